@@ -1,0 +1,1 @@
+//! Namespaces, traffic, scenarios and reports for tests, demo and benchmarks

@@ -1,0 +1,1 @@
+//! weir-control, the control process, and weir, its command line

@@ -1,0 +1,1 @@
+//! The XDP steering program and its committed object

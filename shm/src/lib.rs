@@ -1,0 +1,1 @@
+//! The shared-memory regions: pinned BPF arrays mapped and typed

@@ -1,0 +1,1 @@
+//! Packet views, checksum arithmetic, rewrite and the layouts of shared memory
