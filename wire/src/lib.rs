@@ -1,1 +1,15 @@
-//! Packet views, checksum arithmetic, rewrite and the layouts of shared memory
+//! What travels: packets on the wire and state in shared memory.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`layout`] | the shared-memory regions, field by field |
+//! | [`hash`] | the keyed flow hash |
+//! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
+//!
+//! The crate is `no_std`, has no `unsafe`, never allocates and never panics on any input: the XDP
+//! program and the user tier are built from the same functions.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod hash;
+pub mod layout;

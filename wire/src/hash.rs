@@ -1,0 +1,30 @@
+//! The keyed hash of flow keys, the same in both tiers.
+//!
+//! Two multiply-and-fold rounds over the two words of a [`FlowKey4`], each keyed with half of a
+//! secret drawn at boot. It is no cryptographic hash; it need not be one: a search looks at
+//! [`PROBES`](crate::layout::flow::PROBES) slots whatever the hash does, so the worst that chosen
+//! tuples can reach without the key is a refused flow among themselves. 64-bit multiplication only,
+//! because the BPF machine has no wider one.
+
+use crate::layout::flow::FlowKey4;
+
+const M1: u64 = 0xff51_afd7_ed55_8ccd;
+const M2: u64 = 0xc4ce_b9fe_1a85_ec53;
+
+/// Mixes two words under a key.
+#[inline]
+pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
+    let mut h = (a ^ key[0]).wrapping_mul(M1);
+    h ^= h >> 32;
+    h = (h ^ b ^ key[1]).wrapping_mul(M2);
+    h ^= h >> 29;
+    h = h.wrapping_mul(M1);
+    h ^ (h >> 32)
+}
+
+/// Hash of an IPv4 flow key. The low bits select the slot, the top 16 the bucket.
+#[inline]
+pub const fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
+    let [a, b] = flow.words();
+    hash2(key, a, b)
+}

@@ -1,0 +1,496 @@
+//! The control page: uplinks, policies and rules, published by the control process.
+//!
+//! The page holds two [`ControlHalf`]s. Control writes the half that `epoch + 1` selects, then
+//! stores `epoch + 1` with release ordering. A reader loads `epoch` (acquire), uses half
+//! `epoch & 1`, and, if it copies, loads `epoch` again: unchanged means the copy is whole.
+//! Control leaves at least [`MIN_PUBLISH_GAP_US`] between two publications, which is thousands of
+//! times the life of one XDP run, so a program that reads in place never meets a half being
+//! rewritten.
+//!
+//! `uplink_state` stands outside the halves: one aligned 32-bit store moves all flows of an uplink.
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, NONE, RegionHeader, checksum64,
+};
+
+/// Least time between two publications, microseconds.
+pub const MIN_PUBLISH_GAP_US: u64 = 500;
+
+/// Buckets per policy; one byte each, the uplink's index or [`NONE`].
+pub const BUCKETS: usize = 65_536;
+
+/// Banks of bucket tables in the `BUCKETS` map: one per half, and the control process's memory of
+/// where buckets belong while an uplink is away. Table index: `bank * MAX_POLICIES + policy`.
+pub const BUCKET_BANKS: usize = 3;
+/// The bank that only the control process reads.
+pub const HOME_BANK: usize = 2;
+
+/// Addresses of one uplink's pool.
+pub const MAX_POOL: usize = 16;
+/// LAN prefixes.
+pub const MAX_LAN_PREFIXES: usize = 64;
+/// Slots of the (interface, VLAN) to port table, a power of two.
+pub const PORT_SLOTS: usize = 256;
+/// Slots probed per look-up in the port table.
+pub const PORT_PROBES: usize = 8;
+
+/// Bits of an uplink's state word.
+pub mod uplink_state {
+    /// Flows on this uplink are forwarded; cleared when it is down.
+    pub const USABLE: u32 = 1;
+    /// The uplink was set down by hand.
+    pub const ADMIN_DOWN: u32 = 2;
+    /// No carrier, no address or no next hop: why it is not usable (informative).
+    pub const NO_CARRIER: u32 = 4;
+    /// The interface has no usable IPv4 address.
+    pub const NO_ADDRESS: u32 = 8;
+    /// The next hop is unknown or its MAC address is not resolved.
+    pub const NO_NEXT_HOP: u32 = 16;
+}
+
+/// What a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PortRole {
+    /// Own hosts.
+    Lan = 1,
+    /// A provider.
+    Uplink = 2,
+}
+
+/// How an uplink changes source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Translate {
+    /// Source untouched: own prefix, accepted by every provider that carries it.
+    None = 0,
+    /// Network address and port translation to the uplink's pool.
+    Nat44 = 1,
+}
+
+/// Which header fields select a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Selection {
+    /// Source and destination address.
+    SourceDestination = 0,
+    /// The 5-tuple.
+    Flow = 1,
+    /// Source address.
+    Source = 2,
+}
+
+/// A fixed-size name, UTF-8, zero-padded.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
+pub struct Name(pub [u8; 32]);
+
+impl Name {
+    /// The name cut to 31 bytes.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().take(31).zip(name.as_bytes()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+
+    /// The name, or `"?"` when the bytes are not UTF-8.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(self.0.len());
+        core::str::from_utf8(&self.0[..end]).unwrap_or("?")
+    }
+}
+
+impl core::fmt::Debug for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+/// A network interface with XDP attached. 64 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Device {
+    /// Kernel interface index; 0 = slot unused.
+    pub ifindex: u32,
+    /// Receive queues that carry AF_XDP sockets.
+    pub queues: u32,
+    /// Maximum transmission unit: largest IP packet, bytes.
+    pub mtu: u32,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 14],
+    /// Interface name.
+    pub name: Name,
+}
+
+/// A device, or one VLAN of a device, with its role. 16 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Port {
+    /// [`PortRole`]; 0 = slot unused.
+    pub role: u8,
+    /// Index into [`ControlHalf::devices`].
+    pub device: u8,
+    /// Index into [`ControlHalf::uplinks`], [`NONE`] for a LAN port.
+    pub uplink: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// 802.1Q VLAN id, 0 = untagged.
+    pub vlan: u16,
+    /// Maximum transmission unit, bytes.
+    pub mtu: u16,
+    /// The gateway's own IPv4 address on the port, network order; source of ICMP errors.
+    pub address: [u8; 4],
+    /// Kernel interface index of the layer-3 interface (the VLAN device when there is one).
+    pub ifindex: u32,
+}
+
+/// One slot of the open-addressed (interface, VLAN) to port table. 8 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct PortSlot {
+    /// Kernel interface index of the device; 0 = empty.
+    pub ifindex: u32,
+    /// 802.1Q VLAN id, 0 = untagged.
+    pub vlan: u16,
+    /// Index into [`ControlHalf::ports`].
+    pub port: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// First slot of the look-up for `(ifindex, vlan)`.
+#[inline]
+pub const fn port_slot(ifindex: u32, vlan: u16) -> usize {
+    (ifindex.wrapping_add((vlan as u32).wrapping_mul(0x9e37)) as usize) & (PORT_SLOTS - 1)
+}
+
+/// An uplink. 192 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Uplink {
+    /// Name; empty = slot unused.
+    pub name: Name,
+    /// Index into [`ControlHalf::ports`].
+    pub port: u8,
+    /// [`Translate`].
+    pub translate: u8,
+    /// Valid entries of `pool`.
+    pub pool_len: u8,
+    /// 1 while weight was set at run time, so differs from the configuration file.
+    pub weight_overridden: u8,
+    /// Configured weight, the default of policy members.
+    pub weight: u16,
+    /// Zero.
+    pub reserved0: u16,
+    /// First NAT port, inclusive.
+    pub nat_lo: u16,
+    /// Last NAT port, inclusive.
+    pub nat_hi: u16,
+    /// Hardware address of the next hop; zero = not resolved.
+    pub next_hop_mac: [u8; 6],
+    /// Zero.
+    pub reserved1: [u8; 2],
+    /// Address of the next hop, network order.
+    pub next_hop: [u8; 4],
+    /// Pool of source addresses, network order.
+    pub pool: [[u8; 4]; MAX_POOL],
+    /// When the uplink last changed usability, CLOCK_REALTIME seconds.
+    pub since: u64,
+    /// Next hop for IPv6; zero = none.
+    pub next_hop6: [u8; 16],
+    /// Hardware address of the IPv6 next hop.
+    pub next_hop6_mac: [u8; 6],
+    /// Zero.
+    pub reserved2: [u8; 42],
+}
+
+/// One member of a policy. 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Member {
+    /// Index into [`ControlHalf::uplinks`].
+    pub uplink: u8,
+    /// Tier, 1 = best; only the best tier with a usable uplink takes new flows.
+    pub tier: u8,
+    /// Weight; the top bit ([`Member::OVERRIDDEN`]) marks one set at run time for this policy.
+    pub weight: u16,
+}
+
+impl Member {
+    /// Greatest weight.
+    pub const MAX_WEIGHT: u16 = 0x7fff;
+    /// Marks a weight set at run time.
+    pub const OVERRIDDEN: u16 = 0x8000;
+}
+
+/// A policy; its buckets are table `(epoch & 1) * MAX_POLICIES + index` of the `BUCKETS` map.
+/// 304 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Policy {
+    /// Name; empty = slot unused.
+    pub name: Name,
+    /// [`Selection`].
+    pub selection: u8,
+    /// Valid entries of `members`.
+    pub member_count: u8,
+    /// The tier the live buckets were made for, 0 = no usable uplink.
+    pub active_tier: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+    /// [`checksum64`] of the policy's bucket table.
+    pub buckets_checksum: u64,
+    /// Members.
+    pub members: [Member; MAX_UPLINKS],
+}
+
+/// An address prefix of either family; IPv4 uses the first four bytes of `address`. 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Prefix {
+    /// Address with the host bits zero, network order.
+    pub address: [u8; 16],
+    /// 4, 6, or 0 = matches everything of either family.
+    pub family: u8,
+    /// Prefix length, bits.
+    pub length: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+impl Prefix {
+    /// Matches every address.
+    pub const ANY: Self = Self { address: [0; 16], family: 0, length: 0, reserved: [0; 6] };
+
+    /// An IPv4 prefix; host bits of `address` must be zero.
+    pub const fn v4(address: [u8; 4], length: u8) -> Self {
+        let mut bytes = [0; 16];
+        bytes[0] = address[0];
+        bytes[1] = address[1];
+        bytes[2] = address[2];
+        bytes[3] = address[3];
+        Self { address: bytes, family: 4, length, reserved: [0; 6] }
+    }
+
+    /// Does the prefix cover this IPv4 address?
+    #[inline]
+    pub fn contains4(&self, address: [u8; 4]) -> bool {
+        match self.family {
+            0 => true,
+            4 => {
+                let [a, b, c, d, ..] = self.address;
+                let length = u32::from(self.length.min(32));
+                let mask = (u64::from(u32::MAX) << (32 - length)) as u32;
+                u32::from_be_bytes(address) & mask == u32::from_be_bytes([a, b, c, d])
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A steering rule: all given criteria must hold; the first rule that matches wins. 128 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Rule {
+    /// Name.
+    pub name: Name,
+    /// Bit *p* set: packets that came in by port *p* match.
+    pub in_ports: u64,
+    /// Source prefix.
+    pub source: Prefix,
+    /// Destination prefix.
+    pub destination: Prefix,
+    /// IP protocol number, 0 = any.
+    pub protocol: u8,
+    /// DSCP, 0xff = any.
+    pub dscp: u8,
+    /// Index into [`ControlHalf::policies`].
+    pub policy: u8,
+    /// Zero.
+    pub reserved0: u8,
+    /// Source ports, first and last, inclusive; 0–65535 = any, and then also protocols without ports.
+    pub source_ports: [u16; 2],
+    /// Destination ports, likewise.
+    pub destination_ports: [u16; 2],
+    /// Zero.
+    pub reserved1: [u8; 28],
+}
+
+/// Idle timeouts, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete (RFC 5382 REQ-5: transitory, 4 minutes).
+    pub tcp_opening: u32,
+    /// TCP established (RFC 5382 REQ-5: 2 h 4 min).
+    pub tcp_established: u32,
+    /// TCP after FIN or RST (RFC 5382 REQ-5, RFC 7857 §2.1).
+    pub tcp_closing: u32,
+    /// UDP (RFC 4787 REQ-5: recommended 5 minutes).
+    pub udp: u32,
+    /// ICMP queries (RFC 5508 REQ-2: 60 s).
+    pub icmp: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Timeouts {
+    /// What the RFCs ask for.
+    pub const DEFAULT: Self = Self {
+        tcp_opening: 240,
+        tcp_established: 7440,
+        tcp_closing: 240,
+        udp: 300,
+        icmp: 60,
+        reserved: 0,
+    };
+}
+
+/// What the XDP program does with transit while no dataplane socket is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OnDataplaneLoss {
+    /// Transit is dropped: nothing leaves untranslated.
+    Drop = 0,
+    /// Transit goes to the kernel, which forwards it if it is set up to.
+    Kernel = 1,
+}
+
+/// One complete published state.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ControlHalf {
+    /// [`checksum64`] of everything after this field.
+    pub checksum: u64,
+    /// The epoch this half was published as.
+    pub epoch: u64,
+    /// Hash of the configuration file the state was made from.
+    pub config_hash: u64,
+    /// [`OnDataplaneLoss`].
+    pub on_dataplane_loss: u8,
+    /// Policy of packets that no rule matches.
+    pub default_policy: u8,
+    /// Worker threads asked for.
+    pub workers: u8,
+    /// Zero.
+    pub reserved0: u8,
+    /// Valid entries of `rules`.
+    pub rule_count: u32,
+    /// Valid entries of `lan_prefixes`.
+    pub lan_prefix_count: u32,
+    /// Slots of the IPv4 flow table to create, a power of two.
+    pub flow_slots: u32,
+    /// CPU of each worker; 0xffff = not pinned.
+    pub cores: [u16; super::MAX_WORKERS],
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// Devices, by index.
+    pub devices: [Device; MAX_DEVICES],
+    /// Ports, by index.
+    pub ports: [Port; MAX_PORTS],
+    /// Open-addressed table: (interface, VLAN) to port.
+    pub port_slots: [PortSlot; PORT_SLOTS],
+    /// Uplinks, by index.
+    pub uplinks: [Uplink; MAX_UPLINKS],
+    /// Own prefixes, reached by LAN ports.
+    pub lan_prefixes: [Prefix; MAX_LAN_PREFIXES],
+    /// Policies, by index.
+    pub policies: [Policy; MAX_POLICIES],
+    /// Rules, in order.
+    pub rules: [Rule; MAX_RULES],
+}
+
+/// The whole control page.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ControlPage {
+    /// Identification.
+    pub header: RegionHeader,
+    /// Number of publications so far; 0 = nothing published. Atomic.
+    pub epoch: u64,
+    /// Process id of the control process, 0 = none ever. Atomic.
+    pub pid: u64,
+    /// When the control process last said it was alive, CLOCK_MONOTONIC milliseconds. Atomic.
+    pub heartbeat_ms: u64,
+    /// Zero.
+    pub reserved: u64,
+    /// State word of each uplink, bits of [`uplink_state`]. Atomic.
+    pub uplink_state: [u32; MAX_UPLINKS],
+    /// The two halves; half `epoch & 1` is current.
+    pub half: [ControlHalf; 2],
+}
+
+impl ControlHalf {
+    /// What [`Self::checksum`] must be.
+    pub fn compute_checksum(&self) -> u64 {
+        checksum64(self.as_bytes().get(8..).unwrap_or(&[]))
+    }
+
+    /// An empty state with every index invalid.
+    pub fn clear(&mut self) {
+        self.zero();
+        self.cores = [u16::MAX; super::MAX_WORKERS];
+        self.timeouts = Timeouts::DEFAULT;
+        for port in &mut self.ports {
+            port.uplink = NONE;
+        }
+    }
+
+    /// Enters `(ifindex, vlan)` into the port table; `false` when the probe window is full.
+    pub fn insert_port_slot(&mut self, ifindex: u32, vlan: u16, port: u8) -> bool {
+        let first = port_slot(ifindex, vlan);
+        for probe in 0..PORT_PROBES {
+            let slot = &mut self.port_slots[(first + probe) & (PORT_SLOTS - 1)];
+            if slot.ifindex == 0 {
+                *slot = PortSlot { ifindex, vlan, port, reserved: 0 };
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The port of `(ifindex, vlan)`.
+    #[inline]
+    pub fn port_of(&self, ifindex: u32, vlan: u16) -> Option<u8> {
+        let first = port_slot(ifindex, vlan);
+        for probe in 0..PORT_PROBES {
+            let slot = &self.port_slots[(first + probe) & (PORT_SLOTS - 1)];
+            if slot.ifindex == 0 {
+                return None;
+            }
+            if slot.ifindex == ifindex && slot.vlan == vlan && usize::from(slot.port) < MAX_PORTS {
+                return Some(slot.port);
+            }
+        }
+        None
+    }
+}
+
+/// Classes of IPv4 destinations, values of the `HOSTS4` longest-prefix map (written by control).
+pub mod host_class {
+    /// An address of the gateway itself.
+    pub const LOCAL: u32 = 1;
+    /// A prefix the kernel routes: through an interface that is no uplink, LANs included.
+    pub const KERNEL: u32 = 2;
+    /// A prefix behind a LAN port that uplinks without translation carry.
+    pub const LAN: u32 = 3;
+}
+
+const _: () = {
+    assert!(size_of::<Device>() == 64);
+    assert!(size_of::<Port>() == 16);
+    assert!(size_of::<PortSlot>() == 8);
+    assert!(size_of::<Uplink>() == 192);
+    assert!(size_of::<Policy>() == 304);
+    assert!(size_of::<Prefix>() == 24);
+    assert!(size_of::<Rule>() == 128);
+    assert!(size_of::<ControlHalf>() % 8 == 0);
+    assert!(core::mem::offset_of!(ControlPage, uplink_state) == 56);
+    assert!(core::mem::offset_of!(ControlPage, half) == 56 + 256);
+};

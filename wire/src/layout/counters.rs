@@ -1,0 +1,186 @@
+//! Counters: one lane per CPU for the XDP program, one per worker for the user tier.
+//!
+//! A lane has one writer, so counting is a load and a store. Readers add the lanes up. Every packet
+//! that a tier receives ends in exactly one of its outcomes, hence for the kernel tier
+//! `rx = to_kernel + to_user + drops` and for the user tier `rx + originated = tx + drops`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{MAX_UPLINKS, MAX_WORKERS};
+
+/// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
+pub const CPU_LANES: usize = 96;
+/// Lanes in all; worker *w* uses lane `CPU_LANES + w`.
+pub const LANES: usize = CPU_LANES + MAX_WORKERS;
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $index:literal, $label:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant = $index,)* }
+
+        impl $name {
+            /// Every counter, in index order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name people and scripts see.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What became of a packet.
+    Counter {
+        /// Frames the XDP program saw.
+        XdpRx = 0, "xdp.rx";
+        /// XDP: handed to a user-tier socket.
+        XdpToUser = 1, "xdp.to_user";
+        /// XDP to kernel: not IP (ARP, LLDP, PPPoE …).
+        XdpPassNotIp = 2, "xdp.pass.not_ip";
+        /// XDP to kernel: IPv6, not forwarded by weir yet.
+        XdpPassIpv6 = 3, "xdp.pass.ipv6";
+        /// XDP to kernel: interface or VLAN is none of ours.
+        XdpPassPort = 4, "xdp.pass.port";
+        /// XDP to kernel: for an address of the gateway.
+        XdpPassLocal = 5, "xdp.pass.local";
+        /// XDP to kernel: for a prefix the kernel routes.
+        XdpPassKernelRoute = 6, "xdp.pass.kernel_route";
+        /// XDP to kernel: broadcast or multicast.
+        XdpPassGroup = 7, "xdp.pass.group";
+        /// XDP to kernel: malformed IP, the kernel judges and counts it.
+        XdpPassMalformed = 8, "xdp.pass.malformed";
+        /// XDP to kernel: arrived by an uplink for an address that is not ours.
+        XdpPassForeign = 9, "xdp.pass.foreign";
+        /// XDP to kernel: the frame is for another host's hardware address.
+        XdpPassOtherHost = 10, "xdp.pass.other_host";
+        /// XDP to kernel: transit while no dataplane is attached, as configured.
+        XdpPassNoDataplane = 11, "xdp.pass.no_dataplane";
+        /// XDP to kernel: control has not published anything yet.
+        XdpPassUnconfigured = 12, "xdp.pass.unconfigured";
+        /// XDP drop: transit while no dataplane is attached.
+        XdpDropNoDataplane = 13, "xdp.drop.no_dataplane";
+        /// XDP: forwarded in the kernel tier.
+        XdpForwarded = 14, "xdp.forwarded";
+
+        /// Frames a worker received from its sockets.
+        UserRx = 16, "user.rx";
+        /// Packets a worker made itself (ICMP errors, resets).
+        UserOriginated = 17, "user.originated";
+        /// Frames handed to a port for transmission.
+        UserTx = 18, "user.tx";
+        /// Frames handed to another worker.
+        UserHandoverOut = 19, "user.handover.out";
+        /// Frames taken over from another worker.
+        UserHandoverIn = 20, "user.handover.in";
+        /// Drop: not IP, or a stacked VLAN tag.
+        DropNotIp = 21, "drop.not_ip";
+        /// Drop: truncated or malformed headers.
+        DropMalformed = 22, "drop.malformed";
+        /// Drop: interface or VLAN is none of ours.
+        DropPort = 23, "drop.port";
+        /// Drop: IPv4 options on a packet to be translated.
+        DropOptions = 24, "drop.options";
+        /// Drop: a fragment whose first fragment was not seen before it.
+        DropFragment = 25, "drop.fragment";
+        /// Drop: protocol that cannot be translated.
+        DropProtocol = 26, "drop.protocol";
+        /// Drop: time to live exceeded.
+        DropTtl = 27, "drop.ttl";
+        /// Drop: larger than the outgoing port's MTU with DF set.
+        DropTooBig = 28, "drop.too_big";
+        /// Drop: from an uplink, and no flow wants it.
+        DropNoFlow = 29, "drop.no_flow";
+        /// Drop: TCP without SYN that belongs to no flow and cannot start one.
+        DropNotSyn = 30, "drop.not_syn";
+        /// Drop: the policy has no usable uplink.
+        DropNoUplink = 31, "drop.no_uplink";
+        /// Drop: the flow's uplink is down and the flow cannot move.
+        DropUplinkDown = 32, "drop.uplink_down";
+        /// Drop: no room in the flow table.
+        DropTableFull = 33, "drop.table_full";
+        /// Drop: no free NAT port.
+        DropNoPort = 34, "drop.no_port";
+        /// Drop: no room for another LAN hardware address.
+        DropNeighbourFull = 35, "drop.neighbour_full";
+        /// Drop: hardware address of the LAN host not known yet.
+        DropNeighbourUnknown = 36, "drop.neighbour_unknown";
+        /// Drop: the transmit ring was full.
+        DropTxFull = 37, "drop.tx_full";
+        /// Drop: the ring to another worker was full.
+        DropHandoverFull = 38, "drop.handover_full";
+        /// Drop: ICMP error about a flow that is not ours.
+        DropIcmpUnrelated = 39, "drop.icmp_unrelated";
+        /// Drop: source address is not one the LAN may use, or is a martian.
+        DropSource = 40, "drop.source";
+        /// Drop: answered with an ICMP error or a TCP reset of our own.
+        DropAnswered = 41, "drop.answered";
+        /// Drop: no memory for the copy that a fragment or an answer needs.
+        DropNoFrame = 42, "drop.no_frame";
+
+        /// Flows created.
+        FlowsCreated = 48, "flows.created";
+        /// Flows that ended by timeout or close.
+        FlowsExpired = 49, "flows.expired";
+        /// Flows moved to another uplink.
+        FlowsMoved = 50, "flows.moved";
+        /// Flows taken over from an earlier dataplane process.
+        FlowsAdopted = 51, "flows.adopted";
+    }
+}
+
+impl Counter {
+    /// Slots for counters in a lane.
+    pub const SLOTS: usize = 64;
+
+    /// Is this a drop of either tier?
+    pub const fn is_drop(self) -> bool {
+        let index = self as u8;
+        matches!(self, Self::XdpDropNoDataplane)
+            || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
+    }
+
+    /// Is this a packet the XDP program gave to the kernel?
+    pub const fn is_pass(self) -> bool {
+        let index = self as u8;
+        index >= Self::XdpPassNotIp as u8 && index <= Self::XdpPassUnconfigured as u8
+    }
+}
+
+/// Traffic of one uplink. 48 bytes.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct UplinkCounters {
+    /// Packets sent by the uplink.
+    pub tx_packets: u64,
+    /// Bytes sent, from the IP header on.
+    pub tx_bytes: u64,
+    /// Packets that came in by flows of the uplink.
+    pub rx_packets: u64,
+    /// Bytes that came in, from the IP header on.
+    pub rx_bytes: u64,
+    /// Flows placed on the uplink since start.
+    pub flows_created: u64,
+    /// Flows on the uplink now; a sum over lanes, a single lane may wrap below zero.
+    pub flows_active: u64,
+}
+
+/// One lane. 4096 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Lane {
+    /// By [`Counter`].
+    pub counters: [u64; Counter::SLOTS],
+    /// By uplink.
+    pub uplinks: [UplinkCounters; MAX_UPLINKS],
+    /// Zero.
+    pub reserved: [u64; 64],
+}
+
+const _: () = {
+    assert!(size_of::<UplinkCounters>() == 48);
+    assert!(size_of::<Lane>() == 4096);
+};

@@ -1,0 +1,96 @@
+//! The layouts of the shared-memory regions, as every process and the XDP program see them.
+//!
+//! A region is the value area of one BPF array map, pinned in bpffs and mapped by the processes.
+//!
+//! | region | map | single writer | readers |
+//! |---|---|---|---|
+//! | [`control`] page | `CONTROL` | control process | XDP, workers, CLI |
+//! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
+//! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
+//! | [`neighbour`] table | `NEIGHBOURS` | workers, by compare-and-swap | XDP, workers |
+//! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
+//! | dataplane [`status`] | `STATUS` | dataplane | XDP, control, CLI |
+//!
+//! Numbers are in host byte order unless a field says "network order"; addresses and ports that
+//! travel in packets are kept as the bytes of the packet. All padding is explicit and zero. A
+//! region whose [`RegionHeader`] is not exactly the expected one is refused, never interpreted.
+
+pub mod control;
+pub mod counters;
+pub mod flow;
+pub mod neighbour;
+pub mod status;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First eight bytes of every region that has a header: `weirshm` and a zero, as ASCII.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
+
+/// Version of all layouts together; any change of any of them increments it.
+pub const VERSION: u32 = 1;
+
+/// Number of slots for uplinks, ports and devices; an index into any of them is below it.
+pub const MAX_UPLINKS: usize = 64;
+/// Number of slots for ports (a device, or one VLAN of a device).
+pub const MAX_PORTS: usize = 64;
+/// Number of slots for devices, that is, network interfaces XDP is attached to.
+pub const MAX_DEVICES: usize = 64;
+/// Queues per device that can carry an AF_XDP socket; key of the XSKMAP is `device * 64 + queue`.
+pub const MAX_QUEUES: usize = 64;
+/// Number of slots for policies.
+pub const MAX_POLICIES: usize = 32;
+/// Number of slots for rules.
+pub const MAX_RULES: usize = 256;
+/// Number of worker threads.
+pub const MAX_WORKERS: usize = 32;
+/// "No uplink", "no port", "no device" in a one-byte index.
+pub const NONE: u8 = 0xff;
+
+/// Which region a header belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RegionKind {
+    /// [`control::ControlPage`]
+    Control = 1,
+    /// [`status::StatusPage`]
+    Status = 2,
+    /// The counters region has its header in lane 0's reserved words.
+    Counters = 3,
+}
+
+/// Identification at offset 0 of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RegionHeader {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// [`RegionKind`].
+    pub kind: u32,
+    /// Bytes of the region's structure, header included.
+    pub size: u64,
+}
+
+impl RegionHeader {
+    /// The only header a reader of this version accepts for `kind`.
+    pub const fn expected(kind: RegionKind, size: usize) -> Self {
+        Self { magic: MAGIC, version: VERSION, kind: kind as u32, size: size as u64 }
+    }
+}
+
+/// FNV-1a over 64-bit words: guards a published half against torn or foreign memory, not against
+/// an adversary who can write the region.
+pub fn checksum64(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let mut word = [0u8; 8];
+        word.copy_from_slice(chunk);
+        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    for byte in chunks.remainder() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^ (hash >> 32)
+}

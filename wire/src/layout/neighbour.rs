@@ -1,0 +1,45 @@
+//! Hardware addresses of LAN hosts and inner routers, learned from the frames they send.
+//!
+//! The table is an array of [`NEIGHBOURS`] words. A word is written once, by compare-and-swap from
+//! zero, and then stays: a flow entry names it by index, so the frame's destination costs two
+//! bytes in the entry and a load from a line that many flows share.
+
+/// Slots of the table.
+pub const NEIGHBOURS: usize = 16_384;
+/// Slots searched for an address.
+pub const NEIGHBOUR_PROBES: usize = 32;
+/// First value of a flow entry's `l2` that means this table.
+pub const FIRST_LAN_L2: u16 = 64;
+
+/// A hardware address behind a port: address in the low 48 bits in memory order, the port in bits
+/// 48–55, bit 56 set when the word is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Index of the port it lives behind.
+    pub port: u8,
+}
+
+impl Neighbour {
+    /// The table's word.
+    #[inline]
+    pub const fn to_word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        u64::from_le_bytes([a, b, c, d, e, f, self.port, 1])
+    }
+
+    /// The neighbour in a word; `None` for an unused slot.
+    #[inline]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        let [a, b, c, d, e, f, port, used] = word.to_le_bytes();
+        if used == 1 { Some(Self { mac: [a, b, c, d, e, f], port }) } else { None }
+    }
+
+    /// First slot of the search.
+    #[inline]
+    pub const fn slot(self) -> usize {
+        let mixed = self.to_word().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 50) as usize & (NEIGHBOURS - 1)
+    }
+}

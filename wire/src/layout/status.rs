@@ -1,0 +1,95 @@
+//! The status page: what the dataplane says about itself.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{MAX_DEVICES, MAX_WORKERS, RegionHeader};
+
+/// Slots of the list of addresses whose hardware address the dataplane wants to know.
+pub const WANTED: usize = 64;
+
+/// How a device carries AF_XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SocketMode {
+    /// No socket bound.
+    Detached = 0,
+    /// Frames are copied between the driver and the UMEM.
+    Copy = 1,
+    /// The driver works on the UMEM itself.
+    ZeroCopy = 2,
+}
+
+/// Sockets of one device, summed over queues. 64 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DeviceStatus {
+    /// Interface the sockets are bound to; 0 = none.
+    pub ifindex: u32,
+    /// [`SocketMode`].
+    pub mode: u32,
+    /// Sockets bound.
+    pub sockets: u32,
+    /// Native (1) or generic (2) XDP; 0 = not attached.
+    pub xdp: u32,
+    /// XDP_STATISTICS: received frames dropped for reasons other than a full ring.
+    pub rx_dropped: u64,
+    /// XDP_STATISTICS: descriptors on the transmit ring that the kernel refused.
+    pub tx_invalid: u64,
+    /// XDP_STATISTICS: frames dropped because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// XDP_STATISTICS: times the fill ring was empty.
+    pub fill_ring_empty: u64,
+    /// Frames the kernel reported as sent.
+    pub tx_completed: u64,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// One worker. 64 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct WorkerStatus {
+    /// When the worker last finished a turn, CLOCK_MONOTONIC milliseconds; 0 = not running.
+    pub heartbeat_ms: u64,
+    /// Epoch of the control page the worker works by.
+    pub epoch: u64,
+    /// Flows the worker owns.
+    pub flows: u64,
+    /// Frames of the UMEM.
+    pub frames: u64,
+    /// Frames on the free list, in rings and in hand; equals `frames` unless one leaked.
+    pub frames_accounted: u64,
+    /// Zero.
+    pub reserved: [u64; 3],
+}
+
+/// The whole status page.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct StatusPage {
+    /// Identification.
+    pub header: RegionHeader,
+    /// Process id of the dataplane, 0 = stopped. Atomic.
+    pub pid: u64,
+    /// Key of the flow hash, random per boot. Written before the first flow, then constant.
+    pub hash_key: [u64; 2],
+    /// Slots of the IPv4 flow table.
+    pub flow_slots: u64,
+    /// Worker threads running.
+    pub workers: u64,
+    /// Zero.
+    pub reserved: [u64; 8],
+    /// By device index of the control page.
+    pub devices: [DeviceStatus; MAX_DEVICES],
+    /// By worker.
+    pub worker: [WorkerStatus; MAX_WORKERS],
+    /// IPv4 addresses the dataplane could not reach for want of a hardware address: address in
+    /// memory order in the low half, bumped sequence number in the high half. Atomic.
+    pub wanted: [u64; WANTED],
+}
+
+const _: () = {
+    assert!(size_of::<DeviceStatus>() == 64);
+    assert!(size_of::<WorkerStatus>() == 64);
+    assert!(size_of::<StatusPage>() % 8 == 0);
+};
