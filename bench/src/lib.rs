@@ -1,1 +1,16 @@
-//! Namespaces, traffic, scenarios and reports for tests, demo and benchmarks
+//! Namespaces, traffic, scenarios and reports for tests, demo and benchmarks.
+//!
+//! A [`run::Run`] owns a set of named network namespaces and everything in them, and guarantees
+//! that they vanish with it. A [`topology::Topology`] is a run laid out as a site: LAN hosts, a
+//! gateway, providers and the Internet. Servers, clients and captures are real programs and real
+//! sockets inside those namespaces. Everything here needs root.
+
+#![forbid(unsafe_code)]
+
+pub mod cleanup;
+pub mod netns;
+pub mod plan;
+pub mod process;
+pub mod run;
+pub mod topology;
+pub mod wait;

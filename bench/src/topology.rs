@@ -1,0 +1,404 @@
+//! A site in namespaces: LAN hosts, the gateway under test, providers, the Internet.
+//!
+//! Every provider accepts only sources of its own prefix from the gateway, counts and drops the
+//! rest, and the Internet routes each prefix back through its own provider only. So a packet that
+//! leaves by the wrong uplink is lost and counted, as with real providers.
+//!
+//! Offloads. Checksum and segmentation offload are off at every end, because a packet that XDP or
+//! AF_XDP takes from a veth carries whatever the sender left undone. The peers of the gateway's
+//! ports have GRO on, for a veth accepts redirected XDP frames only when its peer has XDP or GRO
+//! (`ndo_xdp_xmit`, drivers/net/veth.c); a GRO size of one byte keeps them from merging packets.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::netns::Netns;
+use crate::plan::{self, Lan, OWNED_PREFIX, Plan, Port};
+use crate::run::Run;
+
+/// The local ports of the gateway's own sockets; above them is the NAT's.
+const GATEWAY_PORTS: &str = "1024\t16383";
+
+/// The port of the switch and of every provider's router that faces the gateway.
+pub const TOWARDS_GATEWAY: &str = "gw";
+
+/// A LAN host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its namespace; its only port is `eth0`.
+    pub netns: Netns,
+    /// Its address in the LAN.
+    pub address: Ipv4Addr,
+    /// Its address from the prefix the customer owns, if the plan has one.
+    pub owned: Option<Ipv4Addr>,
+    /// The number of the gateway's LAN port it is on.
+    pub port: usize,
+}
+
+/// A provider, seen from both sides of its link to the gateway.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// Its position in the plan; its uplink is `wan{index}` in the gateway.
+    pub index: usize,
+    /// Its router's namespace; the port towards the gateway is [`TOWARDS_GATEWAY`].
+    pub netns: Netns,
+    /// Its router's address on the link.
+    pub next_hop: Ipv4Addr,
+    /// The gateway's addresses on the link.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+impl Provider {
+    /// The name of its uplink in the gateway.
+    #[must_use]
+    pub fn interface(&self) -> String {
+        format!("wan{}", self.index)
+    }
+
+    /// Packets from the gateway with a source this provider does not accept.
+    ///
+    /// # Errors
+    /// When the counter cannot be read.
+    pub fn foreign_sources(&self) -> Result<u64> {
+        let mut command = Command::new("nft");
+        command.args(["-j", "list", "counter", "inet", "bench", "foreign"]);
+        let output = self.netns.output(&mut command)?;
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        json["nftables"]
+            .as_array()
+            .and_then(|objects| objects.iter().find_map(|o| o["counter"]["packets"].as_u64()))
+            .context("nft shows no packets in its counter")
+    }
+
+    /// Takes the carrier of the link away, or gives it back.
+    ///
+    /// # Errors
+    /// When the link cannot be changed.
+    pub fn set_carrier(&self, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        self.netns.ip(&format!("link set {TOWARDS_GATEWAY} {state}\n"))
+    }
+
+    /// Makes the provider lose every forwarded packet in both directions, silently, with the link
+    /// and the router itself still answering; or ends that.
+    ///
+    /// # Errors
+    /// When the rule cannot be changed.
+    pub fn set_black_hole(&self, on: bool) -> Result<()> {
+        let rule = if on { "add rule inet bench forward drop\n" } else { "" };
+        self.netns.nft(&format!("flush chain inet bench forward\n{rule}"))
+    }
+}
+
+/// A built site. Dropping it destroys it.
+#[derive(Debug)]
+pub struct Topology {
+    /// The run that owns it all.
+    pub run: Run,
+    /// The plan it was built from.
+    pub plan: Plan,
+    /// The gateway's namespace: `lan0`…, `wan0`….
+    pub gateway: Netns,
+    /// The switch's namespace, in a switched LAN.
+    pub switch: Option<Netns>,
+    /// The Internet's namespace, which has all servers' addresses.
+    pub internet: Netns,
+    /// The LAN hosts.
+    pub hosts: Vec<Host>,
+    /// The providers.
+    pub providers: Vec<Provider>,
+    /// The servers' addresses.
+    pub servers: Vec<Ipv4Addr>,
+}
+
+impl Topology {
+    /// Builds a site. The gateway has addresses, default routes (metric 100 plus the provider's
+    /// index) and forwarding on, but nothing that translates.
+    ///
+    /// # Errors
+    /// When the plan is out of bounds, without root, or when the kernel refuses a step. What was
+    /// built until then is destroyed.
+    pub fn build(plan: Plan) -> Result<Self> {
+        plan.check()?;
+        let run = Run::start()?;
+        let tag = run.tag();
+        let switched = plan.lan == Lan::Switched;
+        let topology = Self {
+            gateway: tag.netns("gw"),
+            switch: switched.then(|| tag.netns("switch")),
+            internet: tag.netns("internet"),
+            hosts: (0..plan.hosts)
+                .map(|index| {
+                    let port = if switched { 0 } else { index };
+                    Host {
+                        netns: tag.netns(&format!("host{index}")),
+                        address: plan::host_address(port, index),
+                        owned: plan.owned_prefix.then(|| plan::owned_address(index)),
+                        port,
+                    }
+                })
+                .collect(),
+            providers: (0..plan.uplinks.len())
+                .map(|index| Provider {
+                    index,
+                    netns: tag.netns(&format!("isp{index}")),
+                    next_hop: plan::next_hop(index),
+                    addresses: (0..plan.uplinks[index].addresses)
+                        .map(|number| plan::uplink_address(index, number))
+                        .collect(),
+                })
+                .collect(),
+            servers: (0..plan.servers).map(plan::server_address).collect(),
+            plan,
+            run,
+        };
+        topology.run.ip(&topology.links())?;
+        topology.set_up_gateway()?;
+        topology.set_up_switch()?;
+        topology.set_up_internet()?;
+        topology.providers.iter().try_for_each(|provider| topology.set_up_provider(provider))?;
+        topology.hosts.iter().try_for_each(|host| topology.set_up_host(host))?;
+        Ok(topology)
+    }
+
+    /// All its namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
+        [&self.gateway, &self.internet]
+            .into_iter()
+            .chain(&self.switch)
+            .chain(self.providers.iter().map(|provider| &provider.netns))
+            .chain(self.hosts.iter().map(|host| &host.netns))
+    }
+
+    /// The gateway's LAN ports, as devices that carry frames.
+    #[must_use]
+    pub fn lan_ports(&self) -> Vec<String> {
+        let ports = if self.switch.is_some() { 1 } else { self.hosts.len() };
+        (0..ports).map(|port| format!("lan{port}")).collect()
+    }
+
+    /// Namespaces and the links between them, as `ip -batch` lines.
+    fn links(&self) -> String {
+        let mut lines = String::new();
+        for namespace in self.namespaces() {
+            let _ = writeln!(lines, "netns add {}", namespace.name());
+        }
+        let mut link = |a: (&Netns, &str, Port), b: (&Netns, &str, Port), mtu: u32| {
+            let queues = self.plan.queues;
+            let end = |(netns, name, port): (&Netns, &str, Port)| {
+                format!(
+                    "{name} address {} mtu {mtu} numrxqueues {queues} numtxqueues {queues} \
+                     netns {}",
+                    port.mac(),
+                    netns.name()
+                )
+            };
+            let _ = writeln!(lines, "link add {} type veth peer name {}", end(a), end(b));
+        };
+        let lan_mtu = self.plan.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(1500);
+        let gateway = &self.gateway;
+        if let Some(switch) = &self.switch {
+            let up = (switch, TOWARDS_GATEWAY, Port::SwitchUp);
+            link((gateway, "lan0", Port::GatewayLan(0)), up, lan_mtu);
+        }
+        for (index, host) in self.hosts.iter().enumerate() {
+            let end = (&host.netns, "eth0", Port::Host(index));
+            match &self.switch {
+                Some(switch) => {
+                    let name = format!("host{index}");
+                    link((switch, &name, Port::SwitchDown(index)), end, lan_mtu);
+                }
+                None => {
+                    let name = format!("lan{index}");
+                    link((gateway, &name, Port::GatewayLan(index)), end, lan_mtu);
+                }
+            }
+        }
+        for provider in &self.providers {
+            let index = provider.index;
+            let router = (&provider.netns, TOWARDS_GATEWAY, Port::RouterCustomer(index));
+            let wan = provider.interface();
+            let mtu = self.plan.uplinks[index].mtu;
+            link((gateway, &wan, Port::GatewayWan(index)), router, mtu);
+            let transit = (&provider.netns, "internet", Port::RouterTransit(index));
+            let name = format!("isp{index}");
+            link((&self.internet, &name, Port::Internet(index)), transit, 9000);
+        }
+        lines
+    }
+
+    fn set_up_gateway(&self) -> Result<()> {
+        let gateway = &self.gateway;
+        let mut lines = "link set lo up\n".to_owned();
+        let mut devices = self.lan_ports();
+        for (port, device) in devices.iter().enumerate() {
+            let _ = writeln!(lines, "link set {device} up");
+            let _ = writeln!(lines, "addr add {}/16 dev {device}", plan::lan_gateway(port));
+            for host in self.hosts.iter().filter(|host| host.port == port) {
+                if let Some(owned) = host.owned {
+                    let _ = writeln!(lines, "route add {owned} via {} dev {device}", host.address);
+                }
+            }
+        }
+        for provider in &self.providers {
+            let device = provider.interface();
+            let _ = writeln!(lines, "link set {device} up");
+            for address in &provider.addresses {
+                let _ = writeln!(lines, "addr add {address}/24 dev {device}");
+            }
+            let metric = 100 + provider.index;
+            let next_hop = provider.next_hop;
+            let _ =
+                writeln!(lines, "route add default via {next_hop} dev {device} metric {metric}");
+            devices.push(device);
+        }
+        for device in &devices {
+            no_offload(gateway, device)?;
+        }
+        gateway.ip(&lines)?;
+        forward(gateway)?;
+        gateway.sysctl(&[("net/ipv4/ip_local_port_range", GATEWAY_PORTS)])
+    }
+
+    fn set_up_switch(&self) -> Result<()> {
+        let Some(switch) = &self.switch else { return Ok(()) };
+        let mut lines = "link add br0 type bridge\n".to_owned();
+        let hosts = (0..self.hosts.len()).map(|index| format!("host{index}"));
+        for port in hosts.chain([TOWARDS_GATEWAY.to_owned()]) {
+            let _ = writeln!(lines, "link set {port} master br0 up");
+            if port != TOWARDS_GATEWAY {
+                no_offload(switch, &port)?;
+            }
+        }
+        lines.push_str("link set br0 up\n");
+        accept_redirects(switch, TOWARDS_GATEWAY)?;
+        switch.ip(&lines)?;
+        // Where br_netfilter is loaded, bridged packets would pass through the host's firewall.
+        let knob = "net/bridge/bridge-nf-call-iptables";
+        if Path::new("/proc/sys").join(knob).exists() {
+            switch.sysctl(&[(knob, "0")])?;
+        }
+        Ok(())
+    }
+
+    fn set_up_internet(&self) -> Result<()> {
+        let mut lines = "link set lo up\n".to_owned();
+        for address in &self.servers {
+            let _ = writeln!(lines, "addr add {address}/32 dev lo");
+        }
+        let mut back_to_owned = String::new();
+        for provider in &self.providers {
+            let device = format!("isp{}", provider.index);
+            no_offload(&self.internet, &device)?;
+            let (router, internet) = plan::transit(provider.index);
+            let (prefix, length) = plan::provider_prefix(provider.index);
+            let _ = writeln!(lines, "link set {device} up");
+            let _ = writeln!(lines, "addr add {internet}/30 dev {device}");
+            let _ = writeln!(lines, "route add {prefix}/{length} via {router}");
+            let _ = write!(back_to_owned, " nexthop via {router}");
+        }
+        if self.plan.owned_prefix {
+            let (prefix, length) = OWNED_PREFIX;
+            let _ = writeln!(lines, "route add {prefix}/{length}{back_to_owned}");
+        }
+        self.internet.ip(&lines)?;
+        no_reverse_path_filter(&self.internet)
+    }
+
+    fn set_up_provider(&self, provider: &Provider) -> Result<()> {
+        let netns = &provider.netns;
+        let (router, internet) = plan::transit(provider.index);
+        let (prefix, length) = plan::provider_prefix(provider.index);
+        let mut accepted = format!("{prefix}/{length}");
+        let mut lines = format!(
+            "link set lo up\n\
+             link set {TOWARDS_GATEWAY} up\n\
+             link set internet up\n\
+             addr add {}/{length} dev {TOWARDS_GATEWAY}\n\
+             addr add {router}/30 dev internet\n\
+             route add default via {internet}\n",
+            provider.next_hop
+        );
+        if self.plan.owned_prefix {
+            let (owned, length) = OWNED_PREFIX;
+            let _ = write!(accepted, ", {owned}/{length}");
+            let _ = writeln!(lines, "route add {owned}/{length} via {}", provider.addresses[0]);
+        }
+        accept_redirects(netns, TOWARDS_GATEWAY)?;
+        no_offload(netns, "internet")?;
+        netns.ip(&lines)?;
+        forward(netns)?;
+        netns.nft(&format!(
+            "table inet bench {{
+                counter foreign {{ }}
+                chain ingress {{
+                    type filter hook prerouting priority raw
+                    iifname {TOWARDS_GATEWAY} ip saddr != {{ {accepted} }} counter name foreign drop
+                }}
+                chain forward {{
+                    type filter hook forward priority filter
+                }}
+            }}\n"
+        ))
+    }
+
+    fn set_up_host(&self, host: &Host) -> Result<()> {
+        let mut lines = format!(
+            "link set lo up\n\
+             link set eth0 up\n\
+             addr add {}/16 dev eth0\n\
+             route add default via {}\n",
+            host.address,
+            plan::lan_gateway(host.port)
+        );
+        if let Some(owned) = host.owned {
+            let _ = writeln!(lines, "addr add {owned}/32 dev eth0");
+        }
+        match self.switch {
+            Some(_) => no_offload(&host.netns, "eth0")?,
+            None => accept_redirects(&host.netns, "eth0")?,
+        }
+        host.netns.ip(&lines)
+    }
+}
+
+/// Every offload off, so that each packet on the wire is complete and alone.
+fn no_offload(netns: &Netns, device: &str) -> Result<()> {
+    offloads(netns, device, "off")
+}
+
+/// As [`no_offload`], but the device's peer may redirect XDP frames into it.
+fn accept_redirects(netns: &Netns, device: &str) -> Result<()> {
+    offloads(netns, device, "on")?;
+    netns.ip(&format!("link set {device} gro_max_size 1\n"))
+}
+
+fn offloads(netns: &Netns, device: &str, gro: &str) -> Result<()> {
+    let off = ["tx", "off", "gso", "off", "tso", "off", "txvlan", "off", "rxvlan", "off"];
+    netns.output(Command::new("ethtool").args(["-K", device]).args(off).args(["gro", gro]))?;
+    Ok(())
+}
+
+fn forward(netns: &Netns) -> Result<()> {
+    netns.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+    no_reverse_path_filter(netns)
+}
+
+/// For every device that exists: the kernel applies the stricter of `all` and the device's own
+/// value, and a new namespace may inherit a strict one (ip-sysctl.rst, `rp_filter`).
+fn no_reverse_path_filter(netns: &Netns) -> Result<()> {
+    let conf = Path::new("/proc/sys/net/ipv4/conf");
+    netns
+        .run(|| -> Result<()> {
+            for device in fs::read_dir(conf)? {
+                fs::write(device?.path().join("rp_filter"), "0")?;
+            }
+            Ok(())
+        })?
+        .with_context(|| format!("cannot turn rp_filter off in {}", netns.name()))
+}
