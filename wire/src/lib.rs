@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`layout`] | the shared-memory regions, field by field |
 //! | [`hash`] | the keyed flow hash |
+//! | [`rewrite`] | applying a compiled flow entry to a frame |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
 //!
 //! The crate is `no_std`, has no `unsafe`, never allocates and never panics on any input: the XDP
@@ -11,5 +12,4 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod hash;
-pub mod layout;
+pub mod checksum;
