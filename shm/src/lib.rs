@@ -1,1 +1,42 @@
-//! The shared-memory regions: pinned BPF arrays mapped and typed
+//! The shared-memory regions: BPF arrays, pinned in bpffs, mapped and typed.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pins`] | the directory of pins, and opening or creating what is in it |
+//! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory |
+//! | [`control`] | writing and reading the control page and the bucket tables |
+//! | [`flows`] | the flow table: look-up, claim, publish, retire |
+//! | [`neighbours`] | LAN hardware addresses by index |
+//! | [`counters`] | lanes and their sums |
+//! | [`status`] | what the dataplane says about itself |
+//! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
+//!
+//! The layouts are in `weir_wire::layout`. Shared words are only ever touched as atomics: what
+//! another process, or the XDP program, does to them is data, and never undefined behaviour here.
+
+pub mod flows;
+mod sync;
+
+#[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
+pub mod counters;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+pub mod hosts;
+#[cfg(not(loom))]
+pub mod map;
+#[cfg(not(loom))]
+pub mod neighbours;
+#[cfg(not(loom))]
+pub mod pins;
+#[cfg(not(loom))]
+pub mod status;
+
+pub mod publish;
+
+#[cfg(not(loom))]
+pub use error::Error;
+#[cfg(not(loom))]
+pub use pins::Pins;

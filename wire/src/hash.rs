@@ -2,8 +2,8 @@
 //!
 //! Two multiply-and-fold rounds over the two words of a [`FlowKey4`], each keyed with half of a
 //! secret drawn at boot. It is no cryptographic hash; it need not be one: a search looks at
-//! [`PROBES`](crate::layout::flow::PROBES) slots whatever the hash does, so the worst that chosen
-//! tuples can reach without the key is a refused flow among themselves. 64-bit multiplication only,
+//! sixteen slots whatever the hash does, so the worst that chosen tuples could reach is a refused
+//! flow, and without the key they cannot choose. 64-bit multiplication only,
 //! because the BPF machine has no wider one.
 
 use crate::layout::flow::FlowKey4;
@@ -22,7 +22,7 @@ pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// Hash of an IPv4 flow key. The low bits select the slot, the top 16 the bucket.
+/// Hash of an IPv4 flow key; [`crate::layout::flow::groups`] says where it leads.
 #[inline]
 pub const fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
     let [a, b] = flow.words();

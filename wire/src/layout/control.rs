@@ -490,7 +490,7 @@ const _: () = {
     assert!(size_of::<Policy>() == 304);
     assert!(size_of::<Prefix>() == 24);
     assert!(size_of::<Rule>() == 128);
-    assert!(size_of::<ControlHalf>() % 8 == 0);
+    assert!(size_of::<ControlHalf>().is_multiple_of(8));
     assert!(core::mem::offset_of!(ControlPage, uplink_state) == 56);
     assert!(core::mem::offset_of!(ControlPage, half) == 56 + 256);
 };

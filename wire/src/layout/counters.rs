@@ -2,11 +2,12 @@
 //!
 //! A lane has one writer, so counting is a load and a store. Readers add the lanes up. Every packet
 //! that a tier receives ends in exactly one of its outcomes, hence for the kernel tier
-//! `rx = to_kernel + to_user + drops` and for the user tier `rx + originated = tx + drops`.
+//! `rx = to_kernel + to_user + forwarded + drops`, and for the user tier
+//! `rx + handover.in + originated = tx + handover.out + drops`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{MAX_UPLINKS, MAX_WORKERS};
+use super::{MAX_UPLINKS, MAX_WORKERS, RegionHeader};
 
 /// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
 pub const CPU_LANES: usize = 96;
@@ -106,8 +107,6 @@ counters! {
         DropNoPort = 34, "drop.no_port";
         /// Drop: no room for another LAN hardware address.
         DropNeighbourFull = 35, "drop.neighbour_full";
-        /// Drop: hardware address of the LAN host not known yet.
-        DropNeighbourUnknown = 36, "drop.neighbour_unknown";
         /// Drop: the transmit ring was full.
         DropTxFull = 37, "drop.tx_full";
         /// Drop: the ring to another worker was full.
@@ -176,8 +175,10 @@ pub struct Lane {
     pub counters: [u64; Counter::SLOTS],
     /// By uplink.
     pub uplinks: [UplinkCounters; MAX_UPLINKS],
+    /// Identification.
+    pub header: RegionHeader,
     /// Zero.
-    pub reserved: [u64; 64],
+    pub reserved: [u64; 61],
 }
 
 const _: () = {

@@ -1,7 +1,10 @@
 //! The flow table: one slot per direction, the match key and the compiled rewrite in one place.
 //!
-//! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. The table is an open
-//! addressed array of `2^n` slots; a key lives in one of the [`PROBES`] slots that follow its hash.
+//! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. The table is an array of
+//! `2^n` slots in groups of [`GROUP`]. A key lives in one of the two groups that its hash names
+//! ([`groups`]): in the first while that is less than half full, else in the emptier one. With two
+//! choices a group overflows only when the table as a whole is nearly full, and a search looks at
+//! 16 slots at most.
 //!
 //! **Publication.** `state` is the slot's word of truth:
 //!
@@ -18,10 +21,17 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Slots searched for a key, the hash's own included.
-pub const PROBES: usize = 8;
+/// Slots of a group, adjacent and aligned.
+pub const GROUP: u32 = 8;
 
-/// State of a slot that ends a search.
+/// First slots of the two groups of a hash, in a table of `mask + 1` slots.
+#[inline]
+pub const fn groups(hash: u64, mask: u32) -> [u32; 2] {
+    let mask = mask & !(GROUP - 1);
+    [hash as u32 & mask, (hash >> 24) as u32 & mask]
+}
+
+/// State of a slot that ends the search of its group.
 pub const EMPTY: u32 = 0;
 /// A worker is writing the slot.
 pub const CLAIMED: u32 = 1;
@@ -237,5 +247,5 @@ const _: () = {
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, new_src) == 56);
     assert!(offset_of!(FlowEntry6, packets) == 112);
-    assert!(PROBES.is_power_of_two());
+    assert!(GROUP.is_power_of_two());
 };

@@ -54,8 +54,10 @@ pub enum RegionKind {
     Control = 1,
     /// [`status::StatusPage`]
     Status = 2,
-    /// The counters region has its header in lane 0's reserved words.
+    /// A [`counters::Lane`]; every lane has a header.
     Counters = 3,
+    /// The IPv4 flow table; its header is [`status::StatusPage::flows4`].
+    Flows4 = 4,
 }
 
 /// Identification at offset 0 of a region.

@@ -4,9 +4,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{MAX_DEVICES, MAX_WORKERS, RegionHeader};
 
-/// Slots of the list of addresses whose hardware address the dataplane wants to know.
-pub const WANTED: usize = 64;
-
 /// How a device carries AF_XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -73,23 +70,20 @@ pub struct StatusPage {
     pub pid: u64,
     /// Key of the flow hash, random per boot. Written before the first flow, then constant.
     pub hash_key: [u64; 2],
-    /// Slots of the IPv4 flow table.
-    pub flow_slots: u64,
-    /// Worker threads running.
+    /// Identification of the `FLOWS4` map, whose slots fill it from first to last byte.
+    pub flows4: RegionHeader,
+    /// Worker threads running. Atomic.
     pub workers: u64,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub reserved: [u64; 6],
     /// By device index of the control page.
     pub devices: [DeviceStatus; MAX_DEVICES],
     /// By worker.
     pub worker: [WorkerStatus; MAX_WORKERS],
-    /// IPv4 addresses the dataplane could not reach for want of a hardware address: address in
-    /// memory order in the low half, bumped sequence number in the high half. Atomic.
-    pub wanted: [u64; WANTED],
 }
 
 const _: () = {
     assert!(size_of::<DeviceStatus>() == 64);
     assert!(size_of::<WorkerStatus>() == 64);
-    assert!(size_of::<StatusPage>() % 8 == 0);
+    assert!(size_of::<StatusPage>().is_multiple_of(8));
 };

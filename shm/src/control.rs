@@ -1,0 +1,274 @@
+//! Writing and reading the control page and the bucket tables.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_wire::layout::control::{
+    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US,
+};
+use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::map::{self, Access, Mapping};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::{Error, Pins, publish};
+
+/// One policy's bucket table: uplink index per bucket.
+pub type BucketTable = [u8; BUCKETS];
+
+/// The control page and the bucket tables, mapped.
+#[derive(Clone, Debug)]
+pub struct ControlRegion {
+    page: Arc<Mapping>,
+    buckets: Arc<Mapping>,
+}
+
+impl ControlRegion {
+    /// Opens the pinned regions, creating them when `access` is [`Access::Write`].
+    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
+        let (page, buckets) = (pins.control(access)?, pins.buckets(access)?);
+        Ok(Self { page: Arc::new(page), buckets: Arc::new(buckets) })
+    }
+
+    /// Regions of this process alone.
+    pub fn anonymous() -> std::io::Result<Self> {
+        Ok(Self {
+            page: Arc::new(Mapping::anonymous(size_of::<ControlPage>())?),
+            buckets: Arc::new(Mapping::anonymous(BUCKET_BANKS * MAX_POLICIES * BUCKETS)?),
+        })
+    }
+
+    /// Publications so far; 0 = none. A load of one word.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.epoch_word().load(Ordering::Acquire)
+    }
+
+    /// State word of an uplink; 0, that is not usable, for an index out of range.
+    #[inline]
+    pub fn uplink_state(&self, uplink: u8) -> u32 {
+        let states = self.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
+        match states.get(usize::from(uplink)) {
+            Some(word) if usize::from(uplink) < MAX_UPLINKS => word.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    /// Process id of the control process that last started, and its latest sign of life in
+    /// CLOCK_MONOTONIC milliseconds.
+    pub fn control_process(&self) -> (u64, u64) {
+        (
+            self.word(offset_of!(ControlPage, pid)).load(Ordering::Relaxed),
+            self.word(offset_of!(ControlPage, heartbeat_ms)).load(Ordering::Relaxed),
+        )
+    }
+
+    /// Copies the current state and its bucket tables. `None`: nothing published yet, or the
+    /// memory is not what a control process wrote (a wrong checksum).
+    pub fn snapshot(&self) -> Option<Box<Snapshot>> {
+        let mut snapshot = Snapshot::new();
+        snapshot.refresh(self).then_some(snapshot)
+    }
+
+    /// The bucket tables in a bank, as they are, unchecked.
+    pub fn bank(&self, bank: usize, policy: usize) -> Box<BucketTable> {
+        let mut table = new_table();
+        self.load_table(bank, policy, &mut table);
+        table
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        &self.page.view::<AtomicU64>(offset)[0]
+    }
+
+    fn epoch_word(&self) -> &AtomicU64 {
+        self.word(offset_of!(ControlPage, epoch))
+    }
+
+    fn half_offset(epoch: u64) -> usize {
+        offset_of!(ControlPage, half) + (epoch & 1) as usize * size_of::<ControlHalf>()
+    }
+
+    fn table_offset(bank: usize, policy: usize) -> usize {
+        (bank % BUCKET_BANKS * MAX_POLICIES + policy % MAX_POLICIES) * BUCKETS
+    }
+
+    fn load_table(&self, bank: usize, policy: usize, table: &mut BucketTable) {
+        map::load_into(&self.buckets, Self::table_offset(bank, policy), table);
+    }
+}
+
+fn new_table() -> Box<BucketTable> {
+    // Infallible but for exhausted memory, where the allocator's own handler is as good as any.
+    BucketTable::new_box_zeroed().expect("64 KiB of memory")
+}
+
+/// A reader's own copy of one published state.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Uplinks, policies, rules.
+    pub half: Box<ControlHalf>,
+    /// Bucket table of each policy.
+    pub buckets: Box<[BucketTable; MAX_POLICIES]>,
+}
+
+impl Snapshot {
+    /// An empty state: epoch 0, no ports.
+    pub fn new() -> Box<Self> {
+        let mut half = ControlHalf::new_box_zeroed().expect("memory for the control page");
+        half.clear();
+        let buckets = <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
+        Box::new(Self { half, buckets })
+    }
+
+    /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published,
+    /// the writer was faster three times over, or a checksum is wrong; the copy is then empty.
+    pub fn refresh(&mut self, region: &ControlRegion) -> bool {
+        for _ in 0..3 {
+            let whole = publish::read(region.epoch_word(), |epoch| {
+                map::load_into(&region.page, ControlRegion::half_offset(epoch), &mut *self.half);
+                let bank = (epoch & 1) as usize;
+                for (policy, table) in self.buckets.iter_mut().enumerate() {
+                    if self.half.policies[policy].member_count != 0 {
+                        region.load_table(bank, policy, table);
+                    }
+                }
+            });
+            if whole && self.half.epoch != 0 && self.is_sound() {
+                return true;
+            }
+        }
+        self.half.clear();
+        false
+    }
+
+    fn is_sound(&self) -> bool {
+        self.half.checksum == self.half.compute_checksum()
+            && self.half.policies.iter().zip(self.buckets.iter()).all(|(policy, table)| {
+                policy.member_count == 0 || policy.buckets_checksum == checksum64(table)
+            })
+    }
+}
+
+/// The one writer.
+#[derive(Debug)]
+pub struct ControlWriter {
+    region: ControlRegion,
+    last: Option<Instant>,
+}
+
+impl ControlWriter {
+    /// Takes the writing side; the caller makes sure that it is the only control process.
+    pub fn new(region: ControlRegion) -> Self {
+        Self { region, last: None }
+    }
+
+    /// The reading side.
+    pub fn region(&self) -> &ControlRegion {
+        &self.region
+    }
+
+    /// Says that the control process lives.
+    pub fn heartbeat(&self, pid: u64, now_ms: u64) {
+        self.region.word(offset_of!(ControlPage, pid)).store(pid, Ordering::Relaxed);
+        self.region.word(offset_of!(ControlPage, heartbeat_ms)).store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Flips the state word of an uplink: obeyed by the next packet, no epoch needed.
+    pub fn set_uplink_state(&self, uplink: u8, state: u32) {
+        let states = self.region.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
+        states[usize::from(uplink) % MAX_UPLINKS].store(state, Ordering::Release);
+    }
+
+    /// Publishes `half` and the table of each of its policies as the next epoch, which it returns.
+    /// Fills in `epoch` and the checksums. Waits out [`MIN_PUBLISH_GAP_US`] since the last one.
+    pub fn publish(&mut self, half: &mut ControlHalf, tables: &[&BucketTable]) -> u64 {
+        let gap = Duration::from_micros(MIN_PUBLISH_GAP_US);
+        if let Some(rest) = self.last.and_then(|last| gap.checked_sub(last.elapsed())) {
+            std::thread::sleep(rest);
+        }
+        let region = &self.region;
+        let next = region.epoch().wrapping_add(1).max(1);
+        half.epoch = next;
+        for (policy, table) in half.policies.iter_mut().zip(tables) {
+            policy.buckets_checksum = checksum64(*table);
+        }
+        half.checksum = half.compute_checksum();
+
+        // The tables belong to the half: they are written under the same epoch store.
+        crate::sync::fence(Ordering::Release);
+        let bank = (next & 1) as usize;
+        for (policy, table) in tables.iter().enumerate() {
+            map::store(&region.buckets, ControlRegion::table_offset(bank, policy), *table);
+        }
+        let words = region.page.view::<AtomicU64>(ControlRegion::half_offset(next));
+        let data = half.as_bytes().as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b));
+        let epoch = publish::write(region.epoch_word(), words, data);
+        self.last = Some(Instant::now());
+        epoch
+    }
+
+    /// Keeps a policy's home table for the next control process.
+    pub fn save_home(&self, policy: usize, table: &BucketTable) {
+        map::store(&self.region.buckets, ControlRegion::table_offset(HOME_BANK, policy), table);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_wire::layout::control::Name;
+
+    fn writer() -> (ControlWriter, Box<ControlHalf>) {
+        let writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
+        let mut half = Snapshot::new().half;
+        half.policies[0].name = Name::new("balanced");
+        half.policies[0].member_count = 1;
+        (writer, half)
+    }
+
+    #[test]
+    fn nothing_published_is_no_snapshot() {
+        assert!(ControlRegion::anonymous().unwrap().snapshot().is_none());
+    }
+
+    #[test]
+    fn a_snapshot_is_what_was_published() {
+        let (mut writer, mut half) = writer();
+        for round in 1..=3 {
+            half.policies[0].members[0].weight = round;
+            let epoch = writer.publish(&mut half, &[&[round as u8; BUCKETS]]);
+            let snapshot = writer.region().snapshot().unwrap();
+            assert_eq!(snapshot.half.epoch, epoch);
+            assert_eq!(snapshot.half.policies[0].members[0].weight, round);
+            assert_eq!(snapshot.buckets[0], [round as u8; BUCKETS]);
+        }
+    }
+
+    #[test]
+    fn corrupt_memory_is_refused() {
+        let (mut writer, mut half) = writer();
+        let epoch = writer.publish(&mut half, &[&[0; BUCKETS]]);
+        let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
+        words[100].fetch_xor(1 << 17, Ordering::Relaxed);
+        assert!(writer.region().snapshot().is_none());
+        words[100].fetch_xor(1 << 17, Ordering::Relaxed);
+        assert!(writer.region().snapshot().is_some());
+        let table = writer
+            .region
+            .buckets
+            .view::<AtomicU64>(ControlRegion::table_offset(epoch as usize & 1, 0));
+        table[5].store(7, Ordering::Relaxed);
+        assert!(writer.region().snapshot().is_none());
+    }
+
+    #[test]
+    fn state_words_are_per_uplink() {
+        let (writer, _) = writer();
+        writer.set_uplink_state(3, 1);
+        assert_eq!(writer.region().uplink_state(3), 1);
+        assert_eq!(writer.region().uplink_state(2), 0);
+        assert_eq!(writer.region().uplink_state(255), 0);
+    }
+}

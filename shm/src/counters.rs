@@ -1,0 +1,156 @@
+//! Counter lanes and their sums.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use weir_wire::layout::counters::{CPU_LANES, Counter, LANES, Lane, UplinkCounters};
+use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
+
+use crate::map::{Access, Mapping};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Error, Pins};
+
+const LANE_WORDS: usize = size_of::<Lane>() / 8;
+const UPLINK_WORDS: usize = size_of::<UplinkCounters>() / 8;
+const UPLINKS_AT: usize = offset_of!(Lane, uplinks) / 8;
+
+/// All lanes, mapped.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    mapping: Arc<Mapping>,
+}
+
+/// Which counter of an uplink; the order of [`UplinkCounters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum UplinkCounter {
+    /// Packets sent.
+    TxPackets = 0,
+    /// Bytes sent.
+    TxBytes = 1,
+    /// Packets received.
+    RxPackets = 2,
+    /// Bytes received.
+    RxBytes = 3,
+    /// Flows placed.
+    FlowsCreated = 4,
+    /// Flows there now.
+    FlowsActive = 5,
+}
+
+impl Counters {
+    /// Opens the pinned region, creating it when `access` is [`Access::Write`].
+    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
+        Ok(Self { mapping: Arc::new(pins.counters(access)?) })
+    }
+
+    /// Counters of this process alone.
+    pub fn anonymous() -> std::io::Result<Self> {
+        Ok(Self { mapping: Arc::new(Mapping::anonymous(LANES * size_of::<Lane>())?) })
+    }
+
+    /// The lane of a worker, for that worker to count in.
+    pub fn worker(&self, worker: u8) -> LaneWriter {
+        let lane = CPU_LANES + usize::from(worker) % MAX_WORKERS;
+        LaneWriter { mapping: self.mapping.clone(), at: lane * LANE_WORDS }
+    }
+
+    /// The sum of a counter over all lanes.
+    pub fn sum(&self, counter: Counter) -> u64 {
+        self.total(counter as usize)
+    }
+
+    /// Sums of one uplink over all lanes.
+    pub fn uplink(&self, uplink: u8) -> UplinkCounters {
+        let at = UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS;
+        let of = |which: UplinkCounter| self.total(at + which as usize);
+        UplinkCounters {
+            tx_packets: of(UplinkCounter::TxPackets),
+            tx_bytes: of(UplinkCounter::TxBytes),
+            rx_packets: of(UplinkCounter::RxPackets),
+            rx_bytes: of(UplinkCounter::RxBytes),
+            flows_created: of(UplinkCounter::FlowsCreated),
+            flows_active: of(UplinkCounter::FlowsActive),
+        }
+    }
+
+    /// Every counter and its sum.
+    pub fn all(&self) -> Vec<(Counter, u64)> {
+        Counter::ALL.iter().map(|c| (*c, self.sum(*c))).collect()
+    }
+
+    fn total(&self, index: usize) -> u64 {
+        let words = self.mapping.view::<AtomicU64>(0);
+        (0..LANES)
+            .map(|lane| words[lane * LANE_WORDS + index].load(Ordering::Relaxed))
+            .fold(0, u64::wrapping_add)
+    }
+}
+
+/// One worker's lane. Not `Clone`: a lane has one writer.
+#[derive(Debug)]
+pub struct LaneWriter {
+    mapping: Arc<Mapping>,
+    at: usize,
+}
+
+impl LaneWriter {
+    /// Adds to a counter.
+    #[inline]
+    pub fn add(&self, counter: Counter, n: u64) {
+        self.bump(counter as usize, n);
+    }
+
+    /// Adds to a counter of an uplink; subtract by adding the two's complement.
+    #[inline]
+    pub fn add_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
+        self.bump(
+            UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS + which as usize,
+            n,
+        );
+    }
+
+    /// Sets a counter of an uplink: for flows taken over from an earlier process.
+    pub fn set_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
+        let index = UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS + which as usize;
+        self.mapping.view::<AtomicU64>(0)[self.at + index].store(n, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn bump(&self, index: usize, n: u64) {
+        let word = &self.mapping.view::<AtomicU64>(0)[self.at + index];
+        word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_run_over_all_lanes() {
+        let counters = Counters::anonymous().unwrap();
+        counters.worker(0).add(Counter::UserRx, 2);
+        counters.worker(1).add(Counter::UserRx, 3);
+        assert_eq!(counters.sum(Counter::UserRx), 5);
+        assert_eq!(counters.sum(Counter::UserTx), 0);
+    }
+
+    #[test]
+    fn active_flows_may_end_in_another_lane_than_they_began() {
+        let counters = Counters::anonymous().unwrap();
+        counters.worker(0).add_uplink(2, UplinkCounter::FlowsActive, 1);
+        counters.worker(1).add_uplink(2, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
+        assert_eq!(counters.uplink(2).flows_active, 0);
+        assert_eq!(counters.uplink(3).flows_active, 0);
+    }
+
+    #[test]
+    fn the_enum_is_the_order_of_the_layout() {
+        let counters = Counters::anonymous().unwrap();
+        counters.worker(0).add_uplink(63, UplinkCounter::FlowsCreated, 4);
+        assert_eq!(counters.uplink(63).flows_created, 4);
+        let at = offset_of!(UplinkCounters, flows_active) / 8;
+        assert_eq!(at, UplinkCounter::FlowsActive as usize);
+    }
+}

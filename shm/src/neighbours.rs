@@ -1,0 +1,98 @@
+//! LAN hardware addresses by index.
+
+use std::sync::Arc;
+
+use weir_wire::layout::neighbour::{FIRST_LAN_L2, NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
+
+use crate::map::{Access, Mapping};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Error, Pins};
+
+/// The table, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Neighbours {
+    mapping: Arc<Mapping>,
+}
+
+impl Neighbours {
+    /// Opens the pinned table, creating it when `access` is [`Access::Write`].
+    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
+        Ok(Self { mapping: Arc::new(pins.neighbours(access)?) })
+    }
+
+    /// A table of this process alone.
+    pub fn anonymous() -> std::io::Result<Self> {
+        Ok(Self { mapping: Arc::new(Mapping::anonymous(NEIGHBOURS * 8)?) })
+    }
+
+    /// The `l2` index of a neighbour, entering it when it is new; `None` when there is no room.
+    pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
+        let word = neighbour.to_word();
+        let words = self.words();
+        for probe in 0..NEIGHBOUR_PROBES {
+            let index = (neighbour.slot() + probe) & (NEIGHBOURS - 1);
+            let found = words[index].load(Ordering::Relaxed);
+            let holds = found == word
+                || (found == 0
+                    && match words[index].compare_exchange(
+                        0,
+                        word,
+                        Ordering::Relaxed,
+                        Ordering::Relaxed,
+                    ) {
+                        Ok(_) => true,
+                        Err(other) => other == word,
+                    });
+            if holds {
+                return Some(FIRST_LAN_L2 + index as u16);
+            }
+        }
+        None
+    }
+
+    /// The neighbour at an `l2` index of at least [`FIRST_LAN_L2`].
+    #[inline]
+    pub fn get(&self, l2: u16) -> Option<Neighbour> {
+        let index = usize::from(l2.checked_sub(FIRST_LAN_L2)?);
+        if index >= NEIGHBOURS {
+            return None;
+        }
+        Neighbour::from_word(self.words()[index].load(Ordering::Relaxed))
+    }
+
+    /// Forgets every neighbour for which `used` is false; only while no worker runs.
+    pub fn retain(&self, mut used: impl FnMut(u16) -> bool) {
+        for (index, word) in self.words()[..NEIGHBOURS].iter().enumerate() {
+            if !used(FIRST_LAN_L2 + index as u16) {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.mapping.view(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_keeps_its_index() {
+        let table = Neighbours::anonymous().unwrap();
+        let a = Neighbour { mac: [2, 0, 0, 0, 0, 1], port: 0 };
+        let b = Neighbour { port: 1, ..a };
+        let index = table.learn(a).unwrap();
+        assert_eq!(table.learn(a), Some(index));
+        assert_ne!(table.learn(b), Some(index));
+        assert_eq!(table.get(index), Some(a));
+    }
+
+    #[test]
+    fn an_index_of_an_uplink_or_out_of_range_is_nobody() {
+        let table = Neighbours::anonymous().unwrap();
+        assert_eq!(table.get(0), None);
+        assert_eq!(table.get(u16::MAX), None);
+    }
+}

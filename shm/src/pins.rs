@@ -1,0 +1,224 @@
+//! The directory of pins, one per gateway: `/sys/fs/bpf/weir` unless told otherwise.
+//!
+//! Whichever process comes first creates the regions, under an exclusive lock on the directory, so
+//! the start order of the two processes does not matter. Pins outlive both.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use weir_wire::layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
+use weir_wire::layout::counters::{LANES, Lane};
+use weir_wire::layout::flow::FlowEntry4;
+use weir_wire::layout::neighbour::NEIGHBOURS;
+use weir_wire::layout::status::StatusPage;
+use weir_wire::layout::{MAX_POLICIES, RegionHeader, RegionKind};
+
+use crate::map::{Access, Mapping, Shape};
+use crate::{Error, map};
+
+/// Where pins live unless told otherwise.
+pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/weir";
+
+const BPFFS: &str = "/sys/fs/bpf";
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The regions, as file names in the directory and map names in the kernel.
+pub mod name {
+    /// [`ControlPage`](weir_wire::layout::control::ControlPage).
+    pub const CONTROL: &str = "CONTROL";
+    /// Bucket tables.
+    pub const BUCKETS: &str = "BUCKETS";
+    /// IPv4 flow table.
+    pub const FLOWS4: &str = "FLOWS4";
+    /// LAN hardware addresses.
+    pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    /// Counters.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// [`StatusPage`](weir_wire::layout::status::StatusPage).
+    pub const STATUS: &str = "STATUS";
+    /// Longest-prefix map of destinations that stay on the gateway.
+    pub const HOSTS4: &str = "HOSTS4";
+    /// Prefix of the pinned XDP link of each device.
+    pub const LINK: &str = "link-";
+}
+
+/// The pin directory of one gateway.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// Makes sure that the directory exists on a BPF file system, mounting one if need be.
+    pub fn create(directory: impl Into<PathBuf>) -> Result<Self, Error> {
+        let directory = directory.into();
+        if directory.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
+            rustix::mount::mount("bpf", BPFFS, "bpf", rustix::mount::MountFlags::empty(), None)
+                .map_err(|e| Error::Bpffs { path: BPFFS.into(), source: e.into() })?;
+        }
+        std::fs::create_dir_all(&directory).map_err(|source| Error::Io {
+            action: "create",
+            path: directory.clone(),
+            source,
+        })?;
+        if !is_bpffs(&directory) {
+            let source = std::io::Error::other("not on a BPF file system");
+            return Err(Error::Io { action: "pin maps in", path: directory, source });
+        }
+        Ok(Self { directory })
+    }
+
+    /// The directory as it is: for readers, which create nothing.
+    pub fn existing(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Path of a pin.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Holds off every other process that creates or removes pins here, until dropped.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let failed = |source| Error::Io { action: "lock", path: self.directory.clone(), source };
+        let file = File::open(&self.directory).map_err(failed)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Removes every pin and the directory: XDP programs detach when their links go, maps vanish
+    /// when the last process unmaps them. Says what it removed.
+    pub fn remove(&self) -> Result<Vec<String>, Error> {
+        let failed = |action, path: &Path, source| Error::Io { action, path: path.into(), source };
+        let mut removed = Vec::new();
+        if !self.directory.exists() {
+            return Ok(removed);
+        }
+        let lock = self.lock()?;
+        let entries =
+            std::fs::read_dir(&self.directory).map_err(|e| failed("list", &self.directory, e))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| failed("list", &self.directory, e))?;
+            std::fs::remove_file(entry.path()).map_err(|e| failed("remove", &entry.path(), e))?;
+            removed.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        std::fs::remove_dir(&self.directory).map_err(|e| failed("remove", &self.directory, e))?;
+        drop(lock);
+        removed.sort();
+        Ok(removed)
+    }
+
+    fn region(
+        &self,
+        name: &str,
+        shape: Shape,
+        any_entries: bool,
+        access: Access,
+        init: impl FnOnce(&Mapping),
+    ) -> Result<(Mapping, Shape), Error> {
+        let path = self.path(name);
+        let entries = (!any_entries).then_some(shape.entries);
+        if access == Access::Write {
+            let _lock = self.lock()?;
+            if !path.exists() {
+                return Ok((map::create(&path, name, shape, init)?, shape));
+            }
+            return map::open(&path, "weir-control", shape.value_size, entries, access);
+        }
+        map::open(&path, "weir-control and weir-dataplane", shape.value_size, entries, access)
+    }
+
+    pub(crate) fn control(&self, access: Access) -> Result<Mapping, Error> {
+        let header = RegionHeader::expected(RegionKind::Control, size_of::<ControlPage>());
+        let shape = Shape { value_size: size_of::<ControlPage>() as u32, entries: 1 };
+        let (mapping, _) = self.region(name::CONTROL, shape, false, access, |m| {
+            write_header(m, 0, header);
+        })?;
+        self.check_header(name::CONTROL, &mapping, 0, header)?;
+        Ok(mapping)
+    }
+
+    pub(crate) fn buckets(&self, access: Access) -> Result<Mapping, Error> {
+        let entries = (BUCKET_BANKS * MAX_POLICIES) as u32;
+        let shape = Shape { value_size: BUCKETS as u32, entries };
+        Ok(self.region(name::BUCKETS, shape, false, access, |_| ())?.0)
+    }
+
+    pub(crate) fn status(&self, access: Access) -> Result<Mapping, Error> {
+        let header = RegionHeader::expected(RegionKind::Status, size_of::<StatusPage>());
+        let shape = Shape { value_size: size_of::<StatusPage>() as u32, entries: 1 };
+        let (mapping, _) = self.region(name::STATUS, shape, false, access, |m| {
+            write_header(m, 0, header);
+        })?;
+        self.check_header(name::STATUS, &mapping, 0, header)?;
+        Ok(mapping)
+    }
+
+    pub(crate) fn counters(&self, access: Access) -> Result<Mapping, Error> {
+        let header = RegionHeader::expected(RegionKind::Counters, size_of::<Lane>());
+        let shape = Shape { value_size: size_of::<Lane>() as u32, entries: LANES as u32 };
+        let at = std::mem::offset_of!(Lane, header);
+        let (mapping, _) = self.region(name::COUNTERS, shape, false, access, |m| {
+            for lane in 0..LANES {
+                write_header(m, lane * size_of::<Lane>() + at, header);
+            }
+        })?;
+        self.check_header(name::COUNTERS, &mapping, at, header)?;
+        Ok(mapping)
+    }
+
+    /// Opens the flow table, or creates one of `slots` slots; a table that exists keeps its size.
+    pub(crate) fn flows4(&self, slots: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+        let shape = Shape { value_size: size_of::<FlowEntry4>() as u32, entries: slots };
+        self.region(name::FLOWS4, shape, true, access, |_| ())
+    }
+
+    pub(crate) fn neighbours(&self, access: Access) -> Result<Mapping, Error> {
+        let shape = Shape { value_size: 8, entries: NEIGHBOURS as u32 };
+        Ok(self.region(name::NEIGHBOURS, shape, false, access, |_| ())?.0)
+    }
+
+    pub(crate) fn check_header(
+        &self,
+        name: &str,
+        mapping: &Mapping,
+        offset: usize,
+        expected: RegionHeader,
+    ) -> Result<(), Error> {
+        let found = read_header(mapping, offset);
+        if found == expected {
+            return Ok(());
+        }
+        let text = |h: RegionHeader| {
+            format!(
+                "layout {} (magic {:#x}, kind {}, {} bytes)",
+                h.version, h.magic, h.kind, h.size
+            )
+        };
+        Err(Error::Layout { path: self.path(name), found: text(found), expected: text(expected) })
+    }
+}
+
+/// Exclusive right to create and remove pins in a directory.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC)
+}
+
+pub(crate) fn write_header(mapping: &Mapping, offset: usize, header: RegionHeader) {
+    crate::map::store(mapping, offset, &header);
+}
+
+pub(crate) fn read_header(mapping: &Mapping, offset: usize) -> RegionHeader {
+    crate::map::load(mapping, offset)
+}

@@ -1,0 +1,115 @@
+//! What the dataplane says about itself.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use weir_wire::layout::flow::FlowEntry4;
+use weir_wire::layout::status::{DeviceStatus, StatusPage, WorkerStatus};
+use weir_wire::layout::{MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
+
+use crate::map::{self, Access, Mapping};
+use crate::pins::{name, read_header, write_header};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Error, Pins};
+
+/// The status page, mapped.
+#[derive(Clone, Debug)]
+pub struct Status {
+    mapping: Arc<Mapping>,
+}
+
+impl Status {
+    /// Opens the pinned page, creating it when `access` is [`Access::Write`].
+    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
+        Ok(Self { mapping: Arc::new(pins.status(access)?) })
+    }
+
+    /// A page of this process alone.
+    pub fn anonymous() -> std::io::Result<Self> {
+        Ok(Self { mapping: Arc::new(Mapping::anonymous(size_of::<StatusPage>())?) })
+    }
+
+    /// The page as it is now.
+    pub fn read(&self) -> Box<StatusPage> {
+        let mut page =
+            <StatusPage as zerocopy::FromZeros>::new_box_zeroed().expect("memory for a page");
+        map::load_into(&self.mapping, 0, &mut *page);
+        page
+    }
+
+    /// Process id of the dataplane, 0 = none running.
+    pub fn pid(&self) -> u64 {
+        self.word(offset_of!(StatusPage, pid)).load(Ordering::Acquire)
+    }
+
+    /// Says who is the dataplane; 0 when it stops.
+    pub fn set_pid(&self, pid: u64) {
+        self.word(offset_of!(StatusPage, pid)).store(pid, Ordering::Release);
+    }
+
+    /// Says how many workers run.
+    pub fn set_workers(&self, workers: u64) {
+        self.word(offset_of!(StatusPage, workers)).store(workers, Ordering::Relaxed);
+    }
+
+    /// Key of the flow hash; zero until [`Self::set_hash_key`].
+    pub fn hash_key(&self) -> [u64; 2] {
+        map::load(&self.mapping, offset_of!(StatusPage, hash_key))
+    }
+
+    /// Sets the key of the flow hash: once per boot, before the first flow.
+    pub fn set_hash_key(&self, key: [u64; 2]) {
+        map::store(&self.mapping, offset_of!(StatusPage, hash_key), &key);
+    }
+
+    /// Vouches for the flow table just created.
+    pub fn set_flows4(&self, slots: u32) {
+        write_header(&self.mapping, offset_of!(StatusPage, flows4), Self::flows4_header(slots));
+    }
+
+    /// Is the pinned flow table of this version's layout? `None`: no table was ever made.
+    pub fn check_flows4(&self, pins: &Pins, slots: u32) -> Result<Option<()>, Error> {
+        let at = offset_of!(StatusPage, flows4);
+        if read_header(&self.mapping, at).magic == 0 {
+            return Ok(None);
+        }
+        pins.check_header(name::FLOWS4, &self.mapping, at, Self::flows4_header(slots))?;
+        Ok(Some(()))
+    }
+
+    fn flows4_header(slots: u32) -> RegionHeader {
+        RegionHeader::expected(RegionKind::Flows4, slots as usize * size_of::<FlowEntry4>())
+    }
+
+    /// Publishes the state of a device's sockets.
+    pub fn set_device(&self, device: u8, status: &DeviceStatus) {
+        let index = usize::from(device) % MAX_DEVICES;
+        let at = offset_of!(StatusPage, devices) + index * size_of::<DeviceStatus>();
+        map::store(&self.mapping, at, status);
+    }
+
+    /// Publishes the state of a worker.
+    pub fn set_worker(&self, worker: u8, status: &WorkerStatus) {
+        let index = usize::from(worker) % MAX_WORKERS;
+        let at = offset_of!(StatusPage, worker) + index * size_of::<WorkerStatus>();
+        map::store(&self.mapping, at, status);
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        &self.mapping.view::<AtomicU64>(offset)[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_reads_back_what_was_set() {
+        let status = Status::anonymous().unwrap();
+        status.set_pid(42);
+        status.set_hash_key([1, 2]);
+        let page = status.read();
+        assert_eq!((page.pid, page.hash_key), (42, [1, 2]));
+    }
+}

@@ -1,0 +1,97 @@
+//! Pinned regions, on the real BPF file system. Needs root.
+
+use std::path::PathBuf;
+
+use weir_shm::control::{ControlRegion, ControlWriter, Snapshot};
+use weir_shm::counters::Counters;
+use weir_shm::flows::FlowTable4;
+use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::map::{self, Access, Shape};
+use weir_shm::status::Status;
+use weir_shm::{Error, Pins};
+use weir_wire::layout::control::{BUCKETS, Name};
+use weir_wire::layout::counters::Counter;
+
+/// A pin directory of the test's own, removed at its end.
+struct Scratch(Pins);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let directory = format!("/sys/fs/bpf/weir-shm-test-{}-{test}", std::process::id());
+        Self(Pins::create(PathBuf::from(directory)).expect("these tests need root and bpffs"))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.0.remove().unwrap();
+    }
+}
+
+#[test]
+fn what_one_process_publishes_another_maps() {
+    let scratch = Scratch::new("publish");
+    let mut writer = ControlWriter::new(ControlRegion::open(&scratch.0, Access::Write).unwrap());
+    let mut half = Snapshot::new().half;
+    half.policies[0].name = Name::new("balanced");
+    half.policies[0].member_count = 1;
+    writer.publish(&mut half, &[&[3; BUCKETS]]);
+    let reader = ControlRegion::open(&scratch.0, Access::Read).unwrap();
+    let snapshot = reader.snapshot().unwrap();
+    assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
+    assert_eq!(snapshot.buckets[0][65_535], 3);
+}
+
+#[test]
+fn state_outlives_the_process_that_wrote_it() {
+    let scratch = Scratch::new("outlive");
+    Counters::open(&scratch.0, Access::Write).unwrap().worker(0).add(Counter::UserRx, 7);
+    assert_eq!(Counters::open(&scratch.0, Access::Read).unwrap().sum(Counter::UserRx), 7);
+}
+
+#[test]
+fn a_reader_of_nothing_is_told_what_to_start() {
+    let pins = Pins::existing("/sys/fs/bpf/weir-no-such-directory");
+    let error = ControlRegion::open(&pins, Access::Read).unwrap_err();
+    assert!(matches!(error, Error::Missing { .. }));
+    assert!(error.to_string().contains("start weir-control"), "{error}");
+}
+
+#[test]
+fn a_region_of_another_size_is_refused() {
+    let scratch = Scratch::new("size");
+    let path = scratch.0.path("STATUS");
+    map::create(&path, "STATUS", Shape { value_size: 64, entries: 1 }, |_| ()).unwrap();
+    let error = Status::open(&scratch.0, Access::Write).unwrap_err();
+    assert!(matches!(error, Error::Layout { .. }));
+    assert!(error.to_string().contains("weir detach"), "{error}");
+}
+
+#[test]
+fn a_region_of_another_version_is_refused() {
+    let scratch = Scratch::new("version");
+    let size = size_of::<weir_wire::layout::status::StatusPage>() as u32;
+    let path = scratch.0.path("STATUS");
+    map::create(&path, "STATUS", Shape { value_size: size, entries: 1 }, |_| ()).unwrap();
+    assert!(matches!(Status::open(&scratch.0, Access::Write), Err(Error::Layout { .. })));
+}
+
+#[test]
+fn a_flow_table_keeps_its_size() {
+    let scratch = Scratch::new("flows");
+    assert_eq!(FlowTable4::open(&scratch.0, 1000).unwrap().capacity(), 1024);
+    assert_eq!(FlowTable4::open(&scratch.0, 4096).unwrap().capacity(), 1024);
+}
+
+#[test]
+fn host_prefixes_become_what_is_wanted() {
+    let scratch = Scratch::new("hosts");
+    let mut hosts = Hosts4::open(&scratch.0).unwrap();
+    let first: HostPrefixes =
+        [(([10, 0, 0, 0], 8), 2), (([10, 0, 0, 1], 32), 1), (([192, 0, 2, 0], 24), 2)].into();
+    hosts.sync(&first).unwrap();
+    assert_eq!(hosts.prefixes().unwrap(), first);
+    let second: HostPrefixes = [(([10, 0, 0, 0], 8), 3), (([10, 0, 0, 0], 16), 2)].into();
+    hosts.sync(&second).unwrap();
+    assert_eq!(Hosts4::open(&scratch.0).unwrap().prefixes().unwrap(), second);
+}
