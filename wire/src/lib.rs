@@ -12,4 +12,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
+pub mod ethernet;
+pub mod hash;
+pub mod icmp;
+pub mod icmpv6;
+pub mod ipv4;
+pub mod ipv6;
+pub mod layout;
+pub mod parse;
+pub mod rewrite;
+pub mod tcp;
+pub mod udp;
