@@ -7,10 +7,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cleanup;
+pub mod clients;
+pub mod frame;
+pub mod iperf;
+pub mod limits;
+pub mod listeners;
 pub mod netns;
+pub mod nginx;
 pub mod plan;
 pub mod process;
 pub mod run;
+pub mod server;
+pub mod tcp_load;
 pub mod topology;
+pub mod udp_flows;
 pub mod wait;

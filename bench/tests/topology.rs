@@ -1,0 +1,294 @@
+//! The bench proves itself: with plain Linux forwarding and nftables masquerade in the gateway,
+//! every client works from every host, and every uplink carries flows.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
+use std::time::Duration;
+
+use weir_bench::capture::{Capture, Tally};
+use weir_bench::plan::{Lan, Plan, Uplink};
+use weir_bench::server::{self, ECHO_PORT, Server};
+use weir_bench::tcp_load::TcpLoad;
+use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
+use weir_bench::udp_flows::{self, UdpReport};
+use weir_bench::{clients, iperf, nginx, wait};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
+const UDP: u8 = 17;
+
+/// Three providers, four hosts, and Linux as the load balancer.
+fn balanced(plan: Plan) -> Topology {
+    let topology = Topology::build(plan).unwrap();
+    masquerade(&topology);
+    topology
+}
+
+/// Translates by masquerade, and deals new flows to the uplinks in turn. A connection mark keeps a
+/// flow on its uplink: masquerade ends connections whose route changes.
+fn masquerade(topology: &Topology) {
+    let gateway = &topology.gateway;
+    gateway
+        .nft(&format!(
+            "table ip balance {{
+                chain deal {{
+                    type filter hook prerouting priority mangle
+                    iifname \"lan*\" ct mark 0 ct mark set numgen inc mod {} offset 1
+                    iifname \"lan*\" meta mark set ct mark
+                }}
+                chain out {{
+                    type nat hook postrouting priority srcnat
+                    oifname \"wan*\" masquerade
+                }}
+            }}\n",
+            topology.providers.len()
+        ))
+        .unwrap();
+    for provider in &topology.providers {
+        let (mark, next_hop) = (provider.index + 1, provider.next_hop);
+        gateway
+            .ip(&format!(
+                "rule add fwmark {mark} table {mark}\n\
+                 route add default via {next_hop} table {mark}\n"
+            ))
+            .unwrap();
+    }
+}
+
+/// Captures what passes between the gateway and every provider.
+fn watch(topology: &Topology) -> Vec<Capture> {
+    let start = |netns| Capture::start(netns, TOWARDS_GATEWAY).unwrap();
+    topology.providers.iter().map(|provider| start(&provider.netns)).collect()
+}
+
+/// The tallies of captures, none of which lost or found fault with anything.
+fn sound(captures: Vec<Capture>) -> Vec<Tally> {
+    let tallies: Vec<_> = captures.into_iter().map(|capture| capture.stop().unwrap()).collect();
+    for tally in &tallies {
+        assert_eq!((tally.lost, tally.faulty), (0, 0), "{:?}", tally.faults);
+    }
+    tallies
+}
+
+fn assert_no_foreign_sources(topology: &Topology) {
+    for provider in &topology.providers {
+        assert_eq!(provider.foreign_sources().unwrap(), 0, "{}", provider.interface());
+    }
+}
+
+#[test]
+fn every_host_reaches_every_server() {
+    let topology = balanced(Plan::new(3, 4));
+    for host in &topology.hosts {
+        for &server in &topology.servers {
+            let ping = clients::ping(&host.netns, server, 5).unwrap();
+            assert_eq!((ping.sent, ping.received), (5, 5), "{} to {server}", host.address);
+        }
+    }
+    assert_no_foreign_sources(&topology);
+}
+
+#[test]
+fn hosts_on_ports_of_their_own_reach_the_servers() {
+    let topology = balanced(Plan { lan: Lan::Direct, queues: 2, ..Plan::new(2, 3) });
+    assert_eq!(topology.lan_ports(), ["lan0", "lan1", "lan2"]);
+    for host in &topology.hosts {
+        assert_eq!(clients::ping(&host.netns, SERVER, 3).unwrap().received, 3, "{}", host.address);
+    }
+}
+
+#[test]
+fn downloads_arrive_unchanged() {
+    let topology = balanced(Plan::new(3, 2));
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let directory = topology.run.file_directory().unwrap();
+    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
+    let content = server::content(3_000_001);
+    let expected = clients::sha256(&content).unwrap();
+    std::fs::write(directory.join("files/blob"), &content).unwrap();
+    let captures = watch(&topology);
+
+    for host in &topology.hosts {
+        let urls = [
+            server::content_url(SERVER, content.len()),
+            format!("http://{SERVER}:{}/blob", nginx::PORT),
+        ];
+        for url in urls {
+            let download = clients::curl(&host.netns, &url).unwrap();
+            assert_eq!((download.bytes, &download.sha256), (content.len(), &expected), "{url}");
+        }
+        let missing = format!("http://{SERVER}:{}/missing", nginx::PORT);
+        assert!(clients::curl(&host.netns, &missing).is_err());
+    }
+
+    let frames: u64 = sound(captures).iter().map(|tally| tally.frames).sum();
+    assert!(frames > 0, "the captures saw nothing");
+}
+
+#[test]
+fn iperf3_moves_tcp_and_udp() {
+    let topology = balanced(Plan::new(3, 1));
+    let _server = iperf::serve(&topology.internet, SERVER).unwrap();
+    let host = &topology.hosts[0].netns;
+    let load = iperf::Load { seconds: 1, streams: 2, reverse: false };
+
+    for reverse in [false, true] {
+        let tcp = iperf::tcp(host, SERVER, iperf::Load { reverse, ..load }).unwrap();
+        assert!(tcp.bytes > 1_000_000, "{tcp:?}");
+    }
+    let udp = iperf::udp(host, SERVER, load, 1_000_000).unwrap();
+    assert!(udp.packets > 0 && udp.lost < udp.packets, "{udp:?}");
+}
+
+#[test]
+fn udp_flows_are_answered_and_spread_over_all_uplinks() {
+    let topology = balanced(Plan::new(3, 4));
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let captures = watch(&topology);
+
+    let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
+
+    assert_eq!(report, UdpReport { sent: 2000, answered: 2000, wrong: 0 });
+    let tallies = sound(captures);
+    let flows: Vec<_> = tallies.iter().map(|tally| tally.flows_to(SERVER, UDP).len()).collect();
+    assert_eq!(flows.iter().sum::<usize>(), 2000, "{flows:?}");
+    for (provider, (tally, &flows)) in topology.providers.iter().zip(tallies.iter().zip(&flows)) {
+        assert!(flows.abs_diff(2000 / 3) <= 1, "{} has {flows} of 2000", provider.interface());
+        let sources: Vec<_> = tally.sources_to(SERVER).into_keys().collect();
+        assert_eq!(sources, provider.addresses);
+    }
+    assert_no_foreign_sources(&topology);
+}
+
+#[test]
+fn parallel_tcp_connections_stay_intact() {
+    let topology = balanced(Plan::new(3, 4));
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+
+    let load = TcpLoad::start(&topology.hosts, ECHO, 25, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+    let report = load.stop().unwrap();
+
+    assert_eq!(report.broken, Vec::<String>::new());
+    assert_eq!(report.intact, 100);
+    assert!(report.rounds >= 100);
+}
+
+#[test]
+fn tcp_connections_that_lose_their_provider_are_reported_broken() {
+    let topology = balanced(Plan::new(1, 1));
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let load = TcpLoad::start(&topology.hosts, ECHO, 5, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+
+    topology.providers[0].set_black_hole(true).unwrap();
+
+    // Every connection is now somewhere in a round that cannot end well.
+    wait::until("the echo to stop", wait::BOUND, || {
+        let before = load.rounds();
+        std::thread::sleep(Duration::from_millis(500));
+        Ok((load.rounds() == before).then_some(()))
+    })
+    .unwrap();
+    let report = load.stop().unwrap();
+    assert_eq!((report.intact, report.broken.len()), (0, 5), "{report:?}");
+}
+
+#[test]
+fn a_source_of_another_provider_is_dropped_and_counted() {
+    let topology = Topology::build(Plan::new(2, 1)).unwrap();
+    // No translation: the host's own address is foreign to every provider.
+    let ping = clients::ping(&topology.hosts[0].netns, SERVER, 3).unwrap();
+    assert_eq!(ping.received, 0);
+    assert_eq!(topology.providers[0].foreign_sources().unwrap(), 3);
+    assert_eq!(topology.providers[1].foreign_sources().unwrap(), 0);
+}
+
+#[test]
+fn every_address_of_an_uplink_is_accepted_and_answered() {
+    let uplinks = vec![Uplink { addresses: 3, mtu: 1400 }; 2];
+    let topology = Topology::build(Plan { uplinks, ..Plan::new(2, 1) }).unwrap();
+    let addresses = &topology.providers[0].addresses;
+    assert_eq!(addresses.len(), 3);
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    for &address in addresses {
+        let answer = topology.gateway.run(|| {
+            let socket = std::net::UdpSocket::bind((address, 0))?;
+            socket.set_read_timeout(Some(wait::BOUND))?;
+            socket.send_to(b"here", ECHO)?;
+            socket.recv(&mut [0; 16])
+        });
+        assert_eq!(answer.unwrap().unwrap(), 4, "{address}");
+    }
+}
+
+#[test]
+fn the_owned_prefix_is_routed_by_every_provider() {
+    let topology = Topology::build(Plan { owned_prefix: true, ..Plan::new(2, 2) }).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    for provider in &topology.providers {
+        let route = format!("route replace default via {} metric 1\n", provider.next_hop);
+        topology.gateway.ip(&route).unwrap();
+        for host in &topology.hosts {
+            let answer = host.netns.run(|| {
+                let socket = std::net::UdpSocket::bind((host.owned.unwrap(), 0))?;
+                socket.set_read_timeout(Some(wait::BOUND))?;
+                socket.send_to(b"here", ECHO)?;
+                socket.recv(&mut [0; 16])
+            });
+            assert_eq!(answer.unwrap().unwrap(), 4, "{} by {}", host.address, provider.index);
+        }
+    }
+    assert_no_foreign_sources(&topology);
+}
+
+#[test]
+fn a_provider_can_fail_and_recover() {
+    let topology = balanced(Plan::new(1, 1));
+    let (host, provider) = (&topology.hosts[0].netns, &topology.providers[0]);
+    let received = || clients::ping(host, SERVER, 2).unwrap().received;
+
+    provider.set_black_hole(true).unwrap();
+    assert_eq!(received(), 0);
+    let router = clients::ping(&topology.gateway, provider.next_hop, 2).unwrap();
+    assert_eq!(router.received, 2, "the router itself must answer");
+    provider.set_black_hole(false).unwrap();
+    assert_eq!(received(), 2);
+
+    let link = || {
+        let mut command = Command::new("ip");
+        let output =
+            topology.gateway.output(command.args(["-br", "link", "show", "wan0"])).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    provider.set_carrier(false).unwrap();
+    assert!(link().contains("NO-CARRIER"), "{}", link());
+    provider.set_carrier(true).unwrap();
+    assert!(link().contains("LOWER_UP"), "{}", link());
+}
+
+#[test]
+fn ports_of_the_gateway_have_their_macs_queues_and_mtu() {
+    let uplinks = vec![Uplink { addresses: 1, mtu: 1400 }];
+    let topology = Topology::build(Plan { uplinks, queues: 2, ..Plan::new(1, 1) }).unwrap();
+    let mut command = Command::new("ip");
+    let output = topology.gateway.output(command.args(["-d", "-j", "link", "show"])).unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let links: BTreeMap<_, _> = links
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|link| (link["ifname"].as_str().unwrap(), link))
+        .collect();
+    let wan = links["wan0"];
+    assert_eq!(wan["address"], "02:57:45:00:01:00");
+    assert_eq!((&wan["mtu"], &wan["num_rx_queues"]), (&1400.into(), &2.into()));
+    assert_eq!(links["lan0"]["num_tx_queues"], 2);
+}
+
+#[test]
+fn impossible_plans_are_refused_before_anything_is_built() {
+    let error = Topology::build(Plan::new(0, 1)).unwrap_err();
+    assert!(error.to_string().contains("providers"), "{error:#}");
+}
