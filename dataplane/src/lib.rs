@@ -1,1 +1,27 @@
-//! The user tier: flow table, NAT44, steering and workers on AF_XDP
+//! The user tier: decides about flows and forwards what the kernel tier does not.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`engine`] | batches of packets through the stages; no clock, no device, no system call |
+//! | [`steering`] | rules and buckets: which uplink a new flow gets |
+//! | [`nat`] | ports and endpoint-independent mappings |
+//! | [`flows`] | both directions of a flow, TCP state, timeouts |
+//! | [`fragments`] | later fragments follow the first |
+//! | [`icmp_error`] | ICMP errors about translated flows |
+//! | [`answer`] | ICMP errors and TCP resets of the gateway's own |
+//! | [`link`] | layer 2 on the way out |
+//! | [`packet`] | the buffers and outputs that the engine is written against |
+//! | [`handover`] | rings between workers |
+//! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
+//! | [`attach`] | the XDP program on its devices |
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod engine;
+pub mod flows;
+pub mod fragments;
+pub mod icmp_error;
+pub mod link;
+pub mod nat;
+pub mod packet;
+pub mod steering;

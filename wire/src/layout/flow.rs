@@ -54,6 +54,8 @@ pub mod flag {
     pub const SEEN: u8 = 8;
     /// The direction leads to an uplink; unset: to a LAN port.
     pub const TO_UPLINK: u8 = 16;
+    /// TCP: a FIN was seen in this direction.
+    pub const FIN: u8 = 32;
 }
 
 /// Where a flow stands; kept in the forward entry.

@@ -1,0 +1,195 @@
+//! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2) and TCP resets (RFC 9293
+//! §3.5.2), built from the packet that caused them and sent back the way it came.
+
+use weir_wire::parse::Parsed;
+use weir_wire::{checksum, icmp, ipv4, tcp};
+
+const MAX_QUOTE: usize = 548;
+const TTL: u8 = 64;
+
+/// An answer as a frame, up to 18 + 20 + 8 + 548 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    bytes: [u8; 18 + 576],
+    len: usize,
+}
+
+impl Answer {
+    /// The frame.
+    pub fn data(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn turned(
+        frame: &[u8],
+        p: &Parsed,
+        source: [u8; 4],
+        proto: u8,
+        payload: usize,
+    ) -> Option<Self> {
+        let l3 = usize::from(p.l3);
+        let mut answer = Self { bytes: [0; 18 + 576], len: l3 + ipv4::HEADER_LEN + payload };
+        answer.bytes[..6].copy_from_slice(frame.get(6..12)?);
+        answer.bytes[6..12].copy_from_slice(frame.get(..6)?);
+        answer.bytes[12..l3].copy_from_slice(frame.get(12..l3)?);
+        let ip = answer.bytes.get_mut(l3..answer.len)?;
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&((ipv4::HEADER_LEN + payload) as u16).to_be_bytes());
+        ip[8] = TTL;
+        ip[9] = proto;
+        ip[12..16].copy_from_slice(&source);
+        ip[16..20].copy_from_slice(&p.src);
+        ipv4::Packet::new_unchecked(ip).fill_checksum();
+        Some(answer)
+    }
+}
+
+/// An ICMP error about the packet, from the gateway's address `source`; `rest` is the second word
+/// of the ICMP header (the next-hop MTU of "fragmentation needed", RFC 1191 §4).
+pub fn icmp_error(
+    frame: &[u8],
+    p: &Parsed,
+    source: [u8; 4],
+    kind: u8,
+    code: u8,
+    rest: u32,
+) -> Option<Answer> {
+    let quoted = frame.get(usize::from(p.l3)..usize::from(p.end))?;
+    let quoted = &quoted[..quoted.len().min(MAX_QUOTE)];
+    let len = icmp::HEADER_LEN + quoted.len();
+    let mut answer = Answer::turned(frame, p, source, icmp::PROTOCOL, len)?;
+    let at = usize::from(p.l3) + ipv4::HEADER_LEN;
+    let message = answer.bytes.get_mut(at..answer.len)?;
+    (message[0], message[1]) = (kind, code);
+    message[4..8].copy_from_slice(&rest.to_be_bytes());
+    message[8..].copy_from_slice(quoted);
+    icmp::Packet::new_unchecked(message).fill_checksum();
+    Some(answer)
+}
+
+/// A reset that the packet's sender accepts, in the name of its peer; `None` for a reset.
+pub fn tcp_reset(frame: &[u8], p: &Parsed) -> Option<Answer> {
+    let (l4, end) = (usize::from(p.l4), usize::from(p.end));
+    let segment = tcp::Packet::new_checked(frame.get(l4..end)?).ok()?;
+    let flags = segment.flags();
+    if flags & tcp::flag::RST != 0 {
+        return None;
+    }
+    let mut answer = Answer::turned(frame, p, p.dst, tcp::PROTOCOL, tcp::HEADER_LEN)?;
+    let at = usize::from(p.l3) + ipv4::HEADER_LEN;
+    let mut reset = tcp::Packet::new_unchecked(answer.bytes.get_mut(at..answer.len)?);
+    reset.set_sport(p.dport);
+    reset.set_dport(p.sport);
+    reset.set_header_len(tcp::HEADER_LEN);
+    if flags & tcp::flag::ACK != 0 {
+        reset.set_seq(segment.ack());
+        reset.set_flags(tcp::flag::RST);
+    } else {
+        let phantom = flags & tcp::flag::SYN != 0;
+        let payload = end - l4 - segment.header_len();
+        reset.set_ack(segment.seq().wrapping_add(payload as u32 + u32::from(phantom)));
+        reset.set_flags(tcp::flag::RST | tcp::flag::ACK);
+    }
+    reset.fill_checksum(checksum::pseudo4(p.dst, p.src, tcp::PROTOCOL, tcp::HEADER_LEN as u16));
+    Some(answer)
+}
+
+/// At most so many answers a second, in bursts of as many (RFC 1812 §4.3.2.8).
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimit {
+    per_second: u32,
+    tokens: u32,
+    since_ms: u32,
+}
+
+impl RateLimit {
+    /// A full bucket.
+    pub const fn new(per_second: u32) -> Self {
+        Self { per_second, tokens: per_second, since_ms: 0 }
+    }
+
+    /// Takes a token if there is one.
+    pub fn allows(&mut self, now_ms: u32) -> bool {
+        let elapsed = now_ms.wrapping_sub(self.since_ms).min(1000);
+        let earned = elapsed * self.per_second / 1000;
+        if earned > 0 {
+            self.tokens = (self.tokens + earned).min(self.per_second);
+            self.since_ms = now_ms;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens -= u32::from(allowed);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use weir_wire::parse::parse;
+
+    fn syn() -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv4([10, 0, 0, 1], [198, 51, 100, 1], 1)
+            .tcp(1234, 80, 1000, 512)
+            .syn();
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        frame
+    }
+
+    #[test]
+    fn time_exceeded_quotes_the_packet_and_checks_out() {
+        let frame = syn();
+        let p = parse(&frame).unwrap();
+        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], icmp::TIME_EXCEEDED, 0, 0).unwrap();
+        let q = parse(answer.data()).unwrap();
+        assert_eq!((q.src, q.dst), ([10, 0, 0, 254], [10, 0, 0, 1]));
+        let message = icmp::Packet::new_checked(&answer.data()[34..]).unwrap();
+        assert!(message.verify_checksum());
+        assert_eq!((message.kind(), message.code()), (11, 0));
+        assert_eq!(message.payload(), &frame[14..]);
+        assert_eq!(&answer.data()[..6], &[1; 6]);
+    }
+
+    #[test]
+    fn fragmentation_needed_names_the_mtu() {
+        let frame = syn();
+        let p = parse(&frame).unwrap();
+        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], 3, 4, 1400).unwrap();
+        assert_eq!(&answer.data()[14 + 20 + 6..][..2], &1400u16.to_be_bytes());
+    }
+
+    #[test]
+    fn a_reset_acknowledges_the_syn() {
+        let frame = syn();
+        let p = parse(&frame).unwrap();
+        let answer = tcp_reset(&frame, &p).unwrap();
+        let sliced = SlicedPacket::from_ethernet(answer.data()).unwrap();
+        let Some(TransportSlice::Tcp(reset)) = sliced.transport else { panic!("no TCP") };
+        assert!(reset.rst() && reset.ack());
+        assert_eq!(reset.acknowledgment_number(), 1001);
+        assert_eq!((reset.source_port(), reset.destination_port()), (80, 1234));
+        let p = parse(answer.data()).unwrap();
+        let pseudo = checksum::pseudo4(p.src, p.dst, 6, 20);
+        assert!(tcp::Packet::new_checked(&answer.data()[34..]).unwrap().verify_checksum(pseudo));
+    }
+
+    #[test]
+    fn nobody_answers_a_reset() {
+        let builder = PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv4([10, 0, 0, 1], [198, 51, 100, 1], 64)
+            .tcp(1234, 80, 1000, 512)
+            .rst();
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        assert!(tcp_reset(&frame, &parse(&frame).unwrap()).is_none());
+    }
+
+    #[test]
+    fn answers_are_limited_and_the_allowance_returns() {
+        let mut limit = RateLimit::new(10);
+        assert_eq!((0..100).filter(|_| limit.allows(5000)).count(), 10);
+        assert_eq!((0..100).filter(|_| limit.allows(5500)).count(), 5);
+    }
+}

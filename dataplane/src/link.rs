@@ -1,0 +1,88 @@
+//! Layer 2 on the way out: addresses, and the VLAN tag of the port a packet leaves by.
+
+use weir_wire::ethernet;
+
+use crate::packet::Buffer;
+
+/// What a port puts in front of its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkHeader {
+    /// Next hop's hardware address.
+    pub destination: [u8; 6],
+    /// The port's own.
+    pub source: [u8; 6],
+    /// VLAN id, 0 = untagged.
+    pub vlan: u16,
+}
+
+/// Gives a frame its new addresses, and adds, changes or removes its tag; `tagged` says whether it
+/// has one. `false` when a tag has to be added and there is no room.
+#[inline]
+pub fn set_header<B: Buffer>(frame: &mut B, tagged: bool, new: &LinkHeader) -> bool {
+    match (tagged, new.vlan != 0) {
+        (false, true) => {
+            if !frame.grow_front(ethernet::TAG_LEN) {
+                return false;
+            }
+            let [hi, lo] = new.vlan.to_be_bytes();
+            // The ethertype is where it was; the tag goes in front of it.
+            if let Some(tag) = frame.data_mut().get_mut(12..16) {
+                tag.copy_from_slice(&[0x81, 0x00, hi, lo]);
+            }
+        }
+        (true, false) => {
+            frame.shrink_front(ethernet::TAG_LEN);
+        }
+        (true, true) => {
+            if let Some(tag) = frame.data_mut().get_mut(14..16) {
+                tag.copy_from_slice(&new.vlan.to_be_bytes());
+            }
+        }
+        (false, false) => {}
+    }
+    if let Some(addresses) = frame.data_mut().first_chunk_mut::<12>() {
+        addresses[..6].copy_from_slice(&new.destination);
+        addresses[6..].copy_from_slice(&new.source);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::HeapFrame;
+
+    const UNTAGGED: [u8; 16] = [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0, 0x45, 0];
+    const TAGGED: [u8; 20] = [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 0x81, 0, 0, 7, 8, 0, 0x45, 0];
+
+    fn through(frame: &[u8], tagged: bool, vlan: u16) -> Vec<u8> {
+        let mut frame = HeapFrame::new(frame);
+        let new = LinkHeader { destination: [3; 6], source: [4; 6], vlan };
+        assert!(set_header(&mut frame, tagged, &new));
+        frame.data().to_vec()
+    }
+
+    fn expected(rest: &[u8]) -> Vec<u8> {
+        [&[3; 6][..], &[4; 6], rest].concat()
+    }
+
+    #[test]
+    fn an_untagged_frame_stays_untagged() {
+        assert_eq!(through(&UNTAGGED, false, 0), expected(&[8, 0, 0x45, 0]));
+    }
+
+    #[test]
+    fn a_tag_is_added() {
+        assert_eq!(through(&UNTAGGED, false, 0x123), expected(&[0x81, 0, 1, 0x23, 8, 0, 0x45, 0]));
+    }
+
+    #[test]
+    fn a_tag_is_removed() {
+        assert_eq!(through(&TAGGED, true, 0), expected(&[8, 0, 0x45, 0]));
+    }
+
+    #[test]
+    fn a_tag_is_changed() {
+        assert_eq!(through(&TAGGED, true, 9), expected(&[0x81, 0, 0, 9, 8, 0, 0x45, 0]));
+    }
+}

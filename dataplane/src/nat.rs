@@ -1,0 +1,272 @@
+//! NAT44: which address and port an inside endpoint gets.
+//!
+//! TCP ports are reused across destinations: a port is free when no flow holds the return tuple
+//! (RFC 7857 §3 allows it for different destinations). UDP endpoints and ICMP queries keep one
+//! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), kept here.
+//!
+//! Each worker allocates from its own slice of the port range, so workers never compete. The
+//! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056).
+
+use std::collections::HashMap;
+
+use weir_wire::hash::hash2;
+
+/// Random ports tried before the range counts as exhausted.
+const TRIES: u32 = 128;
+
+/// Ports `lo..=hi` of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSlice {
+    /// First port.
+    pub lo: u16,
+    /// Last port.
+    pub hi: u16,
+}
+
+impl PortSlice {
+    /// The part of `lo..=hi` that `worker` of `workers` owns; `None` when there are fewer ports
+    /// than workers or the range is empty.
+    pub fn of(lo: u16, hi: u16, worker: u8, workers: u8) -> Option<Self> {
+        let (lo, count) = (u32::from(lo), (u32::from(hi) + 1).checked_sub(u32::from(lo))?);
+        let (worker, workers) = (u32::from(worker), u32::from(workers));
+        if worker >= workers || count < workers {
+            return None;
+        }
+        let first = lo + count * worker / workers;
+        let last = lo + count * (worker + 1) / workers - 1;
+        Some(Self { lo: first as u16, hi: last as u16 })
+    }
+
+    /// Is the port in the slice?
+    pub fn contains(self, port: u16) -> bool {
+        self.lo <= port && port <= self.hi
+    }
+
+    /// `wanted` if it is in the slice and free, else a free port drawn at random.
+    pub fn pick(
+        self,
+        wanted: u16,
+        random: &mut Random,
+        mut free: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
+        if self.contains(wanted) && free(wanted) {
+            return Some(wanted);
+        }
+        let count = u64::from(self.hi - self.lo) + 1;
+        (0..TRIES)
+            .map(|_| self.lo + (random.draw() % count) as u16)
+            .find(|port| free(*port))
+            .or_else(|| {
+                (self.lo..=self.hi).find(|port| count <= 4 * u64::from(TRIES) && free(*port))
+            })
+    }
+}
+
+/// Unpredictable numbers from a secret.
+#[derive(Clone, Debug)]
+pub struct Random {
+    key: [u64; 2],
+    counter: u64,
+}
+
+impl Random {
+    /// A sequence of its own for each key.
+    pub fn new(key: [u64; 2]) -> Self {
+        Self { key, counter: 0 }
+    }
+
+    /// The next number.
+    pub fn draw(&mut self) -> u64 {
+        self.counter = self.counter.wrapping_add(1);
+        hash2(self.key, self.counter, self.key[0].rotate_left(32)) >> 8
+    }
+}
+
+/// An inside endpoint under a policy. Rules may send one endpoint's traffic by different policies;
+/// each then has a mapping of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// IP protocol.
+    pub proto: u8,
+    /// Policy index.
+    pub policy: u8,
+    /// Inside address, network order.
+    pub address: [u8; 4],
+    /// Inside port or ICMP identifier, host order.
+    pub port: u16,
+}
+
+/// An address and port of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct External {
+    /// IP protocol.
+    pub proto: u8,
+    /// Address, network order.
+    pub address: [u8; 4],
+    /// Port or ICMP identifier, host order.
+    pub port: u16,
+}
+
+/// An endpoint's mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Uplink index.
+    pub uplink: u8,
+    /// What the endpoint looks like outside.
+    pub external: External,
+    flows: u32,
+}
+
+/// The endpoint-independent mappings of one worker.
+#[derive(Debug)]
+pub struct Mappings {
+    by_endpoint: HashMap<Endpoint, Mapping>,
+    by_external: HashMap<External, Endpoint>,
+}
+
+impl Mappings {
+    /// Room for `capacity` mappings before memory is asked for again.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            by_endpoint: HashMap::with_capacity(capacity),
+            by_external: HashMap::with_capacity(capacity),
+        }
+    }
+
+    /// The endpoint's mapping.
+    pub fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
+        self.by_endpoint.get(endpoint).copied()
+    }
+
+    /// Is the external port unused?
+    pub fn is_free(&self, external: &External) -> bool {
+        !self.by_external.contains_key(external)
+    }
+
+    /// Counts a flow on the endpoint's mapping, which is made if there is none.
+    pub fn hold(&mut self, endpoint: Endpoint, uplink: u8, external: External) {
+        let mapping =
+            self.by_endpoint.entry(endpoint).or_insert(Mapping { uplink, external, flows: 0 });
+        mapping.flows += 1;
+        self.by_external.insert(external, endpoint);
+    }
+
+    /// Forgets a flow; the mapping goes with its last one.
+    pub fn release(&mut self, external: &External) {
+        let Some(endpoint) = self.by_external.get(external) else { return };
+        let Some(mapping) = self.by_endpoint.get_mut(endpoint) else { return };
+        mapping.flows = mapping.flows.saturating_sub(1);
+        if mapping.flows == 0 {
+            self.by_endpoint.remove(endpoint);
+            self.by_external.remove(external);
+        }
+    }
+
+    /// Detaches the endpoint from its mapping, so that its next flow gets a new one; flows that
+    /// still use the old external port keep it until they end.
+    pub fn detach(&mut self, endpoint: &Endpoint) {
+        if let Some(mapping) = self.by_endpoint.remove(endpoint) {
+            self.by_external.remove(&mapping.external);
+        }
+    }
+
+    /// Number of mappings.
+    pub fn len(&self) -> usize {
+        self.by_endpoint.len()
+    }
+
+    /// No mapping at all?
+    pub fn is_empty(&self) -> bool {
+        self.by_endpoint.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ENDPOINT: Endpoint =
+        Endpoint { proto: 17, policy: 0, address: [10, 0, 0, 1], port: 5000 };
+    const OUTSIDE: External = External { proto: 17, address: [192, 0, 2, 1], port: 5000 };
+
+    proptest! {
+        #[test]
+        fn slices_are_disjoint_and_cover_the_range(lo in 1u16.., span in 0u16.., workers in 1u8..=32) {
+            let hi = lo.saturating_add(span);
+            prop_assume!(u32::from(hi - lo) + 1 >= u32::from(workers));
+            let mut next = u32::from(lo);
+            for worker in 0..workers {
+                let slice = PortSlice::of(lo, hi, worker, workers).unwrap();
+                prop_assert_eq!(u32::from(slice.lo), next);
+                prop_assert!(slice.hi >= slice.lo);
+                next = u32::from(slice.hi) + 1;
+            }
+            prop_assert_eq!(next, u32::from(hi) + 1);
+        }
+    }
+
+    #[test]
+    fn fewer_ports_than_workers_is_no_slice() {
+        assert_eq!(PortSlice::of(10, 11, 0, 3), None);
+        assert_eq!(PortSlice::of(11, 10, 0, 1), None);
+    }
+
+    #[test]
+    fn a_free_port_in_the_slice_is_kept() {
+        let slice = PortSlice { lo: 1000, hi: 1999 };
+        let mut random = Random::new([1, 2]);
+        assert_eq!(slice.pick(1500, &mut random, |_| true), Some(1500));
+    }
+
+    #[test]
+    fn colliding_ports_are_drawn_without_a_pattern() {
+        let slice = PortSlice { lo: 16_384, hi: 65_535 };
+        let draw = |key| {
+            let mut random = Random::new(key);
+            (0..2000).map(|_| slice.pick(80, &mut random, |_| true).unwrap()).collect::<Vec<_>>()
+        };
+        let (ports, other) = (draw([1, 2]), draw([3, 4]));
+        assert!(ports.iter().all(|p| slice.contains(*p)));
+        assert!(ports.windows(2).filter(|w| w[1] == w[0].wrapping_add(1)).count() < 4);
+        assert_ne!(ports, other);
+        let quarter = ports.iter().filter(|p| **p < 16_384 + 12_288).count();
+        assert!((400..600).contains(&quarter), "{quarter}");
+    }
+
+    #[test]
+    fn a_small_slice_is_used_to_the_last_port() {
+        let slice = PortSlice { lo: 100, hi: 163 };
+        let mut random = Random::new([1, 2]);
+        let mut taken = std::collections::HashSet::new();
+        for _ in 0..64 {
+            let port = slice.pick(1, &mut random, |p| !taken.contains(&p)).unwrap();
+            assert!(taken.insert(port));
+        }
+        assert_eq!(slice.pick(1, &mut random, |p| !taken.contains(&p)), None);
+    }
+
+    #[test]
+    fn a_mapping_lives_as_long_as_its_last_flow() {
+        let mut mappings = Mappings::with_capacity(4);
+        mappings.hold(ENDPOINT, 2, OUTSIDE);
+        mappings.hold(ENDPOINT, 2, OUTSIDE);
+        mappings.release(&OUTSIDE);
+        assert_eq!(mappings.get(&ENDPOINT).unwrap().external, OUTSIDE);
+        mappings.release(&OUTSIDE);
+        assert_eq!(mappings.get(&ENDPOINT), None);
+        assert!(mappings.is_free(&OUTSIDE) && mappings.is_empty());
+    }
+
+    #[test]
+    fn a_detached_endpoint_maps_anew() {
+        let mut mappings = Mappings::with_capacity(4);
+        mappings.hold(ENDPOINT, 2, OUTSIDE);
+        mappings.detach(&ENDPOINT);
+        assert_eq!(mappings.get(&ENDPOINT), None);
+        let elsewhere = External { address: [203, 0, 113, 1], ..OUTSIDE };
+        mappings.hold(ENDPOINT, 1, elsewhere);
+        mappings.release(&OUTSIDE);
+        assert_eq!(mappings.get(&ENDPOINT).unwrap().external, elsewhere);
+    }
+}

@@ -1,0 +1,263 @@
+//! Choosing an uplink for a new flow: rules, then buckets.
+
+use weir_wire::hash::hash2;
+use weir_wire::icmp;
+use weir_wire::layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
+use weir_wire::layout::{MAX_POLICIES, NONE};
+use weir_wire::tcp;
+
+use weir_shm::control::{ControlRegion, Snapshot};
+
+/// Other buckets looked at when the first names an uplink that has just gone down: the control
+/// process has not published buckets without it yet.
+const RETRIES: u64 = 16;
+
+/// The fields of a packet that rules and buckets look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Port it came in by.
+    pub in_port: u8,
+    /// Source address, network order.
+    pub src: [u8; 4],
+    /// Destination address, network order.
+    pub dst: [u8; 4],
+    /// Source port, host order; ICMP: identifier.
+    pub sport: u16,
+    /// Destination port, host order; ICMP: identifier.
+    pub dport: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Differentiated services code point.
+    pub dscp: u8,
+}
+
+/// The policy of the first rule that matches, else the default.
+pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
+    let count = (half.rule_count as usize).min(half.rules.len());
+    half.rules[..count]
+        .iter()
+        .find(|rule| matches(rule, traffic))
+        .map_or(half.default_policy, |rule| rule.policy)
+}
+
+fn matches(rule: &Rule, t: &Traffic) -> bool {
+    let within = |range: [u16; 2], port: u16| range[0] <= port && port <= range[1];
+    let any_port = |range: [u16; 2]| range == [0, u16::MAX];
+    // The identifier of an ICMP query is no port: a rule about ports does not match it.
+    let ports_match =
+        |range, port| any_port(range) || (t.proto != icmp::PROTOCOL && within(range, port));
+    rule.in_ports >> (t.in_port & 63) & 1 == 1
+        && (rule.protocol == 0 || rule.protocol == t.proto)
+        && (rule.dscp == 0xff || rule.dscp == t.dscp)
+        && rule.source.contains4(t.src)
+        && rule.destination.contains4(t.dst)
+        && ports_match(rule.source_ports, t.sport)
+        && ports_match(rule.destination_ports, t.dport)
+}
+
+/// The uplink of a new flow under a policy; `None` when no member is usable.
+pub fn uplink(
+    snapshot: &Snapshot,
+    region: &ControlRegion,
+    key: [u64; 2],
+    policy: u8,
+    traffic: &Traffic,
+) -> Option<u8> {
+    let index = usize::from(policy);
+    let (table, policy) = (snapshot.buckets.get(index)?, snapshot.half.policies.get(index)?);
+    if policy.member_count == 0 || index >= MAX_POLICIES {
+        return None;
+    }
+    let mut hash = selection_hash(&snapshot.half, key, policy, traffic);
+    for _ in 0..RETRIES {
+        let uplink = table[(hash >> 48) as usize];
+        if uplink != NONE && usable(region, uplink) {
+            return Some(uplink);
+        }
+        hash = hash2(key, hash, 1);
+    }
+    None
+}
+
+/// May flows use the uplink?
+#[inline]
+pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
+    region.uplink_state(uplink) & uplink_state::USABLE != 0
+}
+
+/// The policy's key. Where a member translates, a UDP or ICMP endpoint must keep one mapping
+/// whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
+fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic) -> u64 {
+    let word = |a: [u8; 4], b: u32| u64::from(u32::from_be_bytes(a)) << 32 | u64::from(b);
+    let endpoint_only = t.proto != tcp::PROTOCOL && translates(half, policy);
+    let destination = if endpoint_only { 0 } else { u32::from_be_bytes(t.dst) };
+    let addresses = word(t.src, destination);
+    let flow = Selection::Flow as u8;
+    let source = Selection::Source as u8;
+    match policy.selection {
+        s if s == flow && endpoint_only => {
+            hash2(key, addresses, word([0, 0, 0, t.proto], t.sport.into()))
+        }
+        s if s == flow => {
+            let ports = u32::from(t.sport) << 16 | u32::from(t.dport);
+            hash2(key, addresses, word([0, 0, 0, t.proto], ports))
+        }
+        s if s == source => hash2(key, word(t.src, 0), 0),
+        _ => hash2(key, addresses, 0),
+    }
+}
+
+fn translates(half: &ControlHalf, policy: &Policy) -> bool {
+    let count = usize::from(policy.member_count).min(policy.members.len());
+    policy.members[..count].iter().any(|member| {
+        let uplink = half.uplinks.get(usize::from(member.uplink));
+        uplink.is_some_and(|u| u.translate == Translate::Nat44 as u8)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_shm::control::ControlWriter;
+    use weir_wire::layout::control::{BUCKETS, Member, Name, Prefix};
+
+    const UDP: u8 = 17;
+    const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
+
+    fn traffic() -> Traffic {
+        Traffic {
+            in_port: 0,
+            src: [10, 77, 1, 5],
+            dst: [198, 51, 100, 1],
+            sport: 40_000,
+            dport: 443,
+            proto: tcp::PROTOCOL,
+            dscp: 0,
+        }
+    }
+
+    fn any_rule(policy: u8) -> Rule {
+        let mut rule: Rule = zerocopy_zeroed();
+        rule.in_ports = u64::MAX;
+        (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
+        (rule.dscp, rule.policy) = (0xff, policy);
+        (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [0, u16::MAX]);
+        rule
+    }
+
+    fn zerocopy_zeroed() -> Rule {
+        Snapshot::new().half.rules[0]
+    }
+
+    /// A region with two NAT uplinks, each with half of the buckets.
+    fn two_uplinks(selection: Selection) -> (ControlWriter, Box<Snapshot>) {
+        let mut writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
+        let mut half = Snapshot::new().half;
+        for uplink in 0..2u8 {
+            half.uplinks[usize::from(uplink)].translate = Translate::Nat44 as u8;
+            half.policies[0].members[usize::from(uplink)] = Member { uplink, tier: 1, weight: 1 };
+            writer.set_uplink_state(uplink, uplink_state::USABLE);
+        }
+        half.policies[0].name = Name::new("both");
+        half.policies[0].member_count = 2;
+        half.policies[0].selection = selection as u8;
+        let mut table = [0; BUCKETS];
+        table[BUCKETS / 2..].fill(1);
+        writer.publish(&mut half, &[&table]);
+        let snapshot = writer.region().snapshot().unwrap();
+        (writer, snapshot)
+    }
+
+    fn chosen(selection: Selection, traffic: impl Iterator<Item = Traffic>) -> [usize; 2] {
+        let (writer, snapshot) = two_uplinks(selection);
+        let mut count = [0; 2];
+        for t in traffic {
+            count[usize::from(uplink(&snapshot, writer.region(), KEY, 0, &t).unwrap())] += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let mut half = Snapshot::new().half;
+        half.default_policy = 9;
+        half.rules[0] = Rule { protocol: UDP, ..any_rule(1) };
+        half.rules[1] = Rule { destination_ports: [443, 443], ..any_rule(2) };
+        half.rules[2] = any_rule(3);
+        half.rule_count = 3;
+        assert_eq!(policy(&half, &traffic()), 2);
+        assert_eq!(policy(&half, &Traffic { proto: UDP, ..traffic() }), 1);
+        assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 3);
+        half.rule_count = 2;
+        assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 9);
+    }
+
+    #[test]
+    fn each_criterion_of_a_rule_can_refuse() {
+        let hit = |rule: Rule| matches(&rule, &traffic());
+        assert!(hit(any_rule(0)));
+        assert!(hit(Rule { in_ports: 1, ..any_rule(0) }));
+        assert!(!hit(Rule { in_ports: 2, ..any_rule(0) }));
+        assert!(hit(Rule { source: Prefix::v4([10, 77, 0, 0], 16), ..any_rule(0) }));
+        assert!(!hit(Rule { source: Prefix::v4([10, 78, 0, 0], 16), ..any_rule(0) }));
+        assert!(!hit(Rule { destination: Prefix::v4([198, 51, 100, 2], 32), ..any_rule(0) }));
+        assert!(!hit(Rule { dscp: 46, ..any_rule(0) }));
+        assert!(!hit(Rule { source_ports: [1, 1023], ..any_rule(0) }));
+    }
+
+    #[test]
+    fn an_icmp_identifier_is_no_port() {
+        let ping = Traffic { proto: icmp::PROTOCOL, sport: 443, dport: 443, ..traffic() };
+        assert!(!matches(&Rule { destination_ports: [443, 443], ..any_rule(0) }, &ping));
+        assert!(matches(&any_rule(0), &ping));
+    }
+
+    #[test]
+    fn flows_spread_by_the_buckets() {
+        let flows = (0..10_000u16).map(|n| Traffic { sport: n, ..traffic() });
+        let [a, b] = chosen(Selection::Flow, flows);
+        assert!(a.abs_diff(b) < 400, "{a} {b}");
+    }
+
+    #[test]
+    fn a_source_and_destination_keep_their_uplink() {
+        let flows = (0..1000u16).map(|n| Traffic { sport: n, ..traffic() });
+        let count = chosen(Selection::SourceDestination, flows);
+        assert!(count.contains(&1000));
+        let sites = (0..1000u32).map(|n| Traffic { dst: n.to_be_bytes(), ..traffic() });
+        assert!(chosen(Selection::SourceDestination, sites).iter().all(|n| *n > 400));
+    }
+
+    #[test]
+    fn a_udp_endpoint_behind_nat_keeps_its_uplink_whatever_it_talks_to() {
+        for selection in [Selection::Flow, Selection::SourceDestination, Selection::Source] {
+            let flows = (0..1000u32).map(|n| Traffic {
+                dst: n.to_be_bytes(),
+                dport: n as u16,
+                proto: UDP,
+                ..traffic()
+            });
+            assert!(chosen(selection, flows).contains(&1000), "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn udp_endpoints_spread_by_the_buckets() {
+        let flows = (0..10_000u16).map(|n| Traffic { sport: n, proto: UDP, ..traffic() });
+        let [a, b] = chosen(Selection::Flow, flows);
+        assert!(a.abs_diff(b) < 400, "{a} {b}");
+    }
+
+    #[test]
+    fn an_uplink_that_just_went_down_takes_no_new_flow() {
+        let (writer, snapshot) = two_uplinks(Selection::Flow);
+        writer.set_uplink_state(0, 0);
+        let choose = |n| {
+            let t = Traffic { sport: n, ..traffic() };
+            uplink(&snapshot, writer.region(), KEY, 0, &t)
+        };
+        assert!((0..1000).all(|n| choose(n) == Some(1)));
+        writer.set_uplink_state(1, 0);
+        assert!((0..1000).all(|n| choose(n).is_none()));
+    }
+}
