@@ -1,0 +1,303 @@
+//! Our parser against etherparse, on generated frames and on mutations of them.
+//!
+//! Where they differ on purpose:
+//!
+//! | case | ours | etherparse |
+//! |---|---|---|
+//! | IPv4 header checksum wrong | rejects | does not look |
+//! | first fragment whose transport header is cut or contradicts itself | rejects | does not look |
+//! | ICMP error without an inner IP header of its family | rejects | takes it |
+//! | UDP length 0 (jumbogram) | rejects | takes it as the rest of the packet |
+//! | IPv6 payload length 0 (jumbogram) | takes it as empty | takes it as the rest of the frame |
+//! | two VLAN tags, service tags | rejects | takes up to three |
+//! | IPv4 options, IPv6 extension headers | leaves the rest to the slow path | walks on |
+//! | IGMP, AH, ICMP of the other family, ICMP timestamps | other protocol, unread | reads them |
+
+mod common;
+
+use std::cell::Cell;
+
+use common::{Spec, Transport, fix_ipv4_checksum, flows, samples};
+use etherparse::{
+    Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, LinkExtSlice, SlicedPacket,
+    TransportSlice,
+};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use weir_wire::parse::{Kind, Parsed, Reject, parse, parse6};
+
+/// Whether an IPv4 header's checksum is right. From the bytes: etherparse's parsed header forgets the
+/// reserved flag.
+fn is_intact(header: &[u8]) -> bool {
+    etherparse::checksum::Sum16BitWords::new().add_slice(header).ones_complement() == 0
+}
+
+/// Ports and TCP flags as etherparse has them, echo's identifier as ports.
+fn transport(packet: &SlicedPacket<'_>) -> ([u8; 2], [u8; 2], u8) {
+    match packet.transport.as_ref().expect("a transport") {
+        TransportSlice::Tcp(tcp) => {
+            let bits = [
+                tcp.fin(),
+                tcp.syn(),
+                tcp.rst(),
+                tcp.psh(),
+                tcp.ack(),
+                tcp.urg(),
+                tcp.ece(),
+                tcp.cwr(),
+            ];
+            let flags = bits.iter().rev().fold(0, |flags, bit| flags << 1 | u8::from(*bit));
+            (tcp.source_port().to_be_bytes(), tcp.destination_port().to_be_bytes(), flags)
+        }
+        TransportSlice::Udp(udp) => {
+            (udp.source_port().to_be_bytes(), udp.destination_port().to_be_bytes(), 0)
+        }
+        TransportSlice::Icmpv4(icmp) => {
+            assert!(matches!(icmp.type_u8(), 0 | 8));
+            let [a, b, ..] = icmp.bytes5to8();
+            ([a, b], [a, b], 0)
+        }
+        TransportSlice::Icmpv6(icmp) => {
+            assert!(matches!(icmp.type_u8(), 128 | 129));
+            let [a, b, ..] = icmp.bytes5to8();
+            ([a, b], [a, b], 0)
+        }
+        other => panic!("no flow: {other:?}"),
+    }
+}
+
+/// Checks VLAN tag and transport of an accepted frame.
+fn agree<A>(frame: &[u8], parsed: &Parsed<A>) {
+    match SlicedPacket::from_ethernet(frame) {
+        Ok(packet) => {
+            let vlan = match packet.link_exts.first() {
+                Some(LinkExtSlice::Vlan(tag)) => tag.vlan_identifier().value(),
+                Some(other) => panic!("not a VLAN tag: {other:?}"),
+                None => 0,
+            };
+            assert_eq!(parsed.vlan, vlan);
+            assert_eq!(usize::from(parsed.l3), 14 + 4 * packet.link_exts.len());
+            match parsed.kind {
+                Kind::Flow => {
+                    let ours = (parsed.sport, parsed.dport, parsed.tcp_flags);
+                    assert_eq!(ours, transport(&packet));
+                }
+                Kind::IcmpError => assert!(matches!(
+                    packet.transport,
+                    Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_))
+                )),
+                Kind::OtherProtocol => assert!(
+                    !matches!(
+                        packet.transport,
+                        Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))
+                    ) || parsed.proto == 51
+                ),
+                Kind::Fragment { .. } | Kind::Options => {}
+            }
+        }
+        Err(error) => assert!(
+            !matches!(parsed.kind, Kind::Flow | Kind::IcmpError),
+            "{:?} to us, but {error}",
+            parsed.kind
+        ),
+    }
+}
+
+fn agree4(frame: &[u8]) -> Result<Kind, Reject> {
+    let parsed = match parse(frame) {
+        Ok(parsed) => parsed,
+        Err(reject) => {
+            justify(frame, reject, 0x0800);
+            return Err(reject);
+        }
+    };
+    let l3 = usize::from(parsed.l3);
+    let ip = Ipv4HeaderSlice::from_slice(&frame[l3..]).expect("an IPv4 header");
+    assert_eq!((parsed.src, parsed.dst), (ip.source(), ip.destination()));
+    assert_eq!((parsed.ttl, parsed.dscp), (ip.ttl(), ip.dcp().value()));
+    assert_eq!(parsed.proto, ip.protocol().0);
+    assert_eq!(usize::from(parsed.l4), l3 + ip.slice().len());
+    assert_eq!(usize::from(parsed.end), l3 + usize::from(ip.total_len()));
+    assert!(usize::from(parsed.end) <= frame.len());
+    match parsed.kind {
+        Kind::Options => assert!(!ip.options().is_empty()),
+        kind => {
+            assert!(ip.options().is_empty());
+            assert!(is_intact(ip.slice()));
+            let first = ip.fragments_offset().value() == 0;
+            let fragment = ip.is_fragmenting_payload().then_some(Kind::Fragment { first });
+            assert_eq!(matches!(kind, Kind::Fragment { .. }).then_some(kind), fragment);
+        }
+    }
+    agree(frame, &parsed);
+    Ok(parsed.kind)
+}
+
+fn agree6(frame: &[u8]) -> Result<Kind, Reject> {
+    let parsed = match parse6(frame) {
+        Ok(parsed) => parsed,
+        Err(reject) => {
+            justify(frame, reject, 0x86dd);
+            return Err(reject);
+        }
+    };
+    let l3 = usize::from(parsed.l3);
+    let ip = Ipv6HeaderSlice::from_slice(&frame[l3..]).expect("an IPv6 header");
+    assert_eq!((parsed.src, parsed.dst), (ip.source(), ip.destination()));
+    assert_eq!((parsed.ttl, parsed.dscp), (ip.hop_limit(), ip.traffic_class() >> 2));
+    assert_eq!(usize::from(parsed.end), l3 + 40 + usize::from(ip.payload_length()));
+    assert!(usize::from(parsed.end) <= frame.len());
+    let next = ip.next_header();
+    match parsed.kind {
+        Kind::Fragment { first } => {
+            let header = Ipv6FragmentHeaderSlice::from_slice(&frame[l3 + 40..]).unwrap();
+            assert_eq!(next.0, 44);
+            assert_eq!(first, header.fragment_offset().value() == 0);
+            assert_eq!(usize::from(parsed.l4), l3 + 48);
+            assert_eq!(parsed.proto, header.next_header().0);
+        }
+        kind => {
+            assert_ne!(next.0, 44);
+            assert_eq!((usize::from(parsed.l4), parsed.proto), (l3 + 40, next.0));
+            // To etherparse ESP is an extension header; nobody walks past it.
+            let extension = next.is_ipv6_ext_header_value() && next.0 != 50;
+            assert_eq!(kind == Kind::Options, extension);
+        }
+    }
+    // A jumbogram to etherparse, empty to us.
+    if ip.payload_length() != 0 {
+        agree(frame, &parsed);
+    }
+    Ok(parsed.kind)
+}
+
+/// Checks that a refusal is etherparse's too, or one of those in the table above.
+fn justify(frame: &[u8], reject: Reject, ethertype: u16) {
+    let oracle = SlicedPacket::from_ethernet(frame);
+    let word = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let tagged = word(12) == Some(0x8100);
+    let l3 = if tagged { 18 } else { 14 };
+    match reject {
+        Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 => {
+            assert_ne!(word(l3 - 2), Some(ethertype));
+        }
+        Reject::StackedVlan => {
+            let service = matches!(word(12), Some(0x88a8 | 0x9100));
+            assert!(service || oracle.is_err() || oracle.unwrap().link_exts.len() > 1);
+        }
+        Reject::BadChecksum => {
+            let ip = Ipv4HeaderSlice::from_slice(&frame[l3..]).expect("an IPv4 header");
+            assert!(!is_intact(ip.slice()));
+        }
+        Reject::Truncated | Reject::BadHeader | Reject::BadLength => {
+            assert!(
+                oracle.is_err() || stricter(frame, l3),
+                "{reject:?} to us, taken by etherparse"
+            );
+        }
+    }
+}
+
+/// Whether a frame that etherparse takes is one that only we look into so far.
+fn stricter(frame: &[u8], l3: usize) -> bool {
+    let packet = &frame[l3..];
+    let (first_fragment, proto, l4, len) = match packet[0] >> 4 {
+        4 => {
+            let ip = Ipv4HeaderSlice::from_slice(packet).unwrap();
+            let first = ip.is_fragmenting_payload() && ip.fragments_offset().value() == 0;
+            (first, ip.protocol().0, 20, usize::from(ip.total_len()) - 20)
+        }
+        _ => {
+            let ip = Ipv6HeaderSlice::from_slice(packet).unwrap();
+            let len = usize::from(ip.payload_length());
+            if len == 0 {
+                return true;
+            }
+            (ip.next_header().0 == 44, ip.next_header().0, 40, len)
+        }
+    };
+    let transport = &packet[l4..l4 + len];
+    let inner_version = transport.get(8).map(|byte| byte >> 4);
+    first_fragment
+        || match proto {
+            1 => {
+                matches!(transport[0], 3 | 4 | 5 | 11 | 12)
+                    && (len < 28 || inner_version != Some(4))
+            }
+            58 => transport[0] < 128 && (len < 48 || inner_version != Some(6)),
+            17 => transport[4..6] == [0, 0],
+            _ => false,
+        }
+}
+
+proptest! {
+    #[test]
+    fn generated_flows_read_as_etherparse_reads_them(spec in flows(false)) {
+        let frame = spec.build();
+        prop_assert_eq!(agree4(&frame), Ok(Kind::Flow));
+        let parsed = parse(&frame).unwrap();
+        prop_assert_eq!((parsed.src, parsed.dst), (spec.src4(), spec.dst4()));
+        prop_assert_eq!(parsed.sport, spec.sport.to_be_bytes());
+        prop_assert_eq!(usize::from(parsed.end), frame.len() - spec.padding);
+        if let Transport::Tcp { flags, .. } = spec.transport {
+            prop_assert_eq!(parsed.tcp_flags, flags);
+        }
+    }
+
+    #[test]
+    fn generated_ipv6_flows_read_as_etherparse_reads_them(spec in flows(true)) {
+        let frame = spec.build();
+        prop_assert_eq!(agree6(&frame), Ok(Kind::Flow));
+        let parsed = parse6(&frame).unwrap();
+        prop_assert_eq!((parsed.src, parsed.dst), (spec.src, spec.dst));
+        prop_assert_eq!(parsed.sport, spec.sport.to_be_bytes());
+        prop_assert_eq!(usize::from(parsed.end), frame.len() - spec.padding);
+    }
+}
+
+/// A sample with up to four bytes of its headers changed, cut at random half of the time.
+fn mutations() -> impl Strategy<Value = Vec<u8>> {
+    let frames: Vec<(Vec<u8>, usize)> =
+        samples().iter().map(|spec: &Spec| (spec.build(), spec.l3())).collect();
+    let changes = proptest::collection::vec((10..80usize, any::<u8>()), 0..4);
+    let cut = proptest::option::of(0..140usize);
+    (proptest::sample::select(frames), changes, cut, any::<bool>()).prop_map(
+        |((mut frame, l3), changes, cut, fix)| {
+            for (at, value) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            if fix && frame.get(l3).is_some_and(|byte| byte >> 4 == 4) {
+                fix_ipv4_checksum(&mut frame, l3);
+            }
+            frame.truncate(cut.unwrap_or(frame.len()));
+            frame
+        },
+    )
+}
+
+#[test]
+fn mutated_frames_read_as_etherparse_reads_them() {
+    let (flows, others, rejects) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
+    let mut runner =
+        TestRunner::new(Config { cases: 20_000, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&mutations(), |frame| {
+            for outcome in [agree4(&frame), agree6(&frame)] {
+                match outcome {
+                    Ok(Kind::Flow) => count(&flows),
+                    Ok(_) => count(&others),
+                    Err(Reject::Ipv4 | Reject::Ipv6) => {}
+                    Err(_) => count(&rejects),
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    // The property means nothing unless all three outcomes are common.
+    assert!(flows.get() > 500, "{} flows", flows.get());
+    assert!(others.get() > 500, "{} other packets", others.get());
+    assert!(rejects.get() > 500, "{} rejects", rejects.get());
+}
