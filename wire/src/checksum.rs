@@ -11,7 +11,7 @@ use core::ops::Add;
 const fn fold(wide: u64) -> u16 {
     let wide = (wide & 0xffff_ffff) + (wide >> 32);
     let wide = (wide & 0xffff) + (wide >> 16 & 0xffff) + (wide >> 32);
-    let wide = (wide & 0xffff) + (wide >> 16);
+    // At most 0x1_FFFE by now: one more fold carries no further.
     ((wide & 0xffff) + (wide >> 16)) as u16
 }
 

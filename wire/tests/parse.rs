@@ -231,6 +231,14 @@ fn a_first_fragment_may_hold_less_than_the_datagram() {
 }
 
 #[test]
+fn a_first_fragment_may_split_tcp_options() {
+    let mut frame = Spec { fragment: Some((0, true)), ..v4(TCP) }.build();
+    frame[17] = 20 + 24;
+    fix_ipv4_checksum(&mut frame, 14);
+    assert_eq!(parse(&frame).unwrap().kind, Kind::Fragment { first: true });
+}
+
+#[test]
 fn a_first_fragment_that_splits_the_transport_header_is_truncated() {
     let fragment = Some((0, true));
     let mut frame = Spec { fragment, ..v4(TCP) }.build();
@@ -263,6 +271,16 @@ fn an_icmp_error_with_its_inner_header_is_an_error() {
     let payload = v6(Transport::Udp).build()[14..].to_vec();
     let parsed = parse6(&Spec { payload, ..v6(Transport::IcmpError) }.build()).unwrap();
     assert_eq!((parsed.kind, parsed.sport), (Kind::IcmpError, [0; 2]));
+}
+
+#[test]
+fn an_icmpv6_error_of_an_unknown_type_is_an_error() {
+    let payload = v6(Transport::Udp).build()[14..].to_vec();
+    let mut frame = Spec { payload, ..v6(Transport::IcmpError) }.build();
+    for kind in [0, 5, 127] {
+        frame[54] = kind;
+        assert_eq!(parse6(&frame).unwrap().kind, Kind::IcmpError);
+    }
 }
 
 #[test]

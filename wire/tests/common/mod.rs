@@ -187,7 +187,9 @@ pub fn samples() -> Vec<Spec> {
                 specs.push(Spec { vlan, fragment, ..Spec::new(v6, transport) });
             }
             let error = Spec::new(v6, Transport::IcmpError);
-            specs.push(Spec { vlan, payload: inner(v6), ..error });
+            let error = Spec { vlan, payload: inner(v6), ..error };
+            specs.push(Spec { fragment: Some((0, true)), ..error.clone() });
+            specs.push(error);
             let later = Some((3, false));
             specs.push(Spec { vlan, fragment: later, ..Spec::new(v6, Transport::Other(17)) });
             specs.push(Spec { vlan, ip_option_words: 2, ..Spec::new(v6, Transport::Udp) });
