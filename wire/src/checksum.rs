@@ -22,20 +22,35 @@ pub const fn add(a: u16, b: u16) -> u16 {
     sum + carry as u16
 }
 
+/// As [`add`], for accumulators.
+#[inline]
+const fn add_wide(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
 /// Sum of `data`; an odd last byte is the high half of a word (RFC 1071 §1).
 #[inline]
 pub fn sum(data: &[u8]) -> u16 {
-    let (words, rest) = data.as_chunks::<8>();
-    let mut tail = [0; 8];
-    for (to, from) in tail.iter_mut().zip(rest) {
-        *to = *from;
-    }
     // Summed in memory order and swapped once at the end: RFC 1071 §2(B).
-    let mut total = u64::from_ne_bytes(tail);
+    let (words, rest) = data.as_chunks::<8>();
+    let mut total: u64 = 0;
     for word in words {
-        let (sum, carry) = total.overflowing_add(u64::from_ne_bytes(*word));
-        total = sum + u64::from(carry);
+        total = add_wide(total, u64::from_ne_bytes(*word));
     }
+    let (four, rest) = match rest.split_first_chunk() {
+        Some((bytes, rest)) => (u32::from_ne_bytes(*bytes), rest),
+        None => (0, rest),
+    };
+    let (two, rest) = match rest.split_first_chunk() {
+        Some((bytes, rest)) => (u16::from_ne_bytes(*bytes), rest),
+        None => (0, rest),
+    };
+    let one = match rest {
+        [byte] => u16::from_ne_bytes([*byte, 0]),
+        _ => 0,
+    };
+    total = add_wide(total, u64::from(four) + u64::from(two) + u64::from(one));
     u16::from_be(fold(total))
 }
 
