@@ -146,14 +146,17 @@ impl Engine {
         self.take(batch, now, out);
     }
 
-    /// As [`Self::process`], for frames that another worker handed over.
+    /// As [`Self::process`], for frames that another worker handed over, of which `lost` more
+    /// found no frame here.
     pub fn process_handed_over<B: Buffer>(
         &mut self,
         batch: &mut Vec<Received<B>>,
+        lost: usize,
         now: u32,
         out: &mut impl Output<B>,
     ) {
-        self.lane.add(Counter::UserHandoverIn, batch.len() as u64);
+        self.lane.add(Counter::UserHandoverIn, (batch.len() + lost) as u64);
+        self.lane.add(Counter::DropNoFrame, lost as u64);
         self.take(batch, now, out);
     }
 

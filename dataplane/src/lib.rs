@@ -17,11 +17,14 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod attach;
 pub mod engine;
 pub mod flows;
 pub mod fragments;
+pub mod handover;
 pub mod icmp_error;
 pub mod link;
 pub mod nat;
 pub mod packet;
 pub mod steering;
+pub mod worker;

@@ -33,6 +33,28 @@ pub struct Received<B> {
     pub device: u8,
 }
 
+impl Buffer for weir_xsk::Frame<'_> {
+    fn data(&self) -> &[u8] {
+        self.data()
+    }
+
+    fn data_mut(&mut self) -> &mut [u8] {
+        self.data_mut()
+    }
+
+    fn grow_front(&mut self, n: usize) -> bool {
+        self.grow_front(n)
+    }
+
+    fn shrink_front(&mut self, n: usize) -> bool {
+        self.shrink_front(n)
+    }
+
+    fn set_data(&mut self, data: &[u8]) -> bool {
+        self.set_data(data)
+    }
+}
+
 /// A frame in ordinary memory, with room for a tag in front: for tests, and for measuring without
 /// a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,156 @@
+//! The XDP program on its devices. Links are pinned, so the program stays when the process goes;
+//! a new process puts its own program in their place in one step.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{MapData, XskMap};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use weir_ebpf::{OBJECT, names};
+use weir_shm::Pins;
+use weir_shm::pins::name;
+use weir_wire::layout::MAX_QUEUES;
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpChoice {
+    /// In the driver, else generic with a warning.
+    Auto,
+    /// In the driver or an error.
+    Native,
+    /// In the kernel's generic hook, whatever the driver can do.
+    Generic,
+}
+
+/// How a device carries the program, as published in the status page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Attached {
+    /// In the driver.
+    Native = 1,
+    /// Generic.
+    Generic = 2,
+}
+
+/// The loaded program and its map of sockets.
+pub struct Program {
+    ebpf: Ebpf,
+    sockets: XskMap<MapData>,
+    pins: Pins,
+}
+
+impl Program {
+    /// Loads the program on the pinned regions, which must exist.
+    pub fn load(pins: &Pins) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in [name::CONTROL, name::STATUS, name::COUNTERS, name::FLOWS4, name::HOSTS4] {
+            loader.map_pin_path(map, pins.path(map));
+        }
+        let mut ebpf = loader.load(OBJECT).context("cannot load the XDP object")?;
+        let map = ebpf
+            .take_map(names::XSKS)
+            .ok_or_else(|| anyhow!("the XDP object has no {}", names::XSKS))?;
+        let sockets = XskMap::try_from(map)?;
+        let mut program = Self { ebpf, sockets, pins: pins.clone() };
+        program.xdp()?.load().context("the kernel refused the XDP program")?;
+        Ok(program)
+    }
+
+    /// Sends a queue's transit to a socket.
+    pub fn set_socket(&mut self, device: u8, queue: u32, socket: impl AsRawFd) -> Result<()> {
+        let index = u32::from(device) * MAX_QUEUES as u32 + queue;
+        self.sockets.set(index, socket, 0).context("cannot enter a socket in the XDP program's map")
+    }
+
+    /// Puts the program on a device, in place of an earlier process's.
+    pub fn attach(&mut self, ifindex: u32, interface: &str, choice: XdpChoice) -> Result<Attached> {
+        for mode in [Attached::Native, Attached::Generic] {
+            let pin = self.pin(mode, ifindex);
+            if !pin.exists() {
+                continue;
+            }
+            match self.replace(&pin) {
+                Ok(()) => return Ok(mode),
+                // The interface went and another has its number.
+                Err(error) => {
+                    tracing::debug!(interface, "pinned link is dead: {error:#}");
+                    std::fs::remove_file(&pin)
+                        .with_context(|| format!("cannot remove {}", pin.display()))?;
+                }
+            }
+        }
+        let modes: &[_] = match choice {
+            XdpChoice::Auto => {
+                &[(XdpMode::Driver, Attached::Native), (XdpMode::Skb, Attached::Generic)]
+            }
+            XdpChoice::Native => &[(XdpMode::Driver, Attached::Native)],
+            XdpChoice::Generic => &[(XdpMode::Skb, Attached::Generic)],
+        };
+        let mut refused = None;
+        for (mode, attached) in modes {
+            match self.xdp()?.attach_to_if_index(ifindex, *mode) {
+                Ok(id) => {
+                    let link: FdLink = self.xdp()?.take_link(id)?.try_into()?;
+                    let pin = self.pin(*attached, ifindex);
+                    link.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+                    if *attached == Attached::Generic {
+                        tracing::warn!(
+                            interface,
+                            "no native XDP: generic mode costs an skb per packet, several times the work"
+                        );
+                    }
+                    return Ok(*attached);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let error = refused.map_or_else(|| anyhow!("no mode to try"), anyhow::Error::from);
+        Err(error.context(format!(
+            "cannot attach XDP to {interface}: if another XDP program is there, remove it with `ip link set dev {interface} xdp off`"
+        )))
+    }
+
+    /// Takes the program off devices that are no longer ours.
+    pub fn detach_others(&self, ours: &BTreeSet<u32>) -> Result<()> {
+        let directory = self.pins.directory();
+        for entry in std::fs::read_dir(directory)
+            .with_context(|| format!("cannot list {}", directory.display()))?
+        {
+            let entry = entry?;
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let Some(link) = file.strip_prefix(name::LINK) else { continue };
+            let ifindex = link.rsplit('-').next().and_then(|n| n.parse().ok());
+            if !ifindex.is_some_and(|ifindex| ours.contains(&ifindex)) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin(&self, mode: Attached, ifindex: u32) -> std::path::PathBuf {
+        let mode = match mode {
+            Attached::Native => "native",
+            Attached::Generic => "generic",
+        };
+        self.pins.path(&format!("{}{mode}-{ifindex}", name::LINK))
+    }
+
+    fn replace(&mut self, pin: &std::path::Path) -> Result<()> {
+        let link: FdLink = PinnedLink::from_pin(pin)?.into();
+        let id = self.xdp()?.attach_to_link(XdpLink::try_from(link)?)?;
+        // Dropping the descriptor leaves the pinned link attached.
+        drop(self.xdp()?.take_link(id)?);
+        Ok(())
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(names::PROGRAM);
+        Ok(program
+            .ok_or_else(|| anyhow!("the XDP object has no program {}", names::PROGRAM))?
+            .try_into()?)
+    }
+}

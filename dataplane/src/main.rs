@@ -1,0 +1,364 @@
+//! `weir-dataplane`: attaches the XDP program, runs the workers, and starts them anew when the
+//! devices or the number of workers change. All it needs to know is in the control page.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Parser, ValueEnum};
+use weir_dataplane::attach::{Program, XdpChoice};
+use weir_dataplane::engine::Regions;
+use weir_dataplane::handover::Handover;
+use weir_dataplane::worker::{self, DevicePlan, Plan, Shared};
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::counters::Counters;
+use weir_shm::flows::FlowTable4;
+use weir_shm::hosts::Hosts4;
+use weir_shm::map::Access;
+use weir_shm::neighbours::Neighbours;
+use weir_shm::status::Status;
+use weir_shm::{Pins, pins};
+use weir_wire::layout::MAX_DEVICES;
+use weir_wire::layout::control::ControlHalf;
+use weir_wire::layout::status::DeviceStatus;
+use weir_xsk::BindMode;
+use zerocopy::FromZeros;
+
+/// The user tier of weir: forwards packets between LAN ports and uplinks.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+struct Arguments {
+    /// Directory of the shared memory, on a BPF file system.
+    #[arg(long, default_value = pins::DEFAULT_DIRECTORY)]
+    pins: PathBuf,
+    /// Where the XDP program runs.
+    #[arg(long, value_enum, default_value_t = XdpArgument::Auto)]
+    xdp: XdpArgument,
+    /// How frames reach user space. Zero-copy is for drivers known to be sound with it.
+    #[arg(long, value_enum, default_value_t = BindArgument::Copy)]
+    bind: BindArgument,
+    /// Slots of each AF_XDP ring, a power of two.
+    #[arg(long, default_value_t = 2048, value_parser = ring_size)]
+    ring_size: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum XdpArgument {
+    /// In the driver, else generic.
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the kernel's generic hook.
+    Generic,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BindArgument {
+    /// Zero-copy where the driver offers it.
+    Auto,
+    /// Copied by the kernel: every driver.
+    Copy,
+    /// Zero-copy or not at all.
+    ZeroCopy,
+}
+
+fn ring_size(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(n) if n.is_power_of_two() && (64..=16_384).contains(&n) => Ok(n),
+        _ => Err("must be a power of two from 64 to 16384".into()),
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
+    }
+    let pins = Pins::create(&arguments.pins)?;
+    let control = ControlRegion::open(&pins, Access::Write)?;
+    let status = Status::open(&pins, Access::Write)?;
+    claim(&status)?;
+    let done = serve(&arguments, &pins, &control, &status, &stop);
+    status.set_workers(0);
+    status.set_pid(0);
+    done
+}
+
+/// One dataplane per directory.
+fn claim(status: &Status) -> Result<()> {
+    let (other, ours) = (status.pid(), u64::from(std::process::id()));
+    let name = std::fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
+    if other != 0 && other != ours && name.trim() == "weir-dataplane" {
+        bail!(
+            "weir-dataplane already runs as process {other}: stop it first, or give another --pins directory"
+        );
+    }
+    status.set_pid(ours);
+    Ok(())
+}
+
+fn serve(
+    arguments: &Arguments,
+    pins: &Pins,
+    control: &ControlRegion,
+    status: &Status,
+    stop: &Arc<AtomicBool>,
+) -> Result<()> {
+    let Some(mut snapshot) = wait_for_control(control, stop) else { return Ok(()) };
+    let mut entropy = [0u8; 16];
+    rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers")?;
+    let [a, b] =
+        [0, 8].map(|at| u64::from_ne_bytes(entropy[at..at + 8].try_into().expect("8 bytes")));
+    if status.hash_key() == [0; 2] {
+        status.set_hash_key([a, b]);
+    }
+    let regions = Regions {
+        control: control.clone(),
+        flows: open_flows(pins, status, snapshot.half.flow_slots)?,
+        neighbours: Neighbours::open(pins, Access::Write)?,
+        counters: Counters::open(pins, Access::Write)?,
+        hash_key: status.hash_key(),
+    };
+    regions.flows.recover();
+    Hosts4::open(pins)?;
+    let program = Mutex::new(Program::load(pins)?);
+    while !stop.load(Ordering::Relaxed) {
+        let layout = Layout::of(&snapshot.half)?;
+        run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
+            control
+                .snapshot()
+                .and_then(|now| Layout::of(&now.half).ok())
+                .is_some_and(|now| now != layout)
+        })?;
+        let Some(now) = control.snapshot() else {
+            bail!("the control page is damaged: restart weir-control")
+        };
+        snapshot = now;
+    }
+    tracing::info!("stopped; the XDP program stays attached (remove it with `weir detach`)");
+    Ok(())
+}
+
+fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Snapshot>> {
+    let mut told = false;
+    while !stop.load(Ordering::Relaxed) {
+        let snapshot = control.snapshot();
+        if snapshot.is_some() {
+            return snapshot;
+        }
+        if !told {
+            tracing::info!("waiting for weir-control to publish a configuration");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+fn open_flows(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable4> {
+    let exists = pins.path(pins::name::FLOWS4).exists();
+    let table = FlowTable4::open(pins, wanted)?;
+    if !exists {
+        status.set_flows4(table.capacity());
+    } else if status.check_flows4(pins, table.capacity())?.is_none() {
+        bail!(
+            "{} is there but the status page does not vouch for it: run `weir detach`, then start again",
+            pins.path(pins::name::FLOWS4).display()
+        );
+    }
+    if table.capacity() != wanted {
+        tracing::warn!(
+            slots = table.capacity(),
+            wanted,
+            "the flow table keeps its size until `weir detach`"
+        );
+    }
+    Ok(table)
+}
+
+/// What a change of needs the workers started anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Layout {
+    workers: u8,
+    cores: Vec<Option<usize>>,
+    devices: Vec<DevicePlan>,
+}
+
+impl Layout {
+    fn of(half: &ControlHalf) -> Result<Self> {
+        let workers = half.workers.max(1);
+        let mut devices = Vec::new();
+        for (index, device) in half.devices.iter().enumerate().filter(|(_, d)| d.ifindex != 0) {
+            if device.queues < u32::from(workers) {
+                bail!(
+                    "{} has {} queues for {workers} workers: raise them with `ethtool -L {0} combined {workers}`, or lower [gateway] workers",
+                    device.name.as_str(),
+                    device.queues
+                );
+            }
+            devices.push(DevicePlan {
+                device: index as u8,
+                ifindex: device.ifindex,
+                name: device.name.as_str().to_owned(),
+                queues: (0..device.queues).collect(),
+                mtu: device.mtu,
+            });
+        }
+        let core = |core: &u16| (*core != u16::MAX).then_some(usize::from(*core));
+        let cores = half.cores.iter().take(workers.into()).map(core).collect();
+        Ok(Self { workers, cores, devices })
+    }
+
+    fn of_worker(&self, worker: u8) -> Vec<DevicePlan> {
+        let ours = |queue: &u32| queue % u32::from(self.workers) == u32::from(worker);
+        let mut devices = self.devices.clone();
+        for device in &mut devices {
+            device.queues.retain(ours);
+        }
+        devices
+    }
+}
+
+/// Runs the workers until told to stop or `changed` says that the layout is another.
+#[expect(clippy::too_many_arguments, reason = "everything the process has, passed once")]
+fn run_workers(
+    arguments: &Arguments,
+    layout: &Layout,
+    regions: &Regions,
+    status: &Status,
+    program: &Mutex<Program>,
+    entropy: [u64; 2],
+    stop: &Arc<AtomicBool>,
+    changed: impl Fn(&ControlRegion) -> bool,
+) -> Result<()> {
+    let workers = layout.workers;
+    let shared = Shared {
+        regions: regions.clone(),
+        status: status.clone(),
+        handover: Handover::new(workers).context("cannot make the rings between workers")?,
+        stop: Arc::new(AtomicBool::new(false)),
+        board: Arc::new(Mutex::new(vec![
+            [DeviceStatus::new_zeroed(); MAX_DEVICES];
+            workers.into()
+        ])),
+    };
+    let before = status.read().devices;
+    std::thread::scope(|scope| {
+        let (ready, all_ready) = mpsc::channel();
+        let threads: Vec<_> = (0..workers)
+            .map(|id| {
+                let plan = Plan {
+                    id,
+                    workers,
+                    core: layout.cores[usize::from(id)],
+                    devices: layout.of_worker(id),
+                    ring_size: arguments.ring_size,
+                    bind: match arguments.bind {
+                        BindArgument::Auto => BindMode::Auto,
+                        BindArgument::Copy => BindMode::Copy,
+                        BindArgument::ZeroCopy => BindMode::ZeroCopy,
+                    },
+                    entropy,
+                };
+                let (shared, ready) = (&shared, ready.clone());
+                let name = format!("worker-{id}");
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, move || {
+                        worker::run(&plan, shared, program, || {
+                            let _ = ready.send(());
+                        })
+                    })
+                    .context("cannot start a worker")
+            })
+            .collect::<Result<_>>()?;
+        drop(ready);
+        // The program goes onto the devices when its sockets are there: no gap on a restart.
+        let attached = (0..workers)
+            .try_for_each(|_| all_ready.recv().map_err(|_| anyhow!("a worker did not start")))
+            .and_then(|()| attach(arguments, layout, program));
+        match attached {
+            Ok(modes) => {
+                status.set_workers(workers.into());
+                tracing::info!(workers, devices = layout.devices.len(), "forwarding");
+                let mut epoch = regions.control.epoch();
+                while !stop.load(Ordering::Relaxed)
+                    && !threads.iter().any(|thread| thread.is_finished())
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                    publish_devices(status, &shared, layout, &before, &modes);
+                    let now = regions.control.epoch();
+                    if now != epoch && changed(&regions.control) {
+                        tracing::info!("devices or workers changed: starting the workers anew");
+                        break;
+                    }
+                    epoch = now;
+                }
+                shared.stop.store(true, Ordering::Relaxed);
+                for thread in threads {
+                    thread.join().map_err(|_| anyhow!("a worker panicked"))??;
+                }
+                publish_devices(status, &shared, layout, &before, &modes);
+                Ok(())
+            }
+            Err(error) => {
+                shared.stop.store(true, Ordering::Relaxed);
+                for thread in threads {
+                    thread.join().map_err(|_| anyhow!("a worker panicked"))??;
+                }
+                Err(error)
+            }
+        }
+    })
+}
+
+fn attach(arguments: &Arguments, layout: &Layout, program: &Mutex<Program>) -> Result<Vec<u32>> {
+    let choice = match arguments.xdp {
+        XdpArgument::Auto => XdpChoice::Auto,
+        XdpArgument::Native => XdpChoice::Native,
+        XdpArgument::Generic => XdpChoice::Generic,
+    };
+    let mut program = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let ours: BTreeSet<u32> = layout.devices.iter().map(|device| device.ifindex).collect();
+    program.detach_others(&ours)?;
+    let attach =
+        |device: &DevicePlan| Ok(program.attach(device.ifindex, &device.name, choice)? as u32);
+    layout.devices.iter().map(attach).collect()
+}
+
+/// Adds the workers' figures to those of earlier workers.
+fn publish_devices(
+    status: &Status,
+    shared: &Shared,
+    layout: &Layout,
+    before: &[DeviceStatus; MAX_DEVICES],
+    modes: &[u32],
+) {
+    let Ok(board) = shared.board.lock() else { return };
+    for (plan, xdp) in layout.devices.iter().zip(modes) {
+        let index = usize::from(plan.device);
+        let mut sum = DeviceStatus { sockets: 0, mode: 0, ..before[index] };
+        (sum.ifindex, sum.xdp) = (plan.ifindex, *xdp);
+        for device in board.iter().map(|worker| &worker[index]) {
+            sum.mode = sum.mode.max(device.mode);
+            sum.sockets += device.sockets;
+            sum.rx_dropped += device.rx_dropped;
+            sum.tx_invalid += device.tx_invalid;
+            sum.rx_ring_full += device.rx_ring_full;
+            sum.fill_ring_empty += device.fill_ring_empty;
+            sum.tx_completed += device.tx_completed;
+        }
+        status.set_device(plan.device, &sum);
+    }
+}

@@ -1,0 +1,270 @@
+//! A gateway in memory: one LAN port, three uplinks (two with NAT, one without), one or more
+//! engines, and a wire to look at.
+
+use std::collections::VecDeque;
+
+use etherparse::PacketBuilder;
+use weir_dataplane::engine::{Engine, Regions};
+use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
+use weir_shm::control::{BucketTable, ControlWriter, Snapshot};
+use weir_wire::layout::control::{
+    BUCKETS, ControlHalf, Member, Name, Port, PortRole, Prefix, Selection, Translate, uplink_state,
+};
+use weir_wire::layout::counters::Counter;
+
+pub const LAN: u8 = 0;
+pub const HOST: [u8; 4] = [10, 77, 0, 2];
+pub const GATEWAY: [u8; 4] = [10, 77, 0, 1];
+pub const SERVER: [u8; 4] = [198, 51, 100, 1];
+pub const OWN: [u8; 4] = [192, 0, 2, 129];
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
+pub const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+/// Outside address of NAT uplink `n`.
+pub fn external(n: u8) -> [u8; 4] {
+    [203, 0, 113, 10 + n]
+}
+
+pub fn device_mac(device: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, device]
+}
+
+pub fn next_hop_mac(uplink: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 2, uplink]
+}
+
+/// What left: the device and the frame.
+#[derive(Default)]
+pub struct Wire {
+    pub sent: Vec<(u8, Vec<u8>)>,
+    pub handed: VecDeque<(u8, u8, Vec<u8>)>,
+    pub full: bool,
+}
+
+impl Output<HeapFrame> for Wire {
+    fn transmit(&mut self, device: u8, frame: HeapFrame) -> Result<(), HeapFrame> {
+        if self.full {
+            return Err(frame);
+        }
+        self.sent.push((device, frame.data().to_vec()));
+        Ok(())
+    }
+
+    fn allocate(&mut self) -> Option<HeapFrame> {
+        Some(HeapFrame::new(&[]))
+    }
+
+    fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
+        self.handed.push_back((worker, device, frame.to_vec()));
+        true
+    }
+}
+
+pub struct Gateway {
+    pub writer: ControlWriter,
+    pub half: Box<ControlHalf>,
+    pub regions: Regions,
+    pub engines: Vec<Engine>,
+    pub wire: Wire,
+    pub now: u32,
+}
+
+impl Gateway {
+    pub fn new() -> Self {
+        Self::with(1, 4096)
+    }
+
+    /// `workers` engines and a table of `slots`. Uplinks 0 and 1 translate and share the buckets
+    /// of policy 0; policy 1 is uplink 2 alone, which does not translate.
+    pub fn with(workers: u8, slots: u32) -> Self {
+        let regions = Regions::anonymous(slots, KEY).unwrap();
+        let mut half = Snapshot::new().half;
+        for device in 0..4u8 {
+            let d = &mut half.devices[usize::from(device)];
+            (d.ifindex, d.queues, d.mtu, d.mac) =
+                (100 + u32::from(device), 1, 1500, device_mac(device));
+            let role = if device == LAN { PortRole::Lan } else { PortRole::Uplink };
+            let uplink = device.wrapping_sub(1);
+            half.ports[usize::from(device)] = Port {
+                role: role as u8,
+                device,
+                uplink,
+                reserved: 0,
+                vlan: 0,
+                mtu: 1500,
+                address: if device == LAN { GATEWAY } else { external(uplink) },
+                ifindex: 100 + u32::from(device),
+            };
+            assert!(half.insert_port_slot(100 + u32::from(device), 0, device));
+        }
+        for uplink in 0..3u8 {
+            let u = &mut half.uplinks[usize::from(uplink)];
+            (u.name, u.port) = (Name::new(&format!("uplink{uplink}")), uplink + 1);
+            u.next_hop_mac = next_hop_mac(uplink);
+            u.translate = if uplink < 2 { Translate::Nat44 } else { Translate::None } as u8;
+            (u.nat_lo, u.nat_hi) = (20_000, 60_000);
+            (u.pool_len, u.pool[0]) = (1, external(uplink));
+        }
+        half.lan_prefixes[0] = Prefix::v4([10, 77, 0, 0], 16);
+        half.lan_prefixes[1] = Prefix::v4([192, 0, 2, 128], 25);
+        half.lan_prefix_count = 2;
+        let member = |uplink| Member { uplink, tier: 1, weight: 1 };
+        for (policy, members) in [&[0u8, 1][..], &[2]].into_iter().enumerate() {
+            let p = &mut half.policies[policy];
+            p.name = Name::new("policy");
+            p.selection = Selection::Flow as u8;
+            p.member_count = members.len() as u8;
+            for (slot, uplink) in p.members.iter_mut().zip(members) {
+                *slot = member(*uplink);
+            }
+        }
+        half.workers = workers;
+        let writer = ControlWriter::new(regions.control.clone());
+        for uplink in 0..3 {
+            writer.set_uplink_state(uplink, uplink_state::USABLE);
+        }
+        let engines = (0..workers).map(|id| Engine::new(id, workers, &regions, [5, 6])).collect();
+        let mut gateway =
+            Self { writer, half, regions, engines, wire: Wire::default(), now: 1_000_000 };
+        gateway.publish(BUCKETS / 2);
+        gateway
+    }
+
+    /// Publishes, with the first `share` buckets of policy 0 on uplink 0 and the rest on 1.
+    pub fn publish(&mut self, share: usize) {
+        let mut both: BucketTable = [1; BUCKETS];
+        both[..share].fill(0);
+        self.writer.publish(&mut self.half, &[&both, &[2; BUCKETS]]);
+    }
+
+    /// Sends all new flows by the uplink without translation.
+    pub fn route_only(&mut self) {
+        self.half.default_policy = 1;
+        self.publish(BUCKETS / 2);
+    }
+
+    /// One frame in by a device, at worker 0; what left because of it.
+    pub fn send(&mut self, device: u8, frame: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        self.send_to(0, device, frame)
+    }
+
+    /// One frame in at a worker; handed-over frames are delivered until none is left.
+    pub fn send_to(&mut self, worker: u8, device: u8, frame: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        let received =
+            |frame: &[u8], device| vec![Received { frame: HeapFrame::new(frame), device }];
+        let engine = &mut self.engines[usize::from(worker)];
+        engine.process(&mut received(frame, device), self.now, &mut self.wire);
+        while let Some((worker, device, frame)) = self.wire.handed.pop_front() {
+            let engine = &mut self.engines[usize::from(worker)];
+            engine.process_handed_over(&mut received(&frame, device), 0, self.now, &mut self.wire);
+        }
+        std::mem::take(&mut self.wire.sent)
+    }
+
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.regions.counters.sum(counter)
+    }
+
+    /// Every packet that came in went somewhere, and is counted once.
+    pub fn assert_conserved(&self) {
+        let drops: u64 = Counter::ALL.iter().filter(|c| c.is_drop()).map(|c| self.count(*c)).sum();
+        let entered = self.count(Counter::UserRx)
+            + self.count(Counter::UserHandoverIn)
+            + self.count(Counter::UserOriginated);
+        let left = self.count(Counter::UserTx) + self.count(Counter::UserHandoverOut) + drops;
+        assert_eq!(entered, left);
+    }
+}
+
+/// A UDP frame from the LAN host.
+pub fn udp_out(sport: u16, dport: u16) -> Vec<u8> {
+    udp(HOST_MAC, device_mac(LAN), (HOST, sport), (SERVER, dport))
+}
+
+pub fn udp(from: [u8; 6], to: [u8; 6], src: ([u8; 4], u16), dst: ([u8; 4], u16)) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from, to).ipv4(src.0, dst.0, 64).udp(src.1, dst.1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"payload").unwrap();
+    frame
+}
+
+/// A TCP frame with the given flag bytes.
+pub fn tcp(
+    from: [u8; 6],
+    to: [u8; 6],
+    src: ([u8; 4], u16),
+    dst: ([u8; 4], u16),
+    flags: u8,
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(from, to).ipv4(src.0, dst.0, 64).tcp(src.1, dst.1, 1000, 4096);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"payload").unwrap();
+    let old = frame[47];
+    frame[47] = flags;
+    let sum = [frame[50], frame[51]];
+    let delta = weir_wire::checksum::Delta::of([frame[46], old], [frame[46], flags]);
+    frame[50..52].copy_from_slice(&delta.apply(sum));
+    frame
+}
+
+pub fn tcp_out(sport: u16, dport: u16, flags: u8) -> Vec<u8> {
+    tcp(HOST_MAC, device_mac(LAN), (HOST, sport), (SERVER, dport), flags)
+}
+
+pub fn ping(
+    from: [u8; 6],
+    to: [u8; 6],
+    src: [u8; 4],
+    dst: [u8; 4],
+    id: u16,
+    request: bool,
+) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from, to).ipv4(src, dst, 64);
+    let mut frame = Vec::new();
+    if request {
+        builder.icmpv4_echo_request(id, 1).write(&mut frame, b"payload").unwrap();
+    } else {
+        builder.icmpv4_echo_reply(id, 1).write(&mut frame, b"payload").unwrap();
+    }
+    frame
+}
+
+/// Addresses, ports (ICMP: identifier twice) and TTL of a frame, with both checksums verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub src: [u8; 4],
+    pub dst: [u8; 4],
+    pub sport: u16,
+    pub dport: u16,
+    pub ttl: u8,
+}
+
+pub fn see(frame: &[u8]) -> Seen {
+    let p = weir_wire::parse::parse(frame).expect("a whole packet");
+    let transport = &frame[p.l4.into()..p.end.into()];
+    let pseudo = weir_wire::checksum::pseudo4(p.src, p.dst, p.proto, transport.len() as u16);
+    let pseudo = if p.proto == 1 { 0 } else { pseudo };
+    let sum = weir_wire::checksum::add(pseudo, weir_wire::checksum::sum(transport));
+    assert!(weir_wire::checksum::is_valid(sum), "bad transport checksum");
+    Seen {
+        src: p.src,
+        dst: p.dst,
+        sport: u16::from_be_bytes(p.sport),
+        dport: u16::from_be_bytes(p.dport),
+        ttl: p.ttl,
+    }
+}
+
+/// The answer to a frame that left by a NAT uplink: everything turned round, from the next hop.
+pub fn answer_to(device: u8, frame: &[u8]) -> Vec<u8> {
+    let (s, proto) = (see(frame), frame[23]);
+    let (from, to) = (next_hop_mac(device - 1), device_mac(device));
+    match proto {
+        TCP => tcp(from, to, (s.dst, s.dport), (s.src, s.sport), 0x12),
+        UDP => udp(from, to, (s.dst, s.dport), (s.src, s.sport)),
+        _ => ping(from, to, s.dst, s.src, s.sport, false),
+    }
+}

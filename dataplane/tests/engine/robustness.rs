@@ -1,0 +1,151 @@
+//! Hostile input and steady state.
+
+use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
+use weir_wire::layout::counters::Counter;
+use weir_xsk::{Frame, Umem, UmemConfig};
+
+use super::gateway::*;
+
+/// A small generator with a fixed seed, so that a failure repeats.
+struct Seeded(u64);
+
+impl Seeded {
+    fn draw(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.draw() % n as u64) as usize
+    }
+}
+
+/// Sends by giving the frame back to its UMEM, as the kernel would.
+struct Sink<'u>(&'u Umem);
+
+impl<'u> Output<Frame<'u>> for Sink<'u> {
+    fn transmit(&mut self, _: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+        drop(frame);
+        Ok(())
+    }
+
+    fn allocate(&mut self) -> Option<Frame<'u>> {
+        self.0.alloc()
+    }
+
+    fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+        true
+    }
+}
+
+fn corpus() -> Vec<Vec<u8>> {
+    let mut corpus = vec![
+        udp_out(40_000, 53),
+        tcp_out(40_000, 443, 0x02),
+        tcp_out(40_000, 443, 0x11),
+        ping(HOST_MAC, device_mac(LAN), HOST, SERVER, 30_000, true),
+        udp(next_hop_mac(0), device_mac(1), (SERVER, 53), (external(0), 40_000)),
+        tcp(next_hop_mac(1), device_mac(2), (SERVER, 443), (external(1), 40_000), 0x12),
+    ];
+    let quoted = udp([0; 6], [0; 6], (external(0), 40_000), (SERVER, 53));
+    let mut error = ping(next_hop_mac(0), device_mac(1), SERVER, external(0), 0, false);
+    error[34] = 3;
+    error.truncate(42);
+    error.extend_from_slice(&quoted[14..]);
+    corpus.push(error);
+    let mut tagged = udp_out(40_000, 53);
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    corpus.push(tagged);
+    corpus
+}
+
+#[test]
+fn ten_million_broken_frames_neither_crash_nor_leak() {
+    let mut gateway = Gateway::with(1, 1 << 14);
+    let config = UmemConfig { frames: 256, frame_size: 2048, huge_pages: false };
+    let umem = Umem::new(config).unwrap();
+    let mut sink = Sink(&umem);
+    let mut random = Seeded(0x5eed_0001);
+    let corpus = corpus();
+    let mut batch = Vec::with_capacity(64);
+    let mut bytes = [0u8; 256];
+    let mut offered = 0u64;
+    for round in 0..10_000_000 / 64 + 1 {
+        for _ in 0..64 {
+            let model = &corpus[random.below(corpus.len())];
+            bytes[..model.len()].copy_from_slice(model);
+            let mut len = model.len();
+            match random.below(4) {
+                0 => len = random.below(len + 1),
+                1 => bytes[..len].iter_mut().for_each(|b| *b = random.draw() as u8),
+                _ => {
+                    for _ in 0..1 + random.below(4) {
+                        bytes[random.below(len)] = random.draw() as u8;
+                    }
+                }
+            }
+            let mut frame = umem.alloc().expect("a leaked frame empties the list");
+            assert!(frame.set_data(&bytes[..len]));
+            batch.push(Received { frame, device: random.below(5) as u8 });
+        }
+        offered += 64;
+        let now = gateway.now.wrapping_add(round as u32);
+        gateway.engines[0].process(&mut batch, now, &mut sink);
+        gateway.engines[0].expire(8, now);
+        assert!(batch.is_empty());
+    }
+    assert_eq!(umem.free_frames(), 256);
+    assert_eq!(gateway.count(Counter::UserRx), offered);
+    assert!(gateway.count(Counter::UserTx) > offered / 100, "some frames stay whole enough");
+    gateway.assert_conserved();
+}
+
+#[test]
+fn established_flows_are_forwarded_without_an_allocation() {
+    struct Nowhere;
+    impl Output<HeapFrame> for Nowhere {
+        fn transmit(&mut self, _: u8, frame: HeapFrame) -> Result<(), HeapFrame> {
+            std::mem::forget(frame);
+            Ok(())
+        }
+        fn allocate(&mut self) -> Option<HeapFrame> {
+            None
+        }
+        fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+            false
+        }
+    }
+    let mut gateway = Gateway::new();
+    let frames: Vec<_> = (0..64).map(|n| udp_out(30_000 + n, 53)).collect();
+    let outs: Vec<_> = frames.iter().map(|f| gateway.send(LAN, f).pop().unwrap()).collect();
+    let batch = || -> Vec<_> {
+        let there = frames.iter().map(|f| (LAN, f.clone()));
+        let back = outs.iter().map(|(device, out)| (*device, answer_to(*device, out)));
+        there
+            .chain(back)
+            .map(|(device, f)| Received { frame: HeapFrame::new(&f), device })
+            .collect()
+    };
+    let (mut first, mut second) = (batch(), batch());
+    let now = gateway.now;
+    gateway.engines[0].process(&mut first, now, &mut Nowhere);
+    let before = gateway.count(Counter::UserTx);
+    let info = allocation_counter::measure(|| {
+        gateway.engines[0].process(&mut second, now, &mut Nowhere);
+        gateway.engines[0].expire(1024, now);
+    });
+    assert_eq!(gateway.count(Counter::UserTx) - before, 128);
+    assert_eq!(info.count_total, 0);
+}
+
+#[test]
+fn heap_frames_behave_like_real_ones() {
+    let mut frame = HeapFrame::new(&[1, 2, 3]);
+    assert!(frame.grow_front(4));
+    assert_eq!(frame.data().len(), 7);
+    assert!(!frame.grow_front(1000));
+    assert!(frame.shrink_front(7));
+    assert!(!frame.shrink_front(1));
+}
