@@ -1,1 +1,18 @@
-//! weir-control, the control process, and weir, its command line
+//! weir-control, the control process, and weir, its command line.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`site`] | the configuration file: read, checked, resolved to indices |
+//! | [`watch`] | the kernel's links, addresses, routes and neighbours |
+//! | [`buckets`] | which uplink takes which bucket of a policy |
+//! | [`publish`] | from site and kernel to the state that is published |
+//! | [`daemon`] | the control process |
+//! | [`api`] | the requests that the command line makes of it |
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod buckets;
+pub mod daemon;
+pub mod publish;
+pub mod site;
+pub mod watch;

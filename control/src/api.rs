@@ -1,0 +1,73 @@
+//! What the command line asks of the control process: JSON, one request and one response per line.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+/// Where the control process listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Set the weight of an uplink, in all policies that give it none of its own or in one.
+    Weight {
+        /// Name of the uplink.
+        uplink: String,
+        /// New weight.
+        weight: u32,
+        /// Name of the policy; none: the uplink's own weight.
+        policy: Option<String>,
+    },
+    /// Let an uplink take flows again.
+    Up {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// Take an uplink out of use.
+    Down {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// Ask for a sign of life.
+    Status,
+}
+
+/// A response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// Done, and in force from this epoch on.
+    Ok {
+        /// Epoch of the control page.
+        epoch: u64,
+        /// For people.
+        message: String,
+    },
+    /// Refused; nothing changed.
+    Error {
+        /// Why, and what to do.
+        message: String,
+    },
+}
+
+/// Makes a request and waits for its response.
+pub fn call(socket: &Path, request: &Request) -> Result<Response> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+            "weir-control does not answer on {}: start it, or give the right --socket",
+            socket.display()
+        ),
+        _ => anyhow!("cannot reach weir-control on {}: {error}", socket.display()),
+    })?;
+    let mut text = serde_json::to_string(request)?;
+    text.push('\n');
+    stream.write_all(text.as_bytes()).context("weir-control hung up")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).context("weir-control did not answer")?;
+    serde_json::from_str(&line).with_context(|| format!("weir-control answered {line:?}"))
+}

@@ -1,0 +1,35 @@
+//! `weir-control`, the control process.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use weir_control::daemon::{self, Options};
+
+/// The control process of weir: reads the configuration, follows the kernel, publishes uplinks,
+/// weights and policies to the dataplane. SIGHUP reloads the configuration.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, default_value = "/etc/weir/weir.toml")]
+    config: PathBuf,
+    /// Directory of the shared memory, on a BPF file system.
+    #[arg(long, default_value = weir_shm::pins::DEFAULT_DIRECTORY)]
+    pins: PathBuf,
+    /// Socket of the API.
+    #[arg(long, default_value = weir_control::api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let Arguments { config, pins, socket } = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(daemon::run(Options { config, pins, socket }))
+}

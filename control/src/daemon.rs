@@ -1,0 +1,358 @@
+//! The control process: follows the kernel and the command line, publishes what follows from them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use weir_shm::Pins;
+use weir_shm::control::{ControlRegion, ControlWriter};
+use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::map::Access;
+use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
+use zerocopy::IntoBytes;
+
+use crate::api::{Request, Response};
+use crate::publish::{self, Overrides, Tables};
+use crate::site::{self, Site};
+use crate::watch::{Kernel, Watcher};
+
+/// How long a burst of kernel events is gathered.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+/// How often state is looked at without an event.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What the daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Pin directory.
+    pub pins: PathBuf,
+    /// API socket.
+    pub socket: PathBuf,
+}
+
+type Call = (Request, oneshot::Sender<Response>);
+
+/// Runs until a signal says stop.
+pub async fn run(options: Options) -> Result<()> {
+    let site = read_site(&options.config)?;
+    let mut watcher = Watcher::new()?;
+    let kernel = watcher.read().await?;
+    refuse(site::against_kernel(&site, &kernel, &options.config.display().to_string()))?;
+    for warning in &site.warnings {
+        tracing::warn!("{warning}");
+    }
+    let pins = Pins::create(&options.pins)?;
+    let region = ControlRegion::open(&pins, Access::Write)?;
+    let listener = listen(&options.socket).await?;
+    claim(&region)?;
+    let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
+    daemon.publish()?;
+    daemon.resolve(&watcher).await;
+
+    let (calls, mut called) = mpsc::channel::<Call>(16);
+    tokio::spawn(serve(listener, calls));
+    let (mut terminate, mut interrupt, mut hangup) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    );
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => daemon.reload(&options.config),
+            Some((request, reply)) = called.recv() => {
+                let _ = reply.send(daemon.answer(&request));
+                continue;
+            }
+            () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
+            _ = tick.tick() => {}
+        }
+        match watcher.read().await {
+            Ok(kernel) => daemon.kernel = kernel,
+            Err(error) => tracing::warn!("{error:#}; going on with what is known"),
+        }
+        daemon.publish()?;
+        daemon.resolve(&watcher).await;
+    }
+    let _ = std::fs::remove_file(&options.socket);
+    tracing::info!("stopped; what is published stays in force");
+    Ok(())
+}
+
+fn read_site(path: &Path) -> Result<Site> {
+    site::load(path).or_else(|problems| refuse(problems).and(Err(anyhow!("invalid configuration"))))
+}
+
+fn refuse(problems: Vec<site::Problem>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    bail!("{}", text.join("\n"))
+}
+
+/// One control process per directory.
+fn claim(region: &ControlRegion) -> Result<()> {
+    let (other, ours) = (region.control_process().0, u64::from(std::process::id()));
+    let name = std::fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
+    if other != 0 && other != ours && name.trim() == "weir-control" {
+        bail!(
+            "weir-control already runs as process {other}: stop it first, or give another --pins directory"
+        );
+    }
+    Ok(())
+}
+
+async fn listen(path: &Path) -> Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        bail!(
+            "another weir-control answers on {}: stop it first, or give another --socket",
+            path.display()
+        );
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    let _ = std::fs::remove_file(path);
+    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(converse(stream, calls.clone()));
+            }
+            Err(error) => {
+                tracing::warn!("API socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One JSON request per line, one JSON response per line.
+async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let response = match serde_json::from_str::<Request>(&line) {
+            Err(error) => Response::Error { message: format!("not a request: {error}") },
+            Ok(request) => {
+                let (reply, answer) = oneshot::channel();
+                let _ = calls.send((request, reply)).await;
+                answer
+                    .await
+                    .unwrap_or(Response::Error { message: "weir-control is stopping".into() })
+            }
+        };
+        let Ok(mut text) = serde_json::to_string(&response) else { return };
+        text.push('\n');
+        if writer.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Daemon {
+    site: Site,
+    kernel: Kernel,
+    overrides: Overrides,
+    tables: Tables,
+    writer: ControlWriter,
+    hosts: Hosts4,
+    known_hosts: Option<HostPrefixes>,
+    half: Option<Box<ControlHalf>>,
+    since: Vec<u64>,
+    unresolved: Vec<(u32, std::net::Ipv4Addr)>,
+}
+
+impl Daemon {
+    /// Adopts what an earlier process published.
+    fn new(site: Site, kernel: Kernel, region: ControlRegion, hosts: Hosts4) -> Self {
+        let mut daemon = Self {
+            overrides: Overrides::default(),
+            tables: Tables::default(),
+            since: vec![0; site.uplinks.len()],
+            writer: ControlWriter::new(region.clone()),
+            known_hosts: None,
+            half: None,
+            unresolved: Vec::new(),
+            site,
+            kernel,
+            hosts,
+        };
+        if let Some(snapshot) = region.snapshot() {
+            daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
+            daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
+            for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
+                *since = uplink.since;
+            }
+            tracing::info!(epoch = snapshot.half.epoch, "state of an earlier process adopted");
+        }
+        daemon
+    }
+
+    /// Publishes if anything differs from what is published; the epoch in force.
+    fn publish(&mut self) -> Result<u64> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
+        self.writer.heartbeat(std::process::id().into(), now_ms);
+        let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
+        for (index, state) in published.states.iter().enumerate() {
+            let old = self.writer.region().uplink_state(index as u8);
+            let flipped = (old ^ state) & uplink_state::USABLE != 0;
+            if flipped || self.since[index] == 0 {
+                self.since[index] =
+                    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64;
+                published.half.uplinks[index].since = self.since[index];
+            }
+            if old != *state {
+                let name = &self.site.uplinks[index].name;
+                tracing::info!(
+                    uplink = name,
+                    usable = state & uplink_state::USABLE != 0,
+                    state,
+                    "uplink state"
+                );
+                // Existing flows obey at once; new ones with the buckets below.
+                self.writer.set_uplink_state(index as u8, *state);
+            }
+        }
+        if self.known_hosts.as_ref() != Some(&published.hosts) {
+            self.hosts.sync(&published.hosts)?;
+            self.known_hosts = Some(published.hosts);
+        }
+        self.unresolved = published.unresolved;
+        self.tables.update(&mut published.half, &published.states, self.site.policies.len());
+        let same = self.half.as_ref().is_some_and(|old| same(old, &published.half));
+        if same {
+            return Ok(self.writer.region().epoch());
+        }
+        // The comparison above must not see what publishing fills in.
+        self.half = Some(published.half.clone());
+        let epoch = self.writer.publish(&mut published.half, &self.tables.live());
+        for (policy, table) in self.tables.homes() {
+            self.writer.save_home(policy, table);
+        }
+        tracing::debug!(epoch, "published");
+        Ok(epoch)
+    }
+
+    async fn resolve(&self, watcher: &Watcher) {
+        for (interface, address) in &self.unresolved {
+            watcher.resolve(*interface, *address).await;
+        }
+    }
+
+    /// Takes over a changed file, or says why not and goes on as before.
+    fn reload(&mut self, path: &Path) {
+        let loaded = read_site(path).and_then(|site| {
+            refuse(site::against_kernel(&site, &self.kernel, &path.display().to_string()))?;
+            Ok(site)
+        });
+        match loaded {
+            Ok(site) => {
+                if site.hash != self.site.hash {
+                    self.overrides = Overrides::default();
+                    self.since.resize(site.uplinks.len(), 0);
+                }
+                self.site = site;
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => {
+                tracing::error!("configuration not reloaded, the old one stays:\n{error:#}")
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Request) -> Response {
+        let before = self.overrides.clone();
+        let done = self.apply(request).and_then(|message| Ok((self.publish()?, message)));
+        match done {
+            Ok((epoch, message)) => Response::Ok { epoch, message },
+            Err(error) => {
+                self.overrides = before;
+                Response::Error { message: format!("{error:#}") }
+            }
+        }
+    }
+
+    fn apply(&mut self, request: &Request) -> Result<String> {
+        match request {
+            Request::Status => Ok(format!("{} uplinks", self.site.uplinks.len())),
+            Request::Up { uplink } => {
+                let index = self.uplink(uplink)?;
+                self.overrides.down.remove(&index);
+                Ok(format!("{uplink} is up as far as it depends on you"))
+            }
+            Request::Down { uplink } => {
+                let index = self.uplink(uplink)?;
+                self.overrides.down.insert(index);
+                Ok(format!("{uplink} is down by hand"))
+            }
+            Request::Weight { uplink, weight, policy } => {
+                let index = self.uplink(uplink)?;
+                let given = u16::try_from(*weight).ok().filter(|w| *w <= Member::MAX_WEIGHT);
+                let weight = given.ok_or_else(|| {
+                    anyhow!("weight {weight} is out of range: use 0 to {}", Member::MAX_WEIGHT)
+                })?;
+                self.weigh(index, weight, policy.as_deref())
+            }
+        }
+    }
+
+    fn weigh(&mut self, index: u8, weight: u16, policy: Option<&str>) -> Result<String> {
+        let name = self.site.uplinks[usize::from(index)].name.clone();
+        match policy {
+            None => {
+                self.overrides.weights.insert(index, weight);
+            }
+            Some(policy) => {
+                let names: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
+                let at = names.iter().position(|n| *n == policy).ok_or_else(|| {
+                    anyhow!("there is no policy \"{policy}\"; known: {}", names.join(", "))
+                })?;
+                if !self.site.policies[at].members.iter().any(|m| m.uplink == index) {
+                    bail!("{name} is no member of policy {policy}");
+                }
+                self.overrides.member_weights.insert((at as u8, index), weight);
+            }
+        }
+        let half = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since).half;
+        for policy in &half.policies[..self.site.policies.len()] {
+            let members = &policy.members[..usize::from(policy.member_count)];
+            for tier in members.iter().map(|m| m.tier) {
+                let of_tier = members.iter().filter(|m| m.tier == tier);
+                if of_tier.map(|m| u32::from(m.weight & Member::MAX_WEIGHT)).sum::<u32>() == 0 {
+                    bail!(
+                        "with that, the weights of policy {} add up to zero: use `weir down {name}` to take it out",
+                        policy.name.as_str()
+                    );
+                }
+            }
+        }
+        Ok(format!("weight of {name} is {weight}"))
+    }
+
+    fn uplink(&self, name: &str) -> Result<u8> {
+        let names: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
+        let at = names.iter().position(|n| *n == name);
+        at.map(|at| at as u8)
+            .ok_or_else(|| anyhow!("there is no uplink \"{name}\"; known: {}", names.join(", ")))
+    }
+}
+
+/// Equal but for what publishing fills in.
+fn same(old: &ControlHalf, new: &ControlHalf) -> bool {
+    old.as_bytes() == new.as_bytes()
+}

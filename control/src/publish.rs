@@ -1,0 +1,364 @@
+//! From a site and the kernel's view to the state that is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
+use weir_shm::hosts::HostPrefixes;
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::{
+    ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, Name, Port, PortRole,
+    Prefix, Rule as RuleLayout, Translate, host_class, uplink_state,
+};
+
+use crate::buckets::{Buckets, Member};
+use crate::site::{Site, Uplink};
+use crate::watch::{Kernel, Link};
+
+/// What was set at run time and not in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Weight by uplink.
+    pub weights: BTreeMap<u8, u16>,
+    /// Weight by policy and uplink.
+    pub member_weights: BTreeMap<(u8, u8), u16>,
+    /// Uplinks set down by hand.
+    pub down: BTreeSet<u8>,
+}
+
+impl Overrides {
+    /// What an earlier control process had set, if it worked by the same file.
+    pub fn adopt(site: &Site, region: &ControlRegion, snapshot: &Snapshot) -> Self {
+        let mut overrides = Self::default();
+        let half = &snapshot.half;
+        if half.config_hash != site.hash {
+            return overrides;
+        }
+        for (uplink, published) in half.uplinks.iter().enumerate().take(site.uplinks.len()) {
+            let uplink = uplink as u8;
+            if published.weight_overridden == 1 {
+                overrides.weights.insert(uplink, published.weight);
+            }
+            if region.uplink_state(uplink) & uplink_state::ADMIN_DOWN != 0 {
+                overrides.down.insert(uplink);
+            }
+        }
+        for (policy, published) in half.policies.iter().enumerate().take(site.policies.len()) {
+            for member in &published.members[..usize::from(published.member_count).min(64)] {
+                if member.weight & MemberLayout::OVERRIDDEN != 0 {
+                    let weight = member.weight & MemberLayout::MAX_WEIGHT;
+                    overrides.member_weights.insert((policy as u8, member.uplink), weight);
+                }
+            }
+        }
+        overrides
+    }
+}
+
+/// Everything to be published, but for the bucket tables.
+pub struct Published {
+    /// The half.
+    pub half: Box<ControlHalf>,
+    /// State word of each uplink.
+    pub states: Vec<u32>,
+    /// Destinations that stay on the gateway.
+    pub hosts: HostPrefixes,
+    /// Next hops whose hardware address should be asked for.
+    pub unresolved: Vec<(u32, Ipv4Addr)>,
+}
+
+/// Derives the state; pure.
+pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]) -> Published {
+    let mut half = Snapshot::new().half;
+    half.config_hash = site.hash;
+    half.on_dataplane_loss = site.on_dataplane_loss as u8;
+    half.default_policy = site.default_policy;
+    half.workers = site.workers;
+    half.timeouts = site.timeouts;
+    // Two directions per flow, and a table that is at most half full refuses nothing.
+    half.flow_slots = site.flow_table.saturating_mul(4).next_power_of_two();
+    for (core, given) in half.cores.iter_mut().zip(&site.cores) {
+        *core = *given;
+    }
+
+    let mut ports = Ports { half: &mut half, kernel, devices: 0, ports: 0 };
+    let mut lan_ports = Vec::new();
+    for lan in &site.lans {
+        lan_ports.push(ports.add(&lan.interface, PortRole::Lan, NONE));
+    }
+    let uplink_ports: Vec<_> = (0u8..)
+        .zip(&site.uplinks)
+        .map(|(index, uplink)| ports.add(&uplink.interface, PortRole::Uplink, index))
+        .collect();
+
+    let lan_nets: Vec<Ipv4Net> = site
+        .lans
+        .iter()
+        .flat_map(|lan| {
+            let own =
+                kernel.link(&lan.interface).map(|l| kernel.networks(l.index)).unwrap_or_default();
+            if lan.prefixes.is_empty() { own } else { lan.prefixes.clone() }
+        })
+        .take(MAX_LAN_PREFIXES)
+        .collect();
+    for (slot, net) in half.lan_prefixes.iter_mut().zip(&lan_nets) {
+        *slot = prefix(net);
+    }
+    half.lan_prefix_count = lan_nets.len() as u32;
+
+    let mut states = Vec::new();
+    let mut unresolved = Vec::new();
+    for (index, (uplink, port)) in site.uplinks.iter().zip(&uplink_ports).enumerate() {
+        let link = kernel.link(&uplink.interface);
+        let state = one_uplink(
+            &mut half.uplinks[index],
+            uplink,
+            site.nat_ports,
+            link,
+            kernel,
+            overrides,
+            index as u8,
+            &mut unresolved,
+        );
+        half.uplinks[index].port = port.unwrap_or(NONE);
+        half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
+        states.push(if port.is_some() { state } else { state & !uplink_state::USABLE });
+    }
+    policies(&mut half, site, overrides);
+    rules(&mut half, site, &lan_ports);
+    let hosts = hosts(site, kernel, &lan_nets, &half);
+    Published { half, states, hosts, unresolved }
+}
+
+struct Ports<'h> {
+    half: &'h mut ControlHalf,
+    kernel: &'h Kernel,
+    devices: u8,
+    ports: u8,
+}
+
+impl Ports<'_> {
+    /// Adds a port, and its device if it is the first of it; `None` when the interface is missing
+    /// or no slot is left.
+    fn add(&mut self, interface: &str, role: PortRole, uplink: u8) -> Option<u8> {
+        let link = self.kernel.link(interface)?;
+        let (parent, vlan) = match link.vlan {
+            Some((parent, id)) => (self.kernel.links.iter().find(|l| l.index == parent)?, id),
+            None => (link, 0),
+        };
+        let known = self.half.devices[..usize::from(self.devices)]
+            .iter()
+            .position(|d| d.ifindex == parent.index);
+        let device = match known {
+            Some(device) => device as u8,
+            None => {
+                let slot = self.half.devices.get_mut(usize::from(self.devices))?;
+                *slot = Device {
+                    ifindex: parent.index,
+                    queues: parent.queues.min(64),
+                    mtu: parent.mtu,
+                    mac: parent.mac,
+                    reserved: [0; 14],
+                    name: Name::new(&parent.name),
+                };
+                self.devices += 1;
+                self.devices - 1
+            }
+        };
+        let port = self.ports;
+        let address = self.kernel.addresses_of(link.index).first().map_or([0; 4], Ipv4Addr::octets);
+        *self.half.ports.get_mut(usize::from(port))? = Port {
+            role: role as u8,
+            device,
+            uplink,
+            reserved: 0,
+            vlan,
+            mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
+            address,
+            ifindex: link.index,
+        };
+        if !self.half.insert_port_slot(parent.index, vlan, port) {
+            return None;
+        }
+        self.ports += 1;
+        Some(port)
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
+fn one_uplink(
+    slot: &mut weir_wire::layout::control::Uplink,
+    uplink: &Uplink,
+    nat_ports: (u16, u16),
+    link: Option<&Link>,
+    kernel: &Kernel,
+    overrides: &Overrides,
+    index: u8,
+    unresolved: &mut Vec<(u32, Ipv4Addr)>,
+) -> u32 {
+    slot.name = Name::new(&uplink.name);
+    slot.translate = uplink.translate as u8;
+    slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
+    slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
+    (slot.nat_lo, slot.nat_hi) = nat_ports;
+    let mut problems = 0;
+    if overrides.down.contains(&index) {
+        problems |= uplink_state::ADMIN_DOWN;
+    }
+    let Some(link) = link else { return problems | uplink_state::NO_CARRIER };
+    if !link.running {
+        problems |= uplink_state::NO_CARRIER;
+    }
+    let own = kernel.addresses_of(link.index);
+    let pool = if uplink.addresses.is_empty() { &own } else { &uplink.addresses };
+    for (to, from) in slot.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
+        *to = from.octets();
+    }
+    slot.pool_len = pool.len().min(MAX_POOL) as u8;
+    if uplink.translate == Translate::Nat44 && pool.is_empty() {
+        problems |= uplink_state::NO_ADDRESS;
+    }
+    let next_hop = uplink.next_hop.or_else(|| kernel.default_next_hop(link.index));
+    let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
+    slot.next_hop = next_hop.map_or([0; 4], |next_hop| next_hop.octets());
+    slot.next_hop_mac = known.map_or([0; 6], |known| known.mac);
+    if known.is_none() {
+        problems |= uplink_state::NO_NEXT_HOP;
+    }
+    if let Some(next_hop) = next_hop
+        && link.running
+        && !known.is_some_and(|known| known.fresh)
+    {
+        unresolved.push((link.index, next_hop));
+    }
+    if problems == 0 { uplink_state::USABLE } else { problems }
+}
+
+fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
+    for (index, policy) in site.policies.iter().enumerate() {
+        let slot = &mut half.policies[index];
+        slot.name = Name::new(&policy.name);
+        slot.selection = policy.selection as u8;
+        slot.member_count = policy.members.len().min(slot.members.len()) as u8;
+        for (to, from) in slot.members.iter_mut().zip(&policy.members) {
+            let set = overrides.member_weights.get(&(index as u8, from.uplink));
+            let weight = match (set, from.weight) {
+                (Some(weight), _) => weight | MemberLayout::OVERRIDDEN,
+                (None, Some(weight)) => weight,
+                (None, None) => half.uplinks[usize::from(from.uplink)].weight,
+            };
+            *to = MemberLayout { uplink: from.uplink, tier: from.tier, weight };
+        }
+    }
+}
+
+fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
+    half.rule_count = site.rules.len() as u32;
+    for (slot, rule) in half.rules.iter_mut().zip(&site.rules) {
+        let in_ports = match rule.in_lan {
+            None => u64::MAX,
+            Some(lan) => lan_ports.get(lan).copied().flatten().map_or(0, |port| 1 << (port & 63)),
+        };
+        let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
+        let net = |given: &Option<Ipv4Net>| given.as_ref().map_or(Prefix::ANY, prefix);
+        *slot = RuleLayout {
+            name: Name::new(&rule.name),
+            in_ports,
+            source: net(&rule.source),
+            destination: net(&rule.destination),
+            protocol: rule.protocol,
+            dscp: rule.dscp.unwrap_or(0xff),
+            policy: rule.policy,
+            reserved0: 0,
+            source_ports: range(rule.source_ports),
+            destination_ports: range(rule.destination_ports),
+            reserved1: [0; 28],
+        };
+    }
+}
+
+fn prefix(net: &Ipv4Net) -> Prefix {
+    Prefix::v4(net.network().octets(), net.prefix_len())
+}
+
+/// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes.
+fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf) -> HostPrefixes {
+    let uplinks: Vec<u32> =
+        site.uplinks.iter().filter_map(|u| kernel.link(&u.interface)).map(|l| l.index).collect();
+    let mut hosts = HostPrefixes::new();
+    let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
+    for route in &kernel.routes {
+        if route.destination.prefix_len() != 0 && !uplinks.contains(&route.interface) {
+            hosts.insert(entry(&route.destination), host_class::KERNEL);
+        }
+    }
+    for net in lan_nets {
+        hosts.insert(entry(net), host_class::LAN);
+    }
+    for (_, net) in &kernel.addresses {
+        hosts.insert((net.addr().octets(), 32), host_class::LOCAL);
+    }
+    for uplink in half.uplinks.iter().take(site.uplinks.len()) {
+        for address in &uplink.pool[..usize::from(uplink.pool_len).min(MAX_POOL)] {
+            hosts.insert((*address, 32), host_class::LOCAL);
+        }
+    }
+    hosts
+}
+
+/// The bucket tables of all policies, with their memory.
+#[derive(Default)]
+pub struct Tables {
+    policies: Vec<Buckets>,
+}
+
+impl Tables {
+    /// What an earlier control process left, for a site of the same file.
+    pub fn adopt(site: &Site, region: &ControlRegion, snapshot: &Snapshot) -> Self {
+        if snapshot.half.config_hash != site.hash {
+            return Self::default();
+        }
+        let home = |policy: usize| {
+            let bank = weir_wire::layout::control::HOME_BANK;
+            match snapshot.half.policies[policy].active_tier {
+                0 => Buckets::default(),
+                tier => Buckets::adopt(tier, region.bank(bank, policy)),
+            }
+        };
+        Self { policies: (0..site.policies.len()).map(home).collect() }
+    }
+
+    /// Brings the tables up to date with the half's members and the uplinks' states.
+    pub fn update(&mut self, half: &mut ControlHalf, states: &[u32], policies: usize) {
+        self.policies.resize_with(policies, Buckets::default);
+        let usable = states
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| *state & uplink_state::USABLE != 0)
+            .fold(0u64, |set, (uplink, _)| set | 1 << uplink);
+        for (buckets, policy) in self.policies.iter_mut().zip(&mut half.policies) {
+            let count = usize::from(policy.member_count).min(policy.members.len());
+            let members: Vec<Member> = policy.members[..count]
+                .iter()
+                .map(|m| Member {
+                    uplink: m.uplink,
+                    tier: m.tier,
+                    weight: m.weight & MemberLayout::MAX_WEIGHT,
+                })
+                .collect();
+            buckets.update(&members, usable);
+            policy.active_tier = buckets.active_tier().unwrap_or(0);
+        }
+    }
+
+    /// Live table of each policy.
+    pub fn live(&self) -> Vec<&BucketTable> {
+        self.policies.iter().map(Buckets::live).collect()
+    }
+
+    /// Home table of each policy that has one.
+    pub fn homes(&self) -> impl Iterator<Item = (usize, &BucketTable)> {
+        self.policies.iter().enumerate().filter_map(|(index, b)| Some((index, b.home()?)))
+    }
+}

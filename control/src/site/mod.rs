@@ -1,0 +1,145 @@
+//! The configuration of a site: one TOML file, read, checked, and resolved to indices.
+//!
+//! Everything wrong with a file is reported at once, each error with its place and what to do.
+
+mod check;
+mod place;
+mod schema;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use weir_wire::layout::control::{OnDataplaneLoss, Selection, Timeouts, Translate};
+
+pub use check::against_kernel;
+pub use place::Problem;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Hash of the file's text.
+    pub hash: u64,
+    /// Worker threads.
+    pub workers: u8,
+    /// CPU of each worker; fewer than workers: the rest is not pinned.
+    pub cores: Vec<u16>,
+    /// Flows the table is made for.
+    pub flow_table: u32,
+    /// First and last NAT port.
+    pub nat_ports: (u16, u16),
+    /// What becomes of transit without a dataplane.
+    pub on_dataplane_loss: OnDataplaneLoss,
+    /// Index of the policy of packets that no rule matches.
+    pub default_policy: u8,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// LAN ports.
+    pub lans: Vec<Lan>,
+    /// Uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Rules, in order.
+    pub rules: Vec<Rule>,
+    /// What is allowed but unwise.
+    pub warnings: Vec<String>,
+}
+
+/// A LAN port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lan {
+    /// Interface name.
+    pub interface: String,
+    /// Prefixes behind it; empty: the interface's own.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Where in the file.
+    pub line: usize,
+}
+
+/// An uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Name.
+    pub name: String,
+    /// Interface name.
+    pub interface: String,
+    /// Weight in policies that give none.
+    pub weight: u16,
+    /// Next hop; none: the kernel's default route on the interface.
+    pub next_hop: Option<Ipv4Addr>,
+    /// Source addresses; empty: the interface's own.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Address translation.
+    pub translate: Translate,
+    /// Where in the file.
+    pub line: usize,
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Name.
+    pub name: String,
+    /// Key of the buckets.
+    pub selection: Selection,
+    /// Members.
+    pub members: Vec<Member>,
+}
+
+/// A member of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index of the uplink.
+    pub uplink: u8,
+    /// Tier, 1 = best.
+    pub tier: u8,
+    /// Weight; none: the uplink's.
+    pub weight: Option<u16>,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Name.
+    pub name: String,
+    /// LAN port, as an index into [`Site::lans`].
+    pub in_lan: Option<usize>,
+    /// Source prefix.
+    pub source: Option<Ipv4Net>,
+    /// Destination prefix.
+    pub destination: Option<Ipv4Net>,
+    /// IP protocol, 0 = any.
+    pub protocol: u8,
+    /// Source ports, inclusive.
+    pub source_ports: Option<(u16, u16)>,
+    /// Destination ports, inclusive.
+    pub destination_ports: Option<(u16, u16)>,
+    /// Code point.
+    pub dscp: Option<u8>,
+    /// Index of the policy.
+    pub policy: u8,
+}
+
+/// Reads and checks a file, without looking at the kernel. The errors are ready to print.
+pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        vec![Problem::whole(
+            &file,
+            format!("cannot be read: {e}"),
+            "give the right path with --config",
+        )]
+    })?;
+    parse(&file, &text)
+}
+
+/// As [`load`], for text that is at hand.
+pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
+    let places = place::Places::new(file, text);
+    let raw: schema::File = toml::from_str(text).map_err(|e| vec![places.of_toml(&e)])?;
+    check::resolve(&raw, &places, weir_wire::layout::checksum64(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The file as TOML has it.
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    #[serde(default)]
+    pub gateway: Gateway,
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    #[serde(default)]
+    pub lan: Vec<Spanned<Lan>>,
+    #[serde(default)]
+    pub uplink: Vec<Spanned<Uplink>>,
+    #[serde(default)]
+    pub policy: Vec<Spanned<Policy>>,
+    #[serde(default)]
+    pub rule: Vec<Spanned<Rule>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    pub workers: Option<Spanned<i64>>,
+    pub cores: Vec<u16>,
+    pub flow_table: Option<Spanned<i64>>,
+    pub nat_ports: Option<Spanned<String>>,
+    pub on_dataplane_loss: Loss,
+    pub default_policy: Option<Spanned<String>>,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            cores: Vec::new(),
+            flow_table: None,
+            nat_ports: None,
+            on_dataplane_loss: Loss::Drop,
+            default_policy: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    Drop,
+    Kernel,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    pub tcp_opening: Option<Spanned<u32>>,
+    pub tcp_established: Option<Spanned<u32>>,
+    pub tcp_closing: Option<Spanned<u32>>,
+    pub udp: Option<Spanned<u32>>,
+    pub icmp: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lan {
+    pub interface: Spanned<String>,
+    #[serde(default)]
+    pub prefixes: Vec<Spanned<Ipv4Net>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uplink {
+    pub name: Spanned<String>,
+    pub interface: Spanned<String>,
+    pub weight: Option<Spanned<i64>>,
+    pub next_hop: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub addresses: Vec<Spanned<Addresses>>,
+    #[serde(default = "Translation::default")]
+    pub translate: Translation,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected an IPv4 address or prefix")]
+pub enum Addresses {
+    One(Ipv4Addr),
+    Prefix(Ipv4Net),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation {
+    #[default]
+    Nat44,
+    None,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub name: Spanned<String>,
+    #[serde(default)]
+    pub selection: Key,
+    pub members: Option<Vec<Spanned<Member>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Key {
+    #[default]
+    SourceDestination,
+    Flow,
+    Source,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    pub uplink: Spanned<String>,
+    pub tier: Option<Spanned<i64>>,
+    pub weight: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    pub name: Option<Spanned<String>>,
+    pub in_interface: Option<Spanned<String>>,
+    pub source: Option<Spanned<Ipv4Net>>,
+    pub destination: Option<Spanned<Ipv4Net>>,
+    pub protocol: Option<Spanned<Protocol>>,
+    pub source_ports: Option<Spanned<String>>,
+    pub destination_ports: Option<Spanned<String>>,
+    pub dscp: Option<Spanned<i64>>,
+    pub policy: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected \"tcp\", \"udp\", \"icmp\" or a protocol number")]
+pub enum Protocol {
+    Number(u8),
+    Name(String),
+}
