@@ -1,2 +1,0 @@
-use weir_control::buckets::*;
-#[test] fn t(){ for (n,mask) in [(3u8,6u64),(8,0x0f),(8,0xfe),(64,u64::MAX),(64,0xffffffff),(64,1)] { let m:Vec<_>=(0..n).map(|uplink|Member{uplink,tier:1,weight:10}).collect(); let mut b=Buckets::default(); b.update(&m,u64::MAX); let mut best=u128::MAX; for _ in 0..20 {let t=std::time::Instant::now(); b.update(&m,mask); best=best.min(t.elapsed().as_micros());} eprintln!("{n} {mask:x} {best} us"); } }
