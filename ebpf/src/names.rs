@@ -1,10 +1,8 @@
-//! Names of the program and the maps in the object file.
+//! Names of the program and the maps in the object file. Maps that outlive a process are pinned
+//! under the names of `weir_shm::pins::name`.
 
 /// The XDP program.
 pub const PROGRAM: &str = "weir";
-
-/// Packets seen: one `u64` per CPU at index 0, host byte order.
-pub const PACKETS: &str = "PACKETS";
 
 /// The map of AF_XDP sockets, by `device * 64 + queue`.
 pub const XSKS: &str = "XSKS";
