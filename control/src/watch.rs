@@ -1,13 +1,15 @@
 //! The gateway's view of the kernel: links, addresses, routes and neighbours, by netlink.
 //!
-//! Events only say that something changed; the whole view is then read anew. A lost event cannot
-//! leave it wrong for longer than the next one, or the daemon's own tick.
+//! Events only say that something changed; the whole view is then read anew, and all events that
+//! came before count as dealt with. Events that overrun the socket's buffer are lost, but not the
+//! news that some were. Requests have a socket of their own, where no event takes a reply's place.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
-use futures_util::stream::{StreamExt, TryStreamExt};
+use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
@@ -18,7 +20,10 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
+use rustix::io::Errno;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,37 +115,49 @@ impl Kernel {
 pub struct Watcher {
     handle: Handle,
     ethtool: ethtool::EthtoolHandle,
-    events: futures_util::stream::BoxStream<'static, ()>,
+    events: TokioSocket,
 }
 
 impl Watcher {
     /// Subscribes to changes. Needs a tokio runtime, which drives it.
     pub fn new() -> Result<Self> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Neigh,
-        ];
-        let (connection, handle, events) =
-            rtnetlink::new_multicast_connection(&groups).context("cannot open a netlink socket")?;
+        let events = subscribe().context("cannot subscribe to netlink events")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
         let (connection, ethtool, _) =
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle, ethtool, events: events.map(|_| ()).boxed() })
+        Ok(Self { handle, ethtool, events })
     }
 
-    /// Returns when something changed since the last call.
+    /// Returns when something changed since the last [`read`](Self::read) began.
     pub async fn changed(&mut self) {
-        if self.events.next().await.is_none() {
-            // The connection ended; the daemon's tick goes on alone.
-            std::future::pending::<()>().await;
+        // Truncated on purpose: that there is an event is all that matters. ENOBUFS says that
+        // events were lost, which is an event.
+        match self.events.recv(&mut &mut [0u8; 1][..]).await {
+            Err(error) if error.raw_os_error() != Some(Errno::NOBUFS.raw_os_error()) => {
+                tracing::error!("no more netlink events, changes are seen late: {error}");
+                std::future::pending().await
+            }
+            _ => {}
         }
+    }
+
+    /// Drops what has arrived, so that a burst of changes causes one reading of the view.
+    fn forget_events(&self) {
+        let more = |result: io::Result<usize>| match result {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()),
+        };
+        // Past the runtime, whose cooperative budget would end the loop too soon.
+        while more(self.events.socket_ref().recv(&mut &mut [0u8; 1][..], 0)) {}
     }
 
     /// Reads everything.
     pub async fn read(&mut self) -> Result<Kernel> {
+        // Before the first request: what happens from here on may be missing in the view.
+        self.forget_events();
         let mut kernel = Kernel { local_ports: local_ports()?, ..Kernel::default() };
         let mut links = self.handle.link().get().execute();
         while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
@@ -162,7 +179,7 @@ impl Watcher {
         query.header.address_family = AddressFamily::Inet;
         let mut routes = self.handle.route().get(query).execute();
         while let Some(message) = routes.try_next().await.context("cannot list routes")? {
-            kernel.routes.extend(route(&message));
+            kernel.routes.extend(routes_of(&message));
         }
         let mut neighbours = self.handle.neighbours().get().execute();
         while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
@@ -222,6 +239,19 @@ impl Watcher {
     }
 }
 
+fn subscribe() -> io::Result<TokioSocket> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Neigh,
+    ];
+    let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+    Ok(socket)
+}
+
 fn local_ports() -> Result<(u16, u16)> {
     const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let text = std::fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
@@ -268,21 +298,75 @@ fn link(message: &LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-fn route(message: &RouteMessage) -> Option<Route> {
+/// The routes of a message: one for each next hop of a multipath route, none in other tables.
+fn routes_of(message: &RouteMessage) -> Vec<Route> {
     let mut table = u32::from(message.header.table);
-    let (mut destination, mut gateway, mut interface, mut metric) =
-        (Ipv4Addr::UNSPECIFIED, None, None, 0);
+    let (mut destination, mut metric) = (Ipv4Addr::UNSPECIFIED, 0);
+    let mut hops = vec![hop(&message.attributes)];
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
-            RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::MultiPath(several) => {
+                hops = several
+                    .iter()
+                    .map(|one| (Some(one.interface_index), hop(&one.attributes).1))
+                    .collect();
+            }
             _ => {}
         }
     }
-    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
-    let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    Some(Route { destination, gateway, interface: interface?, metric }).filter(|_| main)
+    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length);
+    match destination {
+        Ok(destination) if table == u32::from(RouteHeader::RT_TABLE_MAIN) => hops
+            .into_iter()
+            .filter_map(|(interface, gateway)| {
+                Some(Route { destination, gateway, interface: interface?, metric })
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Interface and gateway.
+fn hop(attributes: &[RouteAttribute]) -> (Option<u32>, Option<Ipv4Addr>) {
+    let interface = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let gateway = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    (interface, gateway)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_route::link::InfoKind;
+
+    /// From a message, because not every kernel that runs the tests has VLAN devices.
+    #[test]
+    fn a_vlan_device_leads_to_its_parent() {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![
+            LinkAttribute::IfName("wan0.10".into()),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(10)])),
+            ]),
+        ];
+        assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
+    }
+
+    #[test]
+    fn a_veth_device_has_a_peer_but_no_parent() {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName("wan0".into()), LinkAttribute::Link(3)];
+        assert_eq!(link(&message).unwrap().vlan, None);
+    }
 }
