@@ -10,6 +10,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod clients;
+pub mod demo;
 pub mod frame;
 pub mod iperf;
 pub mod limits;
@@ -24,3 +25,4 @@ pub mod tcp_load;
 pub mod topology;
 pub mod udp_flows;
 pub mod wait;
+pub mod weir;

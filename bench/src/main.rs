@@ -32,6 +32,8 @@ enum Action {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Show weir at work: three providers, real clients, live weights, an uplink taken out.
+    Demo,
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -80,6 +82,7 @@ fn main() -> Result<()> {
     match Arguments::parse().action {
         Action::Topo(Topo::Up(up)) => topo_up(&up),
         Action::Exec { netns, command } => exec(&netns, &command),
+        Action::Demo => weir_bench::demo::run(),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }

@@ -40,13 +40,28 @@ pub struct UdpReport {
 /// # Errors
 /// When a socket cannot be opened. Missing answers are a result, not an error.
 pub fn run(hosts: &[Host], server: SocketAddrV4, flows: usize) -> Result<UdpReport> {
+    run_from(hosts, server, flows, FIRST_PORT)
+}
+
+/// As [`run`], with source ports counting up from `first_port`: flows that were not there before.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(
+    hosts: &[Host],
+    server: SocketAddrV4,
+    flows: usize,
+    first_port: u16,
+) -> Result<UdpReport> {
     bounded("the number of UDP flows per host", flows, 50_000)?;
     let wave = (IN_FLIGHT / hosts.len().max(1)).max(1);
     let reports = std::thread::scope(|scope| {
         let threads: Vec<_> = hosts
             .iter()
             .map(|host| {
-                let work = move || host.netns.run(|| from_host(host.address, server, flows, wave));
+                let work = move || {
+                    host.netns.run(|| from_host((host.address, first_port), server, flows, wave))
+                };
                 scope.spawn(work)
             })
             .collect();
@@ -66,7 +81,7 @@ pub fn run(hosts: &[Host], server: SocketAddrV4, flows: usize) -> Result<UdpRepo
 }
 
 fn from_host(
-    address: Ipv4Addr,
+    (address, first_port): (Ipv4Addr, u16),
     server: SocketAddrV4,
     flows: usize,
     wave: usize,
@@ -77,7 +92,7 @@ fn from_host(
     for wave in indices.chunks(wave).take_while(|_| Instant::now() < end) {
         let mut open = Vec::with_capacity(wave.len());
         for index in wave {
-            let port = FIRST_PORT + index;
+            let port = first_port + index;
             let socket = UdpSocket::bind((address, port))
                 .and_then(|socket| socket.connect(server).map(|()| socket))
                 .with_context(|| format!("cannot open UDP {address}:{port}"))?;

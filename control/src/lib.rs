@@ -8,10 +8,12 @@
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`daemon`] | the control process |
 //! | [`api`] | the requests that the command line makes of it |
+//! | [`cli`] | the `weir` command |
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod buckets;
+pub mod cli;
 pub mod daemon;
 pub mod publish;
 pub mod site;

@@ -12,10 +12,10 @@ use weir_wire::layout::control::{
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
+use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{Addresses, File, Key, Loss, Protocol, Translation};
 use super::{Lan, Member, Policy, Rule, Site, Uplink};
-use crate::watch::Kernel;
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
@@ -170,6 +170,16 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         );
     }
 
+    let mut cores = gateway.cores.clone();
+    cores.sort_unstable();
+    cores.dedup();
+    if cores.len() != gateway.cores.len() || cores.len() > usize::from(workers) {
+        c.whole(
+            format!("cores {:?} do not do for {workers} workers", gateway.cores),
+            "give each worker one core of its own; workers beyond the list are not pinned",
+        );
+    }
+
     let uplinks_known = c.unique("uplink", file.uplink.iter().map(|u| &u.get_ref().name));
     let interfaces = file.lan.iter().map(|l| &l.get_ref().interface);
     let interfaces = interfaces.chain(file.uplink.iter().map(|u| &u.get_ref().interface));
@@ -251,6 +261,7 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
 
 fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
     let mut uplinks = Vec::new();
+    let mut pooled: HashMap<Ipv4Addr, usize> = HashMap::new();
     for uplink in &file.uplink {
         let line = c.places.line(uplink.span().start);
         let u = uplink.get_ref();
@@ -271,6 +282,15 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                         "give a /28 or less",
                     );
                 }
+            }
+        }
+        for address in &addresses {
+            if let Some(first) = pooled.insert(*address, line) {
+                c.refuse(
+                    uplink.span(),
+                    format!("address {address} is there twice, first in line {first}"),
+                    "replies to it can return by one uplink only: remove one of them",
+                );
             }
         }
         if addresses.len() > MAX_POOL {
@@ -466,86 +486,4 @@ fn timeouts(c: &mut Checker<'_>, file: &File) -> Timeouts {
         icmp: of("icmp", &t.icmp, d.icmp, 60, "RFC 5508 REQ-2"),
         reserved: 0,
     }
-}
-
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
-/// What is wrong with a site on this machine: interfaces that are not there, networks that overlap,
-/// NAT ports that the kernel gives to its own sockets.
-pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut refuse = |line: usize, message: String, remedy: String| {
-        problems.push(Problem { line, column: 1, ..Problem::whole(file, message, remedy) });
-    };
-    let names = site.lans.iter().map(|l| (&l.interface, l.line));
-    for (interface, line) in names.chain(site.uplinks.iter().map(|u| (&u.interface, u.line))) {
-        if kernel.link(interface).is_none() {
-            let mut known: Vec<_> = kernel.links.iter().map(|l| l.name.as_str()).collect();
-            known.sort_unstable();
-            refuse(
-                line,
-                format!("there is no interface {interface}"),
-                format!("there are: {}", known.join(", ")),
-            );
-        }
-    }
-    let lan_nets: Vec<(Ipv4Net, &Lan)> = site
-        .lans
-        .iter()
-        .flat_map(|lan| {
-            let own =
-                kernel.link(&lan.interface).map(|l| kernel.networks(l.index)).unwrap_or_default();
-            let nets = if lan.prefixes.is_empty() { own } else { lan.prefixes.clone() };
-            nets.into_iter().map(move |net| (net, lan))
-        })
-        .collect();
-    for uplink in &site.uplinks {
-        let Some(link) = kernel.link(&uplink.interface) else { continue };
-        for net in kernel.networks(link.index) {
-            if let Some((lan_net, lan)) =
-                lan_nets.iter().find(|(lan_net, _)| overlap(lan_net, &net))
-            {
-                refuse(
-                    uplink.line,
-                    format!(
-                        "network {net} of uplink {} overlaps {lan_net} of LAN {}",
-                        uplink.name, lan.interface
-                    ),
-                    "renumber the LAN, or the link to the provider".into(),
-                );
-            }
-        }
-        if let Some(next_hop) = uplink.next_hop {
-            let nets = kernel.networks(link.index);
-            if !nets.is_empty() && !nets.iter().any(|net| net.contains(&next_hop)) {
-                refuse(
-                    uplink.line,
-                    format!(
-                        "next hop {next_hop} of uplink {} is on no network of {}",
-                        uplink.name, uplink.interface
-                    ),
-                    format!(
-                        "networks there: {}",
-                        nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                    ),
-                );
-            }
-        }
-    }
-    let ((lo, hi), (nat_lo, nat_hi)) = (kernel.local_ports, site.nat_ports);
-    let nat = site.uplinks.iter().any(|u| u.translate == Translate::Nat44);
-    if nat && lo <= nat_hi && nat_lo <= hi {
-        refuse(
-            0,
-            format!("NAT ports {nat_lo}-{nat_hi} overlap the kernel's own, {lo}-{hi}"),
-            format!(
-                "run `sysctl -w net.ipv4.ip_local_port_range=\"{} {}\"`, or set nat_ports in [gateway]",
-                1024,
-                nat_lo.saturating_sub(1).max(1025)
-            ),
-        );
-    }
-    problems
 }

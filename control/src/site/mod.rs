@@ -3,6 +3,7 @@
 //! Everything wrong with a file is reported at once, each error with its place and what to do.
 
 mod check;
+mod machine;
 mod place;
 mod schema;
 
@@ -12,7 +13,7 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use weir_wire::layout::control::{OnDataplaneLoss, Selection, Timeouts, Translate};
 
-pub use check::against_kernel;
+pub use machine::against_kernel;
 pub use place::Problem;
 
 /// A valid configuration.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::watch::{Kernel, Link};
+use crate::watch::{Kernel, Link, Route};
 
 const GOOD: &str = r#"
 [gateway]
@@ -188,4 +188,120 @@ fn clashing_port_ranges_name_the_sysctl() {
 fn a_lan_that_overlaps_a_provider_is_refused() {
     let text = on_this_machine(|kernel| kernel.addresses[1].1 = "10.77.9.2/24".parse().unwrap());
     assert!(text.contains("10.77.9.0/24 of uplink fiber overlaps 10.77.0.0/16"), "{text}");
+}
+
+#[test]
+fn a_lan_prefix_of_the_kernel_that_overlaps_another_lan_is_refused() {
+    let two = format!("{GOOD}\n[[lan]]\ninterface = \"lan1\"\n");
+    let mut kernel = kernel();
+    let lan1 = Link { index: 4, name: "lan1".into(), ..kernel.links[0].clone() };
+    kernel.links.push(lan1);
+    kernel.addresses.push((4, "10.77.8.1/24".parse().unwrap()));
+    let found = against_kernel(&parse("weir.toml", &two).unwrap(), &kernel, "weir.toml");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(
+        found[0].message,
+        "network 10.77.8.0/24 of LAN lan1 overlaps 10.77.0.0/16 of LAN lan0"
+    );
+}
+
+#[test]
+fn an_interface_without_an_ethernet_address_is_refused() {
+    let text = on_this_machine(|kernel| kernel.links[1].mac = [0; 6]);
+    assert!(text.contains("wan0 has no Ethernet address"), "{text}");
+}
+
+#[test]
+fn a_vlan_within_a_vlan_is_refused() {
+    let text = on_this_machine(|kernel| {
+        kernel.links[1].vlan = Some((8, 20));
+        let outer = Link {
+            index: 8,
+            name: "eth0.10".into(),
+            vlan: Some((9, 10)),
+            ..kernel.links[1].clone()
+        };
+        kernel.links.push(outer);
+    });
+    assert!(text.contains("wan0 is a VLAN within VLAN eth0.10"), "{text}");
+}
+
+/// The problems of the good file with more said about the uplink `fiber`.
+fn with_fiber(line: &str, change: impl FnOnce(&mut Kernel)) -> Vec<String> {
+    let text = GOOD.replacen("weight = 5", &format!("weight = 5\n{line}"), 1);
+    let mut kernel = kernel();
+    change(&mut kernel);
+    let site = parse("weir.toml", &text).unwrap();
+    against_kernel(&site, &kernel, "weir.toml").iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_next_hop_is_on_a_network_of_its_interface() {
+    assert!(with_fiber("next_hop = \"100.64.0.1\"", |_| ()).is_empty());
+    let found = with_fiber("next_hop = \"100.65.0.1\"", |_| ());
+    assert!(found[0].contains("100.65.0.1 of uplink fiber is on no network of wan0"), "{found:?}");
+}
+
+#[test]
+fn a_next_hop_may_be_routed_to_its_interface() {
+    let route = |kernel: &mut Kernel| {
+        let destination = "100.65.0.1/32".parse().unwrap();
+        kernel.routes.push(Route { destination, gateway: None, interface: 2, metric: 0 });
+    };
+    assert!(with_fiber("next_hop = \"100.65.0.1\"", route).is_empty());
+}
+
+#[test]
+fn a_next_hop_is_not_the_gateway_itself() {
+    let found = with_fiber("next_hop = \"100.64.0.2\"", |_| ());
+    assert!(found[0].contains("is the gateway itself"), "{found:?}");
+}
+
+#[test]
+fn a_pool_address_in_a_lan_is_refused() {
+    let found = with_fiber("addresses = [\"10.77.3.4\"]", |_| ());
+    assert!(
+        found[0].contains("10.77.3.4 of uplink fiber is in 10.77.0.0/16 of LAN lan0"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_pool_address_belongs_to_one_uplink() {
+    let text = GOOD
+        .replace("weight = 5", "addresses = [\"192.0.2.8/30\"]")
+        .replace("translate = \"none\"", "addresses = [\"192.0.2.9\"]");
+    let found = problems(&text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("address 192.0.2.9 is there twice, first in line 9"), "{found:?}");
+}
+
+#[test]
+fn a_core_is_for_one_worker() {
+    let text = broken("[gateway]", "[gateway]\nworkers = 2\ncores = [1, 1]");
+    assert!(text.contains("cores [1, 1] do not do for 2 workers"), "{text}");
+    let text = broken("[gateway]", "[gateway]\ncores = [0, 1]");
+    assert!(text.contains("cores [0, 1] do not do for 1 workers"), "{text}");
+}
+
+#[test]
+fn the_sysctl_that_is_proposed_ends_the_clash() {
+    for nat_ports in ["16384-65535", "1024-32767", "2048-40000"] {
+        let text = GOOD.replace("16384-65535", nat_ports);
+        let site = parse("weir.toml", &text).unwrap();
+        let clash = Kernel { local_ports: (20_000, 30_000), ..kernel() };
+        let remedy = against_kernel(&site, &clash, "weir.toml").remove(0).remedy;
+        let proposed = remedy.split('"').nth(1).unwrap().split_once(' ').unwrap();
+        let local_ports = (proposed.0.parse().unwrap(), proposed.1.parse().unwrap());
+        assert!(local_ports.0 < local_ports.1, "{remedy}");
+        let cured = Kernel { local_ports, ..kernel() };
+        assert!(against_kernel(&site, &cured, "weir.toml").is_empty(), "{nat_ports}: {remedy}");
+    }
+}
+
+#[test]
+fn nat_ports_that_leave_the_kernel_none_are_to_be_changed_themselves() {
+    let site = parse("weir.toml", &GOOD.replace("16384-65535", "1024-65535")).unwrap();
+    let problem = against_kernel(&site, &kernel(), "weir.toml").remove(0);
+    assert!(problem.remedy.starts_with("set nat_ports"), "{}", problem.remedy);
 }

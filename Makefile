@@ -1,0 +1,28 @@
+# weir: `make demo` shows it, `make test` checks it. Both need root: they make network namespaces.
+
+CARGO ?= cargo
+
+.PHONY: demo test lint ebpf deps
+
+demo: deps
+	$(CARGO) build --release --workspace
+	target/release/weir-bench demo
+
+# Everything that must hold, in the order in which it is cheapest to find out.
+test: deps lint
+	$(CARGO) build --workspace --locked
+	$(CARGO) test --workspace --locked
+	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
+	scripts/ebpf-build --install --check
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+# Rebuilds the committed XDP object.
+ebpf:
+	scripts/ebpf-build --install --update
+
+deps:
+	scripts/install-deps

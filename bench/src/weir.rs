@@ -1,0 +1,285 @@
+//! Weir on a site's gateway: both processes, their configuration, and what they say.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use weir_control::api::{self, Request, Response};
+use weir_shm::Pins;
+use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
+use weir_shm::counters::Counters;
+use weir_shm::map::Access;
+use weir_shm::status::Status;
+use weir_wire::layout::control::uplink_state;
+use weir_wire::layout::counters::{Counter, UplinkCounters};
+
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::topology::Topology;
+use crate::wait;
+
+/// Names of the uplinks, by provider.
+pub const UPLINKS: [&str; 3] = ["fiber", "cable", "lte"];
+
+/// Both processes on one gateway. Dropping it kills them; the site's end removes the rest.
+pub struct Weir {
+    gateway: Netns,
+    directory: PathBuf,
+    pins: Pins,
+    control: Option<Process>,
+    dataplane: Option<Process>,
+}
+
+impl Weir {
+    /// Starts weir with the given configuration and waits until it forwards on all uplinks.
+    ///
+    /// # Errors
+    /// When a process cannot be started, or does not come up; the error carries its log.
+    pub fn start(topology: &Topology, configuration: &str) -> Result<Self> {
+        let directory = topology.run.file_directory()?;
+        std::fs::write(directory.join("weir.toml"), configuration)?;
+        let pins = Pins::create(topology.run.pin_directory()?)?;
+        let mut weir = Self {
+            gateway: topology.gateway.clone(),
+            directory,
+            pins,
+            control: None,
+            dataplane: None,
+        };
+        weir.start_control()?;
+        weir.start_dataplane()?;
+        weir.wait_until_usable(topology.providers.len())?;
+        Ok(weir)
+    }
+
+    /// A configuration: LAN ports of the site, one uplink per provider with these weights, and a
+    /// policy that deals flows by their 5-tuple.
+    #[must_use]
+    pub fn configuration(topology: &Topology, weights: &[u16]) -> String {
+        let mut text = String::new();
+        for port in topology.lan_ports() {
+            text += &format!("[[lan]]\ninterface = \"{port}\"\n\n");
+        }
+        for (provider, weight) in topology.providers.iter().zip(weights) {
+            let (name, interface) = (UPLINKS[provider.index], provider.interface());
+            text += &format!(
+                "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\nweight = {weight}\n\n"
+            );
+        }
+        text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
+    }
+
+    /// Starts the control process; it must not be running.
+    ///
+    /// # Errors
+    /// When it does not publish; the error carries its log.
+    pub fn start_control(&mut self) -> Result<()> {
+        let mut command = self.command("weir-control")?;
+        command.arg("--config").arg(self.directory.join("weir.toml"));
+        command.arg("--pins").arg(self.pins.directory()).arg("--socket").arg(self.socket());
+        let mut process = self.gateway.spawn(&mut command)?;
+        let started = u64::from(process.child().id());
+        let socket = self.socket();
+        let up = wait::until("weir-control to publish", wait::BOUND, || {
+            if let Some(status) = process.child().try_wait()? {
+                bail!("weir-control ended ({status})");
+            }
+            let region = ControlRegion::open(&self.pins, Access::Read).ok();
+            let ours = region.is_some_and(|r| r.control_process().0 == started && r.epoch() > 0);
+            Ok((ours && api::call(&socket, &Request::Status).is_ok()).then_some(()))
+        });
+        up.with_context(|| self.log("weir-control"))?;
+        self.control = Some(process);
+        Ok(())
+    }
+
+    /// Starts the dataplane; it must not be running.
+    ///
+    /// # Errors
+    /// When it does not forward; the error carries its log.
+    pub fn start_dataplane(&mut self) -> Result<()> {
+        let mut command = self.command("weir-dataplane")?;
+        command.arg("--pins").arg(self.pins.directory());
+        let mut process = self.gateway.spawn(&mut command)?;
+        let started = u64::from(process.child().id());
+        let before = monotonic_ms();
+        let up = wait::until("weir-dataplane to forward", wait::BOUND, || {
+            if let Some(status) = process.child().try_wait()? {
+                bail!("weir-dataplane ended ({status})");
+            }
+            let Ok(status) = Status::open(&self.pins, Access::Read) else { return Ok(None) };
+            let page = status.read();
+            let workers = usize::try_from(page.workers)?.max(1);
+            let alive = page.worker[..workers].iter().all(|w| w.heartbeat_ms > before);
+            let attached = page.devices.iter().any(|d| d.xdp != 0);
+            Ok((page.pid == started && alive && attached).then_some(()))
+        });
+        up.with_context(|| self.log("weir-dataplane"))?;
+        self.dataplane = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL for the control process.
+    pub fn kill_control(&mut self) {
+        self.control = None;
+    }
+
+    /// SIGKILL for the dataplane.
+    pub fn kill_dataplane(&mut self) {
+        self.dataplane = None;
+    }
+
+    /// Makes a request of the control process; the epoch from which it is obeyed.
+    ///
+    /// # Errors
+    /// When it is refused or nobody answers.
+    pub fn request(&self, request: &Request) -> Result<u64> {
+        match api::call(&self.socket(), request)? {
+            Response::Ok { epoch, .. } => Ok(epoch),
+            Response::Error { message } => bail!("refused: {message}"),
+        }
+    }
+
+    /// Sets an uplink's weight.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub fn weight(&self, uplink: &str, weight: u32) -> Result<u64> {
+        self.request(&Request::Weight { uplink: uplink.into(), weight, policy: None })
+    }
+
+    /// What is published.
+    ///
+    /// # Errors
+    /// When nothing is.
+    pub fn snapshot(&self) -> Result<Box<Snapshot>> {
+        let region = ControlRegion::open(&self.pins, Access::Read)?;
+        region.snapshot().context("nothing is published")
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    /// When they cannot be mapped.
+    pub fn counters(&self) -> Result<Counters> {
+        Ok(Counters::open(&self.pins, Access::Read)?)
+    }
+
+    /// Counters of each uplink.
+    ///
+    /// # Errors
+    /// As [`Self::counters`].
+    pub fn uplinks(&self) -> Result<Vec<UplinkCounters>> {
+        let counters = self.counters()?;
+        Ok((0..UPLINKS.len() as u8).map(|uplink| counters.uplink(uplink)).collect())
+    }
+
+    /// Checks that every frame is accounted for, in both tiers and between them, and that no
+    /// worker lost a frame of its memory. Waits for traffic to end.
+    ///
+    /// # Errors
+    /// Which sum does not add up.
+    pub fn check_conservation(&self) -> Result<()> {
+        let mut last = String::new();
+        wait::until("the counters to add up", wait::BOUND, || {
+            let difference = self.difference()?;
+            last = difference.clone().unwrap_or_default();
+            Ok(difference.is_none().then_some(()))
+        })
+        .with_context(|| last)
+    }
+
+    fn difference(&self) -> Result<Option<String>> {
+        let counters = self.counters()?;
+        let sum = |wanted: &dyn Fn(Counter) -> bool| -> u64 {
+            Counter::ALL.iter().filter(|c| wanted(**c)).map(|c| counters.sum(*c)).sum()
+        };
+        let of = |counter: Counter| counters.sum(counter);
+        let user_drop = |c: Counter| c.is_drop() && c != Counter::XdpDropNoDataplane;
+        let page = Status::open(&self.pins, Access::Read)?.read();
+        let lost: u64 = page.devices.iter().map(|d| d.rx_dropped + d.rx_ring_full).sum();
+        let kernel_in = of(Counter::XdpRx);
+        let kernel_out = sum(&Counter::is_pass)
+            + of(Counter::XdpToUser)
+            + of(Counter::XdpForwarded)
+            + of(Counter::XdpDropNoDataplane);
+        let user_in =
+            of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
+        let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + sum(&user_drop);
+        let workers = usize::try_from(page.workers)?;
+        let frames = page.worker[..workers].iter().all(|w| w.frames == w.frames_accounted);
+        let sums = [
+            ("kernel tier", kernel_in, kernel_out),
+            ("user tier", user_in, user_out),
+            ("between the tiers", of(Counter::XdpToUser), of(Counter::UserRx) + lost),
+            ("handed over", of(Counter::UserHandoverOut), of(Counter::UserHandoverIn)),
+        ];
+        let wrong = sums.iter().find(|(_, entered, left)| entered != left);
+        Ok(match wrong {
+            Some((what, entered, left)) => Some(format!("{what}: {entered} in, {left} out")),
+            None if !frames => Some("a worker is missing frames".into()),
+            None => None,
+        })
+    }
+
+    /// The program `weir` with this gateway's arguments.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary("weir")?);
+        command.arg("--pins").arg(self.pins.directory()).arg("--socket").arg(self.socket());
+        command.args(arguments);
+        Ok(command)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    fn command(&self, name: &str) -> Result<Command> {
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path(name))?;
+        let mut command = Command::new(binary(name)?);
+        command
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.log"))
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
+    }
+
+    fn wait_until_usable(&self, uplinks: usize) -> Result<()> {
+        let region = ControlRegion::open(&self.pins, Access::Read)?;
+        wait::until("all uplinks to take flows", wait::BOUND, || {
+            let usable = |u: usize| region.uplink_state(u as u8) & uplink_state::USABLE != 0;
+            // State words are flipped before the buckets that follow from them are published.
+            let dealt = |table: &BucketTable| (0..uplinks).all(|u| table.contains(&(u as u8)));
+            let published = region.snapshot().is_some_and(|s| dealt(&s.buckets[0]));
+            Ok(((0..uplinks).all(usable) && published).then_some(()))
+        })
+        .with_context(|| self.log("weir-control"))
+    }
+}
+
+fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// A program of this workspace, beside the running one or, for a test, one directory above.
+fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find the path of this program")?;
+    let found = own.ancestors().skip(1).take(2).map(|d: &Path| d.join(name)).find(|p| p.is_file());
+    let found =
+        found.with_context(|| format!("{name} is not built: run `cargo build --workspace`"))?;
+    ensure!(found.is_absolute(), "{} is not absolute", found.display());
+    Ok(found)
+}

@@ -1,0 +1,309 @@
+//! Weir on a gateway, end to end: real clients across namespaces, observed from outside.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use weir_bench::capture::{Capture, Tally};
+use weir_bench::plan::{self, Plan, Uplink};
+use weir_bench::server::{self, ECHO_PORT, Server};
+use weir_bench::tcp_load::TcpLoad;
+use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
+use weir_bench::weir::{UPLINKS, Weir};
+use weir_bench::{clients, iperf, udp_flows, wait};
+use weir_control::api::Request;
+use weir_shm::control::ControlRegion;
+use weir_wire::layout::counters::Counter;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
+const WEIGHTS: [u16; 3] = [5, 3, 2];
+
+fn site(plan: Plan) -> (Topology, Server, Weir) {
+    let topology = Topology::build(plan).unwrap();
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let configuration = Weir::configuration(&topology, &WEIGHTS);
+    let weir = Weir::start(&topology, &configuration).unwrap();
+    (topology, server, weir)
+}
+
+fn captures(topology: &Topology) -> Vec<Capture> {
+    topology.providers.iter().map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap()).collect()
+}
+
+/// Ends the captures; every frame was sound, and left with an address of its own provider.
+fn sound(topology: &Topology, captures: Vec<Capture>) -> Vec<Tally> {
+    let tallies: Vec<_> = captures.into_iter().map(|c| c.stop().unwrap()).collect();
+    for (provider, tally) in topology.providers.iter().zip(&tallies) {
+        assert_eq!((tally.faulty, tally.lost), (0, 0), "{:?}", tally.faults);
+        for source in tally.sources_to(SERVER).keys() {
+            assert!(
+                provider.addresses.contains(source),
+                "{source} left by provider {}",
+                provider.index
+            );
+        }
+        assert_eq!(provider.foreign_sources().unwrap(), 0);
+    }
+    tallies
+}
+
+#[test]
+fn real_clients_work_and_no_checksum_breaks() {
+    let (topology, _server, weir) = site(Plan::new(3, 2));
+    let captures = captures(&topology);
+    let lan = Capture::start(&topology.hosts[0].netns, "eth0").unwrap();
+    for host in &topology.hosts {
+        assert_eq!(clients::ping(&host.netns, SERVER, 5).unwrap().received, 5);
+        let url = server::content_url(SERVER, 3_000_000);
+        let download = clients::curl(&host.netns, &url).unwrap();
+        assert_eq!(download.sha256, clients::sha256(&server::content(3_000_000)).unwrap());
+    }
+    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
+    for reverse in [false, true] {
+        let load = iperf::Load { seconds: 1, streams: 4, reverse };
+        assert!(iperf::tcp(&topology.hosts[0].netns, SERVER, load).unwrap().bytes > 1_000_000);
+    }
+    let lan = lan.stop().unwrap();
+    assert_eq!(lan.faulty, 0, "{:?}", lan.faults);
+    sound(&topology, captures);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_udp_flows_follow_the_weights() {
+    let mut plan = Plan::new(3, 16);
+    plan.uplinks = vec![Uplink { addresses: 4, mtu: 1500 }; 3];
+    let (topology, _server, weir) = site(plan);
+    let report = udp_flows::run(&topology.hosts, ECHO, 6250).unwrap();
+    assert_eq!((report.sent, report.answered, report.wrong), (100_000, 100_000, 0));
+    let created: Vec<u64> = weir.uplinks().unwrap().iter().map(|u| u.flows_created).collect();
+    let total: u64 = created.iter().sum();
+    assert!(total >= 100_000);
+    for (uplink, weight) in created.iter().zip([50.0, 30.0, 20.0]) {
+        let share = *uplink as f64 * 100.0 / total as f64;
+        assert!((share - weight).abs() < 1.0, "{created:?}");
+    }
+    for provider in &topology.providers {
+        assert_eq!(provider.foreign_sources().unwrap(), 0);
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn two_thousand_connections_survive_weight_changes() {
+    let (topology, _server, weir) = site(Plan::new(3, 4));
+    let load = TcpLoad::start(&topology.hosts, ECHO, 500, Duration::from_secs(120)).unwrap();
+    load.wait_until_settled().unwrap();
+    let before = weir.uplinks().unwrap();
+    let settled = load.rounds();
+    for change in 0..50u32 {
+        weir.weight(UPLINKS[(change % 3) as usize], 1 + change * 7 % 9).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(load.rounds() > settled);
+    let after = weir.uplinks().unwrap();
+    let report = load.stop().unwrap();
+    assert_eq!((report.intact, report.broken.len()), (2000, 0), "{:?}", report.broken.first());
+    let created = |of: &[weir_wire::layout::counters::UplinkCounters]| -> Vec<u64> {
+        of.iter().map(|u| u.flows_created).collect()
+    };
+    assert_eq!(created(&before), created(&after), "no flow was made anew on another uplink");
+    assert_eq!(weir.counters().unwrap().sum(Counter::FlowsMoved), 0);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_weight_change_is_obeyed_by_new_flows() {
+    let (topology, _server, weir) = site(Plan::new(3, 2));
+    for uplink in ["cable", "lte"] {
+        weir.weight(uplink, 0).unwrap();
+    }
+    let before = weir.uplinks().unwrap();
+    udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
+    let after = weir.uplinks().unwrap();
+    let made: Vec<u64> =
+        after.iter().zip(&before).map(|(a, b)| a.flows_created - b.flows_created).collect();
+    assert_eq!(made[1..], [0, 0]);
+    assert!(made[0] >= 1000);
+}
+
+#[test]
+fn an_uplink_set_down_takes_no_new_flows_and_returns() {
+    let (topology, _server, weir) = site(Plan::new(3, 2));
+    let table = weir.snapshot().unwrap().buckets[0];
+    weir.request(&Request::Down { uplink: "cable".into() }).unwrap();
+    let before = weir.uplinks().unwrap()[1].flows_created;
+    let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
+    assert_eq!(report.answered, 1000);
+    assert_eq!(weir.uplinks().unwrap()[1].flows_created, before);
+    weir.request(&Request::Up { uplink: "cable".into() }).unwrap();
+    assert!(weir.snapshot().unwrap().buckets[0] == table, "the same buckets come back");
+    udp_flows::run(&topology.hosts, SocketAddrV4::new(SERVER, ECHO_PORT), 900).unwrap();
+    assert!(weir.uplinks().unwrap()[1].flows_created > before);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn nothing_stops_when_the_control_process_is_killed() {
+    let (topology, _server, mut weir) = site(Plan::new(3, 2));
+    weir.weight("fiber", 9).unwrap();
+    let load = TcpLoad::start(&topology.hosts, ECHO, 50, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+    let epoch = weir.snapshot().unwrap().half.epoch;
+    weir.kill_control();
+    let killed = load.rounds();
+    wait::until("traffic to go on", wait::BOUND, || {
+        Ok((load.rounds() > killed + 500).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(udp_flows::run(&topology.hosts, ECHO, 100).unwrap().answered, 200, "new flows too");
+    weir.start_control().unwrap();
+    let snapshot = weir.snapshot().unwrap();
+    assert!(snapshot.half.epoch >= epoch);
+    assert_eq!(snapshot.half.uplinks[0].weight, 9, "what was set at run time is adopted");
+    let report = load.stop().unwrap();
+    assert_eq!(report.broken, Vec::<String>::new());
+}
+
+#[test]
+fn connections_and_host_traffic_survive_a_killed_dataplane() {
+    let (topology, _server, mut weir) = site(Plan::new(3, 2));
+    let load = TcpLoad::start(&topology.hosts, ECHO, 50, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+    weir.kill_dataplane();
+    let gateway = plan::lan_gateway(0);
+    let ping = clients::ping(&topology.hosts[0].netns, gateway, 5).unwrap();
+    assert_eq!(ping.received, 5, "the gateway itself stays reachable");
+    weir.start_dataplane().unwrap();
+    let restarted = load.rounds();
+    wait::until("traffic to go on", wait::BOUND, || {
+        Ok((load.rounds() > restarted + 500).then_some(()))
+    })
+    .unwrap();
+    let report = load.stop().unwrap();
+    assert_eq!(report.broken, Vec::<String>::new());
+    assert!(weir.counters().unwrap().sum(Counter::FlowsAdopted) >= 100);
+}
+
+#[test]
+fn the_gateways_own_traffic_is_untouched() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let host = &topology.hosts[0];
+    let gateway = plan::lan_gateway(0);
+    assert_eq!(clients::ping(&host.netns, gateway, 3).unwrap().received, 3);
+    let _own = Server::start(&topology.gateway, gateway).unwrap();
+    let download = clients::curl(&host.netns, &server::content_url(gateway, 100_000)).unwrap();
+    assert_eq!(download.bytes, 100_000);
+    for provider in &topology.providers {
+        assert_eq!(clients::ping(&topology.gateway, provider.next_hop, 3).unwrap().received, 3);
+        let url = server::content_url(SERVER, 100_000);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null"]);
+        curl.args(["--interface", &provider.interface(), &url]);
+        topology.gateway.output(&mut curl).unwrap();
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn two_workers_share_the_work_and_hand_over() {
+    let mut plan = Plan::new(3, 4);
+    plan.queues = 2;
+    let topology = Topology::build(plan).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let configuration = Weir::configuration(&topology, &WEIGHTS);
+    let weir =
+        Weir::start(&topology, &format!("[gateway]\nworkers = 2\n\n{configuration}")).unwrap();
+    let report = udp_flows::run(&topology.hosts, ECHO, 2000).unwrap();
+    assert_eq!((report.answered, report.wrong), (8000, 0));
+    let load = TcpLoad::start(&topology.hosts, ECHO, 100, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+    assert_eq!(load.stop().unwrap().broken, Vec::<String>::new());
+    assert!(weir.counters().unwrap().sum(Counter::UserHandoverOut) > 0);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn an_own_prefix_leaves_by_every_uplink_untranslated() {
+    let mut plan = Plan::new(3, 2);
+    plan.owned_prefix = true;
+    let topology = Topology::build(plan).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let (prefix, length) = plan::OWNED_PREFIX;
+    let configuration = Weir::configuration(&topology, &[1, 1, 1])
+        .replace(
+            "interface = \"lan0\"\n",
+            &format!("interface = \"lan0\"\nprefixes = [\"{prefix}/{length}\"]\n"),
+        )
+        .replace("weight = 1\n", "weight = 1\ntranslate = \"none\"\n");
+    let weir = Weir::start(&topology, &configuration).unwrap();
+    let captures = captures(&topology);
+    let host = &topology.hosts[0];
+    let owned = host.owned.unwrap();
+    for _ in 0..20 {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null"]);
+        curl.args(["--interface", &owned.to_string(), &server::content_url(SERVER, 20_000)]);
+        host.netns.output(&mut curl).unwrap();
+    }
+    for capture in captures {
+        let tally = capture.stop().unwrap();
+        assert_eq!(tally.faulty, 0, "{:?}", tally.faults);
+        let sources: Vec<_> = tally.sources_to(SERVER).into_keys().collect();
+        assert!(sources.iter().all(|s| *s == owned), "{sources:?}");
+    }
+    let used = weir.uplinks().unwrap().iter().filter(|u| u.flows_created > 0).count();
+    assert!(used >= 2, "twenty flows use more than one of three uplinks");
+}
+
+#[test]
+fn a_weight_is_in_force_when_the_command_returns() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let started = Instant::now();
+    let epoch = weir.weight("fiber", 1).unwrap();
+    let region = ControlRegion::open(
+        &weir_shm::Pins::existing(topology.run.pin_directory().unwrap()),
+        weir_shm::map::Access::Read,
+    )
+    .unwrap();
+    assert!(region.epoch() >= epoch, "published {:?} after the request", started.elapsed());
+}
+
+#[test]
+fn the_command_line_reads_and_changes_a_running_weir() {
+    let (topology, _server, mut weir) = site(Plan::new(3, 1));
+    let run = |weir: &Weir, arguments: &[&str]| {
+        let mut command = weir.cli(arguments).unwrap();
+        let output = topology.gateway.run(|| command.output().unwrap()).unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    udp_flows::run(&topology.hosts, ECHO, 50).unwrap();
+    let (code, text) = run(&weir, &["weight", "fiber", "1"]);
+    assert_eq!(code, 0);
+    assert!(text.starts_with("weight of fiber is 1"), "{text}");
+    assert_eq!(run(&weir, &["weight", "nobody", "1"]).0, 1);
+    assert_eq!(run(&weir, &["weight", "fiber", "many"]).0, 2);
+    weir.kill_control();
+    assert_eq!(run(&weir, &["down", "fiber"]).0, 3);
+    for command in ["status", "uplinks", "policies", "rules", "flows", "counters"] {
+        let (code, text) = run(&weir, &[command]);
+        assert_eq!(code, 0, "{command} needs no control process");
+        assert!(text.lines().count() > 1, "{text}");
+        let (code, json) = run(&weir, &[command, "--json"]);
+        assert_eq!(code, 0);
+        serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    }
+    let (_, json) = run(&weir, &["uplinks", "--json"]);
+    let uplinks: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&uplinks[0]["name"], &uplinks[0]["weight"]), (&"fiber".into(), &1.into()));
+    let (_, json) = run(&weir, &["flows", "--json", "--limit", "7"]);
+    let flows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(flows.as_array().unwrap().len(), 7);
+    assert_eq!(run(&weir, &["detach"]).0, 1, "not under a running dataplane");
+    weir.kill_dataplane();
+    let (code, text) = run(&weir, &["detach"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("CONTROL") && text.contains("link-"), "{text}");
+    assert_eq!(run(&weir, &["status"]).0, 3);
+}

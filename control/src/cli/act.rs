@@ -1,0 +1,99 @@
+//! Commands that change something, or check a file.
+
+use std::path::Path;
+
+use serde_json::json;
+use weir_shm::Pins;
+use weir_shm::map::Access;
+use weir_shm::status::Status;
+
+use super::{Arguments, Exit};
+use crate::api::{self, Request, Response};
+use crate::site;
+use crate::watch::Watcher;
+
+/// Makes a request of the control process and says what became of it.
+pub fn request(arguments: &Arguments, request: &Request) -> Exit {
+    match api::call(&arguments.socket, request) {
+        Ok(Response::Ok { epoch, message }) => {
+            if arguments.json {
+                println!("{}", json!({ "epoch": epoch, "message": message }));
+            } else {
+                println!("{message} (epoch {epoch})");
+            }
+            Exit::Ok
+        }
+        Ok(Response::Error { message }) => {
+            eprintln!("weir: {message}");
+            Exit::Failed
+        }
+        Err(error) => {
+            eprintln!("weir: {error:#}");
+            Exit::NotRunning
+        }
+    }
+}
+
+/// Checks a file by itself, then against this machine.
+pub fn check(file: &Path, json: bool) -> Exit {
+    let checked = site::load(file).and_then(|site| {
+        let name = file.display().to_string();
+        let failed = |error: anyhow::Error| {
+            vec![site::Problem::whole(&name, format!("{error:#}"), "run as root on the gateway")]
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| failed(e.into()))?;
+        let kernel = runtime.block_on(async { Watcher::new()?.read().await }).map_err(failed)?;
+        match site::against_kernel(&site, &kernel, &name) {
+            problems if problems.is_empty() => Ok(site),
+            problems => Err(problems),
+        }
+    });
+    let (problems, warnings) = match &checked {
+        Ok(site) => (Vec::new(), site.warnings.clone()),
+        Err(problems) => (problems.iter().map(ToString::to_string).collect(), Vec::new()),
+    };
+    if json {
+        println!(
+            "{}",
+            json!({ "valid": checked.is_ok(), "errors": problems, "warnings": warnings })
+        );
+    } else {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        match &checked {
+            Ok(site) => println!(
+                "{}: valid, {} uplinks, {} policies, {} rules",
+                file.display(),
+                site.uplinks.len(),
+                site.policies.len(),
+                site.rules.len()
+            ),
+            Err(problems) => eprintln!("{}: {} errors", file.display(), problems.len()),
+        }
+    }
+    if checked.is_ok() { Exit::Ok } else { Exit::Invalid }
+}
+
+/// Removes everything weir keeps in the kernel.
+pub fn detach(pins: &Pins, force: bool) -> Exit {
+    let pid = Status::open(pins, Access::Read).map_or(0, |status| status.pid());
+    if super::view::is_alive(pid) && !force {
+        eprintln!("weir: the dataplane runs as process {pid}: stop it first, or use --force");
+        return Exit::Failed;
+    }
+    match pins.remove() {
+        Ok(removed) if removed.is_empty() => {
+            println!("nothing to remove in {}", pins.directory().display());
+            Exit::Ok
+        }
+        Ok(removed) => {
+            println!("removed {} from {}", removed.join(" "), pins.directory().display());
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("weir: {error}");
+            Exit::Failed
+        }
+    }
+}

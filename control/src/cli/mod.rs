@@ -1,0 +1,164 @@
+//! The `weir` command.
+//!
+//! | module | commands |
+//! |---|---|
+//! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
+//! | [`act`] | requests to the control process and the rest: `weight up down check detach` |
+
+pub mod act;
+pub mod view;
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use weir_shm::Pins;
+
+use crate::api;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Refused or failed.
+    Failed = 1,
+    /// Weir is not running, or has published nothing.
+    NotRunning = 3,
+    /// The configuration is not valid.
+    Invalid = 4,
+}
+
+/// Looks at and changes a running weir.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir",
+    version,
+    about,
+    after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 weir is not running, \
+                  4 the configuration is not valid.\n\
+                  Commands that only look read shared memory: they work without weir-control."
+)]
+pub struct Arguments {
+    /// Directory of the shared memory.
+    #[arg(long, global = true, default_value = weir_shm::pins::DEFAULT_DIRECTORY)]
+    pub pins: PathBuf,
+    /// Socket of the control process.
+    #[arg(long, global = true, default_value = api::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Processes, devices and totals.
+    Status,
+    /// Each uplink: state, weight, share of new flows, traffic.
+    Uplinks,
+    /// Each policy: members, tiers, weights, shares.
+    Policies,
+    /// The rules, in the order in which they are tried.
+    Rules,
+    /// Flows in the table.
+    Flows(view::FlowFilter),
+    /// Every counter that is not zero, and whether they add up.
+    Counters,
+    /// Set the weight of an uplink, until the configuration file changes.
+    Weight {
+        /// Name of the uplink.
+        uplink: String,
+        /// New weight; 0 takes no new flows.
+        weight: u32,
+        /// Only in this policy.
+        #[arg(long)]
+        policy: Option<String>,
+    },
+    /// Let an uplink that was set down take flows again.
+    Up {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// Take an uplink out of use: its flows move or are reset at their next packet.
+    Down {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// Check a configuration file, against this machine's interfaces too.
+    Check {
+        /// The file.
+        #[arg(default_value = "/etc/weir/weir.toml")]
+        file: PathBuf,
+    },
+    /// Remove the XDP program, the flow table and everything else from the kernel.
+    Detach {
+        /// Even while the dataplane runs.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs a command.
+pub fn run(arguments: &Arguments) -> Exit {
+    let pins = Pins::existing(&arguments.pins);
+    let viewed = |text: anyhow::Result<String>| match text {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("weir: {error:#}");
+            Exit::NotRunning
+        }
+    };
+    let json = arguments.json;
+    match &arguments.command {
+        Command::Status => viewed(view::status(&pins, json)),
+        Command::Uplinks => viewed(view::uplinks(&pins, json)),
+        Command::Policies => viewed(view::policies(&pins, json)),
+        Command::Rules => viewed(view::rules(&pins, json)),
+        Command::Flows(filter) => viewed(view::flows(&pins, filter, json)),
+        Command::Counters => viewed(view::counters(&pins, json)),
+        Command::Weight { uplink, weight, policy } => {
+            let (uplink, policy) = (uplink.clone(), policy.clone());
+            act::request(arguments, &api::Request::Weight { uplink, weight: *weight, policy })
+        }
+        Command::Up { uplink } => {
+            act::request(arguments, &api::Request::Up { uplink: uplink.clone() })
+        }
+        Command::Down { uplink } => {
+            act::request(arguments, &api::Request::Down { uplink: uplink.clone() })
+        }
+        Command::Check { file } => act::check(file, json),
+        Command::Detach { force } => act::detach(&pins, *force),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Arguments::command(),
+                "weir",
+                &mut std::io::stdout(),
+            );
+            Exit::Ok
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

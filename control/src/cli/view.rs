@@ -1,0 +1,459 @@
+//! What shared memory says. Each view is made once as JSON values; the table is a rendering of it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use serde_json::{Value, json};
+use weir_shm::Pins;
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::counters::Counters;
+use weir_shm::flows::FlowTable4;
+use weir_shm::map::Access;
+use weir_shm::status::Status;
+use weir_wire::layout::control::{
+    BUCKETS, Member, Prefix, Rule, Selection, Translate, uplink_state,
+};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
+use weir_wire::layout::status::SocketMode;
+
+/// Which flows to show.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FlowFilter {
+    /// Only on this uplink.
+    #[arg(long)]
+    pub uplink: Option<String>,
+    /// Only from this inside address.
+    #[arg(long)]
+    pub source: Option<Ipv4Addr>,
+    /// Only to this address.
+    #[arg(long)]
+    pub destination: Option<Ipv4Addr>,
+    /// Only this protocol: tcp, udp, icmp or a number.
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 100)]
+    pub limit: usize,
+}
+
+/// What the views read.
+struct State {
+    region: ControlRegion,
+    snapshot: Box<Snapshot>,
+    counters: Counters,
+}
+
+impl State {
+    fn open(pins: &Pins) -> Result<Self> {
+        let region = ControlRegion::open(pins, Access::Read)?;
+        let snapshot = region
+            .snapshot()
+            .ok_or_else(|| anyhow::anyhow!("nothing is published yet: start weir-control"))?;
+        Ok(Self { region, snapshot, counters: Counters::open(pins, Access::Read)? })
+    }
+
+    fn uplink_name(&self, uplink: u8) -> &str {
+        self.snapshot.half.uplinks.get(usize::from(uplink)).map_or("?", |u| u.name.as_str())
+    }
+
+    /// Percentage of a policy's buckets that an uplink has.
+    fn share(&self, policy: usize, uplink: u8) -> f64 {
+        let table = &self.snapshot.buckets[policy % self.snapshot.buckets.len()];
+        let owned = table.iter().filter(|owner| **owner == uplink).count();
+        (owned as f64 * 1000.0 / BUCKETS as f64).round() / 10.0
+    }
+}
+
+/// Does the process run?
+pub fn is_alive(pid: u64) -> bool {
+    pid != 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// `weir status`.
+pub fn status(pins: &Pins, json: bool) -> Result<String> {
+    let state = State::open(pins)?;
+    let (control, heartbeat) = state.region.control_process();
+    let page = Status::open(pins, Access::Read)?.read();
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
+    let (control_runs, dataplane_runs) = (is_alive(control), is_alive(page.pid));
+    let devices: Vec<Value> = state
+        .snapshot
+        .half
+        .devices
+        .iter()
+        .zip(&page.devices)
+        .filter(|(device, _)| device.ifindex != 0)
+        .map(|(device, status)| {
+            json!({
+                "interface": device.name.as_str(),
+                "xdp": match status.xdp { 1 => "native", 2 => "generic", _ => "off" },
+                "sockets": status.sockets,
+                "mode": match status.mode {
+                    m if m == SocketMode::ZeroCopy as u32 => "zero-copy",
+                    m if m == SocketMode::Copy as u32 => "copy",
+                    _ => "detached",
+                },
+                "mtu": device.mtu,
+                "rx_lost": status.rx_dropped + status.rx_ring_full,
+            })
+        })
+        .collect();
+    let workers = if dataplane_runs { page.workers } else { 0 };
+    let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
+    let value = json!({
+        "control": {
+            "running": control_runs, "pid": control,
+            "seen_ms_ago": now_ms.saturating_sub(heartbeat),
+        },
+        "dataplane": { "running": dataplane_runs, "pid": page.pid, "workers": workers },
+        "epoch": state.region.epoch(),
+        "flows": flows,
+        "flow_slots": page.flows4.size / 64,
+        "devices": devices,
+        "uplinks": uplink_values(&state),
+    });
+    if json {
+        return Ok(format!("{value:#}\n"));
+    }
+    let process = |what: &str, runs: bool, pid: u64, more: String| match runs {
+        true => format!("{what:<10} running, process {pid}{more}\n"),
+        false => format!("{what:<10} NOT RUNNING; what was published stays in force\n"),
+    };
+    let mut text = process("control", control_runs, control, String::new());
+    text += &process(
+        "dataplane",
+        dataplane_runs,
+        page.pid,
+        format!(", {workers} workers, {flows} flows"),
+    );
+    text += &format!("{:<10} {}\n\n", "epoch", state.region.epoch());
+    text += &table(&devices, &["interface", "xdp", "mode", "sockets", "mtu", "rx_lost"]);
+    text += "\n";
+    text += &uplinks(pins, false)?;
+    Ok(text)
+}
+
+fn uplink_values(state: &State) -> Vec<Value> {
+    let half = &state.snapshot.half;
+    let default = usize::from(half.default_policy);
+    let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
+    named
+        .map(|(index, uplink)| {
+            let word = state.region.uplink_state(index as u8);
+            let reasons = [
+                (uplink_state::ADMIN_DOWN, "by hand"),
+                (uplink_state::NO_CARRIER, "no carrier"),
+                (uplink_state::NO_ADDRESS, "no address"),
+                (uplink_state::NO_NEXT_HOP, "no next hop"),
+            ];
+            let why: Vec<_> = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| *r).collect();
+            let counters = state.counters.uplink(index as u8);
+            let port = half.ports.get(usize::from(uplink.port));
+            let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
+            let pool = &uplink.pool[..usize::from(uplink.pool_len).min(uplink.pool.len())];
+            json!({
+                "name": uplink.name.as_str(),
+                "interface": device.map_or("-", |d| d.name.as_str()),
+                "state": if word & uplink_state::USABLE != 0 { "up" } else { "down" },
+                "why": why.join(", "),
+                "since": uplink.since,
+                "weight": uplink.weight,
+                "weight_overridden": uplink.weight_overridden == 1,
+                "share": state.share(default, index as u8),
+                "flows": counters.flows_active,
+                "new_flows": counters.flows_created,
+                "tx_packets": counters.tx_packets,
+                "tx_bytes": counters.tx_bytes,
+                "rx_packets": counters.rx_packets,
+                "rx_bytes": counters.rx_bytes,
+                "next_hop": Ipv4Addr::from(uplink.next_hop).to_string(),
+                "addresses": pool.iter().map(|a| Ipv4Addr::from(*a).to_string()).collect::<Vec<_>>(),
+                "translate": if uplink.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
+            })
+        })
+        .collect()
+}
+
+/// `weir uplinks`.
+pub fn uplinks(pins: &Pins, json: bool) -> Result<String> {
+    let values = uplink_values(&State::open(pins)?);
+    if json {
+        return Ok(format!("{:#}\n", Value::from(values)));
+    }
+    let columns = [
+        "name",
+        "interface",
+        "state",
+        "why",
+        "weight",
+        "share",
+        "flows",
+        "new_flows",
+        "tx_bytes",
+        "rx_bytes",
+        "next_hop",
+        "translate",
+    ];
+    Ok(table(&values, &columns))
+}
+
+/// `weir policies`.
+pub fn policies(pins: &Pins, json: bool) -> Result<String> {
+    let state = State::open(pins)?;
+    let half = &state.snapshot.half;
+    let mut values = Vec::new();
+    for (index, policy) in half.policies.iter().enumerate().filter(|(_, p)| p.name.0[0] != 0) {
+        let selection = match policy.selection {
+            s if s == Selection::Flow as u8 => "flow",
+            s if s == Selection::Source as u8 => "source",
+            _ => "source-destination",
+        };
+        for member in &policy.members[..usize::from(policy.member_count).min(policy.members.len())]
+        {
+            values.push(json!({
+                "policy": policy.name.as_str(),
+                "default": usize::from(half.default_policy) == index,
+                "selection": selection,
+                "uplink": state.uplink_name(member.uplink),
+                "tier": member.tier,
+                "active": member.tier == policy.active_tier,
+                "weight": member.weight & Member::MAX_WEIGHT,
+                "share": state.share(index, member.uplink),
+            }));
+        }
+    }
+    if json {
+        return Ok(format!("{:#}\n", Value::from(values)));
+    }
+    let columns = ["policy", "default", "selection", "uplink", "tier", "active", "weight", "share"];
+    Ok(table(&values, &columns))
+}
+
+/// `weir rules`.
+pub fn rules(pins: &Pins, json: bool) -> Result<String> {
+    let state = State::open(pins)?;
+    let half = &state.snapshot.half;
+    let count = (half.rule_count as usize).min(half.rules.len());
+    let mut values: Vec<Value> = half.rules[..count]
+        .iter()
+        .enumerate()
+        .map(|(index, rule)| {
+            json!({
+                "rule": index + 1,
+                "name": rule.name.as_str(),
+                "criteria": criteria(rule),
+                "policy": half.policies[usize::from(rule.policy) % half.policies.len()].name.as_str(),
+            })
+        })
+        .collect();
+    let default = half.policies[usize::from(half.default_policy) % half.policies.len()].name;
+    values.push(json!({ "rule": "-", "name": "default", "criteria": "everything else", "policy": default.as_str() }));
+    if json {
+        return Ok(format!("{:#}\n", Value::from(values)));
+    }
+    Ok(table(&values, &["rule", "name", "criteria", "policy"]))
+}
+
+fn criteria(rule: &Rule) -> String {
+    let prefix = |p: &Prefix| {
+        let [a, b, c, d, ..] = p.address;
+        format!("{}/{}", Ipv4Addr::new(a, b, c, d), p.length)
+    };
+    let mut words = Vec::new();
+    if rule.in_ports != u64::MAX {
+        words.push(format!("in ports {:#x}", rule.in_ports));
+    }
+    if rule.protocol != 0 {
+        words.push(protocol_name(rule.protocol));
+    }
+    if rule.source.family != 0 {
+        words.push(format!("from {}", prefix(&rule.source)));
+    }
+    if rule.source_ports != [0, u16::MAX] {
+        words.push(format!("ports {}-{}", rule.source_ports[0], rule.source_ports[1]));
+    }
+    if rule.destination.family != 0 {
+        words.push(format!("to {}", prefix(&rule.destination)));
+    }
+    if rule.destination_ports != [0, u16::MAX] {
+        words.push(format!("to ports {}-{}", rule.destination_ports[0], rule.destination_ports[1]));
+    }
+    if rule.dscp != 0xff {
+        words.push(format!("dscp {}", rule.dscp));
+    }
+    if words.is_empty() { "everything".into() } else { words.join(" ") }
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string(),
+    }
+}
+
+/// `weir flows`.
+pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
+    let state = State::open(pins)?;
+    let table4 = FlowTable4::read_only(pins)?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_ms = (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32;
+    let wanted = |e: &FlowEntry4| {
+        e.flags & flag::FORWARD != 0
+            && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)
+            && filter.source.is_none_or(|a| a.octets() == e.src)
+            && filter.destination.is_none_or(|a| a.octets() == e.dst)
+            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.proto))
+    };
+    let entries =
+        (0..table4.capacity()).filter_map(|index| table4.slot(index).read()).filter(wanted);
+    let values: Vec<Value> = entries
+        .take(filter.limit)
+        .map(|e| {
+            let back = table4.slot(e.peer).read();
+            let end =
+                |a: [u8; 4], p: [u8; 2]| format!("{}:{}", Ipv4Addr::from(a), u16::from_be_bytes(p));
+            let seen = back.map_or(e.last_seen, |b| {
+                if (b.last_seen.wrapping_sub(e.last_seen) as i32) > 0 {
+                    b.last_seen
+                } else {
+                    e.last_seen
+                }
+            });
+            json!({
+                "protocol": protocol_name(e.proto),
+                "inside": end(e.src, e.sport),
+                "outside": end(e.rewrite.src, e.rewrite.sport),
+                "destination": end(e.dst, e.dport),
+                "uplink": state.uplink_name(e.uplink),
+                "state": match FlowState::from_byte(e.flow_state) {
+                    FlowState::Stateless => "-",
+                    FlowState::Opening => "opening",
+                    FlowState::Established => "established",
+                    FlowState::Closing => "closing",
+                },
+                "idle_s": now_ms.wrapping_sub(seen) / 1000,
+                "tx_packets": e.packets,
+                "tx_bytes": e.bytes,
+                "rx_packets": back.map_or(0, |b| b.packets),
+                "rx_bytes": back.map_or(0, |b| b.bytes),
+                "offered": e.flags & flag::OFFLOAD != 0,
+            })
+        })
+        .collect();
+    if json {
+        return Ok(format!("{:#}\n", Value::from(values)));
+    }
+    let columns = [
+        "protocol",
+        "inside",
+        "outside",
+        "destination",
+        "uplink",
+        "state",
+        "idle_s",
+        "tx_bytes",
+        "rx_bytes",
+    ];
+    Ok(table(&values, &columns))
+}
+
+/// `weir counters`.
+pub fn counters(pins: &Pins, json: bool) -> Result<String> {
+    let counters = Counters::open(pins, Access::Read)?;
+    let of = |counter| counters.sum(counter);
+    let sum = |wanted: &dyn Fn(Counter) -> bool| -> u64 {
+        Counter::ALL.iter().filter(|c| wanted(**c)).map(|c| of(*c)).sum()
+    };
+    let kernel_out = sum(&Counter::is_pass)
+        + of(Counter::XdpToUser)
+        + of(Counter::XdpForwarded)
+        + of(Counter::XdpDropNoDataplane);
+    let user_drops = sum(&|c| c.is_drop() && c != Counter::XdpDropNoDataplane);
+    let user_in = of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
+    let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + user_drops;
+    let nonzero: Vec<_> = counters.all().into_iter().filter(|(_, n)| *n != 0).collect();
+    if json {
+        let all: serde_json::Map<_, _> =
+            counters.all().into_iter().map(|(c, n)| (c.label().to_owned(), n.into())).collect();
+        let value = json!({
+            "counters": all,
+            "kernel_tier": { "in": of(Counter::XdpRx), "out": kernel_out },
+            "user_tier": { "in": user_in, "out": user_out },
+        });
+        return Ok(format!("{value:#}\n"));
+    }
+    let values: Vec<Value> =
+        nonzero.iter().map(|(c, n)| json!({ "counter": c.label(), "packets": n })).collect();
+    let mut text = table(&values, &["counter", "packets"]);
+    let line = |what: &str, entered: u64, left: u64| {
+        format!("{what}: {entered} in, {left} out, difference {}\n", entered as i128 - left as i128)
+    };
+    text += &line("kernel tier", of(Counter::XdpRx), kernel_out);
+    text += &line("user tier", user_in, user_out);
+    Ok(text)
+}
+
+/// A table of the given keys of each value: no borders, numbers to the right.
+fn table(values: &[Value], columns: &[&str]) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(columns.iter().map(|c| c.replace('_', " ").to_uppercase()));
+    for value in values {
+        table.add_row(columns.iter().map(|column| match &value[*column] {
+            Value::String(text) if text.is_empty() => "-".to_owned(),
+            Value::String(text) => text.clone(),
+            Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+            Value::Number(number) if *column == "share" => format!("{number} %"),
+            other => other.to_string(),
+        }));
+    }
+    for (index, column) in columns.iter().enumerate() {
+        let numeric = values.iter().all(|v| v[*column].is_number()) && !values.is_empty();
+        if let Some(column) = table.column_mut(index).filter(|_| numeric) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines: Vec<_> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_row_per_value_and_no_borders() {
+        let values = [json!({ "name": "fiber", "share": 50.1, "up": true, "why": "" })];
+        let text = table(&values, &["name", "share", "up", "why"]);
+        let lines: Vec<_> =
+            text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(
+            lines,
+            [vec!["NAME", "SHARE", "UP", "WHY"], vec!["fiber", "50.1", "%", "yes", "-"]]
+        );
+    }
+
+    #[test]
+    fn nothing_pinned_is_an_error_that_says_what_to_start() {
+        let error = status(&Pins::existing("/sys/fs/bpf/weir-not-there"), false).unwrap_err();
+        assert!(error.to_string().contains("start weir-control"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_is_put_in_words() {
+        let mut rule = Snapshot::new().half.rules[0];
+        rule.in_ports = u64::MAX;
+        (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
+        assert_eq!(criteria(&rule), "to ports 443-443");
+        rule.destination_ports = [0, u16::MAX];
+        assert_eq!(criteria(&rule), "everything");
+        rule.source = Prefix::v4([10, 0, 0, 0], 8);
+        rule.protocol = 17;
+        assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");
+    }
+}

@@ -1,0 +1,163 @@
+//! What a site asks of the machine it runs on.
+
+use ipnet::Ipv4Net;
+use weir_wire::layout::control::Translate;
+
+use super::place::Problem;
+use super::{Lan, Site, Uplink};
+use crate::watch::{Kernel, Link};
+
+/// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,
+/// networks that overlap, NAT ports that the kernel gives to its own sockets.
+pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> {
+    let mut machine = Machine { kernel, file, problems: Vec::new() };
+    let interfaces = site.lans.iter().map(|l| (&l.interface, l.line));
+    for (interface, line) in interfaces.chain(site.uplinks.iter().map(|u| (&u.interface, u.line))) {
+        machine.interface(interface, line);
+    }
+    let lan_nets = machine.lans(&site.lans);
+    for uplink in &site.uplinks {
+        if let Some(link) = kernel.link(&uplink.interface) {
+            machine.uplink(uplink, link, &lan_nets);
+        }
+    }
+    if site.uplinks.iter().any(|u| u.translate == Translate::Nat44) {
+        machine.ports(site.nat_ports);
+    }
+    machine.problems
+}
+
+/// Has one prefix an address of the other?
+pub fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+struct Machine<'k> {
+    kernel: &'k Kernel,
+    file: &'k str,
+    problems: Vec<Problem>,
+}
+
+impl Machine<'_> {
+    fn refuse(&mut self, line: usize, message: String, remedy: impl Into<String>) {
+        let problem = Problem::whole(self.file, message, remedy);
+        self.problems.push(Problem { line, column: 1, ..problem });
+    }
+
+    fn interface(&mut self, name: &str, line: usize) {
+        let kernel = self.kernel;
+        let Some(link) = kernel.link(name) else {
+            let mut known: Vec<_> = kernel.links.iter().map(|l| l.name.as_str()).collect();
+            known.sort_unstable();
+            let remedy = format!("there are: {}", known.join(", "));
+            return self.refuse(line, format!("there is no interface {name}"), remedy);
+        };
+        if link.mac == [0; 6] {
+            let message = format!("interface {name} has no Ethernet address");
+            self.refuse(line, message, "use an Ethernet interface, or a VLAN of one");
+        }
+        let parent =
+            link.vlan.and_then(|(parent, _)| kernel.links.iter().find(|l| l.index == parent));
+        if let Some(parent) = parent.filter(|parent| parent.vlan.is_some()) {
+            let message = format!("interface {name} is a VLAN within VLAN {}", parent.name);
+            self.refuse(line, message, "use an interface with one 802.1Q tag at most");
+        }
+    }
+
+    /// The prefixes of all LANs, given or connected.
+    fn lans<'l>(&mut self, lans: &'l [Lan]) -> Vec<(Ipv4Net, &'l Lan)> {
+        let mut nets: Vec<(Ipv4Net, &Lan)> = Vec::new();
+        for lan in lans {
+            let link = self.kernel.link(&lan.interface);
+            let own = link.map(|link| self.kernel.networks(link.index)).unwrap_or_default();
+            for net in if lan.prefixes.is_empty() { own } else { lan.prefixes.clone() } {
+                let other = nets
+                    .iter()
+                    .find(|(other, of)| of.interface != lan.interface && overlap(other, &net));
+                // Overlaps of prefixes that the file gives are told with the file.
+                if let Some((other, of)) =
+                    other.filter(|(_, of)| of.prefixes.is_empty() || lan.prefixes.is_empty())
+                {
+                    let message = format!(
+                        "network {net} of LAN {} overlaps {other} of LAN {}",
+                        lan.interface, of.interface
+                    );
+                    self.refuse(lan.line, message, "each address belongs to one LAN port");
+                }
+                nets.push((net, lan));
+            }
+        }
+        nets
+    }
+
+    fn uplink(&mut self, uplink: &Uplink, link: &Link, lan_nets: &[(Ipv4Net, &Lan)]) {
+        let Uplink { name, interface, line, .. } = uplink;
+        let nets = self.kernel.networks(link.index);
+        for net in &nets {
+            if let Some((lan_net, lan)) = lan_nets.iter().find(|(lan_net, _)| overlap(lan_net, net))
+            {
+                let message = format!(
+                    "network {net} of uplink {name} overlaps {lan_net} of LAN {}",
+                    lan.interface
+                );
+                self.refuse(*line, message, "renumber the LAN, or the link to the provider");
+            }
+        }
+        for address in &uplink.addresses {
+            if let Some((net, lan)) = lan_nets.iter().find(|(net, _)| net.contains(address)) {
+                let message = format!(
+                    "address {address} of uplink {name} is in {net} of LAN {}",
+                    lan.interface
+                );
+                self.refuse(*line, message, "give an address that the provider routes here");
+            }
+        }
+        let Some(next_hop) = uplink.next_hop else { return };
+        if self.kernel.addresses_of(link.index).contains(&next_hop) {
+            let message = format!("next hop {next_hop} of uplink {name} is the gateway itself");
+            self.refuse(*line, message, "give the address of the provider's router");
+        } else if !nets.is_empty() && !self.reached(link, next_hop) {
+            let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
+            let message =
+                format!("next hop {next_hop} of uplink {name} is on no network of {interface}");
+            let remedy = format!(
+                "networks there: {}; or `ip route add {next_hop} dev {interface}` if the provider wants it so",
+                nets.join(", ")
+            );
+            self.refuse(*line, message, remedy);
+        }
+    }
+
+    /// Is the address on a network of the interface, or routed there without a gateway?
+    fn reached(&self, link: &Link, address: std::net::Ipv4Addr) -> bool {
+        let on_link =
+            self.kernel.routes.iter().filter(|r| r.interface == link.index && r.gateway.is_none());
+        self.kernel.networks(link.index).iter().any(|net| net.contains(&address))
+            || on_link
+                .map(|r| r.destination)
+                .any(|net| net.prefix_len() > 0 && net.contains(&address))
+    }
+
+    fn ports(&mut self, (nat_lo, nat_hi): (u16, u16)) {
+        let (lo, hi) = self.kernel.local_ports;
+        if lo > nat_hi || nat_lo > hi {
+            return;
+        }
+        let message = format!("NAT ports {nat_lo}-{nat_hi} overlap the kernel's own, {lo}-{hi}");
+        // The wider of what is left on both sides.
+        let (below, above) = (nat_lo.saturating_sub(1024), u16::MAX - nat_hi);
+        let (first, last) =
+            if below >= above { (1024, nat_lo.saturating_sub(1)) } else { (nat_hi + 1, u16::MAX) };
+        let remedy = if below.max(above) < FEWEST_LOCAL_PORTS {
+            "set nat_ports in [gateway] to fewer ports, such as 16384-65535".into()
+        } else {
+            format!(
+                "run `sysctl -w net.ipv4.ip_local_port_range=\"{first} {last}\"`, or set nat_ports in [gateway]"
+            )
+        };
+        self.refuse(0, message, remedy);
+    }
+}
+
+/// With fewer ports than this the gateway's own connections are likely to run out of them.
+const FEWEST_LOCAL_PORTS: u16 = 1024;
