@@ -5,6 +5,7 @@
 mod check;
 mod machine;
 mod place;
+mod read;
 mod schema;
 
 use std::net::Ipv4Addr;
@@ -138,8 +139,14 @@ pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
 /// As [`load`], for text that is at hand.
 pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
     let places = place::Places::new(file, text);
-    let raw: schema::File = toml::from_str(text).map_err(|e| vec![places.of_toml(&e)])?;
-    check::resolve(&raw, &places, weir_wire::layout::checksum64(text.as_bytes()))
+    let mut problems = Vec::new();
+    let site = read::read(text, &places, &mut problems).and_then(|raw| {
+        check::resolve(&raw, &places, weir_wire::layout::checksum64(text.as_bytes()))
+            .map_err(|more| problems.extend(more))
+            .ok()
+    });
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    site.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
 #[cfg(test)]

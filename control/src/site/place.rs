@@ -37,16 +37,10 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.line {
             0 => write!(f, "{}: {}", self.file, self.message)?,
-            line => {
-                write!(
-                    f,
-                    "{}:{line}:{}: {}\n    {}",
-                    self.file,
-                    self.column,
-                    self.message,
-                    self.text.trim()
-                )?;
-            }
+            line => write!(f, "{}:{line}:{}: {}", self.file, self.column, self.message)?,
+        }
+        if !self.text.is_empty() {
+            write!(f, "\n    {}", self.text.trim())?;
         }
         if !self.remedy.is_empty() {
             write!(f, "\n    help: {}", self.remedy)?;

@@ -158,6 +158,52 @@ fn every_problem_of_a_file_is_told_at_once() {
 }
 
 #[test]
+fn unknown_keys_wrong_types_and_unknown_names_are_told_at_once() {
+    let text = GOOD
+        .replace("nat_ports =", "nat_prots =")
+        .replace("weight = 5", "wieght = 5")
+        .replace("selection = \"flow\"", "selection = \"flows\"")
+        .replace("\"10.77.0.0/16\"", "\"10.77.0.0/99\"")
+        .replace("policy = \"fiber-first\"", "policy = \"fibre-first\"");
+    let found = problems(&text);
+    let lines: Vec<_> = found.iter().map(|p| p.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["3", "7", "12", "21", "31"], "{found:#?}");
+}
+
+#[test]
+fn a_misspelt_required_key_is_one_problem() {
+    let text = broken("name = \"fiber\"", "nmae = \"fiber\"");
+    assert!(text.contains("did you mean `name`?"), "{text}");
+}
+
+#[test]
+fn a_missing_key_is_told_at_its_table() {
+    let text = broken("interface = \"wan0\"", "");
+    assert!(text.starts_with("weir.toml:9:1: missing field `interface`"), "{text}");
+}
+
+#[test]
+fn text_that_is_not_toml_is_told_with_its_place() {
+    let text = broken("weight = 5", "weight = ");
+    assert!(text.starts_with("weir.toml:12:"), "{text}");
+}
+
+#[test]
+fn the_documented_examples_are_right() {
+    let text = include_str!("../../../docs/configuration.md");
+    let examples = text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let file: String = examples.collect();
+    assert_eq!(problems(&file), Vec::<String>::new());
+}
+
+#[test]
+fn the_documented_error_is_what_is_printed() {
+    let text = include_str!("../../../docs/configuration.md");
+    let documented = text.split("```\n").find(|block| block.starts_with("weir.toml:")).unwrap();
+    assert_eq!(broken("weight = 5", "wieght = 5"), documented.trim_end());
+}
+
+#[test]
 fn short_timeouts_are_allowed_with_a_warning() {
     let site = parse("weir.toml", &format!("{GOOD}\n[timeouts]\nudp = 30\n")).unwrap();
     assert_eq!(site.timeouts.udp, 30);
@@ -175,7 +221,8 @@ fn on_this_machine(change: impl FnOnce(&mut Kernel)) -> String {
 #[test]
 fn an_absent_interface_lists_what_is_there() {
     let text = on_this_machine(|kernel| kernel.links.retain(|l| l.name != "wan1"));
-    assert!(text.contains("no interface wan1") && text.contains("lan0, wan0"), "{text}");
+    let expected = "weir.toml:14:1: there is no interface wan1\n    help: there are: lan0, wan0";
+    assert_eq!(text, expected);
 }
 
 #[test]
