@@ -167,6 +167,33 @@ fn nothing_stops_when_the_control_process_is_killed() {
 }
 
 #[test]
+fn a_gigabyte_arrives_whole_while_the_control_process_dies_and_returns() {
+    const BYTES: usize = 1_000_000_000;
+    let (topology, _server, mut weir) = site(Plan::new(3, 1));
+    let url = server::content_url(SERVER, BYTES);
+    let download = std::thread::scope(|scope| {
+        let netns = &topology.hosts[0].netns;
+        let curl = scope.spawn(|| clients::curl(netns, &url));
+        let received =
+            |weir: &Weir| weir.uplinks().unwrap().iter().map(|u| u.rx_bytes).sum::<u64>();
+        let wait_for = |weir: &Weir, bytes: u64| {
+            wait::until("the transfer to go on", wait::BOUND, || {
+                Ok((received(weir) > bytes).then_some(()))
+            })
+            .unwrap();
+        };
+        wait_for(&weir, 50_000_000);
+        weir.kill_control();
+        wait_for(&weir, 150_000_000);
+        weir.start_control().unwrap();
+        curl.join().unwrap().unwrap()
+    });
+    assert_eq!(download.bytes, BYTES);
+    assert_eq!(download.sha256, clients::sha256(&server::content(BYTES)).unwrap());
+    weir.check_conservation().unwrap();
+}
+
+#[test]
 fn connections_and_host_traffic_survive_a_killed_dataplane() {
     let (topology, _server, mut weir) = site(Plan::new(3, 2));
     let load = TcpLoad::start(&topology.hosts, ECHO, 50, Duration::from_secs(60)).unwrap();

@@ -60,7 +60,7 @@ impl Buckets {
     /// every live bucket is [`NONE`] and the home tables stay as they are.
     ///
     /// # Panics
-    /// When an uplink is not below 64, or appears twice: [`crate::config`] lets neither pass.
+    /// When an uplink is not below 64, or appears twice: [`crate::site`] lets neither pass.
     pub fn update(&mut self, members: &[Member], usable: u64) {
         let mut seen = 0u64;
         for member in members {
