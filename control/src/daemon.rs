@@ -49,6 +49,9 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let pins = Pins::create(&options.pins)?;
     let region = ControlRegion::open(&pins, Access::Write)?;
+    if let Some(snapshot) = region.snapshot() {
+        publish::check_order(&site, &snapshot.half).map_err(anyhow::Error::msg)?;
+    }
     let listener = listen(&options.socket).await?;
     claim(&region)?;
     let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
@@ -258,6 +261,9 @@ impl Daemon {
     fn reload(&mut self, path: &Path) {
         let loaded = read_site(path).and_then(|site| {
             refuse(site::against_kernel(&site, &self.kernel, &path.display().to_string()))?;
+            if let Some(half) = &self.half {
+                publish::check_order(&site, half).map_err(anyhow::Error::msg)?;
+            }
             Ok(site)
         });
         match loaded {

@@ -56,6 +56,25 @@ impl Overrides {
     }
 }
 
+/// Flow entries and bucket tables name uplinks by index, which is their order in the file. Does the
+/// site keep the order of what is published? The error says what to do.
+pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
+    let names = published.uplinks.iter().map(|u| u.name.as_str()).take_while(|n| !n.is_empty());
+    for (index, name) in names.enumerate() {
+        let now = site.uplinks.get(index).map(|u| u.name.as_str());
+        if now != Some(name) {
+            return Err(format!(
+                "uplink {} was \"{name}\" and is now {}: flows would change uplinks. Append new \
+                 uplinks at the end and keep old ones, if need be with weight 0; or stop weir, \
+                 run `weir detach` (flows end) and start it again",
+                index + 1,
+                now.map_or("missing".to_owned(), |now| format!("\"{now}\"")),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Everything to be published, but for the bucket tables.
 pub struct Published {
     /// The half.
@@ -360,5 +379,42 @@ impl Tables {
     /// Home table of each policy that has one.
     pub fn homes(&self) -> impl Iterator<Item = (usize, &BucketTable)> {
         self.policies.iter().enumerate().filter_map(|(index, b)| Some((index, b.home()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(uplinks: &[&str]) -> Site {
+        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
+        for (index, name) in uplinks.iter().enumerate() {
+            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
+        }
+        crate::site::parse("weir.toml", &text).unwrap()
+    }
+
+    fn published(uplinks: &[&str]) -> Box<ControlHalf> {
+        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[]).half
+    }
+
+    #[test]
+    fn uplinks_may_be_appended() {
+        assert_eq!(check_order(&site(&["a", "b", "c"]), &published(&["a", "b"])), Ok(()));
+        assert_eq!(check_order(&site(&["a"]), &published(&["a"])), Ok(()));
+    }
+
+    #[test]
+    fn uplinks_are_not_removed_or_reordered_under_their_flows() {
+        let gone = check_order(&site(&["a"]), &published(&["a", "b"])).unwrap_err();
+        assert!(gone.contains("uplink 2 was \"b\" and is now missing"), "{gone}");
+        let swapped = check_order(&site(&["b", "a"]), &published(&["a", "b"])).unwrap_err();
+        assert!(swapped.contains("uplink 1 was \"a\" and is now \"b\""), "{swapped}");
+    }
+
+    #[test]
+    fn an_uplink_without_its_interface_is_down_and_says_why() {
+        let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[]);
+        assert_eq!(published.states, [uplink_state::NO_CARRIER]);
     }
 }
