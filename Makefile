@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test lint ebpf deps
+.PHONY: demo test bench lint ebpf deps
 
 demo: deps
 	$(CARGO) build --release --workspace
@@ -16,6 +16,11 @@ test: deps lint
 	$(CARGO) test --locked -p weir-bench -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
+
+# What the user tier costs per packet, in memory.
+bench:
+	$(CARGO) build --release -p weir-bench
+	target/release/weir-bench pipeline
 
 lint:
 	$(CARGO) fmt --all --check

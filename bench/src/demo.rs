@@ -48,6 +48,11 @@ pub fn run() -> Result<()> {
     println!("\n3. `weir weight fiber 1` and `weir weight lte 6`, live: 1 : 3 : 6");
     command(&topology, &weir, &["weight", "fiber", "1"])?;
     command(&topology, &weir, &["weight", "lte", "6"])?;
+    let started = std::time::Instant::now();
+    weir.weight("cable", 4)?;
+    weir.weight("cable", 3)?;
+    let each = started.elapsed() / 2;
+    println!("   a weight is published {each:.0?} after it is asked for; the next new flow obeys");
     let before = weir.uplinks()?;
     flows_again(&topology, 20_000)?;
     shares(&before, &weir.uplinks()?, &[10.0, 30.0, 60.0])?;

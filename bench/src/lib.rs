@@ -17,6 +17,7 @@ pub mod limits;
 pub mod listeners;
 pub mod netns;
 pub mod nginx;
+pub mod pipeline;
 pub mod plan;
 pub mod process;
 pub mod run;

@@ -34,6 +34,15 @@ enum Action {
     },
     /// Show weir at work: three providers, real clients, live weights, an uplink taken out.
     Demo,
+    /// Measure the user tier in memory: nanoseconds per packet by number of flows.
+    Pipeline {
+        /// Numbers of flows.
+        #[arg(long, value_delimiter = ',', default_value = "1024,64512,1032192")]
+        flows: Vec<usize>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -83,9 +92,27 @@ fn main() -> Result<()> {
         Action::Topo(Topo::Up(up)) => topo_up(&up),
         Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
+        Action::Pipeline { flows, json } => pipeline(&flows, json),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
+}
+
+fn pipeline(flows: &[usize], json: bool) -> Result<()> {
+    let lines = weir_bench::pipeline::run(flows)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+        return Ok(());
+    }
+    println!("     flows   ns/packet   (fastest – slowest round)   writing the frame");
+    for line in lines {
+        let [low, high] = line.range_ns;
+        println!(
+            "{:>10} {:>11.1}   ({low:.1} – {high:.1}) {:>23.1}",
+            line.flows, line.ns, line.writing_ns
+        );
+    }
+    Ok(())
 }
 
 fn topo_up(up: &Up) -> Result<()> {

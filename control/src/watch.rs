@@ -26,7 +26,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Kernel index.
     pub index: u32,
