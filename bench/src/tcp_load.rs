@@ -17,8 +17,12 @@ use crate::wait;
 /// Bytes of one round: sent, echoed, compared.
 const BLOCK: usize = 1024;
 
-/// Between two rounds of a connection, so that hundreds of them fit in a small machine.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Connections of a host with a block on its way at the same time. All are open all the time; this
+/// bounds the load, so that what is tested is the gateway and not how it queues.
+const IN_FLIGHT: usize = 16;
+
+/// Between two groups of blocks, so that a small machine has room for what else is tested.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a connection may be silent before it counts as broken.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -40,12 +44,12 @@ pub struct TcpLoad {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
     settled: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<Result<Result<()>>>>,
+    threads: Vec<JoinHandle<Result<Vec<Connection>>>>,
 }
 
 impl TcpLoad {
     /// Opens `connections` connections (at most 1000) from every host to an echo server. They echo
-    /// until [`Self::stop`], at most for `bound`.
+    /// in turn, [`IN_FLIGHT`] of each host at a time, until [`Self::stop`], at most for `bound`.
     ///
     /// # Errors
     /// When a thread cannot be started. A connection that cannot be opened counts as broken.
@@ -63,26 +67,25 @@ impl TcpLoad {
             threads: Vec::new(),
         };
         let deadline = Instant::now() + bound;
-        for host in hosts {
-            for number in 0..connections {
-                let seed = load.threads.len();
-                let (stop, rounds) = (Arc::clone(&load.stop), Arc::clone(&load.rounds));
-                let settled = Arc::clone(&load.settled);
-                let name = format!("{} connection {number}", host.address);
-                let thread = host.netns.thread("tcp-load", move || {
-                    let mut first = true;
-                    let mut once = || {
-                        if std::mem::take(&mut first) {
-                            settled.fetch_add(1, Ordering::Relaxed);
-                        }
-                    };
-                    let running = || !stop.load(Ordering::Relaxed) && Instant::now() < deadline;
-                    let result = echo(server, seed, &rounds, running, &mut once);
-                    once();
-                    result.context(name)
-                })?;
-                load.threads.push(thread);
-            }
+        for (index, host) in hosts.iter().enumerate() {
+            let (stop, rounds) = (Arc::clone(&load.stop), Arc::clone(&load.rounds));
+            let (settled, address) = (Arc::clone(&load.settled), host.address);
+            load.threads.push(host.netns.thread("tcp-load", move || {
+                let open = |number| {
+                    let name = format!("{address} connection {number}");
+                    Connection::open(server, name, (index * connections + number) as u64)
+                };
+                let mut all: Vec<_> = (0..connections).map(open).collect();
+                pass(&mut all, &rounds, || true);
+                settled.fetch_add(1, Ordering::Relaxed);
+                let running = || !stop.load(Ordering::Relaxed) && Instant::now() < deadline;
+                while running() {
+                    pass(&mut all, &rounds, running);
+                }
+                // Each must still be alive at the end, also those whose turn was long ago.
+                pass(&mut all, &rounds, || true);
+                all
+            })?);
         }
         Ok(load)
     }
@@ -112,9 +115,12 @@ impl TcpLoad {
         self.stop.store(true, Ordering::Relaxed);
         let mut report = TcpReport::default();
         for thread in self.threads.drain(..) {
-            match thread.join().map_err(|_| anyhow!("a TCP generator panicked"))?? {
-                Ok(()) => report.intact += 1,
-                Err(error) => report.broken.push(format!("{error:#}")),
+            let host = thread.join().map_err(|_| anyhow!("a TCP generator panicked"))??;
+            for connection in host {
+                match connection.stream {
+                    Ok(_) => report.intact += 1,
+                    Err(error) => report.broken.push(format!("{}: {error:#}", connection.name)),
+                }
             }
         }
         report.rounds = self.rounds();
@@ -128,39 +134,75 @@ impl Drop for TcpLoad {
     }
 }
 
-fn echo(
-    server: SocketAddrV4,
-    seed: usize,
-    rounds: &AtomicUsize,
-    running: impl Fn() -> bool,
-    settled: &mut impl FnMut(),
-) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&server.into(), SILENCE)
-        .with_context(|| format!("cannot connect to {server}"))?;
-    stream.set_read_timeout(Some(SILENCE))?;
-    stream.set_write_timeout(Some(SILENCE))?;
-    stream.set_nodelay(true)?;
-    let mut received = vec![0; BLOCK];
-    for round in 0.. {
-        let block = block(seed, round);
-        stream.write_all(&block).with_context(|| format!("cannot send round {round}"))?;
-        stream.read_exact(&mut received).with_context(|| format!("no echo of round {round}"))?;
-        ensure!(received == block, "round {round} came back changed");
-        rounds.fetch_add(1, Ordering::Relaxed);
-        settled();
-        // After the round, so that an intact connection has echoed at least once.
-        if !running() {
-            break;
+/// One connection, or why it is none any more.
+#[derive(Debug)]
+struct Connection {
+    name: String,
+    stream: Result<TcpStream>,
+    seed: u64,
+    round: u64,
+}
+
+impl Connection {
+    fn open(server: SocketAddrV4, name: String, seed: u64) -> Self {
+        let connect = || -> Result<TcpStream> {
+            let stream = TcpStream::connect_timeout(&server.into(), SILENCE)
+                .with_context(|| format!("cannot connect to {server}"))?;
+            stream.set_write_timeout(Some(SILENCE))?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        Self { name, stream: connect(), seed, round: 0 }
+    }
+
+    fn send(&mut self) {
+        let block = self.block();
+        self.step(|stream| Ok(stream.write_all(&block)?), "cannot send");
+    }
+
+    /// Takes back what was sent; whether it came back.
+    fn receive(&mut self, deadline: Instant) -> bool {
+        let expected = self.block();
+        let receive = |stream: &mut TcpStream| {
+            // Zero would mean to wait forever.
+            let left = deadline.saturating_duration_since(Instant::now());
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            let mut received = vec![0; BLOCK];
+            stream.read_exact(&mut received)?;
+            ensure!(received == expected, "it came back changed");
+            Ok(())
+        };
+        self.step(receive, "no echo of");
+        self.round += 1;
+        self.stream.is_ok()
+    }
+
+    fn step(&mut self, work: impl FnOnce(&mut TcpStream) -> Result<()>, what: &str) {
+        let Ok(stream) = &mut self.stream else { return };
+        if let Err(error) = work(stream) {
+            self.stream = Err(error.context(format!("{what} round {}", self.round)));
+        }
+    }
+
+    /// Different for every connection and round, so that mixed-up or repeated data is noticed.
+    fn block(&self) -> Vec<u8> {
+        let start = self.seed << 32 | self.round;
+        (0..BLOCK as u64 / 8)
+            .flat_map(|word| (start ^ word << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect()
+    }
+}
+
+/// A round of every connection, a group at a time while `running`; counts those completed.
+fn pass(all: &mut [Connection], rounds: &AtomicUsize, running: impl Fn() -> bool) {
+    for group in all.chunks_mut(IN_FLIGHT).take_while(|_| running()) {
+        group.iter_mut().for_each(Connection::send);
+        let deadline = Instant::now() + SILENCE;
+        for connection in group {
+            if connection.receive(deadline) {
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
         }
         std::thread::sleep(PAUSE);
     }
-    Ok(())
-}
-
-/// Different for every connection and round, so that mixed-up or repeated data is noticed.
-fn block(seed: usize, round: usize) -> Vec<u8> {
-    let start = (seed as u64) << 32 | round as u64;
-    (0..BLOCK as u64 / 8)
-        .flat_map(|word| (start ^ word << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
-        .collect()
 }

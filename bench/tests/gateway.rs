@@ -48,6 +48,10 @@ fn sound(topology: &Topology, captures: Vec<Capture>) -> Vec<Tally> {
     tallies
 }
 
+fn created(weir: &Weir) -> Vec<u64> {
+    weir.uplinks().unwrap().iter().map(|u| u.flows_created).collect()
+}
+
 #[test]
 fn real_clients_work_and_no_checksum_breaks() {
     let (topology, _server, weir) = site(Plan::new(3, 2));
@@ -77,7 +81,7 @@ fn a_hundred_thousand_udp_flows_follow_the_weights() {
     let (topology, _server, weir) = site(plan);
     let report = udp_flows::run(&topology.hosts, ECHO, 6250).unwrap();
     assert_eq!((report.sent, report.answered, report.wrong), (100_000, 100_000, 0));
-    let created: Vec<u64> = weir.uplinks().unwrap().iter().map(|u| u.flows_created).collect();
+    let created = created(&weir);
     let total: u64 = created.iter().sum();
     assert!(total >= 100_000);
     for (uplink, weight) in created.iter().zip([50.0, 30.0, 20.0]) {
@@ -91,24 +95,42 @@ fn a_hundred_thousand_udp_flows_follow_the_weights() {
 }
 
 #[test]
-fn two_thousand_connections_survive_weight_changes() {
+fn two_thousand_connections_follow_the_weights() {
     let (topology, _server, weir) = site(Plan::new(3, 4));
     let load = TcpLoad::start(&topology.hosts, ECHO, 500, Duration::from_secs(120)).unwrap();
     load.wait_until_settled().unwrap();
-    let before = weir.uplinks().unwrap();
-    let settled = load.rounds();
-    for change in 0..50u32 {
-        weir.weight(UPLINKS[(change % 3) as usize], 1 + change * 7 % 9).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(load.rounds() > settled);
-    let after = weir.uplinks().unwrap();
+    let created = created(&weir);
     let report = load.stop().unwrap();
     assert_eq!((report.intact, report.broken.len()), (2000, 0), "{:?}", report.broken.first());
-    let created = |of: &[weir_wire::layout::counters::UplinkCounters]| -> Vec<u64> {
-        of.iter().map(|u| u.flows_created).collect()
-    };
-    assert_eq!(created(&before), created(&after), "no flow was made anew on another uplink");
+    assert_eq!(created.iter().sum::<u64>(), 2000);
+    for (uplink, weight) in created.iter().zip([50.0, 30.0, 20.0]) {
+        let share = *uplink as f64 / 20.0;
+        // Four standard deviations of 2000 draws.
+        assert!((share - weight).abs() < 4.5, "{created:?}");
+    }
+    weir.check_conservation().unwrap();
+}
+
+/// 6500 TCP connections and 3500 UDP endpoints, for a minute.
+#[test]
+fn ten_thousand_flows_survive_ten_weight_changes_a_second() {
+    let (topology, _server, weir) = site(Plan::new(3, 10));
+    let load = TcpLoad::start(&topology.hosts, ECHO, 650, Duration::from_secs(150)).unwrap();
+    load.wait_until_settled().unwrap();
+    assert_eq!(udp_flows::run(&topology.hosts, ECHO, 350).unwrap().answered, 3500);
+    let (before, settled) = (created(&weir), load.rounds());
+    assert_eq!(before.iter().sum::<u64>(), 10_000);
+    let start = Instant::now();
+    for change in 0..600u32 {
+        weir.weight(UPLINKS[(change % 3) as usize], 1 + change * 7 % 9).unwrap();
+        let next = start + Duration::from_millis(100) * (change + 1);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    assert!(load.rounds() > settled + 6500);
+    let report = load.stop().unwrap();
+    assert_eq!((report.intact, report.broken.len()), (6500, 0), "{:?}", report.broken.first());
+    assert_eq!(udp_flows::run(&topology.hosts, ECHO, 350).unwrap().answered, 3500);
+    assert_eq!(before, created(&weir), "no flow was made anew on another uplink");
     assert_eq!(weir.counters().unwrap().sum(Counter::FlowsMoved), 0);
     weir.check_conservation().unwrap();
 }
