@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
+//! | `netdev` | which devices can transmit for XDP |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`daemon`] | the control process |
@@ -15,6 +16,7 @@ pub mod api;
 pub mod buckets;
 pub mod cli;
 pub mod daemon;
+mod netdev;
 pub mod publish;
 pub mod site;
 pub mod watch;

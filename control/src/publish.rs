@@ -11,6 +11,7 @@ use weir_wire::layout::control::{
     ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, Name, Port, PortRole,
     Prefix, Rule as RuleLayout, Translate, host_class, uplink_state,
 };
+use weir_wire::layout::flow::slots_for;
 
 use crate::buckets::{Buckets, Member};
 use crate::site::{Site, Uplink};
@@ -95,8 +96,8 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
     half.default_policy = site.default_policy;
     half.workers = site.workers;
     half.timeouts = site.timeouts;
-    // Two directions per flow, and a table that is at most half full refuses nothing.
-    half.flow_slots = site.flow_table.saturating_mul(4).next_power_of_two();
+    half.flow_slots = slots_for(site.flow_table);
+    half.tier = site.tier as u8;
     for (core, given) in half.cores.iter_mut().zip(&site.cores) {
         *core = *given;
     }
@@ -178,7 +179,8 @@ impl Ports<'_> {
                     queues: parent.queues.min(64),
                     mtu: parent.mtu,
                     mac: parent.mac,
-                    reserved: [0; 14],
+                    xdp_transmit: u8::from(parent.xdp_transmit),
+                    reserved: [0; 13],
                     name: Name::new(&parent.name),
                 };
                 self.devices += 1;

@@ -25,6 +25,8 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
+use crate::netdev;
+
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -42,6 +44,8 @@ pub struct Link {
     pub vlan: Option<(u32, u16)>,
     /// Receive queues in use.
     pub queues: u32,
+    /// XDP can redirect frames to it.
+    pub xdp_transmit: bool,
 }
 
 /// A route of the main table.
@@ -163,7 +167,9 @@ impl Watcher {
         while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
             kernel.links.extend(link(&message));
         }
+        let transmitters = netdev::transmitters(self.ethtool.handle.clone()).await;
         for link in &mut kernel.links {
+            link.xdp_transmit = transmitters.contains(&link.index);
             link.queues = self.queues(&link.name).await.unwrap_or(1).max(1);
         }
         let mut addresses = self.handle.address().get().execute();
@@ -271,6 +277,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         running: message.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Up),
         vlan: None,
         queues: 1,
+        xdp_transmit: false,
     };
     let (mut parent, mut id) = (None, None);
     for attribute in &message.attributes {

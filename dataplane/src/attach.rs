@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{MapData, XskMap};
+use aya::maps::{DevMap, MapData, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
@@ -40,6 +40,7 @@ pub enum Attached {
 pub struct Program {
     ebpf: Ebpf,
     sockets: XskMap<MapData>,
+    transmitters: DevMap<MapData>,
     pins: Pins,
 }
 
@@ -47,15 +48,15 @@ impl Program {
     /// Loads the program on the pinned regions, which must exist.
     pub fn load(pins: &Pins) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        for map in [name::CONTROL, name::STATUS, name::COUNTERS, name::FLOWS4, name::HOSTS4] {
+        for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }
         let mut ebpf = loader.load(OBJECT).context("cannot load the XDP object")?;
-        let map = ebpf
-            .take_map(names::XSKS)
-            .ok_or_else(|| anyhow!("the XDP object has no {}", names::XSKS))?;
-        let sockets = XskMap::try_from(map)?;
-        let mut program = Self { ebpf, sockets, pins: pins.clone() };
+        let mut take =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the XDP object has no {name}"));
+        let sockets = XskMap::try_from(take(names::XSKS)?)?;
+        let transmitters = DevMap::try_from(take(names::DEVICES)?)?;
+        let mut program = Self { ebpf, sockets, transmitters, pins: pins.clone() };
         program.xdp()?.load().context("the kernel refused the XDP program")?;
         Ok(program)
     }
@@ -64,6 +65,12 @@ impl Program {
     pub fn set_socket(&mut self, device: u8, queue: u32, socket: impl AsRawFd) -> Result<()> {
         let index = u32::from(device) * MAX_QUEUES as u32 + queue;
         self.sockets.set(index, socket, 0).context("cannot enter a socket in the XDP program's map")
+    }
+
+    /// Lets the program send by a device.
+    pub fn set_transmitter(&mut self, device: u8, ifindex: u32) -> Result<()> {
+        let done = self.transmitters.set(device.into(), ifindex, None, 0);
+        done.context("cannot enter a device in the XDP program's map")
     }
 
     /// Puts the program on a device, in place of an earlier process's.

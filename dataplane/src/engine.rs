@@ -2,7 +2,7 @@
 //! call, no device: time and frames are handed in.
 //!
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
-//! parsed: *classify* (parse, port, hash, prefetch), *look up*, *act*.
+//! parsed: *classify* (parse, port, hash, ask for its tags), ask for its slot, *look up*, *act*.
 
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{Counters, LaneWriter, UplinkCounter};
@@ -172,6 +172,9 @@ impl Engine {
             for (work, received) in work.iter_mut().zip(batch.iter()) {
                 *work = self.classify(received.frame.data(), received.device);
             }
+            for work in work.iter().take(batch.len()).flatten() {
+                self.table.prefetch_slot(work.hash);
+            }
             for work in work.iter_mut().take(batch.len()).flatten() {
                 work.slot = self.table.find(work.hash, &key_of(&work.parsed));
             }
@@ -194,7 +197,7 @@ impl Engine {
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
         let hash = flow4(self.key, &key_of(&parsed));
-        self.table.prefetch(hash);
+        self.table.prefetch_tags(hash);
         Ok(Work { parsed, port, hash, slot: None })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
-use weir_dataplane::attach::{Program, XdpChoice};
+use weir_dataplane::attach::{Attached, Program, XdpChoice};
 use weir_dataplane::engine::Regions;
 use weir_dataplane::handover::Handover;
 use weir_dataplane::worker::{self, DevicePlan, Plan, Shared};
@@ -132,8 +132,8 @@ fn serve(
     };
     regions.flows.recover();
     Hosts4::open(pins)?;
-    let program = Mutex::new(Program::load(pins)?);
     while !stop.load(Ordering::Relaxed) {
+        let program = Mutex::new(Program::load(pins)?);
         let layout = Layout::of(&snapshot.half)?;
         run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
             control
@@ -213,6 +213,7 @@ impl Layout {
                 name: device.name.as_str().to_owned(),
                 queues: (0..device.queues).collect(),
                 mtu: device.mtu,
+                xdp_transmit: device.xdp_transmit == 1,
             });
         }
         let core = |core: &u16| (*core != u16::MAX).then_some(usize::from(*core));
@@ -332,9 +333,21 @@ fn attach(arguments: &Arguments, layout: &Layout, program: &Mutex<Program>) -> R
     let mut program = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let ours: BTreeSet<u32> = layout.devices.iter().map(|device| device.ifindex).collect();
     program.detach_others(&ours)?;
-    let attach =
-        |device: &DevicePlan| Ok(program.attach(device.ifindex, &device.name, choice)? as u32);
-    layout.devices.iter().map(attach).collect()
+    let attach = |device: &DevicePlan| program.attach(device.ifindex, &device.name, choice);
+    let modes: Vec<_> = layout.devices.iter().map(attach).collect::<Result<_>>()?;
+    // Frames from a native device need the driver's help; the generic hook sends by any device.
+    let generic = modes.iter().all(|mode| *mode == Attached::Generic);
+    for device in &layout.devices {
+        if device.xdp_transmit || generic {
+            program.set_transmitter(device.device, device.ifindex)?;
+        } else {
+            tracing::warn!(
+                interface = device.name,
+                "the driver cannot transmit for XDP: what leaves by this device takes the user tier"
+            );
+        }
+    }
+    Ok(modes.into_iter().map(|mode| mode as u32).collect())
 }
 
 /// Adds the workers' figures to those of earlier workers.

@@ -38,6 +38,8 @@ pub struct DevicePlan {
     pub queues: Vec<u32>,
     /// MTU, bytes.
     pub mtu: u32,
+    /// The XDP program may send frames by it.
+    pub xdp_transmit: bool,
 }
 
 /// What a worker is started with.

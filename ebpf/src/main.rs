@@ -1,26 +1,33 @@
-//! The XDP program: what is the gateway's own business goes to the kernel, transit to the user
-//! tier. It decides by the control page alone.
+//! The XDP program: packets of established flows leave at once, as the flow table says; of the others,
+//! what is the gateway's own business goes to the kernel, transit to the user tier.
 #![no_std]
 #![no_main]
+// Unaligned words, see `words`.
+#![feature(asm_experimental_arch)]
 
 #[cfg(not(target_arch = "bpf"))]
 compile_error!("the XDP program is built for bpfel-unknown-none only: run scripts/ebpf-build");
 
 mod flows;
+mod forward;
 mod maps;
+mod words;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use weir_wire::layout::control::{
-    ControlHalf, MAX_POOL, OnDataplaneLoss, Port, PortRole, Translate, host_class,
+    ControlHalf, MAX_POOL, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head};
-use weir_wire::{icmp, tcp, udp};
+use weir_wire::{ethernet, icmp, tcp, udp};
+
+use crate::forward::{Forwarded, TAGGED, UNTAGGED, forward};
+use crate::words::{load16, load32};
 
 /// What the packet is, before any table is asked.
 enum Verdict {
@@ -34,15 +41,57 @@ enum Verdict {
 
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
-    maps::count(Counter::XdpRx);
-    let (action, counter) = walk(&ctx);
-    maps::count(counter);
+    let Some(lane) = maps::lane() else { return XDP_PASS };
+    maps::count(lane, Counter::XdpRx);
+    let Some(half) = maps::published() else {
+        maps::count(lane, Counter::XdpPassUnconfigured);
+        return XDP_PASS;
+    };
+    if let Some(forwarded) = established(&ctx, half) {
+        maps::count(lane, Counter::XdpForwarded);
+        maps::count_uplink(lane, &forwarded);
+        return forwarded.action;
+    }
+    let (action, counter) = steer(&ctx, half);
+    maps::count(lane, counter);
     action
 }
 
+/// The kernel tier's part.
 #[inline(always)]
-fn walk(ctx: &XdpContext) -> (u32, Counter) {
-    let Some(half) = maps::published() else { return (XDP_PASS, Counter::XdpPassUnconfigured) };
+fn established(ctx: &XdpContext, half: *const ControlHalf) -> Option<Forwarded> {
+    // SAFETY: a field of the half.
+    if unsafe { (*half).tier } != Tier::Kernel as u8 {
+        return None;
+    }
+    let head = words::at::<18>(ctx, 0)?;
+    // SAFETY: 18 bytes are there.
+    let (destination, ethertype, tag, inner) = unsafe {
+        (
+            u64::from(load32(head)) | u64::from(load16(head.add(4))) << 32,
+            u16::from_be(load16(head.add(12))),
+            u16::from_be(load16(head.add(14))),
+            u16::from_be(load16(head.add(16))),
+        )
+    };
+    let tagged = ethertype == ethernet::VLAN && inner == ethernet::IPV4;
+    if ethertype != ethernet::IPV4 && !tagged {
+        return None;
+    }
+    let vlan = if tagged { tag & ethernet::VLAN_ID } else { 0 };
+    // SAFETY: the context is the kernel's.
+    let port = maps::port_of(half, unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
+    // SAFETY: a device of the half.
+    let [a, b, c, d, e, f] = unsafe { (*maps::device(half, port.device)).mac };
+    if destination != u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) {
+        return None;
+    }
+    if tagged { forward::<TAGGED>(ctx, half) } else { forward::<UNTAGGED>(ctx, half) }
+}
+
+/// What is not forwarded here: the kernel's, or the user tier's.
+#[inline(always)]
+fn steer(ctx: &XdpContext, half: *const ControlHalf) -> (u32, Counter) {
     let frame_len = ctx.data_end() - ctx.data();
     // A mask bounds the length for the verifier, so the copy has room for any masked length.
     let mut copy = [0u8; 0x80];
@@ -94,7 +143,7 @@ fn walk(ctx: &XdpContext) -> (u32, Counter) {
         Verdict::Pass(reason) => (XDP_PASS, reason),
         Verdict::Transit => to_user(half, &port, queue),
         Verdict::IfFlow(key, otherwise) => {
-            if flows::exists(&key) {
+            if flows::exists(key.words()) {
                 to_user(half, &port, queue)
             } else {
                 (XDP_PASS, otherwise)

@@ -6,3 +6,6 @@ pub const PROGRAM: &str = "weir";
 
 /// The map of AF_XDP sockets, by `device * 64 + queue`.
 pub const XSKS: &str = "XSKS";
+
+/// The map of devices that the program may send by, by device index.
+pub const DEVICES: &str = "DEVICES";

@@ -92,7 +92,7 @@ impl Fixture {
         Neighbours::open(&pins, Access::Write).unwrap();
         Hosts4::open(&pins).unwrap();
         let mut loader = EbpfLoader::new();
-        for map in [name::CONTROL, name::STATUS, name::COUNTERS, name::FLOWS4, name::HOSTS4] {
+        for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }
         let mut xdp = loader.load(OBJECT).unwrap();

@@ -14,7 +14,7 @@ use aya::maps::{MapData, MapInfo};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::Error;
-use crate::flows::Slot4;
+use crate::flows::{Slot4, TagWord};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
@@ -33,6 +33,8 @@ unsafe impl Shared for AtomicU64 {}
 unsafe impl Shared for AtomicU32 {}
 // SAFETY: made of atomic integers only, without padding (asserted at its definition).
 unsafe impl Shared for Slot4 {}
+// SAFETY: an atomic integer takes any bits.
+unsafe impl Shared for TagWord {}
 
 /// What a process may do to a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

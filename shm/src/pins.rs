@@ -14,6 +14,7 @@ use weir_wire::layout::neighbour::NEIGHBOURS;
 use weir_wire::layout::status::StatusPage;
 use weir_wire::layout::{MAX_POLICIES, RegionHeader, RegionKind};
 
+use crate::flows::TagWord;
 use crate::map::{Access, Mapping, Shape};
 use crate::{Error, map};
 
@@ -31,6 +32,8 @@ pub mod name {
     pub const BUCKETS: &str = "BUCKETS";
     /// IPv4 flow table.
     pub const FLOWS4: &str = "FLOWS4";
+    /// Tags of the flow table's slots.
+    pub const TAGS4: &str = "TAGS4";
     /// LAN hardware addresses.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// Counters.
@@ -39,6 +42,8 @@ pub mod name {
     pub const STATUS: &str = "STATUS";
     /// Longest-prefix map of destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
+    /// The regions that the XDP program works on.
+    pub const PROGRAM: [&str; 7] = [CONTROL, STATUS, COUNTERS, FLOWS4, TAGS4, NEIGHBOURS, HOSTS4];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
 }
@@ -177,6 +182,12 @@ impl Pins {
     pub(crate) fn flows4(&self, slots: u32, access: Access) -> Result<(Mapping, Shape), Error> {
         let shape = Shape { value_size: size_of::<FlowEntry4>() as u32, entries: slots };
         self.region(name::FLOWS4, shape, true, access, |_| ())
+    }
+
+    /// As [`Self::flows4`], for the tags of `groups` groups.
+    pub(crate) fn tags4(&self, groups: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+        let shape = Shape { value_size: size_of::<TagWord>() as u32, entries: groups };
+        self.region(name::TAGS4, shape, true, access, |_| ())
     }
 
     pub(crate) fn neighbours(&self, access: Access) -> Result<Mapping, Error> {

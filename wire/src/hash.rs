@@ -2,7 +2,7 @@
 //!
 //! Two multiply-and-fold rounds over the two words of a [`FlowKey4`], each keyed with half of a
 //! secret drawn at boot. It is no cryptographic hash; it need not be one: a search looks at
-//! sixteen slots whatever the hash does, so the worst that chosen tuples could reach is a refused
+//! four groups whatever the hash does, so the worst that chosen tuples could reach is a refused
 //! flow, and without the key they cannot choose. 64-bit multiplication only,
 //! because the BPF machine has no wider one.
 
@@ -22,9 +22,14 @@ pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// Hash of an IPv4 flow key; [`crate::layout::flow::groups`] says where it leads.
+/// Hash of an IPv4 flow key; [`crate::layout::tags`] says where it leads.
 #[inline]
 pub const fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
-    let [a, b] = flow.words();
-    hash2(key, a, b)
+    flow4_words(key, flow.words())
+}
+
+/// As [`flow4`], of [`FlowKey4::words`].
+#[inline]
+pub const fn flow4_words(key: [u64; 2], words: [u64; 2]) -> u64 {
+    hash2(key, words[0], words[1])
 }

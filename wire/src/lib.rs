@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`layout`] | the shared-memory regions, field by field |
 //! | [`hash`] | the keyed flow hash |
+//! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
 //!
@@ -22,6 +23,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod layout;
 pub mod parse;
+pub mod plain;
 pub mod rewrite;
 pub mod tcp;
 pub mod udp;

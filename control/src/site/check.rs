@@ -7,14 +7,14 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use toml::Spanned;
 use weir_wire::layout::control::{
-    MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, Selection, Timeouts,
+    MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, Selection, Tier, Timeouts,
     Translate,
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
 use super::machine::overlap;
 use super::place::{Places, Problem};
-use super::schema::{Addresses, File, Key, Loss, Protocol, Translation};
+use super::schema::{self, Addresses, File, Key, Loss, Protocol, Translation};
 use super::{Lan, Member, Policy, Rule, Site, Uplink};
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
@@ -226,6 +226,10 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         on_dataplane_loss: match gateway.on_dataplane_loss {
             Loss::Drop => OnDataplaneLoss::Drop,
             Loss::Kernel => OnDataplaneLoss::Kernel,
+        },
+        tier: match gateway.tier {
+            schema::Tier::Kernel => Tier::Kernel,
+            schema::Tier::User => Tier::User,
         },
         default_policy,
         timeouts,

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
-use weir_wire::layout::control::{OnDataplaneLoss, Selection, Timeouts, Translate};
+use weir_wire::layout::control::{OnDataplaneLoss, Selection, Tier, Timeouts, Translate};
 
 pub use machine::against_kernel;
 pub use place::Problem;
@@ -32,6 +32,8 @@ pub struct Site {
     pub nat_ports: (u16, u16),
     /// What becomes of transit without a dataplane.
     pub on_dataplane_loss: OnDataplaneLoss,
+    /// Which tier forwards established flows.
+    pub tier: Tier,
     /// Index of the policy of packets that no rule matches.
     pub default_policy: u8,
     /// Idle timeouts.

@@ -30,6 +30,7 @@ pub struct Gateway {
     pub flow_table: Option<Spanned<i64>>,
     pub nat_ports: Option<Spanned<String>>,
     pub on_dataplane_loss: Loss,
+    pub tier: Tier,
     pub default_policy: Option<Spanned<String>>,
 }
 
@@ -41,6 +42,7 @@ impl Default for Gateway {
             flow_table: None,
             nat_ports: None,
             on_dataplane_loss: Loss::Drop,
+            tier: Tier::Kernel,
             default_policy: None,
         }
     }
@@ -51,6 +53,13 @@ impl Default for Gateway {
 pub enum Loss {
     Drop,
     Kernel,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    Kernel,
+    User,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -55,6 +55,7 @@ fn kernel() -> Kernel {
         running: true,
         vlan: None,
         queues: 1,
+        xdp_transmit: true,
     };
     Kernel {
         links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],

@@ -122,8 +122,10 @@ pub struct Device {
     pub mtu: u32,
     /// Hardware address.
     pub mac: [u8; 6],
+    /// 1: the XDP program may send frames by this device.
+    pub xdp_transmit: u8,
     /// Zero.
-    pub reserved: [u8; 14],
+    pub reserved: [u8; 13],
     /// Interface name.
     pub name: Name,
 }
@@ -362,6 +364,16 @@ pub enum OnDataplaneLoss {
     Kernel = 1,
 }
 
+/// Which tier forwards established flows. The user tier forwards all others in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tier {
+    /// The user tier.
+    User = 0,
+    /// The XDP program, by the flow table.
+    Kernel = 1,
+}
+
 /// One complete published state.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -378,13 +390,13 @@ pub struct ControlHalf {
     pub default_policy: u8,
     /// Worker threads asked for.
     pub workers: u8,
-    /// Zero.
-    pub reserved0: u8,
+    /// [`Tier`].
+    pub tier: u8,
     /// Valid entries of `rules`.
     pub rule_count: u32,
     /// Valid entries of `lan_prefixes`.
     pub lan_prefix_count: u32,
-    /// Slots of the IPv4 flow table to create, a power of two.
+    /// Slots of the IPv4 flow table to create.
     pub flow_slots: u32,
     /// CPU of each worker; 0xffff = not pinned.
     pub cores: [u16; super::MAX_WORKERS],

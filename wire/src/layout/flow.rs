@@ -1,46 +1,41 @@
 //! The flow table: one slot per direction, the match key and the compiled rewrite in one place.
 //!
-//! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. The table is an array of
-//! `2^n` slots in groups of [`GROUP`]. A key lives in one of the two groups that its hash names
-//! ([`groups`]): in the first while that is less than half full, else in the emptier one. With two
-//! choices a group overflows only when the table as a whole is nearly full, and a search looks at
-//! 16 slots at most.
+//! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. Slots stand in groups of
+//! [`GROUP`], and which of a group's slots to look at is in its word of [`tags`](super::tags): a
+//! search touches that word, and then as a rule one slot, the one that holds the flow.
 //!
-//! **Publication.** `state` is the slot's word of truth:
+//! **Publication.** `state` is the slot's word of truth: the [`VALID`] bit, and above it a
+//! generation that is another one each time the slot is used.
 //!
-//! | state | meaning | next |
-//! |---|---|---|
-//! | [`EMPTY`] | never used since the last empty run; ends a search | claimed by compare-and-swap |
-//! | [`CLAIMED`] bit | a worker is writing the slot; readers skip it | stored `VALID` with release |
-//! | [`VALID`] bit | key and action may be read | stored `RETIRED` with release |
-//! | [`RETIRED`] bit | the flow is gone; a search goes on past it | claimed again, or made `EMPTY` |
+//! 1. A worker claims the slot by entering a tag for it (compare-and-swap).
+//! 2. It stores key and action, then `state` with [`VALID`] and the next generation (release).
+//! 3. To end the flow it clears [`VALID`] (release), then the tag (release): only then may the slot
+//!    be claimed again.
 //!
-//! The other bits count generations, so that a reader that loads `state` (acquire), copies the
-//! slot, and finds `state` unchanged afterwards has read one flow and not two halves. Only the
-//! owning worker changes anything but the counters and `last_seen`.
+//! A reader that loads `state` (acquire), copies what it needs, and finds `state` unchanged behind
+//! an acquire fence has read one flow and not two halves. The XDP program reads so on x86-64, where
+//! the machine keeps loads in order and stores in order, so that release and acquire are plain
+//! accesses; arm64 would need `BPF_LOAD_ACQ` (Linux 6.15), so there the kernel tier stays off. Only
+//! the owning worker changes anything but the counters and `last_seen`; what it changes in a
+//! valid slot (flags, flow state, peer) it stores as one word.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Slots of a group, adjacent and aligned.
 pub const GROUP: u32 = 8;
 
-/// First slots of the two groups of a hash, in a table of `mask + 1` slots.
-#[inline]
-pub const fn groups(hash: u64, mask: u32) -> [u32; 2] {
-    let mask = mask & !(GROUP - 1);
-    [hash as u32 & mask, (hash >> 24) as u32 & mask]
-}
-
-/// State of a slot that ends the search of its group.
-pub const EMPTY: u32 = 0;
-/// A worker is writing the slot.
-pub const CLAIMED: u32 = 1;
 /// The slot holds a flow.
-pub const VALID: u32 = 2;
-/// The slot held a flow.
-pub const RETIRED: u32 = 4;
-/// Added to `state` each time the slot is claimed.
-pub const GENERATION: u32 = 8;
+pub const VALID: u32 = 1;
+/// Added to `state` each time the slot is used.
+pub const GENERATION: u32 = 2;
+
+/// Slots of a table for so many flows: two each, and a fifth more, with which one insertion in a
+/// hundred thousand is refused when the table is as full as it was made for.
+pub const fn slots_for(flows: u32) -> u32 {
+    let slots = (flows as u64 * 12).div_ceil(5).next_multiple_of(GROUP as u64);
+    // An index is 32 bits, and a peer is named by one.
+    if slots > (u32::MAX & !(GROUP - 1)) as u64 { u32::MAX & !(GROUP - 1) } else { slots as u32 }
+}
 
 /// Bits of an entry's `flags`.
 pub mod flag {
@@ -184,9 +179,9 @@ pub struct FlowEntry4 {
     pub worker: u8,
     /// Slot of the other direction.
     pub peer: u32,
-    /// Packets forwarded. Atomic.
+    /// Packets forwarded, by either tier. A packet may go uncounted when both forward at once.
     pub packets: u64,
-    /// Bytes forwarded, from the IP header on. Atomic.
+    /// Bytes forwarded, from the IP header on.
     pub bytes: u64,
 }
 

@@ -7,6 +7,7 @@
 //! | [`control`] page | `CONTROL` | control process | XDP, workers, CLI |
 //! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
+//! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
 //! | [`neighbour`] table | `NEIGHBOURS` | workers, by compare-and-swap | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | dataplane [`status`] | `STATUS` | dataplane | XDP, control, CLI |
@@ -20,6 +21,7 @@ pub mod counters;
 pub mod flow;
 pub mod neighbour;
 pub mod status;
+pub mod tags;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -27,7 +29,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;

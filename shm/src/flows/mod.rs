@@ -1,0 +1,17 @@
+//! The IPv4 flow table, in place: look-up, claim, publish, retire.
+//!
+//! The protocol is in [`weir_wire::layout::flow`], the index in [`weir_wire::layout::tags`].
+//! Orderings, for x86 and arm64 alike: a claim is a compare-and-swap on the group's tags (acquire),
+//! so two workers never write one slot; key and action are stored relaxed between a release fence
+//! and the `VALID` store (release); a reader loads `state` (acquire), then the rest, then `state`
+//! again behind an acquire fence. What it read is one flow if both states are the same.
+
+mod slot;
+#[cfg(not(loom))]
+mod table;
+mod tags;
+
+pub use slot::{Action4, Slot4};
+#[cfg(not(loom))]
+pub use table::FlowTable4;
+pub use tags::TagWord;

@@ -1,0 +1,255 @@
+//! The table: slots and tags together.
+
+use std::sync::Arc;
+
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, GROUP};
+use weir_wire::layout::tags::{choices, lowest, matching, spills, tag, used};
+
+use super::{Slot4, TagWord};
+use crate::map::{Access, Mapping, prefetch};
+use crate::{Error, Pins, pins::name};
+
+/// The table, shared by all workers of the process and by every process that maps it.
+#[derive(Clone, Debug)]
+pub struct FlowTable4 {
+    slots: Arc<Mapping>,
+    tags: Arc<Mapping>,
+    groups: u32,
+}
+
+impl FlowTable4 {
+    /// Opens the pinned table for writing, creating one of at least `slots` slots when there is
+    /// none. The caller makes sure that the status page vouches for a table that exists.
+    pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
+        Self::checked(pins, slots.max(GROUP).next_multiple_of(GROUP), Access::Write)
+    }
+
+    /// Opens the pinned table for reading.
+    pub fn read_only(pins: &Pins) -> Result<Self, Error> {
+        Self::checked(pins, 0, Access::Read)
+    }
+
+    fn checked(pins: &Pins, slots: u32, access: Access) -> Result<Self, Error> {
+        let (slots, shape) = pins.flows4(slots, access)?;
+        let (tags, tag_shape) = pins.tags4(shape.entries / GROUP, access)?;
+        if shape.entries % GROUP != 0 || tag_shape.entries != shape.entries / GROUP {
+            return Err(Error::Layout {
+                path: pins.path(name::FLOWS4),
+                found: format!("{} slots and {} groups", shape.entries, tag_shape.entries),
+                expected: format!("groups of {GROUP} slots"),
+            });
+        }
+        Ok(Self { slots: Arc::new(slots), tags: Arc::new(tags), groups: tag_shape.entries })
+    }
+
+    /// A table of this process alone.
+    pub fn anonymous(slots: u32) -> std::io::Result<Self> {
+        let groups = slots.max(GROUP).div_ceil(GROUP);
+        let of = |bytes: usize| Mapping::anonymous(bytes).map(Arc::new);
+        Ok(Self {
+            slots: of((groups * GROUP) as usize * size_of::<Slot4>())?,
+            tags: of(groups as usize * size_of::<TagWord>())?,
+            groups,
+        })
+    }
+
+    /// Number of slots.
+    pub fn capacity(&self) -> u32 {
+        self.groups * GROUP
+    }
+
+    /// The slot at `index`; an index out of range, from shared memory, is some slot or other.
+    #[inline]
+    pub fn slot(&self, index: u32) -> &Slot4 {
+        let slots = self.slots.view::<Slot4>(0);
+        slots.get(index as usize).unwrap_or(&slots[0])
+    }
+
+    #[inline]
+    fn tags(&self, group: u32) -> &TagWord {
+        &self.tags.view::<TagWord>(0)[group as usize]
+    }
+
+    /// Asks for the tags that a search for `hash` begins with.
+    #[inline]
+    pub fn prefetch_tags(&self, hash: u64) {
+        for group in choices(hash, self.groups) {
+            prefetch(self.tags(group));
+        }
+    }
+
+    /// Asks for the slot that a search for `hash` will most likely look at.
+    #[inline]
+    pub fn prefetch_slot(&self, hash: u64) {
+        for group in choices(hash, self.groups) {
+            let mask = matching(self.tags(group).load(), tag(hash));
+            if mask != 0 {
+                prefetch(self.slot(group * GROUP + lowest(mask)));
+                return;
+            }
+        }
+    }
+
+    /// The slot that holds `key`.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &FlowKey4) -> Option<u32> {
+        let words = key.words();
+        let [a, b] = choices(hash, self.groups);
+        self.search(a, hash, words)
+            .or_else(|| self.search(b, hash, words))
+            .or_else(|| self.search_spills(hash, words))
+    }
+
+    #[inline]
+    fn search(&self, group: u32, hash: u64, words: [u64; 2]) -> Option<u32> {
+        let mut mask = matching(self.tags(group).load(), tag(hash));
+        while mask != 0 {
+            let index = group * GROUP + lowest(mask);
+            if self.slot(index).holds(words) {
+                return Some(index);
+            }
+            mask &= mask - 1;
+        }
+        None
+    }
+
+    #[cold]
+    fn search_spills(&self, hash: u64, words: [u64; 2]) -> Option<u32> {
+        spills(hash, self.groups).into_iter().find_map(|group| self.search(group, hash, words))
+    }
+
+    /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
+    pub fn insert(&self, hash: u64, entry: &FlowEntry4) -> Option<u32> {
+        let [a, b] = choices(hash, self.groups);
+        let (in_a, in_b) = (used(self.tags(a).load()), used(self.tags(b).load()));
+        let first = if in_a < GROUP / 2 || in_a <= in_b { [a, b] } else { [b, a] };
+        let [c, d] = spills(hash, self.groups);
+        let claim = |group: u32| Some(group * GROUP + self.tags(group).claim(tag(hash))?);
+        let index = first.into_iter().chain([c, d]).find_map(claim)?;
+        self.slot(index).publish(entry);
+        Some(index)
+    }
+
+    /// Owner only: makes two published entries each other's peer.
+    pub fn link(&self, a: u32, b: u32) {
+        self.slot(a).set_peer(b);
+        self.slot(b).set_peer(a);
+    }
+
+    /// Owner only: ends the flow in the slot.
+    pub fn retire(&self, index: u32) {
+        self.slot(index).retire();
+        if index < self.capacity() {
+            self.tags(index / GROUP).release(index % GROUP);
+        }
+    }
+
+    /// Frees slots that a worker of an earlier process claimed and never published. Only while
+    /// no worker runs.
+    pub fn recover(&self) {
+        for group in 0..self.groups {
+            let word = self.tags(group).load();
+            for slot in (0..GROUP).filter(|slot| word >> (8 * slot) & 0xff != 0) {
+                if !self.slot(group * GROUP + slot).is_valid() {
+                    self.tags(group).release(slot);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_wire::hash;
+    use weir_wire::layout::flow::slots_for;
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    fn entry(n: u32) -> FlowEntry4 {
+        let mut entry = FlowEntry4::new_zeroed();
+        entry.src = n.to_be_bytes();
+        entry.dst = [198, 51, 100, 1];
+        entry.sport = [1, 2];
+        entry.dport = [3, 4];
+        entry.proto = 17;
+        entry.flags = 0b101;
+        entry.uplink = 3;
+        entry.rewrite.src = [203, 0, 113, 1];
+        entry.rewrite.l3_delta = 0x1234;
+        entry.rewrite.l4_delta = 0x5678;
+        entry.l2 = 77;
+        entry.port = 5;
+        entry.worker = 1;
+        entry.peer = 9;
+        entry
+    }
+
+    fn key(e: &FlowEntry4) -> FlowKey4 {
+        FlowKey4::new(e.src, e.dst, e.sport, e.dport, e.proto)
+    }
+
+    #[test]
+    fn what_is_published_is_read_back() {
+        let table = FlowTable4::anonymous(64).unwrap();
+        let entry = entry(1);
+        let index = table.insert(7, &entry).unwrap();
+        let read = table.slot(index).read().unwrap();
+        assert_eq!(FlowEntry4 { state: 0, ..read }, entry);
+        assert_eq!(table.find(7, &key(&entry)), Some(index));
+    }
+
+    #[test]
+    fn a_retired_flow_is_not_found_and_its_neighbours_are() {
+        let table = FlowTable4::anonymous(64).unwrap();
+        let (a, b) = (entry(1), entry(2));
+        let first = table.insert(7, &a).unwrap();
+        let second = table.insert(7, &b).unwrap();
+        table.retire(first);
+        assert_eq!(table.find(7, &key(&a)), None);
+        assert_eq!(table.find(7, &key(&b)), Some(second));
+        assert_eq!(table.insert(7, &a), Some(first));
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_keeps_what_it_has() {
+        let table = FlowTable4::anonymous(4 * GROUP).unwrap();
+        let hash = |n: u32| hash::flow4([1, 2], &key(&entry(n)));
+        let (mut kept, mut n) = (Vec::new(), 0);
+        while kept.len() < 4 * GROUP as usize {
+            kept.extend(table.insert(hash(n), &entry(n)).map(|_| n));
+            n += 1;
+        }
+        assert_eq!(table.insert(hash(n), &entry(n)), None);
+        assert!(kept.iter().all(|n| table.find(hash(*n), &key(&entry(*n))).is_some()));
+    }
+
+    #[test]
+    fn slots_claimed_by_a_dead_process_become_free() {
+        let table = FlowTable4::anonymous(GROUP).unwrap();
+        assert_eq!(table.tags(0).claim(9), Some(0));
+        assert_eq!(table.insert(0, &entry(1)), Some(1));
+        table.recover();
+        assert_eq!(table.insert(0, &entry(2)), Some(0));
+    }
+
+    #[test]
+    fn a_table_as_full_as_it_was_made_for_refuses_next_to_nothing() {
+        let flows = 50_000;
+        let table = FlowTable4::anonymous(slots_for(flows)).unwrap();
+        let secret = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+        let hash = |e: &FlowEntry4| hash::flow4(secret, &key(e));
+        let entries: Vec<_> = (0..2 * flows).map(entry).collect();
+        let (kept, refused): (Vec<_>, Vec<_>) =
+            entries.iter().partition(|e| table.insert(hash(e), e).is_some());
+        assert!(refused.len() <= 5, "{} refused", refused.len());
+        assert!(kept.iter().all(|e| table.find(hash(e), &key(e)).is_some()));
+    }
+
+    #[test]
+    fn a_flow_costs_at_most_160_bytes() {
+        let per_slot = size_of::<Slot4>() as f64 + size_of::<TagWord>() as f64 / f64::from(GROUP);
+        let bytes = per_slot * f64::from(slots_for(1_000_000)) / 1e6;
+        assert!(bytes <= 160.0, "{bytes}");
+    }
+}
