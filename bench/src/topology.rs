@@ -276,8 +276,8 @@ impl Topology {
             }
         }
         lines.push_str("link set br0 up\n");
-        accept_redirects(switch, TOWARDS_GATEWAY)?;
         switch.ip(&lines)?;
+        accept_redirects(switch, TOWARDS_GATEWAY)?;
         // Where br_netfilter is loaded, bridged packets would pass through the host's firewall.
         let knob = "net/bridge/bridge-nf-call-iptables";
         if Path::new("/proc/sys").join(knob).exists() {
@@ -329,9 +329,9 @@ impl Topology {
             let _ = write!(accepted, ", {owned}/{length}");
             let _ = writeln!(lines, "route add {owned}/{length} via {}", provider.addresses[0]);
         }
-        accept_redirects(netns, TOWARDS_GATEWAY)?;
         no_offload(netns, "internet")?;
         netns.ip(&lines)?;
+        accept_redirects(netns, TOWARDS_GATEWAY)?;
         forward(netns)?;
         netns.nft(&format!(
             "table inet bench {{
@@ -359,11 +359,11 @@ impl Topology {
         if let Some(owned) = host.owned {
             let _ = writeln!(lines, "addr add {owned}/32 dev eth0");
         }
+        host.netns.ip(&lines)?;
         match self.switch {
-            Some(_) => no_offload(&host.netns, "eth0")?,
-            None => accept_redirects(&host.netns, "eth0")?,
+            Some(_) => no_offload(&host.netns, "eth0"),
+            None => accept_redirects(&host.netns, "eth0"),
         }
-        host.netns.ip(&lines)
     }
 }
 
@@ -372,7 +372,8 @@ fn no_offload(netns: &Netns, device: &str) -> Result<()> {
     offloads(netns, device, "off")
 }
 
-/// As [`no_offload`], but the device's peer may redirect XDP frames into it.
+/// As [`no_offload`], but the device's peer may redirect XDP frames into it. The device must be up:
+/// only then does turning GRO on make its peer a target (`veth_set_features`).
 fn accept_redirects(netns: &Netns, device: &str) -> Result<()> {
     offloads(netns, device, "on")?;
     netns.ip(&format!("link set {device} gro_max_size 1\n"))

@@ -21,6 +21,12 @@ use crate::wait;
 /// Names of the uplinks, by provider.
 pub const UPLINKS: [&str; 3] = ["fiber", "cable", "lte"];
 
+/// Which tier forwards established flows: `kernel` unless the environment's `WEIR_TIER` says `user`.
+#[must_use]
+pub fn tier() -> String {
+    std::env::var("WEIR_TIER").unwrap_or_else(|_| "kernel".into())
+}
+
 /// Both processes on one gateway. Dropping it kills them; the site's end removes the rest.
 pub struct Weir {
     gateway: Netns,
@@ -53,10 +59,10 @@ impl Weir {
     }
 
     /// A configuration: LAN ports of the site, one uplink per provider with these weights, and a
-    /// policy that deals flows by their 5-tuple.
+    /// policy that deals flows by their 5-tuple. The tier is [`tier`]'s.
     #[must_use]
     pub fn configuration(topology: &Topology, weights: &[u16]) -> String {
-        let mut text = String::new();
+        let mut text = format!("[gateway]\ntier = \"{}\"\n\n", tier());
         for port in topology.lan_ports() {
             text += &format!("[[lan]]\ninterface = \"{port}\"\n\n");
         }

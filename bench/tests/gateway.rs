@@ -72,6 +72,15 @@ fn real_clients_work_and_no_checksum_breaks() {
     assert_eq!(lan.faulty, 0, "{:?}", lan.faults);
     sound(&topology, captures);
     weir.check_conservation().unwrap();
+    let counters = weir.counters().unwrap();
+    let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
+    match weir_bench::weir::tier().as_str() {
+        "user" => assert_eq!(kernel, 0),
+        _ => assert!(
+            kernel > 10 * user,
+            "{kernel} packets in the kernel tier, {user} in the user tier"
+        ),
+    }
 }
 
 #[test]
@@ -235,6 +244,51 @@ fn connections_and_host_traffic_survive_a_killed_dataplane() {
     assert!(weir.counters().unwrap().sum(Counter::FlowsAdopted) >= 100);
 }
 
+/// The kernel tier needs no process.
+#[test]
+fn an_established_flow_loses_nothing_while_the_dataplane_is_dead() {
+    if weir_bench::weir::tier() != "kernel" {
+        return;
+    }
+    let (topology, _server, mut weir) = site(Plan::new(3, 1));
+    let ping = std::thread::scope(|scope| {
+        let netns = &topology.hosts[0].netns;
+        let ping = scope.spawn(|| clients::ping(netns, SERVER, 400));
+        let forwarded = |weir: &Weir| weir.counters().unwrap().sum(Counter::XdpForwarded);
+        let wait_for = |weir: &Weir, packets: u64| {
+            let before = forwarded(weir);
+            wait::until("the ping to go on", wait::BOUND, || {
+                Ok((forwarded(weir) > before + packets).then_some(()))
+            })
+            .unwrap();
+        };
+        wait_for(&weir, 50);
+        weir.kill_dataplane();
+        wait_for(&weir, 200);
+        weir.start_dataplane().unwrap();
+        ping.join().unwrap().unwrap()
+    });
+    assert_eq!((ping.sent, ping.received), (400, 400));
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn hops_beyond_the_gateway_show_in_a_trace() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let hop = |ttl: &str| {
+        let mut ping = Command::new("ping");
+        ping.args(["-n", "-c", "1", "-W", "2", "-t", ttl, &SERVER.to_string()]);
+        let output = topology.hosts[0].netns.run(|| ping.output()).unwrap().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (first, second) = (hop("1"), hop("2"));
+    let exceeded = |from: Ipv4Addr| format!("From {from} icmp_seq=1 Time to live exceeded");
+    assert!(first.contains(&exceeded(plan::lan_gateway(0))), "{first}");
+    let hops: Vec<_> = topology.providers.iter().map(|p| exceeded(p.next_hop)).collect();
+    assert!(hops.iter().any(|hop| second.contains(hop)), "{second}");
+    weir.check_conservation().unwrap();
+}
+
 #[test]
 fn the_gateways_own_traffic_is_untouched() {
     let (topology, _server, weir) = site(Plan::new(3, 1));
@@ -262,8 +316,8 @@ fn two_workers_share_the_work_and_hand_over() {
     let topology = Topology::build(plan).unwrap();
     let _server = Server::start(&topology.internet, SERVER).unwrap();
     let configuration = Weir::configuration(&topology, &WEIGHTS);
-    let weir =
-        Weir::start(&topology, &format!("[gateway]\nworkers = 2\n\n{configuration}")).unwrap();
+    let configuration = configuration.replace("[gateway]\n", "[gateway]\nworkers = 2\n");
+    let weir = Weir::start(&topology, &configuration).unwrap();
     let report = udp_flows::run(&topology.hosts, ECHO, 2000).unwrap();
     assert_eq!((report.answered, report.wrong), (8000, 0));
     let load = TcpLoad::start(&topology.hosts, ECHO, 100, Duration::from_secs(60)).unwrap();

@@ -1,12 +1,10 @@
 //! Which devices can transmit for XDP: generic netlink family `netdev` (Linux 6.3,
 //! `Documentation/netlink/specs/netdev.yaml`).
 
-use std::collections::HashSet;
-
 use futures_util::stream::TryStreamExt;
 use genetlink::GenetlinkHandle;
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
     ParseableParametrized,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
@@ -18,8 +16,8 @@ const XDP_FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_NDO_XMIT`: a target of redirection.
 const NDO_XMIT: u64 = 1 << 2;
 
-/// A device and its features; empty in a request.
-#[derive(Clone, Copy, Debug, Default)]
+/// A request: the features of a device. A reply: those.
+#[derive(Clone, Copy, Debug)]
 struct Netdev {
     ifindex: u32,
     features: u64,
@@ -41,15 +39,23 @@ impl GenlFamily for Netdev {
 
 impl Emitable for Netdev {
     fn buffer_len(&self) -> usize {
-        0
+        self.attribute().buffer_len()
     }
 
-    fn emit(&self, _: &mut [u8]) {}
+    fn emit(&self, buffer: &mut [u8]) {
+        self.attribute().emit(buffer);
+    }
+}
+
+impl Netdev {
+    fn attribute(self) -> DefaultNla {
+        DefaultNla::new(IFINDEX, self.ifindex.to_ne_bytes().to_vec())
+    }
 }
 
 impl ParseableParametrized<[u8], GenlHeader> for Netdev {
     fn parse_with_param(bytes: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
-        let mut device = Self::default();
+        let mut device = Self { ifindex: 0, features: 0 };
         for attribute in NlasIterator::new(bytes) {
             let attribute = attribute?;
             match (attribute.kind(), attribute.value()) {
@@ -66,22 +72,18 @@ impl ParseableParametrized<[u8], GenlHeader> for Netdev {
     }
 }
 
-/// Indices of the interfaces that frames can be redirected to; none when the kernel does not say.
-pub async fn transmitters(mut handle: GenetlinkHandle) -> HashSet<u32> {
-    let mut request = NetlinkMessage::from(GenlMessage::from_payload(Netdev::default()));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut found = HashSet::new();
-    match handle.request(request).await {
-        Ok(mut replies) => {
-            while let Ok(Some(reply)) = replies.try_next().await {
-                if let NetlinkPayload::InnerMessage(message) = reply.payload
-                    && message.payload.features & NDO_XMIT != 0
-                {
-                    found.insert(message.payload.ifindex);
-                }
-            }
-        }
-        Err(error) => tracing::debug!("the kernel does not tell XDP features: {error}"),
+/// Can frames be redirected to the device? No, when the kernel does not say.
+pub async fn transmits(handle: &mut GenetlinkHandle, ifindex: u32) -> bool {
+    let message = GenlMessage::from_payload(Netdev { ifindex, features: 0 });
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST;
+    // The reply is one message; there is no use in waiting for the end of it.
+    let reply = match handle.request(request).await {
+        Ok(mut replies) => replies.try_next().await.ok().flatten(),
+        Err(_) => None,
+    };
+    match reply.map(|reply| reply.payload) {
+        Some(NetlinkPayload::InnerMessage(message)) => message.payload.features & NDO_XMIT != 0,
+        _ => false,
     }
-    found
 }

@@ -167,9 +167,8 @@ impl Watcher {
         while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
             kernel.links.extend(link(&message));
         }
-        let transmitters = netdev::transmitters(self.ethtool.handle.clone()).await;
         for link in &mut kernel.links {
-            link.xdp_transmit = transmitters.contains(&link.index);
+            link.xdp_transmit = netdev::transmits(&mut self.ethtool.handle, link.index).await;
             link.queues = self.queues(&link.name).await.unwrap_or(1).max(1);
         }
         let mut addresses = self.handle.address().get().execute();

@@ -1,0 +1,214 @@
+//! A program loaded on regions of its own, and frames for it.
+//!
+//! A test run comes in by the loopback device (interface 1, queue 0), so that is the device of
+//! the published state, as a LAN port or as an uplink's.
+
+use aya::EbpfLoader;
+use aya::maps::DevMap;
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use etherparse::PacketBuilder;
+use weir_ebpf::{OBJECT, names};
+use weir_shm::Pins;
+use weir_shm::control::{ControlRegion, ControlWriter, Snapshot};
+use weir_shm::counters::Counters;
+use weir_shm::flows::FlowTable4;
+use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::map::Access;
+use weir_shm::neighbours::Neighbours;
+use weir_shm::pins::name;
+use weir_shm::status::Status;
+use weir_wire::hash::flow4;
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::{
+    ControlHalf, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class, uplink_state,
+};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4};
+use weir_wire::rewrite::compile4;
+
+pub const DROP: u32 = 1;
+pub const PASS: u32 = 2;
+pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub const HOST: [u8; 4] = [10, 77, 0, 2];
+pub const LAN_ADDRESS: [u8; 4] = [10, 77, 0, 1];
+pub const WAN_ADDRESS: [u8; 4] = [203, 0, 113, 10];
+pub const SITE: [u8; 4] = [198, 51, 100, 1];
+pub const OWN: [u8; 4] = [192, 0, 2, 130];
+pub const VPN: [u8; 4] = [10, 8, 0, 5];
+pub const NAT_PORT: u16 = 40_000;
+pub const KEY: [u64; 2] = [11, 22];
+
+pub struct Fixture {
+    pub pins: Pins,
+    pub xdp: aya::Ebpf,
+    pub counters: Counters,
+    pub flows: FlowTable4,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.pins.remove().unwrap();
+    }
+}
+
+impl Fixture {
+    pub fn new(test: &str, role: PortRole, loss: OnDataplaneLoss) -> Self {
+        Self::with(test, role, loss, |_| ())
+    }
+
+    /// As [`Self::new`], with a change of what is published.
+    pub fn with(
+        test: &str,
+        role: PortRole,
+        loss: OnDataplaneLoss,
+        change: impl FnOnce(&mut ControlHalf),
+    ) -> Self {
+        let fixture = Self::unpublished(test);
+        let mut writer =
+            ControlWriter::new(ControlRegion::open(&fixture.pins, Access::Write).unwrap());
+        let mut half = Snapshot::new().half;
+        half.on_dataplane_loss = loss as u8;
+        half.tier = Tier::Kernel as u8;
+        let device = &mut half.devices[0];
+        (device.ifindex, device.queues, device.mtu, device.mac) = (1, 1, 1500, OURS);
+        let uplink = if role == PortRole::Lan { NONE } else { 0 };
+        let port = Port { role: role as u8, device: 0, uplink, mtu: 1500, ..half.ports[0] };
+        half.ports[0] = port;
+        half.ports[1] = Port { vlan: 7, ..port };
+        assert!(half.insert_port_slot(1, 0, 0));
+        assert!(half.insert_port_slot(1, 7, 1));
+        let uplink = &mut half.uplinks[0];
+        (uplink.translate, uplink.pool_len) = (Translate::Nat44 as u8, 1);
+        uplink.pool[0] = WAN_ADDRESS;
+        (uplink.nat_lo, uplink.nat_hi) = (16_384, 65_535);
+        uplink.next_hop_mac = NEXT_HOP;
+        change(&mut half);
+        writer.set_uplink_state(0, uplink_state::USABLE);
+        writer.publish(&mut half, &[]);
+        let hosts: HostPrefixes = [
+            ((LAN_ADDRESS, 32), host_class::LOCAL),
+            ((WAN_ADDRESS, 32), host_class::LOCAL),
+            (([10, 77, 0, 0], 16), host_class::LAN),
+            (([192, 0, 2, 128], 25), host_class::LAN),
+            (([10, 8, 0, 0], 24), host_class::KERNEL),
+        ]
+        .into();
+        Hosts4::open(&fixture.pins).unwrap().sync(&hosts).unwrap();
+        fixture
+    }
+
+    pub fn unpublished(test: &str) -> Self {
+        let directory = format!("/sys/fs/bpf/weir-ebpf-test-{}-{test}", std::process::id());
+        let pins = Pins::create(directory).expect("these tests need root and bpffs");
+        ControlRegion::open(&pins, Access::Write).unwrap();
+        let status = Status::open(&pins, Access::Write).unwrap();
+        status.set_hash_key(KEY);
+        let counters = Counters::open(&pins, Access::Write).unwrap();
+        let flows = FlowTable4::open(&pins, 1024).unwrap();
+        status.set_flows4(flows.capacity());
+        Neighbours::open(&pins, Access::Write).unwrap();
+        Hosts4::open(&pins).unwrap();
+        let mut loader = EbpfLoader::new();
+        for map in name::PROGRAM {
+            loader.map_pin_path(map, pins.path(map));
+        }
+        let mut xdp = loader.load(OBJECT).unwrap();
+        let program: &mut Xdp = xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
+        program.load().expect("the verifier accepts the program");
+        Self { pins, xdp, counters, flows }
+    }
+
+    pub fn lan(test: &str) -> Self {
+        Self::new(test, PortRole::Lan, OnDataplaneLoss::Drop)
+    }
+
+    pub fn uplink(test: &str) -> Self {
+        Self::new(test, PortRole::Uplink, OnDataplaneLoss::Drop)
+    }
+
+    /// Runs a frame; the action, and the one counter that it moved besides `XdpRx`.
+    pub fn run(&mut self, frame: &[u8]) -> (u32, Counter) {
+        let (action, counter, _) = self.run_for_frame(frame);
+        (action, counter)
+    }
+
+    /// As [`Self::run`], with the frame as the program left it.
+    pub fn run_for_frame(&mut self, frame: &[u8]) -> (u32, Counter, Vec<u8>) {
+        let before = self.counters.all();
+        let program: &mut Xdp = self.xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
+        let mut data = vec![0; 2048];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut data),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).unwrap();
+        let (action, length) = (result.return_value, result.data_size_out as usize);
+        data.truncate(length);
+        let moved: Vec<_> = self
+            .counters
+            .all()
+            .iter()
+            .zip(&before)
+            .filter(|(after, before)| after.1 != before.1)
+            .map(|(after, before)| (after.0, after.1 - before.1))
+            .collect();
+        assert_eq!(moved.len(), 2, "{moved:?}");
+        assert_eq!(moved[0], (Counter::XdpRx, 1));
+        assert_eq!(moved[1].1, 1);
+        (action, moved[1].0, data)
+    }
+
+    /// Makes the table know packets with this key; not offered to the kernel tier.
+    pub fn add_flow(&self, key: FlowKey4) {
+        self.insert(entry(&key, &key));
+    }
+
+    /// Puts an entry in the table; its slot.
+    pub fn insert(&self, entry: FlowEntry4) -> u32 {
+        let key = FlowKey4::new(entry.src, entry.dst, entry.sport, entry.dport, entry.proto);
+        self.flows.insert(flow4(KEY, &key), &entry).unwrap()
+    }
+
+    /// Lets the program send by the device of the fixture.
+    pub fn can_transmit(&mut self) {
+        let map = self.xdp.map_mut(names::DEVICES).unwrap();
+        DevMap::try_from(map).unwrap().set(0, 1, None, 0).unwrap();
+    }
+}
+
+/// An entry that makes packets of `from` leave by port 0 to the uplink's next hop as those of `to`.
+pub fn entry(from: &FlowKey4, to: &FlowKey4) -> FlowEntry4 {
+    let mut entry = <FlowEntry4 as zerocopy::FromZeros>::new_zeroed();
+    (entry.src, entry.dst, entry.proto) = (from.src, from.dst, from.proto);
+    (entry.sport, entry.dport) = (from.sport, from.dport);
+    entry.rewrite = compile4(from, to);
+    entry
+}
+
+pub fn udp(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv4(src, dst, 64).udp(sport, dport);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"payload").unwrap();
+    frame
+}
+
+pub fn echo_reply(dst: [u8; 4], id: u16) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(THEIRS, OURS).ipv4(SITE, dst, 64).icmpv4_echo_reply(id, 1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"payload").unwrap();
+    frame
+}
+
+/// Destination unreachable about the given packet (an IP packet).
+pub fn unreachable(dst: [u8; 4], about: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS)
+        .ipv4([100, 64, 0, 1], dst, 64)
+        .icmpv4_raw(3, 1, [0; 4]);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, about).unwrap();
+    frame
+}

@@ -1,0 +1,264 @@
+//! What leaves in the kernel tier, and what it leaves to the user tier.
+
+use weir_shm::control::ControlRegion;
+use weir_shm::map::Access;
+use weir_shm::neighbours::Neighbours;
+use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_wire::layout::neighbour::Neighbour;
+use weir_wire::parse::parse;
+use weir_wire::rewrite::apply4;
+use weir_wire::{checksum, icmp, tcp, udp};
+
+use crate::fixture::*;
+
+const REDIRECT: u32 = 4;
+const FORWARDED: (u32, Counter) = (REDIRECT, Counter::XdpForwarded);
+const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+
+fn fixture(test: &str, change: impl FnOnce(&mut ControlHalf)) -> Fixture {
+    let mut f = Fixture::with(test, PortRole::Lan, OnDataplaneLoss::Drop, change);
+    f.can_transmit();
+    f
+}
+
+/// A frame from the host to the site, with payload enough for any header.
+fn frame(proto: u8, tcp_flags: u8) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 0, 0, 9, 0x40, 0, 64, proto, 0, 0];
+    ip.extend(HOST);
+    ip.extend(SITE);
+    let mut l4 = vec![0; 32];
+    match proto {
+        icmp::PROTOCOL => (l4[0], l4[4], l4[5]) = (icmp::ECHO_REQUEST, 0x12, 0x34),
+        _ => l4[..4].copy_from_slice(&[0x12, 0x34, 0, 53]),
+    }
+    match proto {
+        tcp::PROTOCOL => (l4[12], l4[13]) = (0x50, tcp_flags),
+        udp::PROTOCOL => l4[5] = 32,
+        _ => {}
+    }
+    l4[30] = 0xab;
+    ip[3] = 20 + l4.len() as u8;
+    let sum = checksum::finish(checksum::sum(&ip));
+    ip[10..12].copy_from_slice(&sum);
+    let pseudo = if proto == icmp::PROTOCOL { 0 } else { checksum::pseudo4(HOST, SITE, proto, 32) };
+    let sum = checksum::finish(checksum::add(pseudo, checksum::sum(&l4)));
+    let at = match proto {
+        tcp::PROTOCOL => 16,
+        udp::PROTOCOL => 6,
+        _ => 2,
+    };
+    l4[at..at + 2].copy_from_slice(&sum);
+    [&OURS[..], &THEIRS, &[8, 0], &ip, &l4].concat()
+}
+
+fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
+}
+
+/// The flow of a frame as translated to the uplink, offered to the kernel tier.
+fn offered(frame: &[u8]) -> FlowEntry4 {
+    let p = parse(frame).unwrap();
+    let port = NAT_PORT.to_be_bytes();
+    let from = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
+    let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
+    let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
+    let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::TO_UPLINK | flag::FORWARD;
+    FlowEntry4 { flags, ..entry(&from, &to) }
+}
+
+/// The frame as the user tier would send it, without a tag.
+fn rewritten(frame: &[u8], entry: &FlowEntry4) -> Vec<u8> {
+    let p = parse(frame).unwrap();
+    let mut frame = frame.to_vec();
+    apply4(&mut frame, p.l3.into(), Some(p.l4.into()), p.proto, &entry.rewrite);
+    [&NEXT_HOP[..], &OURS, &[8, 0], &frame[usize::from(p.l3)..]].concat()
+}
+
+#[test]
+fn packets_of_offered_flows_leave_as_the_user_tier_would_send_them() {
+    let mut f = fixture("offered", |_| ());
+    for (proto, flags) in [(udp::PROTOCOL, 0), (tcp::PROTOCOL, tcp::flag::ACK), (icmp::PROTOCOL, 0)]
+    {
+        let frame = frame(proto, flags);
+        let entry = offered(&frame);
+        let slot = f.insert(entry);
+        let (action, counter, sent) = f.run_for_frame(&frame);
+        assert_eq!((action, counter), FORWARDED, "protocol {proto}");
+        assert_eq!(sent, rewritten(&frame, &entry), "protocol {proto}");
+        let after = f.flows.slot(slot).read().unwrap();
+        assert_eq!((after.packets, after.bytes), (1, 52));
+        assert_ne!(after.last_seen, 0);
+    }
+    let uplink = f.counters.uplink(0);
+    assert_eq!((uplink.tx_packets, uplink.tx_bytes, uplink.rx_packets), (3, 3 * 52, 0));
+}
+
+#[test]
+fn a_udp_packet_without_a_checksum_keeps_none() {
+    let mut f = fixture("zero", |_| ());
+    let mut frame = frame(udp::PROTOCOL, 0);
+    frame[40..42].fill(0);
+    f.insert(offered(&frame));
+    let (action, _, sent) = f.run_for_frame(&frame);
+    assert_eq!((action, &sent[40..42]), (REDIRECT, &[0, 0][..]));
+}
+
+#[test]
+fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
+    let mut f = fixture("lan", |_| ());
+    let mac = [2, 9, 9, 9, 9, 9];
+    let l2 = Neighbours::open(&f.pins, Access::Write)
+        .unwrap()
+        .learn(Neighbour { mac, port: 0 })
+        .unwrap();
+    let frame = frame(udp::PROTOCOL, 0);
+    let entry = offered(&frame);
+    f.insert(FlowEntry4 { l2, flags: entry.flags & !flag::TO_UPLINK, ..entry });
+    let (action, counter, sent) = f.run_for_frame(&frame);
+    assert_eq!((action, counter), FORWARDED);
+    assert_eq!(sent[..6], mac);
+    let uplink = f.counters.uplink(0);
+    assert_eq!((uplink.tx_packets, uplink.rx_packets, uplink.rx_bytes), (0, 1, 52));
+}
+
+#[test]
+fn tags_are_added_changed_and_removed() {
+    for (from, to) in [(0, 7), (7, 0), (7, 7), (0, 0)] {
+        let mut f = fixture("tags", |_| ());
+        let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
+        let entry = offered(&plain);
+        f.insert(FlowEntry4 { port: u8::from(to == 7), ..entry });
+        let sent = if from == 0 { plain.clone() } else { tagged(plain.clone(), from) };
+        let (action, counter, out) = f.run_for_frame(&sent);
+        assert_eq!((action, counter), FORWARDED);
+        let expected = rewritten(&plain, &entry);
+        assert_eq!(out, if to == 0 { expected } else { tagged(expected, to) }, "{from} to {to}");
+    }
+}
+
+#[test]
+fn what_the_user_tier_has_to_see_is_left_to_it_untouched() {
+    let mut f = fixture("left", |_| ());
+    let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
+    let slot = f.insert(offered(&plain));
+    let fixed = |change: &dyn Fn(&mut [u8])| {
+        let mut frame = plain.clone();
+        change(&mut frame[14..34]);
+        frame[24..26].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[14..34]));
+        frame[24..26].copy_from_slice(&sum);
+        frame
+    };
+    let cases = [
+        ("SYN", frame(tcp::PROTOCOL, tcp::flag::SYN)),
+        ("FIN", frame(tcp::PROTOCOL, tcp::flag::FIN | tcp::flag::ACK)),
+        ("RST", frame(tcp::PROTOCOL, tcp::flag::RST)),
+        ("TTL", fixed(&|ip| ip[8] = 1)),
+        ("first fragment", fixed(&|ip| ip[6] = 0x20)),
+        ("later fragment", fixed(&|ip| ip[7] = 1)),
+        ("other flow", fixed(&|ip| ip[15] = 99)),
+    ];
+    for (what, frame) in cases {
+        let (action, counter, out) = f.run_for_frame(&frame);
+        assert_eq!((action, counter), TRANSIT, "{what}");
+        assert!(out == frame, "{what}");
+    }
+    assert_eq!(f.flows.slot(slot).read().unwrap().packets, 0);
+    assert_eq!(f.run(&plain), FORWARDED);
+}
+
+#[test]
+fn a_flow_that_is_not_offered_is_the_user_tiers() {
+    let mut f = fixture("not-offered", |_| ());
+    let frame = frame(udp::PROTOCOL, 0);
+    let entry = offered(&frame);
+    f.insert(FlowEntry4 { flags: entry.flags & !flag::OFFLOAD, ..entry });
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn a_retired_flow_is_the_user_tiers() {
+    let mut f = fixture("retired", |_| ());
+    let frame = frame(udp::PROTOCOL, 0);
+    let slot = f.insert(offered(&frame));
+    assert_eq!(f.run(&frame), FORWARDED);
+    f.flows.retire(slot);
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn one_word_takes_an_uplinks_flows_to_the_user_tier_and_back() {
+    let mut f = fixture("state", |_| ());
+    let frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    let control = ControlRegion::open(&f.pins, Access::Write).unwrap();
+    let writer = weir_shm::control::ControlWriter::new(control);
+    for (state, expected) in [(0, TRANSIT), (uplink_state::USABLE, FORWARDED)] {
+        writer.set_uplink_state(0, state);
+        assert_eq!(f.run(&frame), expected);
+    }
+}
+
+#[test]
+fn a_packet_beyond_the_ports_mtu_is_the_user_tiers() {
+    let mut f = fixture("mtu", |half| half.ports[0].mtu = 51);
+    let frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn an_unknown_next_hop_is_the_user_tiers() {
+    let mut f = fixture("next-hop", |half| half.uplinks[0].next_hop_mac = [0; 6]);
+    let frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn a_device_that_cannot_transmit_for_xdp_is_the_user_tiers() {
+    let mut f = Fixture::lan("transmit");
+    let frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn the_user_tier_alone_if_so_configured() {
+    let mut f = fixture("user", |half| half.tier = Tier::User as u8);
+    let frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    assert_eq!(f.run(&frame), TRANSIT);
+}
+
+#[test]
+fn a_frame_for_another_host_is_left_alone_even_if_its_flow_is_known() {
+    let mut f = fixture("promiscuous", |_| ());
+    let mut frame = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&frame));
+    frame[5] = 9;
+    assert_eq!(f.run(&frame), (PASS, Counter::XdpPassOtherHost));
+}
+
+/// Every slot of a group that shares the tag is looked at.
+#[test]
+fn flows_are_found_in_a_table_as_full_as_it_was_made_for() {
+    let mut f = fixture("full", |_| ());
+    let plain = frame(udp::PROTOCOL, 0);
+    let numbered = |n: u16| {
+        let mut frame = plain.clone();
+        frame[34..36].copy_from_slice(&n.to_be_bytes());
+        frame[40..42].fill(0);
+        frame
+    };
+    let count = (f.flows.capacity() * 5 / 6) as u16;
+    for n in 0..count {
+        f.insert(offered(&numbered(n)));
+    }
+    let left = (0..count).filter(|n| f.run(&numbered(*n)) != FORWARDED).count();
+    // Those in a spill group, and third namesakes.
+    assert!(left <= 5, "{left} of {count}");
+}

@@ -1,0 +1,5 @@
+//! The XDP program in the running kernel, fixture by fixture (`BPF_PROG_TEST_RUN`). Needs root.
+
+mod fixture;
+mod kernel_tier;
+mod steering;
