@@ -21,7 +21,8 @@ use crate::flows::{self, NewFlow, Side, key_of, reversed};
 use crate::fragments::{FragmentKey, Fragments};
 use crate::icmp_error::{self, Toward};
 use crate::link::{self, LinkHeader};
-use crate::nat::{Endpoint, External, Mappings, PortSlice, Random};
+use crate::mappings::Mappings;
+use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
 
@@ -105,7 +106,7 @@ impl Engine {
             neighbours: regions.neighbours.clone(),
             lane: regions.counters.worker(id),
             key: regions.hash_key,
-            mappings: Mappings::with_capacity(MAPPINGS),
+            mappings: Mappings::new(entropy, MAPPINGS),
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             answers: RateLimit::new(ANSWERS_PER_SECOND),

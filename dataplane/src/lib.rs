@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`engine`] | batches of packets through the stages; no clock, no device, no system call |
 //! | [`steering`] | rules and buckets: which uplink a new flow gets |
-//! | [`nat`] | ports and endpoint-independent mappings |
+//! | [`nat`] | addresses and ports |
+//! | [`mappings`] | endpoint-independent mappings |
 //! | [`flows`] | both directions of a flow, TCP state, timeouts |
 //! | [`fragments`] | later fragments follow the first |
 //! | [`icmp_error`] | ICMP errors about translated flows |
@@ -24,6 +25,7 @@ pub mod fragments;
 pub mod handover;
 pub mod icmp_error;
 pub mod link;
+pub mod mappings;
 pub mod nat;
 pub mod packet;
 pub mod steering;

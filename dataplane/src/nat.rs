@@ -2,12 +2,10 @@
 //!
 //! TCP ports are reused across destinations: a port is free when no flow holds the return tuple
 //! (RFC 7857 §3 allows it for different destinations). UDP endpoints and ICMP queries keep one
-//! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), kept here.
+//! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), kept in [`crate::mappings`].
 //!
 //! Each worker allocates from its own slice of the port range, so workers never compete. The
 //! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056).
-
-use std::collections::HashMap;
 
 use weir_wire::hash::hash2;
 
@@ -107,88 +105,10 @@ pub struct External {
     pub port: u16,
 }
 
-/// An endpoint's mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// Uplink index.
-    pub uplink: u8,
-    /// What the endpoint looks like outside.
-    pub external: External,
-    flows: u32,
-}
-
-/// The endpoint-independent mappings of one worker.
-#[derive(Debug)]
-pub struct Mappings {
-    by_endpoint: HashMap<Endpoint, Mapping>,
-    by_external: HashMap<External, Endpoint>,
-}
-
-impl Mappings {
-    /// Room for `capacity` mappings before memory is asked for again.
-    pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            by_endpoint: HashMap::with_capacity(capacity),
-            by_external: HashMap::with_capacity(capacity),
-        }
-    }
-
-    /// The endpoint's mapping.
-    pub fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
-        self.by_endpoint.get(endpoint).copied()
-    }
-
-    /// Is the external port unused?
-    pub fn is_free(&self, external: &External) -> bool {
-        !self.by_external.contains_key(external)
-    }
-
-    /// Counts a flow on the endpoint's mapping, which is made if there is none.
-    pub fn hold(&mut self, endpoint: Endpoint, uplink: u8, external: External) {
-        let mapping =
-            self.by_endpoint.entry(endpoint).or_insert(Mapping { uplink, external, flows: 0 });
-        mapping.flows += 1;
-        self.by_external.insert(external, endpoint);
-    }
-
-    /// Forgets a flow; the mapping goes with its last one.
-    pub fn release(&mut self, external: &External) {
-        let Some(endpoint) = self.by_external.get(external) else { return };
-        let Some(mapping) = self.by_endpoint.get_mut(endpoint) else { return };
-        mapping.flows = mapping.flows.saturating_sub(1);
-        if mapping.flows == 0 {
-            self.by_endpoint.remove(endpoint);
-            self.by_external.remove(external);
-        }
-    }
-
-    /// Detaches the endpoint from its mapping, so that its next flow gets a new one; flows that
-    /// still use the old external port keep it until they end.
-    pub fn detach(&mut self, endpoint: &Endpoint) {
-        if let Some(mapping) = self.by_endpoint.remove(endpoint) {
-            self.by_external.remove(&mapping.external);
-        }
-    }
-
-    /// Number of mappings.
-    pub fn len(&self) -> usize {
-        self.by_endpoint.len()
-    }
-
-    /// No mapping at all?
-    pub fn is_empty(&self) -> bool {
-        self.by_endpoint.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    const ENDPOINT: Endpoint =
-        Endpoint { proto: 17, policy: 0, address: [10, 0, 0, 1], port: 5000 };
-    const OUTSIDE: External = External { proto: 17, address: [192, 0, 2, 1], port: 5000 };
 
     proptest! {
         #[test]
@@ -244,29 +164,5 @@ mod tests {
             assert!(taken.insert(port));
         }
         assert_eq!(slice.pick(1, &mut random, |p| !taken.contains(&p)), None);
-    }
-
-    #[test]
-    fn a_mapping_lives_as_long_as_its_last_flow() {
-        let mut mappings = Mappings::with_capacity(4);
-        mappings.hold(ENDPOINT, 2, OUTSIDE);
-        mappings.hold(ENDPOINT, 2, OUTSIDE);
-        mappings.release(&OUTSIDE);
-        assert_eq!(mappings.get(&ENDPOINT).unwrap().external, OUTSIDE);
-        mappings.release(&OUTSIDE);
-        assert_eq!(mappings.get(&ENDPOINT), None);
-        assert!(mappings.is_free(&OUTSIDE) && mappings.is_empty());
-    }
-
-    #[test]
-    fn a_detached_endpoint_maps_anew() {
-        let mut mappings = Mappings::with_capacity(4);
-        mappings.hold(ENDPOINT, 2, OUTSIDE);
-        mappings.detach(&ENDPOINT);
-        assert_eq!(mappings.get(&ENDPOINT), None);
-        let elsewhere = External { address: [203, 0, 113, 1], ..OUTSIDE };
-        mappings.hold(ENDPOINT, 1, elsewhere);
-        mappings.release(&OUTSIDE);
-        assert_eq!(mappings.get(&ENDPOINT).unwrap().external, elsewhere);
     }
 }
