@@ -10,6 +10,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod clients;
+pub mod compare;
 pub mod demo;
 pub mod frame;
 pub mod iperf;

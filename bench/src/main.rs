@@ -4,9 +4,11 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use weir_bench::compare::{Comparison, Report, Size, System};
 use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
@@ -43,6 +45,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Measure weir beside the kernel, a bare redirect and testpmd: the same traffic for all.
+    Compare(Compare),
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -51,6 +55,28 @@ enum Action {
         /// The run's tag, PID-NUMBER.
         tag: Tag,
     },
+}
+
+#[derive(clap::Args)]
+struct Compare {
+    /// Numbers of flows.
+    #[arg(long, value_delimiter = ',', default_value = "1000,64512,1032192")]
+    flows: Vec<u32>,
+    /// Frame sizes: 64 to 1500, check sequence included, or imix.
+    #[arg(long = "size", value_delimiter = ',', default_value = "64")]
+    sizes: Vec<Size>,
+    /// Rounds; figures are medians over them.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Length of each run.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Which systems; all unless given.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    systems: Vec<System>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -93,6 +119,7 @@ fn main() -> Result<()> {
         Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
         Action::Pipeline { flows, json } => pipeline(&flows, json),
+        Action::Compare(arguments) => compare(arguments),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
@@ -112,6 +139,28 @@ fn pipeline(flows: &[usize], json: bool) -> Result<()> {
             line.flows, line.ns, line.writing_ns
         );
     }
+    Ok(())
+}
+
+fn compare(arguments: Compare) -> Result<()> {
+    let run = Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?;
+    let systems = match arguments.systems {
+        none if none.is_empty() => System::ALL.to_vec(),
+        some => some,
+    };
+    let reports = weir_bench::compare::run(&Comparison {
+        flows: arguments.flows,
+        sizes: arguments.sizes,
+        rounds: arguments.rounds,
+        run,
+        systems,
+    })?;
+    if arguments.json {
+        let reports: Vec<_> = reports.iter().map(Report::json).collect();
+        println!("{}", serde_json::to_string_pretty(&reports)?);
+        return Ok(());
+    }
+    reports.iter().for_each(|report| println!("{report}"));
     Ok(())
 }
 

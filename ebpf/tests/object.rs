@@ -1,8 +1,10 @@
-//! The committed object, as user space gets it.
+//! The committed objects, as user space gets them.
 
-use weir_ebpf::OBJECT;
+use weir_ebpf::{OBJECT, TRAFFIC_OBJECT};
 
 #[test]
-fn object_is_aligned_for_an_elf_header() {
-    assert_eq!(OBJECT.as_ptr().align_offset(8), 0);
+fn objects_are_aligned_for_an_elf_header() {
+    for object in [OBJECT, TRAFFIC_OBJECT] {
+        assert_eq!(object.as_ptr().align_offset(8), 0);
+    }
 }

@@ -1,0 +1,113 @@
+//! The kernel as the gateway: routing over both uplinks, with or without translation.
+//!
+//! The ports of the gateway carry a program that passes every frame on, because a veth device takes
+//! redirected frames only with XDP or GRO on; a program costs less than GRO. Translation is by a
+//! range of addresses, where masquerade would have one address and thus 64 k flows.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use weir_ebpf::traffic;
+
+use super::site::{HOSTS, Site};
+use super::system::{Gateway, Prepared};
+use crate::plan::Port;
+
+const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+
+/// Forwarding by a multipath route that deals by the 5-tuple.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn route(flows: u32) -> Result<Prepared> {
+    let mut site = routed(flows)?;
+    site.establish(Duration::ZERO)?;
+    Ok(Prepared { site, gateway: Box::new(()) })
+}
+
+/// The same, and nftables translates sources.
+///
+/// # Errors
+/// When the kernel refuses a step, or the flows are not all tracked.
+pub fn nat(flows: u32) -> Result<Prepared> {
+    let limits = Conntrack::raise(flows)?;
+    let mut site = routed(flows)?;
+    let gateway = &site.topology.gateway;
+    let mut rules = String::new();
+    for provider in &site.topology.providers {
+        let (first, last) = (provider.addresses[0], provider.addresses.last());
+        let last = last.context("a provider without addresses")?;
+        let device = provider.interface();
+        let _ = writeln!(rules, "oifname \"{device}\" snat to {first}-{last}");
+    }
+    gateway.nft(&format!(
+        "table ip compare {{ chain out {{ type nat hook postrouting priority srcnat\n{rules}}}\n}}\n"
+    ))?;
+    gateway.sysctl(&[
+        ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
+        ("net/netfilter/nf_conntrack_udp_timeout_stream", "3600"),
+    ])?;
+    site.establish(Duration::ZERO)?;
+    Ok(Prepared { site, gateway: Box::new(limits) })
+}
+
+fn routed(flows: u32) -> Result<Site> {
+    let mut site = Site::build(flows)?;
+    site.count_at_providers()?;
+    let gateway = &site.topology.gateway;
+    let host = site.topology.hosts[0].address;
+    let mut lines = format!(
+        "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
+         route add {HOSTS} via {host} dev lan0\n",
+        Port::Host(0).mac()
+    );
+    let mut hops = String::new();
+    site.traffic.attach(traffic::PASS, gateway, "lan0")?;
+    for provider in &site.topology.providers {
+        let (hop, device) = (provider.next_hop, provider.interface());
+        let mac = Port::RouterCustomer(provider.index).mac();
+        let _ = writeln!(lines, "neigh replace {hop} lladdr {mac} dev {device} nud permanent");
+        let _ = write!(hops, " nexthop via {hop} dev {device}");
+        site.traffic.attach(traffic::PASS, gateway, &device)?;
+    }
+    gateway.ip(&format!("{lines}route add default{hops}\n"))?;
+    gateway.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1")])?;
+    Ok(site)
+}
+
+/// The machine's limits of connection tracking, as they were before; put back when dropped.
+struct Conntrack {
+    before: Vec<(&'static str, String)>,
+}
+
+impl Conntrack {
+    fn raise(flows: u32) -> Result<Self> {
+        let mut limits = Self { before: Vec::new() };
+        // As many buckets as flows: the kernel's own default has as many as entries at most.
+        for (path, wanted) in [(BUCKETS, flows), (MAX_ENTRIES, flows.saturating_mul(2))] {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            let is: u32 = text.trim().parse().with_context(|| format!("{path}: {text:?}"))?;
+            if is < wanted {
+                fs::write(path, wanted.to_string())
+                    .with_context(|| format!("cannot set {path} to {wanted}"))?;
+                limits.before.push((path, text));
+            }
+        }
+        Ok(limits)
+    }
+}
+
+impl Drop for Conntrack {
+    fn drop(&mut self) {
+        for (path, text) in self.before.iter().rev() {
+            if let Err(error) = fs::write(path, text) {
+                eprintln!("cannot set {path} back to {}: {error}", text.trim());
+            }
+        }
+    }
+}
+
+impl Gateway for Conntrack {}

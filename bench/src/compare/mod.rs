@@ -1,0 +1,161 @@
+//! Weir beside what a user would take instead: the same traffic, the same chain, in one run.
+//!
+//! Live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`) are the traffic: no socket, no driver, no copy. What
+//! the generator alone can do is measured too, as the system `none`.
+//!
+//! Every system has a site of its own ([`site`]), is prepared once per number of flows, and is
+//! measured in rounds that take each in turn, so that whatever else the machine does meets all of
+//! them. A round is a short warm-up and one run; the time of a run is by the wall clock, less what
+//! a call without frames takes. What the far side has counted when the run ends is the rate.
+//!
+//! The receiving end of a veth device is polled on the CPU that sent. So generator, sinks, and
+//! every gateway inside the kernel share [`GENERATOR_CPU`], and the time per packet of the chain
+//! less that of `none` is the gateway's own. Gateways with threads of their own forward on
+//! [`GATEWAY_CPU`] while the generator offers as much as it can; they lose the rest, and their
+//! time per packet includes the kernel's AF_XDP transmit path and the sink, which run there too.
+
+mod linux;
+mod report;
+pub mod site;
+mod system;
+mod testpmd;
+pub mod traffic;
+mod weir;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+pub use report::{Absent, Measured, Report};
+pub use system::{Gateway, Prepared, System};
+pub use traffic::{GENERATOR_CPU, Size, Traffic};
+
+/// The CPU of gateways that are programs.
+pub const GATEWAY_CPU: usize = 1;
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// Numbers of flows.
+    pub flows: Vec<u32>,
+    /// Frame sizes.
+    pub sizes: Vec<Size>,
+    /// Rounds per system.
+    pub rounds: usize,
+    /// Length of a run.
+    pub run: Duration,
+    /// The systems; `none` is always measured.
+    pub systems: Vec<System>,
+}
+
+/// Frames of the warm-up of a round.
+const WARM_UP: u32 = 1 << 17;
+/// Fewest frames of a run: below, the set-up of the call would show.
+const LEAST: u32 = 1 << 18;
+/// Most.
+const MOST: u32 = 1 << 27;
+
+/// Compares. A system that does not work is reported as absent, with the reason.
+///
+/// # Errors
+/// When the generator itself does not work, or a system stops working once it was measured.
+pub fn run(comparison: &Comparison) -> Result<Vec<Report>> {
+    ensure!(comparison.rounds > 0, "the rounds must be 1 or more");
+    let mut reports = Vec::new();
+    for flows in &comparison.flows {
+        let mut field = Field::prepare(*flows, &comparison.systems)?;
+        for size in &comparison.sizes {
+            reports.push(field.measure(*size, comparison.rounds, comparison.run)?);
+        }
+    }
+    Ok(reports)
+}
+
+struct Entrant {
+    system: System,
+    prepared: Prepared,
+    /// A call without frames.
+    call: Duration,
+}
+
+struct Field {
+    flows: u32,
+    entrants: Vec<Entrant>,
+    absent: Vec<Absent>,
+}
+
+impl Field {
+    fn prepare(flows: u32, systems: &[System]) -> Result<Self> {
+        let mut field = Self { flows, entrants: Vec::new(), absent: Vec::new() };
+        for system in System::ALL {
+            if system != System::None && !systems.contains(&system) {
+                continue;
+            }
+            let started = Instant::now();
+            let prepared =
+                system.prepare(flows).and_then(|prepared| Entrant::new(system, prepared));
+            match prepared {
+                Ok(entrant) => {
+                    let seconds = started.elapsed().as_secs_f64();
+                    eprintln!("{} with {flows} flows: ready in {seconds:.1} s", system.name());
+                    field.entrants.push(entrant);
+                }
+                Err(error) if system == System::None => return Err(error),
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    eprintln!("{} with {flows} flows: absent: {reason}", system.name());
+                    field.absent.push(Absent { system, reason });
+                }
+            }
+        }
+        Ok(field)
+    }
+
+    fn measure(&mut self, size: Size, rounds: usize, run: Duration) -> Result<Report> {
+        let mut measured: Vec<Measured> =
+            self.entrants.iter().map(|entrant| Measured::new(entrant.system)).collect();
+        for _ in 0..rounds {
+            for (entrant, measured) in self.entrants.iter_mut().zip(&mut measured) {
+                let name = entrant.system.name();
+                entrant.round(size, run, measured).with_context(|| format!("measuring {name}"))?;
+            }
+        }
+        Ok(Report::new(self.flows, size, measured, self.absent.clone()))
+    }
+}
+
+impl Entrant {
+    fn new(system: System, mut prepared: Prepared) -> Result<Self> {
+        prepared.site.aim(Size::Fixed(64), 0)?;
+        let mut calls = Vec::new();
+        for _ in 0..5 {
+            calls.push(prepared.site.traffic.blast(1)?.time);
+        }
+        calls.sort();
+        Ok(Self { system, prepared, call: calls[calls.len() / 2] })
+    }
+
+    fn round(&mut self, size: Size, run: Duration, measured: &mut Measured) -> Result<()> {
+        let Prepared { site, gateway } = &mut self.prepared;
+        gateway.wake()?;
+        site.aim(size, 0)?;
+        let warm = site.traffic.blast(WARM_UP)?;
+        let each = warm.time.saturating_sub(self.call).as_secs_f64() / f64::from(WARM_UP);
+        let frames = (run.as_secs_f64() / each.max(1e-9)) as u32;
+        site.settle(|traffic| Ok(traffic.far()?.packets))?;
+        let (before, in_kernel) = (site.traffic.far()?.packets, gateway.forwarded_in_kernel()?);
+        let call = site.traffic.blast(frames.clamp(LEAST, MOST))?;
+        let arrived = site.settle(|traffic| Ok(traffic.far()?.packets))? - before;
+        let in_kernel = match (in_kernel, gateway.forwarded_in_kernel()?) {
+            (Some(before), Some(after)) => Some((after - before) as f64 / arrived as f64),
+            _ => None,
+        };
+        let seconds = call.time.saturating_sub(self.call).as_secs_f64();
+        measured.add(
+            call.received as f64 / seconds / 1e6,
+            1.0 - arrived as f64 / call.sent as f64,
+            in_kernel,
+        );
+        gateway.idle()
+    }
+}

@@ -1,0 +1,191 @@
+//! What a comparison says.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::system::System;
+use super::traffic::Size;
+
+/// One system's rounds.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The system.
+    pub system: System,
+    /// Rate of each round, million packets per second.
+    pub mpps: Vec<f64>,
+    /// Share of frames that did not arrive, by round.
+    pub loss: Vec<f64>,
+    /// Share of frames that a kernel tier forwarded, by round.
+    pub in_kernel: Vec<f64>,
+}
+
+/// A system that could not be measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Absent {
+    /// The system.
+    pub system: System,
+    /// Why.
+    pub reason: String,
+}
+
+/// All systems at one number of flows and one frame size.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Flows.
+    pub flows: u32,
+    /// Frame size.
+    pub size: Size,
+    /// What was measured.
+    pub measured: Vec<Measured>,
+    /// What was not.
+    pub absent: Vec<Absent>,
+}
+
+impl Measured {
+    /// Before the first round.
+    #[must_use]
+    pub fn new(system: System) -> Self {
+        Self { system, mpps: Vec::new(), loss: Vec::new(), in_kernel: Vec::new() }
+    }
+
+    /// Adds a round.
+    pub fn add(&mut self, mpps: f64, loss: f64, in_kernel: Option<f64>) {
+        self.mpps.push(mpps);
+        self.loss.push(loss);
+        self.in_kernel.extend(in_kernel);
+    }
+
+    fn ns(&self) -> f64 {
+        1000.0 / median(&self.mpps)
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        flows: u32,
+        size: Size,
+        measured: Vec<Measured>,
+        absent: Vec<Absent>,
+    ) -> Self {
+        Self { flows, size, measured, absent }
+    }
+
+    /// A system's rounds.
+    #[must_use]
+    pub fn of(&self, system: System) -> Option<&Measured> {
+        self.measured.iter().find(|measured| measured.system == system)
+    }
+
+    /// Nanoseconds that a gateway adds to the chain, for those on the generator's CPU.
+    #[must_use]
+    pub fn gateway_ns(&self, system: System) -> Option<f64> {
+        if system.has_own_cpu() || system == System::None {
+            return None;
+        }
+        Some(self.of(system)?.ns() - self.of(System::None)?.ns())
+    }
+
+    /// As JSON: for every system `NAME_mpps`, `NAME_mpps_range`, `NAME_chain_ns`,
+    /// `NAME_gateway_ns` and `NAME_loss`, null where there is no such figure; and the ratios.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("flows".into(), json!(self.flows));
+        object.insert("size".into(), json!(self.size.to_string()));
+        object.insert("rounds".into(), json!(self.measured.first().map_or(0, |m| m.mpps.len())));
+        for measured in &self.measured {
+            let name = measured.system.name();
+            let mut put = |key: &str, value: Value| object.insert(format!("{name}_{key}"), value);
+            put("mpps", json!(median(&measured.mpps)));
+            put("mpps_range", json!(range(&measured.mpps)));
+            put("chain_ns", json!(measured.ns()));
+            put("gateway_ns", json!(self.gateway_ns(measured.system)));
+            put("loss", json!(median(&measured.loss)));
+            if measured.system == System::WeirKernel {
+                put("forwarded_in_kernel", json!(median(&measured.in_kernel)));
+            }
+        }
+        for (key, value) in self.ratios() {
+            object.insert(key.into(), json!(value));
+        }
+        object.insert("absent".into(), json!(self.absent));
+        Value::Object(object)
+    }
+
+    fn ratios(&self) -> [(&'static str, Option<f64>); 4] {
+        let rate = |system| self.of(system).map(|measured| median(&measured.mpps));
+        let over = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
+        let kernel = rate(System::WeirKernel);
+        [
+            ("ratio_kernel_vs_linux_nat", over(kernel, rate(System::LinuxNat))),
+            ("ratio_kernel_vs_xdp_redirect", over(kernel, rate(System::XdpRedirect))),
+            ("ratio_user_vs_testpmd", over(rate(System::WeirUser), rate(System::Testpmd))),
+            (
+                "gateway_ns_ratio_linux_vs_kernel",
+                over(self.gateway_ns(System::LinuxNat), self.gateway_ns(System::WeirKernel)),
+            ),
+        ]
+    }
+}
+
+/// As a table for people.
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} flows, frames of {} bytes", self.flows, self.size)?;
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header([
+            "system",
+            "Mpps",
+            "lowest",
+            "highest",
+            "ns/packet",
+            "gateway ns",
+            "loss",
+        ]);
+        for measured in &self.measured {
+            let [low, high] = range(&measured.mpps);
+            table.add_row([
+                measured.system.name().to_owned(),
+                format!("{:.3}", median(&measured.mpps)),
+                format!("{low:.3}"),
+                format!("{high:.3}"),
+                format!("{:.0}", measured.ns()),
+                self.gateway_ns(measured.system).map_or("–".into(), |ns| format!("{ns:.0}")),
+                format!("{:.2} %", 100.0 * median(&measured.loss)),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(f, "{table}")?;
+        if let Some(kernel) = self.of(System::WeirKernel) {
+            let share = 100.0 * median(&kernel.in_kernel);
+            writeln!(f, "forwarded by weir's kernel tier: {share:.3} %")?;
+        }
+        for (name, value) in self.ratios() {
+            if let Some(value) = value {
+                writeln!(f, "{name}: {value:.2}")?;
+            }
+        }
+        for absent in &self.absent {
+            writeln!(f, "absent: {}: {}", absent.system.name(), absent.reason)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+fn range(values: &[f64]) -> [f64; 2] {
+    values.iter().fold([f64::INFINITY, 0.0], |[low, high], v| [low.min(*v), high.max(*v)])
+}

@@ -1,0 +1,170 @@
+//! The chain: a generator, the gateway under test, and two providers that count.
+//!
+//! ```text
+//! host0 eth0 ── lan0 gateway wan0 ── gw isp0
+//!   generate                 wan1 ── gw isp1
+//!   home                              far
+//! ```
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weir_ebpf::traffic::{self, MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Plan as Load};
+use zerocopy::transmute;
+
+use super::traffic::{Size, Traffic, scattering_stride};
+use crate::plan::{Lan, Plan, Port, Uplink};
+use crate::topology::{TOWARDS_GATEWAY, Topology};
+
+/// Most endpoints; more flows go to more destinations. Two uplinks of [`ADDRESSES`] addresses have
+/// half as many ports again.
+pub const MAX_ENDPOINTS: u32 = 1_032_192;
+/// Addresses of the gateway on each uplink.
+pub const ADDRESSES: usize = 16;
+/// Uplinks.
+pub const UPLINKS: usize = 2;
+/// The prefix of the endpoints, inside the LAN's.
+pub const HOSTS: &str = "10.0.64.0/18";
+const FIRST_HOST: u32 = u32::from_be_bytes([10, 0, 64, 0]);
+const FIRST_SERVER: u32 = u32::from_be_bytes([198, 51, 100, 1]);
+
+/// How long nothing may arrive before what is missing is lost.
+const SETTLED: Duration = Duration::from_millis(40);
+const PASSES: usize = 6;
+
+/// A chain and its traffic. The gateway is not set up.
+pub struct Site {
+    /// The traffic; dropped before the namespaces it is in.
+    pub traffic: Traffic,
+    /// The namespaces.
+    pub topology: Topology,
+    flows: u32,
+}
+
+impl Site {
+    /// Builds the chain for this many flows.
+    ///
+    /// # Errors
+    /// When the flows are too many, without root, or when the kernel refuses a step.
+    pub fn build(flows: u32) -> Result<Self> {
+        let most = MAX_ENDPOINTS * MAX_DESTINATIONS;
+        ensure!((1..=most).contains(&flows), "the flows must be 1 to {most}, not {flows}");
+        let topology = Topology::build(Plan {
+            uplinks: vec![Uplink { addresses: ADDRESSES, mtu: 1500 }; UPLINKS],
+            lan: Lan::Direct,
+            servers: MAX_DESTINATIONS as usize,
+            ..Plan::new(UPLINKS, 1)
+        })?;
+        let host = &topology.hosts[0].netns;
+        let mut traffic = Traffic::load(host, "eth0")?;
+        traffic.attach(traffic::HOME, host, "eth0")?;
+        Ok(Self { traffic, topology, flows })
+    }
+
+    /// Puts the counting programs on the providers.
+    ///
+    /// # Errors
+    /// When they cannot be attached.
+    pub fn count_at_providers(&mut self) -> Result<()> {
+        self.topology
+            .providers
+            .iter()
+            .try_for_each(|p| self.traffic.attach(traffic::FAR, &p.netns, TOWARDS_GATEWAY))
+    }
+
+    /// Number of flows.
+    #[must_use]
+    pub fn flows(&self) -> u32 {
+        self.flows
+    }
+
+    /// Sends every flow to the providers, which answer, until every frame of a pass over all flows
+    /// is answered. `interval` is the time between frames, zero for none.
+    ///
+    /// # Errors
+    /// When frames are still lost in the last pass.
+    pub fn establish(&mut self, interval: Duration) -> Result<()> {
+        let load = Load {
+            stride: u32::from(self.flows > 1),
+            mode: MODE_REFLECT,
+            interval_ns: u64::try_from(interval.as_nanos())?,
+            ..load(self.flows, Size::Fixed(64))
+        };
+        self.traffic.set_plan(&load)?;
+        let mut missing = 0;
+        for _ in 0..PASSES {
+            let before = self.traffic.home()?.packets;
+            self.traffic.blast(self.flows)?;
+            let answered = self.settle(|traffic| Ok(traffic.home()?.packets))? - before;
+            missing = u64::from(self.flows) - answered;
+            if missing == 0 {
+                return Ok(());
+            }
+        }
+        let flows = self.flows;
+        Err(anyhow::anyhow!("{missing} of {flows} frames got no answer"))
+            .context("flows could not be established")
+    }
+
+    /// Prepares to measure with frames of this size, flows in scattered order.
+    ///
+    /// # Errors
+    /// When the plan cannot be written.
+    pub fn aim(&mut self, size: Size, interval_ns: u64) -> Result<()> {
+        self.traffic.set_plan(&Load { interval_ns, ..load(self.flows, size) })
+    }
+
+    /// Waits until a count stops moving; the count.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn settle(&self, count: impl Fn(&Traffic) -> Result<u64>) -> Result<u64> {
+        let (mut last, mut since) = (count(&self.traffic)?, Instant::now());
+        while since.elapsed() < SETTLED {
+            std::thread::sleep(Duration::from_millis(2));
+            let now = count(&self.traffic)?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(last)
+    }
+}
+
+/// Scattered flows from the host through the gateway, as fast as possible, to a sink.
+#[must_use]
+pub fn load(flows: u32, size: Size) -> Load {
+    let sizes = size.frames();
+    let mut start = [0; 16];
+    start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));
+    start[6..12].copy_from_slice(&mac(Port::Host(0)));
+    start[12..].copy_from_slice(&[8, 0, 0x45, 0]);
+    let mut onward = [0; 16];
+    onward[..6].copy_from_slice(&mac(Port::RouterCustomer(0)));
+    onward[6..12].copy_from_slice(&mac(Port::GatewayWan(0)));
+    Load {
+        start: transmute!(start),
+        onward: transmute!(onward),
+        interval_ns: 0,
+        source: FIRST_HOST,
+        destination: FIRST_SERVER,
+        flows,
+        endpoints: flows.min(MAX_ENDPOINTS),
+        stride: scattering_stride(flows),
+        mode: MODE_SINK,
+        frame_len: u32::from(sizes.into_iter().max().unwrap_or_default()),
+        sizes,
+        reserved: 0,
+    }
+}
+
+fn mac(port: Port) -> [u8; 6] {
+    let mut bytes = [0; 6];
+    for (byte, text) in bytes.iter_mut().zip(port.mac().split(':')) {
+        *byte = u8::from_str_radix(text, 16).expect("a plan's MAC addresses are hexadecimal");
+    }
+    bytes
+}
+
+// The endpoints are inside their prefix.
+const _: () = assert!(MAX_ENDPOINTS / PORTS <= 1 << 14);

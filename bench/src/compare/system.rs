@@ -1,0 +1,133 @@
+//! What is compared.
+
+use anyhow::Result;
+use serde::Serialize;
+use weir_ebpf::traffic;
+
+use super::site::Site;
+use super::{linux, testpmd, weir};
+
+/// A gateway, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum System {
+    /// The generator straight to a sink.
+    None,
+    /// Two hardware addresses and a redirect: what any XDP gateway costs at least.
+    XdpRedirect,
+    /// The kernel, routing.
+    LinuxRoute,
+    /// The kernel, routing and translating.
+    LinuxNat,
+    /// DPDK's `testpmd` over AF_XDP, changing hardware addresses.
+    Testpmd,
+    /// Weir's user tier alone.
+    WeirUser,
+    /// Weir with its kernel tier.
+    WeirKernel,
+}
+
+impl System {
+    /// All, in the order of reports.
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Self::XdpRedirect,
+        Self::LinuxRoute,
+        Self::LinuxNat,
+        Self::Testpmd,
+        Self::WeirUser,
+        Self::WeirKernel,
+    ];
+
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::XdpRedirect => "xdp_redirect",
+            Self::LinuxRoute => "linux_route",
+            Self::LinuxNat => "linux_nat",
+            Self::Testpmd => "testpmd",
+            Self::WeirUser => "weir_user",
+            Self::WeirKernel => "weir_kernel",
+        }
+    }
+
+    /// Does it forward on a CPU of its own? The others forward on the generator's, so that their
+    /// cost is the chain's less that of the chain without a gateway.
+    #[must_use]
+    pub fn has_own_cpu(self) -> bool {
+        matches!(self, Self::Testpmd | Self::WeirUser)
+    }
+
+    /// Builds a site of its own for it, and establishes all flows.
+    ///
+    /// # Errors
+    /// When it is not installed, or does not work.
+    pub fn prepare(self, flows: u32) -> Result<Prepared> {
+        match self {
+            Self::None => none(flows),
+            Self::XdpRedirect => xdp_redirect(flows),
+            Self::LinuxRoute => linux::route(flows),
+            Self::LinuxNat => linux::nat(flows),
+            Self::Testpmd => testpmd::prepare(flows),
+            Self::WeirUser => weir::prepare(flows, weir::Tier::User),
+            Self::WeirKernel => weir::prepare(flows, weir::Tier::Kernel),
+        }
+    }
+}
+
+/// What runs on the gateway. Dropping it ends it.
+pub trait Gateway {
+    /// Ends idling, if it idles while others are measured.
+    ///
+    /// # Errors
+    /// When it has died.
+    fn wake(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Begins idling.
+    ///
+    /// # Errors
+    /// As [`Self::wake`].
+    fn idle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Frames that its kernel tier has forwarded so far, of those that have one.
+    ///
+    /// # Errors
+    /// When its counters cannot be read.
+    fn forwarded_in_kernel(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// Nothing to run: the kernel or a program forwards.
+impl Gateway for () {}
+
+/// A gateway on its site, with all flows established.
+pub struct Prepared {
+    /// What runs on the gateway; dropped before the site.
+    pub gateway: Box<dyn Gateway>,
+    /// The site.
+    pub site: Site,
+}
+
+fn none(flows: u32) -> Result<Prepared> {
+    let mut site = Site::build(flows)?;
+    site.traffic.attach(traffic::FAR, &site.topology.gateway, "lan0")?;
+    site.establish(std::time::Duration::ZERO)?;
+    Ok(Prepared { site, gateway: Box::new(()) })
+}
+
+/// One way and by one uplink: it has no flows to establish.
+fn xdp_redirect(flows: u32) -> Result<Prepared> {
+    let mut site = Site::build(flows)?;
+    site.count_at_providers()?;
+    site.traffic.attach(traffic::REDIRECT, &site.topology.gateway, "lan0")?;
+    site.traffic.redirect_to(&site.topology.gateway, "wan0")?;
+    Ok(Prepared { site, gateway: Box::new(()) })
+}

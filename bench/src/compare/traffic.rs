@@ -1,0 +1,293 @@
+//! The traffic programs, loaded: live frames out of one namespace, and what became of them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, DevMap, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use weir_ebpf::TRAFFIC_OBJECT;
+use weir_ebpf::traffic::{
+    self, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE, MIN_FRAME, OUT, OUT_GATEWAY,
+    OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
+};
+use zerocopy::transmute;
+
+use crate::netns::Netns;
+
+/// The CPU the generator runs on, and with it every kernel path its frames take.
+pub const GENERATOR_CPU: usize = 0;
+
+/// Frames per batch of a live-frame run; the kernel flushes redirected frames after each.
+const BATCH: u32 = 64;
+
+/// The programs of one site.
+pub struct Traffic {
+    ebpf: Ebpf,
+    generator: Netns,
+    ifindex: u32,
+    frame_len: usize,
+}
+
+/// One call of the generator.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Frames it sent.
+    pub sent: u64,
+    /// Frames that had reached the far side when it returned.
+    pub received: u64,
+    /// Time of the call, its set-up and end included.
+    pub time: Duration,
+}
+
+impl Traffic {
+    /// Loads the programs; frames will leave by `device` of `generator`.
+    ///
+    /// # Errors
+    /// Without root, or when the kernel refuses a program.
+    pub fn load(generator: &Netns, device: &str) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(TRAFFIC_OBJECT).context("traffic programs")?;
+        for name in [GENERATE, traffic::FAR, traffic::HOME, traffic::REDIRECT, traffic::PASS] {
+            program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
+        }
+        let ifindex = ifindex(generator, device)?;
+        let mut traffic =
+            Self { ebpf, generator: generator.clone(), ifindex, frame_len: MIN_FRAME };
+        traffic.out(OUT_GENERATOR, generator, device)?;
+        Ok(traffic)
+    }
+
+    /// Attaches a program to a device, for as long as `self` lives.
+    ///
+    /// # Errors
+    /// When the device is not there, or has a program.
+    pub fn attach(&mut self, name: &str, netns: &Netns, device: &str) -> Result<()> {
+        let program = program(&mut self.ebpf, name)?;
+        netns
+            .run(|| program.attach(device, XdpMode::Driver))?
+            .with_context(|| format!("cannot attach {name} to {device} in {}", netns.name()))?;
+        Ok(())
+    }
+
+    /// Makes `device` the one that [`traffic::REDIRECT`] sends by.
+    ///
+    /// # Errors
+    /// When the device is not there.
+    pub fn redirect_to(&mut self, netns: &Netns, device: &str) -> Result<()> {
+        self.out(OUT_GATEWAY, netns, device)
+    }
+
+    /// Sets what to send from now on, and starts with the first flow.
+    ///
+    /// # Errors
+    /// When the maps cannot be written.
+    pub fn set_plan(&mut self, plan: &Plan) -> Result<()> {
+        self.frame_len = plan.frame_len as usize;
+        let bytes: [u8; size_of::<Plan>()] = transmute!(*plan);
+        self.array(PLAN)?.set(0, bytes, 0)?;
+        let bytes: [u8; size_of::<State>()] = transmute!(State::default());
+        self.array(STATE)?.set(0, bytes, 0)?;
+        Ok(())
+    }
+
+    /// Sends `frames` frames and returns when the last one has left. `batch` frames leave at a
+    /// time.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the generator fails.
+    pub fn send(&mut self, frames: u32, batch: u32) -> Result<Call> {
+        let (sent, received) = (self.sent()?, self.far()?.packets);
+        let frame = vec![0u8; self.frame_len];
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let context: [u32; 6] = [0, u32::try_from(frame.len())?, 0, self.ifindex, 0, 0];
+        let context: [u8; 24] = transmute!(context);
+        let program: &Xdp = program(&mut self.ebpf, GENERATE)?;
+        let run = || -> Result<Duration> {
+            let mut cpus = CpuSet::new();
+            cpus.set(GENERATOR_CPU);
+            sched_setaffinity(None, &cpus)?;
+            let started = Instant::now();
+            program.test_run(TestRunOptions {
+                data_in: Some(&frame),
+                ctx_in: Some(&context),
+                repeat: frames,
+                attrs: TestRunAttrs::new().xdp_live_frames(batch),
+                ..TestRunOptions::default()
+            })?;
+            Ok(started.elapsed())
+        };
+        let time = self.generator.run(run)?.context("live-frame run")?;
+        let (sent, received) = (self.sent()? - sent, self.far()?.packets - received);
+        ensure!(sent == u64::from(frames), "the generator sent {sent} of {frames} frames");
+        Ok(Call { sent, received, time })
+    }
+
+    /// As [`Self::send`], in batches that suit throughput.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn blast(&mut self, frames: u32) -> Result<Call> {
+        self.send(frames, BATCH)
+    }
+
+    /// What reached the far side.
+    ///
+    /// # Errors
+    /// When the counts cannot be read.
+    pub fn far(&self) -> Result<Count> {
+        self.count(COUNT_FAR)
+    }
+
+    /// What came home.
+    ///
+    /// # Errors
+    /// When the counts cannot be read.
+    pub fn home(&self) -> Result<Count> {
+        self.count(COUNT_HOME)
+    }
+
+    /// One-way delays of stamped frames so far, by [`traffic::delay_bucket`].
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn delays(&self) -> Result<Vec<u64>> {
+        let map = self.ebpf.map(DELAYS).context("no map of delays")?;
+        let delays = PerCpuArray::<_, u64>::try_from(map)?;
+        delays.iter().map(|lanes| Ok(lanes?.iter().sum())).collect()
+    }
+
+    fn sent(&mut self) -> Result<u64> {
+        let bytes = self.array::<{ size_of::<State>() }>(STATE)?.get(&0, 0)?;
+        let state: State = transmute!(bytes);
+        Ok(state.sent)
+    }
+
+    fn count(&self, slot: u32) -> Result<Count> {
+        let map = self.ebpf.map(COUNTS).context("no map of counts")?;
+        let counts = PerCpuArray::<_, [u64; 2]>::try_from(map)?;
+        let mut sum = Count::default();
+        for [packets, bytes] in counts.get(&slot, 0)?.iter() {
+            sum.packets += packets;
+            sum.bytes += bytes;
+        }
+        Ok(sum)
+    }
+
+    fn out(&mut self, slot: u32, netns: &Netns, device: &str) -> Result<()> {
+        let ifindex = ifindex(netns, device)?;
+        let map = self.ebpf.map_mut(OUT).context("no device map")?;
+        let mut map = DevMap::try_from(map)?;
+        netns.run(|| map.set(slot, ifindex, None, 0))??;
+        Ok(())
+    }
+
+    fn array<const N: usize>(&mut self, name: &str) -> Result<Array<&mut MapData, [u8; N]>> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
+        Ok(Array::try_from(map)?)
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no traffic program {name}"))?.try_into()?)
+}
+
+fn ifindex(netns: &Netns, device: &str) -> Result<u32> {
+    let mut command = std::process::Command::new("ip");
+    command.args(["-j", "link", "show", "dev", device]);
+    let links: serde_json::Value = serde_json::from_slice(&netns.output(&mut command)?.stdout)?;
+    match links[0]["ifindex"].as_u64() {
+        Some(index) => Ok(u32::try_from(index)?),
+        None => bail!("no device {device} in {}", netns.name()),
+    }
+}
+
+/// Lengths of frames, with the frame check sequence, as RFC 2544 §9 counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// All the same.
+    Fixed(u16),
+    /// 64, 576 and 1500 bytes, 7:4:1.
+    Mix,
+}
+
+/// Spread out, so that a large frame is never in one batch with all others of its size.
+const MIX: [u16; SIZES] = [64, 576, 64, 64, 576, 64, 1500, 64, 576, 64, 64, 576];
+const FCS: u16 = 4;
+
+impl Size {
+    /// Lengths of consecutive frames as the programs count them, without the check sequence.
+    #[must_use]
+    pub fn frames(self) -> [u16; SIZES] {
+        match self {
+            Self::Fixed(size) => [size - FCS; SIZES],
+            Self::Mix => MIX.map(|size| size - FCS),
+        }
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(size) => size.fmt(f),
+            Self::Mix => f.write_str("imix"),
+        }
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "imix" {
+            return Ok(Self::Mix);
+        }
+        text.parse()
+            .ok()
+            .filter(|size| (64..=1500).contains(size))
+            .map(Self::Fixed)
+            .ok_or_else(|| format!("{text:?} is neither imix nor 64 to 1500"))
+    }
+}
+
+/// Distance of the flows of consecutive frames: near the golden section of their number, and prime
+/// to it. So all flows are visited in turn, the next one is far from the last, and nothing that
+/// prefetches neighbours gains by it. The order is the same in every run.
+#[must_use]
+pub fn scattering_stride(flows: u32) -> u32 {
+    let golden = (u64::from(flows) * 618_034 / 1_000_000) as u32;
+    (golden..flows).find(|stride| gcd(*stride, flows) == 1).unwrap_or(0)
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stride_is_prime_to_every_number_of_flows() {
+        for flows in [2, 3, 64, 1000, 1024, 64_512, 258_048, 1_032_192, 4_128_768] {
+            let stride = scattering_stride(flows);
+            assert!(stride > 0 && stride < flows && gcd(stride, flows) == 1, "{flows}");
+        }
+        assert_eq!(scattering_stride(1), 0);
+    }
+
+    #[test]
+    fn the_mix_is_seven_to_four_to_one() {
+        let of = |size| MIX.iter().filter(|s| **s == size).count();
+        assert_eq!((of(64), of(576), of(1500)), (7, 4, 1));
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_shown() {
+        for size in [Size::Fixed(64), Size::Fixed(1500), Size::Mix] {
+            assert_eq!(size.to_string().parse(), Ok(size));
+        }
+        assert!("63".parse::<Size>().is_err() && "1501".parse::<Size>().is_err());
+    }
+}

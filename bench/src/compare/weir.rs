@@ -1,0 +1,62 @@
+//! Weir as the gateway.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use weir_wire::layout::counters::Counter;
+
+use super::GATEWAY_CPU;
+use super::site::Site;
+use super::system::{Gateway, Prepared};
+use crate::weir::{UPLINKS, Weir};
+
+/// Which tiers forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The user tier alone.
+    User,
+    /// Both.
+    Kernel,
+}
+
+/// Time between the first packets of flows: what the user tier keeps up with.
+const PACE: Duration = Duration::from_micros(5);
+
+/// Starts weir and establishes the flows.
+///
+/// # Errors
+/// When it does not start, or does not make every flow.
+pub fn prepare(flows: u32, tier: Tier) -> Result<Prepared> {
+    let mut site = Site::build(flows)?;
+    let weir = Weir::start(&site.topology, &configuration(&site, tier))?;
+    site.count_at_providers()?;
+    site.establish(PACE)?;
+    let made = weir.counters()?.sum(Counter::FlowsCreated);
+    ensure!(made == u64::from(flows), "weir made {made} of {flows} flows");
+    Ok(Prepared { site, gateway: Box::new(weir) })
+}
+
+fn configuration(site: &Site, tier: Tier) -> String {
+    let tier = match tier {
+        Tier::User => "user",
+        Tier::Kernel => "kernel",
+    };
+    let flows = site.flows().max(1024);
+    let mut text = format!(
+        "[gateway]\ntier = \"{tier}\"\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
+         [timeouts]\nudp = 3600\n\
+         [[lan]]\ninterface = \"lan0\"\n"
+    );
+    for provider in &site.topology.providers {
+        let (name, interface) = (UPLINKS[provider.index], provider.interface());
+        let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n");
+    }
+    text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
+}
+
+impl Gateway for Weir {
+    fn forwarded_in_kernel(&self) -> Result<Option<u64>> {
+        Ok(Some(self.counters()?.sum(Counter::XdpForwarded)))
+    }
+}

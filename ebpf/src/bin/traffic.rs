@@ -1,0 +1,197 @@
+//! The traffic programs: see the library's `traffic` module.
+#![no_std]
+#![no_main]
+
+#[cfg(not(target_arch = "bpf"))]
+compile_error!(
+    "the traffic programs are built for bpfel-unknown-none only: run scripts/ebpf-build"
+);
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
+use aya_ebpf::programs::XdpContext;
+use weir_ebpf::traffic::{
+    self, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT, OUT_GATEWAY,
+    OUT_GENERATOR, PORT, Plan, SIZES, STAMP_AT, State,
+};
+
+#[map]
+static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
+#[map]
+static STATE: Array<State> = Array::with_max_entries(1, 0);
+#[map]
+static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2, 0);
+#[map]
+static DELAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DELAY_BUCKETS, 0);
+#[map]
+static OUT: DevMap = DevMap::with_max_entries(2, 0);
+
+/// How far behind its schedule a generator that was held up may be, and catch up.
+const MOST_BEHIND_NS: u64 = 100_000;
+/// Looks at the clock, each some 20 ns, before a frame goes too early: [`traffic::MAX_INTERVAL_NS`]
+/// is well below what they take.
+const LOOKS: u32 = 4096;
+
+#[xdp]
+fn generate(ctx: XdpContext) -> u32 {
+    let (Some(plan), Some(state)) = (PLAN.get(0), STATE.get_ptr_mut(0)) else { return XDP_ABORTED };
+    // SAFETY: one generator runs at a time, and user space writes between runs only.
+    let state = unsafe { &mut *state };
+    let now = if plan.interval_ns == 0 { 0 } else { departure(plan, state) };
+    let size = state.size as usize;
+    if size >= SIZES {
+        return XDP_ABORTED;
+    }
+    let frame_len = plan.sizes[size];
+    state.size = if size + 1 == SIZES { 0 } else { size as u32 + 1 };
+    let shorter = plan.frame_len as i32 - i32::from(frame_len);
+    if shorter > 0 {
+        // SAFETY: the context is the kernel's.
+        let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -shorter) };
+        if refused != 0 {
+            return XDP_ABORTED;
+        }
+    }
+    if ctx.data() + STAMP_AT + 8 > ctx.data_end() {
+        return XDP_ABORTED;
+    }
+    let words = traffic::header(plan, state.flow, frame_len);
+    let frame = ctx.data() as *mut u64;
+    // SAFETY: the comparison shows that the bytes are there. Pages of a test run are aligned, and
+    // so is the headroom.
+    unsafe {
+        frame.write(words[0]);
+        frame.add(1).write(words[1]);
+        frame.add(2).write(words[2]);
+        frame.add(3).write(words[3]);
+        frame.add(4).write(words[4]);
+        frame.add(5).write(words[5]);
+        frame.add(STAMP_AT / 8).write(now);
+    }
+    state.flow = traffic::next_flow(plan, state.flow);
+    state.sent += 1;
+    OUT.redirect(OUT_GENERATOR, 0).unwrap_or_else(|action| action)
+}
+
+/// Waits until the next frame is due; the time then.
+#[inline(always)]
+fn departure(plan: &Plan, state: &mut State) -> u64 {
+    let mut now = 0;
+    for _ in 0..LOOKS {
+        // SAFETY: the helper has no conditions.
+        now = unsafe { bpf_ktime_get_ns() };
+        if now >= state.next_ns {
+            break;
+        }
+    }
+    let behind = now - MOST_BEHIND_NS;
+    let due = if state.next_ns < behind { behind } else { state.next_ns };
+    state.next_ns = due + plan.interval_ns;
+    now
+}
+
+#[xdp]
+fn far(ctx: XdpContext) -> u32 {
+    let Some(header) = test_frame(&ctx) else { return XDP_PASS };
+    // SAFETY: the header is 24 words of 16 bits.
+    if unsafe { header.add(18).read() } != PORT.to_be() {
+        return XDP_PASS;
+    }
+    count(&ctx, COUNT_FAR);
+    let Some(plan) = PLAN.get(0) else { return XDP_ABORTED };
+    if plan.mode == MODE_REFLECT {
+        // SAFETY: the header is 24 words of 16 bits. The words that are exchanged are those of the
+        // hardware addresses, the IPv4 addresses and the UDP ports: no checksum changes.
+        unsafe {
+            core::ptr::swap(header, header.add(3));
+            core::ptr::swap(header.add(1), header.add(4));
+            core::ptr::swap(header.add(2), header.add(5));
+            core::ptr::swap(header.add(13), header.add(15));
+            core::ptr::swap(header.add(14), header.add(16));
+            core::ptr::swap(header.add(17), header.add(18));
+        }
+        return XDP_TX;
+    }
+    if plan.interval_ns != 0 && ctx.data() + STAMP_AT + 8 <= ctx.data_end() {
+        let stamp = (ctx.data() + STAMP_AT) as *const [u16; 4];
+        // SAFETY: the comparison shows that the bytes are there.
+        let [a, b, c, d] = unsafe { *stamp };
+        let sent = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+        // SAFETY: the helper has no conditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let bucket = traffic::delay_bucket(now.wrapping_sub(sent));
+        if let Some(delays) = DELAYS.get_ptr_mut(bucket) {
+            // SAFETY: this CPU's own.
+            unsafe { *delays += 1 };
+        }
+    }
+    XDP_DROP
+}
+
+#[xdp]
+fn home(ctx: XdpContext) -> u32 {
+    let Some(header) = test_frame(&ctx) else { return XDP_PASS };
+    // SAFETY: the header is 24 words of 16 bits.
+    if unsafe { header.add(17).read() } != PORT.to_be() {
+        return XDP_PASS;
+    }
+    count(&ctx, COUNT_HOME);
+    XDP_DROP
+}
+
+#[xdp]
+fn redirect(ctx: XdpContext) -> u32 {
+    let Some(plan) = PLAN.get(0) else { return XDP_ABORTED };
+    if ctx.data() + HEADER_LEN > ctx.data_end() {
+        return XDP_DROP;
+    }
+    let frame = ctx.data() as *mut u64;
+    // SAFETY: the comparison shows that the bytes are there; frames of a test run are aligned.
+    unsafe {
+        frame.write(plan.onward[0]);
+        frame.add(1).cast::<u32>().write(plan.onward[1] as u32);
+    }
+    OUT.redirect(OUT_GATEWAY, 0).unwrap_or_else(|action| action)
+}
+
+#[xdp]
+fn pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// The frame as words of 16 bits, if it is UDP in IPv4 without options.
+#[inline(always)]
+fn test_frame(ctx: &XdpContext) -> Option<*mut u16> {
+    if ctx.data() + HEADER_LEN > ctx.data_end() {
+        return None;
+    }
+    let header = ctx.data() as *mut u16;
+    // SAFETY: the comparison shows that the bytes are there.
+    let (ethertype, start, protocol) =
+        unsafe { (header.add(6).read(), header.add(7).read(), header.add(11).read()) };
+    let udp = ethertype == 0x0800u16.to_be() && start & 0xff == 0x45 && protocol >> 8 == 17;
+    udp.then_some(header)
+}
+
+#[inline(always)]
+fn count(ctx: &XdpContext, slot: u32) {
+    let Some(count) = COUNTS.get_ptr_mut(slot) else { return };
+    // SAFETY: this CPU's own.
+    unsafe {
+        (*count).packets += 1;
+        (*count).bytes += (ctx.data_end() - ctx.data()) as u64;
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Never linked: the verifier would refuse the loop, so a panic that stays in the code is found
+/// when the program is loaded.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

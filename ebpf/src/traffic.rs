@@ -1,0 +1,201 @@
+//! What the traffic programs and their user agree on: names, plan, counts, and the arithmetic of
+//! flows, headers and delays.
+//!
+//! The programs are the package's binary `weir-traffic`. [`GENERATE`] is never attached: live-frame
+//! test runs (`BPF_F_TEST_XDP_LIVE_FRAMES`, Documentation/bpf/bpf_prog_run.rst) call it with one
+//! recycled page after another, so it writes every header whole. [`FAR`] is attached where
+//! providers are, [`HOME`] where the frames come from; [`REDIRECT`] and [`PASS`] go on a gateway.
+//!
+//! Frame lengths here are without the frame check sequence.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Makes frames by the [`Plan`] and sends them to [`OUT`] slot [`OUT_GENERATOR`].
+pub const GENERATE: &str = "generate";
+/// Counts test frames in [`COUNTS`] slot [`COUNT_FAR`] and drops them, or answers them, by
+/// [`Plan::mode`]. Every other frame is the kernel's.
+pub const FAR: &str = "far";
+/// Counts answers in [`COUNTS`] slot [`COUNT_HOME`] and drops them. Every other frame is the
+/// kernel's.
+pub const HOME: &str = "home";
+/// Sends every frame to [`OUT`] slot [`OUT_GATEWAY`] with the hardware addresses of
+/// [`Plan::onward`].
+pub const REDIRECT: &str = "redirect";
+/// Gives every frame to the kernel. On a veth device this turns on the receive path that takes
+/// redirected frames, without GRO.
+pub const PASS: &str = "pass";
+
+/// Array of one [`Plan`].
+pub const PLAN: &str = "PLAN";
+/// Array of one [`State`].
+pub const STATE: &str = "STATE";
+/// Per-CPU array of [`Count`].
+pub const COUNTS: &str = "COUNTS";
+/// Per-CPU array of [`DELAY_BUCKETS`] 64-bit counts, by [`delay_bucket`].
+pub const DELAYS: &str = "DELAYS";
+/// Device map of two slots.
+pub const OUT: &str = "OUT";
+
+/// Slot of the device the generator sends by.
+pub const OUT_GENERATOR: u32 = 0;
+/// Slot of the device [`REDIRECT`] sends by.
+pub const OUT_GATEWAY: u32 = 1;
+/// Slot of frames that reached the far side.
+pub const COUNT_FAR: u32 = 0;
+/// Slot of answers that came home.
+pub const COUNT_HOME: u32 = 1;
+
+/// [`Plan::mode`]: test frames end here.
+pub const MODE_SINK: u32 = 0;
+/// [`Plan::mode`]: test frames go back to their sender.
+pub const MODE_REFLECT: u32 = 1;
+
+/// UDP port of the far side: discard (RFC 863).
+pub const PORT: u16 = 9;
+/// First UDP port of a host.
+pub const FIRST_PORT: u16 = 1024;
+/// Endpoints of each host: consecutive ports from [`FIRST_PORT`].
+pub const PORTS: u32 = 64;
+/// Bytes of every frame that [`header`] gives: Ethernet, IPv4, UDP, and six of payload.
+pub const HEADER_LEN: usize = 48;
+/// Where a stamped frame carries its time of departure: `CLOCK_MONOTONIC`, nanoseconds, native
+/// byte order, 8 bytes.
+pub const STAMP_AT: usize = 48;
+/// Shortest frame, bytes.
+pub const MIN_FRAME: usize = 60;
+/// Frame lengths of one round of the mix.
+pub const SIZES: usize = 12;
+/// Longest interval between frames: the generator waits within one run of the program.
+pub const MAX_INTERVAL_NS: u64 = 20_000;
+/// Most destinations of one endpoint.
+pub const MAX_DESTINATIONS: u32 = 4;
+
+/// What to send, and what becomes of it. Native byte order unless said otherwise.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Plan {
+    /// First 16 bytes of a frame, as they are sent: hardware addresses, EtherType, and the first
+    /// two of the IPv4 header.
+    pub start: [u64; 2],
+    /// First 12 bytes of a frame that [`REDIRECT`] sends, as they are sent; the rest is ignored.
+    pub onward: [u64; 2],
+    /// Nanoseconds between frames, at most [`MAX_INTERVAL_NS`]; 0 for as fast as possible. Other
+    /// than 0, frames are stamped.
+    pub interval_ns: u64,
+    /// Address of the first host.
+    pub source: u32,
+    /// Address of the first destination.
+    pub destination: u32,
+    /// Number of flows, at most [`MAX_DESTINATIONS`] times the endpoints.
+    pub flows: u32,
+    /// Number of endpoints: source address and port.
+    pub endpoints: u32,
+    /// Distance of consecutive frames' flows, less than `flows` (0 for one flow).
+    pub stride: u32,
+    /// [`MODE_SINK`] or [`MODE_REFLECT`].
+    pub mode: u32,
+    /// Length of the frames the generator is given; none of `sizes` is larger.
+    pub frame_len: u32,
+    /// Lengths of consecutive frames, over and over.
+    pub sizes: [u16; SIZES],
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Where the generator is. User space writes it between runs only.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct State {
+    /// Frames sent.
+    pub sent: u64,
+    /// When the next frame may go, `CLOCK_MONOTONIC` nanoseconds.
+    pub next_ns: u64,
+    /// Flow of the next frame.
+    pub flow: u32,
+    /// Index into [`Plan::sizes`] of the next frame.
+    pub size: u32,
+}
+
+/// What arrived.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Count {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The flow after this one: the next multiple of the stride, modulo the number of flows. With a
+/// stride prime to that number every flow has its turn before one repeats.
+#[inline(always)]
+#[must_use]
+pub const fn next_flow(plan: &Plan, flow: u32) -> u32 {
+    let next = flow + plan.stride;
+    if next >= plan.flows { next - plan.flows } else { next }
+}
+
+/// The first [`HEADER_LEN`] bytes of a frame of this flow, as 64-bit words to be stored as they
+/// are. The IPv4 header has its checksum; UDP has none, which RFC 768 allows.
+///
+/// Flow *f* is endpoint *f* mod `endpoints` to destination *f* / `endpoints`; endpoint *e* is
+/// port [`FIRST_PORT`] + *e* mod [`PORTS`] of host *e* / [`PORTS`].
+#[inline(always)]
+#[must_use]
+pub const fn header(plan: &Plan, flow: u32, frame_len: u16) -> [u64; 6] {
+    // No division: it would cost the generator more than all the rest.
+    let (mut endpoint, mut to) = (flow, plan.destination);
+    let mut more = 1;
+    while more < MAX_DESTINATIONS {
+        if endpoint >= plan.endpoints {
+            endpoint -= plan.endpoints;
+            to += 1;
+        }
+        more += 1;
+    }
+    let from = (plan.source + endpoint / PORTS) as u64;
+    let to = to as u64;
+    let sport = (FIRST_PORT as u32 + endpoint % PORTS) as u64;
+    let ip_len = frame_len as u64 - 14;
+    let udp_len = ip_len - 20;
+    const VERSION: u64 = 0x4500;
+    const TTL_AND_UDP: u64 = 64 << 8 | 17;
+    let sum = VERSION + TTL_AND_UDP + ip_len + (from >> 16) + (from & 0xffff);
+    let sum = sum + (to >> 16) + (to & 0xffff);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let checksum = !sum & 0xffff;
+    [
+        plan.start[0],
+        plan.start[1],
+        (ip_len << 48 | TTL_AND_UDP).to_be(),
+        (checksum << 48 | from << 16 | to >> 16).to_be(),
+        ((to & 0xffff) << 48 | sport << 32 | (PORT as u64) << 16 | udp_len).to_be(),
+        0,
+    ]
+}
+
+/// Buckets of delays, 16 for each power of two: a bucket is within 6.25 % of what it holds.
+pub const DELAY_BUCKETS: u32 = 640;
+
+/// The bucket of a delay in nanoseconds; the last one holds everything from 2⁴³ ns on.
+#[inline(always)]
+#[must_use]
+pub const fn delay_bucket(ns: u64) -> u32 {
+    if ns < 16 {
+        return ns as u32;
+    }
+    let power = 63 - ns.leading_zeros();
+    let bucket = (power - 3) * 16 + ((ns >> (power - 4)) & 15) as u32;
+    if bucket < DELAY_BUCKETS { bucket } else { DELAY_BUCKETS - 1 }
+}
+
+/// The smallest delay of a bucket, nanoseconds.
+#[must_use]
+pub const fn delay_of(bucket: u32) -> u64 {
+    if bucket < 16 {
+        return bucket as u64;
+    }
+    let power = bucket / 16 + 3;
+    (16 + bucket as u64 % 16) << (power - 4)
+}
