@@ -34,7 +34,8 @@ pub const GENERATION: u32 = 2;
 pub const fn slots_for(flows: u32) -> u32 {
     let slots = (flows as u64 * 12).div_ceil(5).next_multiple_of(GROUP as u64);
     // An index is 32 bits, and a peer is named by one.
-    if slots > (u32::MAX & !(GROUP - 1)) as u64 { u32::MAX & !(GROUP - 1) } else { slots as u32 }
+    const MOST: u32 = u32::MAX - (GROUP - 1);
+    if slots > MOST as u64 { MOST } else { slots as u32 }
 }
 
 /// Bits of an entry's `flags`.

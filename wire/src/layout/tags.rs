@@ -34,7 +34,7 @@ pub const fn spills(hash: u64, groups: u32) -> [u32; 2] {
 /// Maps 32 bits evenly onto `0..groups`.
 #[inline(always)]
 const fn scale(bits: u64, groups: u32) -> u32 {
-    (bits * groups as u64 >> 32) as u32
+    ((bits * groups as u64) >> 32) as u32
 }
 
 /// The bytes of `word` that equal `tag`: the top bit of each is set, all else is zero.
