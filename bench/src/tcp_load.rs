@@ -49,7 +49,7 @@ pub struct TcpLoad {
 
 impl TcpLoad {
     /// Opens `connections` connections (at most 1000) from every host to an echo server. They echo
-    /// in turn, [`IN_FLIGHT`] of each host at a time, until [`Self::stop`], at most for `bound`.
+    /// in turn, a few of each host at a time, until [`Self::stop`], at most for `bound`.
     ///
     /// # Errors
     /// When a thread cannot be started. A connection that cannot be opened counts as broken.

@@ -8,8 +8,8 @@ use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
-    ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, Name, Port, PortRole,
-    Prefix, Rule as RuleLayout, Translate, host_class, uplink_state,
+    ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, Port,
+    PortRole, Prefix, Rule as RuleLayout, Translate, host_class, uplink_state,
 };
 use weir_wire::layout::flow::slots_for;
 
@@ -178,9 +178,8 @@ impl Ports<'_> {
                     ifindex: parent.index,
                     queues: parent.queues.min(64),
                     mtu: parent.mtu,
-                    mac: parent.mac,
                     xdp_transmit: u8::from(parent.xdp_transmit),
-                    reserved: [0; 13],
+                    reserved: [0; 19],
                     name: Name::new(&parent.name),
                 };
                 self.devices += 1;
@@ -196,8 +195,10 @@ impl Ports<'_> {
             reserved: 0,
             vlan,
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
+            mac: Mac::new(link.mac),
             address,
             ifindex: link.index,
+            reserved1: [0; 8],
         };
         if !self.half.insert_port_slot(parent.index, vlan, port) {
             return None;
@@ -243,7 +244,7 @@ fn one_uplink(
     let next_hop = uplink.next_hop.or_else(|| kernel.default_next_hop(link.index));
     let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
     slot.next_hop = next_hop.map_or([0; 4], |next_hop| next_hop.octets());
-    slot.next_hop_mac = known.map_or([0; 6], |known| known.mac);
+    slot.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
     if known.is_none() {
         problems |= uplink_state::NO_NEXT_HOP;
     }

@@ -45,9 +45,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the program on the pinned regions, which must exist.
-    pub fn load(pins: &Pins) -> Result<Self> {
+    /// Loads the program on the pinned regions, which must exist. The flow table has so many pages,
+    /// and is searched with this key.
+    pub fn load(pins: &Pins, pages: u32, hash_key: [u64; 2]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
+        loader.override_global(names::FLOW_SECRET, &hash_key, true);
+        loader.override_global(names::FLOW_PAGES, &pages, true);
         for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }

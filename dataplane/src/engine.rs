@@ -344,15 +344,16 @@ impl Engine {
     fn link_header(&self, action: &Action4) -> Option<(u8, LinkHeader)> {
         let half = &self.snapshot.half;
         let port = half.ports.get(usize::from(action.port))?;
-        let device = half.devices.get(usize::from(port.device))?;
         let destination = match action.l2 {
-            uplink if uplink < FIRST_LAN_L2 => half.uplinks[usize::from(uplink)].next_hop_mac,
+            uplink if uplink < FIRST_LAN_L2 => {
+                half.uplinks[usize::from(uplink)].next_hop_mac.bytes()
+            }
             lan => self.neighbours.get(lan)?.mac,
         };
         if destination == [0; 6] {
             return None;
         }
-        Some((port.device, LinkHeader { destination, source: device.mac, vlan: port.vlan }))
+        Some((port.device, LinkHeader { destination, source: port.mac.bytes(), vlan: port.vlan }))
     }
 
     fn is_uplink(&self, port: u8) -> bool {

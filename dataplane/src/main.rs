@@ -133,7 +133,7 @@ fn serve(
     regions.flows.recover();
     Hosts4::open(pins)?;
     while !stop.load(Ordering::Relaxed) {
-        let program = Mutex::new(Program::load(pins)?);
+        let program = Mutex::new(Program::load(pins, regions.flows.pages(), regions.hash_key)?);
         let layout = Layout::of(&snapshot.half)?;
         run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
             control

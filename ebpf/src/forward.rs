@@ -4,38 +4,45 @@
 //! of all packets, to the user tier.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head};
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use weir_wire::ethernet::TAG_LEN;
-use weir_wire::layout::MAX_PORTS;
-use weir_wire::layout::control::{ControlHalf, Port, uplink_state};
+use weir_wire::ethernet::{self, TAG_LEN};
+use weir_wire::layout::control::{Tier, uplink_state};
+use weir_wire::layout::counters::Lane;
 use weir_wire::layout::flow::{FlowEntry4, flag};
 use weir_wire::layout::neighbour::FIRST_LAN_L2;
 use weir_wire::plain::{self, Ip4};
 use weir_wire::{icmp, tcp, udp};
 
+use crate::flows::Search;
+use crate::maps::Published;
 use crate::words::{load16, load32, load64, store16, store32, store64};
-use crate::{flows, maps, words};
+use crate::{maps, words};
 
 /// Start of the IP header in an untagged frame, and in one with a tag.
-pub const UNTAGGED: usize = 14;
-pub const TAGGED: usize = UNTAGGED + TAG_LEN;
+const UNTAGGED: usize = 14;
+const TAGGED: usize = UNTAGGED + TAG_LEN;
 
-/// A plain packet, and what stands in it.
+/// The low six bytes of a word: a hardware address.
+const MAC: u64 = 0xffff_ffff_ffff;
+
+/// A packet's headers.
 struct Packet {
     ip: Ip4,
-    /// See [`plain::flow`].
-    ports: u32,
+    /// Of the transport header: the first two words, and of TCP the fourth.
+    transport: [u64; 3],
+    /// Bytes from the IP header to the frame's end.
+    room: u64,
 }
 
 /// What leaves, from the entry.
 struct Departure {
     addresses: u64,
-    ports: u32,
-    l3_delta: u16,
-    l4_delta: u16,
-    port: Port,
+    /// Ports, and the deltas of both checksums.
+    rewrite: u64,
     destination: u64,
+    source: u64,
+    vlan: u16,
 }
 
 /// What was forwarded, to be counted.
@@ -50,50 +57,67 @@ pub struct Forwarded {
     pub bytes: u64,
 }
 
-/// Forwards the frame, whose IP header is at `L3`, if a flow of the kernel tier wants it. The
-/// caller has found that the frame is the gateway's, from one of its ports.
+/// Forwards the frame if it is the next packet of an established flow.
 #[inline(always)]
-pub fn forward<const L3: usize>(ctx: &XdpContext, half: *const ControlHalf) -> Option<Forwarded> {
-    let packet = recognise::<L3>(ctx)?;
-    let (entry, state) = flows::find(plain::key(&packet.ip, packet.ports))?;
+pub fn established(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
+    // SAFETY: a field of the half.
+    if unsafe { (*published.half).tier } != Tier::Kernel as u8 {
+        return None;
+    }
+    // SAFETY: the bytes are there.
+    let ethertype = u16::from_be(unsafe { load16::<12>(words::at::<UNTAGGED>(ctx, 0)?) } as u16);
+    if ethertype == ethernet::IPV4 {
+        return forward::<UNTAGGED>(ctx, published, lane);
+    }
+    // SAFETY: the bytes are there.
+    let inner = u16::from_be(unsafe { load16::<16>(words::at::<TAGGED>(ctx, 0)?) } as u16);
+    if ethertype != ethernet::VLAN || inner != ethernet::IPV4 {
+        return None;
+    }
+    forward::<TAGGED>(ctx, published, lane)
+}
+
+/// Forwards the frame, whose IP header is at `L3`, if a flow of the kernel tier wants it.
+#[inline(always)]
+fn forward<const L3: usize>(
+    ctx: &XdpContext,
+    published: Published,
+    lane: *mut Lane,
+) -> Option<Forwarded> {
+    let packet = Packet::read::<L3>(ctx)?;
+    // The search's loads take their time, so it begins before all that can be checked meanwhile.
+    let search = Search::begin(packet.key())?;
+    is_ours::<L3>(ctx, published)?;
+    if !packet.is_plain() {
+        return None;
+    }
+    let found = search.finish()?;
     // SAFETY: an entry of the table; its words are read whole, and once.
-    let (meta, addresses, rewrite, out) = unsafe {
-        let words = entry.cast::<u64>();
-        (
-            words.add(2).read_volatile(),
-            words.add(3).read_volatile(),
-            words.add(4).read_volatile(),
-            words.add(5).read_volatile(),
-        )
+    let (addresses, rewrite, out) = unsafe {
+        let words = found.entry.cast::<u64>();
+        (words.add(3).read_volatile(), words.add(4).read_volatile(), words.add(5).read_volatile())
     };
-    if !flows::still(entry, state) {
+    if !found.stands() {
         return None;
     }
-    let [_, _, _, _, _, flags, _, uplink] = meta.to_le_bytes();
-    let [l2_lo, l2_hi, port, ..] = out.to_le_bytes();
-    if flags & flag::OFFLOAD == 0 || maps::uplink_state(uplink) & uplink_state::USABLE == 0 {
+    let [_, _, _, _, _, flags, _, uplink] = found.meta.to_le_bytes();
+    let [_, _, port, ..] = out.to_le_bytes();
+    if flags & flag::OFFLOAD == 0 || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
         return None;
     }
-    // SAFETY: the index is masked.
-    let port = unsafe {
-        (&raw const (*half).ports).cast::<Port>().add(port as usize & (MAX_PORTS - 1)).read()
-    };
-    let destination = destination(half, u16::from_le_bytes([l2_lo, l2_hi]))?;
-    if packet.ip.total > port.mtu {
+    let port = published.port(port);
+    let destination = destination(published, out as u16)?;
+    // SAFETY: a port of the half.
+    let (device, mtu, vlan, source) =
+        unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac.word()) };
+    if packet.ip.total() > mtu {
         return None;
     }
-    maps::DEVICES.redirect(u32::from(port.device), 0).ok()?;
-    let departure = Departure {
-        addresses,
-        ports: rewrite as u32,
-        l3_delta: (rewrite >> 32) as u16,
-        l4_delta: (rewrite >> 48) as u16,
-        port,
-        destination,
-    };
-    let sent = match (L3 == TAGGED, departure.port.vlan != 0) {
-        (false, false) => depart::<UNTAGGED>(ctx, half, &packet, &departure),
-        (true, true) => depart::<TAGGED>(ctx, half, &packet, &departure),
+    maps::DEVICES.redirect(u32::from(device), 0).ok()?;
+    let departure = Departure { addresses, rewrite, destination, source, vlan };
+    let sent = match (L3 == TAGGED, vlan != 0) {
+        (false, false) => depart::<UNTAGGED>(ctx, &packet, &departure),
+        (true, true) => depart::<TAGGED>(ctx, &packet, &departure),
         (tagged, _) => {
             let shift = if tagged { TAG_LEN as i32 } else { -(TAG_LEN as i32) };
             // SAFETY: the context is the kernel's; a head that cannot move is left alone.
@@ -101,85 +125,114 @@ pub fn forward<const L3: usize>(ctx: &XdpContext, half: *const ControlHalf) -> O
                 return None;
             }
             if tagged {
-                depart::<UNTAGGED>(ctx, half, &packet, &departure)
+                depart::<UNTAGGED>(ctx, &packet, &departure)
             } else {
-                depart::<TAGGED>(ctx, half, &packet, &departure)
+                depart::<TAGGED>(ctx, &packet, &departure)
             }
         }
     };
-    let bytes = u64::from(packet.ip.total);
-    count(entry, bytes);
+    let bytes = u64::from(packet.ip.total());
+    count(found.entry, maps::milliseconds(lane), bytes);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
     Some(Forwarded { action, uplink, outward: flags & flag::TO_UPLINK != 0, bytes })
 }
 
-/// Reads the headers.
-#[inline(always)]
-fn recognise<const L3: usize>(ctx: &XdpContext) -> Option<Packet> {
-    let room = (ctx.data_end() - ctx.data()).wrapping_sub(L3) as u32;
-    let ip = words::at::<28>(ctx, L3)?;
-    // SAFETY: 28 bytes are there.
-    let (header, first, second) = unsafe {
-        let words = [load32(ip), load32(ip.add(4)), load32(ip.add(8))];
-        (Ip4::new(words, load64(ip.add(12)), room)?, load32(ip.add(20)), load32(ip.add(24)))
-    };
-    let fourth = if header.proto() == tcp::PROTOCOL {
-        // SAFETY: the bytes are there.
-        unsafe { load32(words::at::<4>(ctx, L3 + 32)?) }
-    } else {
-        0
-    };
-    let ports = plain::flow(header.proto(), first, second, fourth, u32::from(header.total) - 20)?;
-    Some(Packet { ip: header, ports })
+impl Packet {
+    /// Reads TCP, UDP and ICMP.
+    #[inline(always)]
+    fn read<const L3: usize>(ctx: &XdpContext) -> Option<Self> {
+        let room = (ctx.data_end() - ctx.data() - L3) as u64;
+        let ip = words::at::<28>(ctx, L3)?;
+        // SAFETY: 28 bytes are there.
+        let (words, first, second) = unsafe {
+            let words = [
+                load32::<0>(ip),
+                load32::<4>(ip),
+                load32::<8>(ip),
+                load32::<12>(ip),
+                load32::<16>(ip),
+            ];
+            (words, load32::<20>(ip), load32::<24>(ip))
+        };
+        let ip = Ip4(words);
+        let fourth = match ip.proto() {
+            // SAFETY: the bytes are there.
+            tcp::PROTOCOL => unsafe { load32::<0>(words::at::<4>(ctx, L3 + 32)?) },
+            udp::PROTOCOL | icmp::PROTOCOL => 0,
+            _ => return None,
+        };
+        Some(Self { ip, transport: [first, second, fourth], room })
+    }
+
+    #[inline(always)]
+    fn key(&self) -> [u64; 2] {
+        let [first, second, _] = self.transport;
+        plain::key(&self.ip, plain::ports(self.ip.proto(), first, second))
+    }
+
+    /// Is it for the kernel tier?
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        let [first, second, fourth] = self.transport;
+        let len = u64::from(self.ip.total()).wrapping_sub(20);
+        self.ip.is_plain(self.room) && plain::is_plain(self.ip.proto(), first, second, fourth, len)
+    }
 }
 
-/// The destination's hardware address, in the low six bytes; `None` while it is not known.
+/// Did one of our ports get the frame, and is it for us?
 #[inline(always)]
-fn destination(half: *const ControlHalf, l2: u16) -> Option<u64> {
-    let address = if l2 < FIRST_LAN_L2 {
-        let uplink = maps::uplink(half, l2 as u8);
-        // SAFETY: an uplink of the half.
-        let [a, b, c, d, e, f] = unsafe { (*uplink).next_hop_mac };
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+fn is_ours<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<()> {
+    let (head, vlan) = if L3 == TAGGED {
+        let head = words::at::<TAGGED>(ctx, 0)?;
+        // SAFETY: the bytes are there.
+        (head, u16::from_be(unsafe { load16::<14>(head) } as u16) & ethernet::VLAN_ID)
     } else {
-        maps::neighbour(l2 - FIRST_LAN_L2)?
+        (words::at::<UNTAGGED>(ctx, 0)?, 0)
     };
-    (address & 0xffff_ffff_ffff != 0).then_some(address)
+    // SAFETY: the context is the kernel's.
+    let port = published.port_of(unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
+    // SAFETY: the bytes are there, and it is a port of the half.
+    let (destination, own) = unsafe { (load64::<0>(head) & MAC, (*port).mac.word()) };
+    (destination == own).then_some(())
+}
+
+/// The destination's hardware address; `None` while it is not known.
+#[inline(always)]
+fn destination(published: Published, l2: u16) -> Option<u64> {
+    let address = if l2 < FIRST_LAN_L2 {
+        // SAFETY: an uplink of the half.
+        unsafe { (*published.uplink(l2 as u8)).next_hop_mac.word() }
+    } else {
+        maps::neighbour(l2 - FIRST_LAN_L2)? & MAC
+    };
+    (address != 0).then_some(address)
 }
 
 /// Writes the headers of the frame, whose IP header is now at `L3`.
 #[inline(always)]
-fn depart<const L3: usize>(
-    ctx: &XdpContext,
-    half: *const ControlHalf,
-    packet: &Packet,
-    new: &Departure,
-) -> Option<()> {
+fn depart<const L3: usize>(ctx: &XdpContext, packet: &Packet, new: &Departure) -> Option<()> {
     let frame = if L3 == TAGGED {
         words::at::<{ TAGGED + 28 }>(ctx, 0)?
     } else {
         words::at::<{ UNTAGGED + 28 }>(ctx, 0)?
     };
+    let proto = packet.ip.proto();
+    let (l3_delta, l4_delta) = ((new.rewrite >> 32) as u16, (new.rewrite >> 48) as u16);
     // SAFETY: 28 more bytes are there.
     let ip = unsafe { frame.add(L3) };
-    // SAFETY: a device of the half.
-    let [a, b, c, d, e, f] = unsafe { (*maps::device(half, new.port.device)).mac };
-    let proto = packet.ip.proto();
     // SAFETY: all of it is in the bytes that are there.
     unsafe {
-        store32(frame, new.destination as u32);
-        store16(frame.add(4), (new.destination >> 32) as u16);
-        store16(frame.add(6), u16::from_le_bytes([a, b]));
-        store32(frame.add(8), u32::from_le_bytes([c, d, e, f]));
+        store64::<0>(frame, new.destination | new.source << 48);
+        store32::<8>(frame, new.source >> 16);
         if L3 == TAGGED {
-            store16(frame.add(12), 0x8100u16.to_be());
-            store16(frame.add(14), new.port.vlan.to_be());
-            store16(frame.add(16), 0x0800u16.to_be());
+            store16::<12>(frame, ethernet::VLAN.to_be().into());
+            store16::<14>(frame, new.vlan.to_be().into());
+            store16::<16>(frame, ethernet::IPV4.to_be().into());
         } else {
-            store16(frame.add(12), 0x0800u16.to_be());
+            store16::<12>(frame, ethernet::IPV4.to_be().into());
         }
-        store32(ip.add(8), packet.ip.next_ttl_word(new.l3_delta));
-        store64(ip.add(12), new.addresses);
+        store32::<8>(ip, packet.ip.next_ttl_word(l3_delta));
+        store64::<12>(ip, new.addresses);
     }
     let checksum = match proto {
         tcp::PROTOCOL => words::at::<2>(ctx, L3 + 20 + tcp::field::CHECKSUM)?,
@@ -190,12 +243,12 @@ fn depart<const L3: usize>(
     };
     // SAFETY: both are within the frame.
     unsafe {
-        let field = plain::next_checksum(proto, load16(checksum), new.l4_delta);
-        store16(checksum, field);
+        let field = plain::next_checksum(proto, load16::<0>(checksum) as u16, l4_delta);
+        store16::<0>(checksum, field.into());
         if proto == icmp::PROTOCOL {
-            store16(ip.add(20 + icmp::field::IDENT), new.ports as u16);
+            store16::<{ 20 + icmp::field::IDENT as i16 }>(ip, new.rewrite);
         } else {
-            store32(ip.add(20), new.ports);
+            store32::<20>(ip, new.rewrite);
         }
     }
     Some(())
@@ -203,12 +256,10 @@ fn depart<const L3: usize>(
 
 /// Counts the packet on its entry, and says that the flow lives.
 #[inline(always)]
-fn count(entry: *mut FlowEntry4, bytes: u64) {
-    // SAFETY: the helper has no conditions; the entry is of the table, and these fields are the
-    // forwarding tier's.
+fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
+    // SAFETY: the entry is of the table, and these fields are the forwarding tier's.
     unsafe {
-        let now = bpf_ktime_get_coarse_ns() / 1_000_000;
-        (&raw mut (*entry).last_seen).write_volatile(now as u32);
+        (&raw mut (*entry).last_seen).write_volatile(now);
         (*entry).packets = (*entry).packets.wrapping_add(1);
         (*entry).bytes = (*entry).bytes.wrapping_add(bytes);
     }

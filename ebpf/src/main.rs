@@ -18,16 +18,15 @@ use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use weir_wire::layout::control::{
-    ControlHalf, MAX_POOL, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class,
+    MAX_POOL, OnDataplaneLoss, Port, PortRole, Translate, host_class,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head};
-use weir_wire::{ethernet, icmp, tcp, udp};
+use weir_wire::{icmp, tcp, udp};
 
-use crate::forward::{Forwarded, TAGGED, UNTAGGED, forward};
-use crate::words::{load16, load32};
+use crate::maps::Published;
 
 /// What the packet is, before any table is asked.
 enum Verdict {
@@ -43,55 +42,23 @@ enum Verdict {
 fn weir(ctx: XdpContext) -> u32 {
     let Some(lane) = maps::lane() else { return XDP_PASS };
     maps::count(lane, Counter::XdpRx);
-    let Some(half) = maps::published() else {
+    let Some(published) = maps::published() else {
         maps::count(lane, Counter::XdpPassUnconfigured);
         return XDP_PASS;
     };
-    if let Some(forwarded) = established(&ctx, half) {
+    if let Some(forwarded) = forward::established(&ctx, published, lane) {
         maps::count(lane, Counter::XdpForwarded);
         maps::count_uplink(lane, &forwarded);
         return forwarded.action;
     }
-    let (action, counter) = steer(&ctx, half);
+    let (action, counter) = steer(&ctx, published);
     maps::count(lane, counter);
     action
 }
 
-/// The kernel tier's part.
-#[inline(always)]
-fn established(ctx: &XdpContext, half: *const ControlHalf) -> Option<Forwarded> {
-    // SAFETY: a field of the half.
-    if unsafe { (*half).tier } != Tier::Kernel as u8 {
-        return None;
-    }
-    let head = words::at::<18>(ctx, 0)?;
-    // SAFETY: 18 bytes are there.
-    let (destination, ethertype, tag, inner) = unsafe {
-        (
-            u64::from(load32(head)) | u64::from(load16(head.add(4))) << 32,
-            u16::from_be(load16(head.add(12))),
-            u16::from_be(load16(head.add(14))),
-            u16::from_be(load16(head.add(16))),
-        )
-    };
-    let tagged = ethertype == ethernet::VLAN && inner == ethernet::IPV4;
-    if ethertype != ethernet::IPV4 && !tagged {
-        return None;
-    }
-    let vlan = if tagged { tag & ethernet::VLAN_ID } else { 0 };
-    // SAFETY: the context is the kernel's.
-    let port = maps::port_of(half, unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
-    // SAFETY: a device of the half.
-    let [a, b, c, d, e, f] = unsafe { (*maps::device(half, port.device)).mac };
-    if destination != u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) {
-        return None;
-    }
-    if tagged { forward::<TAGGED>(ctx, half) } else { forward::<UNTAGGED>(ctx, half) }
-}
-
 /// What is not forwarded here: the kernel's, or the user tier's.
 #[inline(always)]
-fn steer(ctx: &XdpContext, half: *const ControlHalf) -> (u32, Counter) {
+fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
     let frame_len = ctx.data_end() - ctx.data();
     // A mask bounds the length for the verifier, so the copy has room for any masked length.
     let mut copy = [0u8; 0x80];
@@ -119,12 +86,12 @@ fn steer(ctx: &XdpContext, half: *const ControlHalf) -> (u32, Counter) {
     let [d0, d1, d2, d3, d4, d5, ..] = *head;
     // SAFETY: the context is the kernel's.
     let (ifindex, queue) = unsafe { ((*ctx.ctx).ingress_ifindex, (*ctx.ctx).rx_queue_index) };
-    let Some(port) = maps::port_of(half, ifindex, parsed.vlan) else {
+    let Some(port) = published.port_of(ifindex, parsed.vlan) else {
         return (XDP_PASS, Counter::XdpPassPort);
     };
-    // SAFETY: a device of the half.
-    let mac = unsafe { (*maps::device(half, port.device)).mac };
-    let [m0, m1, m2, m3, m4, m5] = mac;
+    // SAFETY: a port of the half.
+    let port = unsafe { port.read() };
+    let [m0, m1, m2, m3, m4, m5] = port.mac.bytes();
     let group = d0 & 1 != 0
         || parsed.dst[0] >= 224
         || u32::from_ne_bytes(parsed.dst) == 0
@@ -137,14 +104,14 @@ fn steer(ctx: &XdpContext, half: *const ControlHalf) -> (u32, Counter) {
     } else if port.role == PortRole::Lan as u8 {
         from_lan(&parsed)
     } else {
-        from_uplink(ctx, half, &port, &parsed)
+        from_uplink(ctx, published, &port, &parsed)
     };
     match verdict {
         Verdict::Pass(reason) => (XDP_PASS, reason),
-        Verdict::Transit => to_user(half, &port, queue),
+        Verdict::Transit => to_user(published, &port, queue),
         Verdict::IfFlow(key, otherwise) => {
             if flows::exists(key.words()) {
-                to_user(half, &port, queue)
+                to_user(published, &port, queue)
             } else {
                 (XDP_PASS, otherwise)
             }
@@ -164,17 +131,17 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 /// From a provider: what a flow waits for, or could. The rest is the kernel's: the gateway's own
 /// sockets, and own prefixes that nobody inside has spoken from yet.
 #[inline(always)]
-fn from_uplink(ctx: &XdpContext, half: *const ControlHalf, port: &Port, p: &Parsed) -> Verdict {
+fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
     let key = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
     match maps::host_class(p.dst) {
         host_class::LOCAL => {
             let reason = Counter::XdpPassLocal;
-            if !translates_to(half, port, p.dst) {
+            if !translates_to(published, port, p.dst) {
                 return Verdict::Pass(reason);
             }
             match p.kind {
                 Kind::Flow | Kind::Fragment { first: true } => match p.proto {
-                    tcp::PROTOCOL | udp::PROTOCOL if is_nat_port(half, port, p.dport) => {
+                    tcp::PROTOCOL | udp::PROTOCOL if is_nat_port(published, port, p.dport) => {
                         Verdict::Transit
                     }
                     icmp::PROTOCOL => Verdict::IfFlow(key, reason),
@@ -183,7 +150,9 @@ fn from_uplink(ctx: &XdpContext, half: *const ControlHalf, port: &Port, p: &Pars
                 Kind::Fragment { first: false } => Verdict::Transit,
                 Kind::IcmpError => match quoted(ctx, p) {
                     Some(quoted) if quoted.dst == p.dst => match quoted.proto {
-                        tcp::PROTOCOL | udp::PROTOCOL if is_nat_port(half, port, quoted.dport) => {
+                        tcp::PROTOCOL | udp::PROTOCOL
+                            if is_nat_port(published, port, quoted.dport) =>
+                        {
                             Verdict::Transit
                         }
                         icmp::PROTOCOL => Verdict::IfFlow(quoted, reason),
@@ -259,8 +228,8 @@ fn quoted(ctx: &XdpContext, p: &Parsed) -> Option<FlowKey4> {
 
 /// Does the port's uplink translate to this address?
 #[inline(always)]
-fn translates_to(half: *const ControlHalf, port: &Port, address: [u8; 4]) -> bool {
-    let uplink = maps::uplink(half, port.uplink);
+fn translates_to(published: Published, port: &Port, address: [u8; 4]) -> bool {
+    let uplink = published.uplink(port.uplink);
     // SAFETY: an uplink of the half.
     let (translate, pool_len) = unsafe { ((*uplink).translate, (*uplink).pool_len) };
     if translate != Translate::Nat44 as u8 {
@@ -277,8 +246,8 @@ fn translates_to(half: *const ControlHalf, port: &Port, address: [u8; 4]) -> boo
 }
 
 #[inline(always)]
-fn is_nat_port(half: *const ControlHalf, port: &Port, dport: [u8; 2]) -> bool {
-    let uplink = maps::uplink(half, port.uplink);
+fn is_nat_port(published: Published, port: &Port, dport: [u8; 2]) -> bool {
+    let uplink = published.uplink(port.uplink);
     // SAFETY: an uplink of the half.
     let (lo, hi) = unsafe { ((*uplink).nat_lo, (*uplink).nat_hi) };
     let dport = u16::from_be_bytes(dport);
@@ -287,9 +256,9 @@ fn is_nat_port(half: *const ControlHalf, port: &Port, dport: [u8; 2]) -> bool {
 
 /// To the queue's socket; without one, what the control page says.
 #[inline(always)]
-fn to_user(half: *const ControlHalf, port: &Port, queue: u32) -> (u32, Counter) {
+fn to_user(published: Published, port: &Port, queue: u32) -> (u32, Counter) {
     // SAFETY: a field of the half.
-    let to_kernel = unsafe { (*half).on_dataplane_loss } == OnDataplaneLoss::Kernel as u8;
+    let to_kernel = unsafe { (*published.half).on_dataplane_loss } == OnDataplaneLoss::Kernel as u8;
     let (lost, reason) = if to_kernel {
         (XDP_PASS, Counter::XdpPassNoDataplane)
     } else {

@@ -9,3 +9,9 @@ pub const XSKS: &str = "XSKS";
 
 /// The map of devices that the program may send by, by device index.
 pub const DEVICES: &str = "DEVICES";
+
+/// The key of the flow hash, two `u64`: to be set before the program is loaded.
+pub const FLOW_SECRET: &str = "FLOW_SECRET";
+
+/// Pages of the flow table, a `u32`: likewise. Zero, as without setting it: no flow is found.
+pub const FLOW_PAGES: &str = "FLOW_PAGES";

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use weir_wire::layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
 use weir_wire::layout::counters::{LANES, Lane};
-use weir_wire::layout::flow::FlowEntry4;
+use weir_wire::layout::flow::{FlowEntry4, PAGE};
 use weir_wire::layout::neighbour::NEIGHBOURS;
 use weir_wire::layout::status::StatusPage;
+use weir_wire::layout::tags::PAGE_GROUPS;
 use weir_wire::layout::{MAX_POLICIES, RegionHeader, RegionKind};
 
 use crate::flows::TagWord;
@@ -43,7 +44,7 @@ pub mod name {
     /// Longest-prefix map of destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
     /// The regions that the XDP program works on.
-    pub const PROGRAM: [&str; 7] = [CONTROL, STATUS, COUNTERS, FLOWS4, TAGS4, NEIGHBOURS, HOSTS4];
+    pub const PROGRAM: [&str; 6] = [CONTROL, COUNTERS, FLOWS4, TAGS4, NEIGHBOURS, HOSTS4];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
 }
@@ -178,15 +179,17 @@ impl Pins {
         Ok(mapping)
     }
 
-    /// Opens the flow table, or creates one of `slots` slots; a table that exists keeps its size.
-    pub(crate) fn flows4(&self, slots: u32, access: Access) -> Result<(Mapping, Shape), Error> {
-        let shape = Shape { value_size: size_of::<FlowEntry4>() as u32, entries: slots };
+    /// Opens the flow table, or creates one of `pages` pages; a table that exists keeps its size.
+    pub(crate) fn flows4(&self, pages: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+        let value_size = size_of::<[FlowEntry4; PAGE as usize]>() as u32;
+        let shape = Shape { value_size, entries: pages };
         self.region(name::FLOWS4, shape, true, access, |_| ())
     }
 
-    /// As [`Self::flows4`], for the tags of `groups` groups.
-    pub(crate) fn tags4(&self, groups: u32, access: Access) -> Result<(Mapping, Shape), Error> {
-        let shape = Shape { value_size: size_of::<TagWord>() as u32, entries: groups };
+    /// As [`Self::flows4`], for the tags of `pages` pages.
+    pub(crate) fn tags4(&self, pages: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+        let value_size = size_of::<[TagWord; PAGE_GROUPS as usize]>() as u32;
+        let shape = Shape { value_size, entries: pages };
         self.region(name::TAGS4, shape, true, access, |_| ())
     }
 

@@ -79,8 +79,8 @@ fn a_region_of_another_version_is_refused() {
 #[test]
 fn a_flow_table_keeps_its_size() {
     let scratch = Scratch::new("flows");
-    assert_eq!(FlowTable4::open(&scratch.0, 1001).unwrap().capacity(), 1008);
-    assert_eq!(FlowTable4::open(&scratch.0, 4096).unwrap().capacity(), 1008);
+    assert_eq!(FlowTable4::open(&scratch.0, 1001).unwrap().capacity(), 1024);
+    assert_eq!(FlowTable4::open(&scratch.0, 4096).unwrap().capacity(), 1024);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
         dst: to.dst,
         sport: to.sport,
         dport: to.dport,
-        l3_delta: addresses.raw(),
+        l3_delta: (addresses + Delta::TTL_DECREMENT).raw(),
         l4_delta: l4.raw(),
     }
 }
@@ -31,7 +31,7 @@ pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
 pub fn apply4(frame: &mut [u8], l3: usize, l4: Option<usize>, proto: u8, new: &Rewrite4) {
     let Some(ip) = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut::<20>) else { return };
     ip[ipv4::field::TTL] = ip[ipv4::field::TTL].wrapping_sub(1);
-    let delta = Delta::from_raw(new.l3_delta) + Delta::TTL_DECREMENT;
+    let delta = Delta::from_raw(new.l3_delta);
     let [.., hi, lo, _, _, _, _, _, _, _, _] = *ip;
     let [hi, lo] = delta.apply([hi, lo]);
     let ([a, b, c, d], [e, f, g, h]) = (new.src, new.dst);

@@ -9,17 +9,16 @@ use weir_wire::{checksum, tcp};
 
 const L3: usize = 14;
 
-fn word(frame: &[u8], at: usize) -> u32 {
-    frame.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()))
+fn word(frame: &[u8], at: usize) -> u64 {
+    frame.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()).into())
 }
 
-fn recognise(frame: &[u8]) -> Option<(Ip4, u32)> {
-    let addresses = u64::from(word(frame, 26)) | u64::from(word(frame, 30)) << 32;
-    let words = [word(frame, 14), word(frame, 18), word(frame, 22)];
-    let ip = Ip4::new(words, addresses, (frame.len() - L3) as u32)?;
-    let len = u32::from(ip.total) - 20;
-    let l4 = [word(frame, 34), word(frame, 38), word(frame, 46)];
-    Some((ip, plain::flow(ip.proto(), l4[0], l4[1], l4[2], len)?))
+fn recognise(frame: &[u8]) -> Option<(Ip4, u64)> {
+    let ip = Ip4([14, 18, 22, 26, 30].map(|at| word(frame, at)));
+    let [first, second, fourth] = [34, 38, 46].map(|at| word(frame, at));
+    let is_plain = ip.is_plain((frame.len() - L3) as u64)
+        && plain::is_plain(ip.proto(), first, second, fourth, u64::from(ip.total()) - 20);
+    is_plain.then(|| (ip, plain::ports(ip.proto(), first, second)))
 }
 
 prop_compose! {
@@ -75,7 +74,7 @@ proptest! {
         let parsed = parse(&frame).ok().filter(|p| {
             p.kind == Kind::Flow && p.ttl > 1 && p.tcp_flags & EVENTS == 0
         });
-        let seen = recognise(&frame).map(|(ip, ports)| (plain::key(&ip, ports), L3 as u16 + ip.total));
+        let seen = recognise(&frame).map(|(ip, ports)| (plain::key(&ip, ports), L3 as u16 + ip.total()));
         let expected = parsed.map(|p| {
             (FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto).words(), p.end)
         });
@@ -94,7 +93,8 @@ proptest! {
         let mut expected = frame.clone();
         apply4(&mut expected, L3, Some(34), p.proto, &rewrite);
         let mut ours = frame.clone();
-        ours[22..26].copy_from_slice(&ip.next_ttl_word(rewrite.l3_delta).to_le_bytes());
+        let word = ip.next_ttl_word(rewrite.l3_delta) as u32;
+        ours[22..26].copy_from_slice(&word.to_le_bytes());
         ours[26..30].copy_from_slice(&rewrite.src);
         ours[30..34].copy_from_slice(&rewrite.dst);
         let at = match p.proto { 6 => 50, 17 => 40, _ => 36 };

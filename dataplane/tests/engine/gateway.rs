@@ -8,7 +8,8 @@ use weir_dataplane::engine::{Engine, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_shm::control::{BucketTable, ControlWriter, Snapshot};
 use weir_wire::layout::control::{
-    BUCKETS, ControlHalf, Member, Name, Port, PortRole, Prefix, Selection, Translate, uplink_state,
+    BUCKETS, ControlHalf, Mac, Member, Name, Port, PortRole, Prefix, Selection, Translate,
+    uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 
@@ -83,8 +84,7 @@ impl Gateway {
         let mut half = Snapshot::new().half;
         for device in 0..4u8 {
             let d = &mut half.devices[usize::from(device)];
-            (d.ifindex, d.queues, d.mtu, d.mac) =
-                (100 + u32::from(device), 1, 1500, device_mac(device));
+            (d.ifindex, d.queues, d.mtu) = (100 + u32::from(device), 1, 1500);
             let role = if device == LAN { PortRole::Lan } else { PortRole::Uplink };
             let uplink = device.wrapping_sub(1);
             half.ports[usize::from(device)] = Port {
@@ -94,15 +94,17 @@ impl Gateway {
                 reserved: 0,
                 vlan: 0,
                 mtu: 1500,
+                mac: Mac::new(device_mac(device)),
                 address: if device == LAN { GATEWAY } else { external(uplink) },
                 ifindex: 100 + u32::from(device),
+                reserved1: [0; 8],
             };
             assert!(half.insert_port_slot(100 + u32::from(device), 0, device));
         }
         for uplink in 0..3u8 {
             let u = &mut half.uplinks[usize::from(uplink)];
             (u.name, u.port) = (Name::new(&format!("uplink{uplink}")), uplink + 1);
-            u.next_hop_mac = next_hop_mac(uplink);
+            u.next_hop_mac = Mac::new(next_hop_mac(uplink));
             u.translate = if uplink < 2 { Translate::Nat44 } else { Translate::None } as u8;
             (u.nat_lo, u.nat_hi) = (20_000, 60_000);
             (u.pool_len, u.pool[0]) = (1, external(uplink));

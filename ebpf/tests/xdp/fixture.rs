@@ -16,11 +16,10 @@ use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
 use weir_shm::pins::name;
-use weir_shm::status::Status;
 use weir_wire::hash::flow4;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
-    ControlHalf, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class, uplink_state,
+    ControlHalf, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4};
@@ -72,9 +71,10 @@ impl Fixture {
         half.on_dataplane_loss = loss as u8;
         half.tier = Tier::Kernel as u8;
         let device = &mut half.devices[0];
-        (device.ifindex, device.queues, device.mtu, device.mac) = (1, 1, 1500, OURS);
+        (device.ifindex, device.queues, device.mtu) = (1, 1, 1500);
         let uplink = if role == PortRole::Lan { NONE } else { 0 };
-        let port = Port { role: role as u8, device: 0, uplink, mtu: 1500, ..half.ports[0] };
+        let mac = Mac::new(OURS);
+        let port = Port { role: role as u8, device: 0, uplink, mtu: 1500, mac, ..half.ports[0] };
         half.ports[0] = port;
         half.ports[1] = Port { vlan: 7, ..port };
         assert!(half.insert_port_slot(1, 0, 0));
@@ -83,7 +83,7 @@ impl Fixture {
         (uplink.translate, uplink.pool_len) = (Translate::Nat44 as u8, 1);
         uplink.pool[0] = WAN_ADDRESS;
         (uplink.nat_lo, uplink.nat_hi) = (16_384, 65_535);
-        uplink.next_hop_mac = NEXT_HOP;
+        uplink.next_hop_mac = Mac::new(NEXT_HOP);
         change(&mut half);
         writer.set_uplink_state(0, uplink_state::USABLE);
         writer.publish(&mut half, &[]);
@@ -103,14 +103,14 @@ impl Fixture {
         let directory = format!("/sys/fs/bpf/weir-ebpf-test-{}-{test}", std::process::id());
         let pins = Pins::create(directory).expect("these tests need root and bpffs");
         ControlRegion::open(&pins, Access::Write).unwrap();
-        let status = Status::open(&pins, Access::Write).unwrap();
-        status.set_hash_key(KEY);
         let counters = Counters::open(&pins, Access::Write).unwrap();
         let flows = FlowTable4::open(&pins, 1024).unwrap();
-        status.set_flows4(flows.capacity());
         Neighbours::open(&pins, Access::Write).unwrap();
         Hosts4::open(&pins).unwrap();
+        let pages = flows.pages();
         let mut loader = EbpfLoader::new();
+        loader.override_global(names::FLOW_SECRET, &KEY, true);
+        loader.override_global(names::FLOW_PAGES, &pages, true);
         for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }

@@ -3,6 +3,7 @@
 use weir_shm::control::ControlRegion;
 use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
+use weir_wire::layout::control::Mac;
 use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
@@ -212,7 +213,7 @@ fn a_packet_beyond_the_ports_mtu_is_the_user_tiers() {
 
 #[test]
 fn an_unknown_next_hop_is_the_user_tiers() {
-    let mut f = fixture("next-hop", |half| half.uplinks[0].next_hop_mac = [0; 6]);
+    let mut f = fixture("next-hop", |half| half.uplinks[0].next_hop_mac = Mac::NONE);
     let frame = frame(udp::PROTOCOL, 0);
     f.insert(offered(&frame));
     assert_eq!(f.run(&frame), TRANSIT);

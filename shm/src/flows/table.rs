@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, GROUP};
-use weir_wire::layout::tags::{choices, lowest, matching, spills, tag, used};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, GROUP, PAGE};
+use weir_wire::layout::tags::{
+    PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used,
+};
 
 use super::{Slot4, TagWord};
 use crate::map::{Access, Mapping, prefetch};
@@ -14,14 +16,14 @@ use crate::{Error, Pins, pins::name};
 pub struct FlowTable4 {
     slots: Arc<Mapping>,
     tags: Arc<Mapping>,
-    groups: u32,
+    pages: u32,
 }
 
 impl FlowTable4 {
     /// Opens the pinned table for writing, creating one of at least `slots` slots when there is
     /// none. The caller makes sure that the status page vouches for a table that exists.
     pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
-        Self::checked(pins, slots.max(GROUP).next_multiple_of(GROUP), Access::Write)
+        Self::checked(pins, slots.div_ceil(PAGE).max(1), Access::Write)
     }
 
     /// Opens the pinned table for reading.
@@ -29,33 +31,38 @@ impl FlowTable4 {
         Self::checked(pins, 0, Access::Read)
     }
 
-    fn checked(pins: &Pins, slots: u32, access: Access) -> Result<Self, Error> {
-        let (slots, shape) = pins.flows4(slots, access)?;
-        let (tags, tag_shape) = pins.tags4(shape.entries / GROUP, access)?;
-        if shape.entries % GROUP != 0 || tag_shape.entries != shape.entries / GROUP {
+    fn checked(pins: &Pins, pages: u32, access: Access) -> Result<Self, Error> {
+        let (slots, shape) = pins.flows4(pages, access)?;
+        let (tags, tag_shape) = pins.tags4(shape.entries, access)?;
+        if tag_shape.entries != shape.entries {
             return Err(Error::Layout {
-                path: pins.path(name::FLOWS4),
-                found: format!("{} slots and {} groups", shape.entries, tag_shape.entries),
-                expected: format!("groups of {GROUP} slots"),
+                path: pins.path(name::TAGS4),
+                found: format!("{} pages", tag_shape.entries),
+                expected: format!("{} pages, as {}", shape.entries, name::FLOWS4),
             });
         }
-        Ok(Self { slots: Arc::new(slots), tags: Arc::new(tags), groups: tag_shape.entries })
+        Ok(Self { slots: Arc::new(slots), tags: Arc::new(tags), pages: tag_shape.entries })
     }
 
     /// A table of this process alone.
     pub fn anonymous(slots: u32) -> std::io::Result<Self> {
-        let groups = slots.max(GROUP).div_ceil(GROUP);
+        let pages = slots.div_ceil(PAGE).max(1);
         let of = |bytes: usize| Mapping::anonymous(bytes).map(Arc::new);
         Ok(Self {
-            slots: of((groups * GROUP) as usize * size_of::<Slot4>())?,
-            tags: of(groups as usize * size_of::<TagWord>())?,
-            groups,
+            slots: of((pages * PAGE) as usize * size_of::<Slot4>())?,
+            tags: of((pages * PAGE_GROUPS) as usize * size_of::<TagWord>())?,
+            pages,
         })
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> u32 {
+        self.pages
     }
 
     /// Number of slots.
     pub fn capacity(&self) -> u32 {
-        self.groups * GROUP
+        self.pages * PAGE
     }
 
     /// The slot at `index`; an index out of range, from shared memory, is some slot or other.
@@ -73,15 +80,13 @@ impl FlowTable4 {
     /// Asks for the tags that a search for `hash` begins with.
     #[inline]
     pub fn prefetch_tags(&self, hash: u64) {
-        for group in choices(hash, self.groups) {
-            prefetch(self.tags(group));
-        }
+        prefetch(self.tags(choices(hash, self.pages).page * PAGE_GROUPS));
     }
 
     /// Asks for the slot that a search for `hash` will most likely look at.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {
-        for group in choices(hash, self.groups) {
+        for group in choices(hash, self.pages).in_table() {
             let mask = matching(self.tags(group).load(), tag(hash));
             if mask != 0 {
                 prefetch(self.slot(group * GROUP + lowest(mask)));
@@ -94,7 +99,7 @@ impl FlowTable4 {
     #[inline]
     pub fn find(&self, hash: u64, key: &FlowKey4) -> Option<u32> {
         let words = key.words();
-        let [a, b] = choices(hash, self.groups);
+        let [a, b] = choices(hash, self.pages).in_table();
         self.search(a, hash, words)
             .or_else(|| self.search(b, hash, words))
             .or_else(|| self.search_spills(hash, words))
@@ -115,19 +120,35 @@ impl FlowTable4 {
 
     #[cold]
     fn search_spills(&self, hash: u64, words: [u64; 2]) -> Option<u32> {
-        spills(hash, self.groups).into_iter().find_map(|group| self.search(group, hash, words))
+        let places = spills(hash, self.pages).in_table();
+        places.into_iter().find_map(|group| self.search(group, hash, words))
     }
 
     /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
     pub fn insert(&self, hash: u64, entry: &FlowEntry4) -> Option<u32> {
-        let [a, b] = choices(hash, self.groups);
-        let (in_a, in_b) = (used(self.tags(a).load()), used(self.tags(b).load()));
-        let first = if in_a < GROUP / 2 || in_a <= in_b { [a, b] } else { [b, a] };
-        let [c, d] = spills(hash, self.groups);
-        let claim = |group: u32| Some(group * GROUP + self.tags(group).claim(tag(hash))?);
-        let index = first.into_iter().chain([c, d]).find_map(claim)?;
+        let mut groups = self.in_order(hash);
+        let index = groups.find_map(|group| {
+            Some(group * GROUP + self.tags(group).claim(tag(hash), preferred(hash))?)
+        })?;
         self.slot(index).publish(entry);
         Some(index)
+    }
+
+    /// The groups for `hash`, the one to use first. The first choice while half of it is free, so
+    /// that most flows stand where readers look first; else the emptier of both; and once both
+    /// are about to fill, the emptiest of all four, without which pages would fill unevenly.
+    fn in_order(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let [a, b] = choices(hash, self.pages).in_table();
+        let [c, d] = spills(hash, self.pages).in_table();
+        let used = |group: u32| used(self.tags(group).load());
+        let mut groups = [a, b, c, d];
+        let [in_a, in_b] = [used(a), used(b)];
+        if in_a.min(in_b) >= GROUP - 1 {
+            groups.sort_by_key(|group| used(*group));
+        } else if in_a > GROUP / 2 && in_a > in_b {
+            groups.swap(0, 1);
+        }
+        groups.into_iter()
     }
 
     /// Owner only: makes two published entries each other's peer.
@@ -147,7 +168,7 @@ impl FlowTable4 {
     /// Frees slots that a worker of an earlier process claimed and never published. Only while
     /// no worker runs.
     pub fn recover(&self) {
-        for group in 0..self.groups {
+        for group in 0..self.pages * PAGE_GROUPS {
             let word = self.tags(group).load();
             for slot in (0..GROUP).filter(|slot| word >> (8 * slot) & 0xff != 0) {
                 if !self.slot(group * GROUP + slot).is_valid() {
@@ -213,10 +234,10 @@ mod tests {
 
     #[test]
     fn a_full_table_refuses_and_keeps_what_it_has() {
-        let table = FlowTable4::anonymous(4 * GROUP).unwrap();
+        let table = FlowTable4::anonymous(2 * PAGE).unwrap();
         let hash = |n: u32| hash::flow4([1, 2], &key(&entry(n)));
         let (mut kept, mut n) = (Vec::new(), 0);
-        while kept.len() < 4 * GROUP as usize {
+        while kept.len() < 2 * PAGE as usize {
             kept.extend(table.insert(hash(n), &entry(n)).map(|_| n));
             n += 1;
         }
@@ -226,8 +247,8 @@ mod tests {
 
     #[test]
     fn slots_claimed_by_a_dead_process_become_free() {
-        let table = FlowTable4::anonymous(GROUP).unwrap();
-        assert_eq!(table.tags(0).claim(9), Some(0));
+        let table = FlowTable4::anonymous(PAGE).unwrap();
+        assert_eq!(table.tags(0).claim(9, 0), Some(0));
         assert_eq!(table.insert(0, &entry(1)), Some(1));
         table.recover();
         assert_eq!(table.insert(0, &entry(2)), Some(0));

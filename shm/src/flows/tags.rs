@@ -1,6 +1,6 @@
 //! A group's word of tags: claiming a slot, and giving it back.
 
-use weir_wire::layout::tags::{lowest, matching};
+use weir_wire::layout::tags::{first_from, matching};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -16,15 +16,16 @@ impl TagWord {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Enters `tag` for a free slot, which is the caller's from then on; `None` when there is none.
-    pub(super) fn claim(&self, tag: u8) -> Option<u32> {
+    /// Enters `tag` for a free slot, which is the caller's from then on: the `preferred` one or the
+    /// next; `None` when there is none.
+    pub(super) fn claim(&self, tag: u8, preferred: u32) -> Option<u32> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let free = matching(word, 0);
             if free == 0 {
                 return None;
             }
-            let slot = lowest(free);
+            let slot = first_from(preferred, free);
             let claimed = word | u64::from(tag) << (8 * slot);
             // Acquire: what the last owner did to the slot has happened.
             match self.0.compare_exchange(word, claimed, Ordering::Acquire, Ordering::Relaxed) {
@@ -52,9 +53,9 @@ mod tests {
             let word = Arc::new(TagWord(AtomicU64::new(0x0101_0101_0101_0000)));
             let other = {
                 let word = word.clone();
-                loom::thread::spawn(move || word.claim(7))
+                loom::thread::spawn(move || word.claim(7, 0))
             };
-            let mine = word.claim(8);
+            let mine = word.claim(8, 0);
             let theirs = other.join().unwrap();
             assert_eq!((mine.is_some(), theirs.is_some(), mine != theirs), (true, true, true));
         });
@@ -68,7 +69,7 @@ mod tests {
                 let word = word.clone();
                 loom::thread::spawn(move || word.release(0))
             };
-            let mine = word.claim(8);
+            let mine = word.claim(8, 0);
             other.join().unwrap();
             assert_eq!(word.load(), 0x0101_0101_0101_0000 | 8 << (8 * mine.unwrap()));
         });

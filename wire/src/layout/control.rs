@@ -110,6 +110,39 @@ impl core::fmt::Debug for Name {
     }
 }
 
+/// A hardware address in a word of its own, so that the XDP program loads it as one: the address in
+/// the low six bytes in memory order, above them zero. Aligned to 8 bytes wherever it is kept.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(transparent)]
+pub struct Mac(u64);
+
+impl Mac {
+    /// No address: all zero.
+    pub const NONE: Self = Self(0);
+
+    /// From the bytes as on the wire.
+    #[inline]
+    pub const fn new(address: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = address;
+        Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+
+    /// The bytes as on the wire.
+    #[inline]
+    pub const fn bytes(self) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = self.0.to_ne_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// The word as memory has it.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+}
+
 /// A network interface with XDP attached. 64 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -120,17 +153,15 @@ pub struct Device {
     pub queues: u32,
     /// Maximum transmission unit: largest IP packet, bytes.
     pub mtu: u32,
-    /// Hardware address.
-    pub mac: [u8; 6],
     /// 1: the XDP program may send frames by this device.
     pub xdp_transmit: u8,
     /// Zero.
-    pub reserved: [u8; 13],
+    pub reserved: [u8; 19],
     /// Interface name.
     pub name: Name,
 }
 
-/// A device, or one VLAN of a device, with its role. 16 bytes.
+/// A device, or one VLAN of a device, with its role. 32 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Port {
@@ -146,10 +177,14 @@ pub struct Port {
     pub vlan: u16,
     /// Maximum transmission unit, bytes.
     pub mtu: u16,
+    /// Hardware address.
+    pub mac: Mac,
     /// The gateway's own IPv4 address on the port, network order; source of ICMP errors.
     pub address: [u8; 4],
     /// Kernel interface index of the layer-3 interface (the VLAN device when there is one).
     pub ifindex: u32,
+    /// Zero.
+    pub reserved1: [u8; 8],
 }
 
 /// One slot of the open-addressed (interface, VLAN) to port table. 8 bytes.
@@ -194,12 +229,10 @@ pub struct Uplink {
     pub nat_lo: u16,
     /// Last NAT port, inclusive.
     pub nat_hi: u16,
-    /// Hardware address of the next hop; zero = not resolved.
-    pub next_hop_mac: [u8; 6],
-    /// Zero.
-    pub reserved1: [u8; 2],
     /// Address of the next hop, network order.
     pub next_hop: [u8; 4],
+    /// Hardware address of the next hop; zero = not resolved.
+    pub next_hop_mac: Mac,
     /// Pool of source addresses, network order.
     pub pool: [[u8; 4]; MAX_POOL],
     /// When the uplink last changed usability, CLOCK_REALTIME seconds.
@@ -496,7 +529,7 @@ pub mod host_class {
 
 const _: () = {
     assert!(size_of::<Device>() == 64);
-    assert!(size_of::<Port>() == 16);
+    assert!(size_of::<Port>() == 32);
     assert!(size_of::<PortSlot>() == 8);
     assert!(size_of::<Uplink>() == 192);
     assert!(size_of::<Policy>() == 304);

@@ -177,8 +177,11 @@ pub struct Lane {
     pub uplinks: [UplinkCounters; MAX_UPLINKS],
     /// Identification.
     pub header: RegionHeader,
+    /// The XDP program's clock: the kernel's tick that it was read at, and what it read then,
+    /// CLOCK_MONOTONIC milliseconds.
+    pub clock: [u64; 2],
     /// Zero.
-    pub reserved: [u64; 61],
+    pub reserved: [u64; 59],
 }
 
 const _: () = {

@@ -1,8 +1,9 @@
 //! The flow table: one slot per direction, the match key and the compiled rewrite in one place.
 //!
 //! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. Slots stand in groups of
-//! [`GROUP`], and which of a group's slots to look at is in its word of [`tags`](super::tags): a
-//! search touches that word, and then as a rule one slot, the one that holds the flow.
+//! [`GROUP`], groups in pages of [`PAGE`] slots, 4 KiB. Which of a group's slots to look at is in its
+//! word of [`tags`](super::tags), a page's words are one cache line: a search touches that line, and
+//! then as a rule one slot, the one that holds the flow.
 //!
 //! **Publication.** `state` is the slot's word of truth: the [`VALID`] bit, and above it a
 //! generation that is another one each time the slot is used.
@@ -23,6 +24,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Slots of a group, adjacent and aligned.
 pub const GROUP: u32 = 8;
+/// Slots of a page of the table, which is one of the machine's: finding it costs one walk of the
+/// page tables, whichever of its slots is wanted.
+pub const PAGE: u32 = 64;
 
 /// The slot holds a flow.
 pub const VALID: u32 = 1;
@@ -32,9 +36,9 @@ pub const GENERATION: u32 = 2;
 /// Slots of a table for so many flows: two each, and a fifth more, with which one insertion in a
 /// hundred thousand is refused when the table is as full as it was made for.
 pub const fn slots_for(flows: u32) -> u32 {
-    let slots = (flows as u64 * 12).div_ceil(5).next_multiple_of(GROUP as u64);
+    let slots = (flows as u64 * 12).div_ceil(5).next_multiple_of(PAGE as u64);
     // An index is 32 bits, and a peer is named by one.
-    const MOST: u32 = u32::MAX - (GROUP - 1);
+    const MOST: u32 = u32::MAX - (PAGE - 1);
     if slots > MOST as u64 { MOST } else { slots as u32 }
 }
 
@@ -139,7 +143,7 @@ pub struct Rewrite4 {
     pub sport: [u8; 2],
     /// New destination port (ICMP: identifier), network order.
     pub dport: [u8; 2],
-    /// RFC 1624 delta of the IPv4 header checksum, without the TTL.
+    /// RFC 1624 delta of the IPv4 header checksum, one off the TTL included.
     pub l3_delta: u16,
     /// RFC 1624 delta of the transport checksum.
     pub l4_delta: u16,
@@ -245,5 +249,5 @@ const _: () = {
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, new_src) == 56);
     assert!(offset_of!(FlowEntry6, packets) == 112);
-    assert!(GROUP.is_power_of_two());
+    assert!(GROUP.is_power_of_two() && PAGE == GROUP * GROUP);
 };

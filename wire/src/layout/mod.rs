@@ -10,7 +10,7 @@
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
 //! | [`neighbour`] table | `NEIGHBOURS` | workers, by compare-and-swap | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
-//! | dataplane [`status`] | `STATUS` | dataplane | XDP, control, CLI |
+//! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
 //!
 //! Numbers are in host byte order unless a field says "network order"; addresses and ports that
 //! travel in packets are kept as the bytes of the packet. All padding is explicit and zero. A

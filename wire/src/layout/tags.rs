@@ -1,40 +1,70 @@
-//! The index of the flow table: a byte for every slot, the eight of a group in one word.
+//! The index of the flow table: a byte for every slot, the eight of a group in one word, the eight
+//! words of a page in one cache line.
 //!
 //! A byte is zero while its slot is free, else eight bits of the hash of the key in the slot. A key
-//! lives in one of four groups that its hash names: the emptier of [`choices`], or, when both are
-//! full, one of [`spills`]. With one word a search knows which slots to look at; a slot that does
-//! not hold the key is touched once in thirty searches.
+//! lives in one of two groups of a page, its [`choices`], or when they are full in one of two of
+//! another page, its [`spills`]. With one word a search knows which slots of a group to look at; a
+//! slot that does not hold the key is touched once in thirty searches.
 //!
-//! The groups' number is any, not a power of two: a table is as large as it was asked to be.
+//! Within its group a flow stands in the slot that its hash prefers, else in the next free one, in
+//! turn: a reader can load the slots where most flows are while it waits for the tags.
+//!
+//! The pages' number is any, not a power of two: a table is as large as it was asked to be.
 
-use super::flow::GROUP;
+use super::flow::{GROUP, PAGE};
 
 const LOW: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = LOW << 7;
 
+/// Groups of a page.
+pub const PAGE_GROUPS: u32 = PAGE / GROUP;
+
 /// The tag of a hash, never zero.
 #[inline(always)]
 pub const fn tag(hash: u64) -> u8 {
-    let low = hash as u8;
-    low | (low == 0) as u8
+    let tag = (hash >> 48) as u8;
+    tag | (tag == 0) as u8
 }
 
-/// The two groups, of `groups`, where the keys of a hash live.
+/// The slot of its group that a hash prefers.
 #[inline(always)]
-pub const fn choices(hash: u64, groups: u32) -> [u32; 2] {
-    [scale(hash >> 32, groups), scale(hash & 0xffff_ffff, groups)]
+pub const fn preferred(hash: u64) -> u32 {
+    (hash >> 40) as u32 & (GROUP - 1)
 }
 
-/// The two groups where they live when both [`choices`] were full.
-#[inline(always)]
-pub const fn spills(hash: u64, groups: u32) -> [u32; 2] {
-    choices(hash.wrapping_mul(0xff51_afd7_ed55_8ccd), groups)
+/// A page of the table, and two groups of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The page.
+    pub page: u32,
+    /// The groups, counted within the page.
+    pub groups: [u32; 2],
 }
 
-/// Maps 32 bits evenly onto `0..groups`.
+impl Place {
+    /// The groups, counted from the table's start.
+    #[inline(always)]
+    pub const fn in_table(&self) -> [u32; 2] {
+        let first = self.page * PAGE_GROUPS;
+        [first + self.groups[0], first + self.groups[1]]
+    }
+}
+
+/// Where the keys of a hash live, in a table of `pages`.
 #[inline(always)]
-const fn scale(bits: u64, groups: u32) -> u32 {
-    ((bits * groups as u64) >> 32) as u32
+pub const fn choices(hash: u64, pages: u32) -> Place {
+    // Maps 32 bits evenly onto 0..pages.
+    let page = ((hash & 0xffff_ffff) * pages as u64) >> 32;
+    let a = (hash >> 32) as u32 & (PAGE_GROUPS - 1);
+    // Another one, by an odd difference.
+    let b = a ^ (((hash >> 34) as u32 & (PAGE_GROUPS - 1)) | 1);
+    Place { page: page as u32, groups: [a, b] }
+}
+
+/// Where they live when their [`choices`] were full.
+#[inline(always)]
+pub const fn spills(hash: u64, pages: u32) -> Place {
+    choices(hash.wrapping_mul(0xff51_afd7_ed55_8ccd), pages)
 }
 
 /// The bytes of `word` that equal `tag`: the top bit of each is set, all else is zero.
@@ -57,6 +87,12 @@ pub const fn used(word: u64) -> u32 {
 pub const fn lowest(mask: u64) -> u32 {
     let bit = (mask & mask.wrapping_neg()) >> 7;
     (bit.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
+}
+
+/// The first slot of a mask of [`matching`], in turn from `preferred` on. The mask must not be zero.
+#[inline(always)]
+pub const fn first_from(preferred: u32, mask: u64) -> u32 {
+    (lowest(mask.rotate_right(8 * preferred)) + preferred) & (GROUP - 1)
 }
 
 #[cfg(test)]
@@ -82,12 +118,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_never_zero_and_groups_are_in_range() {
-        for hash in [0, 1, 0x100, u64::MAX, 0x8000_0000_8000_0000] {
+    fn slots_are_taken_in_turn_from_the_preferred_one() {
+        let mask = matching(u64::from_le_bytes([0, 1, 0, 1, 1, 1, 0, 1]), 0);
+        let taken = [0, 1, 2, 3, 4, 5, 6, 7].map(|preferred| first_from(preferred, mask));
+        assert_eq!(taken, [0, 2, 2, 6, 6, 6, 6, 0]);
+    }
+
+    #[test]
+    fn a_tag_is_never_zero_and_places_are_in_the_table() {
+        for hash in [0, 1, 0x100, u64::MAX, 0x8000_0000_8000_0000, 0x1234_5678_9abc_def0] {
             assert_ne!(tag(hash), 0);
-            for groups in [1, 3, 1000, u32::MAX / GROUP] {
-                let all = [choices(hash, groups), spills(hash, groups)];
-                assert!(all.as_flattened().iter().all(|group| *group < groups));
+            for pages in [1, 3, 1000, u32::MAX / PAGE] {
+                for place in [choices(hash, pages), spills(hash, pages)] {
+                    let [a, b] = place.groups;
+                    assert!(place.page < pages && a < PAGE_GROUPS && b < PAGE_GROUPS && a != b);
+                    assert!(place.in_table().iter().all(|group| group / PAGE_GROUPS == place.page));
+                }
             }
         }
     }
