@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use weir_bench::compare::{Comparison, Report, Size, System};
+use weir_bench::memory::options::Options;
 use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
-use weir_bench::{cleanup, topology::Topology};
+use weir_bench::{cleanup, pipeline, topology::Topology};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -36,17 +37,10 @@ enum Action {
     },
     /// Show weir at work: three providers, real clients, live weights, an uplink taken out.
     Demo,
-    /// Measure the user tier in memory: nanoseconds per packet by number of flows.
-    Pipeline {
-        /// Numbers of flows.
-        #[arg(long, value_delimiter = ',', default_value = "1024,64512,1032192")]
-        flows: Vec<usize>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
     /// Measure weir beside the kernel, a bare redirect and testpmd: the same traffic for all.
     Compare(Compare),
+    /// Measure the user tier in memory: the cost of a packet by number of flows.
+    Pipeline(Memory),
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -86,6 +80,15 @@ enum Topo {
 }
 
 #[derive(clap::Args)]
+struct Memory {
+    #[command(flatten)]
+    options: Options,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 struct Up {
     /// Number of providers.
     #[arg(long, default_value_t = 3)]
@@ -118,28 +121,11 @@ fn main() -> Result<()> {
         Action::Topo(Topo::Up(up)) => topo_up(&up),
         Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
-        Action::Pipeline { flows, json } => pipeline(&flows, json),
         Action::Compare(arguments) => compare(arguments),
+        Action::Pipeline(memory) => pipeline::run(&memory.options)?.print(memory.json),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
-}
-
-fn pipeline(flows: &[usize], json: bool) -> Result<()> {
-    let lines = weir_bench::pipeline::run(flows)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
-        return Ok(());
-    }
-    println!("     flows   ns/packet   (fastest – slowest round)   writing the frame");
-    for line in lines {
-        let [low, high] = line.range_ns;
-        println!(
-            "{:>10} {:>11.1}   ({low:.1} – {high:.1}) {:>23.1}",
-            line.flows, line.ns, line.writing_ns
-        );
-    }
-    Ok(())
 }
 
 fn compare(arguments: Compare) -> Result<()> {

@@ -1,182 +1,328 @@
-//! The user tier in memory: what a packet of an established flow costs without a kernel.
+//! What a packet of an established flow costs in the user tier, without a kernel.
 //!
-//! Frames are written, taken through the engine in batches, and recycled. Writing alone is measured
-//! in the same rounds and subtracted, so the figure is the engine's own. Flows are visited in random
-//! order: every packet's entry is as cold as the table is large.
+//! Packets are prepared, written into frames, and taken through the engine in batches of
+//! [`BATCH`](weir_dataplane::engine::BATCH); the time is that of [`Engine::process`] alone, without
+//! preparing, writing, and reading the clock.
+//!
+//! [`Engine::process`]: weir_dataplane::engine::Engine::process
 
-use std::time::Instant;
-
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use serde::Serialize;
-use weir_control::publish::{self, Overrides};
-use weir_control::site;
-use weir_control::watch::{Kernel, Link, NeighbourEntry};
-use weir_dataplane::engine::{BATCH, Engine, Regions};
-use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
-use weir_shm::control::ControlWriter;
-use weir_wire::checksum;
+use serde_json::json;
 use weir_wire::layout::counters::Counter;
 
-const ROUNDS: usize = 5;
-const PACKETS: usize = 1 << 20;
-const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const SITE: &str = "[gateway]\nnat_ports = \"1024-65535\"\n[timeouts]\nudp = 100000\n\
-    [[lan]]\ninterface = \"lan0\"\nprefixes = [\"10.0.0.0/8\"]\n\
-    [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\nnext_hop = \"100.64.0.1\"\ntranslate = \"none\"\n";
+use crate::machine;
+use crate::memory::driver::{Direction, Driver};
+use crate::memory::gateway::{Gateway, Translation};
+use crate::memory::meter::{Instructions, Stopwatch};
+use crate::memory::options::{Options, Pages, bytes_on_huge_pages};
+use crate::memory::ring;
+use crate::memory::traffic::{Packet, Protocol};
+use crate::plot::{Data, Plot};
+use crate::random::Random;
+use crate::section::{Section, figure, median, range, table};
 
-/// One line of the report.
+const FLOWS: [usize; 4] = [1024, 64_512, 1_032_192, 4_128_768];
+const ROUNDS: usize = 5;
+/// Packets of a round. A table with more flows is visited further in the next round, so that no
+/// round finds what the last one left in the cache.
+const PACKETS: usize = 1 << 20;
+const TTL: u8 = 64;
+
+/// How the flows are visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// In the order they were made.
+    Sequential,
+    /// In an order of chance, each as often.
+    Random,
+}
+
+/// What is measured together: one table.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Case {
+    /// Routed or translated.
+    pub translation: Translation,
+    /// Pages behind table and frames.
+    pub pages: Pages,
+    /// Flows in the table, which has room for twice as many.
+    pub flows: usize,
+}
+
+/// The cost of one kind of packet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// Flows in the table, visited in random order.
-    pub flows: usize,
-    /// Median over the rounds, nanoseconds per packet, frame writing subtracted.
+    /// The table.
+    #[serde(flatten)]
+    pub case: Case,
+    /// Which way.
+    pub direction: Direction,
+    /// In which order.
+    pub order: Order,
+    /// Nanoseconds per packet in the engine: median of the rounds.
     pub ns: f64,
     /// Fastest and slowest round.
     pub range_ns: [f64; 2],
-    /// Writing a frame, nanoseconds.
-    pub writing_ns: f64,
+    /// Clocks of the time-stamp counter per packet; none where its frequency is unknown.
+    pub clocks: Option<f64>,
+    /// Of [`Self::ns`], until the packet is parsed: what packets cost that end there because no
+    /// port is known for their device. Uplink to LAN only.
+    pub parse_ns: Option<f64>,
+    /// Of [`Self::ns`], until the flow is found and the decision made: what packets cost that end
+    /// there by their time to live. Uplink to LAN only: the LAN's hosts would get an answer.
+    pub decide_ns: Option<f64>,
+    /// Instructions per packet in the engine; none where the processor does not count.
+    pub instructions: Option<f64>,
+    /// Allocations of memory per packet.
+    pub allocations: f64,
+    /// Packets of each round.
+    pub packets: usize,
+    /// Packets that the engine forwarded in each round.
+    pub forwarded: u64,
+    /// Frames on reserved huge pages?
+    pub frames_on_huge_pages: bool,
+    /// Bytes of the process on transparent huge pages.
+    pub bytes_on_huge_pages: u64,
 }
 
-/// Collects what is transmitted, to be used again.
-struct Pool {
-    free: Vec<HeapFrame>,
-}
-
-impl Output<HeapFrame> for Pool {
-    fn transmit(&mut self, _: u8, frame: HeapFrame) -> Result<(), HeapFrame> {
-        self.free.push(frame);
-        Ok(())
-    }
-
-    fn allocate(&mut self) -> Option<HeapFrame> {
-        None
-    }
-
-    fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
-        false
-    }
-}
-
-/// Measures at each number of flows.
+/// Measures what the options say.
 ///
 /// # Errors
-/// When memory for a table cannot be had, or a packet is not forwarded.
-pub fn run(flows: &[usize]) -> Result<Vec<Line>> {
-    flows.iter().map(|flows| measure(*flows)).collect()
-}
-
-fn measure(flows: usize) -> Result<Line> {
-    let regions = Regions::anonymous(u32::try_from(flows * 4)?, [0x1234_5678, 0x9abc_def0])?;
-    publish(&regions)?;
-    let mut engine = Engine::new(0, 1, &regions, [1, 2]);
-    let mut pool = Pool { free: (0..BATCH).map(|_| HeapFrame::new(&[0; 60])).collect() };
-    let template = template();
-    let mut batch = Vec::with_capacity(BATCH);
-    let ordered: Vec<u32> = (0..u32::try_from(flows)?).collect();
-    for chunk in ordered.chunks(BATCH) {
-        fill(&mut batch, &mut pool, &template, chunk.iter().copied());
-        engine.process(&mut batch, 1, &mut pool);
-    }
-    let made = regions.counters.sum(Counter::FlowsCreated);
-    anyhow::ensure!(made == flows as u64, "{made} of {flows} flows were made");
-    let order = shuffled(flows);
-    let (mut costs, mut writing) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let started = Instant::now();
-        for chunk in order.chunks(BATCH) {
-            fill(&mut batch, &mut pool, &template, chunk.iter().copied());
-            pool.free.extend(batch.drain(..).map(|received| received.frame));
+/// When memory cannot be had, or a packet does not take its way.
+pub fn run(options: &Options) -> Result<Section> {
+    let cpu = machine::pin(options.cpu)?;
+    let rounds = options.rounds_or(ROUNDS);
+    let mut lines = Vec::new();
+    for translation in [Translation::Nat44, Translation::Routed] {
+        for pages in options.pages_or_both() {
+            for flows in options.flows_or(&FLOWS) {
+                let case = Case { translation, pages, flows };
+                lines.extend(pages.during(|| measure(case, rounds, PACKETS))?);
+            }
         }
-        let written = started.elapsed().as_nanos() as f64 / order.len() as f64;
-        let sent = regions.counters.sum(Counter::UserTx);
-        let started = Instant::now();
-        for chunk in order.chunks(BATCH) {
-            fill(&mut batch, &mut pool, &template, chunk.iter().copied());
-            engine.process(&mut batch, 2, &mut pool);
+    }
+    let uncounted = Instructions::new().err().map(|error| format!("{error:#}"));
+    Ok(section(&lines, cpu, rounds, uncounted))
+}
+
+/// One kind of packet, while it is measured.
+struct Variant {
+    direction: Direction,
+    order: Order,
+    /// The costs of each round, by [`Stage`].
+    costs: [Vec<f64>; 3],
+    /// Packets of the last round that got where they should.
+    ended: u64,
+}
+
+fn measure(case: Case, rounds: usize, packets: usize) -> Result<Vec<Line>> {
+    let umem = ring::umem(case.pages == Pages::Huge)?;
+    let gateway = Gateway::for_flows(case.translation, case.flows)?;
+    let mut driver = Driver::new(gateway, &umem, Protocol::Udp, case.flows);
+    driver.converse(case.flows)?;
+    let shuffled = Random::new(1).permutation(case.flows);
+    let number = |order, at: usize| match order {
+        Order::Sequential => at % case.flows,
+        Order::Random => shuffled[at % case.flows] as usize,
+    };
+    let both = [Direction::Out, Direction::Back];
+    let mut variants: Vec<Variant> = [Order::Sequential, Order::Random]
+        .into_iter()
+        .flat_map(|order| both.map(|direction| (direction, order)))
+        .map(|(direction, order)| Variant { direction, order, costs: Default::default(), ended: 0 })
+        .collect();
+    let mut prepared: Vec<Packet> = Vec::with_capacity(packets);
+    let mut watch = Stopwatch::new();
+    // The first round warms up.
+    for round in 0..=rounds {
+        for variant in &mut variants {
+            for stage in Stage::of(variant.direction) {
+                let template = driver.template(if *stage == Stage::Decide { 1 } else { TTL });
+                let numbers = round * packets..(round + 1) * packets;
+                let flows = numbers.map(|at| number(variant.order, at));
+                driver.packets(&template, variant.direction, flows, &mut prepared)?;
+                if *stage == Stage::Parse {
+                    prepared.iter_mut().for_each(|packet| packet.device = u8::MAX);
+                }
+                let before = driver.gateway.count(stage.end());
+                watch.reset();
+                driver.send(&template, &prepared, &mut watch);
+                variant.ended = driver.gateway.count(stage.end()) - before;
+                let (ended, end) = (variant.ended, stage.end().label());
+                ensure!(ended == packets as u64, "{ended} of {packets} packets ended as {end}");
+                if round > 0 {
+                    variant.costs[*stage as usize].push(watch.ns() / packets as f64);
+                }
+            }
         }
-        let both = started.elapsed().as_nanos() as f64 / order.len() as f64;
-        let sent = regions.counters.sum(Counter::UserTx) - sent;
-        anyhow::ensure!(sent == order.len() as u64, "{sent} of {} packets were sent", order.len());
-        costs.push(both - written);
-        writing.push(written);
     }
-    costs.sort_by(f64::total_cmp);
-    writing.sort_by(f64::total_cmp);
-    let middle = ROUNDS / 2;
-    let range_ns = [costs[0], costs[ROUNDS - 1]];
-    Ok(Line { flows, ns: costs[middle], range_ns, writing_ns: writing[middle] })
+    let bytes_on_huge_pages = bytes_on_huge_pages();
+    let whole = driver.template(TTL);
+    variants
+        .iter()
+        .map(|variant| {
+            let start = (rounds + 1) * packets;
+            let flows = (start..start + packets).map(|at| number(variant.order, at));
+            driver.packets(&whole, variant.direction, flows, &mut prepared)?;
+            let allocated = allocation_counter::measure(|| {
+                driver.send(&whole, &prepared, &mut watch);
+            });
+            let instructions = match Instructions::new() {
+                Ok(mut counter) => {
+                    driver.send(&whole, &prepared, &mut counter);
+                    Some(counter.count()? as f64 / packets as f64)
+                }
+                Err(_) => None,
+            };
+            let [parse, decide, costs] = &variant.costs;
+            let ns = median(costs);
+            let of = |costs: &Vec<f64>| (!costs.is_empty()).then(|| median(costs));
+            Ok(Line {
+                case,
+                direction: variant.direction,
+                order: variant.order,
+                ns,
+                range_ns: range(costs),
+                clocks: machine::tsc_mhz().map(|mhz| ns * mhz / 1e3),
+                parse_ns: of(parse),
+                decide_ns: of(decide),
+                instructions,
+                allocations: allocated.count_total as f64 / packets as f64,
+                packets,
+                forwarded: variant.ended,
+                frames_on_huge_pages: umem.on_huge_pages(),
+                bytes_on_huge_pages,
+            })
+        })
+        .collect()
 }
 
-fn publish(regions: &Regions) -> Result<()> {
-    let site = site::parse("built in", SITE).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
-    let link = |index, name: &str| Link {
-        index,
-        name: name.into(),
-        mac: LAN_MAC,
-        mtu: 1500,
-        running: true,
-        ..Link::default()
-    };
-    let next_hop = site.uplinks[0].next_hop.context("the uplink has a next hop")?;
-    let kernel = Kernel {
-        links: vec![link(1, "lan0"), link(2, "wan0")],
-        neighbours: [((2, next_hop), NeighbourEntry { mac: [2; 6], fresh: true })].into(),
-        ..Kernel::default()
-    };
-    let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[]);
-    let mut writer = ControlWriter::new(regions.control.clone());
-    for (uplink, state) in (0u8..).zip(&published.states) {
-        writer.set_uplink_state(uplink, *state);
+/// How far a packet gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Parse = 0,
+    Decide = 1,
+    Whole = 2,
+}
+
+impl Stage {
+    /// The stages that can be told apart. Towards the uplinks, a packet that is cut short has an
+    /// answer, or counts as one that has.
+    fn of(direction: Direction) -> &'static [Self] {
+        match direction {
+            Direction::Out => &[Self::Whole],
+            Direction::Back => &[Self::Parse, Self::Decide, Self::Whole],
+        }
     }
-    let mut tables = publish::Tables::default();
-    tables.update(&mut published.half, &published.states, site.policies.len());
-    writer.publish(&mut published.half, &tables.live());
-    Ok(())
-}
 
-/// A 60-byte UDP frame without a UDP checksum; source address and port are filled in per packet.
-fn template() -> [u8; 60] {
-    let mut frame = [0; 60];
-    frame[..6].copy_from_slice(&LAN_MAC);
-    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14..18].copy_from_slice(&[0x45, 0, 0, 46]);
-    frame[22..24].copy_from_slice(&[64, 17]);
-    frame[30..34].copy_from_slice(&[198, 51, 100, 1]);
-    frame[36..40].copy_from_slice(&[0, 53, 0, 26]);
-    frame
-}
-
-fn fill(
-    batch: &mut Vec<Received<HeapFrame>>,
-    pool: &mut Pool,
-    template: &[u8; 60],
-    flows: impl Iterator<Item = u32>,
-) {
-    for flow in flows {
-        let Some(mut frame) = pool.free.pop() else { return };
-        let mut bytes = *template;
-        let [a, b, c, d] = flow.to_be_bytes();
-        // Inside hosts of 64 ports each; the checksum covers the header as it will be.
-        bytes[26..30].copy_from_slice(&[10, a << 2 | b >> 6, b << 2 | c >> 6, c << 2 | d >> 6]);
-        bytes[34..36].copy_from_slice(&(1024 + (flow as u16 & 63)).to_be_bytes());
-        let sum = checksum::finish(checksum::sum(&bytes[14..34]));
-        bytes[24..26].copy_from_slice(&sum);
-        frame.set_data(&bytes);
-        batch.push(Received { frame, device: 0 });
+    /// What counts the packets that get this far.
+    fn end(self) -> Counter {
+        match self {
+            Self::Whole => Counter::UserTx,
+            Self::Decide => Counter::DropTtl,
+            Self::Parse => Counter::DropPort,
+        }
     }
 }
 
-/// [`PACKETS`] flow numbers in random order, the same in every run.
-fn shuffled(flows: usize) -> Vec<u32> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut draw = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % flows as u64) as u32
+fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>) -> Section {
+    let headings = [
+        "",
+        "pages",
+        "flows",
+        "out, seq. ns",
+        "out, random ns",
+        "back, seq. ns",
+        "back, random ns",
+        "random, clocks",
+        "parse ns",
+        "decide ns",
+        "allocations",
+    ];
+    let mut table = table(2, &headings);
+    // The four kinds of packet of one table are next to each other.
+    for four in lines.chunks_exact(4) {
+        let [out, back, random_out, random_back] = four else { continue };
+        let optional = |value: Option<f64>| value.map_or("–".into(), figure);
+        let clocks = random_out.clocks.zip(random_back.clocks).map(|(a, b)| (a + b) / 2.0);
+        table.add_row([
+            out.case.translation.label().into(),
+            out.case.pages.label().into(),
+            out.case.flows.to_string(),
+            figure(out.ns),
+            figure(random_out.ns),
+            figure(back.ns),
+            figure(random_back.ns),
+            optional(clocks),
+            optional(random_back.parse_ns),
+            optional(random_back.decide_ns),
+            four.iter().map(|line| line.allocations).sum::<f64>().to_string(),
+        ]);
+    }
+    let packets = lines.first().map_or(0, |line| line.packets);
+    let instructions = match &uncounted {
+        Some(reason) => format!("Instructions are not counted: {reason}."),
+        None => "Instructions per packet are in the JSON report.".into(),
     };
-    (0..PACKETS).map(|_| draw()).collect()
+    let frames = match lines.iter().any(|line| line.frames_on_huge_pages) {
+        true => "Frames of the lines with huge pages are on huge pages too.",
+        false => "Frames are on 4 KiB pages: the kernel has no huge pages reserved.",
+    };
+    Section {
+        name: "pipeline",
+        title: "User tier: nanoseconds per packet of an established flow".into(),
+        notes: vec![
+            format!(
+                "One thread on CPU {cpu}; UDP frames of 60 bytes in {} frames of {} bytes, batches \
+                 of 64; medians of {rounds} interleaved rounds of {packets} packets after one to \
+                 warm up. The time is that of the engine alone, from received frame to queued \
+                 frame; writing the frames, just before, is not in it, so headers are in the \
+                 cache. Four uplinks with sixteen addresses each, hosts with 63 ports each.",
+                ring::FRAMES,
+                ring::FRAME_SIZE,
+            ),
+            "“out” is LAN to uplink, “back” uplink to LAN. “Clocks” are those of the time-stamp \
+             counter, mean of both directions. “Parse” and “decide” are parts of “back, random”: \
+             the cost of packets that end when parsed (their device has no port), and when their \
+             flow is found (their time to live ends); the rest is rewriting, counting and \
+             queueing."
+                .into(),
+            format!("{instructions} {frames}"),
+        ],
+        json: json!({
+            "cpu": cpu, "rounds": rounds, "instructions_unavailable": uncounted, "lines": lines,
+        }),
+        table,
+        plots: plots(lines),
+    }
+}
+
+fn plots(lines: &[Line]) -> Vec<Plot> {
+    let plot = |translation: Translation| {
+        let mut curves: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+        for four in lines.chunks_exact(4) {
+            let [out, back, random_out, random_back] = four else { continue };
+            if out.case.translation != translation {
+                continue;
+            }
+            for (a, b, order) in [(out, back, "sequential"), (random_out, random_back, "random")] {
+                let name = format!("{order}, {} pages", out.case.pages.label());
+                let point = (out.case.flows as f64, (a.ns + b.ns) / 2.0);
+                match curves.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, points)) => points.push(point),
+                    None => curves.push((name, vec![point])),
+                }
+            }
+        }
+        Plot {
+            title: format!("User tier in memory, {}: mean of both directions", translation.label()),
+            x: "flows".into(),
+            y: "ns per packet".into(),
+            data: Data::Curves(curves),
+        }
+    };
+    [Translation::Nat44, Translation::Routed].map(plot).into()
 }
 
 #[cfg(test)]
@@ -184,8 +330,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_packet_of_the_measurement_is_forwarded() {
-        let lines = run(&[100]).unwrap();
-        assert_eq!((lines.len(), lines[0].flows), (1, 100));
+    fn every_packet_of_the_measurement_is_forwarded_and_none_allocates() {
+        for translation in [Translation::Nat44, Translation::Routed] {
+            let case = Case { translation, pages: Pages::Small, flows: 300 };
+            let lines = measure(case, 2, 1000).unwrap();
+            assert_eq!(lines.len(), 4);
+            for line in &lines {
+                assert_eq!((line.forwarded, line.allocations), (1000, 0.0));
+                assert_eq!(line.decide_ns.is_some(), line.direction == Direction::Back);
+            }
+        }
     }
 }

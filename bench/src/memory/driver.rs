@@ -1,0 +1,161 @@
+//! Makes flows and sends their packets through an engine, batch by batch.
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use weir_dataplane::engine::BATCH;
+use weir_dataplane::packet::Received;
+use weir_wire::layout::counters::Counter;
+use weir_wire::tcp::flag;
+use weir_xsk::{Frame, Umem};
+
+use crate::memory::gateway::Gateway;
+use crate::memory::meter::{Meter, Unmeasured};
+use crate::memory::ring::{Capture, Ring};
+use crate::memory::traffic::{External, Flow, Packet, Protocol, Template};
+
+/// The engine's clock, milliseconds, while flows are made and used.
+pub const NOW: u32 = 1;
+const TTL: u8 = 64;
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the LAN to the uplinks.
+    Out,
+    /// From the uplinks to the LAN.
+    Back,
+}
+
+/// A gateway, its frames, and the flows it holds.
+pub struct Driver<'u> {
+    /// The gateway.
+    pub gateway: Gateway,
+    protocol: Protocol,
+    ring: Ring<'u>,
+    batch: Vec<Received<Frame<'u>>>,
+    externals: Vec<External>,
+}
+
+impl<'u> Driver<'u> {
+    /// A driver of a gateway without flows, with room for `flows`.
+    pub fn new(gateway: Gateway, umem: &'u Umem, protocol: Protocol, flows: usize) -> Self {
+        let (batch, externals) = (Vec::with_capacity(BATCH), Vec::with_capacity(flows));
+        Self { gateway, protocol, ring: Ring::new(umem), batch, externals }
+    }
+
+    /// Flows made so far.
+    pub fn flows(&self) -> usize {
+        self.externals.len()
+    }
+
+    /// Makes the next flows: a packet from each host, measured by `first`; for TCP the rest of the
+    /// handshake, measured by `rest`. Says how many of them the gateway accepted; after a refusal
+    /// the driver is good for nothing but the gateway's figures.
+    ///
+    /// # Errors
+    /// When there are not that many flows, or a handshake fails.
+    pub fn establish(
+        &mut self,
+        count: usize,
+        first: &mut impl Meter,
+        rest: &mut impl Meter,
+    ) -> Result<usize> {
+        let before = self.externals.len();
+        let flags = [flag::SYN, flag::SYN | flag::ACK, flag::ACK];
+        let [open, accept, confirm] = flags.map(|flags| Template::new(self.protocol, TTL, flags));
+        let mut next = before;
+        while next < before + count {
+            let flows: Vec<Flow> = (next..(next + BATCH).min(before + count))
+                .map(Flow::number)
+                .collect::<Result<_>>()?;
+            for flow in &flows {
+                let packet = open.out(flow);
+                self.ring.receive(&mut self.batch, packet.device, &open.frame(&packet));
+            }
+            let mut out = Capture { ring: &mut self.ring, seen: &mut self.externals };
+            let (engine, batch) = (&mut self.gateway.engine, &mut self.batch);
+            first.during(|| engine.process(batch, NOW, &mut out));
+            next += flows.len();
+            if self.externals.len() < next {
+                self.ring.recycle();
+                break;
+            }
+            if self.protocol == Protocol::Tcp {
+                let externals = &self.externals[next - flows.len()..];
+                let answers: Vec<Packet> =
+                    flows.iter().zip(externals).map(|(f, e)| accept.back(f, e)).collect();
+                let thanks: Vec<Packet> = flows.iter().map(|f| confirm.out(f)).collect();
+                let sent = self.gateway.count(Counter::UserTx);
+                self.send(&accept, &answers, rest);
+                self.send(&confirm, &thanks, rest);
+                let sent = self.gateway.count(Counter::UserTx) - sent;
+                ensure!(sent == 2 * flows.len() as u64, "a handshake was not forwarded");
+            }
+        }
+        Ok(self.externals.len() - before)
+    }
+
+    /// As [`Self::establish`], unmeasured, and in both directions, so that the flows are as those
+    /// of a conversation.
+    ///
+    /// # Errors
+    /// When the gateway refuses one.
+    pub fn converse(&mut self, count: usize) -> Result<()> {
+        let before = self.flows();
+        let made = self.establish(count, &mut Unmeasured, &mut Unmeasured)?;
+        ensure!(made == count, "the gateway accepted {made} of {count} flows");
+        let template = self.template(TTL);
+        for direction in [Direction::Back, Direction::Out] {
+            let mut packets = Vec::with_capacity(BATCH);
+            for start in (before..before + count).step_by(BATCH) {
+                let numbers = start..(start + BATCH).min(before + count);
+                self.packets(&template, direction, numbers, &mut packets)?;
+                let sent = self.gateway.count(Counter::UserTx);
+                self.send(&template, &packets, &mut Unmeasured);
+                let sent = self.gateway.count(Counter::UserTx) - sent;
+                ensure!(sent == packets.len() as u64, "a packet was not forwarded");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the packets of the flows have in common, once they are established.
+    pub fn template(&self, ttl: u8) -> Template {
+        Template::new(self.protocol, ttl, flag::ACK)
+    }
+
+    /// Replaces `packets` by one of each of these flows.
+    ///
+    /// # Errors
+    /// When there is no such flow.
+    pub fn packets(
+        &self,
+        template: &Template,
+        direction: Direction,
+        flows: impl Iterator<Item = usize>,
+        packets: &mut Vec<Packet>,
+    ) -> Result<()> {
+        packets.clear();
+        for number in flows {
+            let flow = Flow::number(number)?;
+            packets.push(match direction {
+                Direction::Out => template.out(&flow),
+                Direction::Back => template.back(&flow, &self.externals[number]),
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends packets through the engine in batches; `meter` measures the engine alone.
+    pub fn send(&mut self, template: &Template, packets: &[Packet], meter: &mut impl Meter) {
+        for chunk in packets.chunks(BATCH) {
+            for packet in chunk {
+                self.ring.receive(&mut self.batch, packet.device, &template.frame(packet));
+            }
+            let (engine, batch, ring) = (&mut self.gateway.engine, &mut self.batch, &mut self.ring);
+            meter.during(|| engine.process(batch, NOW, ring));
+            ring.recycle();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! An engine with its regions and a published site, in memory.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use weir_control::publish::{self, Overrides};
+use weir_control::site;
+use weir_control::watch::{Kernel, Link, NeighbourEntry};
+use weir_dataplane::engine::{Engine, Regions};
+use weir_shm::control::ControlWriter;
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::FlowEntry4;
+
+/// Uplinks of the site, of equal weight; each has 16 addresses if it translates.
+pub const UPLINKS: u8 = 4;
+/// Device of the LAN; uplink *n* is device `n + 1`.
+pub const LAN: u8 = 0;
+/// The gateway's hardware address, the same on every device.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// What the uplinks do with source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation {
+    /// Address and port become the uplink's.
+    Nat44,
+    /// They stay.
+    Routed,
+}
+
+impl Translation {
+    /// Name in tables.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Nat44 => "NAT44",
+            Self::Routed => "routed",
+        }
+    }
+}
+
+/// An engine, alone on its regions.
+pub struct Gateway {
+    /// The regions.
+    pub regions: Regions,
+    /// The engine: worker 0 of 1.
+    pub engine: Engine,
+}
+
+impl Gateway {
+    /// A gateway whose flow table has `slots` slots, all of them in memory: a pinned table is
+    /// mapped as a whole too, so no first packet pays for a page.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn new(translation: Translation, slots: u32) -> Result<Self> {
+        let regions = Regions::anonymous(slots, [0x1234_5678, 0x9abc_def0])
+            .with_context(|| format!("cannot map a flow table of {slots} slots"))?;
+        publish(translation, &regions)?;
+        for index in (0..regions.flows.capacity()).step_by(4096 / size_of::<FlowEntry4>()) {
+            // The counters of an empty slot are no one's; a flow that takes it starts them anew.
+            regions.flows.slot(index).count(0, 0);
+        }
+        let mut engine = Engine::new(0, 1, &regions, [1, 2]);
+        anyhow::ensure!(engine.refresh(), "the engine does not accept what was published");
+        Ok(Self { regions, engine })
+    }
+
+    /// A gateway whose table is at most half full with this many flows, as `flow_table` makes it.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn for_flows(translation: Translation, flows: usize) -> Result<Self> {
+        Self::new(translation, u32::try_from(flows * 4)?)
+    }
+
+    /// A counter's sum.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.regions.counters.sum(counter)
+    }
+
+    /// Bytes of the flow table.
+    pub fn table_bytes(&self) -> usize {
+        self.regions.flows.capacity() as usize * size_of::<FlowEntry4>()
+    }
+}
+
+fn publish(translation: Translation, regions: &Regions) -> Result<()> {
+    let text = site_text(translation)?;
+    let site = site::parse("built in", &text).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
+    let link = |index, name: &str| Link {
+        index,
+        name: name.into(),
+        mac: MAC,
+        mtu: 1500,
+        running: true,
+        ..Link::default()
+    };
+    let mut kernel = Kernel { links: vec![link(1, "lan0")], ..Kernel::default() };
+    for (index, uplink) in (2..).zip(&site.uplinks) {
+        let next_hop = uplink.next_hop.context("every uplink has a next hop")?;
+        kernel.links.push(link(index, &uplink.interface));
+        let entry = NeighbourEntry { mac: [2, 0, 0, 1, 0, index as u8], fresh: true };
+        kernel.neighbours.insert((index, next_hop), entry);
+    }
+    let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[]);
+    let mut writer = ControlWriter::new(regions.control.clone());
+    for (uplink, state) in (0u8..).zip(&published.states) {
+        writer.set_uplink_state(uplink, *state);
+    }
+    let mut tables = publish::Tables::default();
+    tables.update(&mut published.half, &published.states, site.policies.len());
+    writer.publish(&mut published.half, &tables.live());
+    Ok(())
+}
+
+fn site_text(translation: Translation) -> Result<String> {
+    let mut text = "[gateway]\nnat_ports = \"1024-65535\"\n\
+        [[lan]]\ninterface = \"lan0\"\nprefixes = [\"10.0.0.0/8\"]\n"
+        .to_owned();
+    for n in 0..UPLINKS {
+        let addresses = match translation {
+            Translation::Nat44 => format!("addresses = [\"192.0.2.{}/28\"]", n * 16),
+            Translation::Routed => "translate = \"none\"".into(),
+        };
+        writeln!(
+            text,
+            "[[uplink]]\nname = \"wan{n}\"\ninterface = \"wan{n}\"\n\
+             next_hop = \"100.64.{n}.1\"\n{addresses}"
+        )?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,17 @@
+//! What the benchmarks of the user tier in memory share: no kernel, no device, one thread.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`options`] | what is measured: flows, pages, rounds, CPU |
+//! | [`gateway`] | an engine with a published site: a LAN and four uplinks |
+//! | [`traffic`] | the flows and their packets |
+//! | [`ring`] | frames in packet memory as AF_XDP has it |
+//! | [`meter`] | time and instructions spent in the engine alone |
+//! | [`driver`] | makes flows and sends their packets through the engine |
+
+pub mod driver;
+pub mod gateway;
+pub mod meter;
+pub mod options;
+pub mod ring;
+pub mod traffic;
