@@ -139,7 +139,7 @@ impl Plot {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// 65536 as "66k", 1032192 as "1M".
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value {
         v if v >= 1e6 => format!("{:.3}M", v / 1e6).replace(".000", ""),
         v if v >= 1e3 => format!("{:.0}k", v / 1e3),

@@ -9,8 +9,9 @@ use weir_control::site;
 use weir_control::watch::{Kernel, Link, NeighbourEntry};
 use weir_dataplane::engine::{Engine, Regions};
 use weir_shm::control::ControlWriter;
+use weir_shm::flows::TagWord;
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::FlowEntry4;
+use weir_wire::layout::flow::{FlowEntry4, GROUP, slots_for};
 
 /// Uplinks of the site, of equal weight; each has 16 addresses if it translates.
 pub const UPLINKS: u8 = 4;
@@ -66,12 +67,12 @@ impl Gateway {
         Ok(Self { regions, engine })
     }
 
-    /// A gateway whose table is at most half full with this many flows, as `flow_table` makes it.
+    /// A gateway whose table is made for a quarter more flows, so that it refuses none of these.
     ///
     /// # Errors
     /// When memory cannot be had.
     pub fn for_flows(translation: Translation, flows: usize) -> Result<Self> {
-        Self::new(translation, u32::try_from(flows * 4)?)
+        Self::new(translation, slots_for(u32::try_from(flows + flows / 4)?))
     }
 
     /// A counter's sum.
@@ -79,9 +80,14 @@ impl Gateway {
         self.regions.counters.sum(counter)
     }
 
-    /// Bytes of the flow table.
+    /// Bytes of the flow table's slots.
     pub fn table_bytes(&self) -> usize {
         self.regions.flows.capacity() as usize * size_of::<FlowEntry4>()
+    }
+
+    /// Bytes of the flow table's tags.
+    pub fn tag_bytes(&self) -> usize {
+        (self.regions.flows.capacity() / GROUP) as usize * size_of::<TagWord>()
     }
 }
 

@@ -7,10 +7,12 @@
 //! | [`traffic`] | the flows and their packets |
 //! | [`ring`] | frames in packet memory as AF_XDP has it |
 //! | [`meter`] | time and instructions spent in the engine alone |
+//! | [`heap`] | memory taken from the heap |
 //! | [`driver`] | makes flows and sends their packets through the engine |
 
 pub mod driver;
 pub mod gateway;
+pub mod heap;
 pub mod meter;
 pub mod options;
 pub mod ring;

@@ -1,0 +1,19 @@
+//! The pipeline benchmark, alone in its process: allocations are counted for all threads.
+
+use weir_bench::memory::driver::Direction;
+use weir_bench::memory::gateway::Translation;
+use weir_bench::memory::options::Pages;
+use weir_bench::pipeline::{Case, measure};
+
+#[test]
+fn every_packet_of_the_measurement_is_forwarded_and_none_allocates() {
+    for translation in [Translation::Nat44, Translation::Routed] {
+        let case = Case { translation, pages: Pages::Small, flows: 300 };
+        let lines = measure(case, 2, 1000).unwrap();
+        assert_eq!(lines.len(), 4);
+        for line in &lines {
+            assert_eq!((line.forwarded, line.allocations), (1000, 0.0));
+            assert_eq!(line.decide_ns.is_some(), line.direction == Direction::Back);
+        }
+    }
+}
