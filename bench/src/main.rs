@@ -13,7 +13,8 @@ use weir_bench::memory::options::Options;
 use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
-use weir_bench::{cleanup, pipeline, topology::Topology};
+use weir_bench::topology::Topology;
+use weir_bench::{cleanup, footprint, pipeline, setup, teardown};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -41,6 +42,18 @@ enum Action {
     Compare(Compare),
     /// Measure the user tier in memory: the cost of a packet by number of flows.
     Pipeline(Memory),
+    /// Measure how fast flows are made, and how long packets behind wait.
+    SetupRate {
+        /// In memory, by the user tier, without a kernel.
+        #[arg(long, required = true)]
+        memory: bool,
+        #[command(flatten)]
+        options: Memory,
+    },
+    /// Measure in memory what the end of flows costs, and taking them over after a restart.
+    Teardown(Memory),
+    /// Measure the memory that a flow takes.
+    Footprint(Memory),
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -123,6 +136,9 @@ fn main() -> Result<()> {
         Action::Demo => weir_bench::demo::run(),
         Action::Compare(arguments) => compare(arguments),
         Action::Pipeline(memory) => pipeline::run(&memory.options)?.print(memory.json),
+        Action::SetupRate { options, .. } => setup::run(&options.options)?.print(options.json),
+        Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
+        Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }

@@ -1,0 +1,194 @@
+//! How fast the user tier makes flows, without a kernel.
+//!
+//! Every round starts with an empty table. UDP flows are made by one packet each, TCP flows by the
+//! three of a handshake; the time is that of the engine alone.
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::machine;
+use crate::memory::driver::Driver;
+use crate::memory::gateway::{Gateway, Translation};
+use crate::memory::meter::Stopwatch;
+use crate::memory::options::{Options, Pages};
+use crate::memory::ring;
+use crate::memory::traffic::Protocol;
+use crate::plot::{Data, Plot, short};
+use crate::section::{Section, figure, median, range, table};
+
+const FLOWS: [usize; 2] = [64_512, 1_032_192];
+const ROUNDS: usize = 5;
+
+/// What is measured: flows of one kind into one table.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Case {
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// Pages behind table and frames.
+    pub pages: Pages,
+    /// Flows that are made.
+    pub flows: usize,
+}
+
+/// The cost of a flow.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// The flows.
+    #[serde(flatten)]
+    pub case: Case,
+    /// Flows that were made in each round.
+    pub made: usize,
+    /// Flows per second: of the median round.
+    pub flows_per_s: f64,
+    /// Nanoseconds in the engine until a flow is made, TCP until it is established.
+    pub ns: f64,
+    /// Fastest and slowest round.
+    pub range_ns: [f64; 2],
+    /// Of [`Self::ns`], the flow's first packet.
+    pub first_packet_ns: f64,
+    /// The longest that 64 first packets took, microseconds: median of the rounds.
+    pub longest_batch_us: f64,
+}
+
+/// Measures what the options say.
+///
+/// # Errors
+/// When memory cannot be had, or a flow is refused.
+pub fn run(options: &Options) -> Result<Section> {
+    let cpu = machine::pin(options.cpu)?;
+    let rounds = options.rounds_or(ROUNDS);
+    let mut cases = Vec::new();
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        for pages in options.pages_or_both() {
+            let flows = options.flows_or(&FLOWS);
+            cases.extend(flows.into_iter().map(|flows| Case { protocol, pages, flows }));
+        }
+    }
+    Ok(section(&measure(&cases, rounds)?, cpu, rounds))
+}
+
+/// What one round found, nanoseconds per flow and microseconds.
+struct Round {
+    made: usize,
+    first_ns: f64,
+    rest_ns: f64,
+    longest_us: f64,
+}
+
+fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
+    let mut found: Vec<Vec<Round>> = cases.iter().map(|_| Vec::new()).collect();
+    // The first round warms up.
+    for number in 0..=rounds {
+        for (case, found) in cases.iter().zip(&mut found) {
+            let round = case.pages.during(|| round(case))?;
+            if number > 0 {
+                found.push(round);
+            }
+        }
+    }
+    let lines = cases.iter().zip(&found).map(|(case, found)| {
+        let of = |figure: fn(&Round) -> f64| found.iter().map(figure).collect::<Vec<_>>();
+        let whole = of(|round| round.first_ns + round.rest_ns);
+        Line {
+            case: *case,
+            made: found.iter().map(|round| round.made).min().unwrap_or(0),
+            flows_per_s: 1e9 / median(&whole),
+            ns: median(&whole),
+            range_ns: range(&whole),
+            first_packet_ns: median(&of(|round| round.first_ns)),
+            longest_batch_us: median(&of(|round| round.longest_us)),
+        }
+    });
+    Ok(lines.collect())
+}
+
+fn round(case: &Case) -> Result<Round> {
+    let umem = ring::umem(case.pages == Pages::Huge)?;
+    let gateway = Gateway::for_flows(Translation::Nat44, case.flows)?;
+    let mut driver = Driver::new(gateway, &umem, case.protocol, case.flows);
+    let (mut first, mut rest) = (Stopwatch::new(), Stopwatch::new());
+    let made = driver.establish(case.flows, &mut first, &mut rest)?;
+    ensure!(made == case.flows, "the gateway accepted {made} of {} flows", case.flows);
+    let per_flow = |watch: &Stopwatch| watch.ns() / case.flows as f64;
+    Ok(Round {
+        made,
+        first_ns: per_flow(&first),
+        rest_ns: per_flow(&rest),
+        longest_us: first.longest_us(),
+    })
+}
+
+fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
+    let headings = [
+        "",
+        "pages",
+        "flows",
+        "flows/s",
+        "ns/flow",
+        "fastest",
+        "slowest",
+        "first packet ns",
+        "longest batch µs",
+    ];
+    let mut table = table(2, &headings);
+    for line in lines {
+        table.add_row([
+            line.case.protocol.label().into(),
+            line.case.pages.label().into(),
+            line.case.flows.to_string(),
+            figure(line.flows_per_s),
+            figure(line.ns),
+            figure(line.range_ns[0]),
+            figure(line.range_ns[1]),
+            figure(line.first_packet_ns),
+            figure(line.longest_batch_us),
+        ]);
+    }
+    let groups = lines.iter().map(|line| {
+        let Case { protocol, pages, flows } = line.case;
+        format!("{}, {}, {}", protocol.label(), short(flows as f64), pages.label())
+    });
+    let rates = lines.iter().map(|line| line.flows_per_s / 1e6).collect();
+    let plot = Plot {
+        title: "New flows per second, NAT44, one core in memory".into(),
+        x: "protocol, flows, pages".into(),
+        y: "million flows per second".into(),
+        data: Data::Bars(groups.collect(), vec![("weir".into(), rates)]),
+    };
+    Section {
+        name: "setup",
+        title: "User tier: making NAT44 flows".into(),
+        notes: vec![
+            format!(
+                "One thread on CPU {cpu}; medians of {rounds} interleaved rounds after one to warm \
+                 up, each into an empty table. The time is that of the engine alone."
+            ),
+            "A UDP flow is made by one packet, which also makes its endpoint's mapping; a TCP flow \
+             by SYN, SYN-ACK and ACK. The longest batch of 64 first packets shows what the growth \
+             of the mappings' index costs the packets behind it."
+                .into(),
+        ],
+        json: json!({ "cpu": cpu, "rounds": rounds, "lines": lines }),
+        table,
+        plots: vec![plot],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flow_is_made_and_takes_time() {
+        let case = |protocol| Case { protocol, pages: Pages::Small, flows: 500 };
+        let lines = measure(&[case(Protocol::Udp), case(Protocol::Tcp)], 2).unwrap();
+        for line in &lines {
+            assert_eq!(line.made, 500);
+            assert!(line.range_ns[0] <= line.ns && line.ns <= line.range_ns[1]);
+        }
+        // A handshake has two more packets than its first; UDP has no more.
+        assert_eq!(lines[0].ns, lines[0].first_packet_ns);
+        assert!(lines[1].ns > lines[1].first_packet_ns);
+    }
+}
