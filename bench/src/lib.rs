@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod capture;
 pub mod cleanup;
 pub mod clients;

@@ -14,7 +14,7 @@ use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
-use weir_bench::{cleanup, footprint, pipeline, setup, teardown};
+use weir_bench::{balance, cleanup, footprint, pipeline, setup, teardown};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -54,6 +54,14 @@ enum Action {
     Teardown(Memory),
     /// Measure the memory that a flow takes.
     Footprint(Memory),
+    /// Measure how exactly flows follow the weights, and what a change moves.
+    Balance {
+        #[command(flatten)]
+        options: balance::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove what runs left whose process is gone.
     Clean,
     /// Wait for the end of standard input, then destroy a run.
@@ -139,6 +147,7 @@ fn main() -> Result<()> {
         Action::SetupRate { options, .. } => setup::run(&options.options)?.print(options.json),
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
+        Action::Balance { options, json } => balance::run(&options)?.print(json),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
