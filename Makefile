@@ -17,10 +17,10 @@ test: deps lint
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
 
-# What the user tier costs per packet, in memory.
+# Measures everything that one machine can, in about ten minutes: target/bench/report.md.
 bench:
 	$(CARGO) build --release -p weir-bench
-	target/release/weir-bench pipeline
+	target/release/weir-bench report
 
 lint:
 	$(CARGO) fmt --all --check

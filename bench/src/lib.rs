@@ -27,6 +27,7 @@ pub mod plan;
 pub mod plot;
 pub mod process;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod section;
 pub mod server;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
-use weir_bench::{balance, cleanup, footprint, pipeline, setup, teardown};
+use weir_bench::{balance, cleanup, footprint, pipeline, report, setup, teardown};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -61,6 +62,12 @@ enum Action {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Run all benchmarks, in about ten minutes, and write a report with plots.
+    Report {
+        /// Directory of the report.
+        #[arg(long, default_value = "target/bench")]
+        output: PathBuf,
     },
     /// Remove what runs left whose process is gone.
     Clean,
@@ -148,6 +155,7 @@ fn main() -> Result<()> {
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
         Action::Balance { options, json } => balance::run(&options)?.print(json),
+        Action::Report { output } => report::run(&output, report::BENCHMARKS),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
