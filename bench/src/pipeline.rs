@@ -10,13 +10,14 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_wire::layout::counters::Counter;
+use weir_xsk::Umem;
 
 use crate::machine;
 use crate::memory::driver::{Direction, Driver};
 use crate::memory::gateway::{Gateway, Translation};
-use crate::memory::meter::{Instructions, Stopwatch};
+use crate::memory::meter::{Instructions, Stopwatch, Unmeasured};
 use crate::memory::options::{Options, Pages, bytes_on_huge_pages};
-use crate::memory::traffic::{Packet, Protocol};
+use crate::memory::traffic::{Packet, Protocol, Template};
 use crate::memory::{heap, ring};
 use crate::plot::{Data, Plot};
 use crate::random::Random;
@@ -82,7 +83,7 @@ pub struct Line {
     pub forwarded: u64,
     /// Frames on reserved huge pages?
     pub frames_on_huge_pages: bool,
-    /// Bytes of the process on transparent huge pages.
+    /// Bytes of all tables measured together that are on transparent huge pages.
     pub bytes_on_huge_pages: u64,
 }
 
@@ -94,14 +95,15 @@ pub fn run(options: &Options) -> Result<Section> {
     let cpu = machine::pin(options.cpu)?;
     let rounds = options.rounds_or(ROUNDS);
     let mut lines = Vec::new();
-    for translation in [Translation::Nat44, Translation::Routed] {
-        for pages in options.pages_or_both() {
-            for flows in options.flows_or(&FLOWS) {
-                let case = Case { translation, pages, flows };
-                lines.extend(pages.during(|| measure(case, rounds, PACKETS))?);
-            }
+    for pages in options.pages_or_both() {
+        let mut cases = Vec::new();
+        for translation in Translation::ALL {
+            let flows = options.flows_or(&FLOWS);
+            cases.extend(flows.into_iter().map(|flows| Case { translation, pages, flows }));
         }
+        lines.extend(pages.during(|| measure(&cases, rounds, PACKETS))?);
     }
+    lines.sort_by_key(|line| line.case.translation);
     let uncounted = Instructions::new().err().map(|error| format!("{error:#}"));
     Ok(section(&lines, cpu, rounds, uncounted))
 }
@@ -116,74 +118,134 @@ struct Variant {
     ended: u64,
 }
 
-/// Measures one table: both directions in both orders, in `rounds` of so many packets each.
+/// One table, while it is measured.
+struct Table<'u> {
+    case: Case,
+    umem: &'u Umem,
+    driver: Driver<'u>,
+    /// The flows in an order of chance.
+    shuffled: Vec<u32>,
+    variants: Vec<Variant>,
+}
+
+/// Measures tables whose pages are of one kind: both directions in both orders, in `rounds` of so
+/// many packets each. Every round takes each table in turn.
 ///
 /// # Errors
 /// When memory cannot be had, or a packet does not take its way.
-pub fn measure(case: Case, rounds: usize, packets: usize) -> Result<Vec<Line>> {
-    let umem = ring::umem(case.pages == Pages::Huge)?;
-    let gateway = Gateway::for_flows(case.translation, case.flows)?;
-    let mut driver = Driver::new(gateway, &umem, Protocol::Udp, case.flows);
-    driver.converse(case.flows)?;
-    let shuffled = Random::new(1).permutation(case.flows);
-    let number = |order, at: usize| match order {
-        Order::Sequential => at % case.flows,
-        Order::Random => shuffled[at % case.flows] as usize,
-    };
-    let both = [Direction::Out, Direction::Back];
-    let mut variants: Vec<Variant> = [Order::Sequential, Order::Random]
-        .into_iter()
-        .flat_map(|order| both.map(|direction| (direction, order)))
-        .map(|(direction, order)| Variant { direction, order, costs: Default::default(), ended: 0 })
-        .collect();
-    let mut prepared: Vec<Packet> = Vec::with_capacity(packets);
-    let mut watch = Stopwatch::new();
+pub fn measure(cases: &[Case], rounds: usize, packets: usize) -> Result<Vec<Line>> {
+    let umems: Vec<Umem> =
+        cases.iter().map(|case| ring::umem(case.pages == Pages::Huge)).collect::<Result<_>>()?;
+    let mut tables: Vec<Table<'_>> = cases
+        .iter()
+        .zip(&umems)
+        .map(|(case, umem)| Table::new(*case, umem))
+        .collect::<Result<_>>()?;
+    let mut prepared = Vec::with_capacity(packets);
     // The first round warms up.
     for round in 0..=rounds {
-        for variant in &mut variants {
-            for stage in Stage::of(variant.direction) {
-                let template = driver.template(if *stage == Stage::Decide { 1 } else { TTL });
-                let numbers = round * packets..(round + 1) * packets;
-                let flows = numbers.map(|at| number(variant.order, at));
-                driver.packets(&template, variant.direction, flows, &mut prepared)?;
+        for table in &mut tables {
+            table.round(round, packets, &mut prepared)?;
+        }
+    }
+    let bytes_on_huge_pages = bytes_on_huge_pages();
+    let mut lines = Vec::new();
+    for table in &mut tables {
+        lines.extend(table.lines(rounds + 1, packets, &mut prepared, bytes_on_huge_pages)?);
+    }
+    Ok(lines)
+}
+
+impl<'u> Table<'u> {
+    fn new(case: Case, umem: &'u Umem) -> Result<Self> {
+        let gateway = Gateway::for_flows(case.translation, case.flows)?;
+        let mut driver = Driver::new(gateway, umem, Protocol::Udp, case.flows);
+        driver.converse(case.flows)?;
+        let variants = [Order::Sequential, Order::Random]
+            .into_iter()
+            .flat_map(|order| [Direction::Out, Direction::Back].map(|way| (way, order)))
+            .map(|(direction, order)| Variant {
+                direction,
+                order,
+                costs: Default::default(),
+                ended: 0,
+            })
+            .collect();
+        let shuffled = Random::new(1).permutation(case.flows);
+        Ok(Self { case, umem, driver, shuffled, variants })
+    }
+
+    /// Prepares a round of packets: those that follow the last round's.
+    fn prepare(
+        &self,
+        template: &Template,
+        (direction, order): (Direction, Order),
+        round: usize,
+        packets: usize,
+        prepared: &mut Vec<Packet>,
+    ) -> Result<()> {
+        let flows = (round * packets..(round + 1) * packets).map(|at| {
+            let at = at % self.case.flows;
+            if order == Order::Random { self.shuffled[at] as usize } else { at }
+        });
+        self.driver.packets(template, direction, flows, prepared)
+    }
+
+    fn round(&mut self, round: usize, packets: usize, prepared: &mut Vec<Packet>) -> Result<()> {
+        let mut watch = Stopwatch::new();
+        for number in 0..self.variants.len() {
+            let Variant { direction, order, .. } = self.variants[number];
+            for stage in Stage::of(direction) {
+                let template = self.driver.template(if *stage == Stage::Decide { 1 } else { TTL });
+                self.prepare(&template, (direction, order), round, packets, prepared)?;
                 if *stage == Stage::Parse {
                     prepared.iter_mut().for_each(|packet| packet.device = u8::MAX);
                 }
-                let before = driver.gateway.count(stage.end());
+                let before = self.driver.gateway.count(stage.end());
                 watch.reset();
-                driver.send(&template, &prepared, &mut watch);
-                variant.ended = driver.gateway.count(stage.end()) - before;
-                let (ended, end) = (variant.ended, stage.end().label());
+                self.driver.send(&template, prepared, &mut watch);
+                let ended = self.driver.gateway.count(stage.end()) - before;
+                let end = stage.end().label();
                 ensure!(ended == packets as u64, "{ended} of {packets} packets ended as {end}");
+                let variant = &mut self.variants[number];
+                variant.ended = ended;
                 if round > 0 {
                     variant.costs[*stage as usize].push(watch.ns() / packets as f64);
                 }
             }
         }
+        Ok(())
     }
-    let bytes_on_huge_pages = bytes_on_huge_pages();
-    let whole = driver.template(TTL);
-    variants
-        .iter()
-        .map(|variant| {
-            let start = (rounds + 1) * packets;
-            let flows = (start..start + packets).map(|at| number(variant.order, at));
-            driver.packets(&whole, variant.direction, flows, &mut prepared)?;
-            let ((), heap) = heap::during(|| driver.send(&whole, &prepared, &mut watch));
+
+    /// What was found, and what a last round counts.
+    fn lines(
+        &mut self,
+        round: usize,
+        packets: usize,
+        prepared: &mut Vec<Packet>,
+        bytes_on_huge_pages: u64,
+    ) -> Result<Vec<Line>> {
+        let template = self.driver.template(TTL);
+        let mut lines = Vec::new();
+        for number in 0..self.variants.len() {
+            let Variant { direction, order, .. } = self.variants[number];
+            self.prepare(&template, (direction, order), round, packets, prepared)?;
+            let send = || self.driver.send(&template, prepared, &mut Unmeasured);
+            let ((), heap) = heap::during(send);
             let instructions = match Instructions::new() {
                 Ok(mut counter) => {
-                    driver.send(&whole, &prepared, &mut counter);
+                    self.driver.send(&template, prepared, &mut counter);
                     Some(counter.count()? as f64 / packets as f64)
                 }
                 Err(_) => None,
             };
-            let [parse, decide, costs] = &variant.costs;
+            let [parse, decide, costs] = &self.variants[number].costs;
             let ns = median(costs);
             let of = |costs: &Vec<f64>| (!costs.is_empty()).then(|| median(costs));
-            Ok(Line {
-                case,
-                direction: variant.direction,
-                order: variant.order,
+            lines.push(Line {
+                case: self.case,
+                direction,
+                order,
                 ns,
                 range_ns: range(costs),
                 clocks: machine::tsc_mhz().map(|mhz| ns * mhz / 1e3),
@@ -192,12 +254,13 @@ pub fn measure(case: Case, rounds: usize, packets: usize) -> Result<Vec<Line>> {
                 instructions,
                 allocations: heap.allocations as f64 / packets as f64,
                 packets,
-                forwarded: variant.ended,
-                frames_on_huge_pages: umem.on_huge_pages(),
+                forwarded: self.variants[number].ended,
+                frames_on_huge_pages: self.umem.on_huge_pages(),
                 bytes_on_huge_pages,
-            })
-        })
-        .collect()
+            });
+        }
+        Ok(lines)
+    }
 }
 
 /// How far a packet gets.
@@ -277,8 +340,8 @@ fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>)
         notes: vec![
             format!(
                 "One thread on CPU {cpu}; UDP frames of 60 bytes in {} frames of {} bytes, batches \
-                 of 64; medians of {rounds} interleaved rounds of {packets} packets after one to \
-                 warm up. The time is that of the engine alone, from received frame to queued \
+                 of 64; medians of {rounds} rounds of {packets} packets after one to warm up; all \
+                 tables with pages of one kind take turns. The time is that of the engine alone, from received frame to queued \
                  frame; writing the frames, just before, is not in it, so headers are in the \
                  cache. Four uplinks with sixteen addresses each, hosts with 63 ports each.",
                 ring::FRAMES,
@@ -324,5 +387,5 @@ fn plots(lines: &[Line]) -> Vec<Plot> {
             data: Data::Curves(curves),
         }
     };
-    [Translation::Nat44, Translation::Routed].map(plot).into()
+    Translation::ALL.map(plot).into()
 }

@@ -145,17 +145,6 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
             figure(line.longest_batch_us),
         ]);
     }
-    let groups = lines.iter().map(|line| {
-        let Case { protocol, pages, flows } = line.case;
-        format!("{}, {}, {}", protocol.label(), short(flows as f64), pages.label())
-    });
-    let rates = lines.iter().map(|line| line.flows_per_s / 1e6).collect();
-    let plot = Plot {
-        title: "New flows per second, NAT44, one core in memory".into(),
-        x: "protocol, flows, pages".into(),
-        y: "million flows per second".into(),
-        data: Data::Bars(groups.collect(), vec![("weir".into(), rates)]),
-    };
     Section {
         name: "setup",
         title: "User tier: making NAT44 flows".into(),
@@ -171,8 +160,26 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
         ],
         json: json!({ "cpu": cpu, "rounds": rounds, "lines": lines }),
         table,
-        plots: vec![plot],
+        plots: plots(lines),
     }
+}
+
+fn plots(lines: &[Line]) -> Vec<Plot> {
+    let of = |pages: Pages| lines.iter().filter(move |line| line.case.pages == pages);
+    let rates = |pages: Pages| of(pages).map(|line| line.flows_per_s / 1e6).collect::<Vec<_>>();
+    let kinds = [Pages::Huge, Pages::Small].into_iter().filter(|pages| of(*pages).count() > 0);
+    let bars: Vec<_> =
+        kinds.map(|pages| (format!("{} pages", pages.label()), rates(pages))).collect();
+    // Every kind of pages has the same flows.
+    let groups = lines.iter().filter(|line| line.case.pages == lines[0].case.pages).map(|line| {
+        format!("{}, {} flows", line.case.protocol.label(), short(line.case.flows as f64))
+    });
+    vec![Plot {
+        title: "New flows, NAT44, one core in memory".into(),
+        x: "protocol and number of flows".into(),
+        y: "million flows per second".into(),
+        data: Data::Bars(groups.collect(), bars),
+    }]
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use weir_bench::pipeline::{Case, measure};
 
 #[test]
 fn every_packet_of_the_measurement_is_forwarded_and_none_allocates() {
-    for translation in [Translation::Nat44, Translation::Routed] {
-        let case = Case { translation, pages: Pages::Small, flows: 300 };
-        let lines = measure(case, 2, 1000).unwrap();
-        assert_eq!(lines.len(), 4);
-        for line in &lines {
-            assert_eq!((line.forwarded, line.allocations), (1000, 0.0));
-            assert_eq!(line.decide_ns.is_some(), line.direction == Direction::Back);
-        }
+    let cases =
+        Translation::ALL.map(|translation| Case { translation, pages: Pages::Small, flows: 300 });
+    let lines = measure(&cases, 2, 1000).unwrap();
+    assert_eq!(lines.len(), 8);
+    for line in &lines {
+        assert_eq!((line.forwarded, line.allocations), (1000, 0.0));
+        assert_eq!(line.decide_ns.is_some(), line.direction == Direction::Back);
     }
 }

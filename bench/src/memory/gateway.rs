@@ -21,7 +21,7 @@ pub const LAN: u8 = 0;
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// What the uplinks do with source addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Translation {
     /// Address and port become the uplink's.
@@ -31,6 +31,9 @@ pub enum Translation {
 }
 
 impl Translation {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nat44, Self::Routed];
+
     /// Name in tables.
     pub fn label(self) -> &'static str {
         match self {
