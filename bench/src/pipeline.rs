@@ -27,7 +27,7 @@ const FLOWS: [usize; 4] = [1024, 64_512, 1_032_192, 4_128_768];
 const ROUNDS: usize = 5;
 /// Packets of a round. A table with more flows is visited further in the next round, so that no
 /// round finds what the last one left in the cache.
-const PACKETS: usize = 1 << 20;
+const PACKETS: usize = 1 << 19;
 const TTL: u8 = 64;
 
 /// How the flows are visited.

@@ -62,8 +62,8 @@ impl Gateway {
             .with_context(|| format!("cannot map a flow table of {slots} slots"))?;
         publish(translation, &regions)?;
         for index in (0..regions.flows.capacity()).step_by(4096 / size_of::<FlowEntry4>()) {
-            // The counters of an empty slot are no one's; a flow that takes it starts them anew.
-            regions.flows.slot(index).count(0, 0);
+            // Ending no flow writes to the slot and to its tag.
+            regions.flows.retire(index);
         }
         let mut engine = Engine::new(0, 1, &regions, [1, 2]);
         anyhow::ensure!(engine.refresh(), "the engine does not accept what was published");
