@@ -9,11 +9,12 @@ demo: deps
 	target/release/weir-bench demo
 
 # Everything that must hold, cheapest first. The namespace tests run one at a time: each has real
-# traffic to move.
+# traffic to move. Those with a gateway run in both tiers.
 test: deps lint
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --exclude weir-bench
 	$(CARGO) test --locked -p weir-bench -- --test-threads=1
+	WEIR_TIER=user $(CARGO) test --locked -p weir-bench --test gateway -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
 
