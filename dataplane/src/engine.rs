@@ -2,14 +2,17 @@
 //! call, no device: time and frames are handed in.
 //!
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
-//! parsed: *classify* (parse, port, hash, ask for its tags), ask for its slot, *look up*, *act*.
+//! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
+//! the next packet of an established flow is [`established`](crate::established)'s; every other
+//! is parsed in full.
 
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{Counters, LaneWriter, UplinkCounter};
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_shm::neighbours::Neighbours;
 use weir_wire::hash::{flow4, hash2};
-use weir_wire::layout::control::{PortRole, Translate};
+use weir_wire::layout::MAX_DEVICES;
+use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowKey4, flag};
 use weir_wire::layout::neighbour::{FIRST_LAN_L2, Neighbour};
@@ -17,6 +20,7 @@ use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::{icmp, ipv4, rewrite, tcp};
 
 use crate::answer::{self, Answer, RateLimit};
+use crate::established::Plain;
 use crate::flows::{self, NewFlow, Side, key_of, reversed};
 use crate::fragments::{FragmentKey, Fragments};
 use crate::icmp_error::{self, Toward};
@@ -70,6 +74,8 @@ pub struct Engine {
     workers: u8,
     control: ControlRegion,
     snapshot: Box<Snapshot>,
+    /// Devices whose untagged frames are a port's.
+    untagged: [bool; MAX_DEVICES],
     table: FlowTable4,
     neighbours: Neighbours,
     lane: LaneWriter,
@@ -82,7 +88,26 @@ pub struct Engine {
     flows: u64,
 }
 
-/// What the first two stages found out about a packet.
+/// A packet between the stages.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Perhaps the next of an established flow.
+    Plain { plain: Plain, hash: u64, slot: Option<u32> },
+    /// Any other.
+    Parsed(Work),
+    /// It ends here.
+    Dropped(Dropped),
+}
+
+/// How a packet of an established flow leaves.
+struct Way {
+    slot: u32,
+    action: Action4,
+    device: u8,
+    link: LinkHeader,
+}
+
+/// What the first stages found out about a packet that goes the long way.
 #[derive(Clone, Copy)]
 struct Work {
     parsed: Parsed,
@@ -102,6 +127,7 @@ impl Engine {
             workers: workers.max(1),
             control: regions.control.clone(),
             snapshot: Snapshot::new(),
+            untagged: [false; MAX_DEVICES],
             table: regions.flows.clone(),
             neighbours: regions.neighbours.clone(),
             lane: regions.counters.worker(id),
@@ -118,7 +144,14 @@ impl Engine {
     /// Takes over the published state if there is a newer one; says whether it did.
     pub fn refresh(&mut self) -> bool {
         let newer = self.control.epoch() != self.snapshot.half.epoch;
-        newer && self.snapshot.refresh(&self.control)
+        if !newer || !self.snapshot.refresh(&self.control) {
+            return false;
+        }
+        let half = &self.snapshot.half;
+        for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
+            *untagged = half.port_of(device.ifindex, 0).is_some();
+        }
+        true
     }
 
     /// The published state the engine works by.
@@ -169,27 +202,48 @@ impl Engine {
     ) {
         self.refresh();
         while !batch.is_empty() {
-            let mut work: [Result<Work, Dropped>; BATCH] = [Err(Counter::DropNotIp); BATCH];
-            for (work, received) in work.iter_mut().zip(batch.iter()) {
-                *work = self.classify(received.frame.data(), received.device);
-            }
-            for work in work.iter().take(batch.len()).flatten() {
-                self.table.prefetch_slot(work.hash);
-            }
-            for work in work.iter_mut().take(batch.len()).flatten() {
-                work.slot = self.table.find(work.hash, &key_of(&work.parsed));
-            }
+            let mut stages = [Stage::Dropped(Counter::DropNotIp); BATCH];
             let count = batch.len().min(BATCH);
-            for (work, received) in work.into_iter().zip(batch.drain(..count)) {
-                let done = work.and_then(|work| self.act(&work, received, now, out));
-                if let Err(reason) = done {
+            for (stage, received) in stages.iter_mut().zip(batch.iter()) {
+                *stage = self.classify(received.frame.data(), received.device);
+            }
+            for stage in &stages[..count] {
+                if let Stage::Plain { hash, .. } | Stage::Parsed(Work { hash, .. }) = stage {
+                    self.table.prefetch_slot(*hash);
+                }
+            }
+            for stage in &mut stages[..count] {
+                match stage {
+                    Stage::Plain { plain, hash, slot } => {
+                        *slot = self.table.find(*hash, &plain.key());
+                    }
+                    Stage::Parsed(work) => {
+                        work.slot = self.table.find(work.hash, &key_of(&work.parsed));
+                    }
+                    Stage::Dropped(_) => {}
+                }
+            }
+            for (stage, received) in stages.into_iter().zip(batch.drain(..count)) {
+                if let Err(reason) = self.act(stage, received, now, out) {
                     self.lane.add(reason, 1);
                 }
             }
         }
     }
 
-    fn classify(&self, frame: &[u8], device: u8) -> Result<Work, Dropped> {
+    #[inline(always)]
+    fn classify(&self, frame: &[u8], device: u8) -> Stage {
+        if self.untagged.get(usize::from(device)).is_some_and(|known| *known)
+            && let Some(plain) = Plain::read(frame)
+        {
+            let hash = flow4(self.key, &plain.key());
+            self.table.prefetch_tags(hash);
+            return Stage::Plain { plain, hash, slot: None };
+        }
+        self.parse(frame, device).map_or_else(Stage::Dropped, Stage::Parsed)
+    }
+
+    fn parse(&self, frame: &[u8], device: u8) -> Result<Work, Dropped> {
         let parsed = parse(frame).map_err(|reject| match reject {
             Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 | Reject::StackedVlan => Counter::DropNotIp,
             _ => Counter::DropMalformed,
@@ -203,6 +257,59 @@ impl Engine {
     }
 
     fn act<B: Buffer>(
+        &mut self,
+        stage: Stage,
+        received: Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
+        let work = match stage {
+            Stage::Plain { plain, slot, .. } => {
+                if let Some(way) = slot.and_then(|slot| self.established(&plain, slot)) {
+                    return self.forward(&plain, &way, received.frame, now, out);
+                }
+                self.parse(received.frame.data(), received.device)?
+            }
+            Stage::Parsed(work) => work,
+            Stage::Dropped(reason) => return Err(reason),
+        };
+        self.act_on(&work, received, now, out)
+    }
+
+    /// How the packet leaves, if that is the worker's to say and its flow is where it should be. An
+    /// earlier packet of the batch may have ended the flow.
+    #[inline(always)]
+    fn established(&self, plain: &Plain, slot: u32) -> Option<Way> {
+        let entry = self.table.slot(slot);
+        let action = entry.action();
+        let ours = action.flags & flag::OFFLOAD != 0
+            && action.worker == self.id
+            && entry.holds(plain.key().words())
+            && steering::usable(&self.control, action.uplink);
+        let port = self.snapshot.half.ports.get(usize::from(action.port))?;
+        if !ours || plain.total() > port.mtu || port.vlan != 0 {
+            return None;
+        }
+        let (device, link) = self.link_header(&action)?;
+        Some(Way { slot, action, device, link })
+    }
+
+    #[inline(always)]
+    fn forward<B: Buffer>(
+        &mut self,
+        plain: &Plain,
+        way: &Way,
+        mut frame: B,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
+        let bytes = u64::from(plain.total());
+        plain.rewrite(frame.data_mut(), &way.action, &way.link);
+        self.table.slot(way.slot).count(bytes, now);
+        self.transmit(way.device, frame, &way.action, bytes, out)
+    }
+
+    fn act_on<B: Buffer>(
         &mut self,
         work: &Work,
         received: Received<B>,
@@ -330,6 +437,19 @@ impl Engine {
         if !link::set_header(&mut frame, p.l3 != 14, &header) {
             return Err(Counter::DropNoFrame);
         }
+        self.transmit(device, frame, action, u64::from(p.end - p.l3), out)
+    }
+
+    /// Queues a frame and counts it.
+    #[inline(always)]
+    fn transmit<B: Buffer>(
+        &self,
+        device: u8,
+        frame: B,
+        action: &Action4,
+        len: u64,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
         out.transmit(device, frame).map_err(|_| Counter::DropTxFull)?;
         self.lane.add(Counter::UserTx, 1);
         let (packets, bytes) = match action.flags & flag::TO_UPLINK != 0 {
@@ -337,23 +457,22 @@ impl Engine {
             false => (UplinkCounter::RxPackets, UplinkCounter::RxBytes),
         };
         self.lane.add_uplink(action.uplink, packets, 1);
-        self.lane.add_uplink(action.uplink, bytes, u64::from(p.end - p.l3));
+        self.lane.add_uplink(action.uplink, bytes, len);
         Ok(())
     }
 
+    #[inline]
     fn link_header(&self, action: &Action4) -> Option<(u8, LinkHeader)> {
         let half = &self.snapshot.half;
         let port = half.ports.get(usize::from(action.port))?;
         let destination = match action.l2 {
-            uplink if uplink < FIRST_LAN_L2 => {
-                half.uplinks[usize::from(uplink)].next_hop_mac.bytes()
-            }
-            lan => self.neighbours.get(lan)?.mac,
+            uplink if uplink < FIRST_LAN_L2 => half.uplinks[usize::from(uplink)].next_hop_mac,
+            lan => Mac::new(self.neighbours.get(lan)?.mac),
         };
-        if destination == [0; 6] {
+        if destination == Mac::NONE {
             return None;
         }
-        Some((port.device, LinkHeader { destination, source: port.mac.bytes(), vlan: port.vlan }))
+        Some((port.device, LinkHeader { destination, source: port.mac, vlan: port.vlan }))
     }
 
     fn is_uplink(&self, port: u8) -> bool {

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`engine`] | batches of packets through the stages; no clock, no device, no system call |
+//! | [`established`] | the next packet of an established flow, the shortest way |
 //! | [`steering`] | rules and buckets: which uplink a new flow gets |
 //! | [`nat`] | addresses and ports |
 //! | [`mappings`] | endpoint-independent mappings |
@@ -20,6 +21,7 @@
 pub mod answer;
 pub mod attach;
 pub mod engine;
+pub mod established;
 pub mod flows;
 pub mod fragments;
 pub mod handover;

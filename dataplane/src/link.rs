@@ -1,6 +1,7 @@
 //! Layer 2 on the way out: addresses, and the VLAN tag of the port a packet leaves by.
 
 use weir_wire::ethernet;
+use weir_wire::layout::control::Mac;
 
 use crate::packet::Buffer;
 
@@ -8,9 +9,9 @@ use crate::packet::Buffer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkHeader {
     /// Next hop's hardware address.
-    pub destination: [u8; 6],
+    pub destination: Mac,
     /// The port's own.
-    pub source: [u8; 6],
+    pub source: Mac,
     /// VLAN id, 0 = untagged.
     pub vlan: u16,
 }
@@ -41,8 +42,8 @@ pub fn set_header<B: Buffer>(frame: &mut B, tagged: bool, new: &LinkHeader) -> b
         (false, false) => {}
     }
     if let Some(addresses) = frame.data_mut().first_chunk_mut::<12>() {
-        addresses[..6].copy_from_slice(&new.destination);
-        addresses[6..].copy_from_slice(&new.source);
+        addresses[..6].copy_from_slice(&new.destination.bytes());
+        addresses[6..].copy_from_slice(&new.source.bytes());
     }
     true
 }
@@ -57,7 +58,7 @@ mod tests {
 
     fn through(frame: &[u8], tagged: bool, vlan: u16) -> Vec<u8> {
         let mut frame = HeapFrame::new(frame);
-        let new = LinkHeader { destination: [3; 6], source: [4; 6], vlan };
+        let new = LinkHeader { destination: Mac::new([3; 6]), source: Mac::new([4; 6]), vlan };
         assert!(set_header(&mut frame, tagged, &new));
         frame.data().to_vec()
     }

@@ -117,6 +117,14 @@ impl FlowKey4 {
         Self { src, dst, sport, dport, proto, pad: [0; 3] }
     }
 
+    /// The key whose [`Self::words`] these are.
+    #[inline]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h] = words[0].to_ne_bytes();
+        let [i, j, k, l, proto, ..] = words[1].to_ne_bytes();
+        Self::new([a, b, c, d], [e, f, g, h], [i, j], [k, l], proto)
+    }
+
     /// The key as two words, in memory order: addresses; ports and protocol.
     #[inline]
     pub const fn words(&self) -> [u64; 2] {

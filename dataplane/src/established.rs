@@ -1,0 +1,89 @@
+//! The shortest way through the engine: the next packet of an established flow, by whole words, as
+//! the XDP program takes it. Whatever is not plainly that goes the long way.
+
+use weir_shm::flows::Action4;
+use weir_wire::layout::flow::FlowKey4;
+use weir_wire::plain::{self, Ip4};
+use weir_wire::{ethernet, icmp, tcp, udp};
+
+use crate::link::LinkHeader;
+
+/// Start of the IP header: tagged frames go the long way.
+const L3: usize = 14;
+const L4: usize = L3 + 20;
+/// Bytes of every plain frame.
+const HEAD: usize = L4 + 8;
+
+/// A plain packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    ip: Ip4,
+    key: [u64; 2],
+}
+
+impl Plain {
+    /// Recognises a packet that the kernel tier would forward, if its flow were known.
+    #[inline(always)]
+    pub fn read(frame: &[u8]) -> Option<Self> {
+        let head = frame.first_chunk::<HEAD>()?;
+        if head[12..L3] != ethernet::IPV4.to_be_bytes() {
+            return None;
+        }
+        let word = |at: usize| {
+            u64::from(u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
+        };
+        let ip = Ip4([word(L3), word(L3 + 4), word(L3 + 8), word(L3 + 12), word(L3 + 16)]);
+        let proto = ip.proto();
+        let (first, second) = (word(L4), word(L4 + 4));
+        let fourth = match proto {
+            tcp::PROTOCOL => u32::from_le_bytes(*frame.get(L4 + 12..)?.first_chunk()?).into(),
+            _ => 0,
+        };
+        let is_plain = ip.is_plain((frame.len() - L3) as u64)
+            && plain::is_plain(proto, first, second, fourth, u64::from(ip.total()) - 20);
+        is_plain.then(|| Self { ip, key: plain::key(&ip, plain::ports(proto, first, second)) })
+    }
+
+    /// The flow's key.
+    #[inline]
+    pub fn key(&self) -> FlowKey4 {
+        FlowKey4::from_words(self.key)
+    }
+
+    /// Bytes of the packet, from the IP header on.
+    #[inline]
+    pub fn total(&self) -> u16 {
+        self.ip.total()
+    }
+
+    /// Makes the frame, which the packet was read from, the one that leaves.
+    #[inline(always)]
+    pub fn rewrite(&self, frame: &mut [u8], action: &Action4, link: &LinkHeader) {
+        let (new, proto) = (&action.rewrite, self.ip.proto());
+        let at = L4
+            + match proto {
+                tcp::PROTOCOL => tcp::field::CHECKSUM,
+                udp::PROTOCOL => udp::field::CHECKSUM,
+                _ => icmp::field::CHECKSUM,
+            };
+        if let Some(field) = frame.get_mut(at..at + 2) {
+            let old = u16::from_le_bytes([field[0], field[1]]);
+            field.copy_from_slice(&plain::next_checksum(proto, old, new.l4_delta).to_le_bytes());
+        }
+        let Some(head) = frame.first_chunk_mut::<HEAD>() else { return };
+        let (destination, source) = (link.destination.word(), link.source.word());
+        head[..8].copy_from_slice(&(destination | source << 48).to_le_bytes());
+        head[8..12].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
+        let ttl_word = self.ip.next_ttl_word(new.l3_delta) as u32;
+        head[L3 + 8..L3 + 12].copy_from_slice(&ttl_word.to_le_bytes());
+        head[L3 + 12..L3 + 16].copy_from_slice(&new.src);
+        head[L3 + 16..L4].copy_from_slice(&new.dst);
+        if proto == icmp::PROTOCOL {
+            let at = L4 + icmp::field::IDENT;
+            head[at..at + 2].copy_from_slice(&new.sport);
+        } else {
+            head[L4..L4 + 2].copy_from_slice(&new.sport);
+            head[L4 + 2..L4 + 4].copy_from_slice(&new.dport);
+        }
+    }
+}
