@@ -3,7 +3,10 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use weir_dataplane::engine::BATCH;
+use weir_dataplane::engine::Regions;
+use weir_dataplane::established::Plain;
 use weir_dataplane::packet::Received;
+use weir_wire::hash::flow4;
 use weir_wire::layout::counters::Counter;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
@@ -158,4 +161,44 @@ impl<'u> Driver<'u> {
             ring.recycle();
         }
     }
+
+    /// Takes packets through the engine's first stages alone: recognising them, and if `find` says
+    /// so, finding their flows. Says how many are recognised, or found; `meter` measures that.
+    pub fn look(
+        &mut self,
+        template: &Template,
+        packets: &[Packet],
+        find: bool,
+        meter: &mut impl Meter,
+    ) -> usize {
+        let mut seen = 0;
+        for chunk in packets.chunks(BATCH) {
+            for packet in chunk {
+                self.ring.receive(&mut self.batch, packet.device, &template.frame(packet));
+            }
+            let (batch, regions) = (&self.batch, &self.gateway.regions);
+            seen += meter.during(|| match find {
+                true => found(batch, regions),
+                false => batch.iter().filter_map(|r| Plain::read(r.frame.data())).count(),
+            });
+            self.batch.clear();
+            self.ring.recycle();
+        }
+        seen
+    }
+}
+
+fn found(batch: &[Received<Frame<'_>>], regions: &Regions) -> usize {
+    let mut keys = [None; BATCH];
+    for (key, received) in keys.iter_mut().zip(batch) {
+        *key = Plain::read(received.frame.data()).map(|plain| {
+            let hash = flow4(regions.hash_key, &plain.key());
+            regions.flows.prefetch_tags(hash);
+            (hash, plain.key())
+        });
+    }
+    for (hash, _) in keys.iter().flatten() {
+        regions.flows.prefetch_slot(*hash);
+    }
+    keys.iter().flatten().filter_map(|(hash, key)| regions.flows.find(*hash, key)).count()
 }
