@@ -97,7 +97,7 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
     half.workers = site.workers;
     half.timeouts = site.timeouts;
     half.flow_slots = slots_for(site.flow_table);
-    half.tier = site.tier as u8;
+    half.tier = site.tier.here() as u8;
     for (core, given) in half.cores.iter_mut().zip(&site.cores) {
         *core = *given;
     }

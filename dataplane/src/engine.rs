@@ -36,9 +36,6 @@ pub const BATCH: usize = 64;
 /// ICMP errors and resets a worker makes per second.
 const ANSWERS_PER_SECOND: u32 = 1000;
 
-/// Mappings a worker has room for before it asks for memory.
-const MAPPINGS: usize = 16_384;
-
 /// The regions a worker works on.
 #[derive(Clone, Debug)]
 pub struct Regions {
@@ -122,6 +119,9 @@ type Dropped = Counter;
 impl Engine {
     /// Worker `id` of `workers`. `entropy` is a secret of this process.
     pub fn new(id: u8, workers: u8, regions: &Regions, entropy: [u64; 2]) -> Self {
+        // The worker's share of the flows that fit in the table: an index that grew under load
+        // would hold up a batch while it moves.
+        let mappings = regions.flows.capacity() as usize / 2 / usize::from(workers.max(1));
         Self {
             id,
             workers: workers.max(1),
@@ -132,7 +132,7 @@ impl Engine {
             neighbours: regions.neighbours.clone(),
             lane: regions.counters.worker(id),
             key: regions.hash_key,
-            mappings: Mappings::new(entropy, MAPPINGS),
+            mappings: Mappings::new(entropy, mappings),
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             answers: RateLimit::new(ANSWERS_PER_SECOND),

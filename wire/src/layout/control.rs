@@ -407,6 +407,14 @@ pub enum Tier {
     Kernel = 1,
 }
 
+impl Tier {
+    /// What this machine can do of it. The kernel tier reads flow entries without barriers, see
+    /// [`flow`](super::flow), which takes a machine that keeps loads and stores in order.
+    pub const fn here(self) -> Self {
+        if cfg!(target_arch = "x86_64") { self } else { Self::User }
+    }
+}
+
 /// One complete published state.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

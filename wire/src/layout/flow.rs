@@ -33,8 +33,8 @@ pub const VALID: u32 = 1;
 /// Added to `state` each time the slot is used.
 pub const GENERATION: u32 = 2;
 
-/// Slots of a table for so many flows: two each, and a fifth more, with which one insertion in a
-/// hundred thousand is refused when the table is as full as it was made for.
+/// Slots of a table for so many flows: two each, and a fifth more, with which two insertions in a
+/// hundred thousand are refused while the table fills to what it was made for.
 pub const fn slots_for(flows: u32) -> u32 {
     let slots = (flows as u64 * 12).div_ceil(5).next_multiple_of(PAGE as u64);
     // An index is 32 bits, and a peer is named by one.
