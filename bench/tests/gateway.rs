@@ -310,6 +310,25 @@ fn the_gateways_own_traffic_is_untouched() {
 }
 
 #[test]
+fn the_gateways_own_traffic_follows_its_uplinks() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let way = || {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null"]);
+        curl.args(["--write-out", "%{local_ip}", &server::content_url(SERVER, 1000)]);
+        let printed = topology.gateway.output(&mut curl).unwrap().stdout;
+        let address: Ipv4Addr = String::from_utf8(printed).unwrap().parse().unwrap();
+        topology.providers.iter().position(|p| p.addresses.contains(&address)).unwrap()
+    };
+    let request = |request: Request| weir.request(&request).unwrap();
+    assert_eq!(way(), 0);
+    request(Request::Down { uplink: "fiber".into() });
+    assert_eq!(way(), 1);
+    request(Request::Up { uplink: "fiber".into() });
+    assert_eq!(way(), 0);
+}
+
+#[test]
 fn two_workers_share_the_work_and_hand_over() {
     let mut plan = Plan::new(3, 4);
     plan.queues = 2;

@@ -16,6 +16,7 @@ use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Request, Response};
+use crate::own::Own;
 use crate::publish::{self, Overrides, Tables};
 use crate::site::{self, Site};
 use crate::watch::{Kernel, Watcher};
@@ -57,6 +58,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
     daemon.publish()?;
     daemon.resolve(&watcher).await;
+    daemon.route(&watcher).await;
 
     let (calls, mut called) = mpsc::channel::<Call>(16);
     tokio::spawn(serve(listener, calls));
@@ -73,6 +75,7 @@ pub async fn run(options: Options) -> Result<()> {
             _ = hangup.recv() => daemon.reload(&options.config),
             Some((request, reply)) = called.recv() => {
                 let _ = reply.send(daemon.answer(&request));
+                daemon.route(&watcher).await;
                 continue;
             }
             () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
@@ -84,6 +87,10 @@ pub async fn run(options: Options) -> Result<()> {
         }
         daemon.publish()?;
         daemon.resolve(&watcher).await;
+        daemon.route(&watcher).await;
+    }
+    if let Err(error) = Own::default().install(watcher.handle()).await {
+        tracing::warn!("weir's rules and routes are still there: {error:#}");
     }
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
@@ -177,6 +184,8 @@ struct Daemon {
     half: Option<Box<ControlHalf>>,
     since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
+    /// Rules and routes as last asked for; none: not yet.
+    own: Option<Own>,
 }
 
 impl Daemon {
@@ -190,6 +199,7 @@ impl Daemon {
             known_hosts: None,
             half: None,
             unresolved: Vec::new(),
+            own: None,
             site,
             kernel,
             hosts,
@@ -255,6 +265,24 @@ impl Daemon {
         for (interface, address) in &self.unresolved {
             watcher.resolve(*interface, *address).await;
         }
+    }
+
+    /// Makes the kernel's rules and routes follow.
+    async fn route(&mut self, watcher: &Watcher) {
+        let states =
+            (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
+        let usable: Vec<bool> = states.map(|state| state & uplink_state::USABLE != 0).collect();
+        let wanted = match self.site.own_traffic {
+            true => Own::wanted(&self.site, &self.kernel, &usable),
+            false => Own::default(),
+        };
+        if self.own.as_ref() == Some(&wanted) {
+            return;
+        }
+        if let Err(error) = wanted.install(watcher.handle()).await {
+            tracing::warn!("the gateway's own traffic does not follow its uplinks: {error:#}");
+        }
+        self.own = Some(wanted);
     }
 
     /// Takes over a changed file, or says why not and goes on as before.

@@ -5,6 +5,7 @@
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
 //! | `netdev` | which devices can transmit for XDP |
+//! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`daemon`] | the control process |
@@ -17,6 +18,7 @@ pub mod buckets;
 pub mod cli;
 pub mod daemon;
 mod netdev;
+pub mod own;
 pub mod publish;
 pub mod site;
 pub mod watch;

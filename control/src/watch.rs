@@ -135,6 +135,11 @@ impl Watcher {
         Ok(Self { handle, ethtool, events })
     }
 
+    /// For other requests to the kernel.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Returns when something changed since the last [`read`](Self::read) began.
     pub async fn changed(&mut self) {
         // Truncated on purpose: that there is an event is all that matters. ENOBUFS says that

@@ -231,6 +231,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
             schema::Tier::Kernel => Tier::Kernel,
             schema::Tier::User => Tier::User,
         },
+        own_traffic: gateway.own_traffic,
         default_policy,
         timeouts,
         lans,

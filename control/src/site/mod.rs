@@ -34,6 +34,8 @@ pub struct Site {
     pub on_dataplane_loss: OnDataplaneLoss,
     /// Which tier forwards established flows.
     pub tier: Tier,
+    /// Routes and rules for the gateway's own traffic are weir's too.
+    pub own_traffic: bool,
     /// Index of the policy of packets that no rule matches.
     pub default_policy: u8,
     /// Idle timeouts.

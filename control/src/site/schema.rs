@@ -31,6 +31,7 @@ pub struct Gateway {
     pub nat_ports: Option<Spanned<String>>,
     pub on_dataplane_loss: Loss,
     pub tier: Tier,
+    pub own_traffic: bool,
     pub default_policy: Option<Spanned<String>>,
 }
 
@@ -43,6 +44,7 @@ impl Default for Gateway {
             nat_ports: None,
             on_dataplane_loss: Loss::Drop,
             tier: Tier::Kernel,
+            own_traffic: true,
             default_policy: None,
         }
     }

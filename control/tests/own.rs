@@ -1,0 +1,109 @@
+//! Rules and routes for the gateway's own traffic, in network namespaces. Needs root.
+
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use weir_control::own::Own;
+use weir_control::site::{self, Site};
+use weir_control::watch::Watcher;
+
+const SITE: &str = r#"
+[[lan]]
+interface = "lan0"
+[[uplink]]
+name = "fiber"
+interface = "wan0"
+weight = 5
+[[uplink]]
+name = "lte"
+interface = "wan1"
+next_hop = "192.0.2.129"
+"#;
+
+/// A gateway on a LAN and two providers; `main` has a default route by the first.
+fn in_gateway<F: Future>(body: impl FnOnce(Site) -> F + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root: run as root");
+            for (name, address) in
+                [("lan0", "10.77.0.1/24"), ("wan0", "192.0.2.2/25"), ("wan1", "192.0.2.130/25")]
+            {
+                ip(&format!("link add {name} type veth peer name far-{name}"));
+                ip(&format!("addr add {address} dev {name}"));
+                ip(&format!("link set {name} up"));
+                ip(&format!("link set far-{name} up"));
+            }
+            ip("route add default via 192.0.2.1");
+            let site = site::parse("test", SITE).unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(body(site));
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The device that a packet to a server on the Internet leaves by.
+fn way(selector: &str) -> String {
+    let text = ip(&format!("route get 198.51.100.1{selector}"));
+    text.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap().to_owned()
+}
+
+async fn install(site: &Site, usable: [bool; 2]) {
+    let mut watcher = Watcher::new().unwrap();
+    let kernel = watcher.read().await.unwrap();
+    Own::wanted(site, &kernel, &usable).install(watcher.handle()).await.unwrap();
+}
+
+#[test]
+fn a_socket_that_names_an_uplink_leaves_by_it() {
+    in_gateway(async |site| {
+        install(&site, [true, true]).await;
+        assert_eq!(way(" oif wan1"), "wan1");
+        assert_eq!(way(" from 192.0.2.130"), "wan1");
+        assert_eq!(way(" from 192.0.2.2"), "wan0");
+        // Hosts of the LAN are reached whatever the source.
+        let text = ip("route get 10.77.0.9 from 192.0.2.130");
+        assert!(text.contains("dev lan0"), "{text}");
+    });
+}
+
+#[test]
+fn other_sockets_leave_by_the_best_usable_uplink() {
+    in_gateway(async |site| {
+        install(&site, [true, true]).await;
+        assert_eq!(way(""), "wan0");
+        install(&site, [false, true]).await;
+        assert_eq!(way(""), "wan1");
+        // The uplink that is down is still there for those that name it: to probe it, for one.
+        assert_eq!(way(" oif wan0"), "wan0");
+        install(&site, [false, false]).await;
+        assert_eq!(way(""), "wan0");
+    });
+}
+
+#[test]
+fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
+    in_gateway(async |site| {
+        ip("rule add priority 11701 from 203.0.113.7 lookup 77");
+        ip("route add 203.0.113.0/24 via 192.0.2.1 table 11701");
+        let all = || (ip("rule show"), ip("route show table 0"));
+        let before = all();
+        install(&site, [true, true]).await;
+        let (rules, _) = all();
+        assert_eq!(rules.lines().count(), before.0.lines().count() + 10);
+        // A second time, there is nothing to do.
+        install(&site, [true, true]).await;
+        assert_eq!(all().0, rules);
+        let watcher = Watcher::new().unwrap();
+        Own::default().install(watcher.handle()).await.unwrap();
+        assert_eq!(all(), before);
+    });
+}
