@@ -16,6 +16,7 @@ pub mod demo;
 pub mod footprint;
 pub mod frame;
 pub mod iperf;
+pub mod latency;
 pub mod limits;
 pub mod listeners;
 pub mod machine;

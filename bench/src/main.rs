@@ -15,7 +15,7 @@ use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
-use weir_bench::{balance, cleanup, footprint, pipeline, report, setup, teardown};
+use weir_bench::{balance, cleanup, footprint, latency, pipeline, report, setup, teardown};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -41,6 +41,14 @@ enum Action {
     Demo,
     /// Measure weir beside the kernel, a bare redirect and testpmd: the same traffic for all.
     Compare(Compare),
+    /// Measure one-way latency at parts of the rate without loss.
+    Latency {
+        #[command(flatten)]
+        options: latency::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure the user tier in memory: the cost of a packet by number of flows.
     Pipeline(Memory),
     /// Measure how fast flows are made, and how long packets behind wait.
@@ -150,6 +158,7 @@ fn main() -> Result<()> {
         Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
         Action::Compare(arguments) => compare(arguments),
+        Action::Latency { options, json } => latency::run(&options)?.print(json),
         Action::Pipeline(memory) => pipeline::run(&memory.options)?.print(memory.json),
         Action::SetupRate { options, .. } => setup::run(&options.options)?.print(options.json),
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
