@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod balance;
 pub mod capture;
 pub mod cleanup;
@@ -22,6 +23,7 @@ pub mod listeners;
 pub mod machine;
 pub mod memory;
 pub mod netns;
+pub mod new_flows;
 pub mod nginx;
 pub mod pipeline;
 pub mod plan;
@@ -37,5 +39,6 @@ pub mod tcp_load;
 pub mod teardown;
 pub mod topology;
 pub mod udp_flows;
+pub mod update;
 pub mod wait;
 pub mod weir;
