@@ -13,7 +13,8 @@ use weir_wire::layout::counters::Counter;
 
 use crate::compare::site::Site;
 use crate::compare::weir::{Tier, establish, start};
-use crate::compare::{Size, Traffic};
+use crate::compare::{GATEWAY_CPU, Size, Traffic};
+use crate::machine;
 use crate::netns::Netns;
 use crate::section::{Section, figure, median, range, table};
 use crate::wait;
@@ -56,6 +57,8 @@ pub struct Round {
     pub sent: u64,
     /// Of these, packets that did not arrive.
     pub lost: f64,
+    /// Of those that arrived, packets that the kernel tier did not forward.
+    pub by_user: f64,
     /// Flows that the new process took over.
     pub adopted: u64,
     /// From its start until it had taken them over, milliseconds.
@@ -80,6 +83,8 @@ pub fn run(options: &Options) -> Result<Section> {
 /// As [`run`].
 pub fn measure(options: &Options) -> Result<Vec<Round>> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
+    // Whatever is started from here on leaves the generator alone.
+    machine::pin(Some(GATEWAY_CPU))?;
     let mut site = Site::build(options.flows)?;
     let mut weir = start(&mut site, Tier::Kernel, options.flows)?;
     establish(&mut site, &weir)?;
@@ -89,7 +94,7 @@ pub fn measure(options: &Options) -> Result<Vec<Round>> {
 fn round(site: &mut Site, weir: &mut Weir) -> Result<Round> {
     let counters = weir.counters()?;
     let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
-    let before = site.settle(far)?;
+    let (before, by_kernel) = (site.settle(far)?, counters.sum(Counter::XdpForwarded));
     site.aim(Size::Fixed(64), PACE.as_nanos() as u64)?;
     let host = site.topology.hosts[0].netns.clone();
     let (server, traffic) = (site.topology.servers[0], &mut site.traffic);
@@ -105,7 +110,9 @@ fn round(site: &mut Site, weir: &mut Weir) -> Result<Round> {
         Ok::<_, anyhow::Error>((sent?, round?))
     })?;
     let arrived = site.settle(far)? - before;
-    Ok(Round { sent, lost: sent as f64 - arrived as f64, ..round })
+    let by_kernel = counters.sum(Counter::XdpForwarded) - by_kernel;
+    let by_user = arrived as f64 - by_kernel as f64;
+    Ok(Round { sent, lost: sent as f64 - arrived as f64, by_user, ..round })
 }
 
 fn kill_and_start(weir: &mut Weir, counters: &Counters) -> Result<Round> {
@@ -131,6 +138,7 @@ fn kill_and_start(weir: &mut Weir, counters: &Counters) -> Result<Round> {
     Ok(Round {
         sent: 0,
         lost: 0.0,
+        by_user: 0.0,
         adopted: of(Counter::FlowsAdopted) - adopted_before,
         adopt_ms: ms(adopted, started),
         new_flow_ms: ms(made, started),
@@ -171,8 +179,9 @@ fn host_sends_until(host: &Netns, server: Ipv4Addr, done: &AtomicBool) -> Result
 
 fn section(rounds: &[Round], options: &Options) -> Section {
     let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
-    let rows: [(&str, &str, Vec<f64>); 4] = [
+    let rows: [(&str, &str, Vec<f64>); 5] = [
         ("lost", "packets lost", of(|r| r.lost)),
+        ("by_user", "packets forwarded by the user tier", of(|r| r.by_user)),
         ("ms", "start to flows adopted, ms", of(|r| r.adopt_ms)),
         ("new_flow_ms", "start to the first new flow, ms", of(|r| r.new_flow_ms)),
         ("gap_ms", "kill to the first new flow, ms", of(|r| r.gap_ms)),

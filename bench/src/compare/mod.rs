@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-pub use report::{Absent, Measured, Report};
+pub use report::{Absent, Measured, Report, section};
 pub use system::{Gateway, Prepared, System};
 pub use traffic::{Call, GENERATOR_CPU, Size, Traffic};
 
