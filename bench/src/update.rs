@@ -29,9 +29,12 @@ const PACE: Duration = Duration::from_micros(5);
 /// Traffic before a change.
 const BEFORE: Duration = Duration::from_millis(100);
 /// Frames of a trial: the set-up of the call, the time before, and as long after.
-const FRAMES: u32 = 60_000;
-/// Tries until all flows have moved.
-const PASSES: usize = 4;
+const FRAMES: u32 = 40_000;
+/// Most trials with the command, which takes as long as a process to start.
+const COMMANDS: u32 = 3;
+/// The uplink that established flows leave by until it is taken out, and the other.
+const OLD: usize = 0;
+const NEW: usize = 1;
 /// Time between looks at the control page.
 const WATCH: Duration = Duration::from_micros(20);
 
@@ -103,10 +106,11 @@ pub fn measure(options: &Options) -> Result<[Line; 3]> {
     // Whatever is started from here on leaves the generator alone.
     machine::pin(Some(GATEWAY_CPU))?;
     let rounds = u32::try_from(options.rounds)?;
-    let mut field = Field::prepare(options.flows, rounds * FRAMES)?;
+    let commands = rounds.min(COMMANDS);
+    let mut field = Field::prepare(options.flows, rounds + commands, rounds * FRAMES)?;
     let mut flips = [false, true].map(|_| Vec::new());
     for (trials, by_command) in flips.iter_mut().zip([false, true]) {
-        for _ in 0..rounds {
+        for _ in 0..if by_command { commands } else { rounds } {
             trials.push(field.flip(by_command).context("taking an uplink out")?);
         }
     }
@@ -120,28 +124,30 @@ pub fn measure(options: &Options) -> Result<[Line; 3]> {
     ])
 }
 
-/// Weir with all flows on one of two uplinks.
+/// Weir with established flows, all by one of two uplinks.
 struct Field {
     weir: Weir,
     site: Site,
-    /// Who has the flows.
-    holder: usize,
-    /// New flows, none of which was sent before.
-    new: Load,
-    /// The next of them.
+    /// The established flows, and the next of them: none has moved.
+    established: Load,
     next: u32,
+    /// New flows, and the next of them: none was sent before.
+    new: Load,
+    next_new: u32,
 }
 
 impl Field {
-    fn prepare(flows: u32, new: u32) -> Result<Self> {
+    fn prepare(flows: u32, trials: u32, new: u32) -> Result<Self> {
+        let least = trials * FRAMES;
+        ensure!(flows >= least, "the flows must be {least} or more: a trial moves {FRAMES}");
         let mut site = Site::build(flows)?;
         site.pair_flows();
         let room = flows.checked_add(new).context("too many flows")?;
         let weir = start(&mut site, Tier::Kernel, room)?;
-        weir.request(&Request::Down { uplink: UPLINKS[1].into() })?;
+        weir.weight(UPLINKS[NEW], 0)?;
         establish(&mut site, &weir)?;
-        weir.request(&Request::Up { uplink: UPLINKS[1].into() })?;
-        let established = site.load(Size::Fixed(64));
+        weir.weight(UPLINKS[NEW], 1)?;
+        let established = watched(site.load(Size::Fixed(64)));
         // An endpoint with a mapping stays with its uplink (RFC 4787 REQ-1): these have none.
         let used = established.endpoints.div_ceil(PORTS);
         let most = MAX_ENDPOINTS - used * PORTS;
@@ -151,55 +157,34 @@ impl Field {
             flows: new,
             endpoints: new,
             stride: 1,
-            ..watched(established)
+            ..established
         };
-        Ok(Self { weir, site, holder: 0, new, next: 0 })
+        Ok(Self { weir, site, established, next: 0, new, next_new: 0 })
     }
 
-    /// Takes out the uplink that has the flows, until the other has all of them.
+    /// Takes out an uplink under traffic of flows that leave by it; then it returns.
     fn flip(&mut self, by_command: bool) -> Result<Trial> {
-        let (old, new) = (self.holder, 1 - self.holder);
-        let load = watched(self.site.load(Size::Fixed(64)));
-        self.site.traffic.set_plan(&load)?;
-        let name = UPLINKS[old];
+        self.site.traffic.set_plan_from(&self.established, self.next)?;
+        let walked = u64::from(FRAMES) * u64::from(self.established.stride);
+        self.next = ((u64::from(self.next) + walked) % u64::from(self.established.flows)) as u32;
+        let name = UPLINKS[OLD];
         let change = |weir: &Weir| match by_command {
             true => process::output(&mut weir.cli(&["down", name])?).map(drop),
             false => weir.request(&Request::Down { uplink: name.into() }).map(drop),
         };
-        let state = move |control: &ControlRegion| u64::from(control.uplink_state(old as u8));
-        let trial = trial(&self.weir, &mut self.site, [old, new], change, state)?;
-        self.gather(new)?;
+        let state = |control: &ControlRegion| u64::from(control.uplink_state(OLD as u8));
+        let trial = trial(&self.weir, &mut self.site, change, state)?;
         self.weir.request(&Request::Up { uplink: name.into() })?;
-        self.holder = new;
         Ok(trial)
     }
 
-    /// Gives the uplink without flows a weight, while new flows arrive.
+    /// Gives an uplink without one a weight, while new flows arrive.
     fn weigh(&mut self) -> Result<Trial> {
-        let (old, new) = (self.holder, 1 - self.holder);
-        self.weir.weight(UPLINKS[new], 0)?;
-        self.site.traffic.set_plan_from(&self.new, self.next)?;
-        self.next += FRAMES;
-        let change = |weir: &Weir| weir.weight(UPLINKS[new], 1).map(drop);
-        trial(&self.weir, &mut self.site, [old, new], change, ControlRegion::epoch)
-    }
-
-    /// Sends all flows until they leave by this uplink. They are answered, so that all are the
-    /// kernel tier's.
-    fn gather(&mut self, uplink: usize) -> Result<()> {
-        let flows = self.site.flows();
-        let load = Load { interval_ns: 0, ..watched(self.site.load(Size::Fixed(64))) };
-        for _ in 0..PASSES {
-            self.site.establish(PACE)?;
-            self.site.traffic.set_plan(&load)?;
-            self.site.traffic.forget_arrivals()?;
-            self.site.traffic.blast(flows)?;
-            self.site.settle(|traffic| Ok(traffic.far()?.packets))?;
-            if self.site.traffic.arrivals()?[uplink].packets == u64::from(flows) {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("not all of {flows} flows leave by {}", UPLINKS[uplink])
+        self.weir.weight(UPLINKS[NEW], 0)?;
+        self.site.traffic.set_plan_from(&self.new, self.next_new)?;
+        self.next_new += FRAMES;
+        let change = |weir: &Weir| weir.weight(UPLINKS[NEW], 1).map(drop);
+        trial(&self.weir, &mut self.site, change, ControlRegion::epoch)
     }
 }
 
@@ -211,7 +196,6 @@ fn watched(load: Load) -> Load {
 fn trial(
     weir: &Weir,
     site: &mut Site,
-    [old, new]: [usize; 2],
     change: impl Fn(&Weir) -> Result<()>,
     word: impl Fn(&ControlRegion) -> u64 + Send,
 ) -> Result<Trial> {
@@ -236,7 +220,7 @@ fn trial(
     })?;
     let arrived = site.settle(far)? - before;
     let arrivals = site.traffic.arrivals()?;
-    let (old, new): (Arrivals, Arrivals) = (arrivals[old], arrivals[new]);
+    let (old, new): (Arrivals, Arrivals) = (arrivals[OLD], arrivals[NEW]);
     ensure!(old.packets > 0 && old.first_ns < asked, "no traffic before the change");
     ensure!(new.packets > 0, "the change was not obeyed");
     ensure!(new.first_ns > asked, "traffic left by the other uplink before the change");
@@ -321,9 +305,10 @@ fn section(lines: &[Line; 3], options: &Options) -> Section {
         title: format!("How soon a change is obeyed, {} established flows", options.flows),
         notes: vec![
             format!(
-                "Microseconds after the request, medians of {} changes, under {} packets a second. \
-                 All established flows (UDP, NAT44) leave by one of two uplinks, until it is taken \
-                 out: the first packet by the other uplink is the first flow that has moved. For \
+                "Microseconds after the request, medians of {} changes ({COMMANDS} by the command), under {} packets a second. \
+                 All established flows (UDP, NAT44) leave by one of two uplinks, and {FRAMES} of \
+                 them send a packet each while it is taken out: the first by the other uplink is \
+                 the first flow that has moved. For \
                  the weight, every packet is the first of a flow, and an uplink of weight 0 is \
                  given one.",
                 options.rounds,

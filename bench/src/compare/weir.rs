@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;
@@ -50,10 +50,19 @@ pub fn start(site: &mut Site, tier: Tier, room: u32) -> Result<Weir> {
 /// When weir does not make every flow.
 pub fn establish(site: &mut Site, weir: &Weir) -> Result<()> {
     let flows = site.flows();
-    site.establish(PACE)?;
+    site.establish(PACE).with_context(|| drops(weir))?;
     let made = weir.counters()?.sum(Counter::FlowsCreated);
     ensure!(made == u64::from(flows), "weir made {made} of {flows} flows");
     Ok(())
+}
+
+/// What weir dropped, and why.
+fn drops(weir: &Weir) -> String {
+    let Ok(counters) = weir.counters() else { return "weir's counters are gone".into() };
+    let drops = counters.all().into_iter().filter(|(counter, n)| counter.is_drop() && *n > 0);
+    drops.fold("weir's drops:".into(), |text, (counter, n)| {
+        format!("{text} {}={n}", counter.label())
+    })
 }
 
 fn configuration(site: &Site, tier: Tier, room: u32) -> String {
