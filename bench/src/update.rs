@@ -3,7 +3,7 @@
 //!
 //! All times count from the request, in microseconds of `CLOCK_MONOTONIC`, which is also what the
 //! far side's programs read when a frame arrives. A thread watches the control page for what is
-//! published, every [`WATCH`] or so.
+//! published.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +66,7 @@ pub struct Trial {
     pub first_us: f64,
     /// The last frame by the one that is taken out.
     pub last_us: f64,
-    /// Frames that did not arrive, of [`FRAMES`].
+    /// Frames that did not arrive.
     pub lost: f64,
 }
 
