@@ -154,13 +154,20 @@ impl Weir {
         self.request(&Request::Weight { uplink: uplink.into(), weight, policy: None })
     }
 
+    /// The control page and the bucket tables.
+    ///
+    /// # Errors
+    /// When they cannot be mapped.
+    pub fn control(&self) -> Result<ControlRegion> {
+        Ok(ControlRegion::open(&self.pins, Access::Read)?)
+    }
+
     /// What is published.
     ///
     /// # Errors
     /// When nothing is.
     pub fn snapshot(&self) -> Result<Box<Snapshot>> {
-        let region = ControlRegion::open(&self.pins, Access::Read)?;
-        region.snapshot().context("nothing is published")
+        self.control()?.snapshot().context("nothing is published")
     }
 
     /// The counters.

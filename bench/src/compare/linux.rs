@@ -33,8 +33,18 @@ pub fn route(flows: u32) -> Result<Prepared> {
 /// # Errors
 /// When the kernel refuses a step, or the flows are not all tracked.
 pub fn nat(flows: u32) -> Result<Prepared> {
+    let mut prepared = nat_without_flows(flows)?;
+    prepared.site.establish(Duration::ZERO)?;
+    Ok(prepared)
+}
+
+/// The same, and no flow is tracked yet.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn nat_without_flows(flows: u32) -> Result<Prepared> {
     let limits = Conntrack::raise(flows)?;
-    let mut site = routed(flows)?;
+    let site = routed(flows)?;
     let gateway = &site.topology.gateway;
     let mut rules = String::new();
     for provider in &site.topology.providers {
@@ -50,7 +60,6 @@ pub fn nat(flows: u32) -> Result<Prepared> {
         ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
         ("net/netfilter/nf_conntrack_udp_timeout_stream", "3600"),
     ])?;
-    site.establish(Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(limits) })
 }
 
