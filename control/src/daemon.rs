@@ -246,8 +246,9 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        self.tables.update(&mut published.half, &published.states, self.site.policies.len());
-        let same = self.half.as_ref().is_some_and(|old| same(old, &published.half));
+        let policies = self.site.policies.len();
+        let moved = self.tables.update(&mut published.half, &published.states, policies);
+        let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
         }

@@ -351,14 +351,16 @@ impl Tables {
         Self { policies: (0..site.policies.len()).map(home).collect() }
     }
 
-    /// Brings the tables up to date with the half's members and the uplinks' states.
-    pub fn update(&mut self, half: &mut ControlHalf, states: &[u32], policies: usize) {
+    /// Brings the tables up to date with the half's members and the uplinks' states. Says whether
+    /// a live table changed.
+    pub fn update(&mut self, half: &mut ControlHalf, states: &[u32], policies: usize) -> bool {
         self.policies.resize_with(policies, Buckets::default);
         let usable = states
             .iter()
             .enumerate()
             .filter(|(_, state)| *state & uplink_state::USABLE != 0)
             .fold(0u64, |set, (uplink, _)| set | 1 << uplink);
+        let mut changed = false;
         for (buckets, policy) in self.policies.iter_mut().zip(&mut half.policies) {
             let count = usize::from(policy.member_count).min(policy.members.len());
             let members: Vec<Member> = policy.members[..count]
@@ -369,9 +371,10 @@ impl Tables {
                     weight: m.weight & MemberLayout::MAX_WEIGHT,
                 })
                 .collect();
-            buckets.update(&members, usable);
+            changed |= buckets.update(&members, usable);
             policy.active_tier = buckets.active_tier().unwrap_or(0);
         }
+        changed
     }
 
     /// Live table of each policy.
@@ -388,6 +391,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::IntoBytes;
 
     fn site(uplinks: &[&str]) -> Site {
         let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
@@ -419,5 +423,17 @@ mod tests {
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[]);
         assert_eq!(published.states, [uplink_state::NO_CARRIER]);
+    }
+
+    #[test]
+    fn tables_that_change_while_the_half_does_not_are_noticed() {
+        let mut half = published(&["fiber", "lte"]);
+        let (up, down) = (uplink_state::USABLE, uplink_state::ADMIN_DOWN);
+        let mut tables = Tables::default();
+        assert!(tables.update(&mut half, &[up, up], 1));
+        let before = half.clone();
+        assert!(tables.update(&mut half, &[up, down], 1));
+        assert_eq!(half.as_bytes(), before.as_bytes());
+        assert!(!tables.update(&mut half, &[up, down], 1));
     }
 }
