@@ -100,6 +100,7 @@ pub fn measure(options: &Options) -> Result<[Line; 2]> {
     let mut lines = System::ALL.map(|system| Line { system, rounds: Vec::new() });
     for _ in 0..options.rounds {
         for line in &mut lines {
+            linux::wait_for_cleanup();
             let round = round(line.system, options.flows).context(line.system.name())?;
             line.rounds.push(round);
         }

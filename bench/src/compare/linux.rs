@@ -14,6 +14,7 @@ use weir_ebpf::traffic;
 use super::site::{HOSTS, Site};
 use super::system::{Gateway, Prepared};
 use crate::plan::Port;
+use crate::wait;
 
 const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
@@ -120,3 +121,18 @@ impl Drop for Conntrack {
 }
 
 impl Gateway for Conntrack {}
+
+/// Waits until the kernel has freed the connections of gateways that are gone, which takes it
+/// seconds of a CPU for a million of them; at most ten seconds, and not at all where it does not
+/// say.
+pub fn wait_for_cleanup() {
+    const FEW: u64 = 20_000;
+    let connections = || {
+        let text = std::fs::read_to_string("/proc/slabinfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("nf_conntrack "))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let _ = wait::until("connections to be freed", Duration::from_secs(10), || {
+        Ok(connections().is_none_or(|connections| connections < FEW).then_some(()))
+    });
+}
