@@ -31,8 +31,10 @@ pub fn prepare(flows: u32) -> Result<Prepared> {
     }
     let mut site = Site::build(flows)?;
     let log = site.topology.run.file_directory()?.join("testpmd.log");
-    let mut command = Command::new(PROGRAM);
+    // By lines, or what it says stays in its buffer.
+    let mut command = Command::new("stdbuf");
     command
+        .args(["-oL", PROGRAM])
         .args(["--no-pci", "--no-huge", "-m", "256", "--no-shconf"])
         .args(["-l", &format!("{GENERATOR_CPU},{GATEWAY_CPU}")])
         .args(["--vdev", "net_af_xdp0,iface=lan0", "--vdev", "net_af_xdp1,iface=wan0"])
@@ -43,8 +45,8 @@ pub fn prepare(flows: u32) -> Result<Prepared> {
         .env("LIBXDP_SKIP_DISPATCHER", "1")
         // It forwards until there is something to read.
         .stdin(Stdio::piped())
-        .stdout(File::create(&log)?)
-        .stderr(File::options().append(true).open(&log)?);
+        .stdout(File::options().create(true).append(true).open(&log)?)
+        .stderr(File::options().create(true).append(true).open(&log)?);
     let mut process = site.topology.gateway.spawn(&mut command)?;
     site.count_at_providers()?;
     wait::until("testpmd to forward", wait::BOUND, || {
