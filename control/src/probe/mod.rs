@@ -1,0 +1,2 @@
+//! Probers, each bound to its uplink.
+pub mod pace;
