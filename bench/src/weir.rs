@@ -142,6 +142,9 @@ impl Weir {
     pub fn request(&self, request: &Request) -> Result<u64> {
         match api::call(&self.socket(), request)? {
             Response::Ok { epoch, .. } => Ok(epoch),
+            other @ (Response::Health { .. } | Response::History { .. }) => {
+                bail!("not an answer to {request:?}: {other:?}")
+            }
             Response::Error { message } => bail!("refused: {message}"),
         }
     }

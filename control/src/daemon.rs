@@ -16,6 +16,7 @@ use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Request, Response};
+use crate::monitor::Monitor;
 use crate::own::Own;
 use crate::publish::{self, Overrides, Tables};
 use crate::site::{self, Site};
@@ -80,6 +81,11 @@ pub async fn run(options: Options) -> Result<()> {
             }
             () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
             _ = tick.tick() => {}
+            () = sleep_until(daemon.monitor.deadline()) => {
+                daemon.publish()?;
+                daemon.route(&watcher).await;
+                continue;
+            }
         }
         match watcher.read().await {
             Ok(kernel) => daemon.kernel = kernel,
@@ -95,6 +101,24 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
+}
+
+/// Returns when it is `deadline`, in milliseconds of CLOCK_MONOTONIC; never without one.
+async fn sleep_until(deadline: Option<u64>) {
+    match deadline {
+        Some(deadline) => {
+            // A millisecond more, lest the clock's fraction make it early.
+            let left = (deadline + 1).saturating_sub(now_ms());
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// CLOCK_MONOTONIC, milliseconds.
+fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 fn read_site(path: &Path) -> Result<Site> {
@@ -176,6 +200,7 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
 struct Daemon {
     site: Site,
     kernel: Kernel,
+    monitor: Monitor,
     overrides: Overrides,
     tables: Tables,
     writer: ControlWriter,
@@ -191,7 +216,14 @@ struct Daemon {
 impl Daemon {
     /// Adopts what an earlier process published.
     fn new(site: Site, kernel: Kernel, region: ControlRegion, hosts: Hosts4) -> Self {
+        let snapshot = region.snapshot();
+        let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
+        let in_use: Vec<bool> = match &snapshot {
+            Some(_) => (0..site.uplinks.len() as u8).map(in_use).collect(),
+            None => Vec::new(),
+        };
         let mut daemon = Self {
+            monitor: Monitor::new(&site, &in_use, now_ms()),
             overrides: Overrides::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
@@ -204,7 +236,7 @@ impl Daemon {
             kernel,
             hosts,
         };
-        if let Some(snapshot) = region.snapshot() {
+        if let Some(snapshot) = snapshot {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
             for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
@@ -217,11 +249,13 @@ impl Daemon {
 
     /// Publishes if anything differs from what is published; the epoch in force.
     fn publish(&mut self) -> Result<u64> {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
-        self.writer.heartbeat(std::process::id().into(), now_ms);
+        let now = now_ms();
+        self.writer.heartbeat(std::process::id().into(), now);
         let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
-        for (index, state) in published.states.iter().enumerate() {
+        self.monitor.observe(&published.problems, now);
+        self.monitor.tick(now);
+        let verdict = self.monitor.verdict(&self.site);
+        for (index, state) in verdict.states.iter().enumerate() {
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             if flipped || self.since[index] == 0 {
@@ -246,7 +280,7 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        self.tables.update(&mut published.half, &published.states, self.site.policies.len());
+        self.tables.update(&mut published.half, &verdict.takers);
         let same = self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
@@ -300,6 +334,7 @@ impl Daemon {
                     self.overrides = Overrides::default();
                     self.since.resize(site.uplinks.len(), 0);
                 }
+                self.monitor.reconfigure(&site, now_ms());
                 self.site = site;
                 tracing::info!("configuration reloaded");
             }
@@ -310,6 +345,13 @@ impl Daemon {
     }
 
     fn answer(&mut self, request: &Request) -> Response {
+        match request {
+            Request::Health => return Response::Health { uplinks: self.monitor.view(now_ms()) },
+            Request::History { since } => {
+                return Response::History { entries: self.monitor.history(*since) };
+            }
+            _ => {}
+        }
         let before = self.overrides.clone();
         let done = self.apply(request).and_then(|message| Ok((self.publish()?, message)));
         match done {
@@ -323,7 +365,9 @@ impl Daemon {
 
     fn apply(&mut self, request: &Request) -> Result<String> {
         match request {
-            Request::Status => Ok(format!("{} uplinks", self.site.uplinks.len())),
+            Request::Status | Request::Health | Request::History { .. } => {
+                Ok(format!("{} uplinks", self.site.uplinks.len()))
+            }
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
                 self.overrides.down.remove(&index);

@@ -12,6 +12,7 @@
 //! | [`passive`] | what the connections of users say |
 //! | [`flaps`] | the hold-down and how it grows |
 //! | [`uplink`] | one uplink: signals in, state and transitions out |
+//! | `text` | states and reasons, for people |
 //! | [`choice`] | which uplinks take flows, with the last resort |
 //! | [`history`] | the transitions of late |
 
@@ -21,6 +22,7 @@ pub mod flaps;
 pub mod history;
 pub mod passive;
 pub mod target;
+mod text;
 pub mod uplink;
 pub mod window;
 

@@ -5,6 +5,8 @@ use serde::Deserialize;
 use std::net::Ipv4Addr;
 use toml::Spanned;
 
+use crate::health::Health;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -12,6 +14,7 @@ pub struct File {
     pub gateway: Gateway,
     #[serde(default)]
     pub timeouts: Timeouts,
+    pub health: Option<Spanned<Health>>,
     #[serde(default)]
     pub lan: Vec<Spanned<Lan>>,
     #[serde(default)]
@@ -85,6 +88,7 @@ pub struct Lan {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
+    pub health: Option<Spanned<Health>>,
     pub name: Spanned<String>,
     pub interface: Spanned<String>,
     pub weight: Option<Spanned<i64>>,
