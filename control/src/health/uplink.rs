@@ -292,9 +292,7 @@ impl Uplink {
             Signal::Address(address) => self.address = address,
             Signal::NextHop(next_hop) => self.next_hop = next_hop,
             Signal::Admin(admin) => {
-                if admin != self.admin {
-                    self.set_aside = !admin && self.state.usable();
-                }
+                self.set_aside |= !admin && self.state.usable();
                 self.admin = admin;
             }
             Signal::Sent { target, seq } => {
@@ -392,7 +390,11 @@ impl Uplink {
     }
 
     fn judge(&mut self, now: u64) -> Option<Transition> {
-        if let Some(fault) = self.fault() {
+        let broken = self.fault();
+        let aside = (!self.admin).then_some(Reason::Admin);
+        // What breaks while the operator has it out of use is held down like anything else.
+        self.set_aside &= broken.is_none();
+        if let Some(fault) = aside.or(broken) {
             let relapse = self.sound.take().is_some() && self.state != State::Degraded;
             self.well = None;
             match fault {
@@ -428,8 +430,7 @@ impl Uplink {
     fn recover(&mut self, unwell: Option<Reason>, now: u64) -> Option<Transition> {
         if let Some(unproven) = self.unproven() {
             self.sound = None;
-            let starting = !self.started && self.reason == Reason::Starting;
-            return if starting { None } else { self.enter(State::Down, unproven, now) };
+            return self.enter(State::Down, unproven, now);
         }
         let held_ms = now - *self.sound.get_or_insert(now);
         let hold_ms = self.hold_ms();
@@ -445,12 +446,15 @@ impl Uplink {
                 Some(unwell) => self.enter(State::Degraded, unwell, now),
             };
         }
-        if self.state != State::Down || held_ms <= hold_ms / 8 {
-            return None;
+        if self.state == State::Down {
+            let flaps = self.flaps.count(&self.health, now);
+            self.reason = Reason::Holding { hold_ms, flaps };
+            if held_ms > hold_ms / 8 {
+                let until = now + hold_ms - held_ms;
+                return self.enter(State::Recovering { until }, self.reason, now);
+            }
         }
-        let flaps = self.flaps.count(&self.health, now);
-        let until = now + hold_ms - held_ms;
-        self.enter(State::Recovering { until }, Reason::Holding { hold_ms, flaps }, now)
+        None
     }
 
     fn enter(&mut self, to: State, reason: Reason, now: u64) -> Option<Transition> {
@@ -473,7 +477,6 @@ impl Uplink {
         let of = self.targets.len() as u32;
         let quorum = self.quorum();
         match () {
-            _ if !self.admin => Some(Reason::Admin),
             _ if !self.carrier => Some(Reason::Carrier),
             _ if !self.address => Some(Reason::Address),
             _ if !self.next_hop => Some(Reason::NextHop),

@@ -71,9 +71,15 @@ const HELD: Reason = Reason::Holding { hold_ms: 8000, flaps: 1 };
 #[test]
 fn it_is_down_until_targets_answer_and_up_with_the_first() {
     let mut uplink = connected(health(2));
-    assert_eq!((uplink.state(), uplink.reason()), (State::Down, Reason::Starting));
+    let reason = Reason::Unproven { answering: 0, of: 2, quorum: 1 };
+    assert_eq!((uplink.state(), uplink.reason()), (State::Down, reason));
     let seen = run(&mut uplink, vec![Probes { from: 100, count: 1, answered: true }]);
     assert_eq!(seen, [(120, "up", Reason::Started)]);
+}
+
+#[test]
+fn before_the_first_signal_it_is_starting() {
+    assert_eq!(Uplink::new(health(0), 0).reason(), Reason::Starting);
 }
 
 #[test]
@@ -397,6 +403,20 @@ fn the_operator_is_obeyed_at_once_both_ways() {
     let mut uplink = connected(health(0));
     let seen = run(&mut uplink, vec![At(1, Signal::Admin(false)), At(2, Signal::Admin(true))]);
     assert_eq!(seen, [(1, "down", Reason::Admin), (2, "up", Reason::Released)]);
+}
+
+#[test]
+fn what_breaks_while_it_is_out_of_use_is_held_down() {
+    let mut uplink = connected(health(0));
+    let steps = vec![
+        At(1, Signal::Admin(false)),
+        At(2, Signal::NextHop(false)),
+        At(3, Signal::NextHop(true)),
+        At(4, Signal::Admin(true)),
+        Until(20_000),
+    ];
+    let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
+    assert_eq!(states, ["down", "recovering", "up"]);
 }
 
 #[test]
