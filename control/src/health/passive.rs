@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Fault, Limits};
-use super::uplink::Reason;
+use super::signal::Reason;
 
 /// Parts that the window slides by.
 const PARTS: u64 = 8;

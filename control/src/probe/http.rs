@@ -17,8 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::bind::Binding;
 use super::tcp;
-use crate::health::ProbeError;
-use crate::health::config::Url;
+use crate::health::{ProbeError, Url};
 
 /// How much of a body is searched, bytes.
 const BODY: usize = 64 * 1024;

@@ -12,8 +12,7 @@ use super::bind::Binding;
 use super::http::{Expect, Trust};
 use super::pace::{Pace, Random};
 use super::{dns, http, icmp, tcp};
-use crate::health::config::Url;
-use crate::health::{Health, Probe, ProbeError, Signal, Target};
+use crate::health::{Health, Probe, ProbeError, Signal, Target, Url};
 
 /// What happened to a probe.
 #[derive(Clone, Debug)]
@@ -133,8 +132,8 @@ impl Probers {
         let definition = Arc::new(definition);
         let interval = definition.interval.as_micros() as u64;
         let schedule = Schedule {
-            pace: Pace::new(interval, index, targets, self.random.next()),
-            random: Random::new(self.random.next()),
+            pace: Pace::new(interval, index, targets, self.random.draw()),
+            random: Random::new(self.random.draw()),
             events: self.events.clone(),
             trust: self.trust.clone(),
         };
@@ -157,12 +156,12 @@ impl Schedule {
         let start = Instant::now();
         let mut probes = JoinSet::new();
         // Numbers of a prober that was here before may still be under way.
-        let mut seq = self.random.next() as u32;
+        let mut seq = self.random.draw() as u32;
         while !self.events.is_closed() {
             self.pace.skip_to(start.elapsed().as_micros() as u64);
-            sleep_until(start + Duration::from_micros(self.pace.next())).await;
+            sleep_until(start + Duration::from_micros(self.pace.advance())).await;
             while probes.try_join_next().is_some() {}
-            let token = self.random.next();
+            let token = self.random.draw();
             let (events, trust) = (self.events.clone(), self.trust.clone());
             probes.spawn(one(definition.clone(), events, trust, seq, token));
             seq = seq.wrapping_add(1);

@@ -142,7 +142,7 @@ proptest! {
     fn remotes_are_counted_within_a_quarter(count in 0..300u64, seed in any::<u64>()) {
         let mut random = crate::probe::pace::Random::new(seed);
         let mut remotes = Remotes::default();
-        (0..count).for_each(|_| remotes.add(random.next()));
+        (0..count).for_each(|_| remotes.add(random.draw()));
         let error = f64::from(remotes.count()) - count as f64;
         prop_assert!(error.abs() <= 4.0 + count as f64 / 4.0, "{} of {}", remotes.count(), count);
     }

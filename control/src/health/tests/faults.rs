@@ -74,7 +74,7 @@ fn users(percent: u32) -> Vec<(u64, Signal)> {
         let mut random = Random::new(second);
         let mut tcp = NewFlows { flows: 20, ..NewFlows::default() };
         for _ in 0..tcp.flows {
-            let host = random.next();
+            let host = random.draw();
             tcp.remotes.add(host);
             if random.below(100) < u64::from(percent) {
                 tcp.unanswered += 1;

@@ -458,6 +458,32 @@ fn a_relapse_while_it_recovers_starts_again_and_doubles() {
 }
 
 #[test]
+fn while_it_settles_the_fault_that_is_over_is_not_the_reason() {
+    let mut uplink = connected(health(0));
+    uplink.signal(Signal::NextHop(false), 10);
+    uplink.signal(Signal::NextHop(true), 20);
+    assert_eq!((uplink.state(), uplink.reason()), (State::Down, HELD));
+}
+
+#[test]
+fn a_timeout_that_is_told_with_a_later_answer_comes_before_it() {
+    for answer_first in [true, false] {
+        let mut uplink = Uplink::adopt(Health { up: 2, ..health(1) }, 0);
+        uplink.signal(Signal::Carrier(false), 0);
+        uplink.signal(Signal::Carrier(true), 0);
+        for (seq, at) in [(0, 0), (1, 1000), (2, 2000)] {
+            uplink.signal(Signal::Sent { target: 0, seq }, at);
+        }
+        uplink.signal(Signal::Reply { target: 0, seq: 1, rtt_us: 50_000 }, 1050);
+        if !answer_first {
+            uplink.tick(2050);
+        }
+        uplink.signal(Signal::Reply { target: 0, seq: 2, rtt_us: 50_000 }, 2050);
+        assert_eq!(uplink.targets()[0].status(), Status::Answering);
+    }
+}
+
+#[test]
 fn reloading_changes_nothing_where_nothing_changed() {
     let mut uplink = connected(health(2));
     run(&mut uplink, vec![Probes { from: 0, count: 20, answered: true }]);

@@ -1,5 +1,7 @@
 //! Probes against servers on the loopback interface.
 
+mod uplinks;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
