@@ -40,6 +40,8 @@ pub struct Uplink {
     state: State,
     reason: Reason,
     since: u64,
+    /// The latest time there was: what comes late comes now.
+    now: u64,
     /// Was usable before; until then nothing is held down.
     started: bool,
     /// Was usable when the operator took it out of use.
@@ -67,6 +69,7 @@ impl Uplink {
             state: State::Down,
             reason: Reason::Starting,
             since: now,
+            now,
             started: false,
             set_aside: false,
             sound: None,
@@ -109,6 +112,7 @@ impl Uplink {
 
     /// Takes a signal that came at `now`.
     pub fn signal(&mut self, signal: Signal, now: u64) -> Option<Transition> {
+        let now = now.max(self.now);
         let health = &self.health;
         match signal {
             Signal::Carrier(carrier) => {
@@ -145,6 +149,8 @@ impl Uplink {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: u64) -> Option<Transition> {
+        let now = now.max(self.now);
+        self.now = now;
         for target in &mut self.targets {
             target.expire(&self.health, now);
         }

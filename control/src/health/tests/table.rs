@@ -484,9 +484,22 @@ fn a_timeout_that_is_told_with_a_later_answer_comes_before_it() {
 }
 
 #[test]
+fn what_comes_late_comes_now() {
+    let mut uplink = connected(health(0));
+    uplink.signal(Signal::NextHop(false), 10_000);
+    uplink.signal(Signal::NextHop(true), 10_000);
+    let cut = uplink.signal(Signal::Carrier(false), 4000);
+    assert_eq!((cut, uplink.reason()), (None, Reason::Carrier));
+    uplink.signal(Signal::Carrier(true), 3000);
+    assert_eq!(uplink.tick(10_000), None);
+    assert_eq!(uplink.tick(12_001).map(|t| t.at), Some(12_001));
+}
+
+#[test]
 fn reloading_changes_nothing_where_nothing_changed() {
     let mut uplink = connected(health(2));
     run(&mut uplink, vec![Probes { from: 0, count: 20, answered: true }]);
+    uplink.tick(20_000);
     let before = format!("{uplink:?}");
     assert_eq!(uplink.reconfigure(health(2), 20_000), None);
     assert_eq!(format!("{uplink:?}"), before);
