@@ -211,6 +211,22 @@ fn a_quorum_of_two_wants_two() {
 }
 
 #[test]
+fn the_figures_of_an_outage_do_not_outlast_it() {
+    let mut uplink = Uplink::adopt(health(1), 0);
+    let seen = run(
+        &mut uplink,
+        vec![
+            Probes { from: 0, count: 10, answered: true },
+            Probes { from: 10_000, count: 60, answered: false },
+            Probes { from: 70_000, count: 20, answered: true },
+        ],
+    );
+    // Five answers from 70 020 on, and the hold-down.
+    let up = (74_020 + 8001, "up", Reason::Recovered { held_ms: 8001 });
+    assert_eq!(seen.last(), Some(&up));
+}
+
+#[test]
 fn an_answer_after_the_timeout_is_none() {
     let mut uplink = Uplink::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
     uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
@@ -248,6 +264,7 @@ fn a_prober_that_pauses_is_no_silence() {
         &mut uplink,
         vec![
             Probes { from: 0, count: 3, answered: true },
+            Probes { from: 3000, count: 2, answered: false },
             Probes { from: 90_000, count: 3, answered: true },
         ],
     );
@@ -390,6 +407,7 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
     for innocent in [
         flows(19, 19, 19, 19),
         flows(1000, 900, 30, 1),
+        flows(1000, 900, 4, 3),
         flows(1000, 900, 100, 10),
         flows(1000, 490, 100, 60),
     ] {
