@@ -18,7 +18,7 @@ pub enum Signal {
     Admin(bool),
     /// A probe left.
     Sent {
-        /// Index of the target in [`Health::targets`].
+        /// Index of the target in [`Health::targets`](super::Health::targets).
         target: usize,
         /// The prober's number of it, unlike that of any probe under way.
         seq: u32,
