@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::uplink::Transition;
+use super::signal::Transition;
 
 /// A transition with its uplink and the time of day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,9 @@
 //! | [`target`] | one target: probes sent, answers, timeouts |
 //! | [`passive`] | what the connections of users say |
 //! | [`flaps`] | the hold-down and how it grows |
-//! | [`uplink`] | one uplink: signals in, state and transitions out |
+//! | [`signal`] | signals, states, reasons, transitions |
+//! | [`uplink`] | one uplink: signals in, transitions out |
+//! | [`url`] | URLs of HTTP probes |
 //! | `text` | states and reasons, for people |
 //! | [`choice`] | which uplinks take flows, with the last resort |
 //! | [`history`] | the transitions of late |
@@ -21,17 +23,21 @@ pub mod config;
 pub mod flaps;
 pub mod history;
 pub mod passive;
+pub mod signal;
 pub mod target;
 mod text;
 pub mod uplink;
+pub mod url;
 pub mod window;
 
 pub use choice::{Choice, Standing, choose};
 pub use config::{Fault, Health, Limits, Probe, Record, Target};
 pub use history::{Entry, History};
 pub use passive::{Passive, PassiveCounts, Remotes};
+pub use signal::{Reason, Signal, State, Transition};
 pub use target::{ProbeError, Status};
-pub use uplink::{Reason, Signal, State, Transition, Uplink};
+pub use uplink::Uplink;
+pub use url::Url;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Fault, Limits};
-use super::uplink::Reason;
+use super::signal::Reason;
 
 /// Parts that the window slides by.
 const PARTS: u64 = 8;
@@ -67,7 +67,7 @@ pub struct PassiveCounts {
 pub struct Remotes([u64; 4]);
 
 impl Remotes {
-    /// Adds an address by its hash, of which any eight low bits must be well mixed.
+    /// Adds an address by its hash, whose eight low bits must be well mixed.
     pub fn add(&mut self, hash: u64) {
         self.0[(hash >> 6 & 3) as usize] |= 1 << (hash & 63);
     }

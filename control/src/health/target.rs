@@ -140,6 +140,8 @@ impl Watched {
     pub(super) fn reply(&mut self, health: &Health, seq: u32, rtt_us: u32, now: u64) {
         let late = u64::from(rtt_us) > health.timeout_ms() * 1000;
         let Some(probe) = (if late { None } else { self.take(seq) }) else { return };
+        // Those before it come first, whether their time was told before or not.
+        self.time_out(health, now);
         if self.status == Status::Failed && self.answers == 0 {
             // What the outage did to the figures is told by the outage.
             self.window.clear();
@@ -164,12 +166,7 @@ impl Watched {
 
     /// Lets time pass: probes time out.
     pub(super) fn expire(&mut self, health: &Health, now: u64) {
-        while let Some(probe) = self.pending.front().copied()
-            && now > probe.at + health.timeout_ms()
-        {
-            self.pending.pop_front();
-            self.lost(health, probe, ProbeError::Timeout);
-        }
+        self.time_out(health, now);
         if self.overdue(health).is_some_and(|at| now > at) {
             self.fail(ProbeError::Timeout);
         }
@@ -197,6 +194,15 @@ impl Watched {
             && unanswered >= u64::from(health.down)
             && self.status != Status::Failed;
         counts.then(|| self.heard + health.silence_ms())
+    }
+
+    fn time_out(&mut self, health: &Health, now: u64) {
+        while let Some(probe) = self.pending.front().copied()
+            && now > probe.at + health.timeout_ms()
+        {
+            self.pending.pop_front();
+            self.lost(health, probe, ProbeError::Timeout);
+        }
     }
 
     fn take(&mut self, seq: u32) -> Option<Pending> {

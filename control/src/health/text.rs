@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use super::uplink::{Reason, State};
+use super::signal::{Reason, State};
 
 impl Display for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {

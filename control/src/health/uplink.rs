@@ -11,188 +11,16 @@
 //! ```
 //! From everywhere a hard fault leads to Down. Up and Degraded are usable.
 
-use serde::{Deserialize, Serialize};
-
 use super::choice::Standing;
 use super::config::{Health, Limits};
 use super::flaps::Flaps;
-use super::passive::{PassiveCounts, Recent};
-use super::target::{ProbeError, Status, Watched};
+use super::passive::Recent;
+use super::signal::{Reason, Signal, State, Transition};
+use super::target::{Status, Watched};
 use super::window::{Figure, Figures};
 
 /// Fewest probes in a window before it can fail a limit.
 const SAMPLES: u32 = 10;
-
-/// What an uplink can be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// The link has carrier, or not.
-    Carrier(bool),
-    /// The interface has the uplink's address, or not.
-    Address(bool),
-    /// The next hop answers ARP or ND, or not. Until told it is taken to.
-    NextHop(bool),
-    /// The operator wants it used, or not.
-    Admin(bool),
-    /// A probe left.
-    Sent {
-        /// Index of the target in [`Health::targets`].
-        target: usize,
-        /// The prober's number of it, unlike that of any probe under way.
-        seq: u32,
-    },
-    /// A probe was answered.
-    Reply {
-        /// Index of the target.
-        target: usize,
-        /// The number it was sent by.
-        seq: u32,
-        /// Round-trip time, microseconds.
-        rtt_us: u32,
-    },
-    /// A probe failed before its timeout.
-    Failed {
-        /// Index of the target.
-        target: usize,
-        /// The number it was sent by.
-        seq: u32,
-        /// How.
-        why: ProbeError,
-    },
-    /// What users' connections did since the last counts.
-    Passive(Box<PassiveCounts>),
-}
-
-/// The state of an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Well.
-    Up,
-    /// Usable, worse than others that are up.
-    Degraded,
-    /// Well again, but held down until then (milliseconds) lest it flaps.
-    Recovering {
-        /// When the hold-down ends.
-        until: u64,
-    },
-    /// Not usable.
-    Down,
-}
-
-impl State {
-    /// Up or degraded.
-    pub fn usable(self) -> bool {
-        matches!(self, Self::Up | Self::Degraded)
-    }
-}
-
-/// Why an uplink is in its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Nothing is known yet.
-    Starting,
-    /// It was up when the control process started.
-    Adopted,
-    /// The first time that all is well.
-    Started,
-    /// The operator took it out of use.
-    Admin,
-    /// The operator put it back into use.
-    Released,
-    /// No carrier.
-    Carrier,
-    /// The address is gone.
-    Address,
-    /// The next hop does not answer.
-    NextHop,
-    /// Too few targets are left that might answer.
-    TargetsFailed {
-        /// Failed targets.
-        failed: u32,
-        /// All targets.
-        of: u32,
-        /// How many must answer.
-        quorum: u32,
-    },
-    /// No fault is left, but too few targets have answered often enough since.
-    Unproven {
-        /// Targets that answer.
-        answering: u32,
-        /// All targets.
-        of: u32,
-        /// How many must answer.
-        quorum: u32,
-    },
-    /// Too many probes are lost.
-    Loss {
-        /// Percent over the window.
-        percent: u32,
-        /// The limit, percent.
-        threshold: u32,
-    },
-    /// Answers take too long.
-    Rtt {
-        /// Milliseconds over the window.
-        ms: u32,
-        /// The limit, milliseconds.
-        threshold: u32,
-    },
-    /// Answers take too unevenly long.
-    Jitter {
-        /// Milliseconds over the window.
-        ms: u32,
-        /// The limit, milliseconds.
-        threshold: u32,
-    },
-    /// Users' TCP connections are not answered.
-    PassiveSyn {
-        /// Connections without SYN-ACK.
-        unanswered: u32,
-        /// New connections.
-        of: u32,
-    },
-    /// Users' UDP flows are not answered.
-    PassiveUdp {
-        /// Flows without reply.
-        unanswered: u32,
-        /// New flows.
-        of: u32,
-    },
-    /// Users' data is sent again and again.
-    PassiveRetransmits {
-        /// Segments sent again.
-        retransmitted: u32,
-        /// All segments.
-        of: u32,
-    },
-    /// Well again, and now held down.
-    Holding {
-        /// How long it must be well, milliseconds.
-        hold_ms: u64,
-        /// Flaps that count.
-        flaps: u32,
-    },
-    /// Was well for as long as it must.
-    Recovered {
-        /// How long, milliseconds.
-        held_ms: u64,
-    },
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transition {
-    /// The state that was.
-    pub from: State,
-    /// The state that is.
-    pub to: State,
-    /// Why.
-    pub reason: Reason,
-    /// When, milliseconds of the caller's clock.
-    pub at: u64,
-}
 
 /// One uplink.
 ///
@@ -212,6 +40,8 @@ pub struct Uplink {
     state: State,
     reason: Reason,
     since: u64,
+    /// The latest time there was: what comes late comes now.
+    now: u64,
     /// Was usable before; until then nothing is held down.
     started: bool,
     /// Was usable when the operator took it out of use.
@@ -239,6 +69,7 @@ impl Uplink {
             state: State::Down,
             reason: Reason::Starting,
             since: now,
+            now,
             started: false,
             set_aside: false,
             sound: None,
@@ -281,6 +112,7 @@ impl Uplink {
 
     /// Takes a signal that came at `now`.
     pub fn signal(&mut self, signal: Signal, now: u64) -> Option<Transition> {
+        let now = now.max(self.now);
         let health = &self.health;
         match signal {
             Signal::Carrier(carrier) => {
@@ -292,9 +124,7 @@ impl Uplink {
             Signal::Address(address) => self.address = address,
             Signal::NextHop(next_hop) => self.next_hop = next_hop,
             Signal::Admin(admin) => {
-                if admin != self.admin {
-                    self.set_aside = !admin && self.state.usable();
-                }
+                self.set_aside |= !admin && self.state.usable();
                 self.admin = admin;
             }
             Signal::Sent { target, seq } => {
@@ -319,6 +149,8 @@ impl Uplink {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: u64) -> Option<Transition> {
+        let now = now.max(self.now);
+        self.now = now;
         for target in &mut self.targets {
             target.expire(&self.health, now);
         }
@@ -392,7 +224,11 @@ impl Uplink {
     }
 
     fn judge(&mut self, now: u64) -> Option<Transition> {
-        if let Some(fault) = self.fault() {
+        let broken = self.fault();
+        let aside = (!self.admin).then_some(Reason::Admin);
+        // What breaks while the operator has it out of use is held down like anything else.
+        self.set_aside &= broken.is_none();
+        if let Some(fault) = aside.or(broken) {
             let relapse = self.sound.take().is_some() && self.state != State::Degraded;
             self.well = None;
             match fault {
@@ -428,8 +264,7 @@ impl Uplink {
     fn recover(&mut self, unwell: Option<Reason>, now: u64) -> Option<Transition> {
         if let Some(unproven) = self.unproven() {
             self.sound = None;
-            let starting = !self.started && self.reason == Reason::Starting;
-            return if starting { None } else { self.enter(State::Down, unproven, now) };
+            return self.enter(State::Down, unproven, now);
         }
         let held_ms = now - *self.sound.get_or_insert(now);
         let hold_ms = self.hold_ms();
@@ -445,12 +280,15 @@ impl Uplink {
                 Some(unwell) => self.enter(State::Degraded, unwell, now),
             };
         }
-        if self.state != State::Down || held_ms <= hold_ms / 8 {
-            return None;
+        if self.state == State::Down {
+            let flaps = self.flaps.count(&self.health, now);
+            self.reason = Reason::Holding { hold_ms, flaps };
+            if held_ms > hold_ms / 8 {
+                let until = now + hold_ms - held_ms;
+                return self.enter(State::Recovering { until }, self.reason, now);
+            }
         }
-        let flaps = self.flaps.count(&self.health, now);
-        let until = now + hold_ms - held_ms;
-        self.enter(State::Recovering { until }, Reason::Holding { hold_ms, flaps }, now)
+        None
     }
 
     fn enter(&mut self, to: State, reason: Reason, now: u64) -> Option<Transition> {
@@ -473,7 +311,6 @@ impl Uplink {
         let of = self.targets.len() as u32;
         let quorum = self.quorum();
         match () {
-            _ if !self.admin => Some(Reason::Admin),
             _ if !self.carrier => Some(Reason::Carrier),
             _ if !self.address => Some(Reason::Address),
             _ if !self.next_hop => Some(Reason::NextHop),
@@ -518,16 +355,13 @@ impl Uplink {
         limit: impl Fn(Limits) -> u32,
     ) -> Option<Reason> {
         let health = &self.health;
-        if health.loss_percent.or(health.rtt_ms).or(health.jitter_ms).is_none() {
-            return None;
-        }
         let answering = self.targets.iter().filter(|t| t.status() == Status::Answering);
         let all: Vec<Figures> = answering.map(Watched::figures).collect();
-        // The least of the worse half is the figure that most of the targets reach.
+        // The largest figure that more than half of the targets reach.
         let most = |limits: Option<Limits>, of: fn(&Figures) -> Figure| {
             let limits = limits?;
             let figures = all.iter().filter(|f| bad(f, of(f), limits));
-            let mut bad: Vec<f64> = figures.map(|f| of(f).window.max(0.0)).collect();
+            let mut bad: Vec<f64> = figures.map(|f| of(f).window).collect();
             bad.sort_by(f64::total_cmp);
             let majority = bad.len() * 2 > all.len();
             majority.then(|| (bad[bad.len() - all.len() / 2 - 1].round() as u32, limit(limits)))

@@ -12,17 +12,17 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// One of `0..end`; 0 when that is empty.
     pub fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(end)) >> 64) as u64
     }
 }
 
@@ -48,7 +48,7 @@ impl Pace {
     }
 
     /// When the next probe leaves, counted from the start.
-    pub fn next(&mut self) -> u64 {
+    pub fn advance(&mut self) -> u64 {
         let slot = self.slot * self.interval + self.phase;
         self.slot += 1;
         slot + self.random.below(self.interval / 10 + 1)
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn gaps_are_the_interval_within_a_tenth_and_do_not_drift() {
         let mut pace = Pace::new(1000, 1, 4, 7);
-        let times: Vec<_> = (0..1000).map(|_| pace.next()).collect();
+        let times: Vec<_> = (0..1000).map(|_| pace.advance()).collect();
         assert!(times.windows(2).all(|w| (900..=1100).contains(&(w[1] - w[0]))));
         assert!(
             (0..1000).zip(&times).all(|(slot, at)| (0..=100).contains(&(at - slot * 1000 - 250)))
@@ -80,7 +80,7 @@ mod tests {
         let mut all: Vec<_> = (0..4)
             .flat_map(|index| {
                 let mut pace = Pace::new(1000, index, 4, 7);
-                (0..100).map(move |_| pace.next()).collect::<Vec<_>>()
+                (0..100).map(move |_| pace.advance()).collect::<Vec<_>>()
             })
             .collect();
         all.sort_unstable();
@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn missed_slots_are_left_out() {
         let mut pace = Pace::new(1000, 0, 1, 7);
-        pace.next();
+        pace.advance();
         pace.skip_to(10_500);
-        assert!((11_000..=11_100).contains(&pace.next()));
+        assert!((11_000..=11_100).contains(&pace.advance()));
     }
 
     #[test]
     fn one_seed_is_one_schedule_and_another_is_another() {
         let times = |seed| {
             let mut pace = Pace::new(1000, 0, 1, seed);
-            (0..10).map(|_| pace.next()).collect::<Vec<_>>()
+            (0..10).map(|_| pace.advance()).collect::<Vec<_>>()
         };
         assert_eq!(times(1), times(1));
         assert_ne!(times(1), times(2));

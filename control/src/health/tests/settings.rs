@@ -1,7 +1,7 @@
 //! Which settings are refused, and how it is said.
 
 use super::*;
-use crate::health::config::Url;
+use crate::health::Url;
 
 fn faults(health: &Health) -> Vec<String> {
     health.check().iter().map(Fault::to_string).collect()

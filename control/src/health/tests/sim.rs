@@ -34,7 +34,7 @@ pub fn run(
         add(&mut queue, at, signal);
     }
     for (target, pace) in paces.iter_mut().enumerate() {
-        add(&mut queue, pace.next(), Signal::Sent { target, seq: 0 });
+        add(&mut queue, pace.advance(), Signal::Sent { target, seq: 0 });
     }
     let mut transitions = Vec::new();
     loop {
@@ -50,7 +50,7 @@ pub fn run(
         }
         let Some((_, signal)) = queue.pop_first() else { return transitions };
         if let Signal::Sent { target, seq } = signal {
-            add(&mut queue, paces[target].next(), Signal::Sent { target, seq: seq + 1 });
+            add(&mut queue, paces[target].advance(), Signal::Sent { target, seq: seq + 1 });
             if let Some(rtt) = fate(now, &mut random) {
                 let rtt_us = rtt as u32 * 1000;
                 add(&mut queue, now + rtt, Signal::Reply { target, seq, rtt_us });

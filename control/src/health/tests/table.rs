@@ -71,9 +71,15 @@ const HELD: Reason = Reason::Holding { hold_ms: 8000, flaps: 1 };
 #[test]
 fn it_is_down_until_targets_answer_and_up_with_the_first() {
     let mut uplink = connected(health(2));
-    assert_eq!((uplink.state(), uplink.reason()), (State::Down, Reason::Starting));
+    let reason = Reason::Unproven { answering: 0, of: 2, quorum: 1 };
+    assert_eq!((uplink.state(), uplink.reason()), (State::Down, reason));
     let seen = run(&mut uplink, vec![Probes { from: 100, count: 1, answered: true }]);
     assert_eq!(seen, [(120, "up", Reason::Started)]);
+}
+
+#[test]
+fn before_the_first_signal_it_is_starting() {
+    assert_eq!(Uplink::new(health(0), 0).reason(), Reason::Starting);
 }
 
 #[test]
@@ -205,6 +211,22 @@ fn a_quorum_of_two_wants_two() {
 }
 
 #[test]
+fn the_figures_of_an_outage_do_not_outlast_it() {
+    let mut uplink = Uplink::adopt(health(1), 0);
+    let seen = run(
+        &mut uplink,
+        vec![
+            Probes { from: 0, count: 10, answered: true },
+            Probes { from: 10_000, count: 60, answered: false },
+            Probes { from: 70_000, count: 20, answered: true },
+        ],
+    );
+    // Five answers from 70 020 on, and the hold-down.
+    let up = (74_020 + 8001, "up", Reason::Recovered { held_ms: 8001 });
+    assert_eq!(seen.last(), Some(&up));
+}
+
+#[test]
 fn an_answer_after_the_timeout_is_none() {
     let mut uplink = Uplink::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
     uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
@@ -242,6 +264,7 @@ fn a_prober_that_pauses_is_no_silence() {
         &mut uplink,
         vec![
             Probes { from: 0, count: 3, answered: true },
+            Probes { from: 3000, count: 2, answered: false },
             Probes { from: 90_000, count: 3, answered: true },
         ],
     );
@@ -384,6 +407,7 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
     for innocent in [
         flows(19, 19, 19, 19),
         flows(1000, 900, 30, 1),
+        flows(1000, 900, 4, 3),
         flows(1000, 900, 100, 10),
         flows(1000, 490, 100, 60),
     ] {
@@ -397,6 +421,20 @@ fn the_operator_is_obeyed_at_once_both_ways() {
     let mut uplink = connected(health(0));
     let seen = run(&mut uplink, vec![At(1, Signal::Admin(false)), At(2, Signal::Admin(true))]);
     assert_eq!(seen, [(1, "down", Reason::Admin), (2, "up", Reason::Released)]);
+}
+
+#[test]
+fn what_breaks_while_it_is_out_of_use_is_held_down() {
+    let mut uplink = connected(health(0));
+    let steps = vec![
+        At(1, Signal::Admin(false)),
+        At(2, Signal::NextHop(false)),
+        At(3, Signal::NextHop(true)),
+        At(4, Signal::Admin(true)),
+        Until(20_000),
+    ];
+    let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
+    assert_eq!(states, ["down", "recovering", "up"]);
 }
 
 #[test]
@@ -438,9 +476,48 @@ fn a_relapse_while_it_recovers_starts_again_and_doubles() {
 }
 
 #[test]
+fn while_it_settles_the_fault_that_is_over_is_not_the_reason() {
+    let mut uplink = connected(health(0));
+    uplink.signal(Signal::NextHop(false), 10);
+    uplink.signal(Signal::NextHop(true), 20);
+    assert_eq!((uplink.state(), uplink.reason()), (State::Down, HELD));
+}
+
+#[test]
+fn a_timeout_that_is_told_with_a_later_answer_comes_before_it() {
+    for answer_first in [true, false] {
+        let mut uplink = Uplink::adopt(Health { up: 2, ..health(1) }, 0);
+        uplink.signal(Signal::Carrier(false), 0);
+        uplink.signal(Signal::Carrier(true), 0);
+        for (seq, at) in [(0, 0), (1, 1000), (2, 2000)] {
+            uplink.signal(Signal::Sent { target: 0, seq }, at);
+        }
+        uplink.signal(Signal::Reply { target: 0, seq: 1, rtt_us: 50_000 }, 1050);
+        if !answer_first {
+            uplink.tick(2050);
+        }
+        uplink.signal(Signal::Reply { target: 0, seq: 2, rtt_us: 50_000 }, 2050);
+        assert_eq!(uplink.targets()[0].status(), Status::Answering);
+    }
+}
+
+#[test]
+fn what_comes_late_comes_now() {
+    let mut uplink = connected(health(0));
+    uplink.signal(Signal::NextHop(false), 10_000);
+    uplink.signal(Signal::NextHop(true), 10_000);
+    let cut = uplink.signal(Signal::Carrier(false), 4000);
+    assert_eq!((cut, uplink.reason()), (None, Reason::Carrier));
+    uplink.signal(Signal::Carrier(true), 3000);
+    assert_eq!(uplink.tick(10_000), None);
+    assert_eq!(uplink.tick(12_001).map(|t| t.at), Some(12_001));
+}
+
+#[test]
 fn reloading_changes_nothing_where_nothing_changed() {
     let mut uplink = connected(health(2));
     run(&mut uplink, vec![Probes { from: 0, count: 20, answered: true }]);
+    uplink.tick(20_000);
     let before = format!("{uplink:?}");
     assert_eq!(uplink.reconfigure(health(2), 20_000), None);
     assert_eq!(format!("{uplink:?}"), before);
