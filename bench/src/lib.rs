@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod balance;
 pub mod capture;
 pub mod cleanup;
@@ -16,11 +17,13 @@ pub mod demo;
 pub mod footprint;
 pub mod frame;
 pub mod iperf;
+pub mod latency;
 pub mod limits;
 pub mod listeners;
 pub mod machine;
 pub mod memory;
 pub mod netns;
+pub mod new_flows;
 pub mod nginx;
 pub mod pipeline;
 pub mod plan;
@@ -36,5 +39,6 @@ pub mod tcp_load;
 pub mod teardown;
 pub mod topology;
 pub mod udp_flows;
+pub mod update;
 pub mod wait;
 pub mod weir;

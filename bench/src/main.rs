@@ -10,12 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use weir_bench::compare::{Comparison, Report, Size, System};
-use weir_bench::memory::options::Options;
+use weir_bench::memory::options::{Options, Pages};
 use weir_bench::netns::{Netns, require_root};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
-use weir_bench::{balance, cleanup, footprint, pipeline, report, setup, teardown};
+use weir_bench::{
+    adopt, balance, cleanup, footprint, latency, new_flows, pipeline, report, setup, teardown,
+    update,
+};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -41,15 +44,33 @@ enum Action {
     Demo,
     /// Measure weir beside the kernel, a bare redirect and testpmd: the same traffic for all.
     Compare(Compare),
+    /// Measure one-way latency at parts of the rate without loss.
+    Latency {
+        #[command(flatten)]
+        options: latency::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure the user tier in memory: the cost of a packet by number of flows.
     Pipeline(Memory),
-    /// Measure how fast flows are made, and how long packets behind wait.
-    SetupRate {
-        /// In memory, by the user tier, without a kernel.
-        #[arg(long, required = true)]
-        memory: bool,
+    /// Measure how fast flows are made: out of live frames, beside the kernel; or in memory.
+    SetupRate(SetupRate),
+    /// Measure how soon an uplink taken out, and a weight, are obeyed.
+    Update {
         #[command(flatten)]
-        options: Memory,
+        options: update::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Kill the dataplane under traffic: measure what is lost, and taking the flows over.
+    Adopt {
+        #[command(flatten)]
+        options: adopt::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Measure in memory what the end of flows costs, and taking them over after a restart.
     Teardown(Memory),
@@ -117,6 +138,28 @@ struct Memory {
 }
 
 #[derive(clap::Args)]
+struct SetupRate {
+    /// In memory, by the user tier, without a kernel.
+    #[arg(long)]
+    memory: bool,
+    /// Pages behind the flow table and the frames, with --memory.
+    #[arg(long, value_delimiter = ',', requires = "memory")]
+    pages: Vec<Pages>,
+    /// CPU to measure on, with --memory; the last one without.
+    #[arg(long, requires = "memory")]
+    cpu: Option<usize>,
+    /// Numbers of flows; one without --memory.
+    #[arg(long, value_delimiter = ',')]
+    flows: Vec<usize>,
+    /// Rounds; figures are medians over them.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 struct Up {
     /// Number of providers.
     #[arg(long, default_value_t = 3)]
@@ -150,8 +193,11 @@ fn main() -> Result<()> {
         Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
         Action::Compare(arguments) => compare(arguments),
+        Action::Latency { options, json } => latency::run(&options)?.print(json),
         Action::Pipeline(memory) => pipeline::run(&memory.options)?.print(memory.json),
-        Action::SetupRate { options, .. } => setup::run(&options.options)?.print(options.json),
+        Action::SetupRate(arguments) => setup_rate(arguments),
+        Action::Update { options, json } => update::run(&options)?.print(json),
+        Action::Adopt { options, json } => adopt::run(&options)?.print(json),
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
         Action::Balance { options, json } => balance::run(&options)?.print(json),
@@ -181,6 +227,21 @@ fn compare(arguments: Compare) -> Result<()> {
     }
     reports.iter().for_each(|report| println!("{report}"));
     Ok(())
+}
+
+fn setup_rate(arguments: SetupRate) -> Result<()> {
+    let SetupRate { memory, pages, cpu, flows, rounds, json } = arguments;
+    if memory {
+        return setup::run(&Options { flows, pages, rounds, cpu })?.print(json);
+    }
+    let mut options = new_flows::Options::default();
+    match flows[..] {
+        [] => {}
+        [flows] => options.flows = u32::try_from(flows)?,
+        _ => bail!("--flows takes one number without --memory"),
+    }
+    options.rounds = rounds.unwrap_or(options.rounds);
+    new_flows::run(&options)?.print(json)
 }
 
 fn topo_up(up: &Up) -> Result<()> {

@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
+use crate::compare::{self, Comparison, Size, System};
 use crate::machine::Machine;
 use crate::section::Section;
-use crate::{balance, footprint, pipeline, setup, teardown};
+use crate::{adopt, balance, footprint, latency, new_flows, pipeline, setup, teardown, update};
 
 /// A benchmark: its name, and what measures it.
 pub type Benchmark = (&'static str, fn() -> Result<Section>);
@@ -21,7 +22,33 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ("teardown", || teardown::run(&Default::default())),
     ("footprint", || footprint::run(&Default::default())),
     ("balance", || balance::run(&Default::default())),
+    ("compare", comparison),
+    ("latency", || latency::run(&Default::default())),
+    ("new-flows", || new_flows::run(&Default::default())),
+    ("update", || update::run(&Default::default())),
+    ("adopt", || adopt::run(&Default::default())),
 ];
+
+/// Small frames by number of flows, and other sizes with few flows.
+fn comparison() -> Result<Section> {
+    let comparison = Comparison {
+        flows: vec![1024],
+        sizes: vec![Size::Fixed(64), Size::Mix, Size::Fixed(1500)],
+        rounds: 3,
+        run: Duration::from_millis(500),
+        systems: System::ALL.to_vec(),
+    };
+    let mut reports = compare::run(&comparison)?;
+    let many = Comparison {
+        flows: vec![64_512, 1_032_192],
+        sizes: vec![Size::Fixed(64)],
+        // The others have no state per flow: for them the number says little.
+        systems: vec![System::XdpRedirect, System::LinuxNat, System::WeirUser, System::WeirKernel],
+        ..comparison.clone()
+    };
+    reports.extend(compare::run(&many)?);
+    Ok(compare::section(&reports, &comparison))
+}
 
 /// Runs the benchmarks one after another, and writes `report.json`, `report.md` and the plots into
 /// `directory`.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use weir_control::api::{self, Request, Response};
+use weir_control::health::Entry;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -149,6 +150,26 @@ impl Weir {
         }
     }
 
+    /// The uplinks' state words.
+    ///
+    /// # Errors
+    /// When the control page cannot be read.
+    pub fn states(&self) -> Result<Vec<u32>> {
+        let region = self.control()?;
+        Ok((0..UPLINKS.len() as u8).map(|index| region.uplink_state(index)).collect())
+    }
+
+    /// The changes of the uplinks' states.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn history(&self) -> Result<Vec<Entry>> {
+        match api::call(&self.socket(), &Request::History { since: 0 })? {
+            Response::History { entries } => Ok(entries),
+            other => bail!("no history: {other:?}"),
+        }
+    }
+
     /// Sets an uplink's weight.
     ///
     /// # Errors
@@ -157,13 +178,20 @@ impl Weir {
         self.request(&Request::Weight { uplink: uplink.into(), weight, policy: None })
     }
 
+    /// The control page and the bucket tables.
+    ///
+    /// # Errors
+    /// When they cannot be mapped.
+    pub fn control(&self) -> Result<ControlRegion> {
+        Ok(ControlRegion::open(&self.pins, Access::Read)?)
+    }
+
     /// What is published.
     ///
     /// # Errors
     /// When nothing is.
     pub fn snapshot(&self) -> Result<Box<Snapshot>> {
-        let region = ControlRegion::open(&self.pins, Access::Read)?;
-        region.snapshot().context("nothing is published")
+        self.control()?.snapshot().context("nothing is published")
     }
 
     /// The counters.

@@ -55,13 +55,20 @@ impl Buckets {
     }
 
     /// Makes the tables for `members`; bit *u* of `usable` is set while uplink *u* can take flows.
+    /// Says whether the live table changed.
     ///
     /// The active tier becomes the best one with a usable member of positive weight. Without any,
     /// every live bucket is [`NONE`] and the home tables stay as they are.
     ///
     /// # Panics
     /// When an uplink is not below 64, or appears twice: [`crate::site`] lets neither pass.
-    pub fn update(&mut self, members: &[Member], usable: u64) {
+    pub fn update(&mut self, members: &[Member], usable: u64) -> bool {
+        let before = self.live.clone();
+        self.make(members, usable);
+        self.live != before
+    }
+
+    fn make(&mut self, members: &[Member], usable: u64) {
         let mut seen = 0u64;
         for member in members {
             assert!(member.uplink < 64 && seen & bit(member) == 0, "bad member {member:?}");

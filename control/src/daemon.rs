@@ -18,6 +18,7 @@ use zerocopy::IntoBytes;
 use crate::api::{Request, Response};
 use crate::monitor::Monitor;
 use crate::own::Own;
+use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Overrides, Tables};
 use crate::site::{self, Site};
 use crate::watch::{Kernel, Watcher};
@@ -60,6 +61,9 @@ pub async fn run(options: Options) -> Result<()> {
     daemon.publish()?;
     daemon.resolve(&watcher).await;
     daemon.route(&watcher).await;
+    let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
+    let mut probers = Probers::new(found, Trust::default(), seed()?);
+    probers.set(&daemon.probes());
 
     let (calls, mut called) = mpsc::channel::<Call>(16);
     tokio::spawn(serve(listener, calls));
@@ -81,6 +85,17 @@ pub async fn run(options: Options) -> Result<()> {
             }
             () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
             _ = tick.tick() => {}
+            Some(event) = findings.recv() => {
+                let mut changed = daemon.hear(&event);
+                while let Ok(event) = findings.try_recv() {
+                    changed |= daemon.hear(&event);
+                }
+                if changed {
+                    daemon.publish()?;
+                    daemon.route(&watcher).await;
+                }
+                continue;
+            }
             () = sleep_until(daemon.monitor.deadline()) => {
                 daemon.publish()?;
                 daemon.route(&watcher).await;
@@ -94,6 +109,7 @@ pub async fn run(options: Options) -> Result<()> {
         daemon.publish()?;
         daemon.resolve(&watcher).await;
         daemon.route(&watcher).await;
+        probers.set(&daemon.probes());
     }
     if let Err(error) = Own::default().install(watcher.handle()).await {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
@@ -101,6 +117,14 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
+}
+
+/// By chance, so that the probes of several gateways do not leave together.
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers")?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Returns when it is `deadline`, in milliseconds of CLOCK_MONOTONIC; never without one.
@@ -280,8 +304,8 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        self.tables.update(&mut published.half, &verdict.takers);
-        let same = self.half.as_ref().is_some_and(|old| same(old, &published.half));
+        let moved = self.tables.update(&mut published.half, &verdict.takers);
+        let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
         }
@@ -299,6 +323,33 @@ impl Daemon {
         for (interface, address) in &self.unresolved {
             watcher.resolve(*interface, *address).await;
         }
+    }
+
+    /// What is to be probed, and from where. An uplink without its interface is not.
+    fn probes(&self) -> Vec<Plan<'_>> {
+        let plan = |uplink: &'_ site::Uplink| {
+            let link = self.kernel.link(&uplink.interface)?;
+            let binding = Binding {
+                device: link.name.clone(),
+                source4: self.kernel.addresses_of(link.index).first().copied(),
+                source6: None,
+                mark: 0,
+            };
+            Some((binding, uplink))
+        };
+        let plans = self.site.uplinks.iter().filter_map(plan);
+        plans
+            .map(|(binding, uplink)| Plan { uplink: &uplink.name, binding, health: &uplink.health })
+            .collect()
+    }
+
+    /// Takes what a probe has found; says whether an uplink's state changed.
+    fn hear(&mut self, event: &probe::Event) -> bool {
+        let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
+        let Some(index) = self.site.uplinks.iter().position(named) else { return false };
+        let Some(signal) = event.signal(&self.site.uplinks[index].health) else { return false };
+        let ago = event.at.elapsed().as_millis() as u64;
+        self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
     }
 
     /// Makes the kernel's rules and routes follow.

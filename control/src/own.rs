@@ -83,7 +83,7 @@ impl Own {
     /// have a next hop when none is usable.
     pub fn wanted(site: &Site, kernel: &Kernel, usable: &[bool]) -> Self {
         let mut own = Self::default();
-        let mut best: Option<((bool, u8, std::cmp::Reverse<u16>, usize), Default4)> = None;
+        let mut ranked = Vec::new();
         let policy = site.policies.get(usize::from(site.default_policy));
         for (index, uplink) in site.uplinks.iter().enumerate() {
             let Some(link) = kernel.link(&uplink.interface) else { continue };
@@ -102,12 +102,10 @@ impl Own {
             let usable = usable.get(index).copied().unwrap_or(false);
             let rank = (!usable, member.tier, std::cmp::Reverse(weight), index);
             let route = Default4 { table: TABLE, next_hop, interface: link.index };
-            if best.is_none_or(|(known, _)| rank < known) {
-                best = Some((rank, route));
-            }
+            ranked.push((rank, route));
         }
-        if let Some((_, route)) = best {
-            own.routes.insert(route);
+        if let Some((_, route)) = ranked.iter().min() {
+            own.routes.insert(*route);
             own.look(2, Selector::All, TABLE);
         }
         own

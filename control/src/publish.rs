@@ -353,9 +353,10 @@ impl Tables {
     }
 
     /// Brings the tables up to date with the half's members. `takers` has for each policy the
-    /// uplinks that may take new flows, a bit for each.
-    pub fn update(&mut self, half: &mut ControlHalf, takers: &[u64]) {
+    /// uplinks that may take new flows, a bit for each. Says whether a live table changed.
+    pub fn update(&mut self, half: &mut ControlHalf, takers: &[u64]) -> bool {
         self.policies.resize_with(takers.len(), Buckets::default);
+        let mut changed = false;
         let policies = self.policies.iter_mut().zip(&mut half.policies);
         for ((buckets, policy), takers) in policies.zip(takers) {
             let count = usize::from(policy.member_count).min(policy.members.len());
@@ -367,9 +368,10 @@ impl Tables {
                     weight: m.weight & MemberLayout::MAX_WEIGHT,
                 })
                 .collect();
-            buckets.update(&members, *takers);
+            changed |= buckets.update(&members, *takers);
             policy.active_tier = buckets.active_tier().unwrap_or(0);
         }
+        changed
     }
 
     /// Live table of each policy.
@@ -386,6 +388,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::IntoBytes;
 
     fn site(uplinks: &[&str]) -> Site {
         let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
@@ -417,5 +420,16 @@ mod tests {
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[]);
         assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
+    }
+
+    #[test]
+    fn tables_that_change_while_the_half_does_not_are_noticed() {
+        let mut half = published(&["fiber", "lte"]);
+        let mut tables = Tables::default();
+        assert!(tables.update(&mut half, &[0b11]));
+        let before = half.clone();
+        assert!(tables.update(&mut half, &[0b01]));
+        assert_eq!(half.as_bytes(), before.as_bytes());
+        assert!(!tables.update(&mut half, &[0b01]));
     }
 }

@@ -333,12 +333,16 @@ fn attach(arguments: &Arguments, layout: &Layout, program: &Mutex<Program>) -> R
     let mut program = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let ours: BTreeSet<u32> = layout.devices.iter().map(|device| device.ifindex).collect();
     program.detach_others(&ours)?;
+    // Before the program is attached: from then on it forwards established flows.
+    for device in layout.devices.iter().filter(|device| device.xdp_transmit) {
+        program.set_transmitter(device.device, device.ifindex)?;
+    }
     let attach = |device: &DevicePlan| program.attach(device.ifindex, &device.name, choice);
     let modes: Vec<_> = layout.devices.iter().map(attach).collect::<Result<_>>()?;
     // Frames from a native device need the driver's help; the generic hook sends by any device.
     let generic = modes.iter().all(|mode| *mode == Attached::Generic);
-    for device in &layout.devices {
-        if device.xdp_transmit || generic {
+    for device in layout.devices.iter().filter(|device| !device.xdp_transmit) {
+        if generic {
             program.set_transmitter(device.device, device.ifindex)?;
         } else {
             tracing::warn!(

@@ -33,6 +33,8 @@ pub const STATE: &str = "STATE";
 pub const COUNTS: &str = "COUNTS";
 /// Per-CPU array of [`DELAY_BUCKETS`] 64-bit counts, by [`delay_bucket`].
 pub const DELAYS: &str = "DELAYS";
+/// Per-CPU array of [`ARRIVAL_SLOTS`] [`Arrivals`], by [`arrival_slot`].
+pub const ARRIVALS: &str = "ARRIVALS";
 /// Device map of two slots.
 pub const OUT: &str = "OUT";
 
@@ -49,6 +51,11 @@ pub const COUNT_HOME: u32 = 1;
 pub const MODE_SINK: u32 = 0;
 /// [`Plan::mode`]: test frames go back to their sender.
 pub const MODE_REFLECT: u32 = 1;
+/// [`Plan::mode`]: test frames end here, and [`ARRIVALS`] says when.
+pub const MODE_WATCH: u32 = 2;
+
+/// Slots of [`ARRIVALS`].
+pub const ARRIVAL_SLOTS: u32 = 4;
 
 /// UDP port of the far side: discard (RFC 863).
 pub const PORT: u16 = 9;
@@ -66,7 +73,7 @@ pub const MIN_FRAME: usize = 60;
 /// Frame lengths of one round of the mix.
 pub const SIZES: usize = 12;
 /// Longest interval between frames: the generator waits within one run of the program.
-pub const MAX_INTERVAL_NS: u64 = 20_000;
+pub const MAX_INTERVAL_NS: u64 = 50_000;
 /// Most destinations of one endpoint.
 pub const MAX_DESTINATIONS: u32 = 4;
 
@@ -92,7 +99,7 @@ pub struct Plan {
     pub endpoints: u32,
     /// Distance of consecutive frames' flows, less than `flows` (0 for one flow).
     pub stride: u32,
-    /// [`MODE_SINK`] or [`MODE_REFLECT`].
+    /// [`MODE_SINK`], [`MODE_REFLECT`] or [`MODE_WATCH`].
     pub mode: u32,
     /// Length of the frames the generator is given; none of `sizes` is larger.
     pub frame_len: u32,
@@ -110,6 +117,8 @@ pub struct State {
     pub sent: u64,
     /// When the next frame may go, `CLOCK_MONOTONIC` nanoseconds.
     pub next_ns: u64,
+    /// Frames that waited for their time. When few do, the interval is less than a frame takes.
+    pub waited: u64,
     /// Flow of the next frame.
     pub flow: u32,
     /// Index into [`Plan::sizes`] of the next frame.
@@ -124,6 +133,27 @@ pub struct Count {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// When frames arrived, `CLOCK_MONOTONIC` nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Arrivals {
+    /// Frames.
+    pub packets: u64,
+    /// The first; 0 without one.
+    pub first_ns: u64,
+    /// The last.
+    pub last_ns: u64,
+}
+
+/// The slot of the port with a hardware address that ends so: a provider's number.
+#[inline(always)]
+#[must_use]
+pub const fn arrival_slot(last_byte: u8) -> u32 {
+    last_byte as u32 % ARRIVAL_SLOTS
 }
 
 /// The flow after this one: the next multiple of the stride, modulo the number of flows. With a

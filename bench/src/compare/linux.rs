@@ -14,6 +14,7 @@ use weir_ebpf::traffic;
 use super::site::{HOSTS, Site};
 use super::system::{Gateway, Prepared};
 use crate::plan::Port;
+use crate::wait;
 
 const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
@@ -33,8 +34,18 @@ pub fn route(flows: u32) -> Result<Prepared> {
 /// # Errors
 /// When the kernel refuses a step, or the flows are not all tracked.
 pub fn nat(flows: u32) -> Result<Prepared> {
+    let mut prepared = nat_without_flows(flows)?;
+    prepared.site.establish(Duration::ZERO)?;
+    Ok(prepared)
+}
+
+/// The same, and no flow is tracked yet.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn nat_without_flows(flows: u32) -> Result<Prepared> {
     let limits = Conntrack::raise(flows)?;
-    let mut site = routed(flows)?;
+    let site = routed(flows)?;
     let gateway = &site.topology.gateway;
     let mut rules = String::new();
     for provider in &site.topology.providers {
@@ -50,7 +61,6 @@ pub fn nat(flows: u32) -> Result<Prepared> {
         ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
         ("net/netfilter/nf_conntrack_udp_timeout_stream", "3600"),
     ])?;
-    site.establish(Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(limits) })
 }
 
@@ -111,3 +121,18 @@ impl Drop for Conntrack {
 }
 
 impl Gateway for Conntrack {}
+
+/// Waits until the kernel has freed the connections of gateways that are gone, which takes it
+/// seconds of a CPU for a million of them; at most ten seconds, and not at all where it does not
+/// say.
+pub fn wait_for_cleanup() {
+    const FEW: u64 = 20_000;
+    let connections = || {
+        let text = std::fs::read_to_string("/proc/slabinfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("nf_conntrack "))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let _ = wait::until("connections to be freed", Duration::from_secs(10), || {
+        Ok(connections().is_none_or(|connections| connections < FEW).then_some(()))
+    });
+}

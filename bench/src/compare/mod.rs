@@ -14,21 +14,21 @@
 //! [`GATEWAY_CPU`] while the generator offers as much as it can; they lose the rest, and their
 //! time per packet includes the kernel's AF_XDP transmit path and the sink, which run there too.
 
-mod linux;
+pub mod linux;
 mod report;
 pub mod site;
-mod system;
+pub mod system;
 mod testpmd;
 pub mod traffic;
-mod weir;
+pub mod weir;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-pub use report::{Absent, Measured, Report};
+pub use report::{Absent, Measured, Report, section};
 pub use system::{Gateway, Prepared, System};
-pub use traffic::{GENERATOR_CPU, Size, Traffic};
+pub use traffic::{Call, GENERATOR_CPU, Size, Traffic};
 
 /// The CPU of gateways that are programs.
 pub const GATEWAY_CPU: usize = 1;
@@ -126,13 +126,8 @@ impl Field {
 
 impl Entrant {
     fn new(system: System, mut prepared: Prepared) -> Result<Self> {
-        prepared.site.aim(Size::Fixed(64), 0)?;
-        let mut calls = Vec::new();
-        for _ in 0..5 {
-            calls.push(prepared.site.traffic.blast(1)?.time);
-        }
-        calls.sort();
-        Ok(Self { system, prepared, call: calls[calls.len() / 2] })
+        let call = prepared.site.call()?;
+        Ok(Self { system, prepared, call })
     }
 
     fn round(&mut self, size: Size, run: Duration, measured: &mut Measured) -> Result<()> {

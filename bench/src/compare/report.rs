@@ -4,8 +4,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::Comparison;
 use super::system::System;
 use super::traffic::Size;
+use crate::plot::{Data, Plot};
+use crate::section::{Section, table};
 
 /// One system's rounds.
 #[derive(Clone, Debug)]
@@ -173,6 +176,81 @@ impl std::fmt::Display for Report {
             writeln!(f, "absent: {}: {}", absent.system.name(), absent.reason)?;
         }
         Ok(())
+    }
+}
+
+/// The comparison as a section of the report: one row per number of flows, size and system.
+#[must_use]
+pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
+    let headings = [
+        "system",
+        "flows",
+        "bytes",
+        "Mpps",
+        "lowest",
+        "highest",
+        "ns/packet",
+        "gateway ns",
+        "loss",
+    ];
+    let mut table = table(1, &headings);
+    for report in reports {
+        for measured in &report.measured {
+            let [low, high] = range(&measured.mpps);
+            let gateway = report.gateway_ns(measured.system);
+            table.add_row([
+                measured.system.name().to_owned(),
+                report.flows.to_string(),
+                report.size.to_string(),
+                format!("{:.3}", median(&measured.mpps)),
+                format!("{low:.3}"),
+                format!("{high:.3}"),
+                format!("{:.0}", measured.ns()),
+                gateway.map_or("–".into(), |ns| format!("{ns:.0}")),
+                format!("{:.2} %", 100.0 * median(&measured.loss)),
+            ]);
+        }
+    }
+    let absent = reports.iter().flat_map(|report| {
+        let why = |absent: &Absent| format!("{}: {}", absent.system.name(), absent.reason);
+        report.absent.iter().map(move |absent| format!("{} flows: {}", report.flows, why(absent)))
+    });
+    let mut notes = vec![format!(
+        "The same live frames for all; medians of {} interleaved rounds of {} s, each as fast as \
+         the generator can. `none` is the chain without a gateway. The gateways in the kernel share \
+         the generator's CPU: a gateway's own nanoseconds are those of its chain less those of \
+         `none`. testpmd and weir_user forward on a CPU of their own and are offered more than they \
+         take.",
+        comparison.rounds,
+        comparison.run.as_secs_f64()
+    )];
+    notes.extend(absent.map(|text| format!("Absent with {text}.")));
+    Section {
+        name: "compare",
+        title: "Forwarding established flows, beside what else there is".into(),
+        notes,
+        json: json!(reports.iter().map(Report::json).collect::<Vec<_>>()),
+        table,
+        plots: vec![plot(reports)],
+    }
+}
+
+/// The rates with the smallest frames.
+fn plot(reports: &[Report]) -> Plot {
+    let small = || reports.iter().filter(|report| report.size == Size::Fixed(64));
+    let rate = |report: &Report, system| report.of(system).map_or(0.0, |m| median(&m.mpps));
+    let everywhere = |system: &System| small().any(|report| report.of(*system).is_some());
+    let systems = System::ALL.into_iter().filter(everywhere);
+    Plot {
+        title: "Packets per second, frames of 64 bytes".into(),
+        x: "flows".into(),
+        y: "million per second".into(),
+        data: Data::Bars(
+            small().map(|report| report.flows.to_string()).collect(),
+            systems
+                .map(|s| (s.name().to_owned(), small().map(|report| rate(report, s)).collect()))
+                .collect(),
+        ),
     }
 }
 

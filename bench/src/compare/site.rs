@@ -39,6 +39,7 @@ pub struct Site {
     /// The namespaces.
     pub topology: Topology,
     flows: u32,
+    endpoints: u32,
 }
 
 impl Site {
@@ -58,7 +59,19 @@ impl Site {
         let host = &topology.hosts[0].netns;
         let mut traffic = Traffic::load(host, "eth0")?;
         traffic.attach(traffic::HOME, host, "eth0")?;
-        Ok(Self { traffic, topology, flows })
+        Ok(Self { traffic, topology, flows, endpoints: flows.min(MAX_ENDPOINTS) })
+    }
+
+    /// Lets every endpoint have flows to two destinations, so that the ports of one uplink are
+    /// enough for all.
+    pub fn pair_flows(&mut self) {
+        self.endpoints = self.flows.div_ceil(2);
+    }
+
+    /// The flows in scattered order, as fast as possible, to a sink.
+    #[must_use]
+    pub fn load(&self, size: Size) -> Load {
+        Load { endpoints: self.endpoints, ..load(self.flows, size) }
     }
 
     /// Puts the counting programs on the providers.
@@ -88,7 +101,7 @@ impl Site {
             stride: u32::from(self.flows > 1),
             mode: MODE_REFLECT,
             interval_ns: u64::try_from(interval.as_nanos())?,
-            ..load(self.flows, Size::Fixed(64))
+            ..self.load(Size::Fixed(64))
         };
         self.traffic.set_plan(&load)?;
         let mut missing = 0;
@@ -111,7 +124,21 @@ impl Site {
     /// # Errors
     /// When the plan cannot be written.
     pub fn aim(&mut self, size: Size, interval_ns: u64) -> Result<()> {
-        self.traffic.set_plan(&Load { interval_ns, ..load(self.flows, size) })
+        self.traffic.set_plan(&Load { interval_ns, ..self.load(size) })
+    }
+
+    /// The time of a call without frames: the median of a few. They send the first flows.
+    ///
+    /// # Errors
+    /// When the generator fails.
+    pub fn call(&mut self) -> Result<Duration> {
+        self.aim(Size::Fixed(64), 0)?;
+        let mut calls = [Duration::ZERO; 5];
+        for call in &mut calls {
+            *call = self.traffic.blast(1)?.time;
+        }
+        calls.sort();
+        Ok(calls[calls.len() / 2])
     }
 
     /// Waits until a count stops moving; the count.
@@ -131,9 +158,7 @@ impl Site {
     }
 }
 
-/// Scattered flows from the host through the gateway, as fast as possible, to a sink.
-#[must_use]
-pub fn load(flows: u32, size: Size) -> Load {
+fn load(flows: u32, size: Size) -> Load {
     let sizes = size.frames();
     let mut start = [0; 16];
     start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, DevMap, MapData, PerCpuArray};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::{Array, DevMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_ebpf::TRAFFIC_OBJECT;
 use weir_ebpf::traffic::{
-    self, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE, MIN_FRAME, OUT, OUT_GATEWAY,
-    OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
+    self, ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS,
+    GENERATE, MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
 };
 use zerocopy::transmute;
 
@@ -37,6 +38,8 @@ pub struct Call {
     pub sent: u64,
     /// Frames that had reached the far side when it returned.
     pub received: u64,
+    /// Frames that waited for their time, of those that are paced.
+    pub waited: u64,
     /// Time of the call, its set-up and end included.
     pub time: Duration,
 }
@@ -83,10 +86,18 @@ impl Traffic {
     /// # Errors
     /// When the maps cannot be written.
     pub fn set_plan(&mut self, plan: &Plan) -> Result<()> {
+        self.set_plan_from(plan, 0)
+    }
+
+    /// As [`Self::set_plan`], and starts with this flow.
+    ///
+    /// # Errors
+    /// As [`Self::set_plan`].
+    pub fn set_plan_from(&mut self, plan: &Plan, flow: u32) -> Result<()> {
         self.frame_len = plan.frame_len as usize;
         let bytes: [u8; size_of::<Plan>()] = transmute!(*plan);
         self.array(PLAN)?.set(0, bytes, 0)?;
-        let bytes: [u8; size_of::<State>()] = transmute!(State::default());
+        let bytes: [u8; size_of::<State>()] = transmute!(State { flow, ..State::default() });
         self.array(STATE)?.set(0, bytes, 0)?;
         Ok(())
     }
@@ -97,7 +108,7 @@ impl Traffic {
     /// # Errors
     /// When the kernel refuses, or the generator fails.
     pub fn send(&mut self, frames: u32, batch: u32) -> Result<Call> {
-        let (sent, received) = (self.sent()?, self.far()?.packets);
+        let (before, received) = (self.state()?, self.far()?.packets);
         let frame = vec![0u8; self.frame_len];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
         // egress_ifindex.
@@ -119,9 +130,10 @@ impl Traffic {
             Ok(started.elapsed())
         };
         let time = self.generator.run(run)?.context("live-frame run")?;
-        let (sent, received) = (self.sent()? - sent, self.far()?.packets - received);
+        let (after, received) = (self.state()?, self.far()?.packets - received);
+        let (sent, waited) = (after.sent - before.sent, after.waited - before.waited);
         ensure!(sent == u64::from(frames), "the generator sent {sent} of {frames} frames");
-        Ok(Call { sent, received, time })
+        Ok(Call { sent, received, waited, time })
     }
 
     /// As [`Self::send`], in batches that suit throughput.
@@ -158,10 +170,43 @@ impl Traffic {
         delays.iter().map(|lanes| Ok(lanes?.iter().sum())).collect()
     }
 
-    fn sent(&mut self) -> Result<u64> {
+    /// When frames arrived since [`Self::forget_arrivals`], by provider.
+    ///
+    /// # Errors
+    /// When the times cannot be read.
+    pub fn arrivals(&self) -> Result<Vec<Arrivals>> {
+        let map = self.ebpf.map(ARRIVALS).context("no map of arrivals")?;
+        let map = PerCpuArray::<_, [u64; 3]>::try_from(map)?;
+        let sum = |slot: u32| -> Result<Arrivals> {
+            let mut sum = Arrivals::default();
+            for [packets, first_ns, last_ns] in map.get(&slot, 0)?.iter().filter(|cpu| cpu[0] > 0) {
+                let earlier = sum.packets > 0 && sum.first_ns < *first_ns;
+                sum.first_ns = if earlier { sum.first_ns } else { *first_ns };
+                sum.last_ns = sum.last_ns.max(*last_ns);
+                sum.packets += packets;
+            }
+            Ok(sum)
+        };
+        (0..ARRIVAL_SLOTS).map(sum).collect()
+    }
+
+    /// Begins anew to note when frames arrive.
+    ///
+    /// # Errors
+    /// When the times cannot be written.
+    pub fn forget_arrivals(&mut self) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+        let map = self.ebpf.map_mut(ARRIVALS).context("no map of arrivals")?;
+        let mut map = PerCpuArray::<_, [u64; 3]>::try_from(map)?;
+        for slot in 0..ARRIVAL_SLOTS {
+            map.set(slot, PerCpuValues::try_from(vec![[0; 3]; cpus])?, 0)?;
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<State> {
         let bytes = self.array::<{ size_of::<State>() }>(STATE)?.get(&0, 0)?;
-        let state: State = transmute!(bytes);
-        Ok(state.sent)
+        Ok(transmute!(bytes))
     }
 
     fn count(&self, slot: u32) -> Result<Count> {

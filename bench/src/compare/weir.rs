@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;
@@ -29,21 +29,49 @@ const PACE: Duration = Duration::from_micros(5);
 /// When it does not start, or does not make every flow.
 pub fn prepare(flows: u32, tier: Tier) -> Result<Prepared> {
     let mut site = Site::build(flows)?;
-    let weir = Weir::start(&site.topology, &configuration(&site, tier))?;
-    site.count_at_providers()?;
-    site.establish(PACE)?;
-    let made = weir.counters()?.sum(Counter::FlowsCreated);
-    ensure!(made == u64::from(flows), "weir made {made} of {flows} flows");
+    let weir = start(&mut site, tier, flows)?;
+    establish(&mut site, &weir)?;
     Ok(Prepared { site, gateway: Box::new(weir) })
 }
 
-fn configuration(site: &Site, tier: Tier) -> String {
+/// Starts weir with room for this many flows.
+///
+/// # Errors
+/// When it does not start.
+pub fn start(site: &mut Site, tier: Tier, room: u32) -> Result<Weir> {
+    let weir = Weir::start(&site.topology, &configuration(site, tier, room))?;
+    site.count_at_providers()?;
+    Ok(weir)
+}
+
+/// Establishes the flows of the site.
+///
+/// # Errors
+/// When weir does not make every flow.
+pub fn establish(site: &mut Site, weir: &Weir) -> Result<()> {
+    let flows = site.flows();
+    site.establish(PACE).with_context(|| drops(weir))?;
+    let made = weir.counters()?.sum(Counter::FlowsCreated);
+    ensure!(made == u64::from(flows), "weir made {made} of {flows} flows");
+    Ok(())
+}
+
+/// What weir dropped, and why.
+fn drops(weir: &Weir) -> String {
+    let Ok(counters) = weir.counters() else { return "weir's counters are gone".into() };
+    let drops = counters.all().into_iter().filter(|(counter, n)| counter.is_drop() && *n > 0);
+    drops.fold("weir's drops:".into(), |text, (counter, n)| {
+        format!("{text} {}={n}", counter.label())
+    })
+}
+
+fn configuration(site: &Site, tier: Tier, room: u32) -> String {
     let tier = match tier {
         Tier::User => "user",
         Tier::Kernel => "kernel",
     };
     // A table filled to its last flow refuses a few in a hundred thousand.
-    let flows = site.flows().max(1024) / 8 * 9;
+    let flows = room.max(1024) / 8 * 9;
     let mut text = format!(
         "[gateway]\ntier = \"{tier}\"\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
          [timeouts]\nudp = 3600\n\

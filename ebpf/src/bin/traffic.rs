@@ -13,8 +13,8 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
 use weir_ebpf::traffic::{
-    self, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT, OUT_GATEWAY,
-    OUT_GENERATOR, PORT, Plan, SIZES, STAMP_AT, State,
+    self, ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN,
+    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Plan, SIZES, STAMP_AT, State,
 };
 
 #[map]
@@ -26,13 +26,15 @@ static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static DELAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DELAY_BUCKETS, 0);
 #[map]
+static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(ARRIVAL_SLOTS, 0);
+#[map]
 static OUT: DevMap = DevMap::with_max_entries(2, 0);
 
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
 /// Looks at the clock, each some 20 ns, before a frame goes too early: [`traffic::MAX_INTERVAL_NS`]
-/// is well below what they take.
-const LOOKS: u32 = 4096;
+/// is well below what they take. The verifier follows at most 8192 jumps out of a loop.
+const LOOKS: u32 = 8000;
 
 #[xdp]
 fn generate(ctx: XdpContext) -> u32 {
@@ -78,12 +80,16 @@ fn generate(ctx: XdpContext) -> u32 {
 /// Waits until the next frame is due; the time then.
 #[inline(always)]
 fn departure(plan: &Plan, state: &mut State) -> u64 {
-    let mut now = 0;
-    for _ in 0..LOOKS {
-        // SAFETY: the helper has no conditions.
-        now = unsafe { bpf_ktime_get_ns() };
-        if now >= state.next_ns {
-            break;
+    // SAFETY: the helper has no conditions.
+    let mut now = unsafe { bpf_ktime_get_ns() };
+    if now < state.next_ns {
+        state.waited += 1;
+        for _ in 0..LOOKS {
+            // SAFETY: as above.
+            now = unsafe { bpf_ktime_get_ns() };
+            if now >= state.next_ns {
+                break;
+            }
         }
     }
     let behind = now - MOST_BEHIND_NS;
@@ -113,6 +119,11 @@ fn far(ctx: XdpContext) -> u32 {
             core::ptr::swap(header.add(17), header.add(18));
         }
         return XDP_TX;
+    }
+    if plan.mode == MODE_WATCH {
+        // SAFETY: the header is 24 words of 16 bits.
+        watch(unsafe { header.add(2).read() } >> 8);
+        return XDP_DROP;
     }
     if plan.interval_ns != 0 && ctx.data() + STAMP_AT + 8 <= ctx.data_end() {
         let stamp = (ctx.data() + STAMP_AT) as *const [u16; 4];
@@ -182,6 +193,23 @@ fn count(ctx: &XdpContext, slot: u32) {
     unsafe {
         (*count).packets += 1;
         (*count).bytes += (ctx.data_end() - ctx.data()) as u64;
+    }
+}
+
+/// Notes a frame's time at the port whose hardware address ends so.
+#[inline(always)]
+fn watch(last_byte: u16) {
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(traffic::arrival_slot(last_byte as u8)) else {
+        return;
+    };
+    // SAFETY: the helper has no conditions, and the arrivals are this CPU's own.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        if (*arrivals).packets == 0 {
+            (*arrivals).first_ns = now;
+        }
+        (*arrivals).last_ns = now;
+        (*arrivals).packets += 1;
     }
 }
 

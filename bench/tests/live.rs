@@ -1,0 +1,41 @@
+//! The benchmarks with live frames, small: what they say is about frames that were counted.
+
+use weir_bench::compare::System;
+use weir_bench::{adopt, latency, new_flows, update};
+
+#[test]
+fn latency_is_that_of_frames_that_arrived() {
+    let systems = vec![System::None, System::WeirKernel];
+    let lines =
+        latency::measure(&latency::Options { systems, flows: 64, rounds: 1, seconds: 0.05 })
+            .unwrap();
+    assert_eq!(lines.len(), 2 * latency::LOADS.len());
+    for line in &lines {
+        assert!(line.throughput_mpps > 0.0 && line.p50_ns > 0.0, "{line:?}");
+        assert!(line.p50_ns <= line.p99_ns && line.p99_ns <= line.p999_ns, "{line:?}");
+    }
+}
+
+#[test]
+fn flows_that_were_made_are_counted() {
+    let lines = new_flows::measure(&new_flows::Options { flows: 2000, rounds: 1 }).unwrap();
+    let [linux, weir] = lines.map(|line| line.rounds[0]);
+    assert!(linux.made > 0 && linux.made <= 2000 && weir.made > 0 && weir.made <= 2000);
+    assert_eq!(linux.loss, 1.0 - linux.made as f64 / 2000.0);
+}
+
+#[test]
+fn changes_are_obeyed_after_they_are_asked_for() {
+    let lines = update::measure(&update::Options { flows: 80_000, rounds: 1 }).unwrap();
+    for line in &lines {
+        let trial = &line.trials[0];
+        assert!(trial.published_us > 0.0 && trial.published_us <= trial.first_us, "{line:?}");
+    }
+}
+
+#[test]
+fn a_killed_dataplane_is_replaced_and_adopts_every_flow() {
+    let rounds = adopt::measure(&adopt::Options { flows: 500, rounds: 1 }).unwrap();
+    assert!(rounds[0].adopted >= 500 && rounds[0].sent > 0);
+    assert!(rounds[0].adopt_ms <= rounds[0].new_flow_ms);
+}
