@@ -327,7 +327,7 @@ impl Daemon {
 
     /// What is to be probed, and from where. An uplink without its interface is not.
     fn probes(&self) -> Vec<Plan<'_>> {
-        let plan = |uplink: &'_ site::Uplink| {
+        let plans = self.site.uplinks.iter().filter_map(|uplink| {
             let link = self.kernel.link(&uplink.interface)?;
             let binding = Binding {
                 device: link.name.clone(),
@@ -335,12 +335,9 @@ impl Daemon {
                 source6: None,
                 mark: 0,
             };
-            Some((binding, uplink))
-        };
-        let plans = self.site.uplinks.iter().filter_map(plan);
-        plans
-            .map(|(binding, uplink)| Plan { uplink: &uplink.name, binding, health: &uplink.health })
-            .collect()
+            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
+        });
+        plans.collect()
     }
 
     /// Takes what a probe has found; says whether an uplink's state changed.

@@ -88,7 +88,6 @@ pub struct Lan {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
-    pub health: Option<Spanned<Health>>,
     pub name: Spanned<String>,
     pub interface: Spanned<String>,
     pub weight: Option<Spanned<i64>>,
@@ -97,6 +96,7 @@ pub struct Uplink {
     pub addresses: Vec<Spanned<Addresses>>,
     #[serde(default = "Translation::default")]
     pub translate: Translation,
+    pub health: Option<Spanned<Health>>,
 }
 
 #[derive(Debug, Deserialize)]
