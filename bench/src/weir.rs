@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use weir_control::api::{self, Request, Response};
+use weir_control::health::Entry;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -142,7 +143,30 @@ impl Weir {
     pub fn request(&self, request: &Request) -> Result<u64> {
         match api::call(&self.socket(), request)? {
             Response::Ok { epoch, .. } => Ok(epoch),
+            other @ (Response::Health { .. } | Response::History { .. }) => {
+                bail!("not an answer to {request:?}: {other:?}")
+            }
             Response::Error { message } => bail!("refused: {message}"),
+        }
+    }
+
+    /// The uplinks' state words.
+    ///
+    /// # Errors
+    /// When the control page cannot be read.
+    pub fn states(&self) -> Result<Vec<u32>> {
+        let region = self.control()?;
+        Ok((0..UPLINKS.len() as u8).map(|index| region.uplink_state(index)).collect())
+    }
+
+    /// The changes of the uplinks' states.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn history(&self) -> Result<Vec<Entry>> {
+        match api::call(&self.socket(), &Request::History { since: 0 })? {
+            Response::History { entries } => Ok(entries),
+            other => bail!("no history: {other:?}"),
         }
     }
 

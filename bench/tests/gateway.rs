@@ -13,6 +13,7 @@ use weir_bench::weir::{UPLINKS, Weir};
 use weir_bench::{clients, iperf, udp_flows, wait};
 use weir_control::api::Request;
 use weir_shm::control::ControlRegion;
+use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::Counter;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -428,4 +429,82 @@ fn the_command_line_reads_and_changes_a_running_weir() {
     assert_eq!(code, 0);
     assert!(text.contains("CONTROL") && text.contains("link-"), "{text}");
     assert_eq!(run(&weir, &["status"]).0, 3);
+}
+
+/// Probes every 100 ms of two servers behind all providers; an uplink is back after half a second.
+const HEALTH: &str = r#"
+[health]
+interval_ms = 100
+up = 3
+hold_down_ms = 500
+[[health.targets]]
+name = "ping"
+probe = "icmp"
+address = "198.51.100.1"
+[[health.targets]]
+name = "echo"
+probe = "tcp"
+address = "198.51.100.1:7"
+"#;
+
+fn probed_site() -> (Topology, Server, Weir) {
+    let topology = Topology::build(Plan::new(3, 4)).unwrap();
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let weir =
+        Weir::start(&topology, &(Weir::configuration(&topology, &WEIGHTS) + HEALTH)).unwrap();
+    until_states(&weir, "all uplinks to be well", |states| *states == [1; 3]);
+    (topology, server, weir)
+}
+
+fn until_states(weir: &Weir, what: &str, wanted: impl Fn(&[u32]) -> bool) {
+    wait::until(what, wait::BOUND, || Ok(wanted(&weir.states()?).then_some(()))).unwrap();
+}
+
+#[test]
+fn a_black_hole_beyond_the_first_hop_takes_an_uplink_out_until_it_is_gone() {
+    let (topology, _server, weir) = probed_site();
+    topology.providers[0].set_black_hole(true).unwrap();
+    until_states(&weir, "fiber to be out", |states| *states == [uplink_state::UNHEALTHY, 1, 1]);
+    let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
+    assert_eq!((report.answered, report.wrong), (2000, 0));
+    assert_eq!(weir.uplinks().unwrap()[0].flows_created, 0);
+    topology.providers[0].set_black_hole(false).unwrap();
+    until_states(&weir, "fiber to be back", |states| *states == [1; 3]);
+    let history = weir.history().unwrap();
+    let of_fiber = history.iter().filter(|entry| entry.uplink == "fiber");
+    let states: Vec<String> = of_fiber.map(|entry| entry.transition.to.to_string()).collect();
+    assert_eq!(states, ["up", "down", "held down", "up"]);
+    assert_eq!(history.len(), 6, "{history:?}");
+}
+
+#[test]
+fn with_all_uplinks_dead_flows_stay_where_they_are_until_one_is_back() {
+    let (topology, _server, weir) = probed_site();
+    let last_resort = uplink_state::USABLE | uplink_state::UNHEALTHY | uplink_state::LAST_RESORT;
+    for provider in &topology.providers {
+        provider.set_black_hole(true).unwrap();
+    }
+    until_states(&weir, "the last resort", |states| *states == [last_resort; 3]);
+    topology.providers[1].set_black_hole(false).unwrap();
+    let wanted = [uplink_state::UNHEALTHY, 1, uplink_state::UNHEALTHY];
+    until_states(&weir, "cable to be back alone", |states| *states == wanted);
+    let report = udp_flows::run(&topology.hosts, ECHO, 100).unwrap();
+    assert_eq!((report.answered, report.wrong), (400, 0));
+}
+
+#[test]
+fn an_uplink_whose_carrier_returns_is_held_down_first() {
+    let (topology, _server, weir) = probed_site();
+    topology.providers[2].set_carrier(false).unwrap();
+    until_states(&weir, "lte to lose its carrier", |s| s[2] & uplink_state::NO_CARRIER != 0);
+    assert_eq!(weir.states().unwrap()[2] & uplink_state::USABLE, 0);
+    topology.providers[2].set_carrier(true).unwrap();
+    until_states(&weir, "lte to be back", |states| *states == [1; 3]);
+    let history = weir.history().unwrap();
+    let states: Vec<String> = history
+        .iter()
+        .filter(|entry| entry.uplink == "lte")
+        .map(|entry| entry.transition.to.to_string())
+        .collect();
+    assert_eq!(states, ["up", "down", "held down", "up"]);
 }

@@ -7,6 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::health::Entry;
+use crate::monitor::UplinkView;
+
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
 
@@ -35,10 +38,17 @@ pub enum Request {
     },
     /// Ask for a sign of life.
     Status,
+    /// Ask how the uplinks are.
+    Health,
+    /// Ask for the changes of the uplinks' states, from this one on.
+    History {
+        /// Number of the first; 0: all that are kept.
+        since: u64,
+    },
 }
 
 /// A response.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
     /// Done, and in force from this epoch on.
@@ -47,6 +57,16 @@ pub enum Response {
         epoch: u64,
         /// For people.
         message: String,
+    },
+    /// How the uplinks are.
+    Health {
+        /// In the order of the file.
+        uplinks: Vec<UplinkView>,
+    },
+    /// Changes of the uplinks' states, oldest first.
+    History {
+        /// Each with its number.
+        entries: Vec<Entry>,
     },
     /// Refused; nothing changed.
     Error {

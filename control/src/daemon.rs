@@ -16,7 +16,9 @@ use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Request, Response};
+use crate::monitor::Monitor;
 use crate::own::Own;
+use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Overrides, Tables};
 use crate::site::{self, Site};
 use crate::watch::{Kernel, Watcher};
@@ -59,6 +61,9 @@ pub async fn run(options: Options) -> Result<()> {
     daemon.publish()?;
     daemon.resolve(&watcher).await;
     daemon.route(&watcher).await;
+    let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
+    let mut probers = Probers::new(found, Trust::default(), seed()?);
+    probers.set(&daemon.probes());
 
     let (calls, mut called) = mpsc::channel::<Call>(16);
     tokio::spawn(serve(listener, calls));
@@ -80,6 +85,22 @@ pub async fn run(options: Options) -> Result<()> {
             }
             () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
             _ = tick.tick() => {}
+            Some(event) = findings.recv() => {
+                let mut changed = daemon.hear(&event);
+                while let Ok(event) = findings.try_recv() {
+                    changed |= daemon.hear(&event);
+                }
+                if changed {
+                    daemon.publish()?;
+                    daemon.route(&watcher).await;
+                }
+                continue;
+            }
+            () = sleep_until(daemon.monitor.deadline()) => {
+                daemon.publish()?;
+                daemon.route(&watcher).await;
+                continue;
+            }
         }
         match watcher.read().await {
             Ok(kernel) => daemon.kernel = kernel,
@@ -88,6 +109,7 @@ pub async fn run(options: Options) -> Result<()> {
         daemon.publish()?;
         daemon.resolve(&watcher).await;
         daemon.route(&watcher).await;
+        probers.set(&daemon.probes());
     }
     if let Err(error) = Own::default().install(watcher.handle()).await {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
@@ -95,6 +117,32 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
+}
+
+/// By chance, so that the probes of several gateways do not leave together.
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers")?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Returns when it is `deadline`, in milliseconds of CLOCK_MONOTONIC; never without one.
+async fn sleep_until(deadline: Option<u64>) {
+    match deadline {
+        Some(deadline) => {
+            // A millisecond more, lest the clock's fraction make it early.
+            let left = (deadline + 1).saturating_sub(now_ms());
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// CLOCK_MONOTONIC, milliseconds.
+fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 fn read_site(path: &Path) -> Result<Site> {
@@ -176,6 +224,7 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
 struct Daemon {
     site: Site,
     kernel: Kernel,
+    monitor: Monitor,
     overrides: Overrides,
     tables: Tables,
     writer: ControlWriter,
@@ -191,7 +240,14 @@ struct Daemon {
 impl Daemon {
     /// Adopts what an earlier process published.
     fn new(site: Site, kernel: Kernel, region: ControlRegion, hosts: Hosts4) -> Self {
+        let snapshot = region.snapshot();
+        let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
+        let in_use: Vec<bool> = match &snapshot {
+            Some(_) => (0..site.uplinks.len() as u8).map(in_use).collect(),
+            None => Vec::new(),
+        };
         let mut daemon = Self {
+            monitor: Monitor::new(&site, &in_use, now_ms()),
             overrides: Overrides::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
@@ -204,7 +260,7 @@ impl Daemon {
             kernel,
             hosts,
         };
-        if let Some(snapshot) = region.snapshot() {
+        if let Some(snapshot) = snapshot {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
             for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
@@ -217,11 +273,13 @@ impl Daemon {
 
     /// Publishes if anything differs from what is published; the epoch in force.
     fn publish(&mut self) -> Result<u64> {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
-        self.writer.heartbeat(std::process::id().into(), now_ms);
+        let now = now_ms();
+        self.writer.heartbeat(std::process::id().into(), now);
         let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
-        for (index, state) in published.states.iter().enumerate() {
+        self.monitor.observe(&published.problems, now);
+        self.monitor.tick(now);
+        let verdict = self.monitor.verdict(&self.site);
+        for (index, state) in verdict.states.iter().enumerate() {
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             if flipped || self.since[index] == 0 {
@@ -246,8 +304,7 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        let policies = self.site.policies.len();
-        let moved = self.tables.update(&mut published.half, &published.states, policies);
+        let moved = self.tables.update(&mut published.half, &verdict.takers);
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
@@ -266,6 +323,30 @@ impl Daemon {
         for (interface, address) in &self.unresolved {
             watcher.resolve(*interface, *address).await;
         }
+    }
+
+    /// What is to be probed, and from where. An uplink without its interface is not.
+    fn probes(&self) -> Vec<Plan<'_>> {
+        let plans = self.site.uplinks.iter().filter_map(|uplink| {
+            let link = self.kernel.link(&uplink.interface)?;
+            let binding = Binding {
+                device: link.name.clone(),
+                source4: self.kernel.addresses_of(link.index).first().copied(),
+                source6: None,
+                mark: 0,
+            };
+            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
+        });
+        plans.collect()
+    }
+
+    /// Takes what a probe has found; says whether an uplink's state changed.
+    fn hear(&mut self, event: &probe::Event) -> bool {
+        let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
+        let Some(index) = self.site.uplinks.iter().position(named) else { return false };
+        let Some(signal) = event.signal(&self.site.uplinks[index].health) else { return false };
+        let ago = event.at.elapsed().as_millis() as u64;
+        self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
     }
 
     /// Makes the kernel's rules and routes follow.
@@ -301,6 +382,7 @@ impl Daemon {
                     self.overrides = Overrides::default();
                     self.since.resize(site.uplinks.len(), 0);
                 }
+                self.monitor.reconfigure(&site, now_ms());
                 self.site = site;
                 tracing::info!("configuration reloaded");
             }
@@ -311,6 +393,13 @@ impl Daemon {
     }
 
     fn answer(&mut self, request: &Request) -> Response {
+        match request {
+            Request::Health => return Response::Health { uplinks: self.monitor.view(now_ms()) },
+            Request::History { since } => {
+                return Response::History { entries: self.monitor.history(*since) };
+            }
+            _ => {}
+        }
         let before = self.overrides.clone();
         let done = self.apply(request).and_then(|message| Ok((self.publish()?, message)));
         match done {
@@ -324,7 +413,9 @@ impl Daemon {
 
     fn apply(&mut self, request: &Request) -> Result<String> {
         match request {
-            Request::Status => Ok(format!("{} uplinks", self.site.uplinks.len())),
+            Request::Status | Request::Health | Request::History { .. } => {
+                Ok(format!("{} uplinks", self.site.uplinks.len()))
+            }
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
                 self.overrides.down.remove(&index);

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
+//! | [`probe`] | the probers, each bound to its uplink |
+//! | [`health`] | the state of each uplink, from signals and time |
+//! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
@@ -17,8 +20,11 @@ pub mod api;
 pub mod buckets;
 pub mod cli;
 pub mod daemon;
+pub mod health;
+pub mod monitor;
 mod netdev;
 pub mod own;
+pub mod probe;
 pub mod publish;
 pub mod site;
 pub mod watch;

@@ -80,8 +80,9 @@ pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
 pub struct Published {
     /// The half.
     pub half: Box<ControlHalf>,
-    /// State word of each uplink.
-    pub states: Vec<u32>,
+    /// What is wrong with each uplink, as bits of its state word: what the kernel and the operator
+    /// say.
+    pub problems: Vec<u32>,
     /// Destinations that stay on the gateway.
     pub hosts: HostPrefixes,
     /// Next hops whose hardware address should be asked for.
@@ -127,11 +128,11 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
     }
     half.lan_prefix_count = lan_nets.len() as u32;
 
-    let mut states = Vec::new();
+    let mut problems = Vec::new();
     let mut unresolved = Vec::new();
     for (index, (uplink, port)) in site.uplinks.iter().zip(&uplink_ports).enumerate() {
         let link = kernel.link(&uplink.interface);
-        let state = one_uplink(
+        let found = one_uplink(
             &mut half.uplinks[index],
             uplink,
             site.nat_ports,
@@ -143,12 +144,12 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
         );
         half.uplinks[index].port = port.unwrap_or(NONE);
         half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
-        states.push(if port.is_some() { state } else { state & !uplink_state::USABLE });
+        problems.push(if port.is_some() { found } else { found | uplink_state::NO_CARRIER });
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
     let hosts = hosts(site, kernel, &lan_nets, &half);
-    Published { half, states, hosts, unresolved }
+    Published { half, problems, hosts, unresolved }
 }
 
 struct Ports<'h> {
@@ -254,7 +255,7 @@ fn one_uplink(
     {
         unresolved.push((link.index, next_hop));
     }
-    if problems == 0 { uplink_state::USABLE } else { problems }
+    problems
 }
 
 fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
@@ -351,17 +352,13 @@ impl Tables {
         Self { policies: (0..site.policies.len()).map(home).collect() }
     }
 
-    /// Brings the tables up to date with the half's members and the uplinks' states. Says whether
-    /// a live table changed.
-    pub fn update(&mut self, half: &mut ControlHalf, states: &[u32], policies: usize) -> bool {
-        self.policies.resize_with(policies, Buckets::default);
-        let usable = states
-            .iter()
-            .enumerate()
-            .filter(|(_, state)| *state & uplink_state::USABLE != 0)
-            .fold(0u64, |set, (uplink, _)| set | 1 << uplink);
+    /// Brings the tables up to date with the half's members. `takers` has for each policy the
+    /// uplinks that may take new flows, a bit for each. Says whether a live table changed.
+    pub fn update(&mut self, half: &mut ControlHalf, takers: &[u64]) -> bool {
+        self.policies.resize_with(takers.len(), Buckets::default);
         let mut changed = false;
-        for (buckets, policy) in self.policies.iter_mut().zip(&mut half.policies) {
+        let policies = self.policies.iter_mut().zip(&mut half.policies);
+        for ((buckets, policy), takers) in policies.zip(takers) {
             let count = usize::from(policy.member_count).min(policy.members.len());
             let members: Vec<Member> = policy.members[..count]
                 .iter()
@@ -371,7 +368,7 @@ impl Tables {
                     weight: m.weight & MemberLayout::MAX_WEIGHT,
                 })
                 .collect();
-            changed |= buckets.update(&members, usable);
+            changed |= buckets.update(&members, *takers);
             policy.active_tier = buckets.active_tier().unwrap_or(0);
         }
         changed
@@ -422,18 +419,17 @@ mod tests {
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[]);
-        assert_eq!(published.states, [uplink_state::NO_CARRIER]);
+        assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
     }
 
     #[test]
     fn tables_that_change_while_the_half_does_not_are_noticed() {
         let mut half = published(&["fiber", "lte"]);
-        let (up, down) = (uplink_state::USABLE, uplink_state::ADMIN_DOWN);
         let mut tables = Tables::default();
-        assert!(tables.update(&mut half, &[up, up], 1));
+        assert!(tables.update(&mut half, &[0b11]));
         let before = half.clone();
-        assert!(tables.update(&mut half, &[up, down], 1));
+        assert!(tables.update(&mut half, &[0b01]));
         assert_eq!(half.as_bytes(), before.as_bytes());
-        assert!(!tables.update(&mut half, &[up, down], 1));
+        assert!(!tables.update(&mut half, &[0b01]));
     }
 }

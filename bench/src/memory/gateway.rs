@@ -10,6 +10,7 @@ use weir_control::watch::{Kernel, Link, NeighbourEntry};
 use weir_dataplane::engine::{Engine, Regions};
 use weir_shm::control::ControlWriter;
 use weir_shm::flows::TagWord;
+use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, GROUP, slots_for};
 
@@ -114,11 +115,14 @@ fn publish(translation: Translation, regions: &Regions) -> Result<()> {
     }
     let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[]);
     let mut writer = ControlWriter::new(regions.control.clone());
-    for (uplink, state) in (0u8..).zip(&published.states) {
-        writer.set_uplink_state(uplink, *state);
+    let mut takers = 0;
+    for (uplink, problems) in (0u8..).zip(&published.problems) {
+        anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
+        writer.set_uplink_state(uplink, uplink_state::USABLE);
+        takers |= 1 << uplink;
     }
     let mut tables = publish::Tables::default();
-    tables.update(&mut published.half, &published.states, site.policies.len());
+    tables.update(&mut published.half, &vec![takers; site.policies.len()]);
     writer.publish(&mut published.half, &tables.live());
     Ok(())
 }

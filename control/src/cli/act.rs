@@ -23,6 +23,10 @@ pub fn request(arguments: &Arguments, request: &Request) -> Exit {
             }
             Exit::Ok
         }
+        Ok(Response::Health { .. } | Response::History { .. }) => {
+            eprintln!("weir: weir-control answered something else: is it of this version?");
+            Exit::Failed
+        }
         Ok(Response::Error { message }) => {
             eprintln!("weir: {message}");
             Exit::Failed

@@ -3,9 +3,11 @@
 //! | module | commands |
 //! |---|---|
 //! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
+//! | [`health`] | what the control process knows of the uplinks: `uplinks history` |
 //! | [`act`] | requests to the control process and the rest: `weight up down check detach` |
 
 pub mod act;
+pub mod health;
 pub mod view;
 
 use std::path::PathBuf;
@@ -59,8 +61,15 @@ pub struct Arguments {
 pub enum Command {
     /// Processes, devices and totals.
     Status,
-    /// Each uplink: state, weight, share of new flows, traffic.
+    /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
+    /// answers, why, since when, and how its targets answer.
     Uplinks,
+    /// The changes of the uplinks' states, with the reason of each. Needs weir-control.
+    History {
+        /// Only from this change on.
+        #[arg(long, default_value_t = 0)]
+        since: u64,
+    },
     /// Each policy: members, tiers, weights, shares.
     Policies,
     /// The rules, in the order in which they are tried.
@@ -124,7 +133,8 @@ pub fn run(arguments: &Arguments) -> Exit {
     let json = arguments.json;
     match &arguments.command {
         Command::Status => viewed(view::status(&pins, json)),
-        Command::Uplinks => viewed(view::uplinks(&pins, json)),
+        Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
+        Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(view::policies(&pins, json)),
         Command::Rules => viewed(view::rules(&pins, json)),
         Command::Flows(filter) => viewed(view::flows(&pins, filter, json)),

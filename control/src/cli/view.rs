@@ -132,7 +132,7 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
     text += &format!("{:<10} {}\n\n", "epoch", state.region.epoch());
     text += &table(&devices, &["interface", "xdp", "mode", "sockets", "mtu", "rx_lost"]);
     text += "\n";
-    text += &uplinks(pins, false)?;
+    text += &uplinks(pins)?;
     Ok(text)
 }
 
@@ -148,6 +148,10 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 (uplink_state::NO_CARRIER, "no carrier"),
                 (uplink_state::NO_ADDRESS, "no address"),
                 (uplink_state::NO_NEXT_HOP, "no next hop"),
+                (uplink_state::UNHEALTHY, "unhealthy"),
+                (uplink_state::HELD_DOWN, "held down"),
+                (uplink_state::DEGRADED, "degraded"),
+                (uplink_state::LAST_RESORT, "last resort"),
             ];
             let why: Vec<_> = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| *r).collect();
             let counters = state.counters.uplink(index as u8);
@@ -177,12 +181,14 @@ fn uplink_values(state: &State) -> Vec<Value> {
         .collect()
 }
 
-/// `weir uplinks`.
-pub fn uplinks(pins: &Pins, json: bool) -> Result<String> {
-    let values = uplink_values(&State::open(pins)?);
-    if json {
-        return Ok(format!("{:#}\n", Value::from(values)));
-    }
+/// The uplinks, as values for JSON.
+pub fn uplinks_json(pins: &Pins) -> Result<Vec<Value>> {
+    Ok(uplink_values(&State::open(pins)?))
+}
+
+/// The uplinks, as a table.
+pub fn uplinks(pins: &Pins) -> Result<String> {
+    let values = uplinks_json(pins)?;
     let columns = [
         "name",
         "interface",
@@ -399,7 +405,7 @@ pub fn counters(pins: &Pins, json: bool) -> Result<String> {
 }
 
 /// A table of the given keys of each value: no borders, numbers to the right.
-fn table(values: &[Value], columns: &[&str]) -> String {
+pub(super) fn table(values: &[Value], columns: &[&str]) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     table.set_header(columns.iter().map(|c| c.replace('_', " ").to_uppercase()));

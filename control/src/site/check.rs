@@ -16,6 +16,7 @@ use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, File, Key, Loss, Protocol, Translation};
 use super::{Lan, Member, Policy, Rule, Site, Uplink};
+use crate::health::{Health, Passive};
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
@@ -267,6 +268,7 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
 fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
     let mut uplinks = Vec::new();
     let mut pooled: HashMap<Ipv4Addr, usize> = HashMap::new();
+    let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h));
     for uplink in &file.uplink {
         let line = c.places.line(uplink.span().start);
         let u = uplink.get_ref();
@@ -312,10 +314,25 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                 Translation::Nat44 => Translate::Nat44,
                 Translation::None => Translate::None,
             },
+            health: u.health.as_ref().map_or_else(|| everywhere.clone(), |h| health(c, h)),
             line,
         });
     }
     uplinks
+}
+
+fn health(c: &mut Checker<'_>, given: &Spanned<Health>) -> Health {
+    for fault in given.get_ref().check() {
+        c.refuse(given.span(), format!("health.{}: {}", fault.field, fault.what), fault.help);
+    }
+    if given.get_ref().passive != Passive::default() {
+        c.refuse(
+            given.span(),
+            "health.passive: users' connections are not looked at yet",
+            "remove it",
+        );
+    }
+    given.get_ref().clone()
 }
 
 fn policies(

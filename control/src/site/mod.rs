@@ -14,6 +14,8 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use weir_wire::layout::control::{OnDataplaneLoss, Selection, Tier, Timeouts, Translate};
 
+use crate::health::Health;
+
 pub use machine::against_kernel;
 pub use place::Problem;
 
@@ -78,6 +80,8 @@ pub struct Uplink {
     pub addresses: Vec<Ipv4Addr>,
     /// Address translation.
     pub translate: Translate,
+    /// How its health is judged.
+    pub health: Health,
     /// Where in the file.
     pub line: usize,
 }

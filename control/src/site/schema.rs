@@ -5,6 +5,8 @@ use serde::Deserialize;
 use std::net::Ipv4Addr;
 use toml::Spanned;
 
+use crate::health::Health;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -12,6 +14,7 @@ pub struct File {
     pub gateway: Gateway,
     #[serde(default)]
     pub timeouts: Timeouts,
+    pub health: Option<Spanned<Health>>,
     #[serde(default)]
     pub lan: Vec<Spanned<Lan>>,
     #[serde(default)]
@@ -93,6 +96,7 @@ pub struct Uplink {
     pub addresses: Vec<Spanned<Addresses>>,
     #[serde(default = "Translation::default")]
     pub translate: Translation,
+    pub health: Option<Spanned<Health>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -197,6 +197,29 @@ fn the_documented_error_is_what_is_printed() {
 }
 
 #[test]
+fn health_is_everybodys_or_an_uplinks_own() {
+    let everybodys = "\n[health]\ninterval_ms = 200\n";
+    let own = "name = \"fiber\"\nhealth = { interval_ms = 300 }";
+    let site = parse("weir.toml", &(GOOD.replace("name = \"fiber\"", own) + everybodys)).unwrap();
+    let intervals: Vec<u32> = site.uplinks.iter().map(|u| u.health.interval_ms).collect();
+    assert_eq!(intervals, [300, 200]);
+}
+
+#[test]
+fn health_that_cannot_be_is_refused_where_it_stands() {
+    let refused = |settings: &str| problems(&format!("{GOOD}\n[health]\n{settings}\n"));
+    for (settings, wanted) in [
+        ("interval_ms = 50", "health.interval_ms: 50 is out of range"),
+        ("quorum = 3", "health.quorum: 3 is out of range"),
+        ("loss_percent = { fail = 5, recover = 5 }", "5 is not below fail, 5"),
+        ("passive = { min_flows = 1 }", "not looked at yet"),
+    ] {
+        let found = refused(settings);
+        assert!(found.len() == 1 && found[0].contains(wanted), "{settings}: {found:?}");
+    }
+}
+
+#[test]
 fn short_timeouts_are_allowed_with_a_warning() {
     let site = parse("weir.toml", &format!("{GOOD}\n[timeouts]\nudp = 30\n")).unwrap();
     assert_eq!(site.timeouts.udp, 30);

@@ -48,6 +48,14 @@ pub mod uplink_state {
     pub const NO_ADDRESS: u32 = 8;
     /// The next hop is unknown or its MAC address is not resolved.
     pub const NO_NEXT_HOP: u32 = 16;
+    /// Its health says no: targets do not answer, or it has not shown itself yet.
+    pub const UNHEALTHY: u32 = 32;
+    /// Well again, but held down for a while.
+    pub const HELD_DOWN: u32 = 64;
+    /// Usable, but worse than others: flows stay, new ones go elsewhere.
+    pub const DEGRADED: u32 = 128;
+    /// In use only because no uplink of a policy is well.
+    pub const LAST_RESORT: u32 = 256;
 }
 
 /// What a port leads to.

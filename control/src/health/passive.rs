@@ -1,0 +1,238 @@
+//! What the connections of users say: new ones that nobody answers, and data sent again.
+//!
+//! Counts come as often as the caller likes and are summed over a sliding window. A link is not
+//! condemned by few connections, nor by one dead server however often it is tried: the hosts that
+//! do not answer must be several, and as large a part of all hosts as their connections are.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Fault, Limits};
+use super::signal::Reason;
+
+/// Parts that the window slides by.
+const PARTS: u64 = 8;
+
+/// When users' connections count as failing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Passive {
+    /// How far back counts matter, milliseconds; 5 000 by default.
+    pub window_ms: u32,
+    /// New TCP connections without SYN-ACK, percent; 50 and 20 by default.
+    pub syn_percent: Option<Limits>,
+    /// New UDP flows without reply, percent; 90 and 50 by default: much UDP is one-way.
+    pub udp_percent: Option<Limits>,
+    /// TCP segments sent again, percent; 20 and 10 by default.
+    pub retransmit_percent: Option<Limits>,
+    /// Fewest new flows that say anything; 20 by default.
+    pub min_flows: u32,
+    /// Fewest remote hosts among those that do not answer; 4 by default.
+    pub min_remotes: u32,
+    /// Fewest segments that say anything; 1 000 by default.
+    pub min_segments: u32,
+}
+
+/// New flows of one protocol, each counted once: when it was answered, or when it has waited so
+/// long that it should have been (a second for SYN, RFC 6298 §2.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewFlows {
+    /// All of them.
+    pub flows: u32,
+    /// Those without an answer.
+    pub unanswered: u32,
+    /// Remote addresses of all of them.
+    pub remotes: Remotes,
+    /// Remote addresses that gave at least one flow no answer.
+    pub silent: Remotes,
+}
+
+/// What happened on an uplink since the last counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassiveCounts {
+    /// TCP: SYN sent, SYN-ACK awaited.
+    pub tcp: NewFlows,
+    /// UDP: sent, anything awaited.
+    pub udp: NewFlows,
+    /// TCP segments with data, sent to the uplink.
+    pub segments: u32,
+    /// Those of them that were sent again.
+    pub retransmitted: u32,
+}
+
+/// How many different remote addresses there were, in 32 bytes: linear counting (Whang,
+/// Vander-Zanden and Taylor, "A linear-time probabilistic counting algorithm", 1990).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remotes([u64; 4]);
+
+impl Remotes {
+    /// Adds an address by its hash, whose eight low bits must be well mixed.
+    pub fn add(&mut self, hash: u64) {
+        self.0[(hash >> 6 & 3) as usize] |= 1 << (hash & 63);
+    }
+
+    /// Adds those of another set.
+    pub fn merge(&mut self, other: Self) {
+        for (mine, other) in self.0.iter_mut().zip(other.0) {
+            *mine |= other;
+        }
+    }
+
+    /// About how many there are; exact for a few, and at most 1 420.
+    pub fn count(self) -> u32 {
+        let zero = self.0.iter().map(|word| word.count_zeros()).sum::<u32>().max(1);
+        (256.0 * (256.0 / f64::from(zero)).ln()).round() as u32
+    }
+}
+
+impl NewFlows {
+    fn merge(&mut self, other: Self) {
+        self.flows = self.flows.saturating_add(other.flows);
+        self.unanswered = self.unanswered.saturating_add(other.unanswered);
+        self.remotes.merge(other.remotes);
+        self.silent.merge(other.silent);
+    }
+
+    /// At least `percent` of the flows, of enough of them and of enough hosts, are unanswered.
+    fn at_least(&self, percent: u32, passive: &Passive) -> bool {
+        let (silent, remotes) = (self.silent.count(), self.remotes.count());
+        self.flows >= passive.min_flows.max(1)
+            && silent >= passive.min_remotes
+            && reaches(self.unanswered, self.flows, percent)
+            && reaches(silent, remotes, percent)
+    }
+}
+
+impl PassiveCounts {
+    fn merge(&mut self, other: &Self) {
+        self.tcp.merge(other.tcp);
+        self.udp.merge(other.udp);
+        self.segments = self.segments.saturating_add(other.segments);
+        self.retransmitted = self.retransmitted.saturating_add(other.retransmitted);
+    }
+
+    /// The first of its figures that is at the limit which `of` picks.
+    fn beyond(&self, passive: &Passive, of: impl Fn(Limits) -> u32) -> Option<Reason> {
+        let hit = |limits: Option<Limits>, new: &NewFlows| {
+            limits.is_some_and(|limits| new.at_least(of(limits), passive))
+        };
+        if hit(passive.syn_percent, &self.tcp) {
+            return Some(Reason::PassiveSyn {
+                unanswered: self.tcp.unanswered,
+                of: self.tcp.flows,
+            });
+        }
+        if hit(passive.udp_percent, &self.udp) {
+            return Some(Reason::PassiveUdp {
+                unanswered: self.udp.unanswered,
+                of: self.udp.flows,
+            });
+        }
+        let again = passive.retransmit_percent.is_some_and(|limits| {
+            self.segments >= passive.min_segments.max(1)
+                && reaches(self.retransmitted, self.segments, of(limits))
+        });
+        again.then_some(Reason::PassiveRetransmits {
+            retransmitted: self.retransmitted,
+            of: self.segments,
+        })
+    }
+}
+
+fn reaches(part: u32, of: u32, percent: u32) -> bool {
+    u64::from(part) * 100 >= u64::from(of) * u64::from(percent)
+}
+
+impl Default for Passive {
+    fn default() -> Self {
+        Self {
+            window_ms: 5000,
+            syn_percent: Some(Limits { fail: 50, recover: 20 }),
+            udp_percent: Some(Limits { fail: 90, recover: 50 }),
+            retransmit_percent: Some(Limits { fail: 20, recover: 10 }),
+            min_flows: 20,
+            min_remotes: 4,
+            min_segments: 1000,
+        }
+    }
+}
+
+impl Passive {
+    pub(super) fn check(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if !(1000..=600_000).contains(&self.window_ms) {
+            faults.push(Fault {
+                field: "passive.window_ms".into(),
+                what: format!("{} is out of range", self.window_ms),
+                help: "use 1000 to 600000".into(),
+            });
+        }
+        let figures = [
+            ("syn_percent", self.syn_percent),
+            ("udp_percent", self.udp_percent),
+            ("retransmit_percent", self.retransmit_percent),
+        ];
+        for (field, limits) in figures {
+            let Some(Limits { fail, recover }) = limits else { continue };
+            if fail > 100 || recover >= fail {
+                faults.push(Fault {
+                    field: format!("passive.{field}"),
+                    what: format!("fail {fail} and recover {recover} are no limits"),
+                    help: "use recover < fail <= 100".into(),
+                });
+            }
+        }
+        faults
+    }
+}
+
+/// The counts of late.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recent {
+    parts: VecDeque<(u64, PassiveCounts)>,
+}
+
+impl Recent {
+    /// Adds counts; those of one part of the window are one entry, so there are `PARTS` + 1.
+    pub(super) fn push(&mut self, passive: &Passive, counts: &PassiveCounts, now: u64) {
+        let part = u64::from(passive.window_ms) / PARTS;
+        match self.parts.back_mut() {
+            Some((begin, sum)) if now < *begin + part => sum.merge(counts),
+            _ => self.parts.push_back((now, *counts)),
+        }
+        self.expire(passive, now);
+    }
+
+    pub(super) fn expire(&mut self, passive: &Passive, now: u64) {
+        while self.deadline(passive).is_some_and(|at| now >= at) {
+            self.parts.pop_front();
+        }
+    }
+
+    pub(super) fn deadline(&self, passive: &Passive) -> Option<u64> {
+        self.parts.front().map(|(begin, _)| begin + u64::from(passive.window_ms) + 1)
+    }
+
+    /// What fails, if anything.
+    pub(super) fn failing(&self, passive: &Passive) -> Option<Reason> {
+        self.sum().beyond(passive, |limits| limits.fail)
+    }
+
+    /// What is not well yet, if anything. Too few connections to tell are well: an uplink that is
+    /// spared has none.
+    pub(super) fn unwell(&self, passive: &Passive) -> Option<Reason> {
+        self.sum().beyond(passive, |limits| limits.recover + 1)
+    }
+
+    fn sum(&self) -> PassiveCounts {
+        let mut sum = PassiveCounts::default();
+        self.parts.iter().for_each(|(_, counts)| sum.merge(counts));
+        sum
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+}

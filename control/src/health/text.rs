@@ -1,0 +1,62 @@
+//! States and reasons, for people.
+
+use std::fmt::{Display, Formatter, Result};
+
+use super::signal::{Reason, State};
+
+impl Display for State {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Recovering { .. } => "held down",
+            Self::Down => "down",
+        })
+    }
+}
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match *self {
+            Self::Starting => write!(f, "nothing is known yet"),
+            Self::Adopted => write!(f, "in use when weir-control started"),
+            Self::Started => write!(f, "all is well"),
+            Self::Admin => write!(f, "set down by hand"),
+            Self::Released => write!(f, "no longer set down by hand"),
+            Self::Carrier => write!(f, "no carrier"),
+            Self::Address => write!(f, "no address"),
+            Self::NextHop => write!(f, "the next hop does not answer"),
+            Self::TargetsFailed { failed, of, quorum } => {
+                write!(f, "{failed} of {of} targets do not answer, {quorum} must")
+            }
+            Self::Unproven { answering, of, quorum } => {
+                write!(f, "{answering} of {of} targets answer, {quorum} must")
+            }
+            Self::Loss { percent, threshold } => {
+                write!(f, "{percent} % of probes are lost, limit {threshold} %")
+            }
+            Self::Rtt { ms, threshold } => {
+                write!(f, "answers take {ms} ms, limit {threshold} ms")
+            }
+            Self::Jitter { ms, threshold } => {
+                write!(f, "answers vary by {ms} ms, limit {threshold} ms")
+            }
+            Self::PassiveSyn { unanswered, of } => {
+                write!(f, "{unanswered} of {of} new TCP connections are not answered")
+            }
+            Self::PassiveUdp { unanswered, of } => {
+                write!(f, "{unanswered} of {of} new UDP flows are not answered")
+            }
+            Self::PassiveRetransmits { retransmitted, of } => {
+                write!(f, "{retransmitted} of {of} segments are sent again")
+            }
+            Self::Holding { hold_ms, flaps } => {
+                write!(f, "well again, must stay so for {:.1} s", hold_ms as f64 / 1e3)?;
+                if flaps > 1 { write!(f, " after {flaps} flaps") } else { Ok(()) }
+            }
+            Self::Recovered { held_ms } => {
+                write!(f, "well for {:.1} s", held_ms as f64 / 1e3)
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The health of all uplinks together: fed by the kernel's view, the operator and the probers, it
+//! says which uplinks flows may use and which take new ones.
+
+use serde::{Deserialize, Serialize};
+use weir_wire::layout::control::uplink_state;
+
+use crate::health::target::Status;
+use crate::health::window::Figures;
+use crate::health::{
+    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, choose,
+};
+use crate::site::Site;
+
+/// Transitions kept for `weir history`.
+const HISTORY: usize = 1000;
+
+/// The uplinks' state machines.
+pub struct Monitor {
+    uplinks: Vec<Watched>,
+    history: History,
+}
+
+struct Watched {
+    name: String,
+    machine: Uplink,
+    /// State bits as last told.
+    problems: Option<u32>,
+}
+
+/// What follows from the health of all uplinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The state word of each uplink.
+    pub states: Vec<u32>,
+    /// By policy, the uplinks that may take new flows, a bit for each.
+    pub takers: Vec<u64>,
+}
+
+/// An uplink's health, for people and programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its name.
+    pub uplink: String,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// For how long, milliseconds.
+    pub for_ms: u64,
+    /// How long it must be well before it is used again, milliseconds.
+    pub hold_down_ms: u64,
+    /// What is probed.
+    pub targets: Vec<TargetView>,
+}
+
+/// A target's health.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetView {
+    /// Its name.
+    pub target: String,
+    /// Does it answer?
+    pub status: Status,
+    /// Loss, round-trip time and jitter.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// What the last failed probe failed of, while it fails.
+    pub error: Option<ProbeError>,
+}
+
+impl Monitor {
+    /// Uplinks of which nothing is known, but for those that are in use already.
+    pub fn new(site: &Site, in_use: &[bool], now: u64) -> Self {
+        let machine = |index: usize| {
+            let health = site.uplinks[index].health.clone();
+            match in_use.get(index) {
+                Some(true) => Uplink::adopt(health, now),
+                _ => Uplink::new(health, now),
+            }
+        };
+        let uplinks = site.uplinks.iter().enumerate().map(|(index, uplink)| Watched {
+            name: uplink.name.clone(),
+            machine: machine(index),
+            problems: None,
+        });
+        Self { uplinks: uplinks.collect(), history: History::new(HISTORY) }
+    }
+
+    /// Takes a changed site, which has the same uplinks and perhaps more behind them.
+    pub fn reconfigure(&mut self, site: &Site, now: u64) {
+        for (index, uplink) in site.uplinks.iter().enumerate() {
+            let health = uplink.health.clone();
+            match self.uplinks.get_mut(index) {
+                Some(known) => {
+                    let changed = known.machine.reconfigure(health, now);
+                    self.note(index, changed);
+                }
+                None => self.uplinks.push(Watched {
+                    name: uplink.name.clone(),
+                    machine: Uplink::new(health, now),
+                    problems: None,
+                }),
+            }
+        }
+        self.uplinks.truncate(site.uplinks.len());
+    }
+
+    /// Takes what the kernel and the operator say: bits of the uplinks' state words.
+    pub fn observe(&mut self, problems: &[u32], now: u64) {
+        type Bit = (u32, fn(bool) -> Signal);
+        const BITS: [Bit; 4] = [
+            (uplink_state::ADMIN_DOWN, Signal::Admin),
+            (uplink_state::NO_CARRIER, Signal::Carrier),
+            (uplink_state::NO_ADDRESS, Signal::Address),
+            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
+        ];
+        for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
+            let known = self.uplinks[index].problems.replace(*problems);
+            for (bit, signal) in BITS {
+                if known.is_none_or(|known| (known ^ problems) & bit != 0) {
+                    self.signal(index, signal(problems & bit == 0), now);
+                }
+            }
+        }
+    }
+
+    /// Takes a signal; says whether the uplink's state changed.
+    pub fn signal(&mut self, uplink: usize, signal: Signal, now: u64) -> bool {
+        let Some(watched) = self.uplinks.get_mut(uplink) else { return false };
+        let changed = watched.machine.signal(signal, now);
+        self.note(uplink, changed)
+    }
+
+    /// Lets time pass; says whether a state changed.
+    pub fn tick(&mut self, now: u64) -> bool {
+        (0..self.uplinks.len()).fold(false, |any, index| {
+            let changed = self.uplinks[index].machine.tick(now);
+            self.note(index, changed) || any
+        })
+    }
+
+    /// When [`Self::tick`] has something to do if nothing happens before.
+    pub fn deadline(&self) -> Option<u64> {
+        self.uplinks.iter().filter_map(|uplink| uplink.machine.deadline()).min()
+    }
+
+    fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
+        let Some(transition) = changed else { return false };
+        let name = &self.uplinks[uplink].name;
+        let (from, to, reason) = (transition.from, transition.to, transition.reason);
+        tracing::info!(uplink = name, ?from, ?to, ?reason, "uplink");
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let time_ms = since_epoch.map_or(0, |time| time.as_millis() as u64);
+        self.history.push(name, transition, time_ms);
+        true
+    }
+
+    /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
+    /// it is the last resort of a policy.
+    pub fn verdict(&self, site: &Site) -> Verdict {
+        let standing =
+            |index: usize| Some((index as u8, self.uplinks.get(index)?.machine.standing()));
+        let well = self.uplinks.iter().enumerate().filter(|(_, u)| u.machine.state().usable());
+        let mut in_use = well.fold(0u64, |set, (index, _)| set | 1 << index);
+        let mut takers = Vec::new();
+        let mut last_resort = 0;
+        for policy in &site.policies {
+            let members = policy.members.iter().filter_map(|m| standing(usize::from(m.uplink)));
+            let choice = choose(members);
+            takers.push(choice.take);
+            in_use |= choice.keep;
+            last_resort |= if choice.last_resort { choice.take } else { 0 };
+        }
+        let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
+            let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
+            let health = match uplink.machine.state() {
+                State::Up => 0,
+                State::Degraded => uplink_state::DEGRADED,
+                State::Recovering { .. } => uplink_state::HELD_DOWN,
+                // What the kernel or the operator says is said already.
+                State::Down if uplink.problems != Some(0) => 0,
+                State::Down => uplink_state::UNHEALTHY,
+            };
+            uplink.problems.unwrap_or(0)
+                | health
+                | bit(in_use, uplink_state::USABLE)
+                | bit(last_resort, uplink_state::LAST_RESORT)
+        });
+        Verdict { states: states.collect(), takers }
+    }
+
+    /// The transitions from `number` on.
+    pub fn history(&self, number: u64) -> Vec<Entry> {
+        self.history.since(number).cloned().collect()
+    }
+
+    /// How the uplinks are.
+    pub fn view(&self, now: u64) -> Vec<UplinkView> {
+        let view = |watched: &Watched| {
+            let machine = &watched.machine;
+            let target = |t: &crate::health::target::Watched| TargetView {
+                target: t.definition().name.clone(),
+                status: t.status(),
+                figures: t.figures(),
+                error: t.error(),
+            };
+            UplinkView {
+                uplink: watched.name.clone(),
+                state: machine.state(),
+                reason: machine.reason(),
+                for_ms: now.saturating_sub(machine.since()),
+                hold_down_ms: machine.hold_ms(),
+                targets: machine.targets().iter().map(target).collect(),
+            }
+        };
+        self.uplinks.iter().map(view).collect()
+    }
+}

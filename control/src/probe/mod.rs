@@ -1,0 +1,43 @@
+//! Probers, each bound to its uplink: device, source address and mark, whatever the routing says.
+//!
+//! A probe is one short exchange on a socket of its own. What a probe finds goes as an [`Event`]
+//! to a channel; what it means is judged in [`health`](crate::health).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`bind`] | sockets that leave by one uplink |
+//! | [`pace`] | when probes leave |
+//! | [`probers`] | one task for each target, kept while its definition is |
+//! | `icmp`, `tcp`, `http`, `dns` | one probe |
+
+pub mod bind;
+mod dns;
+mod http;
+mod icmp;
+pub mod pace;
+pub mod probers;
+mod tcp;
+
+pub use bind::Binding;
+pub use http::Trust;
+pub use probers::{Event, Finding, Plan, Probers};
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::health::ProbeError;
+
+/// What an error of a socket says of the path.
+fn socket_error(error: &io::Error) -> ProbeError {
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED | Errno::CONNRESET) => ProbeError::Refused,
+        Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => ProbeError::Unreachable,
+        Some(Errno::TIMEDOUT) => ProbeError::Timeout,
+        Some(errno) => ProbeError::Send(errno.raw_os_error()),
+        None => ProbeError::Malformed,
+    }
+}
