@@ -108,11 +108,13 @@ impl Monitor {
     /// Takes what the kernel and the operator say: bits of the uplinks' state words.
     pub fn observe(&mut self, problems: &[u32], now: u64) {
         type Bit = (u32, fn(bool) -> Signal);
+        // The carrier last: a link is up at once when all is well, and what is wrong with it must
+        // be known by then.
         const BITS: [Bit; 4] = [
             (uplink_state::ADMIN_DOWN, Signal::Admin),
-            (uplink_state::NO_CARRIER, Signal::Carrier),
-            (uplink_state::NO_ADDRESS, Signal::Address),
             (uplink_state::NO_NEXT_HOP, Signal::NextHop),
+            (uplink_state::NO_ADDRESS, Signal::Address),
+            (uplink_state::NO_CARRIER, Signal::Carrier),
         ];
         for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
             let known = self.uplinks[index].problems.replace(*problems);
@@ -214,5 +216,71 @@ impl Monitor {
             }
         };
         self.uplinks.iter().map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str = "[[lan]]\ninterface = \"lan0\"\n\
+        [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
+        [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n\
+        [[policy]]\nname = \"all\"\n\
+        [[policy]]\nname = \"fiber-only\"\nmembers = [{ uplink = \"fiber\" }]\n";
+
+    fn site() -> Site {
+        crate::site::parse("weir.toml", SITE).unwrap()
+    }
+
+    fn told(problems: [u32; 2]) -> Verdict {
+        let mut monitor = Monitor::new(&site(), &[], 0);
+        monitor.observe(&problems, 0);
+        monitor.verdict(&site())
+    }
+
+    #[test]
+    fn uplinks_without_a_problem_are_in_use() {
+        let wanted = Verdict { states: vec![uplink_state::USABLE; 2], takers: vec![0b11, 0b01] };
+        assert_eq!(told([0, 0]), wanted);
+    }
+
+    #[test]
+    fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
+        let mut monitor = Monitor::new(&site(), &[], 0);
+        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
+        monitor.observe(&[0, 0], 20);
+        assert_eq!(monitor.verdict(&site()).states, [uplink_state::USABLE; 2]);
+        let held = monitor
+            .history(0)
+            .into_iter()
+            .any(|e| matches!(e.transition.to, State::Recovering { .. }));
+        assert!(!held);
+    }
+
+    #[test]
+    fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
+        let verdict = told([uplink_state::NO_NEXT_HOP, 0]);
+        let state = uplink_state::NO_NEXT_HOP | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        assert_eq!(verdict.states, [state, uplink_state::USABLE]);
+        assert_eq!(verdict.takers, [0b10, 0b01]);
+    }
+
+    #[test]
+    fn a_link_without_carrier_is_nobodys_resort() {
+        let verdict = told([uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
+        assert_eq!(verdict.states, [uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
+        assert_eq!(verdict.takers, [0, 0]);
+    }
+
+    #[test]
+    fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
+        let mut monitor = Monitor::new(&site(), &[true, false], 0);
+        monitor.observe(&[0, uplink_state::ADMIN_DOWN], 0);
+        assert_eq!(
+            monitor.verdict(&site()).states,
+            [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
+        );
+        assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));
     }
 }

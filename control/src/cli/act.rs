@@ -9,6 +9,7 @@ use weir_shm::status::Status;
 
 use super::{Arguments, Exit};
 use crate::api::{self, Request, Response};
+use crate::own::Own;
 use crate::site;
 use crate::watch::Watcher;
 
@@ -79,11 +80,21 @@ pub fn check(file: &Path, json: bool) -> Exit {
     if checked.is_ok() { Exit::Ok } else { Exit::Invalid }
 }
 
+/// Rules and routes of a control process that had no time to remove them.
+fn remove_routes() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Own::default().install(Watcher::new()?.handle()).await })
+}
+
 /// Removes everything weir keeps in the kernel.
 pub fn detach(pins: &Pins, force: bool) -> Exit {
     let pid = Status::open(pins, Access::Read).map_or(0, |status| status.pid());
     if super::view::is_alive(pid) && !force {
         eprintln!("weir: the dataplane runs as process {pid}: stop it first, or use --force");
+        return Exit::Failed;
+    }
+    if let Err(error) = remove_routes() {
+        eprintln!("weir: weir's rules and routes are still there: {error:#}");
         return Exit::Failed;
     }
     match pins.remove() {
