@@ -8,28 +8,17 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::machine;
+use crate::memory::case::Case;
 use crate::memory::driver::Driver;
 use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::Stopwatch;
 use crate::memory::options::{Options, Pages};
 use crate::memory::ring;
-use crate::memory::traffic::Protocol;
 use crate::plot::{Data, Plot, short};
 use crate::section::{Section, figure, median, range, table};
 
 const FLOWS: [usize; 2] = [64_512, 1_032_192];
 const ROUNDS: usize = 5;
-
-/// What is measured: flows of one kind into one table.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Case {
-    /// Their protocol.
-    pub protocol: Protocol,
-    /// Pages behind table and frames.
-    pub pages: Pages,
-    /// Flows that are made.
-    pub flows: usize,
-}
 
 /// The cost of a flow.
 #[derive(Clone, Debug, Serialize)]
@@ -58,14 +47,7 @@ pub struct Line {
 pub fn run(options: &Options) -> Result<Section> {
     let cpu = machine::pin(options.cpu)?;
     let rounds = options.rounds_or(ROUNDS);
-    let mut cases = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for pages in options.pages_or_both() {
-            let flows = options.flows_or(&FLOWS);
-            cases.extend(flows.into_iter().map(|flows| Case { protocol, pages, flows }));
-        }
-    }
-    Ok(section(&measure(&cases, rounds)?, cpu, rounds))
+    Ok(section(&measure(&Case::all(options, &FLOWS), rounds)?, cpu, rounds))
 }
 
 /// What one round found, nanoseconds per flow and microseconds.
@@ -77,16 +59,8 @@ struct Round {
 }
 
 fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
-    let mut found: Vec<Vec<Round>> = cases.iter().map(|_| Vec::new()).collect();
     // The first round warms up.
-    for number in 0..=rounds {
-        for (case, found) in cases.iter().zip(&mut found) {
-            let round = case.pages.during(|| round(case))?;
-            if number > 0 {
-                found.push(round);
-            }
-        }
-    }
+    let found = Case::in_turns(cases, 1, rounds, round)?;
     let lines = cases.iter().zip(&found).map(|(case, found)| {
         let of = |figure: fn(&Round) -> f64| found.iter().map(figure).collect::<Vec<_>>();
         let whole = of(|round| round.first_ns + round.rest_ns);
@@ -185,6 +159,7 @@ fn plots(lines: &[Line]) -> Vec<Plot> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::traffic::Protocol;
 
     #[test]
     fn every_flow_is_made_and_takes_time() {

@@ -1,7 +1,7 @@
 //! What the end of flows costs the user tier, and taking them over from an earlier process.
 //!
 //! A worker looks for idle flows every [`TICK_MS`], at as much of the table as makes a pass in
-//! [`PASS_MS`]. A tick delays the packets that arrive meanwhile: so its length counts, with nothing
+//! [`EXPIRY_PASS_MS`]. A tick delays the packets that arrive meanwhile: so its length counts, with nothing
 //! to end, and when all flows of a full table end in one pass.
 
 use std::time::Instant;
@@ -10,37 +10,22 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_dataplane::engine::Engine;
+use weir_dataplane::worker::{EXPIRY_PASS_MS, TICK_MS};
 
 use crate::machine;
+use crate::memory::case::Case;
 use crate::memory::driver::{Driver, NOW};
 use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::{Meter, Stopwatch};
 use crate::memory::options::{Options, Pages};
 use crate::memory::ring;
-use crate::memory::traffic::Protocol;
 use crate::section::{Section, figure, median, table};
 
-/// A worker's tick.
-pub const TICK_MS: u32 = 20;
-/// Time of a worker's pass over the table.
-pub const PASS_MS: u32 = 10_000;
-
-const TICKS: u32 = PASS_MS / TICK_MS;
+const TICKS: u32 = EXPIRY_PASS_MS / TICK_MS;
 const FLOWS: [usize; 2] = [64_512, 1_032_192];
 const ROUNDS: usize = 3;
 /// Twelve days: longer than any timeout.
 const LATER: u32 = NOW + (1 << 30);
-
-/// What is measured: a table with as many flows as it is made for.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Case {
-    /// Protocol of the flows.
-    pub protocol: Protocol,
-    /// Pages behind the table.
-    pub pages: Pages,
-    /// Flows in it.
-    pub flows: usize,
-}
 
 /// The costs, medians of the rounds.
 #[derive(Clone, Debug, Serialize)]
@@ -75,14 +60,7 @@ pub struct Line {
 pub fn run(options: &Options) -> Result<Section> {
     let cpu = machine::pin(options.cpu)?;
     let rounds = options.rounds_or(ROUNDS);
-    let mut cases = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for pages in options.pages_or_both() {
-            let flows = options.flows_or(&FLOWS);
-            cases.extend(flows.into_iter().map(|flows| Case { protocol, pages, flows }));
-        }
-    }
-    Ok(section(&measure(&cases, rounds)?, cpu, rounds))
+    Ok(section(&measure(&Case::all(options, &FLOWS), rounds)?, cpu, rounds))
 }
 
 /// What one round found.
@@ -97,12 +75,7 @@ struct Round {
 }
 
 fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
-    let mut found: Vec<Vec<Round>> = cases.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (case, found) in cases.iter().zip(&mut found) {
-            found.push(case.pages.during(|| round(case))?);
-        }
-    }
+    let found = Case::in_turns(cases, 0, rounds, round)?;
     let lines = cases.iter().zip(&found).map(|(case, found)| {
         let of =
             |figure: fn(&Round) -> f64| median(&found.iter().map(figure).collect::<Vec<f64>>());
@@ -215,6 +188,7 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::traffic::Protocol;
 
     #[test]
     fn every_flow_is_adopted_and_ends() {

@@ -87,8 +87,7 @@ impl Own {
         let policy = site.policies.get(usize::from(site.default_policy));
         for (index, uplink) in site.uplinks.iter().enumerate() {
             let Some(link) = kernel.link(&uplink.interface) else { continue };
-            let next_hop = uplink.next_hop.or_else(|| kernel.default_next_hop(link.index));
-            let Some(next_hop) = next_hop else { continue };
+            let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             let table = TABLE + 1 + index as u32;
             own.routes.insert(Default4 { table, next_hop, interface: link.index });
             own.look(0, Selector::Device(link.name.clone()), table);

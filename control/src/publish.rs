@@ -242,7 +242,7 @@ fn one_uplink(
     if uplink.translate == Translate::Nat44 && pool.is_empty() {
         problems |= uplink_state::NO_ADDRESS;
     }
-    let next_hop = uplink.next_hop.or_else(|| kernel.default_next_hop(link.index));
+    let next_hop = uplink.next_hop_by(link.index, kernel);
     let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
     slot.next_hop = next_hop.map_or([0; 4], |next_hop| next_hop.octets());
     slot.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));

@@ -20,10 +20,10 @@ use crate::engine::{BATCH, Engine, Regions};
 use crate::handover::Handover;
 use crate::packet::{Output, Received};
 
-/// Time between two rounds of housekeeping.
-const TICK_MS: u32 = 20;
-/// A full pass of expiry over the flow table takes about this long.
-const EXPIRY_PASS_MS: u32 = 10_000;
+/// Time between two rounds of housekeeping, milliseconds.
+pub const TICK_MS: u32 = 20;
+/// A full pass of expiry over the flow table takes about so many milliseconds.
+pub const EXPIRY_PASS_MS: u32 = 10_000;
 
 /// A device as a worker sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

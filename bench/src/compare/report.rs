@@ -8,7 +8,7 @@ use super::Comparison;
 use super::system::System;
 use super::traffic::Size;
 use crate::plot::{Data, Plot};
-use crate::section::{Section, table};
+use crate::section::{Section, median, range, table};
 
 /// One system's rounds.
 #[derive(Clone, Debug)]
@@ -130,7 +130,23 @@ impl Report {
             ),
         ]
     }
+
+    /// What people want to know of a system.
+    fn figures(&self, measured: &Measured) -> [String; 6] {
+        let [low, high] = range(&measured.mpps);
+        [
+            format!("{:.3}", median(&measured.mpps)),
+            format!("{low:.3}"),
+            format!("{high:.3}"),
+            format!("{:.0}", measured.ns()),
+            self.gateway_ns(measured.system).map_or("–".into(), |ns| format!("{ns:.0}")),
+            format!("{:.2} %", 100.0 * median(&measured.loss)),
+        ]
+    }
 }
+
+/// Headings of [`Report::figures`].
+const FIGURES: [&str; 6] = ["Mpps", "lowest", "highest", "ns/packet", "gateway ns", "loss"];
 
 /// As a table for people.
 impl std::fmt::Display for Report {
@@ -138,26 +154,10 @@ impl std::fmt::Display for Report {
         writeln!(f, "{} flows, frames of {} bytes", self.flows, self.size)?;
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header([
-            "system",
-            "Mpps",
-            "lowest",
-            "highest",
-            "ns/packet",
-            "gateway ns",
-            "loss",
-        ]);
+        table.set_header(["system"].into_iter().chain(FIGURES));
         for measured in &self.measured {
-            let [low, high] = range(&measured.mpps);
-            table.add_row([
-                measured.system.name().to_owned(),
-                format!("{:.3}", median(&measured.mpps)),
-                format!("{low:.3}"),
-                format!("{high:.3}"),
-                format!("{:.0}", measured.ns()),
-                self.gateway_ns(measured.system).map_or("–".into(), |ns| format!("{ns:.0}")),
-                format!("{:.2} %", 100.0 * median(&measured.loss)),
-            ]);
+            let name = measured.system.name().to_owned();
+            table.add_row([name].into_iter().chain(self.figures(measured)));
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -182,33 +182,13 @@ impl std::fmt::Display for Report {
 /// The comparison as a section of the report: one row per number of flows, size and system.
 #[must_use]
 pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
-    let headings = [
-        "system",
-        "flows",
-        "bytes",
-        "Mpps",
-        "lowest",
-        "highest",
-        "ns/packet",
-        "gateway ns",
-        "loss",
-    ];
+    let headings: Vec<_> = ["system", "flows", "bytes"].into_iter().chain(FIGURES).collect();
     let mut table = table(1, &headings);
     for report in reports {
         for measured in &report.measured {
-            let [low, high] = range(&measured.mpps);
-            let gateway = report.gateway_ns(measured.system);
-            table.add_row([
-                measured.system.name().to_owned(),
-                report.flows.to_string(),
-                report.size.to_string(),
-                format!("{:.3}", median(&measured.mpps)),
-                format!("{low:.3}"),
-                format!("{high:.3}"),
-                format!("{:.0}", measured.ns()),
-                gateway.map_or("–".into(), |ns| format!("{ns:.0}")),
-                format!("{:.2} %", 100.0 * median(&measured.loss)),
-            ]);
+            let name = measured.system.name().to_owned();
+            let case = [name, report.flows.to_string(), report.size.to_string()];
+            table.add_row(case.into_iter().chain(report.figures(measured)));
         }
     }
     let absent = reports.iter().flat_map(|report| {
@@ -252,18 +232,4 @@ fn plot(reports: &[Report]) -> Plot {
                 .collect(),
         ),
     }
-}
-
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
-}
-
-fn range(values: &[f64]) -> [f64; 2] {
-    values.iter().fold([f64::INFINITY, 0.0], |[low, high], v| [low.min(*v), high.max(*v)])
 }

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`options`] | what is measured: flows, pages, rounds, CPU |
+//! | [`case`] | flows of a kind in a table of a kind, measured in turns |
 //! | [`gateway`] | an engine with a published site: a LAN and four uplinks |
 //! | [`traffic`] | the flows and their packets |
 //! | [`ring`] | frames in packet memory as AF_XDP has it |
@@ -10,6 +11,7 @@
 //! | [`heap`] | memory taken from the heap |
 //! | [`driver`] | makes flows and sends their packets through the engine |
 
+pub mod case;
 pub mod driver;
 pub mod gateway;
 pub mod heap;

@@ -1,11 +1,21 @@
 //! What a site asks of the machine it runs on.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use weir_wire::layout::control::Translate;
 
 use super::place::Problem;
 use super::{Lan, Site, Uplink};
 use crate::watch::{Kernel, Link};
+
+impl Uplink {
+    /// Where it leads by the interface of this index: what the file says, else the kernel's default
+    /// route.
+    pub fn next_hop_by(&self, interface: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
+        self.next_hop.or_else(|| kernel.default_next_hop(interface))
+    }
+}
 
 /// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,
 /// networks that overlap, NAT ports that the kernel gives to its own sockets.
