@@ -333,7 +333,6 @@ impl Daemon {
                 device: link.name.clone(),
                 source4: self.kernel.addresses_of(link.index).first().copied(),
                 source6: None,
-                mark: 0,
             };
             Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
         });

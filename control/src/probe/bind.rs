@@ -14,16 +14,14 @@ pub struct Binding {
     pub source4: Option<Ipv4Addr>,
     /// The uplink's IPv6 address; without one the kernel takes one of the device.
     pub source6: Option<Ipv6Addr>,
-    /// `SO_MARK`, by which routing rules find the uplink's table; 0 sets none.
-    pub mark: u32,
 }
 
 impl Binding {
     /// A non-blocking socket for `peer` that is bound to the uplink; not connected.
     ///
     /// # Errors
-    /// Those of socket(2) and setsockopt(2): EPERM without CAP_NET_RAW (raw sockets) or
-    /// CAP_NET_ADMIN (marks), ENODEV without the device, EADDRNOTAVAIL without the address.
+    /// Those of socket(2) and setsockopt(2): EPERM without CAP_NET_RAW (raw
+    /// sockets), ENODEV without the device, EADDRNOTAVAIL without the address.
     pub fn socket(&self, peer: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
         let (domain, source) = match peer {
             IpAddr::V4(_) => (Domain::IPV4, self.source4.map(IpAddr::V4)),
@@ -32,9 +30,6 @@ impl Binding {
         let socket = Socket::new(domain, kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(self.device.as_bytes()))?;
-        if self.mark != 0 {
-            socket.set_mark(self.mark)?;
-        }
         if let Some(source) = source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }

@@ -1,4 +1,4 @@
-//! Probers, each bound to its uplink: device, source address and mark, whatever the routing says.
+//! Probers, each bound to its uplink: device and source address, whatever the routing says.
 //!
 //! A probe is one short exchange on a socket of its own. What a probe finds goes as an [`Event`]
 //! to a channel; what it means is judged in [`health`](crate::health).

@@ -31,7 +31,6 @@ fn lo() -> Binding {
         device: "lo".into(),
         source4: Some(Ipv4Addr::LOCALHOST),
         source6: Some(Ipv6Addr::LOCALHOST),
-        mark: 0x77,
     }
 }
 
@@ -47,10 +46,9 @@ async fn closed() -> SocketAddr {
 }
 
 #[test]
-fn sockets_are_bound_to_device_source_and_mark() {
+fn sockets_are_bound_to_device_and_source() {
     let socket = lo().socket(V4, Type::STREAM, Protocol::TCP).unwrap();
     assert_eq!(socket.device().unwrap().as_deref(), Some(&b"lo"[..]));
-    assert_eq!(socket.mark().unwrap(), 0x77);
     let source = socket.local_addr().unwrap().as_socket().unwrap();
     assert_eq!(source.ip(), V4);
     assert!(socket.nonblocking().unwrap());

@@ -44,7 +44,7 @@ fn run(command: &str) {
     assert!(status.success(), "{command}: {status}");
 }
 
-/// Uplink `index`: `wan<index>` in our namespace with a table that its mark finds, and the
+/// Uplink `index`: `wan<index>` in our namespace with a table that its device finds, and the
 /// provider at its other end.
 fn uplink(index: u8) -> (Provider, Binding) {
     let provider = Provider::start();
@@ -57,9 +57,9 @@ fn uplink(index: u8) -> (Provider, Binding) {
     provider.run("ip link set lo up");
     provider.run(&format!("ip addr add {MONITOR}/32 dev lo"));
     run(&format!("ip route add default via {net}.254 dev {device} table {}", 100 + index));
-    run(&format!("ip rule add fwmark {index} lookup {}", 100 + index));
+    run(&format!("ip rule add oif {device} lookup {}", 100 + index));
     let source4 = Some(Ipv4Addr::new(198, 51, index, 1));
-    (provider, Binding { device, source4, source6: None, mark: index.into() })
+    (provider, Binding { device, source4, source6: None })
 }
 
 /// How many probes each uplink answered when one of them has answered five.
