@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use weir_control::api::{self, Request, Response};
+use weir_control::api::{self, Query, Request, Response};
 use weir_control::health::Entry;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
@@ -93,7 +93,7 @@ impl Weir {
             }
             let region = ControlRegion::open(&self.pins, Access::Read).ok();
             let ours = region.is_some_and(|r| r.control_process().0 == started && r.epoch() > 0);
-            Ok((ours && api::call(&socket, &Request::Status).is_ok()).then_some(()))
+            Ok((ours && api::ask(&socket, &Query::Health).is_ok()).then_some(()))
         });
         up.with_context(|| self.log("weir-control"))?;
         self.control = Some(process);
@@ -164,7 +164,7 @@ impl Weir {
     /// # Errors
     /// When the control process does not answer.
     pub fn history(&self) -> Result<Vec<Entry>> {
-        match api::call(&self.socket(), &Request::History { since: 0 })? {
+        match api::ask(&self.socket(), &Query::History { since: 0 })? {
             Response::History { entries } => Ok(entries),
             other => bail!("no history: {other:?}"),
         }

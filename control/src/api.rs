@@ -1,4 +1,4 @@
-//! What the command line asks of the control process: JSON, one request and one response per line.
+//! What the command line asks of the control process: JSON, one message and one response per line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,30 @@ use crate::monitor::UplinkView;
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
 
-/// A request.
+/// What goes to the control process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Message {
+    /// Tell something.
+    Ask(Query),
+    /// Change something.
+    Do(Request),
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Query {
+    /// How the uplinks are.
+    Health,
+    /// The changes of the uplinks' states, from this one on.
+    History {
+        /// Number of the first; 0: all that are kept.
+        since: u64,
+    },
+}
+
+/// What can be changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -35,15 +58,6 @@ pub enum Request {
     Down {
         /// Name of the uplink.
         uplink: String,
-    },
-    /// Ask for a sign of life.
-    Status,
-    /// Ask how the uplinks are.
-    Health,
-    /// Ask for the changes of the uplinks' states, from this one on.
-    History {
-        /// Number of the first; 0: all that are kept.
-        since: u64,
     },
 }
 
@@ -77,6 +91,15 @@ pub enum Response {
 
 /// Makes a request and waits for its response.
 pub fn call(socket: &Path, request: &Request) -> Result<Response> {
+    exchange(socket, &Message::Do(request.clone()))
+}
+
+/// Asks and waits for the response.
+pub fn ask(socket: &Path, query: &Query) -> Result<Response> {
+    exchange(socket, &Message::Ask(query.clone()))
+}
+
+fn exchange(socket: &Path, message: &Message) -> Result<Response> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
             "weir-control does not answer on {}: start it, or give the right --socket",
@@ -84,7 +107,7 @@ pub fn call(socket: &Path, request: &Request) -> Result<Response> {
         ),
         _ => anyhow!("cannot reach weir-control on {}: {error}", socket.display()),
     })?;
-    let mut text = serde_json::to_string(request)?;
+    let mut text = serde_json::to_string(message)?;
     text.push('\n');
     stream.write_all(text.as_bytes()).context("weir-control hung up")?;
     let mut line = String::new();

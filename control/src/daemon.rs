@@ -15,7 +15,7 @@ use weir_shm::map::Access;
 use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
 use zerocopy::IntoBytes;
 
-use crate::api::{Request, Response};
+use crate::api::{Message, Query, Request, Response};
 use crate::monitor::Monitor;
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
@@ -39,7 +39,7 @@ pub struct Options {
     pub socket: PathBuf,
 }
 
-type Call = (Request, oneshot::Sender<Response>);
+type Call = (Message, oneshot::Sender<Response>);
 
 /// Runs until a signal says stop.
 pub async fn run(options: Options) -> Result<()> {
@@ -58,9 +58,8 @@ pub async fn run(options: Options) -> Result<()> {
     let listener = listen(&options.socket).await?;
     claim(&region)?;
     let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
-    daemon.publish()?;
+    daemon.enforce(&watcher).await?;
     daemon.resolve(&watcher).await;
-    daemon.route(&watcher).await;
     let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
     let mut probers = Probers::new(found, Trust::default(), seed()?);
     probers.set(&daemon.probes());
@@ -74,42 +73,46 @@ pub async fn run(options: Options) -> Result<()> {
     );
     let mut tick = tokio::time::interval(TICK);
     loop {
-        tokio::select! {
+        // Whether the kernel or the file may have changed, beyond the uplinks' health.
+        let look = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => daemon.reload(&options.config),
-            Some((request, reply)) = called.recv() => {
-                let _ = reply.send(daemon.answer(&request));
-                daemon.route(&watcher).await;
+            _ = hangup.recv() => {
+                daemon.reload(&options.config);
+                true
+            }
+            Some((message, reply)) = called.recv() => {
+                let _ = reply.send(daemon.answer(&message, &watcher).await);
                 continue;
             }
-            () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
-            _ = tick.tick() => {}
+            () = watcher.changed() => {
+                tokio::time::sleep(DEBOUNCE).await;
+                true
+            }
+            _ = tick.tick() => true,
             Some(event) = findings.recv() => {
                 let mut changed = daemon.hear(&event);
                 while let Ok(event) = findings.try_recv() {
                     changed |= daemon.hear(&event);
                 }
-                if changed {
-                    daemon.publish()?;
-                    daemon.route(&watcher).await;
+                if !changed {
+                    continue;
                 }
-                continue;
+                false
             }
-            () = sleep_until(daemon.monitor.deadline()) => {
-                daemon.publish()?;
-                daemon.route(&watcher).await;
-                continue;
+            () = sleep_until(daemon.monitor.deadline()) => false,
+        };
+        if look {
+            match watcher.read().await {
+                Ok(kernel) => daemon.kernel = kernel,
+                Err(error) => tracing::warn!("{error:#}; going on with what is known"),
             }
         }
-        match watcher.read().await {
-            Ok(kernel) => daemon.kernel = kernel,
-            Err(error) => tracing::warn!("{error:#}; going on with what is known"),
+        daemon.enforce(&watcher).await?;
+        if look {
+            daemon.resolve(&watcher).await;
+            probers.set(&daemon.probes());
         }
-        daemon.publish()?;
-        daemon.resolve(&watcher).await;
-        daemon.route(&watcher).await;
-        probers.set(&daemon.probes());
     }
     if let Err(error) = Own::default().install(watcher.handle()).await {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
@@ -198,16 +201,16 @@ async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-/// One JSON request per line, one JSON response per line.
+/// One JSON message per line, one JSON response per line.
 async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let response = match serde_json::from_str::<Request>(&line) {
-            Err(error) => Response::Error { message: format!("not a request: {error}") },
-            Ok(request) => {
+        let response = match serde_json::from_str::<Message>(&line) {
+            Err(error) => Response::Error { message: format!("not a message: {error}") },
+            Ok(message) => {
                 let (reply, answer) = oneshot::channel();
-                let _ = calls.send((request, reply)).await;
+                let _ = calls.send((message, reply)).await;
                 answer
                     .await
                     .unwrap_or(Response::Error { message: "weir-control is stopping".into() })
@@ -269,6 +272,13 @@ impl Daemon {
             tracing::info!(epoch = snapshot.half.epoch, "state of an earlier process adopted");
         }
         daemon
+    }
+
+    /// Publishes, and makes the kernel's rules and routes follow; the epoch in force.
+    async fn enforce(&mut self, watcher: &Watcher) -> Result<u64> {
+        let epoch = self.publish()?;
+        self.route(watcher).await;
+        Ok(epoch)
     }
 
     /// Publishes if anything differs from what is published; the epoch in force.
@@ -391,16 +401,16 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, request: &Request) -> Response {
-        match request {
-            Request::Health => return Response::Health { uplinks: self.monitor.view(now_ms()) },
-            Request::History { since } => {
-                return Response::History { entries: self.monitor.history(*since) };
-            }
-            _ => {}
-        }
+    async fn answer(&mut self, message: &Message, watcher: &Watcher) -> Response {
+        let request = match message {
+            Message::Ask(query) => return self.tell(query),
+            Message::Do(request) => request,
+        };
         let before = self.overrides.clone();
-        let done = self.apply(request).and_then(|message| Ok((self.publish()?, message)));
+        let done = match self.apply(request) {
+            Ok(message) => self.enforce(watcher).await.map(|epoch| (epoch, message)),
+            Err(error) => Err(error),
+        };
         match done {
             Ok((epoch, message)) => Response::Ok { epoch, message },
             Err(error) => {
@@ -410,11 +420,15 @@ impl Daemon {
         }
     }
 
+    fn tell(&self, query: &Query) -> Response {
+        match query {
+            Query::Health => Response::Health { uplinks: self.monitor.view(now_ms()) },
+            Query::History { since } => Response::History { entries: self.monitor.history(*since) },
+        }
+    }
+
     fn apply(&mut self, request: &Request) -> Result<String> {
         match request {
-            Request::Status | Request::Health | Request::History { .. } => {
-                Ok(format!("{} uplinks", self.site.uplinks.len()))
-            }
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
                 self.overrides.down.remove(&index);

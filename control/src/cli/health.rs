@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use weir_shm::Pins;
 
 use super::{Arguments, view};
-use crate::api::{self, Request, Response};
+use crate::api::{self, Query, Response};
 use crate::health::Entry;
 use crate::monitor::{TargetView, UplinkView};
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
-    let health = match api::call(&arguments.socket, &Request::Health) {
+    let health = match api::ask(&arguments.socket, &Query::Health) {
         Ok(Response::Health { uplinks }) => uplinks,
         _ => Vec::new(),
     };
@@ -63,7 +63,7 @@ fn answers(uplink: &str, target: &TargetView) -> Value {
 
 /// `weir history`.
 pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
-    let entries = match api::call(&arguments.socket, &Request::History { since })? {
+    let entries = match api::ask(&arguments.socket, &Query::History { since })? {
         Response::History { entries } => entries,
         Response::Error { message } => bail!(message),
         _ => bail!("weir-control answered something else: is it of this version?"),
