@@ -49,6 +49,13 @@ pub enum Request {
         /// Name of the policy; none: the uplink's own weight.
         policy: Option<String>,
     },
+    /// Empty an uplink: new flows avoid it, and at the deadline it is taken out of use.
+    Drain {
+        /// Name of the uplink.
+        uplink: String,
+        /// Seconds until then; none: until told otherwise.
+        deadline_s: Option<u64>,
+    },
     /// Let an uplink take flows again.
     Up {
         /// Name of the uplink.

@@ -12,15 +12,16 @@ use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
-use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
+use weir_wire::layout::control::{ControlHalf, Member, Uplink as UplinkLayout, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
 use crate::monitor::Monitor;
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
-use crate::publish::{self, Overrides, Tables};
+use crate::publish::{self, Hand, Overrides, Tables};
 use crate::site::{self, Site};
+use crate::time;
 use crate::watch::{Kernel, Watcher};
 
 /// How long a burst of kernel events is gathered.
@@ -146,6 +147,11 @@ async fn sleep_until(deadline: Option<u64>) {
 fn now_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// CLOCK_REALTIME, seconds.
+fn now_s() -> u64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64
 }
 
 fn read_site(path: &Path) -> Result<Site> {
@@ -285,6 +291,7 @@ impl Daemon {
     fn publish(&mut self) -> Result<u64> {
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
+        self.overrides.expire(now_s());
         let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
         self.monitor.observe(&published.problems, now);
         self.monitor.tick(now);
@@ -293,8 +300,7 @@ impl Daemon {
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             if flipped || self.since[index] == 0 {
-                self.since[index] =
-                    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64;
+                self.since[index] = now_s();
                 published.half.uplinks[index].since = self.since[index];
             }
             if old != *state {
@@ -431,13 +437,26 @@ impl Daemon {
         match request {
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
-                self.overrides.down.remove(&index);
+                self.overrides.hands.remove(&index);
                 Ok(format!("{uplink} is up as far as it depends on you"))
             }
             Request::Down { uplink } => {
                 let index = self.uplink(uplink)?;
-                self.overrides.down.insert(index);
+                self.overrides.hands.insert(index, Hand::Down);
                 Ok(format!("{uplink} is down by hand"))
+            }
+            Request::Drain { uplink, deadline_s } => {
+                let index = self.uplink(uplink)?;
+                let until = match deadline_s {
+                    Some(seconds) => now_s().saturating_add(*seconds),
+                    None => UplinkLayout::NO_DEADLINE,
+                };
+                self.overrides.hands.insert(index, Hand::Draining(until));
+                let end = match deadline_s {
+                    Some(_) => format!("until {}", time::of_day(until)),
+                    None => "until `weir up` or `weir down`".into(),
+                };
+                Ok(format!("{uplink} drains {end}"))
             }
             Request::Weight { uplink, weight, policy } => {
                 let index = self.uplink(uplink)?;

@@ -10,6 +10,7 @@
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
+//! | `time` | times and durations, for people |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`daemon`] | the control process |
 //! | [`api`] | the requests that the command line makes of it |
@@ -27,4 +28,5 @@ pub mod own;
 pub mod probe;
 pub mod publish;
 pub mod site;
+mod time;
 pub mod watch;

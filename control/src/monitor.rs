@@ -7,7 +7,7 @@ use weir_wire::layout::control::uplink_state;
 use crate::health::target::Status;
 use crate::health::window::Figures;
 use crate::health::{
-    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, choose,
+    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
 };
 use crate::site::Site;
 
@@ -110,14 +110,17 @@ impl Monitor {
         type Bit = (u32, fn(bool) -> Signal);
         // The carrier last: a link is up at once when all is well, and what is wrong with it must
         // be known by then.
-        const BITS: [Bit; 4] = [
-            (uplink_state::ADMIN_DOWN, Signal::Admin),
+        const BITS: [Bit; 3] = [
             (uplink_state::NO_NEXT_HOP, Signal::NextHop),
             (uplink_state::NO_ADDRESS, Signal::Address),
             (uplink_state::NO_CARRIER, Signal::Carrier),
         ];
         for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
             let known = self.uplinks[index].problems.replace(*problems);
+            let wish = wish(*problems);
+            if known.map_or(Wish::Use, self::wish) != wish {
+                self.signal(index, Signal::Wish(wish), now);
+            }
             for (bit, signal) in BITS {
                 if known.is_none_or(|known| (known ^ problems) & bit != 0) {
                     self.signal(index, signal(problems & bit == 0), now);
@@ -173,17 +176,21 @@ impl Monitor {
             in_use |= choice.keep;
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
+        let taking = takers.iter().fold(0, |all, takers| all | takers);
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
+            let problems = uplink.problems.map(|problems| problems & !uplink_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
             let health = match uplink.machine.state() {
                 State::Up => 0,
                 State::Degraded => uplink_state::DEGRADED,
                 State::Recovering { .. } => uplink_state::HELD_DOWN,
                 // What the kernel or the operator says is said already.
-                State::Down if uplink.problems != Some(0) => 0,
+                State::Down if problems != Some(0) => 0,
                 State::Down => uplink_state::UNHEALTHY,
+                // What would move would come back.
+                State::Draining => bit(!taking, uplink_state::DRAINING),
             };
-            uplink.problems.unwrap_or(0)
+            problems.unwrap_or(0)
                 | health
                 | bit(in_use, uplink_state::USABLE)
                 | bit(last_resort, uplink_state::LAST_RESORT)
@@ -216,6 +223,17 @@ impl Monitor {
             }
         };
         self.uplinks.iter().map(view).collect()
+    }
+}
+
+/// What the operator wants, from the bits of a state word.
+fn wish(problems: u32) -> Wish {
+    let is = |bit| problems & bit != 0;
+    match (is(uplink_state::ADMIN_DOWN), is(uplink_state::DRAINING)) {
+        (false, false) => Wish::Use,
+        (false, true) => Wish::Drain,
+        (true, false) => Wish::Down,
+        (true, true) => Wish::Drained,
     }
 }
 
@@ -264,6 +282,24 @@ mod tests {
         let state = uplink_state::NO_NEXT_HOP | uplink_state::USABLE | uplink_state::LAST_RESORT;
         assert_eq!(verdict.states, [state, uplink_state::USABLE]);
         assert_eq!(verdict.takers, [0b10, 0b01]);
+    }
+
+    #[test]
+    fn a_draining_uplink_takes_new_flows_only_when_no_other_member_can() {
+        let usable = uplink_state::USABLE;
+        let verdict = told([0, uplink_state::DRAINING]);
+        assert_eq!(verdict.states, [usable, usable | uplink_state::DRAINING]);
+        assert_eq!(verdict.takers, [0b01, 0b01]);
+        // Alone in `fiber-only`: its flows have nowhere to move to.
+        let verdict = told([uplink_state::DRAINING, 0]);
+        assert_eq!(verdict.states, [usable, usable]);
+        assert_eq!(verdict.takers, [0b10, 0b01]);
+    }
+
+    #[test]
+    fn a_drained_uplink_is_down_as_by_hand() {
+        let verdict = told([0, uplink_state::DRAINING | uplink_state::ADMIN_DOWN]);
+        assert_eq!(verdict.states, [uplink_state::USABLE, uplink_state::ADMIN_DOWN]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a site and the kernel's view to the state that is published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -9,7 +9,8 @@ use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
     ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, Port,
-    PortRole, Prefix, Rule as RuleLayout, Translate, host_class, uplink_state,
+    PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, host_class,
+    uplink_state,
 };
 use weir_wire::layout::flow::slots_for;
 
@@ -24,8 +25,30 @@ pub struct Overrides {
     pub weights: BTreeMap<u8, u16>,
     /// Weight by policy and uplink.
     pub member_weights: BTreeMap<(u8, u8), u16>,
-    /// Uplinks set down by hand.
-    pub down: BTreeSet<u8>,
+    /// Uplinks that the operator does not want to use as they are.
+    pub hands: BTreeMap<u8, Hand>,
+}
+
+/// What the operator set an uplink to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand {
+    /// Down.
+    Down,
+    /// To be emptied until then, CLOCK_REALTIME seconds or [`UplinkLayout::NO_DEADLINE`].
+    Draining(u64),
+    /// To be emptied until then, and that is past.
+    Drained(u64),
+}
+
+impl Hand {
+    /// Bits of the uplink's state word; a drained uplink has both.
+    fn bits(self) -> u32 {
+        match self {
+            Self::Down => uplink_state::ADMIN_DOWN,
+            Self::Draining(_) => uplink_state::DRAINING,
+            Self::Drained(_) => uplink_state::ADMIN_DOWN | uplink_state::DRAINING,
+        }
+    }
 }
 
 impl Overrides {
@@ -41,8 +64,11 @@ impl Overrides {
             if published.weight_overridden == 1 {
                 overrides.weights.insert(uplink, published.weight);
             }
-            if region.uplink_state(uplink) & uplink_state::ADMIN_DOWN != 0 {
-                overrides.down.insert(uplink);
+            let down = region.uplink_state(uplink) & uplink_state::ADMIN_DOWN != 0;
+            match published.drain_until {
+                0 if down => _ = overrides.hands.insert(uplink, Hand::Down),
+                0 => {}
+                until => _ = overrides.hands.insert(uplink, Hand::Draining(until)),
             }
         }
         for (policy, published) in half.policies.iter().enumerate().take(site.policies.len()) {
@@ -54,6 +80,17 @@ impl Overrides {
             }
         }
         overrides
+    }
+
+    /// Lets time pass: what was to be empty by `now`, CLOCK_REALTIME seconds, is drained.
+    pub fn expire(&mut self, now: u64) {
+        for hand in self.hands.values_mut() {
+            if let Hand::Draining(until) = *hand
+                && until <= now
+            {
+                *hand = Hand::Drained(until);
+            }
+        }
     }
 }
 
@@ -80,8 +117,8 @@ pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
 pub struct Published {
     /// The half.
     pub half: Box<ControlHalf>,
-    /// What is wrong with each uplink, as bits of its state word: what the kernel and the operator
-    /// say.
+    /// What the kernel and the operator say of each uplink, as bits of its state word; a drained
+    /// one is both down and draining.
     pub problems: Vec<u32>,
     /// Destinations that stay on the gateway.
     pub hosts: HostPrefixes,
@@ -211,7 +248,7 @@ impl Ports<'_> {
 
 #[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
 fn one_uplink(
-    slot: &mut weir_wire::layout::control::Uplink,
+    slot: &mut UplinkLayout,
     uplink: &Uplink,
     nat_ports: (u16, u16),
     link: Option<&Link>,
@@ -225,10 +262,12 @@ fn one_uplink(
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
     (slot.nat_lo, slot.nat_hi) = nat_ports;
-    let mut problems = 0;
-    if overrides.down.contains(&index) {
-        problems |= uplink_state::ADMIN_DOWN;
-    }
+    let hand = overrides.hands.get(&index);
+    slot.drain_until = match hand {
+        Some(Hand::Draining(until) | Hand::Drained(until)) => *until,
+        Some(Hand::Down) | None => 0,
+    };
+    let mut problems = hand.map_or(0, |hand| hand.bits());
     let Some(link) = link else { return problems | uplink_state::NO_CARRIER };
     if !link.running {
         problems |= uplink_state::NO_CARRIER;
@@ -414,6 +453,31 @@ mod tests {
         assert!(gone.contains("uplink 2 was \"b\" and is now missing"), "{gone}");
         let swapped = check_order(&site(&["b", "a"]), &published(&["a", "b"])).unwrap_err();
         assert!(swapped.contains("uplink 1 was \"a\" and is now \"b\""), "{swapped}");
+    }
+
+    #[test]
+    fn what_is_set_by_hand_is_found_again_by_the_next_process() {
+        let site = site(&["a", "b", "c", "d"]);
+        let region = ControlRegion::anonymous().unwrap();
+        let mut writer = weir_shm::control::ControlWriter::new(region.clone());
+        let mut overrides = Overrides::default();
+        let forever = UplinkLayout::NO_DEADLINE;
+        overrides.hands.insert(1, Hand::Down);
+        overrides.hands.insert(2, Hand::Draining(1000));
+        overrides.hands.insert(3, Hand::Draining(forever));
+        overrides.weights.insert(0, 7);
+        overrides.expire(999);
+        assert_eq!(overrides.hands[&2], Hand::Draining(1000));
+        let mut published = derive(&site, &Kernel::default(), &overrides, &[]);
+        for (index, problems) in published.problems.iter().enumerate() {
+            writer.set_uplink_state(index as u8, problems & !uplink_state::DRAINING);
+        }
+        writer.publish(&mut published.half, &[]);
+        let mut found = Overrides::adopt(&site, &region, &region.snapshot().unwrap());
+        assert_eq!(found, overrides);
+        found.expire(1000);
+        assert_eq!(found.hands[&2], Hand::Drained(1000));
+        assert_eq!(found.hands[&3], Hand::Draining(forever));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{Arguments, view};
 use crate::api::{self, Query, Response};
 use crate::health::Entry;
 use crate::monitor::{TargetView, UplinkView};
+use crate::time;
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
@@ -44,7 +45,7 @@ fn standing(view: &UplinkView) -> Value {
     json!({
         "name": view.uplink,
         "health": view.state.to_string(),
-        "for": duration(view.for_ms),
+        "for": time::duration(view.for_ms / 1000),
         "reason": view.reason.to_string(),
     })
 }
@@ -79,43 +80,10 @@ fn line(entry: &Entry) -> Value {
     let change = &entry.transition;
     json!({
         "number": entry.number,
-        "time": time(entry.time_ms),
+        "time": time::of_milliseconds(entry.time_ms),
         "uplink": entry.uplink,
         "from": change.from.to_string(),
         "to": change.to.to_string(),
         "reason": change.reason.to_string(),
     })
-}
-
-/// `90061000` is `1d 1h`.
-fn duration(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
-/// RFC 3339, in UTC.
-fn time(ms: u64) -> String {
-    let timestamp = jiff::Timestamp::from_millisecond(ms as i64).unwrap_or_default();
-    format!("{timestamp:.3}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_two_units() {
-        let of = |seconds: u64| duration(seconds * 1000 + 999);
-        assert_eq!([of(0), of(61), of(3_700), of(90_061)], ["0s", "1m 1s", "1h 1m", "1d 1h"]);
-    }
-
-    #[test]
-    fn times_are_in_utc() {
-        assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
-    }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
 //! | [`health`] | what the control process knows of the uplinks: `uplinks history` |
-//! | [`act`] | requests to the control process and the rest: `weight up down check detach` |
+//! | [`act`] | requests to the control process and the rest: `weight drain up down check detach` |
 
 pub mod act;
 pub mod health;
@@ -88,10 +88,18 @@ pub enum Command {
         #[arg(long)]
         policy: Option<String>,
     },
-    /// Let an uplink that was set down take flows again.
+    /// Let an uplink that was set down or drains take flows again.
     Up {
         /// Name of the uplink.
         uplink: String,
+    },
+    /// Empty an uplink: new flows avoid it, those that can move do so when idle. `weir up` ends it.
+    Drain {
+        /// Name of the uplink.
+        uplink: String,
+        /// Take it out of use after so long, such as 10m; without, it drains until told otherwise.
+        #[arg(long, value_parser = crate::time::seconds)]
+        deadline: Option<u64>,
     },
     /// Take an uplink out of use: its flows move or are reset at their next packet.
     Down {
@@ -148,6 +156,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         }
         Command::Down { uplink } => {
             act::request(arguments, &api::Request::Down { uplink: uplink.clone() })
+        }
+        Command::Drain { uplink, deadline } => {
+            let (uplink, deadline_s) = (uplink.clone(), *deadline);
+            act::request(arguments, &api::Request::Drain { uplink, deadline_s })
         }
         Command::Check { file } => act::check(file, json),
         Command::Detach { force } => act::detach(&pins, *force),

@@ -12,11 +12,13 @@ use weir_shm::flows::FlowTable4;
 use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_wire::layout::control::{
-    BUCKETS, Member, Prefix, Rule, Selection, Translate, uplink_state,
+    BUCKETS, Member, Prefix, Rule, Selection, Translate, Uplink as UplinkLayout, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
 use weir_wire::layout::status::SocketMode;
+
+use crate::time;
 
 /// Which flows to show.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -139,6 +141,7 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
 fn uplink_values(state: &State) -> Vec<Value> {
     let half = &state.snapshot.half;
     let default = usize::from(half.default_policy);
+    let now_s = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64;
     let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
     named
         .map(|(index, uplink)| {
@@ -153,7 +156,17 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 (uplink_state::DEGRADED, "degraded"),
                 (uplink_state::LAST_RESORT, "last resort"),
             ];
-            let why: Vec<_> = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| *r).collect();
+            let why = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| (*r).to_owned());
+            let drain_left_s = match uplink.drain_until {
+                0 | UplinkLayout::NO_DEADLINE => None,
+                until => Some(until.saturating_sub(now_s)),
+            };
+            let draining = (uplink.drain_until != 0).then(|| match drain_left_s {
+                None => "draining".to_owned(),
+                Some(0) => "drained".to_owned(),
+                Some(left) => format!("draining, {} left", time::duration(left)),
+            });
+            let why: Vec<_> = why.chain(draining).collect();
             let counters = state.counters.uplink(index as u8);
             let port = half.ports.get(usize::from(uplink.port));
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
@@ -164,6 +177,8 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 "state": if word & uplink_state::USABLE != 0 { "up" } else { "down" },
                 "why": why.join(", "),
                 "since": uplink.since,
+                "draining": uplink.drain_until != 0,
+                "drain_left_s": drain_left_s,
                 "weight": uplink.weight,
                 "weight_overridden": uplink.weight_overridden == 1,
                 "share": state.share(default, index as u8),

@@ -10,6 +10,8 @@ pub enum Standing {
     Up,
     /// Usable, but worse.
     Degraded,
+    /// Usable, but the operator wants it empty.
+    Draining,
     /// Well, but held down.
     Recovering,
     /// Nothing is wrong that is known; not enough has answered yet.
@@ -31,7 +33,7 @@ pub enum Standing {
 pub struct Choice {
     /// These take new flows.
     pub take: u64,
-    /// Flows on these stay: those of `take`, and the degraded.
+    /// Flows on these stay: those of `take`, the degraded and the draining.
     pub keep: u64,
     /// None is usable: `take` is the least bad.
     pub last_resort: bool,
@@ -39,8 +41,8 @@ pub struct Choice {
 
 /// Chooses among the uplinks of a policy (index below 64, standing).
 ///
-/// Those that are Up take new flows; without any, the Degraded do. Without those either, the last
-/// resort: all that are of the best standing there is take flows, so that a fault of what is
+/// Those that are Up take new flows; without any, the Degraded do; without those either, the
+/// Draining, because a flow is better off there than nowhere. Without any of them, the last resort: all that are of the best standing there is take flows, so that a fault of what is
 /// probed takes no site off the net. A link without carrier and one that the operator took out of
 /// use never do.
 pub fn choose(uplinks: impl IntoIterator<Item = (u8, Standing)>) -> Choice {
@@ -51,6 +53,6 @@ pub fn choose(uplinks: impl IntoIterator<Item = (u8, Standing)>) -> Choice {
     let possible = &by_standing[..Standing::NoCarrier as usize];
     let Some(best) = possible.iter().position(|set| *set != 0) else { return Choice::default() };
     let take = possible[best];
-    let keep = take | possible[Standing::Degraded as usize];
-    Choice { take, keep, last_resort: best > Standing::Degraded as usize }
+    let keep = take | possible[Standing::Degraded as usize] | possible[Standing::Draining as usize];
+    Choice { take, keep, last_resort: best > Standing::Draining as usize }
 }

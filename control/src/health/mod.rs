@@ -34,7 +34,7 @@ pub use choice::{Choice, Standing, choose};
 pub use config::{Fault, Health, Limits, Probe, Record, Target};
 pub use history::{Entry, History};
 pub use passive::{Passive, PassiveCounts, Remotes};
-pub use signal::{Reason, Signal, State, Transition};
+pub use signal::{Reason, Signal, State, Transition, Wish};
 pub use target::{ProbeError, Status};
 pub use uplink::Uplink;
 pub use url::Url;

@@ -14,8 +14,8 @@ pub enum Signal {
     Address(bool),
     /// The next hop answers ARP or ND, or not. Until told it is taken to.
     NextHop(bool),
-    /// The operator wants it used, or not.
-    Admin(bool),
+    /// What the operator wants. Until told that is to use it.
+    Wish(Wish),
     /// A probe left.
     Sent {
         /// Index of the target in [`Health::targets`](super::Health::targets).
@@ -45,6 +45,20 @@ pub enum Signal {
     Passive(Box<PassiveCounts>),
 }
 
+/// What the operator wants of an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Use it.
+    #[default]
+    Use,
+    /// Empty it: no new flows while another takes them.
+    Drain,
+    /// It has been emptied: do not use it.
+    Drained,
+    /// Do not use it.
+    Down,
+}
+
 /// The state of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +67,8 @@ pub enum State {
     Up,
     /// Usable, worse than others that are up.
     Degraded,
+    /// Usable, and being emptied.
+    Draining,
     /// Well again, but held down until then (milliseconds) lest it flaps.
     Recovering {
         /// When the hold-down ends.
@@ -63,9 +79,20 @@ pub enum State {
 }
 
 impl State {
-    /// Up or degraded.
+    /// One word for programs, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Recovering { .. } => "recovering",
+            Self::Down => "down",
+        }
+    }
+
+    /// Flows may be on it.
     pub fn usable(self) -> bool {
-        matches!(self, Self::Up | Self::Degraded)
+        matches!(self, Self::Up | Self::Degraded | Self::Draining)
     }
 }
 
@@ -81,6 +108,10 @@ pub enum Reason {
     Started,
     /// The operator took it out of use.
     Admin,
+    /// The operator wants it empty.
+    Draining,
+    /// The time to empty it is over.
+    Drained,
     /// The operator put it back into use.
     Released,
     /// No carrier.

@@ -7,10 +7,8 @@ use super::signal::{Reason, State};
 impl Display for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.write_str(match self {
-            Self::Up => "up",
-            Self::Degraded => "degraded",
             Self::Recovering { .. } => "held down",
-            Self::Down => "down",
+            other => other.name(),
         })
     }
 }
@@ -22,7 +20,9 @@ impl Display for Reason {
             Self::Adopted => write!(f, "in use when weir-control started"),
             Self::Started => write!(f, "all is well"),
             Self::Admin => write!(f, "set down by hand"),
-            Self::Released => write!(f, "no longer set down by hand"),
+            Self::Draining => write!(f, "being emptied by hand"),
+            Self::Drained => write!(f, "drained: the time to empty it is over"),
+            Self::Released => write!(f, "put back into use by hand"),
             Self::Carrier => write!(f, "no carrier"),
             Self::Address => write!(f, "no address"),
             Self::NextHop => write!(f, "the next hop does not answer"),

@@ -9,13 +9,14 @@
 //!   Recovering ─────────────────────► Degraded ◄── over a fail limit, users' connections die
 //!        hold-down over, not under the recover limits
 //! ```
-//! From everywhere a hard fault leads to Down. Up and Degraded are usable.
+//! From everywhere a hard fault leads to Down. While the operator wants the uplink empty, Draining
+//! stands for Up and Degraded. These three are usable.
 
 use super::choice::Standing;
 use super::config::{Health, Limits};
 use super::flaps::Flaps;
 use super::passive::Recent;
-use super::signal::{Reason, Signal, State, Transition};
+use super::signal::{Reason, Signal, State, Transition, Wish};
 use super::target::{Status, Watched};
 use super::window::{Figure, Figures};
 
@@ -31,7 +32,7 @@ const SAMPLES: u32 = 10;
 pub struct Uplink {
     health: Health,
     targets: Vec<Watched>,
-    admin: bool,
+    wish: Wish,
     carrier: bool,
     address: bool,
     next_hop: bool,
@@ -60,7 +61,7 @@ impl Uplink {
         Self {
             targets: health.targets.iter().map(watch).collect(),
             health,
-            admin: true,
+            wish: Wish::Use,
             carrier: false,
             address: false,
             next_hop: true,
@@ -123,9 +124,9 @@ impl Uplink {
             }
             Signal::Address(address) => self.address = address,
             Signal::NextHop(next_hop) => self.next_hop = next_hop,
-            Signal::Admin(admin) => {
-                self.set_aside |= !admin && self.state.usable();
-                self.admin = admin;
+            Signal::Wish(wish) => {
+                self.wish = wish;
+                self.set_aside |= self.aside().is_some() && self.state.usable();
             }
             Signal::Sent { target, seq } => {
                 if let Some(target) = self.targets.get_mut(target) {
@@ -163,7 +164,7 @@ impl Uplink {
         let targets = self.targets.iter().filter_map(|t| t.deadline(&self.health)).min();
         let hold = self.hold_ms();
         let held = match self.state {
-            State::Up => None,
+            State::Up | State::Draining => None,
             State::Degraded => self.well.map(|well| well + hold + 1),
             State::Recovering { .. } => self.sound.map(|sound| sound + hold + 1),
             State::Down => self.sound.map(|sound| sound + hold / 8 + 1),
@@ -207,8 +208,9 @@ impl Uplink {
         match (self.state, self.reason) {
             (State::Up, _) => Standing::Up,
             (State::Degraded, _) => Standing::Degraded,
+            (State::Draining, _) => Standing::Draining,
             (State::Recovering { .. }, _) => Standing::Recovering,
-            (State::Down, Reason::Admin) => Standing::Admin,
+            (State::Down, Reason::Admin | Reason::Drained) => Standing::Admin,
             (State::Down, Reason::Carrier) => Standing::NoCarrier,
             (State::Down, Reason::Address) => Standing::NoAddress,
             (State::Down, Reason::NextHop) => Standing::NoNextHop,
@@ -225,10 +227,9 @@ impl Uplink {
 
     fn judge(&mut self, now: u64) -> Option<Transition> {
         let broken = self.fault();
-        let aside = (!self.admin).then_some(Reason::Admin);
         // What breaks while the operator has it out of use is held down like anything else.
         self.set_aside &= broken.is_none();
-        if let Some(fault) = aside.or(broken) {
+        if let Some(fault) = self.aside().or(broken) {
             let relapse = self.sound.take().is_some() && self.state != State::Degraded;
             self.well = None;
             match fault {
@@ -238,7 +239,10 @@ impl Uplink {
                 _ => {}
             }
             // Every loss of carrier is counted where it is told, also while the uplink is Down.
-            if relapse && self.started && !matches!(fault, Reason::Admin | Reason::Carrier) {
+            if relapse
+                && self.started
+                && !matches!(fault, Reason::Admin | Reason::Drained | Reason::Carrier)
+            {
                 self.flaps.add(&self.health, now);
             }
             return self.enter(State::Down, fault, now);
@@ -246,6 +250,11 @@ impl Uplink {
         let unwell = self.unwell();
         self.well = if unwell.is_some() { None } else { self.well.or(Some(now)) };
         match self.state {
+            State::Up | State::Degraded if self.wish == Wish::Drain => {
+                self.enter(State::Draining, Reason::Draining, now)
+            }
+            State::Draining if self.wish == Wish::Drain => None,
+            State::Draining => self.enter(State::Up, Reason::Released, now),
             State::Up => {
                 let failing = self.failing()?;
                 self.flaps.add(&self.health, now);
@@ -292,6 +301,10 @@ impl Uplink {
     }
 
     fn enter(&mut self, to: State, reason: Reason, now: u64) -> Option<Transition> {
+        let (to, reason) = match self.wish {
+            Wish::Drain if to.usable() => (State::Draining, Reason::Draining),
+            _ => (to, reason),
+        };
         self.reason = reason;
         if self.state == to {
             return None;
@@ -303,6 +316,15 @@ impl Uplink {
             self.set_aside = false;
         }
         Some(Transition { from, to, reason, at: now })
+    }
+
+    /// Why the operator has it out of use.
+    fn aside(&self) -> Option<Reason> {
+        match self.wish {
+            Wish::Use | Wish::Drain => None,
+            Wish::Down => Some(Reason::Admin),
+            Wish::Drained => Some(Reason::Drained),
+        }
     }
 
     /// What makes the uplink Down, by evidence: targets of which nothing is known are none.

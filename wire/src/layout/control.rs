@@ -250,7 +250,17 @@ pub struct Uplink {
     /// Hardware address of the IPv6 next hop.
     pub next_hop6_mac: [u8; 6],
     /// Zero.
-    pub reserved2: [u8; 42],
+    pub reserved2: [u8; 2],
+    /// When the uplink is to be empty, CLOCK_REALTIME seconds; 0 = it is not being emptied,
+    /// [`Uplink::NO_DEADLINE`] = until told otherwise. For the next control process.
+    pub drain_until: u64,
+    /// Zero.
+    pub reserved3: [u8; 32],
+}
+
+impl Uplink {
+    /// Being emptied until the operator says otherwise.
+    pub const NO_DEADLINE: u64 = u64::MAX;
 }
 
 /// One member of a policy. 4 bytes.

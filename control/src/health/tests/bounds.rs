@@ -11,7 +11,8 @@ fn signal(targets: usize) -> impl Strategy<Value = Signal> {
         2 => any::<bool>().prop_map(Signal::Carrier),
         1 => any::<bool>().prop_map(Signal::Address),
         1 => any::<bool>().prop_map(Signal::NextHop),
-        1 => any::<bool>().prop_map(Signal::Admin),
+        1 => prop::sample::select([Wish::Use, Wish::Drain, Wish::Drained, Wish::Down].as_slice())
+            .prop_map(Signal::Wish),
         20 => (target.clone(), seq.clone()).prop_map(|(target, seq)| Signal::Sent { target, seq }),
         20 => (target.clone(), seq.clone(), 0..2_000_000u32)
             .prop_map(|(target, seq, rtt_us)| Signal::Reply { target, seq, rtt_us }),
@@ -58,12 +59,13 @@ proptest! {
                 prop_assert_ne!(std::mem::discriminant(&step.from), std::mem::discriminant(&step.to));
                 prop_assert_ne!(step.reason, Reason::Starting);
                 // The operator alone is quicker than the hold-down.
-                if step.from.usable() && !step.to.usable() && step.reason != Reason::Admin {
+                let by_hand = matches!(step.reason, Reason::Admin | Reason::Drained);
+                if step.from.usable() && !step.to.usable() && !by_hand {
                     left = Some(step.at);
                 }
                 if !step.from.usable() && step.to.usable() && let Some(left) = left {
                     let held = step.at - left;
-                    let quick = step.reason == Reason::Released;
+                    let quick = matches!(step.reason, Reason::Released | Reason::Draining);
                     prop_assert!(quick || held >= u64::from(health.hold_down_ms), "{step:?}");
                 }
                 if let State::Recovering { until } = step.to {

@@ -41,7 +41,7 @@ fn run(uplink: &mut Uplink, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)
     let mut note = |transition: Option<Transition>| {
         if let Some(Transition { from, to, reason, at }) = transition {
             assert_ne!(std::mem::discriminant(&from), std::mem::discriminant(&to));
-            seen.push((at, name(to), reason));
+            seen.push((at, to.name(), reason));
         }
     };
     for (at, signal) in signals {
@@ -55,15 +55,6 @@ fn run(uplink: &mut Uplink, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)
         });
     }
     seen
-}
-
-fn name(state: State) -> &'static str {
-    match state {
-        State::Up => "up",
-        State::Degraded => "degraded",
-        State::Recovering { .. } => "recovering",
-        State::Down => "down",
-    }
 }
 
 const HELD: Reason = Reason::Holding { hold_ms: 8000, flaps: 1 };
@@ -419,18 +410,52 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
 #[test]
 fn the_operator_is_obeyed_at_once_both_ways() {
     let mut uplink = connected(health(0));
-    let seen = run(&mut uplink, vec![At(1, Signal::Admin(false)), At(2, Signal::Admin(true))]);
+    let seen =
+        run(&mut uplink, vec![At(1, Signal::Wish(Wish::Down)), At(2, Signal::Wish(Wish::Use))]);
     assert_eq!(seen, [(1, "down", Reason::Admin), (2, "up", Reason::Released)]);
+}
+
+#[test]
+fn a_draining_uplink_is_usable_until_it_is_drained() {
+    let mut uplink = connected(health(0));
+    let seen = run(&mut uplink, vec![At(1, Signal::Wish(Wish::Drain)), Until(1000)]);
+    assert_eq!(seen, [(1, "draining", Reason::Draining)]);
+    assert!(uplink.state().usable());
+    let steps =
+        vec![At(1001, Signal::Wish(Wish::Drained)), At(1002, Signal::Wish(Wish::Use)), Until(2000)];
+    let seen = run(&mut uplink, steps);
+    assert_eq!(seen, [(1001, "down", Reason::Drained), (1002, "up", Reason::Released)]);
+}
+
+#[test]
+fn the_operator_ends_a_drain_at_once() {
+    let mut uplink = connected(health(0));
+    let steps = vec![At(1, Signal::Wish(Wish::Drain)), At(2, Signal::Wish(Wish::Use))];
+    let seen = run(&mut uplink, steps);
+    assert_eq!(seen, [(1, "draining", Reason::Draining), (2, "up", Reason::Released)]);
+}
+
+#[test]
+fn a_draining_uplink_that_breaks_is_down_and_drains_on_when_it_is_well_again() {
+    let mut uplink = connected(health(0));
+    let steps = vec![
+        At(1, Signal::Wish(Wish::Drain)),
+        At(2, Signal::Carrier(false)),
+        At(3, Signal::Carrier(true)),
+        Until(20_000),
+    ];
+    let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
+    assert_eq!(states, ["draining", "down", "recovering", "draining"]);
 }
 
 #[test]
 fn what_breaks_while_it_is_out_of_use_is_held_down() {
     let mut uplink = connected(health(0));
     let steps = vec![
-        At(1, Signal::Admin(false)),
+        At(1, Signal::Wish(Wish::Down)),
         At(2, Signal::NextHop(false)),
         At(3, Signal::NextHop(true)),
-        At(4, Signal::Admin(true)),
+        At(4, Signal::Wish(Wish::Use)),
         Until(20_000),
     ];
     let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
@@ -442,9 +467,9 @@ fn the_operator_does_not_cut_a_hold_down_short() {
     let mut uplink = connected(health(0));
     let steps = vec![
         At(1, Signal::Carrier(false)),
-        At(2, Signal::Admin(false)),
+        At(2, Signal::Wish(Wish::Down)),
         At(3, Signal::Carrier(true)),
-        At(4, Signal::Admin(true)),
+        At(4, Signal::Wish(Wish::Use)),
         Until(20_000),
     ];
     let seen = run(&mut uplink, steps);
@@ -542,6 +567,8 @@ fn the_last_resort_is_the_least_bad_with_carrier() {
     };
     assert_eq!(masks(&[Up, Degraded, Silent]), (0b001, 0b011, false));
     assert_eq!(masks(&[Silent, Degraded, Recovering]), (0b010, 0b010, false));
+    assert_eq!(masks(&[Up, Draining]), (0b01, 0b11, false));
+    assert_eq!(masks(&[Silent, Draining, Recovering]), (0b010, 0b010, false));
     assert_eq!(masks(&[Silent, Recovering, NoCarrier]), (0b010, 0b010, true));
     assert_eq!(masks(&[Silent, Silent, NoCarrier]), (0b011, 0b011, true));
     assert_eq!(masks(&[NoAddress, NoNextHop, Admin]), (0b010, 0b010, true));
@@ -554,7 +581,7 @@ fn a_standing_follows_the_state() {
     let mut uplink = connected(health(1));
     assert_eq!(uplink.standing(), Standing::Unproven);
     for (signal, standing) in
-        [(Signal::Carrier(false), Standing::NoCarrier), (Signal::Admin(false), Standing::Admin)]
+        [(Signal::Carrier(false), Standing::NoCarrier), (Signal::Wish(Wish::Down), Standing::Admin)]
     {
         uplink.signal(signal, 10);
         assert_eq!(uplink.standing(), standing);

@@ -1,0 +1,59 @@
+//! Times and durations, for people.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// RFC 3339, in UTC, of milliseconds since the Unix epoch.
+pub fn of_milliseconds(ms: u64) -> String {
+    let timestamp = Timestamp::from_millisecond(ms as i64).unwrap_or_default();
+    format!("{timestamp:.3}")
+}
+
+/// RFC 3339, in UTC, of seconds since the Unix epoch.
+pub fn of_day(seconds: u64) -> String {
+    Timestamp::from_second(seconds as i64).unwrap_or_default().to_string()
+}
+
+/// `90061` seconds are `1d 1h`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// `"10m"`, `"1h 30m"`, `"45s"`: whole seconds, at least one.
+///
+/// # Errors
+/// What is wrong, with an example.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("\"{text}\" is no duration: use one such as \"45s\", \"10m\" or \"1h 30m\"");
+    let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
+    u64::try_from(duration.as_secs()).ok().filter(|seconds| *seconds > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!([0, 61, 3_700, 90_061].map(duration), ["0s", "1m 1s", "1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn times_are_in_utc() {
+        assert_eq!(of_milliseconds(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(of_day(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn durations_are_read_with_their_units() {
+        assert_eq!(["45s", "10m", "1h 30m", "1h30m"].map(seconds), [45, 600, 5400, 5400].map(Ok));
+        for bad in ["", "10", "-5m", "0s", "ten minutes"] {
+            assert!(seconds(bad).unwrap_err().contains("10m"), "{bad}");
+        }
+    }
+}
