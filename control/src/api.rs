@@ -56,6 +56,11 @@ pub enum Request {
         /// Seconds until then; none: until told otherwise.
         deadline_s: Option<u64>,
     },
+    /// Bring flows home from uplinks of a worse tier than the active one, once.
+    Home {
+        /// Name of the policy; none: of all.
+        policy: Option<String>,
+    },
     /// Let an uplink take flows again.
     Up {
         /// Name of the uplink.

@@ -10,12 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter};
+use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
-use weir_wire::layout::control::{ControlHalf, Member, Uplink as UplinkLayout, uplink_state};
+use weir_wire::layout::control::{
+    ComeHome, ControlHalf, Member, Uplink as UplinkLayout, uplink_state,
+};
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
+use crate::home::Homing;
+use crate::hooks::{self, Hooks};
 use crate::monitor::Monitor;
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
@@ -58,7 +63,8 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let listener = listen(&options.socket).await?;
     claim(&region)?;
-    let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
+    let counters = Counters::open(&pins, Access::Write)?;
+    let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?, counters);
     daemon.enforce(&watcher).await?;
     daemon.resolve(&watcher).await;
     let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
@@ -238,17 +244,29 @@ struct Daemon {
     tables: Tables,
     writer: ControlWriter,
     hosts: Hosts4,
+    counters: Counters,
+    /// By policy.
+    homing: Vec<Homing>,
     known_hosts: Option<HostPrefixes>,
     half: Option<Box<ControlHalf>>,
     since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
+    hooks: Hooks,
+    /// Number of the next change that hooks are to be told of.
+    told: u64,
     /// Rules and routes as last asked for; none: not yet.
     own: Option<Own>,
 }
 
 impl Daemon {
     /// Adopts what an earlier process published.
-    fn new(site: Site, kernel: Kernel, region: ControlRegion, hosts: Hosts4) -> Self {
+    fn new(
+        site: Site,
+        kernel: Kernel,
+        region: ControlRegion,
+        hosts: Hosts4,
+        counters: Counters,
+    ) -> Self {
         let snapshot = region.snapshot();
         let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
         let in_use: Vec<bool> = match &snapshot {
@@ -265,6 +283,10 @@ impl Daemon {
             half: None,
             unresolved: Vec::new(),
             own: None,
+            hooks: Hooks::start(hooks::PATIENCE),
+            told: 0,
+            counters,
+            homing: vec![Homing::default(); site.policies.len()],
             site,
             kernel,
             hosts,
@@ -272,6 +294,11 @@ impl Daemon {
         if let Some(snapshot) = snapshot {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
+            let policies = daemon.homing.iter_mut().zip(&snapshot.half.policies);
+            for (homing, policy) in policies {
+                let come_home = ComeHome::from_byte(policy.come_home);
+                *homing = Homing::adopt(policy.active_tier, come_home, now_ms());
+            }
             for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
                 *since = uplink.since;
             }
@@ -280,11 +307,22 @@ impl Daemon {
         daemon
     }
 
-    /// Publishes, and makes the kernel's rules and routes follow; the epoch in force.
+    /// Publishes, has hooks told, and makes the kernel's rules and routes follow; the epoch in force.
     async fn enforce(&mut self, watcher: &Watcher) -> Result<u64> {
         let epoch = self.publish()?;
+        self.run_hooks();
         self.route(watcher).await;
         Ok(epoch)
+    }
+
+    fn run_hooks(&mut self) {
+        for entry in self.monitor.history(self.told) {
+            self.told = entry.number + 1;
+            let uplink = self.site.uplinks.iter().find(|uplink| uplink.name == entry.uplink);
+            if let (Some(directory), Some(uplink)) = (&self.site.hooks, uplink) {
+                self.hooks.tell(directory, &uplink.interface, entry);
+            }
+        }
     }
 
     /// Publishes if anything differs from what is published; the epoch in force.
@@ -321,6 +359,7 @@ impl Daemon {
         }
         self.unresolved = published.unresolved;
         let moved = self.tables.update(&mut published.half, &verdict.takers);
+        self.bring_home(&mut published.half, now);
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
@@ -333,6 +372,18 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Says of each policy which of its flows come home.
+    fn bring_home(&mut self, half: &mut ControlHalf, now: u64) {
+        let policies = self.site.policies.iter().zip(&mut self.homing).zip(&mut half.policies);
+        for ((policy, homing), published) in policies {
+            let active = published.active_tier;
+            let worse = policy.members.iter().filter(|member| member.tier > active);
+            let away = worse.map(|m| self.counters.uplink(m.uplink).flows_active).sum();
+            let come_home = homing.come_home(policy.failback, active, away, now);
+            published.come_home = come_home as u8;
+        }
     }
 
     async fn resolve(&self, watcher: &Watcher) {
@@ -395,6 +446,7 @@ impl Daemon {
             Ok(site) => {
                 if site.hash != self.site.hash {
                     self.overrides = Overrides::default();
+                    self.homing = vec![Homing::default(); site.policies.len()];
                     self.since.resize(site.uplinks.len(), 0);
                 }
                 self.monitor.reconfigure(&site, now_ms());
@@ -458,6 +510,14 @@ impl Daemon {
                 };
                 Ok(format!("{uplink} drains {end}"))
             }
+            Request::Home { policy } => {
+                let range = match policy {
+                    Some(name) => self.policy(name).map(|at| at..at + 1)?,
+                    None => 0..self.homing.len(),
+                };
+                self.homing[range].iter_mut().for_each(Homing::ask);
+                Ok("flows that are away come home".into())
+            }
             Request::Weight { uplink, weight, policy } => {
                 let index = self.uplink(uplink)?;
                 let given = u16::try_from(*weight).ok().filter(|w| *w <= Member::MAX_WEIGHT);
@@ -476,10 +536,7 @@ impl Daemon {
                 self.overrides.weights.insert(index, weight);
             }
             Some(policy) => {
-                let names: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
-                let at = names.iter().position(|n| *n == policy).ok_or_else(|| {
-                    anyhow!("there is no policy \"{policy}\"; known: {}", names.join(", "))
-                })?;
+                let at = self.policy(policy)?;
                 if !self.site.policies[at].members.iter().any(|m| m.uplink == index) {
                     bail!("{name} is no member of policy {policy}");
                 }
@@ -500,6 +557,12 @@ impl Daemon {
             }
         }
         Ok(format!("weight of {name} is {weight}"))
+    }
+
+    fn policy(&self, name: &str) -> Result<usize> {
+        let names: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
+        let at = names.iter().position(|n| *n == name);
+        at.ok_or_else(|| anyhow!("there is no policy \"{name}\"; known: {}", names.join(", ")))
     }
 
     fn uplink(&self, name: &str) -> Result<u8> {

@@ -6,6 +6,8 @@
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
+//! | [`home`] | when flows leave the uplinks of a worse tier |
+//! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
@@ -22,6 +24,8 @@ pub mod buckets;
 pub mod cli;
 pub mod daemon;
 pub mod health;
+pub mod home;
+pub mod hooks;
 pub mod monitor;
 mod netdev;
 pub mod own;

@@ -303,6 +303,9 @@ fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
         slot.name = Name::new(&policy.name);
         slot.selection = policy.selection as u8;
         slot.member_count = policy.members.len().min(slot.members.len()) as u8;
+        slot.on_uplink_down = policy.on_uplink_down as u8;
+        slot.idle_s = policy.idle_s;
+        slot.home_per_second = policy.failback_rate.div_ceil(site.workers.max(1).into());
         for (to, from) in slot.members.iter_mut().zip(&policy.members) {
             let set = overrides.member_weights.get(&(index as u8, from.uplink));
             let weight = match (set, from.weight) {
@@ -472,7 +475,9 @@ mod tests {
         for (index, problems) in published.problems.iter().enumerate() {
             writer.set_uplink_state(index as u8, problems & !uplink_state::DRAINING);
         }
-        writer.publish(&mut published.half, &[]);
+        let mut tables = Tables::default();
+        tables.update(&mut published.half, &[0b0001]);
+        writer.publish(&mut published.half, &tables.live());
         let mut found = Overrides::adopt(&site, &region, &region.snapshot().unwrap());
         assert_eq!(found, overrides);
         found.expire(1000);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
 //! | [`health`] | what the control process knows of the uplinks: `uplinks history` |
-//! | [`act`] | requests to the control process and the rest: `weight drain up down check detach` |
+//! | [`act`] | requests to the control process and the rest: `weight drain home up down check detach` |
 
 pub mod act;
 pub mod health;
@@ -101,6 +101,12 @@ pub enum Command {
         #[arg(long, value_parser = crate::time::seconds)]
         deadline: Option<u64>,
     },
+    /// Bring flows home now that wait on a backup (an uplink of a worse tier) for their end:
+    /// translated TCP connections by a reset, the rest unharmed.
+    Home {
+        /// Only those of this policy.
+        policy: Option<String>,
+    },
     /// Take an uplink out of use: its flows move or are reset at their next packet.
     Down {
         /// Name of the uplink.
@@ -160,6 +166,9 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Drain { uplink, deadline } => {
             let (uplink, deadline_s) = (uplink.clone(), *deadline);
             act::request(arguments, &api::Request::Drain { uplink, deadline_s })
+        }
+        Command::Home { policy } => {
+            act::request(arguments, &api::Request::Home { policy: policy.clone() })
         }
         Command::Check { file } => act::check(file, json),
         Command::Detach { force } => act::detach(&pins, *force),

@@ -7,15 +7,15 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use toml::Spanned;
 use weir_wire::layout::control::{
-    MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, Selection, Tier, Timeouts,
-    Translate,
+    MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, OnUplinkDown, Selection,
+    Tier, Timeouts, Translate,
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
 use super::machine::overlap;
 use super::place::{Places, Problem};
-use super::schema::{self, Addresses, File, Key, Loss, Protocol, Translation};
-use super::{Lan, Member, Policy, Rule, Site, Uplink};
+use super::schema::{self, Addresses, Cut, File, Key, Loss, Protocol, Translation};
+use super::{Failback, Lan, Member, Policy, Rule, Site, Uplink};
 use crate::health::{Health, Passive};
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
@@ -61,6 +61,27 @@ impl Checker<'_> {
             format!("{what} {number} is out of range"),
             format!("use {} to {last}", range.start),
         );
+        default
+    }
+
+    /// The duration in seconds if it is in range, else the default after an error.
+    fn seconds(
+        &mut self,
+        what: &str,
+        value: &Option<Spanned<String>>,
+        most: u64,
+        default: u64,
+    ) -> u64 {
+        let Some(value) = value else { return default };
+        match crate::time::seconds(value.get_ref()) {
+            Ok(seconds) if seconds <= most => return seconds,
+            Ok(_) => self.refuse(
+                value.span(),
+                format!("{what} \"{}\" is too long", value.get_ref()),
+                format!("use at most {most} s"),
+            ),
+            Err(wrong) => self.refuse(value.span(), format!("{what}: {wrong}"), ""),
+        }
         default
     }
 
@@ -181,6 +202,11 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         );
     }
 
+    if let Some(hooks) = gateway.hooks.as_ref().filter(|hooks| !hooks.get_ref().is_absolute()) {
+        let message = format!("hooks directory {} is no absolute path", hooks.get_ref().display());
+        c.refuse(hooks.span(), message, "begin it with /");
+    }
+
     let uplinks_known = c.unique("uplink", file.uplink.iter().map(|u| &u.get_ref().name));
     let interfaces = file.lan.iter().map(|l| &l.get_ref().interface);
     let interfaces = interfaces.chain(file.uplink.iter().map(|u| &u.get_ref().interface));
@@ -233,6 +259,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
             schema::Tier::User => Tier::User,
         },
         own_traffic: gateway.own_traffic,
+        hooks: gateway.hooks.as_ref().map(|hooks| hooks.get_ref().clone()),
         default_policy,
         timeouts,
         lans,
@@ -377,6 +404,19 @@ fn policies(
                 Key::Source => Selection::Source,
             },
             members,
+            on_uplink_down: match p.on_uplink_down {
+                Cut::Reset => OnUplinkDown::Reset,
+                Cut::Keep => OnUplinkDown::Keep,
+                Cut::Drop => OnUplinkDown::Drop,
+            },
+            failback: failback(c, p),
+            idle_s: c.seconds("idle", &p.idle, u16::MAX.into(), Policy::IDLE_S.into()) as u16,
+            failback_rate: c.number(
+                "failback_rate",
+                &p.failback_rate,
+                1..1_000_001,
+                Policy::FAILBACK_RATE.into(),
+            ) as u32,
         });
     }
     if policies.is_empty() {
@@ -384,9 +424,31 @@ fn policies(
             name: DEFAULT_POLICY.into(),
             selection: Selection::SourceDestination,
             members: everyone(),
+            on_uplink_down: OnUplinkDown::Reset,
+            failback: Failback::NewFlows,
+            idle_s: Policy::IDLE_S,
+            failback_rate: Policy::FAILBACK_RATE,
         });
     }
     policies
+}
+
+fn failback(c: &mut Checker<'_>, policy: &schema::Policy) -> Failback {
+    const DAY: u64 = 86_400;
+    let deadline = c.seconds("failback_deadline", &policy.failback_deadline, 30 * DAY, 600) as u32;
+    match (policy.failback, &policy.failback_deadline) {
+        (schema::Failback::Deadline, _) => Failback::Deadline(deadline),
+        (_, Some(given)) => {
+            c.refuse(
+                given.span(),
+                "failback_deadline has no effect without failback = \"deadline\"",
+                "remove it, or set failback",
+            );
+            Failback::NewFlows
+        }
+        (schema::Failback::NewFlows, None) => Failback::NewFlows,
+        (schema::Failback::Idle, None) => Failback::Idle,
+    }
 }
 
 fn zero_weights(

@@ -9,10 +9,12 @@ mod read;
 mod schema;
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use weir_wire::layout::control::{OnDataplaneLoss, Selection, Tier, Timeouts, Translate};
+use weir_wire::layout::control::{
+    OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate,
+};
 
 use crate::health::Health;
 
@@ -38,6 +40,8 @@ pub struct Site {
     pub tier: Tier,
     /// Routes and rules for the gateway's own traffic are weir's too.
     pub own_traffic: bool,
+    /// Where the programs are that run when an uplink's state changes.
+    pub hooks: Option<PathBuf>,
     /// Index of the policy of packets that no rule matches.
     pub default_policy: u8,
     /// Idle timeouts.
@@ -95,6 +99,33 @@ pub struct Policy {
     pub selection: Selection,
     /// Members.
     pub members: Vec<Member>,
+    /// What becomes of translated TCP connections when their uplink goes down.
+    pub on_uplink_down: OnUplinkDown,
+    /// Which flows leave a worse tier when a better one is back.
+    pub failback: Failback,
+    /// After how long without a packet a flow may be moved, seconds.
+    pub idle_s: u16,
+    /// Most flows that are moved home each second.
+    pub failback_rate: u32,
+}
+
+/// Which flows leave a worse tier when a better one is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failback {
+    /// None; new flows take the better tier.
+    #[default]
+    NewFlows,
+    /// Those that survive a move, once idle.
+    Idle,
+    /// Those, and all others when the better tier has been back for so long, seconds.
+    Deadline(u32),
+}
+
+impl Policy {
+    /// After how long without a packet a flow may be moved, unless told otherwise, seconds.
+    pub const IDLE_S: u16 = 30;
+    /// Most flows that are moved home each second, unless told otherwise.
+    pub const FAILBACK_RATE: u32 = 100;
 }
 
 /// A member of a policy.

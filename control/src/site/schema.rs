@@ -3,6 +3,7 @@
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use toml::Spanned;
 
 use crate::health::Health;
@@ -36,6 +37,7 @@ pub struct Gateway {
     pub tier: Tier,
     pub own_traffic: bool,
     pub default_policy: Option<Spanned<String>>,
+    pub hooks: Option<Spanned<PathBuf>>,
 }
 
 impl Default for Gateway {
@@ -49,6 +51,7 @@ impl Default for Gateway {
             tier: Tier::Kernel,
             own_traffic: true,
             default_policy: None,
+            hooks: None,
         }
     }
 }
@@ -121,6 +124,31 @@ pub struct Policy {
     #[serde(default)]
     pub selection: Key,
     pub members: Option<Vec<Spanned<Member>>>,
+    #[serde(default)]
+    pub on_uplink_down: Cut,
+    #[serde(default)]
+    pub failback: Failback,
+    pub failback_deadline: Option<Spanned<String>>,
+    pub idle: Option<Spanned<String>>,
+    pub failback_rate: Option<Spanned<i64>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cut {
+    #[default]
+    Reset,
+    Keep,
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failback {
+    #[default]
+    NewFlows,
+    Idle,
+    Deadline,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -368,3 +368,35 @@ fn nat_ports_that_leave_the_kernel_none_are_to_be_changed_themselves() {
     let problem = against_kernel(&site, &kernel(), "weir.toml").remove(0);
     assert!(problem.remedy.starts_with("set nat_ports"), "{}", problem.remedy);
 }
+
+#[test]
+fn a_policy_says_what_becomes_of_its_flows() {
+    let policy = |more: &str| {
+        let text = format!("{GOOD}\n[[policy]]\nname = \"p\"\n{more}");
+        parse("weir.toml", &text).map(|site| site.policies.last().unwrap().clone())
+    };
+    let plain = policy("").unwrap();
+    assert_eq!((plain.on_uplink_down, plain.failback), (OnUplinkDown::Reset, Failback::NewFlows));
+    assert_eq!((plain.idle_s, plain.failback_rate), (30, 100));
+    let full = policy(
+        "on_uplink_down = \"keep\"\nfailback = \"deadline\"\nfailback_deadline = \"1h\"\n\
+         idle = \"2m\"\nfailback_rate = 7",
+    );
+    let full = full.unwrap();
+    assert_eq!(
+        (full.on_uplink_down, full.failback),
+        (OnUplinkDown::Keep, Failback::Deadline(3600))
+    );
+    assert_eq!((full.idle_s, full.failback_rate), (120, 7));
+    assert_eq!(policy("failback = \"deadline\"").unwrap().failback, Failback::Deadline(600));
+    for (bad, message) in [
+        ("idle = \"30\"", "no duration"),
+        ("idle = \"48h\"", "too long"),
+        ("failback_rate = 0", "out of range"),
+        ("failback_deadline = \"10m\"", "no effect"),
+        ("failback = \"never\"", "unknown variant"),
+    ] {
+        let problems = policy(bad).unwrap_err();
+        assert!(problems[0].message.contains(message), "{bad}: {}", problems[0]);
+    }
+}

@@ -1,0 +1,356 @@
+//! Programs of the operator's that run when an uplink's state changes.
+//!
+//! All that a directory holds is run, one after another by name, as run-parts(8) does: names of
+//! letters, digits, `_`, `-` and `.` that do not begin with `.`. Each knows what happened by its
+//! environment:
+//!
+//! | variable | is |
+//! |---|---|
+//! | `WEIR_UPLINK`, `WEIR_INTERFACE` | the uplink's name and its interface |
+//! | `WEIR_FROM`, `WEIR_TO` | `up`, `degraded`, `draining`, `recovering` or `down` |
+//! | `WEIR_REASON`, `WEIR_REASON_JSON` | why: for people, and as `weir history --json` has it |
+//! | `WEIR_TIME` | when: RFC 3339, UTC |
+//! | `WEIR_NUMBER` | the change's number in `weir history` |
+//!
+//! Changes are told in order and one at a time, away from the control process's own work. A
+//! program that takes longer than [`PATIENCE`] is killed with all that it started. What a program
+//! writes goes to the log.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::health::Entry;
+use crate::time;
+
+/// How long a program may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Changes that wait at most; what comes then is told by the log alone.
+const QUEUE: usize = 256;
+
+/// A change to be told.
+#[derive(Clone, Debug)]
+struct Event {
+    directory: PathBuf,
+    interface: String,
+    entry: Entry,
+}
+
+/// The way to the task that runs the programs, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Hooks {
+    events: mpsc::Sender<Event>,
+}
+
+impl Hooks {
+    /// Starts the task.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time.
+    pub fn start(patience: Duration) -> Self {
+        let (events, mut told) = mpsc::channel::<Event>(QUEUE);
+        tokio::spawn(async move {
+            while let Some(event) = told.recv().await {
+                tell(&event, patience).await;
+            }
+        });
+        Self { events }
+    }
+
+    /// Has the programs of a directory told of a change; never waits.
+    pub fn tell(&self, directory: &Path, interface: &str, entry: Entry) {
+        let number = entry.number;
+        let event = Event { directory: directory.into(), interface: interface.into(), entry };
+        if self.events.try_send(event).is_err() {
+            tracing::warn!(number, "hooks are not told of this change: {QUEUE} others wait");
+        }
+    }
+}
+
+/// What a directory has to run, by name, and what is there that cannot be run, with the reason.
+///
+/// # Errors
+/// That it cannot be read.
+pub fn programs(directory: &Path) -> Result<(Vec<PathBuf>, Vec<String>), String> {
+    let failed = |error| format!("hooks directory {} cannot be read: {error}", directory.display());
+    let (mut programs, mut refused) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        match hindrance(&path) {
+            None => programs.push(path),
+            Some(why) => refused.push(format!("hook {} is not run: {why}", path.display())),
+        }
+    }
+    programs.sort();
+    refused.sort();
+    Ok((programs, refused))
+}
+
+fn hindrance(path: &Path) -> Option<&'static str> {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if name.starts_with(b".") || !name.iter().all(good) {
+        return Some("rename it to letters, digits, _, - and ., not beginning with .");
+    }
+    match fs::metadata(path) {
+        Err(_) => Some("it leads nowhere"),
+        Ok(data) if !data.is_file() => Some("it is no file"),
+        Ok(data) if data.permissions().mode() & 0o111 == 0 => Some("chmod +x it first"),
+        Ok(_) => None,
+    }
+}
+
+async fn tell(event: &Event, patience: Duration) {
+    match programs(&event.directory) {
+        Ok((programs, _)) => {
+            for program in programs {
+                run(&program, event, patience).await;
+            }
+        }
+        Err(error) => tracing::warn!("{error}"),
+    }
+}
+
+async fn run(program: &Path, event: &Event, patience: Duration) {
+    let hook = program.display();
+    let mut child = match command(program, event).spawn() {
+        Ok(child) => child,
+        Err(error) => return tracing::warn!(%hook, "cannot be run: {error}"),
+    };
+    // Not waited for: what the program leaves in the background may keep them open.
+    tokio::spawn(log(program.into(), child.stdout.take()));
+    tokio::spawn(log(program.into(), child.stderr.take()));
+    match timeout(patience, child.wait()).await {
+        Ok(Ok(status)) if status.success() => tracing::debug!(%hook, "done"),
+        Ok(Ok(status)) => tracing::warn!(%hook, "{status}"),
+        Ok(Err(error)) => tracing::warn!(%hook, "{error}"),
+        Err(_) => {
+            tracing::warn!(%hook, "killed after {} s", patience.as_secs_f32());
+            kill(&mut child).await;
+        }
+    }
+}
+
+fn command(program: &Path, event: &Event) -> Command {
+    let Event { interface, entry, .. } = event;
+    let change = &entry.transition;
+    let mut command = Command::new(program);
+    command
+        .env("WEIR_UPLINK", &entry.uplink)
+        .env("WEIR_INTERFACE", interface)
+        .env("WEIR_FROM", change.from.name())
+        .env("WEIR_TO", change.to.name())
+        .env("WEIR_REASON", change.reason.to_string())
+        .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default())
+        .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
+        .env("WEIR_NUMBER", entry.number.to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+async fn log(program: PathBuf, stream: Option<impl AsyncRead + Unpin>) {
+    let Some(stream) = stream else { return };
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::info!(hook = %program.display(), "{line}");
+    }
+}
+
+/// With all that it started: it leads a process group of its own.
+async fn kill(child: &mut Child) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    let leader = child.id().and_then(|id| Pid::from_raw(id as i32));
+    if let Some(leader) = leader {
+        // It may have just ended by itself.
+        let _ = kill_process_group(leader, Signal::KILL);
+    }
+    let _ = child.wait().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::health::{Reason, State, Transition};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A directory of scripts that is gone with the test.
+    struct Scripts(PathBuf);
+
+    impl Scripts {
+        fn new(test: &str) -> Self {
+            let directory = format!("weir-hooks-{test}-{}", std::process::id());
+            let directory = std::env::temp_dir().join(directory);
+            fs::create_dir_all(&directory).unwrap();
+            Self(directory)
+        }
+
+        fn add(&self, name: &str, mode: u32, script: &str) {
+            let path = self.0.join(name);
+            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display())).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        /// What scripts have written into a file, when there are so many lines.
+        async fn lines(&self, file: &str, count: usize) -> Vec<String> {
+            let read = async {
+                loop {
+                    let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
+                    if text.matches('\n').count() >= count {
+                        return text.lines().map(str::to_owned).collect();
+                    }
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(LONG, read).await.unwrap_or_else(|_| panic!("no {count} lines in {file}"))
+        }
+    }
+
+    impl Drop for Scripts {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn entry(number: u64) -> Entry {
+        let reason = Reason::Loss { percent: 30, threshold: 20 };
+        let transition = Transition { from: State::Up, to: State::Degraded, reason, at: 5 };
+        Entry { number, time_ms: 1_700_000_000_123, uplink: "fiber".into(), transition }
+    }
+
+    #[tokio::test]
+    async fn programs_are_told_of_each_change_in_order_and_by_name() {
+        let scripts = Scripts::new("order");
+        scripts.add("20-second", 0o755, "echo second $WEIR_NUMBER >> out");
+        scripts.add("10-first.sh", 0o755, "sleep 0.05; echo first $WEIR_NUMBER >> out");
+        let hooks = Hooks::start(LONG);
+        (0..2).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        let lines = scripts.lines("out", 4).await;
+        assert_eq!(lines, ["first 0", "second 0", "first 1", "second 1"]);
+    }
+
+    #[tokio::test]
+    async fn the_environment_says_what_happened() {
+        let scripts = Scripts::new("environment");
+        scripts.add("all", 0o755, "env | grep ^WEIR_ | sort > new; mv new out");
+        Hooks::start(LONG).tell(&scripts.0, "wan0", entry(7));
+        let lines = scripts.lines("out", 8).await;
+        let wanted = [
+            "WEIR_FROM=up",
+            "WEIR_INTERFACE=wan0",
+            "WEIR_NUMBER=7",
+            "WEIR_REASON=30 % of probes are lost, limit 20 %",
+            r#"WEIR_REASON_JSON={"loss":{"percent":30,"threshold":20}}"#,
+            "WEIR_TIME=2023-11-14T22:13:20.123Z",
+            "WEIR_TO=degraded",
+            "WEIR_UPLINK=fiber",
+        ];
+        assert_eq!(lines, wanted);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_killed_with_its_children_and_the_next_runs() {
+        let scripts = Scripts::new("hang");
+        scripts.add("1-hangs", 0o755, "sleep 1000 & echo $! > child; wait");
+        scripts.add("2-next", 0o755, "cat child > out");
+        Hooks::start(Duration::from_millis(500)).tell(&scripts.0, "wan0", entry(0));
+        let child = &scripts.lines("out", 1).await[0];
+        let over = async {
+            // Gone, or waiting for its new parent to take note.
+            while fs::read_to_string(format!("/proc/{child}/stat"))
+                .is_ok_and(|s| !s.contains(") Z"))
+            {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, over).await.expect("the end of the child");
+    }
+
+    #[tokio::test]
+    async fn what_programs_write_and_how_they_fail_is_in_the_log() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let scripts = Scripts::new("log");
+        scripts.add("1-complains", 0o755, "echo out of coffee >&2; exit 3");
+        scripts.add("2-next", 0o755, "echo > out");
+        let hooks = Hooks::start(LONG);
+        hooks.tell(&scripts.0, "wan0", entry(0));
+        scripts.lines("out", 1).await;
+        hooks.tell(Path::new("/nonexistent/hooks.d"), "wan0", entry(1));
+        for part in ["out of coffee", "exit status: 3", "/nonexistent/hooks.d cannot be read"] {
+            timeout(LONG, log.has(part)).await.unwrap_or_else(|_| panic!("no {part:?} in the log"));
+        }
+    }
+
+    #[tokio::test]
+    async fn telling_never_waits_and_forgets_what_is_too_much() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let scripts = Scripts::new("queue");
+        let hooks = Hooks::start(LONG);
+        (0..=QUEUE as u64).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        log.has(&format!("number={QUEUE}")).await;
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_named_with_the_reason() {
+        let scripts = Scripts::new("refused");
+        scripts.add("good", 0o755, "");
+        scripts.add("mute", 0o644, "");
+        scripts.add("old~", 0o755, "");
+        fs::create_dir(scripts.0.join("directory")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent", scripts.0.join("link")).unwrap();
+        let (programs, refused) = programs(&scripts.0).unwrap();
+        assert_eq!(programs, [scripts.0.join("good")]);
+        let reasons = ["it is no file", "it leads nowhere", "chmod +x", "rename it"];
+        assert_eq!(refused.len(), reasons.len());
+        for (refused, reason) in refused.iter().zip(reasons) {
+            assert!(refused.contains(reason), "{refused}");
+        }
+        assert!(super::programs(&scripts.0.join("none")).unwrap_err().contains("cannot be read"));
+    }
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        async fn has(&self, part: &str) {
+            while !String::from_utf8_lossy(&self.0.lock().unwrap()).contains(part) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
