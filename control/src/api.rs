@@ -61,6 +61,13 @@ pub enum Request {
         /// Name of the policy; none: of all.
         policy: Option<String>,
     },
+    /// Have the sockets that the process which asks makes from now on leave by an uplink.
+    Use {
+        /// Name of the uplink.
+        uplink: String,
+        /// Even if it is down.
+        force: bool,
+    },
     /// Let an uplink take flows again.
     Up {
         /// Name of the uplink.

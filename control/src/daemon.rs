@@ -13,12 +13,15 @@ use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
+use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
     ComeHome, ControlHalf, Member, Uplink as UplinkLayout, uplink_state,
 };
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
+use crate::confine::Confined;
+use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::monitor::Monitor;
@@ -27,6 +30,7 @@ use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Hand, Overrides, Tables};
 use crate::site::{self, Site};
 use crate::time;
+use crate::users::Users;
 use crate::watch::{Kernel, Watcher};
 
 /// How long a burst of kernel events is gathered.
@@ -45,7 +49,8 @@ pub struct Options {
     pub socket: PathBuf,
 }
 
-type Call = (Message, oneshot::Sender<Response>);
+/// A message, the process that sent it, and where its response goes.
+type Call = (Message, Option<u32>, oneshot::Sender<Response>);
 
 /// Runs until a signal says stop.
 pub async fn run(options: Options) -> Result<()> {
@@ -64,7 +69,10 @@ pub async fn run(options: Options) -> Result<()> {
     let listener = listen(&options.socket).await?;
     claim(&region)?;
     let counters = Counters::open(&pins, Access::Write)?;
-    let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?, counters);
+    let observations = Observations::open(&pins, Access::Write)?;
+    let users = Users::new(observations, counters.clone(), now_ms());
+    let hosts = Hosts4::open(&pins)?;
+    let mut daemon = Daemon::new(site, kernel, region, hosts, counters, users);
     daemon.enforce(&watcher).await?;
     daemon.resolve(&watcher).await;
     let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
@@ -88,8 +96,8 @@ pub async fn run(options: Options) -> Result<()> {
                 daemon.reload(&options.config);
                 true
             }
-            Some((message, reply)) = called.recv() => {
-                let _ = reply.send(daemon.answer(&message, &watcher).await);
+            Some((message, caller, reply)) = called.recv() => {
+                let _ = reply.send(daemon.answer(&message, caller, &watcher).await);
                 continue;
             }
             () = watcher.changed() => {
@@ -114,6 +122,8 @@ pub async fn run(options: Options) -> Result<()> {
                 Ok(kernel) => daemon.kernel = kernel,
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
             }
+            daemon.hear_users();
+            daemon.confined.sweep();
         }
         daemon.enforce(&watcher).await?;
         if look {
@@ -124,6 +134,7 @@ pub async fn run(options: Options) -> Result<()> {
     if let Err(error) = Own::default().install(watcher.handle()).await {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
     }
+    daemon.confined.sweep();
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
@@ -215,6 +226,7 @@ async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
 
 /// One JSON message per line, one JSON response per line.
 async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
+    let caller = stream.peer_cred().ok().and_then(|of| of.pid()).map(i32::cast_unsigned);
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -222,7 +234,7 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
             Err(error) => Response::Error { message: format!("not a message: {error}") },
             Ok(message) => {
                 let (reply, answer) = oneshot::channel();
-                let _ = calls.send((message, reply)).await;
+                let _ = calls.send((message, caller, reply)).await;
                 answer
                     .await
                     .unwrap_or(Response::Error { message: "weir-control is stopping".into() })
@@ -245,12 +257,14 @@ struct Daemon {
     writer: ControlWriter,
     hosts: Hosts4,
     counters: Counters,
+    users: Users,
     /// By policy.
     homing: Vec<Homing>,
     known_hosts: Option<HostPrefixes>,
     half: Option<Box<ControlHalf>>,
     since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
+    confined: Confined,
     hooks: Hooks,
     /// Number of the next change that hooks are to be told of.
     told: u64,
@@ -266,6 +280,7 @@ impl Daemon {
         region: ControlRegion,
         hosts: Hosts4,
         counters: Counters,
+        users: Users,
     ) -> Self {
         let snapshot = region.snapshot();
         let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
@@ -283,6 +298,8 @@ impl Daemon {
             half: None,
             unresolved: Vec::new(),
             own: None,
+            users,
+            confined: Confined::find(),
             hooks: Hooks::start(hooks::PATIENCE),
             told: 0,
             counters,
@@ -415,11 +432,22 @@ impl Daemon {
         self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
     }
 
+    /// Takes what users' connections have shown since the last time.
+    fn hear_users(&mut self) {
+        let now = now_ms();
+        for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
+            if *counts != PassiveCounts::default() {
+                self.monitor.signal(index, Signal::Passive(Box::new(*counts)), now);
+            }
+        }
+    }
+
     /// Makes the kernel's rules and routes follow.
     async fn route(&mut self, watcher: &Watcher) {
         let states =
             (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
-        let usable: Vec<bool> = states.map(|state| state & uplink_state::USABLE != 0).collect();
+        let bits = uplink_state::USABLE | uplink_state::DRAINING;
+        let usable: Vec<bool> = states.map(|state| state & bits == uplink_state::USABLE).collect();
         let wanted = match self.site.own_traffic {
             true => Own::wanted(&self.site, &self.kernel, &usable),
             false => Own::default(),
@@ -459,13 +487,18 @@ impl Daemon {
         }
     }
 
-    async fn answer(&mut self, message: &Message, watcher: &Watcher) -> Response {
+    async fn answer(
+        &mut self,
+        message: &Message,
+        caller: Option<u32>,
+        watcher: &Watcher,
+    ) -> Response {
         let request = match message {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,
         };
         let before = self.overrides.clone();
-        let done = match self.apply(request) {
+        let done = match self.apply(request, caller) {
             Ok(message) => self.enforce(watcher).await.map(|epoch| (epoch, message)),
             Err(error) => Err(error),
         };
@@ -485,7 +518,7 @@ impl Daemon {
         }
     }
 
-    fn apply(&mut self, request: &Request) -> Result<String> {
+    fn apply(&mut self, request: &Request, caller: Option<u32>) -> Result<String> {
         match request {
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
@@ -509,6 +542,19 @@ impl Daemon {
                     None => "until `weir up` or `weir down`".into(),
                 };
                 Ok(format!("{uplink} drains {end}"))
+            }
+            Request::Use { uplink, force } => {
+                let index = self.uplink(uplink)?;
+                let usable = self.writer.region().uplink_state(index) & uplink_state::USABLE != 0;
+                if !self.site.own_traffic {
+                    bail!("this takes weir's routes: remove own_traffic = false from the file");
+                }
+                if !usable && !force {
+                    bail!("{uplink} is down, see `weir uplinks`; --force tries nevertheless");
+                }
+                let caller = caller.context("the process that asks is not to be seen from here")?;
+                self.confined.enter(caller, index)?;
+                Ok(format!("process {caller} uses {uplink}"))
             }
             Request::Home { policy } => {
                 let range = match policy {

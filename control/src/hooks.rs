@@ -287,7 +287,8 @@ mod tests {
     async fn what_programs_write_and_how_they_fail_is_in_the_log() {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         let scripts = Scripts::new("log");
         scripts.add("1-complains", 0o755, "echo out of coffee >&2; exit 3");
@@ -305,7 +306,8 @@ mod tests {
     async fn telling_never_waits_and_forgets_what_is_too_much() {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         let scripts = Scripts::new("queue");
         let hooks = Hooks::start(LONG);

@@ -8,9 +8,11 @@
 //! | [`health`] | the state of each uplink, from signals and time |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
 //! | [`hooks`] | the operator's programs, run when a state changes |
+//! | [`users`] | what users' connections say of the uplinks |
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
+//! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | `time` | times and durations, for people |
 //! | [`publish`] | from site and kernel to the state that is published |
@@ -22,6 +24,7 @@
 pub mod api;
 pub mod buckets;
 pub mod cli;
+pub mod confine;
 pub mod daemon;
 pub mod health;
 pub mod home;
@@ -33,4 +36,5 @@ pub mod probe;
 pub mod publish;
 pub mod site;
 mod time;
+pub mod users;
 pub mod watch;

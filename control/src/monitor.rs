@@ -42,7 +42,6 @@ pub struct UplinkView {
     /// Its name.
     pub uplink: String,
     /// Where it stands.
-    #[serde(flatten)]
     pub state: State,
     /// Why.
     pub reason: Reason,

@@ -9,7 +9,12 @@
 //! | priority | selector | table |
 //! |---|---|---|
 //! | [`PRIORITY`], + 1 | bound to the uplink's device, or from one of its addresses | main without defaults, then [`TABLE`] + 1 + uplink |
+//! | [`PRIORITY`], + 1, + 2 | with the uplink's [`mark`] | main without defaults, then the uplink's table, then nowhere |
 //! | [`PRIORITY`] + 2, + 3 | all | main without defaults, then [`TABLE`] |
+//!
+//! The mark is that of commands run by `weir use` (see [`confine`](crate::confine)), which leave by
+//! their uplink or not at all; so they have no IPv6 beyond the gateway's own networks while uplinks
+//! have none.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,14 +38,25 @@ pub const TABLE: u32 = 11_700;
 /// `rtm_protocol` and `FRA_PROTOCOL` of what is weir's; none of `rtnetlink.h`'s.
 pub const PROTOCOL: u8 = 117;
 
+/// The mark of sockets that leave by an uplink whatever they are bound to (`SO_MARK`).
+pub const fn mark(uplink: u8) -> u32 {
+    MARK | uplink as u32
+}
+
+/// "wei" and the uplink's index: nothing that anybody else is likely to use.
+const MARK: u32 = 0x7765_6900;
+
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
+    /// For IPv6 rather than IPv4.
+    pub v6: bool,
     /// Order; lower is first.
     pub priority: u32,
     /// Whose packets.
     pub selector: Selector,
-    /// Where it looks; the main table without its default routes, if it is that.
+    /// Where it looks: the main table without its default routes, if it is that; and 0 is nowhere,
+    /// the destination is unreachable.
     pub table: u32,
 }
 
@@ -53,6 +69,8 @@ pub enum Selector {
     Device(String),
     /// From this address.
     Source(Ipv4Addr),
+    /// Of sockets with this mark.
+    Mark(u32),
 }
 
 /// A default route.
@@ -76,6 +94,12 @@ pub struct Own {
 }
 
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+const NOWHERE: u32 = RouteHeader::RT_TABLE_UNSPEC as u32;
+
+/// Does the kernel have IPv6?
+fn has_v6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
 
 impl Own {
     /// What there should be, given which uplinks are usable; pure. The gateway uses the first usable
@@ -86,6 +110,12 @@ impl Own {
         let mut ranked = Vec::new();
         let policy = site.policies.get(usize::from(site.default_policy));
         for (index, uplink) in site.uplinks.iter().enumerate() {
+            let selector = Selector::Mark(mark(index as u8));
+            own.look(0, selector.clone(), TABLE + 1 + index as u32);
+            for (v6, at, table) in [(false, 2, NOWHERE), (true, 0, MAIN), (true, 2, NOWHERE)] {
+                let (priority, selector) = (PRIORITY + at, selector.clone());
+                own.rules.insert(Rule { v6, priority, selector, table });
+            }
             let Some(link) = kernel.link(&uplink.interface) else { continue };
             let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             let table = TABLE + 1 + index as u32;
@@ -111,20 +141,21 @@ impl Own {
     }
 
     fn look(&mut self, at: u32, selector: Selector, table: u32) {
-        self.rules.insert(Rule {
-            priority: PRIORITY + at,
-            selector: selector.clone(),
-            table: MAIN,
-        });
-        self.rules.insert(Rule { priority: PRIORITY + at + 1, selector, table });
+        for (priority, table) in [(PRIORITY + at, MAIN), (PRIORITY + at + 1, table)] {
+            let selector = selector.clone();
+            self.rules.insert(Rule { v6: false, priority, selector, table });
+        }
     }
 
     /// What there is.
     async fn read(handle: &Handle) -> Result<Self> {
         let mut own = Self::default();
-        let mut rules = handle.rule().get(IpVersion::V4).execute();
-        while let Some(message) = rules.try_next().await.context("cannot list rules")? {
-            own.rules.extend(rule_of(&message));
+        let versions = [Some(IpVersion::V4), has_v6().then_some(IpVersion::V6)];
+        for version in versions.into_iter().flatten() {
+            let mut rules = handle.rule().get(version).execute();
+            while let Some(message) = rules.try_next().await.context("cannot list rules")? {
+                own.rules.extend(rule_of(&message));
+            }
         }
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
@@ -147,7 +178,7 @@ impl Own {
                 done.with_context(|| format!("cannot add a route to table {}", route.table))?;
             }
         }
-        for rule in self.rules.difference(&known.rules) {
+        for rule in self.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6()) {
             let mut request = handle.rule().add();
             *request.message_mut() = rule.message();
             request.execute().await.with_context(|| format!("cannot add {rule:?}"))?;
@@ -168,13 +199,16 @@ impl Own {
 impl Rule {
     fn message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.action = RuleAction::ToTable;
+        message.header.family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        message.header.action =
+            if self.table == NOWHERE { RuleAction::Unreachable } else { RuleAction::ToTable };
         message.attributes = vec![
             RuleAttribute::Priority(self.priority),
             RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
-            RuleAttribute::Table(self.table),
         ];
+        if self.table != NOWHERE {
+            message.attributes.push(RuleAttribute::Table(self.table));
+        }
         if self.table == MAIN {
             message.header.table = RouteHeader::RT_TABLE_MAIN;
             message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
@@ -182,6 +216,7 @@ impl Rule {
         match &self.selector {
             Selector::All => {}
             Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
+            Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
             Selector::Source(address) => {
                 message.header.src_len = 32;
                 message.attributes.push(RuleAttribute::Source(IpAddr::V4(*address)));
@@ -193,13 +228,18 @@ impl Rule {
 
 /// The rule in a message, if it is weir's.
 fn rule_of(message: &RuleMessage) -> Option<Rule> {
-    let mut rule =
-        Rule { priority: 0, selector: Selector::All, table: message.header.table.into() };
+    let mut rule = Rule {
+        v6: message.header.family == AddressFamily::Inet6,
+        priority: 0,
+        selector: Selector::All,
+        table: message.header.table.into(),
+    };
     let mut ours = false;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::FwMark(mark) => rule.selector = Selector::Mark(*mark),
             RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
             RuleAttribute::Source(IpAddr::V4(address)) => {
                 rule.selector = Selector::Source(*address);

@@ -98,7 +98,7 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         let before = all();
         install(&site, [true, true]).await;
         let (rules, _) = all();
-        assert_eq!(rules.lines().count(), before.0.lines().count() + 10);
+        assert_eq!(rules.lines().count(), before.0.lines().count() + 16);
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);

@@ -11,6 +11,7 @@
 //! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
+//! | [`cgroup`] | beside them: a BPF program that marks a cgroup's sockets |
 //!
 //! The layouts are in `weir_wire::layout`. Shared words are only ever touched as atomics: what
 //! another process, or the XDP program, does to them is data, and never undefined behaviour here.
@@ -18,6 +19,8 @@
 pub mod flows;
 mod sync;
 
+#[cfg(not(loom))]
+pub mod cgroup;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]

@@ -1,6 +1,10 @@
 //! Commands that change something, or check a file.
 
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 use weir_shm::Pins;
@@ -9,6 +13,7 @@ use weir_shm::status::Status;
 
 use super::{Arguments, Exit};
 use crate::api::{self, Request, Response};
+use crate::confine::Confined;
 use crate::own::Own;
 use crate::site;
 use crate::watch::Watcher;
@@ -36,6 +41,27 @@ pub fn request(arguments: &Arguments, request: &Request) -> Exit {
             eprintln!("weir: {error:#}");
             Exit::NotRunning
         }
+    }
+}
+
+/// Becomes a command that runs by an uplink.
+pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) -> Exit {
+    let refused = match api::call(&arguments.socket, request) {
+        Ok(Response::Ok { .. }) => None,
+        Ok(Response::Error { message }) => Some(message),
+        Ok(_) => Some("weir-control answered something else: is it of this version?".into()),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    if let Some(message) = refused {
+        eprintln!("weir: {message}");
+        return Exit::NotRun;
+    }
+    let Some((program, rest)) = command.split_first() else { return Exit::NotRun };
+    let error = Command::new(program).args(rest).exec();
+    eprintln!("weir: cannot run {}: {error}", program.display());
+    match error.kind() {
+        ErrorKind::NotFound => Exit::NotFound,
+        _ => Exit::NotExecutable,
     }
 }
 
@@ -97,6 +123,7 @@ pub fn detach(pins: &Pins, force: bool) -> Exit {
         eprintln!("weir: weir's rules and routes are still there: {error:#}");
         return Exit::Failed;
     }
+    Confined::find().sweep();
     match pins.remove() {
         Ok(removed) if removed.is_empty() => {
             println!("nothing to remove in {}", pins.directory().display());

@@ -4,12 +4,13 @@
 //! |---|---|
 //! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
 //! | [`health`] | what the control process knows of the uplinks: `uplinks history` |
-//! | [`act`] | requests to the control process and the rest: `weight drain home up down check detach` |
+//! | [`act`] | requests to the control process and the rest: `weight drain home use up down check detach` |
 
 pub mod act;
 pub mod health;
 pub mod view;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -29,6 +30,12 @@ pub enum Exit {
     NotRunning = 3,
     /// The configuration is not valid.
     Invalid = 4,
+    /// The command was not run.
+    NotRun = 125,
+    /// The command cannot be run.
+    NotExecutable = 126,
+    /// The command was not found.
+    NotFound = 127,
 }
 
 /// Looks at and changes a running weir.
@@ -107,6 +114,18 @@ pub enum Command {
         /// Only those of this policy.
         policy: Option<String>,
     },
+    /// Run a command whose sockets leave by an uplink, whatever the routes say: `weir use fiber --
+    /// curl …`. The exit status is the command's; 125 if weir refuses, 126 and 127 as from env(1).
+    Use {
+        /// Name of the uplink.
+        uplink: String,
+        /// Even if the uplink is down.
+        #[arg(long)]
+        force: bool,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Take an uplink out of use: its flows move or are reset at their next packet.
     Down {
         /// Name of the uplink.
@@ -169,6 +188,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         }
         Command::Home { policy } => {
             act::request(arguments, &api::Request::Home { policy: policy.clone() })
+        }
+        Command::Use { uplink, force, command } => {
+            let request = api::Request::Use { uplink: uplink.clone(), force: *force };
+            act::run_by(arguments, &request, command)
         }
         Command::Check { file } => act::check(file, json),
         Command::Detach { force } => act::detach(&pins, *force),

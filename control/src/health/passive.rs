@@ -2,7 +2,9 @@
 //!
 //! Counts come as often as the caller likes and are summed over a sliding window. A link is not
 //! condemned by few connections, nor by one dead server however often it is tried: the hosts that
-//! do not answer must be several, and as large a part of all hosts as their connections are.
+//! do not answer must be several, and as large a part of all hosts as their connections are. Nor is
+//! it by one user who tries many hosts that are not there: several users must be left without an
+//! answer.
 
 use std::collections::VecDeque;
 
@@ -30,6 +32,9 @@ pub struct Passive {
     pub min_flows: u32,
     /// Fewest remote hosts among those that do not answer; 4 by default.
     pub min_remotes: u32,
+    /// Fewest local hosts among those that get no answer; 2 by default: a scan of ports or
+    /// addresses by one host says nothing of the link.
+    pub min_users: u32,
     /// Fewest segments that say anything; 1 000 by default.
     pub min_segments: u32,
 }
@@ -46,6 +51,8 @@ pub struct NewFlows {
     pub remotes: Remotes,
     /// Remote addresses that gave at least one flow no answer.
     pub silent: Remotes,
+    /// Local addresses that were left without an answer at least once.
+    pub askers: Remotes,
 }
 
 /// What happened on an uplink since the last counts.
@@ -61,10 +68,17 @@ pub struct PassiveCounts {
     pub retransmitted: u32,
 }
 
-/// How many different remote addresses there were, in 32 bytes: linear counting (Whang,
+/// How many different addresses there were, in 32 bytes: linear counting (Whang,
 /// Vander-Zanden and Taylor, "A linear-time probabilistic counting algorithm", 1990).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remotes([u64; 4]);
+
+impl From<[u64; 4]> for Remotes {
+    /// Bit *h* is set for an address of hash *h*.
+    fn from(bits: [u64; 4]) -> Self {
+        Self(bits)
+    }
+}
 
 impl Remotes {
     /// Adds an address by its hash, whose eight low bits must be well mixed.
@@ -87,11 +101,13 @@ impl Remotes {
 }
 
 impl NewFlows {
-    fn merge(&mut self, other: Self) {
+    /// Adds those of another place or time.
+    pub fn merge(&mut self, other: Self) {
         self.flows = self.flows.saturating_add(other.flows);
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
         self.remotes.merge(other.remotes);
         self.silent.merge(other.silent);
+        self.askers.merge(other.askers);
     }
 
     /// At least `percent` of the flows, of enough of them and of enough hosts, are unanswered.
@@ -99,6 +115,7 @@ impl NewFlows {
         let (silent, remotes) = (self.silent.count(), self.remotes.count());
         self.flows >= passive.min_flows.max(1)
             && silent >= passive.min_remotes
+            && self.askers.count() >= passive.min_users
             && reaches(self.unanswered, self.flows, percent)
             && reaches(silent, remotes, percent)
     }
@@ -153,6 +170,7 @@ impl Default for Passive {
             retransmit_percent: Some(Limits { fail: 20, recover: 10 }),
             min_flows: 20,
             min_remotes: 4,
+            min_users: 2,
             min_segments: 1000,
         }
     }

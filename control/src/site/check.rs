@@ -16,7 +16,7 @@ use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, Cut, File, Key, Loss, Protocol, Translation};
 use super::{Failback, Lan, Member, Policy, Rule, Site, Uplink};
-use crate::health::{Health, Passive};
+use crate::health::Health;
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
@@ -351,13 +351,6 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
 fn health(c: &mut Checker<'_>, given: &Spanned<Health>) -> Health {
     for fault in given.get_ref().check() {
         c.refuse(given.span(), format!("health.{}: {}", fault.field, fault.what), fault.help);
-    }
-    if given.get_ref().passive != Passive::default() {
-        c.refuse(
-            given.span(),
-            "health.passive: users' connections are not looked at yet",
-            "remove it",
-        );
     }
     given.get_ref().clone()
 }

@@ -212,7 +212,7 @@ fn health_that_cannot_be_is_refused_where_it_stands() {
         ("interval_ms = 50", "health.interval_ms: 50 is out of range"),
         ("quorum = 3", "health.quorum: 3 is out of range"),
         ("loss_percent = { fail = 5, recover = 5 }", "5 is not below fail, 5"),
-        ("passive = { min_flows = 1 }", "not looked at yet"),
+        ("passive = { window_ms = 1 }", "health.passive.window_ms: 1 is out of range"),
     ] {
         let found = refused(settings);
         assert!(found.len() == 1 && found[0].contains(wanted), "{settings}: {found:?}");

@@ -79,6 +79,7 @@ fn users(percent: u32) -> Vec<(u64, Signal)> {
             if random.below(100) < u64::from(percent) {
                 tcp.unanswered += 1;
                 tcp.silent.add(host);
+                tcp.askers.add(random.draw());
             }
         }
         Signal::Passive(Box::new(PassiveCounts { tcp, ..PassiveCounts::default() }))

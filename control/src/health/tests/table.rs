@@ -352,7 +352,8 @@ fn flows(flows: u32, unanswered: u32, hosts: u64, silent: u64) -> passive::NewFl
         (0..count).for_each(|host| remotes.add(host * 37));
         remotes
     };
-    passive::NewFlows { flows, unanswered, remotes: set(hosts), silent: set(silent) }
+    let (remotes, silent) = (set(hosts), set(silent));
+    passive::NewFlows { flows, unanswered, remotes, silent, askers: set(2) }
 }
 
 fn tcp(flows: passive::NewFlows) -> Signal {
@@ -405,6 +406,20 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
         let mut uplink = Uplink::adopt(health(0), 0);
         assert_eq!(uplink.signal(tcp(innocent), 1000), None, "{innocent:?}");
     }
+}
+
+#[test]
+fn one_user_who_scans_the_net_condemns_no_link() {
+    let mut scan = flows(1000, 990, 400, 400);
+    scan.askers = Remotes::from([1, 0, 0, 0]);
+    let mut uplink = Uplink::adopt(health(0), 0);
+    assert_eq!(uplink.signal(tcp(scan), 1000), None);
+    // Two who get no answer do; where there is but one, the setting says so.
+    let mut uplink = Uplink::adopt(health(0), 0);
+    assert!(uplink.signal(tcp(flows(1000, 990, 400, 400)), 1000).is_some());
+    let passive = Passive { min_users: 1, ..Passive::default() };
+    let mut uplink = Uplink::adopt(Health { passive, ..health(0) }, 0);
+    assert!(uplink.signal(tcp(scan), 1000).is_some());
 }
 
 #[test]

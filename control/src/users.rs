@@ -1,0 +1,154 @@
+//! What users' connections say of the uplinks, from what the workers have counted.
+
+use weir_shm::counters::Counters;
+use weir_shm::observations::Observations;
+use weir_wire::layout::MAX_WORKERS;
+use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
+
+use crate::health::PassiveCounts;
+use crate::health::passive::{NewFlows, Remotes};
+
+/// A reader of counts, which gives each interval once.
+#[derive(Debug)]
+pub struct Users {
+    observations: Observations,
+    counters: Counters,
+    /// The interval that is read next.
+    next: u64,
+    /// Segments, and those of them sent again, as last read, by uplink.
+    segments: Vec<(u64, u64)>,
+}
+
+impl Users {
+    /// Begins with what comes after `now_ms` of CLOCK_MONOTONIC.
+    pub fn new(observations: Observations, counters: Counters, now_ms: u64) -> Self {
+        let next = Observations::number(now_ms);
+        Self { observations, counters, next, segments: Vec::new() }
+    }
+
+    /// What was seen of each uplink in the intervals that are complete and were not read before.
+    ///
+    /// A worker writes an interval when the next one has begun, at its next turn; the reader stays
+    /// one more behind, and what it is late for by more than the workers keep is lost.
+    pub fn read(&mut self, uplinks: usize, now_ms: u64) -> Vec<PassiveCounts> {
+        let end = Observations::number(now_ms.saturating_sub(INTERVAL_MS));
+        let begin = self.next.max(end.saturating_sub(SLOTS as u64 - 1));
+        self.next = self.next.max(end);
+        let mut all = Vec::new();
+        for uplink in 0..uplinks {
+            let mut counts = self.segments(uplink);
+            for number in begin..end {
+                for worker in 0..MAX_WORKERS as u8 {
+                    let seen = self.observations.read(worker, uplink as u8, number);
+                    if let Some(interval) = seen {
+                        counts.tcp.merge(new_flows(&interval.tcp));
+                        counts.udp.merge(new_flows(&interval.udp));
+                    }
+                }
+            }
+            all.push(counts);
+        }
+        all
+    }
+
+    /// Segments since the last reading; none at the first.
+    fn segments(&mut self, uplink: usize) -> PassiveCounts {
+        let counters = self.counters.uplink(uplink as u8);
+        let now = (counters.segments, counters.retransmitted);
+        if self.segments.len() <= uplink {
+            self.segments.resize(uplink + 1, now);
+        }
+        let before = std::mem::replace(&mut self.segments[uplink], now);
+        PassiveCounts {
+            segments: clamp(now.0.saturating_sub(before.0)),
+            retransmitted: clamp(now.1.saturating_sub(before.1)),
+            ..PassiveCounts::default()
+        }
+    }
+}
+
+fn new_flows(seen: &Seen) -> NewFlows {
+    NewFlows {
+        flows: clamp(seen.flows),
+        unanswered: clamp(seen.unanswered),
+        remotes: Remotes::from(seen.remotes),
+        silent: Remotes::from(seen.silent),
+        askers: Remotes::from(seen.askers),
+    }
+}
+
+fn clamp(count: u64) -> u32 {
+    count.min(u32::MAX.into()) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_shm::counters::UplinkCounter;
+    use weir_wire::layout::observations::Interval;
+
+    use super::*;
+
+    fn users() -> (Users, Observations, Counters) {
+        let (observations, counters) =
+            (Observations::anonymous().unwrap(), Counters::anonymous().unwrap());
+        (Users::new(observations.clone(), counters.clone(), 0), observations, counters)
+    }
+
+    fn interval(number: u64, flows: u64, remote: u64) -> Interval {
+        let remotes = [1 << remote, 0, 0, 0];
+        let tcp = Seen { flows, unanswered: 1, remotes, silent: remotes, askers: [0, 1, 0, 0] };
+        Interval { number, tcp, udp: Seen { flows: 1, ..Seen::default() } }
+    }
+
+    fn flows(users: &mut Users, now_ms: u64) -> Vec<u32> {
+        users.read(2, now_ms).iter().map(|counts| counts.tcp.flows).collect()
+    }
+
+    #[test]
+    fn workers_are_added_up_by_uplink_and_their_hosts_counted_once() {
+        let (mut users, observations, _) = users();
+        observations.write(0, 1, &interval(1, 3, 7));
+        observations.write(1, 1, &interval(1, 4, 7));
+        observations.write(31, 1, &interval(1, 5, 8));
+        let counts = users.read(2, 1000);
+        assert_eq!(counts[0], PassiveCounts::default());
+        let tcp = counts[1].tcp;
+        assert_eq!((tcp.flows, tcp.unanswered, counts[1].udp.flows), (12, 3, 3));
+        assert_eq!([tcp.remotes, tcp.silent, tcp.askers].map(Remotes::count), [2, 2, 1]);
+    }
+
+    #[test]
+    fn each_interval_is_read_once_when_it_is_complete() {
+        let (mut users, observations, _) = users();
+        observations.write(0, 0, &interval(1, 3, 7));
+        // The first lasts until 500; its writer has until 1000.
+        assert_eq!(flows(&mut users, 999), [0, 0]);
+        assert_eq!(flows(&mut users, 1000), [3, 0]);
+        assert_eq!(flows(&mut users, 1499), [0, 0]);
+    }
+
+    #[test]
+    fn a_late_reader_has_what_is_kept() {
+        let (mut users, observations, _) = users();
+        (1..=6).for_each(|number| observations.write(0, 0, &interval(number, 1 << number, 7)));
+        assert_eq!(flows(&mut users, 6 * 500 + 500), [(1 << 4) + (1 << 5) + (1 << 6), 0]);
+    }
+
+    #[test]
+    fn what_was_counted_before_the_first_reading_is_not_news() {
+        let (mut users, _, counters) = users();
+        let add = |segments, again| {
+            counters.worker(0).add_uplink(0, UplinkCounter::Segments, segments);
+            counters.worker(1).add_uplink(0, UplinkCounter::Retransmitted, again);
+        };
+        let mut read = |at| {
+            let counts = users.read(1, at)[0];
+            (counts.segments, counts.retransmitted)
+        };
+        add(1000, 500);
+        assert_eq!(read(1), (0, 0));
+        add(10, 3);
+        assert_eq!(read(2), (10, 3));
+        assert_eq!(read(3), (0, 0));
+    }
+}

@@ -1,0 +1,59 @@
+//! `weir drain`, and the memory of what was set by hand.
+
+use crate::gateway::{Gateway, on_its_own};
+
+#[test]
+fn a_drain_and_its_deadline_survive_the_control_process() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("drain", "");
+        gateway.done(&["drain", "fiber", "--deadline", "1h"]);
+        let fiber = gateway.uplink("fiber");
+        assert_eq!((&fiber["state"], &fiber["draining"]), (&"up".into(), &true.into()));
+        assert_eq!(fiber["health"]["state"], "draining");
+        assert_eq!(gateway.uplink("lte")["share"], 100.0);
+        let before = fiber["drain_left_s"].as_u64().unwrap();
+        assert!((3500..=3600).contains(&before), "{before}");
+        gateway.kill_control();
+        gateway.start_control();
+        gateway.wait("draining uplink", |gateway| {
+            let fiber = gateway.uplink("fiber");
+            (fiber["health"]["state"] == "draining").then(|| {
+                assert!(fiber["drain_left_s"].as_u64().unwrap() <= before);
+            })
+        });
+        gateway.done(&["up", "fiber"]);
+        let fiber = gateway.uplink("fiber");
+        assert_eq!((&fiber["draining"], &fiber["share"]), (&false.into(), &100.0.into()));
+    });
+}
+
+#[test]
+fn at_the_deadline_the_uplink_is_out_of_use_and_says_why() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("drained", "");
+        gateway.done(&["drain", "fiber", "--deadline", "1s"]);
+        let drained = |gateway: &Gateway| {
+            let fiber = gateway.uplink("fiber");
+            (fiber["state"] == "down" && fiber["health"]["reason"] == "drained").then_some(())
+        };
+        gateway.wait("drained uplink", drained);
+        assert!(gateway.done(&["history"]).contains("drained: the time to empty it is over"));
+        gateway.kill_control();
+        gateway.start_control();
+        gateway.wait("drained uplink", drained);
+        gateway.done(&["up", "fiber"]);
+        assert_eq!(gateway.uplink("fiber")["state"], "up");
+    });
+}
+
+#[test]
+fn what_cannot_be_drained_is_refused_with_the_reason() {
+    on_its_own(|| {
+        let gateway = Gateway::start("drain-refused", "");
+        let error = |arguments: &[&str]| String::from_utf8(gateway.weir(arguments).stderr).unwrap();
+        assert!(error(&["drain", "dsl"]).contains("known: fiber, lte"));
+        assert!(error(&["drain", "lte", "--deadline", "10"]).contains("10m"));
+        assert!(error(&["home", "voip"]).contains("known: balanced"));
+        gateway.done(&["home"]);
+    });
+}

@@ -1,0 +1,32 @@
+//! Hooks of a control process that runs.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::gateway::{Gateway, on_its_own};
+
+#[test]
+fn hooks_hear_of_every_change_by_its_number() {
+    on_its_own(|| {
+        let directory = std::env::temp_dir().join(format!("weir-daemon-d-{}", std::process::id()));
+        let out = directory.join("out");
+        std::fs::create_dir_all(&directory).unwrap();
+        let hook = directory.join("tell");
+        let line = "$WEIR_NUMBER $WEIR_UPLINK $WEIR_INTERFACE $WEIR_FROM $WEIR_TO";
+        std::fs::write(&hook, format!("#!/bin/sh\necho {line} >> {}\n", out.display())).unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let gateway = Gateway::start("hooks", &format!("hooks = \"{}\"", directory.display()));
+        gateway.done(&["down", "lte"]);
+        gateway.done(&["up", "lte"]);
+        let history = gateway.done(&["history", "--json"]);
+        let history: Vec<serde_json::Value> = serde_json::from_str(&history).unwrap();
+        let told = gateway.wait("hooks that have run", |_| {
+            let text = std::fs::read_to_string(&out).unwrap_or_default();
+            (text.lines().count() == history.len()).then_some(text)
+        });
+        let numbers: Vec<u64> = history.iter().map(|e| e["number"].as_u64().unwrap()).collect();
+        let heard = told.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap());
+        assert_eq!(heard.collect::<Vec<u64>>(), numbers);
+        assert!(told.ends_with(" lte wan1 up down\n3 lte wan1 down up\n"), "{told}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    });
+}

@@ -1,0 +1,6 @@
+//! The two programs as an operator has them, in network namespaces. Needs root.
+
+mod drain;
+mod gateway;
+mod hooks;
+mod using;
