@@ -76,7 +76,10 @@ pub fn check(file: &Path, json: bool) -> Exit {
         let runtime = runtime.map_err(|e| failed(e.into()))?;
         let kernel = runtime.block_on(async { Watcher::new()?.read().await }).map_err(failed)?;
         match site::against_kernel(&site, &kernel, &name) {
-            problems if problems.is_empty() => Ok(site),
+            problems if problems.is_empty() => {
+                let here = site::warnings_here(&site, &kernel);
+                Ok(site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })
+            }
             problems => Err(problems),
         }
     });

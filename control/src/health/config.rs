@@ -252,6 +252,18 @@ impl Health {
 }
 
 impl Probe {
+    /// Who is asked, once it is checked.
+    pub fn host(&self) -> Option<IpAddr> {
+        match self {
+            Self::Icmp { address } => Some(*address),
+            Self::Tcp { address } => Some(address.ip()),
+            Self::Dns { server, .. } => Some(server.ip()),
+            Self::Http { url, address, .. } => {
+                address.or_else(|| Url::parse(url).ok()?.host.parse().ok())
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
         match self {
             Self::Icmp { address } => {

@@ -331,7 +331,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
             let message = format!("{} addresses, at most {MAX_POOL} are possible", addresses.len());
             c.refuse(uplink.span(), message, "remove some from the uplink's pool");
         }
-        uplinks.push(Uplink {
+        let uplink = Uplink {
             name: u.name.get_ref().clone(),
             interface: u.interface.get_ref().clone(),
             weight,
@@ -343,7 +343,15 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
             },
             health: u.health.as_ref().map_or_else(|| everywhere.clone(), |h| health(c, h)),
             line,
-        });
+        };
+        if super::warn::hosts(&uplink).len() == 1 {
+            c.warnings.push(format!(
+                "uplink {}: all that is probed is one host, and when that fails the uplink is down \
+                 for it: add a target of another owner",
+                uplink.name
+            ));
+        }
+        uplinks.push(uplink);
     }
     uplinks
 }

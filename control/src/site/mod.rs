@@ -7,6 +7,7 @@ mod machine;
 mod place;
 mod read;
 mod schema;
+mod warn;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,11 @@ use crate::health::Health;
 
 pub use machine::against_kernel;
 pub use place::Problem;
+
+/// What is allowed on this machine but unwise, beyond [`Site::warnings`].
+pub fn warnings_here(site: &Site, kernel: &crate::watch::Kernel) -> Vec<String> {
+    warn::on_machine(site, kernel, warn::is_strict)
+}
 
 /// A valid configuration.
 #[derive(Clone, Debug)]

@@ -400,3 +400,60 @@ fn a_policy_says_what_becomes_of_its_flows() {
         assert!(problems[0].message.contains(message), "{bad}: {}", problems[0]);
     }
 }
+
+/// The warnings of the good file with more said about the uplink `fiber`.
+fn warnings(more: &str, strict: bool) -> Vec<String> {
+    let text =
+        GOOD.replacen("weight = 5", &format!("weight = 5\nnext_hop = \"100.64.0.1\"\n{more}"), 1);
+    let site = parse("weir.toml", &text).unwrap();
+    let here = warn::on_machine(&site, &kernel(), |interface| strict && interface == "wan0");
+    [site.warnings, here].concat()
+}
+
+fn targets(addresses: &[&str]) -> String {
+    let target = |(index, address): (usize, &&str)| {
+        format!("{{ name = \"t{index}\", probe = \"icmp\", address = \"{address}\" }}")
+    };
+    let targets: Vec<String> = addresses.iter().enumerate().map(target).collect();
+    format!("health = {{ targets = [{}] }}", targets.join(", "))
+}
+
+#[test]
+fn an_uplink_that_hangs_on_one_host_is_warned_of() {
+    for hosts in [&["203.0.113.1"][..], &["203.0.113.1", "203.0.113.1"]] {
+        let found = warnings(&targets(hosts), false);
+        assert!(found.len() == 1 && found[0].contains("fiber: all that is probed is one host"));
+    }
+    assert_eq!(warnings("", false), [""; 0]);
+    assert_eq!(warnings(&targets(&["203.0.113.1", "198.51.100.1"]), false), [""; 0]);
+}
+
+#[test]
+fn targets_that_see_no_further_than_the_link_are_warned_of() {
+    let found = warnings(&targets(&["100.64.0.1", "100.64.0.9"]), false);
+    assert!(found.len() == 1 && found[0].contains("on the link itself"), "{found:?}");
+    assert_eq!(warnings(&targets(&["100.64.0.1", "198.51.100.1"]), false), [""; 0]);
+}
+
+#[test]
+fn a_strict_path_filter_is_warned_of_where_it_drops_answers() {
+    let two = targets(&["203.0.113.1", "198.51.100.1"]);
+    // With weir's rules answers pass.
+    assert_eq!(warnings(&two, true), [""; 0]);
+    let text = GOOD.replacen("weight = 5", &format!("weight = 5\n{two}"), 1);
+    let text = text.replacen("[gateway]", "[gateway]\nown_traffic = false", 1);
+    let site = parse("weir.toml", &text).unwrap();
+    let found = |strict: &str| warn::on_machine(&site, &kernel(), |name| name == strict);
+    assert!(found("wan0")[0].contains("net.ipv4.conf.wan0.rp_filter is 1"));
+    assert_eq!(found("wan1"), [""; 0], "nothing is probed there");
+}
+
+#[test]
+fn hooks_that_cannot_run_are_warned_of() {
+    let text = GOOD.replacen("[gateway]", "[gateway]\nhooks = \"/nonexistent/hooks.d\"", 1);
+    let site = parse("weir.toml", &text).unwrap();
+    let found = warn::on_machine(&site, &kernel(), |_| false);
+    assert!(found.len() == 1 && found[0].contains("/nonexistent/hooks.d cannot be read"));
+    let text = GOOD.replacen("[gateway]", "[gateway]\nhooks = \"hooks.d\"", 1);
+    assert!(problems(&text)[0].contains("no absolute path"));
+}

@@ -1,0 +1,61 @@
+//! What is allowed on this machine and certain to hurt.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Site, Uplink};
+use crate::hooks;
+use crate::watch::Kernel;
+
+/// What of a site works badly on this machine. `strict` says whether an interface has
+/// `rp_filter` 1.
+pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for uplink in &site.uplinks {
+        let Uplink { name, interface, .. } = uplink;
+        let hosts = hosts(uplink);
+        let nets = kernel.link(interface).map(|link| kernel.networks(link.index));
+        let near = |host: &IpAddr| match host {
+            IpAddr::V4(host) => {
+                uplink.next_hop == Some(*host) || nets.iter().flatten().any(|n| n.contains(host))
+            }
+            IpAddr::V6(_) => false,
+        };
+        if !hosts.is_empty() && hosts.iter().all(near) {
+            warnings.push(format!(
+                "uplink {name}: all targets are on the link itself, so it looks well while the \
+                 provider behind it is dead: add one on the Internet"
+            ));
+        }
+        // Weir's rules by source address are what makes answers pass the check.
+        if !hosts.is_empty() && !site.own_traffic && site.uplinks.len() > 1 && strict(interface) {
+            warnings.push(format!(
+                "uplink {name}: net.ipv4.conf.{interface}.rp_filter is 1, and without own_traffic \
+                 the kernel drops answers to probes unless its default route leads there: set it \
+                 (and that of `all`) to 2"
+            ));
+        }
+    }
+    if let Some(directory) = &site.hooks {
+        match hooks::programs(directory) {
+            Ok((_, refused)) => warnings.extend(refused),
+            Err(error) => warnings.push(error),
+        }
+    }
+    warnings
+}
+
+/// What is probed through an uplink.
+pub fn hosts(uplink: &Uplink) -> BTreeSet<IpAddr> {
+    uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
+}
+
+/// Is the effective `rp_filter` of an interface strict (ip-sysctl.rst: the greater of its own and
+/// that of `all`)?
+pub fn is_strict(interface: &str) -> bool {
+    let value = |of: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u8>().ok())
+    };
+    value("all").max(value(interface)) == Some(1)
+}
