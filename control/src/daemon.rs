@@ -58,7 +58,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut watcher = Watcher::new()?;
     let kernel = watcher.read().await?;
     refuse(site::against_kernel(&site, &kernel, &options.config.display().to_string()))?;
-    for warning in &site.warnings {
+    for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {
         tracing::warn!("{warning}");
     }
     let pins = Pins::create(&options.pins)?;
@@ -446,10 +446,9 @@ impl Daemon {
     async fn route(&mut self, watcher: &Watcher) {
         let states =
             (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
-        let bits = uplink_state::USABLE | uplink_state::DRAINING;
-        let usable: Vec<bool> = states.map(|state| state & bits == uplink_state::USABLE).collect();
+        let states: Vec<u32> = states.collect();
         let wanted = match self.site.own_traffic {
-            true => Own::wanted(&self.site, &self.kernel, &usable),
+            true => Own::wanted(&self.site, &self.kernel, &states),
             false => Own::default(),
         };
         if self.own.as_ref() == Some(&wanted) {

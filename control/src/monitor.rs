@@ -175,7 +175,6 @@ impl Monitor {
             in_use |= choice.keep;
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
-        let taking = takers.iter().fold(0, |all, takers| all | takers);
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
             let problems = uplink.problems.map(|problems| problems & !uplink_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
@@ -186,8 +185,7 @@ impl Monitor {
                 // What the kernel or the operator says is said already.
                 State::Down if problems != Some(0) => 0,
                 State::Down => uplink_state::UNHEALTHY,
-                // What would move would come back.
-                State::Draining => bit(!taking, uplink_state::DRAINING),
+                State::Draining => uplink_state::DRAINING,
             };
             problems.unwrap_or(0)
                 | health
@@ -289,9 +287,9 @@ mod tests {
         let verdict = told([0, uplink_state::DRAINING]);
         assert_eq!(verdict.states, [usable, usable | uplink_state::DRAINING]);
         assert_eq!(verdict.takers, [0b01, 0b01]);
-        // Alone in `fiber-only`: its flows have nowhere to move to.
+        // Alone in `fiber-only`.
         let verdict = told([uplink_state::DRAINING, 0]);
-        assert_eq!(verdict.states, [usable, usable]);
+        assert_eq!(verdict.states, [usable | uplink_state::DRAINING, usable]);
         assert_eq!(verdict.takers, [0b10, 0b01]);
     }
 

@@ -16,6 +16,7 @@
 //! their uplink or not at all; so they have no IPv6 beyond the gateway's own networks while uplinks
 //! have none.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,6 +28,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use weir_wire::layout::control::uplink_state;
 
 use crate::site::Site;
 use crate::watch::Kernel;
@@ -102,10 +104,10 @@ fn has_v6() -> bool {
 }
 
 impl Own {
-    /// What there should be, given which uplinks are usable; pure. The gateway uses the first usable
-    /// uplink of its default policy, best tier and greatest weight first, and the first of all that
-    /// have a next hop when none is usable.
-    pub fn wanted(site: &Site, kernel: &Kernel, usable: &[bool]) -> Self {
+    /// What there should be, given the uplinks' state words; pure. The gateway uses the first usable
+    /// uplink of its default policy, best tier and greatest weight first; of none other, one that is
+    /// draining; and the first of all that have a next hop when none is usable.
+    pub fn wanted(site: &Site, kernel: &Kernel, states: &[u32]) -> Self {
         let mut own = Self::default();
         let mut ranked = Vec::new();
         let policy = site.policies.get(usize::from(site.default_policy));
@@ -128,8 +130,10 @@ impl Own {
                 policy.and_then(|p| p.members.iter().find(|m| usize::from(m.uplink) == index));
             let Some(member) = member else { continue };
             let weight = member.weight.unwrap_or(uplink.weight);
-            let usable = usable.get(index).copied().unwrap_or(false);
-            let rank = (!usable, member.tier, std::cmp::Reverse(weight), index);
+            let state = states.get(index).copied().unwrap_or(0);
+            let is = |bit| state & bit != 0;
+            let usable = (is(uplink_state::USABLE), !is(uplink_state::DRAINING));
+            let rank = (Reverse(usable), member.tier, Reverse(weight), index);
             let route = Default4 { table: TABLE, next_hop, interface: link.index };
             ranked.push((rank, route));
         }

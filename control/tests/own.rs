@@ -6,6 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 use weir_control::own::Own;
 use weir_control::site::{self, Site};
 use weir_control::watch::Watcher;
+use weir_wire::layout::control::uplink_state;
 
 const SITE: &str = r#"
 [[lan]]
@@ -57,9 +58,13 @@ fn way(selector: &str) -> String {
 }
 
 async fn install(site: &Site, usable: [bool; 2]) {
+    install_by(site, usable.map(|usable| if usable { uplink_state::USABLE } else { 0 })).await;
+}
+
+async fn install_by(site: &Site, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
     let kernel = watcher.read().await.unwrap();
-    Own::wanted(site, &kernel, &usable).install(watcher.handle()).await.unwrap();
+    Own::wanted(site, &kernel, &states).install(watcher.handle()).await.unwrap();
 }
 
 #[test]
@@ -86,6 +91,33 @@ fn other_sockets_leave_by_the_best_usable_uplink() {
         assert_eq!(way(" oif wan0"), "wan0");
         install(&site, [false, false]).await;
         assert_eq!(way(""), "wan0");
+    });
+}
+
+#[test]
+fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() {
+    in_gateway(async |site| {
+        let (usable, draining) = (uplink_state::USABLE, uplink_state::DRAINING);
+        install_by(&site, [usable | draining, usable]).await;
+        assert_eq!(way(""), "wan1");
+        install_by(&site, [0, usable | draining]).await;
+        assert_eq!(way(""), "wan1");
+    });
+}
+
+#[test]
+fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
+    in_gateway(async |site| {
+        install(&site, [true, true]).await;
+        let mark = format!(" mark {}", weir_control::own::mark(1));
+        assert_eq!(way(&mark), "wan1");
+        ip("link set wan1 down");
+        let command = format!("route get 198.51.100.1{mark}");
+        let output = Command::new("ip").args(command.split(' ')).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stderr).contains("unreachable"), "{output:?}");
+        // Hosts of the LAN are reached whatever the mark.
+        let text = ip(&format!("route get 10.77.0.9{mark}"));
+        assert!(text.contains("dev lan0"), "{text}");
     });
 }
 
