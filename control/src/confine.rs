@@ -59,14 +59,26 @@ impl Confined {
         let nested = own.file_name().is_some_and(|n| n.to_string_lossy().starts_with(PREFIX));
         let parent = if nested { own.parent().unwrap_or(own) } else { own };
         let group = mount()?.join(parent).join(format!("{PREFIX}{uplink}"));
+        let mut done = self.join(&group, process, uplink);
+        // Another gateway's control process may have removed it while nobody was in it.
+        for _ in 0..3 {
+            if done.is_ok() || group.exists() {
+                break;
+            }
+            done = self.join(&group, process, uplink);
+        }
+        done
+    }
+
+    fn join(&mut self, group: &Path, process: u32, uplink: u8) -> Result<()> {
         let failed = |action: &str| format!("cannot {action} {}", group.display());
-        match fs::create_dir(&group) {
+        match fs::create_dir(group) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(error).with_context(|| failed("make"));
             }
-            _ => self.groups.insert(group.clone()),
+            _ => self.groups.insert(group.to_owned()),
         };
-        let directory = File::open(&group).with_context(|| failed("open"))?;
+        let directory = File::open(group).with_context(|| failed("open"))?;
         weir_shm::cgroup::mark_sockets(&directory, crate::own::mark(uplink))
             .with_context(|| failed("mark the sockets of"))?;
         fs::write(group.join("cgroup.procs"), process.to_string())

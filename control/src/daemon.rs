@@ -397,7 +397,9 @@ impl Daemon {
         for ((policy, homing), published) in policies {
             let active = published.active_tier;
             let worse = policy.members.iter().filter(|member| member.tier > active);
-            let away = worse.map(|m| self.counters.uplink(m.uplink).flows_active).sum();
+            let flows = worse.map(|m| self.counters.uplink(m.uplink).flows_active);
+            // Flows that come and go while they are counted may make it less than none.
+            let away = flows.fold(0, u64::saturating_add);
             let come_home = homing.come_home(policy.failback, active, away, now);
             published.come_home = come_home as u8;
         }

@@ -116,7 +116,7 @@ fn remove_routes() -> anyhow::Result<()> {
 }
 
 /// Removes everything weir keeps in the kernel.
-pub fn detach(pins: &Pins, force: bool) -> Exit {
+pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
     let pid = Status::open(pins, Access::Read).map_or(0, |status| status.pid());
     if super::view::is_alive(pid) && !force {
         eprintln!("weir: the dataplane runs as process {pid}: stop it first, or use --force");
@@ -128,6 +128,10 @@ pub fn detach(pins: &Pins, force: bool) -> Exit {
     }
     Confined::find().sweep();
     match pins.remove() {
+        Ok(removed) if json => {
+            println!("{}", json!({ "directory": pins.directory(), "removed": removed }));
+            Exit::Ok
+        }
         Ok(removed) if removed.is_empty() => {
             println!("nothing to remove in {}", pins.directory().display());
             Exit::Ok

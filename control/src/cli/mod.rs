@@ -194,7 +194,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             act::run_by(arguments, &request, command)
         }
         Command::Check { file } => act::check(file, json),
-        Command::Detach { force } => act::detach(&pins, *force),
+        Command::Detach { force } => act::detach(&pins, *force, json),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,
