@@ -90,8 +90,8 @@ fn exit_status_and_signals_are_the_commands() {
         let mut line = String::new();
         let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        run(&format!("kill -INT {}", child.id()));
-        assert_eq!(child.wait().unwrap().signal(), Some(2));
+        run(&format!("kill -TERM {}", child.id()));
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
     });
 }
 
