@@ -9,6 +9,7 @@ use crate::health::window::Figures;
 use crate::health::{
     Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, choose,
 };
+use crate::load::{Change, LoadView, Rtt};
 use crate::site::Site;
 
 /// Transitions kept for `weir history`.
@@ -52,6 +53,8 @@ pub struct UplinkView {
     pub hold_down_ms: u64,
     /// What is probed.
     pub targets: Vec<TargetView>,
+    /// What it carries and can carry.
+    pub load: Option<LoadView>,
 }
 
 /// A target's health.
@@ -146,6 +149,38 @@ impl Monitor {
         self.uplinks.iter().filter_map(|uplink| uplink.machine.deadline()).min()
     }
 
+    /// Writes down that an uplink became too full for new flows, or has room again.
+    pub fn note_load(&mut self, change: &Change, now: u64) {
+        let uplink = usize::from(change.uplink);
+        let Some(watched) = self.uplinks.get(uplink) else { return };
+        let reason = match (change.tighter, change.saturated) {
+            (None, _) => Reason::Unmeasured,
+            (Some((direction, percent, capacity)), true) => {
+                Reason::Saturated { direction, percent, capacity }
+            }
+            (Some((direction, percent, capacity)), false) => {
+                Reason::Roomy { direction, percent, capacity }
+            }
+        };
+        let state = watched.machine.state();
+        self.note(uplink, Some(Transition { from: state, to: state, reason, at: now }));
+    }
+
+    /// What an uplink's probes say: the medians of the targets that answer.
+    pub fn rtt(&self, uplink: usize) -> Option<Rtt> {
+        let targets = self.uplinks.get(uplink)?.machine.targets().iter();
+        let answering = targets.filter(|t| t.status() == Status::Answering);
+        let figures: Vec<Figures> = answering.map(|t| t.figures()).collect();
+        let median = |of: fn(&Figures) -> f64| {
+            let mut all: Vec<f64> = figures.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            // Of an even number the lower: one far target is not what the link takes.
+            all.get(all.len().saturating_sub(1) / 2).copied()
+        };
+        let ms = median(|f| f.rtt_ms.weighted)?;
+        Some(Rtt { ms, jitter_ms: median(|f| f.jitter_ms.weighted)? })
+    }
+
     fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
         let Some(transition) = changed else { return false };
         let name = &self.uplinks[uplink].name;
@@ -213,6 +248,7 @@ impl Monitor {
                 for_ms: now.saturating_sub(machine.since()),
                 hold_down_ms: machine.hold_ms(),
                 targets: machine.targets().iter().map(target).collect(),
+                load: None,
             }
         };
         self.uplinks.iter().map(view).collect()
