@@ -75,15 +75,10 @@ impl Load {
     }
 
     /// Places the new flows of a policy, see [`Placer::place`].
-    pub fn place(
-        &mut self,
-        policy: usize,
-        members: &[Member],
-        takers: u64,
-        now: u64,
-    ) -> Placement {
+    pub fn place(&mut self, policy: usize, members: &[Member], takers: u64, now: u64) -> Placement {
         let uplinks = &self.uplinks;
-        let known = |uplink: u8| uplinks.get(usize::from(uplink)).map_or(Known::default(), Uplink::known);
+        let known =
+            |uplink: u8| uplinks.get(usize::from(uplink)).map_or(Known::default(), Uplink::known);
         match self.policies.get_mut(policy) {
             Some(placer) => placer.place(members, takers, &known, now),
             None => Placer::default().place(members, takers, &known, now),

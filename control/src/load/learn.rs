@@ -8,6 +8,7 @@
 //! * When both directions are candidates and neither is known to be full, it cannot be told which
 //!   of them queues.
 //! * A load that varies is not clamped by the link.
+//! * A load that went by without a queue not long ago does not fill the link now.
 //! * A round-trip time that falls is the memory of a load that has ended; one that is high while
 //!   the link is at rest is another path, and becomes the base.
 //!
@@ -30,8 +31,16 @@ const REST_INTERVALS: u64 = 30;
 const GROW_MS: u64 = 3000;
 /// How far back base and peak reach, milliseconds.
 const MEMORY_MS: u64 = 3_600_000;
+/// How far back loads that were carried without a queue reach, milliseconds.
+const CALM_MS: u64 = 600_000;
+/// Least time that such a load must have lasted, milliseconds …
+const CALM_LEAST_MS: u64 = 15_000;
+/// … and so many intervals between probes: a queue shows in their figures only after a while.
+const CALM_INTERVALS: u64 = 15;
 /// A load is steady while its least is at least this part of its greatest.
 const STEADY: f64 = 0.85;
+/// So many times a load that was carried without a queue, lest it is that load.
+const MORE: f64 = 1.1;
 /// The first capacity is at least this part of the greatest load of late.
 const NEAR_PEAK: f64 = 0.8;
 /// A direction of known capacity explains the queue from this part of it on.
@@ -66,6 +75,9 @@ pub struct Rtt {
 pub struct Learner {
     base: Extreme,
     raised: Option<Raised>,
+    /// Since when the round-trip time is known and not raised.
+    calm_since: Option<u64>,
+    /// Since when there is hardly any load.
     rest_since: Option<u64>,
     ways: [Way; 2],
     last: Option<u64>,
@@ -82,6 +94,8 @@ struct Raised {
 #[derive(Clone, Debug)]
 struct Way {
     peak: Extreme,
+    /// Steady loads that were carried without a queue.
+    calm: Extreme,
     steady: Steady,
     learned: Option<Learned>,
 }
@@ -104,12 +118,14 @@ impl Default for Learner {
     fn default() -> Self {
         let way = || Way {
             peak: Extreme::greatest(MEMORY_MS),
+            calm: Extreme::greatest(CALM_MS),
             steady: Steady::default(),
             learned: None,
         };
         Self {
             base: Extreme::least(MEMORY_MS),
             raised: None,
+            calm_since: None,
             rest_since: None,
             ways: [way(), way()],
             last: None,
@@ -134,6 +150,7 @@ impl Learner {
             way.follow(rate, now);
         }
         self.judge_rtt(rates, rtt, interval_ms, now);
+        self.judge_calm(interval_ms, now);
 
         let sustain = SUSTAIN_MS.max(SUSTAIN_INTERVALS * interval_ms);
         let lasts = |since: u64| now.saturating_sub(since) >= sustain;
@@ -143,7 +160,7 @@ impl Learner {
         let evident = [0, 1].map(|i| {
             let window = rates[i].figure().window;
             lasts(self.ways[i].steady.since)
-                && window >= LEAST
+                && window >= LEAST.max(MORE * self.ways[i].calm.get().unwrap_or(0.0))
                 && rates[i].packet_size() >= DATA_BYTES
         });
         let full = [0, 1].map(|i| {
@@ -168,12 +185,28 @@ impl Learner {
         self.base.get()
     }
 
+    /// Remembers the loads that are carried without a queue.
+    fn judge_calm(&mut self, interval_ms: u64, now: u64) {
+        let least = CALM_LEAST_MS.max(CALM_INTERVALS * interval_ms);
+        let lasts = |since: u64| now.saturating_sub(since) >= least;
+        let calm = self.calm_since.is_some_and(lasts);
+        for way in &mut self.ways {
+            // While the round-trip time is raised, what was carried before it was is the measure.
+            if self.raised.is_none() {
+                way.calm.expire(now);
+            }
+            if calm && lasts(way.steady.since) {
+                way.calm.push((way.steady.least + way.steady.greatest) / 2.0, now);
+            }
+        }
+    }
+
     fn judge_rtt(&mut self, rates: &[Rate; 2], rtt: Option<Rtt>, interval_ms: u64, now: u64) {
         let quiet =
             self.ways.iter().zip(rates).all(|(way, rate)| way.at_rest(rate.figure().window));
         self.rest_since = quiet.then(|| self.rest_since.unwrap_or(now));
         let Some(rtt) = rtt else {
-            self.raised = None;
+            (self.raised, self.calm_since) = (None, None);
             return;
         };
         self.base.push(rtt.ms, now);
@@ -181,8 +214,10 @@ impl Learner {
         let limit = RAISED_MS.max(RAISED_PART * base).max(RAISED_JITTERS * rtt.jitter_ms);
         if rtt.ms < base + limit {
             self.raised = None;
+            self.calm_since = self.calm_since.or(Some(now));
             return;
         }
+        self.calm_since = None;
         let rest = REST_MS.max(REST_INTERVALS * interval_ms);
         if self.rest_since.is_some_and(|since| now.saturating_sub(since) >= rest) {
             self.base.restart(rtt.ms, now);
@@ -208,7 +243,7 @@ impl Way {
         if steady.least < STEADY * steady.greatest {
             *steady = Steady { since: now, least: figure.window, greatest: figure.window };
         }
-        let carried = figure.weighted.min(steady.least);
+        let carried = figure.weighted.min(figure.window);
         let lasts = now.saturating_sub(steady.since) >= GROW_MS;
         match &mut self.learned {
             Some(learned) if lasts && carried > learned.bits => {

@@ -45,7 +45,10 @@ pub fn nearest(members: &[(u8, Option<f64>)], near: u64) -> u64 {
             rtt <= lowest + if near >> uplink & 1 == 1 { 2.0 * margin } else { margin }
         }
     };
-    members.iter().filter(|(uplink, rtt)| is_near(*uplink, *rtt)).fold(0, |set, (u, _)| set | 1 << u)
+    members
+        .iter()
+        .filter(|(uplink, rtt)| is_near(*uplink, *rtt))
+        .fold(0, |set, (u, _)| set | 1 << u)
 }
 
 /// The member with most room, unless that of now has about as much; none when the room of one is

@@ -37,6 +37,11 @@ impl Extreme {
             }
             _ => self.parts.push_back((now, value)),
         }
+        self.expire(now);
+    }
+
+    /// Forgets what is too old.
+    pub fn expire(&mut self, now: u64) {
         let length = self.part_ms * PARTS as u64;
         while self.parts.front().is_some_and(|(begin, _)| begin + length <= now) {
             self.parts.pop_front();
