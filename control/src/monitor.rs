@@ -319,4 +319,41 @@ mod tests {
         );
         assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));
     }
+
+    #[test]
+    fn an_uplink_that_fills_is_in_the_history_with_load_and_capacity() {
+        let mut monitor = Monitor::new(&site(), &[true, true], 0);
+        let tighter = Some((crate::load::Direction::Up, 91, 20_000_000));
+        monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
+        monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
+        let told: Vec<_> = monitor
+            .history(0)
+            .iter()
+            .map(|e| (e.uplink.clone(), e.transition.to, e.transition.reason.to_string()))
+            .collect();
+        let full = "91 % of 20Mbit/s up: too full for new flows".to_owned();
+        let unmeasured =
+            "takes new flows again: no capacity or threshold to judge it by".to_owned();
+        let lte = || "lte".to_owned();
+        assert_eq!(told, [(lte(), State::Up, full), (lte(), State::Up, unmeasured)]);
+    }
+
+    #[test]
+    fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
+        let target =
+            |n: u8| format!("{{ name = \"t{n}\", probe = \"icmp\", address = \"192.0.2.{n}\" }}");
+        let targets: Vec<_> = (1..=4).map(target).collect();
+        let probed =
+            format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
+        let text = SITE.replace("interface = \"wan0\"", &probed);
+        let site = crate::site::parse("weir.toml", &text).unwrap();
+        let mut monitor = Monitor::new(&site, &[true, true], 0);
+        assert_eq!(monitor.rtt(0), None);
+        for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
+            monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);
+            monitor.signal(0, Signal::Reply { target, seq: 1, rtt_us }, 1000);
+        }
+        assert_eq!(monitor.rtt(0).map(|rtt| rtt.ms), Some(30.0));
+        assert_eq!(monitor.rtt(1), None, "it has no targets");
+    }
 }

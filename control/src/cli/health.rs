@@ -146,7 +146,7 @@ mod tests {
     fn a_capacity_says_how_full_it_is_and_where_it_is_from() {
         let mut direction = DirectionView::default();
         assert_eq!(capacity(&direction), "unknown");
-        direction.load = 185_000_000;
+        direction.load = 186_000_000;
         direction.capacity = Some(200_000_000);
         direction.capacity_from = CapacityFrom::Configured;
         assert_eq!(capacity(&direction), "93 % of 200M");

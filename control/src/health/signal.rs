@@ -197,3 +197,10 @@ pub struct Transition {
     /// When, milliseconds of the caller's clock.
     pub at: u64,
 }
+
+impl Transition {
+    /// Did only the load change?
+    pub fn is_of_load(&self) -> bool {
+        self.from == self.to
+    }
+}

@@ -86,3 +86,93 @@ pub fn warnings(uplinks: &[Uplink], policies: &[Policy]) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Site, parse};
+    use super::*;
+
+    const TARGET: &str =
+        "health = { targets = [{ name = \"t\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+
+    /// A site of two uplinks and a policy, with more lines for the first uplink and the policy.
+    fn text(fiber: &str, policy: &str) -> String {
+        format!(
+            "[[lan]]\ninterface = \"lan0\"\n\
+             [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n{fiber}\n\
+             [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n\
+             [[policy]]\nname = \"all\"\n{policy}\n"
+        )
+    }
+
+    fn site(fiber: &str, policy: &str) -> Site {
+        parse("weir.toml", &text(fiber, policy)).unwrap()
+    }
+
+    #[test]
+    fn a_capacity_has_thresholds_and_the_rest_has_none() {
+        let site = site("capacity = { down = \"200M\", up = \"20M\" }", "");
+        assert_eq!(site.uplinks[0].capacity, [Some(200_000_000), Some(20_000_000)]);
+        assert_eq!(site.uplinks[0].spill, Some(Spill { above: 80, below: 60 }));
+        assert_eq!((site.uplinks[1].capacity, site.uplinks[1].spill), ([None; 2], None));
+        assert_eq!((site.policies[0].balance, site.policies[0].spillover), (Balance::Hash, true));
+    }
+
+    #[test]
+    fn thresholds_balance_and_spillover_can_be_set() {
+        let spill = format!("spill = {{ above = 70, below = 50 }}\n{TARGET}");
+        let site = site(&spill, "balance = \"lowest-latency\"\nspillover = false");
+        assert_eq!(site.uplinks[0].spill, Some(Spill { above: 70, below: 50 }));
+        let policy = &site.policies[0];
+        assert_eq!((policy.balance, policy.spillover), (Balance::LowestLatency, false));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_where_it_stands() {
+        for (line, place, wanted) in [
+            ("capacity = { down = \"200\" }", 21, "capacity: \"200\" is no rate"),
+            ("capacity = { up = \"1K\" }", 19, "capacity: \"1K\" is out of range"),
+            ("capacity = { upp = \"1M\" }", 14, "did you mean `up`?"),
+            ("spill = { above = 0, below = 0 }", 9, "spill.above 0 is out of range"),
+            ("spill = { above = 101, below = 0 }", 9, "spill.above 101 is out of range"),
+            ("spill = { above = 80, below = 80 }", 9, "spill.below 80 is not below spill.above 80"),
+            ("spill = { above = 80 }", 9, "missing field `below`"),
+        ] {
+            let problems = parse("weir.toml", &text(line, "")).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:#?}");
+            let told = problems[0].to_string();
+            assert!(told.starts_with(&format!("weir.toml:6:{place}: ")), "{told}");
+            assert!(told.contains(wanted), "{told}");
+        }
+        let problems = parse("weir.toml", &text("", "balance = \"least\"")).unwrap_err();
+        let told = problems[0].to_string();
+        assert!(told.contains("`hash`, `least-loaded`, `lowest-latency`"), "{told}");
+    }
+
+    #[test]
+    fn what_cannot_come_of_the_settings_is_told() {
+        let known = format!("capacity = {{ down = \"1G\" }}\n{TARGET}");
+        for (fiber, policy, wanted) in [
+            ("", "", None),
+            ("capacity = { down = \"1G\" }", "", None),
+            ("spill = { above = 80, below = 60 }", "", Some("uplink fiber never spills")),
+            (TARGET, "balance = \"least-loaded\"", Some("in tiers with lte:")),
+            (&known, "balance = \"least-loaded\"", Some("in tiers with lte:")),
+            (
+                TARGET,
+                "balance = \"least-loaded\"\nmembers = [{ uplink = \"fiber\" }]",
+                Some("until the capacity of fiber is learned"),
+            ),
+            (&known, "balance = \"lowest-latency\"", Some("uses lte only if")),
+            (&known, "balance = \"lowest-latency\"\nmembers = [{ uplink = \"fiber\" }]", None),
+        ] {
+            let warnings = site(fiber, policy).warnings;
+            match wanted {
+                None => assert_eq!(warnings, [""; 0], "{fiber} {policy}"),
+                Some(wanted) => {
+                    assert!(warnings.len() == 1 && warnings[0].contains(wanted), "{warnings:?}");
+                }
+            }
+        }
+    }
+}

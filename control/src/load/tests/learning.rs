@@ -3,7 +3,8 @@
 use super::sim::{Kind, Link, Sim};
 use super::*;
 
-const CABLE: Link = Link { capacity: [100e6, 20e6], base_ms: 15.0, buffer_ms: 150.0, noise_ms: 5 };
+const CABLE: Link =
+    Link { capacity: [100e6, 20e6], base_ms: 15.0, buffer_ms: 150.0, noise_ms: 5, wobble: 10 };
 
 /// Flows that together ask for `part` of what the link can carry in a direction.
 fn demand(link: Link, direction: Direction, part: f64) -> Kind {
@@ -19,9 +20,9 @@ fn alone(link: Link, seed: u64) -> Sim {
 fn a_full_link_shows_its_capacity_within_fifteen_percent() {
     let links = [
         CABLE,
-        Link { capacity: [1e9, 100e6], base_ms: 3.0, buffer_ms: 30.0, noise_ms: 1 },
-        Link { capacity: [10e6, 2e6], base_ms: 60.0, buffer_ms: 500.0, noise_ms: 30 },
-        Link { capacity: [40e6, 8e6], base_ms: 600.0, buffer_ms: 800.0, noise_ms: 40 },
+        Link { capacity: [1e9, 100e6], base_ms: 3.0, buffer_ms: 30.0, noise_ms: 1, wobble: 5 },
+        Link { capacity: [10e6, 2e6], base_ms: 60.0, buffer_ms: 500.0, noise_ms: 30, wobble: 20 },
+        Link { capacity: [40e6, 8e6], base_ms: 600.0, buffer_ms: 800.0, noise_ms: 40, wobble: 20 },
     ];
     for (seed, link) in (0..).zip(links) {
         for direction in Direction::BOTH {
@@ -42,7 +43,7 @@ fn an_idle_or_half_full_noisy_link_teaches_nothing() {
     for (seed, part) in [(1, 0.0), (2, 0.05), (3, 0.3), (4, 0.5)] {
         let mut sim = alone(noisy, seed);
         let both = Direction::BOTH.map(|d| demand(noisy, d, part));
-        sim.run(1800, if part > 0.0 { &both } else { &[] });
+        sim.run(900, if part > 0.0 { &both } else { &[] });
         assert_eq!(Direction::BOTH.map(|d| sim.error(0, d)), [None; 2], "{part}");
     }
 }

@@ -19,6 +19,8 @@ pub struct Link {
     pub buffer_ms: f64,
     /// Round-trip times are up to so much longer by chance, milliseconds.
     pub noise_ms: u64,
+    /// It carries up to so much less from one moment to the next, percent.
+    pub wobble: u64,
 }
 
 /// What new flows are like.
@@ -158,18 +160,16 @@ impl Sim {
     fn carry(&mut self, index: usize) {
         let link = self.links[index];
         let seconds = STEP_MS as f64 / 1000.0;
+        let mut data = [0.0; 2];
+        for flow in self.flows.iter().filter(|flow| flow.uplink == index) {
+            data[flow.kind.direction as usize] += flow.kind.bits * seconds;
+        }
+        let weather = 1.0 - self.random.below(link.wobble + 1) as f64 / 100.0;
         let mut delay = 0.0;
-        for direction in Direction::BOTH {
-            let at = direction as usize;
-            let of = |wanted: bool| {
-                let mine = self.flows.iter().filter(|f| f.uplink == index);
-                mine.filter(|f| (f.kind.direction == direction) == wanted)
-                    .map(|f| f.kind.bits * seconds)
-                    .sum::<f64>()
-            };
-            let (data, acknowledged) = (of(true), of(false) * 0.02);
+        for at in [0, 1] {
+            let (data, acknowledged) = (data[at], data[1 - at] * 0.02);
             let offered = data + acknowledged + self.queue[index][at];
-            let carried = offered.min(link.capacity[at] * seconds);
+            let carried = offered.min(link.capacity[at] * weather * seconds);
             let buffer = link.buffer_ms / 1000.0 * link.capacity[at];
             self.queue[index][at] = (offered - carried).min(buffer);
             delay += self.queue[index][at] / link.capacity[at] * 1000.0;
