@@ -51,9 +51,10 @@ impl Spiller {
         parts: &[Part],
         now: u64,
     ) -> Option<Option<(Direction, u32, u64)>> {
+        let highest = |part: &Part| part.percent.window.max(part.percent.weighted);
         let tighter = parts
             .iter()
-            .max_by(|a, b| a.percent.window.total_cmp(&b.percent.window))
+            .max_by(|a, b| highest(a).total_cmp(&highest(b)))
             .map(|p| (p.direction, p.percent.window.round() as u32, p.capacity));
         let saturated = match spill.map(Spill::limits).filter(|_| !parts.is_empty()) {
             // Nothing to judge by: that waits for nothing.
