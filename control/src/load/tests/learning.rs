@@ -68,9 +68,9 @@ fn a_longer_path_is_no_full_link() {
 fn the_end_of_a_load_teaches_nothing_while_the_round_trip_time_comes_down() {
     let slow = Link { capacity: [20e6, 20e6], buffer_ms: 400.0, ..CABLE };
     let mut sim = alone(slow, 6);
-    sim.add(0, Direction::Down, 4e6);
     sim.run(60, &[]);
     sim.run(120, &[demand(slow, Direction::Down, 1.6)]);
+    sim.add(0, Direction::Down, 8e6);
     let before = sim.error(0, Direction::Down).unwrap();
     sim.run(300, &[]);
     let after = sim.error(0, Direction::Down).unwrap();
