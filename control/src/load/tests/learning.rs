@@ -65,6 +65,16 @@ fn a_longer_path_is_no_full_link() {
 }
 
 #[test]
+fn a_load_that_varies_is_not_clamped_by_the_link() {
+    let bursts = Kind { direction: Direction::Down, bits: 4e6, ms: 3000, per_minute: 120 };
+    let mut sim = alone(CABLE, 12);
+    sim.run(60, &[]);
+    sim.links[0].base_ms = 80.0;
+    sim.run(300, &[bursts]);
+    assert_eq!(sim.error(0, Direction::Down), None);
+}
+
+#[test]
 fn the_end_of_a_load_teaches_nothing_while_the_round_trip_time_comes_down() {
     let slow = Link { capacity: [20e6, 20e6], buffer_ms: 400.0, ..CABLE };
     let mut sim = alone(slow, 6);
