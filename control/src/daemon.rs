@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
@@ -24,7 +25,8 @@ use crate::confine::Confined;
 use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
-use crate::monitor::Monitor;
+use crate::load::{Counts, Load, Reading};
+use crate::monitor::{Monitor, UplinkView};
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Hand, Overrides, Tables};
@@ -37,6 +39,9 @@ use crate::watch::{Kernel, Watcher};
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How often state is looked at without an event.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How often load is measured.
+const MEASURE: Duration = Duration::from_millis(100);
 
 /// What the daemon is started with.
 #[derive(Clone, Debug)]
@@ -87,6 +92,8 @@ pub async fn run(options: Options) -> Result<()> {
         signal(SignalKind::hangup())?,
     );
     let mut tick = tokio::time::interval(TICK);
+    let mut measure = tokio::time::interval(MEASURE);
+    measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // Whether the kernel or the file may have changed, beyond the uplinks' health.
         let look = tokio::select! {
@@ -105,6 +112,12 @@ pub async fn run(options: Options) -> Result<()> {
                 true
             }
             _ = tick.tick() => true,
+            _ = measure.tick() => {
+                if !daemon.measure() {
+                    continue;
+                }
+                false
+            }
             Some(event) = findings.recv() => {
                 let mut changed = daemon.hear(&event);
                 while let Ok(event) = findings.try_recv() {
@@ -252,11 +265,12 @@ struct Daemon {
     site: Site,
     kernel: Kernel,
     monitor: Monitor,
+    load: Load,
+    counters: Counters,
     overrides: Overrides,
     tables: Tables,
     writer: ControlWriter,
     hosts: Hosts4,
-    counters: Counters,
     users: Users,
     /// By policy.
     homing: Vec<Homing>,
@@ -290,6 +304,8 @@ impl Daemon {
         };
         let mut daemon = Self {
             monitor: Monitor::new(&site, &in_use, now_ms()),
+            load: Load::new(&site),
+            counters,
             overrides: Overrides::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
@@ -302,7 +318,6 @@ impl Daemon {
             confined: Confined::find(),
             hooks: Hooks::start(hooks::PATIENCE),
             told: 0,
-            counters,
             homing: vec![Homing::default(); site.policies.len()],
             site,
             kernel,
@@ -352,6 +367,8 @@ impl Daemon {
         self.monitor.tick(now);
         let verdict = self.monitor.verdict(&self.site);
         for (index, state) in verdict.states.iter().enumerate() {
+            let saturated = self.load.saturated(index);
+            let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             if flipped || self.since[index] == 0 {
@@ -375,7 +392,9 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        let moved = self.tables.update(&mut published.half, &verdict.takers);
+        let load = &mut self.load;
+        let place = |policy: usize, members: &[_], takers| load.place(policy, members, takers, now);
+        let moved = self.tables.update(&mut published.half, &verdict.takers, place);
         self.bring_home(&mut published.half, now);
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
@@ -444,6 +463,30 @@ impl Daemon {
         }
     }
 
+    /// Measures the load of the uplinks; says whether one became too full or has room again.
+    fn measure(&mut self) -> bool {
+        let now = now_ms();
+        let reading = |index: usize| {
+            let counters = self.counters.uplink(index as u8);
+            let down = Counts { bytes: counters.rx_bytes, packets: counters.rx_packets };
+            let up = Counts { bytes: counters.tx_bytes, packets: counters.tx_packets };
+            Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
+        };
+        let readings: Vec<_> = (0..self.site.uplinks.len()).map(reading).collect();
+        let changes = self.load.step(&readings, now);
+        changes.iter().for_each(|change| self.monitor.note_load(change, now));
+        !changes.is_empty()
+    }
+
+    /// The uplinks, for people and programs.
+    fn view(&self) -> Vec<UplinkView> {
+        let mut uplinks = self.monitor.view(now_ms());
+        for (index, uplink) in uplinks.iter_mut().enumerate() {
+            uplink.load = self.load.view(index);
+        }
+        uplinks
+    }
+
     /// Makes the kernel's rules and routes follow.
     async fn route(&mut self, watcher: &Watcher) {
         let states =
@@ -479,6 +522,7 @@ impl Daemon {
                     self.since.resize(site.uplinks.len(), 0);
                 }
                 self.monitor.reconfigure(&site, now_ms());
+                self.load.reconfigure(&site);
                 self.site = site;
                 tracing::info!("configuration reloaded");
             }
@@ -514,7 +558,7 @@ impl Daemon {
 
     fn tell(&self, query: &Query) -> Response {
         match query {
-            Query::Health => Response::Health { uplinks: self.monitor.view(now_ms()) },
+            Query::Health => Response::Health { uplinks: self.view() },
             Query::History { since } => Response::History { entries: self.monitor.history(*since) },
         }
     }

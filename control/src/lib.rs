@@ -9,6 +9,7 @@
 //! | [`home`] | when flows leave the uplinks of a worse tier |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`users`] | what users' connections say of the uplinks |
+//! | [`load`] | load, capacity, and where new flows go |
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod health;
 pub mod home;
 pub mod hooks;
+pub mod load;
 pub mod monitor;
 mod netdev;
 pub mod own;

@@ -155,6 +155,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 (uplink_state::HELD_DOWN, "held down"),
                 (uplink_state::DEGRADED, "degraded"),
                 (uplink_state::LAST_RESORT, "last resort"),
+                (uplink_state::SATURATED, "saturated"),
             ];
             let why = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| (*r).to_owned());
             let drain_left_s = match uplink.drain_until {
