@@ -92,8 +92,9 @@ mod tests {
     use super::super::{Site, parse};
     use super::*;
 
-    const TARGET: &str =
-        "health = { targets = [{ name = \"t\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+    const TARGET: &str = "health = { targets = [\
+        { name = \"t\", probe = \"icmp\", address = \"192.0.2.1\" }, \
+        { name = \"u\", probe = \"icmp\", address = \"198.51.100.1\" }] }";
 
     /// A site of two uplinks and a policy, with more lines for the first uplink and the policy.
     fn text(fiber: &str, policy: &str) -> String {
