@@ -37,8 +37,7 @@ pub struct Line {
     pub table_bytes_per_flow: f64,
     /// The table's index.
     pub tag_bytes_per_flow: f64,
-    /// The same when it holds all it is made for but the refused: what mappings the last of them
-    /// have is not counted.
+    /// The same when it holds what it is made for, but for the refused.
     pub bytes_per_flow_when_full: f64,
     /// What the engine took from the heap for its mappings: their index at its start, the rest while
     /// the flows were made.
@@ -88,12 +87,17 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
             }
         }
     });
-    let mut more = more?;
+    let more = more?;
     let accepted = driver.gateway.count(Counter::FlowsCreated);
     let mappings = driver.gateway.engine.mappings();
-    while more {
-        more = send(&mut driver)?;
-    }
+    let (rest, further) = heap::during(|| {
+        let mut more = more;
+        while more {
+            more = send(&mut driver)?;
+        }
+        Ok::<(), anyhow::Error>(())
+    });
+    rest?;
     let (gateway, refused) = (&driver.gateway, refused(&driver));
     let all = gateway.count(Counter::FlowsCreated) + refused;
     ensure!(all == made_for as u64, "flows were refused, and not because the table is full");
@@ -101,7 +105,9 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
     let made = (made_for as u64 - refused) as f64;
     let table = per_flow(gateway.table_bytes() as f64);
     let tags = per_flow(gateway.tag_bytes() as f64);
-    let held = per_flow((heap.bytes + begun.bytes - least.bytes) as f64);
+    let heap = heap.bytes + begun.bytes - least.bytes;
+    let held = per_flow(heap as f64);
+    let full = gateway.table_bytes() + gateway.tag_bytes();
     Ok(Line {
         protocol,
         made_for,
@@ -109,7 +115,7 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
         fill: 2.0 * accepted as f64 / f64::from(gateway.regions.flows.capacity()),
         mappings,
         bytes_per_flow: table + tags + held,
-        bytes_per_flow_when_full: (table + tags + held) * accepted as f64 / made,
+        bytes_per_flow_when_full: (full as f64 + (heap + further.bytes) as f64) / made,
         table_bytes_per_flow: table,
         tag_bytes_per_flow: tags,
         mapping_bytes_per_flow: held,
@@ -129,6 +135,7 @@ fn section(lines: &[Line]) -> Section {
         "tags",
         "mappings",
         "refused at last",
+        "bytes/flow then",
     ];
     let mut table = table(1, &headings);
     for line in lines {
@@ -143,6 +150,7 @@ fn section(lines: &[Line]) -> Section {
             figure(line.tag_bytes_per_flow),
             figure(line.mapping_bytes_per_flow),
             line.refused.to_string(),
+            figure(line.bytes_per_flow_when_full),
         ]);
     }
     Section {

@@ -40,6 +40,12 @@ impl PortSlice {
         self.lo <= port && port <= self.hi
     }
 
+    /// A port at random.
+    pub fn draw(self, random: &mut Random) -> u16 {
+        let count = u64::from(self.hi - self.lo) + 1;
+        self.lo + (random.draw() % count) as u16
+    }
+
     /// `wanted` if it is in the slice and free, else a free port drawn at random.
     pub fn pick(
         self,
@@ -51,12 +57,9 @@ impl PortSlice {
             return Some(wanted);
         }
         let count = u64::from(self.hi - self.lo) + 1;
-        (0..TRIES)
-            .map(|_| self.lo + (random.draw() % count) as u16)
-            .find(|port| free(*port))
-            .or_else(|| {
-                (self.lo..=self.hi).find(|port| count <= 4 * u64::from(TRIES) && free(*port))
-            })
+        (0..TRIES).map(|_| self.draw(random)).find(|port| free(*port)).or_else(|| {
+            (self.lo..=self.hi).find(|port| count <= 4 * u64::from(TRIES) && free(*port))
+        })
     }
 }
 

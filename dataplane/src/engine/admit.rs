@@ -52,7 +52,7 @@ impl Engine {
             Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
             None => {
                 self.mappings.detach(&endpoint);
-                self.translate(uplink, key)?
+                self.translate(uplink, key, work.new.and_then(|new| new.external))?
             }
         };
         let mac = frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or([0; 6]);
@@ -92,11 +92,13 @@ impl Engine {
         steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic)
     }
 
-    /// What the flow looks like on the uplink, and the mapping it needs if it is not TCP.
+    /// What the flow looks like on the uplink, and the mapping it needs if it is not TCP. The port
+    /// foreseen for it is tried first, else its own.
     fn translate(
         &mut self,
         uplink: u8,
         key: &FlowKey4,
+        foreseen: Option<(External, PortSlice)>,
     ) -> Result<(FlowKey4, Option<External>), Dropped> {
         let up =
             self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
@@ -114,7 +116,9 @@ impl Engine {
             (proto == tcp::PROTOCOL || mappings.is_free(&external(port)))
                 && table.find(flow4(secret, &answer), &answer).is_none()
         };
-        let wanted = u16::from_be_bytes(key.sport);
+        let foreseen = foreseen.filter(|(external, _)| external.address == address);
+        let wanted =
+            foreseen.map_or_else(|| u16::from_be_bytes(key.sport), |(external, _)| external.port);
         let port = slice.pick(wanted, &mut self.random, free).ok_or(Counter::DropNoPort)?;
         let held = (proto != tcp::PROTOCOL).then(|| external(port));
         Ok((translated(key, &external(port)), held))

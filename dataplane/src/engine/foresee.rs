@@ -7,9 +7,44 @@
 
 use super::*;
 
+/// Times that a port is drawn for an endpoint whose own is taken.
+const DRAWS: usize = 2;
+
+/// What is foreseen of a flow.
+#[derive(Clone, Copy)]
+pub(super) struct New {
+    pub(super) endpoint: Endpoint,
+    /// The external port that it will perhaps have, and those it may have.
+    pub(super) external: Option<(External, PortSlice)>,
+    /// Hash of the packets that answer.
+    answers: Option<u64>,
+}
+
 impl Engine {
+    /// Prepares for the packets that no flow was found for, stage by stage over the batch.
+    #[cold]
+    pub(super) fn foresee<B: Buffer>(
+        &mut self,
+        stages: &mut [Stage],
+        batch: &[Received<B>],
+        now: u32,
+    ) {
+        for (stage, received) in stages.iter_mut().zip(batch) {
+            if let Stage::Plain { slot: None, .. } = stage {
+                let parsed = self.parse(received.frame.data(), received.device);
+                *stage = parsed.map_or_else(Stage::Dropped, Stage::Parsed);
+            }
+        }
+        for_each_new(stages, |work| self.foresee_mapping(work));
+        for_each_new(stages, |work| self.foresee_answers(work, now));
+        for _ in 0..DRAWS {
+            for_each_new(stages, |work| self.foresee_another_port(work));
+        }
+        for_each_new(stages, |work| self.foresee_slots(work));
+    }
+
     /// Asks for the endpoint's mapping of a packet that may begin a flow.
-    pub(super) fn foresee_mapping(&self, work: &mut Work) {
+    fn foresee_mapping(&self, work: &mut Work) {
         let p = &work.parsed;
         if p.kind != Kind::Flow || self.is_uplink(work.port) {
             return;
@@ -20,46 +55,81 @@ impl Engine {
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
-        work.new = Some(New { endpoint, answers: None });
+        work.new = Some(New { endpoint, external: None, answers: None });
     }
 
     /// Asks for where the answers' entry will be looked for, and for the external port.
-    pub(super) fn foresee_answers(&self, work: &mut Work, now: u32) {
-        let Some(New { endpoint, .. }) = work.new else { return };
-        let (p, key) = (&work.parsed, key_of(&work.parsed));
-        let mapped = match p.proto {
+    fn foresee_answers(&mut self, work: &mut Work, now: u32) {
+        let Some(mut new) = work.new else { return };
+        let key = key_of(&work.parsed);
+        let mapped = match key.proto {
             tcp::PROTOCOL => None,
-            _ => self.mappings.get(&endpoint),
+            _ => self.mappings.get(&new.endpoint),
         };
         let outside = match mapped {
             Some(mapping) => translated(&key, &mapping.external),
             None => {
-                let traffic = traffic_of(p, work.port);
-                let Some(uplink) = self.choose(endpoint.policy, &traffic, now) else { return };
-                let Some(up) = self.snapshot.half.uplinks.get(usize::from(uplink)) else { return };
-                match self.address_for(up, &key) {
-                    Some(address) => {
-                        let external = External { proto: p.proto, address, port: endpoint.port };
-                        if p.proto != tcp::PROTOCOL {
-                            self.mappings.prefetch_external(&external);
-                        }
-                        translated(&key, &external)
-                    }
-                    None => key,
-                }
+                let traffic = traffic_of(&work.parsed, work.port);
+                let Some(uplink) = self.choose(new.endpoint.policy, &traffic, now) else { return };
+                new.external = self.first_port(uplink, &key);
+                new.external.map_or(key, |(external, _)| translated(&key, &external))
             }
         };
-        let hash = flow4(self.key, &reversed(&outside));
+        if let Some((external, _)) = new.external
+            && key.proto != tcp::PROTOCOL
+        {
+            self.mappings.prefetch_external(&external);
+        }
+        self.foresee_outside(&mut new, &outside);
+        work.new = Some(new);
+    }
+
+    /// The external port to try first: the endpoint's own where it may have that.
+    fn first_port(&mut self, uplink: u8, key: &FlowKey4) -> Option<(External, PortSlice)> {
+        let up = self.snapshot.half.uplinks.get(usize::from(uplink))?;
+        let address = self.address_for(up, key)?;
+        let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)?;
+        let own = u16::from_be_bytes(key.sport);
+        let port = if slice.contains(own) { own } else { slice.draw(&mut self.random) };
+        Some((External { proto: key.proto, address, port }, slice))
+    }
+
+    /// Draws another port for an endpoint, and asks for that, when the first is taken.
+    fn foresee_another_port(&mut self, work: &mut Work) {
+        let Some(mut new) = work.new else { return };
+        let Some((external, slice)) = &mut new.external else { return };
+        if external.proto == tcp::PROTOCOL || self.mappings.is_free(external) {
+            return;
+        }
+        external.port = slice.draw(&mut self.random);
+        self.mappings.prefetch_external(external);
+        let outside = translated(&key_of(&work.parsed), external);
+        self.foresee_outside(&mut new, &outside);
+        work.new = Some(new);
+    }
+
+    fn foresee_outside(&self, new: &mut New, outside: &FlowKey4) {
+        let hash = flow4(self.key, &reversed(outside));
         self.table.prefetch_tags(hash);
         self.table.prefetch_spills(hash);
-        work.new = Some(New { endpoint, answers: Some(hash) });
+        new.answers = Some(hash);
     }
 
     /// Asks for the slots that the entries will take.
-    pub(super) fn foresee_slots(&self, work: &Work) {
+    fn foresee_slots(&self, work: &mut Work) {
         if let Some(New { answers: Some(answers), .. }) = work.new {
             self.table.prefetch_free(work.hash);
             self.table.prefetch_free(answers);
+        }
+    }
+}
+
+fn for_each_new(stages: &mut [Stage], mut then: impl FnMut(&mut Work)) {
+    for stage in stages {
+        if let Stage::Parsed(work) = stage
+            && work.slot.is_none()
+        {
+            then(work);
         }
     }
 }

@@ -46,6 +46,7 @@ use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
+use foresee::New;
 use sweep::Sweep;
 
 /// Most packets that go through the stages together.
@@ -138,14 +139,6 @@ struct Work {
     slot: Option<u32>,
     /// The flow it may begin.
     new: Option<New>,
-}
-
-/// What is foreseen of a flow.
-#[derive(Clone, Copy)]
-struct New {
-    endpoint: Endpoint,
-    /// Hash of the packets that answer.
-    answers: Option<u64>,
 }
 
 /// Why a packet ends here.
@@ -279,24 +272,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// Prepares for the packets that no flow was found for.
-    #[cold]
-    fn foresee<B: Buffer>(&self, stages: &mut [Stage], batch: &[Received<B>], now: u32) {
-        for (stage, received) in stages.iter_mut().zip(batch) {
-            if let Stage::Plain { slot: None, .. } = stage {
-                let parsed = self.parse(received.frame.data(), received.device);
-                *stage = parsed.map_or_else(Stage::Dropped, Stage::Parsed);
-            }
-        }
-        let new = |stage: &mut Stage, then: &dyn Fn(&mut Work)| match stage {
-            Stage::Parsed(work) if work.slot.is_none() => then(work),
-            _ => {}
-        };
-        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_mapping(work)));
-        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_answers(work, now)));
-        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_slots(work)));
     }
 
     #[inline(always)]
