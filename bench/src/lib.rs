@@ -19,6 +19,7 @@ pub mod frame;
 pub mod iperf;
 pub mod latency;
 pub mod limits;
+pub mod line;
 pub mod listeners;
 pub mod machine;
 pub mod memory;

@@ -185,6 +185,9 @@ struct Up {
     /// Give every host a second address from a prefix that all providers route.
     #[arg(long)]
     owned_prefix: bool,
+    /// Join every uplink to its provider by a relay in user space.
+    #[arg(long)]
+    lines: bool,
 }
 
 fn main() -> Result<()> {
@@ -254,6 +257,7 @@ fn topo_up(up: &Up) -> Result<()> {
         servers: up.servers,
         queues: up.queues,
         owned_prefix: up.owned_prefix,
+        lines: if up.lines { (0..up.providers).collect() } else { Vec::new() },
     })?;
     describe(&topology);
     // No signal handler: whatever ends this process, the reaper sees the end of its pipe.
