@@ -108,20 +108,25 @@ impl Monitor {
     /// Takes what the kernel and the operator say: bits of the uplinks' state words.
     pub fn observe(&mut self, problems: &[u32], now: u64) {
         type Bit = (u32, fn(bool) -> Signal);
-        // The carrier last: a link is up at once when all is well, and what is wrong with it must
-        // be known by then.
+        // What is lost, the carrier first: the rest goes with it, and one cut is one fault. What
+        // is back, the carrier last: a link is up at once when all is well, and what is wrong with
+        // it must be known by then.
         const BITS: [Bit; 4] = [
-            (uplink_state::ADMIN_DOWN, Signal::Admin),
-            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
-            (uplink_state::NO_ADDRESS, Signal::Address),
             (uplink_state::NO_CARRIER, Signal::Carrier),
+            (uplink_state::NO_ADDRESS, Signal::Address),
+            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
+            (uplink_state::ADMIN_DOWN, Signal::Admin),
         ];
         for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
             let known = self.uplinks[index].problems.replace(*problems);
-            for (bit, signal) in BITS {
-                if known.is_none_or(|known| (known ^ problems) & bit != 0) {
-                    self.signal(index, signal(problems & bit == 0), now);
-                }
+            let changed = |(bit, _): &&Bit| known.is_none_or(|known| (known ^ problems) & bit != 0);
+            let (lost, back): (Vec<_>, Vec<_>) =
+                BITS.iter().filter(changed).partition(|(bit, _)| problems & bit != 0);
+            for (_, signal) in &lost {
+                self.signal(index, signal(false), now);
+            }
+            for (_, signal) in back.iter().rev() {
+                self.signal(index, signal(true), now);
             }
         }
     }
@@ -256,6 +261,21 @@ mod tests {
             .into_iter()
             .any(|e| matches!(e.transition.to, State::Recovering { .. }));
         assert!(!held);
+    }
+
+    /// Whatever goes with the carrier: address and next hop.
+    #[test]
+    fn a_cut_is_one_flap_for_want_of_carrier() {
+        let mut monitor = Monitor::new(&site(), &[], 0);
+        monitor.observe(&[0, 0], 0);
+        let gone = uplink_state::NO_CARRIER | uplink_state::NO_ADDRESS | uplink_state::NO_NEXT_HOP;
+        monitor.observe(&[gone, 0], 10);
+        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 20);
+        monitor.observe(&[0, 0], 30);
+        let held = monitor.history(0).last().map(|entry| entry.transition.reason);
+        assert_eq!(held, Some(Reason::Carrier), "{:?}", monitor.history(0));
+        let hold_ms = site().uplinks[0].health.hold_down_ms;
+        assert_eq!(monitor.view(40)[0].hold_down_ms, u64::from(hold_ms), "not doubled");
     }
 
     #[test]

@@ -168,29 +168,8 @@ impl Watcher {
         // Before the first request: what happens from here on may be missing in the view.
         self.forget_events();
         let mut kernel = Kernel { local_ports: local_ports()?, ..Kernel::default() };
-        let mut links = self.handle.link().get().execute();
-        while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
-            kernel.links.extend(link(&message));
-        }
-        for link in &mut kernel.links {
-            link.xdp_transmit = netdev::transmits(&mut self.ethtool.handle, link.index).await;
-            link.queues = self.queues(&link.name).await.unwrap_or(1).max(1);
-        }
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            let net = local.and_then(|a| Ipv4Net::new(a, message.header.prefix_len).ok());
-            kernel.addresses.extend(net.map(|net| (message.header.index, net)));
-        }
-        let mut query = RouteMessage::default();
-        query.header.address_family = AddressFamily::Inet;
-        let mut routes = self.handle.route().get(query).execute();
-        while let Some(message) = routes.try_next().await.context("cannot list routes")? {
-            kernel.routes.extend(routes_of(&message));
-        }
+        // Before the links: a link that loses its carrier loses its neighbours after it, and one
+        // that seems to have lost them alone would seem to have a silent next hop.
         let mut neighbours = self.handle.neighbours().get().execute();
         while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
             let (mut address, mut mac) = (None, None);
@@ -214,6 +193,29 @@ impl Watcher {
                 let entry = NeighbourEntry { mac, fresh: state != NeighbourState::Stale };
                 kernel.neighbours.insert((message.header.ifindex, address), entry);
             }
+        }
+        let mut links = self.handle.link().get().execute();
+        while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
+            kernel.links.extend(link(&message));
+        }
+        for link in &mut kernel.links {
+            link.xdp_transmit = netdev::transmits(&mut self.ethtool.handle, link.index).await;
+            link.queues = self.queues(&link.name).await.unwrap_or(1).max(1);
+        }
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            });
+            let net = local.and_then(|a| Ipv4Net::new(a, message.header.prefix_len).ok());
+            kernel.addresses.extend(net.map(|net| (message.header.index, net)));
+        }
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        let mut routes = self.handle.route().get(query).execute();
+        while let Some(message) = routes.try_next().await.context("cannot list routes")? {
+            kernel.routes.extend(routes_of(&message));
         }
         Ok(kernel)
     }
