@@ -3,10 +3,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use weir_bench::capture::Capture;
 use weir_bench::line::{Direction, Impairment};
 use weir_bench::long_flows::{Alive, LongFlows};
 use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
-use weir_bench::{clients, server, udp_flows};
+use weir_bench::topology::TOWARDS_GATEWAY;
+use weir_bench::{clients, plan, server, udp_flows, wait};
 use weir_control::health::{Entry, Reason, State};
 use weir_wire::layout::control::uplink_state;
 
@@ -60,9 +62,11 @@ fn degrades(health: &str, begin: impl FnOnce(&Probed), reason: fn(&Reason) -> bo
     site.until(FIBER, "to be degraded", |history| is(history, State::Degraded)).unwrap();
     let states = site.weir.states().unwrap();
     assert_eq!(states[..2], [uplink_state::USABLE | uplink_state::DEGRADED, uplink_state::USABLE]);
-    weir_bench::wait::until("new flows to avoid fiber", weir_bench::wait::BOUND, || {
-        Ok((!site.takes(FIBER)?).then_some(()))
-    })
+    wait::until(
+        "new flows to avoid fiber",
+        wait::BOUND,
+        || Ok((!site.takes(FIBER)?).then_some(())),
+    )
     .unwrap();
     let before = created(&site);
     assert_eq!(udp_flows::run(&site.topology.hosts, ECHO, 50).unwrap().answered, 50);
@@ -263,4 +267,66 @@ fn noisy_healthy_links_change_their_state_never() {
         let history = site.history(uplink).unwrap();
         assert_eq!(history.len(), 1, "{}", told(&history));
     }
+}
+
+#[test]
+fn a_renumbered_link_gives_new_flows_its_new_address_and_needs_no_restart() {
+    let site = site(QUICK);
+    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    let address = plan::uplink_address(FIBER, 7);
+    site.topology.renumber(FIBER, address).unwrap();
+    wait::until("the new address to be in use", wait::BOUND, || {
+        let uplink = site.weir.snapshot()?.half.uplinks[FIBER];
+        let pool = &uplink.pool[..usize::from(uplink.pool_len)];
+        Ok((pool == [address.octets()] && site.takes(FIBER)?).then_some(()))
+    })
+    .unwrap();
+    let capture = Capture::start(&site.topology.providers[FIBER].netns, TOWARDS_GATEWAY).unwrap();
+    assert_eq!(udp_flows::run(&site.topology.hosts, ECHO, 200).unwrap().answered, 200);
+    let sources = capture.stop().unwrap().sources_to(SERVER);
+    assert_eq!(sources.keys().collect::<Vec<_>>(), [&address]);
+    site.topology.providers[FIBER].netns.ip("neigh flush dev gw").unwrap();
+    println!("{:?}", flows.ask());
+    println!("{:?}", flows.ask());
+    println!("{}", told(&site.history(FIBER).unwrap()));
+    assert_neighbour_untouched(&site);
+}
+
+#[test]
+fn a_next_hop_that_is_replaced_and_says_so_is_followed_at_once() {
+    let site = site(QUICK);
+    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    site.topology.providers[FIBER].replace_router(REPLACED, true).unwrap();
+    until_next_hop_is_replaced(&site);
+    assert_eq!(flows.ask(), Alive { tcp: 20, reset: 0, udp: 20 });
+    let history = site.history(FIBER).unwrap();
+    assert!(history.len() == 1, "{}", told(&history));
+    assert_neighbour_untouched(&site);
+}
+
+/// The kernel would believe in the old hardware address for half a minute.
+#[test]
+fn a_next_hop_that_is_replaced_silently_is_asked_for_when_the_targets_are_silent() {
+    let site = site(QUICK);
+    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    site.topology.providers[FIBER].replace_router(REPLACED, false).unwrap();
+    let begun = std::time::Instant::now();
+    let history = site.until(FIBER, "to be down", |history| is(history, State::Down)).unwrap();
+    assert_states(&history, &[(State::Down, targets_failed)]);
+    assert_eq!(flows.ask().udp, 20);
+    until_next_hop_is_replaced(&site);
+    println!("found {:?} after it was replaced", begun.elapsed());
+    site.until(FIBER, "to be up again", |history| is(history, State::Up)).unwrap();
+    assert_neighbour_untouched(&site);
+}
+
+/// Last byte of the other router's hardware address.
+const REPLACED: u8 = 0xee;
+
+fn until_next_hop_is_replaced(site: &Probed) {
+    wait::until("the new next hop to be known", wait::BOUND, || {
+        let mac = site.weir.snapshot()?.half.uplinks[FIBER].next_hop_mac;
+        Ok((mac.bytes()[5] == REPLACED).then_some(()))
+    })
+    .unwrap();
 }

@@ -7,7 +7,7 @@ use weir_wire::layout::control::uplink_state;
 use crate::health::target::Status;
 use crate::health::window::Figures;
 use crate::health::{
-    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, choose,
+    Entry, History, ProbeError, Reason, Signal, Standing, State, Transition, Uplink, choose,
 };
 use crate::site::Site;
 
@@ -194,6 +194,12 @@ impl Monitor {
                 | bit(last_resort, uplink_state::LAST_RESORT)
         });
         Verdict { states: states.collect(), takers }
+    }
+
+    /// Whether an uplink is down because its targets are silent.
+    pub fn is_silent(&self, uplink: usize) -> bool {
+        let watched = self.uplinks.get(uplink);
+        watched.is_some_and(|watched| watched.machine.standing() == Standing::Silent)
     }
 
     /// The transitions from `number` on.

@@ -68,6 +68,8 @@ pub struct NeighbourEntry {
     pub mac: [u8; 6],
     /// Known good, or being checked; otherwise it should be asked for again.
     pub fresh: bool,
+    /// Seen to answer of late, and believed for some time without a check.
+    pub trusted: bool,
 }
 
 /// Everything at one moment.
@@ -190,7 +192,9 @@ impl Watcher {
                 NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
             );
             if let (Some(address), Some(mac), false) = (address, mac, lost) {
-                let entry = NeighbourEntry { mac, fresh: state != NeighbourState::Stale };
+                let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
+                let entry =
+                    NeighbourEntry { mac, fresh: state != stale, trusted: state == reachable };
                 kernel.neighbours.insert((message.header.ifindex, address), entry);
             }
         }
@@ -231,6 +235,20 @@ impl Watcher {
             .state(NeighbourState::None);
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot ask for a neighbour: {error}");
+        }
+    }
+
+    /// Makes the kernel check a neighbour now that it would believe for half a minute yet. It stays
+    /// known meanwhile; one that does not answer is lost within seconds, and asked for anew.
+    pub async fn doubt(&self, interface: u32, address: Ipv4Addr, mac: [u8; 6]) {
+        let request = self
+            .handle
+            .neighbours()
+            .add(interface, IpAddr::V4(address))
+            .link_layer_address(&mac)
+            .state(NeighbourState::Probe);
+        if let Err(error) = request.replace().execute().await {
+            tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
     }
 
