@@ -27,6 +27,7 @@ pub mod memory;
 pub mod netns;
 pub mod new_flows;
 pub mod nginx;
+pub mod noise;
 pub mod pipeline;
 pub mod plan;
 pub mod plot;

@@ -16,8 +16,8 @@ use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
 use weir_bench::{
-    adopt, balance, cleanup, footprint, latency, new_flows, pipeline, report, setup, teardown,
-    update,
+    adopt, balance, cleanup, footprint, latency, new_flows, noise, pipeline, report, setup,
+    teardown, update,
 };
 
 #[derive(Parser)]
@@ -80,6 +80,14 @@ enum Action {
     Balance {
         #[command(flatten)]
         options: balance::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
+    Noise {
+        #[command(flatten)]
+        options: noise::Options,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -204,6 +212,7 @@ fn main() -> Result<()> {
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
         Action::Balance { options, json } => balance::run(&options)?.print(json),
+        Action::Noise { options, json } => noise::run(&options)?.print(json),
         Action::Report { output } => report::run(&output, report::BENCHMARKS),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),

@@ -273,6 +273,7 @@ fn noisy_healthy_links_change_their_state_never() {
 fn a_renumbered_link_gives_new_flows_its_new_address_and_needs_no_restart() {
     let site = site(QUICK);
     let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    assert_eq!(flows.ask(), Alive { tcp: 20, reset: 0, udp: 20 });
     let address = plan::uplink_address(FIBER, 7);
     site.topology.renumber(FIBER, address).unwrap();
     wait::until("the new address to be in use", wait::BOUND, || {
@@ -285,10 +286,11 @@ fn a_renumbered_link_gives_new_flows_its_new_address_and_needs_no_restart() {
     assert_eq!(udp_flows::run(&site.topology.hosts, ECHO, 200).unwrap().answered, 200);
     let sources = capture.stop().unwrap().sources_to(SERVER);
     assert_eq!(sources.keys().collect::<Vec<_>>(), [&address]);
+    // Its router asks for the old address, which nobody has.
     site.topology.providers[FIBER].netns.ip("neigh flush dev gw").unwrap();
-    println!("{:?}", flows.ask());
-    println!("{:?}", flows.ask());
-    println!("{}", told(&site.history(FIBER).unwrap()));
+    println!("flows from before: {:?}", flows.ask());
+    let history = site.until(FIBER, "to be up", |history| is(history, State::Up)).unwrap();
+    println!("{}", told(&history));
     assert_neighbour_untouched(&site);
 }
 
