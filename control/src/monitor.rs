@@ -9,7 +9,7 @@ use crate::health::window::Figures;
 use crate::health::{
     Entry, History, ProbeError, Reason, Signal, Standing, State, Transition, Uplink, choose,
 };
-use crate::site::Site;
+use crate::site::{self, Site};
 
 /// Transitions kept for `weir history`.
 const HISTORY: usize = 1000;
@@ -176,6 +176,17 @@ impl Monitor {
             let choice = choose(members);
             takers.push(choice.take);
             in_use |= choice.keep;
+            // What silences all uplinks silences one after another. Until one that takes flows has
+            // answered since, nobody knows that it is better.
+            let of = |m: &site::Member| self.uplinks.get(usize::from(m.uplink));
+            let proven = |m: &&site::Member| {
+                choice.take >> m.uplink & 1 == 1 && of(m).is_some_and(|u| !u.machine.is_quiet())
+            };
+            if !policy.members.iter().any(|member| proven(&member)) {
+                let silent = |m: &&site::Member| self.is_silent(usize::from(m.uplink));
+                let silent = policy.members.iter().filter(silent);
+                in_use |= silent.fold(0, |set, member| set | 1 << member.uplink);
+            }
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
@@ -297,6 +308,63 @@ mod tests {
         let verdict = told([uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
         assert_eq!(verdict.states, [uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
         assert_eq!(verdict.takers, [0, 0]);
+    }
+
+    /// Probes both uplinks every 100 ms, half an interval apart; those for which `answers` says so
+    /// are answered at once. The state words every 10 ms.
+    fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
+        let health = "health = { interval_ms = 100, targets = \
+            [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+        let text = SITE[..SITE.find("[[policy]]").unwrap()]
+            .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
+            .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
+        let site = site::parse("weir.toml", &text).unwrap();
+        let mut monitor = Monitor::new(&site, &[], 0);
+        let states = (0..300u64).map(|step| {
+            let now = step * 10;
+            monitor.observe(&[0, 0], now);
+            for uplink in 0..2 {
+                if step % 10 == uplink as u64 * 5 {
+                    let (target, seq) = (0, step as u32);
+                    monitor.signal(uplink, Signal::Sent { target, seq }, now);
+                    if answers(uplink, now) {
+                        monitor.signal(uplink, Signal::Reply { target, seq, rtt_us: 1 }, now);
+                    }
+                }
+            }
+            monitor.tick(now);
+            (now, monitor.verdict(&site).states)
+        });
+        states.collect()
+    }
+
+    #[test]
+    fn what_silences_all_uplinks_takes_none_out_of_use() {
+        let states = probed(|_, now| now < 1000);
+        let usable = |states: &[u32]| states.iter().all(|s| s & uplink_state::USABLE != 0);
+        let bad = states.iter().find(|(now, states)| *now > 100 && !usable(states));
+        assert_eq!(bad, None);
+        let resort = uplink_state::UNHEALTHY | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        assert_eq!(states.last().unwrap().1, [resort; 2]);
+        let one = states.iter().any(|(_, s)| s[0] & !s[1] & uplink_state::UNHEALTHY != 0);
+        assert!(one, "they do not fall at the same moment");
+    }
+
+    #[test]
+    fn one_silent_uplink_is_out_of_use_at_once_beside_one_that_answers() {
+        let states = probed(|uplink, now| uplink == 1 || now < 1000);
+        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
+    }
+
+    #[test]
+    fn a_silent_uplink_is_out_of_use_when_another_is_found_to_answer() {
+        // The other misses what it is asked while the first goes down.
+        let states =
+            probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
+        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1[0], uplink_state::UNHEALTHY | uplink_state::USABLE);
+        assert_eq!(states.last().unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
     }
 
     #[test]
