@@ -33,8 +33,11 @@ fn site(health: &str) -> Probed {
     Probed::start(2, 1, health).unwrap()
 }
 
-/// The states after the first, each checked for its reason.
-fn assert_states(history: &[Entry], wanted: &[(State, fn(&Reason) -> bool)]) {
+/// A state, and the reasons that may lead to it.
+type Step = (State, fn(&Reason) -> bool);
+
+/// What came after the first state.
+fn assert_states(history: &[Entry], wanted: &[Step]) {
     let rest = &history[1..];
     let fits = rest.len() == wanted.len()
         && rest.iter().zip(wanted).all(|(entry, (state, reason))| {
@@ -131,7 +134,7 @@ fn a_lossy_link_is_degraded_by_its_loss_until_it_is_well() {
 fn a_slow_link_is_degraded_by_its_round_trip_time_until_it_is_well() {
     degrades(
         STRICT,
-        |site| site.line(FIBER).impair_both(Impairment::delay(MS * 150, MS * 0)),
+        |site| site.line(FIBER).impair_both(Impairment::delay(MS * 150, Duration::ZERO)),
         |reason| matches!(reason, Reason::Rtt { .. }),
     );
 }
@@ -140,7 +143,9 @@ fn a_slow_link_is_degraded_by_its_round_trip_time_until_it_is_well() {
 fn a_jittery_link_is_degraded_by_its_jitter_until_it_is_well() {
     degrades(
         STRICT,
-        |site| site.line(FIBER).impair(Direction::Down, Impairment::delay(MS * 0, MS * 300)),
+        |site| {
+            site.line(FIBER).impair(Direction::Down, Impairment::delay(Duration::ZERO, MS * 300))
+        },
         |reason| matches!(reason, Reason::Jitter { .. }),
     );
 }
