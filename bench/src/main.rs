@@ -16,8 +16,8 @@ use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
 use weir_bench::{
-    adopt, balance, cleanup, footprint, latency, new_flows, pipeline, report, setup, teardown,
-    update,
+    adopt, balance, cleanup, footprint, latency, new_flows, noise, pipeline, report, setup,
+    teardown, update,
 };
 
 #[derive(Parser)]
@@ -80,6 +80,14 @@ enum Action {
     Balance {
         #[command(flatten)]
         options: balance::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
+    Noise {
+        #[command(flatten)]
+        options: noise::Options,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -185,6 +193,9 @@ struct Up {
     /// Give every host a second address from a prefix that all providers route.
     #[arg(long)]
     owned_prefix: bool,
+    /// Join every uplink to its provider by a relay in user space.
+    #[arg(long)]
+    lines: bool,
 }
 
 fn main() -> Result<()> {
@@ -201,6 +212,7 @@ fn main() -> Result<()> {
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
         Action::Balance { options, json } => balance::run(&options)?.print(json),
+        Action::Noise { options, json } => noise::run(&options)?.print(json),
         Action::Report { output } => report::run(&output, report::BENCHMARKS),
         Action::Clean => clean(),
         Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
@@ -254,6 +266,7 @@ fn topo_up(up: &Up) -> Result<()> {
         servers: up.servers,
         queues: up.queues,
         owned_prefix: up.owned_prefix,
+        lines: if up.lines { (0..up.providers).collect() } else { Vec::new() },
     })?;
     describe(&topology);
     // No signal handler: whatever ends this process, the reaper sees the end of its pipe.

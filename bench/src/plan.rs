@@ -54,6 +54,9 @@ pub struct Plan {
     pub queues: u32,
     /// Whether hosts have a second address from [`OWNED_PREFIX`] that every provider routes.
     pub owned_prefix: bool,
+    /// Uplinks whose link to the provider is a [`Line`](crate::line::Line), which can be made to
+    /// fail while it runs; the others are plain.
+    pub lines: Vec<usize>,
 }
 
 impl Plan {
@@ -67,6 +70,7 @@ impl Plan {
             servers: 2,
             queues: 1,
             owned_prefix: false,
+            lines: Vec::new(),
         }
     }
 
@@ -83,6 +87,13 @@ impl Plan {
         within("the number of hosts", self.hosts, MAX_HOSTS)?;
         within("the number of servers", self.servers, 200)?;
         within("the number of queues", self.queues as usize, 64)?;
+        for line in &self.lines {
+            ensure!(
+                *line < self.uplinks.len(),
+                "there is no uplink {line} to make a line of: there are {}",
+                self.uplinks.len()
+            );
+        }
         for uplink in &self.uplinks {
             within("the number of addresses of an uplink", uplink.addresses, 200)?;
             ensure!(
@@ -163,6 +174,10 @@ pub enum Port {
     RouterTransit(usize),
     /// The Internet, towards a provider.
     Internet(usize),
+    /// A line, towards the gateway.
+    LineCustomer(usize),
+    /// A line, towards the provider's router.
+    LineProvider(usize),
 }
 
 impl Port {
@@ -178,6 +193,8 @@ impl Port {
             Self::RouterCustomer(index) => (5, index),
             Self::RouterTransit(index) => (6, index),
             Self::Internet(index) => (7, index),
+            Self::LineCustomer(index) => (8, index),
+            Self::LineProvider(index) => (9, index),
         };
         format!("02:57:45:00:{kind:02x}:{:02x}", octet(index))
     }
@@ -195,7 +212,8 @@ mod tests {
     #[test]
     fn plans_out_of_bounds_are_refused() {
         assert!(Plan::new(64, 200).check().is_ok());
-        for plan in [Plan::new(0, 1), Plan::new(65, 1), Plan::new(1, 0), Plan::new(1, 201)] {
+        let line = Plan { lines: vec![2], ..Plan::new(2, 1) };
+        for plan in [Plan::new(0, 1), Plan::new(65, 1), Plan::new(1, 0), Plan::new(1, 201), line] {
             assert!(plan.check().is_err(), "{plan:?}");
         }
     }
@@ -210,6 +228,8 @@ mod tests {
             Port::RouterCustomer,
             Port::RouterTransit,
             Port::Internet,
+            Port::LineCustomer,
+            Port::LineProvider,
         ];
         let macs: Vec<_> = indexed
             .iter()

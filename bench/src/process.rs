@@ -34,6 +34,18 @@ impl Drop for Process {
     }
 }
 
+/// Memory of a process that is in RAM (`VmRSS`, proc_pid_status(5)), bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("there is no process {pid}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kib.context("it has no memory")? * 1024)
+}
+
 /// Runs `command` to its end and returns what it wrote.
 ///
 /// # Errors

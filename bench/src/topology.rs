@@ -17,6 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::line::{self, Line};
 use crate::netns::Netns;
 use crate::plan::{self, Lan, OWNED_PREFIX, Plan, Port};
 use crate::run::Run;
@@ -51,6 +52,8 @@ pub struct Provider {
     pub next_hop: Ipv4Addr,
     /// The gateway's addresses on the link.
     pub addresses: Vec<Ipv4Addr>,
+    /// The namespace and the name of the port that the gateway's is plugged into.
+    plug: (Netns, &'static str),
 }
 
 impl Provider {
@@ -75,13 +78,28 @@ impl Provider {
             .context("nft shows no packets in its counter")
     }
 
-    /// Takes the carrier of the link away, or gives it back.
+    /// Takes the gateway's carrier away, or gives it back.
     ///
     /// # Errors
     /// When the link cannot be changed.
     pub fn set_carrier(&self, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
-        self.netns.ip(&format!("link set {TOWARDS_GATEWAY} {state}\n"))
+        let (netns, port) = &self.plug;
+        netns.ip(&format!("link set {port} {state}\n"))
+    }
+
+    /// Puts another router in place of this one: same address, its hardware address ends in `last`,
+    /// and it has met nobody yet. It tells its neighbours (gratuitous ARP, RFC 5227 §3), or not.
+    ///
+    /// # Errors
+    /// When the port cannot be changed.
+    pub fn replace_router(&self, last: u8, announce: bool) -> Result<()> {
+        let notify = format!("net/ipv4/conf/{TOWARDS_GATEWAY}/arp_notify");
+        self.netns.sysctl(&[(&notify, if announce { "1" } else { "0" })])?;
+        self.netns.ip(&format!(
+            "link set {TOWARDS_GATEWAY} address 02:57:45:01:05:{last:02x}\n\
+             neigh flush dev {TOWARDS_GATEWAY}\n"
+        ))
     }
 
     /// Makes the provider lose every forwarded packet in both directions, silently, with the link
@@ -98,6 +116,8 @@ impl Provider {
 /// A built site. Dropping it destroys it.
 #[derive(Debug)]
 pub struct Topology {
+    /// By provider, the line to it where the plan has one; they end before the run does.
+    lines: Vec<Option<Line>>,
     /// The run that owns it all.
     pub run: Run,
     /// The plan it was built from.
@@ -128,7 +148,8 @@ impl Topology {
         let run = Run::start()?;
         let tag = run.tag();
         let switched = plan.lan == Lan::Switched;
-        let topology = Self {
+        let mut topology = Self {
+            lines: Vec::new(),
             gateway: tag.netns("gw"),
             switch: switched.then(|| tag.netns("switch")),
             internet: tag.netns("internet"),
@@ -151,6 +172,10 @@ impl Topology {
                     addresses: (0..plan.uplinks[index].addresses)
                         .map(|number| plan::uplink_address(index, number))
                         .collect(),
+                    plug: match plan.lines.contains(&index) {
+                        true => (tag.netns(&format!("line{index}")), line::CUSTOMER),
+                        false => (tag.netns(&format!("isp{index}")), TOWARDS_GATEWAY),
+                    },
                 })
                 .collect(),
             servers: (0..plan.servers).map(plan::server_address).collect(),
@@ -163,7 +188,35 @@ impl Topology {
         topology.set_up_internet()?;
         topology.providers.iter().try_for_each(|provider| topology.set_up_provider(provider))?;
         topology.hosts.iter().try_for_each(|host| topology.set_up_host(host))?;
+        for provider in &topology.providers {
+            topology.lines.push(topology.set_up_line(provider)?);
+        }
         Ok(topology)
+    }
+
+    /// The line to a provider.
+    ///
+    /// # Panics
+    /// When the plan has none there.
+    #[must_use]
+    pub fn line(&self, provider: usize) -> &Line {
+        self.lines[provider].as_ref().expect("a provider with a line")
+    }
+
+    /// Gives the gateway another address on an uplink in place of those it has, as a provider does
+    /// that leases addresses; the next hop stays.
+    ///
+    /// # Errors
+    /// When the gateway's kernel refuses.
+    pub fn renumber(&self, provider: usize, address: Ipv4Addr) -> Result<()> {
+        let Provider { next_hop, .. } = self.providers[provider];
+        let device = self.providers[provider].interface();
+        let metric = 100 + provider;
+        self.gateway.ip(&format!(
+            "addr flush dev {device} scope global\n\
+             addr add {address}/24 dev {device}\n\
+             route replace default via {next_hop} dev {device} metric {metric}\n"
+        ))
     }
 
     /// All its namespaces.
@@ -172,7 +225,14 @@ impl Topology {
             .into_iter()
             .chain(&self.switch)
             .chain(self.providers.iter().map(|provider| &provider.netns))
+            .chain(self.line_plugs().map(|(netns, _)| netns))
             .chain(self.hosts.iter().map(|host| &host.netns))
+    }
+
+    /// Where lines end at the gateway.
+    fn line_plugs(&self) -> impl Iterator<Item = &(Netns, &'static str)> {
+        let lines = self.providers.iter().filter(|p| self.plan.lines.contains(&p.index));
+        lines.map(|provider| &provider.plug)
     }
 
     /// The gateway's LAN ports, as devices that carry frames.
@@ -224,7 +284,14 @@ impl Topology {
             let router = (&provider.netns, TOWARDS_GATEWAY, Port::RouterCustomer(index));
             let wan = provider.interface();
             let mtu = self.plan.uplinks[index].mtu;
-            link((gateway, &wan, Port::GatewayWan(index)), router, mtu);
+            let gateway = (gateway, wan.as_str(), Port::GatewayWan(index));
+            if self.plan.lines.contains(&index) {
+                let (line, customer) = &provider.plug;
+                link(gateway, (line, customer, Port::LineCustomer(index)), mtu);
+                link((line, line::PROVIDER, Port::LineProvider(index)), router, mtu);
+            } else {
+                link(gateway, router, mtu);
+            }
             let transit = (&provider.netns, "internet", Port::RouterTransit(index));
             let name = format!("isp{index}");
             link((&self.internet, &name, Port::Internet(index)), transit, 9000);
@@ -345,6 +412,19 @@ impl Topology {
                 }}
             }}\n"
         ))
+    }
+
+    fn set_up_line(&self, provider: &Provider) -> Result<Option<Line>> {
+        if !self.plan.lines.contains(&provider.index) {
+            return Ok(None);
+        }
+        let (netns, customer) = &provider.plug;
+        // The line itself says nothing on its ports.
+        netns.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
+        netns.ip(&format!("link set {customer} up\nlink set {} up\n", line::PROVIDER))?;
+        accept_redirects(netns, customer)?;
+        no_offload(netns, line::PROVIDER)?;
+        Line::start(netns, provider.index as u64).map(Some)
     }
 
     fn set_up_host(&self, host: &Host) -> Result<()> {

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use weir_control::api::{self, Query, Request, Response};
 use weir_control::health::Entry;
+use weir_control::monitor::UplinkView;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -168,6 +170,37 @@ impl Weir {
             Response::History { entries } => Ok(entries),
             other => bail!("no history: {other:?}"),
         }
+    }
+
+    /// How the uplinks are.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn health(&self) -> Result<Vec<UplinkView>> {
+        match api::ask(&self.socket(), &Query::Health)? {
+            Response::Health { uplinks } => Ok(uplinks),
+            other => bail!("no health: {other:?}"),
+        }
+    }
+
+    /// Gives the control process another configuration to read.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the process is gone.
+    pub fn reload(&self, configuration: &str) -> Result<()> {
+        std::fs::write(self.directory.join("weir.toml"), configuration)?;
+        let pid = i32::try_from(self.processes()?[0]).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no control process runs")?, Signal::HUP)?;
+        Ok(())
+    }
+
+    /// Process identifiers of the control process and the dataplane.
+    ///
+    /// # Errors
+    /// When the shared memory cannot be mapped.
+    pub fn processes(&self) -> Result<[u32; 2]> {
+        let dataplane = Status::open(&self.pins, Access::Read)?.read().pid;
+        Ok([u32::try_from(self.control()?.control_process().0)?, u32::try_from(dataplane)?])
     }
 
     /// Sets an uplink's weight.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_bench::capture::{Capture, Tally};
+use weir_bench::line::{Direction, Impairment};
 use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::server::{self, ECHO_PORT, Server};
 use weir_bench::tcp_load::TcpLoad;
@@ -326,4 +327,41 @@ fn ports_of_the_gateway_have_their_macs_queues_and_mtu() {
 fn impossible_plans_are_refused_before_anything_is_built() {
     let error = Topology::build(Plan::new(0, 1)).unwrap_err();
     assert!(error.to_string().contains("providers"), "{error:#}");
+}
+
+#[test]
+fn a_line_loses_delays_and_dies_as_told_and_is_plain_again() {
+    let topology = balanced(Plan { lines: vec![0], ..Plan::new(1, 1) });
+    let (host, line) = (&topology.hosts[0].netns, topology.line(0));
+    let received = |count| clients::ping(host, SERVER, count).unwrap().received;
+    assert_eq!(received(50), 50);
+
+    line.impair_both(Impairment::loss(50.0));
+    let some = received(200);
+    assert!((20..90).contains(&some), "a quarter comes back, not {some} of 200");
+    for direction in Direction::BOTH {
+        line.heal();
+        let before = line.counts(direction);
+        line.impair(direction, Impairment::dead());
+        assert_eq!(received(3), 0, "{direction:?}");
+        assert!(line.counts(direction).lost >= before.lost + 3);
+    }
+    line.heal();
+    assert_eq!(received(50), 50);
+
+    let delay = Duration::from_millis(40);
+    line.impair_both(Impairment::delay(delay, Duration::ZERO));
+    let sent = Instant::now();
+    assert_eq!(received(1), 1);
+    assert!(sent.elapsed() >= delay * 2);
+}
+
+#[test]
+fn a_line_without_carrier_carries_nothing_and_goes_on_when_it_returns() {
+    let topology = balanced(Plan { lines: vec![0], ..Plan::new(1, 1) });
+    let (host, provider) = (&topology.hosts[0].netns, &topology.providers[0]);
+    provider.set_carrier(false).unwrap();
+    assert_eq!(clients::ping(host, SERVER, 2).unwrap().received, 0);
+    provider.set_carrier(true).unwrap();
+    assert_eq!(clients::ping(host, SERVER, 20).unwrap().received, 20);
 }

@@ -282,6 +282,8 @@ struct Daemon {
     hooks: Hooks,
     /// Number of the next change that hooks are to be told of.
     told: u64,
+    /// By uplink: its next hop was checked since its targets fell silent.
+    doubted: Vec<bool>,
     /// Rules and routes as last asked for; none: not yet.
     own: Option<Own>,
 }
@@ -313,6 +315,7 @@ impl Daemon {
             known_hosts: None,
             half: None,
             unresolved: Vec::new(),
+            doubted: Vec::new(),
             own: None,
             users,
             confined: Confined::find(),
@@ -424,9 +427,23 @@ impl Daemon {
         }
     }
 
-    async fn resolve(&self, watcher: &Watcher) {
+    async fn resolve(&mut self, watcher: &Watcher) {
         for (interface, address) in &self.unresolved {
             watcher.resolve(*interface, *address).await;
+        }
+        // Perhaps another router has the next hop's address, and did not say so.
+        let silent = (0..self.site.uplinks.len()).map(|index| self.monitor.is_silent(index));
+        let before = std::mem::replace(&mut self.doubted, silent.collect());
+        for (index, uplink) in self.site.uplinks.iter().enumerate() {
+            if self.doubted[index]
+                && !before.get(index).is_some_and(|doubted| *doubted)
+                && let Some(link) = self.kernel.link(&uplink.interface)
+                && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
+                && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
+                && known.trusted
+            {
+                watcher.doubt(link.index, next_hop, known.mac).await;
+            }
         }
     }
 

@@ -7,10 +7,10 @@ use weir_wire::layout::control::uplink_state;
 use crate::health::target::Status;
 use crate::health::window::Figures;
 use crate::health::{
-    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
+    Entry, History, ProbeError, Reason, Signal, Standing, State, Transition, Uplink, Wish, choose,
 };
 use crate::load::{Change, LoadView, Rtt};
-use crate::site::Site;
+use crate::site::{Member, Site};
 
 /// Transitions kept for `weir history`.
 const HISTORY: usize = 1000;
@@ -110,12 +110,13 @@ impl Monitor {
     /// Takes what the kernel and the operator say: bits of the uplinks' state words.
     pub fn observe(&mut self, problems: &[u32], now: u64) {
         type Bit = (u32, fn(bool) -> Signal);
-        // The carrier last: a link is up at once when all is well, and what is wrong with it must
-        // be known by then.
+        // What is lost, the carrier first: the rest goes with it, and one cut is one fault. What
+        // is back, the carrier last: a link is up at once when all is well, and what is wrong with
+        // it must be known by then.
         const BITS: [Bit; 3] = [
-            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
-            (uplink_state::NO_ADDRESS, Signal::Address),
             (uplink_state::NO_CARRIER, Signal::Carrier),
+            (uplink_state::NO_ADDRESS, Signal::Address),
+            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
         ];
         for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
             let known = self.uplinks[index].problems.replace(*problems);
@@ -123,10 +124,14 @@ impl Monitor {
             if known.map_or(Wish::Use, self::wish) != wish {
                 self.signal(index, Signal::Wish(wish), now);
             }
-            for (bit, signal) in BITS {
-                if known.is_none_or(|known| (known ^ problems) & bit != 0) {
-                    self.signal(index, signal(problems & bit == 0), now);
-                }
+            let changed = |(bit, _): &&Bit| known.is_none_or(|known| (known ^ problems) & bit != 0);
+            let (lost, back): (Vec<_>, Vec<_>) =
+                BITS.iter().filter(changed).partition(|(bit, _)| problems & bit != 0);
+            for (_, signal) in &lost {
+                self.signal(index, signal(false), now);
+            }
+            for (_, signal) in back.iter().rev() {
+                self.signal(index, signal(true), now);
             }
         }
     }
@@ -207,7 +212,7 @@ impl Monitor {
             let members = policy.members.iter().filter_map(|m| standing(usize::from(m.uplink)));
             let choice = choose(members);
             takers.push(choice.take);
-            in_use |= choice.keep;
+            in_use |= choice.keep | self.undecided(&policy.members, choice.take);
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
@@ -228,6 +233,23 @@ impl Monitor {
                 | bit(last_resort, uplink_state::LAST_RESORT)
         });
         Verdict { states: states.collect(), takers }
+    }
+
+    /// The silent members that nothing better is known for. What silences all uplinks silences one
+    /// after another: until one that takes flows has answered since, silence is no reason to cut.
+    fn undecided(&self, members: &[Member], take: u64) -> u64 {
+        let members = || members.iter().map(|member| usize::from(member.uplink));
+        let quiet = |index: usize| self.uplinks.get(index).is_none_or(|u| u.machine.is_quiet());
+        if members().any(|index| take >> index & 1 == 1 && !quiet(index)) {
+            return 0;
+        }
+        members().filter(|index| self.is_silent(*index)).fold(0, |set, index| set | 1 << index)
+    }
+
+    /// Whether an uplink is down because its targets are silent.
+    pub fn is_silent(&self, uplink: usize) -> bool {
+        let watched = self.uplinks.get(uplink);
+        watched.is_some_and(|watched| watched.machine.standing() == Standing::Silent)
     }
 
     /// The transitions from `number` on.
@@ -309,6 +331,21 @@ mod tests {
         assert!(!held);
     }
 
+    /// Whatever goes with the carrier: address and next hop.
+    #[test]
+    fn a_cut_is_one_flap_for_want_of_carrier() {
+        let mut monitor = Monitor::new(&site(), &[], 0);
+        monitor.observe(&[0, 0], 0);
+        let gone = uplink_state::NO_CARRIER | uplink_state::NO_ADDRESS | uplink_state::NO_NEXT_HOP;
+        monitor.observe(&[gone, 0], 10);
+        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 20);
+        monitor.observe(&[0, 0], 30);
+        let held = monitor.history(0).last().map(|entry| entry.transition.reason);
+        assert_eq!(held, Some(Reason::Carrier), "{:?}", monitor.history(0));
+        let hold_ms = site().uplinks[0].health.hold_down_ms;
+        assert_eq!(monitor.view(40)[0].hold_down_ms, u64::from(hold_ms), "not doubled");
+    }
+
     #[test]
     fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
         let verdict = told([uplink_state::NO_NEXT_HOP, 0]);
@@ -340,6 +377,63 @@ mod tests {
         let verdict = told([uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
         assert_eq!(verdict.states, [uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
         assert_eq!(verdict.takers, [0, 0]);
+    }
+
+    /// Probes both uplinks every 100 ms, half an interval apart; those for which `answers` says so
+    /// are answered at once. The state words every 10 ms.
+    fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
+        let health = "health = { interval_ms = 100, targets = \
+            [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+        let text = SITE[..SITE.find("[[policy]]").unwrap()]
+            .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
+            .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
+        let site = crate::site::parse("weir.toml", &text).unwrap();
+        let mut monitor = Monitor::new(&site, &[], 0);
+        let states = (0..300u64).map(|step| {
+            let now = step * 10;
+            monitor.observe(&[0, 0], now);
+            for uplink in 0..2 {
+                if step % 10 == uplink as u64 * 5 {
+                    let (target, seq) = (0, step as u32);
+                    monitor.signal(uplink, Signal::Sent { target, seq }, now);
+                    if answers(uplink, now) {
+                        monitor.signal(uplink, Signal::Reply { target, seq, rtt_us: 1 }, now);
+                    }
+                }
+            }
+            monitor.tick(now);
+            (now, monitor.verdict(&site).states)
+        });
+        states.collect()
+    }
+
+    #[test]
+    fn what_silences_all_uplinks_takes_none_out_of_use() {
+        let states = probed(|_, now| now < 1000);
+        let usable = |states: &[u32]| states.iter().all(|s| s & uplink_state::USABLE != 0);
+        let bad = states.iter().find(|(now, states)| *now > 100 && !usable(states));
+        assert_eq!(bad, None);
+        let resort = uplink_state::UNHEALTHY | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        assert_eq!(states.last().unwrap().1, [resort; 2]);
+        let one = states.iter().any(|(_, s)| s[0] & !s[1] & uplink_state::UNHEALTHY != 0);
+        assert!(one, "they do not fall at the same moment");
+    }
+
+    #[test]
+    fn one_silent_uplink_is_out_of_use_at_once_beside_one_that_answers() {
+        let states = probed(|uplink, now| uplink == 1 || now < 1000);
+        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
+    }
+
+    #[test]
+    fn a_silent_uplink_is_out_of_use_when_another_is_found_to_answer() {
+        // The other misses what it is asked while the first goes down.
+        let states =
+            probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
+        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1[0], uplink_state::UNHEALTHY | uplink_state::USABLE);
+        assert_eq!(states.last().unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct NeighbourEntry {
     pub mac: [u8; 6],
     /// Known good, or being checked; otherwise it should be asked for again.
     pub fresh: bool,
+    /// Seen to answer of late, and believed for some time without a check.
+    pub trusted: bool,
 }
 
 /// Everything at one moment.
@@ -168,6 +170,34 @@ impl Watcher {
         // Before the first request: what happens from here on may be missing in the view.
         self.forget_events();
         let mut kernel = Kernel { local_ports: local_ports()?, ..Kernel::default() };
+        // Before the links: a link that loses its carrier loses its neighbours after it, and one
+        // that seems to have lost them alone would seem to have a silent next hop.
+        let mut neighbours = self.handle.neighbours().get().execute();
+        while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
+            let (mut address, mut mac) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                        address = Some(*a)
+                    }
+                    NeighbourAttribute::LinkLayerAddress(bytes) => {
+                        mac = bytes.as_slice().try_into().ok()
+                    }
+                    _ => {}
+                }
+            }
+            let state = message.header.state;
+            let lost = matches!(
+                state,
+                NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
+            );
+            if let (Some(address), Some(mac), false) = (address, mac, lost) {
+                let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
+                let entry =
+                    NeighbourEntry { mac, fresh: state != stale, trusted: state == reachable };
+                kernel.neighbours.insert((message.header.ifindex, address), entry);
+            }
+        }
         let mut links = self.handle.link().get().execute();
         while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
             kernel.links.extend(link(&message));
@@ -191,30 +221,6 @@ impl Watcher {
         while let Some(message) = routes.try_next().await.context("cannot list routes")? {
             kernel.routes.extend(routes_of(&message));
         }
-        let mut neighbours = self.handle.neighbours().get().execute();
-        while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
-            let (mut address, mut mac) = (None, None);
-            for attribute in &message.attributes {
-                match attribute {
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
-                        address = Some(*a)
-                    }
-                    NeighbourAttribute::LinkLayerAddress(bytes) => {
-                        mac = bytes.as_slice().try_into().ok()
-                    }
-                    _ => {}
-                }
-            }
-            let state = message.header.state;
-            let lost = matches!(
-                state,
-                NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
-            );
-            if let (Some(address), Some(mac), false) = (address, mac, lost) {
-                let entry = NeighbourEntry { mac, fresh: state != NeighbourState::Stale };
-                kernel.neighbours.insert((message.header.ifindex, address), entry);
-            }
-        }
         Ok(kernel)
     }
 
@@ -229,6 +235,20 @@ impl Watcher {
             .state(NeighbourState::None);
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot ask for a neighbour: {error}");
+        }
+    }
+
+    /// Makes the kernel check a neighbour now that it would believe for half a minute yet. It stays
+    /// known meanwhile; one that does not answer is lost within seconds, and asked for anew.
+    pub async fn doubt(&self, interface: u32, address: Ipv4Addr, mac: [u8; 6]) {
+        let request = self
+            .handle
+            .neighbours()
+            .add(interface, IpAddr::V4(address))
+            .link_layer_address(&mac)
+            .state(NeighbourState::Probe);
+        if let Err(error) = request.replace().execute().await {
+            tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
     }
 

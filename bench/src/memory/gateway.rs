@@ -111,7 +111,8 @@ fn publish(translation: Translation, regions: &Regions) -> Result<()> {
     for (index, uplink) in (2..).zip(&site.uplinks) {
         let next_hop = uplink.next_hop.context("every uplink has a next hop")?;
         kernel.links.push(link(index, &uplink.interface));
-        let entry = NeighbourEntry { mac: [2, 0, 0, 1, 0, index as u8], fresh: true };
+        let mac = [2, 0, 0, 1, 0, index as u8];
+        let entry = NeighbourEntry { mac, fresh: true, trusted: true };
         kernel.neighbours.insert((index, next_hop), entry);
     }
     let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[]);

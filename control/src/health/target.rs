@@ -111,6 +111,11 @@ impl Watched {
         self.error
     }
 
+    /// Whether it said nothing for more than two intervals: two probes are overdue at least.
+    pub(super) fn is_quiet(&self, health: &Health, now: u64) -> bool {
+        now.saturating_sub(self.heard) > 2 * u64::from(health.interval_ms)
+    }
+
     #[cfg(test)]
     pub(super) fn pending(&self) -> usize {
         self.pending.len()

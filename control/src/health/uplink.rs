@@ -203,6 +203,12 @@ impl Uplink {
         self.flaps.hold_ms(&self.health)
     }
 
+    /// Whether all its targets were quiet of late: it may be about to go down.
+    pub fn is_quiet(&self) -> bool {
+        let quiet = |target: &Watched| target.is_quiet(&self.health, self.now);
+        !self.targets.is_empty() && self.targets.iter().all(quiet)
+    }
+
     /// How good a choice it is.
     pub fn standing(&self) -> Standing {
         match (self.state, self.reason) {

@@ -1,0 +1,126 @@
+//! A site whose uplinks are lines that weir probes: what tests of health and failover start from.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context, Result};
+use weir_control::health::{Entry, State};
+
+use crate::line::Line;
+use crate::plan::Plan;
+use crate::server::{ECHO_PORT, Server};
+use crate::topology::Topology;
+use crate::wait;
+use crate::weir::{UPLINKS, Weir};
+
+/// The server that is probed and talked to.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// Its echo port.
+pub const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
+
+/// Two targets: an echo by ICMP and a connection by TCP, both of [`SERVER`].
+const TARGETS: &str = r#"
+[[health.targets]]
+name = "ping"
+probe = "icmp"
+address = "198.51.100.1"
+[[health.targets]]
+name = "echo"
+probe = "tcp"
+address = "198.51.100.1:7"
+"#;
+
+/// A site with weir on its gateway and health checks on.
+pub struct Probed {
+    /// Both processes.
+    pub weir: Weir,
+    /// The servers.
+    pub server: Server,
+    /// The site. Last, so that everything in it ends before.
+    pub topology: Topology,
+}
+
+impl Probed {
+    /// Builds a site whose uplinks are all lines, of equal weight, and starts weir with these keys
+    /// of `[health]` and two targets behind the providers. Returns when all uplinks are up.
+    ///
+    /// # Errors
+    /// As those of [`Topology::build`] and [`Weir::start`].
+    pub fn start(uplinks: usize, hosts: usize, health: &str) -> Result<Self> {
+        let mut plan = Plan::new(uplinks, hosts);
+        plan.lines = (0..uplinks).collect();
+        let topology = Topology::build(plan)?;
+        let server = Server::start(&topology.internet, SERVER)?;
+        let weir = Weir::start(&topology, &Self::configuration(&topology, health))?;
+        let probed = Self { weir, server, topology };
+        for index in 0..uplinks {
+            probed.until(index, "to be up", |entries| is(entries, State::Up))?;
+        }
+        Ok(probed)
+    }
+
+    /// What [`Self::start`] configures.
+    #[must_use]
+    pub fn configuration(topology: &Topology, health: &str) -> String {
+        let base = Weir::configuration(topology, &[1; UPLINKS.len()]);
+        format!("{base}\n[health]\n{health}\n{TARGETS}")
+    }
+
+    /// The line of an uplink.
+    #[must_use]
+    pub fn line(&self, uplink: usize) -> &Line {
+        self.topology.line(uplink)
+    }
+
+    /// The changes of an uplink's state, oldest first.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn history(&self, uplink: usize) -> Result<Vec<Entry>> {
+        let mut entries = self.weir.history()?;
+        entries.retain(|entry| entry.uplink == UPLINKS[uplink]);
+        Ok(entries)
+    }
+
+    /// Waits until the history of an uplink is as wanted; that history.
+    ///
+    /// # Errors
+    /// When it is not within [`wait::BOUND`]; the error has the history.
+    pub fn until(
+        &self,
+        uplink: usize,
+        what: &str,
+        wanted: impl Fn(&[Entry]) -> bool,
+    ) -> Result<Vec<Entry>> {
+        let mut seen = Vec::new();
+        wait::until(&format!("{} {what}", UPLINKS[uplink]), wait::BOUND, || {
+            seen = self.history(uplink)?;
+            Ok(wanted(&seen).then(|| seen.clone()))
+        })
+        .with_context(|| format!("its history: {}", told(&seen)))
+    }
+
+    /// Whether the default policy gives new flows to an uplink.
+    ///
+    /// # Errors
+    /// When nothing is published.
+    pub fn takes(&self, uplink: usize) -> Result<bool> {
+        Ok(self.weir.snapshot()?.buckets[0].contains(&(uplink as u8)))
+    }
+}
+
+/// Whether the newest entry leads to a state of this kind.
+#[must_use]
+pub fn is(entries: &[Entry], state: State) -> bool {
+    let now = entries.last().map(|entry| entry.transition.to);
+    now.is_some_and(|now| std::mem::discriminant(&now) == std::mem::discriminant(&state))
+}
+
+/// A history for people.
+#[must_use]
+pub fn told(entries: &[Entry]) -> String {
+    let line = |entry: &Entry| {
+        let (time, transition) = (entry.time_ms, &entry.transition);
+        format!("{time} {} {}: {}", entry.uplink, transition.to, transition.reason)
+    };
+    entries.iter().map(line).collect::<Vec<_>>().join("\n")
+}
