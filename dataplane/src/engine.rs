@@ -305,6 +305,9 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let bytes = u64::from(plain.total());
         plain.rewrite(frame.data_mut(), &way.action, &way.link);
+        if let Some(segment) = plain.segment() {
+            self.follow_sequence(way.slot, way.action.uplink, segment);
+        }
         self.table.slot(way.slot).count(bytes, now);
         self.transmit(way.device, frame, &way.action, bytes, out)
     }
@@ -375,11 +378,24 @@ impl Engine {
         if p.kind != Kind::Flow {
             self.fragments.remember(fragment_key(p, received.frame.data()), action, now);
         }
+        if p.proto == tcp::PROTOCOL && p.tcp_flags & tcp::flag::RST == 0 {
+            let segment = segment_of(p, received.frame.data());
+            self.follow_sequence(slot, action.uplink, segment);
+        }
         let Received { mut frame, .. } = received;
         let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
         rewrite::apply4(frame.data_mut(), l3, Some(l4), p.proto, &action.rewrite);
         self.table.slot(slot).count(len.into(), now);
         self.send(frame, p, &action, out)
+    }
+
+    #[inline]
+    fn follow_sequence(&self, slot: u32, uplink: u8, segment: tcp::Segment) {
+        let new = self.table.slot(slot).sequence(segment);
+        if segment.has_data {
+            self.lane.add_uplink(uplink, UplinkCounter::Segments, 1);
+            self.lane.add_uplink(uplink, UplinkCounter::Retransmitted, u64::from(!new));
+        }
     }
 
     fn later_fragment<B: Buffer>(
@@ -774,6 +790,13 @@ fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
         proto: p.proto,
         dscp: p.dscp,
     }
+}
+
+fn segment_of(p: &Parsed, frame: &[u8]) -> tcp::Segment {
+    let segment = frame.get(usize::from(p.l4)..).unwrap_or(&[]);
+    let header = tcp::Packet::new_unchecked(segment);
+    let len = usize::from(p.end - p.l4).saturating_sub(header.header_len());
+    tcp::Segment::new(header.seq(), len as u32, p.tcp_flags)
 }
 
 fn fragment_key(p: &Parsed, frame: &[u8]) -> FragmentKey {

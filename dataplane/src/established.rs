@@ -19,6 +19,8 @@ const HEAD: usize = L4 + 8;
 pub struct Plain {
     ip: Ip4,
     key: [u64; 2],
+    /// The second and fourth word of the transport header.
+    transport: [u64; 2],
 }
 
 impl Plain {
@@ -41,7 +43,18 @@ impl Plain {
         };
         let is_plain = ip.is_plain((frame.len() - L3) as u64)
             && plain::is_plain(proto, first, second, fourth, u64::from(ip.total()) - 20);
-        is_plain.then(|| Self { ip, key: plain::key(&ip, plain::ports(proto, first, second)) })
+        is_plain.then(|| Self {
+            ip,
+            key: plain::key(&ip, plain::ports(proto, first, second)),
+            transport: [second, fourth],
+        })
+    }
+
+    /// Its TCP segment.
+    #[inline]
+    pub fn segment(&self) -> Option<tcp::Segment> {
+        let [second, fourth] = self.transport;
+        (self.ip.proto() == tcp::PROTOCOL).then(|| plain::segment(&self.ip, second, fourth))
     }
 
     /// The flow's key.

@@ -55,6 +55,8 @@ pub struct Forwarded {
     pub outward: bool,
     /// From the IP header on.
     pub bytes: u64,
+    /// A TCP segment with data: is there anything new in it?
+    pub segment: Option<bool>,
 }
 
 /// Forwards the frame if it is the next packet of an established flow.
@@ -133,8 +135,9 @@ fn forward<const L3: usize>(
     };
     let bytes = u64::from(packet.ip.total());
     count(found.entry, maps::milliseconds(lane), bytes);
+    let segment = follow(found.entry, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
-    Some(Forwarded { action, uplink, outward: flags & flag::TO_UPLINK != 0, bytes })
+    Some(Forwarded { action, uplink, outward: flags & flag::TO_UPLINK != 0, bytes, segment })
 }
 
 impl Packet {
@@ -263,4 +266,25 @@ fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
         (*entry).packets = (*entry).packets.wrapping_add(1);
         (*entry).bytes = (*entry).bytes.wrapping_add(bytes);
     }
+}
+
+/// Follows the sequence numbers of a TCP direction; of a segment with data, whether it has anything
+/// new.
+#[inline(always)]
+fn follow(entry: *mut FlowEntry4, packet: &Packet) -> Option<bool> {
+    if packet.ip.proto() != tcp::PROTOCOL {
+        return None;
+    }
+    let [_, second, fourth] = packet.transport;
+    let segment = plain::segment(&packet.ip, second, fourth);
+    // SAFETY: the entry is of the table, and this field is the forwarding tier's.
+    let new = unsafe {
+        let next = &raw mut (*entry).next_seq;
+        let new = segment.is_new(next.read_volatile());
+        if new {
+            next.write_volatile(segment.end);
+        }
+        new
+    };
+    segment.has_data.then_some(new)
 }

@@ -73,6 +73,12 @@ pub fn count_uplink(lane: *mut Lane, forwarded: &Forwarded) {
         };
         *packets = (*packets).wrapping_add(1);
         *bytes = (*bytes).wrapping_add(forwarded.bytes);
+        if let Some(new) = forwarded.segment {
+            (*uplink).segments = (*uplink).segments.wrapping_add(1);
+            if !new {
+                (*uplink).retransmitted = (*uplink).retransmitted.wrapping_add(1);
+            }
+        }
     }
 }
 

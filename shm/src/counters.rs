@@ -36,6 +36,10 @@ pub enum UplinkCounter {
     FlowsCreated = 4,
     /// Flows there now.
     FlowsActive = 5,
+    /// TCP segments with data.
+    Segments = 6,
+    /// TCP segments with nothing new.
+    Retransmitted = 7,
 }
 
 impl Counters {
@@ -71,6 +75,8 @@ impl Counters {
             rx_bytes: of(UplinkCounter::RxBytes),
             flows_created: of(UplinkCounter::FlowsCreated),
             flows_active: of(UplinkCounter::FlowsActive),
+            segments: of(UplinkCounter::Segments),
+            retransmitted: of(UplinkCounter::Retransmitted),
         }
     }
 
@@ -150,7 +156,10 @@ mod tests {
         let counters = Counters::anonymous().unwrap();
         counters.worker(0).add_uplink(63, UplinkCounter::FlowsCreated, 4);
         assert_eq!(counters.uplink(63).flows_created, 4);
-        let at = offset_of!(UplinkCounters, flows_active) / 8;
-        assert_eq!(at, UplinkCounter::FlowsActive as usize);
+        let at = |offset: usize| offset / 8;
+        let (active, again) =
+            (offset_of!(UplinkCounters, flows_active), offset_of!(UplinkCounters, retransmitted));
+        assert_eq!(at(active), UplinkCounter::FlowsActive as usize);
+        assert_eq!(at(again), UplinkCounter::Retransmitted as usize);
     }
 }

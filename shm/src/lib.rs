@@ -8,6 +8,7 @@
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
 //! | [`neighbours`] | LAN hardware addresses by index |
 //! | [`counters`] | lanes and their sums |
+//! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
 //!
@@ -29,6 +30,8 @@ pub mod hosts;
 pub mod map;
 #[cfg(not(loom))]
 pub mod neighbours;
+#[cfg(not(loom))]
+pub mod observations;
 #[cfg(not(loom))]
 pub mod pins;
 #[cfg(not(loom))]

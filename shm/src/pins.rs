@@ -11,9 +11,10 @@ use weir_wire::layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
 use weir_wire::layout::counters::{LANES, Lane};
 use weir_wire::layout::flow::{FlowEntry4, PAGE};
 use weir_wire::layout::neighbour::NEIGHBOURS;
+use weir_wire::layout::observations::WorkerObservations;
 use weir_wire::layout::status::StatusPage;
 use weir_wire::layout::tags::PAGE_GROUPS;
-use weir_wire::layout::{MAX_POLICIES, RegionHeader, RegionKind};
+use weir_wire::layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::flows::TagWord;
 use crate::map::{Access, Mapping, Shape};
@@ -41,6 +42,8 @@ pub mod name {
     pub const COUNTERS: &str = "COUNTERS";
     /// [`StatusPage`](weir_wire::layout::status::StatusPage).
     pub const STATUS: &str = "STATUS";
+    /// What workers see of new connections.
+    pub const OBSERVATIONS: &str = "OBSERVATIONS";
     /// Longest-prefix map of destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
     /// The regions that the XDP program works on.
@@ -176,6 +179,19 @@ impl Pins {
             }
         })?;
         self.check_header(name::COUNTERS, &mapping, at, header)?;
+        Ok(mapping)
+    }
+
+    pub(crate) fn observations(&self, access: Access) -> Result<Mapping, Error> {
+        let size = size_of::<WorkerObservations>();
+        let header = RegionHeader::expected(RegionKind::Observations, size);
+        let shape = Shape { value_size: size as u32, entries: MAX_WORKERS as u32 };
+        let (mapping, _) = self.region(name::OBSERVATIONS, shape, false, access, |m| {
+            for worker in 0..MAX_WORKERS {
+                write_header(m, worker * size, header);
+            }
+        })?;
+        self.check_header(name::OBSERVATIONS, &mapping, 0, header)?;
         Ok(mapping)
     }
 

@@ -93,6 +93,13 @@ pub const fn is_plain(proto: u8, first: u64, second: u64, fourth: u64, len: u64)
     }
 }
 
+/// A plain TCP packet's segment, from the second and fourth word of its header.
+#[inline(always)]
+pub const fn segment(ip: &Ip4, second: u64, fourth: u64) -> tcp::Segment {
+    let headers = ipv4::HEADER_LEN as u32 + ((fourth & 0xf0) >> 2) as u32;
+    tcp::Segment::new((second as u32).swap_bytes(), ip.total() as u32 - headers, 0)
+}
+
 /// The words of the packet's [`FlowKey4`], see [`FlowKey4::words`].
 #[inline(always)]
 pub const fn key(ip: &Ip4, ports: u64) -> [u64; 2] {

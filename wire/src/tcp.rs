@@ -48,6 +48,31 @@ pub mod field {
     pub const CHECKSUM: usize = 16;
 }
 
+/// Where a segment stands in the stream of its direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The sequence number after its last.
+    pub end: u32,
+    /// Has it data?
+    pub has_data: bool,
+}
+
+impl Segment {
+    /// A segment with `len` bytes of data; SYN and FIN take a number each (RFC 9293 §3.4).
+    #[inline(always)]
+    pub const fn new(seq: u32, len: u32, flags: u8) -> Self {
+        let syn = (flags & flag::SYN != 0) as u32;
+        let fin = (flags & flag::FIN != 0) as u32;
+        Self { end: seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin), has_data: len != 0 }
+    }
+
+    /// Is there something in it behind `next`, the end of all before it?
+    #[inline(always)]
+    pub const fn is_new(&self, next: u32) -> bool {
+        self.end.wrapping_sub(next) as i32 > 0
+    }
+}
+
 /// A segment: header, options, data. The buffer is exactly the IP payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<T> {

@@ -97,6 +97,27 @@ fn packets_of_offered_flows_leave_as_the_user_tier_would_send_them() {
     assert_eq!((uplink.tx_packets, uplink.tx_bytes, uplink.rx_packets), (3, 3 * 52, 0));
 }
 
+/// Sets the sequence number; the frame's checksum is nobody's concern here.
+fn with_seq(mut frame: Vec<u8>, seq: u32) -> Vec<u8> {
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    frame
+}
+
+#[test]
+fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
+    let mut f = fixture("sequence", |_| ());
+    let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
+    let len = 52 - 40;
+    let slot = f.insert(FlowEntry4 { next_seq: u32::MAX - 5, ..offered(&plain) });
+    // Across the wrap: new, the same again, an older one, and new once more.
+    for seq in [u32::MAX - 5, u32::MAX - 5, u32::MAX - 100, 6] {
+        assert_eq!(f.run(&with_seq(plain.clone(), seq)), FORWARDED);
+    }
+    assert_eq!(f.flows.slot(slot).read().unwrap().next_seq, 6 + len);
+    let uplink = f.counters.uplink(0);
+    assert_eq!((uplink.segments, uplink.retransmitted), (4, 2));
+}
+
 #[test]
 fn a_udp_packet_without_a_checksum_keeps_none() {
     let mut f = fixture("zero", |_| ());

@@ -1,6 +1,7 @@
 //! One slot: publish, read, count, retire.
 
 use weir_wire::layout::flow::{FlowEntry4, GENERATION, Rewrite4, VALID};
+use weir_wire::tcp::Segment;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -18,7 +19,8 @@ pub struct Slot4 {
     new_addresses: AtomicU64,
     new_ports: AtomicU64,
     out: AtomicU64,
-    packets: AtomicU64,
+    packets: AtomicU32,
+    next_seq: AtomicU32,
     bytes: AtomicU64,
 }
 
@@ -31,6 +33,8 @@ const _: () = {
     assert!(offset_of!(Slot4, new_addresses) == offset_of!(FlowEntry4, rewrite));
     assert!(offset_of!(Slot4, out) == offset_of!(FlowEntry4, l2));
     assert!(offset_of!(Slot4, packets) == offset_of!(FlowEntry4, packets));
+    assert!(offset_of!(Slot4, next_seq) == offset_of!(FlowEntry4, next_seq));
+    assert!(offset_of!(Slot4, bytes) == offset_of!(FlowEntry4, bytes));
 };
 
 /// What forwarding a packet needs of an entry.
@@ -122,6 +126,7 @@ impl Slot4 {
             worker: action.worker,
             peer: action.peer,
             packets: self.packets.load(Ordering::Relaxed),
+            next_seq: self.next_seq.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         };
         fence(Ordering::Acquire);
@@ -149,6 +154,7 @@ impl Slot4 {
         self.new_ports.store(word([n0, n1, m0, m1], [a0, a1, b0, b1]), Ordering::Relaxed);
         self.out.store(word([l0, l1, entry.port, entry.worker], e), Ordering::Relaxed);
         self.packets.store(entry.packets, Ordering::Relaxed);
+        self.next_seq.store(entry.next_seq, Ordering::Relaxed);
         self.bytes.store(entry.bytes, Ordering::Relaxed);
         let generation = self.state.load(Ordering::Relaxed) & !VALID;
         self.state.store(generation.wrapping_add(GENERATION) | VALID, Ordering::Release);
@@ -163,6 +169,25 @@ impl Slot4 {
         self.packets.store(packets.wrapping_add(1), Ordering::Relaxed);
         let total = self.bytes.load(Ordering::Relaxed);
         self.bytes.store(total.wrapping_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Follows the sequence numbers of a direction, before the packet is [counted](Self::count). Is
+    /// there anything new in the segment?
+    #[inline]
+    pub fn sequence(&self, segment: Segment) -> bool {
+        let (next, packets) =
+            (self.next_seq.load(Ordering::Relaxed), self.packets.load(Ordering::Relaxed));
+        let new = packets == 0 || segment.is_new(next);
+        if new {
+            self.next_seq.store(segment.end, Ordering::Relaxed);
+        }
+        new
+    }
+
+    /// TCP: the sequence number after the last byte that was forwarded in this direction.
+    #[inline]
+    pub fn next_seq(&self) -> u32 {
+        self.next_seq.load(Ordering::Relaxed)
     }
 
     /// When a packet last took this direction.
@@ -211,7 +236,8 @@ mod tests {
             new_addresses: AtomicU64::new(0),
             new_ports: AtomicU64::new(0),
             out: AtomicU64::new(0),
-            packets: AtomicU64::new(0),
+            packets: AtomicU32::new(0),
+            next_seq: AtomicU32::new(0),
             bytes: AtomicU64::new(0),
         }
     }

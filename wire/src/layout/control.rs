@@ -56,6 +56,56 @@ pub mod uplink_state {
     pub const DEGRADED: u32 = 128;
     /// In use only because no uplink of a policy is well.
     pub const LAST_RESORT: u32 = 256;
+    /// Being emptied: flows stay, but those that may move do so when idle; new ones go elsewhere.
+    pub const DRAINING: u32 = 512;
+    /// Fuller than its threshold: new flows go elsewhere while there is room (informative).
+    pub const SATURATED: u32 = 1024;
+}
+
+/// What becomes of a policy's translated TCP connections when their uplink goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OnUplinkDown {
+    /// Both ends get a reset, at once.
+    Reset = 0,
+    /// They stay on the uplink, whose return they may live to see.
+    Keep = 1,
+    /// Their packets are dropped.
+    Drop = 2,
+}
+
+impl OnUplinkDown {
+    /// What a byte of shared memory says; anything unknown is [`Self::Reset`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Keep,
+            2 => Self::Drop,
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// Which flows on uplinks of a worse tier than the active one are moved back to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ComeHome {
+    /// None.
+    Stay = 0,
+    /// Those that survive a move, once idle.
+    Idle = 1,
+    /// All; translated TCP connections by a reset.
+    All = 2,
+}
+
+impl ComeHome {
+    /// What a byte of shared memory says; anything unknown is [`Self::Stay`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Idle,
+            2 => Self::All,
+            _ => Self::Stay,
+        }
+    }
 }
 
 /// What a port leads to.
@@ -273,7 +323,7 @@ impl Member {
 }
 
 /// A policy; its buckets are table `(epoch & 1) * MAX_POLICIES + index` of the `BUCKETS` map.
-/// 304 bytes.
+/// 312 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Policy {
@@ -285,8 +335,18 @@ pub struct Policy {
     pub member_count: u8,
     /// The tier the live buckets were made for, 0 = no usable uplink.
     pub active_tier: u8,
+    /// [`OnUplinkDown`].
+    pub on_uplink_down: u8,
+    /// [`ComeHome`].
+    pub come_home: u8,
+    /// Uplink of a flow that promises to be heavy, [`NONE`] = by its bucket.
+    pub heavy: u8,
+    /// A flow is idle when it had no packet for so long, seconds.
+    pub idle_s: u16,
+    /// Most flows that a worker moves home each second.
+    pub home_per_second: u32,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u32,
     /// [`checksum64`] of the policy's bucket table.
     pub buckets_checksum: u64,
     /// Members.
@@ -501,6 +561,9 @@ impl ControlHalf {
         for port in &mut self.ports {
             port.uplink = NONE;
         }
+        for policy in &mut self.policies {
+            policy.heavy = NONE;
+        }
     }
 
     /// Enters `(ifindex, vlan)` into the port table; `false` when the probe window is full.
@@ -548,7 +611,7 @@ const _: () = {
     assert!(size_of::<Port>() == 32);
     assert!(size_of::<PortSlot>() == 8);
     assert!(size_of::<Uplink>() == 192);
-    assert!(size_of::<Policy>() == 304);
+    assert!(size_of::<Policy>() == 312);
     assert!(size_of::<Prefix>() == 24);
     assert!(size_of::<Rule>() == 128);
     assert!(size_of::<ControlHalf>().is_multiple_of(8));

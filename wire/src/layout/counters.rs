@@ -149,7 +149,7 @@ impl Counter {
     }
 }
 
-/// Traffic of one uplink. 48 bytes.
+/// Traffic of one uplink. 64 bytes, one cache line.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct UplinkCounters {
@@ -165,9 +165,13 @@ pub struct UplinkCounters {
     pub flows_created: u64,
     /// Flows on the uplink now; a sum over lanes, a single lane may wrap below zero.
     pub flows_active: u64,
+    /// TCP segments with data, of either direction.
+    pub segments: u64,
+    /// Those of them with nothing new: sent again, or overtaken.
+    pub retransmitted: u64,
 }
 
-/// One lane. 4096 bytes.
+/// One lane. 5120 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Lane {
@@ -185,6 +189,7 @@ pub struct Lane {
 }
 
 const _: () = {
-    assert!(size_of::<UplinkCounters>() == 48);
-    assert!(size_of::<Lane>() == 4096);
+    assert!(size_of::<UplinkCounters>() == 64);
+    assert!(core::mem::offset_of!(Lane, uplinks).is_multiple_of(64));
+    assert!(size_of::<Lane>() == 5120);
 };

@@ -192,8 +192,12 @@ pub struct FlowEntry4 {
     pub worker: u8,
     /// Slot of the other direction.
     pub peer: u32,
-    /// Packets forwarded, by either tier. A packet may go uncounted when both forward at once.
-    pub packets: u64,
+    /// Packets forwarded, by either tier, wrapping. A packet may go uncounted when both forward at
+    /// once.
+    pub packets: u32,
+    /// TCP: the sequence number after the last byte that was forwarded in this direction. As above,
+    /// the forwarding tier's.
+    pub next_seq: u32,
     /// Bytes forwarded, from the IP header on.
     pub bytes: u64,
 }
@@ -238,8 +242,10 @@ pub struct FlowEntry6 {
     pub l4_delta: u16,
     /// Zero.
     pub reserved: [u8; 22],
-    /// Packets forwarded. Atomic.
-    pub packets: u64,
+    /// As in [`FlowEntry4::packets`].
+    pub packets: u32,
+    /// As in [`FlowEntry4::next_seq`].
+    pub next_seq: u32,
     /// Bytes forwarded, from the IP header on. Atomic.
     pub bytes: u64,
 }

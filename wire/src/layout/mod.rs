@@ -10,6 +10,7 @@
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
 //! | [`neighbour`] table | `NEIGHBOURS` | workers, by compare-and-swap | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
+//! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
 //!
 //! Numbers are in host byte order unless a field says "network order"; addresses and ports that
@@ -20,6 +21,7 @@ pub mod control;
 pub mod counters;
 pub mod flow;
 pub mod neighbour;
+pub mod observations;
 pub mod status;
 pub mod tags;
 
@@ -29,7 +31,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;
@@ -60,6 +62,8 @@ pub enum RegionKind {
     Counters = 3,
     /// The IPv4 flow table; its header is [`status::StatusPage::flows4`].
     Flows4 = 4,
+    /// An [`observations::WorkerObservations`]; every worker's has a header.
+    Observations = 5,
 }
 
 /// Identification at offset 0 of a region.
