@@ -21,7 +21,7 @@ use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Overrides, Tables};
 use crate::site::{self, Site};
-use crate::watch::{Kernel, Watcher};
+use crate::watch::{Kernel, Link, Watcher};
 
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -83,7 +83,7 @@ pub async fn run(options: Options) -> Result<()> {
                 daemon.route(&watcher).await;
                 continue;
             }
-            () = watcher.changed() => tokio::time::sleep(DEBOUNCE).await,
+            link = watcher.changed() => daemon.gather(&mut watcher, link).await?,
             _ = tick.tick() => {}
             Some(event) = findings.recv() => {
                 let mut changed = daemon.hear(&event);
@@ -317,6 +317,19 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Waits for the rest of a burst of kernel events. A lost carrier is obeyed without waiting.
+    async fn gather(&mut self, watcher: &mut Watcher, first: Option<Link>) -> Result<()> {
+        let end = tokio::time::Instant::now() + DEBOUNCE;
+        let mut event = Ok(first);
+        while let Ok(link) = event {
+            if link.is_some_and(|link| self.kernel.lose_carrier(&link)) {
+                self.publish()?;
+            }
+            event = tokio::time::timeout_at(end, watcher.changed()).await;
+        }
+        Ok(())
     }
 
     async fn resolve(&self, watcher: &Watcher) {
