@@ -1,7 +1,7 @@
 //! The moments at which something happened: nanoseconds of `CLOCK_MONOTONIC`, which is also what
 //! the traffic programs read.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,29 +115,30 @@ pub fn is_carrier_loss(message: &[u8]) -> bool {
     u16::from_ne_bytes([kind[0], kind[1]]) == RTM_NEWLINK && flags & IFF_LOWER_UP == 0
 }
 
-/// Is this packet a TCP segment, in IPv4 without options, to this address and port?
-pub fn is_segment_to(packet: &[u8], address: Ipv4Addr, port: u16) -> bool {
+/// Is this packet, IPv4 without options, of this protocol (TCP or UDP) to this address and port?
+pub fn is_to(packet: &[u8], protocol: u8, to: SocketAddrV4) -> bool {
     packet.first() == Some(&0x45)
-        && packet.get(9) == Some(&6)
-        && packet.get(16..20) == Some(&address.octets())
-        && packet.get(22..24) == Some(&port.to_be_bytes())
+        && packet.get(9) == Some(&protocol)
+        && packet.get(16..20) == Some(&to.ip().octets())
+        && packet.get(22..24) == Some(&to.port().to_be_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
-    fn a_segment_is_known_by_protocol_address_and_port() {
+    fn a_packet_is_known_by_protocol_address_and_port() {
         let mut packet = [0; 40];
         (packet[0], packet[9]) = (0x45, 6);
         packet[16..20].copy_from_slice(&[198, 51, 100, 1]);
         packet[22..24].copy_from_slice(&[0, 7]);
-        let server = Ipv4Addr::new(198, 51, 100, 1);
-        assert!(is_segment_to(&packet, server, 7));
-        assert!(!is_segment_to(&packet, server, 8) && !is_segment_to(&packet[..22], server, 7));
-        packet[9] = 17;
-        assert!(!is_segment_to(&packet, server, 7));
+        let to = |port| SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), port);
+        assert!(is_to(&packet, 6, to(7)));
+        assert!(!is_to(&packet, 6, to(8)) && !is_to(&packet[..22], 6, to(7)));
+        assert!(!is_to(&packet, 17, to(7)));
     }
 
     #[test]

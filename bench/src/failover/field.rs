@@ -11,11 +11,11 @@ use serde::Serialize;
 use weir_ebpf::traffic::{Arrivals, MODE_WATCH, Plan as Load};
 use weir_wire::layout::control::uplink_state;
 
-use super::connections::{Connections, Fate};
+use super::connections::{CONNECTIONS, Connections, Fate};
 use crate::compare::site::Site;
 use crate::compare::weir::establish;
 use crate::compare::{GATEWAY_CPU, Size, Traffic};
-use crate::moments::{Listener, is_carrier_loss, is_segment_to, now_ns, when_changed};
+use crate::moments::{Listener, is_carrier_loss, is_to, now_ns, when_changed};
 use crate::plan::{self, OWNED_PREFIX, Plan};
 use crate::server::{ECHO_PORT, Server};
 use crate::topology::Provider;
@@ -24,10 +24,14 @@ use crate::weir::{UPLINKS, Weir};
 
 /// The uplink that fails; the others take over.
 const OLD: usize = 0;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Time between frames.
 pub const PACE: Duration = Duration::from_micros(10);
 /// Traffic before a fault.
 const BEFORE: Duration = Duration::from_millis(150);
+/// First source port of real sockets, below those that the kernel gives.
+const FIRST_PORT: u16 = 10_000;
 /// How long it must be well before it is used again.
 const HOLD_DOWN_MS: u32 = 300;
 /// Milliseconds from one probe of a target to the next.
@@ -76,7 +80,7 @@ pub struct Round {
     pub fault_ns: u64,
     /// The uplink's state word said that it is not usable.
     pub decided_ns: u64,
-    /// The first UDP frame by another uplink.
+    /// The first UDP packet by another uplink.
     pub udp_ns: u64,
     /// The first TCP segment by another uplink.
     pub tcp_ns: u64,
@@ -97,6 +101,7 @@ pub struct Field {
     site: Site,
     flows: Load,
     next: u32,
+    next_port: u16,
 }
 
 impl Field {
@@ -120,7 +125,15 @@ impl Field {
             interval_ns: PACE.as_nanos() as u64,
             ..site.load(Size::Fixed(64))
         };
-        let mut field = Self { translation, weir, _server: server, site, flows, next: 0 };
+        let mut field = Self {
+            translation,
+            weir,
+            _server: server,
+            site,
+            flows,
+            next: 0,
+            next_port: FIRST_PORT,
+        };
         field.others(0)?;
         establish(&mut field.site, &field.weir)?;
         Ok(field)
@@ -141,6 +154,8 @@ impl Field {
             Translation::Translated => host.address,
             Translation::Routed => host.owned.context("the host has no own address")?,
         };
+        let source = SocketAddrV4::new(source, self.next_port);
+        self.next_port += CONNECTIONS;
         let echo = SocketAddrV4::new(server, ECHO_PORT);
         let connections = host.netns.run(|| Connections::open(source, echo))??;
         self.others(1)?;
@@ -163,8 +178,11 @@ impl Field {
         ensure!(old.packets > 0 && old.first_ns < asked, "no traffic before the fault");
         let new =
             arrivals.iter().enumerate().filter(|(uplink, new)| *uplink != OLD && new.packets > 0);
-        let udp_ns = new.map(|(_, new)| new.first_ns).min().context("no flow has moved")?;
-        ensure!(udp_ns > asked, "traffic left by another uplink before the fault");
+        let frame = new.map(|(_, new)| new.first_ns).min().context("no flow has moved")?;
+        ensure!(frame > asked, "traffic left by another uplink before the fault");
+        // The generator stands still now and then, when others use its CPU; the sockets do not.
+        let udp_ns = frame.min(seen.datagram.unwrap_or(frame));
+        ensure!(udp_ns > asked, "a socket's packets left by another uplink before the fault");
         let missing = f64::from(fault.frames()) - arrived as f64;
         let (fault_ns, lost) = match fault {
             Fault::Cut => (seen.carrier.context("nobody told that the carrier is lost")?, missing),
@@ -189,9 +207,10 @@ impl Field {
         let Site { topology, traffic, .. } = &mut self.site;
         let links = Listener::links(&topology.gateway)?;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
-        let ports: Vec<_> =
-            new.iter().map(|p| Listener::packets(&p.netns)).collect::<Result<_>>()?;
-        let (server, host) = (topology.servers[0], &topology.hosts[1].netns);
+        let echo = SocketAddrV4::new(topology.servers[0], ECHO_PORT);
+        let host = &topology.hosts[1].netns;
+        let ports = || new.iter().map(|p| Listener::packets(&p.netns)).collect::<Result<Vec<_>>>();
+        let ports = [(TCP, ports()?), (UDP, ports()?)];
         let done = &AtomicBool::new(false);
         std::thread::scope(|scope| {
             // One by one: a frame's time is not that of the batch it waits for.
@@ -199,23 +218,26 @@ impl Field {
             let usable = move || u64::from(control.uplink_state(OLD as u8) & uplink_state::USABLE);
             let decided = scope.spawn(move || when_changed(usable, done));
             let carrier = scope.spawn(move || links.first(is_carrier_loss, done));
-            let segment = move |packet: &[u8]| is_segment_to(packet, server, ECHO_PORT);
-            let segments: Vec<_> = ports
-                .into_iter()
-                .map(|port| scope.spawn(move || port.first(segment, done)))
-                .collect();
+            let packets = ports.map(|(protocol, ports)| -> Vec<_> {
+                let wanted = move |packet: &[u8]| is_to(packet, protocol, echo);
+                let listen = |port: Listener| scope.spawn(move || port.first(wanted, done));
+                ports.into_iter().map(listen).collect()
+            });
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
             std::thread::sleep(BEFORE);
             let asked = now_ns();
             let made = make(old, fault, true);
             let sent = joined(sender);
             done.store(true, Ordering::Relaxed);
-            let segments: Vec<_> =
-                segments.into_iter().map(|thread| joined(thread)?).collect::<Result<_>>()?;
+            let [segment, datagram] = packets.map(|threads| {
+                let first = threads.into_iter().map(|thread| joined(thread)?);
+                first.collect::<Result<Vec<_>>>().map(|all| all.into_iter().flatten().min())
+            });
             let seen = Seen {
                 decided: joined(decided)?,
                 carrier: joined(carrier)??,
-                segment: segments.into_iter().flatten().min(),
+                segment: segment?,
+                datagram: datagram?,
                 fates: joined(talk)??,
             };
             made?;
@@ -252,6 +274,7 @@ struct Seen {
     decided: Option<u64>,
     carrier: Option<u64>,
     segment: Option<u64>,
+    datagram: Option<u64>,
     fates: Vec<Fate>,
 }
 

@@ -1,8 +1,8 @@
 //! How soon flows leave an uplink that fails: a cut cable, and a black hole beyond the first hop.
 //!
 //! Two gateways in turn, one that translates and one that routes the customer's own prefix. All
-//! flows are by one of three uplinks, which fails under traffic: UDP of live frames, TCP of real
-//! sockets. What is measured, in order: the fault, the state word that says so, the first packet
+//! flows are by one of three uplinks, which fails under traffic of live frames (UDP) and of real
+//! sockets (UDP and TCP). What is measured, in order: the fault, the state word that says so, the first packet
 //! of each class by another uplink.
 
 mod connections;
@@ -186,7 +186,7 @@ fn section(lines: &[Line], options: &Options) -> Section {
             format!(
                 "Medians of {} faults of each kind. All flows leave by one of three uplinks; {} \
                  packets a second of UDP, each of another flow, and {CONNECTIONS} TCP connections \
-                 that send a byte every millisecond between them. The fault is the kernel's event \
+                 and as many UDP sockets that send a byte every millisecond between them. The fault is the kernel's event \
                  about the carrier, as another process in the gateway's namespace received it; for \
                  a black hole it is the moment before the provider is told to drop what it \
                  forwards. The word is the uplink's in the control page, seen by a thread that \
@@ -200,7 +200,9 @@ fn section(lines: &[Line], options: &Options) -> Section {
                 "Probes are {INTERVAL_MS} ms apart, to two targets, three in a row: a black hole \
                  is to be found within {bound} ms. Lost are UDP packets sent until the flows \
                  moved. Broken are UDP flows whose next packet did not arrive either, and TCP \
-                 connections that were reset. Control process, worker, clients and watchers share \
+                 connections that were reset. A TCP sender without an acknowledgement for 200 ms is \
+                 silent until its own timer ends, 400 ms later: the wait of connections in a black \
+                 hole after the word is theirs. Control process, worker, clients and watchers share \
                  one CPU; the generator has the other."
             ),
         ],
