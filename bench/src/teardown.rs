@@ -18,7 +18,7 @@ use crate::memory::driver::{Driver, NOW};
 use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::{Meter, Stopwatch};
 use crate::memory::options::{Options, Pages};
-use crate::memory::ring;
+use crate::memory::ring::{self, Ring};
 use crate::section::{Section, figure, median, table};
 
 const TICKS: u32 = EXPIRY_PASS_MS / TICK_MS;
@@ -102,6 +102,7 @@ fn round(case: &Case) -> Result<Round> {
     let mut driver = Driver::new(gateway, &umem, case.protocol, case.flows);
     driver.converse(case.flows)?;
     let Gateway { engine, regions } = &mut driver.gateway;
+    let mut ring = Ring::new(&umem);
 
     let mut next = Engine::new(0, 1, regions, [3, 4]);
     let started = Instant::now();
@@ -112,10 +113,10 @@ fn round(case: &Case) -> Result<Round> {
     drop(next);
 
     let mut idle = Stopwatch::new();
-    pass(engine, NOW, &mut idle);
+    pass(engine, NOW, &mut ring, &mut idle);
     ensure!(engine.flows() == case.flows as u64, "a flow ended too early");
     let mut end = Stopwatch::new();
-    pass(engine, LATER, &mut end);
+    pass(engine, LATER, &mut ring, &mut end);
     let left = (engine.flows(), engine.mappings());
     ensure!(left == (0, 0), "{} flows and {} mappings did not end", left.0, left.1);
     Ok(Round {
@@ -130,10 +131,10 @@ fn round(case: &Case) -> Result<Round> {
 }
 
 /// A pass over the table, tick by tick as a worker does.
-fn pass(engine: &mut Engine, now: u32, watch: &mut Stopwatch) {
+fn pass(engine: &mut Engine, now: u32, ring: &mut Ring<'_>, watch: &mut Stopwatch) {
     let slots = engine.capacity() / TICKS + 1;
     for _ in 0..TICKS {
-        watch.during(|| engine.expire(slots, now));
+        watch.during(|| engine.tend(slots, now, ring));
     }
 }
 

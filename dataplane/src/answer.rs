@@ -1,8 +1,11 @@
 //! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2) and TCP resets (RFC 9293
-//! §3.5.2), built from the packet that caused them and sent back the way it came.
+//! §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
 
+use weir_wire::layout::flow::FlowKey4;
 use weir_wire::parse::Parsed;
-use weir_wire::{checksum, icmp, ipv4, tcp};
+use weir_wire::{checksum, ethernet, icmp, ipv4, tcp};
+
+use crate::link::LinkHeader;
 
 const MAX_QUOTE: usize = 548;
 const TTL: u8 = 64;
@@ -32,26 +35,19 @@ impl Answer {
         answer.bytes[..6].copy_from_slice(frame.get(6..12)?);
         answer.bytes[6..12].copy_from_slice(frame.get(..6)?);
         answer.bytes[12..l3].copy_from_slice(frame.get(12..l3)?);
-        let ip = answer.bytes.get_mut(l3..answer.len)?;
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&((ipv4::HEADER_LEN + payload) as u16).to_be_bytes());
-        ip[8] = TTL;
-        ip[9] = proto;
-        ip[12..16].copy_from_slice(&source);
-        ip[16..20].copy_from_slice(&p.src);
-        ipv4::Packet::new_unchecked(ip).fill_checksum();
+        let header = answer.bytes.get_mut(l3..l3 + ipv4::HEADER_LEN)?;
+        put_ip(header, source, p.src, proto, payload);
         Some(answer)
     }
 }
 
-/// An ICMP error about the packet, from the gateway's address `source`; `rest` is the second word
+/// An ICMP error of this type and code about the packet, from the gateway's address `source`; `rest` is the second word
 /// of the ICMP header (the next-hop MTU of "fragmentation needed", RFC 1191 §4).
 pub fn icmp_error(
     frame: &[u8],
     p: &Parsed,
     source: [u8; 4],
-    kind: u8,
-    code: u8,
+    [kind, code]: [u8; 2],
     rest: u32,
 ) -> Option<Answer> {
     let quoted = frame.get(usize::from(p.l3)..usize::from(p.end))?;
@@ -94,6 +90,44 @@ pub fn tcp_reset(frame: &[u8], p: &Parsed) -> Option<Answer> {
     Some(answer)
 }
 
+/// A reset from the sender of `key`'s packets to their receiver, out of nothing: `seq` is the number
+/// of the sender's next byte, `ack` of the receiver's. Who has received all that was sent takes it
+/// (RFC 9293 §3.10.7.4); who has not answers with an acknowledgement (RFC 5961 §3.2). The
+/// acknowledgement number makes it good before the handshake's second packet, too.
+pub fn reset(link: &LinkHeader, key: &FlowKey4, seq: u32, ack: u32) -> Answer {
+    let l3 = if link.vlan == 0 { 14 } else { 14 + ethernet::TAG_LEN };
+    let l4 = l3 + ipv4::HEADER_LEN;
+    let mut answer = Answer { bytes: [0; 18 + 576], len: l4 + tcp::HEADER_LEN };
+    answer.bytes[..6].copy_from_slice(&link.destination.bytes());
+    answer.bytes[6..12].copy_from_slice(&link.source.bytes());
+    if link.vlan != 0 {
+        answer.bytes[12..14].copy_from_slice(&ethernet::VLAN.to_be_bytes());
+        answer.bytes[14..16].copy_from_slice(&link.vlan.to_be_bytes());
+    }
+    answer.bytes[l3 - 2..l3].copy_from_slice(&ethernet::IPV4.to_be_bytes());
+    put_ip(&mut answer.bytes[l3..l4], key.src, key.dst, tcp::PROTOCOL, tcp::HEADER_LEN);
+    let mut reset = tcp::Packet::new_unchecked(&mut answer.bytes[l4..l4 + tcp::HEADER_LEN]);
+    reset.set_sport(key.sport);
+    reset.set_dport(key.dport);
+    reset.set_seq(seq);
+    reset.set_ack(ack);
+    reset.set_header_len(tcp::HEADER_LEN);
+    reset.set_flags(tcp::flag::RST | tcp::flag::ACK);
+    let len = tcp::HEADER_LEN as u16;
+    reset.fill_checksum(checksum::pseudo4(key.src, key.dst, tcp::PROTOCOL, len));
+    answer
+}
+
+fn put_ip(header: &mut [u8], src: [u8; 4], dst: [u8; 4], proto: u8, payload: usize) {
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&((ipv4::HEADER_LEN + payload) as u16).to_be_bytes());
+    header[8] = TTL;
+    header[9] = proto;
+    header[12..16].copy_from_slice(&src);
+    header[16..20].copy_from_slice(&dst);
+    ipv4::Packet::new_unchecked(header).fill_checksum();
+}
+
 /// At most so many answers a second, in bursts of as many (RFC 1812 §4.3.2.8).
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
@@ -108,12 +142,18 @@ impl RateLimit {
         Self { per_second, tokens: per_second, since_ms: 0 }
     }
 
+    /// Changes the rate.
+    pub fn set(&mut self, per_second: u32) {
+        self.per_second = per_second;
+        self.tokens = self.tokens.min(per_second);
+    }
+
     /// Takes a token if there is one.
     pub fn allows(&mut self, now_ms: u32) -> bool {
         let elapsed = now_ms.wrapping_sub(self.since_ms).min(1000);
-        let earned = elapsed * self.per_second / 1000;
+        let earned = (u64::from(elapsed) * u64::from(self.per_second) / 1000) as u32;
         if earned > 0 {
-            self.tokens = (self.tokens + earned).min(self.per_second);
+            self.tokens = self.tokens.saturating_add(earned).min(self.per_second);
             self.since_ms = now_ms;
         }
         let allowed = self.tokens > 0;
@@ -142,7 +182,7 @@ mod tests {
     fn time_exceeded_quotes_the_packet_and_checks_out() {
         let frame = syn();
         let p = parse(&frame).unwrap();
-        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], icmp::TIME_EXCEEDED, 0, 0).unwrap();
+        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], [icmp::TIME_EXCEEDED, 0], 0).unwrap();
         let q = parse(answer.data()).unwrap();
         assert_eq!((q.src, q.dst), ([10, 0, 0, 254], [10, 0, 0, 1]));
         let message = icmp::Packet::new_checked(&answer.data()[34..]).unwrap();
@@ -156,7 +196,7 @@ mod tests {
     fn fragmentation_needed_names_the_mtu() {
         let frame = syn();
         let p = parse(&frame).unwrap();
-        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], 3, 4, 1400).unwrap();
+        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], [3, 4], 1400).unwrap();
         assert_eq!(&answer.data()[14 + 20 + 6..][..2], &1400u16.to_be_bytes());
     }
 

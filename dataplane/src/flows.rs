@@ -132,6 +132,16 @@ fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tc
     peer.set_meta(other.flags, state as u8);
 }
 
+/// Makes a TCP flow one that is closing, given its forward slot: the kernel tier leaves it alone.
+pub fn close(table: &FlowTable4, forward: u32) {
+    let slot = table.slot(forward);
+    let action = slot.action();
+    let peer = table.slot(action.peer);
+    let state = FlowState::Closing as u8;
+    slot.set_meta(action.flags & !flag::OFFLOAD, state);
+    peer.set_meta(peer.action().flags & !flag::OFFLOAD, state);
+}
+
 /// Idle time after which a flow ends, milliseconds.
 pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: u8) -> u32 {
     let seconds = match FlowState::from_byte(flow_state) {
@@ -144,13 +154,12 @@ pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: u8) -> u32 {
     seconds.saturating_mul(1000)
 }
 
-/// Has neither direction been used for the flow's timeout? The clock wraps after 49 days; a
+/// For how long has neither direction been used, milliseconds? The clock wraps after 49 days; a
 /// timestamp that is ahead of `now` is fresh.
-pub fn is_expired(table: &FlowTable4, forward: &FlowEntry4, timeouts: &Timeouts, now: u32) -> bool {
+pub fn idle_ms(table: &FlowTable4, forward: &FlowEntry4, now: u32) -> u32 {
     let idle = |seen: u32| now.wrapping_sub(seen) as i32;
     let back = table.slot(forward.peer).last_seen();
-    let least = idle(forward.last_seen).min(idle(back)).max(0) as u32;
-    least >= timeout_ms(timeouts, forward.proto, forward.flow_state)
+    idle(forward.last_seen).min(idle(back)).max(0) as u32
 }
 
 #[cfg(test)]
@@ -278,7 +287,7 @@ mod tests {
         let timeouts = Timeouts::DEFAULT;
         let expired = |now| {
             let entry = pair.table.slot(pair.forward).read().unwrap();
-            is_expired(&pair.table, &entry, &timeouts, now)
+            idle_ms(&pair.table, &entry, now) >= timeout_ms(&timeouts, 17, entry.flow_state)
         };
         assert!(!expired(300_999));
         assert!(expired(301_000));

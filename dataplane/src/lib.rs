@@ -8,6 +8,8 @@
 //! | [`nat`] | addresses and ports |
 //! | [`mappings`] | endpoint-independent mappings |
 //! | [`flows`] | both directions of a flow, TCP state, timeouts |
+//! | [`heavy`] | who has heavy flows |
+//! | [`witness`] | new flows that nobody answers |
 //! | [`fragments`] | later fragments follow the first |
 //! | [`icmp_error`] | ICMP errors about translated flows |
 //! | [`answer`] | ICMP errors and TCP resets of the gateway's own |
@@ -25,10 +27,12 @@ pub mod established;
 pub mod flows;
 pub mod fragments;
 pub mod handover;
+pub mod heavy;
 pub mod icmp_error;
 pub mod link;
 pub mod mappings;
 pub mod nat;
 pub mod packet;
 pub mod steering;
+pub mod witness;
 pub mod worker;

@@ -19,6 +19,7 @@ use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
+use weir_shm::observations::Observations;
 use weir_shm::status::Status;
 use weir_shm::{Pins, pins};
 use weir_wire::layout::MAX_DEVICES;
@@ -128,6 +129,7 @@ fn serve(
         flows: open_flows(pins, status, snapshot.half.flow_slots)?,
         neighbours: Neighbours::open(pins, Access::Write)?,
         counters: Counters::open(pins, Access::Write)?,
+        observations: Observations::open(pins, Access::Write)?,
         hash_key: status.hash_key(),
     };
     regions.flows.recover();

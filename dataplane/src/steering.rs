@@ -85,6 +85,13 @@ pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
     region.uplink_state(uplink) & uplink_state::USABLE != 0
 }
 
+/// Is the uplink of a worse tier than the one that takes the policy's new flows?
+pub fn is_away(policy: &Policy, uplink: u8) -> bool {
+    let count = usize::from(policy.member_count).min(policy.members.len());
+    let member = policy.members[..count].iter().find(|member| member.uplink == uplink);
+    policy.active_tier != 0 && member.is_some_and(|member| member.tier > policy.active_tier)
+}
+
 /// The policy's key. Where a member translates, a UDP or ICMP endpoint must keep one mapping
 /// whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
 fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic) -> u64 {

@@ -213,6 +213,8 @@ fn turn_until_stopped<'u>(
             shared.handover.wake_others(plan.id);
             busy += taken + lost;
         }
+        // While it is at work, the worker does not sleep.
+        busy += usize::from(engine.sweep(ports));
         for (_, socket) in &mut ports.sockets {
             // An error other than a busy or absent device is the device's end; the main thread
             // learns of that from the control page and starts the workers anew.
@@ -223,7 +225,8 @@ fn turn_until_stopped<'u>(
         if now - ticked >= u64::from(TICK_MS) {
             ticked = now;
             engine.refresh();
-            engine.expire(slots, now as u32);
+            engine.tend(slots, now as u32, ports);
+            engine.judge(now);
             report(plan, shared, umem, ports, engine, now);
         }
         if busy == 0 {

@@ -73,6 +73,19 @@ impl Slot4 {
         self.state.load(Ordering::Acquire) & VALID != 0
     }
 
+    /// The uplink of the flow in the slot.
+    #[inline]
+    pub fn uplink(&self) -> u8 {
+        let [.., uplink] = self.ports.load(Ordering::Relaxed).to_ne_bytes();
+        uplink
+    }
+
+    /// Which use of the slot this is: another flow in it has another number.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.state.load(Ordering::Acquire)
+    }
+
     /// The action, for the slot's owner, which alone could change it.
     #[inline]
     pub fn action(&self) -> Action4 {
@@ -188,6 +201,12 @@ impl Slot4 {
     #[inline]
     pub fn next_seq(&self) -> u32 {
         self.next_seq.load(Ordering::Relaxed)
+    }
+
+    /// Bytes forwarded in this direction.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// When a packet last took this direction.

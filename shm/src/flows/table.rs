@@ -77,6 +77,12 @@ impl FlowTable4 {
         &self.tags.view::<TagWord>(0)[group as usize]
     }
 
+    /// Is nothing in the group of the slot at `index`?
+    #[inline]
+    pub fn is_group_free(&self, index: u32) -> bool {
+        self.tags(index / GROUP).load() == 0
+    }
+
     /// Asks for the tags that a search for `hash` begins with.
     #[inline]
     pub fn prefetch_tags(&self, hash: u64) {

@@ -128,6 +128,8 @@ counters! {
         FlowsMoved = 50, "flows.moved";
         /// Flows taken over from an earlier dataplane process.
         FlowsAdopted = 51, "flows.adopted";
+        /// Connections reset because their uplink went down, or to bring them home.
+        FlowsReset = 52, "flows.reset";
     }
 }
 

@@ -5,17 +5,30 @@
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
 //! the next packet of an established flow is [`established`](crate::established)'s; every other
 //! is parsed in full.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`admit`] | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | [`end`] | flows end and move without a packet: the steady walk over the table |
+//! | [`sweep`] | connections of an uplink that went down end at once |
+//! | [`adopt`] | flows that an earlier process left |
+
+mod admit;
+mod adopt;
+mod end;
+mod sweep;
 
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{Counters, LaneWriter, UplinkCounter};
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_shm::neighbours::Neighbours;
+use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
-use weir_wire::layout::MAX_DEVICES;
 use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowKey4, flag};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
 use weir_wire::layout::neighbour::{FIRST_LAN_L2, Neighbour};
+use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::{icmp, ipv4, rewrite, tcp};
 
@@ -23,18 +36,21 @@ use crate::answer::{self, Answer, RateLimit};
 use crate::established::Plain;
 use crate::flows::{self, NewFlow, Side, key_of, reversed};
 use crate::fragments::{FragmentKey, Fragments};
+use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
 use crate::link::{self, LinkHeader};
 use crate::mappings::Mappings;
 use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
+use crate::witness::Witness;
+use sweep::Sweep;
 
 /// Most packets that go through the stages together.
 pub const BATCH: usize = 64;
 
-/// ICMP errors and resets a worker makes per second.
-const ANSWERS_PER_SECOND: u32 = 1000;
+/// ICMP errors a worker makes per second.
+const ERRORS_PER_SECOND: u32 = 1000;
 
 /// The regions a worker works on.
 #[derive(Clone, Debug)]
@@ -47,6 +63,8 @@ pub struct Regions {
     pub neighbours: Neighbours,
     /// Counters.
     pub counters: Counters,
+    /// What is seen of new connections.
+    pub observations: Observations,
     /// Key of the flow hash.
     pub hash_key: [u64; 2],
 }
@@ -59,6 +77,7 @@ impl Regions {
             flows: FlowTable4::anonymous(slots)?,
             neighbours: Neighbours::anonymous()?,
             counters: Counters::anonymous()?,
+            observations: Observations::anonymous()?,
             hash_key,
         })
     }
@@ -80,8 +99,12 @@ pub struct Engine {
     mappings: Mappings,
     fragments: Fragments,
     random: Random,
-    answers: RateLimit,
+    errors: RateLimit,
     cursor: u32,
+    homeward: [RateLimit; MAX_POLICIES],
+    sweep: Sweep,
+    heavy: Heavy,
+    witness: Witness,
     flows: u64,
 }
 
@@ -135,8 +158,12 @@ impl Engine {
             mappings: Mappings::new(entropy, mappings),
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
-            answers: RateLimit::new(ANSWERS_PER_SECOND),
+            errors: RateLimit::new(ERRORS_PER_SECOND),
             cursor: 0,
+            homeward: [RateLimit::new(0); MAX_POLICIES],
+            sweep: Sweep::default(),
+            heavy: Heavy::new(regions.hash_key),
+            witness: Witness::new(id, regions),
             flows: 0,
         }
     }
@@ -151,6 +178,10 @@ impl Engine {
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
             *untagged = half.port_of(device.ifindex, 0).is_some();
         }
+        for (limit, policy) in self.homeward.iter_mut().zip(&half.policies) {
+            limit.set(policy.home_per_second);
+        }
+        self.sweep.again();
         true
     }
 
@@ -360,18 +391,14 @@ impl Engine {
             action = self.table.slot(slot).action();
         }
         if p.ttl <= 1 {
-            self.answer(work, &received, now, out, |frame, from| {
-                answer::icmp_error(frame, p, from, icmp::TIME_EXCEEDED, 0, 0)
-            });
+            self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
             return Err(Counter::DropTtl);
         }
         let len = p.end - p.l3;
         let mtu = self.snapshot.half.ports.get(usize::from(action.port)).map_or(0, |port| port.mtu);
         if len > mtu {
-            let kind = icmp::UNREACHABLE;
-            self.answer(work, &received, now, out, |frame, from| {
-                answer::icmp_error(frame, p, from, kind, icmp::FRAGMENTATION_NEEDED, mtu.into())
-            });
+            let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
+            self.complain(work, &received, now, out, kind, mtu.into());
             return Err(Counter::DropTooBig);
         }
         flows::follow(&self.table, slot, &action, p.proto, p.tcp_flags);
@@ -523,252 +550,64 @@ impl Engine {
         Err(Counter::DropHandoverFull)
     }
 
-    /// Makes a flow for a packet from the LAN; its slot.
-    fn admit(
-        &mut self,
-        work: &Work,
-        key: &FlowKey4,
-        frame: &[u8],
-        now: u32,
-    ) -> Result<u32, Dropped> {
-        let p = &work.parsed;
-        if self.is_uplink(work.port) {
-            return Err(Counter::DropNoFlow);
-        }
-        let half = &self.snapshot.half;
-        let own = (half.lan_prefix_count as usize).min(half.lan_prefixes.len());
-        if !half.lan_prefixes[..own].iter().any(|prefix| prefix.contains4(p.src)) {
-            return Err(Counter::DropSource);
-        }
-        // A connection may be picked up in its midst, after a restart without its table; a segment
-        // that only ends one may not.
-        let ends = tcp::flag::RST | tcp::flag::FIN;
-        if p.proto == tcp::PROTOCOL && p.tcp_flags & ends != 0 {
-            return Err(Counter::DropNotSyn);
-        }
-        let reply =
-            p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
-        if reply {
-            return Err(Counter::DropNoFlow);
-        }
-        let traffic = traffic_of(p, work.port);
-        let policy = steering::policy(half, &traffic);
-        let endpoint = Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport };
-        let mapped =
-            self.mappings.get(&endpoint).filter(|m| steering::usable(&self.control, m.uplink));
-        let uplink = match mapped {
-            Some(mapping) => mapping.uplink,
-            None => steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)
-                .ok_or(Counter::DropNoUplink)?,
-        };
-        let (outside, external) = match mapped {
-            Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
-            None => {
-                self.mappings.detach(&endpoint);
-                self.translate(uplink, key)?
-            }
-        };
-        let mac = frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or([0; 6]);
-        let neighbour = Neighbour { mac, port: work.port };
-        let l2 = self.neighbours.learn(neighbour).ok_or(Counter::DropNeighbourFull)?;
-        let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
-        let new = NewFlow {
-            inside: *key,
-            outside,
-            uplink,
-            lan: Side { port: work.port, l2 },
-            wan: Side { port, l2: u16::from(uplink) },
-            worker: self.id,
-            now,
-        };
-        let slot = flows::create(&self.table, self.key, &new).ok_or(Counter::DropTableFull)?;
-        if let Some(external) = external {
-            self.mappings.hold(endpoint, uplink, external);
-        }
-        self.flows += 1;
-        self.lane.add(Counter::FlowsCreated, 1);
-        self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
-        self.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
-        Ok(slot)
-    }
-
-    /// What the flow looks like on the uplink, and the mapping it needs if it is not TCP.
-    fn translate(
-        &mut self,
-        uplink: u8,
-        key: &FlowKey4,
-    ) -> Result<(FlowKey4, Option<External>), Dropped> {
-        let up =
-            self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
-        if up.translate != Translate::Nat44 as u8 {
-            return Ok((*key, None));
-        }
-        let pool = usize::from(up.pool_len).min(up.pool.len());
-        if pool == 0 {
-            return Err(Counter::DropNoPort);
-        }
-        let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
-            .ok_or(Counter::DropNoPort)?;
-        // One inside host keeps one outside address (RFC 4787 REQ-2).
-        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
-        let address = up.pool[host as usize % pool];
-        let proto = key.proto;
-        let external = |port| External { proto, address, port };
-        let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
-        let free = |port: u16| {
-            let answer = reversed(&translated(key, &external(port)));
-            (proto == tcp::PROTOCOL || mappings.is_free(&external(port)))
-                && table.find(flow4(secret, &answer), &answer).is_none()
-        };
-        let wanted = u16::from_be_bytes(key.sport);
-        let port = slice.pick(wanted, &mut self.random, free).ok_or(Counter::DropNoPort)?;
-        let held = (proto != tcp::PROTOCOL).then(|| external(port));
-        Ok((translated(key, &external(port)), held))
-    }
-
-    /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It
-    /// stays as it is when there is nowhere else to go.
-    #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
-    fn leave_uplink<B: Buffer>(
-        &mut self,
-        work: &Work,
-        key: &FlowKey4,
-        slot: u32,
-        action: &Action4,
-        received: &Received<B>,
-        now: u32,
-        out: &mut impl Output<B>,
-    ) -> Result<u32, Dropped> {
-        let p = &work.parsed;
-        let traffic = traffic_of(p, work.port);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
-        if steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic).is_none() {
-            return Ok(slot);
-        }
-        self.remove(slot);
-        if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 {
-            self.answer(work, received, now, out, |frame, _| answer::tcp_reset(frame, p));
-            return Err(Counter::DropAnswered);
-        }
-        self.lane.add(Counter::FlowsMoved, 1);
-        self.admit(work, key, received.frame.data(), now)
-    }
-
-    /// Sends an answer back to where the packet came from, if the rate allows it.
-    fn answer<B: Buffer>(
+    /// Sends an ICMP error back to where the packet came from, if that is the LAN and the rate
+    /// allows it; `kind` is type and code.
+    fn complain<B: Buffer>(
         &mut self,
         work: &Work,
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-        make: impl FnOnce(&[u8], [u8; 4]) -> Option<Answer>,
+        kind: [u8; 2],
+        rest: u32,
     ) {
-        if self.is_uplink(work.port) || !self.answers.allows(now) {
+        if self.is_uplink(work.port) || !self.errors.allows(now) {
             return;
         }
         let from = self.snapshot.half.ports[usize::from(work.port)].address;
-        let Some(answer) = make(received.frame.data(), from) else { return };
-        let Some(mut frame) = out.allocate() else { return };
-        if frame.set_data(answer.data()) && out.transmit(received.device, frame).is_ok() {
-            self.lane.add(Counter::UserOriginated, 1);
-            self.lane.add(Counter::UserTx, 1);
+        let error = answer::icmp_error(received.frame.data(), &work.parsed, from, kind, rest);
+        if let Some(error) = error {
+            self.originate(received.device, &error, out);
         }
     }
 
-    /// Ends flows that were idle too long, looking at `slots` slots of the table from where the
-    /// last call stopped.
-    pub fn expire(&mut self, slots: u32, now: u32) {
-        let timeouts = self.snapshot.half.timeouts;
-        if self.snapshot.half.epoch == 0 {
-            return;
+    /// Sends a frame of the gateway's own; `false` when there is no room.
+    fn originate<B: Buffer>(&self, device: u8, answer: &Answer, out: &mut impl Output<B>) -> bool {
+        let Some(mut frame) = out.allocate() else { return false };
+        if !frame.set_data(answer.data()) || out.transmit(device, frame).is_err() {
+            return false;
         }
-        for _ in 0..slots.min(self.table.capacity()) {
-            let index = self.cursor;
-            self.cursor = (self.cursor + 1) % self.table.capacity();
-            let slot = self.table.slot(index);
-            if !slot.is_valid() {
-                continue;
-            }
-            let Some(entry) = slot.read() else { continue };
-            let ours = entry.worker == self.id && entry.flags & flag::FORWARD != 0;
-            if ours && flows::is_expired(&self.table, &entry, &timeouts, now) {
-                self.remove(index);
-                self.lane.add(Counter::FlowsExpired, 1);
-            }
+        self.lane.add(Counter::UserOriginated, 1);
+        self.lane.add(Counter::UserTx, 1);
+        true
+    }
+
+    /// What steering knows of a flow by its entry, which does not keep the code point of its
+    /// packets: a policy chosen by that alone is not found again.
+    fn traffic_in(&self, forward: &FlowEntry4) -> Traffic {
+        Traffic {
+            in_port: self.table.slot(forward.peer).action().port,
+            src: forward.src,
+            dst: forward.dst,
+            sport: u16::from_be_bytes(forward.sport),
+            dport: u16::from_be_bytes(forward.dport),
+            proto: forward.proto,
+            dscp: 0,
         }
+    }
+
+    /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.
+    pub fn judge(&mut self, now_ms: u64) {
+        self.witness.judge(&self.table, now_ms);
     }
 
     /// Slots of the flow table.
     pub fn capacity(&self) -> u32 {
         self.table.capacity()
     }
-
-    /// Ends a flow, given its forward slot.
-    fn remove(&mut self, forward: u32) {
-        let Some(entry) = self.table.slot(forward).read() else { return };
-        self.table.retire(forward);
-        self.table.retire(entry.peer);
-        if entry.flags & flag::NAT != 0 && entry.proto != tcp::PROTOCOL {
-            self.mappings.release(&external_of(&entry));
-        }
-        self.flows -= 1;
-        self.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
-    }
-
-    /// Takes over the flows that an earlier process left in the table: those whose owner this
-    /// worker would be. Ends the ones that are not whole. Call once, before the first packet.
-    pub fn adopt(&mut self) -> u64 {
-        self.refresh();
-        let mut active = [0u64; weir_wire::layout::MAX_UPLINKS];
-        for index in 0..self.table.capacity() {
-            let Some(entry) = self.table.slot(index).read() else { continue };
-            let owner = if entry.worker < self.workers { entry.worker } else { 0 };
-            if owner != self.id {
-                continue;
-            }
-            let peer = self.table.slot(entry.peer).read();
-            let whole = peer.is_some_and(|peer| {
-                peer.peer == index && (peer.flags ^ entry.flags) & flag::FORWARD != 0
-            });
-            let known = usize::from(entry.uplink) < active.len() && entry.worker < self.workers;
-            if !whole || !known {
-                self.table.retire(index);
-                continue;
-            }
-            if entry.flags & flag::FORWARD == 0 {
-                continue;
-            }
-            self.flows += 1;
-            active[usize::from(entry.uplink)] += 1;
-            if entry.flags & flag::NAT != 0 && entry.proto != tcp::PROTOCOL {
-                let traffic = Traffic {
-                    in_port: peer.map_or(0, |peer| peer.port),
-                    src: entry.src,
-                    dst: entry.dst,
-                    sport: u16::from_be_bytes(entry.sport),
-                    dport: u16::from_be_bytes(entry.dport),
-                    proto: entry.proto,
-                    dscp: 0,
-                };
-                let policy = steering::policy(&self.snapshot.half, &traffic);
-                let endpoint = Endpoint {
-                    proto: entry.proto,
-                    policy,
-                    address: entry.src,
-                    port: traffic.sport,
-                };
-                self.mappings.hold(endpoint, entry.uplink, external_of(&entry));
-            }
-        }
-        for (uplink, count) in active.into_iter().enumerate() {
-            self.lane.set_uplink(uplink as u8, UplinkCounter::FlowsActive, count);
-        }
-        self.lane.add(Counter::FlowsAdopted, self.flows);
-        self.flows
-    }
 }
 
-fn external_of(forward: &weir_wire::layout::flow::FlowEntry4) -> External {
+fn external_of(forward: &FlowEntry4) -> External {
     let rewrite = &forward.rewrite;
     External { proto: forward.proto, address: rewrite.src, port: u16::from_be_bytes(rewrite.sport) }
 }

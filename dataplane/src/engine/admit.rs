@@ -1,0 +1,160 @@
+//! Flows begin: which uplink a packet without a flow takes, and with which address and port.
+
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::OnUplinkDown;
+
+use super::*;
+
+impl Engine {
+    /// Makes a flow for a packet from the LAN; its slot.
+    pub(super) fn admit(
+        &mut self,
+        work: &Work,
+        key: &FlowKey4,
+        frame: &[u8],
+        now: u32,
+    ) -> Result<u32, Dropped> {
+        let p = &work.parsed;
+        if self.is_uplink(work.port) {
+            return Err(Counter::DropNoFlow);
+        }
+        let half = &self.snapshot.half;
+        let own = (half.lan_prefix_count as usize).min(half.lan_prefixes.len());
+        if !half.lan_prefixes[..own].iter().any(|prefix| prefix.contains4(p.src)) {
+            return Err(Counter::DropSource);
+        }
+        // A connection may be picked up in its midst, after a restart without its table; a segment
+        // that only ends one may not.
+        let ends = tcp::flag::RST | tcp::flag::FIN;
+        if p.proto == tcp::PROTOCOL && p.tcp_flags & ends != 0 {
+            return Err(Counter::DropNotSyn);
+        }
+        let reply =
+            p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
+        if reply {
+            return Err(Counter::DropNoFlow);
+        }
+        let traffic = traffic_of(p, work.port);
+        let policy = steering::policy(half, &traffic);
+        let endpoint = Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport };
+        let mapped =
+            self.mappings.get(&endpoint).filter(|m| steering::usable(&self.control, m.uplink));
+        let uplink = match mapped {
+            Some(mapping) => mapping.uplink,
+            None => self.choose(policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
+        };
+        let (outside, external) = match mapped {
+            Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
+            None => {
+                self.mappings.detach(&endpoint);
+                self.translate(uplink, key)?
+            }
+        };
+        let mac = frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or([0; 6]);
+        let neighbour = Neighbour { mac, port: work.port };
+        let l2 = self.neighbours.learn(neighbour).ok_or(Counter::DropNeighbourFull)?;
+        let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
+        let new = NewFlow {
+            inside: *key,
+            outside,
+            uplink,
+            lan: Side { port: work.port, l2 },
+            wan: Side { port, l2: u16::from(uplink) },
+            worker: self.id,
+            now,
+        };
+        let slot = flows::create(&self.table, self.key, &new).ok_or(Counter::DropTableFull)?;
+        if let Some(external) = external {
+            self.mappings.hold(endpoint, uplink, external);
+        }
+        self.witness.see(&self.table, slot, now);
+        self.flows += 1;
+        self.lane.add(Counter::FlowsCreated, 1);
+        self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
+        self.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
+        Ok(slot)
+    }
+
+    /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
+    fn choose(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
+        let heavy = self.snapshot.half.policies.get(usize::from(policy))?.heavy;
+        if heavy != NONE
+            && self.heavy.expects(traffic.src, traffic.dst, now)
+            && steering::usable(&self.control, heavy)
+        {
+            return Some(heavy);
+        }
+        steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic)
+    }
+
+    /// What the flow looks like on the uplink, and the mapping it needs if it is not TCP.
+    fn translate(
+        &mut self,
+        uplink: u8,
+        key: &FlowKey4,
+    ) -> Result<(FlowKey4, Option<External>), Dropped> {
+        let up =
+            self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
+        if up.translate != Translate::Nat44 as u8 {
+            return Ok((*key, None));
+        }
+        let pool = usize::from(up.pool_len).min(up.pool.len());
+        if pool == 0 {
+            return Err(Counter::DropNoPort);
+        }
+        let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
+            .ok_or(Counter::DropNoPort)?;
+        // One inside host keeps one outside address (RFC 4787 REQ-2).
+        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
+        let address = up.pool[host as usize % pool];
+        let proto = key.proto;
+        let external = |port| External { proto, address, port };
+        let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
+        let free = |port: u16| {
+            let answer = reversed(&translated(key, &external(port)));
+            (proto == tcp::PROTOCOL || mappings.is_free(&external(port)))
+                && table.find(flow4(secret, &answer), &answer).is_none()
+        };
+        let wanted = u16::from_be_bytes(key.sport);
+        let port = slice.pick(wanted, &mut self.random, free).ok_or(Counter::DropNoPort)?;
+        let held = (proto != tcp::PROTOCOL).then(|| external(port));
+        Ok((translated(key, &external(port)), held))
+    }
+
+    /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It
+    /// stays as it is when there is nowhere else to go.
+    #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
+    pub(super) fn leave_uplink<B: Buffer>(
+        &mut self,
+        work: &Work,
+        key: &FlowKey4,
+        slot: u32,
+        action: &Action4,
+        received: &Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<u32, Dropped> {
+        let p = &work.parsed;
+        let traffic = traffic_of(p, work.port);
+        let policy = steering::policy(&self.snapshot.half, &traffic);
+        if steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic).is_none() {
+            return Ok(slot);
+        }
+        let opens = p.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK) == tcp::flag::SYN;
+        if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 && !opens {
+            match self.on_uplink_down(policy) {
+                OnUplinkDown::Keep => return Ok(slot),
+                OnUplinkDown::Drop => return Err(Counter::DropUplinkDown),
+                OnUplinkDown::Reset => {}
+            }
+            self.remove(slot);
+            if let Some(reset) = answer::tcp_reset(received.frame.data(), p) {
+                self.originate(received.device, &reset, out);
+            }
+            return Err(Counter::DropAnswered);
+        }
+        self.remove(slot);
+        self.lane.add(Counter::FlowsMoved, 1);
+        self.admit(work, key, received.frame.data(), now)
+    }
+}

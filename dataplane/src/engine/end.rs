@@ -1,0 +1,123 @@
+//! Flows end and move without a packet of theirs: the steady walk over the table.
+
+use weir_wire::layout::control::{ComeHome, uplink_state};
+use weir_wire::layout::flow::{FlowState, GROUP};
+
+use super::*;
+
+impl Engine {
+    /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
+    /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
+    /// has heavy ones.
+    pub fn tend<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
+        if self.snapshot.half.epoch == 0 {
+            return;
+        }
+        let mut left = slots.min(self.table.capacity());
+        while left > 0 {
+            let index = self.cursor;
+            let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
+            let step = if free { GROUP } else { 1 };
+            self.cursor = (index + step) % self.table.capacity();
+            left = left.saturating_sub(step);
+            let slot = self.table.slot(index);
+            if free || !slot.is_valid() {
+                continue;
+            }
+            let Some(entry) = slot.read() else { continue };
+            if entry.worker == self.id && entry.flags & flag::FORWARD != 0 {
+                self.look_at(index, &entry, now, out);
+            }
+        }
+    }
+
+    fn look_at<B: Buffer>(
+        &mut self,
+        index: u32,
+        entry: &FlowEntry4,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) {
+        let idle = flows::idle_ms(&self.table, entry, now);
+        let timeouts = &self.snapshot.half.timeouts;
+        if idle >= flows::timeout_ms(timeouts, entry.proto, entry.flow_state) {
+            self.remove(index);
+            self.lane.add(Counter::FlowsExpired, 1);
+            return;
+        }
+        let back = self.table.slot(entry.peer).bytes();
+        self.heavy.learn(entry, back, now.wrapping_sub(idle));
+        let draining = self.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
+        if draining || self.any_comes_home() {
+            self.relocate(index, entry, idle, draining, now, out);
+        }
+    }
+
+    fn any_comes_home(&self) -> bool {
+        self.snapshot.half.policies.iter().any(|policy| policy.come_home != ComeHome::Stay as u8)
+    }
+
+    /// Lets a flow go whose policy wants it elsewhere. It begins anew with its next packet.
+    fn relocate<B: Buffer>(
+        &mut self,
+        index: u32,
+        entry: &FlowEntry4,
+        idle: u32,
+        draining: bool,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) {
+        let traffic = self.traffic_in(entry);
+        let number = steering::policy(&self.snapshot.half, &traffic);
+        let Some(policy) = self.snapshot.half.policies.get(usize::from(number)) else { return };
+        let is_idle = idle >= u32::from(policy.idle_s) * 1000;
+        let comes_home = match steering::is_away(policy, entry.uplink) {
+            true => ComeHome::from_byte(policy.come_home),
+            false => ComeHome::Stay,
+        };
+        let survives = entry.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
+        let leaves = draining && is_idle && survives;
+        let homeward = match comes_home {
+            ComeHome::Stay => false,
+            ComeHome::Idle => is_idle && survives,
+            ComeHome::All => survives || entry.flow_state != FlowState::Closing as u8,
+        };
+        let somewhere = || {
+            let to = steering::uplink(&self.snapshot, &self.control, self.key, number, &traffic);
+            to.is_some_and(|uplink| uplink != entry.uplink)
+        };
+        if !(leaves || homeward) || !somewhere() {
+            return;
+        }
+        if !leaves && !self.homeward[usize::from(number)].allows(now) {
+            return;
+        }
+        if !survives {
+            self.reset(index, entry, out);
+            return;
+        }
+        if comes_home == ComeHome::All {
+            // Another flow of the endpoint would call it back.
+            self.mappings.detach(&Endpoint {
+                proto: entry.proto,
+                policy: number,
+                address: entry.src,
+                port: traffic.sport,
+            });
+        }
+        self.remove(index);
+        self.lane.add(Counter::FlowsMoved, 1);
+    }
+
+    /// Ends a flow, given its forward slot.
+    pub(super) fn remove(&mut self, forward: u32) {
+        let Some(entry) = self.table.slot(forward).read() else { return };
+        self.table.retire(forward);
+        self.table.retire(entry.peer);
+        if entry.flags & flag::NAT != 0 && entry.proto != tcp::PROTOCOL {
+            self.mappings.release(&external_of(&entry));
+        }
+        self.flows -= 1;
+        self.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
+    }
+}

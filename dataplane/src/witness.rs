@@ -1,0 +1,122 @@
+//! New flows that nobody answers, by uplink: what tells a link that is dead for users from one whose
+//! probes answer.
+//!
+//! Flows wait in a ring until they are a second old; then each is judged by whether its other
+//! direction has been seen. While the ring is full, new flows are not judged: of some thousands a
+//! second, it is a sample.
+
+use std::collections::VecDeque;
+
+use weir_shm::flows::FlowTable4;
+use weir_shm::observations::Observations;
+use weir_wire::hash::hash2;
+use weir_wire::layout::MAX_UPLINKS;
+use weir_wire::layout::flow::{FlowEntry4, flag};
+use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
+use weir_wire::{tcp, udp};
+
+use crate::engine::Regions;
+
+/// Flows that wait for judgement at a time.
+const WAITING: usize = 4096;
+
+/// A flow that waits.
+#[derive(Clone, Copy, Debug)]
+struct New {
+    slot: u32,
+    generation: u32,
+    made: u32,
+}
+
+/// A worker's view of its new flows.
+#[derive(Debug)]
+pub struct Witness {
+    worker: u8,
+    key: [u64; 2],
+    waiting: VecDeque<New>,
+    /// The interval under way, by uplink.
+    intervals: Box<[Interval; MAX_UPLINKS]>,
+    number: u64,
+    observations: Observations,
+}
+
+impl Witness {
+    /// Of a worker that has seen nothing.
+    pub fn new(worker: u8, regions: &Regions) -> Self {
+        Self {
+            worker,
+            key: regions.hash_key,
+            waiting: VecDeque::with_capacity(WAITING),
+            intervals: Box::new([Interval::default(); MAX_UPLINKS]),
+            number: 0,
+            observations: regions.observations.clone(),
+        }
+    }
+
+    /// Takes note of a flow that was made now, given its forward slot.
+    #[inline]
+    pub fn see(&mut self, table: &FlowTable4, slot: u32, now: u32) {
+        if self.waiting.len() < WAITING {
+            let generation = table.slot(slot).generation();
+            self.waiting.push_back(New { slot, generation, made: now });
+        }
+    }
+
+    /// Judges what is old enough, and writes the interval when it is over. `now_ms` is
+    /// CLOCK_MONOTONIC.
+    pub fn judge(&mut self, table: &FlowTable4, now_ms: u64) {
+        let number = Observations::number(now_ms);
+        if number != self.number {
+            self.write();
+            self.number = number;
+        }
+        let old = |new: &New| (now_ms as u32).wrapping_sub(new.made) >= JUDGED_AFTER_MS;
+        while let Some(new) = self.waiting.pop_front_if(|new| old(new)) {
+            let slot = table.slot(new.slot);
+            if let Some(entry) = slot.read().filter(|_| slot.generation() == new.generation) {
+                let answered = table.slot(entry.peer).action().flags & flag::SEEN != 0;
+                self.add(&entry, answered);
+            }
+        }
+    }
+
+    fn add(&mut self, entry: &FlowEntry4, answered: bool) {
+        let Some(interval) = self.intervals.get_mut(usize::from(entry.uplink)) else { return };
+        let flows = match entry.proto {
+            tcp::PROTOCOL => &mut interval.tcp,
+            udp::PROTOCOL => &mut interval.udp,
+            _ => return,
+        };
+        let (remote, local) = (bit(self.key, entry.dst), bit(self.key, entry.src));
+        flows.flows += 1;
+        remote.enter(&mut flows.remotes);
+        if !answered {
+            flows.unanswered += 1;
+            remote.enter(&mut flows.silent);
+            local.enter(&mut flows.askers);
+        }
+    }
+
+    fn write(&mut self) {
+        for (uplink, interval) in self.intervals.iter_mut().enumerate() {
+            if interval.tcp != NewFlows::default() || interval.udp != NewFlows::default() {
+                interval.number = self.number;
+                self.observations.write(self.worker, uplink as u8, interval);
+                *interval = Interval::default();
+            }
+        }
+    }
+}
+
+/// A host's place in a set.
+struct Bit(u8);
+
+fn bit(key: [u64; 2], address: [u8; 4]) -> Bit {
+    Bit(hash2(key, u64::from(u32::from_be_bytes(address)), 5) as u8)
+}
+
+impl Bit {
+    fn enter(&self, set: &mut [u64; 4]) {
+        set[usize::from(self.0 >> 6)] |= 1 << (self.0 & 63);
+    }
+}

@@ -1,0 +1,282 @@
+//! What becomes of flows whose uplink goes down, empties or is not their home.
+
+use weir_shm::observations::Observations;
+use weir_wire::layout::control::{BUCKETS, ComeHome, OnUplinkDown, Policy, uplink_state};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
+use weir_wire::tcp::{self, flag::ACK, flag::RST, flag::SYN};
+
+use crate::gateway::*;
+
+const SLOTS: u32 = 4096;
+
+/// A connection with its handshake done; the device it leaves by.
+fn connection(gateway: &mut Gateway, sport: u16) -> u8 {
+    let (device, syn) = gateway.send(LAN, &tcp_out(sport, 443, SYN)).remove(0);
+    gateway.send(device, &answer_to(device, &syn));
+    gateway.send(LAN, &tcp_out(sport, 443, ACK));
+    device
+}
+
+/// A UDP flow seen in both directions; the device it leaves by.
+fn exchange(gateway: &mut Gateway, sport: u16) -> u8 {
+    let (device, out) = gateway.send(LAN, &udp_out(sport, 53)).remove(0);
+    gateway.send(device, &answer_to(device, &out));
+    device
+}
+
+/// Lets the engine sweep to the end; what left.
+fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+    gateway.engines[0].refresh();
+    while gateway.engines[0].sweep(&mut gateway.wire) {}
+    std::mem::take(&mut gateway.wire.sent)
+}
+
+/// Lets the engine look at its whole table; what left.
+fn tend(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+    gateway.engines[0].refresh();
+    gateway.engines[0].tend(SLOTS, gateway.now, &mut gateway.wire);
+    std::mem::take(&mut gateway.wire.sent)
+}
+
+fn flows(gateway: &Gateway) -> u64 {
+    gateway.engines[0].flows()
+}
+
+/// Gives every policy what `change` does, and publishes.
+fn policies(gateway: &mut Gateway, change: impl Fn(&mut Policy)) {
+    gateway.half.policies.iter_mut().for_each(change);
+    gateway.publish(BUCKETS / 2);
+}
+
+/// Uplink 1 is a backup, and flows are there because 0 was down.
+fn away(gateway: &mut Gateway, come_home: ComeHome) {
+    gateway.half.policies[0].members[1].tier = 2;
+    policies(gateway, |policy| {
+        (policy.active_tier, policy.come_home) = (1, come_home as u8);
+        (policy.idle_s, policy.home_per_second) = (30, 1000);
+    });
+    gateway.publish(BUCKETS);
+}
+
+fn header(frame: &[u8]) -> tcp::Packet<&[u8]> {
+    tcp::Packet::new_checked(&frame[34..54]).unwrap()
+}
+
+#[test]
+fn connections_of_an_uplink_that_went_down_are_reset_at_both_ends_at_once() {
+    let mut gateway = Gateway::new();
+    let ports = 40_000..40_020u16;
+    let on: Vec<u8> = ports.clone().map(|port| connection(&mut gateway, port)).collect();
+    assert!(sweep(&mut gateway).is_empty());
+    gateway.writer.set_uplink_state(0, 0);
+    let sent = sweep(&mut gateway);
+    let dead = on.iter().filter(|device| **device == 1).count();
+    assert!(0 < dead && dead < on.len() && sent.len() == 2 * dead);
+    for (device, frame) in &sent {
+        let (seen, reset) = (see(frame), header(frame));
+        assert_eq!(reset.flags(), RST | ACK);
+        // Each direction has sent seven bytes behind its SYN.
+        assert_eq!((reset.seq(), reset.ack()), (1008, 1008));
+        if *device == LAN {
+            assert_eq!((seen.src, seen.dst, seen.sport), (SERVER, HOST, 443));
+            assert_eq!(frame[..6], HOST_MAC);
+            assert_eq!(on[usize::from(seen.dport - ports.start)], 1);
+        } else {
+            assert_eq!((*device, seen.src, seen.dst), (1, external(0), SERVER));
+        }
+    }
+    assert_eq!(gateway.count(Counter::FlowsReset), dead as u64);
+    assert!(sweep(&mut gateway).is_empty());
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_connection_without_another_uplink_is_reset_once_there_is_one() {
+    let mut gateway = Gateway::new();
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(0, 0);
+    gateway.writer.set_uplink_state(1, 0);
+    assert!(sweep(&mut gateway).is_empty());
+    gateway.writer.set_uplink_state(2 - device, uplink_state::USABLE);
+    gateway.publish(BUCKETS / 2);
+    assert_eq!(sweep(&mut gateway).len(), 2);
+}
+
+#[test]
+fn what_a_host_says_to_an_inexact_reset_is_answered_with_an_exact_one() {
+    let mut gateway = Gateway::new();
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(device - 1, 0);
+    sweep(&mut gateway);
+    let challenge = tcp_out(40_000, 443, ACK);
+    let (back, reset) = gateway.send(LAN, &challenge).remove(0);
+    assert_eq!((back, header(&reset).seq()), (LAN, header(&challenge).ack()));
+    assert_eq!(flows(&gateway), 0);
+}
+
+#[test]
+fn a_new_connection_with_the_ports_of_a_dead_one_is_made() {
+    let mut gateway = Gateway::new();
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(device - 1, 0);
+    sweep(&mut gateway);
+    let (other, _) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
+    assert_eq!((other, flows(&gateway)), (3 - device, 1));
+}
+
+#[test]
+fn kept_connections_stay_where_they_are() {
+    let mut gateway = Gateway::new();
+    policies(&mut gateway, |policy| policy.on_uplink_down = OnUplinkDown::Keep as u8);
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(device - 1, 0);
+    assert!(sweep(&mut gateway).is_empty());
+    let sent = gateway.send(LAN, &tcp_out(40_000, 443, ACK));
+    assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [device]);
+}
+
+#[test]
+fn dropped_connections_end_in_silence() {
+    let mut gateway = Gateway::new();
+    policies(&mut gateway, |policy| policy.on_uplink_down = OnUplinkDown::Drop as u8);
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(device - 1, 0);
+    assert!(sweep(&mut gateway).is_empty());
+    assert!(gateway.send(LAN, &tcp_out(40_000, 443, ACK)).is_empty());
+    assert_eq!(gateway.count(Counter::DropUplinkDown), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_full_ring_delays_resets_and_loses_none() {
+    let mut gateway = Gateway::new();
+    let device = connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.wire.full = true;
+    assert!(gateway.engines[0].sweep(&mut gateway.wire));
+    gateway.wire.full = false;
+    assert_eq!(sweep(&mut gateway).len(), 2);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn idle_flows_leave_a_draining_uplink_and_the_others_stay() {
+    let mut gateway = Gateway::new();
+    policies(&mut gateway, |policy| policy.idle_s = 30);
+    let device = exchange(&mut gateway, 5000);
+    let connected = (40_000..).find(|port| connection(&mut gateway, *port) == device).unwrap();
+    let before = flows(&gateway);
+    let draining = uplink_state::USABLE | uplink_state::DRAINING;
+    gateway.writer.set_uplink_state(device - 1, draining);
+    let other = if device == 1 { 0 } else { BUCKETS };
+    gateway.publish(other);
+    gateway.now += 29_999;
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), before);
+    gateway.now += 1;
+    tend(&mut gateway);
+    assert_eq!((flows(&gateway), gateway.count(Counter::FlowsMoved)), (before - 1, 1));
+    assert_eq!(exchange(&mut gateway, 5000), 3 - device);
+    let sent = gateway.send(LAN, &tcp_out(connected, 443, ACK));
+    assert_eq!(sent[0].0, device);
+}
+
+#[test]
+fn idle_flows_of_a_worse_tier_come_home() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    assert_eq!(exchange(&mut gateway, 5000), 2);
+    connection(&mut gateway, 40_000);
+    away(&mut gateway, ComeHome::Idle);
+    gateway.now += 29_999;
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), 2);
+    gateway.now += 1;
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), 1);
+    assert_eq!(exchange(&mut gateway, 5000), 1);
+}
+
+#[test]
+fn flows_stay_on_a_worse_tier_unless_the_policy_says_otherwise() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    exchange(&mut gateway, 5000);
+    away(&mut gateway, ComeHome::Stay);
+    gateway.now += 60_000;
+    assert!(tend(&mut gateway).is_empty());
+    assert_eq!(exchange(&mut gateway, 5000), 2);
+}
+
+#[test]
+fn all_flows_come_home_when_asked_connections_by_a_reset() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    exchange(&mut gateway, 5000);
+    connection(&mut gateway, 40_000);
+    away(&mut gateway, ComeHome::All);
+    let sent = tend(&mut gateway);
+    assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [LAN, 2]);
+    assert_eq!(exchange(&mut gateway, 5000), 1);
+    assert!(tend(&mut gateway).is_empty());
+    gateway.assert_conserved();
+}
+
+#[test]
+fn flows_come_home_no_faster_than_the_policy_says() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    for port in 5000..5100 {
+        exchange(&mut gateway, port);
+    }
+    away(&mut gateway, ComeHome::All);
+    policies(&mut gateway, |policy| policy.home_per_second = 10);
+    gateway.publish(BUCKETS);
+    gateway.now += 1000;
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), 90);
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), 90);
+    gateway.now += 500;
+    tend(&mut gateway);
+    assert_eq!(flows(&gateway), 85);
+}
+
+#[test]
+fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    policies(&mut gateway, |policy| policy.heavy = 0);
+    gateway.publish(0);
+    assert_eq!(connection(&mut gateway, 40_000), 2);
+    let heavy = gateway.regions.flows.clone();
+    let slot = (0..SLOTS).find(|index| heavy.slot(*index).is_valid()).unwrap();
+    heavy.slot(slot).count(weir_dataplane::heavy::HEAVY_BYTES, gateway.now);
+    assert_eq!(connection(&mut gateway, 40_001), 2);
+    tend(&mut gateway);
+    assert_eq!(connection(&mut gateway, 40_002), 1);
+    gateway.writer.set_uplink_state(0, 0);
+    assert_eq!(connection(&mut gateway, 40_003), 2);
+}
+
+#[test]
+fn new_flows_without_an_answer_are_told_by_uplink() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    let start = u64::from(gateway.now).next_multiple_of(INTERVAL_MS);
+    gateway.now = start as u32;
+    connection(&mut gateway, 40_000);
+    gateway.send(LAN, &tcp_out(40_001, 443, SYN));
+    gateway.send(LAN, &udp_out(5000, 53));
+    let judged = start + u64::from(JUDGED_AFTER_MS);
+    for at in [judged - 1, judged, judged + INTERVAL_MS] {
+        gateway.engines[0].judge(at);
+    }
+    let seen = gateway.regions.observations.read(0, 1, Observations::number(judged)).unwrap();
+    let ones = |set: [u64; 4]| set.iter().map(|word| word.count_ones()).sum::<u32>();
+    assert_eq!((seen.tcp.flows, seen.tcp.unanswered), (2, 1));
+    assert_eq!((ones(seen.tcp.remotes), ones(seen.tcp.silent), ones(seen.tcp.askers)), (1, 1, 1));
+    assert_eq!((seen.udp.flows, seen.udp.unanswered), (1, 1));
+    assert_eq!(gateway.regions.observations.read(0, 0, Observations::number(judged)), None);
+}
