@@ -119,9 +119,12 @@ impl Site {
     /// The world reaches the own prefix by a provider that is well, as a routing protocol sees to.
     fn announce_away_from(&self, uplink: usize) {
         if self.routed {
-            let ((prefix, length), (router, _)) = (OWNED_PREFIX, plan::transit((uplink + 1) % 3));
-            let route = format!("route replace {prefix}/{length} via {router}\n");
-            self.topology.internet.ip(&route).unwrap();
+            let (well, (prefix, length)) = ((uplink + 1) % 3, OWNED_PREFIX);
+            let route = |via| format!("route replace {prefix}/{length} via {via}\n");
+            // A provider's own route went with its carrier, if that was away before.
+            let provider = &self.topology.providers[well];
+            provider.netns.ip(&route(provider.addresses[0])).unwrap();
+            self.topology.internet.ip(&route(plan::transit(well).0)).unwrap();
         }
     }
 }
