@@ -52,6 +52,7 @@ struct Flow {
     uplink: usize,
     inside: String,
     destination: String,
+    closing: bool,
 }
 
 struct Site {
@@ -104,6 +105,7 @@ impl Site {
             uplink: uplink(&value["uplink"]),
             inside: text(&value["inside"]),
             destination: text(&value["destination"]),
+            closing: value["state"] == "closing",
         };
         values.iter().map(flow).collect()
     }
@@ -286,7 +288,8 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
     site.announce_away_from(uplink);
     progress(load);
     let (udp, tcp) = (site.ports_on(5, "udp", uplink), site.ports_on(5, "tcp", uplink));
-    let of_long = site.flows(3, "tcp").iter().any(|flow| flow.uplink == uplink);
+    // What is closing is of a transfer that broke before.
+    let of_long = site.flows(3, "tcp").iter().any(|flow| flow.uplink == uplink && !flow.closing);
     let (talks, failed) = (load.watched.talks(), load.downloads.failed());
     let alive: Vec<bool> = load.watched.idle().iter().map(|i| i.reset_ns.is_none()).collect();
 
