@@ -217,7 +217,8 @@ fn talk(sockets: &[UdpSocket], talks: &mut [Talk], look: u64) {
                 talk.origins.push(origin);
             }
         }
-        if (look + index) % DATAGRAM == 0 && socket.send(&talk.sent.to_ne_bytes()).is_ok() {
+        if (look + index).is_multiple_of(DATAGRAM) && socket.send(&talk.sent.to_ne_bytes()).is_ok()
+        {
             talk.sent += 1;
         }
     }

@@ -28,8 +28,9 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Time between frames.
 pub const PACE: Duration = Duration::from_micros(10);
-/// Traffic before a fault.
-const BEFORE: Duration = Duration::from_millis(150);
+/// Traffic before a fault, from when the generator has sent [`MANY`] frames: it may be late.
+const BEFORE: Duration = Duration::from_millis(80);
+const MANY: u64 = 1000;
 /// First source port of real sockets, below those that the kernel gives.
 const FIRST_PORT: u16 = 10_000;
 /// How long it must be well before it is used again.
@@ -203,7 +204,9 @@ impl Field {
 
     /// Makes the fault under traffic, which is set up; when, and what was seen.
     fn watch(&mut self, fault: Fault, connections: Connections) -> Result<(u64, Seen)> {
-        let control = self.weir.control()?;
+        let (control, counters) = (self.weir.control()?, self.weir.counters()?);
+        let sent = || counters.uplink(OLD as u8).tx_packets;
+        let silent = sent();
         let Site { topology, traffic, .. } = &mut self.site;
         let links = Listener::links(&topology.gateway)?;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
@@ -224,10 +227,13 @@ impl Field {
                 ports.into_iter().map(listen).collect()
             });
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
+            let begun = wait::until("the frames to leave", wait::BOUND, || {
+                Ok((sent() > silent + MANY).then_some(()))
+            });
             std::thread::sleep(BEFORE);
             let asked = now_ns();
             let made = make(old, fault, true);
-            let sent = joined(sender);
+            let framed = joined(sender);
             done.store(true, Ordering::Relaxed);
             let [segment, datagram] = packets.map(|threads| {
                 let first = threads.into_iter().map(|thread| joined(thread)?);
@@ -240,8 +246,9 @@ impl Field {
                 datagram: datagram?,
                 fates: joined(talk)??,
             };
+            begun?;
             made?;
-            sent??;
+            framed??;
             Ok((asked, seen))
         })
     }
