@@ -37,6 +37,9 @@ pub struct Line {
     pub table_bytes_per_flow: f64,
     /// The table's index.
     pub tag_bytes_per_flow: f64,
+    /// The same when it holds all it is made for but the refused: what mappings the last of them
+    /// have is not counted.
+    pub bytes_per_flow_when_full: f64,
     /// What the engine took from the heap for its mappings: their index at its start, the rest while
     /// the flows were made.
     pub mapping_bytes_per_flow: f64,
@@ -95,6 +98,7 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
     let all = gateway.count(Counter::FlowsCreated) + refused;
     ensure!(all == made_for as u64, "flows were refused, and not because the table is full");
     let per_flow = |bytes: f64| bytes / accepted as f64;
+    let made = (made_for as u64 - refused) as f64;
     let table = per_flow(gateway.table_bytes() as f64);
     let tags = per_flow(gateway.tag_bytes() as f64);
     let held = per_flow((heap.bytes + begun.bytes - least.bytes) as f64);
@@ -105,6 +109,7 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
         fill: 2.0 * accepted as f64 / f64::from(gateway.regions.flows.capacity()),
         mappings,
         bytes_per_flow: table + tags + held,
+        bytes_per_flow_when_full: (table + tags + held) * accepted as f64 / made,
         table_bytes_per_flow: table,
         tag_bytes_per_flow: tags,
         mapping_bytes_per_flow: held,
@@ -145,9 +150,9 @@ fn section(lines: &[Line]) -> Section {
         title: "Memory per NAT44 flow".into(),
         notes: vec![
             "A table as `flow_table` makes it is filled until it refuses a flow for the first \
-             time, and then on to as many flows as it is made for. Both directions of a flow have a slot of 64 bytes and a tag of one. Mappings \
-             are 12 bytes for every port of an address in use, here 64 addresses, and the index of \
-             the UDP endpoints, which an engine has from the start, whatever the protocol."
+             time, and then on to as many flows as it is made for. Both directions of a flow have \
+             a slot of 64 bytes and a tag of one. A UDP endpoint's mapping has 16 bytes and a place \
+             in two indices, which an engine has from the start, whatever the protocol."
                 .into(),
         ],
         json: json!({ "lines": lines }),

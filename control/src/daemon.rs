@@ -8,15 +8,18 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter};
+use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_wire::layout::control::{ControlHalf, Member, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Request, Response};
-use crate::monitor::Monitor;
+use crate::load::{Counts, Load, Reading};
+use crate::monitor::{Monitor, UplinkView};
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Overrides, Tables};
@@ -27,6 +30,9 @@ use crate::watch::{Kernel, Link, Watcher};
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How often state is looked at without an event.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How often load is measured.
+const MEASURE: Duration = Duration::from_millis(100);
 
 /// What the daemon is started with.
 #[derive(Clone, Debug)]
@@ -57,7 +63,13 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let listener = listen(&options.socket).await?;
     claim(&region)?;
-    let mut daemon = Daemon::new(site, kernel, region, Hosts4::open(&pins)?);
+    let mut daemon = Daemon::new(
+        site,
+        kernel,
+        region,
+        Hosts4::open(&pins)?,
+        Counters::open(&pins, Access::Write)?,
+    );
     daemon.publish()?;
     daemon.resolve(&watcher).await;
     daemon.route(&watcher).await;
@@ -73,6 +85,8 @@ pub async fn run(options: Options) -> Result<()> {
         signal(SignalKind::hangup())?,
     );
     let mut tick = tokio::time::interval(TICK);
+    let mut measure = tokio::time::interval(MEASURE);
+    measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -85,6 +99,12 @@ pub async fn run(options: Options) -> Result<()> {
             }
             link = watcher.changed() => daemon.gather(&mut watcher, link).await?,
             _ = tick.tick() => {}
+            _ = measure.tick() => {
+                if daemon.measure() {
+                    daemon.publish()?;
+                }
+                continue;
+            }
             Some(event) = findings.recv() => {
                 let mut changed = daemon.hear(&event);
                 while let Ok(event) = findings.try_recv() {
@@ -225,6 +245,8 @@ struct Daemon {
     site: Site,
     kernel: Kernel,
     monitor: Monitor,
+    load: Load,
+    counters: Counters,
     overrides: Overrides,
     tables: Tables,
     writer: ControlWriter,
@@ -239,7 +261,13 @@ struct Daemon {
 
 impl Daemon {
     /// Adopts what an earlier process published.
-    fn new(site: Site, kernel: Kernel, region: ControlRegion, hosts: Hosts4) -> Self {
+    fn new(
+        site: Site,
+        kernel: Kernel,
+        region: ControlRegion,
+        hosts: Hosts4,
+        counters: Counters,
+    ) -> Self {
         let snapshot = region.snapshot();
         let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
         let in_use: Vec<bool> = match &snapshot {
@@ -248,6 +276,8 @@ impl Daemon {
         };
         let mut daemon = Self {
             monitor: Monitor::new(&site, &in_use, now_ms()),
+            load: Load::new(&site),
+            counters,
             overrides: Overrides::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
@@ -280,6 +310,8 @@ impl Daemon {
         self.monitor.tick(now);
         let verdict = self.monitor.verdict(&self.site);
         for (index, state) in verdict.states.iter().enumerate() {
+            let saturated = self.load.saturated(index);
+            let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             if flipped || self.since[index] == 0 {
@@ -304,7 +336,9 @@ impl Daemon {
             self.known_hosts = Some(published.hosts);
         }
         self.unresolved = published.unresolved;
-        let moved = self.tables.update(&mut published.half, &verdict.takers);
+        let load = &mut self.load;
+        let place = |policy: usize, members: &[_], takers| load.place(policy, members, takers, now);
+        let moved = self.tables.update(&mut published.half, &verdict.takers, place);
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &published.half));
         if same {
             return Ok(self.writer.region().epoch());
@@ -362,6 +396,30 @@ impl Daemon {
         self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
     }
 
+    /// Measures the load of the uplinks; says whether one became too full or has room again.
+    fn measure(&mut self) -> bool {
+        let now = now_ms();
+        let reading = |index: usize| {
+            let counters = self.counters.uplink(index as u8);
+            let down = Counts { bytes: counters.rx_bytes, packets: counters.rx_packets };
+            let up = Counts { bytes: counters.tx_bytes, packets: counters.tx_packets };
+            Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
+        };
+        let readings: Vec<_> = (0..self.site.uplinks.len()).map(reading).collect();
+        let changes = self.load.step(&readings, now);
+        changes.iter().for_each(|change| self.monitor.note_load(change, now));
+        !changes.is_empty()
+    }
+
+    /// The uplinks, for people and programs.
+    fn view(&self) -> Vec<UplinkView> {
+        let mut uplinks = self.monitor.view(now_ms());
+        for (index, uplink) in uplinks.iter_mut().enumerate() {
+            uplink.load = self.load.view(index);
+        }
+        uplinks
+    }
+
     /// Makes the kernel's rules and routes follow.
     async fn route(&mut self, watcher: &Watcher) {
         let states =
@@ -396,6 +454,7 @@ impl Daemon {
                     self.since.resize(site.uplinks.len(), 0);
                 }
                 self.monitor.reconfigure(&site, now_ms());
+                self.load.reconfigure(&site);
                 self.site = site;
                 tracing::info!("configuration reloaded");
             }
@@ -407,7 +466,7 @@ impl Daemon {
 
     fn answer(&mut self, request: &Request) -> Response {
         match request {
-            Request::Health => return Response::Health { uplinks: self.monitor.view(now_ms()) },
+            Request::Health => return Response::Health { uplinks: self.view() },
             Request::History { since } => {
                 return Response::History { entries: self.monitor.history(*since) };
             }

@@ -6,6 +6,7 @@
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
+//! | [`load`] | load, capacity, and where new flows go |
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`own`] | routes and rules for what the gateway itself sends |
@@ -21,6 +22,7 @@ pub mod buckets;
 pub mod cli;
 pub mod daemon;
 pub mod health;
+pub mod load;
 pub mod monitor;
 mod netdev;
 pub mod own;

@@ -9,6 +9,7 @@ use crate::health::window::Figures;
 use crate::health::{
     Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, choose,
 };
+use crate::load::{Change, LoadView, Rtt};
 use crate::site::Site;
 
 /// Transitions kept for `weir history`.
@@ -52,6 +53,8 @@ pub struct UplinkView {
     pub hold_down_ms: u64,
     /// What is probed.
     pub targets: Vec<TargetView>,
+    /// What it carries and can carry.
+    pub load: Option<LoadView>,
 }
 
 /// A target's health.
@@ -146,6 +149,38 @@ impl Monitor {
         self.uplinks.iter().filter_map(|uplink| uplink.machine.deadline()).min()
     }
 
+    /// Writes down that an uplink became too full for new flows, or has room again.
+    pub fn note_load(&mut self, change: &Change, now: u64) {
+        let uplink = usize::from(change.uplink);
+        let Some(watched) = self.uplinks.get(uplink) else { return };
+        let reason = match (change.tighter, change.saturated) {
+            (None, _) => Reason::Unmeasured,
+            (Some((direction, percent, capacity)), true) => {
+                Reason::Saturated { direction, percent, capacity }
+            }
+            (Some((direction, percent, capacity)), false) => {
+                Reason::Roomy { direction, percent, capacity }
+            }
+        };
+        let state = watched.machine.state();
+        self.note(uplink, Some(Transition { from: state, to: state, reason, at: now }));
+    }
+
+    /// What an uplink's probes say: the medians of the targets that answer.
+    pub fn rtt(&self, uplink: usize) -> Option<Rtt> {
+        let targets = self.uplinks.get(uplink)?.machine.targets().iter();
+        let answering = targets.filter(|t| t.status() == Status::Answering);
+        let figures: Vec<Figures> = answering.map(|t| t.figures()).collect();
+        let median = |of: fn(&Figures) -> f64| {
+            let mut all: Vec<f64> = figures.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            // Of an even number the lower: one far target is not what the link takes.
+            all.get(all.len().saturating_sub(1) / 2).copied()
+        };
+        let ms = median(|f| f.rtt_ms.weighted)?;
+        Some(Rtt { ms, jitter_ms: median(|f| f.jitter_ms.weighted)? })
+    }
+
     fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
         let Some(transition) = changed else { return false };
         let name = &self.uplinks[uplink].name;
@@ -213,6 +248,7 @@ impl Monitor {
                 for_ms: now.saturating_sub(machine.since()),
                 hold_down_ms: machine.hold_ms(),
                 targets: machine.targets().iter().map(target).collect(),
+                load: None,
             }
         };
         self.uplinks.iter().map(view).collect()
@@ -282,5 +318,42 @@ mod tests {
             [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
         );
         assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));
+    }
+
+    #[test]
+    fn an_uplink_that_fills_is_in_the_history_with_load_and_capacity() {
+        let mut monitor = Monitor::new(&site(), &[true, true], 0);
+        let tighter = Some((crate::load::Direction::Up, 91, 20_000_000));
+        monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
+        monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
+        let told: Vec<_> = monitor
+            .history(0)
+            .iter()
+            .map(|e| (e.uplink.clone(), e.transition.to, e.transition.reason.to_string()))
+            .collect();
+        let full = "91 % of 20Mbit/s up: too full for new flows".to_owned();
+        let unmeasured =
+            "takes new flows again: no capacity or threshold to judge it by".to_owned();
+        let lte = || "lte".to_owned();
+        assert_eq!(told, [(lte(), State::Up, full), (lte(), State::Up, unmeasured)]);
+    }
+
+    #[test]
+    fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
+        let target =
+            |n: u8| format!("{{ name = \"t{n}\", probe = \"icmp\", address = \"192.0.2.{n}\" }}");
+        let targets: Vec<_> = (1..=4).map(target).collect();
+        let probed =
+            format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
+        let text = SITE.replace("interface = \"wan0\"", &probed);
+        let site = crate::site::parse("weir.toml", &text).unwrap();
+        let mut monitor = Monitor::new(&site, &[true, true], 0);
+        assert_eq!(monitor.rtt(0), None);
+        for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
+            monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);
+            monitor.signal(0, Signal::Reply { target, seq: 1, rtt_us }, 1000);
+        }
+        assert_eq!(monitor.rtt(0).map(|rtt| rtt.ms), Some(30.0));
+        assert_eq!(monitor.rtt(1), None, "it has no targets");
     }
 }

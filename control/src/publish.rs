@@ -14,6 +14,7 @@ use weir_wire::layout::control::{
 use weir_wire::layout::flow::slots_for;
 
 use crate::buckets::{Buckets, Member};
+use crate::load::Placement;
 use crate::site::{Site, Uplink};
 use crate::watch::{Kernel, Link};
 
@@ -330,6 +331,17 @@ fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf)
     hosts
 }
 
+/// The members of a published policy, with the weights that were configured or set.
+fn members(policy: &weir_wire::layout::control::Policy) -> Vec<Member> {
+    let count = usize::from(policy.member_count).min(policy.members.len());
+    let member = |m: &MemberLayout| Member {
+        uplink: m.uplink,
+        tier: m.tier,
+        weight: m.weight & MemberLayout::MAX_WEIGHT,
+    };
+    policy.members[..count].iter().map(member).collect()
+}
+
 /// The bucket tables of all policies, with their memory.
 #[derive(Default)]
 pub struct Tables {
@@ -353,23 +365,26 @@ impl Tables {
     }
 
     /// Brings the tables up to date with the half's members. `takers` has for each policy the
-    /// uplinks that may take new flows, a bit for each. Says whether a live table changed.
-    pub fn update(&mut self, half: &mut ControlHalf, takers: &[u64]) -> bool {
+    /// uplinks that health lets take new flows, a bit for each; `place` says what load makes of
+    /// them, given the policy, its members and its takers. Says whether a live table changed.
+    pub fn update(
+        &mut self,
+        half: &mut ControlHalf,
+        takers: &[u64],
+        mut place: impl FnMut(usize, &[Member], u64) -> Placement,
+    ) -> bool {
         self.policies.resize_with(takers.len(), Buckets::default);
         let mut changed = false;
         let policies = self.policies.iter_mut().zip(&mut half.policies);
-        for ((buckets, policy), takers) in policies.zip(takers) {
-            let count = usize::from(policy.member_count).min(policy.members.len());
-            let members: Vec<Member> = policy.members[..count]
-                .iter()
-                .map(|m| Member {
-                    uplink: m.uplink,
-                    tier: m.tier,
-                    weight: m.weight & MemberLayout::MAX_WEIGHT,
-                })
-                .collect();
-            changed |= buckets.update(&members, *takers);
+        for (index, ((buckets, policy), takers)) in policies.zip(takers).enumerate() {
+            let mut members = members(policy);
+            let placement = place(index, &members, *takers);
+            for (member, weight) in members.iter_mut().zip(placement.weights) {
+                member.weight = weight;
+            }
+            changed |= buckets.update(&members, placement.takers);
             policy.active_tier = buckets.active_tier().unwrap_or(0);
+            policy.heavy = placement.heavy.unwrap_or(NONE);
         }
         changed
     }
@@ -426,10 +441,10 @@ mod tests {
     fn tables_that_change_while_the_half_does_not_are_noticed() {
         let mut half = published(&["fiber", "lte"]);
         let mut tables = Tables::default();
-        assert!(tables.update(&mut half, &[0b11]));
+        assert!(tables.update(&mut half, &[0b11], Placement::plain));
         let before = half.clone();
-        assert!(tables.update(&mut half, &[0b01]));
+        assert!(tables.update(&mut half, &[0b01], Placement::plain));
         assert_eq!(half.as_bytes(), before.as_bytes());
-        assert!(!tables.update(&mut half, &[0b01]));
+        assert!(!tables.update(&mut half, &[0b01], Placement::plain));
     }
 }

@@ -1,16 +1,14 @@
 //! The endpoint-independent mappings of one worker: UDP endpoints and ICMP queries.
 //!
-//! What an external port belongs to stands in an array by port, one for each address and protocol;
-//! endpoints find their port by an index of numbers into those arrays. That is 12 bytes a port and
-//! 6 to 11 a mapping, and no mapping ever moves.
+//! Mappings are numbered; two indices of their numbers find them, by endpoint and by external port.
+//! That is 16 bytes a mapping and 5 for each index, however many addresses there are, and a look-up
+//! that finds nothing touches a line of an index, which can be asked for in advance.
 
-use hashbrown::HashTable;
+use weir_shm::map::prefetch;
 use weir_wire::hash::hash2;
-use zerocopy::FromZeros;
+use weir_wire::{icmp, udp};
 
 use crate::nat::{Endpoint, External};
-
-const PORTS: usize = 1 << 16;
 
 /// An endpoint's mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,78 +19,171 @@ pub struct Mapping {
     pub external: External,
 }
 
-/// What an external port belongs to.
-#[derive(Clone, Copy, Debug, FromZeros)]
+#[derive(Clone, Copy, Debug)]
 struct Record {
-    address: [u8; 4],
-    port: u16,
-    policy: u8,
-    uplink: u8,
-    /// Flows that use the port; 0: it is free.
-    flows: u32,
+    inside: [u8; 4],
+    outside: [u8; 4],
+    inside_port: u16,
+    outside_port: u16,
+    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, and in [`FLOWS`] the
+    /// number of flows that use the mapping; 0: the record is free.
+    state: u32,
 }
 
-/// The ports of one address, for one protocol.
-#[derive(Debug)]
-struct Block {
-    proto: u8,
-    address: [u8; 4],
-    records: Vec<Record>,
+const FLOWS: u32 = (1 << 20) - 1;
+
+impl Record {
+    fn new(endpoint: Endpoint, uplink: u8, external: External) -> Self {
+        let icmp = u32::from(endpoint.proto == icmp::PROTOCOL);
+        let (uplink, policy) = (u32::from(uplink & 63), u32::from(endpoint.policy & 31));
+        Self {
+            inside: endpoint.address,
+            outside: external.address,
+            inside_port: endpoint.port,
+            outside_port: external.port,
+            state: uplink << 26 | policy << 21 | icmp << 20 | 1,
+        }
+    }
+
+    fn uplink(&self) -> u8 {
+        (self.state >> 26) as u8
+    }
+
+    fn proto(&self) -> u8 {
+        if self.state >> 20 & 1 == 1 { icmp::PROTOCOL } else { udp::PROTOCOL }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let (address, port) = (self.inside, self.inside_port);
+        Endpoint { proto: self.proto(), policy: (self.state >> 21 & 31) as u8, address, port }
+    }
+
+    fn external(&self) -> External {
+        External { proto: self.proto(), address: self.outside, port: self.outside_port }
+    }
+
+    /// One flow more. A mapping with a million of them is never forgotten.
+    fn hold(&mut self) {
+        self.state += u32::from(self.state & FLOWS != FLOWS);
+    }
+
+    /// One flow less; says whether it was the last.
+    fn release(&mut self) -> bool {
+        let flows = self.state & FLOWS;
+        self.state -= u32::from(flows != 0 && flows != FLOWS);
+        self.state & FLOWS == 0
+    }
+}
+
+/// Records by number, in chunks, so that there is room for one more without moving any.
+#[derive(Debug, Default)]
+struct Records {
+    chunks: Vec<Vec<Record>>,
+    free: Vec<u32>,
+}
+
+const CHUNK: usize = 4096;
+
+impl Records {
+    /// Is there a number left?
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.chunks.len() * CHUNK < MOST
+    }
+
+    fn add(&mut self, record: Record) -> u32 {
+        if let Some(number) = self.free.pop() {
+            *self.at_mut(number) = record;
+            return number;
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let chunk = self.chunks.last_mut().expect("one was pushed if there was none");
+        chunk.push(record);
+        (before + chunk.len() - 1) as u32
+    }
+
+    #[inline]
+    fn at(&self, number: u32) -> &Record {
+        &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+
+    fn at_mut(&mut self, number: u32) -> &mut Record {
+        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Mappings {
     key: [u64; 2],
-    blocks: Vec<Block>,
-    /// Block and port of each endpoint's mapping.
-    index: HashTable<u32>,
+    records: Records,
+    by_endpoint: Index,
+    by_external: Index,
 }
 
 impl Mappings {
-    /// Room for `capacity` mappings before the index grows; `key` is a secret.
+    /// Room for `capacity` mappings before anything grows; `key` is a secret.
     pub fn new(key: [u64; 2], capacity: usize) -> Self {
-        Self { key, blocks: Vec::new(), index: HashTable::with_capacity(capacity) }
+        Self {
+            key,
+            records: Records::default(),
+            by_endpoint: Index::new(capacity),
+            by_external: Index::new(capacity),
+        }
+    }
+
+    /// Asks for what [`Self::get`] looks at first.
+    #[inline]
+    pub fn prefetch(&self, endpoint: &Endpoint) {
+        self.by_endpoint.prefetch(of_endpoint(self.key, endpoint));
+    }
+
+    /// Asks for what [`Self::is_free`] looks at first.
+    #[inline]
+    pub fn prefetch_external(&self, external: &External) {
+        self.by_external.prefetch(of_external(self.key, external));
     }
 
     /// The endpoint's mapping.
     pub fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
-        let number = *self.index.find(hash(self.key, endpoint), |n| self.is(*n, endpoint))?;
-        let (block, record) = self.at(number);
-        let external = External { proto: block.proto, address: block.address, port: number as u16 };
-        Some(Mapping { uplink: record.uplink, external })
+        let same = |n: u32| self.records.at(n).endpoint() == *endpoint;
+        let number = self.by_endpoint.find(of_endpoint(self.key, endpoint), same)?;
+        let record = self.records.at(number);
+        Some(Mapping { uplink: record.uplink(), external: record.external() })
     }
 
-    /// Is the external port unused?
+    /// Is the external port unused, and room for a mapping to it?
     pub fn is_free(&self, external: &External) -> bool {
-        self.block(external)
-            .is_none_or(|block| self.blocks[block].records[usize::from(external.port)].flows == 0)
+        self.number_of(external).is_none() && self.records.has_room()
     }
 
     /// Counts a flow on the endpoint's mapping, which is made if there is none.
     pub fn hold(&mut self, endpoint: Endpoint, uplink: u8, external: External) {
-        let block = self.block(&external).unwrap_or_else(|| self.add_block(&external));
-        let record = &mut self.blocks[block].records[usize::from(external.port)];
-        record.flows += 1;
-        if record.flows > 1 {
+        if let Some(number) = self.number_of(&external) {
+            self.records.at_mut(number).hold();
             return;
         }
-        (record.address, record.port) = (endpoint.address, endpoint.port);
-        (record.policy, record.uplink) = (endpoint.policy, uplink);
-        let number = (block as u32) << 16 | u32::from(external.port);
-        let (key, blocks) = (self.key, &self.blocks);
-        self.index.insert_unique(hash(key, &endpoint), number, |n| hash(key, &owner(blocks, *n)));
+        let number = self.records.add(Record::new(endpoint, uplink, external));
+        let (key, records) = (self.key, &self.records);
+        self.by_endpoint.insert(number, |n| of_endpoint(key, &records.at(n).endpoint()));
+        self.by_external.insert(number, |n| of_external(key, &records.at(n).external()));
     }
 
     /// Forgets a flow; the mapping goes with its last one.
     pub fn release(&mut self, external: &External) {
-        let Some(block) = self.block(external) else { return };
-        let record = &mut self.blocks[block].records[usize::from(external.port)];
-        record.flows = record.flows.saturating_sub(1);
-        if record.flows == 0 {
-            let number = (block as u32) << 16 | u32::from(external.port);
-            let endpoint = owner(&self.blocks, number);
+        let Some(number) = self.number_of(external) else { return };
+        if self.records.at_mut(number).release() {
+            let endpoint = self.records.at(number).endpoint();
             self.forget(&endpoint, |n| n == number);
+            let (key, records) = (self.key, &self.records);
+            self.by_external.remove(
+                of_external(key, external),
+                |n| n == number,
+                |n| of_external(key, &records.at(n).external()),
+            );
+            self.records.free.push(number);
         }
     }
 
@@ -102,69 +193,148 @@ impl Mappings {
         self.forget(endpoint, |_| true);
     }
 
-    /// Number of mappings.
+    /// Number of endpoints with a mapping.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.by_endpoint.len
     }
 
     /// No mapping at all?
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len() == 0
+    }
+
+    fn number_of(&self, external: &External) -> Option<u32> {
+        let same = |n: u32| self.records.at(n).external() == *external;
+        self.by_external.find(of_external(self.key, external), same)
     }
 
     fn forget(&mut self, endpoint: &Endpoint, which: impl Fn(u32) -> bool) {
-        let blocks = &self.blocks;
-        let found = self
-            .index
-            .find_entry(hash(self.key, endpoint), |n| which(*n) && owner(blocks, *n) == *endpoint);
-        if let Ok(entry) = found {
-            entry.remove();
+        let (key, records) = (self.key, &self.records);
+        let at = |n: u32| records.at(n).endpoint();
+        let same = |n| which(n) && at(n) == *endpoint;
+        self.by_endpoint.remove(of_endpoint(key, endpoint), same, |n| of_endpoint(key, &at(n)));
+    }
+}
+
+/// Numbers by hash: open addressing, linear probing, no gaps left behind (Knuth, The Art of Computer
+/// Programming, vol. 3, §6.4, algorithm R).
+#[derive(Debug)]
+struct Index {
+    /// In the low bits one more than the number, above it bits of the hash, for others' sake not to
+    /// be looked at; 0: empty.
+    slots: Vec<u32>,
+    len: usize,
+}
+
+/// Most numbers that an index has bits for.
+const MOST: usize = NUMBER as usize - 1;
+const NUMBER: u32 = (1 << 24) - 1;
+
+impl Index {
+    /// Three quarters full at `capacity`.
+    fn new(capacity: usize) -> Self {
+        Self { slots: vec![0; capacity + capacity / 3 + 8], len: 0 }
+    }
+
+    fn number(slot: u32) -> u32 {
+        (slot & NUMBER) - 1
+    }
+
+    fn slot(number: u32, hash: u64) -> u32 {
+        (number + 1) | (hash as u32) << 24
+    }
+
+    /// Where a search begins: the hash's high half, scaled.
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
+    }
+
+    fn next(&self, at: usize) -> usize {
+        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+    }
+
+    #[inline]
+    fn prefetch(&self, hash: u64) {
+        prefetch(&self.slots[self.home(hash)]);
+    }
+
+    fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
+        self.position(hash, same).map(|at| Self::number(self.slots[at]))
+    }
+
+    fn position(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<usize> {
+        let mut at = self.home(hash);
+        while self.slots[at] != 0 {
+            let slot = self.slots[at];
+            if slot >> 24 == hash as u32 & 0xff && same(Self::number(slot)) {
+                return Some(at);
+            }
+            at = self.next(at);
+        }
+        None
+    }
+
+    fn insert(&mut self, number: u32, hash: impl Fn(u32) -> u64) {
+        if (self.len + 1) * 8 > self.slots.len() * 7 {
+            let old = std::mem::replace(self, Self::new(self.slots.len()));
+            for slot in old.slots.into_iter().filter(|slot| *slot != 0) {
+                self.place(slot, hash(Self::number(slot)));
+            }
+        }
+        let hash = hash(number);
+        self.place(Self::slot(number, hash), hash);
+    }
+
+    fn place(&mut self, slot: u32, hash: u64) {
+        let mut at = self.home(hash);
+        while self.slots[at] != 0 {
+            at = self.next(at);
+        }
+        self.slots[at] = slot;
+        self.len += 1;
+    }
+
+    fn remove(&mut self, hash: u64, same: impl Fn(u32) -> bool, hash_of: impl Fn(u32) -> u64) {
+        let Some(mut gap) = self.position(hash, same) else { return };
+        self.slots[gap] = 0;
+        self.len -= 1;
+        let mut at = self.next(gap);
+        while self.slots[at] != 0 {
+            let home = self.home(hash_of(Self::number(self.slots[at])));
+            // Whatever a search would no longer reach moves into the gap.
+            let reachable = match gap <= at {
+                true => gap < home && home <= at,
+                false => gap < home || home <= at,
+            };
+            if !reachable {
+                self.slots[gap] = std::mem::take(&mut self.slots[at]);
+                gap = at;
+            }
+            at = self.next(at);
         }
     }
-
-    fn is(&self, number: u32, endpoint: &Endpoint) -> bool {
-        owner(&self.blocks, number) == *endpoint
-    }
-
-    fn at(&self, number: u32) -> (&Block, &Record) {
-        let block = &self.blocks[(number >> 16) as usize];
-        (block, &block.records[number as usize % PORTS])
-    }
-
-    /// A handful of addresses: as quick as any map.
-    fn block(&self, external: &External) -> Option<usize> {
-        self.blocks.iter().position(|b| b.address == external.address && b.proto == external.proto)
-    }
-
-    fn add_block(&mut self, external: &External) -> usize {
-        // Zeroed pages that no port has touched take no memory.
-        let records = Record::new_vec_zeroed(PORTS).expect("memory for the ports of an address");
-        self.blocks.push(Block { proto: external.proto, address: external.address, records });
-        self.blocks.len() - 1
-    }
 }
 
-/// Whose mapping it is.
-fn owner(blocks: &[Block], number: u32) -> Endpoint {
-    let block = &blocks[(number >> 16) as usize];
-    let record = &block.records[number as usize % PORTS];
-    Endpoint {
-        proto: block.proto,
-        policy: record.policy,
-        address: record.address,
-        port: record.port,
-    }
-}
-
-fn hash(key: [u64; 2], endpoint: &Endpoint) -> u64 {
+fn of_endpoint(key: [u64; 2], endpoint: &Endpoint) -> u64 {
     let [a, b, c, d] = endpoint.address;
     let [lo, hi] = endpoint.port.to_le_bytes();
     let word = u64::from_le_bytes([a, b, c, d, lo, hi, endpoint.proto, endpoint.policy]);
     hash2(key, word, 3)
 }
 
+fn of_external(key: [u64; 2], external: &External) -> u64 {
+    let [a, b, c, d] = external.address;
+    let [lo, hi] = external.port.to_le_bytes();
+    hash2(key, u64::from_le_bytes([a, b, c, d, lo, hi, external.proto, 0]), 6)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const ENDPOINT: Endpoint =
@@ -230,5 +400,65 @@ mod tests {
             mappings.hold(endpoint(port), 0, External { port: !port, ..OUTSIDE });
         }
         assert!((0..=u16::MAX).all(|p| mappings.get(&endpoint(p)).unwrap().external.port == !p));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Hold(u16),
+        Release(u16),
+        Detach(u16),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = (0u16..60, 0..5).prop_map(|(port, what)| match what {
+            0..=2 => Step::Hold(port),
+            3 => Step::Release(port),
+            _ => Step::Detach(port),
+        });
+        prop::collection::vec(step, 0..400)
+    }
+
+    proptest! {
+        /// An endpoint's external port is its own plus 1000, until it is detached.
+        #[test]
+        fn mappings_are_what_a_plain_map_says(steps in steps(), capacity in 0usize..40) {
+            let mut mappings = Mappings::new([1, 2], capacity);
+            let mut flows: HashMap<u16, u32> = HashMap::new();
+            let mut attached: HashMap<u16, bool> = HashMap::new();
+            let endpoint = |port| Endpoint { port, ..ENDPOINT };
+            let external = |port| External { port: port + 1000, ..OUTSIDE };
+            for step in steps {
+                match step {
+                    Step::Hold(port) => {
+                        mappings.hold(endpoint(port), 3, external(port));
+                        let count = flows.entry(port).or_default();
+                        *count += 1;
+                        if *count == 1 {
+                            attached.insert(port, true);
+                        }
+                    }
+                    Step::Release(port) => {
+                        mappings.release(&external(port));
+                        let count = flows.entry(port).or_default();
+                        *count = count.saturating_sub(1);
+                        if *count == 0 {
+                            attached.insert(port, false);
+                        }
+                    }
+                    Step::Detach(port) => {
+                        mappings.detach(&endpoint(port));
+                        attached.insert(port, false);
+                    }
+                }
+            }
+            for port in 0..60 {
+                let there = attached.get(&port).copied().unwrap_or(false);
+                let expected = there.then(|| Mapping { uplink: 3, external: external(port) });
+                prop_assert_eq!(mappings.get(&endpoint(port)), expected);
+                let held = flows.get(&port).copied().unwrap_or(0) > 0;
+                prop_assert_eq!(mappings.is_free(&external(port)), !held);
+            }
+            prop_assert_eq!(mappings.len(), attached.values().filter(|there| **there).count());
+        }
     }
 }

@@ -135,7 +135,7 @@ impl Drop for Mapping {
 
 /// Asks the processor for the cache line at `slot`, to be written soon.
 #[inline]
-pub fn prefetch<T: Shared>(slot: &T) {
+pub fn prefetch<T>(slot: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use weir_control::load::Placement;
 use weir_control::publish::{self, Overrides};
 use weir_control::site;
 use weir_control::watch::{Kernel, Link, NeighbourEntry};
@@ -122,7 +123,8 @@ fn publish(translation: Translation, regions: &Regions) -> Result<()> {
         takers |= 1 << uplink;
     }
     let mut tables = publish::Tables::default();
-    tables.update(&mut published.half, &vec![takers; site.policies.len()]);
+    let takers = vec![takers; site.policies.len()];
+    tables.update(&mut published.half, &takers, Placement::plain);
     writer.publish(&mut published.half, &tables.live());
     Ok(())
 }

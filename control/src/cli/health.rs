@@ -7,6 +7,8 @@ use weir_shm::Pins;
 use super::{Arguments, view};
 use crate::api::{self, Request, Response};
 use crate::health::Entry;
+use crate::load::settings::rate_text;
+use crate::load::{CapacityFrom, DirectionView, LoadView};
 use crate::monitor::{TargetView, UplinkView};
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
@@ -29,6 +31,13 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         text += "\n";
         text += &view::table(&values, &["name", "health", "for", "reason"]);
     }
+    let loads: Vec<Value> =
+        health.iter().filter_map(|view| Some(load(&view.uplink, &view.load?))).collect();
+    if !loads.is_empty() {
+        text += "\n";
+        let columns = ["name", "down", "of_capacity_down", "up", "of_capacity_up", "saturated"];
+        text += &view::table(&loads, &columns);
+    }
     let targets: Vec<Value> = health
         .iter()
         .flat_map(|uplink| uplink.targets.iter().map(|target| answers(&uplink.uplink, target)))
@@ -47,6 +56,25 @@ fn standing(view: &UplinkView) -> Value {
         "for": duration(view.for_ms),
         "reason": view.reason.to_string(),
     })
+}
+
+fn load(uplink: &str, load: &LoadView) -> Value {
+    json!({
+        "name": uplink,
+        "down": rate_text(load.down.load as f64),
+        "of_capacity_down": capacity(&load.down),
+        "up": rate_text(load.up.load as f64),
+        "of_capacity_up": capacity(&load.up),
+        "saturated": load.saturated,
+    })
+}
+
+/// `93 % of 200M, learned`.
+fn capacity(direction: &DirectionView) -> String {
+    let Some(capacity) = direction.capacity else { return "unknown".into() };
+    let percent = direction.load as f64 * 100.0 / capacity.max(1) as f64;
+    let learned = if direction.capacity_from == CapacityFrom::Learned { ", learned" } else { "" };
+    format!("{percent:.0} % of {}{learned}", rate_text(capacity as f64))
 }
 
 fn answers(uplink: &str, target: &TargetView) -> Value {
@@ -112,6 +140,18 @@ mod tests {
     fn durations_have_two_units() {
         let of = |seconds: u64| duration(seconds * 1000 + 999);
         assert_eq!([of(0), of(61), of(3_700), of(90_061)], ["0s", "1m 1s", "1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn a_capacity_says_how_full_it_is_and_where_it_is_from() {
+        let mut direction = DirectionView::default();
+        assert_eq!(capacity(&direction), "unknown");
+        direction.load = 186_000_000;
+        direction.capacity = Some(200_000_000);
+        direction.capacity_from = CapacityFrom::Configured;
+        assert_eq!(capacity(&direction), "93 % of 200M");
+        direction.capacity_from = CapacityFrom::Learned;
+        assert_eq!(capacity(&direction), "93 % of 200M, learned");
     }
 
     #[test]

@@ -152,6 +152,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 (uplink_state::HELD_DOWN, "held down"),
                 (uplink_state::DEGRADED, "degraded"),
                 (uplink_state::LAST_RESORT, "last resort"),
+                (uplink_state::SATURATED, "saturated"),
             ];
             let why: Vec<_> = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| *r).collect();
             let counters = state.counters.uplink(index as u8);

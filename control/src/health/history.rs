@@ -34,10 +34,14 @@ impl History {
         Self { entries: VecDeque::with_capacity(capacity), capacity, next: 0 }
     }
 
-    /// Adds a transition, and drops the oldest when there is no room.
+    /// Adds a transition, and drops the oldest when there is no room: of load while there are more
+    /// of load than of health, because a busy uplink fills and empties all day.
     pub fn push(&mut self, uplink: &str, transition: Transition, time_ms: u64) {
         if self.entries.len() == self.capacity {
-            self.entries.pop_front();
+            let of_load = |entry: &Entry| entry.transition.is_of_load();
+            let many = self.entries.iter().filter(|e| of_load(e)).count() * 2 > self.capacity;
+            let oldest = self.entries.iter().position(of_load).filter(|_| many);
+            self.entries.remove(oldest.unwrap_or(0));
         }
         let (number, uplink) = (self.next, uplink.to_owned());
         self.next += 1;
@@ -49,5 +53,33 @@ impl History {
     /// The transitions from `number` on.
     pub fn since(&self, number: u64) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.number >= number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Reason, State};
+    use super::*;
+
+    fn change(from: State, to: State, at: u64) -> Transition {
+        Transition { from, to, reason: Reason::Unmeasured, at }
+    }
+
+    #[test]
+    fn changes_of_load_do_not_drive_out_those_of_health() {
+        let mut history = History::new(10);
+        for at in 0..4 {
+            history.push("a", change(State::Up, State::Down, at), at);
+        }
+        for at in 4..100 {
+            history.push("a", change(State::Up, State::Up, at), at);
+        }
+        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
+        assert_eq!(kept, [0, 1, 2, 3, 94, 95, 96, 97, 98, 99]);
+        for at in 100..200 {
+            history.push("a", change(State::Up, State::Down, at), at);
+        }
+        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
+        assert_eq!(kept, (190..200).collect::<Vec<_>>(), "nor the other way round for long");
     }
 }

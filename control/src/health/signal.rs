@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::passive::PassiveCounts;
 use super::target::ProbeError;
+use crate::load::Direction;
 
 /// What an uplink can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,9 +162,30 @@ pub enum Reason {
         /// How long, milliseconds.
         held_ms: u64,
     },
+    /// Too full for new flows. The state stays as it is.
+    Saturated {
+        /// The tighter direction.
+        direction: Direction,
+        /// Its load over the last second, percent of the capacity.
+        percent: u32,
+        /// The capacity, bits per second.
+        capacity: u64,
+    },
+    /// Has room for new flows again. The state stays as it is.
+    Roomy {
+        /// The tighter direction.
+        direction: Direction,
+        /// Its load over the last second, percent of the capacity.
+        percent: u32,
+        /// The capacity, bits per second.
+        capacity: u64,
+    },
+    /// Takes new flows again, because its capacity is not known any more or no threshold is set.
+    /// The state stays as it is.
+    Unmeasured,
 }
 
-/// A change of state.
+/// A change of state; or of load, and then `from` and `to` are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
     /// The state that was.
@@ -174,4 +196,11 @@ pub struct Transition {
     pub reason: Reason,
     /// When, milliseconds of the caller's clock.
     pub at: u64,
+}
+
+impl Transition {
+    /// Did only the load change?
+    pub fn is_of_load(&self) -> bool {
+        self.from == self.to
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::signal::{Reason, State};
+use crate::load::settings::rate_text;
 
 impl Display for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -56,6 +57,17 @@ impl Display for Reason {
             }
             Self::Recovered { held_ms } => {
                 write!(f, "well for {:.1} s", held_ms as f64 / 1e3)
+            }
+            Self::Saturated { direction, percent, capacity } => {
+                let capacity = rate_text(capacity as f64);
+                write!(f, "{percent} % of {capacity}bit/s {direction}: too full for new flows")
+            }
+            Self::Roomy { direction, percent, capacity } => {
+                let capacity = rate_text(capacity as f64);
+                write!(f, "{percent} % of {capacity}bit/s {direction}: room for new flows again")
+            }
+            Self::Unmeasured => {
+                write!(f, "takes new flows again: no capacity or threshold to judge it by")
             }
         }
     }

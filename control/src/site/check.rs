@@ -12,11 +12,13 @@ use weir_wire::layout::control::{
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
+use super::capacity;
 use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, File, Key, Loss, Protocol, Translation};
 use super::{Lan, Member, Policy, Rule, Site, Uplink};
 use crate::health::{Health, Passive};
+use crate::load::Balance;
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
@@ -214,6 +216,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     };
     let rules = rules(&mut c, file, &policies_known, &lans_known);
     let timeouts = timeouts(&mut c, file);
+    c.warnings.extend(capacity::warnings(&uplinks, &policies));
 
     if !c.problems.is_empty() {
         return Err(c.problems);
@@ -304,6 +307,9 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
             let message = format!("{} addresses, at most {MAX_POOL} are possible", addresses.len());
             c.refuse(uplink.span(), message, "remove some from the uplink's pool");
         }
+        let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
+        let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
+        let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
         uplinks.push(Uplink {
             name: u.name.get_ref().clone(),
             interface: u.interface.get_ref().clone(),
@@ -315,6 +321,8 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                 Translation::None => Translate::None,
             },
             health: u.health.as_ref().map_or_else(|| everywhere.clone(), |h| health(c, h)),
+            capacity,
+            spill,
             line,
         });
     }
@@ -376,6 +384,8 @@ fn policies(
                 Key::Flow => Selection::Flow,
                 Key::Source => Selection::Source,
             },
+            balance: p.balance,
+            spillover: p.spillover,
             members,
         });
     }
@@ -383,6 +393,8 @@ fn policies(
         policies.push(Policy {
             name: DEFAULT_POLICY.into(),
             selection: Selection::SourceDestination,
+            balance: Balance::Hash,
+            spillover: true,
             members: everyone(),
         });
     }

@@ -2,6 +2,7 @@
 //!
 //! Everything wrong with a file is reported at once, each error with its place and what to do.
 
+mod capacity;
 mod check;
 mod machine;
 mod place;
@@ -15,6 +16,7 @@ use ipnet::Ipv4Net;
 use weir_wire::layout::control::{OnDataplaneLoss, Selection, Tier, Timeouts, Translate};
 
 use crate::health::Health;
+use crate::load::{Balance, Capacity, Spill};
 
 pub use machine::against_kernel;
 pub use place::Problem;
@@ -82,6 +84,10 @@ pub struct Uplink {
     pub translate: Translate,
     /// How its health is judged.
     pub health: Health,
+    /// What it can carry.
+    pub capacity: Capacity,
+    /// When it takes no new flows; none: however full it is, it does.
+    pub spill: Option<Spill>,
     /// Where in the file.
     pub line: usize,
 }
@@ -93,6 +99,10 @@ pub struct Policy {
     pub name: String,
     /// Key of the buckets.
     pub selection: Selection,
+    /// How new flows are shared.
+    pub balance: Balance,
+    /// New flows avoid uplinks that are too full.
+    pub spillover: bool,
     /// Members.
     pub members: Vec<Member>,
 }

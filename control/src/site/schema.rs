@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use toml::Spanned;
 
 use crate::health::Health;
+use crate::load::{Balance, Spill};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +98,15 @@ pub struct Uplink {
     #[serde(default = "Translation::default")]
     pub translate: Translation,
     pub health: Option<Spanned<Health>>,
+    pub capacity: Option<Capacity>,
+    pub spill: Option<Spanned<Spill>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    pub down: Option<Spanned<String>>,
+    pub up: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,7 +130,15 @@ pub struct Policy {
     pub name: Spanned<String>,
     #[serde(default)]
     pub selection: Key,
+    #[serde(default)]
+    pub balance: Balance,
+    #[serde(default = "yes")]
+    pub spillover: bool,
     pub members: Option<Vec<Spanned<Member>>>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

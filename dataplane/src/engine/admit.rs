@@ -1,7 +1,7 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
 use weir_wire::layout::NONE;
-use weir_wire::layout::control::OnUplinkDown;
+use weir_wire::layout::control::{OnUplinkDown, Uplink};
 
 use super::*;
 
@@ -35,13 +35,18 @@ impl Engine {
             return Err(Counter::DropNoFlow);
         }
         let traffic = traffic_of(p, work.port);
-        let policy = steering::policy(half, &traffic);
-        let endpoint = Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport };
+        let endpoint = match work.new {
+            Some(new) => new.endpoint,
+            None => {
+                let policy = steering::policy(half, &traffic);
+                Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport }
+            }
+        };
         let mapped =
             self.mappings.get(&endpoint).filter(|m| steering::usable(&self.control, m.uplink));
         let uplink = match mapped {
             Some(mapping) => mapping.uplink,
-            None => self.choose(policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
+            None => self.choose(endpoint.policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
         };
         let (outside, external) = match mapped {
             Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
@@ -76,7 +81,7 @@ impl Engine {
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
-    fn choose(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
+    pub(super) fn choose(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
         let heavy = self.snapshot.half.policies.get(usize::from(policy))?.heavy;
         if heavy != NONE
             && self.heavy.expects(traffic.src, traffic.dst, now)
@@ -98,15 +103,9 @@ impl Engine {
         if up.translate != Translate::Nat44 as u8 {
             return Ok((*key, None));
         }
-        let pool = usize::from(up.pool_len).min(up.pool.len());
-        if pool == 0 {
-            return Err(Counter::DropNoPort);
-        }
+        let address = self.address_for(up, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
             .ok_or(Counter::DropNoPort)?;
-        // One inside host keeps one outside address (RFC 4787 REQ-2).
-        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
-        let address = up.pool[host as usize % pool];
         let proto = key.proto;
         let external = |port| External { proto, address, port };
         let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
@@ -119,6 +118,17 @@ impl Engine {
         let port = slice.pick(wanted, &mut self.random, free).ok_or(Counter::DropNoPort)?;
         let held = (proto != tcp::PROTOCOL).then(|| external(port));
         Ok((translated(key, &external(port)), held))
+    }
+
+    /// The outside address of a host's flows by an uplink that translates: always the same one
+    /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
+    pub(super) fn address_for(&self, up: &Uplink, key: &FlowKey4) -> Option<[u8; 4]> {
+        let pool = usize::from(up.pool_len).min(up.pool.len());
+        if up.translate != Translate::Nat44 as u8 || pool == 0 {
+            return None;
+        }
+        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
+        Some(up.pool[host as usize % pool])
     }
 
     /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It

@@ -9,6 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`admit`] | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | [`foresee`] | what a new flow will need is asked for in time |
 //! | [`end`] | flows end and move without a packet: the steady walk over the table |
 //! | [`sweep`] | connections of an uplink that went down end at once |
 //! | [`adopt`] | flows that an earlier process left |
@@ -16,6 +17,7 @@
 mod admit;
 mod adopt;
 mod end;
+mod foresee;
 mod sweep;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -26,7 +28,7 @@ use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
 use weir_wire::layout::neighbour::{FIRST_LAN_L2, Neighbour};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
@@ -134,6 +136,16 @@ struct Work {
     port: u8,
     hash: u64,
     slot: Option<u32>,
+    /// The flow it may begin.
+    new: Option<New>,
+}
+
+/// What is foreseen of a flow.
+#[derive(Clone, Copy)]
+struct New {
+    endpoint: Endpoint,
+    /// Hash of the packets that answer.
+    answers: Option<u64>,
 }
 
 /// Why a packet ends here.
@@ -142,9 +154,9 @@ type Dropped = Counter;
 impl Engine {
     /// Worker `id` of `workers`. `entropy` is a secret of this process.
     pub fn new(id: u8, workers: u8, regions: &Regions, entropy: [u64; 2]) -> Self {
-        // The worker's share of the flows that fit in the table: an index that grew under load
+        // The worker's share of the flows that the table is made for: an index that grew under load
         // would hold up a batch while it moves.
-        let mappings = regions.flows.capacity() as usize / 2 / usize::from(workers.max(1));
+        let mappings = flows_for(regions.flows.capacity()) as usize / usize::from(workers.max(1));
         Self {
             id,
             workers: workers.max(1),
@@ -243,16 +255,23 @@ impl Engine {
                     self.table.prefetch_slot(*hash);
                 }
             }
+            let mut unknown = 0;
             for stage in &mut stages[..count] {
-                match stage {
+                let found = match stage {
                     Stage::Plain { plain, hash, slot } => {
                         *slot = self.table.find(*hash, &plain.key());
+                        slot.is_some()
                     }
                     Stage::Parsed(work) => {
                         work.slot = self.table.find(work.hash, &key_of(&work.parsed));
+                        work.slot.is_some()
                     }
-                    Stage::Dropped(_) => {}
-                }
+                    Stage::Dropped(_) => true,
+                };
+                unknown += usize::from(!found);
+            }
+            if unknown > 0 {
+                self.foresee(&mut stages[..count], batch, now);
             }
             for (stage, received) in stages.into_iter().zip(batch.drain(..count)) {
                 if let Err(reason) = self.act(stage, received, now, out) {
@@ -260,6 +279,24 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Prepares for the packets that no flow was found for.
+    #[cold]
+    fn foresee<B: Buffer>(&self, stages: &mut [Stage], batch: &[Received<B>], now: u32) {
+        for (stage, received) in stages.iter_mut().zip(batch) {
+            if let Stage::Plain { slot: None, .. } = stage {
+                let parsed = self.parse(received.frame.data(), received.device);
+                *stage = parsed.map_or_else(Stage::Dropped, Stage::Parsed);
+            }
+        }
+        let new = |stage: &mut Stage, then: &dyn Fn(&mut Work)| match stage {
+            Stage::Parsed(work) if work.slot.is_none() => then(work),
+            _ => {}
+        };
+        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_mapping(work)));
+        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_answers(work, now)));
+        stages.iter_mut().for_each(|stage| new(stage, &|work| self.foresee_slots(work)));
     }
 
     #[inline(always)]
@@ -284,7 +321,8 @@ impl Engine {
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
         let hash = flow4(self.key, &key_of(&parsed));
         self.table.prefetch_tags(hash);
-        Ok(Work { parsed, port, hash, slot: None })
+        self.table.prefetch_spills(hash);
+        Ok(Work { parsed, port, hash, slot: None, new: None })
     }
 
     fn act<B: Buffer>(

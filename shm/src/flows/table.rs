@@ -89,6 +89,24 @@ impl FlowTable4 {
         prefetch(self.tags(choices(hash, self.pages).page * PAGE_GROUPS));
     }
 
+    /// Asks for the tags that a search for `hash` ends with, when it finds nothing.
+    #[inline]
+    pub fn prefetch_spills(&self, hash: u64) {
+        prefetch(self.tags(spills(hash, self.pages).page * PAGE_GROUPS));
+    }
+
+    /// Asks for the slot that inserting `hash` will most likely take.
+    #[inline]
+    pub fn prefetch_free(&self, hash: u64) {
+        let place = self.in_order(hash).next().and_then(|group| {
+            let free = self.tags(group).free_from(preferred(hash))?;
+            Some(group * GROUP + free)
+        });
+        if let Some(index) = place {
+            prefetch(self.slot(index));
+        }
+    }
+
     /// Asks for the slot that a search for `hash` will most likely look at.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {

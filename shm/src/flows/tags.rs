@@ -16,6 +16,13 @@ impl TagWord {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// The free slot that [`Self::claim`] would take.
+    #[inline]
+    pub(super) fn free_from(&self, preferred: u32) -> Option<u32> {
+        let free = matching(self.load(), 0);
+        (free != 0).then(|| first_from(preferred, free))
+    }
+
     /// Enters `tag` for a free slot, which is the caller's from then on: the `preferred` one or the
     /// next; `None` when there is none.
     pub(super) fn claim(&self, tag: u8, preferred: u32) -> Option<u32> {

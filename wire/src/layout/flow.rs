@@ -42,6 +42,11 @@ pub const fn slots_for(flows: u32) -> u32 {
     if slots > MOST as u64 { MOST } else { slots as u32 }
 }
 
+/// Flows that a table of so many slots is made for: the other way round.
+pub const fn flows_for(slots: u32) -> u32 {
+    (slots as u64 * 5 / 12) as u32
+}
+
 /// Bits of an entry's `flags`.
 pub mod flag {
     /// The direction that the flow's first packet had; the peer entry lacks it.

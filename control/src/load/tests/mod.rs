@@ -1,0 +1,24 @@
+//! The load engine against its promises.
+
+mod bounds;
+mod learning;
+mod placing;
+mod rates;
+mod settings;
+mod sim;
+mod site;
+mod spilling;
+
+use super::*;
+use crate::buckets::Member;
+use crate::health::window::Figure;
+use crate::probe::pace::Random;
+
+/// A figure whose two views agree.
+fn steady(value: f64) -> Figure {
+    Figure { weighted: value, window: value }
+}
+
+fn member(uplink: u8, tier: u8, weight: u16) -> Member {
+    Member { uplink, tier, weight }
+}
