@@ -403,8 +403,8 @@ mod tests {
 
     #[test]
     fn an_event_tells_of_a_lost_carrier_once() {
-        let mut kernel = Kernel::default();
-        kernel.links = vec![Link { index: 3, running: true, ..Link::default() }];
+        let links = vec![Link { index: 3, running: true, ..Link::default() }];
+        let mut kernel = Kernel { links, ..Kernel::default() };
         let mut message = LinkMessage::default();
         message.header.index = 3;
         message.header.flags = LinkFlags::Up;
@@ -421,8 +421,8 @@ mod tests {
 
     #[test]
     fn a_returned_carrier_is_not_taken_from_an_event() {
-        let mut kernel = Kernel::default();
-        kernel.links = vec![Link { index: 3, ..Link::default() }];
+        let links = vec![Link { index: 3, ..Link::default() }];
+        let mut kernel = Kernel { links, ..Kernel::default() };
         assert!(!kernel.lose_carrier(&Link { index: 3, running: true, ..Link::default() }));
         assert!(!kernel.links[0].running);
     }

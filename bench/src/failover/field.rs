@@ -28,7 +28,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Time between frames.
 pub const PACE: Duration = Duration::from_micros(10);
-/// Traffic before a fault, from when the generator has sent [`MANY`] frames: it may be late.
+/// Traffic before a fault, from when the generator has sent `MANY` frames: it may be late.
 const BEFORE: Duration = Duration::from_millis(80);
 const MANY: u64 = 1000;
 /// First source port of real sockets, below those that the kernel gives.
