@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::moments::{now_ns, sleep_exactly};
 
-/// Connections, and as many UDP sockets: with [`PACE`], each sends a byte every 40 ms, so that the first segments of a
+/// Connections, and as many UDP sockets: with `PACE`, each sends a byte every 40 ms, so that the first segments of a
 /// window are still unsent when a silent fault is found.
 pub const CONNECTIONS: u16 = 40;
 /// Time between bytes of consecutive connections.
