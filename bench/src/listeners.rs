@@ -13,10 +13,22 @@ use crate::wait;
 /// # Errors
 /// When nothing does within [`wait::BOUND`].
 pub fn wait_for(netns: &Netns, port: u16) -> Result<()> {
-    let what = format!("a listener on TCP port {port} in {}", netns.name());
+    wait_for_socket(netns, "-Hltn", port)
+}
+
+/// As [`wait_for`], for UDP.
+///
+/// # Errors
+/// As [`wait_for`].
+pub fn wait_for_udp(netns: &Netns, port: u16) -> Result<()> {
+    wait_for_socket(netns, "-Hlun", port)
+}
+
+fn wait_for_socket(netns: &Netns, kind: &str, port: u16) -> Result<()> {
+    let what = format!("a listener on port {port} in {}", netns.name());
     wait::until(&what, wait::BOUND, || {
         let mut command = Command::new("ss");
-        let output = netns.output(command.args(["-Hltn", &format!("sport = {port}")]))?;
+        let output = netns.output(command.args([kind, &format!("sport = {port}")]))?;
         Ok((!output.stdout.is_empty()).then_some(()))
     })
 }

@@ -16,8 +16,8 @@ use weir_bench::plan::{Lan, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
 use weir_bench::{
-    adopt, balance, cleanup, footprint, latency, new_flows, noise, pipeline, report, setup,
-    teardown, update,
+    adopt, balance, cleanup, failover, footprint, latency, new_flows, noise, pipeline, report,
+    setup, teardown, update,
 };
 
 #[derive(Parser)]
@@ -60,6 +60,14 @@ enum Action {
     Update {
         #[command(flatten)]
         options: update::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cut an uplink's cable, and make one a black hole, under traffic: measure how soon flows move.
+    Failover {
+        #[command(flatten)]
+        options: failover::Options,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -208,6 +216,7 @@ fn main() -> Result<()> {
         Action::Pipeline(memory) => pipeline::run(&memory.options)?.print(memory.json),
         Action::SetupRate(arguments) => setup_rate(arguments),
         Action::Update { options, json } => update::run(&options)?.print(json),
+        Action::Failover { options, json } => failover::run(&options)?.print(json),
         Action::Adopt { options, json } => adopt::run(&options)?.print(json),
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),

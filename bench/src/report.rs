@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::compare::{self, Comparison, Size, System};
 use crate::machine::Machine;
 use crate::section::Section;
-use crate::{adopt, balance, footprint, latency, new_flows, pipeline, setup, teardown, update};
+use crate::{
+    adopt, balance, failover, footprint, latency, new_flows, pipeline, setup, teardown, update,
+};
 
 /// A benchmark: its name, and what measures it.
 pub type Benchmark = (&'static str, fn() -> Result<Section>);
@@ -27,6 +29,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ("new-flows", || new_flows::run(&Default::default())),
     ("update", || update::run(&Default::default())),
     ("adopt", || adopt::run(&Default::default())),
+    ("failover", || failover::run(&Default::default())),
 ];
 
 /// Small frames by number of flows, and other sizes with few flows.

@@ -5,12 +5,10 @@
 //! far side's programs read when a frame arrives. A thread watches the control page for what is
 //! published.
 
-use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_control::api::Request;
@@ -20,6 +18,7 @@ use weir_shm::control::ControlRegion;
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::{Tier, establish, start};
 use crate::compare::{GATEWAY_CPU, Size, Traffic};
+use crate::moments::{WATCH, now_ns, when_changed};
 use crate::section::{Section, figure, median, range, table};
 use crate::weir::{UPLINKS, Weir};
 use crate::{machine, plot, process};
@@ -35,8 +34,6 @@ const COMMANDS: u32 = 3;
 /// The uplink that established flows leave by until it is taken out, and the other.
 const OLD: usize = 0;
 const NEW: usize = 1;
-/// Time between looks at the control page.
-const WATCH: Duration = Duration::from_micros(20);
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -197,7 +194,7 @@ fn trial(
     weir: &Weir,
     site: &mut Site,
     change: impl Fn(&Weir) -> Result<()>,
-    word: impl Fn(&ControlRegion) -> u64 + Send,
+    word: impl Fn(&ControlRegion) -> u64 + Sync,
 ) -> Result<Trial> {
     let control = weir.control()?;
     site.traffic.forget_arrivals()?;
@@ -207,7 +204,7 @@ fn trial(
     let (asked, answered, published) = std::thread::scope(|scope| -> Result<_> {
         // One by one: a frame's time is not that of the batch it waits for.
         let sender = scope.spawn(|| traffic.send(FRAMES, 1));
-        let watcher = scope.spawn(|| when_changed(&control, word, &done));
+        let watcher = scope.spawn(|| when_changed(|| word(&control), &done));
         std::thread::sleep(BEFORE);
         let asked = now_ns();
         let changed = change(weir);
@@ -233,29 +230,6 @@ fn trial(
         last_us: us(old.last_ns),
         lost: f64::from(FRAMES) - arrived as f64,
     })
-}
-
-/// When a word of the control page changes for the first time.
-fn when_changed(
-    control: &ControlRegion,
-    word: impl Fn(&ControlRegion) -> u64,
-    done: &AtomicBool,
-) -> Option<u64> {
-    // Sleeps are 50 µs longer otherwise; without the permission they are.
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let before = word(control);
-    while !done.load(Ordering::Relaxed) {
-        if word(control) != before {
-            return Some(now_ns());
-        }
-        std::thread::sleep(WATCH);
-    }
-    None
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn section(lines: &[Line; 3], options: &Options) -> Section {

@@ -1,7 +1,7 @@
 //! The benchmarks with live frames, small: what they say is about frames that were counted.
 
 use weir_bench::compare::System;
-use weir_bench::{adopt, latency, new_flows, update};
+use weir_bench::{adopt, failover, latency, new_flows, update};
 
 #[test]
 fn latency_is_that_of_frames_that_arrived() {
@@ -38,4 +38,17 @@ fn a_killed_dataplane_is_replaced_and_adopts_every_flow() {
     let rounds = adopt::measure(&adopt::Options { flows: 500, rounds: 1 }).unwrap();
     assert!(rounds[0].adopted >= 500 && rounds[0].sent > 0);
     assert!(rounds[0].adopt_ms <= rounds[0].new_flow_ms);
+}
+
+#[test]
+fn flows_leave_an_uplink_that_fails_and_none_of_them_breaks() {
+    let lines = failover::measure(&failover::Options { flows: 120_000, rounds: 1 }).unwrap();
+    assert_eq!(lines.len(), 8);
+    for line in &lines {
+        assert!(line.detect_ms[0] > 0.0 || line.fault == failover::Fault::Cut, "{line:?}");
+        assert!(line.fault_to_packet_ms[0] > 0.0, "{line:?}");
+        let may_break =
+            line.protocol == "tcp" && line.translation == failover::Translation::Translated;
+        assert_eq!(line.flows_broken[0] > 0.0, may_break, "{line:?}");
+    }
 }

@@ -33,7 +33,7 @@ use crate::publish::{self, Hand, Overrides, Tables};
 use crate::site::{self, Site};
 use crate::time;
 use crate::users::Users;
-use crate::watch::{Kernel, Watcher};
+use crate::watch::{Kernel, Link, Watcher};
 
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -107,8 +107,8 @@ pub async fn run(options: Options) -> Result<()> {
                 let _ = reply.send(daemon.answer(&message, caller, &watcher).await);
                 continue;
             }
-            () = watcher.changed() => {
-                tokio::time::sleep(DEBOUNCE).await;
+            link = watcher.changed() => {
+                daemon.gather(&mut watcher, link).await?;
                 true
             }
             _ = tick.tick() => true,
@@ -425,6 +425,19 @@ impl Daemon {
             let come_home = homing.come_home(policy.failback, active, away, now);
             published.come_home = come_home as u8;
         }
+    }
+
+    /// Waits for the rest of a burst of kernel events. A lost carrier is obeyed without waiting.
+    async fn gather(&mut self, watcher: &mut Watcher, first: Option<Link>) -> Result<()> {
+        let end = tokio::time::Instant::now() + DEBOUNCE;
+        let mut event = Ok(first);
+        while let Ok(link) = event {
+            if link.is_some_and(|link| self.kernel.lose_carrier(&link)) {
+                self.publish()?;
+            }
+            event = tokio::time::timeout_at(end, watcher.changed()).await;
+        }
+        Ok(())
     }
 
     async fn resolve(&mut self, watcher: &Watcher) {

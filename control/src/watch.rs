@@ -1,7 +1,7 @@
 //! The gateway's view of the kernel: links, addresses, routes and neighbours, by netlink.
 //!
 //! Events only say that something changed; the whole view is then read anew, and all events that
-//! came before count as dealt with. Events that overrun the socket's buffer are lost, but not the
+//! came before count as dealt with. Only the loss of a carrier is taken from the event itself. Events that overrun the socket's buffer are lost, but not the
 //! news that some were. Requests have a socket of their own, where no event takes a reply's place.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -20,12 +20,16 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use crate::netdev;
+
+/// Room for an event about a link. What is cut off is read with the view.
+const LONGEST_EVENT: usize = 8192;
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +97,19 @@ impl Kernel {
         self.links.iter().find(|link| link.name == name)
     }
 
+    /// Takes over that a link has lost its carrier, without reading the view anew; says whether it
+    /// is news. All else must be read: what becomes usable needs more than a carrier.
+    pub fn lose_carrier(&mut self, event: &Link) -> bool {
+        let lost = |link: &&mut Link| link.index == event.index && link.running && !event.running;
+        match self.links.iter_mut().find(lost) {
+            Some(link) => {
+                link.running = false;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Networks that an interface is on.
     pub fn networks(&self, index: u32) -> Vec<Ipv4Net> {
         let mut networks: Vec<_> = self
@@ -142,16 +159,18 @@ impl Watcher {
         &self.handle
     }
 
-    /// Returns when something changed since the last [`read`](Self::read) began.
-    pub async fn changed(&mut self) {
-        // Truncated on purpose: that there is an event is all that matters. ENOBUFS says that
-        // events were lost, which is an event.
-        match self.events.recv(&mut &mut [0u8; 1][..]).await {
-            Err(error) if error.raw_os_error() != Some(Errno::NOBUFS.raw_os_error()) => {
+    /// Returns when something changed since the last [`read`](Self::read) began; the link, if one
+    /// did and the event says how it is now.
+    pub async fn changed(&mut self) -> Option<Link> {
+        let mut event = Vec::with_capacity(LONGEST_EVENT);
+        match self.events.recv(&mut event).await {
+            Ok(()) => changed_link(&event),
+            // ENOBUFS says that events were lost, which is an event.
+            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => None,
+            Err(error) => {
                 tracing::error!("no more netlink events, changes are seen late: {error}");
                 std::future::pending().await
             }
-            _ => {}
         }
     }
 
@@ -292,6 +311,14 @@ fn local_ports() -> Result<(u16, u16)> {
     }
 }
 
+/// The link that an event is about.
+fn changed_link(event: &[u8]) -> Option<Link> {
+    match NetlinkMessage::deserialize(event).ok()?.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => link(&message),
+        _ => None,
+    }
+}
+
 fn link(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
@@ -392,6 +419,32 @@ mod tests {
             ]),
         ];
         assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
+    }
+
+    #[test]
+    fn an_event_tells_of_a_lost_carrier_once() {
+        let links = vec![Link { index: 3, running: true, ..Link::default() }];
+        let mut kernel = Kernel { links, ..Kernel::default() };
+        let mut message = LinkMessage::default();
+        message.header.index = 3;
+        message.header.flags = LinkFlags::Up;
+        message.attributes = vec![LinkAttribute::IfName("wan0".into())];
+        let mut event = NetlinkMessage::from(RouteNetlinkMessage::NewLink(message));
+        event.finalize();
+        let mut bytes = vec![0; event.buffer_len()];
+        event.serialize(&mut bytes);
+        let link = changed_link(&bytes).unwrap();
+        assert!(kernel.lose_carrier(&link) && !kernel.lose_carrier(&link));
+        assert!(!kernel.links[0].running);
+        assert_eq!(changed_link(&bytes[..20]), None);
+    }
+
+    #[test]
+    fn a_returned_carrier_is_not_taken_from_an_event() {
+        let links = vec![Link { index: 3, ..Link::default() }];
+        let mut kernel = Kernel { links, ..Kernel::default() };
+        assert!(!kernel.lose_carrier(&Link { index: 3, running: true, ..Link::default() }));
+        assert!(!kernel.links[0].running);
     }
 
     #[test]

@@ -48,13 +48,21 @@ impl Site {
     /// # Errors
     /// When the flows are too many, without root, or when the kernel refuses a step.
     pub fn build(flows: u32) -> Result<Self> {
+        Self::with_plan(flows, Plan::new(UPLINKS, 1))
+    }
+
+    /// As [`Self::build`], with the uplinks and hosts of a plan. The flows are the first host's.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn with_plan(flows: u32, plan: Plan) -> Result<Self> {
         let most = MAX_ENDPOINTS * MAX_DESTINATIONS;
         ensure!((1..=most).contains(&flows), "the flows must be 1 to {most}, not {flows}");
         let topology = Topology::build(Plan {
-            uplinks: vec![Uplink { addresses: ADDRESSES, mtu: 1500 }; UPLINKS],
+            uplinks: vec![Uplink { addresses: ADDRESSES, mtu: 1500 }; plan.uplinks.len()],
             lan: Lan::Direct,
             servers: MAX_DESTINATIONS as usize,
-            ..Plan::new(UPLINKS, 1)
+            ..plan
         })?;
         let host = &topology.hosts[0].netns;
         let mut traffic = Traffic::load(host, "eth0")?;

@@ -1,0 +1,346 @@
+//! A gateway whose established flows all leave by one of three uplinks, which fails.
+
+use std::fmt::Write as _;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Serialize;
+use weir_ebpf::traffic::{Arrivals, MODE_WATCH, Plan as Load};
+use weir_wire::layout::control::uplink_state;
+
+use super::connections::{CONNECTIONS, Connections, Fate};
+use crate::compare::site::Site;
+use crate::compare::weir::establish;
+use crate::compare::{GATEWAY_CPU, Size, Traffic};
+use crate::moments::{Listener, is_carrier_loss, is_to, now_ns, when_changed};
+use crate::plan::{self, OWNED_PREFIX, Plan};
+use crate::server::{ECHO_PORT, Server};
+use crate::topology::Provider;
+use crate::wait;
+use crate::weir::{UPLINKS, Weir};
+
+/// The uplink that fails; the others take over.
+const OLD: usize = 0;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Time between frames.
+pub const PACE: Duration = Duration::from_micros(10);
+/// Traffic before a fault, from when the generator has sent `MANY` frames: it may be late.
+const BEFORE: Duration = Duration::from_millis(80);
+const MANY: u64 = 1000;
+/// First source port of real sockets, below those that the kernel gives.
+const FIRST_PORT: u16 = 10_000;
+/// How long it must be well before it is used again.
+const HOLD_DOWN_MS: u32 = 300;
+/// Milliseconds from one probe of a target to the next.
+pub const INTERVAL_MS: u32 = 100;
+
+/// What an uplink does with source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation {
+    /// NAT44.
+    Translated,
+    /// None: the customer's own prefix.
+    Routed,
+}
+
+/// What happens to the uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Its link loses the carrier.
+    Cut,
+    /// Its provider forwards nothing any more, silently.
+    BlackHole,
+}
+
+impl Fault {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Cut, Self::BlackHole];
+
+    /// Frames of a round: the set-up of the call, the time before the fault, and what the reaction
+    /// may take.
+    pub const fn frames(self) -> u32 {
+        match self {
+            Self::Cut => 40_000,
+            Self::BlackHole => 80_000,
+        }
+    }
+}
+
+/// One fault. Times are `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// Before whatever makes the fault.
+    pub asked_ns: u64,
+    /// The fault: what the kernel told of the carrier; `asked_ns` for a black hole.
+    pub fault_ns: u64,
+    /// The uplink's state word said that it is not usable.
+    pub decided_ns: u64,
+    /// The first UDP packet by another uplink.
+    pub udp_ns: u64,
+    /// The first TCP segment by another uplink.
+    pub tcp_ns: u64,
+    /// UDP frames that the faulty uplink lost.
+    pub lost: f64,
+    /// UDP flows of the round that did not reach the far side afterwards.
+    pub udp_broken: u64,
+    /// The connections.
+    pub fates: Vec<Fate>,
+}
+
+/// Weir with established flows, all by the uplink that will fail.
+pub struct Field {
+    translation: Translation,
+    // Dropped before the namespaces they are in.
+    weir: Weir,
+    _server: Server,
+    site: Site,
+    flows: Load,
+    next: u32,
+    next_port: u16,
+}
+
+impl Field {
+    /// Builds the site and establishes the flows.
+    ///
+    /// # Errors
+    /// When weir does not start, or does not make every flow.
+    pub fn prepare(translation: Translation, flows: u32) -> Result<Self> {
+        let plan = Plan { owned_prefix: true, ..Plan::new(UPLINKS.len(), 2) };
+        let mut site = Site::with_plan(flows, plan)?;
+        site.pair_flows();
+        let server = Server::start(&site.topology.internet, site.topology.servers[0])?;
+        // The world reaches the own prefix by a provider that is well.
+        let ((prefix, length), (router, _)) = (OWNED_PREFIX, plan::transit(UPLINKS.len() - 1));
+        let route = format!("route replace {prefix}/{length} via {router}\n");
+        site.topology.internet.ip(&route)?;
+        let weir = Weir::start(&site.topology, &configuration(&site, translation))?;
+        site.count_at_providers()?;
+        let flows = Load {
+            mode: MODE_WATCH,
+            interval_ns: PACE.as_nanos() as u64,
+            ..site.load(Size::Fixed(64))
+        };
+        let mut field = Self {
+            translation,
+            weir,
+            _server: server,
+            site,
+            flows,
+            next: 0,
+            next_port: FIRST_PORT,
+        };
+        field.others(0)?;
+        establish(&mut field.site, &field.weir)?;
+        Ok(field)
+    }
+
+    /// Makes the fault under traffic of flows that leave by the uplink; then it returns.
+    ///
+    /// # Errors
+    /// When the fault is not noticed, or the flows do not move.
+    pub fn round(&mut self, fault: Fault) -> Result<Round> {
+        let start = self.next;
+        let walked = u64::from(fault.frames()) * u64::from(self.flows.stride);
+        self.next = ((u64::from(start) + walked) % u64::from(self.flows.flows)) as u32;
+        self.others(0)?;
+        let topology = &self.site.topology;
+        let (host, server) = (&topology.hosts[1], topology.servers[0]);
+        let source = match self.translation {
+            Translation::Translated => host.address,
+            Translation::Routed => host.owned.context("the host has no own address")?,
+        };
+        let source = SocketAddrV4::new(source, self.next_port);
+        self.next_port += CONNECTIONS;
+        let echo = SocketAddrV4::new(server, ECHO_PORT);
+        let connections = host.netns.run(|| Connections::open(source, echo))??;
+        self.others(1)?;
+        self.site.traffic.set_plan_from(&self.flows, start)?;
+        let mut round = self.fail(fault, connections)?;
+        round.udp_broken = self.broken(fault, start)?;
+        make(&self.site.topology.providers[OLD], fault, false)?;
+        self.until_well()?;
+        Ok(round)
+    }
+
+    fn fail(&mut self, fault: Fault, connections: Connections) -> Result<Round> {
+        let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
+        self.site.traffic.forget_arrivals()?;
+        let before = far(&self.site.traffic)?;
+        let (asked, seen) = self.watch(fault, connections)?;
+        let arrived = self.site.settle(far)? - before;
+        let arrivals = self.site.traffic.arrivals()?;
+        let old = arrivals[OLD];
+        ensure!(old.packets > 0 && old.first_ns < asked, "no traffic before the fault");
+        let new =
+            arrivals.iter().enumerate().filter(|(uplink, new)| *uplink != OLD && new.packets > 0);
+        let frame = new.map(|(_, new)| new.first_ns).min().context("no flow has moved")?;
+        ensure!(frame > asked, "traffic left by another uplink before the fault");
+        // The generator stands still now and then, when others use its CPU; the sockets do not.
+        let udp_ns = frame.min(seen.datagram.unwrap_or(frame));
+        ensure!(udp_ns > asked, "a socket's packets left by another uplink before the fault");
+        let missing = f64::from(fault.frames()) - arrived as f64;
+        let (fault_ns, lost) = match fault {
+            Fault::Cut => (seen.carrier.context("nobody told that the carrier is lost")?, missing),
+            // The far side of the link still counts what goes into the hole.
+            Fault::BlackHole => (asked, missing + after(&old, asked)),
+        };
+        Ok(Round {
+            asked_ns: asked,
+            fault_ns,
+            decided_ns: seen.decided.context("the fault was not noticed")?,
+            udp_ns,
+            tcp_ns: seen.segment.context("no connection has moved")?,
+            lost,
+            udp_broken: 0,
+            fates: seen.fates,
+        })
+    }
+
+    /// Makes the fault under traffic, which is set up; when, and what was seen.
+    fn watch(&mut self, fault: Fault, connections: Connections) -> Result<(u64, Seen)> {
+        let (control, counters) = (self.weir.control()?, self.weir.counters()?);
+        let sent = || counters.uplink(OLD as u8).tx_packets;
+        let silent = sent();
+        let Site { topology, traffic, .. } = &mut self.site;
+        let links = Listener::links(&topology.gateway)?;
+        let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
+        let echo = SocketAddrV4::new(topology.servers[0], ECHO_PORT);
+        let host = &topology.hosts[1].netns;
+        let ports = || new.iter().map(|p| Listener::packets(&p.netns)).collect::<Result<Vec<_>>>();
+        let ports = [(TCP, ports()?), (UDP, ports()?)];
+        let done = &AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // One by one: a frame's time is not that of the batch it waits for.
+            let sender = scope.spawn(move || traffic.send(fault.frames(), 1));
+            let usable = move || u64::from(control.uplink_state(OLD as u8) & uplink_state::USABLE);
+            let decided = scope.spawn(move || when_changed(usable, done));
+            let carrier = scope.spawn(move || links.first(is_carrier_loss, done));
+            let packets = ports.map(|(protocol, ports)| -> Vec<_> {
+                let wanted = move |packet: &[u8]| is_to(packet, protocol, echo);
+                let listen = |port: Listener| scope.spawn(move || port.first(wanted, done));
+                ports.into_iter().map(listen).collect()
+            });
+            let talk = scope.spawn(move || host.run(|| connections.talk(done)));
+            let begun = wait::until("the frames to leave", wait::BOUND, || {
+                Ok((sent() > silent + MANY).then_some(()))
+            });
+            std::thread::sleep(BEFORE);
+            let asked = now_ns();
+            let made = make(old, fault, true);
+            let framed = joined(sender);
+            done.store(true, Ordering::Relaxed);
+            let [segment, datagram] = packets.map(|threads| {
+                let first = threads.into_iter().map(|thread| joined(thread)?);
+                first.collect::<Result<Vec<_>>>().map(|all| all.into_iter().flatten().min())
+            });
+            let seen = Seen {
+                decided: joined(decided)?,
+                carrier: joined(carrier)??,
+                segment: segment?,
+                datagram: datagram?,
+                fates: joined(talk)??,
+            };
+            begun?;
+            made?;
+            framed??;
+            Ok((asked, seen))
+        })
+    }
+
+    /// Flows of the round that no longer reach the far side. Call before the fault is gone.
+    fn broken(&mut self, fault: Fault, start: u32) -> Result<u64> {
+        let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
+        let before = far(&self.site.traffic)?;
+        self.site.traffic.set_plan_from(&self.flows, start)?;
+        self.site.traffic.send(fault.frames(), 1)?;
+        let arrived = self.site.settle(far)? - before;
+        Ok(u64::from(fault.frames()).saturating_sub(arrived))
+    }
+
+    /// Gives the uplinks that take over a weight.
+    fn others(&self, weight: u32) -> Result<()> {
+        UPLINKS[OLD + 1..].iter().try_for_each(|name| self.weir.weight(name, weight).map(drop))
+    }
+
+    fn until_well(&self) -> Result<()> {
+        wait::until("the uplink to be well again", wait::BOUND, || {
+            let well = self.weir.states()?.iter().all(|state| *state == uplink_state::USABLE);
+            Ok(well.then_some(()))
+        })
+    }
+}
+
+/// What the watchers saw.
+struct Seen {
+    decided: Option<u64>,
+    carrier: Option<u64>,
+    segment: Option<u64>,
+    datagram: Option<u64>,
+    fates: Vec<Fate>,
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread of the benchmark panicked"))
+}
+
+/// Frames that arrived after a moment, if they came evenly.
+fn after(arrivals: &Arrivals, moment: u64) -> f64 {
+    let all = arrivals.last_ns.saturating_sub(arrivals.first_ns).max(1);
+    arrivals.packets as f64 * arrivals.last_ns.saturating_sub(moment) as f64 / all as f64
+}
+
+fn make(provider: &Provider, fault: Fault, on: bool) -> Result<()> {
+    match fault {
+        Fault::Cut => provider.set_carrier(!on),
+        Fault::BlackHole => provider.set_black_hole(on),
+    }
+}
+
+fn configuration(site: &Site, translation: Translation) -> String {
+    let translate = match translation {
+        Translation::Translated => "nat44",
+        Translation::Routed => "none",
+    };
+    let (own, length) = OWNED_PREFIX;
+    let [first, second] = &site.topology.servers[..2] else { unreachable!("four servers") };
+    // A table filled to its last flow refuses a few in a hundred thousand.
+    let flows = site.flows().max(1024) / 8 * 9;
+    let mut text = format!(
+        "[gateway]\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
+         [timeouts]\nudp = 3600\n\
+         [health]\ninterval_ms = {INTERVAL_MS}\nup = 3\n\
+         hold_down_ms = {HOLD_DOWN_MS}\nhold_down_max_ms = {HOLD_DOWN_MS}\n\
+         loss_percent = {{ fail = 100, recover = 99 }}\n\
+         [[health.targets]]\nname = \"first\"\nprobe = \"icmp\"\naddress = \"{first}\"\n\
+         [[health.targets]]\nname = \"second\"\nprobe = \"icmp\"\naddress = \"{second}\"\n\
+         [[lan]]\ninterface = \"lan0\"\n\
+         [[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.1.0.0/16\", \"{own}/{length}\"]\n"
+    );
+    for provider in &site.topology.providers {
+        let (name, interface) = (UPLINKS[provider.index], provider.interface());
+        let _ = write!(
+            text,
+            "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n\
+             translate = \"{translate}\"\n"
+        );
+    }
+    text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_after_a_moment_are_a_part_of_all() {
+        let arrivals = Arrivals { packets: 100, first_ns: 1000, last_ns: 2000 };
+        assert_eq!(after(&arrivals, 1500), 50.0);
+        assert_eq!(after(&arrivals, 2500), 0.0);
+    }
+}
