@@ -368,7 +368,13 @@ impl Daemon {
         let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
         self.monitor.observe(&published.problems, now);
         self.monitor.tick(now);
-        let verdict = self.monitor.verdict(&self.site);
+        let policies = &published.half.policies;
+        let verdict = self.monitor.verdict(&self.site, |policy, uplink| {
+            policies[policy]
+                .members
+                .iter()
+                .any(|member| member.uplink == uplink && member.weight & Member::MAX_WEIGHT != 0)
+        });
         for (index, state) in verdict.states.iter().enumerate() {
             let saturated = self.load.saturated(index);
             let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });

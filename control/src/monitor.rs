@@ -200,17 +200,18 @@ impl Monitor {
     }
 
     /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
-    /// it is the last resort of a policy.
-    pub fn verdict(&self, site: &Site) -> Verdict {
+    /// it is the last resort of a policy. `takes` says whether a policy's member has a weight: one
+    /// without takes no flows, so that it spares no worse one from taking them.
+    pub fn verdict(&self, site: &Site, takes: impl Fn(usize, u8) -> bool) -> Verdict {
         let standing =
             |index: usize| Some((index as u8, self.uplinks.get(index)?.machine.standing()));
         let well = self.uplinks.iter().enumerate().filter(|(_, u)| u.machine.state().usable());
         let mut in_use = well.fold(0u64, |set, (index, _)| set | 1 << index);
         let mut takers = Vec::new();
         let mut last_resort = 0;
-        for policy in &site.policies {
-            let members = policy.members.iter().filter_map(|m| standing(usize::from(m.uplink)));
-            let choice = choose(members);
+        for (index, policy) in site.policies.iter().enumerate() {
+            let members = policy.members.iter().filter(|member| takes(index, member.uplink));
+            let choice = choose(members.filter_map(|m| standing(usize::from(m.uplink))));
             takers.push(choice.take);
             in_use |= choice.keep | self.undecided(&policy.members, choice.take);
             last_resort |= if choice.last_resort { choice.take } else { 0 };
@@ -309,7 +310,7 @@ mod tests {
     fn told(problems: [u32; 2]) -> Verdict {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&problems, 0);
-        monitor.verdict(&site())
+        monitor.verdict(&site(), |_, _| true)
     }
 
     #[test]
@@ -323,7 +324,7 @@ mod tests {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
         monitor.observe(&[0, 0], 20);
-        assert_eq!(monitor.verdict(&site()).states, [uplink_state::USABLE; 2]);
+        assert_eq!(monitor.verdict(&site(), |_, _| true).states, [uplink_state::USABLE; 2]);
         let held = monitor
             .history(0)
             .into_iter()
@@ -373,6 +374,15 @@ mod tests {
     }
 
     #[test]
+    fn a_member_without_weight_spares_no_other() {
+        let mut monitor = Monitor::new(&site(), &[], 0);
+        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
+        let weighted = |_, uplink| uplink == 0;
+        assert_eq!(monitor.verdict(&site(), weighted).takers, [0b01, 0b01]);
+        assert_eq!(monitor.verdict(&site(), |_, _| true).takers, [0b10, 0b01]);
+    }
+
+    #[test]
     fn a_link_without_carrier_is_nobodys_resort() {
         let verdict = told([uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
         assert_eq!(verdict.states, [uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
@@ -402,7 +412,7 @@ mod tests {
                 }
             }
             monitor.tick(now);
-            (now, monitor.verdict(&site).states)
+            (now, monitor.verdict(&site, |_, _| true).states)
         });
         states.collect()
     }
@@ -441,7 +451,7 @@ mod tests {
         let mut monitor = Monitor::new(&site(), &[true, false], 0);
         monitor.observe(&[0, uplink_state::ADMIN_DOWN], 0);
         assert_eq!(
-            monitor.verdict(&site()).states,
+            monitor.verdict(&site(), |_, _| true).states,
             [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
         );
         assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));

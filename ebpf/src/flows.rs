@@ -17,8 +17,8 @@ static FLOW_SECRET: [u64; 2] = [0; 2];
 #[unsafe(no_mangle)]
 static FLOW_PAGES: u32 = 0;
 
-/// Slots of a group that a search looks at: of the flows in a full table, one in a million stands
-/// behind three with its own tag. The user tier finds them all.
+/// Slots of a group that a search for a flow to forward looks at: of the flows in a full table, one
+/// in a million stands behind three with its own tag. The user tier finds them all.
 const LOOKS: u32 = 3;
 
 /// A published entry. What is read of it holds if [`Self::stands`] says so afterwards.
@@ -87,9 +87,9 @@ impl Page {
         (state & VALID != 0 && same).then_some(Found { entry, state, meta })
     }
 
-    /// The entry with this key in one of the groups.
+    /// The entry with this key in one of the groups, of which at most `LOOKS` slots are looked at.
     #[inline(always)]
-    fn search(self, groups: [u32; 2], hash: u64, key: [u64; 2]) -> Option<Found> {
+    fn search<const LOOKS: u32>(self, groups: [u32; 2], hash: u64, key: [u64; 2]) -> Option<Found> {
         for group in groups {
             let mut mask = matching(self.tags(group), tag(hash));
             for _ in 0..LOOKS {
@@ -142,25 +142,27 @@ impl Search {
         let group = a ^ ((a ^ b) & not_a as u32);
         let mask = in_a | (in_b & not_a);
         match page.look(group, lowest(mask), key) {
-            None => page.search([a, b], hash, key).or_else(|| search_spills(hash, key)),
+            None => page
+                .search::<LOOKS>([a, b], hash, key)
+                .or_else(|| search_spills::<LOOKS>(hash, key)),
             found => found,
         }
     }
 }
 
-/// Is there a flow with this key?
+/// Is there a flow with this key? Looks everywhere: the kernel gets what no flow wants.
 #[inline(always)]
 pub fn exists(key: [u64; 2]) -> bool {
     let Some(hash) = hash(key) else { return false };
     let Place { page, groups } = choices(hash, pages());
-    Page::number(page).and_then(|page| page.search(groups, hash, key)).is_some()
-        || search_spills(hash, key).is_some()
+    Page::number(page).and_then(|page| page.search::<GROUP>(groups, hash, key)).is_some()
+        || search_spills::<GROUP>(hash, key).is_some()
 }
 
 #[inline(always)]
-fn search_spills(hash: u64, key: [u64; 2]) -> Option<Found> {
+fn search_spills<const LOOKS: u32>(hash: u64, key: [u64; 2]) -> Option<Found> {
     let Place { page, groups } = spills(hash, pages());
-    Page::number(page)?.search(groups, hash, key)
+    Page::number(page)?.search::<LOOKS>(groups, hash, key)
 }
 
 #[inline(always)]

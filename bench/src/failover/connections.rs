@@ -28,8 +28,8 @@ pub struct Fate {
     pub reset_ns: Option<u64>,
     /// When another one in its place was open.
     pub again_ns: Option<u64>,
-    /// When its last echo came.
-    pub echoed_ns: u64,
+    /// When its echoes came.
+    pub echoed_ns: Vec<u64>,
 }
 
 /// Open connections to an echo server, and sockets that have sent to it.
@@ -107,7 +107,7 @@ fn alive(stream: &mut TcpStream, turn: bool, fate: &mut Fate) -> bool {
     let read = match stream.read(&mut buffer) {
         Ok(0) => false,
         Ok(_) => {
-            fate.echoed_ns = now_ns();
+            fate.echoed_ns.push(now_ns());
             true
         }
         Err(error) => fine(error),

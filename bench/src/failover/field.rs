@@ -77,7 +77,7 @@ impl Fault {
 pub struct Round {
     /// Before whatever makes the fault.
     pub asked_ns: u64,
-    /// The fault: what the kernel told of the carrier; `asked_ns` for a black hole.
+    /// The fault: what the kernel told of the carrier, or the last echo that came out of the hole.
     pub fault_ns: u64,
     /// The uplink's state word said that it is not usable.
     pub decided_ns: u64,
@@ -188,7 +188,10 @@ impl Field {
         let (fault_ns, lost) = match fault {
             Fault::Cut => (seen.carrier.context("nobody told that the carrier is lost")?, missing),
             // The far side of the link still counts what goes into the hole.
-            Fault::BlackHole => (asked, missing + after(&old, asked)),
+            Fault::BlackHole => {
+                let hole = seen.last_echo().map_or(asked, |echo| echo.max(asked));
+                (hole, missing + after(&old, hole))
+            }
         };
         Ok(Round {
             asked_ns: asked,
@@ -285,6 +288,14 @@ struct Seen {
     fates: Vec<Fate>,
 }
 
+impl Seen {
+    /// The last echo by the uplink before it was known to fail: one is due every millisecond.
+    fn last_echo(&self) -> Option<u64> {
+        let echoes = self.fates.iter().flat_map(|fate| fate.echoed_ns.iter().copied());
+        echoes.filter(|at| self.decided.is_none_or(|decided| *at < decided)).max()
+    }
+}
+
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread of the benchmark panicked"))
 }
@@ -310,7 +321,7 @@ fn configuration(site: &Site, translation: Translation) -> String {
     let (own, length) = OWNED_PREFIX;
     let [first, second] = &site.topology.servers[..2] else { unreachable!("four servers") };
     // A table filled to its last flow refuses a few in a hundred thousand.
-    let flows = site.flows().max(1024) / 8 * 9;
+    let flows = site.flows().max(1024) / 4 * 5;
     let mut text = format!(
         "[gateway]\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
          [timeouts]\nudp = 3600\n\

@@ -42,8 +42,7 @@ impl Engine {
                 Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport }
             }
         };
-        let mapped =
-            self.mappings.get(&endpoint).filter(|m| steering::usable(&self.control, m.uplink));
+        let mapped = self.mappings.get(&endpoint).filter(|m| self.is_in_force(m));
         let uplink = match mapped {
             Some(mapping) => mapping.uplink,
             None => self.choose(endpoint.policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
@@ -78,6 +77,12 @@ impl Engine {
         self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
         self.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
         Ok(slot)
+    }
+
+    /// May new flows use the mapping?
+    pub(super) fn is_in_force(&self, mapping: &Mapping) -> bool {
+        steering::usable(&self.control, mapping.uplink)
+            && self.has_address(mapping.uplink, mapping.external.address)
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.

@@ -98,15 +98,18 @@ impl Engine {
         }
         if comes_home == ComeHome::All {
             // Another flow of the endpoint would call it back.
-            self.mappings.detach(&Endpoint {
-                proto: entry.proto,
-                policy: number,
-                address: entry.src,
-                port: traffic.sport,
-            });
+            self.detach(entry);
         }
         self.remove(index);
         self.lane.add(Counter::FlowsMoved, 1);
+    }
+
+    /// Gives the flow's endpoint a new mapping with its next flow.
+    pub(super) fn detach(&mut self, entry: &FlowEntry4) {
+        let traffic = self.traffic_in(entry);
+        let policy = steering::policy(&self.snapshot.half, &traffic);
+        let (address, port) = (entry.src, traffic.sport);
+        self.mappings.detach(&Endpoint { proto: entry.proto, policy, address, port });
     }
 
     /// Ends a flow, given its forward slot.

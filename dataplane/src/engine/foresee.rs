@@ -64,7 +64,7 @@ impl Engine {
         let key = key_of(&work.parsed);
         let mapped = match key.proto {
             tcp::PROTOCOL => None,
-            _ => self.mappings.get(&new.endpoint),
+            _ => self.mappings.get(&new.endpoint).filter(|mapping| self.is_in_force(mapping)),
         };
         let outside = match mapped {
             Some(mapping) => translated(&key, &mapping.external),

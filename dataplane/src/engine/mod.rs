@@ -41,7 +41,7 @@ use crate::fragments::{FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
 use crate::link::{self, LinkHeader};
-use crate::mappings::Mappings;
+use crate::mappings::{Mapping, Mappings};
 use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
@@ -186,7 +186,7 @@ impl Engine {
         for (limit, policy) in self.homeward.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
         }
-        self.sweep.again();
+        self.sweep.again(&half.uplinks);
         true
     }
 

@@ -1,20 +1,24 @@
-//! Connections of an uplink that went down end at once.
+//! Connections of an uplink that went down end at once, and flows whose address it no longer has.
 //!
 //! Routed flows, UDP and ICMP move with their next packet. A translated TCP connection cannot, so
 //! that its ends had better know at once: waiting for the host's next packet would leave a client
 //! that only listens in the dark for minutes. A walk over the table, a slice at a time between
 //! batches, sends both ends a reset. It walks again when a new state is published, if there was no
 //! other uplink for some connection before: the state words change first, the buckets follow.
+//!
+//! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
-use weir_wire::layout::control::OnUplinkDown;
+use weir_wire::layout::control::{OnUplinkDown, Uplink};
 use weir_wire::layout::flow::{FlowState, GROUP};
+use weir_wire::layout::{MAX_UPLINKS, checksum64};
+use zerocopy::IntoBytes;
 
 use super::*;
 
-/// Slots looked at in one turn: about 100 microseconds of an empty table's.
-const SLOTS: u32 = 32_768;
-/// Connections ended in one turn, less than a transmit ring has room for.
-const RESETS: u32 = 512;
+/// Slots looked at in one turn, some tens of microseconds: packets wait meanwhile.
+const SLOTS: u32 = 8192;
+/// Flows ended in one turn, fewer than a transmit ring has room for.
+const ENDS: u32 = 128;
 
 /// Where the walk is.
 #[derive(Debug)]
@@ -23,6 +27,10 @@ pub(super) struct Sweep {
     usable: u64,
     /// Uplinks whose connections are to end.
     dead: u64,
+    /// Uplinks whose addresses changed.
+    renumbered: u64,
+    /// What told of each uplink's addresses when it was last looked.
+    pools: [u64; MAX_UPLINKS],
     /// Those of them with connections that have nowhere else to go.
     stranded: u64,
     next: u32,
@@ -32,29 +40,42 @@ pub(super) struct Sweep {
 impl Default for Sweep {
     /// An engine that begins sweeps once: what went down while nobody looked.
     fn default() -> Self {
-        Self { usable: u64::MAX, dead: 0, stranded: 0, next: 0, left: 0 }
+        let pools = [0; MAX_UPLINKS];
+        Self { usable: u64::MAX, dead: 0, renumbered: 0, pools, stranded: 0, next: 0, left: 0 }
     }
 }
 
 impl Sweep {
-    /// A new state is published: perhaps there is somewhere to go now.
-    pub(super) fn again(&mut self) {
+    /// A new state is published: perhaps there is somewhere to go now, or an address is gone.
+    pub(super) fn again(&mut self, uplinks: &[Uplink]) {
         let stranded = std::mem::take(&mut self.stranded);
         self.begin(stranded);
+        for (index, (known, uplink)) in self.pools.iter_mut().zip(uplinks).enumerate() {
+            let pool = uplink.pool.as_bytes();
+            let now = checksum64(pool) ^ u64::from(uplink.pool_len);
+            // Without any address it is down, and may get the same one again.
+            if uplink.pool_len > 0 && std::mem::replace(known, now) != now {
+                self.renumbered |= 1 << index;
+                self.left = u32::MAX;
+            }
+        }
     }
 
-    fn begin(&mut self, uplinks: u64) {
-        if uplinks != 0 {
-            self.dead |= uplinks;
+    fn begin(&mut self, dead: u64) {
+        if dead != 0 {
+            self.dead |= dead;
             self.left = u32::MAX;
         }
     }
 }
 
-/// What became of a connection.
+/// What became of a flow.
 enum End {
+    /// It stays.
+    None,
     Done,
-    Stranded,
+    /// It has nowhere else to go.
+    Stranded(u8),
     /// No room for its packets: later.
     NoRoom,
 }
@@ -71,30 +92,29 @@ impl Engine {
         self.sweep.dead &= !usable;
         self.sweep.stranded &= !usable;
         self.sweep.begin(gone);
-        if self.sweep.dead == 0 || self.snapshot.half.epoch == 0 {
+        if self.sweep.dead | self.sweep.renumbered == 0 || self.snapshot.half.epoch == 0 {
             return false;
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
         self.walk_on(out);
         if self.sweep.left == 0 {
-            self.sweep.dead = 0;
+            (self.sweep.dead, self.sweep.renumbered) = (0, 0);
         }
         self.sweep.left != 0
     }
 
     fn walk_on<B: Buffer>(&mut self, out: &mut impl Output<B>) {
-        let (mut slots, mut resets) = (SLOTS, RESETS);
-        while self.sweep.left > 0 && slots > 0 && resets > 0 {
+        let (mut slots, mut ends) = (SLOTS, ENDS);
+        while self.sweep.left > 0 && slots > 0 && ends > 0 {
             let index = self.sweep.next % self.table.capacity();
             let mut step = 1;
             if index.is_multiple_of(GROUP) && self.table.is_group_free(index) {
                 step = GROUP;
-            } else if self.is_doomed(index) {
-                let Some(entry) = self.table.slot(index).read() else { continue };
-                resets -= 1;
-                match self.end_connection(index, &entry, out) {
-                    End::Done => {}
-                    End::Stranded => self.sweep.stranded |= 1 << entry.uplink,
+            } else if self.concerns(index) {
+                match self.end_one(index, out) {
+                    End::None => {}
+                    End::Done => ends -= 1,
+                    End::Stranded(uplink) => self.sweep.stranded |= 1 << (uplink & 63),
                     End::NoRoom => return,
                 }
             }
@@ -104,19 +124,46 @@ impl Engine {
         }
     }
 
-    /// Is it the forward entry of a connection, of ours, on an uplink that went down?
+    /// Is it the forward entry of a translated flow that may have to end?
     #[inline]
-    fn is_doomed(&self, index: u32) -> bool {
+    fn concerns(&self, index: u32) -> bool {
+        const BOTH: u8 = flag::FORWARD | flag::NAT;
         let slot = self.table.slot(index);
-        if !slot.is_valid() || self.sweep.dead >> (slot.uplink() & 63) & 1 == 0 {
-            return false;
+        let meta = slot.meta();
+        let (dead, renumbered) =
+            (self.sweep.dead >> (meta.uplink & 63), self.sweep.renumbered >> (meta.uplink & 63));
+        let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing as u8;
+        let ends = (dead & 1 == 1 && connection)
+            || (renumbered & 1 == 1 && (connection || meta.proto != tcp::PROTOCOL));
+        ends && meta.flags & BOTH == BOTH && slot.is_valid()
+    }
+
+    fn end_one<B: Buffer>(&mut self, index: u32, out: &mut impl Output<B>) -> End {
+        let Some(entry) = self.table.slot(index).read().filter(|e| e.worker == self.id) else {
+            return End::None;
+        };
+        if self.sweep.dead >> (entry.uplink & 63) & 1 == 1 && entry.proto == tcp::PROTOCOL {
+            return self.end_connection(index, &entry, out);
         }
-        let Some(entry) = slot.read() else { return false };
-        let both = flag::FORWARD | flag::NAT;
-        entry.flags & both == both
-            && entry.proto == tcp::PROTOCOL
-            && entry.worker == self.id
-            && entry.flow_state != FlowState::Closing as u8
+        let external = external_of(&entry);
+        if self.has_address(entry.uplink, external.address) {
+            return End::None;
+        }
+        if entry.proto == tcp::PROTOCOL {
+            return self.reset_or_wait(index, &entry, out);
+        }
+        self.detach(&entry);
+        self.remove(index);
+        self.lane.add(Counter::FlowsMoved, 1);
+        End::Done
+    }
+
+    /// Has the uplink this address to translate to?
+    pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
+        let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
+        uplink.is_some_and(|up| {
+            up.pool[..usize::from(up.pool_len).min(up.pool.len())].contains(&address)
+        })
     }
 
     fn end_connection<B: Buffer>(
@@ -128,7 +175,7 @@ impl Engine {
         let traffic = self.traffic_in(entry);
         let policy = steering::policy(&self.snapshot.half, &traffic);
         if steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic).is_none() {
-            return End::Stranded;
+            return End::Stranded(entry.uplink);
         }
         match self.on_uplink_down(policy) {
             OnUplinkDown::Keep => End::Done,
@@ -136,11 +183,17 @@ impl Engine {
                 flows::close(&self.table, index);
                 End::Done
             }
-            OnUplinkDown::Reset => match self.reset(index, entry, out) {
-                true => End::Done,
-                false => End::NoRoom,
-            },
+            OnUplinkDown::Reset => self.reset_or_wait(index, entry, out),
         }
+    }
+
+    fn reset_or_wait<B: Buffer>(
+        &mut self,
+        index: u32,
+        entry: &FlowEntry4,
+        out: &mut impl Output<B>,
+    ) -> End {
+        if self.reset(index, entry, out) { End::Done } else { End::NoRoom }
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {

@@ -280,3 +280,34 @@ fn new_flows_without_an_answer_are_told_by_uplink() {
     assert_eq!((seen.udp.flows, seen.udp.unanswered), (1, 1));
     assert_eq!(gateway.regions.observations.read(0, 0, Observations::number(judged)), None);
 }
+
+#[test]
+fn flows_leave_an_address_that_their_uplink_no_longer_has() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    exchange(&mut gateway, 5000);
+    connection(&mut gateway, 40_000);
+    assert!(sweep(&mut gateway).is_empty());
+    let address = [203, 0, 113, 77];
+    gateway.half.uplinks[0].pool[0] = address;
+    gateway.publish(BUCKETS);
+    let resets = sweep(&mut gateway);
+    assert_eq!(resets.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [LAN, 1]);
+    let (device, out) = gateway.send(LAN, &udp_out(5000, 53)).remove(0);
+    assert_eq!((device, see(&out).src), (1, address));
+    assert!(sweep(&mut gateway).is_empty());
+    gateway.assert_conserved();
+}
+
+#[test]
+fn flows_outlive_an_address_that_is_away_for_a_moment() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    connection(&mut gateway, 40_000);
+    sweep(&mut gateway);
+    for pool_len in [0, 1] {
+        gateway.half.uplinks[0].pool_len = pool_len;
+        gateway.publish(BUCKETS);
+        assert!(sweep(&mut gateway).is_empty());
+    }
+}

@@ -169,7 +169,12 @@ impl Fixture {
     /// Puts an entry in the table; its slot.
     pub fn insert(&self, entry: FlowEntry4) -> u32 {
         let key = FlowKey4::new(entry.src, entry.dst, entry.sport, entry.dport, entry.proto);
-        self.flows.insert(flow4(KEY, &key), &entry).unwrap()
+        self.insert_as(entry, &key)
+    }
+
+    /// Puts an entry where one with this key would stand, and under its tag.
+    pub fn insert_as(&self, entry: FlowEntry4, key: &FlowKey4) -> u32 {
+        self.flows.insert(flow4(KEY, key), &entry).unwrap()
     }
 
     /// Lets the program send by the device of the fixture.

@@ -117,6 +117,17 @@ fn own_prefixes_are_transit_once_a_flow_exists() {
 }
 
 #[test]
+fn a_flow_is_found_behind_all_that_share_its_tag() {
+    let mut f = Fixture::uplink("behind");
+    let key = |port: u16| FlowKey4::new(SITE, OWN, [0, 53], port.to_be_bytes(), 17);
+    for other in 1..8 {
+        f.insert_as(entry(&key(other), &key(other)), &key(5000));
+    }
+    f.add_flow(key(5000));
+    assert_eq!(f.run(&udp(SITE, 53, OWN, 5000)), TRANSIT);
+}
+
+#[test]
 fn strangers_from_an_uplink_are_the_kernels() {
     let mut f = Fixture::uplink("foreign");
     assert_eq!(f.run(&udp(SITE, 53, [9, 9, 9, 9], 5000)), (PASS, Counter::XdpPassForeign));

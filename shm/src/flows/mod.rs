@@ -11,7 +11,7 @@ mod slot;
 mod table;
 mod tags;
 
-pub use slot::{Action4, Slot4};
+pub use slot::{Action4, Meta4, Slot4};
 #[cfg(not(loom))]
 pub use table::FlowTable4;
 pub use tags::TagWord;

@@ -58,6 +58,19 @@ pub struct Action4 {
     pub uplink: u8,
 }
 
+/// What a walk over the table looks at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta4 {
+    /// IP protocol.
+    pub proto: u8,
+    /// Bits of [`weir_wire::layout::flow::flag`].
+    pub flags: u8,
+    /// [`weir_wire::layout::flow::FlowState`].
+    pub flow_state: u8,
+    /// Uplink.
+    pub uplink: u8,
+}
+
 impl Slot4 {
     /// Does the slot hold this key now?
     #[inline]
@@ -73,11 +86,12 @@ impl Slot4 {
         self.state.load(Ordering::Acquire) & VALID != 0
     }
 
-    /// The uplink of the flow in the slot.
+    /// Protocol, flags, flow state and uplink of the flow in the slot: one load.
     #[inline]
-    pub fn uplink(&self) -> u8 {
-        let [.., uplink] = self.ports.load(Ordering::Relaxed).to_ne_bytes();
-        uplink
+    pub fn meta(&self) -> Meta4 {
+        let [.., proto, flags, flow_state, uplink] =
+            self.ports.load(Ordering::Relaxed).to_ne_bytes();
+        Meta4 { proto, flags, flow_state, uplink }
     }
 
     /// Which use of the slot this is: another flow in it has another number.
