@@ -8,11 +8,11 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`admit`] | a flow begins, or leaves an uplink that is down with a packet of its own |
-//! | [`foresee`] | what a new flow will need is asked for in time |
-//! | [`end`] | flows end and move without a packet: the steady walk over the table |
-//! | [`sweep`] | connections of an uplink that went down end at once |
-//! | [`adopt`] | flows that an earlier process left |
+//! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `foresee` | what a new flow will need is asked for in time |
+//! | `end` | flows end and move without a packet: the steady walk over the table |
+//! | `sweep` | connections of an uplink that went down end at once |
+//! | `adopt` | flows that an earlier process left |
 
 mod admit;
 mod adopt;
