@@ -30,6 +30,10 @@ fn main() -> Result<()> {
         )
         .with_writer(std::io::stderr)
         .init();
+    // What decides about uplinks is not to wait for the load that they carry.
+    if let Err(error) = rustix::process::nice(-10) {
+        tracing::debug!("no higher priority: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(daemon::run(Options { config, pins, socket }))
 }
