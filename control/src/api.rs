@@ -119,6 +119,8 @@ pub fn ask(socket: &Path, query: &Query) -> Result<Response> {
 }
 
 fn exchange(socket: &Path, message: &Message) -> Result<Response> {
+    let mut text = serde_json::to_string(message)?;
+    text.push('\n');
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
             "weir-control does not answer on {}: start it, or give the right --socket",
@@ -126,8 +128,6 @@ fn exchange(socket: &Path, message: &Message) -> Result<Response> {
         ),
         _ => anyhow!("cannot reach weir-control on {}: {error}", socket.display()),
     })?;
-    let mut text = serde_json::to_string(message)?;
-    text.push('\n');
     stream.write_all(text.as_bytes()).context("weir-control hung up")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("weir-control did not answer")?;

@@ -152,37 +152,58 @@ fn settle(home: &mut Table, members: &[Member]) {
     for (member, quota) in members.iter().zip(quotas(&weights)) {
         due[usize::from(member.uplink)] = quota;
     }
-    let mut excess = [0u32; 256];
-    for owner in home.iter() {
-        let owner = usize::from(*owner);
-        match due[owner].checked_sub(1) {
-            Some(rest) => due[owner] = rest,
-            None => excess[owner] += 1,
-        }
-    }
-    let mut takers = members
-        .iter()
-        .flat_map(|m| std::iter::repeat_n(m.uplink, due[usize::from(m.uplink)] as usize));
-    for bucket in spread() {
+    let has = owned(home);
+    let mut excess: [u32; 256] = std::array::from_fn(|owner| has[owner].saturating_sub(due[owner]));
+    let mut left = excess.iter().sum::<u32>();
+    let mut takers = members.iter().flat_map(|m| {
+        let owner = usize::from(m.uplink);
+        std::iter::repeat_n(m.uplink, due[owner].saturating_sub(has[owner]) as usize)
+    });
+    let mut buckets = spread();
+    while left > 0
+        && let Some(bucket) = buckets.next()
+    {
         let from = usize::from(home[bucket]);
         if excess[from] > 0 {
             let Some(to) = takers.next() else { return };
             excess[from] -= 1;
+            left -= 1;
             home[bucket] = to;
         }
     }
 }
 
+/// How many buckets each uplink has.
+fn owned(table: &Table) -> [u32; 256] {
+    // Several counts for each, since neighbours often have one owner, and each of its increments
+    // would wait for the one before.
+    let mut counts = [[0u32; 256]; 4];
+    for owners in table.as_chunks::<4>().0 {
+        for (count, owner) in counts.iter_mut().zip(owners) {
+            count[usize::from(*owner)] += 1;
+        }
+    }
+    std::array::from_fn(|owner| counts.iter().map(|count| count[owner]).sum())
+}
+
 /// Fills `live` from `home`, giving buckets of unusable members to usable ones.
 fn lend(home: &Table, members: &[Member], usable: u64, live: &mut Table) {
+    *live = *home;
     let lenders: Vec<(u8, u64, f32)> = members
         .iter()
         .filter(|m| usable & bit(m) != 0)
         .map(|m| (m.uplink, mix(u64::from(m.uplink) + 1), 1.0 / f32::from(m.weight)))
         .collect();
-    for (bucket, (home, live)) in home.iter().zip(live).enumerate() {
-        *live = *home;
-        if usable & (1 << home) != 0 {
+    if lenders.len() == members.len() {
+        return;
+    }
+    let borrows: [bool; 256] = std::array::from_fn(|owner| usable & (1 << (owner % 64)) == 0);
+    if let [(uplink, ..)] = lenders[..] {
+        live.iter_mut().filter(|owner| borrows[usize::from(**owner)]).for_each(|o| *o = uplink);
+        return;
+    }
+    for (bucket, owner) in live.iter_mut().enumerate() {
+        if !borrows[usize::from(*owner)] {
             continue;
         }
         let seed = mix(bucket as u64);
@@ -191,7 +212,7 @@ fn lend(home: &Table, members: &[Member], usable: u64, live: &mut Table) {
             let hash = (seed ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
             let score = NEGATIVE_LN[hash as usize] * inverse_weight;
             if score < least {
-                (least, *live) = (score, *uplink);
+                (least, *owner) = (score, *uplink);
             }
         }
     }

@@ -375,16 +375,20 @@ impl Daemon {
                 .iter()
                 .any(|member| member.uplink == uplink && member.weight & Member::MAX_WEIGHT != 0)
         });
+        let mut flips = false;
         for (index, state) in verdict.states.iter().enumerate() {
             let saturated = self.load.saturated(index);
             let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
+            flips |= flipped;
             if flipped || self.since[index] == 0 {
                 self.since[index] = now_s();
                 published.half.uplinks[index].since = self.since[index];
             }
             if old != *state {
+                // Existing flows obey at once; new ones with the buckets below.
+                self.writer.set_uplink_state(index as u8, *state);
                 let name = &self.site.uplinks[index].name;
                 tracing::info!(
                     uplink = name,
@@ -392,8 +396,6 @@ impl Daemon {
                     state,
                     "uplink state"
                 );
-                // Existing flows obey at once; new ones with the buckets below.
-                self.writer.set_uplink_state(index as u8, *state);
             }
         }
         if self.known_hosts.as_ref() != Some(&published.hosts) {
@@ -412,6 +414,10 @@ impl Daemon {
         // The comparison above must not see what publishing fills in.
         self.half = Some(published.half.clone());
         let epoch = self.writer.publish(&mut published.half, &self.tables.live());
+        if flips {
+            // A worker on this CPU has flows to move, and what is left to do here can wait for it.
+            std::thread::yield_now();
+        }
         for (policy, table) in self.tables.homes() {
             self.writer.save_home(policy, table);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
+use weir_shm::control::{BucketTable, ControlRegion, Snapshot, empty_half};
 use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
@@ -129,7 +129,7 @@ pub struct Published {
 
 /// Derives the state; pure.
 pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]) -> Published {
-    let mut half = Snapshot::new().half;
+    let mut half = empty_half();
     half.config_hash = site.hash;
     half.on_dataplane_loss = site.on_dataplane_loss as u8;
     half.default_policy = site.default_policy;

@@ -125,7 +125,7 @@ fn translates(half: &ControlHalf, policy: &Policy) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_shm::control::ControlWriter;
+    use weir_shm::control::{ControlWriter, empty_half};
     use weir_wire::layout::control::{BUCKETS, Member, Name, Prefix};
 
     const UDP: u8 = 17;
@@ -153,13 +153,13 @@ mod tests {
     }
 
     fn zerocopy_zeroed() -> Rule {
-        Snapshot::new().half.rules[0]
+        empty_half().rules[0]
     }
 
     /// A region with two NAT uplinks, each with half of the buckets.
     fn two_uplinks(selection: Selection) -> (ControlWriter, Box<Snapshot>) {
         let mut writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
-        let mut half = Snapshot::new().half;
+        let mut half = empty_half();
         for uplink in 0..2u8 {
             half.uplinks[usize::from(uplink)].translate = Translate::Nat44 as u8;
             half.policies[0].members[usize::from(uplink)] = Member { uplink, tier: 1, weight: 1 };
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() {
-        let mut half = Snapshot::new().half;
+        let mut half = empty_half();
         half.default_policy = 9;
         half.rules[0] = Rule { protocol: UDP, ..any_rule(1) };
         half.rules[1] = Rule { destination_ports: [443, 443], ..any_rule(2) };

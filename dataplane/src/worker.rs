@@ -213,8 +213,6 @@ fn turn_until_stopped<'u>(
             shared.handover.wake_others(plan.id);
             busy += taken + lost;
         }
-        // While it is at work, the worker does not sleep.
-        busy += usize::from(engine.sweep(ports));
         for (_, socket) in &mut ports.sockets {
             // An error other than a busy or absent device is the device's end; the main thread
             // learns of that from the control page and starts the workers anew.
@@ -222,6 +220,9 @@ fn turn_until_stopped<'u>(
             socket.complete();
             socket.refill();
         }
+        // Packets first: what this sends leaves with the next turn. While it is at work, the worker
+        // does not sleep.
+        busy += usize::from(engine.sweep(ports));
         if now - ticked >= u64::from(TICK_MS) {
             ticked = now;
             engine.refresh();

@@ -104,6 +104,13 @@ fn new_table() -> Box<BucketTable> {
     BucketTable::new_box_zeroed().expect("64 KiB of memory")
 }
 
+/// The half of an empty state: epoch 0, no ports.
+pub fn empty_half() -> Box<ControlHalf> {
+    let mut half = ControlHalf::new_box_zeroed().expect("memory for the control page");
+    half.clear();
+    half
+}
+
 /// A reader's own copy of one published state.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -114,12 +121,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// An empty state: epoch 0, no ports.
+    /// An empty state.
     pub fn new() -> Box<Self> {
-        let mut half = ControlHalf::new_box_zeroed().expect("memory for the control page");
-        half.clear();
         let buckets = <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
-        Box::new(Self { half, buckets })
+        Box::new(Self { half: empty_half(), buckets })
     }
 
     /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published,
@@ -222,7 +227,7 @@ mod tests {
 
     fn writer() -> (ControlWriter, Box<ControlHalf>) {
         let writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
-        let mut half = Snapshot::new().half;
+        let mut half = empty_half();
         half.policies[0].name = Name::new("balanced");
         half.policies[0].member_count = 1;
         (writer, half)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use weir_shm::control::{ControlRegion, ControlWriter, Snapshot};
+use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
@@ -32,7 +32,7 @@ impl Drop for Scratch {
 fn what_one_process_publishes_another_maps() {
     let scratch = Scratch::new("publish");
     let mut writer = ControlWriter::new(ControlRegion::open(&scratch.0, Access::Write).unwrap());
-    let mut half = Snapshot::new().half;
+    let mut half = empty_half();
     half.policies[0].name = Name::new("balanced");
     half.policies[0].member_count = 1;
     writer.publish(&mut half, &[&[3; BUCKETS]]);

@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_put_in_words() {
-        let mut rule = Snapshot::new().half.rules[0];
+        let mut rule = weir_shm::control::empty_half().rules[0];
         rule.in_ports = u64::MAX;
         (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
         assert_eq!(criteria(&rule), "to ports 443-443");

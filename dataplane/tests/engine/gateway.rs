@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Engine, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
-use weir_shm::control::{BucketTable, ControlWriter, Snapshot};
+use weir_shm::control::{BucketTable, ControlWriter, empty_half};
 use weir_wire::layout::control::{
     BUCKETS, ControlHalf, Mac, Member, Name, Port, PortRole, Prefix, Selection, Translate,
     uplink_state,
@@ -81,7 +81,7 @@ impl Gateway {
     /// of policy 0; policy 1 is uplink 2 alone, which does not translate.
     pub fn with(workers: u8, slots: u32) -> Self {
         let regions = Regions::anonymous(slots, KEY).unwrap();
-        let mut half = Snapshot::new().half;
+        let mut half = empty_half();
         for device in 0..4u8 {
             let d = &mut half.devices[usize::from(device)];
             (d.ifindex, d.queues, d.mtu) = (100 + u32::from(device), 1, 1500);

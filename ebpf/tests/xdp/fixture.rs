@@ -9,7 +9,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
 use weir_ebpf::{OBJECT, names};
 use weir_shm::Pins;
-use weir_shm::control::{ControlRegion, ControlWriter, Snapshot};
+use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
@@ -67,7 +67,7 @@ impl Fixture {
         let fixture = Self::unpublished(test);
         let mut writer =
             ControlWriter::new(ControlRegion::open(&fixture.pins, Access::Write).unwrap());
-        let mut half = Snapshot::new().half;
+        let mut half = empty_half();
         half.on_dataplane_loss = loss as u8;
         half.tier = Tier::Kernel as u8;
         let device = &mut half.devices[0];
