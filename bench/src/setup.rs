@@ -1,7 +1,8 @@
-//! How fast the user tier makes flows, without a kernel.
+//! How fast the user tier makes flows, and makes them anew elsewhere, without a kernel.
 //!
 //! Every round starts with an empty table. UDP flows are made by one packet each, TCP flows by the
-//! three of a handshake; the time is that of the engine alone.
+//! three of a handshake; the time is that of the engine alone. Then half of the uplinks go down, and
+//! each of their flows sends a packet: UDP moves, TCP is reset.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -14,6 +15,7 @@ use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::Stopwatch;
 use crate::memory::options::{Options, Pages};
 use crate::memory::ring;
+use crate::memory::traffic::Protocol;
 use crate::plot::{Data, Plot, short};
 use crate::section::{Section, figure, median, range, table};
 
@@ -38,6 +40,8 @@ pub struct Line {
     pub first_packet_ns: f64,
     /// The longest that 64 first packets took, microseconds: median of the rounds.
     pub longest_batch_us: f64,
+    /// The next packet of a flow whose uplink is down.
+    pub leave_ns: f64,
 }
 
 /// Measures what the options say.
@@ -56,6 +60,7 @@ struct Round {
     first_ns: f64,
     rest_ns: f64,
     longest_us: f64,
+    leave_ns: f64,
 }
 
 fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
@@ -72,6 +77,7 @@ fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
             range_ns: range(&whole),
             first_packet_ns: median(&of(|round| round.first_ns)),
             longest_batch_us: median(&of(|round| round.longest_us)),
+            leave_ns: median(&of(|round| round.leave_ns)),
         }
     });
     Ok(lines.collect())
@@ -84,12 +90,20 @@ fn round(case: &Case) -> Result<Round> {
     let (mut first, mut rest) = (Stopwatch::new(), Stopwatch::new());
     let made = driver.establish(case.flows, &mut first, &mut rest)?;
     ensure!(made == case.flows, "the gateway accepted {made} of {} flows", case.flows);
+
+    driver.gateway.leave_up(0b1100)?;
+    let leaving = driver.leaving_by(1..=2);
+    let mut leave = Stopwatch::new();
+    let moved = driver.leave(&leaving, &mut leave)?;
+    let to_move = if case.protocol == Protocol::Udp { leaving.len() } else { 0 };
+    ensure!(moved == to_move, "{moved} of {to_move} flows moved");
     let per_flow = |watch: &Stopwatch| watch.ns() / case.flows as f64;
     Ok(Round {
         made,
         first_ns: per_flow(&first),
         rest_ns: per_flow(&rest),
         longest_us: first.longest_us(),
+        leave_ns: leave.ns() / leaving.len() as f64,
     })
 }
 
@@ -104,6 +118,7 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
         "slowest",
         "first packet ns",
         "longest batch µs",
+        "leave ns/flow",
     ];
     let mut table = table(2, &headings);
     for line in lines {
@@ -117,6 +132,7 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
             figure(line.range_ns[1]),
             figure(line.first_packet_ns),
             figure(line.longest_batch_us),
+            figure(line.leave_ns),
         ]);
     }
     Section {
@@ -130,6 +146,9 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
             "A UDP flow is made by one packet, which also makes its endpoint's mapping; a TCP flow \
              by SYN, SYN-ACK and ACK. The longest batch of 64 first packets shows what the growth \
              of the mappings' index costs the packets behind it."
+                .into(),
+            "“Leave” is the next packet of a flow whose uplink is down, and half of the uplinks \
+             are: UDP moves to a port of another uplink, TCP is reset."
                 .into(),
         ],
         json: json!({ "cpu": cpu, "rounds": rounds, "lines": lines }),
@@ -159,7 +178,6 @@ fn plots(lines: &[Line]) -> Vec<Plot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::traffic::Protocol;
 
     #[test]
     fn every_flow_is_made_and_takes_time() {

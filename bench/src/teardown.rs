@@ -101,7 +101,7 @@ fn round(case: &Case) -> Result<Round> {
     let gateway = Gateway::for_flows(Translation::Nat44, case.flows)?;
     let mut driver = Driver::new(gateway, &umem, case.protocol, case.flows);
     driver.converse(case.flows)?;
-    let Gateway { engine, regions } = &mut driver.gateway;
+    let Gateway { engine, regions, .. } = &mut driver.gateway;
     let mut ring = Ring::new(&umem);
 
     let mut next = Engine::new(0, 1, regions, [3, 4]);

@@ -40,6 +40,9 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How often state is looked at without an event.
 const TICK: Duration = Duration::from_millis(500);
 
+/// What workers get of the CPU when an uplink's state changed, before hooks run and routes follow.
+const HEAD_START: Duration = Duration::from_millis(1);
+
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_millis(100);
 
@@ -280,6 +283,8 @@ struct Daemon {
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
     confined: Confined,
     hooks: Hooks,
+    /// An uplink became usable, or is no more, and not all of it is done yet.
+    flipped: bool,
     /// Number of the next change that hooks are to be told of.
     told: u64,
     /// By uplink: its next hop was checked since its targets fell silent.
@@ -320,6 +325,7 @@ impl Daemon {
             users,
             confined: Confined::find(),
             hooks: Hooks::start(hooks::PATIENCE),
+            flipped: false,
             told: 0,
             homing: vec![Homing::default(); site.policies.len()],
             site,
@@ -345,6 +351,11 @@ impl Daemon {
     /// Publishes, has hooks told, and makes the kernel's rules and routes follow; the epoch in force.
     async fn enforce(&mut self, watcher: &Watcher) -> Result<u64> {
         let epoch = self.publish()?;
+        if std::mem::take(&mut self.flipped) {
+            // A worker that shares this CPU has flows to move. It would not get it otherwise: this
+            // process has priority, and what is left here is work of the kernel too.
+            tokio::time::sleep(HEAD_START).await;
+        }
         self.run_hooks();
         self.route(watcher).await;
         Ok(epoch)
@@ -414,10 +425,7 @@ impl Daemon {
         // The comparison above must not see what publishing fills in.
         self.half = Some(published.half.clone());
         let epoch = self.writer.publish(&mut published.half, &self.tables.live());
-        if flips {
-            // A worker on this CPU has flows to move, and what is left to do here can wait for it.
-            std::thread::yield_now();
-        }
+        self.flipped |= flips;
         for (policy, table) in self.tables.homes() {
             self.writer.save_home(policy, table);
         }

@@ -123,6 +123,26 @@ impl<'u> Driver<'u> {
         Ok(())
     }
 
+    /// Sends a packet from the host of each of these flows, whose uplink may be down: it moves, or is
+    /// answered. Says how many were forwarded.
+    ///
+    /// # Errors
+    /// When there is no such flow.
+    pub fn leave(&mut self, flows: &[usize], meter: &mut impl Meter) -> Result<usize> {
+        let template = self.template(TTL);
+        let mut packets = Vec::new();
+        self.packets(&template, Direction::Out, flows.iter().copied(), &mut packets)?;
+        let before = self.gateway.count(Counter::FlowsMoved);
+        self.send(&template, &packets, meter);
+        Ok((self.gateway.count(Counter::FlowsMoved) - before) as usize)
+    }
+
+    /// Numbers of the flows that leave by one of these devices.
+    pub fn leaving_by(&self, devices: std::ops::RangeInclusive<u8>) -> Vec<usize> {
+        let by = |number: &usize| devices.contains(&self.externals[*number].device);
+        (0..self.externals.len()).filter(by).collect()
+    }
+
     /// What the packets of the flows have in common, once they are established.
     pub fn template(&self, ttl: u8) -> Template {
         Template::new(self.protocol, ttl, flag::ACK)

@@ -47,6 +47,7 @@ impl Translation {
 
 /// An engine, alone on its regions.
 pub struct Gateway {
+    translation: Translation,
     /// The regions.
     pub regions: Regions,
     /// The engine: worker 0 of 1.
@@ -62,14 +63,24 @@ impl Gateway {
     pub fn new(translation: Translation, slots: u32) -> Result<Self> {
         let regions = Regions::anonymous(slots, [0x1234_5678, 0x9abc_def0])
             .with_context(|| format!("cannot map a flow table of {slots} slots"))?;
-        publish(translation, &regions)?;
+        publish(translation, &regions, u64::MAX)?;
         for index in (0..regions.flows.capacity()).step_by(4096 / size_of::<FlowEntry4>()) {
             // Ending no flow writes to the slot and to its tag.
             regions.flows.retire(index);
         }
         let mut engine = Engine::new(0, 1, &regions, [1, 2]);
         anyhow::ensure!(engine.refresh(), "the engine does not accept what was published");
-        Ok(Self { regions, engine })
+        Ok(Self { translation, regions, engine })
+    }
+
+    /// Takes all uplinks out of use but those whose bit is set.
+    ///
+    /// # Errors
+    /// When the engine does not accept it.
+    pub fn leave_up(&mut self, uplinks: u64) -> Result<()> {
+        publish(self.translation, &self.regions, uplinks)?;
+        anyhow::ensure!(self.engine.refresh(), "the engine does not accept what was published");
+        Ok(())
     }
 
     /// A gateway whose table is made for a quarter more flows, so that it refuses none of these.
@@ -96,7 +107,7 @@ impl Gateway {
     }
 }
 
-fn publish(translation: Translation, regions: &Regions) -> Result<()> {
+fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
     let text = site_text(translation)?;
     let site = site::parse("built in", &text).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
     let link = |index, name: &str| Link {
@@ -120,8 +131,9 @@ fn publish(translation: Translation, regions: &Regions) -> Result<()> {
     let mut takers = 0;
     for (uplink, problems) in (0u8..).zip(&published.problems) {
         anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
-        writer.set_uplink_state(uplink, uplink_state::USABLE);
-        takers |= 1 << uplink;
+        let usable = up & 1 << uplink != 0;
+        writer.set_uplink_state(uplink, if usable { uplink_state::USABLE } else { 0 });
+        takers |= u64::from(usable) << uplink;
     }
     let mut tables = publish::Tables::default();
     let takers = vec![takers; site.policies.len()];

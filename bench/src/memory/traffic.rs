@@ -76,7 +76,8 @@ impl Flow {
 pub struct External {
     address: [u8; 4],
     port: [u8; 2],
-    device: u8,
+    /// The uplink's.
+    pub device: u8,
 }
 
 impl External {

@@ -28,7 +28,7 @@ impl Engine {
             }
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
-            if entry.flags & flag::NAT != 0 && entry.proto != tcp::PROTOCOL {
+            if has_mapping(&entry) {
                 let traffic = self.traffic_in(&entry);
                 let policy = steering::policy(&self.snapshot.half, &traffic);
                 let endpoint = Endpoint {

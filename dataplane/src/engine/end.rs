@@ -5,6 +5,10 @@ use weir_wire::layout::flow::{FlowState, GROUP};
 
 use super::*;
 
+/// Slots that the walk looks ahead: of each flow it needs the other direction's entry too, which is
+/// anywhere.
+const AHEAD: u32 = 2 * GROUP;
+
 impl Engine {
     /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
@@ -16,6 +20,9 @@ impl Engine {
         let mut left = slots.min(self.table.capacity());
         while left > 0 {
             let index = self.cursor;
+            if index.is_multiple_of(GROUP) {
+                self.foresee_peers((index + AHEAD) % self.table.capacity());
+            }
             let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
             let step = if free { GROUP } else { 1 };
             self.cursor = (index + step) % self.table.capacity();
@@ -27,6 +34,20 @@ impl Engine {
             let Some(entry) = slot.read() else { continue };
             if entry.worker == self.id && entry.flags & flag::FORWARD != 0 {
                 self.look_at(index, &entry, now, out);
+            }
+        }
+    }
+
+    /// Asks for the other direction of the flows in a group.
+    fn foresee_peers(&self, group: u32) {
+        if self.table.is_group_free(group) {
+            return;
+        }
+        for index in group..group + GROUP {
+            let slot = self.table.slot(index);
+            let action = slot.action();
+            if slot.is_valid() && action.flags & flag::FORWARD != 0 {
+                self.table.prefetch_entry(action.peer);
             }
         }
     }
@@ -117,7 +138,7 @@ impl Engine {
         let Some(entry) = self.table.slot(forward).read() else { return };
         self.table.retire(forward);
         self.table.retire(entry.peer);
-        if entry.flags & flag::NAT != 0 && entry.proto != tcp::PROTOCOL {
+        if has_mapping(&entry) {
             self.mappings.release(&external_of(&entry));
         }
         self.flows -= 1;

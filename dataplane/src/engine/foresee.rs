@@ -2,8 +2,9 @@
 //!
 //! A flow is made of half a dozen places in memory that have nothing to do with each other: both
 //! directions' tags and slots, the endpoint's mapping, the external port's. One after the other
-//! they would be as many cache misses; foreseen, those of a batch are one. What is foreseen is only
-//! asked for: whether it comes to pass is decided when it is the packet's turn.
+//! they would be as many cache misses; foreseen, those of a batch are one. A flow that leaves an
+//! uplink is an old one that ends and a new one, twice as many. What is foreseen is only asked for:
+//! whether it comes to pass is decided when it is the packet's turn.
 
 use super::*;
 
@@ -21,7 +22,8 @@ pub(super) struct New {
 }
 
 impl Engine {
-    /// Prepares for the packets that no flow was found for, stage by stage over the batch.
+    /// Prepares for the packets that begin a flow, or take theirs to another uplink, stage by stage
+    /// over the batch.
     #[cold]
     pub(super) fn foresee<B: Buffer>(
         &mut self,
@@ -29,12 +31,20 @@ impl Engine {
         batch: &[Received<B>],
         now: u32,
     ) {
+        let leaves = |slot| self.leaves(&self.table.slot(slot).action());
         for (stage, received) in stages.iter_mut().zip(batch) {
-            if let Stage::Plain { slot: None, .. } = stage {
+            if let Stage::Plain { slot, .. } = *stage
+                && slot.is_none_or(leaves)
+            {
                 let parsed = self.parse(received.frame.data(), received.device);
+                let parsed = parsed.map(|work| Work { slot, ..work });
                 *stage = parsed.map_or_else(Stage::Dropped, Stage::Parsed);
             }
+            if let Stage::Parsed(work) = stage {
+                work.leaves = work.slot.is_some_and(leaves);
+            }
         }
+        for_each_new(stages, |work| self.foresee_endpoint(work));
         for_each_new(stages, |work| self.foresee_mapping(work));
         for_each_new(stages, |work| self.foresee_answers(work, now));
         for _ in 0..DRAWS {
@@ -43,8 +53,18 @@ impl Engine {
         for_each_new(stages, |work| self.foresee_slots(work));
     }
 
-    /// Asks for the endpoint's mapping of a packet that may begin a flow.
-    fn foresee_mapping(&self, work: &mut Work) {
+    /// Asks for where the endpoint's mapping will be looked for, of a packet that may begin a flow,
+    /// and for what ends with the one it has.
+    fn foresee_endpoint(&self, work: &mut Work) {
+        if let Some(slot) = work.slot {
+            let forward = self.table.slot(slot);
+            self.table.prefetch_entry(forward.action().peer);
+            if let Some(entry) = forward.read()
+                && has_mapping(&entry)
+            {
+                self.mappings.prefetch_external(&external_of(&entry));
+            }
+        }
         let p = &work.parsed;
         if p.kind != Kind::Flow || self.is_uplink(work.port) {
             return;
@@ -56,6 +76,15 @@ impl Engine {
             self.mappings.prefetch(&endpoint);
         }
         work.new = Some(New { endpoint, external: None, answers: None });
+    }
+
+    /// Asks for the endpoint's mapping.
+    fn foresee_mapping(&self, work: &mut Work) {
+        if let Some(New { endpoint, .. }) = work.new
+            && endpoint.proto != tcp::PROTOCOL
+        {
+            self.mappings.prefetch_mapping(&endpoint);
+        }
     }
 
     /// Asks for where the answers' entry will be looked for, and for the external port.
@@ -127,7 +156,7 @@ impl Engine {
 fn for_each_new(stages: &mut [Stage], mut then: impl FnMut(&mut Work)) {
     for stage in stages {
         if let Stage::Parsed(work) = stage
-            && work.slot.is_none()
+            && (work.slot.is_none() || work.leaves)
         {
             then(work);
         }

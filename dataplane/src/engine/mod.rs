@@ -93,6 +93,8 @@ pub struct Engine {
     workers: u8,
     control: ControlRegion,
     snapshot: Box<Snapshot>,
+    /// Number of uplinks.
+    uplinks: u8,
     /// Devices whose untagged frames are a port's.
     untagged: [bool; MAX_DEVICES],
     table: FlowTable4,
@@ -137,6 +139,8 @@ struct Work {
     port: u8,
     hash: u64,
     slot: Option<u32>,
+    /// The flow leaves its uplink, which is down.
+    leaves: bool,
     /// The flow it may begin.
     new: Option<New>,
 }
@@ -155,6 +159,7 @@ impl Engine {
             workers: workers.max(1),
             control: regions.control.clone(),
             snapshot: Snapshot::new(),
+            uplinks: 0,
             untagged: [false; MAX_DEVICES],
             table: regions.flows.clone(),
             neighbours: regions.neighbours.clone(),
@@ -180,6 +185,7 @@ impl Engine {
             return false;
         }
         let half = &self.snapshot.half;
+        self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
             *untagged = half.port_of(device.ifindex, 0).is_some();
         }
@@ -248,22 +254,24 @@ impl Engine {
                     self.table.prefetch_slot(*hash);
                 }
             }
-            let mut unknown = 0;
+            let all_up = self.usable_uplinks().count_ones() == u32::from(self.uplinks);
+            let mut begin = false;
             for stage in &mut stages[..count] {
-                let found = match stage {
+                let slot = match stage {
                     Stage::Plain { plain, hash, slot } => {
                         *slot = self.table.find(*hash, &plain.key());
-                        slot.is_some()
+                        *slot
                     }
                     Stage::Parsed(work) => {
                         work.slot = self.table.find(work.hash, &key_of(&work.parsed));
-                        work.slot.is_some()
+                        work.slot
                     }
-                    Stage::Dropped(_) => true,
+                    Stage::Dropped(_) => continue,
                 };
-                unknown += usize::from(!found);
+                begin |=
+                    slot.is_none_or(|slot| !all_up && self.leaves(&self.table.slot(slot).action()));
             }
-            if unknown > 0 {
+            if begin {
                 self.foresee(&mut stages[..count], batch, now);
             }
             for (stage, received) in stages.into_iter().zip(batch.drain(..count)) {
@@ -272,6 +280,19 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Uplinks that flows may use, a bit for each.
+    fn usable_uplinks(&self) -> u64 {
+        let usable = (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink));
+        usable.fold(0, |set, uplink| set | 1 << uplink)
+    }
+
+    /// Is the flow the worker's, and on an uplink that is down?
+    fn leaves(&self, action: &Action4) -> bool {
+        action.worker == self.id
+            && action.flags & flag::FORWARD != 0
+            && !steering::usable(&self.control, action.uplink)
     }
 
     #[inline(always)]
@@ -297,7 +318,7 @@ impl Engine {
         let hash = flow4(self.key, &key_of(&parsed));
         self.table.prefetch_tags(hash);
         self.table.prefetch_spills(hash);
-        Ok(Work { parsed, port, hash, slot: None, new: None })
+        Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
 
     fn act<B: Buffer>(
@@ -399,7 +420,7 @@ impl Engine {
         if action.worker != self.id {
             return self.give(action.worker, received, out);
         }
-        if !steering::usable(&self.control, action.uplink) && action.flags & flag::FORWARD != 0 {
+        if self.leaves(&action) {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
@@ -618,6 +639,11 @@ impl Engine {
     pub fn capacity(&self) -> u32 {
         self.table.capacity()
     }
+}
+
+/// Does the flow use its endpoint's mapping?
+fn has_mapping(forward: &FlowEntry4) -> bool {
+    forward.flags & flag::NAT != 0 && forward.proto != tcp::PROTOCOL
 }
 
 fn external_of(forward: &FlowEntry4) -> External {

@@ -84,9 +84,7 @@ impl Engine {
     /// Looks whether uplinks went down, and ends connections of those that did, a slice of the
     /// table at a time. Says whether there is more to do.
     pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
-        let known = self.snapshot.half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0);
-        let usable = (0..).zip(known).filter(|(index, _)| steering::usable(&self.control, *index));
-        let usable = usable.fold(0u64, |set, (index, _)| set | 1 << index);
+        let usable = self.usable_uplinks();
         let gone = self.sweep.usable & !usable;
         self.sweep.usable = usable;
         self.sweep.dead &= !usable;

@@ -119,6 +119,14 @@ impl FlowTable4 {
         }
     }
 
+    /// Asks for a slot and its tag.
+    #[inline]
+    pub fn prefetch_entry(&self, index: u32) {
+        let index = index.min(self.capacity() - 1);
+        prefetch(self.slot(index));
+        prefetch(self.tags(index / GROUP));
+    }
+
     /// The slot that holds `key`.
     #[inline]
     pub fn find(&self, hash: u64, key: &FlowKey4) -> Option<u32> {

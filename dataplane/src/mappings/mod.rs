@@ -2,8 +2,11 @@
 //!
 //! Mappings are numbered; two indices of their numbers find them, by endpoint and by external port.
 //! That is 16 bytes a mapping and 5 for each index, however many addresses there are, and a look-up
-//! that finds nothing touches a line of an index, which can be asked for in advance.
+//! touches a line of an index, and the mapping's if there is one. Both can be asked for in advance.
 
+mod index;
+
+use index::{Index, MOST};
 use weir_shm::map::prefetch;
 use weir_wire::hash::hash2;
 use weir_wire::{icmp, udp};
@@ -146,6 +149,14 @@ impl Mappings {
         self.by_external.prefetch(of_external(self.key, external));
     }
 
+    /// Asks for the endpoint's mapping itself, for which [`Self::prefetch`] has asked long enough ago.
+    #[inline]
+    pub fn prefetch_mapping(&self, endpoint: &Endpoint) {
+        if let Some(number) = self.by_endpoint.candidate(of_endpoint(self.key, endpoint)) {
+            prefetch(self.records.at(number));
+        }
+    }
+
     /// The endpoint's mapping.
     pub fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
         let same = |n: u32| self.records.at(n).endpoint() == *endpoint;
@@ -177,12 +188,7 @@ impl Mappings {
         if self.records.at_mut(number).release() {
             let endpoint = self.records.at(number).endpoint();
             self.forget(&endpoint, |n| n == number);
-            let (key, records) = (self.key, &self.records);
-            self.by_external.remove(
-                of_external(key, external),
-                |n| n == number,
-                |n| of_external(key, &records.at(n).external()),
-            );
+            self.by_external.remove(of_external(self.key, external), |n| n == number);
             self.records.free.push(number);
         }
     }
@@ -195,7 +201,7 @@ impl Mappings {
 
     /// Number of endpoints with a mapping.
     pub fn len(&self) -> usize {
-        self.by_endpoint.len
+        self.by_endpoint.len()
     }
 
     /// No mapping at all?
@@ -209,110 +215,9 @@ impl Mappings {
     }
 
     fn forget(&mut self, endpoint: &Endpoint, which: impl Fn(u32) -> bool) {
-        let (key, records) = (self.key, &self.records);
-        let at = |n: u32| records.at(n).endpoint();
-        let same = |n| which(n) && at(n) == *endpoint;
-        self.by_endpoint.remove(of_endpoint(key, endpoint), same, |n| of_endpoint(key, &at(n)));
-    }
-}
-
-/// Numbers by hash: open addressing, linear probing, no gaps left behind (Knuth, The Art of Computer
-/// Programming, vol. 3, §6.4, algorithm R).
-#[derive(Debug)]
-struct Index {
-    /// In the low bits one more than the number, above it bits of the hash, for others' sake not to
-    /// be looked at; 0: empty.
-    slots: Vec<u32>,
-    len: usize,
-}
-
-/// Most numbers that an index has bits for.
-const MOST: usize = NUMBER as usize - 1;
-const NUMBER: u32 = (1 << 24) - 1;
-
-impl Index {
-    /// Three quarters full at `capacity`.
-    fn new(capacity: usize) -> Self {
-        Self { slots: vec![0; capacity + capacity / 3 + 8], len: 0 }
-    }
-
-    fn number(slot: u32) -> u32 {
-        (slot & NUMBER) - 1
-    }
-
-    fn slot(number: u32, hash: u64) -> u32 {
-        (number + 1) | (hash as u32) << 24
-    }
-
-    /// Where a search begins: the hash's high half, scaled.
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
-    }
-
-    fn next(&self, at: usize) -> usize {
-        if at + 1 == self.slots.len() { 0 } else { at + 1 }
-    }
-
-    #[inline]
-    fn prefetch(&self, hash: u64) {
-        prefetch(&self.slots[self.home(hash)]);
-    }
-
-    fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
-        self.position(hash, same).map(|at| Self::number(self.slots[at]))
-    }
-
-    fn position(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<usize> {
-        let mut at = self.home(hash);
-        while self.slots[at] != 0 {
-            let slot = self.slots[at];
-            if slot >> 24 == hash as u32 & 0xff && same(Self::number(slot)) {
-                return Some(at);
-            }
-            at = self.next(at);
-        }
-        None
-    }
-
-    fn insert(&mut self, number: u32, hash: impl Fn(u32) -> u64) {
-        if (self.len + 1) * 8 > self.slots.len() * 7 {
-            let old = std::mem::replace(self, Self::new(self.slots.len()));
-            for slot in old.slots.into_iter().filter(|slot| *slot != 0) {
-                self.place(slot, hash(Self::number(slot)));
-            }
-        }
-        let hash = hash(number);
-        self.place(Self::slot(number, hash), hash);
-    }
-
-    fn place(&mut self, slot: u32, hash: u64) {
-        let mut at = self.home(hash);
-        while self.slots[at] != 0 {
-            at = self.next(at);
-        }
-        self.slots[at] = slot;
-        self.len += 1;
-    }
-
-    fn remove(&mut self, hash: u64, same: impl Fn(u32) -> bool, hash_of: impl Fn(u32) -> u64) {
-        let Some(mut gap) = self.position(hash, same) else { return };
-        self.slots[gap] = 0;
-        self.len -= 1;
-        let mut at = self.next(gap);
-        while self.slots[at] != 0 {
-            let home = self.home(hash_of(Self::number(self.slots[at])));
-            // Whatever a search would no longer reach moves into the gap.
-            let reachable = match gap <= at {
-                true => gap < home && home <= at,
-                false => gap < home || home <= at,
-            };
-            if !reachable {
-                self.slots[gap] = std::mem::take(&mut self.slots[at]);
-                gap = at;
-            }
-            at = self.next(at);
-        }
+        let records = &self.records;
+        let same = |n| which(n) && records.at(n).endpoint() == *endpoint;
+        self.by_endpoint.remove(of_endpoint(self.key, endpoint), same);
     }
 }
 
