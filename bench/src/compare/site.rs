@@ -30,7 +30,7 @@ const FIRST_SERVER: u32 = u32::from_be_bytes([198, 51, 100, 1]);
 
 /// How long nothing may arrive before what is missing is lost.
 const SETTLED: Duration = Duration::from_millis(40);
-const PASSES: usize = 6;
+const PASSES: u32 = 6;
 
 /// A chain and its traffic. The gateway is not set up.
 pub struct Site {
@@ -105,15 +105,17 @@ impl Site {
     /// # Errors
     /// When frames are still lost in the last pass.
     pub fn establish(&mut self, interval: Duration) -> Result<()> {
-        let load = Load {
-            stride: u32::from(self.flows > 1),
-            mode: MODE_REFLECT,
-            interval_ns: u64::try_from(interval.as_nanos())?,
-            ..self.load(Size::Fixed(64))
-        };
-        self.traffic.set_plan(&load)?;
         let mut missing = 0;
-        for _ in 0..PASSES {
+        for pass in 0..PASSES {
+            // Who does not keep up is given more time.
+            let interval = interval * 2u32.pow(pass);
+            let load = Load {
+                stride: u32::from(self.flows > 1),
+                mode: MODE_REFLECT,
+                interval_ns: u64::try_from(interval.as_nanos())?,
+                ..self.load(Size::Fixed(64))
+            };
+            self.traffic.set_plan(&load)?;
             let before = self.traffic.home()?.packets;
             self.traffic.blast(self.flows)?;
             let answered = self.settle(|traffic| Ok(traffic.home()?.packets))? - before;
