@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group, setpriority_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -124,6 +125,10 @@ async fn run(program: &Path, event: &Event, patience: Duration) {
         Ok(child) => child,
         Err(error) => return tracing::warn!(%hook, "cannot be run: {error}"),
     };
+    // Ours is that of the daemon; without the right to change it, the program has the same.
+    if let Some(process) = process(&child) {
+        let _ = setpriority_process(Some(process), 0);
+    }
     // Not waited for: what the program leaves in the background may keep them open.
     tokio::spawn(log(program.into(), child.stdout.take()));
     tokio::spawn(log(program.into(), child.stderr.take()));
@@ -168,11 +173,14 @@ async fn log(program: PathBuf, stream: Option<impl AsyncRead + Unpin>) {
     }
 }
 
+/// None: it has ended, and that was seen.
+fn process(child: &Child) -> Option<Pid> {
+    Pid::from_raw(child.id()?.cast_signed())
+}
+
 /// With all that it started: it leads a process group of its own.
 async fn kill(child: &mut Child) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let leader = child.id().and_then(|id| Pid::from_raw(id as i32));
-    if let Some(leader) = leader {
+    if let Some(leader) = process(child) {
         // It may have just ended by itself.
         let _ = kill_process_group(leader, Signal::KILL);
     }
