@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weir_shm::map::prefetch;
 use weir_shm::status::Status;
 use weir_wire::layout::status::{DeviceStatus, SocketMode, WorkerStatus};
 use weir_wire::layout::{MAX_DEVICES, NONE};
@@ -195,7 +196,11 @@ fn turn_until_stopped<'u>(
         for index in 0..ports.sockets.len() {
             let (device, socket) = &mut ports.sockets[index];
             let device = *device;
-            busy += socket.receive(BATCH, |frame| batch.push(Received { frame, device }));
+            busy += socket.receive(BATCH, |frame| {
+                // In copy mode another CPU wrote it.
+                frame.data().first().inspect(|first| prefetch(*first));
+                batch.push(Received { frame, device });
+            });
             if !batch.is_empty() {
                 engine.process(&mut batch, now as u32, ports);
             }
