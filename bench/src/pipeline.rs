@@ -314,7 +314,7 @@ fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>)
     };
     let frames = match lines.iter().any(|line| line.frames_on_huge_pages) {
         true => "Frames of the lines with huge pages are on huge pages too.",
-        false => "Frames are on 4 KiB pages: the kernel has no huge pages reserved.",
+        false => "Frames are on 4 KiB pages: the kernel has no others.",
     };
     Section {
         name: "pipeline",

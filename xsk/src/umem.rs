@@ -3,7 +3,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Shape of a [`Umem`].
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub struct UmemConfig {
     /// Bytes per frame, 2048 or 4096: a power of two no larger than a page (aligned mode of
     /// `net/xdp/xdp_umem.c`).
     pub frame_size: u32,
-    /// Take huge pages if there are any.
+    /// Take huge pages: reserved ones if there are any, else transparent ones.
     pub huge_pages: bool,
 }
 
@@ -50,15 +50,25 @@ impl Umem {
         let bytes = (frames as usize * frame_size as usize).next_multiple_of(HUGE);
         let map = |extra| {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
-            let flags = MapFlags::PRIVATE | MapFlags::POPULATE | extra;
             // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
-            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, prot, flags) }
+            unsafe {
+                let flags = MapFlags::PRIVATE | extra;
+                rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, prot, flags)
+            }
         };
-        let huge =
-            huge_pages.then(|| map(MapFlags::HUGETLB | MapFlags::HUGE_2MB)).and_then(Result::ok);
-        let base = match huge {
-            Some(base) => base,
-            None => map(MapFlags::empty())?,
+        let reserved = MapFlags::HUGETLB | MapFlags::HUGE_2MB | MapFlags::POPULATE;
+        let reserved = huge_pages.then(|| map(reserved)).and_then(Result::ok);
+        let (base, huge) = match reserved {
+            Some(base) => (base, true),
+            None => {
+                let base = map(MapFlags::empty())?;
+                // SAFETY: the range was mapped above, and advice changes none of its contents.
+                let advise = |advice| unsafe { rustix::mm::madvise(base, bytes, advice) };
+                let huge = huge_pages && advise(Advice::LinuxHugepage).is_ok();
+                // The kernel must not find a page missing; it pins them all in any case.
+                let _ = advise(Advice::LinuxPopulateWrite);
+                (base, huge)
+            }
         };
         let base =
             NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mmap returned null"))?;
@@ -67,7 +77,7 @@ impl Umem {
             bytes,
             frames,
             frame_size,
-            huge: huge.is_some(),
+            huge,
             free: UnsafeCell::new((0..frames).rev().collect()),
             in_ring: (0..frames).map(|_| Cell::new(false)).collect(),
             forfeited: Cell::new(0),
@@ -99,7 +109,7 @@ impl Umem {
         self.forfeited.get()
     }
 
-    /// Are the frames on huge pages?
+    /// Are the frames on huge pages, as far as the kernel had them?
     pub fn on_huge_pages(&self) -> bool {
         self.huge
     }

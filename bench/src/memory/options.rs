@@ -42,8 +42,7 @@ impl Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Pages {
-    /// 2 MiB: transparent huge pages for the table; reserved ones, where there are any, for the
-    /// frames.
+    /// 2 MiB: transparent huge pages, or for the frames reserved ones, where there are any.
     Huge,
     /// 4 KiB, as a pinned BPF array is mapped.
     Small,
