@@ -1,6 +1,12 @@
 //! Taking over what an earlier process left in the table.
 
+use weir_wire::layout::flow::GROUP;
+
 use super::*;
+
+/// Slots that the walk looks ahead: for the other direction's entry, and then for its endpoint's
+/// mapping, which are anywhere.
+const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 
 impl Engine {
     /// Takes over the flows that an earlier process left in the table: those whose owner this
@@ -9,6 +15,10 @@ impl Engine {
         self.refresh();
         let mut active = [0u64; weir_wire::layout::MAX_UPLINKS];
         for index in 0..self.table.capacity() {
+            if index.is_multiple_of(GROUP) {
+                self.foresee_peers(index + AHEAD[0], |_| true);
+                self.foresee_mappings(index + AHEAD[1]);
+            }
             let Some(entry) = self.table.slot(index).read() else { continue };
             let owner = if entry.worker < self.workers { entry.worker } else { 0 };
             if owner != self.id {
@@ -29,15 +39,7 @@ impl Engine {
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&entry) {
-                let traffic = self.traffic_in(&entry);
-                let policy = steering::policy(&self.snapshot.half, &traffic);
-                let endpoint = Endpoint {
-                    proto: entry.proto,
-                    policy,
-                    address: entry.src,
-                    port: traffic.sport,
-                };
-                self.mappings.hold(endpoint, entry.uplink, external_of(&entry));
+                self.mappings.hold(self.endpoint_of(&entry), entry.uplink, external_of(&entry));
             }
         }
         for (uplink, count) in active.into_iter().enumerate() {
@@ -45,5 +47,19 @@ impl Engine {
         }
         self.lane.add(Counter::FlowsAdopted, self.flows);
         self.flows
+    }
+
+    /// Asks for where the mappings of the flows in a group will be.
+    fn foresee_mappings(&self, group: u32) {
+        let group = group % self.table.capacity();
+        if self.table.is_group_free(group) {
+            return;
+        }
+        let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
+        for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0 && has_mapping(entry))
+        {
+            self.mappings.prefetch(&self.endpoint_of(&entry));
+            self.mappings.prefetch_external(&external_of(&entry));
+        }
     }
 }

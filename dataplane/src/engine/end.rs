@@ -21,7 +21,8 @@ impl Engine {
         while left > 0 {
             let index = self.cursor;
             if index.is_multiple_of(GROUP) {
-                self.foresee_peers((index + AHEAD) % self.table.capacity());
+                let forward = |action: &Action4| action.flags & flag::FORWARD != 0;
+                self.foresee_peers(index + AHEAD, forward);
             }
             let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
             let step = if free { GROUP } else { 1 };
@@ -38,15 +39,16 @@ impl Engine {
         }
     }
 
-    /// Asks for the other direction of the flows in a group.
-    fn foresee_peers(&self, group: u32) {
+    /// Asks for the other direction of those entries in a group.
+    pub(super) fn foresee_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
+        let group = group % self.table.capacity();
         if self.table.is_group_free(group) {
             return;
         }
         for index in group..group + GROUP {
             let slot = self.table.slot(index);
             let action = slot.action();
-            if slot.is_valid() && action.flags & flag::FORWARD != 0 {
+            if slot.is_valid() && which(&action) {
                 self.table.prefetch_entry(action.peer);
             }
         }
@@ -127,10 +129,7 @@ impl Engine {
 
     /// Gives the flow's endpoint a new mapping with its next flow.
     pub(super) fn detach(&mut self, entry: &FlowEntry4) {
-        let traffic = self.traffic_in(entry);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
-        let (address, port) = (entry.src, traffic.sport);
-        self.mappings.detach(&Endpoint { proto: entry.proto, policy, address, port });
+        self.mappings.detach(&self.endpoint_of(entry));
     }
 
     /// Ends a flow, given its forward slot.
