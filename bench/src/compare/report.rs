@@ -116,19 +116,33 @@ impl Report {
         Value::Object(object)
     }
 
+    /// Medians of the rounds' ratios: the machine's speed changes from one second to the next, so
+    /// that what was measured one after the other compares best.
     fn ratios(&self) -> [(&'static str, Option<f64>); 4] {
-        let rate = |system| self.of(system).map(|measured| median(&measured.mpps));
-        let over = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
-        let kernel = rate(System::WeirKernel);
+        let rate = |system| Some(self.of(system)?.mpps.clone());
+        let gateway_ns = |system| {
+            let none = &self.of(System::None)?.mpps;
+            let rounds = self.of(system)?.mpps.iter().zip(none);
+            Some(rounds.map(|(mpps, none)| 1000.0 / mpps - 1000.0 / none).collect())
+        };
+        let over = |a: Option<Vec<f64>>, b: Option<Vec<f64>>| {
+            let ratios: Vec<f64> = a?.iter().zip(b?).map(|(a, b)| a / b).collect();
+            Some(median(&ratios))
+        };
+        let (nat, kernel) = (System::LinuxNat, System::WeirKernel);
         [
-            ("ratio_kernel_vs_linux_nat", over(kernel, rate(System::LinuxNat))),
-            ("ratio_kernel_vs_xdp_redirect", over(kernel, rate(System::XdpRedirect))),
+            ("ratio_kernel_vs_linux_nat", over(rate(kernel), rate(nat))),
+            ("ratio_kernel_vs_xdp_redirect", over(rate(kernel), rate(System::XdpRedirect))),
             ("ratio_user_vs_testpmd", over(rate(System::WeirUser), rate(System::Testpmd))),
-            (
-                "gateway_ns_ratio_linux_vs_kernel",
-                over(self.gateway_ns(System::LinuxNat), self.gateway_ns(System::WeirKernel)),
-            ),
+            ("gateway_ns_ratio_linux_vs_kernel", over(gateway_ns(nat), gateway_ns(kernel))),
         ]
+    }
+
+    /// The ratios in a line.
+    fn ratios_in_words(&self) -> String {
+        let known = self.ratios().into_iter().filter_map(|(name, ratio)| Some((name, ratio?)));
+        let ratios: Vec<_> = known.map(|(name, ratio)| format!("`{name}` {ratio:.2}")).collect();
+        format!("{} flows, {} bytes: {}.", self.flows, self.size, ratios.join(", "))
     }
 
     /// What people want to know of a system.
@@ -200,10 +214,11 @@ pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
          the generator can. `none` is the chain without a gateway. The gateways in the kernel share \
          the generator's CPU: a gateway's own nanoseconds are those of its chain less those of \
          `none`. testpmd and weir_user forward on a CPU of their own and are offered more than they \
-         take.",
+         take. A ratio is the median of the rounds' ratios.",
         comparison.rounds,
         comparison.run.as_secs_f64()
     )];
+    notes.extend(reports.iter().map(Report::ratios_in_words));
     notes.extend(absent.map(|text| format!("Absent with {text}.")));
     Section {
         name: "compare",
