@@ -284,7 +284,7 @@ fn a_renumbered_link_gives_new_flows_its_new_address_and_needs_no_restart() {
     site.topology.renumber(FIBER, address).unwrap();
     wait::until("the new address to be in use", wait::BOUND, || {
         let uplink = site.weir.snapshot()?.half.uplinks[FIBER];
-        let pool = &uplink.pool[..usize::from(uplink.pool_len)];
+        let pool = uplink.addresses();
         Ok((pool == [address.octets()] && site.takes(FIBER)?).then_some(()))
     })
     .unwrap();

@@ -382,17 +382,16 @@ impl Daemon {
         let policies = &published.half.policies;
         let verdict = self.monitor.verdict(&self.site, |policy, uplink| {
             policies[policy]
-                .members
+                .members()
                 .iter()
                 .any(|member| member.uplink == uplink && member.weight & Member::MAX_WEIGHT != 0)
         });
-        let mut flips = false;
         for (index, state) in verdict.states.iter().enumerate() {
             let saturated = self.load.saturated(index);
             let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
             let old = self.writer.region().uplink_state(index as u8);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
-            flips |= flipped;
+            self.flipped |= flipped;
             if flipped || self.since[index] == 0 {
                 self.since[index] = now_s();
                 published.half.uplinks[index].since = self.since[index];
@@ -425,7 +424,6 @@ impl Daemon {
         // The comparison above must not see what publishing fills in.
         self.half = Some(published.half.clone());
         let epoch = self.writer.publish(&mut published.half, &self.tables.live());
-        self.flipped |= flips;
         for (policy, table) in self.tables.homes() {
             self.writer.save_home(policy, table);
         }
@@ -686,7 +684,7 @@ impl Daemon {
         }
         let half = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since).half;
         for policy in &half.policies[..self.site.policies.len()] {
-            let members = &policy.members[..usize::from(policy.member_count)];
+            let members = policy.members();
             for tier in members.iter().map(|m| m.tier) {
                 let of_tier = members.iter().filter(|m| m.tier == tier);
                 if of_tier.map(|m| u32::from(m.weight & Member::MAX_WEIGHT)).sum::<u32>() == 0 {

@@ -73,7 +73,7 @@ impl Overrides {
             }
         }
         for (policy, published) in half.policies.iter().enumerate().take(site.policies.len()) {
-            for member in &published.members[..usize::from(published.member_count).min(64)] {
+            for member in published.members() {
                 if member.weight & MemberLayout::OVERRIDDEN != 0 {
                     let weight = member.weight & MemberLayout::MAX_WEIGHT;
                     overrides.member_weights.insert((policy as u8, member.uplink), weight);
@@ -366,7 +366,7 @@ fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf)
         hosts.insert((net.addr().octets(), 32), host_class::LOCAL);
     }
     for uplink in half.uplinks.iter().take(site.uplinks.len()) {
-        for address in &uplink.pool[..usize::from(uplink.pool_len).min(MAX_POOL)] {
+        for address in uplink.addresses() {
             hosts.insert((*address, 32), host_class::LOCAL);
         }
     }
@@ -375,13 +375,12 @@ fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf)
 
 /// The members of a published policy, with the weights that were configured or set.
 fn members(policy: &weir_wire::layout::control::Policy) -> Vec<Member> {
-    let count = usize::from(policy.member_count).min(policy.members.len());
     let member = |m: &MemberLayout| Member {
         uplink: m.uplink,
         tier: m.tier,
         weight: m.weight & MemberLayout::MAX_WEIGHT,
     };
-    policy.members[..count].iter().map(member).collect()
+    policy.members().iter().map(member).collect()
 }
 
 /// The bucket tables of all policies, with their memory.

@@ -87,8 +87,7 @@ pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
 
 /// Is the uplink of a worse tier than the one that takes the policy's new flows?
 pub fn is_away(policy: &Policy, uplink: u8) -> bool {
-    let count = usize::from(policy.member_count).min(policy.members.len());
-    let member = policy.members[..count].iter().find(|member| member.uplink == uplink);
+    let member = policy.members().iter().find(|member| member.uplink == uplink);
     policy.active_tier != 0 && member.is_some_and(|member| member.tier > policy.active_tier)
 }
 
@@ -115,8 +114,7 @@ fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffi
 }
 
 fn translates(half: &ControlHalf, policy: &Policy) -> bool {
-    let count = usize::from(policy.member_count).min(policy.members.len());
-    policy.members[..count].iter().any(|member| {
+    policy.members().iter().any(|member| {
         let uplink = half.uplinks.get(usize::from(member.uplink));
         uplink.is_some_and(|u| u.translate == Translate::Nat44 as u8)
     })

@@ -124,7 +124,7 @@ impl<'u> Driver<'u> {
     }
 
     /// Sends a packet from the host of each of these flows, whose uplink may be down: it moves, or is
-    /// answered. Says how many were forwarded.
+    /// answered. Says how many moved.
     ///
     /// # Errors
     /// When there is no such flow.

@@ -63,14 +63,14 @@ impl Gateway {
     pub fn new(translation: Translation, slots: u32) -> Result<Self> {
         let regions = Regions::anonymous(slots, [0x1234_5678, 0x9abc_def0])
             .with_context(|| format!("cannot map a flow table of {slots} slots"))?;
-        publish(translation, &regions, u64::MAX)?;
         for index in (0..regions.flows.capacity()).step_by(4096 / size_of::<FlowEntry4>()) {
             // Ending no flow writes to the slot and to its tag.
             regions.flows.retire(index);
         }
-        let mut engine = Engine::new(0, 1, &regions, [1, 2]);
-        anyhow::ensure!(engine.refresh(), "the engine does not accept what was published");
-        Ok(Self { translation, regions, engine })
+        let engine = Engine::new(0, 1, &regions, [1, 2]);
+        let mut gateway = Self { translation, regions, engine };
+        gateway.leave_up(u64::MAX)?;
+        Ok(gateway)
     }
 
     /// Takes all uplinks out of use but those whose bit is set.

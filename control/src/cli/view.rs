@@ -171,7 +171,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
             let counters = state.counters.uplink(index as u8);
             let port = half.ports.get(usize::from(uplink.port));
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
-            let pool = &uplink.pool[..usize::from(uplink.pool_len).min(uplink.pool.len())];
+            let pool = uplink.addresses();
             json!({
                 "name": uplink.name.as_str(),
                 "interface": device.map_or("-", |d| d.name.as_str()),
@@ -233,8 +233,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
             s if s == Selection::Source as u8 => "source",
             _ => "source-destination",
         };
-        for member in &policy.members[..usize::from(policy.member_count).min(policy.members.len())]
-        {
+        for member in policy.members() {
             values.push(json!({
                 "policy": policy.name.as_str(),
                 "default": usize::from(half.default_policy) == index,

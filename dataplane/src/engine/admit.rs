@@ -37,10 +37,7 @@ impl Engine {
         let traffic = traffic_of(p, work.port);
         let endpoint = match work.new {
             Some(new) => new.endpoint,
-            None => {
-                let policy = steering::policy(half, &traffic);
-                Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport }
-            }
+            None => self.endpoint(&traffic),
         };
         let mapped = self.mappings.get(&endpoint).filter(|m| self.is_in_force(m));
         let uplink = match mapped {
@@ -132,12 +129,12 @@ impl Engine {
     /// The outside address of a host's flows by an uplink that translates: always the same one
     /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
     pub(super) fn address_for(&self, up: &Uplink, key: &FlowKey4) -> Option<[u8; 4]> {
-        let pool = usize::from(up.pool_len).min(up.pool.len());
-        if up.translate != Translate::Nat44 as u8 || pool == 0 {
+        let pool = up.addresses();
+        if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
         let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
-        Some(up.pool[host as usize % pool])
+        Some(pool[host as usize % pool.len()])
     }
 
     /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It

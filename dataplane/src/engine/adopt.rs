@@ -48,18 +48,4 @@ impl Engine {
         self.lane.add(Counter::FlowsAdopted, self.flows);
         self.flows
     }
-
-    /// Asks for where the mappings of the flows in a group will be.
-    fn foresee_mappings(&self, group: u32) {
-        let group = group % self.table.capacity();
-        if self.table.is_group_free(group) {
-            return;
-        }
-        let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
-        for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0 && has_mapping(entry))
-        {
-            self.mappings.prefetch(&self.endpoint_of(&entry));
-            self.mappings.prefetch_external(&external_of(&entry));
-        }
-    }
 }

@@ -39,21 +39,6 @@ impl Engine {
         }
     }
 
-    /// Asks for the other direction of those entries in a group.
-    pub(super) fn foresee_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
-        let group = group % self.table.capacity();
-        if self.table.is_group_free(group) {
-            return;
-        }
-        for index in group..group + GROUP {
-            let slot = self.table.slot(index);
-            let action = slot.action();
-            if slot.is_valid() && which(&action) {
-                self.table.prefetch_entry(action.peer);
-            }
-        }
-    }
-
     fn look_at<B: Buffer>(
         &mut self,
         index: u32,

@@ -5,6 +5,10 @@
 //! they would be as many cache misses; foreseen, those of a batch are one. A flow that leaves an
 //! uplink is an old one that ends and a new one, twice as many. What is foreseen is only asked for:
 //! whether it comes to pass is decided when it is the packet's turn.
+//!
+//! The walks over the table look ahead in the same way, a few groups.
+
+use weir_wire::layout::flow::GROUP;
 
 use super::*;
 
@@ -70,8 +74,7 @@ impl Engine {
             return;
         }
         let traffic = traffic_of(p, work.port);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
-        let endpoint = Endpoint { proto: p.proto, policy, address: p.src, port: traffic.sport };
+        let endpoint = self.endpoint(&traffic);
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
@@ -149,6 +152,36 @@ impl Engine {
         if let Some(New { answers: Some(answers), .. }) = work.new {
             self.table.prefetch_free(work.hash);
             self.table.prefetch_free(answers);
+        }
+    }
+
+    /// Asks for the other direction of those entries in a group.
+    pub(super) fn foresee_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
+        let group = group % self.table.capacity();
+        if self.table.is_group_free(group) {
+            return;
+        }
+        for index in group..group + GROUP {
+            let slot = self.table.slot(index);
+            let action = slot.action();
+            if slot.is_valid() && which(&action) {
+                self.table.prefetch_entry(action.peer);
+            }
+        }
+    }
+
+    /// Asks for where the mappings of the flows in a group will be.
+    pub(super) fn foresee_mappings(&self, group: u32) {
+        let group = group % self.table.capacity();
+        if self.table.is_group_free(group) {
+            return;
+        }
+        let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
+        for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0) {
+            if has_mapping(&entry) {
+                self.mappings.prefetch(&self.endpoint_of(&entry));
+                self.mappings.prefetch_external(&external_of(&entry));
+            }
         }
     }
 }

@@ -632,9 +632,13 @@ impl Engine {
 
     /// The endpoint whose mapping the flow uses, if it uses one.
     fn endpoint_of(&self, forward: &FlowEntry4) -> Endpoint {
-        let traffic = self.traffic_in(forward);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
-        Endpoint { proto: forward.proto, policy, address: forward.src, port: traffic.sport }
+        self.endpoint(&self.traffic_in(forward))
+    }
+
+    /// The endpoint that sends it.
+    fn endpoint(&self, traffic: &Traffic) -> Endpoint {
+        let policy = steering::policy(&self.snapshot.half, traffic);
+        Endpoint { proto: traffic.proto, policy, address: traffic.src, port: traffic.sport }
     }
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.

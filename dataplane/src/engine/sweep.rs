@@ -159,9 +159,7 @@ impl Engine {
     /// Has the uplink this address to translate to?
     pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
         let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
-        uplink.is_some_and(|up| {
-            up.pool[..usize::from(up.pool_len).min(up.pool.len())].contains(&address)
-        })
+        uplink.is_some_and(|up| up.addresses().contains(&address))
     }
 
     fn end_connection<B: Buffer>(

@@ -55,6 +55,10 @@ impl Line {
         u32::from_le_bytes([a, b, c, 0])
     }
 
+    fn tag(&self, place: usize) -> u8 {
+        self.tags[place / 8].to_le_bytes()[place % 8]
+    }
+
     fn set_tag(&mut self, place: usize, tag: u8) {
         let shift = 8 * (place % 8);
         let word = &mut self.tags[place / 8];
@@ -97,7 +101,7 @@ impl Index {
         if (self.len + 1) * 8 > self.lines.len() * LINE * 7 {
             let old = std::mem::replace(self, Self::new(self.lines.len() * LINE * 2));
             for line in &old.lines {
-                for place in (0..LINE).filter(|place| !line.places(0).any(|free| free == *place)) {
+                for place in (0..LINE).filter(|place| line.tag(*place) != 0) {
                     self.place(line.number(place), hash(line.number(place)));
                 }
             }

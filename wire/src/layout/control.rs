@@ -311,6 +311,12 @@ pub struct Uplink {
 impl Uplink {
     /// Being emptied until the operator says otherwise.
     pub const NO_DEADLINE: u64 = u64::MAX;
+
+    /// The valid entries of `pool`.
+    #[inline]
+    pub fn addresses(&self) -> &[[u8; 4]] {
+        &self.pool[..usize::from(self.pool_len).min(self.pool.len())]
+    }
 }
 
 /// One member of a policy. 4 bytes.
@@ -361,6 +367,14 @@ pub struct Policy {
     pub buckets_checksum: u64,
     /// Members.
     pub members: [Member; MAX_UPLINKS],
+}
+
+impl Policy {
+    /// The valid entries of `members`.
+    #[inline]
+    pub fn members(&self) -> &[Member] {
+        &self.members[..usize::from(self.member_count).min(self.members.len())]
+    }
 }
 
 /// An address prefix of either family; IPv4 uses the first four bytes of `address`. 24 bytes.
