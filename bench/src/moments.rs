@@ -8,21 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use aya::maps::Array;
+use aya::programs::SocketFilter;
+use aya::{Ebpf, EbpfLoader};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with,
-};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
 use rustix::time::{ClockId, clock_gettime};
+use weir_ebpf::TRAFFIC_OBJECT;
+use weir_ebpf::traffic::{MOMENT, NOTICE, PATTERN, Part, Pattern};
+use zerocopy::transmute;
 
 use crate::netns::Netns;
 
 /// Time between looks at a word.
 pub const WATCH: Duration = Duration::from_micros(20);
-
-/// How often one who waits for a packet looks whether it should end.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Now.
 pub fn now_ns() -> u64 {
@@ -49,18 +49,20 @@ pub fn when_changed(word: impl Fn() -> u64, done: &AtomicBool) -> Option<u64> {
     None
 }
 
-/// Waits for packets that a socket in a namespace receives.
-#[derive(Debug)]
-pub struct Listener {
-    socket: OwnedFd,
+/// Notes when a socket of a namespace is first given a message of a kind: the kernel's clock as it
+/// gives it, however late anybody is who could wait for it.
+pub struct Notice {
+    ebpf: Ebpf,
+    // The filter ends with it.
+    _socket: OwnedFd,
 }
 
-impl Listener {
-    /// Hears of every change of a link in `netns` (rtnetlink(7), `RTMGRP_LINK`).
+impl Notice {
+    /// The first event about a link of `netns` without carrier (rtnetlink(7), `RTMGRP_LINK`).
     ///
     /// # Errors
-    /// When the socket cannot be opened.
-    pub fn links(netns: &Netns) -> Result<Self> {
+    /// When the socket cannot be opened, or the kernel refuses its filter.
+    pub fn of_carrier_loss(netns: &Netns) -> Result<Self> {
         const RTMGRP_LINK: u32 = 1;
         let socket = netns.run(|| {
             let flags = SocketFlags::CLOEXEC;
@@ -69,84 +71,61 @@ impl Listener {
             bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
             Ok::<_, Errno>(socket)
         })?;
-        Self::with(socket.context("cannot listen to netlink")?)
+        Self::on(socket.context("cannot listen to netlink")?, carrier_loss())
     }
 
-    /// Hears every IPv4 packet that a port of `netns` receives and gives to the kernel (packet(7)).
+    /// The first packet of this protocol (TCP or UDP) to this address and port, IPv4 without
+    /// options, that any port of `netns` receives and gives to the kernel (packet(7)).
     ///
     /// # Errors
-    /// As [`Self::links`].
-    pub fn packets(netns: &Netns) -> Result<Self> {
+    /// As [`Self::of_carrier_loss`].
+    pub fn of_packet(netns: &Netns, protocol: u8, to: SocketAddrV4) -> Result<Self> {
         // ETH_P_IP in network byte order.
         let ip = NonZeroU32::new(u32::from(0x0800u16.to_be())).map(Protocol::from_raw);
         let (family, kind) = (AddressFamily::PACKET, SocketType::DGRAM);
         let socket = netns.run(|| socket_with(family, kind, SocketFlags::CLOEXEC, ip))?;
-        Self::with(socket.context("cannot listen to packets")?)
+        Self::on(socket.context("cannot listen to packets")?, packet(protocol, to))
     }
 
-    fn with(socket: OwnedFd) -> Result<Self> {
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        Ok(Self { socket })
+    fn on(socket: OwnedFd, pattern: Pattern) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(TRAFFIC_OBJECT).context("traffic programs")?;
+        let map = ebpf.map_mut(PATTERN).context("no map of patterns")?;
+        let bytes: [u8; size_of::<Pattern>()] = transmute!(pattern);
+        Array::<_, [u8; size_of::<Pattern>()]>::try_from(map)?.set(0, bytes, 0)?;
+        let program = ebpf.program_mut(NOTICE).context("no traffic program to notice")?;
+        let filter: &mut SocketFilter = program.try_into()?;
+        filter.load().context("the filter of a socket")?;
+        filter.attach(&socket).context("cannot attach a filter to a socket")?;
+        Ok(Self { ebpf, _socket: socket })
     }
 
-    /// When the first packet arrives that is `wanted`; none: not until `done`.
+    /// When it was; none: not yet.
     ///
     /// # Errors
-    /// When the socket fails.
-    pub fn first(&self, wanted: impl Fn(&[u8]) -> bool, done: &AtomicBool) -> Result<Option<u64>> {
-        let mut buffer = [0; 4096];
-        while !done.load(Ordering::Relaxed) {
-            match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
-                Ok((length, _)) if wanted(&buffer[..length]) => return Ok(Some(now_ns())),
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error).context("cannot receive"),
-            }
-        }
-        Ok(None)
+    /// When the time cannot be read.
+    pub fn moment(&self) -> Result<Option<u64>> {
+        let map = self.ebpf.map(MOMENT).context("no map of a moment")?;
+        let moment = Array::<_, u64>::try_from(map)?.get(&0, 0)?;
+        Ok((moment != 0).then_some(moment))
     }
 }
 
-/// Is this message about a link without carrier (`struct nlmsghdr`, `struct ifinfomsg`)?
-pub fn is_carrier_loss(message: &[u8]) -> bool {
+/// A message about a link without carrier (`struct nlmsghdr`, `struct ifinfomsg`).
+fn carrier_loss() -> Pattern {
     const RTM_NEWLINK: u16 = 16;
     const IFF_LOWER_UP: u32 = 1 << 16;
-    let (Some(kind), Some(flags)) = (message.get(4..6), message.get(24..28)) else { return false };
-    let flags = u32::from_ne_bytes([flags[0], flags[1], flags[2], flags[3]]);
-    u16::from_ne_bytes([kind[0], kind[1]]) == RTM_NEWLINK && flags & IFF_LOWER_UP == 0
+    let [low, high] = RTM_NEWLINK.to_ne_bytes();
+    let kind = Part { at: 4, mask: [0xff, 0xff, 0, 0], value: [low, high, 0, 0] };
+    let down = Part { at: 24, mask: IFF_LOWER_UP.to_ne_bytes(), value: [0; 4] };
+    Pattern { parts: [kind, down, Part::default(), Part::default()] }
 }
 
-/// Is this packet, IPv4 without options, of this protocol (TCP or UDP) to this address and port?
-pub fn is_to(packet: &[u8], protocol: u8, to: SocketAddrV4) -> bool {
-    packet.first() == Some(&0x45)
-        && packet.get(9) == Some(&protocol)
-        && packet.get(16..20) == Some(&to.ip().octets())
-        && packet.get(22..24) == Some(&to.port().to_be_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    #[test]
-    fn a_packet_is_known_by_protocol_address_and_port() {
-        let mut packet = [0; 40];
-        (packet[0], packet[9]) = (0x45, 6);
-        packet[16..20].copy_from_slice(&[198, 51, 100, 1]);
-        packet[22..24].copy_from_slice(&[0, 7]);
-        let to = |port| SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), port);
-        assert!(is_to(&packet, 6, to(7)));
-        assert!(!is_to(&packet, 6, to(8)) && !is_to(&packet[..22], 6, to(7)));
-        assert!(!is_to(&packet, 17, to(7)));
-    }
-
-    #[test]
-    fn a_link_with_carrier_has_not_lost_it() {
-        let mut message = [0; 32];
-        message[4..6].copy_from_slice(&16u16.to_ne_bytes());
-        assert!(is_carrier_loss(&message));
-        message[24..28].copy_from_slice(&(1u32 << 16).to_ne_bytes());
-        assert!(!is_carrier_loss(&message) && !is_carrier_loss(&[]));
-    }
+/// A packet, IPv4 without options, of this protocol (TCP or UDP) to this address and port.
+fn packet(protocol: u8, to: SocketAddrV4) -> Pattern {
+    let [high, low] = to.port().to_be_bytes();
+    let version = Part { at: 0, mask: [0xff, 0, 0, 0], value: [0x45, 0, 0, 0] };
+    let protocol = Part { at: 8, mask: [0, 0xff, 0, 0], value: [0, protocol, 0, 0] };
+    let address = Part { at: 16, mask: [0xff; 4], value: to.ip().octets() };
+    let port = Part { at: 20, mask: [0, 0, 0xff, 0xff], value: [0, 0, high, low] };
+    Pattern { parts: [version, protocol, address, port] }
 }

@@ -5,6 +5,7 @@
 //! test runs (`BPF_F_TEST_XDP_LIVE_FRAMES`, Documentation/bpf/bpf_prog_run.rst) call it with one
 //! recycled page after another, so it writes every header whole. [`FAR`] is attached where
 //! providers are, [`HOME`] where the frames come from; [`REDIRECT`] and [`PASS`] go on a gateway.
+//! [`NOTICE`] is the filter of a socket that nobody reads.
 //!
 //! Frame lengths here are without the frame check sequence.
 
@@ -24,6 +25,9 @@ pub const REDIRECT: &str = "redirect";
 /// Gives every frame to the kernel. On a veth device this turns on the receive path that takes
 /// redirected frames, without GRO.
 pub const PASS: &str = "pass";
+/// Keeps every message from its socket, and writes to [`MOMENT`] when the kernel first had one for
+/// it that matches the [`Pattern`]. Whoever waits for a message knows only when it was scheduled.
+pub const NOTICE: &str = "notice";
 
 /// Array of one [`Plan`].
 pub const PLAN: &str = "PLAN";
@@ -37,6 +41,10 @@ pub const DELAYS: &str = "DELAYS";
 pub const ARRIVALS: &str = "ARRIVALS";
 /// Device map of two slots.
 pub const OUT: &str = "OUT";
+/// Array of one [`Pattern`].
+pub const PATTERN: &str = "PATTERN";
+/// Array of one time, `CLOCK_MONOTONIC` nanoseconds; 0 for none yet.
+pub const MOMENT: &str = "MOMENT";
 
 /// Slot of the device the generator sends by.
 pub const OUT_GENERATOR: u32 = 0;
@@ -147,6 +155,29 @@ pub struct Arrivals {
     pub first_ns: u64,
     /// The last.
     pub last_ns: u64,
+}
+
+/// What a message must be: every part of it. Unused parts are zero.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Pattern {
+    /// The parts.
+    pub parts: [Part; PARTS],
+}
+
+/// Parts of a [`Pattern`].
+pub const PARTS: usize = 4;
+
+/// Four bytes of a message, those under a mask.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Part {
+    /// Where they are, bytes from the message's start.
+    pub at: u32,
+    /// Which of their bits count.
+    pub mask: [u8; 4],
+    /// What these are; the others are zero.
+    pub value: [u8; 4],
 }
 
 /// The slot of the port with a hardware address that ends so: a provider's number.

@@ -15,7 +15,7 @@ use super::connections::{CONNECTIONS, Connections, Fate};
 use crate::compare::site::Site;
 use crate::compare::weir::establish;
 use crate::compare::{GATEWAY_CPU, Size, Traffic};
-use crate::moments::{Listener, is_carrier_loss, is_to, now_ns, when_changed};
+use crate::moments::{Notice, now_ns, when_changed};
 use crate::plan::{self, OWNED_PREFIX, Plan};
 use crate::server::{ECHO_PORT, Server};
 use crate::topology::Provider;
@@ -193,12 +193,15 @@ impl Field {
                 (hole, missing + after(&old, hole))
             }
         };
+        let tcp_ns = seen.segment.context("no connection has moved")?;
+        let decided_ns = seen.decided.context("the fault was not noticed")?;
         Ok(Round {
             asked_ns: asked,
             fault_ns,
-            decided_ns: seen.decided.context("the fault was not noticed")?,
+            // The thread that looks may be late; nothing moves before the word.
+            decided_ns: decided_ns.min(udp_ns).min(tcp_ns),
             udp_ns,
-            tcp_ns: seen.segment.context("no connection has moved")?,
+            tcp_ns,
             lost,
             udp_broken: 0,
             fates: seen.fates,
@@ -211,24 +214,20 @@ impl Field {
         let sent = || counters.uplink(OLD as u8).tx_packets;
         let silent = sent();
         let Site { topology, traffic, .. } = &mut self.site;
-        let links = Listener::links(&topology.gateway)?;
+        let carrier = Notice::of_carrier_loss(&topology.gateway)?;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
         let echo = SocketAddrV4::new(topology.servers[0], ECHO_PORT);
         let host = &topology.hosts[1].netns;
-        let ports = || new.iter().map(|p| Listener::packets(&p.netns)).collect::<Result<Vec<_>>>();
-        let ports = [(TCP, ports()?), (UDP, ports()?)];
+        let packets = |protocol| -> Result<Vec<_>> {
+            new.iter().map(|p| Notice::of_packet(&p.netns, protocol, echo)).collect()
+        };
+        let (segments, datagrams) = (packets(TCP)?, packets(UDP)?);
         let done = &AtomicBool::new(false);
         std::thread::scope(|scope| {
             // One by one: a frame's time is not that of the batch it waits for.
             let sender = scope.spawn(move || traffic.send(fault.frames(), 1));
             let usable = move || u64::from(control.uplink_state(OLD as u8) & uplink_state::USABLE);
             let decided = scope.spawn(move || when_changed(usable, done));
-            let carrier = scope.spawn(move || links.first(is_carrier_loss, done));
-            let packets = ports.map(|(protocol, ports)| -> Vec<_> {
-                let wanted = move |packet: &[u8]| is_to(packet, protocol, echo);
-                let listen = |port: Listener| scope.spawn(move || port.first(wanted, done));
-                ports.into_iter().map(listen).collect()
-            });
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
             let begun = wait::until("the frames to leave", wait::BOUND, || {
                 Ok((sent() > silent + MANY).then_some(()))
@@ -238,15 +237,11 @@ impl Field {
             let made = make(old, fault, true);
             let framed = joined(sender);
             done.store(true, Ordering::Relaxed);
-            let [segment, datagram] = packets.map(|threads| {
-                let first = threads.into_iter().map(|thread| joined(thread)?);
-                first.collect::<Result<Vec<_>>>().map(|all| all.into_iter().flatten().min())
-            });
             let seen = Seen {
                 decided: joined(decided)?,
-                carrier: joined(carrier)??,
-                segment: segment?,
-                datagram: datagram?,
+                carrier: carrier.moment()?,
+                segment: earliest(&segments)?,
+                datagram: earliest(&datagrams)?,
                 fates: joined(talk)??,
             };
             begun?;
@@ -294,6 +289,11 @@ impl Seen {
         let echoes = self.fates.iter().flat_map(|fate| fate.echoed_ns.iter().copied());
         echoes.filter(|at| self.decided.is_none_or(|decided| *at < decided)).max()
     }
+}
+
+fn earliest(notices: &[Notice]) -> Result<Option<u64>> {
+    let moments = notices.iter().map(Notice::moment).collect::<Result<Vec<_>>>()?;
+    Ok(moments.into_iter().flatten().min())
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {

@@ -9,12 +9,13 @@ compile_error!(
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
-use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::macros::{map, socket_filter, xdp};
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{SkBuffContext, XdpContext};
 use weir_ebpf::traffic::{
     self, ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN,
-    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Plan, SIZES, STAMP_AT, State,
+    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Pattern, Plan, SIZES, STAMP_AT,
+    State,
 };
 
 #[map]
@@ -29,6 +30,10 @@ static DELAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DELAY_BUCKETS, 0
 static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(ARRIVAL_SLOTS, 0);
 #[map]
 static OUT: DevMap = DevMap::with_max_entries(2, 0);
+#[map]
+static PATTERN: Array<Pattern> = Array::with_max_entries(1, 0);
+#[map]
+static MOMENT: Array<u64> = Array::with_max_entries(1, 0);
 
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
@@ -170,6 +175,25 @@ fn redirect(ctx: XdpContext) -> u32 {
 #[xdp]
 fn pass(_: XdpContext) -> u32 {
     XDP_PASS
+}
+
+#[socket_filter]
+fn notice(ctx: SkBuffContext) -> i64 {
+    let (Some(pattern), Some(moment)) = (PATTERN.get(0), MOMENT.get_ptr_mut(0)) else { return 0 };
+    for part in &pattern.parts {
+        let Ok(bytes) = ctx.load::<[u8; 4]>(part.at as usize) else { return 0 };
+        let [bytes, mask, value] = [bytes, part.mask, part.value].map(u32::from_ne_bytes);
+        if bytes & mask != value {
+            return 0;
+        }
+    }
+    // SAFETY: the helper has no conditions. Another CPU's first message is as good a first.
+    unsafe {
+        if *moment == 0 {
+            *moment = bpf_ktime_get_ns();
+        }
+    }
+    0
 }
 
 /// The frame as words of 16 bits, if it is UDP in IPv4 without options.
