@@ -172,15 +172,17 @@ impl Health {
     }
 
     /// How long a target that is probed may say nothing before it has failed, milliseconds:
-    /// `down` intervals and a quarter after its last answer the next `down` answers are overdue,
-    /// whatever its round-trip time is. A timeout longer than the interval is waited for.
+    /// `down` intervals and a fifth after its last answer the next `down` answers are overdue,
+    /// whatever its round-trip time is. A timeout longer than the interval is waited for. So a
+    /// blackhole is known within `down` intervals and a quarter, and a twentieth of one is left for
+    /// this process to have its turn and for the dataplane to be told.
     ///
     /// Counting timeouts alone would take up to `down + 1` intervals from the start of a blackhole,
     /// because its first probe leaves up to one interval later.
     pub fn silence_ms(&self) -> u64 {
         let interval = u64::from(self.interval_ms);
         let patience = self.timeout_ms().saturating_sub(interval);
-        u64::from(self.down) * interval + interval / 4 + patience
+        u64::from(self.down) * interval + interval / 5 + patience
     }
 
     /// Every setting that cannot be used.

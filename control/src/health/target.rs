@@ -147,9 +147,9 @@ impl Watched {
         let Some(probe) = (if late { None } else { self.take(seq) }) else { return };
         // Those before it come first, whether their time was told before or not.
         self.time_out(health, now);
-        if self.status == Status::Failed && self.answers == 0 {
-            // What the outage did to the figures is told by the outage.
-            self.window.clear();
+        if self.fails >= health.down {
+            // What an outage did to the figures is told by the outage.
+            self.window.forget_silence();
         }
         self.window.push(Some(rtt_us));
         self.error = None;

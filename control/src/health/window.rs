@@ -1,5 +1,7 @@
 //! Loss, round-trip time and jitter of one target: over a window, and exponentially weighted.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::Limits;
@@ -14,15 +16,16 @@ const LOSS_WEIGHT: f64 = 1.0 / 16.0;
 /// The newest probes of a target.
 #[derive(Clone, Debug)]
 pub struct Window {
-    ring: Vec<Sample>,
+    samples: VecDeque<Sample>,
     size: usize,
-    next: usize,
     lost: u32,
     rtt_sum: u64,
     steps: u32,
     step_sum: u64,
     last_rtt: Option<u32>,
     loss: f64,
+    /// As `loss`, when the newest answer came.
+    loss_at_answer: f64,
     rtt: Option<f64>,
     jitter: f64,
 }
@@ -75,15 +78,15 @@ impl Window {
     pub fn new(size: u32) -> Self {
         let size = size.max(1) as usize;
         Self {
-            ring: Vec::with_capacity(size),
+            samples: VecDeque::with_capacity(size),
             size,
-            next: 0,
             lost: 0,
             rtt_sum: 0,
             steps: 0,
             step_sum: 0,
             last_rtt: None,
             loss: 0.0,
+            loss_at_answer: 0.0,
             rtt: None,
             jitter: 0.0,
         }
@@ -93,17 +96,15 @@ impl Window {
     pub fn push(&mut self, rtt: Option<u32>) {
         let step = rtt.zip(self.last_rtt).map(|(rtt, last)| rtt.abs_diff(last));
         self.last_rtt = rtt.or(self.last_rtt);
-        let sample = Sample { rtt, step };
-        if self.ring.len() < self.size {
-            self.ring.push(sample);
-        } else {
-            let old = std::mem::replace(&mut self.ring[self.next], sample);
+        if self.samples.len() == self.size
+            && let Some(old) = self.samples.pop_front()
+        {
             self.lost -= u32::from(old.rtt.is_none());
             self.rtt_sum -= u64::from(old.rtt.unwrap_or(0));
             self.steps -= u32::from(old.step.is_some());
             self.step_sum -= u64::from(old.step.unwrap_or(0));
         }
-        self.next = (self.next + 1) % self.size;
+        self.samples.push_back(Sample { rtt, step });
         self.lost += u32::from(rtt.is_none());
         self.rtt_sum += u64::from(rtt.unwrap_or(0));
         self.steps += u32::from(step.is_some());
@@ -113,21 +114,29 @@ impl Window {
         self.loss += (lost - self.loss) * LOSS_WEIGHT;
         if let Some(rtt) = rtt.map(millis) {
             self.rtt = Some(self.rtt.map_or(rtt, |old| old + (rtt - old) * RTT_WEIGHT));
+            self.loss_at_answer = self.loss;
         }
         if let Some(step) = step.map(millis) {
             self.jitter += (step - self.jitter) * JITTER_WEIGHT;
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.size as u32);
+    /// Forgets the probes that were lost since the newest answer; where this was all it held, what
+    /// was before is out of date and forgotten too.
+    pub fn forget_silence(&mut self) {
+        while self.samples.pop_back_if(|sample| sample.rtt.is_none()).is_some() {
+            self.lost -= 1;
+        }
+        self.loss = self.loss_at_answer;
+        if self.samples.is_empty() {
+            *self = Self::new(self.size as u32);
+        }
     }
 
     /// What it shows.
     pub fn figures(&self) -> Figures {
         let mean = |sum: u64, of: u32| if of == 0 { 0.0 } else { sum as f64 / f64::from(of) };
-        let probes = self.ring.len() as u32;
+        let probes = self.samples.len() as u32;
         Figures {
             probes,
             loss_percent: Figure {

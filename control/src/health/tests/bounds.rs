@@ -142,6 +142,24 @@ proptest! {
     }
 
     #[test]
+    fn a_window_that_forgets_a_silence_is_as_before_it(
+        before in prop::collection::vec(prop::option::of(0..3_000_000u32), 0..40),
+        silence in 0..60usize,
+    ) {
+        let mut window = window::Window::new(50);
+        before.iter().for_each(|rtt| window.push(*rtt));
+        window.push(Some(1000));
+        let figures = window.figures();
+        (0..silence).for_each(|_| window.push(None));
+        window.forget_silence();
+        let kept = (before.len() + 1).min(50usize.saturating_sub(silence));
+        let all_kept = kept == before.len() + 1;
+        prop_assert_eq!(window.figures().probes as usize, kept);
+        prop_assert!(!all_kept || window.figures() == figures);
+        prop_assert!(kept > 0 || window.figures() == window::Figures::default());
+    }
+
+    #[test]
     fn remotes_are_counted_within_a_quarter(count in 0..300u64, seed in any::<u64>()) {
         let mut random = crate::probe::pace::Random::new(seed);
         let mut remotes = Remotes::default();

@@ -163,7 +163,7 @@ fn a_blackhole_is_down_by_the_silence_of_its_targets() {
     );
     // Last heard of at 4 020.
     let reason = Reason::TargetsFailed { failed: 2, of: 2, quorum: 1 };
-    assert_eq!(seen[1..], [(4020 + 3250 + 1, "down", reason)]);
+    assert_eq!(seen[1..], [(4020 + 3200 + 1, "down", reason)]);
 }
 
 #[test]
