@@ -29,7 +29,7 @@ use crate::load::{Counts, Load, Reading};
 use crate::monitor::{Monitor, UplinkView};
 use crate::own::Own;
 use crate::probe::{self, Binding, Plan, Probers, Trust};
-use crate::publish::{self, Hand, Overrides, Tables};
+use crate::publish::{self, Hand, Overrides, Published, Tables};
 use crate::site::{self, Site};
 use crate::time;
 use crate::users::Users;
@@ -344,6 +344,7 @@ impl Daemon {
                 *since = uplink.since;
             }
             tracing::info!(epoch = snapshot.half.epoch, "state of an earlier process adopted");
+            daemon.half = Some(snapshot.half);
         }
         daemon
     }
@@ -371,12 +372,17 @@ impl Daemon {
         }
     }
 
+    fn derive(&self) -> Published {
+        let last = self.half.as_deref();
+        publish::derive(&self.site, &self.kernel, &self.overrides, &self.since, last)
+    }
+
     /// Publishes if anything differs from what is published; the epoch in force.
     fn publish(&mut self) -> Result<u64> {
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
         self.overrides.expire(now_s());
-        let mut published = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since);
+        let mut published = self.derive();
         self.monitor.observe(&published.problems, now);
         self.monitor.tick(now);
         let policies = &published.half.policies;
@@ -682,7 +688,7 @@ impl Daemon {
                 self.overrides.member_weights.insert((at as u8, index), weight);
             }
         }
-        let half = publish::derive(&self.site, &self.kernel, &self.overrides, &self.since).half;
+        let half = self.derive().half;
         for policy in &half.policies[..self.site.policies.len()] {
             let members = policy.members();
             for tier in members.iter().map(|m| m.tier) {

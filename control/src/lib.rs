@@ -16,6 +16,7 @@
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | `time` | times and durations, for people |
+//! | `ports` | numbers of ports and devices, which stay |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`daemon`] | the control process |
 //! | [`api`] | the requests that the command line makes of it |
@@ -34,6 +35,7 @@ pub mod load;
 pub mod monitor;
 mod netdev;
 pub mod own;
+mod ports;
 pub mod probe;
 pub mod publish;
 pub mod site;

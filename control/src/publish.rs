@@ -8,14 +8,14 @@ use weir_shm::control::{BucketTable, ControlRegion, Snapshot, empty_half};
 use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
-    ControlHalf, Device, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, Port,
-    PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, host_class,
-    uplink_state,
+    ControlHalf, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, PortRole, Prefix,
+    Rule as RuleLayout, Translate, Uplink as UplinkLayout, host_class, uplink_state,
 };
 use weir_wire::layout::flow::slots_for;
 
 use crate::buckets::{Buckets, Member};
 use crate::load::Placement;
+use crate::ports::Ports;
 use crate::site::{Site, Uplink};
 use crate::watch::{Kernel, Link};
 
@@ -127,8 +127,14 @@ pub struct Published {
     pub unresolved: Vec<(u32, Ipv4Addr)>,
 }
 
-/// Derives the state; pure.
-pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]) -> Published {
+/// Derives the state; pure. `last` is what was published before, for the numbers of ports.
+pub fn derive(
+    site: &Site,
+    kernel: &Kernel,
+    overrides: &Overrides,
+    since: &[u64],
+    last: Option<&ControlHalf>,
+) -> Published {
     let mut half = empty_half();
     half.config_hash = site.hash;
     half.on_dataplane_loss = site.on_dataplane_loss as u8;
@@ -141,7 +147,7 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
         *core = *given;
     }
 
-    let mut ports = Ports { half: &mut half, kernel, devices: 0, ports: 0 };
+    let mut ports = Ports::new(&mut half, last, kernel);
     let mut lan_ports = Vec::new();
     for lan in &site.lans {
         lan_ports.push(ports.add(&lan.interface, PortRole::Lan, NONE));
@@ -188,63 +194,6 @@ pub fn derive(site: &Site, kernel: &Kernel, overrides: &Overrides, since: &[u64]
     rules(&mut half, site, &lan_ports);
     let hosts = hosts(site, kernel, &lan_nets, &half);
     Published { half, problems, hosts, unresolved }
-}
-
-struct Ports<'h> {
-    half: &'h mut ControlHalf,
-    kernel: &'h Kernel,
-    devices: u8,
-    ports: u8,
-}
-
-impl Ports<'_> {
-    /// Adds a port, and its device if it is the first of it; `None` when the interface is missing
-    /// or no slot is left.
-    fn add(&mut self, interface: &str, role: PortRole, uplink: u8) -> Option<u8> {
-        let link = self.kernel.link(interface)?;
-        let (parent, vlan) = match link.vlan {
-            Some((parent, id)) => (self.kernel.links.iter().find(|l| l.index == parent)?, id),
-            None => (link, 0),
-        };
-        let known = self.half.devices[..usize::from(self.devices)]
-            .iter()
-            .position(|d| d.ifindex == parent.index);
-        let device = match known {
-            Some(device) => device as u8,
-            None => {
-                let slot = self.half.devices.get_mut(usize::from(self.devices))?;
-                *slot = Device {
-                    ifindex: parent.index,
-                    queues: parent.queues.min(64),
-                    mtu: parent.mtu,
-                    xdp_transmit: u8::from(parent.xdp_transmit),
-                    reserved: [0; 19],
-                    name: Name::new(&parent.name),
-                };
-                self.devices += 1;
-                self.devices - 1
-            }
-        };
-        let port = self.ports;
-        let address = self.kernel.addresses_of(link.index).first().map_or([0; 4], Ipv4Addr::octets);
-        *self.half.ports.get_mut(usize::from(port))? = Port {
-            role: role as u8,
-            device,
-            uplink,
-            reserved: 0,
-            vlan,
-            mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
-            mac: Mac::new(link.mac),
-            address,
-            ifindex: link.index,
-            reserved1: [0; 8],
-        };
-        if !self.half.insert_port_slot(parent.index, vlan, port) {
-            return None;
-        }
-        self.ports += 1;
-        Some(port)
-    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
@@ -455,7 +404,7 @@ mod tests {
     }
 
     fn published(uplinks: &[&str]) -> Box<ControlHalf> {
-        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[]).half
+        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[], None).half
     }
 
     #[test]
@@ -485,7 +434,7 @@ mod tests {
         overrides.weights.insert(0, 7);
         overrides.expire(999);
         assert_eq!(overrides.hands[&2], Hand::Draining(1000));
-        let mut published = derive(&site, &Kernel::default(), &overrides, &[]);
+        let mut published = derive(&site, &Kernel::default(), &overrides, &[], None);
         for (index, problems) in published.problems.iter().enumerate() {
             writer.set_uplink_state(index as u8, problems & !uplink_state::DRAINING);
         }
@@ -501,7 +450,7 @@ mod tests {
 
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {
-        let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[]);
+        let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
         assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
     }
 
