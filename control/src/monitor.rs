@@ -200,22 +200,27 @@ impl Monitor {
     }
 
     /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
-    /// it is the last resort of a policy. `takes` says whether a policy's member has a weight: one
-    /// without takes no flows, so that it spares no worse one from taking them.
+    /// it is the last resort of every policy that it is a member of; if of some only, it is spared
+    /// for them. `takes` says whether a policy's member has a weight: one without takes no flows,
+    /// so that it spares no worse one from taking them.
     pub fn verdict(&self, site: &Site, takes: impl Fn(usize, u8) -> bool) -> Verdict {
         let standing =
             |index: usize| Some((index as u8, self.uplinks.get(index)?.machine.standing()));
         let well = self.uplinks.iter().enumerate().filter(|(_, u)| u.machine.state().usable());
-        let mut in_use = well.fold(0u64, |set, (index, _)| set | 1 << index);
+        let well = well.fold(0u64, |set, (index, _)| set | 1 << index);
+        let (mut kept, mut left) = (0, 0);
         let mut takers = Vec::new();
         let mut last_resort = 0;
         for (index, policy) in site.policies.iter().enumerate() {
             let members = policy.members.iter().filter(|member| takes(index, member.uplink));
+            let all = members.clone().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
             let choice = choose(members.filter_map(|m| standing(usize::from(m.uplink))));
             takers.push(choice.take);
-            in_use |= choice.keep | self.undecided(&policy.members, choice.take);
+            let keep = choice.keep | self.undecided(&policy.members, choice.take);
+            (kept, left) = (kept | keep, left | (all & !keep));
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
+        let in_use = well | (kept & !left);
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
             let problems = uplink.problems.map(|problems| problems & !uplink_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
@@ -232,6 +237,7 @@ impl Monitor {
                 | health
                 | bit(in_use, uplink_state::USABLE)
                 | bit(last_resort, uplink_state::LAST_RESORT)
+                | bit(kept & !in_use, uplink_state::SPARED)
         });
         Verdict { states: states.collect(), takers }
     }
@@ -350,9 +356,18 @@ mod tests {
     #[test]
     fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
         let verdict = told([uplink_state::NO_NEXT_HOP, 0]);
-        let state = uplink_state::NO_NEXT_HOP | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        // Down for the policy that has another, whose flows leave.
+        let state = uplink_state::NO_NEXT_HOP | uplink_state::SPARED | uplink_state::LAST_RESORT;
         assert_eq!(verdict.states, [state, uplink_state::USABLE]);
         assert_eq!(verdict.takers, [0b10, 0b01]);
+    }
+
+    #[test]
+    fn a_last_resort_that_no_policy_would_leave_is_in_use() {
+        let down = uplink_state::NO_NEXT_HOP;
+        let verdict = told([down, down]);
+        let state = down | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        assert_eq!(verdict.states, [state; 2]);
     }
 
     #[test]

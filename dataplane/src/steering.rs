@@ -55,7 +55,8 @@ fn matches(rule: &Rule, t: &Traffic) -> bool {
         && ports_match(rule.destination_ports, t.dport)
 }
 
-/// The uplink of a new flow under a policy; `None` when no member is usable.
+/// The uplink of a new flow under a policy, its last resort if no member is usable; `None` without
+/// either.
 pub fn uplink(
     snapshot: &Snapshot,
     region: &ControlRegion,
@@ -69,20 +70,29 @@ pub fn uplink(
         return None;
     }
     let mut hash = selection_hash(&snapshot.half, key, policy, traffic);
+    let mut resort = None;
     for _ in 0..RETRIES {
         let uplink = table[(hash >> 48) as usize];
         if uplink != NONE && usable(region, uplink) {
             return Some(uplink);
         }
+        if uplink != NONE && resort.is_none() && spared(region, uplink) {
+            resort = Some(uplink);
+        }
         hash = hash2(key, hash, 1);
     }
-    None
+    resort
 }
 
-/// May flows use the uplink?
+/// May flows use the uplink, whatever their policy?
 #[inline]
 pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
     region.uplink_state(uplink) & uplink_state::USABLE != 0
+}
+
+/// Is the uplink what some policy is left with? Which one, its buckets say.
+pub fn spared(region: &ControlRegion, uplink: u8) -> bool {
+    region.uplink_state(uplink) & uplink_state::SPARED != 0
 }
 
 /// Is the uplink of a worse tier than the one that takes the policy's new flows?

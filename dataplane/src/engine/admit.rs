@@ -39,7 +39,9 @@ impl Engine {
             Some(new) => new.endpoint,
             None => self.endpoint(&traffic),
         };
-        let mapped = self.mappings.get(&endpoint).filter(|m| self.is_in_force(m));
+        let mapped = self.mappings.get(&endpoint).filter(|mapping| {
+            self.is_in_force(mapping) || self.is_resort(mapping, endpoint.policy, &traffic)
+        });
         let uplink = match mapped {
             Some(mapping) => mapping.uplink,
             None => self.choose(endpoint.policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
@@ -80,6 +82,19 @@ impl Engine {
     pub(super) fn is_in_force(&self, mapping: &Mapping) -> bool {
         steering::usable(&self.control, mapping.uplink)
             && self.has_address(mapping.uplink, mapping.external.address)
+    }
+
+    /// Is the mapping of an uplink that is the last resort of the policy?
+    fn is_resort(&self, mapping: &Mapping, policy: u8, traffic: &Traffic) -> bool {
+        steering::spared(&self.control, mapping.uplink)
+            && self.has_address(mapping.uplink, mapping.external.address)
+            && self.is_best(mapping.uplink, policy, traffic)
+    }
+
+    /// Has a flow on this uplink, which is down, nowhere better to go?
+    pub(super) fn is_best(&self, uplink: u8, policy: u8, traffic: &Traffic) -> bool {
+        let other = steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic);
+        other.is_none_or(|other| other == uplink)
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
@@ -153,7 +168,7 @@ impl Engine {
         let p = &work.parsed;
         let traffic = traffic_of(p, work.port);
         let policy = steering::policy(&self.snapshot.half, &traffic);
-        if steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic).is_none() {
+        if self.is_best(action.uplink, policy, &traffic) {
             return Ok(slot);
         }
         let opens = p.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK) == tcp::flag::SYN;

@@ -170,7 +170,7 @@ impl Engine {
     ) -> End {
         let traffic = self.traffic_in(entry);
         let policy = steering::policy(&self.snapshot.half, &traffic);
-        if steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic).is_none() {
+        if self.is_best(entry.uplink, policy, &traffic) {
             return End::Stranded(entry.uplink);
         }
         match self.on_uplink_down(policy) {

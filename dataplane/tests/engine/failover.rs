@@ -1,10 +1,13 @@
 //! What becomes of flows whose uplink goes down, empties or is not their home.
 
 use weir_shm::observations::Observations;
-use weir_wire::layout::control::{BUCKETS, ComeHome, OnUplinkDown, Policy, uplink_state};
+use weir_wire::layout::control::{
+    BUCKETS, ComeHome, OnUplinkDown, Policy, Prefix, Rule, uplink_state,
+};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
 use weir_wire::tcp::{self, flag::ACK, flag::RST, flag::SYN};
+use zerocopy::FromZeros;
 
 use crate::gateway::*;
 
@@ -61,6 +64,42 @@ fn away(gateway: &mut Gateway, come_home: ComeHome) {
 
 fn header(frame: &[u8]) -> tcp::Packet<&[u8]> {
     tcp::Packet::new_checked(&frame[34..54]).unwrap()
+}
+
+#[test]
+fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
+    const TIME: u16 = 123;
+    let mut gateway = Gateway::new();
+    // What goes to this port has uplink 0 alone, all else 1 as well.
+    gateway.half.policies[1].members[0].uplink = 0;
+    let mut rule = Rule::new_zeroed();
+    (rule.in_ports, rule.dscp, rule.policy) = (u64::MAX, 0xff, 1);
+    (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
+    (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [TIME, TIME]);
+    (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
+    let publish = |gateway: &mut Gateway, other: u8| {
+        let tables = [&[other; BUCKETS], &[0; BUCKETS]];
+        gateway.writer.publish(&mut gateway.half, &tables);
+    };
+    publish(&mut gateway, 0);
+    let talk = |gateway: &mut Gateway, sport, dport| {
+        let mut sent = gateway.send(LAN, &udp_out(sport, dport));
+        let (device, out) = sent.remove(0);
+        gateway.send(device, &answer_to(device, &out));
+        (device, out)
+    };
+    let (old, alone) = talk(&mut gateway, 2000, TIME);
+    assert_eq!((old, talk(&mut gateway, 2001, 53).0), (1, 1));
+    assert_eq!(connection(&mut gateway, 4000), 1);
+    gateway.writer.set_uplink_state(0, uplink_state::SPARED | uplink_state::LAST_RESORT);
+    publish(&mut gateway, 1);
+    assert_eq!(sweep(&mut gateway).len(), 2, "the connection is reset at both ends");
+    assert_eq!(talk(&mut gateway, 2000, TIME), (1, alone), "it stays as it is");
+    assert_eq!(talk(&mut gateway, 2000, TIME).0, 1);
+    assert_eq!(talk(&mut gateway, 2001, 53).0, 2, "it has another");
+    assert_eq!(talk(&mut gateway, 2002, TIME).0, 1, "a new one has no other");
+    assert_eq!(talk(&mut gateway, 2003, 53).0, 2);
+    gateway.assert_conserved();
 }
 
 #[test]

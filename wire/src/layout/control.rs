@@ -60,6 +60,8 @@ pub mod uplink_state {
     pub const DRAINING: u32 = 512;
     /// Fuller than its threshold: new flows go elsewhere while there is room (informative).
     pub const SATURATED: u32 = 1024;
+    /// Not usable, but a policy has nothing better: its flows stay, those of other policies leave.
+    pub const SPARED: u32 = 2048;
 }
 
 /// What becomes of a policy's translated TCP connections when their uplink goes down.
