@@ -40,6 +40,18 @@ pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
         .map_or(half.default_policy, |rule| rule.policy)
 }
 
+/// The policy of traffic whose code point is not known; `None` where that decides.
+pub fn policy_by_address(half: &ControlHalf, traffic: &Traffic) -> Option<u8> {
+    let count = (half.rule_count as usize).min(half.rules.len());
+    let first = half.rules[..count]
+        .iter()
+        .find(|rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic }));
+    match first {
+        Some(rule) => (rule.dscp == 0xff).then_some(rule.policy),
+        None => Some(half.default_policy),
+    }
+}
+
 fn matches(rule: &Rule, t: &Traffic) -> bool {
     let within = |range: [u16; 2], port: u16| range[0] <= port && port <= range[1];
     let any_port = |range: [u16; 2]| range == [0, u16::MAX];
@@ -218,6 +230,17 @@ mod tests {
         assert!(!hit(Rule { destination: Prefix::v4([198, 51, 100, 2], 32), ..any_rule(0) }));
         assert!(!hit(Rule { dscp: 46, ..any_rule(0) }));
         assert!(!hit(Rule { source_ports: [1, 1023], ..any_rule(0) }));
+    }
+
+    #[test]
+    fn without_the_code_point_a_rule_about_it_leaves_the_policy_open() {
+        let mut half = empty_half();
+        half.rules[0] = Rule { dscp: 46, destination_ports: [5060, 5060], ..any_rule(1) };
+        (half.rule_count, half.default_policy) = (1, 2);
+        let to = |dport| policy_by_address(&half, &Traffic { dport, ..traffic() });
+        assert_eq!((to(5060), to(443)), (None, Some(2)));
+        half.rules[0].dscp = 0xff;
+        assert_eq!(policy_by_address(&half, &Traffic { dport: 5060, ..traffic() }), Some(1));
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Engine {
         out: &mut impl Output<B>,
     ) {
         let traffic = self.traffic_in(entry);
-        let number = steering::policy(&self.snapshot.half, &traffic);
+        let Some(number) = steering::policy_by_address(&self.snapshot.half, &traffic) else {
+            return;
+        };
         let Some(policy) = self.snapshot.half.policies.get(usize::from(number)) else { return };
         let is_idle = idle >= u32::from(policy.idle_s) * 1000;
         let comes_home = match steering::is_away(policy, entry.uplink) {

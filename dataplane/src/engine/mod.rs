@@ -617,7 +617,7 @@ impl Engine {
     }
 
     /// What steering knows of a flow by its entry, which does not keep the code point of its
-    /// packets: a policy chosen by that alone is not found again.
+    /// packets.
     fn traffic_in(&self, forward: &FlowEntry4) -> Traffic {
         Traffic {
             in_port: self.table.slot(forward.peer).action().port,

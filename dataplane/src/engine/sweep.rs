@@ -169,7 +169,10 @@ impl Engine {
         out: &mut impl Output<B>,
     ) -> End {
         let traffic = self.traffic_in(entry);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
+        // Where a code point decides, the next packet has it.
+        let Some(policy) = steering::policy_by_address(&self.snapshot.half, &traffic) else {
+            return End::None;
+        };
         if self.is_best(entry.uplink, policy, &traffic) {
             return End::Stranded(entry.uplink);
         }

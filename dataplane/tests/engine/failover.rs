@@ -103,6 +103,25 @@ fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
 }
 
 #[test]
+fn a_flow_whose_policy_a_code_point_decides_is_not_taken_for_one_that_is_away() {
+    let mut gateway = Gateway::new();
+    gateway.writer.set_uplink_state(0, 0);
+    connection(&mut gateway, 40_000);
+    gateway.writer.set_uplink_state(0, uplink_state::USABLE);
+    // Voice may be where the default policy would not be any more.
+    let mut rule = Rule::new_zeroed();
+    (rule.in_ports, rule.dscp, rule.policy) = (u64::MAX, 46, 1);
+    (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
+    (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [0, u16::MAX]);
+    (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
+    away(&mut gateway, ComeHome::All);
+    assert!(tend(&mut gateway).is_empty());
+    gateway.half.rule_count = 0;
+    gateway.publish(BUCKETS);
+    assert_eq!(tend(&mut gateway).len(), 2);
+}
+
+#[test]
 fn connections_of_an_uplink_that_went_down_are_reset_at_both_ends_at_once() {
     let mut gateway = Gateway::new();
     let ports = 40_000..40_020u16;
