@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours |
+//! | `routes` | when the kernel's routes are read anew |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
@@ -38,6 +39,7 @@ pub mod own;
 mod ports;
 pub mod probe;
 pub mod publish;
+mod routes;
 pub mod site;
 mod time;
 pub mod users;

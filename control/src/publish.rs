@@ -303,7 +303,7 @@ fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf)
         site.uplinks.iter().filter_map(|u| kernel.link(&u.interface)).map(|l| l.index).collect();
     let mut hosts = HostPrefixes::new();
     let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
-    for route in &kernel.routes {
+    for route in kernel.routes.iter() {
         if route.destination.prefix_len() != 0 && !uplinks.contains(&route.interface) {
             hosts.insert(entry(&route.destination), host_class::KERNEL);
         }

@@ -1,12 +1,15 @@
 //! The gateway's view of the kernel: links, addresses, routes and neighbours, by netlink.
 //!
-//! Events only say that something changed; the whole view is then read anew, and all events that
-//! came before count as dealt with. Only the loss of a carrier is taken from the event itself. Events that overrun the socket's buffer are lost, but not the
-//! news that some were. Requests have a socket of their own, where no event takes a reply's place.
+//! Events only say that something changed; the view is then read anew, routes only if they did, and
+//! all events that came before count as dealt with. Only the loss of a carrier is taken from the
+//! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
+//! Requests have a socket of their own, where no event takes a reply's place.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
@@ -27,6 +30,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use crate::netdev;
+use crate::routes::{self, Reading};
 
 /// Room for an event about a link. What is cut off is read with the view.
 const LONGEST_EVENT: usize = 8192;
@@ -83,8 +87,8 @@ pub struct Kernel {
     pub links: Vec<Link>,
     /// IPv4 addresses with their prefix lengths, by interface index, in the kernel's order.
     pub addresses: Vec<(u32, Ipv4Net)>,
-    /// IPv4 routes of the main table.
-    pub routes: Vec<Route>,
+    /// IPv4 routes of the main table: perhaps a million, and most views have the same.
+    pub routes: Arc<Vec<Route>>,
     /// IPv4 neighbours with a hardware address.
     pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
     /// `net.ipv4.ip_local_port_range`.
@@ -139,6 +143,8 @@ pub struct Watcher {
     handle: Handle,
     ethtool: ethtool::EthtoolHandle,
     events: TokioSocket,
+    routes: Arc<Vec<Route>>,
+    reading: Reading,
 }
 
 impl Watcher {
@@ -151,7 +157,8 @@ impl Watcher {
         let (connection, ethtool, _) =
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle, ethtool, events })
+        let reading = Reading::none(Instant::now());
+        Ok(Self { handle, ethtool, events, routes: Arc::default(), reading })
     }
 
     /// For other requests to the kernel.
@@ -159,29 +166,42 @@ impl Watcher {
         &self.handle
     }
 
-    /// Returns when something changed since the last [`read`](Self::read) began; the link, if one
-    /// did and the event says how it is now.
+    /// Returns when something changed since the last [`read`](Self::read) began that is to be read
+    /// now; the link, if one did and the event says how it is now.
     pub async fn changed(&mut self) -> Option<Link> {
         let mut event = Vec::with_capacity(LONGEST_EVENT);
-        match self.events.recv(&mut event).await {
-            Ok(()) => changed_link(&event),
-            // ENOBUFS says that events were lost, which is an event.
-            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => None,
-            Err(error) => {
-                tracing::error!("no more netlink events, changes are seen late: {error}");
-                std::future::pending().await
+        loop {
+            event.clear();
+            match self.events.recv(&mut event).await {
+                Ok(()) => {
+                    let can_wait = self.reading.hear(&event);
+                    if !can_wait || self.reading.is_due(Instant::now()) {
+                        return changed_link(&event);
+                    }
+                }
+                Err(error) if is_overrun(&error) => {
+                    self.reading.lost();
+                    return None;
+                }
+                Err(error) => {
+                    tracing::error!("no more netlink events, changes are seen late: {error}");
+                    return std::future::pending().await;
+                }
             }
         }
     }
 
     /// Drops what has arrived, so that a burst of changes causes one reading of the view.
-    fn forget_events(&self) {
-        let more = |result: io::Result<usize>| match result {
-            Ok(_) => true,
-            Err(error) => error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()),
-        };
-        // Past the runtime, whose cooperative budget would end the loop too soon.
-        while more(self.events.socket_ref().recv(&mut &mut [0u8; 1][..], 0)) {}
+    fn forget_events(&mut self) {
+        loop {
+            let mut head = [0; routes::EVENT_LEN];
+            // Past the runtime, whose cooperative budget would end the loop too soon.
+            match self.events.socket_ref().recv(&mut &mut head[..], 0) {
+                Ok(length) => _ = self.reading.hear(&head[..length.min(head.len())]),
+                Err(error) if is_overrun(&error) => self.reading.lost(),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Reads everything.
@@ -234,13 +254,32 @@ impl Watcher {
             let net = local.and_then(|a| Ipv4Net::new(a, message.header.prefix_len).ok());
             kernel.addresses.extend(net.map(|net| (message.header.index, net)));
         }
+        let begun = Instant::now();
+        if self.reading.is_due(begun) {
+            self.reading.begin();
+            match self.read_routes().await {
+                Ok(routes) => self.routes = Arc::new(routes),
+                Err(error) => {
+                    self.reading.lost();
+                    return Err(error);
+                }
+            }
+            let now = Instant::now();
+            self.reading.end(now, now - begun);
+        }
+        kernel.routes = Arc::clone(&self.routes);
+        Ok(kernel)
+    }
+
+    async fn read_routes(&self) -> Result<Vec<Route>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
-        let mut routes = self.handle.route().get(query).execute();
-        while let Some(message) = routes.try_next().await.context("cannot list routes")? {
-            kernel.routes.extend(routes_of(&message));
+        let mut messages = self.handle.route().get(query).execute();
+        let mut routes = Vec::new();
+        while let Some(message) = messages.try_next().await.context("cannot list routes")? {
+            routes.extend(routes_of(&message));
         }
-        Ok(kernel)
+        Ok(routes)
     }
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
@@ -309,6 +348,11 @@ fn local_ports() -> Result<(u16, u16)> {
         (Some(Ok(lo)), Some(Ok(hi))) => Ok((lo, hi)),
         _ => anyhow::bail!("{PATH} holds {text:?}, not two ports"),
     }
+}
+
+/// Does the error say that events were lost?
+fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 /// The link that an event is about.
