@@ -17,6 +17,7 @@
 //! | [`packet`] | the buffers and outputs that the engine is written against |
 //! | [`handover`] | rings between workers |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
+//! | [`ready`] | have all workers started? |
 //! | [`attach`] | the XDP program on its devices |
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod link;
 pub mod mappings;
 pub mod nat;
 pub mod packet;
+pub mod ready;
 pub mod steering;
 pub mod witness;
 pub mod worker;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use weir_dataplane::attach::{Attached, Program, XdpChoice};
 use weir_dataplane::engine::Regions;
 use weir_dataplane::handover::Handover;
+use weir_dataplane::ready;
 use weir_dataplane::worker::{self, DevicePlan, Plan, Shared};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -258,9 +259,10 @@ fn run_workers(
     };
     let before = status.read().devices;
     std::thread::scope(|scope| {
-        let (ready, all_ready) = mpsc::channel();
+        let (ready, all_ready) = ready::expect(workers);
         let threads: Vec<_> = (0..workers)
-            .map(|id| {
+            .zip(ready)
+            .map(|(id, ready)| {
                 let plan = Plan {
                     id,
                     workers,
@@ -274,55 +276,48 @@ fn run_workers(
                     },
                     entropy,
                 };
-                let (shared, ready) = (&shared, ready.clone());
+                let shared = &shared;
                 let name = format!("worker-{id}");
                 std::thread::Builder::new()
                     .name(name)
                     .spawn_scoped(scope, move || {
-                        worker::run(&plan, shared, program, || {
-                            let _ = ready.send(());
-                        })
+                        worker::run(&plan, shared, program, move || ready.tell())
                     })
                     .context("cannot start a worker")
             })
-            .collect::<Result<_>>()?;
-        drop(ready);
+            .collect::<Result<_>>()
+            .inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
         // The program goes onto the devices when its sockets are there: no gap on a restart.
-        let attached = (0..workers)
-            .try_for_each(|_| all_ready.recv().map_err(|_| anyhow!("a worker did not start")))
-            .and_then(|()| attach(arguments, layout, program));
-        match attached {
-            Ok(modes) => {
-                status.set_workers(workers.into());
-                tracing::info!(workers, devices = layout.devices.len(), "forwarding");
-                let mut epoch = regions.control.epoch();
-                while !stop.load(Ordering::Relaxed)
-                    && !threads.iter().any(|thread| thread.is_finished())
-                {
-                    std::thread::sleep(Duration::from_millis(20));
-                    publish_devices(status, &shared, layout, &before, &modes);
-                    let now = regions.control.epoch();
-                    if now != epoch && changed(&regions.control) {
-                        tracing::info!("devices or workers changed: starting the workers anew");
-                        break;
-                    }
-                    epoch = now;
+        let attached = match all_ready.wait(stop) {
+            Ok(true) => attach(arguments, layout, program).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        if let Ok(Some(modes)) = &attached {
+            status.set_workers(workers.into());
+            tracing::info!(workers, devices = layout.devices.len(), "forwarding");
+            let mut epoch = regions.control.epoch();
+            while !stop.load(Ordering::Relaxed)
+                && !threads.iter().any(|thread| thread.is_finished())
+            {
+                std::thread::sleep(Duration::from_millis(20));
+                publish_devices(status, &shared, layout, &before, modes);
+                let now = regions.control.epoch();
+                if now != epoch && changed(&regions.control) {
+                    tracing::info!("devices or workers changed: starting the workers anew");
+                    break;
                 }
-                shared.stop.store(true, Ordering::Relaxed);
-                for thread in threads {
-                    thread.join().map_err(|_| anyhow!("a worker panicked"))??;
-                }
-                publish_devices(status, &shared, layout, &before, &modes);
-                Ok(())
-            }
-            Err(error) => {
-                shared.stop.store(true, Ordering::Relaxed);
-                for thread in threads {
-                    thread.join().map_err(|_| anyhow!("a worker panicked"))??;
-                }
-                Err(error)
+                epoch = now;
             }
         }
+        shared.stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a worker panicked"))??;
+        }
+        if let Some(modes) = attached? {
+            publish_devices(status, &shared, layout, &before, &modes);
+        }
+        Ok(())
     })
 }
 
