@@ -49,7 +49,9 @@ impl Engine {
         let (outside, external) = match mapped {
             Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
             None => {
-                self.mappings.detach(&endpoint);
+                while let Some(old) = self.mappings.get(&endpoint) {
+                    self.mappings.detach(&old.external);
+                }
                 self.translate(uplink, key, work.new.and_then(|new| new.external))?
             }
         };

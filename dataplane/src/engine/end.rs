@@ -108,15 +108,10 @@ impl Engine {
         }
         if comes_home == ComeHome::All {
             // Another flow of the endpoint would call it back.
-            self.detach(entry);
+            self.mappings.detach(&external_of(entry));
         }
         self.remove(index);
         self.lane.add(Counter::FlowsMoved, 1);
-    }
-
-    /// Gives the flow's endpoint a new mapping with its next flow.
-    pub(super) fn detach(&mut self, entry: &FlowEntry4) {
-        self.mappings.detach(&self.endpoint_of(entry));
     }
 
     /// Ends a flow, given its forward slot.

@@ -150,7 +150,7 @@ impl Engine {
         if entry.proto == tcp::PROTOCOL {
             return self.reset_or_wait(index, &entry, out);
         }
-        self.detach(&entry);
+        self.mappings.detach(&external);
         self.remove(index);
         self.lane.add(Counter::FlowsMoved, 1);
         End::Done

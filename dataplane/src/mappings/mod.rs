@@ -186,17 +186,18 @@ impl Mappings {
     pub fn release(&mut self, external: &External) {
         let Some(number) = self.number_of(external) else { return };
         if self.records.at_mut(number).release() {
-            let endpoint = self.records.at(number).endpoint();
-            self.forget(&endpoint, |n| n == number);
+            self.forget(number);
             self.by_external.remove(of_external(self.key, external), |n| n == number);
             self.records.free.push(number);
         }
     }
 
-    /// Detaches the endpoint from its mapping, so that its next flow gets a new one; flows that
-    /// still use the old external port keep it until they end.
-    pub fn detach(&mut self, endpoint: &Endpoint) {
-        self.forget(endpoint, |_| true);
+    /// Detaches the mapping from its endpoint, whose next flow gets another one; flows that still
+    /// use the external port keep it until they end.
+    pub fn detach(&mut self, external: &External) {
+        if let Some(number) = self.number_of(external) {
+            self.forget(number);
+        }
     }
 
     /// Number of endpoints with a mapping.
@@ -214,10 +215,9 @@ impl Mappings {
         self.by_external.find(of_external(self.key, external), same)
     }
 
-    fn forget(&mut self, endpoint: &Endpoint, which: impl Fn(u32) -> bool) {
-        let records = &self.records;
-        let same = |n| which(n) && records.at(n).endpoint() == *endpoint;
-        self.by_endpoint.remove(of_endpoint(self.key, endpoint), same);
+    fn forget(&mut self, number: u32) {
+        let endpoint = self.records.at(number).endpoint();
+        self.by_endpoint.remove(of_endpoint(self.key, &endpoint), |n| n == number);
     }
 }
 
@@ -262,7 +262,7 @@ mod tests {
     fn a_detached_endpoint_maps_anew_and_its_old_port_stays_taken_while_used() {
         let mut mappings = Mappings::new([1, 2], 4);
         mappings.hold(ENDPOINT, 2, OUTSIDE);
-        mappings.detach(&ENDPOINT);
+        mappings.detach(&OUTSIDE);
         assert_eq!(mappings.get(&ENDPOINT), None);
         let elsewhere = External { address: [203, 0, 113, 1], ..OUTSIDE };
         mappings.hold(ENDPOINT, 1, elsewhere);
@@ -351,7 +351,7 @@ mod tests {
                         }
                     }
                     Step::Detach(port) => {
-                        mappings.detach(&endpoint(port));
+                        mappings.detach(&external(port));
                         attached.insert(port, false);
                     }
                 }

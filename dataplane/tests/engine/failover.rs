@@ -282,6 +282,30 @@ fn all_flows_come_home_when_asked_connections_by_a_reset() {
 }
 
 #[test]
+fn an_endpoint_whose_flows_come_home_one_by_one_has_one_mapping_there() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    let both = [53, 54].map(|dport| udp_out(30_000, dport));
+    let send = |gateway: &mut Gateway| {
+        both.each_ref().map(|frame| {
+            let (device, out) = gateway.send(LAN, frame).remove(0);
+            (device, see(&out).sport)
+        })
+    };
+    send(&mut gateway);
+    away(&mut gateway, ComeHome::All);
+    gateway.engines[0].refresh();
+    while flows(&gateway) == 2 {
+        gateway.engines[0].tend(1, gateway.now, &mut gateway.wire);
+    }
+    let mut devices = send(&mut gateway).map(|(device, _)| device);
+    devices.sort_unstable();
+    assert_eq!(devices, [1, 2]);
+    tend(&mut gateway);
+    assert_eq!(send(&mut gateway), [(1, 30_000); 2]);
+}
+
+#[test]
 fn flows_come_home_no_faster_than_the_policy_says() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
