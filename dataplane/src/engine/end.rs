@@ -12,11 +12,12 @@ const AHEAD: u32 = 2 * GROUP;
 impl Engine {
     /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
-    /// has heavy ones.
+    /// has heavy ones. Call once a tick.
     pub fn tend<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         if self.snapshot.half.epoch == 0 {
             return;
         }
+        self.sweep.tick();
         let mut left = slots.min(self.table.capacity());
         while left > 0 {
             let index = self.cursor;

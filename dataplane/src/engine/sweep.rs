@@ -6,6 +6,9 @@
 //! batches, sends both ends a reset. It walks again when a new state is published, if there was no
 //! other uplink for some connection before: the state words change first, the buckets follow.
 //!
+//! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
+//! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
+//!
 //! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
 use weir_wire::layout::control::{OnUplinkDown, Uplink};
@@ -19,6 +22,10 @@ use super::*;
 const SLOTS: u32 = 8192;
 /// Flows ended in one turn, fewer than a transmit ring has room for.
 const ENDS: u32 = 128;
+/// Ticks that the walk waits for a full ring.
+const PATIENCE: u32 = 2;
+/// Ticks until the walk comes back to what it passed over, about a second.
+const PAUSE: u32 = 50;
 
 /// Where the walk is.
 #[derive(Debug)]
@@ -35,13 +42,36 @@ pub(super) struct Sweep {
     stranded: u64,
     next: u32,
     left: u32,
+    /// The device whose ring the walk waits for, and for how many ticks it has.
+    waits: Option<(u8, u32)>,
+    /// Devices whose rings stayed full.
+    full: u64,
+    /// Those of them that were tried again in this walk.
+    tried: u64,
+    /// Did the walk pass over a connection?
+    passed: bool,
+    /// Ticks since it ended, if it did.
+    paused: u32,
 }
 
 impl Default for Sweep {
     /// An engine that begins sweeps once: what went down while nobody looked.
     fn default() -> Self {
         let pools = [0; MAX_UPLINKS];
-        Self { usable: u64::MAX, dead: 0, renumbered: 0, pools, stranded: 0, next: 0, left: 0 }
+        Self {
+            usable: u64::MAX,
+            dead: 0,
+            renumbered: 0,
+            pools,
+            stranded: 0,
+            next: 0,
+            left: 0,
+            waits: None,
+            full: 0,
+            tried: 0,
+            passed: false,
+            paused: 0,
+        }
     }
 }
 
@@ -50,39 +80,88 @@ impl Sweep {
     pub(super) fn again(&mut self, uplinks: &[Uplink]) {
         let stranded = std::mem::take(&mut self.stranded);
         self.begin(stranded);
+        let mut renumbered = 0;
         for (index, (known, uplink)) in self.pools.iter_mut().zip(uplinks).enumerate() {
             let pool = uplink.pool.as_bytes();
             let now = checksum64(pool) ^ u64::from(uplink.pool_len);
             // Without any address it is down, and may get the same one again.
             if uplink.pool_len > 0 && std::mem::replace(known, now) != now {
-                self.renumbered |= 1 << index;
-                self.left = u32::MAX;
+                renumbered |= 1 << index;
             }
+        }
+        if renumbered != 0 {
+            self.renumbered |= renumbered;
+            self.walk();
         }
     }
 
     fn begin(&mut self, dead: u64) {
         if dead != 0 {
             self.dead |= dead;
-            self.left = u32::MAX;
+            self.walk();
         }
     }
+
+    fn walk(&mut self) {
+        (self.left, self.tried) = (u32::MAX, 0);
+    }
+
+    /// A tick has passed.
+    pub(super) fn tick(&mut self) {
+        if let Some((device, ticks)) = self.waits {
+            self.waits = Some((device, ticks + 1));
+            if ticks + 1 >= PATIENCE {
+                self.waits = None;
+                self.full |= bit(device);
+                self.tried |= bit(device);
+            }
+        }
+        if self.left == 0 && self.passed {
+            self.paused += 1;
+            if self.paused >= PAUSE {
+                (self.passed, self.paused) = (false, 0);
+                self.walk();
+            }
+        }
+    }
+
+    /// Is the device's ring to be left alone in this walk?
+    fn passes_over(&mut self, device: u8) -> bool {
+        let passes = self.full & self.tried & bit(device) != 0;
+        self.passed |= passes;
+        passes
+    }
+
+    /// The device's ring had no room; says whether to wait for it.
+    fn refused(&mut self, device: u8) -> bool {
+        if self.full & bit(device) != 0 {
+            self.tried |= bit(device);
+            self.passed = true;
+            return false;
+        }
+        self.waits.get_or_insert((device, 0));
+        true
+    }
+}
+
+fn bit(index: u8) -> u64 {
+    1 << (index & 63)
 }
 
 /// What became of a flow.
 enum End {
-    /// It stays.
+    /// It stays, for now at least.
     None,
     Done,
     /// It has nowhere else to go.
     Stranded(u8),
-    /// No room for its packets: later.
+    /// No room for its packets: wait.
     NoRoom,
 }
 
 impl Engine {
     /// Looks whether uplinks went down, and ends connections of those that did, a slice of the
-    /// table at a time. Says whether there is more to do.
+    /// table at a time. Says whether there is more to do now.
     pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
         let usable = self.usable_uplinks();
         let gone = self.sweep.usable & !usable;
@@ -95,7 +174,7 @@ impl Engine {
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
         self.walk_on(out);
-        if self.sweep.left == 0 {
+        if self.sweep.left == 0 && !self.sweep.passed {
             (self.sweep.dead, self.sweep.renumbered) = (0, 0);
         }
         self.sweep.left != 0
@@ -112,10 +191,11 @@ impl Engine {
                 match self.end_one(index, out) {
                     End::None => {}
                     End::Done => ends -= 1,
-                    End::Stranded(uplink) => self.sweep.stranded |= 1 << (uplink & 63),
+                    End::Stranded(uplink) => self.sweep.stranded |= bit(uplink),
                     End::NoRoom => return,
                 }
             }
+            self.sweep.waits = None;
             self.sweep.next = (index + step) % self.table.capacity();
             self.sweep.left = self.sweep.left.saturating_sub(step);
             slots = slots.saturating_sub(step);
@@ -192,7 +272,17 @@ impl Engine {
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) -> End {
-        if self.reset(index, entry, out) { End::Done } else { End::NoRoom }
+        let port = self.table.slot(entry.peer).action().port;
+        let port = self.snapshot.half.ports.get(usize::from(port));
+        let device = port.map_or(0, |port| port.device);
+        if self.sweep.passes_over(device) {
+            return End::None;
+        }
+        if self.reset(index, entry, out) {
+            self.sweep.full &= !bit(device);
+            return End::Done;
+        }
+        if self.sweep.refused(device) { End::NoRoom } else { End::None }
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {

@@ -2,7 +2,7 @@
 
 use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
-    BUCKETS, ComeHome, OnUplinkDown, Policy, Prefix, Rule, uplink_state,
+    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
@@ -215,6 +215,43 @@ fn a_full_ring_delays_resets_and_loses_none() {
     assert!(gateway.engines[0].sweep(&mut gateway.wire));
     gateway.wire.full = false;
     assert_eq!(sweep(&mut gateway).len(), 2);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_ring_that_stays_full_holds_up_only_the_hosts_behind_it() {
+    const OTHER_LAN: u8 = 4;
+    let mut gateway = Gateway::new();
+    let (devices, ports) = (&mut gateway.half.devices, &mut gateway.half.ports);
+    (devices[4].ifindex, devices[4].queues, devices[4].mtu) = (104, 1, 1500);
+    ports[4] = Port { device: OTHER_LAN, ifindex: 104, ..ports[0] };
+    assert!(gateway.half.insert_port_slot(104, 0, 4));
+    gateway.publish(BUCKETS);
+    for sport in 40_000..40_020 {
+        connection(&mut gateway, sport);
+        let from = ([10, 77, 1, 2], sport);
+        let (_, out) = gateway
+            .send(OTHER_LAN, &tcp(HOST_MAC, device_mac(LAN), from, (SERVER, 443), SYN))
+            .remove(0);
+        assert_eq!(gateway.send(1, &answer_to(1, &out))[0].0, OTHER_LAN);
+    }
+    gateway.writer.set_uplink_state(0, 0);
+    gateway.publish(0);
+    gateway.engines[0].refresh();
+    gateway.wire.stuck = Some(OTHER_LAN);
+    let hosts = |gateway: &mut Gateway| {
+        for _ in 0..100 {
+            gateway.engines[0].sweep(&mut gateway.wire);
+            gateway.engines[0].tend(1, gateway.now, &mut gateway.wire);
+        }
+        let sent = std::mem::take(&mut gateway.wire.sent);
+        [LAN, OTHER_LAN].map(|lan| sent.iter().filter(|(device, _)| *device == lan).count())
+    };
+    assert_eq!(hosts(&mut gateway), [20, 0]);
+    let sleeps = (0..100).any(|_| !gateway.engines[0].sweep(&mut gateway.wire));
+    assert!(sleeps);
+    gateway.wire.stuck = None;
+    assert_eq!(hosts(&mut gateway), [0, 20]);
     gateway.assert_conserved();
 }
 

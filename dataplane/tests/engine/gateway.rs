@@ -42,11 +42,13 @@ pub struct Wire {
     pub sent: Vec<(u8, Vec<u8>)>,
     pub handed: VecDeque<(u8, u8, Vec<u8>)>,
     pub full: bool,
+    /// The device whose ring alone is full.
+    pub stuck: Option<u8>,
 }
 
 impl Output<HeapFrame> for Wire {
     fn transmit(&mut self, device: u8, frame: HeapFrame) -> Result<(), HeapFrame> {
-        if self.full {
+        if self.full || self.stuck == Some(device) {
             return Err(frame);
         }
         self.sent.push((device, frame.data().to_vec()));
