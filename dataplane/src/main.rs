@@ -138,6 +138,7 @@ fn serve(
     while !stop.load(Ordering::Relaxed) {
         let program = Mutex::new(Program::load(pins, regions.flows.pages(), regions.hash_key)?);
         let layout = Layout::of(&snapshot.half)?;
+        regions.forget_neighbours();
         run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
             control
                 .snapshot()

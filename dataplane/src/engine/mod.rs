@@ -84,6 +84,15 @@ impl Regions {
             hash_key,
         })
     }
+
+    /// Forgets the LAN hardware addresses that no flow refers to; only while no worker runs.
+    pub fn forget_neighbours(&self) {
+        let mut used = vec![false; 1 << 16];
+        for entry in (0..self.flows.capacity()).filter_map(|index| self.flows.slot(index).read()) {
+            used[usize::from(entry.l2)] = true;
+        }
+        self.neighbours.retain(|l2| used[usize::from(l2)]);
+    }
 }
 
 /// One worker's part of the dataplane.

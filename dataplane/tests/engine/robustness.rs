@@ -2,6 +2,7 @@
 
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_wire::layout::counters::Counter;
+use weir_wire::layout::neighbour::Neighbour;
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use super::gateway::*;
@@ -148,4 +149,16 @@ fn heap_frames_behave_like_real_ones() {
     assert!(!frame.grow_front(1000));
     assert!(frame.shrink_front(7));
     assert!(!frame.shrink_front(1));
+}
+
+#[test]
+fn workers_begin_with_the_hardware_addresses_that_flows_refer_to() {
+    let mut gateway = Gateway::new();
+    let stranger = Neighbour { mac: [6; 6], port: 0 };
+    let unused = gateway.regions.neighbours.learn(stranger).unwrap();
+    let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
+    gateway.regions.forget_neighbours();
+    assert_eq!(gateway.regions.neighbours.get(unused), None);
+    let back = gateway.send(device, &answer_to(device, &out));
+    assert_eq!(back[0].1[..6], HOST_MAC);
 }
