@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weir_shm::map::prefetch;
 use weir_shm::status::Status;
+use weir_wire::layout::MAX_DEVICES;
 use weir_wire::layout::status::{DeviceStatus, SocketMode, WorkerStatus};
-use weir_wire::layout::{MAX_DEVICES, NONE};
 use weir_xsk::{BindMode, Frame, Socket, SocketConfig, Umem, UmemConfig};
 
 use crate::attach::Program;
@@ -82,19 +82,21 @@ pub fn monotonic_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
+const NO_SOCKET: u16 = u16::MAX;
+
 /// The worker's sockets, as the engine's output.
 struct Ports<'u> {
     umem: &'u Umem,
     sockets: Vec<(u8, Socket<'u>)>,
-    /// First socket of each device, by device index.
-    first: [u8; MAX_DEVICES],
+    /// First socket of each device, by device index; [`NO_SOCKET`]: it has none.
+    first: [u16; MAX_DEVICES],
     handover: &'u Handover,
 }
 
 impl<'u> Output<Frame<'u>> for Ports<'u> {
     #[inline]
     fn transmit(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
-        let index = self.first.get(usize::from(device)).copied().unwrap_or(NONE);
+        let index = self.first.get(usize::from(device)).copied().unwrap_or(NO_SOCKET);
         let Some((_, socket)) = self.sockets.get_mut(usize::from(index)) else { return Err(frame) };
         let Err(frame) = socket.transmit(frame) else { return Ok(()) };
         // Full: let the kernel send, then try once more.
@@ -157,7 +159,8 @@ fn umem_config(plan: &Plan) -> UmemConfig {
 }
 
 fn bind<'u>(plan: &Plan, umem: &'u Umem, handover: &'u Handover) -> Result<Ports<'u>> {
-    let mut ports = Ports { umem, sockets: Vec::new(), first: [NONE; MAX_DEVICES], handover };
+    let first = first_sockets(&plan.devices);
+    let mut ports = Ports { umem, sockets: Vec::new(), first, handover };
     for device in &plan.devices {
         for &queue in &device.queues {
             let config = SocketConfig {
@@ -169,15 +172,21 @@ fn bind<'u>(plan: &Plan, umem: &'u Umem, handover: &'u Handover) -> Result<Ports
             let first = ports.sockets.first().map(|(_, socket)| socket);
             let socket = Socket::bind(umem, config, first)
                 .with_context(|| format!("interface {}", device.name))?;
-            let index = ports.sockets.len() as u8;
             ports.sockets.push((device.device, socket));
-            let slot = &mut ports.first[usize::from(device.device)];
-            if *slot == NONE {
-                *slot = index;
-            }
         }
     }
     Ok(ports)
+}
+
+/// Number of each device's first socket, in the order of [`bind`].
+fn first_sockets(devices: &[DevicePlan]) -> [u16; MAX_DEVICES] {
+    let mut first = [NO_SOCKET; MAX_DEVICES];
+    let mut next = 0;
+    for device in devices.iter().filter(|device| !device.queues.is_empty()) {
+        first[usize::from(device.device)] = next;
+        next += device.queues.len() as u16;
+    }
+    first
 }
 
 fn turn_until_stopped<'u>(
@@ -290,4 +299,23 @@ fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: 
         reserved: [0; 3],
     };
     shared.status.set_worker(plan.id, &status);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_sends_by_its_own_socket_however_many_there_are() {
+        let plan = |device: u8, queues: u32| DevicePlan {
+            device,
+            ifindex: 1,
+            name: String::new(),
+            queues: (0..queues).collect(),
+            mtu: 1500,
+            xdp_transmit: true,
+        };
+        let first = first_sockets(&[plan(0, 64), plan(1, 191), plan(2, 0), plan(3, 1), plan(4, 1)]);
+        assert_eq!(first[..5], [0, 64, NO_SOCKET, 255, 256]);
+    }
 }
