@@ -171,11 +171,12 @@ fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Sn
 }
 
 fn open_flows(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable4> {
-    let exists = pins.path(pins::name::FLOWS4).exists();
+    // First the word for it: a table that is left half made, without its tags, is taken up again.
+    if !pins.path(pins::name::FLOWS4).exists() {
+        status.set_flows4(FlowTable4::capacity_for(wanted));
+    }
     let table = FlowTable4::open(pins, wanted)?;
-    if !exists {
-        status.set_flows4(table.capacity());
-    } else if status.check_flows4(pins, table.capacity())?.is_none() {
+    if status.check_flows4(pins, table.capacity())?.is_none() {
         bail!(
             "{} is there but the status page does not vouch for it: run `weir detach`, then start again",
             pins.path(pins::name::FLOWS4).display()
@@ -375,5 +376,29 @@ fn publish_devices(
             sum.tx_completed += device.tx_completed;
         }
         status.set_device(plan.device, &sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_shm::map::{self, Shape};
+
+    use super::*;
+
+    /// On the real BPF file system; needs root.
+    #[test]
+    fn a_flow_table_left_without_its_tags_is_taken_up_again() {
+        let directory = format!("/sys/fs/bpf/weir-dataplane-test-{}", std::process::id());
+        let pins = Pins::create(directory).unwrap();
+        let status = Status::open(&pins, Access::Write).unwrap();
+        let tags = pins.path(pins::name::TAGS4);
+        let of_no_table = Shape { value_size: 8, entries: 1 };
+        map::create(&tags, pins::name::TAGS4, of_no_table, |_| ()).unwrap();
+        let failed = open_flows(&pins, &status, 1001).map(|table| table.capacity());
+        std::fs::remove_file(&tags).unwrap();
+        let again = open_flows(&pins, &status, 1001).map(|table| table.capacity());
+        pins.remove().unwrap();
+        assert!(failed.is_err());
+        assert_eq!(again.unwrap(), 1024);
     }
 }

@@ -20,10 +20,15 @@ pub struct FlowTable4 {
 }
 
 impl FlowTable4 {
-    /// Opens the pinned table for writing, creating one of at least `slots` slots when there is
+    /// Opens the pinned table for writing, creating one of [`Self::capacity_for`] slots when there is
     /// none. The caller makes sure that the status page vouches for a table that exists.
     pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
-        Self::checked(pins, slots.div_ceil(PAGE).max(1), Access::Write)
+        Self::checked(pins, pages_for(slots), Access::Write)
+    }
+
+    /// Slots of a new table that is to have at least `slots`: whole pages.
+    pub fn capacity_for(slots: u32) -> u32 {
+        pages_for(slots) * PAGE
     }
 
     /// Opens the pinned table for reading.
@@ -46,7 +51,7 @@ impl FlowTable4 {
 
     /// A table of this process alone.
     pub fn anonymous(slots: u32) -> std::io::Result<Self> {
-        let pages = slots.div_ceil(PAGE).max(1);
+        let pages = pages_for(slots);
         let of = |bytes: usize| Mapping::anonymous(bytes).map(Arc::new);
         Ok(Self {
             slots: of((pages * PAGE) as usize * size_of::<Slot4>())?,
@@ -209,6 +214,10 @@ impl FlowTable4 {
             }
         }
     }
+}
+
+fn pages_for(slots: u32) -> u32 {
+    slots.div_ceil(PAGE).max(1)
 }
 
 #[cfg(test)]
