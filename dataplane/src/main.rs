@@ -1,5 +1,5 @@
 //! `weir-dataplane`: attaches the XDP program, runs the workers, and starts them anew when the
-//! devices or the number of workers change. All it needs to know is in the control page.
+//! devices, the number of workers or the NAT ports change. All it needs to know is in the control page.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -138,7 +138,7 @@ fn serve(
     while !stop.load(Ordering::Relaxed) {
         let program = Mutex::new(Program::load(pins, regions.flows.pages(), regions.hash_key)?);
         let layout = Layout::of(&snapshot.half)?;
-        regions.forget_neighbours();
+        regions.prepare(&snapshot.half);
         run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
             control
                 .snapshot()
@@ -198,6 +198,8 @@ struct Layout {
     workers: u8,
     cores: Vec<Option<usize>>,
     devices: Vec<DevicePlan>,
+    /// First and last port of the uplinks' ranges, which workers divide among them.
+    nat_ports: BTreeSet<(u16, u16)>,
 }
 
 impl Layout {
@@ -223,7 +225,8 @@ impl Layout {
         }
         let core = |core: &u16| (*core != u16::MAX).then_some(usize::from(*core));
         let cores = half.cores.iter().take(workers.into()).map(core).collect();
-        Ok(Self { workers, cores, devices })
+        let nat_ports = half.uplinks.iter().map(|uplink| (uplink.nat_lo, uplink.nat_hi)).collect();
+        Ok(Self { workers, cores, devices, nat_ports })
     }
 
     fn of_worker(&self, worker: u8) -> Vec<DevicePlan> {
@@ -306,7 +309,9 @@ fn run_workers(
                 publish_devices(status, &shared, layout, &before, modes);
                 let now = regions.control.epoch();
                 if now != epoch && changed(&regions.control) {
-                    tracing::info!("devices or workers changed: starting the workers anew");
+                    tracing::info!(
+                        "devices, workers or NAT ports changed: starting the workers anew"
+                    );
                     break;
                 }
                 epoch = now;

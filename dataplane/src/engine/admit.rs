@@ -47,7 +47,14 @@ impl Engine {
             None => self.choose(endpoint.policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
         };
         let (outside, external) = match mapped {
-            Some(mapping) => (translated(key, &mapping.external), Some(mapping.external)),
+            Some(mapping) => {
+                let outside = translated(key, &mapping.external);
+                let answer = reversed(&outside);
+                if self.table.find(flow4(self.key, &answer), &answer).is_some() {
+                    return Err(Counter::DropNoPort);
+                }
+                (outside, Some(mapping.external))
+            }
             None => {
                 while let Some(old) = self.mappings.get(&endpoint) {
                     self.mappings.detach(&old.external);

@@ -12,12 +12,14 @@
 //! | `foresee` | what a new flow will need is asked for in time |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
-//! | `adopt` | flows that an earlier process left |
+//! | `prepare` | flows that an earlier process left: whose each is now |
+//! | `adopt` | its owner takes it over |
 
 mod admit;
 mod adopt;
 mod end;
 mod foresee;
+mod prepare;
 mod sweep;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -83,15 +85,6 @@ impl Regions {
             observations: Observations::anonymous()?,
             hash_key,
         })
-    }
-
-    /// Forgets the LAN hardware addresses that no flow refers to; only while no worker runs.
-    pub fn forget_neighbours(&self) {
-        let mut used = vec![false; 1 << 16];
-        for entry in (0..self.flows.capacity()).filter_map(|index| self.flows.slot(index).read()) {
-            used[usize::from(entry.l2)] = true;
-        }
-        self.neighbours.retain(|l2| used[usize::from(l2)]);
     }
 }
 
@@ -573,10 +566,8 @@ impl Engine {
         if self.workers == 1 || p.proto == tcp::PROTOCOL || self.is_uplink(work.port) {
             return None;
         }
-        let endpoint =
-            u64::from(u32::from_be_bytes(p.src)) << 16 | u64::from(u16::from_be_bytes(p.sport));
-        let worker =
-            (hash2(self.key, endpoint, u64::from(p.proto)) % u64::from(self.workers)) as u8;
+        let port = u16::from_be_bytes(p.sport);
+        let worker = decider(self.key, self.workers, p.proto, p.src, port);
         (worker != self.id).then_some(worker)
     }
 
@@ -659,6 +650,12 @@ impl Engine {
     pub fn capacity(&self) -> u32 {
         self.table.capacity()
     }
+}
+
+/// The worker that decides about the flows of a UDP or ICMP endpoint.
+fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
+    let endpoint = u64::from(u32::from_be_bytes(address)) << 16 | u64::from(port);
+    (hash2(key, endpoint, u64::from(proto)) % u64::from(workers)) as u8
 }
 
 /// Does the flow use its endpoint's mapping?

@@ -157,7 +157,7 @@ fn workers_begin_with_the_hardware_addresses_that_flows_refer_to() {
     let stranger = Neighbour { mac: [6; 6], port: 0 };
     let unused = gateway.regions.neighbours.learn(stranger).unwrap();
     let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
-    gateway.regions.forget_neighbours();
+    gateway.regions.prepare(&gateway.half);
     assert_eq!(gateway.regions.neighbours.get(unused), None);
     let back = gateway.send(device, &answer_to(device, &out));
     assert_eq!(back[0].1[..6], HOST_MAC);

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use super::gateway::*;
+use weir_dataplane::engine::Engine;
+use weir_dataplane::flows::{self, NewFlow, Side};
+use weir_wire::layout::control::BUCKETS;
 use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowKey4, flag};
 
 #[test]
 fn an_answer_at_the_wrong_worker_is_handed_to_the_owner() {
@@ -49,4 +53,95 @@ fn a_udp_endpoint_has_one_mapping_whichever_worker_meets_it() {
         assert_eq!(outside.len(), 1);
     }
     gateway.assert_conserved();
+}
+
+/// Starts `workers` anew, on the table that the earlier ones left.
+fn restart(gateway: &mut Gateway, workers: u8) {
+    gateway.half.workers = workers;
+    gateway.publish(BUCKETS / 2);
+    gateway.regions.prepare(&gateway.half);
+    let engine = |id| Engine::new(id, workers, &gateway.regions, [7, u64::from(workers)]);
+    gateway.engines = (0..workers).map(engine).collect();
+    for engine in &mut gateway.engines {
+        engine.adopt();
+    }
+}
+
+/// What the table's flows are answered to: protocol, address and port outside, and who answers.
+fn answered_to(gateway: &Gateway) -> Vec<FlowKey4> {
+    let table = &gateway.regions.flows;
+    let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
+    let back = entries.filter(|entry| entry.flags & flag::FORWARD == 0);
+    back.map(|e| FlowKey4::new(e.src, e.dst, e.sport, e.dport, e.proto)).collect()
+}
+
+#[test]
+fn another_number_of_workers_gives_no_port_out_twice_and_loses_no_connection() {
+    let mut gateway = Gateway::with(4, 1 << 14);
+    let host = |n: u16| [10, 77, 1 + (n >> 8) as u8, n as u8];
+    let frames = |n: u16| {
+        let (from, to) = (HOST_MAC, device_mac(LAN));
+        // Ports that each number of workers divides in another way, of few enough hosts to collide.
+        let datagram = udp(from, to, (host(n % 40), 20_000 + n * 97), (SERVER, 53));
+        let segment = tcp(from, to, (host(n), 40_000), (SERVER, 443), 0x02);
+        (datagram, segment)
+    };
+    let mut connections = Vec::new();
+    for n in 0..400 {
+        let (datagram, segment) = frames(n);
+        gateway.send_to((n % 4) as u8, LAN, &datagram);
+        let (device, out) = gateway.send_to((n % 4) as u8, LAN, &segment).remove(0);
+        connections.push((device, see(&out).sport));
+    }
+    for workers in [2, 3, 1, 4] {
+        restart(&mut gateway, workers);
+        for n in 0..400 {
+            let (datagram, segment) = frames(n);
+            assert_eq!(gateway.send(LAN, &datagram).len(), 1);
+            let (device, out) = gateway.send(LAN, &segment).remove(0);
+            assert_eq!((device, see(&out).sport), connections[usize::from(n)]);
+        }
+        let answered = answered_to(&gateway);
+        assert_eq!(answered.iter().collect::<HashSet<_>>().len(), answered.len());
+        let owned: u64 = gateway.engines.iter().map(Engine::flows).sum();
+        let active: u64 = (0..3).map(|n| gateway.regions.counters.uplink(n).flows_active).sum();
+        assert_eq!((owned, active), (800, 800), "{workers} workers");
+    }
+    gateway.assert_conserved();
+}
+
+#[test]
+fn endpoints_outside_a_changed_range_of_ports_get_a_port_of_the_new_one() {
+    let mut gateway = Gateway::with(2, 4096);
+    let port = |gateway: &mut Gateway, sport: u16| {
+        see(&gateway.send(LAN, &udp_out(sport, 53)).remove(0).1).sport
+    };
+    let before: Vec<_> = (30_000..30_040).map(|sport| port(&mut gateway, sport)).collect();
+    assert!(before.iter().all(|port| (20_000..=60_000).contains(port)));
+    gateway.half.uplinks.iter_mut().for_each(|up| (up.nat_lo, up.nat_hi) = (50_000, 65_000));
+    restart(&mut gateway, 2);
+    for sport in 30_000..30_040 {
+        assert!((50_000..=65_000).contains(&port(&mut gateway, sport)));
+    }
+}
+
+#[test]
+fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    let (_, out) = gateway.send(LAN, &udp_out(30_000, 53)).remove(0);
+    let (outside, dport) = (see(&out).sport.to_be_bytes(), 54u16.to_be_bytes());
+    let side = Side { port: 0, l2: 0 };
+    let other = NewFlow {
+        inside: FlowKey4::new([10, 77, 9, 9], SERVER, [1, 1], dport, UDP),
+        outside: FlowKey4::new(external(0), SERVER, outside, dport, UDP),
+        uplink: 0,
+        lan: side,
+        wan: side,
+        worker: 0,
+        now: gateway.now,
+    };
+    flows::create(&gateway.regions.flows, KEY, &other).unwrap();
+    assert!(gateway.send(LAN, &udp_out(30_000, 54)).is_empty());
+    assert_eq!(gateway.count(Counter::DropNoPort), 1);
 }

@@ -238,6 +238,13 @@ impl Slot4 {
         self.ports.store(word, Ordering::Release);
     }
 
+    /// Gives the entry to another worker; only while none runs.
+    pub fn set_worker(&self, worker: u8) {
+        let [l0, l1, port, _, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
+        let word = u64::from_ne_bytes([l0, l1, port, worker, e0, e1, e2, e3]);
+        self.out.store(word, Ordering::Release);
+    }
+
     /// Owner only: names the other direction's slot.
     #[cfg_attr(loom, expect(dead_code, reason = "the table is not part of the models"))]
     pub(super) fn set_peer(&self, peer: u32) {
