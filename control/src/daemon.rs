@@ -65,7 +65,7 @@ pub async fn run(options: Options) -> Result<()> {
     let site = read_site(&options.config)?;
     let mut watcher = Watcher::new()?;
     let kernel = watcher.read().await?;
-    refuse(site::against_kernel(&site, &kernel, &options.config.display().to_string()))?;
+    admit(&site, &kernel, &options.config)?;
     for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {
         tracing::warn!("{warning}");
     }
@@ -189,6 +189,14 @@ fn now_s() -> u64 {
 
 fn read_site(path: &Path) -> Result<Site> {
     site::load(path).or_else(|problems| refuse(problems).and(Err(anyhow!("invalid configuration"))))
+}
+
+/// What takes one uplink out of use keeps the others from nothing.
+fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<()> {
+    let problems = site::against_kernel(site, kernel, &path.display().to_string());
+    let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
+    passing.iter().for_each(|problem| tracing::warn!("{problem}"));
+    refuse(lasting)
 }
 
 fn refuse(problems: Vec<site::Problem>) -> Result<()> {
@@ -562,7 +570,7 @@ impl Daemon {
     /// Takes over a changed file, or says why not and goes on as before.
     fn reload(&mut self, path: &Path) {
         let loaded = read_site(path).and_then(|site| {
-            refuse(site::against_kernel(&site, &self.kernel, &path.display().to_string()))?;
+            admit(&site, &self.kernel, path)?;
             if let Some(half) = &self.half {
                 publish::check_order(&site, half).map_err(anyhow::Error::msg)?;
             }

@@ -16,7 +16,7 @@ use weir_wire::layout::flow::slots_for;
 use crate::buckets::{Buckets, Member};
 use crate::load::Placement;
 use crate::ports::Ports;
-use crate::site::{Site, Uplink};
+use crate::site::{self, Site, Uplink};
 use crate::watch::{Kernel, Link};
 
 /// What was set at run time and not in the file.
@@ -192,6 +192,12 @@ pub fn derive(
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
+    for (uplink, problems) in site.uplinks.iter().zip(&mut problems) {
+        let link = kernel.link(&uplink.interface);
+        if link.is_some_and(|link| site::clashes(uplink, link, kernel, &lan_nets)) {
+            *problems |= uplink_state::NO_ADDRESS;
+        }
+    }
     let hosts = hosts(site, kernel, &lan_nets, &half);
     Published { half, problems, hosts, unresolved }
 }
@@ -452,6 +458,23 @@ mod tests {
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
         assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
+    }
+
+    #[test]
+    fn an_uplink_on_a_network_of_the_lan_has_no_usable_address() {
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],
+            addresses: vec![
+                (1, "192.168.1.1/24".parse().unwrap()),
+                (2, "192.168.1.7/24".parse().unwrap()),
+                (3, "192.168.2.7/24".parse().unwrap()),
+            ],
+            ..Kernel::default()
+        };
+        let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
+        let unusable = published.problems.iter().map(|p| p & uplink_state::NO_ADDRESS != 0);
+        assert_eq!(unusable.collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
             let reasons = [
                 (uplink_state::ADMIN_DOWN, "by hand"),
                 (uplink_state::NO_CARRIER, "no carrier"),
-                (uplink_state::NO_ADDRESS, "no address"),
+                (uplink_state::NO_ADDRESS, "no usable address"),
                 (uplink_state::NO_NEXT_HOP, "no next hop"),
                 (uplink_state::UNHEALTHY, "unhealthy"),
                 (uplink_state::HELD_DOWN, "held down"),

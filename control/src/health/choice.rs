@@ -20,7 +20,7 @@ pub enum Standing {
     Silent,
     /// Its next hop is silent.
     NoNextHop,
-    /// It has no address.
+    /// It has no usable address.
     NoAddress,
     /// Its link is cut: nothing can leave.
     NoCarrier,

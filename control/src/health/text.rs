@@ -25,7 +25,7 @@ impl Display for Reason {
             Self::Drained => write!(f, "drained: the time to empty it is over"),
             Self::Released => write!(f, "put back into use by hand"),
             Self::Carrier => write!(f, "no carrier"),
-            Self::Address => write!(f, "no address"),
+            Self::Address => write!(f, "no usable address"),
             Self::NextHop => write!(f, "the next hop does not answer"),
             Self::TargetsFailed { failed, of, quorum } => {
                 write!(f, "{failed} of {of} targets do not answer, {quorum} must")

@@ -18,12 +18,15 @@ impl Uplink {
 }
 
 /// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,
-/// networks that overlap, NAT ports that the kernel gives to its own sockets.
+/// networks that overlap, NAT ports that the kernel gives to its own sockets. What a provider or a
+/// slow device does to one uplink is [passing](Problem::passing).
 pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> {
     let mut machine = Machine { kernel, file, problems: Vec::new() };
-    let interfaces = site.lans.iter().map(|l| (&l.interface, l.line));
-    for (interface, line) in interfaces.chain(site.uplinks.iter().map(|u| (&u.interface, u.line))) {
-        machine.interface(interface, line);
+    for lan in &site.lans {
+        machine.interface(&lan.interface, lan.line, false);
+    }
+    for uplink in &site.uplinks {
+        machine.interface(&uplink.interface, uplink.line, true);
     }
     let lan_nets = machine.lans(&site.lans);
     for uplink in &site.uplinks {
@@ -35,6 +38,14 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
         machine.ports(site.nat_ports);
     }
     machine.problems
+}
+
+/// Has the uplink's interface a network, or its pool an address, of these prefixes of LANs? Then it
+/// is not to be told from the LAN.
+pub fn clashes(uplink: &Uplink, link: &Link, kernel: &Kernel, lan_nets: &[Ipv4Net]) -> bool {
+    let nets = kernel.networks(link.index);
+    nets.iter().any(|net| lan_nets.iter().any(|lan_net| overlap(lan_net, net)))
+        || uplink.addresses.iter().any(|pool| lan_nets.iter().any(|net| net.contains(pool)))
 }
 
 /// Has one prefix an address of the other?
@@ -54,13 +65,23 @@ impl Machine<'_> {
         self.problems.push(Problem { line, column: 1, ..problem });
     }
 
-    fn interface(&mut self, name: &str, line: usize) {
+    /// As [`Self::refuse`], for what takes one uplink out of use and no more.
+    fn tolerate(&mut self, line: usize, message: String, remedy: impl Into<String>) {
+        let problem = Problem::whole(self.file, message, remedy);
+        self.problems.push(Problem { line, column: 1, passing: true, ..problem });
+    }
+
+    fn interface(&mut self, name: &str, line: usize, of_uplink: bool) {
         let kernel = self.kernel;
         let Some(link) = kernel.link(name) else {
             let mut known: Vec<_> = kernel.links.iter().map(|l| l.name.as_str()).collect();
             known.sort_unstable();
             let remedy = format!("there are: {}", known.join(", "));
-            return self.refuse(line, format!("there is no interface {name}"), remedy);
+            let message = format!("there is no interface {name}");
+            return match of_uplink {
+                true => self.tolerate(line, message, remedy),
+                false => self.refuse(line, message, remedy),
+            };
         };
         if link.mac == [0; 6] {
             let message = format!("interface {name} has no Ethernet address");
@@ -110,7 +131,7 @@ impl Machine<'_> {
                     "network {net} of uplink {name} overlaps {lan_net} of LAN {}",
                     lan.interface
                 );
-                self.refuse(*line, message, "renumber the LAN, or the link to the provider");
+                self.tolerate(*line, message, "renumber the LAN, or the link to the provider");
             }
         }
         for address in &uplink.addresses {
@@ -119,13 +140,13 @@ impl Machine<'_> {
                     "address {address} of uplink {name} is in {net} of LAN {}",
                     lan.interface
                 );
-                self.refuse(*line, message, "give an address that the provider routes here");
+                self.tolerate(*line, message, "give an address that the provider routes here");
             }
         }
         let Some(next_hop) = uplink.next_hop else { return };
         if self.kernel.addresses_of(link.index).contains(&next_hop) {
             let message = format!("next hop {next_hop} of uplink {name} is the gateway itself");
-            self.refuse(*line, message, "give the address of the provider's router");
+            self.tolerate(*line, message, "give the address of the provider's router");
         } else if !nets.is_empty() && !self.reached(link, next_hop) {
             let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
             let message =
@@ -134,7 +155,7 @@ impl Machine<'_> {
                 "networks there: {}; or `ip route add {next_hop} dev {interface}` if the provider wants it so",
                 nets.join(", ")
             );
-            self.refuse(*line, message, remedy);
+            self.tolerate(*line, message, remedy);
         }
     }
 

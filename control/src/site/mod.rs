@@ -21,7 +21,7 @@ use weir_wire::layout::control::{
 use crate::health::Health;
 use crate::load::{Balance, Capacity, Spill};
 
-pub use machine::against_kernel;
+pub use machine::{against_kernel, clashes};
 pub use place::Problem;
 
 /// What is allowed on this machine but unwise, beyond [`Site::warnings`].

@@ -17,6 +17,8 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+    /// It takes one uplink out of use, and no more: a gateway can run with it until it passes.
+    pub passing: bool,
 }
 
 impl Problem {
@@ -29,6 +31,7 @@ impl Problem {
             text: String::new(),
             message: message.into(),
             remedy: remedy.into(),
+            passing: false,
         }
     }
 }
@@ -81,6 +84,7 @@ impl<'t> Places<'t> {
             text: self.text[begin..].lines().next().unwrap_or_default().into(),
             message: message.into(),
             remedy: remedy.into(),
+            passing: false,
         }
     }
 

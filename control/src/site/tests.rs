@@ -235,6 +235,24 @@ fn on_this_machine(change: impl FnOnce(&mut Kernel)) -> String {
 }
 
 #[test]
+fn what_befalls_one_uplink_passes_and_what_befalls_a_lan_does_not() {
+    let passing = |name: &str, change: fn(&mut Link)| {
+        let mut kernel = kernel();
+        kernel.links.iter_mut().filter(|link| link.name == name).for_each(change);
+        let found = against_kernel(&parse("weir.toml", GOOD).unwrap(), &kernel, "weir.toml");
+        found.iter().map(|problem| problem.passing).collect::<Vec<_>>()
+    };
+    let gone = |link: &mut Link| link.name.clear();
+    assert_eq!((passing("wan1", gone), passing("lan0", gone)), (vec![true], vec![false]));
+    assert_eq!(passing("wan1", |link| link.mac = [0; 6]), [false], "it will never do");
+    let text = GOOD.replacen("weight = 5", "weight = 5\naddresses = [\"10.77.3.4\"]", 1);
+    let mut clash = kernel();
+    clash.addresses[1].1 = "10.77.9.2/24".parse().unwrap();
+    let found = against_kernel(&parse("weir.toml", &text).unwrap(), &clash, "weir.toml");
+    assert!(found.len() == 2 && found.iter().all(|problem| problem.passing), "{found:#?}");
+}
+
+#[test]
 fn an_absent_interface_lists_what_is_there() {
     let text = on_this_machine(|kernel| kernel.links.retain(|l| l.name != "wan1"));
     let expected = "weir.toml:14:1: there is no interface wan1\n    help: there are: lan0, wan0";

@@ -1,5 +1,6 @@
 //! The two programs as an operator has them, in network namespaces. Needs root.
 
+mod absent;
 mod drain;
 mod gateway;
 mod hooks;
