@@ -80,10 +80,10 @@ pub async fn run(options: Options) -> Result<()> {
     let observations = Observations::open(&pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), now_ms());
     let hosts = Hosts4::open(&pins)?;
-    let mut daemon = Daemon::new(site, kernel, region, hosts, counters, users);
+    let (found, findings) = mpsc::channel::<probe::Event>(1024);
+    let mut daemon = Daemon::new(site, kernel, region, hosts, counters, users, findings);
     daemon.enforce(&watcher).await?;
     daemon.resolve(&watcher).await;
-    let (found, mut findings) = mpsc::channel::<probe::Event>(1024);
     let mut probers = Probers::new(found, Trust::default(), seed()?);
     probers.set(&daemon.probes());
 
@@ -121,12 +121,8 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 false
             }
-            Some(event) = findings.recv() => {
-                let mut changed = daemon.hear(&event);
-                while let Ok(event) = findings.try_recv() {
-                    changed |= daemon.hear(&event);
-                }
-                if !changed {
+            Some(event) = daemon.findings.recv() => {
+                if !(daemon.hear(&event) | daemon.hear_waiting()) {
                     continue;
                 }
                 false
@@ -283,6 +279,7 @@ struct Daemon {
     writer: ControlWriter,
     hosts: Hosts4,
     users: Users,
+    findings: mpsc::Receiver<probe::Event>,
     /// By policy.
     homing: Vec<Homing>,
     known_hosts: Option<HostPrefixes>,
@@ -310,6 +307,7 @@ impl Daemon {
         hosts: Hosts4,
         counters: Counters,
         users: Users,
+        findings: mpsc::Receiver<probe::Event>,
     ) -> Self {
         let snapshot = region.snapshot();
         let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
@@ -331,6 +329,7 @@ impl Daemon {
             doubted: Vec::new(),
             own: None,
             users,
+            findings,
             confined: Confined::find(),
             hooks: Hooks::start(hooks::PATIENCE),
             flipped: false,
@@ -387,6 +386,7 @@ impl Daemon {
 
     /// Publishes if anything differs from what is published; the epoch in force.
     fn publish(&mut self) -> Result<u64> {
+        self.hear_waiting();
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
         self.overrides.expire(now_s());
@@ -506,6 +506,16 @@ impl Daemon {
         plans.collect()
     }
 
+    /// As [`Self::hear`], for all that has been found by now. Goes before all that lets time pass for
+    /// uplinks: what was answered while this process was busy is no timeout.
+    fn hear_waiting(&mut self) -> bool {
+        let mut changed = false;
+        while let Ok(event) = self.findings.try_recv() {
+            changed |= self.hear(&event);
+        }
+        changed
+    }
+
     /// Takes what a probe has found; says whether an uplink's state changed.
     fn hear(&mut self, event: &probe::Event) -> bool {
         let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
@@ -517,6 +527,7 @@ impl Daemon {
 
     /// Takes what users' connections have shown since the last time.
     fn hear_users(&mut self) {
+        self.hear_waiting();
         let now = now_ms();
         for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
             if *counts != PassiveCounts::default() {
@@ -569,6 +580,7 @@ impl Daemon {
 
     /// Takes over a changed file, or says why not and goes on as before.
     fn reload(&mut self, path: &Path) {
+        self.hear_waiting();
         let loaded = read_site(path).and_then(|site| {
             admit(&site, &self.kernel, path)?;
             if let Some(half) = &self.half {
@@ -729,4 +741,93 @@ impl Daemon {
 /// Equal but for what publishing fills in.
 fn same(old: &ControlHalf, new: &ControlHalf) -> bool {
     old.as_bytes() == new.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::Instant;
+    use weir_shm::pins::name;
+
+    use super::*;
+    use crate::health::State;
+    use crate::probe::Finding;
+    use crate::watch::NeighbourEntry;
+
+    const SITE: &str = r#"
+[[lan]]
+interface = "lan0"
+[[uplink]]
+name = "fiber"
+interface = "wan0"
+next_hop = "192.0.2.1"
+[uplink.health]
+interval_ms = 100
+down = 1
+targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
+"#;
+
+    /// All that the uplink needs of the kernel.
+    fn kernel() -> Kernel {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            mac: [2; 6],
+            running: true,
+            ..Link::default()
+        };
+        let next_hop = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0")],
+            addresses: vec![(2, "192.0.2.2/25".parse().unwrap())],
+            neighbours: [((2, "192.0.2.1".parse().unwrap()), next_hop)].into(),
+            ..Kernel::default()
+        }
+    }
+
+    /// Regions of its own, but for the map of hosts, which is the kernel's. Needs root.
+    fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
+        let directory = format!("/sys/fs/bpf/weir-daemon-{}", std::process::id());
+        let pins = Pins::create(Path::new(&directory)).unwrap();
+        let hosts = Hosts4::open(&pins).unwrap();
+        std::fs::remove_file(pins.path(name::HOSTS4)).unwrap();
+        std::fs::remove_dir(directory).unwrap();
+        let counters = Counters::anonymous().unwrap();
+        let observations = Observations::anonymous().unwrap();
+        let users = Users::new(observations, counters.clone(), now_ms());
+        let region = ControlRegion::anonymous().unwrap();
+        let site = site::parse("weir.toml", SITE).unwrap();
+        Daemon::new(site, kernel(), region, hosts, counters, users, findings)
+    }
+
+    #[tokio::test]
+    async fn answers_that_wait_count_before_time_passes() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let event = |seq, finding, at| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq,
+            finding,
+            at,
+        };
+        let state = |daemon: &mut Daemon| {
+            daemon.publish().unwrap();
+            daemon.view()[0].state
+        };
+        assert_eq!(state(&mut daemon), State::Down, "not probed yet");
+        let first = Instant::now();
+        found.send(event(1, Finding::Sent, first)).await.unwrap();
+        found.send(event(1, Finding::Reply(1000), first)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        let second = Instant::now();
+        found.send(event(2, Finding::Sent, second)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        // Longer than the probe may take.
+        std::thread::sleep(Duration::from_millis(150));
+        found.send(event(2, Finding::Reply(1000), second)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        assert_eq!(daemon.monitor.history(0).len(), 1, "{:?}", daemon.monitor.history(0));
+    }
 }
