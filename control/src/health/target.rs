@@ -10,6 +10,9 @@ use super::window::{Figures, Window};
 /// Most probes under way: those of the longest timeout and a few for jitter.
 const PENDING: usize = TIMEOUT_INTERVALS as usize + 4;
 
+/// Fewest losses in a row that are an outage, and not loss, whatever makes the target failed.
+const OUTAGE: u32 = 3;
+
 /// What is known of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -147,7 +150,7 @@ impl Watched {
         let Some(probe) = (if late { None } else { self.take(seq) }) else { return };
         // Those before it come first, whether their time was told before or not.
         self.time_out(health, now);
-        if self.fails >= health.down {
+        if self.fails >= health.down.max(OUTAGE) {
             // What an outage did to the figures is told by the outage.
             self.window.forget_silence();
         }

@@ -218,6 +218,26 @@ fn the_figures_of_an_outage_do_not_outlast_it() {
 }
 
 #[test]
+fn a_lost_probe_or_two_are_loss_even_where_they_make_the_target_failed() {
+    for lost in [1, 2] {
+        let mut uplink = Uplink::adopt(Health { down: lost, ..health(1) }, 0);
+        let cycle = |from: u64| {
+            let answered = 4 - lost;
+            let then = from + u64::from(answered) * 1000;
+            [
+                Probes { from, count: answered, answered: true },
+                Probes { from: then, count: lost, answered: false },
+            ]
+        };
+        let mut steps: Vec<_> = (0..10).flat_map(|number| cycle(number * 4000)).collect();
+        steps.push(Probes { from: 40_000, count: 1, answered: true });
+        run(&mut uplink, steps);
+        let loss = uplink.targets()[0].figures().loss_percent;
+        assert!(loss.window > 20.0 * f64::from(lost), "{lost}: {loss:?}");
+    }
+}
+
+#[test]
 fn an_answer_after_the_timeout_is_none() {
     let mut uplink = Uplink::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
     uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
