@@ -310,13 +310,12 @@ impl Daemon {
         findings: mpsc::Receiver<probe::Event>,
     ) -> Self {
         let snapshot = region.snapshot();
-        let in_use = |index| region.uplink_state(index) & uplink_state::USABLE != 0;
-        let in_use: Vec<bool> = match &snapshot {
-            Some(_) => (0..site.uplinks.len() as u8).map(in_use).collect(),
-            None => Vec::new(),
-        };
+        let published = snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
+        let known = published.take_while(|uplink| !uplink.name.as_str().is_empty());
+        let earlier: Vec<u32> =
+            (0u8..).zip(known).map(|(index, _)| region.uplink_state(index)).collect();
         let mut daemon = Self {
-            monitor: Monitor::new(&site, &in_use, now_ms()),
+            monitor: Monitor::new(&site, &earlier, now_ms()),
             load: Load::new(&site),
             counters,
             overrides: Overrides::default(),

@@ -71,13 +71,23 @@ pub struct TargetView {
 }
 
 impl Monitor {
-    /// Uplinks of which nothing is known, but for those that are in use already.
-    pub fn new(site: &Site, in_use: &[bool], now: u64) -> Self {
+    /// Uplinks of which nothing is known, but for the first: these are their state words by an
+    /// earlier control process.
+    pub fn new(site: &Site, earlier: &[u32], now: u64) -> Self {
         let machine = |index: usize| {
             let health = site.uplinks[index].health.clone();
-            match in_use.get(index) {
-                Some(true) => Uplink::adopt(health, now),
-                _ => Uplink::new(health, now),
+            let Some(word) = earlier.get(index) else { return Uplink::new(health, now) };
+            let was = |bit| word & bit != 0;
+            match () {
+                _ if was(uplink_state::USABLE) && was(uplink_state::DEGRADED) => {
+                    Uplink::adopt_degraded(health, now)
+                }
+                _ if was(uplink_state::USABLE) && !was(uplink_state::HELD_DOWN) => {
+                    Uplink::adopt(health, now)
+                }
+                // What the operator sets down serves no hold-down when it is put back.
+                _ if was(uplink_state::ADMIN_DOWN) => Uplink::new(health, now),
+                _ => Uplink::adopt_down(health, now),
             }
         };
         let uplinks = site.uplinks.iter().enumerate().map(|(index, uplink)| Watched {
@@ -463,7 +473,8 @@ mod tests {
 
     #[test]
     fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
-        let mut monitor = Monitor::new(&site(), &[true, false], 0);
+        let earlier = [uplink_state::USABLE, uplink_state::ADMIN_DOWN];
+        let mut monitor = Monitor::new(&site(), &earlier, 0);
         monitor.observe(&[0, uplink_state::ADMIN_DOWN], 0);
         assert_eq!(
             monitor.verdict(&site(), |_, _| true).states,
@@ -472,9 +483,37 @@ mod tests {
         assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));
     }
 
+    /// The states at the end, when the kernel says for so long that all is well.
+    fn well_for(ms: u64, earlier: [u32; 2]) -> Vec<State> {
+        let mut monitor = Monitor::new(&site(), &earlier, 0);
+        monitor.observe(&[0, 0], 0);
+        (0..=ms).for_each(|now| _ = monitor.tick(now));
+        monitor.view(ms).iter().map(|uplink| uplink.state).collect()
+    }
+
+    #[test]
+    fn a_hold_down_is_served_when_the_control_process_starts_again() {
+        let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
+        let earlier = [uplink_state::HELD_DOWN, uplink_state::NO_CARRIER];
+        let held = well_for(hold_ms, earlier);
+        assert!(held.iter().all(|state| matches!(state, State::Recovering { .. })), "{held:?}");
+        assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
+        let by_hand = [uplink_state::ADMIN_DOWN, uplink_state::USABLE];
+        assert_eq!(well_for(0, by_hand), [State::Up; 2], "put back by the operator");
+    }
+
+    #[test]
+    fn a_degraded_uplink_stays_so_when_the_control_process_starts_again() {
+        let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
+        let degraded = uplink_state::USABLE | uplink_state::DEGRADED;
+        let earlier = [degraded, uplink_state::USABLE];
+        assert_eq!(well_for(hold_ms, earlier), [State::Degraded, State::Up]);
+        assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
+    }
+
     #[test]
     fn an_uplink_that_fills_is_in_the_history_with_load_and_capacity() {
-        let mut monitor = Monitor::new(&site(), &[true, true], 0);
+        let mut monitor = Monitor::new(&site(), &[uplink_state::USABLE; 2], 0);
         let tighter = Some((crate::load::Direction::Up, 91, 20_000_000));
         monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
         monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
@@ -499,7 +538,7 @@ mod tests {
             format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
         let text = SITE.replace("interface = \"wan0\"", &probed);
         let site = crate::site::parse("weir.toml", &text).unwrap();
-        let mut monitor = Monitor::new(&site, &[true, true], 0);
+        let mut monitor = Monitor::new(&site, &[uplink_state::USABLE; 2], 0);
         assert_eq!(monitor.rtt(0), None);
         for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
             monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);

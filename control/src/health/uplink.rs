@@ -92,6 +92,24 @@ impl Uplink {
         uplink
     }
 
+    /// As [`adopt`](Self::adopt), for one that was degraded: it is so until it is well for the
+    /// hold-down.
+    pub fn adopt_degraded(health: Health, now: u64) -> Self {
+        let mut uplink = Self::adopt(health, now);
+        uplink.state = State::Degraded;
+        uplink.flaps.add(&uplink.health, now);
+        uplink
+    }
+
+    /// As [`adopt`](Self::adopt), for one that was not in use: the hold-down that it has served is
+    /// not known, so that it serves one from the beginning.
+    pub fn adopt_down(health: Health, now: u64) -> Self {
+        let mut uplink = Self::new(health, now);
+        uplink.started = true;
+        uplink.flaps.add(&uplink.health, now);
+        uplink
+    }
+
     /// Takes new settings. Targets whose definition is unchanged keep all that is known of them,
     /// wherever they are in the list now; new ones are evidence of nothing yet.
     pub fn reconfigure(&mut self, health: Health, now: u64) -> Option<Transition> {
