@@ -650,6 +650,9 @@ impl Daemon {
             }
             Request::Drain { uplink, deadline_s } => {
                 let index = self.uplink(uplink)?;
+                if let Some(Hand::Down | Hand::Drained(_)) = self.overrides.hands.get(&index) {
+                    bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
+                }
                 let until = match deadline_s {
                     Some(seconds) => now_s().saturating_add(*seconds),
                     None => UplinkLayout::NO_DEADLINE,

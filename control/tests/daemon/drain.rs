@@ -53,6 +53,9 @@ fn what_cannot_be_drained_is_refused_with_the_reason() {
         let error = |arguments: &[&str]| String::from_utf8(gateway.weir(arguments).stderr).unwrap();
         assert!(error(&["drain", "dsl"]).contains("known: fiber, lte"));
         assert!(error(&["drain", "lte", "--deadline", "10"]).contains("10m"));
+        gateway.done(&["down", "lte"]);
+        assert!(error(&["drain", "lte"]).contains("`weir up lte` first"));
+        assert_eq!(gateway.uplink("lte")["state"], "down");
         assert!(error(&["home", "voip"]).contains("known: balanced"));
         gateway.done(&["home"]);
     });
