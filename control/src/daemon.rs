@@ -15,9 +15,7 @@ use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
-use weir_wire::layout::control::{
-    ComeHome, ControlHalf, Member, Uplink as UplinkLayout, uplink_state,
-};
+use weir_wire::layout::control::{ControlHalf, Member, Uplink as UplinkLayout, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
@@ -341,11 +339,7 @@ impl Daemon {
         if let Some(snapshot) = snapshot {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
-            let policies = daemon.homing.iter_mut().zip(&snapshot.half.policies);
-            for (homing, policy) in policies {
-                let come_home = ComeHome::from_byte(policy.come_home);
-                *homing = Homing::adopt(policy.active_tier, come_home, now_ms());
-            }
+            daemon.homing = Homing::of_all(&daemon.site, &snapshot.half, now_ms());
             for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
                 *since = uplink.since;
             }

@@ -1,8 +1,8 @@
 //! When flows that are away come home: off the uplinks of a worse tier than the active one.
 
-use weir_wire::layout::control::ComeHome;
+use weir_wire::layout::control::{ComeHome, ControlHalf};
 
-use crate::site::Failback;
+use crate::site::{Failback, Site};
 
 /// What a policy's flows that are away are to do, as time goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,19 @@ pub struct Homing {
 }
 
 impl Homing {
+    /// What an earlier control process had come to for each policy, if it worked by the same file.
+    pub fn of_all(site: &Site, published: &ControlHalf, now: u64) -> Vec<Self> {
+        if published.config_hash != site.hash {
+            return vec![Self::default(); site.policies.len()];
+        }
+        let policies = published.policies.iter().take(site.policies.len());
+        policies
+            .map(|policy| {
+                Self::adopt(policy.active_tier, ComeHome::from_byte(policy.come_home), now)
+            })
+            .collect()
+    }
+
     /// What an earlier control process had come to by `now`: when all were to come home already
     /// (by the operator or by a deadline), they still are.
     pub fn adopt(active_tier: u8, come_home: ComeHome, now: u64) -> Self {
@@ -114,5 +127,20 @@ mod tests {
     fn the_next_process_goes_on_with_what_was_to_come_home() {
         let go_on = |before| Homing::adopt(1, before, 0).come_home(Failback::NewFlows, 1, 5, 1);
         assert_eq!([go_on(All), go_on(Idle)], [All, Stay]);
+    }
+
+    #[test]
+    fn a_process_with_another_file_has_nothing_come_home_for_the_one_before() {
+        let text =
+            "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+        let site = crate::site::parse("weir.toml", text).unwrap();
+        let mut half = weir_shm::control::empty_half();
+        half.policies[0].active_tier = 1;
+        half.policies[0].come_home = All as u8;
+        let mut go_on = |hash| {
+            half.config_hash = hash;
+            Homing::of_all(&site, &half, 0)[0].come_home(Failback::NewFlows, 1, 5, 1)
+        };
+        assert_eq!([go_on(site.hash), go_on(!site.hash)], [All, Stay]);
     }
 }
