@@ -129,7 +129,10 @@ pub async fn run(options: Options) -> Result<()> {
         };
         if look {
             match watcher.read().await {
-                Ok(kernel) => daemon.kernel = kernel,
+                Ok(mut kernel) => {
+                    kernel.remember(&daemon.kernel, now_ms());
+                    daemon.kernel = kernel;
+                }
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
             }
             daemon.hear_users();

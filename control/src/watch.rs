@@ -5,7 +5,7 @@
 //! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
 //! Requests have a socket of their own, where no event takes a reply's place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -34,6 +34,10 @@ use crate::routes::{self, Reading};
 
 /// Room for an event about a link. What is cut off is read with the view.
 const LONGEST_EVENT: usize = 8192;
+
+/// How long a neighbour that was forgotten is waited for: as long as the kernel asks, three times a
+/// second apart.
+const FORGOTTEN_MS: u64 = 3000;
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +95,11 @@ pub struct Kernel {
     pub routes: Arc<Vec<Route>>,
     /// IPv4 neighbours with a hardware address.
     pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
+    /// Those that were asked and did not answer.
+    pub silent: HashSet<(u32, Ipv4Addr)>,
+    /// Of `neighbours`, those that the kernel has forgotten, and since when, CLOCK_MONOTONIC
+    /// milliseconds.
+    pub forgotten: HashMap<(u32, Ipv4Addr), u64>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
 }
@@ -111,6 +120,28 @@ impl Kernel {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does
+    /// when they are flushed or the interface gets another hardware address: they are to be asked
+    /// again, and have not failed to answer. What goes with a carrier is lost at once.
+    pub fn remember(&mut self, before: &Self, now: u64) {
+        let running = |kernel: &Self, index| {
+            kernel.links.iter().any(|link| link.index == index && link.running)
+        };
+        for (key, entry) in &before.neighbours {
+            let since = before.forgotten.get(key).copied().unwrap_or(now);
+            if !self.neighbours.contains_key(key)
+                && !self.silent.contains(key)
+                && now.saturating_sub(since) < FORGOTTEN_MS
+                && running(before, key.0)
+                && running(self, key.0)
+            {
+                self.forgotten.insert(*key, since);
+                let entry = NeighbourEntry { fresh: false, trusted: false, ..*entry };
+                self.neighbours.insert(*key, entry);
+            }
         }
     }
 
@@ -226,6 +257,9 @@ impl Watcher {
                 }
             }
             let state = message.header.state;
+            if let (Some(address), NeighbourState::Failed) = (address, state) {
+                kernel.silent.insert((message.header.ifindex, address));
+            }
             let lost = matches!(
                 state,
                 NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
@@ -489,6 +523,32 @@ mod tests {
         let mut kernel = Kernel { links, ..Kernel::default() };
         assert!(!kernel.lose_carrier(&Link { index: 3, running: true, ..Link::default() }));
         assert!(!kernel.links[0].running);
+    }
+
+    #[test]
+    fn a_neighbour_is_forgotten_for_a_while_before_it_is_lost() {
+        let key = (3, Ipv4Addr::new(192, 0, 2, 1));
+        let kernel = |running| Kernel {
+            links: vec![Link { index: 3, running, ..Link::default() }],
+            ..Kernel::default()
+        };
+        let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        let mut before = kernel(true);
+        before.neighbours.insert(key, entry);
+        for now in [500, 1000, 500 + FORGOTTEN_MS - 1] {
+            let mut after = kernel(true);
+            after.remember(&before, now);
+            let kept = NeighbourEntry { fresh: false, trusted: false, ..entry };
+            assert_eq!(after.neighbours.get(&key), Some(&kept), "{now}");
+            before = after;
+        }
+        let lost = |mut after: Kernel, now| {
+            after.remember(&before, now);
+            after.neighbours.is_empty()
+        };
+        assert!(lost(kernel(true), 500 + FORGOTTEN_MS), "not asked for ever");
+        assert!(lost(kernel(false), 501), "gone with the carrier");
+        assert!(lost(Kernel { silent: [key].into(), ..kernel(true) }, 501), "it does not answer");
     }
 
     #[test]

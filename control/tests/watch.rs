@@ -264,6 +264,8 @@ fn a_neighbour_that_does_not_answer_has_no_hardware_address() {
         ip("neigh add 192.0.2.77 nud failed dev wan0");
         let kernel = Watcher::new().unwrap().read().await.unwrap();
         assert_eq!(mac(&kernel, "192.0.2.77"), None);
+        let silent: Vec<_> = kernel.silent.iter().map(|(_, address)| address.to_string()).collect();
+        assert_eq!(silent, ["192.0.2.77"]);
     });
 }
 

@@ -4,4 +4,5 @@ mod absent;
 mod drain;
 mod gateway;
 mod hooks;
+mod next_hop;
 mod using;
