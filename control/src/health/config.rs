@@ -173,9 +173,10 @@ impl Health {
 
     /// How long a target that is probed may say nothing before it has failed, milliseconds:
     /// `down` intervals and a fifth after its last answer the next `down` answers are overdue,
-    /// whatever its round-trip time is. A timeout longer than the interval is waited for. So a
-    /// blackhole is known within `down` intervals and a quarter, and a twentieth of one is left for
-    /// this process to have its turn and for the dataplane to be told.
+    /// unless round-trip times vary by more than that. A timeout longer than the interval is waited
+    /// for. So a blackhole is known within `down` intervals and a quarter, and a twentieth of one is
+    /// left for this process to have its turn and for the dataplane to be told. A target whose jitter
+    /// is more than a twentieth of the interval is given more time, up to the timeout of its probes.
     ///
     /// Counting timeouts alone would take up to `down + 1` intervals from the start of a blackhole,
     /// because its first probe leaves up to one interval later.

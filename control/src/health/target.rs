@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Health, TIMEOUT_INTERVALS, Target};
-use super::window::{Figures, Window};
+use super::window::{Figure, Figures, Window};
 
 /// Most probes under way: those of the longest timeout and a few for jitter.
 const PENDING: usize = TIMEOUT_INTERVALS as usize + 4;
@@ -194,14 +194,31 @@ impl Watched {
         [timeout, self.overdue(health)].into_iter().flatten().min().map(|at| at + 1)
     }
 
-    /// The last moment of a silence that is no failure yet; see [`Health::silence_ms`]. With `down`
-    /// = 1 the one probe has its whole timeout.
+    /// The last moment of a silence that is no failure yet; see [`Health::silence_ms`], and for a link
+    /// with much jitter [`Self::due`]. With `down` = 1 the one probe has its whole timeout.
     fn overdue(&self, health: &Health) -> Option<u64> {
         let unanswered = self.sent - self.answered;
         let counts = health.down > 1
             && unanswered >= u64::from(health.down)
             && self.status != Status::Failed;
-        counts.then(|| self.heard + health.silence_ms())
+        let due = || (self.heard + health.silence_ms()).max(self.due(health).unwrap_or(0));
+        counts.then(due)
+    }
+
+    /// By when the newest probe that matters, the `down`th without an answer, is answered if it is
+    /// at all: four times the jitter after the usual time, as RFC 6298 §2 has it of retransmissions.
+    /// None where the jitter is up to a twentieth of the interval: the margin of a fifth is four
+    /// times that.
+    fn due(&self, health: &Health) -> Option<u64> {
+        let both = |figure: Figure| figure.weighted.min(figure.window);
+        let figures = self.window.figures();
+        let jitter = both(figures.jitter_ms);
+        if jitter * 20.0 <= f64::from(health.interval_ms) {
+            return None;
+        }
+        let last = self.answered + u64::from(health.down);
+        let probe = self.pending.iter().find(|probe| probe.ordinal == last)?;
+        Some(probe.at + (figures.rtt_ms.weighted + 4.0 * jitter) as u64)
     }
 
     fn time_out(&mut self, health: &Health, now: u64) {

@@ -43,9 +43,10 @@ fn a_blackhole_at_any_time_is_down_within_three_intervals_and_a_quarter() {
             let health = Health { interval_ms, ..health(1 + seed as usize % 3) };
             let interval = u64::from(interval_ms);
             let begin = interval * 20 + Random::new(seed).below(interval * 10);
+            let usual = 5 + Random::new(!seed).below(interval / 2);
             // A reply that is under way when the link dies is lost, too.
             let mut link = |now: u64, random: &mut Random| {
-                let rtt = 5 + random.below(interval / 2);
+                let rtt = usual + random.below(interval / 10);
                 (now + rtt < begin).then_some(rtt)
             };
             let seen = run(&health, seed, begin + 10 * interval, vec![], &mut link);
@@ -56,6 +57,25 @@ fn a_blackhole_at_any_time_is_down_within_three_intervals_and_a_quarter() {
             let took = at - begin;
             assert!(took <= interval * 13 / 4, "seed {seed}: {took} of {interval} ms");
         }
+    }
+}
+
+#[test]
+fn a_blackhole_of_a_link_with_much_jitter_is_down_when_its_probes_time_out() {
+    for seed in 0..300 {
+        let health = health(1 + seed as usize % 3);
+        let begin = 20_000 + Random::new(seed).below(10_000);
+        let mut link = |now: u64, random: &mut Random| {
+            let rtt = 5 + random.below(500);
+            (now + rtt < begin).then_some(rtt)
+        };
+        let seen = run(&health, seed, begin + 10_000, vec![], &mut link);
+        let [Transition { to: State::Down, at, .. }] = seen[..] else {
+            panic!("seed {seed}: {seen:?}");
+        };
+        let took = at - begin;
+        // Three intervals, the timeout of one, and a tenth of one between the times of probes.
+        assert!(took <= 4101, "seed {seed}: {took} ms");
     }
 }
 

@@ -238,6 +238,23 @@ fn a_lost_probe_or_two_are_loss_even_where_they_make_the_target_failed() {
 }
 
 #[test]
+fn on_a_link_with_much_jitter_an_answer_as_late_as_usual_ends_a_silence() {
+    let mut uplink = Uplink::adopt(health(1), 0);
+    let probe = |seq: u32, rtt: Option<u64>| {
+        let at = u64::from(seq) * 1000;
+        let reply = rtt.map(|rtt| {
+            let rtt_us = rtt as u32 * 1000;
+            At(at + rtt, Signal::Reply { target: 0, seq, rtt_us })
+        });
+        [Some(At(at, Signal::Sent { target: 0, seq })), reply].into_iter().flatten()
+    };
+    let varied = (0..=20).flat_map(|seq| probe(seq, Some(if seq % 2 == 0 { 30 } else { 250 })));
+    let lost = (21..23).flat_map(|seq| probe(seq, None));
+    let steps = varied.chain(lost).chain(probe(23, Some(250))).chain([Until(23_999)]);
+    assert_eq!(run(&mut uplink, steps.collect()), []);
+}
+
+#[test]
 fn an_answer_after_the_timeout_is_none() {
     let mut uplink = Uplink::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
     uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
