@@ -23,7 +23,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group, setpriority_process};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -35,6 +35,10 @@ use crate::time;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Changes that wait at most; what comes then is told by the log alone.
 const QUEUE: usize = 256;
+/// Longest line of the log, bytes.
+const LINE: u64 = 4096;
+/// What is logged of each of a program's two outputs, bytes.
+const OUTPUT: usize = 64 * 1024;
 
 /// A change to be told.
 #[derive(Clone, Debug)]
@@ -165,12 +169,23 @@ fn command(program: &Path, event: &Event) -> Command {
     command
 }
 
+/// Logs what a program writes, long lines in pieces, up to [`OUTPUT`]. What is more is read and
+/// dropped, lest the program wait for it to be.
 async fn log(program: PathBuf, stream: Option<impl AsyncRead + Unpin>) {
     let Some(stream) = stream else { return };
-    let mut lines = BufReader::new(stream).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::info!(hook = %program.display(), "{line}");
+    let hook = program.display();
+    let mut stream = BufReader::new(stream);
+    let (mut line, mut length) = (Vec::new(), 0);
+    while length < OUTPUT {
+        line.clear();
+        match (&mut stream).take(LINE).read_until(b'\n', &mut line).await {
+            Ok(read @ 1..) => length += read,
+            _ => return,
+        }
+        tracing::info!(%hook, "{}", String::from_utf8_lossy(line.trim_ascii_end()));
     }
+    tracing::warn!(%hook, "has written {length} bytes, the rest is not logged");
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
 /// None: it has ended, and that was seen.
@@ -308,6 +323,23 @@ mod tests {
         for part in ["out of coffee", "exit status: 3", "/nonexistent/hooks.d cannot be read"] {
             timeout(LONG, log.has(part)).await.unwrap_or_else(|_| panic!("no {part:?} in the log"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_writes_without_end_is_logged_in_part() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let scripts = Scripts::new("endless");
+        scripts.add("endless", 0o755, "head -c 1000000 /dev/zero | tr '\\0' x; echo > out");
+        Hooks::start(LONG).tell(&scripts.0, "wan0", entry(0));
+        scripts.lines("out", 1).await;
+        timeout(LONG, log.has("the rest is not logged")).await.expect("a word of the rest");
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(text.lines().all(|line| line.len() < LINE as usize + 200));
+        assert!((OUTPUT..2 * OUTPUT).contains(&text.len()), "{}", text.len());
     }
 
     #[tokio::test]
