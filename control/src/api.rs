@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use crate::monitor::UplinkView;
 
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
+
+/// How long a question waits for its answer. A process that is stopped gives none.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What goes to the control process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,15 +114,15 @@ pub enum Response {
 
 /// Makes a request and waits for its response.
 pub fn call(socket: &Path, request: &Request) -> Result<Response> {
-    exchange(socket, &Message::Do(request.clone()))
+    exchange(socket, &Message::Do(request.clone()), None)
 }
 
-/// Asks and waits for the response.
+/// Asks and waits for the response, up to two seconds.
 pub fn ask(socket: &Path, query: &Query) -> Result<Response> {
-    exchange(socket, &Message::Ask(query.clone()))
+    exchange(socket, &Message::Ask(query.clone()), Some(PATIENCE))
 }
 
-fn exchange(socket: &Path, message: &Message) -> Result<Response> {
+fn exchange(socket: &Path, message: &Message, patience: Option<Duration>) -> Result<Response> {
     let mut text = serde_json::to_string(message)?;
     text.push('\n');
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
@@ -128,8 +132,27 @@ fn exchange(socket: &Path, message: &Message) -> Result<Response> {
         ),
         _ => anyhow!("cannot reach weir-control on {}: {error}", socket.display()),
     })?;
+    stream.set_read_timeout(patience)?;
     stream.write_all(text.as_bytes()).context("weir-control hung up")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("weir-control did not answer")?;
     serde_json::from_str(&line).with_context(|| format!("weir-control answered {line:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_process_that_is_stopped_is_not_waited_for() {
+        let path = std::env::temp_dir().join(format!("weir-api-{}", std::process::id()));
+        // Connected to, and never read.
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let socket = path.clone();
+        std::thread::spawn(move || tell.send(ask(&socket, &Query::Health)));
+        let answer = told.recv_timeout(Duration::from_secs(60)).expect("an end of the waiting");
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(answer.unwrap_err().to_string(), "weir-control did not answer");
+    }
 }
