@@ -110,8 +110,10 @@ where
     while seen.len() < BODY
         && let Some(frame) = body.frame().await
     {
+        // What was searched already, but for what may be the text's beginning, is not again.
+        let new = seen.len().saturating_sub(text.len() - 1);
         seen.extend(frame.map_err(malformed)?.into_data().unwrap_or_default());
-        if seen.windows(text.len()).any(|part| part == text.as_bytes()) {
+        if seen[new..].windows(text.len()).any(|part| part == text.as_bytes()) {
             return Ok(());
         }
     }

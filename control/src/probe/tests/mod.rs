@@ -137,6 +137,16 @@ async fn http_wants_its_text() {
 }
 
 #[tokio::test]
+async fn http_finds_its_text_across_chunks() {
+    const CHUNKS: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+        4\r\nall \r\n1\r\nw\r\n3\r\nell\r\n0\r\n\r\n";
+    let (address, _requests) = web(CHUNKS).await;
+    assert_eq!(ask(http(address, None, Some("all well"))).await, Ok(()));
+    assert_eq!(ask(http(address, None, Some("l"))).await, Ok(()));
+    assert_eq!(ask(http(address, None, Some("wall"))).await, Err(ProbeError::HttpBody));
+}
+
+#[tokio::test]
 async fn http_wants_http() {
     let (address, _requests) = web("SSH-2.0-none\r\n\r\n").await;
     assert_eq!(ask(http(address, None, None)).await, Err(ProbeError::Malformed));
