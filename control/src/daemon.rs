@@ -19,13 +19,14 @@ use weir_wire::layout::control::{ControlHalf, Member, Uplink as UplinkLayout, up
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
+use crate::complaint::Complaint;
 use crate::confine::Confined;
 use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::load::{Counts, Load, Reading};
 use crate::monitor::{Monitor, UplinkView};
-use crate::own::Own;
+use crate::own::{self, Own};
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Hand, Overrides, Published, Tables};
 use crate::site::{self, Site};
@@ -144,7 +145,7 @@ pub async fn run(options: Options) -> Result<()> {
             probers.set(&daemon.probes());
         }
     }
-    if let Err(error) = Own::default().install(watcher.handle()).await {
+    if let Err(error) = own::remove(&mut watcher).await {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
     }
     daemon.confined.sweep();
@@ -295,8 +296,8 @@ struct Daemon {
     told: u64,
     /// By uplink: its next hop was checked since its targets fell silent.
     doubted: Vec<bool>,
-    /// Rules and routes as last asked for; none: not yet.
-    own: Option<Own>,
+    /// Of rules and routes.
+    unrouted: Complaint,
 }
 
 impl Daemon {
@@ -327,7 +328,7 @@ impl Daemon {
             half: None,
             unresolved: Vec::new(),
             doubted: Vec::new(),
-            own: None,
+            unrouted: Complaint::default(),
             users,
             findings,
             confined: Confined::find(),
@@ -565,13 +566,9 @@ impl Daemon {
             true => Own::wanted(&self.site, &self.kernel, &states),
             false => Own::default(),
         };
-        if self.own.as_ref() == Some(&wanted) {
-            return;
-        }
-        if let Err(error) = wanted.install(watcher.handle()).await {
-            tracing::warn!("the gateway's own traffic does not follow its uplinks: {error:#}");
-        }
-        self.own = Some(wanted);
+        let done = wanted.install(&mut self.kernel.own, watcher.handle()).await;
+        let trouble = |error| format!("not all own traffic follows its uplinks: {error:#}");
+        self.unrouted.say(done.err().map(trouble));
     }
 
     /// Takes over a changed file, or says why not and goes on as before.

@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
-//! | [`watch`] | the kernel's links, addresses, routes and neighbours |
+//! | [`watch`] | the kernel's links, addresses, routes and neighbours, and weir's rules |
 //! | `routes` | when the kernel's routes are read anew |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
@@ -16,6 +16,7 @@
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
+//! | `complaint` | warnings that are said once |
 //! | `time` | times and durations, for people |
 //! | `ports` | numbers of ports and devices, which stay |
 //! | [`publish`] | from site and kernel to the state that is published |
@@ -27,6 +28,7 @@
 pub mod api;
 pub mod buckets;
 pub mod cli;
+mod complaint;
 pub mod confine;
 pub mod daemon;
 pub mod health;

@@ -1,4 +1,5 @@
-//! The gateway's view of the kernel: links, addresses, routes and neighbours, by netlink.
+//! The gateway's view of the kernel: links, addresses, routes, weir's own rules, and neighbours, by
+//! netlink.
 //!
 //! Events only say that something changed; the view is then read anew, routes only if they did, and
 //! all events that came before count as dealt with. Only the loss of a carrier is taken from the
@@ -30,6 +31,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use crate::netdev;
+use crate::own::{self, Own};
 use crate::routes::{self, Reading};
 
 /// Room for an event about a link. What is cut off is read with the view.
@@ -50,6 +52,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// MTU, bytes.
     pub mtu: u32,
+    /// Up as far as the operator is concerned.
+    pub up: bool,
     /// Up, and with carrier.
     pub running: bool,
     /// For a VLAN device: its parent's index and the VLAN id.
@@ -93,6 +97,8 @@ pub struct Kernel {
     pub addresses: Vec<(u32, Ipv4Net)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
     pub routes: Arc<Vec<Route>>,
+    /// Rules and routes of weir's own.
+    pub own: Own,
     /// IPv4 neighbours with a hardware address.
     pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
     /// Those that were asked and did not answer.
@@ -175,6 +181,8 @@ pub struct Watcher {
     ethtool: ethtool::EthtoolHandle,
     events: TokioSocket,
     routes: Arc<Vec<Route>>,
+    /// Weir's routes, as they were read with the others.
+    own: Own,
     reading: Reading,
 }
 
@@ -189,7 +197,7 @@ impl Watcher {
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
         let reading = Reading::none(Instant::now());
-        Ok(Self { handle, ethtool, events, routes: Arc::default(), reading })
+        Ok(Self { handle, ethtool, events, routes: Arc::default(), own: Own::default(), reading })
     }
 
     /// For other requests to the kernel.
@@ -292,7 +300,7 @@ impl Watcher {
         if self.reading.is_due(begun) {
             self.reading.begin();
             match self.read_routes().await {
-                Ok(routes) => self.routes = Arc::new(routes),
+                Ok((routes, own)) => (self.routes, self.own) = (Arc::new(routes), own),
                 Err(error) => {
                     self.reading.lost();
                     return Err(error);
@@ -302,18 +310,22 @@ impl Watcher {
             self.reading.end(now, now - begun);
         }
         kernel.routes = Arc::clone(&self.routes);
+        kernel.own.routes.clone_from(&self.own.routes);
+        kernel.own.rules = own::rules(&self.handle).await?;
         Ok(kernel)
     }
 
-    async fn read_routes(&self) -> Result<Vec<Route>> {
+    /// Those of the main table, and weir's.
+    async fn read_routes(&self) -> Result<(Vec<Route>, Own)> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
         let mut messages = self.handle.route().get(query).execute();
-        let mut routes = Vec::new();
+        let (mut routes, mut own) = (Vec::new(), Own::default());
         while let Some(message) = messages.try_next().await.context("cannot list routes")? {
             routes.extend(routes_of(&message));
+            own.routes.extend(own::route_of(&message));
         }
-        Ok(routes)
+        Ok((routes, own))
     }
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
@@ -366,6 +378,8 @@ fn subscribe() -> io::Result<TokioSocket> {
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
         MulticastGroup::Neigh,
     ];
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
@@ -403,6 +417,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         mac: [0; 6],
         mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Up),
         vlan: None,
         queues: 1,

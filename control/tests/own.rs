@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use weir_control::own::Own;
+use weir_control::own::{self, Own};
 use weir_control::site::{self, Site};
 use weir_control::watch::Watcher;
 use weir_wire::layout::control::uplink_state;
@@ -63,8 +63,11 @@ async fn install(site: &Site, usable: [bool; 2]) {
 
 async fn install_by(site: &Site, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
-    let kernel = watcher.read().await.unwrap();
-    Own::wanted(site, &kernel, &states).install(watcher.handle()).await.unwrap();
+    let mut kernel = watcher.read().await.unwrap();
+    let wanted = Own::wanted(site, &kernel, &states);
+    wanted.install(&mut kernel.own, watcher.handle()).await.unwrap();
+    assert_eq!(kernel.own, wanted);
+    assert_eq!(watcher.read().await.unwrap().own, wanted);
 }
 
 #[test]
@@ -109,7 +112,7 @@ fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() 
 fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
     in_gateway(async |site| {
         install(&site, [true, true]).await;
-        let mark = format!(" mark {}", weir_control::own::mark(1));
+        let mark = format!(" mark {}", own::mark(1));
         assert_eq!(way(&mark), "wan1");
         ip("link set wan1 down");
         let command = format!("route get 198.51.100.1{mark}");
@@ -118,6 +121,33 @@ fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
         // Hosts of the LAN are reached whatever the mark.
         let text = ip(&format!("route get 10.77.0.9{mark}"));
         assert!(text.contains("dev lan0"), "{text}");
+    });
+}
+
+#[test]
+fn an_uplink_that_is_set_down_takes_nothing_from_the_others() {
+    in_gateway(async |site| {
+        ip("link set wan1 down");
+        install(&site, [true, false]).await;
+        assert_eq!(way(" from 192.0.2.2"), "wan0");
+        ip("link set wan1 up");
+        install(&site, [true, false]).await;
+        assert_eq!(way(" from 192.0.2.130"), "wan1");
+    });
+}
+
+#[test]
+fn a_route_that_the_kernel_refuses_stops_no_other() {
+    in_gateway(async |mut site| {
+        // Its own address.
+        site.uplinks[0].next_hop = Some("192.0.2.2".parse().unwrap());
+        let mut watcher = Watcher::new().unwrap();
+        let mut kernel = watcher.read().await.unwrap();
+        let wanted = Own::wanted(&site, &kernel, &[0, uplink_state::USABLE]);
+        let error = wanted.install(&mut kernel.own, watcher.handle()).await.unwrap_err();
+        assert!(error.to_string().contains("192.0.2.2"), "{error}");
+        assert_eq!(way(" from 192.0.2.130"), "wan1");
+        assert_eq!(way(""), "wan1");
     });
 }
 
@@ -134,8 +164,7 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);
-        let watcher = Watcher::new().unwrap();
-        Own::default().install(watcher.handle()).await.unwrap();
+        own::remove(&mut Watcher::new().unwrap()).await.unwrap();
         assert_eq!(all(), before);
     });
 }

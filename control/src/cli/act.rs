@@ -14,7 +14,7 @@ use weir_shm::status::Status;
 use super::{Arguments, Exit};
 use crate::api::{self, Request, Response};
 use crate::confine::Confined;
-use crate::own::Own;
+use crate::own;
 use crate::site;
 use crate::watch::Watcher;
 
@@ -112,7 +112,7 @@ pub fn check(file: &Path, json: bool) -> Exit {
 /// Rules and routes of a control process that had no time to remove them.
 fn remove_routes() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Own::default().install(Watcher::new()?.handle()).await })
+    runtime.block_on(async { own::remove(&mut Watcher::new()?).await })
 }
 
 /// Removes everything weir keeps in the kernel.

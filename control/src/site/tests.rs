@@ -52,6 +52,7 @@ fn kernel() -> Kernel {
         name: name.into(),
         mac: [2; 6],
         mtu: 1500,
+        up: true,
         running: true,
         vlan: None,
         queues: 1,

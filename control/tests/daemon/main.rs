@@ -5,4 +5,5 @@ mod drain;
 mod gateway;
 mod hooks;
 mod next_hop;
+mod routes;
 mod using;

@@ -16,22 +16,23 @@
 //! their uplink or not at all; so they have no IPv6 beyond the gateway's own networks while uplinks
 //! have none.
 
+mod message;
+
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::stream::TryStreamExt;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
-};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use netlink_packet_route::route::RouteHeader;
+use rtnetlink::{Handle, IpVersion};
+use rustix::io::Errno;
 use weir_wire::layout::control::uplink_state;
 
 use crate::site::Site;
-use crate::watch::Kernel;
+use crate::watch::{Kernel, Watcher};
+
+pub use message::route_of;
 
 /// Priority of the first of weir's rules.
 pub const PRIORITY: u32 = 11_700;
@@ -121,11 +122,15 @@ impl Own {
             let Some(link) = kernel.link(&uplink.interface) else { continue };
             let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             let table = TABLE + 1 + index as u32;
-            own.routes.insert(Default4 { table, next_hop, interface: link.index });
             own.look(0, Selector::Device(link.name.clone()), table);
             for address in kernel.addresses_of(link.index) {
                 own.look(0, Selector::Source(address), table);
             }
+            if !link.up {
+                // The kernel drops the routes by a link that is set down, and takes none.
+                continue;
+            }
+            own.routes.insert(Default4 { table, next_hop, interface: link.index });
             let member =
                 policy.and_then(|p| p.members.iter().find(|m| usize::from(m.uplink) == index));
             let Some(member) = member else { continue };
@@ -151,133 +156,86 @@ impl Own {
         }
     }
 
-    /// What there is.
-    async fn read(handle: &Handle) -> Result<Self> {
-        let mut own = Self::default();
-        let versions = [Some(IpVersion::V4), has_v6().then_some(IpVersion::V6)];
-        for version in versions.into_iter().flatten() {
-            let mut rules = handle.rule().get(version).execute();
-            while let Some(message) = rules.try_next().await.context("cannot list rules")? {
-                own.rules.extend(rule_of(&message));
-            }
-        }
-        let mut query = RouteMessage::default();
-        query.header.address_family = AddressFamily::Inet;
-        let mut routes = handle.route().get(query).execute();
-        while let Some(message) = routes.try_next().await.context("cannot list routes")? {
-            own.routes.extend(route_of(&message));
-        }
-        Ok(own)
-    }
-
-    /// Makes the kernel have these and no others of weir's. What is new is there before what is old
-    /// goes.
-    pub async fn install(&self, handle: &Handle) -> Result<()> {
-        let known = Self::read(handle).await?;
-        for route in &self.routes {
+    /// Makes the kernel have these and no others of weir's, given what it has, which is kept up to
+    /// date. What is new is there before what is old goes. One that the kernel refuses stops no
+    /// other.
+    ///
+    /// # Errors
+    /// What was refused, and why.
+    pub async fn install(&self, known: &mut Self, handle: &Handle) -> Result<()> {
+        let mut refused = Vec::new();
+        let new: Vec<_> = self.routes.difference(&known.routes).copied().collect();
+        for route in new {
             // One default per table: this replaces another.
-            if !known.routes.contains(route) {
-                let message = message_of(route);
-                let done = handle.route().add(message).replace().execute().await;
-                done.with_context(|| format!("cannot add a route to table {}", route.table))?;
+            match handle.route().add(route.message()).replace().execute().await {
+                Ok(()) => {
+                    known.routes.retain(|other| other.table != route.table);
+                    known.routes.insert(route);
+                }
+                Err(error) => refused.push(format!("cannot add {route:?}: {error}")),
             }
         }
-        for rule in self.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6()) {
+        let new = self.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6());
+        for rule in new.cloned().collect::<Vec<_>>() {
             let mut request = handle.rule().add();
             *request.message_mut() = rule.message();
-            request.execute().await.with_context(|| format!("cannot add {rule:?}"))?;
+            match request.execute().await {
+                Ok(()) => _ = known.rules.insert(rule),
+                Err(error) => refused.push(format!("cannot add {rule:?}: {error}")),
+            }
         }
-        for rule in known.rules.difference(&self.rules) {
-            let done = handle.rule().del(rule.message()).execute().await;
-            done.with_context(|| format!("cannot remove {rule:?}"))?;
+        let old: Vec<_> = known.rules.difference(&self.rules).cloned().collect();
+        for rule in old {
+            match handle.rule().del(rule.message()).execute().await {
+                Ok(()) => _ = known.rules.remove(&rule),
+                Err(error) => refused.push(format!("cannot remove {rule:?}: {error}")),
+            }
         }
         let tables: BTreeSet<u32> = self.routes.iter().map(|route| route.table).collect();
-        for route in known.routes.iter().filter(|route| !tables.contains(&route.table)) {
-            let done = handle.route().del(message_of(route)).execute().await;
-            done.with_context(|| format!("cannot empty table {}", route.table))?;
+        let old = known.routes.iter().filter(|route| !tables.contains(&route.table));
+        for route in old.copied().collect::<Vec<_>>() {
+            match handle.route().del(route.message()).execute().await {
+                Ok(()) => _ = known.routes.remove(&route),
+                Err(error) => refused.push(format!("cannot remove {route:?}: {error}")),
+            }
+        }
+        if !refused.is_empty() {
+            bail!("{}", refused.join("; "));
         }
         Ok(())
     }
 }
 
-impl Rule {
-    fn message(&self) -> RuleMessage {
-        let mut message = RuleMessage::default();
-        message.header.family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-        message.header.action =
-            if self.table == NOWHERE { RuleAction::Unreachable } else { RuleAction::ToTable };
-        message.attributes = vec![
-            RuleAttribute::Priority(self.priority),
-            RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
-        ];
-        if self.table != NOWHERE {
-            message.attributes.push(RuleAttribute::Table(self.table));
-        }
-        if self.table == MAIN {
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
-        }
-        match &self.selector {
-            Selector::All => {}
-            Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
-            Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
-            Selector::Source(address) => {
-                message.header.src_len = 32;
-                message.attributes.push(RuleAttribute::Source(IpAddr::V4(*address)));
+/// Removes all that is weir's.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub async fn remove(watcher: &mut Watcher) -> Result<()> {
+    let mut known = watcher.read().await?.own;
+    Own::default().install(&mut known, watcher.handle()).await
+}
+
+/// The rules that there are of weir's.
+///
+/// # Errors
+/// When the kernel cannot be asked. One that has no rules for a family at all has none of weir's.
+pub async fn rules(handle: &Handle) -> Result<BTreeSet<Rule>> {
+    let mut found = BTreeSet::new();
+    for version in [Some(IpVersion::V4), has_v6().then_some(IpVersion::V6)].into_iter().flatten() {
+        let mut rules = handle.rule().get(version).execute();
+        loop {
+            match rules.try_next().await {
+                Ok(Some(message)) => found.extend(message::rule_of(&message)),
+                Ok(None) => break,
+                Err(error) if is_unsupported(&error) => break,
+                Err(error) => return Err(error).context("cannot list rules"),
             }
         }
-        message
     }
+    Ok(found)
 }
 
-/// The rule in a message, if it is weir's.
-fn rule_of(message: &RuleMessage) -> Option<Rule> {
-    let mut rule = Rule {
-        v6: message.header.family == AddressFamily::Inet6,
-        priority: 0,
-        selector: Selector::All,
-        table: message.header.table.into(),
-    };
-    let mut ours = false;
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::FwMark(mark) => rule.selector = Selector::Mark(*mark),
-            RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
-            RuleAttribute::Source(IpAddr::V4(address)) => {
-                rule.selector = Selector::Source(*address);
-            }
-            RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
-            _ => {}
-        }
-    }
-    ours.then_some(rule)
-}
-
-/// The route in a message, if it is weir's.
-fn route_of(message: &RouteMessage) -> Option<Default4> {
-    let (mut table, mut next_hop, mut interface) = (u32::from(message.header.table), None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => next_hop = Some(*address),
-            RouteAttribute::Oif(index) => interface = Some(*index),
-            _ => {}
-        }
-    }
-    let ours = u8::from(message.header.protocol) == PROTOCOL;
-    ours.then_some(Default4 { table, next_hop: next_hop?, interface: interface? })
-}
-
-fn message_of(route: &Default4) -> RouteMessage {
-    let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .table_id(route.table)
-        .gateway(route.next_hop)
-        .output_interface(route.interface)
-        .protocol(RouteProtocol::from(PROTOCOL))
-        .build();
-    // The next hop may be outside the interface's own prefixes, as with /32 addresses.
-    message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
-    message
+fn is_unsupported(error: &rtnetlink::Error) -> bool {
+    let unsupported = [Errno::AFNOSUPPORT, Errno::OPNOTSUPP].map(|errno| -errno.raw_os_error());
+    matches!(error, rtnetlink::Error::NetlinkError(e) if unsupported.contains(&e.raw_code()))
 }

@@ -1,0 +1,96 @@
+//! Weir's rules and routes as messages of netlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Default4, MAIN, NOWHERE, PROTOCOL, Rule, Selector};
+
+impl Rule {
+    pub(super) fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        message.header.action =
+            if self.table == NOWHERE { RuleAction::Unreachable } else { RuleAction::ToTable };
+        message.attributes = vec![
+            RuleAttribute::Priority(self.priority),
+            RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+        ];
+        if self.table != NOWHERE {
+            message.attributes.push(RuleAttribute::Table(self.table));
+        }
+        if self.table == MAIN {
+            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+        }
+        match &self.selector {
+            Selector::All => {}
+            Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
+            Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
+            Selector::Source(address) => {
+                message.header.src_len = 32;
+                message.attributes.push(RuleAttribute::Source(IpAddr::V4(*address)));
+            }
+        }
+        message
+    }
+}
+
+impl Default4 {
+    pub(super) fn message(&self) -> RouteMessage {
+        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .table_id(self.table)
+            .gateway(self.next_hop)
+            .output_interface(self.interface)
+            .protocol(RouteProtocol::from(PROTOCOL))
+            .build();
+        // The next hop may be outside the interface's own prefixes, as with /32 addresses.
+        message.header.flags |= RouteFlags::Onlink;
+        message
+    }
+}
+
+/// The rule in a message, if it is weir's.
+pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
+    let mut rule = Rule {
+        v6: message.header.family == AddressFamily::Inet6,
+        priority: 0,
+        selector: Selector::All,
+        table: message.header.table.into(),
+    };
+    let mut ours = false;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::FwMark(mark) => rule.selector = Selector::Mark(*mark),
+            RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
+            RuleAttribute::Source(IpAddr::V4(address)) => {
+                rule.selector = Selector::Source(*address);
+            }
+            RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
+            _ => {}
+        }
+    }
+    ours.then_some(rule)
+}
+
+/// The route in a message, if it is weir's.
+pub fn route_of(message: &RouteMessage) -> Option<Default4> {
+    let (mut table, mut next_hop, mut interface) = (u32::from(message.header.table), None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => next_hop = Some(*address),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    let ours = u8::from(message.header.protocol) == PROTOCOL;
+    ours.then_some(Default4 { table, next_hop: next_hop?, interface: interface? })
+}
