@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 use weir_control::own::{self, Own};
 use weir_control::site::{self, Site};
 use weir_control::watch::Watcher;
-use weir_wire::layout::control::uplink_state;
+use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
 
 const SITE: &str = r#"
 [[lan]]
@@ -108,6 +108,41 @@ fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() 
     });
 }
 
+/// The gateway forwards, and has a network behind `vpn0` whose rule wants `wan1`.
+fn forward_a_vpn() {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    ip("link add vpn0 type veth peer name far-vpn0");
+    ip("addr add 10.9.0.1/24 dev vpn0");
+    ip("link set vpn0 up");
+    ip("rule add priority 20000 from 10.9.0.0/24 lookup 200");
+    ip("route add default via 192.0.2.129 dev wan1 table 200");
+}
+
+#[test]
+fn what_the_gateway_forwards_for_others_follows_their_rules() {
+    in_gateway(async |mut site| {
+        forward_a_vpn();
+        for loss in [OnDataplaneLoss::Drop, OnDataplaneLoss::Kernel] {
+            site.on_dataplane_loss = loss;
+            install(&site, [true, true]).await;
+            assert_eq!(way(" from 10.9.0.5 iif vpn0"), "wan1");
+            assert_eq!(way(""), "wan0");
+        }
+    });
+}
+
+#[test]
+fn a_lan_that_the_kernel_forwards_leaves_by_the_best_usable_uplink() {
+    in_gateway(async |mut site| {
+        forward_a_vpn();
+        site.on_dataplane_loss = OnDataplaneLoss::Kernel;
+        install(&site, [false, true]).await;
+        assert_eq!(way(" from 10.77.0.9 iif lan0"), "wan1");
+        let text = ip("route get 10.9.0.5 from 10.77.0.9 iif lan0");
+        assert!(text.contains("dev vpn0"), "{text}");
+    });
+}
+
 #[test]
 fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
     in_gateway(async |site| {
@@ -158,8 +193,12 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         ip("route add 203.0.113.0/24 via 192.0.2.1 table 11701");
         let all = || (ip("rule show"), ip("route show table 0"));
         let before = all();
+        // Of an earlier version: too wide.
+        ip("rule add priority 11702 lookup main suppress_prefixlength 0 protocol 117");
+        ip("rule add priority 11703 lookup 11700 protocol 117");
         install(&site, [true, true]).await;
         let (rules, _) = all();
+        assert_eq!(rules.matches("from all iif lo lookup").count(), 2, "{rules}");
         assert_eq!(rules.lines().count(), before.0.lines().count() + 16);
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;

@@ -30,6 +30,7 @@ impl Rule {
         }
         match &self.selector {
             Selector::All => {}
+            Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
             Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
             Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
             Selector::Source(address) => {
@@ -69,6 +70,7 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::FwMark(mark) => rule.selector = Selector::Mark(*mark),
+            RuleAttribute::Iifname(name) => rule.selector = Selector::From(name.clone()),
             RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
             RuleAttribute::Source(IpAddr::V4(address)) => {
                 rule.selector = Selector::Source(*address);

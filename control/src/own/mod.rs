@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`PRIORITY`], + 1 | bound to the uplink's device, or from one of its addresses | main without defaults, then [`TABLE`] + 1 + uplink |
 //! | [`PRIORITY`], + 1, + 2 | with the uplink's [`mark`] | main without defaults, then the uplink's table, then nowhere |
-//! | [`PRIORITY`] + 2, + 3 | all | main without defaults, then [`TABLE`] |
+//! | [`PRIORITY`] + 2, + 3 | the gateway's own; from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
 //! The mark is that of commands run by `weir use` (see [`confine`](crate::confine)), which leave by
 //! their uplink or not at all; so they have no IPv6 beyond the gateway's own networks while uplinks
@@ -27,7 +27,7 @@ use futures_util::stream::TryStreamExt;
 use netlink_packet_route::route::RouteHeader;
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
-use weir_wire::layout::control::uplink_state;
+use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
 
 use crate::site::Site;
 use crate::watch::{Kernel, Watcher};
@@ -66,8 +66,11 @@ pub struct Rule {
 /// Whose packets a rule is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selector {
-    /// Everybody's.
+    /// Everybody's. None of weir's rules is so wide: it would forward others' packets by uplinks, in
+    /// spite of their own rules further on.
     All,
+    /// That came in by this device; the gateway's own come by `lo`.
+    From(String),
     /// Of sockets bound to this device.
     Device(String),
     /// From this address.
@@ -144,7 +147,12 @@ impl Own {
         }
         if let Some((_, route)) = ranked.iter().min() {
             own.routes.insert(*route);
-            own.look(2, Selector::All, TABLE);
+            own.look(2, Selector::From("lo".into()), TABLE);
+            if site.on_dataplane_loss == OnDataplaneLoss::Kernel {
+                for lan in &site.lans {
+                    own.look(2, Selector::From(lan.interface.clone()), TABLE);
+                }
+            }
         }
         own
     }
