@@ -285,6 +285,8 @@ struct Daemon {
     /// By policy.
     homing: Vec<Homing>,
     known_hosts: Option<HostPrefixes>,
+    /// Of destinations that stay on the gateway.
+    crowded: Complaint,
     half: Option<Box<ControlHalf>>,
     since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
@@ -325,6 +327,7 @@ impl Daemon {
             since: vec![0; site.uplinks.len()],
             writer: ControlWriter::new(region.clone()),
             known_hosts: None,
+            crowded: Complaint::default(),
             half: None,
             unresolved: Vec::new(),
             doubted: Vec::new(),
@@ -419,10 +422,7 @@ impl Daemon {
                 );
             }
         }
-        if self.known_hosts.as_ref() != Some(&published.hosts) {
-            self.hosts.sync(&published.hosts)?;
-            self.known_hosts = Some(published.hosts);
-        }
+        self.keep(published.hosts);
         self.unresolved = published.unresolved;
         let load = &mut self.load;
         let place = |policy: usize, members: &[_], takers| load.place(policy, members, takers, now);
@@ -440,6 +440,30 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Enters the destinations that stay on the gateway. What fails is tried again with the next
+    /// publication.
+    fn keep(&mut self, hosts: HostPrefixes) {
+        if self.known_hosts.as_ref() == Some(&hosts) {
+            return;
+        }
+        let room = self.hosts.room();
+        let done = self.hosts.sync(&hosts);
+        let trouble = match &done {
+            Ok(0) if hosts.len() <= room / 10 * 9 => None,
+            Ok(0) => Some(format!(
+                "there is room for {room} prefixes that are not routed by an uplink, and more than \
+                 nine tenths are taken"
+            )),
+            Ok(_) => Some(format!(
+                "there is room for {room} prefixes that are not routed by an uplink, and there are \
+                 more: packets from a LAN to some of them leave by uplinks"
+            )),
+            Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
+        };
+        self.crowded.say(trouble);
+        self.known_hosts = done.is_ok().then_some(hosts);
     }
 
     /// Says of each policy which of its flows come home.

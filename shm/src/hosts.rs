@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
+use weir_wire::layout::control::host_class;
 
 use crate::pins::name;
 use crate::{Error, Pins};
 
-/// Prefixes the map can hold.
-pub const MAX_HOST_PREFIXES: u32 = 4096;
+/// Entries of the map, one more than are used. They take memory only when they are there.
+pub const MAX_HOST_PREFIXES: u32 = 1 << 20;
 
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -24,12 +25,18 @@ pub type HostPrefixes = BTreeMap<([u8; 4], u8), u32>;
 #[derive(Debug)]
 pub struct Hosts4 {
     trie: LpmTrie<MapData, [u8; 4], u32>,
+    room: usize,
     path: std::path::PathBuf,
 }
 
 impl Hosts4 {
     /// Opens the pinned map, creating it when there is none.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Self::of_size(pins, MAX_HOST_PREFIXES)
+    }
+
+    /// As [`open`](Self::open), creating one of `entries`; a map that exists keeps its size.
+    pub fn of_size(pins: &Pins, entries: u32) -> Result<Self, Error> {
         let path = pins.path(name::HOSTS4);
         let failed = |action, source| Error::Map { action, path: path.clone(), source };
         let lock = pins.lock()?;
@@ -38,7 +45,7 @@ impl Hosts4 {
                 BPF_MAP_TYPE_LPM_TRIE,
                 8,
                 4,
-                MAX_HOST_PREFIXES,
+                entries,
                 BPF_F_NO_PREALLOC,
             );
             let map = MapData::create(object, name::HOSTS4, None)
@@ -47,22 +54,46 @@ impl Hosts4 {
         }
         drop(lock);
         let map = MapData::from_pin(&path).map_err(|e| failed("open", Box::new(e)))?;
+        let entries = map.info().map_err(|e| failed("open", Box::new(e)))?.max_entries();
         let trie = LpmTrie::try_from(Map::LpmTrie(map)).map_err(|e| failed("open", Box::new(e)))?;
-        Ok(Self { trie, path })
+        // Not every kernel replaces an entry of a map that is full.
+        let room = entries.saturating_sub(1) as usize;
+        Ok(Self { trie, room, path })
     }
 
-    /// Makes the map hold exactly `wanted`: enters first, removes afterwards, so that a prefix
-    /// in both never goes missing.
-    pub fn sync(&mut self, wanted: &HostPrefixes) -> Result<(), Error> {
+    /// How many prefixes there is room for.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Makes the map hold exactly `wanted`, and says how many of them there was no room for: of
+    /// what the kernel routes, the longest. Enters first, removes afterwards, so that a prefix that
+    /// takes the place of others never goes missing; the other way round where both do not fit.
+    pub fn sync(&mut self, wanted: &HostPrefixes) -> Result<usize, Error> {
         let present = self.prefixes()?;
-        let key = |(address, length): ([u8; 4], u8)| Key::new(u32::from(length), address);
-        for (prefix, class) in wanted {
+        let mut ranked: Vec<_> = wanted.iter().map(|(prefix, class)| (*prefix, *class)).collect();
+        ranked.sort_by_key(|((_, length), class)| (*class == host_class::KERNEL, *length));
+        let left_out = ranked.split_off(ranked.len().min(self.room)).len();
+        let kept: HostPrefixes = ranked.iter().copied().collect();
+        let stale: Vec<_> = present.keys().filter(|p| !kept.contains_key(p)).collect();
+        let both_fit = kept.len() + stale.len() <= self.room;
+        if !both_fit {
+            self.remove(&stale)?;
+        }
+        for (prefix, class) in &ranked {
             if present.get(prefix) != Some(class) {
                 self.trie.insert(&key(*prefix), class, 0).map_err(|e| self.failed("write", e))?;
             }
         }
-        for prefix in present.keys().filter(|p| !wanted.contains_key(p)) {
-            self.trie.remove(&key(*prefix)).map_err(|e| self.failed("write", e))?;
+        if both_fit {
+            self.remove(&stale)?;
+        }
+        Ok(left_out)
+    }
+
+    fn remove(&mut self, prefixes: &[&([u8; 4], u8)]) -> Result<(), Error> {
+        for prefix in prefixes {
+            self.trie.remove(&key(**prefix)).map_err(|e| self.failed("write", e))?;
         }
         Ok(())
     }
@@ -78,4 +109,8 @@ impl Hosts4 {
     fn failed(&self, action: &'static str, source: aya::maps::MapError) -> Error {
         Error::Map { action, path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+fn key((address, length): ([u8; 4], u8)) -> Key<[u8; 4]> {
+    Key::new(u32::from(length), address)
 }

@@ -9,7 +9,7 @@ use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins};
-use weir_wire::layout::control::{BUCKETS, Name};
+use weir_wire::layout::control::{BUCKETS, Name, host_class};
 use weir_wire::layout::counters::Counter;
 
 /// A pin directory of the test's own, removed at its end.
@@ -94,4 +94,47 @@ fn host_prefixes_become_what_is_wanted() {
     let second: HostPrefixes = [(([10, 0, 0, 0], 8), 3), (([10, 0, 0, 0], 16), 2)].into();
     hosts.sync(&second).unwrap();
     assert_eq!(Hosts4::open(&scratch.0).unwrap().prefixes().unwrap(), second);
+}
+
+/// The networks 10.N.0.0/16.
+fn routed(numbers: std::ops::Range<u8>) -> HostPrefixes {
+    numbers.map(|n| (([10, n, 0, 0], 16), host_class::KERNEL)).collect()
+}
+
+#[test]
+fn host_prefixes_give_way_to_as_many_others_in_a_map_that_is_full() {
+    let scratch = Scratch::new("hosts-full");
+    let mut hosts = Hosts4::of_size(&scratch.0, 9).unwrap();
+    for wanted in [routed(0..8), routed(8..16), routed(12..20), routed(0..3)] {
+        assert_eq!(hosts.sync(&wanted).unwrap(), 0);
+        assert_eq!(hosts.prefixes().unwrap(), wanted);
+    }
+}
+
+#[test]
+fn without_room_for_all_the_gateway_and_its_lans_come_first() {
+    let scratch = Scratch::new("hosts-room");
+    let mut hosts = Hosts4::of_size(&scratch.0, 5).unwrap();
+    hosts.sync(&routed(0..4)).unwrap();
+    let mut wanted = routed(100..130);
+    let first: HostPrefixes = [
+        (([192, 0, 2, 1], 32), host_class::LOCAL),
+        (([192, 168, 0, 0], 24), host_class::LAN),
+        (([172, 16, 0, 0], 12), host_class::KERNEL),
+    ]
+    .into();
+    wanted.extend(&first);
+    assert_eq!((hosts.room(), hosts.sync(&wanted).unwrap()), (4, 29));
+    let present = hosts.prefixes().unwrap();
+    assert_eq!(present.len(), 4);
+    assert!(first.iter().all(|(prefix, class)| present.get(prefix) == Some(class)), "{present:?}");
+    // What there is room for by and by takes its place.
+    assert_eq!(hosts.sync(&routed(0..4)).unwrap(), 0);
+}
+
+#[test]
+fn a_map_of_host_prefixes_keeps_its_size() {
+    let scratch = Scratch::new("hosts-size");
+    Hosts4::of_size(&scratch.0, 9).unwrap();
+    assert_eq!(Hosts4::open(&scratch.0).unwrap().room(), 8);
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+use weir_shm::Pins;
 
 /// A host on the Internet.
 pub const HOST: &str = "198.51.100.1";
@@ -74,6 +75,16 @@ impl Gateway {
     /// A file of the test's.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Its pins.
+    pub fn pins(&self) -> Pins {
+        Pins::existing(&self.pins)
+    }
+
+    /// What weir-control has written since it was started.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Starts weir-control and waits until it uses both uplinks, or did when it was stopped.
@@ -146,8 +157,7 @@ impl Gateway {
                 return found;
             }
             if start.elapsed() > BOUND {
-                let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-                panic!("no {what}: {:#?}\n{log}", self.uplinks());
+                panic!("no {what}: {:#?}\n{}", self.uplinks(), self.log());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use weir_shm::hosts::Hosts4;
+
 use crate::gateway::{Gateway, HOST, on_its_own, run};
 
 /// What a packet with this selector leaves by.
@@ -38,5 +40,23 @@ fn rules_that_somebody_flushed_are_there_again() {
             let ours = |text: &str| text.lines().filter(|l| l.contains("lookup 117")).count();
             (ours(&rules()) == ours(&before)).then_some(())
         });
+    });
+}
+
+#[test]
+fn more_routes_than_there_is_room_for_are_no_reason_to_stop() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("routes-many", "");
+        gateway.kill_control();
+        std::fs::remove_file(gateway.pins().path("HOSTS4")).unwrap();
+        let hosts = Hosts4::of_size(&gateway.pins(), 16).unwrap();
+        gateway.start_control();
+        for number in 0..20 {
+            run(&format!("ip route add 10.{number}.0.0/16 via 10.77.0.9"));
+        }
+        gateway.wait("warning", |gateway| gateway.log().contains("there are more").then_some(()));
+        run("ip route flush via 10.77.0.9");
+        gateway.wait("end of the routes", |_| (hosts.prefixes().unwrap().len() < 10).then_some(()));
+        gateway.done(&["down", "lte"]);
     });
 }
