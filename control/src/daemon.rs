@@ -517,11 +517,7 @@ impl Daemon {
     fn probes(&self) -> Vec<Plan<'_>> {
         let plans = self.site.uplinks.iter().filter_map(|uplink| {
             let link = self.kernel.link(&uplink.interface)?;
-            let binding = Binding {
-                device: link.name.clone(),
-                source4: self.kernel.addresses_of(link.index).first().copied(),
-                source6: None,
-            };
+            let binding = Binding::of(uplink, link, &self.kernel);
             Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
         });
         plans.collect()

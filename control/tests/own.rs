@@ -84,6 +84,34 @@ fn a_socket_that_names_an_uplink_leaves_by_it() {
 }
 
 #[test]
+fn an_address_of_the_pool_leaves_by_its_uplink_wherever_the_gateway_has_it() {
+    in_gateway(async |mut site| {
+        ip("link set lo up");
+        ip("addr add 203.0.113.9/32 dev lo");
+        site.uplinks[0].addresses = vec!["203.0.113.9".parse().unwrap()];
+        install(&site, [false, true]).await;
+        assert_eq!(way(" from 203.0.113.9"), "wan0");
+        assert_eq!(way(""), "wan1");
+    });
+}
+
+#[test]
+fn what_leaves_by_an_uplink_has_an_address_of_its_pool() {
+    in_gateway(async |mut site| {
+        ip("addr add 203.0.113.9/32 dev lan0");
+        let pool = ["203.0.113.8", "203.0.113.9"].map(|address| address.parse().unwrap());
+        site.uplinks[0].addresses = pool.to_vec();
+        install(&site, [true, true]).await;
+        for (selector, source) in
+            [("", "203.0.113.9"), (" oif wan0", "203.0.113.9"), (" oif wan1", "192.0.2.130")]
+        {
+            let text = ip(&format!("route get 198.51.100.1{selector}"));
+            assert!(text.contains(&format!("src {source} ")), "{text}");
+        }
+    });
+}
+
+#[test]
 fn other_sockets_leave_by_the_best_usable_uplink() {
     in_gateway(async |site| {
         install(&site, [true, true]).await;

@@ -44,12 +44,15 @@ impl Rule {
 
 impl Default4 {
     pub(super) fn message(&self) -> RouteMessage {
-        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
             .table_id(self.table)
             .gateway(self.next_hop)
             .output_interface(self.interface)
-            .protocol(RouteProtocol::from(PROTOCOL))
-            .build();
+            .protocol(RouteProtocol::from(PROTOCOL));
+        if let Some(source) = self.source {
+            builder = builder.pref_source(source);
+        }
+        let mut message = builder.build();
         // The next hop may be outside the interface's own prefixes, as with /32 addresses.
         message.header.flags |= RouteFlags::Onlink;
         message
@@ -84,15 +87,17 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
 
 /// The route in a message, if it is weir's.
 pub fn route_of(message: &RouteMessage) -> Option<Default4> {
-    let (mut table, mut next_hop, mut interface) = (u32::from(message.header.table), None, None);
+    let mut table = u32::from(message.header.table);
+    let (mut next_hop, mut interface, mut source) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => next_hop = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             RouteAttribute::Oif(index) => interface = Some(*index),
             _ => {}
         }
     }
     let ours = u8::from(message.header.protocol) == PROTOCOL;
-    ours.then_some(Default4 { table, next_hop: next_hop?, interface: interface? })
+    ours.then_some(Default4 { table, next_hop: next_hop?, interface: interface?, source })
 }

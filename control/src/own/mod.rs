@@ -88,6 +88,8 @@ pub struct Default4 {
     pub next_hop: Ipv4Addr,
     /// Index of its interface.
     pub interface: u32,
+    /// What sockets without an address of their own are given; none: one of the interface.
+    pub source: Option<Ipv4Addr>,
 }
 
 /// All rules and routes of weir's.
@@ -126,14 +128,17 @@ impl Own {
             let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             let table = TABLE + 1 + index as u32;
             own.look(0, Selector::Device(link.name.clone()), table);
-            for address in kernel.addresses_of(link.index) {
-                own.look(0, Selector::Source(address), table);
+            let addresses = uplink.own_addresses(link.index, kernel);
+            for address in &addresses {
+                own.look(0, Selector::Source(*address), table);
             }
             if !link.up {
                 // The kernel drops the routes by a link that is set down, and takes none.
                 continue;
             }
-            own.routes.insert(Default4 { table, next_hop, interface: link.index });
+            let source = addresses.first().copied().filter(|a| uplink.addresses.contains(a));
+            let route = Default4 { table, next_hop, interface: link.index, source };
+            own.routes.insert(route);
             let member =
                 policy.and_then(|p| p.members.iter().find(|m| usize::from(m.uplink) == index));
             let Some(member) = member else { continue };
@@ -142,8 +147,7 @@ impl Own {
             let is = |bit| state & bit != 0;
             let usable = (is(uplink_state::USABLE), !is(uplink_state::DRAINING));
             let rank = (Reverse(usable), member.tier, Reverse(weight), index);
-            let route = Default4 { table: TABLE, next_hop, interface: link.index };
-            ranked.push((rank, route));
+            ranked.push((rank, Default4 { table: TABLE, ..route }));
         }
         if let Some((_, route)) = ranked.iter().min() {
             own.routes.insert(*route);

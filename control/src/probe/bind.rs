@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::site::Uplink;
+use crate::watch::{Kernel, Link};
+
 /// How an uplink's own sockets are told from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
@@ -17,6 +20,12 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// For the uplink of this link.
+    pub fn of(uplink: &Uplink, link: &Link, kernel: &Kernel) -> Self {
+        let source4 = uplink.own_addresses(link.index, kernel).first().copied();
+        Self { device: link.name.clone(), source4, source6: None }
+    }
+
     /// A non-blocking socket for `peer` that is bound to the uplink; not connected.
     ///
     /// # Errors

@@ -15,6 +15,15 @@ impl Uplink {
     pub fn next_hop_by(&self, interface: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
         self.next_hop.or_else(|| kernel.default_next_hop(interface))
     }
+
+    /// The gateway's own addresses that are the uplink's, best first: those of its pool that the
+    /// gateway has, on whatever interface, then those of the interface of this index, which may be
+    /// of a private network up to the provider's router.
+    pub fn own_addresses(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
+        let has = |address: &&Ipv4Addr| kernel.addresses.iter().any(|(_, n)| n.addr() == **address);
+        let pool = self.addresses.iter().filter(has).copied();
+        pool.chain(kernel.addresses_of(interface)).collect()
+    }
 }
 
 /// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::probe::Binding;
 use crate::watch::{Kernel, Link, Route};
 
 const GOOD: &str = r#"
@@ -338,6 +339,17 @@ fn a_next_hop_may_be_routed_to_its_interface() {
 fn a_next_hop_is_not_the_gateway_itself() {
     let found = with_fiber("next_hop = \"100.64.0.2\"", |_| ());
     assert!(found[0].contains("is the gateway itself"), "{found:?}");
+}
+
+#[test]
+fn probes_leave_with_an_address_of_the_pool_that_the_gateway_has() {
+    let pool = "weight = 5\naddresses = [\"203.0.113.8\", \"203.0.113.9\"]";
+    let site = parse("weir.toml", &GOOD.replacen("weight = 5", pool, 1)).unwrap();
+    let mut kernel = kernel();
+    let source = |kernel: &Kernel| Binding::of(&site.uplinks[0], &kernel.links[1], kernel).source4;
+    assert_eq!(source(&kernel), Some("100.64.0.2".parse().unwrap()));
+    kernel.addresses.push((9, "203.0.113.9/32".parse().unwrap()));
+    assert_eq!(source(&kernel), Some("203.0.113.9".parse().unwrap()));
 }
 
 #[test]
