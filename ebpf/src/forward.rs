@@ -89,7 +89,7 @@ fn forward<const L3: usize>(
     let packet = Packet::read::<L3>(ctx)?;
     // The search's loads take their time, so it begins before all that can be checked meanwhile.
     let search = Search::begin(packet.key())?;
-    is_ours::<L3>(ctx, published)?;
+    let heading = heading::<L3>(ctx, published)?;
     if !packet.is_plain() {
         return None;
     }
@@ -104,7 +104,8 @@ fn forward<const L3: usize>(
     }
     let [_, _, _, _, _, flags, _, uplink] = found.meta.to_le_bytes();
     let [_, _, port, ..] = out.to_le_bytes();
-    if flags & flag::OFFLOAD == 0 || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
+    let offered = flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading;
+    if !offered || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
         return None;
     }
     let port = published.port(port);
@@ -182,9 +183,10 @@ impl Packet {
     }
 }
 
-/// Did one of our ports get the frame, and is it for us?
+/// Where packets go that come in by the frame's port, see [`flag::heading`]; `None`: it is no port of
+/// ours, or the frame is not for us.
 #[inline(always)]
-fn is_ours<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<()> {
+fn heading<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<u8> {
     let (head, vlan) = if L3 == TAGGED {
         let head = words::at::<TAGGED>(ctx, 0)?;
         // SAFETY: the bytes are there.
@@ -195,8 +197,9 @@ fn is_ours<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<()
     // SAFETY: the context is the kernel's.
     let port = published.port_of(unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
     // SAFETY: the bytes are there, and it is a port of the half.
-    let (destination, own) = unsafe { (load64::<0>(head) & MAC, (*port).mac.word()) };
-    (destination == own).then_some(())
+    let (destination, own, role) =
+        unsafe { (load64::<0>(head) & MAC, (*port).mac.word(), (*port).role) };
+    (destination == own).then_some(flag::heading(role))
 }
 
 /// The destination's hardware address; `None` while it is not known.

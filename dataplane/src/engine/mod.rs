@@ -97,8 +97,8 @@ pub struct Engine {
     snapshot: Box<Snapshot>,
     /// Number of uplinks.
     uplinks: u8,
-    /// Devices whose untagged frames are a port's.
-    untagged: [bool; MAX_DEVICES],
+    /// Devices whose untagged frames are a port's, and where those go, see [`flag::heading`].
+    untagged: [Option<u8>; MAX_DEVICES],
     table: FlowTable4,
     neighbours: Neighbours,
     lane: LaneWriter,
@@ -162,7 +162,7 @@ impl Engine {
             control: regions.control.clone(),
             snapshot: Snapshot::new(),
             uplinks: 0,
-            untagged: [false; MAX_DEVICES],
+            untagged: [None; MAX_DEVICES],
             table: regions.flows.clone(),
             neighbours: regions.neighbours.clone(),
             lane: regions.counters.worker(id),
@@ -189,7 +189,8 @@ impl Engine {
         let half = &self.snapshot.half;
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
-            *untagged = half.port_of(device.ifindex, 0).is_some();
+            let port = half.port_of(device.ifindex, 0);
+            *untagged = port.map(|port| flag::heading(half.ports[usize::from(port)].role));
         }
         for (limit, policy) in self.homeward.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
@@ -299,7 +300,7 @@ impl Engine {
 
     #[inline(always)]
     fn classify(&self, frame: &[u8], device: u8) -> Stage {
-        if self.untagged.get(usize::from(device)).is_some_and(|known| *known)
+        if self.untagged.get(usize::from(device)).is_some_and(Option::is_some)
             && let Some(plain) = Plain::read(frame)
         {
             let hash = flow4(self.key, &plain.key());
@@ -332,7 +333,8 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let work = match stage {
             Stage::Plain { plain, slot, .. } => {
-                if let Some(way) = slot.and_then(|slot| self.established(&plain, slot)) {
+                let way = slot.and_then(|slot| self.established(&plain, received.device, slot));
+                if let Some(way) = way {
                     return self.forward(&plain, &way, received.frame, now, out);
                 }
                 self.parse(received.frame.data(), received.device)?
@@ -346,10 +348,11 @@ impl Engine {
     /// How the packet leaves, if that is the worker's to say and its flow is where it should be. An
     /// earlier packet of the batch may have ended the flow.
     #[inline(always)]
-    fn established(&self, plain: &Plain, slot: u32) -> Option<Way> {
+    fn established(&self, plain: &Plain, device: u8, slot: u32) -> Option<Way> {
+        let heading = (*self.untagged.get(usize::from(device))?)?;
         let entry = self.table.slot(slot);
         let action = entry.action();
-        let ours = action.flags & flag::OFFLOAD != 0
+        let ours = action.flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading
             && action.worker == self.id
             && entry.holds(plain.key().words())
             && steering::usable(&self.control, action.uplink);
@@ -419,6 +422,7 @@ impl Engine {
             }
         };
         let mut action = self.table.slot(slot).action();
+        self.check_side(work, &action)?;
         if action.worker != self.id {
             return self.give(action.worker, received, out);
         }
@@ -471,6 +475,7 @@ impl Engine {
         let p = &work.parsed;
         let key = fragment_key(p, received.frame.data());
         let action = self.fragments.recall(&key, now).ok_or(Counter::DropFragment)?;
+        self.check_side(work, &action)?;
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
@@ -495,8 +500,7 @@ impl Engine {
         let action = self.table.slot(slot.ok_or(Counter::DropIcmpUnrelated)?).action();
         let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
         // From the LAN only about packets that went there, and the reverse.
-        let from_uplink = self.is_uplink(work.port);
-        if from_uplink != (toward == Toward::Lan) {
+        if self.check_side(work, &action).is_err() {
             return Err(Counter::DropIcmpUnrelated);
         }
         icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
@@ -557,6 +561,16 @@ impl Engine {
     fn is_uplink(&self, port: u8) -> bool {
         let port = self.snapshot.half.ports.get(usize::from(port));
         port.is_some_and(|port| port.role == PortRole::Uplink as u8)
+    }
+
+    /// Refuses a packet that has a flow's key and comes from the wrong side. Any uplink may carry
+    /// what is for the LAN.
+    fn check_side(&self, work: &Work, action: &Action4) -> Result<(), Dropped> {
+        match (self.is_uplink(work.port), action.flags & flag::TO_UPLINK != 0) {
+            (true, true) => Err(Counter::DropNoFlow),
+            (false, false) => Err(Counter::DropSource),
+            _ => Ok(()),
+        }
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or

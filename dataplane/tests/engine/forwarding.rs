@@ -188,6 +188,24 @@ fn another_remote_port_does_not_come_in_by_a_mapping() {
 }
 
 #[test]
+fn packets_of_a_flow_come_from_its_own_side_alone() {
+    let mut gateway = Gateway::new();
+    let (device, out) = one(gateway.send(LAN, &udp_out(40_000, 53)));
+    let answer = answer_to(device, &out);
+    // Before the flow is offered to the kernel tier, and after.
+    for _ in 0..2 {
+        assert!(gateway.send(device, &udp_out(40_000, 53)).is_empty());
+        assert!(gateway.send(LAN, &answer).is_empty());
+        one(gateway.send(device, &answer));
+    }
+    assert_eq!((gateway.count(Counter::DropNoFlow), gateway.count(Counter::DropSource)), (2, 2));
+    gateway.writer.set_uplink_state(device - 1, 0);
+    assert!(gateway.send(device, &udp_out(40_000, 53)).is_empty());
+    assert_eq!(gateway.engines[0].flows(), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_source_that_is_not_the_lans_makes_no_flow() {
     let mut gateway = Gateway::new();
     let spoofed = udp(HOST_MAC, device_mac(LAN), ([172, 16, 0, 1], 1), (SERVER, 2));

@@ -19,7 +19,11 @@ const FORWARDED: (u32, Counter) = (REDIRECT, Counter::XdpForwarded);
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
 
 fn fixture(test: &str, change: impl FnOnce(&mut ControlHalf)) -> Fixture {
-    let mut f = Fixture::with(test, PortRole::Lan, OnDataplaneLoss::Drop, change);
+    fixture_at(test, PortRole::Lan, change)
+}
+
+fn fixture_at(test: &str, role: PortRole, change: impl FnOnce(&mut ControlHalf)) -> Fixture {
+    let mut f = Fixture::with(test, role, OnDataplaneLoss::Drop, change);
     f.can_transmit();
     f
 }
@@ -130,7 +134,7 @@ fn a_udp_packet_without_a_checksum_keeps_none() {
 
 #[test]
 fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
-    let mut f = fixture("lan", |_| ());
+    let mut f = fixture_at("lan", PortRole::Uplink, |_| ());
     let mac = [2, 9, 9, 9, 9, 9];
     let l2 = Neighbours::open(&f.pins, Access::Write)
         .unwrap()
@@ -144,6 +148,24 @@ fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
     assert_eq!(sent[..6], mac);
     let uplink = f.counters.uplink(0);
     assert_eq!((uplink.tx_packets, uplink.rx_packets, uplink.rx_bytes), (0, 1, 52));
+}
+
+#[test]
+fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
+    let plain = frame(udp::PROTOCOL, 0);
+    let outward = offered(&plain);
+    let inward = FlowEntry4 { flags: outward.flags & !flag::TO_UPLINK, ..outward };
+    let stranger = (PASS, Counter::XdpPassForeign);
+    for (role, entry, expected) in [
+        (PortRole::Lan, outward, FORWARDED),
+        (PortRole::Lan, inward, TRANSIT),
+        (PortRole::Uplink, inward, FORWARDED),
+        (PortRole::Uplink, outward, stranger),
+    ] {
+        let mut f = fixture_at("side", role, |_| ());
+        f.insert(entry);
+        assert_eq!(f.run(&plain), expected);
+    }
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub const fn flows_for(slots: u32) -> u32 {
 
 /// Bits of an entry's `flags`.
 pub mod flag {
+    use crate::layout::control::PortRole;
+
     /// The direction that the flow's first packet had; the peer entry lacks it.
     pub const FORWARD: u8 = 1;
     /// Addresses or ports are rewritten.
@@ -61,6 +63,14 @@ pub mod flag {
     pub const TO_UPLINK: u8 = 16;
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u8 = 32;
+
+    /// [`TO_UPLINK`] as it stands in entries whose packets come in by a port of this
+    /// [role](PortRole): what the LAN sends goes to an uplink, the rest to the LAN.
+    #[inline(always)]
+    pub const fn heading(role: u8) -> u8 {
+        const _: () = assert!(PortRole::Uplink as u8 & PortRole::Lan as u8 == 0);
+        (role & PortRole::Lan as u8) * TO_UPLINK
+    }
 }
 
 /// Where a flow stands; kept in the forward entry.
