@@ -81,7 +81,8 @@ pub fn create(table: &FlowTable4, secret: [u64; 2], new: &NewFlow) -> Option<u32
 ///
 /// A flow is offered to the kernel tier once both directions were seen (TCP: and the handshake is
 /// complete). After one FIN a connection may go on for hours (half-close, RFC 5382 REQ-2); after
-/// both, or a RST, it is closing, and a new SYN opens it again.
+/// both, or a RST, it is closing, and a SYN from outside opens it again; one from the inside begins
+/// a flow of its own, see [`is_over`].
 #[inline]
 pub fn follow(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tcp_flags: u8) {
     const EVENTS: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
@@ -130,6 +131,12 @@ fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tc
     }
     slot.set_meta(flags, state as u8);
     peer.set_meta(other.flags, state as u8);
+}
+
+/// Is it the forward entry of a connection that has ended? The next with the same ports is another:
+/// it may go by another uplink, and from another address.
+pub fn is_over(action: &Action4) -> bool {
+    action.flags & flag::FORWARD != 0 && action.flow_state == FlowState::Closing as u8
 }
 
 /// Makes a TCP flow one that is closing, given its forward slot: the kernel tier leaves it alone.

@@ -55,6 +55,8 @@ pub struct Segment {
     pub end: u32,
     /// Has it data?
     pub has_data: bool,
+    /// Does it say where its direction's numbers begin?
+    pub begins: bool,
 }
 
 impl Segment {
@@ -63,13 +65,15 @@ impl Segment {
     pub const fn new(seq: u32, len: u32, flags: u8) -> Self {
         let syn = (flags & flag::SYN != 0) as u32;
         let fin = (flags & flag::FIN != 0) as u32;
-        Self { end: seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin), has_data: len != 0 }
+        let end = seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin);
+        Self { end, has_data: len != 0, begins: syn == 1 }
     }
 
-    /// Is there something in it behind `next`, the end of all before it?
+    /// Is there something in it behind `next`, the end of all before it? There is nothing before a
+    /// SYN.
     #[inline(always)]
     pub const fn is_new(&self, next: u32) -> bool {
-        self.end.wrapping_sub(next) as i32 > 0
+        self.begins || self.end.wrapping_sub(next) as i32 > 0
     }
 }
 

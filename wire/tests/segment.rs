@@ -6,8 +6,11 @@ use weir_wire::tcp::{Segment, flag};
 
 #[test]
 fn syn_and_fin_take_a_number_each() {
-    assert_eq!(Segment::new(7, 0, flag::SYN), Segment { end: 8, has_data: false });
-    assert_eq!(Segment::new(7, 3, flag::FIN | flag::ACK), Segment { end: 11, has_data: true });
+    assert_eq!(Segment::new(7, 0, flag::SYN), Segment { end: 8, has_data: false, begins: true });
+    assert_eq!(
+        Segment::new(7, 3, flag::FIN | flag::ACK),
+        Segment { end: 11, has_data: true, begins: false }
+    );
     assert_eq!(Segment::new(u32::MAX, 1, 0).end, 0);
 }
 
@@ -16,6 +19,12 @@ fn only_what_ends_behind_all_before_it_is_new() {
     let segment = Segment::new(100, 10, 0);
     assert!(segment.is_new(109) && segment.is_new(u32::MAX));
     assert!(!segment.is_new(110) && !segment.is_new(111));
+}
+
+#[test]
+fn a_syn_is_new_whatever_was_before_it() {
+    let syn = Segment::new(7, 0, flag::SYN);
+    assert!(syn.is_new(8) && syn.is_new(1000) && syn.is_new(u32::MAX));
 }
 
 proptest! {

@@ -180,8 +180,7 @@ impl Engine {
         if self.is_best(action.uplink, policy, &traffic) {
             return Ok(slot);
         }
-        let opens = p.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK) == tcp::flag::SYN;
-        if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 && !opens {
+        if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 && !opens(p) {
             match self.on_uplink_down(policy) {
                 OnUplinkDown::Keep => return Ok(slot),
                 OnUplinkDown::Drop => return Err(Counter::DropUplinkDown),

@@ -426,7 +426,11 @@ impl Engine {
         if action.worker != self.id {
             return self.give(action.worker, received, out);
         }
-        if self.leaves(&action) {
+        if opens(p) && flows::is_over(&action) {
+            self.remove(slot);
+            slot = self.admit(work, &key, received.frame.data(), now)?;
+            action = self.table.slot(slot).action();
+        } else if self.leaves(&action) {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
@@ -699,6 +703,12 @@ fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
         proto: p.proto,
         dscp: p.dscp,
     }
+}
+
+/// Is it the first segment of a TCP connection?
+fn opens(p: &Parsed) -> bool {
+    const OTHERS: u8 = tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST;
+    p.proto == tcp::PROTOCOL && p.tcp_flags & (tcp::flag::SYN | OTHERS) == tcp::flag::SYN
 }
 
 fn segment_of(p: &Parsed, frame: &[u8]) -> tcp::Segment {

@@ -184,6 +184,46 @@ fn a_new_connection_with_the_ports_of_a_dead_one_is_made() {
 }
 
 #[test]
+fn a_connection_with_the_ports_of_a_closed_one_numbers_its_segments_anew() {
+    let mut gateway = Gateway::new();
+    let data = |seq: u32| {
+        let mut frame = tcp_out(40_000, 443, ACK);
+        frame[38..42].copy_from_slice(&seq.to_be_bytes());
+        frame
+    };
+    connection(&mut gateway, 40_000);
+    gateway.send(LAN, &data(1 << 30));
+    gateway.send(LAN, &tcp_out(40_000, 443, RST));
+    let retransmitted =
+        |gateway: &Gateway| [0, 1].map(|n| gateway.regions.counters.uplink(n).retransmitted);
+    let before = retransmitted(&gateway);
+    let (device, syn) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
+    gateway.send(device, &answer_to(device, &syn));
+    // Seven bytes came with the SYN.
+    gateway.send(LAN, &data(1008));
+    assert_eq!((retransmitted(&gateway), flows(&gateway)), (before, 1));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_connection_with_the_ports_of_a_closed_one_is_placed_anew() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    assert_eq!(connection(&mut gateway, 40_000), 2);
+    away(&mut gateway, ComeHome::All);
+    assert_eq!(tend(&mut gateway).len(), 2);
+    assert_eq!(connection(&mut gateway, 40_000), 1);
+    sweep(&mut gateway);
+    let address = [203, 0, 113, 77];
+    gateway.half.uplinks[0].pool[0] = address;
+    gateway.publish(BUCKETS);
+    assert_eq!(sweep(&mut gateway).len(), 2);
+    let (device, syn) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
+    assert_eq!((device, see(&syn).src, flows(&gateway)), (1, address, 1));
+    gateway.assert_conserved();
+}
+
+#[test]
 fn kept_connections_stay_where_they_are() {
     let mut gateway = Gateway::new();
     policies(&mut gateway, |policy| policy.on_uplink_down = OnUplinkDown::Keep as u8);
