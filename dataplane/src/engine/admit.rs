@@ -6,7 +6,7 @@ use weir_wire::layout::control::{OnUplinkDown, Uplink};
 use super::*;
 
 impl Engine {
-    /// Makes a flow for a packet from the LAN; its slot.
+    /// Makes a flow for a packet that has none; its slot.
     pub(super) fn admit(
         &mut self,
         work: &Work,
@@ -18,11 +18,6 @@ impl Engine {
         if self.is_uplink(work.port) {
             return Err(Counter::DropNoFlow);
         }
-        let half = &self.snapshot.half;
-        let own = (half.lan_prefix_count as usize).min(half.lan_prefixes.len());
-        if !half.lan_prefixes[..own].iter().any(|prefix| prefix.contains4(p.src)) {
-            return Err(Counter::DropSource);
-        }
         // A connection may be picked up in its midst, after a restart without its table; a segment
         // that only ends one may not.
         let ends = tcp::flag::RST | tcp::flag::FIN;
@@ -33,6 +28,23 @@ impl Engine {
             p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
         if reply {
             return Err(Counter::DropNoFlow);
+        }
+        self.begin(work, key, frame, now)
+    }
+
+    /// Makes a flow for a packet from the LAN; its slot.
+    pub(super) fn begin(
+        &mut self,
+        work: &Work,
+        key: &FlowKey4,
+        frame: &[u8],
+        now: u32,
+    ) -> Result<u32, Dropped> {
+        let p = &work.parsed;
+        let half = &self.snapshot.half;
+        let own = (half.lan_prefix_count as usize).min(half.lan_prefixes.len());
+        if !half.lan_prefixes[..own].iter().any(|prefix| prefix.contains4(p.src)) {
+            return Err(Counter::DropSource);
         }
         let traffic = traffic_of(p, work.port);
         let endpoint = match work.new {
@@ -194,6 +206,6 @@ impl Engine {
         }
         self.remove(slot);
         self.lane.add(Counter::FlowsMoved, 1);
-        self.admit(work, key, received.frame.data(), now)
+        self.begin(work, key, received.frame.data(), now)
     }
 }

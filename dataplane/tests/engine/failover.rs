@@ -2,11 +2,11 @@
 
 use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
-    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, uplink_state,
+    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
-use weir_wire::tcp::{self, flag::ACK, flag::RST, flag::SYN};
+use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 use zerocopy::FromZeros;
 
 use crate::gateway::*;
@@ -221,6 +221,23 @@ fn a_connection_with_the_ports_of_a_closed_one_is_placed_anew() {
     let (device, syn) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
     assert_eq!((device, see(&syn).src, flows(&gateway)), (1, address, 1));
     gateway.assert_conserved();
+}
+
+#[test]
+fn a_routed_connection_moves_with_the_packet_that_ends_it() {
+    for end in [FIN | ACK, RST] {
+        let mut gateway = Gateway::new();
+        for uplink in &mut gateway.half.uplinks {
+            uplink.translate = Translate::None as u8;
+        }
+        gateway.publish(BUCKETS / 2);
+        let device = connection(&mut gateway, 40_000);
+        gateway.writer.set_uplink_state(device - 1, 0);
+        let sent = gateway.send(LAN, &tcp_out(40_000, 443, end));
+        assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [3 - device]);
+        assert_eq!((flows(&gateway), gateway.count(Counter::FlowsMoved)), (1, 1));
+        gateway.assert_conserved();
+    }
 }
 
 #[test]
