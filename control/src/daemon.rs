@@ -579,11 +579,12 @@ impl Daemon {
 
     /// Makes the kernel's rules and routes follow.
     async fn route(&mut self, watcher: &Watcher) {
+        let Some(half) = &self.half else { return };
         let states =
             (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
         let states: Vec<u32> = states.collect();
         let wanted = match self.site.own_traffic {
-            true => Own::wanted(&self.site, &self.kernel, &states),
+            true => Own::wanted(&self.site, &self.kernel, half, &states),
             false => Own::default(),
         };
         let done = wanted.install(&mut self.kernel.own, watcher.handle()).await;

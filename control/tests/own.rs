@@ -4,6 +4,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use weir_control::own::{self, Own};
+use weir_control::publish::{self, Overrides};
 use weir_control::site::{self, Site};
 use weir_control::watch::Watcher;
 use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
@@ -62,9 +63,14 @@ async fn install(site: &Site, usable: [bool; 2]) {
 }
 
 async fn install_by(site: &Site, states: [u32; 2]) {
+    install_with(site, &Overrides::default(), states).await;
+}
+
+async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
     let mut kernel = watcher.read().await.unwrap();
-    let wanted = Own::wanted(site, &kernel, &states);
+    let half = publish::derive(site, &kernel, overrides, &[]).half;
+    let wanted = Own::wanted(site, &kernel, &half, &states);
     wanted.install(&mut kernel.own, watcher.handle()).await.unwrap();
     assert_eq!(kernel.own, wanted);
     assert_eq!(watcher.read().await.unwrap().own, wanted);
@@ -132,6 +138,37 @@ fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() 
         install_by(&site, [usable | draining, usable]).await;
         assert_eq!(way(""), "wan1");
         install_by(&site, [0, usable | draining]).await;
+        assert_eq!(way(""), "wan1");
+    });
+}
+
+#[test]
+fn other_sockets_leave_a_degraded_uplink_while_another_is_well() {
+    in_gateway(async |mut site| {
+        let (usable, degraded) = (uplink_state::USABLE, uplink_state::DEGRADED);
+        site.policies[0].members[1].tier = 2;
+        install_by(&site, [usable | degraded, usable]).await;
+        assert_eq!(way(""), "wan1");
+        install_by(&site, [usable | degraded, usable | degraded]).await;
+        assert_eq!(way(""), "wan0");
+    });
+}
+
+#[test]
+fn other_sockets_follow_weights_that_are_set_at_run_time() {
+    in_gateway(async |mut site| {
+        let states = [uplink_state::USABLE; 2];
+        let mut overrides = Overrides::default();
+        overrides.weights.insert(1, 6);
+        install_with(&site, &overrides, states).await;
+        assert_eq!(way(""), "wan1");
+        overrides.member_weights.insert((0, 1), 1);
+        install_with(&site, &overrides, states).await;
+        assert_eq!(way(""), "wan0");
+        // Without a weight, it is worse than any of another tier.
+        site.policies[0].members[1].tier = 2;
+        overrides.weights.insert(0, 0);
+        install_with(&site, &overrides, states).await;
         assert_eq!(way(""), "wan1");
     });
 }
@@ -206,7 +243,8 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         site.uplinks[0].next_hop = Some("192.0.2.2".parse().unwrap());
         let mut watcher = Watcher::new().unwrap();
         let mut kernel = watcher.read().await.unwrap();
-        let wanted = Own::wanted(&site, &kernel, &[0, uplink_state::USABLE]);
+        let half = publish::derive(&site, &kernel, &Overrides::default(), &[]).half;
+        let wanted = Own::wanted(&site, &kernel, &half, &[0, uplink_state::USABLE]);
         let error = wanted.install(&mut kernel.own, watcher.handle()).await.unwrap_err();
         assert!(error.to_string().contains("192.0.2.2"), "{error}");
         assert_eq!(way(" from 192.0.2.130"), "wan1");

@@ -27,7 +27,7 @@ use futures_util::stream::TryStreamExt;
 use netlink_packet_route::route::RouteHeader;
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
-use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
+use weir_wire::layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
 
 use crate::site::Site;
 use crate::watch::{Kernel, Watcher};
@@ -109,14 +109,23 @@ fn has_v6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
+/// How good a choice a member is for the gateway's own traffic, in the order of what takes flows of
+/// users: the usable, with a weight, not draining, not degraded; the best tier, the greatest weight.
+fn rank(member: &Member, state: u32) -> impl Ord {
+    let is = |bit| state & bit != 0;
+    let weight = member.weight & Member::MAX_WEIGHT;
+    let worse = (!is(uplink_state::USABLE), weight == 0, is(uplink_state::DRAINING));
+    (worse, is(uplink_state::DEGRADED), member.tier, Reverse(weight))
+}
+
 impl Own {
-    /// What there should be, given the uplinks' state words; pure. The gateway uses the first usable
-    /// uplink of its default policy, best tier and greatest weight first; of none other, one that is
-    /// draining; and the first of all that have a next hop when none is usable.
-    pub fn wanted(site: &Site, kernel: &Kernel, states: &[u32]) -> Self {
+    /// What there should be, given what is published and the uplinks' state words; pure. The gateway
+    /// uses the best uplink of its default policy that has a next hop.
+    pub fn wanted(site: &Site, kernel: &Kernel, half: &ControlHalf, states: &[u32]) -> Self {
         let mut own = Self::default();
         let mut ranked = Vec::new();
-        let policy = site.policies.get(usize::from(site.default_policy));
+        let policy = half.policies.get(usize::from(half.default_policy));
+        let members = policy.map_or(&[][..], Policy::members);
         for (index, uplink) in site.uplinks.iter().enumerate() {
             let selector = Selector::Mark(mark(index as u8));
             own.look(0, selector.clone(), TABLE + 1 + index as u32);
@@ -139,17 +148,12 @@ impl Own {
             let source = addresses.first().copied().filter(|a| uplink.addresses.contains(a));
             let route = Default4 { table, next_hop, interface: link.index, source };
             own.routes.insert(route);
-            let member =
-                policy.and_then(|p| p.members.iter().find(|m| usize::from(m.uplink) == index));
-            let Some(member) = member else { continue };
-            let weight = member.weight.unwrap_or(uplink.weight);
+            let member = members.iter().find(|member| usize::from(member.uplink) == index);
             let state = states.get(index).copied().unwrap_or(0);
-            let is = |bit| state & bit != 0;
-            let usable = (is(uplink_state::USABLE), !is(uplink_state::DRAINING));
-            let rank = (Reverse(usable), member.tier, Reverse(weight), index);
-            ranked.push((rank, Default4 { table: TABLE, ..route }));
+            let rank = member.map(|member| rank(member, state));
+            ranked.extend(rank.map(|rank| (rank, index, Default4 { table: TABLE, ..route })));
         }
-        if let Some((_, route)) = ranked.iter().min() {
+        if let Some((_, _, route)) = ranked.iter().min() {
             own.routes.insert(*route);
             own.look(2, Selector::From("lo".into()), TABLE);
             if site.on_dataplane_loss == OnDataplaneLoss::Kernel {
