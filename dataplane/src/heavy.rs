@@ -37,7 +37,7 @@ impl Heavy {
     pub fn expects(&self, src: [u8; 4], dst: [u8; 4], now: u32) -> bool {
         let hash = self.hash(src, dst);
         let (known, seen) = self.pairs[hash as usize % PAIRS];
-        known == hash && (now.wrapping_sub(seen) as i32) < MEMORY_MS as i32
+        known == hash && now.wrapping_sub(seen) < MEMORY_MS
     }
 
     fn hash(&self, src: [u8; 4], dst: [u8; 4]) -> u64 {
@@ -65,5 +65,13 @@ mod tests {
         assert!(heavy.expects([10, 0, 0, 1], [9; 4], 1000 + MEMORY_MS - 1));
         assert!(!heavy.expects([10, 0, 0, 1], [9; 4], 1000 + MEMORY_MS));
         assert!(!heavy.expects([10, 0, 0, 2], [9; 4], 1000));
+    }
+
+    #[test]
+    fn a_pair_stays_forgotten_while_the_clock_goes_round() {
+        const DAY: u32 = 86_400_000;
+        let mut heavy = Heavy::new([1, 2]);
+        heavy.learn(&flow(HEAVY_BYTES), 0, 1000);
+        assert!((1..49).all(|day| !heavy.expects([10, 0, 0, 1], [9; 4], 1000 + day * DAY)));
     }
 }
