@@ -1,7 +1,7 @@
-//! Later fragments follow the first one's rewrite.
+//! Later fragments follow the first: by its rewrite, or to the worker that it was handed over to.
 //!
-//! Only a first fragment has ports. Its action is kept, by addresses, identification and protocol,
-//! for [`LIFETIME_MS`]; later fragments in order use it. A fragment that comes before its first is
+//! Only a first fragment has ports. What became of it is kept, by addresses, identification and
+//! protocol, for [`LIFETIME_MS`]; later fragments in order share it. A fragment that comes before its first is
 //! dropped. The table has a fixed size: a new first fragment takes the place of an old one.
 
 use weir_shm::flows::Action4;
@@ -24,10 +24,19 @@ pub struct FragmentKey {
     pub proto: u8,
 }
 
-/// Actions of recent first fragments.
+/// What became of a first fragment.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate {
+    /// It left.
+    Left(Action4),
+    /// It went to the worker that owns, or will own, its flow.
+    Given(u8),
+}
+
+/// Fates of recent first fragments.
 #[derive(Debug)]
 pub struct Fragments {
-    slots: Box<[Option<(FragmentKey, Action4, u32)>; SLOTS]>,
+    slots: Box<[Option<(FragmentKey, Fate, u32)>; SLOTS]>,
     secret: [u64; 2],
 }
 
@@ -37,16 +46,16 @@ impl Fragments {
         Self { slots: Box::new([None; SLOTS]), secret }
     }
 
-    /// Keeps the action of a first fragment.
-    pub fn remember(&mut self, key: FragmentKey, action: Action4, now: u32) {
+    /// Keeps the fate of a first fragment.
+    pub fn remember(&mut self, key: FragmentKey, fate: Fate, now: u32) {
         let slot = self.slot(&key);
-        self.slots[slot] = Some((key, action, now));
+        self.slots[slot] = Some((key, fate, now));
     }
 
-    /// The action for a later fragment.
-    pub fn recall(&self, key: &FragmentKey, now: u32) -> Option<Action4> {
-        let (of, action, since) = self.slots[self.slot(key)]?;
-        (of == *key && now.wrapping_sub(since) < LIFETIME_MS).then_some(action)
+    /// The fate of a later fragment.
+    pub fn recall(&self, key: &FragmentKey, now: u32) -> Option<Fate> {
+        let (of, fate, since) = self.slots[self.slot(key)]?;
+        (of == *key && now.wrapping_sub(since) < LIFETIME_MS).then_some(fate)
     }
 
     fn slot(&self, key: &FragmentKey) -> usize {

@@ -39,7 +39,7 @@ use weir_wire::{icmp, ipv4, rewrite, tcp};
 use crate::answer::{self, Answer, RateLimit};
 use crate::established::Plain;
 use crate::flows::{self, NewFlow, Side, key_of, reversed};
-use crate::fragments::{FragmentKey, Fragments};
+use crate::fragments::{Fate, FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
 use crate::link::{self, LinkHeader};
@@ -416,7 +416,7 @@ impl Engine {
             Some(slot) => slot,
             None => {
                 if let Some(worker) = self.decider(work) {
-                    return self.give(worker, received, out);
+                    return self.give_first(worker, p, received, now, out);
                 }
                 self.admit(work, &key, received.frame.data(), now)?
             }
@@ -424,7 +424,7 @@ impl Engine {
         let mut action = self.table.slot(slot).action();
         self.check_side(work, &action)?;
         if action.worker != self.id {
-            return self.give(action.worker, received, out);
+            return self.give_first(action.worker, p, received, now, out);
         }
         if opens(p) && flows::is_over(&action) {
             self.remove(slot);
@@ -447,7 +447,8 @@ impl Engine {
         }
         flows::follow(&self.table, slot, &action, p.proto, p.tcp_flags);
         if p.kind != Kind::Flow {
-            self.fragments.remember(fragment_key(p, received.frame.data()), action, now);
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Fate::Left(action), now);
         }
         if p.proto == tcp::PROTOCOL && p.tcp_flags & tcp::flag::RST == 0 {
             let segment = segment_of(p, received.frame.data());
@@ -478,7 +479,10 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
         let key = fragment_key(p, received.frame.data());
-        let action = self.fragments.recall(&key, now).ok_or(Counter::DropFragment)?;
+        let action = match self.fragments.recall(&key, now).ok_or(Counter::DropFragment)? {
+            Fate::Left(action) => action,
+            Fate::Given(worker) => return self.give(worker, received, out),
+        };
         self.check_side(work, &action)?;
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
@@ -587,6 +591,22 @@ impl Engine {
         let port = u16::from_be_bytes(p.sport);
         let worker = decider(self.key, self.workers, p.proto, p.src, port);
         (worker != self.id).then_some(worker)
+    }
+
+    /// Hands over a packet with ports; if it is a first fragment, the later ones will follow it.
+    fn give_first<B: Buffer>(
+        &mut self,
+        worker: u8,
+        p: &Parsed,
+        received: Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
+        if p.kind != Kind::Flow {
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Fate::Given(worker), now);
+        }
+        self.give(worker, received, out)
     }
 
     fn give<B: Buffer>(

@@ -310,7 +310,8 @@ fn an_icmp_error_about_nobodys_packet_goes_nowhere() {
     assert_eq!(gateway.count(Counter::DropIcmpUnrelated), 1);
 }
 
-fn fragments() -> [Vec<u8>; 2] {
+/// A datagram from the host in two.
+pub fn fragments() -> [Vec<u8>; 2] {
     let whole = udp(HOST_MAC, device_mac(LAN), (HOST, 40_000), (SERVER, 53));
     let split = |payload: &[u8], offset: u16, more: bool| {
         let mut ip =

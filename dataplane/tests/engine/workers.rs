@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow, Side};
@@ -144,4 +145,18 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     flows::create(&gateway.regions.flows, KEY, &other).unwrap();
     assert!(gateway.send(LAN, &udp_out(30_000, 54)).is_empty());
     assert_eq!(gateway.count(Counter::DropNoPort), 1);
+}
+
+#[test]
+fn later_fragments_follow_their_first_to_its_worker() {
+    let mut gateway = Gateway::with(3, 4096);
+    let [first, later] = fragments();
+    for worker in 0..3 {
+        let device = gateway.send_to(worker, LAN, &first)[0].0;
+        let sent = gateway.send_to(worker, LAN, &later);
+        assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [device]);
+    }
+    // All but the flow's own worker handed over both.
+    assert_eq!(gateway.count(Counter::UserHandoverOut), 4);
+    gateway.assert_conserved();
 }
