@@ -30,7 +30,7 @@ use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for, host_check_due};
 use weir_wire::layout::neighbour::{FIRST_LAN_L2, Neighbour};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
@@ -333,7 +333,7 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let work = match stage {
             Stage::Plain { plain, slot, .. } => {
-                let way = slot.and_then(|slot| self.established(&plain, received.device, slot));
+                let way = slot.and_then(|slot| self.established(&plain, &received, slot, now));
                 if let Some(way) = way {
                     return self.forward(&plain, &way, received.frame, now, out);
                 }
@@ -348,8 +348,14 @@ impl Engine {
     /// How the packet leaves, if that is the worker's to say and its flow is where it should be. An
     /// earlier packet of the batch may have ended the flow.
     #[inline(always)]
-    fn established(&self, plain: &Plain, device: u8, slot: u32) -> Option<Way> {
-        let heading = (*self.untagged.get(usize::from(device))?)?;
+    fn established<B: Buffer>(
+        &self,
+        plain: &Plain,
+        received: &Received<B>,
+        slot: u32,
+        now: u32,
+    ) -> Option<Way> {
+        let heading = (*self.untagged.get(usize::from(received.device))?)?;
         let entry = self.table.slot(slot);
         let action = entry.action();
         let ours = action.flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading
@@ -358,6 +364,9 @@ impl Engine {
             && steering::usable(&self.control, action.uplink);
         let port = self.snapshot.half.ports.get(usize::from(action.port))?;
         if !ours || plain.total() > port.mtu || port.vlan != 0 {
+            return None;
+        }
+        if self.host_moved(slot, &action, received.frame.data(), now).is_some() {
             return None;
         }
         let (device, link) = self.link_header(&action)?;
@@ -433,6 +442,12 @@ impl Engine {
         } else if self.leaves(&action) {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
+        }
+        let moved = self.host_moved(slot, &action, received.frame.data(), now);
+        if let Some(l2) =
+            moved.filter(|host| host.port == work.port).and_then(|host| self.neighbours.learn(host))
+        {
+            self.table.slot(action.peer).set_l2(l2);
         }
         if p.ttl <= 1 {
             self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
@@ -579,6 +594,19 @@ impl Engine {
             (false, false) => Err(Counter::DropSource),
             _ => Ok(()),
         }
+    }
+
+    /// The host, or the router it is behind, if a packet of its comes from another hardware address
+    /// than answers go to: a standby took over, or the host roams. Looks once a second and flow.
+    #[inline(always)]
+    fn host_moved(&self, slot: u32, action: &Action4, frame: &[u8], now: u32) -> Option<Neighbour> {
+        let last_seen = self.table.slot(slot).last_seen();
+        if action.flags & flag::TO_UPLINK == 0 || !host_check_due(last_seen, now, action.peer) {
+            return None;
+        }
+        let known = self.neighbours.get(self.table.slot(action.peer).action().l2)?;
+        let mac = *frame.get(6..)?.first_chunk()?;
+        (mac != known.mac).then_some(Neighbour { mac, ..known })
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or

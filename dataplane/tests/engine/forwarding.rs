@@ -2,8 +2,9 @@
 
 use super::gateway::*;
 use etherparse::{IpFragOffset, PacketBuilder};
-use weir_wire::layout::control::{BUCKETS, Rule, uplink_state};
+use weir_wire::layout::control::{BUCKETS, PortRole, Rule, uplink_state};
 use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::HOST_CHECK_MS;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -44,6 +45,40 @@ fn an_answer_returns_to_the_host_that_asked() {
         assert_eq!((seen.dst, seen.dport), (asked.src, asked.sport));
         gateway.assert_conserved();
     }
+}
+
+#[test]
+fn answers_follow_a_host_to_another_hardware_address() {
+    for frame in [udp_out(40_000, 53), tcp_out(40_000, 443, SYN)] {
+        let mut gateway = Gateway::new();
+        let (device, out) = one(gateway.send(LAN, &frame));
+        let answer = answer_to(device, &out);
+        one(gateway.send(device, &answer));
+        let mut moved = frame;
+        moved[11] = 0x11;
+        gateway.now += HOST_CHECK_MS;
+        one(gateway.send(LAN, &moved));
+        let (_, back) = one(gateway.send(device, &answer));
+        assert_eq!(back[..6], moved[6..12]);
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn answers_stay_at_the_port_that_a_host_began_at() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[3].role = PortRole::Lan as u8;
+    gateway.publish(BUCKETS / 2);
+    let frame = udp_out(40_000, 53);
+    let (device, out) = one(gateway.send(LAN, &frame));
+    let answer = answer_to(device, &out);
+    let mut elsewhere = frame;
+    elsewhere[..6].copy_from_slice(&device_mac(3));
+    elsewhere[11] = 0x11;
+    gateway.now += HOST_CHECK_MS;
+    one(gateway.send(3, &elsewhere));
+    let (back, answer) = one(gateway.send(device, &answer));
+    assert_eq!((back, &answer[..6]), (LAN, &HOST_MAC[..]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use weir_shm::neighbours::Neighbours;
 use weir_wire::layout::control::Mac;
 use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, HOST_CHECK_MS, flag};
 use weir_wire::layout::neighbour::Neighbour;
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
@@ -166,6 +166,27 @@ fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
         f.insert(entry);
         assert_eq!(f.run(&plain), expected);
     }
+}
+
+#[test]
+fn a_packet_of_a_host_that_moved_is_the_user_tiers() {
+    let mut f = fixture("moved", |_| ());
+    let l2 = Neighbours::open(&f.pins, Access::Write)
+        .unwrap()
+        .learn(Neighbour { mac: THEIRS, port: 0 })
+        .unwrap();
+    let mut plain = frame(udp::PROTOCOL, 0);
+    let forward = offered(&plain);
+    let site = FlowKey4::new(SITE, WAN_ADDRESS, forward.dport, forward.rewrite.sport, 17);
+    let peer = f.insert(FlowEntry4 { l2, ..entry(&site, &site) });
+    let slot = f.insert(FlowEntry4 { peer, ..forward });
+    assert_eq!(f.run(&plain), FORWARDED);
+    let seen = f.flows.slot(slot).last_seen();
+    f.flows.slot(slot).count(0, seen.wrapping_sub(HOST_CHECK_MS));
+    plain[11] = 9;
+    assert_eq!(f.run(&plain), TRANSIT);
+    plain[6..12].copy_from_slice(&THEIRS);
+    assert_eq!(f.run(&plain), FORWARDED);
 }
 
 #[test]

@@ -245,6 +245,15 @@ impl Slot4 {
         self.out.store(word, Ordering::Release);
     }
 
+    /// Owner only: replaces the layer-2 index of who the direction leads to.
+    #[inline]
+    pub fn set_l2(&self, l2: u16) {
+        let [_, _, port, worker, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
+        let [l0, l1] = l2.to_ne_bytes();
+        let word = u64::from_ne_bytes([l0, l1, port, worker, e0, e1, e2, e3]);
+        self.out.store(word, Ordering::Release);
+    }
+
     /// Owner only: names the other direction's slot.
     #[cfg_attr(loom, expect(dead_code, reason = "the table is not part of the models"))]
     pub(super) fn set_peer(&self, peer: u32) {

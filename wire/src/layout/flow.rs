@@ -18,7 +18,7 @@
 //! the machine keeps loads in order and stores in order, so that release and acquire are plain
 //! accesses; arm64 would need `BPF_LOAD_ACQ` (Linux 6.15), so there the kernel tier stays off. Only
 //! the owning worker changes anything but the counters and `last_seen`; what it changes in a
-//! valid slot (flags, flow state, peer) it stores as one word.
+//! valid slot (flags, flow state, `l2`, peer) it stores as one word.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -32,6 +32,17 @@ pub const PAGE: u32 = 64;
 pub const VALID: u32 = 1;
 /// Added to `state` each time the slot is used.
 pub const GENERATION: u32 = 2;
+
+/// Milliseconds, a power of two, after which a flow's next packet from the LAN is compared with the
+/// hardware address that answers go to.
+pub const HOST_CHECK_MS: u32 = 1024;
+
+/// Is the comparison due, given when the entry's last packet came? Flows have it at different
+/// moments, by their `peer`: it reads that entry, as a rule a cache miss.
+#[inline(always)]
+pub const fn host_check_due(last_seen: u32, now: u32, peer: u32) -> bool {
+    (last_seen.wrapping_add(peer) ^ now.wrapping_add(peer)) >= HOST_CHECK_MS
+}
 
 /// Slots of a table for so many flows: two each, and a fifth more, with which two insertions in a
 /// hundred thousand are refused while the table fills to what it was made for.
@@ -278,5 +289,6 @@ const _: () = {
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, new_src) == 56);
     assert!(offset_of!(FlowEntry6, packets) == 112);
+    assert!(HOST_CHECK_MS.is_power_of_two());
     assert!(GROUP.is_power_of_two() && PAGE == GROUP * GROUP);
 };
