@@ -38,6 +38,8 @@ pub mod observations;
 #[cfg(not(loom))]
 pub mod pins;
 #[cfg(not(loom))]
+mod rounds;
+#[cfg(not(loom))]
 pub mod status;
 
 pub mod publish;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weir_wire::layout::neighbour::{FIRST_LAN_L2, NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 
 use crate::map::{Access, Mapping};
+use crate::rounds::Rounds;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
@@ -12,42 +13,63 @@ use crate::{Error, Pins};
 #[derive(Clone, Debug)]
 pub struct Neighbours {
     mapping: Arc<Mapping>,
+    rounds: Arc<Rounds>,
 }
 
 impl Neighbours {
     /// Opens the pinned table, creating it when `access` is [`Access::Write`].
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
-        Ok(Self { mapping: Arc::new(pins.neighbours(access)?) })
+        Ok(Self::of(pins.neighbours(access)?))
     }
 
     /// A table of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
-        Ok(Self { mapping: Arc::new(Mapping::anonymous(NEIGHBOURS * 8)?) })
+        Ok(Self::of(Mapping::anonymous(NEIGHBOURS * 8)?))
     }
 
-    /// The `l2` index of a neighbour, entering it when it is new; `None` when there is no room.
+    fn of(mapping: Mapping) -> Self {
+        Self { mapping: Arc::new(mapping), rounds: Arc::new(Rounds::new(NEIGHBOURS)) }
+    }
+
+    /// The `l2` index of a neighbour, entering it when it is new; `None` when there is no room. It is
+    /// the neighbour's for as long as a flow refers to it that is made at once.
     pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
+        const RELAXED: Ordering = Ordering::Relaxed;
         let word = neighbour.to_word();
         let words = self.words();
         for probe in 0..NEIGHBOUR_PROBES {
             let index = (neighbour.slot() + probe) & (NEIGHBOURS - 1);
-            let found = words[index].load(Ordering::Relaxed);
-            let holds = found == word
-                || (found == 0
-                    && match words[index].compare_exchange(
-                        0,
-                        word,
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    ) {
-                        Ok(_) => true,
-                        Err(other) => other == word,
-                    });
-            if holds {
+            let mut found = words[index].load(RELAXED);
+            if found == 0 {
+                let entered = words[index].compare_exchange(0, word, RELAXED, RELAXED);
+                found = entered.map_or_else(|other| other, |_| word);
+            }
+            if found == word && self.rounds.mark(index) && words[index].load(RELAXED) == word {
                 return Some(FIRST_LAN_L2 + index as u16);
             }
         }
         None
+    }
+
+    /// A worker has met a flow that refers to `l2`, on its walk over all its flows.
+    #[inline]
+    pub fn refer(&self, l2: u16) {
+        let index = usize::from(l2.wrapping_sub(FIRST_LAN_L2));
+        if index < NEIGHBOURS {
+            self.rounds.mark(index);
+        }
+    }
+
+    /// Number of the round: see [`Self::walked`].
+    pub fn round(&self) -> u32 {
+        self.rounds.now()
+    }
+
+    /// One of `workers` has walked over all its flows since the round began, which it says once in
+    /// each round. When all have, the round ends, and neighbours are forgotten that no flow has
+    /// referred to for three.
+    pub fn walked(&self, workers: u8) {
+        self.rounds.walked(workers, |index| self.words()[index].store(0, Ordering::Relaxed));
     }
 
     /// The neighbour at an `l2` index of at least [`FIRST_LAN_L2`].
@@ -62,6 +84,7 @@ impl Neighbours {
 
     /// Forgets every neighbour for which `used` is false; only while no worker runs.
     pub fn retain(&self, mut used: impl FnMut(u16) -> bool) {
+        self.rounds.begin_anew();
         for (index, word) in self.words()[..NEIGHBOURS].iter().enumerate() {
             if !used(FIRST_LAN_L2 + index as u16) {
                 word.store(0, Ordering::Relaxed);

@@ -4,10 +4,24 @@ use weir_wire::layout::control::{ComeHome, uplink_state};
 use weir_wire::layout::flow::{FlowState, GROUP};
 
 use super::*;
+use crate::fragments::LIFETIME_MS;
 
 /// Slots that the walk looks ahead: of each flow it needs the other direction's entry too, which is
 /// anywhere.
 const AHEAD: u32 = 2 * GROUP;
+
+/// Least time between two rounds of forgetting neighbours. One is forgotten two whole rounds after
+/// its last flow at the earliest: fragments of that flow's packets may straggle as long.
+const ROUND_MS: u32 = LIFETIME_MS / 2;
+
+/// Passes of the walk over the whole table, and the neighbours' rounds.
+#[derive(Debug, Default)]
+pub(super) struct Passes {
+    /// Round in which the pass began.
+    began: Option<u32>,
+    /// Round in which a whole pass was last told, and when (milliseconds).
+    told: Option<(u32, u32)>,
+}
 
 impl Engine {
     /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
@@ -21,6 +35,9 @@ impl Engine {
         let mut left = slots.min(self.table.capacity());
         while left > 0 {
             let index = self.cursor;
+            if index == 0 {
+                self.begin_pass(now);
+            }
             if index.is_multiple_of(GROUP) {
                 let forward = |action: &Action4| action.flags & flag::FORWARD != 0;
                 self.foresee_peers(index + AHEAD, forward);
@@ -40,6 +57,19 @@ impl Engine {
         }
     }
 
+    /// The walk is at the table's beginning. If a whole pass was of one round, says so to the
+    /// neighbours, which the flows that were met refer to.
+    fn begin_pass(&mut self, now: u32) {
+        let round = self.neighbours.round();
+        let told = self.passes.told;
+        let told = told.is_some_and(|(of, at)| of == round || now.wrapping_sub(at) < ROUND_MS);
+        if self.passes.began == Some(round) && !told {
+            self.passes.told = Some((round, now));
+            self.neighbours.walked(self.workers);
+        }
+        self.passes.began = Some(self.neighbours.round());
+    }
+
     fn look_at<B: Buffer>(
         &mut self,
         index: u32,
@@ -54,8 +84,9 @@ impl Engine {
             self.lane.add(Counter::FlowsExpired, 1);
             return;
         }
-        let back = self.table.slot(entry.peer).bytes();
-        self.heavy.learn(entry, back, now.wrapping_sub(idle));
+        let back = self.table.slot(entry.peer);
+        self.neighbours.refer(back.action().l2);
+        self.heavy.learn(entry, back.bytes(), now.wrapping_sub(idle));
         let draining = self.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
         if draining || self.any_comes_home() {
             self.relocate(index, entry, idle, draining, now, out);

@@ -48,6 +48,7 @@ use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
+use end::Passes;
 use foresee::New;
 use sweep::Sweep;
 
@@ -108,6 +109,7 @@ pub struct Engine {
     random: Random,
     errors: RateLimit,
     cursor: u32,
+    passes: Passes,
     homeward: [RateLimit; MAX_POLICIES],
     sweep: Sweep,
     heavy: Heavy,
@@ -172,6 +174,7 @@ impl Engine {
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             errors: RateLimit::new(ERRORS_PER_SECOND),
             cursor: 0,
+            passes: Passes::default(),
             homeward: [RateLimit::new(0); MAX_POLICIES],
             sweep: Sweep::default(),
             heavy: Heavy::new(regions.hash_key),

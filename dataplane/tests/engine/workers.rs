@@ -9,6 +9,7 @@ use weir_dataplane::flows::{self, NewFlow, Side};
 use weir_wire::layout::control::BUCKETS;
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowKey4, flag};
+use weir_wire::layout::neighbour::Neighbour;
 
 #[test]
 fn an_answer_at_the_wrong_worker_is_handed_to_the_owner() {
@@ -159,4 +160,29 @@ fn later_fragments_follow_their_first_to_its_worker() {
     // All but the flow's own worker handed over both.
     assert_eq!(gateway.count(Counter::UserHandoverOut), 4);
     gateway.assert_conserved();
+}
+
+#[test]
+fn hardware_addresses_are_forgotten_when_no_worker_has_a_flow_to_them() {
+    let mut gateway = Gateway::with(2, 4096);
+    let stranger = Neighbour { mac: [6; 6], port: 0 };
+    let unused = gateway.regions.neighbours.learn(stranger).unwrap();
+    let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
+    let pass = |gateway: &mut Gateway, worker: usize| {
+        gateway.engines[worker].refresh();
+        gateway.engines[worker].tend(4096, gateway.now, &mut gateway.wire);
+    };
+    for _ in 0..8 {
+        gateway.now += 10_000;
+        pass(&mut gateway, 0);
+    }
+    assert_eq!(gateway.regions.neighbours.get(unused), Some(stranger));
+    for _ in 0..8 {
+        gateway.now += 10_000;
+        pass(&mut gateway, 0);
+        pass(&mut gateway, 1);
+    }
+    assert_eq!(gateway.regions.neighbours.get(unused), None);
+    let back = gateway.send(device, &answer_to(device, &out));
+    assert_eq!(back[0].1[..6], HOST_MAC);
 }

@@ -1,8 +1,8 @@
 //! Hardware addresses of LAN hosts and inner routers, learned from the frames they send.
 //!
-//! The table is an array of [`NEIGHBOURS`] words. A word is written once, by compare-and-swap from
-//! zero, and then stays: a flow entry names it by index, so the frame's destination costs two
-//! bytes in the entry and a load from a line that many flows share.
+//! The table is an array of [`NEIGHBOURS`] words. A word is written by compare-and-swap from zero,
+//! and stays while flows refer to it: an entry names it by index, so the frame's destination costs
+//! two bytes in the entry and a load from a line that many flows share.
 
 /// Slots of the table.
 pub const NEIGHBOURS: usize = 16_384;
