@@ -69,7 +69,7 @@ async fn install_by(site: &Site, states: [u32; 2]) {
 async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
     let mut kernel = watcher.read().await.unwrap();
-    let half = publish::derive(site, &kernel, overrides, &[]).half;
+    let half = publish::derive(site, &kernel, overrides, &[], None).half;
     let wanted = Own::wanted(site, &kernel, &half, &states);
     wanted.install(&mut kernel.own, watcher.handle()).await.unwrap();
     assert_eq!(kernel.own, wanted);
@@ -243,7 +243,7 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         site.uplinks[0].next_hop = Some("192.0.2.2".parse().unwrap());
         let mut watcher = Watcher::new().unwrap();
         let mut kernel = watcher.read().await.unwrap();
-        let half = publish::derive(&site, &kernel, &Overrides::default(), &[]).half;
+        let half = publish::derive(&site, &kernel, &Overrides::default(), &[], None).half;
         let wanted = Own::wanted(&site, &kernel, &half, &[0, uplink_state::USABLE]);
         let error = wanted.install(&mut kernel.own, watcher.handle()).await.unwrap_err();
         assert!(error.to_string().contains("192.0.2.2"), "{error}");

@@ -140,10 +140,14 @@ fn serve(
         let layout = Layout::of(&snapshot.half)?;
         regions.prepare(&snapshot.half);
         run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
-            control
-                .snapshot()
-                .and_then(|now| Layout::of(&now.half).ok())
-                .is_some_and(|now| now != layout)
+            let Some(now) = control.snapshot() else { return false };
+            match Layout::of(&now.half) {
+                Ok(now) => now != layout,
+                Err(error) => {
+                    tracing::error!("going on with the devices as they were: {error:#}");
+                    false
+                }
+            }
         })?;
         let Some(now) = control.snapshot() else {
             bail!("the control page is damaged: restart weir-control")

@@ -126,7 +126,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         let entry = NeighbourEntry { mac, fresh: true, trusted: true };
         kernel.neighbours.insert((index, next_hop), entry);
     }
-    let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[]);
+    let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[], None);
     let mut writer = ControlWriter::new(regions.control.clone());
     let mut takers = 0;
     for (uplink, problems) in (0u8..).zip(&published.problems) {
