@@ -305,7 +305,8 @@ fn run_workers(
         if let Ok(Some(modes)) = &attached {
             status.set_workers(workers.into());
             tracing::info!(workers, devices = layout.devices.len(), "forwarding");
-            let mut epoch = regions.control.epoch();
+            // None: the layout may have changed while the workers started.
+            let mut epoch = 0;
             while !stop.load(Ordering::Relaxed)
                 && !threads.iter().any(|thread| thread.is_finished())
             {
