@@ -150,9 +150,12 @@ impl Watched {
         let Some(probe) = (if late { None } else { self.take(seq) }) else { return };
         // Those before it come first, whether their time was told before or not.
         self.time_out(health, now);
-        if self.fails >= health.down.max(OUTAGE) {
-            // What an outage did to the figures is told by the outage.
+        let unanswered = probe.ordinal.saturating_sub(self.answered + 1);
+        if unanswered >= u64::from(health.down.max(OUTAGE)) {
+            // What an outage did to the figures is told by the outage. The newest of these probes
+            // may have time yet.
             self.window.forget_silence();
+            self.pending.retain(|other| other.ordinal > probe.ordinal);
         }
         self.window.push(Some(rtt_us));
         self.error = None;

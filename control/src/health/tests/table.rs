@@ -656,3 +656,23 @@ fn history_keeps_the_newest_and_numbers_all() {
         r#"{"number":4,"time_ms":4,"uplink":"fiber","from":"up","to":"down","reason":"carrier","at":5}"#
     );
 }
+
+#[test]
+fn the_losses_of_a_short_outage_degrade_nothing_after_it() {
+    let quick = || Health { interval_ms: 100, up: 3, hold_down_ms: 500, window: 20, ..health(2) };
+    for lost in 3..8 {
+        let mut uplink = connected(quick());
+        // A little early, so that the last one lost has some time left when this is answered.
+        let from = 2000 + u64::from(lost) * 100 - 30;
+        let seen = run(
+            &mut uplink,
+            vec![
+                Probes { from: 0, count: 20, answered: true },
+                Probes { from: 2000, count: lost, answered: false },
+                Probes { from, count: 20, answered: true },
+            ],
+        );
+        let states: Vec<_> = seen.iter().map(|(_, state, _)| *state).collect();
+        assert_eq!(states, ["up", "down", "recovering", "up"], "{lost} lost: {seen:?}");
+    }
+}
