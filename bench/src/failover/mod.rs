@@ -187,10 +187,11 @@ fn section(lines: &[Line], options: &Options) -> Section {
                 "Medians of {} faults of each kind. All flows leave by one of three uplinks; {} \
                  packets a second of UDP, each of another flow, and {CONNECTIONS} TCP connections \
                  and as many UDP sockets that send a byte every millisecond between them. The fault is the kernel's event \
-                 about the carrier, as another process in the gateway's namespace received it; for \
+                 about the carrier, as it hands it to a socket in the gateway's namespace; for \
                  a black hole it is the last echo that \
                  came out of it, of which one is due every millisecond. The word is the uplink's in the control page, seen by a thread that \
-                 looks every 20 µs or when the scheduler lets it. The packet is the first of the \
+                 looks every 20 µs or when the scheduler lets it; if it was late, it is when the \
+                 first packet showed it. The packet is the first of the \
                  class by another uplink, at the far side: for translated TCP the SYN of the first \
                  client that tries again.",
                 options.rounds,
