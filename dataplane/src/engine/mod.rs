@@ -600,7 +600,7 @@ impl Engine {
     }
 
     /// The host, or the router it is behind, if a packet of its comes from another hardware address
-    /// than answers go to: a standby took over, or the host roams. Looks once a second and flow.
+    /// than answers go to: a standby took over, or the host roams. Looks every 16 s and flow.
     #[inline(always)]
     fn host_moved(&self, slot: u32, action: &Action4, frame: &[u8], now: u32) -> Option<Neighbour> {
         let last_seen = self.table.slot(slot).last_seen();

@@ -35,7 +35,7 @@ pub const GENERATION: u32 = 2;
 
 /// Milliseconds, a power of two, after which a flow's next packet from the LAN is compared with the
 /// hardware address that answers go to.
-pub const HOST_CHECK_MS: u32 = 1024;
+pub const HOST_CHECK_MS: u32 = 16_384;
 
 /// Is the comparison due, given when the entry's last packet came? Flows have it at different
 /// moments, by their `peer`: it reads that entry, as a rule a cache miss.
