@@ -33,8 +33,7 @@ pub struct Traffic {
 
 /// The policy of the first rule that matches, else the default.
 pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
-    let count = (half.rule_count as usize).min(half.rules.len());
-    half.rules[..count]
+    half.rules()
         .iter()
         .find(|rule| matches(rule, traffic))
         .map_or(half.default_policy, |rule| rule.policy)
@@ -42,10 +41,8 @@ pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
 
 /// The policy of traffic whose code point is not known; `None` where that decides.
 pub fn policy_by_address(half: &ControlHalf, traffic: &Traffic) -> Option<u8> {
-    let count = (half.rule_count as usize).min(half.rules.len());
-    let first = half.rules[..count]
-        .iter()
-        .find(|rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic }));
+    let first =
+        half.rules().iter().find(|rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic }));
     match first {
         Some(rule) => (rule.dscp == 0xff).then_some(rule.policy),
         None => Some(half.default_policy),
@@ -163,19 +160,6 @@ mod tests {
         }
     }
 
-    fn any_rule(policy: u8) -> Rule {
-        let mut rule: Rule = zerocopy_zeroed();
-        rule.in_ports = u64::MAX;
-        (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
-        (rule.dscp, rule.policy) = (0xff, policy);
-        (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [0, u16::MAX]);
-        rule
-    }
-
-    fn zerocopy_zeroed() -> Rule {
-        empty_half().rules[0]
-    }
-
     /// A region with two NAT uplinks, each with half of the buckets.
     fn two_uplinks(selection: Selection) -> (ControlWriter, Box<Snapshot>) {
         let mut writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
@@ -208,9 +192,9 @@ mod tests {
     fn the_first_rule_that_matches_wins() {
         let mut half = empty_half();
         half.default_policy = 9;
-        half.rules[0] = Rule { protocol: UDP, ..any_rule(1) };
-        half.rules[1] = Rule { destination_ports: [443, 443], ..any_rule(2) };
-        half.rules[2] = any_rule(3);
+        half.rules[0] = Rule { protocol: UDP, ..Rule::any(1) };
+        half.rules[1] = Rule { destination_ports: [443, 443], ..Rule::any(2) };
+        half.rules[2] = Rule::any(3);
         half.rule_count = 3;
         assert_eq!(policy(&half, &traffic()), 2);
         assert_eq!(policy(&half, &Traffic { proto: UDP, ..traffic() }), 1);
@@ -222,20 +206,20 @@ mod tests {
     #[test]
     fn each_criterion_of_a_rule_can_refuse() {
         let hit = |rule: Rule| matches(&rule, &traffic());
-        assert!(hit(any_rule(0)));
-        assert!(hit(Rule { in_ports: 1, ..any_rule(0) }));
-        assert!(!hit(Rule { in_ports: 2, ..any_rule(0) }));
-        assert!(hit(Rule { source: Prefix::v4([10, 77, 0, 0], 16), ..any_rule(0) }));
-        assert!(!hit(Rule { source: Prefix::v4([10, 78, 0, 0], 16), ..any_rule(0) }));
-        assert!(!hit(Rule { destination: Prefix::v4([198, 51, 100, 2], 32), ..any_rule(0) }));
-        assert!(!hit(Rule { dscp: 46, ..any_rule(0) }));
-        assert!(!hit(Rule { source_ports: [1, 1023], ..any_rule(0) }));
+        assert!(hit(Rule::any(0)));
+        assert!(hit(Rule { in_ports: 1, ..Rule::any(0) }));
+        assert!(!hit(Rule { in_ports: 2, ..Rule::any(0) }));
+        assert!(hit(Rule { source: Prefix::v4([10, 77, 0, 0], 16), ..Rule::any(0) }));
+        assert!(!hit(Rule { source: Prefix::v4([10, 78, 0, 0], 16), ..Rule::any(0) }));
+        assert!(!hit(Rule { destination: Prefix::v4([198, 51, 100, 2], 32), ..Rule::any(0) }));
+        assert!(!hit(Rule { dscp: 46, ..Rule::any(0) }));
+        assert!(!hit(Rule { source_ports: [1, 1023], ..Rule::any(0) }));
     }
 
     #[test]
     fn without_the_code_point_a_rule_about_it_leaves_the_policy_open() {
         let mut half = empty_half();
-        half.rules[0] = Rule { dscp: 46, destination_ports: [5060, 5060], ..any_rule(1) };
+        half.rules[0] = Rule { dscp: 46, destination_ports: [5060, 5060], ..Rule::any(1) };
         (half.rule_count, half.default_policy) = (1, 2);
         let to = |dport| policy_by_address(&half, &Traffic { dport, ..traffic() });
         assert_eq!((to(5060), to(443)), (None, Some(2)));
@@ -246,8 +230,8 @@ mod tests {
     #[test]
     fn an_icmp_identifier_is_no_port() {
         let ping = Traffic { proto: icmp::PROTOCOL, sport: 443, dport: 443, ..traffic() };
-        assert!(!matches(&Rule { destination_ports: [443, 443], ..any_rule(0) }, &ping));
-        assert!(matches(&any_rule(0), &ping));
+        assert!(!matches(&Rule { destination_ports: [443, 443], ..Rule::any(0) }, &ping));
+        assert!(matches(&Rule::any(0), &ping));
     }
 
     #[test]

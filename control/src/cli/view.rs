@@ -257,8 +257,8 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
 pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
     let half = &state.snapshot.half;
-    let count = (half.rule_count as usize).min(half.rules.len());
-    let mut values: Vec<Value> = half.rules[..count]
+    let mut values: Vec<Value> = half
+        .rules()
         .iter()
         .enumerate()
         .map(|(index, rule)| {

@@ -41,9 +41,7 @@ impl Engine {
         now: u32,
     ) -> Result<u32, Dropped> {
         let p = &work.parsed;
-        let half = &self.snapshot.half;
-        let own = (half.lan_prefix_count as usize).min(half.lan_prefixes.len());
-        if !half.lan_prefixes[..own].iter().any(|prefix| prefix.contains4(p.src)) {
+        if !self.snapshot.half.lan_prefixes().iter().any(|prefix| prefix.contains4(p.src)) {
             return Err(Counter::DropSource);
         }
         let traffic = traffic_of(p, work.port);

@@ -2,12 +2,11 @@
 
 use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
-    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
+    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Rule, Translate, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
-use zerocopy::FromZeros;
 
 use crate::gateway::*;
 
@@ -72,10 +71,7 @@ fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
     let mut gateway = Gateway::new();
     // What goes to this port has uplink 0 alone, all else 1 as well.
     gateway.half.policies[1].members[0].uplink = 0;
-    let mut rule = Rule::new_zeroed();
-    (rule.in_ports, rule.dscp, rule.policy) = (u64::MAX, 0xff, 1);
-    (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
-    (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [TIME, TIME]);
+    let rule = Rule { destination_ports: [TIME, TIME], ..Rule::any(1) };
     (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
     let publish = |gateway: &mut Gateway, other: u8| {
         let tables = [&[other; BUCKETS], &[0; BUCKETS]];
@@ -109,10 +105,7 @@ fn a_flow_whose_policy_a_code_point_decides_is_not_taken_for_one_that_is_away() 
     connection(&mut gateway, 40_000);
     gateway.writer.set_uplink_state(0, uplink_state::USABLE);
     // Voice may be where the default policy would not be any more.
-    let mut rule = Rule::new_zeroed();
-    (rule.in_ports, rule.dscp, rule.policy) = (u64::MAX, 46, 1);
-    (rule.source, rule.destination) = (Prefix::ANY, Prefix::ANY);
-    (rule.source_ports, rule.destination_ports) = ([0, u16::MAX], [0, u16::MAX]);
+    let rule = Rule { dscp: 46, ..Rule::any(1) };
     (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
     away(&mut gateway, ComeHome::All);
     assert!(tend(&mut gateway).is_empty());

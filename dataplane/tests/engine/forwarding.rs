@@ -190,15 +190,7 @@ fn without_translation_any_uplink_may_carry_the_return() {
 #[test]
 fn a_rule_sends_its_traffic_by_its_policy() {
     let mut gateway = Gateway::new();
-    gateway.half.rules[0] = Rule {
-        in_ports: u64::MAX,
-        protocol: TCP,
-        dscp: 0xff,
-        policy: 1,
-        source_ports: [0, u16::MAX],
-        destination_ports: [443, 443],
-        ..gateway.half.rules[0]
-    };
+    gateway.half.rules[0] = Rule { destination_ports: [443, 443], protocol: TCP, ..Rule::any(1) };
     gateway.half.rule_count = 1;
     gateway.publish(BUCKETS);
     assert_eq!(one(gateway.send(LAN, &tcp_out(40_000, 443, SYN))).0, 3);

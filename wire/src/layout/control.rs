@@ -451,6 +451,25 @@ pub struct Rule {
     pub reserved1: [u8; 28],
 }
 
+impl Rule {
+    /// Without a name or criteria: everything matches.
+    pub const fn any(policy: u8) -> Self {
+        Self {
+            name: Name([0; 32]),
+            in_ports: u64::MAX,
+            source: Prefix::ANY,
+            destination: Prefix::ANY,
+            protocol: 0,
+            dscp: 0xff,
+            policy,
+            reserved0: 0,
+            source_ports: [0, u16::MAX],
+            destination_ports: [0, u16::MAX],
+            reserved1: [0; 28],
+        }
+    }
+}
+
 /// Idle timeouts, seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -577,6 +596,17 @@ impl ControlHalf {
     /// What [`Self::checksum`] must be.
     pub fn compute_checksum(&self) -> u64 {
         checksum64(self.as_bytes().get(8..).unwrap_or(&[]))
+    }
+
+    /// The valid entries of `rules`.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules[..(self.rule_count as usize).min(self.rules.len())]
+    }
+
+    /// The valid entries of `lan_prefixes`.
+    #[inline]
+    pub fn lan_prefixes(&self) -> &[Prefix] {
+        &self.lan_prefixes[..(self.lan_prefix_count as usize).min(self.lan_prefixes.len())]
     }
 
     /// An empty state with every index invalid.
