@@ -240,27 +240,27 @@ impl Slot4 {
 
     /// Gives the entry to another worker; only while none runs.
     pub fn set_worker(&self, worker: u8) {
-        let [l0, l1, port, _, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
-        let word = u64::from_ne_bytes([l0, l1, port, worker, e0, e1, e2, e3]);
-        self.out.store(word, Ordering::Release);
+        self.change_out(|[_, _, _, of, ..]| *of = worker);
     }
 
     /// Owner only: replaces the layer-2 index of who the direction leads to.
     #[inline]
     pub fn set_l2(&self, l2: u16) {
-        let [_, _, port, worker, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
-        let [l0, l1] = l2.to_ne_bytes();
-        let word = u64::from_ne_bytes([l0, l1, port, worker, e0, e1, e2, e3]);
-        self.out.store(word, Ordering::Release);
+        self.change_out(|out| out[..2].copy_from_slice(&l2.to_ne_bytes()));
     }
 
     /// Owner only: names the other direction's slot.
     #[cfg_attr(loom, expect(dead_code, reason = "the table is not part of the models"))]
     pub(super) fn set_peer(&self, peer: u32) {
-        let [l0, l1, port, worker, ..] = self.out.load(Ordering::Relaxed).to_ne_bytes();
-        let [e0, e1, e2, e3] = peer.to_ne_bytes();
-        let word = u64::from_ne_bytes([l0, l1, port, worker, e0, e1, e2, e3]);
-        self.out.store(word, Ordering::Release);
+        self.change_out(|out| out[4..].copy_from_slice(&peer.to_ne_bytes()));
+    }
+
+    /// Changes a part of the word of `l2`, port, worker and peer, and stores it as one.
+    #[inline]
+    fn change_out(&self, change: impl FnOnce(&mut [u8; 8])) {
+        let mut out = self.out.load(Ordering::Relaxed).to_ne_bytes();
+        change(&mut out);
+        self.out.store(u64::from_ne_bytes(out), Ordering::Release);
     }
 
     /// Owner only: ends the flow.
