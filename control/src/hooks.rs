@@ -208,6 +208,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::time::sleep;
+    use tracing::subscriber::DefaultGuard;
 
     use super::*;
     use crate::health::{Reason, State, Transition};
@@ -308,11 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_programs_write_and_how_they_fail_is_in_the_log() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::begin();
         let scripts = Scripts::new("log");
         scripts.add("1-complains", 0o755, "echo out of coffee >&2; exit 3");
         scripts.add("2-next", 0o755, "echo > out");
@@ -327,11 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_writes_without_end_is_logged_in_part() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::begin();
         let scripts = Scripts::new("endless");
         scripts.add("endless", 0o755, "head -c 1000000 /dev/zero | tr '\\0' x; echo > out");
         Hooks::start(LONG).tell(&scripts.0, "wan0", entry(0));
@@ -344,11 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn telling_never_waits_and_forgets_what_is_too_much() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::begin();
         let scripts = Scripts::new("queue");
         let hooks = Hooks::start(LONG);
         (0..=QUEUE as u64).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
@@ -378,6 +367,17 @@ mod tests {
     struct Log(Arc<Mutex<Vec<u8>>>);
 
     impl Log {
+        /// What this thread logs from now on, until the guard goes.
+        fn begin() -> (Self, DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .finish();
+            (log, tracing::subscriber::set_default(subscriber))
+        }
+
         async fn has(&self, part: &str) {
             while !String::from_utf8_lossy(&self.0.lock().unwrap()).contains(part) {
                 sleep(Duration::from_millis(5)).await;

@@ -176,7 +176,7 @@ pub fn derive(
     let mut unresolved = Vec::new();
     for (index, (uplink, port)) in site.uplinks.iter().zip(&uplink_ports).enumerate() {
         let link = kernel.link(&uplink.interface);
-        let found = one_uplink(
+        let mut found = one_uplink(
             &mut half.uplinks[index],
             uplink,
             site.nat_ports,
@@ -188,16 +188,16 @@ pub fn derive(
         );
         half.uplinks[index].port = port.unwrap_or(NONE);
         half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
-        problems.push(if port.is_some() { found } else { found | uplink_state::NO_CARRIER });
+        if port.is_none() {
+            found |= uplink_state::NO_CARRIER;
+        }
+        if link.is_some_and(|link| site::clashes(uplink, link, kernel, &lan_nets)) {
+            found |= uplink_state::NO_ADDRESS;
+        }
+        problems.push(found);
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
-    for (uplink, problems) in site.uplinks.iter().zip(&mut problems) {
-        let link = kernel.link(&uplink.interface);
-        if link.is_some_and(|link| site::clashes(uplink, link, kernel, &lan_nets)) {
-            *problems |= uplink_state::NO_ADDRESS;
-        }
-    }
     let hosts = hosts(site, kernel, &lan_nets, &half);
     Published { half, problems, hosts, unresolved }
 }

@@ -6,7 +6,7 @@
 //! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
 //! Requests have a socket of their own, where no event takes a reply's place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use crate::netdev;
-use crate::own::{self, Own};
+use crate::own::{self, Default4, Own};
 use crate::routes::{self, Reading};
 
 /// Room for an event about a link. What is cut off is read with the view.
@@ -181,8 +181,8 @@ pub struct Watcher {
     ethtool: ethtool::EthtoolHandle,
     events: TokioSocket,
     routes: Arc<Vec<Route>>,
-    /// Weir's routes, as they were read with the others.
-    own: Own,
+    /// Weir's, which were read with the others.
+    own_routes: BTreeSet<Default4>,
     reading: Reading,
 }
 
@@ -197,7 +197,8 @@ impl Watcher {
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
         let reading = Reading::none(Instant::now());
-        Ok(Self { handle, ethtool, events, routes: Arc::default(), own: Own::default(), reading })
+        let (routes, own_routes) = (Arc::default(), BTreeSet::new());
+        Ok(Self { handle, ethtool, events, routes, own_routes, reading })
     }
 
     /// For other requests to the kernel.
@@ -300,7 +301,7 @@ impl Watcher {
         if self.reading.is_due(begun) {
             self.reading.begin();
             match self.read_routes().await {
-                Ok((routes, own)) => (self.routes, self.own) = (Arc::new(routes), own),
+                Ok((routes, own)) => (self.routes, self.own_routes) = (Arc::new(routes), own),
                 Err(error) => {
                     self.reading.lost();
                     return Err(error);
@@ -310,20 +311,20 @@ impl Watcher {
             self.reading.end(now, now - begun);
         }
         kernel.routes = Arc::clone(&self.routes);
-        kernel.own.routes.clone_from(&self.own.routes);
-        kernel.own.rules = own::rules(&self.handle).await?;
+        kernel.own =
+            Own { rules: own::rules(&self.handle).await?, routes: self.own_routes.clone() };
         Ok(kernel)
     }
 
     /// Those of the main table, and weir's.
-    async fn read_routes(&self) -> Result<(Vec<Route>, Own)> {
+    async fn read_routes(&self) -> Result<(Vec<Route>, BTreeSet<Default4>)> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
         let mut messages = self.handle.route().get(query).execute();
-        let (mut routes, mut own) = (Vec::new(), Own::default());
+        let (mut routes, mut own) = (Vec::new(), BTreeSet::new());
         while let Some(message) = messages.try_next().await.context("cannot list routes")? {
             routes.extend(routes_of(&message));
-            own.routes.extend(own::route_of(&message));
+            own.extend(own::route_of(&message));
         }
         Ok((routes, own))
     }
