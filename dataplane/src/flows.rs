@@ -21,13 +21,13 @@ pub fn reversed(key: &FlowKey4) -> FlowKey4 {
     FlowKey4::new(key.dst, key.src, key.dport, key.sport, key.proto)
 }
 
-/// One side of a flow: the port, and the layer-2 index of who is there.
+/// One side of a flow: its port, and what the entry that leads there knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     /// Port index.
     pub port: u8,
-    /// See [`FlowEntry4::l2`].
-    pub l2: u16,
+    /// See [`FlowEntry4::host`].
+    pub host: u16,
 }
 
 /// A flow to be made: packets of `inside` leave as `outside`.
@@ -60,7 +60,7 @@ pub fn create(table: &FlowTable4, secret: [u64; 2], new: &NewFlow) -> Option<u32
         (entry.sport, entry.dport, entry.proto) = (from.sport, from.dport, from.proto);
         (entry.flags, entry.flow_state) = (flags | translated, state as u8);
         (entry.uplink, entry.worker) = (new.uplink, new.worker);
-        (entry.port, entry.l2) = (side.port, side.l2);
+        (entry.port, entry.host) = (side.port, side.host);
         entry.rewrite = compile4(from, to);
         entry.last_seen = new.now;
         entry
@@ -174,8 +174,8 @@ mod tests {
     use super::*;
 
     const SECRET: [u64; 2] = [3, 5];
-    const LAN: Side = Side { port: 0, l2: 70 };
-    const WAN: Side = Side { port: 1, l2: 1 };
+    const LAN: Side = Side { port: 0, host: 70 };
+    const WAN: Side = Side { port: 1, host: 1 };
 
     fn new_flow(proto: u8) -> NewFlow {
         let (lan, site) = ([10, 0, 0, 1], [198, 51, 100, 1]);

@@ -16,6 +16,12 @@ pub struct LinkHeader {
     pub vlan: u16,
 }
 
+/// The hardware address a frame comes from.
+#[inline(always)]
+pub fn source(frame: &[u8]) -> Mac {
+    frame.get(6..).and_then(|rest| rest.first_chunk()).map_or(Mac::NONE, |mac| Mac::new(*mac))
+}
+
 /// Gives a frame its new addresses, and adds, changes or removes its tag; `tagged` says whether it
 /// has one. `false` when a tag has to be added and there is no room.
 #[inline]

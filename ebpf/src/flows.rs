@@ -31,13 +31,6 @@ pub struct Found {
 }
 
 impl Found {
-    /// When the direction's last packet came.
-    #[inline(always)]
-    pub fn last_seen(&self) -> u32 {
-        // SAFETY: the pointer is from `look`.
-        unsafe { (&raw const (*self.entry).last_seen).read_volatile() }
-    }
-
     /// Does the entry still hold the flow that was found in it? See [`weir_wire::layout::flow`].
     #[inline(always)]
     pub fn stands(&self) -> bool {
@@ -164,14 +157,6 @@ pub fn exists(key: [u64; 2]) -> bool {
     let Place { page, groups } = choices(hash, pages());
     Page::number(page).and_then(|page| page.search::<GROUP>(groups, hash, key)).is_some()
         || search_spills::<GROUP>(hash, key).is_some()
-}
-
-/// Who packets of a slot's flow go to, see [`FlowEntry4::l2`].
-#[inline(always)]
-pub fn l2_of(index: u32) -> Option<u16> {
-    let entry = Page::number(index / PAGE)?.slot(0, index);
-    // SAFETY: the pointer is to a whole entry.
-    Some(unsafe { (&raw const (*entry).l2).read_volatile() })
 }
 
 #[inline(always)]

@@ -9,12 +9,12 @@ use aya_ebpf::programs::XdpContext;
 use weir_wire::ethernet::{self, TAG_LEN};
 use weir_wire::layout::control::{Tier, uplink_state};
 use weir_wire::layout::counters::Lane;
-use weir_wire::layout::flow::{FlowEntry4, flag, host_check_due};
-use weir_wire::layout::neighbour::FIRST_LAN_L2;
+use weir_wire::layout::flow::{FlowEntry4, flag};
+use weir_wire::layout::neighbour;
 use weir_wire::plain::{self, Ip4};
 use weir_wire::{icmp, tcp, udp};
 
-use crate::flows::{Search, l2_of};
+use crate::flows::Search;
 use crate::maps::Published;
 use crate::words::{load16, load32, load64, store16, store32, store64};
 use crate::{maps, words};
@@ -103,17 +103,22 @@ fn forward<const L3: usize>(
         return None;
     }
     let [_, _, _, _, _, flags, _, uplink] = found.meta.to_le_bytes();
-    let [_, _, port, _, peer @ ..] = out.to_le_bytes();
+    let port = (out >> 16) as u8;
     let offered = flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading;
     if !offered || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
         return None;
     }
-    let (now, peer) = (maps::milliseconds(lane), u32::from_le_bytes(peer));
-    if heading != 0 && host_check_due(found.last_seen(), now, peer) && host_moved(ctx, peer)? {
+    let host = out as u16;
+    let destination = match heading {
+        0 => maps::neighbour(host)? & MAC,
+        _ if host != neighbour::mark(source(ctx)?) => return None,
+        // SAFETY: an uplink of the half.
+        _ => unsafe { (*published.uplink(uplink)).next_hop_mac.word() },
+    };
+    if destination == 0 {
         return None;
     }
     let port = published.port(port);
-    let destination = destination(published, out as u16)?;
     // SAFETY: a port of the half.
     let (device, mtu, vlan, source) =
         unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac.word()) };
@@ -139,7 +144,7 @@ fn forward<const L3: usize>(
         }
     };
     let bytes = u64::from(packet.ip.total());
-    count(found.entry, now, bytes);
+    count(found.entry, maps::milliseconds(lane), bytes);
     let segment = follow(found.entry, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
     Some(Forwarded { action, uplink, outward: flags & flag::TO_UPLINK != 0, bytes, segment })
@@ -206,26 +211,11 @@ fn heading<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<u8
     (destination == own).then_some(flag::heading(role))
 }
 
-/// Does the frame come from another hardware address than answers go to? Theirs is the entry in the
-/// `peer` slot.
+/// The hardware address that the frame comes from.
 #[inline(always)]
-fn host_moved(ctx: &XdpContext, peer: u32) -> Option<bool> {
+fn source(ctx: &XdpContext) -> Option<u64> {
     // SAFETY: the bytes are there.
-    let source = unsafe { load64::<4>(words::at::<UNTAGGED>(ctx, 0)?) } >> 16;
-    let known = l2_of(peer).and_then(|l2| maps::neighbour(l2.wrapping_sub(FIRST_LAN_L2)));
-    Some(known.is_some_and(|known| known & MAC != source))
-}
-
-/// The destination's hardware address; `None` while it is not known.
-#[inline(always)]
-fn destination(published: Published, l2: u16) -> Option<u64> {
-    let address = if l2 < FIRST_LAN_L2 {
-        // SAFETY: an uplink of the half.
-        unsafe { (*published.uplink(l2 as u8)).next_hop_mac.word() }
-    } else {
-        maps::neighbour(l2 - FIRST_LAN_L2)? & MAC
-    };
-    (address != 0).then_some(address)
+    Some(unsafe { load64::<4>(words::at::<UNTAGGED>(ctx, 0)?) } >> 16)
 }
 
 /// Writes the headers of the frame, whose IP header is now at `L3`.

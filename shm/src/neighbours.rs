@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_wire::layout::neighbour::{FIRST_LAN_L2, NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
+use weir_wire::layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 
 use crate::map::{Access, Mapping};
 use crate::rounds::Rounds;
@@ -31,7 +31,7 @@ impl Neighbours {
         Self { mapping: Arc::new(mapping), rounds: Arc::new(Rounds::new(NEIGHBOURS)) }
     }
 
-    /// The `l2` index of a neighbour, entering it when it is new; `None` when there is no room. It is
+    /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
     /// the neighbour's for as long as a flow refers to it that is made at once.
     pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
@@ -45,16 +45,16 @@ impl Neighbours {
                 found = entered.map_or_else(|other| other, |_| word);
             }
             if found == word && self.rounds.mark(index) && words[index].load(RELAXED) == word {
-                return Some(FIRST_LAN_L2 + index as u16);
+                return Some(index as u16);
             }
         }
         None
     }
 
-    /// A worker has met a flow that refers to `l2`, on its walk over all its flows.
+    /// A worker has met a flow that refers to this neighbour, on its walk over all its flows.
     #[inline]
-    pub fn refer(&self, l2: u16) {
-        let index = usize::from(l2.wrapping_sub(FIRST_LAN_L2));
+    pub fn refer(&self, index: u16) {
+        let index = usize::from(index);
         if index < NEIGHBOURS {
             self.rounds.mark(index);
         }
@@ -72,21 +72,18 @@ impl Neighbours {
         self.rounds.walked(workers, |index| self.words()[index].store(0, Ordering::Relaxed));
     }
 
-    /// The neighbour at an `l2` index of at least [`FIRST_LAN_L2`].
+    /// The neighbour at an index.
     #[inline]
-    pub fn get(&self, l2: u16) -> Option<Neighbour> {
-        let index = usize::from(l2.checked_sub(FIRST_LAN_L2)?);
-        if index >= NEIGHBOURS {
-            return None;
-        }
-        Neighbour::from_word(self.words()[index].load(Ordering::Relaxed))
+    pub fn get(&self, index: u16) -> Option<Neighbour> {
+        let word = self.words()[..NEIGHBOURS].get(usize::from(index))?;
+        Neighbour::from_word(word.load(Ordering::Relaxed))
     }
 
     /// Forgets every neighbour for which `used` is false; only while no worker runs.
     pub fn retain(&self, mut used: impl FnMut(u16) -> bool) {
         self.rounds.begin_anew();
         for (index, word) in self.words()[..NEIGHBOURS].iter().enumerate() {
-            if !used(FIRST_LAN_L2 + index as u16) {
+            if !used(index as u16) {
                 word.store(0, Ordering::Relaxed);
             }
         }
@@ -113,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_of_an_uplink_or_out_of_range_is_nobody() {
+    fn an_index_without_an_address_or_out_of_range_is_nobody() {
         let table = Neighbours::anonymous().unwrap();
         assert_eq!(table.get(0), None);
         assert_eq!(table.get(u16::MAX), None);

@@ -2,6 +2,7 @@
 
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{OnUplinkDown, Uplink};
+use weir_wire::layout::neighbour::mark;
 
 use super::*;
 
@@ -72,16 +73,16 @@ impl Engine {
                 self.translate(uplink, key, work.new.and_then(|new| new.external))?
             }
         };
-        let mac = frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or([0; 6]);
-        let neighbour = Neighbour { mac, port: work.port };
-        let l2 = self.neighbours.learn(neighbour).ok_or(Counter::DropNeighbourFull)?;
+        let mac = link::source(frame);
+        let neighbour = Neighbour { mac: mac.bytes(), port: work.port };
+        let host = self.neighbours.learn(neighbour).ok_or(Counter::DropNeighbourFull)?;
         let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
         let new = NewFlow {
             inside: *key,
             outside,
             uplink,
-            lan: Side { port: work.port, l2 },
-            wan: Side { port, l2: u16::from(uplink) },
+            lan: Side { port: work.port, host },
+            wan: Side { port, host: mark(mac.word()) },
             worker: self.id,
             now,
         };

@@ -85,7 +85,7 @@ impl Engine {
             return;
         }
         let back = self.table.slot(entry.peer);
-        self.neighbours.refer(back.action().l2);
+        self.neighbours.refer(back.action().host);
         self.heavy.learn(entry, back.bytes(), now.wrapping_sub(idle));
         let draining = self.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
         if draining || self.any_comes_home() {

@@ -30,8 +30,8 @@ use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for, host_check_due};
-use weir_wire::layout::neighbour::{FIRST_LAN_L2, Neighbour};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
+use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::{icmp, ipv4, rewrite, tcp};
@@ -336,7 +336,7 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let work = match stage {
             Stage::Plain { plain, slot, .. } => {
-                let way = slot.and_then(|slot| self.established(&plain, &received, slot, now));
+                let way = slot.and_then(|slot| self.established(&plain, &received, slot));
                 if let Some(way) = way {
                     return self.forward(&plain, &way, received.frame, now, out);
                 }
@@ -356,7 +356,6 @@ impl Engine {
         plain: &Plain,
         received: &Received<B>,
         slot: u32,
-        now: u32,
     ) -> Option<Way> {
         let heading = (*self.untagged.get(usize::from(received.device))?)?;
         let entry = self.table.slot(slot);
@@ -366,10 +365,8 @@ impl Engine {
             && entry.holds(plain.key().words())
             && steering::usable(&self.control, action.uplink);
         let port = self.snapshot.half.ports.get(usize::from(action.port))?;
-        if !ours || plain.total() > port.mtu || port.vlan != 0 {
-            return None;
-        }
-        if self.host_moved(slot, &action, received.frame.data(), now).is_some() {
+        let moved = host_moved(&action, received.frame.data());
+        if !ours || plain.total() > port.mtu || port.vlan != 0 || moved {
             return None;
         }
         let (device, link) = self.link_header(&action)?;
@@ -446,11 +443,8 @@ impl Engine {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
-        let moved = self.host_moved(slot, &action, received.frame.data(), now);
-        if let Some(l2) =
-            moved.filter(|host| host.port == work.port).and_then(|host| self.neighbours.learn(host))
-        {
-            self.table.slot(action.peer).set_l2(l2);
+        if host_moved(&action, received.frame.data()) {
+            self.follow_host(slot, &action, work.port, link::source(received.frame.data()));
         }
         if p.ttl <= 1 {
             self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
@@ -574,9 +568,9 @@ impl Engine {
     fn link_header(&self, action: &Action4) -> Option<(u8, LinkHeader)> {
         let half = &self.snapshot.half;
         let port = half.ports.get(usize::from(action.port))?;
-        let destination = match action.l2 {
-            uplink if uplink < FIRST_LAN_L2 => half.uplinks[usize::from(uplink)].next_hop_mac,
-            lan => Mac::new(self.neighbours.get(lan)?.mac),
+        let destination = match action.flags & flag::TO_UPLINK != 0 {
+            true => half.uplinks.get(usize::from(action.uplink))?.next_hop_mac,
+            false => Mac::new(self.neighbours.get(action.host)?.mac),
         };
         if destination == Mac::NONE {
             return None;
@@ -599,17 +593,17 @@ impl Engine {
         }
     }
 
-    /// The host, or the router it is behind, if a packet of its comes from another hardware address
-    /// than answers go to: a standby took over, or the host roams. Looks every 16 s and flow.
-    #[inline(always)]
-    fn host_moved(&self, slot: u32, action: &Action4, frame: &[u8], now: u32) -> Option<Neighbour> {
-        let last_seen = self.table.slot(slot).last_seen();
-        if action.flags & flag::TO_UPLINK == 0 || !host_check_due(last_seen, now, action.peer) {
-            return None;
+    /// Sends a flow's answers to the hardware address its host has now, if that is behind the port
+    /// it began at.
+    fn follow_host(&self, slot: u32, action: &Action4, port: u8, mac: Mac) {
+        let back = self.table.slot(action.peer);
+        if back.action().port == port {
+            let Some(host) = self.neighbours.learn(Neighbour { mac: mac.bytes(), port }) else {
+                return;
+            };
+            back.set_host(host);
         }
-        let known = self.neighbours.get(self.table.slot(action.peer).action().l2)?;
-        let mac = *frame.get(6..)?.first_chunk()?;
-        (mac != known.mac).then_some(Neighbour { mac, ..known })
+        self.table.slot(slot).set_host(mark(mac.word()));
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
@@ -719,6 +713,13 @@ impl Engine {
     pub fn capacity(&self) -> u32 {
         self.table.capacity()
     }
+}
+
+/// Does the packet come from another hardware address than its flow's packets did: a standby took
+/// over for the host, or for the router it is behind, or the host roams?
+#[inline(always)]
+fn host_moved(action: &Action4, frame: &[u8]) -> bool {
+    action.flags & flag::TO_UPLINK != 0 && action.host != mark(link::source(frame).word())
 }
 
 /// The worker that decides about the flows of a UDP or ICMP endpoint.

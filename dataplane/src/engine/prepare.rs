@@ -6,6 +6,7 @@
 
 use weir_wire::layout::control::ControlHalf;
 use weir_wire::layout::flow::GROUP;
+use weir_wire::layout::neighbour::NEIGHBOURS;
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
 use super::*;
@@ -16,17 +17,21 @@ impl Regions {
     /// no flow refers to. Only while no worker runs.
     pub fn prepare(&self, half: &ControlHalf) {
         let workers = half.workers.max(1);
-        let mut referred = vec![false; 1 << 16];
+        let mut referred = vec![false; NEIGHBOURS];
         for index in 0..self.flows.capacity() {
             if index.is_multiple_of(GROUP) && self.flows.is_group_free(index) {
                 continue;
             }
             if let Some(entry) = self.flows.slot(index).read() {
-                referred[usize::from(entry.l2)] = true;
+                if entry.flags & flag::TO_UPLINK == 0
+                    && let Some(referred) = referred.get_mut(usize::from(entry.host))
+                {
+                    *referred = true;
+                }
                 self.hand_on(half, workers, index, &entry);
             }
         }
-        self.neighbours.retain(|l2| referred[usize::from(l2)]);
+        self.neighbours.retain(|index| referred[usize::from(index)]);
         for lane in (workers..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
             for uplink in 0..MAX_UPLINKS as u8 {
                 lane.set_uplink(uplink, UplinkCounter::FlowsActive, 0);

@@ -4,7 +4,6 @@ use super::gateway::*;
 use etherparse::{IpFragOffset, PacketBuilder};
 use weir_wire::layout::control::{BUCKETS, PortRole, Rule, uplink_state};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::HOST_CHECK_MS;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -56,7 +55,6 @@ fn answers_follow_a_host_to_another_hardware_address() {
         one(gateway.send(device, &answer));
         let mut moved = frame;
         moved[11] = 0x11;
-        gateway.now += HOST_CHECK_MS;
         one(gateway.send(LAN, &moved));
         let (_, back) = one(gateway.send(device, &answer));
         assert_eq!(back[..6], moved[6..12]);
@@ -75,7 +73,6 @@ fn answers_stay_at_the_port_that_a_host_began_at() {
     let mut elsewhere = frame;
     elsewhere[..6].copy_from_slice(&device_mac(3));
     elsewhere[11] = 0x11;
-    gateway.now += HOST_CHECK_MS;
     one(gateway.send(3, &elsewhere));
     let (back, answer) = one(gateway.send(device, &answer));
     assert_eq!((back, &answer[..6]), (LAN, &HOST_MAC[..]));

@@ -133,7 +133,7 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     gateway.publish(BUCKETS);
     let (_, out) = gateway.send(LAN, &udp_out(30_000, 53)).remove(0);
     let (outside, dport) = (see(&out).sport.to_be_bytes(), 54u16.to_be_bytes());
-    let side = Side { port: 0, l2: 0 };
+    let side = Side { port: 0, host: 0 };
     let other = NewFlow {
         inside: FlowKey4::new([10, 77, 9, 9], SERVER, [1, 1], dport, UDP),
         outside: FlowKey4::new(external(0), SERVER, outside, dport, UDP),

@@ -6,8 +6,8 @@ use weir_shm::neighbours::Neighbours;
 use weir_wire::layout::control::Mac;
 use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, HOST_CHECK_MS, flag};
-use weir_wire::layout::neighbour::Neighbour;
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
 use weir_wire::{checksum, icmp, tcp, udp};
@@ -71,7 +71,14 @@ fn offered(frame: &[u8]) -> FlowEntry4 {
     let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
     let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
     let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::TO_UPLINK | flag::FORWARD;
-    FlowEntry4 { flags, ..entry(&from, &to) }
+    FlowEntry4 { flags, host: mark(Mac::new(THEIRS).word()), ..entry(&from, &to) }
+}
+
+/// The entry as one that leads to a LAN host.
+fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
+    let neighbours = Neighbours::open(&f.pins, Access::Write).unwrap();
+    let host = neighbours.learn(Neighbour { mac, port: 0 }).unwrap();
+    FlowEntry4 { host, flags: entry.flags & !flag::TO_UPLINK, ..*entry }
 }
 
 /// The frame as the user tier would send it, without a tag.
@@ -136,13 +143,9 @@ fn a_udp_packet_without_a_checksum_keeps_none() {
 fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
     let mut f = fixture_at("lan", PortRole::Uplink, |_| ());
     let mac = [2, 9, 9, 9, 9, 9];
-    let l2 = Neighbours::open(&f.pins, Access::Write)
-        .unwrap()
-        .learn(Neighbour { mac, port: 0 })
-        .unwrap();
     let frame = frame(udp::PROTOCOL, 0);
-    let entry = offered(&frame);
-    f.insert(FlowEntry4 { l2, flags: entry.flags & !flag::TO_UPLINK, ..entry });
+    let entry = inward(&f, &offered(&frame), mac);
+    f.insert(entry);
     let (action, counter, sent) = f.run_for_frame(&frame);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!(sent[..6], mac);
@@ -154,15 +157,15 @@ fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
 fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
     let plain = frame(udp::PROTOCOL, 0);
     let outward = offered(&plain);
-    let inward = FlowEntry4 { flags: outward.flags & !flag::TO_UPLINK, ..outward };
     let stranger = (PASS, Counter::XdpPassForeign);
-    for (role, entry, expected) in [
-        (PortRole::Lan, outward, FORWARDED),
-        (PortRole::Lan, inward, TRANSIT),
-        (PortRole::Uplink, inward, FORWARDED),
-        (PortRole::Uplink, outward, stranger),
+    for (role, leads_in, expected) in [
+        (PortRole::Lan, false, FORWARDED),
+        (PortRole::Lan, true, TRANSIT),
+        (PortRole::Uplink, true, FORWARDED),
+        (PortRole::Uplink, false, stranger),
     ] {
         let mut f = fixture_at("side", role, |_| ());
+        let entry = if leads_in { inward(&f, &outward, THEIRS) } else { outward };
         f.insert(entry);
         assert_eq!(f.run(&plain), expected);
     }
@@ -171,18 +174,9 @@ fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
 #[test]
 fn a_packet_of_a_host_that_moved_is_the_user_tiers() {
     let mut f = fixture("moved", |_| ());
-    let l2 = Neighbours::open(&f.pins, Access::Write)
-        .unwrap()
-        .learn(Neighbour { mac: THEIRS, port: 0 })
-        .unwrap();
     let mut plain = frame(udp::PROTOCOL, 0);
-    let forward = offered(&plain);
-    let site = FlowKey4::new(SITE, WAN_ADDRESS, forward.dport, forward.rewrite.sport, 17);
-    let peer = f.insert(FlowEntry4 { l2, ..entry(&site, &site) });
-    let slot = f.insert(FlowEntry4 { peer, ..forward });
+    f.insert(offered(&plain));
     assert_eq!(f.run(&plain), FORWARDED);
-    let seen = f.flows.slot(slot).last_seen();
-    f.flows.slot(slot).count(0, seen.wrapping_sub(HOST_CHECK_MS));
     plain[11] = 9;
     assert_eq!(f.run(&plain), TRANSIT);
     plain[6..12].copy_from_slice(&THEIRS);

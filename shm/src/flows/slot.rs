@@ -31,7 +31,7 @@ const _: () = {
     assert!(offset_of!(Slot4, addresses) == offset_of!(FlowEntry4, src));
     assert!(offset_of!(Slot4, ports) == offset_of!(FlowEntry4, sport));
     assert!(offset_of!(Slot4, new_addresses) == offset_of!(FlowEntry4, rewrite));
-    assert!(offset_of!(Slot4, out) == offset_of!(FlowEntry4, l2));
+    assert!(offset_of!(Slot4, out) == offset_of!(FlowEntry4, host));
     assert!(offset_of!(Slot4, packets) == offset_of!(FlowEntry4, packets));
     assert!(offset_of!(Slot4, next_seq) == offset_of!(FlowEntry4, next_seq));
     assert!(offset_of!(Slot4, bytes) == offset_of!(FlowEntry4, bytes));
@@ -42,8 +42,8 @@ const _: () = {
 pub struct Action4 {
     /// What leaves.
     pub rewrite: Rewrite4,
-    /// See [`FlowEntry4::l2`].
-    pub l2: u16,
+    /// See [`FlowEntry4::host`].
+    pub host: u16,
     /// Port it leaves by.
     pub port: u8,
     /// Owner.
@@ -106,7 +106,7 @@ impl Slot4 {
         let [s0, s1, s2, s3, d0, d1, d2, d3] =
             self.new_addresses.load(Ordering::Relaxed).to_ne_bytes();
         let [p0, p1, q0, q1, a0, a1, b0, b1] = self.new_ports.load(Ordering::Relaxed).to_ne_bytes();
-        let [l0, l1, port, worker, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
+        let [h0, h1, port, worker, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
         let [.., flags, flow_state, uplink] = self.ports.load(Ordering::Relaxed).to_ne_bytes();
         Action4 {
             rewrite: Rewrite4 {
@@ -117,7 +117,7 @@ impl Slot4 {
                 l3_delta: u16::from_ne_bytes([a0, a1]),
                 l4_delta: u16::from_ne_bytes([b0, b1]),
             },
-            l2: u16::from_ne_bytes([l0, l1]),
+            host: u16::from_ne_bytes([h0, h1]),
             port,
             worker,
             peer: u32::from_ne_bytes([e0, e1, e2, e3]),
@@ -148,7 +148,7 @@ impl Slot4 {
             flow_state: action.flow_state,
             uplink: action.uplink,
             rewrite: action.rewrite,
-            l2: action.l2,
+            host: action.host,
             port: action.port,
             worker: action.worker,
             peer: action.peer,
@@ -171,7 +171,7 @@ impl Slot4 {
         let ([p0, p1], [q0, q1]) = (entry.sport, entry.dport);
         let (meta, new) =
             ([entry.proto, entry.flags, entry.flow_state, entry.uplink], entry.rewrite);
-        let ([l0, l1], e) = (entry.l2.to_ne_bytes(), entry.peer.to_ne_bytes());
+        let ([h0, h1], e) = (entry.host.to_ne_bytes(), entry.peer.to_ne_bytes());
         let ([a0, a1], [b0, b1]) = (new.l3_delta.to_ne_bytes(), new.l4_delta.to_ne_bytes());
         let ([n0, n1], [m0, m1]) = (new.sport, new.dport);
         self.last_seen.store(entry.last_seen, Ordering::Relaxed);
@@ -179,7 +179,7 @@ impl Slot4 {
         self.ports.store(word([p0, p1, q0, q1], meta), Ordering::Relaxed);
         self.new_addresses.store(word(new.src, new.dst), Ordering::Relaxed);
         self.new_ports.store(word([n0, n1, m0, m1], [a0, a1, b0, b1]), Ordering::Relaxed);
-        self.out.store(word([l0, l1, entry.port, entry.worker], e), Ordering::Relaxed);
+        self.out.store(word([h0, h1, entry.port, entry.worker], e), Ordering::Relaxed);
         self.packets.store(entry.packets, Ordering::Relaxed);
         self.next_seq.store(entry.next_seq, Ordering::Relaxed);
         self.bytes.store(entry.bytes, Ordering::Relaxed);
@@ -243,10 +243,10 @@ impl Slot4 {
         self.change_out(|[_, _, _, of, ..]| *of = worker);
     }
 
-    /// Owner only: replaces the layer-2 index of who the direction leads to.
+    /// Owner only: replaces what the direction knows of the host.
     #[inline]
-    pub fn set_l2(&self, l2: u16) {
-        self.change_out(|out| out[..2].copy_from_slice(&l2.to_ne_bytes()));
+    pub fn set_host(&self, host: u16) {
+        self.change_out(|out| out[..2].copy_from_slice(&host.to_ne_bytes()));
     }
 
     /// Owner only: names the other direction's slot.
@@ -255,7 +255,7 @@ impl Slot4 {
         self.change_out(|out| out[4..].copy_from_slice(&peer.to_ne_bytes()));
     }
 
-    /// Changes a part of the word of `l2`, port, worker and peer, and stores it as one.
+    /// Changes a part of the word of host, port, worker and peer, and stores it as one.
     #[inline]
     fn change_out(&self, change: impl FnOnce(&mut [u8; 8])) {
         let mut out = self.out.load(Ordering::Relaxed).to_ne_bytes();

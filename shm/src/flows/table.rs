@@ -240,7 +240,7 @@ mod tests {
         entry.rewrite.src = [203, 0, 113, 1];
         entry.rewrite.l3_delta = 0x1234;
         entry.rewrite.l4_delta = 0x5678;
-        entry.l2 = 77;
+        entry.host = 77;
         entry.port = 5;
         entry.worker = 1;
         entry.peer = 9;

@@ -18,7 +18,7 @@
 //! the machine keeps loads in order and stores in order, so that release and acquire are plain
 //! accesses; arm64 would need `BPF_LOAD_ACQ` (Linux 6.15), so there the kernel tier stays off. Only
 //! the owning worker changes anything but the counters and `last_seen`; what it changes in a
-//! valid slot (flags, flow state, `l2`, peer) it stores as one word.
+//! valid slot (flags, flow state, `host`, peer) it stores as one word.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -32,17 +32,6 @@ pub const PAGE: u32 = 64;
 pub const VALID: u32 = 1;
 /// Added to `state` each time the slot is used.
 pub const GENERATION: u32 = 2;
-
-/// Milliseconds, a power of two, after which a flow's next packet from the LAN is compared with the
-/// hardware address that answers go to.
-pub const HOST_CHECK_MS: u32 = 16_384;
-
-/// Is the comparison due, given when the entry's last packet came? Flows have it at different
-/// moments, by their `peer`: it reads that entry, as a rule a cache miss.
-#[inline(always)]
-pub const fn host_check_due(last_seen: u32, now: u32, peer: u32) -> bool {
-    (last_seen.wrapping_add(peer) ^ now.wrapping_add(peer)) >= HOST_CHECK_MS
-}
 
 /// Slots of a table for so many flows: two each, and a fifth more, with which two insertions in a
 /// hundred thousand are refused while the table fills to what it was made for.
@@ -209,9 +198,11 @@ pub struct FlowEntry4 {
     pub uplink: u8,
     /// What leaves.
     pub rewrite: Rewrite4,
-    /// Layer-2 addresses: below 64 the next hop of that uplink, else `64 + index` in the
-    /// [neighbour](super::neighbour) table.
-    pub l2: u16,
+    /// The LAN host, or the router it is behind. To it: its index in the
+    /// [neighbour](super::neighbour) table. To the uplink: the
+    /// [mark](super::neighbour::mark) of its hardware address, so that a packet from another is
+    /// noticed without a look at the other direction's entry.
+    pub host: u16,
     /// Port it leaves by.
     pub port: u8,
     /// Worker that owns the flow.
@@ -252,8 +243,8 @@ pub struct FlowEntry6 {
     pub flow_state: u8,
     /// The uplink the flow is on.
     pub uplink: u8,
-    /// As in [`FlowEntry4::l2`].
-    pub l2: u16,
+    /// As in [`FlowEntry4::host`].
+    pub host: u16,
     /// Port it leaves by.
     pub port: u8,
     /// Worker that owns the flow.
@@ -284,11 +275,10 @@ const _: () = {
     assert!(offset_of!(FlowEntry4, sport) == 16);
     assert!(offset_of!(FlowEntry4, flags) == 21);
     assert!(offset_of!(FlowEntry4, rewrite) == 24);
-    assert!(offset_of!(FlowEntry4, l2) == 40);
+    assert!(offset_of!(FlowEntry4, host) == 40);
     assert!(offset_of!(FlowEntry4, packets) == 48);
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, new_src) == 56);
     assert!(offset_of!(FlowEntry6, packets) == 112);
-    assert!(HOST_CHECK_MS.is_power_of_two());
     assert!(GROUP.is_power_of_two() && PAGE == GROUP * GROUP);
 };
