@@ -6,6 +6,7 @@
 //!   home                              far
 //! ```
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -74,6 +75,21 @@ impl Site {
     /// enough for all.
     pub fn pair_flows(&mut self) {
         self.endpoints = self.flows.div_ceil(2);
+    }
+
+    /// Frames of the generator that the gateway's device had no room for.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn refused(&self) -> Result<u64> {
+        const FIELD: &str = "tx_queue_0_xdp_xmit_errors:";
+        let host = &self.topology.hosts[0].netns;
+        let output = host.output(Command::new("ethtool").args(["-S", "eth0"]))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = text.lines().find_map(|line| line.trim().strip_prefix(FIELD));
+        value
+            .and_then(|value| value.trim().parse().ok())
+            .with_context(|| format!("`ethtool -S eth0` of the host shows no {FIELD}"))
     }
 
     /// The flows in scattered order, as fast as possible, to a sink.
