@@ -24,13 +24,16 @@
 //! | [`ring`] | producer and consumer of a ring, over any memory |
 //! | [`umem`] | frames and their free list |
 //! | [`socket`] | binding, the four rings, wake-ups |
+//! | [`tap`] | a tap device to transmit by, which is faster than a socket in copy mode |
 //!
 //! All `unsafe` of AF_XDP is in this crate. Rules of the rings: `net/xdp/xsk_queue.h`; of binding:
 //! `net/xdp/xsk.c`.
 
 pub mod ring;
 pub mod socket;
+pub mod tap;
 pub mod umem;
 
 pub use socket::{BindMode, Error, Socket, SocketConfig};
+pub use tap::Tap;
 pub use umem::{Frame, Umem, UmemConfig};
