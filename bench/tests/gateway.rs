@@ -18,6 +18,7 @@ use weir_wire::layout::counters::Counter;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
+const TAP: &str = "weirtx0";
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 
 fn site(plan: Plan) -> (Topology, Server, Weir) {
@@ -244,6 +245,25 @@ fn connections_and_host_traffic_survive_a_killed_dataplane() {
     let report = load.stop().unwrap();
     assert_eq!(report.broken, Vec::<String>::new());
     assert!(weir.counters().unwrap().sum(Counter::FlowsAdopted) >= 100);
+}
+
+/// Frames that weir's tap device has taken.
+fn written_to_tap(topology: &Topology) -> u64 {
+    let arguments = ["-s", "-j", "link", "show", "dev", TAP];
+    let output = topology.gateway.output(Command::new("ip").args(arguments)).unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    links[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+fn what_the_user_tier_sends_goes_by_a_tap_device_and_without_one_by_its_sockets() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let new_flows = || udp_flows::run(&topology.hosts, ECHO, 100).unwrap().answered;
+    assert_eq!(new_flows(), 100);
+    assert!(written_to_tap(&topology) >= 200, "first packets and answers");
+    topology.gateway.output(Command::new("ip").args(["link", "del", TAP])).unwrap();
+    assert_eq!(new_flows(), 100);
+    weir.check_conservation().unwrap();
 }
 
 /// The kernel tier needs no process.

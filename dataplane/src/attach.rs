@@ -124,6 +124,17 @@ impl Program {
         )))
     }
 
+    /// Lets frames that are written to queue *n* of a tap device leave by the *n*th
+    /// [transmitter](Self::set_transmitter), for as long as this program lives.
+    pub fn attach_transmit(&mut self, ifindex: u32) -> Result<()> {
+        let program = xdp(&mut self.ebpf, names::TRANSMIT)?;
+        program.load().context("the kernel refused the XDP program")?;
+        program
+            .attach_to_if_index(ifindex, XdpMode::Driver)
+            .context("cannot attach XDP to the tap device")?;
+        Ok(())
+    }
+
     /// Takes the program off devices that are no longer ours.
     pub fn detach_others(&self, ours: &BTreeSet<u32>) -> Result<()> {
         let directory = self.pins.directory();
@@ -158,9 +169,11 @@ impl Program {
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(names::PROGRAM);
-        Ok(program
-            .ok_or_else(|| anyhow!("the XDP object has no program {}", names::PROGRAM))?
-            .try_into()?)
+        xdp(&mut self.ebpf, names::PROGRAM)
     }
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name);
+    Ok(program.ok_or_else(|| anyhow!("the XDP object has no program {name}"))?.try_into()?)
 }

@@ -17,6 +17,8 @@
 //! | [`packet`] | the buffers and outputs that the engine is written against |
 //! | [`handover`] | rings between workers |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
+//! | [`ports`] | its devices, by socket or by the transmitter |
+//! | [`transmitter`] | a tap device, where sockets are a slow way out |
 //! | [`ready`] | have all workers started? |
 //! | [`attach`] | the XDP program on its devices |
 #![forbid(unsafe_code)]
@@ -34,7 +36,9 @@ pub mod link;
 pub mod mappings;
 pub mod nat;
 pub mod packet;
+pub mod ports;
 pub mod ready;
 pub mod steering;
+pub mod transmitter;
 pub mod witness;
 pub mod worker;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,6 +13,7 @@ use weir_dataplane::attach::{Attached, Program, XdpChoice};
 use weir_dataplane::engine::Regions;
 use weir_dataplane::handover::Handover;
 use weir_dataplane::ready;
+use weir_dataplane::transmitter::Transmitter;
 use weir_dataplane::worker::{self, DevicePlan, Plan, Shared};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -260,6 +261,7 @@ fn run_workers(
         regions: regions.clone(),
         status: status.clone(),
         handover: Handover::new(workers).context("cannot make the rings between workers")?,
+        transmitter: Arc::default(),
         stop: Arc::new(AtomicBool::new(false)),
         board: Arc::new(Mutex::new(vec![
             [DeviceStatus::new_zeroed(); MAX_DEVICES];
@@ -298,7 +300,7 @@ fn run_workers(
             .inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
         // The program goes onto the devices when its sockets are there: no gap on a restart.
         let attached = match all_ready.wait(stop) {
-            Ok(true) => attach(arguments, layout, program).map(Some),
+            Ok(true) => attach(arguments, layout, program, &shared.transmitter).map(Some),
             Ok(false) => Ok(None),
             Err(error) => Err(error.into()),
         };
@@ -333,7 +335,12 @@ fn run_workers(
     })
 }
 
-fn attach(arguments: &Arguments, layout: &Layout, program: &Mutex<Program>) -> Result<Vec<u32>> {
+fn attach(
+    arguments: &Arguments,
+    layout: &Layout,
+    program: &Mutex<Program>,
+    transmitter: &OnceLock<Transmitter>,
+) -> Result<Vec<u32>> {
     let choice = match arguments.xdp {
         XdpArgument::Auto => XdpChoice::Auto,
         XdpArgument::Native => XdpChoice::Native,
@@ -360,7 +367,29 @@ fn attach(arguments: &Arguments, layout: &Layout, program: &Mutex<Program>) -> R
             );
         }
     }
+    if !matches!(arguments.bind, BindArgument::ZeroCopy) {
+        let native = layout
+            .devices
+            .iter()
+            .zip(&modes)
+            .filter(|(device, mode)| device.xdp_transmit && **mode == Attached::Native);
+        let devices = native.fold(0, |set, (device, _)| set | 1 << device.device);
+        transmit_by_tap(&mut program, devices, transmitter);
+    }
     Ok(modes.into_iter().map(|mode| mode as u32).collect())
+}
+
+/// From now on workers send to these devices by a tap device, if one can be had.
+fn transmit_by_tap(program: &mut Program, devices: u64, transmitter: &OnceLock<Transmitter>) {
+    if devices == 0 {
+        return;
+    }
+    match Transmitter::new(program, devices) {
+        Ok(new) => drop(transmitter.set(new)),
+        Err(error) => {
+            tracing::warn!("the user tier sends by its sockets, which is slower: {error:#}");
+        }
+    }
 }
 
 /// Adds the workers' figures to those of earlier workers.

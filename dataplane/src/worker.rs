@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,12 +14,14 @@ use weir_shm::map::prefetch;
 use weir_shm::status::Status;
 use weir_wire::layout::MAX_DEVICES;
 use weir_wire::layout::status::{DeviceStatus, SocketMode, WorkerStatus};
-use weir_xsk::{BindMode, Frame, Socket, SocketConfig, Umem, UmemConfig};
+use weir_xsk::{BindMode, Frame, Umem, UmemConfig};
 
 use crate::attach::Program;
 use crate::engine::{BATCH, Engine, Regions};
 use crate::handover::Handover;
-use crate::packet::{Output, Received};
+use crate::packet::Received;
+use crate::ports::Ports;
+use crate::transmitter::Transmitter;
 
 /// Time between two rounds of housekeeping, milliseconds.
 pub const TICK_MS: u32 = 20;
@@ -70,6 +72,8 @@ pub struct Shared {
     pub status: Status,
     /// Rings between the workers.
     pub handover: Handover,
+    /// Another way out than sockets, once there is one.
+    pub transmitter: Arc<OnceLock<Transmitter>>,
     /// Set to stop.
     pub stop: Arc<AtomicBool>,
     /// Socket figures per worker and device, summed up by the main thread.
@@ -80,38 +84,6 @@ pub struct Shared {
 pub fn monotonic_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
-}
-
-const NO_SOCKET: u16 = u16::MAX;
-
-/// The worker's sockets, as the engine's output.
-struct Ports<'u> {
-    umem: &'u Umem,
-    sockets: Vec<(u8, Socket<'u>)>,
-    /// First socket of each device, by device index; [`NO_SOCKET`]: it has none.
-    first: [u16; MAX_DEVICES],
-    handover: &'u Handover,
-}
-
-impl<'u> Output<Frame<'u>> for Ports<'u> {
-    #[inline]
-    fn transmit(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
-        let index = self.first.get(usize::from(device)).copied().unwrap_or(NO_SOCKET);
-        let Some((_, socket)) = self.sockets.get_mut(usize::from(index)) else { return Err(frame) };
-        let Err(frame) = socket.transmit(frame) else { return Ok(()) };
-        // Full: let the kernel send, then try once more.
-        let _ = socket.flush();
-        socket.complete();
-        socket.transmit(frame)
-    }
-
-    fn allocate(&mut self) -> Option<Frame<'u>> {
-        self.umem.alloc()
-    }
-
-    fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
-        self.handover.give(worker, device, frame)
-    }
 }
 
 /// Binds the worker's sockets, enters them in the program's map, reports that it is ready, and
@@ -129,7 +101,7 @@ pub fn run(
             .with_context(|| format!("cannot pin worker {} to CPU {core}", plan.id))?;
     }
     let umem = Umem::new(umem_config(plan)).context("cannot map the packet memory")?;
-    let mut ports = bind(plan, &umem, &shared.handover)?;
+    let mut ports = Ports::bind(plan, &umem, shared)?;
     let mut engine = Engine::new(plan.id, plan.workers, &shared.regions, plan.entropy);
     let adopted = engine.adopt();
     if adopted > 0 {
@@ -156,37 +128,6 @@ fn umem_config(plan: &Plan) -> UmemConfig {
     // A copy-mode frame begins after XDP_PACKET_HEADROOM (256) and has a tagged Ethernet header.
     let large = plan.devices.iter().any(|device| device.mtu > 2048 - 256 - 18);
     UmemConfig { frames, frame_size: if large { 4096 } else { 2048 }, huge_pages: true }
-}
-
-fn bind<'u>(plan: &Plan, umem: &'u Umem, handover: &'u Handover) -> Result<Ports<'u>> {
-    let first = first_sockets(&plan.devices);
-    let mut ports = Ports { umem, sockets: Vec::new(), first, handover };
-    for device in &plan.devices {
-        for &queue in &device.queues {
-            let config = SocketConfig {
-                ifindex: device.ifindex,
-                queue,
-                ring_size: plan.ring_size,
-                mode: plan.bind,
-            };
-            let first = ports.sockets.first().map(|(_, socket)| socket);
-            let socket = Socket::bind(umem, config, first)
-                .with_context(|| format!("interface {}", device.name))?;
-            ports.sockets.push((device.device, socket));
-        }
-    }
-    Ok(ports)
-}
-
-/// Number of each device's first socket, in the order of [`bind`].
-fn first_sockets(devices: &[DevicePlan]) -> [u16; MAX_DEVICES] {
-    let mut first = [NO_SOCKET; MAX_DEVICES];
-    let mut next = 0;
-    for device in devices.iter().filter(|device| !device.queues.is_empty()) {
-        first[usize::from(device.device)] = next;
-        next += device.queues.len() as u16;
-    }
-    first
 }
 
 fn turn_until_stopped<'u>(
@@ -227,13 +168,7 @@ fn turn_until_stopped<'u>(
             shared.handover.wake_others(plan.id);
             busy += taken + lost;
         }
-        for (_, socket) in &mut ports.sockets {
-            // An error other than a busy or absent device is the device's end; the main thread
-            // learns of that from the control page and starts the workers anew.
-            let _ = socket.flush();
-            socket.complete();
-            socket.refill();
-        }
+        ports.flush();
         // Packets first: what this sends leaves with the next turn. While it is at work, the worker
         // does not sleep.
         busy += usize::from(engine.sweep(ports));
@@ -268,7 +203,7 @@ fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
 }
 
 fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: &Engine, now: u64) {
-    let mut accounted = umem.free_frames() + umem.forfeited();
+    let mut accounted = umem.free_frames() + umem.forfeited() + ports.waiting();
     let mut board = [<DeviceStatus as zerocopy::FromZeros>::new_zeroed(); MAX_DEVICES];
     for (device, socket) in &ports.sockets {
         let (filled, sending) = socket.in_flight();
@@ -285,6 +220,10 @@ fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: 
             status.fill_ring_empty += kernel.rx_fill_ring_empty_descs.unwrap_or(0);
         }
     }
+    for (status, sent) in board.iter_mut().zip(ports.by_transmitter()) {
+        status.tx_completed += sent.done;
+        status.tx_invalid += sent.lost;
+    }
     if let Ok(mut boards) = shared.board.lock()
         && let Some(ours) = boards.get_mut(usize::from(plan.id))
     {
@@ -299,23 +238,4 @@ fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: 
         reserved: [0; 3],
     };
     shared.status.set_worker(plan.id, &status);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_device_sends_by_its_own_socket_however_many_there_are() {
-        let plan = |device: u8, queues: u32| DevicePlan {
-            device,
-            ifindex: 1,
-            name: String::new(),
-            queues: (0..queues).collect(),
-            mtu: 1500,
-            xdp_transmit: true,
-        };
-        let first = first_sockets(&[plan(0, 64), plan(1, 191), plan(2, 0), plan(3, 1), plan(4, 1)]);
-        assert_eq!(first[..5], [0, 64, NO_SOCKET, 255, 256]);
-    }
 }

@@ -56,6 +56,14 @@ fn weir(ctx: XdpContext) -> u32 {
     action
 }
 
+/// What the user tier writes to queue *n* of its tap device leaves by device *n*.
+#[xdp]
+fn transmit(ctx: XdpContext) -> u32 {
+    // SAFETY: the context is the kernel's.
+    let device = unsafe { (*ctx.ctx).rx_queue_index };
+    maps::DEVICES.redirect(device, 0).unwrap_or_else(|action| action)
+}
+
 /// What is not forwarded here: the kernel's, or the user tier's.
 #[inline(always)]
 fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {

@@ -4,6 +4,9 @@
 /// The XDP program.
 pub const PROGRAM: &str = "weir";
 
+/// The program of the tap device that the user tier transmits by.
+pub const TRANSMIT: &str = "transmit";
+
 /// The map of AF_XDP sockets, by `device * 64 + queue`.
 pub const XSKS: &str = "XSKS";
 

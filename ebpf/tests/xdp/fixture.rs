@@ -115,8 +115,10 @@ impl Fixture {
             loader.map_pin_path(map, pins.path(map));
         }
         let mut xdp = loader.load(OBJECT).unwrap();
-        let program: &mut Xdp = xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
-        program.load().expect("the verifier accepts the program");
+        for name in [names::PROGRAM, names::TRANSMIT] {
+            let program: &mut Xdp = xdp.program_mut(name).unwrap().try_into().unwrap();
+            program.load().expect("the verifier accepts the program");
+        }
         Self { pins, xdp, counters, flows }
     }
 
@@ -137,16 +139,7 @@ impl Fixture {
     /// As [`Self::run`], with the frame as the program left it.
     pub fn run_for_frame(&mut self, frame: &[u8]) -> (u32, Counter, Vec<u8>) {
         let before = self.counters.all();
-        let program: &mut Xdp = self.xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
-        let mut data = vec![0; 2048];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut data),
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).unwrap();
-        let (action, length) = (result.return_value, result.data_size_out as usize);
-        data.truncate(length);
+        let (action, data) = self.run_program(names::PROGRAM, frame);
         let moved: Vec<_> = self
             .counters
             .all()
@@ -159,6 +152,25 @@ impl Fixture {
         assert_eq!(moved[0], (Counter::XdpRx, 1));
         assert_eq!(moved[1].1, 1);
         (action, moved[1].0, data)
+    }
+
+    /// Runs a frame that the user tier writes to the first queue of its tap device.
+    pub fn run_transmit(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.run_program(names::TRANSMIT, frame)
+    }
+
+    /// The action, and the frame as the program left it.
+    fn run_program(&mut self, name: &str, frame: &[u8]) -> (u32, Vec<u8>) {
+        let program: &mut Xdp = self.xdp.program_mut(name).unwrap().try_into().unwrap();
+        let mut data = vec![0; 2048];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut data),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).unwrap();
+        data.truncate(result.data_size_out as usize);
+        (result.return_value, data)
     }
 
     /// Makes the table know packets with this key; not offered to the kernel tier.

@@ -14,6 +14,7 @@ use weir_wire::{checksum, icmp, tcp, udp};
 
 use crate::fixture::*;
 
+const ABORTED: u32 = 0;
 const REDIRECT: u32 = 4;
 const FORWARDED: (u32, Counter) = (REDIRECT, Counter::XdpForwarded);
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
@@ -127,6 +128,15 @@ fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
     assert_eq!(f.flows.slot(slot).read().unwrap().next_seq, 6 + len);
     let uplink = f.counters.uplink(0);
     assert_eq!((uplink.segments, uplink.retransmitted), (4, 2));
+}
+
+#[test]
+fn what_the_user_tier_writes_leaves_untouched_by_the_device_of_its_queue() {
+    let mut f = Fixture::with("transmit", PortRole::Lan, OnDataplaneLoss::Drop, |_| ());
+    let frame = frame(udp::PROTOCOL, 0);
+    assert_eq!(f.run_transmit(&frame).0, ABORTED, "there is no such device");
+    f.can_transmit();
+    assert_eq!(f.run_transmit(&frame), (REDIRECT, frame));
 }
 
 #[test]
