@@ -103,12 +103,10 @@ impl FlowTable4 {
     /// Asks for the slot that inserting `hash` will most likely take.
     #[inline]
     pub fn prefetch_free(&self, hash: u64) {
-        let place = self.in_order(hash).next().and_then(|group| {
-            let free = self.tags(group).free_from(preferred(hash))?;
-            Some(group * GROUP + free)
-        });
-        if let Some(index) = place {
-            prefetch(self.slot(index));
+        let free = |group| self.tags(group).free_from(preferred(hash));
+        let group = self.roomy(hash);
+        if let Some(slot) = free(group) {
+            prefetch(self.slot(group * GROUP + slot));
         }
     }
 
@@ -163,29 +161,49 @@ impl FlowTable4 {
 
     /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
     pub fn insert(&self, hash: u64, entry: &FlowEntry4) -> Option<u32> {
-        let mut groups = self.in_order(hash);
-        let index = groups.find_map(|group| {
-            Some(group * GROUP + self.tags(group).claim(tag(hash), preferred(hash))?)
-        })?;
+        let index = loop {
+            let group = self.roomy(hash);
+            if let Some(slot) = self.tags(group).claim(tag(hash), preferred(hash)) {
+                break group * GROUP + slot;
+            }
+            // Another worker took the last slot of the group just now, or there is none anywhere.
+            if self.used(self.roomy(hash)) == GROUP {
+                return None;
+            }
+        };
         self.slot(index).publish(entry);
         Some(index)
     }
 
-    /// The groups for `hash`, the one to use first. The first choice while half of it is free, so
-    /// that most flows stand where readers look first; else the emptier of both; and once both
-    /// are about to fill, the emptiest of all four, without which pages would fill unevenly.
-    fn in_order(&self, hash: u64) -> impl Iterator<Item = u32> {
+    /// The group to insert `hash` in. The first choice while half of it is free, so that most flows
+    /// stand where readers look first; else the emptier of both; and once both are about to fill,
+    /// the emptiest of all four, without which pages would fill unevenly.
+    #[inline]
+    fn roomy(&self, hash: u64) -> u32 {
+        let [a, b] = choices(hash, self.pages).in_table();
+        let in_a = self.used(a);
+        if in_a <= GROUP / 2 {
+            return a;
+        }
+        let in_b = self.used(b);
+        if in_a.min(in_b) >= GROUP - 1 {
+            return self.roomiest(hash);
+        }
+        if in_b < in_a { b } else { a }
+    }
+
+    /// The emptiest of the four groups for `hash`.
+    #[cold]
+    fn roomiest(&self, hash: u64) -> u32 {
         let [a, b] = choices(hash, self.pages).in_table();
         let [c, d] = spills(hash, self.pages).in_table();
-        let used = |group: u32| used(self.tags(group).load());
-        let mut groups = [a, b, c, d];
-        let [in_a, in_b] = [used(a), used(b)];
-        if in_a.min(in_b) >= GROUP - 1 {
-            groups.sort_by_key(|group| used(*group));
-        } else if in_a > GROUP / 2 && in_a > in_b {
-            groups.swap(0, 1);
-        }
-        groups.into_iter()
+        let emptier = |x, y| if self.used(y) < self.used(x) { y } else { x };
+        [b, c, d].into_iter().fold(a, emptier)
+    }
+
+    #[inline]
+    fn used(&self, group: u32) -> u32 {
+        used(self.tags(group).load())
     }
 
     /// Owner only: makes two published entries each other's peer.

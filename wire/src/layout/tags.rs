@@ -75,10 +75,10 @@ pub const fn matching(word: u64, tag: u8) -> u64 {
     !(((x & !HIGH) + !HIGH) | x) & HIGH
 }
 
-/// Number of slots in use.
+/// Number of slots in use. By multiplication, because plain x86-64 counts no ones.
 #[inline(always)]
 pub const fn used(word: u64) -> u32 {
-    GROUP - matching(word, 0).count_ones()
+    GROUP - ((matching(word, 0) >> 7).wrapping_mul(LOW) >> 56) as u32
 }
 
 /// The slot within the group that the lowest bit of a mask of [`matching`] means. The mask must not
