@@ -3,6 +3,7 @@
 
 use weir_shm::flows::Action4;
 use weir_wire::layout::flow::FlowKey4;
+use weir_wire::parse::{Family, Kind, Parsed};
 use weir_wire::plain::{self, Ip4};
 use weir_wire::{ethernet, icmp, tcp, udp};
 
@@ -48,6 +49,29 @@ impl Plain {
             key: plain::key(&ip, plain::ports(proto, first, second)),
             transport: [second, fourth],
         })
+    }
+
+    /// The same as [`parse`](weir_wire::parse::parse) says of the frame.
+    pub fn parsed(&self) -> Parsed {
+        let FlowKey4 { src, dst, sport, dport, proto, .. } = self.key();
+        let [first, _, third, ..] = self.ip.0;
+        let [_, fourth] = self.transport;
+        Parsed {
+            vlan: 0,
+            l3: L3 as u16,
+            l4: L4 as u16,
+            end: (L3 as u16).saturating_add(self.total()),
+            src,
+            dst,
+            sport,
+            dport,
+            family: Family::V4,
+            proto,
+            tcp_flags: (fourth >> 8) as u8,
+            ttl: third as u8,
+            dscp: (first >> 8) as u8 >> 2,
+            kind: Kind::Flow,
+        }
     }
 
     /// Its TCP segment.
@@ -97,6 +121,45 @@ impl Plain {
         } else {
             head[L4..L4 + 2].copy_from_slice(&new.sport);
             head[L4 + 2..L4 + 4].copy_from_slice(&new.dport);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weir_wire::checksum;
+    use weir_wire::parse::parse;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_plain_packet_is_what_the_parser_says(
+            proto in prop::sample::select(vec![tcp::PROTOCOL, udp::PROTOCOL, icmp::PROTOCOL]),
+            (tos, ttl) in (any::<u8>(), 2u8..),
+            addresses: [u8; 8],
+            mut transport: [u8; 20],
+            padding in 0usize..8,
+        ) {
+            match proto {
+                tcp::PROTOCOL => {
+                    transport[12] = 0x50;
+                    transport[13] &= !(tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST);
+                }
+                udp::PROTOCOL => transport[4..6].copy_from_slice(&[0, 20]),
+                _ => transport[0] &= icmp::ECHO_REQUEST,
+            }
+            let mut frame = vec![0; 12];
+            frame.extend_from_slice(&ethernet::IPV4.to_be_bytes());
+            frame.extend_from_slice(&[0x45, tos, 0, 40, 1, 2, 0x40, 0, ttl, proto, 0, 0]);
+            frame.extend_from_slice(&addresses);
+            let sum = checksum::finish(checksum::sum(&frame[L3..]));
+            frame[L3 + 10..L3 + 12].copy_from_slice(&sum);
+            frame.extend_from_slice(&transport);
+            frame.resize(frame.len() + padding, 0);
+            let plain = Plain::read(&frame).unwrap();
+            prop_assert_eq!(plain.parsed(), parse(&frame).unwrap());
         }
     }
 }

@@ -37,12 +37,11 @@ impl Engine {
     ) {
         let leaves = |slot| self.leaves(&self.table.slot(slot).action());
         for (stage, received) in stages.iter_mut().zip(batch) {
-            if let Stage::Plain { slot, .. } = *stage
+            if let Stage::Plain { plain, hash, slot } = stage
                 && slot.is_none_or(leaves)
             {
-                let parsed = self.parse(received.frame.data(), received.device);
-                let parsed = parsed.map(|work| Work { slot, ..work });
-                *stage = parsed.map_or_else(Stage::Dropped, Stage::Parsed);
+                let work = self.in_full(plain, *hash, *slot, received.device);
+                *stage = work.map_or_else(Stage::Dropped, Stage::Parsed);
             }
             if let Stage::Parsed(work) = stage {
                 work.leaves = work.slot.is_some_and(leaves);

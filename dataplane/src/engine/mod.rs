@@ -98,8 +98,8 @@ pub struct Engine {
     snapshot: Box<Snapshot>,
     /// Number of uplinks.
     uplinks: u8,
-    /// Devices whose untagged frames are a port's, and where those go, see [`flag::heading`].
-    untagged: [Option<u8>; MAX_DEVICES],
+    /// Devices whose untagged frames are a port's.
+    untagged: [Option<Untagged>; MAX_DEVICES],
     table: FlowTable4,
     neighbours: Neighbours,
     lane: LaneWriter,
@@ -115,6 +115,14 @@ pub struct Engine {
     heavy: Heavy,
     witness: Witness,
     flows: u64,
+}
+
+/// Where a device's untagged frames come from.
+#[derive(Clone, Copy, Debug)]
+struct Untagged {
+    port: u8,
+    /// Where they go, see [`flag::heading`].
+    heading: u8,
 }
 
 /// A packet between the stages.
@@ -192,8 +200,9 @@ impl Engine {
         let half = &self.snapshot.half;
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
+            let heading = |port: u8| flag::heading(half.ports[usize::from(port)].role);
             let port = half.port_of(device.ifindex, 0);
-            *untagged = port.map(|port| flag::heading(half.ports[usize::from(port)].role));
+            *untagged = port.map(|port| Untagged { port, heading: heading(port) });
         }
         for (limit, policy) in self.homeward.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
@@ -280,7 +289,7 @@ impl Engine {
             if begin {
                 self.foresee(&mut stages[..count], batch, now);
             }
-            for (stage, received) in stages.into_iter().zip(batch.drain(..count)) {
+            for (stage, received) in stages.iter().zip(batch.drain(..count)) {
                 if let Err(reason) = self.act(stage, received, now, out) {
                     self.lane.add(reason, 1);
                 }
@@ -327,25 +336,38 @@ impl Engine {
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
 
+    /// What goes the long way after all.
+    fn in_full(
+        &self,
+        plain: &Plain,
+        hash: u64,
+        slot: Option<u32>,
+        device: u8,
+    ) -> Result<Work, Dropped> {
+        let untagged = self.untagged.get(usize::from(device)).copied().flatten();
+        let Untagged { port, .. } = untagged.ok_or(Counter::DropPort)?;
+        Ok(Work { parsed: plain.parsed(), port, hash, slot, leaves: false, new: None })
+    }
+
     fn act<B: Buffer>(
         &mut self,
-        stage: Stage,
+        stage: &Stage,
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
-        let work = match stage {
-            Stage::Plain { plain, slot, .. } => {
-                let way = slot.and_then(|slot| self.established(&plain, &received, slot));
+        match stage {
+            Stage::Plain { plain, hash, slot } => {
+                let way = slot.and_then(|slot| self.established(plain, &received, slot));
                 if let Some(way) = way {
-                    return self.forward(&plain, &way, received.frame, now, out);
+                    return self.forward(plain, &way, received.frame, now, out);
                 }
-                self.parse(received.frame.data(), received.device)?
+                let work = self.in_full(plain, *hash, *slot, received.device)?;
+                self.act_on(&work, received, now, out)
             }
-            Stage::Parsed(work) => work,
-            Stage::Dropped(reason) => return Err(reason),
-        };
-        self.act_on(&work, received, now, out)
+            Stage::Parsed(work) => self.act_on(work, received, now, out),
+            Stage::Dropped(reason) => Err(*reason),
+        }
     }
 
     /// How the packet leaves, if that is the worker's to say and its flow is where it should be. An
@@ -357,7 +379,7 @@ impl Engine {
         received: &Received<B>,
         slot: u32,
     ) -> Option<Way> {
-        let heading = (*self.untagged.get(usize::from(received.device))?)?;
+        let Untagged { heading, .. } = (*self.untagged.get(usize::from(received.device))?)?;
         let entry = self.table.slot(slot);
         let action = entry.action();
         let ours = action.flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading
