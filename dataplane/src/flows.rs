@@ -1,7 +1,6 @@
 //! The flows of one worker: making both directions of a flow, following TCP, ending it.
 
 use weir_shm::flows::{Action4, FlowTable4};
-use weir_wire::hash::flow4;
 use weir_wire::layout::control::Timeouts;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
 use weir_wire::parse::Parsed;
@@ -37,6 +36,8 @@ pub struct NewFlow {
     pub inside: FlowKey4,
     /// The same after translation.
     pub outside: FlowKey4,
+    /// Hashes of the keys of its packets and of those that answer.
+    pub hashes: [u64; 2],
     /// Uplink index.
     pub uplink: u8,
     /// Where the first packet came from.
@@ -50,7 +51,7 @@ pub struct NewFlow {
 }
 
 /// Publishes both directions and links them; the forward slot. `None`: no room, nothing changed.
-pub fn create(table: &FlowTable4, secret: [u64; 2], new: &NewFlow) -> Option<u32> {
+pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
     let translated = if new.inside == new.outside { 0 } else { flag::NAT };
     let state =
         if new.inside.proto == tcp::PROTOCOL { FlowState::Opening } else { FlowState::Stateless };
@@ -66,10 +67,11 @@ pub fn create(table: &FlowTable4, secret: [u64; 2], new: &NewFlow) -> Option<u32
         entry
     };
     let (answer, answered) = (reversed(&new.outside), reversed(&new.inside));
-    let back = table.insert(flow4(secret, &answer), &entry(&answer, &answered, new.lan, 0))?;
+    let [hash, answers] = new.hashes;
+    let back = table.insert(answers, &entry(&answer, &answered, new.lan, 0))?;
     let flags = flag::FORWARD | flag::SEEN | flag::TO_UPLINK;
     let forward = entry(&new.inside, &new.outside, new.wan, flags);
-    let Some(index) = table.insert(flow4(secret, &new.inside), &forward) else {
+    let Some(index) = table.insert(hash, &forward) else {
         table.retire(back);
         return None;
     };
@@ -171,6 +173,8 @@ pub fn idle_ms(table: &FlowTable4, forward: &FlowEntry4, now: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use weir_wire::hash::flow4;
+
     use super::*;
 
     const SECRET: [u64; 2] = [3, 5];
@@ -179,15 +183,22 @@ mod tests {
 
     fn new_flow(proto: u8) -> NewFlow {
         let (lan, site) = ([10, 0, 0, 1], [198, 51, 100, 1]);
+        let inside = FlowKey4::new(lan, site, [1, 1], [2, 2], proto);
+        let outside = FlowKey4::new([192, 0, 2, 1], site, [9, 9], [2, 2], proto);
         NewFlow {
-            inside: FlowKey4::new(lan, site, [1, 1], [2, 2], proto),
-            outside: FlowKey4::new([192, 0, 2, 1], site, [9, 9], [2, 2], proto),
+            inside,
+            outside,
+            hashes: hashes(&inside, &outside),
             uplink: 1,
             lan: LAN,
             wan: WAN,
             worker: 0,
             now: 1000,
         }
+    }
+
+    fn hashes(inside: &FlowKey4, outside: &FlowKey4) -> [u64; 2] {
+        [*inside, reversed(outside)].map(|key| flow4(SECRET, &key))
     }
 
     struct Pair {
@@ -200,7 +211,7 @@ mod tests {
     impl Pair {
         fn new(proto: u8) -> Self {
             let table = FlowTable4::anonymous(64).unwrap();
-            let forward = create(&table, SECRET, &new_flow(proto)).unwrap();
+            let forward = create(&table, &new_flow(proto)).unwrap();
             let back = table.slot(forward).action().peer;
             Self { table, forward, back, proto }
         }
@@ -328,7 +339,8 @@ mod tests {
             .filter(|n| {
                 let mut new = new_flow(17);
                 (new.inside.sport, new.outside.sport) = ([1, *n], [9, *n]);
-                create(&table, SECRET, &new).is_some()
+                new.hashes = hashes(&new.inside, &new.outside);
+                create(&table, &new).is_some()
             })
             .count();
         let entries: Vec<_> =

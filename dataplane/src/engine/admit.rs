@@ -6,6 +6,43 @@ use weir_wire::layout::neighbour::mark;
 
 use super::*;
 
+/// Where a new flow goes.
+#[derive(Clone, Copy)]
+pub(super) struct Course {
+    pub(super) uplink: u8,
+    /// On an uplink that translates: the external port to try first, of those that it may have.
+    pub(super) port: Option<(Hashed<External>, PortSlice)>,
+}
+
+/// What a new flow looks like on its uplink.
+struct Outside {
+    key: FlowKey4,
+    /// Hash of the packets that answer.
+    answers: u64,
+    external: Option<Hashed<External>>,
+}
+
+impl Outside {
+    /// Untranslated.
+    fn same(secret: [u64; 2], key: &FlowKey4) -> Self {
+        Self { key: *key, answers: flow4(secret, &reversed(key)), external: None }
+    }
+
+    /// As `external`; `None`: another flow's answers would look the same.
+    fn new(
+        table: &FlowTable4,
+        secret: [u64; 2],
+        key: &FlowKey4,
+        external: Hashed<External>,
+    ) -> Option<Self> {
+        let key = translated(key, &external.of);
+        let answer = reversed(&key);
+        let answers = flow4(secret, &answer);
+        let free = table.find(answers, &answer).is_none();
+        free.then_some(Self { key, answers, external: Some(external) })
+    }
+}
+
 impl Engine {
     /// Makes a flow for a packet that has none; its slot.
     pub(super) fn admit(
@@ -50,27 +87,29 @@ impl Engine {
             Some(new) => new.endpoint,
             None => self.endpoint(&traffic),
         };
-        let mapped = self.mappings.get(&endpoint).filter(|mapping| {
-            self.is_in_force(mapping) || self.is_resort(mapping, endpoint.policy, &traffic)
+        let policy = endpoint.of.policy;
+        let known = self.mapping_of(&endpoint);
+        let mapped = known.filter(|mapping| {
+            self.is_in_force(mapping) || self.is_resort(mapping, policy, &traffic)
         });
-        let uplink = match mapped {
-            Some(mapping) => mapping.uplink,
-            None => self.choose(endpoint.policy, &traffic, now).ok_or(Counter::DropNoUplink)?,
-        };
-        let (outside, external) = match mapped {
-            Some(mapping) => {
-                let outside = translated(key, &mapping.external);
-                let answer = reversed(&outside);
-                if self.table.find(flow4(self.key, &answer), &answer).is_some() {
-                    return Err(Counter::DropNoPort);
-                }
-                (outside, Some(mapping.external))
+        let (uplink, outside) = match mapped {
+            Some(Mapping { uplink, external }) => {
+                let external = self.mappings.external(external);
+                let outside = Outside::new(&self.table, self.key, key, external);
+                (uplink, outside.ok_or(Counter::DropNoPort)?)
             }
             None => {
-                while let Some(old) = self.mappings.get(&endpoint) {
-                    self.mappings.detach(&old.external);
+                let mut old = known;
+                while let Some(Mapping { external, .. }) = old {
+                    self.mappings.detach(&self.mappings.external(external));
+                    old = self.mappings.get(&endpoint);
                 }
-                self.translate(uplink, key, work.new.and_then(|new| new.external))?
+                let foreseen = work.new.and_then(|new| new.course);
+                let course = match foreseen {
+                    Some(course) if steering::usable(&self.control, course.uplink) => course,
+                    _ => self.course(policy, &traffic, key, now)?,
+                };
+                (course.uplink, self.translate(key, &course)?)
             }
         };
         let mac = link::source(frame);
@@ -79,16 +118,22 @@ impl Engine {
         let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
         let new = NewFlow {
             inside: *key,
-            outside,
+            outside: outside.key,
+            hashes: [work.hash, outside.answers],
             uplink,
             lan: Side { port: work.port, host },
             wan: Side { port, host: mark(mac.word()) },
             worker: self.id,
             now,
         };
-        let slot = flows::create(&self.table, self.key, &new).ok_or(Counter::DropTableFull)?;
-        if let Some(external) = external {
-            self.mappings.hold(endpoint, uplink, external);
+        let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
+        if let Some(external) = &outside.external
+            && key.proto != tcp::PROTOCOL
+        {
+            match mapped {
+                Some(_) => self.mappings.hold(&endpoint, uplink, external),
+                None => self.mappings.make(&endpoint, uplink, external),
+            }
         }
         self.witness.see(&self.table, slot, now);
         self.flows += 1;
@@ -129,36 +174,55 @@ impl Engine {
         steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic)
     }
 
-    /// What the flow looks like on the uplink, and the mapping it needs if it is not TCP. The port
-    /// foreseen for it is tried first, else its own.
-    fn translate(
+    /// Where a flow goes whose endpoint has no mapping.
+    pub(super) fn course(
         &mut self,
-        uplink: u8,
+        policy: u8,
+        traffic: &Traffic,
         key: &FlowKey4,
-        foreseen: Option<(External, PortSlice)>,
-    ) -> Result<(FlowKey4, Option<External>), Dropped> {
+        now: u32,
+    ) -> Result<Course, Dropped> {
+        let uplink = self.choose(policy, traffic, now).ok_or(Counter::DropNoUplink)?;
         let up =
             self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
         if up.translate != Translate::Nat44 as u8 {
-            return Ok((*key, None));
+            return Ok(Course { uplink, port: None });
         }
         let address = self.address_for(up, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
             .ok_or(Counter::DropNoPort)?;
-        let proto = key.proto;
-        let external = |port| External { proto, address, port };
-        let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
-        let free = |port: u16| {
-            let answer = reversed(&translated(key, &external(port)));
-            (proto == tcp::PROTOCOL || mappings.is_free(&external(port)))
-                && table.find(flow4(secret, &answer), &answer).is_none()
+        let own = u16::from_be_bytes(key.sport);
+        let port = if slice.contains(own) { own } else { slice.draw(&mut self.random) };
+        let first = self.mappings.external(External { proto: key.proto, address, port });
+        Ok(Course { uplink, port: Some((first, slice)) })
+    }
+
+    /// What the flow looks like on its uplink, by the first port that is free.
+    fn translate(&mut self, key: &FlowKey4, course: &Course) -> Result<Outside, Dropped> {
+        let Some((first, slice)) = course.port else {
+            return Ok(Outside::same(self.key, key));
         };
-        let foreseen = foreseen.filter(|(external, _)| external.address == address);
-        let wanted =
-            foreseen.map_or_else(|| u16::from_be_bytes(key.sport), |(external, _)| external.port);
-        let port = slice.pick(wanted, &mut self.random, free).ok_or(Counter::DropNoPort)?;
-        let held = (proto != tcp::PROTOCOL).then(|| external(port));
-        Ok((translated(key, &external(port)), held))
+        let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
+        let mut outside = None;
+        let free = |port: u16| {
+            let external = match port == first.of.port {
+                true => first,
+                false => mappings.external(External { port, ..first.of }),
+            };
+            let may_have = key.proto == tcp::PROTOCOL || mappings.is_free(&external);
+            outside = if may_have { Outside::new(table, secret, key, external) } else { None };
+            outside.is_some()
+        };
+        slice.pick(first.of.port, &mut self.random, free);
+        outside.ok_or(Counter::DropNoPort)
+    }
+
+    /// The endpoint's mapping. TCP has none.
+    pub(super) fn mapping_of(&self, endpoint: &Hashed<Endpoint>) -> Option<Mapping> {
+        if endpoint.of.proto == tcp::PROTOCOL {
+            return None;
+        }
+        self.mappings.get(endpoint)
     }
 
     /// The outside address of a host's flows by an uplink that translates: always the same one

@@ -39,7 +39,8 @@ impl Engine {
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&entry) {
-                self.mappings.hold(self.endpoint_of(&entry), entry.uplink, external_of(&entry));
+                let (endpoint, external) = (self.endpoint_of(&entry), self.external_of(&entry));
+                self.mappings.hold(&endpoint, entry.uplink, &external);
             }
         }
         for (uplink, count) in active.into_iter().enumerate() {

@@ -140,7 +140,7 @@ impl Engine {
         }
         if comes_home == ComeHome::All {
             // Another flow of the endpoint would call it back.
-            self.mappings.detach(&external_of(entry));
+            self.mappings.detach(&self.external_of(entry));
         }
         self.remove(index);
         self.lane.add(Counter::FlowsMoved, 1);
@@ -152,7 +152,7 @@ impl Engine {
         self.table.retire(forward);
         self.table.retire(entry.peer);
         if has_mapping(&entry) {
-            self.mappings.release(&external_of(&entry));
+            self.mappings.release(&self.external_of(&entry));
         }
         self.flows -= 1;
         self.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());

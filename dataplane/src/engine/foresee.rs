@@ -18,11 +18,13 @@ const DRAWS: usize = 2;
 /// What is foreseen of a flow.
 #[derive(Clone, Copy)]
 pub(super) struct New {
-    pub(super) endpoint: Endpoint,
-    /// The external port that it will perhaps have, and those it may have.
-    pub(super) external: Option<(External, PortSlice)>,
+    pub(super) endpoint: Hashed<Endpoint>,
+    /// Where it goes if the endpoint has no mapping.
+    pub(super) course: Option<Course>,
+    /// What it will perhaps look like outside.
+    external: Option<External>,
     /// Hash of the packets that answer.
-    answers: Option<u64>,
+    answers: u64,
 }
 
 impl Engine {
@@ -49,10 +51,11 @@ impl Engine {
         }
         for_each_new(stages, |work| self.foresee_endpoint(work));
         for_each_new(stages, |work| self.foresee_mapping(work));
-        for_each_new(stages, |work| self.foresee_answers(work, now));
+        for_each_new(stages, |work| self.foresee_course(work, now));
         for _ in 0..DRAWS {
             for_each_new(stages, |work| self.foresee_another_port(work));
         }
+        for_each_new(stages, |work| self.foresee_answers(work));
         for_each_new(stages, |work| self.foresee_slots(work));
     }
 
@@ -65,7 +68,7 @@ impl Engine {
             if let Some(entry) = forward.read()
                 && has_mapping(&entry)
             {
-                self.mappings.prefetch_external(&external_of(&entry));
+                self.mappings.prefetch_external(&self.external_of(&entry));
             }
         }
         let p = &work.parsed;
@@ -77,78 +80,63 @@ impl Engine {
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
-        work.new = Some(New { endpoint, external: None, answers: None });
+        work.new = Some(New { endpoint, course: None, external: None, answers: 0 });
     }
 
     /// Asks for the endpoint's mapping.
     fn foresee_mapping(&self, work: &mut Work) {
         if let Some(New { endpoint, .. }) = work.new
-            && endpoint.proto != tcp::PROTOCOL
+            && endpoint.of.proto != tcp::PROTOCOL
         {
             self.mappings.prefetch_mapping(&endpoint);
         }
     }
 
-    /// Asks for where the answers' entry will be looked for, and for the external port.
-    fn foresee_answers(&mut self, work: &mut Work, now: u32) {
-        let Some(mut new) = work.new else { return };
-        let key = key_of(&work.parsed);
-        let mapped = match key.proto {
-            tcp::PROTOCOL => None,
-            _ => self.mappings.get(&new.endpoint).filter(|mapping| self.is_in_force(mapping)),
-        };
-        let outside = match mapped {
-            Some(mapping) => translated(&key, &mapping.external),
-            None => {
-                let traffic = traffic_of(&work.parsed, work.port);
-                let Some(uplink) = self.choose(new.endpoint.policy, &traffic, now) else { return };
-                new.external = self.first_port(uplink, &key);
-                new.external.map_or(key, |(external, _)| translated(&key, &external))
-            }
-        };
-        if let Some((external, _)) = new.external
-            && key.proto != tcp::PROTOCOL
-        {
-            self.mappings.prefetch_external(&external);
+    /// Decides where the flow goes, and asks for the external port.
+    fn foresee_course(&mut self, work: &mut Work, now: u32) {
+        let Some(new) = &mut work.new else { return };
+        let mapping = self.mapping_of(&new.endpoint);
+        if let Some(mapping) = mapping.filter(|mapping| self.is_in_force(mapping)) {
+            new.external = Some(mapping.external);
+            return;
         }
-        self.foresee_outside(&mut new, &outside);
-        work.new = Some(new);
-    }
-
-    /// The external port to try first: the endpoint's own where it may have that.
-    fn first_port(&mut self, uplink: u8, key: &FlowKey4) -> Option<(External, PortSlice)> {
-        let up = self.snapshot.half.uplinks.get(usize::from(uplink))?;
-        let address = self.address_for(up, key)?;
-        let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)?;
-        let own = u16::from_be_bytes(key.sport);
-        let port = if slice.contains(own) { own } else { slice.draw(&mut self.random) };
-        Some((External { proto: key.proto, address, port }, slice))
+        let traffic = traffic_of(&work.parsed, work.port);
+        let course = self.course(new.endpoint.of.policy, &traffic, &key_of(&work.parsed), now);
+        new.course = course.ok();
+        if let Some((first, _)) = new.course.and_then(|course| course.port) {
+            new.external = Some(first.of);
+            if first.of.proto != tcp::PROTOCOL {
+                self.mappings.prefetch_external(&first);
+            }
+        }
     }
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
     fn foresee_another_port(&mut self, work: &mut Work) {
-        let Some(mut new) = work.new else { return };
-        let Some((external, slice)) = &mut new.external else { return };
-        if external.proto == tcp::PROTOCOL || self.mappings.is_free(external) {
+        let Some(New { course: Some(course), external, .. }) = &mut work.new else { return };
+        let Some((first, slice)) = &mut course.port else { return };
+        if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
         }
-        external.port = slice.draw(&mut self.random);
-        self.mappings.prefetch_external(external);
-        let outside = translated(&key_of(&work.parsed), external);
-        self.foresee_outside(&mut new, &outside);
-        work.new = Some(new);
+        let port = slice.draw(&mut self.random);
+        *first = self.mappings.external(External { port, ..first.of });
+        self.mappings.prefetch_external(first);
+        *external = Some(first.of);
     }
 
-    fn foresee_outside(&self, new: &mut New, outside: &FlowKey4) {
-        let hash = flow4(self.key, &reversed(outside));
-        self.table.prefetch_tags(hash);
-        self.table.prefetch_spills(hash);
-        new.answers = Some(hash);
+    /// Asks for where the answers' entry will be looked for.
+    fn foresee_answers(&self, work: &mut Work) {
+        let Some(new) = &mut work.new else { return };
+        let key = key_of(&work.parsed);
+        let outside = new.external.map_or(key, |external| translated(&key, &external));
+        new.answers = flow4(self.key, &reversed(&outside));
+        self.table.prefetch_tags(new.answers);
+        self.table.prefetch_spills(new.answers);
     }
 
     /// Asks for the slots that the entries will take.
     fn foresee_slots(&self, work: &mut Work) {
-        if let Some(New { answers: Some(answers), .. }) = work.new {
+        if let Some(New { answers, .. }) = work.new {
             self.table.prefetch_free(work.hash);
             self.table.prefetch_free(answers);
         }
@@ -179,7 +167,7 @@ impl Engine {
         for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0) {
             if has_mapping(&entry) {
                 self.mappings.prefetch(&self.endpoint_of(&entry));
-                self.mappings.prefetch_external(&external_of(&entry));
+                self.mappings.prefetch_external(&self.external_of(&entry));
             }
         }
     }

@@ -43,11 +43,12 @@ use crate::fragments::{Fate, FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
 use crate::link::{self, LinkHeader};
-use crate::mappings::{Mapping, Mappings};
+use crate::mappings::{Hashed, Mapping, Mappings};
 use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
+use admit::Course;
 use end::Passes;
 use foresee::New;
 use sweep::Sweep;
@@ -716,14 +717,20 @@ impl Engine {
     }
 
     /// The endpoint whose mapping the flow uses, if it uses one.
-    fn endpoint_of(&self, forward: &FlowEntry4) -> Endpoint {
+    fn endpoint_of(&self, forward: &FlowEntry4) -> Hashed<Endpoint> {
         self.endpoint(&self.traffic_in(forward))
     }
 
     /// The endpoint that sends it.
-    fn endpoint(&self, traffic: &Traffic) -> Endpoint {
+    fn endpoint(&self, traffic: &Traffic) -> Hashed<Endpoint> {
         let policy = steering::policy(&self.snapshot.half, traffic);
-        Endpoint { proto: traffic.proto, policy, address: traffic.src, port: traffic.sport }
+        let Traffic { proto, src: address, sport: port, .. } = *traffic;
+        self.mappings.endpoint(Endpoint { proto, policy, address, port })
+    }
+
+    /// The external port that the flow uses.
+    fn external_of(&self, forward: &FlowEntry4) -> Hashed<External> {
+        self.mappings.external(external_of(forward))
     }
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.

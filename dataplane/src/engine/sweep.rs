@@ -223,14 +223,13 @@ impl Engine {
         if self.sweep.dead >> (entry.uplink & 63) & 1 == 1 && entry.proto == tcp::PROTOCOL {
             return self.end_connection(index, &entry, out);
         }
-        let external = external_of(&entry);
-        if self.has_address(entry.uplink, external.address) {
+        if self.has_address(entry.uplink, entry.rewrite.src) {
             return End::None;
         }
         if entry.proto == tcp::PROTOCOL {
             return self.reset_or_wait(index, &entry, out);
         }
-        self.mappings.detach(&external);
+        self.mappings.detach(&self.external_of(&entry));
         self.remove(index);
         self.lane.add(Counter::FlowsMoved, 1);
         End::Done

@@ -96,17 +96,22 @@ impl Index {
         Some(self.lines[line].number(place))
     }
 
-    /// Enters a number; `hash` is that of any number in the index.
-    pub fn insert(&mut self, number: u32, hash: impl Fn(u32) -> u64) {
+    /// Enters a number with its hash; `hash_of` is that of any number in the index.
+    pub fn insert(&mut self, number: u32, hash: u64, hash_of: impl Fn(u32) -> u64) {
         if (self.len + 1) * 8 > self.lines.len() * LINE * 7 {
-            let old = std::mem::replace(self, Self::new(self.lines.len() * LINE * 2));
-            for line in &old.lines {
-                for place in (0..LINE).filter(|place| line.tag(*place) != 0) {
-                    self.place(line.number(place), hash(line.number(place)));
-                }
+            self.grow(hash_of);
+        }
+        self.place(number, hash);
+    }
+
+    #[cold]
+    fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
+        let old = std::mem::replace(self, Self::new(self.lines.len() * LINE * 2));
+        for line in &old.lines {
+            for place in (0..LINE).filter(|place| line.tag(*place) != 0) {
+                self.place(line.number(place), hash_of(line.number(place)));
             }
         }
-        self.place(number, hash(number));
     }
 
     /// Takes the number out that has this hash and that `same` accepts.
@@ -185,7 +190,7 @@ mod tests {
     fn what_found_its_line_full_is_found_and_leaves_nothing_behind() {
         let mut index = Index::new(200);
         for number in 0..100 {
-            index.insert(number, crowd);
+            index.insert(number, 7, crowd);
         }
         for number in 0..100 {
             assert_eq!(index.find(7, |n| n == number), Some(number));
@@ -202,7 +207,7 @@ mod tests {
     fn a_search_for_what_is_not_there_ends_although_every_line_was_passed() {
         let mut index = Index::new(1);
         for number in 0..13 {
-            index.insert(number, crowd);
+            index.insert(number, 7, crowd);
         }
         index.lines.iter_mut().for_each(|line| line.passed += 1);
         assert_eq!(index.find(7, |n| n == 99), None);

@@ -22,6 +22,15 @@ pub struct Mapping {
     pub external: External,
 }
 
+/// What mappings are found by, with its hash: a new flow looks for its endpoint and its external
+/// port several times.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashed<T> {
+    /// Itself.
+    pub of: T,
+    hash: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Record {
     inside: [u8; 4],
@@ -137,64 +146,82 @@ impl Mappings {
         }
     }
 
+    /// An endpoint to look for.
+    #[inline]
+    pub fn endpoint(&self, endpoint: Endpoint) -> Hashed<Endpoint> {
+        Hashed { of: endpoint, hash: of_endpoint(self.key, &endpoint) }
+    }
+
+    /// An external port to look for.
+    #[inline]
+    pub fn external(&self, external: External) -> Hashed<External> {
+        Hashed { of: external, hash: of_external(self.key, &external) }
+    }
+
     /// Asks for what [`Self::get`] looks at first.
     #[inline]
-    pub fn prefetch(&self, endpoint: &Endpoint) {
-        self.by_endpoint.prefetch(of_endpoint(self.key, endpoint));
+    pub fn prefetch(&self, endpoint: &Hashed<Endpoint>) {
+        self.by_endpoint.prefetch(endpoint.hash);
     }
 
     /// Asks for what [`Self::is_free`] looks at first.
     #[inline]
-    pub fn prefetch_external(&self, external: &External) {
-        self.by_external.prefetch(of_external(self.key, external));
+    pub fn prefetch_external(&self, external: &Hashed<External>) {
+        self.by_external.prefetch(external.hash);
     }
 
     /// Asks for the endpoint's mapping itself, for which [`Self::prefetch`] has asked long enough ago.
     #[inline]
-    pub fn prefetch_mapping(&self, endpoint: &Endpoint) {
-        if let Some(number) = self.by_endpoint.candidate(of_endpoint(self.key, endpoint)) {
+    pub fn prefetch_mapping(&self, endpoint: &Hashed<Endpoint>) {
+        if let Some(number) = self.by_endpoint.candidate(endpoint.hash) {
             prefetch(self.records.at(number));
         }
     }
 
     /// The endpoint's mapping.
-    pub fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
-        let same = |n: u32| self.records.at(n).endpoint() == *endpoint;
-        let number = self.by_endpoint.find(of_endpoint(self.key, endpoint), same)?;
+    pub fn get(&self, endpoint: &Hashed<Endpoint>) -> Option<Mapping> {
+        let same = |n: u32| self.records.at(n).endpoint() == endpoint.of;
+        let number = self.by_endpoint.find(endpoint.hash, same)?;
         let record = self.records.at(number);
         Some(Mapping { uplink: record.uplink(), external: record.external() })
     }
 
     /// Is the external port unused, and room for a mapping to it?
-    pub fn is_free(&self, external: &External) -> bool {
+    pub fn is_free(&self, external: &Hashed<External>) -> bool {
         self.number_of(external).is_none() && self.records.has_room()
     }
 
     /// Counts a flow on the endpoint's mapping, which is made if there is none.
-    pub fn hold(&mut self, endpoint: Endpoint, uplink: u8, external: External) {
-        if let Some(number) = self.number_of(&external) {
-            self.records.at_mut(number).hold();
-            return;
+    pub fn hold(&mut self, endpoint: &Hashed<Endpoint>, uplink: u8, external: &Hashed<External>) {
+        match self.number_of(external) {
+            Some(number) => self.records.at_mut(number).hold(),
+            None => self.make(endpoint, uplink, external),
         }
-        let number = self.records.add(Record::new(endpoint, uplink, external));
+    }
+
+    /// Makes a mapping to an external port that [is free](Self::is_free), for its first flow.
+    pub fn make(&mut self, endpoint: &Hashed<Endpoint>, uplink: u8, external: &Hashed<External>) {
+        let number = self.records.add(Record::new(endpoint.of, uplink, external.of));
         let (key, records) = (self.key, &self.records);
-        self.by_endpoint.insert(number, |n| of_endpoint(key, &records.at(n).endpoint()));
-        self.by_external.insert(number, |n| of_external(key, &records.at(n).external()));
+        let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
+        let of_external = |n| of_external(key, &records.at(n).external());
+        self.by_endpoint.insert(number, endpoint.hash, of_endpoint);
+        self.by_external.insert(number, external.hash, of_external);
     }
 
     /// Forgets a flow; the mapping goes with its last one.
-    pub fn release(&mut self, external: &External) {
+    pub fn release(&mut self, external: &Hashed<External>) {
         let Some(number) = self.number_of(external) else { return };
         if self.records.at_mut(number).release() {
             self.forget(number);
-            self.by_external.remove(of_external(self.key, external), |n| n == number);
+            self.by_external.remove(external.hash, |n| n == number);
             self.records.free.push(number);
         }
     }
 
     /// Detaches the mapping from its endpoint, whose next flow gets another one; flows that still
     /// use the external port keep it until they end.
-    pub fn detach(&mut self, external: &External) {
+    pub fn detach(&mut self, external: &Hashed<External>) {
         if let Some(number) = self.number_of(external) {
             self.forget(number);
         }
@@ -210,9 +237,9 @@ impl Mappings {
         self.len() == 0
     }
 
-    fn number_of(&self, external: &External) -> Option<u32> {
-        let same = |n: u32| self.records.at(n).external() == *external;
-        self.by_external.find(of_external(self.key, external), same)
+    fn number_of(&self, external: &Hashed<External>) -> Option<u32> {
+        let same = |n: u32| self.records.at(n).external() == external.of;
+        self.by_external.find(external.hash, same)
     }
 
     fn forget(&mut self, number: u32) {
@@ -246,21 +273,51 @@ mod tests {
         Endpoint { proto: 17, policy: 0, address: [10, 0, 0, 1], port: 5000 };
     const OUTSIDE: External = External { proto: 17, address: [192, 0, 2, 1], port: 5000 };
 
+    /// Mappings that hash what they are asked for themselves.
+    struct Plain(Mappings);
+
+    impl Plain {
+        fn new(key: [u64; 2], capacity: usize) -> Self {
+            Self(Mappings::new(key, capacity))
+        }
+
+        fn get(&self, endpoint: &Endpoint) -> Option<Mapping> {
+            self.0.get(&self.0.endpoint(*endpoint))
+        }
+
+        fn is_free(&self, external: &External) -> bool {
+            self.0.is_free(&self.0.external(*external))
+        }
+
+        fn hold(&mut self, endpoint: Endpoint, uplink: u8, external: External) {
+            let (endpoint, external) = (self.0.endpoint(endpoint), self.0.external(external));
+            self.0.hold(&endpoint, uplink, &external);
+        }
+
+        fn release(&mut self, external: &External) {
+            self.0.release(&self.0.external(*external));
+        }
+
+        fn detach(&mut self, external: &External) {
+            self.0.detach(&self.0.external(*external));
+        }
+    }
+
     #[test]
     fn a_mapping_lives_as_long_as_its_last_flow() {
-        let mut mappings = Mappings::new([1, 2], 4);
+        let mut mappings = Plain::new([1, 2], 4);
         mappings.hold(ENDPOINT, 2, OUTSIDE);
         mappings.hold(ENDPOINT, 2, OUTSIDE);
         mappings.release(&OUTSIDE);
         assert_eq!(mappings.get(&ENDPOINT), Some(Mapping { uplink: 2, external: OUTSIDE }));
         mappings.release(&OUTSIDE);
         assert_eq!(mappings.get(&ENDPOINT), None);
-        assert!(mappings.is_free(&OUTSIDE) && mappings.is_empty());
+        assert!(mappings.is_free(&OUTSIDE) && mappings.0.is_empty());
     }
 
     #[test]
     fn a_detached_endpoint_maps_anew_and_its_old_port_stays_taken_while_used() {
-        let mut mappings = Mappings::new([1, 2], 4);
+        let mut mappings = Plain::new([1, 2], 4);
         mappings.hold(ENDPOINT, 2, OUTSIDE);
         mappings.detach(&OUTSIDE);
         assert_eq!(mappings.get(&ENDPOINT), None);
@@ -274,7 +331,7 @@ mod tests {
 
     #[test]
     fn endpoints_policies_and_protocols_are_apart() {
-        let mut mappings = Mappings::new([1, 2], 4);
+        let mut mappings = Plain::new([1, 2], 4);
         let other = |change: &dyn Fn(&mut Endpoint)| {
             let mut endpoint = ENDPOINT;
             change(&mut endpoint);
@@ -294,12 +351,12 @@ mod tests {
         for (port, endpoint) in (6000..).zip(endpoints) {
             assert_eq!(mappings.get(&endpoint).unwrap().external.port, port);
         }
-        assert_eq!(mappings.len(), endpoints.len());
+        assert_eq!(mappings.0.len(), endpoints.len());
     }
 
     #[test]
     fn a_great_many_mappings_are_all_found() {
-        let mut mappings = Mappings::new([1, 2], 4);
+        let mut mappings = Plain::new([1, 2], 4);
         let endpoint = |port| Endpoint { port, ..ENDPOINT };
         for port in 0..=u16::MAX {
             mappings.hold(endpoint(port), 0, External { port: !port, ..OUTSIDE });
@@ -327,7 +384,7 @@ mod tests {
         /// An endpoint's external port is its own plus 1000, until it is detached.
         #[test]
         fn mappings_are_what_a_plain_map_says(steps in steps(), capacity in 0usize..40) {
-            let mut mappings = Mappings::new([1, 2], capacity);
+            let mut mappings = Plain::new([1, 2], capacity);
             let mut flows: HashMap<u16, u32> = HashMap::new();
             let mut attached: HashMap<u16, bool> = HashMap::new();
             let endpoint = |port| Endpoint { port, ..ENDPOINT };
@@ -363,7 +420,7 @@ mod tests {
                 let held = flows.get(&port).copied().unwrap_or(0) > 0;
                 prop_assert_eq!(mappings.is_free(&external(port)), !held);
             }
-            prop_assert_eq!(mappings.len(), attached.values().filter(|there| **there).count());
+            prop_assert_eq!(mappings.0.len(), attached.values().filter(|there| **there).count());
         }
     }
 }
