@@ -333,7 +333,6 @@ impl Engine {
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
         let hash = flow4(self.key, &key_of(&parsed));
         self.table.prefetch_tags(hash);
-        self.table.prefetch_spills(hash);
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
 

@@ -110,7 +110,8 @@ impl FlowTable4 {
         }
     }
 
-    /// Asks for the slot that a search for `hash` will most likely look at.
+    /// Asks for the slot that a search for `hash` will most likely look at; or, if the tags show none,
+    /// for those where the search goes on.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {
         for group in choices(hash, self.pages).in_table() {
@@ -120,6 +121,7 @@ impl FlowTable4 {
                 return;
             }
         }
+        self.prefetch_spills(hash);
     }
 
     /// Asks for a slot and its tag.
@@ -155,8 +157,8 @@ impl FlowTable4 {
 
     #[cold]
     fn search_spills(&self, hash: u64, words: [u64; 2]) -> Option<u32> {
-        let places = spills(hash, self.pages).in_table();
-        places.into_iter().find_map(|group| self.search(group, hash, words))
+        let [a, b] = spills(hash, self.pages).in_table();
+        self.search(a, hash, words).or_else(|| self.search(b, hash, words))
     }
 
     /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
