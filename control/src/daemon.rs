@@ -1,5 +1,6 @@
 //! The control process: follows the kernel and the command line, publishes what follows from them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
-use weir_wire::layout::control::{ControlHalf, Member, Uplink as UplinkLayout, uplink_state};
+use weir_wire::layout::control::{ControlHalf, Member, Tier, Uplink as UplinkLayout, uplink_state};
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
@@ -300,6 +301,8 @@ struct Daemon {
     doubted: Vec<bool>,
     /// Of rules and routes.
     unrouted: Complaint,
+    /// Of devices with too few channels, by kernel index.
+    short: HashMap<u32, Complaint>,
 }
 
 impl Daemon {
@@ -332,6 +335,7 @@ impl Daemon {
             unresolved: Vec::new(),
             doubted: Vec::new(),
             unrouted: Complaint::default(),
+            short: HashMap::new(),
             users,
             findings,
             confined: Confined::find(),
@@ -422,6 +426,7 @@ impl Daemon {
                 );
             }
         }
+        self.tell_shortages(&published.half);
         self.keep(published.hosts);
         self.unresolved = published.unresolved;
         let load = &mut self.load;
@@ -440,6 +445,19 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Says what keeps XDP from transmitting by the devices that are used.
+    fn tell_shortages(&mut self, half: &ControlHalf) {
+        if half.tier != Tier::Kernel as u8 {
+            return;
+        }
+        for device in half.devices.iter().filter(|device| device.ifindex != 0) {
+            if let Some(link) = self.kernel.links.iter().find(|l| l.index == device.ifindex) {
+                let trouble = link.shortage.as_ref().map(ToString::to_string);
+                self.short.entry(link.index).or_default().say(trouble);
+            }
+        }
     }
 
     /// Enters the destinations that stay on the gateway. What fails is tried again with the next

@@ -13,6 +13,7 @@
 //! | [`load`] | load, capacity, and where new flows go |
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
+//! | [`channels`] | those that can only from as many CPUs as they have channels |
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
@@ -27,6 +28,7 @@
 
 pub mod api;
 pub mod buckets;
+pub mod channels;
 pub mod cli;
 mod complaint;
 pub mod confine;

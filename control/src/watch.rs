@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -30,6 +31,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
+use crate::channels::{self, Shortage};
 use crate::netdev;
 use crate::own::{self, Default4, Own};
 use crate::routes::{self, Reading};
@@ -62,6 +64,8 @@ pub struct Link {
     pub queues: u32,
     /// XDP can redirect frames to it.
     pub xdp_transmit: bool,
+    /// What keeps XDP from that though the driver says it can.
+    pub shortage: Option<Shortage>,
 }
 
 /// A route of the main table.
@@ -285,8 +289,12 @@ impl Watcher {
             kernel.links.extend(link(&message));
         }
         for link in &mut kernel.links {
-            link.xdp_transmit = netdev::transmits(&mut self.ethtool.handle, link.index).await;
-            link.queues = self.queues(&link.name).await.unwrap_or(1).max(1);
+            let (receive, combined) = self.channels(&link.name).await.unwrap_or_default();
+            link.queues = (receive + combined).max(1);
+            if netdev::transmits(&mut self.ethtool.handle, link.index).await {
+                link.shortage = channels::shortage(&link.name, combined);
+                link.xdp_transmit = link.shortage.is_none();
+            }
         }
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
@@ -357,20 +365,19 @@ impl Watcher {
         }
     }
 
-    async fn queues(&mut self, interface: &str) -> Option<u32> {
+    /// Those in use: that only receive, and combined ones.
+    async fn channels(&mut self, interface: &str) -> Option<(u32, u32)> {
         let mut replies = self.ethtool.channel().get(Some(interface)).execute().await.ok()?;
         let reply = replies.try_next().await.ok()??;
-        let mut queues = 0;
+        let (mut receive, mut combined) = (0, 0);
         for attribute in &reply.payload.nlas {
-            if let ethtool::EthtoolAttr::Channel(
-                ethtool::EthtoolChannelAttr::RxCount(n)
-                | ethtool::EthtoolChannelAttr::CombinedCount(n),
-            ) = attribute
-            {
-                queues += n;
+            match attribute {
+                EthtoolAttr::Channel(EthtoolChannelAttr::RxCount(n)) => receive = *n,
+                EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(n)) => combined = *n,
+                _ => {}
             }
         }
-        Some(queues)
+        Some((receive, combined))
     }
 }
 
@@ -423,6 +430,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         vlan: None,
         queues: 1,
         xdp_transmit: false,
+        shortage: None,
     };
     let (mut parent, mut id) = (None, None);
     for attribute in &message.attributes {

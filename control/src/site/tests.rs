@@ -58,6 +58,7 @@ fn kernel() -> Kernel {
         vlan: None,
         queues: 1,
         xdp_transmit: true,
+        shortage: None,
     };
     Kernel {
         links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],
