@@ -363,7 +363,8 @@ fn attach(
         } else {
             tracing::warn!(
                 interface = device.name,
-                "the driver cannot transmit for XDP: what leaves by this device takes the user tier"
+                "the driver cannot transmit for XDP, or not from every CPU: what leaves by this \
+                 device takes the user tier"
             );
         }
     }
