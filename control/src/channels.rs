@@ -33,6 +33,13 @@ pub struct Shortage {
     needs: u32,
 }
 
+#[cfg(test)]
+impl Shortage {
+    pub(crate) fn example() -> Self {
+        Self { interface: "wan0".into(), driver: "i40e", has: 4, needs: 8 }
+    }
+}
+
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { interface, driver, has, needs } = self;
@@ -98,7 +105,7 @@ mod tests {
     }
 
     fn text(needs: u32) -> String {
-        Shortage { interface: "wan0".into(), driver: "i40e", has: 4, needs }.to_string()
+        Shortage { needs, ..Shortage::example() }.to_string()
     }
 
     #[test]

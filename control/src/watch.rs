@@ -60,6 +60,8 @@ pub struct Link {
     pub running: bool,
     /// For a VLAN device: its parent's index and the VLAN id.
     pub vlan: Option<(u32, u16)>,
+    /// The index of the device that sends by this one, such as a bond.
+    pub master: Option<u32>,
     /// Receive queues in use.
     pub queues: u32,
     /// XDP can redirect frames to it.
@@ -296,6 +298,7 @@ impl Watcher {
                 link.xdp_transmit = link.shortage.is_none();
             }
         }
+        hand_up_shortages(&mut kernel.links);
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
             let local = message.attributes.iter().find_map(|attribute| match attribute {
@@ -428,6 +431,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Up),
         vlan: None,
+        master: None,
         queues: 1,
         xdp_transmit: false,
         shortage: None,
@@ -441,6 +445,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             }
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Data(InfoData::Vlan(data)) = info {
@@ -456,6 +461,19 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     link.vlan = parent.zip(id);
     (!link.name.is_empty()).then_some(link)
+}
+
+/// A device that sends by others, as a bond does and a virtual device of Hyper-V, transmits for XDP
+/// only if they do.
+fn hand_up_shortages(links: &mut [Link]) {
+    let short: Vec<_> =
+        links.iter().filter_map(|link| Some((link.master?, link.shortage.clone()?))).collect();
+    for (master, shortage) in short {
+        if let Some(link) = links.iter_mut().find(|l| l.index == master && l.xdp_transmit) {
+            link.xdp_transmit = false;
+            link.shortage = Some(shortage);
+        }
+    }
 }
 
 /// The routes of a message: one for each next hop of a multipath route, none in other tables.
@@ -521,6 +539,25 @@ mod tests {
             ]),
         ];
         assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
+    }
+
+    #[test]
+    fn a_device_that_sends_by_one_short_of_channels_is_short_of_them() {
+        let shortage = || Some(Shortage::example());
+        let mut message = LinkMessage::default();
+        message.header.index = 3;
+        message.attributes =
+            vec![LinkAttribute::IfName("eth0".into()), LinkAttribute::Controller(1)];
+        let short = Link { shortage: shortage(), ..link(&message).unwrap() };
+        let able = |index| Link { index, xdp_transmit: true, ..Link::default() };
+        let bridge = Link { index: 1, ..Link::default() };
+        let mut links = [able(1), able(2), short.clone()];
+        hand_up_shortages(&mut links);
+        assert_eq!((links[0].xdp_transmit, &links[0].shortage), (false, &shortage()));
+        assert_eq!(links[1], able(2), "it has nothing to do with it");
+        let mut links = [bridge.clone(), short];
+        hand_up_shortages(&mut links);
+        assert_eq!(links[0], bridge, "it transmits nothing in any case");
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn kernel() -> Kernel {
         up: true,
         running: true,
         vlan: None,
+        master: None,
         queues: 1,
         xdp_transmit: true,
         shortage: None,
