@@ -40,7 +40,7 @@ pub enum Attached {
 pub struct Program {
     ebpf: Ebpf,
     sockets: XskMap<MapData>,
-    transmitters: DevMap<MapData>,
+    devices: DevMap<MapData>,
     pins: Pins,
 }
 
@@ -58,8 +58,8 @@ impl Program {
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the XDP object has no {name}"));
         let sockets = XskMap::try_from(take(names::XSKS)?)?;
-        let transmitters = DevMap::try_from(take(names::DEVICES)?)?;
-        let mut program = Self { ebpf, sockets, transmitters, pins: pins.clone() };
+        let devices = DevMap::try_from(take(names::DEVICES)?)?;
+        let mut program = Self { ebpf, sockets, devices, pins: pins.clone() };
         program.xdp()?.load().context("the kernel refused the XDP program")?;
         Ok(program)
     }
@@ -71,8 +71,8 @@ impl Program {
     }
 
     /// Lets the program send by a device.
-    pub fn set_transmitter(&mut self, device: u8, ifindex: u32) -> Result<()> {
-        let done = self.transmitters.set(device.into(), ifindex, None, 0);
+    pub fn send_by(&mut self, device: u8, ifindex: u32) -> Result<()> {
+        let done = self.devices.set(device.into(), ifindex, None, 0);
         done.context("cannot enter a device in the XDP program's map")
     }
 
@@ -125,7 +125,7 @@ impl Program {
     }
 
     /// Lets frames that are written to queue *n* of a tap device leave by the *n*th
-    /// [transmitter](Self::set_transmitter), for as long as this program lives.
+    /// device [to send by](Self::send_by), for as long as this program lives.
     pub fn attach_transmit(&mut self, ifindex: u32) -> Result<()> {
         let program = xdp(&mut self.ebpf, names::TRANSMIT)?;
         program.load().context("the kernel refused the XDP program")?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
@@ -29,6 +29,9 @@ use weir_wire::layout::control::ControlHalf;
 use weir_wire::layout::status::DeviceStatus;
 use weir_xsk::BindMode;
 use zerocopy::FromZeros;
+
+/// Time between looks at what the tap device lost.
+const REFUSED_PERIOD: Duration = Duration::from_secs(1);
 
 /// The user tier of weir: forwards packets between LAN ports and uplinks.
 #[derive(Debug, Parser)]
@@ -269,6 +272,7 @@ fn run_workers(
         ])),
     };
     let before = status.read().devices;
+    status.set_tap_refused(0);
     std::thread::scope(|scope| {
         let (ready, all_ready) = ready::expect(workers);
         let threads: Vec<_> = (0..workers)
@@ -309,11 +313,16 @@ fn run_workers(
             tracing::info!(workers, devices = layout.devices.len(), "forwarding");
             // None: the layout may have changed while the workers started.
             let mut epoch = 0;
+            let mut looked = Instant::now();
             while !stop.load(Ordering::Relaxed)
                 && !threads.iter().any(|thread| thread.is_finished())
             {
                 std::thread::sleep(Duration::from_millis(20));
                 publish_devices(status, &shared, layout, &before, modes);
+                if looked.elapsed() >= REFUSED_PERIOD {
+                    looked = Instant::now();
+                    publish_refused(status, &shared);
+                }
                 let now = regions.control.epoch();
                 if now != epoch && changed(&regions.control) {
                     tracing::info!(
@@ -351,7 +360,7 @@ fn attach(
     program.detach_others(&ours)?;
     // Before the program is attached: from then on it forwards established flows.
     for device in layout.devices.iter().filter(|device| device.xdp_transmit) {
-        program.set_transmitter(device.device, device.ifindex)?;
+        program.send_by(device.device, device.ifindex)?;
     }
     let attach = |device: &DevicePlan| program.attach(device.ifindex, &device.name, choice);
     let modes: Vec<_> = layout.devices.iter().map(attach).collect::<Result<_>>()?;
@@ -359,7 +368,7 @@ fn attach(
     let generic = modes.iter().all(|mode| *mode == Attached::Generic);
     for device in layout.devices.iter().filter(|device| !device.xdp_transmit) {
         if generic {
-            program.set_transmitter(device.device, device.ifindex)?;
+            program.send_by(device.device, device.ifindex)?;
         } else {
             tracing::warn!(
                 interface = device.name,
@@ -369,12 +378,11 @@ fn attach(
         }
     }
     if !matches!(arguments.bind, BindArgument::ZeroCopy) {
-        let native = layout
-            .devices
-            .iter()
-            .zip(&modes)
-            .filter(|(device, mode)| device.xdp_transmit && **mode == Attached::Native);
-        let devices = native.fold(0, |set, (device, _)| set | 1 << device.device);
+        let served = layout.devices.iter().zip(&modes).filter(|(device, mode)| {
+            let sends = device.xdp_transmit && **mode == Attached::Native;
+            sends && Transmitter::fits(device.mtu)
+        });
+        let devices = served.fold(0, |set, (device, _)| set | 1 << device.device);
         transmit_by_tap(&mut program, devices, transmitter);
     }
     Ok(modes.into_iter().map(|mode| mode as u32).collect())
@@ -391,6 +399,17 @@ fn transmit_by_tap(program: &mut Program, devices: u64, transmitter: &OnceLock<T
             tracing::warn!("the user tier sends by its sockets, which is slower: {error:#}");
         }
     }
+}
+
+/// Says what the tap device took and lost: a device is down or gone, and `weir-control` has not said
+/// so yet.
+fn publish_refused(status: &Status, shared: &Shared) {
+    let Some(transmitter) = shared.transmitter.get() else { return };
+    let (before, now) = (status.read().tap_refused, transmitter.refused());
+    if now > before {
+        tracing::warn!(frames = now - before, "lost: the device they were for is down or gone");
+    }
+    status.set_tap_refused(now);
 }
 
 /// Adds the workers' figures to those of earlier workers.

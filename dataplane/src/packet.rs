@@ -18,6 +18,11 @@ pub trait Buffer {
 pub trait Output<B> {
     /// Queues a frame on a device; gives it back when the device's ring is full.
     fn transmit(&mut self, device: u8, frame: B) -> Result<(), B>;
+    /// As [`Self::transmit`], for a packet of the gateway's own, which can be made again: it goes where
+    /// a full ring is told of.
+    fn originate(&mut self, device: u8, frame: B) -> Result<(), B> {
+        self.transmit(device, frame)
+    }
     /// A fresh frame for a packet of the gateway's own.
     fn allocate(&mut self) -> Option<B>;
     /// Copies a frame that came in by `device` to another worker; `false` when its ring is full.

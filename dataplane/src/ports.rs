@@ -138,6 +138,10 @@ impl<'u> Output<Frame<'u>> for Ports<'u> {
         Ok(())
     }
 
+    fn originate(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+        self.by_socket(device, frame)
+    }
+
     fn allocate(&mut self) -> Option<Frame<'u>> {
         self.umem.alloc()
     }

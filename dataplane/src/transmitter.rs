@@ -2,9 +2,12 @@
 //! on what workers write to it. For devices that carry the program natively and whose driver
 //! transmits for XDP.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context, Result};
 use weir_wire::layout::MAX_DEVICES;
 use weir_xsk::Tap;
+use weir_xsk::tap::LONGEST_FRAME;
 
 use crate::attach::Program;
 
@@ -17,11 +20,18 @@ pub struct Transmitter {
     tap: Tap,
     /// A bit for each device index.
     devices: u64,
+    /// Somebody removed it.
+    gone: AtomicBool,
 }
 
 const _: () = assert!(MAX_DEVICES <= u64::BITS as usize);
 
 impl Transmitter {
+    /// May it send by a device with this MTU? A worker's frame has an Ethernet header and a tag.
+    pub fn fits(mtu: u32) -> bool {
+        mtu + 18 <= LONGEST_FRAME
+    }
+
     /// Makes the tap device and attaches the program's part to it. `devices` are those that the
     /// program may send by, a bit for each index, and not zero.
     ///
@@ -32,19 +42,33 @@ impl Transmitter {
         let queues = u64::BITS - devices.leading_zeros();
         let tap = Tap::create(NAME, queues).context("cannot make a tap device")?;
         program.attach_transmit(tap.ifindex())?;
-        Ok(Self { tap, devices })
+        Ok(Self { tap, devices, gone: AtomicBool::new(false) })
     }
 
     /// Does it send to this device?
     #[inline]
     pub fn serves(&self, device: u8) -> bool {
-        self.devices.checked_shr(device.into()).is_some_and(|devices| devices & 1 != 0)
+        let served = self.devices.checked_shr(device.into()).is_some_and(|set| set & 1 != 0);
+        served && !self.gone.load(Ordering::Relaxed)
     }
 
-    /// Sends a frame to a device it serves; `false`: the tap device refused it, as it does when
-    /// somebody took it down.
+    /// Sends a frame to a device it serves. `false`: the tap device did not take it, and will not be
+    /// asked again; that it took it does not say that the device did, see [`Tap::write`].
     #[inline]
     pub fn send(&self, device: u8, frame: &[u8]) -> bool {
-        self.tap.write(device, frame).is_ok()
+        let Err(error) = self.tap.write(device, frame) else { return true };
+        if !self.gone.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the tap device {} is gone, so the user tier sends by its sockets, which is \
+                 slower, until weir-dataplane starts again: {error}",
+                self.tap.name()
+            );
+        }
+        false
+    }
+
+    /// Frames that it took and lost, because the device they were for was down or gone.
+    pub fn refused(&self) -> u64 {
+        self.tap.refused().unwrap_or(0)
     }
 }

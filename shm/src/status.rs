@@ -52,6 +52,11 @@ impl Status {
         self.word(offset_of!(StatusPage, workers)).store(workers, Ordering::Relaxed);
     }
 
+    /// Says how many frames the tap device lost.
+    pub fn set_tap_refused(&self, frames: u64) {
+        self.word(offset_of!(StatusPage, tap_refused)).store(frames, Ordering::Relaxed);
+    }
+
     /// Key of the flow hash; zero until [`Self::set_hash_key`].
     pub fn hash_key(&self) -> [u64; 2] {
         map::load(&self.mapping, offset_of!(StatusPage, hash_key))

@@ -4,6 +4,10 @@
 //! In copy mode the kernel makes a socket buffer of every frame that an AF_XDP socket sends. What is
 //! written to a tap goes to the XDP program as it is (`tun_build_skb`, `drivers/net/tun.c`), and from
 //! there to the device's own XDP transmit function. The device is gone with its last queue.
+//!
+//! A write that succeeds does not say that the frame was sent. What the redirect refuses, because the
+//! target is down or gone, is counted ([`Tap::refused`]); what the target's driver then refuses,
+//! because its ring is full, is known to the driver alone.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +17,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use libc::{c_char, c_int, c_short, ifreq};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Most queues of a tap device (`MAX_TAP_QUEUES`).
-pub const MAX_QUEUES: u32 = 256;
+/// Most queues of a tap device, `MAX_TAP_QUEUES` of the kernel.
+pub const MAX_TAP_QUEUES: u32 = 256;
+
+/// Longest frame that goes to the XDP program as it is, on pages of 4 KiB (`tun_can_build_skb`). A
+/// longer one becomes a socket buffer, and may be overtaken by shorter ones.
+pub const LONGEST_FRAME: u32 = 3400;
 
 /// Bytes. IPv6 stays off a device with less than 1280, so the kernel has nothing to say on it.
 const MTU: c_int = 68;
@@ -23,6 +31,7 @@ const MTU: c_int = 68;
 #[derive(Debug)]
 pub struct Tap {
     queues: Vec<OwnedFd>,
+    name: String,
     ifindex: u32,
 }
 
@@ -33,12 +42,20 @@ impl Tap {
     /// # Errors
     /// Without `/dev/net/tun` or CAP_NET_ADMIN.
     pub fn create(name: &str, queues: u32) -> io::Result<Self> {
-        if queues == 0 || queues > MAX_QUEUES {
+        if queues == 0 || queues > MAX_TAP_QUEUES {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         let mut request = request(name)?;
-        let queues = (0..queues).map(|_| open_queue(&mut request)).collect::<io::Result<_>>()?;
-        // Named by the kernel when the first queue was opened.
+        // The kernel completes the name when the first queue is opened; the others are opened by it.
+        let queues =
+            (0..queues).map(|_| open_queue(&mut request)).collect::<io::Result<Vec<_>>>()?;
+        let named = request.ifr_name;
+        for queue in &queues {
+            ioctl(queue, libc::TUNGETIFF, &mut request)?;
+            if request.ifr_name != named {
+                return Err(io::Error::other("somebody renamed it meanwhile"));
+            }
+        }
         let socket = rustix::net::socket_with(
             AddressFamily::INET,
             SocketType::DGRAM,
@@ -52,7 +69,8 @@ impl Tap {
         ioctl(&socket, libc::SIOCGIFINDEX, &mut request)?;
         // SAFETY: the request above has written this field.
         let ifindex = unsafe { request.ifr_ifru.ifru_ifindex };
-        Ok(Self { queues, ifindex: ifindex as u32 })
+        let name = named.iter().take_while(|c| **c != 0).map(|c| char::from(*c as u8)).collect();
+        Ok(Self { queues, name, ifindex: ifindex as u32 })
     }
 
     /// Kernel interface index.
@@ -60,10 +78,26 @@ impl Tap {
         self.ifindex
     }
 
+    /// Frames that were written and then refused by the redirect, and those that the device dropped
+    /// for other reasons. `None`: it is gone, renamed, or in another network namespace.
+    pub fn refused(&self) -> Option<u64> {
+        let devices = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+        let figures = devices
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&self.name)?.strip_prefix(':'))?;
+        // Received: bytes, packets, errors, dropped.
+        figures.split_whitespace().nth(3)?.parse().ok()
+    }
+
+    /// Kernel name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Writes a frame, from its Ethernet header on, to a queue.
     ///
     /// # Errors
-    /// What `write` says; nothing was sent then.
+    /// What `write` says, above all that the device is gone; nothing was sent then.
     #[inline]
     pub fn write(&self, queue: u8, frame: &[u8]) -> io::Result<()> {
         let queue = self.queues.get(usize::from(queue)).ok_or(io::ErrorKind::InvalidInput)?;

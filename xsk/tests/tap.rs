@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use weir_xsk::Tap;
-use weir_xsk::tap::MAX_QUEUES;
+use weir_xsk::tap::MAX_TAP_QUEUES;
 
 /// A frame, and the length of its Ethernet header.
 const FRAME: [u8; 60] = [0xaa; 60];
@@ -14,6 +14,10 @@ fn create(test: &str, queues: u32) -> (Tap, PathBuf) {
     let name = format!("wt{}{test}", std::process::id() % 100_000);
     let tap = Tap::create(&name, queues).expect("these tests need root and /dev/net/tun");
     (tap, PathBuf::from(format!("/sys/class/net/{name}")))
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
 }
 
 fn number(device: &std::path::Path, file: &str) -> u64 {
@@ -32,11 +36,23 @@ fn what_is_written_comes_in_by_the_device() {
 }
 
 #[test]
-fn the_kernel_says_nothing_on_it() {
-    let (_tap, device) = create("q", 1);
-    let name = device.file_name().unwrap().to_str().unwrap();
-    assert!(!PathBuf::from(format!("/proc/sys/net/ipv6/conf/{name}")).exists());
-    assert_eq!(number(&device, "statistics/tx_packets"), 0);
+fn ipv6_is_off_on_it() {
+    let (tap, _) = create("q", 1);
+    assert!(!PathBuf::from(format!("/proc/sys/net/ipv6/conf/{}", tap.name())).exists());
+}
+
+#[test]
+fn what_it_drops_is_counted() {
+    let (tap, _) = create("d", 1);
+    assert_eq!(tap.refused(), Some(0));
+    ip(&["link", "set", tap.name(), "down"]);
+    assert!(
+        tap.write(0, &FRAME).is_err(),
+        "without a program, a device that is down takes nothing"
+    );
+    assert_eq!(tap.refused(), Some(1));
+    ip(&["link", "del", tap.name()]);
+    assert_eq!(tap.refused(), None);
 }
 
 #[test]
@@ -49,17 +65,16 @@ fn it_goes_with_its_queues() {
 
 #[test]
 fn a_frame_that_cannot_be_sent_is_an_error() {
-    let (tap, device) = create("e", 1);
+    let (tap, _) = create("e", 1);
     assert!(tap.write(1, &FRAME).is_err(), "there is no such queue");
     assert!(tap.write(0, &FRAME[..HEADER - 1]).is_err(), "shorter than a header");
-    let name = device.file_name().unwrap();
-    assert!(Command::new("ip").args(["link", "del"]).arg(name).status().unwrap().success());
+    ip(&["link", "del", tap.name()]);
     assert!(tap.write(0, &FRAME).is_err(), "there is no device");
 }
 
 #[test]
 fn names_and_numbers_that_the_kernel_would_not_take_are_refused() {
-    for (name, queues) in [("wt", 0), ("wt", MAX_QUEUES + 1), ("a-name-that-is-too-long", 1)] {
+    for (name, queues) in [("wt", 0), ("wt", MAX_TAP_QUEUES + 1), ("a-name-that-is-too-long", 1)] {
         let error = Tap::create(name, queues).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{name} {queues}");
     }

@@ -110,7 +110,10 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
             "running": control_runs, "pid": control,
             "seen_ms_ago": now_ms.saturating_sub(heartbeat),
         },
-        "dataplane": { "running": dataplane_runs, "pid": page.pid, "workers": workers },
+        "dataplane": {
+            "running": dataplane_runs, "pid": page.pid, "workers": workers,
+            "tap_refused": page.tap_refused,
+        },
         "epoch": state.region.epoch(),
         "flows": flows,
         "flow_slots": page.flows4.size / 64,
@@ -131,6 +134,10 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
         page.pid,
         format!(", {workers} workers, {flows} flows"),
     );
+    if page.tap_refused > 0 {
+        text +=
+            &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
+    }
     text += &format!("{:<10} {}\n\n", "epoch", state.region.epoch());
     text += &table(&devices, &["interface", "xdp", "mode", "sockets", "mtu", "rx_lost"]);
     text += "\n";

@@ -693,7 +693,7 @@ impl Engine {
     /// Sends a frame of the gateway's own; `false` when there is no room.
     fn originate<B: Buffer>(&self, device: u8, answer: &Answer, out: &mut impl Output<B>) -> bool {
         let Some(mut frame) = out.allocate() else { return false };
-        if !frame.set_data(answer.data()) || out.transmit(device, frame).is_err() {
+        if !frame.set_data(answer.data()) || out.originate(device, frame).is_err() {
             return false;
         }
         self.lane.add(Counter::UserOriginated, 1);

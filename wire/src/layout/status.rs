@@ -30,13 +30,14 @@ pub struct DeviceStatus {
     pub xdp: u32,
     /// XDP_STATISTICS: received frames dropped for reasons other than a full ring.
     pub rx_dropped: u64,
-    /// XDP_STATISTICS: descriptors on the transmit ring that the kernel refused.
+    /// Frames that were lost on the way to the kernel: descriptors that it refused (XDP_STATISTICS),
+    /// and what neither the tap device nor a socket took.
     pub tx_invalid: u64,
     /// XDP_STATISTICS: frames dropped because the receive ring was full.
     pub rx_ring_full: u64,
     /// XDP_STATISTICS: times the fill ring was empty.
     pub fill_ring_empty: u64,
-    /// Frames the kernel reported as sent.
+    /// Frames the kernel took: reported as sent by the sockets, or written to the tap device.
     pub tx_completed: u64,
     /// Zero.
     pub reserved: u64,
@@ -74,8 +75,11 @@ pub struct StatusPage {
     pub flows4: RegionHeader,
     /// Worker threads running. Atomic.
     pub workers: u64,
+    /// Frames that workers wrote to the tap device and that were refused there, because the device
+    /// they were for was down or gone. Of this process.
+    pub tap_refused: u64,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
     /// By device index of the control page.
     pub devices: [DeviceStatus; MAX_DEVICES],
     /// By worker.
