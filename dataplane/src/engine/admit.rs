@@ -99,30 +99,31 @@ impl Engine {
                 (uplink, outside.ok_or(Counter::DropNoPort)?)
             }
             None => {
-                let mut old = known;
-                while let Some(Mapping { external, .. }) = old {
-                    self.mappings.detach(&self.mappings.external(external));
-                    old = self.mappings.get(&endpoint);
-                }
                 let foreseen = work.new.and_then(|new| new.course);
                 let course = match foreseen {
                     Some(course) if steering::usable(&self.control, course.uplink) => course,
                     _ => self.course(policy, &traffic, key, now)?,
                 };
+                // Not before it is known that there is somewhere else to go.
+                let mut old = known;
+                while let Some(Mapping { external, .. }) = old {
+                    self.mappings.detach(&self.mappings.external(external));
+                    old = self.mappings.get(&endpoint);
+                }
                 (course.uplink, self.translate(key, &course)?)
             }
         };
-        let mac = link::source(frame);
-        let neighbour = Neighbour { mac: mac.bytes(), port: work.port };
-        let host = self.neighbours.learn(neighbour).ok_or(Counter::DropNeighbourFull)?;
+        let host = sender(frame, work.port);
+        let host_index = self.neighbours.learn(host).ok_or(Counter::DropNeighbourFull)?;
         let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
         let new = NewFlow {
             inside: *key,
             outside: outside.key,
             hashes: [work.hash, outside.answers],
             uplink,
-            lan: Side { port: work.port, host },
-            wan: Side { port, host: mark(mac.word()) },
+            host,
+            host_index,
+            port,
             worker: self.id,
             now,
         };

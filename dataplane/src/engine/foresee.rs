@@ -4,7 +4,8 @@
 //! directions' tags and slots, the endpoint's mapping, the external port's. One after the other
 //! they would be as many cache misses; foreseen, those of a batch are one. A flow that leaves an
 //! uplink is an old one that ends and a new one, twice as many. What is foreseen is only asked for:
-//! whether it comes to pass is decided when it is the packet's turn.
+//! whether it comes to pass is decided when it is the packet's turn. Only the uplink is decided here,
+//! and kept if it can still be used by then.
 //!
 //! The walks over the table look ahead in the same way, a few groups.
 
@@ -42,7 +43,7 @@ impl Engine {
             if let Stage::Plain { plain, hash, slot } = stage
                 && slot.is_none_or(leaves)
             {
-                let work = self.in_full(plain, *hash, *slot, received.device);
+                let work = self.long_way(plain, *hash, *slot, received.device);
                 *stage = work.map_or_else(Stage::Dropped, Stage::Parsed);
             }
             if let Stage::Parsed(work) = stage {

@@ -416,6 +416,19 @@ fn nothing_moves_when_there_is_nowhere_to_go() {
 }
 
 #[test]
+fn an_endpoint_keeps_its_port_when_a_new_flow_has_nowhere_to_go() {
+    let mut gateway = Gateway::new();
+    let before = see(&one(gateway.send(LAN, &udp_out(40_000, 53))).1).sport;
+    let states = |gateway: &mut Gateway, state| {
+        (0..3).for_each(|uplink| gateway.writer.set_uplink_state(uplink, state));
+    };
+    states(&mut gateway, uplink_state::NO_CARRIER);
+    assert!(gateway.send(LAN, &udp_out(40_000, 54)).is_empty());
+    states(&mut gateway, uplink_state::USABLE);
+    assert_eq!(see(&one(gateway.send(LAN, &udp_out(40_000, 55))).1).sport, before);
+}
+
+#[test]
 fn an_idle_flow_ends_and_frees_its_port() {
     let mut gateway = Gateway::new();
     gateway.publish(BUCKETS);
