@@ -3,6 +3,7 @@
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::layout::control::Timeouts;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
+use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::compile4;
 use weir_wire::{icmp, tcp};
@@ -20,15 +21,6 @@ pub fn reversed(key: &FlowKey4) -> FlowKey4 {
     FlowKey4::new(key.dst, key.src, key.dport, key.sport, key.proto)
 }
 
-/// One side of a flow: its port, and what the entry that leads there knows of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Side {
-    /// Port index.
-    pub port: u8,
-    /// See [`FlowEntry4::host`].
-    pub host: u16,
-}
-
 /// A flow to be made: packets of `inside` leave as `outside`.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow {
@@ -41,9 +33,11 @@ pub struct NewFlow {
     /// Uplink index.
     pub uplink: u8,
     /// Where the first packet came from.
-    pub lan: Side,
-    /// Where it goes.
-    pub wan: Side,
+    pub host: Neighbour,
+    /// The host's index in the neighbour table.
+    pub host_index: u16,
+    /// The port it leaves by.
+    pub port: u8,
     /// Owner.
     pub worker: u8,
     /// Milliseconds.
@@ -55,22 +49,24 @@ pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
     let translated = if new.inside == new.outside { 0 } else { flag::NAT };
     let state =
         if new.inside.proto == tcp::PROTOCOL { FlowState::Opening } else { FlowState::Stateless };
-    let entry = |from: &FlowKey4, to: &FlowKey4, side: Side, flags: u8| {
+    let entry = |from: &FlowKey4, to: &FlowKey4, (port, host): (u8, u16), flags: u8| {
         let mut entry = FlowEntry4::new_zeroed();
         (entry.src, entry.dst) = (from.src, from.dst);
         (entry.sport, entry.dport, entry.proto) = (from.sport, from.dport, from.proto);
         (entry.flags, entry.flow_state) = (flags | translated, state as u8);
         (entry.uplink, entry.worker) = (new.uplink, new.worker);
-        (entry.port, entry.host) = (side.port, side.host);
+        (entry.port, entry.host) = (port, host);
         entry.rewrite = compile4(from, to);
         entry.last_seen = new.now;
         entry
     };
     let (answer, answered) = (reversed(&new.outside), reversed(&new.inside));
     let [hash, answers] = new.hashes;
-    let back = table.insert(answers, &entry(&answer, &answered, new.lan, 0))?;
+    let home = (new.host.port, new.host_index);
+    let back = table.insert(answers, &entry(&answer, &answered, home, 0))?;
     let flags = flag::FORWARD | flag::SEEN | flag::TO_UPLINK;
-    let forward = entry(&new.inside, &new.outside, new.wan, flags);
+    let out = (new.port, mark(new.host.to_word(), back));
+    let forward = entry(&new.inside, &new.outside, out, flags);
     let Some(index) = table.insert(hash, &forward) else {
         table.retire(back);
         return None;
@@ -178,8 +174,6 @@ mod tests {
     use super::*;
 
     const SECRET: [u64; 2] = [3, 5];
-    const LAN: Side = Side { port: 0, host: 70 };
-    const WAN: Side = Side { port: 1, host: 1 };
 
     fn new_flow(proto: u8) -> NewFlow {
         let (lan, site) = ([10, 0, 0, 1], [198, 51, 100, 1]);
@@ -190,8 +184,9 @@ mod tests {
             outside,
             hashes: hashes(&inside, &outside),
             uplink: 1,
-            lan: LAN,
-            wan: WAN,
+            host: Neighbour { mac: [2; 6], port: 0 },
+            host_index: 70,
+            port: 1,
             worker: 0,
             now: 1000,
         }
@@ -252,7 +247,7 @@ mod tests {
         assert_eq!((out.rewrite.src, out.rewrite.sport), (back.dst, back.dport));
         assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.src, out.sport));
         assert_eq!((out.peer, back.peer), (pair.back, pair.forward));
-        assert_eq!((out.port, back.port), (WAN.port, LAN.port));
+        assert_eq!((out.port, back.port, back.host), (1, 0, 70));
     }
 
     #[test]

@@ -35,6 +35,14 @@ struct Packet {
     room: u64,
 }
 
+/// Where a frame comes from.
+struct Arrival {
+    /// Where packets go that come in by its port, see [`flag::heading`].
+    heading: u8,
+    /// Its sender's [`neighbour::word`].
+    sender: u64,
+}
+
 /// What leaves, from the entry.
 struct Departure {
     addresses: u64,
@@ -89,7 +97,7 @@ fn forward<const L3: usize>(
     let packet = Packet::read::<L3>(ctx)?;
     // The search's loads take their time, so it begins before all that can be checked meanwhile.
     let search = Search::begin(packet.key())?;
-    let heading = heading::<L3>(ctx, published)?;
+    let arrival = arrival::<L3>(ctx, published)?;
     if !packet.is_plain() {
         return None;
     }
@@ -104,14 +112,14 @@ fn forward<const L3: usize>(
     }
     let [_, _, _, _, _, flags, _, uplink] = found.meta.to_le_bytes();
     let port = (out >> 16) as u8;
-    let offered = flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading;
+    let offered = flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | arrival.heading;
     if !offered || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
         return None;
     }
-    let host = out as u16;
-    let destination = match heading {
+    let (host, peer) = (out as u16, (out >> 32) as u32);
+    let destination = match arrival.heading {
         0 => maps::neighbour(host)? & MAC,
-        _ if host != neighbour::mark(source(ctx)?) => return None,
+        _ if host != neighbour::mark(arrival.sender, peer) => return None,
         // SAFETY: an uplink of the half.
         _ => unsafe { (*published.uplink(uplink)).next_hop_mac.word() },
     };
@@ -192,10 +200,9 @@ impl Packet {
     }
 }
 
-/// Where packets go that come in by the frame's port, see [`flag::heading`]; `None`: it is no port of
-/// ours, or the frame is not for us.
+/// Where the frame comes from; `None`: by no port of ours, or it is not for us.
 #[inline(always)]
-fn heading<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<u8> {
+fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Arrival> {
     let (head, vlan) = if L3 == TAGGED {
         let head = words::at::<TAGGED>(ctx, 0)?;
         // SAFETY: the bytes are there.
@@ -204,18 +211,14 @@ fn heading<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<u8
         (words::at::<UNTAGGED>(ctx, 0)?, 0)
     };
     // SAFETY: the context is the kernel's.
-    let port = published.port_of(unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
+    let index = published.port_of(unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
+    let port = published.port(index);
     // SAFETY: the bytes are there, and it is a port of the half.
-    let (destination, own, role) =
-        unsafe { (load64::<0>(head) & MAC, (*port).mac.word(), (*port).role) };
-    (destination == own).then_some(flag::heading(role))
-}
-
-/// The hardware address that the frame comes from.
-#[inline(always)]
-fn source(ctx: &XdpContext) -> Option<u64> {
-    // SAFETY: the bytes are there.
-    Some(unsafe { load64::<4>(words::at::<UNTAGGED>(ctx, 0)?) } >> 16)
+    let (destination, source, own, role) = unsafe {
+        (load64::<0>(head) & MAC, load64::<4>(head) >> 16, (*port).mac.word(), (*port).role)
+    };
+    let arrival = Arrival { heading: flag::heading(role), sender: neighbour::word(source, index) };
+    (destination == own).then_some(arrival)
 }
 
 /// Writes the headers of the frame, whose IP header is now at `L3`.

@@ -98,7 +98,7 @@ fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
         return (XDP_PASS, Counter::XdpPassPort);
     };
     // SAFETY: a port of the half.
-    let port = unsafe { port.read() };
+    let port = unsafe { published.port(port).read() };
     let [m0, m1, m2, m3, m4, m5] = port.mac.bytes();
     let group = d0 & 1 != 0
         || parsed.dst[0] >= 224

@@ -124,7 +124,7 @@ pub fn published() -> Option<Published> {
 impl Published {
     /// The port of an interface and VLAN, see [`ControlHalf::port_of`].
     #[inline(always)]
-    pub fn port_of(self, ifindex: u32, vlan: u16) -> Option<*const Port> {
+    pub fn port_of(self, ifindex: u32, vlan: u16) -> Option<u8> {
         let first = port_slot(ifindex, vlan);
         for probe in 0..PORT_PROBES {
             // SAFETY: the index is masked to the table, which is part of the half.
@@ -136,7 +136,7 @@ impl Published {
                 return None;
             }
             if slot.ifindex == ifindex && slot.vlan == vlan {
-                return Some(self.port(slot.port));
+                return Some(slot.port);
             }
         }
         None

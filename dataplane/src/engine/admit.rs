@@ -2,7 +2,6 @@
 
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{OnUplinkDown, Uplink};
-use weir_wire::layout::neighbour::mark;
 
 use super::*;
 

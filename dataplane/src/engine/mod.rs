@@ -4,7 +4,7 @@
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
 //! the next packet of an established flow is [`established`](crate::established)'s; every other
-//! is parsed in full.
+//! takes the long way.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -38,7 +38,7 @@ use weir_wire::{icmp, ipv4, rewrite, tcp};
 
 use crate::answer::{self, Answer, RateLimit};
 use crate::established::Plain;
-use crate::flows::{self, NewFlow, Side, key_of, reversed};
+use crate::flows::{self, NewFlow, key_of, reversed};
 use crate::fragments::{Fate, FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
@@ -337,7 +337,7 @@ impl Engine {
     }
 
     /// What goes the long way after all.
-    fn in_full(
+    fn long_way(
         &self,
         plain: &Plain,
         hash: u64,
@@ -362,7 +362,7 @@ impl Engine {
                 if let Some(way) = way {
                     return self.forward(plain, &way, received.frame, now, out);
                 }
-                let work = self.in_full(plain, *hash, *slot, received.device)?;
+                let work = self.long_way(plain, *hash, *slot, received.device)?;
                 self.act_on(&work, received, now, out)
             }
             Stage::Parsed(work) => self.act_on(work, received, now, out),
@@ -379,7 +379,8 @@ impl Engine {
         received: &Received<B>,
         slot: u32,
     ) -> Option<Way> {
-        let Untagged { heading, .. } = (*self.untagged.get(usize::from(received.device))?)?;
+        let Untagged { port: from, heading } =
+            (*self.untagged.get(usize::from(received.device))?)?;
         let entry = self.table.slot(slot);
         let action = entry.action();
         let ours = action.flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading
@@ -387,7 +388,7 @@ impl Engine {
             && entry.holds(plain.key().words())
             && steering::usable(&self.control, action.uplink);
         let port = self.snapshot.half.ports.get(usize::from(action.port))?;
-        let moved = host_moved(&action, received.frame.data());
+        let moved = host_moved(&action, sender(received.frame.data(), from));
         if !ours || plain.total() > port.mtu || port.vlan != 0 || moved {
             return None;
         }
@@ -465,8 +466,9 @@ impl Engine {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
-        if host_moved(&action, received.frame.data()) {
-            self.follow_host(slot, &action, work.port, link::source(received.frame.data()));
+        let host = sender(received.frame.data(), work.port);
+        if host_moved(&action, host) {
+            self.follow_host(slot, &action, host);
         }
         if p.ttl <= 1 {
             self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
@@ -617,15 +619,13 @@ impl Engine {
 
     /// Sends a flow's answers to the hardware address its host has now, if that is behind the port
     /// it began at.
-    fn follow_host(&self, slot: u32, action: &Action4, port: u8, mac: Mac) {
+    fn follow_host(&self, slot: u32, action: &Action4, host: Neighbour) {
         let back = self.table.slot(action.peer);
-        if back.action().port == port {
-            let Some(host) = self.neighbours.learn(Neighbour { mac: mac.bytes(), port }) else {
-                return;
-            };
-            back.set_host(host);
+        if back.action().port == host.port {
+            let Some(index) = self.neighbours.learn(host) else { return };
+            back.set_host(index);
         }
-        self.table.slot(slot).set_host(mark(mac.word()));
+        self.table.slot(slot).set_host(mark(host.to_word(), action.peer));
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
@@ -743,11 +743,17 @@ impl Engine {
     }
 }
 
-/// Does the packet come from another hardware address than its flow's packets did: a standby took
-/// over for the host, or for the router it is behind, or the host roams?
+/// Who sent a frame that came in by a port.
 #[inline(always)]
-fn host_moved(action: &Action4, frame: &[u8]) -> bool {
-    action.flags & flag::TO_UPLINK != 0 && action.host != mark(link::source(frame).word())
+fn sender(frame: &[u8], port: u8) -> Neighbour {
+    Neighbour { mac: link::source(frame).bytes(), port }
+}
+
+/// Does the packet come from another hardware address, or port, than its flow's packets did: a
+/// standby took over for the host, or for the router it is behind, or the host roams?
+#[inline(always)]
+fn host_moved(action: &Action4, host: Neighbour) -> bool {
+    action.flags & flag::TO_UPLINK != 0 && action.host != mark(host.to_word(), action.peer)
 }
 
 /// The worker that decides about the flows of a UDP or ICMP endpoint.

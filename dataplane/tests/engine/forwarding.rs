@@ -79,6 +79,25 @@ fn answers_stay_at_the_port_that_a_host_began_at() {
 }
 
 #[test]
+fn answers_follow_a_router_that_was_first_seen_at_another_port() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[3].role = PortRole::Lan as u8;
+    gateway.publish(BUCKETS / 2);
+    let frame = udp_out(40_000, 53);
+    let (device, out) = one(gateway.send(LAN, &frame));
+    let answer = answer_to(device, &out);
+    one(gateway.send(device, &answer));
+    let mut other = frame;
+    other[11] = 0x11;
+    let mut elsewhere = other.clone();
+    elsewhere[..6].copy_from_slice(&device_mac(3));
+    one(gateway.send(3, &elsewhere));
+    one(gateway.send(LAN, &other));
+    let (back, answer) = one(gateway.send(device, &answer));
+    assert_eq!((back, &answer[..6]), (LAN, &other[6..12]));
+}
+
+#[test]
 fn a_flow_keeps_its_uplink_when_weights_change() {
     let mut gateway = Gateway::new();
     let before: Vec<_> =

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
-use weir_dataplane::flows::{self, NewFlow, Side};
+use weir_dataplane::flows::{self, NewFlow};
 use weir_wire::hash::flow4;
 use weir_wire::layout::control::BUCKETS;
 use weir_wire::layout::counters::Counter;
@@ -134,7 +134,6 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     gateway.publish(BUCKETS);
     let (_, out) = gateway.send(LAN, &udp_out(30_000, 53)).remove(0);
     let (outside, dport) = (see(&out).sport.to_be_bytes(), 54u16.to_be_bytes());
-    let side = Side { port: 0, host: 0 };
     let inside = FlowKey4::new([10, 77, 9, 9], SERVER, [1, 1], dport, UDP);
     let outside = FlowKey4::new(external(0), SERVER, outside, dport, UDP);
     let other = NewFlow {
@@ -142,8 +141,9 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
         outside,
         hashes: [inside, flows::reversed(&outside)].map(|key| flow4(KEY, &key)),
         uplink: 0,
-        lan: side,
-        wan: side,
+        host: Neighbour { mac: HOST_MAC, port: 0 },
+        host_index: 0,
+        port: 0,
         worker: 0,
         now: gateway.now,
     };

@@ -15,6 +15,7 @@ use weir_wire::{checksum, icmp, tcp, udp};
 use crate::fixture::*;
 
 const ABORTED: u32 = 0;
+const SENDER: Neighbour = Neighbour { mac: THEIRS, port: 0 };
 const REDIRECT: u32 = 4;
 const FORWARDED: (u32, Counter) = (REDIRECT, Counter::XdpForwarded);
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
@@ -72,7 +73,7 @@ fn offered(frame: &[u8]) -> FlowEntry4 {
     let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
     let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
     let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::TO_UPLINK | flag::FORWARD;
-    FlowEntry4 { flags, host: mark(Mac::new(THEIRS).word()), ..entry(&from, &to) }
+    FlowEntry4 { flags, host: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
 }
 
 /// The entry as one that leads to a LAN host.
@@ -199,7 +200,8 @@ fn tags_are_added_changed_and_removed() {
         let mut f = fixture("tags", |_| ());
         let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
         let entry = offered(&plain);
-        f.insert(FlowEntry4 { port: u8::from(to == 7), ..entry });
+        let host = mark(Neighbour { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
+        f.insert(FlowEntry4 { host, port: u8::from(to == 7), ..entry });
         let sent = if from == 0 { plain.clone() } else { tagged(plain.clone(), from) };
         let (action, counter, out) = f.run_for_frame(&sent);
         assert_eq!((action, counter), FORWARDED);

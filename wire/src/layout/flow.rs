@@ -199,9 +199,9 @@ pub struct FlowEntry4 {
     /// What leaves.
     pub rewrite: Rewrite4,
     /// The LAN host, or the router it is behind. To it: its index in the
-    /// [neighbour](super::neighbour) table. To the uplink: the
-    /// [mark](super::neighbour::mark) of its hardware address, so that a packet from another is
-    /// noticed without a look at the other direction's entry.
+    /// [neighbour](super::neighbour) table. To the uplink: its [mark](super::neighbour::mark), so that
+    /// a packet from another hardware address or port is noticed without a look at the other
+    /// direction's entry.
     pub host: u16,
     /// Port it leaves by.
     pub port: u8,

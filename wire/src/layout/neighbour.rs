@@ -9,11 +9,17 @@ pub const NEIGHBOURS: usize = 16_384;
 /// Slots searched for an address.
 pub const NEIGHBOUR_PROBES: usize = 32;
 
-/// Sixteen bits of a hardware address, given as a word: its bytes in memory order in the low 48 bits.
-/// Two addresses have the same mark once in 65 536 times.
+/// The word of an address behind a port, given its bytes in memory order in the low 48 bits.
 #[inline(always)]
-pub const fn mark(address: u64) -> u16 {
-    (address.wrapping_mul(MIXER) >> 48) as u16
+pub const fn word(address: u64, port: u8) -> u64 {
+    address | (port as u64) << 48 | 1 << 56
+}
+
+/// Sixteen bits of a neighbour's [word](Neighbour::to_word), as a flow's entry keeps them whose other
+/// direction is in slot `peer`. Two neighbours look the same to one flow in 65 536.
+#[inline(always)]
+pub const fn mark(word: u64, peer: u32) -> u16 {
+    ((word ^ peer as u64).wrapping_mul(MIXER) >> 48) as u16
 }
 
 /// 2^64 divided by the golden ratio: all bits of a number reach the upper ones of its product.
@@ -34,7 +40,7 @@ impl Neighbour {
     #[inline]
     pub const fn to_word(self) -> u64 {
         let [a, b, c, d, e, f] = self.mac;
-        u64::from_le_bytes([a, b, c, d, e, f, self.port, 1])
+        word(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), self.port)
     }
 
     /// The neighbour in a word; `None` for an unused slot.
