@@ -28,6 +28,9 @@ pub struct Ports<'u> {
     copying: u64,
     /// Frames for the transmitter, which go with the next [`Self::flush`].
     outbox: Vec<(u8, Frame<'u>)>,
+    /// Packets of the gateway's own wait in the sockets' rings, and are older than the outbox: a
+    /// reset that is overtaken by data has a sequence number of the past, and is ignored.
+    owed: bool,
     by_transmitter: [Sent; MAX_DEVICES],
 }
 
@@ -73,6 +76,7 @@ impl<'u> Ports<'u> {
             transmitter: &shared.transmitter,
             copying,
             outbox: Vec::with_capacity(BATCH),
+            owed: false,
             by_transmitter: [Sent::default(); MAX_DEVICES],
         })
     }
@@ -87,10 +91,17 @@ impl<'u> Ports<'u> {
             socket.complete();
             socket.refill();
         }
+        self.owed = false;
     }
 
     /// What the transmitter refuses goes by the sockets.
     fn flush_outbox(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.owed) {
+            self.sockets.iter_mut().for_each(|(_, socket)| drop(socket.flush()));
+        }
         let mut outbox = std::mem::take(&mut self.outbox);
         for (device, frame) in outbox.drain(..) {
             let transmitter = self.transmitter.get();
@@ -139,6 +150,8 @@ impl<'u> Output<Frame<'u>> for Ports<'u> {
     }
 
     fn originate(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+        self.flush_outbox();
+        self.owed = true;
         self.by_socket(device, frame)
     }
 
