@@ -85,7 +85,14 @@ fn flows_on_the_backup_come_home_when_idle_and_connections_when_asked() {
     wait::until("connections to leave the backup", wait::BOUND, || {
         Ok((flows.ask().reset == 10).then_some(()))
     })
-    .unwrap();
+    .unwrap_or_else(|error| {
+        let history = told(&site.history(FIBER).unwrap());
+        panic!(
+            "{error:#}: {:?}, {} on cable, fiber: {history}",
+            flows.ask(),
+            active(&site.weir, CABLE)
+        )
+    });
     site.weir.check_conservation().unwrap();
 }
 
