@@ -129,7 +129,8 @@ impl Capture {
     /// Asks `tcpdump` for its counters.
     fn status(&mut self) -> Result<Status> {
         self.signal(Signal::USR1)?;
-        let line = self.message(" packets captured")?;
+        // "1 packet captured", but "2 packets captured".
+        let line = self.message(" captured, ")?;
         Status::parse(&line).with_context(|| format!("tcpdump's counters are unreadable: {line}"))
     }
 
