@@ -8,8 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Queues of a device that weir serves, at most.
-pub const MAX_QUEUES: u32 = 64;
+use weir_wire::layout::MAX_QUEUES;
 
 /// As `/sys/class/net` names them. Of Linux 6.12 to 6.18, without those for other machines than
 /// x86-64, where XDP redirects to no device.
@@ -48,7 +47,7 @@ impl fmt::Display for Shortage {
             "{interface}: {driver} transmits for XDP only from CPUs below the number of channels, \
              which is {has} and should be {needs}: what leaves by this device takes the user tier"
         )?;
-        if *needs <= MAX_QUEUES {
+        if *needs <= MAX_QUEUES as u32 {
             write!(f, "; if it can have as many, `ethtool -L {interface} combined {needs}`")?;
         }
         Ok(())
@@ -117,8 +116,9 @@ mod tests {
 
     #[test]
     fn nobody_is_told_to_have_more_queues_than_weir_serves() {
-        assert!(text(MAX_QUEUES).contains("ethtool"), "{}", text(MAX_QUEUES));
-        assert!(!text(MAX_QUEUES + 1).contains("ethtool"), "{}", text(MAX_QUEUES + 1));
+        let most = MAX_QUEUES as u32;
+        assert!(text(most).contains("ethtool"), "{}", text(most));
+        assert!(!text(most + 1).contains("ethtool"), "{}", text(most + 1));
     }
 
     #[test]

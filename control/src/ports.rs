@@ -5,9 +5,9 @@
 
 use std::net::Ipv4Addr;
 
+use weir_wire::layout::MAX_QUEUES;
 use weir_wire::layout::control::{ControlHalf, Device, Mac, Name, Port, PortRole};
 
-use crate::channels::MAX_QUEUES;
 use crate::watch::Kernel;
 
 /// Enters ports in a half that has none yet.
@@ -57,7 +57,7 @@ impl<'h> Ports<'h> {
         }
         self.half.devices[device] = Device {
             ifindex: parent.index,
-            queues: parent.queues.min(MAX_QUEUES),
+            queues: parent.queues.min(MAX_QUEUES as u32),
             mtu: parent.mtu,
             xdp_transmit: u8::from(parent.xdp_transmit),
             reserved: [0; 19],
