@@ -62,14 +62,21 @@ fn answers_follow_a_host_to_another_hardware_address() {
     }
 }
 
-#[test]
-fn answers_stay_at_the_port_that_a_host_began_at() {
+/// A gateway whose port 3 is a LAN too, a packet of a flow of the first LAN, and the device and the
+/// frame of its answer.
+fn flow_beside_another_lan() -> (Gateway, Vec<u8>, u8, Vec<u8>) {
     let mut gateway = Gateway::new();
     gateway.half.ports[3].role = PortRole::Lan as u8;
     gateway.publish(BUCKETS / 2);
     let frame = udp_out(40_000, 53);
     let (device, out) = one(gateway.send(LAN, &frame));
     let answer = answer_to(device, &out);
+    (gateway, frame, device, answer)
+}
+
+#[test]
+fn answers_stay_at_the_port_that_a_host_began_at() {
+    let (mut gateway, frame, device, answer) = flow_beside_another_lan();
     let mut elsewhere = frame;
     elsewhere[..6].copy_from_slice(&device_mac(3));
     elsewhere[11] = 0x11;
@@ -80,12 +87,7 @@ fn answers_stay_at_the_port_that_a_host_began_at() {
 
 #[test]
 fn answers_follow_a_router_that_was_first_seen_at_another_port() {
-    let mut gateway = Gateway::new();
-    gateway.half.ports[3].role = PortRole::Lan as u8;
-    gateway.publish(BUCKETS / 2);
-    let frame = udp_out(40_000, 53);
-    let (device, out) = one(gateway.send(LAN, &frame));
-    let answer = answer_to(device, &out);
+    let (mut gateway, frame, device, answer) = flow_beside_another_lan();
     one(gateway.send(device, &answer));
     let mut other = frame;
     other[11] = 0x11;
