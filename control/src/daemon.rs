@@ -10,12 +10,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
+use weir_shm::{Pins, Role};
 use weir_wire::layout::control::{ControlHalf, Member, Tier, Uplink as UplinkLayout, uplink_state};
 use zerocopy::IntoBytes;
 
@@ -70,12 +70,12 @@ pub async fn run(options: Options) -> Result<()> {
         tracing::warn!("{warning}");
     }
     let pins = Pins::create(&options.pins)?;
+    let _claim = pins.claim(Role::Control)?;
     let region = ControlRegion::open(&pins, Access::Write)?;
     if let Some(snapshot) = region.snapshot() {
         publish::check_order(&site, &snapshot.half).map_err(anyhow::Error::msg)?;
     }
     let listener = listen(&options.socket).await?;
-    claim(&region)?;
     let counters = Counters::open(&pins, Access::Write)?;
     let observations = Observations::open(&pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), now_ms());
@@ -204,18 +204,6 @@ fn refuse(problems: Vec<site::Problem>) -> Result<()> {
     }
     let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
     bail!("{}", text.join("\n"))
-}
-
-/// One control process per directory.
-fn claim(region: &ControlRegion) -> Result<()> {
-    let (other, ours) = (region.control_process().0, u64::from(std::process::id()));
-    let name = std::fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
-    if other != 0 && other != ours && name.trim() == "weir-control" {
-        bail!(
-            "weir-control already runs as process {other}: stop it first, or give another --pins directory"
-        );
-    }
-    Ok(())
 }
 
 async fn listen(path: &Path) -> Result<UnixListener> {

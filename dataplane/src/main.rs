@@ -23,7 +23,7 @@ use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
 use weir_shm::observations::Observations;
 use weir_shm::status::Status;
-use weir_shm::{Pins, pins};
+use weir_shm::{Pins, Role, pins};
 use weir_wire::layout::MAX_DEVICES;
 use weir_wire::layout::control::ControlHalf;
 use weir_wire::layout::status::DeviceStatus;
@@ -91,26 +91,14 @@ fn main() -> Result<()> {
         signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
     }
     let pins = Pins::create(&arguments.pins)?;
+    let _claim = pins.claim(Role::Dataplane)?;
     let control = ControlRegion::open(&pins, Access::Write)?;
     let status = Status::open(&pins, Access::Write)?;
-    claim(&status)?;
+    status.set_pid(std::process::id().into());
     let done = serve(&arguments, &pins, &control, &status, &stop);
     status.set_workers(0);
     status.set_pid(0);
     done
-}
-
-/// One dataplane per directory.
-fn claim(status: &Status) -> Result<()> {
-    let (other, ours) = (status.pid(), u64::from(std::process::id()));
-    let name = std::fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
-    if other != 0 && other != ours && name.trim() == "weir-dataplane" {
-        bail!(
-            "weir-dataplane already runs as process {other}: stop it first, or give another --pins directory"
-        );
-    }
-    status.set_pid(ours);
-    Ok(())
 }
 
 fn serve(

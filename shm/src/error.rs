@@ -24,6 +24,17 @@ pub enum Error {
         /// Cause.
         source: std::io::Error,
     },
+    /// Another process has the role.
+    #[error(
+        "{program} already runs on {}: stop it first, or give another --pins directory",
+        directory.display()
+    )]
+    Claimed {
+        /// The pin directory.
+        directory: PathBuf,
+        /// The role's program.
+        program: &'static str,
+    },
     /// Nothing is pinned under the name.
     #[error(
         "nothing is pinned at {path}: start {creator}, or give the right directory with --pins"

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`pins`] | the directory of pins, and opening or creating what is in it |
+//! | [`claim`] | who works on it: one process of each role |
 //! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory |
 //! | [`control`] | writing and reading the control page and the bucket tables |
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
@@ -21,6 +22,8 @@ mod sync;
 
 #[cfg(not(loom))]
 pub mod cgroup;
+#[cfg(not(loom))]
+pub mod claim;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
@@ -44,6 +47,8 @@ pub mod status;
 
 pub mod publish;
 
+#[cfg(not(loom))]
+pub use claim::Role;
 #[cfg(not(loom))]
 pub use error::Error;
 #[cfg(not(loom))]

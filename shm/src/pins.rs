@@ -3,7 +3,9 @@
 //! Whichever process comes first creates the regions, under an exclusive lock on the directory, so
 //! the start order of the two processes does not matter. Pins outlive both.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::ErrorKind as Kind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -16,6 +18,7 @@ use weir_wire::layout::status::StatusPage;
 use weir_wire::layout::tags::PAGE_GROUPS;
 use weir_wire::layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
 
+use crate::claim::Role;
 use crate::flows::TagWord;
 use crate::map::{Access, Mapping, Shape};
 use crate::{Error, map};
@@ -50,6 +53,14 @@ pub mod name {
     pub const PROGRAM: [&str; 6] = [CONTROL, COUNTERS, FLOWS4, TAGS4, NEIGHBOURS, HOSTS4];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
+    /// Every region.
+    const REGIONS: [&str; 9] =
+        [CONTROL, BUCKETS, FLOWS4, TAGS4, NEIGHBOURS, COUNTERS, STATUS, OBSERVATIONS, HOSTS4];
+
+    /// Is a file of this name weir's?
+    pub fn is_ours(name: &str) -> bool {
+        REGIONS.contains(&name) || name.starts_with(LINK)
+    }
 }
 
 /// The pin directory of one gateway.
@@ -59,21 +70,30 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes sure that the directory exists on a BPF file system, mounting one if need be.
+    /// Makes sure that the directory exists on a BPF file system, mounting one if need be, and that
+    /// nobody but its owner, this process's user, can reach what is in it.
     pub fn create(directory: impl Into<PathBuf>) -> Result<Self, Error> {
         let directory = directory.into();
         if directory.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
-            rustix::mount::mount("bpf", BPFFS, "bpf", rustix::mount::MountFlags::empty(), None)
-                .map_err(|e| Error::Bpffs { path: BPFFS.into(), source: e.into() })?;
+            mount().map_err(|source| Error::Bpffs { path: BPFFS.into(), source })?;
         }
-        std::fs::create_dir_all(&directory).map_err(|source| Error::Io {
-            action: "create",
-            path: directory.clone(),
-            source,
-        })?;
+        let failed = |action, source| Error::Io { action, path: directory.clone(), source };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|e| failed("create", e))?;
+        let refused = |why: &str| failed("pin maps in", std::io::Error::other(why.to_owned()));
         if !is_bpffs(&directory) {
-            let source = std::io::Error::other("not on a BPF file system");
-            return Err(Error::Io { action: "pin maps in", path: directory, source });
+            return Err(refused("not on a BPF file system"));
+        }
+        let found = std::fs::symlink_metadata(&directory).map_err(|e| failed("look at", e))?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refused("it is another user's: remove it, or give another --pins"));
+        }
+        if directory != Path::new(BPFFS) && found.mode() & 0o077 != 0 {
+            std::fs::set_permissions(&directory, Permissions::from_mode(0o700))
+                .map_err(|e| failed("close to other users", e))?;
         }
         Ok(Self { directory })
     }
@@ -101,8 +121,9 @@ impl Pins {
         Ok(Lock { _file: file })
     }
 
-    /// Removes every pin and the directory: XDP programs detach when their links go, maps vanish
-    /// when the last process unmaps them. Says what it removed.
+    /// Removes every pin of weir's, and the directory unless it holds something else: XDP programs
+    /// detach when their links go, maps vanish when the last process unmaps them. Says what it
+    /// removed.
     pub fn remove(&self) -> Result<Vec<String>, Error> {
         let failed = |action, path: &Path, source| Error::Io { action, path: path.into(), source };
         let mut removed = Vec::new();
@@ -114,10 +135,27 @@ impl Pins {
             std::fs::read_dir(&self.directory).map_err(|e| failed("list", &self.directory, e))?;
         for entry in entries {
             let entry = entry.map_err(|e| failed("list", &self.directory, e))?;
-            std::fs::remove_file(entry.path()).map_err(|e| failed("remove", &entry.path(), e))?;
-            removed.push(entry.file_name().to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name::is_ours(&name) {
+                std::fs::remove_file(entry.path())
+                    .map_err(|e| failed("remove", &entry.path(), e))?;
+                removed.push(name);
+            }
         }
-        std::fs::remove_dir(&self.directory).map_err(|e| failed("remove", &self.directory, e))?;
+        let locks = Role::ALL.map(|role| self.path(role.directory()));
+        for directory in locks.iter().chain([&self.directory]) {
+            match std::fs::remove_dir(directory) {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        Kind::NotFound | Kind::DirectoryNotEmpty | Kind::ResourceBusy
+                    ) =>
+                {
+                    return Err(failed("remove", directory, error));
+                }
+                _ => {}
+            }
+        }
         drop(lock);
         removed.sort();
         Ok(removed)
@@ -239,6 +277,19 @@ impl Pins {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+/// Mounts the BPF file system, unless another process that starts at the same time was first: the
+/// second mount would hide what is pinned in the first.
+fn mount() -> std::io::Result<()> {
+    let directory = File::open(BPFFS)?;
+    rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
+    if !is_bpffs(Path::new(BPFFS)) {
+        // Without the mode anybody may make directories there (kernel/bpf/inode.c: 01777).
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("bpf", BPFFS, "bpf", flags, Some(c"mode=0700"))?;
+    }
+    Ok(())
 }
 
 fn is_bpffs(path: &Path) -> bool {

@@ -1,5 +1,7 @@
 //! Pinned regions, on the real BPF file system. Needs root.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
@@ -8,7 +10,7 @@ use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
-use weir_shm::{Error, Pins};
+use weir_shm::{Error, Pins, Role};
 use weir_wire::layout::control::{BUCKETS, Name, host_class};
 use weir_wire::layout::counters::Counter;
 
@@ -137,4 +139,52 @@ fn a_map_of_host_prefixes_keeps_its_size() {
     let scratch = Scratch::new("hosts-size");
     Hosts4::of_size(&scratch.0, 9).unwrap();
     assert_eq!(Hosts4::open(&scratch.0).unwrap().room(), 8);
+}
+
+#[test]
+fn a_role_has_one_process_at_a_time() {
+    let scratch = Scratch::new("claim");
+    let pins = &scratch.0;
+    assert!(!pins.is_claimed(Role::Control).unwrap());
+    let claim = pins.claim(Role::Control).unwrap();
+    assert!(pins.is_claimed(Role::Control).unwrap());
+    let error = pins.claim(Role::Control).unwrap_err();
+    assert!(error.to_string().contains("weir-control already runs on"), "{error}");
+    pins.claim(Role::Dataplane).unwrap();
+    drop(claim);
+    assert!(!pins.is_claimed(Role::Control).unwrap());
+    pins.claim(Role::Control).unwrap();
+}
+
+#[test]
+fn pins_are_for_their_owner_alone() {
+    let scratch = Scratch::new("mode");
+    let directory = scratch.0.directory();
+    let mode = || std::fs::metadata(directory).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o700);
+    std::fs::set_permissions(directory, Permissions::from_mode(0o777)).unwrap();
+    Pins::create(directory).unwrap();
+    assert_eq!(mode(), 0o700);
+}
+
+#[test]
+fn a_directory_of_another_user_holds_no_pins() {
+    let scratch = Scratch::new("owner");
+    std::os::unix::fs::chown(scratch.0.directory(), Some(65_534), None).unwrap();
+    let error = Pins::create(scratch.0.directory()).unwrap_err();
+    std::os::unix::fs::chown(scratch.0.directory(), Some(0), None).unwrap();
+    assert!(error.to_string().contains("another user's"), "{error}");
+}
+
+#[test]
+fn what_is_not_weirs_is_not_removed() {
+    let scratch = Scratch::new("others");
+    let theirs = scratch.0.path("theirs");
+    map::create(&theirs, "theirs", Shape { value_size: 8, entries: 1 }, |_| ()).unwrap();
+    ControlRegion::open(&scratch.0, Access::Write).unwrap();
+    scratch.0.claim(Role::Control).unwrap();
+    assert_eq!(scratch.0.remove().unwrap(), ["BUCKETS", "CONTROL"]);
+    let left: Vec<_> = std::fs::read_dir(scratch.0.directory()).unwrap().flatten().collect();
+    std::fs::remove_file(&theirs).unwrap();
+    assert_eq!(left.iter().map(|entry| entry.path()).collect::<Vec<_>>(), [theirs]);
 }

@@ -7,9 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use weir_shm::Pins;
-use weir_shm::map::Access;
-use weir_shm::status::Status;
+use weir_shm::{Pins, Role};
 
 use super::{Arguments, Exit};
 use crate::api::{self, Request, Response};
@@ -117,10 +115,18 @@ fn remove_routes() -> anyhow::Result<()> {
 
 /// Removes everything weir keeps in the kernel.
 pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
-    let pid = Status::open(pins, Access::Read).map_or(0, |status| status.pid());
-    if super::view::is_alive(pid) && !force {
-        eprintln!("weir: the dataplane runs as process {pid}: stop it first, or use --force");
-        return Exit::Failed;
+    // Held to the end: a process that starts meanwhile would work on what is being removed.
+    let mut claims = Vec::new();
+    let roles = Role::ALL.iter().filter(|_| pins.directory().exists());
+    for role in roles.filter(|role| !(force && **role == Role::Dataplane)) {
+        match pins.claim(*role) {
+            Ok(claim) => claims.push(claim),
+            Err(error) => {
+                let more = if *role == Role::Dataplane { "; or use --force" } else { "" };
+                eprintln!("weir: {error}{more}");
+                return Exit::Failed;
+            }
+        }
     }
     if let Err(error) = remove_routes() {
         eprintln!("weir: weir's rules and routes are still there: {error:#}");
@@ -138,6 +144,9 @@ pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
         }
         Ok(removed) => {
             println!("removed {} from {}", removed.join(" "), pins.directory().display());
+            if pins.directory().exists() {
+                println!("{} stays: not all in it is weir's", pins.directory().display());
+            }
             Exit::Ok
         }
         Err(error) => {

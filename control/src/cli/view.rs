@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde_json::{Value, json};
-use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::map::Access;
 use weir_shm::status::Status;
+use weir_shm::{Pins, Role};
 use weir_wire::layout::control::{
     BUCKETS, Member, Prefix, Rule, Selection, Translate, Uplink as UplinkLayout, uplink_state,
 };
@@ -68,11 +68,6 @@ impl State {
     }
 }
 
-/// Does the process run?
-pub fn is_alive(pid: u64) -> bool {
-    pid != 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
-}
-
 /// `weir status`.
 pub fn status(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
@@ -80,7 +75,8 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
     let page = Status::open(pins, Access::Read)?.read();
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
-    let (control_runs, dataplane_runs) = (is_alive(control), is_alive(page.pid));
+    let control_runs = pins.is_claimed(Role::Control)?;
+    let dataplane_runs = pins.is_claimed(Role::Dataplane)?;
     let devices: Vec<Value> = state
         .snapshot
         .half

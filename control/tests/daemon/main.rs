@@ -1,6 +1,7 @@
 //! The two programs as an operator has them, in network namespaces. Needs root.
 
 mod absent;
+mod alone;
 mod drain;
 mod gateway;
 mod hooks;

@@ -1,0 +1,48 @@
+//! One control process per gateway.
+
+use std::process::Command;
+
+use weir_shm::Role;
+
+use crate::gateway::{Gateway, on_its_own};
+
+#[test]
+fn a_second_control_process_in_another_pid_namespace_is_refused() {
+    on_its_own(|| {
+        let gateway = Gateway::start("second", "");
+        let second = Command::new("timeout")
+            .args(["20", "unshare", "--pid", "--fork", "--kill-child"])
+            .arg(env!("CARGO_BIN_EXE_weir-control"))
+            .arg("--config")
+            .arg(gateway.path("weir.toml"))
+            .arg("--pins")
+            .arg(gateway.pins().directory())
+            .arg("--socket")
+            .arg(gateway.path("another-socket"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8(second.stderr).unwrap();
+        assert_eq!(second.status.code(), Some(1), "{error}");
+        assert!(error.contains("weir-control already runs on"), "{error}");
+        gateway.done(&["down", "lte"]);
+    });
+}
+
+#[test]
+fn what_a_control_process_publishes_in_is_not_removed_under_it() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("detach", "");
+        for arguments in [&["detach"][..], &["detach", "--force"]] {
+            let output = gateway.weir(arguments);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{error}");
+            assert!(error.contains("weir-control already runs on"), "{error}");
+        }
+        gateway.done(&["down", "lte"]);
+        assert_eq!(gateway.uplink("lte")["state"], "down");
+        gateway.kill_control();
+        assert!(!gateway.pins().is_claimed(Role::Control).unwrap());
+        let removed = gateway.done(&["detach"]);
+        assert!(removed.contains("CONTROL") && !gateway.pins().directory().exists(), "{removed}");
+    });
+}
