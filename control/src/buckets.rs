@@ -39,11 +39,13 @@ pub struct Buckets {
     homes: BTreeMap<u8, Box<Table>>,
     live: Box<Table>,
     active: Option<u8>,
+    /// Members and usable uplinks that the tables are made for.
+    made: Option<(Vec<Member>, u64)>,
 }
 
 impl Default for Buckets {
     fn default() -> Self {
-        Self { homes: BTreeMap::new(), live: empty(), active: None }
+        Self { homes: BTreeMap::new(), live: empty(), active: None, made: None }
     }
 }
 
@@ -51,11 +53,11 @@ impl Buckets {
     /// The state a former process left: the active tier's home table; entries that are no member
     /// are given away at the first [`update`](Self::update).
     pub fn adopt(tier: u8, home: Box<Table>) -> Self {
-        Self { homes: BTreeMap::from([(tier, home)]), live: empty(), active: Some(tier) }
+        Self { homes: BTreeMap::from([(tier, home)]), active: Some(tier), ..Self::default() }
     }
 
     /// Makes the tables for `members`; bit *u* of `usable` is set while uplink *u* can take flows.
-    /// Says whether the live table changed.
+    /// Says whether the live table changed. For what they are made for already it costs nothing.
     ///
     /// The active tier becomes the best one with a usable member of positive weight. Without any,
     /// every live bucket is [`NONE`] and the home tables stay as they are.
@@ -63,9 +65,18 @@ impl Buckets {
     /// # Panics
     /// When an uplink is not below 64, or appears twice: [`crate::site`] lets neither pass.
     pub fn update(&mut self, members: &[Member], usable: u64) -> bool {
+        if self.is_made_for(members, usable) {
+            return false;
+        }
         let before = self.live.clone();
         self.make(members, usable);
+        self.made = Some((members.to_vec(), usable));
         self.live != before
+    }
+
+    /// Are the tables those of these members, while these uplinks are usable?
+    pub fn is_made_for(&self, members: &[Member], usable: u64) -> bool {
+        self.made.as_ref().is_some_and(|(of, by)| of == members && *by == usable)
     }
 
     fn make(&mut self, members: &[Member], usable: u64) {

@@ -199,3 +199,21 @@ fn a_removed_member_gives_its_buckets_to_the_others() {
     assert_eq!(count(buckets.live(), 2), 0);
     assert_eq!(bound(&[1, 1, 2], &[1, 1]), BUCKETS / 2);
 }
+
+#[test]
+fn tables_are_made_anew_only_for_other_members_weights_or_usable_uplinks() {
+    let mut buckets = table(&[1, 2, 3]);
+    assert!(buckets.is_made_for(&members(&[1, 2, 3]), ALL));
+    assert!(!buckets.is_made_for(&members(&[1, 2, 4]), ALL), "another weight");
+    assert!(!buckets.is_made_for(&members(&[1, 2, 3]), 0b011), "another uplink is down");
+    assert!(!buckets.update(&members(&[1, 2, 3]), ALL));
+    assert!(buckets.update(&members(&[1, 2, 3]), 0b011));
+    assert!(buckets.is_made_for(&members(&[1, 2, 3]), 0b011));
+}
+
+#[test]
+fn tables_of_an_earlier_process_are_made_once_for_what_it_left() {
+    let home = Box::new(*table(&[1, 2]).home().unwrap());
+    let buckets = Buckets::adopt(1, home);
+    assert!(!buckets.is_made_for(&members(&[1, 2]), ALL));
+}
