@@ -27,6 +27,9 @@ pub struct Hosts4 {
     trie: LpmTrie<MapData, [u8; 4], u32>,
     room: usize,
     path: std::path::PathBuf,
+    /// What it holds, as far as that is known: there is one writer, and to list a full map takes
+    /// a million system calls.
+    present: Option<HostPrefixes>,
 }
 
 impl Hosts4 {
@@ -58,7 +61,7 @@ impl Hosts4 {
         let trie = LpmTrie::try_from(Map::LpmTrie(map)).map_err(|e| failed("open", Box::new(e)))?;
         // Not every kernel replaces an entry of a map that is full.
         let room = entries.saturating_sub(1) as usize;
-        Ok(Self { trie, room, path })
+        Ok(Self { trie, room, path, present: None })
     }
 
     /// How many prefixes there is room for.
@@ -70,7 +73,10 @@ impl Hosts4 {
     /// what the kernel routes, the longest. Enters first, removes afterwards, so that a prefix that
     /// takes the place of others never goes missing; the other way round where both do not fit.
     pub fn sync(&mut self, wanted: &HostPrefixes) -> Result<usize, Error> {
-        let present = self.prefixes()?;
+        let present = match self.present.take() {
+            Some(present) => present,
+            None => self.prefixes()?,
+        };
         let mut ranked: Vec<_> = wanted.iter().map(|(prefix, class)| (*prefix, *class)).collect();
         ranked.sort_by_key(|((_, length), class)| (*class == host_class::KERNEL, *length));
         let left_out = ranked.split_off(ranked.len().min(self.room)).len();
@@ -88,6 +94,7 @@ impl Hosts4 {
         if both_fit {
             self.remove(&stale)?;
         }
+        self.present = Some(kept);
         Ok(left_out)
     }
 
