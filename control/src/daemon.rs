@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
-use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
 use weir_shm::{Pins, Role};
@@ -25,6 +25,7 @@ use crate::confine::Confined;
 use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
+use crate::hosts;
 use crate::load::{Counts, Load, Reading};
 use crate::monitor::{Monitor, UplinkView};
 use crate::own::{self, Own};
@@ -273,7 +274,7 @@ struct Daemon {
     findings: mpsc::Receiver<probe::Event>,
     /// By policy.
     homing: Vec<Homing>,
-    known_hosts: Option<HostPrefixes>,
+    known_hosts: Option<hosts::Sources>,
     /// Of destinations that stay on the gateway.
     crowded: Complaint,
     half: Option<Box<ControlHalf>>,
@@ -450,10 +451,11 @@ impl Daemon {
 
     /// Enters the destinations that stay on the gateway. What fails is tried again with the next
     /// publication.
-    fn keep(&mut self, hosts: HostPrefixes) {
-        if self.known_hosts.as_ref() == Some(&hosts) {
+    fn keep(&mut self, sources: hosts::Sources) {
+        if self.known_hosts.as_ref() == Some(&sources) {
             return;
         }
+        let hosts = sources.prefixes();
         let room = self.hosts.room();
         let done = self.hosts.sync(&hosts);
         let trouble = match &done {
@@ -469,7 +471,7 @@ impl Daemon {
             Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
         };
         self.crowded.say(trouble);
-        self.known_hosts = done.is_ok().then_some(hosts);
+        self.known_hosts = done.is_ok().then_some(sources);
     }
 
     /// Says of each policy which of its flows come home.

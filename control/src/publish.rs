@@ -5,15 +5,15 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot, empty_half};
-use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
     ControlHalf, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, PortRole, Prefix,
-    Rule as RuleLayout, Translate, Uplink as UplinkLayout, host_class, uplink_state,
+    Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
 };
 use weir_wire::layout::flow::slots_for;
 
 use crate::buckets::{Buckets, Member};
+use crate::hosts;
 use crate::load::Placement;
 use crate::ports::Ports;
 use crate::site::{self, Site, Uplink};
@@ -121,8 +121,8 @@ pub struct Published {
     /// What the kernel and the operator say of each uplink, as bits of its state word; a drained
     /// one is both down and draining.
     pub problems: Vec<u32>,
-    /// Destinations that stay on the gateway.
-    pub hosts: HostPrefixes,
+    /// What decides which destinations stay on the gateway.
+    pub hosts: hosts::Sources,
     /// Next hops whose hardware address should be asked for.
     pub unresolved: Vec<(u32, Ipv4Addr)>,
 }
@@ -198,7 +198,7 @@ pub fn derive(
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
-    let hosts = hosts(site, kernel, &lan_nets, &half);
+    let hosts = hosts::Sources::of(site, kernel, lan_nets, &half);
     Published { half, problems, hosts, unresolved }
 }
 
@@ -301,31 +301,6 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
 
 fn prefix(net: &Ipv4Net) -> Prefix {
     Prefix::v4(net.network().octets(), net.prefix_len())
-}
-
-/// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes.
-fn hosts(site: &Site, kernel: &Kernel, lan_nets: &[Ipv4Net], half: &ControlHalf) -> HostPrefixes {
-    let uplinks: Vec<u32> =
-        site.uplinks.iter().filter_map(|u| kernel.link(&u.interface)).map(|l| l.index).collect();
-    let mut hosts = HostPrefixes::new();
-    let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
-    for route in kernel.routes.iter() {
-        if route.destination.prefix_len() != 0 && !uplinks.contains(&route.interface) {
-            hosts.insert(entry(&route.destination), host_class::KERNEL);
-        }
-    }
-    for net in lan_nets {
-        hosts.insert(entry(net), host_class::LAN);
-    }
-    for (_, net) in &kernel.addresses {
-        hosts.insert((net.addr().octets(), 32), host_class::LOCAL);
-    }
-    for uplink in half.uplinks.iter().take(site.uplinks.len()) {
-        for address in uplink.addresses() {
-            hosts.insert((*address, 32), host_class::LOCAL);
-        }
-    }
-    hosts
 }
 
 /// The members of a published policy, with the weights that were configured or set.

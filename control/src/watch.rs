@@ -1,8 +1,9 @@
 //! The gateway's view of the kernel: links, addresses, routes, weir's own rules, and neighbours, by
 //! netlink.
 //!
-//! Events only say that something changed; the view is then read anew, routes only if they did, and
-//! all events that came before count as dealt with. Only the loss of a carrier is taken from the
+//! Events only say that something changed; what they are about is then read anew, and all events that
+//! came before count as dealt with. Neighbours are read every time, since one that grows stale is no
+//! event. Only the loss of a carrier is taken from the
 //! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
 //! Requests have a socket of their own, where no event takes a reply's place.
 
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -31,10 +31,12 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
-use crate::channels::{self, Shortage};
-use crate::netdev;
+use crate::channels::Shortage;
+use crate::devices::Devices;
+use crate::events::{self, Event, Stale};
 use crate::own::{self, Default4, Own};
-use crate::routes::{self, Reading};
+use crate::routes::Reading;
+use crate::routing::{Route, Routes};
 
 /// Room for an event about a link. What is cut off is read with the view.
 const LONGEST_EVENT: usize = 8192;
@@ -70,19 +72,6 @@ pub struct Link {
     pub shortage: Option<Shortage>,
 }
 
-/// A route of the main table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Destination.
-    pub destination: Ipv4Net,
-    /// Next hop; none: on link.
-    pub gateway: Option<Ipv4Addr>,
-    /// Outgoing interface.
-    pub interface: u32,
-    /// Priority; lower is better.
-    pub metric: u32,
-}
-
 /// A neighbour's hardware address and whether the kernel still vouches for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighbourEntry {
@@ -102,7 +91,7 @@ pub struct Kernel {
     /// IPv4 addresses with their prefix lengths, by interface index, in the kernel's order.
     pub addresses: Vec<(u32, Ipv4Net)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
-    pub routes: Arc<Vec<Route>>,
+    pub routes: Arc<Routes>,
     /// Rules and routes of weir's own.
     pub own: Own,
     /// IPv4 neighbours with a hardware address.
@@ -176,20 +165,20 @@ impl Kernel {
 
     /// Next hop of the best default route by an interface.
     pub fn default_next_hop(&self, index: u32) -> Option<Ipv4Addr> {
-        let default = |r: &&Route| r.interface == index && r.destination.prefix_len() == 0;
-        self.routes.iter().filter(default).min_by_key(|r| r.metric)?.gateway
+        let by = self.routes.defaults().iter().filter(|route| route.interface == index);
+        by.min_by_key(|route| route.metric)?.gateway
     }
 }
 
 /// The connection to the kernel.
 pub struct Watcher {
     handle: Handle,
-    ethtool: ethtool::EthtoolHandle,
     events: TokioSocket,
-    routes: Arc<Vec<Route>>,
-    /// Weir's, which were read with the others.
-    own_routes: BTreeSet<Default4>,
+    /// As last read.
+    view: Kernel,
+    stale: Stale,
     reading: Reading,
+    devices: Devices,
 }
 
 impl Watcher {
@@ -203,8 +192,8 @@ impl Watcher {
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
         let reading = Reading::none(Instant::now());
-        let (routes, own_routes) = (Arc::default(), BTreeSet::new());
-        Ok(Self { handle, ethtool, events, routes, own_routes, reading })
+        let (view, devices) = (Kernel::default(), Devices::new(ethtool));
+        Ok(Self { handle, events, view, stale: Stale::all(), reading, devices })
     }
 
     /// For other requests to the kernel.
@@ -220,13 +209,13 @@ impl Watcher {
             event.clear();
             match self.events.recv(&mut event).await {
                 Ok(()) => {
-                    let can_wait = self.reading.hear(&event);
+                    let can_wait = self.hear(&event);
                     if !can_wait || self.reading.is_due(Instant::now()) {
                         return changed_link(&event);
                     }
                 }
                 Err(error) if is_overrun(&error) => {
-                    self.reading.lost();
+                    self.lost();
                     return None;
                 }
                 Err(error) => {
@@ -237,26 +226,73 @@ impl Watcher {
         }
     }
 
+    /// Takes note of an event; says whether it can wait.
+    fn hear(&mut self, event: &[u8]) -> bool {
+        let event = Event::of(event);
+        self.stale.hear(event);
+        self.reading.hear(event)
+    }
+
+    /// An event was lost.
+    fn lost(&mut self) {
+        self.hear(&[]);
+    }
+
     /// Drops what has arrived, so that a burst of changes causes one reading of the view.
     fn forget_events(&mut self) {
         loop {
-            let mut head = [0; routes::EVENT_LEN];
+            let mut head = [0; events::HEAD_LEN];
             // Past the runtime, whose cooperative budget would end the loop too soon.
             match self.events.socket_ref().recv(&mut &mut head[..], 0) {
-                Ok(length) => _ = self.reading.hear(&head[..length.min(head.len())]),
-                Err(error) if is_overrun(&error) => self.reading.lost(),
+                Ok(length) => _ = self.hear(&head[..length.min(head.len())]),
+                Err(error) if is_overrun(&error) => self.lost(),
                 Err(_) => return,
             }
         }
     }
 
-    /// Reads everything.
+    /// Reads what is out of date, and neighbours. After an error all is.
     pub async fn read(&mut self) -> Result<Kernel> {
         // Before the first request: what happens from here on may be missing in the view.
         self.forget_events();
-        let mut kernel = Kernel { local_ports: local_ports()?, ..Kernel::default() };
+        let done = self.read_parts().await;
+        if done.is_err() {
+            self.lost();
+        }
+        done.map(|()| self.view.clone())
+    }
+
+    async fn read_parts(&mut self) -> Result<()> {
+        self.view.local_ports = local_ports()?;
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
+        self.read_neighbours().await?;
+        let stale = std::mem::replace(&mut self.stale, Stale::none());
+        if stale.links {
+            self.view.links = self.read_links().await?;
+            let up = self.view.links.iter().filter(|link| link.up).map(|link| link.index);
+            self.reading.know(up.collect());
+        }
+        self.devices.tell(&mut self.view.links, &stale.devices).await;
+        if stale.addresses {
+            self.view.addresses = self.read_addresses().await?;
+        }
+        if stale.rules {
+            self.view.own.rules = own::rules(&self.handle).await?;
+        }
+        let begun = Instant::now();
+        if self.reading.is_due(begun) {
+            self.reading.begin();
+            let (routes, own) = self.read_routes().await?;
+            (self.view.routes, self.view.own.routes) = (Arc::new(routes.into()), own);
+            let now = Instant::now();
+            self.reading.end(now, now - begun);
+        }
+        Ok(())
+    }
+
+    async fn read_neighbours(&mut self) -> Result<()> {
+        let (mut known, mut silent) = (HashMap::new(), HashSet::new());
         let mut neighbours = self.handle.neighbours().get().execute();
         while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
             let (mut address, mut mac) = (None, None);
@@ -273,7 +309,7 @@ impl Watcher {
             }
             let state = message.header.state;
             if let (Some(address), NeighbourState::Failed) = (address, state) {
-                kernel.silent.insert((message.header.ifindex, address));
+                silent.insert((message.header.ifindex, address));
             }
             let lost = matches!(
                 state,
@@ -283,22 +319,24 @@ impl Watcher {
                 let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
                 let entry =
                     NeighbourEntry { mac, fresh: state != stale, trusted: state == reachable };
-                kernel.neighbours.insert((message.header.ifindex, address), entry);
+                known.insert((message.header.ifindex, address), entry);
             }
         }
+        (self.view.neighbours, self.view.silent) = (known, silent);
+        Ok(())
+    }
+
+    async fn read_links(&self) -> Result<Vec<Link>> {
+        let mut found = Vec::new();
         let mut links = self.handle.link().get().execute();
         while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
-            kernel.links.extend(link(&message));
+            found.extend(link(&message));
         }
-        for link in &mut kernel.links {
-            let (receive, combined) = self.channels(&link.name).await.unwrap_or_default();
-            link.queues = (receive + combined).max(1);
-            if netdev::transmits(&mut self.ethtool.handle, link.index).await {
-                link.shortage = channels::shortage(&link.name, combined);
-                link.xdp_transmit = link.shortage.is_none();
-            }
-        }
-        hand_up_shortages(&mut kernel.links);
+        Ok(found)
+    }
+
+    async fn read_addresses(&self) -> Result<Vec<(u32, Ipv4Net)>> {
+        let mut found = Vec::new();
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
             let local = message.attributes.iter().find_map(|attribute| match attribute {
@@ -306,25 +344,9 @@ impl Watcher {
                 _ => None,
             });
             let net = local.and_then(|a| Ipv4Net::new(a, message.header.prefix_len).ok());
-            kernel.addresses.extend(net.map(|net| (message.header.index, net)));
+            found.extend(net.map(|net| (message.header.index, net)));
         }
-        let begun = Instant::now();
-        if self.reading.is_due(begun) {
-            self.reading.begin();
-            match self.read_routes().await {
-                Ok((routes, own)) => (self.routes, self.own_routes) = (Arc::new(routes), own),
-                Err(error) => {
-                    self.reading.lost();
-                    return Err(error);
-                }
-            }
-            let now = Instant::now();
-            self.reading.end(now, now - begun);
-        }
-        kernel.routes = Arc::clone(&self.routes);
-        kernel.own =
-            Own { rules: own::rules(&self.handle).await?, routes: self.own_routes.clone() };
-        Ok(kernel)
+        Ok(found)
     }
 
     /// Those of the main table, and weir's.
@@ -366,21 +388,6 @@ impl Watcher {
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
-    }
-
-    /// Those in use: that only receive, and combined ones.
-    async fn channels(&mut self, interface: &str) -> Option<(u32, u32)> {
-        let mut replies = self.ethtool.channel().get(Some(interface)).execute().await.ok()?;
-        let reply = replies.try_next().await.ok()??;
-        let (mut receive, mut combined) = (0, 0);
-        for attribute in &reply.payload.nlas {
-            match attribute {
-                EthtoolAttr::Channel(EthtoolChannelAttr::RxCount(n)) => receive = *n,
-                EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(n)) => combined = *n,
-                _ => {}
-            }
-        }
-        Some((receive, combined))
     }
 }
 
@@ -463,19 +470,6 @@ fn link(message: &LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-/// A device that sends by others, as a bond does and a virtual device of Hyper-V, transmits for XDP
-/// only if they do.
-fn hand_up_shortages(links: &mut [Link]) {
-    let short: Vec<_> =
-        links.iter().filter_map(|link| Some((link.master?, link.shortage.clone()?))).collect();
-    for (master, shortage) in short {
-        if let Some(link) = links.iter_mut().find(|l| l.index == master && l.xdp_transmit) {
-            link.xdp_transmit = false;
-            link.shortage = Some(shortage);
-        }
-    }
-}
-
 /// The routes of a message: one for each next hop of a multipath route, none in other tables.
 fn routes_of(message: &RouteMessage) -> Vec<Route> {
     let mut table = u32::from(message.header.table);
@@ -539,25 +533,6 @@ mod tests {
             ]),
         ];
         assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
-    }
-
-    #[test]
-    fn a_device_that_sends_by_one_short_of_channels_is_short_of_them() {
-        let shortage = || Some(Shortage::example());
-        let mut message = LinkMessage::default();
-        message.header.index = 3;
-        message.attributes =
-            vec![LinkAttribute::IfName("eth0".into()), LinkAttribute::Controller(1)];
-        let short = Link { shortage: shortage(), ..link(&message).unwrap() };
-        let able = |index| Link { index, xdp_transmit: true, ..Link::default() };
-        let bridge = Link { index: 1, ..Link::default() };
-        let mut links = [able(1), able(2), short.clone()];
-        hand_up_shortages(&mut links);
-        assert_eq!((links[0].xdp_transmit, &links[0].shortage), (false, &shortage()));
-        assert_eq!(links[1], able(2), "it has nothing to do with it");
-        let mut links = [bridge.clone(), short];
-        hand_up_shortages(&mut links);
-        assert_eq!(links[0], bridge, "it transmits nothing in any case");
     }
 
     #[test]

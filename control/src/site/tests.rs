@@ -1,6 +1,7 @@
 use super::*;
 use crate::probe::Binding;
-use crate::watch::{Kernel, Link, Route};
+use crate::routing::Route;
+use crate::watch::{Kernel, Link};
 
 const GOOD: &str = r#"
 [gateway]
@@ -332,7 +333,7 @@ fn a_next_hop_may_be_routed_to_its_interface() {
     let route = |kernel: &mut Kernel| {
         let destination = "100.65.0.1/32".parse().unwrap();
         let route = Route { destination, gateway: None, interface: 2, metric: 0 };
-        std::sync::Arc::make_mut(&mut kernel.routes).push(route);
+        kernel.routes = std::sync::Arc::new(vec![route].into());
     };
     assert!(with_fiber("next_hop = \"100.65.0.1\"", route).is_empty());
 }

@@ -1,0 +1,125 @@
+//! What devices can do: their channels, and whether XDP transmits by them.
+//!
+//! Two requests each, so a device is asked when it is new, when an event is about it, and a few with
+//! every reading of the view in turn: not every driver's change is an event.
+
+use std::collections::{HashMap, HashSet};
+
+use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolHandle};
+use futures_util::stream::TryStreamExt;
+
+use crate::channels::{self, Shortage};
+use crate::netdev;
+use crate::watch::Link;
+
+/// A device is asked again with one of so many readings: within ten seconds if nothing happens.
+const TURN: usize = 20;
+
+/// What is known of each device.
+pub struct Devices {
+    ethtool: EthtoolHandle,
+    /// By kernel index.
+    known: HashMap<u32, Known>,
+    /// The number of this reading.
+    turn: usize,
+}
+
+#[derive(Clone)]
+struct Known {
+    /// It may have another one, and its driver is found by the name.
+    name: String,
+    queues: u32,
+    xdp_transmit: bool,
+    shortage: Option<Shortage>,
+}
+
+impl Devices {
+    /// Nothing is known.
+    pub fn new(ethtool: EthtoolHandle) -> Self {
+        Self { ethtool, known: HashMap::new(), turn: 0 }
+    }
+
+    /// Tells the links what they can do. Those in `changed` are asked anew.
+    pub async fn tell(&mut self, links: &mut [Link], changed: &HashSet<u32>) {
+        self.turn = (self.turn + 1) % TURN;
+        self.known.retain(|index, _| links.iter().any(|link| link.index == *index));
+        for link in links.iter_mut() {
+            let known = self.known.get(&link.index).filter(|known| known.name == link.name);
+            let due = changed.contains(&link.index) || link.index as usize % TURN == self.turn;
+            let known = match known {
+                Some(known) if !due => known.clone(),
+                _ => self.ask(link).await,
+            };
+            (link.queues, link.xdp_transmit) = (known.queues, known.xdp_transmit);
+            link.shortage.clone_from(&known.shortage);
+            self.known.insert(link.index, known);
+        }
+        hand_up_shortages(links);
+    }
+
+    async fn ask(&mut self, link: &Link) -> Known {
+        let (receive, combined) = self.channels(&link.name).await.unwrap_or_default();
+        let transmits = netdev::transmits(&mut self.ethtool.handle, link.index).await;
+        let shortage = transmits.then(|| channels::shortage(&link.name, combined)).flatten();
+        Known {
+            name: link.name.clone(),
+            queues: (receive + combined).max(1),
+            xdp_transmit: transmits && shortage.is_none(),
+            shortage,
+        }
+    }
+
+    /// Those in use: that only receive, and combined ones.
+    async fn channels(&mut self, interface: &str) -> Option<(u32, u32)> {
+        let mut replies = self.ethtool.channel().get(Some(interface)).execute().await.ok()?;
+        let reply = replies.try_next().await.ok()??;
+        let (mut receive, mut combined) = (0, 0);
+        for attribute in &reply.payload.nlas {
+            match attribute {
+                EthtoolAttr::Channel(EthtoolChannelAttr::RxCount(n)) => receive = *n,
+                EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(n)) => combined = *n,
+                _ => {}
+            }
+        }
+        Some((receive, combined))
+    }
+}
+
+/// A device that sends by others, as a bond does and a virtual device of Hyper-V, transmits for XDP
+/// only if they do.
+fn hand_up_shortages(links: &mut [Link]) {
+    let short: Vec<_> =
+        links.iter().filter_map(|link| Some((link.master?, link.shortage.clone()?))).collect();
+    for (master, shortage) in short {
+        if let Some(link) = links.iter_mut().find(|l| l.index == master && l.xdp_transmit) {
+            link.xdp_transmit = false;
+            link.shortage = Some(shortage);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_sends_by_one_short_of_channels_is_short_of_them() {
+        let shortage = || Some(Shortage::example());
+        let short = Link {
+            index: 3,
+            name: "eth0".into(),
+            master: Some(1),
+            shortage: shortage(),
+            ..Link::default()
+        };
+        let able = |index| Link { index, xdp_transmit: true, ..Link::default() };
+        let bridge = Link { index: 1, ..Link::default() };
+        let mut links = [able(1), able(2), short.clone()];
+        hand_up_shortages(&mut links);
+        assert_eq!((links[0].xdp_transmit, &links[0].shortage), (false, &shortage()));
+        assert_eq!(links[1], able(2), "it has nothing to do with it");
+        let mut links = [bridge.clone(), short];
+        hand_up_shortages(&mut links);
+        assert_eq!(links[0], bridge, "it transmits nothing in any case");
+    }
+}

@@ -1,0 +1,116 @@
+//! Destinations that stay on the gateway: what XDP leaves to the kernel.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use weir_shm::hosts::HostPrefixes;
+use weir_wire::layout::control::{ControlHalf, host_class};
+
+use crate::routing::Routes;
+use crate::site::Site;
+use crate::watch::Kernel;
+
+/// All that these destinations depend on. What is derived from a million routes is derived anew
+/// only where two of these differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Routes; views that were read without a change of routes share them.
+    routes: Arc<Routes>,
+    /// Kernel indices of the uplinks' interfaces.
+    uplinks: Vec<u32>,
+    /// Networks of the LANs.
+    lans: Vec<Ipv4Net>,
+    /// The gateway's addresses, and those that uplinks translate to.
+    own: Vec<Ipv4Addr>,
+}
+
+impl Sources {
+    /// What there is of them now; `half` has the uplinks' addresses.
+    pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
+        let uplinks = site.uplinks.iter().filter_map(|u| kernel.link(&u.interface));
+        let pools = half.uplinks.iter().take(site.uplinks.len()).flat_map(|u| u.addresses());
+        let held = kernel.addresses.iter().map(|(_, net)| net.addr());
+        Self {
+            routes: Arc::clone(&kernel.routes),
+            uplinks: uplinks.map(|link| link.index).collect(),
+            lans,
+            own: held.chain(pools.copied().map(Ipv4Addr::from)).collect(),
+        }
+    }
+
+    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes.
+    pub fn prefixes(&self) -> HostPrefixes {
+        let mut hosts = HostPrefixes::new();
+        let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
+        for route in self.routes.iter() {
+            if route.destination.prefix_len() != 0 && !self.uplinks.contains(&route.interface) {
+                hosts.insert(entry(&route.destination), host_class::KERNEL);
+            }
+        }
+        for net in &self.lans {
+            hosts.insert(entry(net), host_class::LAN);
+        }
+        for address in &self.own {
+            hosts.insert((address.octets(), 32), host_class::LOCAL);
+        }
+        hosts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::Route;
+    use crate::watch::Link;
+
+    const SITE: &str =
+        "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+
+    fn kernel(routes: &[(&str, u32)]) -> Kernel {
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let route = |(destination, interface): &(&str, u32)| Route {
+            destination: destination.parse().unwrap(),
+            gateway: None,
+            interface: *interface,
+            metric: 0,
+        };
+        Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "vpn0")],
+            addresses: vec![(1, "192.168.1.1/24".parse().unwrap())],
+            routes: Arc::new(routes.iter().map(route).collect::<Vec<_>>().into()),
+            ..Kernel::default()
+        }
+    }
+
+    fn sources(kernel: &Kernel) -> Sources {
+        let site = crate::site::parse("weir.toml", SITE).unwrap();
+        let lans = vec!["192.168.1.0/24".parse().unwrap()];
+        Sources::of(&site, kernel, lans, &weir_shm::control::empty_half())
+    }
+
+    #[test]
+    fn what_the_kernel_routes_by_no_uplink_stays_on_the_gateway() {
+        let kernel = kernel(&[("10.0.0.0/8", 3), ("100.64.0.0/24", 2), ("0.0.0.0/0", 3)]);
+        let prefixes = sources(&kernel).prefixes();
+        let wanted = [
+            (([10, 0, 0, 0], 8), host_class::KERNEL),
+            (([192, 168, 1, 0], 24), host_class::LAN),
+            (([192, 168, 1, 1], 32), host_class::LOCAL),
+        ];
+        assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_view_without_a_change_of_its_sources_is_derived_from_no_more() {
+        let before = kernel(&[("10.0.0.0/8", 3)]);
+        let mut after = before.clone();
+        after.links[1].running = true;
+        after.neighbours.clear();
+        assert_eq!(sources(&before), sources(&after));
+        let more = kernel(&[("10.0.0.0/8", 3), ("10.1.0.0/16", 2)]);
+        assert_ne!(sources(&before), sources(&more));
+        after.addresses.clear();
+        assert_ne!(sources(&before), sources(&after));
+    }
+}
