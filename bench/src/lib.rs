@@ -43,6 +43,7 @@ pub mod run;
 pub mod section;
 pub mod server;
 pub mod setup;
+pub mod station;
 pub mod tcp_load;
 pub mod teardown;
 pub mod topology;

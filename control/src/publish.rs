@@ -157,19 +157,12 @@ pub fn derive(
         .map(|(index, uplink)| ports.add(&uplink.interface, PortRole::Uplink, index))
         .collect();
 
-    let lan_nets: Vec<Ipv4Net> = site
-        .lans
-        .iter()
-        .flat_map(|lan| {
-            let own =
-                kernel.link(&lan.interface).map(|l| kernel.networks(l.index)).unwrap_or_default();
-            if lan.prefixes.is_empty() { own } else { lan.prefixes.clone() }
-        })
-        .take(MAX_LAN_PREFIXES)
-        .collect();
-    for (slot, net) in half.lan_prefixes.iter_mut().zip(&lan_nets) {
-        *slot = prefix(net);
+    let lans = lan_nets(site, kernel, &lan_ports);
+    for (index, (net, port)) in lans.iter().enumerate() {
+        half.lan_prefixes[index] = prefix(net);
+        half.lan_prefix_ports[index] = port.unwrap_or(NONE);
     }
+    let lan_nets: Vec<Ipv4Net> = lans.into_iter().map(|(net, _)| net).collect();
     half.lan_prefix_count = lan_nets.len() as u32;
 
     let mut problems = Vec::new();
@@ -200,6 +193,21 @@ pub fn derive(
     rules(&mut half, site, &lan_ports);
     let hosts = hosts::Sources::of(site, kernel, lan_nets, &half);
     Published { half, problems, hosts, unresolved }
+}
+
+/// The prefixes of all LANs, given or connected, and the port of each.
+fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4Net, Option<u8>)> {
+    let mut nets = Vec::new();
+    for (lan, port) in site.lans.iter().zip(lan_ports) {
+        let connected = || kernel.link(&lan.interface).map(|link| kernel.networks(link.index));
+        let of_lan = match lan.prefixes.is_empty() {
+            true => connected().unwrap_or_default(),
+            false => lan.prefixes.clone(),
+        };
+        nets.extend(of_lan.into_iter().map(|net| (net, *port)));
+    }
+    nets.truncate(MAX_LAN_PREFIXES);
+    nets
 }
 
 #[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
@@ -450,6 +458,26 @@ mod tests {
         let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
         let unusable = published.problems.iter().map(|p| p & uplink_state::NO_ADDRESS != 0);
         assert_eq!(unusable.collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn a_source_is_valid_behind_the_lan_port_whose_prefixes_hold_it() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n\
+            [[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.2.0.0/16\", \"10.3.0.0/16\"]\n\
+            [[lan]]\ninterface = \"gone\"\nprefixes = [\"10.4.0.0/16\"]\n\
+            [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "lan1"), link(3, "wan0")],
+            addresses: vec![(1, "10.1.0.1/16".parse().unwrap())],
+            ..Kernel::default()
+        };
+        let site = crate::site::parse("weir.toml", text).unwrap();
+        let half = derive(&site, &kernel, &Overrides::default(), &[], None).half;
+        let behind = |source| (0..=NONE).filter(|port| half.is_behind(*port, source)).collect();
+        let ports: [Vec<u8>; 5] =
+            [[10, 1, 0, 9], [10, 2, 0, 9], [10, 3, 0, 9], [10, 4, 0, 9], [10, 5, 0, 9]].map(behind);
+        assert_eq!(ports, [vec![0], vec![1], vec![1], vec![NONE], vec![]]);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | [`link`] | layer 2 on the way out |
 //! | [`packet`] | the buffers and outputs that the engine is written against |
 //! | [`handover`] | rings between workers |
+//! | [`owner`] | who has a LAN address, by the kernel |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
 //! | [`ports`] | its devices, by socket or by the transmitter |
 //! | [`transmitter`] | a tap device, where sockets are a slow way out |
@@ -35,6 +36,7 @@ pub mod icmp_error;
 pub mod link;
 pub mod mappings;
 pub mod nat;
+pub mod owner;
 pub mod packet;
 pub mod ports;
 pub mod ready;

@@ -19,6 +19,7 @@ use weir_xsk::{BindMode, Frame, Umem, UmemConfig};
 use crate::attach::Program;
 use crate::engine::{BATCH, Engine, Regions};
 use crate::handover::Handover;
+use crate::owner::Owners;
 use crate::packet::Received;
 use crate::ports::Ports;
 use crate::transmitter::Transmitter;
@@ -100,6 +101,7 @@ pub fn run(
         rustix::thread::sched_setaffinity(None, &cpus)
             .with_context(|| format!("cannot pin worker {} to CPU {core}", plan.id))?;
     }
+    let owners = Owners::new().context("cannot ask the kernel for neighbours")?;
     let umem = Umem::new(umem_config(plan)).context("cannot map the packet memory")?;
     let mut ports = Ports::bind(plan, &umem, shared)?;
     let mut engine = Engine::new(plan.id, plan.workers, &shared.regions, plan.entropy);
@@ -117,7 +119,7 @@ pub fn run(
         }
     }
     ready();
-    turn_until_stopped(plan, shared, &umem, &mut ports, &mut engine);
+    turn_until_stopped(plan, shared, &umem, &mut ports, &mut engine, &owners);
     Ok(())
 }
 
@@ -136,6 +138,7 @@ fn turn_until_stopped<'u>(
     umem: &'u Umem,
     ports: &mut Ports<'u>,
     engine: &mut Engine,
+    owners: &Owners,
 ) {
     let mut batch: Vec<Received<Frame<'u>>> = Vec::with_capacity(BATCH);
     let mut ticked = monotonic_ms();
@@ -177,6 +180,7 @@ fn turn_until_stopped<'u>(
             engine.refresh();
             engine.tend(slots, now as u32, ports);
             engine.judge(now);
+            engine.settle_claims(|interface, address| owners.of(interface, address));
             report(plan, shared, umem, ports, engine, now);
         }
         if busy == 0 {

@@ -37,6 +37,13 @@ pub mod field {
     pub const DST: usize = 16;
 }
 
+/// May a packet on a link come from this address? Not from "this network", the loopback network, a
+/// group, or what is reserved (RFC 1812 §5.3.7).
+#[inline]
+pub const fn is_unicast(address: [u8; 4]) -> bool {
+    !matches!(address[0], 0 | 127 | 224..)
+}
+
 /// A packet: header, options, payload; link-layer padding may follow.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<T> {

@@ -78,7 +78,7 @@ impl Engine {
         now: u32,
     ) -> Result<u32, Dropped> {
         let p = &work.parsed;
-        if !self.snapshot.half.lan_prefixes().iter().any(|prefix| prefix.contains4(p.src)) {
+        if !self.snapshot.half.is_behind(work.port, p.src) {
             return Err(Counter::DropSource);
         }
         let traffic = traffic_of(p, work.port);

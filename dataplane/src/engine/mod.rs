@@ -9,6 +9,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `claims` | a flow's packets come from another hardware address: whose its answers are |
+//! | `errors` | ICMP errors |
 //! | `foresee` | what a new flow will need is asked for in time |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
@@ -17,7 +19,9 @@
 
 mod admit;
 mod adopt;
+mod claims;
 mod end;
+mod errors;
 mod foresee;
 mod prepare;
 mod sweep;
@@ -49,6 +53,8 @@ use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
 use admit::Course;
+use claims::Claims;
+pub use claims::{Owner, SILENT_MS};
 use end::Passes;
 use foresee::New;
 use sweep::Sweep;
@@ -108,6 +114,7 @@ pub struct Engine {
     mappings: Mappings,
     fragments: Fragments,
     random: Random,
+    claims: Claims,
     errors: RateLimit,
     cursor: u32,
     passes: Passes,
@@ -181,6 +188,7 @@ impl Engine {
             mappings: Mappings::new(entropy, mappings),
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
+            claims: Claims::default(),
             errors: RateLimit::new(ERRORS_PER_SECOND),
             cursor: 0,
             passes: Passes::default(),
@@ -454,7 +462,8 @@ impl Engine {
             }
         };
         let mut action = self.table.slot(slot).action();
-        self.check_side(work, &action)?;
+        let host = sender(received.frame.data(), work.port);
+        self.check_side(work, &action, host)?;
         if action.worker != self.id {
             return self.give_first(action.worker, p, received, now, out);
         }
@@ -466,10 +475,7 @@ impl Engine {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
-        let host = sender(received.frame.data(), work.port);
-        if host_moved(&action, host) {
-            self.follow_host(slot, &action, host);
-        }
+        let stranger = host_moved(&action, host) && !self.claim(slot, &action, host, now);
         if p.ttl <= 1 {
             self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
             return Err(Counter::DropTtl);
@@ -493,7 +499,10 @@ impl Engine {
         let Received { mut frame, .. } = received;
         let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
         rewrite::apply4(frame.data_mut(), l3, Some(l4), p.proto, &action.rewrite);
-        self.table.slot(slot).count(len.into(), now);
+        let entry = self.table.slot(slot);
+        // Of the flow's own host: whether that is silent counts.
+        let seen = if stranger { entry.last_seen() } else { now };
+        entry.count(len.into(), seen);
         self.send(frame, p, &action, out)
     }
 
@@ -519,37 +528,13 @@ impl Engine {
             Fate::Left(action) => action,
             Fate::Given(worker) => return self.give(worker, received, out),
         };
-        self.check_side(work, &action)?;
+        self.check_side(work, &action, sender(received.frame.data(), work.port))?;
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
         let Received { mut frame, .. } = received;
         rewrite::apply4(frame.data_mut(), p.l3.into(), None, p.proto, &action.rewrite);
         self.send(frame, p, &action, out)
-    }
-
-    fn icmp_error<B: Buffer>(
-        &mut self,
-        work: &Work,
-        mut received: Received<B>,
-        out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
-        let p = &work.parsed;
-        if p.ttl <= 1 {
-            return Err(Counter::DropTtl);
-        }
-        let quoted = icmp_error::quoted_key(received.frame.data(), p);
-        let key = reversed(&quoted.ok_or(Counter::DropIcmpUnrelated)?);
-        let slot = self.table.find(flow4(self.key, &key), &key);
-        let action = self.table.slot(slot.ok_or(Counter::DropIcmpUnrelated)?).action();
-        let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
-        // From the LAN only about packets that went there, and the reverse.
-        if self.check_side(work, &action).is_err() {
-            return Err(Counter::DropIcmpUnrelated);
-        }
-        icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
-            .ok_or(Counter::DropIcmpUnrelated)?;
-        self.send(received.frame, p, &action, out)
     }
 
     /// Puts the layer-2 header on and queues the frame.
@@ -607,25 +592,18 @@ impl Engine {
         port.is_some_and(|port| port.role == PortRole::Uplink as u8)
     }
 
-    /// Refuses a packet that has a flow's key and comes from the wrong side. Any uplink may carry
-    /// what is for the LAN.
-    fn check_side(&self, work: &Work, action: &Action4) -> Result<(), Dropped> {
+    /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
+    /// side, or a LAN port that its source is not behind. Any uplink may carry what is for the LAN.
+    fn check_side(&self, work: &Work, action: &Action4, host: Neighbour) -> Result<(), Dropped> {
+        let elsewhere = || {
+            host_moved(action, host) && !self.snapshot.half.is_behind(work.port, work.parsed.src)
+        };
         match (self.is_uplink(work.port), action.flags & flag::TO_UPLINK != 0) {
             (true, true) => Err(Counter::DropNoFlow),
             (false, false) => Err(Counter::DropSource),
+            (false, true) if elsewhere() => Err(Counter::DropSource),
             _ => Ok(()),
         }
-    }
-
-    /// Sends a flow's answers to the hardware address its host has now, if that is behind the port
-    /// it began at.
-    fn follow_host(&self, slot: u32, action: &Action4, host: Neighbour) {
-        let back = self.table.slot(action.peer);
-        if back.action().port == host.port {
-            let Some(index) = self.neighbours.learn(host) else { return };
-            back.set_host(index);
-        }
-        self.table.slot(slot).set_host(mark(host.to_word(), action.peer));
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
@@ -749,8 +727,7 @@ fn sender(frame: &[u8], port: u8) -> Neighbour {
     Neighbour { mac: link::source(frame).bytes(), port }
 }
 
-/// Does the packet come from another hardware address, or port, than its flow's packets did: a
-/// standby took over for the host, or for the router it is behind, or the host roams?
+/// Does the packet come from another hardware address, or port, than its flow's host does?
 #[inline(always)]
 fn host_moved(action: &Action4, host: Neighbour) -> bool {
     action.flags & flag::TO_UPLINK != 0 && action.host != mark(host.to_word(), action.peer)

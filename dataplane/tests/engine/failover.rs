@@ -2,7 +2,7 @@
 
 use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
-    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Rule, Translate, uplink_state,
+    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
@@ -276,10 +276,12 @@ fn a_ring_that_stays_full_holds_up_only_the_hosts_behind_it() {
     (devices[4].ifindex, devices[4].queues, devices[4].mtu) = (104, 1, 1500);
     ports[4] = Port { device: OTHER_LAN, ifindex: 104, ..ports[0] };
     assert!(gateway.half.insert_port_slot(104, 0, 4));
+    gateway.half.lan_prefixes[2] = Prefix::v4([10, 88, 0, 0], 16);
+    (gateway.half.lan_prefix_ports[2], gateway.half.lan_prefix_count) = (OTHER_LAN, 3);
     gateway.publish(BUCKETS);
     for sport in 40_000..40_020 {
         connection(&mut gateway, sport);
-        let from = ([10, 77, 1, 2], sport);
+        let from = ([10, 88, 1, 2], sport);
         let (_, out) = gateway
             .send(OTHER_LAN, &tcp(HOST_MAC, device_mac(LAN), from, (SERVER, 443), SYN))
             .remove(0);

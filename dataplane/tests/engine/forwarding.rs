@@ -2,17 +2,12 @@
 
 use super::gateway::*;
 use etherparse::{IpFragOffset, PacketBuilder};
-use weir_wire::layout::control::{BUCKETS, PortRole, Rule, uplink_state};
+use weir_wire::layout::control::{BUCKETS, Rule, uplink_state};
 use weir_wire::layout::counters::Counter;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
-
-fn one(mut sent: Vec<(u8, Vec<u8>)>) -> (u8, Vec<u8>) {
-    assert_eq!(sent.len(), 1, "one packet leaves");
-    sent.pop().unwrap()
-}
 
 #[test]
 fn a_flow_leaves_with_the_uplinks_source_and_next_hop() {
@@ -44,59 +39,6 @@ fn an_answer_returns_to_the_host_that_asked() {
         assert_eq!((seen.dst, seen.dport), (asked.src, asked.sport));
         gateway.assert_conserved();
     }
-}
-
-#[test]
-fn answers_follow_a_host_to_another_hardware_address() {
-    for frame in [udp_out(40_000, 53), tcp_out(40_000, 443, SYN)] {
-        let mut gateway = Gateway::new();
-        let (device, out) = one(gateway.send(LAN, &frame));
-        let answer = answer_to(device, &out);
-        one(gateway.send(device, &answer));
-        let mut moved = frame;
-        moved[11] = 0x11;
-        one(gateway.send(LAN, &moved));
-        let (_, back) = one(gateway.send(device, &answer));
-        assert_eq!(back[..6], moved[6..12]);
-        gateway.assert_conserved();
-    }
-}
-
-/// A gateway whose port 3 is a LAN too, a packet of a flow of the first LAN, and the device and the
-/// frame of its answer.
-fn flow_beside_another_lan() -> (Gateway, Vec<u8>, u8, Vec<u8>) {
-    let mut gateway = Gateway::new();
-    gateway.half.ports[3].role = PortRole::Lan as u8;
-    gateway.publish(BUCKETS / 2);
-    let frame = udp_out(40_000, 53);
-    let (device, out) = one(gateway.send(LAN, &frame));
-    let answer = answer_to(device, &out);
-    (gateway, frame, device, answer)
-}
-
-#[test]
-fn answers_stay_at_the_port_that_a_host_began_at() {
-    let (mut gateway, frame, device, answer) = flow_beside_another_lan();
-    let mut elsewhere = frame;
-    elsewhere[..6].copy_from_slice(&device_mac(3));
-    elsewhere[11] = 0x11;
-    one(gateway.send(3, &elsewhere));
-    let (back, answer) = one(gateway.send(device, &answer));
-    assert_eq!((back, &answer[..6]), (LAN, &HOST_MAC[..]));
-}
-
-#[test]
-fn answers_follow_a_router_that_was_first_seen_at_another_port() {
-    let (mut gateway, frame, device, answer) = flow_beside_another_lan();
-    one(gateway.send(device, &answer));
-    let mut other = frame;
-    other[11] = 0x11;
-    let mut elsewhere = other.clone();
-    elsewhere[..6].copy_from_slice(&device_mac(3));
-    one(gateway.send(3, &elsewhere));
-    one(gateway.send(LAN, &other));
-    let (back, answer) = one(gateway.send(device, &answer));
-    assert_eq!((back, &answer[..6]), (LAN, &other[6..12]));
 }
 
 #[test]

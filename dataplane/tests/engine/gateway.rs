@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use etherparse::PacketBuilder;
-use weir_dataplane::engine::{Engine, Regions};
+use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_shm::control::{BucketTable, ControlWriter, empty_half};
 use weir_wire::layout::control::{
@@ -34,6 +34,12 @@ pub fn device_mac(device: u8) -> [u8; 6] {
 
 pub fn next_hop_mac(uplink: u8) -> [u8; 6] {
     [2, 0, 0, 0, 2, uplink]
+}
+
+/// The only packet of several that left.
+pub fn one(mut sent: Vec<(u8, Vec<u8>)>) -> (u8, Vec<u8>) {
+    assert_eq!(sent.len(), 1, "one packet leaves");
+    sent.pop().unwrap()
 }
 
 /// What left: the device and the frame.
@@ -113,6 +119,7 @@ impl Gateway {
         }
         half.lan_prefixes[0] = Prefix::v4([10, 77, 0, 0], 16);
         half.lan_prefixes[1] = Prefix::v4([192, 0, 2, 128], 25);
+        half.lan_prefix_ports[..2].fill(LAN);
         half.lan_prefix_count = 2;
         let member = |uplink| Member { uplink, tier: 1, weight: 1 };
         for (policy, members) in [&[0u8, 1][..], &[2]].into_iter().enumerate() {
@@ -165,6 +172,16 @@ impl Gateway {
             engine.process_handed_over(&mut received(&frame, device), 0, self.now, &mut self.wire);
         }
         std::mem::take(&mut self.wire.sent)
+    }
+
+    /// Lets worker 0 ask who has LAN addresses; how often it did.
+    pub fn settle(&mut self, owner: Owner) -> usize {
+        let mut asked = 0;
+        self.engines[0].settle_claims(|_, _| {
+            asked += 1;
+            owner
+        });
+        asked
     }
 
     pub fn count(&self, counter: Counter) -> u64 {

@@ -4,4 +4,5 @@ mod failover;
 mod forwarding;
 mod gateway;
 mod robustness;
+mod spoofing;
 mod workers;

@@ -249,6 +249,15 @@ impl Slot4 {
         self.change_out(|out| out[..2].copy_from_slice(&host.to_ne_bytes()));
     }
 
+    /// Owner only: replaces where the host is, of the direction that leads to it.
+    #[inline]
+    pub fn set_home(&self, port: u8, host: u16) {
+        self.change_out(|out| {
+            out[..2].copy_from_slice(&host.to_ne_bytes());
+            out[2] = port;
+        });
+    }
+
     /// Owner only: names the other direction's slot.
     #[cfg_attr(loom, expect(dead_code, reason = "the table is not part of the models"))]
     pub(super) fn set_peer(&self, peer: u32) {

@@ -566,6 +566,9 @@ pub struct ControlHalf {
     pub uplinks: [Uplink; MAX_UPLINKS],
     /// Own prefixes, reached by LAN ports.
     pub lan_prefixes: [Prefix; MAX_LAN_PREFIXES],
+    /// Of each LAN prefix, the port that leads to it: an index into `ports`, [`NONE`] while the port
+    /// is not there. Prefixes of two ports do not overlap.
+    pub lan_prefix_ports: [u8; MAX_LAN_PREFIXES],
     /// Policies, by index.
     pub policies: [Policy; MAX_POLICIES],
     /// Rules, in order.
@@ -609,11 +612,19 @@ impl ControlHalf {
         &self.lan_prefixes[..(self.lan_prefix_count as usize).min(self.lan_prefixes.len())]
     }
 
+    /// May packets that come in by this LAN port have this source? Only those of its own prefixes
+    /// (RFC 2827).
+    pub fn is_behind(&self, port: u8, source: [u8; 4]) -> bool {
+        let mut prefixes = self.lan_prefixes().iter().zip(&self.lan_prefix_ports);
+        prefixes.any(|(prefix, behind)| *behind == port && prefix.contains4(source))
+    }
+
     /// An empty state with every index invalid.
     pub fn clear(&mut self) {
         self.zero();
         self.cores = [u16::MAX; super::MAX_WORKERS];
         self.timeouts = Timeouts::DEFAULT;
+        self.lan_prefix_ports = [NONE; MAX_LAN_PREFIXES];
         for port in &mut self.ports {
             port.uplink = NONE;
         }

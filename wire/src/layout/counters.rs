@@ -107,6 +107,8 @@ counters! {
         DropNoPort = 34, "drop.no_port";
         /// Drop: no room for another LAN hardware address.
         DropNeighbourFull = 35, "drop.neighbour_full";
+        /// Drop: ICMP redirect or source quench.
+        DropIcmpRedirect = 36, "drop.icmp_redirect";
         /// Drop: the transmit ring was full.
         DropTxFull = 37, "drop.tx_full";
         /// Drop: the ring to another worker was full.
