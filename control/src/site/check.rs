@@ -17,7 +17,7 @@ use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, Cut, File, Key, Loss, Protocol, Translation};
 use super::{Failback, Lan, Member, Policy, Rule, Site, Uplink};
-use crate::health::Health;
+use crate::health::{Fault, Health};
 use crate::load::Balance;
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
@@ -298,7 +298,8 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
 fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
     let mut uplinks = Vec::new();
     let mut pooled: HashMap<Ipv4Addr, usize> = HashMap::new();
-    let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h));
+    let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
+    let inherited = everywhere.check();
     for uplink in &file.uplink {
         let line = c.places.line(uplink.span().start);
         let u = uplink.get_ref();
@@ -347,7 +348,10 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                 Translation::Nat44 => Translate::Nat44,
                 Translation::None => Translate::None,
             },
-            health: u.health.as_ref().map_or_else(|| everywhere.clone(), |h| health(c, h)),
+            health: u
+                .health
+                .as_ref()
+                .map_or_else(|| everywhere.clone(), |h| health(c, h, &inherited)),
             capacity,
             spill,
             line,
@@ -364,8 +368,9 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
     uplinks
 }
 
-fn health(c: &mut Checker<'_>, given: &Spanned<Health>) -> Health {
-    for fault in given.get_ref().check() {
+/// What was inherited with its faults, which are `told`, is not told again.
+fn health(c: &mut Checker<'_>, given: &Spanned<Health>, told: &[Fault]) -> Health {
+    for fault in given.get_ref().check().into_iter().filter(|fault| !told.contains(fault)) {
         c.refuse(given.span(), format!("health.{}: {}", fault.field, fault.what), fault.help);
     }
     given.get_ref().clone()

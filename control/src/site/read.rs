@@ -17,6 +17,7 @@ pub fn read(text: &str, places: &Places<'_>, problems: &mut Vec<Problem>) -> Opt
         problems.extend(syntax.iter().map(|error| places.of_toml(error)));
         return None;
     }
+    inherit_health(tree.get_mut());
     loop {
         let error = match File::deserialize(Deserializer::from(tree.clone())) {
             Ok(file) => return Some(file),
@@ -33,9 +34,44 @@ pub fn read(text: &str, places: &Places<'_>, problems: &mut Vec<Problem>) -> Opt
     }
 }
 
-/// Removes the innermost key that has the span in it or in its value; `false` if there is none.
+/// Gives each uplink with `health` of its own the keys of `[health]` that it lacks. They keep their
+/// places, so that what is wrong with them is told where it stands.
+fn inherit_health(file: &mut DeTable<'_>) {
+    let everywhere = file.get("health").map(|health| health.get_ref().clone());
+    let (Some(DeValue::Table(everywhere)), Some(uplinks)) = (everywhere, file.get_mut("uplink"))
+    else {
+        return;
+    };
+    let DeValue::Array(uplinks) = uplinks.get_mut() else { return };
+    for uplink in uplinks.iter_mut() {
+        if let DeValue::Table(uplink) = uplink.get_mut()
+            && let Some(own) = uplink.get_mut("health")
+            && let DeValue::Table(own) = own.get_mut()
+        {
+            inherit(own, &everywhere);
+        }
+    }
+}
+
+/// Adds to a table what another one has beyond it, tables within them likewise. A list is one value.
+fn inherit<'t>(own: &mut DeTable<'t>, from: &DeTable<'t>) {
+    for (key, value) in from.iter() {
+        match own.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut) {
+            None => _ = own.insert(key.clone(), value.clone()),
+            Some(DeValue::Table(own)) => {
+                if let DeValue::Table(from) = value.get_ref() {
+                    inherit(own, from);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Removes the innermost key that has the span in it or in its value, wherever it was inherited;
+/// `false` if there is none.
 fn leave_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
-    if table.iter_mut().any(|(_, value)| leave_out_within(value, span)) {
+    if all(table.iter_mut().map(|(_, value)| value), span) {
         return true;
     }
     let has = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
@@ -49,9 +85,18 @@ fn leave_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
 fn leave_out_within(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
     match value.get_mut() {
         DeValue::Table(table) => leave_out(table, span),
-        DeValue::Array(array) => array.iter_mut().any(|value| leave_out_within(value, span)),
+        DeValue::Array(array) => all(array.iter_mut(), span),
         _ => false,
     }
+}
+
+/// Leaves the span out of all of them; `false` if none has it.
+fn all<'v, 't: 'v>(
+    values: impl Iterator<Item = &'v mut Spanned<DeValue<'t>>>,
+    span: &Range<usize>,
+) -> bool {
+    // Not `any`, which ends with the first.
+    values.filter_map(|value| leave_out_within(value, span).then_some(())).count() > 0
 }
 
 /// A table is never left out as a whole: what it defines would be missed elsewhere.
