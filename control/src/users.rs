@@ -6,7 +6,7 @@ use weir_wire::layout::MAX_WORKERS;
 use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 
 use crate::health::PassiveCounts;
-use crate::health::passive::{NewFlows, Remotes};
+use crate::health::passive::{NewFlows, Remotes, Share};
 
 /// A reader of counts, which gives each interval once.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ impl Users {
             }
             all.push(counts);
         }
+        compare(&mut all);
         all
     }
 
@@ -67,13 +68,29 @@ impl Users {
     }
 }
 
+/// Tells each uplink how the others fare.
+fn compare(all: &mut [PassiveCounts]) {
+    type Protocol = fn(&mut PassiveCounts) -> &mut NewFlows;
+    let protocols: [Protocol; 2] = [|counts| &mut counts.tcp, |counts| &mut counts.udp];
+    for of in protocols {
+        let mut total = Share::default();
+        all.iter_mut().for_each(|counts| total.add(of(counts).share()));
+        for counts in all.iter_mut() {
+            let flows = of(counts);
+            flows.elsewhere = total.without(flows.share());
+        }
+    }
+}
+
 fn new_flows(seen: &Seen) -> NewFlows {
     NewFlows {
         flows: clamp(seen.flows),
         unanswered: clamp(seen.unanswered),
         remotes: Remotes::from(seen.remotes),
         silent: Remotes::from(seen.silent),
+        users: Remotes::from(seen.users),
         askers: Remotes::from(seen.askers),
+        elsewhere: Share::default(),
     }
 }
 
@@ -96,7 +113,9 @@ mod tests {
 
     fn interval(number: u64, flows: u64, remote: u64) -> Interval {
         let remotes = [1 << remote, 0, 0, 0];
-        let tcp = Seen { flows, unanswered: 1, remotes, silent: remotes, askers: [0, 1, 0, 0] };
+        let hosts = [0, 1, 0, 0];
+        let tcp =
+            Seen { flows, unanswered: 1, remotes, silent: remotes, users: hosts, askers: hosts };
         Interval { number, tcp, udp: Seen { flows: 1, ..Seen::default() } }
     }
 
@@ -111,10 +130,23 @@ mod tests {
         observations.write(1, 1, &interval(1, 4, 7));
         observations.write(31, 1, &interval(1, 5, 8));
         let counts = users.read(2, 1000);
-        assert_eq!(counts[0], PassiveCounts::default());
+        assert_eq!(counts[0].tcp.share(), Share::default());
         let tcp = counts[1].tcp;
         assert_eq!((tcp.flows, tcp.unanswered, counts[1].udp.flows), (12, 3, 3));
         assert_eq!([tcp.remotes, tcp.silent, tcp.askers].map(Remotes::count), [2, 2, 1]);
+    }
+
+    #[test]
+    fn each_uplink_is_told_how_the_others_fare() {
+        let (mut users, observations, _) = users();
+        for (uplink, flows) in [(0, 3), (1, 4), (2, 5)] {
+            observations.write(0, uplink, &interval(1, flows, 7));
+        }
+        let counts = users.read(3, 1000);
+        let elsewhere = |uplink: usize| counts[uplink].tcp.elsewhere;
+        assert_eq!(elsewhere(0), Share { flows: 9, unanswered: 2 });
+        assert_eq!(elsewhere(2), Share { flows: 7, unanswered: 2 });
+        assert_eq!(counts[1].udp.elsewhere, Share { flows: 2, unanswered: 0 });
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | [`flows`] | both directions of a flow, TCP state, timeouts |
 //! | [`heavy`] | who has heavy flows |
 //! | [`witness`] | new flows that nobody answers |
+//! | [`services`] | who has answered lately, and so should answer |
 //! | [`fragments`] | later fragments follow the first |
 //! | [`icmp_error`] | ICMP errors about translated flows |
 //! | [`answer`] | ICMP errors and TCP resets of the gateway's own |
@@ -40,6 +41,7 @@ pub mod owner;
 pub mod packet;
 pub mod ports;
 pub mod ready;
+pub mod services;
 pub mod steering;
 pub mod transmitter;
 pub mod witness;

@@ -1,5 +1,5 @@
 //! New flows that nobody answers, by uplink: what tells a link that is dead for users from one whose
-//! probes answer.
+//! probes answer. Only what should have been answered counts, see [`Services`].
 //!
 //! Flows wait in a ring until they are a second old; then each is judged by whether its other
 //! direction has been seen. While the ring is full, new flows are not judged: of some thousands a
@@ -16,6 +16,7 @@ use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_wire::{tcp, udp};
 
 use crate::engine::Regions;
+use crate::services::Services;
 
 /// Flows that wait for judgement at a time.
 const WAITING: usize = 4096;
@@ -38,6 +39,7 @@ pub struct Witness {
     intervals: Box<[Interval; MAX_UPLINKS]>,
     number: u64,
     observations: Observations,
+    services: Services,
 }
 
 impl Witness {
@@ -50,6 +52,7 @@ impl Witness {
             intervals: Box::new([Interval::default(); MAX_UPLINKS]),
             number: 0,
             observations: regions.observations.clone(),
+            services: Services::new(regions.hash_key),
         }
     }
 
@@ -74,22 +77,35 @@ impl Witness {
         while let Some(new) = self.waiting.pop_front_if(|new| old(new)) {
             let slot = table.slot(new.slot);
             if let Some(entry) = slot.read().filter(|_| slot.generation() == new.generation) {
-                let answered = table.slot(entry.peer).action().flags & flag::SEEN != 0;
-                self.add(&entry, answered);
+                let back = table.slot(entry.peer).action();
+                self.count(&entry, back.host, back.flags & flag::SEEN != 0, now_ms as u32);
             }
         }
     }
 
-    fn add(&mut self, entry: &FlowEntry4, answered: bool) {
+    /// Counts a flow, given its forward entry and the index of its LAN host, if it was answered or
+    /// should have been.
+    pub fn count(&mut self, entry: &FlowEntry4, host: u16, answered: bool, now: u32) {
         let Some(interval) = self.intervals.get_mut(usize::from(entry.uplink)) else { return };
         let flows = match entry.proto {
             tcp::PROTOCOL => &mut interval.tcp,
             udp::PROTOCOL => &mut interval.udp,
             _ => return,
         };
-        let (remote, local) = (bit(self.key, entry.dst), bit(self.key, entry.src));
+        let service = self.services.of(entry);
+        if answered {
+            self.services.answered(service, now);
+        } else if !self.services.silent(service, now) {
+            return;
+        }
+        // A host is its hardware address, however many others it sends from.
+        let (remote, local) = (
+            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), 5),
+            bit(self.key, u64::from(host), 7),
+        );
         flows.flows += 1;
         remote.enter(&mut flows.remotes);
+        local.enter(&mut flows.users);
         if !answered {
             flows.unanswered += 1;
             remote.enter(&mut flows.silent);
@@ -111,8 +127,8 @@ impl Witness {
 /// A host's place in a set.
 struct Bit(u8);
 
-fn bit(key: [u64; 2], address: [u8; 4]) -> Bit {
-    Bit(hash2(key, u64::from(u32::from_be_bytes(address)), 5) as u8)
+fn bit(key: [u64; 2], host: u64, kind: u64) -> Bit {
+    Bit(hash2(key, host, kind) as u8)
 }
 
 impl Bit {

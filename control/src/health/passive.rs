@@ -1,10 +1,11 @@
 //! What the connections of users say: new ones that nobody answers, and data sent again.
 //!
-//! Counts come as often as the caller likes and are summed over a sliding window. A link is not
-//! condemned by few connections, nor by one dead server however often it is tried: the hosts that
-//! do not answer must be several, and as large a part of all hosts as their connections are. Nor is
-//! it by one user who tries many hosts that are not there: several users must be left without an
-//! answer.
+//! Counts come as often as the caller likes and are summed over a sliding window. They are of
+//! services that have answered lately by some uplink: what never answers, such as peers that are
+//! gone or addresses that somebody scans, is not in them. A link is not condemned by few
+//! connections, nor by one server, nor by one user: the hosts that do not answer must be several,
+//! and as large a part of all hosts as their connections are, and so must the users who are left
+//! without an answer. Nor is it condemned for what fails by the other uplinks alike.
 
 use std::collections::VecDeque;
 
@@ -18,8 +19,11 @@ const PARTS: u64 = 8;
 
 /// When users' connections count as failing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, such as { enabled = false }")]
 pub struct Passive {
+    /// Are users' connections a signal at all? By default where the uplink has another beside it in
+    /// its tier of some policy: new flows are not sent to a metered backup because of them.
+    pub enabled: Option<bool>,
     /// How far back counts matter, milliseconds; 5 000 by default.
     pub window_ms: u32,
     /// New TCP connections without SYN-ACK, percent; 50 and 20 by default.
@@ -32,8 +36,7 @@ pub struct Passive {
     pub min_flows: u32,
     /// Fewest remote hosts among those that do not answer; 4 by default.
     pub min_remotes: u32,
-    /// Fewest local hosts among those that get no answer; 2 by default: a scan of ports or
-    /// addresses by one host says nothing of the link.
+    /// Fewest local hosts, by hardware address, among those that get no answer; 2 by default.
     pub min_users: u32,
     /// Fewest segments that say anything; 1 000 by default.
     pub min_segments: u32,
@@ -51,8 +54,48 @@ pub struct NewFlows {
     pub remotes: Remotes,
     /// Remote addresses that gave at least one flow no answer.
     pub silent: Remotes,
-    /// Local addresses that were left without an answer at least once.
+    /// Local hosts of all of them.
+    pub users: Remotes,
+    /// Those that were left without an answer at least once.
     pub askers: Remotes,
+    /// Flows of the same time by the other uplinks.
+    pub elsewhere: Share,
+}
+
+/// Flows, and those of them without an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// All of them.
+    pub flows: u32,
+    /// Those without an answer.
+    pub unanswered: u32,
+}
+
+impl Share {
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.flows = self.flows.saturating_add(other.flows);
+        self.unanswered = self.unanswered.saturating_add(other.unanswered);
+    }
+
+    /// The rest, without a part of them.
+    pub fn without(self, part: Self) -> Self {
+        Self {
+            flows: self.flows.saturating_sub(part.flows),
+            unanswered: self.unanswered.saturating_sub(part.unanswered),
+        }
+    }
+
+    /// Of the flows that would have been answered elsewhere, at least `percent` were not here
+    /// (Abbott, "A method of computing the effectiveness of an insecticide", 1925: what died, less
+    /// what would have died anyway).
+    fn exceeds(self, elsewhere: Self, percent: u32) -> bool {
+        let wide = i128::from;
+        let excess = wide(self.unanswered) * wide(elsewhere.flows.max(1))
+            - wide(elsewhere.unanswered) * wide(self.flows);
+        let answered = wide(elsewhere.flows.max(1)) - wide(elsewhere.unanswered);
+        excess > 0 && excess * 100 >= wide(percent) * wide(self.flows) * answered
+    }
 }
 
 /// What happened on an uplink since the last counts.
@@ -107,17 +150,28 @@ impl NewFlows {
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
         self.remotes.merge(other.remotes);
         self.silent.merge(other.silent);
+        self.users.merge(other.users);
         self.askers.merge(other.askers);
+        self.elsewhere.add(other.elsewhere);
     }
 
-    /// At least `percent` of the flows, of enough of them and of enough hosts, are unanswered.
+    /// How many there are.
+    pub fn share(&self) -> Share {
+        Share { flows: self.flows, unanswered: self.unanswered }
+    }
+
+    /// At least `percent` of the flows, of the hosts and of the users, and enough of each, are
+    /// without an answer; and of the flows so many more than elsewhere, where there are enough.
     fn at_least(&self, percent: u32, passive: &Passive) -> bool {
-        let (silent, remotes) = (self.silent.count(), self.remotes.count());
+        let (silent, askers) = (self.silent.count(), self.askers.count());
+        let enough = self.elsewhere.flows >= passive.min_flows.max(1);
+        let elsewhere = if enough { self.elsewhere } else { Share::default() };
         self.flows >= passive.min_flows.max(1)
             && silent >= passive.min_remotes
-            && self.askers.count() >= passive.min_users
-            && reaches(self.unanswered, self.flows, percent)
-            && reaches(silent, remotes, percent)
+            && askers >= passive.min_users
+            && self.share().exceeds(elsewhere, percent)
+            && reaches(silent, self.remotes.count(), percent)
+            && reaches(askers, self.users.count(), percent)
     }
 }
 
@@ -131,6 +185,9 @@ impl PassiveCounts {
 
     /// The first of its figures that is at the limit which `of` picks.
     fn beyond(&self, passive: &Passive, of: impl Fn(Limits) -> u32) -> Option<Reason> {
+        if passive.enabled == Some(false) {
+            return None;
+        }
         let hit = |limits: Option<Limits>, new: &NewFlows| {
             limits.is_some_and(|limits| new.at_least(of(limits), passive))
         };
@@ -164,6 +221,7 @@ fn reaches(part: u32, of: u32, percent: u32) -> bool {
 impl Default for Passive {
     fn default() -> Self {
         Self {
+            enabled: None,
             window_ms: 5000,
             syn_percent: Some(Limits { fail: 50, recover: 20 }),
             udp_percent: Some(Limits { fail: 90, recover: 50 }),

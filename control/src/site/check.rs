@@ -232,8 +232,12 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     c.too_many("rules", file.rule.len(), MAX_RULES);
 
     let lans = lans(&mut c, file);
-    let uplinks = uplinks(&mut c, file);
+    let mut uplinks = uplinks(&mut c, file);
     let policies = policies(&mut c, file, &uplinks, &uplinks_known);
+    for index in 0..uplinks.len() {
+        let beside = has_another_beside(index as u8, &uplinks, &policies);
+        uplinks[index].health.passive.enabled.get_or_insert(beside);
+    }
     let policies_known: HashMap<_, _> =
         policies.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
     let default_policy = match &gateway.default_policy {
@@ -366,6 +370,20 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
         uplinks.push(uplink);
     }
     uplinks
+}
+
+/// Is there another uplink, with a weight, in the same tier of some policy?
+fn has_another_beside(index: u8, uplinks: &[Uplink], policies: &[Policy]) -> bool {
+    policies.iter().any(|policy| {
+        let own = policy.members.iter().find(|member| member.uplink == index);
+        let weight =
+            |member: &Member| member.weight.unwrap_or(uplinks[usize::from(member.uplink)].weight);
+        policy.members.iter().any(|other| {
+            other.uplink != index
+                && own.is_some_and(|own| own.tier == other.tier)
+                && weight(other) > 0
+        })
+    })
 }
 
 /// What was inherited with its faults, which are `told`, is not told again.

@@ -211,6 +211,24 @@ fn health_is_everybodys_or_an_uplinks_own() {
     assert_eq!(intervals, [300, 200]);
 }
 
+#[test]
+fn users_connections_are_a_signal_where_another_uplink_stands_beside() {
+    let enabled = |text: &str| -> Vec<_> {
+        let site = parse("weir.toml", text).unwrap();
+        site.uplinks.iter().map(|uplink| uplink.health.passive.enabled).collect()
+    };
+    assert_eq!(enabled(GOOD), [Some(true); 2]);
+    let balanced = "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n";
+    let tiers = GOOD.replace(balanced, "");
+    assert_eq!(enabled(&tiers), [Some(false); 2], "one above the other");
+    assert_eq!(enabled(&GOOD.replace("weight = 5", "weight = 0")), [Some(true), Some(false)]);
+    let word = |text: &str, word| format!("{text}\n[health]\npassive = {{ enabled = {word} }}\n");
+    assert_eq!(enabled(&word(GOOD, false)), [Some(false); 2]);
+    assert_eq!(enabled(&word(&tiers, true)), [Some(true); 2]);
+    let wrong = problems(&format!("{GOOD}\n[health]\npassive = false\n"));
+    assert!(wrong[0].contains("expected a table, such as { enabled = false }"), "{wrong:?}");
+}
+
 const SHARED: &str = r#"
 [health]
 interval_ms = 200

@@ -5,7 +5,7 @@ use weir_wire::layout::control::{
     BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::observations::{INTERVAL_MS, JUDGED_AFTER_MS};
+use weir_wire::layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 
 use crate::gateway::*;
@@ -431,25 +431,63 @@ fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     assert_eq!(connection(&mut gateway, 40_003), 2);
 }
 
+/// What a worker told of uplink 1 when it had judged what it saw.
+fn judged(gateway: &mut Gateway) -> Interval {
+    let at = (u64::from(gateway.now) + u64::from(JUDGED_AFTER_MS)).next_multiple_of(INTERVAL_MS);
+    for at in [at, at + INTERVAL_MS] {
+        gateway.engines[0].judge(at);
+    }
+    gateway.now = at as u32;
+    let observations = &gateway.regions.observations;
+    observations.read(0, 1, Observations::number(at)).unwrap_or_default()
+}
+
+fn ones(set: [u64; 4]) -> u32 {
+    set.iter().map(|word| word.count_ones()).sum()
+}
+
 #[test]
 fn new_flows_without_an_answer_are_told_by_uplink() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
-    let start = u64::from(gateway.now).next_multiple_of(INTERVAL_MS);
-    gateway.now = start as u32;
     connection(&mut gateway, 40_000);
     gateway.send(LAN, &tcp_out(40_001, 443, SYN));
-    gateway.send(LAN, &udp_out(5000, 53));
-    let judged = start + u64::from(JUDGED_AFTER_MS);
-    for at in [judged - 1, judged, judged + INTERVAL_MS] {
-        gateway.engines[0].judge(at);
-    }
-    let seen = gateway.regions.observations.read(0, 1, Observations::number(judged)).unwrap();
-    let ones = |set: [u64; 4]| set.iter().map(|word| word.count_ones()).sum::<u32>();
+    exchange(&mut gateway, 5000);
+    gateway.send(LAN, &udp_out(5001, 53));
+    let seen = judged(&mut gateway);
     assert_eq!((seen.tcp.flows, seen.tcp.unanswered), (2, 1));
-    assert_eq!((ones(seen.tcp.remotes), ones(seen.tcp.silent), ones(seen.tcp.askers)), (1, 1, 1));
-    assert_eq!((seen.udp.flows, seen.udp.unanswered), (1, 1));
-    assert_eq!(gateway.regions.observations.read(0, 0, Observations::number(judged)), None);
+    let sets = [seen.tcp.remotes, seen.tcp.silent, seen.tcp.users, seen.tcp.askers];
+    assert_eq!(sets.map(ones), [1; 4]);
+    assert_eq!((seen.udp.flows, seen.udp.unanswered), (2, 1));
+    let number = Observations::number(u64::from(gateway.now));
+    assert_eq!(gateway.regions.observations.read(0, 0, number), None);
+}
+
+#[test]
+fn what_never_answered_says_nothing_of_an_uplink() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    gateway.send(LAN, &tcp_out(40_001, 443, SYN));
+    gateway.send(LAN, &udp_out(5001, 53));
+    assert_eq!(judged(&mut gateway), Interval::default());
+    // Another port of a host that answers is another service.
+    connection(&mut gateway, 40_000);
+    gateway.send(LAN, &tcp_out(40_002, 6881, SYN));
+    let seen = judged(&mut gateway);
+    assert_eq!((seen.tcp.flows, seen.tcp.unanswered), (1, 0));
+}
+
+#[test]
+fn a_host_with_many_addresses_is_one_user() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    connection(&mut gateway, 40_000);
+    for last in 10..30 {
+        let source = ([HOST[0], HOST[1], HOST[2], last], 40_001);
+        gateway.send(LAN, &tcp(HOST_MAC, device_mac(LAN), source, (SERVER, 443), SYN));
+    }
+    let seen = judged(&mut gateway);
+    assert_eq!((seen.tcp.flows, seen.tcp.unanswered, ones(seen.tcp.askers)), (21, 20, 1));
 }
 
 #[test]

@@ -16,7 +16,8 @@ pub const INTERVAL_MS: u64 = 500;
 /// Intervals that are kept.
 pub const SLOTS: usize = 4;
 
-/// New flows of one protocol. 112 bytes.
+/// New flows of one protocol to services (address, port) that answered, or have answered a flow by
+/// any uplink lately: what never answers says nothing of the link. 144 bytes.
 ///
 /// The sets are bit *h* of 256 for a host with hash *h*, so that they can be joined and counted
 /// (linear counting).
@@ -33,11 +34,13 @@ pub struct NewFlows {
     pub remotes: [u64; 4],
     /// Remote hosts that left a flow unanswered.
     pub silent: [u64; 4],
-    /// Local hosts whose flows were left unanswered.
+    /// Local hosts, by hardware address, of all of them.
+    pub users: [u64; 4],
+    /// Those whose flows were left unanswered.
     pub askers: [u64; 4],
 }
 
-/// What one worker saw of one uplink in one interval. 232 bytes.
+/// What one worker saw of one uplink in one interval. 296 bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -62,7 +65,7 @@ pub struct WorkerObservations {
 }
 
 const _: () = {
-    assert!(size_of::<NewFlows>() == 112);
-    assert!(size_of::<Interval>() == 232);
-    assert!(size_of::<WorkerObservations>() == 24 + 232 * SLOTS * MAX_UPLINKS);
+    assert!(size_of::<NewFlows>() == 144);
+    assert!(size_of::<Interval>() == 296);
+    assert!(size_of::<WorkerObservations>() == 24 + 296 * SLOTS * MAX_UPLINKS);
 };

@@ -23,7 +23,7 @@ fn signal(targets: usize) -> impl Strategy<Value = Signal> {
             tcp.unanswered = bad.min(flows);
             (0..u64::from(flows)).for_each(|host| tcp.remotes.add(host));
             (0..u64::from(tcp.unanswered)).for_each(|host| tcp.silent.add(host));
-            tcp.askers = tcp.silent;
+            (tcp.users, tcp.askers) = (tcp.remotes, tcp.silent);
             Signal::Passive(Box::new(PassiveCounts { tcp, ..Default::default() }))
         }),
     ]

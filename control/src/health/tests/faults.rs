@@ -95,11 +95,13 @@ fn users(percent: u32) -> Vec<(u64, Signal)> {
         let mut tcp = NewFlows { flows: 20, ..NewFlows::default() };
         for _ in 0..tcp.flows {
             let host = random.draw();
+            let user = random.draw();
             tcp.remotes.add(host);
+            tcp.users.add(user);
             if random.below(100) < u64::from(percent) {
                 tcp.unanswered += 1;
                 tcp.silent.add(host);
-                tcp.askers.add(random.draw());
+                tcp.askers.add(user);
             }
         }
         Signal::Passive(Box::new(PassiveCounts { tcp, ..PassiveCounts::default() }))

@@ -390,7 +390,8 @@ fn flows(flows: u32, unanswered: u32, hosts: u64, silent: u64) -> passive::NewFl
         remotes
     };
     let (remotes, silent) = (set(hosts), set(silent));
-    passive::NewFlows { flows, unanswered, remotes, silent, askers: set(2) }
+    let (users, elsewhere) = (set(2), passive::Share::default());
+    passive::NewFlows { flows, unanswered, remotes, silent, users, askers: users, elsewhere }
 }
 
 fn tcp(flows: passive::NewFlows) -> Signal {
@@ -443,6 +444,42 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
         let mut uplink = Uplink::adopt(health(0), 0);
         assert_eq!(uplink.signal(tcp(innocent), 1000), None, "{innocent:?}");
     }
+}
+
+#[test]
+fn a_few_users_of_many_condemn_no_link() {
+    let mut uplink = Uplink::adopt(health(0), 0);
+    let dead = flows(1000, 990, 400, 400);
+    let many = passive::NewFlows { users: Remotes::from([0x1f, 0, 0, 0]), ..dead };
+    assert_eq!(uplink.signal(tcp(many), 1000), None);
+}
+
+#[test]
+fn what_fails_by_other_uplinks_alike_condemns_no_link() {
+    for (flows_elsewhere, unanswered, condemned) in [
+        (1000, 900, false),
+        (1000, 1000, false),
+        (1000, 790, true),
+        // Too few to tell.
+        (19, 19, true),
+    ] {
+        let mut dying = flows(1000, 900, 400, 400);
+        dying.elsewhere = passive::Share { flows: flows_elsewhere, unanswered };
+        let mut uplink = Uplink::adopt(health(0), 0);
+        assert_eq!(uplink.signal(tcp(dying), 1000).is_some(), condemned, "{dying:?}");
+    }
+    let mut all_dead = flows(1000, 1000, 400, 400);
+    all_dead.elsewhere = passive::Share { flows: 1000, unanswered: 1000 };
+    assert_eq!(Uplink::adopt(health(0), 0).signal(tcp(all_dead), 1000), None);
+}
+
+#[test]
+fn users_connections_that_are_no_signal_condemn_no_link() {
+    let passive = Passive { enabled: Some(false), ..Passive::default() };
+    let mut uplink = Uplink::adopt(Health { passive, ..health(0) }, 0);
+    assert_eq!(uplink.signal(tcp(flows(1000, 990, 400, 400)), 1000), None);
+    let passive = Passive { enabled: Some(true), ..Passive::default() };
+    assert!(uplink.reconfigure(Health { passive, ..health(0) }, 1001).is_some());
 }
 
 #[test]
