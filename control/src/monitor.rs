@@ -7,7 +7,7 @@ use weir_wire::layout::control::uplink_state;
 use crate::health::target::Status;
 use crate::health::window::Figures;
 use crate::health::{
-    Entry, History, ProbeError, Reason, Signal, Standing, State, Transition, Uplink, Wish, choose,
+    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
 };
 use crate::load::{Change, LoadView, Rtt};
 use crate::site::{Member, Site};
@@ -66,8 +66,12 @@ pub struct TargetView {
     /// Loss, round-trip time and jitter.
     #[serde(flatten)]
     pub figures: Figures,
-    /// What the last failed probe failed of, while it fails.
+    /// What the last failed probe failed of.
     pub error: Option<ProbeError>,
+    /// How long ago, milliseconds.
+    pub error_ago_ms: Option<u64>,
+    /// Whether its silence takes the uplink down; that of an implied next hop does not.
+    pub judged: bool,
 }
 
 impl Monitor {
@@ -185,7 +189,9 @@ impl Monitor {
 
     /// What an uplink's probes say: the medians of the targets that answer.
     pub fn rtt(&self, uplink: usize) -> Option<Rtt> {
-        let targets = self.uplinks.get(uplink)?.machine.targets().iter();
+        let machine = &self.uplinks.get(uplink)?.machine;
+        // A next hop does not show the time that the link takes.
+        let targets = machine.targets().iter().filter(|_| !machine.health().implied);
         let answering = targets.filter(|t| t.status() == Status::Answering);
         let figures: Vec<Figures> = answering.map(|t| t.figures()).collect();
         let median = |of: fn(&Figures) -> f64| {
@@ -263,10 +269,9 @@ impl Monitor {
         members().filter(|index| self.is_silent(*index)).fold(0, |set, index| set | 1 << index)
     }
 
-    /// Whether an uplink is down because its targets are silent.
+    /// Whether an uplink's targets are silent.
     pub fn is_silent(&self, uplink: usize) -> bool {
-        let watched = self.uplinks.get(uplink);
-        watched.is_some_and(|watched| watched.machine.standing() == Standing::Silent)
+        self.uplinks.get(uplink).is_some_and(|watched| watched.machine.is_silent())
     }
 
     /// The transitions from `number` on.
@@ -282,7 +287,9 @@ impl Monitor {
                 target: t.definition().name.clone(),
                 status: t.status(),
                 figures: t.figures(),
-                error: t.error(),
+                error: t.error().map(|(error, _)| error),
+                error_ago_ms: t.error().map(|(_, at)| now.saturating_sub(at)),
+                judged: !machine.health().implied,
             };
             UplinkView {
                 uplink: watched.name.clone(),

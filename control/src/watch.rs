@@ -263,7 +263,12 @@ impl Watcher {
     }
 
     async fn read_parts(&mut self) -> Result<()> {
-        self.view.local_ports = local_ports()?;
+        match local_ports() {
+            Ok(ports) => self.view.local_ports = ports,
+            // Without a free descriptor, say. The rest takes none.
+            Err(_) if self.view.local_ports != (0, 0) => {}
+            Err(error) => return Err(error),
+        }
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
         self.read_neighbours().await?;

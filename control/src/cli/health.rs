@@ -45,7 +45,10 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         .collect();
     if !targets.is_empty() {
         text += "\n";
-        text += &view::table(&targets, &["name", "target", "status", "loss", "rtt", "jitter"]);
+        text += &view::table(
+            &targets,
+            &["name", "target", "status", "loss", "rtt", "jitter", "last_error"],
+        );
     }
     Ok(text)
 }
@@ -80,14 +83,24 @@ fn capacity(direction: &DirectionView) -> String {
 
 fn answers(uplink: &str, target: &TargetView) -> Value {
     let figures = &target.figures;
+    let status = json!(target.status);
+    let status = status.as_str().unwrap_or_default();
     json!({
         "name": uplink,
         "target": target.target,
-        "status": target.status,
+        "status": if target.judged { status.into() } else { format!("{status}, not judged") },
         "loss": format!("{:.1} %", figures.loss_percent.window),
         "rtt": format!("{:.1} ms", figures.rtt_ms.window),
         "jitter": format!("{:.1} ms", figures.jitter_ms.window),
+        "last_error": last_error(target),
     })
+}
+
+/// `refused, 5s ago`.
+fn last_error(target: &TargetView) -> String {
+    let Some(error) = target.error else { return String::new() };
+    let ago = target.error_ago_ms.unwrap_or_default() / 1000;
+    format!("{error}, {} ago", time::duration(ago))
 }
 
 /// `weir history`.

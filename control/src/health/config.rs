@@ -52,6 +52,9 @@ pub struct Health {
     pub flap_memory_ms: u32,
     /// What the connections of users say.
     pub passive: Passive,
+    /// The one target is the next hop, for want of others: its silence makes nothing but doubt.
+    #[serde(skip)]
+    pub implied: bool,
 }
 
 /// A figure fails at `fail` or more and is well again at `recover` or less; between them it is
@@ -97,7 +100,8 @@ pub enum Probe {
         /// Where to connect, unless the host of the URL is an address.
         #[serde(default)]
         address: Option<IpAddr>,
-        /// The status that counts as an answer; by default any from 200 to 299.
+        /// The status that counts as an answer; by default any below 500: who answers is there,
+        /// but not who says that a server behind is not (RFC 9110 §15.6).
         #[serde(default)]
         expect_status: Option<u16>,
         /// What must be in the first 64 KiB of the body.
@@ -161,6 +165,7 @@ impl Default for Health {
             hold_down_max_ms: 300_000,
             flap_memory_ms: 600_000,
             passive: Passive::default(),
+            implied: false,
         }
     }
 }

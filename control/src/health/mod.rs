@@ -35,7 +35,7 @@ pub use config::{Fault, Health, Limits, Probe, Record, Target};
 pub use history::{Entry, History};
 pub use passive::{Passive, PassiveCounts, Remotes};
 pub use signal::{Reason, Signal, State, Transition, Wish};
-pub use target::{ProbeError, Status};
+pub use target::{ProbeError, Status, TlsFault};
 pub use uplink::Uplink;
 pub use url::Url;
 

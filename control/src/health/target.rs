@@ -27,14 +27,16 @@ pub enum Status {
     Failed,
 }
 
-/// Why a probe failed before its timeout.
+/// Why a probe failed before its timeout, or was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeError {
     /// No answer in time.
     Timeout,
-    /// It could not be sent: the OS error number.
-    Send(i32),
+    /// This machine did not send it: the OS error number. No evidence.
+    Local(i32),
+    /// Too many probes of the uplink are under way: it waits for a socket. No evidence.
+    Crowded,
     /// The host refused or reset the connection.
     Refused,
     /// A router or the host said that it cannot be reached.
@@ -45,10 +47,37 @@ pub enum ProbeError {
     HttpBody,
     /// A DNS response code that is no answer (RFC 1035 §4.1.1).
     DnsCode(u8),
-    /// A TLS handshake that failed: certificate, name or protocol.
-    Tls,
+    /// A TLS handshake that failed.
+    Tls(TlsFault),
     /// An answer that is not of the protocol.
     Malformed,
+}
+
+/// What a TLS handshake failed of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsFault {
+    /// The certificate has expired, or this machine's clock is fast.
+    Expired,
+    /// The certificate is not valid yet, or this machine's clock is slow.
+    NotValidYet,
+    /// The certificate is another host's.
+    WrongName,
+    /// Nobody whom this machine trusts has issued the certificate.
+    UnknownIssuer,
+    /// The certificate was revoked.
+    Revoked,
+    /// The certificate cannot be used for another reason.
+    Certificate,
+    /// The other side does not speak TLS, or none that this one knows.
+    Protocol,
+}
+
+impl ProbeError {
+    /// Is it this machine's doing, and so no evidence about the link?
+    pub fn is_local(self) -> bool {
+        matches!(self, Self::Local(_) | Self::Crowded)
+    }
 }
 
 /// One target of an uplink.
@@ -67,7 +96,9 @@ pub struct Watched {
     /// When it was last heard of, or began to be probed.
     heard: u64,
     window: Window,
-    error: Option<ProbeError>,
+    error: Option<(ProbeError, u64)>,
+    /// The newest probe did not leave this machine.
+    blocked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +122,7 @@ impl Watched {
             heard: 0,
             window: Window::new(window),
             error: None,
+            blocked: false,
         }
     }
 
@@ -109,9 +141,19 @@ impl Watched {
         self.window.figures()
     }
 
-    /// Why its newest failed probe failed; none once it answers.
-    pub fn error(&self) -> Option<ProbeError> {
+    /// Why the newest probe that failed did, and when.
+    pub fn error(&self) -> Option<(ProbeError, u64)> {
         self.error
+    }
+
+    /// Whether this machine does not send its probes: nothing new is known of it.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Whether its answer is not to be waited for: probes of it that might show it cannot leave.
+    pub(super) fn is_excused(&self) -> bool {
+        self.blocked && matches!(self.status, Status::Untested | Status::Lapsed)
     }
 
     /// Whether it said nothing for more than two intervals: two probes are overdue at least.
@@ -136,12 +178,13 @@ impl Watched {
             self.answered = self.sent;
         }
         self.sent += 1;
+        self.blocked = false;
         self.last_sent = now;
         self.pending.push_back(Pending { seq, ordinal: self.sent, at: now });
         if self.pending.len() > PENDING
             && let Some(oldest) = self.pending.pop_front()
         {
-            self.lost(health, oldest, ProbeError::Timeout);
+            self.lost(health, oldest, ProbeError::Timeout, now);
         }
     }
 
@@ -158,7 +201,6 @@ impl Watched {
             self.pending.retain(|other| other.ordinal > probe.ordinal);
         }
         self.window.push(Some(rtt_us));
-        self.error = None;
         self.fails = 0;
         self.answers = self.answers.saturating_add(1);
         self.answered = self.answered.max(probe.ordinal);
@@ -169,9 +211,12 @@ impl Watched {
         }
     }
 
-    pub(super) fn failed(&mut self, health: &Health, seq: u32, why: ProbeError) {
-        if let Some(probe) = self.take(seq) {
-            self.lost(health, probe, why);
+    pub(super) fn failed(&mut self, health: &Health, seq: u32, why: ProbeError, now: u64) {
+        if why.is_local() {
+            self.blocked = true;
+            self.error = Some((why, now));
+        } else if let Some(probe) = self.take(seq) {
+            self.lost(health, probe, why, now);
         }
     }
 
@@ -179,7 +224,7 @@ impl Watched {
     pub(super) fn expire(&mut self, health: &Health, now: u64) {
         self.time_out(health, now);
         if self.overdue(health).is_some_and(|at| now > at) {
-            self.fail(ProbeError::Timeout);
+            self.fail(ProbeError::Timeout, now);
         }
     }
 
@@ -229,7 +274,7 @@ impl Watched {
             && now > probe.at + health.timeout_ms()
         {
             self.pending.pop_front();
-            self.lost(health, probe, ProbeError::Timeout);
+            self.lost(health, probe, ProbeError::Timeout, now);
         }
     }
 
@@ -238,21 +283,21 @@ impl Watched {
         self.pending.remove(index)
     }
 
-    fn lost(&mut self, health: &Health, probe: Pending, why: ProbeError) {
+    fn lost(&mut self, health: &Health, probe: Pending, why: ProbeError, now: u64) {
         self.window.push(None);
         self.answers = 0;
-        self.error = Some(why);
+        self.error = Some((why, now));
         if probe.ordinal > self.answered {
             self.fails = self.fails.saturating_add(1);
         }
         if self.fails >= health.down {
-            self.fail(why);
+            self.fail(why, now);
         }
     }
 
-    fn fail(&mut self, why: ProbeError) {
+    fn fail(&mut self, why: ProbeError, now: u64) {
         self.status = Status::Failed;
         self.answers = 0;
-        self.error = Some(why);
+        self.error = Some((why, now));
     }
 }

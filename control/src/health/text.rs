@@ -1,8 +1,11 @@
-//! States and reasons, for people.
+//! States, reasons and errors, for people.
 
 use std::fmt::{Display, Formatter, Result};
 
+use rustix::io::Errno;
+
 use super::signal::{Reason, State};
+use super::target::{ProbeError, TlsFault};
 use crate::load::settings::rate_text;
 
 impl Display for State {
@@ -70,5 +73,55 @@ impl Display for Reason {
                 write!(f, "takes new flows again: no capacity or threshold to judge it by")
             }
         }
+    }
+}
+
+impl Display for ProbeError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match *self {
+            Self::Timeout => write!(f, "no answer"),
+            Self::Local(number) => local(f, number),
+            Self::Crowded => {
+                write!(f, "not sent: too many probes wait for an answer, raise LimitNOFILE")
+            }
+            Self::Refused => write!(f, "refused"),
+            Self::Unreachable => write!(f, "unreachable"),
+            Self::HttpStatus(status) => write!(f, "HTTP status {status}"),
+            Self::HttpBody => write!(f, "the expected text is not in the body"),
+            Self::DnsCode(code) => write!(f, "DNS response code {code}"),
+            Self::Tls(fault) => write!(f, "TLS: {fault}"),
+            Self::Malformed => write!(f, "an answer of another protocol"),
+        }
+    }
+}
+
+/// What keeps this machine from sending, and what to do.
+fn local(f: &mut Formatter<'_>, number: i32) -> Result {
+    let (name, remedy) = match Errno::from_raw_os_error(number) {
+        Errno::PERM => ("EPERM", "a firewall of this machine drops it: see its output rules"),
+        Errno::ACCESS => ("EACCES", "a route or rule of this machine prohibits it"),
+        Errno::NOBUFS => ("ENOBUFS", "the device's queue is full"),
+        Errno::NOMEM => ("ENOMEM", "no memory"),
+        Errno::ADDRNOTAVAIL => ("EADDRNOTAVAIL", "no such address here, or no free port"),
+        Errno::MFILE => ("EMFILE", "no free descriptor: raise LimitNOFILE"),
+        Errno::NFILE => ("ENFILE", "no free descriptor on this machine: raise fs.file-max"),
+        Errno::NODEV => ("ENODEV", "the device is gone"),
+        Errno::NETDOWN => ("ENETDOWN", "the device is down"),
+        _ => return write!(f, "not sent: {}", std::io::Error::from_raw_os_error(number)),
+    };
+    write!(f, "not sent: {name}, {remedy}")
+}
+
+impl Display for TlsFault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Expired => "the certificate has expired (or the clock is fast)",
+            Self::NotValidYet => "the certificate is not valid yet (or the clock is slow)",
+            Self::WrongName => "the certificate is for another name",
+            Self::UnknownIssuer => "the certificate's issuer is not trusted here",
+            Self::Revoked => "the certificate was revoked",
+            Self::Certificate => "the certificate cannot be used",
+            Self::Protocol => "the server does not speak it",
+        })
     }
 }

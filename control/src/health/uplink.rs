@@ -47,6 +47,8 @@ pub struct Uplink {
     started: bool,
     /// Was usable when the operator took it out of use.
     set_aside: bool,
+    /// The trouble that it is in has been counted as a flap.
+    counted: bool,
     /// Since when nothing is wrong that would make it Down.
     sound: Option<u64>,
     /// Since when all figures are under their recover limits.
@@ -73,6 +75,7 @@ impl Uplink {
             now,
             started: false,
             set_aside: false,
+            counted: false,
             sound: None,
             well: None,
         }
@@ -98,6 +101,7 @@ impl Uplink {
         let mut uplink = Self::adopt(health, now);
         uplink.state = State::Degraded;
         uplink.flaps.add(&uplink.health, now);
+        uplink.counted = true;
         uplink
     }
 
@@ -158,7 +162,7 @@ impl Uplink {
             }
             Signal::Failed { target, seq, why } => {
                 if let Some(target) = self.targets.get_mut(target) {
-                    target.failed(health, seq, why);
+                    target.failed(health, seq, why, now);
                 }
             }
             Signal::Passive(counts) => self.recent.push(&health.passive, &counts, now),
@@ -221,10 +225,19 @@ impl Uplink {
         self.flaps.hold_ms(&self.health)
     }
 
-    /// Whether all its targets were quiet of late: it may be about to go down.
+    /// Whether all its targets that are asked were quiet of late: it may be about to go down.
     pub fn is_quiet(&self) -> bool {
-        let quiet = |target: &Watched| target.is_quiet(&self.health, self.now);
-        !self.targets.is_empty() && self.targets.iter().all(quiet)
+        let mut asked = self.targets.iter().filter(|target| !target.is_blocked()).peekable();
+        !self.health.implied
+            && asked.peek().is_some()
+            && asked.all(|target| target.is_quiet(&self.health, self.now))
+    }
+
+    /// Whether no target answers any more, so that its next hop is to be asked for anew.
+    pub fn is_silent(&self) -> bool {
+        let failed = |target: &Watched| target.status() == Status::Failed;
+        self.standing() == Standing::Silent
+            || self.health.implied && self.targets.iter().any(failed)
     }
 
     /// How good a choice it is.
@@ -254,7 +267,9 @@ impl Uplink {
         // What breaks while the operator has it out of use is held down like anything else.
         self.set_aside &= broken.is_none();
         if let Some(fault) = self.aside().or(broken) {
-            let relapse = self.sound.take().is_some() && self.state != State::Degraded;
+            // What was degraded from Up is one trouble with what follows, and counted.
+            let counted = self.state == State::Degraded && self.counted;
+            let relapse = self.sound.take().is_some() && !counted;
             self.well = None;
             match fault {
                 Reason::Carrier | Reason::Address | Reason::NextHop => {
@@ -282,6 +297,7 @@ impl Uplink {
             State::Up => {
                 let failing = self.failing()?;
                 self.flaps.add(&self.health, now);
+                self.counted = true;
                 self.well = None;
                 self.enter(State::Degraded, failing, now)
             }
@@ -335,6 +351,7 @@ impl Uplink {
         }
         let from = std::mem::replace(&mut self.state, to);
         self.since = now;
+        self.counted &= from.usable();
         if to.usable() {
             self.started = true;
             self.set_aside = false;
@@ -367,12 +384,17 @@ impl Uplink {
 
     fn unproven(&self) -> Option<Reason> {
         let answering = self.count(Status::Answering);
+        let excused = self.targets.iter().filter(|target| target.is_excused()).count() as u32;
         let of = self.targets.len() as u32;
         let quorum = self.quorum();
-        (answering < quorum).then_some(Reason::Unproven { answering, of, quorum })
+        (answering + excused < quorum).then_some(Reason::Unproven { answering, of, quorum })
     }
 
+    /// The next hop need not answer.
     fn quorum(&self) -> u32 {
+        if self.health.implied {
+            return 0;
+        }
         self.health.quorum.min(self.targets.len() as u32)
     }
 
@@ -401,6 +423,10 @@ impl Uplink {
         limit: impl Fn(Limits) -> u32,
     ) -> Option<Reason> {
         let health = &self.health;
+        if health.implied {
+            // Routers take their time with what is for themselves.
+            return None;
+        }
         let answering = self.targets.iter().filter(|t| t.status() == Status::Answering);
         let all: Vec<Figures> = answering.map(Watched::figures).collect();
         // The largest figure that more than half of the targets reach.

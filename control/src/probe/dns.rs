@@ -1,5 +1,6 @@
 //! A DNS query by UDP (RFC 1035).
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,32 +13,43 @@ use super::bind::Binding;
 use super::socket_error;
 use crate::health::{ProbeError, Record};
 
-/// Asks `server` and waits for its answer, which is told by `id` and the question.
+/// Asks `server`; its answer is told by `id` and the question. The query has left when this returns;
+/// what it gives is ready when the answer has come.
+///
+/// # Errors
+/// When it could not be sent.
 pub async fn query(
     binding: &Binding,
     server: SocketAddr,
     name: &str,
     kind: Record,
     id: u16,
-) -> Result<(), ProbeError> {
+) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
     let question = question(name, kind, id).ok_or(ProbeError::Malformed)?;
-    let code = exchange(binding, server, &question).await.map_err(|e| socket_error(&e))?;
-    match code {
-        // That a name is not there is an answer, too: the server works.
-        Rcode::NOERROR | Rcode::NXDOMAIN => Ok(()),
-        code => Err(ProbeError::DnsCode(code.to_int())),
-    }
+    let sent = send(binding, server, &question).await;
+    let socket = sent.map_err(|error| socket_error(&error))?;
+    Ok(async move {
+        match receive(&socket, &question).await.map_err(|error| socket_error(&error))? {
+            // That a name is not there is an answer, too: the server works.
+            Rcode::NOERROR | Rcode::NXDOMAIN => Ok(()),
+            code => Err(ProbeError::DnsCode(code.to_int())),
+        }
+    })
 }
 
-async fn exchange(
+async fn send(
     binding: &Binding,
     server: SocketAddr,
     question: &Message<Vec<u8>>,
-) -> io::Result<Rcode> {
+) -> io::Result<UdpSocket> {
     let socket = binding.socket(server.ip(), Type::DGRAM, Protocol::UDP)?;
     socket.connect(&server.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     socket.send(question.as_slice()).await?;
+    Ok(socket)
+}
+
+async fn receive(socket: &UdpSocket, question: &Message<Vec<u8>>) -> io::Result<Rcode> {
     let mut packet = [0; 4096];
     loop {
         let length = socket.recv(&mut packet).await?;

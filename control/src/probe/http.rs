@@ -1,7 +1,10 @@
 //! `GET` by HTTP/1.1, plain or by TLS.
 
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -9,53 +12,79 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::rt::{Read, Write};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 use super::bind::Binding;
-use super::tcp;
-use crate::health::{ProbeError, Url};
+use super::{socket_error, tcp};
+use crate::health::{ProbeError, TlsFault, Url};
 
 /// How much of a body is searched, bytes.
 const BODY: usize = 64 * 1024;
 
+/// How long roots are used before they are read anew: the system's may have changed.
+const READ_ANEW: Duration = Duration::from_secs(3600);
+/// The same where none could be read.
+const READ_SOON: Duration = Duration::from_secs(60);
+
 /// What a server must say.
-#[derive(Clone, Copy)]
-pub struct Expect<'a> {
-    /// The status; any from 200 to 299 when none.
+pub struct Expect {
+    /// The status; any below 500 when none.
     pub status: Option<u16>,
     /// What must be in the body.
-    pub body: Option<&'a str>,
+    pub body: Option<String>,
 }
 
-/// Trust in servers, made once when the first `https` probe needs it.
+/// Trust in servers, by the system's roots: read when the first `https` probe needs them, and anew
+/// every hour.
 #[derive(Clone, Default)]
-pub struct Trust(Arc<OnceLock<TlsConnector>>);
+pub struct Trust(Arc<Mutex<Option<Roots>>>);
+
+struct Roots {
+    connector: TlsConnector,
+    /// None: for ever.
+    until: Option<Instant>,
+}
 
 impl Trust {
     /// Trusts these roots alone.
     pub fn only(roots: RootCertStore) -> Self {
-        let trust = Self::default();
-        trust.0.get_or_init(|| connector(roots));
-        trust
+        let roots = Roots { connector: connector(roots), until: None };
+        Self(Arc::new(Mutex::new(Some(roots))))
     }
 
-    /// Trusts those of the system.
-    fn connector(&self) -> &TlsConnector {
-        self.0.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            let found = rustls_native_certs::load_native_certs();
-            let (good, bad) = roots.add_parsable_certificates(found.certs);
-            if good == 0 || bad > 0 || !found.errors.is_empty() {
-                let errors = found.errors;
-                tracing::warn!(good, bad, ?errors, "not all root certificates can be used");
-            }
-            connector(roots)
-        })
+    async fn connector(&self) -> TlsConnector {
+        let mut roots = self.0.lock().await;
+        if let Some(Roots { connector, until }) = &*roots
+            && until.is_none_or(|until| Instant::now() < until)
+        {
+            return connector.clone();
+        }
+        // Dozens of files: this thread has other work.
+        let read = spawn_blocking(of_the_system).await.ok().flatten();
+        let lasts = if read.is_some() { READ_ANEW } else { READ_SOON };
+        let before = roots.take().map(|before| before.connector);
+        let connector = read.or(before).unwrap_or_else(|| connector(RootCertStore::empty()));
+        let until = Some(Instant::now() + lasts);
+        roots.insert(Roots { connector, until }).connector.clone()
     }
+}
+
+/// None without a single root.
+fn of_the_system() -> Option<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (good, bad) = roots.add_parsable_certificates(found.certs);
+    if good == 0 || bad > 0 || !found.errors.is_empty() {
+        let errors = found.errors;
+        tracing::warn!(good, bad, ?errors, "not all root certificates can be used");
+    }
+    (good > 0).then(|| connector(roots))
 }
 
 fn connector(roots: RootCertStore) -> TlsConnector {
@@ -67,24 +96,58 @@ fn connector(roots: RootCertStore) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-/// Asks for `url` at `address` by the uplink.
-pub async fn get(
+/// Asks for `url` at `address` by the uplink. The connection has begun when this returns; what it
+/// gives is ready when the answer has come.
+///
+/// # Errors
+/// When the connection could not begin.
+pub fn get(
     binding: &Binding,
     trust: &Trust,
-    url: &Url,
+    url: Url,
     address: SocketAddr,
-    expect: Expect<'_>,
-) -> Result<(), ProbeError> {
-    let stream = tcp::connect(binding, address).await?;
-    if !url.tls {
-        return exchange(TokioIo::new(stream), url, expect).await;
-    }
-    let name = ServerName::try_from(url.host.clone()).map_err(|_| ProbeError::Tls)?;
-    let stream = trust.connector().connect(name, stream).await.map_err(|_| ProbeError::Tls)?;
-    exchange(TokioIo::new(stream), url, expect).await
+    expect: Expect,
+) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
+    let stream = tcp::connect(binding, address)?;
+    let trust = trust.clone();
+    Ok(async move {
+        let stream = stream.await?;
+        if !url.tls {
+            return exchange(TokioIo::new(stream), &url, &expect).await;
+        }
+        let name = ServerName::try_from(url.host.clone());
+        let name = name.map_err(|_| ProbeError::Tls(TlsFault::WrongName))?;
+        let stream = trust.connector().await.connect(name, stream).await;
+        exchange(TokioIo::new(stream.map_err(|error| tls_error(&error))?), &url, &expect).await
+    })
 }
 
-async fn exchange<S>(stream: S, url: &Url, expect: Expect<'_>) -> Result<(), ProbeError>
+/// What a handshake failed of.
+fn tls_error(error: &io::Error) -> ProbeError {
+    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref()) else {
+        let broken = error.raw_os_error().is_none();
+        return if broken { ProbeError::Tls(TlsFault::Protocol) } else { socket_error(error) };
+    };
+    ProbeError::Tls(match inner {
+        rustls::Error::InvalidCertificate(why) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                TlsFault::Expired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                TlsFault::NotValidYet
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                TlsFault::WrongName
+            }
+            CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
+            CertificateError::Revoked => TlsFault::Revoked,
+            _ => TlsFault::Certificate,
+        },
+        _ => TlsFault::Protocol,
+    })
+}
+
+async fn exchange<S>(stream: S, url: &Url, expect: &Expect) -> Result<(), ProbeError>
 where
     S: Read + Write + Unpin + Send + 'static,
 {
@@ -101,10 +164,11 @@ where
         .map_err(|_| ProbeError::Malformed)?;
     let response = sender.send_request(request).await.map_err(malformed)?;
     let status = response.status();
-    if !expect.status.map_or(status.is_success(), |expected| expected == status.as_u16()) {
+    if !expect.status.map_or(status.as_u16() < 500, |expected| expected == status.as_u16()) {
         return Err(ProbeError::HttpStatus(status.as_u16()));
     }
-    let Some(text) = expect.body.filter(|text| !text.is_empty()) else { return Ok(()) };
+    let body = expect.body.as_deref();
+    let Some(text) = body.filter(|text| !text.is_empty()) else { return Ok(()) };
     let mut body = response.into_body();
     let mut seen = Vec::new();
     while seen.len() < BODY

@@ -1,6 +1,8 @@
 //! Probers, each bound to its uplink: device and source address, whatever the routing says.
 //!
-//! A probe is one short exchange on a socket of its own. What a probe finds goes as an [`Event`]
+//! A probe is one short exchange: on a socket of its own, or by ICMP on the uplink's. How many
+//! sockets there are at once is bounded by the limit of descriptors, see [`probers`]. What a probe
+//! finds goes as an [`Event`]
 //! to a channel; what it means is judged in [`health`](crate::health).
 //!
 //! | module | what it is |
@@ -31,13 +33,13 @@ use rustix::io::Errno;
 
 use crate::health::ProbeError;
 
-/// What an error of a socket says of the path.
+/// What an error of a socket says of the path. That this machine cannot or will not send says nothing.
 fn socket_error(error: &io::Error) -> ProbeError {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::CONNRESET) => ProbeError::Refused,
         Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => ProbeError::Unreachable,
         Some(Errno::TIMEDOUT) => ProbeError::Timeout,
-        Some(errno) => ProbeError::Send(errno.raw_os_error()),
+        Some(errno) => ProbeError::Local(errno.raw_os_error()),
         None => ProbeError::Malformed,
     }
 }

@@ -1,18 +1,35 @@
 //! One task for each target, kept while its definition is.
+//!
+//! Probes by TCP, HTTP and DNS have sockets of their own, of which each uplink has a share: the
+//! silent targets of one take no descriptor from another, nor from the rest of the process. What
+//! exceeds it waits, and says so.
 
+use std::collections::HashMap;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use weir_wire::layout::MAX_UPLINKS;
 
 use super::bind::Binding;
 use super::http::{Expect, Trust};
+use super::icmp::Pinger;
 use super::pace::{Pace, Random};
-use super::{dns, http, icmp, tcp};
+use super::{dns, http, tcp};
 use crate::health::{Health, Probe, ProbeError, Signal, Target, Url};
+
+/// Descriptors that probes leave to the rest of the process: netlink, maps, API, hooks, and pingers.
+const RESERVE: u64 = 320;
+/// Most sockets of an uplink's probes: of 16 targets, 16 each.
+const SOCKETS_MAX: u64 = 256;
+/// Fewest, however low the limit.
+const SOCKETS_MIN: u64 = 4;
 
 /// What happened to a probe.
 #[derive(Clone, Debug)]
@@ -29,7 +46,8 @@ pub struct Event {
     pub at: Instant,
 }
 
-/// What happens to probes. That one is not answered is told by silence.
+/// What happens to probes. That one is not answered is told by silence; one that could not leave has
+/// a failure alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It left.
@@ -71,6 +89,9 @@ pub struct Probers {
     trust: Trust,
     random: Random,
     running: Vec<Prober>,
+    pingers: Vec<Arc<Pinger>>,
+    /// By uplink, the sockets that its probes may yet open.
+    sockets: HashMap<String, Arc<Semaphore>>,
 }
 
 struct Prober {
@@ -98,7 +119,9 @@ struct Definition {
 impl Probers {
     /// No probers yet. `seed` spreads their times; `trust` is for `https`.
     pub fn new(events: mpsc::Sender<Event>, trust: Trust, seed: u64) -> Self {
-        Self { events, trust, random: Random::new(seed), running: Vec::new() }
+        let random = Random::new(seed);
+        let (running, pingers, sockets) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { events, trust, random, running, pingers, sockets }
     }
 
     /// Probes these uplinks and no others from now on. A prober whose definition (uplink, binding,
@@ -108,6 +131,8 @@ impl Probers {
     /// Outside a tokio runtime with I/O and time.
     pub fn set(&mut self, plans: &[Plan<'_>]) {
         let mut old = std::mem::take(&mut self.running);
+        self.sockets.retain(|uplink, _| plans.iter().any(|plan| plan.uplink == uplink));
+        self.pingers.retain(|pinger| plans.iter().any(|plan| plan.binding == *pinger.binding()));
         for plan in plans {
             let targets = &plan.health.targets;
             for (index, target) in targets.iter().enumerate() {
@@ -135,18 +160,48 @@ impl Probers {
             pace: Pace::new(interval, index, targets, self.random.draw()),
             random: Random::new(self.random.draw()),
             events: self.events.clone(),
-            trust: self.trust.clone(),
+            sockets: self.sockets(&definition.uplink),
+            means: Means { pinger: self.pinger(&definition.binding), trust: self.trust.clone() },
         };
         let task = tokio::spawn(schedule.run(definition.clone()));
         Prober { definition, task }
     }
+
+    fn sockets(&mut self, uplink: &str) -> Arc<Semaphore> {
+        let sockets = self.sockets.entry(uplink.to_owned());
+        sockets.or_insert_with(|| Arc::new(Semaphore::new(share()))).clone()
+    }
+
+    fn pinger(&mut self, binding: &Binding) -> Arc<Pinger> {
+        let known = self.pingers.iter().find(|pinger| pinger.binding() == binding);
+        let pinger = known.cloned().unwrap_or_else(|| Arc::new(Pinger::new(binding.clone())));
+        if known.is_none() {
+            self.pingers.push(pinger.clone());
+        }
+        pinger
+    }
+}
+
+/// How many sockets the probes of one uplink may have open.
+fn share() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let share = limit.saturating_sub(RESERVE) / MAX_UPLINKS as u64;
+    share.clamp(SOCKETS_MIN, SOCKETS_MAX) as usize
 }
 
 struct Schedule {
     pace: Pace,
     random: Random,
     events: mpsc::Sender<Event>,
-    trust: Trust,
+    sockets: Arc<Semaphore>,
+    means: Means,
+}
+
+/// What probes of an uplink use together.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub pinger: Arc<Pinger>,
+    pub trust: Trust,
 }
 
 impl Schedule {
@@ -162,33 +217,57 @@ impl Schedule {
             sleep_until(start + Duration::from_micros(self.pace.advance())).await;
             while probes.try_join_next().is_some() {}
             let token = self.random.draw();
-            let (events, trust) = (self.events.clone(), self.trust.clone());
-            probes.spawn(one(definition.clone(), events, trust, seq, token));
+            let (events, means) = (self.events.clone(), self.means.clone());
+            let socket = self.socket(&definition, seq).await;
+            probes.spawn(one(definition.clone(), events, means, seq, token, socket));
             seq = seq.wrapping_add(1);
         }
     }
+
+    /// Leave to open a socket, for a probe that needs its own.
+    async fn socket(&self, definition: &Definition, seq: u32) -> Option<OwnedSemaphorePermit> {
+        if matches!(definition.target.kind, Probe::Icmp { .. }) {
+            return None;
+        }
+        if let Ok(permit) = self.sockets.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        // Without a receiver there is nobody to tell; the semaphore is never closed.
+        let waits = definition.event(seq, Finding::Failed(ProbeError::Crowded), Instant::now());
+        let _ = self.events.send(waits).await;
+        self.sockets.clone().acquire_owned().await.ok()
+    }
 }
 
+impl Definition {
+    fn event(&self, seq: u32, finding: Finding, at: Instant) -> Event {
+        Event { uplink: self.uplink.clone(), target: self.name.clone(), seq, finding, at }
+    }
+}
+
+/// One probe, with leave to open a socket until it is over.
 async fn one(
     definition: Arc<Definition>,
     events: mpsc::Sender<Event>,
-    trust: Trust,
+    means: Means,
     seq: u32,
     token: u64,
+    _socket: Option<OwnedSemaphorePermit>,
 ) {
-    let event = |finding| Event {
-        uplink: definition.uplink.clone(),
-        target: definition.name.clone(),
-        seq,
-        finding,
-        at: Instant::now(),
-    };
-    if events.send(event(Finding::Sent)).await.is_err() {
+    let begin = Instant::now();
+    let launched = launch(&definition.target.kind, &definition.binding, &means, token).await;
+    // What has not left is no probe.
+    let left = !launched.as_ref().is_err_and(|why| why.is_local());
+    if left && events.send(definition.event(seq, Finding::Sent, begin)).await.is_err() {
         return;
     }
-    let begin = Instant::now();
-    let probe = probe(&definition.target.kind, &definition.binding, &trust, token);
-    let Ok(result) = timeout(definition.timeout, probe).await else { return };
+    let result = match launched {
+        Ok(answer) => match timeout_at(begin + definition.timeout, answer).await {
+            Ok(result) => result,
+            Err(_) => return,
+        },
+        Err(why) => Err(why),
+    };
     let finding = match result {
         Ok(()) => Finding::Reply(begin.elapsed().as_micros().min(u32::MAX.into()) as u32),
         // The kernel's own timeout is no news.
@@ -196,26 +275,34 @@ async fn one(
         Err(why) => Finding::Failed(why),
     };
     // Without a receiver there is nobody to tell.
-    let _ = events.send(event(finding)).await;
+    let _ = events.send(definition.event(seq, finding, Instant::now())).await;
 }
 
-pub(super) async fn probe(
+/// Ready when the answer has come.
+type Answer = Pin<Box<dyn Future<Output = Result<(), ProbeError>> + Send>>;
+
+/// Sends a probe.
+pub(super) async fn launch(
     kind: &Probe,
     binding: &Binding,
-    trust: &Trust,
+    means: &Means,
     token: u64,
-) -> Result<(), ProbeError> {
-    match kind {
-        Probe::Icmp { address } => icmp::echo(binding, *address, token).await,
-        Probe::Tcp { address } => tcp::connect(binding, *address).await.map(drop),
+) -> Result<Answer, ProbeError> {
+    Ok(match kind {
+        Probe::Icmp { address } => Box::pin(means.pinger.ask(*address, token).await?),
+        Probe::Tcp { address } => {
+            let connection = tcp::connect(binding, *address)?;
+            Box::pin(async move { connection.await.map(drop) })
+        }
         Probe::Dns { server, name, kind } => {
-            dns::query(binding, *server, name, *kind, token as u16).await
+            Box::pin(dns::query(binding, *server, name, *kind, token as u16).await?)
         }
         Probe::Http { url, address, expect_status, expect_body } => {
             let url = Url::parse(url).map_err(|_| ProbeError::Malformed)?;
             let host = address.or(url.host.parse().ok()).ok_or(ProbeError::Malformed)?;
-            let expect = Expect { status: *expect_status, body: expect_body.as_deref() };
-            http::get(binding, trust, &url, SocketAddr::new(host, url.port), expect).await
+            let expect = Expect { status: *expect_status, body: expect_body.clone() };
+            let address = SocketAddr::new(host, url.port);
+            Box::pin(http::get(binding, &means.trust, url, address, expect)?)
         }
-    }
+    })
 }

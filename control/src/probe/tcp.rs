@@ -1,18 +1,39 @@
 //! A TCP connection.
 
+use std::future::Future;
 use std::net::SocketAddr;
 
+use rustix::io::Errno;
 use socket2::{Protocol, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use super::bind::Binding;
 use super::socket_error;
 use crate::health::ProbeError;
 
-/// Connects to `address` by the uplink.
-pub async fn connect(binding: &Binding, address: SocketAddr) -> Result<TcpStream, ProbeError> {
-    let socket = binding.socket(address.ip(), Type::STREAM, Protocol::TCP);
-    let socket = socket.map_err(|e| socket_error(&e))?;
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await;
-    stream.map_err(|e| socket_error(&e))
+/// Connects to `address` by the uplink. The connection has begun when this returns; what it gives is
+/// ready when it is there.
+///
+/// # Errors
+/// When it could not begin, or was refused at once.
+pub fn connect(
+    binding: &Binding,
+    address: SocketAddr,
+) -> Result<impl Future<Output = Result<TcpStream, ProbeError>> + use<>, ProbeError> {
+    let begun = || {
+        let socket = binding.socket(address.ip(), Type::STREAM, Protocol::TCP)?;
+        match socket.connect(&address.into()) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+            _ => TcpStream::from_std(socket.into()),
+        }
+    };
+    let stream = begun().map_err(|error| socket_error(&error))?;
+    Ok(async move {
+        let connected = async {
+            stream.writable().await?;
+            stream.take_error()?.map_or(Ok(()), Err)
+        };
+        connected.await.map_err(|error| socket_error(&error))?;
+        Ok(stream)
+    })
 }

@@ -39,7 +39,7 @@ members = [{ uplink = "fiber" }, { uplink = "lte", tier = 2 }]
 pub struct Gateway {
     directory: PathBuf,
     pins: PathBuf,
-    control: Option<Child>,
+    pub control: Option<Child>,
     _providers: Vec<Provider>,
 }
 

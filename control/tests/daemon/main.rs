@@ -2,6 +2,7 @@
 
 mod absent;
 mod alone;
+mod descriptors;
 mod drain;
 mod gateway;
 mod hooks;

@@ -183,7 +183,7 @@ fn one_failed_target_of_three_is_no_reason() {
     }
     assert_eq!(run(&mut uplink, steps), [(20, "up", Reason::Started)]);
     assert_eq!(uplink.targets()[1].status(), Status::Failed);
-    assert_eq!(uplink.targets()[1].error(), Some(ProbeError::Refused));
+    assert_eq!(uplink.targets()[1].error().map(|(why, _)| why), Some(ProbeError::Refused));
 }
 
 #[test]
@@ -711,5 +711,79 @@ fn the_losses_of_a_short_outage_degrade_nothing_after_it() {
         );
         let states: Vec<_> = seen.iter().map(|(_, state, _)| *state).collect();
         assert_eq!(states, ["up", "down", "recovering", "up"], "{lost} lost: {seen:?}");
+    }
+}
+
+/// What this machine says instead of sending, at the interval.
+fn not_sent(from: u64, count: u64) -> impl Iterator<Item = Step> {
+    let why = ProbeError::Local(1);
+    (0..count).map(move |probe| At(from + probe * 1000, Signal::Failed { target: 0, seq: 0, why }))
+}
+
+#[test]
+fn probes_that_this_machine_does_not_send_are_no_evidence() {
+    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut steps = vec![Probes { from: 0, count: 10, answered: true }];
+    steps.extend(not_sent(10_000, 60));
+    assert_eq!(run(&mut uplink, steps), []);
+    let target = &uplink.targets()[0];
+    assert_eq!(target.error(), Some((ProbeError::Local(1), 69_000)));
+    assert_eq!((target.is_blocked(), target.figures().loss_percent.window), (true, 0.0));
+    assert!(!uplink.is_quiet(), "nobody was asked");
+    // Those that are sent again are waited for from then on.
+    let seen = run(&mut uplink, vec![Probes { from: 70_000, count: 10, answered: false }]);
+    let [(at, "down", Reason::TargetsFailed { .. })] = seen[..] else { panic!("{seen:?}") };
+    assert!((73_000..=73_300).contains(&at), "{at}");
+}
+
+#[test]
+fn an_uplink_whose_probes_cannot_leave_is_judged_by_the_rest() {
+    let mut uplink = connected(health(1));
+    let mut steps: Vec<Step> = not_sent(1000, 5).collect();
+    steps.push(At(6000, Signal::Carrier(false)));
+    steps.push(At(7000, Signal::Carrier(true)));
+    steps.extend(not_sent(7000, 20));
+    let seen: Vec<_> = run(&mut uplink, steps).iter().map(|(at, to, _)| (*at, *to)).collect();
+    assert_eq!(seen, [(1000, "up"), (6000, "down"), (8001, "recovering"), (15_001, "up")]);
+}
+
+#[test]
+fn a_silent_next_hop_that_is_probed_for_want_of_targets_is_only_doubted() {
+    let mut uplink = Uplink::adopt(Health { implied: true, ..health(1) }, 0);
+    let answered = Probes { from: 0, count: 10, answered: true };
+    assert_eq!(run(&mut uplink, vec![answered]), []);
+    assert!(!uplink.is_silent());
+    let lost = lossy(10_000, 60, 2, |_| 900_000);
+    assert_eq!(run(&mut uplink, lost), [], "its figures are not the link's");
+    assert_eq!(run(&mut uplink, vec![Probes { from: 70_000, count: 10, answered: false }]), []);
+    assert!(uplink.is_silent());
+}
+
+#[test]
+fn an_uplink_that_comes_back_degraded_and_goes_down_again_flaps() {
+    let slow = Health { rtt_ms: Some(Limits { fail: 300, recover: 200 }), up: 1, ..health(1) };
+    let mut uplink = Uplink::adopt(slow, 0);
+    let mut holds = Vec::new();
+    for round in 0..4 {
+        let from = round * 60_000;
+        run(&mut uplink, lossy(from, 40, u32::MAX, |_| 600_000));
+        assert_eq!(uplink.state(), State::Degraded, "round {round}");
+        run(&mut uplink, lossy(from + 40_000, 20, 1, |_| 0));
+        assert_eq!(uplink.state(), State::Down, "round {round}");
+        holds.push(uplink.hold_ms());
+    }
+    assert_eq!(holds, [8000, 16_000, 32_000, 64_000]);
+}
+
+#[test]
+fn errors_are_told_with_what_to_do() {
+    for (error, told) in [
+        (ProbeError::Local(1), "not sent: EPERM, a firewall of this machine drops it: see its"),
+        (ProbeError::Local(24), "not sent: EMFILE, no free descriptor: raise LimitNOFILE"),
+        (ProbeError::Local(99), "not sent: EADDRNOTAVAIL, no such address here"),
+        (ProbeError::Tls(TlsFault::Expired), "TLS: the certificate has expired (or the clock"),
+        (ProbeError::HttpStatus(502), "HTTP status 502"),
+    ] {
+        assert!(error.to_string().starts_with(told), "{error}");
     }
 }

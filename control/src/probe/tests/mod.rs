@@ -19,9 +19,10 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::probers::probe;
+use super::icmp::Pinger;
+use super::probers::{Means, launch};
 use super::{Binding, Event, Finding, Plan, Probers, Trust};
-use crate::health::{Health, Probe, ProbeError, Reason, Record, State, Target, Uplink};
+use crate::health::{Health, Probe, ProbeError, Reason, Record, State, Target, TlsFault, Uplink};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(20);
@@ -35,9 +36,16 @@ fn lo() -> Binding {
 }
 
 async fn ask(kind: Probe) -> Result<(), ProbeError> {
-    timeout(LONG, probe(&kind, &lo(), &Trust::default(), 0x0123_4567_89ab_cdef))
-        .await
-        .expect("an end of the probe")
+    ask_by(kind, Trust::default()).await
+}
+
+async fn ask_by(kind: Probe, trust: Trust) -> Result<(), ProbeError> {
+    let means = Means { pinger: Arc::new(Pinger::new(lo())), trust };
+    let probe = async {
+        let answer = launch(&kind, &lo(), &means, 0x0123_4567_89ab_cdef).await?;
+        answer.await
+    };
+    timeout(LONG, probe).await.expect("an end of the probe")
 }
 
 /// A socket address on which nobody listens.
@@ -58,7 +66,7 @@ fn sockets_are_bound_to_device_and_source() {
 fn a_socket_for_what_is_not_there_is_an_error() {
     let no_device = Binding { device: "weir-none".into(), ..lo() };
     let error = no_device.socket(V4, Type::STREAM, Protocol::TCP).unwrap_err();
-    assert_eq!(super::socket_error(&error), ProbeError::Send(19), "ENODEV");
+    assert_eq!(super::socket_error(&error), ProbeError::Local(19), "ENODEV");
     let no_address = Binding { source4: Some(Ipv4Addr::new(192, 0, 2, 1)), ..lo() };
     let error = no_address.socket(V4, Type::STREAM, Protocol::TCP).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
@@ -121,11 +129,17 @@ async fn http_asks_for_the_url_of_its_host() {
 }
 
 #[tokio::test]
-async fn http_wants_its_status() {
+async fn http_takes_any_answer_below_500_unless_told_what_to_expect() {
     let (address, _requests) = web("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(ask(http(address, None, None)).await, Err(ProbeError::HttpStatus(302)));
+    assert_eq!(ask(http(address, None, None)).await, Ok(()));
     assert_eq!(ask(http(address, Some(204), None)).await, Err(ProbeError::HttpStatus(302)));
     assert_eq!(ask(http(address, Some(302), None)).await, Ok(()));
+    let (address, _requests) = web("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(ask(http(address, None, None)).await, Ok(()));
+    // RFC 6585 §6: a portal wants something first.
+    const PORTAL: &str = "HTTP/1.1 511 Network Authentication Required\r\n\r\n";
+    let (address, _requests) = web(PORTAL).await;
+    assert_eq!(ask(http(address, None, None)).await, Err(ProbeError::HttpStatus(511)));
 }
 
 #[tokio::test]
@@ -152,9 +166,8 @@ async fn http_wants_http() {
     assert_eq!(ask(http(address, None, None)).await, Err(ProbeError::Malformed));
 }
 
-#[tokio::test]
-async fn https_wants_a_certificate_of_its_roots_and_name() {
-    let server = rcgen::generate_simple_self_signed(["www.example".to_owned()]).unwrap();
+/// An `https` server of this certificate and key.
+async fn tls_web(server: rcgen::CertifiedKey<rcgen::KeyPair>) -> (SocketAddr, RootCertStore) {
     let certificate = server.cert.der().clone();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server.signing_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -178,20 +191,47 @@ async fn https_wants_a_certificate_of_its_roots_and_name() {
     });
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
-    let ours = Trust::only(roots);
-    let get = |host: &str, trust: Trust| {
-        let kind = Probe::Http {
-            url: format!("https://{host}:{}/", address.port()),
-            address: Some(V4),
-            expect_status: None,
-            expect_body: None,
-        };
-        async move { timeout(LONG, probe(&kind, &lo(), &trust, 1)).await.unwrap() }
+    (address, roots)
+}
+
+async fn get_by_tls(host: &str, address: SocketAddr, trust: Trust) -> Result<(), ProbeError> {
+    let kind = Probe::Http {
+        url: format!("https://{host}:{}/", address.port()),
+        address: Some(address.ip()),
+        expect_status: None,
+        expect_body: None,
     };
-    assert_eq!(get("www.example", ours.clone()).await, Ok(()));
-    assert_eq!(get("other.example", ours).await, Err(ProbeError::Tls));
+    ask_by(kind, trust).await
+}
+
+#[tokio::test]
+async fn https_wants_a_certificate_of_its_roots_and_name() {
+    let server = rcgen::generate_simple_self_signed(["www.example".to_owned()]).unwrap();
+    let (address, roots) = tls_web(server).await;
+    let ours = Trust::only(roots);
+    assert_eq!(get_by_tls("www.example", address, ours.clone()).await, Ok(()));
+    let other = get_by_tls("other.example", address, ours).await;
+    assert_eq!(other, Err(ProbeError::Tls(TlsFault::WrongName)));
     let nobody = Trust::only(RootCertStore::empty());
-    assert_eq!(get("www.example", nobody).await, Err(ProbeError::Tls));
+    let unknown = get_by_tls("www.example", address, nobody).await;
+    assert_eq!(unknown, Err(ProbeError::Tls(TlsFault::UnknownIssuer)));
+    let (plain, _requests) = web("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let no_tls = get_by_tls("www.example", plain, Trust::default()).await;
+    assert_eq!(no_tls, Err(ProbeError::Tls(TlsFault::Protocol)));
+}
+
+#[tokio::test]
+async fn https_tells_when_a_certificate_is_out_of_date() {
+    for (year, fault) in [(1980, TlsFault::Expired), (4000, TlsFault::NotValidYet)] {
+        let mut parameters = rcgen::CertificateParams::new(["www.example".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(year, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        let cert = parameters.self_signed(&signing_key).unwrap();
+        let (address, roots) = tls_web(rcgen::CertifiedKey { cert, signing_key }).await;
+        let told = get_by_tls("www.example", address, Trust::only(roots)).await;
+        assert_eq!(told, Err(ProbeError::Tls(fault)));
+    }
 }
 
 /// Answers each query twice: first with another number, then with the code.
@@ -280,7 +320,8 @@ async fn probes_that_answer_bring_an_uplink_up_and_silence_takes_it_down() {
         }
     }
     assert_eq!(uplink.reason(), Reason::TargetsFailed { failed: 1, of: 1, quorum: 1 });
-    assert_eq!(uplink.targets()[0].error(), Some(ProbeError::Timeout));
+    let error = uplink.targets()[0].error();
+    assert_eq!(error.map(|(error, _)| error), Some(ProbeError::Timeout));
 }
 
 #[tokio::test]
@@ -333,6 +374,51 @@ async fn a_device_that_is_not_there_is_told() {
     let mut probers = Probers::new(sender, Trust::default(), 1);
     let binding = Binding { device: "weir-none".into(), ..lo() };
     probers.set(&[Plan { binding, ..plan(&health) }]);
-    assert_eq!(next(&mut events).await.finding, Finding::Sent);
-    assert_eq!(next(&mut events).await.finding, Finding::Failed(ProbeError::Send(19)));
+    // It has not left.
+    assert_eq!(next(&mut events).await.finding, Finding::Failed(ProbeError::Local(19)));
+}
+
+#[tokio::test]
+async fn an_uplinks_pings_are_told_apart_on_one_socket() {
+    let pinger = Pinger::new(lo());
+    let silent = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+    let mut answers = Vec::new();
+    for last in 1..=100 {
+        let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+        answers.push(pinger.ask(address, u64::from(last)).await.unwrap());
+    }
+    let unanswered = pinger.ask(silent, 7).await;
+    for answer in answers {
+        assert_eq!(timeout(LONG, answer).await, Ok(Ok(())));
+    }
+    if let Ok(answer) = unanswered {
+        assert!(timeout(Duration::from_millis(50), answer).await.is_err());
+    }
+}
+
+/// Servers that never answer: each probe has a socket until its timeout.
+#[tokio::test]
+async fn probes_beyond_an_uplinks_share_of_sockets_wait_and_say_so() {
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(UdpSocket::bind((V4, 0)).await.unwrap());
+    }
+    let kinds = silent.iter().map(|socket| dns(socket.local_addr().unwrap())).collect();
+    let crowded = Health { timeout_ms: Some(60_000), ..health(kinds) };
+    let (sender, mut events) = mpsc::channel(1);
+    let mut probers = Probers::new(sender, Trust::default(), 1);
+    probers.set(&[plan(&crowded)]);
+    let (mut left, mut waits) = (0, 0);
+    while waits < 16 {
+        match next(&mut events).await.finding {
+            Finding::Sent => left += 1,
+            Finding::Failed(ProbeError::Crowded) => waits += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(left <= 256, "{left}");
+    // Another uplink has a share of its own.
+    let other = health(vec![dns(silent[0].local_addr().unwrap())]);
+    probers.set(&[plan(&crowded), Plan { uplink: "cable", ..plan(&other) }]);
+    while &*next(&mut events).await.uplink != "cable" {}
 }
