@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,7 @@ use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::hosts;
+use crate::implied;
 use crate::load::{Counts, Load, Reading};
 use crate::monitor::{Monitor, UplinkView};
 use crate::own::{self, Own};
@@ -63,6 +65,7 @@ type Call = (Message, Option<u32>, oneshot::Sender<Response>);
 
 /// Runs until a signal says stop.
 pub async fn run(options: Options) -> Result<()> {
+    raise_descriptor_limit();
     let site = read_site(&options.config)?;
     let mut watcher = Watcher::new()?;
     let kernel = watcher.read().await?;
@@ -138,6 +141,7 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
             }
+            daemon.imply();
             daemon.hear_users();
             daemon.confined.sweep();
         }
@@ -154,6 +158,15 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
+}
+
+/// Probes want many; the hard limit is what the administrator set.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
 }
 
 /// By chance, so that the probes of several gateways do not leave together.
@@ -297,7 +310,7 @@ struct Daemon {
 impl Daemon {
     /// Adopts what an earlier process published.
     fn new(
-        site: Site,
+        mut site: Site,
         kernel: Kernel,
         region: ControlRegion,
         hosts: Hosts4,
@@ -305,6 +318,7 @@ impl Daemon {
         users: Users,
         findings: mpsc::Receiver<probe::Event>,
     ) -> Self {
+        implied::imply(&mut site, &kernel);
         let snapshot = region.snapshot();
         let published = snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
         let known = published.take_while(|uplink| !uplink.name.as_str().is_empty());
@@ -347,6 +361,13 @@ impl Daemon {
             daemon.half = Some(snapshot.half);
         }
         daemon
+    }
+
+    /// Has the next hops probed that the kernel names now, where no targets are configured.
+    fn imply(&mut self) {
+        if implied::imply(&mut self.site, &self.kernel) {
+            self.monitor.reconfigure(&self.site, now_ms());
+        }
     }
 
     /// Publishes, has hooks told, and makes the kernel's rules and routes follow; the epoch in force.
@@ -611,7 +632,8 @@ impl Daemon {
             Ok(site)
         });
         match loaded {
-            Ok(site) => {
+            Ok(mut site) => {
+                implied::imply(&mut site, &self.kernel);
                 if site.hash != self.site.hash {
                     self.overrides = Overrides::default();
                     self.homing = vec![Homing::default(); site.policies.len()];

@@ -7,6 +7,7 @@
 //! | `routes` | when the kernel's routes are read anew |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
+//! | `implied` | what is probed where nothing is configured |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`users`] | what users' connections say of the uplinks |
@@ -39,6 +40,7 @@ pub mod health;
 pub mod home;
 pub mod hooks;
 pub mod hosts;
+mod implied;
 pub mod load;
 pub mod monitor;
 mod netdev;

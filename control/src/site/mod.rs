@@ -26,7 +26,9 @@ pub use place::Problem;
 
 /// What is allowed on this machine but unwise, beyond [`Site::warnings`].
 pub fn warnings_here(site: &Site, kernel: &crate::watch::Kernel) -> Vec<String> {
-    warn::on_machine(site, kernel, warn::is_strict)
+    let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
+    warnings.extend(warn::unwatched(site));
+    warnings
 }
 
 /// A valid configuration.

@@ -221,12 +221,20 @@ fn users_connections_are_a_signal_where_another_uplink_stands_beside() {
     let balanced = "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n";
     let tiers = GOOD.replace(balanced, "");
     assert_eq!(enabled(&tiers), [Some(false); 2], "one above the other");
-    assert_eq!(enabled(&GOOD.replace("weight = 5", "weight = 0")), [Some(true), Some(false)]);
     let word = |text: &str, word| format!("{text}\n[health]\npassive = {{ enabled = {word} }}\n");
     assert_eq!(enabled(&word(GOOD, false)), [Some(false); 2]);
     assert_eq!(enabled(&word(&tiers, true)), [Some(true); 2]);
     let wrong = problems(&format!("{GOOD}\n[health]\npassive = false\n"));
     assert!(wrong[0].contains("expected a table, such as { enabled = false }"), "{wrong:?}");
+}
+
+#[test]
+fn uplinks_without_targets_are_warned_of() {
+    let site = parse("weir.toml", GOOD).unwrap();
+    let told = super::warn::unwatched(&site).unwrap();
+    assert!(told.starts_with("nothing beyond the next hop of fiber, lte is watched"), "{told}");
+    let site = parse("weir.toml", &format!("{GOOD}{SHARED}")).unwrap();
+    assert_eq!(super::warn::unwatched(&site), None);
 }
 
 const SHARED: &str = r#"

@@ -45,6 +45,17 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
     warnings
 }
 
+/// Says of which uplinks nothing beyond the next hop is probed.
+pub fn unwatched(site: &Site) -> Option<String> {
+    let uplinks = site.uplinks.iter().filter(|uplink| uplink.health.targets.is_empty());
+    let names: Vec<_> = uplinks.map(|uplink| uplink.name.as_str()).collect();
+    let names = Some(names.join(", ")).filter(|names| !names.is_empty())?;
+    Some(format!(
+        "nothing beyond the next hop of {names} is watched, so that a provider which is dead behind \
+         it looks well: add [[health.targets]], two of different owners"
+    ))
+}
+
 /// What is probed through an uplink.
 pub fn hosts(uplink: &Uplink) -> BTreeSet<IpAddr> {
     uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
