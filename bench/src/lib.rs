@@ -31,6 +31,7 @@ pub mod netns;
 pub mod new_flows;
 pub mod nginx;
 pub mod noise;
+pub mod pests;
 pub mod pipeline;
 pub mod plan;
 pub mod plot;

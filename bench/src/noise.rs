@@ -1,4 +1,5 @@
-//! False alarms: links that are noisy and well, for minutes, under traffic.
+//! False alarms: links that are noisy and well, for minutes, under traffic, with hosts among it that
+//! scan, seek peers that are gone, and inject segments.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use weir_control::health::window::Figures;
 
 use crate::line::Impairment;
+use crate::pests::{PestReport, Pests};
 use crate::probed::{ECHO, Probed, told};
 use crate::section::{Section, figure, median, table};
 use crate::tcp_load::{TcpLoad, TcpReport};
@@ -25,6 +27,8 @@ const NOISE: Impairment = Impairment {
 const HEALTH: &str = "interval_ms = 200\ntimeout_ms = 1000\n\
     rtt_ms = { fail = 300, recover = 200 }\njitter_ms = { fail = 100, recover = 60 }\n";
 const HOSTS: usize = 4;
+/// Hosts beside them that pester.
+const PESTS: usize = 3;
 /// TCP connections of each host, open all the time.
 const CONNECTIONS: usize = 10;
 /// New UDP flows of each host in every round of traffic.
@@ -48,6 +52,7 @@ pub struct Outcome {
     figures: Vec<Vec<Figures>>,
     tcp: TcpReport,
     udp: UdpReport,
+    pests: PestReport,
 }
 
 /// Looks as long as the options say.
@@ -56,10 +61,11 @@ pub struct Outcome {
 /// When weir does not work.
 pub fn run(options: &Options) -> Result<Outcome> {
     let length = Duration::try_from_secs_f64(options.minutes * 60.0)?;
-    let site = Probed::start(UPLINKS.len(), HOSTS, HEALTH)?;
+    let site = Probed::start(UPLINKS.len(), HOSTS + PESTS, HEALTH)?;
     let known = site.weir.history()?.len();
     (0..UPLINKS.len()).for_each(|uplink| site.line(uplink).impair_both(NOISE));
-    let hosts = &site.topology.hosts;
+    let (hosts, pests) = site.topology.hosts.split_at(HOSTS);
+    let pests = Pests::start(&site.topology, pests, ECHO)?;
     let load = TcpLoad::start(hosts, ECHO, CONNECTIONS, length + Duration::from_secs(60))?;
     let mut figures = vec![Vec::new(); UPLINKS.len()];
     let mut udp = UdpReport::default();
@@ -77,7 +83,8 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let transitions = history[known..].iter().map(|entry| told(std::slice::from_ref(entry)));
     let transitions = transitions.collect();
     (0..UPLINKS.len()).for_each(|uplink| site.line(uplink).heal());
-    Ok(Outcome { options: *options, transitions, figures, tcp: load.stop()?, udp })
+    let (tcp, pests) = (load.stop()?, pests.stop()?);
+    Ok(Outcome { options: *options, transitions, figures, tcp, udp, pests })
 }
 
 impl Outcome {
@@ -135,6 +142,11 @@ impl Outcome {
                     self.udp.sent,
                     self.udp.answered
                 ),
+                format!(
+                    "{PESTS} hosts began {} connections and sent {} datagrams to nobody, and \
+                     injected {} segments.",
+                    self.pests.connections, self.pests.datagrams, self.pests.injected
+                ),
             ],
             json: self.json(uplinks),
             table: rows,
@@ -150,6 +162,7 @@ impl Outcome {
             "uplinks": uplinks,
             "tcp": self.tcp,
             "udp": self.udp,
+            "pests": self.pests,
         })
     }
 }
