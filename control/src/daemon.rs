@@ -33,6 +33,7 @@ use crate::monitor::{Monitor, UplinkView};
 use crate::own::{self, Own};
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Hand, Overrides, Published, Tables};
+use crate::rules;
 use crate::site::{self, Site};
 use crate::time;
 use crate::users::Users;
@@ -138,6 +139,7 @@ pub async fn run(options: Options) -> Result<()> {
                 Ok(mut kernel) => {
                     kernel.remember(&daemon.kernel, now_ms());
                     daemon.kernel = kernel;
+                    daemon.tell_unfollowed();
                 }
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
             }
@@ -303,6 +305,8 @@ struct Daemon {
     doubted: Vec<bool>,
     /// Of rules and routes.
     unrouted: Complaint,
+    /// What was said of the kernel's rules.
+    unfollowed: Vec<String>,
     /// Of devices with too few channels, by kernel index.
     short: HashMap<u32, Complaint>,
 }
@@ -338,6 +342,7 @@ impl Daemon {
             unresolved: Vec::new(),
             doubted: Vec::new(),
             unrouted: Complaint::default(),
+            unfollowed: rules::unfollowed(&site, &kernel),
             short: HashMap::new(),
             users,
             findings,
@@ -455,6 +460,15 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Says which rules of the kernel's are not followed, if they are new.
+    fn tell_unfollowed(&mut self) {
+        let unfollowed = rules::unfollowed(&self.site, &self.kernel);
+        for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        self.unfollowed = unfollowed;
     }
 
     /// Says what keeps XDP from transmitting by the devices that are used.

@@ -1,5 +1,6 @@
 //! Destinations that stay on the gateway: what XDP leaves to the kernel.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -7,7 +8,9 @@ use ipnet::Ipv4Net;
 use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::control::{ControlHalf, host_class};
 
-use crate::routing::Routes;
+use crate::destinations::{self, Way};
+use crate::routing::{Route, Routes};
+use crate::rules::{self, Lookup};
 use crate::site::Site;
 use crate::watch::Kernel;
 
@@ -17,8 +20,14 @@ use crate::watch::Kernel;
 pub struct Sources {
     /// Routes; views that were read without a change of routes share them.
     routes: Arc<Routes>,
+    /// Those of other tables.
+    tables: Arc<BTreeMap<u32, Vec<Route>>>,
+    /// What of them packets from LANs are looked up in.
+    lookups: Vec<Lookup>,
     /// Kernel indices of the uplinks' interfaces.
     uplinks: Vec<u32>,
+    /// Addresses that packets by uplinks have.
+    uplink_addresses: Vec<Ipv4Addr>,
     /// Networks of the LANs.
     lans: Vec<Ipv4Net>,
     /// The gateway's addresses, and those that uplinks translate to.
@@ -28,26 +37,40 @@ pub struct Sources {
 impl Sources {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
-        let uplinks = site.uplinks.iter().filter_map(|u| kernel.link(&u.interface));
         let pools = half.uplinks.iter().take(site.uplinks.len()).flat_map(|u| u.addresses());
+        let pools: Vec<_> = pools.copied().map(Ipv4Addr::from).collect();
         let held = kernel.addresses.iter().map(|(_, net)| net.addr());
+        let uplinks = site.uplink_interfaces(kernel);
+        let of_uplinks = uplinks.iter().flat_map(|index| kernel.addresses_of(*index));
         Self {
             routes: Arc::clone(&kernel.routes),
-            uplinks: uplinks.map(|link| link.index).collect(),
+            tables: Arc::clone(&kernel.tables),
+            lookups: rules::lookups(site, kernel),
+            uplink_addresses: of_uplinks.chain(pools.iter().copied()).collect(),
+            uplinks,
             lans,
-            own: held.chain(pools.copied().map(Ipv4Addr::from)).collect(),
+            own: held.chain(pools).collect(),
         }
     }
 
     /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes.
     pub fn prefixes(&self) -> HostPrefixes {
-        let mut hosts = HostPrefixes::new();
         let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
-        for route in self.routes.iter() {
-            if route.destination.prefix_len() != 0 && !self.uplinks.contains(&route.interface) {
-                hosts.insert(entry(&route.destination), host_class::KERNEL);
-            }
-        }
+        let class = |way| match way {
+            Way::Kernel => host_class::KERNEL,
+            Way::Uplinks | Way::Next => 0,
+        };
+        let table = |table| match table {
+            rules::MAIN => &self.routes[..],
+            other => self.tables.get(&other).map_or(&[][..], Vec::as_slice),
+        };
+        let by_uplink = |route: &Route| {
+            let own = |source| self.uplink_addresses.contains(&source);
+            self.uplinks.contains(&route.interface) && route.source.is_none_or(own)
+        };
+        let ways = destinations::of(&self.lookups, table, by_uplink);
+        let mut hosts: HostPrefixes =
+            ways.iter().map(|(net, way)| (entry(net), class(*way))).collect();
         for net in &self.lans {
             hosts.insert(entry(net), host_class::LAN);
         }
@@ -69,11 +92,8 @@ mod tests {
 
     fn kernel(routes: &[(&str, u32)]) -> Kernel {
         let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
-        let route = |(destination, interface): &(&str, u32)| Route {
-            destination: destination.parse().unwrap(),
-            gateway: None,
-            interface: *interface,
-            metric: 0,
+        let route = |(destination, interface): &(&str, u32)| {
+            Route::by(*interface, destination.parse().unwrap())
         };
         Kernel {
             links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "vpn0")],
@@ -99,6 +119,21 @@ mod tests {
             (([192, 168, 1, 1], 32), host_class::LOCAL),
         ];
         assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_route_by_an_uplink_with_the_source_of_another_is_a_vpns() {
+        let mut kernel = kernel(&[]);
+        kernel.addresses.push((2, "100.64.0.2/24".parse().unwrap()));
+        let by = |destination: &str, source: &str| Route {
+            source: Some(source.parse().unwrap()),
+            ..Route::by(2, destination.parse().unwrap())
+        };
+        let routes = vec![by("100.64.0.0/24", "100.64.0.2"), by("10.8.0.0/16", "192.168.1.1")];
+        kernel.routes = Arc::new(routes.into());
+        let prefixes = sources(&kernel).prefixes();
+        assert_eq!(prefixes.get(&([10, 8, 0, 0], 16)), Some(&host_class::KERNEL));
+        assert_eq!(prefixes.get(&([100, 64, 0, 0], 24)), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! | [`site`] | the configuration file: read, checked, resolved to indices |
 //! | [`watch`] | the kernel's links, addresses, routes and neighbours, and weir's rules |
 //! | `routes` | when the kernel's routes are read anew |
+//! | [`rules`] | the kernel's routing rules, as far as they can be followed |
+//! | `destinations` | which destinations of packets from LANs are the kernel's |
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
 //! | `implied` | what is probed where nothing is configured |
@@ -34,6 +36,7 @@ pub mod cli;
 mod complaint;
 pub mod confine;
 pub mod daemon;
+mod destinations;
 mod devices;
 mod events;
 pub mod health;
@@ -50,6 +53,7 @@ pub mod probe;
 pub mod publish;
 mod routes;
 pub mod routing;
+pub mod rules;
 pub mod site;
 mod time;
 pub mod users;

@@ -199,12 +199,7 @@ pub fn derive(
 fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4Net, Option<u8>)> {
     let mut nets = Vec::new();
     for (lan, port) in site.lans.iter().zip(lan_ports) {
-        let connected = || kernel.link(&lan.interface).map(|link| kernel.networks(link.index));
-        let of_lan = match lan.prefixes.is_empty() {
-            true => connected().unwrap_or_default(),
-            false => lan.prefixes.clone(),
-        };
-        nets.extend(of_lan.into_iter().map(|net| (net, *port)));
+        nets.extend(lan.networks(kernel).into_iter().map(|net| (net, *port)));
     }
     nets.truncate(MAX_LAN_PREFIXES);
     nets
@@ -236,8 +231,7 @@ fn one_uplink(
     if !link.running {
         problems |= uplink_state::NO_CARRIER;
     }
-    let own = kernel.addresses_of(link.index);
-    let pool = if uplink.addresses.is_empty() { &own } else { &uplink.addresses };
+    let pool = uplink.pool(link.index, kernel);
     for (to, from) in slot.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
         *to = from.octets();
     }

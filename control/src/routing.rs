@@ -5,20 +5,46 @@ use std::ops::Deref;
 
 use ipnet::Ipv4Net;
 
-/// A route of the main table.
+/// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
     pub destination: Ipv4Net,
+    /// What becomes of packets to it.
+    pub fate: Fate,
     /// Next hop; none: on link.
     pub gateway: Option<Ipv4Addr>,
-    /// Outgoing interface.
+    /// Outgoing interface; 0: none.
     pub interface: u32,
     /// Priority; lower is better.
     pub metric: u32,
+    /// What sockets without an address are given (`src`).
+    pub source: Option<Ipv4Addr>,
+}
+
+/// What becomes of packets to a destination (`rtm_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They leave by an interface.
+    Unicast,
+    /// Another table decides.
+    Throw,
+    /// They are the gateway's own, or refused.
+    Elsewhere,
 }
 
 impl Route {
+    /// A route that leads nowhere.
+    pub const fn to(destination: Ipv4Net) -> Self {
+        let (fate, gateway, source) = (Fate::Elsewhere, None, None);
+        Self { destination, fate, gateway, interface: 0, metric: 0, source }
+    }
+
+    /// A route by an interface, on link.
+    pub const fn by(interface: u32, destination: Ipv4Net) -> Self {
+        Self { fate: Fate::Unicast, interface, ..Self::to(destination) }
+    }
+
     fn is_default(&self) -> bool {
         self.destination.prefix_len() == 0
     }
@@ -57,10 +83,8 @@ mod tests {
     #[test]
     fn default_routes_are_found_wherever_the_kernel_lists_them() {
         let to = |destination: &str, metric| Route {
-            destination: destination.parse().unwrap(),
-            gateway: None,
-            interface: 2,
             metric,
+            ..Route::by(2, destination.parse().unwrap())
         };
         let listed = ["10.0.0.0/8", "0.0.0.0/0", "10.1.0.0/16", "0.0.0.0/0"];
         let routes: Vec<_> = (0..).zip(listed).map(|(metric, net)| to(net, metric)).collect();

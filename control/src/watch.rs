@@ -7,7 +7,7 @@
 //! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
 //! Requests have a socket of their own, where no event takes a reply's place.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -36,7 +36,8 @@ use crate::devices::Devices;
 use crate::events::{self, Event, Stale};
 use crate::own::{self, Default4, Own};
 use crate::routes::Reading;
-use crate::routing::{Route, Routes};
+use crate::routing::{Fate, Route, Routes};
+use crate::rules::{self, Rule};
 
 /// Room for an event about a link. What is cut off is read with the view.
 const LONGEST_EVENT: usize = 8192;
@@ -90,8 +91,15 @@ pub struct Kernel {
     pub links: Vec<Link>,
     /// IPv4 addresses with their prefix lengths, by interface index, in the kernel's order.
     pub addresses: Vec<(u32, Ipv4Net)>,
+    /// Those of them that packets should not be sent from: of narrower than global scope, deprecated,
+    /// tentative, or already another host's.
+    pub unfit: HashSet<(u32, Ipv4Addr)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
     pub routes: Arc<Routes>,
+    /// Those of other tables, but for weir's.
+    pub tables: Arc<BTreeMap<u32, Vec<Route>>>,
+    /// Others' rules for what comes in, in their order.
+    pub rules: Vec<Rule>,
     /// Rules and routes of weir's own.
     pub own: Own,
     /// IPv4 neighbours with a hardware address.
@@ -146,6 +154,14 @@ impl Kernel {
         }
     }
 
+    /// The routes of a table.
+    pub fn table(&self, table: u32) -> &[Route] {
+        match table {
+            rules::MAIN => &self.routes,
+            other => self.tables.get(&other).map_or(&[], Vec::as_slice),
+        }
+    }
+
     /// Networks that an interface is on.
     pub fn networks(&self, index: u32) -> Vec<Ipv4Net> {
         let mut networks: Vec<_> = self
@@ -179,6 +195,14 @@ pub struct Watcher {
     stale: Stale,
     reading: Reading,
     devices: Devices,
+}
+
+/// What one reading of routes gives: those of the main table, of others, and weir's.
+#[derive(Default)]
+struct Found {
+    main: Vec<Route>,
+    tables: BTreeMap<u32, Vec<Route>>,
+    own: BTreeSet<Default4>,
 }
 
 impl Watcher {
@@ -280,16 +304,17 @@ impl Watcher {
         }
         self.devices.tell(&mut self.view.links, &stale.devices).await;
         if stale.addresses {
-            self.view.addresses = self.read_addresses().await?;
+            self.read_addresses().await?;
         }
         if stale.rules {
-            self.view.own.rules = own::rules(&self.handle).await?;
+            (self.view.own.rules, self.view.rules) = own::rules(&self.handle).await?;
         }
         let begun = Instant::now();
         if self.reading.is_due(begun) {
             self.reading.begin();
-            let (routes, own) = self.read_routes().await?;
-            (self.view.routes, self.view.own.routes) = (Arc::new(routes.into()), own);
+            let Found { main, tables, own } = self.read_routes().await?;
+            (self.view.routes, self.view.tables) = (Arc::new(main.into()), Arc::new(tables));
+            self.view.own.routes = own;
             let now = Instant::now();
             self.reading.end(now, now - begun);
         }
@@ -340,31 +365,36 @@ impl Watcher {
         Ok(found)
     }
 
-    async fn read_addresses(&self) -> Result<Vec<(u32, Ipv4Net)>> {
-        let mut found = Vec::new();
+    async fn read_addresses(&mut self) -> Result<()> {
+        let (mut found, mut unfit) = (Vec::new(), HashSet::new());
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            let net = local.and_then(|a| Ipv4Net::new(a, message.header.prefix_len).ok());
-            found.extend(net.map(|net| (message.header.index, net)));
+            let Some((interface, net)) = address(&message) else { continue };
+            found.push((interface, net));
+            if !is_fit(&message) {
+                unfit.insert((interface, net.addr()));
+            }
         }
-        Ok(found)
+        (self.view.addresses, self.view.unfit) = (found, unfit);
+        Ok(())
     }
 
-    /// Those of the main table, and weir's.
-    async fn read_routes(&self) -> Result<(Vec<Route>, BTreeSet<Default4>)> {
+    async fn read_routes(&self) -> Result<Found> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
         let mut messages = self.handle.route().get(query).execute();
-        let (mut routes, mut own) = (Vec::new(), BTreeSet::new());
+        let mut routes = Found::default();
         while let Some(message) = messages.try_next().await.context("cannot list routes")? {
-            routes.extend(routes_of(&message));
-            own.extend(own::route_of(&message));
+            if u8::from(message.header.protocol) == own::PROTOCOL {
+                routes.own.extend(own::route_of(&message));
+                continue;
+            }
+            match table_of(&message) {
+                rules::MAIN => routes.main.extend(routes_of(&message)),
+                other => routes.tables.entry(other).or_default().extend(routes_of(&message)),
+            }
         }
-        Ok((routes, own))
+        Ok(routes)
     }
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
@@ -475,16 +505,45 @@ fn link(message: &LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-/// The routes of a message: one for each next hop of a multipath route, none in other tables.
+/// Interface and address.
+fn address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    });
+    let net = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
+}
+
+/// May packets be sent from this address to everywhere?
+fn is_fit(message: &AddressMessage) -> bool {
+    let not_yet_or_no_more =
+        AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    message.header.scope == AddressScope::Universe
+        && !flags.is_some_and(|flags| flags.intersects(not_yet_or_no_more))
+}
+
+fn table_of(message: &RouteMessage) -> u32 {
+    let id = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(id) => Some(*id),
+        _ => None,
+    });
+    id.unwrap_or(message.header.table.into())
+}
+
+/// The routes of a message: one for each next hop of a multipath route.
 fn routes_of(message: &RouteMessage) -> Vec<Route> {
-    let mut table = u32::from(message.header.table);
-    let (mut destination, mut metric) = (Ipv4Addr::UNSPECIFIED, 0);
+    let (mut destination, mut metric, mut source) = (Ipv4Addr::UNSPECIFIED, 0, None);
     let mut hops = vec![hop(&message.attributes)];
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Table(id) => table = *id,
             RouteAttribute::MultiPath(several) => {
                 hops = several
                     .iter()
@@ -494,15 +553,21 @@ fn routes_of(message: &RouteMessage) -> Vec<Route> {
             _ => {}
         }
     }
-    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length);
-    match destination {
-        Ok(destination) if table == u32::from(RouteHeader::RT_TABLE_MAIN) => hops
+    let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length)
+    else {
+        return Vec::new();
+    };
+    let nowhere = Route { metric, source, ..Route::to(destination) };
+    match message.header.kind {
+        RouteType::Unicast => hops
             .into_iter()
             .filter_map(|(interface, gateway)| {
-                Some(Route { destination, gateway, interface: interface?, metric })
+                let interface = interface?;
+                Some(Route { fate: Fate::Unicast, gateway, interface, ..nowhere })
             })
             .collect(),
-        _ => Vec::new(),
+        RouteType::Throw => vec![Route { fate: Fate::Throw, ..nowhere }],
+        _ => vec![nowhere],
     }
 }
 

@@ -145,7 +145,7 @@ impl Own {
                 // The kernel drops the routes by a link that is set down, and takes none.
                 continue;
             }
-            let source = addresses.first().copied().filter(|a| uplink.addresses.contains(a));
+            let source = addresses.first().copied();
             let route = Default4 { table, next_hop, interface: link.index, source };
             own.routes.insert(route);
             let member = members.iter().find(|member| usize::from(member.uplink) == index);
@@ -231,24 +231,27 @@ pub async fn remove(watcher: &mut Watcher) -> Result<()> {
     Own::default().install(&mut known, watcher.handle()).await
 }
 
-/// The rules that there are of weir's.
+/// The rules that there are: weir's, and [others'](crate::rules), in their order.
 ///
 /// # Errors
-/// When the kernel cannot be asked. One that has no rules for a family at all has none of weir's.
-pub async fn rules(handle: &Handle) -> Result<BTreeSet<Rule>> {
-    let mut found = BTreeSet::new();
+/// When the kernel cannot be asked. One that has no rules for a family at all has none.
+pub async fn rules(handle: &Handle) -> Result<(BTreeSet<Rule>, Vec<crate::rules::Rule>)> {
+    let (mut own, mut others) = (BTreeSet::new(), Vec::new());
     for version in [Some(IpVersion::V4), has_v6().then_some(IpVersion::V6)].into_iter().flatten() {
         let mut rules = handle.rule().get(version).execute();
         loop {
             match rules.try_next().await {
-                Ok(Some(message)) => found.extend(message::rule_of(&message)),
+                Ok(Some(message)) => {
+                    own.extend(message::rule_of(&message));
+                    others.extend(crate::rules::Rule::of(&message));
+                }
                 Ok(None) => break,
                 Err(error) if is_unsupported(&error) => break,
                 Err(error) => return Err(error).context("cannot list rules"),
             }
         }
     }
-    Ok(found)
+    Ok((own, others))
 }
 
 fn is_unsupported(error: &rtnetlink::Error) -> bool {

@@ -15,14 +15,24 @@ impl Uplink {
     pub fn next_hop_by(&self, interface: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
         self.next_hop.or_else(|| kernel.default_next_hop(interface))
     }
+}
 
-    /// The gateway's own addresses that are the uplink's, best first: those of its pool that the
-    /// gateway has, on whatever interface, then those of the interface of this index, which may be
-    /// of a private network up to the provider's router.
-    pub fn own_addresses(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
-        let has = |address: &&Ipv4Addr| kernel.addresses.iter().any(|(_, n)| n.addr() == **address);
-        let pool = self.addresses.iter().filter(has).copied();
-        pool.chain(kernel.addresses_of(interface)).collect()
+impl Lan {
+    /// The prefixes behind it: what the file says, else the networks of its interface.
+    pub fn networks(&self, kernel: &Kernel) -> Vec<Ipv4Net> {
+        let own = || kernel.link(&self.interface).map(|link| kernel.networks(link.index));
+        match self.prefixes.is_empty() {
+            true => own().unwrap_or_default(),
+            false => self.prefixes.clone(),
+        }
+    }
+}
+
+impl Site {
+    /// Indices of the uplinks' interfaces that are there.
+    pub fn uplink_interfaces(&self, kernel: &Kernel) -> Vec<u32> {
+        let links = self.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));
+        links.map(|link| link.index).collect()
     }
 }
 
@@ -108,9 +118,7 @@ impl Machine<'_> {
     fn lans<'l>(&mut self, lans: &'l [Lan]) -> Vec<(Ipv4Net, &'l Lan)> {
         let mut nets: Vec<(Ipv4Net, &Lan)> = Vec::new();
         for lan in lans {
-            let link = self.kernel.link(&lan.interface);
-            let own = link.map(|link| self.kernel.networks(link.index)).unwrap_or_default();
-            for net in if lan.prefixes.is_empty() { own } else { lan.prefixes.clone() } {
+            for net in lan.networks(self.kernel) {
                 let other = nets
                     .iter()
                     .find(|(other, of)| of.interface != lan.interface && overlap(other, &net));

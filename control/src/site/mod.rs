@@ -8,6 +8,7 @@ mod machine;
 mod place;
 mod read;
 mod schema;
+mod sources;
 mod warn;
 
 use std::net::Ipv4Addr;
@@ -21,7 +22,7 @@ use weir_wire::layout::control::{
 use crate::health::Health;
 use crate::load::{Balance, Capacity, Spill};
 
-pub use machine::{against_kernel, clashes};
+pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
 
 /// What is allowed on this machine but unwise, beyond [`Site::warnings`].

@@ -428,7 +428,7 @@ fn a_next_hop_is_on_a_network_of_its_interface() {
 fn a_next_hop_may_be_routed_to_its_interface() {
     let route = |kernel: &mut Kernel| {
         let destination = "100.65.0.1/32".parse().unwrap();
-        let route = Route { destination, gateway: None, interface: 2, metric: 0 };
+        let route = Route::by(2, destination);
         kernel.routes = std::sync::Arc::new(vec![route].into());
     };
     assert!(with_fiber("next_hop = \"100.65.0.1\"", route).is_empty());

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Site, Uplink};
 use crate::hooks;
+use crate::rules;
 use crate::watch::Kernel;
 
 /// What of a site works badly on this machine. `strict` says whether an interface has
@@ -14,7 +15,18 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
     for uplink in &site.uplinks {
         let Uplink { name, interface, .. } = uplink;
         let hosts = hosts(uplink);
-        let nets = kernel.link(interface).map(|link| kernel.networks(link.index));
+        let link = kernel.link(interface);
+        let left_out = link.map(|link| uplink.left_out(link.index, kernel)).unwrap_or_default();
+        if !left_out.is_empty() {
+            let left_out: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "uplink {name}: nothing is sent to the Internet from {}, which {interface} has too: \
+                 not of the next hop's network, not of global scope, or deprecated. If the \
+                 provider routes it here, name all its addresses in `addresses`",
+                left_out.join(", ")
+            ));
+        }
+        let nets = link.map(|link| kernel.networks(link.index));
         let near = |host: &IpAddr| match host {
             IpAddr::V4(host) => {
                 uplink.next_hop == Some(*host) || nets.iter().flatten().any(|n| n.contains(host))
@@ -36,6 +48,7 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
             ));
         }
     }
+    warnings.extend(rules::unfollowed(site, kernel));
     if let Some(directory) = &site.hooks {
         match hooks::programs(directory) {
             Ok((_, refused)) => warnings.extend(refused),
