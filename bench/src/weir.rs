@@ -11,6 +11,7 @@ use weir_control::monitor::UplinkView;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
+use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_wire::layout::control::uplink_state;
@@ -225,6 +226,15 @@ impl Weir {
     /// When nothing is.
     pub fn snapshot(&self) -> Result<Box<Snapshot>> {
         self.control()?.snapshot().context("nothing is published")
+    }
+
+    /// Destinations with a class of their own: the gateway's addresses, and what LANs reach by the
+    /// kernel.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn hosts(&self) -> Result<HostPrefixes> {
+        Ok(Hosts4::open(&self.pins)?.prefixes()?)
     }
 
     /// The counters.

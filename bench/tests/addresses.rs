@@ -1,0 +1,118 @@
+//! Addresses and routes of the gateway that are not those of the Internet: whose they are, and who
+//! may be sent by which.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use weir_bench::capture::{Capture, Tally};
+use weir_bench::plan::Plan;
+use weir_bench::server::{ECHO_PORT, Server};
+use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
+use weir_bench::weir::Weir;
+use weir_bench::{clients, udp_flows, wait};
+use weir_wire::layout::control::host_class;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
+const ICMP: u8 = 1;
+
+fn site(plan: Plan) -> (Topology, Server, Weir) {
+    let weights = vec![1; plan.uplinks.len()];
+    let topology = Topology::build(plan).unwrap();
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let weir = Weir::start(&topology, &Weir::configuration(&topology, &weights)).unwrap();
+    (topology, server, weir)
+}
+
+fn captures(topology: &Topology) -> Vec<Capture> {
+    topology.providers.iter().map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap()).collect()
+}
+
+fn stop(captures: Vec<Capture>) -> Vec<Tally> {
+    captures.into_iter().map(|capture| capture.stop().unwrap()).collect()
+}
+
+/// Waits until a prefix has this class, 0 for none.
+fn until_class(weir: &Weir, prefix: ([u8; 4], u8), class: u32) {
+    wait::until(&format!("class {class} of {prefix:?}"), wait::BOUND, || {
+        let found = weir.hosts()?.get(&prefix).copied().unwrap_or(0);
+        Ok((found == class).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn addresses_that_are_for_the_link_alone_are_no_sources() {
+    let (topology, _server, weir) = site(Plan::new(2, 3));
+    // The network of a modem's page, one of RFC 3927, a virtual address, one that is given up.
+    topology
+        .gateway
+        .ip("addr add 192.168.100.2/24 dev wan0\n\
+             addr add 169.254.9.9/16 dev wan0\n\
+             addr add 100.64.0.77/32 dev wan0\n\
+             addr add 100.64.0.78/24 dev wan0 valid_lft 1000 preferred_lft 0\n")
+        .unwrap();
+    until_class(&weir, ([100, 64, 0, 78], 32), host_class::LOCAL);
+    let captures = captures(&topology);
+    let report = udp_flows::run(&topology.hosts, ECHO, 200).unwrap();
+    assert_eq!((report.sent, report.answered), (600, 600));
+    for (provider, tally) in topology.providers.iter().zip(stop(captures)) {
+        let sources = tally.sources_to(SERVER);
+        let sources: Vec<_> = sources.keys().collect();
+        assert_eq!(sources, provider.addresses.iter().collect::<Vec<_>>());
+        assert_eq!(provider.foreign_sources().unwrap(), 0);
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn what_the_kernel_sends_by_no_uplink_leaves_by_none() {
+    const SITE_B: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
+    const REFUSED: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(192, 0, 2, 77)];
+    let (topology, _server, weir) = site(Plan::new(2, 1));
+    let (gateway, internet) = (&topology.gateway, &topology.internet);
+    let link = format!(
+        "link add vpn0 netns {} type veth peer name vpn0 netns {}\n",
+        gateway.name(),
+        internet.name()
+    );
+    topology.run.ip(&link).unwrap();
+    let host = &topology.hosts[0];
+    internet
+        .ip(&format!(
+            "addr add {SITE_B}/32 dev lo\naddr add 10.99.0.2/24 dev vpn0\nlink set vpn0 up\n\
+             route add {} via 10.99.0.1\n",
+            host.address
+        ))
+        .unwrap();
+    // A VPN's table as strongSwan has it, with what it leaves out, and routes that refuse.
+    gateway
+        .ip("addr add 10.99.0.1/24 dev vpn0\n\
+             link set vpn0 up\n\
+             rule add priority 220 lookup 220\n\
+             route add 172.20.0.0/16 via 10.99.0.2 dev vpn0 table 220\n\
+             route add 198.51.100.0/24 via 10.99.0.2 dev vpn0 table 220\n\
+             route add throw 198.51.100.1/32 table 220\n\
+             rule add to 192.0.2.64/26 prohibit\n\
+             route add unreachable 172.16.0.0/12\n\
+             route add blackhole 203.0.113.0/24\n")
+        .unwrap();
+    until_class(&weir, ([203, 0, 113, 0], 24), host_class::KERNEL);
+    until_class(&weir, ([172, 20, 0, 0], 16), host_class::KERNEL);
+    until_class(&weir, ([192, 0, 2, 64], 26), host_class::KERNEL);
+    let captures = captures(&topology);
+    let by_vpn = clients::ping(&host.netns, SITE_B, 5).unwrap();
+    assert_eq!(by_vpn.received, 5);
+    for address in REFUSED {
+        assert_eq!(clients::ping(&host.netns, address, 5).unwrap().received, 0);
+    }
+    // Left out of the VPN.
+    assert_eq!(udp_flows::run(&topology.hosts, ECHO, 50).unwrap().answered, 50);
+    for tally in stop(captures) {
+        assert!(!tally.sources_to(SERVER).is_empty());
+        for address in REFUSED.into_iter().chain([SITE_B]) {
+            assert_eq!(tally.flows_to(address, ICMP).len(), 0, "{address} at a provider");
+        }
+    }
+    weir.check_conservation().unwrap();
+}
