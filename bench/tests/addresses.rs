@@ -2,8 +2,11 @@
 //! may be sent by which.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Stdio;
+use std::time::Duration;
 
 use weir_bench::capture::{Capture, Tally};
+use weir_bench::long_flows::LongFlows;
 use weir_bench::plan::Plan;
 use weir_bench::server::{ECHO_PORT, Server};
 use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
@@ -114,5 +117,71 @@ fn what_the_kernel_sends_by_no_uplink_leaves_by_none() {
             assert_eq!(tally.flows_to(address, ICMP).len(), 0, "{address} at a provider");
         }
     }
+    weir.check_conservation().unwrap();
+}
+
+/// As a DHCP client that renews: the same address and route, some time later.
+fn renew(topology: &Topology, away: Duration) {
+    let provider = &topology.providers[0];
+    let (address, next_hop) = (provider.addresses[0], provider.next_hop);
+    let device = provider.interface();
+    topology.gateway.ip(&format!("addr del {address}/24 dev {device}\n")).unwrap();
+    std::thread::sleep(away);
+    let back = format!(
+        "addr add {address}/24 dev {device}\n\
+         route replace default via {next_hop} dev {device} metric 100\n"
+    );
+    topology.gateway.ip(&back).unwrap();
+}
+
+#[test]
+fn an_address_that_is_away_for_a_moment_ends_no_flow_and_is_no_flap() {
+    const FLOWS: usize = 20;
+    let (topology, _server, weir) = site(Plan::new(2, 1));
+    let mut flows = LongFlows::open(&topology.hosts[0], ECHO, FLOWS).unwrap();
+    let all = |flows: &mut LongFlows, when: &str| {
+        let alive = flows.ask();
+        assert_eq!((alive.tcp, alive.udp, alive.reset), (FLOWS, FLOWS, 0), "{when}");
+    };
+    all(&mut flows, "before");
+    let known = weir.history().unwrap().len();
+    for away in [0, 50, 900] {
+        renew(&topology, Duration::from_millis(away));
+        all(&mut flows, &format!("{away} ms without it"));
+    }
+    // The route alone.
+    topology.gateway.ip("route del default dev wan0\n").unwrap();
+    all(&mut flows, "without a route");
+    renew(&topology, Duration::ZERO);
+    all(&mut flows, "after all");
+    let history = weir.history().unwrap();
+    assert_eq!(history.len(), known, "{history:?}");
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_command_that_uses_an_uplink_sends_nothing_by_another_while_weir_control_restarts() {
+    const PINGS: usize = 60;
+    let (topology, _server, mut weir) = site(Plan::new(2, 1));
+    let captures = captures(&topology);
+    let count = PINGS.to_string();
+    let arguments =
+        ["use", "cable", "--", "ping", "-n", "-q", "-i", "0.1", "-W", "2", "-c", &count];
+    let mut command = weir.cli(&arguments).unwrap();
+    command.arg(SERVER.to_string()).stdout(Stdio::piped());
+    let mut ping = topology.gateway.spawn(&mut command).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    weir.kill_control();
+    std::thread::sleep(Duration::from_millis(500));
+    weir.start_control().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    weir.stop_control().unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    weir.start_control().unwrap();
+    assert!(ping.child().wait().unwrap().success());
+    let tallies = stop(captures);
+    let echoes = |tally: &Tally| tally.flows_to(SERVER, ICMP).len();
+    assert_eq!(tallies.iter().map(echoes).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(tallies[1].sources_to(SERVER).values().sum::<u64>(), PINGS as u64);
     weir.check_conservation().unwrap();
 }

@@ -581,6 +581,13 @@ impl Daemon {
         let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
         let Some(index) = self.site.uplinks.iter().position(named) else { return false };
         let Some(signal) = event.signal(&self.site.uplinks[index].health) else { return false };
+        let link = self.kernel.link(&self.site.uplinks[index].interface);
+        // Without its address or route nothing can be sent; that is no evidence.
+        if link.is_some_and(|link| self.kernel.waits_for(link.index))
+            && !matches!(event.finding, probe::Finding::Reply(_))
+        {
+            return false;
+        }
         let ago = event.at.elapsed().as_millis() as u64;
         self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
     }

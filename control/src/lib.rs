@@ -17,6 +17,7 @@
 //! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`channels`] | those that can only from as many CPUs as they have channels |
+//! | [`grace`] | what an interface has lost and may have again in a moment |
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
@@ -39,6 +40,7 @@ pub mod daemon;
 mod destinations;
 mod devices;
 mod events;
+pub mod grace;
 pub mod health;
 pub mod home;
 pub mod hooks;

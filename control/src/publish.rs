@@ -248,6 +248,8 @@ fn one_uplink(
     }
     if let Some(next_hop) = next_hop
         && link.running
+        // Nobody answers a question that has no address of the link.
+        && !kernel.waits_for(link.index)
         && !known.is_some_and(|known| known.fresh)
     {
         unresolved.push((link.index, next_hop));

@@ -34,6 +34,7 @@ use rustix::io::Errno;
 use crate::channels::Shortage;
 use crate::devices::Devices;
 use crate::events::{self, Event, Stale};
+use crate::grace::Lost;
 use crate::own::{self, Default4, Own};
 use crate::routes::Reading;
 use crate::routing::{Fate, Route, Routes};
@@ -106,6 +107,8 @@ pub struct Kernel {
     pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
     /// Those that were asked and did not answer.
     pub silent: HashSet<(u32, Ipv4Addr)>,
+    /// Of addresses and default routes, those that the kernel does not have at the moment.
+    pub lost: Lost,
     /// Of `neighbours`, those that the kernel has forgotten, and since when, CLOCK_MONOTONIC
     /// milliseconds.
     pub forgotten: HashMap<(u32, Ipv4Addr), u64>,
@@ -134,8 +137,10 @@ impl Kernel {
 
     /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does
     /// when they are flushed or the interface gets another hardware address: they are to be asked
-    /// again, and have not failed to answer. What goes with a carrier is lost at once.
+    /// again, and have not failed to answer. Likewise addresses and default routes. What goes with a
+    /// carrier is lost at once.
     pub fn remember(&mut self, before: &Self, now: u64) {
+        self.wait_for(before, now);
         let running = |kernel: &Self, index| {
             kernel.links.iter().any(|link| link.index == index && link.running)
         };
@@ -179,10 +184,11 @@ impl Kernel {
         self.addresses.iter().filter(|(i, _)| *i == index).map(|(_, net)| net.addr()).collect()
     }
 
-    /// Next hop of the best default route by an interface.
+    /// Next hop of the best default route by an interface, or of the one that is waited for.
     pub fn default_next_hop(&self, index: u32) -> Option<Ipv4Addr> {
         let by = self.routes.defaults().iter().filter(|route| route.interface == index);
-        by.min_by_key(|route| route.metric)?.gateway
+        let best = by.min_by_key(|route| route.metric);
+        best.map_or_else(|| self.lost_next_hop(index), |route| route.gateway)
     }
 }
 
