@@ -134,6 +134,18 @@ impl Weir {
         self.control = None;
     }
 
+    /// SIGTERM for the control process, until it has ended.
+    ///
+    /// # Errors
+    /// When it does not run, or cannot be waited for.
+    pub fn stop_control(&mut self) -> Result<()> {
+        let mut control = self.control.take().context("no control process runs")?;
+        let pid = i32::try_from(control.child().id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process number")?, Signal::TERM)?;
+        control.child().wait()?;
+        Ok(())
+    }
+
     /// SIGKILL for the dataplane.
     pub fn kill_dataplane(&mut self) {
         self.dataplane = None;

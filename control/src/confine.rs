@@ -85,6 +85,22 @@ impl Confined {
             .with_context(|| failed("move the command into"))
     }
 
+    /// The uplinks of those that a process of this network namespace is in.
+    pub fn uplinks(&self) -> BTreeSet<u8> {
+        let here = fs::read_link("/proc/thread-self/ns/net").ok();
+        let is_here = |process: &str| {
+            let theirs = fs::read_link(format!("/proc/{process}/ns/net")).ok();
+            here.is_some() && theirs == here
+        };
+        let used = self.groups.iter().filter(|group| {
+            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            processes.lines().any(is_here)
+        });
+        let uplink =
+            |group: &PathBuf| group.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok();
+        used.filter_map(uplink).collect()
+    }
+
     /// Removes those that nobody is in.
     pub fn sweep(&mut self) {
         // The kernel removes none that has processes.

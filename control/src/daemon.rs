@@ -80,6 +80,11 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(snapshot) = region.snapshot() {
         publish::check_order(&site, &snapshot.half).map_err(anyhow::Error::msg)?;
     }
+    let mut keeper = own::Keeper::new(options.pins.clone());
+    let kept = keeper.take();
+    if site.own_traffic {
+        kept?;
+    }
     let listener = listen(&options.socket).await?;
     let counters = Counters::open(&pins, Access::Write)?;
     let observations = Observations::open(&pins, Access::Write)?;
@@ -87,6 +92,7 @@ pub async fn run(options: Options) -> Result<()> {
     let hosts = Hosts4::open(&pins)?;
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
     let mut daemon = Daemon::new(site, kernel, region, hosts, counters, users, findings);
+    daemon.keeper = keeper;
     daemon.enforce(&watcher).await?;
     daemon.resolve(&watcher).await;
     let mut probers = Probers::new(found, Trust::default(), seed()?);
@@ -153,10 +159,12 @@ pub async fn run(options: Options) -> Result<()> {
             probers.set(&daemon.probes());
         }
     }
-    if let Err(error) = own::remove(&mut watcher).await {
+    daemon.confined.sweep();
+    if daemon.keeper.keeps()
+        && let Err(error) = own::remove(&mut watcher, &daemon.confined.uplinks()).await
+    {
         tracing::warn!("weir's rules and routes are still there: {error:#}");
     }
-    daemon.confined.sweep();
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
@@ -296,6 +304,8 @@ struct Daemon {
     since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
     confined: Confined,
+    /// Of rules and routes.
+    keeper: own::Keeper,
     hooks: Hooks,
     /// An uplink became usable, or is no more, and not all of it is done yet.
     flipped: bool,
@@ -347,6 +357,7 @@ impl Daemon {
             users,
             findings,
             confined: Confined::find(),
+            keeper: own::Keeper::new(PathBuf::new()),
             hooks: Hooks::start(hooks::PATIENCE),
             flipped: false,
             told: 0,
@@ -629,16 +640,19 @@ impl Daemon {
 
     /// Makes the kernel's rules and routes follow.
     async fn route(&mut self, watcher: &Watcher) {
-        let Some(half) = &self.half else { return };
+        let Some(half) = self.half.as_ref().filter(|_| self.keeper.keeps()) else { return };
         let states =
             (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
         let states: Vec<u32> = states.collect();
         let wanted = match self.site.own_traffic {
             true => Own::wanted(&self.site, &self.kernel, half, &states),
-            false => Own::default(),
+            false => self.kernel.own.of_commands(&self.confined.uplinks()),
         };
         let done = wanted.install(&mut self.kernel.own, watcher.handle()).await;
         let trouble = |error| format!("not all own traffic follows its uplinks: {error:#}");
+        if done.is_ok() && !self.site.own_traffic {
+            self.keeper.release();
+        }
         self.unrouted.say(done.err().map(trouble));
     }
 
@@ -649,6 +663,9 @@ impl Daemon {
             admit(&site, &self.kernel, path)?;
             if let Some(half) = &self.half {
                 publish::check_order(&site, half).map_err(anyhow::Error::msg)?;
+            }
+            if site.own_traffic {
+                self.keeper.take()?;
             }
             Ok(site)
         });

@@ -1,5 +1,6 @@
 //! Rules and routes for the gateway's own traffic, in network namespaces. Needs root.
 
+use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -225,6 +226,54 @@ fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
 }
 
 #[test]
+fn a_marked_socket_with_an_address_of_another_uplink_leaves_by_none() {
+    in_gateway(async |site| {
+        install(&site, [true, true]).await;
+        let mark = format!(" mark {}", own::mark(1));
+        assert_eq!(way(&format!("{mark} from 192.0.2.130")), "wan1");
+        for other in [" from 192.0.2.2", " from 10.77.0.1"] {
+            let command = format!("route get 198.51.100.1{mark}{other}");
+            let output = Command::new("ip").args(command.split(' ')).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(error.contains("unreachable"), "{other}: {output:?}");
+        }
+    });
+}
+
+#[test]
+fn what_commands_need_stays_when_all_else_goes() {
+    in_gateway(async |site| {
+        install(&site, [true, true]).await;
+        own::remove(&mut Watcher::new().unwrap(), &[1].into()).await.unwrap();
+        assert_eq!(way(&format!(" mark {}", own::mark(1))), "wan1");
+        assert_eq!(way(" from 192.0.2.130"), "wan0", "as the main table says");
+        assert_eq!(way(&format!(" mark {}", own::mark(0))), "wan0", "likewise");
+        let rules = ip("rule show");
+        assert_eq!(rules.matches("lookup 11702").count(), 2, "{rules}");
+        ip("link set wan1 down");
+        let command = format!("route get 198.51.100.1 mark {}", own::mark(1));
+        let output = Command::new("ip").args(command.split(' ')).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stderr).contains("unreachable"), "{output:?}");
+        own::remove(&mut Watcher::new().unwrap(), &[].into()).await.unwrap();
+        assert!(!ip("rule show").contains("117"), "nothing is left");
+    });
+}
+
+#[test]
+fn rules_and_routes_of_a_namespace_have_one_keeper() {
+    in_gateway(async |_site| {
+        let (first, second) = (Path::new("/sys/fs/bpf/one"), Path::new("/sys/fs/bpf/two"));
+        let claim = own::Claim::take(first).unwrap();
+        let error = own::Claim::take(second).unwrap_err().to_string();
+        let named =
+            format!("weir-control, process {} with --pins /sys/fs/bpf/one", std::process::id());
+        assert!(error.contains(&named) && error.contains("own_traffic = false"), "{error}");
+        drop(claim);
+        own::Claim::take(second).unwrap();
+    });
+}
+
+#[test]
 fn an_uplink_that_is_set_down_takes_nothing_from_the_others() {
     in_gateway(async |site| {
         ip("link set wan1 down");
@@ -267,11 +316,11 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         install(&site, [true, true]).await;
         let (rules, _) = all();
         assert_eq!(rules.matches("from all iif lo lookup").count(), 2, "{rules}");
-        assert_eq!(rules.lines().count(), before.0.lines().count() + 16);
+        assert_eq!(rules.lines().count(), before.0.lines().count() + 18);
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);
-        own::remove(&mut Watcher::new().unwrap()).await.unwrap();
+        own::remove(&mut Watcher::new().unwrap(), &[].into()).await.unwrap();
         assert_eq!(all(), before);
     });
 }

@@ -1,5 +1,6 @@
 //! Commands that change something, or check a file.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
@@ -107,10 +108,18 @@ pub fn check(file: &Path, json: bool) -> Exit {
     if checked.is_ok() { Exit::Ok } else { Exit::Invalid }
 }
 
-/// Rules and routes of a control process that had no time to remove them.
-fn remove_routes() -> anyhow::Result<()> {
+/// Rules and routes of a control process that had no time to remove them, or left them to commands.
+/// Those of another gateway in this network namespace stay.
+fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
+    let _claim = match own::Claim::take(pins.directory()) {
+        Ok(claim) => claim,
+        Err(other) => {
+            eprintln!("weir: rules and routes stay: {other}");
+            return Ok(());
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { own::remove(&mut Watcher::new()?).await })
+    runtime.block_on(async { own::remove(&mut Watcher::new()?, &BTreeSet::new()).await })
 }
 
 /// Removes everything weir keeps in the kernel.
@@ -128,7 +137,7 @@ pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
             }
         }
     }
-    if let Err(error) = remove_routes() {
+    if let Err(error) = remove_routes(pins) {
         eprintln!("weir: weir's rules and routes are still there: {error:#}");
         return Exit::Failed;
     }

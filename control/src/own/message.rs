@@ -33,6 +33,11 @@ impl Rule {
             Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
             Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
             Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
+            Selector::Marked(mark, address) => {
+                message.header.src_len = 32;
+                message.attributes.push(RuleAttribute::FwMark(*mark));
+                message.attributes.push(RuleAttribute::Source(IpAddr::V4(*address)));
+            }
             Selector::Source(address) => {
                 message.header.src_len = 32;
                 message.attributes.push(RuleAttribute::Source(IpAddr::V4(*address)));
@@ -67,21 +72,25 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
         selector: Selector::All,
         table: message.header.table.into(),
     };
-    let mut ours = false;
+    let (mut ours, mut mark, mut source) = (false, None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::FwMark(mark) => rule.selector = Selector::Mark(*mark),
+            RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::Iifname(name) => rule.selector = Selector::From(name.clone()),
             RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
-            RuleAttribute::Source(IpAddr::V4(address)) => {
-                rule.selector = Selector::Source(*address);
-            }
+            RuleAttribute::Source(IpAddr::V4(address)) => source = Some(*address),
             RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
             _ => {}
         }
     }
+    rule.selector = match (mark, source) {
+        (Some(mark), Some(source)) => Selector::Marked(mark, source),
+        (Some(mark), None) => Selector::Mark(mark),
+        (None, Some(source)) => Selector::Source(source),
+        (None, None) => rule.selector,
+    };
     ours.then_some(rule)
 }
 

@@ -8,14 +8,18 @@
 //!
 //! | priority | selector | table |
 //! |---|---|---|
-//! | [`PRIORITY`], + 1 | bound to the uplink's device, or from one of its addresses | main without defaults, then [`TABLE`] + 1 + uplink |
-//! | [`PRIORITY`], + 1, + 2 | with the uplink's [`mark`] | main without defaults, then the uplink's table, then nowhere |
-//! | [`PRIORITY`] + 2, + 3 | the gateway's own; from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
+//! | [`PRIORITY`], + 1, + 2 | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
+//! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, or from one of its addresses | main without defaults, then the uplink's table |
+//! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
+//! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
 //! The mark is that of commands run by `weir use` (see [`confine`](crate::confine)), which leave by
-//! their uplink or not at all; so they have no IPv6 beyond the gateway's own networks while uplinks
-//! have none.
+//! their uplink or not at all, whatever address they bind to; so they have no IPv6 beyond
+//! the gateway's own networks while uplinks have none. Their rules outlive this process. What comes
+//! in by a LAN meets others' rules first: where they lead elsewhere than to an uplink, such packets
+//! are the kernel's (see `destinations`).
 
+mod claim;
 mod message;
 
 use std::cmp::Reverse;
@@ -32,10 +36,13 @@ use weir_wire::layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, u
 use crate::site::Site;
 use crate::watch::{Kernel, Watcher};
 
+pub use claim::{Claim, Keeper};
 pub use message::route_of;
 
 /// Priority of the first of weir's rules.
 pub const PRIORITY: u32 = 11_700;
+/// Priority of the first rule for LANs, right before that of the main table.
+pub const PRIORITY_LAN: u32 = 32_764;
 /// Table of the gateway's own traffic; the uplinks' follow.
 pub const TABLE: u32 = 11_700;
 /// `rtm_protocol` and `FRA_PROTOCOL` of what is weir's; none of `rtnetlink.h`'s.
@@ -77,6 +84,20 @@ pub enum Selector {
     Source(Ipv4Addr),
     /// Of sockets with this mark.
     Mark(u32),
+    /// Of sockets with this mark, from this address; 0.0.0.0: that have none yet.
+    Marked(u32, Ipv4Addr),
+}
+
+impl Selector {
+    /// The uplink whose mark it asks for.
+    fn marked(&self) -> Option<u8> {
+        match self {
+            Self::Mark(mark) | Self::Marked(mark, _) => {
+                mark.checked_sub(MARK).and_then(|uplink| uplink.try_into().ok())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A default route.
@@ -127,25 +148,24 @@ impl Own {
         let policy = half.policies.get(usize::from(half.default_policy));
         let members = policy.map_or(&[][..], Policy::members);
         for (index, uplink) in site.uplinks.iter().enumerate() {
-            let selector = Selector::Mark(mark(index as u8));
-            own.look(0, selector.clone(), TABLE + 1 + index as u32);
-            for (v6, at, table) in [(false, 2, NOWHERE), (true, 0, MAIN), (true, 2, NOWHERE)] {
-                let (priority, selector) = (PRIORITY + at, selector.clone());
-                own.rules.insert(Rule { v6, priority, selector, table });
-            }
-            let Some(link) = kernel.link(&uplink.interface) else { continue };
-            let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             let table = TABLE + 1 + index as u32;
-            own.look(0, Selector::Device(link.name.clone()), table);
-            let addresses = uplink.own_addresses(link.index, kernel);
+            let link = kernel.link(&uplink.interface);
+            let addresses = link.map(|link| uplink.own_addresses(link.index, kernel));
+            let addresses = addresses.unwrap_or_default();
+            own.confine(mark(index as u8), table, &addresses);
+            let Some(link) = link else { continue };
+            let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
+            own.look(PRIORITY + 3, Selector::Device(link.name.clone()), table);
             for address in &addresses {
-                own.look(0, Selector::Source(*address), table);
+                own.look(PRIORITY + 3, Selector::Source(*address), table);
             }
-            if !link.up {
-                // The kernel drops the routes by a link that is set down, and takes none.
+            let mut held = addresses.iter().filter(|address| !kernel.has_lost(**address));
+            let source = held.next().copied();
+            if !link.up || (source.is_none() && !addresses.is_empty()) {
+                // The kernel drops the routes by a link that is set down or has lost its addresses,
+                // and takes none.
                 continue;
             }
-            let source = addresses.first().copied();
             let route = Default4 { table, next_hop, interface: link.index, source };
             own.routes.insert(route);
             let member = members.iter().find(|member| usize::from(member.uplink) == index);
@@ -155,21 +175,47 @@ impl Own {
         }
         if let Some((_, _, route)) = ranked.iter().min() {
             own.routes.insert(*route);
-            own.look(2, Selector::From("lo".into()), TABLE);
+            own.look(PRIORITY + 5, Selector::From("lo".into()), TABLE);
             if site.on_dataplane_loss == OnDataplaneLoss::Kernel {
                 for lan in &site.lans {
-                    own.look(2, Selector::From(lan.interface.clone()), TABLE);
+                    own.look(PRIORITY_LAN, Selector::From(lan.interface.clone()), TABLE);
                 }
             }
         }
         own
     }
 
-    fn look(&mut self, at: u32, selector: Selector, table: u32) {
-        for (priority, table) in [(PRIORITY + at, MAIN), (PRIORITY + at + 1, table)] {
+    fn look(&mut self, priority: u32, selector: Selector, table: u32) {
+        for (priority, table) in [(priority, MAIN), (priority + 1, table)] {
             let selector = selector.clone();
             self.rules.insert(Rule { v6: false, priority, selector, table });
         }
+    }
+
+    /// What has this mark leaves by this table, from one of these addresses, or not at all.
+    fn confine(&mut self, mark: u32, table: u32, addresses: &[Ipv4Addr]) {
+        let marked = Selector::Mark(mark);
+        for (v6, at, table) in
+            [(false, 0, MAIN), (false, 2, NOWHERE), (true, 0, MAIN), (true, 2, NOWHERE)]
+        {
+            let (priority, selector) = (PRIORITY + at, marked.clone());
+            self.rules.insert(Rule { v6, priority, selector, table });
+        }
+        for address in addresses.iter().chain([&Ipv4Addr::UNSPECIFIED]) {
+            let (priority, selector) = (PRIORITY + 1, Selector::Marked(mark, *address));
+            self.rules.insert(Rule { v6: false, priority, selector, table });
+        }
+    }
+
+    /// Of these, what commands need that run by these uplinks.
+    pub fn of_commands(&self, uplinks: &BTreeSet<u8>) -> Self {
+        let rules = self
+            .rules
+            .iter()
+            .filter(|rule| rule.selector.marked().is_some_and(|uplink| uplinks.contains(&uplink)));
+        let of = |table| uplinks.iter().any(|uplink| TABLE + 1 + u32::from(*uplink) == table);
+        let routes = self.routes.iter().filter(|route| of(route.table));
+        Self { rules: rules.cloned().collect(), routes: routes.copied().collect() }
     }
 
     /// Makes the kernel have these and no others of weir's, given what it has, which is kept up to
@@ -222,13 +268,13 @@ impl Own {
     }
 }
 
-/// Removes all that is weir's.
+/// Removes all that is weir's, but for what commands need that run by these uplinks.
 ///
 /// # Errors
 /// When the kernel cannot be asked, or refuses.
-pub async fn remove(watcher: &mut Watcher) -> Result<()> {
+pub async fn remove(watcher: &mut Watcher, commands: &BTreeSet<u8>) -> Result<()> {
     let mut known = watcher.read().await?.own;
-    Own::default().install(&mut known, watcher.handle()).await
+    known.of_commands(commands).install(&mut known, watcher.handle()).await
 }
 
 /// The rules that there are: weir's, and [others'](crate::rules), in their order.

@@ -118,6 +118,14 @@ impl Gateway {
         let _ = std::fs::remove_file(self.path("socket"));
     }
 
+    /// SIGTERM for weir-control, until it has ended.
+    pub fn stop_control(&mut self) {
+        if let Some(mut control) = self.control.take() {
+            run(&format!("kill -TERM {}", control.id()));
+            assert!(control.wait().unwrap().success());
+        }
+    }
+
     /// The `weir` command with these arguments.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));

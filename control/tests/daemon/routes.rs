@@ -56,7 +56,7 @@ fn more_routes_than_there_is_room_for_are_no_reason_to_stop() {
         }
         gateway.wait("warning", |gateway| gateway.log().contains("there are more").then_some(()));
         run("ip route flush via 10.77.0.9");
-        gateway.wait("end of the routes", |_| (hosts.prefixes().unwrap().len() < 10).then_some(()));
+        gateway.wait("end of the routes", |_| (hosts.prefixes().unwrap().len() < 14).then_some(()));
         gateway.done(&["down", "lte"]);
     });
 }

@@ -68,9 +68,40 @@ fn a_command_leaves_by_its_uplink_or_not_at_all() {
         };
         // Without a route of IPv6 by this uplink.
         unreachable(run_by("lte", &v6));
+        // With an address of the other, neither by that one nor by this.
+        let ping = ["use", "lte", "--", "ping", "-n", "-c1", "-W1", "-I", "192.0.2.2", HOST];
+        assert!(!gateway.weir(&ping).status.success());
         // Cut, and not diverted to the other one.
         run("ip link set wan1 down");
         unreachable(run_by("lte", TCP));
+    });
+}
+
+#[test]
+fn a_command_stays_on_its_uplink_while_weir_control_ends_and_starts() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("use-restart", "");
+        // Its own sockets each time; who answers is written down.
+        let asking = "while :; do timeout 2 bash -c \"$0\" >> \"$1\" 2>/dev/null; done";
+        let answers = gateway.path("answers");
+        let mut command = gateway.command(&["use", "lte", "--", "bash", "-c", asking, UDP]);
+        let mut child = command.arg(&answers).spawn().unwrap();
+        let text = || std::fs::read_to_string(&answers).unwrap_or_default();
+        let go_on = |gateway: &Gateway, what: &str| {
+            let before = text().lines().count();
+            gateway.wait(what, |_| (text().lines().count() > before + 10).then_some(()));
+        };
+        go_on(&gateway, "answers");
+        gateway.kill_control();
+        go_on(&gateway, "answers without weir-control");
+        gateway.start_control();
+        gateway.stop_control();
+        go_on(&gateway, "answers after its end");
+        gateway.start_control();
+        go_on(&gateway, "answers after its start");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(text().lines().all(|name| name == "lte"), "{}", text());
     });
 }
 
