@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Parcels per receiving worker.
-const PARCELS: usize = 1024;
+/// Parcels per receiving worker: what its inbox holds at most.
+pub const PARCELS: usize = 1024;
 /// Largest frame that travels.
 const PARCEL_BYTES: usize = 4096;
 

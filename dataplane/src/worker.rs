@@ -18,9 +18,9 @@ use weir_xsk::{BindMode, Frame, Umem, UmemConfig};
 
 use crate::attach::Program;
 use crate::engine::{BATCH, Engine, Regions};
-use crate::handover::Handover;
+use crate::handover::{Handover, PARCELS};
 use crate::owner::Owners;
-use crate::packet::Received;
+use crate::packet::{Buffer, Output, Received};
 use crate::ports::Ports;
 use crate::transmitter::Transmitter;
 
@@ -159,17 +159,8 @@ fn turn_until_stopped<'u>(
             }
         }
         if plan.workers > 1 {
-            let (taken, lost) = shared.handover.collect(plan.id, BATCH, |device, bytes| {
-                let Some(mut frame) = umem.alloc() else { return false };
-                let fits = frame.set_data(bytes);
-                if fits {
-                    batch.push(Received { frame, device });
-                }
-                fits
-            });
-            engine.process_handed_over(&mut batch, lost, now as u32, ports);
+            busy += take_over(&shared.handover, plan.id, engine, &mut batch, now as u32, ports);
             shared.handover.wake_others(plan.id);
-            busy += taken + lost;
         }
         ports.flush();
         // Packets first: what this sends leaves with the next turn. While it is at work, the worker
@@ -189,6 +180,36 @@ fn turn_until_stopped<'u>(
     }
     report(plan, shared, umem, ports, engine, monotonic_ms());
     shared.status.set_worker(plan.id, &<WorkerStatus as zerocopy::FromZeros>::new_zeroed());
+}
+
+/// Takes over what other workers have handed to this one, batch by batch, and says how many frames
+/// that were: all of it, or as much as the inbox holds, for they may go on. A worker that took less
+/// than comes would lose the rest.
+pub fn take_over<B: Buffer>(
+    handover: &Handover,
+    worker: u8,
+    engine: &mut Engine,
+    batch: &mut Vec<Received<B>>,
+    now: u32,
+    out: &mut impl Output<B>,
+) -> usize {
+    let mut frames = 0;
+    while frames < PARCELS {
+        let (taken, lost) = handover.collect(worker, BATCH, |device, bytes| {
+            let Some(mut frame) = out.allocate() else { return false };
+            let fits = frame.set_data(bytes);
+            if fits {
+                batch.push(Received { frame, device });
+            }
+            fits
+        });
+        if taken + lost == 0 {
+            break;
+        }
+        engine.process_handed_over(batch, lost, now, out);
+        frames += taken + lost;
+    }
+    frames
 }
 
 fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {

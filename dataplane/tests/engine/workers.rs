@@ -6,6 +6,8 @@ use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow};
+use weir_dataplane::handover::Handover;
+use weir_dataplane::worker::take_over;
 use weir_wire::hash::flow4;
 use weir_wire::layout::control::BUCKETS;
 use weir_wire::layout::counters::Counter;
@@ -163,6 +165,23 @@ fn later_fragments_follow_their_first_to_its_worker() {
     }
     // All but the flow's own worker handed over both.
     assert_eq!(gateway.count(Counter::UserHandoverOut), 4);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_worker_takes_all_that_others_hand_to_it_in_a_turn() {
+    let mut gateway = Gateway::with(4, 4096);
+    let handover = Handover::new(4).unwrap();
+    // Three workers with three devices, each a whole batch.
+    for n in 0..3 * 3 * 64 {
+        assert!(handover.give(0, LAN, &tcp_out(30_000 + n, 443, 0x02)));
+    }
+    let (engine, mut batch) = (&mut gateway.engines[0], Vec::new());
+    let turn = |engine: &mut Engine, batch: &mut Vec<_>, wire: &mut Wire| {
+        take_over(&handover, 0, engine, batch, gateway.now, wire)
+    };
+    assert_eq!(turn(engine, &mut batch, &mut gateway.wire), 576);
+    assert_eq!((gateway.wire.sent.len(), turn(engine, &mut batch, &mut gateway.wire)), (576, 0));
     gateway.assert_conserved();
 }
 
