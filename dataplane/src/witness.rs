@@ -2,8 +2,9 @@
 //! probes answer. Only what should have been answered counts, see [`Services`].
 //!
 //! Flows wait in a ring until they are a second old; then each is judged by whether its other
-//! direction has been seen. While the ring is full, new flows are not judged: of some thousands a
-//! second, it is a sample.
+//! direction has been seen. A hardware address has at most so many places in it, and while the ring
+//! is full, new flows are not judged: of some thousands a second, it is a sample, and no scanner's
+//! alone.
 
 use std::collections::VecDeque;
 
@@ -21,12 +22,17 @@ use crate::services::Services;
 /// Flows that wait for judgement at a time.
 const WAITING: usize = 4096;
 
+/// Those of one hardware address at most.
+const OF_ONE: u16 = (WAITING / 16) as u16;
+
 /// A flow that waits.
 #[derive(Clone, Copy, Debug)]
 struct New {
     slot: u32,
     generation: u32,
     made: u32,
+    /// Its host's place in [`Witness::shares`].
+    host: u8,
 }
 
 /// A worker's view of its new flows.
@@ -35,6 +41,8 @@ pub struct Witness {
     worker: u8,
     key: [u64; 2],
     waiting: VecDeque<New>,
+    /// How many of them each host has, by a keyed hash.
+    shares: Box<[u16; 256]>,
     /// The interval under way, by uplink.
     intervals: Box<[Interval; MAX_UPLINKS]>,
     number: u64,
@@ -49,6 +57,7 @@ impl Witness {
             worker,
             key: regions.hash_key,
             waiting: VecDeque::with_capacity(WAITING),
+            shares: Box::new([0; 256]),
             intervals: Box::new([Interval::default(); MAX_UPLINKS]),
             number: 0,
             observations: regions.observations.clone(),
@@ -56,12 +65,16 @@ impl Witness {
         }
     }
 
-    /// Takes note of a flow that was made now, given its forward slot.
+    /// Takes note of a flow that was made now, given its forward slot and its host's index in the
+    /// neighbour table.
     #[inline]
-    pub fn see(&mut self, table: &FlowTable4, slot: u32, now: u32) {
-        if self.waiting.len() < WAITING {
+    pub fn see(&mut self, table: &FlowTable4, slot: u32, host: u16, now: u32) {
+        let host = hash2(self.key, host.into(), 6) as u8;
+        let share = &mut self.shares[usize::from(host)];
+        if self.waiting.len() < WAITING && *share < OF_ONE {
+            *share += 1;
             let generation = table.slot(slot).generation();
-            self.waiting.push_back(New { slot, generation, made: now });
+            self.waiting.push_back(New { slot, generation, made: now, host });
         }
     }
 
@@ -75,6 +88,7 @@ impl Witness {
         }
         let old = |new: &New| (now_ms as u32).wrapping_sub(new.made) >= JUDGED_AFTER_MS;
         while let Some(new) = self.waiting.pop_front_if(|new| old(new)) {
+            self.shares[usize::from(new.host)] -= 1;
             let slot = table.slot(new.slot);
             if let Some(entry) = slot.read().filter(|_| slot.generation() == new.generation) {
                 let back = table.slot(entry.peer).action();

@@ -135,7 +135,7 @@ impl Engine {
                 None => self.mappings.make(&endpoint, uplink, external),
             }
         }
-        self.witness.see(&self.table, slot, now);
+        self.witness.see(&self.table, slot, host_index, now);
         self.flows += 1;
         self.lane.add(Counter::FlowsCreated, 1);
         self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
