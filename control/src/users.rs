@@ -3,6 +3,7 @@
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
 use weir_wire::layout::MAX_WORKERS;
+use weir_wire::layout::counters::{PLACES, Resent};
 use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 
 use crate::health::PassiveCounts;
@@ -15,8 +16,16 @@ pub struct Users {
     counters: Counters,
     /// The interval that is read next.
     next: u64,
-    /// Segments, and those of them sent again, as last read, by uplink.
-    segments: Vec<(u64, u64)>,
+    /// As last read, by uplink.
+    segments: Vec<Segments>,
+}
+
+/// TCP segments with data since the counters began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Segments {
+    all: u64,
+    again: u64,
+    resent: Resent,
 }
 
 impl Users {
@@ -55,14 +64,26 @@ impl Users {
     /// Segments since the last reading; none at the first.
     fn segments(&mut self, uplink: usize) -> PassiveCounts {
         let counters = self.counters.uplink(uplink as u8);
-        let now = (counters.segments, counters.retransmitted);
-        if self.segments.len() <= uplink {
+        let known = self.segments.get(uplink).copied();
+        let resent = match known {
+            // As a rule nothing was sent again: then there is nothing to add up.
+            Some(known) if known.again == counters.retransmitted => known.resent,
+            _ => self.counters.resent(uplink as u8),
+        };
+        let now = Segments { all: counters.segments, again: counters.retransmitted, resent };
+        if known.is_none() {
             self.segments.resize(uplink + 1, now);
         }
         let before = std::mem::replace(&mut self.segments[uplink], now);
+        let since = |now: u64, before: u64| clamp(now.saturating_sub(before));
+        let by_host = |now: [u64; PLACES], before: [u64; PLACES]| {
+            std::array::from_fn(|place| since(now[place], before[place]))
+        };
         PassiveCounts {
-            segments: clamp(now.0.saturating_sub(before.0)),
-            retransmitted: clamp(now.1.saturating_sub(before.1)),
+            segments: since(now.all, before.all),
+            retransmitted: since(now.again, before.again),
+            by_user: by_host(now.resent.users, before.resent.users),
+            by_remote: by_host(now.resent.remotes, before.resent.remotes),
             ..PassiveCounts::default()
         }
     }
@@ -101,6 +122,7 @@ fn clamp(count: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use weir_shm::counters::UplinkCounter;
+    use weir_wire::layout::counters::place;
     use weir_wire::layout::observations::Interval;
 
     use super::*;
@@ -169,18 +191,21 @@ mod tests {
     #[test]
     fn what_was_counted_before_the_first_reading_is_not_news() {
         let (mut users, _, counters) = users();
+        let (user, remote) = ([10, 0, 0, 1], [192, 0, 2, 1]);
         let add = |segments, again| {
             counters.worker(0).add_uplink(0, UplinkCounter::Segments, segments);
-            counters.worker(1).add_uplink(0, UplinkCounter::Retransmitted, again);
+            (0..again).for_each(|_| counters.worker(1).add_resent(0, user, remote));
         };
+        let of = |address| place(u32::from_ne_bytes(address));
         let mut read = |at| {
             let counts = users.read(1, at)[0];
-            (counts.segments, counts.retransmitted)
+            let (by_user, by_remote) = (counts.by_user[of(user)], counts.by_remote[of(remote)]);
+            (counts.segments, counts.retransmitted, by_user, by_remote)
         };
         add(1000, 500);
-        assert_eq!(read(1), (0, 0));
+        assert_eq!(read(1), (0, 0, 0, 0));
         add(10, 3);
-        assert_eq!(read(2), (10, 3));
-        assert_eq!(read(3), (0, 0));
+        assert_eq!(read(2), (10, 3, 3, 3));
+        assert_eq!(read(3), (0, 0, 0, 0));
     }
 }

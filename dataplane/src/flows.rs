@@ -6,6 +6,7 @@ use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
 use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::compile4;
+use weir_wire::tcp::{Place, Segment};
 use weir_wire::{icmp, tcp};
 use zerocopy::FromZeros;
 
@@ -75,52 +76,97 @@ pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
     Some(index)
 }
 
-/// Follows a flow by one packet: marks the direction as seen, keeps the TCP state.
+/// What a TCP segment says of its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Bits of [`tcp::flag`].
+    pub flags: u8,
+    /// Its first sequence number.
+    pub seq: u32,
+    /// The other direction's next, if the flags say so.
+    pub ack: u32,
+    /// Where it stands.
+    pub segment: Segment,
+}
+
+/// How far the numbers of a segment that ends a connection may be from those that were seen last,
+/// bytes: what is under way between here and its ends.
+const NEAR: u32 = 1 << 20;
+
+/// Follows a flow by one packet, `header` if it is TCP: marks the direction as seen, keeps the TCP
+/// state.
 ///
 /// A flow is offered to the kernel tier once both directions were seen (TCP: and the handshake is
 /// complete). After one FIN a connection may go on for hours (half-close, RFC 5382 REQ-2); after
 /// both, or a RST, it is closing, and a SYN from outside opens it again; one from the inside begins
 /// a flow of its own, see [`is_over`].
+///
+/// A FIN or RST counts only if its numbers are the connection's (RFC 7857 §2.2); any is forwarded,
+/// for its receiver judges better (RFC 5961 §3.2). One that was guessed all the same is forgotten
+/// when both directions go on: then the connection is established again.
 #[inline]
-pub fn follow(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tcp_flags: u8) {
+pub fn follow(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
     const EVENTS: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
-    let opening = action.flow_state == FlowState::Opening as u8;
-    if action.flags & flag::SEEN != 0 && tcp_flags & EVENTS == 0 && !opening {
+    // Neither opening nor closing.
+    let settled = action.flow_state & 1 == 0;
+    let event = header.is_some_and(|header| header.flags & EVENTS != 0);
+    if action.flags & flag::SEEN != 0 && settled && !event {
         return;
     }
-    follow_slowly(table, index, action, proto, tcp_flags);
+    follow_slowly(table, index, action, header);
 }
 
+const _: () = {
+    assert!(FlowState::Stateless as u8 & 1 == 0 && FlowState::Established as u8 & 1 == 0);
+    assert!(FlowState::Opening as u8 & 1 == 1 && FlowState::Closing as u8 & 1 == 1);
+};
+
 #[cold]
-fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tcp_flags: u8) {
+fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
     let (slot, peer) = (table.slot(index), table.slot(action.peer));
     let mut other = peer.action();
     let mut flags = action.flags | flag::SEEN;
     let mut state = FlowState::from_byte(action.flow_state);
-    if proto != tcp::PROTOCOL {
-        if other.flags & flag::SEEN != 0 {
-            flags |= flag::OFFLOAD;
-            other.flags |= flag::OFFLOAD;
+    match header {
+        None => {
+            if other.flags & flag::SEEN != 0 {
+                flags |= flag::OFFLOAD;
+                other.flags |= flag::OFFLOAD;
+            }
         }
-    } else if tcp_flags & tcp::flag::RST != 0 {
-        state = FlowState::Closing;
-    } else if tcp_flags & tcp::flag::SYN != 0 {
-        if state == FlowState::Closing && tcp_flags & tcp::flag::ACK == 0 {
-            state = FlowState::Opening;
-            flags &= !(flag::FIN | flag::OFFLOAD);
-            other.flags &= !(flag::FIN | flag::OFFLOAD | flag::SEEN);
-        }
-    } else {
-        if state == FlowState::Opening && other.flags & flag::SEEN != 0 {
-            state = FlowState::Established;
-            flags |= flag::OFFLOAD;
-            other.flags |= flag::OFFLOAD;
-        }
-        if tcp_flags & tcp::flag::FIN != 0 {
-            flags |= flag::FIN;
-            if other.flags & flag::FIN != 0 {
+        Some(header) if header.flags & (tcp::flag::RST | tcp::flag::FIN) != 0 => {
+            if !is_of_connection(table, index, action, header) {
+                return;
+            }
+            flags &= !flag::GOES_ON;
+            other.flags &= !flag::GOES_ON;
+            if header.flags & tcp::flag::RST != 0 {
+                state = FlowState::Closing;
+            } else {
+                flags |= flag::FIN;
+                establish(&mut state, &mut flags, &mut other.flags);
+            }
+            if flags & other.flags & flag::FIN != 0 {
                 state = FlowState::Closing;
             }
+        }
+        Some(header) if header.flags & tcp::flag::SYN != 0 => {
+            if state == FlowState::Closing && header.flags & tcp::flag::ACK == 0 {
+                state = FlowState::Opening;
+                flags &= !(flag::FIN | flag::OFFLOAD | flag::GOES_ON);
+                other.flags &= !(flag::FIN | flag::OFFLOAD | flag::SEEN | flag::GOES_ON);
+            }
+        }
+        Some(header) => {
+            if state == FlowState::Closing && goes_on(table, index, action, header) {
+                flags |= flag::GOES_ON;
+                if other.flags & flag::GOES_ON != 0 {
+                    state = FlowState::Opening;
+                    flags &= !(flag::FIN | flag::GOES_ON);
+                    other.flags &= !(flag::FIN | flag::GOES_ON);
+                }
+            }
+            establish(&mut state, &mut flags, &mut other.flags);
         }
     }
     if state == FlowState::Closing {
@@ -129,6 +175,38 @@ fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, proto: u8, tc
     }
     slot.set_meta(flags, state as u8);
     peer.set_meta(other.flags, state as u8);
+}
+
+/// What is opening, and was seen in both directions, is established.
+fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
+    if *state == FlowState::Opening && *other & flag::SEEN != 0 {
+        *state = FlowState::Established;
+        *flags |= flag::OFFLOAD;
+        *other |= flag::OFFLOAD;
+    }
+}
+
+/// Are the numbers of a FIN or RST those of the connection? A bare RST answers a segment, and has
+/// the number that this acknowledges; one that acknowledges, and a FIN, may come before or behind
+/// others, but is near in both directions. Before its direction was seen, what it acknowledges is
+/// all that there is to go by.
+fn is_of_connection(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
+    let near = |number: u32, next: u32| number.wrapping_sub(next).wrapping_add(NEAR) <= 2 * NEAR;
+    let (next, peer) = (table.slot(index).next_seq(), table.slot(action.peer));
+    let acks = header.flags & tcp::flag::ACK != 0 && near(header.ack, peer.next_seq());
+    if action.flags & flag::SEEN == 0 {
+        return acks;
+    }
+    let bare = header.flags & tcp::flag::RST != 0 && header.seq == next;
+    bare || acks && near(header.segment.end, next)
+}
+
+/// Does a segment of a closing connection show that its sender has not closed it? After a RST it
+/// would send no other; after its FIN it has nothing more to say, and repeats nothing but that.
+fn goes_on(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
+    let next = table.slot(index).next_seq();
+    let in_reach = header.segment.place(next) != Place::Outside;
+    in_reach && (action.flags & flag::FIN == 0 || header.segment.end != next)
 }
 
 /// Is it the forward entry of a connection that has ended? The next with the same ports is another:
@@ -143,8 +221,9 @@ pub fn close(table: &FlowTable4, forward: u32) {
     let action = slot.action();
     let peer = table.slot(action.peer);
     let state = FlowState::Closing as u8;
-    slot.set_meta(action.flags & !flag::OFFLOAD, state);
-    peer.set_meta(peer.action().flags & !flag::OFFLOAD, state);
+    let kept = !(flag::OFFLOAD | flag::GOES_ON);
+    slot.set_meta(action.flags & kept, state);
+    peer.set_meta(peer.action().flags & kept, state);
 }
 
 /// Idle time after which a flow ends, milliseconds.
@@ -211,9 +290,28 @@ mod tests {
             Self { table, forward, back, proto }
         }
 
-        fn see(&self, index: u32, tcp_flags: u8) {
-            let action = self.table.slot(index).action();
-            follow(&self.table, index, &action, self.proto, tcp_flags);
+        /// A packet, of TCP the next segment of its direction, with `len` bytes of data.
+        fn see_data(&self, index: u32, flags: u8, len: u32) {
+            let slot = self.table.slot(index);
+            self.see_at(index, flags, slot.next_seq(), len);
+        }
+
+        /// A packet, of TCP a segment at `seq`.
+        fn see_at(&self, index: u32, flags: u8, seq: u32, len: u32) {
+            let slot = self.table.slot(index);
+            let (action, segment) = (slot.action(), Segment::new(seq, len, flags));
+            let ack = self.table.slot(action.peer).next_seq();
+            let header = Header { flags, seq, ack, segment };
+            let header = (self.proto == tcp::PROTOCOL).then_some(&header);
+            follow(&self.table, index, &action, header);
+            if header.is_some() && flags & tcp::flag::RST == 0 {
+                slot.sequence(segment);
+            }
+            slot.count(60 + u64::from(len), 1000);
+        }
+
+        fn see(&self, index: u32, flags: u8) {
+            self.see_data(index, flags, 0);
         }
 
         fn state(&self) -> FlowState {
@@ -292,6 +390,98 @@ mod tests {
         pair.handshake();
         assert_eq!(pair.state(), FlowState::Established);
         assert!(pair.offered());
+    }
+
+    const ACK: u8 = tcp::flag::ACK;
+    const FIN: u8 = tcp::flag::FIN | ACK;
+    const RST: u8 = tcp::flag::RST;
+
+    /// A connection that has come to numbers of its own in both directions.
+    fn connection() -> Pair {
+        let pair = Pair::new(tcp::PROTOCOL);
+        pair.see_at(pair.forward, tcp::flag::SYN, 0xffff_ff00, 0);
+        pair.see_at(pair.back, tcp::flag::SYN | ACK, 0x7000_0000, 0);
+        pair.see(pair.forward, ACK);
+        pair.see_data(pair.forward, ACK, 300);
+        pair.see_data(pair.back, ACK, 1000);
+        assert!(pair.offered());
+        pair
+    }
+
+    #[test]
+    fn a_reset_or_a_pair_of_fins_with_guessed_numbers_ends_nothing() {
+        let pair = connection();
+        for index in [pair.forward, pair.back] {
+            let next = pair.table.slot(index).next_seq();
+            for off in [1, 1 << 12, 1 << 30, 1 << 31, 1u32.wrapping_neg()] {
+                pair.see_at(index, RST, next.wrapping_add(off), 0);
+            }
+            for off in [1 << 21, 1 << 30, 1 << 31, (1u32 << 21).wrapping_neg()] {
+                pair.see_at(index, RST | ACK, next.wrapping_add(off), 0);
+                pair.see_at(index, FIN, next.wrapping_add(off), 0);
+            }
+        }
+        assert!(pair.state() == FlowState::Established && pair.offered());
+    }
+
+    #[test]
+    fn a_reset_of_the_connection_ends_it_from_either_side_and_at_any_time() {
+        for flags in [RST, RST | ACK] {
+            for from_outside in [false, true] {
+                let pair = connection();
+                pair.see(if from_outside { pair.back } else { pair.forward }, flags);
+                assert_eq!(pair.state(), FlowState::Closing);
+            }
+        }
+        let refused = Pair::new(tcp::PROTOCOL);
+        refused.see_at(refused.forward, tcp::flag::SYN, 7, 0);
+        refused.see_at(refused.back, RST, 0, 0);
+        assert_eq!(refused.state(), FlowState::Opening, "it acknowledges nothing");
+        refused.see_at(refused.back, RST | ACK, 0, 0);
+        assert_eq!(refused.state(), FlowState::Closing);
+    }
+
+    #[test]
+    fn what_goes_on_in_both_directions_after_a_reset_is_established_again() {
+        for len in [0, 100] {
+            let pair = connection();
+            pair.see(pair.back, RST);
+            // What was under way to the host that was reset.
+            (0..3).for_each(|_| pair.see_data(pair.back, ACK, 100));
+            assert_eq!(pair.state(), FlowState::Closing);
+            pair.see_data(pair.forward, ACK, len);
+            assert!(pair.state() == FlowState::Established && pair.offered());
+        }
+    }
+
+    #[test]
+    fn what_goes_on_in_both_directions_after_fins_is_established_again() {
+        let pair = connection();
+        let before = [pair.forward, pair.back].map(|index| pair.table.slot(index).next_seq());
+        pair.see(pair.forward, FIN);
+        pair.see(pair.back, FIN);
+        // Each acknowledges what the other said last, not its own end.
+        pair.see_at(pair.forward, ACK, before[0], 0);
+        assert_eq!(pair.state(), FlowState::Closing);
+        pair.see_at(pair.back, ACK, before[1], 500);
+        assert!(pair.state() == FlowState::Established && pair.offered());
+        pair.see(pair.forward, FIN);
+        assert!(pair.state() == FlowState::Established, "the guessed ones are forgotten");
+    }
+
+    #[test]
+    fn the_last_segments_of_a_connection_leave_it_closed() {
+        let pair = connection();
+        pair.see_data(pair.forward, FIN, 10);
+        pair.see(pair.back, ACK);
+        pair.see(pair.back, FIN);
+        let fin = pair.table.slot(pair.back).next_seq().wrapping_sub(1);
+        for _ in 0..3 {
+            pair.see(pair.forward, ACK);
+            pair.see_at(pair.back, FIN, fin, 0);
+            pair.see(pair.back, ACK);
+        }
+        assert_eq!(pair.state(), FlowState::Closing);
     }
 
     #[test]

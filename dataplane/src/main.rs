@@ -120,7 +120,7 @@ fn serve(
     let regions = Regions {
         control: control.clone(),
         flows: open_flows(pins, status, snapshot.half.flow_slots)?,
-        neighbours: Neighbours::open(pins, Access::Write)?,
+        neighbours: Neighbours::open(pins, Access::Write, status.hash_key())?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
         hash_key: status.hash_key(),

@@ -63,8 +63,10 @@ pub struct Forwarded {
     pub outward: bool,
     /// From the IP header on.
     pub bytes: u64,
-    /// A TCP segment with data: is there anything new in it?
-    pub segment: Option<bool>,
+    /// A TCP segment with data of the connection: what it is.
+    pub segment: Option<tcp::Place>,
+    /// Its LAN host, and its remote host.
+    pub ends: [u32; 2],
 }
 
 /// Forwards the frame if it is the next packet of an established flow.
@@ -155,7 +157,13 @@ fn forward<const L3: usize>(
     count(found.entry, maps::milliseconds(lane), bytes);
     let segment = follow(found.entry, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
-    Some(Forwarded { action, uplink, outward: flags & flag::TO_UPLINK != 0, bytes, segment })
+    let outward = flags & flag::TO_UPLINK != 0;
+    let [_, _, _, src, dst] = packet.ip.0;
+    let ends = match outward {
+        true => [src as u32, dst as u32],
+        false => [(addresses >> 32) as u32, src as u32],
+    };
+    Some(Forwarded { action, uplink, outward, bytes, segment, ends })
 }
 
 impl Packet {
@@ -278,23 +286,22 @@ fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
     }
 }
 
-/// Follows the sequence numbers of a TCP direction; of a segment with data, whether it has anything
-/// new.
+/// Follows the sequence numbers of a TCP direction; of a segment with data, what it is to that.
 #[inline(always)]
-fn follow(entry: *mut FlowEntry4, packet: &Packet) -> Option<bool> {
+fn follow(entry: *mut FlowEntry4, packet: &Packet) -> Option<tcp::Place> {
     if packet.ip.proto() != tcp::PROTOCOL {
         return None;
     }
     let [_, second, fourth] = packet.transport;
     let segment = plain::segment(&packet.ip, second, fourth);
     // SAFETY: the entry is of the table, and this field is the forwarding tier's.
-    let new = unsafe {
+    let place = unsafe {
         let next = &raw mut (*entry).next_seq;
-        let new = segment.is_new(next.read_volatile());
-        if new {
+        let place = segment.place(next.read_volatile());
+        if place == tcp::Place::New {
             next.write_volatile(segment.end);
         }
-        new
+        place
     };
-    segment.has_data.then_some(new)
+    segment.has_data.then_some(place)
 }

@@ -7,13 +7,14 @@ use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_wire::layout::control::{
     ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Port, PortSlot, Uplink, port_slot,
 };
-use weir_wire::layout::counters::{CPU_LANES, Counter, LANES, Lane, UplinkCounters};
+use weir_wire::layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
 use weir_wire::layout::flow::{FlowEntry4, PAGE};
 use weir_wire::layout::neighbour::NEIGHBOURS as NEIGHBOUR_SLOTS;
 use weir_wire::layout::tags::PAGE_GROUPS;
 use weir_wire::layout::{
     MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind,
 };
+use weir_wire::tcp::Place;
 
 use crate::forward::Forwarded;
 
@@ -73,11 +74,17 @@ pub fn count_uplink(lane: *mut Lane, forwarded: &Forwarded) {
         };
         *packets = (*packets).wrapping_add(1);
         *bytes = (*bytes).wrapping_add(forwarded.bytes);
-        if let Some(new) = forwarded.segment {
+        if let Some(Place::New | Place::Again) = forwarded.segment {
             (*uplink).segments = (*uplink).segments.wrapping_add(1);
-            if !new {
-                (*uplink).retransmitted = (*uplink).retransmitted.wrapping_add(1);
-            }
+        }
+        if forwarded.segment == Some(Place::Again) {
+            (*uplink).retransmitted = (*uplink).retransmitted.wrapping_add(1);
+            let resent = (&raw mut (*lane).resent).cast::<Resent>().add(index);
+            let [user, remote] = forwarded.ends;
+            let user = (&raw mut (*resent).users).cast::<u64>().add(place(user));
+            *user = (*user).wrapping_add(1);
+            let remote = (&raw mut (*resent).remotes).cast::<u64>().add(place(remote));
+            *remote = (*remote).wrapping_add(1);
         }
     }
 }

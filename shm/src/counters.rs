@@ -3,7 +3,9 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_wire::layout::counters::{CPU_LANES, Counter, LANES, Lane, UplinkCounters};
+use weir_wire::layout::counters::{
+    CPU_LANES, Counter, LANES, Lane, PLACES, Resent, UplinkCounters, place,
+};
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
 use crate::map::{Access, Mapping};
@@ -13,6 +15,7 @@ use crate::{Error, Pins};
 const LANE_WORDS: usize = size_of::<Lane>() / 8;
 const UPLINK_WORDS: usize = size_of::<UplinkCounters>() / 8;
 const UPLINKS_AT: usize = offset_of!(Lane, uplinks) / 8;
+const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
 
 /// All lanes, mapped.
 #[derive(Clone, Debug)]
@@ -80,6 +83,15 @@ impl Counters {
         }
     }
 
+    /// Whose segments were sent again on an uplink: sums over all lanes.
+    pub fn resent(&self, uplink: u8) -> Resent {
+        let at = resent_at(uplink);
+        Resent {
+            users: std::array::from_fn(|place| self.total(at + place)),
+            remotes: std::array::from_fn(|place| self.total(at + PLACES + place)),
+        }
+    }
+
     /// Every counter and its sum.
     pub fn all(&self) -> Vec<(Counter, u64)> {
         Counter::ALL.iter().map(|c| (*c, self.sum(*c))).collect()
@@ -116,6 +128,14 @@ impl LaneWriter {
         );
     }
 
+    /// Counts a TCP segment sent again, between a LAN host and a remote one.
+    pub fn add_resent(&self, uplink: u8, user: [u8; 4], remote: [u8; 4]) {
+        self.add_uplink(uplink, UplinkCounter::Retransmitted, 1);
+        let at = resent_at(uplink);
+        self.bump(at + place(u32::from_ne_bytes(user)), 1);
+        self.bump(at + PLACES + place(u32::from_ne_bytes(remote)), 1);
+    }
+
     /// Sets a counter of an uplink: for flows taken over from an earlier process.
     pub fn set_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
         let index = UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS + which as usize;
@@ -127,6 +147,10 @@ impl LaneWriter {
         let word = &self.mapping.view::<AtomicU64>(0)[self.at + index];
         word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
+}
+
+fn resent_at(uplink: u8) -> usize {
+    RESENT_AT + usize::from(uplink) % MAX_UPLINKS * (size_of::<Resent>() / 8)
 }
 
 #[cfg(test)]
@@ -149,6 +173,19 @@ mod tests {
         counters.worker(1).add_uplink(2, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
         assert_eq!(counters.uplink(2).flows_active, 0);
         assert_eq!(counters.uplink(3).flows_active, 0);
+    }
+
+    #[test]
+    fn what_is_sent_again_counts_for_both_ends() {
+        let counters = Counters::anonymous().unwrap();
+        let (user, remote) = ([10, 0, 0, 1], [192, 0, 2, 1]);
+        counters.worker(0).add_resent(63, user, remote);
+        counters.worker(1).add_resent(63, user, [192, 0, 2, 2]);
+        let resent = counters.resent(63);
+        assert_eq!(resent.users[place(u32::from_ne_bytes(user))], 2);
+        assert_eq!(resent.remotes[place(u32::from_ne_bytes(remote))], 1);
+        assert_eq!((resent.remotes.iter().sum::<u64>(), counters.uplink(63).retransmitted), (2, 2));
+        assert_eq!(counters.resent(62), Resent::default());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use weir_wire::hash::hash2;
 use weir_wire::layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 
 use crate::map::{Access, Mapping};
@@ -14,21 +15,23 @@ use crate::{Error, Pins};
 pub struct Neighbours {
     mapping: Arc<Mapping>,
     rounds: Arc<Rounds>,
+    /// Of the hash.
+    key: [u64; 2],
 }
 
 impl Neighbours {
     /// Opens the pinned table, creating it when `access` is [`Access::Write`].
-    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
-        Ok(Self::of(pins.neighbours(access)?))
+    pub fn open(pins: &Pins, access: Access, key: [u64; 2]) -> Result<Self, Error> {
+        Ok(Self::of(pins.neighbours(access)?, key))
     }
 
     /// A table of this process alone.
-    pub fn anonymous() -> std::io::Result<Self> {
-        Ok(Self::of(Mapping::anonymous(NEIGHBOURS * 8)?))
+    pub fn anonymous(key: [u64; 2]) -> std::io::Result<Self> {
+        Ok(Self::of(Mapping::anonymous(NEIGHBOURS * 8)?, key))
     }
 
-    fn of(mapping: Mapping) -> Self {
-        Self { mapping: Arc::new(mapping), rounds: Arc::new(Rounds::new(NEIGHBOURS)) }
+    fn of(mapping: Mapping, key: [u64; 2]) -> Self {
+        Self { mapping: Arc::new(mapping), rounds: Arc::new(Rounds::new(NEIGHBOURS)), key }
     }
 
     /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
@@ -37,8 +40,9 @@ impl Neighbours {
         const RELAXED: Ordering = Ordering::Relaxed;
         let word = neighbour.to_word();
         let words = self.words();
+        let first = hash2(self.key, word, 0) as usize;
         for probe in 0..NEIGHBOUR_PROBES {
-            let index = (neighbour.slot() + probe) & (NEIGHBOURS - 1);
+            let index = first.wrapping_add(probe) & (NEIGHBOURS - 1);
             let mut found = words[index].load(RELAXED);
             if found == 0 {
                 let entered = words[index].compare_exchange(0, word, RELAXED, RELAXED);
@@ -98,9 +102,29 @@ impl Neighbours {
 mod tests {
     use super::*;
 
+    const KEY: [u64; 2] = [3, 5];
+
+    #[test]
+    fn addresses_that_keep_a_host_out_under_one_key_do_not_under_another() {
+        let at = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            Neighbour { mac: [2, 0, a, b, c, d], port: 0 }
+        };
+        let host = at(0);
+        let place = |of: Neighbour| hash2(KEY, of.to_word(), 0) as usize & (NEIGHBOURS - 1);
+        let same = |of: &Neighbour| place(*of) == place(host);
+        let computed: Vec<_> = (1..).map(at).filter(same).take(NEIGHBOUR_PROBES).collect();
+        let filled = |key| {
+            let table = Neighbours::anonymous(key).unwrap();
+            assert!(computed.iter().all(|of| table.learn(*of).is_some()));
+            table.learn(host).is_none()
+        };
+        assert!(filled(KEY) && !filled([5, 3]));
+    }
+
     #[test]
     fn a_neighbour_keeps_its_index() {
-        let table = Neighbours::anonymous().unwrap();
+        let table = Neighbours::anonymous(KEY).unwrap();
         let a = Neighbour { mac: [2, 0, 0, 0, 0, 1], port: 0 };
         let b = Neighbour { port: 1, ..a };
         let index = table.learn(a).unwrap();
@@ -111,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_index_without_an_address_or_out_of_range_is_nobody() {
-        let table = Neighbours::anonymous().unwrap();
+        let table = Neighbours::anonymous(KEY).unwrap();
         assert_eq!(table.get(0), None);
         assert_eq!(table.get(u16::MAX), None);
     }

@@ -48,6 +48,21 @@ pub mod field {
     pub const CHECKSUM: usize = 16;
 }
 
+/// How far a segment may end from where its direction has come to, bytes: what may be under way
+/// behind a hole. Farther off, it is nobody's who knows the connection.
+pub const REACH: u32 = 1 << 26;
+
+/// What a segment is to its direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It goes on from, or beyond, what was seen.
+    New,
+    /// All of it was seen: it was sent again, or overtaken.
+    Again,
+    /// Farther off than [`REACH`].
+    Outside,
+}
+
 /// Where a segment stands in the stream of its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -55,8 +70,6 @@ pub struct Segment {
     pub end: u32,
     /// Has it data?
     pub has_data: bool,
-    /// Does it say where its direction's numbers begin?
-    pub begins: bool,
 }
 
 impl Segment {
@@ -66,14 +79,20 @@ impl Segment {
         let syn = (flags & flag::SYN != 0) as u32;
         let fin = (flags & flag::FIN != 0) as u32;
         let end = seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin);
-        Self { end, has_data: len != 0, begins: syn == 1 }
+        Self { end, has_data: len != 0 }
     }
 
-    /// Is there something in it behind `next`, the end of all before it? There is nothing before a
-    /// SYN.
+    /// What it is, where `next` is the end of all before it.
     #[inline(always)]
-    pub const fn is_new(&self, next: u32) -> bool {
-        self.begins || self.end.wrapping_sub(next) as i32 > 0
+    pub const fn place(&self, next: u32) -> Place {
+        let ahead = self.end.wrapping_sub(next);
+        if ahead.wrapping_sub(1) < REACH {
+            Place::New
+        } else if ahead.wrapping_neg() < REACH {
+            Place::Again
+        } else {
+            Place::Outside
+        }
     }
 }
 

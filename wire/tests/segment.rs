@@ -2,29 +2,29 @@
 
 use proptest::prelude::*;
 use weir_wire::plain::{Ip4, segment};
-use weir_wire::tcp::{Segment, flag};
+use weir_wire::tcp::{Place, REACH, Segment, flag};
 
 #[test]
 fn syn_and_fin_take_a_number_each() {
-    assert_eq!(Segment::new(7, 0, flag::SYN), Segment { end: 8, has_data: false, begins: true });
-    assert_eq!(
-        Segment::new(7, 3, flag::FIN | flag::ACK),
-        Segment { end: 11, has_data: true, begins: false }
-    );
+    assert_eq!(Segment::new(7, 0, flag::SYN), Segment { end: 8, has_data: false });
+    assert_eq!(Segment::new(7, 3, flag::FIN | flag::ACK), Segment { end: 11, has_data: true });
     assert_eq!(Segment::new(u32::MAX, 1, 0).end, 0);
 }
 
 #[test]
 fn only_what_ends_behind_all_before_it_is_new() {
     let segment = Segment::new(100, 10, 0);
-    assert!(segment.is_new(109) && segment.is_new(u32::MAX));
-    assert!(!segment.is_new(110) && !segment.is_new(111));
+    assert_eq!([109, u32::MAX].map(|next| segment.place(next)), [Place::New; 2]);
+    assert_eq!([110, 111].map(|next| segment.place(next)), [Place::Again; 2]);
 }
 
 #[test]
-fn a_syn_is_new_whatever_was_before_it() {
-    let syn = Segment::new(7, 0, flag::SYN);
-    assert!(syn.is_new(8) && syn.is_new(1000) && syn.is_new(u32::MAX));
+fn what_is_farther_off_than_a_window_is_neither_new_nor_sent_again() {
+    let place = |end: u32| Segment::new(end, 0, 0).place(1000);
+    assert_eq!((place(1000 + REACH), place(1001 + REACH)), (Place::New, Place::Outside));
+    let before = 1000u32.wrapping_sub(REACH);
+    assert_eq!((place(before.wrapping_add(1)), place(before)), (Place::Again, Place::Outside));
+    assert_eq!(place(1000 + (1 << 31)), Place::Outside);
 }
 
 proptest! {

@@ -6,10 +6,14 @@
 //! connections, nor by one server, nor by one user: the hosts that do not answer must be several,
 //! and as large a part of all hosts as their connections are, and so must the users who are left
 //! without an answer. Nor is it condemned for what fails by the other uplinks alike.
+//! Of data sent again, what one user or one remote has most of does not count: that of the others
+//! must reach the limit alone.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+
+use weir_wire::layout::counters::PLACES;
 
 use super::config::{Fault, Limits};
 use super::signal::Reason;
@@ -30,7 +34,8 @@ pub struct Passive {
     pub syn_percent: Option<Limits>,
     /// New UDP flows without reply, percent; 90 and 50 by default: much UDP is one-way.
     pub udp_percent: Option<Limits>,
-    /// TCP segments sent again, percent; 20 and 10 by default.
+    /// TCP segments sent again, percent, without those of the user and of the remote that have most
+    /// of them; 20 and 10 by default.
     pub retransmit_percent: Option<Limits>,
     /// Fewest new flows that say anything; 20 by default.
     pub min_flows: u32,
@@ -109,7 +114,14 @@ pub struct PassiveCounts {
     pub segments: u32,
     /// Those of them that were sent again.
     pub retransmitted: u32,
+    /// Of these, by LAN host.
+    pub by_user: ByHost,
+    /// Of these, by remote host.
+    pub by_remote: ByHost,
 }
+
+/// Counts by a hash of hosts.
+pub type ByHost = [u32; PLACES];
 
 /// How many different addresses there were, in 32 bytes: linear counting (Whang,
 /// Vander-Zanden and Taylor, "A linear-time probabilistic counting algorithm", 1990).
@@ -181,6 +193,20 @@ impl PassiveCounts {
         self.udp.merge(other.udp);
         self.segments = self.segments.saturating_add(other.segments);
         self.retransmitted = self.retransmitted.saturating_add(other.retransmitted);
+        for (mine, other) in
+            [(&mut self.by_user, &other.by_user), (&mut self.by_remote, &other.by_remote)]
+        {
+            mine.iter_mut().zip(other).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
+        }
+    }
+
+    /// Segments sent again by others than the LAN host, or the remote, that had most of them: one of
+    /// either may be bad by itself, or only say so.
+    fn retransmitted_by_others(&self) -> u32 {
+        let others = |by: &ByHost| {
+            self.retransmitted.saturating_sub(by.iter().copied().max().unwrap_or_default())
+        };
+        others(&self.by_user).min(others(&self.by_remote))
     }
 
     /// The first of its figures that is at the limit which `of` picks.
@@ -205,7 +231,7 @@ impl PassiveCounts {
         }
         let again = passive.retransmit_percent.is_some_and(|limits| {
             self.segments >= passive.min_segments.max(1)
-                && reaches(self.retransmitted, self.segments, of(limits))
+                && reaches(self.retransmitted_by_others(), self.segments, of(limits))
         });
         again.then_some(Reason::PassiveRetransmits {
             retransmitted: self.retransmitted,

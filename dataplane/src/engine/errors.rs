@@ -7,8 +7,45 @@
 //! gateway, or of an address that nobody has. From the LAN one comes from the hardware address that
 //! the flow's packets come from: the host's, or that of the router it is behind, which also sends
 //! on what routers further inside report.
+//!
+//! The gateway's own are about packets that it cannot forward, and go back to their sender. How many
+//! a second is limited for each host and type, and for each side and type over all hosts (RFC 1812
+//! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone.
 
 use super::*;
+
+/// Errors of one type to one host, a second.
+const PER_HOST: u32 = 100;
+/// Errors of one type to the LAN, or to uplinks, a second.
+const PER_SIDE: u32 = 1000;
+/// Hosts share so many limits of a type, by a keyed hash.
+const HOSTS: usize = 512;
+
+/// What of its own errors a worker may send.
+#[derive(Debug)]
+pub(super) struct ErrorLimits {
+    key: [u64; 2],
+    hosts: Box<[RateLimit; HOSTS]>,
+    /// To the LAN and to uplinks: "time exceeded", and all others.
+    sides: [[RateLimit; 2]; 2],
+}
+
+impl ErrorLimits {
+    pub(super) fn new(key: [u64; 2]) -> Self {
+        Self {
+            key,
+            hosts: Box::new([RateLimit::new(PER_HOST); HOSTS]),
+            sides: [[RateLimit::new(PER_SIDE); 2]; 2],
+        }
+    }
+
+    /// May an error of this type go to the host, outside or in the LAN?
+    fn allow(&mut self, host: u64, outside: bool, kind: u8, now: u32) -> bool {
+        let place = hash2(self.key, host, kind.into()) as usize % HOSTS;
+        let side = &mut self.sides[usize::from(outside)];
+        self.hosts[place].allows(now) && side[usize::from(kind == icmp::TIME_EXCEEDED)].allows(now)
+    }
+}
 
 impl Engine {
     pub(super) fn icmp_error<B: Buffer>(
@@ -41,6 +78,41 @@ impl Engine {
         icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
             .ok_or(Counter::DropIcmpUnrelated)?;
         self.send(received.frame, p, &action, out)
+    }
+
+    /// Sends an ICMP error about the packet, whose flow does this to it, back to where it came from,
+    /// if the limits allow it; `kind` is type and code.
+    #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
+    pub(super) fn complain<B: Buffer>(
+        &mut self,
+        work: &Work,
+        action: &Action4,
+        received: &Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+        kind: [u8; 2],
+        rest: u32,
+    ) {
+        let (p, frame) = (&work.parsed, received.frame.data());
+        let outside = self.is_uplink(work.port);
+        let host = match outside {
+            // All of them come from the next hop's hardware address.
+            true => u32::from_be_bytes(p.src).into(),
+            false => sender(frame, work.port).to_word(),
+        };
+        let known = ipv4::is_unicast(p.src) && frame.first().is_some_and(|first| first & 1 == 0);
+        if !known || !self.errors.allow(host, outside, kind[0], now) {
+            return;
+        }
+        let port = &self.snapshot.half.ports[usize::from(work.port)];
+        // Outside, a translated flow is the gateway's own.
+        let from = match outside && action.flags & flag::NAT != 0 {
+            true => p.dst,
+            false => port.address,
+        };
+        if let Some(error) = answer::icmp_error(frame, p, from, kind, rest) {
+            self.originate(received.device, &error, out);
+        }
     }
 
     /// Could somebody out there have this address? Routers of providers have private ones.

@@ -34,15 +34,16 @@ use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::layout::control::{Mac, PortRole, Translate};
 use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag, flows_for};
 use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
+use weir_wire::tcp::Place;
 use weir_wire::{icmp, ipv4, rewrite, tcp};
 
 use crate::answer::{self, Answer, RateLimit};
 use crate::established::Plain;
-use crate::flows::{self, NewFlow, key_of, reversed};
+use crate::flows::{self, Header, NewFlow, key_of, reversed};
 use crate::fragments::{Fate, FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
@@ -56,14 +57,12 @@ use admit::Course;
 use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
 use end::Passes;
+use errors::ErrorLimits;
 use foresee::New;
 use sweep::Sweep;
 
 /// Most packets that go through the stages together.
 pub const BATCH: usize = 64;
-
-/// ICMP errors a worker makes per second.
-const ERRORS_PER_SECOND: u32 = 1000;
 
 /// The regions a worker works on.
 #[derive(Clone, Debug)]
@@ -88,7 +87,7 @@ impl Regions {
         Ok(Self {
             control: ControlRegion::anonymous()?,
             flows: FlowTable4::anonymous(slots)?,
-            neighbours: Neighbours::anonymous()?,
+            neighbours: Neighbours::anonymous(hash_key)?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
             hash_key,
@@ -115,7 +114,7 @@ pub struct Engine {
     fragments: Fragments,
     random: Random,
     claims: Claims,
-    errors: RateLimit,
+    errors: ErrorLimits,
     cursor: u32,
     passes: Passes,
     homeward: [RateLimit; MAX_POLICIES],
@@ -189,7 +188,7 @@ impl Engine {
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             claims: Claims::default(),
-            errors: RateLimit::new(ERRORS_PER_SECOND),
+            errors: ErrorLimits::new(entropy),
             cursor: 0,
             passes: Passes::default(),
             homeward: [RateLimit::new(0); MAX_POLICIES],
@@ -416,7 +415,8 @@ impl Engine {
         let bytes = u64::from(plain.total());
         plain.rewrite(frame.data_mut(), &way.action, &way.link);
         if let Some(segment) = plain.segment() {
-            self.follow_sequence(way.slot, way.action.uplink, segment);
+            let FlowKey4 { src, dst, .. } = plain.key();
+            self.follow_sequence(way.slot, &way.action, segment, [src, dst]);
         }
         self.table.slot(way.slot).count(bytes, now);
         self.transmit(way.device, frame, &way.action, bytes, out)
@@ -477,24 +477,30 @@ impl Engine {
         }
         let stranger = host_moved(&action, host) && !self.claim(slot, &action, host, now);
         if p.ttl <= 1 {
-            self.complain(work, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
+            self.complain(work, &action, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
             return Err(Counter::DropTtl);
         }
         let len = p.end - p.l3;
         let mtu = self.snapshot.half.ports.get(usize::from(action.port)).map_or(0, |port| port.mtu);
         if len > mtu {
             let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
-            self.complain(work, &received, now, out, kind, mtu.into());
+            self.complain(work, &action, &received, now, out, kind, mtu.into());
             return Err(Counter::DropTooBig);
         }
-        flows::follow(&self.table, slot, &action, p.proto, p.tcp_flags);
+        let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
+        flows::follow(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Fate::Left(action), now);
         }
-        if p.proto == tcp::PROTOCOL && p.tcp_flags & tcp::flag::RST == 0 {
-            let segment = segment_of(p, received.frame.data());
-            self.follow_sequence(slot, action.uplink, segment);
+        if let Some(Header { segment, flags, seq, .. }) = header
+            && flags & tcp::flag::RST == 0
+        {
+            let entry = self.table.slot(slot);
+            if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening as u8 {
+                entry.begin_sequence(seq);
+            }
+            self.follow_sequence(slot, &action, segment, [p.src, p.dst]);
         }
         let Received { mut frame, .. } = received;
         let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
@@ -506,12 +512,26 @@ impl Engine {
         self.send(frame, p, &action, out)
     }
 
+    /// Follows the sequence numbers of a TCP direction by a segment, from and to these addresses.
     #[inline]
-    fn follow_sequence(&self, slot: u32, uplink: u8, segment: tcp::Segment) {
-        let new = self.table.slot(slot).sequence(segment);
-        if segment.has_data {
-            self.lane.add_uplink(uplink, UplinkCounter::Segments, 1);
-            self.lane.add_uplink(uplink, UplinkCounter::Retransmitted, u64::from(!new));
+    fn follow_sequence(
+        &self,
+        slot: u32,
+        action: &Action4,
+        segment: tcp::Segment,
+        [src, dst]: [[u8; 4]; 2],
+    ) {
+        let place = self.table.slot(slot).sequence(segment);
+        if !segment.has_data || place == Place::Outside {
+            return;
+        }
+        self.lane.add_uplink(action.uplink, UplinkCounter::Segments, 1);
+        if place == Place::Again {
+            let (user, remote) = match action.flags & flag::TO_UPLINK != 0 {
+                true => (src, dst),
+                false => (action.rewrite.dst, src),
+            };
+            self.lane.add_resent(action.uplink, user, remote);
         }
     }
 
@@ -647,27 +667,6 @@ impl Engine {
         Err(Counter::DropHandoverFull)
     }
 
-    /// Sends an ICMP error back to where the packet came from, if that is the LAN and the rate
-    /// allows it; `kind` is type and code.
-    fn complain<B: Buffer>(
-        &mut self,
-        work: &Work,
-        received: &Received<B>,
-        now: u32,
-        out: &mut impl Output<B>,
-        kind: [u8; 2],
-        rest: u32,
-    ) {
-        if self.is_uplink(work.port) || !self.errors.allows(now) {
-            return;
-        }
-        let from = self.snapshot.half.ports[usize::from(work.port)].address;
-        let error = answer::icmp_error(received.frame.data(), &work.parsed, from, kind, rest);
-        if let Some(error) = error {
-            self.originate(received.device, &error, out);
-        }
-    }
-
     /// Sends a frame of the gateway's own; `false` when there is no room.
     fn originate<B: Buffer>(&self, device: u8, answer: &Answer, out: &mut impl Output<B>) -> bool {
         let Some(mut frame) = out.allocate() else { return false };
@@ -774,11 +773,11 @@ fn opens(p: &Parsed) -> bool {
     p.proto == tcp::PROTOCOL && p.tcp_flags & (tcp::flag::SYN | OTHERS) == tcp::flag::SYN
 }
 
-fn segment_of(p: &Parsed, frame: &[u8]) -> tcp::Segment {
-    let segment = frame.get(usize::from(p.l4)..).unwrap_or(&[]);
-    let header = tcp::Packet::new_unchecked(segment);
+fn header_of(p: &Parsed, frame: &[u8]) -> Header {
+    let header = tcp::Packet::new_unchecked(frame.get(usize::from(p.l4)..).unwrap_or(&[]));
     let len = usize::from(p.end - p.l4).saturating_sub(header.header_len());
-    tcp::Segment::new(header.seq(), len as u32, p.tcp_flags)
+    let (seq, ack, flags) = (header.seq(), header.ack(), p.tcp_flags);
+    Header { flags, seq, ack, segment: tcp::Segment::new(seq, len as u32, flags) }
 }
 
 fn fragment_key(p: &Parsed, frame: &[u8]) -> FragmentKey {

@@ -4,7 +4,7 @@ use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
     BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
 };
-use weir_wire::layout::counters::Counter;
+use weir_wire::layout::counters::{Counter, place};
 use weir_wire::layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 
@@ -185,8 +185,10 @@ fn a_connection_with_the_ports_of_a_closed_one_numbers_its_segments_anew() {
         frame
     };
     connection(&mut gateway, 40_000);
-    gateway.send(LAN, &data(1 << 30));
-    gateway.send(LAN, &tcp_out(40_000, 443, RST));
+    gateway.send(LAN, &data(1 << 25));
+    let mut reset = tcp_out(40_000, 443, RST);
+    reset[38..42].copy_from_slice(&((1u32 << 25) + 7).to_be_bytes());
+    gateway.send(LAN, &reset);
     let retransmitted =
         |gateway: &Gateway| [0, 1].map(|n| gateway.regions.counters.uplink(n).retransmitted);
     let before = retransmitted(&gateway);
@@ -488,6 +490,68 @@ fn a_host_with_many_addresses_is_one_user() {
     }
     let seen = judged(&mut gateway);
     assert_eq!((seen.tcp.flows, seen.tcp.unanswered, ones(seen.tcp.askers)), (21, 20, 1));
+}
+
+#[test]
+fn a_scanners_flows_leave_room_among_those_that_are_judged() {
+    let mut gateway = Gateway::with(1, 65_536);
+    gateway.publish(0);
+    let open = |gateway: &mut Gateway, mac, address, dport| {
+        let syn = tcp(mac, device_mac(LAN), (address, 40_000), (SERVER, dport), SYN);
+        let (device, out) = one(gateway.send(LAN, &syn));
+        one(gateway.send(device, &answer_to(device, &out)));
+    };
+    for dport in 1..=8000 {
+        let [high, low] = u16::to_be_bytes(dport);
+        open(&mut gateway, HOST_MAC, [10, 77, high, low], dport);
+    }
+    for dport in 1..=100 {
+        open(&mut gateway, [2, 0, 0, 0, 0, 0x20], [10, 77, 255, 9], dport);
+    }
+    assert_eq!(judged(&mut gateway).tcp.flows, 256 + 100);
+}
+
+/// The frame with other numbers.
+fn numbered(mut frame: Vec<u8>, seq: u32) -> Vec<u8> {
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_segment_that_is_not_the_connections_changes_nothing() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    connection(&mut gateway, 40_000);
+    let segments = |gateway: &Gateway| {
+        let uplink = gateway.regions.counters.uplink(0);
+        (uplink.segments, uplink.retransmitted)
+    };
+    let (before, again) = segments(&gateway);
+    let strange = [tcp_out(40_000, 443, ACK), tcp_out(40_000, 443, SYN), tcp_out(40_000, 443, FIN)];
+    for frame in strange {
+        assert_eq!(gateway.send(LAN, &numbered(frame, 1 << 30)).len(), 1, "its receiver judges");
+    }
+    for n in 0..10 {
+        gateway.send(LAN, &numbered(tcp_out(40_000, 443, ACK), 1008 + n * 7));
+    }
+    assert_eq!(segments(&gateway), (before + 10, again));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn what_is_sent_again_counts_for_its_user_and_its_remote_in_both_directions() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    connection(&mut gateway, 40_000);
+    let before = gateway.regions.counters.resent(0);
+    let (device, out) = gateway.send(LAN, &tcp_out(40_000, 443, ACK)).remove(0);
+    let mut answer = answer_to(device, &out);
+    answer[47] = ACK;
+    gateway.send(device, &answer);
+    let after = gateway.regions.counters.resent(0);
+    let of = |address| place(u32::from_ne_bytes(address));
+    assert_eq!(after.users[of(HOST)] - before.users[of(HOST)], 2);
+    assert_eq!(after.remotes[of(SERVER)] - before.remotes[of(SERVER)], 2);
 }
 
 #[test]

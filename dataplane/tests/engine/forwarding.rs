@@ -222,6 +222,82 @@ fn an_expired_ttl_is_answered_to_the_host() {
     gateway.assert_conserved();
 }
 
+/// The frame with another TTL, and its checksum.
+pub fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
+    let old = frame[22];
+    frame[22] = ttl;
+    let sum = weir_wire::checksum::Delta::of([old, frame[23]], [ttl, frame[23]]);
+    let sum = sum.apply([frame[24], frame[25]]);
+    frame[24..26].copy_from_slice(&sum);
+    frame
+}
+
+/// What a host says: about a packet of this type of error.
+fn told(gateway: &mut Gateway, from: ([u8; 6], [u8; 4]), ttl: u8, len: usize) -> Option<u8> {
+    let builder =
+        PacketBuilder::ethernet2(from.0, device_mac(LAN)).ipv4(from.1, SERVER, ttl).udp(40_000, 53);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &vec![0; len]).unwrap();
+    let mut sent = gateway.send(LAN, &frame);
+    sent.pop().map(|(device, answer)| {
+        assert_eq!(device, LAN);
+        answer[34]
+    })
+}
+
+#[test]
+fn errors_to_one_host_leave_those_to_others_and_those_of_other_types() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 1280);
+    gateway.publish(BUCKETS / 2);
+    let (host, other) = ((HOST_MAC, HOST), ([2, 0, 0, 0, 0, 0x20], [10, 77, 0, 9]));
+    let exceeded = (0..5000).filter(|_| told(&mut gateway, host, 1, 8) == Some(11)).count();
+    assert_eq!(exceeded, 100);
+    assert_eq!(told(&mut gateway, host, 64, 1400), Some(3));
+    assert_eq!(told(&mut gateway, other, 1, 8), Some(11));
+    assert_eq!(told(&mut gateway, other, 64, 1400), Some(3));
+    gateway.now += 100;
+    assert_eq!(told(&mut gateway, host, 1, 8), Some(11), "ten are earned again");
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_host_with_many_addresses_has_the_limits_of_one() {
+    let mut gateway = Gateway::new();
+    let answered = (0..500u16).filter(|n| {
+        let [high, low] = n.to_be_bytes();
+        told(&mut gateway, (HOST_MAC, [10, 77, 1 + high, low]), 1, 8).is_some()
+    });
+    assert_eq!(answered.count(), 100);
+}
+
+#[test]
+fn what_is_too_big_for_the_lan_or_expires_here_is_answered_outside_by_the_address_known_there() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[usize::from(LAN)].mtu = 1400;
+    gateway.publish(BUCKETS / 2);
+    let (device, out) = one(gateway.send(LAN, &udp_out(40_000, 53)));
+    let asked = see(&out);
+    let builder = PacketBuilder::ethernet2(next_hop_mac(device - 1), device_mac(device))
+        .ipv4(SERVER, asked.src, 60)
+        .udp(asked.dport, asked.sport);
+    let mut large = Vec::new();
+    builder.write(&mut large, &[0; 1400]).unwrap();
+    let expired = with_ttl(answer_to(device, &out), 1);
+    for (frame, kind, mtu) in [(&large, [3, 4], 1400u16), (&expired, [11, 0], 0)] {
+        let (back, answer) = one(gateway.send(device, frame));
+        assert_eq!((back, &answer[..6]), (device, &next_hop_mac(device - 1)[..]));
+        let parsed = weir_wire::parse::parse(&answer).unwrap();
+        assert_eq!((parsed.src, parsed.dst), (asked.src, SERVER));
+        assert_eq!(answer[34..36], kind);
+        assert_eq!(answer[40..42], mtu.to_be_bytes());
+        let quoted = &answer[42..];
+        assert_eq!(quoted, &frame[14..14 + quoted.len()], "as its sender knows it");
+    }
+    assert_eq!((gateway.count(Counter::DropTooBig), gateway.count(Counter::DropTtl)), (1, 1));
+    gateway.assert_conserved();
+}
+
 #[test]
 fn a_packet_too_big_for_its_uplink_is_answered_with_the_mtu() {
     let mut gateway = Gateway::new();

@@ -105,7 +105,7 @@ impl Fixture {
         ControlRegion::open(&pins, Access::Write).unwrap();
         let counters = Counters::open(&pins, Access::Write).unwrap();
         let flows = FlowTable4::open(&pins, 1024).unwrap();
-        Neighbours::open(&pins, Access::Write).unwrap();
+        Neighbours::open(&pins, Access::Write, KEY).unwrap();
         Hosts4::open(&pins).unwrap();
         let pages = flows.pages();
         let mut loader = EbpfLoader::new();

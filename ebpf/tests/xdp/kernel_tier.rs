@@ -5,7 +5,7 @@ use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
 use weir_wire::layout::control::Mac;
 use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
-use weir_wire::layout::counters::Counter;
+use weir_wire::layout::counters::{Counter, place};
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
 use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::parse::parse;
@@ -78,7 +78,7 @@ fn offered(frame: &[u8]) -> FlowEntry4 {
 
 /// The entry as one that leads to a LAN host.
 fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
-    let neighbours = Neighbours::open(&f.pins, Access::Write).unwrap();
+    let neighbours = Neighbours::open(&f.pins, Access::Write, KEY).unwrap();
     let host = neighbours.learn(Neighbour { mac, port: 0 }).unwrap();
     FlowEntry4 { host, flags: entry.flags & !flag::TO_UPLINK, ..*entry }
 }
@@ -122,13 +122,18 @@ fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
     let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
     let len = 52 - 40;
     let slot = f.insert(FlowEntry4 { next_seq: u32::MAX - 5, ..offered(&plain) });
-    // Across the wrap: new, the same again, an older one, and new once more.
-    for seq in [u32::MAX - 5, u32::MAX - 5, u32::MAX - 100, 6] {
+    // Across the wrap: new, the same again, an older one, two that are nowhere near, and new once
+    // more.
+    for seq in [u32::MAX - 5, u32::MAX - 5, u32::MAX - 100, 1 << 30, 3 << 30, 6] {
         assert_eq!(f.run(&with_seq(plain.clone(), seq)), FORWARDED);
     }
     assert_eq!(f.flows.slot(slot).read().unwrap().next_seq, 6 + len);
     let uplink = f.counters.uplink(0);
     assert_eq!((uplink.segments, uplink.retransmitted), (4, 2));
+    let p = parse(&plain).unwrap();
+    let resent = f.counters.resent(0);
+    let of = |address| place(u32::from_ne_bytes(address));
+    assert_eq!((resent.users[of(p.src)], resent.remotes[of(p.dst)]), (2, 2));
 }
 
 #[test]

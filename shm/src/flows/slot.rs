@@ -1,7 +1,7 @@
 //! One slot: publish, read, count, retire.
 
 use weir_wire::layout::flow::{FlowEntry4, GENERATION, Rewrite4, VALID};
-use weir_wire::tcp::Segment;
+use weir_wire::tcp::{Place, Segment};
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -198,17 +198,22 @@ impl Slot4 {
         self.bytes.store(total.wrapping_add(bytes), Ordering::Relaxed);
     }
 
-    /// Follows the sequence numbers of a direction, before the packet is [counted](Self::count). Is
-    /// there anything new in the segment?
+    /// Follows the sequence numbers of a direction, before the packet is [counted](Self::count), and
+    /// says what the segment is to it.
     #[inline]
-    pub fn sequence(&self, segment: Segment) -> bool {
+    pub fn sequence(&self, segment: Segment) -> Place {
         let (next, packets) =
             (self.next_seq.load(Ordering::Relaxed), self.packets.load(Ordering::Relaxed));
-        let new = packets == 0 || segment.is_new(next);
-        if new {
+        let place = if packets == 0 { Place::New } else { segment.place(next) };
+        if place == Place::New {
             self.next_seq.store(segment.end, Ordering::Relaxed);
         }
-        new
+        place
+    }
+
+    /// The direction's numbers begin with this one.
+    pub fn begin_sequence(&self, seq: u32) {
+        self.next_seq.store(seq, Ordering::Relaxed);
     }
 
     /// TCP: the sequence number after the last byte that was forwarded in this direction.

@@ -171,11 +171,34 @@ pub struct UplinkCounters {
     pub flows_active: u64,
     /// TCP segments with data, of either direction.
     pub segments: u64,
-    /// Those of them with nothing new: sent again, or overtaken.
+    /// Those of them with nothing new: sent again, or overtaken. Whose: see [`Resent`].
     pub retransmitted: u64,
 }
 
-/// One lane. 5120 bytes.
+/// Places of [`Resent`].
+pub const PLACES: usize = 16;
+
+/// Whose segments were sent again on one uplink: each counts at the place of its LAN host, and at
+/// that of its remote host. So what one of them has is known from what others have. 256 bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Resent {
+    /// By LAN host.
+    pub users: [u64; PLACES],
+    /// By remote host.
+    pub remotes: [u64; PLACES],
+}
+
+/// The place of an address, given as memory has it.
+#[inline(always)]
+pub const fn place(address: u32) -> usize {
+    // 2^32 divided by the golden ratio: all bits reach the upper ones.
+    (address.wrapping_mul(0x9e37_79b9) >> 28) as usize % PLACES
+}
+
+/// One lane. 21504 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Lane {
@@ -190,10 +213,14 @@ pub struct Lane {
     pub clock: [u64; 2],
     /// Zero.
     pub reserved: [u64; 59],
+    /// By uplink.
+    pub resent: [Resent; MAX_UPLINKS],
 }
 
 const _: () = {
     assert!(size_of::<UplinkCounters>() == 64);
     assert!(core::mem::offset_of!(Lane, uplinks).is_multiple_of(64));
-    assert!(size_of::<Lane>() == 5120);
+    assert!(core::mem::offset_of!(Lane, resent).is_multiple_of(64));
+    assert!(size_of::<Resent>() == 256);
+    assert!(size_of::<Lane>() == 5120 + 256 * MAX_UPLINKS);
 };

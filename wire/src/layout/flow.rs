@@ -63,6 +63,8 @@ pub mod flag {
     pub const TO_UPLINK: u8 = 16;
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u8 = 32;
+    /// TCP, closing: this direction has gone on since.
+    pub const GOES_ON: u8 = 64;
 
     /// [`TO_UPLINK`] as it stands in entries whose packets come in by a port of this
     /// [role](PortRole): what the LAN sends goes to an uplink, the rest to the LAN.

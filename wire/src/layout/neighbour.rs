@@ -2,11 +2,12 @@
 //!
 //! The table is an array of [`NEIGHBOURS`] words. A word is written by compare-and-swap from zero,
 //! and stays while flows refer to it: an entry names it by index, so the frame's destination costs
-//! two bytes in the entry and a load from a line that many flows share.
+//! two bytes in the entry and a load from a line that many flows share. Where it stands is a keyed
+//! hash's choice, so that nobody can compute addresses that fill a host's places.
 
 /// Slots of the table.
 pub const NEIGHBOURS: usize = 16_384;
-/// Slots searched for an address.
+/// Slots searched for an address, from where its hash says.
 pub const NEIGHBOUR_PROBES: usize = 32;
 
 /// The word of an address behind a port, given its bytes in memory order in the low 48 bits.
@@ -48,12 +49,5 @@ impl Neighbour {
     pub const fn from_word(word: u64) -> Option<Self> {
         let [a, b, c, d, e, f, port, used] = word.to_le_bytes();
         if used == 1 { Some(Self { mac: [a, b, c, d, e, f], port }) } else { None }
-    }
-
-    /// First slot of the search.
-    #[inline]
-    pub const fn slot(self) -> usize {
-        let mixed = self.to_word().wrapping_mul(MIXER);
-        (mixed >> 50) as usize & (NEIGHBOURS - 1)
     }
 }

@@ -1,6 +1,7 @@
 //! Sequences of events and the transitions that they make.
 
 use super::*;
+use crate::health::passive::ByHost;
 
 /// One line of a sequence.
 enum Step {
@@ -430,6 +431,26 @@ fn data_sent_again_degrades() {
     let seen = run(&mut uplink, vec![At(1000, Signal::Passive(Box::new(counts)))]);
     let reason = Reason::PassiveRetransmits { retransmitted: 500, of: 2000 };
     assert_eq!(seen, [(1000, "degraded", reason)]);
+}
+
+#[test]
+fn what_one_user_or_one_remote_sends_again_condemns_no_link() {
+    let spread: ByHost = std::array::from_fn(|_| 50);
+    let mut one = ByHost::default();
+    (one[3], one[7]) = (700, 100);
+    for (by_user, by_remote) in [(one, spread), (spread, one), (one, one)] {
+        let counts = PassiveCounts {
+            segments: 2000,
+            retransmitted: 800,
+            by_user,
+            by_remote,
+            ..PassiveCounts::default()
+        };
+        let mut uplink = Uplink::adopt(health(0), 0);
+        assert_eq!(uplink.signal(Signal::Passive(Box::new(counts)), 1000), None);
+        let all = PassiveCounts { by_user: spread, by_remote: spread, ..counts };
+        assert!(uplink.signal(Signal::Passive(Box::new(all)), 1001).is_some());
+    }
 }
 
 #[test]
