@@ -1,15 +1,20 @@
 //! Frames that are not from whom they say, among real flows.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
-use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
-use weir_bench::plan::{Lan, Plan, Port};
-use weir_bench::server::{ECHO_PORT, Server};
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, PacketBuilder,
+    PacketBuilderStep,
+};
+use weir_bench::plan::{self, Lan, Plan, Port};
+use weir_bench::server::{self, ECHO_PORT, Server};
 use weir_bench::station::Station;
-use weir_bench::topology::{Host, Topology};
-use weir_bench::wait;
+use weir_bench::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_bench::weir::Weir;
+use weir_bench::{clients, wait};
 use weir_wire::layout::counters::Counter;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -116,6 +121,142 @@ fn an_address_that_moves_to_another_host_and_says_so_takes_its_flows_along() {
     })
     .unwrap();
     assert!((100..100 + ROUNDS).all(|number| echoes(&socket, number)));
+    weir.check_conservation().unwrap();
+}
+
+/// A site with one uplink, so that it is known what flows look like outside: they keep their ports.
+fn one_uplink(change: impl FnOnce(&Topology)) -> (Topology, Server, Weir) {
+    let topology = Topology::build(Plan::new(1, 1)).unwrap();
+    change(&topology);
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let weir = Weir::start(&topology, &Weir::configuration(&topology, &[1])).unwrap();
+    (topology, server, weir)
+}
+
+/// Somebody on the provider's link, who sends as its router.
+fn on_the_link(topology: &Topology) -> Station {
+    Station::on(&topology.providers[0].netns, TOWARDS_GATEWAY).unwrap()
+}
+
+fn from_outside() -> PacketBuilderStep<Ethernet2Header> {
+    PacketBuilder::ethernet2(mac(Port::RouterCustomer(0)), mac(Port::GatewayWan(0)))
+}
+
+/// What `write` writes.
+fn written<E: std::fmt::Debug>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write(&mut frame).unwrap();
+    frame
+}
+
+#[test]
+fn a_redirect_and_an_error_in_the_name_of_the_lan_stop_at_the_gateway() {
+    let (topology, _server, weir) = one_uplink(|_| ());
+    let socket = talker(&topology.hosts[0], topology.hosts[0].address, 40_000);
+    assert!((0..3).all(|number| echoes(&socket, number)));
+    let ours = plan::uplink_address(0, 0).octets();
+    let quoted = PacketBuilder::ipv4(ours, SERVER.octets(), 60).udp(40_000, ECHO_PORT);
+    let quoted = written(|to| quoted.write(to, &[0; 8]));
+    let error = |source: Ipv4Addr, kind, code| {
+        let step = from_outside().ipv4(source.octets(), ours, 60).icmpv4_raw(kind, code, [0; 4]);
+        written(|to| step.write(to, &quoted))
+    };
+    let lan = plan::lan_gateway(0);
+    let mut outside = on_the_link(&topology);
+    let count = |counter| weir.counters().unwrap().sum(counter);
+    let before = [Counter::DropIcmpRedirect, Counter::DropSource].map(count);
+    for (source, kind, code) in
+        [(lan, 5, 1), (lan, 4, 0), (lan, 3, 1), (topology.hosts[0].address, 3, 1)]
+    {
+        outside.send(&error(source, kind, code)).unwrap();
+    }
+    wait::until("the errors to be dropped", wait::BOUND, || {
+        let now = [Counter::DropIcmpRedirect, Counter::DropSource].map(count);
+        Ok((now == [before[0] + 2, before[1] + 2]).then_some(()))
+    })
+    .unwrap();
+    assert!((3..20).all(|number| echoes(&socket, number)));
+    weir.check_conservation().unwrap();
+}
+
+/// A connection of the host to the echo server, and its port.
+fn connection(host: &Host) -> (TcpStream, u16) {
+    let stream = host.netns.run(|| TcpStream::connect(ECHO)).unwrap().unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(wait::BOUND)).unwrap();
+    let port = stream.local_addr().unwrap().port();
+    (stream, port)
+}
+
+fn rounds(stream: &mut TcpStream, count: usize) {
+    for _ in 0..count {
+        let mut answer = [0; 100];
+        stream.write_all(&[7; 100]).unwrap();
+        stream.read_exact(&mut answer).unwrap();
+    }
+}
+
+#[test]
+fn guessed_resets_and_fins_leave_a_connection_where_it_was() {
+    let (topology, _server, weir) = one_uplink(|_| ());
+    let (mut stream, port) = connection(&topology.hosts[0]);
+    rounds(&mut stream, 10);
+    let mut outside = on_the_link(&topology);
+    let ours = plan::uplink_address(0, 0).octets();
+    for seq in (0..8u32).map(|n| n << 29) {
+        let segment =
+            || from_outside().ipv4(SERVER.octets(), ours, 60).tcp(ECHO_PORT, port, seq, 1000);
+        for step in [segment().rst(), segment().fin().ack(seq)] {
+            outside.send(&written(|to| step.write(to, &[]))).unwrap();
+        }
+    }
+    rounds(&mut stream, 10);
+    let before = weir.counters().unwrap().sum(Counter::UserRx);
+    rounds(&mut stream, 100);
+    let by_user = weir.counters().unwrap().sum(Counter::UserRx) - before;
+    match weir_bench::weir::tier().as_str() {
+        "user" => assert!(by_user >= 200),
+        _ => assert!(by_user < 20, "{by_user} packets in the user tier"),
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_segment_far_ahead_makes_no_others_count_as_sent_again() {
+    let (topology, _server, weir) = one_uplink(|_| ());
+    let host = &topology.hosts[0];
+    let (mut stream, port) = connection(host);
+    rounds(&mut stream, 10);
+    let mut station = Station::on(&host.netns, "eth0").unwrap();
+    // One of these is far ahead of the connection, wherever that is.
+    for seq in [0, 1 << 30, 1 << 31, 3 << 30] {
+        let step = PacketBuilder::ethernet2(mac(Port::Host(0)), mac(Port::GatewayLan(0)))
+            .ipv4(host.address.octets(), SERVER.octets(), 64)
+            .tcp(port, ECHO_PORT, seq, 1000)
+            .ack(0);
+        station.send(&written(|to| step.write(to, b"x"))).unwrap();
+    }
+    rounds(&mut stream, 200);
+    let uplink = weir.uplinks().unwrap()[0];
+    assert!(uplink.segments >= 400, "{uplink:?}");
+    assert!(uplink.retransmitted < 20, "{uplink:?}");
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_server_is_told_the_mtu_of_the_lan() {
+    let (topology, _server, weir) = one_uplink(|topology| {
+        topology.gateway.ip("link set lan0 mtu 1400\n").unwrap();
+    });
+    const BYTES: usize = 1_000_000;
+    let download = clients::curl(&topology.hosts[0].netns, &server::content_url(SERVER, BYTES));
+    assert_eq!(download.unwrap().bytes, BYTES);
+    let ours = plan::uplink_address(0, 0).to_string();
+    let output =
+        topology.internet.output(Command::new("ip").args(["route", "get", &ours])).unwrap();
+    let route = String::from_utf8(output.stdout).unwrap();
+    assert!(route.contains("mtu 1400"), "{route}");
+    assert!(weir.counters().unwrap().sum(Counter::DropTooBig) > 0);
     weir.check_conservation().unwrap();
 }
 
