@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -36,8 +37,9 @@ use crate::publish::{self, Hand, Overrides, Published, Tables};
 use crate::rules;
 use crate::site::{self, Site};
 use crate::time;
+use crate::urgent::{self, Words};
 use crate::users::Users;
-use crate::watch::{Kernel, Link, Watcher};
+use crate::watch::{Kernel, Watcher};
 
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -99,7 +101,9 @@ pub async fn run(options: Options) -> Result<()> {
     probers.set(&daemon.probes());
 
     let (calls, mut called) = mpsc::channel::<Call>(16);
-    tokio::spawn(serve(listener, calls));
+    let (listener, words) = (listener.into_std()?, Arc::clone(&daemon.words));
+    urgent::start(Arc::clone(&words), move || serve(listener, calls, words))?;
+    let words = Arc::clone(&daemon.words);
     let (mut terminate, mut interrupt, mut hangup) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -121,8 +125,13 @@ pub async fn run(options: Options) -> Result<()> {
                 let _ = reply.send(daemon.answer(&message, caller, &watcher).await);
                 continue;
             }
-            link = watcher.changed() => {
-                daemon.gather(&mut watcher, link).await?;
+            () = words.news() => {
+                daemon.publish()?;
+                daemon.gather(&mut watcher).await?;
+                true
+            }
+            () = watcher.changed() => {
+                daemon.gather(&mut watcher).await?;
                 true
             }
             _ = tick.tick() => true,
@@ -245,11 +254,19 @@ async fn listen(path: &Path) -> Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
 }
 
-async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    calls: mpsc::Sender<Call>,
+    words: Arc<Words>,
+) {
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!("API socket: {error}"),
+    };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(converse(stream, calls.clone()));
+                tokio::spawn(converse(stream, calls.clone(), Arc::clone(&words)));
             }
             Err(error) => {
                 tracing::warn!("API socket: {error}");
@@ -260,7 +277,7 @@ async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
 }
 
 /// One JSON message per line, one JSON response per line.
-async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
+async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>, words: Arc<Words>) {
     let caller = stream.peer_cred().ok().and_then(|of| of.pid()).map(i32::cast_unsigned);
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
@@ -269,6 +286,7 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
             Err(error) => Response::Error { message: format!("not a message: {error}") },
             Ok(message) => {
                 let (reply, answer) = oneshot::channel();
+                words.hear(&message);
                 let _ = calls.send((message, caller, reply)).await;
                 answer
                     .await
@@ -292,6 +310,9 @@ struct Daemon {
     overrides: Overrides,
     tables: Tables,
     writer: ControlWriter,
+    words: Arc<Words>,
+    /// The uplinks' state words as they were last decided.
+    states: Vec<u32>,
     hosts: Hosts4,
     users: Users,
     findings: mpsc::Receiver<probe::Event>,
@@ -338,6 +359,7 @@ impl Daemon {
         let known = published.take_while(|uplink| !uplink.name.as_str().is_empty());
         let earlier: Vec<u32> =
             (0u8..).zip(known).map(|(index, _)| region.uplink_state(index)).collect();
+        let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {
             monitor: Monitor::new(&site, &earlier, now_ms()),
             load: Load::new(&site),
@@ -345,7 +367,9 @@ impl Daemon {
             overrides: Overrides::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
-            writer: ControlWriter::new(region.clone()),
+            states: (0u8..).zip(&site.uplinks).map(|(i, _)| region.uplink_state(i)).collect(),
+            words: Arc::new(Words::new(writer.words())),
+            writer,
             known_hosts: None,
             crowded: Complaint::default(),
             half: None,
@@ -417,6 +441,9 @@ impl Daemon {
     /// Publishes if anything differs from what is published; the epoch in force.
     fn publish(&mut self) -> Result<u64> {
         self.hear_waiting();
+        for interface in self.words.lost_carriers() {
+            self.kernel.lose_carrier(interface);
+        }
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
         self.overrides.expire(now_s());
@@ -433,16 +460,18 @@ impl Daemon {
         for (index, state) in verdict.states.iter().enumerate() {
             let saturated = self.load.saturated(index);
             let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
-            let old = self.writer.region().uplink_state(index as u8);
+            let old = std::mem::replace(&mut self.states[index], *state);
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             self.flipped |= flipped;
             if flipped || self.since[index] == 0 {
                 self.since[index] = now_s();
                 published.half.uplinks[index].since = self.since[index];
             }
-            if old != *state {
+            if self.writer.region().uplink_state(index as u8) != *state {
                 // Existing flows obey at once; new ones with the buckets below.
-                self.writer.set_uplink_state(index as u8, *state);
+                self.words.set(index as u8, *state);
+            }
+            if old != *state {
                 let name = &self.site.uplinks[index].name;
                 tracing::info!(
                     uplink = name,
@@ -452,6 +481,7 @@ impl Daemon {
                 );
             }
         }
+        self.words.know(&self.site, &self.kernel);
         self.tell_shortages(&published.half);
         self.keep(published.hosts);
         self.unresolved = published.unresolved;
@@ -534,17 +564,19 @@ impl Daemon {
         }
     }
 
-    /// Waits for the rest of a burst of kernel events. A lost carrier is obeyed without waiting.
-    async fn gather(&mut self, watcher: &mut Watcher, first: Option<Link>) -> Result<()> {
+    /// Waits for the rest of a burst of events. A lost carrier is acted on at once.
+    async fn gather(&mut self, watcher: &mut Watcher) -> Result<()> {
         let end = tokio::time::Instant::now() + DEBOUNCE;
-        let mut event = Ok(first);
-        while let Ok(link) = event {
-            if link.is_some_and(|link| self.kernel.lose_carrier(&link)) {
-                self.publish()?;
+        let words = Arc::clone(&self.words);
+        loop {
+            tokio::select! {
+                () = words.news() => {
+                    self.publish()?;
+                }
+                () = watcher.changed() => {}
+                () = tokio::time::sleep_until(end) => return Ok(()),
             }
-            event = tokio::time::timeout_at(end, watcher.changed()).await;
         }
-        Ok(())
     }
 
     async fn resolve(&mut self, watcher: &Watcher) {
@@ -676,6 +708,7 @@ impl Daemon {
                     self.overrides = Overrides::default();
                     self.homing = vec![Homing::default(); site.policies.len()];
                     self.since.resize(site.uplinks.len(), 0);
+                    self.states.resize(site.uplinks.len(), 0);
                 }
                 self.monitor.reconfigure(&site, now_ms());
                 self.load.reconfigure(&site);
@@ -694,6 +727,7 @@ impl Daemon {
         caller: Option<u32>,
         watcher: &Watcher,
     ) -> Response {
+        self.words.heard(message);
         let request = match message {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,
@@ -838,7 +872,7 @@ mod tests {
     use super::*;
     use crate::health::State;
     use crate::probe::Finding;
-    use crate::watch::NeighbourEntry;
+    use crate::watch::{Link, NeighbourEntry};
 
     const SITE: &str = r#"
 [[lan]]

@@ -16,16 +16,20 @@ const INDEX_AT: usize = 20;
 const FLAGS_AT: usize = 24;
 /// Set up by the operator.
 const IFF_UP: u32 = 1;
+/// With a carrier.
+const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// An event, by its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An interface, which is set up or not; one that is gone is not.
+    /// An interface, which is set up or not, and has a carrier or not; one that is gone has neither.
     Link {
         /// Its kernel index.
         index: u32,
         /// Whether it is set up.
         up: bool,
+        /// Whether it has a carrier too.
+        running: bool,
     },
     /// An address.
     Address,
@@ -51,8 +55,11 @@ impl Event {
         };
         let kind = head.get(KIND_AT..KIND_AT + 2).and_then(|kind| kind.try_into().ok());
         match (kind.map(u16::from_ne_bytes), number(INDEX_AT), number(FLAGS_AT)) {
-            (Some(16), Some(index), Some(flags)) => Self::Link { index, up: flags & IFF_UP != 0 },
-            (Some(17), Some(index), _) => Self::Link { index, up: false },
+            (Some(16), Some(index), Some(flags)) => {
+                let up = flags & IFF_UP != 0;
+                Self::Link { index, up, running: up && flags & IFF_LOWER_UP != 0 }
+            }
+            (Some(17), Some(index), _) => Self::Link { index, up: false, running: false },
             (Some(20 | 21), ..) => Self::Address,
             (Some(24 | 25), ..) => {
                 Self::Route { default: head.get(LENGTH_AT).is_none_or(|length| *length == 0) }
@@ -120,9 +127,11 @@ mod tests {
 
     #[test]
     fn an_interface_is_set_up_or_not_and_is_not_when_it_is_gone() {
-        assert_eq!(Event::of(&message(16, 0x1003)), Event::Link { index: 7, up: true });
-        assert_eq!(Event::of(&message(16, 0x1002)), Event::Link { index: 7, up: false });
-        assert_eq!(Event::of(&message(17, 0x1003)), Event::Link { index: 7, up: false });
+        let link = |up, running| Event::Link { index: 7, up, running };
+        assert_eq!(Event::of(&message(16, 0x1_1043)), link(true, true));
+        assert_eq!(Event::of(&message(16, 0x1003)), link(true, false), "without carrier");
+        assert_eq!(Event::of(&message(16, 0x1_1042)), link(false, false));
+        assert_eq!(Event::of(&message(17, 0x1_1043)), link(false, false));
     }
 
     #[test]

@@ -58,5 +58,6 @@ pub mod routing;
 pub mod rules;
 pub mod site;
 mod time;
+mod urgent;
 pub mod users;
 pub mod watch;

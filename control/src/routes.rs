@@ -35,8 +35,8 @@ impl Reading {
     /// Takes note of an event. Says whether it is about a route that can wait.
     pub fn hear(&mut self, event: Event) -> bool {
         let urgent = match event {
-            Event::Link { index, up: true } => self.up.insert(index),
-            Event::Link { index, up: false } => self.up.remove(&index),
+            Event::Link { index, up: true, .. } => self.up.insert(index),
+            Event::Link { index, up: false, .. } => self.up.remove(&index),
             Event::Address | Event::Unknown => true,
             Event::Route { default } => {
                 self.stale = true;
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_default_route_a_link_and_an_address_are_obeyed_at_once() {
         let now = Instant::now();
-        let up = Event::Link { index: 3, up: true };
+        let up = Event::Link { index: 3, up: true, running: false };
         for event in [Event::Route { default: true }, up, Event::Address, Event::Unknown] {
             let mut reading = read(now);
             assert!(!reading.hear(event));
@@ -123,9 +123,9 @@ mod tests {
         reading.know([3].into());
         reading.begin();
         reading.end(now, Duration::ZERO);
-        reading.hear(Event::Link { index: 3, up: true });
+        reading.hear(Event::Link { index: 3, up: true, running: false });
         assert!(!reading.is_due(now), "it stays set up");
-        reading.hear(Event::Link { index: 3, up: false });
+        reading.hear(Event::Link { index: 3, up: false, running: false });
         assert!(reading.is_due(now), "what it is set down takes is not told one by one");
     }
 

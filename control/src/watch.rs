@@ -4,7 +4,7 @@
 //! Events only say that something changed; what they are about is then read anew, and all events that
 //! came before count as dealt with. Neighbours are read every time, since one that grows stale is no
 //! event. Only the loss of a carrier is taken from the
-//! event itself. Events that overrun the socket's buffer are lost, but not the news that some were.
+//! event itself, by [`urgent`](crate::urgent). Events that overrun the socket's buffer are lost, but not the news that some were.
 //! Requests have a socket of their own, where no event takes a reply's place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
 use ipnet::Ipv4Net;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -25,7 +25,6 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
@@ -39,9 +38,6 @@ use crate::own::{self, Default4, Own};
 use crate::routes::Reading;
 use crate::routing::{Fate, Route, Routes};
 use crate::rules::{self, Rule};
-
-/// Room for an event about a link. What is cut off is read with the view.
-const LONGEST_EVENT: usize = 8192;
 
 /// How long a neighbour that was forgotten is waited for: as long as the kernel asks, three times a
 /// second apart.
@@ -124,15 +120,9 @@ impl Kernel {
 
     /// Takes over that a link has lost its carrier, without reading the view anew; says whether it
     /// is news. All else must be read: what becomes usable needs more than a carrier.
-    pub fn lose_carrier(&mut self, event: &Link) -> bool {
-        let lost = |link: &&mut Link| link.index == event.index && link.running && !event.running;
-        match self.links.iter_mut().find(lost) {
-            Some(link) => {
-                link.running = false;
-                true
-            }
-            None => false,
-        }
+    pub fn lose_carrier(&mut self, index: u32) -> bool {
+        let lost = self.links.iter_mut().find(|link| link.index == index && link.running);
+        lost.map(|link| link.running = false).is_some()
     }
 
     /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does
@@ -214,7 +204,15 @@ struct Found {
 impl Watcher {
     /// Subscribes to changes. Needs a tokio runtime, which drives it.
     pub fn new() -> Result<Self> {
-        let events = subscribe().context("cannot subscribe to netlink events")?;
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Neigh,
+        ];
+        let events = subscribe(&groups).context("cannot subscribe to netlink events")?;
         let (connection, handle, _) =
             rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
@@ -232,22 +230,19 @@ impl Watcher {
     }
 
     /// Returns when something changed since the last [`read`](Self::read) began that is to be read
-    /// now; the link, if one did and the event says how it is now.
-    pub async fn changed(&mut self) -> Option<Link> {
-        let mut event = Vec::with_capacity(LONGEST_EVENT);
+    /// now.
+    pub async fn changed(&mut self) {
+        let mut head = Vec::with_capacity(events::HEAD_LEN);
         loop {
-            event.clear();
-            match self.events.recv(&mut event).await {
+            head.clear();
+            match self.events.recv(&mut head).await {
                 Ok(()) => {
-                    let can_wait = self.hear(&event);
+                    let can_wait = self.hear(&head);
                     if !can_wait || self.reading.is_due(Instant::now()) {
-                        return changed_link(&event);
+                        return;
                     }
                 }
-                Err(error) if is_overrun(&error) => {
-                    self.lost();
-                    return None;
-                }
+                Err(error) if is_overrun(&error) => return self.lost(),
                 Err(error) => {
                     tracing::error!("no more netlink events, changes are seen late: {error}");
                     return std::future::pending().await;
@@ -432,15 +427,8 @@ impl Watcher {
     }
 }
 
-fn subscribe() -> io::Result<TokioSocket> {
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv4Rule,
-        MulticastGroup::Ipv6Rule,
-        MulticastGroup::Neigh,
-    ];
+/// A socket that hears the events of these groups.
+pub(crate) fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
@@ -458,16 +446,8 @@ fn local_ports() -> Result<(u16, u16)> {
 }
 
 /// Does the error say that events were lost?
-fn is_overrun(error: &io::Error) -> bool {
+pub(crate) fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
-}
-
-/// The link that an event is about.
-fn changed_link(event: &[u8]) -> Option<Link> {
-    match NetlinkMessage::deserialize(event).ok()?.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => link(&message),
-        _ => None,
-    }
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {
@@ -612,28 +592,11 @@ mod tests {
     }
 
     #[test]
-    fn an_event_tells_of_a_lost_carrier_once() {
+    fn a_carrier_is_lost_once() {
         let links = vec![Link { index: 3, running: true, ..Link::default() }];
         let mut kernel = Kernel { links, ..Kernel::default() };
-        let mut message = LinkMessage::default();
-        message.header.index = 3;
-        message.header.flags = LinkFlags::Up;
-        message.attributes = vec![LinkAttribute::IfName("wan0".into())];
-        let mut event = NetlinkMessage::from(RouteNetlinkMessage::NewLink(message));
-        event.finalize();
-        let mut bytes = vec![0; event.buffer_len()];
-        event.serialize(&mut bytes);
-        let link = changed_link(&bytes).unwrap();
-        assert!(kernel.lose_carrier(&link) && !kernel.lose_carrier(&link));
-        assert!(!kernel.links[0].running);
-        assert_eq!(changed_link(&bytes[..20]), None);
-    }
-
-    #[test]
-    fn a_returned_carrier_is_not_taken_from_an_event() {
-        let links = vec![Link { index: 3, ..Link::default() }];
-        let mut kernel = Kernel { links, ..Kernel::default() };
-        assert!(!kernel.lose_carrier(&Link { index: 3, running: true, ..Link::default() }));
+        assert!(!kernel.lose_carrier(4), "there is none");
+        assert!(kernel.lose_carrier(3) && !kernel.lose_carrier(3));
         assert!(!kernel.links[0].running);
     }
 

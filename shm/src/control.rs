@@ -156,6 +156,24 @@ impl Snapshot {
     }
 }
 
+/// The writing side of the uplinks' state words.
+#[derive(Clone, Debug)]
+pub struct StateWords(ControlRegion);
+
+impl StateWords {
+    /// As [`ControlRegion::uplink_state`].
+    pub fn get(&self, uplink: u8) -> u32 {
+        self.0.uplink_state(uplink)
+    }
+
+    /// Flips the state word of an uplink: obeyed by the next packet, no epoch needed. A full
+    /// barrier.
+    pub fn set(&self, uplink: u8, state: u32) {
+        let states = self.0.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
+        states[usize::from(uplink) % MAX_UPLINKS].store(state, Ordering::SeqCst);
+    }
+}
+
 /// The one writer.
 #[derive(Debug)]
 pub struct ControlWriter {
@@ -180,10 +198,14 @@ impl ControlWriter {
         self.region.word(offset_of!(ControlPage, heartbeat_ms)).store(now_ms, Ordering::Relaxed);
     }
 
-    /// Flips the state word of an uplink: obeyed by the next packet, no epoch needed.
+    /// The state words, which other threads of this process may write too.
+    pub fn words(&self) -> StateWords {
+        StateWords(self.region.clone())
+    }
+
+    /// As [`StateWords::set`].
     pub fn set_uplink_state(&self, uplink: u8, state: u32) {
-        let states = self.region.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
-        states[usize::from(uplink) % MAX_UPLINKS].store(state, Ordering::Release);
+        self.words().set(uplink, state);
     }
 
     /// Publishes `half` and the table of each of its policies as the next epoch, which it returns.

@@ -1,0 +1,310 @@
+//! State words ahead of the state machine: a lost carrier and `weir down` are in the uplink's word
+//! before anything else is done about them.
+//!
+//! A thread of its own hears the kernel's link events and serves the API socket. It has real-time
+//! priority and waits for nothing that the rest of the process does: that may be deriving bucket
+//! tables, reading a million routes, or waiting for a CPU. What it puts into a word it also *says*
+//! to the daemon, whose state machine takes it as it takes all else that it hears, and confirms or
+//! corrects the word. Until then nothing that the daemon decided before raises the word again.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::{Context, Result};
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::{AsyncSocketExt, TokioSocket};
+use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+};
+use tokio::sync::Notify;
+use weir_shm::control::StateWords;
+use weir_wire::layout::MAX_UPLINKS;
+use weir_wire::layout::control::uplink_state;
+
+use crate::api::{Message, Request};
+use crate::events::{self, Event};
+use crate::site::Site;
+use crate::watch::{self, Kernel};
+
+/// The lowest real-time priority is before everything that is not.
+const PRIORITY: u8 = 1;
+/// For want of that: before nearly everything.
+const NICE: i32 = -20;
+
+/// Bits that an uplink has, or may have, only while it is not down for a reason of its own.
+const STANDING: u32 = uplink_state::USABLE
+    | uplink_state::SPARED
+    | uplink_state::LAST_RESORT
+    | uplink_state::DEGRADED
+    | uplink_state::UNHEALTHY
+    | uplink_state::HELD_DOWN
+    | uplink_state::DRAINING;
+
+/// The uplinks' state words, which the daemon and the urgent thread write.
+pub struct Words {
+    words: StateWords,
+    /// By uplink: bits that are in its word and that the daemon has not heard of.
+    said: [AtomicU32; MAX_UPLINKS],
+    /// By uplink: the kernel index of its interface; 0: none.
+    interfaces: [AtomicU32; MAX_UPLINKS],
+    names: RwLock<Vec<String>>,
+    news: Notify,
+}
+
+impl Words {
+    /// Of no uplink yet.
+    pub fn new(words: StateWords) -> Self {
+        Self {
+            words,
+            said: [const { AtomicU32::new(0) }; MAX_UPLINKS],
+            interfaces: [const { AtomicU32::new(0) }; MAX_UPLINKS],
+            names: RwLock::default(),
+            news: Notify::new(),
+        }
+    }
+
+    /// Takes what the uplinks are called, and by which interfaces they are.
+    pub fn know(&self, site: &Site, kernel: &Kernel) {
+        for (index, interface) in self.interfaces.iter().enumerate() {
+            let link = site.uplinks.get(index).and_then(|uplink| kernel.link(&uplink.interface));
+            interface.store(link.map_or(0, |link| link.index), SeqCst);
+        }
+        let names = || site.uplinks.iter().map(|uplink| uplink.name.as_str());
+        if !names().eq(self.read_names().iter()) {
+            let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            *known = names().map(str::to_owned).collect();
+        }
+    }
+
+    fn read_names(&self) -> std::sync::RwLockReadGuard<'_, Vec<String>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores what the daemon decided. Where something was said meanwhile, that holds.
+    pub fn set(&self, uplink: u8, state: u32) {
+        self.words.set(uplink, state);
+        // After the store: what is said before this load is seen, what is said after it is stored
+        // after the word above.
+        let said = self.said[usize::from(uplink) % MAX_UPLINKS].load(SeqCst);
+        if said != 0 {
+            self.words.set(uplink, fallen(state, said));
+        }
+    }
+
+    /// Puts the uplink down for this reason.
+    fn say(&self, uplink: u8, bit: u32) {
+        self.said[usize::from(uplink) % MAX_UPLINKS].fetch_or(bit, SeqCst);
+        self.words.set(uplink, fallen(self.words.get(uplink), bit));
+    }
+
+    /// Returns when a carrier was lost that the daemon has not heard of.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The interfaces that lost their carrier since this was last asked; with that the daemon has
+    /// heard of them.
+    pub fn lost_carriers(&self) -> impl Iterator<Item = u32> + '_ {
+        let heard = self.said.iter().zip(&self.interfaces).filter(|(said, _)| {
+            said.load(SeqCst) & uplink_state::NO_CARRIER != 0
+                && said.fetch_and(!uplink_state::NO_CARRIER, SeqCst) & uplink_state::NO_CARRIER != 0
+        });
+        heard.map(|(_, interface)| interface.load(SeqCst))
+    }
+
+    /// Takes an event about an interface.
+    fn hear_event(&self, event: Event) {
+        let Event::Link { index, running: false, .. } = event else { return };
+        for (uplink, interface) in (0u8..).zip(&self.interfaces) {
+            if interface.load(SeqCst) == index {
+                self.say(uplink, uplink_state::NO_CARRIER);
+            }
+        }
+        self.news.notify_one();
+    }
+
+    /// Takes a message that is on its way to the daemon.
+    pub fn hear(&self, message: &Message) {
+        if let Some(uplink) = self.taken_down(message) {
+            self.say(uplink, uplink_state::ADMIN_DOWN);
+        }
+    }
+
+    /// The daemon has heard of this message, whatever comes of it.
+    pub fn heard(&self, message: &Message) {
+        if let Some(uplink) = self.taken_down(message) {
+            self.said[usize::from(uplink)].fetch_and(!uplink_state::ADMIN_DOWN, SeqCst);
+        }
+    }
+
+    fn taken_down(&self, message: &Message) -> Option<u8> {
+        let Message::Do(Request::Down { uplink }) = message else { return None };
+        let at = self.read_names().iter().position(|name| name == uplink)?;
+        u8::try_from(at).ok().filter(|at| usize::from(*at) < MAX_UPLINKS)
+    }
+}
+
+/// The word of an uplink that is down for these reasons.
+fn fallen(word: u32, reasons: u32) -> u32 {
+    (word & !STANDING) | reasons
+}
+
+/// Starts the thread: it hears link events, and runs `serve`, which serves the API.
+///
+/// # Errors
+/// When the thread cannot be started, or the kernel's events cannot be heard.
+pub fn start<F>(words: Arc<Words>, serve: impl FnOnce() -> F + Send + 'static) -> Result<()>
+where
+    F: Future<Output = ()>,
+{
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let work = move || {
+        prioritise();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let events = match watch::subscribe(&[MulticastGroup::Link]) {
+                Ok(events) => events,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let _ = ready.send(Ok(()));
+            tokio::join!(listen(events, &words), serve());
+        });
+    };
+    std::thread::Builder::new().name("weir-urgent".into()).spawn(work)?;
+    started.recv().context("the urgent thread ended")?.context("cannot hear link events")
+}
+
+async fn listen(events: TokioSocket, words: &Words) {
+    let mut head = Vec::with_capacity(events::HEAD_LEN);
+    loop {
+        head.clear();
+        match events.recv(&mut head).await {
+            Ok(()) => words.hear_event(Event::of(&head)),
+            // What was lost, the daemon finds in its view: it loses the same events.
+            Err(error) if watch::is_overrun(&error) => {}
+            Err(error) => {
+                tracing::error!("no more link events, lost carriers are seen late: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Puts this thread before all that is not real-time, and keeps the memory that there is.
+fn prioritise() {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let real_time = ThreadPriorityValue::try_from(PRIORITY).map(|priority| {
+        let priority = ThreadPriority::Crossplatform(priority);
+        set_thread_priority_and_policy(thread_native_id(), priority, policy)
+    });
+    if !matches!(real_time, Ok(Ok(()))) {
+        let instead = rustix::process::setpriority_process(None, NICE);
+        tracing::warn!(
+            "no real-time priority, so a busy machine may obey a lost carrier and `weir down` \
+             late: give weir-control CAP_SYS_NICE, and its cgroup real-time run time \
+             (CONFIG_RT_GROUP_SCHED); {}",
+            match instead {
+                Ok(()) => format!("nice {NICE} instead"),
+                Err(error) => format!("nice {NICE} instead is refused too: {error}"),
+            }
+        );
+    }
+    use rustix::mm::MlockAllFlags;
+    if let Err(error) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+        tracing::debug!("memory is not locked: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_shm::control::{ControlRegion, ControlWriter};
+
+    use super::*;
+    use crate::watch::Link;
+
+    const SITE: &str = "[[lan]]\ninterface = \"lan0\"\n\
+        [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
+        [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n";
+    const UP: u32 = uplink_state::USABLE;
+    const CUT: Event = Event::Link { index: 2, up: true, running: false };
+
+    /// Two uplinks in use, by interfaces 2 and 3.
+    fn words() -> (Words, ControlRegion) {
+        let region = ControlRegion::anonymous().unwrap();
+        let words = Words::new(ControlWriter::new(region.clone()).words());
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
+        let site = crate::site::parse("weir.toml", SITE).unwrap();
+        words.know(&site, &Kernel { links, ..Kernel::default() });
+        (0..2).for_each(|uplink| words.set(uplink, UP | uplink_state::SATURATED));
+        (words, region)
+    }
+
+    fn down(uplink: &str) -> Message {
+        Message::Do(Request::Down { uplink: uplink.into() })
+    }
+
+    #[test]
+    fn a_lost_carrier_is_in_the_word_at_once_and_said_to_the_daemon_once() {
+        let (words, region) = words();
+        words.hear_event(CUT);
+        assert_eq!(region.uplink_state(0), uplink_state::NO_CARRIER | uplink_state::SATURATED);
+        assert_eq!(region.uplink_state(1), UP | uplink_state::SATURATED, "it has its own");
+        assert_eq!(words.lost_carriers().collect::<Vec<_>>(), [2]);
+        assert_eq!(words.lost_carriers().count(), 0);
+    }
+
+    #[test]
+    fn an_event_about_a_link_with_carrier_or_a_strange_one_changes_nothing() {
+        let (words, region) = words();
+        words.hear_event(Event::Link { index: 2, up: true, running: true });
+        words.hear_event(Event::Link { index: 9, up: true, running: false });
+        words.hear_event(Event::Unknown);
+        assert_eq!(region.uplink_state(0), UP | uplink_state::SATURATED);
+    }
+
+    #[test]
+    fn what_was_decided_before_does_not_raise_a_word_that_fell() {
+        let (words, region) = words();
+        words.hear_event(CUT);
+        words.set(0, UP);
+        assert_eq!(region.uplink_state(0), uplink_state::NO_CARRIER);
+        assert_eq!(words.lost_carriers().count(), 1);
+        words.set(0, UP | uplink_state::DEGRADED);
+        assert_eq!(region.uplink_state(0), UP | uplink_state::DEGRADED, "decided since");
+    }
+
+    #[test]
+    fn an_uplink_set_down_by_hand_is_down_before_the_daemon_hears_of_it() {
+        let (words, region) = words();
+        words.hear(&down("lte"));
+        words.set(1, UP);
+        assert_eq!(region.uplink_state(1), uplink_state::ADMIN_DOWN);
+        assert_eq!(words.lost_carriers().count(), 0);
+        words.heard(&down("lte"));
+        words.set(1, UP);
+        assert_eq!(region.uplink_state(1), UP, "put back, or the request was refused");
+    }
+
+    #[test]
+    fn other_messages_leave_the_words_alone() {
+        let (words, region) = words();
+        words.hear(&down("nosuch"));
+        words.hear(&Message::Do(Request::Up { uplink: "fiber".into() }));
+        assert_eq!(
+            [0, 1].map(|uplink| region.uplink_state(uplink)),
+            [UP | uplink_state::SATURATED; 2]
+        );
+    }
+}
