@@ -24,6 +24,7 @@ use zerocopy::IntoBytes;
 use crate::api::{Message, Query, Request, Response};
 use crate::complaint::Complaint;
 use crate::confine::Confined;
+use crate::guard::Guard;
 use crate::health::{PassiveCounts, Signal};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
@@ -70,6 +71,8 @@ type Call = (Message, Option<u32>, oneshot::Sender<Response>);
 pub async fn run(options: Options) -> Result<()> {
     raise_descriptor_limit();
     let site = read_site(&options.config)?;
+    // Before anything can be refused: until then the kernel may forward what it should not.
+    let guard = Guard::start(&options.pins, &site).await;
     let mut watcher = Watcher::new()?;
     let kernel = watcher.read().await?;
     admit(&site, &kernel, &options.config)?;
@@ -119,6 +122,7 @@ pub async fn run(options: Options) -> Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 daemon.reload(&options.config);
+                guard.follow(&daemon.site);
                 true
             }
             Some((message, caller, reply)) = called.recv() => {

@@ -11,6 +11,7 @@
 //! | [`health`] | the state of each uplink, from signals and time |
 //! | `implied` | what is probed where nothing is configured |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
+//! | `guard` | the nftables table that keeps the kernel from forwarding on its own |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`load`] | load, capacity, and where new flows go |
@@ -41,6 +42,7 @@ mod destinations;
 mod devices;
 mod events;
 pub mod grace;
+mod guard;
 pub mod health;
 pub mod home;
 pub mod hooks;

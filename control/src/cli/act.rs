@@ -13,6 +13,7 @@ use weir_shm::{Pins, Role};
 use super::{Arguments, Exit};
 use crate::api::{self, Request, Response};
 use crate::confine::Confined;
+use crate::guard;
 use crate::own;
 use crate::site;
 use crate::watch::Watcher;
@@ -122,6 +123,12 @@ fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
     runtime.block_on(async { own::remove(&mut Watcher::new()?, &BTreeSet::new()).await })
 }
 
+/// What keeps the kernel from forwarding on its own: the last to go.
+fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(guard::remove(pins.directory()))
+}
+
 /// Removes everything weir keeps in the kernel.
 pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
     // Held to the end: a process that starts meanwhile would work on what is being removed.
@@ -142,7 +149,12 @@ pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
         return Exit::Failed;
     }
     Confined::find().sweep();
-    match pins.remove() {
+    let removed = pins.remove();
+    if let Err(error) = remove_guard(pins) {
+        eprintln!("weir: weir's nftables table is still there: {error:#}");
+        return Exit::Failed;
+    }
+    match removed {
         Ok(removed) if json => {
             println!("{}", json!({ "directory": pins.directory(), "removed": removed }));
             Exit::Ok

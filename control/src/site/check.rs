@@ -121,6 +121,16 @@ impl Checker<'_> {
         seen.into_iter().map(|(name, (index, _))| (name, index)).collect()
     }
 
+    fn interface(&mut self, name: &Spanned<String>) {
+        if !super::is_interface_name(name.get_ref()) {
+            self.refuse(
+                name.span(),
+                format!("{:?} is no name of an interface", name.get_ref()),
+                "give one that `ip link` shows: up to 15 characters, none of / : \" * \\ or a space",
+            );
+        }
+    }
+
     fn find(
         &mut self,
         what: &str,
@@ -212,7 +222,8 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     let uplinks_known = c.unique("uplink", file.uplink.iter().map(|u| &u.get_ref().name));
     let interfaces = file.lan.iter().map(|l| &l.get_ref().interface);
     let interfaces = interfaces.chain(file.uplink.iter().map(|u| &u.get_ref().interface));
-    c.unique("interface", interfaces);
+    c.unique("interface", interfaces.clone());
+    interfaces.for_each(|name| c.interface(name));
     let lans_known: HashMap<_, _> = file
         .lan
         .iter()
@@ -339,6 +350,15 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
             let message = format!("{} addresses, at most {MAX_POOL} are possible", addresses.len());
             c.refuse(uplink.span(), message, "remove some from the uplink's pool");
         }
+        let inbound = u.inbound.as_ref().filter(|inbound| *inbound.get_ref());
+        if let (Some(inbound), Translation::Nat44) = (inbound, u.translate) {
+            c.refuse(
+                inbound.span(),
+                "inbound = true on an uplink that translates",
+                "what comes in there is for its own addresses: remove it, or say \
+                 translate = \"none\"",
+            );
+        }
         let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
         let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
         let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
@@ -352,6 +372,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                 Translation::Nat44 => Translate::Nat44,
                 Translation::None => Translate::None,
             },
+            inbound: inbound.is_some(),
             health: u
                 .health
                 .as_ref()

@@ -25,6 +25,13 @@ use crate::load::{Balance, Capacity, Spill};
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
 
+/// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
+/// stand for themselves wherever weir writes it?
+pub fn is_interface_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"/:\"*\\".contains(&b);
+    (1..16).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
+}
+
 /// What is allowed on this machine but unwise, beyond [`Site::warnings`].
 pub fn warnings_here(site: &Site, kernel: &crate::watch::Kernel) -> Vec<String> {
     let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
@@ -95,6 +102,8 @@ pub struct Uplink {
     pub addresses: Vec<Ipv4Addr>,
     /// Address translation.
     pub translate: Translate,
+    /// What no flow asked for may come in by it, for the prefixes of the LANs.
+    pub inbound: bool,
     /// How its health is judged.
     pub health: Health,
     /// What it can carry.

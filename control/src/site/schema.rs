@@ -100,6 +100,7 @@ pub struct Uplink {
     pub addresses: Vec<Spanned<Addresses>>,
     #[serde(default = "Translation::default")]
     pub translate: Translation,
+    pub inbound: Option<Spanned<bool>>,
     pub health: Option<Spanned<Health>>,
     pub capacity: Option<Capacity>,
     pub spill: Option<Spanned<Spill>>,

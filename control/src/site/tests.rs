@@ -588,3 +588,20 @@ fn hooks_that_cannot_run_are_warned_of() {
     let text = GOOD.replacen("[gateway]", "[gateway]\nhooks = \"hooks.d\"", 1);
     assert!(problems(&text)[0].contains("no absolute path"));
 }
+
+#[test]
+fn only_an_uplink_that_does_not_translate_lets_others_in() {
+    let inbound = "translate = \"none\"\ninbound = true";
+    let site = parse("weir.toml", &GOOD.replace("translate = \"none\"", inbound)).unwrap();
+    assert_eq!(site.uplinks.iter().map(|u| u.inbound).collect::<Vec<_>>(), [false, true]);
+    let refused = broken("translate = \"none\"", "inbound = true");
+    assert!(refused.contains("inbound = true on an uplink that translates"), "{refused}");
+}
+
+#[test]
+fn names_that_no_interface_can_have_are_refused() {
+    for name in ["", "wan0:1", "wan*", "a name", "sixteencharacters", ".."] {
+        let refused = broken("\"wan0\"", &format!("\"{name}\""));
+        assert!(refused.contains("is no name of an interface"), "{refused}");
+    }
+}

@@ -90,15 +90,7 @@ impl Gateway {
     /// Starts weir-control and waits until it uses both uplinks, or did when it was stopped.
     pub fn start_control(&mut self) {
         let log = std::fs::File::create(self.path("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir-control"))
-            .arg("--config")
-            .arg(self.path("weir.toml"))
-            .arg("--pins")
-            .arg(&self.pins)
-            .arg("--socket")
-            .arg(self.path("socket"))
-            .stderr(log)
-            .spawn();
+        let child = self.control_command().stderr(log).spawn();
         self.control = Some(child.unwrap());
         self.wait("uplinks with a health", |gateway| {
             let uplinks = gateway.uplinks();
@@ -107,6 +99,21 @@ impl Gateway {
             };
             (uplinks.len() == 2 && uplinks.iter().all(known)).then_some(())
         });
+    }
+
+    /// weir-control, as it is to be run.
+    pub fn control_command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir-control"));
+        command.arg("--config").arg(self.path("weir.toml"));
+        command.arg("--pins").arg(&self.pins).arg("--socket").arg(self.path("socket"));
+        command
+    }
+
+    /// Has weir-control read its file again.
+    pub fn reload(&self) {
+        let control = self.control.as_ref().expect("a weir-control that runs");
+        let pid = nix::unistd::Pid::from_raw(control.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
 
     /// SIGKILL for weir-control.

@@ -5,6 +5,7 @@ mod alone;
 mod descriptors;
 mod drain;
 mod gateway;
+mod guard;
 mod hooks;
 mod next_hop;
 mod routes;

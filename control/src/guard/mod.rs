@@ -1,0 +1,182 @@
+//! The guard: a small nftables table of weir's own that keeps the kernel from forwarding between
+//! LANs and uplinks what XDP has not seen or has left to it.
+//!
+//! The gateway forwards for others (`net.ipv4.ip_forward`), so the kernel would too: before the XDP
+//! program is attached, while its device is being replaced, by an interface where it cannot run. The
+//! table is the first thing there at a start, is put back when somebody removes it, stays when
+//! `weir-control` ends, and goes by `weir detach`. Whatever else the kernel forwards, IPv6 included,
+//! is none of its business.
+//!
+//! [`ruleset`] says what is in it; `nft`, run with its text, makes each change of it whole.
+
+mod nft;
+mod ruleset;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use tokio::sync::watch;
+
+use crate::complaint::Complaint;
+use crate::site::Site;
+use nft::nft;
+
+/// `NETLINK_NETFILTER` (linux/netlink.h).
+const NETFILTER: isize = 12;
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h): every change of a ruleset.
+const CHANGES: u32 = 7;
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`: what a transaction ends with, a message by itself.
+const NEW_GENERATION: u16 = 0x0a0f;
+/// How long a burst of changes by others is gathered.
+const SETTLE: Duration = Duration::from_millis(250);
+/// After how long a table that was refused, or may have been changed at once, is made again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The table is there as long as this process runs, and longer.
+#[derive(Debug)]
+pub struct Guard {
+    table: String,
+    wanted: watch::Sender<String>,
+}
+
+impl Guard {
+    /// Puts the table in place, and from then on back there. Needs a tokio runtime. What is in its
+    /// way is said, and tried again.
+    pub async fn start(pins: &Path, site: &Site) -> Self {
+        let table = ruleset::table(pins);
+        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site));
+        let changes = subscribe();
+        if let Err(error) = &changes {
+            tracing::warn!("changes of nftables by others are not seen: {error}");
+        }
+        let changes = changes.ok();
+        let mut keeper =
+            Keeper { table: table.clone(), made: None, changes, complaint: Complaint::default() };
+        let standing = keeper.hold(&wanted.borrow()).await;
+        tokio::spawn(keep(keeper, standing, follow));
+        Self { table, wanted }
+    }
+
+    /// Makes the table follow a changed site.
+    pub fn follow(&self, site: &Site) {
+        let text = ruleset::ruleset(&self.table, site);
+        self.wanted.send_if_modified(|wanted| {
+            let new = *wanted != text;
+            *wanted = text;
+            new
+        });
+    }
+}
+
+/// Removes the table.
+///
+/// # Errors
+/// When nftables refuses. A table that is not there is none.
+pub async fn remove(pins: &Path) -> Result<()> {
+    nft(&["-f", "-"], &ruleset::removal(&ruleset::table(pins))).await.map(drop)
+}
+
+fn subscribe() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_mut().add_membership(CHANGES)?;
+    Ok(socket)
+}
+
+/// Ends with the [`Guard`].
+async fn keep(mut keeper: Keeper, mut standing: bool, mut wanted: watch::Receiver<String>) {
+    loop {
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = keeper.disturbed() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(RETRY), if !standing => {}
+        }
+        let text = wanted.borrow_and_update().clone();
+        standing = keeper.hold(&text).await;
+    }
+}
+
+/// The table as it was made.
+#[derive(Debug)]
+struct Made {
+    /// By which commands.
+    text: String,
+    /// How nftables lists it.
+    listed: String,
+}
+
+/// What is known of the table.
+struct Keeper {
+    table: String,
+    made: Option<Made>,
+    changes: Option<TokioSocket>,
+    complaint: Complaint,
+}
+
+impl Keeper {
+    /// Returns when some table was changed, or might have been.
+    async fn disturbed(&mut self) {
+        match &mut self.changes {
+            Some(socket) => _ = socket.recv(&mut Vec::with_capacity(64)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets the changes that were heard of by now; how many.
+    fn heard(&self) -> usize {
+        let Some(socket) = &self.changes else { return 0 };
+        let mut count = 0;
+        loop {
+            let mut head = [0; 16];
+            match socket.socket_ref().recv(&mut &mut head[..], 0) {
+                Ok(_) => {
+                    let kind = u16::from_ne_bytes([head[4], head[5]]);
+                    count += usize::from(kind == NEW_GENERATION);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count,
+                // More than there was room for.
+                Err(_) => count += 2,
+            }
+        }
+    }
+
+    /// Makes the table what it should be, if it is not; says whether it certainly is.
+    async fn hold(&mut self, wanted: &str) -> bool {
+        let done = self.try_hold(wanted).await;
+        self.complaint.say(done.err().map(|error| {
+            format!(
+                "the kernel is not kept from forwarding between LANs and uplinks on its own: \
+                 {error:#}"
+            )
+        }));
+        self.made.is_some()
+    }
+
+    async fn try_hold(&mut self, wanted: &str) -> Result<()> {
+        self.heard();
+        if let Some(made) = self.made.take_if(|made| made.text == wanted) {
+            if self.list().await.as_ref() == Some(&made.listed) {
+                self.made = Some(made);
+                return Ok(());
+            }
+            tracing::warn!("nftables table {} was changed or removed: put back", self.table);
+            self.heard();
+        }
+        nft(&["-f", "-"], wanted).await?;
+        let listed = self.list().await;
+        // Alone with this change, or what is listed may be somebody else's already: then it is made
+        // anew when next looked at.
+        let alone = self.heard() <= 1;
+        let text = wanted.to_owned();
+        self.made = listed.filter(|_| alone).map(|listed| Made { text, listed });
+        Ok(())
+    }
+
+    /// The table without its counters; `None` when it is not there.
+    async fn list(&self) -> Option<String> {
+        nft(&["--stateless", "list", "table", "ip", &self.table], "").await.ok()
+    }
+}

@@ -1,0 +1,119 @@
+//! What the table says.
+
+use weir_wire::layout::control::OnDataplaneLoss;
+
+use crate::site::Site;
+
+/// The table's name: of the gateways on a machine each has its own, as each has its own directory
+/// of pins.
+pub fn table(pins: &std::path::Path) -> String {
+    let name = pins.file_name().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = name.chars().map(plain).collect();
+    if name.starts_with("weir") { name } else { format!("weir-{name}") }
+}
+
+/// The commands that put the table in place of an earlier one, in the language of nft(8); pure.
+/// Interfaces are told by name, so that one that comes later, or comes back, is held too.
+///
+/// Before the filters of others, so that what is dropped here is no news to them; what is accepted
+/// here goes on to them.
+pub fn ruleset(table: &str, site: &Site) -> String {
+    let lans = site.lans.iter().map(|lan| lan.interface.as_str());
+    let uplinks = || site.uplinks.iter().map(|uplink| uplink.interface.as_str());
+    let (lans, all) = (set(lans.clone()), set(uplinks().chain(lans)));
+    let same = site.uplinks.iter().map(|u| format!("\"{0}\" . \"{0}\"", u.interface));
+    let same = same.collect::<Vec<_>>().join(", ");
+    let uplinks = set(uplinks());
+    let kernel_forwards = site.on_dataplane_loss == OnDataplaneLoss::Kernel;
+
+    let mut asked = String::new();
+    if kernel_forwards {
+        // What answers packets that the kernel has forwarded in the dataplane's place.
+        asked += "\t\tct state established,related accept\n";
+    }
+    let inbound = site.uplinks.iter().filter(|u| u.inbound).map(|u| u.interface.as_str());
+    if inbound.clone().next().is_some() {
+        asked += &format!("\t\tiifname {} oifname {lans} accept\n", set(inbound));
+    }
+    let unless_lost = if kernel_forwards { "accept" } else { "counter drop" };
+    // Frames that an uplink bridges come by `forward` where br_netfilter is loaded; nobody routes
+    // them. What IPsec has decrypted, or is to encrypt, only seems to go by the uplink.
+    format!(
+        "table ip {table}\n\
+         delete table ip {table}\n\
+         table ip {table} {{\n\
+         \tchain forward {{\n\
+         \t\ttype filter hook forward priority filter - 10; policy accept;\n\
+         \t\tiifname . oifname {{ {same} }} meta iifkind \"bridge\" accept\n\
+         \t\tiifname {uplinks} oifname {all} goto from_uplink\n\
+         \t\tiifname {lans} oifname {uplinks} goto to_uplink\n\
+         \t}}\n\
+         \tchain from_uplink {{\n\
+         \t\tmeta ipsec exists accept\n\
+         {asked}\
+         \t\tcounter drop\n\
+         \t}}\n\
+         \tchain to_uplink {{\n\
+         \t\trt ipsec exists accept\n\
+         \t\t{unless_lost}\n\
+         \t}}\n\
+         }}\n"
+    )
+}
+
+/// The commands that remove the table, if it is there.
+pub fn removal(table: &str) -> String {
+    format!("table ip {table}\ndelete table ip {table}\n")
+}
+
+/// A set of interface names. None has a character that means something to nft: see
+/// [`is_interface_name`](crate::site::is_interface_name).
+fn set<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
+    format!("{{ {} }}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(more: &str) -> Site {
+        let text = format!(
+            "{more}\n[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\n\
+             interface = \"wan0\"\n[[uplink]]\nname = \"own\"\ninterface = \"wan1\"\n\
+             translate = \"none\"\n"
+        );
+        crate::site::parse("weir.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn a_gateway_has_a_table_of_its_own() {
+        let table = |pins: &str| table(std::path::Path::new(pins));
+        assert_eq!(table("/sys/fs/bpf/weir"), "weir");
+        assert_eq!(table("/sys/fs/bpf/weir-2/"), "weir-2");
+        assert_eq!(table("/sys/fs/bpf/other; x"), "weir-other__x");
+    }
+
+    #[test]
+    fn nothing_comes_in_and_nothing_goes_out_but_by_the_dataplane() {
+        let text = ruleset("weir", &site(""));
+        assert_eq!(text.matches("counter drop").count(), 2);
+        assert!(!text.contains("ct state") && !text.contains("oifname { \"lan0\" } accept"));
+    }
+
+    #[test]
+    fn the_kernel_forwards_and_is_answered_if_it_may_stand_in() {
+        let text = ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""));
+        assert_eq!(text.matches("counter drop").count(), 1);
+        assert!(text.contains("ct state established,related accept"));
+    }
+
+    #[test]
+    fn an_own_prefix_may_be_reached_by_the_uplinks_that_say_so() {
+        let mut site = site("");
+        site.uplinks[1].inbound = true;
+        let text = ruleset("weir", &site);
+        assert!(text.contains("iifname { \"wan1\" } oifname { \"lan0\" } accept"), "{text}");
+    }
+}

@@ -1,0 +1,70 @@
+//! The table that keeps the kernel from forwarding on its own: when it is there, and what it leaves
+//! alone.
+
+use std::process::Command;
+
+use crate::gateway::{Gateway, on_its_own, run};
+
+/// The gateway's table, without counters; empty when there is none.
+fn table(gateway: &Gateway) -> String {
+    let name = gateway.pins().directory().file_name().unwrap().to_owned();
+    let list = ["--stateless", "list", "table", "ip"];
+    let output = Command::new("nft").args(list).arg(name).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_guard_stands_before_anything_is_refused() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("guard-first", "");
+        let before = table(&gateway);
+        assert!(before.contains("iifname \"lan0\" oifname { \"wan0\", \"wan1\" }"), "{before}");
+        gateway.kill_control();
+        run("nft flush ruleset");
+        // Not what the file leaves to the gateway's own sockets: weir-control ends with an error.
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 60999").unwrap();
+        let mut control = gateway.control_command();
+        let refused = control.output().unwrap();
+        assert!(!refused.status.success(), "{refused:?}");
+        assert_eq!(table(&gateway), before);
+    });
+}
+
+#[test]
+fn a_guard_that_somebody_removed_is_put_back_beside_what_others_have_there() {
+    on_its_own(|| {
+        let gateway = Gateway::start("guard-flushed", "");
+        let before = table(&gateway);
+        run("nft flush ruleset");
+        run("nft add table inet operator");
+        run("nft add chain inet operator forward { type filter hook forward priority 0 ; }");
+        gateway.wait("guard as before", |gateway| (table(gateway) == before).then_some(()));
+        assert!(gateway.log().contains("was changed or removed: put back"), "{}", gateway.log());
+        let name = gateway.pins().directory().file_name().unwrap().to_str().unwrap().to_owned();
+        run(&format!("nft flush chain ip {name} from_uplink"));
+        gateway.wait("guard whole again", |gateway| (table(gateway) == before).then_some(()));
+        let others = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
+        assert!(String::from_utf8(others).unwrap().contains("table inet operator"));
+    });
+}
+
+#[test]
+fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("guard-life", "");
+        let before = table(&gateway);
+        let path = gateway.path("weir.toml");
+        let file = std::fs::read_to_string(&path).unwrap();
+        let changed = file.replace("[gateway]\n", "[gateway]\non_dataplane_loss = \"kernel\"\n");
+        std::fs::write(path, changed).unwrap();
+        gateway.reload();
+        let after = gateway
+            .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));
+        assert!(after.contains("ct state established,related accept"), "{after}");
+        gateway.kill_control();
+        assert_eq!(table(&gateway), after);
+        gateway.done(&["detach"]);
+        assert_eq!(table(&gateway), "");
+        gateway.done(&["detach"]);
+    });
+}
