@@ -46,20 +46,28 @@ impl Weir {
     /// # Errors
     /// When a process cannot be started, or does not come up; the error carries its log.
     pub fn start(topology: &Topology, configuration: &str) -> Result<Self> {
+        let mut weir = Self::prepare(topology, configuration)?;
+        weir.start_control()?;
+        weir.start_dataplane()?;
+        weir.wait_until_usable(topology.providers.len())?;
+        Ok(weir)
+    }
+
+    /// As [`Self::start`], with neither process started.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn prepare(topology: &Topology, configuration: &str) -> Result<Self> {
         let directory = topology.run.file_directory()?;
         std::fs::write(directory.join("weir.toml"), configuration)?;
         let pins = Pins::create(topology.run.pin_directory()?)?;
-        let mut weir = Self {
+        Ok(Self {
             gateway: topology.gateway.clone(),
             directory,
             pins,
             control: None,
             dataplane: None,
-        };
-        weir.start_control()?;
-        weir.start_dataplane()?;
-        weir.wait_until_usable(topology.providers.len())?;
-        Ok(weir)
+        })
     }
 
     /// A configuration: LAN ports of the site, one uplink per provider with these weights, and a
@@ -126,6 +134,18 @@ impl Weir {
         });
         up.with_context(|| self.log("weir-dataplane"))?;
         self.dataplane = Some(process);
+        Ok(())
+    }
+
+    /// SIGTERM for both processes, the dataplane first, and waits for their ends.
+    ///
+    /// # Errors
+    /// When one cannot be signalled.
+    pub fn stop(&mut self) -> Result<()> {
+        for mut process in [self.dataplane.take(), self.control.take()].into_iter().flatten() {
+            kill_process(Pid::from_child(process.child()), Signal::TERM)?;
+            process.child().wait()?;
+        }
         Ok(())
     }
 
@@ -287,14 +307,14 @@ impl Weir {
             Counter::ALL.iter().filter(|c| wanted(**c)).map(|c| counters.sum(*c)).sum()
         };
         let of = |counter: Counter| counters.sum(counter);
-        let user_drop = |c: Counter| c.is_drop() && c != Counter::XdpDropNoDataplane;
+        let user_drop = |c: Counter| c.is_drop() && !c.is_xdp_drop();
         let page = Status::open(&self.pins, Access::Read)?.read();
         let lost: u64 = page.devices.iter().map(|d| d.rx_dropped + d.rx_ring_full).sum();
         let kernel_in = of(Counter::XdpRx);
         let kernel_out = sum(&Counter::is_pass)
             + of(Counter::XdpToUser)
             + of(Counter::XdpForwarded)
-            + of(Counter::XdpDropNoDataplane);
+            + sum(&Counter::is_xdp_drop);
         let user_in =
             of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
         let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + sum(&user_drop);
@@ -348,7 +368,11 @@ impl Weir {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
-    fn wait_until_usable(&self, uplinks: usize) -> Result<()> {
+    /// Waits until this many uplinks, the first, take flows.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn wait_until_usable(&self, uplinks: usize) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("all uplinks to take flows", wait::BOUND, || {
             let usable = |u: usize| region.uplink_state(u as u8) & uplink_state::USABLE != 0;

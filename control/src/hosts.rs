@@ -30,8 +30,10 @@ pub struct Sources {
     uplink_addresses: Vec<Ipv4Addr>,
     /// Networks of the LANs.
     lans: Vec<Ipv4Net>,
-    /// The gateway's addresses, and those that uplinks translate to.
+    /// The gateway's addresses.
     own: Vec<Ipv4Addr>,
+    /// Those that uplinks translate to.
+    pools: Vec<Ipv4Addr>,
 }
 
 impl Sources {
@@ -49,11 +51,13 @@ impl Sources {
             uplink_addresses: of_uplinks.chain(pools.iter().copied()).collect(),
             uplinks,
             lans,
-            own: held.chain(pools).collect(),
+            own: held.collect(),
+            pools,
         }
     }
 
-    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes.
+    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes; and of
+    /// the pools, what the gateway does not have itself.
     pub fn prefixes(&self) -> HostPrefixes {
         let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
         let class = |way| match way {
@@ -73,6 +77,9 @@ impl Sources {
             ways.iter().map(|(net, way)| (entry(net), class(*way))).collect();
         for net in &self.lans {
             hosts.insert(entry(net), host_class::LAN);
+        }
+        for address in &self.pools {
+            hosts.insert((address.octets(), 32), host_class::POOL);
         }
         for address in &self.own {
             hosts.insert((address.octets(), 32), host_class::LOCAL);
@@ -134,6 +141,19 @@ mod tests {
         let prefixes = sources(&kernel).prefixes();
         assert_eq!(prefixes.get(&([10, 8, 0, 0], 16)), Some(&host_class::KERNEL));
         assert_eq!(prefixes.get(&([100, 64, 0, 0], 24)), None);
+    }
+
+    #[test]
+    fn addresses_of_a_pool_are_local_only_where_the_gateway_has_them() {
+        let mut half = weir_shm::control::empty_half();
+        (half.uplinks[0].pool_len, half.uplinks[0].pool[0]) = (2, [203, 0, 113, 7]);
+        half.uplinks[0].pool[1] = [203, 0, 113, 8];
+        let mut kernel = kernel(&[]);
+        kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
+        let site = crate::site::parse("weir.toml", SITE).unwrap();
+        let prefixes = Sources::of(&site, &kernel, Vec::new(), &half).prefixes();
+        assert_eq!(prefixes[&([203, 0, 113, 7], 32)], host_class::POOL);
+        assert_eq!(prefixes[&([203, 0, 113, 8], 32)], host_class::LOCAL);
     }
 
     #[test]

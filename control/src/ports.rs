@@ -74,7 +74,10 @@ impl<'h> Ports<'h> {
             mac: Mac::new(link.mac),
             address,
             ifindex: link.index,
-            reserved1: [0; 8],
+            virtual_mac: Mac::new(match role {
+                PortRole::Lan => self.kernel.virtual_mac(link),
+                PortRole::Uplink => link.mac,
+            }),
         };
         Some(port as u8)
     }

@@ -218,6 +218,7 @@ fn one_uplink(
 ) -> u32 {
     slot.name = Name::new(&uplink.name);
     slot.translate = uplink.translate as u8;
+    slot.inbound = uplink.inbound.into();
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
     (slot.nat_lo, slot.nat_hi) = nat_ports;

@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
@@ -60,6 +60,8 @@ pub struct Link {
     pub running: bool,
     /// For a VLAN device: its parent's index and the VLAN id.
     pub vlan: Option<(u32, u16)>,
+    /// For a macvlan device: its parent's index.
+    pub macvlan: Option<u32>,
     /// The index of the device that sends by this one, such as a bond.
     pub master: Option<u32>,
     /// Receive queues in use.
@@ -155,6 +157,13 @@ impl Kernel {
             rules::MAIN => &self.routes,
             other => self.tables.get(&other).map_or(&[], Vec::as_slice),
         }
+    }
+
+    /// The hardware address of the first macvlan device on this one, which hosts behind it may know
+    /// the gateway by, as with VRRP; its own if there is none.
+    pub fn virtual_mac(&self, link: &Link) -> [u8; 6] {
+        let on = |other: &&Link| other.macvlan == Some(link.index) && other.up;
+        self.links.iter().filter(on).min_by_key(|on| on.index).unwrap_or(link).mac
     }
 
     /// Networks that an interface is on.
@@ -459,12 +468,13 @@ fn link(message: &LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Up),
         vlan: None,
+        macvlan: None,
         master: None,
         queues: 1,
         xdp_transmit: false,
         shortage: None,
     };
-    let (mut parent, mut id) = (None, None);
+    let (mut parent, mut id, mut is_macvlan) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -475,6 +485,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Link(index) => parent = Some(*index),
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
+                is_macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
                 for info in infos {
                     if let LinkInfo::Data(InfoData::Vlan(data)) = info {
                         id = data.iter().find_map(|d| match d {
@@ -488,6 +499,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         }
     }
     link.vlan = parent.zip(id);
+    link.macvlan = parent.filter(|_| is_macvlan);
     (!link.name.is_empty()).then_some(link)
 }
 

@@ -225,8 +225,10 @@ fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Ar
     let (destination, source, own, role) = unsafe {
         (load64::<0>(head) & MAC, load64::<4>(head) >> 16, (*port).mac.word(), (*port).role)
     };
+    // SAFETY: a port of the half.
+    let ours = destination == own || destination == unsafe { (*port).virtual_mac.word() };
     let arrival = Arrival { heading: flag::heading(role), sender: neighbour::word(source, index) };
-    (destination == own).then_some(arrival)
+    ours.then_some(arrival)
 }
 
 /// Writes the headers of the frame, whose IP header is now at `L3`.

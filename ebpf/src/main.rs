@@ -10,6 +10,7 @@ compile_error!("the XDP program is built for bpfel-unknown-none only: run script
 
 mod flows;
 mod forward;
+mod fragments;
 mod maps;
 mod words;
 
@@ -17,26 +18,33 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use weir_wire::layout::control::{
-    MAX_POOL, OnDataplaneLoss, Port, PortRole, Translate, host_class,
-};
+use weir_wire::layout::control::{Mac, OnDataplaneLoss, Port, PortRole, host_class};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
-use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head};
-use weir_wire::{icmp, tcp, udp};
+use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
+use weir_wire::{icmp, udp};
 
 use crate::maps::Published;
 
-/// What the packet is, before any table is asked.
+/// What becomes of a packet that is not forwarded here, and how it is counted.
+type Outcome = (u32, Counter);
+
+/// What the packet is, before the flow table is asked.
 enum Verdict {
-    /// The kernel's, for this reason.
-    Pass(Counter),
+    /// Decided.
+    Done(Outcome),
     /// The user tier's.
     Transit,
-    /// The user tier's if this flow exists, else the kernel's.
-    IfFlow(FlowKey4, Counter),
+    /// The user tier's if this flow exists, else not.
+    IfFlow(FlowKey4, Outcome),
+    /// A later fragment: the user tier's if its first was, else not.
+    IfFirst(Outcome),
 }
+
+/// No flow asked for it, and nobody here is to be reached without.
+const UNASKED: Outcome = (XDP_DROP, Counter::XdpDropNoFlow);
+const MARTIAN: Outcome = (XDP_DROP, Counter::XdpDropMartian);
 
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
@@ -64,9 +72,9 @@ fn transmit(ctx: XdpContext) -> u32 {
     maps::DEVICES.redirect(device, 0).unwrap_or_else(|action| action)
 }
 
-/// What is not forwarded here: the kernel's, or the user tier's.
+/// What is not forwarded here: the kernel's, the user tier's, or nobody's.
 #[inline(always)]
-fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
+fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let frame_len = ctx.data_end() - ctx.data();
     // A mask bounds the length for the verifier, so the copy has room for any masked length.
     let mut copy = [0u8; 0x80];
@@ -89,9 +97,8 @@ fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
         Ok(parsed) => parsed,
         Err(Reject::NotIp | Reject::StackedVlan) => return (XDP_PASS, Counter::XdpPassNotIp),
         Err(Reject::Ipv6) => return (XDP_PASS, Counter::XdpPassIpv6),
-        Err(_) => return (XDP_PASS, Counter::XdpPassMalformed),
+        Err(_) => return malformed(ctx, published, head),
     };
-    let [d0, d1, d2, d3, d4, d5, ..] = *head;
     // SAFETY: the context is the kernel's.
     let (ifindex, queue) = unsafe { ((*ctx.ctx).ingress_ifindex, (*ctx.ctx).rx_queue_index) };
     let Some(port) = published.port_of(ifindex, parsed.vlan) else {
@@ -99,31 +106,73 @@ fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
     };
     // SAFETY: a port of the half.
     let port = unsafe { published.port(port).read() };
-    let [m0, m1, m2, m3, m4, m5] = port.mac.bytes();
-    let group = d0 & 1 != 0
-        || parsed.dst[0] >= 224
-        || u32::from_ne_bytes(parsed.dst) == 0
-        || u32::from_ne_bytes(parsed.src) == 0;
-    let other = d0 != m0 || d1 != m1 || d2 != m2 || d3 != m3 || d4 != m4 || d5 != m5;
-    let verdict = if group {
-        Verdict::Pass(Counter::XdpPassGroup)
-    } else if other {
-        Verdict::Pass(Counter::XdpPassOtherHost)
-    } else if port.role == PortRole::Lan as u8 {
-        from_lan(&parsed)
-    } else {
-        from_uplink(ctx, published, &port, &parsed)
+    let verdict = match stray(&parsed, &port, head) {
+        Some(outcome) => Verdict::Done(outcome),
+        None if port.role == PortRole::Lan as u8 => from_lan(&parsed),
+        None => from_uplink(ctx, published, &port, &parsed),
     };
     match verdict {
-        Verdict::Pass(reason) => (XDP_PASS, reason),
+        Verdict::Done(outcome) => outcome,
         Verdict::Transit => to_user(published, &port, queue),
         Verdict::IfFlow(key, otherwise) => {
-            if flows::exists(key.words()) {
+            let exists = flows::exists(key.words());
+            if parsed.kind == (Kind::Fragment { first: true }) {
+                fragments::first(&parsed, head, exists);
+            }
+            if exists { to_user(published, &port, queue) } else { otherwise }
+        }
+        Verdict::IfFirst(otherwise) => {
+            if fragments::follows(&parsed, head) {
                 to_user(published, &port, queue)
             } else {
-                (XDP_PASS, otherwise)
+                otherwise
             }
         }
+    }
+}
+
+/// No sound IPv4. What is for the gateway's hardware address is not left to a kernel that might
+/// forward it.
+#[inline(always)]
+fn malformed(ctx: &XdpContext, published: Published, head: &[u8; HEAD_LEN]) -> Outcome {
+    // SAFETY: the context is the kernel's.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let Some(port) = published.port_of(ifindex, vlan_of(head)) else {
+        return (XDP_PASS, Counter::XdpPassPort);
+    };
+    // SAFETY: a port of the half.
+    let port = unsafe { published.port(port).read() };
+    if is_ours(&port, head) {
+        (XDP_DROP, Counter::XdpDropMalformed)
+    } else {
+        (XDP_PASS, Counter::XdpPassMalformed)
+    }
+}
+
+/// Is the frame for a hardware address of the port?
+#[inline(always)]
+fn is_ours(port: &Port, head: &[u8; HEAD_LEN]) -> bool {
+    let [d0, d1, d2, d3, d4, d5, ..] = *head;
+    let destination = Mac::new([d0, d1, d2, d3, d4, d5]);
+    destination.word() == port.mac.word() || destination.word() == port.virtual_mac.word()
+}
+
+/// What no role of a port makes the user tier's: for others, for everybody, or with an address that
+/// nobody on a wire has (RFC 1812 §5.3.7, RFC 6890). The kernel forwards nothing of the first two.
+#[inline(always)]
+fn stray(p: &Parsed, port: &Port, head: &[u8; HEAD_LEN]) -> Option<Outcome> {
+    let [d0, _, _, _, _, _, s0, ..] = *head;
+    let nobodys = |address: [u8; 4]| matches!(address[0], 0 | 127 | 240..=255);
+    if d0 & 1 == 0 && !is_ours(port, head) {
+        Some((XDP_PASS, Counter::XdpPassOtherHost))
+    } else if s0 & 1 != 0 {
+        Some(MARTIAN)
+    } else if d0 & 1 != 0 || matches!(p.dst[0], 224..=239) || p.dst == [255; 4] {
+        Some((XDP_PASS, Counter::XdpPassGroup))
+    } else if nobodys(p.src) || matches!(p.src[0], 224..=239) || nobodys(p.dst) {
+        Some(MARTIAN)
+    } else {
+        None
     }
 }
 
@@ -131,59 +180,46 @@ fn steer(ctx: &XdpContext, published: Published) -> (u32, Counter) {
 fn from_lan(parsed: &Parsed) -> Verdict {
     match maps::host_class(parsed.dst) {
         0 => Verdict::Transit,
-        host_class::LOCAL => Verdict::Pass(Counter::XdpPassLocal),
-        _ => Verdict::Pass(Counter::XdpPassKernelRoute),
+        host_class::LOCAL => Verdict::Done((XDP_PASS, Counter::XdpPassLocal)),
+        // Nobody has it; by the kernel's routes it would leave.
+        host_class::POOL => Verdict::Done(UNASKED),
+        _ => Verdict::Done((XDP_PASS, Counter::XdpPassKernelRoute)),
     }
 }
 
-/// From a provider: what a flow waits for, or could. The rest is the kernel's: the gateway's own
-/// sockets, and own prefixes that nobody inside has spoken from yet.
+/// From a provider: what a flow waits for. Of the rest, what is for the gateway or by it for others
+/// than LANs is the kernel's, and so is what may reach an own prefix.
 #[inline(always)]
 fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
-    let key = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
-    match maps::host_class(p.dst) {
-        host_class::LOCAL => {
-            let reason = Counter::XdpPassLocal;
-            if !translates_to(published, port, p.dst) {
-                return Verdict::Pass(reason);
-            }
-            match p.kind {
-                Kind::Flow | Kind::Fragment { first: true } => match p.proto {
-                    tcp::PROTOCOL | udp::PROTOCOL if is_nat_port(published, port, p.dport) => {
-                        Verdict::Transit
-                    }
-                    icmp::PROTOCOL => Verdict::IfFlow(key, reason),
-                    _ => Verdict::Pass(reason),
-                },
-                Kind::Fragment { first: false } => Verdict::Transit,
-                Kind::IcmpError => match quoted(ctx, p) {
-                    Some(quoted) if quoted.dst == p.dst => match quoted.proto {
-                        tcp::PROTOCOL | udp::PROTOCOL
-                            if is_nat_port(published, port, quoted.dport) =>
-                        {
-                            Verdict::Transit
-                        }
-                        icmp::PROTOCOL => Verdict::IfFlow(quoted, reason),
-                        _ => Verdict::Pass(reason),
-                    },
-                    _ => Verdict::Pass(reason),
-                },
-                _ => Verdict::Pass(reason),
-            }
+    let otherwise = match maps::host_class(p.dst) {
+        host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
+        host_class::KERNEL => return Verdict::Done((XDP_PASS, Counter::XdpPassKernelRoute)),
+        // SAFETY: an uplink of the half.
+        host_class::LAN if unsafe { (*published.uplink(port.uplink)).inbound } != 0 => {
+            (XDP_PASS, Counter::XdpPassKernelRoute)
         }
-        host_class::LAN => match p.kind {
-            Kind::Flow | Kind::Fragment { first: true } => {
-                Verdict::IfFlow(key, Counter::XdpPassKernelRoute)
-            }
-            Kind::Fragment { first: false } => Verdict::Transit,
-            Kind::IcmpError => match quoted(ctx, p) {
-                Some(quoted) => Verdict::IfFlow(quoted, Counter::XdpPassKernelRoute),
-                None => Verdict::Pass(Counter::XdpPassKernelRoute),
-            },
-            _ => Verdict::Pass(Counter::XdpPassKernelRoute),
+        // A pool's address that nobody has would be routed back to its provider.
+        host_class::LAN | host_class::POOL => UNASKED,
+        // A lease for an address that the gateway is to have (RFC 2131 §4.1).
+        _ if p.proto == udp::PROTOCOL && p.dport == [0, 68] && p.kind == Kind::Flow => {
+            return Verdict::Done((XDP_PASS, Counter::XdpPassForeign));
+        }
+        _ => return Verdict::Done((XDP_DROP, Counter::XdpDropForeign)),
+    };
+    // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
+    if matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN | host_class::POOL) {
+        return Verdict::Done(MARTIAN);
+    }
+    match p.kind {
+        Kind::Flow | Kind::Fragment { first: true } => {
+            Verdict::IfFlow(FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto), otherwise)
+        }
+        Kind::Fragment { first: false } => Verdict::IfFirst(otherwise),
+        Kind::IcmpError => match quoted(ctx, p) {
+            Some(quoted) => Verdict::IfFlow(quoted, otherwise),
+            None => Verdict::Done(otherwise),
         },
-        host_class::KERNEL => Verdict::Pass(Counter::XdpPassKernelRoute),
-        _ => Verdict::Pass(Counter::XdpPassForeign),
+        _ => Verdict::Done(otherwise),
     }
 }
 
@@ -234,37 +270,9 @@ fn quoted(ctx: &XdpContext, p: &Parsed) -> Option<FlowKey4> {
     Some(FlowKey4::new([e0, e1, e2, e3], [s0, s1, s2, s3], dport, sport, proto))
 }
 
-/// Does the port's uplink translate to this address?
-#[inline(always)]
-fn translates_to(published: Published, port: &Port, address: [u8; 4]) -> bool {
-    let uplink = published.uplink(port.uplink);
-    // SAFETY: an uplink of the half.
-    let (translate, pool_len) = unsafe { ((*uplink).translate, (*uplink).pool_len) };
-    if translate != Translate::Nat44 as u8 {
-        return false;
-    }
-    let wanted = u32::from_ne_bytes(address);
-    let mut found = false;
-    for index in 0..MAX_POOL {
-        // SAFETY: an entry of the uplink's pool.
-        let entry = unsafe { (&raw const (*uplink).pool).cast::<[u8; 4]>().add(index).read() };
-        found |= index < pool_len as usize && u32::from_ne_bytes(entry) == wanted;
-    }
-    found
-}
-
-#[inline(always)]
-fn is_nat_port(published: Published, port: &Port, dport: [u8; 2]) -> bool {
-    let uplink = published.uplink(port.uplink);
-    // SAFETY: an uplink of the half.
-    let (lo, hi) = unsafe { ((*uplink).nat_lo, (*uplink).nat_hi) };
-    let dport = u16::from_be_bytes(dport);
-    lo <= dport && dport <= hi
-}
-
 /// To the queue's socket; without one, what the control page says.
 #[inline(always)]
-fn to_user(published: Published, port: &Port, queue: u32) -> (u32, Counter) {
+fn to_user(published: Published, port: &Port, queue: u32) -> Outcome {
     // SAFETY: a field of the half.
     let to_kernel = unsafe { (*published.half).on_dataplane_loss } == OnDataplaneLoss::Kernel as u8;
     let (lost, reason) = if to_kernel {

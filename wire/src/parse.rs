@@ -223,6 +223,12 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
     Ok(parsed)
 }
 
+/// The VLAN identifier of a frame, be the rest of it sound or not; 0 without one.
+#[inline(always)]
+pub fn vlan_of(head: &[u8]) -> u16 {
+    link(head).map_or(0, |link| link.vlan)
+}
+
 /// Parses an IPv6 frame (RFC 8200).
 #[inline(always)]
 pub fn parse6(frame: &[u8]) -> Result<Parsed6, Reject> {

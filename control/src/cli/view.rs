@@ -396,8 +396,8 @@ pub fn counters(pins: &Pins, json: bool) -> Result<String> {
     let kernel_out = sum(&Counter::is_pass)
         + of(Counter::XdpToUser)
         + of(Counter::XdpForwarded)
-        + of(Counter::XdpDropNoDataplane);
-    let user_drops = sum(&|c| c.is_drop() && c != Counter::XdpDropNoDataplane);
+        + sum(&Counter::is_xdp_drop);
+    let user_drops = sum(&|c| c.is_drop() && !c.is_xdp_drop());
     let user_in = of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
     let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + user_drops;
     let nonzero: Vec<_> = counters.all().into_iter().filter(|(_, n)| *n != 0).collect();

@@ -58,6 +58,7 @@ fn kernel() -> Kernel {
         up: true,
         running: true,
         vlan: None,
+        macvlan: None,
         master: None,
         queues: 1,
         xdp_transmit: true,

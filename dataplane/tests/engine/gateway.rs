@@ -105,7 +105,7 @@ impl Gateway {
                 mac: Mac::new(device_mac(device)),
                 address: if device == LAN { GATEWAY } else { external(uplink) },
                 ifindex: 100 + u32::from(device),
-                reserved1: [0; 8],
+                virtual_mac: Mac::new(device_mac(device)),
             };
             assert!(half.insert_port_slot(100 + u32::from(device), 0, device));
         }

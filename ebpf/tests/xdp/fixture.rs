@@ -33,6 +33,8 @@ pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 7];
 pub const HOST: [u8; 4] = [10, 77, 0, 2];
 pub const LAN_ADDRESS: [u8; 4] = [10, 77, 0, 1];
 pub const WAN_ADDRESS: [u8; 4] = [203, 0, 113, 10];
+/// Of the uplink's pool, and no address of the gateway.
+pub const POOL: [u8; 4] = [203, 0, 113, 11];
 pub const SITE: [u8; 4] = [198, 51, 100, 1];
 pub const OWN: [u8; 4] = [192, 0, 2, 130];
 pub const VPN: [u8; 4] = [10, 8, 0, 5];
@@ -74,7 +76,15 @@ impl Fixture {
         (device.ifindex, device.queues, device.mtu) = (1, 1, 1500);
         let uplink = if role == PortRole::Lan { NONE } else { 0 };
         let mac = Mac::new(OURS);
-        let port = Port { role: role as u8, device: 0, uplink, mtu: 1500, mac, ..half.ports[0] };
+        let port = Port {
+            role: role as u8,
+            device: 0,
+            uplink,
+            mtu: 1500,
+            mac,
+            virtual_mac: mac,
+            ..half.ports[0]
+        };
         half.ports[0] = port;
         half.ports[1] = Port { vlan: 7, ..port };
         assert!(half.insert_port_slot(1, 0, 0));
@@ -93,6 +103,7 @@ impl Fixture {
             (([10, 77, 0, 0], 16), host_class::LAN),
             (([192, 0, 2, 128], 25), host_class::LAN),
             (([10, 8, 0, 0], 24), host_class::KERNEL),
+            ((POOL, 32), host_class::POOL),
         ]
         .into();
         Hosts4::open(&fixture.pins).unwrap().sync(&hosts).unwrap();

@@ -173,7 +173,7 @@ fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
 fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
     let plain = frame(udp::PROTOCOL, 0);
     let outward = offered(&plain);
-    let stranger = (PASS, Counter::XdpPassForeign);
+    let stranger = (DROP, Counter::XdpDropForeign);
     for (role, leads_in, expected) in [
         (PortRole::Lan, false, FORWARDED),
         (PortRole::Lan, true, TRANSIT),

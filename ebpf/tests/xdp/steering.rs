@@ -1,13 +1,16 @@
 //! Which frames are the kernel's, and which the user tier's.
 
 use etherparse::PacketBuilder;
-use weir_wire::layout::control::{OnDataplaneLoss, PortRole};
+use weir_wire::ipv4;
+use weir_wire::layout::control::{Mac, OnDataplaneLoss, PortRole};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 
 use crate::fixture::*;
 
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
+const MARTIAN: (u32, Counter) = (DROP, Counter::XdpDropMartian);
 
 #[test]
 fn before_anything_is_published_all_is_the_kernels() {
@@ -81,12 +84,13 @@ fn a_vlan_is_a_port_of_its_own() {
 }
 
 #[test]
-fn nat_ports_of_an_uplink_are_transit_and_others_the_kernels() {
+fn what_no_flow_waits_for_is_the_kernels_whatever_its_port() {
     let mut f = Fixture::uplink("nat");
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
     assert_eq!(f.run(&udp(SITE, 53, WAN_ADDRESS, NAT_PORT)), TRANSIT);
-    assert_eq!(f.run(&udp(SITE, 53, WAN_ADDRESS, 16_384)), TRANSIT);
-    assert_eq!(f.run(&udp(SITE, 53, WAN_ADDRESS, 16_383)), (PASS, Counter::XdpPassLocal));
-    assert_eq!(f.run(&udp(SITE, 53, LAN_ADDRESS, NAT_PORT)), (PASS, Counter::XdpPassLocal));
+    for (dst, port) in [(WAN_ADDRESS, 51_820), (WAN_ADDRESS, 16_384), (LAN_ADDRESS, NAT_PORT)] {
+        assert_eq!(f.run(&udp(SITE, 53, dst, port)), (PASS, Counter::XdpPassLocal));
+    }
 }
 
 #[test]
@@ -100,20 +104,73 @@ fn a_ping_answer_is_transit_if_a_flow_waits_for_it() {
 }
 
 #[test]
-fn an_icmp_error_about_a_nat_port_is_transit() {
+fn an_icmp_error_is_transit_if_it_is_about_a_flow() {
     let mut f = Fixture::uplink("error");
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
     let about = |port| udp(WAN_ADDRESS, port, SITE, 53)[14..].to_vec();
     assert_eq!(f.run(&unreachable(WAN_ADDRESS, &about(NAT_PORT))), TRANSIT);
-    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &about(1024))), (PASS, Counter::XdpPassLocal));
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &about(40_001))), (PASS, Counter::XdpPassLocal));
 }
 
 #[test]
-fn own_prefixes_are_transit_once_a_flow_exists() {
+fn own_prefixes_are_transit_once_a_flow_exists_and_closed_before() {
     let mut f = Fixture::uplink("own");
     let back = udp(SITE, 53, OWN, 5000);
-    assert_eq!(f.run(&back), (PASS, Counter::XdpPassKernelRoute));
+    let about = udp(OWN, 5000, SITE, 53)[14..].to_vec();
+    for frame in [back.clone(), echo_reply(OWN, 9), unreachable(OWN, &about)] {
+        assert_eq!(f.run(&frame), UNASKED);
+    }
     f.add_flow(FlowKey4::new(SITE, OWN, 53u16.to_be_bytes(), 5000u16.to_be_bytes(), 17));
     assert_eq!(f.run(&back), TRANSIT);
+    assert_eq!(f.run(&unreachable(OWN, &about)), TRANSIT);
+}
+
+#[test]
+fn an_uplink_that_says_so_reaches_the_lans_by_the_kernel() {
+    let mut f = Fixture::with("inbound", PortRole::Uplink, OnDataplaneLoss::Drop, |half| {
+        half.uplinks[0].inbound = 1;
+    });
+    assert_eq!(f.run(&udp(SITE, 53, OWN, 5000)), (PASS, Counter::XdpPassKernelRoute));
+    assert_eq!(f.run(&udp(SITE, 53, POOL, 5000)), UNASKED);
+}
+
+#[test]
+fn an_address_of_a_pool_that_nobody_has_leads_nowhere() {
+    let mut f = Fixture::uplink("pool");
+    assert_eq!(f.run(&udp(SITE, 53, POOL, 80)), UNASKED);
+    f.add_flow(FlowKey4::new(SITE, POOL, [0, 53], NAT_PORT.to_be_bytes(), 17));
+    assert_eq!(f.run(&udp(SITE, 53, POOL, NAT_PORT)), TRANSIT);
+    assert_eq!(Fixture::lan("pool-lan").run(&udp(HOST, 1, POOL, 80)), UNASKED);
+}
+
+/// A fragment of 24 bytes of a UDP datagram.
+fn fragment(frame: &[u8], ident: u16, offset: u16) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame.resize(14 + 20 + 24, 0);
+    frame[16..18].copy_from_slice(&44u16.to_be_bytes());
+    frame[18..20].copy_from_slice(&ident.to_be_bytes());
+    frame[20..22].copy_from_slice(&(0x2000 | offset).to_be_bytes());
+    frame[24..26].fill(0);
+    let mut header = ipv4::Packet::new_unchecked(&mut frame[14..34]);
+    header.fill_checksum();
+    frame
+}
+
+#[test]
+fn later_fragments_go_where_their_first_went() {
+    let mut f = Fixture::uplink("fragments");
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
+    let (of_flow, unasked) =
+        (udp(SITE, 53, WAN_ADDRESS, NAT_PORT), udp(SITE, 53, WAN_ADDRESS, 500));
+    let local = (PASS, Counter::XdpPassLocal);
+    assert_eq!(f.run(&fragment(&of_flow, 1, 3)), local, "before its first");
+    assert_eq!(f.run(&fragment(&of_flow, 1, 0)), TRANSIT);
+    assert_eq!(f.run(&fragment(&of_flow, 1, 3)), TRANSIT);
+    assert_eq!(f.run(&fragment(&unasked, 2, 0)), local);
+    assert_eq!(f.run(&fragment(&unasked, 2, 3)), local);
+    // The identification comes again, for another datagram.
+    assert_eq!(f.run(&fragment(&unasked, 1, 0)), local);
+    assert_eq!(f.run(&fragment(&unasked, 1, 3)), local);
 }
 
 #[test]
@@ -128,10 +185,82 @@ fn a_flow_is_found_behind_all_that_share_its_tag() {
 }
 
 #[test]
-fn strangers_from_an_uplink_are_the_kernels() {
+fn from_an_uplink_nothing_goes_on_to_others_but_by_the_kernels_routes() {
     let mut f = Fixture::uplink("foreign");
-    assert_eq!(f.run(&udp(SITE, 53, [9, 9, 9, 9], 5000)), (PASS, Counter::XdpPassForeign));
+    let foreign = (DROP, Counter::XdpDropForeign);
+    assert_eq!(f.run(&udp(SITE, 53, [9, 9, 9, 9], 5000)), foreign);
     assert_eq!(f.run(&udp(SITE, 53, VPN, 5000)), (PASS, Counter::XdpPassKernelRoute));
+    let lease = udp(SITE, 67, [203, 0, 113, 99], 68);
+    assert_eq!(f.run(&lease), (PASS, Counter::XdpPassForeign));
+}
+
+#[test]
+fn nobody_beyond_an_uplink_has_an_address_of_this_side() {
+    let mut f = Fixture::uplink("inside-out");
+    f.add_flow(FlowKey4::new(HOST, OWN, [0, 53], [0, 80], 17));
+    for source in [HOST, OWN, WAN_ADDRESS, LAN_ADDRESS, POOL] {
+        assert_eq!(f.run(&udp(source, 53, WAN_ADDRESS, 80)), MARTIAN);
+        assert_eq!(f.run(&udp(source, 53, OWN, 80)), MARTIAN);
+    }
+}
+
+#[test]
+fn addresses_that_nobody_has_on_a_wire_are_refused() {
+    for role in [PortRole::Lan, PortRole::Uplink] {
+        let mut f = Fixture::new("martians", role, OnDataplaneLoss::Drop);
+        for nobody in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [240, 0, 0, 1], [255, 1, 1, 1]] {
+            assert_eq!(f.run(&udp(nobody, 1, SITE, 2)), MARTIAN, "{nobody:?}");
+            assert_eq!(f.run(&udp(SITE, 1, nobody, 2)), MARTIAN, "{nobody:?}");
+        }
+        assert_eq!(f.run(&udp([224, 0, 0, 1], 1, SITE, 2)), MARTIAN);
+        assert_eq!(f.run(&udp([255; 4], 1, SITE, 2)), MARTIAN);
+        let mut group = udp(HOST, 1, SITE, 2);
+        for source in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            group[6..12].copy_from_slice(&source);
+            assert_eq!(f.run(&group), MARTIAN);
+        }
+    }
+}
+
+#[test]
+fn malformed_packets_for_the_gateway_are_dropped_and_others_left_alone() {
+    let bad_length = |frame: &mut Vec<u8>| frame[39] = 3;
+    let bad_checksum = |frame: &mut Vec<u8>| frame[24] ^= 1;
+    for role in [PortRole::Lan, PortRole::Uplink] {
+        let mut f = Fixture::new("malformed", role, OnDataplaneLoss::Drop);
+        for damage in [bad_length as fn(&mut Vec<u8>), bad_checksum] {
+            let mut frame = udp(HOST, 1, SITE, 2);
+            damage(&mut frame);
+            assert_eq!(f.run(&frame), (DROP, Counter::XdpDropMalformed));
+            frame[5] = 9;
+            assert_eq!(f.run(&frame), (PASS, Counter::XdpPassMalformed));
+            frame.splice(12..12, [0x81, 0, 0, 8]);
+            assert_eq!(f.run(&frame), (PASS, Counter::XdpPassPort), "another VLAN's");
+        }
+        let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv4(HOST, SITE, 64).tcp(1, 2, 3, 4);
+        let mut tcp = Vec::new();
+        builder.write(&mut tcp, &[]).unwrap();
+        tcp[20] = 0x20;
+        tcp[16..18].copy_from_slice(&36u16.to_be_bytes());
+        tcp[24..26].fill(0);
+        ipv4::Packet::new_unchecked(&mut tcp[14..34]).fill_checksum();
+        let tiny = (DROP, Counter::XdpDropMalformed);
+        assert_eq!(f.run(&tcp[..14 + 36]), tiny, "a first fragment without its whole TCP header");
+    }
+}
+
+#[test]
+fn a_virtual_routers_hardware_address_is_the_gateways() {
+    let vrrp = [0, 0, 0x5e, 0, 1, 7];
+    let mut f = Fixture::with("vrrp", PortRole::Lan, OnDataplaneLoss::Drop, |half| {
+        half.ports[0].virtual_mac = Mac::new(vrrp);
+    });
+    let mut frame = udp(HOST, 1, SITE, 2);
+    assert_eq!(f.run(&frame), TRANSIT);
+    frame[..6].copy_from_slice(&vrrp);
+    assert_eq!(f.run(&frame), TRANSIT);
+    frame[5] = 8;
+    assert_eq!(f.run(&frame), (PASS, Counter::XdpPassOtherHost));
 }
 
 #[test]

@@ -243,8 +243,9 @@ pub struct Port {
     pub address: [u8; 4],
     /// Kernel interface index of the layer-3 interface (the VLAN device when there is one).
     pub ifindex: u32,
-    /// Zero.
-    pub reserved1: [u8; 8],
+    /// Another hardware address whose frames are the gateway's, as that of a virtual router
+    /// (RFC 9568 §7.3) on a macvlan device; without one, `mac` again.
+    pub virtual_mac: Mac,
 }
 
 /// One slot of the open-addressed (interface, VLAN) to port table. 8 bytes.
@@ -283,8 +284,10 @@ pub struct Uplink {
     pub weight_overridden: u8,
     /// Configured weight, the default of policy members.
     pub weight: u16,
+    /// 1: from this uplink the LANs' prefixes may be reached without a flow.
+    pub inbound: u8,
     /// Zero.
-    pub reserved0: u16,
+    pub reserved0: u8,
     /// First NAT port, inclusive.
     pub nat_lo: u16,
     /// Last NAT port, inclusive.
@@ -671,6 +674,8 @@ pub mod host_class {
     pub const KERNEL: u32 = 2;
     /// A prefix behind a LAN port that uplinks without translation carry.
     pub const LAN: u32 = 3;
+    /// An address that an uplink translates to and the gateway does not have itself.
+    pub const POOL: u32 = 4;
 }
 
 const _: () = {

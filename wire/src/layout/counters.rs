@@ -52,9 +52,9 @@ counters! {
         XdpPassKernelRoute = 6, "xdp.pass.kernel_route";
         /// XDP to kernel: broadcast or multicast.
         XdpPassGroup = 7, "xdp.pass.group";
-        /// XDP to kernel: malformed IP, the kernel judges and counts it.
+        /// XDP to kernel: malformed IP for another hardware address.
         XdpPassMalformed = 8, "xdp.pass.malformed";
-        /// XDP to kernel: arrived by an uplink for an address that is not ours.
+        /// XDP to kernel: a DHCP answer for an address that the gateway does not have yet.
         XdpPassForeign = 9, "xdp.pass.foreign";
         /// XDP to kernel: the frame is for another host's hardware address.
         XdpPassOtherHost = 10, "xdp.pass.other_host";
@@ -66,6 +66,8 @@ counters! {
         XdpDropNoDataplane = 13, "xdp.drop.no_dataplane";
         /// XDP: forwarded in the kernel tier.
         XdpForwarded = 14, "xdp.forwarded";
+        /// XDP drop: for a LAN or an address of a pool, and no flow wants it.
+        XdpDropNoFlow = 15, "xdp.drop.no_flow";
 
         /// Frames a worker received from its sockets.
         UserRx = 16, "user.rx";
@@ -122,6 +124,11 @@ counters! {
         /// Drop: no memory for the copy that a fragment or an answer needs.
         DropNoFrame = 42, "drop.no_frame";
 
+        /// XDP drop: from an uplink for an address that is not of this side.
+        XdpDropForeign = 43, "xdp.drop.foreign";
+        /// XDP drop: an address that nobody has there, of either layer.
+        XdpDropMartian = 44, "xdp.drop.martian";
+
         /// Flows created.
         FlowsCreated = 48, "flows.created";
         /// Flows that ended by timeout or close.
@@ -132,6 +139,9 @@ counters! {
         FlowsAdopted = 51, "flows.adopted";
         /// Connections reset because their uplink went down, or to bring them home.
         FlowsReset = 52, "flows.reset";
+
+        /// XDP drop: malformed IPv4 for the gateway's hardware address.
+        XdpDropMalformed = 53, "xdp.drop.malformed";
     }
 }
 
@@ -142,8 +152,19 @@ impl Counter {
     /// Is this a drop of either tier?
     pub const fn is_drop(self) -> bool {
         let index = self as u8;
-        matches!(self, Self::XdpDropNoDataplane)
-            || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
+        self.is_xdp_drop() || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
+    }
+
+    /// Is this a drop of the XDP program?
+    pub const fn is_xdp_drop(self) -> bool {
+        matches!(
+            self,
+            Self::XdpDropNoDataplane
+                | Self::XdpDropNoFlow
+                | Self::XdpDropForeign
+                | Self::XdpDropMartian
+                | Self::XdpDropMalformed
+        )
     }
 
     /// Is this a packet the XDP program gave to the kernel?
