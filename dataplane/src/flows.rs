@@ -130,8 +130,8 @@ fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, header: Optio
     match header {
         None => {
             if other.flags & flag::SEEN != 0 {
-                flags |= flag::OFFLOAD;
-                other.flags |= flag::OFFLOAD;
+                flags = offered(flags);
+                other.flags = offered(other.flags);
             }
         }
         Some(header) if header.flags & (tcp::flag::RST | tcp::flag::FIN) != 0 => {
@@ -181,8 +181,7 @@ fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, header: Optio
 fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
     if *state == FlowState::Opening && *other & flag::SEEN != 0 {
         *state = FlowState::Established;
-        *flags |= flag::OFFLOAD;
-        *other |= flag::OFFLOAD;
+        (*flags, *other) = (offered(*flags), offered(*other));
     }
 }
 
@@ -207,6 +206,11 @@ fn goes_on(table: &FlowTable4, index: u32, action: &Action4, header: &Header) ->
     let next = table.slot(index).next_seq();
     let in_reach = header.segment.place(next) != Place::Outside;
     in_reach && (action.flags & flag::FIN == 0 || header.segment.end != next)
+}
+
+/// The flags of a direction of a flow that may be offered, which some never are.
+fn offered(flags: u8) -> u8 {
+    if flags & flag::LONG_WAY == 0 { flags | flag::OFFLOAD } else { flags }
 }
 
 /// Is it the forward entry of a connection that has ended? The next with the same ports is another:

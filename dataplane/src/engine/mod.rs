@@ -14,12 +14,14 @@
 //! | `foresee` | what a new flow will need is asked for in time |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
+//! | `complete` | checksums that a sender left to its device |
 //! | `prepare` | flows that an earlier process left: whose each is now |
 //! | `adopt` | its owner takes it over |
 
 mod admit;
 mod adopt;
 mod claims;
+mod complete;
 mod end;
 mod errors;
 mod foresee;
@@ -441,7 +443,7 @@ impl Engine {
     fn flow<B: Buffer>(
         &mut self,
         work: &Work,
-        received: Received<B>,
+        mut received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
@@ -487,6 +489,7 @@ impl Engine {
             self.complain(work, &action, &received, now, out, kind, mtu.into());
             return Err(Counter::DropTooBig);
         }
+        self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::follow(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {

@@ -3,6 +3,7 @@
 mod failover;
 mod forwarding;
 mod gateway;
+mod incomplete;
 mod robustness;
 mod spoofing;
 mod workers;

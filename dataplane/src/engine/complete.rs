@@ -1,0 +1,120 @@
+//! Checksums that a sender leaves to its device.
+//!
+//! A container, a virtual machine or a bridge hands frames over before any device has finished
+//! them: the checksum field holds the sum of the pseudo-header and nothing more
+//! (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`). The kernel knows that of its packet buffers, and
+//! XDP does not see it. What a delta makes of such a field is as incomplete as before, and the far
+//! end drops it.
+//!
+//! So a worker completes what takes the long way, and lets that direction of the flow take no
+//! other: in neither tier does the short one look at data. Nothing is lost by doing that to a packet
+//! that was complete and whose checksum happens to be the pseudo-header's: it is the same
+//! afterwards.
+
+use weir_shm::flows::Action4;
+use weir_wire::layout::flow::flag;
+use weir_wire::parse::{Kind, Parsed};
+use weir_wire::{checksum, tcp, udp};
+
+use super::Engine;
+
+impl Engine {
+    /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
+    /// sender, whose entry is `slot`, on the long way. So it does with one that begins with
+    /// fragments: what is cut is complete, and says nothing of what follows.
+    pub(super) fn complete(&self, slot: u32, action: &mut Action4, p: &Parsed, frame: &mut [u8]) {
+        let unproven = p.kind != Kind::Flow || complete(frame, p);
+        // What is offered has shown itself: nobody else's packet takes that away.
+        if unproven && action.flags & (flag::LONG_WAY | flag::OFFLOAD) == 0 {
+            action.flags |= flag::LONG_WAY;
+            self.table.slot(slot).set_meta(action.flags, action.flow_state);
+        }
+    }
+}
+
+/// Makes the checksum of a TCP or UDP packet that is not cut whole, if it is only begun; says
+/// whether it was.
+fn complete(frame: &mut [u8], p: &Parsed) -> bool {
+    let at = match p.proto {
+        tcp::PROTOCOL => tcp::field::CHECKSUM,
+        udp::PROTOCOL => udp::field::CHECKSUM,
+        _ => return false,
+    };
+    let Some(segment) = frame.get_mut(usize::from(p.l4)..usize::from(p.end)) else { return false };
+    let Some(field) = segment.get(at..).and_then(|rest| rest.first_chunk::<2>()) else {
+        return false;
+    };
+    let begun = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+    if u16::from_be_bytes(*field) != begun {
+        return false;
+    }
+    // The field's own value stands for the pseudo-header in the sum.
+    let sum = checksum::sum(segment);
+    let whole =
+        if p.proto == udp::PROTOCOL { checksum::finish_udp(sum) } else { checksum::finish(sum) };
+    segment[at..at + 2].copy_from_slice(&whole);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weir_wire::parse::parse;
+
+    use super::*;
+
+    /// An Ethernet frame with a packet whose checksum is right.
+    fn frame(proto: u8, payload: &[u8]) -> Vec<u8> {
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(
+            [10, 0, 0, 2],
+            [198, 51, 100, 1],
+            64,
+        );
+        let mut frame = Vec::new();
+        match proto {
+            tcp::PROTOCOL => builder.tcp(40_000, 443, 7, 9).write(&mut frame, payload),
+            _ => builder.udp(40_000, 53).write(&mut frame, payload),
+        }
+        .unwrap();
+        frame
+    }
+
+    /// The same as its sender leaves it to its device.
+    fn begun(mut frame: Vec<u8>) -> Vec<u8> {
+        let p = parse(&frame).unwrap();
+        let at = usize::from(p.l4) + if p.proto == tcp::PROTOCOL { 16 } else { 6 };
+        let sum = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn a_checksum_that_is_begun_is_completed_and_no_other_is_touched(
+            proto in prop::sample::select(vec![tcp::PROTOCOL, udp::PROTOCOL]),
+            payload in prop::collection::vec(any::<u8>(), 0..64),
+            padding in 0usize..8,
+        ) {
+            let mut whole = frame(proto, &payload);
+            let mut partial = begun(whole.clone());
+            for frame in [&mut whole, &mut partial] {
+                frame.resize(frame.len() + padding, 0xa5);
+            }
+            let p = parse(&whole).unwrap();
+            prop_assert!(complete(&mut partial, &p));
+            prop_assert_eq!(&partial, &whole);
+            complete(&mut partial, &p);
+            prop_assert_eq!(&partial, &whole);
+        }
+    }
+
+    #[test]
+    fn udp_without_a_checksum_stays_without() {
+        let mut datagram = frame(udp::PROTOCOL, b"payload");
+        datagram[40..42].fill(0);
+        let before = datagram.clone();
+        let p = parse(&datagram).unwrap();
+        assert!(!complete(&mut datagram, &p));
+        assert_eq!(datagram, before);
+    }
+}
