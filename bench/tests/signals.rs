@@ -30,6 +30,11 @@ fn history_of(weir: &Weir, uplink: usize) -> Vec<Entry> {
 #[test]
 fn probes_that_the_gateways_own_firewall_drops_say_nothing_of_the_link() {
     let mut site = Probed::start(2, 1, QUICK).unwrap();
+    let answer = |weir: &Weir| {
+        let answers = |uplink| target(weir, uplink, 0).status == Status::Answering;
+        Ok((0..2).all(answers).then_some(()))
+    };
+    wait::until("pings to be answered", wait::BOUND, || answer(&site.weir)).unwrap();
     let gateway = &site.topology.gateway;
     let rules = "add table ip forbid\n\
         add chain ip forbid output { type filter hook output priority 0; }\n\

@@ -15,9 +15,12 @@ const LIMIT: usize = 1024;
 fn silent_uplinks() -> String {
     let mut text = String::new();
     for index in 0..UPLINKS {
-        run(&format!("ip link add dead{index} type dummy"));
+        run(&format!("ip link add dead{index} type veth peer name end{index}"));
         run(&format!("ip addr add 100.64.{index}.2/24 dev dead{index}"));
         run(&format!("ip link set dead{index} up"));
+        run(&format!("ip link set end{index} up"));
+        let next_hop = format!("100.64.{index}.1 lladdr 02:00:00:00:00:01 dev dead{index}");
+        run(&format!("ip neigh add {next_hop} nud permanent"));
         let interface = format!("interface = \"dead{index}\"\nnext_hop = \"100.64.{index}.1\"");
         write!(text, "[[uplink]]\nname = \"dead{index}\"\n{interface}\n").unwrap();
     }
