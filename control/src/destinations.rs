@@ -15,6 +15,8 @@ use crate::rules::Lookup;
 pub enum Way {
     /// It is the kernel's.
     Kernel,
+    /// It is behind a LAN port.
+    Lan,
     /// It is reached by uplinks.
     Uplinks,
     /// The next table decides.
@@ -33,18 +35,17 @@ struct Entry {
 }
 
 /// The prefixes that have a way of their own, in order, each before those within it. What they leave
-/// out is reached by uplinks. `table` gives the routes of a table; `by_uplink` says whether a route
-/// is an uplink's. One that gives another source is not: it is that of a VPN which takes packets out
-/// of the uplink's (strongSwan's are like that, RFC 4301 selectors want the LAN's address).
+/// out is reached by uplinks. `table` gives the routes of a table; `by_interface` says where a route
+/// by an interface leads.
 pub fn of<'r>(
     lookups: &[Lookup],
     table: impl Fn(u32) -> &'r [Route],
-    by_uplink: impl Fn(&Route) -> bool,
+    by_interface: impl Fn(&Route) -> Way,
 ) -> Vec<(Ipv4Net, Way)> {
     let way = |route: &Route| match route.fate {
         Fate::Throw => Way::Next,
-        Fate::Unicast if by_uplink(route) => Way::Uplinks,
-        Fate::Unicast | Fate::Elsewhere => Way::Kernel,
+        Fate::Unicast => by_interface(route),
+        Fate::Elsewhere => Way::Kernel,
     };
     let mut entries = Vec::new();
     for (rank, lookup) in lookups.iter().enumerate() {

@@ -28,6 +28,8 @@ pub struct Sources {
     uplinks: Vec<u32>,
     /// Addresses that packets by uplinks have.
     uplink_addresses: Vec<Ipv4Addr>,
+    /// Kernel indices of the LANs' interfaces.
+    lan_links: Vec<u32>,
     /// Networks of the LANs.
     lans: Vec<Ipv4Net>,
     /// The gateway's addresses.
@@ -43,6 +45,7 @@ impl Sources {
         let pools: Vec<_> = pools.copied().map(Ipv4Addr::from).collect();
         let held = kernel.addresses.iter().map(|(_, net)| net.addr());
         let uplinks = site.uplink_interfaces(kernel);
+        let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
         let of_uplinks = uplinks.iter().flat_map(|index| kernel.addresses_of(*index));
         Self {
             routes: Arc::clone(&kernel.routes),
@@ -50,29 +53,38 @@ impl Sources {
             lookups: rules::lookups(site, kernel),
             uplink_addresses: of_uplinks.chain(pools.iter().copied()).collect(),
             uplinks,
+            lan_links: lan_links.map(|link| link.index).collect(),
             lans,
             own: held.collect(),
             pools,
         }
     }
 
-    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes; and of
-    /// the pools, what the gateway does not have itself.
+    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes, and
+    /// what the kernel routes by a LAN's interface; and of the pools, what the gateway does not have
+    /// itself.
     pub fn prefixes(&self) -> HostPrefixes {
         let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
         let class = |way| match way {
             Way::Kernel => host_class::KERNEL,
+            Way::Lan => host_class::LAN,
             Way::Uplinks | Way::Next => 0,
         };
         let table = |table| match table {
             rules::MAIN => &self.routes[..],
             other => self.tables.get(&other).map_or(&[][..], Vec::as_slice),
         };
-        let by_uplink = |route: &Route| {
+        // By an uplink with a source that is not the uplink's goes what a VPN takes out of it
+        // (strongSwan's routes are like that, RFC 4301 selectors want the LAN's address).
+        let by_interface = |route: &Route| {
             let own = |source| self.uplink_addresses.contains(&source);
-            self.uplinks.contains(&route.interface) && route.source.is_none_or(own)
+            match route.interface {
+                by if self.lan_links.contains(&by) => Way::Lan,
+                by if self.uplinks.contains(&by) && route.source.is_none_or(own) => Way::Uplinks,
+                _ => Way::Kernel,
+            }
         };
-        let ways = destinations::of(&self.lookups, table, by_uplink);
+        let ways = destinations::of(&self.lookups, table, by_interface);
         let mut hosts: HostPrefixes =
             ways.iter().map(|(net, way)| (entry(net), class(*way))).collect();
         for net in &self.lans {
@@ -126,6 +138,16 @@ mod tests {
             (([192, 168, 1, 1], 32), host_class::LOCAL),
         ];
         assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn what_the_kernel_routes_by_a_lans_interface_is_behind_its_port() {
+        let kernel = kernel(&[("10.0.0.0/8", 3), ("10.1.0.0/16", 1), ("192.168.1.7/32", 1)]);
+        let prefixes = sources(&kernel).prefixes();
+        for inner in [([10, 1, 0, 0], 16), ([192, 168, 1, 7], 32)] {
+            assert_eq!(prefixes.get(&inner), Some(&host_class::LAN), "{inner:?}");
+        }
+        assert_eq!(prefixes.get(&([10, 0, 0, 0], 8)), Some(&host_class::KERNEL));
     }
 
     #[test]
