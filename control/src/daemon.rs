@@ -50,6 +50,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// What workers get of the CPU when an uplink's state changed, before hooks run and routes follow.
 const HEAD_START: Duration = Duration::from_millis(1);
 
+/// How often the next hop of an uplink whose targets stay silent is checked: it is answered for within
+/// three seconds, or lost.
+const DOUBT_MS: u64 = 5000;
+
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_millis(100);
 
@@ -336,8 +340,8 @@ struct Daemon {
     flipped: bool,
     /// Number of the next change that hooks are to be told of.
     told: u64,
-    /// By uplink: its next hop was checked since its targets fell silent.
-    doubted: Vec<bool>,
+    /// By uplink: when its next hop was last checked since its targets fell silent.
+    doubted: Vec<Option<u64>>,
     /// Of rules and routes.
     unrouted: Complaint,
     /// What was said of the kernel's rules.
@@ -587,18 +591,21 @@ impl Daemon {
         for (interface, address) in &self.unresolved {
             watcher.resolve(*interface, *address).await;
         }
-        // Perhaps another router has the next hop's address, and did not say so.
-        let silent = (0..self.site.uplinks.len()).map(|index| self.monitor.is_silent(index));
-        let before = std::mem::replace(&mut self.doubted, silent.collect());
+        // Perhaps another router has the next hop's address and did not say so, or it is dead.
+        let now = now_ms();
+        self.doubted.resize(self.site.uplinks.len(), None);
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
-            if self.doubted[index]
-                && !before.get(index).is_some_and(|doubted| *doubted)
+            let last = &mut self.doubted[index];
+            if !self.monitor.is_silent(index) {
+                *last = None;
+            } else if last.is_none_or(|last| now.saturating_sub(last) >= DOUBT_MS)
                 && let Some(link) = self.kernel.link(&uplink.interface)
                 && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
                 && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
                 && known.trusted
             {
                 watcher.doubt(link.index, next_hop, known.mac).await;
+                *last = Some(now);
             }
         }
     }
