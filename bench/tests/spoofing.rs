@@ -164,15 +164,21 @@ fn a_redirect_and_an_error_in_the_name_of_the_lan_stop_at_the_gateway() {
     let lan = plan::lan_gateway(0);
     let mut outside = on_the_link(&topology);
     let count = |counter| weir.counters().unwrap().sum(counter);
-    let before = [Counter::DropIcmpRedirect, Counter::DropSource].map(count);
-    for (source, kind, code) in
-        [(lan, 5, 1), (lan, 4, 0), (lan, 3, 1), (topology.hosts[0].address, 3, 1)]
-    {
+    let router = topology.providers[0].next_hop;
+    let counters = [Counter::DropIcmpRedirect, Counter::XdpDropMartian];
+    let before = counters.map(count);
+    for (source, kind, code) in [
+        (router, 5, 1),
+        (router, 4, 0),
+        (lan, 5, 1),
+        (lan, 4, 0),
+        (lan, 3, 1),
+        (topology.hosts[0].address, 3, 1),
+    ] {
         outside.send(&error(source, kind, code)).unwrap();
     }
     wait::until("the errors to be dropped", wait::BOUND, || {
-        let now = [Counter::DropIcmpRedirect, Counter::DropSource].map(count);
-        Ok((now == [before[0] + 2, before[1] + 2]).then_some(()))
+        Ok((counters.map(count) == [before[0] + 2, before[1] + 4]).then_some(()))
     })
     .unwrap();
     assert!((3..20).all(|number| echoes(&socket, number)));
