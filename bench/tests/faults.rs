@@ -201,7 +201,7 @@ fn a_saturated_link_is_degraded_by_its_round_trip_time_and_finishes_what_it_carr
     let site = site(STRICT);
     let netns = &site.topology.hosts[0].netns;
     let line = site.line(FIBER);
-    line.impair(Direction::Down, Impairment::rate(4_000_000, MS * 400));
+    line.impair(Direction::Down, Impairment::rate(4_000_000, MS * 800));
     site.weir.weight("cable", 0).unwrap();
     let url = server::content_url(SERVER, 400_000);
     std::thread::scope(|scope| {
