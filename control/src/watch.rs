@@ -3,9 +3,9 @@
 //!
 //! Events only say that something changed; what they are about is then read anew, and all events that
 //! came before count as dealt with. Neighbours are read every time, since one that grows stale is no
-//! event. Only the loss of a carrier is taken from the
-//! event itself, by [`urgent`](crate::urgent). Events that overrun the socket's buffer are lost, but not the news that some were.
-//! Requests have a socket of their own, where no event takes a reply's place.
+//! event. Only the loss of a carrier is taken from the event itself, by `urgent`. Events that overrun
+//! the socket's buffer are lost, but not the news that some were. Requests have a socket of their own,
+//! where no event takes a reply's place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;

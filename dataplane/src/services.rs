@@ -2,7 +2,7 @@
 //!
 //! Peers of a file-sharing network that are gone, and addresses that somebody scans, never answer by
 //! any link. A service that answered somebody, by whichever uplink, should do so again. One that
-//! stays silent for [`DOUBT_MS`] without an answer by any uplink has gone itself, and is evidence no
+//! stays silent for `DOUBT_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
 use weir_wire::hash::hash2;
