@@ -1,11 +1,12 @@
-//! What devices can do: their channels, and whether XDP transmits by them.
+//! What devices do and can do: their channels, whether XDP transmits by them, and whether it sees
+//! the tags of what they receive.
 //!
-//! Two requests each, so a device is asked when it is new, when an event is about it, and a few with
+//! Three requests each, so a device is asked when it is new, when an event is about it, and a few with
 //! every reading of the view in turn: not every driver's change is an event.
 
 use std::collections::{HashMap, HashSet};
 
-use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolHandle};
+use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolHandle};
 use futures_util::stream::TryStreamExt;
 
 use crate::channels::{self, Shortage};
@@ -31,6 +32,7 @@ struct Known {
     queues: u32,
     xdp_transmit: bool,
     shortage: Option<Shortage>,
+    strips_tags: bool,
 }
 
 impl Devices {
@@ -52,6 +54,7 @@ impl Devices {
             };
             (link.queues, link.xdp_transmit) = (known.queues, known.xdp_transmit);
             link.shortage.clone_from(&known.shortage);
+            link.strips_tags = known.strips_tags;
             self.known.insert(link.index, known);
         }
         hand_up_shortages(links);
@@ -66,7 +69,20 @@ impl Devices {
             queues: (receive + combined).max(1),
             xdp_transmit: transmits && shortage.is_none(),
             shortage,
+            strips_tags: self.strips_tags(&link.name).await.unwrap_or(false),
         }
+    }
+
+    /// `NETIF_F_HW_VLAN_CTAG_RX`, by its name in net/ethtool/common.c; `ethtool -k` calls it
+    /// rx-vlan-offload.
+    async fn strips_tags(&mut self, interface: &str) -> Option<bool> {
+        let mut replies = self.ethtool.feature().get(Some(interface)).execute().await.ok()?;
+        let reply = replies.try_next().await.ok()??;
+        let active = reply.payload.nlas.iter().find_map(|attribute| match attribute {
+            EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) => Some(bits),
+            _ => None,
+        });
+        Some(active?.iter().any(|bit| bit.name == "rx-vlan-hw-parse" && bit.value))
     }
 
     /// Those in use: that only receive, and combined ones.

@@ -70,6 +70,10 @@ pub struct Link {
     pub xdp_transmit: bool,
     /// What keeps XDP from that though the driver says it can.
     pub shortage: Option<Shortage>,
+    /// It takes VLAN tags off the frames it receives, and XDP does not see them.
+    pub strips_tags: bool,
+    /// It is a bridge.
+    pub bridge: bool,
 }
 
 /// A neighbour's hardware address and whether the kernel still vouches for it.
@@ -473,6 +477,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
         queues: 1,
         xdp_transmit: false,
         shortage: None,
+        strips_tags: false,
+        bridge: false,
     };
     let (mut parent, mut id, mut is_macvlan) = (None, None, false);
     for attribute in &message.attributes {
@@ -487,6 +493,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 is_macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
                 for info in infos {
+                    link.bridge |= matches!(info, LinkInfo::Kind(InfoKind::Bridge));
                     if let LinkInfo::Data(InfoData::Vlan(data)) = info {
                         id = data.iter().find_map(|d| match d {
                             InfoVlan::Id(id) => Some(*id),
@@ -585,7 +592,6 @@ fn hop(attributes: &[RouteAttribute]) -> (Option<u32>, Option<Ipv4Addr>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::link::InfoKind;
 
     /// From a message, because not every kernel that runs the tests has VLAN devices.
     #[test]

@@ -316,3 +316,17 @@ fn changes_beyond_the_sockets_buffer_are_seen_and_so_are_later_ones() {
             .await;
     });
 }
+
+#[test]
+fn a_device_that_takes_vlan_tags_off_what_it_receives_is_known() {
+    with_uplink(async |_peer| {
+        let mut watcher = Watcher::new().unwrap();
+        for (word, strips) in [("on", true), ("off", false)] {
+            run(&format!("ethtool -K wan0 rxvlan {word}"));
+            until(&mut watcher, &format!("rxvlan {word}"), |kernel| {
+                kernel.link("wan0").is_some_and(|link| link.strips_tags == strips)
+            })
+            .await;
+        }
+    });
+}

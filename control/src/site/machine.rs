@@ -108,6 +108,13 @@ impl Machine<'_> {
         }
         let parent =
             link.vlan.and_then(|(parent, _)| kernel.links.iter().find(|l| l.index == parent));
+        if let Some(Link { name: parent, .. }) = parent.filter(|parent| parent.strips_tags) {
+            let message = format!(
+                "interface {name} is a VLAN of {parent}, which takes the tags off what it \
+                 receives before XDP sees it: no packet would be known as {name}'s"
+            );
+            self.tolerate(line, message, format!("run `ethtool -K {parent} rxvlan off`"));
+        }
         if let Some(parent) = parent.filter(|parent| parent.vlan.is_some()) {
             let message = format!("interface {name} is a VLAN within VLAN {}", parent.name);
             self.refuse(line, message, "use an interface with one 802.1Q tag at most");

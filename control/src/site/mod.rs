@@ -4,6 +4,7 @@
 
 mod capacity;
 mod check;
+mod frames;
 mod machine;
 mod place;
 mod read;
@@ -36,6 +37,7 @@ pub fn is_interface_name(name: &str) -> bool {
 pub fn warnings_here(site: &Site, kernel: &crate::watch::Kernel) -> Vec<String> {
     let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
     warnings.extend(warn::unwatched(site));
+    warnings.extend(frames::warnings(site, kernel));
     warnings
 }
 

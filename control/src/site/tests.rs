@@ -57,12 +57,9 @@ fn kernel() -> Kernel {
         mtu: 1500,
         up: true,
         running: true,
-        vlan: None,
-        macvlan: None,
-        master: None,
         queues: 1,
         xdp_transmit: true,
-        shortage: None,
+        ..Link::default()
     };
     Kernel {
         links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],
@@ -392,6 +389,23 @@ fn a_lan_prefix_of_the_kernel_that_overlaps_another_lan_is_refused() {
 fn an_interface_without_an_ethernet_address_is_refused() {
     let text = on_this_machine(|kernel| kernel.links[1].mac = [0; 6]);
     assert!(text.contains("wan0 has no Ethernet address"), "{text}");
+}
+
+#[test]
+fn a_vlan_whose_parent_takes_the_tags_off_is_told_with_the_command_that_stops_it() {
+    let vlan_of = |kernel: &mut Kernel, strips_tags| {
+        kernel.links[1].vlan = Some((8, 20));
+        let (name, vlan) = ("eth0".into(), None);
+        let parent = Link { index: 8, name, vlan, strips_tags, ..kernel.links[1].clone() };
+        kernel.links.push(parent);
+    };
+    let text = on_this_machine(|kernel| vlan_of(kernel, true));
+    assert!(text.contains("wan0 is a VLAN of eth0, which takes the tags off"), "{text}");
+    assert!(text.contains("ethtool -K eth0 rxvlan off"), "{text}");
+    let mut kernel = kernel();
+    vlan_of(&mut kernel, false);
+    let site = parse("weir.toml", GOOD).unwrap();
+    assert!(against_kernel(&site, &kernel, "weir.toml").is_empty());
 }
 
 #[test]

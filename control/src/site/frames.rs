@@ -1,0 +1,77 @@
+//! Frames that reach XDP and AF_XDP in another form than on the wire, or not at all.
+
+use super::Site;
+use crate::watch::{Kernel, Link};
+
+/// Most bytes of an IPv4 packet that a worker takes: a frame of AF_XDP's fits in a page
+/// (`xdp_umem_reg`, net/xdp/xdp_umem.c) behind 256 bytes of headroom, with a tagged Ethernet header.
+pub const LARGEST_FOR_USER_TIER: u32 = 4096 - 256 - 18;
+
+/// What is to be known of the frames of this site's devices.
+pub fn warnings(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let interfaces = site.lans.iter().map(|lan| &lan.interface);
+    let interfaces = interfaces.chain(site.uplinks.iter().map(|uplink| &uplink.interface));
+    let links = interfaces.filter_map(|name| kernel.link(name));
+    links.flat_map(|link| [oversize(link), merged(link, kernel)]).flatten().collect()
+}
+
+fn oversize(link: &Link) -> Option<String> {
+    let Link { name, mtu, .. } = link;
+    (*mtu > LARGEST_FOR_USER_TIER).then(|| {
+        format!(
+            "interface {name} has MTU {mtu}: packets over {LARGEST_FOR_USER_TIER} bytes begin no \
+             flow and take no user tier, and are counted as lost in `weir status`; \
+             `ip link set {name} mtu {LARGEST_FOR_USER_TIER}` has them cut by who sends them"
+        )
+    })
+}
+
+fn merged(link: &Link, kernel: &Kernel) -> Option<String> {
+    let Link { name, .. } = link;
+    let ports = kernel.links.iter().filter(|port| port.master == Some(link.index));
+    let lines: Vec<_> = ports.map(|port| format!("`ethtool -K {} gro off`", port.name)).collect();
+    link.bridge.then(|| {
+        format!(
+            "interface {name} is a bridge: segments that its ports merged, or that a container or \
+             virtual machine left to be cut, are too large for XDP and are lost: {}, and in each \
+             container or virtual machine `ethtool -K eth0 tso off gso off`",
+            if lines.is_empty() { "`ethtool -K PORT gro off`".into() } else { lines.join(", ") }
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str =
+        "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+
+    fn told(links: Vec<Link>) -> Vec<String> {
+        let site = crate::site::parse("weir.toml", SITE).unwrap();
+        warnings(&site, &Kernel { links, ..Kernel::default() })
+    }
+
+    fn link(index: u32, name: &str) -> Link {
+        Link { index, name: name.into(), mtu: 1500, ..Link::default() }
+    }
+
+    #[test]
+    fn packets_that_are_too_large_for_the_user_tier_are_told_with_the_command_that_helps() {
+        assert_eq!(told(vec![link(1, "lan0"), link(2, "wan0")]), [""; 0]);
+        let jumbo = Link { mtu: 9000, ..link(2, "wan0") };
+        let told = told(vec![Link { mtu: 3822, ..link(1, "lan0") }, jumbo]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("interface wan0 has MTU 9000"), "{told:?}");
+        assert!(told[0].contains("`ip link set wan0 mtu 3822`"), "{told:?}");
+    }
+
+    #[test]
+    fn a_lan_that_is_a_bridge_is_told_how_to_have_segments_cut() {
+        let bridge = Link { bridge: true, ..link(1, "lan0") };
+        let port = Link { master: Some(1), ..link(3, "eth1") };
+        let told = told(vec![bridge, link(2, "wan0"), port]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("`ethtool -K eth1 gro off`"), "{told:?}");
+    }
+}
