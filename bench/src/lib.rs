@@ -40,6 +40,7 @@ pub mod process;
 pub mod quic;
 pub mod random;
 pub mod report;
+pub mod rest;
 pub mod run;
 pub mod section;
 pub mod server;

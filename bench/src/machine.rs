@@ -4,6 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+};
 
 /// What a report says about where its figures come from.
 #[derive(Clone, Debug, Serialize)]
@@ -59,8 +63,17 @@ pub fn pin(cpu: Option<usize>) -> Result<usize> {
     Ok(cpu)
 }
 
+/// Puts this thread before all of ordinary priority, where that is allowed.
+pub fn real_time() {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    if let Ok(priority) = ThreadPriorityValue::try_from(1u8) {
+        let priority = ThreadPriority::Crossplatform(priority);
+        let _ = set_thread_priority_and_policy(thread_native_id(), priority, policy);
+    }
+}
+
 /// Processors that are there, whichever of them this thread may use.
-fn cores() -> usize {
+pub fn cores() -> usize {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     text.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }

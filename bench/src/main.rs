@@ -12,12 +12,12 @@ use clap::{Parser, Subcommand};
 use weir_bench::compare::{Comparison, Report, Size, System};
 use weir_bench::memory::options::{Options, Pages};
 use weir_bench::netns::{Netns, require_root};
-use weir_bench::plan::{Lan, Plan, Uplink};
+use weir_bench::plan::{Lan, Offloads, Plan, Uplink};
 use weir_bench::run::Tag;
 use weir_bench::topology::Topology;
 use weir_bench::{
     adopt, balance, cleanup, failover, footprint, latency, new_flows, noise, pipeline, report,
-    setup, teardown, update,
+    rest, setup, teardown, update,
 };
 
 #[derive(Parser)]
@@ -68,6 +68,15 @@ enum Action {
     Failover {
         #[command(flatten)]
         options: failover::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure what the control process costs at rest with many routes, uplinks and policies, and
+    /// how soon it tells of a cut cable.
+    Rest {
+        #[command(flatten)]
+        options: rest::Options,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -217,6 +226,7 @@ fn main() -> Result<()> {
         Action::SetupRate(arguments) => setup_rate(arguments),
         Action::Update { options, json } => update::run(&options)?.print(json),
         Action::Failover { options, json } => failover::run(&options)?.print(json),
+        Action::Rest { options, json } => rest::run(&options)?.print(json),
         Action::Adopt { options, json } => adopt::run(&options)?.print(json),
         Action::Teardown(memory) => teardown::run(&memory.options)?.print(memory.json),
         Action::Footprint(memory) => footprint::run(&memory.options)?.print(memory.json),
@@ -276,6 +286,7 @@ fn topo_up(up: &Up) -> Result<()> {
         queues: up.queues,
         owned_prefix: up.owned_prefix,
         lines: if up.lines { (0..up.providers).collect() } else { Vec::new() },
+        offloads: Offloads::None,
     })?;
     describe(&topology);
     // No signal handler: whatever ends this process, the reaper sees the end of its pipe.

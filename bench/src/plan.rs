@@ -57,6 +57,21 @@ pub struct Plan {
     /// Uplinks whose link to the provider is a [`Line`](crate::line::Line), which can be made to
     /// fail while it runs; the others are plain.
     pub lines: Vec<usize>,
+    /// What hosts and providers leave to their devices.
+    pub offloads: Offloads,
+}
+
+/// What hosts and providers leave to their devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offloads {
+    /// Nothing: every packet on the wire is complete and alone.
+    #[default]
+    None,
+    /// What a fresh veth device takes: checksums, and segments that are yet to be cut.
+    Fresh,
+    /// As `Fresh`, and frames may be redirected to the gateway's peers, so that the kernel tier
+    /// forwards.
+    FreshWithGro,
 }
 
 impl Plan {
@@ -71,6 +86,7 @@ impl Plan {
             queues: 1,
             owned_prefix: false,
             lines: Vec::new(),
+            offloads: Offloads::None,
         }
     }
 

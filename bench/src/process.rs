@@ -1,6 +1,7 @@
 //! Child processes that end with their owner.
 
 use std::process::{Child, Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -44,6 +45,21 @@ pub fn resident(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Ok(kib.context("it has no memory")? * 1024)
+}
+
+/// CPU time that all threads of a process have used (proc_pid_stat(5)), in steps of 10 ms.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("there is no process {pid}"))?;
+    // The second field is the name, which may hold anything; `utime` is the 14th, `stime` the 15th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let times: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    let [user, system] = times[..] else { bail!("/proc/{pid}/stat has no CPU times") };
+    let ticks = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_secs(user + system) / u32::try_from(ticks)?)
 }
 
 /// Runs `command` to its end and returns what it wrote.

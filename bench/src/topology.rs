@@ -4,8 +4,9 @@
 //! rest, and the Internet routes each prefix back through its own provider only. So a packet that
 //! leaves by the wrong uplink is lost and counted, as with real providers.
 //!
-//! Offloads. Checksum and segmentation offload are off at every end, because a packet that XDP or
-//! AF_XDP takes from a veth carries whatever the sender left undone. The peers of the gateway's
+//! Offloads. Checksum and segmentation offload are off at every end unless the plan says otherwise,
+//! because a packet that XDP or AF_XDP takes from a veth carries whatever the sender left undone: it
+//! takes the user tier, which is not what most tests and measurements are about. The peers of the gateway's
 //! ports have GRO on, for a veth accepts redirected XDP frames only when its peer has XDP or GRO
 //! (`ndo_xdp_xmit`, drivers/net/veth.c); a GRO size of one byte keeps them from merging packets.
 
@@ -19,7 +20,7 @@ use anyhow::{Context, Result};
 
 use crate::line::{self, Line};
 use crate::netns::Netns;
-use crate::plan::{self, Lan, OWNED_PREFIX, Plan, Port};
+use crate::plan::{self, Lan, OWNED_PREFIX, Offloads, Plan, Port};
 use crate::run::Run;
 
 /// The local ports of the gateway's own sockets; above them is the NAT's.
@@ -325,7 +326,7 @@ impl Topology {
             devices.push(device);
         }
         for device in &devices {
-            no_offload(gateway, device)?;
+            self.no_offload(gateway, device)?;
         }
         gateway.ip(&lines)?;
         forward(gateway)?;
@@ -339,12 +340,12 @@ impl Topology {
         for port in hosts.chain([TOWARDS_GATEWAY.to_owned()]) {
             let _ = writeln!(lines, "link set {port} master br0 up");
             if port != TOWARDS_GATEWAY {
-                no_offload(switch, &port)?;
+                self.no_offload(switch, &port)?;
             }
         }
         lines.push_str("link set br0 up\n");
         switch.ip(&lines)?;
-        accept_redirects(switch, TOWARDS_GATEWAY)?;
+        self.accept_redirects(switch, TOWARDS_GATEWAY)?;
         // Where br_netfilter is loaded, bridged packets would pass through the host's firewall.
         let knob = "net/bridge/bridge-nf-call-iptables";
         if Path::new("/proc/sys").join(knob).exists() {
@@ -361,7 +362,7 @@ impl Topology {
         let mut back_to_owned = String::new();
         for provider in &self.providers {
             let device = format!("isp{}", provider.index);
-            no_offload(&self.internet, &device)?;
+            self.no_offload(&self.internet, &device)?;
             let (router, internet) = plan::transit(provider.index);
             let (prefix, length) = plan::provider_prefix(provider.index);
             let _ = writeln!(lines, "link set {device} up");
@@ -396,9 +397,9 @@ impl Topology {
             let _ = write!(accepted, ", {owned}/{length}");
             let _ = writeln!(lines, "route add {owned}/{length} via {}", provider.addresses[0]);
         }
-        no_offload(netns, "internet")?;
+        self.no_offload(netns, "internet")?;
         netns.ip(&lines)?;
-        accept_redirects(netns, TOWARDS_GATEWAY)?;
+        self.accept_redirects(netns, TOWARDS_GATEWAY)?;
         forward(netns)?;
         netns.nft(&format!(
             "table inet bench {{
@@ -422,8 +423,8 @@ impl Topology {
         // The line itself says nothing on its ports.
         netns.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
         netns.ip(&format!("link set {customer} up\nlink set {} up\n", line::PROVIDER))?;
-        accept_redirects(netns, customer)?;
-        no_offload(netns, line::PROVIDER)?;
+        self.accept_redirects(netns, customer)?;
+        self.no_offload(netns, line::PROVIDER)?;
         Line::start(netns, provider.index as u64).map(Some)
     }
 
@@ -441,22 +442,32 @@ impl Topology {
         }
         host.netns.ip(&lines)?;
         match self.switch {
-            Some(_) => no_offload(&host.netns, "eth0"),
-            None => accept_redirects(&host.netns, "eth0"),
+            Some(_) => self.no_offload(&host.netns, "eth0"),
+            None => self.accept_redirects(&host.netns, "eth0"),
         }
     }
-}
 
-/// Every offload off, so that each packet on the wire is complete and alone.
-fn no_offload(netns: &Netns, device: &str) -> Result<()> {
-    offloads(netns, device, "off")
-}
+    /// Every offload off, so that each packet on the wire is complete and alone; unless the plan
+    /// wants them as they are.
+    fn no_offload(&self, netns: &Netns, device: &str) -> Result<()> {
+        match self.plan.offloads {
+            Offloads::None => offloads(netns, device, "off"),
+            Offloads::Fresh | Offloads::FreshWithGro => Ok(()),
+        }
+    }
 
-/// As [`no_offload`], but the device's peer may redirect XDP frames into it. The device must be up:
-/// only then does turning GRO on make its peer a target (`veth_set_features`).
-fn accept_redirects(netns: &Netns, device: &str) -> Result<()> {
-    offloads(netns, device, "on")?;
-    netns.ip(&format!("link set {device} gro_max_size 1\n"))
+    /// As [`Self::no_offload`], but the device's peer may redirect XDP frames into it. The device
+    /// must be up: only then does turning GRO on make its peer a target (`veth_set_features`).
+    fn accept_redirects(&self, netns: &Netns, device: &str) -> Result<()> {
+        match self.plan.offloads {
+            Offloads::None => offloads(netns, device, "on")?,
+            Offloads::Fresh => return Ok(()),
+            Offloads::FreshWithGro => {
+                netns.output(Command::new("ethtool").args(["-K", device, "gro", "on"]))?;
+            }
+        }
+        netns.ip(&format!("link set {device} gro_max_size 1\n"))
+    }
 }
 
 fn offloads(netns: &Netns, device: &str, gro: &str) -> Result<()> {

@@ -1,10 +1,11 @@
-//! How soon a change is obeyed: an uplink taken out under traffic of established flows, and a
-//! weight under new ones.
+//! How soon a change is obeyed: an uplink taken out, or its cable cut, under traffic of established
+//! flows, and a weight under new ones; on an idle machine, or with a busy loop on every CPU.
 //!
-//! All times count from the request, in microseconds of `CLOCK_MONOTONIC`, which is also what the
+//! All times count from the request, or from the kernel's event about the carrier, in microseconds of `CLOCK_MONOTONIC`, which is also what the
 //! far side's programs read when a frame arrives. A thread watches the control page for what is
 //! published.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,21 +15,26 @@ use serde_json::{Map, Value, json};
 use weir_control::api::Request;
 use weir_ebpf::traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
 use weir_shm::control::ControlRegion;
+use weir_wire::layout::control::uplink_state;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};
-use crate::compare::weir::{Tier, establish, start};
+use crate::compare::weir::{Tier, establish, start_with};
 use crate::compare::{GATEWAY_CPU, Size, Traffic};
-use crate::moments::{WATCH, now_ns, when_changed};
-use crate::section::{Section, figure, median, range, table};
+use crate::moments::{Notice, WATCH, now_ns, when_changed};
+use crate::section::{Section, figure, median, percentile, range, table};
 use crate::weir::{UPLINKS, Weir};
-use crate::{machine, plot, process};
+use crate::{machine, plot, process, wait};
 
-/// Time between frames: what the user tier keeps up with when every one of them is new to it.
-const PACE: Duration = Duration::from_micros(5);
+/// How long frames are sent in a trial: the set-up of the call, the time before, and as long after.
+const TRAFFIC: Duration = Duration::from_millis(200);
 /// Traffic before a change.
 const BEFORE: Duration = Duration::from_millis(100);
-/// Frames of a trial: the set-up of the call, the time before, and as long after.
-const FRAMES: u32 = 40_000;
+/// Most frames of a trial: what the user tier keeps up with when every one of them is new to it.
+const MOST_FRAMES: u32 = 40_000;
+/// Fewest: a first packet is seen to 50 µs.
+const LEAST_FRAMES: u32 = 4000;
+/// How long a cut uplink must be well before it is used again, milliseconds.
+const HOLD_DOWN_MS: u32 = 100;
 /// Most trials with the command, which takes as long as a process to start.
 const COMMANDS: u32 = 3;
 /// The uplink that established flows leave by until it is taken out, and the other.
@@ -44,15 +50,18 @@ pub struct Options {
     /// Changes of each kind; figures are medians over them.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
+    /// With a busy loop on every CPU.
+    #[arg(long)]
+    pub busy: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { flows: 1_000_000, rounds: 5 }
+        Self { flows: 1_000_000, rounds: 5, busy: false }
     }
 }
 
-/// One change, microseconds after its request.
+/// One change, microseconds after its request, or after the event about the carrier.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Trial {
     /// The control page had it: the state word, or the epoch.
@@ -74,6 +83,8 @@ pub struct Line {
     pub key: &'static str,
     /// What is done.
     pub what: &'static str,
+    /// Whether it is asked for, and answered.
+    pub asked: bool,
     /// Whether the old uplink falls silent.
     pub ends: bool,
     /// The trials.
@@ -98,33 +109,37 @@ pub fn run(options: &Options) -> Result<Section> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn measure(options: &Options) -> Result<[Line; 3]> {
+pub fn measure(options: &Options) -> Result<[Line; 4]> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
     // Whatever is started from here on leaves the generator alone.
     machine::pin(Some(GATEWAY_CPU))?;
     let rounds = u32::try_from(options.rounds)?;
-    let commands = rounds.min(COMMANDS);
-    let mut field = Field::prepare(options.flows, rounds + commands, rounds * FRAMES)?;
-    let mut flips = [false, true].map(|_| Vec::new());
-    for (trials, by_command) in flips.iter_mut().zip([false, true]) {
-        for _ in 0..if by_command { commands } else { rounds } {
-            trials.push(field.flip(by_command).context("taking an uplink out")?);
-        }
-    }
-    let weights = (0..rounds).map(|_| field.weigh()).collect::<Result<_>>();
-    let [flip, command] = flips;
-    let line = |key, what, ends, trials| Line { key, what, ends, trials };
+    let mut field = Field::prepare(options.flows, rounds)?;
+    let _busy = options.busy.then(Busy::start).transpose()?;
+    let flips = repeat(rounds, || field.flip(false)).context("taking an uplink out")?;
+    let commands = repeat(rounds.min(COMMANDS), || field.flip(true)).context("taking it out")?;
+    let cuts = repeat(rounds, || field.cut()).context("cutting a cable")?;
+    let weights = repeat(rounds, || field.weigh()).context("setting a weight")?;
+    let line =
+        |key, what, [asked, ends]: [bool; 2], trials| Line { key, what, asked, ends, trials };
     Ok([
-        line("flip", "uplink down, by the API", true, flip),
-        line("flip_command", "uplink down, by the command", true, command),
-        line("weight", "weight, by the API", false, weights.context("setting a weight")?),
+        line("flip", "uplink down, by the API", [true, true], flips),
+        line("flip_command", "uplink down, by the command", [true, true], commands),
+        line("cut", "cable cut", [false, true], cuts),
+        line("weight", "weight, by the API", [true, false], weights),
     ])
+}
+
+fn repeat(rounds: u32, mut trial: impl FnMut() -> Result<Trial>) -> Result<Vec<Trial>> {
+    (0..rounds).map(|_| trial()).collect()
 }
 
 /// Weir with established flows, all by one of two uplinks.
 struct Field {
     weir: Weir,
     site: Site,
+    /// Frames of a trial.
+    frames: u32,
     /// The established flows, and the next of them: none has moved.
     established: Load,
     next: u32,
@@ -134,17 +149,20 @@ struct Field {
 }
 
 impl Field {
-    fn prepare(flows: u32, trials: u32, new: u32) -> Result<Self> {
-        let least = trials * FRAMES;
-        ensure!(flows >= least, "the flows must be {least} or more: a trial moves {FRAMES}");
+    fn prepare(flows: u32, rounds: u32) -> Result<Self> {
+        let trials = 2 * rounds + rounds.min(COMMANDS);
+        let frames = (flows / trials).min(MOST_FRAMES);
+        let least = trials * LEAST_FRAMES;
+        ensure!(frames >= LEAST_FRAMES, "{trials} trials need {least} flows or more");
+        let new = rounds * frames;
         let mut site = Site::build(flows)?;
         site.pair_flows();
         let room = flows.checked_add(new).context("too many flows")?;
-        let weir = start(&mut site, Tier::Kernel, room)?;
+        let weir = start_with(&mut site, Tier::Kernel, room, HOLD_DOWN_MS)?;
         weir.weight(UPLINKS[NEW], 0)?;
         establish(&mut site, &weir)?;
         weir.weight(UPLINKS[NEW], 1)?;
-        let established = watched(site.load(Size::Fixed(64)));
+        let established = watched(site.load(Size::Fixed(64)), frames);
         // An endpoint with a mapping stays with its uplink (RFC 4787 REQ-1): these have none.
         let used = established.endpoints.div_ceil(PORTS);
         let most = MAX_ENDPOINTS - used * PORTS;
@@ -156,22 +174,40 @@ impl Field {
             stride: 1,
             ..established
         };
-        Ok(Self { weir, site, established, next: 0, new, next_new: 0 })
+        Ok(Self { weir, site, frames, established, next: 0, new, next_new: 0 })
+    }
+
+    /// Has flows sent that leave by the old uplink.
+    fn send_established(&mut self) -> Result<()> {
+        self.site.traffic.set_plan_from(&self.established, self.next)?;
+        let walked = u64::from(self.frames) * u64::from(self.established.stride);
+        self.next = ((u64::from(self.next) + walked) % u64::from(self.established.flows)) as u32;
+        Ok(())
     }
 
     /// Takes out an uplink under traffic of flows that leave by it; then it returns.
     fn flip(&mut self, by_command: bool) -> Result<Trial> {
-        self.site.traffic.set_plan_from(&self.established, self.next)?;
-        let walked = u64::from(FRAMES) * u64::from(self.established.stride);
-        self.next = ((u64::from(self.next) + walked) % u64::from(self.established.flows)) as u32;
+        self.send_established()?;
         let name = UPLINKS[OLD];
         let change = |weir: &Weir| match by_command {
             true => process::output(&mut weir.cli(&["down", name])?).map(drop),
             false => weir.request(&Request::Down { uplink: name.into() }).map(drop),
         };
-        let state = |control: &ControlRegion| u64::from(control.uplink_state(OLD as u8));
-        let trial = trial(&self.weir, &mut self.site, change, state)?;
+        let trial = self.trial(change, state, None)?;
         self.weir.request(&Request::Up { uplink: name.into() })?;
+        Ok(trial)
+    }
+
+    /// Cuts its cable; then it is joined again.
+    fn cut(&mut self) -> Result<Trial> {
+        self.send_established()?;
+        let provider = self.site.topology.providers[OLD].clone();
+        let notice = Notice::of_carrier_loss(&self.site.topology.gateway)?;
+        let trial = self.trial(|_| provider.set_carrier(false), state, Some(&notice))?;
+        provider.set_carrier(true)?;
+        wait::until("the uplink to be well again", wait::BOUND, || {
+            Ok((self.weir.states()?[OLD] == uplink_state::USABLE).then_some(()))
+        })?;
         Ok(trial)
     }
 
@@ -179,68 +215,115 @@ impl Field {
     fn weigh(&mut self) -> Result<Trial> {
         self.weir.weight(UPLINKS[NEW], 0)?;
         self.site.traffic.set_plan_from(&self.new, self.next_new)?;
-        self.next_new += FRAMES;
+        self.next_new += self.frames;
         let change = |weir: &Weir| weir.weight(UPLINKS[NEW], 1).map(drop);
-        trial(&self.weir, &mut self.site, change, ControlRegion::epoch)
+        self.trial(change, ControlRegion::epoch, None)
+    }
+
+    /// Makes the change under traffic, which is set up. Times count from the notice, if there is
+    /// one, else from the request.
+    fn trial(
+        &mut self,
+        change: impl Fn(&Weir) -> Result<()>,
+        word: impl Fn(&ControlRegion) -> u64 + Sync,
+        notice: Option<&Notice>,
+    ) -> Result<Trial> {
+        let (weir, site, frames) = (&self.weir, &mut self.site, self.frames);
+        let control = weir.control()?;
+        site.traffic.forget_arrivals()?;
+        let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
+        let before = far(&site.traffic)?;
+        let (traffic, done) = (&mut site.traffic, AtomicBool::new(false));
+        let (asked, answered, published) = std::thread::scope(|scope| -> Result<_> {
+            // One by one: a frame's time is not that of the batch it waits for.
+            let sender = scope.spawn(|| {
+                machine::real_time();
+                traffic.send(frames, 1)
+            });
+            let watcher = scope.spawn(|| {
+                machine::real_time();
+                when_changed(|| word(&control), &done)
+            });
+            std::thread::sleep(BEFORE);
+            let asked = now_ns();
+            let changed = change(weir);
+            let answered = now_ns();
+            let sent = sender.join().map_err(|_| anyhow::anyhow!("the generator panicked"))?;
+            done.store(true, Ordering::Relaxed);
+            let published = watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))?;
+            changed.and(sent.map(drop))?;
+            Ok((asked, answered, published))
+        })?;
+        let begin = match notice {
+            Some(notice) => notice.moment()?.context("nobody told of the change")?,
+            None => asked,
+        };
+        let arrived = site.settle(far)? - before;
+        let arrivals = site.traffic.arrivals()?;
+        let (old, new): (Arrivals, Arrivals) = (arrivals[OLD], arrivals[NEW]);
+        ensure!(old.packets > 0 && old.first_ns < asked, "no traffic before the change");
+        ensure!(new.packets > 0, "the change was not obeyed");
+        ensure!(new.first_ns > asked, "traffic left by the other uplink before the change");
+        let us = |ns: u64| (ns as f64 - begin as f64) / 1e3;
+        let seen = published.context("nothing was published")?.min(new.first_ns);
+        Ok(Trial {
+            published_us: us(if notice.is_some() { seen } else { seen.min(answered) }),
+            answered_us: us(answered),
+            first_us: us(new.first_ns),
+            last_us: us(old.last_ns),
+            lost: f64::from(frames) - arrived as f64,
+        })
     }
 }
 
-fn watched(load: Load) -> Load {
-    Load { mode: MODE_WATCH, interval_ns: PACE.as_nanos() as u64, ..load }
+/// The word of the uplink that is taken out.
+fn state(control: &ControlRegion) -> u64 {
+    u64::from(control.uplink_state(OLD as u8))
 }
 
-/// Makes the change under traffic, which is set up.
-fn trial(
-    weir: &Weir,
-    site: &mut Site,
-    change: impl Fn(&Weir) -> Result<()>,
-    word: impl Fn(&ControlRegion) -> u64 + Sync,
-) -> Result<Trial> {
-    let control = weir.control()?;
-    site.traffic.forget_arrivals()?;
-    let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
-    let before = far(&site.traffic)?;
-    let (traffic, done) = (&mut site.traffic, AtomicBool::new(false));
-    let (asked, answered, published) = std::thread::scope(|scope| -> Result<_> {
-        // One by one: a frame's time is not that of the batch it waits for.
-        let sender = scope.spawn(|| traffic.send(FRAMES, 1));
-        let watcher = scope.spawn(|| when_changed(|| word(&control), &done));
-        std::thread::sleep(BEFORE);
-        let asked = now_ns();
-        let changed = change(weir);
-        let answered = now_ns();
-        let sent = sender.join().map_err(|_| anyhow::anyhow!("the generator panicked"))?;
-        done.store(true, Ordering::Relaxed);
-        let published = watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))?;
-        changed.and(sent.map(drop))?;
-        Ok((asked, answered, published))
-    })?;
-    let arrived = site.settle(far)? - before;
-    let arrivals = site.traffic.arrivals()?;
-    let (old, new): (Arrivals, Arrivals) = (arrivals[OLD], arrivals[NEW]);
-    ensure!(old.packets > 0 && old.first_ns < asked, "no traffic before the change");
-    ensure!(new.packets > 0, "the change was not obeyed");
-    ensure!(new.first_ns > asked, "traffic left by the other uplink before the change");
-    let us = |ns: u64| (ns as f64 - asked as f64) / 1e3;
-    let seen = published.context("nothing was published")?;
-    Ok(Trial {
-        published_us: us(seen.min(answered).min(new.first_ns)),
-        answered_us: us(answered),
-        first_us: us(new.first_ns),
-        last_us: us(old.last_ns),
-        lost: f64::from(FRAMES) - arrived as f64,
-    })
+fn watched(load: Load, frames: u32) -> Load {
+    let pace = TRAFFIC / frames;
+    Load { mode: MODE_WATCH, interval_ns: pace.as_nanos() as u64, ..load }
 }
 
-fn section(lines: &[Line; 3], options: &Options) -> Section {
+/// A busy loop on every CPU; they end when this is dropped.
+struct Busy {
+    stop: Arc<AtomicBool>,
+}
+
+impl Busy {
+    fn start() -> Result<Self> {
+        let stop = Arc::<AtomicBool>::default();
+        for cpu in 0..machine::cores() {
+            let stop = Arc::clone(&stop);
+            let spin = move || {
+                let pinned = machine::pin(Some(cpu));
+                while pinned.is_ok() && !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            };
+            std::thread::Builder::new().name("busy".into()).spawn(spin)?;
+        }
+        Ok(Self { stop })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn section(lines: &[Line; 4], options: &Options) -> Section {
     let headings = [
         "change",
         "published µs",
+        "99 %",
+        "worst",
         "first packet µs",
-        "range",
-        "after publishing µs",
-        "last by the \
-         old µs",
+        "99 %",
+        "worst",
+        "last by the old µs",
         "answered µs",
         "lost",
     ];
@@ -248,52 +331,55 @@ fn section(lines: &[Line; 3], options: &Options) -> Section {
     let mut json = Map::from_iter([
         ("flows".into(), json!(options.flows)),
         ("rounds".into(), json!(options.rounds)),
-        ("frames".into(), json!(FRAMES)),
+        ("busy".into(), json!(options.busy)),
         ("lines".into(), json!(lines)),
     ]);
     for line in lines {
         let mut put = |name: &str, values: Vec<f64>| {
-            json.insert(format!("{}_{name}", line.key), json!(median(&values)));
-            json.insert(format!("{}_{name}_range", line.key), json!(range(&values)));
-            (median(&values), range(&values))
+            let (median, [_, worst]) = (median(&values), range(&values));
+            let most = percentile(&values, 99.0);
+            for (figure, value) in [("", median), ("_p99", most), ("_worst", worst)] {
+                json.insert(format!("{}_{name}{figure}", line.key), json!(value));
+            }
+            [median, most, worst].map(figure)
         };
-        let (published, _) = put("published_us", line.of(|t| t.published_us));
-        let (first, [low, high]) = put("first_us", line.of(|t| t.first_us));
-        let (after, _) = put("published_to_first_us", line.of(|t| t.first_us - t.published_us));
-        let (answered, _) = put("answered_us", line.of(|t| t.answered_us));
-        let (lost, _) = put("lost", line.of(|t| t.lost));
-        let last = line.ends.then(|| put("last_us", line.of(|t| t.last_us)).0);
-        table.add_row([
-            line.what.to_owned(),
-            figure(published),
-            figure(first),
-            format!("{}–{}", figure(low), figure(high)),
-            figure(after),
-            last.map_or("–".into(), figure),
-            figure(answered),
-            lost.to_string(),
-        ]);
+        let published = put("published_us", line.of(|t| t.published_us));
+        let first = put("first_us", line.of(|t| t.first_us));
+        let lost = put("lost", line.of(|t| t.lost));
+        let optional = |shown: bool, [median, ..]: [String; 3]| match shown {
+            true => median,
+            false => "–".into(),
+        };
+        let last = optional(line.ends, put("last_us", line.of(|t| t.last_us)));
+        let answered = optional(line.asked, put("answered_us", line.of(|t| t.answered_us)));
+        let [what, lost] = [line.what.to_owned(), lost[0].clone()];
+        let figures = published.into_iter().chain(first).chain([last, answered, lost]);
+        table.add_row([what].into_iter().chain(figures));
     }
     Section {
         name: "update",
-        title: format!("How soon a change is obeyed, {} established flows", options.flows),
+        title: format!(
+            "How soon a change is obeyed, {} established flows, {}",
+            options.flows,
+            if options.busy { "a busy loop on every CPU" } else { "an idle machine" }
+        ),
         notes: vec![
             format!(
-                "Microseconds after the request, medians of {} changes ({COMMANDS} by the command), under {} packets a second. \
-                 All established flows (UDP, NAT44) leave by one of two uplinks, and {FRAMES} of \
-                 them send a packet each while it is taken out: the first by the other uplink is \
-                 the first flow that has moved. For \
-                 the weight, every packet is the first of a flow, and an uplink of weight 0 is \
-                 given one.",
-                options.rounds,
-                1_000_000_000 / PACE.as_nanos()
+                "Microseconds after the request, or after the kernel's event about the carrier as \
+                 it hands it to a socket: medians, the 99th percentile and the worst of {} changes \
+                 ({COMMANDS} by the command), under traffic of established flows (UDP, NAT44) that \
+                 all leave by one of two uplinks, each of another flow. The first packet by the \
+                 other uplink is the first flow that has moved. For the weight, every packet is the \
+                 first of a flow, and an uplink of weight 0 is given one.",
+                options.rounds
             ),
             format!(
-                "Published is when another thread, which looks every {} µs or when the scheduler \
-                 lets it, saw the state word or the epoch change; if it was late, it is when the \
-                 first packet or the answer showed it. Times of packets are taken at the far side and include the way \
-                 there. The control process, the worker, this watcher and the requester share one \
-                 CPU; the generator has the other. Lost packets are those of {FRAMES}.",
+                "Published is when another thread, which looks every {} µs, saw the state word or \
+                 the epoch change; if it was late, it is when the first packet or the answer \
+                 showed it. It and the generator have real-time priority. Times of packets are \
+                 taken at the far side and include the way there. The control process, the worker, \
+                 this watcher and the requester share one CPU; the generator has the other. Busy \
+                 loops are of ordinary priority.",
                 WATCH.as_micros()
             ),
         ],

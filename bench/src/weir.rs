@@ -19,6 +19,7 @@ use weir_wire::layout::counters::{Counter, UplinkCounters};
 
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::run::Run;
 use crate::topology::Topology;
 use crate::wait;
 
@@ -58,16 +59,19 @@ impl Weir {
     /// # Errors
     /// When its files cannot be written.
     pub fn prepare(topology: &Topology, configuration: &str) -> Result<Self> {
-        let directory = topology.run.file_directory()?;
+        Self::on(&topology.run, &topology.gateway, configuration)
+    }
+
+    /// As [`Self::prepare`], on a gateway that has nothing else of a site.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn on(run: &Run, gateway: &Netns, configuration: &str) -> Result<Self> {
+        let directory = run.file_directory()?;
         std::fs::write(directory.join("weir.toml"), configuration)?;
-        let pins = Pins::create(topology.run.pin_directory()?)?;
-        Ok(Self {
-            gateway: topology.gateway.clone(),
-            directory,
-            pins,
-            control: None,
-            dataplane: None,
-        })
+        let pins = Pins::create(run.pin_directory()?)?;
+        let gateway = gateway.clone();
+        Ok(Self { gateway, directory, pins, control: None, dataplane: None })
     }
 
     /// A configuration: LAN ports of the site, one uplink per provider with these weights, and a

@@ -26,10 +26,13 @@ fn flows_that_were_made_are_counted() {
 
 #[test]
 fn changes_are_obeyed_after_they_are_asked_for() {
-    let lines = update::measure(&update::Options { flows: 80_000, rounds: 1 }).unwrap();
+    let lines =
+        update::measure(&update::Options { flows: 80_000, rounds: 1, busy: false }).unwrap();
     for line in &lines {
         let trial = &line.trials[0];
-        assert!(trial.published_us > 0.0 && trial.published_us <= trial.first_us, "{line:?}");
+        // Whoever listens is told of a carrier in turn, and may be told after the word is there.
+        assert!(trial.published_us > 0.0 || !line.asked, "{line:?}");
+        assert!(trial.published_us <= trial.first_us, "{line:?}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use weir_control::health::Health;
 use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;
@@ -39,7 +40,17 @@ pub fn prepare(flows: u32, tier: Tier) -> Result<Prepared> {
 /// # Errors
 /// When it does not start.
 pub fn start(site: &mut Site, tier: Tier, room: u32) -> Result<Weir> {
-    let weir = Weir::start(&site.topology, &configuration(site, tier, room))?;
+    start_with(site, tier, room, Health::default().hold_down_ms)
+}
+
+/// As [`start`]; an uplink must be well for so many milliseconds before it is used again.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(site: &mut Site, tier: Tier, room: u32, hold_down_ms: u32) -> Result<Weir> {
+    let hold =
+        format!("[health]\nhold_down_ms = {hold_down_ms}\nhold_down_max_ms = {hold_down_ms}\n");
+    let weir = Weir::start(&site.topology, &(hold + &configuration(site, tier, room)))?;
     site.count_at_providers()?;
     Ok(weir)
 }
