@@ -44,12 +44,13 @@ impl Regions {
             return;
         }
         let owner = self.owner(half, workers, entry);
-        if owner == Some(entry.worker) {
-            return;
-        }
         let peer = self.flows.slot(entry.peer);
-        if peer.read().is_none_or(|back| back.peer != index) {
+        let Some(back) = peer.read().filter(|back| back.peer == index) else {
             // Half a flow: adopting ends it.
+            return;
+        };
+        // Both: a process that ended here may have had time for one of them.
+        if owner == Some(entry.worker) && owner == Some(back.worker) {
             return;
         }
         match owner {

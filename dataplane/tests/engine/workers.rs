@@ -72,6 +72,20 @@ fn restart(gateway: &mut Gateway, workers: u8) {
     }
 }
 
+#[test]
+fn a_flow_that_was_handed_on_in_one_direction_only_has_one_worker_after_the_next_start() {
+    let mut gateway = Gateway::with(2, 4096);
+    gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
+    let table = gateway.regions.flows.clone();
+    let both = || (0..table.capacity()).filter_map(|at| Some((at, table.slot(at).read()?)));
+    let (at, back) = both().find(|(_, entry)| entry.flags & flag::FORWARD == 0).unwrap();
+    table.slot(at).set_worker(1 - back.worker);
+    restart(&mut gateway, 2);
+    let workers: HashSet<u8> = both().map(|(_, entry)| entry.worker).collect();
+    assert_eq!((both().count(), workers), (2, HashSet::from([back.worker])));
+    assert_eq!(gateway.engines.iter().map(Engine::flows).sum::<u64>(), 1);
+}
+
 /// What the table's flows are answered to: protocol, address and port outside, and who answers.
 fn answered_to(gateway: &Gateway) -> Vec<FlowKey4> {
     let table = &gateway.regions.flows;
