@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -78,14 +79,12 @@ fn ring_size(text: &str) -> Result<u32, String> {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    weir_service::run("weir-dataplane", || run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
@@ -95,7 +94,8 @@ fn main() -> Result<()> {
     let control = ControlRegion::open(&pins, Access::Write)?;
     let status = Status::open(&pins, Access::Write)?;
     status.set_pid(std::process::id().into());
-    let done = serve(&arguments, &pins, &control, &status, &stop);
+    weir_service::ready();
+    let done = serve(arguments, &pins, &control, &status, &stop);
     status.set_workers(0);
     status.set_pid(0);
     done
