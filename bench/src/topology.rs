@@ -23,9 +23,6 @@ use crate::netns::Netns;
 use crate::plan::{self, Lan, OWNED_PREFIX, Offloads, Plan, Port};
 use crate::run::Run;
 
-/// The local ports of the gateway's own sockets; above them is the NAT's.
-const GATEWAY_PORTS: &str = "1024\t16383";
-
 /// The port of the switch and of every provider's router that faces the gateway.
 pub const TOWARDS_GATEWAY: &str = "gw";
 
@@ -329,8 +326,7 @@ impl Topology {
             self.no_offload(gateway, device)?;
         }
         gateway.ip(&lines)?;
-        forward(gateway)?;
-        gateway.sysctl(&[("net/ipv4/ip_local_port_range", GATEWAY_PORTS)])
+        forward(gateway)
     }
 
     fn set_up_switch(&self) -> Result<()> {

@@ -99,6 +99,7 @@ impl Weir {
         let mut command = self.command("weir-control")?;
         command.arg("--config").arg(self.directory.join("weir.toml"));
         command.arg("--pins").arg(self.pins.directory()).arg("--socket").arg(self.socket());
+        command.arg("--state").arg(self.directory.join("state"));
         let mut process = self.gateway.spawn(&mut command)?;
         let started = u64::from(process.child().id());
         let socket = self.socket();
@@ -182,10 +183,8 @@ impl Weir {
     pub fn request(&self, request: &Request) -> Result<u64> {
         match api::call(&self.socket(), request)? {
             Response::Ok { epoch, .. } => Ok(epoch),
-            other @ (Response::Health { .. } | Response::History { .. }) => {
-                bail!("not an answer to {request:?}: {other:?}")
-            }
             Response::Error { message } => bail!("refused: {message}"),
+            other => bail!("not an answer to {request:?}: {other:?}"),
         }
     }
 

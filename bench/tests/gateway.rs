@@ -436,14 +436,24 @@ fn the_command_line_reads_and_changes_a_running_weir() {
         assert!(text.lines().count() > 1, "{text}");
         let (code, json) = run(&weir, &[command, "--json"]);
         assert_eq!(code, 0);
-        serde_json::from_str::<serde_json::Value>(&json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["version"], 1);
+        assert!(!json[command].is_null(), "{json}");
     }
     let (_, json) = run(&weir, &["uplinks", "--json"]);
     let uplinks: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&uplinks[0]["name"], &uplinks[0]["weight"]), (&"fiber".into(), &1.into()));
+    let fiber = &uplinks["uplinks"][0];
+    assert_eq!((&fiber["name"], &fiber["weight"]), (&"fiber".into(), &1.into()));
     let (_, json) = run(&weir, &["flows", "--json", "--limit", "7"]);
     let flows: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(flows.as_array().unwrap().len(), 7);
+    assert_eq!(flows["flows"]["shown"].as_array().unwrap().len(), 7);
+    let all = flows["flows"]["of"].as_u64().unwrap();
+    assert!(
+        run(&weir, &["flows", "--limit", "7"])
+            .1
+            .ends_with(&format!("\n7 of {all} flows; --limit shows more\n"))
+    );
+    assert_eq!(run(&weir, &["flows", "--uplink", "nobody"]).0, 1);
     assert_eq!(run(&weir, &["detach"]).0, 1, "not under a running dataplane");
     weir.kill_dataplane();
     let (code, text) = run(&weir, &["detach"]);

@@ -98,7 +98,8 @@ impl Site {
         let arguments = ["flows", "--json", "--limit", "100000", "--source", &source];
         let mut command = self.weir.cli(&arguments).unwrap();
         let output = process::output(command.args(["--protocol", protocol])).unwrap().stdout;
-        let values: Vec<serde_json::Value> = serde_json::from_slice(&output).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        let values = said["flows"]["shown"].as_array().unwrap();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let uplink = |name: &serde_json::Value| UPLINKS.iter().position(|u| name == u).unwrap();
         let flow = |value: &serde_json::Value| Flow {

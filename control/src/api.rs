@@ -8,14 +8,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::by_hand::Override;
+use crate::file::Configuration;
 use crate::health::Entry;
 use crate::monitor::UplinkView;
 
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
 
-/// How long a question waits for its answer. A process that is stopped gives none.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer is waited for. A process that is stopped gives none, and does not carry out
+/// later what it was asked, see [`serve`](crate::serve).
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is said of a response that does not belong to the request.
+pub const ANOTHER_VERSION: &str = "weir-control answered something else: is it of this version?";
+
+/// Nobody answers.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unanswered(String);
 
 /// What goes to the control process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +49,10 @@ pub enum Query {
         /// Number of the first; 0: all that are kept.
         since: u64,
     },
+    /// What was set by hand.
+    Overrides,
+    /// Which file is in force.
+    Configuration,
 }
 
 /// What can be changed.
@@ -53,6 +68,16 @@ pub enum Request {
         /// Name of the policy; none: the uplink's own weight.
         policy: Option<String>,
     },
+    /// Give an uplink the weight of the file again, in all policies that it has none of its own by
+    /// hand in, or in one.
+    ResetWeight {
+        /// Name of the uplink.
+        uplink: String,
+        /// Name of the policy; none: the uplink's own weight.
+        policy: Option<String>,
+    },
+    /// Read the configuration file again.
+    Reload,
     /// Empty an uplink: new flows avoid it, and at the deadline it is taken out of use.
     Drain {
         /// Name of the uplink.
@@ -105,6 +130,16 @@ pub enum Response {
         /// Each with its number.
         entries: Vec<Entry>,
     },
+    /// What was set by hand.
+    Overrides {
+        /// In the order of the file.
+        overrides: Vec<Override>,
+    },
+    /// Which file is in force.
+    Configuration {
+        /// Its path, and why it is another than the one that was given.
+        configuration: Configuration,
+    },
     /// Refused; nothing changed.
     Error {
         /// Why, and what to do.
@@ -112,30 +147,55 @@ pub enum Response {
     },
 }
 
-/// Makes a request and waits for its response.
+/// Makes a request and waits for its response, three seconds at most.
+///
+/// # Errors
+/// [`Unanswered`] when there is no process to answer, or it does not.
 pub fn call(socket: &Path, request: &Request) -> Result<Response> {
-    exchange(socket, &Message::Do(request.clone()), None)
+    exchange(socket, &Message::Do(request.clone()))
 }
 
-/// Asks and waits for the response, up to two seconds.
+/// As [`call`], for a question.
+///
+/// # Errors
+/// Likewise.
 pub fn ask(socket: &Path, query: &Query) -> Result<Response> {
-    exchange(socket, &Message::Ask(query.clone()), Some(PATIENCE))
+    exchange(socket, &Message::Ask(query.clone()))
 }
 
-fn exchange(socket: &Path, message: &Message, patience: Option<Duration>) -> Result<Response> {
+fn exchange(socket: &Path, message: &Message) -> Result<Response> {
     let mut text = serde_json::to_string(message)?;
     text.push('\n');
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
-            "weir-control does not answer on {}: start it, or give the right --socket",
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Unanswered(format!(
+            "weir-control does not run, or does not listen on {}: start it, or give the right \
+             --socket",
             socket.display()
-        ),
+        ))
+        .into(),
         _ => anyhow!("cannot reach weir-control on {}: {error}", socket.display()),
     })?;
-    stream.set_read_timeout(patience)?;
-    stream.write_all(text.as_bytes()).context("weir-control hung up")?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).context("weir-control did not answer")?;
+    let read = stream
+        .write_all(text.as_bytes())
+        .and_then(|()| BufReader::new(stream).read_line(&mut line));
+    match read {
+        Ok(1..) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let seconds = PATIENCE.as_secs();
+            let text = match message {
+                Message::Ask(_) => format!("weir-control has not answered for {seconds} s"),
+                Message::Do(_) => format!(
+                    "weir-control has not answered for {seconds} s: is it stopped? It will not do \
+                     later what it was asked"
+                ),
+            };
+            return Err(Unanswered(text).into());
+        }
+        _ => return Err(Unanswered("weir-control hung up".into()).into()),
+    }
     serde_json::from_str(&line).with_context(|| format!("weir-control answered {line:?}"))
 }
 
@@ -153,6 +213,6 @@ mod tests {
         std::thread::spawn(move || tell.send(ask(&socket, &Query::Health)));
         let answer = told.recv_timeout(Duration::from_secs(60)).expect("an end of the waiting");
         std::fs::remove_file(path).unwrap();
-        assert_eq!(answer.unwrap_err().to_string(), "weir-control did not answer");
+        assert_eq!(answer.unwrap_err().to_string(), "weir-control has not answered for 3 s");
     }
 }

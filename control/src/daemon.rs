@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use std::future::Future;
+
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use weir_service::WrongConfiguration;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
@@ -22,10 +23,12 @@ use weir_wire::layout::control::{ControlHalf, Member, Tier, Uplink as UplinkLayo
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
+use crate::by_hand::{self, Ledger};
 use crate::complaint::Complaint;
 use crate::confine::Confined;
+use crate::file::Source;
 use crate::guard::Guard;
-use crate::health::{PassiveCounts, Signal};
+use crate::health::{self, PassiveCounts};
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::hosts;
@@ -36,12 +39,18 @@ use crate::own::{self, Own};
 use crate::probe::{self, Binding, Plan, Probers, Trust};
 use crate::publish::{self, Hand, Overrides, Published, Tables};
 use crate::rules;
+use crate::serve::{self, Caller};
 use crate::site::{self, Site};
+use crate::state::State;
+use crate::sysctls::Sysctls;
 use crate::time;
 use crate::urgent::{self, Words};
 use crate::users::Users;
 use crate::watch::{Kernel, Watcher};
+use crate::words;
 
+/// How long the kernel may take for an answer.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How often state is looked at without an event.
@@ -66,72 +75,80 @@ pub struct Options {
     pub pins: PathBuf,
     /// API socket.
     pub socket: PathBuf,
+    /// Directory for what is kept on disk.
+    pub state: PathBuf,
 }
-
-/// A message, the process that sent it, and where its response goes.
-type Call = (Message, Option<u32>, oneshot::Sender<Response>);
 
 /// Runs until a signal says stop.
 pub async fn run(options: Options) -> Result<()> {
+    let mut signals = Signals::catch()?;
     raise_descriptor_limit();
-    let site = read_site(&options.config)?;
-    // Before anything can be refused: until then the kernel may forward what it should not.
-    let guard = Guard::start(&options.pins, &site).await;
-    let mut watcher = Watcher::new()?;
-    let kernel = watcher.read().await?;
-    admit(&site, &kernel, &options.config)?;
-    for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {
-        tracing::warn!("{warning}");
-    }
     let pins = Pins::create(&options.pins)?;
     let _claim = pins.claim(Role::Control)?;
     let region = ControlRegion::open(&pins, Access::Write)?;
-    if let Some(snapshot) = region.snapshot() {
-        publish::check_order(&site, &snapshot.half).map_err(anyhow::Error::msg)?;
+    let mut source = Source::new(&options.config, State::open(&options.state)?);
+    // Before anything can be refused: until then the kernel may forward what it should not.
+    let guard = Guard::start(&options.pins, &source.readable()?).await;
+    let mut watcher = Watcher::new()?;
+    let kernel = watcher.read().await?;
+    let published = region.snapshot();
+    let site = source.start(|site, path| {
+        admit(site, &kernel, path)?;
+        keep_order(site, published.as_ref().map(|snapshot| &*snapshot.half))
+    })?;
+    for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {
+        tracing::warn!("{warning}");
     }
     let mut keeper = own::Keeper::new(options.pins.clone());
     let kept = keeper.take();
     if site.own_traffic {
         kept?;
     }
-    let listener = listen(&options.socket).await?;
+    guard.follow(&site);
+    let listener = serve::listen(&options.socket).await?;
     let counters = Counters::open(&pins, Access::Write)?;
     let observations = Observations::open(&pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), now_ms());
     let hosts = Hosts4::open(&pins)?;
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
-    let mut daemon = Daemon::new(site, kernel, region, hosts, counters, users, findings);
-    daemon.keeper = keeper;
+    let held = Held { source, guard, keeper };
+    let mut daemon = Daemon::new(site, held, kernel, region, hosts, counters, users, findings);
     daemon.enforce(&watcher).await?;
+    daemon.hold_sysctls();
     daemon.resolve(&watcher).await;
     let mut probers = Probers::new(found, Trust::default(), seed()?);
     probers.set(&daemon.probes());
 
-    let (calls, mut called) = mpsc::channel::<Call>(16);
+    let (calls, mut called) = mpsc::channel(16);
     let (listener, words) = (listener.into_std()?, Arc::clone(&daemon.words));
-    urgent::start(Arc::clone(&words), move || serve(listener, calls, words))?;
+    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words))?;
     let words = Arc::clone(&daemon.words);
-    let (mut terminate, mut interrupt, mut hangup) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    );
+    weir_service::ready();
     let mut tick = tokio::time::interval(TICK);
     let mut measure = tokio::time::interval(MEASURE);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // Whether the kernel or the file may have changed, beyond the uplinks' health.
         let look = tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                daemon.reload(&options.config);
-                guard.follow(&daemon.site);
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                daemon.hang_up();
                 true
             }
-            Some((message, caller, reply)) = called.recv() => {
-                let _ = reply.send(daemon.answer(&message, caller, &watcher).await);
-                continue;
+            Some(call) = called.recv() => {
+                if call.is_abandoned() {
+                    tracing::warn!(by = %call.caller, "gone before it was answered: not done");
+                    words.heard(&call.message);
+                    daemon.publish()?;
+                    continue;
+                }
+                let response = daemon.answer(&call.message, &call.caller, &watcher).await;
+                let _ = call.reply.send(response);
+                if call.message != Message::Do(Request::Reload) {
+                    continue;
+                }
+                true
             }
             () = words.news() => {
                 daemon.publish()?;
@@ -142,7 +159,10 @@ pub async fn run(options: Options) -> Result<()> {
                 daemon.gather(&mut watcher).await?;
                 true
             }
-            _ = tick.tick() => true,
+            _ = tick.tick() => {
+                weir_service::alive();
+                true
+            }
             _ = measure.tick() => {
                 if !daemon.measure() {
                     continue;
@@ -158,7 +178,7 @@ pub async fn run(options: Options) -> Result<()> {
             () = sleep_until(daemon.monitor.deadline()) => false,
         };
         if look {
-            match watcher.read().await {
+            match daemon.meanwhile(watcher.read()).await.flatten() {
                 Ok(mut kernel) => {
                     kernel.remember(&daemon.kernel, now_ms());
                     daemon.kernel = kernel;
@@ -172,6 +192,7 @@ pub async fn run(options: Options) -> Result<()> {
         }
         daemon.enforce(&watcher).await?;
         if look {
+            daemon.hold_sysctls();
             daemon.resolve(&watcher).await;
             probers.set(&daemon.probes());
         }
@@ -222,100 +243,59 @@ fn now_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
-/// CLOCK_REALTIME, seconds.
-fn now_s() -> u64 {
-    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64
-}
-
-fn read_site(path: &Path) -> Result<Site> {
-    site::load(path).or_else(|problems| refuse(problems).and(Err(anyhow!("invalid configuration"))))
-}
-
 /// What takes one uplink out of use keeps the others from nothing.
 fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<()> {
     let problems = site::against_kernel(site, kernel, &path.display().to_string());
     let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
     passing.iter().for_each(|problem| tracing::warn!("{problem}"));
-    refuse(lasting)
+    let text: Vec<_> = lasting.iter().map(ToString::to_string).collect();
+    if text.is_empty() { Ok(()) } else { bail!("{}", text.join("\n")) }
 }
 
-fn refuse(problems: Vec<site::Problem>) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    bail!("{}", text.join("\n"))
-}
-
-async fn listen(path: &Path) -> Result<UnixListener> {
-    if UnixStream::connect(path).await.is_ok() {
-        bail!(
-            "another weir-control answers on {}: stop it first, or give another --socket",
-            path.display()
-        );
-    }
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-    }
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
-}
-
-async fn serve(
-    listener: std::os::unix::net::UnixListener,
-    calls: mpsc::Sender<Call>,
-    words: Arc<Words>,
-) {
-    let listener = match UnixListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!("API socket: {error}"),
-    };
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(converse(stream, calls.clone(), Arc::clone(&words)));
-            }
-            Err(error) => {
-                tracing::warn!("API socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+/// Flows name uplinks by their place in the file that is published.
+fn keep_order(site: &Site, published: Option<&ControlHalf>) -> Result<()> {
+    match published.map(|half| publish::check_order(site, half)) {
+        Some(Err(error)) => Err(WrongConfiguration(error).into()),
+        _ => Ok(()),
     }
 }
 
-/// One JSON message per line, one JSON response per line.
-async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>, words: Arc<Words>) {
-    let caller = stream.peer_cred().ok().and_then(|of| of.pid()).map(i32::cast_unsigned);
-    let (reader, mut writer) = stream.into_split();
-    let mut lines = BufReader::new(reader).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let response = match serde_json::from_str::<Message>(&line) {
-            Err(error) => Response::Error { message: format!("not a message: {error}") },
-            Ok(message) => {
-                let (reply, answer) = oneshot::channel();
-                words.hear(&message);
-                let _ = calls.send((message, caller, reply)).await;
-                answer
-                    .await
-                    .unwrap_or(Response::Error { message: "weir-control is stopping".into() })
-            }
-        };
-        let Ok(mut text) = serde_json::to_string(&response) else { return };
-        text.push('\n');
-        if writer.write_all(text.as_bytes()).await.is_err() {
-            return;
-        }
+/// The signals that the process obeys, caught before anything else: none of them ends it half-way.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
     }
+}
+
+/// What the process took hold of before it published anything.
+struct Held {
+    source: Source,
+    guard: Guard,
+    keeper: own::Keeper,
 }
 
 struct Daemon {
     site: Site,
+    source: Source,
+    guard: Guard,
     kernel: Kernel,
     monitor: Monitor,
     load: Load,
     counters: Counters,
     overrides: Overrides,
+    ledger: Ledger,
+    sysctls: Sysctls,
     tables: Tables,
     writer: ControlWriter,
     words: Arc<Words>,
@@ -352,8 +332,10 @@ struct Daemon {
 
 impl Daemon {
     /// Adopts what an earlier process published.
+    #[expect(clippy::too_many_arguments, reason = "everything the process has, passed once")]
     fn new(
         mut site: Site,
+        held: Held,
         kernel: Kernel,
         region: ControlRegion,
         hosts: Hosts4,
@@ -373,6 +355,10 @@ impl Daemon {
             load: Load::new(&site),
             counters,
             overrides: Overrides::default(),
+            ledger: Ledger::read(held.source.overrides()),
+            source: held.source,
+            guard: held.guard,
+            sysctls: Sysctls::default(),
             tables: Tables::default(),
             since: vec![0; site.uplinks.len()],
             states: (0u8..).zip(&site.uplinks).map(|(i, _)| region.uplink_state(i)).collect(),
@@ -389,7 +375,7 @@ impl Daemon {
             users,
             findings,
             confined: Confined::find(),
-            keeper: own::Keeper::new(PathBuf::new()),
+            keeper: held.keeper,
             hooks: Hooks::start(hooks::PATIENCE),
             flipped: false,
             told: 0,
@@ -454,7 +440,7 @@ impl Daemon {
         }
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
-        self.overrides.expire(now_s());
+        self.overrides.expire(time::boot_s());
         let mut published = self.derive();
         self.monitor.observe(&published.problems, now);
         self.monitor.tick(now);
@@ -472,7 +458,7 @@ impl Daemon {
             let flipped = (old ^ state) & uplink_state::USABLE != 0;
             self.flipped |= flipped;
             if flipped || self.since[index] == 0 {
-                self.since[index] = now_s();
+                self.since[index] = time::now_s();
                 published.half.uplinks[index].since = self.since[index];
             }
             if self.writer.region().uplink_state(index as u8) != *state {
@@ -481,12 +467,12 @@ impl Daemon {
             }
             if old != *state {
                 let name = &self.site.uplinks[index].name;
-                tracing::info!(
-                    uplink = name,
-                    usable = state & uplink_state::USABLE != 0,
-                    state,
-                    "uplink state"
-                );
+                let (before, state) = (words::state(old), words::state(*state));
+                if flipped && old & uplink_state::USABLE != 0 {
+                    tracing::warn!(uplink = name, before, state, "out of use");
+                } else {
+                    tracing::info!(uplink = name, before, state, "uplink state");
+                }
             }
         }
         self.words.know(&self.site, &self.kernel);
@@ -587,13 +573,38 @@ impl Daemon {
         }
     }
 
+    /// Waits for the kernel, but not for ever, and goes on judging the uplinks meanwhile.
+    ///
+    /// # Errors
+    /// When it takes longer than [`KERNEL_PATIENCE`].
+    async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
+        let end = tokio::time::Instant::now() + KERNEL_PATIENCE;
+        let mut kernel = std::pin::pin!(kernel);
+        loop {
+            tokio::select! {
+                done = &mut kernel => return Ok(done),
+                Some(event) = self.findings.recv() => {
+                    if !self.hear(&event) {
+                        continue;
+                    }
+                }
+                () = sleep_until(self.monitor.deadline()) => {}
+                () = tokio::time::sleep_until(end) => {
+                    bail!("the kernel has not answered for {} s", KERNEL_PATIENCE.as_secs());
+                }
+            }
+            self.publish()?;
+        }
+    }
+
     async fn resolve(&mut self, watcher: &Watcher) {
-        for (interface, address) in &self.unresolved {
-            watcher.resolve(*interface, *address).await;
+        for (interface, address) in self.unresolved.clone() {
+            self.ask(watcher.resolve(interface, address)).await;
         }
         // Perhaps another router has the next hop's address and did not say so, or it is dead.
         let now = now_ms();
         self.doubted.resize(self.site.uplinks.len(), None);
+        let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
             let last = &mut self.doubted[index];
             if !self.monitor.is_silent(index) {
@@ -604,9 +615,24 @@ impl Daemon {
                 && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
                 && known.trusted
             {
-                watcher.doubt(link.index, next_hop, known.mac).await;
                 *last = Some(now);
+                doubts.push((link.index, next_hop, known.mac));
             }
+        }
+        for (interface, address, mac) in doubts {
+            self.ask(watcher.doubt(interface, address, mac)).await;
+        }
+    }
+
+    /// The kernel is set to forward only where the guard keeps it from doing so on its own.
+    fn hold_sysctls(&mut self) {
+        self.sysctls.hold(&self.site, &self.writer, self.guard.stands());
+    }
+
+    /// As [`Self::meanwhile`], for what is asked again if it is not done.
+    async fn ask(&mut self, kernel: impl Future<Output = ()>) {
+        if let Err(error) = self.meanwhile(kernel).await {
+            tracing::debug!("a neighbour was not asked for: {error:#}");
         }
     }
 
@@ -652,7 +678,7 @@ impl Daemon {
         let now = now_ms();
         for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
             if *counts != PassiveCounts::default() {
-                self.monitor.signal(index, Signal::Passive(Box::new(*counts)), now);
+                self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
             }
         }
     }
@@ -691,7 +717,9 @@ impl Daemon {
             true => Own::wanted(&self.site, &self.kernel, half, &states),
             false => self.kernel.own.of_commands(&self.confined.uplinks()),
         };
-        let done = wanted.install(&mut self.kernel.own, watcher.handle()).await;
+        let mut known = std::mem::take(&mut self.kernel.own);
+        let done = self.meanwhile(wanted.install(&mut known, watcher.handle())).await.flatten();
+        self.kernel.own = known;
         let trouble = |error| format!("not all own traffic follows its uplinks: {error:#}");
         if done.is_ok() && !self.site.own_traffic {
             self.keeper.release();
@@ -699,59 +727,82 @@ impl Daemon {
         self.unrouted.say(done.err().map(trouble));
     }
 
-    /// Takes over a changed file, or says why not and goes on as before.
-    fn reload(&mut self, path: &Path) {
-        self.hear_waiting();
-        let loaded = read_site(path).and_then(|site| {
-            admit(&site, &self.kernel, path)?;
-            if let Some(half) = &self.half {
-                publish::check_order(&site, half).map_err(anyhow::Error::msg)?;
-            }
-            if site.own_traffic {
-                self.keeper.take()?;
-            }
-            Ok(site)
-        });
-        match loaded {
-            Ok(mut site) => {
-                implied::imply(&mut site, &self.kernel);
-                if site.hash != self.site.hash {
-                    self.overrides = Overrides::default();
-                    self.homing = vec![Homing::default(); site.policies.len()];
-                    self.since.resize(site.uplinks.len(), 0);
-                    self.states.resize(site.uplinks.len(), 0);
-                }
-                self.monitor.reconfigure(&site, now_ms());
-                self.load.reconfigure(&site);
-                self.site = site;
-                tracing::info!("configuration reloaded");
-            }
+    /// Takes over a changed file, or says in the log why not.
+    fn hang_up(&mut self) {
+        match self.reload() {
+            Ok(done) => tracing::info!("{done}"),
             Err(error) => {
-                tracing::error!("configuration not reloaded, the old one stays:\n{error:#}")
+                tracing::error!("configuration not reloaded, the old one stays:\n{error:#}");
             }
         }
     }
 
-    async fn answer(
-        &mut self,
-        message: &Message,
-        caller: Option<u32>,
-        watcher: &Watcher,
-    ) -> Response {
+    /// Takes over a changed file, with what is set by hand for what is still there. Refused, it
+    /// changes nothing.
+    fn reload(&mut self) -> Result<String> {
+        self.hear_waiting();
+        let half = self.half.as_deref();
+        let uplinks: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
+        let policies: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
+        let carry = |site: &Site| self.overrides.carry(&uplinks, &policies, site);
+        let mut site = self.source.read(|site, path| {
+            admit(site, &self.kernel, path)?;
+            keep_order(site, half)?;
+            if site.own_traffic {
+                self.keeper.take()?;
+            }
+            let derived = publish::derive(site, &self.kernel, &carry(site), &[], half);
+            match publish::weightless(&derived.half, site.policies.len()) {
+                None => Ok(()),
+                Some(policy) => bail!(
+                    "with the weights that are set by hand, those of policy {policy} add up to \
+                     zero: `weir overrides` lists them"
+                ),
+            }
+        })?;
+        let carried = carry(&site);
+        implied::imply(&mut site, &self.kernel);
+        if site.hash != self.site.hash {
+            self.homing = vec![Homing::default(); site.policies.len()];
+            self.since.resize(site.uplinks.len(), 0);
+            self.states.resize(site.uplinks.len(), 0);
+        }
+        self.overrides = carried;
+        self.monitor.reconfigure(&site, now_ms());
+        self.load.reconfigure(&site);
+        self.site = site;
+        self.guard.follow(&self.site);
+        let here = site::warnings_here(&self.site, &self.kernel);
+        let warnings = self.site.warnings.iter().chain(&here);
+        let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
+        Ok(format!("configuration reloaded{warnings}"))
+    }
+
+    async fn answer(&mut self, message: &Message, caller: &Caller, watcher: &Watcher) -> Response {
         self.words.heard(message);
         let request = match message {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,
         };
         let before = self.overrides.clone();
+        let listed = by_hand::list(&self.site, &before);
         let done = match self.apply(request, caller) {
             Ok(message) => self.enforce(watcher).await.map(|epoch| (epoch, message)),
             Err(error) => Err(error),
         };
         match done {
-            Ok((epoch, message)) => Response::Ok { epoch, message },
+            Ok((epoch, message)) => {
+                let now = by_hand::list(&self.site, &self.overrides);
+                self.ledger.note(&listed, &now, caller);
+                if listed == now {
+                    tracing::info!(by = %caller, command = caller.command, "{message}");
+                }
+                Response::Ok { epoch, message }
+            }
             Err(error) => {
-                self.overrides = before;
+                if *request != Request::Reload {
+                    self.overrides = before;
+                }
                 Response::Error { message: format!("{error:#}") }
             }
         }
@@ -761,10 +812,15 @@ impl Daemon {
         match query {
             Query::Health => Response::Health { uplinks: self.view() },
             Query::History { since } => Response::History { entries: self.monitor.history(*since) },
+            Query::Overrides => {
+                let list = by_hand::list(&self.site, &self.overrides);
+                Response::Overrides { overrides: self.ledger.tell(list) }
+            }
+            Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
     }
 
-    fn apply(&mut self, request: &Request, caller: Option<u32>) -> Result<String> {
+    fn apply(&mut self, request: &Request, caller: &Caller) -> Result<String> {
         match request {
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
@@ -782,12 +838,14 @@ impl Daemon {
                     bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
                 }
                 let until = match deadline_s {
-                    Some(seconds) => now_s().saturating_add(*seconds),
+                    Some(seconds) => time::boot_s().saturating_add(*seconds),
                     None => UplinkLayout::NO_DEADLINE,
                 };
                 self.overrides.hands.insert(index, Hand::Draining(until));
                 let end = match deadline_s {
-                    Some(_) => format!("until {}", time::of_day(until)),
+                    Some(seconds) => {
+                        format!("until {}", time::of_day(time::now_s().saturating_add(*seconds)))
+                    }
                     None => "until `weir up` or `weir down`".into(),
                 };
                 Ok(format!("{uplink} drains {end}"))
@@ -801,7 +859,8 @@ impl Daemon {
                 if !usable && !force {
                     bail!("{uplink} is down, see `weir uplinks`; --force tries nevertheless");
                 }
-                let caller = caller.context("the process that asks is not to be seen from here")?;
+                let caller =
+                    caller.pid.context("the process that asks is not to be seen from here")?;
                 self.confined.enter(caller, index)?;
                 Ok(format!("process {caller} uses {uplink}"))
             }
@@ -812,6 +871,20 @@ impl Daemon {
                 };
                 self.homing[range].iter_mut().for_each(Homing::ask);
                 Ok("flows that are away come home".into())
+            }
+            Request::Reload => self.reload(),
+            Request::ResetWeight { uplink, policy } => {
+                let index = self.uplink(uplink)?;
+                let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
+                let was = match policy {
+                    None => self.overrides.weights.remove(&index),
+                    Some(at) => self.overrides.member_weights.remove(&(at as u8, index)),
+                };
+                if was.is_none() {
+                    bail!("the weight of {uplink} is not set by hand there, see `weir overrides`");
+                }
+                self.refuse_weightless(uplink)?;
+                Ok(format!("weight of {uplink} is the file's again"))
             }
             Request::Weight { uplink, weight, policy } => {
                 let index = self.uplink(uplink)?;
@@ -838,20 +911,18 @@ impl Daemon {
                 self.overrides.member_weights.insert((at as u8, index), weight);
             }
         }
-        let half = self.derive().half;
-        for policy in &half.policies[..self.site.policies.len()] {
-            let members = policy.members();
-            for tier in members.iter().map(|m| m.tier) {
-                let of_tier = members.iter().filter(|m| m.tier == tier);
-                if of_tier.map(|m| u32::from(m.weight & Member::MAX_WEIGHT)).sum::<u32>() == 0 {
-                    bail!(
-                        "with that, the weights of policy {} add up to zero: use `weir down {name}` to take it out",
-                        policy.name.as_str()
-                    );
-                }
-            }
-        }
+        self.refuse_weightless(&name)?;
         Ok(format!("weight of {name} is {weight}"))
+    }
+
+    fn refuse_weightless(&self, uplink: &str) -> Result<()> {
+        let half = self.derive().half;
+        match publish::weightless(&half, self.site.policies.len()) {
+            None => Ok(()),
+            Some(policy) => bail!(
+                "with that, the weights of policy {policy} add up to zero: use `weir down {uplink}` to take it out"
+            ),
+        }
     }
 
     fn policy(&self, name: &str) -> Result<usize> {
@@ -928,7 +999,36 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
         let users = Users::new(observations, counters.clone(), now_ms());
         let region = ControlRegion::anonymous().unwrap();
         let site = site::parse("weir.toml", SITE).unwrap();
-        Daemon::new(site, kernel(), region, hosts, counters, users, findings)
+        let state = crate::state::State::open(Path::new("/proc/none")).unwrap();
+        let source = Source::new(Path::new("weir.toml"), state);
+        Daemon::new(site, source, kernel(), region, hosts, counters, users, findings)
+    }
+
+    #[tokio::test]
+    async fn uplinks_are_judged_while_the_kernel_does_not_answer() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        daemon.publish().unwrap();
+        let usable = daemon.writer.region().clone();
+        let usable = || usable.uplink_state(0) & uplink_state::USABLE != 0;
+        let event = |seq, finding| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq,
+            finding,
+            at: Instant::now(),
+        };
+        let stuck = async {
+            found.send(event(1, Finding::Sent)).await.unwrap();
+            found.send(event(1, Finding::Reply(1000))).await.unwrap();
+            while !usable() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let error = daemon.meanwhile(stuck).await.unwrap_err();
+        assert!(error.to_string().contains("has not answered for 3 s"), "{error}");
+        assert!(usable());
     }
 
     #[tokio::test]

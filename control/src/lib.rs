@@ -23,16 +23,24 @@
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | `complaint` | warnings that are said once |
+//! | `trust` | whether anybody else can change a program that is run |
+//! | `words` | uplinks' state words, for people |
 //! | `time` | times and durations, for people |
 //! | `ports` | numbers of ports and devices, which stay |
 //! | [`publish`] | from site and kernel to the state that is published |
+//! | [`sysctls`] | the kernel's settings that a gateway takes |
+//! | [`file`] | the configuration file, and the last good one |
+//! | [`state`] | what is kept on disk |
+//! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
+//! | [`serve`] | the socket by which it is asked |
 //! | [`api`] | the requests that the command line makes of it |
 //! | [`cli`] | the `weir` command |
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod buckets;
+pub mod by_hand;
 pub mod channels;
 pub mod cli;
 mod complaint;
@@ -41,6 +49,7 @@ pub mod daemon;
 mod destinations;
 mod devices;
 mod events;
+pub mod file;
 pub mod grace;
 mod guard;
 pub mod health;
@@ -58,8 +67,13 @@ pub mod publish;
 mod routes;
 pub mod routing;
 pub mod rules;
+pub mod serve;
 pub mod site;
+pub mod state;
+pub mod sysctls;
 mod time;
+mod trust;
 mod urgent;
 pub mod users;
 pub mod watch;
+mod words;

@@ -208,7 +208,11 @@ impl Monitor {
         let Some(transition) = changed else { return false };
         let name = &self.uplinks[uplink].name;
         let (from, to, reason) = (transition.from, transition.to, transition.reason);
-        tracing::info!(uplink = name, ?from, ?to, ?reason, "uplink");
+        if matches!(to, State::Down | State::Degraded) && from != to {
+            tracing::warn!(uplink = name, %from, %to, %reason, "worse");
+        } else {
+            tracing::info!(uplink = name, %from, %to, %reason, "uplink");
+        }
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let time_ms = since_epoch.map_or(0, |time| time.as_millis() as u64);
         self.history.push(name, transition, time_ms);

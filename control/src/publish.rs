@@ -35,7 +35,7 @@ pub struct Overrides {
 pub enum Hand {
     /// Down.
     Down,
-    /// To be emptied until then, CLOCK_REALTIME seconds or [`UplinkLayout::NO_DEADLINE`].
+    /// To be emptied until then, CLOCK_BOOTTIME seconds or [`UplinkLayout::NO_DEADLINE`].
     Draining(u64),
     /// To be emptied until then, and that is past.
     Drained(u64),
@@ -53,14 +53,11 @@ impl Hand {
 }
 
 impl Overrides {
-    /// What an earlier control process had set, if it worked by the same file.
+    /// What an earlier control process had set, for what the site still has of it.
     pub fn adopt(site: &Site, region: &ControlRegion, snapshot: &Snapshot) -> Self {
         let mut overrides = Self::default();
         let half = &snapshot.half;
-        if half.config_hash != site.hash {
-            return overrides;
-        }
-        for (uplink, published) in half.uplinks.iter().enumerate().take(site.uplinks.len()) {
+        for (uplink, published) in half.uplinks.iter().enumerate() {
             let uplink = uplink as u8;
             if published.weight_overridden == 1 {
                 overrides.weights.insert(uplink, published.weight);
@@ -72,7 +69,7 @@ impl Overrides {
                 until => _ = overrides.hands.insert(uplink, Hand::Draining(until)),
             }
         }
-        for (policy, published) in half.policies.iter().enumerate().take(site.policies.len()) {
+        for (policy, published) in half.policies.iter().enumerate() {
             for member in published.members() {
                 if member.weight & MemberLayout::OVERRIDDEN != 0 {
                     let weight = member.weight & MemberLayout::MAX_WEIGHT;
@@ -80,10 +77,37 @@ impl Overrides {
                 }
             }
         }
-        overrides
+        let uplinks: Vec<_> = half.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+        let policies: Vec<_> = half.policies.iter().map(|policy| policy.name.as_str()).collect();
+        overrides.carry(&uplinks, &policies, site)
     }
 
-    /// Lets time pass: what was to be empty by `now`, CLOCK_REALTIME seconds, is drained.
+    /// What stays of it with another file. Names decide: `uplinks` and `policies` are those that its
+    /// indices stand for, and what the site has under none of them is forgotten.
+    pub fn carry(&self, uplinks: &[&str], policies: &[&str], site: &Site) -> Self {
+        let uplink = |old: &u8| {
+            let name = uplinks.get(usize::from(*old))?;
+            Some(site.uplinks.iter().position(|uplink| uplink.name == *name)? as u8)
+        };
+        let member = |policy: &u8, old: &u8| {
+            let name = policies.get(usize::from(*policy))?;
+            let at = site.policies.iter().position(|policy| policy.name == *name)?;
+            let uplink = uplink(old)?;
+            let is_in = site.policies[at].members.iter().any(|member| member.uplink == uplink);
+            is_in.then_some((at as u8, uplink))
+        };
+        let weights = self.weights.iter().filter_map(|(u, weight)| Some((uplink(u)?, *weight)));
+        let hands = self.hands.iter().filter_map(|(u, hand)| Some((uplink(u)?, *hand)));
+        let members = self.member_weights.iter();
+        let members = members.filter_map(|((p, u), weight)| Some((member(p, u)?, *weight)));
+        Self {
+            weights: weights.collect(),
+            member_weights: members.collect(),
+            hands: hands.collect(),
+        }
+    }
+
+    /// Lets time pass: what was to be empty by `now`, CLOCK_BOOTTIME seconds, is drained.
     pub fn expire(&mut self, now: u64) {
         for hand in self.hands.values_mut() {
             if let Hand::Draining(until) = *hand
@@ -112,6 +136,19 @@ pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A policy of the first `policies` that has a tier whose weights add up to zero: it would take no
+/// flows there.
+pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
+    let has_none = |policy: &&weir_wire::layout::control::Policy| {
+        let members = policy.members();
+        members.iter().map(|m| m.tier).any(|tier| {
+            let of_tier = members.iter().filter(|m| m.tier == tier);
+            of_tier.map(|m| u32::from(m.weight & MemberLayout::MAX_WEIGHT)).sum::<u32>() == 0
+        })
+    };
+    half.policies.iter().take(policies).find(has_none).map(|policy| policy.name.as_str())
 }
 
 /// Everything to be published, but for the bucket tables.
@@ -432,6 +469,23 @@ mod tests {
         found.expire(1000);
         assert_eq!(found.hands[&2], Hand::Drained(1000));
         assert_eq!(found.hands[&3], Hand::Draining(forever));
+    }
+
+    #[test]
+    fn what_is_set_by_hand_goes_by_names_when_the_file_changes() {
+        let mut overrides = Overrides::default();
+        overrides.weights.insert(1, 7);
+        overrides.hands.extend([(0, Hand::Down), (1, Hand::Draining(9))]);
+        overrides.member_weights.extend([((0, 1), 3), ((1, 0), 4), ((1, 1), 5)]);
+        let file = "[[lan]]\ninterface = \"lan0\"\n\
+            [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n\
+            [[policy]]\nname = \"voice\"\n\
+            [[policy]]\nname = \"all\"\n";
+        let site = crate::site::parse("weir.toml", file).unwrap();
+        let carried = overrides.carry(&["fiber", "lte"], &["all", "gone"], &site);
+        assert_eq!(carried.weights, [(0, 7)].into());
+        assert_eq!(carried.hands, [(0, Hand::Draining(9))].into());
+        assert_eq!(carried.member_weights, [((1, 0), 3)].into());
     }
 
     #[test]

@@ -1,6 +1,21 @@
 //! Times and durations, for people.
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::time::ClockId;
+
+/// CLOCK_REALTIME, seconds: for people. No deadline is kept in it, because it is set.
+pub fn now_s() -> u64 {
+    clock_s(ClockId::Realtime)
+}
+
+/// CLOCK_BOOTTIME, seconds: goes on while the machine sleeps, and is never set.
+pub fn boot_s() -> u64 {
+    clock_s(ClockId::Boottime)
+}
+
+fn clock_s(clock: ClockId) -> u64 {
+    rustix::time::clock_gettime(clock).tv_sec as u64
+}
 
 /// RFC 3339, in UTC, of milliseconds since the Unix epoch.
 pub fn of_milliseconds(ms: u64) -> String {

@@ -204,6 +204,8 @@ pub struct Watcher {
     stale: Stale,
     reading: Reading,
     devices: Devices,
+    /// A reading has begun; if none goes on now, it was given up.
+    underway: bool,
 }
 
 /// What one reading of routes gives: those of the main table, of others, and weir's.
@@ -234,7 +236,7 @@ impl Watcher {
         tokio::spawn(connection);
         let reading = Reading::none(Instant::now());
         let (view, devices) = (Kernel::default(), Devices::new(ethtool));
-        Ok(Self { handle, events, view, stale: Stale::all(), reading, devices })
+        Ok(Self { handle, events, view, stale: Stale::all(), reading, devices, underway: false })
     }
 
     /// For other requests to the kernel.
@@ -293,7 +295,12 @@ impl Watcher {
     pub async fn read(&mut self) -> Result<Kernel> {
         // Before the first request: what happens from here on may be missing in the view.
         self.forget_events();
+        // One that was given up half-way has perhaps not read what it took note of.
+        if std::mem::replace(&mut self.underway, true) {
+            self.lost();
+        }
         let done = self.read_parts().await;
+        self.underway = false;
         if done.is_err() {
             self.lost();
         }
@@ -301,7 +308,7 @@ impl Watcher {
     }
 
     async fn read_parts(&mut self) -> Result<()> {
-        match local_ports() {
+        match crate::sysctls::local_ports() {
             Ok(ports) => self.view.local_ports = ports,
             // Without a free descriptor, say. The rest takes none.
             Err(_) if self.view.local_ports != (0, 0) => {}
@@ -446,16 +453,6 @@ pub(crate) fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     Ok(socket)
-}
-
-fn local_ports() -> Result<(u16, u16)> {
-    const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-    let text = std::fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
-    let mut numbers = text.split_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(lo)), Some(Ok(hi))) => Ok((lo, hi)),
-        _ => anyhow::bail!("{PATH} holds {text:?}, not two ports"),
-    }
 }
 
 /// Does the error say that events were lost?

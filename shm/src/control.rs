@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_wire::layout::control::{
-    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US,
+    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, SettingsBefore,
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -64,6 +64,12 @@ impl ControlRegion {
         )
     }
 
+    /// The kernel's settings as they were before weir; the default: weir changed none.
+    pub fn settings_before(&self) -> SettingsBefore {
+        let word = self.word(offset_of!(ControlPage, settings_before)).load(Ordering::Relaxed);
+        SettingsBefore::unpack(word)
+    }
+
     /// Copies the current state and its bucket tables. `None`: nothing published yet, or the
     /// memory is not what a control process wrote (a wrong checksum).
     pub fn snapshot(&self) -> Option<Box<Snapshot>> {
@@ -118,39 +124,46 @@ pub struct Snapshot {
     pub half: Box<ControlHalf>,
     /// Bucket table of each policy.
     pub buckets: Box<[BucketTable; MAX_POLICIES]>,
+    /// Where the next state is put together. Tables of policies that there are not take no memory.
+    next: (Box<ControlHalf>, Box<[BucketTable; MAX_POLICIES]>),
 }
 
 impl Snapshot {
     /// An empty state.
     pub fn new() -> Box<Self> {
-        let buckets = <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
-        Box::new(Self { half: empty_half(), buckets })
+        let buckets =
+            || <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
+        let next = (empty_half(), buckets());
+        Box::new(Self { half: empty_half(), buckets: buckets(), next })
     }
 
     /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published,
-    /// the writer was faster three times over, or a checksum is wrong; the copy is then empty.
+    /// the writer was faster three times over, or a checksum is wrong; the copy then stays.
     pub fn refresh(&mut self, region: &ControlRegion) -> bool {
         for _ in 0..3 {
             let whole = publish::read(region.epoch_word(), |epoch| {
-                map::load_into(&region.page, ControlRegion::half_offset(epoch), &mut *self.half);
+                let (half, buckets) = &mut self.next;
+                map::load_into(&region.page, ControlRegion::half_offset(epoch), &mut **half);
                 let bank = (epoch & 1) as usize;
-                for (policy, table) in self.buckets.iter_mut().enumerate() {
-                    if self.half.policies[policy].member_count != 0 {
+                for (policy, table) in buckets.iter_mut().enumerate() {
+                    if half.policies[policy].member_count != 0 {
                         region.load_table(bank, policy, table);
                     }
                 }
             });
-            if whole && self.half.epoch != 0 && self.is_sound() {
+            if whole && self.next.0.epoch != 0 && self.is_next_sound() {
+                std::mem::swap(&mut self.half, &mut self.next.0);
+                std::mem::swap(&mut self.buckets, &mut self.next.1);
                 return true;
             }
         }
-        self.half.clear();
         false
     }
 
-    fn is_sound(&self) -> bool {
-        self.half.checksum == self.half.compute_checksum()
-            && self.half.policies.iter().zip(self.buckets.iter()).all(|(policy, table)| {
+    fn is_next_sound(&self) -> bool {
+        let (half, buckets) = &self.next;
+        half.checksum == half.compute_checksum()
+            && half.policies.iter().zip(buckets.iter()).all(|(policy, table)| {
                 policy.member_count == 0 || policy.buckets_checksum == checksum64(table)
             })
     }
@@ -196,6 +209,12 @@ impl ControlWriter {
     pub fn heartbeat(&self, pid: u64, now_ms: u64) {
         self.region.word(offset_of!(ControlPage, pid)).store(pid, Ordering::Relaxed);
         self.region.word(offset_of!(ControlPage, heartbeat_ms)).store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Keeps the kernel's settings as they were before weir.
+    pub fn keep_settings(&self, before: SettingsBefore) {
+        let word = self.region.word(offset_of!(ControlPage, settings_before));
+        word.store(before.pack(), Ordering::Relaxed);
     }
 
     /// The state words, which other threads of this process may write too.
@@ -288,6 +307,31 @@ mod tests {
             .view::<AtomicU64>(ControlRegion::table_offset(epoch as usize & 1, 0));
         table[5].store(7, Ordering::Relaxed);
         assert!(writer.region().snapshot().is_none());
+    }
+
+    #[test]
+    fn a_reader_keeps_the_state_it_has_until_there_is_a_sound_one() {
+        let (mut writer, mut half) = writer();
+        writer.publish(&mut half, &[&[1; BUCKETS]]);
+        let mut snapshot = writer.region().snapshot().unwrap();
+        let epoch = writer.publish(&mut half, &[&[2; BUCKETS]]);
+        let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
+        words[100].fetch_xor(1 << 17, Ordering::Relaxed);
+        assert!(!snapshot.refresh(&writer.region));
+        assert_eq!((snapshot.half.epoch, snapshot.buckets[0][9]), (epoch - 1, 1));
+        assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
+        words[100].fetch_xor(1 << 17, Ordering::Relaxed);
+        assert!(snapshot.refresh(&writer.region));
+        assert_eq!((snapshot.half.epoch, snapshot.buckets[0][9]), (epoch, 2));
+    }
+
+    #[test]
+    fn settings_are_kept_for_the_one_who_puts_them_back() {
+        let (writer, _) = writer();
+        assert_eq!(writer.region().settings_before(), SettingsBefore::default());
+        let before = SettingsBefore { local_ports: (32_768, 60_999), forwarded_nothing: true };
+        writer.keep_settings(before);
+        assert_eq!(writer.region().settings_before(), before);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `weir-control`, the control process.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -20,20 +21,21 @@ struct Arguments {
     /// Socket of the API.
     #[arg(long, default_value = weir_control::api::DEFAULT_SOCKET)]
     socket: PathBuf,
+    /// Directory for what is kept on disk: the last good configuration, and who set what by hand.
+    #[arg(long, default_value = weir_control::state::DEFAULT_DIRECTORY)]
+    state: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let Arguments { config, pins, socket } = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    weir_service::run("weir-control", || run(arguments))
+}
+
+fn run(Arguments { config, pins, socket, state }: Arguments) -> Result<()> {
     // What decides about uplinks is not to wait for the load that they carry.
     if let Err(error) = rustix::process::nice(-10) {
         tracing::debug!("no higher priority: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon::run(Options { config, pins, socket }))
+    runtime.block_on(daemon::run(Options { config, pins, socket, state }))
 }

@@ -7,40 +7,34 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::Context;
 use serde_json::json;
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::map::Access;
 use weir_shm::{Pins, Role};
+use weir_wire::layout::flow::slots_for;
 
-use super::{Arguments, Exit};
+use super::{Arguments, Exit, output};
 use crate::api::{self, Request, Response};
 use crate::confine::Confined;
 use crate::guard;
 use crate::own;
+use crate::publish;
 use crate::site;
+use crate::sysctls;
 use crate::watch::Watcher;
 
 /// Makes a request of the control process and says what became of it.
 pub fn request(arguments: &Arguments, request: &Request) -> Exit {
+    let json = arguments.json;
     match api::call(&arguments.socket, request) {
-        Ok(Response::Ok { epoch, message }) => {
-            if arguments.json {
-                println!("{}", json!({ "epoch": epoch, "message": message }));
-            } else {
-                println!("{message} (epoch {epoch})");
-            }
-            Exit::Ok
-        }
-        Ok(Response::Health { .. } | Response::History { .. }) => {
-            eprintln!("weir: weir-control answered something else: is it of this version?");
-            Exit::Failed
-        }
-        Ok(Response::Error { message }) => {
-            eprintln!("weir: {message}");
-            Exit::Failed
-        }
-        Err(error) => {
-            eprintln!("weir: {error:#}");
-            Exit::NotRunning
-        }
+        Ok(Response::Ok { epoch, message }) => output::print(&match json {
+            true => output::json("done", json!({ "epoch": epoch, "message": message })),
+            false => format!("{message} (epoch {epoch})\n"),
+        }),
+        Ok(Response::Error { message }) => output::fail(json, Exit::Failed, &message),
+        Ok(_) => output::fail(json, Exit::Failed, api::ANOTHER_VERSION),
+        Err(error) => output::failed(json, &error),
     }
 }
 
@@ -49,24 +43,24 @@ pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) ->
     let refused = match api::call(&arguments.socket, request) {
         Ok(Response::Ok { .. }) => None,
         Ok(Response::Error { message }) => Some(message),
-        Ok(_) => Some("weir-control answered something else: is it of this version?".into()),
+        Ok(_) => Some(api::ANOTHER_VERSION.into()),
         Err(error) => Some(format!("{error:#}")),
     };
     if let Some(message) = refused {
-        eprintln!("weir: {message}");
+        output::complain(&message);
         return Exit::NotRun;
     }
     let Some((program, rest)) = command.split_first() else { return Exit::NotRun };
     let error = Command::new(program).args(rest).exec();
-    eprintln!("weir: cannot run {}: {error}", program.display());
+    output::complain(&format!("cannot run {}: {error}", program.display()));
     match error.kind() {
         ErrorKind::NotFound => Exit::NotFound,
         _ => Exit::NotExecutable,
     }
 }
 
-/// Checks a file by itself, then against this machine.
-pub fn check(file: &Path, json: bool) -> Exit {
+/// Checks a file by itself, then against this machine and what is published here.
+pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
     let checked = site::load(file).and_then(|site| {
         let name = file.display().to_string();
         let failed = |error: anyhow::Error| {
@@ -75,9 +69,20 @@ pub fn check(file: &Path, json: bool) -> Exit {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.into()))?;
         let kernel = runtime.block_on(async { Watcher::new()?.read().await }).map_err(failed)?;
-        match site::against_kernel(&site, &kernel, &name) {
+        let published = published(pins);
+        let half = published.as_ref().map(|snapshot| &*snapshot.half);
+        let mut problems = site::against_kernel(&site, &kernel, &name);
+        if let Some(Err(order)) = half.map(|half| publish::check_order(&site, half)) {
+            let (what, remedy) = order.split_once(". ").unwrap_or((&order, ""));
+            problems.push(site::Problem::whole(&name, what, remedy));
+        }
+        match problems {
             problems if problems.is_empty() => {
-                let here = site::warnings_here(&site, &kernel);
+                let mut here = site::warnings_here(&site, &kernel);
+                let slots = slots_for(site.flow_table);
+                if half.is_some_and(|half| half.flow_slots != slots) {
+                    here.push("flow_table: the table keeps its size until `weir detach`".into());
+                }
                 Ok(site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })
             }
             problems => Err(problems),
@@ -87,26 +92,34 @@ pub fn check(file: &Path, json: bool) -> Exit {
         Ok(site) => (Vec::new(), site.warnings.clone()),
         Err(problems) => (problems.iter().map(ToString::to_string).collect(), Vec::new()),
     };
+    let exit = if checked.is_ok() { Exit::Ok } else { Exit::Invalid };
     if json {
-        println!(
-            "{}",
-            json!({ "valid": checked.is_ok(), "errors": problems, "warnings": warnings })
-        );
-    } else {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        match &checked {
-            Ok(site) => println!(
-                "{}: valid, {} uplinks, {} policies, {} rules",
-                file.display(),
-                site.uplinks.len(),
-                site.policies.len(),
-                site.rules.len()
-            ),
-            Err(problems) => eprintln!("{}: {} errors", file.display(), problems.len()),
+        let value = json!({
+            "valid": checked.is_ok(), "errors": problems, "warnings": warnings,
+        });
+        output::print(&output::json("check", value));
+        return exit;
+    }
+    problems.iter().for_each(|problem| output::note(problem));
+    warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    match &checked {
+        Ok(site) => output::print(&format!(
+            "{}: valid, {} uplinks, {} policies, {} rules\n",
+            file.display(),
+            site.uplinks.len(),
+            site.policies.len(),
+            site.rules.len()
+        )),
+        Err(problems) => {
+            output::note(&format!("{}: {} errors", file.display(), problems.len()));
+            exit
         }
     }
-    if checked.is_ok() { Exit::Ok } else { Exit::Invalid }
+}
+
+/// What is published, if it can be seen.
+fn published(pins: &Pins) -> Option<Box<Snapshot>> {
+    ControlRegion::open(pins, Access::Read).ok()?.snapshot()
 }
 
 /// Rules and routes of a control process that had no time to remove them, or left them to commands.
@@ -115,7 +128,7 @@ fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
     let _claim = match own::Claim::take(pins.directory()) {
         Ok(claim) => claim,
         Err(other) => {
-            eprintln!("weir: rules and routes stay: {other}");
+            output::complain(&format!("rules and routes stay: {other}"));
             return Ok(());
         }
     };
@@ -131,48 +144,57 @@ fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
 
 /// Removes everything weir keeps in the kernel.
 pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
+    let done = match detached(pins, force) {
+        Ok(done) => done,
+        Err(error) => return output::fail(json, Exit::Failed, &format!("{error:#}")),
+    };
+    let directory = pins.directory().display();
+    output::print(&match done {
+        Detached { removed, set } if json => output::json(
+            "detach",
+            json!({ "directory": pins.directory(), "removed": removed, "set": set }),
+        ),
+        Detached { removed, .. } if removed.is_empty() => {
+            format!("nothing to remove in {directory}\n")
+        }
+        Detached { removed, set } => {
+            let mut text = format!("removed {} from {directory}\n", removed.join(" "));
+            if pins.directory().exists() {
+                text += &format!("{directory} stays: not all in it is weir's\n");
+            }
+            if !set.is_empty() {
+                text += &format!("set {}, as before weir\n", set.join(", "));
+            }
+            text
+        }
+    })
+}
+
+struct Detached {
+    removed: Vec<String>,
+    /// Settings of the kernel's that were put back.
+    set: Vec<String>,
+}
+
+fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
     // Held to the end: a process that starts meanwhile would work on what is being removed.
     let mut claims = Vec::new();
     let roles = Role::ALL.iter().filter(|_| pins.directory().exists());
     for role in roles.filter(|role| !(force && **role == Role::Dataplane)) {
-        match pins.claim(*role) {
-            Ok(claim) => claims.push(claim),
-            Err(error) => {
-                let more = if *role == Role::Dataplane { "; or use --force" } else { "" };
-                eprintln!("weir: {error}{more}");
-                return Exit::Failed;
-            }
-        }
+        let claim = pins.claim(*role);
+        claims.push(match role {
+            Role::Control => claim?,
+            Role::Dataplane => claim.context("it takes --force to detach a running dataplane")?,
+        });
     }
-    if let Err(error) = remove_routes(pins) {
-        eprintln!("weir: weir's rules and routes are still there: {error:#}");
-        return Exit::Failed;
-    }
+    remove_routes(pins).context("weir's rules and routes are still there")?;
     Confined::find().sweep();
-    let removed = pins.remove();
-    if let Err(error) = remove_guard(pins) {
-        eprintln!("weir: weir's nftables table is still there: {error:#}");
-        return Exit::Failed;
-    }
-    match removed {
-        Ok(removed) if json => {
-            println!("{}", json!({ "directory": pins.directory(), "removed": removed }));
-            Exit::Ok
-        }
-        Ok(removed) if removed.is_empty() => {
-            println!("nothing to remove in {}", pins.directory().display());
-            Exit::Ok
-        }
-        Ok(removed) => {
-            println!("removed {} from {}", removed.join(" "), pins.directory().display());
-            if pins.directory().exists() {
-                println!("{} stays: not all in it is weir's", pins.directory().display());
-            }
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("weir: {error}");
-            Exit::Failed
-        }
-    }
+    // While the rest still keeps what comes from a LAN from leaving as it is.
+    let set = match ControlRegion::open(pins, Access::Read) {
+        Ok(region) => sysctls::put_back(&region)?,
+        Err(_) => Vec::new(),
+    };
+    let removed = pins.remove()?;
+    remove_guard(pins).context("weir's nftables table is still there")?;
+    Ok(Detached { removed, set })
 }

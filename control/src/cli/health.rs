@@ -4,8 +4,9 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_shm::Pins;
 
-use super::{Arguments, view};
+use super::{Arguments, output, view};
 use crate::api::{self, Query, Response};
+use crate::by_hand::Override;
 use crate::health::Entry;
 use crate::load::settings::rate_text;
 use crate::load::{CapacityFrom, DirectionView, LoadView};
@@ -24,7 +25,7 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
             let known = health.iter().find(|view| value["name"] == view.uplink.as_str());
             value["health"] = serde_json::to_value(known)?;
         }
-        return Ok(format!("{:#}\n", Value::from(values)));
+        return Ok(output::json("uplinks", values.into()));
     }
     let mut text = view::uplinks(pins)?;
     if !health.is_empty() {
@@ -108,13 +109,40 @@ pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
     let entries = match api::ask(&arguments.socket, &Query::History { since })? {
         Response::History { entries } => entries,
         Response::Error { message } => bail!(message),
-        _ => bail!("weir-control answered something else: is it of this version?"),
+        _ => bail!(api::ANOTHER_VERSION),
     };
     if arguments.json {
-        return Ok(format!("{:#}\n", serde_json::to_value(entries)?));
+        return Ok(output::json("history", serde_json::to_value(entries)?));
     }
     let values: Vec<Value> = entries.iter().map(line).collect();
     Ok(view::table(&values, &["number", "time", "uplink", "from", "to", "reason"]))
+}
+
+/// `weir overrides`.
+pub fn overrides(arguments: &Arguments) -> Result<String> {
+    let overrides = match api::ask(&arguments.socket, &Query::Overrides)? {
+        Response::Overrides { overrides } => overrides,
+        Response::Error { message } => bail!(message),
+        _ => bail!(api::ANOTHER_VERSION),
+    };
+    if arguments.json {
+        return Ok(output::json("overrides", serde_json::to_value(overrides)?));
+    }
+    if overrides.is_empty() {
+        return Ok("nothing is set by hand\n".into());
+    }
+    let value = |entry: &Override| {
+        json!({
+            "uplink": entry.uplink,
+            "policy": entry.policy.as_deref().unwrap_or_default(),
+            "what": entry.what,
+            "value": entry.value,
+            "since": entry.since_s.map(time::of_day).unwrap_or_default(),
+            "by": entry.by.as_deref().unwrap_or_default(),
+        })
+    };
+    let values: Vec<Value> = overrides.iter().map(value).collect();
+    Ok(view::table(&values, &["uplink", "policy", "what", "value", "since", "by"]))
 }
 
 fn line(entry: &Entry) -> Value {

@@ -3,11 +3,13 @@
 //! | module | commands |
 //! |---|---|
 //! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
-//! | [`health`] | what the control process knows of the uplinks: `uplinks history` |
-//! | [`act`] | requests to the control process and the rest: `weight drain home use up down check detach` |
+//! | [`health`] | what the control process knows: `uplinks history overrides` |
+//! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
+//! | [`output`] | how all of them print, and end |
 
 pub mod act;
 pub mod health;
+pub mod output;
 pub mod view;
 
 use std::ffi::OsString;
@@ -26,7 +28,7 @@ pub enum Exit {
     Ok = 0,
     /// Refused or failed.
     Failed = 1,
-    /// Weir is not running, or has published nothing.
+    /// Weir is not running, has published nothing, or does not answer.
     NotRunning = 3,
     /// The configuration is not valid.
     Invalid = 4,
@@ -45,7 +47,7 @@ pub enum Exit {
     version,
     about,
     after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 weir is not running, \
-                  4 the configuration is not valid.\n\
+                  or does not answer, 4 the configuration is not valid.\n\
                   Commands that only look read shared memory: they work without weir-control."
 )]
 pub struct Arguments {
@@ -85,12 +87,16 @@ pub enum Command {
     Flows(view::FlowFilter),
     /// Every counter that is not zero, and whether they add up.
     Counters,
-    /// Set the weight of an uplink, until the configuration file changes.
+    /// Set the weight of an uplink, until it is reset.
     Weight {
         /// Name of the uplink.
         uplink: String,
         /// New weight; 0 takes no new flows.
-        weight: u32,
+        #[arg(required_unless_present = "reset")]
+        weight: Option<u32>,
+        /// The file's weight again.
+        #[arg(long, conflicts_with = "weight")]
+        reset: bool,
         /// Only in this policy.
         #[arg(long)]
         policy: Option<String>,
@@ -131,7 +137,11 @@ pub enum Command {
         /// Name of the uplink.
         uplink: String,
     },
-    /// Check a configuration file, against this machine's interfaces too.
+    /// What is set by hand and not by the file, since when, and by whom.
+    Overrides,
+    /// Have weir-control read the configuration file again; says what is wrong with it.
+    Reload,
+    /// Check a configuration file, against this machine's interfaces and what is published too.
     Check {
         /// The file.
         #[arg(default_value = "/etc/weir/weir.toml")]
@@ -153,28 +163,28 @@ pub enum Command {
 /// Runs a command.
 pub fn run(arguments: &Arguments) -> Exit {
     let pins = Pins::existing(&arguments.pins);
-    let viewed = |text: anyhow::Result<String>| match text {
-        Ok(text) => {
-            print!("{text}");
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("weir: {error:#}");
-            Exit::NotRunning
-        }
-    };
     let json = arguments.json;
+    let viewed = |text: anyhow::Result<String>| match text {
+        Ok(text) => output::print(&text),
+        Err(error) => output::failed(json, &error),
+    };
     match &arguments.command {
-        Command::Status => viewed(view::status(&pins, json)),
+        Command::Status => viewed(view::status(arguments, &pins)),
         Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
         Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(view::policies(&pins, json)),
         Command::Rules => viewed(view::rules(&pins, json)),
         Command::Flows(filter) => viewed(view::flows(&pins, filter, json)),
         Command::Counters => viewed(view::counters(&pins, json)),
-        Command::Weight { uplink, weight, policy } => {
+        Command::Overrides => viewed(health::overrides(arguments)),
+        Command::Reload => act::request(arguments, &api::Request::Reload),
+        Command::Weight { uplink, weight, policy, .. } => {
             let (uplink, policy) = (uplink.clone(), policy.clone());
-            act::request(arguments, &api::Request::Weight { uplink, weight: *weight, policy })
+            let request = match *weight {
+                Some(weight) => api::Request::Weight { uplink, weight, policy },
+                None => api::Request::ResetWeight { uplink, policy },
+            };
+            act::request(arguments, &request)
         }
         Command::Up { uplink } => {
             act::request(arguments, &api::Request::Up { uplink: uplink.clone() })
@@ -193,16 +203,12 @@ pub fn run(arguments: &Arguments) -> Exit {
             let request = api::Request::Use { uplink: uplink.clone(), force: *force };
             act::run_by(arguments, &request, command)
         }
-        Command::Check { file } => act::check(file, json),
+        Command::Check { file } => act::check(&pins, file, json),
         Command::Detach { force } => act::detach(&pins, *force, json),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Arguments::command(),
-                "weir",
-                &mut std::io::stdout(),
-            );
-            Exit::Ok
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut script);
+            output::print(&String::from_utf8_lossy(&script))
         }
     }
 }

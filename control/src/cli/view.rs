@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde_json::{Value, json};
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -12,13 +12,18 @@ use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_shm::{Pins, Role};
 use weir_wire::layout::control::{
-    BUCKETS, Member, Prefix, Rule, Selection, Translate, Uplink as UplinkLayout, uplink_state,
+    BUCKETS, ControlHalf, Member, Port, Prefix, Rule, Selection, Translate, Uplink as UplinkLayout,
+    uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
-use weir_wire::layout::status::SocketMode;
+use weir_wire::layout::status::{SocketMode, StatusPage};
+use zerocopy::FromZeros;
 
-use crate::time;
+use super::{Arguments, output};
+use crate::api::{self, Query, Response};
+use crate::file::Configuration;
+use crate::{time, words};
 
 /// Which flows to show.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -40,6 +45,11 @@ pub struct FlowFilter {
     pub limit: usize,
 }
 
+/// The regions are there, and empty.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing is published yet: start weir-control")]
+pub struct NothingPublished;
+
 /// What the views read.
 struct State {
     region: ControlRegion,
@@ -50,10 +60,14 @@ struct State {
 impl State {
     fn open(pins: &Pins) -> Result<Self> {
         let region = ControlRegion::open(pins, Access::Read)?;
-        let snapshot = region
-            .snapshot()
-            .ok_or_else(|| anyhow::anyhow!("nothing is published yet: start weir-control"))?;
+        let snapshot = region.snapshot().ok_or(NothingPublished)?;
         Ok(Self { region, snapshot, counters: Counters::open(pins, Access::Read)? })
+    }
+
+    /// Names of what is published, in order.
+    fn uplinks(&self) -> Vec<&str> {
+        let uplinks = self.snapshot.half.uplinks.iter().map(|uplink| uplink.name.as_str());
+        uplinks.take_while(|name| !name.is_empty()).collect()
     }
 
     fn uplink_name(&self, uplink: u8) -> &str {
@@ -69,10 +83,17 @@ impl State {
 }
 
 /// `weir status`.
-pub fn status(pins: &Pins, json: bool) -> Result<String> {
+pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
     let state = State::open(pins)?;
     let (control, heartbeat) = state.region.control_process();
-    let page = Status::open(pins, Access::Read)?.read();
+    let page = match Status::open(pins, Access::Read) {
+        Ok(status) => status.read(),
+        // No dataplane has been here yet.
+        Err(weir_shm::Error::Missing { .. }) => {
+            StatusPage::new_box_zeroed().expect("memory for a page")
+        }
+        Err(error) => return Err(error.into()),
+    };
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
     let control_runs = pins.is_claimed(Role::Control)?;
@@ -101,7 +122,12 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
         .collect();
     let workers = if dataplane_runs { page.workers } else { 0 };
     let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
+    let configuration = match api::ask(&arguments.socket, &Query::Configuration) {
+        Ok(Response::Configuration { configuration }) => Some(configuration),
+        _ => None,
+    };
     let value = json!({
+        "configuration": configuration,
         "control": {
             "running": control_runs, "pid": control,
             "seen_ms_ago": now_ms.saturating_sub(heartbeat),
@@ -116,8 +142,8 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
         "devices": devices,
         "uplinks": uplink_values(&state),
     });
-    if json {
-        return Ok(format!("{value:#}\n"));
+    if arguments.json {
+        return Ok(output::json("status", value));
     }
     let process = |what: &str, runs: bool, pid: u64, more: String| match runs {
         true => format!("{what:<10} running, process {pid}{more}\n"),
@@ -134,33 +160,45 @@ pub fn status(pins: &Pins, json: bool) -> Result<String> {
         text +=
             &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
     }
-    text += &format!("{:<10} {}\n\n", "epoch", state.region.epoch());
+    text += &format!("{:<10} {}\n", "epoch", state.region.epoch());
+    text += &configuration.as_ref().map(source).unwrap_or_default();
+    text += "\n";
     text += &table(&devices, &["interface", "xdp", "mode", "sockets", "mtu", "rx_lost"]);
     text += "\n";
     text += &uplinks(pins)?;
     Ok(text)
 }
 
+/// The file that is in force, and if the one that was given is not, why.
+fn source(configuration: &Configuration) -> String {
+    let mut text = format!("{:<10} {}\n", "file", configuration.in_force);
+    if let Some(refused) = &configuration.refused {
+        let now = match configuration.in_force == configuration.file {
+            true => "as it was before",
+            false => "the last good one",
+        };
+        text += &format!(
+            "{:<10} {} is REFUSED since {}, in force is {now}:\n",
+            "",
+            configuration.file,
+            time::of_day(refused.time_s)
+        );
+        for line in refused.why.lines() {
+            text += &format!("{:<10} {line}\n", "");
+        }
+    }
+    text
+}
+
 fn uplink_values(state: &State) -> Vec<Value> {
     let half = &state.snapshot.half;
     let default = usize::from(half.default_policy);
-    let now_s = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u64;
+    let now_s = time::boot_s();
     let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
     named
         .map(|(index, uplink)| {
             let word = state.region.uplink_state(index as u8);
-            let reasons = [
-                (uplink_state::ADMIN_DOWN, "by hand"),
-                (uplink_state::NO_CARRIER, "no carrier"),
-                (uplink_state::NO_ADDRESS, "no usable address"),
-                (uplink_state::NO_NEXT_HOP, "no next hop"),
-                (uplink_state::UNHEALTHY, "unhealthy"),
-                (uplink_state::HELD_DOWN, "held down"),
-                (uplink_state::DEGRADED, "degraded"),
-                (uplink_state::LAST_RESORT, "last resort"),
-                (uplink_state::SATURATED, "saturated"),
-            ];
-            let why = reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, r)| (*r).to_owned());
+            let why = words::reasons(word).into_iter().map(str::to_owned);
             let drain_left_s = match uplink.drain_until {
                 0 | UplinkLayout::NO_DEADLINE => None,
                 until => Some(until.saturating_sub(now_s)),
@@ -250,7 +288,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
         }
     }
     if json {
-        return Ok(format!("{:#}\n", Value::from(values)));
+        return Ok(output::json("policies", values.into()));
     }
     let columns = ["policy", "default", "selection", "uplink", "tier", "active", "weight", "share"];
     Ok(table(&values, &columns))
@@ -260,6 +298,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
 pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
     let half = &state.snapshot.half;
+    let lans = port_names(half);
     let mut values: Vec<Value> = half
         .rules()
         .iter()
@@ -268,7 +307,7 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
             json!({
                 "rule": index + 1,
                 "name": rule.name.as_str(),
-                "criteria": criteria(rule),
+                "criteria": criteria(rule, &lans),
                 "policy": half.policies[usize::from(rule.policy) % half.policies.len()].name.as_str(),
             })
         })
@@ -276,19 +315,32 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     let default = half.policies[usize::from(half.default_policy) % half.policies.len()].name;
     values.push(json!({ "rule": "-", "name": "default", "criteria": "everything else", "policy": default.as_str() }));
     if json {
-        return Ok(format!("{:#}\n", Value::from(values)));
+        return Ok(output::json("rules", values.into()));
     }
     Ok(table(&values, &["rule", "name", "criteria", "policy"]))
 }
 
-fn criteria(rule: &Rule) -> String {
+/// By port, the name of its interface: the device's, and the VLAN id if it has one.
+fn port_names(half: &ControlHalf) -> Vec<String> {
+    let name = |port: &Port| {
+        let device = half.devices.get(usize::from(port.device));
+        let device = device.map_or("?", |device| device.name.as_str());
+        if port.vlan == 0 { device.to_owned() } else { format!("{device}.{}", port.vlan) }
+    };
+    half.ports.iter().map(name).collect()
+}
+
+fn criteria(rule: &Rule, ports: &[String]) -> String {
     let prefix = |p: &Prefix| {
         let [a, b, c, d, ..] = p.address;
         format!("{}/{}", Ipv4Addr::new(a, b, c, d), p.length)
     };
     let mut words = Vec::new();
     if rule.in_ports != u64::MAX {
-        words.push(format!("in ports {:#x}", rule.in_ports));
+        let from = ports.iter().enumerate().filter(|(port, _)| rule.in_ports >> port & 1 == 1);
+        let names: Vec<_> = from.map(|(_, name)| name.as_str()).collect();
+        let names = if names.is_empty() { "nowhere".into() } else { names.join(", ") };
+        words.push(format!("from interface {names}"));
     }
     if rule.protocol != 0 {
         words.push(protocol_name(rule.protocol));
@@ -323,6 +375,16 @@ fn protocol_name(number: u8) -> String {
 /// `weir flows`.
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let state = State::open(pins)?;
+    let uplinks = state.uplinks();
+    if let Some(name) = filter.uplink.as_deref().filter(|name| !uplinks.contains(name)) {
+        bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
+    }
+    if let Some(name) = filter.protocol.as_deref()
+        && !["tcp", "udp", "icmp"].contains(&name)
+        && name.parse::<u8>().is_err()
+    {
+        bail!("there is no protocol \"{name}\": use tcp, udp, icmp or a number up to 255");
+    }
     let table4 = FlowTable4::read_only(pins)?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now_ms = (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32;
@@ -333,9 +395,10 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
             && filter.destination.is_none_or(|a| a.octets() == e.dst)
             && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.proto))
     };
-    let entries =
+    let mut entries =
         (0..table4.capacity()).filter_map(|index| table4.slot(index).read()).filter(wanted);
     let values: Vec<Value> = entries
+        .by_ref()
         .take(filter.limit)
         .map(|e| {
             let back = table4.slot(e.peer).read();
@@ -369,8 +432,9 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
             })
         })
         .collect();
+    let all = values.len() + entries.count();
     if json {
-        return Ok(format!("{:#}\n", Value::from(values)));
+        return Ok(output::json("flows", json!({ "shown": values, "of": all })));
     }
     let columns = [
         "protocol",
@@ -383,7 +447,11 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
         "tx_bytes",
         "rx_bytes",
     ];
-    Ok(table(&values, &columns))
+    let mut text = table(&values, &columns);
+    if values.len() < all {
+        text += &format!("{} of {all} flows; --limit shows more\n", values.len());
+    }
+    Ok(text)
 }
 
 /// `weir counters`.
@@ -405,11 +473,11 @@ pub fn counters(pins: &Pins, json: bool) -> Result<String> {
         let all: serde_json::Map<_, _> =
             counters.all().into_iter().map(|(c, n)| (c.label().to_owned(), n.into())).collect();
         let value = json!({
-            "counters": all,
+            "packets": all,
             "kernel_tier": { "in": of(Counter::XdpRx), "out": kernel_out },
             "user_tier": { "in": user_in, "out": user_out },
         });
-        return Ok(format!("{value:#}\n"));
+        return Ok(output::json("counters", value));
     }
     let values: Vec<Value> =
         nonzero.iter().map(|(c, n)| json!({ "counter": c.label(), "packets": n })).collect();
@@ -464,7 +532,7 @@ mod tests {
 
     #[test]
     fn nothing_pinned_is_an_error_that_says_what_to_start() {
-        let error = status(&Pins::existing("/sys/fs/bpf/weir-not-there"), false).unwrap_err();
+        let error = rules(&Pins::existing("/sys/fs/bpf/weir-not-there"), false).unwrap_err();
         assert!(error.to_string().contains("start weir-control"), "{error}");
     }
 
@@ -473,9 +541,14 @@ mod tests {
         let mut rule = weir_shm::control::empty_half().rules[0];
         rule.in_ports = u64::MAX;
         (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
+        let ports = ["wan0".to_owned(), "lan0".to_owned(), "eth0.7".to_owned()];
+        let criteria = |rule: &Rule| criteria(rule, &ports);
         assert_eq!(criteria(&rule), "to ports 443-443");
         rule.destination_ports = [0, u16::MAX];
         assert_eq!(criteria(&rule), "everything");
+        rule.in_ports = 0b110;
+        assert_eq!(criteria(&rule), "from interface lan0, eth0.7");
+        rule.in_ports = u64::MAX;
         rule.source = Prefix::v4([10, 0, 0, 0], 8);
         rule.protocol = 17;
         assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");

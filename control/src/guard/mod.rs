@@ -14,6 +14,8 @@ mod ruleset;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -40,6 +42,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Guard {
     table: String,
     wanted: watch::Sender<String>,
+    stands: Arc<AtomicBool>,
 }
 
 impl Guard {
@@ -53,11 +56,22 @@ impl Guard {
             tracing::warn!("changes of nftables by others are not seen: {error}");
         }
         let changes = changes.ok();
-        let mut keeper =
-            Keeper { table: table.clone(), made: None, changes, complaint: Complaint::default() };
-        let standing = keeper.hold(&wanted.borrow()).await;
-        tokio::spawn(keep(keeper, standing, follow));
-        Self { table, wanted }
+        let stands = Arc::new(AtomicBool::new(false));
+        let mut keeper = Keeper {
+            table: table.clone(),
+            made: None,
+            changes,
+            complaint: Complaint::default(),
+            stands: Arc::clone(&stands),
+        };
+        keeper.hold(&wanted.borrow()).await;
+        tokio::spawn(keep(keeper, follow));
+        Self { table, wanted, stands }
+    }
+
+    /// Is the table there, as far as is known?
+    pub fn stands(&self) -> bool {
+        self.stands.load(Ordering::Relaxed)
     }
 
     /// Makes the table follow a changed site.
@@ -87,15 +101,15 @@ fn subscribe() -> io::Result<TokioSocket> {
 }
 
 /// Ends with the [`Guard`].
-async fn keep(mut keeper: Keeper, mut standing: bool, mut wanted: watch::Receiver<String>) {
+async fn keep(mut keeper: Keeper, mut wanted: watch::Receiver<String>) {
     loop {
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = keeper.disturbed() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(RETRY), if !standing => {}
+            () = tokio::time::sleep(RETRY), if keeper.made.is_none() => {}
         }
         let text = wanted.borrow_and_update().clone();
-        standing = keeper.hold(&text).await;
+        keeper.hold(&text).await;
     }
 }
 
@@ -114,6 +128,8 @@ struct Keeper {
     made: Option<Made>,
     changes: Option<TokioSocket>,
     complaint: Complaint,
+    /// nftables took the table when it was last made.
+    stands: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -143,16 +159,16 @@ impl Keeper {
         }
     }
 
-    /// Makes the table what it should be, if it is not; says whether it certainly is.
-    async fn hold(&mut self, wanted: &str) -> bool {
+    /// Makes the table what it should be, if it is not.
+    async fn hold(&mut self, wanted: &str) {
         let done = self.try_hold(wanted).await;
+        self.stands.store(done.is_ok(), Ordering::Relaxed);
         self.complaint.say(done.err().map(|error| {
             format!(
                 "the kernel is not kept from forwarding between LANs and uplinks on its own: \
                  {error:#}"
             )
         }));
-        self.made.is_some()
     }
 
     async fn try_hold(&mut self, wanted: &str) -> Result<()> {

@@ -62,7 +62,7 @@ pub enum Wish {
 
 /// The state of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(into = "&'static str", try_from = "String")]
 pub enum State {
     /// Well.
     Up,
@@ -77,6 +77,24 @@ pub enum State {
     },
     /// Not usable.
     Down,
+}
+
+impl From<State> for &'static str {
+    fn from(state: State) -> Self {
+        state.name()
+    }
+}
+
+impl TryFrom<String> for State {
+    type Error = String;
+
+    /// By its name; of one that is held down it is not known until when.
+    fn try_from(name: String) -> Result<Self, String> {
+        let states =
+            [Self::Up, Self::Degraded, Self::Draining, Self::Recovering { until: 0 }, Self::Down];
+        let found = states.into_iter().find(|state| state.name() == name);
+        found.ok_or_else(|| format!("{name:?} is no state"))
+    }
 }
 
 impl State {
@@ -99,7 +117,7 @@ impl State {
 
 /// Why an uplink is in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Reason {
     /// Nothing is known yet.
     Starting,

@@ -22,7 +22,7 @@ use crate::load::Balance;
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
-const DEFAULT_POLICY: &str = "balanced";
+pub const DEFAULT_POLICY: &str = "balanced";
 
 struct Checker<'t> {
     places: &'t Places<'t>,
@@ -257,6 +257,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     };
     let rules = rules(&mut c, file, &policies_known, &lans_known);
     let timeouts = timeouts(&mut c, file);
+    c.warnings.extend(super::warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
 
     if !c.problems.is_empty() {
@@ -277,6 +278,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
             schema::Tier::User => Tier::User,
         },
         own_traffic: gateway.own_traffic,
+        sysctls: gateway.sysctls,
         hooks: gateway.hooks.as_ref().map(|hooks| hooks.get_ref().clone()),
         default_policy,
         timeouts,

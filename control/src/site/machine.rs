@@ -7,6 +7,7 @@ use weir_wire::layout::control::Translate;
 
 use super::place::Problem;
 use super::{Lan, Site, Uplink};
+use crate::sysctls;
 use crate::watch::{Kernel, Link};
 
 impl Uplink {
@@ -54,7 +55,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
         }
     }
     if site.uplinks.iter().any(|u| u.translate == Translate::Nat44) {
-        machine.ports(site.nat_ports);
+        machine.ports(site);
     }
     machine.problems
 }
@@ -193,26 +194,23 @@ impl Machine<'_> {
                 .any(|net| net.prefix_len() > 0 && net.contains(&address))
     }
 
-    fn ports(&mut self, (nat_lo, nat_hi): (u16, u16)) {
-        let (lo, hi) = self.kernel.local_ports;
-        if lo > nat_hi || nat_lo > hi {
+    fn ports(&mut self, site: &Site) {
+        let (local, nat) = (self.kernel.local_ports, site.nat_ports);
+        let beside = sysctls::beside(nat);
+        // Weir sets them itself, if there are any to set.
+        if !sysctls::overlap(local, nat) || (site.sysctls && beside.is_some()) {
             return;
         }
-        let message = format!("NAT ports {nat_lo}-{nat_hi} overlap the kernel's own, {lo}-{hi}");
-        // The wider of what is left on both sides.
-        let (below, above) = (nat_lo.saturating_sub(1024), u16::MAX - nat_hi);
-        let (first, last) =
-            if below >= above { (1024, nat_lo.saturating_sub(1)) } else { (nat_hi + 1, u16::MAX) };
-        let remedy = if below.max(above) < FEWEST_LOCAL_PORTS {
-            "set nat_ports in [gateway] to fewer ports, such as 16384-65535".into()
-        } else {
-            format!(
+        let message = format!(
+            "NAT ports {}-{} overlap the kernel's own, {}-{}",
+            nat.0, nat.1, local.0, local.1
+        );
+        let remedy = match beside {
+            None => "set nat_ports in [gateway] to fewer ports, such as 16384-65535".into(),
+            Some((first, last)) => format!(
                 "run `sysctl -w net.ipv4.ip_local_port_range=\"{first} {last}\"`, or set nat_ports in [gateway]"
-            )
+            ),
         };
         self.refuse(0, message, remedy);
     }
 }
-
-/// With fewer ports than this the gateway's own connections are likely to run out of them.
-const FEWEST_LOCAL_PORTS: u16 = 1024;

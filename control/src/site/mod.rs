@@ -60,6 +60,8 @@ pub struct Site {
     pub tier: Tier,
     /// Routes and rules for the gateway's own traffic are weir's too.
     pub own_traffic: bool,
+    /// `net.ipv4.ip_forward` and the kernel's local ports are weir's to set.
+    pub sysctls: bool,
     /// Where the programs are that run when an uplink's state changes.
     pub hooks: Option<PathBuf>,
     /// Index of the policy of packets that no rule matches.
@@ -194,6 +196,11 @@ pub struct Rule {
 
 /// Reads and checks a file, without looking at the kernel. The errors are ready to print.
 pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
+    read(path).map(|(_, site)| site)
+}
+
+/// As [`load`], with the text.
+pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| {
         vec![Problem::whole(
@@ -202,7 +209,8 @@ pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
             "give the right path with --config",
         )]
     })?;
-    parse(&file, &text)
+    let site = parse(&file, &text)?;
+    Ok((text, site))
 }
 
 /// As [`load`], for text that is at hand.

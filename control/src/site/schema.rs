@@ -37,6 +37,7 @@ pub struct Gateway {
     pub on_dataplane_loss: Loss,
     pub tier: Tier,
     pub own_traffic: bool,
+    pub sysctls: bool,
     pub default_policy: Option<Spanned<String>>,
     pub hooks: Option<Spanned<PathBuf>>,
 }
@@ -51,6 +52,7 @@ impl Default for Gateway {
             on_dataplane_loss: Loss::Drop,
             tier: Tier::Kernel,
             own_traffic: true,
+            sysctls: true,
             default_policy: None,
             hooks: None,
         }

@@ -360,7 +360,11 @@ fn an_absent_interface_lists_what_is_there() {
 
 #[test]
 fn clashing_port_ranges_name_the_sysctl() {
-    let text = on_this_machine(|kernel| kernel.local_ports = (32_768, 60_999));
+    let given = format!("[gateway]\nsysctls = false\n{}", GOOD.replacen("[gateway]\n", "", 1));
+    let mut kernel = kernel();
+    kernel.local_ports = (32_768, 60_999);
+    let found = against_kernel(&parse("weir.toml", &given).unwrap(), &kernel, "weir.toml");
+    let text = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(text.contains("sysctl -w net.ipv4.ip_local_port_range=\"1024 16383\""), "{text}");
 }
 
@@ -494,9 +498,45 @@ fn a_core_is_for_one_worker() {
 }
 
 #[test]
+fn local_ports_that_weir_can_set_are_no_clash() {
+    let clash = Kernel { local_ports: (32_768, 60_999), ..kernel() };
+    let found =
+        |text: &str| against_kernel(&parse("weir.toml", text).unwrap(), &clash, "weir.toml");
+    assert_eq!(found(GOOD), []);
+    let all = found(&GOOD.replace("16384-65535", "1024-65535"));
+    assert!(all.len() == 1 && all[0].remedy.contains("fewer ports"), "{all:?}");
+}
+
+#[test]
+fn what_is_likely_not_meant_is_told() {
+    let warnings = |text: &str| parse("weir.toml", text).unwrap().warnings;
+    let about = |text: &str, what: &str| warnings(text).iter().any(|told| told.contains(what));
+    let first = GOOD.replace("name = \"balanced\"", "name = \"all\"");
+    assert!(about(&first, "policy all takes all that no rule matches"));
+    let said = first.replacen("[gateway]", "[gateway]\ndefault_policy = \"all\"", 1);
+    assert!(!about(&said, "that no rule matches"));
+    let wide = GOOD.replace("[[rule]]", "[[rule]]\npolicy = \"balanced\"\n[[rule]]");
+    assert!(about(&wide, "rule rule-1 has no criteria and matches everything: the 1 after it"));
+    let last = format!("{GOOD}[[rule]]\npolicy = \"balanced\"\n");
+    assert!(!about(&last, "has no criteria"));
+    let alone = "members = [{ uplink = \"fiber\" }]";
+    let unused = GOOD.replace("selection = \"flow\"", alone);
+    assert!(!about(&unused, "uplink lte is in no policy"), "fiber-first has it");
+    let unused = unused.replace(
+        "members = [{ uplink = \"fiber\" }, { uplink = \"lte\", tier = 2, weight = 7 }]",
+        alone,
+    );
+    assert!(about(&unused, "uplink lte is in no policy"));
+    let idle = GOOD.replace("policy = \"fiber-first\"", "policy = \"balanced\"");
+    assert!(about(&idle, "policy fiber-first takes no flows"));
+    assert!(!about(GOOD, "takes no flows") && !about(GOOD, "that no rule matches"));
+}
+
+#[test]
 fn the_sysctl_that_is_proposed_ends_the_clash() {
     for nat_ports in ["16384-65535", "1024-32767", "2048-40000"] {
         let text = GOOD.replace("16384-65535", nat_ports);
+        let text = text.replacen("[gateway]", "[gateway]\nsysctls = false", 1);
         let site = parse("weir.toml", &text).unwrap();
         let clash = Kernel { local_ports: (20_000, 30_000), ..kernel() };
         let remedy = against_kernel(&site, &clash, "weir.toml").remove(0).remedy;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Site, Uplink};
+use super::schema::File;
+use super::{Policy, Rule, Site, Uplink};
 use crate::hooks;
 use crate::rules;
 use crate::watch::Kernel;
@@ -67,6 +68,67 @@ pub fn unwatched(site: &Site) -> Option<String> {
         "nothing beyond the next hop of {names} is watched, so that a provider which is dead behind \
          it looks well: add [[health.targets]], two of different owners"
     ))
+}
+
+/// What of a file is allowed, and likely not what was meant.
+pub fn of_file(
+    file: &File,
+    uplinks: &[Uplink],
+    policies: &[Policy],
+    rules: &[Rule],
+    default_policy: u8,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let default = policies.get(usize::from(default_policy));
+    if let Some(default) = default.filter(|policy| policy.name != super::check::DEFAULT_POLICY)
+        && file.gateway.default_policy.is_none()
+        && policies.len() > 1
+    {
+        warnings.push(format!(
+            "policy {0} takes all that no rule matches because it is the first in the file: say \
+             default_policy = \"{0}\" in [gateway], or another",
+            default.name
+        ));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let everything = rule.in_lan.is_none()
+            && rule.source.is_none_or(|net| net.prefix_len() == 0)
+            && rule.destination.is_none_or(|net| net.prefix_len() == 0)
+            && rule.protocol == 0
+            && rule.source_ports.is_none()
+            && rule.destination_ports.is_none()
+            && rule.dscp.is_none();
+        let later = rules.len() - index - 1;
+        if everything && later > 0 {
+            warnings.push(format!(
+                "rule {} has no criteria and matches everything: the {later} after it never do; \
+                 move it to the end",
+                rule.name
+            ));
+        }
+    }
+    let used = |policy: &Policy, index: usize| {
+        policy.members.iter().any(|member| usize::from(member.uplink) == index)
+    };
+    for (index, uplink) in uplinks.iter().enumerate() {
+        if !policies.iter().any(|policy| used(policy, index)) {
+            warnings.push(format!(
+                "uplink {} is in no policy and takes no flows: add it to the members of one",
+                uplink.name
+            ));
+        }
+    }
+    for (index, policy) in policies.iter().enumerate() {
+        if index != usize::from(default_policy)
+            && !rules.iter().any(|rule| usize::from(rule.policy) == index)
+        {
+            warnings.push(format!(
+                "policy {} takes no flows: it is not the default, and no rule names it",
+                policy.name
+            ));
+        }
+    }
+    warnings
 }
 
 /// What is probed through an uplink.

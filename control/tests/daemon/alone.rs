@@ -19,6 +19,8 @@ fn a_second_control_process_in_another_pid_namespace_is_refused() {
             .arg(gateway.pins().directory())
             .arg("--socket")
             .arg(gateway.path("another-socket"))
+            .arg("--state")
+            .arg(gateway.path("another-state"))
             .output()
             .unwrap();
         let error = String::from_utf8(second.stderr).unwrap();

@@ -34,7 +34,8 @@ fn at_the_deadline_the_uplink_is_out_of_use_and_says_why() {
         gateway.done(&["drain", "fiber", "--deadline", "1s"]);
         let drained = |gateway: &Gateway| {
             let fiber = gateway.uplink("fiber");
-            (fiber["state"] == "down" && fiber["health"]["reason"] == "drained").then_some(())
+            (fiber["state"] == "down" && fiber["health"]["reason"]["kind"] == "drained")
+                .then_some(())
         };
         gateway.wait("drained uplink", drained);
         assert!(gateway.done(&["history"]).contains("drained: the time to empty it is over"));

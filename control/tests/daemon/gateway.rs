@@ -50,7 +50,8 @@ impl Gateway {
         for interface in ["all", "default"] {
             sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "0");
         }
-        sysctl("net/ipv4/ip_local_port_range", "1024 9999");
+        // Weir turns it on.
+        sysctl("net/ipv4/ip_forward", "0");
         run("ip link set lo up");
         run("ip link add lan0 type veth peer name host0");
         run("ip addr add 10.77.0.1/24 dev lan0");
@@ -106,6 +107,7 @@ impl Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir-control"));
         command.arg("--config").arg(self.path("weir.toml"));
         command.arg("--pins").arg(&self.pins).arg("--socket").arg(self.path("socket"));
+        command.arg("--state").arg(self.path("state"));
         command
     }
 
@@ -155,7 +157,15 @@ impl Gateway {
 
     /// `weir uplinks --json`.
     pub fn uplinks(&self) -> Vec<Value> {
-        serde_json::from_slice(&self.weir(&["uplinks", "--json"]).stdout).unwrap_or_default()
+        let uplinks = self.json("uplinks");
+        uplinks.as_array().cloned().unwrap_or_default()
+    }
+
+    /// What a command says to programs.
+    pub fn json(&self, command: &str) -> Value {
+        let said = self.weir(&[command, "--json"]).stdout;
+        let said: Value = serde_json::from_slice(&said).unwrap_or_default();
+        said[command].clone()
     }
 
     /// One of them.
@@ -246,7 +256,8 @@ pub fn run(command: &str) {
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-fn sysctl(key: &str, value: &str) {
+/// Sets a setting of the kernel's.
+pub fn sysctl(key: &str, value: &str) {
     std::fs::write(format!("/proc/sys/{key}"), value).unwrap();
 }
 

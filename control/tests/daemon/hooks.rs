@@ -19,8 +19,8 @@ fn hooks_hear_of_every_change_by_its_number() {
         let gateway = Gateway::start("hooks", &format!("hooks = \"{}\"", directory.display()));
         gateway.done(&["down", "lte"]);
         gateway.done(&["up", "lte"]);
-        let history = gateway.done(&["history", "--json"]);
-        let history: Vec<serde_json::Value> = serde_json::from_str(&history).unwrap();
+        let history = gateway.json("history");
+        let history = history.as_array().unwrap();
         let told = gateway.wait("hooks that have run", |_| {
             let text = std::fs::read_to_string(&out).unwrap_or_default();
             (text.lines().count() == history.len()).then_some(text)

@@ -306,7 +306,7 @@ pub struct Uplink {
     pub next_hop6_mac: [u8; 6],
     /// Zero.
     pub reserved2: [u8; 2],
-    /// When the uplink is to be empty, CLOCK_REALTIME seconds; 0 = it is not being emptied,
+    /// When the uplink is to be empty, CLOCK_BOOTTIME seconds; 0 = it is not being emptied,
     /// [`Uplink::NO_DEADLINE`] = until told otherwise. For the next control process.
     pub drain_until: u64,
     /// Zero.
@@ -590,12 +590,37 @@ pub struct ControlPage {
     pub pid: u64,
     /// When the control process last said it was alive, CLOCK_MONOTONIC milliseconds. Atomic.
     pub heartbeat_ms: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// [`SettingsBefore`], packed. Atomic.
+    pub settings_before: u64,
     /// State word of each uplink, bits of [`uplink_state`]. Atomic.
     pub uplink_state: [u32; MAX_UPLINKS],
     /// The two halves; half `epoch & 1` is current.
     pub half: [ControlHalf; 2],
+}
+
+/// The kernel's settings as they were before the control process changed them, to be put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingsBefore {
+    /// `net.ipv4.ip_local_port_range`, first and last; zero: it was not changed.
+    pub local_ports: (u16, u16),
+    /// `net.ipv4.ip_forward` was 0.
+    pub forwarded_nothing: bool,
+}
+
+impl SettingsBefore {
+    /// As one word: the ports in bits 0–15 and 16–31, then the flag.
+    pub const fn pack(self) -> u64 {
+        let (first, last) = self.local_ports;
+        first as u64 | (last as u64) << 16 | (self.forwarded_nothing as u64) << 32
+    }
+
+    /// From that word.
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            local_ports: (word as u16, (word >> 16) as u16),
+            forwarded_nothing: word >> 32 & 1 == 1,
+        }
+    }
 }
 
 impl ControlHalf {

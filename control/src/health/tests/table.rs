@@ -711,7 +711,7 @@ fn history_keeps_the_newest_and_numbers_all() {
     let json = serde_json::to_string(history.since(4).next().unwrap()).unwrap();
     assert_eq!(
         json,
-        r#"{"number":4,"time_ms":4,"uplink":"fiber","from":"up","to":"down","reason":"carrier","at":5}"#
+        r#"{"number":4,"time_ms":4,"uplink":"fiber","from":"up","to":"down","reason":{"kind":"carrier"},"at":5}"#
     );
 }
 

@@ -1,0 +1,170 @@
+//! The configuration file, and the last good one that takes its place when it is refused.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use weir_service::WrongConfiguration;
+
+use crate::site::{self, Site};
+use crate::state::{self, State};
+
+/// Where the configuration in force is from.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    state: State,
+    refused: Option<Refused>,
+    fallen_back: bool,
+}
+
+/// The same, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The file.
+    pub file: String,
+    /// The file that is in force: that one, or the last good one.
+    pub in_force: String,
+    /// Why the file as it is now is not.
+    pub refused: Option<Refused>,
+}
+
+/// A file that was not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// When, seconds since the Unix epoch.
+    pub time_s: u64,
+    /// Why.
+    pub why: String,
+}
+
+impl Source {
+    /// Of a file that has not been read yet.
+    pub fn new(path: &Path, state: State) -> Self {
+        Self { path: path.into(), state, refused: None, fallen_back: false }
+    }
+
+    /// What the file says, or if that makes no sense, the last good one: for what must be in place
+    /// before it is known whether this machine can have it.
+    ///
+    /// # Errors
+    /// What is wrong with the file, if there is nothing to fall back to.
+    pub fn readable(&self) -> Result<Site> {
+        let found = attempt(&self.path, |_, _| Ok(()));
+        let found = found.or_else(|error| {
+            attempt(&self.state.last_good(), |_, _| Ok(())).map_err(|_| error)
+        });
+        found.map(|(_, site)| site)
+    }
+
+    /// The site to start with: the file's, or if that is refused, the last good one.
+    ///
+    /// # Errors
+    /// Why the file is refused, if there is nothing to fall back to.
+    pub fn start(&mut self, accept: impl Fn(&Site, &Path) -> Result<()>) -> Result<Site> {
+        let refused = match self.read(&accept) {
+            Ok(site) => return Ok(site),
+            Err(error) => error,
+        };
+        let last = self.state.last_good();
+        let Ok((_, site)) = attempt(&last, &accept) else { return Err(refused) };
+        tracing::error!(
+            "{refused:#}\n{} is refused: going on with the last good configuration, {}. Mend the \
+             file, then `weir reload`",
+            self.path.display(),
+            last.display()
+        );
+        self.fallen_back = true;
+        Ok(site)
+    }
+
+    /// The file's site; what was in force before stays the last good one if it is refused.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn read(&mut self, accept: impl FnMut(&Site, &Path) -> Result<()>) -> Result<Site> {
+        match attempt(&self.path, accept) {
+            Ok((text, site)) => {
+                self.refused = None;
+                self.fallen_back = false;
+                if let Err(error) = state::replace(&self.state.last_good(), &text) {
+                    tracing::warn!("the last good configuration is not kept: {error:#}");
+                }
+                Ok(site)
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                self.refused = Some(Refused { time_s: crate::time::now_s(), why });
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it is kept since when overrides are in force.
+    pub fn overrides(&self) -> PathBuf {
+        self.state.overrides()
+    }
+
+    /// What is in force.
+    pub fn view(&self) -> Configuration {
+        let file = self.path.display().to_string();
+        let in_force = match self.fallen_back {
+            true => self.state.last_good().display().to_string(),
+            false => file.clone(),
+        };
+        Configuration { file, in_force, refused: self.refused.clone() }
+    }
+}
+
+fn attempt(
+    path: &Path,
+    mut accept: impl FnMut(&Site, &Path) -> Result<()>,
+) -> Result<(String, Site)> {
+    let wrong = |problems: Vec<site::Problem>| {
+        let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        WrongConfiguration(text.join("\n"))
+    };
+    let (text, site) = site::read(path).map_err(wrong)?;
+    accept(&site, path)?;
+    Ok((text, site))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n";
+
+    fn all(_: &Site, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_start_falls_back_to_the_last_good_file_and_says_so() {
+        let directory = std::env::temp_dir().join(format!("weir-file-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("weir.toml");
+        let source = || Source::new(&file, State::open(&directory.join("state")).unwrap());
+        std::fs::write(&file, "nonsense").unwrap();
+        let first = source().start(all).unwrap_err();
+        std::fs::write(&file, GOOD).unwrap();
+        source().start(all).unwrap();
+        std::fs::write(&file, "nonsense").unwrap();
+        let mut again = source();
+        let site = again.start(all).unwrap();
+        let view = again.view();
+        std::fs::write(&file, GOOD.replace("fiber", "cable")).unwrap();
+        let mended = again.read(all).unwrap();
+        let after = again.view();
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(first.is::<WrongConfiguration>(), "{first:?}");
+        assert_eq!(
+            (site.uplinks[0].name.as_str(), mended.uplinks[0].name.as_str()),
+            ("fiber", "cable")
+        );
+        assert!(view.in_force.ends_with("last-good.toml"), "{view:?}");
+        assert!(view.refused.unwrap().why.contains("weir.toml:1:"));
+        assert_eq!((after.in_force, after.refused), (after.file, None));
+    }
+}

@@ -1,0 +1,283 @@
+//! The API's socket: who may connect, how much they may say, and how long they may take.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::api::{Message, Response};
+use crate::urgent::Words;
+
+/// Who may use the socket beside root, if there is such a group.
+const GROUP: &str = "weir";
+/// Longest message, bytes.
+const LONGEST: u64 = 64 * 1024;
+/// How long a connection may stay without a whole message.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long a request waits for the control process's other work.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections at a time.
+const MOST: usize = 64;
+
+/// A message, and where its response goes.
+pub struct Call {
+    /// What is asked.
+    pub message: Message,
+    /// Who asks.
+    pub caller: Caller,
+    /// Where the response goes.
+    pub reply: oneshot::Sender<Response>,
+    connection: Arc<OwnedFd>,
+}
+
+impl Call {
+    /// Has the caller gone, or given up? What nobody waits for any more is not to be carried out.
+    pub fn is_abandoned(&self) -> bool {
+        // Hung up, rather than only done with writing.
+        let mut polled = [PollFd::new(&*self.connection, PollFlags::empty())];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.reply.is_closed() || poll(&mut polled, Some(&now)).is_ok_and(|ready| ready != 0)
+    }
+}
+
+/// The process that asks, as the kernel vouches for it (SO_PEERCRED, unix(7)).
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// Its user.
+    pub uid: u32,
+    /// Its number; none: it is not to be seen from here.
+    pub pid: Option<u32>,
+    /// Its command line.
+    pub command: String,
+}
+
+impl Caller {
+    fn of(stream: &UnixStream) -> Self {
+        let Ok(credentials) = stream.peer_cred() else { return Self::default() };
+        let pid = credentials.pid().filter(|pid| *pid > 0).map(i32::cast_unsigned);
+        let line = pid.and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+        let line = line.unwrap_or_default();
+        let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+        let command = words.join(" ").chars().filter(|c| !c.is_control()).take(200).collect();
+        Self { uid: credentials.uid(), pid, command }
+    }
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "user {}", self.uid)?;
+        match self.pid {
+            Some(pid) => write!(f, ", process {pid}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes the socket, for root and the group alone.
+///
+/// # Errors
+/// When somebody answers on it already, or it cannot be made.
+pub async fn listen(path: &Path) -> Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        bail!(
+            "another weir-control answers on {}: stop it first, or give another --socket",
+            path.display()
+        );
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    let _ = fs::remove_file(path);
+    // Nobody connects before it is known who may.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
+    if let Some(group) = group(GROUP) {
+        chown(path, None, Some(group))
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o660)))
+            .with_context(|| format!("cannot give {} to group {GROUP}", path.display()))?;
+    }
+    Ok(listener)
+}
+
+/// The number of a group of this machine's.
+fn group(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// Hands on what is asked, until the receiver is gone. What `words` can obey of it is obeyed first.
+pub async fn serve(listener: StdListener, calls: mpsc::Sender<Call>, words: Arc<Words>) {
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!("API socket: {error}"),
+    };
+    let room = Arc::new(Semaphore::new(MOST));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let desk = Desk { calls: calls.clone(), words: Arc::clone(&words) };
+                tokio::spawn(async move {
+                    desk.converse(stream).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("API socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Where messages go.
+struct Desk {
+    calls: mpsc::Sender<Call>,
+    words: Arc<Words>,
+}
+
+impl Desk {
+    /// One JSON message per line, one JSON response per line.
+    async fn converse(&self, stream: UnixStream) {
+        let caller = Caller::of(&stream);
+        let Ok(connection) = stream.as_fd().try_clone_to_owned().map(Arc::new) else { return };
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut reader).take(LONGEST);
+            let read = timeout(QUIET, limited.read_until(b'\n', &mut line)).await;
+            if !matches!(read, Ok(Ok(1..))) {
+                return;
+            }
+            let whole = line.ends_with(b"\n");
+            let response = match serde_json::from_slice::<Message>(&line) {
+                _ if !whole => Response::Error { message: format!("longer than {LONGEST} bytes") },
+                Err(error) => Response::Error { message: format!("not a message: {error}") },
+                Ok(message) => self.ask(message, caller.clone(), Arc::clone(&connection)).await,
+            };
+            let Ok(mut text) = serde_json::to_string(&response) else { return };
+            text.push('\n');
+            let written = timeout(QUIET, writer.write_all(text.as_bytes())).await;
+            if !whole || !matches!(written, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Asks the daemon, which has [`PATIENCE`] to answer.
+    async fn ask(&self, message: Message, caller: Caller, connection: Arc<OwnedFd>) -> Response {
+        let end = Instant::now() + PATIENCE;
+        self.words.hear(&message);
+        let (reply, answer) = oneshot::channel();
+        let response = match timeout_at(end, self.calls.reserve()).await {
+            Ok(Ok(place)) => {
+                place.send(Call { message, caller, reply, connection });
+                timeout_at(end, answer).await.map(Result::ok)
+            }
+            refused => {
+                // Nobody else will: the word is put right when it is next decided.
+                self.words.heard(&message);
+                refused.map(|_| None)
+            }
+        };
+        match response {
+            Ok(Some(response)) => response,
+            Ok(None) => Response::Error { message: "weir-control is stopping".into() },
+            Err(_) => Response::Error {
+                message: format!("not done: busy for {} s", PATIENCE.as_secs()),
+            },
+        }
+    }
+}
+
+/// Is this an error of who is not there, rather than of who may not?
+pub fn is_absent(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Write};
+    use std::os::unix::net::UnixStream as Client;
+    use std::path::PathBuf;
+
+    use weir_shm::control::{ControlRegion, ControlWriter};
+
+    use super::*;
+    use crate::api::Query;
+
+    fn words() -> Arc<Words> {
+        let region = ControlRegion::anonymous().unwrap();
+        Arc::new(Words::new(ControlWriter::new(region).words()))
+    }
+
+    fn path(test: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("weir-serve-{test}-{}", std::process::id()))
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_for_root_and_the_group() {
+        let path = path("mode");
+        let listener = listen(&path).await.unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(mode, if group(GROUP).is_some() { 0o660 } else { 0o600 });
+        assert_eq!(group("root"), Some(0));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_asked_that_has_gone_is_abandoned() {
+        let path = path("gone");
+        let (calls, mut called) = mpsc::channel(4);
+        tokio::spawn(serve(listen(&path).await.unwrap().into_std().unwrap(), calls, words()));
+        let ask = |query: &Query| {
+            let mut client = Client::connect(&path).unwrap();
+            let text = serde_json::to_string(&Message::Ask(query.clone())).unwrap();
+            client.write_all(format!("{text}\n").as_bytes()).unwrap();
+            client
+        };
+        let stays = ask(&Query::Health);
+        let call = called.recv().await.unwrap();
+        assert!(!call.is_abandoned());
+        drop(stays);
+        assert!(call.is_abandoned());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_refused() {
+        let path = path("line");
+        let (calls, _called) = mpsc::channel(4);
+        tokio::spawn(serve(listen(&path).await.unwrap().into_std().unwrap(), calls, words()));
+        let client = path.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut client = Client::connect(client).unwrap();
+            // Refused before all of it is read.
+            let _ = client.write_all(&vec![b'x'; 1 << 20]);
+            let mut line = String::new();
+            let _ = std::io::BufReader::new(client).read_line(&mut line);
+            line
+        });
+        let answer = answer.await.unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(answer.contains("longer than 65536 bytes"), "{answer:?}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What is kept on disk: the last good configuration, and who set what by hand.
+//!
+//! | file | is |
+//! |---|---|
+//! | `last-good.toml` | the configuration in force: what a start falls back to when the file is refused |
+//! | `overrides.json` | since when each override is in force, and by whom; for people |
+//!
+//! A directory is one gateway's: it is locked for life.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+
+/// Where it is unless told otherwise.
+pub const DEFAULT_DIRECTORY: &str = "/var/lib/weir";
+
+/// The directory.
+#[derive(Debug)]
+pub struct State {
+    directory: PathBuf,
+    /// None: it could not be made, and nothing is kept.
+    _lock: Option<File>,
+}
+
+impl State {
+    /// Opens the directory, making it if need be. Without one nothing is kept, and that is said.
+    ///
+    /// # Errors
+    /// That another gateway has it.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let made = fs::create_dir_all(directory).and_then(|()| File::open(directory));
+        let lock = match made {
+            Ok(lock) => lock,
+            Err(error) => {
+                tracing::warn!(
+                    "{} cannot be used: {error}; the last good configuration is not kept",
+                    directory.display()
+                );
+                return Ok(Self { directory: directory.into(), _lock: None });
+            }
+        };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!(
+                "another weir-control keeps its state in {}: give another --state directory",
+                directory.display()
+            );
+        }
+        Ok(Self { directory: directory.into(), _lock: Some(lock) })
+    }
+
+    /// The last good configuration.
+    pub fn last_good(&self) -> PathBuf {
+        self.directory.join("last-good.toml")
+    }
+
+    /// Since when overrides are in force, and by whom.
+    pub fn overrides(&self) -> PathBuf {
+        self.directory.join("overrides.json")
+    }
+}
+
+/// Puts a text in the place of a file's, at once: what a crash leaves is the old one or the new.
+///
+/// # Errors
+/// When it cannot be written; the old one stays.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let new = path.with_extension("new");
+    let mut file = File::create(&new).with_context(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+    fs::rename(&new, path).with_context(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_one_gateways() {
+        let directory = std::env::temp_dir().join(format!("weir-state-{}", std::process::id()));
+        let first = State::open(&directory).unwrap();
+        let second = State::open(&directory).unwrap_err();
+        replace(&first.last_good(), "one").unwrap();
+        replace(&first.last_good(), "two").unwrap();
+        let text = fs::read_to_string(first.last_good()).unwrap();
+        drop(first);
+        State::open(&directory).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(second.to_string().contains("give another --state"), "{second}");
+        assert_eq!(text, "two");
+    }
+
+    #[test]
+    fn without_a_directory_nothing_is_kept_and_nothing_fails() {
+        State::open(Path::new("/proc/weir")).unwrap();
+    }
+}

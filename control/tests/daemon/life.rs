@@ -1,0 +1,150 @@
+//! The process's own life: signals, silence, what it says when it ends.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::gateway::{Gateway, on_its_own};
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// weir-control, for a gateway that has none.
+fn control(gateway: &Gateway) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir-control"));
+    command.arg("--config").arg(gateway.path("weir.toml"));
+    command.arg("--pins").arg(gateway.pins().directory());
+    command.arg("--socket").arg(gateway.path("socket"));
+    command.arg("--state").arg(gateway.path("state"));
+    command.stderr(fs::File::create(gateway.path("log")).unwrap());
+    command
+}
+
+#[test]
+fn a_stopped_control_process_is_not_waited_for_and_does_not_do_later_what_it_was_asked() {
+    on_its_own(|| {
+        let gateway = Gateway::start("stopped", "");
+        let pid = gateway.json("status")["control"]["pid"].as_u64().unwrap() as u32;
+        signal(pid, Signal::STOP);
+        let output = gateway.weir(&["down", "lte"]);
+        signal(pid, Signal::CONT);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("has not answered for 3 s"), "{said}");
+        gateway.wait("word of what was not done", |gateway| {
+            gateway.log().contains("not done").then_some(())
+        });
+        assert_eq!(gateway.uplink("lte")["state"], "up");
+        assert_eq!(gateway.done(&["overrides"]), "nothing is set by hand\n");
+    });
+}
+
+#[test]
+fn a_hangup_while_it_starts_does_not_end_it() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("hangup", "");
+        gateway.kill_control();
+        gateway.weir(&["detach"]);
+        let mut child = control(&gateway).spawn().unwrap();
+        while !gateway.pins().directory().exists() {
+            assert!(child.try_wait().unwrap().is_none(), "{}", gateway.log());
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        signal(child.id(), Signal::HUP);
+        gateway.wait("a reload", |gateway| {
+            gateway.log().contains("configuration reloaded").then_some(())
+        });
+        signal(child.id(), Signal::TERM);
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_and_that_it_lives() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("notify", "");
+        gateway.kill_control();
+        let manager = UnixDatagram::bind(gateway.path("notify")).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut child =
+            control(&gateway).env("NOTIFY_SOCKET", gateway.path("notify")).spawn().unwrap();
+        let told = ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"].map(|_| {
+            let mut text = [0; 64];
+            let length = manager.recv(&mut text).unwrap_or(0);
+            String::from_utf8(text[..length].into()).unwrap()
+        });
+        signal(child.id(), Signal::TERM);
+        assert!(child.wait().unwrap().success());
+        assert_eq!(told, ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"]);
+    });
+}
+
+#[test]
+fn a_wrong_file_is_told_in_one_paragraph_and_with_a_status_of_its_own() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("wrong", "");
+        gateway.kill_control();
+        fs::remove_dir_all(gateway.path("state")).unwrap();
+        fs::write(gateway.path("weir.toml"), "[[uplink]]\nwieght = 5\n").unwrap();
+        let status = control(&gateway).env("RUST_BACKTRACE", "1").status().unwrap();
+        let log = gateway.log();
+        assert_eq!(status.code(), Some(78), "{log}");
+        assert!(
+            log.starts_with("weir-control: ") && log.contains("did you mean `weight`"),
+            "{log}"
+        );
+        assert!(!log.contains("backtrace") && log.lines().count() < 12, "{log}");
+    });
+}
+
+#[test]
+fn the_log_has_states_by_name_and_who_set_what() {
+    on_its_own(|| {
+        let gateway = Gateway::start("log", "");
+        gateway.done(&["down", "lte"]);
+        let log = gateway.log();
+        assert!(log.contains("state=\"down (by hand)\""), "{log}");
+        let who = log.lines().find(|line| line.contains("set by hand"));
+        let who = who.unwrap_or_else(|| panic!("{log}"));
+        for part in ["uplink=\"lte\"", "from=\"as in the file\"", "to=\"down\"", "user 0", "weir"] {
+            assert!(who.contains(part), "{who}");
+        }
+        let worse = log.lines().find(|line| line.contains("to=down")).unwrap();
+        assert!(worse.contains("WARN") && !log.contains('\u{1b}'), "{worse}");
+    });
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    on_its_own(|| {
+        let gateway = Gateway::start("pipe", "");
+        for arguments in [&["uplinks"][..], &["uplinks", "--json"], &["completions", "bash"]] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut command = gateway.command(arguments);
+            let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+            // The command has the last copies of the pipe's end.
+            drop(command);
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        }
+    });
+}
+
+#[test]
+fn a_failure_is_told_to_programs_too() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("failure", "");
+        let output = gateway.weir(&["down", "dsl", "--json"]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&said["version"], &said["error"]["exit"]), (&1.into(), &1.into()));
+        gateway.kill_control();
+        let output = gateway.weir(&["history", "--json"]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &said["error"]["exit"]), (Some(3), &3.into()));
+    });
+}

@@ -1,0 +1,90 @@
+//! Another file, taken over or refused, and what was set by hand.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::gateway::{Gateway, on_its_own};
+
+/// Changes the gateway's file.
+fn edit(gateway: &Gateway, change: impl Fn(&str) -> String) {
+    let path = gateway.path("weir.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = change(&text);
+    assert_ne!(changed, text);
+    fs::write(path, changed).unwrap();
+}
+
+#[test]
+fn a_file_that_a_reload_refuses_keeps_no_restart_from_going_on_with_the_last_good_one() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("refused", "");
+        let file = gateway.path("weir.toml");
+        let file = file.to_str().unwrap();
+        let good = fs::read_to_string(file).unwrap();
+        edit(&gateway, |text| text.replace("\"lte\"", "\"dsl\""));
+        for arguments in [&["check", file][..], &["reload"]] {
+            let output = gateway.weir(arguments);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && said.contains("was \"lte\""), "{said}");
+        }
+        let pid = gateway.json("status")["control"]["pid"].as_i64().unwrap();
+        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::HUP).unwrap();
+        gateway.wait("word of it in the log", |gateway| {
+            gateway.log().contains("configuration not reloaded").then_some(())
+        });
+        assert!(gateway.done(&["status"]).contains("is REFUSED since"));
+        gateway.kill_control();
+        gateway.start_control();
+        let status = gateway.done(&["status"]);
+        assert!(status.contains("last-good.toml") && status.contains("was \"lte\""), "{status}");
+        assert!(gateway.log().contains("going on with the last good configuration"));
+        let json = gateway.json("status");
+        assert!(json["configuration"]["refused"]["why"].is_string(), "{json}");
+        fs::write(file, good).unwrap();
+        assert!(gateway.done(&["reload"]).starts_with("configuration reloaded"));
+        let status = gateway.done(&["status"]);
+        assert!(status.contains(file) && !status.contains("REFUSED"), "{status}");
+        gateway.done(&["check", file]);
+    });
+}
+
+#[test]
+fn what_is_set_by_hand_lasts_until_it_is_undone_whatever_the_file() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("overrides", "");
+        gateway.done(&["down", "lte"]);
+        gateway.done(&["weight", "fiber", "7"]);
+        gateway.done(&["weight", "lte", "3", "--policy", "balanced"]);
+        let holds = |gateway: &Gateway| {
+            assert_eq!(gateway.uplink("lte")["state"], "down");
+            assert_eq!(gateway.uplink("fiber")["weight"], 7);
+            let list = gateway.json("overrides");
+            let values = list.as_array().unwrap().iter().map(|entry| entry["value"].clone());
+            assert_eq!(values.collect::<Vec<_>>(), ["down", "7", "3"], "{list}");
+            assert!(list.as_array().unwrap().iter().all(|entry| {
+                entry["by"].as_str().is_some_and(|by| by.starts_with("user 0, process "))
+                    && entry["since_s"].is_u64()
+            }));
+        };
+        holds(&gateway);
+        edit(&gateway, |text| format!("# a remark\n{text}"));
+        gateway.done(&["reload"]);
+        holds(&gateway);
+        // Another policy before it: names decide, not places.
+        let policy = "[[policy]]\nname = \"voice\"\n[[policy]]\nname = \"balanced\"";
+        edit(&gateway, |text| text.replace("[[policy]]\nname = \"balanced\"", policy));
+        gateway.kill_control();
+        gateway.start_control();
+        holds(&gateway);
+        assert!(gateway.done(&["overrides"]).contains("lte"));
+        gateway.done(&["up", "lte"]);
+        gateway.done(&["weight", "fiber", "--reset"]);
+        gateway.done(&["weight", "lte", "--reset", "--policy", "balanced"]);
+        assert_eq!(gateway.done(&["overrides"]), "nothing is set by hand\n");
+        assert_eq!(gateway.uplink("fiber")["weight"], 1);
+        let again = gateway.weir(&["weight", "fiber", "--reset"]);
+        assert!(String::from_utf8(again.stderr).unwrap().contains("is not set by hand"));
+        assert_eq!(gateway.weir(&["weight", "fiber"]).status.code(), Some(2));
+    });
+}

@@ -1,0 +1,49 @@
+//! The kernel's settings that a gateway takes.
+
+use std::fs;
+
+use crate::gateway::{Gateway, on_its_own, sysctl};
+
+const FORWARD: &str = "net/ipv4/ip_forward";
+const PORTS: &str = "net/ipv4/ip_local_port_range";
+
+fn settings() -> [String; 2] {
+    [FORWARD, PORTS].map(|key| {
+        let text = fs::read_to_string(format!("/proc/sys/{key}")).unwrap();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    })
+}
+
+#[test]
+fn a_gateway_with_the_kernels_defaults_is_set_up_kept_so_and_put_back() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("sysctls", "");
+        let set = ["1", "1024 16383"];
+        assert_eq!(settings(), set);
+        // As after `sysctl --system`.
+        sysctl(PORTS, "32768 60999");
+        sysctl(FORWARD, "0");
+        gateway.wait("settings put right", |_| (settings() == set).then_some(()));
+        assert!(gateway.log().contains("somebody changed them"), "{}", gateway.log());
+        gateway.kill_control();
+        assert_eq!(settings(), set);
+        let done = gateway.done(&["detach"]);
+        assert!(done.contains("net.ipv4.ip_forward = 0"), "{done}");
+        assert_eq!(settings(), ["0", "32768 60999"]);
+    });
+}
+
+#[test]
+fn settings_are_left_alone_if_the_file_says_so() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("sysctls-own", "");
+        gateway.kill_control();
+        sysctl(FORWARD, "0");
+        let file = gateway.path("weir.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replacen("[gateway]", "[gateway]\nsysctls = false", 1)).unwrap();
+        gateway.start_control();
+        gateway.done(&["down", "lte"]);
+        assert_eq!(settings(), ["0", "1024 16383"]);
+    });
+}
