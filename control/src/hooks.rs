@@ -14,7 +14,11 @@
 //!
 //! Changes are told in order and one at a time, away from the control process's own work. A
 //! program that takes longer than [`PATIENCE`] is killed with all that it started. What a program
-//! writes goes to the log.
+//! writes goes to the log, up to [`AFTERWARDS`] after its end: what it leaves in the background has
+//! an output of its own, or none.
+//!
+//! They run as this process, so that nobody else may be able to change one, or put one there:
+//! see [`trust`](crate::trust).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,13 +30,16 @@ use rustix::process::{Pid, Signal, kill_process_group, setpriority_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::health::Entry;
-use crate::time;
+use crate::{time, trust};
 
 /// How long a program may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a program's end its outputs are read on.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 /// Changes that wait at most; what comes then is told by the log alone.
 const QUEUE: usize = 256;
 /// Longest line of the log, bytes.
@@ -85,8 +92,12 @@ impl Hooks {
 /// That it cannot be read.
 pub fn programs(directory: &Path) -> Result<(Vec<PathBuf>, Vec<String>), String> {
     let failed = |error| format!("hooks directory {} cannot be read: {error}", directory.display());
+    let open = fs::read_dir(directory).map_err(failed)?;
+    if let Some(why) = trust::weakness(directory) {
+        return Err(format!("hooks directory {} is not used: {why}", directory.display()));
+    }
     let (mut programs, mut refused) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(directory).map_err(failed)? {
+    for entry in open {
         let path = entry.map_err(failed)?.path();
         match hindrance(&path) {
             None => programs.push(path),
@@ -98,7 +109,11 @@ pub fn programs(directory: &Path) -> Result<(Vec<PathBuf>, Vec<String>), String>
     Ok((programs, refused))
 }
 
-fn hindrance(path: &Path) -> Option<&'static str> {
+fn hindrance(path: &Path) -> Option<String> {
+    unusable(path).map(str::to_owned).or_else(|| trust::weakness(path))
+}
+
+fn unusable(path: &Path) -> Option<&'static str> {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if name.starts_with(b".") || !name.iter().all(good) {
@@ -133,9 +148,11 @@ async fn run(program: &Path, event: &Event, patience: Duration) {
     if let Some(process) = process(&child) {
         let _ = setpriority_process(Some(process), 0);
     }
-    // Not waited for: what the program leaves in the background may keep them open.
-    tokio::spawn(log(program.into(), child.stdout.take()));
-    tokio::spawn(log(program.into(), child.stderr.take()));
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let logs = [
+        tokio::spawn(log(program.into(), out)).abort_handle(),
+        tokio::spawn(log(program.into(), err)).abort_handle(),
+    ];
     match timeout(patience, child.wait()).await {
         Ok(Ok(status)) if status.success() => tracing::debug!(%hook, "done"),
         Ok(Ok(status)) => tracing::warn!(%hook, "{status}"),
@@ -145,6 +162,11 @@ async fn run(program: &Path, event: &Event, patience: Duration) {
             kill(&mut child).await;
         }
     }
+    // Not waited for: what the program leaves in the background may keep them open.
+    tokio::spawn(async move {
+        tokio::time::sleep(AFTERWARDS).await;
+        logs.iter().for_each(AbortHandle::abort);
+    });
 }
 
 fn command(program: &Path, event: &Event) -> Command {
@@ -160,6 +182,9 @@ fn command(program: &Path, event: &Event) -> Command {
         .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default())
         .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
         .env("WEIR_NUMBER", entry.number.to_string())
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -281,7 +306,7 @@ mod tests {
             "WEIR_INTERFACE=wan0",
             "WEIR_NUMBER=7",
             "WEIR_REASON=30 % of probes are lost, limit 20 %",
-            r#"WEIR_REASON_JSON={"loss":{"percent":30,"threshold":20}}"#,
+            r#"WEIR_REASON_JSON={"kind":"loss","percent":30,"threshold":20}"#,
             "WEIR_TIME=2023-11-14T22:13:20.123Z",
             "WEIR_TO=degraded",
             "WEIR_UPLINK=fiber",
@@ -333,6 +358,51 @@ mod tests {
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(text.lines().all(|line| line.len() < LINE as usize + 200));
         assert!((OUTPUT..2 * OUTPUT).contains(&text.len()), "{}", text.len());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_goes_on_in_the_background_keeps_no_descriptor_open() {
+        let scripts = Scripts::new("background");
+        scripts.add("daemon", 0o755, "sleep 1000 & echo $! >> children; echo > out");
+        let hooks = Hooks::start(LONG);
+        let open = || {
+            fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter(|fd| {
+                    let link = fs::read_link(fd.as_ref().unwrap().path()).unwrap_or_default();
+                    link.to_string_lossy().starts_with("pipe:")
+                })
+                .count()
+        };
+        let before = open();
+        (0..20).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        let children = scripts.lines("children", 20).await;
+        let closed = async {
+            // Other tests have pipes too, but not two for each of these.
+            while open() > before + 20 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let done = timeout(LONG, closed).await;
+        for child in children {
+            let _ = std::process::Command::new("kill").arg(child).status();
+        }
+        done.expect("the end of the reading");
+    }
+
+    #[test]
+    fn what_others_can_change_is_not_run() {
+        let scripts = Scripts::new("loose");
+        scripts.add("good", 0o755, "");
+        scripts.add("loose", 0o775, "");
+        let (found, refused) = programs(&scripts.0).unwrap();
+        assert_eq!(found, [scripts.0.join("good")]);
+        assert!(
+            refused.len() == 1 && refused[0].contains("loose is writable by others"),
+            "{refused:?}"
+        );
+        fs::set_permissions(&scripts.0, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(programs(&scripts.0).unwrap_err().contains("is not used"));
     }
 
     #[tokio::test]
