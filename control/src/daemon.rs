@@ -1001,7 +1001,9 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
         let site = site::parse("weir.toml", SITE).unwrap();
         let state = crate::state::State::open(Path::new("/proc/none")).unwrap();
         let source = Source::new(Path::new("weir.toml"), state);
-        Daemon::new(site, source, kernel(), region, hosts, counters, users, findings)
+        let held =
+            Held { source, guard: Guard::absent(), keeper: own::Keeper::new(PathBuf::new()) };
+        Daemon::new(site, held, kernel(), region, hosts, counters, users, findings)
     }
 
     #[tokio::test]

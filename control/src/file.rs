@@ -51,9 +51,8 @@ impl Source {
     /// What is wrong with the file, if there is nothing to fall back to.
     pub fn readable(&self) -> Result<Site> {
         let found = attempt(&self.path, |_, _| Ok(()));
-        let found = found.or_else(|error| {
-            attempt(&self.state.last_good(), |_, _| Ok(())).map_err(|_| error)
-        });
+        let found = found
+            .or_else(|error| attempt(&self.state.last_good(), |_, _| Ok(())).map_err(|_| error));
         found.map(|(_, site)| site)
     }
 

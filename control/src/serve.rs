@@ -200,9 +200,9 @@ impl Desk {
         match response {
             Ok(Some(response)) => response,
             Ok(None) => Response::Error { message: "weir-control is stopping".into() },
-            Err(_) => Response::Error {
-                message: format!("not done: busy for {} s", PATIENCE.as_secs()),
-            },
+            Err(_) => {
+                Response::Error { message: format!("not done: busy for {} s", PATIENCE.as_secs()) }
+            }
         }
     }
 }

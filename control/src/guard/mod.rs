@@ -69,6 +69,13 @@ impl Guard {
         Self { table, wanted, stands }
     }
 
+    /// One without a table, for tests of what has a guard.
+    #[cfg(test)]
+    pub fn absent() -> Self {
+        let (wanted, _) = watch::channel(String::new());
+        Self { table: String::new(), wanted, stands: Arc::default() }
+    }
+
     /// Is the table there, as far as is known?
     pub fn stands(&self) -> bool {
         self.stands.load(Ordering::Relaxed)
