@@ -36,21 +36,17 @@ impl Sysctls {
         if !site.sysctls {
             return;
         }
-        let mut before = writer.region().settings_before();
-        let first = before == SettingsBefore::default();
+        let known = writer.region().settings_before();
+        let mut before = known;
         let mut changed = Vec::new();
-        let done = forward(guarded, &mut changed, &mut before)
-            .and_then(|()| ports(site, &mut changed, &mut before));
-        if first && !changed.is_empty() {
-            writer.keep_settings(before);
-        }
+        let done = ports(site, &mut changed, &mut before)
+            .and_then(|()| forward(guarded, &mut changed, &mut before));
         let text = changed.join(", ");
-        match (changed.is_empty(), first) {
-            (true, _) => {}
-            (false, true) => tracing::info!("set {text}"),
-            (false, false) => {
-                self.changed.say(Some(format!("somebody changed them: set {text} again")));
-            }
+        if before != known {
+            writer.keep_settings(before);
+            tracing::info!("set {text}");
+        } else if !changed.is_empty() {
+            self.changed.say(Some(format!("somebody changed them: set {text} again")));
         }
         self.refused.say(done.err().map(|error| format!("{error:#}")));
     }
@@ -81,7 +77,9 @@ fn ports(site: &Site, changed: &mut Vec<String>, before: &mut SettingsBefore) ->
     // The file is refused when there are none.
     let Some((first, last)) = beside(site.nat_ports) else { return Ok(()) };
     write(PORTS, &format!("{first} {last}"))?;
-    before.local_ports = found;
+    if before.local_ports == (0, 0) {
+        before.local_ports = found;
+    }
     changed.push(format!("net.ipv4.ip_local_port_range = {first} {last}"));
     Ok(())
 }

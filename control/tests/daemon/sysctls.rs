@@ -34,6 +34,29 @@ fn a_gateway_with_the_kernels_defaults_is_set_up_kept_so_and_put_back() {
 }
 
 #[test]
+fn forwarding_is_not_turned_on_without_the_table_that_guards_it() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("sysctls-guard", "");
+        gateway.kill_control();
+        gateway.done(&["detach"]);
+        let log = fs::File::create(gateway.path("log")).unwrap();
+        let mut control = gateway.control_command();
+        // Where there is no `nft`.
+        gateway.control = Some(control.env("PATH", "/none").stderr(log).spawn().unwrap());
+        gateway.wait("word of the setting that is missing", |gateway| {
+            gateway.log().contains("net.ipv4.ip_forward stays 0").then_some(())
+        });
+        assert_eq!(settings(), ["0", "1024 16383"]);
+        gateway.kill_control();
+        gateway.start_control();
+        assert_eq!(settings()[0], "1");
+        gateway.kill_control();
+        gateway.done(&["detach"]);
+        assert_eq!(settings()[0], "0");
+    });
+}
+
+#[test]
 fn settings_are_left_alone_if_the_file_says_so() {
     on_its_own(|| {
         let mut gateway = Gateway::start("sysctls-own", "");
