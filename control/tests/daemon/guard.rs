@@ -21,12 +21,30 @@ fn the_guard_stands_before_anything_is_refused() {
         assert!(before.contains("iifname \"lan0\" oifname { \"wan0\", \"wan1\" }"), "{before}");
         gateway.kill_control();
         run("nft flush ruleset");
-        // Not what the file leaves to the gateway's own sockets: weir-control ends with an error.
-        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 60999").unwrap();
+        // No interface that there is, and no file that was better: weir-control ends with an error.
+        run("ip link set lan0 name lan7");
+        std::fs::remove_dir_all(gateway.path("state")).unwrap();
         let mut control = gateway.control_command();
         let refused = control.output().unwrap();
         assert!(!refused.status.success(), "{refused:?}");
         assert_eq!(table(&gateway), before);
+    });
+}
+
+#[test]
+fn a_second_control_process_leaves_the_table_of_the_first_alone() {
+    on_its_own(|| {
+        let gateway = Gateway::start("guard-second", "");
+        let name = gateway.pins().directory().file_name().unwrap().to_owned();
+        // With the numbers that a table made anew gets anew.
+        let list = || {
+            let list = ["--stateless", "--handle", "list", "table", "ip"];
+            Command::new("nft").args(list).arg(&name).output().unwrap().stdout
+        };
+        let before = list();
+        assert!(!before.is_empty());
+        assert!(!gateway.control_command().output().unwrap().status.success());
+        assert_eq!(String::from_utf8(list()), String::from_utf8(before));
     });
 }
 
