@@ -1,14 +1,12 @@
 //! The control process: follows the kernel and the command line, publishes what follows from them.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use std::future::Future;
-
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -33,6 +31,7 @@ use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::hosts;
 use crate::implied;
+use crate::limits;
 use crate::load::{Counts, Load, Reading};
 use crate::monitor::{Monitor, UplinkView};
 use crate::own::{self, Own};
@@ -82,7 +81,7 @@ pub struct Options {
 /// Runs until a signal says stop.
 pub async fn run(options: Options) -> Result<()> {
     let mut signals = Signals::catch()?;
-    raise_descriptor_limit();
+    limits::raise_open_files();
     let pins = Pins::create(&options.pins)?;
     let _claim = pins.claim(Role::Control)?;
     let region = ControlRegion::open(&pins, Access::Write)?;
@@ -206,15 +205,6 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&options.socket);
     tracing::info!("stopped; what is published stays in force");
     Ok(())
-}
-
-/// Probes want many; the hard limit is what the administrator set.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("cannot raise the limit of open files: {error}");
-    }
 }
 
 /// By chance, so that the probes of several gateways do not leave together.

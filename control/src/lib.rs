@@ -57,6 +57,7 @@ pub mod home;
 pub mod hooks;
 pub mod hosts;
 mod implied;
+mod limits;
 pub mod load;
 pub mod monitor;
 mod netdev;
