@@ -589,6 +589,7 @@ impl Daemon {
 
     async fn resolve(&mut self, watcher: &Watcher) {
         for (interface, address) in self.unresolved.clone() {
+        let words = Arc::clone(&self.words);
             self.ask(watcher.resolve(interface, address)).await;
         }
         // Perhaps another router has the next hop's address and did not say so, or it is dead.
@@ -597,6 +598,7 @@ impl Daemon {
         let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
             let last = &mut self.doubted[index];
+                () = words.news() => {}
             if !self.monitor.is_silent(index) {
                 *last = None;
             } else if last.is_none_or(|last| now.saturating_sub(last) >= DOUBT_MS)
