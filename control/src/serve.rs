@@ -44,11 +44,15 @@ pub struct Call {
 impl Call {
     /// Has the caller gone, or given up? What nobody waits for any more is not to be carried out.
     pub fn is_abandoned(&self) -> bool {
-        // Hung up, rather than only done with writing.
-        let mut polled = [PollFd::new(&*self.connection, PollFlags::empty())];
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.reply.is_closed() || poll(&mut polled, Some(&now)).is_ok_and(|ready| ready != 0)
+        self.reply.is_closed() || has_hung_up(&self.connection)
     }
+}
+
+/// Hung up, rather than only done with writing.
+fn has_hung_up(connection: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(connection, PollFlags::empty())];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready != 0)
 }
 
 /// The process that asks, as the kernel vouches for it (SO_PEERCRED, unix(7)).
@@ -191,6 +195,10 @@ impl Desk {
                 place.send(Call { message, caller, reply, connection });
                 timeout_at(end, answer).await.map(Result::ok)
             }
+        if has_hung_up(&connection) {
+            tracing::warn!(by = %caller, "gone before it was heard: not done");
+            return Response::Error { message: "not done".into() };
+        }
             refused => {
                 // Nobody else will: the word is put right when it is next decided.
                 self.words.heard(&message);
