@@ -50,6 +50,8 @@ use crate::words;
 
 /// How long the kernel may take for an answer.
 const KERNEL_PATIENCE: Duration = Duration::from_secs(3);
+/// The same while nothing waits for this process yet: it may have a million routes to tell.
+const KERNEL_PATIENCE_AT_START: Duration = Duration::from_secs(30);
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How often state is looked at without an event.
@@ -89,7 +91,7 @@ pub async fn run(options: Options) -> Result<()> {
     // Before anything can be refused: until then the kernel may forward what it should not.
     let guard = Guard::start(&options.pins, &source.readable()?).await;
     let mut watcher = Watcher::new()?;
-    let kernel = watcher.read().await?;
+    let kernel = in_time(KERNEL_PATIENCE_AT_START, watcher.read()).await.flatten()?;
     let published = region.snapshot();
     let site = source.start(|site, path| {
         admit(site, &kernel, path)?;
@@ -228,6 +230,18 @@ async fn sleep_until(deadline: Option<u64>) {
 }
 
 /// CLOCK_MONOTONIC, milliseconds.
+/// Waits for the kernel, but not for ever.
+///
+/// # Errors
+/// When it takes longer than this.
+async fn in_time<T>(patience: Duration, kernel: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(patience, kernel).await.map_err(|_| unanswered(patience))
+}
+
+fn unanswered(patience: Duration) -> anyhow::Error {
+    anyhow!("the kernel has not answered for {} s", patience.as_secs_f32())
+}
+
 fn now_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
@@ -580,7 +594,7 @@ impl Daemon {
                 }
                 () = sleep_until(self.monitor.deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
-                    bail!("the kernel has not answered for {} s", KERNEL_PATIENCE.as_secs());
+                    return Err(unanswered(KERNEL_PATIENCE));
                 }
             }
             self.publish()?;
@@ -1010,6 +1024,14 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
             target: Arc::from("far"),
             seq,
             finding,
+    #[tokio::test]
+    async fn a_start_waits_for_the_kernel_but_not_for_ever() {
+        let patience = Duration::from_millis(10);
+        assert_eq!(in_time(patience, async { 7 }).await.unwrap(), 7);
+        let error = in_time(patience, std::future::pending::<()>()).await.unwrap_err();
+        assert!(error.to_string().contains("has not answered"), "{error}");
+    }
+
             at: Instant::now(),
         };
         let stuck = async {
