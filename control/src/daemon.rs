@@ -62,7 +62,7 @@ const HEAD_START: Duration = Duration::from_millis(1);
 
 /// How often the next hop of an uplink whose targets stay silent is checked: it is answered for within
 /// three seconds, or lost.
-const DOUBT_MS: u64 = 5000;
+const NEXT_HOP_CHECK_MS: u64 = 5000;
 
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_millis(100);
@@ -615,7 +615,7 @@ impl Daemon {
                 () = words.news() => {}
             if !self.monitor.is_silent(index) {
                 *last = None;
-            } else if last.is_none_or(|last| now.saturating_sub(last) >= DOUBT_MS)
+            } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
                 && let Some(link) = self.kernel.link(&uplink.interface)
                 && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
                 && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))

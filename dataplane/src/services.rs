@@ -2,7 +2,7 @@
 //!
 //! Peers of a file-sharing network that are gone, and addresses that somebody scans, never answer by
 //! any link. A service that answered somebody, by whichever uplink, should do so again. One that
-//! stays silent for `DOUBT_MS` without an answer by any uplink has gone itself, and is evidence no
+//! stays silent for `SILENCE_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
 use weir_wire::hash::hash2;
@@ -13,7 +13,7 @@ const PLACES: usize = 1 << 14;
 /// How long an answer speaks for a service.
 const MEMORY_MS: u32 = 600_000;
 /// How long a service that answers nobody is evidence: two windows of what users' connections say.
-const DOUBT_MS: u32 = 10_000;
+const SILENCE_MS: u32 = 10_000;
 
 /// What is known of one service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,7 +58,7 @@ impl Services {
         if known.tag != tag || now.wrapping_sub(known.answered) >= MEMORY_MS {
             return false;
         }
-        now.wrapping_sub(*known.silent.get_or_insert(now)) < DOUBT_MS
+        now.wrapping_sub(*known.silent.get_or_insert(now)) < SILENCE_MS
     }
 }
 
@@ -94,8 +94,8 @@ mod tests {
         let mut services = Services::new([1, 2]);
         services.answered(SERVICE, 1000);
         assert!(services.silent(SERVICE, 2000));
-        assert!(services.silent(SERVICE, 2000 + DOUBT_MS - 1));
-        assert!(!services.silent(SERVICE, 2000 + DOUBT_MS));
+        assert!(services.silent(SERVICE, 2000 + SILENCE_MS - 1));
+        assert!(!services.silent(SERVICE, 2000 + SILENCE_MS));
         services.answered(SERVICE, 20_000);
         assert!(services.silent(SERVICE, 30_000));
     }
