@@ -107,12 +107,13 @@ pub async fn run(options: Options) -> Result<()> {
     }
     guard.follow(&site);
     let listener = serve::listen(&options.socket).await?;
+    serve::share(&options.socket, site.group.as_deref())?;
     let counters = Counters::open(&pins, Access::Write)?;
     let observations = Observations::open(&pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), now_ms());
     let hosts = Hosts4::open(&pins)?;
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
-    let held = Held { source, guard, keeper };
+    let held = Held { source, guard, keeper, socket: options.socket.clone() };
     let mut daemon = Daemon::new(site, held, kernel, region, hosts, counters, users, findings);
     daemon.enforce(&watcher).await?;
     daemon.hold_sysctls();
@@ -229,7 +230,6 @@ async fn sleep_until(deadline: Option<u64>) {
     }
 }
 
-/// CLOCK_MONOTONIC, milliseconds.
 /// Waits for the kernel, but not for ever.
 ///
 /// # Errors
@@ -242,6 +242,7 @@ fn unanswered(patience: Duration) -> anyhow::Error {
     anyhow!("the kernel has not answered for {} s", patience.as_secs_f32())
 }
 
+/// CLOCK_MONOTONIC, milliseconds.
 fn now_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
@@ -287,11 +288,14 @@ struct Held {
     source: Source,
     guard: Guard,
     keeper: own::Keeper,
+    /// Where the API's socket is.
+    socket: PathBuf,
 }
 
 struct Daemon {
     site: Site,
     source: Source,
+    socket: PathBuf,
     guard: Guard,
     kernel: Kernel,
     monitor: Monitor,
@@ -361,6 +365,7 @@ impl Daemon {
             overrides: Overrides::default(),
             ledger: Ledger::read(held.source.overrides()),
             source: held.source,
+            socket: held.socket,
             guard: held.guard,
             sysctls: Sysctls::default(),
             tables: Tables::default(),
@@ -584,6 +589,7 @@ impl Daemon {
     async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
         let end = tokio::time::Instant::now() + KERNEL_PATIENCE;
         let mut kernel = std::pin::pin!(kernel);
+        let words = Arc::clone(&self.words);
         loop {
             tokio::select! {
                 done = &mut kernel => return Ok(done),
@@ -592,6 +598,7 @@ impl Daemon {
                         continue;
                     }
                 }
+                () = words.news() => {}
                 () = sleep_until(self.monitor.deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
                     return Err(unanswered(KERNEL_PATIENCE));
@@ -603,7 +610,6 @@ impl Daemon {
 
     async fn resolve(&mut self, watcher: &Watcher) {
         for (interface, address) in self.unresolved.clone() {
-        let words = Arc::clone(&self.words);
             self.ask(watcher.resolve(interface, address)).await;
         }
         // Perhaps another router has the next hop's address and did not say so, or it is dead.
@@ -612,7 +618,6 @@ impl Daemon {
         let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
             let last = &mut self.doubted[index];
-                () = words.news() => {}
             if !self.monitor.is_silent(index) {
                 *last = None;
             } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
@@ -778,6 +783,9 @@ impl Daemon {
         self.load.reconfigure(&site);
         self.site = site;
         self.guard.follow(&self.site);
+        if let Err(error) = serve::share(&self.socket, self.site.group.as_deref()) {
+            tracing::warn!("{error:#}");
+        }
         let here = site::warnings_here(&self.site, &self.kernel);
         let warnings = self.site.warnings.iter().chain(&here);
         let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
@@ -1007,9 +1015,21 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
         let site = site::parse("weir.toml", SITE).unwrap();
         let state = crate::state::State::open(Path::new("/proc/none")).unwrap();
         let source = Source::new(Path::new("weir.toml"), state);
-        let held =
-            Held { source, guard: Guard::absent(), keeper: own::Keeper::new(PathBuf::new()) };
+        let held = Held {
+            source,
+            guard: Guard::absent(),
+            keeper: own::Keeper::new(PathBuf::new()),
+            socket: PathBuf::new(),
+        };
         Daemon::new(site, held, kernel(), region, hosts, counters, users, findings)
+    }
+
+    #[tokio::test]
+    async fn a_start_waits_for_the_kernel_but_not_for_ever() {
+        let patience = Duration::from_millis(10);
+        assert_eq!(in_time(patience, async { 7 }).await.unwrap(), 7);
+        let error = in_time(patience, std::future::pending::<()>()).await.unwrap_err();
+        assert!(error.to_string().contains("has not answered"), "{error}");
     }
 
     #[tokio::test]
@@ -1024,14 +1044,6 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
             target: Arc::from("far"),
             seq,
             finding,
-    #[tokio::test]
-    async fn a_start_waits_for_the_kernel_but_not_for_ever() {
-        let patience = Duration::from_millis(10);
-        assert_eq!(in_time(patience, async { 7 }).await.unwrap(), 7);
-        let error = in_time(patience, std::future::pending::<()>()).await.unwrap_err();
-        assert!(error.to_string().contains("has not answered"), "{error}");
-    }
-
             at: Instant::now(),
         };
         let stuck = async {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::api::{Message, Response};
 use crate::urgent::Words;
 
-/// Who may use the socket beside root, if there is such a group.
+/// Who may use the socket beside root unless the file says otherwise, if there is such a group.
 const GROUP: &str = "weir";
 /// Longest message, bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -89,7 +89,7 @@ impl std::fmt::Display for Caller {
     }
 }
 
-/// Makes the socket, for root and the group alone.
+/// Makes the socket, for root alone.
 ///
 /// # Errors
 /// When somebody answers on it already, or it cannot be made.
@@ -109,17 +109,24 @@ pub async fn listen(path: &Path) -> Result<UnixListener> {
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);
-    let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
-    if let Some(group) = group(GROUP) {
-        chown(path, None, Some(group))
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o660)))
-            .with_context(|| format!("cannot give {} to group {GROUP}", path.display()))?;
-    }
-    Ok(listener)
+    listener.with_context(|| format!("cannot listen on {}", path.display()))
 }
 
-/// The number of a group of this machine's.
-fn group(name: &str) -> Option<u32> {
+/// Gives the socket to root and the members of a group: the one that the file names, else the
+/// usual one. Without either it is root's alone.
+///
+/// # Errors
+/// When its owner cannot be changed.
+pub fn share(path: &Path, named: Option<&str>) -> Result<()> {
+    let name = named.unwrap_or(GROUP);
+    let (group, mode) = group(name).map_or((0, 0o600), |group| (group, 0o660));
+    chown(path, None, Some(group))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .with_context(|| format!("cannot give {} to group {name}", path.display()))
+}
+
+/// The number of a group of /etc/group.
+pub fn group(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
@@ -188,6 +195,10 @@ impl Desk {
     /// Asks the daemon, which has [`PATIENCE`] to answer.
     async fn ask(&self, message: Message, caller: Caller, connection: Arc<OwnedFd>) -> Response {
         let end = Instant::now() + PATIENCE;
+        if has_hung_up(&connection) {
+            tracing::warn!(by = %caller, "gone before it was heard: not done");
+            return Response::Error { message: "not done".into() };
+        }
         self.words.hear(&message);
         let (reply, answer) = oneshot::channel();
         let response = match timeout_at(end, self.calls.reserve()).await {
@@ -195,10 +206,6 @@ impl Desk {
                 place.send(Call { message, caller, reply, connection });
                 timeout_at(end, answer).await.map(Result::ok)
             }
-        if has_hung_up(&connection) {
-            tracing::warn!(by = %caller, "gone before it was heard: not done");
-            return Response::Error { message: "not done".into() };
-        }
             refused => {
                 // Nobody else will: the word is put right when it is next decided.
                 self.words.heard(&message);
@@ -223,6 +230,7 @@ pub fn is_absent(kind: ErrorKind) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, Write};
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream as Client;
     use std::path::PathBuf;
 
@@ -244,11 +252,20 @@ mod tests {
     async fn the_socket_is_for_root_and_the_group() {
         let path = path("mode");
         let listener = listen(&path).await.unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let seen = || {
+            let found = fs::metadata(&path).unwrap();
+            (found.gid(), found.mode() & 0o777)
+        };
+        let made = seen();
+        share(&path, Some("daemon")).unwrap();
+        let shared = seen();
+        share(&path, None).unwrap();
+        let usual = seen();
         drop(listener);
         fs::remove_file(&path).unwrap();
-        assert_eq!(mode, if group(GROUP).is_some() { 0o660 } else { 0o600 });
-        assert_eq!(group("root"), Some(0));
+        assert_eq!(made.1, 0o600);
+        assert_eq!(shared, (group("daemon").unwrap(), 0o660));
+        assert_eq!(usual, group(GROUP).map_or((0, 0o600), |group| (group, 0o660)));
     }
 
     #[tokio::test]

@@ -279,6 +279,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         },
         own_traffic: gateway.own_traffic,
         sysctls: gateway.sysctls,
+        group: gateway.group.as_ref().map(|group| group.get_ref().clone()),
         hooks: gateway.hooks.as_ref().map(|hooks| hooks.get_ref().clone()),
         default_policy,
         timeouts,

@@ -7,6 +7,7 @@ use weir_wire::layout::control::Translate;
 
 use super::place::Problem;
 use super::{Lan, Site, Uplink};
+use crate::serve;
 use crate::sysctls;
 use crate::watch::{Kernel, Link};
 
@@ -38,7 +39,8 @@ impl Site {
 }
 
 /// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,
-/// networks that overlap, NAT ports that the kernel gives to its own sockets. What a provider or a
+/// networks that overlap, NAT ports that the kernel gives to its own sockets, a group that there is
+/// not. What a provider or a
 /// slow device does to one uplink is [passing](Problem::passing).
 pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> {
     let mut machine = Machine { kernel, file, problems: Vec::new() };
@@ -56,6 +58,10 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     }
     if site.uplinks.iter().any(|u| u.translate == Translate::Nat44) {
         machine.ports(site);
+    }
+    if let Some(group) = site.group.as_deref().filter(|group| serve::group(group).is_none()) {
+        let message = format!("there is no group {group} in /etc/group");
+        machine.refuse(0, message, format!("make it with `groupadd --system {group}`"));
     }
     machine.problems
 }

@@ -62,6 +62,8 @@ pub struct Site {
     pub own_traffic: bool,
     /// `net.ipv4.ip_forward` and the kernel's local ports are weir's to set.
     pub sysctls: bool,
+    /// Who may use the API's socket beside root; none: the usual group, if there is one.
+    pub group: Option<String>,
     /// Where the programs are that run when an uplink's state changes.
     pub hooks: Option<PathBuf>,
     /// Index of the policy of packets that no rule matches.

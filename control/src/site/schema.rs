@@ -38,6 +38,7 @@ pub struct Gateway {
     pub tier: Tier,
     pub own_traffic: bool,
     pub sysctls: bool,
+    pub group: Option<Spanned<String>>,
     pub default_policy: Option<Spanned<String>>,
     pub hooks: Option<Spanned<PathBuf>>,
 }
@@ -53,6 +54,7 @@ impl Default for Gateway {
             tier: Tier::Kernel,
             own_traffic: true,
             sysctls: true,
+            group: None,
             default_policy: None,
             hooks: None,
         }
