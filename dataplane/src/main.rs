@@ -31,8 +31,8 @@ use weir_wire::layout::status::DeviceStatus;
 use weir_xsk::BindMode;
 use zerocopy::FromZeros;
 
-/// Time between looks at what the tap device lost.
-const REFUSED_PERIOD: Duration = Duration::from_secs(1);
+/// Time between looks at what the tap device lost, and between words to systemd's watchdog.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The user tier of weir: forwards packets between LAN ports and uplinks.
 #[derive(Debug, Parser)]
@@ -152,6 +152,7 @@ fn serve(
 
 fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Snapshot>> {
     let mut told = false;
+    let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let snapshot = control.snapshot();
         if snapshot.is_some() {
@@ -160,6 +161,10 @@ fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Sn
         if !told {
             tracing::info!("waiting for weir-control to publish a configuration");
             told = true;
+        }
+        if looked.elapsed() >= SECOND {
+            looked = Instant::now();
+            weir_service::alive();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -307,9 +312,10 @@ fn run_workers(
             {
                 std::thread::sleep(Duration::from_millis(20));
                 publish_devices(status, &shared, layout, &before, modes);
-                if looked.elapsed() >= REFUSED_PERIOD {
+                if looked.elapsed() >= SECOND {
                     looked = Instant::now();
                     publish_refused(status, &shared);
+                    weir_service::alive();
                 }
                 let now = regions.control.epoch();
                 if now != epoch && changed(&regions.control) {

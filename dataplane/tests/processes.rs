@@ -1,5 +1,6 @@
 //! The program itself, beside another one. Needs root.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,11 +17,17 @@ struct Waiting {
 
 impl Waiting {
     fn start(test: &str) -> Self {
+        Self::under(None, test)
+    }
+
+    /// With the socket of what started it, as systemd gives one.
+    fn under(manager: Option<&Path>, test: &str) -> Self {
         let directory = format!("/sys/fs/bpf/weir-processes-{}-{test}", std::process::id());
         let pins = Pins::create(PathBuf::from(directory)).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_weir-dataplane"))
             .arg("--pins")
             .arg(pins.directory())
+            .envs(manager.map(|socket| ("NOTIFY_SOCKET", socket)))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -67,6 +74,21 @@ fn a_second_dataplane_in_another_pid_namespace_is_refused_and_touches_nothing() 
     assert!(error.contains("weir-dataplane already runs on"), "{error}");
     assert_eq!(first.pid(), first.process.id().into());
     assert!(first.pins.is_claimed(Role::Dataplane).unwrap());
+}
+
+#[test]
+fn systemd_is_told_when_the_dataplane_is_ready_and_that_it_lives() {
+    let path = std::env::temp_dir().join(format!("weir-processes-{}", std::process::id()));
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let _waiting = Waiting::under(Some(&path), "notify");
+    let told = [(); 2].map(|()| {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).unwrap_or(0);
+        String::from_utf8(text[..length].into()).unwrap()
+    });
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(told, ["READY=1\n", "WATCHDOG=1\n"]);
 }
 
 #[test]
