@@ -1,5 +1,9 @@
 //! `weir drain`, and the memory of what was set by hand.
 
+use rustix::time::{ClockId, clock_gettime};
+use weir_shm::control::ControlRegion;
+use weir_shm::map::Access;
+
 use crate::gateway::{Gateway, on_its_own};
 
 #[test]
@@ -24,6 +28,19 @@ fn a_drain_and_its_deadline_survive_the_control_process() {
         gateway.done(&["up", "fiber"]);
         let fiber = gateway.uplink("fiber");
         assert_eq!((&fiber["draining"], &fiber["share"]), (&false.into(), &100.0.into()));
+    });
+}
+
+#[test]
+fn the_deadline_of_a_drain_is_kept_in_a_clock_that_nobody_sets() {
+    on_its_own(|| {
+        let gateway = Gateway::start("drain-clock", "");
+        let now = || clock_gettime(ClockId::Boottime).tv_sec as u64;
+        let before = now();
+        gateway.done(&["drain", "fiber", "--deadline", "1h"]);
+        let control = ControlRegion::open(&gateway.pins(), Access::Read).unwrap();
+        let until = control.snapshot().unwrap().half.uplinks[0].drain_until;
+        assert!((before + 3600..=now() + 3600).contains(&until), "{until}");
     });
 }
 
