@@ -159,7 +159,6 @@ impl Site {
         run.ip(&links)?;
         provider.ip(&there)?;
         gateway.ip(&here)?;
-        gateway.sysctl(&[("net/ipv4/ip_local_port_range", "1024\t16383")])?;
         Ok(Self { gateway, provider, run })
     }
 

@@ -87,6 +87,30 @@ fn real_clients_work_and_no_checksum_breaks() {
 }
 
 #[test]
+fn a_gateway_with_the_kernels_defaults_forwards_and_gets_them_back() {
+    const SETTINGS: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv4/ip_local_port_range"];
+    const DEFAULTS: [&str; 2] = ["0", "32768\t60999"];
+    let topology = Topology::build(Plan::new(2, 1)).unwrap();
+    let settings = || {
+        let read = |key| std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap();
+        let found = topology.gateway.run(|| SETTINGS.map(read)).unwrap();
+        found.map(|text| text.trim().to_owned())
+    };
+    topology.gateway.sysctl(&[0, 1].map(|i| (SETTINGS[i], DEFAULTS[i]))).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let host = &topology.hosts[0].netns;
+    let mut weir = Weir::start(&topology, &Weir::configuration(&topology, &[1, 1])).unwrap();
+    assert_eq!(settings(), ["1", "1024\t16383"]);
+    assert_eq!(clients::ping(host, SERVER, 3).unwrap().received, 3);
+    let download = clients::curl(host, &server::content_url(SERVER, 1_000_000)).unwrap();
+    assert_eq!(download.bytes, 1_000_000);
+    weir.check_conservation().unwrap();
+    weir.stop().unwrap();
+    topology.gateway.output(&mut weir.cli(&["detach"]).unwrap()).unwrap();
+    assert_eq!(settings(), DEFAULTS);
+}
+
+#[test]
 fn a_hundred_thousand_udp_flows_follow_the_weights() {
     let mut plan = Plan::new(3, 16);
     plan.uplinks = vec![Uplink { addresses: 4, mtu: 1500 }; 3];
