@@ -15,11 +15,7 @@ fn signal(pid: u32, signal: Signal) {
 
 /// weir-control, for a gateway that has none.
 fn control(gateway: &Gateway) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir-control"));
-    command.arg("--config").arg(gateway.path("weir.toml"));
-    command.arg("--pins").arg(gateway.pins().directory());
-    command.arg("--socket").arg(gateway.path("socket"));
-    command.arg("--state").arg(gateway.path("state"));
+    let mut command = gateway.control_command();
     command.stderr(fs::File::create(gateway.path("log")).unwrap());
     command
 }
