@@ -132,6 +132,9 @@ impl Site {
         let [gateway, provider] = ["gw", "isp"].map(|role| run.tag().netns(role));
         let (gw, isp) = (gateway.name(), provider.name());
         let mut links = format!("netns add {gw}\nnetns add {isp}\n");
+        // The kernel tells of a carrier at once only if the peer has another index than the device
+        // (`linkwatch_urgent_event`, net/core/link_watch.c).
+        writeln!(links, "link add spare netns {isp} type bridge")?;
         let mut here = "link set lo up\n".to_owned();
         let mut there = here.clone();
         for port in ["lan", "vpn"] {

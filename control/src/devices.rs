@@ -2,7 +2,8 @@
 //! the tags of what they receive.
 //!
 //! Three requests each, so a device is asked when it is new, when an event is about it, and a few with
-//! every reading of the view in turn: not every driver's change is an event.
+//! every reading of the view in turn: not every driver's change of channels is an event. A change of
+//! features always is (`netdev_features_change`, net/core/dev.c).
 
 use std::collections::{HashMap, HashSet};
 
@@ -47,10 +48,16 @@ impl Devices {
         self.known.retain(|index, _| links.iter().any(|link| link.index == *index));
         for link in links.iter_mut() {
             let known = self.known.get(&link.index).filter(|known| known.name == link.name);
-            let due = changed.contains(&link.index) || link.index as usize % TURN == self.turn;
-            let known = match known {
-                Some(known) if !due => known.clone(),
-                _ => self.ask(link).await,
+            let (told, turn) = (changed.contains(&link.index), link.index as usize % TURN);
+            let known = match known.cloned() {
+                Some(known) if !told && turn != self.turn => known,
+                known => {
+                    let strips_tags = match known.filter(|_| !told) {
+                        Some(known) => known.strips_tags,
+                        None => self.strips_tags(&link.name).await.unwrap_or(false),
+                    };
+                    self.ask(link, strips_tags).await
+                }
             };
             (link.queues, link.xdp_transmit) = (known.queues, known.xdp_transmit);
             link.shortage.clone_from(&known.shortage);
@@ -60,7 +67,7 @@ impl Devices {
         hand_up_shortages(links);
     }
 
-    async fn ask(&mut self, link: &Link) -> Known {
+    async fn ask(&mut self, link: &Link, strips_tags: bool) -> Known {
         let (receive, combined) = self.channels(&link.name).await.unwrap_or_default();
         let transmits = netdev::transmits(&mut self.ethtool.handle, link.index).await;
         let shortage = transmits.then(|| channels::shortage(&link.name, combined)).flatten();
@@ -69,7 +76,7 @@ impl Devices {
             queues: (receive + combined).max(1),
             xdp_transmit: transmits && shortage.is_none(),
             shortage,
-            strips_tags: self.strips_tags(&link.name).await.unwrap_or(false),
+            strips_tags,
         }
     }
 
