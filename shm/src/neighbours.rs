@@ -10,6 +10,9 @@ use crate::rounds::Rounds;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
+/// Of so many places one is kept for those that are vouched for.
+const KEPT: usize = 4;
+
 /// The table, shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Neighbours {
@@ -36,7 +39,20 @@ impl Neighbours {
 
     /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
     /// the neighbour's for as long as a flow refers to it that is made at once.
+    ///
+    /// Any station can send in the name of as many as there are places. So a quarter of the places is
+    /// kept for those that somebody [vouches](Self::vouch) for.
     pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
+        self.enter(neighbour, |index| index % KEPT != 0)
+    }
+
+    /// Enters a neighbour that is known to be there, in a place that is kept too; `None` when there
+    /// is no room. It is there for [`learn`](Self::learn) for some rounds.
+    pub fn vouch(&self, neighbour: Neighbour) -> Option<u16> {
+        self.enter(neighbour, |_| true)
+    }
+
+    fn enter(&self, neighbour: Neighbour, may_take: impl Fn(usize) -> bool) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
         let word = neighbour.to_word();
         let words = self.words();
@@ -44,7 +60,7 @@ impl Neighbours {
         for probe in 0..NEIGHBOUR_PROBES {
             let index = first.wrapping_add(probe) & (NEIGHBOURS - 1);
             let mut found = words[index].load(RELAXED);
-            if found == 0 {
+            if found == 0 && may_take(index) {
                 let entered = words[index].compare_exchange(0, word, RELAXED, RELAXED);
                 found = entered.map_or_else(|other| other, |_| word);
             }
@@ -113,13 +129,30 @@ mod tests {
         let host = at(0);
         let place = |of: Neighbour| hash2(KEY, of.to_word(), 0) as usize & (NEIGHBOURS - 1);
         let same = |of: &Neighbour| place(*of) == place(host);
-        let computed: Vec<_> = (1..).map(at).filter(same).take(NEIGHBOUR_PROBES).collect();
+        let computed: Vec<_> =
+            (1..).map(at).filter(same).take(NEIGHBOUR_PROBES / KEPT * (KEPT - 1)).collect();
         let filled = |key| {
             let table = Neighbours::anonymous(key).unwrap();
             assert!(computed.iter().all(|of| table.learn(*of).is_some()));
             table.learn(host).is_none()
         };
         assert!(filled(KEY) && !filled([5, 3]));
+    }
+
+    #[test]
+    fn who_is_vouched_for_has_room_that_nobody_else_takes() {
+        let table = Neighbours::anonymous(KEY).unwrap();
+        let at = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            Neighbour { mac: [2, 0, a, b, c, d], port: 0 }
+        };
+        let taken = (0..200_000).filter(|n| table.learn(at(*n)).is_some()).count();
+        assert_eq!(taken, NEIGHBOURS / KEPT * (KEPT - 1));
+        let host = at(200_000);
+        assert_eq!(table.learn(host), None);
+        let index = table.vouch(host);
+        assert!(index.is_some());
+        assert_eq!(table.learn(host), index);
     }
 
     #[test]

@@ -113,7 +113,10 @@ impl Engine {
             }
         };
         let host = sender(frame, work.port);
-        let host_index = self.neighbours.learn(host).ok_or(Counter::DropNeighbourFull)?;
+        let Some(host_index) = self.neighbours.learn(host) else {
+            self.strangers.turn_away(self.key, work.port, p.src);
+            return Err(Counter::DropNeighbourFull);
+        };
         let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
         let new = NewFlow {
             inside: *key,

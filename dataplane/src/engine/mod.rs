@@ -26,6 +26,7 @@ mod end;
 mod errors;
 mod foresee;
 mod prepare;
+mod strangers;
 mod sweep;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -61,6 +62,7 @@ pub use claims::{Owner, SILENT_MS};
 use end::Passes;
 use errors::ErrorLimits;
 use foresee::New;
+use strangers::Strangers;
 use sweep::Sweep;
 
 /// Most packets that go through the stages together.
@@ -116,6 +118,7 @@ pub struct Engine {
     fragments: Fragments,
     random: Random,
     claims: Claims,
+    strangers: Strangers,
     errors: ErrorLimits,
     cursor: u32,
     passes: Passes,
@@ -190,6 +193,7 @@ impl Engine {
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             claims: Claims::default(),
+            strangers: Strangers::default(),
             errors: ErrorLimits::new(entropy),
             cursor: 0,
             passes: Passes::default(),

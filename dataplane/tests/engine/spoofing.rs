@@ -4,6 +4,7 @@ use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Owner, SILENT_MS};
 use weir_wire::layout::control::{BUCKETS, PortRole, Prefix, uplink_state};
 use weir_wire::layout::counters::Counter;
+use weir_wire::layout::neighbour::Neighbour;
 
 use super::gateway::*;
 
@@ -46,6 +47,25 @@ fn flows() -> [Vec<u8>; 3] {
         tcp_out(40_000, 443, SYN),
         ping(HOST_MAC, device_mac(LAN), HOST, SERVER, 30_000, true),
     ]
+}
+
+#[test]
+fn a_host_that_the_kernel_knows_begins_flows_where_made_up_addresses_fill_the_table() {
+    let mut gateway = Gateway::new();
+    for n in 0..200_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        gateway.regions.neighbours.learn(Neighbour { mac: [6, 0, 0, a, b, c], port: LAN });
+    }
+    let attempt = udp_out(40_000, 53);
+    for (owner, answers) in
+        [(Owner::Nobody, false), (Owner::At(OTHER_MAC), false), (Owner::At(HOST_MAC), true)]
+    {
+        assert!(gateway.send(LAN, &attempt).is_empty());
+        assert_eq!(gateway.settle(owner), 1);
+        assert_eq!(gateway.send(LAN, &attempt).len(), usize::from(answers), "{owner:?}");
+    }
+    assert_eq!(gateway.count(Counter::DropNeighbourFull), 5);
+    gateway.assert_conserved();
 }
 
 #[test]
