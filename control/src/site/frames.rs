@@ -26,18 +26,24 @@ fn oversize(link: &Link) -> Option<String> {
     })
 }
 
+/// XDP runs on such a device after its lower devices have merged segments; on others before.
 fn merged(link: &Link, kernel: &Kernel) -> Option<String> {
-    let Link { name, .. } = link;
-    let ports = kernel.links.iter().filter(|port| port.master == Some(link.index));
-    let lines: Vec<_> = ports.map(|port| format!("`ethtool -K {} gro off`", port.name)).collect();
-    link.bridge.then(|| {
-        format!(
-            "interface {name} is a bridge: segments that its ports merged, or that a container or \
-             virtual machine left to be cut, are too large for XDP and are lost: {}, and in each \
-             container or virtual machine `ethtool -K eth0 tso off gso off`",
-            if lines.is_empty() { "`ethtool -K PORT gro off`".into() } else { lines.join(", ") }
-        )
-    })
+    let Link { name, index, .. } = link;
+    let kind = match link.macvlan {
+        Some(_) => "macvlan device",
+        None if link.bridge => "bridge",
+        None => return None,
+    };
+    let is_lower =
+        |lower: &&Link| lower.master == Some(*index) || link.macvlan == Some(lower.index);
+    let lower = kernel.links.iter().filter(is_lower);
+    let lines: Vec<_> = lower.map(|lower| format!("`ethtool -K {} gro off`", lower.name)).collect();
+    Some(format!(
+        "interface {name} is a {kind}: segments that were merged below it, or that a container or \
+         virtual machine left to be cut, are too large for XDP and are lost: {}, and in each \
+         container or virtual machine `ethtool -K eth0 tso off gso off`",
+        if lines.is_empty() { "`ethtool -K PORT gro off`".into() } else { lines.join(", ") }
+    ))
 }
 
 #[cfg(test)]
@@ -71,6 +77,14 @@ mod tests {
         let bridge = Link { bridge: true, ..link(1, "lan0") };
         let port = Link { master: Some(1), ..link(3, "eth1") };
         let told = told(vec![bridge, link(2, "wan0"), port]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("`ethtool -K eth1 gro off`"), "{told:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_a_macvlan_is_told_how_to_have_segments_cut() {
+        let macvlan = Link { macvlan: Some(3), ..link(2, "wan0") };
+        let told = told(vec![link(1, "lan0"), macvlan, link(3, "eth1")]);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("`ethtool -K eth1 gro off`"), "{told:?}");
     }
