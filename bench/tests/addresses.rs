@@ -185,3 +185,60 @@ fn a_command_that_uses_an_uplink_sends_nothing_by_another_while_weir_control_res
     assert_eq!(tallies[1].sources_to(SERVER).values().sum::<u64>(), PINGS as u64);
     weir.check_conservation().unwrap();
 }
+
+#[test]
+fn what_one_uplink_leads_to_is_reached_by_it_alone() {
+    /// A modem's page, and a telephone server that the provider routes.
+    const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
+    const SIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
+    let (topology, _server, weir) = site(Plan::new(2, 2));
+    let provider = &topology.providers[0];
+    let next_hop = provider.next_hop;
+    let modem = format!("addr add {MODEM}/24 dev {TOWARDS_GATEWAY}\naddr add {SIP}/32 dev lo\n");
+    provider.netns.ip(&modem).unwrap();
+    let on_link = format!("iifname {TOWARDS_GATEWAY} ip saddr 192.168.100.0/24 accept");
+    provider.netns.nft(&format!("insert rule inet bench ingress {on_link}\n")).unwrap();
+    topology
+        .gateway
+        .ip(&format!(
+            "addr add 192.168.100.2/24 dev wan0\n\
+             route add 203.0.113.0/24 via {next_hop} dev wan0\n"
+        ))
+        .unwrap();
+    until_class(&weir, ([192, 168, 100, 0], 24), host_class::NEAR);
+    until_class(&weir, ([203, 0, 113, 0], 24), host_class::NEAR);
+    let ports: Vec<_> = [MODEM, SIP].map(|a| Server::start(&provider.netns, a).unwrap()).into();
+    let captures = captures(&topology);
+    for host in &topology.hosts {
+        for address in [MODEM, SIP, next_hop] {
+            assert_eq!(clients::ping(&host.netns, address, 5).unwrap().received, 5, "{address}");
+        }
+    }
+    for address in [MODEM, SIP] {
+        let echo = SocketAddrV4::new(address, ECHO_PORT);
+        let report = udp_flows::run(&topology.hosts, echo, 100).unwrap();
+        assert_eq!((report.sent, report.answered), (200, 200), "{address}");
+    }
+    drop(ports);
+    let tallies = stop(captures);
+    let sources = |address| tallies[0].sources_to(address).into_keys().collect::<Vec<_>>();
+    assert_eq!(sources(MODEM), [Ipv4Addr::new(192, 168, 100, 2)]);
+    assert_eq!(sources(SIP), provider.addresses);
+    for address in [MODEM, SIP] {
+        assert!(tallies[1].sources_to(address).is_empty(), "{address} by the other provider");
+    }
+    // Others do not get there by the gateway, nor from there to a LAN.
+    let ([near, far], host) = ([provider, &topology.providers[1]], &topology.hosts[0]);
+    let at_near = Capture::start(&near.netns, TOWARDS_GATEWAY).unwrap();
+    let at_host = Capture::start(&host.netns, "eth0").unwrap();
+    for (from, prefix, to) in
+        [(far, "192.168.100.0/24", MODEM), (near, "10.0.0.0/16", host.address)]
+    {
+        let route = format!("route add {prefix} via {}\n", from.addresses[0]);
+        from.netns.ip(&route).unwrap();
+        assert_eq!(clients::ping(&from.netns, to, 5).unwrap().received, 0, "{to}");
+    }
+    assert!(at_near.stop().unwrap().sources_to(MODEM).is_empty());
+    assert!(at_host.stop().unwrap().sources_to(host.address).is_empty());
+    weir.check_conservation().unwrap();
+}

@@ -105,7 +105,7 @@ pub async fn run(options: Options) -> Result<()> {
     if site.own_traffic {
         kept?;
     }
-    guard.follow(&site);
+    guard.follow(&site, &kernel);
     let listener = serve::listen(&options.socket).await?;
     serve::share(&options.socket, site.group.as_deref())?;
     let counters = Counters::open(&pins, Access::Write)?;
@@ -183,7 +183,11 @@ pub async fn run(options: Options) -> Result<()> {
             match daemon.meanwhile(watcher.read()).await.flatten() {
                 Ok(mut kernel) => {
                     kernel.remember(&daemon.kernel, now_ms());
-                    daemon.kernel = kernel;
+                    if kernel != daemon.kernel {
+                        daemon.kernel = kernel;
+                        daemon.routed = None;
+                        daemon.guard.follow(&daemon.site, &daemon.kernel);
+                    }
                     daemon.tell_unfollowed();
                 }
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
@@ -330,6 +334,8 @@ struct Daemon {
     told: u64,
     /// By uplink: when its next hop was last checked since its targets fell silent.
     doubted: Vec<Option<u64>>,
+    /// The epoch and the state words that rules and routes were last made for; none: to be made.
+    routed: Option<(u64, Vec<u32>)>,
     /// Of rules and routes.
     unrouted: Complaint,
     /// What was said of the kernel's rules.
@@ -378,6 +384,7 @@ impl Daemon {
             half: None,
             unresolved: Vec::new(),
             doubted: Vec::new(),
+            routed: None,
             unrouted: Complaint::default(),
             unfollowed: rules::unfollowed(&site, &kernel),
             short: HashMap::new(),
@@ -422,7 +429,7 @@ impl Daemon {
             tokio::time::sleep(HEAD_START).await;
         }
         self.run_hooks();
-        self.route(watcher).await;
+        self.route(epoch, watcher).await;
         Ok(epoch)
     }
 
@@ -718,19 +725,24 @@ impl Daemon {
         uplinks
     }
 
-    /// Makes the kernel's rules and routes follow.
-    async fn route(&mut self, watcher: &Watcher) {
+    /// Makes the kernel's rules and routes follow what is published under `epoch`.
+    async fn route(&mut self, epoch: u64, watcher: &Watcher) {
         let Some(half) = self.half.as_ref().filter(|_| self.keeper.keeps()) else { return };
         let states =
             (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
-        let states: Vec<u32> = states.collect();
+        let made_for = Some((epoch, states.collect::<Vec<u32>>()));
+        if self.site.own_traffic && self.routed == made_for {
+            return;
+        }
+        let states = made_for.as_ref().map_or(&[][..], |(_, states)| states);
         let wanted = match self.site.own_traffic {
-            true => Own::wanted(&self.site, &self.kernel, half, &states),
+            true => Own::wanted(&self.site, &self.kernel, half, states),
             false => self.kernel.own.of_commands(&self.confined.uplinks()),
         };
         let mut known = std::mem::take(&mut self.kernel.own);
         let done = self.meanwhile(wanted.install(&mut known, watcher.handle())).await.flatten();
         self.kernel.own = known;
+        self.routed = made_for.filter(|_| done.is_ok());
         let trouble = |error| format!("not all own traffic follows its uplinks: {error:#}");
         if done.is_ok() && !self.site.own_traffic {
             self.keeper.release();
@@ -782,7 +794,8 @@ impl Daemon {
         self.monitor.reconfigure(&site, now_ms());
         self.load.reconfigure(&site);
         self.site = site;
-        self.guard.follow(&self.site);
+        self.routed = None;
+        self.guard.follow(&self.site, &self.kernel);
         if let Err(error) = serve::share(&self.socket, self.site.group.as_deref()) {
             tracing::warn!("{error:#}");
         }

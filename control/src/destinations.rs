@@ -17,6 +17,8 @@ pub enum Way {
     Kernel,
     /// It is behind a LAN port.
     Lan,
+    /// It is reached by one uplink alone.
+    Near,
     /// It is reached by uplinks.
     Uplinks,
     /// The next table decides.

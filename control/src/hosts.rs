@@ -9,6 +9,7 @@ use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::control::{ControlHalf, host_class};
 
 use crate::destinations::{self, Way};
+use crate::near;
 use crate::routing::{Route, Routes};
 use crate::rules::{self, Lookup};
 use crate::site::Site;
@@ -24,8 +25,8 @@ pub struct Sources {
     tables: Arc<BTreeMap<u32, Vec<Route>>>,
     /// What of them packets from LANs are looked up in.
     lookups: Vec<Lookup>,
-    /// Kernel indices of the uplinks' interfaces.
-    uplinks: Vec<u32>,
+    /// The uplinks' interfaces.
+    uplinks: Vec<near::By>,
     /// Addresses that packets by uplinks have.
     uplink_addresses: Vec<Ipv4Addr>,
     /// Kernel indices of the LANs' interfaces.
@@ -44,9 +45,9 @@ impl Sources {
         let pools = half.uplinks.iter().take(site.uplinks.len()).flat_map(|u| u.addresses());
         let pools: Vec<_> = pools.copied().map(Ipv4Addr::from).collect();
         let held = kernel.addresses.iter().map(|(_, net)| net.addr());
-        let uplinks = site.uplink_interfaces(kernel);
+        let uplinks = near::uplinks(site, kernel);
         let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
-        let of_uplinks = uplinks.iter().flat_map(|index| kernel.addresses_of(*index));
+        let of_uplinks = uplinks.iter().flat_map(|by| kernel.addresses_of(by.interface));
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
@@ -60,14 +61,15 @@ impl Sources {
         }
     }
 
-    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink; LAN prefixes, and
-    /// what the kernel routes by a LAN's interface; and of the pools, what the gateway does not have
-    /// itself.
+    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink, or by one alone; LAN
+    /// prefixes, and what the kernel routes by a LAN's interface; and of the pools, what the gateway
+    /// does not have itself.
     pub fn prefixes(&self) -> HostPrefixes {
         let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
         let class = |way| match way {
             Way::Kernel => host_class::KERNEL,
             Way::Lan => host_class::LAN,
+            Way::Near => host_class::NEAR,
             Way::Uplinks | Way::Next => 0,
         };
         let table = |table| match table {
@@ -76,12 +78,18 @@ impl Sources {
         };
         // By an uplink with a source that is not the uplink's goes what a VPN takes out of it
         // (strongSwan's routes are like that, RFC 4301 selectors want the LAN's address).
+        let near = near::networks(&self.routes, &self.uplinks, &self.uplink_addresses);
+        let is_near = |route: &Route| {
+            near.get(&route.interface).is_some_and(|near| near.contains(&route.destination))
+        };
         let by_interface = |route: &Route| {
             let own = |source| self.uplink_addresses.contains(&source);
+            let of = |uplink: &near::By| uplink.interface == route.interface;
             match route.interface {
                 by if self.lan_links.contains(&by) => Way::Lan,
-                by if self.uplinks.contains(&by) && route.source.is_none_or(own) => Way::Uplinks,
-                _ => Way::Kernel,
+                _ if !self.uplinks.iter().any(of) || !route.source.is_none_or(own) => Way::Kernel,
+                _ if is_near(route) => Way::Near,
+                _ => Way::Uplinks,
             }
         };
         let ways = destinations::of(&self.lookups, table, by_interface);
@@ -134,6 +142,7 @@ mod tests {
         let prefixes = sources(&kernel).prefixes();
         let wanted = [
             (([10, 0, 0, 0], 8), host_class::KERNEL),
+            (([100, 64, 0, 0], 24), host_class::NEAR),
             (([192, 168, 1, 0], 24), host_class::LAN),
             (([192, 168, 1, 1], 32), host_class::LOCAL),
         ];
@@ -162,7 +171,7 @@ mod tests {
         kernel.routes = Arc::new(routes.into());
         let prefixes = sources(&kernel).prefixes();
         assert_eq!(prefixes.get(&([10, 8, 0, 0], 16)), Some(&host_class::KERNEL));
-        assert_eq!(prefixes.get(&([100, 64, 0, 0], 24)), None);
+        assert_eq!(prefixes.get(&([100, 64, 0, 0], 24)), Some(&host_class::NEAR));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | `netdev` | which devices can transmit for XDP |
 //! | [`channels`] | those that can only from as many CPUs as they have channels |
 //! | [`grace`] | what an interface has lost and may have again in a moment |
+//! | `near` | networks that are reached by one uplink alone |
 //! | [`own`] | routes and rules for what the gateway itself sends |
 //! | [`confine`] | commands that run by one uplink |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
@@ -60,6 +61,7 @@ mod implied;
 mod limits;
 pub mod load;
 pub mod monitor;
+mod near;
 mod netdev;
 pub mod own;
 mod ports;

@@ -23,7 +23,9 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use tokio::sync::watch;
 
 use crate::complaint::Complaint;
+use crate::near;
 use crate::site::Site;
+use crate::watch::Kernel;
 use nft::nft;
 
 /// `NETLINK_NETFILTER` (linux/netlink.h).
@@ -50,7 +52,7 @@ impl Guard {
     /// way is said, and tried again.
     pub async fn start(pins: &Path, site: &Site) -> Self {
         let table = ruleset::table(pins);
-        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site));
+        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site, &[]));
         let changes = subscribe();
         if let Err(error) = &changes {
             tracing::warn!("changes of nftables by others are not seen: {error}");
@@ -81,9 +83,9 @@ impl Guard {
         self.stands.load(Ordering::Relaxed)
     }
 
-    /// Makes the table follow a changed site.
-    pub fn follow(&self, site: &Site) {
-        let text = ruleset::ruleset(&self.table, site);
+    /// Makes the table follow a changed site, and what its uplinks lead to.
+    pub fn follow(&self, site: &Site, kernel: &Kernel) {
+        let text = ruleset::ruleset(&self.table, site, &near::of(site, kernel));
         self.wanted.send_if_modified(|wanted| {
             let new = *wanted != text;
             *wanted = text;

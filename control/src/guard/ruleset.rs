@@ -2,6 +2,7 @@
 
 use weir_wire::layout::control::OnDataplaneLoss;
 
+use crate::near::Near;
 use crate::site::Site;
 
 /// The table's name: of the gateways on a machine each has its own, as each has its own directory
@@ -13,12 +14,16 @@ pub fn table(pins: &std::path::Path) -> String {
     if name.starts_with("weir") { name } else { format!("weir-{name}") }
 }
 
+/// Ports below this one are for services; sockets without a port are not given them either
+/// (`net.ipv4.ip_local_port_range`).
+const FIRST_PORT: u16 = 1024;
+
 /// The commands that put the table in place of an earlier one, in the language of nft(8); pure.
 /// Interfaces are told by name, so that one that comes later, or comes back, is held too.
 ///
 /// Before the filters of others, so that what is dropped here is no news to them; what is accepted
 /// here goes on to them.
-pub fn ruleset(table: &str, site: &Site) -> String {
+pub fn ruleset(table: &str, site: &Site, near: &[Near]) -> String {
     let lans = site.lans.iter().map(|lan| lan.interface.as_str());
     let uplinks = || site.uplinks.iter().map(|uplink| uplink.interface.as_str());
     let (lans, all) = (set(lans.clone()), set(uplinks().chain(lans)));
@@ -28,8 +33,8 @@ pub fn ruleset(table: &str, site: &Site) -> String {
     let kernel_forwards = site.on_dataplane_loss == OnDataplaneLoss::Kernel;
 
     let mut asked = String::new();
-    if kernel_forwards {
-        // What answers packets that the kernel has forwarded in the dataplane's place.
+    if kernel_forwards || !near.is_empty() {
+        // What answers packets that the kernel has forwarded.
         asked += "\t\tct state established,related accept\n";
     }
     let inbound = site.uplinks.iter().filter(|u| u.inbound).map(|u| u.interface.as_str());
@@ -56,9 +61,42 @@ pub fn ruleset(table: &str, site: &Site) -> String {
          \t}}\n\
          \tchain to_uplink {{\n\
          \t\trt ipsec exists accept\n\
+         {}\
          \t\t{unless_lost}\n\
          \t}}\n\
-         }}\n"
+         {}\
+         }}\n",
+        near.iter().map(|near| format!("\t\t{} accept\n", to(near))).collect::<String>(),
+        translation(site, &lans, near),
+    )
+}
+
+/// What goes to networks that one uplink leads to, by that uplink.
+fn to(near: &Near) -> String {
+    let networks: Vec<_> = near.networks.iter().map(ToString::to_string).collect();
+    format!("oifname \"{}\" ip daddr {{ {} }}", near.interface, networks.join(", "))
+}
+
+/// Gives what LANs send there an address of the uplink's, and a port that is not weir's, so that no
+/// flow has it at the same time.
+fn translation(site: &Site, lans: &str, near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let (low, high) = site.nat_ports;
+    let (below, above) = (low.saturating_sub(FIRST_PORT), u16::MAX - high);
+    let (first, last) = if below >= above { (FIRST_PORT, low - 1) } else { (high + 1, u16::MAX) };
+    let mut rules = String::new();
+    for near in near {
+        let from_lan = format!("\t\tiifname {lans} {} rt ipsec missing", to(near));
+        let with_ports = format!("meta l4proto {{ tcp, udp, icmp }} masquerade to :{first}-{last}");
+        rules += &format!("{from_lan} {with_ports}\n{from_lan} masquerade\n");
+    }
+    format!(
+        "\tchain near {{\n\
+         \t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n\
+         {rules}\
+         \t}}\n"
     )
 }
 
@@ -97,14 +135,14 @@ mod tests {
 
     #[test]
     fn nothing_comes_in_and_nothing_goes_out_but_by_the_dataplane() {
-        let text = ruleset("weir", &site(""));
+        let text = ruleset("weir", &site(""), &[]);
         assert_eq!(text.matches("counter drop").count(), 2);
         assert!(!text.contains("ct state") && !text.contains("oifname { \"lan0\" } accept"));
     }
 
     #[test]
     fn the_kernel_forwards_and_is_answered_if_it_may_stand_in() {
-        let text = ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""));
+        let text = ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""), &[]);
         assert_eq!(text.matches("counter drop").count(), 1);
         assert!(text.contains("ct state established,related accept"));
     }
@@ -113,7 +151,17 @@ mod tests {
     fn an_own_prefix_may_be_reached_by_the_uplinks_that_say_so() {
         let mut site = site("");
         site.uplinks[1].inbound = true;
-        let text = ruleset("weir", &site);
+        let text = ruleset("weir", &site, &[]);
         assert!(text.contains("iifname { \"wan1\" } oifname { \"lan0\" } accept"), "{text}");
+    }
+
+    #[test]
+    fn what_one_uplink_leads_to_is_reached_by_it_with_an_address_and_a_port_of_the_kernels() {
+        let networks = vec!["192.168.100.0/24".parse().unwrap()];
+        let near = [Near { interface: "wan0".into(), networks }];
+        let text = ruleset("weir", &site(""), &near);
+        let to = "oifname \"wan0\" ip daddr { 192.168.100.0/24 }";
+        assert!(text.contains(&format!("{to} accept")), "{text}");
+        assert!(text.contains("masquerade to :1024-16383") && text.contains("ct state"), "{text}");
     }
 }

@@ -701,6 +701,8 @@ pub mod host_class {
     pub const LAN: u32 = 3;
     /// An address that an uplink translates to and the gateway does not have itself.
     pub const POOL: u32 = 4;
+    /// A prefix that the kernel routes by one uplink alone.
+    pub const NEAR: u32 = 5;
 }
 
 const _: () = {
