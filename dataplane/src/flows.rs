@@ -98,8 +98,8 @@ const NEAR: u32 = 1 << 20;
 ///
 /// A flow is offered to the kernel tier once both directions were seen (TCP: and the handshake is
 /// complete). After one FIN a connection may go on for hours (half-close, RFC 5382 REQ-2); after
-/// both, or a RST, it is closing, and a SYN from outside opens it again; one from the inside begins
-/// a flow of its own, see [`is_over`].
+/// both, or a RST, it is closing, see [`has_ended`]: a SYN from outside opens it again, where any may
+/// come in; one from the inside begins a flow of its own.
 ///
 /// A FIN or RST counts only if its numbers are the connection's (RFC 7857 §2.2); any is forwarded,
 /// for its receiver judges better (RFC 5961 §3.2). One that was guessed all the same is forgotten
@@ -213,10 +213,10 @@ fn offered(flags: u8) -> u8 {
     if flags & flag::LONG_WAY == 0 { flags | flag::OFFLOAD } else { flags }
 }
 
-/// Is it the forward entry of a connection that has ended? The next with the same ports is another:
-/// it may go by another uplink, and from another address.
-pub fn is_over(action: &Action4) -> bool {
-    action.flags & flag::FORWARD != 0 && action.flow_state == FlowState::Closing as u8
+/// Is it a connection that has ended? The next from inside with the same ports is another: it may go
+/// by another uplink, and from another address.
+pub fn has_ended(action: &Action4) -> bool {
+    action.flow_state == FlowState::Closing as u8
 }
 
 /// Makes a TCP flow one that is closing, given its forward slot: the kernel tier leaves it alone.

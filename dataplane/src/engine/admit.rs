@@ -1,7 +1,6 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{OnUplinkDown, Uplink};
+use weir_wire::layout::control::OnUplinkDown;
 
 use super::*;
 
@@ -43,39 +42,32 @@ impl Outside {
 }
 
 impl Engine {
-    /// Makes a flow for a packet that has none; its slot.
-    pub(super) fn admit(
-        &mut self,
-        work: &Work,
-        key: &FlowKey4,
-        frame: &[u8],
-        now: u32,
-    ) -> Result<u32, Dropped> {
+    /// Why the packet, which has no flow, begins none; `None`: it does.
+    pub(super) fn begins_none(&self, work: &Work, frame: &[u8]) -> Option<Dropped> {
         let p = &work.parsed;
         if self.is_uplink(work.port) {
-            return Err(Counter::DropNoFlow);
+            return Some(Counter::DropNoFlow);
         }
         // A connection may be picked up in its midst, after a restart without its table; a segment
         // that only ends one may not.
         let ends = tcp::flag::RST | tcp::flag::FIN;
         if p.proto == tcp::PROTOCOL && p.tcp_flags & ends != 0 {
-            return Err(Counter::DropNotSyn);
+            return Some(Counter::DropNotSyn);
         }
         let reply =
             p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
-        if reply {
-            return Err(Counter::DropNoFlow);
-        }
-        self.begin(work, key, frame, now)
+        reply.then_some(Counter::DropNoFlow)
     }
 
-    /// Makes a flow for a packet from the LAN; its slot.
-    pub(super) fn begin(
+    /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
+    /// does not carry.
+    pub(super) fn begin<B: Buffer>(
         &mut self,
         work: &Work,
         key: &FlowKey4,
-        frame: &[u8],
+        received: &Received<B>,
         now: u32,
+        out: &mut impl Output<B>,
     ) -> Result<u32, Dropped> {
         let p = &work.parsed;
         if !self.snapshot.half.is_behind(work.port, p.src) {
@@ -93,6 +85,7 @@ impl Engine {
         });
         let (uplink, outside) = match mapped {
             Some(Mapping { uplink, external }) => {
+                self.fit(work, self.port_of(uplink), false, received, now, out)?;
                 let external = self.mappings.external(external);
                 let outside = Outside::new(&self.table, self.key, key, external);
                 (uplink, outside.ok_or(Counter::DropNoPort)?)
@@ -103,6 +96,7 @@ impl Engine {
                     Some(course) if steering::usable(&self.control, course.uplink) => course,
                     _ => self.course(policy, &traffic, key, now)?,
                 };
+                self.fit(work, self.port_of(course.uplink), false, received, now, out)?;
                 // Not before it is known that there is somewhere else to go.
                 let mut old = known;
                 while let Some(Mapping { external, .. }) = old {
@@ -112,12 +106,12 @@ impl Engine {
                 (course.uplink, self.translate(key, &course)?)
             }
         };
-        let host = sender(frame, work.port);
+        let host = sender(received.frame.data(), work.port);
         let Some(host_index) = self.neighbours.learn(host) else {
             self.strangers.turn_away(self.key, work.port, p.src);
             return Err(Counter::DropNeighbourFull);
         };
-        let port = self.snapshot.half.uplinks[usize::from(uplink)].port;
+        let port = self.port_of(uplink);
         let new = NewFlow {
             inside: *key,
             outside: outside.key,
@@ -144,6 +138,11 @@ impl Engine {
         self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
         self.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
         Ok(slot)
+    }
+
+    /// The port of an uplink.
+    pub(super) fn port_of(&self, uplink: u8) -> u8 {
+        self.snapshot.half.uplinks.get(usize::from(uplink)).map_or(NONE, |uplink| uplink.port)
     }
 
     /// May new flows use the mapping?
@@ -272,6 +271,6 @@ impl Engine {
         }
         self.remove(slot);
         self.lane.add(Counter::FlowsMoved, 1);
-        self.begin(work, key, received.frame.data(), now)
+        self.begin(work, key, received, now, out)
     }
 }

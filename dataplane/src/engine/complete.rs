@@ -34,7 +34,7 @@ impl Engine {
 
 /// Makes the checksum of a TCP or UDP packet that is not cut whole, if it is only begun; says
 /// whether it was.
-fn complete(frame: &mut [u8], p: &Parsed) -> bool {
+pub(super) fn complete(frame: &mut [u8], p: &Parsed) -> bool {
     let at = match p.proto {
         tcp::PROTOCOL => tcp::field::CHECKSUM,
         udp::PROTOCOL => udp::field::CHECKSUM,

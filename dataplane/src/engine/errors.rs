@@ -52,6 +52,7 @@ impl Engine {
         &mut self,
         work: &Work,
         mut received: Received<B>,
+        now: u32,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
@@ -66,9 +67,15 @@ impl Engine {
             return Err(Counter::DropTtl);
         }
         let quoted = icmp_error::quoted_key(received.frame.data(), p);
-        let key = reversed(&quoted.ok_or(Counter::DropIcmpUnrelated)?);
-        let slot = self.table.find(flow4(self.key, &key), &key);
-        let action = self.table.slot(slot.ok_or(Counter::DropIcmpUnrelated)?).action();
+        let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
+        let key = reversed(&quoted);
+        let Some(slot) = self.table.find(flow4(self.key, &key), &key) else {
+            if self.is_uplink(work.port) || !self.snapshot.half.is_behind(work.port, quoted.dst) {
+                return Err(Counter::DropIcmpUnrelated);
+            }
+            return self.pass(work, Counter::DropIcmpUnrelated, received, now, out);
+        };
+        let action = self.table.slot(slot).action();
         let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
         // From the LAN only about packets that went there, and the reverse.
         let host = sender(received.frame.data(), work.port);
@@ -80,13 +87,13 @@ impl Engine {
         self.send(received.frame, p, &action, out)
     }
 
-    /// Sends an ICMP error about the packet, whose flow does this to it, back to where it came from,
-    /// if the limits allow it; `kind` is type and code.
+    /// Sends an ICMP error about the packet, whose flow is translated or not, back to where it came
+    /// from, if the limits allow it; `kind` is type and code.
     #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
     pub(super) fn complain<B: Buffer>(
         &mut self,
         work: &Work,
-        action: &Action4,
+        translated: bool,
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
@@ -106,13 +113,51 @@ impl Engine {
         }
         let port = &self.snapshot.half.ports[usize::from(work.port)];
         // Outside, a translated flow is the gateway's own.
-        let from = match outside && action.flags & flag::NAT != 0 {
+        let from = match outside && translated {
             true => p.dst,
             false => port.address,
         };
         if let Some(error) = answer::icmp_error(frame, p, from, kind, rest) {
             self.originate(received.device, &error, out);
         }
+    }
+
+    /// Answers a packet without a flow whose time to live ends here, if somebody asks to go out.
+    pub(super) fn expire<B: Buffer>(
+        &mut self,
+        work: &Work,
+        received: &Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Dropped {
+        if self.is_uplink(work.port) {
+            return Counter::DropNoFlow;
+        }
+        if !self.snapshot.half.is_behind(work.port, work.parsed.src) {
+            return Counter::DropSource;
+        }
+        self.complain(work, false, received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
+        Counter::DropTtl
+    }
+
+    /// Answers a packet that is larger than the port it would leave by takes.
+    pub(super) fn fit<B: Buffer>(
+        &mut self,
+        work: &Work,
+        port: u8,
+        translated: bool,
+        received: &Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
+        let p = &work.parsed;
+        let mtu = self.snapshot.half.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
+        if p.end - p.l3 <= mtu {
+            return Ok(());
+        }
+        let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
+        self.complain(work, translated, received, now, out, kind, mtu.into());
+        Err(Counter::DropTooBig)
     }
 
     /// Could somebody out there have this address? Routers of providers have private ones.

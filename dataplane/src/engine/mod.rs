@@ -9,6 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `passing` | packets that are sent on without a flow |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `foresee` | what a new flow will need is asked for in time |
@@ -25,6 +26,7 @@ mod complete;
 mod end;
 mod errors;
 mod foresee;
+mod passing;
 mod prepare;
 mod strangers;
 mod sweep;
@@ -35,11 +37,11 @@ use weir_shm::flows::{Action4, FlowTable4};
 use weir_shm::neighbours::Neighbours;
 use weir_shm::observations::Observations;
 use weir_wire::hash::{flow4, hash2};
-use weir_wire::layout::control::{Mac, PortRole, Translate};
+use weir_wire::layout::control::{Mac, PortRole, Translate, Uplink};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag, flows_for};
 use weir_wire::layout::neighbour::{Neighbour, mark};
-use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
+use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::tcp::Place;
 use weir_wire::{icmp, ipv4, rewrite, tcp};
@@ -438,7 +440,7 @@ impl Engine {
         match work.parsed.kind {
             Kind::Flow | Kind::Fragment { first: true } => self.flow(work, received, now, out),
             Kind::Fragment { first: false } => self.later_fragment(work, received, now, out),
-            Kind::IcmpError => self.icmp_error(work, received, out),
+            Kind::IcmpError => self.icmp_error(work, received, now, out),
             Kind::Options => Err(Counter::DropOptions),
             Kind::OtherProtocol => Err(Counter::DropProtocol),
         }
@@ -456,6 +458,10 @@ impl Engine {
         if !matches!(p.proto, tcp::PROTOCOL | weir_wire::udp::PROTOCOL | icmp::PROTOCOL) {
             return Err(Counter::DropProtocol);
         }
+        // A fragment may be of any kind of message; only echo has an identifier to go by.
+        if p.proto == icmp::PROTOCOL && !is_echo(p, received.frame.data()) {
+            return Err(Counter::DropProtocol);
+        }
         // An earlier packet of the batch may have made or ended the flow.
         let found = work.slot.filter(|slot| self.table.slot(*slot).holds(key.words()));
         let mut slot = match found.or_else(|| self.table.find(work.hash, &key)) {
@@ -464,7 +470,14 @@ impl Engine {
                 if let Some(worker) = self.decider(work) {
                     return self.give_first(worker, p, received, now, out);
                 }
-                self.admit(work, &key, received.frame.data(), now)?
+                // No flow begins for a packet that goes no further.
+                if p.ttl <= 1 {
+                    return Err(self.expire(work, &received, now, out));
+                }
+                if let Some(reason) = self.begins_none(work, received.frame.data()) {
+                    return self.pass(work, reason, received, now, out);
+                }
+                self.begin(work, &key, &received, now, out)?
             }
         };
         let mut action = self.table.slot(slot).action();
@@ -473,26 +486,27 @@ impl Engine {
         if action.worker != self.id {
             return self.give_first(action.worker, p, received, now, out);
         }
-        if opens(p) && flows::is_over(&action) {
+        let translated = action.flags & flag::NAT != 0;
+        if p.ttl <= 1 {
+            let kind = [icmp::TIME_EXCEEDED, 0];
+            self.complain(work, translated, &received, now, out, kind, 0);
+            return Err(Counter::DropTtl);
+        }
+        let ended = opens(p) && flows::has_ended(&action);
+        if ended && self.is_uplink(work.port) && !self.lets_in(work.port) {
+            return Err(Counter::DropNoFlow);
+        }
+        if ended && action.flags & flag::FORWARD != 0 {
             self.remove(slot);
-            slot = self.admit(work, &key, received.frame.data(), now)?;
+            slot = self.begin(work, &key, &received, now, out)?;
             action = self.table.slot(slot).action();
         } else if self.leaves(&action) {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
         let stranger = host_moved(&action, host) && !self.claim(slot, &action, host, now);
-        if p.ttl <= 1 {
-            self.complain(work, &action, &received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
-            return Err(Counter::DropTtl);
-        }
         let len = p.end - p.l3;
-        let mtu = self.snapshot.half.ports.get(usize::from(action.port)).map_or(0, |port| port.mtu);
-        if len > mtu {
-            let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
-            self.complain(work, &action, &received, now, out, kind, mtu.into());
-            return Err(Counter::DropTooBig);
-        }
+        self.fit(work, action.port, translated, &received, now, out)?;
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::follow(&self.table, slot, &action, header.as_ref());
@@ -778,6 +792,12 @@ fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
 fn opens(p: &Parsed) -> bool {
     const OTHERS: u8 = tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST;
     p.proto == tcp::PROTOCOL && p.tcp_flags & (tcp::flag::SYN | OTHERS) == tcp::flag::SYN
+}
+
+/// Is the ICMP message a request or reply of echo?
+fn is_echo(p: &Parsed, frame: &[u8]) -> bool {
+    let kind = frame.get(usize::from(p.l4));
+    kind.is_some_and(|kind| matches!(*kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY))
 }
 
 fn header_of(p: &Parsed, frame: &[u8]) -> Header {

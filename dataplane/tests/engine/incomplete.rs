@@ -10,7 +10,7 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 /// The frame as its sender hands it over: the checksum is that of the pseudo-header alone.
-fn begun(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn begun(mut frame: Vec<u8>) -> Vec<u8> {
     let p = parse(&frame).unwrap();
     let at = usize::from(p.l4) + if p.proto == TCP { 16 } else { 6 };
     let sum = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);

@@ -6,4 +6,5 @@ mod gateway;
 mod incomplete;
 mod robustness;
 mod spoofing;
+mod unasked;
 mod workers;

@@ -1,0 +1,64 @@
+//! Packets that are sent on without a flow: what answers a packet that came in without one.
+//!
+//! An own prefix may be reached from outside (`inbound = true`), by the kernel's routes. Its hosts
+//! answer by this way. A SYN-ACK or a datagram begins a flow; an echo reply, the reset of a closed
+//! port and an ICMP error do not, and leave as by any router: unchanged but for their time to live,
+//! by the uplink that their bucket names. Where that translates, nobody can have asked.
+
+use super::*;
+
+impl Engine {
+    /// Sends a packet on that has no flow and begins none, for this reason.
+    pub(super) fn pass<B: Buffer>(
+        &mut self,
+        work: &Work,
+        reason: Dropped,
+        received: Received<B>,
+        now: u32,
+        out: &mut impl Output<B>,
+    ) -> Result<(), Dropped> {
+        let p = &work.parsed;
+        let action = self.passage(work).ok_or(reason)?;
+        self.fit(work, action.port, false, &received, now, out)?;
+        if let Kind::Fragment { .. } = p.kind {
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Fate::Left(action), now);
+        }
+        let Received { mut frame, .. } = received;
+        if p.kind == Kind::Flow {
+            complete::complete(frame.data_mut(), p);
+        }
+        rewrite::apply4(frame.data_mut(), p.l3.into(), None, p.proto, &action.rewrite);
+        self.send(frame, p, &action, out)
+    }
+
+    /// How it leaves; `None`: by no uplink that sends it on as it is.
+    fn passage(&self, work: &Work) -> Option<Action4> {
+        let half = &self.snapshot.half;
+        if self.is_uplink(work.port) || !half.is_behind(work.port, work.parsed.src) {
+            return None;
+        }
+        let traffic = traffic_of(&work.parsed, work.port);
+        let policy = steering::policy(half, &traffic);
+        let uplink = steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)?;
+        let Uplink { port, translate, .. } = *half.uplinks.get(usize::from(uplink))?;
+        let key = key_of(&work.parsed);
+        (translate == Translate::None as u8).then(|| Action4 {
+            rewrite: rewrite::compile4(&key, &key),
+            host: 0,
+            port,
+            worker: self.id,
+            peer: 0,
+            flags: flag::TO_UPLINK,
+            flow_state: FlowState::Stateless as u8,
+            uplink,
+        })
+    }
+
+    /// May what no flow asked for come in by the port?
+    pub(super) fn lets_in(&self, port: u8) -> bool {
+        let half = &self.snapshot.half;
+        let uplink = half.ports.get(usize::from(port)).map_or(NONE, |port| port.uplink);
+        half.uplinks.get(usize::from(uplink)).is_some_and(|uplink| uplink.inbound != 0)
+    }
+}
