@@ -6,28 +6,17 @@
 use weir_wire::checksum::Delta;
 use weir_wire::layout::flow::{FlowKey4, Rewrite4};
 use weir_wire::parse::Parsed;
-use weir_wire::{icmp, ipv4, tcp, udp};
+use weir_wire::{icmp, ipv4, quoted, tcp, udp};
 
-/// The flow tuple of the packet that an ICMP error quotes; `None` when too little is quoted or the
-/// quoted header is damaged (RFC 5508 REQ-3).
+/// The flow tuple of the packet that an ICMP error quotes; `None` when too little is quoted or
+/// either is damaged (RFC 5508 REQ-3).
 pub fn quoted_key(frame: &[u8], p: &Parsed) -> Option<FlowKey4> {
     let message =
         icmp::Packet::new_checked(frame.get(usize::from(p.l4)..usize::from(p.end))?).ok()?;
     if !message.verify_checksum() {
         return None;
     }
-    let inner = ipv4::Packet::new_header(message.payload()).ok()?;
-    if !inner.verify_checksum() || inner.fragment_offset() != 0 {
-        return None;
-    }
-    let transport = message.payload().get(inner.header_len()..)?;
-    let [a, b, c, d, e, f, ..] = *transport.first_chunk::<8>()?;
-    let (sport, dport) = match inner.protocol() {
-        tcp::PROTOCOL | udp::PROTOCOL => ([a, b], [c, d]),
-        icmp::PROTOCOL if matches!(a, icmp::ECHO_REQUEST | icmp::ECHO_REPLY) => ([e, f], [e, f]),
-        _ => return None,
-    };
-    Some(FlowKey4::new(inner.src(), inner.dst(), sport, dport, inner.protocol()))
+    quoted::key(message.payload().first_chunk()?)
 }
 
 /// Which end of the flow an error goes to.

@@ -23,7 +23,7 @@ use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
-use weir_wire::{icmp, udp};
+use weir_wire::{icmp, quoted, udp};
 
 use crate::maps::Published;
 
@@ -109,6 +109,7 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let verdict = match stray(&parsed, &port, head) {
         Some(outcome) => Verdict::Done(outcome),
         None if port.role == PortRole::Lan as u8 => from_lan(&parsed),
+        None if is_advice(&parsed, head) => Verdict::Done((XDP_DROP, Counter::XdpDropRedirect)),
         None => from_uplink(ctx, published, &port, &parsed),
     };
     match verdict {
@@ -226,48 +227,20 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
 /// The key of packets that answer the one an ICMP error quotes: of those that come in.
 #[inline(always)]
 fn quoted(ctx: &XdpContext, p: &Parsed) -> Option<FlowKey4> {
-    let mut inner = [0u8; 28];
-    let at = u32::from(p.l4 & 0x7f) + 8;
-    // SAFETY: `inner` has room for 28 bytes.
-    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), 28) };
-    if loaded != 0 || inner[0] != 0x45 {
-        return None;
-    }
-    let [
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        proto,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        e0,
-        e1,
-        e2,
-        e3,
-        a,
-        b,
-        c,
-        d,
-        i,
-        j,
-        _,
-        _,
-    ] = inner;
-    let (sport, dport) = match proto {
-        icmp::PROTOCOL => ([i, j], [i, j]),
-        _ => ([a, b], [c, d]),
-    };
-    Some(FlowKey4::new([e0, e1, e2, e3], [s0, s1, s2, s3], dport, sport, proto))
+    let mut inner = [0u8; quoted::LEN];
+    let (at, len) = (u32::from(p.l4 & 0x7f) + icmp::HEADER_LEN as u32, quoted::LEN as u32);
+    // SAFETY: `inner` has room for `len` bytes.
+    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), len) };
+    let key = if loaded == 0 { quoted::key(&inner)? } else { return None };
+    Some(FlowKey4::new(key.dst, key.src, key.dport, key.sport, key.proto))
+}
+
+/// Does it tell of another way, or to slow down? A router that has other sources of its routes takes
+/// no redirect (RFC 1812 §5.2.7.2), and nobody a source quench (RFC 6633).
+#[inline(always)]
+fn is_advice(p: &Parsed, head: &[u8; HEAD_LEN]) -> bool {
+    let kind = if p.l3 == 14 { head[34] } else { head[38] };
+    p.kind == Kind::IcmpError && matches!(kind, icmp::REDIRECT | icmp::SOURCE_QUENCH)
 }
 
 /// To the queue's socket; without one, what the control page says.

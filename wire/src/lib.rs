@@ -24,6 +24,7 @@ pub mod ipv6;
 pub mod layout;
 pub mod parse;
 pub mod plain;
+pub mod quoted;
 pub mod rewrite;
 pub mod tcp;
 pub mod udp;

@@ -113,6 +113,46 @@ fn an_icmp_error_is_transit_if_it_is_about_a_flow() {
 }
 
 #[test]
+fn an_icmp_error_about_what_no_flow_sends_is_the_kernels_though_it_looks_alike() {
+    let mut f = Fixture::uplink("alike");
+    let local = (PASS, Counter::XdpPassLocal);
+    let id = 77u16.to_be_bytes();
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, id, id, 1));
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
+    let query = |kind| {
+        let builder = PacketBuilder::ipv4(WAN_ADDRESS, SITE, 64);
+        let mut packet = Vec::new();
+        builder.icmpv4_raw(kind, 0, [0, 77, 0, 1]).write(&mut packet, &[]).unwrap();
+        packet
+    };
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &query(8))), TRANSIT);
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &query(13))), local, "a timestamp");
+    let about = udp(WAN_ADDRESS, NAT_PORT, SITE, 53)[14..].to_vec();
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &about)), TRANSIT);
+    let mut later = about.clone();
+    later[7] = 185;
+    later[10..12].fill(0);
+    ipv4::Packet::new_unchecked(&mut later[..20]).fill_checksum();
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &later)), local, "a later fragment");
+    let mut damaged = about;
+    damaged[10] ^= 1;
+    assert_eq!(f.run(&unreachable(WAN_ADDRESS, &damaged)), local, "a wrong checksum");
+}
+
+#[test]
+fn a_redirect_or_a_source_quench_from_an_uplink_is_dropped_whoever_it_is_for() {
+    let mut f = Fixture::uplink("advice");
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
+    for port in [NAT_PORT, 40_001] {
+        let mut error = unreachable(WAN_ADDRESS, &udp(WAN_ADDRESS, port, SITE, 53)[14..]);
+        for kind in [4, 5] {
+            error[34] = kind;
+            assert_eq!(f.run(&error), (DROP, Counter::XdpDropRedirect));
+        }
+    }
+}
+
+#[test]
 fn own_prefixes_are_transit_once_a_flow_exists_and_closed_before() {
     let mut f = Fixture::uplink("own");
     let back = udp(SITE, 53, OWN, 5000);

@@ -109,7 +109,7 @@ counters! {
         DropNoPort = 34, "drop.no_port";
         /// Drop: no room for another LAN hardware address.
         DropNeighbourFull = 35, "drop.neighbour_full";
-        /// Drop: ICMP redirect or source quench.
+        /// Drop: ICMP redirect or source quench from a LAN.
         DropIcmpRedirect = 36, "drop.icmp_redirect";
         /// Drop: the transmit ring was full.
         DropTxFull = 37, "drop.tx_full";
@@ -128,6 +128,8 @@ counters! {
         XdpDropForeign = 43, "xdp.drop.foreign";
         /// XDP drop: an address that nobody has there, of either layer.
         XdpDropMartian = 44, "xdp.drop.martian";
+        /// XDP drop: an ICMP redirect or source quench from an uplink.
+        XdpDropRedirect = 45, "xdp.drop.redirect";
 
         /// Flows created.
         FlowsCreated = 48, "flows.created";
@@ -163,6 +165,7 @@ impl Counter {
                 | Self::XdpDropNoFlow
                 | Self::XdpDropForeign
                 | Self::XdpDropMartian
+                | Self::XdpDropRedirect
                 | Self::XdpDropMalformed
         )
     }

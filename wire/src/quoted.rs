@@ -1,0 +1,30 @@
+//! The packet that an ICMP error is about, as far as the error quotes it (RFC 792, RFC 1812 §4.3.2.3).
+//!
+//! Both tiers read it here, so what one takes to be about a flow, the other does too.
+
+use crate::checksum::{is_valid, sum};
+use crate::layout::flow::FlowKey4;
+use crate::{icmp, ipv4, tcp, udp};
+
+/// Bytes that are read: an IPv4 header, and as much behind it as every error quotes.
+pub const LEN: usize = ipv4::HEADER_LEN + 8;
+
+/// The key of the quoted packet, of a protocol that flows have; `None` for another, for a header
+/// with options or a wrong checksum (RFC 5508 REQ-3), and for a later fragment.
+#[inline(always)]
+pub fn key(quoted: &[u8; LEN]) -> Option<FlowKey4> {
+    let (ip, transport) = quoted.split_first_chunk::<20>()?;
+    let [0x45, _, _, _, _, _, frag_hi, frag_lo, _, proto, ..] = *ip else { return None };
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
+    let offset = u16::from_be_bytes([frag_hi, frag_lo]) & ipv4::FRAGMENT_OFFSET;
+    if offset != 0 || !is_valid(sum(ip)) {
+        return None;
+    }
+    let [a, b, c, d, e, f, ..] = *transport.first_chunk::<8>()?;
+    let (sport, dport) = match proto {
+        tcp::PROTOCOL | udp::PROTOCOL => ([a, b], [c, d]),
+        icmp::PROTOCOL if matches!(a, icmp::ECHO_REQUEST | icmp::ECHO_REPLY) => ([e, f], [e, f]),
+        _ => return None,
+    };
+    Some(FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto))
+}
