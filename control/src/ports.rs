@@ -6,9 +6,11 @@
 use std::net::Ipv4Addr;
 
 use weir_wire::layout::MAX_QUEUES;
-use weir_wire::layout::control::{ControlHalf, Device, Mac, Name, Port, PortRole};
+use weir_wire::layout::control::{
+    ControlHalf, Device, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
+};
 
-use crate::watch::Kernel;
+use crate::watch::{Kernel, Link};
 
 /// Enters ports in a half that has none yet.
 pub struct Ports<'h> {
@@ -74,12 +76,21 @@ impl<'h> Ports<'h> {
             mac: Mac::new(link.mac),
             address,
             ifindex: link.index,
-            virtual_mac: Mac::new(match role {
-                PortRole::Lan => self.kernel.virtual_mac(link),
-                PortRole::Uplink => link.mac,
-            }),
+            virtual_macs: match role {
+                PortRole::Lan => self.virtual_macs(link),
+                PortRole::Uplink => [Mac::new(link.mac); MAX_VIRTUAL_MACS],
+            },
         };
         Some(port as u8)
+    }
+
+    /// Those that there is room for, in their order.
+    fn virtual_macs(&self, link: &Link) -> [Mac; MAX_VIRTUAL_MACS] {
+        let mut macs = [Mac::new(link.mac); MAX_VIRTUAL_MACS];
+        for (mac, found) in macs.iter_mut().zip(self.kernel.virtual_macs(link)) {
+            *mac = Mac::new(found);
+        }
+        macs
     }
 
     /// Keeps the numbers of an interface that is missing, for when it is back. What flows still
@@ -148,7 +159,6 @@ mod tests {
     use weir_wire::layout::NONE;
 
     use super::*;
-    use crate::watch::Link;
 
     /// A kernel with these interfaces.
     fn kernel(names: &[&str]) -> Kernel {
@@ -215,6 +225,24 @@ mod tests {
         let (_, half) = numbered(&["lan0"], &["wan0"], &other, Some(&half));
         let (after, _) = numbered(&["lan0", "lan1"], &["wan0"], &other, Some(&half));
         assert_ne!(after[1], before[1]);
+    }
+
+    #[test]
+    fn virtual_routers_on_a_lan_port_give_it_their_hardware_addresses() {
+        let mut kernel = kernel(&["lan0", "wan0", "vrrp1", "vrrp2", "other", "away"]);
+        for link in &mut kernel.links {
+            (link.mac, link.up) = ([2, 0, 0, 0, 0, link.index as u8], true);
+        }
+        for (link, parent) in kernel.links[2..].iter_mut().zip([1, 1, 2, 1]) {
+            link.macvlan = Some(parent);
+        }
+        kernel.links[5].up = false;
+        let (numbers, half) = numbered(&["lan0"], &["wan0"], &kernel, None);
+        let macs = |port: Option<u8>| {
+            half.ports[usize::from(port.unwrap())].virtual_macs.map(|mac| mac.bytes()[5])
+        };
+        assert_eq!(macs(numbers[0]), [3, 4, 1, 1, 1]);
+        assert_eq!(macs(numbers[1]), [2; 5], "a provider's hosts know no virtual router");
     }
 
     #[test]

@@ -163,11 +163,11 @@ impl Kernel {
         }
     }
 
-    /// The hardware address of the first macvlan device on this one, which hosts behind it may know
-    /// the gateway by, as with VRRP; its own if there is none.
-    pub fn virtual_mac(&self, link: &Link) -> [u8; 6] {
+    /// The hardware addresses of macvlan devices on this one, which hosts behind it may know the
+    /// gateway by, as with VRRP.
+    pub fn virtual_macs(&self, link: &Link) -> BTreeSet<[u8; 6]> {
         let on = |other: &&Link| other.macvlan == Some(link.index) && other.up;
-        self.links.iter().filter(on).min_by_key(|on| on.index).unwrap_or(link).mac
+        self.links.iter().filter(on).map(|on| on.mac).filter(|mac| *mac != link.mac).collect()
     }
 
     /// Networks that an interface is on.

@@ -226,7 +226,8 @@ fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Ar
         (load64::<0>(head) & MAC, load64::<4>(head) >> 16, (*port).mac.word(), (*port).role)
     };
     // SAFETY: a port of the half.
-    let ours = destination == own || destination == unsafe { (*port).virtual_mac.word() };
+    let virtual_macs = unsafe { &(*port).virtual_macs };
+    let ours = destination == own || virtual_macs.iter().any(|mac| destination == mac.word());
     let arrival = Arrival { heading: flag::heading(role), sender: neighbour::word(source, index) };
     ours.then_some(arrival)
 }

@@ -154,8 +154,8 @@ fn malformed(ctx: &XdpContext, published: Published, head: &[u8; HEAD_LEN]) -> O
 #[inline(always)]
 fn is_ours(port: &Port, head: &[u8; HEAD_LEN]) -> bool {
     let [d0, d1, d2, d3, d4, d5, ..] = *head;
-    let destination = Mac::new([d0, d1, d2, d3, d4, d5]);
-    destination.word() == port.mac.word() || destination.word() == port.virtual_mac.word()
+    let destination = Mac::new([d0, d1, d2, d3, d4, d5]).word();
+    destination == port.mac.word() || port.virtual_macs.iter().any(|mac| destination == mac.word())
 }
 
 /// What no role of a port makes the user tier's: for others, for everybody, or with an address that

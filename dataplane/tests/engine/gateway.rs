@@ -8,8 +8,8 @@ use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_shm::control::{BucketTable, ControlWriter, empty_half};
 use weir_wire::layout::control::{
-    BUCKETS, ControlHalf, Mac, Member, Name, Port, PortRole, Prefix, Selection, Translate,
-    uplink_state,
+    BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Port, PortRole, Prefix, Selection,
+    Translate, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 
@@ -105,7 +105,7 @@ impl Gateway {
                 mac: Mac::new(device_mac(device)),
                 address: if device == LAN { GATEWAY } else { external(uplink) },
                 ifindex: 100 + u32::from(device),
-                virtual_mac: Mac::new(device_mac(device)),
+                virtual_macs: [Mac::new(device_mac(device)); MAX_VIRTUAL_MACS],
             };
             assert!(half.insert_port_slot(100 + u32::from(device), 0, device));
         }

@@ -19,7 +19,8 @@ use weir_shm::pins::name;
 use weir_wire::hash::flow4;
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
-    ControlHalf, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate, host_class, uplink_state,
+    ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate,
+    host_class, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4};
@@ -82,7 +83,7 @@ impl Fixture {
             uplink,
             mtu: 1500,
             mac,
-            virtual_mac: mac,
+            virtual_macs: [mac; MAX_VIRTUAL_MACS],
             ..half.ports[0]
         };
         half.ports[0] = port;

@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 use weir_wire::ipv4;
-use weir_wire::layout::control::{Mac, OnDataplaneLoss, PortRole};
+use weir_wire::layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::FlowKey4;
 
@@ -291,15 +291,19 @@ fn malformed_packets_for_the_gateway_are_dropped_and_others_left_alone() {
 
 #[test]
 fn a_virtual_routers_hardware_address_is_the_gateways() {
-    let vrrp = [0, 0, 0x5e, 0, 1, 7];
+    let router = |id| [0, 0, 0x5e, 0, 1, id];
     let mut f = Fixture::with("vrrp", PortRole::Lan, OnDataplaneLoss::Drop, |half| {
-        half.ports[0].virtual_mac = Mac::new(vrrp);
+        for (mac, id) in half.ports[0].virtual_macs.iter_mut().zip(1..) {
+            *mac = Mac::new(router(id));
+        }
     });
     let mut frame = udp(HOST, 1, SITE, 2);
     assert_eq!(f.run(&frame), TRANSIT);
-    frame[..6].copy_from_slice(&vrrp);
-    assert_eq!(f.run(&frame), TRANSIT);
-    frame[5] = 8;
+    for id in 1..=MAX_VIRTUAL_MACS as u8 {
+        frame[..6].copy_from_slice(&router(id));
+        assert_eq!(f.run(&frame), TRANSIT);
+    }
+    frame[5] += 1;
     assert_eq!(f.run(&frame), (PASS, Counter::XdpPassOtherHost));
 }
 

@@ -221,7 +221,10 @@ pub struct Device {
     pub name: Name,
 }
 
-/// A device, or one VLAN of a device, with its role. 32 bytes.
+/// Other hardware addresses of a port.
+pub const MAX_VIRTUAL_MACS: usize = 5;
+
+/// A device, or one VLAN of a device, with its role. 64 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Port {
@@ -243,9 +246,9 @@ pub struct Port {
     pub address: [u8; 4],
     /// Kernel interface index of the layer-3 interface (the VLAN device when there is one).
     pub ifindex: u32,
-    /// Another hardware address whose frames are the gateway's, as that of a virtual router
-    /// (RFC 9568 §7.3) on a macvlan device; without one, `mac` again.
-    pub virtual_mac: Mac,
+    /// Other hardware addresses whose frames are the gateway's, as those of virtual routers
+    /// (RFC 9568 §7.3) on macvlan devices; where there are fewer, `mac` again.
+    pub virtual_macs: [Mac; MAX_VIRTUAL_MACS],
 }
 
 /// One slot of the open-addressed (interface, VLAN) to port table. 8 bytes.
@@ -707,7 +710,7 @@ pub mod host_class {
 
 const _: () = {
     assert!(size_of::<Device>() == 64);
-    assert!(size_of::<Port>() == 32);
+    assert!(size_of::<Port>() == 64);
     assert!(size_of::<PortSlot>() == 8);
     assert!(size_of::<Uplink>() == 192);
     assert!(size_of::<Policy>() == 312);
