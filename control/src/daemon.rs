@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use weir_service::WrongConfiguration;
-use weir_shm::control::{ControlRegion, ControlWriter};
+use weir_shm::control::{BoundPorts, ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
@@ -21,6 +21,7 @@ use weir_wire::layout::control::{ControlHalf, Member, Tier, Uplink as UplinkLayo
 use zerocopy::IntoBytes;
 
 use crate::api::{Message, Query, Request, Response};
+use crate::bound;
 use crate::by_hand::{self, Ledger};
 use crate::complaint::Complaint;
 use crate::confine::Confined;
@@ -113,6 +114,7 @@ pub async fn run(options: Options) -> Result<()> {
     let users = Users::new(observations, counters.clone(), now_ms());
     let hosts = Hosts4::open(&pins)?;
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
+    bound::follow(BoundPorts::new(region.clone()));
     let held = Held { source, guard, keeper, socket: options.socket.clone() };
     let mut daemon = Daemon::new(site, held, kernel, region, hosts, counters, users, findings);
     daemon.enforce(&watcher).await?;

@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bound;
 pub mod buckets;
 pub mod by_hand;
 pub mod channels;

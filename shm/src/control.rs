@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_wire::layout::control::{
-    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, SettingsBefore,
+    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS,
+    SettingsBefore,
 };
 use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -53,6 +54,13 @@ impl ControlRegion {
             Some(word) if usize::from(uplink) < MAX_UPLINKS => word.load(Ordering::Relaxed),
             _ => 0,
         }
+    }
+
+    /// Has a socket of the gateway bound the port? A load of one word.
+    #[inline]
+    pub fn is_bound(&self, port: u16) -> bool {
+        let words = self.page.view::<AtomicU64>(offset_of!(ControlPage, bound_ports));
+        words[usize::from(port / 64)].load(Ordering::Relaxed) >> (port % 64) & 1 != 0
     }
 
     /// Process id of the control process that last started, and its latest sign of life in
@@ -184,6 +192,27 @@ impl StateWords {
     pub fn set(&self, uplink: u8, state: u32) {
         let states = self.0.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
         states[usize::from(uplink) % MAX_UPLINKS].store(state, Ordering::SeqCst);
+    }
+}
+
+/// The writing side of the ports that sockets of the gateway have bound.
+#[derive(Clone, Debug)]
+pub struct BoundPorts(ControlRegion);
+
+impl BoundPorts {
+    /// Of the region, which the caller alone writes.
+    pub const fn new(region: ControlRegion) -> Self {
+        Self(region)
+    }
+
+    /// Publishes them, a bit for each, lowest first. Obeyed by the next flow, no epoch needed.
+    pub fn set(&self, ports: &[u64; PORT_WORDS]) {
+        let words = self.0.page.view::<AtomicU64>(offset_of!(ControlPage, bound_ports));
+        for (word, new) in words.iter().zip(ports) {
+            if word.load(Ordering::Relaxed) != *new {
+                word.store(*new, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -332,6 +361,18 @@ mod tests {
         let before = SettingsBefore { local_ports: (32_768, 60_999), forwarded_nothing: true };
         writer.keep_settings(before);
         assert_eq!(writer.region().settings_before(), before);
+    }
+
+    #[test]
+    fn a_bound_port_is_told_from_its_neighbours() {
+        let region = ControlRegion::anonymous().unwrap();
+        let mut ports = [0; PORT_WORDS];
+        ports[51_820 / 64] = 1 << (51_820 % 64);
+        BoundPorts::new(region.clone()).set(&ports);
+        let bound: Vec<u16> = (0..=u16::MAX).filter(|port| region.is_bound(*port)).collect();
+        assert_eq!(bound, [51_820]);
+        BoundPorts::new(region.clone()).set(&[0; PORT_WORDS]);
+        assert!(!region.is_bound(51_820));
     }
 
     #[test]

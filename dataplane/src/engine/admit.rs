@@ -205,8 +205,13 @@ impl Engine {
             return Ok(Outside::same(self.key, key));
         };
         let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
+        // What comes back to a port that a socket of the gateway has may be for that.
+        let bound = |port| key.proto != icmp::PROTOCOL && self.control.is_bound(port);
         let mut outside = None;
         let free = |port: u16| {
+            if bound(port) {
+                return false;
+            }
             let external = match port == first.of.port {
                 true => first,
                 false => mappings.external(External { port, ..first.of }),

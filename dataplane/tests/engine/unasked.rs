@@ -216,3 +216,23 @@ fn an_answer_whose_time_ends_here_is_answered() {
     let (device, error) = one(gateway.send(LAN, &with_ttl(reply, 1)));
     assert_eq!((device, error[34], error[35]), (LAN, 11, 0));
 }
+
+#[test]
+fn a_port_that_a_socket_of_the_gateway_has_is_given_to_no_flow() {
+    use weir_shm::control::BoundPorts;
+    use weir_wire::layout::control::PORT_WORDS;
+    let mut gateway = Gateway::new();
+    let mut ports = [0; PORT_WORDS];
+    ports[40_000 / 64] = 1 << (40_000 % 64);
+    BoundPorts::new(gateway.regions.control.clone()).set(&ports);
+    let outside = |gateway: &mut Gateway, frame: &[u8]| see(&one(gateway.send(LAN, frame)).1).sport;
+    assert_ne!(outside(&mut gateway, &udp_out(40_000, 53)), 40_000);
+    assert_ne!(outside(&mut gateway, &tcp_out(40_000, 443, SYN)), 40_000);
+    assert_eq!(outside(&mut gateway, &udp_out(40_001, 53)), 40_001);
+    let identifier = ping(HOST_MAC, device_mac(LAN), HOST, SERVER, 40_000, true);
+    assert_eq!(outside(&mut gateway, &identifier), 40_000, "an identifier is no port");
+    // A flow that has its port already keeps it.
+    ports[40_001 / 64] |= 1 << (40_001 % 64);
+    BoundPorts::new(gateway.regions.control.clone()).set(&ports);
+    assert_eq!(outside(&mut gateway, &udp_out(40_001, 53)), 40_001);
+}

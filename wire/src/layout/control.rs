@@ -27,6 +27,9 @@ pub const BUCKET_BANKS: usize = 3;
 /// The bank that only the control process reads.
 pub const HOME_BANK: usize = 2;
 
+/// Words of a set of ports, a bit for each of 65 536.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
 /// Addresses of one uplink's pool.
 pub const MAX_POOL: usize = 16;
 /// LAN prefixes.
@@ -599,6 +602,9 @@ pub struct ControlPage {
     pub uplink_state: [u32; MAX_UPLINKS],
     /// The two halves; half `epoch & 1` is current.
     pub half: [ControlHalf; 2],
+    /// A bit for each port that a socket of the gateway has bound, lowest first: no flow is given
+    /// it. Atomic words, each true for itself.
+    pub bound_ports: [u64; PORT_WORDS],
 }
 
 /// The kernel's settings as they were before the control process changed them, to be put back.
