@@ -242,3 +242,25 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
     assert!(at_host.stop().unwrap().sources_to(host.address).is_empty());
     weir.check_conservation().unwrap();
 }
+
+#[test]
+fn a_command_that_uses_an_uplink_sends_nothing_by_the_device_of_another() {
+    let (topology, _server, weir) = site(Plan::new(2, 1));
+    // Takes what a bound socket believes to be on the link.
+    let proxy = [(format!("net/ipv4/conf/{TOWARDS_GATEWAY}/proxy_arp"), "1")];
+    let proxy = proxy.each_ref().map(|(key, value)| (key.as_str(), *value));
+    topology.providers[0].netns.sysctl(&proxy).unwrap();
+    let captures = captures(&topology);
+    let ping = |device: &str| {
+        let ping = ["use", "cable", "--", "ping", "-n", "-q", "-c", "3", "-i", "0.1", "-W", "1"];
+        let mut command = weir.cli(&ping).unwrap();
+        command.args(["-I", device]).arg(SERVER.to_string());
+        topology.gateway.output(&mut command).is_ok()
+    };
+    assert!(!ping("wan0"));
+    assert!(ping("wan1"));
+    let tallies = stop(captures);
+    let echoes = |tally: &Tally| tally.sources_to(SERVER).values().sum::<u64>();
+    assert_eq!(tallies.iter().map(echoes).collect::<Vec<_>>(), [0, 3]);
+    weir.check_conservation().unwrap();
+}

@@ -1,5 +1,6 @@
 //! The guard: a small nftables table of weir's own that keeps the kernel from forwarding between
-//! LANs and uplinks what XDP has not seen or has left to it.
+//! LANs and uplinks what XDP has not seen or has left to it, and commands run by one uplink
+//! (`weir use`) from sending by another.
 //!
 //! The gateway forwards for others (`net.ipv4.ip_forward`), so the kernel would too: before the XDP
 //! program is attached, while its device is being replaced, by an interface where it cannot run. The

@@ -3,6 +3,7 @@
 use weir_wire::layout::control::OnDataplaneLoss;
 
 use crate::near::Near;
+use crate::own::{MARK, MARKS, mark};
 use crate::site::Site;
 
 /// The table's name: of the gateways on a machine each has its own, as each has its own directory
@@ -65,9 +66,30 @@ pub fn ruleset(table: &str, site: &Site, near: &[Near]) -> String {
          \t\t{unless_lost}\n\
          \t}}\n\
          {}\
+         {}\
          }}\n",
         near.iter().map(|near| format!("\t\t{} accept\n", to(near))).collect::<String>(),
+        commands(site, &uplinks),
         translation(site, &lans, near),
+    )
+}
+
+/// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
+/// destination to be on that link where no route says otherwise (net/ipv4/route.c), so the rules by
+/// mark do not.
+fn commands(site: &Site, uplinks: &str) -> String {
+    let own = (0u8..).zip(&site.uplinks);
+    let own = own.map(|(n, u)| format!("{:#x} . \"{}\"", mark(n), u.interface));
+    let own = own.collect::<Vec<_>>().join(", ");
+    format!(
+        "\tchain output {{\n\
+         \t\ttype filter hook output priority filter - 10; policy accept;\n\
+         \t\tmeta mark & {MARKS:#x} == {MARK:#x} oifname {uplinks} goto of_command\n\
+         \t}}\n\
+         \tchain of_command {{\n\
+         \t\tmeta mark . oifname {{ {own} }} accept\n\
+         \t\tcounter drop\n\
+         \t}}\n"
     )
 }
 
@@ -136,15 +158,22 @@ mod tests {
     #[test]
     fn nothing_comes_in_and_nothing_goes_out_but_by_the_dataplane() {
         let text = ruleset("weir", &site(""), &[]);
-        assert_eq!(text.matches("counter drop").count(), 2);
+        assert_eq!(text.matches("counter drop").count(), 3);
         assert!(!text.contains("ct state") && !text.contains("oifname { \"lan0\" } accept"));
     }
 
     #[test]
     fn the_kernel_forwards_and_is_answered_if_it_may_stand_in() {
         let text = ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""), &[]);
-        assert_eq!(text.matches("counter drop").count(), 1);
+        assert_eq!(text.matches("counter drop").count(), 2);
         assert!(text.contains("ct state established,related accept"));
+    }
+
+    #[test]
+    fn a_command_of_an_uplink_leaves_by_no_other() {
+        let text = ruleset("weir", &site(""));
+        let own = "meta mark . oifname { 0x77656900 . \"wan0\", 0x77656901 . \"wan1\" } accept";
+        assert!(text.contains(own), "{text}");
     }
 
     #[test]

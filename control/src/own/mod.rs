@@ -14,10 +14,10 @@
 //! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
 //! The mark is that of commands run by `weir use` (see [`confine`](crate::confine)), which leave by
-//! their uplink or not at all, whatever address they bind to; so they have no IPv6 beyond
-//! the gateway's own networks while uplinks have none. Their rules outlive this process. What comes
-//! in by a LAN meets others' rules first: where they lead elsewhere than to an uplink, such packets
-//! are the kernel's (see `destinations`).
+//! their uplink or not at all, whatever address they bind to; the guard's table sees to the devices
+//! that they bind to. So they have no IPv6 beyond the gateway's own networks while uplinks have none.
+//! Their rules outlive this process. What comes in by a LAN meets others' rules first: where they
+//! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
 
 mod claim;
 mod message;
@@ -54,7 +54,9 @@ pub const fn mark(uplink: u8) -> u32 {
 }
 
 /// "wei" and the uplink's index: nothing that anybody else is likely to use.
-const MARK: u32 = 0x7765_6900;
+pub const MARK: u32 = 0x7765_6900;
+/// The bits that all marks share.
+pub const MARKS: u32 = 0xffff_ff00;
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
