@@ -1,0 +1,76 @@
+//! Hosts that know the gateway by another hardware address: that of a virtual router (RFC 9568 §7.3)
+//! on a macvlan device of the LAN port, as keepalived makes them with `use_vmac`.
+
+use std::net::Ipv4Addr;
+
+use weir_bench::capture::Capture;
+use weir_bench::plan::Plan;
+use weir_bench::topology::TOWARDS_GATEWAY;
+use weir_bench::weir::Weir;
+use weir_bench::{clients, server, udp_flows, wait};
+use weir_wire::layout::counters::Counter;
+
+use crate::{ECHO, SERVER, site};
+
+/// The virtual router of each host.
+const ROUTERS: [(u8, Ipv4Addr); 2] =
+    [(7, Ipv4Addr::new(10, 0, 0, 254)), (8, Ipv4Addr::new(10, 0, 0, 253))];
+
+#[test]
+fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
+    const BYTES: usize = 1_000_000;
+    let (topology, _server, configuration) = site(Plan::new(2, 2));
+    // An address is answered for by its own device alone.
+    topology.gateway.sysctl(&[("net/ipv4/conf/lan0/arp_ignore", "1")]).unwrap();
+    let weir = Weir::start(&topology, &configuration).unwrap();
+    for (host, (id, address)) in topology.hosts.iter().zip(ROUTERS) {
+        let mac = format!("00:00:5e:00:01:{id:02x}");
+        topology
+            .gateway
+            .ip(&format!(
+                "link add vrrp{id} link lan0 address {mac} type macvlan mode bridge\n\
+                 addr add {address}/32 dev vrrp{id}\n\
+                 link set vrrp{id} up\n"
+            ))
+            .unwrap();
+        host.netns.ip(&format!("route replace default via {address}\n")).unwrap();
+        wait::until("the address to be known", wait::BOUND, || {
+            let snapshot = weir.snapshot()?;
+            let known = |mac: &weir_wire::layout::control::Mac| mac.bytes()[5] == id;
+            Ok(snapshot.half.ports.iter().any(|p| p.virtual_macs.iter().any(known)).then_some(()))
+        })
+        .unwrap();
+    }
+    let lans: Vec<_> =
+        topology.hosts.iter().map(|host| Capture::start(&host.netns, "eth0").unwrap()).collect();
+    let links: Vec<_> = topology
+        .providers
+        .iter()
+        .map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap())
+        .collect();
+    let report = udp_flows::run(&topology.hosts, ECHO, 200).unwrap();
+    assert_eq!((report.sent, report.answered), (400, 400));
+    for host in &topology.hosts {
+        let download = clients::curl(&host.netns, &server::content_url(SERVER, BYTES)).unwrap();
+        assert_eq!(download.bytes, BYTES);
+        let neighbours = host
+            .netns
+            .output(std::process::Command::new("ip").args(["neigh", "show", "dev", "eth0"]));
+        let neighbours = String::from_utf8(neighbours.unwrap().stdout).unwrap();
+        assert!(neighbours.contains("00:00:5e:00:01:"), "{neighbours}");
+    }
+    for (link, provider) in links.into_iter().zip(&topology.providers) {
+        let tally = link.stop().unwrap();
+        let sources: Vec<_> = tally.sources_to(SERVER).into_keys().collect();
+        assert_eq!(sources, provider.addresses, "translated, and dealt out");
+        assert_eq!(provider.foreign_sources().unwrap(), 0);
+    }
+    assert!(lans.into_iter().all(|lan| lan.stop().unwrap().faulty == 0));
+    // A megabyte is some 700 segments, of which the kernel tier takes all but a few.
+    let forwarded = weir.counters().unwrap().sum(Counter::XdpForwarded);
+    match weir_bench::weir::tier().as_str() {
+        "user" => assert_eq!(forwarded, 0),
+        _ => assert!(forwarded > 1000, "{forwarded}"),
+    }
+    weir.check_conservation().unwrap();
+}
