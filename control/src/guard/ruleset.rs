@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_command_of_an_uplink_leaves_by_no_other() {
-        let text = ruleset("weir", &site(""));
+        let text = ruleset("weir", &site(""), &[]);
         let own = "meta mark . oifname { 0x77656900 . \"wan0\", 0x77656901 . \"wan1\" } accept";
         assert!(text.contains(own), "{text}");
     }

@@ -34,7 +34,7 @@ fn the_guard_stands_before_anything_is_refused() {
         assert!(!refused.status.success(), "{refused:?}");
         let table = table(&gateway);
         let held = "iifname \"lan0\" oifname { \"wan0\", \"wan1\" } goto to_uplink";
-        assert!(table.contains(held) && table.matches("counter drop").count() == 2, "{table}");
+        assert!(table.contains(held) && table.matches("counter drop").count() == 3, "{table}");
     });
 }
 
@@ -86,7 +86,7 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
         gateway.reload();
         let after = gateway
             .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));
-        assert_eq!(after.matches("counter drop").count(), 1, "{after}");
+        assert_eq!(after.matches("counter drop").count(), 2, "{after}");
         gateway.kill_control();
         assert_eq!(table(&gateway), after);
         gateway.done(&["detach"]);
