@@ -199,12 +199,13 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
         host_class::LAN if unsafe { (*published.uplink(port.uplink)).inbound } != 0 => {
             (XDP_PASS, Counter::XdpPassKernelRoute)
         }
-        // A pool's address that nobody has would be routed back to its provider.
-        host_class::LAN | host_class::POOL => UNASKED,
-        // A lease for an address that the gateway is to have (RFC 2131 §4.1).
+        host_class::LAN => UNASKED,
+        // A lease for an address that the gateway is to have, of a pool or not (RFC 2131 §4.1).
         _ if p.proto == udp::PROTOCOL && p.dport == [0, 68] && p.kind == Kind::Flow => {
             return Verdict::Done((XDP_PASS, Counter::XdpPassForeign));
         }
+        // That nobody has: it would be routed back to its provider.
+        host_class::POOL => UNASKED,
         _ => return Verdict::Done((XDP_DROP, Counter::XdpDropForeign)),
     };
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2).

@@ -230,8 +230,16 @@ fn from_an_uplink_nothing_goes_on_to_others_but_by_the_kernels_routes() {
     let foreign = (DROP, Counter::XdpDropForeign);
     assert_eq!(f.run(&udp(SITE, 53, [9, 9, 9, 9], 5000)), foreign);
     assert_eq!(f.run(&udp(SITE, 53, VPN, 5000)), (PASS, Counter::XdpPassKernelRoute));
-    let lease = udp(SITE, 67, [203, 0, 113, 99], 68);
-    assert_eq!(f.run(&lease), (PASS, Counter::XdpPassForeign));
+}
+
+#[test]
+fn a_lease_reaches_the_gateway_before_it_has_the_address() {
+    let mut f = Fixture::uplink("lease");
+    for address in [[203, 0, 113, 99], POOL] {
+        let lease = udp(SITE, 67, address, 68);
+        assert_eq!(f.run(&lease), (PASS, Counter::XdpPassForeign), "{address:?}");
+    }
+    assert_eq!(f.run(&udp(SITE, 67, OWN, 68)), UNASKED, "a host's");
 }
 
 #[test]
