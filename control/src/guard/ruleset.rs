@@ -5,6 +5,7 @@ use weir_wire::layout::control::OnDataplaneLoss;
 use crate::near::Near;
 use crate::own::{MARK, MARKS, mark};
 use crate::site::Site;
+use crate::sysctls;
 
 /// The table's name: of the gateways on a machine each has its own, as each has its own directory
 /// of pins.
@@ -15,9 +16,9 @@ pub fn table(pins: &std::path::Path) -> String {
     if name.starts_with("weir") { name } else { format!("weir-{name}") }
 }
 
-/// Ports below this one are for services; sockets without a port are not given them either
-/// (`net.ipv4.ip_local_port_range`).
-const FIRST_PORT: u16 = 1024;
+/// Groups: the kernel forwards one only by a route that a multicast proxy or router entered for it,
+/// after somebody asked (net/ipv4/ipmr.c).
+const GROUPS: &str = "\t\tip daddr 224.0.0.0/4 accept\n";
 
 /// The commands that put the table in place of an earlier one, in the language of nft(8); pure.
 /// Interfaces are told by name, so that one that comes later, or comes back, is held too.
@@ -56,11 +57,13 @@ pub fn ruleset(table: &str, site: &Site, near: &[Near]) -> String {
          \t\tiifname {lans} oifname {uplinks} goto to_uplink\n\
          \t}}\n\
          \tchain from_uplink {{\n\
+         {GROUPS}\
          \t\tmeta ipsec exists accept\n\
          {asked}\
          \t\tcounter drop\n\
          \t}}\n\
          \tchain to_uplink {{\n\
+         {GROUPS}\
          \t\trt ipsec exists accept\n\
          {}\
          \t\t{unless_lost}\n\
@@ -100,19 +103,20 @@ fn to(near: &Near) -> String {
 }
 
 /// Gives what LANs send there an address of the uplink's, and a port that is not weir's, so that no
-/// flow has it at the same time.
+/// flow has it at the same time. Where weir's leave too few, any port.
 fn translation(site: &Site, lans: &str, near: &[Near]) -> String {
     if near.is_empty() {
         return String::new();
     }
-    let (low, high) = site.nat_ports;
-    let (below, above) = (low.saturating_sub(FIRST_PORT), u16::MAX - high);
-    let (first, last) = if below >= above { (FIRST_PORT, low - 1) } else { (high + 1, u16::MAX) };
+    let ports = sysctls::beside(site.nat_ports);
     let mut rules = String::new();
     for near in near {
         let from_lan = format!("\t\tiifname {lans} {} rt ipsec missing", to(near));
-        let with_ports = format!("meta l4proto {{ tcp, udp, icmp }} masquerade to :{first}-{last}");
-        rules += &format!("{from_lan} {with_ports}\n{from_lan} masquerade\n");
+        if let Some((first, last)) = ports {
+            let with_ports = "meta l4proto { tcp, udp, icmp } masquerade";
+            rules += &format!("{from_lan} {with_ports} to :{first}-{last}\n");
+        }
+        rules += &format!("{from_lan} masquerade\n");
     }
     format!(
         "\tchain near {{\n\
@@ -147,6 +151,12 @@ mod tests {
         crate::site::parse("weir.toml", &text).unwrap()
     }
 
+    /// What the first uplink leads to.
+    fn near() -> [Near; 1] {
+        let networks = vec!["192.168.100.0/24".parse().unwrap()];
+        [Near { interface: "wan0".into(), networks }]
+    }
+
     #[test]
     fn a_gateway_has_a_table_of_its_own() {
         let table = |pins: &str| table(std::path::Path::new(pins));
@@ -170,6 +180,15 @@ mod tests {
     }
 
     #[test]
+    fn routed_multicast_passes_in_both_directions_before_anything_is_dropped() {
+        let text = ruleset("weir", &site(""), &[]);
+        for chain in ["from_uplink", "to_uplink"] {
+            let begin = format!("chain {chain} {{\n\t\tip daddr 224.0.0.0/4 accept\n");
+            assert!(text.contains(&begin), "{text}");
+        }
+    }
+
+    #[test]
     fn a_command_of_an_uplink_leaves_by_no_other() {
         let text = ruleset("weir", &site(""), &[]);
         let own = "meta mark . oifname { 0x77656900 . \"wan0\", 0x77656901 . \"wan1\" } accept";
@@ -186,11 +205,18 @@ mod tests {
 
     #[test]
     fn what_one_uplink_leads_to_is_reached_by_it_with_an_address_and_a_port_of_the_kernels() {
-        let networks = vec!["192.168.100.0/24".parse().unwrap()];
-        let near = [Near { interface: "wan0".into(), networks }];
-        let text = ruleset("weir", &site(""), &near);
+        let text = ruleset("weir", &site(""), &near());
         let to = "oifname \"wan0\" ip daddr { 192.168.100.0/24 }";
         assert!(text.contains(&format!("{to} accept")), "{text}");
         assert!(text.contains("masquerade to :1024-16383") && text.contains("ct state"), "{text}");
+    }
+
+    #[test]
+    fn where_weirs_ports_leave_too_few_the_kernel_takes_any() {
+        for ports in ["1024-65535", "1100-65000"] {
+            let site = site(&format!("[gateway]\nnat_ports = \"{ports}\""));
+            let text = ruleset("weir", &site, &near());
+            assert!(text.contains("masquerade\n") && !text.contains("masquerade to"), "{text}");
+        }
     }
 }
