@@ -183,13 +183,8 @@ pub async fn run(options: Options) -> Result<()> {
         };
         if look {
             match daemon.meanwhile(watcher.read()).await.flatten() {
-                Ok(mut kernel) => {
-                    kernel.remember(&daemon.kernel, now_ms());
-                    if kernel != daemon.kernel {
-                        daemon.kernel = kernel;
-                        daemon.routed = None;
-                        daemon.guard.follow(&daemon.site, &daemon.kernel);
-                    }
+                Ok(kernel) => {
+                    daemon.see(kernel);
                     daemon.tell_unfollowed();
                 }
                 Err(error) => tracing::warn!("{error:#}; going on with what is known"),
@@ -304,6 +299,8 @@ struct Daemon {
     socket: PathBuf,
     guard: Guard,
     kernel: Kernel,
+    /// Interfaces that lost their carrier since the kernel was last asked something.
+    cut: Vec<u32>,
     monitor: Monitor,
     load: Load,
     counters: Counters,
@@ -382,6 +379,7 @@ impl Daemon {
             words: Arc::new(Words::new(writer.words())),
             writer,
             known_hosts: None,
+            cut: Vec::new(),
             crowded: Complaint::default(),
             half: None,
             unresolved: Vec::new(),
@@ -455,6 +453,7 @@ impl Daemon {
         self.hear_waiting();
         for interface in self.words.lost_carriers() {
             self.kernel.lose_carrier(interface);
+            self.cut.push(interface);
         }
         let now = now_ms();
         self.writer.heartbeat(std::process::id().into(), now);
@@ -513,6 +512,20 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Takes a view that was read [`Self::meanwhile`]. A carrier that was lost since may have been
+    /// there when its link was read; if it is there again, that is in the next view.
+    fn see(&mut self, mut kernel: Kernel) {
+        for interface in self.cut.drain(..) {
+            kernel.lose_carrier(interface);
+        }
+        kernel.remember(&self.kernel, now_ms());
+        if kernel != self.kernel {
+            self.kernel = kernel;
+            self.routed = None;
+            self.guard.follow(&self.site, &self.kernel);
+        }
     }
 
     /// Says which rules of the kernel's are not followed, if they are new.
@@ -596,6 +609,7 @@ impl Daemon {
     /// # Errors
     /// When it takes longer than [`KERNEL_PATIENCE`].
     async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
+        self.cut.clear();
         let end = tokio::time::Instant::now() + KERNEL_PATIENCE;
         let mut kernel = std::pin::pin!(kernel);
         let words = Arc::clone(&self.words);
@@ -981,6 +995,7 @@ mod tests {
     use weir_shm::pins::name;
 
     use super::*;
+    use crate::events::Event;
     use crate::health::State;
     use crate::probe::Finding;
     use crate::watch::{Link, NeighbourEntry};
@@ -1072,6 +1087,43 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
         let error = daemon.meanwhile(stuck).await.unwrap_err();
         assert!(error.to_string().contains("has not answered for 3 s"), "{error}");
         assert!(usable());
+    }
+
+    #[tokio::test]
+    async fn a_view_that_was_read_before_a_cut_brings_no_carrier_back() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let event = |finding| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq: 1,
+            finding,
+            at: Instant::now(),
+        };
+        found.send(event(Finding::Sent)).await.unwrap();
+        found.send(event(Finding::Reply(1000))).await.unwrap();
+        let before = daemon.publish().unwrap();
+        let (region, words) = (daemon.writer.region().clone(), Arc::clone(&daemon.words));
+        assert_ne!(region.uplink_state(0) & uplink_state::USABLE, 0);
+        let slow = async {
+            let read = kernel();
+            words.hear_event(Event::Link { index: 2, up: true, running: false });
+            while region.epoch() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            read
+        };
+        let read = daemon.meanwhile(slow).await.unwrap();
+        daemon.see(read);
+        daemon.publish().unwrap();
+        let word = region.uplink_state(0);
+        assert_eq!(word & uplink_state::USABLE, 0);
+        assert_ne!(word & uplink_state::NO_CARRIER, 0);
+
+        let next = daemon.meanwhile(async { kernel() }).await.unwrap();
+        daemon.see(next);
+        daemon.publish().unwrap();
+        assert_eq!(region.uplink_state(0) & uplink_state::NO_CARRIER, 0, "it is there again");
     }
 
     #[tokio::test]

@@ -114,7 +114,7 @@ impl Words {
     }
 
     /// Takes an event about an interface.
-    fn hear_event(&self, event: Event) {
+    pub fn hear_event(&self, event: Event) {
         let Event::Link { index, running: false, .. } = event else { return };
         for (uplink, interface) in (0u8..).zip(&self.interfaces) {
             if interface.load(SeqCst) == index {
