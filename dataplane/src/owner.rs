@@ -1,5 +1,7 @@
 //! Who has a LAN address, by the kernel's tables: of which the gateway's own ARP is the writer.
 
+use std::cell::Cell;
+use std::io;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
@@ -22,6 +24,8 @@ const REPLY: usize = 8192;
 #[derive(Debug)]
 pub struct Owners {
     socket: Socket,
+    /// Sequence number of the last question.
+    asked: Cell<u32>,
 }
 
 impl Owners {
@@ -29,32 +33,38 @@ impl Owners {
     ///
     /// # Errors
     /// When the kernel gives none.
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        Ok(Self { socket })
+        Ok(Self { socket, asked: Cell::new(0) })
     }
 
     /// Who has the address, or is the router to it, behind the interface with this index. What the
     /// kernel does not know, or not for sure, it begins to find out.
     pub fn of(&self, interface: u32, address: [u8; 4]) -> Owner {
-        let Some(address) = self.next_hop(interface, address.into()) else { return Owner::Nobody };
+        self.look(interface, address.into()).unwrap_or(Owner::Unknown)
+    }
+
+    fn look(&self, interface: u32, address: Ipv4Addr) -> io::Result<Owner> {
+        let Some(address) = self.next_hop(interface, address)? else { return Ok(Owner::Nobody) };
         let mut query = NeighbourMessage::default();
         query.header.family = AddressFamily::Inet;
         query.header.ifindex = interface;
         query.attributes.push(destination(address));
         let known = match self.ask(RouteNetlinkMessage::GetNeighbour(query), NLM_F_REQUEST) {
-            Some(RouteNetlinkMessage::NewNeighbour(known)) => Some(known),
-            _ => None,
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(known))) => Some(known),
+            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         let state = known.as_ref().map_or(NeighbourState::None, |known| known.header.state);
         let mac = known.iter().flat_map(|known| &known.attributes).find_map(|attribute| {
             let NeighbourAttribute::LinkLayerAddress(mac) = attribute else { return None };
             <[u8; 6]>::try_from(mac.as_slice()).ok()
         });
-        match (state, mac) {
+        Ok(match (state, mac) {
             (NeighbourState::Failed, _) => Owner::Nobody,
             (NeighbourState::None, _) => {
                 self.resolve(interface, address);
@@ -66,23 +76,25 @@ impl Owners {
             }
             (_, Some(mac)) => Owner::At(mac),
             (_, None) => Owner::Asked,
-        }
+        })
     }
 
     /// The neighbour by which packets to the address leave; `None`: not by this interface.
-    fn next_hop(&self, interface: u32, address: Ipv4Addr) -> Option<Ipv4Addr> {
+    fn next_hop(&self, interface: u32, address: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
         query.header.destination_prefix_length = 32;
         query.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
         let reply = self.ask(RouteNetlinkMessage::GetRoute(query), NLM_F_REQUEST)?;
-        let RouteNetlinkMessage::NewRoute(route) = reply else { return None };
+        let Some(RouteNetlinkMessage::NewRoute(route)) = reply else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
         let leaves = route.attributes.contains(&RouteAttribute::Oif(interface));
         let gateway = route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
             _ => None,
         });
-        leaves.then(|| gateway.unwrap_or(address))
+        Ok(leaves.then(|| gateway.unwrap_or(address)))
     }
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
@@ -94,26 +106,78 @@ impl Owners {
         neighbour.header.flags = NeighbourFlags::Use;
         neighbour.attributes.push(destination(address));
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), flags);
+        // What fails is asked for again with the next claim.
+        let _ = self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), flags);
     }
 
-    /// The reply, if it is not an error or an acknowledgement.
-    fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> Option<RouteNetlinkMessage> {
+    /// The reply; `None`: an acknowledgement.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or with an error.
+    fn ask(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Option<RouteNetlinkMessage>> {
+        let number = self.asked.get().wrapping_add(1);
+        self.asked.set(number);
         let mut request = NetlinkMessage::from(message);
-        request.header.flags = flags;
+        (request.header.flags, request.header.sequence_number) = (flags, number);
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).ok()?;
-        let mut reply = Vec::with_capacity(REPLY);
-        self.socket.recv(&mut reply, 0).ok()?;
-        match NetlinkMessage::deserialize(&reply).ok()?.payload {
-            NetlinkPayload::InnerMessage(message) => Some(message),
-            _ => None,
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let mut reply = Vec::with_capacity(REPLY);
+            self.socket.recv(&mut reply, 0)?;
+            let reply = NetlinkMessage::deserialize(&reply).map_err(io::Error::other)?;
+            // One before it was given up, and answered late.
+            if reply.header.sequence_number != number {
+                continue;
+            }
+            return match reply.payload {
+                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+                NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+                _ => Ok(None),
+            };
         }
     }
 }
 
 fn destination(address: Ipv4Addr) -> NeighbourAttribute {
     NeighbourAttribute::Destination(NeighbourAddress::Inet(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `lo`.
+    const LOOPBACK: u32 = 1;
+
+    #[test]
+    fn what_is_routed_elsewhere_is_nobodys_here_and_an_error_says_nothing() {
+        let mut owners = Owners::new().unwrap();
+        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Nobody);
+        // One that knows no such question.
+        let mut socket = Socket::new(netlink_sys::protocols::NETLINK_GENERIC).unwrap();
+        socket.bind_auto().unwrap();
+        socket.connect(&SocketAddr::new(0, 0)).unwrap();
+        owners.socket = socket;
+        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Unknown);
+    }
+
+    #[test]
+    fn the_answer_to_an_earlier_question_is_not_taken_for_that_of_a_later_one() {
+        let owners = Owners::new().unwrap();
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        let mut early = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(query));
+        (early.header.flags, early.header.sequence_number) = (NLM_F_REQUEST, 77);
+        early.finalize();
+        let mut bytes = vec![0; early.buffer_len()];
+        early.serialize(&mut bytes);
+        owners.socket.send(&bytes, 0).unwrap();
+        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Nobody);
+    }
 }

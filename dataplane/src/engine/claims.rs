@@ -28,6 +28,8 @@ pub enum Owner {
     Asked,
     /// Nobody who would say so.
     Nobody,
+    /// It did not say.
+    Unknown,
 }
 
 /// A flow's packets come from here.
@@ -80,7 +82,7 @@ impl Engine {
             let port = self.snapshot.half.ports[usize::from(claim.host.port)];
             let granted = match ask(port.ifindex, forward.src) {
                 Owner::At(mac) => mac == claim.host.mac,
-                Owner::Asked => false,
+                Owner::Asked | Owner::Unknown => false,
                 Owner::Nobody => claim.silent,
             };
             if granted {

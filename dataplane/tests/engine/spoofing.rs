@@ -110,7 +110,7 @@ fn answers_stay_with_their_host_while_the_kernel_finds_it_there() {
     for frame in flows() {
         let (mut gateway, device, answer) = flow_beside_guests(&frame);
         gateway.now += SILENT_MS;
-        for owner in [Owner::At(HOST_MAC), Owner::Asked] {
+        for owner in [Owner::At(HOST_MAC), Owner::Asked, Owner::Unknown] {
             one(gateway.send(LAN, &from(LAN, &frame)));
             assert_eq!(gateway.settle(owner), 1);
             assert_eq!(receiver(gateway.send(device, &answer)), (LAN, HOST_MAC));
