@@ -189,15 +189,22 @@ fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
 /// the number that this acknowledges; one that acknowledges, and a FIN, may come before or behind
 /// others, but is near in both directions. Before its direction was seen, what it acknowledges is
 /// all that there is to go by.
+///
+/// Who closes while much comes in acknowledges no more of it than has arrived: a FIN may be as far
+/// behind in that as a segment in its direction.
 fn is_of_connection(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
-    let near = |number: u32, next: u32| number.wrapping_sub(next).wrapping_add(NEAR) <= 2 * NEAR;
+    let near = |number: u32, next: u32, behind: u32| {
+        number.wrapping_sub(next).wrapping_add(behind) <= behind + NEAR
+    };
     let (next, peer) = (table.slot(index).next_seq(), table.slot(action.peer));
-    let acks = header.flags & tcp::flag::ACK != 0 && near(header.ack, peer.next_seq());
+    let acks =
+        |behind| header.flags & tcp::flag::ACK != 0 && near(header.ack, peer.next_seq(), behind);
     if action.flags & flag::SEEN == 0 {
-        return acks;
+        return acks(NEAR);
     }
-    let bare = header.flags & tcp::flag::RST != 0 && header.seq == next;
-    bare || acks && near(header.segment.end, next)
+    let reset = header.flags & tcp::flag::RST != 0;
+    let bare = reset && header.seq == next;
+    bare || near(header.segment.end, next, NEAR) && acks(if reset { NEAR } else { tcp::REACH })
 }
 
 /// Does a segment of a closing connection show that its sender has not closed it? After a RST it
@@ -302,9 +309,14 @@ mod tests {
 
         /// A packet, of TCP a segment at `seq`.
         fn see_at(&self, index: u32, flags: u8, seq: u32, len: u32) {
+            let peer = self.table.slot(index).action().peer;
+            self.see_acking(index, flags, seq, len, self.table.slot(peer).next_seq());
+        }
+
+        /// One that acknowledges this.
+        fn see_acking(&self, index: u32, flags: u8, seq: u32, len: u32, ack: u32) {
             let slot = self.table.slot(index);
             let (action, segment) = (slot.action(), Segment::new(seq, len, flags));
-            let ack = self.table.slot(action.peer).next_seq();
             let header = Header { flags, seq, ack, segment };
             let header = (self.proto == tcp::PROTOCOL).then_some(&header);
             follow(&self.table, index, &action, header);
@@ -426,6 +438,19 @@ mod tests {
             }
         }
         assert!(pair.state() == FlowState::Established && pair.offered());
+    }
+
+    #[test]
+    fn a_fin_counts_though_much_that_is_under_way_has_not_arrived() {
+        for (mebibytes, counts) in [(2, true), (60, true), (70, false)] {
+            let pair = connection();
+            let arrived = pair.table.slot(pair.forward).next_seq();
+            (0..mebibytes).for_each(|_| pair.see_data(pair.forward, ACK, 1 << 20));
+            let end = pair.table.slot(pair.back).next_seq();
+            pair.see_acking(pair.back, FIN, end, 0, arrived);
+            pair.see(pair.forward, FIN);
+            assert_eq!(pair.state() == FlowState::Closing, counts, "{mebibytes} MiB");
+        }
     }
 
     #[test]
