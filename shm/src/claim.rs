@@ -87,7 +87,10 @@ impl Pins {
         let _held = self.lock()?;
         let failed = |source| Error::Io { action: "look at", path: path.clone(), source };
         let file = File::open(&path).map_err(failed)?;
-        let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        Ok(!free)
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 }
