@@ -2,6 +2,7 @@
 //! alone.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::gateway::{Gateway, on_its_own, run};
 
@@ -61,6 +62,8 @@ fn a_guard_that_somebody_removed_is_put_back_beside_what_others_have_there() {
     on_its_own(|| {
         let gateway = Gateway::start("guard-flushed", "");
         let before = whole_table(&gateway);
+        // What goes before weir-control has looked at what it made is made again without a word.
+        std::thread::sleep(Duration::from_millis(500));
         run("nft flush ruleset");
         run("nft add table inet operator");
         run("nft add chain inet operator forward { type filter hook forward priority 0 ; }");
