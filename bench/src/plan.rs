@@ -102,7 +102,7 @@ impl Plan {
         within("the number of providers", self.uplinks.len(), MAX_PROVIDERS)?;
         within("the number of hosts", self.hosts, MAX_HOSTS)?;
         within("the number of servers", self.servers, 200)?;
-        within("the number of queues", self.queues as usize, 64)?;
+        within("the number of queues", self.queues as usize, 256)?;
         for line in &self.lines {
             ensure!(
                 *line < self.uplinks.len(),

@@ -246,19 +246,8 @@ impl Topology {
         for namespace in self.namespaces() {
             let _ = writeln!(lines, "netns add {}", namespace.name());
         }
-        let mut link = |a: (&Netns, &str, Port), b: (&Netns, &str, Port), mtu: u32| {
-            let queues = self.plan.queues;
-            let end = |(netns, name, port): (&Netns, &str, Port)| {
-                format!(
-                    "{name} address {} mtu {mtu} numrxqueues {queues} numtxqueues {queues} \
-                     netns {}",
-                    port.mac(),
-                    netns.name()
-                )
-            };
-            let _ = writeln!(lines, "link add {} type veth peer name {}", end(a), end(b));
-        };
-        let lan_mtu = self.plan.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(1500);
+        let mut link = |a: End<'_>, b: End<'_>, mtu: u32| lines += &self.link(a, b, mtu);
+        let lan_mtu = self.lan_mtu();
         let gateway = &self.gateway;
         if let Some(switch) = &self.switch {
             let up = (switch, TOWARDS_GATEWAY, Port::SwitchUp);
@@ -297,6 +286,79 @@ impl Topology {
         lines
     }
 
+    /// A link between two ports, as a line.
+    fn link(&self, a: End<'_>, b: End<'_>, mtu: u32) -> String {
+        let queues = self.plan.queues;
+        let end = |(netns, name, port): End<'_>| {
+            let (mac, netns) = (port.mac(), netns.name());
+            format!(
+                "{name} address {mac} mtu {mtu} numrxqueues {queues} numtxqueues {queues} netns \
+                 {netns}"
+            )
+        };
+        format!("link add {} type veth peer name {}\n", end(a), end(b))
+    }
+
+    fn lan_mtu(&self) -> u32 {
+        self.plan.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(1500)
+    }
+
+    /// Removes an interface of the gateway, and its peer with it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove(&self, interface: &str) -> Result<()> {
+        self.gateway.ip(&format!("link del {interface}\n"))
+    }
+
+    /// Makes a provider's uplink anew after it was removed. `prepare` has the gateway's interface,
+    /// which is called so for a moment, before it gets its name, its addresses and its route.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn restore_uplink(
+        &self,
+        provider: usize,
+        prepare: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<()> {
+        const FOR_NOW: &str = "restored";
+        let provider = &self.providers[provider];
+        let (index, netns) = (provider.index, &provider.netns);
+        let router = (netns, TOWARDS_GATEWAY, Port::RouterCustomer(index));
+        let gateway = (&self.gateway, FOR_NOW, Port::GatewayWan(index));
+        self.run.ip(&self.link(gateway, router, self.plan.uplinks[index].mtu))?;
+        let (_, length) = plan::provider_prefix(index);
+        netns.ip(&format!(
+            "link set {TOWARDS_GATEWAY} up\n\
+             addr add {}/{length} dev {TOWARDS_GATEWAY}\n",
+            provider.next_hop
+        ))?;
+        self.accept_redirects(netns, TOWARDS_GATEWAY)?;
+        self.no_offload(&self.gateway, FOR_NOW)?;
+        no_reverse_path_filter(&self.gateway)?;
+        prepare(FOR_NOW)?;
+        self.gateway.ip(&format!("link set {FOR_NOW} name {}\n", provider.interface()))?;
+        self.gateway.ip(&uplink_lines(provider))
+    }
+
+    /// Makes the LAN port of a host that has one of its own anew after it was removed.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn restore_lan(&self, port: usize) -> Result<()> {
+        let (name, host) = (format!("lan{port}"), &self.hosts[port]);
+        let gateway = (&self.gateway, name.as_str(), Port::GatewayLan(port));
+        let end = (&host.netns, "eth0", Port::Host(port));
+        self.run.ip(&self.link(gateway, end, self.lan_mtu()))?;
+        self.no_offload(&self.gateway, &name)?;
+        no_reverse_path_filter(&self.gateway)?;
+        self.gateway.ip(&format!(
+            "link set {name} up\naddr add {}/16 dev {name}\n",
+            plan::lan_gateway(port)
+        ))?;
+        self.set_up_host(host)
+    }
+
     fn set_up_gateway(&self) -> Result<()> {
         let gateway = &self.gateway;
         let mut lines = "link set lo up\n".to_owned();
@@ -311,16 +373,8 @@ impl Topology {
             }
         }
         for provider in &self.providers {
-            let device = provider.interface();
-            let _ = writeln!(lines, "link set {device} up");
-            for address in &provider.addresses {
-                let _ = writeln!(lines, "addr add {address}/24 dev {device}");
-            }
-            let metric = 100 + provider.index;
-            let next_hop = provider.next_hop;
-            let _ =
-                writeln!(lines, "route add default via {next_hop} dev {device} metric {metric}");
-            devices.push(device);
+            lines += &uplink_lines(provider);
+            devices.push(provider.interface());
         }
         for device in &devices {
             self.no_offload(gateway, device)?;
@@ -464,6 +518,21 @@ impl Topology {
         }
         netns.ip(&format!("link set {device} gro_max_size 1\n"))
     }
+}
+
+/// A port, the namespace it is in, and its name there.
+type End<'t> = (&'t Netns, &'t str, Port);
+
+/// The gateway's side of an uplink: up, with addresses and a default route.
+fn uplink_lines(provider: &Provider) -> String {
+    let device = provider.interface();
+    let mut lines = format!("link set {device} up\n");
+    for address in &provider.addresses {
+        let _ = writeln!(lines, "addr add {address}/24 dev {device}");
+    }
+    let (metric, next_hop) = (100 + provider.index, provider.next_hop);
+    let _ = writeln!(lines, "route add default via {next_hop} dev {device} metric {metric}");
+    lines
 }
 
 fn offloads(netns: &Netns, device: &str, gro: &str) -> Result<()> {

@@ -16,6 +16,7 @@ use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::{Counter, UplinkCounters};
+use weir_wire::layout::status::{DeviceState, DeviceStatus};
 
 use crate::netns::Netns;
 use crate::process::Process;
@@ -47,10 +48,19 @@ impl Weir {
     /// # Errors
     /// When a process cannot be started, or does not come up; the error carries its log.
     pub fn start(topology: &Topology, configuration: &str) -> Result<Self> {
+        let uplinks: Vec<_> = (0..topology.providers.len()).collect();
+        Self::start_on(topology, configuration, &uplinks)
+    }
+
+    /// As [`Self::start`], for a site of whose uplinks these alone can be used.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(topology: &Topology, configuration: &str, uplinks: &[usize]) -> Result<Self> {
         let mut weir = Self::prepare(topology, configuration)?;
         weir.start_control()?;
         weir.start_dataplane()?;
-        weir.wait_until_usable(topology.providers.len())?;
+        weir.wait_until_usable(uplinks)?;
         Ok(weir)
     }
 
@@ -134,8 +144,10 @@ impl Weir {
             let page = status.read();
             let workers = usize::try_from(page.workers)?.max(1);
             let alive = page.worker[..workers].iter().all(|w| w.heartbeat_ms > before);
-            let attached = page.devices.iter().any(|d| d.xdp != 0);
-            Ok((page.pid == started && alive && attached).then_some(()))
+            let state = |d: &DeviceStatus| DeviceState::from_byte(d.state);
+            let coming = page.devices.iter().any(|d| state(d) == DeviceState::Joining);
+            let attached = page.devices.iter().any(|d| state(d) == DeviceState::Attached);
+            Ok((page.pid == started && alive && attached && !coming).then_some(()))
         });
         up.with_context(|| self.log("weir-dataplane"))?;
         self.dataplane = Some(process);
@@ -337,6 +349,33 @@ impl Weir {
         })
     }
 
+    /// How a device is, as `weir status` tells: state, and why; `None`: it does not name the device.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn device(&self, interface: &str) -> Result<Option<(String, String)>> {
+        let output = crate::process::output(&mut self.cli(&["--json", "status"])?)?;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let devices = status["status"]["devices"].as_array().context("no devices")?;
+        let device = devices.iter().find(|device| device["interface"] == interface);
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(device.map(|device| (text(&device["state"]), text(&device["why"]))))
+    }
+
+    /// Waits until a device is in a state, and its reason has these words.
+    ///
+    /// # Errors
+    /// When it is not; the error has how it was last, and the log.
+    pub fn wait_for_device(&self, interface: &str, state: &str, words: &str) -> Result<()> {
+        let mut last = None;
+        wait::until(&format!("{interface} to be {state}"), wait::BOUND, || {
+            last = self.device(interface)?;
+            let so = last.as_ref().is_some_and(|(is, why)| is == state && why.contains(words));
+            Ok(so.then_some(()))
+        })
+        .with_context(|| format!("{last:?}\n{}", self.log("weir-dataplane")))
+    }
+
     /// The program `weir` with this gateway's arguments.
     ///
     /// # Errors
@@ -371,18 +410,18 @@ impl Weir {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
-    /// Waits until this many uplinks, the first, take flows.
+    /// Waits until these uplinks, given by provider, take flows.
     ///
     /// # Errors
-    /// When they do not.
-    pub fn wait_until_usable(&self, uplinks: usize) -> Result<()> {
+    /// When they do not; the error carries the log.
+    pub fn wait_until_usable(&self, uplinks: &[usize]) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
-        wait::until("all uplinks to take flows", wait::BOUND, || {
-            let usable = |u: usize| region.uplink_state(u as u8) & uplink_state::USABLE != 0;
+        wait::until("uplinks to take flows", wait::BOUND, || {
+            let usable = |u: &usize| region.uplink_state(*u as u8) & uplink_state::USABLE != 0;
             // State words are flipped before the buckets that follow from them are published.
-            let dealt = |table: &BucketTable| (0..uplinks).all(|u| table.contains(&(u as u8)));
+            let dealt = |table: &BucketTable| uplinks.iter().all(|u| table.contains(&(*u as u8)));
             let published = region.snapshot().is_some_and(|s| dealt(&s.buckets[0]));
-            Ok(((0..uplinks).all(usable) && published).then_some(()))
+            Ok((uplinks.iter().all(usable) && published).then_some(()))
         })
         .with_context(|| self.log("weir-control"))
     }

@@ -25,6 +25,7 @@ use crate::bound;
 use crate::by_hand::{self, Ledger};
 use crate::complaint::Complaint;
 use crate::confine::Confined;
+use crate::dataplane::Dataplane;
 use crate::file::Source;
 use crate::guard::Guard;
 use crate::health::{self, PassiveCounts};
@@ -117,6 +118,7 @@ pub async fn run(options: Options) -> Result<()> {
     bound::follow(BoundPorts::new(region.clone()));
     let held = Held { source, guard, keeper, socket: options.socket.clone() };
     let mut daemon = Daemon::new(site, held, kernel, region, hosts, counters, users, findings);
+    daemon.dataplane = Dataplane::of(&pins);
     daemon.enforce(&watcher).await?;
     daemon.hold_sysctls();
     daemon.resolve(&watcher).await;
@@ -249,7 +251,7 @@ fn now_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
-/// What takes one uplink out of use keeps the others from nothing.
+/// What takes one LAN or one uplink out of use keeps the others from nothing.
 fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<()> {
     let problems = site::against_kernel(site, kernel, &path.display().to_string());
     let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
@@ -301,6 +303,7 @@ struct Daemon {
     kernel: Kernel,
     /// Interfaces that lost their carrier since the kernel was last asked something.
     cut: Vec<u32>,
+    dataplane: Dataplane,
     monitor: Monitor,
     load: Load,
     counters: Counters,
@@ -366,6 +369,7 @@ impl Daemon {
         let mut daemon = Self {
             monitor: Monitor::new(&site, &earlier, now_ms()),
             load: Load::new(&site),
+            dataplane: Dataplane::default(),
             counters,
             overrides: Overrides::default(),
             ledger: Ledger::read(held.source.overrides()),
@@ -459,6 +463,7 @@ impl Daemon {
         self.writer.heartbeat(std::process::id().into(), now);
         self.overrides.expire(time::boot_s());
         let mut published = self.derive();
+        self.dataplane.mark(&mut published);
         self.monitor.observe(&published.problems, now);
         self.monitor.tick(now);
         let policies = &published.half.policies;

@@ -28,6 +28,7 @@
 //! | `words` | uplinks' state words, for people |
 //! | `time` | times and durations, for people |
 //! | `ports` | numbers of ports and devices, which stay |
+//! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`sysctls`] | the kernel's settings that a gateway takes |
 //! | [`file`] | the configuration file, and the last good one |
@@ -48,6 +49,7 @@ pub mod cli;
 mod complaint;
 pub mod confine;
 pub mod daemon;
+pub mod dataplane;
 mod destinations;
 mod devices;
 mod events;

@@ -127,7 +127,8 @@ impl Monitor {
         // What is lost, the carrier first: the rest goes with it, and one cut is one fault. What
         // is back, the carrier last: a link is up at once when all is well, and what is wrong with
         // it must be known by then.
-        const BITS: [Bit; 3] = [
+        const BITS: [Bit; 4] = [
+            (uplink_state::NO_DEVICE, Signal::Device),
             (uplink_state::NO_CARRIER, Signal::Carrier),
             (uplink_state::NO_ADDRESS, Signal::Address),
             (uplink_state::NO_NEXT_HOP, Signal::NextHop),

@@ -5,9 +5,9 @@
 
 use std::net::Ipv4Addr;
 
-use weir_wire::layout::MAX_QUEUES;
+use weir_wire::layout::checksum64;
 use weir_wire::layout::control::{
-    ControlHalf, Device, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
+    ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
 };
 
 use crate::watch::{Kernel, Link};
@@ -37,32 +37,36 @@ impl<'h> Ports<'h> {
         Self { half, last, kernel }
     }
 
-    /// Adds a port, and its device if it is the first of it; `None` when the interface is missing
-    /// or no slot is left.
+    /// Adds a port, and its device if it is the first of it; `None` when the interface is missing or
+    /// cannot be used, or no slot is left.
     pub fn add(&mut self, interface: &str, role: PortRole, uplink: u8) -> Option<u8> {
-        let Some(link) = self.kernel.link(interface) else {
-            self.reserve(interface, role, uplink);
-            return None;
+        let (link, parent) = match usable(interface, self.kernel) {
+            Ok(found) => found,
+            Err(fault) => {
+                self.reserve(interface, role, uplink, fault);
+                return None;
+            }
         };
-        let (parent, vlan) = match link.vlan {
-            Some((parent, id)) => (self.kernel.links.iter().find(|l| l.index == parent)?, id),
-            None => (link, 0),
-        };
+        let vlan = link.vlan.map_or(0, |(_, id)| id);
         let name = Name::new(&parent.name);
         let identity = match role {
             PortRole::Uplink => Identity::Uplink(uplink),
             PortRole::Lan => Identity::Lan(name, vlan),
         };
-        let (device, port) = (self.number(device_name, &name)?, self.number(port_of, &identity)?);
+        let missed = || self.number_missed(interface, role);
+        let port = self.number_had(port_of, &identity).or_else(missed);
+        let port = port.or_else(|| self.number(port_of, &identity))?;
+        let device = self.number(device_name, &name)?;
         if !self.half.insert_port_slot(parent.index, vlan, port as u8) {
             return None;
         }
         self.half.devices[device] = Device {
             ifindex: parent.index,
-            queues: parent.queues.min(MAX_QUEUES as u32),
+            queues: parent.queues,
             mtu: parent.mtu,
             xdp_transmit: u8::from(parent.xdp_transmit),
-            reserved: [0; 19],
+            fault: DeviceFault::None as u8,
+            reserved: [0; 18],
             name,
         };
         let address = self.kernel.addresses_of(link.index).first().map_or([0; 4], Ipv4Addr::octets);
@@ -81,6 +85,7 @@ impl<'h> Ports<'h> {
                 PortRole::Uplink => [Mac::new(link.mac); MAX_VIRTUAL_MACS],
             },
         };
+        self.half.interfaces[port] = checksum64(interface.as_bytes());
         Some(port as u8)
     }
 
@@ -93,26 +98,34 @@ impl<'h> Ports<'h> {
         macs
     }
 
-    /// Keeps the numbers of an interface that is missing, for when it is back. What flows still
-    /// send by the port finds a device without sockets.
-    fn reserve(&mut self, interface: &str, role: PortRole, uplink: u8) {
-        let identity = match role {
-            PortRole::Uplink => Identity::Uplink(uplink),
-            PortRole::Lan => Identity::Lan(Name::new(interface), 0),
+    /// Enters an interface that is missing or cannot be used, by the numbers it had, for when it can.
+    /// What flows still send by the port finds a device without sockets.
+    fn reserve(&mut self, interface: &str, role: PortRole, uplink: u8, fault: DeviceFault) {
+        let sum = checksum64(interface.as_bytes());
+        let had = match role {
+            PortRole::Uplink => self.number_had(port_of, &Identity::Uplink(uplink)),
+            PortRole::Lan => self.number_had(lan_of, &sum),
         };
-        let Some(last) = self.last else { return };
-        let Some(number) = (0..last.ports.len()).find(|n| port_of(last, *n) == Some(identity))
-        else {
-            return;
-        };
-        let port = Port { ifindex: 0, ..last.ports[number] };
-        self.half.ports[number] = port;
-        let device = usize::from(port.device);
-        if device_name(self.half, device).is_none()
-            && let Some(gone) = last.devices.get(device)
-        {
-            self.half.devices[device] = Device { ifindex: 0, queues: 0, ..*gone };
+        let same = |number: &usize| self.last.is_some_and(|last| last.interfaces[*number] == sum);
+        let before = had.filter(same).and_then(|number| Some(self.last?.ports[number]));
+        let gone = before.and_then(|port| self.last?.devices.get(usize::from(port.device)));
+        let name = gone.map_or(Name::new(interface), |device| device.name);
+        let fresh = || (0..self.half.ports.len()).find(|n| self.is_free(port_of, *n));
+        let nobodys = || (0..self.half.ports.len()).find(|n| self.is_unknown(port_of, *n));
+        let port = had.or_else(nobodys).or_else(fresh);
+        let (Some(port), Some(device)) = (port, self.number(device_name, &name)) else { return };
+        let vlan = before.map_or(0, |port| port.vlan);
+        let parent_is_there = vlan != 0 && self.kernel.link(name.as_str()).is_some();
+        if device_name(self.half, device).is_none() {
+            let fault = if parent_is_there { DeviceFault::MissingVlan } else { fault };
+            let mut slot = gone.copied().unwrap_or(self.half.devices[device]);
+            (slot.ifindex, slot.queues, slot.fault, slot.name) = (0, 0, fault as u8, name);
+            self.half.devices[device] = slot;
         }
+        let mut slot = before.unwrap_or(self.half.ports[port]);
+        (slot.role, slot.device, slot.uplink) = (role as u8, device as u8, uplink);
+        slot.ifindex = 0;
+        (self.half.ports[port], self.half.interfaces[port]) = (slot, sum);
     }
 
     /// The number it has, else the one it had, else one that nobody had, else a free one.
@@ -121,18 +134,56 @@ impl<'h> Ports<'h> {
         of: fn(&ControlHalf, usize) -> Option<T>,
         wanted: &T,
     ) -> Option<usize> {
-        let is = |half: &ControlHalf, number| of(half, number).as_ref() == Some(wanted);
-        let free = |number: &usize| of(self.half, *number).is_none();
-        let last = |number| self.last.and_then(|last| of(last, number));
         let numbers = || 0..self.half.ports.len().min(self.half.devices.len());
         numbers()
-            .find(|number| is(self.half, *number))
-            .or_else(|| {
-                let last = self.last?;
-                numbers().find(|number| is(last, *number) && free(number))
-            })
-            .or_else(|| numbers().find(|number| free(number) && last(*number).is_none()))
-            .or_else(|| numbers().find(free))
+            .find(|number| of(self.half, *number).as_ref() == Some(wanted))
+            .or_else(|| self.number_had(of, wanted))
+            .or_else(|| numbers().find(|number| self.is_unknown(of, *number)))
+            .or_else(|| numbers().find(|number| self.is_free(of, *number)))
+    }
+
+    /// The number it had, if nobody has it now.
+    fn number_had<T: PartialEq>(
+        &self,
+        of: fn(&ControlHalf, usize) -> Option<T>,
+        wanted: &T,
+    ) -> Option<usize> {
+        let last = self.last?;
+        (0..last.ports.len())
+            .find(|number| of(last, *number).as_ref() == Some(wanted) && self.is_free(of, *number))
+    }
+
+    /// The number that was kept for a LAN's interface while it was missing. Of one that was there it
+    /// is no proof: a VLAN device may have another id now.
+    fn number_missed(&self, interface: &str, role: PortRole) -> Option<usize> {
+        let number = self.number_had(lan_of, &checksum64(interface.as_bytes()))?;
+        (role == PortRole::Lan && self.last?.ports[number].ifindex == 0).then_some(number)
+    }
+
+    fn is_free<T>(&self, of: fn(&ControlHalf, usize) -> Option<T>, number: usize) -> bool {
+        of(self.half, number).is_none()
+    }
+
+    /// Nobody has it, and nobody had.
+    fn is_unknown<T>(&self, of: fn(&ControlHalf, usize) -> Option<T>, number: usize) -> bool {
+        self.is_free(of, number) && self.last.is_none_or(|last| of(last, number).is_none())
+    }
+}
+
+/// The interface, and the device that carries its frames: itself, or a VLAN's parent.
+pub fn usable<'k>(
+    interface: &str,
+    kernel: &'k Kernel,
+) -> Result<(&'k Link, &'k Link), DeviceFault> {
+    let link = kernel.link(interface).ok_or(DeviceFault::Missing)?;
+    let parent = match link.vlan {
+        Some((parent, _)) => kernel.links.iter().find(|l| l.index == parent),
+        None => Some(link),
+    };
+    match parent.ok_or(DeviceFault::Missing)? {
+        parent if parent.headerless => Err(DeviceFault::NoEthernet),
+        parent if link.vlan.is_some() && parent.vlan.is_some() => Err(DeviceFault::StackedVlan),
+        parent => Ok((link, parent)),
     }
 }
 
@@ -146,6 +197,12 @@ fn port_of(half: &ControlHalf, number: usize) -> Option<Identity> {
         }
         _ => None,
     }
+}
+
+/// The interface of the LAN port with this number, as [`ControlHalf::interfaces`]; none: it is no LAN's.
+fn lan_of(half: &ControlHalf, number: usize) -> Option<u64> {
+    let port = half.ports.get(number)?;
+    (port.role == PortRole::Lan as u8).then_some(half.interfaces[number])
 }
 
 /// The name of the device with this number; none: there is none.
@@ -254,5 +311,69 @@ mod tests {
         let (numbers, half) = numbered(&["lan0"], &["wan0"], &kernel, None);
         assert_eq!((device(&half, numbers[0]), device(&half, numbers[1])), ("trunk", "trunk"));
         assert_eq!(half.devices.iter().filter(|d| d.ifindex != 0).count(), 1);
+    }
+
+    /// A trunk with these VLANs, and an uplink. The names of the VLANs are not their numbers.
+    fn trunk(vlans: &[(&str, u16)]) -> Kernel {
+        let mut kernel = kernel(&["trunk", "wan0"]);
+        for (index, (name, id)) in (10u32..).zip(vlans) {
+            let (name, vlan) = ((*name).to_owned(), Some((1, *id)));
+            kernel.links.push(Link { index, name, vlan, mtu: 1500, ..Link::default() });
+        }
+        kernel
+    }
+
+    #[test]
+    fn vlans_made_again_in_another_order_keep_their_numbers() {
+        let lans = ["office", "guests"];
+        let add = |kernel: &Kernel, last| numbered(&lans, &["wan0"], kernel, last);
+        let (before, half) = add(&trunk(&[("office", 10), ("guests", 20)]), None);
+        let (none, half) = add(&trunk(&[]), Some(&half));
+        assert_eq!(none, [None, None, before[2]]);
+        let (one, half) = add(&trunk(&[("guests", 20)]), Some(&half));
+        assert_eq!(one, [None, before[1], before[2]]);
+        let (all, half) = add(&trunk(&[("guests", 20), ("office", 10)]), Some(&half));
+        assert_eq!(all, before);
+        assert_eq!(half.ports[usize::from(all[1].unwrap())].vlan, 20);
+    }
+
+    #[test]
+    fn vlans_that_exchange_their_names_keep_their_numbers_by_their_ids() {
+        let lans = ["office", "guests"];
+        let add = |kernel: &Kernel, last| numbered(&lans, &[], kernel, last).0;
+        let (before, half) = numbered(&lans, &[], &trunk(&[("office", 10), ("guests", 20)]), None);
+        let after = add(&trunk(&[("office", 20), ("guests", 10)]), Some(&half));
+        assert_eq!(after, [before[1], before[0]]);
+    }
+
+    #[test]
+    fn a_lan_that_was_never_there_has_a_number_and_a_device_from_the_beginning() {
+        let (before, half) =
+            numbered(&["lan0", "lan1"], &["wan0"], &kernel(&["lan0", "wan0"]), None);
+        assert_eq!(before[1], None);
+        let gone = half.devices.iter().find(|d| d.name.as_str() == "lan1").unwrap();
+        assert_eq!((gone.ifindex, gone.fault), (0, DeviceFault::Missing as u8));
+        let all = kernel(&["lan0", "wan0", "lan1"]);
+        let (after, half) = numbered(&["lan0", "lan1"], &["wan0"], &all, Some(&half));
+        assert_eq!((after[0], after[2]), (before[0], before[2]));
+        assert_eq!((after[1].is_some(), device(&half, after[1])), (true, "lan1"));
+        assert_eq!(half.devices.iter().filter(|d| d.name.0[0] != 0).count(), 3);
+    }
+
+    #[test]
+    fn a_vlan_that_was_never_there_takes_its_parents_device_when_it_comes() {
+        let (_, half) = numbered(&["guests"], &["wan0"], &trunk(&[]), None);
+        let (after, half) =
+            numbered(&["guests"], &["wan0"], &trunk(&[("guests", 20)]), Some(&half));
+        assert_eq!(device(&half, after[0]), "trunk");
+        assert!(!half.devices.iter().any(|d| d.name.as_str() == "guests"));
+    }
+
+    #[test]
+    fn a_vlan_that_is_missing_is_not_told_of_its_parent() {
+        let (_, half) = numbered(&["guests"], &[], &trunk(&[("guests", 20)]), None);
+        let (_, half) = numbered(&["guests"], &[], &trunk(&[]), Some(&half));
+        let gone = half.devices.iter().find(|d| d.name.as_str() == "trunk").unwrap();
+        assert_eq!((gone.ifindex, gone.fault), (0, DeviceFault::MissingVlan as u8));
     }
 }

@@ -7,15 +7,15 @@ use ipnet::Ipv4Net;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot, empty_half};
 use weir_wire::layout::NONE;
 use weir_wire::layout::control::{
-    ControlHalf, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name, PortRole, Prefix,
-    Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
+    ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name,
+    PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
 };
 use weir_wire::layout::flow::slots_for;
 
 use crate::buckets::{Buckets, Member};
 use crate::hosts;
 use crate::load::Placement;
-use crate::ports::Ports;
+use crate::ports::{self, Ports};
 use crate::site::{self, Site, Uplink};
 use crate::watch::{Kernel, Link};
 
@@ -219,7 +219,10 @@ pub fn derive(
         half.uplinks[index].port = port.unwrap_or(NONE);
         half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
         if port.is_none() {
-            found |= uplink_state::NO_CARRIER;
+            found |= match ports::usable(&uplink.interface, kernel) {
+                Ok(_) | Err(DeviceFault::Missing) => uplink_state::NO_CARRIER,
+                Err(_) => uplink_state::NO_DEVICE,
+            };
         }
         if link.is_some_and(|link| site::clashes(uplink, link, kernel, &lan_nets)) {
             found |= uplink_state::NO_ADDRESS;
@@ -492,6 +495,25 @@ mod tests {
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
         assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
+    }
+
+    #[test]
+    fn an_uplink_without_ethernet_header_is_down_alone_and_says_why() {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            running: true,
+            headerless: name == "wan1",
+            ..Link::default()
+        };
+        let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
+        let kernel = Kernel { links, ..Kernel::default() };
+        let found = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
+        let down = found.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0);
+        assert_eq!(down.collect::<Vec<_>>(), [false, true]);
+        let device = found.half.devices.iter().find(|d| d.name.as_str() == "wan1").unwrap();
+        assert_eq!((device.ifindex, device.fault), (0, DeviceFault::NoEthernet as u8));
+        assert_eq!(found.half.uplinks[1].port, NONE);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
@@ -64,6 +64,8 @@ pub struct Link {
     pub macvlan: Option<u32>,
     /// The index of the device that sends by this one, such as a bond.
     pub master: Option<u32>,
+    /// Its frames have no Ethernet header, or it has no hardware address: PPP, raw IP, a tunnel.
+    pub headerless: bool,
     /// Receive queues in use.
     pub queues: u32,
     /// XDP can redirect frames to it.
@@ -471,6 +473,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         vlan: None,
         macvlan: None,
         master: None,
+        headerless: message.header.link_layer_type != LinkLayerType::Ether,
         queues: 1,
         xdp_transmit: false,
         shortage: None,
@@ -504,6 +507,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     link.vlan = parent.zip(id);
     link.macvlan = parent.filter(|_| is_macvlan);
+    link.headerless |= link.mac == [0; 6];
     (!link.name.is_empty()).then_some(link)
 }
 

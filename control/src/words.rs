@@ -6,6 +6,7 @@ use weir_wire::layout::control::uplink_state;
 pub fn reasons(word: u32) -> Vec<&'static str> {
     let reasons = [
         (uplink_state::ADMIN_DOWN, "by hand"),
+        (uplink_state::NO_DEVICE, "interface not usable"),
         (uplink_state::NO_CARRIER, "no carrier"),
         (uplink_state::NO_ADDRESS, "no usable address"),
         (uplink_state::NO_NEXT_HOP, "no next hop"),

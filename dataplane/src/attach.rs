@@ -66,11 +66,17 @@ impl Program {
 
     /// Sends a queue's transit to a socket.
     pub fn set_socket(&mut self, device: u8, queue: u32, socket: impl AsRawFd) -> Result<()> {
-        let index = u32::from(device) * MAX_QUEUES as u32 + queue;
-        self.sockets.set(index, socket, 0).context("cannot enter a socket in the XDP program's map")
+        let done = self.sockets.set(socket_index(device, queue), socket, 0);
+        done.context("cannot enter a socket in the XDP program's map")
     }
 
-    /// Lets the program send by a device.
+    /// Sends a queue's transit to no socket any more.
+    pub fn clear_socket(&mut self, device: u8, queue: u32) {
+        // Absent already, when the socket has ended.
+        let _ = self.sockets.unset(socket_index(device, queue));
+    }
+
+    /// Lets the program send by a device; by interface 0: no more (`__dev_map_update_elem`).
     pub fn send_by(&mut self, device: u8, ifindex: u32) -> Result<()> {
         let done = self.devices.set(device.into(), ifindex, None, 0);
         done.context("cannot enter a device in the XDP program's map")
@@ -152,6 +158,14 @@ impl Program {
         Ok(())
     }
 
+    /// Takes the program off a device.
+    pub fn detach(&self, ifindex: u32) {
+        for mode in [Attached::Native, Attached::Generic] {
+            // Not there: it was attached in the other mode, or not at all.
+            let _ = std::fs::remove_file(self.pin(mode, ifindex));
+        }
+    }
+
     fn pin(&self, mode: Attached, ifindex: u32) -> std::path::PathBuf {
         let mode = match mode {
             Attached::Native => "native",
@@ -171,6 +185,10 @@ impl Program {
     fn xdp(&mut self) -> Result<&mut Xdp> {
         xdp(&mut self.ebpf, names::PROGRAM)
     }
+}
+
+fn socket_index(device: u8, queue: u32) -> u32 {
+    u32::from(device) * MAX_QUEUES as u32 + queue
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

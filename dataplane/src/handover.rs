@@ -1,5 +1,5 @@
-//! Rings between workers: a packet that another worker must handle is copied into a parcel of a
-//! fixed pool and queued; no lock, no allocation.
+//! Rings between workers: a packet that another worker must handle, or send by a device that the
+//! first has no socket of, is copied into a parcel of a fixed pool and queued; no lock, no allocation.
 //!
 //! Frames belong to one worker's UMEM, so the bytes travel and the frame stays. A worker that
 //! sleeps is woken by an eventfd, once per batch.
@@ -16,9 +16,19 @@ pub const PARCELS: usize = 1024;
 /// Largest frame that travels.
 const PARCEL_BYTES: usize = 4096;
 
+/// What the other worker is to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Handle it as one that came in by the device.
+    Handle,
+    /// Send it by the device.
+    Send,
+}
+
 #[derive(Debug)]
 struct Parcel {
     device: u8,
+    errand: Errand,
     len: usize,
     bytes: Box<[u8; PARCEL_BYTES]>,
 }
@@ -49,7 +59,8 @@ impl Handover {
             };
             // One worker has nobody to hand over to.
             for _ in 0..if workers > 1 { PARCELS } else { 0 } {
-                let parcel = Parcel { device: 0, len: 0, bytes: Box::new([0; PARCEL_BYTES]) };
+                let bytes = Box::new([0; PARCEL_BYTES]);
+                let parcel = Parcel { device: 0, errand: Errand::Handle, len: 0, bytes };
                 let _ = inbox.empty.push(parcel);
             }
             Ok(inbox)
@@ -58,13 +69,13 @@ impl Handover {
     }
 
     /// Queues a copy of `frame` for `worker`; `false` when its inbox is full or the frame too long.
-    pub fn give(&self, worker: u8, device: u8, frame: &[u8]) -> bool {
+    pub fn give(&self, worker: u8, device: u8, errand: Errand, frame: &[u8]) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return false };
         if frame.len() > PARCEL_BYTES {
             return false;
         }
         let Some(mut parcel) = inbox.empty.pop() else { return false };
-        (parcel.device, parcel.len) = (device, frame.len());
+        (parcel.device, parcel.errand, parcel.len) = (device, errand, frame.len());
         parcel.bytes[..frame.len()].copy_from_slice(frame);
         // The queues hold as many as there are parcels, so there is room.
         inbox.full.push(parcel).is_ok()
@@ -76,13 +87,13 @@ impl Handover {
         &self,
         worker: u8,
         max: usize,
-        mut take: impl FnMut(u8, &[u8]) -> bool,
+        mut take: impl FnMut(u8, Errand, &[u8]) -> bool,
     ) -> (usize, usize) {
         let inbox = &self.inboxes[usize::from(worker)];
         let (mut taken, mut lost) = (0, 0);
         while taken + lost < max {
             let Some(parcel) = inbox.full.pop() else { break };
-            match take(parcel.device, &parcel.bytes[..parcel.len]) {
+            match take(parcel.device, parcel.errand, &parcel.bytes[..parcel.len]) {
                 true => taken += 1,
                 false => lost += 1,
             }
@@ -119,6 +130,13 @@ impl Handover {
         let _ = rustix::io::read(&inbox.bell, &mut [0u8; 8]);
     }
 
+    /// Wakes `worker`, whatever its inbox has.
+    pub fn wake(&self, worker: u8) {
+        if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
+            let _ = rustix::io::write(&inbox.bell, &1u64.to_ne_bytes());
+        }
+    }
+
     /// What wakes `worker`.
     pub fn bell(&self, worker: u8) -> BorrowedFd<'_> {
         self.inboxes[usize::from(worker)].bell.as_fd()
@@ -129,42 +147,47 @@ impl Handover {
 mod tests {
     use super::*;
 
+    fn give(handover: &Handover, worker: u8, frame: &[u8]) -> bool {
+        handover.give(worker, 0, Errand::Handle, frame)
+    }
+
     #[test]
     fn what_is_given_is_collected_in_order() {
         let handover = Handover::new(2).unwrap();
-        assert!(handover.give(1, 7, b"first"));
-        assert!(handover.give(1, 8, b"second"));
+        assert!(handover.give(1, 7, Errand::Handle, b"first"));
+        assert!(handover.give(1, 8, Errand::Send, b"second"));
         let mut seen = Vec::new();
-        let counts = handover.collect(1, 64, |device, frame| {
-            seen.push((device, frame.to_vec()));
+        let counts = handover.collect(1, 64, |device, errand, frame| {
+            seen.push((device, errand, frame.to_vec()));
             true
         });
         assert_eq!(counts, (2, 0));
-        assert_eq!(seen, [(7, b"first".to_vec()), (8, b"second".to_vec())]);
-        assert_eq!(handover.collect(0, 64, |_, _| true), (0, 0));
+        let (first, second) = (b"first".to_vec(), b"second".to_vec());
+        assert_eq!(seen, [(7, Errand::Handle, first), (8, Errand::Send, second)]);
+        assert_eq!(handover.collect(0, 64, |_, _, _| true), (0, 0));
     }
 
     #[test]
     fn a_full_inbox_refuses_and_recovers() {
         let handover = Handover::new(2).unwrap();
-        let given = (0..PARCELS + 10).filter(|_| handover.give(1, 0, b"x")).count();
+        let given = (0..PARCELS + 10).filter(|_| give(&handover, 1, b"x")).count();
         assert_eq!(given, PARCELS);
-        assert_eq!(handover.collect(1, usize::MAX, |_, _| true), (PARCELS, 0));
-        assert!(handover.give(1, 0, b"x"));
+        assert_eq!(handover.collect(1, usize::MAX, |_, _, _| true), (PARCELS, 0));
+        assert!(give(&handover, 1, b"x"));
     }
 
     #[test]
     fn nobody_there_and_too_long_are_refused() {
         let handover = Handover::new(2).unwrap();
-        assert!(!handover.give(2, 0, b"x"));
-        assert!(!handover.give(1, 0, &[0; PARCEL_BYTES + 1]));
+        assert!(!give(&handover, 2, b"x"));
+        assert!(!give(&handover, 1, &[0; PARCEL_BYTES + 1]));
     }
 
     #[test]
     fn a_sleeper_with_mail_is_woken() {
         let handover = Handover::new(2).unwrap();
         assert!(handover.may_sleep(1));
-        handover.give(1, 0, b"x");
+        give(&handover, 1, b"x");
         handover.wake_others(0);
         assert_eq!(rustix::io::read(handover.bell(1), &mut [0u8; 8]), Ok(8));
         assert!(!handover.may_sleep(1));

@@ -20,6 +20,9 @@
 //! | [`owner`] | who has a LAN address, by the kernel |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
 //! | [`ports`] | its devices, by socket or by the transmitter |
+//! | [`memory`] | its packet memory |
+//! | [`command`] | what the main thread has workers do with a device's sockets |
+//! | [`devices`] | the main thread's side: each device comes, goes and fails by itself |
 //! | [`transmitter`] | a tap device, where sockets are a slow way out |
 //! | [`ready`] | have all workers started? |
 //! | [`attach`] | the XDP program on its devices |
@@ -27,6 +30,8 @@
 
 pub mod answer;
 pub mod attach;
+pub mod command;
+pub mod devices;
 pub mod engine;
 pub mod established;
 pub mod flows;
@@ -36,6 +41,7 @@ pub mod heavy;
 pub mod icmp_error;
 pub mod link;
 pub mod mappings;
+pub mod memory;
 pub mod nat;
 pub mod owner;
 pub mod packet;

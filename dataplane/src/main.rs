@@ -1,21 +1,22 @@
-//! `weir-dataplane`: attaches the XDP program, runs the workers, and starts them anew when the
-//! devices, the number of workers or the NAT ports change. All it needs to know is in the control page.
+//! `weir-dataplane`: runs the workers, gives them the devices as they come and go, and starts them
+//! anew when their number, their CPUs or the NAT ports change. All it needs to know is in the control
+//! page.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
-use weir_dataplane::attach::{Attached, Program, XdpChoice};
+use weir_dataplane::attach::{Program, XdpChoice};
+use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
 use weir_dataplane::engine::Regions;
 use weir_dataplane::handover::Handover;
 use weir_dataplane::ready;
-use weir_dataplane::transmitter::Transmitter;
-use weir_dataplane::worker::{self, DevicePlan, Plan, Shared};
+use weir_dataplane::worker::{self, Channel, Plan, Shared};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
@@ -33,6 +34,10 @@ use zerocopy::FromZeros;
 
 /// Time between looks at what the tap device lost, and between words to systemd's watchdog.
 const SECOND: Duration = Duration::from_secs(1);
+/// Time between looks at the control page.
+const LOOK: Duration = Duration::from_millis(20);
+/// The same while a device comes or goes.
+const BUSY_LOOK: Duration = Duration::from_millis(1);
 
 /// The user tier of weir: forwards packets between LAN ports and uplinks.
 #[derive(Debug, Parser)]
@@ -128,19 +133,9 @@ fn serve(
     regions.flows.recover();
     Hosts4::open(pins)?;
     while !stop.load(Ordering::Relaxed) {
-        let program = Mutex::new(Program::load(pins, regions.flows.pages(), regions.hash_key)?);
-        let layout = Layout::of(&snapshot.half)?;
+        let program = Program::load(pins, regions.flows.pages(), regions.hash_key)?;
         regions.prepare(&snapshot.half);
-        run_workers(arguments, &layout, &regions, status, &program, [b, a], stop, |control| {
-            let Some(now) = control.snapshot() else { return false };
-            match Layout::of(&now.half) {
-                Ok(now) => now != layout,
-                Err(error) => {
-                    tracing::error!("going on with the devices as they were: {error:#}");
-                    false
-                }
-            }
-        })?;
+        run_workers(arguments, &snapshot.half, &regions, status, program, [b, a], stop)?;
         let Some(now) = control.snapshot() else {
             bail!("the control page is damaged: restart weir-control")
         };
@@ -198,60 +193,49 @@ fn open_flows(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable4> {
 struct Layout {
     workers: u8,
     cores: Vec<Option<usize>>,
-    devices: Vec<DevicePlan>,
     /// First and last port of the uplinks' ranges, which workers divide among them.
     nat_ports: BTreeSet<(u16, u16)>,
 }
 
 impl Layout {
-    fn of(half: &ControlHalf) -> Result<Self> {
+    fn of(half: &ControlHalf) -> Self {
         let workers = half.workers.max(1);
-        let mut devices = Vec::new();
-        for (index, device) in half.devices.iter().enumerate().filter(|(_, d)| d.ifindex != 0) {
-            if device.queues < u32::from(workers) {
-                bail!(
-                    "{} has {} queues for {workers} workers: raise them with `ethtool -L {0} combined {workers}`, or lower [gateway] workers",
-                    device.name.as_str(),
-                    device.queues
-                );
-            }
-            devices.push(DevicePlan {
-                device: index as u8,
-                ifindex: device.ifindex,
-                name: device.name.as_str().to_owned(),
-                queues: (0..device.queues).collect(),
-                mtu: device.mtu,
-                xdp_transmit: device.xdp_transmit == 1,
-            });
-        }
         let core = |core: &u16| (*core != u16::MAX).then_some(usize::from(*core));
         let cores = half.cores.iter().take(workers.into()).map(core).collect();
         let nat_ports = half.uplinks.iter().map(|uplink| (uplink.nat_lo, uplink.nat_hi)).collect();
-        Ok(Self { workers, cores, devices, nat_ports })
-    }
-
-    fn of_worker(&self, worker: u8) -> Vec<DevicePlan> {
-        let ours = |queue: &u32| queue % u32::from(self.workers) == u32::from(worker);
-        let mut devices = self.devices.clone();
-        for device in &mut devices {
-            device.queues.retain(ours);
-        }
-        devices
+        Self { workers, cores, nat_ports }
     }
 }
 
-/// Runs the workers until told to stop or `changed` says that the layout is another.
-#[expect(clippy::too_many_arguments, reason = "everything the process has, passed once")]
+impl Arguments {
+    fn options(&self) -> Options {
+        Options {
+            xdp: match self.xdp {
+                XdpArgument::Auto => XdpChoice::Auto,
+                XdpArgument::Native => XdpChoice::Native,
+                XdpArgument::Generic => XdpChoice::Generic,
+            },
+            bind: match self.bind {
+                BindArgument::Auto => BindMode::Auto,
+                BindArgument::Copy => BindMode::Copy,
+                BindArgument::ZeroCopy => BindMode::ZeroCopy,
+            },
+            ring_size: self.ring_size,
+        }
+    }
+}
+
+/// Runs the workers until told to stop, or until what is published needs other ones than `half`.
 fn run_workers(
     arguments: &Arguments,
-    layout: &Layout,
+    half: &ControlHalf,
     regions: &Regions,
     status: &Status,
-    program: &Mutex<Program>,
+    program: Program,
     entropy: [u64; 2],
     stop: &Arc<AtomicBool>,
-    changed: impl Fn(&ControlRegion) -> bool,
 ) -> Result<()> {
+    let (layout, plans) = (Layout::of(half), DevicePlan::all(half));
     let workers = layout.workers;
     let shared = Shared {
         regions: regions.clone(),
@@ -264,24 +248,33 @@ fn run_workers(
             workers.into()
         ])),
     };
-    let before = status.read().devices;
+    let (replies, heard) = mpsc::channel();
+    let (told, channels): (Vec<_>, Vec<_>) = (0..workers)
+        .map(|_| {
+            let (told, commands) = mpsc::channel();
+            (told, Channel { commands, replies: replies.clone() })
+        })
+        .unzip();
+    drop(replies);
+    let mut devices = Devices::new(
+        program,
+        arguments.options(),
+        told,
+        heard,
+        shared.handover.clone(),
+        shared.transmitter.clone(),
+    );
     status.set_tap_refused(0);
     std::thread::scope(|scope| {
         let (ready, all_ready) = ready::expect(workers);
         let threads: Vec<_> = (0..workers)
-            .zip(ready)
-            .map(|(id, ready)| {
+            .zip(ready.into_iter().zip(channels))
+            .map(|(id, (ready, channel))| {
                 let plan = Plan {
                     id,
                     workers,
                     core: layout.cores[usize::from(id)],
-                    devices: layout.of_worker(id),
-                    ring_size: arguments.ring_size,
-                    bind: match arguments.bind {
-                        BindArgument::Auto => BindMode::Auto,
-                        BindArgument::Copy => BindMode::Copy,
-                        BindArgument::ZeroCopy => BindMode::ZeroCopy,
-                    },
+                    memory: devices::memory_of(&plans, id, workers, arguments.ring_size),
                     entropy,
                 };
                 let shared = &shared;
@@ -289,110 +282,73 @@ fn run_workers(
                 std::thread::Builder::new()
                     .name(name)
                     .spawn_scoped(scope, move || {
-                        worker::run(&plan, shared, program, move || ready.tell())
+                        worker::run(&plan, shared, channel, move || ready.tell())
                     })
                     .context("cannot start a worker")
             })
             .collect::<Result<_>>()
             .inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
-        // The program goes onto the devices when its sockets are there: no gap on a restart.
-        let attached = match all_ready.wait(stop) {
-            Ok(true) => attach(arguments, layout, program, &shared.transmitter).map(Some),
-            Ok(false) => Ok(None),
+        // The program goes onto a device when its sockets are there: no gap on a restart.
+        let done = match all_ready.wait(stop) {
+            Ok(true) => {
+                let ended = || threads.iter().any(|thread| thread.is_finished());
+                let over = || stop.load(Ordering::Relaxed) || ended();
+                follow(&mut devices, &layout, &shared, plans, over)
+            }
+            Ok(false) => Ok(()),
             Err(error) => Err(error.into()),
         };
-        if let Ok(Some(modes)) = &attached {
-            status.set_workers(workers.into());
-            tracing::info!(workers, devices = layout.devices.len(), "forwarding");
-            // None: the layout may have changed while the workers started.
-            let mut epoch = 0;
-            let mut looked = Instant::now();
-            while !stop.load(Ordering::Relaxed)
-                && !threads.iter().any(|thread| thread.is_finished())
-            {
-                std::thread::sleep(Duration::from_millis(20));
-                publish_devices(status, &shared, layout, &before, modes);
-                if looked.elapsed() >= SECOND {
-                    looked = Instant::now();
-                    publish_refused(status, &shared);
-                    weir_service::alive();
-                }
-                let now = regions.control.epoch();
-                if now != epoch && changed(&regions.control) {
-                    tracing::info!(
-                        "devices, workers or NAT ports changed: starting the workers anew"
-                    );
-                    break;
-                }
-                epoch = now;
-            }
-        }
         shared.stop.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().map_err(|_| anyhow!("a worker panicked"))??;
         }
-        if let Some(modes) = attached? {
-            publish_devices(status, &shared, layout, &before, &modes);
-        }
-        Ok(())
+        done
     })
 }
 
-fn attach(
-    arguments: &Arguments,
+/// Gives the workers the devices as they are published, until it is over or other workers are needed.
+fn follow(
+    devices: &mut Devices,
     layout: &Layout,
-    program: &Mutex<Program>,
-    transmitter: &OnceLock<Transmitter>,
-) -> Result<Vec<u32>> {
-    let choice = match arguments.xdp {
-        XdpArgument::Auto => XdpChoice::Auto,
-        XdpArgument::Native => XdpChoice::Native,
-        XdpArgument::Generic => XdpChoice::Generic,
-    };
-    let mut program = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let ours: BTreeSet<u32> = layout.devices.iter().map(|device| device.ifindex).collect();
-    program.detach_others(&ours)?;
-    // Before the program is attached: from then on it forwards established flows.
-    for device in layout.devices.iter().filter(|device| device.xdp_transmit) {
-        program.send_by(device.device, device.ifindex)?;
-    }
-    let attach = |device: &DevicePlan| program.attach(device.ifindex, &device.name, choice);
-    let modes: Vec<_> = layout.devices.iter().map(attach).collect::<Result<_>>()?;
-    // Frames from a native device need the driver's help; the generic hook sends by any device.
-    let generic = modes.iter().all(|mode| *mode == Attached::Generic);
-    for device in layout.devices.iter().filter(|device| !device.xdp_transmit) {
-        if generic {
-            program.send_by(device.device, device.ifindex)?;
-        } else {
-            tracing::warn!(
-                interface = device.name,
-                "the driver cannot transmit for XDP, or not from every CPU: what leaves by this \
-                 device takes the user tier"
-            );
+    shared: &Shared,
+    plans: Vec<DevicePlan>,
+    over: impl Fn() -> bool,
+) -> Result<()> {
+    let (status, control) = (&shared.status, &shared.regions.control);
+    let before = status.read().devices;
+    devices.set(plans);
+    devices.detach_others()?;
+    // None: the state may have changed while the workers started.
+    let mut epoch = 0;
+    let (mut looked, mut forwarding) = (Instant::now(), false);
+    while !over() {
+        devices.step();
+        publish_devices(status, shared, devices, &before);
+        let busy = devices.is_busy();
+        if !busy && !forwarding {
+            forwarding = true;
+            status.set_workers(layout.workers.into());
+            tracing::info!(workers = layout.workers, devices = devices.count(), "forwarding");
         }
-    }
-    if !matches!(arguments.bind, BindArgument::ZeroCopy) {
-        let served = layout.devices.iter().zip(&modes).filter(|(device, mode)| {
-            let sends = device.xdp_transmit && **mode == Attached::Native;
-            sends && Transmitter::fits(device.mtu)
-        });
-        let devices = served.fold(0, |set, (device, _)| set | 1 << device.device);
-        transmit_by_tap(&mut program, devices, transmitter);
-    }
-    Ok(modes.into_iter().map(|mode| mode as u32).collect())
-}
-
-/// From now on workers send to these devices by a tap device, if one can be had.
-fn transmit_by_tap(program: &mut Program, devices: u64, transmitter: &OnceLock<Transmitter>) {
-    if devices == 0 {
-        return;
-    }
-    match Transmitter::new(program, devices) {
-        Ok(new) => drop(transmitter.set(new)),
-        Err(error) => {
-            tracing::warn!("the user tier sends by its sockets, which is slower: {error:#}");
+        if looked.elapsed() >= SECOND {
+            looked = Instant::now();
+            publish_refused(status, shared);
+            weir_service::alive();
         }
+        let now = control.epoch();
+        if now != epoch
+            && let Some(snapshot) = control.snapshot()
+        {
+            if Layout::of(&snapshot.half) != *layout {
+                tracing::info!("workers or NAT ports changed: starting the workers anew");
+                break;
+            }
+            devices.set(DevicePlan::all(&snapshot.half));
+            epoch = now;
+        }
+        devices.wait(if busy { BUSY_LOOK } else { LOOK });
     }
+    Ok(())
 }
 
 /// Says what the tap device took and lost: a device is down or gone, and `weir-control` has not said
@@ -406,29 +362,27 @@ fn publish_refused(status: &Status, shared: &Shared) {
     status.set_tap_refused(now);
 }
 
-/// Adds the workers' figures to those of earlier workers.
+/// Adds the workers' figures to those of earlier workers, and says how each device is.
 fn publish_devices(
     status: &Status,
     shared: &Shared,
-    layout: &Layout,
+    devices: &Devices,
     before: &[DeviceStatus; MAX_DEVICES],
-    modes: &[u32],
 ) {
     let Ok(board) = shared.board.lock() else { return };
-    for (plan, xdp) in layout.devices.iter().zip(modes) {
-        let index = usize::from(plan.device);
-        let mut sum = DeviceStatus { sockets: 0, mode: 0, ..before[index] };
-        (sum.ifindex, sum.xdp) = (plan.ifindex, *xdp);
-        for device in board.iter().map(|worker| &worker[index]) {
-            sum.mode = sum.mode.max(device.mode);
-            sum.sockets += device.sockets;
-            sum.rx_dropped += device.rx_dropped;
-            sum.tx_invalid += device.tx_invalid;
-            sum.rx_ring_full += device.rx_ring_full;
-            sum.fill_ring_empty += device.fill_ring_empty;
-            sum.tx_completed += device.tx_completed;
+    for (device, before) in (0u8..).zip(before) {
+        let mut sum = DeviceStatus { sockets: 0, mode: 0, ..*before };
+        devices.describe(device, &mut sum);
+        for of in board.iter().map(|worker| &worker[usize::from(device)]) {
+            sum.mode = sum.mode.max(of.mode);
+            sum.sockets += of.sockets;
+            sum.rx_dropped += of.rx_dropped;
+            sum.tx_invalid += of.tx_invalid;
+            sum.rx_ring_full += of.rx_ring_full;
+            sum.fill_ring_empty += of.fill_ring_empty;
+            sum.tx_completed += of.tx_completed;
         }
-        status.set_device(plan.device, &sum);
+        status.set_device(device, &sum);
     }
 }
 

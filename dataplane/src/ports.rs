@@ -1,27 +1,38 @@
 //! A worker's devices, as its engine's output: by its sockets, or by the process's
-//! [`Transmitter`] where that serves the device and sockets copy.
+//! [`Transmitter`] where that serves the device and sockets copy, or by a worker that has a socket.
 
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
-use weir_wire::layout::MAX_DEVICES;
-use weir_xsk::{Frame, Socket, SocketConfig, Umem};
+use weir_wire::layout::status::{DeviceStatus, SocketMode};
+use weir_wire::layout::{MAX_DEVICES, NONE};
+use weir_xsk::{Binder, Frame, Lease, Socket, SocketConfig, Umem};
+use zerocopy::FromZeros;
 
+use crate::command::{Command, Done, Refused, Way};
 use crate::engine::BATCH;
-use crate::handover::Handover;
+use crate::handover::{Errand, Handover};
+use crate::memory::{Held, PacketMemory};
 use crate::packet::Output;
 use crate::transmitter::Transmitter;
-use crate::worker::{DevicePlan, Plan, Shared};
+use crate::worker::Shared;
 
 const NO_SOCKET: u16 = u16::MAX;
 
 /// The worker's sockets, and what else it sends by.
 pub struct Ports<'u> {
-    umem: &'u Umem,
-    /// Sockets, and the device that each is of.
+    memory: &'u PacketMemory,
+    /// Sockets, and the device that each is of; those of a device together.
     pub sockets: Vec<(u8, Socket<'u>)>,
-    /// First socket of each device, by device index; [`NO_SOCKET`]: it has none.
+    /// First socket of each device that may be sent by, by device index; [`NO_SOCKET`]: it has none.
     first: [u16; MAX_DEVICES],
+    /// Devices that may be sent by, a bit for each index.
+    usable: u64,
+    /// Who sends by a device that the worker has no socket of, by device index; [`NONE`]: nobody.
+    senders: [u8; MAX_DEVICES],
+    /// What sockets held that are closed, and the device of each.
+    leases: Vec<(u8, Lease<'u>)>,
+    /// Figures of sockets that are closed.
+    retired: [DeviceStatus; MAX_DEVICES],
     handover: &'u Handover,
     transmitter: &'u OnceLock<Transmitter>,
     /// Devices whose sockets copy, a bit for each index.
@@ -34,59 +45,148 @@ pub struct Ports<'u> {
     by_transmitter: [Sent; MAX_DEVICES],
 }
 
-/// Frames of a device that were given to the transmitter.
+/// Frames of a device that went another way than by a socket of the worker's.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sent {
-    /// It took them.
-    pub done: u64,
-    /// It refused them, and so did the device's socket.
-    pub lost: u64,
+struct Sent {
+    /// The transmitter took them.
+    done: u64,
+    /// Nobody did.
+    lost: u64,
 }
 
 impl<'u> Ports<'u> {
-    /// Binds the sockets of a plan.
-    ///
-    /// # Errors
-    /// When the kernel refuses a socket.
-    pub fn bind(plan: &Plan, umem: &'u Umem, shared: &'u Shared) -> Result<Self> {
-        let mut sockets: Vec<(u8, Socket<'u>)> = Vec::new();
-        let mut copying = 0;
-        for device in &plan.devices {
-            for &queue in &device.queues {
-                let config = SocketConfig {
-                    ifindex: device.ifindex,
-                    queue,
-                    ring_size: plan.ring_size,
-                    mode: plan.bind,
-                };
-                let first = sockets.first().map(|(_, socket)| socket);
-                let socket = Socket::bind(umem, config, first)
-                    .with_context(|| format!("interface {}", device.name))?;
-                if !socket.zero_copy() {
-                    copying |= 1 << device.device;
-                }
-                sockets.push((device.device, socket));
-            }
-        }
-        Ok(Self {
-            umem,
-            sockets,
-            first: first_sockets(&plan.devices),
+    /// Without a device yet.
+    pub fn new(memory: &'u PacketMemory, shared: &'u Shared) -> Self {
+        Self {
+            memory,
+            sockets: Vec::new(),
+            first: [NO_SOCKET; MAX_DEVICES],
+            usable: 0,
+            senders: [NONE; MAX_DEVICES],
+            leases: Vec::new(),
+            retired: [DeviceStatus::new_zeroed(); MAX_DEVICES],
             handover: &shared.handover,
             transmitter: &shared.transmitter,
-            copying,
+            copying: 0,
             outbox: Vec::with_capacity(BATCH),
             owed: false,
             by_transmitter: [Sent::default(); MAX_DEVICES],
+        }
+    }
+
+    /// Does what the main thread says; what to answer, if it waits for that. Before a device is
+    /// closed, what its sockets received is to be taken.
+    pub fn obey(&mut self, command: Command) -> Option<(u8, Done)> {
+        match command {
+            Command::Open { device, frame_size, sockets } => {
+                let opened = self.open(device, frame_size, &sockets);
+                return Some((device, Done::Opened(opened)));
+            }
+            Command::Use { device, way } => self.send_so(device, way),
+            Command::Close { device } => {
+                self.close(device);
+                return Some((device, Done::Closed));
+            }
+            Command::Release { device, reclaim } => {
+                for (_, lease) in self.leases.extract_if(.., |(of, _)| *of == device) {
+                    if reclaim {
+                        lease.reclaim();
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn open(
+        &mut self,
+        device: u8,
+        frame_size: u32,
+        configs: &[SocketConfig],
+    ) -> Result<Vec<Binder>, Refused> {
+        let mut binders = Vec::new();
+        let mut rest = configs;
+        while let Some(SocketConfig { ring_size, .. }) = rest.first() {
+            let (umem, count) =
+                self.memory.room(frame_size, rest.len(), 2 * ring_size, |umem| self.held(umem))?;
+            let (here, others) = rest.split_at(count);
+            for config in here {
+                let (socket, binder) = Socket::open(umem, *config)?;
+                self.sockets.push((device, socket));
+                binders.push(binder);
+            }
+            rest = others;
+        }
+        Ok(binders)
+    }
+
+    fn held(&self, umem: &Umem) -> Held {
+        let of = |(_, socket): &&(u8, Socket<'_>)| std::ptr::eq(socket.umem(), umem);
+        self.sockets.iter().filter(of).fold(Held::default(), |held, (_, socket)| Held {
+            sockets: held.sockets + 1,
+            frames: held.frames + socket.capacity(),
         })
+    }
+
+    fn send_so(&mut self, device: u8, way: Way) {
+        let bit = 1 << (device & 63);
+        self.copying = if way.zero_copy { self.copying & !bit } else { self.copying | bit };
+        self.senders[usize::from(device) % MAX_DEVICES] = way.by.unwrap_or(NONE);
+        for (_, socket) in self.sockets.iter_mut().filter(|(of, _)| *of == device) {
+            socket.set_zero_copy(way.zero_copy);
+        }
+        self.usable |= bit;
+        self.number();
+    }
+
+    fn close(&mut self, device: u8) {
+        self.flush_outbox();
+        let bit = 1 << (device & 63);
+        (self.usable, self.copying) = (self.usable & !bit, self.copying & !bit);
+        let index = usize::from(device) % MAX_DEVICES;
+        self.senders[index] = NONE;
+        for (_, socket) in self.sockets.extract_if(.., |(of, _)| *of == device) {
+            add_figures(&mut self.retired[index], &socket);
+            self.leases.extend(socket.close().map(|lease| (device, lease)));
+        }
+        self.number();
+    }
+
+    /// Finds the first sockets anew.
+    fn number(&mut self) {
+        let devices = self.sockets.iter().map(|(device, _)| *device);
+        self.first = first_sockets(devices, self.usable);
+    }
+
+    /// What became of frames, by device index.
+    pub fn figures(&self) -> [DeviceStatus; MAX_DEVICES] {
+        let mut figures = self.retired;
+        for (device, socket) in &self.sockets {
+            let status = &mut figures[usize::from(*device) % MAX_DEVICES];
+            status.sockets += 1;
+            let mode = if socket.zero_copy() { SocketMode::ZeroCopy } else { SocketMode::Copy };
+            status.mode = mode as u32;
+            add_figures(status, socket);
+        }
+        for (status, sent) in figures.iter_mut().zip(&self.by_transmitter) {
+            status.tx_completed += sent.done;
+            status.tx_invalid += sent.lost;
+        }
+        figures
+    }
+
+    /// Frames in rings, and those that wait for the transmitter.
+    pub fn in_flight(&self) -> u32 {
+        let in_rings = self.sockets.iter().map(|(_, socket)| socket.in_flight());
+        in_rings.map(|(filled, sending)| filled + sending).sum::<u32>() + self.outbox.len() as u32
     }
 
     /// Sends what is queued, takes back what was sent, and gives free frames to receive into.
     pub fn flush(&mut self) {
         self.flush_outbox();
         for (_, socket) in &mut self.sockets {
-            // An error other than a busy or absent device is the device's end; the main thread
-            // learns of that from the control page and starts the workers anew.
+            // An error other than a busy or absent device is the device's end, which the main thread
+            // sees to.
             let _ = socket.flush();
             socket.complete();
             socket.refill();
@@ -114,24 +214,36 @@ impl<'u> Ports<'u> {
         self.outbox = outbox;
     }
 
-    fn by_socket(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+    fn socket_of(&mut self, device: u8) -> Option<&mut Socket<'u>> {
         let index = self.first.get(usize::from(device)).copied().unwrap_or(NO_SOCKET);
-        let Some((_, socket)) = self.sockets.get_mut(usize::from(index)) else { return Err(frame) };
+        self.sockets.get_mut(usize::from(index)).map(|(_, socket)| socket)
+    }
+
+    fn by_socket(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+        let Some(socket) = self.socket_of(device) else { return self.by_another(device, frame) };
         let Err(frame) = socket.transmit(frame) else { return Ok(()) };
+        let frame = match socket.owns(&frame) {
+            true => frame,
+            false => {
+                let Some(mut copy) = socket.umem().alloc() else { return Err(frame) };
+                if !copy.set_data(frame.data()) {
+                    return Err(frame);
+                }
+                let Err(copy) = socket.transmit(copy) else { return Ok(()) };
+                copy
+            }
+        };
         // Full: let the kernel send, then try once more.
         let _ = socket.flush();
         socket.complete();
         socket.transmit(frame)
     }
 
-    /// Frames that wait for the transmitter.
-    pub fn waiting(&self) -> u32 {
-        self.outbox.len() as u32
-    }
-
-    /// What went to the transmitter, by device index.
-    pub fn by_transmitter(&self) -> &[Sent; MAX_DEVICES] {
-        &self.by_transmitter
+    fn by_another(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
+        let sender = self.senders.get(usize::from(device)).copied().unwrap_or(NONE);
+        let given =
+            sender != NONE && self.handover.give(sender, device, Errand::Send, frame.data());
+        if given { Ok(()) } else { Err(frame) }
     }
 }
 
@@ -156,21 +268,42 @@ impl<'u> Output<Frame<'u>> for Ports<'u> {
     }
 
     fn allocate(&mut self) -> Option<Frame<'u>> {
-        self.umem.alloc()
+        self.memory.alloc_large()
+    }
+
+    fn send_for_another(&mut self, device: u8, packet: &[u8]) {
+        let frame = self.memory.alloc(packet.len()).filter(|_| self.socket_of(device).is_some());
+        let sent = frame.is_some_and(|mut frame| {
+            frame.set_data(packet) && self.by_socket(device, frame).is_ok()
+        });
+        if !sent {
+            self.by_transmitter[usize::from(device) % MAX_DEVICES].lost += 1;
+        }
     }
 
     fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
-        self.handover.give(worker, device, frame)
+        self.handover.give(worker, device, Errand::Handle, frame)
     }
 }
 
-/// Number of each device's first socket, in the order of [`Ports::bind`].
-fn first_sockets(devices: &[DevicePlan]) -> [u16; MAX_DEVICES] {
+fn add_figures(status: &mut DeviceStatus, socket: &Socket<'_>) {
+    status.tx_completed += socket.completed();
+    if let Ok(kernel) = socket.statistics() {
+        status.rx_dropped += kernel.rx_dropped;
+        status.tx_invalid += kernel.tx_invalid_descs + socket.corrupt();
+        status.rx_ring_full += kernel.rx_ring_full.unwrap_or(0);
+        status.fill_ring_empty += kernel.rx_fill_ring_empty_descs.unwrap_or(0);
+    }
+}
+
+/// Number of the first socket of each device that is usable, given the device of each socket.
+fn first_sockets(devices: impl Iterator<Item = u8>, usable: u64) -> [u16; MAX_DEVICES] {
     let mut first = [NO_SOCKET; MAX_DEVICES];
-    let mut next = 0;
-    for device in devices.iter().filter(|device| !device.queues.is_empty()) {
-        first[usize::from(device.device)] = next;
-        next += device.queues.len() as u16;
+    for (number, device) in (0..NO_SOCKET).zip(devices) {
+        let first = &mut first[usize::from(device) % MAX_DEVICES];
+        if usable >> (device & 63) & 1 == 1 && *first == NO_SOCKET {
+            *first = number;
+        }
     }
     first
 }
@@ -181,15 +314,9 @@ mod tests {
 
     #[test]
     fn each_device_sends_by_its_own_socket_however_many_there_are() {
-        let plan = |device: u8, queues: u32| DevicePlan {
-            device,
-            ifindex: 1,
-            name: String::new(),
-            queues: (0..queues).collect(),
-            mtu: 1500,
-            xdp_transmit: true,
-        };
-        let first = first_sockets(&[plan(0, 64), plan(1, 191), plan(2, 0), plan(3, 1), plan(4, 1)]);
-        assert_eq!(first[..5], [0, 64, NO_SOCKET, 255, 256]);
+        let of = |device: u8, count: usize| std::iter::repeat_n(device, count);
+        let devices = of(0, 64).chain(of(1, 191)).chain(of(5, 1)).chain(of(3, 1)).chain(of(4, 1));
+        let first = first_sockets(devices, 0b01_1011);
+        assert_eq!(first[..6], [0, 64, NO_SOCKET, 256, 257, NO_SOCKET], "the last is not usable");
     }
 }

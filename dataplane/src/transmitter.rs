@@ -2,7 +2,7 @@
 //! on what workers write to it. For devices that carry the program natively and whose driver
 //! transmits for XDP.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use weir_wire::layout::MAX_DEVICES;
@@ -18,8 +18,8 @@ const NAME: &str = "weirtx%d";
 #[derive(Debug)]
 pub struct Transmitter {
     tap: Tap,
-    /// A bit for each device index.
-    devices: u64,
+    /// A bit for each device index that it sends to.
+    devices: AtomicU64,
     /// Somebody removed it.
     gone: AtomicBool,
 }
@@ -32,24 +32,32 @@ impl Transmitter {
         mtu + 18 <= LONGEST_FRAME
     }
 
-    /// Makes the tap device and attaches the program's part to it. `devices` are those that the
-    /// program may send by, a bit for each index, and not zero.
+    /// Makes the tap device, with a queue for every device that there may be, and attaches the
+    /// program's part to it. It sends to none yet.
     ///
     /// # Errors
     /// When the kernel has no tap devices, or refuses this one.
-    pub fn new(program: &mut Program, devices: u64) -> Result<Self> {
-        // Queue n is device n's.
-        let queues = u64::BITS - devices.leading_zeros();
-        let tap = Tap::create(NAME, queues).context("cannot make a tap device")?;
+    pub fn new(program: &mut Program) -> Result<Self> {
+        let tap = Tap::create(NAME, MAX_DEVICES as u32).context("cannot make a tap device")?;
         program.attach_transmit(tap.ifindex())?;
-        Ok(Self { tap, devices, gone: AtomicBool::new(false) })
+        Ok(Self { tap, devices: AtomicU64::new(0), gone: AtomicBool::new(false) })
+    }
+
+    /// From now on it sends to a device that the program may send by, or does so no more.
+    pub fn serve(&self, device: u8, serve: bool) {
+        let bit = 1u64.checked_shl(device.into()).unwrap_or(0);
+        if serve && !self.gone.load(Ordering::Relaxed) {
+            self.devices.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.devices.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 
     /// Does it send to this device?
     #[inline]
     pub fn serves(&self, device: u8) -> bool {
-        let served = self.devices.checked_shr(device.into()).is_some_and(|set| set & 1 != 0);
-        served && !self.gone.load(Ordering::Relaxed)
+        let devices = self.devices.load(Ordering::Relaxed);
+        devices.checked_shr(device.into()).is_some_and(|set| set & 1 != 0)
     }
 
     /// Sends a frame to a device it serves. `false`: the tap device did not take it, and will not be
@@ -57,7 +65,9 @@ impl Transmitter {
     #[inline]
     pub fn send(&self, device: u8, frame: &[u8]) -> bool {
         let Err(error) = self.tap.write(device, frame) else { return true };
-        if !self.gone.swap(true, Ordering::Relaxed) {
+        let first = !self.gone.swap(true, Ordering::Relaxed);
+        self.devices.store(0, Ordering::Relaxed);
+        if first {
             tracing::warn!(
                 "the tap device {} is gone, so the user tier sends by its sockets, which is \
                  slower, until weir-dataplane starts again: {error}",

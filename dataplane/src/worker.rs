@@ -1,11 +1,12 @@
-//! A worker: one thread with its own UMEM, its queue of every device, and its engine.
+//! A worker: one thread with its own packet memory, its queue of every device, and its engine.
 //!
-//! A turn of the loop: receive from each socket, run the engine, take over what other workers
-//! handed over, send, recycle. With nothing to do the thread sleeps in `poll` until a device, a
-//! neighbour or the tick wakes it.
+//! A turn of the loop: do what the main thread says, receive from each socket, run the engine, take
+//! over what other workers handed over, send, recycle. With nothing to do the thread sleeps in `poll`
+//! until a device, a neighbour, the main thread or the tick wakes it.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result};
@@ -13,12 +14,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weir_shm::map::prefetch;
 use weir_shm::status::Status;
 use weir_wire::layout::MAX_DEVICES;
-use weir_wire::layout::status::{DeviceStatus, SocketMode, WorkerStatus};
-use weir_xsk::{BindMode, Frame, Umem, UmemConfig};
+use weir_wire::layout::status::{DeviceStatus, WorkerStatus};
+use weir_xsk::Frame;
 
-use crate::attach::Program;
+use crate::command::{Command, Reply};
 use crate::engine::{BATCH, Engine, Regions};
-use crate::handover::{Handover, PARCELS};
+use crate::handover::{Errand, Handover, PARCELS};
+use crate::memory::PacketMemory;
 use crate::owner::Owners;
 use crate::packet::{Buffer, Output, Received};
 use crate::ports::Ports;
@@ -29,23 +31,6 @@ pub const TICK_MS: u32 = 20;
 /// A full pass of expiry over the flow table takes about so many milliseconds.
 pub const EXPIRY_PASS_MS: u32 = 10_000;
 
-/// A device as a worker sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePlan {
-    /// Index in the control page.
-    pub device: u8,
-    /// Kernel interface index.
-    pub ifindex: u32,
-    /// Interface name, for messages.
-    pub name: String,
-    /// The queues this worker serves.
-    pub queues: Vec<u32>,
-    /// MTU, bytes.
-    pub mtu: u32,
-    /// The XDP program may send frames by it.
-    pub xdp_transmit: bool,
-}
-
 /// What a worker is started with.
 pub struct Plan {
     /// Number of this worker.
@@ -54,14 +39,18 @@ pub struct Plan {
     pub workers: u8,
     /// CPU to run on.
     pub core: Option<usize>,
-    /// Its part of each device.
-    pub devices: Vec<DevicePlan>,
-    /// Slots of each ring.
-    pub ring_size: u32,
-    /// Copy or zero-copy.
-    pub bind: BindMode,
+    /// Packet memory to begin with: bytes of a frame, and how many frames rings hold.
+    pub memory: Vec<(u32, u32)>,
     /// Secret of the process.
     pub entropy: [u64; 2],
+}
+
+/// What a worker hears of the main thread, and tells it.
+pub struct Channel {
+    /// Devices come and go by these.
+    pub commands: Receiver<Command>,
+    /// Its answers.
+    pub replies: Sender<Reply>,
 }
 
 /// What the workers of a process share.
@@ -87,14 +76,9 @@ pub fn monotonic_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
-/// Binds the worker's sockets, enters them in the program's map, reports that it is ready, and
-/// forwards until told to stop. Errors are those of starting up.
-pub fn run(
-    plan: &Plan,
-    shared: &Shared,
-    program: &Mutex<Program>,
-    ready: impl FnOnce(),
-) -> Result<()> {
+/// Takes over the worker's flows, reports that it is ready, and forwards until told to stop. Errors
+/// are those of starting up.
+pub fn run(plan: &Plan, shared: &Shared, channel: Channel, ready: impl FnOnce()) -> Result<()> {
     if let Some(core) = plan.core {
         let mut cpus = rustix::thread::CpuSet::new();
         cpus.set(core);
@@ -102,40 +86,30 @@ pub fn run(
             .with_context(|| format!("cannot pin worker {} to CPU {core}", plan.id))?;
     }
     let owners = Owners::new().context("cannot ask the kernel for neighbours")?;
-    let umem = Umem::new(umem_config(plan)).context("cannot map the packet memory")?;
-    let mut ports = Ports::bind(plan, &umem, shared)?;
+    let memory = PacketMemory::default();
+    for (frame_size, frames) in &plan.memory {
+        if let Err(error) = memory.add(*frame_size, *frames) {
+            // Devices that find no room are out of use, and say so.
+            tracing::warn!(worker = plan.id, "cannot map all packet memory: {error}");
+            break;
+        }
+    }
+    let mut ports = Ports::new(&memory, shared);
     let mut engine = Engine::new(plan.id, plan.workers, &shared.regions, plan.entropy);
     let adopted = engine.adopt();
     if adopted > 0 {
         tracing::info!(worker = plan.id, flows = adopted, "flows of the earlier process adopted");
     }
-    {
-        let mut program = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut socket = ports.sockets.iter();
-        for device in &plan.devices {
-            for (queue, (_, socket)) in device.queues.iter().zip(&mut socket) {
-                program.set_socket(device.device, *queue, socket.as_raw_fd())?;
-            }
-        }
-    }
     ready();
-    turn_until_stopped(plan, shared, &umem, &mut ports, &mut engine, &owners);
+    turn_until_stopped(plan, shared, &channel, &memory, &mut ports, &mut engine, &owners);
     Ok(())
-}
-
-fn umem_config(plan: &Plan) -> UmemConfig {
-    let sockets = plan.devices.iter().map(|device| device.queues.len() as u32).sum::<u32>();
-    // Every ring can be full at once and there are still frames to receive into and to answer with.
-    let frames = sockets * 2 * plan.ring_size + 4 * BATCH as u32;
-    // A copy-mode frame begins after XDP_PACKET_HEADROOM (256) and has a tagged Ethernet header.
-    let large = plan.devices.iter().any(|device| device.mtu > 2048 - 256 - 18);
-    UmemConfig { frames, frame_size: if large { 4096 } else { 2048 }, huge_pages: true }
 }
 
 fn turn_until_stopped<'u>(
     plan: &Plan,
     shared: &Shared,
-    umem: &'u Umem,
+    channel: &Channel,
+    memory: &'u PacketMemory,
     ports: &mut Ports<'u>,
     engine: &mut Engine,
     owners: &Owners,
@@ -146,6 +120,17 @@ fn turn_until_stopped<'u>(
     while !shared.stop.load(Ordering::Relaxed) {
         let now = monotonic_ms();
         let mut busy = 0;
+        // One in a turn, for packets wait meanwhile.
+        if let Ok(command) = channel.commands.try_recv() {
+            busy = 1;
+            if let Command::Close { device } = command {
+                drain(device, &mut batch, now as u32, ports, engine);
+            }
+            if let Some((device, done)) = ports.obey(command) {
+                // Without a main thread the worker is about to stop.
+                let _ = channel.replies.send(Reply { device, done });
+            }
+        }
         for index in 0..ports.sockets.len() {
             let (device, socket) = &mut ports.sockets[index];
             let device = *device;
@@ -172,13 +157,13 @@ fn turn_until_stopped<'u>(
             engine.tend(slots, now as u32, ports);
             engine.judge(now);
             engine.settle_claims(|interface, address| owners.of(interface, address));
-            report(plan, shared, umem, ports, engine, now);
+            report(plan, shared, memory, ports, engine, now);
         }
         if busy == 0 {
             sleep(plan, shared, ports);
         }
     }
-    report(plan, shared, umem, ports, engine, monotonic_ms());
+    report(plan, shared, memory, ports, engine, monotonic_ms());
     shared.status.set_worker(plan.id, &<WorkerStatus as zerocopy::FromZeros>::new_zeroed());
 }
 
@@ -195,7 +180,11 @@ pub fn take_over<B: Buffer>(
 ) -> usize {
     let mut frames = 0;
     while frames < PARCELS {
-        let (taken, lost) = handover.collect(worker, BATCH, |device, bytes| {
+        let (taken, lost) = handover.collect(worker, BATCH, |device, errand, bytes| {
+            if errand == Errand::Send {
+                out.send_for_another(device, bytes);
+                return true;
+            }
             let Some(mut frame) = out.allocate() else { return false };
             let fits = frame.set_data(bytes);
             if fits {
@@ -212,6 +201,28 @@ pub fn take_over<B: Buffer>(
     frames
 }
 
+/// Takes what the sockets of a device have received, before they are closed.
+fn drain<'u>(
+    device: u8,
+    batch: &mut Vec<Received<Frame<'u>>>,
+    now: u32,
+    ports: &mut Ports<'u>,
+    engine: &mut Engine,
+) {
+    for index in 0..ports.sockets.len() {
+        // No more than its rings hold, should it go on receiving.
+        let mut left = ports.sockets[index].1.capacity() as usize;
+        while left > 0 && ports.sockets[index].0 == device {
+            let socket = &mut ports.sockets[index].1;
+            match socket.receive(BATCH, |frame| batch.push(Received { frame, device })) {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+            engine.process(batch, now, ports);
+        }
+    }
+}
+
 fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
     if plan.workers > 1 && !shared.handover.may_sleep(plan.id) {
         return;
@@ -222,33 +233,24 @@ fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
         sockets.chain([bell]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK_MS) * 1_000_000 };
     let _ = poll(&mut waiting, Some(&timeout));
-    if plan.workers > 1 {
+    let rung = waiting.last().is_some_and(|bell| bell.revents().contains(PollFlags::IN));
+    if plan.workers > 1 || rung {
         shared.handover.awake(plan.id);
     }
 }
 
-fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: &Engine, now: u64) {
-    let mut accounted = umem.free_frames() + umem.forfeited() + ports.waiting();
-    let mut board = [<DeviceStatus as zerocopy::FromZeros>::new_zeroed(); MAX_DEVICES];
-    for (device, socket) in &ports.sockets {
-        let (filled, sending) = socket.in_flight();
-        accounted += filled + sending;
-        let Some(status) = board.get_mut(usize::from(*device)) else { continue };
-        status.sockets += 1;
-        let mode = if socket.zero_copy() { SocketMode::ZeroCopy } else { SocketMode::Copy };
-        status.mode = mode as u32;
-        status.tx_completed += socket.completed();
-        if let Ok(kernel) = socket.statistics() {
-            status.rx_dropped += kernel.rx_dropped;
-            status.tx_invalid += kernel.tx_invalid_descs + socket.corrupt();
-            status.rx_ring_full += kernel.rx_ring_full.unwrap_or(0);
-            status.fill_ring_empty += kernel.rx_fill_ring_empty_descs.unwrap_or(0);
-        }
-    }
-    for (status, sent) in board.iter_mut().zip(ports.by_transmitter()) {
-        status.tx_completed += sent.done;
-        status.tx_invalid += sent.lost;
-    }
+fn report(
+    plan: &Plan,
+    shared: &Shared,
+    memory: &PacketMemory,
+    ports: &Ports<'_>,
+    engine: &Engine,
+    now: u64,
+) {
+    let idle: u32 = memory.umems().map(|umem| umem.free_frames() + umem.forfeited()).sum();
+    let frames: u32 = memory.umems().map(weir_xsk::Umem::frames).sum();
+    let accounted = idle + ports.in_flight();
+    let board = ports.figures();
     if let Ok(mut boards) = shared.board.lock()
         && let Some(ours) = boards.get_mut(usize::from(plan.id))
     {
@@ -258,7 +260,7 @@ fn report(plan: &Plan, shared: &Shared, umem: &Umem, ports: &Ports<'_>, engine: 
         heartbeat_ms: now,
         epoch: engine.snapshot().half.epoch,
         flows: engine.flows(),
-        frames: umem.frames().into(),
+        frames: frames.into(),
         frames_accounted: accounted.into(),
         reserved: [0; 3],
     };

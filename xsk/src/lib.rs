@@ -12,7 +12,7 @@
 //! | completion | kernel → user | frames that were sent |
 //!
 //! Sockets of one thread share one [`Umem`], so that a frame received by one is sent by another
-//! without a copy. A frame in user hands is a [`Frame`]: it can be moved into a ring or dropped,
+//! without a copy. Binding is another thread's, see [`Binder`]. A frame in user hands is a [`Frame`]: it can be moved into a ring or dropped,
 //! which returns it, and nothing else; losing one, or using one after giving it away, is not
 //! expressible in safe code.
 //!
@@ -34,6 +34,6 @@ pub mod socket;
 pub mod tap;
 pub mod umem;
 
-pub use socket::{BindMode, Error, Socket, SocketConfig};
+pub use socket::{BindMode, Binder, Error, Socket, SocketConfig};
 pub use tap::Tap;
-pub use umem::{Frame, Umem, UmemConfig};
+pub use umem::{Frame, Lease, Umem, UmemConfig};

@@ -1,9 +1,10 @@
 //! A socket: binding to a queue, and moving frames through its rings.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -16,12 +17,7 @@ use rustix::net::xdp::{
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::ring::{Consumer, Producer, RingMemory};
-use crate::umem::{Frame, Umem};
-
-/// Times a bind is tried while the queue's last owner is being torn down, which the kernel does
-/// after `close` returns.
-const BIND_TRIES: u32 = 100;
-const BIND_PAUSE: Duration = Duration::from_millis(20);
+use crate::umem::{Frame, Lease, Memory, Umem};
 
 /// Descriptors the kernel sends per system call in copy mode (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
 const COPY_MODE_BURST: u32 = 32;
@@ -58,6 +54,29 @@ pub struct Error {
     ifindex: u32,
     queue: u32,
     source: std::io::Error,
+}
+
+impl Error {
+    fn new(action: &'static str, config: SocketConfig, source: Errno) -> Self {
+        let SocketConfig { ifindex, queue, .. } = config;
+        Self { action, ifindex, queue, source: source.into() }
+    }
+
+    /// The kernel's error number.
+    pub fn errno(&self) -> i32 {
+        self.source.raw_os_error().unwrap_or(0)
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Has the queue another socket? That may be one which is being torn down, which the kernel
+    /// does after `close` returns.
+    pub fn is_busy(&self) -> bool {
+        self.errno() == libc::EBUSY
+    }
 }
 
 fn hint(source: &std::io::Error) -> &'static str {
@@ -112,7 +131,93 @@ impl Drop for RingMapping {
     }
 }
 
-/// One device queue, bound. Field order matters: rings go before their mappings and the descriptor.
+/// What binds a socket that another thread moves frames through: binding takes the kernel's lock of
+/// all network devices, which others may hold for long, and so does the end of a socket.
+#[derive(Debug)]
+pub struct Binder {
+    fd: OwnedFd,
+    config: SocketConfig,
+    region: XdpUmemReg,
+    registered: bool,
+    dead: Cell<bool>,
+    /// What `region` is in.
+    memory: Arc<Memory>,
+}
+
+impl Binder {
+    /// What to bind to.
+    pub fn config(&self) -> SocketConfig {
+        self.config
+    }
+
+    /// Binds the socket; does the driver work on the UMEM itself? `shared` is a bound socket of the
+    /// same UMEM, which then need not be registered anew.
+    ///
+    /// # Errors
+    /// When the kernel refuses; it may be tried again.
+    pub fn bind(&mut self, shared: Option<&Self>) -> Result<bool, Error> {
+        let config = self.config;
+        let SocketConfig { ifindex, queue, mode, .. } = config;
+        let failed = |e: Errno| Error::new("bind", config, e);
+        // A socket has its memory of its own or shared.
+        let shared = shared.filter(|other| !self.registered && self.shares_memory_with(other));
+        match shared {
+            // The shared flag alone: mode and wake-ups are the first socket's (`xsk_bind`).
+            Some(first) => {
+                let addr = SocketAddrXdp::new(SocketAddrXdpFlags::XDP_SHARED_UMEM, ifindex, queue);
+                let shared_umem_fd = first.fd.as_fd();
+                let addr = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd };
+                rustix::net::bind(&self.fd, &addr).map_err(failed)?;
+            }
+            None => {
+                self.register()?;
+                let mode = match mode {
+                    BindMode::Auto => SocketAddrXdpFlags::empty(),
+                    BindMode::Copy => SocketAddrXdpFlags::XDP_COPY,
+                    BindMode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
+                };
+                let flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP | mode;
+                rustix::net::bind(&self.fd, &SocketAddrXdp::new(flags, ifindex, queue))
+                    .map_err(failed)?;
+            }
+        }
+        let options = sockopt::xdp_options(&self.fd);
+        let options = options.map_err(|e| Error::new("inspect", config, e))?;
+        Ok(options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY))
+    }
+
+    fn register(&mut self) -> Result<(), Error> {
+        if !self.registered {
+            sockopt::set_xdp_umem_reg(&self.fd, self.region)
+                .map_err(|e| Error::new("register memory for", self.config, e))?;
+            self.registered = true;
+        }
+        Ok(())
+    }
+
+    /// Is it of a socket of the same UMEM?
+    pub fn shares_memory_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    /// Has the socket lost its device (`xsk_notifier`)?
+    pub fn is_dead(&self) -> bool {
+        // The kernel forgets the error when it has told it.
+        if !matches!(sockopt::socket_error(&self.fd), Ok(Ok(()))) {
+            self.dead.set(true);
+        }
+        self.dead.get()
+    }
+}
+
+impl AsRawFd for Binder {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// One device queue, bound or to be bound. Field order matters: rings go before their mappings and
+/// the descriptor.
 #[derive(Debug)]
 pub struct Socket<'u> {
     umem: &'u Umem,
@@ -125,21 +230,24 @@ pub struct Socket<'u> {
     corrupt: u64,
     completed: u64,
     zero_copy: bool,
+    owner: u16,
+    lease: Option<Lease<'u>>,
+    ring_size: u32,
     _mappings: [RingMapping; 4],
     fd: OwnedFd,
 }
 
 impl<'u> Socket<'u> {
-    /// Binds a queue. `shared` is a socket that already uses the same UMEM.
-    pub fn bind(
-        umem: &'u Umem,
-        config: SocketConfig,
-        shared: Option<&Socket<'u>>,
-    ) -> Result<Self, Error> {
-        let SocketConfig { ifindex, queue, ring_size, mode } = config;
-        let failed = |action, e: Errno| Error { action, ifindex, queue, source: e.into() };
+    /// Makes a socket with a full fill ring, and what binds it. Until it is bound nothing comes from
+    /// it, and nothing is to be sent by it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open(umem: &'u Umem, config: SocketConfig) -> Result<(Self, Binder), Error> {
+        let ring_size = config.ring_size;
+        let failed = |action| move |e: Errno| Error::new(action, config, e);
         if !ring_size.is_power_of_two() {
-            return Err(failed("size", Errno::INVAL));
+            return Err(failed("size")(Errno::INVAL));
         }
         let fd = rustix::net::socket_with(
             AddressFamily::XDP,
@@ -147,25 +255,14 @@ impl<'u> Socket<'u> {
             SocketFlags::CLOEXEC,
             None,
         )
-        .map_err(|e| failed("open", e))?;
-        if shared.is_none() {
-            let region = XdpUmemReg {
-                addr: umem.address(),
-                len: umem.bytes(),
-                chunk_size: umem.frame_size(),
-                headroom: 0,
-                flags: XdpUmemRegFlags::empty(),
-                tx_metadata_len: 0,
-            };
-            sockopt::set_xdp_umem_reg(&fd, region).map_err(|e| failed("register memory for", e))?;
-        }
+        .map_err(failed("open"))?;
         let sized = sockopt::set_xdp_umem_fill_ring_size(&fd, ring_size)
             .and_then(|()| sockopt::set_xdp_umem_completion_ring_size(&fd, ring_size))
             .and_then(|()| sockopt::set_xdp_rx_ring_size(&fd, ring_size))
             .and_then(|()| sockopt::set_xdp_tx_ring_size(&fd, ring_size));
-        sized.map_err(|e| failed("size the rings of", e))?;
-        let at = sockopt::xdp_mmap_offsets(&fd).map_err(|e| failed("map", e))?;
-        let map_failed = |e| failed("map the rings of", e);
+        sized.map_err(failed("size the rings of"))?;
+        let at = sockopt::xdp_mmap_offsets(&fd).map_err(failed("map"))?;
+        let map_failed = failed("map the rings of");
         let (m0, fill) = RingMapping::new(fd.as_fd(), XDP_UMEM_PGOFF_FILL_RING, &at.fr, ring_size)
             .map_err(map_failed)?;
         let (m1, completion) =
@@ -175,6 +272,8 @@ impl<'u> Socket<'u> {
             .map_err(map_failed)?;
         let (m3, tx) = RingMapping::new(fd.as_fd(), XDP_PGOFF_TX_RING, &at.tx, ring_size)
             .map_err(map_failed)?;
+        let twin = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(failed("open"))?;
+        let lease = umem.lease().ok_or_else(|| failed("open")(Errno::MFILE))?;
         let mut socket = Self {
             umem,
             fill: Producer::new(fill),
@@ -186,50 +285,59 @@ impl<'u> Socket<'u> {
             corrupt: 0,
             completed: 0,
             zero_copy: false,
+            owner: lease.owner(),
+            lease: Some(lease),
+            ring_size,
             _mappings: [m0, m1, m2, m3],
             fd,
         };
         // Before the bind: zero-copy drivers take buffers while binding.
         socket.fill();
-        socket.bind_queue(ifindex, queue, mode, shared).map_err(|e| failed("bind", e))?;
-        let options = sockopt::xdp_options(&socket.fd).map_err(|e| failed("inspect", e))?;
-        socket.zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
-        Ok(socket)
+        let region = XdpUmemReg {
+            addr: umem.address(),
+            len: umem.bytes(),
+            chunk_size: umem.frame_size(),
+            headroom: 0,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        let memory = Arc::clone(umem.memory());
+        let binder =
+            Binder { fd: twin, config, region, registered: false, dead: Cell::new(false), memory };
+        Ok((socket, binder))
     }
 
-    fn bind_queue(
-        &self,
-        ifindex: u32,
-        queue: u32,
-        mode: BindMode,
-        shared: Option<&Socket<'u>>,
-    ) -> Result<(), Errno> {
-        let flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP
-            | match mode {
-                BindMode::Auto => SocketAddrXdpFlags::empty(),
-                BindMode::Copy => SocketAddrXdpFlags::XDP_COPY,
-                BindMode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
-            };
-        for attempt in 1.. {
-            let bound = match shared {
-                None => rustix::net::bind(&self.fd, &SocketAddrXdp::new(flags, ifindex, queue)),
-                // The shared flag alone: mode and wake-ups are the first socket's (`xsk_bind`).
-                Some(first) => {
-                    let addr =
-                        SocketAddrXdp::new(SocketAddrXdpFlags::XDP_SHARED_UMEM, ifindex, queue);
-                    let shared_umem_fd = first.fd.as_fd();
-                    rustix::net::bind(
-                        &self.fd,
-                        &SocketAddrXdpWithSharedUmem { addr, shared_umem_fd },
-                    )
-                }
-            };
-            match bound {
-                Err(Errno::BUSY) if attempt < BIND_TRIES => std::thread::sleep(BIND_PAUSE),
-                other => return other,
-            }
-        }
-        Err(Errno::BUSY)
+    /// What the binder said.
+    pub fn set_zero_copy(&mut self, zero_copy: bool) {
+        self.zero_copy = zero_copy;
+    }
+
+    /// The packet memory.
+    pub fn umem(&self) -> &'u Umem {
+        self.umem
+    }
+
+    /// Most frames that its rings hold.
+    pub fn capacity(&self) -> u32 {
+        2 * self.ring_size
+    }
+
+    /// Does the frame belong to the socket's UMEM?
+    pub fn owns(&self, frame: &Frame<'u>) -> bool {
+        std::ptr::eq(frame.umem(), self.umem)
+    }
+
+    /// Ends this thread's part of the socket. The kernel lets go of it when its [`Binder`] is
+    /// dropped, and has then ended what it does with the frames in copy mode.
+    pub fn close(mut self) -> Option<Lease<'u>> {
+        self.retire()
+    }
+
+    fn retire(&mut self) -> Option<Lease<'u>> {
+        self.complete();
+        let mut lease = self.lease.take()?;
+        lease.close(self.filled + self.sending);
+        Some(lease)
     }
 
     /// Takes up to `max` received frames; says how many.
@@ -239,7 +347,7 @@ impl<'u> Socket<'u> {
         while count < max {
             let Some(descriptor) = self.rx.pop() else { break };
             self.filled = self.filled.saturating_sub(1);
-            match self.umem.take_from_ring(descriptor.addr, descriptor.len) {
+            match self.umem.take_from_ring(self.owner, descriptor.addr, descriptor.len) {
                 Some(frame) => take(frame),
                 None => self.corrupt += 1,
             }
@@ -265,7 +373,7 @@ impl<'u> Socket<'u> {
         while pushed < room {
             let Some(frame) = self.umem.alloc() else { break };
             // There is room, so the frame gets in.
-            self.fill.push(frame.into_fill());
+            self.fill.push(frame.into_fill(self.owner));
             pushed += 1;
         }
         self.filled += pushed;
@@ -279,11 +387,10 @@ impl<'u> Socket<'u> {
     /// or when it belongs to another UMEM.
     #[inline]
     pub fn transmit(&mut self, frame: Frame<'u>) -> Result<(), Frame<'u>> {
-        let own = std::ptr::eq(frame.umem(), self.umem);
-        if !own || (self.tx.free() == 0) {
+        if !self.owns(&frame) || (self.tx.free() == 0) {
             return Err(frame);
         }
-        let (addr, len) = frame.into_ring();
+        let (addr, len) = frame.into_ring(self.owner);
         self.tx.push(XdpDesc { addr, len, options: XdpDescOptions::empty() });
         self.sending += 1;
         Ok(())
@@ -311,7 +418,7 @@ impl<'u> Socket<'u> {
     pub fn complete(&mut self) -> u32 {
         let mut count = 0;
         while let Some(addr) = self.completion.pop() {
-            match self.umem.take_from_ring(addr, 0) {
+            match self.umem.take_from_ring(self.owner, addr, 0) {
                 Some(frame) => drop(frame),
                 None => self.corrupt += 1,
             }
@@ -365,7 +472,6 @@ impl AsRawFd for Socket<'_> {
 
 impl Drop for Socket<'_> {
     fn drop(&mut self) {
-        self.complete();
-        self.umem.forfeit(self.filled + self.sending);
+        self.retire();
     }
 }

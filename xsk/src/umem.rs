@@ -1,7 +1,8 @@
 //! Frames: memory registered with the kernel, and who owns which part of it.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -17,24 +18,46 @@ pub struct UmemConfig {
     pub huge_pages: bool,
 }
 
+/// A mapping of packet memory. It ends when nobody has it who frames belong to, or who registers it
+/// with the kernel.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: an address and a length. Who has them reaches nothing by them but through a `Umem`, which
+// is one thread's.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the range mapped in `Umem::new`, with nobody left who refers to it.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Nobody's: the frame is in no ring.
+const NOBODY: u16 = 0;
+
 /// Memory of frames, with the list of those that are free. One thread's.
 #[derive(Debug)]
 pub struct Umem {
-    base: NonNull<u8>,
-    bytes: usize,
+    memory: Arc<Memory>,
     frames: u32,
     frame_size: u32,
     huge: bool,
     free: UnsafeCell<Vec<u32>>,
-    /// Per frame: is it in a ring, so the kernel's?
-    in_ring: Box<[Cell<bool>]>,
+    /// Per frame: whose rings it is in, so the kernel's; [`NOBODY`]: it is not.
+    in_ring: Box<[Cell<u16>]>,
+    /// Which numbers of owners are taken, from 1 on.
+    owners: RefCell<Vec<bool>>,
     /// Frames that rings held when their socket closed: the kernel may still write to them, so
-    /// they stay out of use.
+    /// they stay out of use until somebody knows better.
     forfeited: Cell<u32>,
 }
-
-// SAFETY: everything is reached through `self`; nothing refers to the thread it was made on.
-unsafe impl Send for Umem {}
 
 impl Umem {
     /// Maps the memory. All frames are free.
@@ -73,13 +96,13 @@ impl Umem {
         let base =
             NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mmap returned null"))?;
         Ok(Self {
-            base,
-            bytes,
+            memory: Arc::new(Memory { base, bytes }),
             frames,
             frame_size,
             huge,
             free: UnsafeCell::new((0..frames).rev().collect()),
-            in_ring: (0..frames).map(|_| Cell::new(false)).collect(),
+            in_ring: (0..frames).map(|_| Cell::new(NOBODY)).collect(),
+            owners: RefCell::default(),
             forfeited: Cell::new(0),
         })
     }
@@ -104,7 +127,7 @@ impl Umem {
         self.frames
     }
 
-    /// Frames that closed sockets held, out of use until the memory goes.
+    /// Frames that closed sockets held, out of use until they are [reclaimed](Lease::reclaim).
     pub fn forfeited(&self) -> u32 {
         self.forfeited.get()
     }
@@ -114,20 +137,38 @@ impl Umem {
         self.huge
     }
 
-    pub(crate) fn frame_size(&self) -> u32 {
+    /// Bytes of a frame.
+    pub fn frame_size(&self) -> u32 {
         self.frame_size
     }
 
+    /// Bytes that a packet can have which is written by [`Frame::set_data`].
+    pub fn room(&self) -> usize {
+        (self.frame_size - HEADROOM) as usize
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     pub(crate) fn address(&self) -> u64 {
-        self.base.as_ptr() as u64
+        self.memory.base.as_ptr() as u64
+    }
+
+    /// A number for who puts frames into rings; `None` when there is no other.
+    pub(crate) fn lease(&self) -> Option<Lease<'_>> {
+        let mut owners = self.owners.borrow_mut();
+        let free = owners.iter().position(|taken| !taken).unwrap_or(owners.len());
+        let owner = u16::try_from(free + 1).ok()?;
+        match owners.get_mut(free) {
+            Some(taken) => *taken = true,
+            None => owners.push(true),
+        }
+        Some(Lease { umem: self, owner, held: 0 })
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.frames) * u64::from(self.frame_size)
-    }
-
-    pub(crate) fn forfeit(&self, frames: u32) {
-        self.forfeited.set(self.forfeited.get() + frames);
     }
 
     #[inline]
@@ -137,23 +178,51 @@ impl Umem {
     }
 
     /// The frame that a descriptor from the kernel names; `None` for an address or length that is
-    /// out of bounds, or a frame that was not in a ring.
+    /// out of bounds, or a frame that was not in a ring of this owner.
     #[inline]
-    pub(crate) fn take_from_ring(&self, addr: u64, len: u32) -> Option<Frame<'_>> {
+    pub(crate) fn take_from_ring(&self, owner: u16, addr: u64, len: u32) -> Option<Frame<'_>> {
         let index = u32::try_from(addr / u64::from(self.frame_size)).ok()?;
         let offset = (addr % u64::from(self.frame_size)) as u32;
         let in_ring = self.in_ring.get(index as usize)?;
-        if len > self.frame_size - offset || !in_ring.replace(false) {
+        if len > self.frame_size - offset || in_ring.get() != owner {
             return None;
         }
+        in_ring.set(NOBODY);
         Some(Frame { umem: self, index, offset, len })
     }
 }
 
-impl Drop for Umem {
-    fn drop(&mut self) {
-        // SAFETY: the range mapped in `new`; frames and sockets borrow the UMEM, so none is left.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+/// The right of a socket to put frames into rings; when it is closed, what is left there.
+#[derive(Debug)]
+pub struct Lease<'u> {
+    umem: &'u Umem,
+    owner: u16,
+    held: u32,
+}
+
+impl Lease<'_> {
+    pub(crate) fn owner(&self) -> u16 {
+        self.owner
+    }
+
+    /// The rings are gone, with so many frames in them.
+    pub(crate) fn close(&mut self, frames: u32) {
+        self.held = frames;
+        self.umem.forfeited.set(self.umem.forfeited.get() + frames);
+    }
+
+    /// Puts the frames back on the free list. For when the kernel has let go of the socket, so that
+    /// nobody writes to them any more; a lease that is dropped leaves them out of use.
+    pub fn reclaim(self) {
+        let umem = self.umem;
+        for (index, owner) in (0..umem.frames).zip(&umem.in_ring) {
+            if owner.get() == self.owner {
+                owner.set(NOBODY);
+                umem.give_back(index);
+            }
+        }
+        umem.forfeited.set(umem.forfeited.get() - self.held);
+        umem.owners.borrow_mut()[usize::from(self.owner) - 1] = false;
     }
 }
 
@@ -219,18 +288,18 @@ impl<'u> Frame<'u> {
     fn pointer(&self) -> *mut u8 {
         let at = self.index as usize * self.umem.frame_size as usize + self.offset as usize;
         // SAFETY: within the mapping, see `data`.
-        unsafe { self.umem.base.as_ptr().add(at) }
+        unsafe { self.umem.memory.base.as_ptr().add(at) }
     }
 
     pub(crate) fn umem(&self) -> &'u Umem {
         self.umem
     }
 
-    /// Offset in the UMEM and length; the frame is the kernel's from here on.
+    /// Offset in the UMEM and length; the frame is the kernel's from here on, in a ring of `owner`.
     #[inline]
-    pub(crate) fn into_ring(self) -> (u64, u32) {
+    pub(crate) fn into_ring(self, owner: u16) -> (u64, u32) {
         let at = u64::from(self.index) * u64::from(self.umem.frame_size) + u64::from(self.offset);
-        self.umem.in_ring[self.index as usize].set(true);
+        self.umem.in_ring[self.index as usize].set(owner);
         let len = self.len;
         std::mem::forget(self);
         (at, len)
@@ -238,9 +307,9 @@ impl<'u> Frame<'u> {
 
     /// As [`Self::into_ring`], for a frame to be received into: its start.
     #[inline]
-    pub(crate) fn into_fill(mut self) -> u64 {
+    pub(crate) fn into_fill(mut self, owner: u16) -> u64 {
         (self.offset, self.len) = (0, 0);
-        self.into_ring().0
+        self.into_ring(owner).0
     }
 }
 
@@ -297,15 +366,34 @@ mod tests {
     #[test]
     fn descriptors_that_make_no_sense_are_refused() {
         let umem = umem(2);
-        let (addr, len) = umem.alloc().unwrap().into_ring();
-        assert!(umem.take_from_ring(addr, 2048).is_none(), "beyond the frame");
-        assert!(umem.take_from_ring(4096, 0).is_none(), "beyond the memory");
-        assert!(umem.take_from_ring(u64::MAX, 0).is_none(), "beyond everything");
-        assert!(umem.take_from_ring(2048, 0).is_none(), "not in a ring");
-        let frame = umem.take_from_ring(addr, len).unwrap();
-        assert!(umem.take_from_ring(addr, len).is_none(), "twice");
+        let owner = umem.lease().unwrap().owner();
+        let (addr, len) = umem.alloc().unwrap().into_ring(owner);
+        assert!(umem.take_from_ring(owner, addr, 2048).is_none(), "beyond the frame");
+        assert!(umem.take_from_ring(owner, 4096, 0).is_none(), "beyond the memory");
+        assert!(umem.take_from_ring(owner, u64::MAX, 0).is_none(), "beyond everything");
+        assert!(umem.take_from_ring(owner, 2048, 0).is_none(), "not in a ring");
+        assert!(umem.take_from_ring(owner + 1, addr, 0).is_none(), "in a ring of another");
+        let frame = umem.take_from_ring(owner, addr, len).unwrap();
+        assert!(umem.take_from_ring(owner, addr, len).is_none(), "twice");
         drop(frame);
         assert_eq!(umem.free_frames(), 2);
+    }
+
+    #[test]
+    fn what_a_closed_socket_held_is_out_of_use_until_it_is_reclaimed() {
+        let umem = umem(4);
+        let (mut one, other) = (umem.lease().unwrap(), umem.lease().unwrap());
+        let kept = umem.alloc().unwrap().into_ring(other.owner()).0;
+        for _ in 0..2 {
+            umem.alloc().unwrap().into_ring(one.owner());
+        }
+        one.close(2);
+        assert_eq!((umem.free_frames(), umem.forfeited()), (1, 2));
+        let number = one.owner();
+        one.reclaim();
+        assert_eq!((umem.free_frames(), umem.forfeited()), (3, 0));
+        assert_eq!(umem.lease().unwrap().owner(), number, "the number is free again");
+        assert!(umem.take_from_ring(other.owner(), kept, 0).is_some(), "of another socket");
     }
 
     #[test]

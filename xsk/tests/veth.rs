@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir_xsk::{BindMode, Socket, SocketConfig, Umem, UmemConfig};
+use weir_xsk::{BindMode, Binder, Error, Socket, SocketConfig, Umem, UmemConfig};
 
 /// A pair of connected devices, removed at the end.
 struct Veth {
@@ -52,6 +52,28 @@ fn umem() -> Umem {
     Umem::new(UmemConfig { frames: 512, frame_size: 2048, huge_pages: true }).unwrap()
 }
 
+/// Opens a socket and binds it, as soon as the queue's last owner is torn down, which the kernel
+/// does after `close` returns.
+fn bind<'u>(
+    umem: &'u Umem,
+    config: SocketConfig,
+    shared: Option<&Binder>,
+) -> Result<(Socket<'u>, Binder), Error> {
+    let (mut socket, mut binder) = Socket::open(umem, config)?;
+    for _ in 0..100 {
+        match binder.bind(shared) {
+            Err(error) if error.is_busy() => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            bound => {
+                socket.set_zero_copy(bound?);
+                return Ok((socket, binder));
+            }
+        }
+    }
+    panic!("the queue stays busy");
+}
+
 /// Sends `count` frames and waits until the kernel has returned them all.
 fn send<'u>(umem: &'u Umem, socket: &mut Socket<'u>, count: usize) {
     let mut sent = 0;
@@ -80,7 +102,7 @@ fn send<'u>(umem: &'u Umem, socket: &mut Socket<'u>, count: usize) {
 fn what_is_sent_arrives_and_every_frame_comes_back() {
     let veth = Veth::new("s");
     let umem = umem();
-    let mut socket = Socket::bind(&umem, veth.config('a'), None).unwrap();
+    let (mut socket, _binder) = bind(&umem, veth.config('a'), None).unwrap();
     assert!(!socket.zero_copy(), "copy mode was asked for, and is read back");
     assert_eq!(socket.in_flight(), (64, 0), "the fill ring is full before the bind");
     let before = veth.number('b', "statistics/rx_packets");
@@ -94,8 +116,8 @@ fn what_is_sent_arrives_and_every_frame_comes_back() {
 fn a_umem_is_shared_by_sockets_of_two_devices() {
     let (one, two) = (Veth::new("p"), Veth::new("q"));
     let umem = umem();
-    let mut first = Socket::bind(&umem, one.config('a'), None).unwrap();
-    let mut second = Socket::bind(&umem, two.config('a'), Some(&first)).unwrap();
+    let (mut first, binder) = bind(&umem, one.config('a'), None).unwrap();
+    let (mut second, _binder) = bind(&umem, two.config('a'), Some(&binder)).unwrap();
     send(&umem, &mut first, 100);
     send(&umem, &mut second, 100);
     assert_eq!(umem.free_frames() + 128, umem.frames());
@@ -106,11 +128,47 @@ fn a_queue_can_be_bound_again_after_its_socket_is_dropped() {
     let veth = Veth::new("r");
     for _ in 0..3 {
         let umem = umem();
-        let socket = Socket::bind(&umem, veth.config('a'), None).unwrap();
+        let (socket, binder) = bind(&umem, veth.config('a'), None).unwrap();
         drop(socket);
+        drop(binder);
         assert_eq!(umem.forfeited(), 64, "what the kernel may still write to stays out of use");
         assert_eq!(umem.free_frames() + umem.forfeited(), umem.frames());
     }
+}
+
+#[test]
+fn a_socket_that_is_closed_and_let_go_gives_every_frame_back() {
+    let veth = Veth::new("c");
+    let umem = umem();
+    for _ in 0..3 {
+        let (mut socket, binder) = bind(&umem, veth.config('a'), None).unwrap();
+        send(&umem, &mut socket, 100);
+        let lease = socket.close().unwrap();
+        assert_eq!((umem.free_frames(), umem.forfeited()), (umem.frames() - 64, 64));
+        drop(binder);
+        lease.reclaim();
+        assert_eq!((umem.free_frames(), umem.forfeited()), (umem.frames(), 0));
+    }
+}
+
+#[test]
+fn a_socket_learns_that_its_device_is_gone_and_the_others_go_on() {
+    let (one, two) = (Veth::new("g"), Veth::new("h"));
+    let umem = umem();
+    let (first, binder) = bind(&umem, one.config('a'), None).unwrap();
+    let (mut second, other) = bind(&umem, two.config('a'), Some(&binder)).unwrap();
+    assert!(!binder.is_dead() && !other.is_dead());
+    ip(&["link", "del", &one.end('a')]);
+    assert!(binder.is_dead() && !other.is_dead());
+    assert!(binder.is_dead(), "and remains so");
+    let lease = first.close().unwrap();
+    drop(binder);
+    lease.reclaim();
+    send(&umem, &mut second, 100);
+    assert_eq!(umem.free_frames() + 64, umem.frames());
+    ip(&["link", "add", &one.end('a'), "type", "veth", "peer", "name", &one.end('b')]);
+    let (_third, again) = bind(&umem, one.config('a'), Some(&other)).unwrap();
+    assert!(!again.is_dead());
 }
 
 #[test]
@@ -118,7 +176,7 @@ fn a_queue_that_is_not_there_is_refused_with_its_number() {
     let veth = Veth::new("n");
     let umem = umem();
     let config = SocketConfig { queue: 7, ..veth.config('a') };
-    let error = Socket::bind(&umem, config, None).unwrap_err().to_string();
+    let error = bind(&umem, config, None).unwrap_err().to_string();
     assert!(
         error.contains("queue 7") && error.contains("does the interface have that queue"),
         "{error}"
@@ -129,7 +187,7 @@ fn a_queue_that_is_not_there_is_refused_with_its_number() {
 fn frames_of_another_umem_are_given_back() {
     let veth = Veth::new("o");
     let (umem, other) = (umem(), umem());
-    let mut socket = Socket::bind(&umem, veth.config('a'), None).unwrap();
+    let (mut socket, _binder) = bind(&umem, veth.config('a'), None).unwrap();
     let frame = other.alloc().unwrap();
     assert!(socket.transmit(frame).is_err());
     assert_eq!(other.free_frames(), other.frames());

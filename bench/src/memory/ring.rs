@@ -58,6 +58,8 @@ impl<'u> Output<Frame<'u>> for Ring<'u> {
         Ok(())
     }
 
+    fn send_for_another(&mut self, _: u8, _: &[u8]) {}
+
     fn allocate(&mut self) -> Option<Frame<'u>> {
         None
     }
@@ -80,6 +82,8 @@ impl<'u> Output<Frame<'u>> for Capture<'_, 'u> {
         self.seen.push(External::of(frame.data(), device));
         self.ring.transmit(device, frame)
     }
+
+    fn send_for_another(&mut self, _: u8, _: &[u8]) {}
 
     fn allocate(&mut self) -> Option<Frame<'u>> {
         None

@@ -8,6 +8,7 @@
 //! | [`output`] | how all of them print, and end |
 
 pub mod act;
+mod devices;
 pub mod health;
 pub mod output;
 pub mod view;

@@ -12,15 +12,15 @@ use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_shm::{Pins, Role};
 use weir_wire::layout::control::{
-    BUCKETS, ControlHalf, Member, Port, Prefix, Rule, Selection, Translate, Uplink as UplinkLayout,
-    uplink_state,
+    BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
+    Uplink as UplinkLayout, uplink_state,
 };
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
-use weir_wire::layout::status::{SocketMode, StatusPage};
+use weir_wire::layout::status::StatusPage;
 use zerocopy::FromZeros;
 
-use super::{Arguments, output};
+use super::{Arguments, devices, output};
 use crate::api::{self, Query, Response};
 use crate::file::Configuration;
 use crate::{time, words};
@@ -98,28 +98,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
     let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
     let control_runs = pins.is_claimed(Role::Control)?;
     let dataplane_runs = pins.is_claimed(Role::Dataplane)?;
-    let devices: Vec<Value> = state
-        .snapshot
-        .half
-        .devices
-        .iter()
-        .zip(&page.devices)
-        .filter(|(device, _)| device.ifindex != 0)
-        .map(|(device, status)| {
-            json!({
-                "interface": device.name.as_str(),
-                "xdp": match status.xdp { 1 => "native", 2 => "generic", _ => "off" },
-                "sockets": status.sockets,
-                "mode": match status.mode {
-                    m if m == SocketMode::ZeroCopy as u32 => "zero-copy",
-                    m if m == SocketMode::Copy as u32 => "copy",
-                    _ => "detached",
-                },
-                "mtu": device.mtu,
-                "rx_lost": status.rx_dropped + status.rx_ring_full,
-            })
-        })
-        .collect();
+    let devices = devices::values(&state.snapshot.half, &page, dataplane_runs);
     let workers = if dataplane_runs { page.workers } else { 0 };
     let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
     let configuration = match api::ask(&arguments.socket, &Query::Configuration) {
@@ -163,7 +142,10 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
     text += &format!("{:<10} {}\n", "epoch", state.region.epoch());
     text += &configuration.as_ref().map(source).unwrap_or_default();
     text += "\n";
-    text += &table(&devices, &["interface", "xdp", "mode", "sockets", "mtu", "rx_lost"]);
+    text += &table(
+        &devices,
+        &["interface", "state", "why", "xdp", "mode", "sockets", "mtu", "rx_lost"],
+    );
     text += "\n";
     text += &uplinks(pins)?;
     Ok(text)
@@ -210,7 +192,9 @@ fn uplink_values(state: &State) -> Vec<Value> {
             });
             let why: Vec<_> = why.chain(draining).collect();
             let counters = state.counters.uplink(index as u8);
-            let port = half.ports.get(usize::from(uplink.port));
+            // Also of an uplink whose interface cannot be used, and which has no port for now.
+            let is_its = |p: &&Port| p.role == PortRole::Uplink as u8 && p.uplink == index as u8;
+            let port = half.ports.iter().find(is_its);
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
             let pool = uplink.addresses();
             json!({

@@ -22,7 +22,7 @@ pub enum Standing {
     NoNextHop,
     /// It has no usable address.
     NoAddress,
-    /// Its link is cut: nothing can leave.
+    /// Its link is cut, or its interface cannot be used: nothing can leave.
     NoCarrier,
     /// The operator took it out of use.
     Admin,

@@ -13,6 +13,8 @@ pub enum Signal {
     Carrier(bool),
     /// The interface has the uplink's address, or not.
     Address(bool),
+    /// Its interface can be used, or not. Until told it is taken to.
+    Device(bool),
     /// The next hop answers ARP or ND, or not. Until told it is taken to.
     NextHop(bool),
     /// What the operator wants. Until told that is to use it.
@@ -133,6 +135,8 @@ pub enum Reason {
     Drained,
     /// The operator put it back into use.
     Released,
+    /// Its interface cannot be used.
+    Device,
     /// No carrier.
     Carrier,
     /// The address is gone.

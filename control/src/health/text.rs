@@ -27,6 +27,7 @@ impl Display for Reason {
             Self::Draining => write!(f, "being emptied by hand"),
             Self::Drained => write!(f, "drained: the time to empty it is over"),
             Self::Released => write!(f, "put back into use by hand"),
+            Self::Device => write!(f, "its interface cannot be used, see `weir status`"),
             Self::Carrier => write!(f, "no carrier"),
             Self::Address => write!(f, "no usable address"),
             Self::NextHop => write!(f, "the next hop does not answer"),

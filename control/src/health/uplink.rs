@@ -33,6 +33,7 @@ pub struct Uplink {
     health: Health,
     targets: Vec<Watched>,
     wish: Wish,
+    device: bool,
     carrier: bool,
     address: bool,
     next_hop: bool,
@@ -64,6 +65,7 @@ impl Uplink {
             targets: health.targets.iter().map(watch).collect(),
             health,
             wish: Wish::Use,
+            device: true,
             carrier: false,
             address: false,
             next_hop: true,
@@ -144,6 +146,7 @@ impl Uplink {
                 }
                 self.carrier = carrier;
             }
+            Signal::Device(device) => self.device = device,
             Signal::Address(address) => self.address = address,
             Signal::NextHop(next_hop) => self.next_hop = next_hop,
             Signal::Wish(wish) => {
@@ -248,7 +251,7 @@ impl Uplink {
             (State::Draining, _) => Standing::Draining,
             (State::Recovering { .. }, _) => Standing::Recovering,
             (State::Down, Reason::Admin | Reason::Drained) => Standing::Admin,
-            (State::Down, Reason::Carrier) => Standing::NoCarrier,
+            (State::Down, Reason::Carrier | Reason::Device) => Standing::NoCarrier,
             (State::Down, Reason::Address) => Standing::NoAddress,
             (State::Down, Reason::NextHop) => Standing::NoNextHop,
             (State::Down, Reason::TargetsFailed { .. }) => Standing::Silent,
@@ -272,7 +275,7 @@ impl Uplink {
             let relapse = self.sound.take().is_some() && !counted;
             self.well = None;
             match fault {
-                Reason::Carrier | Reason::Address | Reason::NextHop => {
+                Reason::Device | Reason::Carrier | Reason::Address | Reason::NextHop => {
                     self.targets.iter_mut().for_each(Watched::lapse);
                 }
                 _ => {}
@@ -374,6 +377,7 @@ impl Uplink {
         let of = self.targets.len() as u32;
         let quorum = self.quorum();
         match () {
+            _ if !self.device => Some(Reason::Device),
             _ if !self.carrier => Some(Reason::Carrier),
             _ if !self.address => Some(Reason::Address),
             _ if !self.next_hop => Some(Reason::NextHop),

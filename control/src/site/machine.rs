@@ -3,10 +3,12 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use weir_wire::layout::control::Translate;
+use weir_wire::layout::MAX_QUEUES;
+use weir_wire::layout::control::{DeviceFault, Translate};
 
 use super::place::Problem;
 use super::{Lan, Site, Uplink};
+use crate::ports;
 use crate::serve;
 use crate::sysctls;
 use crate::watch::{Kernel, Link};
@@ -40,15 +42,14 @@ impl Site {
 
 /// What is wrong with a site on this machine: interfaces that are not there or not Ethernet,
 /// networks that overlap, NAT ports that the kernel gives to its own sockets, a group that there is
-/// not. What a provider or a
-/// slow device does to one uplink is [passing](Problem::passing).
+/// not. What takes out one LAN or one uplink is [passing](Problem::passing).
 pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> {
     let mut machine = Machine { kernel, file, problems: Vec::new() };
     for lan in &site.lans {
-        machine.interface(&lan.interface, lan.line, false);
+        machine.interface(&lan.interface, lan.line);
     }
     for uplink in &site.uplinks {
-        machine.interface(&uplink.interface, uplink.line, true);
+        machine.interface(&uplink.interface, uplink.line);
     }
     let lan_nets = machine.lans(&site.lans);
     for uplink in &site.uplinks {
@@ -91,40 +92,59 @@ impl Machine<'_> {
         self.problems.push(Problem { line, column: 1, ..problem });
     }
 
-    /// As [`Self::refuse`], for what takes one uplink out of use and no more.
+    /// As [`Self::refuse`], for what takes one LAN or one uplink out of use and no more.
     fn tolerate(&mut self, line: usize, message: String, remedy: impl Into<String>) {
         let problem = Problem::whole(self.file, message, remedy);
         self.problems.push(Problem { line, column: 1, passing: true, ..problem });
     }
 
-    fn interface(&mut self, name: &str, line: usize, of_uplink: bool) {
-        let kernel = self.kernel;
-        let Some(link) = kernel.link(name) else {
-            let mut known: Vec<_> = kernel.links.iter().map(|l| l.name.as_str()).collect();
-            known.sort_unstable();
-            let remedy = format!("there are: {}", known.join(", "));
-            let message = format!("there is no interface {name}");
-            return match of_uplink {
-                true => self.tolerate(line, message, remedy),
-                false => self.refuse(line, message, remedy),
-            };
+    fn interface(&mut self, name: &str, line: usize) {
+        let fault = match ports::usable(name, self.kernel) {
+            Ok((link, device)) => {
+                if link.vlan.is_some() && device.strips_tags {
+                    self.stripped(name, &device.name, line);
+                }
+                return self.queues(device, line);
+            }
+            Err(fault) => fault,
         };
-        if link.mac == [0; 6] {
-            let message = format!("interface {name} has no Ethernet address");
-            self.refuse(line, message, "use an Ethernet interface, or a VLAN of one");
-        }
-        let parent =
-            link.vlan.and_then(|(parent, _)| kernel.links.iter().find(|l| l.index == parent));
-        if let Some(Link { name: parent, .. }) = parent.filter(|parent| parent.strips_tags) {
-            let message = format!(
-                "interface {name} is a VLAN of {parent}, which takes the tags off what it \
-                 receives before XDP sees it: no packet would be known as {name}'s"
-            );
-            self.tolerate(line, message, format!("run `ethtool -K {parent} rxvlan off`"));
-        }
-        if let Some(parent) = parent.filter(|parent| parent.vlan.is_some()) {
-            let message = format!("interface {name} is a VLAN within VLAN {}", parent.name);
-            self.refuse(line, message, "use an interface with one 802.1Q tag at most");
+        let (message, remedy) = match fault {
+            DeviceFault::NoEthernet => (
+                format!(
+                    "interface {name} has no Ethernet header (PPP, raw IP, tunnels): not supported"
+                ),
+                "use an Ethernet interface, or a VLAN of one; let a router or modem speak PPP"
+                    .into(),
+            ),
+            DeviceFault::StackedVlan => (
+                format!("interface {name} is a VLAN within a VLAN"),
+                "use an interface with one 802.1Q tag at most".into(),
+            ),
+            DeviceFault::None | DeviceFault::Missing | DeviceFault::MissingVlan => {
+                let mut known: Vec<_> = self.kernel.links.iter().map(|l| l.name.as_str()).collect();
+                known.sort_unstable();
+                (
+                    format!("there is no interface {name}"),
+                    format!("there are: {}", known.join(", ")),
+                )
+            }
+        };
+        self.tolerate(line, message, remedy);
+    }
+
+    fn stripped(&mut self, name: &str, parent: &str, line: usize) {
+        let message = format!(
+            "interface {name} is a VLAN of {parent}, which takes the tags off what it receives \
+             before XDP sees it: no packet would be known as {name}'s"
+        );
+        self.tolerate(line, message, format!("run `ethtool -K {parent} rxvlan off`"));
+    }
+
+    fn queues(&mut self, device: &Link, line: usize) {
+        let Link { name, queues, .. } = device;
+        if *queues > MAX_QUEUES as u32 {
+            let message = format!("{name} has {queues} queues, at most {MAX_QUEUES} can be served");
+            self.tolerate(line, message, format!("`ethtool -L {name} combined {MAX_QUEUES}`"));
         }
     }
 
@@ -144,7 +164,7 @@ impl Machine<'_> {
                         "network {net} of LAN {} overlaps {other} of LAN {}",
                         lan.interface, of.interface
                     );
-                    self.refuse(lan.line, message, "each address belongs to one LAN port");
+                    self.tolerate(lan.line, message, "each address belongs to one LAN port");
                 }
                 nets.push((net, lan));
             }

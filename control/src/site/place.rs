@@ -17,7 +17,7 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
-    /// It takes one uplink out of use, and no more: a gateway can run with it until it passes.
+    /// It takes one LAN or one uplink out of use, and no more: a gateway runs without that part.
     pub passing: bool,
 }
 

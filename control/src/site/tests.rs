@@ -334,7 +334,7 @@ fn on_this_machine(change: impl FnOnce(&mut Kernel)) -> String {
 }
 
 #[test]
-fn what_befalls_one_uplink_passes_and_what_befalls_a_lan_does_not() {
+fn what_befalls_one_part_keeps_the_others_from_nothing() {
     let passing = |name: &str, change: fn(&mut Link)| {
         let mut kernel = kernel();
         kernel.links.iter_mut().filter(|link| link.name == name).for_each(change);
@@ -342,8 +342,10 @@ fn what_befalls_one_uplink_passes_and_what_befalls_a_lan_does_not() {
         found.iter().map(|problem| problem.passing).collect::<Vec<_>>()
     };
     let gone = |link: &mut Link| link.name.clear();
-    assert_eq!((passing("wan1", gone), passing("lan0", gone)), (vec![true], vec![false]));
-    assert_eq!(passing("wan1", |link| link.mac = [0; 6]), [false], "it will never do");
+    let raw = |link: &mut Link| link.headerless = true;
+    for name in ["lan0", "wan1"] {
+        assert_eq!((passing(name, gone), passing(name, raw)), (vec![true], vec![true]), "{name}");
+    }
     let text = GOOD.replacen("weight = 5", "weight = 5\naddresses = [\"10.77.3.4\"]", 1);
     let mut clash = kernel();
     clash.addresses[1].1 = "10.77.9.2/24".parse().unwrap();
@@ -390,9 +392,9 @@ fn a_lan_prefix_of_the_kernel_that_overlaps_another_lan_is_refused() {
 }
 
 #[test]
-fn an_interface_without_an_ethernet_address_is_refused() {
-    let text = on_this_machine(|kernel| kernel.links[1].mac = [0; 6]);
-    assert!(text.contains("wan0 has no Ethernet address"), "{text}");
+fn an_interface_without_an_ethernet_header_is_told_of() {
+    let text = on_this_machine(|kernel| kernel.links[1].headerless = true);
+    assert!(text.contains("wan0 has no Ethernet header"), "{text}");
 }
 
 #[test]
@@ -424,7 +426,7 @@ fn a_vlan_within_a_vlan_is_refused() {
         };
         kernel.links.push(outer);
     });
-    assert!(text.contains("wan0 is a VLAN within VLAN eth0.10"), "{text}");
+    assert!(text.contains("wan0 is a VLAN within a VLAN"), "{text}");
 }
 
 /// The problems of the good file with more said about the uplink `fiber`.
@@ -659,4 +661,25 @@ fn names_that_no_interface_can_have_are_refused() {
         let refused = broken("\"wan0\"", &format!("\"{name}\""));
         assert!(refused.contains("is no name of an interface"), "{refused}");
     }
+}
+
+#[test]
+fn a_device_with_fewer_queues_than_workers_is_warned_of_and_one_with_too_many_is_out_alone() {
+    let site =
+        parse("weir.toml", &GOOD.replacen("[gateway]", "[gateway]\nworkers = 2", 1)).unwrap();
+    let mut kernel = kernel();
+    kernel.links.iter_mut().for_each(|link| link.queues = 2);
+    let few = |kernel: &Kernel| {
+        let warnings = super::warnings_here(&site, kernel);
+        warnings.into_iter().filter(|text| text.contains("queues for")).collect::<Vec<_>>()
+    };
+    assert_eq!(few(&kernel), [""; 0]);
+    kernel.links[1].queues = 1;
+    let warnings = few(&kernel);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`ethtool -L wan0 combined 2`"), "{warnings:?}");
+    kernel.links[2].queues = 300;
+    let found = against_kernel(&site, &kernel, "weir.toml");
+    assert!(found.len() == 1 && found[0].passing, "{found:#?}");
+    assert!(found[0].to_string().contains("`ethtool -L wan1 combined 256`"), "{}", found[0]);
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::schema::File;
 use super::{Policy, Rule, Site, Uplink};
 use crate::hooks;
+use crate::ports;
 use crate::rules;
 use crate::watch::Kernel;
 
@@ -50,6 +51,7 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
         }
     }
     warnings.extend(rules::unfollowed(site, kernel));
+    warnings.extend(few_queues(site, kernel));
     if let Some(directory) = &site.hooks {
         match hooks::programs(directory) {
             Ok((_, refused)) => warnings.extend(refused),
@@ -129,6 +131,25 @@ pub fn of_file(
         }
     }
     warnings
+}
+
+/// Devices whose packets do not reach all workers by themselves.
+fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let lans = site.lans.iter().map(|lan| &lan.interface);
+    let interfaces = lans.chain(site.uplinks.iter().map(|uplink| &uplink.interface));
+    let devices = interfaces.filter_map(|name| Some(ports::usable(name, kernel).ok()?.1));
+    let few = devices.filter(|device| device.queues < site.workers.into());
+    // VLANs of a device are told of once.
+    let few: BTreeSet<_> = few.map(|device| (&device.name, device.queues)).collect();
+    let warning = |(name, queues): (&String, u32)| {
+        let workers = site.workers;
+        format!(
+            "{name} has {queues} queues for {workers} workers: as many workers receive its packets \
+             and hand over those of the others' flows; if it can have more, `ethtool -L {name} \
+             combined {workers}`"
+        )
+    };
+    few.into_iter().map(warning).collect()
 }
 
 /// What is probed through an uplink.

@@ -27,8 +27,11 @@ fn the_guard_stands_before_anything_is_refused() {
         whole_table(&gateway);
         gateway.kill_control();
         run("nft flush ruleset");
-        // No interface that there is, and no file that was better: weir-control ends with an error.
-        run("ip link set lan0 name lan7");
+        // What this machine cannot have, and no file that was better: weir-control ends with an error.
+        let path = gateway.path("weir.toml");
+        let file = std::fs::read_to_string(&path).unwrap();
+        let wrong = file.replace("[gateway]\n", "[gateway]\ngroup = \"nobody-has-this-group\"\n");
+        std::fs::write(path, wrong).unwrap();
         std::fs::remove_dir_all(gateway.path("state")).unwrap();
         let mut control = gateway.control_command();
         let refused = control.output().unwrap();

@@ -61,6 +61,8 @@ impl Output<HeapFrame> for Wire {
         Ok(())
     }
 
+    fn send_for_another(&mut self, _: u8, _: &[u8]) {}
+
     fn allocate(&mut self) -> Option<HeapFrame> {
         Some(HeapFrame::new(&[]))
     }

@@ -32,6 +32,8 @@ impl<'u> Output<Frame<'u>> for Sink<'u> {
         Ok(())
     }
 
+    fn send_for_another(&mut self, _: u8, _: &[u8]) {}
+
     fn allocate(&mut self) -> Option<Frame<'u>> {
         self.0.alloc()
     }
@@ -111,6 +113,8 @@ fn established_flows_are_forwarded_without_an_allocation() {
             std::mem::forget(frame);
             Ok(())
         }
+        fn send_for_another(&mut self, _: u8, _: &[u8]) {}
+
         fn allocate(&mut self) -> Option<HeapFrame> {
             None
         }

@@ -6,7 +6,7 @@ use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow};
-use weir_dataplane::handover::Handover;
+use weir_dataplane::handover::{Errand, Handover};
 use weir_dataplane::worker::take_over;
 use weir_wire::hash::flow4;
 use weir_wire::layout::control::BUCKETS;
@@ -188,7 +188,7 @@ fn a_worker_takes_all_that_others_hand_to_it_in_a_turn() {
     let handover = Handover::new(4).unwrap();
     // Three workers with three devices, each a whole batch.
     for n in 0..3 * 3 * 64 {
-        assert!(handover.give(0, LAN, &tcp_out(30_000 + n, 443, 0x02)));
+        assert!(handover.give(0, LAN, Errand::Handle, &tcp_out(30_000 + n, 443, 0x02)));
     }
     let (engine, mut batch) = (&mut gateway.engines[0], Vec::new());
     let turn = |engine: &mut Engine, batch: &mut Vec<_>, wire: &mut Wire| {

@@ -39,8 +39,9 @@ pub const MAX_UPLINKS: usize = 64;
 pub const MAX_PORTS: usize = 64;
 /// Number of slots for devices, that is, network interfaces XDP is attached to.
 pub const MAX_DEVICES: usize = 64;
-/// Queues per device that can carry an AF_XDP socket; key of the XSKMAP is `device * 64 + queue`.
-pub const MAX_QUEUES: usize = 64;
+/// Queues per device that can carry an AF_XDP socket; key of the XSKMAP is
+/// `device * MAX_QUEUES + queue`.
+pub const MAX_QUEUES: usize = 256;
 /// Number of slots for policies.
 pub const MAX_POLICIES: usize = 32;
 /// Number of slots for rules.

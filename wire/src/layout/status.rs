@@ -16,6 +16,65 @@ pub enum SocketMode {
     ZeroCopy = 2,
 }
 
+/// How far a device has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DeviceState {
+    /// Nothing is known: the configuration does not name it, or it was not looked at yet.
+    Unknown = 0,
+    /// Its interface is missing, or of a kind that cannot be used.
+    Waiting = 1,
+    /// Its sockets are being bound.
+    Joining = 2,
+    /// Every queue has a socket, and the XDP program is on it.
+    Attached = 3,
+    /// The kernel refused it, see [`Refusal`]. It is tried again.
+    Refused = 4,
+}
+
+impl DeviceState {
+    /// What a byte of shared memory says; anything unknown is [`Self::Unknown`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Waiting,
+            2 => Self::Joining,
+            3 => Self::Attached,
+            4 => Self::Refused,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Why a device was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// It was not.
+    None = 0,
+    /// It has more queues than [`MAX_QUEUES`](super::MAX_QUEUES), and what comes in by those above
+    /// could be given to nobody.
+    Queues = 1,
+    /// A socket could not be made, or bound to its queue.
+    Socket = 2,
+    /// The XDP program could not be attached.
+    Program = 3,
+    /// There is no packet memory for its sockets.
+    Memory = 4,
+}
+
+impl Refusal {
+    /// What a byte of shared memory says; anything unknown is [`Self::None`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Queues,
+            2 => Self::Socket,
+            3 => Self::Program,
+            4 => Self::Memory,
+            _ => Self::None,
+        }
+    }
+}
+
 /// Sockets of one device, summed over queues. 64 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -39,8 +98,14 @@ pub struct DeviceStatus {
     pub fill_ring_empty: u64,
     /// Frames the kernel took: reported as sent by the sockets, or written to the tap device.
     pub tx_completed: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// [`DeviceState`].
+    pub state: u8,
+    /// [`Refusal`].
+    pub refusal: u8,
+    /// Error number of the kernel that came with the refusal, 0 = none.
+    pub errno: u16,
+    /// The queue that was refused.
+    pub queue: u32,
 }
 
 /// One worker. 64 bytes.

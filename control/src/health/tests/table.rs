@@ -99,11 +99,13 @@ fn an_adopted_uplink_is_up_until_its_targets_fail() {
 #[test]
 fn links_faults_are_instant_and_come_back_after_the_hold_down() {
     for (off, reason) in [
+        (Signal::Device(false), Reason::Device),
         (Signal::Carrier(false), Reason::Carrier),
         (Signal::Address(false), Reason::Address),
         (Signal::NextHop(false), Reason::NextHop),
     ] {
         let on = match off {
+            Signal::Device(_) => Signal::Device(true),
             Signal::Carrier(_) => Signal::Carrier(true),
             Signal::Address(_) => Signal::Address(true),
             _ => Signal::NextHop(true),
