@@ -71,10 +71,20 @@ pub fn ruleset(table: &str, site: &Site, near: &[Near]) -> String {
          {}\
          {}\
          }}\n",
-        near.iter().map(|near| format!("\t\t{} accept\n", to(near))).collect::<String>(),
+        passing(near),
         commands(site, &uplinks),
         translation(site, &lans, near),
     )
+}
+
+/// Lets pass what goes to networks that one uplink leads to. What connection tracking takes for no
+/// part of a connection is translated by no rule of its, so it stays.
+fn passing(near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let accepted = near.iter().map(|near| format!("\t\t{} accept\n", to(near)));
+    "\t\tct state invalid counter drop\n".to_owned() + &accepted.collect::<String>()
 }
 
 /// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
