@@ -112,13 +112,13 @@ pub async fn run(options: Options) -> Result<()> {
     serve::share(&options.socket, site.group.as_deref())?;
     let counters = Counters::open(&pins, Access::Write)?;
     let observations = Observations::open(&pins, Access::Write)?;
-    let users = Users::new(observations, counters.clone(), now_ms());
+    let users = Users::new(observations, counters.clone(), time::monotonic_ms());
     let hosts = Hosts4::open(&pins)?;
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
     bound::follow(BoundPorts::new(region.clone()));
-    let held = Held { source, guard, keeper, socket: options.socket.clone() };
+    let (socket, dataplane) = (options.socket.clone(), Dataplane::of(&pins));
+    let held = Held { source, guard, keeper, socket, dataplane };
     let mut daemon = Daemon::new(site, held, kernel, region, hosts, counters, users, findings);
-    daemon.dataplane = Dataplane::of(&pins);
     daemon.enforce(&watcher).await?;
     daemon.hold_sysctls();
     daemon.resolve(&watcher).await;
@@ -226,7 +226,7 @@ async fn sleep_until(deadline: Option<u64>) {
     match deadline {
         Some(deadline) => {
             // A millisecond more, lest the clock's fraction make it early.
-            let left = (deadline + 1).saturating_sub(now_ms());
+            let left = (deadline + 1).saturating_sub(time::monotonic_ms());
             tokio::time::sleep(Duration::from_millis(left)).await;
         }
         None => std::future::pending().await,
@@ -243,12 +243,6 @@ async fn in_time<T>(patience: Duration, kernel: impl Future<Output = T>) -> Resu
 
 fn unanswered(patience: Duration) -> anyhow::Error {
     anyhow!("the kernel has not answered for {} s", patience.as_secs_f32())
-}
-
-/// CLOCK_MONOTONIC, milliseconds.
-fn now_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// What takes one LAN or one uplink out of use keeps the others from nothing.
@@ -293,6 +287,7 @@ struct Held {
     keeper: own::Keeper,
     /// Where the API's socket is.
     socket: PathBuf,
+    dataplane: Dataplane,
 }
 
 struct Daemon {
@@ -367,9 +362,9 @@ impl Daemon {
             (0u8..).zip(known).map(|(index, _)| region.uplink_state(index)).collect();
         let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {
-            monitor: Monitor::new(&site, &earlier, now_ms()),
+            monitor: Monitor::new(&site, &earlier, time::monotonic_ms()),
             load: Load::new(&site),
-            dataplane: Dataplane::default(),
+            dataplane: held.dataplane,
             counters,
             overrides: Overrides::default(),
             ledger: Ledger::read(held.source.overrides()),
@@ -407,7 +402,7 @@ impl Daemon {
         if let Some(snapshot) = snapshot {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
-            daemon.homing = Homing::of_all(&daemon.site, &snapshot.half, now_ms());
+            daemon.homing = Homing::of_all(&daemon.site, &snapshot.half, time::monotonic_ms());
             for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
                 *since = uplink.since;
             }
@@ -420,7 +415,7 @@ impl Daemon {
     /// Has the next hops probed that the kernel names now, where no targets are configured.
     fn imply(&mut self) {
         if implied::imply(&mut self.site, &self.kernel) {
-            self.monitor.reconfigure(&self.site, now_ms());
+            self.monitor.reconfigure(&self.site, time::monotonic_ms());
         }
     }
 
@@ -459,7 +454,7 @@ impl Daemon {
             self.kernel.lose_carrier(interface);
             self.cut.push(interface);
         }
-        let now = now_ms();
+        let now = time::monotonic_ms();
         self.writer.heartbeat(std::process::id().into(), now);
         self.overrides.expire(time::boot_s());
         let mut published = self.derive();
@@ -525,7 +520,7 @@ impl Daemon {
         for interface in self.cut.drain(..) {
             kernel.lose_carrier(interface);
         }
-        kernel.remember(&self.kernel, now_ms());
+        kernel.remember(&self.kernel, time::monotonic_ms());
         if kernel != self.kernel {
             self.kernel = kernel;
             self.routed = None;
@@ -548,7 +543,7 @@ impl Daemon {
             return;
         }
         for device in half.devices.iter().filter(|device| device.ifindex != 0) {
-            if let Some(link) = self.kernel.links.iter().find(|l| l.index == device.ifindex) {
+            if let Some(link) = self.kernel.link_at(device.ifindex) {
                 let trouble = link.shortage.as_ref().map(ToString::to_string);
                 self.short.entry(link.index).or_default().say(trouble);
             }
@@ -641,7 +636,7 @@ impl Daemon {
             self.ask(watcher.resolve(interface, address)).await;
         }
         // Perhaps another router has the next hop's address and did not say so, or it is dead.
-        let now = now_ms();
+        let now = time::monotonic_ms();
         self.doubted.resize(self.site.uplinks.len(), None);
         let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
@@ -708,13 +703,13 @@ impl Daemon {
             return false;
         }
         let ago = event.at.elapsed().as_millis() as u64;
-        self.monitor.signal(index, signal, now_ms().saturating_sub(ago))
+        self.monitor.signal(index, signal, time::monotonic_ms().saturating_sub(ago))
     }
 
     /// Takes what users' connections have shown since the last time.
     fn hear_users(&mut self) {
         self.hear_waiting();
-        let now = now_ms();
+        let now = time::monotonic_ms();
         for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
             if *counts != PassiveCounts::default() {
                 self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
@@ -724,7 +719,7 @@ impl Daemon {
 
     /// Measures the load of the uplinks; says whether one became too full or has room again.
     fn measure(&mut self) -> bool {
-        let now = now_ms();
+        let now = time::monotonic_ms();
         let reading = |index: usize| {
             let counters = self.counters.uplink(index as u8);
             let down = Counts { bytes: counters.rx_bytes, packets: counters.rx_packets };
@@ -739,7 +734,7 @@ impl Daemon {
 
     /// The uplinks, for people and programs.
     fn view(&self) -> Vec<UplinkView> {
-        let mut uplinks = self.monitor.view(now_ms());
+        let mut uplinks = self.monitor.view(time::monotonic_ms());
         for (index, uplink) in uplinks.iter_mut().enumerate() {
             uplink.load = self.load.view(index);
         }
@@ -812,7 +807,7 @@ impl Daemon {
             self.states.resize(site.uplinks.len(), 0);
         }
         self.overrides = carried;
-        self.monitor.reconfigure(&site, now_ms());
+        self.monitor.reconfigure(&site, time::monotonic_ms());
         self.load.reconfigure(&site);
         self.site = site;
         self.routed = None;
@@ -1045,7 +1040,7 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
         std::fs::remove_dir(directory).unwrap();
         let counters = Counters::anonymous().unwrap();
         let observations = Observations::anonymous().unwrap();
-        let users = Users::new(observations, counters.clone(), now_ms());
+        let users = Users::new(observations, counters.clone(), time::monotonic_ms());
         let region = ControlRegion::anonymous().unwrap();
         let site = site::parse("weir.toml", SITE).unwrap();
         let state = crate::state::State::open(Path::new("/proc/none")).unwrap();
@@ -1055,6 +1050,7 @@ targets = [{ name = "far", probe = "icmp", address = "198.51.100.1" }]
             guard: Guard::absent(),
             keeper: own::Keeper::new(PathBuf::new()),
             socket: PathBuf::new(),
+            dataplane: Dataplane::of(&pins),
         };
         Daemon::new(site, held, kernel(), region, hosts, counters, users, findings)
     }

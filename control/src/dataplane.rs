@@ -9,27 +9,26 @@ use weir_wire::layout::status::{DeviceState, StatusPage};
 use crate::publish::Published;
 
 /// The dataplane's status page, if there is one.
-#[derive(Default)]
 pub struct Dataplane {
-    pins: Option<Pins>,
+    pins: Pins,
     status: Option<Status>,
 }
 
 impl Dataplane {
     /// That of these pins, which may be made later.
     pub fn of(pins: &Pins) -> Self {
-        Self { pins: Some(pins.clone()), status: None }
+        Self { pins: pins.clone(), status: None }
     }
 
     /// Marks the uplinks whose device the kernel refuses to the dataplane, while that runs.
     pub fn mark(&mut self, published: &mut Published) {
-        let Some(pins) = &self.pins else { return };
         if self.status.is_none() {
-            self.status = Status::open(pins, Access::Read).ok();
+            self.status = Status::open(&self.pins, Access::Read).ok();
         }
         let Some(status) = &self.status else { return };
         let page = status.read();
-        if is_refused(&page).next().is_some() && pins.is_claimed(Role::Dataplane).unwrap_or(false) {
+        let runs = || self.pins.is_claimed(Role::Dataplane).unwrap_or(false);
+        if is_refused(&page).next().is_some() && runs() {
             mark(published, &page);
         }
     }

@@ -48,9 +48,7 @@ impl Kernel {
         let known: BTreeSet<(u32, Ipv4Net)> = before.addresses.iter().copied().collect();
         let here: BTreeSet<(u32, Ipv4Net)> = self.addresses.iter().copied().collect();
         let renumbered: BTreeSet<u32> = here.difference(&known).map(|(index, _)| *index).collect();
-        let running = |kernel: &Self, index| {
-            kernel.links.iter().any(|link| link.index == index && link.running)
-        };
+        let running = |kernel: &Self, index| kernel.link_at(index).is_some_and(|link| link.running);
         let waits = |of: &Self, index| {
             running(before, index) && running(of, index) && !renumbered.contains(&index)
         };

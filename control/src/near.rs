@@ -85,7 +85,7 @@ pub fn of(site: &Site, kernel: &Kernel) -> Vec<Near> {
     let own: Vec<_> = uplinks.iter().flat_map(|by| kernel.addresses_of(by.interface)).collect();
     let networks = networks(&kernel.routes, &uplinks, &own).into_iter();
     let named = networks.filter_map(|(index, networks)| {
-        let link = kernel.links.iter().find(|link| link.index == index)?;
+        let link = kernel.link_at(index)?;
         let networks = Ipv4Net::aggregate(&Vec::from_iter(networks));
         (!networks.is_empty()).then(|| Near { interface: link.name.clone(), networks })
     });

@@ -177,7 +177,7 @@ pub fn usable<'k>(
 ) -> Result<(&'k Link, &'k Link), DeviceFault> {
     let link = kernel.link(interface).ok_or(DeviceFault::Missing)?;
     let parent = match link.vlan {
-        Some((parent, _)) => kernel.links.iter().find(|l| l.index == parent),
+        Some((parent, _)) => kernel.link_at(parent),
         None => Some(link),
     };
     match parent.ok_or(DeviceFault::Missing)? {

@@ -13,6 +13,12 @@ pub fn boot_s() -> u64 {
     clock_s(ClockId::Boottime)
 }
 
+/// CLOCK_MONOTONIC, milliseconds: the clock of shared memory.
+pub fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
 fn clock_s(clock: ClockId) -> u64 {
     rustix::time::clock_gettime(clock).tv_sec as u64
 }

@@ -121,6 +121,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The interface of that index.
+    pub fn link_at(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
     /// The interface of that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
@@ -139,9 +144,7 @@ impl Kernel {
     /// carrier is lost at once.
     pub fn remember(&mut self, before: &Self, now: u64) {
         self.wait_for(before, now);
-        let running = |kernel: &Self, index| {
-            kernel.links.iter().any(|link| link.index == index && link.running)
-        };
+        let running = |kernel: &Self, index| kernel.link_at(index).is_some_and(|link| link.running);
         for (key, entry) in &before.neighbours {
             let since = before.forgotten.get(key).copied().unwrap_or(now);
             if !self.neighbours.contains_key(key)

@@ -94,8 +94,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
         }
         Err(error) => return Err(error.into()),
     };
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
+    let now_ms = time::monotonic_ms();
     let control_runs = pins.is_claimed(Role::Control)?;
     let dataplane_runs = pins.is_claimed(Role::Dataplane)?;
     let devices = devices::values(&state.snapshot.half, &page, dataplane_runs);
@@ -370,8 +369,7 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
         bail!("there is no protocol \"{name}\": use tcp, udp, icmp or a number up to 255");
     }
     let table4 = FlowTable4::read_only(pins)?;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ms = (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32;
+    let now_ms = time::monotonic_ms() as u32;
     let wanted = |e: &FlowEntry4| {
         e.flags & flag::FORWARD != 0
             && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)

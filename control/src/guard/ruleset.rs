@@ -26,12 +26,11 @@ const GROUPS: &str = "\t\tip daddr 224.0.0.0/4 accept\n";
 /// Before the filters of others, so that what is dropped here is no news to them; what is accepted
 /// here goes on to them.
 pub fn ruleset(table: &str, site: &Site, near: &[Near]) -> String {
-    let lans = site.lans.iter().map(|lan| lan.interface.as_str());
-    let uplinks = || site.uplinks.iter().map(|uplink| uplink.interface.as_str());
-    let (lans, all) = (set(lans.clone()), set(uplinks().chain(lans)));
+    let lans = set(site.lans.iter().map(|lan| lan.interface.as_str()));
+    let all = set(site.interfaces());
     let same = site.uplinks.iter().map(|u| format!("\"{0}\" . \"{0}\"", u.interface));
     let same = same.collect::<Vec<_>>().join(", ");
-    let uplinks = set(uplinks());
+    let uplinks = set(site.uplinks.iter().map(|uplink| uplink.interface.as_str()));
     let kernel_forwards = site.on_dataplane_loss == OnDataplaneLoss::Kernel;
 
     let mut asked = String::new();

@@ -9,9 +9,7 @@ pub const LARGEST_FOR_USER_TIER: u32 = 4096 - 256 - 18;
 
 /// What is to be known of the frames of this site's devices.
 pub fn warnings(site: &Site, kernel: &Kernel) -> Vec<String> {
-    let interfaces = site.lans.iter().map(|lan| &lan.interface);
-    let interfaces = interfaces.chain(site.uplinks.iter().map(|uplink| &uplink.interface));
-    let links = interfaces.filter_map(|name| kernel.link(name));
+    let links = site.interfaces().filter_map(|name| kernel.link(name));
     links.flat_map(|link| [oversize(link), merged(link, kernel)]).flatten().collect()
 }
 

@@ -33,6 +33,12 @@ impl Lan {
 }
 
 impl Site {
+    /// Names of the interfaces: the LANs', then the uplinks'.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let lans = self.lans.iter().map(|lan| lan.interface.as_str());
+        lans.chain(self.uplinks.iter().map(|uplink| uplink.interface.as_str()))
+    }
+
     /// Indices of the uplinks' interfaces that are there.
     pub fn uplink_interfaces(&self, kernel: &Kernel) -> Vec<u32> {
         let links = self.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));

@@ -135,9 +135,7 @@ pub fn of_file(
 
 /// Devices whose packets do not reach all workers by themselves.
 fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
-    let lans = site.lans.iter().map(|lan| &lan.interface);
-    let interfaces = lans.chain(site.uplinks.iter().map(|uplink| &uplink.interface));
-    let devices = interfaces.filter_map(|name| Some(ports::usable(name, kernel).ok()?.1));
+    let devices = site.interfaces().filter_map(|name| Some(ports::usable(name, kernel).ok()?.1));
     let few = devices.filter(|device| device.queues < site.workers.into());
     // VLANs of a device are told of once.
     let few: BTreeSet<_> = few.map(|device| (&device.name, device.queues)).collect();
