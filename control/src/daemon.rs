@@ -107,7 +107,6 @@ pub async fn run(options: Options) -> Result<()> {
     if site.own_traffic {
         kept?;
     }
-    guard.follow(&site, &kernel);
     let listener = serve::listen(&options.socket).await?;
     serve::share(&options.socket, site.group.as_deref())?;
     let counters = Counters::open(&pins, Access::Write)?;
@@ -524,7 +523,6 @@ impl Daemon {
         if kernel != self.kernel {
             self.kernel = kernel;
             self.routed = None;
-            self.guard.follow(&self.site, &self.kernel);
         }
     }
 
@@ -550,12 +548,13 @@ impl Daemon {
         }
     }
 
-    /// Enters the destinations that stay on the gateway. What fails is tried again with the next
-    /// publication.
+    /// Enters the destinations that stay on the gateway, and has the guard let pass what of them is
+    /// near an uplink. What fails is tried again with the next publication.
     fn keep(&mut self, sources: hosts::Sources) {
         if self.known_hosts.as_ref() == Some(&sources) {
             return;
         }
+        self.guard.follow(&self.site, &self.kernel);
         let hosts = sources.prefixes();
         let room = self.hosts.room();
         let done = self.hosts.sync(&hosts);
