@@ -1,5 +1,6 @@
 //! Weir on a site's gateway: both processes, their configuration, and what they say.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,11 +12,13 @@ use weir_control::monitor::UplinkView;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
+use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::status::Status;
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::{Counter, UplinkCounters};
+use weir_wire::layout::flow::{FlowEntry4, flag};
 use weir_wire::layout::status::{DeviceState, DeviceStatus};
 
 use crate::netns::Netns;
@@ -282,6 +285,22 @@ impl Weir {
     /// When the map cannot be read.
     pub fn hosts(&self) -> Result<HostPrefixes> {
         Ok(Hosts4::open(&self.pins)?.prefixes()?)
+    }
+
+    /// The flow that begins at an address and port behind a LAN: what it sends, and what comes back.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn flow(&self, source: SocketAddrV4) -> Result<[FlowEntry4; 2]> {
+        let table = FlowTable4::read_only(&self.pins)?;
+        let is_it = |entry: &FlowEntry4| {
+            entry.flags & flag::FORWARD != 0
+                && (entry.src, entry.sport) == (source.ip().octets(), source.port().to_be_bytes())
+        };
+        let mut entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
+        let forward = entries.find(is_it).with_context(|| format!("no flow from {source}"))?;
+        let back = table.slot(forward.peer).read().context("no flow back")?;
+        Ok([forward, back])
     }
 
     /// The counters.

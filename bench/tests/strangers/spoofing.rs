@@ -1,7 +1,7 @@
 //! Frames that are not from whom they say, among real flows.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -172,13 +172,13 @@ fn a_redirect_and_an_error_in_the_name_of_the_lan_stop_at_the_gateway() {
     weir.check_conservation().unwrap();
 }
 
-/// A connection of the host to the echo server, and its port.
-fn connection(host: &Host) -> (TcpStream, u16) {
+/// A connection of the host to the echo server, and its address and port.
+fn connection(host: &Host) -> (TcpStream, SocketAddrV4) {
     let stream = host.netns.run(|| TcpStream::connect(ECHO)).unwrap().unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(wait::BOUND)).unwrap();
-    let port = stream.local_addr().unwrap().port();
-    (stream, port)
+    let source = SocketAddrV4::new(host.address, stream.local_addr().unwrap().port());
+    (stream, source)
 }
 
 fn rounds(stream: &mut TcpStream, count: usize) {
@@ -192,11 +192,15 @@ fn rounds(stream: &mut TcpStream, count: usize) {
 #[test]
 fn guessed_resets_and_fins_leave_a_connection_where_it_was() {
     let (topology, _server, weir) = one_uplink(|_| ());
-    let (mut stream, port) = connection(&topology.hosts[0]);
+    let (mut stream, source) = connection(&topology.hosts[0]);
     rounds(&mut stream, 10);
+    let [_, back] = weir.flow(source).unwrap();
     let mut outside = on_the_link(&topology);
     let ours = plan::uplink_address(0, 0).octets();
-    for seq in (0..8u32).map(|n| n << 29) {
+    // All over the numbers, but for those of the connection.
+    for ahead in (0..8u32).map(|n| (1 << 28) + (n << 29)) {
+        let seq = back.next_seq.wrapping_add(ahead);
+        let port = source.port();
         let segment =
             || from_outside().ipv4(SERVER.octets(), ours, 60).tcp(ECHO_PORT, port, seq, 1000);
         for step in [segment().rst(), segment().fin().ack(seq)] {
@@ -218,11 +222,12 @@ fn guessed_resets_and_fins_leave_a_connection_where_it_was() {
 fn a_segment_far_ahead_makes_no_others_count_as_sent_again() {
     let (topology, _server, weir) = one_uplink(|_| ());
     let host = &topology.hosts[0];
-    let (mut stream, port) = connection(host);
+    let (mut stream, source) = connection(host);
     rounds(&mut stream, 10);
+    let [forward, _] = weir.flow(source).unwrap();
     let mut station = Station::on(&host.netns, "eth0").unwrap();
-    // One of these is far ahead of the connection, wherever that is.
-    for seq in [0, 1 << 30, 1 << 31, 3 << 30] {
+    for ahead in [1 << 28, 1 << 30, 1 << 31, 3 << 30] {
+        let (port, seq) = (source.port(), forward.next_seq.wrapping_add(ahead));
         let step = PacketBuilder::ethernet2(mac(Port::Host(0)), mac(Port::GatewayLan(0)))
             .ipv4(host.address.octets(), SERVER.octets(), 64)
             .tcp(port, ECHO_PORT, seq, 1000)
