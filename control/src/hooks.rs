@@ -14,11 +14,11 @@
 //!
 //! Changes are told in order and one at a time, away from the control process's own work. A
 //! program that takes longer than [`PATIENCE`] is killed with all that it started. What a program
-//! writes goes to the log, up to [`AFTERWARDS`] after its end: what it leaves in the background has
+//! writes goes to the log, up to `AFTERWARDS` after its end: what it leaves in the background has
 //! an output of its own, or none.
 //!
 //! They run as this process, so that nobody else may be able to change one, or put one there:
-//! see [`trust`](crate::trust).
+//! see `trust`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

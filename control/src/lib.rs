@@ -31,7 +31,7 @@
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`publish`] | from site and kernel to the state that is published |
 //! | [`sysctls`] | the kernel's settings that a gateway takes |
-//! | [`file`] | the configuration file, and the last good one |
+//! | [`mod@file`] | the configuration file, and the last good one |
 //! | [`state`] | what is kept on disk |
 //! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
