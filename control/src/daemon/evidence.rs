@@ -1,0 +1,116 @@
+//! What probes, users' connections and counters show of the uplinks.
+
+use super::Daemon;
+use crate::health::{self, PassiveCounts};
+use crate::load::{Counts, Reading};
+use crate::probe::{self, Binding, Plan};
+use crate::site;
+use crate::time;
+
+impl Daemon {
+    /// What is to be probed, and from where. An uplink without its interface is not.
+    pub(super) fn probes(&self) -> Vec<Plan<'_>> {
+        let plans = self.site.uplinks.iter().filter_map(|uplink| {
+            let link = self.kernel.link(&uplink.interface)?;
+            let binding = Binding::of(uplink, link, &self.kernel);
+            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
+        });
+        plans.collect()
+    }
+
+    /// As [`Self::hear`], for all that has been found by now. Goes before all that lets time pass for
+    /// uplinks: what was answered while this process was busy is no timeout.
+    pub(super) fn hear_waiting(&mut self) -> bool {
+        let mut changed = false;
+        while let Ok(event) = self.findings.try_recv() {
+            changed |= self.hear(&event);
+        }
+        changed
+    }
+
+    /// Takes what a probe has found; says whether an uplink's state changed.
+    pub(super) fn hear(&mut self, event: &probe::Event) -> bool {
+        let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
+        let Some(index) = self.site.uplinks.iter().position(named) else { return false };
+        let Some(signal) = event.signal(&self.site.uplinks[index].health) else { return false };
+        let link = self.kernel.link(&self.site.uplinks[index].interface);
+        // Without its address or route nothing can be sent; that is no evidence.
+        if link.is_some_and(|link| self.kernel.waits_for(link.index))
+            && !matches!(event.finding, probe::Finding::Reply(_))
+        {
+            return false;
+        }
+        let ago = event.at.elapsed().as_millis() as u64;
+        self.monitor.signal(index, signal, time::monotonic_ms().saturating_sub(ago))
+    }
+
+    /// Takes what users' connections have shown since the last time.
+    pub(super) fn hear_users(&mut self) {
+        self.hear_waiting();
+        let now = time::monotonic_ms();
+        for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
+            if *counts != PassiveCounts::default() {
+                self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
+            }
+        }
+    }
+
+    /// Measures the load of the uplinks; says whether one became too full or has room again.
+    pub(super) fn measure(&mut self) -> bool {
+        let now = time::monotonic_ms();
+        let reading = |index: usize| {
+            let counters = self.counters.uplink(index as u8);
+            let down = Counts { bytes: counters.rx_bytes, packets: counters.rx_packets };
+            let up = Counts { bytes: counters.tx_bytes, packets: counters.tx_packets };
+            Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
+        };
+        let readings: Vec<_> = (0..self.site.uplinks.len()).map(reading).collect();
+        let changes = self.load.step(&readings, now);
+        changes.iter().for_each(|change| self.monitor.note_load(change, now));
+        !changes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::super::fixture::daemon;
+    use super::*;
+    use crate::health::State;
+    use crate::probe::Finding;
+
+    #[tokio::test]
+    async fn answers_that_wait_count_before_time_passes() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let event = |seq, finding, at| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq,
+            finding,
+            at,
+        };
+        let state = |daemon: &mut Daemon| {
+            daemon.publish().unwrap();
+            daemon.view()[0].state
+        };
+        assert_eq!(state(&mut daemon), State::Down, "not probed yet");
+        let first = Instant::now();
+        found.send(event(1, Finding::Sent, first)).await.unwrap();
+        found.send(event(1, Finding::Reply(1000), first)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        let second = Instant::now();
+        found.send(event(2, Finding::Sent, second)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        // Longer than the probe may take.
+        std::thread::sleep(Duration::from_millis(150));
+        found.send(event(2, Finding::Reply(1000), second)).await.unwrap();
+        assert_eq!(state(&mut daemon), State::Up);
+        assert_eq!(daemon.monitor.history(0).len(), 1, "{:?}", daemon.monitor.history(0));
+    }
+}

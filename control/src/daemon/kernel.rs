@@ -1,0 +1,196 @@
+//! The view of the kernel, and what is asked of it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Daemon;
+use super::patience::{KERNEL_PATIENCE, sleep_until, unanswered};
+use crate::rules;
+use crate::time;
+use crate::watch::{Kernel, Watcher};
+
+/// How long a burst of kernel events is gathered.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// How often the next hop of an uplink whose targets stay silent is checked: it is answered for within
+/// three seconds, or lost.
+const NEXT_HOP_CHECK_MS: u64 = 5000;
+
+impl Daemon {
+    /// Takes a view that was read [`Self::meanwhile`]. A carrier that was lost since may have been
+    /// there when its link was read; if it is there again, that is in the next view.
+    pub(super) fn see(&mut self, mut kernel: Kernel) {
+        for interface in self.cut.drain(..) {
+            kernel.lose_carrier(interface);
+        }
+        kernel.remember(&self.kernel, time::monotonic_ms());
+        if kernel != self.kernel {
+            self.kernel = kernel;
+            self.routed = None;
+        }
+    }
+
+    /// Says which rules of the kernel's are not followed, if they are new.
+    pub(super) fn tell_unfollowed(&mut self) {
+        let unfollowed = rules::unfollowed(&self.site, &self.kernel);
+        for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        self.unfollowed = unfollowed;
+    }
+
+    /// Waits for the rest of a burst of events. A lost carrier is acted on at once.
+    pub(super) async fn gather(&mut self, watcher: &mut Watcher) -> Result<()> {
+        let end = tokio::time::Instant::now() + DEBOUNCE;
+        let words = Arc::clone(&self.words);
+        loop {
+            tokio::select! {
+                () = words.news() => {
+                    self.publish()?;
+                }
+                () = watcher.changed() => {}
+                () = tokio::time::sleep_until(end) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for the kernel, but not for ever, and goes on judging the uplinks meanwhile.
+    ///
+    /// # Errors
+    /// When it takes longer than [`KERNEL_PATIENCE`].
+    pub(super) async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
+        self.cut.clear();
+        let end = tokio::time::Instant::now() + KERNEL_PATIENCE;
+        let mut kernel = std::pin::pin!(kernel);
+        let words = Arc::clone(&self.words);
+        loop {
+            tokio::select! {
+                done = &mut kernel => return Ok(done),
+                Some(event) = self.findings.recv() => {
+                    if !self.hear(&event) {
+                        continue;
+                    }
+                }
+                () = words.news() => {}
+                () = sleep_until(self.monitor.deadline()) => {}
+                () = tokio::time::sleep_until(end) => {
+                    return Err(unanswered(KERNEL_PATIENCE));
+                }
+            }
+            self.publish()?;
+        }
+    }
+
+    /// As [`Self::meanwhile`], for what is asked again if it is not done.
+    async fn ask(&mut self, kernel: impl Future<Output = ()>) {
+        if let Err(error) = self.meanwhile(kernel).await {
+            tracing::debug!("a neighbour was not asked for: {error:#}");
+        }
+    }
+
+    pub(super) async fn resolve(&mut self, watcher: &Watcher) {
+        for (interface, address) in self.unresolved.clone() {
+            self.ask(watcher.resolve(interface, address)).await;
+        }
+        // Perhaps another router has the next hop's address and did not say so, or it is dead.
+        let now = time::monotonic_ms();
+        self.doubted.resize(self.site.uplinks.len(), None);
+        let mut doubts = Vec::new();
+        for (index, uplink) in self.site.uplinks.iter().enumerate() {
+            let last = &mut self.doubted[index];
+            if !self.monitor.is_silent(index) {
+                *last = None;
+            } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
+                && let Some(link) = self.kernel.link(&uplink.interface)
+                && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
+                && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
+                && known.trusted
+            {
+                *last = Some(now);
+                doubts.push((link.index, next_hop, known.mac));
+            }
+        }
+        for (interface, address, mac) in doubts {
+            self.ask(watcher.doubt(interface, address, mac)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+    use weir_wire::layout::control::uplink_state;
+
+    use super::super::fixture::{daemon, kernel};
+    use super::*;
+    use crate::events::Event;
+    use crate::probe::{self, Finding};
+
+    #[tokio::test]
+    async fn uplinks_are_judged_while_the_kernel_does_not_answer() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        daemon.publish().unwrap();
+        let usable = daemon.writer.region().clone();
+        let usable = || usable.uplink_state(0) & uplink_state::USABLE != 0;
+        let event = |seq, finding| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq,
+            finding,
+            at: Instant::now(),
+        };
+        let stuck = async {
+            found.send(event(1, Finding::Sent)).await.unwrap();
+            found.send(event(1, Finding::Reply(1000))).await.unwrap();
+            while !usable() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let error = daemon.meanwhile(stuck).await.unwrap_err();
+        assert!(error.to_string().contains("has not answered for 3 s"), "{error}");
+        assert!(usable());
+    }
+
+    #[tokio::test]
+    async fn a_view_that_was_read_before_a_cut_brings_no_carrier_back() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let event = |finding| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq: 1,
+            finding,
+            at: Instant::now(),
+        };
+        found.send(event(Finding::Sent)).await.unwrap();
+        found.send(event(Finding::Reply(1000))).await.unwrap();
+        let before = daemon.publish().unwrap();
+        let (region, words) = (daemon.writer.region().clone(), Arc::clone(&daemon.words));
+        assert_ne!(region.uplink_state(0) & uplink_state::USABLE, 0);
+        let slow = async {
+            let read = kernel();
+            words.hear_event(Event::Link { index: 2, up: true, running: false });
+            while region.epoch() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            read
+        };
+        let read = daemon.meanwhile(slow).await.unwrap();
+        daemon.see(read);
+        daemon.publish().unwrap();
+        let word = region.uplink_state(0);
+        assert_eq!(word & uplink_state::USABLE, 0);
+        assert_ne!(word & uplink_state::NO_CARRIER, 0);
+
+        let next = daemon.meanwhile(async { kernel() }).await.unwrap();
+        daemon.see(next);
+        daemon.publish().unwrap();
+        assert_eq!(region.uplink_state(0) & uplink_state::NO_CARRIER, 0, "it is there again");
+    }
+}

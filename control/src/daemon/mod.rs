@@ -1,0 +1,149 @@
+//! The control process: follows the kernel and the command line, publishes what follows from them.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `start` | what the process takes hold of before it publishes anything |
+//! | `turn` | the main loop: one event at a time, and what follows |
+//! | `kernel` | the view of the kernel, and what is asked of it |
+//! | `evidence` | what probes, users' connections and counters show |
+//! | `publication` | what follows: the control page, hooks, rules and routes |
+//! | `reload` | another file |
+//! | `requests` | what the command line asks |
+//! | `patience` | waiting, but not for ever |
+
+mod evidence;
+#[cfg(test)]
+mod fixture;
+mod kernel;
+mod patience;
+mod publication;
+mod reload;
+mod requests;
+mod start;
+mod turn;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::sync::mpsc;
+use weir_shm::control::ControlWriter;
+use weir_shm::counters::Counters;
+use weir_shm::hosts::Hosts4;
+use weir_shm::{Pins, Role};
+use weir_wire::layout::control::ControlHalf;
+
+use crate::by_hand::Ledger;
+use crate::complaint::Complaint;
+use crate::confine::Confined;
+use crate::dataplane::Dataplane;
+use crate::file::Source;
+use crate::guard::Guard;
+use crate::home::Homing;
+use crate::hooks::Hooks;
+use crate::hosts;
+use crate::limits;
+use crate::load::Load;
+use crate::monitor::Monitor;
+use crate::own;
+use crate::probe::{self, Probers, Trust};
+use crate::publish::{Overrides, Tables};
+use crate::serve;
+use crate::site::Site;
+use crate::sysctls::Sysctls;
+use crate::urgent::{self, Words};
+use crate::users::Users;
+use crate::watch::Kernel;
+
+use start::Started;
+use turn::{Signals, Turns};
+
+/// What the daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Pin directory.
+    pub pins: PathBuf,
+    /// API socket.
+    pub socket: PathBuf,
+    /// Directory for what is kept on disk.
+    pub state: PathBuf,
+}
+
+/// Runs until a signal says stop.
+pub async fn run(options: Options) -> Result<()> {
+    let signals = Signals::catch()?;
+    limits::raise_open_files();
+    let pins = Pins::create(&options.pins)?;
+    let _claim = pins.claim(Role::Control)?;
+    let Started { mut daemon, watcher, listener, found } = start::start(&options, &pins).await?;
+    daemon.enforce(&watcher).await?;
+    daemon.hold_sysctls();
+    daemon.resolve(&watcher).await;
+    let mut probers = Probers::new(found, Trust::default(), start::seed()?);
+    probers.set(&daemon.probes());
+
+    let (calls, called) = mpsc::channel(16);
+    let (listener, words) = (listener.into_std()?, Arc::clone(&daemon.words));
+    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words))?;
+    weir_service::ready();
+    let mut turns = Turns::new(daemon, watcher, probers, signals, called);
+    turns.until_stopped().await?;
+    turns.end().await;
+    let _ = std::fs::remove_file(&options.socket);
+    tracing::info!("stopped; what is published stays in force");
+    Ok(())
+}
+
+struct Daemon {
+    site: Site,
+    source: Source,
+    socket: PathBuf,
+    guard: Guard,
+    kernel: Kernel,
+    /// Interfaces that lost their carrier since the kernel was last asked something.
+    cut: Vec<u32>,
+    dataplane: Dataplane,
+    monitor: Monitor,
+    load: Load,
+    counters: Counters,
+    overrides: Overrides,
+    ledger: Ledger,
+    sysctls: Sysctls,
+    tables: Tables,
+    writer: ControlWriter,
+    words: Arc<Words>,
+    /// The uplinks' state words as they were last decided.
+    states: Vec<u32>,
+    hosts: Hosts4,
+    users: Users,
+    findings: mpsc::Receiver<probe::Event>,
+    /// By policy.
+    homing: Vec<Homing>,
+    known_hosts: Option<hosts::Sources>,
+    /// Of destinations that stay on the gateway.
+    crowded: Complaint,
+    half: Option<Box<ControlHalf>>,
+    since: Vec<u64>,
+    unresolved: Vec<(u32, std::net::Ipv4Addr)>,
+    confined: Confined,
+    /// Of rules and routes.
+    keeper: own::Keeper,
+    hooks: Hooks,
+    /// An uplink became usable, or is no more, and not all of it is done yet.
+    flipped: bool,
+    /// Number of the next change that hooks are to be told of.
+    told: u64,
+    /// By uplink: when its next hop was last checked since its targets fell silent.
+    doubted: Vec<Option<u64>>,
+    /// The epoch and the state words that rules and routes were last made for; none: to be made.
+    routed: Option<(u64, Vec<u32>)>,
+    /// Of rules and routes.
+    unrouted: Complaint,
+    /// What was said of the kernel's rules.
+    unfollowed: Vec<String>,
+    /// Of devices with too few channels, by kernel index.
+    short: HashMap<u32, Complaint>,
+}

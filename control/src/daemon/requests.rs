@@ -1,0 +1,190 @@
+//! What the command line asks.
+
+use anyhow::{Context, Result, anyhow, bail};
+use weir_wire::layout::control::{Member, Uplink as UplinkLayout, uplink_state};
+
+use super::Daemon;
+use crate::api::{Message, Query, Request, Response};
+use crate::by_hand;
+use crate::home::Homing;
+use crate::monitor::UplinkView;
+use crate::publish::{self, Hand};
+use crate::serve::Caller;
+use crate::time;
+use crate::watch::Watcher;
+
+impl Daemon {
+    pub(super) async fn answer(
+        &mut self,
+        message: &Message,
+        caller: &Caller,
+        watcher: &Watcher,
+    ) -> Response {
+        self.words.heard(message);
+        let request = match message {
+            Message::Ask(query) => return self.tell(query),
+            Message::Do(request) => request,
+        };
+        let before = self.overrides.clone();
+        let listed = by_hand::list(&self.site, &before);
+        let done = match self.apply(request, caller) {
+            Ok(message) => self.enforce(watcher).await.map(|epoch| (epoch, message)),
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok((epoch, message)) => {
+                let now = by_hand::list(&self.site, &self.overrides);
+                self.ledger.note(&listed, &now, caller);
+                if listed == now {
+                    tracing::info!(by = %caller, command = caller.command, "{message}");
+                }
+                Response::Ok { epoch, message }
+            }
+            Err(error) => {
+                if *request != Request::Reload {
+                    self.overrides = before;
+                }
+                Response::Error { message: format!("{error:#}") }
+            }
+        }
+    }
+
+    fn tell(&self, query: &Query) -> Response {
+        match query {
+            Query::Health => Response::Health { uplinks: self.view() },
+            Query::History { since } => Response::History { entries: self.monitor.history(*since) },
+            Query::Overrides => {
+                let list = by_hand::list(&self.site, &self.overrides);
+                Response::Overrides { overrides: self.ledger.tell(list) }
+            }
+            Query::Configuration => Response::Configuration { configuration: self.source.view() },
+        }
+    }
+
+    /// The uplinks, for people and programs.
+    pub(super) fn view(&self) -> Vec<UplinkView> {
+        let mut uplinks = self.monitor.view(time::monotonic_ms());
+        for (index, uplink) in uplinks.iter_mut().enumerate() {
+            uplink.load = self.load.view(index);
+        }
+        uplinks
+    }
+
+    fn apply(&mut self, request: &Request, caller: &Caller) -> Result<String> {
+        match request {
+            Request::Up { uplink } => {
+                let index = self.uplink(uplink)?;
+                self.overrides.hands.remove(&index);
+                Ok(format!("{uplink} is up as far as it depends on you"))
+            }
+            Request::Down { uplink } => {
+                let index = self.uplink(uplink)?;
+                self.overrides.hands.insert(index, Hand::Down);
+                Ok(format!("{uplink} is down by hand"))
+            }
+            Request::Drain { uplink, deadline_s } => {
+                let index = self.uplink(uplink)?;
+                if let Some(Hand::Down | Hand::Drained(_)) = self.overrides.hands.get(&index) {
+                    bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
+                }
+                let until = match deadline_s {
+                    Some(seconds) => time::boot_s().saturating_add(*seconds),
+                    None => UplinkLayout::NO_DEADLINE,
+                };
+                self.overrides.hands.insert(index, Hand::Draining(until));
+                let end = match deadline_s {
+                    Some(seconds) => {
+                        format!("until {}", time::of_day(time::now_s().saturating_add(*seconds)))
+                    }
+                    None => "until `weir up` or `weir down`".into(),
+                };
+                Ok(format!("{uplink} drains {end}"))
+            }
+            Request::Use { uplink, force } => {
+                let index = self.uplink(uplink)?;
+                let usable = self.writer.region().uplink_state(index) & uplink_state::USABLE != 0;
+                if !self.site.own_traffic {
+                    bail!("this takes weir's routes: remove own_traffic = false from the file");
+                }
+                if !usable && !force {
+                    bail!("{uplink} is down, see `weir uplinks`; --force tries nevertheless");
+                }
+                let caller =
+                    caller.pid.context("the process that asks is not to be seen from here")?;
+                self.confined.enter(caller, index)?;
+                Ok(format!("process {caller} uses {uplink}"))
+            }
+            Request::Home { policy } => {
+                let range = match policy {
+                    Some(name) => self.policy(name).map(|at| at..at + 1)?,
+                    None => 0..self.homing.len(),
+                };
+                self.homing[range].iter_mut().for_each(Homing::ask);
+                Ok("flows that are away come home".into())
+            }
+            Request::Reload => self.reload(),
+            Request::ResetWeight { uplink, policy } => {
+                let index = self.uplink(uplink)?;
+                let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
+                let was = match policy {
+                    None => self.overrides.weights.remove(&index),
+                    Some(at) => self.overrides.member_weights.remove(&(at as u8, index)),
+                };
+                if was.is_none() {
+                    bail!("the weight of {uplink} is not set by hand there, see `weir overrides`");
+                }
+                self.refuse_weightless(uplink)?;
+                Ok(format!("weight of {uplink} is the file's again"))
+            }
+            Request::Weight { uplink, weight, policy } => {
+                let index = self.uplink(uplink)?;
+                let given = u16::try_from(*weight).ok().filter(|w| *w <= Member::MAX_WEIGHT);
+                let weight = given.ok_or_else(|| {
+                    anyhow!("weight {weight} is out of range: use 0 to {}", Member::MAX_WEIGHT)
+                })?;
+                self.weigh(index, weight, policy.as_deref())
+            }
+        }
+    }
+
+    fn weigh(&mut self, index: u8, weight: u16, policy: Option<&str>) -> Result<String> {
+        let name = self.site.uplinks[usize::from(index)].name.clone();
+        match policy {
+            None => {
+                self.overrides.weights.insert(index, weight);
+            }
+            Some(policy) => {
+                let at = self.policy(policy)?;
+                if !self.site.policies[at].members.iter().any(|m| m.uplink == index) {
+                    bail!("{name} is no member of policy {policy}");
+                }
+                self.overrides.member_weights.insert((at as u8, index), weight);
+            }
+        }
+        self.refuse_weightless(&name)?;
+        Ok(format!("weight of {name} is {weight}"))
+    }
+
+    fn refuse_weightless(&self, uplink: &str) -> Result<()> {
+        let half = self.derive().half;
+        match publish::weightless(&half, self.site.policies.len()) {
+            None => Ok(()),
+            Some(policy) => bail!(
+                "with that, the weights of policy {policy} add up to zero: use `weir down {uplink}` to take it out"
+            ),
+        }
+    }
+
+    fn policy(&self, name: &str) -> Result<usize> {
+        let names: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
+        let at = names.iter().position(|n| *n == name);
+        at.ok_or_else(|| anyhow!("there is no policy \"{name}\"; known: {}", names.join(", ")))
+    }
+
+    fn uplink(&self, name: &str) -> Result<u8> {
+        let names: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
+        let at = names.iter().position(|n| *n == name);
+        at.map(|at| at as u8)
+            .ok_or_else(|| anyhow!("there is no uplink \"{name}\"; known: {}", names.join(", ")))
+    }
+}
