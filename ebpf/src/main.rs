@@ -164,17 +164,40 @@ fn is_ours(port: &Port, head: &[u8; HEAD_LEN]) -> bool {
 fn stray(p: &Parsed, port: &Port, head: &[u8; HEAD_LEN]) -> Option<Outcome> {
     let [d0, _, _, _, _, _, s0, ..] = *head;
     let nobodys = |address: [u8; 4]| matches!(address[0], 0 | 127 | 240..=255);
+    let group = matches!(p.dst[0], 224..=239) || p.dst == [255; 4];
     if d0 & 1 == 0 && !is_ours(port, head) {
         Some((XDP_PASS, Counter::XdpPassOtherHost))
     } else if s0 & 1 != 0 {
         Some(MARTIAN)
-    } else if d0 & 1 != 0 || matches!(p.dst[0], 224..=239) || p.dst == [255; 4] {
-        Some((XDP_PASS, Counter::XdpPassGroup))
+    } else if d0 & 1 != 0 || group {
+        Some(for_everybody(p, port, group))
     } else if nobodys(p.src) || matches!(p.src[0], 224..=239) || nobodys(p.dst) {
         Some(MARTIAN)
     } else {
         None
     }
+}
+
+/// For everybody on the link: the kernel's. But nobody beyond an uplink speaks to everybody in the
+/// name of a LAN or the gateway, or to everybody for one of this side (RFC 1122 §3.3.6): only a lease
+/// may come so to who has no address yet. `group` is what its address says; that of an uplink's
+/// network with all ones behind the prefix looks like one host's.
+#[inline(always)]
+fn for_everybody(p: &Parsed, port: &Port, group: bool) -> Outcome {
+    if port.role != PortRole::Lan as u8 {
+        let ours = matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN);
+        let for_one = !group && !matches!(maps::host_class(p.dst), 0 | host_class::NEAR);
+        if ours || for_one && !is_lease(p) {
+            return MARTIAN;
+        }
+    }
+    (XDP_PASS, Counter::XdpPassGroup)
+}
+
+/// A lease, which may be for an address that the gateway is yet to have (RFC 2131 §4.1).
+#[inline(always)]
+fn is_lease(p: &Parsed) -> bool {
+    p.proto == udp::PROTOCOL && p.dport == [0, 68] && p.kind == Kind::Flow
 }
 
 #[inline(always)]
@@ -192,6 +215,10 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 /// than LANs is the kernel's, and so is what may reach an own prefix.
 #[inline(always)]
 fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
+    // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
+    if matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN | host_class::POOL) {
+        return Verdict::Done(MARTIAN);
+    }
     let otherwise = match maps::host_class(p.dst) {
         host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
         host_class::KERNEL => return Verdict::Done((XDP_PASS, Counter::XdpPassKernelRoute)),
@@ -200,18 +227,12 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
             (XDP_PASS, Counter::XdpPassKernelRoute)
         }
         host_class::LAN => UNASKED,
-        // A lease for an address that the gateway is to have, of a pool or not (RFC 2131 §4.1).
-        _ if p.proto == udp::PROTOCOL && p.dport == [0, 68] && p.kind == Kind::Flow => {
-            return Verdict::Done((XDP_PASS, Counter::XdpPassForeign));
-        }
+        // For an address of a pool or not.
+        _ if is_lease(p) => return Verdict::Done((XDP_PASS, Counter::XdpPassForeign)),
         // That nobody has: it would be routed back to its provider.
         host_class::POOL => UNASKED,
         _ => return Verdict::Done((XDP_DROP, Counter::XdpDropForeign)),
     };
-    // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
-    if matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN | host_class::POOL) {
-        return Verdict::Done(MARTIAN);
-    }
     match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => {
             Verdict::IfFlow(FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto), otherwise)

@@ -172,6 +172,42 @@ fn a_redirect_and_an_error_in_the_name_of_the_lan_stop_at_the_gateway() {
     weir.check_conservation().unwrap();
 }
 
+#[test]
+fn a_frame_to_everybody_brings_a_service_nothing_in_the_name_of_a_host() {
+    const PORT: u16 = 9999;
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
+    let (topology, _server, weir) = one_uplink(|_| ());
+    let (ours, lan) = (plan::uplink_address(0, 0), plan::lan_gateway(0));
+    let service = topology.gateway.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+        socket.join_multicast_v4(&GROUP, &ours).unwrap();
+        socket
+    });
+    let service = service.unwrap();
+    service.set_read_timeout(Some(wait::BOUND)).unwrap();
+    let (host, router) = (topology.hosts[0].address, topology.providers[0].next_hop);
+    let to_everybody = |source: Ipv4Addr, destination: Ipv4Addr| {
+        let step = PacketBuilder::ethernet2(mac(Port::RouterCustomer(0)), [0xff; 6])
+            .ipv4(source.octets(), destination.octets(), 64)
+            .udp(PORT, PORT);
+        written(|to| step.write(to, &source.octets()))
+    };
+    let mut outside = on_the_link(&topology);
+    let martians = || weir.counters().unwrap().sum(Counter::XdpDropMartian);
+    let before = martians();
+    for (source, destination) in
+        [(host, lan), (router, lan), (host, ours), (router, ours), (host, GROUP), (lan, GROUP)]
+    {
+        outside.send(&to_everybody(source, destination)).unwrap();
+    }
+    outside.send(&to_everybody(router, GROUP)).unwrap();
+    let mut heard = [0; 4];
+    let (_, from) = service.recv_from(&mut heard).unwrap();
+    assert_eq!((from.ip(), heard), (router.into(), router.octets()));
+    assert_eq!(martians() - before, 6);
+    weir.check_conservation().unwrap();
+}
+
 /// A connection of the host to the echo server, and its address and port.
 fn connection(host: &Host) -> (TcpStream, SocketAddrV4) {
     let stream = host.netns.run(|| TcpStream::connect(ECHO)).unwrap().unwrap();

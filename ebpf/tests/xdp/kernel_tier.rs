@@ -173,7 +173,7 @@ fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
 fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
     let plain = frame(udp::PROTOCOL, 0);
     let outward = offered(&plain);
-    let stranger = (DROP, Counter::XdpDropForeign);
+    let stranger = (DROP, Counter::XdpDropMartian);
     for (role, leads_in, expected) in [
         (PortRole::Lan, false, FORWARDED),
         (PortRole::Lan, true, TRANSIT),

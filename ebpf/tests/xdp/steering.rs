@@ -66,6 +66,48 @@ fn broadcast_and_multicast_are_the_kernels() {
     assert_eq!(f.run(&udp(HOST, 1, [224, 0, 0, 5], 2)), (PASS, Counter::XdpPassGroup));
 }
 
+/// The frame to everybody on the link.
+fn to_everybody(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].fill(0xff);
+    frame
+}
+
+#[test]
+fn from_an_uplink_nothing_for_one_address_of_this_side_comes_to_everybody() {
+    let group = (PASS, Counter::XdpPassGroup);
+    let mut f = Fixture::uplink("group-one");
+    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
+    for dst in [WAN_ADDRESS, LAN_ADDRESS, OWN, VPN, POOL] {
+        for port in [NAT_PORT, 80] {
+            assert_eq!(f.run(&to_everybody(udp(SITE, 53, dst, port))), MARTIAN, "{dst:?}");
+        }
+        let lease = udp(SITE, 67, dst, 68);
+        assert_eq!(f.run(&to_everybody(lease)), group, "{dst:?}");
+    }
+    let mut redirect = unreachable(WAN_ADDRESS, &udp(WAN_ADDRESS, 1, SITE, 53)[14..]);
+    redirect[34] = 5;
+    assert_eq!(f.run(&to_everybody(redirect)), MARTIAN);
+    // The last address of the uplink's network.
+    assert_eq!(f.run(&to_everybody(udp(SITE, 137, [203, 0, 113, 255], 137))), group);
+    let mut f = Fixture::lan("group-one-lan");
+    assert_eq!(f.run(&to_everybody(udp(HOST, 1, LAN_ADDRESS, 53))), group, "the kernel's to judge");
+}
+
+#[test]
+fn nobody_beyond_an_uplink_speaks_to_a_group_in_the_name_of_this_side() {
+    let mut f = Fixture::uplink("group-source");
+    for dst in [[224, 0, 0, 251], [239, 255, 255, 250], [255; 4]] {
+        for source in [HOST, OWN, LAN_ADDRESS, WAN_ADDRESS] {
+            assert_eq!(f.run(&to_everybody(udp(source, 5353, dst, 5353))), MARTIAN);
+            assert_eq!(f.run(&udp(source, 5353, dst, 5353)), MARTIAN, "by the gateway's address");
+        }
+        for source in [SITE, POOL, [0; 4]] {
+            let frame = to_everybody(udp(source, 67, dst, 68));
+            assert_eq!(f.run(&frame), (PASS, Counter::XdpPassGroup), "{source:?}");
+        }
+    }
+}
+
 #[test]
 fn frames_for_another_host_are_left_alone() {
     let mut frame = udp(HOST, 1, SITE, 2);
@@ -249,6 +291,7 @@ fn nobody_beyond_an_uplink_has_an_address_of_this_side() {
     for source in [HOST, OWN, WAN_ADDRESS, LAN_ADDRESS, POOL] {
         assert_eq!(f.run(&udp(source, 53, WAN_ADDRESS, 80)), MARTIAN);
         assert_eq!(f.run(&udp(source, 53, OWN, 80)), MARTIAN);
+        assert_eq!(f.run(&udp(source, 53, VPN, 80)), MARTIAN);
     }
 }
 
