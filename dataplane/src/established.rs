@@ -20,8 +20,8 @@ const HEAD: usize = L4 + 8;
 pub struct Plain {
     ip: Ip4,
     key: [u64; 2],
-    /// The second and fourth word of the transport header.
-    transport: [u64; 2],
+    /// The second to fourth word of the transport header, of others than TCP the second.
+    transport: [u32; 3],
 }
 
 impl Plain {
@@ -38,16 +38,17 @@ impl Plain {
         let ip = Ip4([word(L3), word(L3 + 4), word(L3 + 8), word(L3 + 12), word(L3 + 16)]);
         let proto = ip.proto();
         let (first, second) = (word(L4), word(L4 + 4));
-        let fourth = match proto {
-            tcp::PROTOCOL => u32::from_le_bytes(*frame.get(L4 + 12..)?.first_chunk()?).into(),
+        let rest = match proto {
+            tcp::PROTOCOL => u64::from_le_bytes(*frame.get(L4 + 8..)?.first_chunk()?),
             _ => 0,
         };
+        let fourth = rest >> 32;
         let is_plain = ip.is_plain((frame.len() - L3) as u64)
             && plain::is_plain(proto, first, second, fourth, u64::from(ip.total()) - 20);
         is_plain.then(|| Self {
             ip,
             key: plain::key(&ip, plain::ports(proto, first, second)),
-            transport: [second, fourth],
+            transport: [second as u32, rest as u32, fourth as u32],
         })
     }
 
@@ -55,7 +56,7 @@ impl Plain {
     pub fn parsed(&self) -> Parsed {
         let FlowKey4 { src, dst, sport, dport, proto, .. } = self.key();
         let [first, _, third, ..] = self.ip.0;
-        let [_, fourth] = self.transport;
+        let [_, _, fourth] = self.transport;
         Parsed {
             vlan: 0,
             l3: L3 as u16,
@@ -77,8 +78,15 @@ impl Plain {
     /// Its TCP segment.
     #[inline]
     pub fn segment(&self) -> Option<tcp::Segment> {
-        let [second, fourth] = self.transport;
+        let [second, _, fourth] = self.transport.map(u64::from);
         (self.ip.proto() == tcp::PROTOCOL).then(|| plain::segment(&self.ip, second, fourth))
+    }
+
+    /// What its TCP segment acknowledges, if anything.
+    #[inline]
+    pub fn acknowledged(&self) -> Option<u32> {
+        let [_, third, fourth] = self.transport.map(u64::from);
+        plain::acknowledged(third, fourth)
     }
 
     /// The flow's key.

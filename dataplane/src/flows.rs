@@ -83,15 +83,44 @@ pub struct Header {
     pub flags: u8,
     /// Its first sequence number.
     pub seq: u32,
-    /// The other direction's next, if the flags say so.
-    pub ack: u32,
+    /// What it acknowledges, if anything.
+    pub ack: Option<u32>,
     /// Where it stands.
     pub segment: Segment,
 }
 
-/// How far the numbers of a segment that ends a connection may be from those that were seen last,
-/// bytes: what is under way between here and its ends.
-const NEAR: u32 = 1 << 20;
+/// Follows the sequence numbers of a TCP direction by a segment, before it is counted; what it is to
+/// that. `ack` is what it acknowledges, `peer` the other direction's slot.
+#[inline]
+pub fn sequence(
+    table: &FlowTable4,
+    index: u32,
+    peer: u32,
+    segment: Segment,
+    ack: Option<u32>,
+) -> Place {
+    match table.slot(index).sequence(segment) {
+        Place::Beyond => behind_a_hole(table, index, peer, segment, ack),
+        place => place,
+    }
+}
+
+/// The other direction's entry is another cache line, so only such segments are held against it.
+#[cold]
+fn behind_a_hole(
+    table: &FlowTable4,
+    index: u32,
+    peer: u32,
+    segment: Segment,
+    ack: Option<u32>,
+) -> Place {
+    let (slot, peer) = (table.slot(index), table.slot(peer).next_seq());
+    if !ack.is_some_and(|ack| segment.is_credible(slot.next_seq(), ack, peer)) {
+        return Place::Outside;
+    }
+    slot.set_next_seq(segment.end);
+    Place::New
+}
 
 /// Follows a flow by one packet, `header` if it is TCP: marks the direction as seen, keeps the TCP
 /// state.
@@ -190,21 +219,15 @@ fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
 /// others, but is near in both directions. Before its direction was seen, what it acknowledges is
 /// all that there is to go by.
 ///
-/// Who closes while much comes in acknowledges no more of it than has arrived: a FIN may be as far
-/// behind in that as a segment in its direction.
+/// Who closes while much comes in acknowledges no more of it than has arrived.
 fn is_of_connection(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
-    let near = |number: u32, next: u32, behind: u32| {
-        number.wrapping_sub(next).wrapping_add(behind) <= behind + NEAR
-    };
-    let (next, peer) = (table.slot(index).next_seq(), table.slot(action.peer));
-    let acks =
-        |behind| header.flags & tcp::flag::ACK != 0 && near(header.ack, peer.next_seq(), behind);
+    let (next, peer) = (table.slot(index).next_seq(), table.slot(action.peer).next_seq());
+    let acks = |behind| header.ack.is_some_and(|ack| tcp::is_near(ack, peer, behind));
     if action.flags & flag::SEEN == 0 {
-        return acks(NEAR);
+        return acks(tcp::NEAR);
     }
-    let reset = header.flags & tcp::flag::RST != 0;
-    let bare = reset && header.seq == next;
-    bare || near(header.segment.end, next, NEAR) && acks(if reset { NEAR } else { tcp::REACH })
+    let bare = header.flags & tcp::flag::RST != 0 && header.seq == next;
+    bare || tcp::is_near(header.segment.end, next, tcp::NEAR) && acks(tcp::REACH)
 }
 
 /// Does a segment of a closing connection show that its sender has not closed it? After a RST it
@@ -317,11 +340,12 @@ mod tests {
         fn see_acking(&self, index: u32, flags: u8, seq: u32, len: u32, ack: u32) {
             let slot = self.table.slot(index);
             let (action, segment) = (slot.action(), Segment::new(seq, len, flags));
+            let ack = (flags & tcp::flag::ACK != 0).then_some(ack);
             let header = Header { flags, seq, ack, segment };
             let header = (self.proto == tcp::PROTOCOL).then_some(&header);
             follow(&self.table, index, &action, header);
             if header.is_some() && flags & tcp::flag::RST == 0 {
-                slot.sequence(segment);
+                sequence(&self.table, index, action.peer, segment, ack);
             }
             slot.count(60 + u64::from(len), 1000);
         }
@@ -441,16 +465,61 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_counts_though_much_that_is_under_way_has_not_arrived() {
+    fn a_fin_or_reset_counts_though_much_that_is_under_way_has_not_arrived() {
         for (mebibytes, counts) in [(2, true), (60, true), (70, false)] {
-            let pair = connection();
-            let arrived = pair.table.slot(pair.forward).next_seq();
-            (0..mebibytes).for_each(|_| pair.see_data(pair.forward, ACK, 1 << 20));
-            let end = pair.table.slot(pair.back).next_seq();
-            pair.see_acking(pair.back, FIN, end, 0, arrived);
-            pair.see(pair.forward, FIN);
-            assert_eq!(pair.state() == FlowState::Closing, counts, "{mebibytes} MiB");
+            for flags in [FIN, RST | ACK] {
+                let pair = connection();
+                let arrived = pair.table.slot(pair.forward).next_seq();
+                (0..mebibytes).for_each(|_| pair.see_data(pair.forward, ACK, 1 << 20));
+                // Behind some that were lost.
+                let end = pair.table.slot(pair.back).next_seq().wrapping_add(1000);
+                pair.see_acking(pair.back, flags, end, 0, arrived);
+                pair.see(pair.forward, FIN);
+                assert_eq!(pair.state() == FlowState::Closing, counts, "{mebibytes} MiB");
+            }
         }
+    }
+
+    #[test]
+    fn segments_guessed_all_over_the_numbers_move_nothing() {
+        const STEP: u32 = tcp::REACH - 1000;
+        for flags in [0, ACK] {
+            let pair = connection();
+            for (index, peer) in [(pair.forward, pair.back), (pair.back, pair.forward)] {
+                let [next, known] = [index, peer].map(|index| pair.table.slot(index).next_seq());
+                let mut seq = next.wrapping_add(12_345);
+                for _ in 0..u32::MAX / STEP + 2 {
+                    seq = seq.wrapping_add(STEP);
+                    pair.see_acking(index, flags, seq, 1, known.wrapping_add(1 << 27));
+                }
+                assert_eq!(pair.table.slot(index).next_seq(), next);
+                pair.see_at(index, RST, seq.wrapping_add(1), 0);
+            }
+            assert!(pair.state() == FlowState::Established && pair.offered());
+        }
+    }
+
+    #[test]
+    fn a_long_fat_upload_is_followed_behind_its_holes_and_so_is_what_answers_it() {
+        let pair = connection();
+        let [arrived, answered] =
+            [pair.forward, pair.back].map(|index| pair.table.slot(index).next_seq());
+        // The network before the gateway loses a mebibyte of every four.
+        for n in 0..15 {
+            pair.see_at(pair.forward, ACK, arrived.wrapping_add((n * 4 + 1) << 20), 3 << 20);
+        }
+        let sent = arrived.wrapping_add(60 << 20);
+        assert_eq!(pair.table.slot(pair.forward).next_seq(), sent);
+        // Of what the server says, some is lost as well, and all that has arrived there is old.
+        pair.see_acking(pair.back, ACK, answered.wrapping_add(100_000), 1000, arrived);
+        let end = answered.wrapping_add(101_000);
+        assert_eq!(pair.table.slot(pair.back).next_seq(), end);
+        // What was lost is sent again, then the rest.
+        pair.see_at(pair.forward, ACK, arrived, 1 << 20);
+        assert_eq!(pair.table.slot(pair.forward).next_seq(), sent);
+        pair.see_data(pair.forward, FIN, 1000);
+        pair.see_acking(pair.back, FIN, end, 0, arrived);
+        assert_eq!(pair.state(), FlowState::Closing);
     }
 
     #[test]

@@ -159,6 +159,14 @@ pub fn exists(key: [u64; 2]) -> bool {
         || search_spills::<GROUP>(hash, key).is_some()
 }
 
+/// Where the direction in a slot has come to, see [`FlowEntry4::next_seq`].
+#[inline(always)]
+pub fn next_seq(slot: u32) -> Option<u32> {
+    let page = Page::number(slot / PAGE)?;
+    // SAFETY: the pointer is to a whole entry.
+    Some(unsafe { (&raw const (*page.slot(0, slot)).next_seq).read_volatile() })
+}
+
 #[inline(always)]
 fn search_spills<const LOOKS: u32>(hash: u64, key: [u64; 2]) -> Option<Found> {
     let Place { page, groups } = spills(hash, pages());

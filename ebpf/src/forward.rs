@@ -17,7 +17,7 @@ use weir_wire::{icmp, tcp, udp};
 use crate::flows::Search;
 use crate::maps::Published;
 use crate::words::{load16, load32, load64, store16, store32, store64};
-use crate::{maps, words};
+use crate::{flows, maps, words};
 
 /// Start of the IP header in an untagged frame, and in one with a tag.
 const UNTAGGED: usize = 14;
@@ -29,8 +29,8 @@ const MAC: u64 = 0xffff_ffff_ffff;
 /// A packet's headers.
 struct Packet {
     ip: Ip4,
-    /// Of the transport header: the first two words, and of TCP the fourth.
-    transport: [u64; 3],
+    /// Of the transport header: the first two words, and of TCP the next two.
+    transport: [u64; 4],
     /// Bytes from the IP header to the frame's end.
     room: u64,
 }
@@ -155,7 +155,7 @@ fn forward<const L3: usize>(
     };
     let bytes = u64::from(packet.ip.total());
     count(found.entry, maps::milliseconds(lane), bytes);
-    let segment = follow(found.entry, &packet);
+    let segment = follow(found.entry, peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
     let outward = flags & flag::TO_UPLINK != 0;
     let [_, _, _, src, dst] = packet.ip.0;
@@ -184,25 +184,28 @@ impl Packet {
             (words, load32::<20>(ip), load32::<24>(ip))
         };
         let ip = Ip4(words);
-        let fourth = match ip.proto() {
-            // SAFETY: the bytes are there.
-            tcp::PROTOCOL => unsafe { load32::<0>(words::at::<4>(ctx, L3 + 32)?) },
-            udp::PROTOCOL | icmp::PROTOCOL => 0,
+        let (third, fourth) = match ip.proto() {
+            tcp::PROTOCOL => {
+                let rest = words::at::<8>(ctx, L3 + 28)?;
+                // SAFETY: 8 bytes are there.
+                unsafe { (load32::<0>(rest), load32::<4>(rest)) }
+            }
+            udp::PROTOCOL | icmp::PROTOCOL => (0, 0),
             _ => return None,
         };
-        Some(Self { ip, transport: [first, second, fourth], room })
+        Some(Self { ip, transport: [first, second, third, fourth], room })
     }
 
     #[inline(always)]
     fn key(&self) -> [u64; 2] {
-        let [first, second, _] = self.transport;
+        let [first, second, ..] = self.transport;
         plain::key(&self.ip, plain::ports(self.ip.proto(), first, second))
     }
 
     /// Is it for the kernel tier?
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        let [first, second, fourth] = self.transport;
+        let [first, second, _, fourth] = self.transport;
         let len = u64::from(self.ip.total()).wrapping_sub(20);
         self.ip.is_plain(self.room) && plain::is_plain(self.ip.proto(), first, second, fourth, len)
     }
@@ -291,20 +294,29 @@ fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
 
 /// Follows the sequence numbers of a TCP direction; of a segment with data, what it is to that.
 #[inline(always)]
-fn follow(entry: *mut FlowEntry4, packet: &Packet) -> Option<tcp::Place> {
+fn follow(entry: *mut FlowEntry4, peer: u32, packet: &Packet) -> Option<tcp::Place> {
     if packet.ip.proto() != tcp::PROTOCOL {
         return None;
     }
-    let [_, second, fourth] = packet.transport;
+    let [_, second, third, fourth] = packet.transport;
     let segment = plain::segment(&packet.ip, second, fourth);
-    // SAFETY: the entry is of the table, and this field is the forwarding tier's.
-    let place = unsafe {
-        let next = &raw mut (*entry).next_seq;
-        let place = segment.place(next.read_volatile());
-        if place == tcp::Place::New {
-            next.write_volatile(segment.end);
-        }
-        place
-    };
+    // SAFETY: the entry is of the table.
+    let next = unsafe { &raw mut (*entry).next_seq };
+    // SAFETY: as above.
+    let known = unsafe { next.read_volatile() };
+    let mut place = segment.place(known);
+    if place == tcp::Place::Beyond {
+        // The other direction's entry is another cache line, so only such segments are held
+        // against it.
+        let credible = match (plain::acknowledged(third, fourth), flows::next_seq(peer)) {
+            (Some(ack), Some(peer)) => segment.is_credible(known, ack, peer),
+            _ => false,
+        };
+        place = if credible { tcp::Place::New } else { tcp::Place::Outside };
+    }
+    if place == tcp::Place::New {
+        // SAFETY: this field is the forwarding tier's.
+        unsafe { next.write_volatile(segment.end) };
+    }
     segment.has_data.then_some(place)
 }

@@ -100,6 +100,15 @@ pub const fn segment(ip: &Ip4, second: u64, fourth: u64) -> tcp::Segment {
     tcp::Segment::new((second as u32).swap_bytes(), ip.total() as u32 - headers, 0)
 }
 
+/// What a plain TCP packet acknowledges, if anything, from the third and fourth word of its header.
+#[inline(always)]
+pub const fn acknowledged(third: u64, fourth: u64) -> Option<u32> {
+    if (fourth >> 8) & tcp::flag::ACK as u64 == 0 {
+        return None;
+    }
+    Some((third as u32).swap_bytes())
+}
+
 /// The words of the packet's [`FlowKey4`], see [`FlowKey4::words`].
 #[inline(always)]
 pub const fn key(ip: &Ip4, ports: u64) -> [u64; 2] {

@@ -48,15 +48,28 @@ pub mod field {
     pub const CHECKSUM: usize = 16;
 }
 
-/// How far a segment may end from where its direction has come to, bytes: what may be under way
-/// behind a hole. Farther off, it is nobody's who knows the connection.
+/// What may be under way in a direction, bytes: so far a segment may end from where its direction
+/// has come to, or be behind the other in what it acknowledges. Farther off, it is nobody's who
+/// knows the connection.
 pub const REACH: u32 = 1 << 26;
+
+/// What mostly is under way in a direction, bytes. Numbers that are guessed fit a connection whose
+/// one direction they need only reach seldom enough if they must be as near as this in the other.
+pub const NEAR: u32 = 1 << 20;
+
+/// Is a number at most so far behind one that is known, or [`NEAR`] ahead of it?
+#[inline(always)]
+pub const fn is_near(number: u32, known: u32, behind: u32) -> bool {
+    number.wrapping_sub(known).wrapping_add(behind) <= behind + NEAR
+}
 
 /// What a segment is to its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It goes on from, or beyond, what was seen.
+    /// It goes on from what was seen.
     New,
+    /// It would, but for a hole of at most [`REACH`]: see [`Segment::is_credible`].
+    Beyond,
     /// All of it was seen: it was sent again, or overtaken.
     Again,
     /// Farther off than [`REACH`].
@@ -68,6 +81,8 @@ pub enum Place {
 pub struct Segment {
     /// The sequence number after its last.
     pub end: u32,
+    /// How many it has.
+    pub numbers: u32,
     /// Has it data?
     pub has_data: bool,
 }
@@ -78,21 +93,32 @@ impl Segment {
     pub const fn new(seq: u32, len: u32, flags: u8) -> Self {
         let syn = (flags & flag::SYN != 0) as u32;
         let fin = (flags & flag::FIN != 0) as u32;
-        let end = seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin);
-        Self { end, has_data: len != 0 }
+        let numbers = len.wrapping_add(syn).wrapping_add(fin);
+        Self { end: seq.wrapping_add(numbers), numbers, has_data: len != 0 }
     }
 
     /// What it is, where `next` is the end of all before it.
     #[inline(always)]
     pub const fn place(&self, next: u32) -> Place {
         let ahead = self.end.wrapping_sub(next);
-        if ahead.wrapping_sub(1) < REACH {
+        if ahead.wrapping_sub(1) < self.numbers {
             Place::New
+        } else if ahead.wrapping_sub(1) < REACH {
+            Place::Beyond
         } else if ahead.wrapping_neg() < REACH {
             Place::Again
         } else {
             Place::Outside
         }
+    }
+
+    /// Is a segment [beyond](Place::Beyond) `next` the connection's, by what it acknowledges of the
+    /// other direction, which has come to `peer`? Who only guesses does not know that (RFC 5961
+    /// §5.2). Behind a hole that is not large it may be behind by all that can be under way there.
+    #[inline(always)]
+    pub const fn is_credible(&self, next: u32, ack: u32, peer: u32) -> bool {
+        let near = self.end.wrapping_sub(next) <= NEAR;
+        is_near(ack, peer, if near { REACH } else { NEAR })
     }
 }
 

@@ -2,29 +2,44 @@
 
 use proptest::prelude::*;
 use weir_wire::plain::{Ip4, segment};
-use weir_wire::tcp::{Place, REACH, Segment, flag};
+use weir_wire::tcp::{NEAR, Place, REACH, Segment, flag};
 
 #[test]
 fn syn_and_fin_take_a_number_each() {
-    assert_eq!(Segment::new(7, 0, flag::SYN), Segment { end: 8, has_data: false });
-    assert_eq!(Segment::new(7, 3, flag::FIN | flag::ACK), Segment { end: 11, has_data: true });
+    let (syn, fin) = (Segment::new(7, 0, flag::SYN), Segment::new(7, 3, flag::FIN | flag::ACK));
+    assert_eq!(syn, Segment { end: 8, numbers: 1, has_data: false });
+    assert_eq!(fin, Segment { end: 11, numbers: 4, has_data: true });
     assert_eq!(Segment::new(u32::MAX, 1, 0).end, 0);
 }
 
 #[test]
-fn only_what_ends_behind_all_before_it_is_new() {
+fn only_what_goes_on_from_all_before_it_is_new() {
     let segment = Segment::new(100, 10, 0);
-    assert_eq!([109, u32::MAX].map(|next| segment.place(next)), [Place::New; 2]);
+    assert_eq!([100, 109].map(|next| segment.place(next)), [Place::New; 2]);
+    assert_eq!([99, u32::MAX].map(|next| segment.place(next)), [Place::Beyond; 2]);
     assert_eq!([110, 111].map(|next| segment.place(next)), [Place::Again; 2]);
 }
 
 #[test]
 fn what_is_farther_off_than_a_window_is_neither_new_nor_sent_again() {
     let place = |end: u32| Segment::new(end, 0, 0).place(1000);
-    assert_eq!((place(1000 + REACH), place(1001 + REACH)), (Place::New, Place::Outside));
+    assert_eq!((place(1000 + REACH), place(1001 + REACH)), (Place::Beyond, Place::Outside));
     let before = 1000u32.wrapping_sub(REACH);
     assert_eq!((place(before.wrapping_add(1)), place(before)), (Place::Again, Place::Outside));
     assert_eq!(place(1000 + (1 << 31)), Place::Outside);
+}
+
+#[test]
+fn a_segment_behind_a_hole_counts_by_what_it_acknowledges() {
+    const PEER: u32 = 500;
+    let credible =
+        |hole: u32, ack: u32| Segment::new(1000 + hole, 1, 0).is_credible(1000, ack, PEER);
+    for (hole, behind) in [(1, REACH), (NEAR - 1, REACH), (NEAR, NEAR), (REACH - 1, NEAR)] {
+        assert!(credible(hole, PEER), "{hole}");
+        assert!(credible(hole, PEER.wrapping_sub(behind)) && credible(hole, PEER + NEAR), "{hole}");
+        assert!(!credible(hole, PEER.wrapping_sub(behind + 1)), "{hole}");
+        assert!(!credible(hole, PEER + NEAR + 1), "{hole}");
+    }
 }
 
 proptest! {

@@ -16,6 +16,7 @@ use weir_bench::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_bench::weir::Weir;
 use weir_bench::{clients, wait};
 use weir_wire::layout::counters::Counter;
+use weir_wire::tcp;
 
 use crate::{ECHO, SERVER, mac, written};
 
@@ -243,15 +244,47 @@ fn guessed_resets_and_fins_leave_a_connection_where_it_was() {
             outside.send(&written(|to| step.write(to, &[]))).unwrap();
         }
     }
-    rounds(&mut stream, 10);
+    goes_on_as_before(&mut stream, &weir);
+}
+
+/// A connection that is as good as ever: where there is a kernel tier, that forwards it.
+fn goes_on_as_before(stream: &mut TcpStream, weir: &Weir) {
+    rounds(stream, 10);
     let before = weir.counters().unwrap().sum(Counter::UserRx);
-    rounds(&mut stream, 100);
+    rounds(stream, 100);
     let by_user = weir.counters().unwrap().sum(Counter::UserRx) - before;
     match weir_bench::weir::tier().as_str() {
         "user" => assert!(by_user >= 200),
         _ => assert!(by_user < 20, "{by_user} packets in the user tier"),
     }
     weir.check_conservation().unwrap();
+}
+
+#[test]
+fn segments_all_over_the_numbers_and_a_reset_behind_them_leave_a_connection_where_it_was() {
+    let (topology, _server, weir) = one_uplink(|_| ());
+    let (mut stream, source) = connection(&topology.hosts[0]);
+    rounds(&mut stream, 10);
+    let mut outside = on_the_link(&topology);
+    let ours = plan::uplink_address(0, 0).octets();
+    let segment = |seq| {
+        from_outside().ipv4(SERVER.octets(), ours, 60).tcp(ECHO_PORT, source.port(), seq, 1000)
+    };
+    let [forward, back] = weir.flow(source).unwrap();
+    // Each within reach of the one before, and together of any number; what they acknowledge is
+    // a guess.
+    const STEP: u32 = tcp::REACH - 1000;
+    let ack = forward.next_seq.wrapping_add(1 << 30);
+    let mut seq = back.next_seq.wrapping_add(1 << 31);
+    for _ in 0..u32::MAX / STEP + 2 {
+        seq = seq.wrapping_add(STEP);
+        for step in [segment(seq).ack(ack), segment(seq)] {
+            outside.send(&written(|to| step.write(to, b"x"))).unwrap();
+        }
+    }
+    let reset = segment(seq.wrapping_add(1)).rst();
+    outside.send(&written(|to| reset.write(to, &[]))).unwrap();
+    goes_on_as_before(&mut stream, &weir);
 }
 
 #[test]

@@ -423,8 +423,8 @@ impl Engine {
         let bytes = u64::from(plain.total());
         plain.rewrite(frame.data_mut(), &way.action, &way.link);
         if let Some(segment) = plain.segment() {
-            let FlowKey4 { src, dst, .. } = plain.key();
-            self.follow_sequence(way.slot, &way.action, segment, [src, dst]);
+            let (FlowKey4 { src, dst, .. }, ack) = (plain.key(), plain.acknowledged());
+            self.follow_sequence(way.slot, &way.action, segment, ack, [src, dst]);
         }
         self.table.slot(way.slot).count(bytes, now);
         self.transmit(way.device, frame, &way.action, bytes, out)
@@ -514,14 +514,14 @@ impl Engine {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Fate::Left(action), now);
         }
-        if let Some(Header { segment, flags, seq, .. }) = header
+        if let Some(Header { segment, flags, seq, ack }) = header
             && flags & tcp::flag::RST == 0
         {
             let entry = self.table.slot(slot);
             if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening as u8 {
-                entry.begin_sequence(seq);
+                entry.set_next_seq(seq);
             }
-            self.follow_sequence(slot, &action, segment, [p.src, p.dst]);
+            self.follow_sequence(slot, &action, segment, ack, [p.src, p.dst]);
         }
         let Received { mut frame, .. } = received;
         let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
@@ -540,9 +540,10 @@ impl Engine {
         slot: u32,
         action: &Action4,
         segment: tcp::Segment,
+        ack: Option<u32>,
         [src, dst]: [[u8; 4]; 2],
     ) {
-        let place = self.table.slot(slot).sequence(segment);
+        let place = flows::sequence(&self.table, slot, action.peer, segment, ack);
         if !segment.has_data || place == Place::Outside {
             return;
         }
@@ -803,7 +804,8 @@ fn is_echo(p: &Parsed, frame: &[u8]) -> bool {
 fn header_of(p: &Parsed, frame: &[u8]) -> Header {
     let header = tcp::Packet::new_unchecked(frame.get(usize::from(p.l4)..).unwrap_or(&[]));
     let len = usize::from(p.end - p.l4).saturating_sub(header.header_len());
-    let (seq, ack, flags) = (header.seq(), header.ack(), p.tcp_flags);
+    let (seq, flags) = (header.seq(), p.tcp_flags);
+    let ack = (flags & tcp::flag::ACK != 0).then(|| header.ack());
     Header { flags, seq, ack, segment: tcp::Segment::new(seq, len as u32, flags) }
 }
 

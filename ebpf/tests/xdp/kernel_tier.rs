@@ -137,6 +137,36 @@ fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
 }
 
 #[test]
+fn a_segment_behind_a_hole_counts_by_what_it_acknowledges() {
+    let mut f = fixture("hole", |_| ());
+    let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
+    const PEER: u32 = 1 << 20;
+    let back = FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), tcp::PROTOCOL);
+    let peer = f.insert(FlowEntry4 { next_seq: PEER, ..entry(&back, &back) });
+    let host = mark(SENDER.to_word(), peer);
+    let slot = f.insert(FlowEntry4 { next_seq: 1000, peer, host, ..offered(&plain) });
+    let next = |f: &Fixture| f.flows.slot(slot).read().unwrap().next_seq;
+    let acking = |seq: u32, ack: u32| {
+        let mut frame = with_seq(plain.clone(), seq);
+        frame[42..46].copy_from_slice(&ack.to_be_bytes());
+        frame
+    };
+    let mut without = acking(5000, PEER);
+    without[47] = tcp::flag::PSH;
+    for frame in [acking(5000, PEER + (1 << 27)), acking(5000, PEER.wrapping_sub(1 << 27)), without]
+    {
+        assert_eq!(f.run(&frame), FORWARDED, "its receiver judges");
+        assert_eq!(next(&f), 1000);
+    }
+    assert_eq!(f.counters.uplink(0).segments, 0);
+    assert_eq!(f.run(&acking(5000, PEER)), FORWARDED);
+    assert_eq!(next(&f), 5012);
+    assert_eq!(f.run(&acking(5000, PEER)), FORWARDED);
+    let uplink = f.counters.uplink(0);
+    assert_eq!((uplink.segments, uplink.retransmitted), (2, 1));
+}
+
+#[test]
 fn what_the_user_tier_writes_leaves_untouched_by_the_device_of_its_queue() {
     let mut f = Fixture::with("transmit", PortRole::Lan, OnDataplaneLoss::Drop, |_| ());
     let frame = frame(udp::PROTOCOL, 0);

@@ -199,7 +199,7 @@ impl Slot4 {
     }
 
     /// Follows the sequence numbers of a direction, before the packet is [counted](Self::count), and
-    /// says what the segment is to it.
+    /// says what the segment is to it. One that is [beyond](Place::Beyond) a hole changes nothing.
     #[inline]
     pub fn sequence(&self, segment: Segment) -> Place {
         let (next, packets) =
@@ -211,8 +211,8 @@ impl Slot4 {
         place
     }
 
-    /// The direction's numbers begin with this one.
-    pub fn begin_sequence(&self, seq: u32) {
+    /// The direction's numbers go on with this one.
+    pub fn set_next_seq(&self, seq: u32) {
         self.next_seq.store(seq, Ordering::Relaxed);
     }
 

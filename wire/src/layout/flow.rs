@@ -216,8 +216,8 @@ pub struct FlowEntry4 {
     /// Packets forwarded, by either tier, wrapping. A packet may go uncounted when both forward at
     /// once.
     pub packets: u32,
-    /// TCP: the sequence number after the last byte that was forwarded in this direction. As above,
-    /// the forwarding tier's.
+    /// TCP: the sequence number after the last byte that was forwarded in this direction, of segments
+    /// that are the connection's ([`tcp::Place`](crate::tcp::Place)). As above, the forwarding tier's.
     pub next_seq: u32,
     /// Bytes forwarded, from the IP header on.
     pub bytes: u64,
