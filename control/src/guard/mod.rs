@@ -37,7 +37,9 @@ const CHANGES: u32 = 7;
 const NEW_GENERATION: u16 = 0x0a0f;
 /// How long a burst of changes by others is gathered.
 const SETTLE: Duration = Duration::from_millis(250);
-/// After how long a table that was refused, or may have been changed at once, is made again.
+/// How often a table is made at once that others may have changed meanwhile.
+const TRIES: u32 = 5;
+/// After how long one that was refused, or that others keep changing, is made again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The table is there as long as this process runs, and longer.
@@ -183,22 +185,43 @@ impl Keeper {
 
     async fn try_hold(&mut self, wanted: &str) -> Result<()> {
         self.heard();
-        if let Some(made) = self.made.take_if(|made| made.text == wanted) {
-            if self.list().await.as_ref() == Some(&made.listed) {
+        if let Some(made) = self.made.take() {
+            if !self.is_still(&made.listed).await {
+                self.put_back();
+            } else if made.text == wanted {
                 self.made = Some(made);
                 return Ok(());
             }
-            tracing::warn!("nftables table {} was changed or removed: put back", self.table);
-            self.heard();
         }
-        nft(&["-f", "-"], wanted).await?;
-        let listed = self.list().await;
-        // Alone with this change, or what is listed may be somebody else's already: then it is made
-        // anew when next looked at.
-        let alone = self.heard() <= 1;
-        let text = wanted.to_owned();
-        self.made = listed.filter(|_| alone).map(|listed| Made { text, listed });
+        for _ in 0..TRIES {
+            self.heard();
+            nft(&["-f", "-"], wanted).await?;
+            let listed = self.list().await;
+            if self.heard() <= 1
+                && let Some(listed) = listed
+            {
+                self.made = Some(Made { text: wanted.to_owned(), listed });
+                return Ok(());
+            }
+            // Not alone with this change: what is listed may be somebody else's already.
+            let still = match listed {
+                Some(listed) => self.is_still(&listed).await,
+                None => false,
+            };
+            if !still {
+                self.put_back();
+            }
+        }
         Ok(())
+    }
+
+    /// Is the table there, and listed so?
+    async fn is_still(&self, listed: &str) -> bool {
+        self.list().await.as_deref() == Some(listed)
+    }
+
+    fn put_back(&self) {
+        tracing::warn!("nftables table {} was changed or removed: put back", self.table);
     }
 
     /// The table without its counters; `None` when it is not there.

@@ -2,7 +2,6 @@
 //! alone.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::gateway::{Gateway, on_its_own, run};
 
@@ -65,8 +64,6 @@ fn a_guard_that_somebody_removed_is_put_back_beside_what_others_have_there() {
     on_its_own(|| {
         let gateway = Gateway::start("guard-flushed", "");
         let before = whole_table(&gateway);
-        // What goes before weir-control has looked at what it made is made again without a word.
-        std::thread::sleep(Duration::from_millis(500));
         run("nft flush ruleset");
         run("nft add table inet operator");
         run("nft add chain inet operator forward { type filter hook forward priority 0 ; }");
@@ -75,8 +72,24 @@ fn a_guard_that_somebody_removed_is_put_back_beside_what_others_have_there() {
         let name = gateway.pins().directory().file_name().unwrap().to_str().unwrap().to_owned();
         run(&format!("nft flush chain ip {name} from_uplink"));
         gateway.wait("guard whole again", |gateway| (table(gateway) == before).then_some(()));
+        assert_eq!(gateway.log().matches("was changed or removed: put back").count(), 2);
         let others = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
         assert!(String::from_utf8(others).unwrap().contains("table inet operator"));
+    });
+}
+
+#[test]
+fn a_guard_that_goes_in_the_moment_it_is_made_is_put_back_and_each_time_is_said() {
+    const TIMES: usize = 10;
+    on_its_own(|| {
+        let gateway = Gateway::start("guard-moment", "");
+        let before = whole_table(&gateway);
+        for _ in 0..TIMES {
+            run("nft flush ruleset");
+            gateway.wait("guard as before", |gateway| (table(gateway) == before).then_some(()));
+        }
+        let said = gateway.log().matches("was changed or removed: put back").count();
+        assert_eq!(said, TIMES, "{}", gateway.log());
     });
 }
 
@@ -92,7 +105,7 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
         gateway.reload();
         let after = gateway
             .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));
-        assert_eq!(after.matches("counter drop").count(), 3, "{after}");
+        assert_eq!(after.matches("counter drop").count(), 4, "{after}");
         gateway.kill_control();
         assert_eq!(table(&gateway), after);
         gateway.done(&["detach"]);
