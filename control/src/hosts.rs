@@ -9,14 +9,15 @@ use weir_shm::hosts::HostPrefixes;
 use weir_wire::layout::control::{ControlHalf, host_class};
 
 use crate::destinations::{self, Way};
+use crate::guard;
 use crate::near;
 use crate::routing::{Route, Routes};
 use crate::rules::{self, Lookup};
 use crate::site::Site;
 use crate::watch::Kernel;
 
-/// All that these destinations depend on. What is derived from a million routes is derived anew
-/// only where two of these differ.
+/// All that these destinations depend on, and the guard. What is derived from a million routes is
+/// derived anew only where two of these differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// Routes; views that were read without a change of routes share them.
@@ -31,6 +32,8 @@ pub struct Sources {
     uplink_addresses: Vec<Ipv4Addr>,
     /// Kernel indices of the LANs' interfaces.
     lan_links: Vec<u32>,
+    /// Of devices on ports, with them: no destination depends on these, the guard does.
+    virtual_ports: Vec<(u32, u32)>,
     /// Networks of the LANs.
     lans: Vec<Ipv4Net>,
     /// The gateway's addresses.
@@ -47,14 +50,15 @@ impl Sources {
         let held = kernel.addresses.iter().map(|(_, net)| net.addr());
         let uplinks = near::uplinks(site, kernel);
         let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
-        let of_uplinks = uplinks.iter().flat_map(|by| kernel.addresses_of(by.interface));
+        let virtual_ports = guard::virtual_ports(site, kernel).into_iter();
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
             lookups: rules::lookups(site, kernel),
-            uplink_addresses: of_uplinks.chain(pools.iter().copied()).collect(),
+            uplink_addresses: near::sources(site, kernel),
             uplinks,
             lan_links: lan_links.map(|link| link.index).collect(),
+            virtual_ports: virtual_ports.map(|(port, device)| (port.index, device.index)).collect(),
             lans,
             own: held.collect(),
             pools,
@@ -194,6 +198,10 @@ mod tests {
         after.links[1].running = true;
         after.neighbours.clear();
         assert_eq!(sources(&before), sources(&after));
+        let vrrp = Link { index: 7, name: "vrrp7".into(), macvlan: Some(1), ..Link::default() };
+        after.links.push(vrrp);
+        assert_ne!(sources(&before), sources(&after), "the guard is to know it");
+        after.links.pop();
         let more = kernel(&[("10.0.0.0/8", 3), ("10.1.0.0/16", 2)]);
         assert_ne!(sources(&before), sources(&more));
         after.addresses.clear();

@@ -39,6 +39,13 @@ pub fn uplinks(site: &Site, kernel: &Kernel) -> Vec<By> {
     site.uplinks.iter().filter_map(by).collect()
 }
 
+/// Addresses that packets by uplinks have: those of their interfaces, and of their pools.
+pub fn sources(site: &Site, kernel: &Kernel) -> Vec<Ipv4Addr> {
+    let interfaces = uplinks(site, kernel).into_iter();
+    let own = interfaces.flat_map(|by| kernel.addresses_of(by.interface));
+    own.chain(site.uplinks.iter().flat_map(|uplink| uplink.addresses.clone())).collect()
+}
+
 /// The networks that are near, by interface: those without a router, and those by one if they are
 /// few. `own` are the uplinks' addresses: a route with another source is a VPN's.
 pub fn networks(
@@ -82,8 +89,7 @@ pub struct Near {
 /// What is near now.
 pub fn of(site: &Site, kernel: &Kernel) -> Vec<Near> {
     let uplinks = uplinks(site, kernel);
-    let own: Vec<_> = uplinks.iter().flat_map(|by| kernel.addresses_of(by.interface)).collect();
-    let networks = networks(&kernel.routes, &uplinks, &own).into_iter();
+    let networks = networks(&kernel.routes, &uplinks, &sources(site, kernel)).into_iter();
     let named = networks.filter_map(|(index, networks)| {
         let link = kernel.link_at(index)?;
         let networks = Ipv4Net::aggregate(&Vec::from_iter(networks));
@@ -102,7 +108,7 @@ mod tests {
     fn near(translate: &str, routes: Vec<Route>) -> Vec<String> {
         let text = format!(
             "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n\
-             translate = \"{translate}\"\n"
+             translate = \"{translate}\"\naddresses = [\"203.0.113.7\"]\n"
         );
         let site = crate::site::parse("weir.toml", &text).unwrap();
         let kernel = Kernel {
@@ -134,8 +140,9 @@ mod tests {
             linked(3, "10.0.0.0/8"),
             routed("203.0.113.0/24"),
             Route { source: "10.77.0.1".parse().ok(), ..routed("10.8.0.0/16") },
+            Route { source: "203.0.113.7".parse().ok(), ..linked(2, "198.18.0.0/24") },
         ];
-        let link = ["192.0.2.0/24", "192.168.100.0/24"];
+        let link = ["192.0.2.0/24", "192.168.100.0/24", "198.18.0.0/24"];
         assert_eq!(near("none", routes.clone()), link);
         assert_eq!(near("nat44", routes), [&link[..], &["203.0.113.0/24"]].concat());
     }

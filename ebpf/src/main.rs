@@ -212,7 +212,7 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 }
 
 /// From a provider: what a flow waits for. Of the rest, what is for the gateway or by it for others
-/// than LANs is the kernel's, and so is what may reach an own prefix.
+/// than LANs is the kernel's, whose table of weir's decides, and so is what may reach an own prefix.
 #[inline(always)]
 fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
@@ -221,7 +221,7 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     }
     let otherwise = match maps::host_class(p.dst) {
         host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
-        host_class::KERNEL => return Verdict::Done((XDP_PASS, Counter::XdpPassKernelRoute)),
+        host_class::KERNEL => (XDP_PASS, Counter::XdpPassKernelRoute),
         // SAFETY: an uplink of the half.
         host_class::LAN if unsafe { (*published.uplink(port.uplink)).inbound } != 0 => {
             (XDP_PASS, Counter::XdpPassKernelRoute)

@@ -9,6 +9,7 @@
 //! | `services` | strangers with a question to the gateway itself |
 //! | `pools` | strangers who ask for an address that the gateway does not hold |
 //! | `own_prefix` | strangers who may come in: to an own prefix |
+//! | `unnamed` | strangers who ask for networks that the file does not name |
 //! | `virtual_routers` | hosts that know the gateway by another hardware address |
 
 mod attempts;
@@ -17,10 +18,12 @@ mod own_prefix;
 mod pools;
 mod services;
 mod spoofing;
+mod unnamed;
 mod virtual_routers;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use weir_bench::netns::Netns;
 use weir_bench::plan::{Plan, Port};
 use weir_bench::server::{ECHO_PORT, Server};
 use weir_bench::topology::Topology;
@@ -36,6 +39,27 @@ fn site(plan: Plan) -> (Topology, Server, String) {
     let server = Server::start(&topology.internet, SERVER).unwrap();
     let configuration = Weir::configuration(&topology, &weights);
     (topology, server, configuration)
+}
+
+/// A network of the gateway's behind a bridge, both addresses of one /24, with a host.
+fn network_behind(topology: &Topology, bridge: &str, address: Ipv4Addr, host: Ipv4Addr) -> Netns {
+    let (netns, gateway) = (topology.run.tag().netns(bridge), &topology.gateway);
+    let (inner, outer) = (netns.name(), gateway.name());
+    let link = format!(
+        "netns add {inner}\n\
+         link add {bridge}p netns {outer} type veth peer name eth0 netns {inner}\n"
+    );
+    topology.run.ip(&link).unwrap();
+    let up =
+        format!("addr add {host}/24 dev eth0\nlink set eth0 up\nroute add default via {address}\n");
+    netns.ip(&up).unwrap();
+    gateway
+        .ip(&format!(
+            "link add {bridge} type bridge\naddr add {address}/24 dev {bridge}\n\
+             link set {bridge} up\nlink set {bridge}p master {bridge} up\n"
+        ))
+        .unwrap();
+    netns
 }
 
 /// The bytes of a port's hardware address.

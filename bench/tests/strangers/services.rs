@@ -5,13 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use weir_bench::capture::Capture;
-use weir_bench::plan::Plan;
+use weir_bench::netns::Netns;
+use weir_bench::plan::{self, Plan};
 use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
 use weir_bench::weir::Weir;
 use weir_bench::{listeners, udp_flows, wait};
 use weir_wire::layout::counters::Counter;
 
-use crate::{ECHO, SERVER, site};
+use crate::{ECHO, SERVER, network_behind, site};
 
 const UDP: u8 = 17;
 
@@ -124,22 +125,9 @@ fn a_port_that_a_service_binds_is_given_to_no_flow_from_then_on() {
 fn a_container_that_the_kernel_translates_is_answered_on_a_port_of_translation() {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
     let (topology, _server, configuration) = site(Plan::new(2, 1));
-    let (container, gateway) = (topology.run.tag().netns("container"), &topology.gateway);
-    let (inner, outer) = (container.name(), gateway.name());
+    let container = network_behind(&topology, "docker0", Ipv4Addr::new(172, 17, 0, 1), ADDRESS);
     topology
-        .run
-        .ip(&format!(
-            "netns add {inner}\n\
-             link add veth0 netns {outer} type veth peer name eth0 netns {inner}\n"
-        ))
-        .unwrap();
-    container
-        .ip(&format!(
-            "addr add {ADDRESS}/16 dev eth0\nlink set eth0 up\nroute add default via 172.17.0.1\n"
-        ))
-        .unwrap();
-    gateway.ip("addr add 172.17.0.1/16 dev veth0\nlink set veth0 up\n").unwrap();
-    gateway
+        .gateway
         .nft(
             "table ip containers {\n\
              chain postrouting { type nat hook postrouting priority srcnat\n\
@@ -161,5 +149,49 @@ fn a_container_that_the_kernel_translates_is_answered_on_a_port_of_translation()
     let stream =
         container.run(|| TcpStream::connect_timeout(&ECHO.into(), Duration::from_secs(10)));
     stream.unwrap().unwrap();
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_service_on_an_address_of_a_lan_is_reached_from_an_uplink_only_if_it_is_published() {
+    const PORT: u16 = 5300;
+    let (topology, _server, configuration) = site(Plan::new(2, 1));
+    let (provider, host) = (&topology.providers[0], &topology.hosts[0]);
+    let (address, to) = (provider.addresses[0], SocketAddrV4::new(plan::lan_gateway(0), PORT));
+    let service = topology.gateway.run(|| UdpSocket::bind(to).unwrap()).unwrap();
+    service.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let route = format!("route add {}/32 via {address}\n", to.ip());
+    provider.netns.ip(&route).unwrap();
+    let ask = |netns: &Netns| {
+        netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", to).unwrap()).unwrap()
+    };
+    let asked_by = || service.recv_from(&mut [0; 8]).unwrap().1.ip();
+    ask(&provider.netns);
+    assert_eq!(asked_by(), provider.next_hop, "without weir");
+    topology
+        .gateway
+        .nft(&format!(
+            "table ip operator {{\nchain prerouting {{\n\
+             type nat hook prerouting priority dstnat\n\
+             ip daddr {address} udp dport {PORT} dnat to {to}\n}}\n}}\n"
+        ))
+        .unwrap();
+    let weir = Weir::start(&topology, &configuration).unwrap();
+    for provider in &topology.providers {
+        ask(&provider.netns);
+    }
+    ask(&host.netns);
+    assert_eq!(asked_by(), host.address);
+    let stranger = topology.internet.run(|| {
+        let socket = UdpSocket::bind((SERVER, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.send_to(b"?", (address, PORT)).unwrap();
+        socket
+    });
+    let (len, peer) = service.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(peer.ip(), SERVER, "by the address that is published");
+    service.send_to(&vec![1; len], peer).unwrap();
+    let answer = stranger.unwrap().recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(answer, (len, SocketAddr::from((address, PORT))));
     weir.check_conservation().unwrap();
 }

@@ -2,15 +2,18 @@
 //! on a macvlan device of the LAN port, as keepalived makes them with `use_vmac`.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 
+use etherparse::PacketBuilder;
 use weir_bench::capture::Capture;
-use weir_bench::plan::Plan;
+use weir_bench::plan::{Plan, Port};
+use weir_bench::station::Station;
 use weir_bench::topology::TOWARDS_GATEWAY;
 use weir_bench::weir::Weir;
 use weir_bench::{clients, server, udp_flows, wait};
 use weir_wire::layout::counters::Counter;
 
-use crate::{ECHO, SERVER, site};
+use crate::{ECHO, SERVER, mac, site, written};
 
 /// The virtual router of each host.
 const ROUTERS: [(u8, Ipv4Addr); 2] =
@@ -51,11 +54,13 @@ fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
     let report = udp_flows::run(&topology.hosts, ECHO, 200).unwrap();
     assert_eq!((report.sent, report.answered), (400, 400));
     for host in &topology.hosts {
+        // What one uplink leads to is reached by the kernel, which translates it.
+        let next_hop = topology.providers[0].next_hop;
+        assert_eq!(clients::ping(&host.netns, next_hop, 3).unwrap().received, 3);
         let download = clients::curl(&host.netns, &server::content_url(SERVER, BYTES)).unwrap();
         assert_eq!(download.bytes, BYTES);
-        let neighbours = host
-            .netns
-            .output(std::process::Command::new("ip").args(["neigh", "show", "dev", "eth0"]));
+        let neighbours =
+            host.netns.output(Command::new("ip").args(["neigh", "show", "dev", "eth0"]));
         let neighbours = String::from_utf8(neighbours.unwrap().stdout).unwrap();
         assert!(neighbours.contains("00:00:5e:00:01:"), "{neighbours}");
     }
@@ -72,5 +77,49 @@ fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
         "user" => assert_eq!(forwarded, 0),
         _ => assert!(forwarded > 1000, "{forwarded}"),
     }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn what_hosts_send_to_virtual_routers_leaves_translated_or_not_at_all() {
+    // More than a port has room for.
+    const IDS: std::ops::RangeInclusive<u8> = 1..=7;
+    let (topology, _server, configuration) = site(Plan::new(2, 1));
+    let mut weir = Weir::prepare(&topology, &configuration).unwrap();
+    for id in IDS {
+        topology
+            .gateway
+            .ip(&format!(
+                "link add vrrp{id} link lan0 address 00:00:5e:00:01:{id:02x} type macvlan\n\
+                 link set vrrp{id} up\n"
+            ))
+            .unwrap();
+    }
+    let (host, provider) = (&topology.hosts[0], &topology.providers[0]);
+    let mut station = Station::on(&host.netns, "eth0").unwrap();
+    let mut sources = || {
+        let link = Capture::start(&provider.netns, TOWARDS_GATEWAY).unwrap();
+        for id in IDS {
+            let [from, to] = [mac(Port::Host(0)), [0, 0, 0x5e, 0, 1, id]];
+            let (src, port) = (host.address.octets(), 2000 + u16::from(id));
+            let packet = PacketBuilder::ethernet2(from, to).ipv4(src, SERVER.octets(), 64);
+            station.send(&written(|to| packet.udp(port, port).write(to, b"?"))).unwrap();
+        }
+        link.stop().unwrap().sources_to(SERVER)
+    };
+    let all = IDS.count() as u64;
+    assert_eq!(sources(), [(host.address, all)].into(), "without weir");
+    weir.start_control().unwrap();
+    wait::until("the table to name the devices", wait::BOUND, || {
+        let output = topology.gateway.output(Command::new("nft").args(["list", "ruleset"]))?;
+        Ok(String::from_utf8(output.stdout)?.contains("\"vrrp7\"").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(sources(), [].into(), "without a dataplane");
+    weir.start_dataplane().unwrap();
+    weir.wait_until_usable(&[0, 1]).unwrap();
+    let found = sources();
+    assert!(found.keys().all(|source| *source == provider.addresses[0]), "{found:?}");
+    assert!(!found.is_empty());
     weir.check_conservation().unwrap();
 }

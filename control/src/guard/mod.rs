@@ -12,6 +12,7 @@
 
 mod nft;
 mod ruleset;
+mod seen;
 
 use std::io;
 use std::path::Path;
@@ -24,10 +25,11 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use tokio::sync::watch;
 
 use crate::complaint::Complaint;
-use crate::near;
 use crate::site::Site;
 use crate::watch::Kernel;
 use nft::nft;
+use seen::Seen;
+pub use seen::virtual_ports;
 
 /// `NETLINK_NETFILTER` (linux/netlink.h).
 const NETFILTER: isize = 12;
@@ -55,7 +57,7 @@ impl Guard {
     /// way is said, and tried again.
     pub async fn start(pins: &Path, site: &Site) -> Self {
         let table = ruleset::table(pins);
-        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site, &[]));
+        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site, &Seen::default()));
         let changes = subscribe();
         if let Err(error) = &changes {
             tracing::warn!("changes of nftables by others are not seen: {error}");
@@ -86,9 +88,9 @@ impl Guard {
         self.stands.load(Ordering::Relaxed)
     }
 
-    /// Makes the table follow a changed site, and what its uplinks lead to.
+    /// Makes the table follow a changed site, and what it takes from the kernel.
     pub fn follow(&self, site: &Site, kernel: &Kernel) {
-        let text = ruleset::ruleset(&self.table, site, &near::of(site, kernel));
+        let text = ruleset::ruleset(&self.table, site, &Seen::of(site, kernel));
         self.wanted.send_if_modified(|wanted| {
             let new = *wanted != text;
             *wanted = text;

@@ -272,6 +272,10 @@ fn from_an_uplink_nothing_goes_on_to_others_but_by_the_kernels_routes() {
     let foreign = (DROP, Counter::XdpDropForeign);
     assert_eq!(f.run(&udp(SITE, 53, [9, 9, 9, 9], 5000)), foreign);
     assert_eq!(f.run(&udp(SITE, 53, VPN, 5000)), (PASS, Counter::XdpPassKernelRoute));
+    for name in [HOST, LAN_ADDRESS, POOL] {
+        let spoofed = udp(name, 53, VPN, 5000);
+        assert_eq!(f.run(&spoofed), (DROP, Counter::XdpDropMartian), "{name:?}");
+    }
 }
 
 #[test]
