@@ -20,6 +20,11 @@ impl Dataplane {
         Self { pins: pins.clone(), status: None }
     }
 
+    /// Does it run?
+    pub fn runs(&self) -> bool {
+        self.pins.is_claimed(Role::Dataplane).unwrap_or(false)
+    }
+
     /// Marks the uplinks whose device the kernel refuses to the dataplane, while that runs.
     pub fn mark(&mut self, published: &mut Published) {
         if self.status.is_none() {
@@ -27,8 +32,7 @@ impl Dataplane {
         }
         let Some(status) = &self.status else { return };
         let page = status.read();
-        let runs = || self.pins.is_claimed(Role::Dataplane).unwrap_or(false);
-        if is_refused(&page).next().is_some() && runs() {
+        if is_refused(&page).next().is_some() && self.runs() {
             mark(published, &page);
         }
     }

@@ -12,7 +12,6 @@ use serde_json::json;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
 use weir_shm::{Pins, Role};
-use weir_wire::layout::flow::slots_for;
 
 use super::{Arguments, Exit, output};
 use crate::api::{self, Request, Response};
@@ -79,10 +78,10 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
         match problems {
             problems if problems.is_empty() => {
                 let mut here = site::warnings_here(&site, &kernel);
-                let slots = slots_for(site.flow_table);
-                if half.is_some_and(|half| half.flow_slots != slots) {
-                    here.push("flow_table: the table keeps its size until `weir detach`".into());
-                }
+                let forwards = pins.is_claimed(Role::Dataplane).unwrap_or(false);
+                here.extend(
+                    half.iter().flat_map(|half| site::warnings_beside(&site, half, forwards)),
+                );
                 Ok(site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })
             }
             problems => Err(problems),

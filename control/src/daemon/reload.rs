@@ -11,7 +11,7 @@ use crate::home::Homing;
 use crate::implied;
 use crate::publish;
 use crate::serve;
-use crate::site::{self, Site};
+use crate::site::{self, Problem, Site};
 use crate::time;
 use crate::watch::Kernel;
 
@@ -19,23 +19,24 @@ impl Daemon {
     /// Takes over a changed file, or says in the log why not.
     pub(super) fn hang_up(&mut self) {
         match self.reload() {
-            Ok(done) => tracing::info!("{done}"),
+            Ok(_) => tracing::info!("configuration reloaded"),
             Err(error) => {
                 tracing::error!("configuration not reloaded, the old one stays:\n{error:#}");
             }
         }
     }
 
-    /// Takes over a changed file, with what is set by hand for what is still there. Refused, it
-    /// changes nothing.
-    pub(super) fn reload(&mut self) -> Result<String> {
+    /// Takes over a changed file, with what is set by hand for what is still there; what is allowed
+    /// and to be known, which is in the log too. Refused, it changes nothing.
+    pub(super) fn reload(&mut self) -> Result<Vec<String>> {
         self.hear_waiting();
         let half = self.half.as_deref();
         let uplinks: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
         let policies: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
         let carry = |site: &Site| self.overrides.carry(&uplinks, &policies, site);
+        let mut warnings = Vec::new();
         let mut site = self.source.read(|site, path| {
-            admit(site, &self.kernel, path)?;
+            warnings = admit(site, &self.kernel, path)?;
             keep_order(site, half)?;
             if site.own_traffic {
                 self.keeper.take()?;
@@ -49,6 +50,8 @@ impl Daemon {
                 ),
             }
         })?;
+        let forwards = self.dataplane.runs();
+        warnings.extend(half.iter().flat_map(|half| site::warnings_beside(&site, half, forwards)));
         let carried = carry(&site);
         implied::imply(&mut site, &self.kernel);
         if site.hash != self.site.hash {
@@ -65,20 +68,20 @@ impl Daemon {
         if let Err(error) = serve::share(&self.socket, self.site.group.as_deref()) {
             tracing::warn!("{error:#}");
         }
-        let here = site::warnings_here(&self.site, &self.kernel);
-        let warnings = self.site.warnings.iter().chain(&here);
-        let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
-        Ok(format!("configuration reloaded{warnings}"))
+        warnings.extend_from_slice(&self.site.warnings);
+        warnings.extend(site::warnings_here(&self.site, &self.kernel));
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(warnings)
     }
 }
 
-/// What takes one LAN or one uplink out of use keeps the others from nothing.
-pub(super) fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<()> {
+/// Refuses what a gateway cannot run with. What takes one LAN or one uplink out of use keeps the
+/// others from nothing, and is returned.
+pub(super) fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<Vec<String>> {
     let problems = site::against_kernel(site, kernel, &path.display().to_string());
     let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
-    passing.iter().for_each(|problem| tracing::warn!("{problem}"));
-    let text: Vec<_> = lasting.iter().map(ToString::to_string).collect();
-    if text.is_empty() { Ok(()) } else { bail!("{}", text.join("\n")) }
+    let texts = |of: &[Problem]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if lasting.is_empty() { Ok(texts(&passing)) } else { bail!("{}", texts(&lasting).join("\n")) }
 }
 
 /// Flows name uplinks by their place in the file that is published.

@@ -36,7 +36,9 @@ impl Daemon {
                 let now = by_hand::list(&self.site, &self.overrides);
                 self.ledger.note(&listed, &now, caller);
                 if listed == now {
-                    tracing::info!(by = %caller, command = caller.command, "{message}");
+                    // What else there is to say of a reload is in the log already.
+                    let done = message.lines().next().unwrap_or_default();
+                    tracing::info!(by = %caller, command = caller.command, "{done}");
                 }
                 Response::Ok { epoch, message }
             }
@@ -122,7 +124,11 @@ impl Daemon {
                 self.homing[range].iter_mut().for_each(Homing::ask);
                 Ok("flows that are away come home".into())
             }
-            Request::Reload => self.reload(),
+            Request::Reload => {
+                let warnings = self.reload()?;
+                let lines = warnings.iter().map(|warning| format!("\nwarning: {warning}"));
+                Ok(format!("configuration reloaded{}", lines.collect::<String>()))
+            }
             Request::ResetWeight { uplink, policy } => {
                 let index = self.uplink(uplink)?;
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;

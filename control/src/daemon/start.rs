@@ -76,7 +76,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let kernel = in_time(KERNEL_PATIENCE_AT_START, watcher.read()).await.flatten()?;
     let published = region.snapshot();
     let site = source.start(|site, path| {
-        admit(site, &kernel, path)?;
+        admit(site, &kernel, path)?.iter().for_each(|problem| tracing::warn!("{problem}"));
         keep_order(site, published.as_ref().map(|snapshot| &*snapshot.half))
     })?;
     for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {

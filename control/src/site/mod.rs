@@ -2,6 +2,7 @@
 //!
 //! Everything wrong with a file is reported at once, each error with its place and what to do.
 
+mod beside;
 mod capacity;
 mod check;
 mod frames;
@@ -23,6 +24,7 @@ use weir_wire::layout::control::{
 use crate::health::Health;
 use crate::load::{Balance, Capacity, Spill};
 
+pub use beside::warnings as warnings_beside;
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
 

@@ -88,3 +88,40 @@ fn what_is_set_by_hand_lasts_until_it_is_undone_whatever_the_file() {
         assert_eq!(gateway.weir(&["weight", "fiber"]).status.code(), Some(2));
     });
 }
+
+#[test]
+fn a_reload_tells_of_a_missing_interface_in_the_words_of_the_check() {
+    on_its_own(|| {
+        let gateway = Gateway::start("missing", "");
+        let file = gateway.path("weir.toml");
+        let file = file.to_str().unwrap();
+        edit(&gateway, |text| text.replace("\"wan1\"", "\"wan9\""));
+        let check = gateway.weir(&["check", file]);
+        assert_eq!(check.status.code(), Some(4));
+        let check = String::from_utf8(check.stderr).unwrap();
+        let (words, _) = check.split_once(&format!("\n{file}: 1 errors")).unwrap();
+        assert!(words.contains("there is no interface wan9\n    help: there are: "), "{check}");
+        let told = gateway.done(&["reload"]);
+        assert!(told.starts_with(&format!("configuration reloaded\nwarning: {words}\n")), "{told}");
+        assert!(gateway.log().contains("there is no interface wan9"));
+    });
+}
+
+#[test]
+fn a_check_and_a_reload_tell_that_other_workers_cost_packets() {
+    on_its_own(|| {
+        let gateway = Gateway::start("workers", "");
+        let file = gateway.path("weir.toml");
+        let _dataplane = gateway.pins().claim(weir_shm::Role::Dataplane).unwrap();
+        edit(&gateway, |text| text.replace("[gateway]", "[gateway]\nworkers = 2"));
+        let check = gateway.weir(&["check", file.to_str().unwrap()]);
+        assert!(check.status.success(), "{check:?}");
+        let check = String::from_utf8(check.stderr).unwrap();
+        let words = "warning: workers, cores or nat_ports differ from what runs";
+        assert!(check.contains(words), "{check}");
+        let told = gateway.done(&["reload"]);
+        assert!(told.contains(words), "{told}");
+        let again = gateway.done(&["reload"]);
+        assert!(!again.contains(words), "it is what runs now: {again}");
+    });
+}
