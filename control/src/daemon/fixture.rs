@@ -1,6 +1,7 @@
 //! A daemon for tests: one uplink, with one target.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
 use weir_shm::Pins;
@@ -53,7 +54,10 @@ pub(super) fn kernel() -> Kernel {
 
 /// Regions of its own, but for the map of hosts, which is the kernel's. Needs root.
 pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
-    let directory = format!("/sys/fs/bpf/weir-daemon-{}", std::process::id());
+    // Of this test: others run beside it.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let directory = format!("/sys/fs/bpf/weir-daemon-{}-{number}", std::process::id());
     let pins = Pins::create(Path::new(&directory)).unwrap();
     let hosts = Hosts4::open(&pins).unwrap();
     std::fs::remove_file(pins.path(name::HOSTS4)).unwrap();
