@@ -77,7 +77,7 @@ impl Probed {
     /// When the control process does not answer.
     pub fn history(&self, uplink: usize) -> Result<Vec<Entry>> {
         let mut entries = self.weir.history()?;
-        entries.retain(|entry| entry.uplink == UPLINKS[uplink]);
+        entries.retain(|entry| entry.part.uplink() == Some(UPLINKS[uplink]));
         Ok(entries)
     }
 
@@ -120,7 +120,7 @@ pub fn is(entries: &[Entry], state: State) -> bool {
 pub fn told(entries: &[Entry]) -> String {
     let line = |entry: &Entry| {
         let (time, transition) = (entry.time_ms, &entry.transition);
-        format!("{time} {} {}: {}", entry.uplink, transition.to, transition.reason)
+        format!("{time} {} {}: {}", entry.part, transition.to, transition.reason)
     };
     entries.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -526,7 +526,7 @@ fn a_black_hole_beyond_the_first_hop_takes_an_uplink_out_until_it_is_gone() {
     topology.providers[0].set_black_hole(false).unwrap();
     until_states(&weir, "fiber to be back", |states| *states == [1; 3]);
     let history = weir.history().unwrap();
-    let of_fiber = history.iter().filter(|entry| entry.uplink == "fiber");
+    let of_fiber = history.iter().filter(|entry| entry.part.uplink() == Some("fiber"));
     let states: Vec<String> = of_fiber.map(|entry| entry.transition.to.to_string()).collect();
     assert_eq!(states, ["up", "down", "held down", "up"]);
     assert_eq!(history.len(), 6, "{history:?}");
@@ -558,7 +558,7 @@ fn an_uplink_whose_carrier_returns_is_held_down_first() {
     let history = weir.history().unwrap();
     let states: Vec<String> = history
         .iter()
-        .filter(|entry| entry.uplink == "lte")
+        .filter(|entry| entry.part.uplink() == Some("lte"))
         .map(|entry| entry.transition.to.to_string())
         .collect();
     assert_eq!(states, ["up", "down", "held down", "up"]);

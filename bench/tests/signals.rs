@@ -23,7 +23,7 @@ fn target(weir: &Weir, uplink: usize, target: usize) -> TargetView {
 
 fn history_of(weir: &Weir, uplink: usize) -> Vec<Entry> {
     let mut entries = weir.history().unwrap();
-    entries.retain(|entry| entry.uplink == UPLINKS[uplink]);
+    entries.retain(|entry| entry.part.uplink() == Some(UPLINKS[uplink]));
     entries
 }
 

@@ -1,23 +1,27 @@
 //! What the dataplane says of the devices.
 
 use weir_shm::map::Access;
-use weir_shm::status::Status;
+use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role};
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::status::{DeviceState, StatusPage};
 
+use crate::complaint::Complaint;
 use crate::publish::Published;
 
 /// The dataplane's status page, if there is one.
 pub struct Dataplane {
     pins: Pins,
     status: Option<Status>,
+    /// Kernel indices of the devices that the kernel refuses to it.
+    refused: Vec<u32>,
+    silent: Complaint,
 }
 
 impl Dataplane {
     /// That of these pins, which may be made later.
     pub fn of(pins: &Pins) -> Self {
-        Self { pins: pins.clone(), status: None }
+        Self { pins: pins.clone(), status: None, refused: Vec::new(), silent: Complaint::default() }
     }
 
     /// Does it run?
@@ -25,33 +29,52 @@ impl Dataplane {
         self.pins.is_claimed(Role::Dataplane).unwrap_or(false)
     }
 
-    /// Marks the uplinks whose device the kernel refuses to the dataplane, while that runs.
+    /// Looks at what it says now, and marks the uplinks whose device the kernel refuses to it, while
+    /// it runs.
     pub fn mark(&mut self, published: &mut Published) {
         if self.status.is_none() {
             self.status = Status::open(&self.pins, Access::Read).ok();
         }
-        let Some(status) = &self.status else { return };
-        let page = status.read();
-        if is_refused(&page).next().is_some() && self.runs() {
-            mark(published, &page);
+        self.refused = self.status.as_ref().map_or(Vec::new(), |status| refused(&status.read()));
+        if !self.refused.is_empty() && !self.runs() {
+            self.refused.clear();
         }
+        mark(published, &self.refused);
+    }
+
+    /// Says in the log when it is stopped or hangs.
+    pub fn tell_silence(&mut self, now_ms: u64) {
+        let Some(page) = self.status.as_ref().map(Status::read) else { return };
+        let silent = silence_ms(&page, now_ms) >= SILENT_MS && self.runs();
+        self.silent.say(silent.then(|| {
+            format!(
+                "weir-dataplane, process {}, is stopped or hangs: new flows are lost; if it is not \
+                 to be, restart it",
+                page.pid
+            )
+        }));
+    }
+
+    /// Does the kernel refuse it the device of this index?
+    pub fn refuses(&self, device: u32) -> bool {
+        self.refused.contains(&device)
     }
 }
 
 /// Kernel indices of refused devices.
-fn is_refused(page: &StatusPage) -> impl Iterator<Item = u32> {
-    let refused = |state| DeviceState::from_byte(state) == DeviceState::Refused;
-    page.devices.iter().filter(move |device| refused(device.state)).map(|device| device.ifindex)
+fn refused(page: &StatusPage) -> Vec<u32> {
+    let is_refused = |state| DeviceState::from_byte(state) == DeviceState::Refused;
+    let devices = page.devices.iter().filter(|device| is_refused(device.state));
+    devices.map(|device| device.ifindex).collect()
 }
 
-fn mark(published: &mut Published, page: &StatusPage) {
+fn mark(published: &mut Published, refused: &[u32]) {
     let half = &published.half;
     for (uplink, problems) in half.uplinks.iter().zip(&mut published.problems) {
         let port = half.ports.get(usize::from(uplink.port));
         let device = port.and_then(|port| half.devices.get(usize::from(port.device)));
         // By the kernel's index: what is said may be of another device that had the number.
-        let refused = |device| is_refused(page).any(|ifindex| ifindex == device);
-        if device.is_some_and(|device| device.ifindex != 0 && refused(device.ifindex)) {
+        if device.is_some_and(|d| d.ifindex != 0 && refused.contains(&d.ifindex)) {
             *problems |= uplink_state::NO_DEVICE;
         }
     }
@@ -77,7 +100,7 @@ mod tests {
         let mut page = StatusPage::new_box_zeroed().unwrap();
         let marked = |page: &StatusPage| {
             let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[], None);
-            mark(&mut published, page);
+            mark(&mut published, &refused(page));
             published.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0).collect::<Vec<_>>()
         };
         assert_eq!(marked(&page), [false, false]);

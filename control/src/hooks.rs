@@ -174,7 +174,7 @@ fn command(program: &Path, event: &Event) -> Command {
     let change = &entry.transition;
     let mut command = Command::new(program);
     command
-        .env("WEIR_UPLINK", &entry.uplink)
+        .env("WEIR_UPLINK", entry.part.uplink().unwrap_or_default())
         .env("WEIR_INTERFACE", interface)
         .env("WEIR_FROM", change.from.name())
         .env("WEIR_TO", change.to.name())
@@ -236,7 +236,7 @@ mod tests {
     use tracing::subscriber::DefaultGuard;
 
     use super::*;
-    use crate::health::{Reason, State, Transition};
+    use crate::health::{Part, Reason, State, Transition};
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -281,7 +281,7 @@ mod tests {
     fn entry(number: u64) -> Entry {
         let reason = Reason::Loss { percent: 30, threshold: 20 };
         let transition = Transition { from: State::Up, to: State::Degraded, reason, at: 5 };
-        Entry { number, time_ms: 1_700_000_000_123, uplink: "fiber".into(), transition }
+        Entry { number, time_ms: 1_700_000_000_123, part: Part::Uplink("fiber".into()), transition }
     }
 
     #[tokio::test]

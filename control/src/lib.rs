@@ -10,6 +10,7 @@
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`health`] | the state of each uplink, from signals and time |
 //! | `implied` | what is probed where nothing is configured |
+//! | `lans` | the LANs that are out of use |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
 //! | `guard` | the nftables table that keeps the kernel from forwarding on its own |
 //! | [`hooks`] | the operator's programs, run when a state changes |
@@ -61,6 +62,7 @@ pub mod home;
 pub mod hooks;
 pub mod hosts;
 mod implied;
+mod lans;
 mod limits;
 pub mod load;
 pub mod monitor;

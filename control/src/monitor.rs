@@ -7,7 +7,7 @@ use weir_wire::layout::control::uplink_state;
 use crate::health::target::Status;
 use crate::health::window::Figures;
 use crate::health::{
-    Entry, History, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
+    Entry, History, Part, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
 };
 use crate::load::{Change, LoadView, Rtt};
 use crate::site::{Member, Site};
@@ -214,10 +214,18 @@ impl Monitor {
         } else {
             tracing::info!(uplink = name, %from, %to, %reason, "uplink");
         }
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let time_ms = since_epoch.map_or(0, |time| time.as_millis() as u64);
-        self.history.push(name, transition, time_ms);
+        self.history.push(Part::Uplink(name.clone()), transition, now_ms());
         true
+    }
+
+    /// Writes down that a LAN went out of use, or is back.
+    pub fn note_lan(&mut self, interface: String, transition: Transition) {
+        let Transition { from, to, reason, .. } = transition;
+        match to {
+            State::Up => tracing::info!(lan = interface, %from, %to, %reason, "LAN"),
+            _ => tracing::warn!(lan = interface, %from, %to, %reason, "worse"),
+        }
+        self.history.push(Part::Lan(interface), transition, now_ms());
     }
 
     /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
@@ -308,6 +316,12 @@ impl Monitor {
         };
         self.uplinks.iter().map(view).collect()
     }
+}
+
+/// The time of day, for people: milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.map_or(0, |time| time.as_millis() as u64)
 }
 
 /// What the operator wants, from the bits of a state word.
@@ -492,7 +506,7 @@ mod tests {
             monitor.verdict(&site(), |_, _| true).states,
             [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
         );
-        assert!(monitor.history(0).iter().all(|entry| entry.uplink != "fiber"));
+        assert!(monitor.history(0).iter().all(|entry| entry.part.uplink() != Some("fiber")));
     }
 
     /// The states at the end, when the kernel says for so long that all is well.
@@ -532,7 +546,7 @@ mod tests {
         let told: Vec<_> = monitor
             .history(0)
             .iter()
-            .map(|e| (e.uplink.clone(), e.transition.to, e.transition.reason.to_string()))
+            .map(|e| (e.part.to_string(), e.transition.to, e.transition.reason.to_string()))
             .collect();
         let full = "91 % of 20Mbit/s up: too full for new flows".to_owned();
         let unmeasured =

@@ -12,6 +12,17 @@ use crate::pins::{name, read_header, write_header};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
+/// After how long without a sign of life a process is stopped or hangs, milliseconds: both give one
+/// several times a second.
+pub const SILENT_MS: u64 = 3000;
+
+/// How long ago the worker that is longest silent finished a turn, milliseconds; 0 when none runs.
+pub fn silence_ms(page: &StatusPage, now_ms: u64) -> u64 {
+    let workers = page.worker.iter().take(page.workers as usize);
+    let turned = workers.map(|worker| worker.heartbeat_ms).filter(|turned| *turned != 0);
+    turned.map(|turned| now_ms.saturating_sub(turned)).max().unwrap_or(0)
+}
+
 /// The status page, mapped.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -116,5 +127,21 @@ mod tests {
         status.set_hash_key([1, 2]);
         let page = status.read();
         assert_eq!((page.pid, page.hash_key), (42, [1, 2]));
+    }
+
+    #[test]
+    fn the_worker_that_is_longest_silent_counts_and_none_that_does_not_run() {
+        let status = Status::anonymous().unwrap();
+        let mut worker = <WorkerStatus as zerocopy::FromZeros>::new_zeroed();
+        let silence = || silence_ms(&status.read(), 5000);
+        for (id, turned) in [(0, 4990), (1, 1000), (2, 0), (3, 100)] {
+            worker.heartbeat_ms = turned;
+            status.set_worker(id, &worker);
+        }
+        assert_eq!(silence(), 0, "none runs");
+        status.set_workers(3);
+        assert_eq!(silence(), 4000);
+        status.set_workers(1);
+        assert_eq!(silence(), 10);
     }
 }

@@ -17,7 +17,11 @@ use crate::time;
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
     let health = match api::ask(&arguments.socket, &Query::Health) {
         Ok(Response::Health { uplinks }) => uplinks,
-        _ => Vec::new(),
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            output::complain(&format!("no health: {error:#}"));
+            Vec::new()
+        }
     };
     if arguments.json {
         let mut values = view::uplinks_json(pins)?;
@@ -115,7 +119,7 @@ pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
         return Ok(output::json("history", serde_json::to_value(entries)?));
     }
     let values: Vec<Value> = entries.iter().map(line).collect();
-    Ok(view::table(&values, &["number", "time", "uplink", "from", "to", "reason"]))
+    Ok(view::table(&values, &["number", "time", "part", "from", "to", "reason"]))
 }
 
 /// `weir overrides`.
@@ -150,7 +154,7 @@ fn line(entry: &Entry) -> Value {
     json!({
         "number": entry.number,
         "time": time::of_milliseconds(entry.time_ms),
-        "uplink": entry.uplink,
+        "part": entry.part.to_string(),
         "from": change.from.to_string(),
         "to": change.to.to_string(),
         "reason": change.reason.to_string(),

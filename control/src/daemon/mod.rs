@@ -43,6 +43,7 @@ use crate::guard::Guard;
 use crate::home::Homing;
 use crate::hooks::Hooks;
 use crate::hosts;
+use crate::lans::Lans;
 use crate::limits;
 use crate::load::Load;
 use crate::monitor::Monitor;
@@ -107,6 +108,7 @@ struct Daemon {
     cut: Vec<u32>,
     dataplane: Dataplane,
     monitor: Monitor,
+    lans: Lans,
     load: Load,
     counters: Counters,
     overrides: Overrides,

@@ -9,8 +9,10 @@ use zerocopy::IntoBytes;
 use super::Daemon;
 use crate::hosts;
 use crate::implied;
+use crate::lans;
 use crate::own::Own;
 use crate::publish::{self, Published};
+use crate::site;
 use crate::time;
 use crate::watch::Watcher;
 use crate::words;
@@ -42,7 +44,8 @@ impl Daemon {
     fn run_hooks(&mut self) {
         for entry in self.monitor.history(self.told) {
             self.told = entry.number + 1;
-            let uplink = self.site.uplinks.iter().find(|uplink| uplink.name == entry.uplink);
+            let named = |uplink: &&site::Uplink| entry.part.uplink() == Some(&*uplink.name);
+            let uplink = self.site.uplinks.iter().find(named);
             if let (Some(directory), Some(uplink)) = (&self.site.hooks, uplink) {
                 self.hooks.tell(directory, &uplink.interface, entry);
             }
@@ -67,6 +70,7 @@ impl Daemon {
         let mut published = self.derive();
         self.dataplane.mark(&mut published);
         self.monitor.observe(&published.problems, now);
+        self.watch_lans(now);
         self.monitor.tick(now);
         let policies = &published.half.policies;
         let verdict = self.monitor.verdict(&self.site, |policy, uplink| {
@@ -119,6 +123,15 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    /// Writes down which LANs went out of use, or are back.
+    fn watch_lans(&mut self, now: u64) {
+        let refused = |device| self.dataplane.refuses(device);
+        let trouble = |name: &str| lans::trouble(name, &self.kernel, refused);
+        for (interface, change) in self.lans.observe(&self.site, trouble, now) {
+            self.monitor.note_lan(interface, change);
+        }
     }
 
     /// Says what keeps XDP from transmitting by the devices that are used.

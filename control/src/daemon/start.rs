@@ -28,6 +28,7 @@ use crate::guard::Guard;
 use crate::home::Homing;
 use crate::hooks::{self, Hooks};
 use crate::implied;
+use crate::lans::Lans;
 use crate::load::Load;
 use crate::monitor::Monitor;
 use crate::own;
@@ -123,6 +124,7 @@ impl Daemon {
         let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {
             monitor: Monitor::new(&site, &earlier, time::monotonic_ms()),
+            lans: Lans::default(),
             load: Load::new(&site),
             dataplane: held.dataplane,
             counters,

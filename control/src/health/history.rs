@@ -6,21 +6,51 @@ use serde::{Deserialize, Serialize};
 
 use super::signal::Transition;
 
-/// A transition with its uplink and the time of day.
+/// What a transition is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The uplink of this name.
+    Uplink(String),
+    /// The LAN by this interface.
+    Lan(String),
+}
+
+impl Part {
+    /// Its name, if it is an uplink.
+    pub fn uplink(&self) -> Option<&str> {
+        match self {
+            Self::Uplink(name) => Some(name),
+            Self::Lan(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uplink(name) => f.write_str(name),
+            Self::Lan(name) => write!(f, "LAN {name}"),
+        }
+    }
+}
+
+/// A transition with the part of the gateway that it is of, and the time of day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Counts all transitions since the start, so that a reader sees what it missed.
     pub number: u64,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// The uplink's name.
-    pub uplink: String,
+    /// Whose it is: `"uplink"` or `"lan"` in JSON.
+    #[serde(flatten)]
+    pub part: Part,
     /// What changed.
     #[serde(flatten)]
     pub transition: Transition,
 }
 
-/// The newest transitions of all uplinks, oldest first.
+/// The newest transitions of all parts, oldest first.
 #[derive(Clone, Debug)]
 pub struct History {
     entries: VecDeque<Entry>,
@@ -36,17 +66,17 @@ impl History {
 
     /// Adds a transition, and drops the oldest when there is no room: of load while there are more
     /// of load than of health, because a busy uplink fills and empties all day.
-    pub fn push(&mut self, uplink: &str, transition: Transition, time_ms: u64) {
+    pub fn push(&mut self, part: Part, transition: Transition, time_ms: u64) {
         if self.entries.len() == self.capacity {
             let of_load = |entry: &Entry| entry.transition.is_of_load();
             let many = self.entries.iter().filter(|e| of_load(e)).count() * 2 > self.capacity;
             let oldest = self.entries.iter().position(of_load).filter(|_| many);
             self.entries.remove(oldest.unwrap_or(0));
         }
-        let (number, uplink) = (self.next, uplink.to_owned());
+        let number = self.next;
         self.next += 1;
         if self.capacity > 0 {
-            self.entries.push_back(Entry { number, time_ms, uplink, transition });
+            self.entries.push_back(Entry { number, time_ms, part, transition });
         }
     }
 
@@ -65,19 +95,35 @@ mod tests {
         Transition { from, to, reason: Reason::Unmeasured, at }
     }
 
+    fn a() -> Part {
+        Part::Uplink("a".into())
+    }
+
+    #[test]
+    fn an_entry_says_in_json_what_part_it_is_of() {
+        for (part, key) in [(a(), "uplink"), (Part::Lan("a".into()), "lan")] {
+            let transition = change(State::Up, State::Down, 1);
+            let entry = Entry { number: 7, time_ms: 8, part, transition };
+            let text = serde_json::to_string(&entry).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&value[key], &value["to"]), (&"a".into(), &"down".into()));
+            assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+        }
+    }
+
     #[test]
     fn changes_of_load_do_not_drive_out_those_of_health() {
         let mut history = History::new(10);
         for at in 0..4 {
-            history.push("a", change(State::Up, State::Down, at), at);
+            history.push(a(), change(State::Up, State::Down, at), at);
         }
         for at in 4..100 {
-            history.push("a", change(State::Up, State::Up, at), at);
+            history.push(a(), change(State::Up, State::Up, at), at);
         }
         let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
         assert_eq!(kept, [0, 1, 2, 3, 94, 95, 96, 97, 98, 99]);
         for at in 100..200 {
-            history.push("a", change(State::Up, State::Down, at), at);
+            history.push(a(), change(State::Up, State::Down, at), at);
         }
         let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
         assert_eq!(kept, (190..200).collect::<Vec<_>>(), "nor the other way round for long");

@@ -32,7 +32,7 @@ pub mod window;
 
 pub use choice::{Choice, Standing, choose};
 pub use config::{Fault, Health, Limits, Probe, Record, Target};
-pub use history::{Entry, History};
+pub use history::{Entry, History, Part};
 pub use passive::{Passive, PassiveCounts, Remotes};
 pub use signal::{Reason, Signal, State, Transition, Wish};
 pub use target::{ProbeError, Status, TlsFault};

@@ -7,6 +7,7 @@ mod drain;
 mod gateway;
 mod guard;
 mod hooks;
+mod lans;
 mod life;
 mod next_hop;
 mod reload;
