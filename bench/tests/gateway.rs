@@ -455,11 +455,13 @@ fn the_command_line_reads_and_changes_a_running_weir() {
     weir.kill_control();
     assert_eq!(run(&weir, &["down", "fiber"]).0, 3);
     for command in ["status", "uplinks", "policies", "rules", "flows", "counters"] {
+        // All are shown; the one that looks at the processes says that one is missing.
+        let wanted = if command == "status" { 3 } else { 0 };
         let (code, text) = run(&weir, &[command]);
-        assert_eq!(code, 0, "{command} needs no control process");
+        assert_eq!(code, wanted, "{command} needs no control process");
         assert!(text.lines().count() > 1, "{text}");
         let (code, json) = run(&weir, &[command, "--json"]);
-        assert_eq!(code, 0);
+        assert_eq!(code, wanted);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["version"], 1);
         assert!(!json[command].is_null(), "{json}");
@@ -484,6 +486,31 @@ fn the_command_line_reads_and_changes_a_running_weir() {
     assert_eq!(code, 0);
     assert!(text.contains("CONTROL") && text.contains("link-"), "{text}");
     assert_eq!(run(&weir, &["status"]).0, 3);
+}
+
+#[test]
+fn a_stopped_dataplane_is_told_from_one_that_forwards() {
+    let (topology, _server, weir) = site(Plan::new(3, 1));
+    let status = || {
+        let mut command = weir.cli(&["status", "--json"]).unwrap();
+        let output = topology.gateway.run(|| command.output().unwrap()).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let dataplane = said["status"]["dataplane"].clone();
+        (output.status.code(), dataplane["running"].clone(), dataplane["answering"].clone())
+    };
+    let until = |what: &str, wanted: (Option<i32>, serde_json::Value, serde_json::Value)| {
+        let told = || Ok((status() == wanted).then_some(()));
+        wait::until(what, wait::BOUND, told).unwrap();
+    };
+    until("a dataplane that answers", (Some(0), true.into(), true.into()));
+    let [_, pid] = weir.processes().unwrap();
+    let signal = |signal| {
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal)
+    };
+    signal(rustix::process::Signal::STOP).unwrap();
+    until("a silent dataplane", (Some(3), true.into(), false.into()));
+    signal(rustix::process::Signal::CONT).unwrap();
+    until("a dataplane that answers again", (Some(0), true.into(), true.into()));
 }
 
 /// Probes every 100 ms of two servers behind all providers; an uplink is back after half a second.

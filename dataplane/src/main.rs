@@ -24,7 +24,7 @@ use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
 use weir_shm::observations::Observations;
-use weir_shm::status::Status;
+use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role, pins};
 use weir_wire::layout::MAX_DEVICES;
 use weir_wire::layout::control::ControlHalf;
@@ -98,6 +98,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let _claim = pins.claim(Role::Dataplane)?;
     let control = ControlRegion::open(&pins, Access::Write)?;
     let status = Status::open(&pins, Access::Write)?;
+    // Those of a process that was killed.
+    status.set_workers(0);
     status.set_pid(std::process::id().into());
     weir_service::ready();
     let done = serve(arguments, &pins, &control, &status, &stop);
@@ -333,7 +335,10 @@ fn follow(
         if looked.elapsed() >= SECOND {
             looked = Instant::now();
             publish_refused(status, shared);
-            weir_service::alive();
+            // A worker that hangs is mended by a restart as this thread is.
+            if silence_ms(&status.read(), worker::monotonic_ms()) < SILENT_MS {
+                weir_service::alive();
+            }
         }
         let now = control.epoch();
         if now != epoch

@@ -11,6 +11,7 @@ pub mod act;
 mod devices;
 pub mod health;
 pub mod output;
+mod processes;
 pub mod view;
 
 use std::ffi::OsString;
@@ -69,7 +70,8 @@ pub struct Arguments {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Processes, devices and totals.
+    /// Processes, devices and totals. Exit status 3 when one of the processes does not run, or is
+    /// stopped or hangs.
     Status,
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
@@ -170,7 +172,13 @@ pub fn run(arguments: &Arguments) -> Exit {
         Err(error) => output::failed(json, &error),
     };
     match &arguments.command {
-        Command::Status => viewed(view::status(arguments, &pins)),
+        Command::Status => match view::status(arguments, &pins) {
+            Ok((text, well)) => match output::print(&text) {
+                Exit::Ok if !well => Exit::NotRunning,
+                printed => printed,
+            },
+            Err(error) => viewed(Err(error)),
+        },
         Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
         Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(view::policies(&pins, json)),

@@ -9,7 +9,7 @@ use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::map::Access;
-use weir_shm::status::Status;
+use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
 use weir_wire::layout::control::{
     BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
@@ -20,6 +20,7 @@ use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
 use weir_wire::layout::status::StatusPage;
 use zerocopy::FromZeros;
 
+use super::processes::Process;
 use super::{Arguments, devices, output};
 use crate::api::{self, Query, Response};
 use crate::file::Configuration;
@@ -82,10 +83,14 @@ impl State {
     }
 }
 
-/// `weir status`.
-pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
+/// `weir status`; and whether both processes run and answer.
+pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     let state = State::open(pins)?;
-    let (control, heartbeat) = state.region.control_process();
+    let configuration = match api::ask(&arguments.socket, &Query::Configuration) {
+        Ok(Response::Configuration { configuration }) => Some(configuration),
+        _ => None,
+    };
+    // After that: a process which is stopped has been silent for as long as was waited for it.
     let page = match Status::open(pins, Access::Read) {
         Ok(status) => status.read(),
         // No dataplane has been here yet.
@@ -94,46 +99,42 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
         }
         Err(error) => return Err(error.into()),
     };
+    let (pid, heartbeat) = state.region.control_process();
     let now_ms = time::monotonic_ms();
-    let control_runs = pins.is_claimed(Role::Control)?;
-    let dataplane_runs = pins.is_claimed(Role::Dataplane)?;
-    let devices = devices::values(&state.snapshot.half, &page, dataplane_runs);
-    let workers = if dataplane_runs { page.workers } else { 0 };
+    let control = Process {
+        role: Role::Control,
+        pid,
+        runs: pins.is_claimed(Role::Control)?,
+        silence_ms: now_ms.saturating_sub(heartbeat),
+    };
+    let dataplane = Process {
+        role: Role::Dataplane,
+        pid: page.pid,
+        runs: pins.is_claimed(Role::Dataplane)?,
+        silence_ms: silence_ms(&page, now_ms),
+    };
+    let well = control.answers() && dataplane.answers();
+    let devices = devices::values(&state.snapshot.half, &page, dataplane.runs);
+    let workers = if dataplane.runs { page.workers } else { 0 };
     let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
-    let configuration = match api::ask(&arguments.socket, &Query::Configuration) {
-        Ok(Response::Configuration { configuration }) => Some(configuration),
-        _ => None,
-    };
-    let value = json!({
-        "configuration": configuration,
-        "control": {
-            "running": control_runs, "pid": control,
-            "seen_ms_ago": now_ms.saturating_sub(heartbeat),
-        },
-        "dataplane": {
-            "running": dataplane_runs, "pid": page.pid, "workers": workers,
-            "tap_refused": page.tap_refused,
-        },
-        "epoch": state.region.epoch(),
-        "flows": flows,
-        "flow_slots": page.flows4.size / 64,
-        "devices": devices,
-        "uplinks": uplink_values(&state),
-    });
     if arguments.json {
-        return Ok(output::json("status", value));
+        let mut of_dataplane = dataplane.value();
+        of_dataplane["workers"] = workers.into();
+        of_dataplane["tap_refused"] = page.tap_refused.into();
+        let value = json!({
+            "configuration": configuration,
+            "control": control.value(),
+            "dataplane": of_dataplane,
+            "epoch": state.region.epoch(),
+            "flows": flows,
+            "flow_slots": page.flows4.size / 64,
+            "devices": devices,
+            "uplinks": uplink_values(&state),
+        });
+        return Ok((output::json("status", value), well));
     }
-    let process = |what: &str, runs: bool, pid: u64, more: String| match runs {
-        true => format!("{what:<10} running, process {pid}{more}\n"),
-        false => format!("{what:<10} NOT RUNNING; what was published stays in force\n"),
-    };
-    let mut text = process("control", control_runs, control, String::new());
-    text += &process(
-        "dataplane",
-        dataplane_runs,
-        page.pid,
-        format!(", {workers} workers, {flows} flows"),
-    );
+    let mut text = control.line("");
+    text += &dataplane.line(&format!(", {workers} workers, {flows} flows"));
     if page.tap_refused > 0 {
         text +=
             &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
@@ -147,7 +148,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<String> {
     );
     text += "\n";
     text += &uplinks(pins)?;
-    Ok(text)
+    Ok((text, well))
 }
 
 /// The file that is in force, and if the one that was given is not, why.

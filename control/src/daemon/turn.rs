@@ -14,6 +14,7 @@ use crate::api::{Message, Request};
 use crate::own;
 use crate::probe::Probers;
 use crate::serve::Call;
+use crate::time;
 use crate::watch::Watcher;
 
 /// How often state is looked at without an event.
@@ -113,6 +114,7 @@ impl Turns {
             }
             _ = tick.tick() => {
                 weir_service::alive();
+                daemon.dataplane.tell_silence(time::monotonic_ms());
                 Changed::All
             }
             _ = measure.tick() => only_if(daemon.measure()),

@@ -40,6 +40,29 @@ fn a_stopped_control_process_is_not_waited_for_and_does_not_do_later_what_it_was
 }
 
 #[test]
+fn a_stopped_control_process_is_told_from_one_that_answers() {
+    on_its_own(|| {
+        let gateway = Gateway::start("silent", "");
+        let said = |of: &str| gateway.json("status")["control"][of].clone();
+        assert_eq!((said("running"), said("answering")), (true.into(), true.into()));
+        let pid = said("pid").as_u64().unwrap() as u32;
+        signal(pid, Signal::STOP);
+        let (json, text) = (gateway.json("status"), gateway.weir(&["status"]));
+        let uplinks = gateway.weir(&["uplinks"]);
+        signal(pid, Signal::CONT);
+        let control = &json["control"];
+        assert_eq!((&control["running"], &control["answering"]), (&true.into(), &false.into()));
+        assert_eq!(text.status.code(), Some(3));
+        let text = String::from_utf8(text.stdout).unwrap();
+        let line = text.lines().next().unwrap();
+        assert!(line.starts_with("control") && line.contains("NOT ANSWERING for "), "{line}");
+        assert!(line.contains(&format!("process {pid}: stopped or hung")), "{line}");
+        let said = String::from_utf8(uplinks.stderr).unwrap();
+        assert!(said.contains("no health: weir-control has not answered for 3 s"), "{said}");
+    });
+}
+
+#[test]
 fn a_hangup_while_it_starts_does_not_end_it() {
     on_its_own(|| {
         let mut gateway = Gateway::start("hangup", "");
