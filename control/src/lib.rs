@@ -37,6 +37,7 @@
 //! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
 //! | [`serve`] | the socket by which it is asked |
+//! | `clerk` | command lines of those who ask |
 //! | [`api`] | the requests that the command line makes of it |
 //! | [`cli`] | the `weir` command |
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@ pub mod bound;
 pub mod buckets;
 pub mod by_hand;
 pub mod channels;
+mod clerk;
 pub mod cli;
 mod complaint;
 pub mod confine;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::{Message, Response};
+use crate::clerk::Clerk;
 use crate::urgent::Words;
 
 /// Who may use the socket beside root unless the file says otherwise, if there is such a group.
@@ -62,20 +63,16 @@ pub struct Caller {
     pub uid: u32,
     /// Its number; none: it is not to be seen from here.
     pub pid: Option<u32>,
-    /// Its command line.
+    /// Its command line; empty: not to be had.
     pub command: String,
 }
 
 impl Caller {
+    /// Without its command line, which may take a time.
     fn of(stream: &UnixStream) -> Self {
         let Ok(credentials) = stream.peer_cred() else { return Self::default() };
         let pid = credentials.pid().filter(|pid| *pid > 0).map(i32::cast_unsigned);
-        let line = pid.and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
-        let line = line.unwrap_or_default();
-        let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-        let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-        let command = words.join(" ").chars().filter(|c| !c.is_control()).take(200).collect();
-        Self { uid: credentials.uid(), pid, command }
+        Self { uid: credentials.uid(), pid, command: String::new() }
     }
 }
 
@@ -132,8 +129,14 @@ pub fn group(name: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-/// Hands on what is asked, until the receiver is gone. What `words` can obey of it is obeyed first.
-pub async fn serve(listener: StdListener, calls: mpsc::Sender<Call>, words: Arc<Words>) {
+/// Hands on what is asked, until the receiver is gone. What `words` can obey of it is obeyed first;
+/// then the clerk is asked who it was.
+pub async fn serve(
+    listener: StdListener,
+    calls: mpsc::Sender<Call>,
+    words: Arc<Words>,
+    clerk: Clerk,
+) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("API socket: {error}"),
@@ -143,7 +146,8 @@ pub async fn serve(listener: StdListener, calls: mpsc::Sender<Call>, words: Arc<
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let desk = Desk { calls: calls.clone(), words: Arc::clone(&words) };
+                let words = Arc::clone(&words);
+                let desk = Desk { calls: calls.clone(), words, clerk: clerk.clone() };
                 tokio::spawn(async move {
                     desk.converse(stream).await;
                     drop(place);
@@ -161,6 +165,7 @@ pub async fn serve(listener: StdListener, calls: mpsc::Sender<Call>, words: Arc<
 struct Desk {
     calls: mpsc::Sender<Call>,
     words: Arc<Words>,
+    clerk: Clerk,
 }
 
 impl Desk {
@@ -193,13 +198,21 @@ impl Desk {
     }
 
     /// Asks the daemon, which has [`PATIENCE`] to answer.
-    async fn ask(&self, message: Message, caller: Caller, connection: Arc<OwnedFd>) -> Response {
+    async fn ask(
+        &self,
+        message: Message,
+        mut caller: Caller,
+        connection: Arc<OwnedFd>,
+    ) -> Response {
         let end = Instant::now() + PATIENCE;
         if has_hung_up(&connection) {
             tracing::warn!(by = %caller, "gone before it was heard: not done");
             return Response::Error { message: "not done".into() };
         }
         self.words.hear(&message);
+        if let (Message::Do(_), Some(pid)) = (&message, caller.pid) {
+            caller.command = self.clerk.command(pid).await;
+        }
         let (reply, answer) = oneshot::channel();
         let response = match timeout_at(end, self.calls.reserve()).await {
             Ok(Ok(place)) => {
@@ -244,6 +257,12 @@ mod tests {
         Arc::new(Words::new(ControlWriter::new(region).words()))
     }
 
+    /// Serves at a path.
+    async fn served(path: &Path, calls: mpsc::Sender<Call>) {
+        let listener = listen(path).await.unwrap().into_std().unwrap();
+        tokio::spawn(serve(listener, calls, words(), Clerk::start().unwrap()));
+    }
+
     fn path(test: &str) -> PathBuf {
         std::env::temp_dir().join(format!("weir-serve-{test}-{}", std::process::id()))
     }
@@ -272,7 +291,7 @@ mod tests {
     async fn what_a_client_asked_that_has_gone_is_abandoned() {
         let path = path("gone");
         let (calls, mut called) = mpsc::channel(4);
-        tokio::spawn(serve(listen(&path).await.unwrap().into_std().unwrap(), calls, words()));
+        served(&path, calls).await;
         let ask = |query: &Query| {
             let mut client = Client::connect(&path).unwrap();
             let text = serde_json::to_string(&Message::Ask(query.clone())).unwrap();
@@ -291,7 +310,7 @@ mod tests {
     async fn a_line_without_end_is_refused() {
         let path = path("line");
         let (calls, _called) = mpsc::channel(4);
-        tokio::spawn(serve(listen(&path).await.unwrap().into_std().unwrap(), calls, words()));
+        served(&path, calls).await;
         let client = path.clone();
         let answer = tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(client).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! A thread of its own hears the kernel's link events and serves the API socket. It has real-time
 //! priority and waits for nothing that the rest of the process does: that may be deriving bucket
-//! tables, reading a million routes, or waiting for a CPU. What it puts into a word it also *says*
+//! tables, reading a million routes, or waiting for a CPU. Nor does it wait for who asks: command
+//! lines are read by another thread, see [`clerk`](crate::clerk). What it puts into a word it also *says*
 //! to the daemon, whose state machine takes it as it takes all else that it hears, and confirms or
 //! corrects the word. Until then nothing that the daemon decided before raises the word again.
 
@@ -19,6 +20,7 @@ use thread_priority::{
 };
 use tokio::sync::Notify;
 use weir_shm::control::StateWords;
+use weir_shm::state_word;
 use weir_wire::layout::MAX_UPLINKS;
 use weir_wire::layout::control::uplink_state;
 
@@ -41,7 +43,9 @@ const STANDING: u32 = uplink_state::USABLE
     | uplink_state::HELD_DOWN
     | uplink_state::DRAINING;
 
-/// The uplinks' state words, which the daemon and the urgent thread write.
+/// The uplinks' state words, which the daemon and the urgent thread write: without a lock by
+/// [`state_word`], whose order a model checks. Names are under a lock that is written at a reload
+/// alone, and interfaces are single words: of both, what was before or after is right.
 pub struct Words {
     words: StateWords,
     /// By uplink: bits that are in its word and that the daemon has not heard of.
@@ -83,19 +87,16 @@ impl Words {
 
     /// Stores what the daemon decided. Where something was said meanwhile, that holds.
     pub fn set(&self, uplink: u8, state: u32) {
-        self.words.set(uplink, state);
-        // After the store: what is said before this load is seen, what is said after it is stored
-        // after the word above.
-        let said = self.said[usize::from(uplink) % MAX_UPLINKS].load(SeqCst);
-        if said != 0 {
-            self.words.set(uplink, fallen(state, said));
-        }
+        state_word::decide(self.words.word(uplink), self.said(uplink), state, fallen);
     }
 
     /// Puts the uplink down for this reason.
     fn say(&self, uplink: u8, bit: u32) {
-        self.said[usize::from(uplink) % MAX_UPLINKS].fetch_or(bit, SeqCst);
-        self.words.set(uplink, fallen(self.words.get(uplink), bit));
+        state_word::say(self.words.word(uplink), self.said(uplink), bit, fallen);
+    }
+
+    fn said(&self, uplink: u8) -> &AtomicU32 {
+        &self.said[usize::from(uplink) % MAX_UPLINKS]
     }
 
     /// Returns when a carrier was lost that the daemon has not heard of.
@@ -106,10 +107,11 @@ impl Words {
     /// The interfaces that lost their carrier since this was last asked; with that the daemon has
     /// heard of them.
     pub fn lost_carriers(&self) -> impl Iterator<Item = u32> + '_ {
-        let heard = self.said.iter().zip(&self.interfaces).filter(|(said, _)| {
-            said.load(SeqCst) & uplink_state::NO_CARRIER != 0
-                && said.fetch_and(!uplink_state::NO_CARRIER, SeqCst) & uplink_state::NO_CARRIER != 0
-        });
+        let heard = self
+            .said
+            .iter()
+            .zip(&self.interfaces)
+            .filter(|(said, _)| state_word::hear(said, uplink_state::NO_CARRIER));
         heard.map(|(_, interface)| interface.load(SeqCst))
     }
 
@@ -134,7 +136,7 @@ impl Words {
     /// The daemon has heard of this message, whatever comes of it.
     pub fn heard(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
-            self.said[usize::from(uplink)].fetch_and(!uplink_state::ADMIN_DOWN, SeqCst);
+            state_word::hear(self.said(uplink), uplink_state::ADMIN_DOWN);
         }
     }
 

@@ -182,6 +182,12 @@ impl Snapshot {
 pub struct StateWords(ControlRegion);
 
 impl StateWords {
+    /// The word of an uplink, for [`state_word`](crate::state_word).
+    pub fn word(&self, uplink: u8) -> &AtomicU32 {
+        let states = self.0.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
+        &states[usize::from(uplink) % MAX_UPLINKS]
+    }
+
     /// As [`ControlRegion::uplink_state`].
     pub fn get(&self, uplink: u8) -> u32 {
         self.0.uplink_state(uplink)
@@ -190,8 +196,7 @@ impl StateWords {
     /// Flips the state word of an uplink: obeyed by the next packet, no epoch needed. A full
     /// barrier.
     pub fn set(&self, uplink: u8, state: u32) {
-        let states = self.0.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
-        states[usize::from(uplink) % MAX_UPLINKS].store(state, Ordering::SeqCst);
+        self.word(uplink).store(state, Ordering::SeqCst);
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`claim`] | who works on it: one process of each role |
 //! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory |
 //! | [`control`] | writing and reading the control page and the bucket tables |
+//! | [`state_word`] | an uplink's state word, decided and overtaken |
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
 //! | [`neighbours`] | LAN hardware addresses by index |
 //! | [`counters`] | lanes and their sums |
@@ -46,6 +47,7 @@ mod rounds;
 pub mod status;
 
 pub mod publish;
+pub mod state_word;
 
 #[cfg(not(loom))]
 pub use claim::Role;

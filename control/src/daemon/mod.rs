@@ -35,6 +35,7 @@ use weir_shm::{Pins, Role};
 use weir_wire::layout::control::ControlHalf;
 
 use crate::by_hand::Ledger;
+use crate::clerk::Clerk;
 use crate::complaint::Complaint;
 use crate::confine::Confined;
 use crate::dataplane::Dataplane;
@@ -88,7 +89,9 @@ pub async fn run(options: Options) -> Result<()> {
 
     let (calls, called) = mpsc::channel(16);
     let (listener, words) = (listener.into_std()?, Arc::clone(&daemon.words));
-    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words))?;
+    // Started here: the urgent thread's priority is not for it.
+    let clerk = Clerk::start()?;
+    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words, clerk))?;
     weir_service::ready();
     let mut turns = Turns::new(daemon, watcher, probers, signals, called);
     turns.until_stopped().await?;

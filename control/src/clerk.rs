@@ -1,0 +1,90 @@
+//! Command lines of processes, read by a thread that nobody waits for.
+//!
+//! Whose command line is read may keep the reader waiting, for ever if it wants: the kernel takes its
+//! memory's lock and faults its pages in (`get_mm_cmdline`, fs/proc/base.c), which may be those of a
+//! file system of its own.
+
+use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// Questions that wait.
+const MOST: usize = 64;
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The way to the thread, which ends when this is dropped.
+#[derive(Clone, Debug)]
+pub struct Clerk {
+    questions: SyncSender<(u32, oneshot::Sender<String>)>,
+}
+
+impl Clerk {
+    /// Starts the thread. It has the priority of the caller's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start() -> io::Result<Self> {
+        Self::reading(command_line)
+    }
+
+    fn reading(read: impl Fn(u32) -> String + Send + 'static) -> io::Result<Self> {
+        let (questions, asked) = sync_channel::<(u32, oneshot::Sender<String>)>(MOST);
+        let work = move || {
+            for (pid, answer) in asked {
+                let _ = answer.send(read(pid));
+            }
+        };
+        thread::Builder::new().name("weir-clerk".into()).spawn(work)?;
+        Ok(Self { questions })
+    }
+
+    /// The command line of a process; empty when it is not to be had in time.
+    pub async fn command(&self, pid: u32) -> String {
+        let (answer, told) = oneshot::channel();
+        match self.questions.try_send((pid, answer)) {
+            Ok(()) => timeout(PATIENCE, told).await.ok().and_then(Result::ok).unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+fn command_line(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_command_line_is_that_of_the_process() {
+        let clerk = Clerk::start().unwrap();
+        let own = clerk.command(std::process::id()).await;
+        assert!(own.contains("weir_control"), "{own}");
+        assert_eq!(clerk.command(0).await, "", "there is none");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_keeps_its_reader_waiting_keeps_nobody_else_waiting() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = std::sync::Mutex::new(ended);
+        let stuck = move |_| {
+            let _ = ended.lock().unwrap().recv();
+            "late".to_owned()
+        };
+        let clerk = Clerk::reading(stuck).unwrap();
+        // One that is being read, as many as may wait, and one more.
+        for _ in 0..3 {
+            assert_eq!(clerk.command(1).await, "");
+        }
+        drop(end);
+    }
+}
