@@ -489,6 +489,26 @@ fn the_command_line_reads_and_changes_a_running_weir() {
 }
 
 #[test]
+fn a_detach_with_nothing_to_remove_names_the_interfaces_with_a_program() {
+    let (topology, _server, mut weir) = site(Plan::new(3, 1));
+    weir.kill_control();
+    weir.kill_dataplane();
+    let detach = weir.cli(&["detach"]).unwrap();
+    // As `ip netns exec` would run it.
+    let mut apart = Command::new("unshare");
+    apart.args(["--mount", "sh", "-c", "mount -t bpf bpf /sys/fs/bpf && exec \"$@\"", "sh"]);
+    apart.arg(detach.get_program()).args(detach.get_args());
+    let output = topology.gateway.run(|| apart.output().unwrap()).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.starts_with("nothing to remove"), "{said}");
+    let line = said.lines().find(|line| line.contains("an XDP program is on ")).expect(&said);
+    let devices = topology.providers.iter().map(|provider| provider.interface());
+    for device in devices {
+        assert!(line.contains(&device), "{device}: {said}");
+    }
+}
+
+#[test]
 fn a_stopped_dataplane_is_told_from_one_that_forwards() {
     let (topology, _server, weir) = site(Plan::new(3, 1));
     let status = || {

@@ -26,6 +26,7 @@
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 //! | `complaint` | warnings that are said once |
 //! | `trust` | whether anybody else can change a program that is run |
+//! | `xdp` | which interfaces have an XDP program |
 //! | `words` | uplinks' state words, for people |
 //! | `time` | times and durations, for people |
 //! | `ports` | numbers of ports and devices, which stay |
@@ -87,3 +88,4 @@ mod urgent;
 pub mod users;
 pub mod watch;
 mod words;
+mod xdp;

@@ -95,6 +95,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
     }
     let pins = Pins::create(&arguments.pins)?;
+    pins.warning().inspect(|warning| tracing::warn!("{warning}"));
     let _claim = pins.claim(Role::Dataplane)?;
     let control = ControlRegion::open(&pins, Access::Write)?;
     let status = Status::open(&pins, Access::Write)?;
@@ -115,7 +116,7 @@ fn serve(
     status: &Status,
     stop: &Arc<AtomicBool>,
 ) -> Result<()> {
-    let Some(mut snapshot) = wait_for_control(control, stop) else { return Ok(()) };
+    let Some(mut snapshot) = wait_for_control(pins, control, stop) else { return Ok(()) };
     let mut entropy = [0u8; 16];
     rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
         .context("no random numbers")?;
@@ -147,7 +148,11 @@ fn serve(
     Ok(())
 }
 
-fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Snapshot>> {
+fn wait_for_control(
+    pins: &Pins,
+    control: &ControlRegion,
+    stop: &AtomicBool,
+) -> Option<Box<Snapshot>> {
     let mut told = false;
     let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -156,7 +161,8 @@ fn wait_for_control(control: &ControlRegion, stop: &AtomicBool) -> Option<Box<Sn
             return snapshot;
         }
         if !told {
-            tracing::info!("waiting for weir-control to publish a configuration");
+            let directory = pins.directory().display();
+            tracing::info!("waiting for weir-control to publish a configuration in {directory}");
             told = true;
         }
         if looked.elapsed() >= SECOND {

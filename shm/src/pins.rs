@@ -103,6 +103,26 @@ impl Pins {
         Self { directory: directory.into() }
     }
 
+    /// What to say when the parent process does not see the directory, because this one has a mount
+    /// namespace of its own: then neither do the other programs that it starts. `None`: it does, or
+    /// cannot be looked at.
+    pub fn warning(&self) -> Option<String> {
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+        let relative = self.directory.strip_prefix("/").unwrap_or(&self.directory);
+        let ours = device(&self.directory).ok()?;
+        let parent = rustix::process::getppid()?.as_raw_nonzero();
+        match device(&PathBuf::from(format!("/proc/{parent}/root")).join(relative)) {
+            Ok(theirs) if theirs == ours => None,
+            Err(error) if error.kind() != Kind::NotFound => None,
+            _ => Some(format!(
+                "{} is on a BPF file system of this mount namespace alone (`ip netns exec` makes one \
+                 for each command): weir's other programs find it only from here. To start them in \
+                 a network namespace, use `nsenter --net=/run/netns/NAME`",
+                self.directory.display()
+            )),
+        }
+    }
+
     /// Path of a pin.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)

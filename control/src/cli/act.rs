@@ -13,6 +13,7 @@ use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
 use weir_shm::{Pins, Role};
 
+use super::elsewhere::Elsewhere;
 use super::{Arguments, Exit, output};
 use crate::api::{self, Request, Response};
 use crate::confine::Confined;
@@ -22,6 +23,7 @@ use crate::publish;
 use crate::site;
 use crate::sysctls;
 use crate::watch::Watcher;
+use crate::xdp;
 
 /// Makes a request of the control process and says what became of it.
 pub fn request(arguments: &Arguments, request: &Request) -> Exit {
@@ -135,28 +137,51 @@ fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
     runtime.block_on(async { own::remove(&mut Watcher::new()?, &BTreeSet::new()).await })
 }
 
+/// Interfaces of this network namespace that have an XDP program.
+fn with_xdp() -> anyhow::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(xdp::interfaces())
+}
+
 /// What keeps the kernel from forwarding on its own: the last to go.
 fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(guard::remove(pins.directory()))
 }
 
-/// Removes everything weir keeps in the kernel.
-pub fn detach(pins: &Pins, force: bool, json: bool) -> Exit {
+/// Removes everything weir keeps in the kernel. Refused when who answers keeps it where this process
+/// does not see it: rules, routes and the nftables table may be that one's.
+pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
+    let (json, socket, directory) = (arguments.json, &arguments.socket, pins.directory());
+    let elsewhere = Elsewhere::find(socket, directory);
+    let elsewhere = elsewhere.map(|found| (found.is_hidden(), found.tell(socket, directory)));
+    if let Some((true, told)) = &elsewhere {
+        return output::fail(json, Exit::Failed, &format!("nothing is removed: {told}"));
+    }
     let done = match detached(pins, force) {
         Ok(done) => done,
         Err(error) => return output::fail(json, Exit::Failed, &format!("{error:#}")),
     };
-    let directory = pins.directory().display();
+    let directory = directory.display();
     output::print(&match done {
-        Detached { removed, set } if json => output::json(
+        Detached { removed, set, left } if json => output::json(
             "detach",
-            json!({ "directory": pins.directory(), "removed": removed, "set": set }),
+            json!({
+                "directory": pins.directory(), "removed": removed, "set": set, "xdp_left": left,
+            }),
         ),
-        Detached { removed, .. } if removed.is_empty() => {
-            format!("nothing to remove in {directory}\n")
+        Detached { removed, left, .. } if removed.is_empty() => {
+            let mut text = format!("nothing to remove in {directory}\n");
+            if !left.is_empty() {
+                text += &format!(
+                    "an XDP program is on {}: if it is weir's, other pins hold it, of another --pins \
+                     or in another mount namespace (`ip netns exec` makes one for each command)\n",
+                    left.join(", ")
+                );
+            }
+            text + &elsewhere.map(|(_, told)| format!("{told}\n")).unwrap_or_default()
         }
-        Detached { removed, set } => {
+        Detached { removed, set, .. } => {
             let mut text = format!("removed {} from {directory}\n", removed.join(" "));
             if pins.directory().exists() {
                 text += &format!("{directory} stays: not all in it is weir's\n");
@@ -173,6 +198,8 @@ struct Detached {
     removed: Vec<String>,
     /// Settings of the kernel's that were put back.
     set: Vec<String>,
+    /// Interfaces with an XDP program, when there was nothing to remove.
+    left: Vec<String>,
 }
 
 fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
@@ -195,5 +222,6 @@ fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
     };
     let removed = pins.remove()?;
     remove_guard(pins).context("weir's nftables table is still there")?;
-    Ok(Detached { removed, set })
+    let left = if removed.is_empty() { with_xdp()? } else { Vec::new() };
+    Ok(Detached { removed, set, left })
 }

@@ -9,6 +9,7 @@
 
 pub mod act;
 mod devices;
+mod elsewhere;
 pub mod health;
 pub mod output;
 mod processes;
@@ -169,7 +170,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     let json = arguments.json;
     let viewed = |text: anyhow::Result<String>| match text {
         Ok(text) => output::print(&text),
-        Err(error) => output::failed(json, &error),
+        Err(error) => output::failed(json, &elsewhere::explain(arguments, error)),
     };
     match &arguments.command {
         Command::Status => match view::status(arguments, &pins) {
@@ -213,7 +214,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             act::run_by(arguments, &request, command)
         }
         Command::Check { file } => act::check(&pins, file, json),
-        Command::Detach { force } => act::detach(&pins, *force, json),
+        Command::Detach { force } => act::detach(arguments, &pins, *force),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut script);

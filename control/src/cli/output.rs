@@ -52,10 +52,14 @@ pub fn fail(json: bool, exit: Exit, message: &str) -> Exit {
 
 /// As [`fail`], by the kind of the error: not running only if nothing is there to answer.
 pub fn failed(json: bool, error: &anyhow::Error) -> Exit {
-    let absent = error.is::<Unanswered>()
-        || error.is::<super::view::NothingPublished>()
-        || matches!(error.downcast_ref(), Some(weir_shm::Error::Missing { .. }));
+    let absent = error.is::<Unanswered>() || is_unpublished(error);
     fail(json, if absent { Exit::NotRunning } else { Exit::Failed }, &format!("{error:#}"))
+}
+
+/// Is it an error of shared memory that is not there, or empty?
+pub fn is_unpublished(error: &anyhow::Error) -> bool {
+    error.is::<super::view::NothingPublished>()
+        || matches!(error.downcast_ref(), Some(weir_shm::Error::Missing { .. }))
 }
 
 #[cfg(test)]

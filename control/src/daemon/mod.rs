@@ -79,6 +79,7 @@ pub async fn run(options: Options) -> Result<()> {
     let signals = Signals::catch()?;
     limits::raise_open_files();
     let pins = Pins::create(&options.pins)?;
+    pins.warning().inspect(|warning| tracing::warn!("{warning}"));
     let _claim = pins.claim(Role::Control)?;
     let Started { mut daemon, watcher, listener, found } = start::start(&options, &pins).await?;
     daemon.enforce(&watcher).await?;

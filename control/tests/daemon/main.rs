@@ -4,6 +4,7 @@ mod absent;
 mod alone;
 mod descriptors;
 mod drain;
+mod elsewhere;
 mod gateway;
 mod guard;
 mod hooks;
