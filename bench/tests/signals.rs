@@ -1,11 +1,15 @@
 //! What must not be taken for a fault of a link, on the wire: a firewall of the gateway itself,
 //! hosts that scan and inject, routers that answer no pings; and what must.
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
 use weir_bench::pests::Pests;
-use weir_bench::plan::Plan;
-use weir_bench::probed::{ECHO, Probed, is, told};
+use weir_bench::plan::{self, Plan, Port};
+use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
+use weir_bench::server::Server;
+use weir_bench::station::Station;
 use weir_bench::tcp_load::TcpLoad;
 use weir_bench::topology::Topology;
 use weir_bench::weir::{UPLINKS, Weir};
@@ -13,6 +17,7 @@ use weir_bench::{udp_flows, wait};
 use weir_control::health::target::Status;
 use weir_control::health::{Entry, ProbeError, Reason, State};
 use weir_control::monitor::TargetView;
+use weir_wire::layout::counters::Counter;
 
 const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
 const FIBER: usize = 0;
@@ -89,6 +94,74 @@ fn hosts_that_scan_seek_peers_and_inject_change_no_state() {
         assert!(history.len() == 1 && is(&history, State::Up), "{}", told(&history));
     }
     assert_eq!(load.stop().unwrap().broken, Vec::<String>::new());
+}
+
+/// The first packets of connections by four made-up hosts, with their sources. Nobody listens where
+/// they go: the servers refuse, which is an answer.
+fn made_up_connections(topology: &Topology) -> Vec<(SocketAddrV4, Vec<u8>)> {
+    let [a, b, ..] = topology.hosts[0].address.octets();
+    let gateway = Port::GatewayLan(0).mac();
+    let gateway: Vec<_> = gateway.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+    let gateway = gateway.try_into().unwrap();
+    let mut connections = Vec::new();
+    for host in 1..=4u8 {
+        for (server, port) in (1..10).flat_map(|server| (0..10).map(move |n| (server, 5000 + n))) {
+            let source = SocketAddrV4::new([a, b, 200, host].into(), port + 100 * server as u16);
+            let step = PacketBuilder::ethernet2([6, 0, 0, 0, 0, host], gateway)
+                .ipv4(source.ip().octets(), plan::server_address(server).octets(), 64)
+                .tcp(source.port(), 4000, 1, 1000)
+                .syn();
+            let mut frame = Vec::new();
+            step.write(&mut frame, &[]).unwrap();
+            connections.push((source, frame));
+        }
+    }
+    connections
+}
+
+#[test]
+fn made_up_hosts_whose_packets_no_server_answers_condemn_no_link() {
+    let topology = Topology::build(Plan { servers: 10, ..Plan::new(2, 1) }).unwrap();
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let health = format!("{QUICK}[health.passive]\nwindow_ms = 3000\n");
+    let weir = Weir::start(&topology, &Probed::configuration(&topology, &health)).unwrap();
+    let site = Probed { weir, server, topology };
+    for uplink in 0..2 {
+        site.until(uplink, "to be up", |entries| is(entries, State::Up)).unwrap();
+    }
+    let mut connections = made_up_connections(&site.topology);
+    let all = connections.len() as u64;
+    let created = || site.weir.counters().unwrap().sum(Counter::FlowsCreated);
+    let mut station = Station::on(&site.topology.hosts[0].netns, "eth0").unwrap();
+    let mut send = |frame: &[u8]| {
+        station.send(frame).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let before = created();
+    connections.iter().for_each(|(_, frame)| send(frame));
+    wait::until("all to be made", wait::BOUND, || Ok((created() - before >= all).then_some(())))
+        .unwrap();
+    // Once more, by the same uplinks. What goes by the first has a checksum that is wrong.
+    let mut wrong = 0;
+    for (source, frame) in &mut connections {
+        if site.weir.flow(*source).unwrap()[0].uplink == FIBER as u8 {
+            frame[50] ^= 1;
+            wrong += 1;
+        }
+    }
+    assert!((100..260).contains(&wrong), "{wrong} of {all}");
+    connections.iter().for_each(|(_, frame)| send(frame));
+    wait::until("all to begin again", wait::BOUND, || {
+        Ok((created() - before >= 2 * all).then_some(()))
+    })
+    .unwrap();
+    // A second until they are judged, and a window.
+    std::thread::sleep(Duration::from_secs(5));
+    for uplink in 0..2 {
+        let history = site.history(uplink).unwrap();
+        assert!(history.len() == 1 && is(&history, State::Up), "{}", told(&history));
+    }
+    site.weir.check_conservation().unwrap();
 }
 
 /// A site without targets.

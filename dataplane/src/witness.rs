@@ -1,5 +1,6 @@
 //! New flows that nobody answers, by uplink: what tells a link that is dead for users from one whose
-//! probes answer. Only what should have been answered counts, see [`Services`].
+//! probes answer. Only what should have been answered counts, see [`Services`] and
+//! `engine/evidence.rs`.
 //!
 //! Flows wait in a ring until they are a second old; then each is judged by whether its other
 //! direction has been seen. A hardware address has at most so many places in it, and while the ring
@@ -65,14 +66,23 @@ impl Witness {
         }
     }
 
-    /// Takes note of a flow that was made now, given its forward slot and its host's index in the
-    /// neighbour table.
+    /// Is there room for one more flow of the host with this index in the neighbour table?
+    #[inline]
+    pub fn has_room(&self, host: u16) -> bool {
+        self.waiting.len() < WAITING && self.shares[usize::from(self.share_of(host))] < OF_ONE
+    }
+
+    fn share_of(&self, host: u16) -> u8 {
+        hash2(self.key, host.into(), 6) as u8
+    }
+
+    /// Takes note of a flow that was made now, given its forward slot and its host's index, if there
+    /// is room.
     #[inline]
     pub fn see(&mut self, table: &FlowTable4, slot: u32, host: u16, now: u32) {
-        let host = hash2(self.key, host.into(), 6) as u8;
-        let share = &mut self.shares[usize::from(host)];
-        if self.waiting.len() < WAITING && *share < OF_ONE {
-            *share += 1;
+        if self.has_room(host) {
+            let host = self.share_of(host);
+            self.shares[usize::from(host)] += 1;
             let generation = table.slot(slot).generation();
             self.waiting.push_back(New { slot, generation, made: now, host });
         }

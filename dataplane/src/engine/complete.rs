@@ -35,25 +35,30 @@ impl Engine {
 /// Makes the checksum of a TCP or UDP packet that is not cut whole, if it is only begun; says
 /// whether it was.
 pub(super) fn complete(frame: &mut [u8], p: &Parsed) -> bool {
-    let at = match p.proto {
-        tcp::PROTOCOL => tcp::field::CHECKSUM,
-        udp::PROTOCOL => udp::field::CHECKSUM,
-        _ => return false,
-    };
     let Some(segment) = frame.get_mut(usize::from(p.l4)..usize::from(p.end)) else { return false };
-    let Some(field) = segment.get(at..).and_then(|rest| rest.first_chunk::<2>()) else {
-        return false;
-    };
-    let begun = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
-    if u16::from_be_bytes(*field) != begun {
-        return false;
-    }
+    let Some(at) = field(p.proto).filter(|_| is_begun(segment, p)) else { return false };
     // The field's own value stands for the pseudo-header in the sum.
     let sum = checksum::sum(segment);
     let whole =
         if p.proto == udp::PROTOCOL { checksum::finish_udp(sum) } else { checksum::finish(sum) };
     segment[at..at + 2].copy_from_slice(&whole);
     true
+}
+
+/// Is the checksum of a TCP or UDP packet only begun?
+pub(super) fn is_begun(segment: &[u8], p: &Parsed) -> bool {
+    let value = field(p.proto).and_then(|at| segment.get(at..)?.first_chunk::<2>());
+    let begun = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+    value.is_some_and(|value| u16::from_be_bytes(*value) == begun)
+}
+
+/// Where a protocol has its checksum.
+fn field(proto: u8) -> Option<usize> {
+    match proto {
+        tcp::PROTOCOL => Some(tcp::field::CHECKSUM),
+        udp::PROTOCOL => Some(udp::field::CHECKSUM),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -10,40 +10,59 @@
 //!
 //! The gateway's own are about packets that it cannot forward, and go back to their sender. How many
 //! a second is limited for each host and type, and for each side and type over all hosts (RFC 1812
-//! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone.
+//! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone. Hosts of a LAN that
+//! the kernel knows (`engine/evidence.rs`) share their limits with no others: a station that makes up
+//! hardware addresses takes nothing from them.
 
 use super::*;
 
 /// Errors of one type to one host, a second.
 const PER_HOST: u32 = 100;
-/// Errors of one type to the LAN, or to uplinks, a second.
+/// Errors of one type to all of a [`Side`], a second.
 const PER_SIDE: u32 = 1000;
-/// Hosts share so many limits of a type, by a keyed hash.
+/// Hosts of a side share so many limits of a type, by a keyed hash.
 const HOSTS: usize = 512;
+
+/// Who share limits.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    /// Hosts beyond uplinks.
+    Outside,
+    /// Hosts of LANs that the kernel knows.
+    Known,
+    /// Others who send by a LAN.
+    Unknown,
+}
 
 /// What of its own errors a worker may send.
 #[derive(Debug)]
 pub(super) struct ErrorLimits {
     key: [u64; 2],
+    sides: [Limits; 3],
+}
+
+/// The limits of a side.
+#[derive(Clone, Debug)]
+struct Limits {
     hosts: Box<[RateLimit; HOSTS]>,
-    /// To the LAN and to uplinks: "time exceeded", and all others.
-    sides: [[RateLimit; 2]; 2],
+    /// "Time exceeded", and all others.
+    all: [RateLimit; 2],
 }
 
 impl ErrorLimits {
     pub(super) fn new(key: [u64; 2]) -> Self {
-        Self {
-            key,
+        let side = || Limits {
             hosts: Box::new([RateLimit::new(PER_HOST); HOSTS]),
-            sides: [[RateLimit::new(PER_SIDE); 2]; 2],
-        }
+            all: [RateLimit::new(PER_SIDE); 2],
+        };
+        Self { key, sides: std::array::from_fn(|_| side()) }
     }
 
-    /// May an error of this type go to the host, outside or in the LAN?
-    fn allow(&mut self, host: u64, outside: bool, kind: u8, now: u32) -> bool {
+    /// May an error of this type go to the host of a side?
+    fn allow(&mut self, host: u64, side: Side, kind: u8, now: u32) -> bool {
         let place = hash2(self.key, host, kind.into()) as usize % HOSTS;
-        let side = &mut self.sides[usize::from(outside)];
-        self.hosts[place].allows(now) && side[usize::from(kind == icmp::TIME_EXCEEDED)].allows(now)
+        let Limits { hosts, all } = &mut self.sides[side as usize];
+        hosts[place].allows(now) && all[usize::from(kind == icmp::TIME_EXCEEDED)].allows(now)
     }
 }
 
@@ -102,13 +121,15 @@ impl Engine {
     ) {
         let (p, frame) = (&work.parsed, received.frame.data());
         let outside = self.is_uplink(work.port);
-        let host = match outside {
+        let host = sender(frame, work.port);
+        let (host, side) = match outside {
             // All of them come from the next hop's hardware address.
-            true => u32::from_be_bytes(p.src).into(),
-            false => sender(frame, work.port).to_word(),
+            true => (u32::from_be_bytes(p.src).into(), Side::Outside),
+            false if self.acquaintances.knows(host) => (host.to_word(), Side::Known),
+            false => (host.to_word(), Side::Unknown),
         };
         let known = ipv4::is_unicast(p.src) && frame.first().is_some_and(|first| first & 1 == 0);
-        if !known || !self.errors.allow(host, outside, kind[0], now) {
+        if !known || !self.errors.allow(host, side, kind[0], now) {
             return;
         }
         let port = &self.snapshot.half.ports[usize::from(work.port)];

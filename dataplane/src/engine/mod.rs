@@ -12,6 +12,7 @@
 //! | `passing` | packets that are sent on without a flow |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
+//! | `evidence` | which new flows say something of their uplink |
 //! | `foresee` | what a new flow will need is asked for in time |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
@@ -25,6 +26,7 @@ mod claims;
 mod complete;
 mod end;
 mod errors;
+mod evidence;
 mod foresee;
 mod passing;
 mod prepare;
@@ -44,7 +46,7 @@ use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::tcp::Place;
-use weir_wire::{icmp, ipv4, rewrite, tcp};
+use weir_wire::{checksum, icmp, ipv4, rewrite, tcp, udp};
 
 use crate::answer::{self, Answer, RateLimit};
 use crate::established::Plain;
@@ -63,6 +65,7 @@ use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
 use end::Passes;
 use errors::ErrorLimits;
+use evidence::Acquaintances;
 use foresee::New;
 use strangers::Strangers;
 use sweep::Sweep;
@@ -121,6 +124,7 @@ pub struct Engine {
     random: Random,
     claims: Claims,
     strangers: Strangers,
+    acquaintances: Acquaintances,
     errors: ErrorLimits,
     cursor: u32,
     passes: Passes,
@@ -196,6 +200,7 @@ impl Engine {
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             claims: Claims::default(),
             strangers: Strangers::default(),
+            acquaintances: Acquaintances::new(entropy),
             errors: ErrorLimits::new(entropy),
             cursor: 0,
             passes: Passes::default(),
@@ -455,7 +460,7 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
         let key = key_of(p);
-        if !matches!(p.proto, tcp::PROTOCOL | weir_wire::udp::PROTOCOL | icmp::PROTOCOL) {
+        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL | icmp::PROTOCOL) {
             return Err(Counter::DropProtocol);
         }
         // A fragment may be of any kind of message; only echo has an identifier to go by.

@@ -1,5 +1,6 @@
 //! What becomes of flows whose uplink goes down, empties or is not their home.
 
+use weir_dataplane::engine::Owner;
 use weir_shm::observations::Observations;
 use weir_wire::layout::control::{
     BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
@@ -7,6 +8,7 @@ use weir_wire::layout::control::{
 use weir_wire::layout::counters::{Counter, place};
 use weir_wire::layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
+use weir_wire::{checksum, ipv4};
 
 use crate::gateway::*;
 
@@ -452,6 +454,7 @@ fn ones(set: [u64; 4]) -> u32 {
 fn new_flows_without_an_answer_are_told_by_uplink() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
+    gateway.introduce(HOST_MAC);
     connection(&mut gateway, 40_000);
     gateway.send(LAN, &tcp_out(40_001, 443, SYN));
     exchange(&mut gateway, 5000);
@@ -469,6 +472,7 @@ fn new_flows_without_an_answer_are_told_by_uplink() {
 fn what_never_answered_says_nothing_of_an_uplink() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
+    gateway.introduce(HOST_MAC);
     gateway.send(LAN, &tcp_out(40_001, 443, SYN));
     gateway.send(LAN, &udp_out(5001, 53));
     assert_eq!(judged(&mut gateway), Interval::default());
@@ -483,6 +487,7 @@ fn what_never_answered_says_nothing_of_an_uplink() {
 fn a_host_with_many_addresses_is_one_user() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
+    gateway.introduce(HOST_MAC);
     connection(&mut gateway, 40_000);
     for last in 10..30 {
         let source = ([HOST[0], HOST[1], HOST[2], last], 40_001);
@@ -496,6 +501,8 @@ fn a_host_with_many_addresses_is_one_user() {
 fn a_scanners_flows_leave_room_among_those_that_are_judged() {
     let mut gateway = Gateway::with(1, 65_536);
     gateway.publish(0);
+    let other = [2, 0, 0, 0, 0, 0x20];
+    [HOST_MAC, other].into_iter().for_each(|mac| gateway.introduce(mac));
     let open = |gateway: &mut Gateway, mac, address, dport| {
         let syn = tcp(mac, device_mac(LAN), (address, 40_000), (SERVER, dport), SYN);
         let (device, out) = one(gateway.send(LAN, &syn));
@@ -506,9 +513,64 @@ fn a_scanners_flows_leave_room_among_those_that_are_judged() {
         open(&mut gateway, HOST_MAC, [10, 77, high, low], dport);
     }
     for dport in 1..=100 {
-        open(&mut gateway, [2, 0, 0, 0, 0, 0x20], [10, 77, 255, 9], dport);
+        open(&mut gateway, other, [10, 77, 255, 9], dport);
     }
     assert_eq!(judged(&mut gateway).tcp.flows, 256 + 100);
+}
+
+#[test]
+fn a_host_that_the_kernel_does_not_know_is_no_user() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    let silent = |gateway: &mut Gateway, sport| {
+        gateway.send(LAN, &tcp_out(sport, 443, SYN));
+    };
+    for (sport, owner) in
+        [(1, Owner::Nobody), (2, Owner::At([2, 0, 0, 0, 0, 0x20])), (3, Owner::Asked)]
+    {
+        connection(&mut gateway, 40_000 + sport);
+        silent(&mut gateway, 40_010 + sport);
+        assert_eq!(gateway.acquaint(owner), 1);
+        assert_eq!(judged(&mut gateway), Interval::default(), "{owner:?}");
+    }
+    gateway.introduce(HOST_MAC);
+    connection(&mut gateway, 40_020);
+    silent(&mut gateway, 40_021);
+    assert_eq!(gateway.acquaint(Owner::Nobody), 0, "it is known");
+    let seen = judged(&mut gateway);
+    assert_eq!((seen.tcp.flows, seen.tcp.unanswered, ones(seen.tcp.askers)), (2, 1, 1));
+}
+
+#[test]
+fn a_first_packet_that_no_server_answers_is_no_evidence() {
+    let mut gateway = Gateway::new();
+    gateway.publish(0);
+    gateway.introduce(HOST_MAC);
+    connection(&mut gateway, 40_000);
+    exchange(&mut gateway, 5000);
+    let wrong = |mut frame: Vec<u8>, at: usize| {
+        frame[at] ^= 1;
+        frame
+    };
+    gateway.send(LAN, &wrong(tcp_out(40_001, 443, SYN), 50));
+    gateway.send(LAN, &wrong(udp_out(5001, 53), 40));
+    let mut near = tcp_out(40_002, 443, SYN);
+    near[22] = 3;
+    near[24..26].fill(0);
+    ipv4::Packet::new_unchecked(&mut near[14..34]).fill_checksum();
+    gateway.send(LAN, &near);
+    let seen = judged(&mut gateway);
+    assert_eq!([seen.tcp, seen.udp].map(|of| (of.flows, of.unanswered)), [(1, 0), (1, 0)]);
+    // What its sender's device was to complete, a worker completes.
+    let mut begun = tcp_out(40_003, 443, SYN);
+    let sum = checksum::pseudo4(HOST, SERVER, 6, (begun.len() - 34) as u16);
+    begun[50..52].copy_from_slice(&sum.to_be_bytes());
+    gateway.send(LAN, &begun);
+    let mut without = udp_out(5002, 53);
+    without[40..42].fill(0);
+    gateway.send(LAN, &without);
+    let seen = judged(&mut gateway);
+    assert_eq!([seen.tcp, seen.udp].map(|of| (of.flows, of.unanswered)), [(1, 1), (1, 1)]);
 }
 
 /// The frame with other numbers.

@@ -263,6 +263,24 @@ fn errors_to_one_host_leave_those_to_others_and_those_of_other_types() {
 }
 
 #[test]
+fn errors_to_made_up_hardware_addresses_leave_those_to_a_host_that_the_kernel_knows() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 1280);
+    gateway.publish(BUCKETS / 2);
+    gateway.introduce(HOST_MAC);
+    let made_up = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        ([6, 0, 0, 0, high, low], [10, 77, 1 + high, low])
+    };
+    let told_of = |gateway: &mut Gateway, host| told(gateway, host, 64, 1400) == Some(3);
+    let others = (0..4000).filter(|n| told_of(&mut gateway, made_up(*n))).count();
+    assert_eq!(others, 1000);
+    let host = (0..100).filter(|_| told_of(&mut gateway, (HOST_MAC, HOST))).count();
+    assert_eq!(host, 100);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_host_with_many_addresses_has_the_limits_of_one() {
     let mut gateway = Gateway::new();
     let answered = (0..500u16).filter(|n| {

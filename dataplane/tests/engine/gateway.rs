@@ -186,6 +186,23 @@ impl Gateway {
         asked
     }
 
+    /// Lets worker 0 ask about hosts that began flows; how often it did.
+    pub fn acquaint(&mut self, owner: Owner) -> usize {
+        let mut asked = 0;
+        self.engines[0].get_acquainted(|_, _| {
+            asked += 1;
+            owner
+        });
+        asked
+    }
+
+    /// The kernel knows this hardware address, and the worker has found that out by a datagram.
+    pub fn introduce(&mut self, mac: [u8; 6]) {
+        let address = [10, 77, 200, mac[5]];
+        one(self.send(LAN, &udp(mac, device_mac(LAN), (address, 9), (SERVER, 9))));
+        self.acquaint(Owner::At(mac));
+    }
+
     pub fn count(&self, counter: Counter) -> u64 {
         self.regions.counters.sum(counter)
     }

@@ -1,0 +1,98 @@
+//! Which new flows are evidence of their uplink.
+//!
+//! What only looks like the connection of a user is made with ease: a station sends by hardware
+//! addresses that it makes up, and packets that no server answers. So a flow counts if the kernel
+//! has heard the ARP of its host, and if its first packet is one that is answered: with a checksum
+//! that is right, and with time to live enough for the way.
+//!
+//! A worker asks the kernel about hosts that it does not know, once a tick and for few, and
+//! remembers those that it finds. So a host's first flow says nothing yet. Who sends in the name of
+//! a host that is there, or answers ARP for one that is not, is not told from it.
+
+use super::*;
+
+/// Hosts that are remembered; a new one takes the place of one with the same hash.
+const PLACES: usize = 4096;
+/// Addresses that are asked about in a tick, at most.
+const ASKED: usize = 4;
+/// Hosts begin with 64 or more, and traces of routes with few.
+const ENOUGH_TTL: u8 = 32;
+
+/// Hosts that the kernel knows, and those that it is to be asked about.
+#[derive(Debug)]
+pub(super) struct Acquaintances {
+    key: [u64; 2],
+    known: Box<[u64]>,
+    asked: [Option<(u8, [u8; 4])>; ASKED],
+}
+
+impl Acquaintances {
+    pub(super) fn new(key: [u64; 2]) -> Self {
+        Self { key, known: vec![0; PLACES].into(), asked: [None; ASKED] }
+    }
+
+    /// Has the kernel said that the host is there?
+    pub(super) fn knows(&self, host: Neighbour) -> bool {
+        self.known[self.place(host)] == host.to_word()
+    }
+
+    fn place(&self, host: Neighbour) -> usize {
+        hash2(self.key, host.to_word(), 8) as usize % PLACES
+    }
+
+    /// The kernel is to be asked about this address of a LAN port.
+    fn ask_about(&mut self, port: u8, address: [u8; 4]) {
+        let place = hash2(self.key, u32::from_be_bytes(address).into(), port.into());
+        self.asked[place as usize % ASKED].get_or_insert((port, address));
+    }
+
+    fn enter(&mut self, host: Neighbour) {
+        let place = self.place(host);
+        self.known[place] = host.to_word();
+    }
+}
+
+impl Engine {
+    /// Takes note of a flow that the packet began, given its forward slot and its host with its index
+    /// in the neighbour table, if it is evidence.
+    pub(super) fn bear_witness(
+        &mut self,
+        slot: u32,
+        (host, index): (Neighbour, u16),
+        p: &Parsed,
+        frame: &[u8],
+        now: u32,
+    ) {
+        if !self.acquaintances.knows(host) {
+            self.acquaintances.ask_about(host.port, p.src);
+        } else if p.ttl >= ENOUGH_TTL && self.witness.has_room(index) && is_sound(frame, p) {
+            self.witness.see(&self.table, slot, index, now);
+        }
+    }
+
+    /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
+    /// the network behind the interface with this index. Call once a tick.
+    pub fn get_acquainted(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+        for place in 0..ASKED {
+            let Some((port, address)) = self.acquaintances.asked[place].take() else { continue };
+            let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
+            if let Owner::At(mac) = ask(interface, address) {
+                self.acquaintances.enter(Neighbour { mac, port });
+            }
+        }
+    }
+}
+
+/// Will the receiver take the packet: is its checksum right, absent, or left to its device? Of one in
+/// fragments nobody knows.
+fn is_sound(frame: &[u8], p: &Parsed) -> bool {
+    let whole = usize::from(p.l4)..usize::from(p.end);
+    let Some(segment) = frame.get(whole).filter(|_| p.kind == Kind::Flow) else { return false };
+    let pseudo = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+    let right = match p.proto {
+        tcp::PROTOCOL => tcp::Packet::new_unchecked(segment).verify_checksum(pseudo),
+        udp::PROTOCOL => udp::Packet::new_unchecked(segment).verify_checksum(pseudo),
+        _ => false,
+    };
+    right || complete::is_begun(segment, p)
+}
