@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use socket2::SockFilter;
 use tokio::sync::watch;
 
 use crate::complaint::Complaint;
@@ -37,6 +38,8 @@ const NETFILTER: isize = 12;
 const CHANGES: u32 = 7;
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`: what a transaction ends with, a message by itself.
 const NEW_GENERATION: u16 = 0x0a0f;
+/// Where `struct nlmsghdr` has the type of a message.
+const KIND_AT: u32 = 4;
 /// How long a burst of changes by others is gathered.
 const SETTLE: Duration = Duration::from_millis(250);
 /// How often a table is made at once that others may have changed meanwhile.
@@ -107,11 +110,29 @@ pub async fn remove(pins: &Path) -> Result<()> {
     nft(&["-f", "-"], &ruleset::removal(&ruleset::table(pins))).await.map(drop)
 }
 
+/// A message for each transaction, its last. The rest is filtered out: a table with the names of all
+/// interfaces is more than the socket has room for, and what is lost tells nothing.
 fn subscribe() -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETFILTER)?;
+    socket2::SockRef::from(socket.socket_ref()).attach_filter(&filter())?;
     socket.socket_mut().bind_auto()?;
     socket.socket_mut().add_membership(CHANGES)?;
     Ok(socket)
+}
+
+/// Accepts [`NEW_GENERATION`], drops all else (`linux/bpf_common.h`).
+fn filter() -> [SockFilter; 4] {
+    const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
+    const IS_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    // Filters read numbers in network order; those of netlink are in the machine's.
+    let kind = u16::from_be_bytes(NEW_GENERATION.to_ne_bytes());
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, KIND_AT),
+        SockFilter::new(IS_EQUAL, 0, 1, kind.into()),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 /// Ends with the [`Guard`].
@@ -155,17 +176,14 @@ impl Keeper {
         }
     }
 
-    /// Forgets the changes that were heard of by now; how many.
+    /// Forgets the transactions that were heard of by now; how many.
     fn heard(&self) -> usize {
         let Some(socket) = &self.changes else { return 0 };
         let mut count = 0;
         loop {
             let mut head = [0; 16];
             match socket.socket_ref().recv(&mut &mut head[..], 0) {
-                Ok(_) => {
-                    let kind = u16::from_ne_bytes([head[4], head[5]]);
-                    count += usize::from(kind == NEW_GENERATION);
-                }
+                Ok(_) => count += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count,
                 // More than there was room for.
                 Err(_) => count += 2,

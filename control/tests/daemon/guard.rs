@@ -13,7 +13,16 @@ fn table(gateway: &Gateway) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The same once it lets pass what uplinks lead to, which follows the first view of the kernel.
+/// The same with the numbers that a table made anew gets anew.
+fn table_with_numbers(gateway: &Gateway) -> String {
+    let name = gateway.pins().directory().file_name().unwrap().to_owned();
+    let list = ["--stateless", "--handle", "list", "table", "ip"];
+    let output = Command::new("nft").args(list).arg(name).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The table once it lets pass what uplinks lead to, which follows the first view of the kernel.
 fn whole_table(gateway: &Gateway) -> String {
     let is_whole = |table: &String| table.contains("chain near");
     gateway.wait("the guard's last chain", |gateway| Some(table(gateway)).filter(is_whole))
@@ -46,16 +55,30 @@ fn a_second_control_process_leaves_the_table_of_the_first_alone() {
     on_its_own(|| {
         let gateway = Gateway::start("guard-second", "");
         whole_table(&gateway);
-        let name = gateway.pins().directory().file_name().unwrap().to_owned();
-        // With the numbers that a table made anew gets anew.
-        let list = || {
-            let list = ["--stateless", "--handle", "list", "table", "ip"];
-            Command::new("nft").args(list).arg(&name).output().unwrap().stdout
-        };
-        let before = list();
-        assert!(!before.is_empty());
+        let before = table_with_numbers(&gateway);
         assert!(!gateway.control_command().output().unwrap().status.success());
-        assert_eq!(String::from_utf8(list()), String::from_utf8(before));
+        assert_eq!(table_with_numbers(&gateway), before);
+    });
+}
+
+#[test]
+fn a_table_of_sixty_uplinks_is_made_once() {
+    on_its_own(|| {
+        let gateway = Gateway::start("guard-large", "");
+        let path = gateway.path("weir.toml");
+        let mut file = std::fs::read_to_string(&path).unwrap();
+        for n in 0..60 {
+            let uplink = format!("\n[[uplink]]\nname = \"more{n}\"\ninterface = \"more-wan{n}\"\n");
+            file += &uplink;
+        }
+        std::fs::write(path, file).unwrap();
+        gateway.reload();
+        let large = gateway.wait("guard of all uplinks", |gateway| {
+            Some(table_with_numbers(gateway)).filter(|table| table.contains("more-wan59"))
+        });
+        // What is believed to have been changed is made again after two seconds.
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(table_with_numbers(&gateway), large);
     });
 }
 
