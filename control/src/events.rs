@@ -4,7 +4,14 @@
 
 use std::collections::HashSet;
 
-/// Bytes of an event that tell what it means.
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+
+/// Bytes of an event that tell what it means, and all of one about a neighbour.
+pub const ENOUGH: usize = 256;
+
+/// Bytes of an event that tell what kind it is.
 pub const HEAD_LEN: usize = FLAGS_AT + 4;
 
 /// `struct nlmsghdr`: the type of the message.
@@ -68,6 +75,15 @@ impl Event {
             (Some(32 | 33), ..) => Self::Rule,
             _ => Self::Unknown,
         }
+    }
+}
+
+/// The neighbour that an event tells of, unless it is gone; `None` too of what is cut off.
+pub fn neighbour(event: &[u8]) -> Option<NeighbourMessage> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(event).ok()?;
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => Some(message),
+        _ => None,
     }
 }
 

@@ -22,7 +22,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -252,12 +252,12 @@ impl Watcher {
     /// Returns when something changed since the last [`read`](Self::read) began that is to be read
     /// now.
     pub async fn changed(&mut self) {
-        let mut head = Vec::with_capacity(events::HEAD_LEN);
+        let mut event = Vec::with_capacity(events::ENOUGH);
         loop {
-            head.clear();
-            match self.events.recv(&mut head).await {
+            event.clear();
+            match self.events.recv(&mut event).await {
                 Ok(()) => {
-                    let can_wait = self.hear(&head);
+                    let can_wait = self.hear(&event);
                     if !can_wait || self.reading.is_due(Instant::now()) {
                         return;
                     }
@@ -272,10 +272,20 @@ impl Watcher {
     }
 
     /// Takes note of an event; says whether it can wait.
-    fn hear(&mut self, event: &[u8]) -> bool {
-        let event = Event::of(event);
+    fn hear(&mut self, message: &[u8]) -> bool {
+        let event = Event::of(message);
         self.stale.hear(event);
-        self.reading.hear(event)
+        self.reading.hear(event) || event == Event::Neighbour && self.is_known(message)
+    }
+
+    /// Is this a neighbour as last read, but for how long ago it was seen? The kernel tells each time
+    /// that it begins or ends to doubt one.
+    fn is_known(&self, message: &[u8]) -> bool {
+        let Some((key, entry)) = events::neighbour(message).as_ref().and_then(neighbour) else {
+            return false;
+        };
+        let known = self.view.neighbours.get(&key);
+        entry.zip(known).is_some_and(|(entry, known)| entry.mac == known.mac)
     }
 
     /// An event was lost.
@@ -286,10 +296,10 @@ impl Watcher {
     /// Drops what has arrived, so that a burst of changes causes one reading of the view.
     fn forget_events(&mut self) {
         loop {
-            let mut head = [0; events::HEAD_LEN];
+            let mut event = [0; events::ENOUGH];
             // Past the runtime, whose cooperative budget would end the loop too soon.
-            match self.events.socket_ref().recv(&mut &mut head[..], 0) {
-                Ok(length) => _ = self.hear(&head[..length.min(head.len())]),
+            match self.events.socket_ref().recv(&mut &mut event[..], 0) {
+                Ok(length) => _ = self.hear(&event[..length.min(event.len())]),
                 Err(error) if is_overrun(&error) => self.lost(),
                 Err(_) => return,
             }
@@ -351,32 +361,11 @@ impl Watcher {
         let (mut known, mut silent) = (HashMap::new(), HashSet::new());
         let mut neighbours = self.handle.neighbours().get().execute();
         while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
-            let (mut address, mut mac) = (None, None);
-            for attribute in &message.attributes {
-                match attribute {
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
-                        address = Some(*a)
-                    }
-                    NeighbourAttribute::LinkLayerAddress(bytes) => {
-                        mac = bytes.as_slice().try_into().ok()
-                    }
-                    _ => {}
-                }
+            let Some((key, entry)) = neighbour(&message) else { continue };
+            if message.header.state == NeighbourState::Failed {
+                silent.insert(key);
             }
-            let state = message.header.state;
-            if let (Some(address), NeighbourState::Failed) = (address, state) {
-                silent.insert((message.header.ifindex, address));
-            }
-            let lost = matches!(
-                state,
-                NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
-            );
-            if let (Some(address), Some(mac), false) = (address, mac, lost) {
-                let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
-                let entry =
-                    NeighbourEntry { mac, fresh: state != stale, trusted: state == reachable };
-                known.insert((message.header.ifindex, address), entry);
-            }
+            known.extend(entry.map(|entry| (key, entry)));
         }
         (self.view.neighbours, self.view.silent) = (known, silent);
         Ok(())
@@ -463,6 +452,28 @@ pub(crate) fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
 /// Does the error say that events were lost?
 pub(crate) fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
+/// An IPv4 neighbour; without an entry when its hardware address is not known.
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Option<NeighbourEntry>)> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(*a),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    let state = message.header.state;
+    let lost =
+        matches!(state, NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None);
+    let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
+    let entry = mac.filter(|_| !lost).map(|mac| NeighbourEntry {
+        mac,
+        fresh: state != stale,
+        trusted: state == reachable,
+    });
+    Some(((message.header.ifindex, address?), entry))
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {

@@ -243,6 +243,25 @@ fn a_stale_next_hop_is_checked_on_request_and_kept_meanwhile() {
 }
 
 #[test]
+fn a_neighbour_that_the_kernel_begins_to_doubt_is_no_change() {
+    with_uplink(async |_peer| {
+        let mut watcher = Watcher::new().unwrap();
+        resolve(&mut watcher).await;
+        let was = "192.0.2.254 lladdr 02:00:00:00:00:01 dev wan0";
+        for state in ["stale", "probe", "reachable"] {
+            ip(&format!("neigh replace {was} nud {state}"));
+        }
+        let changed = tokio::time::timeout(Duration::from_millis(300), watcher.changed());
+        assert!(changed.await.is_err(), "it has the same hardware address all the time");
+        ip("neigh replace 192.0.2.254 lladdr 02:00:00:00:00:03 dev wan0 nud stale");
+        tokio::time::timeout(NEVER, watcher.changed()).await.expect("it has another one now");
+        watcher.read().await.unwrap();
+        ip("neigh replace 192.0.2.254 dev wan0 nud failed");
+        tokio::time::timeout(NEVER, watcher.changed()).await.expect("it has none now");
+    });
+}
+
+#[test]
 fn a_next_hop_that_announces_a_new_hardware_address_is_followed() {
     with_uplink(async |peer| {
         let mut watcher = Watcher::new().unwrap();
