@@ -1,7 +1,7 @@
 //! What devices do and can do: their channels, whether XDP transmits by them, and whether it sees
 //! the tags of what they receive.
 //!
-//! Three requests each, so a device is asked when it is new, when an event is about it, and a few with
+//! Three requests each, so a device is asked when it is new, when an event is about it, and one with
 //! every reading of the view in turn: not every driver's change of channels is an event. A change of
 //! features always is (`netdev_features_change`, net/core/dev.c).
 
@@ -14,16 +14,13 @@ use crate::channels::{self, Shortage};
 use crate::netdev;
 use crate::watch::Link;
 
-/// A device is asked again with one of so many readings: within ten seconds if nothing happens.
-const TURN: usize = 20;
-
 /// What is known of each device.
 pub struct Devices {
     ethtool: EthtoolHandle,
     /// By kernel index.
     known: HashMap<u32, Known>,
-    /// The number of this reading.
-    turn: usize,
+    /// The kernel index of the device whose turn it was last.
+    turn: u32,
 }
 
 #[derive(Clone)]
@@ -44,13 +41,13 @@ impl Devices {
 
     /// Tells the links what they can do. Those in `changed` are asked anew.
     pub async fn tell(&mut self, links: &mut [Link], changed: &HashSet<u32>) {
-        self.turn = (self.turn + 1) % TURN;
+        self.turn = next(links.iter().map(|link| link.index), self.turn);
         self.known.retain(|index, _| links.iter().any(|link| link.index == *index));
         for link in links.iter_mut() {
             let known = self.known.get(&link.index).filter(|known| known.name == link.name);
-            let (told, turn) = (changed.contains(&link.index), link.index as usize % TURN);
+            let told = changed.contains(&link.index);
             let known = match known.cloned() {
-                Some(known) if !told && turn != self.turn => known,
+                Some(known) if !told && link.index != self.turn => known,
                 known => {
                     let strips_tags = match known.filter(|_| !told) {
                         Some(known) => known.strips_tags,
@@ -108,6 +105,12 @@ impl Devices {
     }
 }
 
+/// The one after `last` in the order of their numbers, after the last the first; 0 of none.
+fn next(devices: impl Iterator<Item = u32> + Clone, last: u32) -> u32 {
+    let after = devices.clone().filter(|index| *index > last).min();
+    after.or(devices.min()).unwrap_or_default()
+}
+
 /// A device that sends by others, as a bond does and a virtual device of Hyper-V, transmits for XDP
 /// only if they do.
 fn hand_up_shortages(links: &mut [Link]) {
@@ -124,6 +127,20 @@ fn hand_up_shortages(links: &mut [Link]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_device_has_its_turn() {
+        let devices = [7, 2, 5];
+        let mut last = 0;
+        let turns: Vec<u32> = std::iter::repeat_with(|| {
+            last = next(devices.into_iter(), last);
+            last
+        })
+        .take(5)
+        .collect();
+        assert_eq!(turns, [2, 5, 7, 2, 5]);
+        assert_eq!(next(std::iter::empty(), 5), 0);
+    }
 
     #[test]
     fn a_device_that_sends_by_one_short_of_channels_is_short_of_them() {

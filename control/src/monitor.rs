@@ -230,9 +230,9 @@ impl Monitor {
 
     /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
     /// it is the last resort of every policy that it is a member of; if of some only, it is spared
-    /// for them. `takes` says whether a policy's member has a weight: one without takes no flows,
-    /// so that it spares no worse one from taking them.
-    pub fn verdict(&self, site: &Site, takes: impl Fn(usize, u8) -> bool) -> Verdict {
+    /// for them. `weighty` gives the members of a policy that have a weight, a bit for each: one
+    /// without takes no flows, so that it spares no worse one from taking them.
+    pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64) -> Verdict {
         let standing =
             |index: usize| Some((index as u8, self.uplinks.get(index)?.machine.standing()));
         let well = self.uplinks.iter().enumerate().filter(|(_, u)| u.machine.state().usable());
@@ -241,7 +241,8 @@ impl Monitor {
         let mut takers = Vec::new();
         let mut last_resort = 0;
         for (index, policy) in site.policies.iter().enumerate() {
-            let members = policy.members.iter().filter(|member| takes(index, member.uplink));
+            let weighty = weighty(index);
+            let members = policy.members.iter().filter(|m| weighty >> (m.uplink & 63) & 1 == 1);
             let all = members.clone().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
             let choice = choose(members.filter_map(|m| standing(usize::from(m.uplink))));
             takers.push(choice.take);
@@ -280,6 +281,15 @@ impl Monitor {
             return 0;
         }
         members().filter(|index| self.is_silent(*index)).fold(0, |set, index| set | 1 << index)
+    }
+
+    /// The uplinks whose targets are silent, and those that are quiet, a bit for each.
+    pub fn silent(&self) -> [u64; 2] {
+        let set = |of: fn(&Uplink) -> bool| {
+            let of_them = (0..).zip(&self.uplinks).filter(|(_, uplink)| of(&uplink.machine));
+            of_them.fold(0, |set, (index, _)| set | 1u64 << index)
+        };
+        [set(Uplink::is_silent), set(Uplink::is_quiet)]
     }
 
     /// Whether an uplink's targets are silent.
@@ -352,7 +362,7 @@ mod tests {
     fn told(problems: [u32; 2]) -> Verdict {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&problems, 0);
-        monitor.verdict(&site(), |_, _| true)
+        monitor.verdict(&site(), |_| u64::MAX)
     }
 
     #[test]
@@ -366,7 +376,7 @@ mod tests {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
         monitor.observe(&[0, 0], 20);
-        assert_eq!(monitor.verdict(&site(), |_, _| true).states, [uplink_state::USABLE; 2]);
+        assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [uplink_state::USABLE; 2]);
         let held = monitor
             .history(0)
             .into_iter()
@@ -428,9 +438,8 @@ mod tests {
     fn a_member_without_weight_spares_no_other() {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
-        let weighted = |_, uplink| uplink == 0;
-        assert_eq!(monitor.verdict(&site(), weighted).takers, [0b01, 0b01]);
-        assert_eq!(monitor.verdict(&site(), |_, _| true).takers, [0b10, 0b01]);
+        assert_eq!(monitor.verdict(&site(), |_| 0b01).takers, [0b01, 0b01]);
+        assert_eq!(monitor.verdict(&site(), |_| u64::MAX).takers, [0b10, 0b01]);
     }
 
     #[test]
@@ -463,7 +472,7 @@ mod tests {
                 }
             }
             monitor.tick(now);
-            (now, monitor.verdict(&site, |_, _| true).states)
+            (now, monitor.verdict(&site, |_| u64::MAX).states)
         });
         states.collect()
     }
@@ -503,7 +512,7 @@ mod tests {
         let mut monitor = Monitor::new(&site(), &earlier, 0);
         monitor.observe(&[0, uplink_state::ADMIN_DOWN], 0);
         assert_eq!(
-            monitor.verdict(&site(), |_, _| true).states,
+            monitor.verdict(&site(), |_| u64::MAX).states,
             [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
         );
         assert!(monitor.history(0).iter().all(|entry| entry.part.uplink() != Some("fiber")));

@@ -207,7 +207,7 @@ fn lan_of(half: &ControlHalf, number: usize) -> Option<u64> {
 
 /// The name of the device with this number; none: there is none.
 fn device_name(half: &ControlHalf, number: usize) -> Option<Name> {
-    half.devices.get(number).map(|device| device.name).filter(|name| !name.as_str().is_empty())
+    half.devices.get(number).map(|device| device.name).filter(|name| name.0 != [0; 32])
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
 #[derive(Clone, Debug)]
 pub struct Counters {
     mapping: Arc<Mapping>,
+    /// Lanes of the XDP program that a CPU of this machine can have written.
+    cpu_lanes: usize,
 }
 
 /// Which counter of an uplink; the order of [`UplinkCounters`].
@@ -48,12 +50,13 @@ pub enum UplinkCounter {
 impl Counters {
     /// Opens the pinned region, creating it when `access` is [`Access::Write`].
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
-        Ok(Self { mapping: Arc::new(pins.counters(access)?) })
+        Ok(Self { mapping: Arc::new(pins.counters(access)?), cpu_lanes: cpu_lanes() })
     }
 
     /// Counters of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
-        Ok(Self { mapping: Arc::new(Mapping::anonymous(LANES * size_of::<Lane>())?) })
+        let mapping = Arc::new(Mapping::anonymous(LANES * size_of::<Lane>())?);
+        Ok(Self { mapping, cpu_lanes: cpu_lanes() })
     }
 
     /// The lane of a worker, for that worker to count in.
@@ -99,10 +102,24 @@ impl Counters {
 
     fn total(&self, index: usize) -> u64 {
         let words = self.mapping.view::<AtomicU64>(0);
-        (0..LANES)
+        (0..self.cpu_lanes)
+            .chain(CPU_LANES..LANES)
             .map(|lane| words[lane * LANE_WORDS + index].load(Ordering::Relaxed))
             .fold(0, u64::wrapping_add)
     }
+}
+
+/// How many lanes CPUs of this machine use. Others hold zeros, each in a cache line of its own: to
+/// read them too would cost the control process more than all else that it measures.
+fn cpu_lanes() -> usize {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok();
+    possible.as_deref().and_then(cpus).map_or(CPU_LANES, |cpus| cpus.min(CPU_LANES))
+}
+
+/// Of a list like `0-3,8-11`, one more than the last number (`cputopology.rst`).
+fn cpus(list: &str) -> Option<usize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    last.parse::<usize>().ok()?.checked_add(1)
 }
 
 /// One worker's lane. Not `Clone`: a lane has one writer.
@@ -156,6 +173,13 @@ fn resent_at(uplink: u8) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_as_many_lanes_as_its_last_cpu_says() {
+        let lists = ["0", "0-1\n", "0-3,8-11\n", "0-3,9", "", "\n", "0-x"];
+        let wanted = [Some(1), Some(2), Some(12), Some(10), None, None, None];
+        assert_eq!(lists.map(cpus), wanted);
+    }
 
     #[test]
     fn sums_run_over_all_lanes() {

@@ -8,10 +8,11 @@ use crate::site;
 use crate::time;
 
 impl Daemon {
-    /// What is to be probed, and from where. An uplink without its interface is not.
+    /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
+    /// nothing leaves by it.
     pub(super) fn probes(&self) -> Vec<Plan<'_>> {
         let plans = self.site.uplinks.iter().filter_map(|uplink| {
-            let link = self.kernel.link(&uplink.interface)?;
+            let link = self.kernel.link(&uplink.interface).filter(|link| link.running)?;
             let binding = Binding::of(uplink, link, &self.kernel);
             Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
         });
@@ -42,6 +43,13 @@ impl Daemon {
         }
         let ago = event.at.elapsed().as_millis() as u64;
         self.monitor.signal(index, signal, time::monotonic_ms().saturating_sub(ago))
+    }
+
+    /// Has probes time out; says whether that changed what is known of an uplink.
+    pub(super) fn let_time_pass(&mut self) -> bool {
+        let silent = self.monitor.silent();
+        let heard = self.hear_waiting();
+        self.monitor.tick(time::monotonic_ms()) | heard || self.monitor.silent() != silent
     }
 
     /// Takes what users' connections have shown since the last time.

@@ -73,11 +73,10 @@ impl Daemon {
         self.watch_lans(now);
         self.monitor.tick(now);
         let policies = &published.half.policies;
-        let verdict = self.monitor.verdict(&self.site, |policy, uplink| {
-            policies[policy]
-                .members()
-                .iter()
-                .any(|member| member.uplink == uplink && member.weight & Member::MAX_WEIGHT != 0)
+        let verdict = self.monitor.verdict(&self.site, |policy| {
+            let members = policies[policy].members().iter();
+            let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
+            weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
         });
         for (index, state) in verdict.states.iter().enumerate() {
             let saturated = self.load.saturated(index);

@@ -121,7 +121,7 @@ impl Turns {
             Some(event) = daemon.findings.recv() => {
                 only_if(daemon.hear(&event) | daemon.hear_waiting())
             }
-            () = sleep_until(daemon.monitor.deadline()) => Changed::Health,
+            () = sleep_until(daemon.monitor.deadline()) => only_if(daemon.let_time_pass()),
         };
         Ok(Some(changed))
     }

@@ -106,9 +106,12 @@ impl Placer {
         }
         let of_tier = basis.tier.iter().fold(0u64, |set, m| set | 1 << m.uplink);
         let mut weights = configured;
+        // Those of the tier are in the order of the members.
+        let mut of_room = basis.tier.iter().zip(&self.weights).peekable();
         for (member, weight) in members.iter().zip(&mut weights) {
-            let at = basis.tier.iter().position(|m| m.uplink == member.uplink);
-            *weight = *at.and_then(|at| self.weights.get(at)).unwrap_or(weight);
+            if let Some((_, by_room)) = of_room.next_if(|(m, _)| m.uplink == member.uplink) {
+                *weight = *by_room;
+            }
         }
         Placement { takers: takers & (self.near | !of_tier), weights, heavy: self.heavy }
     }
