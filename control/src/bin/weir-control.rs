@@ -37,5 +37,8 @@ fn run(Arguments { config, pins, socket, state }: Arguments) -> Result<()> {
         tracing::debug!("no higher priority: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon::run(Options { config, pins, socket, state }))
+    let options = Options { config, pins, socket, state };
+    // As a task: tokio wakes what `block_on` itself waits for by a system call each time.
+    let done = runtime.block_on(async { tokio::spawn(daemon::run(options)).await });
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

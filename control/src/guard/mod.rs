@@ -60,7 +60,7 @@ impl Guard {
     /// way is said, and tried again.
     pub async fn start(pins: &Path, site: &Site) -> Self {
         let table = ruleset::table(pins);
-        let (wanted, follow) = watch::channel(ruleset::ruleset(&table, site, &Seen::default()));
+        let text = ruleset::ruleset(&table, site, &Seen::default());
         let changes = subscribe();
         if let Err(error) = &changes {
             tracing::warn!("changes of nftables by others are not seen: {error}");
@@ -74,7 +74,8 @@ impl Guard {
             complaint: Complaint::default(),
             stands: Arc::clone(&stands),
         };
-        keeper.hold(&wanted.borrow()).await;
+        keeper.hold(&text).await;
+        let (wanted, follow) = watch::channel(text);
         tokio::spawn(keep(keeper, follow));
         Self { table, wanted, stands }
     }

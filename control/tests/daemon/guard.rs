@@ -2,6 +2,7 @@
 //! alone.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::gateway::{Gateway, on_its_own, run};
 
