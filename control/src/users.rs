@@ -2,7 +2,6 @@
 
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
-use weir_wire::layout::MAX_WORKERS;
 use weir_wire::layout::counters::{PLACES, Resent};
 use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 
@@ -35,11 +34,12 @@ impl Users {
         Self { observations, counters, next, segments: Vec::new() }
     }
 
-    /// What was seen of each uplink in the intervals that are complete and were not read before.
+    /// What so many workers saw of each uplink in the intervals that are complete and were not read
+    /// before.
     ///
     /// A worker writes an interval when the next one has begun, at its next turn; the reader stays
     /// one more behind, and what it is late for by more than the workers keep is lost.
-    pub fn read(&mut self, uplinks: usize, now_ms: u64) -> Vec<PassiveCounts> {
+    pub fn read(&mut self, uplinks: usize, workers: u8, now_ms: u64) -> Vec<PassiveCounts> {
         let end = Observations::number(now_ms.saturating_sub(INTERVAL_MS));
         let begin = self.next.max(end.saturating_sub(SLOTS as u64 - 1));
         self.next = self.next.max(end);
@@ -47,7 +47,7 @@ impl Users {
         for uplink in 0..uplinks {
             let mut counts = self.segments(uplink);
             for number in begin..end {
-                for worker in 0..MAX_WORKERS as u8 {
+                for worker in 0..workers {
                     let seen = self.observations.read(worker, uplink as u8, number);
                     if let Some(interval) = seen {
                         counts.tcp.merge(new_flows(&interval.tcp));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn flows(users: &mut Users, now_ms: u64) -> Vec<u32> {
-        users.read(2, now_ms).iter().map(|counts| counts.tcp.flows).collect()
+        users.read(2, 32, now_ms).iter().map(|counts| counts.tcp.flows).collect()
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         observations.write(0, 1, &interval(1, 3, 7));
         observations.write(1, 1, &interval(1, 4, 7));
         observations.write(31, 1, &interval(1, 5, 8));
-        let counts = users.read(2, 1000);
+        let counts = users.read(2, 32, 1000);
         assert_eq!(counts[0].tcp.share(), Share::default());
         let tcp = counts[1].tcp;
         assert_eq!((tcp.flows, tcp.unanswered, counts[1].udp.flows), (12, 3, 3));
@@ -164,7 +164,7 @@ mod tests {
         for (uplink, flows) in [(0, 3), (1, 4), (2, 5)] {
             observations.write(0, uplink, &interval(1, flows, 7));
         }
-        let counts = users.read(3, 1000);
+        let counts = users.read(3, 32, 1000);
         let elsewhere = |uplink: usize| counts[uplink].tcp.elsewhere;
         assert_eq!(elsewhere(0), Share { flows: 9, unanswered: 2 });
         assert_eq!(elsewhere(2), Share { flows: 7, unanswered: 2 });
@@ -198,7 +198,7 @@ mod tests {
         };
         let of = |address| place(u32::from_ne_bytes(address));
         let mut read = |at| {
-            let counts = users.read(1, at)[0];
+            let counts = users.read(1, 32, at)[0];
             let (by_user, by_remote) = (counts.by_user[of(user)], counts.by_remote[of(remote)]);
             (counts.segments, counts.retransmitted, by_user, by_remote)
         };

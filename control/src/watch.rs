@@ -349,7 +349,8 @@ impl Watcher {
         if self.reading.is_due(begun) {
             self.reading.begin();
             let Found { main, tables, own } = self.read_routes().await?;
-            (self.view.routes, self.view.tables) = (Arc::new(main.into()), Arc::new(tables));
+            keep(&mut self.view.routes, main.into());
+            keep(&mut self.view.tables, tables);
             self.view.own.routes = own;
             let now = Instant::now();
             self.reading.end(now, now - begun);
@@ -452,6 +453,14 @@ pub(crate) fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
 /// Does the error say that events were lost?
 pub(crate) fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
+/// Takes what was read anew. What is as before stays the same memory, so that the next comparison of
+/// two views need not look at each route.
+fn keep<T: PartialEq>(known: &mut Arc<T>, read: T) {
+    if **known != read {
+        *known = Arc::new(read);
+    }
 }
 
 /// An IPv4 neighbour; without an entry when its hardware address is not known.

@@ -56,7 +56,8 @@ impl Daemon {
     pub(super) fn hear_users(&mut self) {
         self.hear_waiting();
         let now = time::monotonic_ms();
-        for (index, counts) in self.users.read(self.site.uplinks.len(), now).iter().enumerate() {
+        let all = self.users.read(self.site.uplinks.len(), self.site.workers, now);
+        for (index, counts) in all.iter().enumerate() {
             if *counts != PassiveCounts::default() {
                 self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
             }
