@@ -214,24 +214,26 @@ impl Keeper {
                 return Ok(());
             }
         }
+        // As listed when somebody else had changed something too: perhaps the table.
+        let mut doubtful = Vec::new();
         for _ in 0..TRIES {
             self.heard();
             nft(&["-f", "-"], wanted).await?;
-            let listed = self.list().await;
-            if self.heard() <= 1
-                && let Some(listed) = listed
-            {
-                self.made = Some(Made { text: wanted.to_owned(), listed });
-                return Ok(());
+            let listed = self.list().await.unwrap_or_default();
+            if self.heard() > 1 || listed.is_empty() {
+                if !listed.is_empty() && self.is_still(&listed).await {
+                    doubtful.push(listed);
+                } else {
+                    self.put_back();
+                }
+                continue;
             }
-            // Not alone with this change: what is listed may be somebody else's already.
-            let still = match listed {
-                Some(listed) => self.is_still(&listed).await,
-                None => false,
-            };
-            if !still {
+            if doubtful.iter().any(|other| *other != listed) {
                 self.put_back();
             }
+            tracing::info!("nftables table {} is in place", self.table);
+            self.made = Some(Made { text: wanted.to_owned(), listed });
+            break;
         }
         Ok(())
     }
