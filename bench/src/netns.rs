@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -121,6 +121,17 @@ impl Netns {
         self.feed(Command::new("ip").args(["-batch", "-"]), lines)
     }
 
+    /// `ip -batch` inside the namespace, started: a process takes its time to start on a busy CPU.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn hungry_ip(&self) -> Result<Hungry> {
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]).stdout(Stdio::null());
+        self.run(|| Hungry::start(&mut command))?
+            .with_context(|| format!("in namespace {}", self.name))
+    }
+
     /// Applies an nftables ruleset atomically inside the namespace.
     ///
     /// # Errors
@@ -167,24 +178,42 @@ impl Netns {
 /// Runs `command` to its end with `input` on its standard input. Its standard output goes where the
 /// caller directed it; its standard error goes into the error.
 pub(crate) fn feed(command: &mut Command, input: &str) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    let mut stdin = child.stdin.take().ok_or_else(|| anyhow!("{command:?} has no stdin"))?;
-    // A program that refuses a line closes its input early; what it says matters more than that.
-    let written = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output =
-        child.wait_with_output().with_context(|| format!("cannot wait for {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?} failed ({}): {}\nits input was:\n{input}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    written.with_context(|| format!("cannot write to {command:?}"))
+    Hungry::start(command)?.feed(input)
+}
+
+/// A process that waits for its input.
+pub struct Hungry {
+    child: Child,
+    command: String,
+}
+
+impl Hungry {
+    fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let command = format!("{command:?}");
+        let child = child.with_context(|| format!("cannot start {command}"))?;
+        Ok(Self { child, command })
+    }
+
+    /// Gives it its input, and waits for its end.
+    ///
+    /// # Errors
+    /// When it fails; what it wrote to its standard error is in the error.
+    pub fn feed(self, input: &str) -> Result<()> {
+        let Self { mut child, command } = self;
+        let mut stdin = child.stdin.take().ok_or_else(|| anyhow!("{command} has no stdin"))?;
+        // A program that refuses a line closes its input early; what it says matters more.
+        let written = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().with_context(|| format!("no end of {command}"))?;
+        ensure!(
+            output.status.success(),
+            "{command} failed ({}): {}\nits input was:\n{input}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        written.with_context(|| format!("cannot write to {command}"))
+    }
 }
 
 /// Checks that the caller may create namespaces.

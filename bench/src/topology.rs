@@ -86,6 +86,16 @@ impl Provider {
         netns.ip(&format!("link set {port} {state}\n"))
     }
 
+    /// Gets ready to take the carrier away; what it gives does so at once.
+    ///
+    /// # Errors
+    /// When no process can be started. What it gives fails when the link cannot be changed.
+    pub fn cutter(&self) -> Result<impl FnOnce() -> Result<()> + use<>> {
+        let (netns, port) = (&self.plug.0, self.plug.1);
+        let ip = netns.hungry_ip()?;
+        Ok(move || ip.feed(&format!("link set {port} down\n")))
+    }
+
     /// Puts another router in place of this one: same address, its hardware address ends in `last`,
     /// and it has met nobody yet. It tells its neighbours (gratuitous ARP, RFC 5227 §3), or not.
     ///

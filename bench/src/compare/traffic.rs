@@ -1,9 +1,10 @@
 //! The traffic programs, loaded: live frames out of one namespace, and what became of them.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{Array, DevMap, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, DevMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
@@ -22,6 +23,20 @@ pub const GENERATOR_CPU: usize = 0;
 
 /// Frames per batch of a live-frame run; the kernel flushes redirected frames after each.
 const BATCH: u32 = 64;
+
+/// What arrives, by provider.
+pub struct Arriving(PerCpuArray<MapData, [u64; 3]>);
+
+impl Arriving {
+    /// Frames that arrived by a provider since [`Traffic::forget_arrivals`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn by(&self, provider: usize) -> Result<u64> {
+        let counts = self.0.get(&u32::try_from(provider)?, 0)?;
+        Ok(counts.iter().map(|[packets, ..]| packets).sum())
+    }
+}
 
 /// The programs of one site.
 pub struct Traffic {
@@ -188,6 +203,18 @@ impl Traffic {
             Ok(sum)
         };
         (0..ARRIVAL_SLOTS).map(sum).collect()
+    }
+
+    /// For looking at what arrives while frames are sent.
+    ///
+    /// # Errors
+    /// When the map cannot be had.
+    pub fn arriving(&self) -> Result<Arriving> {
+        let Some(Map::PerCpuArray(data)) = self.ebpf.map(ARRIVALS) else {
+            bail!("no map of arrivals");
+        };
+        let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
+        Ok(Arriving(PerCpuArray::try_from(Map::PerCpuArray(data))?))
     }
 
     /// Begins anew to note when frames arrive.

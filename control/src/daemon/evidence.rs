@@ -94,6 +94,36 @@ mod tests {
     use crate::probe::Finding;
 
     #[tokio::test]
+    async fn an_uplink_without_its_carrier_is_not_probed() {
+        let (_found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        assert_eq!(daemon.probes().len(), 1);
+        assert!(daemon.kernel.lose_carrier(2));
+        assert!(daemon.probes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn time_is_news_when_a_probe_has_waited_too_long() {
+        let (found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let event = |seq, finding| probe::Event {
+            uplink: Arc::from("fiber"),
+            target: Arc::from("far"),
+            seq,
+            finding,
+            at: Instant::now(),
+        };
+        found.send(event(1, Finding::Sent)).await.unwrap();
+        found.send(event(1, Finding::Reply(1000))).await.unwrap();
+        daemon.publish().unwrap();
+        found.send(event(2, Finding::Sent)).await.unwrap();
+        assert!(!daemon.let_time_pass(), "it may yet be answered");
+        std::thread::sleep(Duration::from_millis(150));
+        assert!(daemon.let_time_pass());
+        assert_eq!(daemon.view()[0].state, State::Down);
+    }
+
+    #[tokio::test]
     async fn answers_that_wait_count_before_time_passes() {
         let (found, findings) = mpsc::channel(16);
         let mut daemon = daemon(findings);
