@@ -4,6 +4,8 @@
 use weir_wire::hash::hash2;
 use weir_wire::layout::flow::FlowEntry4;
 
+use crate::purpose;
+
 /// A flow is heavy from so many bytes on, both directions together.
 pub const HEAVY_BYTES: u64 = 8 << 20;
 /// For so long after a heavy flow's last packet its hosts count, milliseconds.
@@ -43,7 +45,7 @@ impl Heavy {
     fn hash(&self, src: [u8; 4], dst: [u8; 4]) -> u64 {
         let word = u64::from(u32::from_be_bytes(src)) << 32 | u64::from(u32::from_be_bytes(dst));
         // Zero is no pair's.
-        hash2(self.key, word, 4) | 1 << 63
+        hash2(self.key, word, purpose::PAIR) | 1 << 63
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`icmp_error`] | ICMP errors about translated flows |
 //! | [`answer`] | ICMP errors and TCP resets of the gateway's own |
 //! | [`link`] | layer 2 on the way out |
+//! | [`purpose`] | what hashes under the key of the boot are for |
 //! | [`packet`] | the buffers and outputs that the engine is written against |
 //! | [`handover`] | rings between workers |
 //! | [`owner`] | who has a LAN address, by the kernel |
@@ -46,6 +47,7 @@ pub mod nat;
 pub mod owner;
 pub mod packet;
 pub mod ports;
+pub mod purpose;
 pub mod ready;
 pub mod services;
 pub mod steering;

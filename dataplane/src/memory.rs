@@ -10,6 +10,7 @@
 use std::cell::OnceCell;
 use std::io;
 
+use weir_wire::layout::{BEFORE_PACKET, LARGEST_FRAME};
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use crate::engine::BATCH;
@@ -20,9 +21,8 @@ const UMEMS: usize = 64;
 pub const SHARERS: usize = 16;
 /// Frames beyond what rings hold: to answer with, and to take over from other workers.
 const SPARE: u32 = 4 * BATCH as u32;
-/// What stands before a packet in a frame that was received in copy mode: XDP_PACKET_HEADROOM, and an
-/// Ethernet header with a tag.
-const BEFORE_PACKET: u32 = 256 + 18;
+/// The size of most frames, bytes.
+const SMALL_FRAME: u32 = 2048;
 
 /// What sockets have of a UMEM.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ pub struct PacketMemory {
 
 /// Bytes of a frame for packets of a device with this MTU.
 pub fn frame_size(mtu: u32) -> u32 {
-    if mtu + BEFORE_PACKET > 2048 { 4096 } else { 2048 }
+    if mtu + BEFORE_PACKET > SMALL_FRAME { LARGEST_FRAME } else { SMALL_FRAME }
 }
 
 impl Default for PacketMemory {

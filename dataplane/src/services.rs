@@ -8,6 +8,8 @@
 use weir_wire::hash::hash2;
 use weir_wire::layout::flow::FlowEntry4;
 
+use crate::purpose;
+
 /// Services that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 1 << 14;
 /// How long an answer speaks for a service.
@@ -42,7 +44,7 @@ impl Services {
     /// The service that a forward entry leads to: address, port and protocol.
     pub fn of(&self, entry: &FlowEntry4) -> u64 {
         let ([a, b, c, d], [e, f]) = (entry.dst, entry.dport);
-        hash2(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, entry.proto]), 6)
+        hash2(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, entry.proto]), purpose::SERVICE)
     }
 
     /// It answered.

@@ -8,6 +8,8 @@ use weir_wire::tcp;
 
 use weir_shm::control::{ControlRegion, Snapshot};
 
+use crate::purpose;
+
 /// Other buckets looked at when the first names an uplink that has just gone down: the control
 /// process has not published buckets without it yet.
 const RETRIES: u64 = 16;
@@ -88,7 +90,7 @@ pub fn uplink(
         if uplink != NONE && resort.is_none() && spared(region, uplink) {
             resort = Some(uplink);
         }
-        hash = hash2(key, hash, 1);
+        hash = hash2(key, hash, purpose::NEXT_BUCKET);
     }
     resort
 }
@@ -127,8 +129,8 @@ fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffi
             let ports = u32::from(t.sport) << 16 | u32::from(t.dport);
             hash2(key, addresses, word([0, 0, 0, t.proto], ports))
         }
-        s if s == source => hash2(key, word(t.src, 0), 0),
-        _ => hash2(key, addresses, 0),
+        s if s == source => hash2(key, word(t.src, 0), purpose::BUCKET),
+        _ => hash2(key, addresses, purpose::BUCKET),
     }
 }
 

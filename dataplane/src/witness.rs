@@ -18,6 +18,7 @@ use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_wire::{tcp, udp};
 
 use crate::engine::Regions;
+use crate::purpose;
 use crate::services::Services;
 
 /// Flows that wait for judgement at a time.
@@ -73,7 +74,7 @@ impl Witness {
     }
 
     fn share_of(&self, host: u16) -> u8 {
-        hash2(self.key, host.into(), 6) as u8
+        hash2(self.key, host.into(), purpose::SHARE) as u8
     }
 
     /// Takes note of a flow that was made now, given its forward slot and its host's index, if there
@@ -124,8 +125,8 @@ impl Witness {
         }
         // A host is its hardware address, however many others it sends from.
         let (remote, local) = (
-            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), 5),
-            bit(self.key, u64::from(host), 7),
+            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), purpose::REMOTE),
+            bit(self.key, u64::from(host), purpose::USER),
         );
         flows.flows += 1;
         remote.enter(&mut flows.remotes);

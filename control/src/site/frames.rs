@@ -1,11 +1,9 @@
 //! Frames that reach XDP and AF_XDP in another form than on the wire, or not at all.
 
+use weir_wire::layout::LARGEST_PACKET;
+
 use super::Site;
 use crate::watch::{Kernel, Link};
-
-/// Most bytes of an IPv4 packet that a worker takes: a frame of AF_XDP's fits in a page
-/// (`xdp_umem_reg`, net/xdp/xdp_umem.c) behind 256 bytes of headroom, with a tagged Ethernet header.
-pub const LARGEST_FOR_USER_TIER: u32 = 4096 - 256 - 18;
 
 /// What is to be known of the frames of this site's devices.
 pub fn warnings(site: &Site, kernel: &Kernel) -> Vec<String> {
@@ -15,11 +13,11 @@ pub fn warnings(site: &Site, kernel: &Kernel) -> Vec<String> {
 
 fn oversize(link: &Link) -> Option<String> {
     let Link { name, mtu, .. } = link;
-    (*mtu > LARGEST_FOR_USER_TIER).then(|| {
+    (*mtu > LARGEST_PACKET).then(|| {
         format!(
-            "interface {name} has MTU {mtu}: packets over {LARGEST_FOR_USER_TIER} bytes begin no \
+            "interface {name} has MTU {mtu}: packets over {LARGEST_PACKET} bytes begin no \
              flow and take no user tier, and are counted as lost in `weir status`; \
-             `ip link set {name} mtu {LARGEST_FOR_USER_TIER}` has them cut by who sends them"
+             `ip link set {name} mtu {LARGEST_PACKET}` has them cut by who sends them"
         )
     })
 }

@@ -4,6 +4,8 @@ use weir_wire::layout::control::OnUplinkDown;
 
 use super::*;
 
+use crate::purpose;
+
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
 pub(super) struct Course {
@@ -239,7 +241,7 @@ impl Engine {
         if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
-        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), 2);
+        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), purpose::POOL);
         Some(pool[host as usize % pool.len()])
     }
 

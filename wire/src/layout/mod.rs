@@ -103,3 +103,11 @@ pub fn checksum64(bytes: &[u8]) -> u64 {
     }
     hash ^ (hash >> 32)
 }
+
+/// Largest frame of AF_XDP's, bytes: a page (`xdp_umem_reg`, net/xdp/xdp_umem.c).
+pub const LARGEST_FRAME: u32 = 4096;
+/// What stands before a packet in a frame that was received in copy mode, bytes: XDP_PACKET_HEADROOM,
+/// and an Ethernet header with a tag.
+pub const BEFORE_PACKET: u32 = 256 + 18;
+/// Most bytes of an IPv4 packet that a worker takes.
+pub const LARGEST_PACKET: u32 = LARGEST_FRAME - BEFORE_PACKET;
