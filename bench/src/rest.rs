@@ -69,7 +69,7 @@ pub struct Line {
     pub cpu_percent: f64,
     /// From the kernel's event about a carrier to the state word, milliseconds.
     pub cut_ms: Vec<f64>,
-    /// The same for another cable that is cut as soon as the first word is there.
+    /// The same for another cable that is cut some milliseconds after the first word.
     pub next_cut_ms: Vec<f64>,
 }
 
@@ -232,10 +232,11 @@ fn section(lines: &[Line], options: &Options) -> Section {
         name: "rest",
         title: "The control process at rest, and a cut cable".into(),
         notes: vec![format!(
-            "CPU time of weir-control over {} s in which nothing happens, percent of one CPU. Then \
-             {} pairs of cables are cut, the second as soon as the first one's word is there, while \
-             all that follows from the first is still being done: from the kernel's event to the \
-             state word, medians and the worst. Routes are by a device that is no uplink.",
+            "CPU time of weir-control's own threads over {} s in which nothing happens, percent of \
+             one CPU; uplinks without targets, so that their next hops are probed, and no \
+             dataplane. Then {} pairs of cables are cut, the second some milliseconds after the \
+             first one's word: from the kernel's event to the state word, medians and the worst. \
+             Routes are by a device that is no uplink.",
             options.seconds, options.cuts
         )],
         json: json!({ "seconds": options.seconds, "cuts": options.cuts, "lines": lines }),

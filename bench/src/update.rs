@@ -93,6 +93,8 @@ pub struct Line {
     pub ends: bool,
     /// The trials.
     pub trials: Vec<Trial>,
+    /// How many had too little traffic left, and were made again.
+    pub again: u32,
 }
 
 impl Line {
@@ -122,16 +124,16 @@ pub fn measure(options: &Options) -> Result<[Line; 4]> {
     field.busy = options.busy.then(Busy::start).transpose()?;
     let flips = repeat(rounds, || field.flip(false)).context("taking an uplink out")?;
     let commands = repeat(rounds.min(COMMANDS), || field.flip(true)).context("taking it out")?;
-    let mut cuts = Vec::new();
-    for _ in 0..rounds + late(rounds) {
-        if cuts.len() < options.rounds {
-            cuts.extend(field.cut().context("cutting a cable")?);
-        }
-    }
-    ensure!(cuts.len() == options.rounds, "the carrier was lost after the traffic too often");
+    let cuts = repeat(rounds, || field.cut()).context("cutting a cable")?;
     let weights = repeat(rounds, || field.weigh()).context("setting a weight")?;
-    let line =
-        |key, what, [asked, ends]: [bool; 2], trials| Line { key, what, asked, ends, trials };
+    let line = |key, what, [asked, ends]: [bool; 2], (trials, again)| Line {
+        key,
+        what,
+        asked,
+        ends,
+        trials,
+        again,
+    };
     Ok([
         line("flip", "uplink down, by the API", [true, true], flips),
         line("flip_command", "uplink down, by the command", [true, true], commands),
@@ -140,14 +142,25 @@ pub fn measure(options: &Options) -> Result<[Line; 4]> {
     ])
 }
 
-/// Cuts that may come too late to be measured: on a busy CPU the kernel takes its time to set a link
-/// down.
-fn late(rounds: u32) -> u32 {
+/// Trials of a kind that may have to be made again.
+fn spare(rounds: u32) -> u32 {
     rounds / 10 + 2
 }
 
-fn repeat(rounds: u32, mut trial: impl FnMut() -> Result<Trial>) -> Result<Vec<Trial>> {
-    (0..rounds).map(|_| trial()).collect()
+/// So many trials that measured something, and how many did not.
+fn repeat(
+    rounds: u32,
+    mut trial: impl FnMut() -> Result<Option<Trial>>,
+) -> Result<(Vec<Trial>, u32)> {
+    let (mut trials, mut again) = (Vec::new(), 0);
+    while trials.len() < rounds as usize {
+        match trial()? {
+            Some(trial) => trials.push(trial),
+            None => again += 1,
+        }
+        ensure!(again <= spare(rounds), "the traffic was over before the change too often");
+    }
+    Ok((trials, again))
 }
 
 /// Who asks for a change.
@@ -169,8 +182,6 @@ struct Field {
     /// The established flows, and the next of them: none has moved.
     established: Load,
     next: u32,
-    /// When the last frame of a trial had left, nanoseconds of CLOCK_MONOTONIC.
-    last_sent: u64,
     /// New flows, and the next of them: none was sent before.
     new: Load,
     next_new: u32,
@@ -178,11 +189,12 @@ struct Field {
 
 impl Field {
     fn prepare(flows: u32, rounds: u32) -> Result<Self> {
-        let trials = 2 * rounds + rounds.min(COMMANDS) + late(rounds);
+        let commands = rounds.min(COMMANDS);
+        let trials = 2 * (rounds + spare(rounds)) + commands + spare(commands);
         let frames = (flows / trials).min(MOST_FRAMES);
         let least = trials * LEAST_FRAMES;
         ensure!(frames >= LEAST_FRAMES, "{trials} trials need {least} flows or more");
-        let new = rounds * frames;
+        let new = (rounds + spare(rounds)) * frames;
         let mut site = Site::build(flows)?;
         site.pair_flows();
         let room = flows.checked_add(new).context("too many flows")?;
@@ -202,17 +214,7 @@ impl Field {
             stride: 1,
             ..established
         };
-        Ok(Self {
-            weir,
-            site,
-            busy: None,
-            frames,
-            established,
-            next: 0,
-            last_sent: 0,
-            new,
-            next_new: 0,
-        })
+        Ok(Self { weir, site, busy: None, frames, established, next: 0, new, next_new: 0 })
     }
 
     /// Has flows sent that leave by the old uplink.
@@ -224,7 +226,7 @@ impl Field {
     }
 
     /// Takes out an uplink under traffic of flows that leave by it; then it returns.
-    fn flip(&mut self, by_command: bool) -> Result<Trial> {
+    fn flip(&mut self, by_command: bool) -> Result<Option<Trial>> {
         self.send_established()?;
         let name = UPLINKS[OLD];
         let change = |weir: &Weir| match by_command {
@@ -237,24 +239,22 @@ impl Field {
         Ok(trial)
     }
 
-    /// Cuts its cable; then it is joined again. None if the traffic was over before the kernel told
-    /// of it.
+    /// Cuts its cable; then it is joined again.
     fn cut(&mut self) -> Result<Option<Trial>> {
         self.send_established()?;
         let provider = self.site.topology.providers[OLD].clone();
         let notice = Notice::of_carrier_loss(&self.site.topology.gateway)?;
         let cut = provider.cutter()?;
-        let trial = self.trial(|_| cut(), state, Requester::Ordinary, Some(&notice));
-        let is_late = notice.moment()?.is_some_and(|event| event + ENOUGH > self.last_sent);
+        let trial = self.trial(|_| cut(), state, Requester::Ordinary, Some(&notice))?;
         provider.set_carrier(true)?;
         wait::until("the uplink to be well again", wait::BOUND, || {
             Ok((self.weir.states()?[OLD] == uplink_state::USABLE).then_some(()))
         })?;
-        if is_late { Ok(None) } else { trial.map(Some) }
+        Ok(trial)
     }
 
     /// Gives an uplink without one a weight, while new flows arrive.
-    fn weigh(&mut self) -> Result<Trial> {
+    fn weigh(&mut self) -> Result<Option<Trial>> {
         self.weir.weight(UPLINKS[NEW], 0)?;
         self.site.traffic.set_plan_from(&self.new, self.next_new)?;
         self.next_new += self.frames;
@@ -263,14 +263,15 @@ impl Field {
     }
 
     /// Makes the change under traffic, which is set up. Times count from the notice, if there is
-    /// one, else from the request.
+    /// one, else from the request. None if the traffic was over too soon after it: the generator makes
+    /// good what it was late with, and the kernel takes its time to set a link down.
     fn trial(
         &mut self,
         change: impl FnOnce(&Weir) -> Result<()> + Send,
         word: impl Fn(&ControlRegion) -> u64 + Sync,
         requester: Requester,
         notice: Option<&Notice>,
-    ) -> Result<Trial> {
+    ) -> Result<Option<Trial>> {
         let (weir, site) = (&self.weir, &mut self.site);
         let (frames, busy) = (self.frames, self.busy.is_some());
         let control = weir.control()?;
@@ -292,16 +293,16 @@ impl Field {
                 machine::real_time();
                 when_changed(|| word(&control), &done)
             });
-            let begun = wait::until("the first frame to arrive", TRAFFIC, || {
-                Ok((arriving.by(OLD)? > 0).then_some(()))
-            });
+            while arriving.by(OLD)? == 0 && !sender.is_finished() {
+                std::thread::sleep(WATCH);
+            }
             std::thread::sleep(BEFORE);
             let request = scope.spawn(move || {
                 if requester == Requester::RealTime {
                     machine::real_time();
                 }
                 let asked = now_ns();
-                let changed = begun.and_then(|()| change(weir));
+                let changed = change(weir);
                 (asked, now_ns(), changed)
             });
             let request = request.join();
@@ -313,12 +314,14 @@ impl Field {
             changed?;
             Ok((asked, answered, published, sent?))
         })?;
-        self.last_sent = last_sent;
         let begin = match notice {
             Some(notice) => notice.moment()?.context("nobody told of the change")?,
             None => asked,
         };
         let arrived = site.settle(far)? - before;
+        if last_sent < begin + ENOUGH {
+            return Ok(None);
+        }
         let arrivals = site.traffic.arrivals()?;
         let (old, new): (Arrivals, Arrivals) = (arrivals[OLD], arrivals[NEW]);
         let ms = |ns: u64| (ns as f64 - asked as f64) / 1e6;
@@ -342,13 +345,13 @@ impl Field {
         ensure!(new.first_ns > asked, "traffic left by the other uplink before the change");
         let us = |ns: u64| (ns as f64 - begin as f64) / 1e3;
         let seen = published.context("nothing was published")?.min(new.first_ns);
-        Ok(Trial {
+        Ok(Some(Trial {
             published_us: us(if notice.is_some() { seen } else { seen.min(answered) }),
             answered_us: us(answered),
             first_us: us(new.first_ns),
             last_us: us(old.last_ns),
             lost: f64::from(frames) - arrived as f64,
-        })
+        }))
     }
 }
 
@@ -456,8 +459,13 @@ fn section(lines: &[Line; 4], options: &Options) -> Section {
                  nice -20 beside busy loops. Times of packets are taken at the far side and include \
                  the way there. The control process, the worker, this watcher and the requester \
                  share one CPU; the generator has the other. Busy loops are of ordinary priority. A \
-                 cut that the kernel tells of after the traffic is made again.",
-                WATCH.as_micros()
+                 trial with less than {} ms of traffic left after the change is made again: {} were. \
+                 What the first packet shows is no finer than the time between two frames, which is \
+                 {} ms shared out among those of a trial.",
+                WATCH.as_micros(),
+                ENOUGH / 1_000_000,
+                lines.iter().map(|line| line.again).sum::<u32>(),
+                TRAFFIC.as_millis()
             ),
         ],
         json: Value::Object(json),

@@ -23,3 +23,5 @@ pub const USER: u64 = 7;
 pub const SERVICE: u64 = 8;
 /// The mapping of an outside endpoint.
 pub const EXTERNAL: u64 = 9;
+/// A host that the kernel knows, in a set of them.
+pub const ACQUAINTANCE: u64 = 10;

@@ -10,6 +10,7 @@
 //! a host that is there, or answers ARP for one that is not, is not told from it.
 
 use super::*;
+use crate::purpose;
 
 /// Hosts that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 4096;
@@ -37,7 +38,7 @@ impl Acquaintances {
     }
 
     fn place(&self, host: Neighbour) -> usize {
-        hash2(self.key, host.to_word(), 8) as usize % PLACES
+        hash2(self.key, host.to_word(), purpose::ACQUAINTANCE) as usize % PLACES
     }
 
     /// The kernel is to be asked about this address of a LAN port.
