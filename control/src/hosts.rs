@@ -32,8 +32,8 @@ pub struct Sources {
     uplink_addresses: Vec<Ipv4Addr>,
     /// Kernel indices of the LANs' interfaces.
     lan_links: Vec<u32>,
-    /// Of devices on ports, with them: no destination depends on these, the guard does.
-    virtual_ports: Vec<(u32, u32)>,
+    /// Names of devices on ports, after these: no destination depends on them, the guard does.
+    virtual_ports: Vec<(u32, String)>,
     /// Networks of the LANs.
     lans: Vec<Ipv4Net>,
     /// The gateway's addresses.
@@ -58,7 +58,9 @@ impl Sources {
             uplink_addresses: near::sources(site, kernel),
             uplinks,
             lan_links: lan_links.map(|link| link.index).collect(),
-            virtual_ports: virtual_ports.map(|(port, device)| (port.index, device.index)).collect(),
+            virtual_ports: virtual_ports
+                .map(|(port, device)| (port.index, device.name.clone()))
+                .collect(),
             lans,
             own: held.collect(),
             pools,

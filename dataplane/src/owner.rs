@@ -44,10 +44,16 @@ impl Owners {
     /// Who has the address, or is the router to it, behind the interface with this index. What the
     /// kernel does not know, or not for sure, it begins to find out.
     pub fn of(&self, interface: u32, address: [u8; 4]) -> Owner {
-        self.look(interface, address.into()).unwrap_or(Owner::Unknown)
+        self.look(interface, address.into(), true).unwrap_or(Owner::Unknown)
     }
 
-    fn look(&self, interface: u32, address: Ipv4Addr) -> io::Result<Owner> {
+    /// The same, as far as the kernel knows: it finds out nothing, however many addresses somebody
+    /// makes up.
+    pub fn known(&self, interface: u32, address: [u8; 4]) -> Owner {
+        self.look(interface, address.into(), false).unwrap_or(Owner::Unknown)
+    }
+
+    fn look(&self, interface: u32, address: Ipv4Addr, find_out: bool) -> io::Result<Owner> {
         let Some(address) = self.next_hop(interface, address)? else { return Ok(Owner::Nobody) };
         let mut query = NeighbourMessage::default();
         query.header.family = AddressFamily::Inet;
@@ -64,18 +70,13 @@ impl Owners {
             let NeighbourAttribute::LinkLayerAddress(mac) = attribute else { return None };
             <[u8; 6]>::try_from(mac.as_slice()).ok()
         });
+        if find_out && matches!(state, NeighbourState::None | NeighbourState::Stale) {
+            self.resolve(interface, address);
+        }
         Ok(match (state, mac) {
             (NeighbourState::Failed, _) => Owner::Nobody,
-            (NeighbourState::None, _) => {
-                self.resolve(interface, address);
-                Owner::Asked
-            }
-            (NeighbourState::Stale, Some(mac)) => {
-                self.resolve(interface, address);
-                Owner::At(mac)
-            }
+            (NeighbourState::None, _) | (_, None) => Owner::Asked,
             (_, Some(mac)) => Owner::At(mac),
-            (_, None) => Owner::Asked,
         })
     }
 

@@ -185,7 +185,8 @@ fn stray(p: &Parsed, port: &Port, head: &[u8; HEAD_LEN]) -> Option<Outcome> {
 #[inline(always)]
 fn for_everybody(p: &Parsed, port: &Port, group: bool) -> Outcome {
     if port.role != PortRole::Lan as u8 {
-        let ours = matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN);
+        let source = maps::host_class(p.src);
+        let ours = source == host_class::LOCAL || source == host_class::LAN && !is_lease(p);
         let for_one = !group && !matches!(maps::host_class(p.dst), 0 | host_class::NEAR);
         if ours || for_one && !is_lease(p) {
             return MARTIAN;
@@ -215,8 +216,12 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 /// than LANs is the kernel's, whose table of weir's decides, and so is what may reach an own prefix.
 #[inline(always)]
 fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
-    // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
-    if matches!(maps::host_class(p.src), host_class::LOCAL | host_class::LAN | host_class::POOL) {
+    // Nobody beyond an uplink has an address of this side (RFC 3704 §2), but for a provider's server
+    // of leases: its private network may be a LAN's too.
+    let source = maps::host_class(p.src);
+    if source == host_class::LOCAL
+        || matches!(source, host_class::LAN | host_class::POOL) && !is_lease(p)
+    {
         return Verdict::Done(MARTIAN);
     }
     let otherwise = match maps::host_class(p.dst) {

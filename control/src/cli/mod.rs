@@ -77,7 +77,7 @@ pub enum Command {
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
     Uplinks,
-    /// The changes of the uplinks' states, with the reason of each. Needs weir-control.
+    /// The changes of the states of uplinks and LANs, with the reason of each. Needs weir-control.
     History {
         /// Only from this change on.
         #[arg(long, default_value_t = 0)]

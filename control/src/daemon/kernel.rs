@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::Daemon;
 use super::patience::{KERNEL_PATIENCE, sleep_until, unanswered};
+use super::turn::TICK;
 use crate::rules;
 use crate::time;
 use crate::watch::{Kernel, Watcher};
@@ -63,7 +64,9 @@ impl Daemon {
     /// When it takes longer than [`KERNEL_PATIENCE`].
     pub(super) async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
         self.cut.clear();
-        let end = tokio::time::Instant::now() + KERNEL_PATIENCE;
+        let begin = tokio::time::Instant::now();
+        let end = begin + KERNEL_PATIENCE;
+        let mut beat = tokio::time::interval_at(begin + TICK, TICK);
         let mut kernel = std::pin::pin!(kernel);
         let words = Arc::clone(&self.words);
         loop {
@@ -75,6 +78,8 @@ impl Daemon {
                     }
                 }
                 () = words.news() => {}
+                // It is the kernel that hangs, not this process.
+                _ = beat.tick() => weir_service::alive(),
                 () = sleep_until(self.monitor.deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
                     return Err(unanswered(KERNEL_PATIENCE));

@@ -18,7 +18,7 @@ use crate::time;
 use crate::watch::Watcher;
 
 /// How often state is looked at without an event.
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_millis(100);
 

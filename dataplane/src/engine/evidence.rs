@@ -6,7 +6,8 @@
 //! that is right, and with time to live enough for the way.
 //!
 //! A worker asks the kernel about hosts that it does not know, once a tick and for few, and
-//! remembers those that it finds. So a host's first flow says nothing yet. Who sends in the name of
+//! remembers those that it finds; the kernel does not go and look for them. So a host's first flow
+//! says nothing yet. Who sends in the name of
 //! a host that is there, or answers ARP for one that is not, is not told from it.
 
 use super::*;

@@ -285,6 +285,9 @@ fn a_lease_reaches_the_gateway_before_it_has_the_address() {
         let lease = udp(SITE, 67, address, 68);
         assert_eq!(f.run(&lease), (PASS, Counter::XdpPassForeign), "{address:?}");
     }
+    // A provider's private network may be a LAN's too; the gateway itself serves no uplink.
+    assert_eq!(f.run(&udp(HOST, 67, POOL, 68)), (PASS, Counter::XdpPassForeign));
+    assert_eq!(f.run(&udp(LAN_ADDRESS, 67, POOL, 68)), MARTIAN);
     assert_eq!(f.run(&udp(SITE, 67, OWN, 68)), UNASKED, "a host's");
 }
 
