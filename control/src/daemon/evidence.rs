@@ -82,13 +82,12 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use tokio::sync::mpsc;
     use tokio::time::Instant;
 
-    use super::super::fixture::daemon;
+    use super::super::fixture::{daemon, event};
     use super::*;
     use crate::health::State;
     use crate::probe::Finding;
@@ -106,13 +105,6 @@ mod tests {
     async fn time_is_news_when_a_probe_has_waited_too_long() {
         let (found, findings) = mpsc::channel(16);
         let mut daemon = daemon(findings);
-        let event = |seq, finding| probe::Event {
-            uplink: Arc::from("fiber"),
-            target: Arc::from("far"),
-            seq,
-            finding,
-            at: Instant::now(),
-        };
         found.send(event(1, Finding::Sent)).await.unwrap();
         found.send(event(1, Finding::Reply(1000))).await.unwrap();
         daemon.publish().unwrap();
@@ -127,13 +119,7 @@ mod tests {
     async fn answers_that_wait_count_before_time_passes() {
         let (found, findings) = mpsc::channel(16);
         let mut daemon = daemon(findings);
-        let event = |seq, finding, at| probe::Event {
-            uplink: Arc::from("fiber"),
-            target: Arc::from("far"),
-            seq,
-            finding,
-            at,
-        };
+        let event = |seq, finding, at| probe::Event { at, ..event(seq, finding) };
         let state = |daemon: &mut Daemon| {
             daemon.publish().unwrap();
             daemon.view()[0].state

@@ -1,9 +1,11 @@
 //! A daemon for tests: one uplink, with one target.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use weir_shm::Pins;
 use weir_shm::control::ControlRegion;
 use weir_shm::counters::Counters;
@@ -50,6 +52,12 @@ pub(super) fn kernel() -> Kernel {
         neighbours: [((2, "192.0.2.1".parse().unwrap()), next_hop)].into(),
         ..Kernel::default()
     }
+}
+
+/// What a probe of its target found now.
+pub(super) fn event(seq: u32, finding: probe::Finding) -> probe::Event {
+    let (uplink, target) = (Arc::from("fiber"), Arc::from("far"));
+    probe::Event { uplink, target, seq, finding, at: Instant::now() }
 }
 
 /// Regions of its own, but for the map of hosts, which is the kernel's. Needs root.

@@ -127,13 +127,12 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
-    use tokio::time::Instant;
     use weir_wire::layout::control::uplink_state;
 
-    use super::super::fixture::{daemon, kernel};
+    use super::super::fixture::{daemon, event, kernel};
     use super::*;
     use crate::events::Event;
-    use crate::probe::{self, Finding};
+    use crate::probe::Finding;
 
     #[tokio::test]
     async fn uplinks_are_judged_while_the_kernel_does_not_answer() {
@@ -142,13 +141,6 @@ mod tests {
         daemon.publish().unwrap();
         let usable = daemon.writer.region().clone();
         let usable = || usable.uplink_state(0) & uplink_state::USABLE != 0;
-        let event = |seq, finding| probe::Event {
-            uplink: Arc::from("fiber"),
-            target: Arc::from("far"),
-            seq,
-            finding,
-            at: Instant::now(),
-        };
         let stuck = async {
             found.send(event(1, Finding::Sent)).await.unwrap();
             found.send(event(1, Finding::Reply(1000))).await.unwrap();
@@ -166,15 +158,8 @@ mod tests {
     async fn a_view_that_was_read_before_a_cut_brings_no_carrier_back() {
         let (found, findings) = mpsc::channel(16);
         let mut daemon = daemon(findings);
-        let event = |finding| probe::Event {
-            uplink: Arc::from("fiber"),
-            target: Arc::from("far"),
-            seq: 1,
-            finding,
-            at: Instant::now(),
-        };
-        found.send(event(Finding::Sent)).await.unwrap();
-        found.send(event(Finding::Reply(1000))).await.unwrap();
+        found.send(event(1, Finding::Sent)).await.unwrap();
+        found.send(event(1, Finding::Reply(1000))).await.unwrap();
         let before = daemon.publish().unwrap();
         let (region, words) = (daemon.writer.region().clone(), Arc::clone(&daemon.words));
         assert_ne!(region.uplink_state(0) & uplink_state::USABLE, 0);
