@@ -48,9 +48,8 @@ impl Kernel {
         let known: BTreeSet<(u32, Ipv4Net)> = before.addresses.iter().copied().collect();
         let here: BTreeSet<(u32, Ipv4Net)> = self.addresses.iter().copied().collect();
         let renumbered: BTreeSet<u32> = here.difference(&known).map(|(index, _)| *index).collect();
-        let running = |kernel: &Self, index| kernel.link_at(index).is_some_and(|link| link.running);
         let waits = |of: &Self, index| {
-            running(before, index) && running(of, index) && !renumbered.contains(&index)
+            before.is_running(index) && of.is_running(index) && !renumbered.contains(&index)
         };
         for key @ (index, net) in before.addresses.iter().filter(|key| !here.contains(key)) {
             let since = before.lost.addresses.get(key).copied().unwrap_or(now);

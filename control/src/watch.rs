@@ -131,6 +131,11 @@ impl Kernel {
         self.links.iter().find(|link| link.name == name)
     }
 
+    /// Is the interface of that index up, with a carrier?
+    pub fn is_running(&self, index: u32) -> bool {
+        self.link_at(index).is_some_and(|link| link.running)
+    }
+
     /// Takes over that a link has lost its carrier, without reading the view anew; says whether it
     /// is news. All else must be read: what becomes usable needs more than a carrier.
     pub fn lose_carrier(&mut self, index: u32) -> bool {
@@ -144,14 +149,13 @@ impl Kernel {
     /// carrier is lost at once.
     pub fn remember(&mut self, before: &Self, now: u64) {
         self.wait_for(before, now);
-        let running = |kernel: &Self, index| kernel.link_at(index).is_some_and(|link| link.running);
         for (key, entry) in &before.neighbours {
             let since = before.forgotten.get(key).copied().unwrap_or(now);
             if !self.neighbours.contains_key(key)
                 && !self.silent.contains(key)
                 && now.saturating_sub(since) < FORGOTTEN_MS
-                && running(before, key.0)
-                && running(self, key.0)
+                && before.is_running(key.0)
+                && self.is_running(key.0)
             {
                 self.forgotten.insert(*key, since);
                 let entry = NeighbourEntry { fresh: false, trusted: false, ..*entry };
