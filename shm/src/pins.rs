@@ -69,6 +69,11 @@ pub struct Pins {
     directory: PathBuf,
 }
 
+/// The path as a process sees it that may have a mount namespace of its own.
+pub fn seen_by(pid: i32, path: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path))
+}
+
 impl Pins {
     /// Makes sure that the directory exists on a BPF file system, mounting one if need be, and that
     /// nobody but its owner, this process's user, can reach what is in it.
@@ -108,10 +113,9 @@ impl Pins {
     /// cannot be looked at.
     pub fn warning(&self) -> Option<String> {
         let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
-        let relative = self.directory.strip_prefix("/").unwrap_or(&self.directory);
         let ours = device(&self.directory).ok()?;
         let parent = rustix::process::getppid()?.as_raw_nonzero();
-        match device(&PathBuf::from(format!("/proc/{parent}/root")).join(relative)) {
+        match device(&seen_by(parent.get(), &self.directory)) {
             Ok(theirs) if theirs == ours => None,
             Err(error) if error.kind() != Kind::NotFound => None,
             _ => Some(format!(

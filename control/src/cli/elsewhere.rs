@@ -6,9 +6,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::net::sockopt::socket_peercred;
+use weir_shm::pins::seen_by;
 
 use super::{Arguments, output};
 
@@ -34,9 +35,8 @@ impl Elsewhere {
             Some((found.dev(), found.ino()))
         };
         // A process whose root cannot be looked at says nothing.
-        let root = PathBuf::from(format!("/proc/{pid}/root"));
-        fs::metadata(&root).ok()?;
-        let theirs = identity(&root.join(pins.strip_prefix("/").unwrap_or(pins)));
+        fs::metadata(seen_by(pid, Path::new("/"))).ok()?;
+        let theirs = identity(&seen_by(pid, pins));
         match (theirs, identity(pins)) {
             (None, _) => Some(Self::OtherDirectory(pid)),
             (theirs, ours) if theirs == ours => None,
