@@ -118,7 +118,7 @@ impl Netns {
     /// # Errors
     /// When a line fails; the lines before it stay applied.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        self.feed(Command::new("ip").args(["-batch", "-"]), lines)
+        self.hungry_ip()?.feed(lines).with_context(|| format!("in namespace {}", self.name))
     }
 
     /// `ip -batch` inside the namespace, started: a process takes its time to start on a busy CPU.
