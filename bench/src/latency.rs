@@ -147,7 +147,7 @@ impl Entrant {
         let site = &mut self.prepared.site;
         let no_frames = site.call()?;
         site.aim(Size::Fixed(64), 0)?;
-        let time = site.traffic.send(FASTEST, 1)?.time.saturating_sub(no_frames);
+        let time = site.traffic.send(FASTEST, 1)?.sending(no_frames);
         site.settle(|traffic| Ok(traffic.far()?.packets))?;
         let (mut low, mut high) = (0.0, 1.1 * f64::from(FASTEST) / time.as_secs_f64());
         while high - low > PRECISION * high {

@@ -132,7 +132,7 @@ fn send(site: &mut Site, flows: u32, made: impl Fn(&Site) -> Result<u64>) -> Res
     let call = site.traffic.blast(flows)?;
     let arrived = site.settle(|traffic| Ok(traffic.far()?.packets))? - far;
     let made = made(site)? - made_before;
-    let seconds = call.time.saturating_sub(no_frames).as_secs_f64();
+    let seconds = call.sending(no_frames).as_secs_f64();
     Ok(Round {
         offered: call.sent as f64 / seconds,
         rate: made as f64 / seconds,

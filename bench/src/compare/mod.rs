@@ -135,7 +135,7 @@ impl Entrant {
         gateway.wake()?;
         site.aim(size, 0)?;
         let warm = site.traffic.blast(WARM_UP)?;
-        let each = warm.time.saturating_sub(self.call).as_secs_f64() / f64::from(WARM_UP);
+        let each = warm.sending(self.call).as_secs_f64() / f64::from(WARM_UP);
         let frames = (run.as_secs_f64() / each.max(1e-9)) as u32;
         site.settle(|traffic| Ok(traffic.far()?.packets))?;
         let (before, in_kernel) = (site.traffic.far()?.packets, gateway.forwarded_in_kernel()?);
@@ -145,7 +145,7 @@ impl Entrant {
             (Some(before), Some(after)) => Some((after - before) as f64 / arrived as f64),
             _ => None,
         };
-        let seconds = call.time.saturating_sub(self.call).as_secs_f64();
+        let seconds = call.sending(self.call).as_secs_f64();
         measured.add(
             call.received as f64 / seconds / 1e6,
             1.0 - arrived as f64 / call.sent as f64,

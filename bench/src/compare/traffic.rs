@@ -1,11 +1,12 @@
 //! The traffic programs, loaded: live frames out of one namespace, and what became of them.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{Array, DevMap, Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -57,6 +58,16 @@ pub struct Call {
     pub waited: u64,
     /// Time of the call, its set-up and end included.
     pub time: Duration,
+    /// Test runs that it took: one, and one more for each that a signal ended.
+    pub runs: u32,
+}
+
+impl Call {
+    /// Time less the set-up and end of each test run, of which one takes `empty`.
+    #[must_use]
+    pub fn sending(&self, empty: Duration) -> Duration {
+        self.time.saturating_sub(empty * self.runs)
+    }
 }
 
 impl Traffic {
@@ -117,38 +128,60 @@ impl Traffic {
         Ok(())
     }
 
-    /// Sends `frames` frames and returns when the last one has left. `batch` frames leave at a
-    /// time.
+    /// Sends `frames` frames and returns when the last one has left, whatever signals come.
+    /// `batch` frames leave at a time.
     ///
     /// # Errors
     /// When the kernel refuses, or the generator fails.
     pub fn send(&mut self, frames: u32, batch: u32) -> Result<Call> {
         let (before, received) = (self.state()?, self.far()?.packets);
+        let (mut sent, mut runs, mut time, mut whole) = (0, 0, Duration::ZERO, false);
+        while !whole {
+            let took;
+            (whole, took) = self.test_run(frames - sent, batch)?;
+            sent = u32::try_from(self.state()?.sent - before.sent)?;
+            (runs, time) = (runs + 1, time + took);
+        }
+        ensure!(sent == frames, "the generator sent {sent} of {frames} frames");
+        let (waited, received) =
+            (self.state()?.waited - before.waited, self.far()?.packets - received);
+        Ok(Call { sent: sent.into(), received, waited, time, runs })
+    }
+
+    /// One test run, and how long it took; false when a signal ended it. The kernel looks for
+    /// signals between batches (net/bpf/test_run.c, `bpf_test_timer_continue`), and the generator
+    /// goes on where it was.
+    fn test_run(&mut self, frames: u32, batch: u32) -> Result<(bool, Duration)> {
         let frame = vec![0u8; self.frame_len];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
         // egress_ifindex.
         let context: [u32; 6] = [0, u32::try_from(frame.len())?, 0, self.ifindex, 0, 0];
         let context: [u8; 24] = transmute!(context);
         let program: &Xdp = program(&mut self.ebpf, GENERATE)?;
-        let run = || -> Result<Duration> {
+        let run = || -> Result<(bool, Duration)> {
             let mut cpus = CpuSet::new();
             cpus.set(GENERATOR_CPU);
             sched_setaffinity(None, &cpus)?;
             let started = Instant::now();
-            program.test_run(TestRunOptions {
+            let result = program.test_run(TestRunOptions {
                 data_in: Some(&frame),
                 ctx_in: Some(&context),
                 repeat: frames,
                 attrs: TestRunAttrs::new().xdp_live_frames(batch),
                 ..TestRunOptions::default()
-            })?;
-            Ok(started.elapsed())
+            });
+            let whole = match result {
+                Ok(_) => true,
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.kind() == ErrorKind::Interrupted =>
+                {
+                    false
+                }
+                Err(error) => return Err(error.into()),
+            };
+            Ok((whole, started.elapsed()))
         };
-        let time = self.generator.run(run)?.context("live-frame run")?;
-        let (after, received) = (self.state()?, self.far()?.packets - received);
-        let (sent, waited) = (after.sent - before.sent, after.waited - before.waited);
-        ensure!(sent == u64::from(frames), "the generator sent {sent} of {frames} frames");
-        Ok(Call { sent, received, waited, time })
+        self.generator.run(run)?.context("live-frame run")
     }
 
     /// As [`Self::send`], in batches that suit throughput.
