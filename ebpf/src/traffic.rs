@@ -4,7 +4,8 @@
 //! The programs are the package's binary `weir-traffic`. [`GENERATE`] is never attached: live-frame
 //! test runs (`BPF_F_TEST_XDP_LIVE_FRAMES`, Documentation/bpf/bpf_prog_run.rst) call it with one
 //! recycled page after another, so it writes every header whole. [`FAR`] is attached where
-//! providers are, [`HOME`] where the frames come from; [`REDIRECT`] and [`PASS`] go on a gateway.
+//! providers are, [`HOME`] where the frames come from; [`REDIRECT`], [`LIMIT`] and [`PASS`] go on a
+//! gateway.
 //! [`NOTICE`] is the filter of a socket that nobody reads.
 //!
 //! Frame lengths here are without the frame check sequence.
@@ -22,6 +23,9 @@ pub const HOME: &str = "home";
 /// Sends every frame to [`OUT`] slot [`OUT_GATEWAY`] with the hardware addresses of
 /// [`Plan::onward`].
 pub const REDIRECT: &str = "redirect";
+/// As [`REDIRECT`], but the frame leaves as the line of its flow in [`TABLE`] says: what any gateway
+/// costs at least that keeps state. The table holds zeros, which change nothing.
+pub const LIMIT: &str = "limit";
 /// Gives every frame to the kernel. On a veth device this turns on the receive path that takes
 /// redirected frames, without GRO.
 pub const PASS: &str = "pass";
@@ -39,6 +43,11 @@ pub const COUNTS: &str = "COUNTS";
 pub const DELAYS: &str = "DELAYS";
 /// Per-CPU array of [`ARRIVAL_SLOTS`] [`Arrivals`], by [`arrival_slot`].
 pub const ARRIVALS: &str = "ARRIVALS";
+/// Array of pages of [`LINES`] lines, `mmap`-able as a gateway's would be; as many as the loader
+/// says, in [`PAGES`] too.
+pub const TABLE: &str = "TABLE";
+/// Pages of [`TABLE`], a `u32`: to be set before [`LIMIT`] is loaded.
+pub const PAGES: &str = "PAGES";
 /// Device map of two slots.
 pub const OUT: &str = "OUT";
 /// Array of one [`Pattern`].
@@ -48,7 +57,7 @@ pub const MOMENT: &str = "MOMENT";
 
 /// Slot of the device the generator sends by.
 pub const OUT_GENERATOR: u32 = 0;
-/// Slot of the device [`REDIRECT`] sends by.
+/// Slot of the device [`REDIRECT`] and [`LIMIT`] send by.
 pub const OUT_GATEWAY: u32 = 1;
 /// Slot of frames that reached the far side.
 pub const COUNT_FAR: u32 = 0;
@@ -92,7 +101,8 @@ pub struct Plan {
     /// First 16 bytes of a frame, as they are sent: hardware addresses, EtherType, and the first
     /// two of the IPv4 header.
     pub start: [u64; 2],
-    /// First 12 bytes of a frame that [`REDIRECT`] sends, as they are sent; the rest is ignored.
+    /// First 12 bytes of a frame that [`REDIRECT`] or [`LIMIT`] sends, as they are sent; the rest
+    /// is ignored.
     pub onward: [u64; 2],
     /// Nanoseconds between frames, at most [`MAX_INTERVAL_NS`]; 0 for as fast as possible. Other
     /// than 0, frames are stamped.
@@ -236,6 +246,25 @@ pub const fn header(plan: &Plan, flow: u32, frame_len: u16) -> [u64; 6] {
     ]
 }
 
+/// Bytes of a line of [`TABLE`]: a cache line.
+pub const LINE: usize = 64;
+/// Lines of a page, which is one of the machine's.
+pub const LINES: usize = 64;
+/// What [`TABLE`] is an array of.
+pub type Page = [[u64; LINE / 8]; LINES];
+
+/// Where the line of a frame's flow is, out of so many pages: page, and line in it. `words` are the
+/// fourth and the fifth word of its [`header`].
+#[inline(always)]
+#[must_use]
+pub const fn line_of(words: [u64; 2], pages: u32) -> (u32, usize) {
+    // The header's checksum and UDP's length are shifted out.
+    let hash = (words[0] >> 16).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = ((hash ^ hash >> 32) ^ words[1] << 16).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let page = ((hash >> 32) * pages as u64) >> 32;
+    (page as u32, (hash ^ hash >> 29) as usize % LINES)
+}
+
 /// Buckets of delays, 16 for each power of two: a bucket is within 6.25 % of what it holds.
 pub const DELAY_BUCKETS: u32 = 640;
 
@@ -259,4 +288,37 @@ pub const fn delay_of(bucket: u32) -> u64 {
     }
     let power = bucket / 16 + 3;
     (16 + bucket as u64 % 16) << (power - 4)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn flows_have_lines_all_over_the_table() {
+        const FLOWS: u32 = 1 << 16;
+        let plan = Plan {
+            source: 0x0a00_4000,
+            destination: 0xc633_6401,
+            flows: FLOWS,
+            endpoints: FLOWS / 2,
+            ..Plan::new_zeroed()
+        };
+        let pages = FLOWS / LINES as u32;
+        let line = |flow| {
+            let header = header(&plan, flow, 60);
+            line_of([header[3], header[4]], pages)
+        };
+        let lines: BTreeSet<_> = (0..FLOWS).map(line).collect();
+        assert!(lines.iter().all(|(page, _)| *page < pages));
+        // As many as chance gives: 1 - 1/e of them.
+        let share = lines.len() as f64 / f64::from(FLOWS);
+        assert!((share - 0.632).abs() < 0.01, "{share}");
+    }
 }

@@ -118,7 +118,7 @@ impl Report {
 
     /// Medians of the rounds' ratios: the machine's speed changes from one second to the next, so
     /// that what was measured one after the other compares best.
-    fn ratios(&self) -> [(&'static str, Option<f64>); 4] {
+    fn ratios(&self) -> [(&'static str, Option<f64>); 5] {
         let rate = |system| Some(self.of(system)?.mpps.clone());
         let gateway_ns = |system| {
             let none = &self.of(System::None)?.mpps;
@@ -133,6 +133,7 @@ impl Report {
         [
             ("ratio_kernel_vs_linux_nat", over(rate(kernel), rate(nat))),
             ("ratio_kernel_vs_xdp_redirect", over(rate(kernel), rate(System::XdpRedirect))),
+            ("ratio_kernel_vs_xdp_limit", over(rate(kernel), rate(System::XdpLimit))),
             ("ratio_user_vs_testpmd", over(rate(System::WeirUser), rate(System::Testpmd))),
             ("gateway_ns_ratio_linux_vs_kernel", over(gateway_ns(nat), gateway_ns(kernel))),
         ]
@@ -211,10 +212,12 @@ pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
     });
     let mut notes = vec![format!(
         "The same live frames for all; medians of {} interleaved rounds of {} s, each as fast as \
-         the generator can. `none` is the chain without a gateway. The gateways in the kernel share \
-         the generator's CPU: a gateway's own nanoseconds are those of its chain less those of \
-         `none`. testpmd and weir_user forward on a CPU of their own and are offered more than they \
-         take. A ratio is the median of the rounds' ratios.",
+         the generator can. `none` is the chain without a gateway. `xdp_redirect` changes two \
+         hardware addresses; `xdp_limit` does too, as the line of its flow says in a table as large \
+         as weir's: what any XDP gateway with state costs here. The gateways in the kernel share the \
+         generator's CPU: a gateway's own nanoseconds are those of its chain less those of `none`. \
+         testpmd and weir_user forward on a CPU of their own and are offered more than they take. A \
+         ratio is the median of the rounds' ratios.",
         comparison.rounds,
         comparison.run.as_secs_f64()
     )];

@@ -52,11 +52,23 @@ impl Site {
         Self::with_plan(flows, Plan::new(UPLINKS, 1))
     }
 
+    /// As [`Self::build`], with so many pages of lines for [`traffic::LIMIT`].
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn with_table(flows: u32, pages: u32) -> Result<Self> {
+        Self::of(flows, Plan::new(UPLINKS, 1), pages)
+    }
+
     /// As [`Self::build`], with the uplinks and hosts of a plan. The flows are the first host's.
     ///
     /// # Errors
     /// As [`Self::build`].
     pub fn with_plan(flows: u32, plan: Plan) -> Result<Self> {
+        Self::of(flows, plan, 1)
+    }
+
+    fn of(flows: u32, plan: Plan, pages: u32) -> Result<Self> {
         let most = MAX_ENDPOINTS * MAX_DESTINATIONS;
         ensure!((1..=most).contains(&flows), "the flows must be 1 to {most}, not {flows}");
         let topology = Topology::build(Plan {
@@ -66,7 +78,7 @@ impl Site {
             ..plan
         })?;
         let host = &topology.hosts[0].netns;
-        let mut traffic = Traffic::load(host, "eth0")?;
+        let mut traffic = Traffic::with_table(host, "eth0", pages)?;
         traffic.attach(traffic::HOME, host, "eth0")?;
         Ok(Self { traffic, topology, flows, endpoints: flows.min(MAX_ENDPOINTS) })
     }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use weir_ebpf::traffic;
+use weir_wire::layout::flow::{FlowEntry4, slots_for};
 
 use super::site::Site;
 use super::{linux, testpmd, weir};
@@ -16,6 +17,9 @@ pub enum System {
     None,
     /// Two hardware addresses and a redirect: what any XDP gateway costs at least.
     XdpRedirect,
+    /// The same, and one line of a table as large as weir's: what any XDP gateway costs at least
+    /// that keeps state.
+    XdpLimit,
     /// The kernel, routing.
     LinuxRoute,
     /// The kernel, routing and translating.
@@ -30,9 +34,10 @@ pub enum System {
 
 impl System {
     /// All, in the order of reports.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::None,
         Self::XdpRedirect,
+        Self::XdpLimit,
         Self::LinuxRoute,
         Self::LinuxNat,
         Self::Testpmd,
@@ -46,6 +51,7 @@ impl System {
         match self {
             Self::None => "none",
             Self::XdpRedirect => "xdp_redirect",
+            Self::XdpLimit => "xdp_limit",
             Self::LinuxRoute => "linux_route",
             Self::LinuxNat => "linux_nat",
             Self::Testpmd => "testpmd",
@@ -68,7 +74,8 @@ impl System {
     pub fn prepare(self, flows: u32) -> Result<Prepared> {
         match self {
             Self::None => none(flows),
-            Self::XdpRedirect => xdp_redirect(flows),
+            Self::XdpRedirect => redirected(Site::build(flows)?, traffic::REDIRECT),
+            Self::XdpLimit => xdp_limit(flows),
             Self::LinuxRoute => linux::route(flows),
             Self::LinuxNat => linux::nat(flows),
             Self::Testpmd => testpmd::prepare(flows),
@@ -123,11 +130,17 @@ fn none(flows: u32) -> Result<Prepared> {
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
+/// The table is as large as the slots of weir's, a line for each; weir has tags besides.
+fn xdp_limit(flows: u32) -> Result<Prepared> {
+    const _: () = assert!(size_of::<FlowEntry4>() == traffic::LINE);
+    let pages = slots_for(weir::flow_table(flows)).div_ceil(traffic::LINES as u32);
+    redirected(Site::with_table(flows, pages)?, traffic::LIMIT)
+}
+
 /// One way and by one uplink: it has no flows to establish.
-fn xdp_redirect(flows: u32) -> Result<Prepared> {
-    let mut site = Site::build(flows)?;
+fn redirected(mut site: Site, program: &str) -> Result<Prepared> {
     site.count_at_providers()?;
-    site.traffic.attach(traffic::REDIRECT, &site.topology.gateway, "lan0")?;
+    site.traffic.attach(program, &site.topology.gateway, "lan0")?;
     site.traffic.redirect_to(&site.topology.gateway, "wan0")?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }

@@ -22,6 +22,10 @@ use crate::netns::Netns;
 /// The CPU the generator runs on, and with it every kernel path its frames take.
 pub const GENERATOR_CPU: usize = 0;
 
+/// All but [`traffic::NOTICE`], which is no program of a device.
+const PROGRAMS: [&str; 6] =
+    [GENERATE, traffic::FAR, traffic::HOME, traffic::REDIRECT, traffic::LIMIT, traffic::PASS];
+
 /// Frames per batch of a live-frame run; the kernel flushes redirected frames after each.
 const BATCH: u32 = 64;
 
@@ -76,8 +80,20 @@ impl Traffic {
     /// # Errors
     /// Without root, or when the kernel refuses a program.
     pub fn load(generator: &Netns, device: &str) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(TRAFFIC_OBJECT).context("traffic programs")?;
-        for name in [GENERATE, traffic::FAR, traffic::HOME, traffic::REDIRECT, traffic::PASS] {
+        Self::with_table(generator, device, 1)
+    }
+
+    /// As [`Self::load`], with so many pages of lines for [`traffic::LIMIT`].
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when there is no memory for the table.
+    pub fn with_table(generator: &Netns, device: &str, pages: u32) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(traffic::TABLE, pages)
+            .override_global(traffic::PAGES, &pages, true)
+            .load(TRAFFIC_OBJECT)
+            .context("traffic programs")?;
+        for name in PROGRAMS {
             program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
         }
         let ifindex = ifindex(generator, device)?;
@@ -99,7 +115,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// Makes `device` the one that [`traffic::REDIRECT`] sends by.
+    /// Makes `device` the one that [`traffic::REDIRECT`] and [`traffic::LIMIT`] send by.
     ///
     /// # Errors
     /// When the device is not there.

@@ -76,14 +76,20 @@ fn drops(weir: &Weir) -> String {
     })
 }
 
+/// The `flow_table` of a gateway with room for this many flows. A table filled to its last flow
+/// refuses a few in a hundred thousand, one filled to eight ninths still one in some million: a run
+/// of a million flows would fail now and then.
+#[must_use]
+pub fn flow_table(room: u32) -> u32 {
+    room.max(1024) / 4 * 5
+}
+
 fn configuration(site: &Site, tier: Tier, room: u32) -> String {
     let tier = match tier {
         Tier::User => "user",
         Tier::Kernel => "kernel",
     };
-    // A table filled to its last flow refuses a few in a hundred thousand, one filled to eight ninths
-    // still one in some million: a run of a million flows would fail now and then.
-    let flows = room.max(1024) / 4 * 5;
+    let flows = flow_table(room);
     let mut text = format!(
         "[gateway]\ntier = \"{tier}\"\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
          [timeouts]\nudp = 3600\n\

@@ -14,8 +14,8 @@ use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::{SkBuffContext, XdpContext};
 use weir_ebpf::traffic::{
     self, ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN,
-    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Pattern, Plan, SIZES, STAMP_AT,
-    State,
+    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, Plan, SIZES,
+    STAMP_AT, State,
 };
 
 #[map]
@@ -29,12 +29,19 @@ static DELAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DELAY_BUCKETS, 0
 #[map]
 static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(ARRIVAL_SLOTS, 0);
 #[map]
+static TABLE: Array<Page> = Array::with_max_entries(1, MMAPABLE);
+#[map]
 static OUT: DevMap = DevMap::with_max_entries(2, 0);
 #[map]
 static PATTERN: Array<Pattern> = Array::with_max_entries(1, 0);
 #[map]
 static MOMENT: Array<u64> = Array::with_max_entries(1, 0);
 
+/// [`traffic::PAGES`]. Set when the program is loaded, so that the verifier makes a number of it.
+#[unsafe(no_mangle)]
+static PAGES: u32 = 1;
+
+const MMAPABLE: u32 = 1 << 10;
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
 /// Looks at the clock, each some 20 ns, before a frame goes too early: [`traffic::MAX_INTERVAL_NS`]
@@ -159,17 +166,32 @@ fn home(ctx: XdpContext) -> u32 {
 
 #[xdp]
 fn redirect(ctx: XdpContext) -> u32 {
+    whole_header(&ctx).map_or(XDP_DROP, |frame| onward(frame, 0))
+}
+
+#[xdp]
+fn limit(ctx: XdpContext) -> u32 {
+    let Some(frame) = whole_header(&ctx) else { return XDP_DROP };
+    // SAFETY: the static is there, and the loader alone writes to it.
+    let pages = unsafe { (&raw const PAGES).read_volatile() };
+    // SAFETY: the header is six words.
+    let words = unsafe { [frame.add(3).read(), frame.add(4).read()] };
+    let (page, line) = traffic::line_of(words, pages);
+    let Some(page) = TABLE.get(page) else { return XDP_ABORTED };
+    onward(frame, page[line][0])
+}
+
+/// Sends a frame on. What is found of its flow, zero, is added to where it goes, and how: so it
+/// cannot leave before that is there.
+#[inline(always)]
+fn onward(frame: *mut u64, found: u64) -> u32 {
     let Some(plan) = PLAN.get(0) else { return XDP_ABORTED };
-    if ctx.data() + HEADER_LEN > ctx.data_end() {
-        return XDP_DROP;
-    }
-    let frame = ctx.data() as *mut u64;
-    // SAFETY: the comparison shows that the bytes are there; frames of a test run are aligned.
+    // SAFETY: the header is six words.
     unsafe {
-        frame.write(plan.onward[0]);
+        frame.write(plan.onward[0].wrapping_add(found));
         frame.add(1).cast::<u32>().write(plan.onward[1] as u32);
     }
-    OUT.redirect(OUT_GATEWAY, 0).unwrap_or_else(|action| action)
+    OUT.redirect(OUT_GATEWAY.wrapping_add(found as u32), 0).unwrap_or_else(|action| action)
 }
 
 #[xdp]
@@ -196,14 +218,17 @@ fn notice(ctx: SkBuffContext) -> i64 {
     0
 }
 
+/// The frame as words of 64 bits, if it has a whole header. Frames of a test run are aligned.
+#[inline(always)]
+fn whole_header(ctx: &XdpContext) -> Option<*mut u64> {
+    (ctx.data() + HEADER_LEN <= ctx.data_end()).then_some(ctx.data() as *mut u64)
+}
+
 /// The frame as words of 16 bits, if it is UDP in IPv4 without options.
 #[inline(always)]
 fn test_frame(ctx: &XdpContext) -> Option<*mut u16> {
-    if ctx.data() + HEADER_LEN > ctx.data_end() {
-        return None;
-    }
-    let header = ctx.data() as *mut u16;
-    // SAFETY: the comparison shows that the bytes are there.
+    let header = whole_header(ctx)?.cast::<u16>();
+    // SAFETY: the header is 24 words of 16 bits.
     let (ethertype, start, protocol) =
         unsafe { (header.add(6).read(), header.add(7).read(), header.add(11).read()) };
     let udp = ethertype == 0x0800u16.to_be() && start & 0xff == 0x45 && protocol >> 8 == 17;
