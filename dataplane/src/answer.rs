@@ -3,9 +3,8 @@
 
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::parse::Parsed;
+use weir_wire::rewrite::LinkHeader;
 use weir_wire::{checksum, ethernet, icmp, ipv4, tcp};
-
-use crate::link::LinkHeader;
 
 const MAX_QUOTE: usize = 548;
 const TTL: u8 = 64;

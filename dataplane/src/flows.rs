@@ -4,23 +4,10 @@ use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::layout::control::Timeouts;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
 use weir_wire::layout::neighbour::{Neighbour, mark};
-use weir_wire::parse::Parsed;
 use weir_wire::rewrite::compile4;
 use weir_wire::tcp::{Place, Segment};
 use weir_wire::{icmp, tcp};
 use zerocopy::FromZeros;
-
-/// The key of a parsed packet.
-#[inline]
-pub fn key_of(p: &Parsed) -> FlowKey4 {
-    FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto)
-}
-
-/// The key of packets that answer those of `key`.
-#[inline]
-pub fn reversed(key: &FlowKey4) -> FlowKey4 {
-    FlowKey4::new(key.dst, key.src, key.dport, key.sport, key.proto)
-}
 
 /// A flow to be made: packets of `inside` leave as `outside`.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +48,7 @@ pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
         entry.last_seen = new.now;
         entry
     };
-    let (answer, answered) = (reversed(&new.outside), reversed(&new.inside));
+    let (answer, answered) = (new.outside.reversed(), new.inside.reversed());
     let [hash, answers] = new.hashes;
     let home = (new.host.port, new.host_index);
     let back = table.insert(answers, &entry(&answer, &answered, home, 0))?;
@@ -87,39 +74,6 @@ pub struct Header {
     pub ack: Option<u32>,
     /// Where it stands.
     pub segment: Segment,
-}
-
-/// Follows the sequence numbers of a TCP direction by a segment, before it is counted; what it is to
-/// that. `ack` is what it acknowledges, `peer` the other direction's slot.
-#[inline]
-pub fn sequence(
-    table: &FlowTable4,
-    index: u32,
-    peer: u32,
-    segment: Segment,
-    ack: Option<u32>,
-) -> Place {
-    match table.slot(index).sequence(segment) {
-        Place::Beyond => behind_a_hole(table, index, peer, segment, ack),
-        place => place,
-    }
-}
-
-/// The other direction's entry is another cache line, so only such segments are held against it.
-#[cold]
-fn behind_a_hole(
-    table: &FlowTable4,
-    index: u32,
-    peer: u32,
-    segment: Segment,
-    ack: Option<u32>,
-) -> Place {
-    let (slot, peer) = (table.slot(index), table.slot(peer).next_seq());
-    if !ack.is_some_and(|ack| segment.is_credible(slot.next_seq(), ack, peer)) {
-        return Place::Outside;
-    }
-    slot.set_next_seq(segment.end);
-    Place::New
 }
 
 /// Follows a flow by one packet, `header` if it is TCP: marks the direction as seen, keeps the TCP
@@ -306,7 +260,7 @@ mod tests {
     }
 
     fn hashes(inside: &FlowKey4, outside: &FlowKey4) -> [u64; 2] {
-        [*inside, reversed(outside)].map(|key| flow4(SECRET, &key))
+        [*inside, outside.reversed()].map(|key| flow4(SECRET, &key))
     }
 
     struct Pair {
@@ -345,7 +299,7 @@ mod tests {
             let header = (self.proto == tcp::PROTOCOL).then_some(&header);
             follow(&self.table, index, &action, header);
             if header.is_some() && flags & tcp::flag::RST == 0 {
-                sequence(&self.table, index, action.peer, segment, ack);
+                slot.follow(segment, ack, self.table.slot(action.peer));
             }
             slot.count(60 + u64::from(len), 1000);
         }

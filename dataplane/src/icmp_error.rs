@@ -16,7 +16,8 @@ pub fn quoted_key(frame: &[u8], p: &Parsed) -> Option<FlowKey4> {
     if !message.verify_checksum() {
         return None;
     }
-    quoted::key(message.payload().first_chunk()?)
+    let quoted = frame.get(usize::from(quoted::start(p)?)..)?;
+    quoted::key(quoted.first_chunk()?)
 }
 
 /// Which end of the flow an error goes to.

@@ -2,19 +2,9 @@
 
 use weir_wire::ethernet;
 use weir_wire::layout::control::Mac;
+use weir_wire::rewrite::LinkHeader;
 
 use crate::packet::Buffer;
-
-/// What a port puts in front of its packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkHeader {
-    /// Next hop's hardware address.
-    pub destination: Mac,
-    /// The port's own.
-    pub source: Mac,
-    /// VLAN id, 0 = untagged.
-    pub vlan: u16,
-}
 
 /// The hardware address a frame comes from.
 #[inline(always)]

@@ -7,51 +7,21 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use weir_wire::ethernet::{self, TAG_LEN};
-use weir_wire::layout::control::{Tier, uplink_state};
+use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
+use weir_wire::layout::control::{Mac, Tier};
 use weir_wire::layout::counters::Lane;
 use weir_wire::layout::flow::{FlowEntry4, flag};
 use weir_wire::layout::neighbour;
-use weir_wire::plain::{self, Ip4};
+use weir_wire::plain::{Ip4, Packet};
+use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, frame4};
 use weir_wire::{icmp, tcp, udp};
 
-use crate::flows::Search;
-use crate::maps::Published;
-use crate::words::{load16, load32, load64, store16, store32, store64};
-use crate::{flows, maps, words};
-
-/// Start of the IP header in an untagged frame, and in one with a tag.
-const UNTAGGED: usize = 14;
-const TAGGED: usize = UNTAGGED + TAG_LEN;
+use crate::flows::{self, Search};
+use crate::maps::{self, Published};
+use crate::words::{self, XdpFrame};
 
 /// The low six bytes of a word: a hardware address.
 const MAC: u64 = 0xffff_ffff_ffff;
-
-/// A packet's headers.
-struct Packet {
-    ip: Ip4,
-    /// Of the transport header: the first two words, and of TCP the next two.
-    transport: [u64; 4],
-    /// Bytes from the IP header to the frame's end.
-    room: u64,
-}
-
-/// Where a frame comes from.
-struct Arrival {
-    /// Where packets go that come in by its port, see [`flag::heading`].
-    heading: u8,
-    /// Its sender's [`neighbour::word`].
-    sender: u64,
-}
-
-/// What leaves, from the entry.
-struct Departure {
-    addresses: u64,
-    /// Ports, and the deltas of both checksums.
-    rewrite: u64,
-    destination: u64,
-    source: u64,
-    vlan: u16,
-}
 
 /// What was forwarded, to be counted.
 pub struct Forwarded {
@@ -76,13 +46,11 @@ pub fn established(ctx: &XdpContext, published: Published, lane: *mut Lane) -> O
     if unsafe { (*published.half).tier } != Tier::Kernel as u8 {
         return None;
     }
-    // SAFETY: the bytes are there.
-    let ethertype = u16::from_be(unsafe { load16::<12>(words::at::<UNTAGGED>(ctx, 0)?) } as u16);
+    let ethertype = u16::from_be(words::at::<UNTAGGED>(ctx, 0)?.load16::<12>() as u16);
     if ethertype == ethernet::IPV4 {
         return forward::<UNTAGGED>(ctx, published, lane);
     }
-    // SAFETY: the bytes are there.
-    let inner = u16::from_be(unsafe { load16::<16>(words::at::<TAGGED>(ctx, 0)?) } as u16);
+    let inner = u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<16>() as u16);
     if ethertype != ethernet::VLAN || inner != ethernet::IPV4 {
         return None;
     }
@@ -96,68 +64,46 @@ fn forward<const L3: usize>(
     published: Published,
     lane: *mut Lane,
 ) -> Option<Forwarded> {
-    let packet = Packet::read::<L3>(ctx)?;
+    let (packet, room) = read::<L3>(ctx)?;
     // The search's loads take their time, so it begins before all that can be checked meanwhile.
     let search = Search::begin(packet.key())?;
-    let arrival = arrival::<L3>(ctx, published)?;
-    if !packet.is_plain() {
+    let ingress = ingress::<L3>(ctx, published)?;
+    if !packet.is_plain(room) {
         return None;
     }
     let found = search.finish()?;
     // SAFETY: an entry of the table; its words are read whole, and once.
-    let (addresses, rewrite, out) = unsafe {
+    let (addresses, ports, out) = unsafe {
         let words = found.entry.cast::<u64>();
         (words.add(3).read_volatile(), words.add(4).read_volatile(), words.add(5).read_volatile())
     };
     if !found.stands() {
         return None;
     }
-    let [_, _, _, _, _, flags, _, uplink] = found.meta.to_le_bytes();
-    let port = (out >> 16) as u8;
-    let offered = flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | arrival.heading;
-    if !offered || published.uplink_state(uplink) & uplink_state::USABLE == 0 {
+    let direction = Direction::from_words(found.meta, out);
+    let egress = egress(published, &direction)?;
+    if !may_leave(packet.ip.total(), &ingress, &direction, &egress) {
         return None;
     }
-    let (host, peer) = (out as u16, (out >> 32) as u32);
-    let destination = match arrival.heading {
-        0 => maps::neighbour(host)? & MAC,
-        _ if host != neighbour::mark(arrival.sender, peer) => return None,
-        // SAFETY: an uplink of the half.
-        _ => unsafe { (*published.uplink(uplink)).next_hop_mac.word() },
-    };
-    if destination == 0 {
-        return None;
-    }
-    let port = published.port(port);
-    // SAFETY: a port of the half.
-    let (device, mtu, vlan, source) =
-        unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac.word()) };
-    if packet.ip.total() > mtu {
-        return None;
-    }
-    maps::DEVICES.redirect(u32::from(device), 0).ok()?;
-    let departure = Departure { addresses, rewrite, destination, source, vlan };
-    let sent = match (L3 == TAGGED, vlan != 0) {
-        (false, false) => depart::<UNTAGGED>(ctx, &packet, &departure),
-        (true, true) => depart::<TAGGED>(ctx, &packet, &departure),
-        (tagged, _) => {
-            let shift = if tagged { TAG_LEN as i32 } else { -(TAG_LEN as i32) };
-            // SAFETY: the context is the kernel's; a head that cannot move is left alone.
-            if unsafe { bpf_xdp_adjust_head(ctx.ctx, shift) } != 0 {
-                return None;
-            }
-            if tagged {
-                depart::<UNTAGGED>(ctx, &packet, &departure)
-            } else {
-                depart::<TAGGED>(ctx, &packet, &departure)
-            }
+    maps::DEVICES.redirect(u32::from(egress.device), 0).ok()?;
+    let tagged = egress.link.vlan != 0;
+    if tagged != (L3 == TAGGED) {
+        let shift = if tagged { -(TAG_LEN as i32) } else { TAG_LEN as i32 };
+        // SAFETY: the context is the kernel's; a head that cannot move is left alone.
+        if unsafe { bpf_xdp_adjust_head(ctx.ctx, shift) } != 0 {
+            return None;
         }
+    }
+    let (frame, rewrite) = (&mut XdpFrame(ctx), [addresses, ports]);
+    let sent = match tagged {
+        true => frame4::<TAGGED>(frame, &packet, rewrite, &egress.link),
+        false => frame4::<UNTAGGED>(frame, &packet, rewrite, &egress.link),
     };
     let bytes = u64::from(packet.ip.total());
     count(found.entry, maps::milliseconds(lane), bytes);
-    let segment = follow(found.entry, peer, &packet);
+    let segment = follow(found.entry, direction.peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
-    let outward = flags & flag::TO_UPLINK != 0;
+    let (uplink, outward) = (direction.uplink, direction.is_outward());
     let [_, _, _, src, dst] = packet.ip.0;
     let ends = match outward {
         true => [src as u32, dst as u32],
@@ -166,119 +112,65 @@ fn forward<const L3: usize>(
     Some(Forwarded { action, uplink, outward, bytes, segment, ends })
 }
 
-impl Packet {
-    /// Reads TCP, UDP and ICMP.
-    #[inline(always)]
-    fn read<const L3: usize>(ctx: &XdpContext) -> Option<Self> {
-        let room = (ctx.data_end() - ctx.data() - L3) as u64;
-        let ip = words::at::<28>(ctx, L3)?;
-        // SAFETY: 28 bytes are there.
-        let (words, first, second) = unsafe {
-            let words = [
-                load32::<0>(ip),
-                load32::<4>(ip),
-                load32::<8>(ip),
-                load32::<12>(ip),
-                load32::<16>(ip),
-            ];
-            (words, load32::<20>(ip), load32::<24>(ip))
-        };
-        let ip = Ip4(words);
-        let (third, fourth) = match ip.proto() {
-            tcp::PROTOCOL => {
-                let rest = words::at::<8>(ctx, L3 + 28)?;
-                // SAFETY: 8 bytes are there.
-                unsafe { (load32::<0>(rest), load32::<4>(rest)) }
-            }
-            udp::PROTOCOL | icmp::PROTOCOL => (0, 0),
-            _ => return None,
-        };
-        Some(Self { ip, transport: [first, second, third, fourth], room })
-    }
-
-    #[inline(always)]
-    fn key(&self) -> [u64; 2] {
-        let [first, second, ..] = self.transport;
-        plain::key(&self.ip, plain::ports(self.ip.proto(), first, second))
-    }
-
-    /// Is it for the kernel tier?
-    #[inline(always)]
-    fn is_plain(&self) -> bool {
-        let [first, second, _, fourth] = self.transport;
-        let len = u64::from(self.ip.total()).wrapping_sub(20);
-        self.ip.is_plain(self.room) && plain::is_plain(self.ip.proto(), first, second, fourth, len)
-    }
+/// Reads the headers of TCP, UDP and ICMP; with them, the frame's bytes from the IP header on.
+#[inline(always)]
+fn read<const L3: usize>(ctx: &XdpContext) -> Option<(Packet, u64)> {
+    let room = (ctx.data_end() - ctx.data() - L3) as u64;
+    let head = words::at::<28>(ctx, L3)?;
+    let ip = Ip4([
+        head.load32::<0>(),
+        head.load32::<4>(),
+        head.load32::<8>(),
+        head.load32::<12>(),
+        head.load32::<16>(),
+    ]);
+    let (third, fourth) = match ip.proto() {
+        tcp::PROTOCOL => {
+            let rest = words::at::<8>(ctx, L3 + 28)?;
+            (rest.load32::<0>(), rest.load32::<4>())
+        }
+        udp::PROTOCOL | icmp::PROTOCOL => (0, 0),
+        _ => return None,
+    };
+    let transport = [head.load32::<20>(), head.load32::<24>(), third, fourth];
+    Some((Packet { ip, transport }, room))
 }
 
 /// Where the frame comes from; `None`: by no port of ours, or it is not for us.
 #[inline(always)]
-fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Arrival> {
-    let (head, vlan) = if L3 == TAGGED {
-        let head = words::at::<TAGGED>(ctx, 0)?;
-        // SAFETY: the bytes are there.
-        (head, u16::from_be(unsafe { load16::<14>(head) } as u16) & ethernet::VLAN_ID)
-    } else {
-        (words::at::<UNTAGGED>(ctx, 0)?, 0)
+fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Ingress> {
+    let head = words::at::<UNTAGGED>(ctx, 0)?;
+    let vlan = match L3 == TAGGED {
+        true => u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<14>() as u16),
+        false => 0,
     };
     // SAFETY: the context is the kernel's.
-    let index = published.port_of(unsafe { (*ctx.ctx).ingress_ifindex }, vlan)?;
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let index = published.port_of(ifindex, vlan & ethernet::VLAN_ID)?;
     let port = published.port(index);
-    // SAFETY: the bytes are there, and it is a port of the half.
-    let (destination, source, own, role) = unsafe {
-        (load64::<0>(head) & MAC, load64::<4>(head) >> 16, (*port).mac.word(), (*port).role)
-    };
     // SAFETY: a port of the half.
-    let virtual_macs = unsafe { &(*port).virtual_macs };
-    let ours = destination == own || virtual_macs.iter().any(|mac| destination == mac.word());
-    let arrival = Arrival { heading: flag::heading(role), sender: neighbour::word(source, index) };
-    ours.then_some(arrival)
+    let (own, virtual_macs, role) = unsafe { ((*port).mac, &(*port).virtual_macs, (*port).role) };
+    let (destination, source) = (head.load64::<0>() & MAC, head.load64::<4>() >> 16);
+    let ours =
+        destination == own.word() || virtual_macs.iter().any(|mac| destination == mac.word());
+    let ingress = Ingress { heading: flag::heading(role), sender: neighbour::word(source, index) };
+    ours.then_some(ingress)
 }
 
-/// Writes the headers of the frame, whose IP header is now at `L3`.
+/// Where a direction leads; `None`: to a host that is no index of the neighbour table.
 #[inline(always)]
-fn depart<const L3: usize>(ctx: &XdpContext, packet: &Packet, new: &Departure) -> Option<()> {
-    let frame = if L3 == TAGGED {
-        words::at::<{ TAGGED + 28 }>(ctx, 0)?
-    } else {
-        words::at::<{ UNTAGGED + 28 }>(ctx, 0)?
+fn egress(published: Published, direction: &Direction) -> Option<Egress> {
+    let destination = match direction.is_outward() {
+        // SAFETY: an uplink of the half.
+        true => unsafe { (*published.uplink(direction.uplink)).next_hop_mac },
+        false => Mac::from_word(maps::neighbour(direction.host)? & MAC),
     };
-    let proto = packet.ip.proto();
-    let (l3_delta, l4_delta) = ((new.rewrite >> 32) as u16, (new.rewrite >> 48) as u16);
-    // SAFETY: 28 more bytes are there.
-    let ip = unsafe { frame.add(L3) };
-    // SAFETY: all of it is in the bytes that are there.
-    unsafe {
-        store64::<0>(frame, new.destination | new.source << 48);
-        store32::<8>(frame, new.source >> 16);
-        if L3 == TAGGED {
-            store16::<12>(frame, ethernet::VLAN.to_be().into());
-            store16::<14>(frame, new.vlan.to_be().into());
-            store16::<16>(frame, ethernet::IPV4.to_be().into());
-        } else {
-            store16::<12>(frame, ethernet::IPV4.to_be().into());
-        }
-        store32::<8>(ip, packet.ip.next_ttl_word(l3_delta));
-        store64::<12>(ip, new.addresses);
-    }
-    let checksum = match proto {
-        tcp::PROTOCOL => words::at::<2>(ctx, L3 + 20 + tcp::field::CHECKSUM)?,
-        // SAFETY: within the 28 bytes.
-        udp::PROTOCOL => unsafe { ip.add(20 + udp::field::CHECKSUM) },
-        // SAFETY: within the 28 bytes.
-        _ => unsafe { ip.add(20 + icmp::field::CHECKSUM) },
-    };
-    // SAFETY: both are within the frame.
-    unsafe {
-        let field = plain::next_checksum(proto, load16::<0>(checksum) as u16, l4_delta);
-        store16::<0>(checksum, field.into());
-        if proto == icmp::PROTOCOL {
-            store16::<{ 20 + icmp::field::IDENT as i16 }>(ip, new.rewrite);
-        } else {
-            store32::<20>(ip, new.rewrite);
-        }
-    }
-    Some(())
+    let port = published.port(direction.port);
+    // SAFETY: a port of the half.
+    let (device, mtu, vlan, source) =
+        unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
+    let uplink_state = published.uplink_state(direction.uplink);
+    Some(Egress { uplink_state, device, mtu, link: LinkHeader { destination, source, vlan } })
 }
 
 /// Counts the packet on its entry, and says that the flow lives.
@@ -295,25 +187,12 @@ fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
 /// Follows the sequence numbers of a TCP direction; of a segment with data, what it is to that.
 #[inline(always)]
 fn follow(entry: *mut FlowEntry4, peer: u32, packet: &Packet) -> Option<tcp::Place> {
-    if packet.ip.proto() != tcp::PROTOCOL {
-        return None;
-    }
-    let [_, second, third, fourth] = packet.transport;
-    let segment = plain::segment(&packet.ip, second, fourth);
+    let segment = packet.segment()?;
     // SAFETY: the entry is of the table.
     let next = unsafe { &raw mut (*entry).next_seq };
     // SAFETY: as above.
     let known = unsafe { next.read_volatile() };
-    let mut place = segment.place(known);
-    if place == tcp::Place::Beyond {
-        // The other direction's entry is another cache line, so only such segments are held
-        // against it.
-        let credible = match (plain::acknowledged(third, fourth), flows::next_seq(peer)) {
-            (Some(ack), Some(peer)) => segment.is_credible(known, ack, peer),
-            _ => false,
-        };
-        place = if credible { tcp::Place::New } else { tcp::Place::Outside };
-    }
+    let place = segment.follow(known, packet.acknowledged(), || flows::next_seq(peer));
     if place == tcp::Place::New {
         // SAFETY: this field is the forwarding tier's.
         unsafe { next.write_volatile(segment.end) };

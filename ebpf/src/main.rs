@@ -239,9 +239,7 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
         _ => return Verdict::Done((XDP_DROP, Counter::XdpDropForeign)),
     };
     match p.kind {
-        Kind::Flow | Kind::Fragment { first: true } => {
-            Verdict::IfFlow(FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto), otherwise)
-        }
+        Kind::Flow | Kind::Fragment { first: true } => Verdict::IfFlow(p.key(), otherwise),
         Kind::Fragment { first: false } => Verdict::IfFirst(otherwise),
         Kind::IcmpError => match quoted(ctx, p) {
             Some(quoted) => Verdict::IfFlow(quoted, otherwise),
@@ -255,11 +253,11 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
 #[inline(always)]
 fn quoted(ctx: &XdpContext, p: &Parsed) -> Option<FlowKey4> {
     let mut inner = [0u8; quoted::LEN];
-    let (at, len) = (u32::from(p.l4 & 0x7f) + icmp::HEADER_LEN as u32, quoted::LEN as u32);
+    let (at, len) = (u32::from(quoted::start(p)? & 0x7f), quoted::LEN as u32);
     // SAFETY: `inner` has room for `len` bytes.
     let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), len) };
     let key = if loaded == 0 { quoted::key(&inner)? } else { return None };
-    Some(FlowKey4::new(key.dst, key.src, key.dport, key.sport, key.proto))
+    Some(key.reversed())
 }
 
 /// Does it tell of another way, or to slow down? A router that has other sources of its routes takes

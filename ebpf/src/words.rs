@@ -4,12 +4,27 @@
 use core::arch::asm;
 
 use aya_ebpf::programs::XdpContext;
+use weir_wire::words::{Frame, Words};
 
-/// A pointer to `LEN` bytes of the frame at `at`, if they are all there.
+/// `LEN` bytes of the frame, which are all there.
+#[derive(Clone, Copy)]
+pub struct Bytes<const LEN: usize>(*mut u8);
+
+/// `LEN` bytes of the frame at `at`, if they are all there.
 #[inline(always)]
-pub fn at<const LEN: usize>(ctx: &XdpContext, at: usize) -> Option<*mut u8> {
+pub fn at<const LEN: usize>(ctx: &XdpContext, at: usize) -> Option<Bytes<LEN>> {
     let start = ctx.data() + at;
-    if start + LEN > ctx.data_end() { None } else { Some(start as *mut u8) }
+    if start + LEN > ctx.data_end() { None } else { Some(Bytes(start as *mut u8)) }
+}
+
+/// The frame of a run of the program.
+pub struct XdpFrame<'a>(pub &'a XdpContext);
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn words<const LEN: usize>(&mut self, start: usize) -> Option<impl Words> {
+        at::<LEN>(self.0, start)
+    }
 }
 
 /// All ones if the number is zero, else zero. By arithmetic that the compiler cannot see through: it
@@ -22,38 +37,50 @@ pub fn if_zero(number: u64) -> u64 {
     ((number | negative) >> 63).wrapping_sub(1)
 }
 
-macro_rules! word {
-    ($load:ident, $store:ident, $bpf:literal) => {
-        /// The word `AT` bytes from `from`, which may stand anywhere; above it, zero.
-        ///
-        /// # Safety
-        /// All of it is in the frame, as the verifier checks.
+macro_rules! load {
+    ($load:ident, $len:literal, $bpf:literal) => {
+        /// The word at `AT`; above it, zero.
         #[inline(always)]
-        pub unsafe fn $load<const AT: i16>(from: *const u8) -> u64 {
+        pub fn $load<const AT: usize>(self) -> u64 {
+            const { assert!(AT + $len <= LEN) };
             let value: u64;
-            // SAFETY: one load, of what the caller vouches for.
+            // SAFETY: one load, of bytes that are there.
             unsafe {
-                asm!(concat!("{0} = *(", $bpf, " *)({1} + {2})"), out(reg) value, in(reg) from,
+                asm!(concat!("{0} = *(", $bpf, " *)({1} + {2})"), out(reg) value, in(reg) self.0,
                      const AT, options(nostack, readonly, preserves_flags));
             }
             value
         }
+    };
+}
 
-        /// Stores the low bits of `value` `AT` bytes from `to`, which may stand anywhere.
-        ///
-        /// # Safety
-        /// All of it is in the frame, as the verifier checks.
+macro_rules! store {
+    ($store:ident, $len:literal, $bpf:literal) => {
         #[inline(always)]
-        pub unsafe fn $store<const AT: i16>(to: *mut u8, value: u64) {
-            // SAFETY: one store, to what the caller vouches for.
+        fn $store<const AT: usize>(&mut self, word: u64) {
+            const { assert!(AT + $len <= LEN) };
+            // SAFETY: one store, to bytes that are there.
             unsafe {
-                asm!(concat!("*(", $bpf, " *)({0} + {2}) = {1}"), in(reg) to, in(reg) value,
+                asm!(concat!("*(", $bpf, " *)({0} + {2}) = {1}"), in(reg) self.0, in(reg) word,
                      const AT, options(nostack, preserves_flags));
             }
         }
     };
 }
 
-word!(load64, store64, "u64");
-word!(load32, store32, "u32");
-word!(load16, store16, "u16");
+impl<const LEN: usize> Bytes<LEN> {
+    load!(load64, 8, "u64");
+    load!(load32, 4, "u32");
+    load!(load16, 2, "u16");
+}
+
+impl<const LEN: usize> Words for Bytes<LEN> {
+    #[inline(always)]
+    fn load16<const AT: usize>(&self) -> u64 {
+        Self::load16::<AT>(*self)
+    }
+
+    store!(store64, 8, "u64");
+    store!(store32, 4, "u32");
+    store!(store16, 2, "u16");
+}

@@ -5,7 +5,9 @@
 //! | [`layout`] | the shared-memory regions, field by field |
 //! | [`hash`] | the keyed flow hash |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
+//! | [`forward`] | may such a packet leave at once? |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
+//! | [`words`] | frame bytes as words, in either tier |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
 //!
 //! The crate is `no_std`, has no `unsafe`, never allocates and never panics on any input: the XDP
@@ -16,6 +18,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod ethernet;
+pub mod forward;
 pub mod hash;
 pub mod icmp;
 pub mod icmpv6;
@@ -28,3 +31,4 @@ pub mod quoted;
 pub mod rewrite;
 pub mod tcp;
 pub mod udp;
+pub mod words;

@@ -8,6 +8,7 @@
 //! results passed through memory cost as much as half of the parsing.
 
 use crate::checksum::{is_valid, sum};
+use crate::layout::flow::FlowKey4;
 use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
 /// Why a packet view refuses a buffer.
@@ -141,6 +142,14 @@ pub struct Parsed<A = [u8; 4]> {
     pub dscp: u8,
     /// What to do with it.
     pub kind: Kind,
+}
+
+impl Parsed {
+    /// The key of its flow.
+    #[inline]
+    pub const fn key(&self) -> FlowKey4 {
+        FlowKey4::new(self.src, self.dst, self.sport, self.dport, self.proto)
+    }
 }
 
 /// An IPv6 packet's [`Parsed`].

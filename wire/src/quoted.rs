@@ -4,10 +4,19 @@
 
 use crate::checksum::{is_valid, sum};
 use crate::layout::flow::FlowKey4;
+use crate::parse::Parsed;
 use crate::{icmp, ipv4, tcp, udp};
 
 /// Bytes that are read: an IPv4 header, and as much behind it as every error quotes.
 pub const LEN: usize = ipv4::HEADER_LEN + 8;
+
+/// Where the quoted packet begins in the frame of an ICMP error; `None` if the error ends before
+/// [`LEN`] bytes of it.
+#[inline(always)]
+pub const fn start(error: &Parsed) -> Option<u16> {
+    let start = error.l4 + icmp::HEADER_LEN as u16;
+    if start + LEN as u16 <= error.end { Some(start) } else { None }
+}
 
 /// The key of the quoted packet, of a protocol that flows have; `None` for another, for a header
 /// with options or a wrong checksum (RFC 5508 REQ-3), and for a later fragment.

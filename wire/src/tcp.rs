@@ -68,7 +68,7 @@ pub const fn is_near(number: u32, known: u32, behind: u32) -> bool {
 pub enum Place {
     /// It goes on from what was seen.
     New,
-    /// It would, but for a hole of at most [`REACH`]: see [`Segment::is_credible`].
+    /// It would, but for a hole of at most [`REACH`]: see [`Segment::follow`].
     Beyond,
     /// All of it was seen: it was sent again, or overtaken.
     Again,
@@ -109,6 +109,21 @@ impl Segment {
             Place::Again
         } else {
             Place::Outside
+        }
+    }
+
+    /// As [`Self::place`], of a direction that has come to `next`; but one behind a hole is the
+    /// connection's or not, by what it acknowledges, if anything. `peer` says what the other
+    /// direction has come to. It is asked only about such segments: that is another cache line.
+    #[inline(always)]
+    pub fn follow(&self, next: u32, ack: Option<u32>, peer: impl FnOnce() -> Option<u32>) -> Place {
+        let place = self.place(next);
+        if place != Place::Beyond {
+            return place;
+        }
+        match (ack, peer()) {
+            (Some(ack), Some(peer)) if self.is_credible(next, ack, peer) => Place::New,
+            _ => Place::Outside,
         }
     }
 

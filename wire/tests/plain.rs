@@ -1,24 +1,51 @@
 //! The kernel tier's view of a packet against the parser of both tiers.
 
 use proptest::prelude::*;
-use weir_wire::layout::flow::FlowKey4;
-use weir_wire::parse::{Kind, parse};
-use weir_wire::plain::{self, Ip4};
-use weir_wire::rewrite::{apply4, compile4};
-use weir_wire::{checksum, tcp};
+use weir_wire::checksum::{self, Delta};
+use weir_wire::layout::control::Mac;
+use weir_wire::layout::flow::{FlowKey4, Rewrite4};
+use weir_wire::parse::{Kind, Parsed, parse};
+use weir_wire::plain::{Ip4, Packet};
+use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, apply4, compile4, frame4};
+use weir_wire::tcp;
 
-const L3: usize = 14;
+const L3: usize = UNTAGGED;
 
 fn word(frame: &[u8], at: usize) -> u64 {
     frame.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()).into())
 }
 
-fn recognise(frame: &[u8]) -> Option<(Ip4, u64)> {
+fn recognise(frame: &[u8]) -> Option<Packet> {
     let ip = Ip4([14, 18, 22, 26, 30].map(|at| word(frame, at)));
-    let [first, second, fourth] = [34, 38, 46].map(|at| word(frame, at));
-    let is_plain = ip.is_plain((frame.len() - L3) as u64)
-        && plain::is_plain(ip.proto(), first, second, fourth, u64::from(ip.total()) - 20);
-    is_plain.then(|| (ip, plain::ports(ip.proto(), first, second)))
+    let packet = Packet { ip, transport: [34, 38, 42, 46].map(|at| word(frame, at)) };
+    packet.is_plain((frame.len() - L3) as u64).then_some(packet)
+}
+
+/// The frame with each field changed by itself.
+fn rewritten(frame: &[u8], p: &Parsed, new: &Rewrite4) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[22] -= 1;
+    let l3_delta = Delta::from_raw(new.l3_delta);
+    let field = l3_delta.apply([frame[24], frame[25]]);
+    frame[24..26].copy_from_slice(&field);
+    frame[26..30].copy_from_slice(&new.src);
+    frame[30..34].copy_from_slice(&new.dst);
+    let l4_delta = Delta::from_raw(new.l4_delta);
+    let at = match p.proto {
+        6 => 50,
+        17 => 40,
+        _ => 36,
+    };
+    let field = [frame[at], frame[at + 1]];
+    let field = if p.proto == 17 { l4_delta.apply_udp(field) } else { l4_delta.apply(field) };
+    frame[at..at + 2].copy_from_slice(&field);
+    if p.proto == 1 {
+        frame[38..40].copy_from_slice(&new.sport);
+    } else {
+        frame[34..36].copy_from_slice(&new.sport);
+        frame[36..38].copy_from_slice(&new.dport);
+    }
+    frame
 }
 
 prop_compose! {
@@ -74,39 +101,36 @@ proptest! {
         let parsed = parse(&frame).ok().filter(|p| {
             p.kind == Kind::Flow && p.ttl > 1 && p.tcp_flags & EVENTS == 0
         });
-        let seen = recognise(&frame).map(|(ip, ports)| (plain::key(&ip, ports), L3 as u16 + ip.total()));
-        let expected = parsed.map(|p| {
-            (FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto).words(), p.end)
-        });
+        let seen = recognise(&frame).map(|packet| (packet.key(), L3 as u16 + packet.ip.total()));
+        let expected = parsed.map(|p| (p.key().words(), p.end));
         prop_assert_eq!(seen, expected);
     }
 
     #[test]
-    fn rewrites_as_the_user_tier_does(frame in frame(), to in any::<[u8; 12]>()) {
-        let Some((ip, _)) = recognise(&frame) else { return Ok(()) };
+    fn both_ways_rewrite_the_same_fields(frame in frame(), to in any::<[u8; 12]>()) {
+        let Some(packet) = recognise(&frame) else { return Ok(()) };
         let p = parse(&frame).unwrap();
-        let from = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
         let [a, b, c, d, e, f, g, h, i, j, k, l] = to;
         let dport = if p.proto == 1 { [i, j] } else { [k, l] };
-        let rewrite =
-            compile4(&from, &FlowKey4::new([a, b, c, d], [e, f, g, h], [i, j], dport, p.proto));
-        let mut expected = frame.clone();
-        apply4(&mut expected, L3, Some(34), p.proto, &rewrite);
+        let to = FlowKey4::new([a, b, c, d], [e, f, g, h], [i, j], dport, p.proto);
+        let rewrite = compile4(&p.key(), &to);
+        let expected = rewritten(&frame, &p, &rewrite);
+
         let mut ours = frame.clone();
-        let word = ip.next_ttl_word(rewrite.l3_delta) as u32;
-        ours[22..26].copy_from_slice(&word.to_le_bytes());
-        ours[26..30].copy_from_slice(&rewrite.src);
-        ours[30..34].copy_from_slice(&rewrite.dst);
-        let at = match p.proto { 6 => 50, 17 => 40, _ => 36 };
-        let field = u16::from_le_bytes([ours[at], ours[at + 1]]);
-        let field = plain::next_checksum(p.proto, field, rewrite.l4_delta);
-        ours[at..at + 2].copy_from_slice(&field.to_le_bytes());
-        if p.proto == 1 {
-            ours[38..40].copy_from_slice(&rewrite.sport);
-        } else {
-            ours[34..36].copy_from_slice(&rewrite.sport);
-            ours[36..38].copy_from_slice(&rewrite.dport);
-        }
-        prop_assert_eq!(ours, expected);
+        apply4(&mut ours, L3, Some(p.proto), &rewrite);
+        prop_assert_eq!(&ours, &expected);
+
+        let mut link =
+            LinkHeader { destination: Mac::new([2; 6]), source: Mac::new([4; 6]), vlan: 0 };
+        let mut ours = frame.clone();
+        frame4::<UNTAGGED>(&mut ours[..], &packet, rewrite.words(), &link).unwrap();
+        let packet_alone = &expected[L3..];
+        prop_assert_eq!(ours, [&[2; 6][..], &[4; 6], &[8, 0], packet_alone].concat());
+
+        link.vlan = 0x123;
+        let mut ours = [&[0; 4], &frame[..]].concat();
+        frame4::<TAGGED>(&mut ours[..], &packet, rewrite.words(), &link).unwrap();
+        let header = [&[2; 6][..], &[4; 6], &[0x81, 0, 1, 0x23, 8, 0]].concat();
+        prop_assert_eq!(ours, [&header, packet_alone].concat());
     }
 }

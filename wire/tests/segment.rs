@@ -1,7 +1,7 @@
 //! Where TCP segments stand in their stream, read in full and from whole words.
 
 use proptest::prelude::*;
-use weir_wire::plain::{Ip4, segment};
+use weir_wire::plain::{Ip4, Packet};
 use weir_wire::tcp::{NEAR, Place, REACH, Segment, flag};
 
 #[test]
@@ -49,7 +49,8 @@ proptest! {
         let total = 20 + header + data;
         let first = 0x45 | u64::from(total.swap_bytes()) << 16;
         let ip = Ip4([first, 0, 0x0640, 0, 0]);
-        let (second, fourth) = (u64::from(seq.swap_bytes()), u64::from(words) << 4);
-        prop_assert_eq!(segment(&ip, second, fourth), Segment::new(seq, data.into(), 0));
+        let transport = [0, u64::from(seq.swap_bytes()), 0, u64::from(words) << 4];
+        let packet = Packet { ip, transport };
+        prop_assert_eq!(packet.segment(), Some(Segment::new(seq, data.into(), 0)));
     }
 }

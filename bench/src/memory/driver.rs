@@ -4,10 +4,11 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use weir_dataplane::engine::BATCH;
 use weir_dataplane::engine::Regions;
-use weir_dataplane::established::Plain;
+use weir_dataplane::established;
 use weir_dataplane::packet::Received;
 use weir_wire::hash::flow4;
 use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::FlowKey4;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
 
@@ -199,7 +200,7 @@ impl<'u> Driver<'u> {
             let (batch, regions) = (&self.batch, &self.gateway.regions);
             seen += meter.during(|| match find {
                 true => found(batch, regions),
-                false => batch.iter().filter_map(|r| Plain::read(r.frame.data())).count(),
+                false => batch.iter().filter_map(|r| established::read(r.frame.data())).count(),
             });
             self.batch.clear();
             self.ring.recycle();
@@ -211,10 +212,11 @@ impl<'u> Driver<'u> {
 fn found(batch: &[Received<Frame<'_>>], regions: &Regions) -> usize {
     let mut keys = [None; BATCH];
     for (key, received) in keys.iter_mut().zip(batch) {
-        *key = Plain::read(received.frame.data()).map(|plain| {
-            let hash = flow4(regions.hash_key, &plain.key());
+        *key = established::read(received.frame.data()).map(|packet| {
+            let key = FlowKey4::from_words(packet.key());
+            let hash = flow4(regions.hash_key, &key);
             regions.flows.prefetch_tags(hash);
-            (hash, plain.key())
+            (hash, key)
         });
     }
     for (hash, _) in keys.iter().flatten() {

@@ -25,7 +25,7 @@ struct Outside {
 impl Outside {
     /// Untranslated.
     fn same(secret: [u64; 2], key: &FlowKey4) -> Self {
-        Self { key: *key, answers: flow4(secret, &reversed(key)), external: None }
+        Self { key: *key, answers: flow4(secret, &key.reversed()), external: None }
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
@@ -36,7 +36,7 @@ impl Outside {
         external: Hashed<External>,
     ) -> Option<Self> {
         let key = translated(key, &external.of);
-        let answer = reversed(&key);
+        let answer = key.reversed();
         let answers = flow4(secret, &answer);
         let free = table.find(answers, &answer).is_none();
         free.then_some(Self { key, answers, external: Some(external) })

@@ -87,7 +87,7 @@ impl Engine {
         }
         let quoted = icmp_error::quoted_key(received.frame.data(), p);
         let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
-        let key = reversed(&quoted);
+        let key = quoted.reversed();
         let Some(slot) = self.table.find(flow4(self.key, &key), &key) else {
             if self.is_uplink(work.port) || !self.snapshot.half.is_behind(work.port, quoted.dst) {
                 return Err(Counter::DropIcmpUnrelated);

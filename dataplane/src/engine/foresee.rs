@@ -102,7 +102,7 @@ impl Engine {
             return;
         }
         let traffic = traffic_of(&work.parsed, work.port);
-        let course = self.course(new.endpoint.of.policy, &traffic, &key_of(&work.parsed), now);
+        let course = self.course(new.endpoint.of.policy, &traffic, &work.parsed.key(), now);
         new.course = course.ok();
         if let Some((first, _)) = new.course.and_then(|course| course.port) {
             new.external = Some(first.of);
@@ -128,9 +128,9 @@ impl Engine {
     /// Asks for where the answers' entry will be looked for.
     fn foresee_answers(&self, work: &mut Work) {
         let Some(new) = &mut work.new else { return };
-        let key = key_of(&work.parsed);
+        let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
-        new.answers = flow4(self.key, &reversed(&outside));
+        new.answers = flow4(self.key, &outside.reversed());
         self.table.prefetch_tags(new.answers);
         self.table.prefetch_spills(new.answers);
     }

@@ -38,23 +38,26 @@ use weir_shm::counters::{Counters, LaneWriter, UplinkCounter};
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_shm::neighbours::Neighbours;
 use weir_shm::observations::Observations;
-use weir_wire::hash::{flow4, hash2};
+use weir_wire::forward::{Egress, Ingress, may_leave};
+use weir_wire::hash::{flow4, flow4_words, hash2};
 use weir_wire::layout::control::{Mac, PortRole, Translate, Uplink};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag, flows_for};
 use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
+use weir_wire::plain::Packet;
+use weir_wire::rewrite::LinkHeader;
 use weir_wire::tcp::Place;
 use weir_wire::{checksum, icmp, ipv4, rewrite, tcp, udp};
 
 use crate::answer::{self, Answer, RateLimit};
-use crate::established::Plain;
-use crate::flows::{self, Header, NewFlow, key_of, reversed};
+use crate::established;
+use crate::flows::{self, Header, NewFlow};
 use crate::fragments::{Fate, FragmentKey, Fragments};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
-use crate::link::{self, LinkHeader};
+use crate::link;
 use crate::mappings::{Hashed, Mapping, Mappings};
 use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
@@ -147,7 +150,7 @@ struct Untagged {
 #[derive(Clone, Copy)]
 enum Stage {
     /// Perhaps the next of an established flow.
-    Plain { plain: Plain, hash: u64, slot: Option<u32> },
+    Plain { plain: Packet, hash: u64, slot: Option<u32> },
     /// Any other.
     Parsed(Work),
     /// It ends here.
@@ -155,11 +158,10 @@ enum Stage {
 }
 
 /// How a packet of an established flow leaves.
-struct Way {
+struct Departure {
     slot: u32,
     action: Action4,
-    device: u8,
-    link: LinkHeader,
+    egress: Egress,
 }
 
 /// What the first stages found out about a packet that goes the long way.
@@ -295,11 +297,11 @@ impl Engine {
             for stage in &mut stages[..count] {
                 let slot = match stage {
                     Stage::Plain { plain, hash, slot } => {
-                        *slot = self.table.find(*hash, &plain.key());
+                        *slot = self.table.find(*hash, &FlowKey4::from_words(plain.key()));
                         *slot
                     }
                     Stage::Parsed(work) => {
-                        work.slot = self.table.find(work.hash, &key_of(&work.parsed));
+                        work.slot = self.table.find(work.hash, &work.parsed.key());
                         work.slot
                     }
                     Stage::Dropped(_) => continue,
@@ -334,9 +336,9 @@ impl Engine {
     #[inline(always)]
     fn classify(&self, frame: &[u8], device: u8) -> Stage {
         if self.untagged.get(usize::from(device)).is_some_and(Option::is_some)
-            && let Some(plain) = Plain::read(frame)
+            && let Some(plain) = established::read(frame)
         {
-            let hash = flow4(self.key, &plain.key());
+            let hash = flow4_words(self.key, plain.key());
             self.table.prefetch_tags(hash);
             return Stage::Plain { plain, hash, slot: None };
         }
@@ -351,7 +353,7 @@ impl Engine {
         let half = &self.snapshot.half;
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
-        let hash = flow4(self.key, &key_of(&parsed));
+        let hash = flow4(self.key, &parsed.key());
         self.table.prefetch_tags(hash);
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
@@ -359,14 +361,14 @@ impl Engine {
     /// What goes the long way after all.
     fn long_way(
         &self,
-        plain: &Plain,
+        plain: &Packet,
         hash: u64,
         slot: Option<u32>,
         device: u8,
     ) -> Result<Work, Dropped> {
         let untagged = self.untagged.get(usize::from(device)).copied().flatten();
         let Untagged { port, .. } = untagged.ok_or(Counter::DropPort)?;
-        Ok(Work { parsed: plain.parsed(), port, hash, slot, leaves: false, new: None })
+        Ok(Work { parsed: established::parsed(plain), port, hash, slot, leaves: false, new: None })
     }
 
     fn act<B: Buffer>(
@@ -378,9 +380,9 @@ impl Engine {
     ) -> Result<(), Dropped> {
         match stage {
             Stage::Plain { plain, hash, slot } => {
-                let way = slot.and_then(|slot| self.established(plain, &received, slot));
-                if let Some(way) = way {
-                    return self.forward(plain, &way, received.frame, now, out);
+                let leaves = slot.and_then(|slot| self.established(plain, &received, slot));
+                if let Some(departure) = leaves {
+                    return self.forward(plain, &departure, received.frame, now, out);
                 }
                 let work = self.long_way(plain, *hash, *slot, received.device)?;
                 self.act_on(&work, received, now, out)
@@ -395,44 +397,42 @@ impl Engine {
     #[inline(always)]
     fn established<B: Buffer>(
         &self,
-        plain: &Plain,
+        plain: &Packet,
         received: &Received<B>,
         slot: u32,
-    ) -> Option<Way> {
-        let Untagged { port: from, heading } =
-            (*self.untagged.get(usize::from(received.device))?)?;
+    ) -> Option<Departure> {
+        let Untagged { port, heading } = (*self.untagged.get(usize::from(received.device))?)?;
+        let ingress = Ingress { heading, sender: sender(received.frame.data(), port).to_word() };
         let entry = self.table.slot(slot);
         let action = entry.action();
-        let ours = action.flags & (flag::OFFLOAD | flag::TO_UPLINK) == flag::OFFLOAD | heading
-            && action.worker == self.id
-            && entry.holds(plain.key().words())
-            && steering::usable(&self.control, action.uplink);
-        let port = self.snapshot.half.ports.get(usize::from(action.port))?;
-        let moved = host_moved(&action, sender(received.frame.data(), from));
-        if !ours || plain.total() > port.mtu || port.vlan != 0 || moved {
-            return None;
-        }
-        let (device, link) = self.link_header(&action)?;
-        Some(Way { slot, action, device, link })
+        let egress = self.egress(&action)?;
+        let leaves = action.worker == self.id
+            && entry.holds(plain.key())
+            && egress.link.vlan == 0
+            && may_leave(plain.ip.total(), &ingress, &action.direction(), &egress);
+        leaves.then_some(Departure { slot, action, egress })
     }
 
     #[inline(always)]
     fn forward<B: Buffer>(
         &mut self,
-        plain: &Plain,
-        way: &Way,
+        plain: &Packet,
+        departure: &Departure,
         mut frame: B,
         now: u32,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
-        let bytes = u64::from(plain.total());
-        plain.rewrite(frame.data_mut(), &way.action, &way.link);
+        let Departure { slot, action, egress } = departure;
+        let bytes = u64::from(plain.ip.total());
+        let rewrite = action.rewrite.words();
+        rewrite::frame4::<{ established::L3 }>(frame.data_mut(), plain, rewrite, &egress.link)
+            .ok_or(Counter::DropMalformed)?;
         if let Some(segment) = plain.segment() {
-            let (FlowKey4 { src, dst, .. }, ack) = (plain.key(), plain.acknowledged());
-            self.follow_sequence(way.slot, &way.action, segment, ack, [src, dst]);
+            let FlowKey4 { src, dst, .. } = FlowKey4::from_words(plain.key());
+            self.follow_sequence(*slot, action, segment, plain.acknowledged(), [src, dst]);
         }
-        self.table.slot(way.slot).count(bytes, now);
-        self.transmit(way.device, frame, &way.action, bytes, out)
+        self.table.slot(*slot).count(bytes, now);
+        self.transmit(egress.device, frame, action, bytes, out)
     }
 
     fn act_on<B: Buffer>(
@@ -459,7 +459,7 @@ impl Engine {
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
-        let key = key_of(p);
+        let key = p.key();
         if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL | icmp::PROTOCOL) {
             return Err(Counter::DropProtocol);
         }
@@ -529,8 +529,7 @@ impl Engine {
             self.follow_sequence(slot, &action, segment, ack, [p.src, p.dst]);
         }
         let Received { mut frame, .. } = received;
-        let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
-        rewrite::apply4(frame.data_mut(), l3, Some(l4), p.proto, &action.rewrite);
+        rewrite::apply4(frame.data_mut(), p.l3.into(), Some(p.proto), &action.rewrite);
         let entry = self.table.slot(slot);
         // Of the flow's own host: whether that is silent counts.
         let seen = if stranger { entry.last_seen() } else { now };
@@ -548,7 +547,7 @@ impl Engine {
         ack: Option<u32>,
         [src, dst]: [[u8; 4]; 2],
     ) {
-        let place = flows::sequence(&self.table, slot, action.peer, segment, ack);
+        let place = self.table.slot(slot).follow(segment, ack, self.table.slot(action.peer));
         if !segment.has_data || place == Place::Outside {
             return;
         }
@@ -580,7 +579,7 @@ impl Engine {
             return Err(Counter::DropTtl);
         }
         let Received { mut frame, .. } = received;
-        rewrite::apply4(frame.data_mut(), p.l3.into(), None, p.proto, &action.rewrite);
+        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
         self.send(frame, p, &action, out)
     }
 
@@ -592,11 +591,11 @@ impl Engine {
         action: &Action4,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
-        let (device, header) = self.link_header(action).ok_or(Counter::DropUplinkDown)?;
-        if !link::set_header(&mut frame, p.l3 != 14, &header) {
+        let egress = self.egress(action).ok_or(Counter::DropUplinkDown)?;
+        if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
         }
-        self.transmit(device, frame, action, u64::from(p.end - p.l3), out)
+        self.transmit(egress.device, frame, action, u64::from(p.end - p.l3), out)
     }
 
     /// Queues a frame and counts it.
@@ -620,8 +619,9 @@ impl Engine {
         Ok(())
     }
 
+    /// Where a direction leads; `None` while its next hop is unknown.
     #[inline]
-    fn link_header(&self, action: &Action4) -> Option<(u8, LinkHeader)> {
+    fn egress(&self, action: &Action4) -> Option<Egress> {
         let half = &self.snapshot.half;
         let port = half.ports.get(usize::from(action.port))?;
         let destination = match action.flags & flag::TO_UPLINK != 0 {
@@ -631,7 +631,12 @@ impl Engine {
         if destination == Mac::NONE {
             return None;
         }
-        Some((port.device, LinkHeader { destination, source: port.mac, vlan: port.vlan }))
+        Some(Egress {
+            uplink_state: self.control.uplink_state(action.uplink),
+            device: port.device,
+            mtu: port.mtu,
+            link: LinkHeader { destination, source: port.mac, vlan: port.vlan },
+        })
     }
 
     fn is_uplink(&self, port: u8) -> bool {
@@ -756,7 +761,7 @@ fn sender(frame: &[u8], port: u8) -> Neighbour {
 /// Does the packet come from another hardware address, or port, than its flow's host does?
 #[inline(always)]
 fn host_moved(action: &Action4, host: Neighbour) -> bool {
-    action.flags & flag::TO_UPLINK != 0 && action.host != mark(host.to_word(), action.peer)
+    action.direction().has_moved(host.to_word())
 }
 
 /// The worker that decides about the flows of a UDP or ICMP endpoint.

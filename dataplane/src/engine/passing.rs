@@ -28,7 +28,7 @@ impl Engine {
         if p.kind == Kind::Flow {
             complete::complete(frame.data_mut(), p);
         }
-        rewrite::apply4(frame.data_mut(), p.l3.into(), None, p.proto, &action.rewrite);
+        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
         self.send(frame, p, &action, out)
     }
 
@@ -42,7 +42,7 @@ impl Engine {
         let policy = steering::policy(half, &traffic);
         let uplink = steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)?;
         let Uplink { port, translate, .. } = *half.uplinks.get(usize::from(uplink))?;
-        let key = key_of(&work.parsed);
+        let key = work.parsed.key();
         (translate == Translate::None as u8).then(|| Action4 {
             rewrite: rewrite::compile4(&key, &key),
             host: 0,

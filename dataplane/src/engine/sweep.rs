@@ -302,14 +302,14 @@ impl Engine {
         let (from_host, from_far) = (entry.next_seq, back.next_seq);
         let (outward, homeward) =
             (self.table.slot(index).action(), self.table.slot(entry.peer).action());
-        if let Some((device, link)) = self.link_header(&homeward) {
-            let reset = answer::reset(&link, &reversed(&inside), from_far, from_host);
+        if let Some(Egress { device, link, .. }) = self.egress(&homeward) {
+            let reset = answer::reset(&link, &inside.reversed(), from_far, from_host);
             if !self.originate(device, &reset, out) {
                 return false;
             }
         }
         // The far end's is an attempt: the uplink is down.
-        if let Some((device, link)) = self.link_header(&outward) {
+        if let Some(Egress { device, link, .. }) = self.egress(&outward) {
             let outside = translated(&inside, &external_of(entry));
             let reset = answer::reset(&link, &outside, from_host, from_far);
             self.originate(device, &reset, out);

@@ -155,7 +155,7 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     let other = NewFlow {
         inside,
         outside,
-        hashes: [inside, flows::reversed(&outside)].map(|key| flow4(KEY, &key)),
+        hashes: [inside, outside.reversed()].map(|key| flow4(KEY, &key)),
         uplink: 0,
         host: Neighbour { mac: HOST_MAC, port: 0 },
         host_index: 0,

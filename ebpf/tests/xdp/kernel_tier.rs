@@ -87,7 +87,7 @@ fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
 fn rewritten(frame: &[u8], entry: &FlowEntry4) -> Vec<u8> {
     let p = parse(frame).unwrap();
     let mut frame = frame.to_vec();
-    apply4(&mut frame, p.l3.into(), Some(p.l4.into()), p.proto, &entry.rewrite);
+    apply4(&mut frame, p.l3.into(), Some(p.proto), &entry.rewrite);
     [&NEXT_HOP[..], &OURS, &[8, 0], &frame[usize::from(p.l3)..]].concat()
 }
 

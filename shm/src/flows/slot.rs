@@ -1,5 +1,6 @@
 //! One slot: publish, read, count, retire.
 
+use weir_wire::forward::Direction;
 use weir_wire::layout::flow::{FlowEntry4, GENERATION, Rewrite4, VALID};
 use weir_wire::tcp::{Place, Segment};
 
@@ -71,6 +72,15 @@ pub struct Meta4 {
     pub uplink: u8,
 }
 
+impl Action4 {
+    /// What the decision about its packets needs.
+    #[inline(always)]
+    pub const fn direction(&self) -> Direction {
+        let Self { flags, uplink, port, host, peer, .. } = *self;
+        Direction { flags, uplink, port, host, peer }
+    }
+}
+
 impl Slot4 {
     /// Does the slot hold this key now?
     #[inline]
@@ -103,20 +113,12 @@ impl Slot4 {
     /// The action, for the slot's owner, which alone could change it.
     #[inline]
     pub fn action(&self) -> Action4 {
-        let [s0, s1, s2, s3, d0, d1, d2, d3] =
-            self.new_addresses.load(Ordering::Relaxed).to_ne_bytes();
-        let [p0, p1, q0, q1, a0, a1, b0, b1] = self.new_ports.load(Ordering::Relaxed).to_ne_bytes();
+        let rewrite =
+            [self.new_addresses.load(Ordering::Relaxed), self.new_ports.load(Ordering::Relaxed)];
         let [h0, h1, port, worker, e0, e1, e2, e3] = self.out.load(Ordering::Relaxed).to_ne_bytes();
         let [.., flags, flow_state, uplink] = self.ports.load(Ordering::Relaxed).to_ne_bytes();
         Action4 {
-            rewrite: Rewrite4 {
-                src: [s0, s1, s2, s3],
-                dst: [d0, d1, d2, d3],
-                sport: [p0, p1],
-                dport: [q0, q1],
-                l3_delta: u16::from_ne_bytes([a0, a1]),
-                l4_delta: u16::from_ne_bytes([b0, b1]),
-            },
+            rewrite: Rewrite4::from_words(rewrite),
             host: u16::from_ne_bytes([h0, h1]),
             port,
             worker,
@@ -169,16 +171,14 @@ impl Slot4 {
             u64::from_ne_bytes([a0, a1, a2, a3, b0, b1, b2, b3])
         };
         let ([p0, p1], [q0, q1]) = (entry.sport, entry.dport);
-        let (meta, new) =
-            ([entry.proto, entry.flags, entry.flow_state, entry.uplink], entry.rewrite);
+        let meta = [entry.proto, entry.flags, entry.flow_state, entry.uplink];
         let ([h0, h1], e) = (entry.host.to_ne_bytes(), entry.peer.to_ne_bytes());
-        let ([a0, a1], [b0, b1]) = (new.l3_delta.to_ne_bytes(), new.l4_delta.to_ne_bytes());
-        let ([n0, n1], [m0, m1]) = (new.sport, new.dport);
+        let [new_addresses, new_ports] = entry.rewrite.words();
         self.last_seen.store(entry.last_seen, Ordering::Relaxed);
         self.addresses.store(word(entry.src, entry.dst), Ordering::Relaxed);
         self.ports.store(word([p0, p1, q0, q1], meta), Ordering::Relaxed);
-        self.new_addresses.store(word(new.src, new.dst), Ordering::Relaxed);
-        self.new_ports.store(word([n0, n1, m0, m1], [a0, a1, b0, b1]), Ordering::Relaxed);
+        self.new_addresses.store(new_addresses, Ordering::Relaxed);
+        self.new_ports.store(new_ports, Ordering::Relaxed);
         self.out.store(word([h0, h1, entry.port, entry.worker], e), Ordering::Relaxed);
         self.packets.store(entry.packets, Ordering::Relaxed);
         self.next_seq.store(entry.next_seq, Ordering::Relaxed);
@@ -198,13 +198,17 @@ impl Slot4 {
         self.bytes.store(total.wrapping_add(bytes), Ordering::Relaxed);
     }
 
-    /// Follows the sequence numbers of a direction, before the packet is [counted](Self::count), and
-    /// says what the segment is to it. One that is [beyond](Place::Beyond) a hole changes nothing.
+    /// Follows the sequence numbers of a direction by a segment that acknowledges `ack`, if anything,
+    /// before the packet is [counted](Self::count); `peer` is the other direction. Says what the
+    /// segment is to it, never [`Place::Beyond`].
     #[inline]
-    pub fn sequence(&self, segment: Segment) -> Place {
+    pub fn follow(&self, segment: Segment, ack: Option<u32>, peer: &Self) -> Place {
         let (next, packets) =
             (self.next_seq.load(Ordering::Relaxed), self.packets.load(Ordering::Relaxed));
-        let place = if packets == 0 { Place::New } else { segment.place(next) };
+        let place = match packets {
+            0 => Place::New,
+            _ => segment.follow(next, ack, || Some(peer.next_seq())),
+        };
         if place == Place::New {
             self.next_seq.store(segment.end, Ordering::Relaxed);
         }

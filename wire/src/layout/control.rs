@@ -194,6 +194,12 @@ impl Mac {
         Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
+    /// From the word as memory has it, whose upper two bytes are zero.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// The bytes as on the wire.
     #[inline]
     pub const fn bytes(self) -> [u8; 6] {

@@ -136,6 +136,12 @@ impl FlowKey4 {
         Self { src, dst, sport, dport, proto, pad: [0; 3] }
     }
 
+    /// The key of packets that answer those of this one.
+    #[inline]
+    pub const fn reversed(&self) -> Self {
+        Self::new(self.dst, self.src, self.dport, self.sport, self.proto)
+    }
+
     /// The key whose [`Self::words`] these are.
     #[inline]
     pub const fn from_words(words: [u64; 2]) -> Self {
@@ -174,6 +180,32 @@ pub struct Rewrite4 {
     pub l3_delta: u16,
     /// RFC 1624 delta of the transport checksum.
     pub l4_delta: u16,
+}
+
+impl Rewrite4 {
+    /// The rewrite as two words, in memory order: addresses; ports and deltas.
+    #[inline]
+    pub const fn words(&self) -> [u64; 2] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
+        let ([i, j], [k, l]) = (self.sport, self.dport);
+        let ([m, n], [o, p]) = (self.l3_delta.to_ne_bytes(), self.l4_delta.to_ne_bytes());
+        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    }
+
+    /// The rewrite whose [`Self::words`] these are.
+    #[inline]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h] = words[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = words[1].to_ne_bytes();
+        Self {
+            src: [a, b, c, d],
+            dst: [e, f, g, h],
+            sport: [i, j],
+            dport: [k, l],
+            l3_delta: u16::from_ne_bytes([m, n]),
+            l4_delta: u16::from_ne_bytes([o, p]),
+        }
+    }
 }
 
 /// One IPv4 direction. 64 bytes, one cache line.
