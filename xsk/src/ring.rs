@@ -71,7 +71,13 @@ impl<T: Copy> Producer<T> {
         Self { memory, next, consumed, _memory: PhantomData }
     }
 
-    /// Slots that can be written now.
+    /// Can a slot be written now? Looks at the shared index only when the copy says no.
+    #[inline]
+    pub fn has_room(&mut self) -> bool {
+        self.outstanding() < self.memory.size || self.free() > 0
+    }
+
+    /// Slots that can be written now, by the shared index.
     pub fn free(&mut self) -> u32 {
         self.consumed = self.memory.consumer().load(Ordering::Acquire);
         self.memory.size - self.outstanding()
@@ -85,7 +91,7 @@ impl<T: Copy> Producer<T> {
     /// Writes a slot, to be seen after [`Self::publish`]; `false` when the ring is full.
     #[inline]
     pub fn push(&mut self, value: T) -> bool {
-        if self.outstanding() == self.memory.size && self.free() == 0 {
+        if !self.has_room() {
             return false;
         }
         self.memory.write(self.next, value);
@@ -273,6 +279,7 @@ mod tests {
                 match step {
                     Step::Push(value) => {
                         let room = written.len() + visible.len() + held < size as usize;
+                        prop_assert_eq!(producer.has_room(), room);
                         prop_assert_eq!(producer.push(value), room);
                         if room {
                             written.push_back(value);

@@ -387,7 +387,7 @@ impl<'u> Socket<'u> {
     /// or when it belongs to another UMEM.
     #[inline]
     pub fn transmit(&mut self, frame: Frame<'u>) -> Result<(), Frame<'u>> {
-        if !self.owns(&frame) || (self.tx.free() == 0) {
+        if !self.owns(&frame) || !self.tx.has_room() {
             return Err(frame);
         }
         let (addr, len) = frame.into_ring(self.owner);
