@@ -104,7 +104,7 @@ impl Probed {
     /// # Errors
     /// When nothing is published.
     pub fn takes(&self, uplink: usize) -> Result<bool> {
-        Ok(self.weir.snapshot()?.buckets[0].contains(&(uplink as u8)))
+        Ok(self.weir.snapshot()?.table(0).contains(&(uplink as u8)))
     }
 }
 

@@ -439,7 +439,7 @@ impl Weir {
             let usable = |u: &usize| region.uplink_state(*u as u8) & uplink_state::USABLE != 0;
             // State words are flipped before the buckets that follow from them are published.
             let dealt = |table: &BucketTable| uplinks.iter().all(|u| table.contains(&(*u as u8)));
-            let published = region.snapshot().is_some_and(|s| dealt(&s.buckets[0]));
+            let published = region.snapshot().is_some_and(|s| dealt(s.table(0)));
             Ok((uplinks.iter().all(usable) && published).then_some(()))
         })
         .with_context(|| self.log("weir-control"))

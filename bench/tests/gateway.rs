@@ -189,14 +189,14 @@ fn a_weight_change_is_obeyed_by_new_flows() {
 #[test]
 fn an_uplink_set_down_takes_no_new_flows_and_returns() {
     let (topology, _server, weir) = site(Plan::new(3, 2));
-    let table = weir.snapshot().unwrap().buckets[0];
+    let table = *weir.snapshot().unwrap().table(0);
     weir.request(&Request::Down { uplink: "cable".into() }).unwrap();
     let before = weir.uplinks().unwrap()[1].flows_created;
     let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
     assert_eq!(report.answered, 1000);
     assert_eq!(weir.uplinks().unwrap()[1].flows_created, before);
     weir.request(&Request::Up { uplink: "cable".into() }).unwrap();
-    assert!(weir.snapshot().unwrap().buckets[0] == table, "the same buckets come back");
+    assert!(*weir.snapshot().unwrap().table(0) == table, "the same buckets come back");
     udp_flows::run(&topology.hosts, SocketAddrV4::new(SERVER, ECHO_PORT), 900).unwrap();
     assert!(weir.uplinks().unwrap()[1].flows_created > before);
     weir.check_conservation().unwrap();

@@ -3,7 +3,7 @@
 use weir_wire::hash::hash2;
 use weir_wire::icmp;
 use weir_wire::layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
-use weir_wire::layout::{MAX_POLICIES, NONE};
+use weir_wire::layout::NONE;
 use weir_wire::tcp;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -76,10 +76,8 @@ pub fn uplink(
     traffic: &Traffic,
 ) -> Option<u8> {
     let index = usize::from(policy);
-    let (table, policy) = (snapshot.buckets.get(index)?, snapshot.half.policies.get(index)?);
-    if policy.member_count == 0 || index >= MAX_POLICIES {
-        return None;
-    }
+    let policy = snapshot.half.policies.get(index).filter(|policy| policy.member_count != 0)?;
+    let table = snapshot.table(index);
     let mut hash = selection_hash(&snapshot.half, key, policy, traffic);
     let mut resort = None;
     for _ in 0..RETRIES {

@@ -130,50 +130,77 @@ pub fn empty_half() -> Box<ControlHalf> {
 pub struct Snapshot {
     /// Uplinks, policies, rules.
     pub half: Box<ControlHalf>,
-    /// Bucket table of each policy.
-    pub buckets: Box<[BucketTable; MAX_POLICIES]>,
-    /// Where the next state is put together. Tables of policies that there are not take no memory.
-    next: (Box<ControlHalf>, Box<[BucketTable; MAX_POLICIES]>),
+    /// Where the next state is put together.
+    next: Box<ControlHalf>,
+    /// Room for two bucket tables of each policy: the one that holds, and the next one. Those of
+    /// policies that there are not take no memory.
+    tables: [Box<[BucketTable; MAX_POLICIES]>; 2],
+    /// Which of both holds.
+    current: [bool; MAX_POLICIES],
 }
 
 impl Snapshot {
     /// An empty state.
     pub fn new() -> Box<Self> {
-        let buckets =
+        let tables =
             || <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
-        let next = (empty_half(), buckets());
-        Box::new(Self { half: empty_half(), buckets: buckets(), next })
+        Box::new(Self {
+            half: empty_half(),
+            next: empty_half(),
+            tables: [tables(), tables()],
+            current: [false; MAX_POLICIES],
+        })
     }
 
-    /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published,
-    /// the writer was faster three times over, or a checksum is wrong; the copy then stays.
+    /// The bucket table of a policy.
+    ///
+    /// # Panics
+    /// If there is no room for a policy of this number.
+    #[inline]
+    pub fn table(&self, policy: usize) -> &BucketTable {
+        &self.tables[usize::from(self.current[policy])][policy]
+    }
+
+    /// Replaces the copy by the current state; allocates nothing. Only tables that changed are
+    /// copied. `false`: nothing is published, the writer was faster three times over, or a checksum
+    /// is wrong; the copy then stays.
     pub fn refresh(&mut self, region: &ControlRegion) -> bool {
         for _ in 0..3 {
             let whole = publish::read(region.epoch_word(), |epoch| {
-                let (half, buckets) = &mut self.next;
-                map::load_into(&region.page, ControlRegion::half_offset(epoch), &mut **half);
-                let bank = (epoch & 1) as usize;
-                for (policy, table) in buckets.iter_mut().enumerate() {
-                    if half.policies[policy].member_count != 0 {
-                        region.load_table(bank, policy, table);
+                let offset = ControlRegion::half_offset(epoch);
+                map::load_into(&region.page, offset, &mut *self.next);
+                for policy in 0..MAX_POLICIES {
+                    if self.has_changed(policy) {
+                        let next = &mut self.tables[usize::from(!self.current[policy])][policy];
+                        region.load_table((epoch & 1) as usize, policy, next);
                     }
                 }
             });
-            if whole && self.next.0.epoch != 0 && self.is_next_sound() {
-                std::mem::swap(&mut self.half, &mut self.next.0);
-                std::mem::swap(&mut self.buckets, &mut self.next.1);
+            if whole && self.next.epoch != 0 && self.is_next_sound() {
+                for policy in 0..MAX_POLICIES {
+                    self.current[policy] ^= self.has_changed(policy);
+                }
+                std::mem::swap(&mut self.half, &mut self.next);
                 return true;
             }
         }
         false
     }
 
+    /// Has the policy another table in the next state, by its checksum?
+    fn has_changed(&self, policy: usize) -> bool {
+        let [now, next] = [&self.half, &self.next].map(|half| &half.policies[policy]);
+        let same = now.member_count != 0 && now.buckets_checksum == next.buckets_checksum;
+        next.member_count != 0 && !same
+    }
+
     fn is_next_sound(&self) -> bool {
-        let (half, buckets) = &self.next;
-        half.checksum == half.compute_checksum()
-            && half.policies.iter().zip(buckets.iter()).all(|(policy, table)| {
-                policy.member_count == 0 || policy.buckets_checksum == checksum64(table)
-            })
+        let is_sound = |policy: usize| {
+            let next = &self.tables[usize::from(!self.current[policy])][policy];
+            self.next.policies[policy].buckets_checksum == checksum64(next)
+        };
+        self.next.checksum == self.next.compute_checksum()
+            && (0..MAX_POLICIES).all(|policy| !self.has_changed(policy) || is_sound(policy))
     }
 }
 
@@ -322,7 +349,7 @@ mod tests {
             let snapshot = writer.region().snapshot().unwrap();
             assert_eq!(snapshot.half.epoch, epoch);
             assert_eq!(snapshot.half.policies[0].members[0].weight, round);
-            assert_eq!(snapshot.buckets[0], [round as u8; BUCKETS]);
+            assert_eq!(*snapshot.table(0), [round as u8; BUCKETS]);
         }
     }
 
@@ -352,11 +379,25 @@ mod tests {
         let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(!snapshot.refresh(&writer.region));
-        assert_eq!((snapshot.half.epoch, snapshot.buckets[0][9]), (epoch - 1, 1));
+        assert_eq!((snapshot.half.epoch, snapshot.table(0)[9]), (epoch - 1, 1));
         assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(snapshot.refresh(&writer.region));
-        assert_eq!((snapshot.half.epoch, snapshot.buckets[0][9]), (epoch, 2));
+        assert_eq!((snapshot.half.epoch, snapshot.table(0)[9]), (epoch, 2));
+    }
+
+    #[test]
+    fn a_table_that_did_not_change_is_not_read_again() {
+        let (mut writer, mut half) = writer();
+        writer.publish(&mut half, &[&[1; BUCKETS]]);
+        let mut snapshot = writer.region().snapshot().unwrap();
+        half.policies[0].members[0].weight = 7;
+        let epoch = writer.publish(&mut half, &[&[1; BUCKETS]]);
+        let at = ControlRegion::table_offset(epoch as usize & 1, 0);
+        writer.region.buckets.view::<AtomicU64>(at)[5].store(7, Ordering::Relaxed);
+        assert!(snapshot.refresh(&writer.region));
+        assert_eq!(snapshot.half.policies[0].members[0].weight, 7);
+        assert_eq!(*snapshot.table(0), [1; BUCKETS]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn what_one_process_publishes_another_maps() {
     let reader = ControlRegion::open(&scratch.0, Access::Read).unwrap();
     let snapshot = reader.snapshot().unwrap();
     assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
-    assert_eq!(snapshot.buckets[0][65_535], 3);
+    assert_eq!(snapshot.table(0)[65_535], 3);
 }
 
 #[test]

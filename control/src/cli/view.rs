@@ -11,6 +11,7 @@ use weir_shm::flows::FlowTable4;
 use weir_shm::map::Access;
 use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
+use weir_wire::layout::MAX_POLICIES;
 use weir_wire::layout::control::{
     BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
     Uplink as UplinkLayout, uplink_state,
@@ -77,7 +78,7 @@ impl State {
 
     /// Percentage of a policy's buckets that an uplink has.
     fn share(&self, policy: usize, uplink: u8) -> f64 {
-        let table = &self.snapshot.buckets[policy % self.snapshot.buckets.len()];
+        let table = self.snapshot.table(policy % MAX_POLICIES);
         let owned = table.iter().filter(|owner| **owner == uplink).count();
         (owned as f64 * 1000.0 / BUCKETS as f64).round() / 10.0
     }
