@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use weir_wire::layout::set::IndexSet;
 use weir_wire::layout::status::{DeviceStatus, SocketMode};
 use weir_wire::layout::{MAX_DEVICES, NONE};
 use weir_xsk::{Binder, Frame, Lease, Socket, SocketConfig, Umem};
@@ -25,8 +26,8 @@ pub struct Ports<'u> {
     pub sockets: Vec<(u8, Socket<'u>)>,
     /// First socket of each device that may be sent by, by device index; [`NO_SOCKET`]: it has none.
     first: [u16; MAX_DEVICES],
-    /// Devices that may be sent by, a bit for each index.
-    usable: u64,
+    /// Devices that may be sent by.
+    usable: IndexSet,
     /// Who sends by a device that the worker has no socket of, by device index; [`NONE`]: nobody.
     senders: [u8; MAX_DEVICES],
     /// What sockets held that are closed, and the device of each.
@@ -35,8 +36,8 @@ pub struct Ports<'u> {
     retired: [DeviceStatus; MAX_DEVICES],
     handover: &'u Handover,
     transmitter: &'u OnceLock<Transmitter>,
-    /// Devices whose sockets copy, a bit for each index.
-    copying: u64,
+    /// Devices whose sockets copy.
+    copying: IndexSet,
     /// Frames for the transmitter, which go with the next [`Self::flush`].
     outbox: Vec<(u8, Frame<'u>)>,
     /// Packets of the gateway's own wait in the sockets' rings, and are older than the outbox: a
@@ -61,13 +62,13 @@ impl<'u> Ports<'u> {
             memory,
             sockets: Vec::new(),
             first: [NO_SOCKET; MAX_DEVICES],
-            usable: 0,
+            usable: IndexSet::EMPTY,
             senders: [NONE; MAX_DEVICES],
             leases: Vec::new(),
             retired: [DeviceStatus::new_zeroed(); MAX_DEVICES],
             handover: &shared.handover,
             transmitter: &shared.transmitter,
-            copying: 0,
+            copying: IndexSet::EMPTY,
             outbox: Vec::with_capacity(BATCH),
             owed: false,
             by_transmitter: [Sent::default(); MAX_DEVICES],
@@ -129,20 +130,19 @@ impl<'u> Ports<'u> {
     }
 
     fn send_so(&mut self, device: u8, way: Way) {
-        let bit = 1 << (device & 63);
-        self.copying = if way.zero_copy { self.copying & !bit } else { self.copying | bit };
+        self.copying.set(device, !way.zero_copy);
         self.senders[usize::from(device) % MAX_DEVICES] = way.by.unwrap_or(NONE);
         for (_, socket) in self.sockets.iter_mut().filter(|(of, _)| *of == device) {
             socket.set_zero_copy(way.zero_copy);
         }
-        self.usable |= bit;
+        self.usable.set(device, true);
         self.number();
     }
 
     fn close(&mut self, device: u8) {
         self.flush_outbox();
-        let bit = 1 << (device & 63);
-        (self.usable, self.copying) = (self.usable & !bit, self.copying & !bit);
+        self.usable.set(device, false);
+        self.copying.set(device, false);
         let index = usize::from(device) % MAX_DEVICES;
         self.senders[index] = NONE;
         for (_, socket) in self.sockets.extract_if(.., |(of, _)| *of == device) {
@@ -250,7 +250,7 @@ impl<'u> Ports<'u> {
 impl<'u> Output<Frame<'u>> for Ports<'u> {
     #[inline]
     fn transmit(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
-        let copies = self.copying.checked_shr(device.into()).is_some_and(|set| set & 1 != 0);
+        let copies = self.copying.contains(device);
         if !copies || !self.transmitter.get().is_some_and(|by| by.serves(device)) {
             return self.by_socket(device, frame);
         }
@@ -297,11 +297,11 @@ fn add_figures(status: &mut DeviceStatus, socket: &Socket<'_>) {
 }
 
 /// Number of the first socket of each device that is usable, given the device of each socket.
-fn first_sockets(devices: impl Iterator<Item = u8>, usable: u64) -> [u16; MAX_DEVICES] {
+fn first_sockets(devices: impl Iterator<Item = u8>, usable: IndexSet) -> [u16; MAX_DEVICES] {
     let mut first = [NO_SOCKET; MAX_DEVICES];
     for (number, device) in (0..NO_SOCKET).zip(devices) {
         let first = &mut first[usize::from(device) % MAX_DEVICES];
-        if usable >> (device & 63) & 1 == 1 && *first == NO_SOCKET {
+        if usable.contains(device) && *first == NO_SOCKET {
             *first = number;
         }
     }
@@ -316,7 +316,7 @@ mod tests {
     fn each_device_sends_by_its_own_socket_however_many_there_are() {
         let of = |device: u8, count: usize| std::iter::repeat_n(device, count);
         let devices = of(0, 64).chain(of(1, 191)).chain(of(5, 1)).chain(of(3, 1)).chain(of(4, 1));
-        let first = first_sockets(devices, 0b01_1011);
+        let first = first_sockets(devices, IndexSet::from_bits(0b01_1011));
         assert_eq!(first[..6], [0, 64, NO_SOCKET, 256, 257, NO_SOCKET], "the last is not usable");
     }
 }

@@ -2,8 +2,9 @@
 
 use weir_wire::hash::hash2;
 use weir_wire::icmp;
-use weir_wire::layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
 use weir_wire::layout::NONE;
+use weir_wire::layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
+use weir_wire::layout::set::IndexSet;
 use weir_wire::tcp;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -57,7 +58,7 @@ fn matches(rule: &Rule, t: &Traffic) -> bool {
     // The identifier of an ICMP query is no port: a rule about ports does not match it.
     let ports_match =
         |range, port| any_port(range) || (t.proto != icmp::PROTOCOL && within(range, port));
-    rule.in_ports >> (t.in_port & 63) & 1 == 1
+    IndexSet::from_bits(rule.in_ports).contains(t.in_port)
         && (rule.protocol == 0 || rule.protocol == t.proto)
         && (rule.dscp == 0xff || rule.dscp == t.dscp)
         && rule.source.contains4(t.src)

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use weir_wire::layout::MAX_DEVICES;
+use weir_wire::layout::set::IndexSet;
 use weir_xsk::Tap;
 use weir_xsk::tap::LONGEST_FRAME;
 
@@ -18,13 +19,11 @@ const NAME: &str = "weirtx%d";
 #[derive(Debug)]
 pub struct Transmitter {
     tap: Tap,
-    /// A bit for each device index that it sends to.
+    /// The [`IndexSet`] of devices that it sends to.
     devices: AtomicU64,
     /// Somebody removed it.
     gone: AtomicBool,
 }
-
-const _: () = assert!(MAX_DEVICES <= u64::BITS as usize);
 
 impl Transmitter {
     /// May it send by a device with this MTU? A worker's frame has an Ethernet header and a tag.
@@ -45,7 +44,7 @@ impl Transmitter {
 
     /// From now on it sends to a device that the program may send by, or does so no more.
     pub fn serve(&self, device: u8, serve: bool) {
-        let bit = 1u64.checked_shl(device.into()).unwrap_or(0);
+        let bit = IndexSet::of(device).bits();
         if serve && !self.gone.load(Ordering::Relaxed) {
             self.devices.fetch_or(bit, Ordering::Relaxed);
         } else {
@@ -56,8 +55,7 @@ impl Transmitter {
     /// Does it send to this device?
     #[inline]
     pub fn serves(&self, device: u8) -> bool {
-        let devices = self.devices.load(Ordering::Relaxed);
-        devices.checked_shr(device.into()).is_some_and(|set| set & 1 != 0)
+        IndexSet::from_bits(self.devices.load(Ordering::Relaxed)).contains(device)
     }
 
     /// Sends a frame to a device it serves. `false`: the tap device did not take it, and will not be

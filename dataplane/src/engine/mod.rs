@@ -44,6 +44,7 @@ use weir_wire::layout::control::{Mac, PortRole, Translate, Uplink};
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag, flows_for};
 use weir_wire::layout::neighbour::{Neighbour, mark};
+use weir_wire::layout::set::IndexSet;
 use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_wire::parse::{Kind, Parsed, Reject, parse};
 use weir_wire::plain::Packet;
@@ -292,7 +293,7 @@ impl Engine {
                     self.table.prefetch_slot(*hash);
                 }
             }
-            let all_up = self.usable_uplinks().count_ones() == u32::from(self.uplinks);
+            let all_up = self.usable_uplinks().len() == u32::from(self.uplinks);
             let mut begin = false;
             for stage in &mut stages[..count] {
                 let slot = match stage {
@@ -320,10 +321,9 @@ impl Engine {
         }
     }
 
-    /// Uplinks that flows may use, a bit for each.
-    fn usable_uplinks(&self) -> u64 {
-        let usable = (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink));
-        usable.fold(0, |set, uplink| set | 1 << uplink)
+    /// Uplinks that flows may use.
+    fn usable_uplinks(&self) -> IndexSet {
+        (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink)).collect()
     }
 
     /// Is the flow the worker's, and on an uplink that is down?

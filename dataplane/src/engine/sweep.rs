@@ -31,23 +31,23 @@ const PAUSE: u32 = 50;
 #[derive(Debug)]
 pub(super) struct Sweep {
     /// Uplinks that flows could use when it was last looked.
-    usable: u64,
+    usable: IndexSet,
     /// Uplinks whose connections are to end.
-    dead: u64,
+    dead: IndexSet,
     /// Uplinks whose addresses changed.
-    renumbered: u64,
+    renumbered: IndexSet,
     /// What told of each uplink's addresses when it was last looked.
     pools: [u64; MAX_UPLINKS],
     /// Those of them with connections that have nowhere else to go.
-    stranded: u64,
+    stranded: IndexSet,
     next: u32,
     left: u32,
     /// The device whose ring the walk waits for, and for how many ticks it has.
     waits: Option<(u8, u32)>,
     /// Devices whose rings stayed full.
-    full: u64,
+    full: IndexSet,
     /// Those of them that were tried again in this walk.
-    tried: u64,
+    tried: IndexSet,
     /// Did the walk pass over a connection?
     passed: bool,
     /// Ticks since it ended, if it did.
@@ -59,16 +59,16 @@ impl Default for Sweep {
     fn default() -> Self {
         let pools = [0; MAX_UPLINKS];
         Self {
-            usable: u64::MAX,
-            dead: 0,
-            renumbered: 0,
+            usable: IndexSet::ALL,
+            dead: IndexSet::EMPTY,
+            renumbered: IndexSet::EMPTY,
             pools,
-            stranded: 0,
+            stranded: IndexSet::EMPTY,
             next: 0,
             left: 0,
             waits: None,
-            full: 0,
-            tried: 0,
+            full: IndexSet::EMPTY,
+            tried: IndexSet::EMPTY,
             passed: false,
             paused: 0,
         }
@@ -80,30 +80,30 @@ impl Sweep {
     pub(super) fn again(&mut self, uplinks: &[Uplink]) {
         let stranded = std::mem::take(&mut self.stranded);
         self.begin(stranded);
-        let mut renumbered = 0;
-        for (index, (known, uplink)) in self.pools.iter_mut().zip(uplinks).enumerate() {
+        let mut renumbered = IndexSet::EMPTY;
+        for (index, (known, uplink)) in (0..).zip(self.pools.iter_mut().zip(uplinks)) {
             let pool = uplink.pool.as_bytes();
             let now = checksum64(pool) ^ u64::from(uplink.pool_len);
             // Without any address it is down, and may get the same one again.
             if uplink.pool_len > 0 && std::mem::replace(known, now) != now {
-                renumbered |= 1 << index;
+                renumbered.set(index, true);
             }
         }
-        if renumbered != 0 {
+        if !renumbered.is_empty() {
             self.renumbered |= renumbered;
             self.walk();
         }
     }
 
-    fn begin(&mut self, dead: u64) {
-        if dead != 0 {
+    fn begin(&mut self, dead: IndexSet) {
+        if !dead.is_empty() {
             self.dead |= dead;
             self.walk();
         }
     }
 
     fn walk(&mut self) {
-        (self.left, self.tried) = (u32::MAX, 0);
+        (self.left, self.tried) = (u32::MAX, IndexSet::EMPTY);
     }
 
     /// A tick has passed.
@@ -112,8 +112,8 @@ impl Sweep {
             self.waits = Some((device, ticks + 1));
             if ticks + 1 >= PATIENCE {
                 self.waits = None;
-                self.full |= bit(device);
-                self.tried |= bit(device);
+                self.full.set(device, true);
+                self.tried.set(device, true);
             }
         }
         if self.left == 0 && self.passed {
@@ -127,25 +127,21 @@ impl Sweep {
 
     /// Is the device's ring to be left alone in this walk?
     fn passes_over(&mut self, device: u8) -> bool {
-        let passes = self.full & self.tried & bit(device) != 0;
+        let passes = (self.full & self.tried).contains(device);
         self.passed |= passes;
         passes
     }
 
     /// The device's ring had no room; says whether to wait for it.
     fn refused(&mut self, device: u8) -> bool {
-        if self.full & bit(device) != 0 {
-            self.tried |= bit(device);
+        if self.full.contains(device) {
+            self.tried.set(device, true);
             self.passed = true;
             return false;
         }
         self.waits.get_or_insert((device, 0));
         true
     }
-}
-
-fn bit(index: u8) -> u64 {
-    1 << (index & 63)
 }
 
 /// What became of a flow.
@@ -164,18 +160,18 @@ impl Engine {
     /// table at a time. Says whether there is more to do now.
     pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
         let usable = self.usable_uplinks();
-        let gone = self.sweep.usable & !usable;
+        let gone = self.sweep.usable - usable;
         self.sweep.usable = usable;
-        self.sweep.dead &= !usable;
-        self.sweep.stranded &= !usable;
+        self.sweep.dead = self.sweep.dead - usable;
+        self.sweep.stranded = self.sweep.stranded - usable;
         self.sweep.begin(gone);
-        if self.sweep.dead | self.sweep.renumbered == 0 || self.snapshot.half.epoch == 0 {
+        if (self.sweep.dead | self.sweep.renumbered).is_empty() || self.snapshot.half.epoch == 0 {
             return false;
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
         self.walk_on(out);
         if self.sweep.left == 0 && !self.sweep.passed {
-            (self.sweep.dead, self.sweep.renumbered) = (0, 0);
+            (self.sweep.dead, self.sweep.renumbered) = (IndexSet::EMPTY, IndexSet::EMPTY);
         }
         self.sweep.left != 0
     }
@@ -191,7 +187,7 @@ impl Engine {
                 match self.end_one(index, out) {
                     End::None => {}
                     End::Done => ends -= 1,
-                    End::Stranded(uplink) => self.sweep.stranded |= bit(uplink),
+                    End::Stranded(uplink) => self.sweep.stranded.set(uplink, true),
                     End::NoRoom => return,
                 }
             }
@@ -208,11 +204,11 @@ impl Engine {
         const BOTH: u8 = flag::FORWARD | flag::NAT;
         let slot = self.table.slot(index);
         let meta = slot.meta();
-        let (dead, renumbered) =
-            (self.sweep.dead >> (meta.uplink & 63), self.sweep.renumbered >> (meta.uplink & 63));
+        let dead = self.sweep.dead.contains(meta.uplink);
+        let renumbered = self.sweep.renumbered.contains(meta.uplink);
         let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing as u8;
-        let ends = (dead & 1 == 1 && connection)
-            || (renumbered & 1 == 1 && (connection || meta.proto != tcp::PROTOCOL));
+        let ends =
+            (dead && connection) || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
         ends && meta.flags & BOTH == BOTH && slot.is_valid()
     }
 
@@ -220,7 +216,7 @@ impl Engine {
         let Some(entry) = self.table.slot(index).read().filter(|e| e.worker == self.id) else {
             return End::None;
         };
-        if self.sweep.dead >> (entry.uplink & 63) & 1 == 1 && entry.proto == tcp::PROTOCOL {
+        if self.sweep.dead.contains(entry.uplink) && entry.proto == tcp::PROTOCOL {
             return self.end_connection(index, &entry, out);
         }
         if self.has_address(entry.uplink, entry.rewrite.src) {
@@ -278,7 +274,7 @@ impl Engine {
             return End::None;
         }
         if self.reset(index, entry, out) {
-            self.sweep.full &= !bit(device);
+            self.sweep.full.set(device, false);
             return End::Done;
         }
         if self.sweep.refused(device) { End::NoRoom } else { End::None }

@@ -9,6 +9,7 @@ mod index;
 use index::{Index, MOST};
 use weir_shm::map::prefetch;
 use weir_wire::hash::hash2;
+use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_wire::{icmp, udp};
 
 use crate::nat::{Endpoint, External};
@@ -44,31 +45,37 @@ struct Record {
 }
 
 const FLOWS: u32 = (1 << 20) - 1;
+const UPLINK: u32 = 26;
+const POLICY: u32 = 21;
+const ICMP: u32 = 1 << 20;
+const _: () = assert!(MAX_UPLINKS <= 1 << (32 - UPLINK) && MAX_POLICIES <= 1 << (UPLINK - POLICY));
 
 impl Record {
     fn new(endpoint: Endpoint, uplink: u8, external: External) -> Self {
-        let icmp = u32::from(endpoint.proto == icmp::PROTOCOL);
-        let (uplink, policy) = (u32::from(uplink & 63), u32::from(endpoint.policy & 31));
+        let icmp = if endpoint.proto == icmp::PROTOCOL { ICMP } else { 0 };
+        let uplink = u32::from(uplink) % MAX_UPLINKS as u32;
+        let policy = u32::from(endpoint.policy) % MAX_POLICIES as u32;
         Self {
             inside: endpoint.address,
             outside: external.address,
             inside_port: endpoint.port,
             outside_port: external.port,
-            state: uplink << 26 | policy << 21 | icmp << 20 | 1,
+            state: uplink << UPLINK | policy << POLICY | icmp | 1,
         }
     }
 
     fn uplink(&self) -> u8 {
-        (self.state >> 26) as u8
+        (self.state >> UPLINK) as u8
     }
 
     fn proto(&self) -> u8 {
-        if self.state >> 20 & 1 == 1 { icmp::PROTOCOL } else { udp::PROTOCOL }
+        if self.state & ICMP != 0 { icmp::PROTOCOL } else { udp::PROTOCOL }
     }
 
     fn endpoint(&self) -> Endpoint {
         let (address, port) = (self.inside, self.inside_port);
-        Endpoint { proto: self.proto(), policy: (self.state >> 21 & 31) as u8, address, port }
+        let policy = (self.state >> POLICY) as u8 % MAX_POLICIES as u8;
+        Endpoint { proto: self.proto(), policy, address, port }
     }
 
     fn external(&self) -> External {

@@ -22,6 +22,7 @@ pub mod counters;
 pub mod flow;
 pub mod neighbour;
 pub mod observations;
+pub mod set;
 pub mod status;
 pub mod tags;
 
