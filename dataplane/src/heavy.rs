@@ -1,10 +1,9 @@
 //! Who has heavy flows: pairs of hosts with one of late. A new flow between such a pair promises to
 //! be heavy too: a backup's next file, a download's next part.
 
-use weir_wire::hash::hash2;
 use weir_wire::layout::flow::FlowEntry4;
 
-use crate::purpose;
+use crate::purpose::Purpose;
 
 /// A flow is heavy from so many bytes on, both directions together.
 pub const HEAVY_BYTES: u64 = 8 << 20;
@@ -45,7 +44,7 @@ impl Heavy {
     fn hash(&self, src: [u8; 4], dst: [u8; 4]) -> u64 {
         let word = u64::from(u32::from_be_bytes(src)) << 32 | u64::from(u32::from_be_bytes(dst));
         // Zero is no pair's.
-        hash2(self.key, word, purpose::PAIR) | 1 << 63
+        Purpose::Pair.hash(self.key, word) | 1 << 63
     }
 }
 

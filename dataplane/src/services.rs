@@ -5,10 +5,9 @@
 //! stays silent for `SILENCE_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
-use weir_wire::hash::hash2;
 use weir_wire::layout::flow::FlowEntry4;
 
-use crate::purpose;
+use crate::purpose::Purpose;
 
 /// Services that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 1 << 14;
@@ -44,7 +43,7 @@ impl Services {
     /// The service that a forward entry leads to: address, port and protocol.
     pub fn of(&self, entry: &FlowEntry4) -> u64 {
         let ([a, b, c, d], [e, f]) = (entry.dst, entry.dport);
-        hash2(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, entry.proto]), purpose::SERVICE)
+        Purpose::Service.hash(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, entry.proto]))
     }
 
     /// It answered.

@@ -9,7 +9,7 @@ use weir_wire::tcp;
 
 use weir_shm::control::{ControlRegion, Snapshot};
 
-use crate::purpose;
+use crate::purpose::Purpose;
 
 /// Other buckets looked at when the first names an uplink that has just gone down: the control
 /// process has not published buckets without it yet.
@@ -89,7 +89,7 @@ pub fn uplink(
         if uplink != NONE && resort.is_none() && spared(region, uplink) {
             resort = Some(uplink);
         }
-        hash = hash2(key, hash, purpose::NEXT_BUCKET);
+        hash = Purpose::NextBucket.hash(key, hash);
     }
     resort
 }
@@ -128,8 +128,8 @@ fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffi
             let ports = u32::from(t.sport) << 16 | u32::from(t.dport);
             hash2(key, addresses, word([0, 0, 0, t.proto], ports))
         }
-        s if s == source => hash2(key, word(t.src, 0), purpose::BUCKET),
-        _ => hash2(key, addresses, purpose::BUCKET),
+        s if s == source => Purpose::Bucket.hash(key, word(t.src, 0)),
+        _ => Purpose::Bucket.hash(key, addresses),
     }
 }
 

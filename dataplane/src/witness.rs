@@ -11,14 +11,13 @@ use std::collections::VecDeque;
 
 use weir_shm::flows::FlowTable4;
 use weir_shm::observations::Observations;
-use weir_wire::hash::hash2;
 use weir_wire::layout::MAX_UPLINKS;
 use weir_wire::layout::flow::{FlowEntry4, flag};
 use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_wire::{tcp, udp};
 
 use crate::engine::Regions;
-use crate::purpose;
+use crate::purpose::Purpose;
 use crate::services::Services;
 
 /// Flows that wait for judgement at a time.
@@ -74,7 +73,7 @@ impl Witness {
     }
 
     fn share_of(&self, host: u16) -> u8 {
-        hash2(self.key, host.into(), purpose::SHARE) as u8
+        Purpose::Share.hash(self.key, host.into()) as u8
     }
 
     /// Takes note of a flow that was made now, given its forward slot and its host's index, if there
@@ -125,8 +124,8 @@ impl Witness {
         }
         // A host is its hardware address, however many others it sends from.
         let (remote, local) = (
-            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), purpose::REMOTE),
-            bit(self.key, u64::from(host), purpose::USER),
+            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), Purpose::Remote),
+            bit(self.key, u64::from(host), Purpose::User),
         );
         flows.flows += 1;
         remote.enter(&mut flows.remotes);
@@ -152,12 +151,12 @@ impl Witness {
 /// A host's place in a set.
 struct Bit(u8);
 
-fn bit(key: [u64; 2], host: u64, kind: u64) -> Bit {
-    Bit(hash2(key, host, kind) as u8)
+fn bit(key: [u64; 2], host: u64, purpose: Purpose) -> Bit {
+    Bit(purpose.hash(key, host) as u8)
 }
 
 impl Bit {
     fn enter(&self, set: &mut [u64; 4]) {
-        set[usize::from(self.0 >> 6)] |= 1 << (self.0 & 63);
+        set[usize::from(self.0 / 64)] |= 1 << (self.0 % 64);
     }
 }

@@ -4,8 +4,6 @@ use weir_wire::layout::control::OnUplinkDown;
 
 use super::*;
 
-use crate::purpose;
-
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
 pub(super) struct Course {
@@ -241,7 +239,7 @@ impl Engine {
         if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
-        let host = hash2(self.key, u64::from(u32::from_be_bytes(key.src)), purpose::POOL);
+        let host = Purpose::Pool.hash(self.key, u64::from(u32::from_be_bytes(key.src)));
         Some(pool[host as usize % pool.len()])
     }
 

@@ -11,7 +11,6 @@
 //! not, is not told from it.
 
 use super::*;
-use crate::purpose;
 
 /// Hosts that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 4096;
@@ -39,12 +38,12 @@ impl Acquaintances {
     }
 
     fn place(&self, host: Neighbour) -> usize {
-        hash2(self.key, host.to_word(), purpose::ACQUAINTANCE) as usize % PLACES
+        Purpose::KnownHost.hash(self.key, host.to_word()) as usize % PLACES
     }
 
     /// The kernel is to be asked about this address of a LAN port.
     fn ask_about(&mut self, port: u8, address: [u8; 4]) {
-        let place = hash2(self.key, u32::from_be_bytes(address).into(), port.into());
+        let place = Purpose::Question.of_address(self.key, port, address);
         self.asked[place as usize % ASKED].get_or_insert((port, address));
     }
 

@@ -62,6 +62,7 @@ use crate::link;
 use crate::mappings::{Hashed, Mapping, Mappings};
 use crate::nat::{Endpoint, External, PortSlice, Random};
 use crate::packet::{Buffer, Output, Received};
+use crate::purpose::Purpose;
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
 use admit::Course;
@@ -766,8 +767,9 @@ fn host_moved(action: &Action4, host: Neighbour) -> bool {
 
 /// The worker that decides about the flows of a UDP or ICMP endpoint.
 fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
-    let endpoint = u64::from(u32::from_be_bytes(address)) << 16 | u64::from(port);
-    (hash2(key, endpoint, u64::from(proto)) % u64::from(workers)) as u8
+    let ([a, b, c, d], [hi, lo]) = (address, port.to_be_bytes());
+    let endpoint = u64::from_be_bytes([0, proto, a, b, c, d, hi, lo]);
+    (Purpose::Decider.hash(key, endpoint) % u64::from(workers)) as u8
 }
 
 /// Does the flow use its endpoint's mapping?

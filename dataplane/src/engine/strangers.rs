@@ -18,7 +18,7 @@ pub(super) struct Strangers([Option<(u8, [u8; 4])>; ASKED]);
 impl Strangers {
     /// A packet of this address came by a port, and there was no room for its sender.
     pub(super) fn turn_away(&mut self, key: [u64; 2], port: u8, address: [u8; 4]) {
-        let place = hash2(key, u32::from_be_bytes(address).into(), port.into()) as usize % ASKED;
+        let place = Purpose::Question.of_address(key, port, address) as usize % ASKED;
         self.0[place].get_or_insert((port, address));
     }
 }

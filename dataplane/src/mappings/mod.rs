@@ -8,12 +8,11 @@ mod index;
 
 use index::{Index, MOST};
 use weir_shm::map::prefetch;
-use weir_wire::hash::hash2;
 use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_wire::{icmp, udp};
 
 use crate::nat::{Endpoint, External};
-use crate::purpose;
+use crate::purpose::Purpose;
 
 /// An endpoint's mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,13 +259,13 @@ fn of_endpoint(key: [u64; 2], endpoint: &Endpoint) -> u64 {
     let [a, b, c, d] = endpoint.address;
     let [lo, hi] = endpoint.port.to_le_bytes();
     let word = u64::from_le_bytes([a, b, c, d, lo, hi, endpoint.proto, endpoint.policy]);
-    hash2(key, word, purpose::ENDPOINT)
+    Purpose::Endpoint.hash(key, word)
 }
 
 fn of_external(key: [u64; 2], external: &External) -> u64 {
     let [a, b, c, d] = external.address;
     let [lo, hi] = external.port.to_le_bytes();
-    hash2(key, u64::from_le_bytes([a, b, c, d, lo, hi, external.proto, 0]), purpose::EXTERNAL)
+    Purpose::External.hash(key, u64::from_le_bytes([a, b, c, d, lo, hi, external.proto, 0]))
 }
 
 #[cfg(test)]
