@@ -85,7 +85,7 @@ impl Engine {
         });
         let (uplink, outside) = match mapped {
             Some(Mapping { uplink, external }) => {
-                self.fit(work, self.port_of(uplink), false, received, now, out)?;
+                self.check_mtu(work, self.port_of(uplink), false, received, now, out)?;
                 let external = self.mappings.external(external);
                 let outside = Outside::new(&self.table, self.key, key, external);
                 (uplink, outside.ok_or(Counter::DropNoPort)?)
@@ -96,7 +96,7 @@ impl Engine {
                     Some(course) if steering::usable(&self.control, course.uplink) => course,
                     _ => self.course(policy, &traffic, key, now)?,
                 };
-                self.fit(work, self.port_of(course.uplink), false, received, now, out)?;
+                self.check_mtu(work, self.port_of(course.uplink), false, received, now, out)?;
                 // Not before it is known that there is somewhere else to go.
                 let mut old = known;
                 while let Some(Mapping { external, .. }) = old {

@@ -109,7 +109,7 @@ impl Engine {
     /// Sends an ICMP error about the packet, whose flow is translated or not, back to where it came
     /// from, if the limits allow it; `kind` is type and code.
     #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
-    pub(super) fn complain<B: Buffer>(
+    pub(super) fn send_icmp_error<B: Buffer>(
         &mut self,
         work: &Work,
         translated: bool,
@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// Answers a packet without a flow whose time to live ends here, if somebody asks to go out.
-    pub(super) fn expire<B: Buffer>(
+    pub(super) fn answer_expired<B: Buffer>(
         &mut self,
         work: &Work,
         received: &Received<B>,
@@ -157,12 +157,12 @@ impl Engine {
         if !self.snapshot.half.is_behind(work.port, work.parsed.src) {
             return Counter::DropSource;
         }
-        self.complain(work, false, received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
+        self.send_icmp_error(work, false, received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
         Counter::DropTtl
     }
 
     /// Answers a packet that is larger than the port it would leave by takes.
-    pub(super) fn fit<B: Buffer>(
+    pub(super) fn check_mtu<B: Buffer>(
         &mut self,
         work: &Work,
         port: u8,
@@ -177,7 +177,7 @@ impl Engine {
             return Ok(());
         }
         let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
-        self.complain(work, translated, received, now, out, kind, mtu.into());
+        self.send_icmp_error(work, translated, received, now, out, kind, mtu.into());
         Err(Counter::DropTooBig)
     }
 

@@ -478,7 +478,7 @@ impl Engine {
                 }
                 // No flow begins for a packet that goes no further.
                 if p.ttl <= 1 {
-                    return Err(self.expire(work, &received, now, out));
+                    return Err(self.answer_expired(work, &received, now, out));
                 }
                 if let Some(reason) = self.begins_none(work, received.frame.data()) {
                     return self.pass(work, reason, received, now, out);
@@ -495,7 +495,7 @@ impl Engine {
         let translated = action.flags & flag::NAT != 0;
         if p.ttl <= 1 {
             let kind = [icmp::TIME_EXCEEDED, 0];
-            self.complain(work, translated, &received, now, out, kind, 0);
+            self.send_icmp_error(work, translated, &received, now, out, kind, 0);
             return Err(Counter::DropTtl);
         }
         let ended = opens(p) && flows::has_ended(&action);
@@ -512,7 +512,7 @@ impl Engine {
         }
         let stranger = host_moved(&action, host) && !self.claim(slot, &action, host, now);
         let len = p.end - p.l3;
-        self.fit(work, action.port, translated, &received, now, out)?;
+        self.check_mtu(work, action.port, translated, &received, now, out)?;
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::follow(&self.table, slot, &action, header.as_ref());

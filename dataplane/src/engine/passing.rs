@@ -19,7 +19,7 @@ impl Engine {
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
         let action = self.passage(work).ok_or(reason)?;
-        self.fit(work, action.port, false, &received, now, out)?;
+        self.check_mtu(work, action.port, false, &received, now, out)?;
         if let Kind::Fragment { .. } = p.kind {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Fate::Left(action), now);
