@@ -6,7 +6,7 @@ use super::*;
 
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
-pub(super) struct Course {
+pub(super) struct EgressChoice {
     pub(super) uplink: u8,
     /// On an uplink that translates: the external port to try first, of those that it may have.
     pub(super) port: Option<(Hashed<External>, PortSlice)>,
@@ -91,19 +91,19 @@ impl Engine {
                 (uplink, outside.ok_or(Counter::DropNoPort)?)
             }
             None => {
-                let foreseen = work.new.and_then(|new| new.course);
-                let course = match foreseen {
-                    Some(course) if steering::usable(&self.control, course.uplink) => course,
-                    _ => self.course(policy, &traffic, key, now)?,
+                let foreseen = work.new.and_then(|new| new.choice);
+                let choice = match foreseen {
+                    Some(choice) if steering::usable(&self.control, choice.uplink) => choice,
+                    _ => self.choose_egress(policy, &traffic, key, now)?,
                 };
-                self.check_mtu(work, self.port_of(course.uplink), false, received, now, out)?;
+                self.check_mtu(work, self.port_of(choice.uplink), false, received, now, out)?;
                 // Not before it is known that there is somewhere else to go.
                 let mut old = known;
                 while let Some(Mapping { external, .. }) = old {
                     self.mappings.detach(&self.mappings.external(external));
                     old = self.mappings.get(&endpoint);
                 }
-                (course.uplink, self.translate(key, &course)?)
+                (choice.uplink, self.translate(key, &choice)?)
             }
         };
         let host = sender(received.frame.data(), work.port);
@@ -165,7 +165,7 @@ impl Engine {
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
-    pub(super) fn choose(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
+    pub(super) fn choose_uplink(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
         let heavy = self.snapshot.half.policies.get(usize::from(policy))?.heavy;
         if heavy != NONE
             && self.heavy.expects(traffic.src, traffic.dst, now)
@@ -177,18 +177,18 @@ impl Engine {
     }
 
     /// Where a flow goes whose endpoint has no mapping.
-    pub(super) fn course(
+    pub(super) fn choose_egress(
         &mut self,
         policy: u8,
         traffic: &Traffic,
         key: &FlowKey4,
         now: u32,
-    ) -> Result<Course, Dropped> {
-        let uplink = self.choose(policy, traffic, now).ok_or(Counter::DropNoUplink)?;
+    ) -> Result<EgressChoice, Dropped> {
+        let uplink = self.choose_uplink(policy, traffic, now).ok_or(Counter::DropNoUplink)?;
         let up =
             self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
         if up.translate != Translate::Nat44 as u8 {
-            return Ok(Course { uplink, port: None });
+            return Ok(EgressChoice { uplink, port: None });
         }
         let address = self.address_for(up, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
@@ -196,12 +196,12 @@ impl Engine {
         let own = u16::from_be_bytes(key.sport);
         let port = if slice.contains(own) { own } else { slice.draw(&mut self.random) };
         let first = self.mappings.external(External { proto: key.proto, address, port });
-        Ok(Course { uplink, port: Some((first, slice)) })
+        Ok(EgressChoice { uplink, port: Some((first, slice)) })
     }
 
     /// What the flow looks like on its uplink, by the first port that is free.
-    fn translate(&mut self, key: &FlowKey4, course: &Course) -> Result<Outside, Dropped> {
-        let Some((first, slice)) = course.port else {
+    fn translate(&mut self, key: &FlowKey4, choice: &EgressChoice) -> Result<Outside, Dropped> {
+        let Some((first, slice)) = choice.port else {
             return Ok(Outside::same(self.key, key));
         };
         let (table, secret, mappings) = (&self.table, self.key, &self.mappings);

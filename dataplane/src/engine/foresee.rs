@@ -21,7 +21,7 @@ const DRAWS: usize = 2;
 pub(super) struct New {
     pub(super) endpoint: Hashed<Endpoint>,
     /// Where it goes if the endpoint has no mapping.
-    pub(super) course: Option<Course>,
+    pub(super) choice: Option<EgressChoice>,
     /// What it will perhaps look like outside.
     external: Option<External>,
     /// Hash of the packets that answer.
@@ -81,7 +81,7 @@ impl Engine {
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
-        work.new = Some(New { endpoint, course: None, external: None, answers: 0 });
+        work.new = Some(New { endpoint, choice: None, external: None, answers: 0 });
     }
 
     /// Asks for the endpoint's mapping.
@@ -102,9 +102,9 @@ impl Engine {
             return;
         }
         let traffic = traffic_of(&work.parsed, work.port);
-        let course = self.course(new.endpoint.of.policy, &traffic, &work.parsed.key(), now);
-        new.course = course.ok();
-        if let Some((first, _)) = new.course.and_then(|course| course.port) {
+        let choice = self.choose_egress(new.endpoint.of.policy, &traffic, &work.parsed.key(), now);
+        new.choice = choice.ok();
+        if let Some((first, _)) = new.choice.and_then(|choice| choice.port) {
             new.external = Some(first.of);
             if first.of.proto != tcp::PROTOCOL {
                 self.mappings.prefetch_external(&first);
@@ -114,8 +114,8 @@ impl Engine {
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
     fn foresee_another_port(&mut self, work: &mut Work) {
-        let Some(New { course: Some(course), external, .. }) = &mut work.new else { return };
-        let Some((first, slice)) = &mut course.port else { return };
+        let Some(New { choice: Some(choice), external, .. }) = &mut work.new else { return };
+        let Some((first, slice)) = &mut choice.port else { return };
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
         }

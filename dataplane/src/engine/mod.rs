@@ -65,7 +65,7 @@ use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
 use crate::steering::{self, Traffic};
 use crate::witness::Witness;
-use admit::Course;
+use admit::EgressChoice;
 use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
 use end::Passes;
