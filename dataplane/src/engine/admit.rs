@@ -91,8 +91,8 @@ impl Engine {
                 (uplink, outside.ok_or(Counter::DropNoPort)?)
             }
             None => {
-                let foreseen = work.new.and_then(|new| new.choice);
-                let choice = match foreseen {
+                let prefetched = work.new.and_then(|new| new.choice);
+                let choice = match prefetched {
                     Some(choice) if steering::usable(&self.control, choice.uplink) => choice,
                     _ => self.choose_egress(policy, &traffic, key, now)?,
                 };

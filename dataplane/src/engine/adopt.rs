@@ -16,8 +16,8 @@ impl Engine {
         let mut active = [0u64; weir_wire::layout::MAX_UPLINKS];
         for index in 0..self.table.capacity() {
             if index.is_multiple_of(GROUP) {
-                self.foresee_peers(index + AHEAD[0], |_| true);
-                self.foresee_mappings(index + AHEAD[1]);
+                self.prefetch_peers(index + AHEAD[0], |_| true);
+                self.prefetch_mappings(index + AHEAD[1]);
             }
             let Some(entry) = self.table.slot(index).read() else { continue };
             let owner = if entry.worker < self.workers { entry.worker } else { 0 };

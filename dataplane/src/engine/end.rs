@@ -40,7 +40,7 @@ impl Engine {
             }
             if index.is_multiple_of(GROUP) {
                 let forward = |action: &Action4| action.flags & flag::FORWARD != 0;
-                self.foresee_peers(index + AHEAD, forward);
+                self.prefetch_peers(index + AHEAD, forward);
             }
             let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
             let step = if free { GROUP } else { 1 };

@@ -13,7 +13,7 @@
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `evidence` | which new flows say something of their uplink |
-//! | `foresee` | what a new flow will need is asked for in time |
+//! | `prefetch` | what a new flow will need is prefetched |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
 //! | `complete` | checksums that a sender left to its device |
@@ -27,8 +27,8 @@ mod complete;
 mod end;
 mod errors;
 mod evidence;
-mod foresee;
 mod passing;
+mod prefetch;
 mod prepare;
 mod strangers;
 mod sweep;
@@ -71,7 +71,7 @@ pub use claims::{Owner, SILENT_MS};
 use end::Passes;
 use errors::ErrorLimits;
 use evidence::Acquaintances;
-use foresee::New;
+use prefetch::Prefetched;
 use strangers::Strangers;
 use sweep::Sweep;
 
@@ -176,7 +176,7 @@ struct Work {
     /// The flow leaves its uplink, which is down.
     leaves: bool,
     /// The flow it may begin.
-    new: Option<New>,
+    new: Option<Prefetched>,
 }
 
 /// Why a packet ends here.
@@ -312,7 +312,7 @@ impl Engine {
                     slot.is_none_or(|slot| !all_up && self.leaves(&self.table.slot(slot).action()));
             }
             if begin {
-                self.foresee(&mut stages[..count], batch, now);
+                self.prefetch_new(&mut stages[..count], batch, now);
             }
             for (stage, received) in stages.iter().zip(batch.drain(..count)) {
                 if let Err(reason) = self.act(stage, received, now, out) {

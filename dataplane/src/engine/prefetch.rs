@@ -2,8 +2,8 @@
 //!
 //! A flow is made of half a dozen places in memory that have nothing to do with each other: both
 //! directions' tags and slots, the endpoint's mapping, the external port's. One after the other
-//! they would be as many cache misses; foreseen, those of a batch are one. A flow that leaves an
-//! uplink is an old one that ends and a new one, twice as many. What is foreseen is only asked for:
+//! they would be as many cache misses; prefetched, those of a batch are one. A flow that leaves an
+//! uplink is an old one that ends and a new one, twice as many. What is prefetched is only asked for:
 //! whether it comes to pass is decided when it is the packet's turn. Only the uplink is decided here,
 //! and kept if it can still be used by then.
 //!
@@ -16,9 +16,9 @@ use super::*;
 /// Times that a port is drawn for an endpoint whose own is taken.
 const DRAWS: usize = 2;
 
-/// What is foreseen of a flow.
+/// What is prefetched of a flow.
 #[derive(Clone, Copy)]
-pub(super) struct New {
+pub(super) struct Prefetched {
     pub(super) endpoint: Hashed<Endpoint>,
     /// Where it goes if the endpoint has no mapping.
     pub(super) choice: Option<EgressChoice>,
@@ -32,7 +32,7 @@ impl Engine {
     /// Prepares for the packets that begin a flow, or take theirs to another uplink, stage by stage
     /// over the batch.
     #[cold]
-    pub(super) fn foresee<B: Buffer>(
+    pub(super) fn prefetch_new<B: Buffer>(
         &mut self,
         stages: &mut [Stage],
         batch: &[Received<B>],
@@ -50,19 +50,19 @@ impl Engine {
                 work.leaves = work.slot.is_some_and(leaves);
             }
         }
-        for_each_new(stages, |work| self.foresee_endpoint(work));
-        for_each_new(stages, |work| self.foresee_mapping(work));
-        for_each_new(stages, |work| self.foresee_course(work, now));
+        for_each_new(stages, |work| self.prefetch_endpoint(work));
+        for_each_new(stages, |work| self.prefetch_mapping(work));
+        for_each_new(stages, |work| self.prefetch_egress(work, now));
         for _ in 0..DRAWS {
-            for_each_new(stages, |work| self.foresee_another_port(work));
+            for_each_new(stages, |work| self.prefetch_another_port(work));
         }
-        for_each_new(stages, |work| self.foresee_answers(work));
-        for_each_new(stages, |work| self.foresee_slots(work));
+        for_each_new(stages, |work| self.prefetch_answers(work));
+        for_each_new(stages, |work| self.prefetch_slots(work));
     }
 
     /// Asks for where the endpoint's mapping will be looked for, of a packet that may begin a flow,
     /// and for what ends with the one it has.
-    fn foresee_endpoint(&self, work: &mut Work) {
+    fn prefetch_endpoint(&self, work: &mut Work) {
         if let Some(slot) = work.slot {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
@@ -81,12 +81,12 @@ impl Engine {
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
-        work.new = Some(New { endpoint, choice: None, external: None, answers: 0 });
+        work.new = Some(Prefetched { endpoint, choice: None, external: None, answers: 0 });
     }
 
     /// Asks for the endpoint's mapping.
-    fn foresee_mapping(&self, work: &mut Work) {
-        if let Some(New { endpoint, .. }) = work.new
+    fn prefetch_mapping(&self, work: &mut Work) {
+        if let Some(Prefetched { endpoint, .. }) = work.new
             && endpoint.of.proto != tcp::PROTOCOL
         {
             self.mappings.prefetch_mapping(&endpoint);
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Decides where the flow goes, and asks for the external port.
-    fn foresee_course(&mut self, work: &mut Work, now: u32) {
+    fn prefetch_egress(&mut self, work: &mut Work, now: u32) {
         let Some(new) = &mut work.new else { return };
         let mapping = self.mapping_of(&new.endpoint);
         if let Some(mapping) = mapping.filter(|mapping| self.is_in_force(mapping)) {
@@ -113,8 +113,8 @@ impl Engine {
     }
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
-    fn foresee_another_port(&mut self, work: &mut Work) {
-        let Some(New { choice: Some(choice), external, .. }) = &mut work.new else { return };
+    fn prefetch_another_port(&mut self, work: &mut Work) {
+        let Some(Prefetched { choice: Some(choice), external, .. }) = &mut work.new else { return };
         let Some((first, slice)) = &mut choice.port else { return };
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
@@ -126,7 +126,7 @@ impl Engine {
     }
 
     /// Asks for where the answers' entry will be looked for.
-    fn foresee_answers(&self, work: &mut Work) {
+    fn prefetch_answers(&self, work: &mut Work) {
         let Some(new) = &mut work.new else { return };
         let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
@@ -136,15 +136,15 @@ impl Engine {
     }
 
     /// Asks for the slots that the entries will take.
-    fn foresee_slots(&self, work: &mut Work) {
-        if let Some(New { answers, .. }) = work.new {
+    fn prefetch_slots(&self, work: &mut Work) {
+        if let Some(Prefetched { answers, .. }) = work.new {
             self.table.prefetch_free(work.hash);
             self.table.prefetch_free(answers);
         }
     }
 
     /// Asks for the other direction of those entries in a group.
-    pub(super) fn foresee_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
+    pub(super) fn prefetch_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
         let group = group % self.table.capacity();
         if self.table.is_group_free(group) {
             return;
@@ -159,7 +159,7 @@ impl Engine {
     }
 
     /// Asks for where the mappings of the flows in a group will be.
-    pub(super) fn foresee_mappings(&self, group: u32) {
+    pub(super) fn prefetch_mappings(&self, group: u32) {
         let group = group % self.table.capacity();
         if self.table.is_group_free(group) {
             return;
