@@ -24,19 +24,19 @@ pub struct FragmentKey {
     pub proto: u8,
 }
 
-/// What became of a first fragment.
+/// What was decided about a first fragment.
 #[derive(Clone, Copy, Debug)]
-pub enum Fate {
+pub enum Verdict {
     /// It left.
-    Left(Action4),
+    Forwarded(Action4),
     /// It went to the worker that owns, or will own, its flow.
-    Given(u8),
+    HandedOff(u8),
 }
 
-/// Fates of recent first fragments.
+/// Verdicts of recent first fragments.
 #[derive(Debug)]
 pub struct Fragments {
-    slots: Box<[Option<(FragmentKey, Fate, u32)>; SLOTS]>,
+    slots: Box<[Option<(FragmentKey, Verdict, u32)>; SLOTS]>,
     secret: [u64; 2],
 }
 
@@ -46,16 +46,16 @@ impl Fragments {
         Self { slots: Box::new([None; SLOTS]), secret }
     }
 
-    /// Keeps the fate of a first fragment.
-    pub fn remember(&mut self, key: FragmentKey, fate: Fate, now: u32) {
+    /// Keeps the verdict of a first fragment.
+    pub fn remember(&mut self, key: FragmentKey, verdict: Verdict, now: u32) {
         let slot = self.slot(&key);
-        self.slots[slot] = Some((key, fate, now));
+        self.slots[slot] = Some((key, verdict, now));
     }
 
-    /// The fate of a later fragment.
-    pub fn recall(&self, key: &FragmentKey, now: u32) -> Option<Fate> {
-        let (of, fate, since) = self.slots[self.slot(key)]?;
-        (of == *key && now.wrapping_sub(since) < LIFETIME_MS).then_some(fate)
+    /// The verdict of a later fragment.
+    pub fn recall(&self, key: &FragmentKey, now: u32) -> Option<Verdict> {
+        let (of, verdict, since) = self.slots[self.slot(key)]?;
+        (of == *key && now.wrapping_sub(since) < LIFETIME_MS).then_some(verdict)
     }
 
     fn slot(&self, key: &FragmentKey) -> usize {

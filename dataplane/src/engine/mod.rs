@@ -55,7 +55,7 @@ use weir_wire::{checksum, icmp, ipv4, rewrite, tcp, udp};
 use crate::answer::{self, Answer, RateLimit};
 use crate::established;
 use crate::flows::{self, Header, NewFlow};
-use crate::fragments::{Fate, FragmentKey, Fragments};
+use crate::fragments::{FragmentKey, Fragments, Verdict};
 use crate::heavy::Heavy;
 use crate::icmp_error::{self, Toward};
 use crate::link;
@@ -518,7 +518,7 @@ impl Engine {
         flows::follow(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
             let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Fate::Left(action), now);
+            self.fragments.remember(key, Verdict::Forwarded(action), now);
         }
         if let Some(Header { segment, flags, seq, ack }) = header
             && flags & tcp::flag::RST == 0
@@ -572,8 +572,8 @@ impl Engine {
         let p = &work.parsed;
         let key = fragment_key(p, received.frame.data());
         let action = match self.fragments.recall(&key, now).ok_or(Counter::DropFragment)? {
-            Fate::Left(action) => action,
-            Fate::Given(worker) => return self.give(worker, received, out),
+            Verdict::Forwarded(action) => action,
+            Verdict::HandedOff(worker) => return self.give(worker, received, out),
         };
         self.check_side(work, &action, sender(received.frame.data(), work.port))?;
         if p.ttl <= 1 {
@@ -682,7 +682,7 @@ impl Engine {
     ) -> Result<(), Dropped> {
         if p.kind != Kind::Flow {
             let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Fate::Given(worker), now);
+            self.fragments.remember(key, Verdict::HandedOff(worker), now);
         }
         self.give(worker, received, out)
     }

@@ -22,7 +22,7 @@ impl Engine {
         self.check_mtu(work, action.port, false, &received, now, out)?;
         if let Kind::Fragment { .. } = p.kind {
             let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Fate::Left(action), now);
+            self.fragments.remember(key, Verdict::Forwarded(action), now);
         }
         let Received { mut frame, .. } = received;
         if p.kind == Kind::Flow {
