@@ -350,15 +350,15 @@ impl Weir {
             + of(Counter::XdpForwarded)
             + sum(&Counter::is_xdp_drop);
         let user_in =
-            of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
-        let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + sum(&user_drop);
+            of(Counter::UserRx) + of(Counter::UserHandoffIn) + of(Counter::UserOriginated);
+        let user_out = of(Counter::UserTx) + of(Counter::UserHandoffOut) + sum(&user_drop);
         let workers = usize::try_from(page.workers)?;
         let frames = page.worker[..workers].iter().all(|w| w.frames == w.frames_accounted);
         let sums = [
             ("kernel tier", kernel_in, kernel_out),
             ("user tier", user_in, user_out),
             ("between the tiers", of(Counter::XdpToUser), of(Counter::UserRx) + lost),
-            ("handed over", of(Counter::UserHandoverOut), of(Counter::UserHandoverIn)),
+            ("handed off", of(Counter::UserHandoffOut), of(Counter::UserHandoffIn)),
         ];
         let wrong = sums.iter().find(|(_, entered, left)| entered != left);
         Ok(match wrong {

@@ -375,7 +375,7 @@ fn the_gateways_own_traffic_follows_its_uplinks() {
 }
 
 #[test]
-fn two_workers_share_the_work_and_hand_over() {
+fn two_workers_share_the_work_and_hand_off() {
     let mut plan = Plan::new(3, 4);
     plan.queues = 2;
     let topology = Topology::build(plan).unwrap();
@@ -388,7 +388,7 @@ fn two_workers_share_the_work_and_hand_over() {
     let load = TcpLoad::start(&topology.hosts, ECHO, 100, Duration::from_secs(60)).unwrap();
     load.wait_until_settled().unwrap();
     assert_eq!(load.stop().unwrap().broken, Vec::<String>::new());
-    assert!(weir.counters().unwrap().sum(Counter::UserHandoverOut) > 0);
+    assert!(weir.counters().unwrap().sum(Counter::UserHandoffOut) > 0);
     weir.check_conservation().unwrap();
 }
 

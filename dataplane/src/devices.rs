@@ -24,7 +24,7 @@ use weir_xsk::{BindMode, Binder, SocketConfig};
 
 use crate::attach::{Attached, Program, XdpChoice};
 use crate::command::{Command, Done, Refused, Reply, Way};
-use crate::handover::Handover;
+use crate::handoff::Handoff;
 use crate::memory;
 use crate::transmitter::Transmitter;
 
@@ -193,7 +193,7 @@ pub struct Devices {
     options: Options,
     workers: Vec<Sender<Command>>,
     replies: Receiver<Reply>,
-    bells: Handover,
+    bells: Handoff,
     transmitter: Arc<OnceLock<Transmitter>>,
     /// No tap device can be had.
     no_tap: bool,
@@ -208,7 +208,7 @@ impl Devices {
         options: Options,
         workers: Vec<Sender<Command>>,
         replies: Receiver<Reply>,
-        bells: Handover,
+        bells: Handoff,
         transmitter: Arc<OnceLock<Transmitter>>,
     ) -> Self {
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Later fragments follow the first: by its rewrite, or to the worker that it was handed over to.
+//! Later fragments follow the first: by its rewrite, or to the worker that it was handed off to.
 //!
 //! Only a first fragment has ports. What became of it is kept, by addresses, identification and
 //! protocol, for [`LIFETIME_MS`]; later fragments in order share it. A fragment that comes before its first is

@@ -17,7 +17,7 @@
 //! | [`link`] | layer 2 on the way out |
 //! | [`purpose`] | what hashes under the key of the boot are for |
 //! | [`packet`] | the buffers and outputs that the engine is written against |
-//! | [`handover`] | rings between workers |
+//! | [`handoff`] | rings between workers |
 //! | [`owner`] | who has a LAN address, by the kernel |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
 //! | [`ports`] | its devices, by socket or by the transmitter |
@@ -37,7 +37,7 @@ pub mod engine;
 pub mod established;
 pub mod flows;
 pub mod fragments;
-pub mod handover;
+pub mod handoff;
 pub mod heavy;
 pub mod icmp_error;
 pub mod link;

@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 use weir_dataplane::attach::{Program, XdpChoice};
 use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
 use weir_dataplane::engine::Regions;
-use weir_dataplane::handover::Handover;
+use weir_dataplane::handoff::Handoff;
 use weir_dataplane::ready;
 use weir_dataplane::worker::{self, Channel, Plan, Shared};
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -248,7 +248,7 @@ fn run_workers(
     let shared = Shared {
         regions: regions.clone(),
         status: status.clone(),
-        handover: Handover::new(workers).context("cannot make the rings between workers")?,
+        handoff: Handoff::new(workers).context("cannot make the rings between workers")?,
         transmitter: Arc::default(),
         stop: Arc::new(AtomicBool::new(false)),
         board: Arc::new(Mutex::new(vec![
@@ -269,7 +269,7 @@ fn run_workers(
         arguments.options(),
         told,
         heard,
-        shared.handover.clone(),
+        shared.handoff.clone(),
         shared.transmitter.clone(),
     );
     status.set_tap_refused(0);

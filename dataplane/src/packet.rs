@@ -25,10 +25,10 @@ pub trait Output<B> {
     }
     /// Sends a packet for a worker that has no socket of the device. If it cannot, the packet is lost.
     fn send_for_another(&mut self, device: u8, packet: &[u8]);
-    /// A fresh frame for a packet of the gateway's own, or one that another worker hands over.
+    /// A fresh frame for a packet of the gateway's own, or one that another worker hands off.
     fn allocate(&mut self) -> Option<B>;
     /// Copies a frame that came in by `device` to another worker; `false` when its ring is full.
-    fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool;
+    fn hand_off(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool;
 }
 
 /// A received frame and the device (index in the control page) it came in by.

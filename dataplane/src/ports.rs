@@ -11,7 +11,7 @@ use zerocopy::FromZeros;
 
 use crate::command::{Command, Done, Refused, Way};
 use crate::engine::BATCH;
-use crate::handover::{Errand, Handover};
+use crate::handoff::{Handoff, Task};
 use crate::memory::{Held, PacketMemory};
 use crate::packet::Output;
 use crate::transmitter::Transmitter;
@@ -34,7 +34,7 @@ pub struct Ports<'u> {
     leases: Vec<(u8, Lease<'u>)>,
     /// Figures of sockets that are closed.
     retired: [DeviceStatus; MAX_DEVICES],
-    handover: &'u Handover,
+    handoff: &'u Handoff,
     transmitter: &'u OnceLock<Transmitter>,
     /// Devices whose sockets copy.
     copying: IndexSet,
@@ -66,7 +66,7 @@ impl<'u> Ports<'u> {
             senders: [NONE; MAX_DEVICES],
             leases: Vec::new(),
             retired: [DeviceStatus::new_zeroed(); MAX_DEVICES],
-            handover: &shared.handover,
+            handoff: &shared.handoff,
             transmitter: &shared.transmitter,
             copying: IndexSet::EMPTY,
             outbox: Vec::with_capacity(BATCH),
@@ -241,8 +241,7 @@ impl<'u> Ports<'u> {
 
     fn by_another(&mut self, device: u8, frame: Frame<'u>) -> Result<(), Frame<'u>> {
         let sender = self.senders.get(usize::from(device)).copied().unwrap_or(NONE);
-        let given =
-            sender != NONE && self.handover.give(sender, device, Errand::Send, frame.data());
+        let given = sender != NONE && self.handoff.push(sender, device, Task::Send, frame.data());
         if given { Ok(()) } else { Err(frame) }
     }
 }
@@ -281,8 +280,8 @@ impl<'u> Output<Frame<'u>> for Ports<'u> {
         }
     }
 
-    fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
-        self.handover.give(worker, device, Errand::Handle, frame)
+    fn hand_off(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
+        self.handoff.push(worker, device, Task::Handle, frame)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A worker: one thread with its own packet memory, its queue of every device, and its engine.
 //!
 //! A turn of the loop: do what the main thread says, receive from each socket, run the engine, take
-//! over what other workers handed over, send, recycle. With nothing to do the thread sleeps in `poll`
+//! over what other workers handed off, send, recycle. With nothing to do the thread sleeps in `poll`
 //! until a device, a neighbour, the main thread or the tick wakes it.
 
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use weir_xsk::Frame;
 
 use crate::command::{Command, Reply};
 use crate::engine::{BATCH, Engine, Regions};
-use crate::handover::{Errand, Handover, PARCELS};
+use crate::handoff::{Handoff, PARCELS, Task};
 use crate::memory::PacketMemory;
 use crate::owner::Owners;
 use crate::packet::{Buffer, Output, Received};
@@ -61,7 +61,7 @@ pub struct Shared {
     /// The status page.
     pub status: Status,
     /// Rings between the workers.
-    pub handover: Handover,
+    pub handoff: Handoff,
     /// Another way out than sockets, once there is one.
     pub transmitter: Arc<OnceLock<Transmitter>>,
     /// Set to stop.
@@ -144,8 +144,8 @@ fn turn_until_stopped<'u>(
             }
         }
         if plan.workers > 1 {
-            busy += take_over(&shared.handover, plan.id, engine, &mut batch, now as u32, ports);
-            shared.handover.wake_others(plan.id);
+            busy += take_over(&shared.handoff, plan.id, engine, &mut batch, now as u32, ports);
+            shared.handoff.wake_others(plan.id);
         }
         ports.flush();
         // Packets first: what this sends leaves with the next turn. While it is at work, the worker
@@ -172,7 +172,7 @@ fn turn_until_stopped<'u>(
 /// that were: all of it, or as much as the inbox holds, for they may go on. A worker that took less
 /// than comes would lose the rest.
 pub fn take_over<B: Buffer>(
-    handover: &Handover,
+    handoff: &Handoff,
     worker: u8,
     engine: &mut Engine,
     batch: &mut Vec<Received<B>>,
@@ -181,8 +181,8 @@ pub fn take_over<B: Buffer>(
 ) -> usize {
     let mut frames = 0;
     while frames < PARCELS {
-        let (taken, lost) = handover.collect(worker, BATCH, |device, errand, bytes| {
-            if errand == Errand::Send {
+        let (taken, lost) = handoff.collect(worker, BATCH, |device, task, bytes| {
+            if task == Task::Send {
                 out.send_for_another(device, bytes);
                 return true;
             }
@@ -196,7 +196,7 @@ pub fn take_over<B: Buffer>(
         if taken + lost == 0 {
             break;
         }
-        engine.process_handed_over(batch, lost, now, out);
+        engine.process_handed_off(batch, lost, now, out);
         frames += taken + lost;
     }
     frames
@@ -225,10 +225,10 @@ fn drain<'u>(
 }
 
 fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
-    if plan.workers > 1 && !shared.handover.may_sleep(plan.id) {
+    if plan.workers > 1 && !shared.handoff.may_sleep(plan.id) {
         return;
     }
-    let bell = shared.handover.bell(plan.id);
+    let bell = shared.handoff.bell(plan.id);
     let sockets = ports.sockets.iter().map(|(_, socket)| socket.as_fd());
     let mut waiting: Vec<_> =
         sockets.chain([bell]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -236,7 +236,7 @@ fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
     let _ = poll(&mut waiting, Some(&timeout));
     let rung = waiting.last().is_some_and(|bell| bell.revents().contains(PollFlags::IN));
     if plan.workers > 1 || rung {
-        shared.handover.awake(plan.id);
+        shared.handoff.awake(plan.id);
     }
 }
 

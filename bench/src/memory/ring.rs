@@ -64,7 +64,7 @@ impl<'u> Output<Frame<'u>> for Ring<'u> {
         None
     }
 
-    fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+    fn hand_off(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
         false
     }
 }
@@ -89,7 +89,7 @@ impl<'u> Output<Frame<'u>> for Capture<'_, 'u> {
         None
     }
 
-    fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+    fn hand_off(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
         false
     }
 }

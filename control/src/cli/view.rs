@@ -450,8 +450,8 @@ pub fn counters(pins: &Pins, json: bool) -> Result<String> {
         + of(Counter::XdpForwarded)
         + sum(&Counter::is_xdp_drop);
     let user_drops = sum(&|c| c.is_drop() && !c.is_xdp_drop());
-    let user_in = of(Counter::UserRx) + of(Counter::UserHandoverIn) + of(Counter::UserOriginated);
-    let user_out = of(Counter::UserTx) + of(Counter::UserHandoverOut) + user_drops;
+    let user_in = of(Counter::UserRx) + of(Counter::UserHandoffIn) + of(Counter::UserOriginated);
+    let user_out = of(Counter::UserTx) + of(Counter::UserHandoffOut) + user_drops;
     let nonzero: Vec<_> = counters.all().into_iter().filter(|(_, n)| *n != 0).collect();
     if json {
         let all: serde_json::Map<_, _> =

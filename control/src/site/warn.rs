@@ -143,7 +143,7 @@ fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
         let workers = site.workers;
         format!(
             "{name} has {queues} queues for {workers} workers: as many workers receive its packets \
-             and hand over those of the others' flows; if it can have more, `ethtool -L {name} \
+             and hand off those of the others' flows; if it can have more, `ethtool -L {name} \
              combined {workers}`"
         )
     };

@@ -262,16 +262,16 @@ impl Engine {
         self.take(batch, now, out);
     }
 
-    /// As [`Self::process`], for frames that another worker handed over, of which `lost` more
+    /// As [`Self::process`], for frames that another worker handed off, of which `lost` more
     /// found no frame here.
-    pub fn process_handed_over<B: Buffer>(
+    pub fn process_handed_off<B: Buffer>(
         &mut self,
         batch: &mut Vec<Received<B>>,
         lost: usize,
         now: u32,
         out: &mut impl Output<B>,
     ) {
-        self.lane.add(Counter::UserHandoverIn, (batch.len() + lost) as u64);
+        self.lane.add(Counter::UserHandoffIn, (batch.len() + lost) as u64);
         self.lane.add(Counter::DropNoFrame, lost as u64);
         self.take(batch, now, out);
     }
@@ -474,7 +474,7 @@ impl Engine {
             Some(slot) => slot,
             None => {
                 if let Some(worker) = self.decider(work) {
-                    return self.give_first(worker, p, received, now, out);
+                    return self.hand_off_first(worker, p, received, now, out);
                 }
                 // No flow begins for a packet that goes no further.
                 if p.ttl <= 1 {
@@ -490,7 +490,7 @@ impl Engine {
         let host = sender(received.frame.data(), work.port);
         self.check_side(work, &action, host)?;
         if action.worker != self.id {
-            return self.give_first(action.worker, p, received, now, out);
+            return self.hand_off_first(action.worker, p, received, now, out);
         }
         let translated = action.flags & flag::NAT != 0;
         if p.ttl <= 1 {
@@ -573,7 +573,7 @@ impl Engine {
         let key = fragment_key(p, received.frame.data());
         let action = match self.fragments.recall(&key, now).ok_or(Counter::DropFragment)? {
             Verdict::Forwarded(action) => action,
-            Verdict::HandedOff(worker) => return self.give(worker, received, out),
+            Verdict::HandedOff(worker) => return self.hand_off(worker, received, out),
         };
         self.check_side(work, &action, sender(received.frame.data(), work.port))?;
         if p.ttl <= 1 {
@@ -672,7 +672,7 @@ impl Engine {
     }
 
     /// Hands over a packet with ports; if it is a first fragment, the later ones will follow it.
-    fn give_first<B: Buffer>(
+    fn hand_off_first<B: Buffer>(
         &mut self,
         worker: u8,
         p: &Parsed,
@@ -684,20 +684,20 @@ impl Engine {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Verdict::HandedOff(worker), now);
         }
-        self.give(worker, received, out)
+        self.hand_off(worker, received, out)
     }
 
-    fn give<B: Buffer>(
+    fn hand_off<B: Buffer>(
         &mut self,
         worker: u8,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
-        if worker < self.workers && out.hand_over(worker, received.device, received.frame.data()) {
-            self.lane.add(Counter::UserHandoverOut, 1);
+        if worker < self.workers && out.hand_off(worker, received.device, received.frame.data()) {
+            self.lane.add(Counter::UserHandoffOut, 1);
             return Ok(());
         }
-        Err(Counter::DropHandoverFull)
+        Err(Counter::DropHandoffFull)
     }
 
     /// Sends a frame of the gateway's own; `false` when there is no room.

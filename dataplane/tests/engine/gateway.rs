@@ -67,7 +67,7 @@ impl Output<HeapFrame> for Wire {
         Some(HeapFrame::new(&[]))
     }
 
-    fn hand_over(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
+    fn hand_off(&mut self, worker: u8, device: u8, frame: &[u8]) -> bool {
         self.handed.push_back((worker, device, frame.to_vec()));
         true
     }
@@ -171,7 +171,7 @@ impl Gateway {
         engine.process(&mut received(frame, device), self.now, &mut self.wire);
         while let Some((worker, device, frame)) = self.wire.handed.pop_front() {
             let engine = &mut self.engines[usize::from(worker)];
-            engine.process_handed_over(&mut received(&frame, device), 0, self.now, &mut self.wire);
+            engine.process_handed_off(&mut received(&frame, device), 0, self.now, &mut self.wire);
         }
         std::mem::take(&mut self.wire.sent)
     }
@@ -211,9 +211,9 @@ impl Gateway {
     pub fn assert_conserved(&self) {
         let drops: u64 = Counter::ALL.iter().filter(|c| c.is_drop()).map(|c| self.count(*c)).sum();
         let entered = self.count(Counter::UserRx)
-            + self.count(Counter::UserHandoverIn)
+            + self.count(Counter::UserHandoffIn)
             + self.count(Counter::UserOriginated);
-        let left = self.count(Counter::UserTx) + self.count(Counter::UserHandoverOut) + drops;
+        let left = self.count(Counter::UserTx) + self.count(Counter::UserHandoffOut) + drops;
         assert_eq!(entered, left);
     }
 }

@@ -38,7 +38,7 @@ impl<'u> Output<Frame<'u>> for Sink<'u> {
         self.0.alloc()
     }
 
-    fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+    fn hand_off(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
         true
     }
 }
@@ -118,7 +118,7 @@ fn established_flows_are_forwarded_without_an_allocation() {
         fn allocate(&mut self) -> Option<HeapFrame> {
             None
         }
-        fn hand_over(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
+        fn hand_off(&mut self, _: u8, _: u8, _: &[u8]) -> bool {
             false
         }
     }

@@ -6,7 +6,7 @@ use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow};
-use weir_dataplane::handover::{Errand, Handover};
+use weir_dataplane::handoff::{Handoff, Task};
 use weir_dataplane::worker::take_over;
 use weir_wire::hash::flow4;
 use weir_wire::layout::control::BUCKETS;
@@ -23,7 +23,7 @@ fn an_answer_at_the_wrong_worker_is_handed_to_the_owner() {
         let back = gateway.send_to(((n + 1) % 3) as u8, *device, &answer_to(*device, out));
         assert_eq!((back.len(), back[0].0), (1, LAN));
     }
-    assert_eq!(gateway.count(Counter::UserHandoverOut), 60);
+    assert_eq!(gateway.count(Counter::UserHandoffOut), 60);
     gateway.assert_conserved();
 }
 
@@ -177,22 +177,22 @@ fn later_fragments_follow_their_first_to_its_worker() {
         let sent = gateway.send_to(worker, LAN, &later);
         assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [device]);
     }
-    // All but the flow's own worker handed over both.
-    assert_eq!(gateway.count(Counter::UserHandoverOut), 4);
+    // All but the flow's own worker handed off both.
+    assert_eq!(gateway.count(Counter::UserHandoffOut), 4);
     gateway.assert_conserved();
 }
 
 #[test]
 fn a_worker_takes_all_that_others_hand_to_it_in_a_turn() {
     let mut gateway = Gateway::with(4, 4096);
-    let handover = Handover::new(4).unwrap();
+    let handoff = Handoff::new(4).unwrap();
     // Three workers with three devices, each a whole batch.
     for n in 0..3 * 3 * 64 {
-        assert!(handover.give(0, LAN, Errand::Handle, &tcp_out(30_000 + n, 443, 0x02)));
+        assert!(handoff.push(0, LAN, Task::Handle, &tcp_out(30_000 + n, 443, 0x02)));
     }
     let (engine, mut batch) = (&mut gateway.engines[0], Vec::new());
     let turn = |engine: &mut Engine, batch: &mut Vec<_>, wire: &mut Wire| {
-        take_over(&handover, 0, engine, batch, gateway.now, wire)
+        take_over(&handoff, 0, engine, batch, gateway.now, wire)
     };
     assert_eq!(turn(engine, &mut batch, &mut gateway.wire), 576);
     assert_eq!((gateway.wire.sent.len(), turn(engine, &mut batch, &mut gateway.wire)), (576, 0));

@@ -3,7 +3,7 @@
 //! A lane has one writer, so counting is a load and a store. Readers add the lanes up. Every packet
 //! that a tier receives ends in exactly one of its outcomes, hence for the kernel tier
 //! `rx = to_kernel + to_user + forwarded + drops`, and for the user tier
-//! `rx + handover.in + originated = tx + handover.out + drops`.
+//! `rx + handoff.in + originated = tx + handoff.out + drops`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -76,9 +76,9 @@ counters! {
         /// Frames handed to a port for transmission.
         UserTx = 18, "user.tx";
         /// Frames handed to another worker.
-        UserHandoverOut = 19, "user.handover.out";
+        UserHandoffOut = 19, "user.handoff.out";
         /// Frames taken over from another worker.
-        UserHandoverIn = 20, "user.handover.in";
+        UserHandoffIn = 20, "user.handoff.in";
         /// Drop: not IP, or a stacked VLAN tag.
         DropNotIp = 21, "drop.not_ip";
         /// Drop: truncated or malformed headers.
@@ -114,7 +114,7 @@ counters! {
         /// Drop: the transmit ring was full.
         DropTxFull = 37, "drop.tx_full";
         /// Drop: the ring to another worker was full.
-        DropHandoverFull = 38, "drop.handover_full";
+        DropHandoffFull = 38, "drop.handoff_full";
         /// Drop: ICMP error about a flow that is not ours.
         DropIcmpUnrelated = 39, "drop.icmp_unrelated";
         /// Drop: source address is not one the LAN may use, or is a martian.

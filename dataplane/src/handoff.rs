@@ -18,7 +18,7 @@ const PARCEL_BYTES: usize = 4096;
 
 /// What the other worker is to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum Task {
     /// Handle it as one that came in by the device.
     Handle,
     /// Send it by the device.
@@ -28,7 +28,7 @@ pub enum Errand {
 #[derive(Debug)]
 struct Parcel {
     device: u8,
-    errand: Errand,
+    task: Task,
     len: usize,
     bytes: Box<[u8; PARCEL_BYTES]>,
 }
@@ -43,11 +43,11 @@ struct Inbox {
 
 /// The inboxes of all workers.
 #[derive(Clone, Debug)]
-pub struct Handover {
+pub struct Handoff {
     inboxes: Arc<[Inbox]>,
 }
 
-impl Handover {
+impl Handoff {
     /// Inboxes for `workers` workers.
     pub fn new(workers: u8) -> std::io::Result<Self> {
         let inbox = |_| {
@@ -60,7 +60,7 @@ impl Handover {
             // One worker has nobody to hand over to.
             for _ in 0..if workers > 1 { PARCELS } else { 0 } {
                 let bytes = Box::new([0; PARCEL_BYTES]);
-                let parcel = Parcel { device: 0, errand: Errand::Handle, len: 0, bytes };
+                let parcel = Parcel { device: 0, task: Task::Handle, len: 0, bytes };
                 let _ = inbox.empty.push(parcel);
             }
             Ok(inbox)
@@ -69,13 +69,13 @@ impl Handover {
     }
 
     /// Queues a copy of `frame` for `worker`; `false` when its inbox is full or the frame too long.
-    pub fn give(&self, worker: u8, device: u8, errand: Errand, frame: &[u8]) -> bool {
+    pub fn push(&self, worker: u8, device: u8, task: Task, frame: &[u8]) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return false };
         if frame.len() > PARCEL_BYTES {
             return false;
         }
         let Some(mut parcel) = inbox.empty.pop() else { return false };
-        (parcel.device, parcel.errand, parcel.len) = (device, errand, frame.len());
+        (parcel.device, parcel.task, parcel.len) = (device, task, frame.len());
         parcel.bytes[..frame.len()].copy_from_slice(frame);
         // The queues hold as many as there are parcels, so there is room.
         inbox.full.push(parcel).is_ok()
@@ -87,13 +87,13 @@ impl Handover {
         &self,
         worker: u8,
         max: usize,
-        mut take: impl FnMut(u8, Errand, &[u8]) -> bool,
+        mut take: impl FnMut(u8, Task, &[u8]) -> bool,
     ) -> (usize, usize) {
         let inbox = &self.inboxes[usize::from(worker)];
         let (mut taken, mut lost) = (0, 0);
         while taken + lost < max {
             let Some(parcel) = inbox.full.pop() else { break };
-            match take(parcel.device, parcel.errand, &parcel.bytes[..parcel.len]) {
+            match take(parcel.device, parcel.task, &parcel.bytes[..parcel.len]) {
                 true => taken += 1,
                 false => lost += 1,
             }
@@ -147,49 +147,49 @@ impl Handover {
 mod tests {
     use super::*;
 
-    fn give(handover: &Handover, worker: u8, frame: &[u8]) -> bool {
-        handover.give(worker, 0, Errand::Handle, frame)
+    fn push(handoff: &Handoff, worker: u8, frame: &[u8]) -> bool {
+        handoff.push(worker, 0, Task::Handle, frame)
     }
 
     #[test]
     fn what_is_given_is_collected_in_order() {
-        let handover = Handover::new(2).unwrap();
-        assert!(handover.give(1, 7, Errand::Handle, b"first"));
-        assert!(handover.give(1, 8, Errand::Send, b"second"));
+        let handoff = Handoff::new(2).unwrap();
+        assert!(handoff.push(1, 7, Task::Handle, b"first"));
+        assert!(handoff.push(1, 8, Task::Send, b"second"));
         let mut seen = Vec::new();
-        let counts = handover.collect(1, 64, |device, errand, frame| {
-            seen.push((device, errand, frame.to_vec()));
+        let counts = handoff.collect(1, 64, |device, task, frame| {
+            seen.push((device, task, frame.to_vec()));
             true
         });
         assert_eq!(counts, (2, 0));
         let (first, second) = (b"first".to_vec(), b"second".to_vec());
-        assert_eq!(seen, [(7, Errand::Handle, first), (8, Errand::Send, second)]);
-        assert_eq!(handover.collect(0, 64, |_, _, _| true), (0, 0));
+        assert_eq!(seen, [(7, Task::Handle, first), (8, Task::Send, second)]);
+        assert_eq!(handoff.collect(0, 64, |_, _, _| true), (0, 0));
     }
 
     #[test]
     fn a_full_inbox_refuses_and_recovers() {
-        let handover = Handover::new(2).unwrap();
-        let given = (0..PARCELS + 10).filter(|_| give(&handover, 1, b"x")).count();
-        assert_eq!(given, PARCELS);
-        assert_eq!(handover.collect(1, usize::MAX, |_, _, _| true), (PARCELS, 0));
-        assert!(give(&handover, 1, b"x"));
+        let handoff = Handoff::new(2).unwrap();
+        let pushed = (0..PARCELS + 10).filter(|_| push(&handoff, 1, b"x")).count();
+        assert_eq!(pushed, PARCELS);
+        assert_eq!(handoff.collect(1, usize::MAX, |_, _, _| true), (PARCELS, 0));
+        assert!(push(&handoff, 1, b"x"));
     }
 
     #[test]
     fn nobody_there_and_too_long_are_refused() {
-        let handover = Handover::new(2).unwrap();
-        assert!(!give(&handover, 2, b"x"));
-        assert!(!give(&handover, 1, &[0; PARCEL_BYTES + 1]));
+        let handoff = Handoff::new(2).unwrap();
+        assert!(!push(&handoff, 2, b"x"));
+        assert!(!push(&handoff, 1, &[0; PARCEL_BYTES + 1]));
     }
 
     #[test]
     fn a_sleeper_with_mail_is_woken() {
-        let handover = Handover::new(2).unwrap();
-        assert!(handover.may_sleep(1));
-        give(&handover, 1, b"x");
-        handover.wake_others(0);
-        assert_eq!(rustix::io::read(handover.bell(1), &mut [0u8; 8]), Ok(8));
-        assert!(!handover.may_sleep(1));
+        let handoff = Handoff::new(2).unwrap();
+        assert!(handoff.may_sleep(1));
+        push(&handoff, 1, b"x");
+        handoff.wake_others(0);
+        assert_eq!(rustix::io::read(handoff.bell(1), &mut [0u8; 8]), Ok(8));
+        assert!(!handoff.may_sleep(1));
     }
 }
