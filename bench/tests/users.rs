@@ -6,7 +6,7 @@ use weir_control::health::{Health, Reason, Signal, State, Transition, Uplink};
 use weir_control::probe::pace::Random;
 use weir_control::users::Users;
 use weir_dataplane::engine::Regions;
-use weir_dataplane::witness::Witness;
+use weir_dataplane::observer::Observer;
 use weir_wire::layout::flow::FlowEntry4;
 use weir_wire::layout::observations::INTERVAL_MS;
 use weir_wire::{tcp, udp};
@@ -103,7 +103,7 @@ fn next(kind: &mut Kind, now: u64, random: &mut Random) -> (Service, bool) {
 fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transition>; UPLINKS] {
     let mut random = Random::new(seed);
     let regions = Regions::anonymous(1024, [random.draw(), random.draw()]).unwrap();
-    let mut witness = Witness::new(0, &regions);
+    let mut observer = Observer::new(0, &regions);
     let mut users = Users::new(regions.observations.clone(), regions.counters.clone(), 0);
     let mut machines = [(); UPLINKS].map(|()| Uplink::adopt(Health::default(), 0));
     let mut seen = [(); UPLINKS].map(|()| Vec::new());
@@ -112,7 +112,7 @@ fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transiti
     let ordinary = (0..case.ordinary).map(|_| (Kind::Ordinary, ORDINARY));
     let mut hosts: Vec<_> = torrents.chain(scanners).chain(ordinary).collect();
     for now in (0..length).step_by(INTERVAL_MS as usize) {
-        witness.judge(&regions.flows, now);
+        observer.judge(&regions.flows, now);
         for (host, (kind, tenths)) in (0u16..).zip(&mut hosts) {
             let flows = *tenths / 10 + u64::from(random.below(10) < *tenths % 10);
             for _ in 0..flows {
@@ -126,7 +126,7 @@ fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transiti
                 let mut entry = FlowEntry4::new_zeroed();
                 (entry.dst, entry.dport, entry.proto) = (dst, dport.to_be_bytes(), proto);
                 entry.uplink = uplink as u8;
-                witness.count(&entry, host, answered, now as u32);
+                observer.count(&entry, host, answered, now as u32);
             }
         }
         for (uplink, counts) in users.read(UPLINKS, 1, now).into_iter().enumerate() {

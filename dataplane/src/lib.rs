@@ -9,7 +9,7 @@
 //! | [`mappings`] | endpoint-independent mappings |
 //! | [`flows`] | both directions of a flow, TCP state, timeouts |
 //! | [`heavy`] | who has heavy flows |
-//! | [`witness`] | new flows that nobody answers |
+//! | [`observer`] | new flows that nobody answers |
 //! | [`services`] | who has answered lately, and so should answer |
 //! | [`fragments`] | later fragments follow the first |
 //! | [`icmp_error`] | ICMP errors about translated flows |
@@ -44,6 +44,7 @@ pub mod link;
 pub mod mappings;
 pub mod memory;
 pub mod nat;
+pub mod observer;
 pub mod owner;
 pub mod packet;
 pub mod ports;
@@ -52,5 +53,4 @@ pub mod ready;
 pub mod services;
 pub mod steering;
 pub mod transmitter;
-pub mod witness;
 pub mod worker;

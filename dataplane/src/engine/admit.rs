@@ -132,7 +132,7 @@ impl Engine {
                 None => self.mappings.make(&endpoint, uplink, external),
             }
         }
-        self.bear_witness(slot, (host, host_index), p, received.frame.data(), now);
+        self.observe(slot, (host, host_index), p, received.frame.data(), now);
         self.flows += 1;
         self.lane.add(Counter::FlowsCreated, 1);
         self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);

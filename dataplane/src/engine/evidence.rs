@@ -56,7 +56,7 @@ impl Acquaintances {
 impl Engine {
     /// Takes note of a flow that the packet began, given its forward slot and its host with its index
     /// in the neighbour table, if it is evidence.
-    pub(super) fn bear_witness(
+    pub(super) fn observe(
         &mut self,
         slot: u32,
         (host, index): (Neighbour, u16),
@@ -66,8 +66,8 @@ impl Engine {
     ) {
         if !self.acquaintances.knows(host) {
             self.acquaintances.ask_about(host.port, p.src);
-        } else if p.ttl >= ENOUGH_TTL && self.witness.has_room(index) && is_sound(frame, p) {
-            self.witness.see(&self.table, slot, index, now);
+        } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
+            self.observer.observe(&self.table, slot, index, now);
         }
     }
 

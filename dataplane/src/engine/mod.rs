@@ -61,10 +61,10 @@ use crate::icmp_error::{self, Toward};
 use crate::link;
 use crate::mappings::{Hashed, Mapping, Mappings};
 use crate::nat::{Endpoint, External, PortSlice, Random};
+use crate::observer::Observer;
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
 use crate::steering::{self, Traffic};
-use crate::witness::Witness;
 use admit::EgressChoice;
 use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
@@ -136,7 +136,7 @@ pub struct Engine {
     homeward: [RateLimit; MAX_POLICIES],
     sweep: Sweep,
     heavy: Heavy,
-    witness: Witness,
+    observer: Observer,
     flows: u64,
 }
 
@@ -211,7 +211,7 @@ impl Engine {
             homeward: [RateLimit::new(0); MAX_POLICIES],
             sweep: Sweep::default(),
             heavy: Heavy::new(regions.hash_key),
-            witness: Witness::new(id, regions),
+            observer: Observer::new(id, regions),
             flows: 0,
         }
     }
@@ -744,7 +744,7 @@ impl Engine {
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.
     pub fn judge(&mut self, now_ms: u64) {
-        self.witness.judge(&self.table, now_ms);
+        self.observer.judge(&self.table, now_ms);
     }
 
     /// Slots of the flow table.

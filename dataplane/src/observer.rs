@@ -28,20 +28,20 @@ const OF_ONE: u16 = (WAITING / 16) as u16;
 
 /// A flow that waits.
 #[derive(Clone, Copy, Debug)]
-struct New {
+struct Waiting {
     slot: u32,
     generation: u32,
     made: u32,
-    /// Its host's place in [`Witness::shares`].
+    /// Its host's place in [`Observer::shares`].
     host: u8,
 }
 
 /// A worker's view of its new flows.
 #[derive(Debug)]
-pub struct Witness {
+pub struct Observer {
     worker: u8,
     key: [u64; 2],
-    waiting: VecDeque<New>,
+    waiting: VecDeque<Waiting>,
     /// How many of them each host has, by a keyed hash.
     shares: Box<[u16; 256]>,
     /// The interval under way, by uplink.
@@ -51,7 +51,7 @@ pub struct Witness {
     services: Services,
 }
 
-impl Witness {
+impl Observer {
     /// Of a worker that has seen nothing.
     pub fn new(worker: u8, regions: &Regions) -> Self {
         Self {
@@ -79,12 +79,12 @@ impl Witness {
     /// Takes note of a flow that was made now, given its forward slot and its host's index, if there
     /// is room.
     #[inline]
-    pub fn see(&mut self, table: &FlowTable4, slot: u32, host: u16, now: u32) {
+    pub fn observe(&mut self, table: &FlowTable4, slot: u32, host: u16, now: u32) {
         if self.has_room(host) {
             let host = self.share_of(host);
             self.shares[usize::from(host)] += 1;
             let generation = table.slot(slot).generation();
-            self.waiting.push_back(New { slot, generation, made: now, host });
+            self.waiting.push_back(Waiting { slot, generation, made: now, host });
         }
     }
 
@@ -96,11 +96,11 @@ impl Witness {
             self.write();
             self.number = number;
         }
-        let old = |new: &New| (now_ms as u32).wrapping_sub(new.made) >= JUDGED_AFTER_MS;
-        while let Some(new) = self.waiting.pop_front_if(|new| old(new)) {
-            self.shares[usize::from(new.host)] -= 1;
-            let slot = table.slot(new.slot);
-            if let Some(entry) = slot.read().filter(|_| slot.generation() == new.generation) {
+        let old = |flow: &Waiting| (now_ms as u32).wrapping_sub(flow.made) >= JUDGED_AFTER_MS;
+        while let Some(flow) = self.waiting.pop_front_if(|flow| old(flow)) {
+            self.shares[usize::from(flow.host)] -= 1;
+            let slot = table.slot(flow.slot);
+            if let Some(entry) = slot.read().filter(|_| slot.generation() == flow.generation) {
                 let back = table.slot(entry.peer).action();
                 self.count(&entry, back.host, back.flags & flag::SEEN != 0, now_ms as u32);
             }
