@@ -1,6 +1,6 @@
 //! New flows that nobody answers, by uplink: what tells a link that is dead for users from one whose
 //! probes answer. Only what should have been answered counts, see [`Services`] and
-//! `engine/evidence.rs`.
+//! `engine/known_hosts.rs`.
 //!
 //! Flows wait in a ring until they are a second old; then each is judged by whether its other
 //! direction has been seen. A hardware address has at most so many places in it, and while the ring

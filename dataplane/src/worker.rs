@@ -157,7 +157,7 @@ fn turn_until_stopped<'u>(
             engine.tend(slots, now as u32, ports);
             engine.judge(now);
             engine.settle_claims(|interface, address| owners.of(interface, address));
-            engine.get_acquainted(|interface, address| owners.known(interface, address));
+            engine.ask_about_hosts(|interface, address| owners.known(interface, address));
             report(plan, shared, memory, ports, engine, now);
         }
         if busy == 0 {

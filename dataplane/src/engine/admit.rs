@@ -108,7 +108,7 @@ impl Engine {
         };
         let host = sender(received.frame.data(), work.port);
         let Some(host_index) = self.neighbours.learn(host) else {
-            self.strangers.turn_away(self.key, work.port, p.src);
+            self.unknown_hosts.ask_about(self.key, work.port, p.src);
             return Err(Counter::DropNeighbourFull);
         };
         let port = self.port_of(uplink);

@@ -71,7 +71,7 @@ impl Engine {
     /// Decides about the claims and the hosts that wait: `ask` says who has an address of the network
     /// behind the interface with this index, or of one reached by a router there. Call once a tick.
     pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
-        self.admit_strangers(&mut ask);
+        self.learn_unknown_hosts(&mut ask);
         for place in 0..WAITING {
             let Some(claim) = self.claims.0[place].take() else { continue };
             let slot = self.table.slot(claim.slot);

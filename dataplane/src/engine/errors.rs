@@ -11,7 +11,7 @@
 //! The gateway's own are about packets that it cannot forward, and go back to their sender. How many
 //! a second is limited for each host and type, and for each side and type over all hosts (RFC 1812
 //! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone. Hosts of a LAN that
-//! the kernel knows (`engine/evidence.rs`) share their limits with no others: a station that makes up
+//! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
 
 use super::*;
@@ -125,7 +125,7 @@ impl Engine {
         let (host, side) = match outside {
             // All of them come from the next hop's hardware address.
             true => (u32::from_be_bytes(p.src).into(), Side::Outside),
-            false if self.acquaintances.knows(host) => (host.to_word(), Side::Known),
+            false if self.known_hosts.knows(host) => (host.to_word(), Side::Known),
             false => (host.to_word(), Side::Unknown),
         };
         let known = ipv4::is_unicast(p.src) && frame.first().is_some_and(|first| first & 1 == 0);

@@ -12,8 +12,9 @@
 //! | `passing` | packets that are sent on without a flow |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
-//! | `evidence` | which new flows say something of their uplink |
+//! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
 //! | `prefetch` | what a new flow will need is prefetched |
+//! | `unknown_hosts` | hosts that the neighbour table has no room for |
 //! | `end` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
 //! | `complete` | checksums that a sender left to its device |
@@ -26,12 +27,12 @@ mod claims;
 mod complete;
 mod end;
 mod errors;
-mod evidence;
+mod known_hosts;
 mod passing;
 mod prefetch;
 mod prepare;
-mod strangers;
 mod sweep;
+mod unknown_hosts;
 
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{Counters, LaneWriter, UplinkCounter};
@@ -70,10 +71,10 @@ use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
 use end::Passes;
 use errors::ErrorLimits;
-use evidence::Acquaintances;
+use known_hosts::KnownHosts;
 use prefetch::Prefetched;
-use strangers::Strangers;
 use sweep::Sweep;
+use unknown_hosts::UnknownHosts;
 
 /// Most packets that go through the stages together.
 pub const BATCH: usize = 64;
@@ -128,8 +129,8 @@ pub struct Engine {
     fragments: Fragments,
     random: Random,
     claims: Claims,
-    strangers: Strangers,
-    acquaintances: Acquaintances,
+    unknown_hosts: UnknownHosts,
+    known_hosts: KnownHosts,
     errors: ErrorLimits,
     cursor: u32,
     passes: Passes,
@@ -203,8 +204,8 @@ impl Engine {
             fragments: Fragments::new(entropy),
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             claims: Claims::default(),
-            strangers: Strangers::default(),
-            acquaintances: Acquaintances::new(entropy),
+            unknown_hosts: UnknownHosts::default(),
+            known_hosts: KnownHosts::new(entropy),
             errors: ErrorLimits::new(entropy),
             cursor: 0,
             passes: Passes::default(),
@@ -510,7 +511,7 @@ impl Engine {
             slot = self.leave_uplink(work, &key, slot, &action, &received, now, out)?;
             action = self.table.slot(slot).action();
         }
-        let stranger = host_moved(&action, host) && !self.claim(slot, &action, host, now);
+        let unconfirmed = host_moved(&action, host) && !self.claim(slot, &action, host, now);
         let len = p.end - p.l3;
         self.check_mtu(work, action.port, translated, &received, now, out)?;
         self.complete(slot, &mut action, p, received.frame.data_mut());
@@ -533,7 +534,7 @@ impl Engine {
         rewrite::apply4(frame.data_mut(), p.l3.into(), Some(p.proto), &action.rewrite);
         let entry = self.table.slot(slot);
         // Of the flow's own host: whether that is silent counts.
-        let seen = if stranger { entry.last_seen() } else { now };
+        let seen = if unconfirmed { entry.last_seen() } else { now };
         entry.count(len.into(), seen);
         self.send(frame, p, &action, out)
     }

@@ -189,7 +189,7 @@ impl Gateway {
     /// Lets worker 0 ask about hosts that began flows; how often it did.
     pub fn acquaint(&mut self, owner: Owner) -> usize {
         let mut asked = 0;
-        self.engines[0].get_acquainted(|_, _| {
+        self.engines[0].ask_about_hosts(|_, _| {
             asked += 1;
             owner
         });

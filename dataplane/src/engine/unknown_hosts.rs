@@ -13,11 +13,11 @@ const ASKED: usize = 16;
 
 /// Addresses to ask about, with the LAN ports they came by.
 #[derive(Debug, Default)]
-pub(super) struct Strangers([Option<(u8, [u8; 4])>; ASKED]);
+pub(super) struct UnknownHosts([Option<(u8, [u8; 4])>; ASKED]);
 
-impl Strangers {
+impl UnknownHosts {
     /// A packet of this address came by a port, and there was no room for its sender.
-    pub(super) fn turn_away(&mut self, key: [u64; 2], port: u8, address: [u8; 4]) {
+    pub(super) fn ask_about(&mut self, key: [u64; 2], port: u8, address: [u8; 4]) {
         let place = Purpose::Question.of_address(key, port, address) as usize % ASKED;
         self.0[place].get_or_insert((port, address));
     }
@@ -25,8 +25,8 @@ impl Strangers {
 
 impl Engine {
     /// Enters the hosts that were turned away and that `ask` knows: see [`Engine::settle_claims`].
-    pub(super) fn admit_strangers(&mut self, ask: &mut impl FnMut(u32, [u8; 4]) -> Owner) {
-        for place in &mut self.strangers.0 {
+    pub(super) fn learn_unknown_hosts(&mut self, ask: &mut impl FnMut(u32, [u8; 4]) -> Owner) {
+        for place in &mut self.unknown_hosts.0 {
             let Some((port, address)) = place.take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {

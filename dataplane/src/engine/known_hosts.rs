@@ -21,13 +21,13 @@ const ENOUGH_TTL: u8 = 32;
 
 /// Hosts that the kernel knows, and those that it is to be asked about.
 #[derive(Debug)]
-pub(super) struct Acquaintances {
+pub(super) struct KnownHosts {
     key: [u64; 2],
     known: Box<[u64]>,
     asked: [Option<(u8, [u8; 4])>; ASKED],
 }
 
-impl Acquaintances {
+impl KnownHosts {
     pub(super) fn new(key: [u64; 2]) -> Self {
         Self { key, known: vec![0; PLACES].into(), asked: [None; ASKED] }
     }
@@ -47,7 +47,7 @@ impl Acquaintances {
         self.asked[place as usize % ASKED].get_or_insert((port, address));
     }
 
-    fn enter(&mut self, host: Neighbour) {
+    fn insert(&mut self, host: Neighbour) {
         let place = self.place(host);
         self.known[place] = host.to_word();
     }
@@ -64,8 +64,8 @@ impl Engine {
         frame: &[u8],
         now: u32,
     ) {
-        if !self.acquaintances.knows(host) {
-            self.acquaintances.ask_about(host.port, p.src);
+        if !self.known_hosts.knows(host) {
+            self.known_hosts.ask_about(host.port, p.src);
         } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
             self.observer.observe(&self.table, slot, index, now);
         }
@@ -73,12 +73,12 @@ impl Engine {
 
     /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
     /// the network behind the interface with this index. Call once a tick.
-    pub fn get_acquainted(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+    pub fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
         for place in 0..ASKED {
-            let Some((port, address)) = self.acquaintances.asked[place].take() else { continue };
+            let Some((port, address)) = self.known_hosts.asked[place].take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {
-                self.acquaintances.enter(Neighbour { mac, port });
+                self.known_hosts.insert(Neighbour { mac, port });
             }
         }
     }
