@@ -41,14 +41,14 @@ impl Neighbours {
     /// the neighbour's for as long as a flow refers to it that is made at once.
     ///
     /// Any station can send in the name of as many as there are places. So a quarter of the places is
-    /// kept for those that somebody [vouches](Self::vouch) for.
+    /// kept for those that the [kernel knows](Self::learn_known).
     pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
         self.enter(neighbour, |index| index % KEPT != 0)
     }
 
     /// Enters a neighbour that is known to be there, in a place that is kept too; `None` when there
     /// is no room. It is there for [`learn`](Self::learn) for some rounds.
-    pub fn vouch(&self, neighbour: Neighbour) -> Option<u16> {
+    pub fn learn_known(&self, neighbour: Neighbour) -> Option<u16> {
         self.enter(neighbour, |_| true)
     }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_vouched_for_has_room_that_nobody_else_takes() {
+    fn a_host_that_the_kernel_knows_has_room_that_nobody_else_takes() {
         let table = Neighbours::anonymous(KEY).unwrap();
         let at = |n: u32| {
             let [a, b, c, d] = n.to_be_bytes();
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(taken, NEIGHBOURS / KEPT * (KEPT - 1));
         let host = at(200_000);
         assert_eq!(table.learn(host), None);
-        let index = table.vouch(host);
+        let index = table.learn_known(host);
         assert!(index.is_some());
         assert_eq!(table.learn(host), index);
     }

@@ -30,7 +30,7 @@ impl Engine {
             let Some((port, address)) = place.take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {
-                self.neighbours.vouch(Neighbour { mac, port });
+                self.neighbours.learn_known(Neighbour { mac, port });
             }
         }
     }

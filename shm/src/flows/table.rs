@@ -104,7 +104,7 @@ impl FlowTable4 {
     #[inline]
     pub fn prefetch_free(&self, hash: u64) {
         let free = |group| self.tags(group).free_from(preferred(hash));
-        let group = self.roomy(hash);
+        let group = self.group_for(hash);
         if let Some(slot) = free(group) {
             prefetch(self.slot(group * GROUP + slot));
         }
@@ -164,12 +164,12 @@ impl FlowTable4 {
     /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
     pub fn insert(&self, hash: u64, entry: &FlowEntry4) -> Option<u32> {
         let index = loop {
-            let group = self.roomy(hash);
+            let group = self.group_for(hash);
             if let Some(slot) = self.tags(group).claim(tag(hash), preferred(hash)) {
                 break group * GROUP + slot;
             }
             // Another worker took the last slot of the group just now, or there is none anywhere.
-            if self.used(self.roomy(hash)) == GROUP {
+            if self.used(self.group_for(hash)) == GROUP {
                 return None;
             }
         };
@@ -181,7 +181,7 @@ impl FlowTable4 {
     /// stand where readers look first; else the emptier of both; and once both are about to fill,
     /// the emptiest of all four, without which pages would fill unevenly.
     #[inline]
-    fn roomy(&self, hash: u64) -> u32 {
+    fn group_for(&self, hash: u64) -> u32 {
         let [a, b] = choices(hash, self.pages).in_table();
         let in_a = self.used(a);
         if in_a <= GROUP / 2 {
@@ -189,14 +189,14 @@ impl FlowTable4 {
         }
         let in_b = self.used(b);
         if in_a.min(in_b) >= GROUP - 1 {
-            return self.roomiest(hash);
+            return self.emptiest_group(hash);
         }
         if in_b < in_a { b } else { a }
     }
 
     /// The emptiest of the four groups for `hash`.
     #[cold]
-    fn roomiest(&self, hash: u64) -> u32 {
+    fn emptiest_group(&self, hash: u64) -> u32 {
         let [a, b] = choices(hash, self.pages).in_table();
         let [c, d] = spills(hash, self.pages).in_table();
         let emptier = |x, y| if self.used(y) < self.used(x) { y } else { x };
