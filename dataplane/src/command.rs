@@ -31,7 +31,7 @@ pub enum Command {
         /// Index in the control page.
         device: u8,
         /// How.
-        way: Way,
+        mode: TransmitMode,
     },
     /// Close the sockets of a device, and send by it no more.
     Close {
@@ -49,7 +49,7 @@ pub enum Command {
 
 /// How a worker's packets leave by a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct TransmitMode {
     /// Sockets of the device work on the UMEM itself.
     pub zero_copy: bool,
     /// The worker that sends for one that has no socket there.

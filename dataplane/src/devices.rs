@@ -23,7 +23,7 @@ use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_xsk::{BindMode, Binder, SocketConfig};
 
 use crate::attach::{Attached, Program, XdpChoice};
-use crate::command::{Command, Done, Refused, Reply, Way};
+use crate::command::{Command, Done, Refused, Reply, TransmitMode};
 use crate::handoff::Handoff;
 use crate::memory;
 use crate::transmitter::Transmitter;
@@ -330,7 +330,7 @@ impl Devices {
         self.workers.len() as u8
     }
 
-    fn tell(&self, worker: u8, command: Command) {
+    fn send(&self, worker: u8, command: Command) {
         // One that has ended is seen by the main thread.
         let _ = self.workers[usize::from(worker)].send(command);
         self.bells.wake(worker);
@@ -404,7 +404,7 @@ impl Devices {
             for queues in queues.chunks(sockets_at_a_time(ring_size)) {
                 let sockets = queues.iter().map(config).collect();
                 let frame_size = memory::frame_size(plan.mtu);
-                self.tell(worker, Command::Open { device, frame_size, sockets });
+                self.send(worker, Command::Open { device, frame_size, sockets });
                 waiting += 1;
             }
         }
@@ -462,8 +462,8 @@ impl Devices {
         let Some(plan) = slot.had.clone() else { return };
         let zero_copy = slot.sockets.iter().all(|socket| socket.zero_copy == Some(true));
         for worker in 0..workers {
-            let way = Way { zero_copy, by: plan.sender_for(worker, workers) };
-            self.tell(worker, Command::Use { device, way });
+            let mode = TransmitMode { zero_copy, by: plan.sender_for(worker, workers) };
+            self.send(worker, Command::Use { device, mode });
         }
         self.enter_senders();
         self.serve_by_tap(device);
@@ -506,7 +506,7 @@ impl Devices {
         }
         let workers = self.count_workers();
         for worker in 0..workers {
-            self.tell(worker, Command::Close { device });
+            self.send(worker, Command::Close { device });
         }
         let slot = self.slot_mut(device);
         slot.state = State::Closing { waiting: workers };
@@ -520,7 +520,7 @@ impl Devices {
         let reclaim = sockets.iter().all(|socket| socket.zero_copy != Some(true));
         drop(sockets);
         for worker in 0..self.count_workers() {
-            self.tell(worker, Command::Release { device, reclaim });
+            self.send(worker, Command::Release { device, reclaim });
         }
         let slot = self.slot_mut(device);
         (slot.state, slot.had) = (State::Out, None);

@@ -290,7 +290,7 @@ fn run_workers(
                 std::thread::Builder::new()
                     .name(name)
                     .spawn_scoped(scope, move || {
-                        worker::run(&plan, shared, channel, move || ready.tell())
+                        worker::run(&plan, shared, channel, move || ready.signal())
                     })
                     .context("cannot start a worker")
             })

@@ -9,7 +9,7 @@ use weir_wire::layout::{MAX_DEVICES, NONE};
 use weir_xsk::{Binder, Frame, Lease, Socket, SocketConfig, Umem};
 use zerocopy::FromZeros;
 
-use crate::command::{Command, Done, Refused, Way};
+use crate::command::{Command, Done, Refused, TransmitMode};
 use crate::engine::BATCH;
 use crate::handoff::{Handoff, Task};
 use crate::memory::{Held, PacketMemory};
@@ -83,7 +83,7 @@ impl<'u> Ports<'u> {
                 let opened = self.open(device, frame_size, &sockets);
                 return Some((device, Done::Opened(opened)));
             }
-            Command::Use { device, way } => self.send_so(device, way),
+            Command::Use { device, mode } => self.set_transmit_mode(device, mode),
             Command::Close { device } => {
                 self.close(device);
                 return Some((device, Done::Closed));
@@ -129,11 +129,11 @@ impl<'u> Ports<'u> {
         })
     }
 
-    fn send_so(&mut self, device: u8, way: Way) {
-        self.copying.set(device, !way.zero_copy);
-        self.senders[usize::from(device) % MAX_DEVICES] = way.by.unwrap_or(NONE);
+    fn set_transmit_mode(&mut self, device: u8, mode: TransmitMode) {
+        self.copying.set(device, !mode.zero_copy);
+        self.senders[usize::from(device) % MAX_DEVICES] = mode.by.unwrap_or(NONE);
         for (_, socket) in self.sockets.iter_mut().filter(|(of, _)| *of == device) {
-            socket.set_zero_copy(way.zero_copy);
+            socket.set_zero_copy(mode.zero_copy);
         }
         self.usable.set(device, true);
         self.number();

@@ -32,7 +32,7 @@ pub fn expect(workers: u8) -> (Vec<Ready>, AllReady) {
 
 impl Ready {
     /// The worker is ready.
-    pub fn tell(self) {
+    pub fn signal(self) {
         let _ = self.0.send(());
     }
 }
@@ -66,7 +66,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (end, ended) = mpsc::channel::<()>();
             scope.spawn(move || {
-                one.tell();
+                one.signal();
                 let _ = ended.recv();
             });
             drop(other);
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_wait_ends_when_all_have_told() {
         let (ready, all) = expect(3);
-        ready.into_iter().for_each(Ready::tell);
+        ready.into_iter().for_each(Ready::signal);
         assert_eq!(all.wait(&AtomicBool::new(false)), Ok(true));
     }
 }

@@ -10,7 +10,7 @@ use crate::rounds::Rounds;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
-/// Of so many places one is kept for those that are vouched for.
+/// Of so many places one is kept for those that the kernel knows.
 const KEPT: usize = 4;
 
 /// The table, shared by all workers.
