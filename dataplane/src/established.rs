@@ -1,5 +1,5 @@
-//! The shortest way through the engine: the next packet of an established flow, by whole words, as
-//! the XDP program takes it. Whatever is not plainly that goes the long way.
+//! The fast path through the engine: the next packet of an established flow, by whole words, as
+//! the XDP program takes it. Whatever is not plainly that takes the slow path.
 
 use weir_wire::layout::flow::FlowKey4;
 use weir_wire::parse::{Family, Kind, Parsed};
@@ -7,7 +7,7 @@ use weir_wire::plain::{Ip4, Packet};
 use weir_wire::rewrite::UNTAGGED;
 use weir_wire::{ethernet, ipv4, tcp};
 
-/// Start of the IP header: tagged frames go the long way.
+/// Start of the IP header: tagged frames take the slow path.
 pub const L3: usize = UNTAGGED;
 const L4: usize = L3 + ipv4::HEADER_LEN;
 /// Bytes of every plain frame.

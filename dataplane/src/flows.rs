@@ -194,7 +194,7 @@ fn goes_on(table: &FlowTable4, index: u32, action: &Action4, header: &Header) ->
 
 /// The flags of a direction of a flow that may be offered, which some never are.
 fn offered(flags: u8) -> u8 {
-    if flags & flag::LONG_WAY == 0 { flags | flag::OFFLOAD } else { flags }
+    if flags & flag::NO_OFFLOAD == 0 { flags | flag::OFFLOAD } else { flags }
 }
 
 /// Is it a connection that has ended? The next from inside with the same ports is another: it may go

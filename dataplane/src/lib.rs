@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`engine`] | batches of packets through the stages; no clock, no device, no system call |
-//! | [`established`] | the next packet of an established flow, the shortest way |
+//! | [`established`] | the next packet of an established flow, the fast path |
 //! | [`steering`] | rules and buckets: which uplink a new flow gets |
 //! | [`nat`] | addresses and ports |
 //! | [`mappings`] | endpoint-independent mappings |

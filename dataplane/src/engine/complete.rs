@@ -6,7 +6,7 @@
 //! XDP does not see it. What a delta makes of such a field is as incomplete as before, and the far
 //! end drops it.
 //!
-//! So a worker completes what takes the long way, and lets that direction of the flow take no
+//! So a worker completes what takes the slow path, and lets that direction of the flow take no
 //! other: in neither tier does the short one look at data. Nothing is lost by doing that to a packet
 //! that was complete and whose checksum happens to be the pseudo-header's: it is the same
 //! afterwards.
@@ -20,13 +20,13 @@ use super::Engine;
 
 impl Engine {
     /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
-    /// sender, whose entry is `slot`, on the long way. So it does with one that begins with
+    /// sender, whose entry is `slot`, on the slow path. So it does with one that begins with
     /// fragments: what is cut is complete, and says nothing of what follows.
     pub(super) fn complete(&self, slot: u32, action: &mut Action4, p: &Parsed, frame: &mut [u8]) {
         let unproven = p.kind != Kind::Flow || complete(frame, p);
         // What is offered has shown itself: nobody else's packet takes that away.
-        if unproven && action.flags & (flag::LONG_WAY | flag::OFFLOAD) == 0 {
-            action.flags |= flag::LONG_WAY;
+        if unproven && action.flags & (flag::NO_OFFLOAD | flag::OFFLOAD) == 0 {
+            action.flags |= flag::NO_OFFLOAD;
             self.table.slot(slot).set_meta(action.flags, action.flow_state);
         }
     }

@@ -4,7 +4,7 @@
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
 //! the next packet of an established flow is [`established`](crate::established)'s; every other
-//! takes the long way.
+//! takes the slow path.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -167,7 +167,7 @@ struct Departure {
     egress: Egress,
 }
 
-/// What the first stages found out about a packet that goes the long way.
+/// What the first stages found out about a packet that takes the slow path.
 #[derive(Clone, Copy)]
 struct Work {
     parsed: Parsed,
@@ -360,8 +360,8 @@ impl Engine {
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
 
-    /// What goes the long way after all.
-    fn long_way(
+    /// What takes the slow path after all.
+    fn slow_path(
         &self,
         plain: &Packet,
         hash: u64,
@@ -386,7 +386,7 @@ impl Engine {
                 if let Some(departure) = leaves {
                     return self.forward(plain, &departure, received.frame, now, out);
                 }
-                let work = self.long_way(plain, *hash, *slot, received.device)?;
+                let work = self.slow_path(plain, *hash, *slot, received.device)?;
                 self.act_on(&work, received, now, out)
             }
             Stage::Parsed(work) => self.act_on(work, received, now, out),

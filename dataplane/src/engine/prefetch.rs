@@ -43,7 +43,7 @@ impl Engine {
             if let Stage::Plain { plain, hash, slot } = stage
                 && slot.is_none_or(leaves)
             {
-                let work = self.long_way(plain, *hash, *slot, received.device);
+                let work = self.slow_path(plain, *hash, *slot, received.device);
                 *stage = work.map_or_else(Stage::Dropped, Stage::Parsed);
             }
             if let Stage::Parsed(work) = stage {

@@ -66,7 +66,7 @@ pub mod flag {
     /// TCP, closing: this direction has gone on since.
     pub const GOES_ON: u8 = 64;
     /// The direction is never offered to the kernel tier: a worker completes its checksums.
-    pub const LONG_WAY: u8 = 128;
+    pub const NO_OFFLOAD: u8 = 128;
 
     /// [`TO_UPLINK`] as it stands in entries whose packets come in by a port of this
     /// [role](PortRole): what the LAN sends goes to an uplink, the rest to the LAN.
