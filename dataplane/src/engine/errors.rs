@@ -92,7 +92,7 @@ impl Engine {
             if self.is_uplink(work.port) || !self.snapshot.half.is_behind(work.port, quoted.dst) {
                 return Err(Counter::DropIcmpUnrelated);
             }
-            return self.pass(work, Counter::DropIcmpUnrelated, received, now, out);
+            return self.forward_stateless(work, Counter::DropIcmpUnrelated, received, now, out);
         };
         let action = self.table.slot(slot).action();
         let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };

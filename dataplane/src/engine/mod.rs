@@ -9,7 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
-//! | `passing` | packets that are sent on without a flow |
+//! | `stateless` | packets that are sent on without a flow |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
@@ -28,9 +28,9 @@ mod complete;
 mod end;
 mod errors;
 mod known_hosts;
-mod passing;
 mod prefetch;
 mod prepare;
+mod stateless;
 mod sweep;
 mod unknown_hosts;
 
@@ -482,7 +482,7 @@ impl Engine {
                     return Err(self.answer_expired(work, &received, now, out));
                 }
                 if let Some(reason) = self.begins_none(work, received.frame.data()) {
-                    return self.pass(work, reason, received, now, out);
+                    return self.forward_stateless(work, reason, received, now, out);
                 }
                 self.begin(work, &key, &received, now, out)?
             }

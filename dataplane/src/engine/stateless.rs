@@ -9,7 +9,7 @@ use super::*;
 
 impl Engine {
     /// Sends a packet on that has no flow and begins none, for this reason.
-    pub(super) fn pass<B: Buffer>(
+    pub(super) fn forward_stateless<B: Buffer>(
         &mut self,
         work: &Work,
         reason: Dropped,
@@ -18,7 +18,7 @@ impl Engine {
         out: &mut impl Output<B>,
     ) -> Result<(), Dropped> {
         let p = &work.parsed;
-        let action = self.passage(work).ok_or(reason)?;
+        let action = self.stateless_action(work).ok_or(reason)?;
         self.check_mtu(work, action.port, false, &received, now, out)?;
         if let Kind::Fragment { .. } = p.kind {
             let key = fragment_key(p, received.frame.data());
@@ -33,7 +33,7 @@ impl Engine {
     }
 
     /// How it leaves; `None`: by no uplink that sends it on as it is.
-    fn passage(&self, work: &Work) -> Option<Action4> {
+    fn stateless_action(&self, work: &Work) -> Option<Action4> {
         let half = &self.snapshot.half;
         if self.is_uplink(work.port) || !half.is_behind(work.port, work.parsed.src) {
             return None;
