@@ -134,7 +134,7 @@ fn round(case: &Case) -> Result<Round> {
 fn pass(engine: &mut Engine, now: u32, ring: &mut Ring<'_>, watch: &mut Stopwatch) {
     let slots = engine.capacity() / TICKS + 1;
     for _ in 0..TICKS {
-        watch.during(|| engine.tend(slots, now, ring));
+        watch.during(|| engine.age(slots, now, ring));
     }
 }
 

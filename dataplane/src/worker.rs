@@ -154,7 +154,7 @@ fn turn_until_stopped<'u>(
         if now - ticked >= u64::from(TICK_MS) {
             ticked = now;
             engine.refresh();
-            engine.tend(slots, now as u32, ports);
+            engine.age(slots, now as u32, ports);
             engine.judge(now);
             engine.settle_claims(|interface, address| owners.of(interface, address));
             engine.ask_about_hosts(|interface, address| owners.known(interface, address));

@@ -15,7 +15,7 @@
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
 //! | `prefetch` | what a new flow will need is prefetched |
 //! | `unknown_hosts` | hosts that the neighbour table has no room for |
-//! | `end` | flows end and move without a packet: the steady walk over the table |
+//! | `aging` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
 //! | `complete` | checksums that a sender left to its device |
 //! | `prepare` | flows that an earlier process left: whose each is now |
@@ -23,9 +23,9 @@
 
 mod admit;
 mod adopt;
+mod aging;
 mod claims;
 mod complete;
-mod end;
 mod errors;
 mod known_hosts;
 mod prefetch;
@@ -67,9 +67,9 @@ use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
 use crate::steering::{self, Traffic};
 use admit::EgressChoice;
+use aging::Passes;
 use claims::Claims;
 pub use claims::{Owner, SILENT_MS};
-use end::Passes;
 use errors::ErrorLimits;
 use known_hosts::KnownHosts;
 use prefetch::Prefetched;
@@ -134,7 +134,7 @@ pub struct Engine {
     errors: ErrorLimits,
     cursor: u32,
     passes: Passes,
-    homeward: [RateLimit; MAX_POLICIES],
+    failback: [RateLimit; MAX_POLICIES],
     sweep: Sweep,
     heavy: Heavy,
     observer: Observer,
@@ -209,7 +209,7 @@ impl Engine {
             errors: ErrorLimits::new(entropy),
             cursor: 0,
             passes: Passes::default(),
-            homeward: [RateLimit::new(0); MAX_POLICIES],
+            failback: [RateLimit::new(0); MAX_POLICIES],
             sweep: Sweep::default(),
             heavy: Heavy::new(regions.hash_key),
             observer: Observer::new(id, regions),
@@ -230,7 +230,7 @@ impl Engine {
             let port = half.port_of(device.ifindex, 0);
             *untagged = port.map(|port| Untagged { port, heading: heading(port) });
         }
-        for (limit, policy) in self.homeward.iter_mut().zip(&half.policies) {
+        for (limit, policy) in self.failback.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
         }
         self.sweep.again(&half.uplinks);

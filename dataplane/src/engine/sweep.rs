@@ -296,9 +296,9 @@ impl Engine {
         let Some(back) = self.table.slot(entry.peer).read() else { return true };
         let inside = FlowKey4::new(entry.src, entry.dst, entry.sport, entry.dport, entry.proto);
         let (from_host, from_far) = (entry.next_seq, back.next_seq);
-        let (outward, homeward) =
+        let (outward, inward) =
             (self.table.slot(index).action(), self.table.slot(entry.peer).action());
-        if let Some(Egress { device, link, .. }) = self.egress(&homeward) {
+        if let Some(Egress { device, link, .. }) = self.egress(&inward) {
             let reset = answer::reset(&link, &inside.reversed(), from_far, from_host);
             if !self.originate(device, &reset, out) {
                 return false;

@@ -37,9 +37,9 @@ fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
 }
 
 /// Lets the engine look at its whole table; what left.
-fn tend(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+fn age(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
     gateway.engines[0].refresh();
-    gateway.engines[0].tend(SLOTS, gateway.now, &mut gateway.wire);
+    gateway.engines[0].age(SLOTS, gateway.now, &mut gateway.wire);
     std::mem::take(&mut gateway.wire.sent)
 }
 
@@ -110,10 +110,10 @@ fn a_flow_whose_policy_a_code_point_decides_is_not_taken_for_one_that_is_away() 
     let rule = Rule { dscp: 46, ..Rule::any(1) };
     (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
     away(&mut gateway, ComeHome::All);
-    assert!(tend(&mut gateway).is_empty());
+    assert!(age(&mut gateway).is_empty());
     gateway.half.rule_count = 0;
     gateway.publish(BUCKETS);
-    assert_eq!(tend(&mut gateway).len(), 2);
+    assert_eq!(age(&mut gateway).len(), 2);
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_connection_with_the_ports_of_a_closed_one_is_placed_anew() {
     gateway.publish(0);
     assert_eq!(connection(&mut gateway, 40_000), 2);
     away(&mut gateway, ComeHome::All);
-    assert_eq!(tend(&mut gateway).len(), 2);
+    assert_eq!(age(&mut gateway).len(), 2);
     assert_eq!(connection(&mut gateway, 40_000), 1);
     sweep(&mut gateway);
     let address = [203, 0, 113, 77];
@@ -298,7 +298,7 @@ fn a_ring_that_stays_full_holds_up_only_the_hosts_behind_it() {
     let hosts = |gateway: &mut Gateway| {
         for _ in 0..100 {
             gateway.engines[0].sweep(&mut gateway.wire);
-            gateway.engines[0].tend(1, gateway.now, &mut gateway.wire);
+            gateway.engines[0].age(1, gateway.now, &mut gateway.wire);
         }
         let sent = std::mem::take(&mut gateway.wire.sent);
         [LAN, OTHER_LAN].map(|lan| sent.iter().filter(|(device, _)| *device == lan).count())
@@ -323,10 +323,10 @@ fn idle_flows_leave_a_draining_uplink_and_the_others_stay() {
     let other = if device == 1 { 0 } else { BUCKETS };
     gateway.publish(other);
     gateway.now += 29_999;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), before);
     gateway.now += 1;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!((flows(&gateway), gateway.count(Counter::FlowsMoved)), (before - 1, 1));
     assert_eq!(exchange(&mut gateway, 5000), 3 - device);
     let sent = gateway.send(LAN, &tcp_out(connected, 443, ACK));
@@ -341,10 +341,10 @@ fn idle_flows_of_a_worse_tier_come_home() {
     connection(&mut gateway, 40_000);
     away(&mut gateway, ComeHome::Idle);
     gateway.now += 29_999;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), 2);
     gateway.now += 1;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), 1);
     assert_eq!(exchange(&mut gateway, 5000), 1);
 }
@@ -356,7 +356,7 @@ fn flows_stay_on_a_worse_tier_unless_the_policy_says_otherwise() {
     exchange(&mut gateway, 5000);
     away(&mut gateway, ComeHome::Stay);
     gateway.now += 60_000;
-    assert!(tend(&mut gateway).is_empty());
+    assert!(age(&mut gateway).is_empty());
     assert_eq!(exchange(&mut gateway, 5000), 2);
 }
 
@@ -367,10 +367,10 @@ fn all_flows_come_home_when_asked_connections_by_a_reset() {
     exchange(&mut gateway, 5000);
     connection(&mut gateway, 40_000);
     away(&mut gateway, ComeHome::All);
-    let sent = tend(&mut gateway);
+    let sent = age(&mut gateway);
     assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [LAN, 2]);
     assert_eq!(exchange(&mut gateway, 5000), 1);
-    assert!(tend(&mut gateway).is_empty());
+    assert!(age(&mut gateway).is_empty());
     gateway.assert_conserved();
 }
 
@@ -389,12 +389,12 @@ fn an_endpoint_whose_flows_come_home_one_by_one_has_one_mapping_there() {
     away(&mut gateway, ComeHome::All);
     gateway.engines[0].refresh();
     while flows(&gateway) == 2 {
-        gateway.engines[0].tend(1, gateway.now, &mut gateway.wire);
+        gateway.engines[0].age(1, gateway.now, &mut gateway.wire);
     }
     let mut devices = send(&mut gateway).map(|(device, _)| device);
     devices.sort_unstable();
     assert_eq!(devices, [1, 2]);
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(send(&mut gateway), [(1, 30_000); 2]);
 }
 
@@ -409,12 +409,12 @@ fn flows_come_home_no_faster_than_the_policy_says() {
     policies(&mut gateway, |policy| policy.home_per_second = 10);
     gateway.publish(BUCKETS);
     gateway.now += 1000;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), 90);
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), 90);
     gateway.now += 500;
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(flows(&gateway), 85);
 }
 
@@ -429,7 +429,7 @@ fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     let slot = (0..SLOTS).find(|index| heavy.slot(*index).is_valid()).unwrap();
     heavy.slot(slot).count(weir_dataplane::heavy::HEAVY_BYTES, gateway.now);
     assert_eq!(connection(&mut gateway, 40_001), 2);
-    tend(&mut gateway);
+    age(&mut gateway);
     assert_eq!(connection(&mut gateway, 40_002), 1);
     gateway.writer.set_uplink_state(0, 0);
     assert_eq!(connection(&mut gateway, 40_003), 2);

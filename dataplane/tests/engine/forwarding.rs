@@ -492,9 +492,9 @@ fn an_idle_flow_ends_and_frees_its_port() {
     gateway.publish(BUCKETS);
     one(gateway.send(LAN, &udp_out(40_000, 53)));
     assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (1, 1));
-    gateway.engines[0].tend(4096, gateway.now + 299_999, &mut gateway.wire);
+    gateway.engines[0].age(4096, gateway.now + 299_999, &mut gateway.wire);
     assert_eq!(gateway.engines[0].flows(), 1);
-    gateway.engines[0].tend(4096, gateway.now + 300_000, &mut gateway.wire);
+    gateway.engines[0].age(4096, gateway.now + 300_000, &mut gateway.wire);
     assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (0, 0));
     assert_eq!(gateway.regions.counters.uplink(0).flows_active, 0);
     let other = udp(HOST_MAC, device_mac(LAN), ([10, 77, 0, 9], 40_000), (SERVER, 54));

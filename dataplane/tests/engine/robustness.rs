@@ -96,7 +96,7 @@ fn ten_million_broken_frames_neither_crash_nor_leak() {
         offered += 64;
         let now = gateway.now.wrapping_add(round as u32);
         gateway.engines[0].process(&mut batch, now, &mut sink);
-        gateway.engines[0].tend(8, now, &mut gateway.wire);
+        gateway.engines[0].age(8, now, &mut gateway.wire);
         assert!(batch.is_empty());
     }
     assert_eq!(umem.free_frames(), 256);
@@ -139,7 +139,7 @@ fn established_flows_are_forwarded_without_an_allocation() {
     let before = gateway.count(Counter::UserTx);
     let info = allocation_counter::measure(|| {
         gateway.engines[0].process(&mut second, now, &mut Nowhere);
-        gateway.engines[0].tend(1024, now, &mut gateway.wire);
+        gateway.engines[0].age(1024, now, &mut gateway.wire);
     });
     assert_eq!(gateway.count(Counter::UserTx) - before, 128);
     assert_eq!(info.count_total, 0);

@@ -122,7 +122,7 @@ fn a_syn_from_outside_keeps_no_closed_connection() {
     for _ in 0..10 {
         gateway.now += 30_000;
         assert!(gateway.send(uplink, &syn).is_empty());
-        gateway.engines[0].tend(4096, gateway.now, &mut gateway.wire);
+        gateway.engines[0].age(4096, gateway.now, &mut gateway.wire);
     }
     assert_eq!(gateway.engines[0].flows(), 0);
 }

@@ -207,7 +207,7 @@ fn hardware_addresses_are_forgotten_when_no_worker_has_a_flow_to_them() {
     let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
     let pass = |gateway: &mut Gateway, worker: usize| {
         gateway.engines[worker].refresh();
-        gateway.engines[worker].tend(4096, gateway.now, &mut gateway.wire);
+        gateway.engines[worker].age(4096, gateway.now, &mut gateway.wire);
     };
     for _ in 0..8 {
         gateway.now += 10_000;

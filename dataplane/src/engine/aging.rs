@@ -27,7 +27,7 @@ impl Engine {
     /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
     /// has heavy ones. Call once a tick.
-    pub fn tend<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
+    pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         if self.snapshot.half.epoch == 0 {
             return;
         }
@@ -119,7 +119,7 @@ impl Engine {
         };
         let survives = entry.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
         let leaves = draining && is_idle && survives;
-        let homeward = match comes_home {
+        let fails_back = match comes_home {
             ComeHome::Stay => false,
             ComeHome::Idle => is_idle && survives,
             ComeHome::All => survives || entry.flow_state != FlowState::Closing as u8,
@@ -128,10 +128,10 @@ impl Engine {
             let to = steering::uplink(&self.snapshot, &self.control, self.key, number, &traffic);
             to.is_some_and(|uplink| uplink != entry.uplink)
         };
-        if !(leaves || homeward) || !somewhere() {
+        if !(leaves || fails_back) || !somewhere() {
             return;
         }
-        if !leaves && !self.homeward[usize::from(number)].allows(now) {
+        if !leaves && !self.failback[usize::from(number)].allows(now) {
             return;
         }
         if !survives {
