@@ -11,7 +11,7 @@ use weir_wire::layout::control::{
 use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::map::{self, Access, Mapping};
+use crate::map::{self, Access, Mmap};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::{Error, Pins, publish};
 
@@ -21,8 +21,8 @@ pub type BucketTable = [u8; BUCKETS];
 /// The control page and the bucket tables, mapped.
 #[derive(Clone, Debug)]
 pub struct ControlRegion {
-    page: Arc<Mapping>,
-    buckets: Arc<Mapping>,
+    page: Arc<Mmap>,
+    buckets: Arc<Mmap>,
 }
 
 impl ControlRegion {
@@ -35,8 +35,8 @@ impl ControlRegion {
     /// Regions of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
         Ok(Self {
-            page: Arc::new(Mapping::anonymous(size_of::<ControlPage>())?),
-            buckets: Arc::new(Mapping::anonymous(BUCKET_BANKS * MAX_POLICIES * BUCKETS)?),
+            page: Arc::new(Mmap::anonymous(size_of::<ControlPage>())?),
+            buckets: Arc::new(Mmap::anonymous(BUCKET_BANKS * MAX_POLICIES * BUCKETS)?),
         })
     }
 

@@ -8,7 +8,7 @@ use weir_wire::layout::counters::{
 };
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
-use crate::map::{Access, Mapping};
+use crate::map::{Access, Mmap};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
@@ -20,7 +20,7 @@ const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
 /// All lanes, mapped.
 #[derive(Clone, Debug)]
 pub struct Counters {
-    mapping: Arc<Mapping>,
+    mapping: Arc<Mmap>,
     /// Lanes of the XDP program that a CPU of this machine can have written.
     cpu_lanes: usize,
 }
@@ -55,7 +55,7 @@ impl Counters {
 
     /// Counters of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
-        let mapping = Arc::new(Mapping::anonymous(LANES * size_of::<Lane>())?);
+        let mapping = Arc::new(Mmap::anonymous(LANES * size_of::<Lane>())?);
         Ok(Self { mapping, cpu_lanes: cpu_lanes() })
     }
 
@@ -125,7 +125,7 @@ fn cpus(list: &str) -> Option<usize> {
 /// One worker's lane. Not `Clone`: a lane has one writer.
 #[derive(Debug)]
 pub struct LaneWriter {
-    mapping: Arc<Mapping>,
+    mapping: Arc<Mmap>,
     at: usize,
 }
 

@@ -64,7 +64,7 @@ impl Shape {
 
 /// Mapped memory. Unmapped on drop; the pinned map lives on.
 #[derive(Debug)]
-pub struct Mapping {
+pub struct Mmap {
     base: NonNull<c_void>,
     bytes: usize,
     access: Access,
@@ -72,11 +72,11 @@ pub struct Mapping {
 }
 
 // SAFETY: the memory is only reachable as atomics, which are Sync.
-unsafe impl Send for Mapping {}
+unsafe impl Send for Mmap {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for Mmap {}
 
-impl Mapping {
+impl Mmap {
     /// Zeroed memory of this process alone, in huge pages where the kernel has them: regions for
     /// tests and for measuring the user tier without a kernel.
     pub fn anonymous(bytes: usize) -> std::io::Result<Self> {
@@ -126,7 +126,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for Mmap {
     fn drop(&mut self) {
         // SAFETY: exactly the range mapped in the constructor; views borrow `self`, so none is left.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
@@ -151,8 +151,8 @@ pub fn create(
     path: &Path,
     name: &str,
     shape: Shape,
-    init: impl FnOnce(&Mapping),
-) -> Result<Mapping, Error> {
+    init: impl FnOnce(&Mmap),
+) -> Result<Mmap, Error> {
     let failed = |action, source| Error::Map { action, path: path.to_owned(), source };
     let object = aya_obj::Map::new_from_params(
         BPF_MAP_TYPE_ARRAY,
@@ -162,11 +162,11 @@ pub fn create(
         MMAPABLE,
     );
     let map = MapData::create(object, name, None).map_err(|e| failed("create", Box::new(e)))?;
-    let mapping = Mapping::of_fd(map.fd(), shape.bytes(), Access::Write)
+    let mmap = Mmap::of_fd(map.fd(), shape.bytes(), Access::Write)
         .map_err(|e| failed("map", Box::new(e)))?;
-    init(&mapping);
+    init(&mmap);
     map.pin(path).map_err(|e| failed("pin", Box::new(e)))?;
-    Ok(mapping)
+    Ok(mmap)
 }
 
 /// Maps a pinned array, whose shape must be `shape`; `None` for entries takes any number.
@@ -176,7 +176,7 @@ pub fn open(
     value_size: u32,
     entries: Option<u32>,
     access: Access,
-) -> Result<(Mapping, Shape), Error> {
+) -> Result<(Mmap, Shape), Error> {
     if !path.exists() {
         return Err(Error::Missing { path: PathBuf::from(path), creator });
     }
@@ -193,39 +193,35 @@ pub fn open(
         });
     }
     let map = MapData::from_pin(path).map_err(|e| failed("open", Box::new(e)))?;
-    let mapping =
-        Mapping::of_fd(map.fd(), found.bytes(), access).map_err(|e| failed("map", Box::new(e)))?;
-    Ok((mapping, found))
+    let mmap =
+        Mmap::of_fd(map.fd(), found.bytes(), access).map_err(|e| failed("map", Box::new(e)))?;
+    Ok((mmap, found))
 }
 
 /// Stores a plain structure at `offset`, word by word, relaxed.
-pub fn store<T: zerocopy::IntoBytes + zerocopy::Immutable>(
-    mapping: &Mapping,
-    offset: usize,
-    value: &T,
-) {
+pub fn store<T: zerocopy::IntoBytes + zerocopy::Immutable>(mmap: &Mmap, offset: usize, value: &T) {
     const { assert!(size_of::<T>().is_multiple_of(8)) };
-    let words = mapping.view::<AtomicU64>(offset);
+    let words = mmap.view::<AtomicU64>(offset);
     for (word, bytes) in words.iter().zip(value.as_bytes().as_chunks::<8>().0) {
         word.store(u64::from_ne_bytes(*bytes), crate::sync::Ordering::Relaxed);
     }
 }
 
 /// Loads a plain structure from `offset`, word by word, relaxed.
-pub fn load<T: zerocopy::FromBytes + zerocopy::IntoBytes>(mapping: &Mapping, offset: usize) -> T {
+pub fn load<T: zerocopy::FromBytes + zerocopy::IntoBytes>(mmap: &Mmap, offset: usize) -> T {
     let mut value = T::new_zeroed();
-    load_into(mapping, offset, &mut value);
+    load_into(mmap, offset, &mut value);
     value
 }
 
 /// Like [`load`], into a structure that is too large to move.
 pub fn load_into<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
-    mapping: &Mapping,
+    mmap: &Mmap,
     offset: usize,
     value: &mut T,
 ) {
     const { assert!(size_of::<T>().is_multiple_of(8)) };
-    let words = mapping.view::<AtomicU64>(offset);
+    let words = mmap.view::<AtomicU64>(offset);
     for (word, bytes) in words.iter().zip(value.as_mut_bytes().as_chunks_mut::<8>().0) {
         *bytes = word.load(crate::sync::Ordering::Relaxed).to_ne_bytes();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weir_wire::hash::hash2;
 use weir_wire::layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 
-use crate::map::{Access, Mapping};
+use crate::map::{Access, Mmap};
 use crate::rounds::Rounds;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
@@ -16,7 +16,7 @@ const KEPT: usize = 4;
 /// The table, shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Neighbours {
-    mapping: Arc<Mapping>,
+    mmap: Arc<Mmap>,
     rounds: Arc<Rounds>,
     /// Of the hash.
     key: [u64; 2],
@@ -30,11 +30,11 @@ impl Neighbours {
 
     /// A table of this process alone.
     pub fn anonymous(key: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self::of(Mapping::anonymous(NEIGHBOURS * 8)?, key))
+        Ok(Self::of(Mmap::anonymous(NEIGHBOURS * 8)?, key))
     }
 
-    fn of(mapping: Mapping, key: [u64; 2]) -> Self {
-        Self { mapping: Arc::new(mapping), rounds: Arc::new(Rounds::new(NEIGHBOURS)), key }
+    fn of(mmap: Mmap, key: [u64; 2]) -> Self {
+        Self { mmap: Arc::new(mmap), rounds: Arc::new(Rounds::new(NEIGHBOURS)), key }
     }
 
     /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
@@ -110,7 +110,7 @@ impl Neighbours {
     }
 
     fn words(&self) -> &[AtomicU64] {
-        self.mapping.view(0)
+        self.mmap.view(0)
     }
 }
 

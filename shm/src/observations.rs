@@ -7,7 +7,7 @@ use weir_wire::layout::observations::{INTERVAL_MS, Interval, SLOTS, WorkerObserv
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::map::{Access, Mapping};
+use crate::map::{Access, Mmap};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
@@ -18,19 +18,19 @@ const INTERVAL_WORDS: usize = size_of::<Interval>() / 8;
 /// The observations of all workers, mapped.
 #[derive(Clone, Debug)]
 pub struct Observations {
-    mapping: Arc<Mapping>,
+    mmap: Arc<Mmap>,
 }
 
 impl Observations {
     /// Opens the pinned region, creating it when `access` is [`Access::Write`].
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
-        Ok(Self { mapping: Arc::new(pins.observations(access)?) })
+        Ok(Self { mmap: Arc::new(pins.observations(access)?) })
     }
 
     /// Observations of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
         let bytes = MAX_WORKERS * size_of::<WorkerObservations>();
-        Ok(Self { mapping: Arc::new(Mapping::anonymous(bytes)?) })
+        Ok(Self { mmap: Arc::new(Mmap::anonymous(bytes)?) })
     }
 
     /// The number of the interval at `now_ms` of CLOCK_MONOTONIC. The first is 1.
@@ -75,7 +75,7 @@ impl Observations {
         let uplink = usize::from(uplink) % MAX_UPLINKS;
         let interval = uplink * SLOTS + (number % SLOTS as u64) as usize;
         let at = worker * WORKER_WORDS + UPLINKS_AT + interval * INTERVAL_WORDS;
-        &self.mapping.view::<AtomicU64>(0)[at..at + INTERVAL_WORDS]
+        &self.mmap.view::<AtomicU64>(0)[at..at + INTERVAL_WORDS]
     }
 }
 

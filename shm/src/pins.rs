@@ -20,7 +20,7 @@ use weir_wire::layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
 use crate::flows::TagWord;
-use crate::map::{Access, Mapping, Shape};
+use crate::map::{Access, Mmap, Shape};
 use crate::{Error, map};
 
 /// Where pins live unless told otherwise.
@@ -191,8 +191,8 @@ impl Pins {
         shape: Shape,
         any_entries: bool,
         access: Access,
-        init: impl FnOnce(&Mapping),
-    ) -> Result<(Mapping, Shape), Error> {
+        init: impl FnOnce(&Mmap),
+    ) -> Result<(Mmap, Shape), Error> {
         let path = self.path(name);
         let entries = (!any_entries).then_some(shape.entries);
         if access == Access::Write {
@@ -205,73 +205,73 @@ impl Pins {
         map::open(&path, "weir-control and weir-dataplane", shape.value_size, entries, access)
     }
 
-    pub(crate) fn control(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn control(&self, access: Access) -> Result<Mmap, Error> {
         let header = RegionHeader::expected(RegionKind::Control, size_of::<ControlPage>());
         let shape = Shape { value_size: size_of::<ControlPage>() as u32, entries: 1 };
-        let (mapping, _) = self.region(name::CONTROL, shape, false, access, |m| {
+        let (mmap, _) = self.region(name::CONTROL, shape, false, access, |m| {
             write_header(m, 0, header);
         })?;
-        self.check_header(name::CONTROL, &mapping, 0, header)?;
-        Ok(mapping)
+        self.check_header(name::CONTROL, &mmap, 0, header)?;
+        Ok(mmap)
     }
 
-    pub(crate) fn buckets(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn buckets(&self, access: Access) -> Result<Mmap, Error> {
         let entries = (BUCKET_BANKS * MAX_POLICIES) as u32;
         let shape = Shape { value_size: BUCKETS as u32, entries };
         Ok(self.region(name::BUCKETS, shape, false, access, |_| ())?.0)
     }
 
-    pub(crate) fn status(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn status(&self, access: Access) -> Result<Mmap, Error> {
         let header = RegionHeader::expected(RegionKind::Status, size_of::<StatusPage>());
         let shape = Shape { value_size: size_of::<StatusPage>() as u32, entries: 1 };
-        let (mapping, _) = self.region(name::STATUS, shape, false, access, |m| {
+        let (mmap, _) = self.region(name::STATUS, shape, false, access, |m| {
             write_header(m, 0, header);
         })?;
-        self.check_header(name::STATUS, &mapping, 0, header)?;
-        Ok(mapping)
+        self.check_header(name::STATUS, &mmap, 0, header)?;
+        Ok(mmap)
     }
 
-    pub(crate) fn counters(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn counters(&self, access: Access) -> Result<Mmap, Error> {
         let header = RegionHeader::expected(RegionKind::Counters, size_of::<Lane>());
         let shape = Shape { value_size: size_of::<Lane>() as u32, entries: LANES as u32 };
         let at = std::mem::offset_of!(Lane, header);
-        let (mapping, _) = self.region(name::COUNTERS, shape, false, access, |m| {
+        let (mmap, _) = self.region(name::COUNTERS, shape, false, access, |m| {
             for lane in 0..LANES {
                 write_header(m, lane * size_of::<Lane>() + at, header);
             }
         })?;
-        self.check_header(name::COUNTERS, &mapping, at, header)?;
-        Ok(mapping)
+        self.check_header(name::COUNTERS, &mmap, at, header)?;
+        Ok(mmap)
     }
 
-    pub(crate) fn observations(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn observations(&self, access: Access) -> Result<Mmap, Error> {
         let size = size_of::<WorkerObservations>();
         let header = RegionHeader::expected(RegionKind::Observations, size);
         let shape = Shape { value_size: size as u32, entries: MAX_WORKERS as u32 };
-        let (mapping, _) = self.region(name::OBSERVATIONS, shape, false, access, |m| {
+        let (mmap, _) = self.region(name::OBSERVATIONS, shape, false, access, |m| {
             for worker in 0..MAX_WORKERS {
                 write_header(m, worker * size, header);
             }
         })?;
-        self.check_header(name::OBSERVATIONS, &mapping, 0, header)?;
-        Ok(mapping)
+        self.check_header(name::OBSERVATIONS, &mmap, 0, header)?;
+        Ok(mmap)
     }
 
     /// Opens the flow table, or creates one of `pages` pages; a table that exists keeps its size.
-    pub(crate) fn flows4(&self, pages: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+    pub(crate) fn flows4(&self, pages: u32, access: Access) -> Result<(Mmap, Shape), Error> {
         let value_size = size_of::<[FlowEntry4; PAGE as usize]>() as u32;
         let shape = Shape { value_size, entries: pages };
         self.region(name::FLOWS4, shape, true, access, |_| ())
     }
 
     /// As [`Self::flows4`], for the tags of `pages` pages.
-    pub(crate) fn tags4(&self, pages: u32, access: Access) -> Result<(Mapping, Shape), Error> {
+    pub(crate) fn tags4(&self, pages: u32, access: Access) -> Result<(Mmap, Shape), Error> {
         let value_size = size_of::<[TagWord; PAGE_GROUPS as usize]>() as u32;
         let shape = Shape { value_size, entries: pages };
         self.region(name::TAGS4, shape, true, access, |_| ())
     }
 
-    pub(crate) fn neighbours(&self, access: Access) -> Result<Mapping, Error> {
+    pub(crate) fn neighbours(&self, access: Access) -> Result<Mmap, Error> {
         let shape = Shape { value_size: 8, entries: NEIGHBOURS as u32 };
         Ok(self.region(name::NEIGHBOURS, shape, false, access, |_| ())?.0)
     }
@@ -279,11 +279,11 @@ impl Pins {
     pub(crate) fn check_header(
         &self,
         name: &str,
-        mapping: &Mapping,
+        mmap: &Mmap,
         offset: usize,
         expected: RegionHeader,
     ) -> Result<(), Error> {
-        let found = read_header(mapping, offset);
+        let found = read_header(mmap, offset);
         if found == expected {
             return Ok(());
         }
@@ -320,10 +320,10 @@ fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC)
 }
 
-pub(crate) fn write_header(mapping: &Mapping, offset: usize, header: RegionHeader) {
-    crate::map::store(mapping, offset, &header);
+pub(crate) fn write_header(mmap: &Mmap, offset: usize, header: RegionHeader) {
+    crate::map::store(mmap, offset, &header);
 }
 
-pub(crate) fn read_header(mapping: &Mapping, offset: usize) -> RegionHeader {
-    crate::map::load(mapping, offset)
+pub(crate) fn read_header(mmap: &Mmap, offset: usize) -> RegionHeader {
+    crate::map::load(mmap, offset)
 }

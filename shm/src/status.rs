@@ -7,7 +7,7 @@ use weir_wire::layout::flow::FlowEntry4;
 use weir_wire::layout::status::{DeviceStatus, StatusPage, WorkerStatus};
 use weir_wire::layout::{MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
 
-use crate::map::{self, Access, Mapping};
+use crate::map::{self, Access, Mmap};
 use crate::pins::{name, read_header, write_header};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
@@ -26,7 +26,7 @@ pub fn silence_ms(page: &StatusPage, now_ms: u64) -> u64 {
 /// The status page, mapped.
 #[derive(Clone, Debug)]
 pub struct Status {
-    mapping: Arc<Mapping>,
+    mapping: Arc<Mmap>,
 }
 
 impl Status {
@@ -37,7 +37,7 @@ impl Status {
 
     /// A page of this process alone.
     pub fn anonymous() -> std::io::Result<Self> {
-        Ok(Self { mapping: Arc::new(Mapping::anonymous(size_of::<StatusPage>())?) })
+        Ok(Self { mapping: Arc::new(Mmap::anonymous(size_of::<StatusPage>())?) })
     }
 
     /// The page as it is now.

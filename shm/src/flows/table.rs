@@ -8,14 +8,14 @@ use weir_wire::layout::tags::{
 };
 
 use super::{Slot4, TagWord};
-use crate::map::{Access, Mapping, prefetch};
+use crate::map::{Access, Mmap, prefetch};
 use crate::{Error, Pins, pins::name};
 
 /// The table, shared by all workers of the process and by every process that maps it.
 #[derive(Clone, Debug)]
 pub struct FlowTable4 {
-    slots: Arc<Mapping>,
-    tags: Arc<Mapping>,
+    slots: Arc<Mmap>,
+    tags: Arc<Mmap>,
     pages: u32,
 }
 
@@ -52,7 +52,7 @@ impl FlowTable4 {
     /// A table of this process alone.
     pub fn anonymous(slots: u32) -> std::io::Result<Self> {
         let pages = pages_for(slots);
-        let of = |bytes: usize| Mapping::anonymous(bytes).map(Arc::new);
+        let of = |bytes: usize| Mmap::anonymous(bytes).map(Arc::new);
         Ok(Self {
             slots: of((pages * PAGE) as usize * size_of::<Slot4>())?,
             tags: of((pages * PAGE_GROUPS) as usize * size_of::<TagWord>())?,
