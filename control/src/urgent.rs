@@ -92,7 +92,7 @@ impl Words {
 
     /// Puts the uplink down for this reason.
     fn say(&self, uplink: u8, bit: u32) {
-        state_word::say(self.words.word(uplink), self.said(uplink), bit, fallen);
+        state_word::report(self.words.word(uplink), self.said(uplink), bit, fallen);
     }
 
     fn said(&self, uplink: u8) -> &AtomicU32 {
@@ -111,7 +111,7 @@ impl Words {
             .said
             .iter()
             .zip(&self.interfaces)
-            .filter(|(said, _)| state_word::hear(said, uplink_state::NO_CARRIER));
+            .filter(|(said, _)| state_word::acknowledge(said, uplink_state::NO_CARRIER));
         heard.map(|(_, interface)| interface.load(SeqCst))
     }
 
@@ -136,7 +136,7 @@ impl Words {
     /// The daemon has heard of this message, whatever comes of it.
     pub fn heard(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
-            state_word::hear(self.said(uplink), uplink_state::ADMIN_DOWN);
+            state_word::acknowledge(self.said(uplink), uplink_state::ADMIN_DOWN);
         }
     }
 
