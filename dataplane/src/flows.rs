@@ -88,7 +88,7 @@ pub struct Header {
 /// for its receiver judges better (RFC 5961 §3.2). One that was guessed all the same is forgotten
 /// when both directions go on: then the connection is established again.
 #[inline]
-pub fn follow(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
+pub fn track(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
     const EVENTS: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
     // Neither opening nor closing.
     let settled = action.flow_state & 1 == 0;
@@ -96,7 +96,7 @@ pub fn follow(table: &FlowTable4, index: u32, action: &Action4, header: Option<&
     if action.flags & flag::SEEN != 0 && settled && !event {
         return;
     }
-    follow_slowly(table, index, action, header);
+    track_transition(table, index, action, header);
 }
 
 const _: () = {
@@ -105,7 +105,7 @@ const _: () = {
 };
 
 #[cold]
-fn follow_slowly(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
+fn track_transition(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
     let (slot, peer) = (table.slot(index), table.slot(action.peer));
     let mut other = peer.action();
     let mut flags = action.flags | flag::SEEN;
@@ -297,9 +297,9 @@ mod tests {
             let ack = (flags & tcp::flag::ACK != 0).then_some(ack);
             let header = Header { flags, seq, ack, segment };
             let header = (self.proto == tcp::PROTOCOL).then_some(&header);
-            follow(&self.table, index, &action, header);
+            track(&self.table, index, &action, header);
             if header.is_some() && flags & tcp::flag::RST == 0 {
-                slot.follow(segment, ack, self.table.slot(action.peer));
+                slot.track_sequence(segment, ack, self.table.slot(action.peer));
             }
             slot.count(60 + u64::from(len), 1000);
         }

@@ -57,7 +57,7 @@ impl Engine {
     /// it is the flow's host from now on, for the prefix is behind another port now.
     pub(super) fn claim(&mut self, slot: u32, action: &Action4, host: Neighbour, now: u32) -> bool {
         if self.table.slot(action.peer).action().port != host.port {
-            self.follow_host(slot, action, host);
+            self.move_host(slot, action, host);
             return true;
         }
         let entry = self.table.slot(slot);
@@ -86,13 +86,13 @@ impl Engine {
                 Owner::Nobody => claim.silent,
             };
             if granted {
-                self.follow_host(claim.slot, &slot.action(), claim.host);
+                self.move_host(claim.slot, &slot.action(), claim.host);
             }
         }
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn follow_host(&self, slot: u32, action: &Action4, host: Neighbour) {
+    fn move_host(&self, slot: u32, action: &Action4, host: Neighbour) {
         let Some(index) = self.neighbours.learn(host) else { return };
         self.table.slot(action.peer).set_home(host.port, index);
         self.table.slot(slot).set_host(mark(host.to_word(), action.peer));

@@ -431,7 +431,7 @@ impl Engine {
             .ok_or(Counter::DropMalformed)?;
         if let Some(segment) = plain.segment() {
             let FlowKey4 { src, dst, .. } = FlowKey4::from_words(plain.key());
-            self.follow_sequence(*slot, action, segment, plain.acknowledged(), [src, dst]);
+            self.track_sequence(*slot, action, segment, plain.acknowledged(), [src, dst]);
         }
         self.table.slot(*slot).count(bytes, now);
         self.transmit(egress.device, frame, action, bytes, out)
@@ -516,7 +516,7 @@ impl Engine {
         self.check_mtu(work, action.port, translated, &received, now, out)?;
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
-        flows::follow(&self.table, slot, &action, header.as_ref());
+        flows::track(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Verdict::Forwarded(action), now);
@@ -528,7 +528,7 @@ impl Engine {
             if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening as u8 {
                 entry.set_next_seq(seq);
             }
-            self.follow_sequence(slot, &action, segment, ack, [p.src, p.dst]);
+            self.track_sequence(slot, &action, segment, ack, [p.src, p.dst]);
         }
         let Received { mut frame, .. } = received;
         rewrite::apply4(frame.data_mut(), p.l3.into(), Some(p.proto), &action.rewrite);
@@ -541,7 +541,7 @@ impl Engine {
 
     /// Follows the sequence numbers of a TCP direction by a segment, from and to these addresses.
     #[inline]
-    fn follow_sequence(
+    fn track_sequence(
         &self,
         slot: u32,
         action: &Action4,
@@ -549,7 +549,8 @@ impl Engine {
         ack: Option<u32>,
         [src, dst]: [[u8; 4]; 2],
     ) {
-        let place = self.table.slot(slot).follow(segment, ack, self.table.slot(action.peer));
+        let place =
+            self.table.slot(slot).track_sequence(segment, ack, self.table.slot(action.peer));
         if !segment.has_data || place == Place::Outside {
             return;
         }

@@ -202,7 +202,7 @@ impl Slot4 {
     /// before the packet is [counted](Self::count); `peer` is the other direction. Says what the
     /// segment is to it, never [`Place::Beyond`].
     #[inline]
-    pub fn follow(&self, segment: Segment, ack: Option<u32>, peer: &Self) -> Place {
+    pub fn track_sequence(&self, segment: Segment, ack: Option<u32>, peer: &Self) -> Place {
         let (next, packets) =
             (self.next_seq.load(Ordering::Relaxed), self.packets.load(Ordering::Relaxed));
         let place = match packets {
