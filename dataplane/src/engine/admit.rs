@@ -43,7 +43,7 @@ impl Outside {
 
 impl Engine {
     /// Why the packet, which has no flow, begins none; `None`: it does.
-    pub(super) fn begins_none(&self, work: &Work, frame: &[u8]) -> Option<Dropped> {
+    pub(super) fn begins_none(&self, work: &Work, frame: &[u8]) -> Option<DropReason> {
         let p = &work.parsed;
         if self.is_uplink(work.port) {
             return Some(Counter::DropNoFlow);
@@ -68,7 +68,7 @@ impl Engine {
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<u32, Dropped> {
+    ) -> Result<u32, DropReason> {
         let p = &work.parsed;
         if !self.snapshot.half.is_behind(work.port, p.src) {
             return Err(Counter::DropSource);
@@ -183,7 +183,7 @@ impl Engine {
         traffic: &Traffic,
         key: &FlowKey4,
         now: u32,
-    ) -> Result<EgressChoice, Dropped> {
+    ) -> Result<EgressChoice, DropReason> {
         let uplink = self.choose_uplink(policy, traffic, now).ok_or(Counter::DropNoUplink)?;
         let up =
             self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
@@ -200,7 +200,7 @@ impl Engine {
     }
 
     /// What the flow looks like on its uplink, by the first port that is free.
-    fn translate(&mut self, key: &FlowKey4, choice: &EgressChoice) -> Result<Outside, Dropped> {
+    fn translate(&mut self, key: &FlowKey4, choice: &EgressChoice) -> Result<Outside, DropReason> {
         let Some((first, slice)) = choice.port else {
             return Ok(Outside::same(self.key, key));
         };
@@ -255,7 +255,7 @@ impl Engine {
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<u32, Dropped> {
+    ) -> Result<u32, DropReason> {
         let p = &work.parsed;
         let traffic = traffic_of(p, work.port);
         let policy = steering::policy(&self.snapshot.half, &traffic);

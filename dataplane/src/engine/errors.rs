@@ -73,7 +73,7 @@ impl Engine {
         mut received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let kind = received.frame.data().get(usize::from(p.l4)).copied();
         if let Some(icmp::REDIRECT | icmp::SOURCE_QUENCH) = kind {
@@ -150,7 +150,7 @@ impl Engine {
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Dropped {
+    ) -> DropReason {
         if self.is_uplink(work.port) {
             return Counter::DropNoFlow;
         }
@@ -170,7 +170,7 @@ impl Engine {
         received: &Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let mtu = self.snapshot.half.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
         if p.end - p.l3 <= mtu {

@@ -157,7 +157,7 @@ enum Stage {
     /// Any other.
     Parsed(Work),
     /// It ends here.
-    Dropped(Dropped),
+    Dropped(DropReason),
 }
 
 /// How a packet of an established flow leaves.
@@ -181,7 +181,7 @@ struct Work {
 }
 
 /// Why a packet ends here.
-type Dropped = Counter;
+type DropReason = Counter;
 
 impl Engine {
     /// Worker `id` of `workers`. `entropy` is a secret of this process.
@@ -347,7 +347,7 @@ impl Engine {
         self.parse(frame, device).map_or_else(Stage::Dropped, Stage::Parsed)
     }
 
-    fn parse(&self, frame: &[u8], device: u8) -> Result<Work, Dropped> {
+    fn parse(&self, frame: &[u8], device: u8) -> Result<Work, DropReason> {
         let parsed = parse(frame).map_err(|reject| match reject {
             Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 | Reject::StackedVlan => Counter::DropNotIp,
             _ => Counter::DropMalformed,
@@ -367,7 +367,7 @@ impl Engine {
         hash: u64,
         slot: Option<u32>,
         device: u8,
-    ) -> Result<Work, Dropped> {
+    ) -> Result<Work, DropReason> {
         let untagged = self.untagged.get(usize::from(device)).copied().flatten();
         let Untagged { port, .. } = untagged.ok_or(Counter::DropPort)?;
         Ok(Work { parsed: established::parsed(plain), port, hash, slot, leaves: false, new: None })
@@ -379,7 +379,7 @@ impl Engine {
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         match stage {
             Stage::Plain { plain, hash, slot } => {
                 let leaves = slot.and_then(|slot| self.established(plain, &received, slot));
@@ -423,7 +423,7 @@ impl Engine {
         mut frame: B,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let Departure { slot, action, egress } = departure;
         let bytes = u64::from(plain.ip.total());
         let rewrite = action.rewrite.words();
@@ -443,7 +443,7 @@ impl Engine {
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         match work.parsed.kind {
             Kind::Flow | Kind::Fragment { first: true } => self.flow(work, received, now, out),
             Kind::Fragment { first: false } => self.later_fragment(work, received, now, out),
@@ -459,7 +459,7 @@ impl Engine {
         mut received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let key = p.key();
         if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL | icmp::PROTOCOL) {
@@ -570,7 +570,7 @@ impl Engine {
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let key = fragment_key(p, received.frame.data());
         let action = match self.fragments.recall(&key, now).ok_or(Counter::DropFragment)? {
@@ -593,7 +593,7 @@ impl Engine {
         p: &Parsed,
         action: &Action4,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let egress = self.egress(action).ok_or(Counter::DropUplinkDown)?;
         if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
@@ -610,7 +610,7 @@ impl Engine {
         action: &Action4,
         len: u64,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         out.transmit(device, frame).map_err(|_| Counter::DropTxFull)?;
         self.lane.add(Counter::UserTx, 1);
         let (packets, bytes) = match action.flags & flag::TO_UPLINK != 0 {
@@ -649,7 +649,7 @@ impl Engine {
 
     /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
     /// side, or a LAN port that its source is not behind. Any uplink may carry what is for the LAN.
-    fn check_side(&self, work: &Work, action: &Action4, host: Neighbour) -> Result<(), Dropped> {
+    fn check_side(&self, work: &Work, action: &Action4, host: Neighbour) -> Result<(), DropReason> {
         let elsewhere = || {
             host_moved(action, host) && !self.snapshot.half.is_behind(work.port, work.parsed.src)
         };
@@ -681,7 +681,7 @@ impl Engine {
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         if p.kind != Kind::Flow {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Verdict::HandedOff(worker), now);
@@ -694,7 +694,7 @@ impl Engine {
         worker: u8,
         received: Received<B>,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         if worker < self.workers && out.hand_off(worker, received.device, received.frame.data()) {
             self.lane.add(Counter::UserHandoffOut, 1);
             return Ok(());

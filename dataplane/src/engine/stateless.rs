@@ -12,11 +12,11 @@ impl Engine {
     pub(super) fn forward_stateless<B: Buffer>(
         &mut self,
         work: &Work,
-        reason: Dropped,
+        reason: DropReason,
         received: Received<B>,
         now: u32,
         out: &mut impl Output<B>,
-    ) -> Result<(), Dropped> {
+    ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let action = self.stateless_action(work).ok_or(reason)?;
         self.check_mtu(work, action.port, false, &received, now, out)?;

@@ -163,7 +163,7 @@ impl Gateway {
         self.send_to(0, device, frame)
     }
 
-    /// One frame in at a worker; handed-over frames are delivered until none is left.
+    /// One frame in at a worker; handed-off frames are delivered until none is left.
     pub fn send_to(&mut self, worker: u8, device: u8, frame: &[u8]) -> Vec<(u8, Vec<u8>)> {
         let received =
             |frame: &[u8], device| vec![Received { frame: HeapFrame::new(frame), device }];
