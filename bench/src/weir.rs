@@ -1,6 +1,8 @@
 //! Weir on a site's gateway: both processes, their configuration, and what they say.
 
+use std::fs::DirEntry;
 use std::net::SocketAddrV4;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +17,7 @@ use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
+use weir_shm::pins::name::LINK;
 use weir_shm::status::Status;
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::{Counter, UplinkCounters};
@@ -189,6 +192,24 @@ impl Weir {
     /// SIGKILL for the dataplane.
     pub fn kill_dataplane(&mut self) {
         self.dataplane = None;
+    }
+
+    /// Takes the XDP program off all devices, and nothing else out of the kernel: a link ends with
+    /// its pin. The dataplane must not be running.
+    ///
+    /// # Errors
+    /// When it was on none, or stays on one.
+    pub fn take_program_off(&self) -> Result<()> {
+        let pins = std::fs::read_dir(self.pins.directory())?.collect::<Result<Vec<_>, _>>()?;
+        let is_link = |pin: &DirEntry| pin.file_name().as_bytes().starts_with(LINK.as_bytes());
+        let links: Vec<_> = pins.iter().filter(|pin| is_link(pin)).collect();
+        ensure!(!links.is_empty(), "no device has weir's program");
+        links.iter().try_for_each(|link| std::fs::remove_file(link.path()))?;
+        wait::until("no device to have an XDP program", wait::BOUND, || {
+            let devices = self.gateway.output(Command::new("ip").args(["-details", "link"]))?;
+            let has_one = String::from_utf8(devices.stdout)?.contains("prog/xdp");
+            Ok((!has_one).then_some(()))
+        })
     }
 
     /// Makes a request of the control process; the epoch from which it is obeyed.
@@ -425,7 +446,9 @@ impl Weir {
         self.directory.join(format!("{name}.log"))
     }
 
-    fn log(&self, name: &str) -> String {
+    /// What a process has written.
+    #[must_use]
+    pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 

@@ -1,7 +1,8 @@
 //! What must not be taken for a fault of a link, on the wire: a firewall of the gateway itself,
 //! hosts that scan and inject, routers that answer no pings; and what must.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
@@ -76,6 +77,38 @@ fn probes_that_the_gateways_own_firewall_drops_say_nothing_of_the_link() {
 }
 
 #[test]
+fn answers_that_the_gateways_own_firewall_drops_are_told_from_a_dead_link() {
+    const CABLE: usize = 1;
+    let site = Probed::start(2, 1, QUICK).unwrap();
+    let is_down = |history: &[Entry]| {
+        let reason = history.last().map(|entry| entry.transition.reason);
+        is(history, State::Down) && matches!(reason, Some(Reason::TargetsFailed { .. }))
+    };
+    let errors = |uplink| [0, 1].map(|n| target(&site.weir, uplink, n).error);
+    let words = |uplink| format!("the targets of uplink {uplink} answer, but this machine drops");
+    let told = |uplink| site.weir.log("weir-control").matches(&words(uplink)).count();
+    site.topology.providers[CABLE].set_black_hole(true).unwrap();
+    site.until(CABLE, "to be down", is_down).unwrap();
+    let gateway = &site.topology.gateway;
+    let without_state = "table ip strict {\nchain input {\n\
+        type filter hook input priority 0; policy drop;\n\
+        iifname { lo, lan0 } accept\n}\n}\n";
+    for times in 1..=2 {
+        gateway.nft(without_state).unwrap();
+        site.until(FIBER, "to be down", is_down).unwrap();
+        let dropped = || Ok((errors(FIBER) == [Some(ProbeError::Dropped); 2]).then_some(()));
+        wait::until("ping and TCP to be told", wait::BOUND, dropped).unwrap();
+        let said = || Ok((told("fiber") == times).then_some(()));
+        wait::until("a line in the log", wait::BOUND, said).unwrap();
+        gateway.nft("delete table ip strict\n").unwrap();
+        site.until(FIBER, "to be up", |history| is(history, State::Up)).unwrap();
+        assert_eq!(told("fiber"), times, "{}", site.weir.log("weir-control"));
+    }
+    assert_eq!(errors(CABLE), [Some(ProbeError::Timeout); 2]);
+    assert_eq!(told("cable"), 0, "{}", site.weir.log("weir-control"));
+}
+
+#[test]
 fn hosts_that_scan_seek_peers_and_inject_change_no_state() {
     let site = Probed::start(2, 6, QUICK).unwrap();
     let (hosts, pests) = site.topology.hosts.split_at(3);
@@ -96,19 +129,33 @@ fn hosts_that_scan_seek_peers_and_inject_change_no_state() {
     assert_eq!(load.stop().unwrap().broken, Vec::<String>::new());
 }
 
-/// The first packets of connections by four made-up hosts, with their sources. Nobody listens where
-/// they go: the servers refuse, which is an answer.
-fn made_up_connections(topology: &Topology) -> Vec<(SocketAddrV4, Vec<u8>)> {
+/// Hosts that are not there: those that the kernel takes for neighbours all the same, and others.
+const KNOWN: Range<u8> = 1..5;
+const UNKNOWN: Range<u8> = 5..9;
+
+/// Address and hardware address of one.
+fn made_up(topology: &Topology, host: u8) -> (Ipv4Addr, [u8; 6]) {
     let [a, b, ..] = topology.hosts[0].address.octets();
+    ([a, b, 200, host].into(), [6, 0, 0, 0, 0, host])
+}
+
+/// The first packets of their connections, from these ports on, with their sources. Nobody listens
+/// where they go: the servers refuse, which is an answer.
+fn connections(
+    topology: &Topology,
+    hosts: Range<u8>,
+    first_port: u16,
+) -> Vec<(SocketAddrV4, Vec<u8>)> {
     let gateway = Port::GatewayLan(0).mac();
     let gateway: Vec<_> = gateway.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
     let gateway = gateway.try_into().unwrap();
     let mut connections = Vec::new();
-    for host in 1..=4u8 {
-        for (server, port) in (1..10).flat_map(|server| (0..10).map(move |n| (server, 5000 + n))) {
-            let source = SocketAddrV4::new([a, b, 200, host].into(), port + 100 * server as u16);
-            let step = PacketBuilder::ethernet2([6, 0, 0, 0, 0, host], gateway)
-                .ipv4(source.ip().octets(), plan::server_address(server).octets(), 64)
+    for host in hosts {
+        let (address, mac) = made_up(topology, host);
+        for (server, n) in (1..10).flat_map(|server| (0..10).map(move |n| (server, n))) {
+            let source = SocketAddrV4::new(address, first_port + 100 * server as u16 + n);
+            let step = PacketBuilder::ethernet2(mac, gateway)
+                .ipv4(address.octets(), plan::server_address(server).octets(), 64)
                 .tcp(source.port(), 4000, 1, 1000)
                 .syn();
             let mut frame = Vec::new();
@@ -120,7 +167,7 @@ fn made_up_connections(topology: &Topology) -> Vec<(SocketAddrV4, Vec<u8>)> {
 }
 
 #[test]
-fn made_up_hosts_whose_packets_no_server_answers_condemn_no_link() {
+fn what_no_server_answers_and_what_unknown_hosts_send_condemns_no_link() {
     let topology = Topology::build(Plan { servers: 10, ..Plan::new(2, 1) }).unwrap();
     let server = Server::start(&topology.internet, SERVER).unwrap();
     let health = format!("{QUICK}[health.passive]\nwindow_ms = 3000\n");
@@ -129,38 +176,54 @@ fn made_up_hosts_whose_packets_no_server_answers_condemn_no_link() {
     for uplink in 0..2 {
         site.until(uplink, "to be up", |entries| is(entries, State::Up)).unwrap();
     }
-    let mut connections = made_up_connections(&site.topology);
-    let all = connections.len() as u64;
-    let created = || site.weir.counters().unwrap().sum(Counter::FlowsCreated);
+    for host in KNOWN {
+        let (address, mac) = made_up(&site.topology, host);
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let neighbour = format!("neigh add {address} lladdr {mac} dev lan0 nud permanent\n");
+        site.topology.gateway.ip(&neighbour).unwrap();
+    }
     let mut station = Station::on(&site.topology.hosts[0].netns, "eth0").unwrap();
-    let mut send = |frame: &[u8]| {
-        station.send(frame).unwrap();
-        std::thread::sleep(Duration::from_millis(5));
+    let created = || site.weir.counters().unwrap().sum(Counter::FlowsCreated);
+    let mut made = created();
+    let mut send = |connections: &[(SocketAddrV4, Vec<u8>)]| {
+        for (_, frame) in connections {
+            station.send(frame).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        made += connections.len() as u64;
+        wait::until("all to begin", wait::BOUND, || Ok((created() >= made).then_some(()))).unwrap();
     };
-    let before = created();
-    connections.iter().for_each(|(_, frame)| send(frame));
-    wait::until("all to be made", wait::BOUND, || Ok((created() - before >= all).then_some(())))
-        .unwrap();
+    let nothing_changes = || {
+        // A second until they are judged, and a window.
+        std::thread::sleep(Duration::from_secs(5));
+        for uplink in 0..2 {
+            let history = site.history(uplink).unwrap();
+            assert!(history.len() == 1 && is(&history, State::Up), "{}", told(&history));
+        }
+    };
+    let mut known = connections(&site.topology, KNOWN, 5000);
+    send(&known);
     // Once more, by the same uplinks. What goes by the first has a checksum that is wrong.
     let mut wrong = 0;
-    for (source, frame) in &mut connections {
+    for (source, frame) in &mut known {
         if site.weir.flow(*source).unwrap()[0].uplink == FIBER as u8 {
             frame[50] ^= 1;
             wrong += 1;
         }
     }
-    assert!((100..260).contains(&wrong), "{wrong} of {all}");
-    connections.iter().for_each(|(_, frame)| send(frame));
-    wait::until("all to begin again", wait::BOUND, || {
-        Ok((created() - before >= 2 * all).then_some(()))
-    })
-    .unwrap();
-    // A second until they are judged, and a window.
-    std::thread::sleep(Duration::from_secs(5));
-    for uplink in 0..2 {
-        let history = site.history(uplink).unwrap();
-        assert!(history.len() == 1 && is(&history, State::Up), "{}", told(&history));
-    }
+    assert!((100..260).contains(&wrong), "{wrong} of {}", known.len());
+    send(&known);
+    nothing_changes();
+    // With checksums that are right, and a first uplink that loses them.
+    let provider = &site.topology.providers[FIBER].netns;
+    provider.nft("add rule inet bench forward tcp dport 4000 drop\n").unwrap();
+    send(&connections(&site.topology, UNKNOWN, 5000));
+    nothing_changes();
+    send(&connections(&site.topology, KNOWN, 6000));
+    let degraded = |entries: &[Entry]| is(entries, State::Degraded);
+    let history = site.until(FIBER, "to be degraded", degraded).unwrap();
+    let reason = &history.last().unwrap().transition.reason;
+    assert!(matches!(reason, Reason::PassiveSyn { .. }), "{}", told(&history));
     site.weir.check_conservation().unwrap();
 }
 

@@ -137,9 +137,7 @@ fn nothing_comes_in_or_leaks_out_at_any_moment_of_the_gateways_life() {
         all_try();
         asks().for_each(drop);
         // As by an operator, or a new device in an old one's place.
-        for device in ["lan0", "lan1", "wan0", "wan1"] {
-            topology.gateway.ip(&format!("link set {device} xdp off\n")).ok();
-        }
+        weir.take_program_off().unwrap();
         all_try();
         assert_eq!(asks().sum::<usize>(), 0);
     });
