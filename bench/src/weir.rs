@@ -446,7 +446,9 @@ impl Weir {
         self.directory.join(format!("{name}.log"))
     }
 
-    fn log(&self, name: &str) -> String {
+    /// What a process has written.
+    #[must_use]
+    pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 

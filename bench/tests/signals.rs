@@ -77,6 +77,38 @@ fn probes_that_the_gateways_own_firewall_drops_say_nothing_of_the_link() {
 }
 
 #[test]
+fn answers_that_the_gateways_own_firewall_drops_are_told_from_a_dead_link() {
+    const CABLE: usize = 1;
+    let site = Probed::start(2, 1, QUICK).unwrap();
+    let is_down = |history: &[Entry]| {
+        let reason = history.last().map(|entry| entry.transition.reason);
+        is(history, State::Down) && matches!(reason, Some(Reason::TargetsFailed { .. }))
+    };
+    let errors = |uplink| [0, 1].map(|n| target(&site.weir, uplink, n).error);
+    let words = |uplink| format!("the targets of uplink {uplink} answer, but this machine drops");
+    let told = |uplink| site.weir.log("weir-control").matches(&words(uplink)).count();
+    site.topology.providers[CABLE].set_black_hole(true).unwrap();
+    site.until(CABLE, "to be down", is_down).unwrap();
+    let gateway = &site.topology.gateway;
+    let without_state = "table ip strict {\nchain input {\n\
+        type filter hook input priority 0; policy drop;\n\
+        iifname { lo, lan0 } accept\n}\n}\n";
+    for times in 1..=2 {
+        gateway.nft(without_state).unwrap();
+        site.until(FIBER, "to be down", is_down).unwrap();
+        let dropped = || Ok((errors(FIBER) == [Some(ProbeError::Dropped); 2]).then_some(()));
+        wait::until("ping and TCP to be told", wait::BOUND, dropped).unwrap();
+        let said = || Ok((told("fiber") == times).then_some(()));
+        wait::until("a line in the log", wait::BOUND, said).unwrap();
+        gateway.nft("delete table ip strict\n").unwrap();
+        site.until(FIBER, "to be up", |history| is(history, State::Up)).unwrap();
+        assert_eq!(told("fiber"), times, "{}", site.weir.log("weir-control"));
+    }
+    assert_eq!(errors(CABLE), [Some(ProbeError::Timeout); 2]);
+    assert_eq!(told("cable"), 0, "{}", site.weir.log("weir-control"));
+}
+
+#[test]
 fn hosts_that_scan_seek_peers_and_inject_change_no_state() {
     let site = Probed::start(2, 6, QUICK).unwrap();
     let (hosts, pests) = site.topology.hosts.split_at(3);

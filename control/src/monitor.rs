@@ -297,6 +297,11 @@ impl Monitor {
         self.uplinks.get(uplink).is_some_and(|watched| watched.machine.is_silent())
     }
 
+    /// Whether an uplink's silent targets do answer, and this machine drops what they say.
+    pub fn drops_answers(&self, uplink: usize) -> bool {
+        self.uplinks.get(uplink).is_some_and(|watched| watched.machine.drops_answers())
+    }
+
     /// The transitions from `number` on.
     pub fn history(&self, number: u64) -> Vec<Entry> {
         self.history.since(number).cloned().collect()

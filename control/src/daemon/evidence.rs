@@ -1,6 +1,7 @@
 //! What probes, users' connections and counters show of the uplinks.
 
 use super::Daemon;
+use crate::complaint::Complaint;
 use crate::health::{self, PassiveCounts};
 use crate::load::{Counts, Reading};
 use crate::probe::{self, Binding, Plan};
@@ -11,10 +12,11 @@ impl Daemon {
     /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
     /// nothing leaves by it.
     pub(super) fn probes(&self) -> Vec<Plan<'_>> {
-        let plans = self.site.uplinks.iter().filter_map(|uplink| {
+        let plans = self.site.uplinks.iter().enumerate().filter_map(|(index, uplink)| {
             let link = self.kernel.link(&uplink.interface).filter(|link| link.running)?;
             let binding = Binding::of(uplink, link, &self.kernel);
-            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health })
+            let silent = self.monitor.is_silent(index);
+            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health, silent })
         });
         plans.collect()
     }
@@ -60,6 +62,24 @@ impl Daemon {
         for (index, counts) in all.iter().enumerate() {
             if *counts != PassiveCounts::default() {
                 self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
+            }
+        }
+    }
+
+    /// Says, once for each time that an uplink's targets are silent, that this machine drops their
+    /// answers.
+    pub(super) fn tell_dropped(&mut self) {
+        self.deaf.resize_with(self.site.uplinks.len(), Complaint::default);
+        for (index, (uplink, complaint)) in self.site.uplinks.iter().zip(&mut self.deaf).enumerate()
+        {
+            if !self.monitor.is_silent(index) {
+                complaint.say(None);
+            } else if self.monitor.drops_answers(index) {
+                complaint.say(Some(format!(
+                    "the targets of uplink {} answer, but this machine drops the answers: its \
+                     firewall lacks an input rule such as `ct state established,related accept`",
+                    uplink.name
+                )));
             }
         }
     }

@@ -144,6 +144,8 @@ struct Daemon {
     told: u64,
     /// By uplink: when its next hop was last checked since its targets fell silent.
     doubted: Vec<Option<u64>>,
+    /// By uplink, of answers that this machine drops.
+    deaf: Vec<Complaint>,
     /// The epoch and the state words that rules and routes were last made for; none: to be made.
     routed: Option<(u64, Vec<u32>)>,
     /// Of rules and routes.

@@ -145,6 +145,7 @@ impl Daemon {
             half: None,
             unresolved: Vec::new(),
             doubted: Vec::new(),
+            deaf: Vec::new(),
             routed: None,
             unrouted: Complaint::default(),
             unfollowed: rules::unfollowed(&site, &kernel),

@@ -155,6 +155,7 @@ impl Turns {
         }
         daemon.imply();
         daemon.hear_users();
+        daemon.tell_dropped();
         daemon.confined.sweep();
         daemon.enforce(watcher).await?;
         daemon.hold_sysctls();

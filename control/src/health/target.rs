@@ -51,6 +51,8 @@ pub enum ProbeError {
     Tls(TlsFault),
     /// An answer that is not of the protocol.
     Malformed,
+    /// An answer came in, and this machine dropped it.
+    Dropped,
 }
 
 /// What a TLS handshake failed of.

@@ -92,6 +92,10 @@ impl Display for ProbeError {
             Self::DnsCode(code) => write!(f, "DNS response code {code}"),
             Self::Tls(fault) => write!(f, "TLS: {fault}"),
             Self::Malformed => write!(f, "an answer of another protocol"),
+            Self::Dropped => write!(
+                f,
+                "answered, but this machine drops the answer: see its firewall's input rules"
+            ),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::config::{Health, Limits};
 use super::flaps::Flaps;
 use super::passive::Recent;
 use super::signal::{Reason, Signal, State, Transition, Wish};
-use super::target::{Status, Watched};
+use super::target::{ProbeError, Status, Watched};
 use super::window::{Figure, Figures};
 
 /// Fewest probes in a window before it can fail a limit.
@@ -241,6 +241,15 @@ impl Uplink {
         let failed = |target: &Watched| target.status() == Status::Failed;
         self.standing() == Standing::Silent
             || self.health.implied && self.targets.iter().any(failed)
+    }
+
+    /// Whether silent targets do answer, and this machine drops what they say.
+    pub fn drops_answers(&self) -> bool {
+        let dropped = |target: &Watched| {
+            let why = target.error().map(|(why, _)| why);
+            target.status() == Status::Failed && why == Some(ProbeError::Dropped)
+        };
+        self.is_silent() && self.targets.iter().any(dropped)
     }
 
     /// How good a choice it is.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype};
@@ -10,6 +11,7 @@ use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
 
 use super::bind::Binding;
+use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
 use crate::health::{ProbeError, Record};
 
@@ -24,12 +26,16 @@ pub async fn query(
     name: &str,
     kind: Record,
     id: u16,
+    sniffer: Arc<Sniffer>,
 ) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
     let question = question(name, kind, id).ok_or(ProbeError::Malformed)?;
     let sent = send(binding, server, &question).await;
     let socket = sent.map_err(|error| socket_error(&error))?;
+    let answer = Answer::datagram(server, socket.local_addr().ok());
     Ok(async move {
-        match receive(&socket, &question).await.map_err(|error| socket_error(&error))? {
+        let received =
+            async { receive(&socket, &question).await.map_err(|error| socket_error(&error)) };
+        match sniffer.or_dropped(answer, received).await? {
             // That a name is not there is an answer, too: the server works.
             Rcode::NOERROR | Rcode::NXDOMAIN => Ok(()),
             code => Err(ProbeError::DnsCode(code.to_int())),

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 use super::bind::Binding;
+use super::sniffer::Sniffer;
 use super::{socket_error, tcp};
 use crate::health::{ProbeError, TlsFault, Url};
 
@@ -107,8 +108,9 @@ pub fn get(
     url: Url,
     address: SocketAddr,
     expect: Expect,
+    sniffer: Arc<Sniffer>,
 ) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
-    let stream = tcp::connect(binding, address)?;
+    let stream = tcp::connect(binding, address, sniffer)?;
     let trust = trust.clone();
     Ok(async move {
         let stream = stream.await?;

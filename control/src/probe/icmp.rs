@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use weir_wire::checksum;
 
 use super::bind::Binding;
+use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
 use crate::health::ProbeError;
 
@@ -53,6 +54,7 @@ impl Pinger {
         &self,
         address: IpAddr,
         token: u64,
+        sniffer: Arc<Sniffer>,
     ) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
         let echo = self.open(address).map_err(|error| socket_error(&error))?;
         let (sequence, answered) = echo.expect(address, token);
@@ -63,11 +65,13 @@ impl Pinger {
             *lock(self.socket(address)) = None;
             return Err(socket_error(&error));
         }
+        let answer = Answer::echo(address, sequence, self.binding.source4, echo.identifier);
         let waiting = Waiting { echo, sequence };
         Ok(async move {
             // The socket is there for as long as somebody waits.
             let _waiting = waiting;
-            answered.await.map_err(|_| ProbeError::Malformed)
+            let answered = async { answered.await.map_err(|_| ProbeError::Malformed) };
+            sniffer.or_dropped(answer, answered).await
         })
     }
 

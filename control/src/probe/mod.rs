@@ -11,6 +11,7 @@
 //! | [`pace`] | when probes leave |
 //! | [`probers`] | one task for each target, kept while its definition is |
 //! | `icmp`, `tcp`, `http`, `dns` | one probe |
+//! | `sniffer` | answers that come in and are not given to a probe |
 
 pub mod bind;
 mod dns;
@@ -18,6 +19,7 @@ mod http;
 mod icmp;
 pub mod pace;
 pub mod probers;
+mod sniffer;
 mod tcp;
 
 pub use bind::Binding;

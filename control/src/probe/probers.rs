@@ -21,6 +21,7 @@ use super::bind::Binding;
 use super::http::{Expect, Trust};
 use super::icmp::Pinger;
 use super::pace::{Pace, Random};
+use super::sniffer::Sniffer;
 use super::{dns, http, tcp};
 use crate::health::{Health, Probe, ProbeError, Signal, Target, Url};
 
@@ -81,12 +82,15 @@ pub struct Plan<'a> {
     pub binding: Binding,
     /// What is probed, and when.
     pub health: &'a Health,
+    /// No target answers: it is to be told whether this machine drops the answers.
+    pub silent: bool,
 }
 
 /// The probers of all uplinks. They end when this is dropped.
 pub struct Probers {
     events: mpsc::Sender<Event>,
     trust: Trust,
+    sniffer: Arc<Sniffer>,
     random: Random,
     running: Vec<Prober>,
     pingers: Vec<Arc<Pinger>>,
@@ -121,7 +125,8 @@ impl Probers {
     pub fn new(events: mpsc::Sender<Event>, trust: Trust, seed: u64) -> Self {
         let random = Random::new(seed);
         let (running, pingers, sockets) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { events, trust, random, running, pingers, sockets }
+        let sniffer = Arc::default();
+        Self { events, trust, sniffer, random, running, pingers, sockets }
     }
 
     /// Probes these uplinks and no others from now on. A prober whose definition (uplink, binding,
@@ -130,6 +135,7 @@ impl Probers {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
     pub fn set(&mut self, plans: &[Plan<'_>]) {
+        self.sniffer.listen(plans.iter().any(|plan| plan.silent));
         let mut old = std::mem::take(&mut self.running);
         self.sockets.retain(|uplink, _| plans.iter().any(|plan| plan.uplink == uplink));
         self.pingers.retain(|pinger| plans.iter().any(|plan| plan.binding == *pinger.binding()));
@@ -156,12 +162,17 @@ impl Probers {
     fn start(&mut self, definition: Definition, index: usize, targets: usize) -> Prober {
         let definition = Arc::new(definition);
         let interval = definition.interval.as_micros() as u64;
+        let means = Means {
+            pinger: self.pinger(&definition.binding),
+            trust: self.trust.clone(),
+            sniffer: Arc::clone(&self.sniffer),
+        };
         let schedule = Schedule {
             pace: Pace::new(interval, index, targets, self.random.draw()),
             random: Random::new(self.random.draw()),
             events: self.events.clone(),
             sockets: self.sockets(&definition.uplink),
-            means: Means { pinger: self.pinger(&definition.binding), trust: self.trust.clone() },
+            means,
         };
         let task = tokio::spawn(schedule.run(definition.clone()));
         Prober { definition, task }
@@ -202,6 +213,7 @@ struct Schedule {
 pub(super) struct Means {
     pub pinger: Arc<Pinger>,
     pub trust: Trust,
+    pub sniffer: Arc<Sniffer>,
 }
 
 impl Schedule {
@@ -288,21 +300,22 @@ pub(super) async fn launch(
     means: &Means,
     token: u64,
 ) -> Result<Answer, ProbeError> {
+    let sniffer = Arc::clone(&means.sniffer);
     Ok(match kind {
-        Probe::Icmp { address } => Box::pin(means.pinger.ask(*address, token).await?),
+        Probe::Icmp { address } => Box::pin(means.pinger.ask(*address, token, sniffer).await?),
         Probe::Tcp { address } => {
-            let connection = tcp::connect(binding, *address)?;
+            let connection = tcp::connect(binding, *address, sniffer)?;
             Box::pin(async move { connection.await.map(drop) })
         }
         Probe::Dns { server, name, kind } => {
-            Box::pin(dns::query(binding, *server, name, *kind, token as u16).await?)
+            Box::pin(dns::query(binding, *server, name, *kind, token as u16, sniffer).await?)
         }
         Probe::Http { url, address, expect_status, expect_body } => {
             let url = Url::parse(url).map_err(|_| ProbeError::Malformed)?;
             let host = address.or(url.host.parse().ok()).ok_or(ProbeError::Malformed)?;
             let expect = Expect { status: *expect_status, body: expect_body.clone() };
             let address = SocketAddr::new(host, url.port);
-            Box::pin(http::get(binding, &means.trust, url, address, expect)?)
+            Box::pin(http::get(binding, &means.trust, url, address, expect, sniffer)?)
         }
     })
 }

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use socket2::{Protocol, Type};
 use tokio::net::TcpStream;
 
 use super::bind::Binding;
+use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
 use crate::health::ProbeError;
 
@@ -19,6 +21,7 @@ use crate::health::ProbeError;
 pub fn connect(
     binding: &Binding,
     address: SocketAddr,
+    sniffer: Arc<Sniffer>,
 ) -> Result<impl Future<Output = Result<TcpStream, ProbeError>> + use<>, ProbeError> {
     let begun = || {
         let socket = binding.socket(address.ip(), Type::STREAM, Protocol::TCP)?;
@@ -28,12 +31,14 @@ pub fn connect(
         }
     };
     let stream = begun().map_err(|error| socket_error(&error))?;
+    let answer = Answer::handshake(address, stream.local_addr().ok());
     Ok(async move {
         let connected = async {
             stream.writable().await?;
             stream.take_error()?.map_or(Ok(()), Err)
         };
-        connected.await.map_err(|error| socket_error(&error))?;
+        let connected = async { connected.await.map_err(|error| socket_error(&error)) };
+        sniffer.or_dropped(answer, connected).await?;
         Ok(stream)
     })
 }

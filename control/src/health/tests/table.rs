@@ -806,6 +806,7 @@ fn errors_are_told_with_what_to_do() {
         (ProbeError::Local(99), "not sent: EADDRNOTAVAIL, no such address here"),
         (ProbeError::Tls(TlsFault::Expired), "TLS: the certificate has expired (or the clock"),
         (ProbeError::HttpStatus(502), "HTTP status 502"),
+        (ProbeError::Dropped, "answered, but this machine drops the answer: see its firewall's"),
     ] {
         assert!(error.to_string().starts_with(told), "{error}");
     }

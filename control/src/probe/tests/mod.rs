@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder};
+use nix::sched::{CloneFlags, unshare};
 use socket2::{Protocol, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -21,6 +22,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::icmp::Pinger;
 use super::probers::{Means, launch};
+use super::sniffer::Sniffer;
 use super::{Binding, Event, Finding, Plan, Probers, Trust};
 use crate::health::{Health, Probe, ProbeError, Reason, Record, State, Target, TlsFault, Uplink};
 
@@ -40,7 +42,11 @@ async fn ask(kind: Probe) -> Result<(), ProbeError> {
 }
 
 async fn ask_by(kind: Probe, trust: Trust) -> Result<(), ProbeError> {
-    let means = Means { pinger: Arc::new(Pinger::new(lo())), trust };
+    ask_beside(kind, trust, Arc::default()).await
+}
+
+async fn ask_beside(kind: Probe, trust: Trust, sniffer: Arc<Sniffer>) -> Result<(), ProbeError> {
+    let means = Means { pinger: Arc::new(Pinger::new(lo())), trust, sniffer };
     let probe = async {
         let answer = launch(&kind, &lo(), &means, 0x0123_4567_89ab_cdef).await?;
         answer.await
@@ -236,7 +242,11 @@ async fn https_tells_when_a_certificate_is_out_of_date() {
 
 /// Answers each query twice: first with another number, then with the code.
 async fn name_server(code: Rcode) -> SocketAddr {
-    let socket = UdpSocket::bind((V4, 0)).await.unwrap();
+    name_server_on(0, code).await
+}
+
+async fn name_server_on(port: u16, code: Rcode) -> SocketAddr {
+    let socket = UdpSocket::bind((V4, port)).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut packet = [0; 512];
@@ -279,7 +289,7 @@ fn health(kinds: Vec<Probe>) -> Health {
 }
 
 fn plan(health: &Health) -> Plan<'_> {
-    Plan { uplink: "fiber", binding: lo(), health }
+    Plan { uplink: "fiber", binding: lo(), health, silent: false }
 }
 
 async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
@@ -385,15 +395,57 @@ async fn an_uplinks_pings_are_told_apart_on_one_socket() {
     let mut answers = Vec::new();
     for last in 1..=100 {
         let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
-        answers.push(pinger.ask(address, u64::from(last)).await.unwrap());
+        answers.push(pinger.ask(address, u64::from(last), Arc::default()).await.unwrap());
     }
-    let unanswered = pinger.ask(silent, 7).await;
+    let unanswered = pinger.ask(silent, 7, Arc::default()).await;
     for answer in answers {
         assert_eq!(timeout(LONG, answer).await, Ok(Ok(())));
     }
     if let Ok(answer) = unanswered {
         assert!(timeout(Duration::from_millis(50), answer).await.is_err());
     }
+}
+
+/// Runs a future on a thread with a network namespace of its own, which has `lo` alone.
+fn in_namespace<T: Send>(body: impl AsyncFnOnce() -> T + Send) -> T {
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace needs root: run as root");
+        uplinks::run("ip link set lo up");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(body())
+    };
+    std::thread::scope(|scope| scope.spawn(alone).join()).unwrap()
+}
+
+#[test]
+fn an_answer_that_this_machine_drops_is_told_from_silence() {
+    in_namespace(async || {
+        let listener = TcpListener::bind((V4, 0)).await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let server = name_server_on(53, Rcode::NOERROR).await;
+        // What comes back; the questions pass.
+        uplinks::run(
+            "nft add table ip strict; add chain ip strict input \
+             { type filter hook input priority 0; }; \
+             add rule ip strict input icmp type echo-reply drop; \
+             add rule ip strict input tcp flags & (ack | rst) != 0 drop; \
+             add rule ip strict input udp sport 53 drop",
+        );
+        let probes = [
+            Probe::Icmp { address: V4 },
+            Probe::Tcp { address: open },
+            Probe::Tcp { address: closed().await },
+            http(open, None, None),
+            dns(server),
+        ];
+        let sniffer = Arc::new(Sniffer::default());
+        sniffer.listen(true);
+        for probe in probes {
+            let told = ask_beside(probe.clone(), Trust::default(), Arc::clone(&sniffer)).await;
+            assert_eq!(told, Err(ProbeError::Dropped), "{probe:?}");
+        }
+        uplinks::run("nft delete table ip strict");
+    });
 }
 
 /// Servers that never answer: each probe has a socket until its timeout.

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 
-use nix::sched::{CloneFlags, unshare};
-
 use super::*;
 
 /// The address that both uplinks are probed by; each provider has it.
@@ -38,7 +36,7 @@ impl Provider {
     }
 }
 
-fn run(command: &str) {
+pub fn run(command: &str) {
     let mut words = command.split_whitespace();
     let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
     assert!(status.success(), "{command}: {status}");
@@ -73,6 +71,7 @@ fn replies(uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, u32> {
             uplink,
             binding: binding.clone(),
             health: &health,
+            silent: false,
         });
         probers.set(&plans);
         let mut replies = BTreeMap::new();
