@@ -2,7 +2,7 @@
 //! may be sent by which.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use weir_bench::capture::{Capture, Tally};
@@ -12,7 +12,8 @@ use weir_bench::server::{ECHO_PORT, Server};
 use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
 use weir_bench::weir::Weir;
 use weir_bench::{clients, udp_flows, wait};
-use weir_wire::layout::control::host_class;
+use weir_control::health::target::Status;
+use weir_wire::layout::control::{host_class, uplink_state};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
@@ -262,5 +263,71 @@ fn a_command_that_uses_an_uplink_sends_nothing_by_the_device_of_another() {
     let tallies = stop(captures);
     let echoes = |tally: &Tally| tally.sources_to(SERVER).values().sum::<u64>();
     assert_eq!(tallies.iter().map(echoes).collect::<Vec<_>>(), [0, 3]);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_vpn_that_takes_what_the_gateway_sends_takes_no_probes_and_no_commands() {
+    const PROBED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+    let topology = Topology::build(Plan { servers: 2, ..Plan::new(2, 1) }).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let target = format!(
+        "[health]\ninterval_ms = 100\nwindow = 1000\n\
+         [[health.targets]]\nname = \"probed\"\nprobe = \"icmp\"\naddress = \"{PROBED}\"\n"
+    );
+    let configuration = Weir::configuration(&topology, &[1, 1]) + &target;
+    let weir = Weir::start(&topology, &configuration).unwrap();
+    let gateway = &topology.gateway;
+    // As wg-quick has them, without priorities: before all rules there are.
+    gateway
+        .ip("link add wg0 type veth peer name far-wg0\n\
+             addr add 10.66.0.1/32 dev wg0\n\
+             link set far-wg0 up\n\
+             link set wg0 arp off up\n\
+             rule add not fwmark 51820 table 51820\n\
+             rule add table main suppress_prefixlength 0\n\
+             route add default dev wg0 table 51820\n")
+        .unwrap();
+    let rules = || {
+        let output = gateway.output(Command::new("ip").args(["rule", "show"]))?;
+        anyhow::Ok(String::from_utf8(output.stdout)?)
+    };
+    wait::until("weir's rules to go first", wait::BOUND, || {
+        let rules = rules()?;
+        let first = rules.lines().find(|rule| !rule.contains("lookup local"));
+        Ok(first.is_some_and(|rule| rule.contains("fwmark 0x776569")).then_some(()))
+    })
+    .unwrap();
+    let (providers, vpn) = (captures(&topology), Capture::start(gateway, "wg0").unwrap());
+    let use_cable = || {
+        let ping = ["use", "cable", "--", "ping", "-n", "-q", "-c", "3", "-i", "0.1", "-W", "1"];
+        let mut command = weir.cli(&ping).unwrap();
+        assert!(gateway.output(command.arg(SERVER.to_string())).is_ok());
+    };
+    use_cable();
+    let answers = |uplink: usize| {
+        let target = &weir.health().unwrap()[uplink].targets[0];
+        assert_eq!((target.status, target.figures.loss_percent.window), (Status::Answering, 0.0));
+        target.figures.probes
+    };
+    let before = [0, 1].map(answers);
+    wait::until("more answers", wait::BOUND, || {
+        Ok((0..2).all(|uplink| answers(uplink) > before[uplink] + 3).then_some(()))
+    })
+    .unwrap();
+    // As wg-quick goes down.
+    gateway.ip("rule del table 51820\n").unwrap();
+    while rules().unwrap().contains("from all lookup main suppress_prefixlength 0") {
+        gateway.ip("rule del table main suppress_prefixlength 0\n").unwrap();
+    }
+    use_cable();
+    let echoes = |tally: &Tally, to| tally.sources_to(to).values().sum::<u64>();
+    let at_vpn = vpn.stop().unwrap();
+    assert_eq!([SERVER, PROBED].map(|to| echoes(&at_vpn, to)), [0, 0]);
+    let tallies = stop(providers);
+    assert_eq!([0, 1].map(|n| echoes(&tallies[n], SERVER)), [0, 6]);
+    assert!(tallies.iter().all(|tally| echoes(tally, PROBED) > 0));
+    let usable = |state: &u32| state & uplink_state::USABLE != 0;
+    assert!(weir.states().unwrap()[..2].iter().all(usable));
     weir.check_conservation().unwrap();
 }

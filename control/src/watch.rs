@@ -34,7 +34,7 @@ use crate::channels::Shortage;
 use crate::devices::Devices;
 use crate::events::{self, Event, Stale};
 use crate::grace::Lost;
-use crate::own::{self, Default4, Own};
+use crate::own::{self, Default4, Foremost, Own};
 use crate::routes::Reading;
 use crate::routing::{Fate, Route, Routes};
 use crate::rules::{self, Rule};
@@ -105,6 +105,8 @@ pub struct Kernel {
     pub tables: Arc<BTreeMap<u32, Vec<Route>>>,
     /// Others' rules for what comes in, in their order.
     pub rules: Vec<Rule>,
+    /// Where others' rules of any kind begin.
+    pub foremost: Foremost,
     /// Rules and routes of weir's own.
     pub own: Own,
     /// IPv4 neighbours with a hardware address.
@@ -347,7 +349,9 @@ impl Watcher {
             self.read_addresses().await?;
         }
         if stale.rules {
-            (self.view.own.rules, self.view.rules) = own::rules(&self.handle).await?;
+            let found = own::rules(&self.handle).await?;
+            (self.view.own.rules, self.view.rules) = (found.own, found.others);
+            self.view.foremost = found.foremost;
         }
         let begun = Instant::now();
         if self.reading.is_due(begun) {

@@ -22,7 +22,7 @@ mod requests;
 mod start;
 mod turn;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -150,6 +150,8 @@ struct Daemon {
     routed: Option<(u64, Vec<u32>)>,
     /// Of rules and routes.
     unrouted: Complaint,
+    /// The rules of weir's that the kernel was made to have.
+    installed: BTreeSet<own::Rule>,
     /// What was said of the kernel's rules.
     unfollowed: Vec<String>,
     /// Of devices with too few channels, by kernel index.

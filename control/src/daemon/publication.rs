@@ -200,8 +200,14 @@ impl Daemon {
             true => Own::wanted(&self.site, &self.kernel, half, states),
             false => self.kernel.own.of_commands(&self.confined.uplinks()),
         };
+        let removed = self.installed.difference(&self.kernel.own.rules).count();
+        if removed > 0 {
+            tracing::warn!("{removed} of weir's rules (ip rule) were removed by others: put back");
+        }
         let mut known = std::mem::take(&mut self.kernel.own);
         let done = self.meanwhile(wanted.install(&mut known, watcher.handle())).await.flatten();
+        // Those that were refused are not missed.
+        self.installed = wanted.rules.intersection(&known.rules).cloned().collect();
         self.kernel.own = known;
         self.routed = made_for.filter(|_| done.is_ok());
         let trouble = |error| format!("not all own traffic follows its uplinks: {error:#}");

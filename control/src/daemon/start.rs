@@ -1,7 +1,7 @@
 //! What the process takes hold of before it publishes anything, in an order that lets nothing be
 //! lost when a part is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -148,6 +148,7 @@ impl Daemon {
             deaf: Vec::new(),
             routed: None,
             unrouted: Complaint::default(),
+            installed: BTreeSet::new(),
             unfollowed: rules::unfollowed(&site, &kernel),
             short: HashMap::new(),
             users,

@@ -10,8 +10,20 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Default4, MAIN, NOWHERE, PROTOCOL, Rule, Selector};
+use crate::rules::LOCAL;
 
 impl Rule {
+    /// With all that it is to have.
+    pub(super) fn new_message(&self) -> RuleMessage {
+        let mut message = self.message();
+        if self.table == MAIN {
+            let length = self.selector.suppressed();
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(length));
+        }
+        message
+    }
+
+    /// With what tells it from others; weir's of any version are told so.
     pub(super) fn message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -26,7 +38,6 @@ impl Rule {
         }
         if self.table == MAIN {
             message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
         }
         match &self.selector {
             Selector::All => {}
@@ -92,6 +103,20 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
         (None, None) => rule.selector,
     };
     ours.then_some(rule)
+}
+
+/// The priority of a rule that is neither weir's nor the local table's.
+pub fn priority_of_another(message: &RuleMessage) -> Option<u32> {
+    let (mut priority, mut table) = (0, u32::from(message.header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL => return None,
+            _ => {}
+        }
+    }
+    (table != LOCAL).then_some(priority)
 }
 
 /// The route in a message, if it is weir's.

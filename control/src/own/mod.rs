@@ -4,11 +4,12 @@
 //! Done with tables and rules of the kernel's own, of a protocol number that marks them as weir's:
 //! nobody else's is ever touched. Every selector has two rules. The first looks only at routes of
 //! the main table that are more special than a default, so that the LAN stays reachable; the second
-//! at weir's table.
+//! at weir's table. For what names an uplink the halves of everything that some VPNs have routes for
+//! (0.0.0.0/1) are defaults too.
 //!
 //! | priority | selector | table |
 //! |---|---|---|
-//! | [`PRIORITY`], + 1, + 2 | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
+//! | [`PRIORITY`], + 1, + 2, or right before all of others' | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
 //! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, or from one of its addresses | main without defaults, then the uplink's table |
 //! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
 //! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
@@ -16,6 +17,11 @@
 //! The mark is that of commands run by `weir use` (see [`confine`](crate::confine)), which leave by
 //! their uplink or not at all, whatever address they bind to; the guard's table sees to the devices
 //! that they bind to. So they have no IPv6 beyond the gateway's own networks while uplinks have none.
+//! A rule that is entered without a priority gets one before all others but the local table's
+//! (`fib_default_rule_pref`, net/core/fib_rules.c), as `wg-quick` has it; so the rules by mark, which
+//! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
+//! main without defaults, whoever's and for whatever packets (`rule_find`, there), until its own is
+//! gone; none for what names an uplink is meant by that, as none suppresses length 0.
 //! Their rules outlive this process. What comes in by a LAN meets others' rules first: where they
 //! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
 
@@ -28,7 +34,9 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::TryStreamExt;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteHeader;
+use netlink_packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
 use weir_wire::layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
@@ -91,6 +99,14 @@ pub enum Selector {
 }
 
 impl Selector {
+    /// Routes of main with prefixes up to this length do not count.
+    const fn suppressed(&self) -> u32 {
+        match self {
+            Self::Mark(_) | Self::Marked(..) | Self::Device(_) | Self::Source(_) => 1,
+            Self::From(_) | Self::All => 0,
+        }
+    }
+
     /// The uplink whose mark it asks for.
     fn marked(&self) -> Option<u8> {
         match self {
@@ -124,8 +140,34 @@ pub struct Own {
     pub routes: BTreeSet<Default4>,
 }
 
+/// How many priorities the rules by mark take.
+const BY_MARK: u32 = 3;
+
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const NOWHERE: u32 = RouteHeader::RT_TABLE_UNSPEC as u32;
+
+/// Priorities of the first rules of others, but for the local table's, which nobody goes before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Foremost {
+    /// Of IPv4.
+    pub v4: Option<u32>,
+    /// Of IPv6.
+    pub v6: Option<u32>,
+}
+
+impl Foremost {
+    fn note(&mut self, rule: &RuleMessage) {
+        let Some(priority) = message::priority_of_another(rule) else { return };
+        let first =
+            if rule.header.family == AddressFamily::Inet6 { &mut self.v6 } else { &mut self.v4 };
+        *first = Some(first.map_or(priority, |first| first.min(priority)));
+    }
+}
+
+/// The first priority of rules by mark, where others' begin at `first`.
+fn before(first: Option<u32>) -> u32 {
+    first.map_or(PRIORITY, |first| PRIORITY.min(first.saturating_sub(BY_MARK)).max(1))
+}
 
 /// Does the kernel have IPv6?
 fn has_v6() -> bool {
@@ -154,7 +196,7 @@ impl Own {
             let link = kernel.link(&uplink.interface);
             let addresses = link.map(|link| uplink.own_addresses(link.index, kernel));
             let addresses = addresses.unwrap_or_default();
-            own.confine(mark(index as u8), table, &addresses);
+            own.confine(mark(index as u8), table, &addresses, kernel.foremost);
             let Some(link) = link else { continue };
             let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
             own.look(PRIORITY + 3, Selector::Device(link.name.clone()), table);
@@ -195,16 +237,15 @@ impl Own {
     }
 
     /// What has this mark leaves by this table, from one of these addresses, or not at all.
-    fn confine(&mut self, mark: u32, table: u32, addresses: &[Ipv4Addr]) {
-        let marked = Selector::Mark(mark);
-        for (v6, at, table) in
-            [(false, 0, MAIN), (false, 2, NOWHERE), (true, 0, MAIN), (true, 2, NOWHERE)]
-        {
-            let (priority, selector) = (PRIORITY + at, marked.clone());
-            self.rules.insert(Rule { v6, priority, selector, table });
+    fn confine(&mut self, mark: u32, table: u32, addresses: &[Ipv4Addr], foremost: Foremost) {
+        let (v4, v6) = (before(foremost.v4), before(foremost.v6));
+        for (v6, first) in [(false, v4), (true, v6)] {
+            for (priority, table) in [(first, MAIN), (first + 2, NOWHERE)] {
+                self.rules.insert(Rule { v6, priority, selector: Selector::Mark(mark), table });
+            }
         }
         for address in addresses.iter().chain([&Ipv4Addr::UNSPECIFIED]) {
-            let (priority, selector) = (PRIORITY + 1, Selector::Marked(mark, *address));
+            let (priority, selector) = (v4 + 1, Selector::Marked(mark, *address));
             self.rules.insert(Rule { v6: false, priority, selector, table });
         }
     }
@@ -242,7 +283,7 @@ impl Own {
         let new = self.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6());
         for rule in new.cloned().collect::<Vec<_>>() {
             let mut request = handle.rule().add();
-            *request.message_mut() = rule.message();
+            *request.message_mut() = rule.new_message();
             match request.execute().await {
                 Ok(()) => _ = known.rules.insert(rule),
                 Err(error) => refused.push(format!("cannot add {rule:?}: {error}")),
@@ -279,19 +320,31 @@ pub async fn remove(watcher: &mut Watcher, commands: &BTreeSet<u8>) -> Result<()
     known.of_commands(commands).install(&mut known, watcher.handle()).await
 }
 
-/// The rules that there are: weir's, and [others'](crate::rules), in their order.
+/// The rules that there are.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// Weir's.
+    pub own: BTreeSet<Rule>,
+    /// [Others'](crate::rules), in their order.
+    pub others: Vec<crate::rules::Rule>,
+    /// Where others' begin.
+    pub foremost: Foremost,
+}
+
+/// Lists them.
 ///
 /// # Errors
 /// When the kernel cannot be asked. One that has no rules for a family at all has none.
-pub async fn rules(handle: &Handle) -> Result<(BTreeSet<Rule>, Vec<crate::rules::Rule>)> {
-    let (mut own, mut others) = (BTreeSet::new(), Vec::new());
+pub async fn rules(handle: &Handle) -> Result<Rules> {
+    let mut found = Rules::default();
     for version in [Some(IpVersion::V4), has_v6().then_some(IpVersion::V6)].into_iter().flatten() {
         let mut rules = handle.rule().get(version).execute();
         loop {
             match rules.try_next().await {
                 Ok(Some(message)) => {
-                    own.extend(message::rule_of(&message));
-                    others.extend(crate::rules::Rule::of(&message));
+                    found.own.extend(message::rule_of(&message));
+                    found.others.extend(crate::rules::Rule::of(&message));
+                    found.foremost.note(&message);
                 }
                 Ok(None) => break,
                 Err(error) if is_unsupported(&error) => break,
@@ -299,7 +352,7 @@ pub async fn rules(handle: &Handle) -> Result<(BTreeSet<Rule>, Vec<crate::rules:
             }
         }
     }
-    Ok((own, others))
+    Ok(found)
 }
 
 fn is_unsupported(error: &rtnetlink::Error) -> bool {

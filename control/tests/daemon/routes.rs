@@ -30,7 +30,7 @@ fn routes_are_there_again_after_an_interface_was_set_down_and_up() {
 }
 
 #[test]
-fn rules_that_somebody_flushed_are_there_again() {
+fn rules_that_somebody_flushed_are_there_again_and_it_is_said() {
     on_its_own(|| {
         let gateway = Gateway::start("rules-flushed", "");
         let before = rules();
@@ -40,6 +40,11 @@ fn rules_that_somebody_flushed_are_there_again() {
             let ours = |text: &str| text.lines().filter(|l| l.contains("lookup 117")).count();
             (ours(&rules()) == ours(&before)).then_some(())
         });
+        let log = gateway.log();
+        assert!(
+            log.contains("of weir's rules (ip rule) were removed by others: put back"),
+            "{log}"
+        );
     });
 }
 
