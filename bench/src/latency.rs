@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use weir_ebpf::traffic::{DELAY_BUCKETS, MAX_INTERVAL_NS, delay_of};
+use weir_traffic::{DELAY_BUCKETS, MAX_INTERVAL_NS, delay_of};
 
 use crate::compare::{Call, Prepared, Size, System, Traffic};
 use crate::plot::{Data, Plot};
@@ -297,7 +297,7 @@ fn plot(lines: &[Line]) -> Plot {
 
 #[cfg(test)]
 mod tests {
-    use weir_ebpf::traffic::delay_bucket;
+    use weir_traffic::delay_bucket;
 
     use super::*;
 

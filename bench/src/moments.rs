@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
 use rustix::time::{ClockId, clock_gettime};
-use weir_ebpf::TRAFFIC_OBJECT;
-use weir_ebpf::traffic::{MOMENT, NOTICE, PATTERN, Part, Pattern};
+use weir_traffic::{MOMENT, NOTICE, PATTERN, Part, Pattern};
 use zerocopy::transmute;
 
+use crate::compare::traffic::OBJECT;
 use crate::netns::Netns;
 
 /// Time between looks at a word.
@@ -88,7 +88,7 @@ impl Notice {
     }
 
     fn on(socket: OwnedFd, pattern: Pattern) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(TRAFFIC_OBJECT).context("traffic programs")?;
+        let mut ebpf = EbpfLoader::new().load(OBJECT).context("traffic programs")?;
         let map = ebpf.map_mut(PATTERN).context("no map of patterns")?;
         let bytes: [u8; size_of::<Pattern>()] = transmute!(pattern);
         Array::<_, [u8; size_of::<Pattern>()]>::try_from(map)?.set(0, bytes, 0)?;

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use weir_ebpf::traffic::Plan as Load;
+use weir_traffic::Plan as Load;
 use weir_wire::layout::counters::Counter;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};

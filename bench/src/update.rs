@@ -14,8 +14,8 @@ use rustix::process::setpriority_process;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_control::api::Request;
-use weir_ebpf::traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
 use weir_shm::control::ControlRegion;
+use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
 use weir_wire::layout::control::uplink_state;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};

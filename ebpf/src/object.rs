@@ -1,4 +1,4 @@
-//! The committed object files.
+//! The committed object file.
 
 /// Alignment of an ELF64 header, which `include_bytes!` does not give.
 #[repr(C, align(8))]
@@ -8,8 +8,3 @@ static COMMITTED: &Aligned<[u8]> = &Aligned(*include_bytes!("../prog/weir.o"));
 
 /// The XDP program as an ELF64 little-endian BPF object with BTF, 8-byte aligned.
 pub static OBJECT: &[u8] = &COMMITTED.0;
-
-static COMMITTED_TRAFFIC: &Aligned<[u8]> = &Aligned(*include_bytes!("../prog/traffic.o"));
-
-/// The traffic programs, see [`crate::traffic`]; as [`OBJECT`].
-pub static TRAFFIC_OBJECT: &[u8] = &COMMITTED_TRAFFIC.0;

@@ -9,7 +9,6 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use weir_ebpf::traffic;
 
 use super::site::{HOSTS, Site};
 use super::system::{Gateway, Prepared};
@@ -75,13 +74,13 @@ fn routed(flows: u32) -> Result<Site> {
         Port::Host(0).mac()
     );
     let mut hops = String::new();
-    site.traffic.attach(traffic::PASS, gateway, "lan0")?;
+    site.traffic.attach(weir_traffic::PASS, gateway, "lan0")?;
     for provider in &site.topology.providers {
         let (hop, device) = (provider.next_hop, provider.interface());
         let mac = Port::RouterCustomer(provider.index).mac();
         let _ = writeln!(lines, "neigh replace {hop} lladdr {mac} dev {device} nud permanent");
         let _ = write!(hops, " nexthop via {hop} dev {device}");
-        site.traffic.attach(traffic::PASS, gateway, &device)?;
+        site.traffic.attach(weir_traffic::PASS, gateway, &device)?;
     }
     gateway.ip(&format!("{lines}route add default{hops}\n"))?;
     gateway.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1")])?;

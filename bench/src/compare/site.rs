@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_ebpf::traffic::{self, MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Plan as Load};
+use weir_traffic::{MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Plan as Load};
 use zerocopy::transmute;
 
 use super::traffic::{Size, Traffic, scattering_stride};
@@ -52,7 +52,7 @@ impl Site {
         Self::with_plan(flows, Plan::new(UPLINKS, 1))
     }
 
-    /// As [`Self::build`], with so many pages of lines for [`traffic::LIMIT`].
+    /// As [`Self::build`], with so many pages of lines for [`weir_traffic::LIMIT`].
     ///
     /// # Errors
     /// As [`Self::build`].
@@ -79,7 +79,7 @@ impl Site {
         })?;
         let host = &topology.hosts[0].netns;
         let mut traffic = Traffic::with_table(host, "eth0", pages)?;
-        traffic.attach(traffic::HOME, host, "eth0")?;
+        traffic.attach(weir_traffic::HOME, host, "eth0")?;
         Ok(Self { traffic, topology, flows, endpoints: flows.min(MAX_ENDPOINTS) })
     }
 
@@ -118,7 +118,7 @@ impl Site {
         self.topology
             .providers
             .iter()
-            .try_for_each(|p| self.traffic.attach(traffic::FAR, &p.netns, TOWARDS_GATEWAY))
+            .try_for_each(|p| self.traffic.attach(weir_traffic::FAR, &p.netns, TOWARDS_GATEWAY))
     }
 
     /// Number of flows.

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use weir_ebpf::traffic;
 use weir_wire::layout::flow::{FlowEntry4, slots_for};
 
 use super::site::Site;
@@ -74,7 +73,7 @@ impl System {
     pub fn prepare(self, flows: u32) -> Result<Prepared> {
         match self {
             Self::None => none(flows),
-            Self::XdpRedirect => redirected(Site::build(flows)?, traffic::REDIRECT),
+            Self::XdpRedirect => redirected(Site::build(flows)?, weir_traffic::REDIRECT),
             Self::XdpLimit => xdp_limit(flows),
             Self::LinuxRoute => linux::route(flows),
             Self::LinuxNat => linux::nat(flows),
@@ -125,16 +124,16 @@ pub struct Prepared {
 
 fn none(flows: u32) -> Result<Prepared> {
     let mut site = Site::build(flows)?;
-    site.traffic.attach(traffic::FAR, &site.topology.gateway, "lan0")?;
+    site.traffic.attach(weir_traffic::FAR, &site.topology.gateway, "lan0")?;
     site.establish(std::time::Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
 /// The table is as large as the slots of weir's, a line for each; weir has tags besides.
 fn xdp_limit(flows: u32) -> Result<Prepared> {
-    const _: () = assert!(size_of::<FlowEntry4>() == traffic::LINE);
-    let pages = slots_for(weir::flow_table(flows)).div_ceil(traffic::LINES as u32);
-    redirected(Site::with_table(flows, pages)?, traffic::LIMIT)
+    const _: () = assert!(size_of::<FlowEntry4>() == weir_traffic::LINE);
+    let pages = slots_for(weir::flow_table(flows)).div_ceil(weir_traffic::LINES as u32);
+    redirected(Site::with_table(flows, pages)?, weir_traffic::LIMIT)
 }
 
 /// One way and by one uplink: it has no flows to establish.

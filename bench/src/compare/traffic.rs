@@ -10,10 +10,9 @@ use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp, Xd
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use weir_ebpf::TRAFFIC_OBJECT;
-use weir_ebpf::traffic::{
-    self, ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS,
-    GENERATE, MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
+use weir_traffic::{
+    ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE,
+    MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
 };
 use zerocopy::transmute;
 
@@ -22,9 +21,18 @@ use crate::netns::Netns;
 /// The CPU the generator runs on, and with it every kernel path its frames take.
 pub const GENERATOR_CPU: usize = 0;
 
-/// All but [`traffic::NOTICE`], which is no program of a device.
-const PROGRAMS: [&str; 6] =
-    [GENERATE, traffic::FAR, traffic::HOME, traffic::REDIRECT, traffic::LIMIT, traffic::PASS];
+/// The programs, as `scripts/ebpf-build` made them.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../kit/traffic/prog/traffic.o");
+
+/// All but [`weir_traffic::NOTICE`], which is no program of a device.
+const PROGRAMS: [&str; 6] = [
+    GENERATE,
+    weir_traffic::FAR,
+    weir_traffic::HOME,
+    weir_traffic::REDIRECT,
+    weir_traffic::LIMIT,
+    weir_traffic::PASS,
+];
 
 /// Frames per batch of a live-frame run; the kernel flushes redirected frames after each.
 const BATCH: u32 = 64;
@@ -83,15 +91,15 @@ impl Traffic {
         Self::with_table(generator, device, 1)
     }
 
-    /// As [`Self::load`], with so many pages of lines for [`traffic::LIMIT`].
+    /// As [`Self::load`], with so many pages of lines for [`weir_traffic::LIMIT`].
     ///
     /// # Errors
     /// As [`Self::load`], and when there is no memory for the table.
     pub fn with_table(generator: &Netns, device: &str, pages: u32) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries(traffic::TABLE, pages)
-            .override_global(traffic::PAGES, &pages, true)
-            .load(TRAFFIC_OBJECT)
+            .map_max_entries(weir_traffic::TABLE, pages)
+            .override_global(weir_traffic::PAGES, &pages, true)
+            .load(OBJECT)
             .context("traffic programs")?;
         for name in PROGRAMS {
             program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
@@ -115,7 +123,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// Makes `device` the one that [`traffic::REDIRECT`] and [`traffic::LIMIT`] send by.
+    /// Makes `device` the one that [`weir_traffic::REDIRECT`] and [`weir_traffic::LIMIT`] send by.
     ///
     /// # Errors
     /// When the device is not there.
@@ -224,7 +232,7 @@ impl Traffic {
         self.count(COUNT_HOME)
     }
 
-    /// One-way delays of stamped frames so far, by [`traffic::delay_bucket`].
+    /// One-way delays of stamped frames so far, by [`weir_traffic::delay_bucket`].
     ///
     /// # Errors
     /// When they cannot be read.

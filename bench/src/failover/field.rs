@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
-use weir_ebpf::traffic::{Arrivals, MODE_WATCH, Plan as Load};
+use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
 use weir_wire::layout::control::uplink_state;
 
 use super::connections::{CONNECTIONS, Connections, Fate};

@@ -1,7 +1,8 @@
-//! What the traffic programs and their user agree on: names, plan, counts, and the arithmetic of
-//! flows, headers and delays.
+//! The programs that make and count the frames of measurements, as user space sees them: names,
+//! plan, counts, and the arithmetic of flows, headers and delays.
 //!
-//! The programs are the package's binary `weir-traffic`. [`GENERATE`] is never attached: live-frame
+//! The programs are the package's binary `weir-traffic`, built for `bpfel-unknown-none` by
+//! `scripts/ebpf-build`; their stripped object is committed as `prog/traffic.o`. [`GENERATE`] is never attached: live-frame
 //! test runs (`BPF_F_TEST_XDP_LIVE_FRAMES`, Documentation/bpf/bpf_prog_run.rst) call it with one
 //! recycled page after another, so it writes every header whole. [`FAR`] is attached where
 //! providers are, [`HOME`] where the frames come from; [`REDIRECT`], [`LIMIT`] and [`PASS`] go on a
@@ -9,6 +10,7 @@
 //! [`NOTICE`] is the filter of a socket that nobody reads.
 //!
 //! Frame lengths here are without the frame check sequence.
+#![no_std]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

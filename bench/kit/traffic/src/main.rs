@@ -1,4 +1,4 @@
-//! The traffic programs: see the library's `traffic` module.
+//! The traffic programs: see the library.
 #![no_std]
 #![no_main]
 
@@ -12,10 +12,9 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{map, socket_filter, xdp};
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::{SkBuffContext, XdpContext};
-use weir_ebpf::traffic::{
-    self, ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN,
-    MODE_REFLECT, MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, Plan, SIZES,
-    STAMP_AT, State,
+use weir_traffic::{
+    ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT,
+    MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, Plan, SIZES, STAMP_AT, State,
 };
 
 #[map]
@@ -37,14 +36,14 @@ static PATTERN: Array<Pattern> = Array::with_max_entries(1, 0);
 #[map]
 static MOMENT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// [`traffic::PAGES`]. Set when the program is loaded, so that the verifier makes a number of it.
+/// [`weir_traffic::PAGES`]. Set when the program is loaded, so that the verifier makes a number of it.
 #[unsafe(no_mangle)]
 static PAGES: u32 = 1;
 
 const MMAPABLE: u32 = 1 << 10;
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
-/// Looks at the clock, each some 20 ns, before a frame goes too early: [`traffic::MAX_INTERVAL_NS`]
+/// Looks at the clock, each some 20 ns, before a frame goes too early: [`weir_traffic::MAX_INTERVAL_NS`]
 /// is well below what they take. The verifier follows at most 8192 jumps out of a loop.
 const LOOKS: u32 = 8000;
 
@@ -71,7 +70,7 @@ fn generate(ctx: XdpContext) -> u32 {
     if ctx.data() + STAMP_AT + 8 > ctx.data_end() {
         return XDP_ABORTED;
     }
-    let words = traffic::header(plan, state.flow, frame_len);
+    let words = weir_traffic::header(plan, state.flow, frame_len);
     let frame = ctx.data() as *mut u64;
     // SAFETY: the comparison shows that the bytes are there. Pages of a test run are aligned, and
     // so is the headroom.
@@ -84,7 +83,7 @@ fn generate(ctx: XdpContext) -> u32 {
         frame.add(5).write(words[5]);
         frame.add(STAMP_AT / 8).write(now);
     }
-    state.flow = traffic::next_flow(plan, state.flow);
+    state.flow = weir_traffic::next_flow(plan, state.flow);
     state.sent += 1;
     OUT.redirect(OUT_GENERATOR, 0).unwrap_or_else(|action| action)
 }
@@ -144,7 +143,7 @@ fn far(ctx: XdpContext) -> u32 {
         let sent = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
         // SAFETY: the helper has no conditions.
         let now = unsafe { bpf_ktime_get_ns() };
-        let bucket = traffic::delay_bucket(now.wrapping_sub(sent));
+        let bucket = weir_traffic::delay_bucket(now.wrapping_sub(sent));
         if let Some(delays) = DELAYS.get_ptr_mut(bucket) {
             // SAFETY: this CPU's own.
             unsafe { *delays += 1 };
@@ -176,7 +175,7 @@ fn limit(ctx: XdpContext) -> u32 {
     let pages = unsafe { (&raw const PAGES).read_volatile() };
     // SAFETY: the header is six words.
     let words = unsafe { [frame.add(3).read(), frame.add(4).read()] };
-    let (page, line) = traffic::line_of(words, pages);
+    let (page, line) = weir_traffic::line_of(words, pages);
     let Some(page) = TABLE.get(page) else { return XDP_ABORTED };
     onward(frame, page[line][0])
 }
@@ -248,7 +247,7 @@ fn count(ctx: &XdpContext, slot: u32) {
 /// Notes a frame's time at the port whose hardware address ends so.
 #[inline(always)]
 fn watch(last_byte: u16) {
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(traffic::arrival_slot(last_byte as u8)) else {
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(weir_traffic::arrival_slot(last_byte as u8)) else {
         return;
     };
     // SAFETY: the helper has no conditions, and the arrivals are this CPU's own.
