@@ -12,15 +12,15 @@ demo: deps
 # traffic to move. Those with a gateway run in both tiers.
 test: deps lint
 	$(CARGO) build --workspace --locked
-	$(CARGO) test --workspace --locked --exclude weir-bench
-	$(CARGO) test --locked -p weir-bench -- --test-threads=1
+	$(CARGO) test --workspace --locked --exclude weir-kit --exclude weir-bench
+	$(CARGO) test --locked -p weir-kit -p weir-bench -- --test-threads=1
 	WEIR_TIER=user $(CARGO) test --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
 
 # Measures everything that one machine can, in about ten minutes: target/bench/report.md.
 bench:
-	$(CARGO) build --release -p weir-bench
+	$(CARGO) build --release --workspace
 	target/release/weir-bench report
 
 lint:

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
+use weir_kit::netns::Netns;
+use weir_kit::traffic::{Size, Traffic};
+use weir_kit::wait;
+use weir_kit::weir::Weir;
 use weir_shm::counters::Counters;
 use weir_wire::layout::counters::Counter;
 
+use crate::compare::GATEWAY_CPU;
 use crate::compare::site::Site;
 use crate::compare::weir::{Tier, establish, start};
-use crate::compare::{GATEWAY_CPU, Size, Traffic};
 use crate::machine;
-use crate::netns::Netns;
 use crate::section::{Section, figure, median, range, table};
-use crate::wait;
-use crate::weir::Weir;
 
 /// Time between frames of established flows.
 const PACE: Duration = Duration::from_micros(2);

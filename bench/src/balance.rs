@@ -9,11 +9,11 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
 use weir_control::buckets::{Buckets, Member, Table, bound, moved};
+use weir_kit::random::Random;
 use weir_wire::hash::hash2;
 use weir_wire::layout::control::BUCKETS;
 
 use crate::plot::{Data, Plot};
-use crate::random::Random;
 use crate::section::{Section, figure, median, table};
 
 /// Flows that are spread over the buckets.

@@ -6,14 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use weir_control::api::Request;
+use weir_kit::iperf::{self, Load};
+use weir_kit::plan::{Plan, Uplink};
+use weir_kit::server::{self, ECHO_PORT, Server};
+use weir_kit::topology::Topology;
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, udp_flows};
 use weir_wire::layout::counters::UplinkCounters;
-
-use crate::iperf::{self, Load};
-use crate::plan::{Plan, Uplink};
-use crate::server::{self, ECHO_PORT, Server};
-use crate::topology::Topology;
-use crate::weir::{UPLINKS, Weir};
-use crate::{clients, udp_flows};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
+use weir_kit::traffic::{Call, Size, Traffic};
 use weir_traffic::{DELAY_BUCKETS, MAX_INTERVAL_NS, delay_of};
 
-use crate::compare::{Call, Prepared, Size, System, Traffic};
+use crate::compare::{Prepared, System};
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, range, table};
 

@@ -1,24 +1,19 @@
-//! `weir-bench`: build a site in namespaces, enter it, and clean up after it.
+//! `weir-bench`: show weir at work, and measure it.
 
 #![forbid(unsafe_code)]
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use weir_bench::compare::{Comparison, Report, Size, System};
+use weir_bench::compare::{Comparison, Report, System};
 use weir_bench::memory::options::{Options, Pages};
-use weir_bench::netns::{Netns, require_root};
-use weir_bench::plan::{Lan, Offloads, Plan, Uplink};
-use weir_bench::run::Tag;
-use weir_bench::topology::Topology;
 use weir_bench::{
-    adopt, balance, cleanup, failover, footprint, latency, new_flows, noise, pipeline, report,
-    rest, setup, teardown, update,
+    adopt, balance, failover, footprint, latency, new_flows, noise, pipeline, report, rest, setup,
+    teardown, update,
 };
+use weir_kit::traffic::Size;
 
 #[derive(Parser)]
 #[command(name = "weir-bench", version, about)]
@@ -29,17 +24,6 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Work with sites made of network namespaces.
-    #[command(subcommand)]
-    Topo(Topo),
-    /// Run a command in a network namespace.
-    Exec {
-        /// Name of the namespace.
-        netns: String,
-        /// The command and its arguments.
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
     /// Show weir at work: three providers, real clients, live weights, an uplink taken out.
     Demo,
     /// Measure weir beside the kernel, a bare redirect and testpmd: the same traffic for all.
@@ -115,14 +99,6 @@ enum Action {
         #[arg(long, default_value = "target/bench")]
         output: PathBuf,
     },
-    /// Remove what runs left whose process is gone.
-    Clean,
-    /// Wait for the end of standard input, then destroy a run.
-    #[command(hide = true)]
-    Reap {
-        /// The run's tag, PID-NUMBER.
-        tag: Tag,
-    },
 }
 
 #[derive(clap::Args)]
@@ -145,12 +121,6 @@ struct Compare {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Subcommand)]
-enum Topo {
-    /// Build a site and keep it until this process ends.
-    Up(Up),
 }
 
 #[derive(clap::Args)]
@@ -184,41 +154,8 @@ struct SetupRate {
     json: bool,
 }
 
-#[derive(clap::Args)]
-struct Up {
-    /// Number of providers.
-    #[arg(long, default_value_t = 3)]
-    providers: usize,
-    /// Number of LAN hosts.
-    #[arg(long, default_value_t = 4)]
-    hosts: usize,
-    /// Number of servers in the Internet.
-    #[arg(long, default_value_t = 2)]
-    servers: usize,
-    /// Addresses of the gateway on every uplink.
-    #[arg(long, default_value_t = 1)]
-    addresses: usize,
-    /// MTU of every uplink.
-    #[arg(long, default_value_t = 1500)]
-    mtu: u32,
-    /// Queues of every veth device.
-    #[arg(long, default_value_t = 1)]
-    queues: u32,
-    /// Give every host a LAN port of its own instead of a switch.
-    #[arg(long)]
-    direct: bool,
-    /// Give every host a second address from a prefix that all providers route.
-    #[arg(long)]
-    owned_prefix: bool,
-    /// Join every uplink to its provider by a relay in user space.
-    #[arg(long)]
-    lines: bool,
-}
-
 fn main() -> Result<()> {
     match Arguments::parse().action {
-        Action::Topo(Topo::Up(up)) => topo_up(&up),
-        Action::Exec { netns, command } => exec(&netns, &command),
         Action::Demo => weir_bench::demo::run(),
         Action::Compare(arguments) => compare(arguments),
         Action::Latency { options, json } => latency::run(&options)?.print(json),
@@ -233,8 +170,6 @@ fn main() -> Result<()> {
         Action::Balance { options, json } => balance::run(&options)?.print(json),
         Action::Noise { options, json } => noise::run(&options)?.print(json),
         Action::Report { output } => report::run(&output, report::BENCHMARKS),
-        Action::Clean => clean(),
-        Action::Reap { tag } => cleanup::reap(tag, std::io::stdin()),
     }
 }
 
@@ -273,72 +208,4 @@ fn setup_rate(arguments: SetupRate) -> Result<()> {
     }
     options.rounds = rounds.unwrap_or(options.rounds);
     new_flows::run(&options)?.print(json)
-}
-
-fn topo_up(up: &Up) -> Result<()> {
-    let uplink = Uplink { addresses: up.addresses, mtu: up.mtu };
-    let lan = if up.direct { Lan::Direct } else { Lan::Switched };
-    let topology = Topology::build(Plan {
-        uplinks: vec![uplink; up.providers],
-        hosts: up.hosts,
-        lan,
-        servers: up.servers,
-        queues: up.queues,
-        owned_prefix: up.owned_prefix,
-        lines: if up.lines { (0..up.providers).collect() } else { Vec::new() },
-        offloads: Offloads::None,
-    })?;
-    describe(&topology);
-    // No signal handler: whatever ends this process, the reaper sees the end of its pipe.
-    loop {
-        std::thread::park();
-    }
-}
-
-fn describe(topology: &Topology) {
-    let ports = topology.lan_ports().join(" ");
-    println!("gateway   {}  ports {ports}", topology.gateway.name());
-    for provider in &topology.providers {
-        let addresses: Vec<_> = provider.addresses.iter().map(ToString::to_string).collect();
-        println!(
-            "provider  {}  {} with {}, next hop {}",
-            provider.netns.name(),
-            provider.interface(),
-            addresses.join(" "),
-            provider.next_hop
-        );
-    }
-    for host in &topology.hosts {
-        let owned = host.owned.map(|address| format!(" {address}")).unwrap_or_default();
-        println!("host      {}  {}{owned}", host.netns.name(), host.address);
-    }
-    let servers: Vec<_> = topology.servers.iter().map(ToString::to_string).collect();
-    println!("internet  {}  {}", topology.internet.name(), servers.join(" "));
-    println!("enter one with: weir-bench exec {} -- bash", topology.gateway.name());
-    println!("ready; everything is removed when this process ends (Ctrl-C)");
-}
-
-fn exec(netns: &str, command: &[String]) -> Result<()> {
-    require_root()?;
-    Netns::named(netns).enter()?;
-    let error = Command::new(&command[0]).args(&command[1..]).exec();
-    Err(error).with_context(|| format!("cannot start {}", command[0]))
-}
-
-fn clean() -> Result<()> {
-    require_root()?;
-    let mut failed = 0;
-    for tag in cleanup::dead_runs()? {
-        match cleanup::destroy(tag) {
-            Ok(()) => println!("removed run {tag}"),
-            Err(error) => {
-                failed += 1;
-                eprintln!("{error:#}");
-            }
-        }
-    }
-    if failed > 0 {
-        bail!("{failed} runs could not be removed completely; see above");
-    }
-    Ok(())
 }

@@ -6,12 +6,13 @@
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
+use weir_kit::traffic::Size;
 use weir_traffic::Plan as Load;
 use weir_wire::layout::counters::Counter;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::Tier;
-use crate::compare::{Size, linux, weir};
+use crate::compare::{linux, weir};
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, range, table};
 

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use weir_control::health::window::Figures;
+use weir_kit::line::Impairment;
+use weir_kit::pests::{PestReport, Pests};
+use weir_kit::probed::{ECHO, Probed, told};
+use weir_kit::tcp_load::{TcpLoad, TcpReport};
+use weir_kit::udp_flows::{self, UdpReport};
+use weir_kit::weir::UPLINKS;
 
-use crate::line::Impairment;
-use crate::pests::{PestReport, Pests};
-use crate::probed::{ECHO, Probed, told};
 use crate::section::{Section, figure, median, table};
-use crate::tcp_load::{TcpLoad, TcpReport};
-use crate::udp_flows::{self, UdpReport};
-use crate::weir::UPLINKS;
 
 /// Each way; there and back it is 2 % and 50 ms.
 const NOISE: Impairment = Impairment {

@@ -9,6 +9,7 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
+use weir_kit::random::Random;
 use weir_wire::layout::counters::Counter;
 use weir_xsk::Umem;
 
@@ -20,7 +21,6 @@ use crate::memory::options::{Options, Pages, bytes_on_huge_pages};
 use crate::memory::traffic::{Packet, Protocol, Template};
 use crate::memory::{heap, ring};
 use crate::plot::{Data, Plot};
-use crate::random::Random;
 use crate::section::{Section, figure, median, range, table};
 
 const FLOWS: [usize; 4] = [1024, 64_512, 1_032_192, 4_128_768];

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
+use weir_kit::traffic::Size;
 
-use crate::compare::{self, Comparison, Size, System};
+use crate::compare::{self, Comparison, System};
 use crate::machine::Machine;
 use crate::section::Section;
 use crate::{

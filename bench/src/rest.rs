@@ -8,15 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
+use weir_kit::moments::{Notice, when_changed};
+use weir_kit::netns::Netns;
+use weir_kit::run::Run;
+use weir_kit::weir::Weir;
+use weir_kit::{process, wait};
 use weir_shm::control::ControlRegion;
 use weir_wire::layout::control::uplink_state;
 
-use crate::moments::{Notice, when_changed};
-use crate::netns::Netns;
-use crate::run::Run;
+use crate::machine;
 use crate::section::{Section, figure, median, range, table};
-use crate::weir::Weir;
-use crate::{machine, process, wait};
 
 /// How long a cut uplink must be well before it is used again, milliseconds.
 const HOLD_DOWN_MS: u32 = 100;

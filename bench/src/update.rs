@@ -14,17 +14,19 @@ use rustix::process::setpriority_process;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_control::api::Request;
+use weir_kit::moments::{Notice, WATCH, now_ns, when_changed};
+use weir_kit::traffic::{Size, Traffic};
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{process, wait};
 use weir_shm::control::ControlRegion;
 use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
 use weir_wire::layout::control::uplink_state;
 
+use crate::compare::GATEWAY_CPU;
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::{Tier, establish, start_with};
-use crate::compare::{GATEWAY_CPU, Size, Traffic};
-use crate::moments::{Notice, WATCH, now_ns, when_changed};
 use crate::section::{Section, figure, median, percentile, range, table};
-use crate::weir::{UPLINKS, Weir};
-use crate::{machine, plot, process, wait};
+use crate::{machine, plot};
 
 /// How long frames are sent in a trial: the set-up of the call, the time before, and what a program
 /// takes to start and to make the change on a busy CPU.

@@ -5,14 +5,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use weir_bench::capture::{Capture, Tally};
-use weir_bench::long_flows::LongFlows;
-use weir_bench::plan::Plan;
-use weir_bench::server::{ECHO_PORT, Server};
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{clients, udp_flows, wait};
 use weir_control::health::target::Status;
+use weir_kit::capture::{Capture, Tally};
+use weir_kit::long_flows::LongFlows;
+use weir_kit::plan::Plan;
+use weir_kit::server::{ECHO_PORT, Server};
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, udp_flows, wait};
 use weir_wire::layout::control::{host_class, uplink_state};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

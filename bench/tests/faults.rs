@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use weir_bench::capture::Capture;
-use weir_bench::line::{Direction, Impairment};
-use weir_bench::long_flows::{Alive, LongFlows};
-use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
-use weir_bench::topology::TOWARDS_GATEWAY;
-use weir_bench::{clients, plan, server, udp_flows, wait};
 use weir_control::health::{Entry, Reason, State};
+use weir_kit::capture::Capture;
+use weir_kit::line::{Direction, Impairment};
+use weir_kit::long_flows::{Alive, LongFlows};
+use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::topology::TOWARDS_GATEWAY;
+use weir_kit::{clients, plan, server, udp_flows, wait};
 use weir_wire::layout::control::uplink_state;
 
 /// The uplink that things happen to, and the healthy one.

@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weir_bench::capture::{Capture, Tally};
-use weir_bench::plan::{self, Plan, Uplink};
-use weir_bench::server::{self, ECHO_PORT, Server};
-use weir_bench::tcp_load::TcpLoad;
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::{UPLINKS, Weir};
-use weir_bench::{clients, iperf, udp_flows, wait};
 use weir_control::api::Request;
+use weir_kit::capture::{Capture, Tally};
+use weir_kit::plan::{self, Plan, Uplink};
+use weir_kit::server::{self, ECHO_PORT, Server};
+use weir_kit::tcp_load::TcpLoad;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, iperf, udp_flows, wait};
 use weir_shm::control::ControlRegion;
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::Counter;
@@ -77,7 +77,7 @@ fn real_clients_work_and_no_checksum_breaks() {
     weir.check_conservation().unwrap();
     let counters = weir.counters().unwrap();
     let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
-    match weir_bench::weir::tier().as_str() {
+    match weir_kit::weir::tier().as_str() {
         "user" => assert_eq!(kernel, 0),
         _ => assert!(
             kernel > 10 * user,
@@ -293,7 +293,7 @@ fn what_the_user_tier_sends_goes_by_a_tap_device_and_without_one_by_its_sockets(
 /// The kernel tier needs no process.
 #[test]
 fn an_established_flow_loses_nothing_while_the_dataplane_is_dead() {
-    if weir_bench::weir::tier() != "kernel" {
+    if weir_kit::weir::tier() != "kernel" {
         return;
     }
     let (topology, _server, mut weir) = site(Plan::new(3, 1));

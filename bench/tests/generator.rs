@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use weir_bench::compare::System;
-use weir_bench::process::Process;
+use weir_kit::process::Process;
 
 /// Enough for several tenths of a second, however fast the machine.
 const FRAMES: u32 = 1 << 23;

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use weir_bench::moments::now_ns;
-use weir_bench::netns::Netns;
-use weir_bench::plan::{self, OWNED_PREFIX, Plan};
-use weir_bench::process::{self, Process};
-use weir_bench::quic::{self, Transfer};
-use weir_bench::server::{self, Server};
-use weir_bench::topology::{Host, Topology};
-use weir_bench::weir::{UPLINKS, Weir};
-use weir_bench::witness::{Clients, Witness};
-use weir_bench::{clients, dns, iperf, wait};
 use weir_control::api::Request;
+use weir_kit::moments::now_ns;
+use weir_kit::netns::Netns;
+use weir_kit::plan::{self, OWNED_PREFIX, Plan};
+use weir_kit::process::{self, Process};
+use weir_kit::quic::{self, Transfer};
+use weir_kit::server::{self, Server};
+use weir_kit::topology::{Host, Topology};
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::witness::{Clients, Witness};
+use weir_kit::{clients, dns, iperf, wait};
 use weir_wire::layout::control::uplink_state;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -113,7 +113,7 @@ impl Site {
 
     /// The source ports of a host's flows to the witness, on one uplink.
     fn ports_on(&self, host: usize, protocol: &str, uplink: usize) -> BTreeSet<u16> {
-        let to = format!("{SERVER}:{}", weir_bench::witness::PORT);
+        let to = format!("{SERVER}:{}", weir_kit::witness::PORT);
         let port = |flow: Flow| flow.inside.rsplit(':').next().unwrap().parse().unwrap();
         let flows = self.flows(host, protocol).into_iter();
         flows.filter(|flow| flow.uplink == uplink && flow.destination == to).map(port).collect()

@@ -3,16 +3,16 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use weir_bench::line::Impairment;
-use weir_bench::long_flows::{Alive, LongFlows};
-use weir_bench::plan::{self, Plan};
-use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
-use weir_bench::server::Server;
-use weir_bench::topology::Topology;
-use weir_bench::weir::{UPLINKS, Weir};
-use weir_bench::{udp_flows, wait};
 use weir_control::api::Request;
 use weir_control::health::{Reason, State};
+use weir_kit::line::Impairment;
+use weir_kit::long_flows::{Alive, LongFlows};
+use weir_kit::plan::{self, Plan};
+use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::server::Server;
+use weir_kit::topology::Topology;
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{udp_flows, wait};
 
 const FIBER: usize = 0;
 const CABLE: usize = 1;

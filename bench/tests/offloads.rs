@@ -4,11 +4,11 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
-use weir_bench::plan::{self, Lan, Offloads, Plan};
-use weir_bench::server::{self, ECHO_PORT, Server};
-use weir_bench::topology::Topology;
-use weir_bench::weir::Weir;
-use weir_bench::{clients, iperf, udp_flows};
+use weir_kit::plan::{self, Lan, Offloads, Plan};
+use weir_kit::server::{self, ECHO_PORT, Server};
+use weir_kit::topology::Topology;
+use weir_kit::weir::Weir;
+use weir_kit::{clients, iperf, udp_flows};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

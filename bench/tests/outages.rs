@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use weir_bench::capture::Capture;
-use weir_bench::long_flows::LongFlows;
-use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
-use weir_bench::tcp_load::TcpLoad;
-use weir_bench::topology::TOWARDS_GATEWAY;
-use weir_bench::{clients, process, udp_flows, wait};
 use weir_control::health::State;
+use weir_kit::capture::Capture;
+use weir_kit::long_flows::LongFlows;
+use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::tcp_load::TcpLoad;
+use weir_kit::topology::TOWARDS_GATEWAY;
+use weir_kit::{clients, process, udp_flows, wait};
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::Counter;
 

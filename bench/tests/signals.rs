@@ -6,18 +6,18 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use weir_bench::pests::Pests;
-use weir_bench::plan::{self, Plan, Port};
-use weir_bench::probed::{ECHO, Probed, SERVER, is, told};
-use weir_bench::server::Server;
-use weir_bench::station::Station;
-use weir_bench::tcp_load::TcpLoad;
-use weir_bench::topology::Topology;
-use weir_bench::weir::{UPLINKS, Weir};
-use weir_bench::{udp_flows, wait};
 use weir_control::health::target::Status;
 use weir_control::health::{Entry, ProbeError, Reason, State};
 use weir_control::monitor::TargetView;
+use weir_kit::pests::Pests;
+use weir_kit::plan::{self, Plan, Port};
+use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::server::Server;
+use weir_kit::station::Station;
+use weir_kit::tcp_load::TcpLoad;
+use weir_kit::topology::Topology;
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{udp_flows, wait};
 use weir_wire::layout::counters::Counter;
 
 const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";

@@ -9,11 +9,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use weir_kit::plan::Port;
+use weir_kit::wait;
 
 use super::site::{HOSTS, Site};
 use super::system::{Gateway, Prepared};
-use crate::plan::Port;
-use crate::wait;
 
 const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";

@@ -19,16 +19,16 @@ mod report;
 pub mod site;
 pub mod system;
 mod testpmd;
-pub mod traffic;
 pub mod weir;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use weir_kit::traffic::Size;
 
 pub use report::{Absent, Measured, Report, section};
+
 pub use system::{Gateway, Prepared, System};
-pub use traffic::{Call, GENERATOR_CPU, Size, Traffic};
 
 /// The CPU of gateways that are programs.
 pub const GATEWAY_CPU: usize = 1;

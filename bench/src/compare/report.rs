@@ -3,10 +3,10 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use weir_kit::traffic::Size;
 
 use super::Comparison;
 use super::system::System;
-use super::traffic::Size;
 use crate::plot::{Data, Plot};
 use crate::section::{Section, median, range, table};
 

@@ -10,12 +10,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use weir_kit::plan::{Lan, Plan, Port, Uplink};
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::traffic::{Size, Traffic, scattering_stride};
 use weir_traffic::{MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Plan as Load};
 use zerocopy::transmute;
-
-use super::traffic::{Size, Traffic, scattering_stride};
-use crate::plan::{Lan, Plan, Port, Uplink};
-use crate::topology::{TOWARDS_GATEWAY, Topology};
 
 /// Most endpoints; more flows go to more destinations. Two uplinks of [`ADDRESSES`] addresses have
 /// half as many ports again.

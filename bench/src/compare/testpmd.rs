@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use weir_kit::plan::Port;
+use weir_kit::process::Process;
+use weir_kit::traffic::GENERATOR_CPU;
+use weir_kit::wait;
 
+use super::GATEWAY_CPU;
 use super::site::Site;
 use super::system::{Gateway, Prepared};
-use super::{GATEWAY_CPU, GENERATOR_CPU};
-use crate::plan::Port;
-use crate::process::Process;
-use crate::wait;
 
 const PROGRAM: &str = "dpdk-testpmd";
 

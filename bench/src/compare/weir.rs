@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_control::health::Health;
+use weir_kit::weir::{UPLINKS, Weir};
 use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;
 use super::site::Site;
 use super::system::{Gateway, Prepared};
-use crate::weir::{UPLINKS, Weir};
 
 /// Which tiers forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-
-use crate::moments::{now_ns, sleep_exactly};
+use weir_kit::moments::{now_ns, sleep_exactly};
 
 /// Connections, and as many UDP sockets: with `PACE`, each sends a byte every 40 ms, so that the first segments of a
 /// window are still unsent when a silent fault is found.

@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
+use weir_kit::moments::{Notice, now_ns, when_changed};
+use weir_kit::plan::{self, OWNED_PREFIX, Plan};
+use weir_kit::server::{ECHO_PORT, Server};
+use weir_kit::topology::Provider;
+use weir_kit::traffic::{Size, Traffic};
+use weir_kit::wait;
+use weir_kit::weir::{UPLINKS, Weir};
 use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
 use weir_wire::layout::control::uplink_state;
 
 use super::connections::{CONNECTIONS, Connections, Fate};
+use crate::compare::GATEWAY_CPU;
 use crate::compare::site::Site;
 use crate::compare::weir::establish;
-use crate::compare::{GATEWAY_CPU, Size, Traffic};
-use crate::moments::{Notice, now_ns, when_changed};
-use crate::plan::{self, OWNED_PREFIX, Plan};
-use crate::server::{ECHO_PORT, Server};
-use crate::topology::Provider;
-use crate::wait;
-use crate::weir::{UPLINKS, Weir};
 
 /// The uplink that fails; the others take over.
 const OLD: usize = 0;

@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{PacketBuilder, PacketBuilderStep};
-use weir_bench::plan::{self, Port};
-use weir_bench::station::Station;
+use weir_kit::plan::{self, Port};
+use weir_kit::station::Station;
 use weir_wire::ipv4;
 
 use crate::{mac, written};

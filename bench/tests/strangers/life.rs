@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use weir_bench::capture::{Capture, Tally};
-use weir_bench::frame::{self, Flow};
-use weir_bench::netns::Netns;
-use weir_bench::plan::{Lan, Plan};
-use weir_bench::station::Station;
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{clients, udp_flows};
+use weir_kit::capture::{Capture, Tally};
+use weir_kit::frame::{self, Flow};
+use weir_kit::netns::Netns;
+use weir_kit::plan::{Lan, Plan};
+use weir_kit::station::Station;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, udp_flows};
 use weir_wire::layout::counters::Counter;
 
 use crate::attempts::{MARK, Stranger, by_a_lan, by_a_provider};
@@ -79,7 +79,7 @@ fn while_nothing_passes(
         assert_eq!(faulty, broken * rounds, "where {} sends: {faults:?}", stranger.name);
         assert_eq!(lost, 0);
     }
-    let foreign = |p: &weir_bench::topology::Provider| p.foreign_sources().unwrap();
+    let foreign = |p: &weir_kit::topology::Provider| p.foreign_sources().unwrap();
     assert_eq!(topology.providers.iter().map(foreign).sum::<u64>(), 0);
 }
 

@@ -23,11 +23,11 @@ mod virtual_routers;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use weir_bench::netns::Netns;
-use weir_bench::plan::{Plan, Port};
-use weir_bench::server::{ECHO_PORT, Server};
-use weir_bench::topology::Topology;
-use weir_bench::weir::Weir;
+use weir_kit::netns::Netns;
+use weir_kit::plan::{Plan, Port};
+use weir_kit::server::{ECHO_PORT, Server};
+use weir_kit::topology::Topology;
+use weir_kit::weir::Weir;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use weir_bench::capture::Capture;
-use weir_bench::plan::{self, Plan};
-use weir_bench::server::Server;
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{clients, server};
+use weir_kit::capture::Capture;
+use weir_kit::plan::{self, Plan};
+use weir_kit::server::Server;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, server};
 
 use crate::{ECHO, SERVER, site};
 

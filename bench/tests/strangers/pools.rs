@@ -1,10 +1,10 @@
 //! Strangers who ask for an address of a pool that the gateway does not hold.
 
-use weir_bench::capture::Capture;
-use weir_bench::plan::{self, Plan, Port};
-use weir_bench::topology::TOWARDS_GATEWAY;
-use weir_bench::weir::Weir;
-use weir_bench::{clients, server};
+use weir_kit::capture::Capture;
+use weir_kit::plan::{self, Plan, Port};
+use weir_kit::topology::TOWARDS_GATEWAY;
+use weir_kit::weir::Weir;
+use weir_kit::{clients, server};
 
 use crate::{SERVER, site};
 

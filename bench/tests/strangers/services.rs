@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use weir_bench::capture::Capture;
-use weir_bench::netns::Netns;
-use weir_bench::plan::{self, Plan};
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{listeners, udp_flows, wait};
+use weir_kit::capture::Capture;
+use weir_kit::netns::Netns;
+use weir_kit::plan::{self, Plan};
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{listeners, udp_flows, wait};
 use weir_wire::layout::counters::Counter;
 
 use crate::{ECHO, SERVER, network_behind, site};

@@ -9,12 +9,12 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, PacketBuilder,
     PacketBuilderStep,
 };
-use weir_bench::plan::{self, Lan, Plan, Port};
-use weir_bench::server::{self, ECHO_PORT, Server};
-use weir_bench::station::Station;
-use weir_bench::topology::{Host, TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{clients, wait};
+use weir_kit::plan::{self, Lan, Plan, Port};
+use weir_kit::server::{self, ECHO_PORT, Server};
+use weir_kit::station::Station;
+use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, wait};
 use weir_wire::layout::counters::Counter;
 use weir_wire::tcp;
 
@@ -253,7 +253,7 @@ fn goes_on_as_before(stream: &mut TcpStream, weir: &Weir) {
     let before = weir.counters().unwrap().sum(Counter::UserRx);
     rounds(stream, 100);
     let by_user = weir.counters().unwrap().sum(Counter::UserRx) - before;
-    match weir_bench::weir::tier().as_str() {
+    match weir_kit::weir::tier().as_str() {
         "user" => assert!(by_user >= 200),
         _ => assert!(by_user < 20, "{by_user} packets in the user tier"),
     }

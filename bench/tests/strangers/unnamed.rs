@@ -3,14 +3,14 @@
 
 use std::net::Ipv4Addr;
 
-use weir_bench::capture::Capture;
-use weir_bench::netns::Netns;
-use weir_bench::plan::Plan;
-use weir_bench::server::{HTTP_PORT, Server};
-use weir_bench::station::Station;
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::weir::Weir;
-use weir_bench::{clients, server};
+use weir_kit::capture::Capture;
+use weir_kit::netns::Netns;
+use weir_kit::plan::Plan;
+use weir_kit::server::{HTTP_PORT, Server};
+use weir_kit::station::Station;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, server};
 
 use crate::attempts::{MARK, Stranger, by_a_provider};
 use crate::{SERVER, network_behind, site};
@@ -32,7 +32,7 @@ fn came(hosts: &[Netns], stranger: &mut Stranger) -> usize {
     let captures: Vec<_> = captures.collect();
     stranger.try_all();
     let tallies = captures.into_iter().map(|capture| capture.stop().unwrap());
-    let marked = |flow: &&weir_bench::frame::Flow| flow.destination_port == MARK;
+    let marked = |flow: &&weir_kit::frame::Flow| flow.destination_port == MARK;
     tallies.map(|tally| tally.flows.keys().filter(marked).count()).sum()
 }
 

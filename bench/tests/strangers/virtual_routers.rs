@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use etherparse::PacketBuilder;
-use weir_bench::capture::Capture;
-use weir_bench::plan::{Plan, Port};
-use weir_bench::station::Station;
-use weir_bench::topology::TOWARDS_GATEWAY;
-use weir_bench::weir::Weir;
-use weir_bench::{clients, server, udp_flows, wait};
+use weir_kit::capture::Capture;
+use weir_kit::plan::{Plan, Port};
+use weir_kit::station::Station;
+use weir_kit::topology::TOWARDS_GATEWAY;
+use weir_kit::weir::Weir;
+use weir_kit::{clients, server, udp_flows, wait};
 use weir_wire::layout::counters::Counter;
 
 use crate::{ECHO, SERVER, mac, site, written};
@@ -73,7 +73,7 @@ fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
     assert!(lans.into_iter().all(|lan| lan.stop().unwrap().faulty == 0));
     // A megabyte is some 700 segments, of which the kernel tier takes all but a few.
     let forwarded = weir.counters().unwrap().sum(Counter::XdpForwarded);
-    match weir_bench::weir::tier().as_str() {
+    match weir_kit::weir::tier().as_str() {
         "user" => assert_eq!(forwarded, 0),
         _ => assert!(forwarded > 1000, "{forwarded}"),
     }

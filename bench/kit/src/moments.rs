@@ -18,8 +18,8 @@ use rustix::time::{ClockId, clock_gettime};
 use weir_traffic::{MOMENT, NOTICE, PATTERN, Part, Pattern};
 use zerocopy::transmute;
 
-use crate::compare::traffic::OBJECT;
 use crate::netns::Netns;
+use crate::traffic::OBJECT;
 
 /// Time between looks at a word.
 pub const WATCH: Duration = Duration::from_micros(20);

@@ -1,7 +1,7 @@
 //! One run: a unique tag, the namespaces that carry it, and the promise that they vanish with it.
 //!
 //! The promise holds even against SIGKILL, because another process keeps it: every run starts a
-//! reaper (`weir-bench reap TAG`) whose standard input is a pipe from the run. When the last writer
+//! reaper (`weir-kit reap TAG`) whose standard input is a pipe from the run. When the last writer
 //! of that pipe is gone, however it went, the reaper destroys what carries the tag
 //! ([`crate::cleanup::destroy`]). Dropping a run closes the pipe and waits for the reaper, so there
 //! is one way to clean up, and it is always exercised.
@@ -93,7 +93,7 @@ impl Run {
     /// Starts a run and its reaper; creates nothing else.
     ///
     /// # Errors
-    /// Without root, or when the `weir-bench` program cannot be found or started.
+    /// Without root, or when the `weir-kit` program cannot be found or started.
     pub fn start() -> Result<Self> {
         netns::require_root()?;
         let tag = Tag::next();
@@ -165,17 +165,17 @@ fn created(directory: PathBuf) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The `weir-bench` program: this one, or the one Cargo put beside (or one above) a test binary.
+/// The `weir-kit` program: this one, or the one Cargo put beside (or one above) a test binary.
 fn reaper_program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the path of this program")?;
     own.ancestors()
         .skip(1)
         .take(2)
-        .map(|directory| directory.join("weir-bench"))
+        .map(|directory| directory.join("weir-kit"))
         .find(|program| program.is_file())
         .ok_or_else(|| {
             anyhow!(
-                "no weir-bench program beside {}: build it (cargo build -p weir-bench)",
+                "no weir-kit program beside {}: build it (cargo build --workspace)",
                 own.display()
             )
         })

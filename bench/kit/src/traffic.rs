@@ -22,7 +22,7 @@ use crate::netns::Netns;
 pub const GENERATOR_CPU: usize = 0;
 
 /// The programs, as `scripts/ebpf-build` made them.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../kit/traffic/prog/traffic.o");
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../traffic/prog/traffic.o");
 
 /// All but [`weir_traffic::NOTICE`], which is no program of a device.
 const PROGRAMS: [&str; 6] = [

@@ -3,16 +3,16 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use weir_bench::netns::{Netns, require_root};
-use weir_bench::process::Process;
-use weir_bench::run::{Run, Tag};
-use weir_bench::{cleanup, wait};
+use weir_kit::netns::{Netns, require_root};
+use weir_kit::process::Process;
+use weir_kit::run::{Run, Tag};
+use weir_kit::{cleanup, wait};
 
 #[test]
 fn a_killed_builder_leaves_nothing_behind() {
     require_root().unwrap();
     let mut builder = Process::spawn(
-        Command::new(env!("CARGO_BIN_EXE_weir-bench"))
+        Command::new(env!("CARGO_BIN_EXE_weir-kit"))
             .args(["topo", "up", "--providers", "2", "--hosts", "2"])
             .stdout(Stdio::piped()),
     )
@@ -70,7 +70,7 @@ fn clean_removes_dead_runs_and_spares_live_ones() {
     let dead = Tag { pid: 1 << 22, number: std::process::id() }.netns("left");
     live.ip(&format!("netns add {}\n", dead.name())).unwrap();
 
-    let status = Command::new(env!("CARGO_BIN_EXE_weir-bench")).arg("clean").status().unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_weir-kit")).arg("clean").status().unwrap();
 
     assert!(status.success());
     assert!(!dead.path().exists());

@@ -7,14 +7,14 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weir_bench::capture::{Capture, Tally};
-use weir_bench::line::{Direction, Impairment};
-use weir_bench::plan::{Lan, Plan, Uplink};
-use weir_bench::server::{self, ECHO_PORT, Server};
-use weir_bench::tcp_load::TcpLoad;
-use weir_bench::topology::{TOWARDS_GATEWAY, Topology};
-use weir_bench::udp_flows::{self, UdpReport};
-use weir_bench::{clients, iperf, nginx, wait};
+use weir_kit::capture::{Capture, Tally};
+use weir_kit::line::{Direction, Impairment};
+use weir_kit::plan::{Lan, Plan, Uplink};
+use weir_kit::server::{self, ECHO_PORT, Server};
+use weir_kit::tcp_load::TcpLoad;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::udp_flows::{self, UdpReport};
+use weir_kit::{clients, iperf, nginx, wait};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
