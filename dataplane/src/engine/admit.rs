@@ -1,8 +1,26 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
-use weir_wire::layout::control::OnUplinkDown;
+use weir_shm::counters::UplinkCounter;
+use weir_shm::flows::{Action4, FlowTable4};
+use weir_wire::hash::flow4;
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::{OnUplinkDown, Translate, Uplink};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowKey4, flag};
+use weir_wire::{icmp, tcp};
 
-use super::*;
+use super::DropReason;
+use super::batch::Work;
+use super::context::{Context, sender};
+use super::sessions::{Sessions, translated};
+use super::slow_path::{opens, traffic_of};
+use crate::answer;
+use crate::flows::{self, NewFlow};
+use crate::mappings::{Hashed, Mapping};
+use crate::nat::{Endpoint, External, PortSlice};
+use crate::packet::{Buffer, Output, Received};
+use crate::purpose::Purpose;
+use crate::steering::{self, Traffic};
 
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
@@ -41,7 +59,7 @@ impl Outside {
     }
 }
 
-impl Engine {
+impl Context {
     /// Why the packet, which has no flow, begins none; `None`: it does.
     pub(super) fn begins_none(&self, work: &Work, frame: &[u8]) -> Option<DropReason> {
         let p = &work.parsed;
@@ -57,87 +75,6 @@ impl Engine {
         let reply =
             p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
         reply.then_some(Counter::DropNoFlow)
-    }
-
-    /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
-    /// does not carry.
-    pub(super) fn begin<B: Buffer>(
-        &mut self,
-        work: &Work,
-        key: &FlowKey4,
-        received: &Received<B>,
-        now: u32,
-        out: &mut impl Output<B>,
-    ) -> Result<u32, DropReason> {
-        let p = &work.parsed;
-        if !self.snapshot.half.is_behind(work.port, p.src) {
-            return Err(Counter::DropSource);
-        }
-        let traffic = traffic_of(p, work.port);
-        let endpoint = match work.new {
-            Some(new) => new.endpoint,
-            None => self.endpoint(&traffic),
-        };
-        let policy = endpoint.of.policy;
-        let known = self.mapping_of(&endpoint);
-        let mapped = known.filter(|mapping| {
-            self.is_in_force(mapping) || self.is_resort(mapping, policy, &traffic)
-        });
-        let (uplink, outside) = match mapped {
-            Some(Mapping { uplink, external }) => {
-                self.check_mtu(work, self.port_of(uplink), false, received, now, out)?;
-                let external = self.mappings.external(external);
-                let outside = Outside::new(&self.table, self.key, key, external);
-                (uplink, outside.ok_or(Counter::DropNoPort)?)
-            }
-            None => {
-                let prefetched = work.new.and_then(|new| new.choice);
-                let choice = match prefetched {
-                    Some(choice) if steering::usable(&self.control, choice.uplink) => choice,
-                    _ => self.choose_egress(policy, &traffic, key, now)?,
-                };
-                self.check_mtu(work, self.port_of(choice.uplink), false, received, now, out)?;
-                // Not before it is known that there is somewhere else to go.
-                let mut old = known;
-                while let Some(Mapping { external, .. }) = old {
-                    self.mappings.detach(&self.mappings.external(external));
-                    old = self.mappings.get(&endpoint);
-                }
-                (choice.uplink, self.translate(key, &choice)?)
-            }
-        };
-        let host = sender(received.frame.data(), work.port);
-        let Some(host_index) = self.neighbours.learn(host) else {
-            self.unknown_hosts.ask_about(self.key, work.port, p.src);
-            return Err(Counter::DropNeighbourFull);
-        };
-        let port = self.port_of(uplink);
-        let new = NewFlow {
-            inside: *key,
-            outside: outside.key,
-            hashes: [work.hash, outside.answers],
-            uplink,
-            host,
-            host_index,
-            port,
-            worker: self.id,
-            now,
-        };
-        let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
-        if let Some(external) = &outside.external
-            && key.proto != tcp::PROTOCOL
-        {
-            match mapped {
-                Some(_) => self.mappings.hold(&endpoint, uplink, external),
-                None => self.mappings.make(&endpoint, uplink, external),
-            }
-        }
-        self.observe(slot, (host, host_index), p, received.frame.data(), now);
-        self.flows += 1;
-        self.lane.add(Counter::FlowsCreated, 1);
-        self.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
-        self.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
-        Ok(slot)
     }
 
     /// The port of an uplink.
@@ -164,49 +101,146 @@ impl Engine {
         other.is_none_or(|other| other == uplink)
     }
 
+    /// The outside address of a host's flows by an uplink that translates: always the same one
+    /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
+    pub(super) fn address_for(&self, up: &Uplink, key: &FlowKey4) -> Option<[u8; 4]> {
+        let pool = up.addresses();
+        if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
+            return None;
+        }
+        let host = Purpose::Pool.hash(self.key, u64::from(u32::from_be_bytes(key.src)));
+        Some(pool[host as usize % pool.len()])
+    }
+}
+
+impl Sessions {
+    /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
+    /// does not carry.
+    pub(super) fn begin<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work,
+        key: &FlowKey4,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<u32, DropReason> {
+        let p = &work.parsed;
+        if !cx.snapshot.half.is_behind(work.port, p.src) {
+            return Err(Counter::DropSource);
+        }
+        let traffic = traffic_of(p, work.port);
+        let endpoint = match work.new {
+            Some(new) => new.endpoint,
+            None => self.endpoint(cx, &traffic),
+        };
+        let policy = endpoint.of.policy;
+        let known = self.mapping_of(&endpoint);
+        let mapped = known
+            .filter(|mapping| cx.is_in_force(mapping) || cx.is_resort(mapping, policy, &traffic));
+        let (uplink, outside) = match mapped {
+            Some(Mapping { uplink, external }) => {
+                cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
+                let external = self.mappings.external(external);
+                let outside = Outside::new(&self.table, cx.key, key, external);
+                (uplink, outside.ok_or(Counter::DropNoPort)?)
+            }
+            None => {
+                let prefetched = work.new.and_then(|new| new.choice);
+                let choice = match prefetched {
+                    Some(choice) if steering::usable(&cx.control, choice.uplink) => choice,
+                    _ => self.choose_egress(cx, policy, &traffic, key)?,
+                };
+                cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
+                // Not before it is known that there is somewhere else to go.
+                let mut old = known;
+                while let Some(Mapping { external, .. }) = old {
+                    self.mappings.detach(&self.mappings.external(external));
+                    old = self.mappings.get(&endpoint);
+                }
+                (choice.uplink, self.translate(cx, key, &choice)?)
+            }
+        };
+        let host = sender(received.frame.data(), work.port);
+        let Some(host_index) = cx.neighbours.learn(host) else {
+            cx.unknown_hosts.ask_about(cx.key, work.port, p.src);
+            return Err(Counter::DropNeighbourFull);
+        };
+        let port = cx.port_of(uplink);
+        let new = NewFlow {
+            inside: *key,
+            outside: outside.key,
+            hashes: [work.hash, outside.answers],
+            uplink,
+            host,
+            host_index,
+            port,
+            worker: cx.id,
+            now: cx.now,
+        };
+        let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
+        if let Some(external) = &outside.external
+            && key.proto != tcp::PROTOCOL
+        {
+            match mapped {
+                Some(_) => self.mappings.hold(&endpoint, uplink, external),
+                None => self.mappings.make(&endpoint, uplink, external),
+            }
+        }
+        self.observe(cx, slot, (host, host_index), p, received.frame.data());
+        self.flows += 1;
+        cx.lane.add(Counter::FlowsCreated, 1);
+        cx.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
+        cx.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
+        Ok(slot)
+    }
+
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
-    pub(super) fn choose_uplink(&self, policy: u8, traffic: &Traffic, now: u32) -> Option<u8> {
-        let heavy = self.snapshot.half.policies.get(usize::from(policy))?.heavy;
+    pub(super) fn choose_uplink(&self, cx: &Context, policy: u8, traffic: &Traffic) -> Option<u8> {
+        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.heavy;
         if heavy != NONE
-            && self.heavy.expects(traffic.src, traffic.dst, now)
-            && steering::usable(&self.control, heavy)
+            && self.heavy.expects(traffic.src, traffic.dst, cx.now)
+            && steering::usable(&cx.control, heavy)
         {
             return Some(heavy);
         }
-        steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic)
+        steering::uplink(&cx.snapshot, &cx.control, cx.key, policy, traffic)
     }
 
     /// Where a flow goes whose endpoint has no mapping.
     pub(super) fn choose_egress(
         &mut self,
+        cx: &mut Context,
         policy: u8,
         traffic: &Traffic,
         key: &FlowKey4,
-        now: u32,
     ) -> Result<EgressChoice, DropReason> {
-        let uplink = self.choose_uplink(policy, traffic, now).ok_or(Counter::DropNoUplink)?;
-        let up =
-            self.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
+        let uplink = self.choose_uplink(cx, policy, traffic).ok_or(Counter::DropNoUplink)?;
+        let up = cx.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
         if up.translate != Translate::Nat44 as u8 {
             return Ok(EgressChoice { uplink, port: None });
         }
-        let address = self.address_for(up, key).ok_or(Counter::DropNoPort)?;
-        let slice = PortSlice::of(up.nat_lo, up.nat_hi, self.id, self.workers)
-            .ok_or(Counter::DropNoPort)?;
+        let address = cx.address_for(up, key).ok_or(Counter::DropNoPort)?;
+        let slice =
+            PortSlice::of(up.nat_lo, up.nat_hi, cx.id, cx.workers).ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport);
-        let port = if slice.contains(own) { own } else { slice.draw(&mut self.random) };
+        let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto, address, port });
         Ok(EgressChoice { uplink, port: Some((first, slice)) })
     }
 
     /// What the flow looks like on its uplink, by the first port that is free.
-    fn translate(&mut self, key: &FlowKey4, choice: &EgressChoice) -> Result<Outside, DropReason> {
+    fn translate(
+        &mut self,
+        cx: &mut Context,
+        key: &FlowKey4,
+        choice: &EgressChoice,
+    ) -> Result<Outside, DropReason> {
         let Some((first, slice)) = choice.port else {
-            return Ok(Outside::same(self.key, key));
+            return Ok(Outside::same(cx.key, key));
         };
-        let (table, secret, mappings) = (&self.table, self.key, &self.mappings);
+        let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
         // What comes back to a port that a socket of the gateway has may be for that.
-        let bound = |port| key.proto != icmp::PROTOCOL && self.control.is_bound(port);
+        let bound = |port| key.proto != icmp::PROTOCOL && cx.control.is_bound(port);
         let mut outside = None;
         let free = |port: u16| {
             if bound(port) {
@@ -220,7 +254,7 @@ impl Engine {
             outside = if may_have { Outside::new(table, secret, key, external) } else { None };
             outside.is_some()
         };
-        slice.pick(first.of.port, &mut self.random, free);
+        slice.pick(first.of.port, &mut cx.random, free);
         outside.ok_or(Counter::DropNoPort)
     }
 
@@ -232,50 +266,39 @@ impl Engine {
         self.mappings.get(endpoint)
     }
 
-    /// The outside address of a host's flows by an uplink that translates: always the same one
-    /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
-    pub(super) fn address_for(&self, up: &Uplink, key: &FlowKey4) -> Option<[u8; 4]> {
-        let pool = up.addresses();
-        if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
-            return None;
-        }
-        let host = Purpose::Pool.hash(self.key, u64::from(u32::from_be_bytes(key.src)));
-        Some(pool[host as usize % pool.len()])
-    }
-
     /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It
     /// stays as it is when there is nowhere else to go.
     #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
     pub(super) fn leave_uplink<B: Buffer>(
         &mut self,
+        cx: &mut Context,
         work: &Work,
         key: &FlowKey4,
         slot: u32,
         action: &Action4,
         received: &Received<B>,
-        now: u32,
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
         let p = &work.parsed;
         let traffic = traffic_of(p, work.port);
-        let policy = steering::policy(&self.snapshot.half, &traffic);
-        if self.is_best(action.uplink, policy, &traffic) {
+        let policy = steering::policy(&cx.snapshot.half, &traffic);
+        if cx.is_best(action.uplink, policy, &traffic) {
             return Ok(slot);
         }
         if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 && !opens(p) {
-            match self.on_uplink_down(policy) {
+            match cx.on_uplink_down(policy) {
                 OnUplinkDown::Keep => return Ok(slot),
                 OnUplinkDown::Drop => return Err(Counter::DropUplinkDown),
                 OnUplinkDown::Reset => {}
             }
-            self.remove(slot);
+            self.remove(cx, slot);
             if let Some(reset) = answer::tcp_reset(received.frame.data(), p) {
-                self.originate(received.device, &reset, out);
+                cx.originate(received.device, &reset, out);
             }
             return Err(Counter::DropAnswered);
         }
-        self.remove(slot);
-        self.lane.add(Counter::FlowsMoved, 1);
-        self.begin(work, key, received, now, out)
+        self.remove(cx, slot);
+        cx.lane.add(Counter::FlowsMoved, 1);
+        self.begin(cx, work, key, received, out)
     }
 }

@@ -1,10 +1,18 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
+use weir_shm::counters::UplinkCounter;
+use weir_shm::flows::Action4;
 use weir_wire::layout::control::{ComeHome, uplink_state};
-use weir_wire::layout::flow::{FlowState, GROUP};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowEntry4, FlowState, GROUP, flag};
+use weir_wire::tcp;
 
-use super::*;
+use super::context::Context;
+use super::sessions::{Sessions, has_mapping};
+use crate::flows;
 use crate::fragments::LIFETIME_MS;
+use crate::packet::{Buffer, Output};
+use crate::steering;
 
 /// Slots that the walk looks ahead: of each flow it needs the other direction's entry too, which is
 /// anywhere.
@@ -23,12 +31,21 @@ pub(super) struct Passes {
     told: Option<(u32, u32)>,
 }
 
-impl Engine {
-    /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
-    /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
-    /// has heavy ones. Call once a tick.
-    pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
-        if self.snapshot.half.epoch == 0 {
+impl Context {
+    fn any_comes_home(&self) -> bool {
+        self.snapshot.half.policies.iter().any(|policy| policy.come_home != ComeHome::Stay as u8)
+    }
+}
+
+impl Sessions {
+    /// See [`Engine::age`](super::Engine::age).
+    pub(super) fn age<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        slots: u32,
+        out: &mut impl Output<B>,
+    ) {
+        if cx.snapshot.half.epoch == 0 {
             return;
         }
         self.sweep.tick();
@@ -36,7 +53,7 @@ impl Engine {
         while left > 0 {
             let index = self.cursor;
             if index == 0 {
-                self.begin_pass(now);
+                self.begin_pass(cx);
             }
             if index.is_multiple_of(GROUP) {
                 let forward = |action: &Action4| action.flags & flag::FORWARD != 0;
@@ -51,67 +68,63 @@ impl Engine {
                 continue;
             }
             let Some(entry) = slot.read() else { continue };
-            if entry.worker == self.id && entry.flags & flag::FORWARD != 0 {
-                self.look_at(index, &entry, now, out);
+            if entry.worker == cx.id && entry.flags & flag::FORWARD != 0 {
+                self.look_at(cx, index, &entry, out);
             }
         }
     }
 
     /// The walk is at the table's beginning. If a whole pass was of one round, says so to the
     /// neighbours, which the flows that were met refer to.
-    fn begin_pass(&mut self, now: u32) {
-        let round = self.neighbours.round();
+    fn begin_pass(&mut self, cx: &Context) {
+        let round = cx.neighbours.round();
         let told = self.passes.told;
-        let told = told.is_some_and(|(of, at)| of == round || now.wrapping_sub(at) < ROUND_MS);
+        let told = told.is_some_and(|(of, at)| of == round || cx.now.wrapping_sub(at) < ROUND_MS);
         if self.passes.began == Some(round) && !told {
-            self.passes.told = Some((round, now));
-            self.neighbours.walked(self.workers);
+            self.passes.told = Some((round, cx.now));
+            cx.neighbours.walked(cx.workers);
         }
-        self.passes.began = Some(self.neighbours.round());
+        self.passes.began = Some(cx.neighbours.round());
     }
 
     fn look_at<B: Buffer>(
         &mut self,
+        cx: &mut Context,
         index: u32,
         entry: &FlowEntry4,
-        now: u32,
         out: &mut impl Output<B>,
     ) {
-        let idle = flows::idle_ms(&self.table, entry, now);
-        let timeouts = &self.snapshot.half.timeouts;
+        let idle = flows::idle_ms(&self.table, entry, cx.now);
+        let timeouts = &cx.snapshot.half.timeouts;
         if idle >= flows::timeout_ms(timeouts, entry.proto, entry.flow_state) {
-            self.remove(index);
-            self.lane.add(Counter::FlowsExpired, 1);
+            self.remove(cx, index);
+            cx.lane.add(Counter::FlowsExpired, 1);
             return;
         }
         let back = self.table.slot(entry.peer);
-        self.neighbours.refer(back.action().host);
-        self.heavy.learn(entry, back.bytes(), now.wrapping_sub(idle));
-        let draining = self.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
-        if draining || self.any_comes_home() {
-            self.relocate(index, entry, idle, draining, now, out);
+        cx.neighbours.refer(back.action().host);
+        self.heavy.learn(entry, back.bytes(), cx.now.wrapping_sub(idle));
+        let draining = cx.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
+        if draining || cx.any_comes_home() {
+            self.relocate(cx, index, entry, idle, draining, out);
         }
-    }
-
-    fn any_comes_home(&self) -> bool {
-        self.snapshot.half.policies.iter().any(|policy| policy.come_home != ComeHome::Stay as u8)
     }
 
     /// Lets a flow go whose policy wants it elsewhere. It begins anew with its next packet.
     fn relocate<B: Buffer>(
         &mut self,
+        cx: &mut Context,
         index: u32,
         entry: &FlowEntry4,
         idle: u32,
         draining: bool,
-        now: u32,
         out: &mut impl Output<B>,
     ) {
         let traffic = self.traffic_in(entry);
-        let Some(number) = steering::policy_by_address(&self.snapshot.half, &traffic) else {
+        let Some(number) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
             return;
         };
-        let Some(policy) = self.snapshot.half.policies.get(usize::from(number)) else { return };
+        let Some(policy) = cx.snapshot.half.policies.get(usize::from(number)) else { return };
         let is_idle = idle >= u32::from(policy.idle_s) * 1000;
         let comes_home = match steering::is_away(policy, entry.uplink) {
             true => ComeHome::from_byte(policy.come_home),
@@ -125,29 +138,29 @@ impl Engine {
             ComeHome::All => survives || entry.flow_state != FlowState::Closing as u8,
         };
         let somewhere = || {
-            let to = steering::uplink(&self.snapshot, &self.control, self.key, number, &traffic);
+            let to = steering::uplink(&cx.snapshot, &cx.control, cx.key, number, &traffic);
             to.is_some_and(|uplink| uplink != entry.uplink)
         };
         if !(leaves || fails_back) || !somewhere() {
             return;
         }
-        if !leaves && !self.failback[usize::from(number)].allows(now) {
+        if !leaves && !cx.failback[usize::from(number)].allows(cx.now) {
             return;
         }
         if !survives {
-            self.reset(index, entry, out);
+            self.reset(cx, index, entry, out);
             return;
         }
         if comes_home == ComeHome::All {
             // Another flow of the endpoint would call it back.
             self.mappings.detach(&self.external_of(entry));
         }
-        self.remove(index);
-        self.lane.add(Counter::FlowsMoved, 1);
+        self.remove(cx, index);
+        cx.lane.add(Counter::FlowsMoved, 1);
     }
 
     /// Ends a flow, given its forward slot.
-    pub(super) fn remove(&mut self, forward: u32) {
+    pub(super) fn remove(&mut self, cx: &Context, forward: u32) {
         let Some(entry) = self.table.slot(forward).read() else { return };
         self.table.retire(forward);
         self.table.retire(entry.peer);
@@ -155,6 +168,6 @@ impl Engine {
             self.mappings.release(&self.external_of(&entry));
         }
         self.flows -= 1;
-        self.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
+        cx.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
     }
 }

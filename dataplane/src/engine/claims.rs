@@ -9,7 +9,12 @@
 //! A claim waits until the worker asks the kernel, once a tick, in a table of fixed size, and a flow
 //! has one at most: however many such packets come, the questions are few.
 
-use super::*;
+use weir_shm::flows::Action4;
+use weir_wire::hash::hash2;
+use weir_wire::layout::neighbour::{Neighbour, mark};
+
+use super::context::Context;
+use super::sessions::Sessions;
 
 /// So long is a host silent before another may take its flows over unconfirmed: less than a VRRP
 /// backup waits, three advertisements a second apart and its skew (RFC 9568 §6.1), and more than a
@@ -52,26 +57,35 @@ impl Default for Claims {
     }
 }
 
-impl Engine {
+impl Sessions {
     /// A packet of the flow, given its forward slot, came from a host other than its own. `true`:
     /// it is the flow's host from now on, for the prefix is behind another port now.
-    pub(super) fn claim(&mut self, slot: u32, action: &Action4, host: Neighbour, now: u32) -> bool {
+    pub(super) fn claim(
+        &mut self,
+        cx: &Context,
+        slot: u32,
+        action: &Action4,
+        host: Neighbour,
+    ) -> bool {
         if self.table.slot(action.peer).action().port != host.port {
-            self.move_host(slot, action, host);
+            self.move_host(cx, slot, action, host);
             return true;
         }
         let entry = self.table.slot(slot);
-        let silent = now.wrapping_sub(entry.last_seen()) as i32 >= SILENT_MS as i32;
+        let silent = cx.now.wrapping_sub(entry.last_seen()) as i32 >= SILENT_MS as i32;
         let claim = Claim { slot, generation: entry.generation(), host, silent };
-        let place = hash2(self.key, slot.into(), host.to_word()) as usize % WAITING;
+        let place = hash2(cx.key, slot.into(), host.to_word()) as usize % WAITING;
         self.claims.0[place].get_or_insert(claim);
         false
     }
 
-    /// Decides about the claims and the hosts that wait: `ask` says who has an address of the network
-    /// behind the interface with this index, or of one reached by a router there. Call once a tick.
-    pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
-        self.learn_unknown_hosts(&mut ask);
+    /// Decides about the claims that wait: see
+    /// [`Engine::settle_claims`](super::Engine::settle_claims).
+    pub(super) fn settle_claims(
+        &mut self,
+        cx: &Context,
+        mut ask: impl FnMut(u32, [u8; 4]) -> Owner,
+    ) {
         for place in 0..WAITING {
             let Some(claim) = self.claims.0[place].take() else { continue };
             let slot = self.table.slot(claim.slot);
@@ -79,21 +93,21 @@ impl Engine {
             else {
                 continue;
             };
-            let port = self.snapshot.half.ports[usize::from(claim.host.port)];
+            let port = cx.snapshot.half.ports[usize::from(claim.host.port)];
             let granted = match ask(port.ifindex, forward.src) {
                 Owner::At(mac) => mac == claim.host.mac,
                 Owner::Asked | Owner::Unknown => false,
                 Owner::Nobody => claim.silent,
             };
             if granted {
-                self.move_host(claim.slot, &slot.action(), claim.host);
+                self.move_host(cx, claim.slot, &slot.action(), claim.host);
             }
         }
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn move_host(&self, slot: u32, action: &Action4, host: Neighbour) {
-        let Some(index) = self.neighbours.learn(host) else { return };
+    fn move_host(&self, cx: &Context, slot: u32, action: &Action4, host: Neighbour) {
+        let Some(index) = cx.neighbours.learn(host) else { return };
         self.table.slot(action.peer).set_home(host.port, index);
         self.table.slot(slot).set_host(mark(host.to_word(), action.peer));
     }

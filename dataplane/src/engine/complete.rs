@@ -7,7 +7,7 @@
 //! end drops it.
 //!
 //! So a worker completes what takes the slow path, and lets that direction of the flow take no
-//! other: in neither tier does the short one look at data. Nothing is lost by doing that to a packet
+//! other: in neither tier does the fast path look at data. Nothing is lost by doing that to a packet
 //! that was complete and whose checksum happens to be the pseudo-header's: it is the same
 //! afterwards.
 
@@ -16,9 +16,9 @@ use weir_wire::layout::flow::flag;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 
-use super::Engine;
+use super::sessions::Sessions;
 
-impl Engine {
+impl Sessions {
     /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
     /// sender, whose entry is `slot`, on the slow path. So it does with one that begins with
     /// fragments: what is cut is complete, and says nothing of what follows.

@@ -14,7 +14,18 @@
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
 
-use super::*;
+use weir_wire::hash::{flow4, hash2};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::flag;
+use weir_wire::{icmp, ipv4};
+
+use super::DropReason;
+use super::batch::Work;
+use super::context::{Context, host_moved, sender};
+use super::sessions::Sessions;
+use crate::answer::{self, RateLimit};
+use crate::icmp_error::{self, Toward};
+use crate::packet::{Buffer, Output, Received};
 
 /// Errors of one type to one host, a second.
 const PER_HOST: u32 = 100;
@@ -66,55 +77,14 @@ impl ErrorLimits {
     }
 }
 
-impl Engine {
-    pub(super) fn icmp_error<B: Buffer>(
-        &mut self,
-        work: &Work,
-        mut received: Received<B>,
-        now: u32,
-        out: &mut impl Output<B>,
-    ) -> Result<(), DropReason> {
-        let p = &work.parsed;
-        let kind = received.frame.data().get(usize::from(p.l4)).copied();
-        if let Some(icmp::REDIRECT | icmp::SOURCE_QUENCH) = kind {
-            return Err(Counter::DropIcmpRedirect);
-        }
-        if self.is_uplink(work.port) && !self.may_be_outside(p.src) {
-            return Err(Counter::DropSource);
-        }
-        if p.ttl <= 1 {
-            return Err(Counter::DropTtl);
-        }
-        let quoted = icmp_error::quoted_key(received.frame.data(), p);
-        let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
-        let key = quoted.reversed();
-        let Some(slot) = self.table.find(flow4(self.key, &key), &key) else {
-            if self.is_uplink(work.port) || !self.snapshot.half.is_behind(work.port, quoted.dst) {
-                return Err(Counter::DropIcmpUnrelated);
-            }
-            return self.forward_stateless(work, Counter::DropIcmpUnrelated, received, now, out);
-        };
-        let action = self.table.slot(slot).action();
-        let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
-        // From the LAN only about packets that went there, and the reverse.
-        let host = sender(received.frame.data(), work.port);
-        if self.check_side(work, &action, host).is_err() || host_moved(&action, host) {
-            return Err(Counter::DropIcmpUnrelated);
-        }
-        icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
-            .ok_or(Counter::DropIcmpUnrelated)?;
-        self.send(received.frame, p, &action, out)
-    }
-
+impl Context {
     /// Sends an ICMP error about the packet, whose flow is translated or not, back to where it came
     /// from, if the limits allow it; `kind` is type and code.
-    #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
     pub(super) fn send_icmp_error<B: Buffer>(
         &mut self,
         work: &Work,
         translated: bool,
         received: &Received<B>,
-        now: u32,
         out: &mut impl Output<B>,
         kind: [u8; 2],
         rest: u32,
@@ -129,7 +99,7 @@ impl Engine {
             false => (host.to_word(), Side::Unknown),
         };
         let known = ipv4::is_unicast(p.src) && frame.first().is_some_and(|first| first & 1 == 0);
-        if !known || !self.errors.allow(host, side, kind[0], now) {
+        if !known || !self.errors.allow(host, side, kind[0], self.now) {
             return;
         }
         let port = &self.snapshot.half.ports[usize::from(work.port)];
@@ -148,7 +118,6 @@ impl Engine {
         &mut self,
         work: &Work,
         received: &Received<B>,
-        now: u32,
         out: &mut impl Output<B>,
     ) -> DropReason {
         if self.is_uplink(work.port) {
@@ -157,7 +126,7 @@ impl Engine {
         if !self.snapshot.half.is_behind(work.port, work.parsed.src) {
             return Counter::DropSource;
         }
-        self.send_icmp_error(work, false, received, now, out, [icmp::TIME_EXCEEDED, 0], 0);
+        self.send_icmp_error(work, false, received, out, [icmp::TIME_EXCEEDED, 0], 0);
         Counter::DropTtl
     }
 
@@ -168,7 +137,6 @@ impl Engine {
         port: u8,
         translated: bool,
         received: &Received<B>,
-        now: u32,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
@@ -177,7 +145,7 @@ impl Engine {
             return Ok(());
         }
         let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
-        self.send_icmp_error(work, translated, received, now, out, kind, mtu.into());
+        self.send_icmp_error(work, translated, received, out, kind, mtu.into());
         Err(Counter::DropTooBig)
     }
 
@@ -188,5 +156,46 @@ impl Engine {
         let of_port = half.ports.iter().any(|port| port.role != 0 && port.address == address);
         let of_uplink = half.uplinks.iter().any(|uplink| uplink.addresses().contains(&address));
         ipv4::is_unicast(address) && !of_lan && !of_port && !of_uplink
+    }
+}
+
+impl Sessions {
+    pub(super) fn icmp_error<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work,
+        mut received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let p = &work.parsed;
+        let kind = received.frame.data().get(usize::from(p.l4)).copied();
+        if let Some(icmp::REDIRECT | icmp::SOURCE_QUENCH) = kind {
+            return Err(Counter::DropIcmpRedirect);
+        }
+        if cx.is_uplink(work.port) && !cx.may_be_outside(p.src) {
+            return Err(Counter::DropSource);
+        }
+        if p.ttl <= 1 {
+            return Err(Counter::DropTtl);
+        }
+        let quoted = icmp_error::quoted_key(received.frame.data(), p);
+        let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
+        let key = quoted.reversed();
+        let Some(slot) = self.table.find(flow4(cx.key, &key), &key) else {
+            if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst) {
+                return Err(Counter::DropIcmpUnrelated);
+            }
+            return self.forward_stateless(cx, work, Counter::DropIcmpUnrelated, received, out);
+        };
+        let action = self.table.slot(slot).action();
+        let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
+        // From the LAN only about packets that went there, and the reverse.
+        let host = sender(received.frame.data(), work.port);
+        if cx.check_side(work, &action, host).is_err() || host_moved(&action, host) {
+            return Err(Counter::DropIcmpUnrelated);
+        }
+        icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
+            .ok_or(Counter::DropIcmpUnrelated)?;
+        cx.send(received.frame, p, &action, out)
     }
 }

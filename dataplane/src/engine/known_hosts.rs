@@ -10,7 +10,15 @@
 //! says nothing yet. Who sends in the name of a host that is there, or answers ARP for one that is
 //! not, is not told from it.
 
-use super::*;
+use weir_wire::layout::neighbour::Neighbour;
+use weir_wire::parse::{Kind, Parsed};
+use weir_wire::{checksum, tcp, udp};
+
+use super::claims::Owner;
+use super::complete;
+use super::context::Context;
+use super::sessions::Sessions;
+use crate::purpose::Purpose;
 
 /// Hosts that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 4096;
@@ -53,33 +61,35 @@ impl KnownHosts {
     }
 }
 
-impl Engine {
-    /// Takes note of a flow that the packet began, given its forward slot and its host with its index
-    /// in the neighbour table, if it is evidence.
-    pub(super) fn observe(
-        &mut self,
-        slot: u32,
-        (host, index): (Neighbour, u16),
-        p: &Parsed,
-        frame: &[u8],
-        now: u32,
-    ) {
-        if !self.known_hosts.knows(host) {
-            self.known_hosts.ask_about(host.port, p.src);
-        } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
-            self.observer.observe(&self.table, slot, index, now);
-        }
-    }
-
-    /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
-    /// the network behind the interface with this index. Call once a tick.
-    pub fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+impl Context {
+    /// Finds out about hosts that began flows and were not known: see
+    /// [`Engine::ask_about_hosts`](super::Engine::ask_about_hosts).
+    pub(super) fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
         for place in 0..ASKED {
             let Some((port, address)) = self.known_hosts.asked[place].take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {
                 self.known_hosts.insert(Neighbour { mac, port });
             }
+        }
+    }
+}
+
+impl Sessions {
+    /// Takes note of a flow that the packet began, given its forward slot and its host with its index
+    /// in the neighbour table, if it is evidence.
+    pub(super) fn observe(
+        &mut self,
+        cx: &mut Context,
+        slot: u32,
+        (host, index): (Neighbour, u16),
+        p: &Parsed,
+        frame: &[u8],
+    ) {
+        if !cx.known_hosts.knows(host) {
+            cx.known_hosts.ask_about(host.port, p.src);
+        } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
+            self.observer.observe(&self.table, slot, index, cx.now);
         }
     }
 }

@@ -9,9 +9,20 @@
 //!
 //! The walks over the table look ahead in the same way, a few groups.
 
-use weir_wire::layout::flow::GROUP;
+use weir_shm::flows::Action4;
+use weir_wire::hash::flow4;
+use weir_wire::layout::flow::{GROUP, flag};
+use weir_wire::parse::Kind;
+use weir_wire::tcp;
 
-use super::*;
+use super::admit::EgressChoice;
+use super::batch::{Stage, Work};
+use super::context::Context;
+use super::sessions::{Sessions, has_mapping, translated};
+use super::slow_path::traffic_of;
+use crate::mappings::Hashed;
+use crate::nat::{Endpoint, External};
+use crate::packet::{Buffer, Received};
 
 /// Times that a port is drawn for an endpoint whose own is taken.
 const DRAWS: usize = 2;
@@ -28,41 +39,41 @@ pub(super) struct Prefetched {
     answers: u64,
 }
 
-impl Engine {
+impl Sessions {
     /// Prepares for the packets that begin a flow, or take theirs to another uplink, stage by stage
     /// over the batch.
     #[cold]
     pub(super) fn prefetch_new<B: Buffer>(
         &mut self,
+        cx: &mut Context,
         stages: &mut [Stage],
         batch: &[Received<B>],
-        now: u32,
     ) {
-        let leaves = |slot| self.leaves(&self.table.slot(slot).action());
+        let leaves = |slot| cx.leaves(&self.table.slot(slot).action());
         for (stage, received) in stages.iter_mut().zip(batch) {
             if let Stage::Plain { plain, hash, slot } = stage
                 && slot.is_none_or(leaves)
             {
-                let work = self.slow_path(plain, *hash, *slot, received.device);
+                let work = cx.slow_path(plain, *hash, *slot, received.device);
                 *stage = work.map_or_else(Stage::Dropped, Stage::Parsed);
             }
             if let Stage::Parsed(work) = stage {
                 work.leaves = work.slot.is_some_and(leaves);
             }
         }
-        for_each_new(stages, |work| self.prefetch_endpoint(work));
+        for_each_new(stages, |work| self.prefetch_endpoint(cx, work));
         for_each_new(stages, |work| self.prefetch_mapping(work));
-        for_each_new(stages, |work| self.prefetch_egress(work, now));
+        for_each_new(stages, |work| self.prefetch_egress(cx, work));
         for _ in 0..DRAWS {
-            for_each_new(stages, |work| self.prefetch_another_port(work));
+            for_each_new(stages, |work| self.prefetch_another_port(cx, work));
         }
-        for_each_new(stages, |work| self.prefetch_answers(work));
+        for_each_new(stages, |work| self.prefetch_answers(cx, work));
         for_each_new(stages, |work| self.prefetch_slots(work));
     }
 
     /// Asks for where the endpoint's mapping will be looked for, of a packet that may begin a flow,
     /// and for what ends with the one it has.
-    fn prefetch_endpoint(&self, work: &mut Work) {
+    fn prefetch_endpoint(&self, cx: &Context, work: &mut Work) {
         if let Some(slot) = work.slot {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
@@ -73,11 +84,11 @@ impl Engine {
             }
         }
         let p = &work.parsed;
-        if p.kind != Kind::Flow || self.is_uplink(work.port) {
+        if p.kind != Kind::Flow || cx.is_uplink(work.port) {
             return;
         }
         let traffic = traffic_of(p, work.port);
-        let endpoint = self.endpoint(&traffic);
+        let endpoint = self.endpoint(cx, &traffic);
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
@@ -94,15 +105,15 @@ impl Engine {
     }
 
     /// Decides where the flow goes, and asks for the external port.
-    fn prefetch_egress(&mut self, work: &mut Work, now: u32) {
+    fn prefetch_egress(&mut self, cx: &mut Context, work: &mut Work) {
         let Some(new) = &mut work.new else { return };
         let mapping = self.mapping_of(&new.endpoint);
-        if let Some(mapping) = mapping.filter(|mapping| self.is_in_force(mapping)) {
+        if let Some(mapping) = mapping.filter(|mapping| cx.is_in_force(mapping)) {
             new.external = Some(mapping.external);
             return;
         }
         let traffic = traffic_of(&work.parsed, work.port);
-        let choice = self.choose_egress(new.endpoint.of.policy, &traffic, &work.parsed.key(), now);
+        let choice = self.choose_egress(cx, new.endpoint.of.policy, &traffic, &work.parsed.key());
         new.choice = choice.ok();
         if let Some((first, _)) = new.choice.and_then(|choice| choice.port) {
             new.external = Some(first.of);
@@ -113,24 +124,24 @@ impl Engine {
     }
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
-    fn prefetch_another_port(&mut self, work: &mut Work) {
+    fn prefetch_another_port(&mut self, cx: &mut Context, work: &mut Work) {
         let Some(Prefetched { choice: Some(choice), external, .. }) = &mut work.new else { return };
         let Some((first, slice)) = &mut choice.port else { return };
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
         }
-        let port = slice.draw(&mut self.random);
+        let port = slice.draw(&mut cx.random);
         *first = self.mappings.external(External { port, ..first.of });
         self.mappings.prefetch_external(first);
         *external = Some(first.of);
     }
 
     /// Asks for where the answers' entry will be looked for.
-    fn prefetch_answers(&self, work: &mut Work) {
+    fn prefetch_answers(&self, cx: &Context, work: &mut Work) {
         let Some(new) = &mut work.new else { return };
         let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
-        new.answers = flow4(self.key, &outside.reversed());
+        new.answers = flow4(cx.key, &outside.reversed());
         self.table.prefetch_tags(new.answers);
         self.table.prefetch_spills(new.answers);
     }
@@ -159,7 +170,7 @@ impl Engine {
     }
 
     /// Asks for where the mappings of the flows in a group will be.
-    pub(super) fn prefetch_mappings(&self, group: u32) {
+    pub(super) fn prefetch_mappings(&self, cx: &Context, group: u32) {
         let group = group % self.table.capacity();
         if self.table.is_group_free(group) {
             return;
@@ -167,7 +178,7 @@ impl Engine {
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
         for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0) {
             if has_mapping(&entry) {
-                self.mappings.prefetch(&self.endpoint_of(&entry));
+                self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
         }

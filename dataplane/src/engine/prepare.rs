@@ -4,12 +4,16 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
+use weir_shm::counters::UplinkCounter;
 use weir_wire::layout::control::ControlHalf;
-use weir_wire::layout::flow::GROUP;
+use weir_wire::layout::flow::{FlowEntry4, GROUP, flag};
 use weir_wire::layout::neighbour::NEIGHBOURS;
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
-use super::*;
+use super::Regions;
+use super::context::decider;
+use super::sessions::{external_of, has_mapping};
+use crate::nat::PortSlice;
 
 impl Regions {
     /// Makes the regions ready for the workers of `half`: gives each flow that an earlier process

@@ -5,33 +5,24 @@
 //! port and an ICMP error do not, and leave as by any router: unchanged but for their time to live,
 //! by the uplink that their bucket names. Where that translates, nobody can have asked.
 
-use super::*;
+use weir_shm::flows::Action4;
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::{Translate, Uplink};
+use weir_wire::layout::flow::{FlowState, flag};
+use weir_wire::parse::Kind;
+use weir_wire::rewrite;
 
-impl Engine {
-    /// Sends a packet on that has no flow and begins none, for this reason.
-    pub(super) fn forward_stateless<B: Buffer>(
-        &mut self,
-        work: &Work,
-        reason: DropReason,
-        received: Received<B>,
-        now: u32,
-        out: &mut impl Output<B>,
-    ) -> Result<(), DropReason> {
-        let p = &work.parsed;
-        let action = self.stateless_action(work).ok_or(reason)?;
-        self.check_mtu(work, action.port, false, &received, now, out)?;
-        if let Kind::Fragment { .. } = p.kind {
-            let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Verdict::Forwarded(action), now);
-        }
-        let Received { mut frame, .. } = received;
-        if p.kind == Kind::Flow {
-            complete::complete(frame.data_mut(), p);
-        }
-        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
-        self.send(frame, p, &action, out)
-    }
+use super::DropReason;
+use super::batch::Work;
+use super::complete;
+use super::context::Context;
+use super::sessions::Sessions;
+use super::slow_path::{fragment_key, traffic_of};
+use crate::fragments::Verdict;
+use crate::packet::{Buffer, Output, Received};
+use crate::steering;
 
+impl Context {
     /// How it leaves; `None`: by no uplink that sends it on as it is.
     fn stateless_action(&self, work: &Work) -> Option<Action4> {
         let half = &self.snapshot.half;
@@ -60,5 +51,31 @@ impl Engine {
         let half = &self.snapshot.half;
         let uplink = half.ports.get(usize::from(port)).map_or(NONE, |port| port.uplink);
         half.uplinks.get(usize::from(uplink)).is_some_and(|uplink| uplink.inbound != 0)
+    }
+}
+
+impl Sessions {
+    /// Sends a packet on that has no flow and begins none, for this reason.
+    pub(super) fn forward_stateless<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work,
+        reason: DropReason,
+        received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let p = &work.parsed;
+        let action = cx.stateless_action(work).ok_or(reason)?;
+        cx.check_mtu(work, action.port, false, &received, out)?;
+        if let Kind::Fragment { .. } = p.kind {
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Verdict::Forwarded(action), cx.now);
+        }
+        let Received { mut frame, .. } = received;
+        if p.kind == Kind::Flow {
+            complete::complete(frame.data_mut(), p);
+        }
+        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
+        cx.send(frame, p, &action, out)
     }
 }

@@ -11,12 +11,21 @@
 //!
 //! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
+use weir_wire::forward::Egress;
 use weir_wire::layout::control::{OnUplinkDown, Uplink};
-use weir_wire::layout::flow::{FlowState, GROUP};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
+use weir_wire::layout::set::IndexSet;
 use weir_wire::layout::{MAX_UPLINKS, checksum64};
+use weir_wire::tcp;
 use zerocopy::IntoBytes;
 
-use super::*;
+use super::context::Context;
+use super::sessions::{Sessions, external_of, translated};
+use crate::answer;
+use crate::flows;
+use crate::packet::{Buffer, Output};
+use crate::steering;
 
 /// Slots looked at in one turn, some tens of microseconds: packets wait meanwhile.
 const SLOTS: u32 = 8192;
@@ -155,28 +164,40 @@ enum End {
     NoRoom,
 }
 
-impl Engine {
-    /// Looks whether uplinks went down, and ends connections of those that did, a slice of the
-    /// table at a time. Says whether there is more to do now.
-    pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
-        let usable = self.usable_uplinks();
+impl Context {
+    /// Has the uplink this address to translate to?
+    pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
+        let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
+        uplink.is_some_and(|up| up.addresses().contains(&address))
+    }
+
+    pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
+        let policy = self.snapshot.half.policies.get(usize::from(policy));
+        policy.map_or(OnUplinkDown::Reset, |p| OnUplinkDown::from_byte(p.on_uplink_down))
+    }
+}
+
+impl Sessions {
+    /// See [`Engine::sweep`](super::Engine::sweep).
+    pub(super) fn sweep<B: Buffer>(&mut self, cx: &Context, out: &mut impl Output<B>) -> bool {
+        let usable = cx.usable_uplinks();
         let gone = self.sweep.usable - usable;
         self.sweep.usable = usable;
         self.sweep.dead = self.sweep.dead - usable;
         self.sweep.stranded = self.sweep.stranded - usable;
         self.sweep.begin(gone);
-        if (self.sweep.dead | self.sweep.renumbered).is_empty() || self.snapshot.half.epoch == 0 {
+        if (self.sweep.dead | self.sweep.renumbered).is_empty() || cx.snapshot.half.epoch == 0 {
             return false;
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
-        self.walk_on(out);
+        self.walk_on(cx, out);
         if self.sweep.left == 0 && !self.sweep.passed {
             (self.sweep.dead, self.sweep.renumbered) = (IndexSet::EMPTY, IndexSet::EMPTY);
         }
         self.sweep.left != 0
     }
 
-    fn walk_on<B: Buffer>(&mut self, out: &mut impl Output<B>) {
+    fn walk_on<B: Buffer>(&mut self, cx: &Context, out: &mut impl Output<B>) {
         let (mut slots, mut ends) = (SLOTS, ENDS);
         while self.sweep.left > 0 && slots > 0 && ends > 0 {
             let index = self.sweep.next % self.table.capacity();
@@ -184,7 +205,7 @@ impl Engine {
             if index.is_multiple_of(GROUP) && self.table.is_group_free(index) {
                 step = GROUP;
             } else if self.concerns(index) {
-                match self.end_one(index, out) {
+                match self.end_one(cx, index, out) {
                     End::None => {}
                     End::Done => ends -= 1,
                     End::Stranded(uplink) => self.sweep.stranded.set(uplink, true),
@@ -212,83 +233,75 @@ impl Engine {
         ends && meta.flags & BOTH == BOTH && slot.is_valid()
     }
 
-    fn end_one<B: Buffer>(&mut self, index: u32, out: &mut impl Output<B>) -> End {
-        let Some(entry) = self.table.slot(index).read().filter(|e| e.worker == self.id) else {
+    fn end_one<B: Buffer>(&mut self, cx: &Context, index: u32, out: &mut impl Output<B>) -> End {
+        let Some(entry) = self.table.slot(index).read().filter(|e| e.worker == cx.id) else {
             return End::None;
         };
         if self.sweep.dead.contains(entry.uplink) && entry.proto == tcp::PROTOCOL {
-            return self.end_connection(index, &entry, out);
+            return self.end_connection(cx, index, &entry, out);
         }
-        if self.has_address(entry.uplink, entry.rewrite.src) {
+        if cx.has_address(entry.uplink, entry.rewrite.src) {
             return End::None;
         }
         if entry.proto == tcp::PROTOCOL {
-            return self.reset_or_wait(index, &entry, out);
+            return self.reset_or_wait(cx, index, &entry, out);
         }
         self.mappings.detach(&self.external_of(&entry));
-        self.remove(index);
-        self.lane.add(Counter::FlowsMoved, 1);
+        self.remove(cx, index);
+        cx.lane.add(Counter::FlowsMoved, 1);
         End::Done
-    }
-
-    /// Has the uplink this address to translate to?
-    pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
-        let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
-        uplink.is_some_and(|up| up.addresses().contains(&address))
     }
 
     fn end_connection<B: Buffer>(
         &mut self,
+        cx: &Context,
         index: u32,
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) -> End {
         let traffic = self.traffic_in(entry);
         // Where a code point decides, the next packet has it.
-        let Some(policy) = steering::policy_by_address(&self.snapshot.half, &traffic) else {
+        let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
             return End::None;
         };
-        if self.is_best(entry.uplink, policy, &traffic) {
+        if cx.is_best(entry.uplink, policy, &traffic) {
             return End::Stranded(entry.uplink);
         }
-        match self.on_uplink_down(policy) {
+        match cx.on_uplink_down(policy) {
             OnUplinkDown::Keep => End::Done,
             OnUplinkDown::Drop => {
                 flows::close(&self.table, index);
                 End::Done
             }
-            OnUplinkDown::Reset => self.reset_or_wait(index, entry, out),
+            OnUplinkDown::Reset => self.reset_or_wait(cx, index, entry, out),
         }
     }
 
     fn reset_or_wait<B: Buffer>(
         &mut self,
+        cx: &Context,
         index: u32,
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) -> End {
         let port = self.table.slot(entry.peer).action().port;
-        let port = self.snapshot.half.ports.get(usize::from(port));
+        let port = cx.snapshot.half.ports.get(usize::from(port));
         let device = port.map_or(0, |port| port.device);
         if self.sweep.passes_over(device) {
             return End::None;
         }
-        if self.reset(index, entry, out) {
+        if self.reset(cx, index, entry, out) {
             self.sweep.full.set(device, false);
             return End::Done;
         }
         if self.sweep.refused(device) { End::NoRoom } else { End::None }
     }
 
-    pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
-        let policy = self.snapshot.half.policies.get(usize::from(policy));
-        policy.map_or(OnUplinkDown::Reset, |p| OnUplinkDown::from_byte(p.on_uplink_down))
-    }
-
     /// Resets a connection at both ends, given its forward slot. Its entries stay for what the ends
     /// may have to say to that. `false`: no room for the host's, and nothing was done.
     pub(super) fn reset<B: Buffer>(
         &mut self,
+        cx: &Context,
         index: u32,
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
@@ -298,20 +311,20 @@ impl Engine {
         let (from_host, from_far) = (entry.next_seq, back.next_seq);
         let (outward, inward) =
             (self.table.slot(index).action(), self.table.slot(entry.peer).action());
-        if let Some(Egress { device, link, .. }) = self.egress(&inward) {
+        if let Some(Egress { device, link, .. }) = cx.egress(&inward) {
             let reset = answer::reset(&link, &inside.reversed(), from_far, from_host);
-            if !self.originate(device, &reset, out) {
+            if !cx.originate(device, &reset, out) {
                 return false;
             }
         }
         // The far end's is an attempt: the uplink is down.
-        if let Some(Egress { device, link, .. }) = self.egress(&outward) {
+        if let Some(Egress { device, link, .. }) = cx.egress(&outward) {
             let outside = translated(&inside, &external_of(entry));
             let reset = answer::reset(&link, &outside, from_host, from_far);
-            self.originate(device, &reset, out);
+            cx.originate(device, &reset, out);
         }
         flows::close(&self.table, index);
-        self.lane.add(Counter::FlowsReset, 1);
+        cx.lane.add(Counter::FlowsReset, 1);
         true
     }
 }

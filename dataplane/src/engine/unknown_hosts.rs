@@ -6,7 +6,11 @@
 //! begins a flow. Asked about is the address and not the station, so packets in the host's name from
 //! elsewhere help it too.
 
-use super::*;
+use weir_wire::layout::neighbour::Neighbour;
+
+use super::claims::Owner;
+use super::context::Context;
+use crate::purpose::Purpose;
 
 /// Addresses that are asked about in a tick, at most.
 const ASKED: usize = 16;
@@ -23,8 +27,9 @@ impl UnknownHosts {
     }
 }
 
-impl Engine {
-    /// Enters the hosts that were turned away and that `ask` knows: see [`Engine::settle_claims`].
+impl Context {
+    /// Enters the hosts that were turned away and that `ask` knows: see
+    /// [`Engine::settle_claims`](super::Engine::settle_claims).
     pub(super) fn learn_unknown_hosts(&mut self, ask: &mut impl FnMut(u32, [u8; 4]) -> Owner) {
         for place in &mut self.unknown_hosts.0 {
             let Some((port, address)) = place.take() else { continue };

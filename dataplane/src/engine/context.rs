@@ -1,0 +1,257 @@
+//! What the sessions of a worker have in common: the published state, neighbours, counters and
+//! limits, and the time of the batch.
+
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::counters::{LaneWriter, UplinkCounter};
+use weir_shm::flows::Action4;
+use weir_shm::neighbours::Neighbours;
+use weir_wire::forward::Egress;
+use weir_wire::layout::control::{Mac, PortRole};
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::flag;
+use weir_wire::layout::neighbour::Neighbour;
+use weir_wire::layout::set::IndexSet;
+use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
+use weir_wire::parse::Parsed;
+use weir_wire::rewrite::LinkHeader;
+use weir_wire::tcp;
+
+use super::DropReason;
+use super::Regions;
+use super::batch::Work;
+use super::errors::ErrorLimits;
+use super::known_hosts::KnownHosts;
+use super::unknown_hosts::UnknownHosts;
+use crate::answer::{Answer, RateLimit};
+use crate::link;
+use crate::nat::Random;
+use crate::packet::{Buffer, Output, Received};
+use crate::purpose::Purpose;
+use crate::steering;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) id: u8,
+    pub(super) workers: u8,
+    /// Key of the flow hash.
+    pub(super) key: [u64; 2],
+    pub(super) control: ControlRegion,
+    pub(super) snapshot: Box<Snapshot>,
+    /// Number of uplinks.
+    pub(super) uplinks: u8,
+    /// Devices whose untagged frames are a port's.
+    pub(super) untagged: [Option<Untagged>; MAX_DEVICES],
+    pub(super) neighbours: Neighbours,
+    pub(super) known_hosts: KnownHosts,
+    pub(super) unknown_hosts: UnknownHosts,
+    pub(super) lane: LaneWriter,
+    pub(super) errors: ErrorLimits,
+    /// Flows that may move back to a better tier, by policy.
+    pub(super) failback: [RateLimit; MAX_POLICIES],
+    pub(super) random: Random,
+    /// Milliseconds, wrapping.
+    pub(super) now: u32,
+}
+
+/// Where a device's untagged frames come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Untagged {
+    pub(super) port: u8,
+    /// Where they go, see [`flag::heading`].
+    pub(super) heading: u8,
+}
+
+impl Context {
+    /// Of worker `id` of `workers`. `entropy` is a secret of this process.
+    pub(super) fn new(id: u8, workers: u8, regions: &Regions, entropy: [u64; 2]) -> Self {
+        Self {
+            id,
+            workers,
+            key: regions.hash_key,
+            control: regions.control.clone(),
+            snapshot: Snapshot::new(),
+            uplinks: 0,
+            untagged: [None; MAX_DEVICES],
+            neighbours: regions.neighbours.clone(),
+            known_hosts: KnownHosts::new(entropy),
+            unknown_hosts: UnknownHosts::default(),
+            lane: regions.counters.worker(id),
+            errors: ErrorLimits::new(entropy),
+            failback: [RateLimit::new(0); MAX_POLICIES],
+            random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
+            now: 0,
+        }
+    }
+
+    /// Takes over the published state if there is a newer one; says whether it did.
+    pub(super) fn refresh(&mut self) -> bool {
+        let newer = self.control.epoch() != self.snapshot.half.epoch;
+        if !newer || !self.snapshot.refresh(&self.control) {
+            return false;
+        }
+        let half = &self.snapshot.half;
+        self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
+        for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
+            let heading = |port: u8| flag::heading(half.ports[usize::from(port)].role);
+            let port = half.port_of(device.ifindex, 0);
+            *untagged = port.map(|port| Untagged { port, heading: heading(port) });
+        }
+        for (limit, policy) in self.failback.iter_mut().zip(&half.policies) {
+            limit.set(policy.home_per_second);
+        }
+        true
+    }
+
+    /// Uplinks that flows may use.
+    pub(super) fn usable_uplinks(&self) -> IndexSet {
+        (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink)).collect()
+    }
+
+    /// Is the flow the worker's, and on an uplink that is down?
+    pub(super) fn leaves(&self, action: &Action4) -> bool {
+        action.worker == self.id
+            && action.flags & flag::FORWARD != 0
+            && !steering::usable(&self.control, action.uplink)
+    }
+
+    pub(super) fn is_uplink(&self, port: u8) -> bool {
+        let port = self.snapshot.half.ports.get(usize::from(port));
+        port.is_some_and(|port| port.role == PortRole::Uplink as u8)
+    }
+
+    /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
+    /// side, or a LAN port that its source is not behind. Any uplink may carry what is for the LAN.
+    pub(super) fn check_side(
+        &self,
+        work: &Work,
+        action: &Action4,
+        host: Neighbour,
+    ) -> Result<(), DropReason> {
+        let elsewhere = || {
+            host_moved(action, host) && !self.snapshot.half.is_behind(work.port, work.parsed.src)
+        };
+        match (self.is_uplink(work.port), action.flags & flag::TO_UPLINK != 0) {
+            (true, true) => Err(Counter::DropNoFlow),
+            (false, false) => Err(Counter::DropSource),
+            (false, true) if elsewhere() => Err(Counter::DropSource),
+            _ => Ok(()),
+        }
+    }
+
+    /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
+    /// ICMP endpoint has one mapping, so one worker.
+    pub(super) fn decider(&self, work: &Work) -> Option<u8> {
+        let p = &work.parsed;
+        if self.workers == 1 || p.proto == tcp::PROTOCOL || self.is_uplink(work.port) {
+            return None;
+        }
+        let port = u16::from_be_bytes(p.sport);
+        let worker = decider(self.key, self.workers, p.proto, p.src, port);
+        (worker != self.id).then_some(worker)
+    }
+
+    /// Where a direction leads; `None` while its next hop is unknown.
+    #[inline]
+    pub(super) fn egress(&self, action: &Action4) -> Option<Egress> {
+        let half = &self.snapshot.half;
+        let port = half.ports.get(usize::from(action.port))?;
+        let destination = match action.flags & flag::TO_UPLINK != 0 {
+            true => half.uplinks.get(usize::from(action.uplink))?.next_hop_mac,
+            false => Mac::new(self.neighbours.get(action.host)?.mac),
+        };
+        if destination == Mac::NONE {
+            return None;
+        }
+        Some(Egress {
+            uplink_state: self.control.uplink_state(action.uplink),
+            device: port.device,
+            mtu: port.mtu,
+            link: LinkHeader { destination, source: port.mac, vlan: port.vlan },
+        })
+    }
+
+    /// Puts the layer-2 header on and queues the frame.
+    pub(super) fn send<B: Buffer>(
+        &self,
+        mut frame: B,
+        p: &Parsed,
+        action: &Action4,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let egress = self.egress(action).ok_or(Counter::DropUplinkDown)?;
+        if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
+            return Err(Counter::DropNoFrame);
+        }
+        self.transmit(egress.device, frame, action, u64::from(p.end - p.l3), out)
+    }
+
+    /// Queues a frame and counts it.
+    #[inline(always)]
+    pub(super) fn transmit<B: Buffer>(
+        &self,
+        device: u8,
+        frame: B,
+        action: &Action4,
+        len: u64,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        out.transmit(device, frame).map_err(|_| Counter::DropTxFull)?;
+        self.lane.add(Counter::UserTx, 1);
+        let (packets, bytes) = match action.flags & flag::TO_UPLINK != 0 {
+            true => (UplinkCounter::TxPackets, UplinkCounter::TxBytes),
+            false => (UplinkCounter::RxPackets, UplinkCounter::RxBytes),
+        };
+        self.lane.add_uplink(action.uplink, packets, 1);
+        self.lane.add_uplink(action.uplink, bytes, len);
+        Ok(())
+    }
+
+    pub(super) fn hand_off<B: Buffer>(
+        &self,
+        worker: u8,
+        received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        if worker < self.workers && out.hand_off(worker, received.device, received.frame.data()) {
+            self.lane.add(Counter::UserHandoffOut, 1);
+            return Ok(());
+        }
+        Err(Counter::DropHandoffFull)
+    }
+
+    /// Sends a frame of the gateway's own; `false` when there is no room.
+    pub(super) fn originate<B: Buffer>(
+        &self,
+        device: u8,
+        answer: &Answer,
+        out: &mut impl Output<B>,
+    ) -> bool {
+        let Some(mut frame) = out.allocate() else { return false };
+        if !frame.set_data(answer.data()) || out.originate(device, frame).is_err() {
+            return false;
+        }
+        self.lane.add(Counter::UserOriginated, 1);
+        self.lane.add(Counter::UserTx, 1);
+        true
+    }
+}
+
+/// Who sent a frame that came in by a port.
+#[inline(always)]
+pub(super) fn sender(frame: &[u8], port: u8) -> Neighbour {
+    Neighbour { mac: link::source(frame).bytes(), port }
+}
+
+/// Does the packet come from another hardware address, or port, than its flow's host does?
+#[inline(always)]
+pub(super) fn host_moved(action: &Action4, host: Neighbour) -> bool {
+    action.direction().has_moved(host.to_word())
+}
+
+/// The worker that decides about the flows of a UDP or ICMP endpoint.
+pub(super) fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
+    let ([a, b, c, d], [hi, lo]) = (address, port.to_be_bytes());
+    let endpoint = u64::from_be_bytes([0, proto, a, b, c, d, hi, lo]);
+    (Purpose::Decider.hash(key, endpoint) % u64::from(workers)) as u8
+}

@@ -1,0 +1,195 @@
+//! The slow path: a packet that begins, changes or ends a flow, or has to be looked at in full.
+
+use weir_wire::layout::counters::Counter;
+use weir_wire::layout::flow::{FlowState, flag};
+use weir_wire::parse::{Kind, Parsed};
+use weir_wire::{icmp, ipv4, rewrite, tcp, udp};
+
+use super::DropReason;
+use super::batch::Work;
+use super::context::{Context, host_moved, sender};
+use super::sessions::Sessions;
+use crate::flows::{self, Header};
+use crate::fragments::{FragmentKey, Verdict};
+use crate::packet::{Buffer, Output, Received};
+use crate::steering::Traffic;
+
+impl Sessions {
+    pub(super) fn act_on<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work,
+        received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        match work.parsed.kind {
+            Kind::Flow | Kind::Fragment { first: true } => self.flow(cx, work, received, out),
+            Kind::Fragment { first: false } => self.later_fragment(cx, work, received, out),
+            Kind::IcmpError => self.icmp_error(cx, work, received, out),
+            Kind::Options => Err(Counter::DropOptions),
+            Kind::OtherProtocol => Err(Counter::DropProtocol),
+        }
+    }
+
+    fn flow<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work,
+        mut received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let p = &work.parsed;
+        let key = p.key();
+        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL | icmp::PROTOCOL) {
+            return Err(Counter::DropProtocol);
+        }
+        // A fragment may be of any kind of message; only echo has an identifier to go by.
+        if p.proto == icmp::PROTOCOL && !is_echo(p, received.frame.data()) {
+            return Err(Counter::DropProtocol);
+        }
+        // An earlier packet of the batch may have made or ended the flow.
+        let found = work.slot.filter(|slot| self.table.slot(*slot).holds(key.words()));
+        let mut slot = match found.or_else(|| self.table.find(work.hash, &key)) {
+            Some(slot) => slot,
+            None => {
+                if let Some(worker) = cx.decider(work) {
+                    return self.hand_off_first(cx, worker, p, received, out);
+                }
+                // No flow begins for a packet that goes no further.
+                if p.ttl <= 1 {
+                    return Err(cx.answer_expired(work, &received, out));
+                }
+                if let Some(reason) = cx.begins_none(work, received.frame.data()) {
+                    return self.forward_stateless(cx, work, reason, received, out);
+                }
+                self.begin(cx, work, &key, &received, out)?
+            }
+        };
+        let mut action = self.table.slot(slot).action();
+        let host = sender(received.frame.data(), work.port);
+        cx.check_side(work, &action, host)?;
+        if action.worker != cx.id {
+            return self.hand_off_first(cx, action.worker, p, received, out);
+        }
+        let translated = action.flags & flag::NAT != 0;
+        if p.ttl <= 1 {
+            let kind = [icmp::TIME_EXCEEDED, 0];
+            cx.send_icmp_error(work, translated, &received, out, kind, 0);
+            return Err(Counter::DropTtl);
+        }
+        let ended = opens(p) && flows::has_ended(&action);
+        if ended && cx.is_uplink(work.port) && !cx.lets_in(work.port) {
+            return Err(Counter::DropNoFlow);
+        }
+        if ended && action.flags & flag::FORWARD != 0 {
+            self.remove(cx, slot);
+            slot = self.begin(cx, work, &key, &received, out)?;
+            action = self.table.slot(slot).action();
+        } else if cx.leaves(&action) {
+            slot = self.leave_uplink(cx, work, &key, slot, &action, &received, out)?;
+            action = self.table.slot(slot).action();
+        }
+        let unconfirmed = host_moved(&action, host) && !self.claim(cx, slot, &action, host);
+        let len = p.end - p.l3;
+        cx.check_mtu(work, action.port, translated, &received, out)?;
+        self.complete(slot, &mut action, p, received.frame.data_mut());
+        let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
+        flows::track(&self.table, slot, &action, header.as_ref());
+        if p.kind != Kind::Flow {
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Verdict::Forwarded(action), cx.now);
+        }
+        if let Some(Header { segment, flags, seq, ack }) = header
+            && flags & tcp::flag::RST == 0
+        {
+            let entry = self.table.slot(slot);
+            if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening as u8 {
+                entry.set_next_seq(seq);
+            }
+            self.track_sequence(cx, slot, &action, segment, ack, [p.src, p.dst]);
+        }
+        let Received { mut frame, .. } = received;
+        rewrite::apply4(frame.data_mut(), p.l3.into(), Some(p.proto), &action.rewrite);
+        let entry = self.table.slot(slot);
+        // Of the flow's own host: whether that is silent counts.
+        let seen = if unconfirmed { entry.last_seen() } else { cx.now };
+        entry.count(len.into(), seen);
+        cx.send(frame, p, &action, out)
+    }
+
+    fn later_fragment<B: Buffer>(
+        &mut self,
+        cx: &Context,
+        work: &Work,
+        received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let p = &work.parsed;
+        let key = fragment_key(p, received.frame.data());
+        let action = match self.fragments.recall(&key, cx.now).ok_or(Counter::DropFragment)? {
+            Verdict::Forwarded(action) => action,
+            Verdict::HandedOff(worker) => return cx.hand_off(worker, received, out),
+        };
+        cx.check_side(work, &action, sender(received.frame.data(), work.port))?;
+        if p.ttl <= 1 {
+            return Err(Counter::DropTtl);
+        }
+        let Received { mut frame, .. } = received;
+        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
+        cx.send(frame, p, &action, out)
+    }
+
+    /// Hands over a packet with ports; if it is a first fragment, the later ones will follow it.
+    fn hand_off_first<B: Buffer>(
+        &mut self,
+        cx: &Context,
+        worker: u8,
+        p: &Parsed,
+        received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        if p.kind != Kind::Flow {
+            let key = fragment_key(p, received.frame.data());
+            self.fragments.remember(key, Verdict::HandedOff(worker), cx.now);
+        }
+        cx.hand_off(worker, received, out)
+    }
+}
+
+pub(super) fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
+    Traffic {
+        in_port,
+        src: p.src,
+        dst: p.dst,
+        sport: u16::from_be_bytes(p.sport),
+        dport: u16::from_be_bytes(p.dport),
+        proto: p.proto,
+        dscp: p.dscp,
+    }
+}
+
+/// Is it the first segment of a TCP connection?
+pub(super) fn opens(p: &Parsed) -> bool {
+    const OTHERS: u8 = tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST;
+    p.proto == tcp::PROTOCOL && p.tcp_flags & (tcp::flag::SYN | OTHERS) == tcp::flag::SYN
+}
+
+/// Is the ICMP message a request or reply of echo?
+pub(super) fn is_echo(p: &Parsed, frame: &[u8]) -> bool {
+    let kind = frame.get(usize::from(p.l4));
+    kind.is_some_and(|kind| matches!(*kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY))
+}
+
+pub(super) fn header_of(p: &Parsed, frame: &[u8]) -> Header {
+    let header = tcp::Packet::new_unchecked(frame.get(usize::from(p.l4)..).unwrap_or(&[]));
+    let len = usize::from(p.end - p.l4).saturating_sub(header.header_len());
+    let (seq, flags) = (header.seq(), p.tcp_flags);
+    let ack = (flags & tcp::flag::ACK != 0).then(|| header.ack());
+    Header { flags, seq, ack, segment: tcp::Segment::new(seq, len as u32, flags) }
+}
+
+pub(super) fn fragment_key(p: &Parsed, frame: &[u8]) -> FragmentKey {
+    let header = frame.get(usize::from(p.l3)..).unwrap_or(&[]);
+    let ident = ipv4::Packet::new_header(header).map_or(0, |ip| ip.ident());
+    FragmentKey { src: p.src, dst: p.dst, ident, proto: p.proto }
+}
