@@ -8,7 +8,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use weir_control::buckets::{Buckets, Member, Table, bound, moved};
+use weir_health::buckets::{Buckets, Member, Table, bound, moved};
 use weir_kit::random::Random;
 use weir_wire::hash::hash2;
 use weir_wire::layout::control::BUCKETS;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use weir_control::api::Request;
+use weir_api::Request;
 use weir_kit::iperf::{self, Load};
 use weir_kit::plan::{Plan, Uplink};
 use weir_kit::server::{self, ECHO_PORT, Server};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use weir_control::health::window::Figures;
+use weir_health::window::Figures;
 use weir_kit::line::Impairment;
 use weir_kit::pests::{PestReport, Pests};
 use weir_kit::probed::{ECHO, Probed, told};

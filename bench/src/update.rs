@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::setpriority_process;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use weir_control::api::Request;
+use weir_api::Request;
 use weir_kit::moments::{Notice, WATCH, now_ns, when_changed};
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::weir::{UPLINKS, Weir};

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use weir_control::health::target::Status;
+use weir_health::target::Status;
 use weir_kit::capture::{Capture, Tally};
 use weir_kit::long_flows::LongFlows;
 use weir_kit::plan::Plan;

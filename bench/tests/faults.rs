@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use weir_control::health::{Entry, Reason, State};
+use weir_health::{Entry, Reason, State};
 use weir_kit::capture::Capture;
 use weir_kit::line::{Direction, Impairment};
 use weir_kit::long_flows::{Alive, LongFlows};

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weir_control::api::Request;
+use weir_api::Request;
 use weir_kit::capture::{Capture, Tally};
 use weir_kit::plan::{self, Plan, Uplink};
 use weir_kit::server::{self, ECHO_PORT, Server};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use weir_control::api::Request;
+use weir_api::Request;
 use weir_kit::moments::now_ns;
 use weir_kit::netns::Netns;
 use weir_kit::plan::{self, OWNED_PREFIX, Plan};

@@ -3,8 +3,8 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use weir_control::api::Request;
-use weir_control::health::{Reason, State};
+use weir_api::Request;
+use weir_health::{Reason, State};
 use weir_kit::line::Impairment;
 use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::plan::{self, Plan};

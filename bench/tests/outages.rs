@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use weir_control::health::State;
+use weir_health::State;
 use weir_kit::capture::Capture;
 use weir_kit::long_flows::LongFlows;
 use weir_kit::probed::{ECHO, Probed, SERVER, is, told};

@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use weir_control::health::target::Status;
-use weir_control::health::{Entry, ProbeError, Reason, State};
-use weir_control::monitor::TargetView;
+use weir_api::TargetView;
+use weir_health::target::Status;
+use weir_health::{Entry, ProbeError, Reason, State};
 use weir_kit::pests::Pests;
 use weir_kit::plan::{self, Plan, Port};
 use weir_kit::probed::{ECHO, Probed, SERVER, is, told};

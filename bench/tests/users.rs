@@ -2,11 +2,12 @@
 //! ill; a link that fails its users is found in seconds. The workers' counting, the shared memory
 //! and the judgement are the real ones.
 
-use weir_control::health::{Health, Reason, Signal, State, Transition, Uplink};
-use weir_control::probe::pace::Random;
 use weir_control::users::Users;
 use weir_dataplane::engine::Regions;
 use weir_dataplane::observer::Observer;
+use weir_health::pace::Random;
+use weir_health::{Reason, Signal, State, Transition, Uplink};
+use weir_site::health::Health;
 use weir_wire::layout::flow::FlowEntry4;
 use weir_wire::layout::observations::INTERVAL_MS;
 use weir_wire::{tcp, udp};

@@ -1,39 +1,20 @@
 //! What was set by hand and not in the file, as people see it: each override, since when, by whom.
 //!
-//! Overrides themselves are in shared memory ([`publish::Overrides`](crate::publish::Overrides));
+//! Overrides themselves are in shared memory ([`weir_publish::Overrides`]);
 //! what is here is only told.
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use weir_api::{Override, time};
+use weir_publish::{Hand, Overrides};
+use weir_site::Site;
 
-use crate::publish::{Hand, Overrides};
 use crate::serve::Caller;
-use crate::site::Site;
 use crate::state;
-use crate::time;
 
-/// An override.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Override {
-    /// The uplink's name.
-    pub uplink: String,
-    /// The policy's, for a weight in one policy only.
-    pub policy: Option<String>,
-    /// What is overridden: `"weight"` or `"use"`.
-    pub what: String,
-    /// By what: the weight; `"down"`, `"draining"` or `"drained"`.
-    pub value: String,
-    /// Since when, seconds since the Unix epoch; none: not known any more.
-    pub since_s: Option<u64>,
-    /// By whom; none: not known any more.
-    pub by: Option<String>,
-}
-
-impl Override {
-    fn is_same_thing(&self, other: &Self) -> bool {
-        (&self.uplink, &self.policy, &self.what) == (&other.uplink, &other.policy, &other.what)
-    }
+/// Do both override the same?
+fn is_same_thing(one: &Override, other: &Override) -> bool {
+    (&one.uplink, &one.policy, &one.what) == (&other.uplink, &other.policy, &other.what)
 }
 
 /// The overrides, in the order of the file; without when and who.
@@ -79,7 +60,7 @@ impl Ledger {
     /// Adds to the list what is known of each.
     pub fn tell(&self, mut list: Vec<Override>) -> Vec<Override> {
         for entry in &mut list {
-            if let Some(note) = self.notes.iter().find(|note| note.is_same_thing(entry)) {
+            if let Some(note) = self.notes.iter().find(|note| is_same_thing(note, entry)) {
                 (entry.since_s, entry.by) = (note.since_s, note.by.clone());
             }
         }
@@ -89,7 +70,7 @@ impl Ledger {
     /// Writes down, here and in the log, what a request has changed.
     pub fn note(&mut self, before: &[Override], after: &[Override], caller: &Caller) {
         let value = |list: &[Override], entry: &Override| {
-            let found = list.iter().find(|other| other.is_same_thing(entry));
+            let found = list.iter().find(|other| is_same_thing(other, entry));
             found.map(|found| found.value.clone())
         };
         let gone = before.iter().filter(|entry| value(after, entry).is_none());
@@ -113,7 +94,7 @@ impl Ledger {
                 command = caller.command,
                 "set by hand"
             );
-            self.notes.retain(|note| !note.is_same_thing(&entry));
+            self.notes.retain(|note| !is_same_thing(note, &entry));
             if value(after, &entry).is_some() {
                 entry.since_s = Some(time::now_s());
                 entry.by = Some(format!("{caller}: {}", caller.command));
@@ -136,7 +117,7 @@ mod tests {
     fn an_override_is_told_with_when_and_who_until_it_is_undone() {
         let text =
             "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n";
-        let site = crate::site::parse("weir.toml", text).unwrap();
+        let site = weir_site::parse("weir.toml", text).unwrap();
         let path = std::env::temp_dir().join(format!("weir-ledger-{}", std::process::id()));
         let mut ledger = Ledger::read(path.clone());
         let caller = Caller { uid: 7, pid: Some(9), command: "weir down fiber".into() };

@@ -1,13 +1,12 @@
 //! What the dataplane says of the devices.
 
+use weir_publish::Published;
+use weir_service::Complaint;
 use weir_shm::map::Access;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role};
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::status::{DeviceState, StatusPage};
-
-use crate::complaint::Complaint;
-use crate::publish::Published;
 
 /// The dataplane's status page, if there is one.
 pub struct Dataplane {
@@ -82,12 +81,11 @@ fn mark(published: &mut Published, refused: &[u32]) {
 
 #[cfg(test)]
 mod tests {
+    use weir_publish::Overrides;
+    use weir_view::{Kernel, Link};
     use zerocopy::FromZeros;
 
     use super::*;
-    use crate::publish::{self, Overrides};
-    use crate::site;
-    use crate::watch::{Kernel, Link};
 
     #[test]
     fn an_uplink_whose_device_is_refused_is_down_for_it_and_no_other() {
@@ -96,10 +94,11 @@ mod tests {
         let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let kernel = Kernel { links, ..Kernel::default() };
-        let site = site::parse("weir.toml", text).unwrap();
+        let site = weir_site::parse("weir.toml", text).unwrap();
         let mut page = StatusPage::new_box_zeroed().unwrap();
         let marked = |page: &StatusPage| {
-            let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[], None);
+            let mut published =
+                weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
             mark(&mut published, &refused(page));
             published.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0).collect::<Vec<_>>()
         };

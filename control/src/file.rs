@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use weir_api::{Configuration, Refused};
 use weir_service::WrongConfiguration;
+use weir_site::Site;
 
-use crate::site::{self, Site};
 use crate::state::{self, State};
 
 /// Where the configuration in force is from.
@@ -16,26 +16,6 @@ pub struct Source {
     state: State,
     refused: Option<Refused>,
     fallen_back: bool,
-}
-
-/// The same, for people and programs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Configuration {
-    /// The file.
-    pub file: String,
-    /// The file that is in force: that one, or the last good one.
-    pub in_force: String,
-    /// Why the file as it is now is not.
-    pub refused: Option<Refused>,
-}
-
-/// A file that was not taken over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
-    /// When, seconds since the Unix epoch.
-    pub time_s: u64,
-    /// Why.
-    pub why: String,
 }
 
 impl Source {
@@ -93,7 +73,7 @@ impl Source {
             }
             Err(error) => {
                 let why = format!("{error:#}");
-                self.refused = Some(Refused { time_s: crate::time::now_s(), why });
+                self.refused = Some(Refused { time_s: weir_api::time::now_s(), why });
                 Err(error)
             }
         }
@@ -119,11 +99,11 @@ fn attempt(
     path: &Path,
     mut accept: impl FnMut(&Site, &Path) -> Result<()>,
 ) -> Result<(String, Site)> {
-    let wrong = |problems: Vec<site::Problem>| {
+    let wrong = |problems: Vec<weir_site::Problem>| {
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         WrongConfiguration(text.join("\n"))
     };
-    let (text, site) = site::read(path).map_err(wrong)?;
+    let (text, site) = weir_site::read(path).map_err(wrong)?;
     accept(&site, path)?;
     Ok((text, site))
 }

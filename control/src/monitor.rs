@@ -1,16 +1,13 @@
 //! The health of all uplinks together: fed by the kernel's view, the operator and the probers, it
 //! says which uplinks flows may use and which take new ones.
 
-use serde::{Deserialize, Serialize};
+use weir_api::{TargetView, UplinkView};
+use weir_health::load::{Change, Rtt};
+use weir_health::target::Status;
+use weir_health::window::Figures;
+use weir_health::{Entry, History, Part, Reason, Signal, State, Transition, Uplink, Wish, choose};
+use weir_site::{Member, Site};
 use weir_wire::layout::control::uplink_state;
-
-use crate::health::target::Status;
-use crate::health::window::Figures;
-use crate::health::{
-    Entry, History, Part, ProbeError, Reason, Signal, State, Transition, Uplink, Wish, choose,
-};
-use crate::load::{Change, LoadView, Rtt};
-use crate::site::{Member, Site};
 
 /// Transitions kept for `weir history`.
 const HISTORY: usize = 1000;
@@ -35,43 +32,6 @@ pub struct Verdict {
     pub states: Vec<u32>,
     /// By policy, the uplinks that may take new flows, a bit for each.
     pub takers: Vec<u64>,
-}
-
-/// An uplink's health, for people and programs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct UplinkView {
-    /// Its name.
-    pub uplink: String,
-    /// Where it stands.
-    pub state: State,
-    /// Why.
-    pub reason: Reason,
-    /// For how long, milliseconds.
-    pub for_ms: u64,
-    /// How long it must be well before it is used again, milliseconds.
-    pub hold_down_ms: u64,
-    /// What is probed.
-    pub targets: Vec<TargetView>,
-    /// What it carries and can carry.
-    pub load: Option<LoadView>,
-}
-
-/// A target's health.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TargetView {
-    /// Its name.
-    pub target: String,
-    /// Does it answer?
-    pub status: Status,
-    /// Loss, round-trip time and jitter.
-    #[serde(flatten)]
-    pub figures: Figures,
-    /// What the last failed probe failed of.
-    pub error: Option<ProbeError>,
-    /// How long ago, milliseconds.
-    pub error_ago_ms: Option<u64>,
-    /// Whether its silence takes the uplink down; that of an implied next hop does not.
-    pub judged: bool,
 }
 
 impl Monitor {
@@ -311,7 +271,7 @@ impl Monitor {
     pub fn view(&self, now: u64) -> Vec<UplinkView> {
         let view = |watched: &Watched| {
             let machine = &watched.machine;
-            let target = |t: &crate::health::target::Watched| TargetView {
+            let target = |t: &weir_health::target::Watched| TargetView {
                 target: t.definition().name.clone(),
                 status: t.status(),
                 figures: t.figures(),
@@ -361,7 +321,7 @@ mod tests {
         [[policy]]\nname = \"fiber-only\"\nmembers = [{ uplink = \"fiber\" }]\n";
 
     fn site() -> Site {
-        crate::site::parse("weir.toml", SITE).unwrap()
+        weir_site::parse("weir.toml", SITE).unwrap()
     }
 
     fn told(problems: [u32; 2]) -> Verdict {
@@ -462,7 +422,7 @@ mod tests {
         let text = SITE[..SITE.find("[[policy]]").unwrap()]
             .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
             .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
-        let site = crate::site::parse("weir.toml", &text).unwrap();
+        let site = weir_site::parse("weir.toml", &text).unwrap();
         let mut monitor = Monitor::new(&site, &[], 0);
         let states = (0..300u64).map(|step| {
             let now = step * 10;
@@ -554,7 +514,7 @@ mod tests {
     #[test]
     fn an_uplink_that_fills_is_in_the_history_with_load_and_capacity() {
         let mut monitor = Monitor::new(&site(), &[uplink_state::USABLE; 2], 0);
-        let tighter = Some((crate::load::Direction::Up, 91, 20_000_000));
+        let tighter = Some((weir_site::load::Direction::Up, 91, 20_000_000));
         monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
         monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
         let told: Vec<_> = monitor
@@ -577,7 +537,7 @@ mod tests {
         let probed =
             format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
         let text = SITE.replace("interface = \"wan0\"", &probed);
-        let site = crate::site::parse("weir.toml", &text).unwrap();
+        let site = weir_site::parse("weir.toml", &text).unwrap();
         let mut monitor = Monitor::new(&site, &[uplink_state::USABLE; 2], 0);
         assert_eq!(monitor.rtt(0), None);
         for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {

@@ -15,8 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use weir_api::{Message, Response};
+use weir_site::group::group;
 
-use crate::api::{Message, Response};
 use crate::clerk::Clerk;
 use crate::urgent::Words;
 
@@ -120,13 +121,6 @@ pub fn share(path: &Path, named: Option<&str>) -> Result<()> {
     chown(path, None, Some(group))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .with_context(|| format!("cannot give {} to group {name}", path.display()))
-}
-
-/// The number of a group of /etc/group.
-pub fn group(name: &str) -> Option<u32> {
-    let groups = fs::read_to_string("/etc/group").ok()?;
-    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
-    line.split(':').nth(2)?.parse().ok()
 }
 
 /// Hands on what is asked, until the receiver is gone. What `words` can obey of it is obeyed first;
@@ -247,10 +241,10 @@ mod tests {
     use std::os::unix::net::UnixStream as Client;
     use std::path::PathBuf;
 
+    use weir_api::Query;
     use weir_shm::control::{ControlRegion, ControlWriter};
 
     use super::*;
-    use crate::api::Query;
 
     fn words() -> Arc<Words> {
         let region = ControlRegion::anonymous().unwrap();

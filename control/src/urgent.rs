@@ -19,15 +19,15 @@ use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
 };
 use tokio::sync::Notify;
+use weir_api::{Message, Request};
+use weir_kernel::events::{self, Event};
+use weir_kernel::watch;
 use weir_shm::control::StateWords;
 use weir_shm::state_word;
+use weir_site::Site;
+use weir_view::Kernel;
 use weir_wire::layout::MAX_UPLINKS;
 use weir_wire::layout::control::uplink_state;
-
-use crate::api::{Message, Request};
-use crate::events::{self, Event};
-use crate::site::Site;
-use crate::watch::{self, Kernel};
 
 /// The lowest real-time priority is before everything that is not.
 const PRIORITY: u8 = 1;
@@ -231,9 +231,9 @@ fn prioritise() {
 #[cfg(test)]
 mod tests {
     use weir_shm::control::{ControlRegion, ControlWriter};
+    use weir_view::Link;
 
     use super::*;
-    use crate::watch::Link;
 
     const SITE: &str = "[[lan]]\ninterface = \"lan0\"\n\
         [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
@@ -247,7 +247,7 @@ mod tests {
         let words = Words::new(ControlWriter::new(region.clone()).words());
         let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
-        let site = crate::site::parse("weir.toml", SITE).unwrap();
+        let site = weir_site::parse("weir.toml", SITE).unwrap();
         words.know(&site, &Kernel { links, ..Kernel::default() });
         (0..2).for_each(|uplink| words.set(uplink, UP | uplink_state::SATURATED));
         (words, region)

@@ -1,12 +1,11 @@
 //! What users' connections say of the uplinks, from what the workers have counted.
 
+use weir_health::PassiveCounts;
+use weir_health::passive::{NewFlows, Remotes, Share};
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
 use weir_wire::layout::counters::{PLACES, Resent};
 use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
-
-use crate::health::PassiveCounts;
-use crate::health::passive::{NewFlows, Remotes, Share};
 
 /// A reader of counts, which gives each interval once.
 #[derive(Debug)]

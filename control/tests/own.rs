@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use weir_control::own::{self, Own};
-use weir_control::publish::{self, Overrides};
-use weir_control::site::{self, Site};
-use weir_control::watch::Watcher;
+use weir_kernel::own;
+use weir_kernel::watch::Watcher;
+use weir_publish::Overrides;
+use weir_site::Site;
+use weir_view::own::mark;
 use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
 
 const SITE: &str = r#"
@@ -37,7 +38,7 @@ fn in_gateway<F: Future>(body: impl FnOnce(Site) -> F + Send) {
                 ip(&format!("link set far-{name} up"));
             }
             ip("route add default via 192.0.2.1");
-            let site = site::parse("test", SITE).unwrap();
+            let site = weir_site::parse("test", SITE).unwrap();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(body(site));
@@ -70,9 +71,9 @@ async fn install_by(site: &Site, states: [u32; 2]) {
 async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
     let mut kernel = watcher.read().await.unwrap();
-    let half = publish::derive(site, &kernel, overrides, &[], None).half;
-    let wanted = Own::wanted(site, &kernel, &half, &states);
-    wanted.install(&mut kernel.own, watcher.handle()).await.unwrap();
+    let half = weir_publish::derive(site, &kernel, overrides, &[], None).half;
+    let wanted = weir_publish::own::wanted(site, &kernel, &half, &states);
+    own::install(&wanted, &mut kernel.own, watcher.handle()).await.unwrap();
     assert_eq!(kernel.own, wanted);
     assert_eq!(watcher.read().await.unwrap().own, wanted);
 }
@@ -213,7 +214,7 @@ fn a_lan_that_the_kernel_forwards_leaves_by_the_best_usable_uplink() {
 fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
     in_gateway(async |site| {
         install(&site, [true, true]).await;
-        let mark = format!(" mark {}", own::mark(1));
+        let mark = format!(" mark {}", mark(1));
         assert_eq!(way(&mark), "wan1");
         ip("link set wan1 down");
         let command = format!("route get 198.51.100.1{mark}");
@@ -229,7 +230,7 @@ fn a_marked_socket_leaves_by_its_uplink_or_not_at_all() {
 fn a_marked_socket_with_an_address_of_another_uplink_leaves_by_none() {
     in_gateway(async |site| {
         install(&site, [true, true]).await;
-        let mark = format!(" mark {}", own::mark(1));
+        let mark = format!(" mark {}", mark(1));
         assert_eq!(way(&format!("{mark} from 192.0.2.130")), "wan1");
         for other in [" from 192.0.2.2", " from 10.77.0.1"] {
             let command = format!("route get 198.51.100.1{mark}{other}");
@@ -279,7 +280,7 @@ fn a_marked_socket_leaves_by_its_uplink_whatever_rules_come_before() {
         install(&site, [true, true]).await;
         let before = of_uplinks();
         vpn_up();
-        let mark = format!(" mark {}", own::mark(1));
+        let mark = format!(" mark {}", mark(1));
         assert_eq!(way(&mark), "wg0", "until they are seen");
         install(&site, [true, true]).await;
         assert_eq!(way(&mark), "wan1");
@@ -318,8 +319,7 @@ fn what_names_an_uplink_follows_no_route_for_half_of_everything() {
         ip("route add 128.0.0.0/1 via 10.77.0.9");
         install(&site, [true, true]).await;
         assert_eq!(way(""), "lan0");
-        for named in
-            [" oif wan1".into(), " from 192.0.2.130".into(), format!(" mark {}", own::mark(1))]
+        for named in [" oif wan1".into(), " from 192.0.2.130".into(), format!(" mark {}", mark(1))]
         {
             assert_eq!(way(&named), "wan1", "{named}");
         }
@@ -330,17 +330,17 @@ fn what_names_an_uplink_follows_no_route_for_half_of_everything() {
 fn what_commands_need_stays_when_all_else_goes() {
     in_gateway(async |site| {
         install(&site, [true, true]).await;
-        own::remove(&mut Watcher::new().unwrap(), &[1].into()).await.unwrap();
-        assert_eq!(way(&format!(" mark {}", own::mark(1))), "wan1");
+        Watcher::new().unwrap().remove_own(&[1].into()).await.unwrap();
+        assert_eq!(way(&format!(" mark {}", mark(1))), "wan1");
         assert_eq!(way(" from 192.0.2.130"), "wan0", "as the main table says");
-        assert_eq!(way(&format!(" mark {}", own::mark(0))), "wan0", "likewise");
+        assert_eq!(way(&format!(" mark {}", mark(0))), "wan0", "likewise");
         let rules = ip("rule show");
         assert_eq!(rules.matches("lookup 11702").count(), 2, "{rules}");
         ip("link set wan1 down");
-        let command = format!("route get 198.51.100.1 mark {}", own::mark(1));
+        let command = format!("route get 198.51.100.1 mark {}", mark(1));
         let output = Command::new("ip").args(command.split(' ')).output().unwrap();
         assert!(String::from_utf8_lossy(&output.stderr).contains("unreachable"), "{output:?}");
-        own::remove(&mut Watcher::new().unwrap(), &[].into()).await.unwrap();
+        Watcher::new().unwrap().remove_own(&[].into()).await.unwrap();
         assert!(!ip("rule show").contains("117"), "nothing is left");
     });
 }
@@ -378,9 +378,9 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         site.uplinks[0].next_hop = Some("192.0.2.2".parse().unwrap());
         let mut watcher = Watcher::new().unwrap();
         let mut kernel = watcher.read().await.unwrap();
-        let half = publish::derive(&site, &kernel, &Overrides::default(), &[], None).half;
-        let wanted = Own::wanted(&site, &kernel, &half, &[0, uplink_state::USABLE]);
-        let error = wanted.install(&mut kernel.own, watcher.handle()).await.unwrap_err();
+        let half = weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None).half;
+        let wanted = weir_publish::own::wanted(&site, &kernel, &half, &[0, uplink_state::USABLE]);
+        let error = own::install(&wanted, &mut kernel.own, watcher.handle()).await.unwrap_err();
         assert!(error.to_string().contains("192.0.2.2"), "{error}");
         assert_eq!(way(" from 192.0.2.130"), "wan1");
         assert_eq!(way(""), "wan1");
@@ -406,7 +406,7 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);
-        own::remove(&mut Watcher::new().unwrap(), &[].into()).await.unwrap();
+        Watcher::new().unwrap().remove_own(&[].into()).await.unwrap();
         assert_eq!(all(), before);
     });
 }

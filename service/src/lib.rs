@@ -2,10 +2,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | `complaint` | warnings that are said once |
 //! | [`log`] | lines on standard error: with their priority for journald, coloured for a terminal |
 //! | this one | how a program ends, and what it tells systemd |
 #![forbid(unsafe_code)]
 
+mod complaint;
 pub mod log;
 
 use std::io::Write;
@@ -14,6 +16,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sd_notify::NotifyState;
 use tracing::Level;
+
+pub use complaint::Complaint;
 
 /// Exit status when the configuration is wrong: starting again does not help (sysexits.h, EX_CONFIG).
 pub const WRONG_CONFIGURATION: u8 = 78;

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result};
-use weir_control::health::{Entry, State};
+use weir_health::{Entry, State};
 
 use crate::line::Line;
 use crate::plan::Plan;

@@ -8,9 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use weir_control::api::{self, Query, Request, Response};
-use weir_control::health::Entry;
-use weir_control::monitor::UplinkView;
+use weir_api::{Query, Request, Response, UplinkView};
+use weir_health::Entry;
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -125,7 +124,7 @@ impl Weir {
             }
             let region = ControlRegion::open(&self.pins, Access::Read).ok();
             let ours = region.is_some_and(|r| r.control_process().0 == started && r.epoch() > 0);
-            Ok((ours && api::ask(&socket, &Query::Health).is_ok()).then_some(()))
+            Ok((ours && weir_api::ask(&socket, &Query::Health).is_ok()).then_some(()))
         });
         up.with_context(|| self.log("weir-control"))?;
         self.control = Some(process);
@@ -217,7 +216,7 @@ impl Weir {
     /// # Errors
     /// When it is refused or nobody answers.
     pub fn request(&self, request: &Request) -> Result<u64> {
-        match api::call(&self.socket(), request)? {
+        match weir_api::call(&self.socket(), request)? {
             Response::Ok { epoch, .. } => Ok(epoch),
             Response::Error { message } => bail!("refused: {message}"),
             other => bail!("not an answer to {request:?}: {other:?}"),
@@ -238,7 +237,7 @@ impl Weir {
     /// # Errors
     /// When the control process does not answer.
     pub fn history(&self) -> Result<Vec<Entry>> {
-        match api::ask(&self.socket(), &Query::History { since: 0 })? {
+        match weir_api::ask(&self.socket(), &Query::History { since: 0 })? {
             Response::History { entries } => Ok(entries),
             other => bail!("no history: {other:?}"),
         }
@@ -249,7 +248,7 @@ impl Weir {
     /// # Errors
     /// When the control process does not answer.
     pub fn health(&self) -> Result<Vec<UplinkView>> {
-        match api::ask(&self.socket(), &Query::Health)? {
+        match weir_api::ask(&self.socket(), &Query::Health)? {
             Response::Health { uplinks } => Ok(uplinks),
             other => bail!("no health: {other:?}"),
         }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weir_control::health::Health;
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_site::health::Health;
 use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;

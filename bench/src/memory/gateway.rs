@@ -4,13 +4,12 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use weir_control::load::Placement;
-use weir_control::publish::{self, Overrides};
-use weir_control::site;
-use weir_control::watch::{Kernel, Link, NeighbourEntry};
 use weir_dataplane::engine::{Engine, Regions};
+use weir_health::load::Placement;
+use weir_publish::Overrides;
 use weir_shm::control::ControlWriter;
 use weir_shm::flows::TagWord;
+use weir_view::{Kernel, Link, NeighbourEntry};
 use weir_wire::layout::control::uplink_state;
 use weir_wire::layout::counters::Counter;
 use weir_wire::layout::flow::{FlowEntry4, GROUP, slots_for};
@@ -109,7 +108,7 @@ impl Gateway {
 
 fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
     let text = site_text(translation)?;
-    let site = site::parse("built in", &text).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
+    let site = weir_site::parse("built in", &text).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
     let link = |index, name: &str| Link {
         index,
         name: name.into(),
@@ -126,7 +125,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         let entry = NeighbourEntry { mac, fresh: true, trusted: true };
         kernel.neighbours.insert((index, next_hop), entry);
     }
-    let mut published = publish::derive(&site, &kernel, &Overrides::default(), &[], None);
+    let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
     let mut writer = ControlWriter::new(regions.control.clone());
     let mut takers = 0;
     for (uplink, problems) in (0u8..).zip(&published.problems) {
@@ -135,7 +134,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         writer.set_uplink_state(uplink, if usable { uplink_state::USABLE } else { 0 });
         takers |= u64::from(usable) << uplink;
     }
-    let mut tables = publish::Tables::default();
+    let mut tables = weir_publish::Tables::default();
     let takers = vec![takers; site.policies.len()];
     tables.update(&mut published.half, &takers, Placement::plain);
     writer.publish(&mut published.half, &tables.live());

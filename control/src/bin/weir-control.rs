@@ -19,7 +19,7 @@ struct Arguments {
     #[arg(long, default_value = weir_shm::pins::DEFAULT_DIRECTORY)]
     pins: PathBuf,
     /// Socket of the API.
-    #[arg(long, default_value = weir_control::api::DEFAULT_SOCKET)]
+    #[arg(long, default_value = weir_api::DEFAULT_SOCKET)]
     socket: PathBuf,
     /// Directory for what is kept on disk: the last good configuration, and who set what by hand.
     #[arg(long, default_value = weir_control::state::DEFAULT_DIRECTORY)]

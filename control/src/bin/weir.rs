@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use weir_control::cli::{self, Arguments};
+use weir_cli::Arguments;
 
 fn main() -> ExitCode {
-    ExitCode::from(cli::run(&Arguments::parse()) as u8)
+    ExitCode::from(weir_cli::run(&Arguments::parse()) as u8)
 }

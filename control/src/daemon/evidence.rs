@@ -1,12 +1,12 @@
 //! What probes, users' connections and counters show of the uplinks.
 
+use weir_api::time;
+use weir_health::load::{Counts, Reading};
+use weir_health::{PassiveCounts, Signal};
+use weir_service::Complaint;
+
 use super::Daemon;
-use crate::complaint::Complaint;
-use crate::health::{self, PassiveCounts};
-use crate::load::{Counts, Reading};
 use crate::probe::{self, Binding, Plan};
-use crate::site;
-use crate::time;
 
 impl Daemon {
     /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
@@ -33,7 +33,7 @@ impl Daemon {
 
     /// Takes what a probe has found; says whether an uplink's state changed.
     pub(super) fn hear(&mut self, event: &probe::Event) -> bool {
-        let named = |uplink: &site::Uplink| *uplink.name == *event.uplink;
+        let named = |uplink: &weir_site::Uplink| *uplink.name == *event.uplink;
         let Some(index) = self.site.uplinks.iter().position(named) else { return false };
         let Some(signal) = event.signal(&self.site.uplinks[index].health) else { return false };
         let link = self.kernel.link(&self.site.uplinks[index].interface);
@@ -61,7 +61,7 @@ impl Daemon {
         let all = self.users.read(self.site.uplinks.len(), self.site.workers, now);
         for (index, counts) in all.iter().enumerate() {
             if *counts != PassiveCounts::default() {
-                self.monitor.signal(index, health::Signal::Passive(Box::new(*counts)), now);
+                self.monitor.signal(index, Signal::Passive(Box::new(*counts)), now);
             }
         }
     }
@@ -106,10 +106,10 @@ mod tests {
 
     use tokio::sync::mpsc;
     use tokio::time::Instant;
+    use weir_health::State;
 
     use super::super::fixture::{daemon, event};
     use super::*;
-    use crate::health::State;
     use crate::probe::Finding;
 
     #[tokio::test]

@@ -6,22 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use weir_api::time;
+use weir_kernel::guard::Guard;
+use weir_kernel::own;
 use weir_shm::Pins;
 use weir_shm::control::ControlRegion;
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
 use weir_shm::observations::Observations;
 use weir_shm::pins::name;
+use weir_view::{Kernel, Link, NeighbourEntry};
 
 use super::Daemon;
 use super::start::Held;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
-use crate::guard::Guard;
+use crate::probe;
 use crate::state::State;
 use crate::users::Users;
-use crate::watch::{Kernel, Link, NeighbourEntry};
-use crate::{own, probe, site, time};
 
 const SITE: &str = r#"
 [[lan]]
@@ -74,7 +76,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let observations = Observations::anonymous().unwrap();
     let users = Users::new(observations, counters.clone(), time::monotonic_ms());
     let region = ControlRegion::anonymous().unwrap();
-    let site = site::parse("weir.toml", SITE).unwrap();
+    let site = weir_site::parse("weir.toml", SITE).unwrap();
     let state = State::open(Path::new("/proc/none")).unwrap();
     let source = Source::new(Path::new("weir.toml"), state);
     let held = Held {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use weir_api::time;
+use weir_kernel::watch::Watcher;
+use weir_site::rules;
+use weir_view::Kernel;
 
 use super::Daemon;
 use super::patience::{KERNEL_PATIENCE, sleep_until, unanswered};
 use super::turn::TICK;
-use crate::rules;
-use crate::time;
-use crate::watch::{Kernel, Watcher};
 
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -127,11 +128,11 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
+    use weir_kernel::events::Event;
     use weir_wire::layout::control::uplink_state;
 
     use super::super::fixture::{daemon, event, kernel};
     use super::*;
-    use crate::events::Event;
     use crate::probe::Finding;
 
     #[tokio::test]

@@ -28,35 +28,34 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::sync::mpsc;
+use weir_health::load::Load;
+use weir_kernel::confine::Confined;
+use weir_kernel::guard::Guard;
+use weir_kernel::own;
+use weir_kernel::sysctls::Sysctls;
+use weir_publish::home::Homing;
+use weir_publish::lans::Lans;
+use weir_publish::{Overrides, Tables, hosts};
+use weir_service::Complaint;
 use weir_shm::control::ControlWriter;
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
 use weir_shm::{Pins, Role};
+use weir_site::Site;
+use weir_view::Kernel;
 use weir_wire::layout::control::ControlHalf;
 
 use crate::by_hand::Ledger;
 use crate::clerk::Clerk;
-use crate::complaint::Complaint;
-use crate::confine::Confined;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
-use crate::guard::Guard;
-use crate::home::Homing;
 use crate::hooks::Hooks;
-use crate::hosts;
-use crate::lans::Lans;
 use crate::limits;
-use crate::load::Load;
 use crate::monitor::Monitor;
-use crate::own;
 use crate::probe::{self, Probers, Trust};
-use crate::publish::{Overrides, Tables};
 use crate::serve;
-use crate::site::Site;
-use crate::sysctls::Sysctls;
 use crate::urgent::{self, Words};
 use crate::users::Users;
-use crate::watch::Kernel;
 
 use start::Started;
 use turn::{Signals, Turns};
@@ -151,7 +150,7 @@ struct Daemon {
     /// Of rules and routes.
     unrouted: Complaint,
     /// The rules of weir's that the kernel was made to have.
-    installed: BTreeSet<own::Rule>,
+    installed: BTreeSet<weir_view::own::Rule>,
     /// What was said of the kernel's rules.
     unfollowed: Vec<String>,
     /// Of devices with too few channels, by kernel index.

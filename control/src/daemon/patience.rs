@@ -4,8 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-
-use crate::time;
+use weir_api::time;
 
 /// How long the kernel may take for an answer.
 pub(super) const KERNEL_PATIENCE: Duration = Duration::from_secs(3);

@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use weir_wire::layout::control::{ControlHalf, Member, Tier, uplink_state};
+use weir_api::{time, words};
+use weir_kernel::own;
+use weir_kernel::watch::Watcher;
+use weir_publish::guard::{Seen, ruleset};
+use weir_publish::{Published, hosts, implied, lans};
+use weir_wire::layout::control::{ControlHalf, Member, Tier, Translate, uplink_state};
 use zerocopy::IntoBytes;
 
 use super::Daemon;
-use crate::hosts;
-use crate::implied;
-use crate::lans;
-use crate::own::Own;
-use crate::publish::{self, Published};
-use crate::site;
-use crate::time;
-use crate::watch::Watcher;
-use crate::words;
 
 /// What workers get of the CPU when an uplink's state changed, before hooks run and routes follow.
 const HEAD_START: Duration = Duration::from_millis(1);
@@ -44,7 +40,7 @@ impl Daemon {
     fn run_hooks(&mut self) {
         for entry in self.monitor.history(self.told) {
             self.told = entry.number + 1;
-            let named = |uplink: &&site::Uplink| entry.part.uplink() == Some(&*uplink.name);
+            let named = |uplink: &&weir_site::Uplink| entry.part.uplink() == Some(&*uplink.name);
             let uplink = self.site.uplinks.iter().find(named);
             if let (Some(directory), Some(uplink)) = (&self.site.hooks, uplink) {
                 self.hooks.tell(directory, &uplink.interface, entry);
@@ -54,7 +50,7 @@ impl Daemon {
 
     pub(super) fn derive(&self) -> Published {
         let last = self.half.as_deref();
-        publish::derive(&self.site, &self.kernel, &self.overrides, &self.since, last)
+        weir_publish::derive(&self.site, &self.kernel, &self.overrides, &self.since, last)
     }
 
     /// Publishes if anything differs from what is published; the epoch in force.
@@ -152,7 +148,7 @@ impl Daemon {
         if self.known_hosts.as_ref() == Some(&sources) {
             return;
         }
-        self.guard.follow(&self.site, &self.kernel);
+        self.follow_guard();
         let hosts = sources.prefixes();
         let room = self.hosts.room();
         let done = self.hosts.sync(&hosts);
@@ -170,6 +166,12 @@ impl Daemon {
         };
         self.crowded.say(trouble);
         self.known_hosts = done.is_ok().then_some(sources);
+    }
+
+    /// Has the guard's table follow the site, and what it takes from the kernel.
+    pub(super) fn follow_guard(&self) {
+        let seen = Seen::of(&self.site, &self.kernel);
+        self.guard.follow(ruleset(self.guard.table(), &self.site, &seen));
     }
 
     /// Says of each policy which of its flows come home.
@@ -197,7 +199,7 @@ impl Daemon {
         }
         let states = made_for.as_ref().map_or(&[][..], |(_, states)| states);
         let wanted = match self.site.own_traffic {
-            true => Own::wanted(&self.site, &self.kernel, half, states),
+            true => weir_publish::own::wanted(&self.site, &self.kernel, half, states),
             false => self.kernel.own.of_commands(&self.confined.uplinks()),
         };
         let removed = self.installed.difference(&self.kernel.own.rules).count();
@@ -205,7 +207,8 @@ impl Daemon {
             tracing::warn!("{removed} of weir's rules (ip rule) were removed by others: put back");
         }
         let mut known = std::mem::take(&mut self.kernel.own);
-        let done = self.meanwhile(wanted.install(&mut known, watcher.handle())).await.flatten();
+        let done =
+            self.meanwhile(own::install(&wanted, &mut known, watcher.handle())).await.flatten();
         // Those that were refused are not missed.
         self.installed = wanted.rules.intersection(&known.rules).cloned().collect();
         self.kernel.own = known;
@@ -219,7 +222,12 @@ impl Daemon {
 
     /// The kernel is set to forward only where the guard keeps it from doing so on its own.
     pub(super) fn hold_sysctls(&mut self) {
-        self.sysctls.hold(&self.site, &self.writer, self.guard.stands());
+        if self.site.sysctls {
+            let translates = |uplink: &weir_site::Uplink| uplink.translate == Translate::Nat44;
+            let translated = self.site.uplinks.iter().any(translates);
+            let nat_ports = translated.then_some(self.site.nat_ports);
+            self.sysctls.hold(nat_ports, &self.writer, self.guard.stands());
+        }
     }
 }
 

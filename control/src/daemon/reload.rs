@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use weir_api::time;
+use weir_publish::home::Homing;
+use weir_publish::{beside, implied};
 use weir_service::WrongConfiguration;
+use weir_site::{Problem, Site};
+use weir_view::Kernel;
 use weir_wire::layout::control::ControlHalf;
 
 use super::Daemon;
-use crate::home::Homing;
-use crate::implied;
-use crate::publish;
 use crate::serve;
-use crate::site::{self, Problem, Site};
-use crate::time;
-use crate::watch::Kernel;
 
 impl Daemon {
     /// Takes over a changed file, or says in the log why not.
@@ -41,8 +40,8 @@ impl Daemon {
             if site.own_traffic {
                 self.keeper.take()?;
             }
-            let derived = publish::derive(site, &self.kernel, &carry(site), &[], half);
-            match publish::weightless(&derived.half, site.policies.len()) {
+            let derived = weir_publish::derive(site, &self.kernel, &carry(site), &[], half);
+            match beside::weightless(&derived.half, site.policies.len()) {
                 None => Ok(()),
                 Some(policy) => bail!(
                     "with the weights that are set by hand, those of policy {policy} add up to \
@@ -51,7 +50,7 @@ impl Daemon {
             }
         })?;
         let forwards = self.dataplane.runs();
-        warnings.extend(half.iter().flat_map(|half| site::warnings_beside(&site, half, forwards)));
+        warnings.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
         let carried = carry(&site);
         implied::imply(&mut site, &self.kernel);
         if site.hash != self.site.hash {
@@ -64,12 +63,12 @@ impl Daemon {
         self.load.reconfigure(&site);
         self.site = site;
         self.routed = None;
-        self.guard.follow(&self.site, &self.kernel);
+        self.follow_guard();
         if let Err(error) = serve::share(&self.socket, self.site.group.as_deref()) {
             tracing::warn!("{error:#}");
         }
         warnings.extend_from_slice(&self.site.warnings);
-        warnings.extend(site::warnings_here(&self.site, &self.kernel));
+        warnings.extend(weir_site::warnings_here(&self.site, &self.kernel));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(warnings)
     }
@@ -78,7 +77,7 @@ impl Daemon {
 /// Refuses what a gateway cannot run with. What takes one LAN or one uplink out of use keeps the
 /// others from nothing, and is returned.
 pub(super) fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<Vec<String>> {
-    let problems = site::against_kernel(site, kernel, &path.display().to_string());
+    let problems = weir_site::against_kernel(site, kernel, &path.display().to_string());
     let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
     let texts = |of: &[Problem]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
     if lasting.is_empty() { Ok(texts(&passing)) } else { bail!("{}", texts(&lasting).join("\n")) }
@@ -86,7 +85,7 @@ pub(super) fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<Vec<Str
 
 /// Flows name uplinks by their place in the file that is published.
 pub(super) fn keep_order(site: &Site, published: Option<&ControlHalf>) -> Result<()> {
-    match published.map(|half| publish::check_order(site, half)) {
+    match published.map(|half| beside::check_order(site, half)) {
         Some(Err(error)) => Err(WrongConfiguration(error).into()),
         _ => Ok(()),
     }

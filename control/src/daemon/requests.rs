@@ -1,17 +1,15 @@
 //! What the command line asks.
 
 use anyhow::{Context, Result, anyhow, bail};
+use weir_api::{Message, Query, Request, Response, UplinkView, time};
+use weir_kernel::watch::Watcher;
+use weir_publish::home::Homing;
+use weir_publish::{Hand, beside};
 use weir_wire::layout::control::{Member, Uplink as UplinkLayout, uplink_state};
 
 use super::Daemon;
-use crate::api::{Message, Query, Request, Response};
 use crate::by_hand;
-use crate::home::Homing;
-use crate::monitor::UplinkView;
-use crate::publish::{self, Hand};
 use crate::serve::Caller;
-use crate::time;
-use crate::watch::Watcher;
 
 impl Daemon {
     pub(super) async fn answer(
@@ -173,7 +171,7 @@ impl Daemon {
 
     fn refuse_weightless(&self, uplink: &str) -> Result<()> {
         let half = self.derive().half;
-        match publish::weightless(&half, self.site.policies.len()) {
+        match beside::weightless(&half, self.site.policies.len()) {
             None => Ok(()),
             Some(policy) => bail!(
                 "with that, the weights of policy {policy} add up to zero: use `weir down {uplink}` to take it out"

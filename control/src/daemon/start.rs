@@ -8,41 +8,39 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use weir_api::time;
+use weir_health::load::Load;
+use weir_kernel::confine::Confined;
+use weir_kernel::guard::Guard;
+use weir_kernel::sysctls::Sysctls;
+use weir_kernel::watch::Watcher;
+use weir_kernel::{bound, own};
+use weir_publish::home::Homing;
+use weir_publish::lans::Lans;
+use weir_publish::{Overrides, Tables, guard, implied};
+use weir_service::Complaint;
 use weir_shm::Pins;
 use weir_shm::control::{BoundPorts, ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
+use weir_site::{Site, rules};
+use weir_view::Kernel;
 
 use super::patience::{KERNEL_PATIENCE_AT_START, in_time};
 use super::reload::{admit, keep_order};
 use super::{Daemon, Options};
-use crate::bound;
 use crate::by_hand::Ledger;
-use crate::complaint::Complaint;
-use crate::confine::Confined;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
-use crate::guard::Guard;
-use crate::home::Homing;
 use crate::hooks::{self, Hooks};
-use crate::implied;
-use crate::lans::Lans;
-use crate::load::Load;
 use crate::monitor::Monitor;
-use crate::own;
 use crate::probe;
-use crate::publish::{Overrides, Tables};
-use crate::rules;
 use crate::serve;
-use crate::site::{self, Site};
 use crate::state::State;
-use crate::sysctls::Sysctls;
-use crate::time;
 use crate::urgent::Words;
 use crate::users::Users;
-use crate::watch::{Kernel, Watcher};
 
 /// What the process took hold of before it published anything.
 pub(super) struct Held {
@@ -72,7 +70,9 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let region = ControlRegion::open(pins, Access::Write)?;
     let mut source = Source::new(&options.config, State::open(&options.state)?);
     // Before anything can be refused: until then the kernel may forward what it should not.
-    let guard = Guard::start(&options.pins, &source.readable()?).await;
+    let table = guard::table(&options.pins);
+    let rules = guard::ruleset(&table, &source.readable()?, &guard::Seen::default());
+    let guard = Guard::start(table, rules).await;
     let mut watcher = Watcher::new()?;
     let kernel = in_time(KERNEL_PATIENCE_AT_START, watcher.read()).await.flatten()?;
     let published = region.snapshot();
@@ -80,7 +80,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
         admit(site, &kernel, path)?.iter().for_each(|problem| tracing::warn!("{problem}"));
         keep_order(site, published.as_ref().map(|snapshot| &*snapshot.half))
     })?;
-    for warning in site.warnings.iter().chain(&site::warnings_here(&site, &kernel)) {
+    for warning in site.warnings.iter().chain(&weir_site::warnings_here(&site, &kernel)) {
         tracing::warn!("{warning}");
     }
     let mut keeper = own::Keeper::new(options.pins.clone());

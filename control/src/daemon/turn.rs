@@ -7,15 +7,13 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use weir_api::{Message, Request, time};
+use weir_kernel::watch::Watcher;
 
 use super::Daemon;
 use super::patience::sleep_until;
-use crate::api::{Message, Request};
-use crate::own;
 use crate::probe::Probers;
 use crate::serve::Call;
-use crate::time;
-use crate::watch::Watcher;
 
 /// How often state is looked at without an event.
 pub(super) const TICK: Duration = Duration::from_millis(500);
@@ -169,7 +167,7 @@ impl Turns {
         let daemon = &mut self.daemon;
         daemon.confined.sweep();
         if daemon.keeper.keeps()
-            && let Err(error) = own::remove(&mut self.watcher, &daemon.confined.uplinks()).await
+            && let Err(error) = self.watcher.remove_own(&daemon.confined.uplinks()).await
         {
             tracing::warn!("weir's rules and routes are still there: {error:#}");
         }

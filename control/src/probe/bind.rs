@@ -4,9 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::site::Uplink;
-use crate::watch::{Kernel, Link};
+use weir_site::Uplink;
+use weir_view::{Kernel, Link};
 
 /// How an uplink's own sockets are told from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,5 +42,27 @@ impl Binding {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_leave_with_an_address_of_the_pool_that_the_gateway_has() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\n\
+                    interface = \"wan0\"\naddresses = [\"203.0.113.8\", \"203.0.113.9\"]\n";
+        let site = weir_site::parse("weir.toml", text).unwrap();
+        let mut kernel = Kernel {
+            links: vec![Link { index: 2, name: "wan0".into(), ..Link::default() }],
+            addresses: vec![(2, "100.64.0.2/24".parse().unwrap())],
+            ..Kernel::default()
+        };
+        let source =
+            |kernel: &Kernel| Binding::of(&site.uplinks[0], &kernel.links[0], kernel).source4;
+        assert_eq!(source(&kernel), Some("100.64.0.2".parse().unwrap()));
+        kernel.addresses.push((9, "203.0.113.9/32".parse().unwrap()));
+        assert_eq!(source(&kernel), Some("203.0.113.9".parse().unwrap()));
     }
 }

@@ -9,11 +9,12 @@ use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype};
 use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
+use weir_health::ProbeError;
+use weir_site::health::Record;
 
 use super::bind::Binding;
 use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
-use crate::health::{ProbeError, Record};
 
 /// Asks `server`; its answer is told by `id` and the question. The query has left when this returns;
 /// what it gives is ready when the answer has come.

@@ -19,11 +19,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
+use weir_health::{ProbeError, TlsFault};
+use weir_site::health::Url;
 
 use super::bind::Binding;
 use super::sniffer::Sniffer;
 use super::{socket_error, tcp};
-use crate::health::{ProbeError, TlsFault, Url};
 
 /// How much of a body is searched, bytes.
 const BODY: usize = 64 * 1024;

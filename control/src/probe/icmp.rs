@@ -16,12 +16,12 @@ use socket2::{Protocol, SockFilter, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use weir_health::ProbeError;
 use weir_wire::checksum;
 
 use super::bind::Binding;
 use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
-use crate::health::ProbeError;
 
 /// Header and a token of eight bytes.
 const LENGTH: usize = 16;

@@ -3,12 +3,11 @@
 //! A probe is one short exchange: on a socket of its own, or by ICMP on the uplink's. How many
 //! sockets there are at once is bounded by the limit of descriptors, see [`probers`]. What a probe
 //! finds goes as an [`Event`]
-//! to a channel; what it means is judged in [`health`](crate::health).
+//! to a channel; what it means is judged in [`health`](weir_health).
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`bind`] | sockets that leave by one uplink |
-//! | [`pace`] | when probes leave |
 //! | [`probers`] | one task for each target, kept while its definition is |
 //! | `icmp`, `tcp`, `http`, `dns` | one probe |
 //! | `sniffer` | answers that come in and are not given to a probe |
@@ -17,7 +16,6 @@ pub mod bind;
 mod dns;
 mod http;
 mod icmp;
-pub mod pace;
 pub mod probers;
 mod sniffer;
 mod tcp;
@@ -32,8 +30,7 @@ mod tests;
 use std::io;
 
 use rustix::io::Errno;
-
-use crate::health::ProbeError;
+use weir_health::ProbeError;
 
 /// What an error of a socket says of the path. That this machine cannot or will not send says nothing.
 fn socket_error(error: &io::Error) -> ProbeError {

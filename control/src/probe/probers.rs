@@ -15,15 +15,16 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use weir_health::pace::{Pace, Random};
+use weir_health::{ProbeError, Signal};
+use weir_site::health::{Health, Probe, Target, Url};
 use weir_wire::layout::MAX_UPLINKS;
 
 use super::bind::Binding;
 use super::http::{Expect, Trust};
 use super::icmp::Pinger;
-use super::pace::{Pace, Random};
 use super::sniffer::Sniffer;
 use super::{dns, http, tcp};
-use crate::health::{Health, Probe, ProbeError, Signal, Target, Url};
 
 /// Descriptors that probes leave to the rest of the process: netlink, maps, API, hooks, and pingers.
 const RESERVE: u64 = 320;

@@ -17,9 +17,8 @@ use std::time::Duration;
 use rustix::net::eth;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::sync::oneshot;
+use weir_health::ProbeError;
 use weir_wire::{icmp, ipv4, tcp, udp};
-
-use crate::health::ProbeError;
 
 /// How long after the packet socket the probe's own may be looked at, given both at once.
 const MOMENT: Duration = Duration::from_millis(50);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use socket2::{Protocol, Type};
 use tokio::net::TcpStream;
+use weir_health::ProbeError;
 
 use super::bind::Binding;
 use super::sniffer::{Answer, Sniffer};
 use super::socket_error;
-use crate::health::ProbeError;
 
 /// Connects to `address` by the uplink. The connection has begun when this returns; what it gives is
 /// ready when it is there.

@@ -19,12 +19,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use weir_health::{ProbeError, Reason, State, TlsFault, Uplink};
+use weir_site::health::{Health, Probe, Record, Target};
 
 use super::icmp::Pinger;
 use super::probers::{Means, launch};
 use super::sniffer::Sniffer;
 use super::{Binding, Event, Finding, Plan, Probers, Trust};
-use crate::health::{Health, Probe, ProbeError, Reason, Record, State, Target, TlsFault, Uplink};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(20);
@@ -315,8 +316,8 @@ async fn probes_that_answer_bring_an_uplink_up_and_silence_takes_it_down() {
     let (sender, mut events) = mpsc::channel(100);
     let mut probers = Probers::new(sender, Trust::default(), 1);
     let mut uplink = Uplink::adopt(good.clone(), 0);
-    uplink.signal(crate::health::Signal::Carrier(false), 0);
-    uplink.signal(crate::health::Signal::Carrier(true), 0);
+    uplink.signal(weir_health::Signal::Carrier(false), 0);
+    uplink.signal(weir_health::Signal::Carrier(true), 0);
     assert_eq!(uplink.state(), State::Down);
     let start = tokio::time::Instant::now();
     for (health, state) in [(good, State::Up), (bad, State::Down)] {

@@ -1,0 +1,81 @@
+//! What responses are made of.
+
+use serde::{Deserialize, Serialize};
+use weir_health::load::LoadView;
+use weir_health::target::Status;
+use weir_health::window::Figures;
+use weir_health::{ProbeError, Reason, State};
+
+/// An uplink's health, for people and programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its name.
+    pub uplink: String,
+    /// Where it stands.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// For how long, milliseconds.
+    pub for_ms: u64,
+    /// How long it must be well before it is used again, milliseconds.
+    pub hold_down_ms: u64,
+    /// What is probed.
+    pub targets: Vec<TargetView>,
+    /// What it carries and can carry.
+    pub load: Option<LoadView>,
+}
+
+/// A target's health.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetView {
+    /// Its name.
+    pub target: String,
+    /// Does it answer?
+    pub status: Status,
+    /// Loss, round-trip time and jitter.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// What the last failed probe failed of.
+    pub error: Option<ProbeError>,
+    /// How long ago, milliseconds.
+    pub error_ago_ms: Option<u64>,
+    /// Whether its silence takes the uplink down; that of an implied next hop does not.
+    pub judged: bool,
+}
+
+/// An override.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// The uplink's name.
+    pub uplink: String,
+    /// The policy's, for a weight in one policy only.
+    pub policy: Option<String>,
+    /// What is overridden: `"weight"` or `"use"`.
+    pub what: String,
+    /// By what: the weight; `"down"`, `"draining"` or `"drained"`.
+    pub value: String,
+    /// Since when, seconds since the Unix epoch; none: not known any more.
+    pub since_s: Option<u64>,
+    /// By whom; none: not known any more.
+    pub by: Option<String>,
+}
+
+/// The same, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The file.
+    pub file: String,
+    /// The file that is in force: that one, or the last good one.
+    pub in_force: String,
+    /// Why the file as it is now is not.
+    pub refused: Option<Refused>,
+}
+
+/// A file that was not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// When, seconds since the Unix epoch.
+    pub time_s: u64,
+    /// Why.
+    pub why: String,
+}

@@ -1,0 +1,226 @@
+//! Commands that change something, or check a file.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
+use serde_json::json;
+use weir_api::{Request, Response};
+use weir_kernel::confine::Confined;
+use weir_kernel::watch::Watcher;
+use weir_kernel::{guard, own, sysctls, xdp};
+use weir_publish::beside;
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::map::Access;
+use weir_shm::{Pins, Role};
+
+use super::elsewhere::Elsewhere;
+use super::{Arguments, Exit, output};
+
+/// Makes a request of the control process and says what became of it.
+pub fn request(arguments: &Arguments, request: &Request) -> Exit {
+    let json = arguments.json;
+    match weir_api::call(&arguments.socket, request) {
+        Ok(Response::Ok { epoch, message }) => output::print(&match json {
+            true => output::json("done", json!({ "epoch": epoch, "message": message })),
+            false => format!("{message} (epoch {epoch})\n"),
+        }),
+        Ok(Response::Error { message }) => output::fail(json, Exit::Failed, &message),
+        Ok(_) => output::fail(json, Exit::Failed, weir_api::ANOTHER_VERSION),
+        Err(error) => output::failed(json, &error),
+    }
+}
+
+/// Becomes a command that runs by an uplink.
+pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) -> Exit {
+    let refused = match weir_api::call(&arguments.socket, request) {
+        Ok(Response::Ok { .. }) => None,
+        Ok(Response::Error { message }) => Some(message),
+        Ok(_) => Some(weir_api::ANOTHER_VERSION.into()),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    if let Some(message) = refused {
+        output::complain(&message);
+        return Exit::NotRun;
+    }
+    let Some((program, rest)) = command.split_first() else { return Exit::NotRun };
+    let error = Command::new(program).args(rest).exec();
+    output::complain(&format!("cannot run {}: {error}", program.display()));
+    match error.kind() {
+        ErrorKind::NotFound => Exit::NotFound,
+        _ => Exit::NotExecutable,
+    }
+}
+
+/// Checks a file by itself, then against this machine and what is published here.
+pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
+    let checked = weir_site::load(file).and_then(|site| {
+        let name = file.display().to_string();
+        let failed = |error: anyhow::Error| {
+            vec![weir_site::Problem::whole(
+                &name,
+                format!("{error:#}"),
+                "run as root on the gateway",
+            )]
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| failed(e.into()))?;
+        let kernel = runtime.block_on(async { Watcher::new()?.read().await }).map_err(failed)?;
+        let published = published(pins);
+        let half = published.as_ref().map(|snapshot| &*snapshot.half);
+        let mut problems = weir_site::against_kernel(&site, &kernel, &name);
+        if let Some(Err(order)) = half.map(|half| beside::check_order(&site, half)) {
+            let (what, remedy) = order.split_once(". ").unwrap_or((&order, ""));
+            problems.push(weir_site::Problem::whole(&name, what, remedy));
+        }
+        match problems {
+            problems if problems.is_empty() => {
+                let mut here = weir_site::warnings_here(&site, &kernel);
+                let forwards = pins.is_claimed(Role::Dataplane).unwrap_or(false);
+                here.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
+                Ok(weir_site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })
+            }
+            problems => Err(problems),
+        }
+    });
+    let (problems, warnings) = match &checked {
+        Ok(site) => (Vec::new(), site.warnings.clone()),
+        Err(problems) => (problems.iter().map(ToString::to_string).collect(), Vec::new()),
+    };
+    let exit = if checked.is_ok() { Exit::Ok } else { Exit::Invalid };
+    if json {
+        let value = json!({
+            "valid": checked.is_ok(), "errors": problems, "warnings": warnings,
+        });
+        output::print(&output::json("check", value));
+        return exit;
+    }
+    problems.iter().for_each(|problem| output::note(problem));
+    warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    match &checked {
+        Ok(site) => output::print(&format!(
+            "{}: valid, {} uplinks, {} policies, {} rules\n",
+            file.display(),
+            site.uplinks.len(),
+            site.policies.len(),
+            site.rules.len()
+        )),
+        Err(problems) => {
+            output::note(&format!("{}: {} errors", file.display(), problems.len()));
+            exit
+        }
+    }
+}
+
+/// What is published, if it can be seen.
+fn published(pins: &Pins) -> Option<Box<Snapshot>> {
+    ControlRegion::open(pins, Access::Read).ok()?.snapshot()
+}
+
+/// Rules and routes of a control process that had no time to remove them, or left them to commands.
+/// Those of another gateway in this network namespace stay.
+fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
+    let _claim = match own::Claim::take(pins.directory()) {
+        Ok(claim) => claim,
+        Err(other) => {
+            output::complain(&format!("rules and routes stay: {other}"));
+            return Ok(());
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Watcher::new()?.remove_own(&BTreeSet::new()).await })
+}
+
+/// Interfaces of this network namespace that have an XDP program.
+fn with_xdp() -> anyhow::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(xdp::interfaces())
+}
+
+/// What keeps the kernel from forwarding on its own: the last to go.
+fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let table = weir_publish::guard::table(pins.directory());
+    runtime.block_on(guard::remove(&weir_publish::guard::removal(&table)))
+}
+
+/// Removes everything weir keeps in the kernel. Refused when who answers keeps it where this process
+/// does not see it: rules, routes and the nftables table may be that one's.
+pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
+    let (json, socket, directory) = (arguments.json, &arguments.socket, pins.directory());
+    let elsewhere = Elsewhere::find(socket, directory);
+    let elsewhere = elsewhere.map(|found| (found.is_hidden(), found.tell(socket, directory)));
+    if let Some((true, told)) = &elsewhere {
+        return output::fail(json, Exit::Failed, &format!("nothing is removed: {told}"));
+    }
+    let done = match detached(pins, force) {
+        Ok(done) => done,
+        Err(error) => return output::fail(json, Exit::Failed, &format!("{error:#}")),
+    };
+    let directory = directory.display();
+    output::print(&match done {
+        Detached { removed, set, left } if json => output::json(
+            "detach",
+            json!({
+                "directory": pins.directory(), "removed": removed, "set": set, "xdp_left": left,
+            }),
+        ),
+        Detached { removed, left, .. } if removed.is_empty() => {
+            let mut text = format!("nothing to remove in {directory}\n");
+            if !left.is_empty() {
+                text += &format!(
+                    "an XDP program is on {}: if it is weir's, other pins hold it, of another --pins \
+                     or in another mount namespace (`ip netns exec` makes one for each command)\n",
+                    left.join(", ")
+                );
+            }
+            text + &elsewhere.map(|(_, told)| format!("{told}\n")).unwrap_or_default()
+        }
+        Detached { removed, set, .. } => {
+            let mut text = format!("removed {} from {directory}\n", removed.join(" "));
+            if pins.directory().exists() {
+                text += &format!("{directory} stays: not all in it is weir's\n");
+            }
+            if !set.is_empty() {
+                text += &format!("set {}, as before weir\n", set.join(", "));
+            }
+            text
+        }
+    })
+}
+
+struct Detached {
+    removed: Vec<String>,
+    /// Settings of the kernel's that were put back.
+    set: Vec<String>,
+    /// Interfaces with an XDP program, when there was nothing to remove.
+    left: Vec<String>,
+}
+
+fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
+    // Held to the end: a process that starts meanwhile would work on what is being removed.
+    let mut claims = Vec::new();
+    let roles = Role::ALL.iter().filter(|_| pins.directory().exists());
+    for role in roles.filter(|role| !(force && **role == Role::Dataplane)) {
+        let claim = pins.claim(*role);
+        claims.push(match role {
+            Role::Control => claim?,
+            Role::Dataplane => claim.context("it takes --force to detach a running dataplane")?,
+        });
+    }
+    remove_routes(pins).context("weir's rules and routes are still there")?;
+    Confined::find().sweep();
+    // While the rest still keeps what comes from a LAN from leaving as it is.
+    let set = match ControlRegion::open(pins, Access::Read) {
+        Ok(region) => sysctls::put_back(&region)?,
+        Err(_) => Vec::new(),
+    };
+    let removed = pins.remove()?;
+    remove_guard(pins).context("weir's nftables table is still there")?;
+    let left = if removed.is_empty() { with_xdp()? } else { Vec::new() };
+    Ok(Detached { removed, set, left })
+}

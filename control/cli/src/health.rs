@@ -1,0 +1,176 @@
+//! What the control process knows of the uplinks' health.
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use weir_api::{Override, Query, Response, TargetView, UplinkView, time};
+use weir_health::Entry;
+use weir_health::load::{CapacityFrom, DirectionView, LoadView};
+use weir_shm::Pins;
+use weir_site::load::rate_text;
+
+use super::{Arguments, output, view};
+
+/// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
+pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
+    let health = match weir_api::ask(&arguments.socket, &Query::Health) {
+        Ok(Response::Health { uplinks }) => uplinks,
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            output::complain(&format!("no health: {error:#}"));
+            Vec::new()
+        }
+    };
+    if arguments.json {
+        let mut values = view::uplinks_json(pins)?;
+        for value in &mut values {
+            let known = health.iter().find(|view| value["name"] == view.uplink.as_str());
+            value["health"] = serde_json::to_value(known)?;
+        }
+        return Ok(output::json("uplinks", values.into()));
+    }
+    let mut text = view::uplinks(pins)?;
+    if !health.is_empty() {
+        let values: Vec<Value> = health.iter().map(standing).collect();
+        text += "\n";
+        text += &view::table(&values, &["name", "health", "for", "reason"]);
+    }
+    let loads: Vec<Value> =
+        health.iter().filter_map(|view| Some(load(&view.uplink, &view.load?))).collect();
+    if !loads.is_empty() {
+        text += "\n";
+        let columns = ["name", "down", "of_capacity_down", "up", "of_capacity_up", "saturated"];
+        text += &view::table(&loads, &columns);
+    }
+    let targets: Vec<Value> = health
+        .iter()
+        .flat_map(|uplink| uplink.targets.iter().map(|target| answers(&uplink.uplink, target)))
+        .collect();
+    if !targets.is_empty() {
+        text += "\n";
+        text += &view::table(
+            &targets,
+            &["name", "target", "status", "loss", "rtt", "jitter", "last_error"],
+        );
+    }
+    Ok(text)
+}
+
+fn standing(view: &UplinkView) -> Value {
+    json!({
+        "name": view.uplink,
+        "health": view.state.to_string(),
+        "for": time::duration(view.for_ms / 1000),
+        "reason": view.reason.to_string(),
+    })
+}
+
+fn load(uplink: &str, load: &LoadView) -> Value {
+    json!({
+        "name": uplink,
+        "down": rate_text(load.down.load as f64),
+        "of_capacity_down": capacity(&load.down),
+        "up": rate_text(load.up.load as f64),
+        "of_capacity_up": capacity(&load.up),
+        "saturated": load.saturated,
+    })
+}
+
+/// `93 % of 200M, learned`.
+fn capacity(direction: &DirectionView) -> String {
+    let Some(capacity) = direction.capacity else { return "unknown".into() };
+    let percent = direction.load as f64 * 100.0 / capacity.max(1) as f64;
+    let learned = if direction.capacity_from == CapacityFrom::Learned { ", learned" } else { "" };
+    format!("{percent:.0} % of {}{learned}", rate_text(capacity as f64))
+}
+
+fn answers(uplink: &str, target: &TargetView) -> Value {
+    let figures = &target.figures;
+    let status = json!(target.status);
+    let status = status.as_str().unwrap_or_default();
+    json!({
+        "name": uplink,
+        "target": target.target,
+        "status": if target.judged { status.into() } else { format!("{status}, not judged") },
+        "loss": format!("{:.1} %", figures.loss_percent.window),
+        "rtt": format!("{:.1} ms", figures.rtt_ms.window),
+        "jitter": format!("{:.1} ms", figures.jitter_ms.window),
+        "last_error": last_error(target),
+    })
+}
+
+/// `refused, 5s ago`.
+fn last_error(target: &TargetView) -> String {
+    let Some(error) = target.error else { return String::new() };
+    let ago = target.error_ago_ms.unwrap_or_default() / 1000;
+    format!("{error}, {} ago", time::duration(ago))
+}
+
+/// `weir history`.
+pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
+    let entries = match weir_api::ask(&arguments.socket, &Query::History { since })? {
+        Response::History { entries } => entries,
+        Response::Error { message } => bail!(message),
+        _ => bail!(weir_api::ANOTHER_VERSION),
+    };
+    if arguments.json {
+        return Ok(output::json("history", serde_json::to_value(entries)?));
+    }
+    let values: Vec<Value> = entries.iter().map(line).collect();
+    Ok(view::table(&values, &["number", "time", "part", "from", "to", "reason"]))
+}
+
+/// `weir overrides`.
+pub fn overrides(arguments: &Arguments) -> Result<String> {
+    let overrides = match weir_api::ask(&arguments.socket, &Query::Overrides)? {
+        Response::Overrides { overrides } => overrides,
+        Response::Error { message } => bail!(message),
+        _ => bail!(weir_api::ANOTHER_VERSION),
+    };
+    if arguments.json {
+        return Ok(output::json("overrides", serde_json::to_value(overrides)?));
+    }
+    if overrides.is_empty() {
+        return Ok("nothing is set by hand\n".into());
+    }
+    let value = |entry: &Override| {
+        json!({
+            "uplink": entry.uplink,
+            "policy": entry.policy.as_deref().unwrap_or_default(),
+            "what": entry.what,
+            "value": entry.value,
+            "since": entry.since_s.map(time::of_day).unwrap_or_default(),
+            "by": entry.by.as_deref().unwrap_or_default(),
+        })
+    };
+    let values: Vec<Value> = overrides.iter().map(value).collect();
+    Ok(view::table(&values, &["uplink", "policy", "what", "value", "since", "by"]))
+}
+
+fn line(entry: &Entry) -> Value {
+    let change = &entry.transition;
+    json!({
+        "number": entry.number,
+        "time": time::of_milliseconds(entry.time_ms),
+        "part": entry.part.to_string(),
+        "from": change.from.to_string(),
+        "to": change.to.to_string(),
+        "reason": change.reason.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capacity_says_how_full_it_is_and_where_it_is_from() {
+        let mut direction = DirectionView::default();
+        assert_eq!(capacity(&direction), "unknown");
+        direction.load = 186_000_000;
+        direction.capacity = Some(200_000_000);
+        direction.capacity_from = CapacityFrom::Configured;
+        assert_eq!(capacity(&direction), "93 % of 200M");
+        direction.capacity_from = CapacityFrom::Learned;
+        assert_eq!(capacity(&direction), "93 % of 200M, learned");
+    }
+}

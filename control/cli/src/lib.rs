@@ -1,0 +1,233 @@
+//! The `weir` command.
+//!
+//! | module | commands |
+//! |---|---|
+//! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
+//! | [`health`] | what the control process knows: `uplinks history overrides` |
+//! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
+//! | [`output`] | how all of them print, and end |
+#![forbid(unsafe_code)]
+
+pub mod act;
+mod devices;
+mod elsewhere;
+pub mod health;
+pub mod output;
+mod processes;
+pub mod view;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use weir_shm::Pins;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Refused or failed.
+    Failed = 1,
+    /// Weir is not running, has published nothing, or does not answer.
+    NotRunning = 3,
+    /// The configuration is not valid.
+    Invalid = 4,
+    /// The command was not run.
+    NotRun = 125,
+    /// The command cannot be run.
+    NotExecutable = 126,
+    /// The command was not found.
+    NotFound = 127,
+}
+
+/// Looks at and changes a running weir.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir",
+    version,
+    about,
+    after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 weir is not running, \
+                  or does not answer, 4 the configuration is not valid.\n\
+                  Commands that only look read shared memory: they work without weir-control."
+)]
+pub struct Arguments {
+    /// Directory of the shared memory.
+    #[arg(long, global = true, default_value = weir_shm::pins::DEFAULT_DIRECTORY)]
+    pub pins: PathBuf,
+    /// Socket of the control process.
+    #[arg(long, global = true, default_value = weir_api::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Processes, devices and totals. Exit status 3 when one of the processes does not run, or is
+    /// stopped or hangs.
+    Status,
+    /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
+    /// answers, why, since when, and how its targets answer.
+    Uplinks,
+    /// The changes of the states of uplinks and LANs, with the reason of each. Needs weir-control.
+    History {
+        /// Only from this change on.
+        #[arg(long, default_value_t = 0)]
+        since: u64,
+    },
+    /// Each policy: members, tiers, weights, shares.
+    Policies,
+    /// The rules, in the order in which they are tried.
+    Rules,
+    /// Flows in the table.
+    Flows(view::FlowFilter),
+    /// Every counter that is not zero, and whether they add up.
+    Counters,
+    /// Set the weight of an uplink, until it is reset.
+    Weight {
+        /// Name of the uplink.
+        uplink: String,
+        /// New weight; 0 takes no new flows.
+        #[arg(required_unless_present = "reset")]
+        weight: Option<u32>,
+        /// The file's weight again.
+        #[arg(long, conflicts_with = "weight")]
+        reset: bool,
+        /// Only in this policy.
+        #[arg(long)]
+        policy: Option<String>,
+    },
+    /// Let an uplink that was set down or drains take flows again.
+    Up {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// Empty an uplink: new flows avoid it, those that can move do so when idle. `weir up` ends it.
+    Drain {
+        /// Name of the uplink.
+        uplink: String,
+        /// Take it out of use after so long, such as 10m; without, it drains until told otherwise.
+        #[arg(long, value_parser = weir_site::duration::seconds)]
+        deadline: Option<u64>,
+    },
+    /// Bring flows home now that wait on a backup (an uplink of a worse tier) for their end:
+    /// translated TCP connections by a reset, the rest unharmed.
+    Home {
+        /// Only those of this policy.
+        policy: Option<String>,
+    },
+    /// Run a command whose sockets leave by an uplink, whatever the routes say: `weir use fiber --
+    /// curl …`. The exit status is the command's; 125 if weir refuses, 126 and 127 as from env(1).
+    Use {
+        /// Name of the uplink.
+        uplink: String,
+        /// Even if the uplink is down.
+        #[arg(long)]
+        force: bool,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Take an uplink out of use: its flows move or are reset at their next packet.
+    Down {
+        /// Name of the uplink.
+        uplink: String,
+    },
+    /// What is set by hand and not by the file, since when, and by whom.
+    Overrides,
+    /// Have weir-control read the configuration file again; says what is wrong with it.
+    Reload,
+    /// Check a configuration file, against this machine's interfaces and what is published too.
+    Check {
+        /// The file.
+        #[arg(default_value = "/etc/weir/weir.toml")]
+        file: PathBuf,
+    },
+    /// Remove the XDP program, the flow table and everything else from the kernel.
+    Detach {
+        /// Even while the dataplane runs.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs a command.
+pub fn run(arguments: &Arguments) -> Exit {
+    let pins = Pins::existing(&arguments.pins);
+    let json = arguments.json;
+    let viewed = |text: anyhow::Result<String>| match text {
+        Ok(text) => output::print(&text),
+        Err(error) => output::failed(json, &elsewhere::explain(arguments, error)),
+    };
+    match &arguments.command {
+        Command::Status => match view::status(arguments, &pins) {
+            Ok((text, well)) => match output::print(&text) {
+                Exit::Ok if !well => Exit::NotRunning,
+                printed => printed,
+            },
+            Err(error) => viewed(Err(error)),
+        },
+        Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
+        Command::History { since } => viewed(health::history(arguments, *since)),
+        Command::Policies => viewed(view::policies(&pins, json)),
+        Command::Rules => viewed(view::rules(&pins, json)),
+        Command::Flows(filter) => viewed(view::flows(&pins, filter, json)),
+        Command::Counters => viewed(view::counters(&pins, json)),
+        Command::Overrides => viewed(health::overrides(arguments)),
+        Command::Reload => act::request(arguments, &weir_api::Request::Reload),
+        Command::Weight { uplink, weight, policy, .. } => {
+            let (uplink, policy) = (uplink.clone(), policy.clone());
+            let request = match *weight {
+                Some(weight) => weir_api::Request::Weight { uplink, weight, policy },
+                None => weir_api::Request::ResetWeight { uplink, policy },
+            };
+            act::request(arguments, &request)
+        }
+        Command::Up { uplink } => {
+            act::request(arguments, &weir_api::Request::Up { uplink: uplink.clone() })
+        }
+        Command::Down { uplink } => {
+            act::request(arguments, &weir_api::Request::Down { uplink: uplink.clone() })
+        }
+        Command::Drain { uplink, deadline } => {
+            let (uplink, deadline_s) = (uplink.clone(), *deadline);
+            act::request(arguments, &weir_api::Request::Drain { uplink, deadline_s })
+        }
+        Command::Home { policy } => {
+            act::request(arguments, &weir_api::Request::Home { policy: policy.clone() })
+        }
+        Command::Use { uplink, force, command } => {
+            let request = weir_api::Request::Use { uplink: uplink.clone(), force: *force };
+            act::run_by(arguments, &request, command)
+        }
+        Command::Check { file } => act::check(&pins, file, json),
+        Command::Detach { force } => act::detach(arguments, &pins, *force),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut script);
+            output::print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

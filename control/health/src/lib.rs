@@ -1,0 +1,45 @@
+//! Health and load of the uplinks, and where new flows go: events and time in, transitions with
+//! their reasons, placement and bucket tables out.
+//!
+//! No clock, socket or thread is in here: `now` is a parameter, in milliseconds of any clock that
+//! never goes back. The same events give the same transitions, and memory is bounded by the
+//! configuration. What is probed, and when it counts as failed or well, is in `weir_site::health`.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`window`] | loss, round-trip time and jitter of one target |
+//! | [`target`] | one target: probes sent, answers, timeouts |
+//! | [`passive`] | what the connections of users say |
+//! | [`flaps`] | the hold-down and how it grows |
+//! | [`signal`] | signals, states, reasons, transitions |
+//! | [`uplink`] | one uplink: signals in, transitions out |
+//! | `text` | states and reasons, for people |
+//! | [`choice`] | which uplinks take flows, with the last resort |
+//! | [`history`] | the transitions of late |
+//! | [`pace`] | when probes leave |
+//! | [`load`] | load, capacity, and which uplinks take new flows |
+//! | [`buckets`] | which uplink takes which bucket of a policy |
+#![forbid(unsafe_code)]
+
+pub mod buckets;
+pub mod choice;
+pub mod flaps;
+pub mod history;
+pub mod load;
+pub mod pace;
+pub mod passive;
+pub mod signal;
+pub mod target;
+mod text;
+pub mod uplink;
+pub mod window;
+
+pub use choice::{Choice, Standing, choose};
+pub use history::{Entry, History, Part};
+pub use passive::{PassiveCounts, Remotes};
+pub use signal::{Reason, Signal, State, Transition, Wish};
+pub use target::{ProbeError, Status, TlsFault};
+pub use uplink::Uplink;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Ports that sockets of the gateway have bound, by sock_diag(7): flows are given others.
+//!
+//! What a flow's remote end sends to such a port would be the flow's, and a question to the service
+//! there from the same remote port would have no answer. Looked at once a second, for binding a port
+//! is no event. Asked for are sockets that wait for anybody: TCP listeners, which the kernel keeps
+//! apart from connections, and all of UDP. A flow that has the port already keeps it.
+
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use weir_service::Complaint;
+use weir_shm::control::BoundPorts;
+use weir_wire::layout::control::PORT_WORDS;
+
+/// `NETLINK_SOCK_DIAG` (linux/netlink.h).
+const SOCK_DIAG: isize = 4;
+/// How often they are looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+/// More than the kernel puts in one datagram of a dump (net/netlink/af_netlink.c).
+const DATAGRAM: usize = 64 << 10;
+
+/// A bit for each port, lowest first.
+type Ports = [u64; PORT_WORDS];
+
+/// Publishes them for as long as the runtime lives.
+pub fn follow(to: BoundPorts) {
+    tokio::spawn(async move {
+        let mut complaint = Complaint::default();
+        let mut tick = tokio::time::interval(PERIOD);
+        loop {
+            tick.tick().await;
+            let found = read().await;
+            if let Ok(ports) = &found {
+                to.set(ports);
+            }
+            complaint.say(found.err().map(|error| {
+                format!("ports of the gateway's own sockets may be given to flows: {error}")
+            }));
+        }
+    });
+}
+
+/// The ports that are bound now.
+async fn read() -> io::Result<Box<Ports>> {
+    let mut ports = Box::new([0; PORT_WORDS]);
+    let mut socket = TokioSocket::new(SOCK_DIAG)?;
+    socket.socket_mut().bind_auto()?;
+    for family in [AF_INET, AF_INET6] {
+        for (protocol, states) in
+            [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::all())]
+        {
+            socket.send(&request(family, protocol, states)).await?;
+            while !take(&mut socket, &mut ports).await? {}
+        }
+    }
+    Ok(ports)
+}
+
+fn request(family: u8, protocol: u8, states: StateFlags) -> Vec<u8> {
+    let extensions = ExtensionFlags::empty();
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request = InetRequest { family, protocol, extensions, states, socket_id };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Enters what the next datagram of a dump says; was it the last? A family or protocol that the
+/// kernel does not have has no sockets.
+async fn take(socket: &mut TokioSocket, ports: &mut Ports) -> io::Result<bool> {
+    let mut datagram = Vec::with_capacity(DATAGRAM);
+    socket.recv(&mut datagram).await?;
+    let mut rest = &datagram[..];
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
+        let message = message.map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                let port = usize::from(found.header.socket_id.source_port);
+                ports[port / 64] |= 1 << (port % 64);
+            }
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => {
+                return Ok(true);
+            }
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            _ => {}
+        }
+        rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or(&[]);
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ports_of_listeners_and_datagram_sockets_are_found() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let dual = UdpSocket::bind("[::]:0").unwrap();
+        let port = |address: io::Result<std::net::SocketAddr>| usize::from(address.unwrap().port());
+        let ports = [tcp.local_addr(), udp.local_addr(), dual.local_addr()].map(port);
+        let is_bound = |found: &Ports, port: usize| found[port / 64] >> (port % 64) & 1 != 0;
+        let found = read().await.unwrap();
+        assert!(ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
+        drop((tcp, udp, dual));
+        // Another program may have taken one of them since.
+        let found = read().await.unwrap();
+        assert!(!ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! What the kernel's messages say (`rtnetlink.h`, `fib_rules.h`), as plain values.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use weir_view::own::PROTOCOL;
+use weir_view::rule::{Action, Rule};
+use weir_view::{Link, NeighbourEntry, Route, RouteKind};
+
+/// An IPv4 neighbour; without an entry when its hardware address is not known.
+pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Option<NeighbourEntry>)> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(*a),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    let state = message.header.state;
+    let lost =
+        matches!(state, NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None);
+    let (stale, reachable) = (NeighbourState::Stale, NeighbourState::Reachable);
+    let entry = mac.filter(|_| !lost).map(|mac| NeighbourEntry {
+        mac,
+        fresh: state != stale,
+        trusted: state == reachable,
+    });
+    Some(((message.header.ifindex, address?), entry))
+}
+
+/// An interface; none without a name.
+pub fn link(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: [0; 6],
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Up),
+        vlan: None,
+        macvlan: None,
+        master: None,
+        headerless: message.header.link_layer_type != LinkLayerType::Ether,
+        queues: 1,
+        xdp_transmit: false,
+        shortage: None,
+        strips_tags: false,
+        bridge: false,
+    };
+    let (mut parent, mut id, mut is_macvlan) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => {
+                link.mac = bytes.as_slice().try_into().unwrap_or([0; 6])
+            }
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                is_macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
+                for info in infos {
+                    link.bridge |= matches!(info, LinkInfo::Kind(InfoKind::Bridge));
+                    if let LinkInfo::Data(InfoData::Vlan(data)) = info {
+                        id = data.iter().find_map(|d| match d {
+                            InfoVlan::Id(id) => Some(*id),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link.vlan = parent.zip(id);
+    link.macvlan = parent.filter(|_| is_macvlan);
+    link.headerless |= link.mac == [0; 6];
+    (!link.name.is_empty()).then_some(link)
+}
+
+/// Interface and address.
+pub fn address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    });
+    let net = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
+}
+
+/// May packets be sent from this address to everywhere?
+pub fn is_fit(message: &AddressMessage) -> bool {
+    let not_yet_or_no_more =
+        AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    message.header.scope == AddressScope::Universe
+        && !flags.is_some_and(|flags| flags.intersects(not_yet_or_no_more))
+}
+
+/// The table that a route is in.
+pub fn table_of(message: &RouteMessage) -> u32 {
+    let id = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(id) => Some(*id),
+        _ => None,
+    });
+    id.unwrap_or(message.header.table.into())
+}
+
+/// The routes of a message: one for each next hop of a multipath route.
+pub fn routes_of(message: &RouteMessage) -> Vec<Route> {
+    let (mut destination, mut metric, mut source) = (Ipv4Addr::UNSPECIFIED, 0, None);
+    let mut hops = vec![hop(&message.attributes)];
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::MultiPath(several) => {
+                hops = several
+                    .iter()
+                    .map(|one| (Some(one.interface_index), hop(&one.attributes).1))
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+    let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length)
+    else {
+        return Vec::new();
+    };
+    let nowhere = Route { metric, source, ..Route::to(destination) };
+    match message.header.kind {
+        RouteType::Unicast => hops
+            .into_iter()
+            .filter_map(|(interface, gateway)| {
+                let interface = interface?;
+                Some(Route { kind: RouteKind::Unicast, gateway, interface, ..nowhere })
+            })
+            .collect(),
+        RouteType::Throw => vec![Route { kind: RouteKind::Throw, ..nowhere }],
+        _ => vec![nowhere],
+    }
+}
+
+/// Interface and gateway.
+fn hop(attributes: &[RouteAttribute]) -> (Option<u32>, Option<Ipv4Addr>) {
+    let interface = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let gateway = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    (interface, gateway)
+}
+
+/// The rule in a message; none if it is weir's, or holds for no packet that comes in by a LAN:
+/// those of other families, of devices that sockets are bound to, and of VRFs.
+pub fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    if header.family != AddressFamily::Inet {
+        return None;
+    }
+    let mut rule = Rule {
+        priority: 0,
+        action: Action::Goto,
+        suppress: None,
+        interface: None,
+        source: Ipv4Net::default(),
+        destination: Ipv4Net::default(),
+        asks: (header.tos != 0).then_some("a type of service"),
+    };
+    let mut table = u32::from(header.table);
+    let net = |address: &std::net::IpAddr, length| match address {
+        std::net::IpAddr::V4(address) => Ipv4Net::new(*address, length).ok(),
+        std::net::IpAddr::V6(_) => None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::SuppressPrefixLen(length) => rule.suppress = (*length).try_into().ok(),
+            RuleAttribute::Iifname(name) => rule.interface = Some(name.clone()),
+            RuleAttribute::Source(address) => rule.source = net(address, header.src_len)?,
+            RuleAttribute::Destination(to) => rule.destination = net(to, header.dst_len)?,
+            RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL => {
+                return None;
+            }
+            RuleAttribute::Oifname(_) | RuleAttribute::L3MDev(true) => return None,
+            RuleAttribute::FwMark(_) => rule.asks = Some("a mark"),
+            RuleAttribute::UidRange(_) => rule.asks = Some("a user"),
+            RuleAttribute::TunId(_) => rule.asks = Some("a tunnel"),
+            RuleAttribute::SuppressIfGroup(_) => rule.asks = Some("a group of devices"),
+            RuleAttribute::IpProtocol(_) => rule.asks = Some("a protocol"),
+            RuleAttribute::SourcePortRange(_) | RuleAttribute::DestinationPortRange(_) => {
+                rule.asks = Some("ports");
+            }
+            RuleAttribute::Other(_) => rule.asks = Some("what weir does not know"),
+            _ => {}
+        }
+    }
+    if header.flags.contains(RuleFlags::Invert) {
+        rule.asks = Some("the contrary of what it names");
+    }
+    rule.action = match header.action {
+        RuleAction::ToTable => Action::Table(table),
+        RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => Action::Refuse,
+        RuleAction::Goto => Action::Goto,
+        // It does nothing.
+        _ => return None,
+    };
+    Some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From a message, because not every kernel that runs the tests has VLAN devices.
+    #[test]
+    fn a_vlan_device_leads_to_its_parent() {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![
+            LinkAttribute::IfName("wan0.10".into()),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(10)])),
+            ]),
+        ];
+        assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
+    }
+
+    #[test]
+    fn a_veth_device_has_a_peer_but_no_parent() {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName("wan0".into()), LinkAttribute::Link(3)];
+        assert_eq!(link(&message).unwrap().vlan, None);
+    }
+}

@@ -1,0 +1,311 @@
+//! The gateway's view of the kernel: links, addresses, routes, weir's own rules, and neighbours, by
+//! netlink.
+//!
+//! Events only say that something changed; what they are about is then read anew, and all events that
+//! came before count as dealt with. Neighbours are read every time, since one that grows stale is no
+//! event. Only the loss of a carrier is taken from the event itself, by `urgent`. Events that overrun
+//! the socket's buffer are lost, but not the news that some were. Requests have a socket of their own,
+//! where no event takes a reply's place.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_util::stream::TryStreamExt;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use netlink_packet_route::route::RouteMessage;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use rtnetlink::{Handle, MulticastGroup};
+use rustix::io::Errno;
+
+use weir_view::own::{Default4, PROTOCOL};
+use weir_view::{Kernel, Link, Route, rule};
+
+use crate::devices::Devices;
+use crate::events::{self, Event, Stale};
+use crate::message;
+use crate::own;
+use crate::routes::Reading;
+
+/// The connection to the kernel.
+pub struct Watcher {
+    handle: Handle,
+    events: TokioSocket,
+    /// As last read.
+    view: Kernel,
+    stale: Stale,
+    reading: Reading,
+    devices: Devices,
+    /// A reading has begun; if none goes on now, it was given up.
+    underway: bool,
+}
+
+/// What one reading of routes gives: those of the main table, of others, and weir's.
+#[derive(Default)]
+struct Found {
+    main: Vec<Route>,
+    tables: BTreeMap<u32, Vec<Route>>,
+    own: BTreeSet<Default4>,
+}
+
+impl Watcher {
+    /// Subscribes to changes. Needs a tokio runtime, which drives it.
+    pub fn new() -> Result<Self> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Neigh,
+        ];
+        let events = subscribe(&groups).context("cannot subscribe to netlink events")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+        let (connection, ethtool, _) =
+            ethtool::new_connection().context("cannot open an ethtool socket")?;
+        tokio::spawn(connection);
+        let reading = Reading::none(Instant::now());
+        let (view, devices) = (Kernel::default(), Devices::new(ethtool));
+        Ok(Self { handle, events, view, stale: Stale::all(), reading, devices, underway: false })
+    }
+
+    /// For other requests to the kernel.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Returns when something changed since the last [`read`](Self::read) began that is to be read
+    /// now.
+    pub async fn changed(&mut self) {
+        let mut event = Vec::with_capacity(events::ENOUGH);
+        loop {
+            event.clear();
+            match self.events.recv(&mut event).await {
+                Ok(()) => {
+                    let can_wait = self.hear(&event);
+                    if !can_wait || self.reading.is_due(Instant::now()) {
+                        return;
+                    }
+                }
+                Err(error) if is_overrun(&error) => return self.lost(),
+                Err(error) => {
+                    tracing::error!("no more netlink events, changes are seen late: {error}");
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
+    /// Takes note of an event; says whether it can wait.
+    fn hear(&mut self, message: &[u8]) -> bool {
+        let event = Event::of(message);
+        self.stale.hear(event);
+        self.reading.hear(event) || event == Event::Neighbour && self.is_known(message)
+    }
+
+    /// Is this a neighbour as last read, but for how long ago it was seen? The kernel tells each time
+    /// that it begins or ends to doubt one.
+    fn is_known(&self, message: &[u8]) -> bool {
+        let Some((key, entry)) = events::neighbour(message).as_ref().and_then(message::neighbour)
+        else {
+            return false;
+        };
+        let known = self.view.neighbours.get(&key);
+        entry.zip(known).is_some_and(|(entry, known)| entry.mac == known.mac)
+    }
+
+    /// An event was lost.
+    fn lost(&mut self) {
+        self.hear(&[]);
+    }
+
+    /// Drops what has arrived, so that a burst of changes causes one reading of the view.
+    fn forget_events(&mut self) {
+        loop {
+            let mut event = [0; events::ENOUGH];
+            // Past the runtime, whose cooperative budget would end the loop too soon.
+            match self.events.socket_ref().recv(&mut &mut event[..], 0) {
+                Ok(length) => _ = self.hear(&event[..length.min(event.len())]),
+                Err(error) if is_overrun(&error) => self.lost(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads what is out of date, and neighbours. After an error all is.
+    pub async fn read(&mut self) -> Result<Kernel> {
+        // Before the first request: what happens from here on may be missing in the view.
+        self.forget_events();
+        // One that was given up half-way has perhaps not read what it took note of.
+        if std::mem::replace(&mut self.underway, true) {
+            self.lost();
+        }
+        let done = self.read_parts().await;
+        self.underway = false;
+        if done.is_err() {
+            self.lost();
+        }
+        done.map(|()| self.view.clone())
+    }
+
+    async fn read_parts(&mut self) -> Result<()> {
+        match crate::sysctls::local_ports() {
+            Ok(ports) => self.view.local_ports = ports,
+            // Without a free descriptor, say. The rest takes none.
+            Err(_) if self.view.local_ports != (0, 0) => {}
+            Err(error) => return Err(error),
+        }
+        // Before the links: a link that loses its carrier loses its neighbours after it, and one
+        // that seems to have lost them alone would seem to have a silent next hop.
+        self.read_neighbours().await?;
+        let stale = std::mem::replace(&mut self.stale, Stale::none());
+        if stale.links {
+            self.view.links = self.read_links().await?;
+            let up = self.view.links.iter().filter(|link| link.up).map(|link| link.index);
+            self.reading.know(up.collect());
+        }
+        self.devices.tell(&mut self.view.links, &stale.devices).await;
+        if stale.addresses {
+            self.read_addresses().await?;
+        }
+        if stale.rules {
+            let found = own::rules(&self.handle).await?;
+            (self.view.own.rules, self.view.rules) = (found.own, found.others);
+            self.view.foremost = found.foremost;
+        }
+        let begun = Instant::now();
+        if self.reading.is_due(begun) {
+            self.reading.begin();
+            let Found { main, tables, own } = self.read_routes().await?;
+            keep(&mut self.view.routes, main.into());
+            keep(&mut self.view.tables, tables);
+            self.view.own.routes = own;
+            let now = Instant::now();
+            self.reading.end(now, now - begun);
+        }
+        Ok(())
+    }
+
+    async fn read_neighbours(&mut self) -> Result<()> {
+        let (mut known, mut silent) = (HashMap::new(), HashSet::new());
+        let mut neighbours = self.handle.neighbours().get().execute();
+        while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
+            let Some((key, entry)) = message::neighbour(&message) else { continue };
+            if message.header.state == NeighbourState::Failed {
+                silent.insert(key);
+            }
+            known.extend(entry.map(|entry| (key, entry)));
+        }
+        (self.view.neighbours, self.view.silent) = (known, silent);
+        Ok(())
+    }
+
+    async fn read_links(&self) -> Result<Vec<Link>> {
+        let mut found = Vec::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
+            found.extend(message::link(&message));
+        }
+        Ok(found)
+    }
+
+    async fn read_addresses(&mut self) -> Result<()> {
+        let (mut found, mut unfit) = (Vec::new(), HashSet::new());
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
+            let Some((interface, net)) = message::address(&message) else { continue };
+            found.push((interface, net));
+            if !message::is_fit(&message) {
+                unfit.insert((interface, net.addr()));
+            }
+        }
+        (self.view.addresses, self.view.unfit) = (found, unfit);
+        Ok(())
+    }
+
+    async fn read_routes(&self) -> Result<Found> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        let mut messages = self.handle.route().get(query).execute();
+        let mut routes = Found::default();
+        while let Some(message) = messages.try_next().await.context("cannot list routes")? {
+            if u8::from(message.header.protocol) == PROTOCOL {
+                routes.own.extend(own::route_of(&message));
+                continue;
+            }
+            match message::table_of(&message) {
+                rule::MAIN => routes.main.extend(message::routes_of(&message)),
+                other => {
+                    routes.tables.entry(other).or_default().extend(message::routes_of(&message))
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Removes all rules and routes that are weir's, but for what commands need that run by these
+    /// uplinks.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or refuses.
+    pub async fn remove_own(&mut self, commands: &BTreeSet<u8>) -> Result<()> {
+        let mut known = self.read().await?.own;
+        own::install(&known.of_commands(commands), &mut known, &self.handle).await
+    }
+
+    /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
+    /// `net/core/neighbour.c`).
+    pub async fn resolve(&self, interface: u32, address: Ipv4Addr) {
+        let request = self
+            .handle
+            .neighbours()
+            .add(interface, IpAddr::V4(address))
+            .flags(NeighbourFlags::Use)
+            .state(NeighbourState::None);
+        if let Err(error) = request.replace().execute().await {
+            tracing::debug!(%address, "cannot ask for a neighbour: {error}");
+        }
+    }
+
+    /// Makes the kernel check a neighbour now that it would believe for half a minute yet. It stays
+    /// known meanwhile; one that does not answer is lost within seconds, and asked for anew.
+    pub async fn doubt(&self, interface: u32, address: Ipv4Addr, mac: [u8; 6]) {
+        let request = self
+            .handle
+            .neighbours()
+            .add(interface, IpAddr::V4(address))
+            .link_layer_address(&mac)
+            .state(NeighbourState::Probe);
+        if let Err(error) = request.replace().execute().await {
+            tracing::debug!(%address, "cannot check a neighbour: {error}");
+        }
+    }
+}
+
+/// A socket that hears the events of these groups.
+pub fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+    let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+    Ok(socket)
+}
+
+/// Does the error say that events were lost?
+pub fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
+/// Takes what was read anew. What is as before stays the same memory, so that the next comparison of
+/// two views need not look at each route.
+fn keep<T: PartialEq>(known: &mut Arc<T>, read: T) {
+    if **known != read {
+        *known = Arc::new(read);
+    }
+}

@@ -1,0 +1,124 @@
+//! What a gateway that runs does not take from another file at once and without loss.
+
+use weir_site::Site;
+use weir_wire::layout::control::{ControlHalf, Member as MemberLayout};
+use weir_wire::layout::flow::slots_for;
+
+/// Beside what is published; `forwards` says whether the dataplane runs.
+pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if forwards && needs_other_workers(site, published) {
+        warnings.push(
+            "workers, cores or nat_ports differ from what runs: weir-dataplane starts its workers \
+             anew for them, and for about a second packets are lost"
+                .into(),
+        );
+    }
+    if published.flow_slots != slots_for(site.flow_table) {
+        warnings.push("flow_table: the table keeps its size until `weir detach`".into());
+    }
+    warnings
+}
+
+/// As weir-dataplane sees it: its workers divide the ports of the uplinks among them.
+fn needs_other_workers(site: &Site, published: &ControlHalf) -> bool {
+    let mut known = published.uplinks.iter().filter(|uplink| !uplink.name.as_str().is_empty());
+    let workers = usize::from(site.workers);
+    let cores = site.cores.iter().copied().chain(std::iter::repeat(u16::MAX)).take(workers);
+    site.workers != published.workers
+        || !cores.eq(published.cores.iter().copied().take(workers))
+        || known.any(|uplink| (uplink.nat_lo, uplink.nat_hi) != site.nat_ports)
+}
+
+/// Flow entries and bucket tables name uplinks by index, which is their order in the file. Does the
+/// site keep the order of what is published? The error says what to do.
+pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
+    let names = published.uplinks.iter().map(|u| u.name.as_str()).take_while(|n| !n.is_empty());
+    for (index, name) in names.enumerate() {
+        let now = site.uplinks.get(index).map(|u| u.name.as_str());
+        if now != Some(name) {
+            return Err(format!(
+                "uplink {} was \"{name}\" and is now {}: flows would change uplinks. Append new \
+                 uplinks at the end and keep old ones, if need be with weight 0; or stop weir, \
+                 run `weir detach` (flows end) and start it again",
+                index + 1,
+                now.map_or("missing".to_owned(), |now| format!("\"{now}\"")),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A policy of the first `policies` that has a tier whose weights add up to zero: it would take no
+/// flows there.
+pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
+    let has_none = |policy: &&weir_wire::layout::control::Policy| {
+        let members = policy.members();
+        members.iter().map(|m| m.tier).any(|tier| {
+            let of_tier = members.iter().filter(|m| m.tier == tier);
+            of_tier.map(|m| u32::from(m.weight & MemberLayout::MAX_WEIGHT)).sum::<u32>() == 0
+        })
+    };
+    half.policies.iter().take(policies).find(has_none).map(|policy| policy.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_view::Kernel;
+
+    use super::*;
+    use crate::{Overrides, derive};
+
+    const SITE: &str = "[gateway]\nworkers = 2\ncores = [1]\nnat_ports = \"16384-65535\"\n\
+        [[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+
+    /// With this instead of that in the file.
+    fn told(forwards: bool, from: &str, to: &str) -> Vec<String> {
+        let of = |text: &str| weir_site::parse("weir.toml", text).unwrap();
+        let overrides = Overrides::default();
+        let published = derive(&of(SITE), &Kernel::default(), &overrides, &[], None);
+        warnings(&of(&SITE.replace(from, to)), &published.half, forwards)
+    }
+
+    #[test]
+    fn what_needs_other_workers_is_told_while_the_dataplane_runs() {
+        for (from, to) in [("workers = 2", "workers = 3"), ("[1]", "[0, 1]"), ("16384", "20000")] {
+            let told_of = told(true, from, to);
+            assert!(told_of.len() == 1 && told_of[0].contains("packets are lost"), "{told_of:?}");
+            assert_eq!(told(false, from, to), [""; 0], "{to}");
+        }
+        assert_eq!(told(true, "\"a\"", "\"a\"\nweight = 3"), [""; 0]);
+    }
+
+    #[test]
+    fn another_size_of_the_flow_table_is_told_to_wait() {
+        let told = told(false, "workers = 2", "workers = 2\nflow_table = 4096");
+        assert!(told.len() == 1 && told[0].contains("until `weir detach`"), "{told:?}");
+    }
+
+    fn site(uplinks: &[&str]) -> Site {
+        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
+        for (index, name) in uplinks.iter().enumerate() {
+            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
+        }
+        weir_site::parse("weir.toml", &text).unwrap()
+    }
+
+    fn published(uplinks: &[&str]) -> Box<ControlHalf> {
+        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[], None).half
+    }
+
+    #[test]
+    fn uplinks_may_be_appended() {
+        assert_eq!(check_order(&site(&["a", "b", "c"]), &published(&["a", "b"])), Ok(()));
+        assert_eq!(check_order(&site(&["a"]), &published(&["a"])), Ok(()));
+    }
+
+    #[test]
+    fn uplinks_are_not_removed_or_reordered_under_their_flows() {
+        let gone = check_order(&site(&["a"]), &published(&["a", "b"])).unwrap_err();
+        assert!(gone.contains("uplink 2 was \"b\" and is now missing"), "{gone}");
+        let swapped = check_order(&site(&["b", "a"]), &published(&["a", "b"])).unwrap_err();
+        assert!(swapped.contains("uplink 1 was \"a\" and is now \"b\""), "{swapped}");
+    }
+}

@@ -1,0 +1,290 @@
+//! From a site and the kernel's view to the state that is published.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use weir_shm::control::empty_half;
+use weir_site::{Site, Uplink};
+use weir_view::{Kernel, Link};
+use weir_wire::layout::NONE;
+use weir_wire::layout::control::{
+    ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name,
+    PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
+};
+use weir_wire::layout::flow::slots_for;
+
+use crate::hosts;
+use crate::overrides::{Hand, Overrides};
+use crate::ports::Ports;
+
+/// Everything to be published, but for the bucket tables.
+pub struct Published {
+    /// The half.
+    pub half: Box<ControlHalf>,
+    /// What the kernel and the operator say of each uplink, as bits of its state word; a drained
+    /// one is both down and draining.
+    pub problems: Vec<u32>,
+    /// What decides which destinations stay on the gateway.
+    pub hosts: hosts::Sources,
+    /// Next hops whose hardware address should be asked for.
+    pub unresolved: Vec<(u32, Ipv4Addr)>,
+}
+
+/// Derives the state; pure. `last` is what was published before, for the numbers of ports.
+pub fn derive(
+    site: &Site,
+    kernel: &Kernel,
+    overrides: &Overrides,
+    since: &[u64],
+    last: Option<&ControlHalf>,
+) -> Published {
+    let mut half = empty_half();
+    half.config_hash = site.hash;
+    half.on_dataplane_loss = site.on_dataplane_loss as u8;
+    half.default_policy = site.default_policy;
+    half.workers = site.workers;
+    half.timeouts = site.timeouts;
+    half.flow_slots = slots_for(site.flow_table);
+    half.tier = site.tier.here() as u8;
+    for (core, given) in half.cores.iter_mut().zip(&site.cores) {
+        *core = *given;
+    }
+
+    let mut ports = Ports::new(&mut half, last, kernel);
+    let mut lan_ports = Vec::new();
+    for lan in &site.lans {
+        lan_ports.push(ports.add(&lan.interface, PortRole::Lan, NONE));
+    }
+    let uplink_ports: Vec<_> = (0u8..)
+        .zip(&site.uplinks)
+        .map(|(index, uplink)| ports.add(&uplink.interface, PortRole::Uplink, index))
+        .collect();
+
+    let lans = lan_nets(site, kernel, &lan_ports);
+    for (index, (net, port)) in lans.iter().enumerate() {
+        half.lan_prefixes[index] = prefix(net);
+        half.lan_prefix_ports[index] = port.unwrap_or(NONE);
+    }
+    let lan_nets: Vec<Ipv4Net> = lans.into_iter().map(|(net, _)| net).collect();
+    half.lan_prefix_count = lan_nets.len() as u32;
+
+    let mut problems = Vec::new();
+    let mut unresolved = Vec::new();
+    for (index, (uplink, port)) in site.uplinks.iter().zip(&uplink_ports).enumerate() {
+        let link = kernel.link(&uplink.interface);
+        let mut found = one_uplink(
+            &mut half.uplinks[index],
+            uplink,
+            site.nat_ports,
+            link,
+            kernel,
+            overrides,
+            index as u8,
+            &mut unresolved,
+        );
+        half.uplinks[index].port = port.unwrap_or(NONE);
+        half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
+        if port.is_none() {
+            found |= match kernel.usable(&uplink.interface) {
+                Ok(_) | Err(DeviceFault::Missing) => uplink_state::NO_CARRIER,
+                Err(_) => uplink_state::NO_DEVICE,
+            };
+        }
+        if link.is_some_and(|link| weir_site::clashes(uplink, link, kernel, &lan_nets)) {
+            found |= uplink_state::NO_ADDRESS;
+        }
+        problems.push(found);
+    }
+    policies(&mut half, site, overrides);
+    rules(&mut half, site, &lan_ports);
+    let hosts = hosts::Sources::of(site, kernel, lan_nets, &half);
+    Published { half, problems, hosts, unresolved }
+}
+
+/// The prefixes of all LANs, given or connected, and the port of each.
+fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4Net, Option<u8>)> {
+    let mut nets = Vec::new();
+    for (lan, port) in site.lans.iter().zip(lan_ports) {
+        nets.extend(lan.networks(kernel).into_iter().map(|net| (net, *port)));
+    }
+    nets.truncate(MAX_LAN_PREFIXES);
+    nets
+}
+
+#[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
+fn one_uplink(
+    slot: &mut UplinkLayout,
+    uplink: &Uplink,
+    nat_ports: (u16, u16),
+    link: Option<&Link>,
+    kernel: &Kernel,
+    overrides: &Overrides,
+    index: u8,
+    unresolved: &mut Vec<(u32, Ipv4Addr)>,
+) -> u32 {
+    slot.name = Name::new(&uplink.name);
+    slot.translate = uplink.translate as u8;
+    slot.inbound = uplink.inbound.into();
+    slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
+    slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
+    (slot.nat_lo, slot.nat_hi) = nat_ports;
+    let hand = overrides.hands.get(&index);
+    slot.drain_until = match hand {
+        Some(Hand::Draining(until) | Hand::Drained(until)) => *until,
+        Some(Hand::Down) | None => 0,
+    };
+    let mut problems = hand.map_or(0, |hand| hand.bits());
+    let Some(link) = link else { return problems | uplink_state::NO_CARRIER };
+    if !link.running {
+        problems |= uplink_state::NO_CARRIER;
+    }
+    let pool = uplink.pool(link.index, kernel);
+    for (to, from) in slot.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
+        *to = from.octets();
+    }
+    slot.pool_len = pool.len().min(MAX_POOL) as u8;
+    if uplink.translate == Translate::Nat44 && pool.is_empty() {
+        problems |= uplink_state::NO_ADDRESS;
+    }
+    let next_hop = uplink.next_hop_by(link.index, kernel);
+    let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
+    slot.next_hop = next_hop.map_or([0; 4], |next_hop| next_hop.octets());
+    slot.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
+    if known.is_none() {
+        problems |= uplink_state::NO_NEXT_HOP;
+    }
+    if let Some(next_hop) = next_hop
+        && link.running
+        // Nobody answers a question that has no address of the link.
+        && !kernel.waits_for(link.index)
+        && !known.is_some_and(|known| known.fresh)
+    {
+        unresolved.push((link.index, next_hop));
+    }
+    problems
+}
+
+fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
+    for (index, policy) in site.policies.iter().enumerate() {
+        let slot = &mut half.policies[index];
+        slot.name = Name::new(&policy.name);
+        slot.selection = policy.selection as u8;
+        slot.member_count = policy.members.len().min(slot.members.len()) as u8;
+        slot.on_uplink_down = policy.on_uplink_down as u8;
+        slot.idle_s = policy.idle_s;
+        slot.home_per_second = policy.failback_rate.div_ceil(site.workers.max(1).into());
+        for (to, from) in slot.members.iter_mut().zip(&policy.members) {
+            let set = overrides.member_weights.get(&(index as u8, from.uplink));
+            let weight = match (set, from.weight) {
+                (Some(weight), _) => weight | MemberLayout::OVERRIDDEN,
+                (None, Some(weight)) => weight,
+                (None, None) => half.uplinks[usize::from(from.uplink)].weight,
+            };
+            *to = MemberLayout { uplink: from.uplink, tier: from.tier, weight };
+        }
+    }
+}
+
+fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
+    half.rule_count = site.rules.len() as u32;
+    for (slot, rule) in half.rules.iter_mut().zip(&site.rules) {
+        let in_ports = match rule.in_lan {
+            None => u64::MAX,
+            Some(lan) => lan_ports.get(lan).copied().flatten().map_or(0, |port| 1 << (port & 63)),
+        };
+        let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
+        let net = |given: &Option<Ipv4Net>| given.as_ref().map_or(Prefix::ANY, prefix);
+        *slot = RuleLayout {
+            name: Name::new(&rule.name),
+            in_ports,
+            source: net(&rule.source),
+            destination: net(&rule.destination),
+            protocol: rule.protocol,
+            dscp: rule.dscp.unwrap_or(0xff),
+            policy: rule.policy,
+            reserved0: 0,
+            source_ports: range(rule.source_ports),
+            destination_ports: range(rule.destination_ports),
+            reserved1: [0; 28],
+        };
+    }
+}
+
+fn prefix(net: &Ipv4Net) -> Prefix {
+    Prefix::v4(net.network().octets(), net.prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(uplinks: &[&str]) -> Site {
+        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
+        for (index, name) in uplinks.iter().enumerate() {
+            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
+        }
+        weir_site::parse("weir.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn an_uplink_without_its_interface_is_down_and_says_why() {
+        let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
+        assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
+    }
+
+    #[test]
+    fn an_uplink_without_ethernet_header_is_down_alone_and_says_why() {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            running: true,
+            headerless: name == "wan1",
+            ..Link::default()
+        };
+        let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
+        let kernel = Kernel { links, ..Kernel::default() };
+        let found = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
+        let down = found.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0);
+        assert_eq!(down.collect::<Vec<_>>(), [false, true]);
+        let device = found.half.devices.iter().find(|d| d.name.as_str() == "wan1").unwrap();
+        assert_eq!((device.ifindex, device.fault), (0, DeviceFault::NoEthernet as u8));
+        assert_eq!(found.half.uplinks[1].port, NONE);
+    }
+
+    #[test]
+    fn an_uplink_on_a_network_of_the_lan_has_no_usable_address() {
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],
+            addresses: vec![
+                (1, "192.168.1.1/24".parse().unwrap()),
+                (2, "192.168.1.7/24".parse().unwrap()),
+                (3, "192.168.2.7/24".parse().unwrap()),
+            ],
+            ..Kernel::default()
+        };
+        let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
+        let unusable = published.problems.iter().map(|p| p & uplink_state::NO_ADDRESS != 0);
+        assert_eq!(unusable.collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn a_source_is_valid_behind_the_lan_port_whose_prefixes_hold_it() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n\
+            [[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.2.0.0/16\", \"10.3.0.0/16\"]\n\
+            [[lan]]\ninterface = \"gone\"\nprefixes = [\"10.4.0.0/16\"]\n\
+            [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "lan1"), link(3, "wan0")],
+            addresses: vec![(1, "10.1.0.1/16".parse().unwrap())],
+            ..Kernel::default()
+        };
+        let site = weir_site::parse("weir.toml", text).unwrap();
+        let half = derive(&site, &kernel, &Overrides::default(), &[], None).half;
+        let behind = |source| (0..=NONE).filter(|port| half.is_behind(*port, source)).collect();
+        let ports: [Vec<u8>; 5] =
+            [[10, 1, 0, 9], [10, 2, 0, 9], [10, 3, 0, 9], [10, 4, 0, 9], [10, 5, 0, 9]].map(behind);
+        assert_eq!(ports, [vec![0], vec![1], vec![1], vec![NONE], vec![]]);
+    }
+}

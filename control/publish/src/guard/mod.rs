@@ -1,0 +1,7 @@
+//! The nftables table that keeps the kernel from forwarding on its own: what is in it.
+
+mod ruleset;
+mod seen;
+
+pub use ruleset::{removal, ruleset, table};
+pub use seen::{Seen, virtual_ports};

@@ -1,0 +1,328 @@
+//! What the table says.
+
+use weir_site::{Site, Uplink};
+use weir_view::local_ports;
+use weir_view::own::{MARK, MARKS, mark};
+use weir_wire::layout::control::OnDataplaneLoss;
+
+use super::seen::Seen;
+use crate::near::Near;
+
+/// The table's name: of the gateways on a machine each has its own, as each has its own directory
+/// of pins.
+pub fn table(pins: &std::path::Path) -> String {
+    let name = pins.file_name().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = name.chars().map(plain).collect();
+    if name.starts_with("weir") { name } else { format!("weir-{name}") }
+}
+
+/// Groups: the kernel forwards one only by a route that a multicast proxy or router entered for it,
+/// after somebody asked (net/ipv4/ipmr.c).
+const GROUPS: &str = "\t\tip daddr 224.0.0.0/4 accept\n";
+/// What comes out of a tunnel of IPsec, and what answers connections that the kernel knows: those of
+/// containers and VPN clients, to near networks, and all others if it may stand in.
+const ANSWERS: &str = "\t\tmeta ipsec exists accept\n\
+                       \t\tct state established,related accept\n";
+/// What a rule of the operator's, or of a container engine's, has given another destination.
+const PUBLISHED: &str = "ct status dnat accept\n";
+
+/// The commands that put the table in place of an earlier one, in the language of nft(8); pure.
+/// Interfaces are told by name, so that one that comes later, or comes back, is held too.
+///
+/// Before the filters of others, so that what is dropped here is no news to them; what is accepted
+/// here goes on to them.
+pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
+    let ports = Ports { site, seen };
+    let lans = ports.set(site.lans.iter().map(|lan| lan.interface.as_str()));
+    let from_uplinks = ports.set(uplinks(site, |_| true));
+    let to_uplinks = set(uplinks(site, |_| true));
+    let same = site.uplinks.iter().map(|u| format!("\"{0}\" . \"{0}\"", u.interface));
+    let same = same.collect::<Vec<_>>().join(", ");
+    let unless_lost = match site.on_dataplane_loss {
+        OnDataplaneLoss::Kernel => "accept",
+        OnDataplaneLoss::Drop => "counter drop",
+    };
+    // Frames that an uplink bridges come by `forward` where br_netfilter is loaded; nobody routes
+    // them. What IPsec has decrypted, or is to encrypt, only seems to go by the uplink.
+    format!(
+        "table ip {table}\n\
+         delete table ip {table}\n\
+         table ip {table} {{\n\
+         \tchain forward {{\n\
+         \t\ttype filter hook forward priority filter - 10; policy accept;\n\
+         \t\tiifname . oifname {{ {same} }} meta iifkind \"bridge\" accept\n\
+         \t\tiifname {from_uplinks} goto from_uplink\n\
+         \t\tiifname {lans} oifname {to_uplinks} goto to_uplink\n\
+         \t}}\n\
+         \tchain from_uplink {{\n\
+         {GROUPS}\
+         {ANSWERS}\
+         {}\
+         \t\toifname != {} {PUBLISHED}\
+         \t\tcounter drop\n\
+         \t}}\n\
+         \tchain to_uplink {{\n\
+         {GROUPS}\
+         \t\trt ipsec exists accept\n\
+         {}\
+         \t\t{unless_lost}\n\
+         \t}}\n\
+         {}\
+         {}\
+         {}\
+         }}\n",
+        asked(site, &to_uplinks),
+        ports.set(site.interfaces()),
+        passing(&seen.near),
+        to_lan_addresses(&ports),
+        commands(site, &to_uplinks),
+        translation(site, &lans, &seen.near),
+    )
+}
+
+/// Interfaces of these uplinks.
+fn uplinks(site: &Site, which: fn(&&Uplink) -> bool) -> impl Iterator<Item = &str> {
+    site.uplinks.iter().filter(which).map(|uplink| uplink.interface.as_str())
+}
+
+/// Lets in what uplinks may ask for without being asked.
+fn asked(site: &Site, to_uplinks: &str) -> String {
+    let inbound: Vec<_> = uplinks(site, |uplink| uplink.inbound).collect();
+    if inbound.is_empty() {
+        return String::new();
+    }
+    format!("\t\tiifname {} oifname != {to_uplinks} accept\n", set(inbound.into_iter()))
+}
+
+/// Keeps the others from services of the gateway on its addresses in LANs, which Linux answers for
+/// on every device.
+fn to_lan_addresses(ports: &Ports<'_>) -> String {
+    let closed: Vec<_> = uplinks(ports.site, |uplink| !uplink.inbound).collect();
+    let addresses = &ports.seen.lan_addresses;
+    if closed.is_empty() || addresses.is_empty() {
+        return String::new();
+    }
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    format!(
+        "\tchain input {{\n\
+         \t\ttype filter hook input priority filter - 10; policy accept;\n\
+         \t\tiifname {} ip daddr {{ {} }} goto to_lan_address\n\
+         \t}}\n\
+         \tchain to_lan_address {{\n\
+         {ANSWERS}\
+         \t\t{PUBLISHED}\
+         \t\tcounter drop\n\
+         \t}}\n",
+        ports.set(closed.into_iter()),
+        addresses.join(", "),
+    )
+}
+
+/// Lets pass what goes to networks that one uplink leads to. What connection tracking takes for no
+/// part of a connection is translated by no rule of its, so it stays.
+fn passing(near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let accepted = near.iter().map(|near| format!("\t\t{} accept\n", to(near)));
+    "\t\tct state invalid counter drop\n".to_owned() + &accepted.collect::<String>()
+}
+
+/// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
+/// destination to be on that link where no route says otherwise (net/ipv4/route.c), so the rules by
+/// mark do not.
+fn commands(site: &Site, uplinks: &str) -> String {
+    let own = (0u8..).zip(&site.uplinks);
+    let own = own.map(|(n, u)| format!("{:#x} . \"{}\"", mark(n), u.interface));
+    let own = own.collect::<Vec<_>>().join(", ");
+    format!(
+        "\tchain output {{\n\
+         \t\ttype filter hook output priority filter - 10; policy accept;\n\
+         \t\tmeta mark & {MARKS:#x} == {MARK:#x} oifname {uplinks} goto of_command\n\
+         \t}}\n\
+         \tchain of_command {{\n\
+         \t\tmeta mark . oifname {{ {own} }} accept\n\
+         \t\tcounter drop\n\
+         \t}}\n"
+    )
+}
+
+/// What goes to networks that one uplink leads to, by that uplink.
+fn to(near: &Near) -> String {
+    let networks: Vec<_> = near.networks.iter().map(ToString::to_string).collect();
+    format!("oifname \"{}\" ip daddr {{ {} }}", near.interface, networks.join(", "))
+}
+
+/// Gives what LANs send there an address of the uplink's, and a port that is not weir's, so that no
+/// flow has it at the same time. Where weir's leave too few, any port.
+fn translation(site: &Site, lans: &str, near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let ports = local_ports::beside(site.nat_ports);
+    let mut rules = String::new();
+    for near in near {
+        let from_lan = format!("\t\tiifname {lans} {} rt ipsec missing", to(near));
+        if let Some((first, last)) = ports {
+            let with_ports = "meta l4proto { tcp, udp, icmp } masquerade";
+            rules += &format!("{from_lan} {with_ports} to :{first}-{last}\n");
+        }
+        rules += &format!("{from_lan} masquerade\n");
+    }
+    format!(
+        "\tchain near {{\n\
+         \t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n\
+         {rules}\
+         \t}}\n"
+    )
+}
+
+/// The commands that remove the table, if it is there.
+pub fn removal(table: &str) -> String {
+    format!("table ip {table}\ndelete table ip {table}\n")
+}
+
+/// A set of interface names. None has a character that means something to nft: see
+/// [`is_interface_name`](weir_site::is_interface_name).
+fn set<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
+    format!("{{ {} }}", names.join(", "))
+}
+
+/// The site's ports, with the macvlan devices on them.
+struct Ports<'s> {
+    site: &'s Site,
+    seen: &'s Seen,
+}
+
+impl Ports<'_> {
+    /// The set of these ports and all devices on them.
+    fn set<'a>(&self, ports: impl Iterator<Item = &'a str>) -> String {
+        let devices = |port: &'a str| {
+            let on = self.seen.virtual_ports.iter().filter(move |(of, _)| of == port);
+            std::iter::once(port).chain(on.map(|(_, device)| device.as_str()))
+        };
+        set(ports.flat_map(devices))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(more: &str) -> Site {
+        let text = format!(
+            "{more}\n[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\n\
+             interface = \"wan0\"\n[[uplink]]\nname = \"own\"\ninterface = \"wan1\"\n\
+             translate = \"none\"\n"
+        );
+        weir_site::parse("weir.toml", &text).unwrap()
+    }
+
+    /// What the first uplink leads to, an address on the LAN, and a virtual router's device.
+    fn seen() -> Seen {
+        let networks = vec!["192.168.100.0/24".parse().unwrap()];
+        Seen {
+            virtual_ports: vec![("lan0".into(), "vrrp7".into()), ("wan0".into(), "vrrp8".into())],
+            lan_addresses: vec!["10.0.0.1".parse().unwrap()],
+            near: vec![Near { interface: "wan0".into(), networks }],
+        }
+    }
+
+    #[test]
+    fn a_gateway_has_a_table_of_its_own() {
+        let table = |pins: &str| table(std::path::Path::new(pins));
+        assert_eq!(table("/sys/fs/bpf/weir"), "weir");
+        assert_eq!(table("/sys/fs/bpf/weir-2/"), "weir-2");
+        assert_eq!(table("/sys/fs/bpf/other; x"), "weir-other__x");
+    }
+
+    #[test]
+    fn nothing_comes_in_and_nothing_goes_out_but_by_the_dataplane() {
+        let text = ruleset("weir", &site(""), &Seen::default());
+        assert_eq!(text.matches("counter drop").count(), 3);
+        let from_uplinks = "iifname { \"wan0\", \"wan1\" } goto from_uplink\n";
+        assert!(text.contains(from_uplinks), "whatever they lead to: {text}");
+        let published = "oifname != { \"lan0\", \"wan0\", \"wan1\" } ct status dnat accept\n";
+        assert!(text.contains(published), "{text}");
+    }
+
+    #[test]
+    fn the_kernel_forwards_and_is_answered_if_it_may_stand_in() {
+        let text =
+            ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""), &Seen::default());
+        assert_eq!(text.matches("counter drop").count(), 2);
+        assert!(text.contains("ct state established,related accept"));
+    }
+
+    #[test]
+    fn what_comes_by_a_device_on_a_port_comes_by_the_port() {
+        let text = ruleset("weir", &site(""), &seen());
+        for held in [
+            "iifname { \"wan0\", \"vrrp8\", \"wan1\" } goto from_uplink\n",
+            "iifname { \"lan0\", \"vrrp7\" } oifname { \"wan0\", \"wan1\" } goto to_uplink\n",
+        ] {
+            assert!(text.contains(held), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_in_lans_are_closed_to_uplinks_unless_they_may_come_in() {
+        let mut site = site("");
+        let closed = |site: &Site, from: &str| {
+            let text = ruleset("weir", site, &seen());
+            let rule = format!("iifname {{ {from} }} ip daddr {{ 10.0.0.1 }} goto to_lan_address");
+            assert!(text.contains(&rule), "{text}");
+        };
+        closed(&site, "\"wan0\", \"vrrp8\", \"wan1\"");
+        site.uplinks[1].inbound = true;
+        closed(&site, "\"wan0\", \"vrrp8\"");
+        site.uplinks[0].inbound = true;
+        assert!(!ruleset("weir", &site, &seen()).contains("hook input"));
+    }
+
+    #[test]
+    fn routed_multicast_passes_in_both_directions_before_anything_is_dropped() {
+        let text = ruleset("weir", &site(""), &Seen::default());
+        for chain in ["from_uplink", "to_uplink"] {
+            let begin = format!("chain {chain} {{\n\t\tip daddr 224.0.0.0/4 accept\n");
+            assert!(text.contains(&begin), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_of_an_uplink_leaves_by_no_other() {
+        let text = ruleset("weir", &site(""), &Seen::default());
+        let own = "meta mark . oifname { 0x77656900 . \"wan0\", 0x77656901 . \"wan1\" } accept";
+        assert!(text.contains(own), "{text}");
+    }
+
+    #[test]
+    fn an_own_prefix_may_be_reached_by_the_uplinks_that_say_so() {
+        let mut site = site("");
+        site.uplinks[1].inbound = true;
+        let text = ruleset("weir", &site, &Seen::default());
+        assert!(
+            text.contains("iifname { \"wan1\" } oifname != { \"wan0\", \"wan1\" } accept"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_one_uplink_leads_to_is_reached_by_it_with_an_address_and_a_port_of_the_kernels() {
+        let text = ruleset("weir", &site(""), &seen());
+        let to = "oifname \"wan0\" ip daddr { 192.168.100.0/24 }";
+        assert!(text.contains(&format!("{to} accept")), "{text}");
+        assert!(text.contains("masquerade to :1024-16383") && text.contains("ct state"), "{text}");
+    }
+
+    #[test]
+    fn where_weirs_ports_leave_too_few_the_kernel_takes_any() {
+        for ports in ["1024-65535", "1100-65000"] {
+            let site = site(&format!("[gateway]\nnat_ports = \"{ports}\""));
+            let text = ruleset("weir", &site, &seen());
+            assert!(text.contains("masquerade\n") && !text.contains("masquerade to"), "{text}");
+        }
+    }
+}

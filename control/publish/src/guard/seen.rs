@@ -1,0 +1,84 @@
+//! What the table takes from the kernel beside the site.
+
+use std::net::Ipv4Addr;
+
+use weir_site::{Site, is_interface_name};
+use weir_view::{Kernel, Link};
+
+use crate::near::{self, Near};
+
+/// A view of it. Without one yet, nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Macvlan devices, each after the name of the port of the site that it is on. What comes by the
+    /// port for their hardware address comes in by them.
+    pub virtual_ports: Vec<(String, String)>,
+    /// The gateway's addresses on LANs.
+    pub lan_addresses: Vec<Ipv4Addr>,
+    /// What is reached by one uplink alone.
+    pub near: Vec<Near>,
+}
+
+impl Seen {
+    /// What there is now.
+    pub fn of(site: &Site, kernel: &Kernel) -> Self {
+        let virtual_ports = virtual_ports(site, kernel);
+        let lans = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
+        let is_lan = |port: &str| site.lans.iter().any(|lan| lan.interface == port);
+        let on_lans = virtual_ports.iter().filter(|(port, _)| is_lan(&port.name));
+        let links = lans.chain(on_lans.map(|(_, device)| *device));
+        let named = |(port, device): &(&Link, &Link)| (port.name.clone(), device.name.clone());
+        Self {
+            lan_addresses: links.flat_map(|link| kernel.addresses_of(link.index)).collect(),
+            virtual_ports: virtual_ports.iter().map(named).collect(),
+            near: near::of(site, kernel),
+        }
+    }
+}
+
+/// Macvlan devices on ports of the site that are none themselves, after their port.
+pub fn virtual_ports<'k>(site: &Site, kernel: &'k Kernel) -> Vec<(&'k Link, &'k Link)> {
+    let is_port = |name: &str| site.interfaces().any(|interface| interface == name);
+    let devices = kernel.links.iter().filter_map(|device| {
+        let port = kernel.link_at(device.macvlan?)?;
+        let counts = is_port(&port.name) && !is_port(&device.name);
+        (counts && is_interface_name(&device.name)).then_some((port, device))
+    });
+    devices.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macvlan_devices_on_ports_are_seen_with_the_addresses_of_those_on_lans() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\n\
+                    interface = \"wan0\"\n[[uplink]]\nname = \"b\"\ninterface = \"wan0b\"\n";
+        let site = weir_site::parse("weir.toml", text).unwrap();
+        let link = |index, name: &str, macvlan| Link {
+            index,
+            name: name.into(),
+            macvlan,
+            ..Link::default()
+        };
+        let kernel = Kernel {
+            links: vec![
+                link(1, "lan0", None),
+                link(2, "wan0", None),
+                link(3, "vrrp7", Some(1)),
+                link(4, "vrrp8", Some(2)),
+                link(5, "wan0b", Some(2)),
+                link(6, "other", Some(9)),
+            ],
+            addresses: [(1, "10.0.0.1/16"), (2, "192.0.2.2/24"), (3, "10.0.0.254/32")]
+                .map(|(index, net)| (index, net.parse().unwrap()))
+                .into(),
+            ..Kernel::default()
+        };
+        let seen = Seen::of(&site, &kernel);
+        let ports = [("lan0", "vrrp7"), ("wan0", "vrrp8")];
+        assert_eq!(seen.virtual_ports, ports.map(|(p, d)| (p.to_owned(), d.to_owned())));
+        assert_eq!(seen.lan_addresses, [[10, 0, 0, 1], [10, 0, 0, 254]].map(Ipv4Addr::from));
+    }
+}

@@ -1,0 +1,212 @@
+//! Destinations that stay on the gateway: what XDP leaves to the kernel.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use weir_shm::hosts::HostPrefixes;
+use weir_site::Site;
+use weir_site::rules::{self, Lookup};
+use weir_view::rule::MAIN;
+use weir_view::{Kernel, Route, Routes};
+use weir_wire::layout::control::{ControlHalf, host_class};
+
+use crate::destinations::{self, Way};
+use crate::guard;
+use crate::near;
+
+/// All that these destinations depend on, and the guard. What is derived from a million routes is
+/// derived anew only where two of these differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Routes; views that were read without a change of routes share them.
+    routes: Arc<Routes>,
+    /// Those of other tables.
+    tables: Arc<BTreeMap<u32, Vec<Route>>>,
+    /// What of them packets from LANs are looked up in.
+    lookups: Vec<Lookup>,
+    /// The uplinks' interfaces.
+    uplinks: Vec<near::By>,
+    /// Addresses that packets by uplinks have.
+    uplink_addresses: Vec<Ipv4Addr>,
+    /// Kernel indices of the LANs' interfaces.
+    lan_links: Vec<u32>,
+    /// Names of devices on ports, after these: no destination depends on them, the guard does.
+    virtual_ports: Vec<(u32, String)>,
+    /// Networks of the LANs.
+    lans: Vec<Ipv4Net>,
+    /// The gateway's addresses.
+    own: Vec<Ipv4Addr>,
+    /// Those that uplinks translate to.
+    pools: Vec<Ipv4Addr>,
+}
+
+impl Sources {
+    /// What there is of them now; `half` has the uplinks' addresses.
+    pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
+        let pools = half.uplinks.iter().take(site.uplinks.len()).flat_map(|u| u.addresses());
+        let pools: Vec<_> = pools.copied().map(Ipv4Addr::from).collect();
+        let held = kernel.addresses.iter().map(|(_, net)| net.addr());
+        let uplinks = near::uplinks(site, kernel);
+        let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
+        let virtual_ports = guard::virtual_ports(site, kernel).into_iter();
+        Self {
+            routes: Arc::clone(&kernel.routes),
+            tables: Arc::clone(&kernel.tables),
+            lookups: rules::lookups(site, kernel),
+            uplink_addresses: near::sources(site, kernel),
+            uplinks,
+            lan_links: lan_links.map(|link| link.index).collect(),
+            virtual_ports: virtual_ports
+                .map(|(port, device)| (port.index, device.name.clone()))
+                .collect(),
+            lans,
+            own: held.collect(),
+            pools,
+        }
+    }
+
+    /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink, or by one alone; LAN
+    /// prefixes, and what the kernel routes by a LAN's interface; and of the pools, what the gateway
+    /// does not have itself.
+    pub fn prefixes(&self) -> HostPrefixes {
+        let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
+        let class = |way| match way {
+            Way::Kernel => host_class::KERNEL,
+            Way::Lan => host_class::LAN,
+            Way::Near => host_class::NEAR,
+            Way::Uplinks | Way::Next => 0,
+        };
+        let table = |table| match table {
+            MAIN => &self.routes[..],
+            other => self.tables.get(&other).map_or(&[][..], Vec::as_slice),
+        };
+        // By an uplink with a source that is not the uplink's goes what a VPN takes out of it
+        // (strongSwan's routes are like that, RFC 4301 selectors want the LAN's address).
+        let near = near::networks(&self.routes, &self.uplinks, &self.uplink_addresses);
+        let is_near = |route: &Route| {
+            near.get(&route.interface).is_some_and(|near| near.contains(&route.destination))
+        };
+        let by_interface = |route: &Route| {
+            let own = |source| self.uplink_addresses.contains(&source);
+            let of = |uplink: &near::By| uplink.interface == route.interface;
+            match route.interface {
+                by if self.lan_links.contains(&by) => Way::Lan,
+                _ if !self.uplinks.iter().any(of) || !route.source.is_none_or(own) => Way::Kernel,
+                _ if is_near(route) => Way::Near,
+                _ => Way::Uplinks,
+            }
+        };
+        let ways = destinations::of(&self.lookups, table, by_interface);
+        let mut hosts: HostPrefixes =
+            ways.iter().map(|(net, way)| (entry(net), class(*way))).collect();
+        for net in &self.lans {
+            hosts.insert(entry(net), host_class::LAN);
+        }
+        for address in &self.pools {
+            hosts.insert((address.octets(), 32), host_class::POOL);
+        }
+        for address in &self.own {
+            hosts.insert((address.octets(), 32), host_class::LOCAL);
+        }
+        hosts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_view::{Link, Route};
+
+    use super::*;
+
+    const SITE: &str =
+        "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+
+    fn kernel(routes: &[(&str, u32)]) -> Kernel {
+        let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let route = |(destination, interface): &(&str, u32)| {
+            Route::by(*interface, destination.parse().unwrap())
+        };
+        Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "vpn0")],
+            addresses: vec![(1, "192.168.1.1/24".parse().unwrap())],
+            routes: Arc::new(routes.iter().map(route).collect::<Vec<_>>().into()),
+            ..Kernel::default()
+        }
+    }
+
+    fn sources(kernel: &Kernel) -> Sources {
+        let site = weir_site::parse("weir.toml", SITE).unwrap();
+        let lans = vec!["192.168.1.0/24".parse().unwrap()];
+        Sources::of(&site, kernel, lans, &weir_shm::control::empty_half())
+    }
+
+    #[test]
+    fn what_the_kernel_routes_by_no_uplink_stays_on_the_gateway() {
+        let kernel = kernel(&[("10.0.0.0/8", 3), ("100.64.0.0/24", 2), ("0.0.0.0/0", 3)]);
+        let prefixes = sources(&kernel).prefixes();
+        let wanted = [
+            (([10, 0, 0, 0], 8), host_class::KERNEL),
+            (([100, 64, 0, 0], 24), host_class::NEAR),
+            (([192, 168, 1, 0], 24), host_class::LAN),
+            (([192, 168, 1, 1], 32), host_class::LOCAL),
+        ];
+        assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn what_the_kernel_routes_by_a_lans_interface_is_behind_its_port() {
+        let kernel = kernel(&[("10.0.0.0/8", 3), ("10.1.0.0/16", 1), ("192.168.1.7/32", 1)]);
+        let prefixes = sources(&kernel).prefixes();
+        for inner in [([10, 1, 0, 0], 16), ([192, 168, 1, 7], 32)] {
+            assert_eq!(prefixes.get(&inner), Some(&host_class::LAN), "{inner:?}");
+        }
+        assert_eq!(prefixes.get(&([10, 0, 0, 0], 8)), Some(&host_class::KERNEL));
+    }
+
+    #[test]
+    fn a_route_by_an_uplink_with_the_source_of_another_is_a_vpns() {
+        let mut kernel = kernel(&[]);
+        kernel.addresses.push((2, "100.64.0.2/24".parse().unwrap()));
+        let by = |destination: &str, source: &str| Route {
+            source: Some(source.parse().unwrap()),
+            ..Route::by(2, destination.parse().unwrap())
+        };
+        let routes = vec![by("100.64.0.0/24", "100.64.0.2"), by("10.8.0.0/16", "192.168.1.1")];
+        kernel.routes = Arc::new(routes.into());
+        let prefixes = sources(&kernel).prefixes();
+        assert_eq!(prefixes.get(&([10, 8, 0, 0], 16)), Some(&host_class::KERNEL));
+        assert_eq!(prefixes.get(&([100, 64, 0, 0], 24)), Some(&host_class::NEAR));
+    }
+
+    #[test]
+    fn addresses_of_a_pool_are_local_only_where_the_gateway_has_them() {
+        let mut half = weir_shm::control::empty_half();
+        (half.uplinks[0].pool_len, half.uplinks[0].pool[0]) = (2, [203, 0, 113, 7]);
+        half.uplinks[0].pool[1] = [203, 0, 113, 8];
+        let mut kernel = kernel(&[]);
+        kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
+        let site = weir_site::parse("weir.toml", SITE).unwrap();
+        let prefixes = Sources::of(&site, &kernel, Vec::new(), &half).prefixes();
+        assert_eq!(prefixes[&([203, 0, 113, 7], 32)], host_class::POOL);
+        assert_eq!(prefixes[&([203, 0, 113, 8], 32)], host_class::LOCAL);
+    }
+
+    #[test]
+    fn a_view_without_a_change_of_its_sources_is_derived_from_no_more() {
+        let before = kernel(&[("10.0.0.0/8", 3)]);
+        let mut after = before.clone();
+        after.links[1].running = true;
+        after.neighbours.clear();
+        assert_eq!(sources(&before), sources(&after));
+        let vrrp = Link { index: 7, name: "vrrp7".into(), macvlan: Some(1), ..Link::default() };
+        after.links.push(vrrp);
+        assert_ne!(sources(&before), sources(&after), "the guard is to know it");
+        after.links.pop();
+        let more = kernel(&[("10.0.0.0/8", 3), ("10.1.0.0/16", 2)]);
+        assert_ne!(sources(&before), sources(&more));
+        after.addresses.clear();
+        assert_ne!(sources(&before), sources(&after));
+    }
+}

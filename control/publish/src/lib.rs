@@ -1,0 +1,38 @@
+//! From a site and the kernel's view to what is published, and to what the kernel should hold.
+//!
+//! Decisions without effects: values in, values out. Who calls writes to shared memory and to the
+//! kernel.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `derive` | the control page's half |
+//! | `ports` | numbers of ports and devices, which stay |
+//! | `tables` | the bucket tables |
+//! | `overrides` | what is set by hand |
+//! | [`beside`] | another file beside what is published |
+//! | [`hosts`], `destinations` | destinations of packets from LANs that are the kernel's |
+//! | `near` | networks that are reached by one uplink alone |
+//! | [`home`] | when flows leave the uplinks of a worse tier |
+//! | [`implied`] | what is probed where nothing is configured |
+//! | [`lans`] | the LANs that are out of use |
+//! | [`own`] | rules and routes for what the gateway itself sends |
+//! | [`guard`] | the nftables table that keeps the kernel from forwarding on its own |
+#![forbid(unsafe_code)]
+
+pub mod beside;
+mod derive;
+mod destinations;
+pub mod guard;
+pub mod home;
+pub mod hosts;
+pub mod implied;
+pub mod lans;
+mod near;
+mod overrides;
+pub mod own;
+mod ports;
+mod tables;
+
+pub use derive::{Published, derive};
+pub use overrides::{Hand, Overrides};
+pub use tables::Tables;

@@ -1,0 +1,255 @@
+//! The configuration of a site: one TOML file, read, checked by itself and against what the kernel
+//! has, and resolved to indices.
+//!
+//! Everything wrong with a file is reported at once, each error with its place and what to do.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `schema` | the file as TOML has it |
+//! | `read`, `place` | where in the file what is wrong stands |
+//! | `check`, `capacity` | from the file to a [`Site`] |
+//! | [`health`], [`load`] | settings of the uplinks' health and load |
+//! | `machine` | what is wrong on this machine |
+//! | `warn`, `frames` | what is allowed and unwise |
+//! | `sources` | which addresses an uplink's packets are sent from |
+//! | [`rules`] | others' routing rules, as far as they can be followed |
+//! | [`hooks`], `trust` | which of the operator's programs are run |
+//! | [`duration`], [`group`] | durations, groups of users |
+#![forbid(unsafe_code)]
+
+mod capacity;
+mod check;
+pub mod duration;
+mod frames;
+pub mod group;
+pub mod health;
+pub mod hooks;
+pub mod load;
+mod machine;
+mod place;
+mod read;
+pub mod rules;
+mod schema;
+mod sources;
+mod trust;
+mod warn;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use weir_view::Kernel;
+use weir_wire::layout::control::{
+    OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate,
+};
+
+use crate::health::Health;
+use crate::load::{Balance, Capacity, Spill};
+
+pub use machine::{against_kernel, clashes, overlap};
+pub use place::Problem;
+
+/// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
+/// stand for themselves wherever weir writes it?
+pub fn is_interface_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"/:\"*\\".contains(&b);
+    (1..16).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
+}
+
+/// What is allowed on this machine but unwise, beyond [`Site::warnings`].
+pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
+    warnings.extend(warn::unwatched(site));
+    warnings.extend(frames::warnings(site, kernel));
+    warnings
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Hash of the file's text.
+    pub hash: u64,
+    /// Worker threads.
+    pub workers: u8,
+    /// CPU of each worker; fewer than workers: the rest is not pinned.
+    pub cores: Vec<u16>,
+    /// Flows the table is made for.
+    pub flow_table: u32,
+    /// First and last NAT port.
+    pub nat_ports: (u16, u16),
+    /// What becomes of transit without a dataplane.
+    pub on_dataplane_loss: OnDataplaneLoss,
+    /// Which tier forwards established flows.
+    pub tier: Tier,
+    /// Routes and rules for the gateway's own traffic are weir's too.
+    pub own_traffic: bool,
+    /// `net.ipv4.ip_forward` and the kernel's local ports are weir's to set.
+    pub sysctls: bool,
+    /// Who may use the API's socket beside root; none: the usual group, if there is one.
+    pub group: Option<String>,
+    /// Where the programs are that run when an uplink's state changes.
+    pub hooks: Option<PathBuf>,
+    /// Index of the policy of packets that no rule matches.
+    pub default_policy: u8,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// LAN ports.
+    pub lans: Vec<Lan>,
+    /// Uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Rules, in order.
+    pub rules: Vec<Rule>,
+    /// What is allowed but unwise.
+    pub warnings: Vec<String>,
+}
+
+/// A LAN port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lan {
+    /// Interface name.
+    pub interface: String,
+    /// Prefixes behind it; empty: the interface's own.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Where in the file.
+    pub line: usize,
+}
+
+/// An uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Name.
+    pub name: String,
+    /// Interface name.
+    pub interface: String,
+    /// Weight in policies that give none.
+    pub weight: u16,
+    /// Next hop; none: the kernel's default route on the interface.
+    pub next_hop: Option<Ipv4Addr>,
+    /// Source addresses; empty: the interface's own.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Address translation.
+    pub translate: Translate,
+    /// What no flow asked for may come in by it, for the prefixes of the LANs.
+    pub inbound: bool,
+    /// How its health is judged.
+    pub health: Health,
+    /// What it can carry.
+    pub capacity: Capacity,
+    /// When it takes no new flows; none: however full it is, it does.
+    pub spill: Option<Spill>,
+    /// Where in the file.
+    pub line: usize,
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Name.
+    pub name: String,
+    /// Key of the buckets.
+    pub selection: Selection,
+    /// How new flows are shared.
+    pub balance: Balance,
+    /// New flows avoid uplinks that are too full.
+    pub spillover: bool,
+    /// Members.
+    pub members: Vec<Member>,
+    /// What becomes of translated TCP connections when their uplink goes down.
+    pub on_uplink_down: OnUplinkDown,
+    /// Which flows leave a worse tier when a better one is back.
+    pub failback: Failback,
+    /// After how long without a packet a flow may be moved, seconds.
+    pub idle_s: u16,
+    /// Most flows that are moved home each second.
+    pub failback_rate: u32,
+}
+
+/// Which flows leave a worse tier when a better one is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failback {
+    /// None; new flows take the better tier.
+    #[default]
+    NewFlows,
+    /// Those that survive a move, once idle.
+    Idle,
+    /// Those, and all others when the better tier has been back for so long, seconds.
+    Deadline(u32),
+}
+
+impl Policy {
+    /// After how long without a packet a flow may be moved, unless told otherwise, seconds.
+    pub const IDLE_S: u16 = 30;
+    /// Most flows that are moved home each second, unless told otherwise.
+    pub const FAILBACK_RATE: u32 = 100;
+}
+
+/// A member of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index of the uplink.
+    pub uplink: u8,
+    /// Tier, 1 = best.
+    pub tier: u8,
+    /// Weight; none: the uplink's.
+    pub weight: Option<u16>,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Name.
+    pub name: String,
+    /// LAN port, as an index into [`Site::lans`].
+    pub in_lan: Option<usize>,
+    /// Source prefix.
+    pub source: Option<Ipv4Net>,
+    /// Destination prefix.
+    pub destination: Option<Ipv4Net>,
+    /// IP protocol, 0 = any.
+    pub protocol: u8,
+    /// Source ports, inclusive.
+    pub source_ports: Option<(u16, u16)>,
+    /// Destination ports, inclusive.
+    pub destination_ports: Option<(u16, u16)>,
+    /// Code point.
+    pub dscp: Option<u8>,
+    /// Index of the policy.
+    pub policy: u8,
+}
+
+/// Reads and checks a file, without looking at the kernel. The errors are ready to print.
+pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
+    read(path).map(|(_, site)| site)
+}
+
+/// As [`load`], with the text.
+pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        vec![Problem::whole(
+            &file,
+            format!("cannot be read: {e}"),
+            "give the right path with --config",
+        )]
+    })?;
+    let site = parse(&file, &text)?;
+    Ok((text, site))
+}
+
+/// As [`load`], for text that is at hand.
+pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
+    let places = place::Places::new(file, text);
+    let mut problems = Vec::new();
+    let site = read::read(text, &places, &mut problems).and_then(|raw| {
+        check::resolve(&raw, &places, weir_wire::layout::checksum64(text.as_bytes()))
+            .map_err(|more| problems.extend(more))
+            .ok()
+    });
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    site.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+#[cfg(test)]
+mod tests;

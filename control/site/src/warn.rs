@@ -1,0 +1,166 @@
+//! What is allowed on this machine and certain to hurt.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weir_view::Kernel;
+
+use super::schema::File;
+use super::{Policy, Rule, Site, Uplink};
+use crate::hooks;
+use crate::rules;
+
+/// What of a site works badly on this machine. `strict` says whether an interface has
+/// `rp_filter` 1.
+pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for uplink in &site.uplinks {
+        let Uplink { name, interface, .. } = uplink;
+        let hosts = hosts(uplink);
+        let link = kernel.link(interface);
+        let left_out = link.map(|link| uplink.left_out(link.index, kernel)).unwrap_or_default();
+        if !left_out.is_empty() {
+            let left_out: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "uplink {name}: nothing is sent to the Internet from {}, which {interface} has too: \
+                 not of the next hop's network, not of global scope, or deprecated. If the \
+                 provider routes it here, name all its addresses in `addresses`",
+                left_out.join(", ")
+            ));
+        }
+        let nets = link.map(|link| kernel.networks(link.index));
+        let near = |host: &IpAddr| match host {
+            IpAddr::V4(host) => {
+                uplink.next_hop == Some(*host) || nets.iter().flatten().any(|n| n.contains(host))
+            }
+            IpAddr::V6(_) => false,
+        };
+        if !hosts.is_empty() && hosts.iter().all(near) {
+            warnings.push(format!(
+                "uplink {name}: all targets are on the link itself, so it looks well while the \
+                 provider behind it is dead: add one on the Internet"
+            ));
+        }
+        // Weir's rules by source address are what makes answers pass the check.
+        if !hosts.is_empty() && !site.own_traffic && site.uplinks.len() > 1 && strict(interface) {
+            warnings.push(format!(
+                "uplink {name}: net.ipv4.conf.{interface}.rp_filter is 1, and without own_traffic \
+                 the kernel drops answers to probes unless its default route leads there: set it \
+                 (and that of `all`) to 2"
+            ));
+        }
+    }
+    warnings.extend(rules::unfollowed(site, kernel));
+    warnings.extend(few_queues(site, kernel));
+    if let Some(directory) = &site.hooks {
+        match hooks::programs(directory) {
+            Ok((_, refused)) => warnings.extend(refused),
+            Err(error) => warnings.push(error),
+        }
+    }
+    warnings
+}
+
+/// Says of which uplinks nothing beyond the next hop is probed.
+pub fn unwatched(site: &Site) -> Option<String> {
+    let uplinks = site.uplinks.iter().filter(|uplink| uplink.health.targets.is_empty());
+    let names: Vec<_> = uplinks.map(|uplink| uplink.name.as_str()).collect();
+    let names = Some(names.join(", ")).filter(|names| !names.is_empty())?;
+    Some(format!(
+        "nothing beyond the next hop of {names} is watched, so that a provider which is dead behind \
+         it looks well: add [[health.targets]], two of different owners"
+    ))
+}
+
+/// What of a file is allowed, and likely not what was meant.
+pub fn of_file(
+    file: &File,
+    uplinks: &[Uplink],
+    policies: &[Policy],
+    rules: &[Rule],
+    default_policy: u8,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let default = policies.get(usize::from(default_policy));
+    if let Some(default) = default.filter(|policy| policy.name != super::check::DEFAULT_POLICY)
+        && file.gateway.default_policy.is_none()
+        && policies.len() > 1
+    {
+        warnings.push(format!(
+            "policy {0} takes all that no rule matches because it is the first in the file: say \
+             default_policy = \"{0}\" in [gateway], or another",
+            default.name
+        ));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let everything = rule.in_lan.is_none()
+            && rule.source.is_none_or(|net| net.prefix_len() == 0)
+            && rule.destination.is_none_or(|net| net.prefix_len() == 0)
+            && rule.protocol == 0
+            && rule.source_ports.is_none()
+            && rule.destination_ports.is_none()
+            && rule.dscp.is_none();
+        let later = rules.len() - index - 1;
+        if everything && later > 0 {
+            warnings.push(format!(
+                "rule {} has no criteria and matches everything: the {later} after it never do; \
+                 move it to the end",
+                rule.name
+            ));
+        }
+    }
+    let used = |policy: &Policy, index: usize| {
+        policy.members.iter().any(|member| usize::from(member.uplink) == index)
+    };
+    for (index, uplink) in uplinks.iter().enumerate() {
+        if !policies.iter().any(|policy| used(policy, index)) {
+            warnings.push(format!(
+                "uplink {} is in no policy and takes no flows: add it to the members of one",
+                uplink.name
+            ));
+        }
+    }
+    for (index, policy) in policies.iter().enumerate() {
+        if index != usize::from(default_policy)
+            && !rules.iter().any(|rule| usize::from(rule.policy) == index)
+        {
+            warnings.push(format!(
+                "policy {} takes no flows: it is not the default, and no rule names it",
+                policy.name
+            ));
+        }
+    }
+    warnings
+}
+
+/// Devices whose packets do not reach all workers by themselves.
+fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let devices = site.interfaces().filter_map(|name| Some(kernel.usable(name).ok()?.1));
+    let few = devices.filter(|device| device.queues < site.workers.into());
+    // VLANs of a device are told of once.
+    let few: BTreeSet<_> = few.map(|device| (&device.name, device.queues)).collect();
+    let warning = |(name, queues): (&String, u32)| {
+        let workers = site.workers;
+        format!(
+            "{name} has {queues} queues for {workers} workers: as many workers receive its packets \
+             and hand off those of the others' flows; if it can have more, `ethtool -L {name} \
+             combined {workers}`"
+        )
+    };
+    few.into_iter().map(warning).collect()
+}
+
+/// What is probed through an uplink.
+pub fn hosts(uplink: &Uplink) -> BTreeSet<IpAddr> {
+    uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
+}
+
+/// Is the effective `rp_filter` of an interface strict (ip-sysctl.rst: the greater of its own and
+/// that of `all`)?
+pub fn is_strict(interface: &str) -> bool {
+    let value = |of: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u8>().ok())
+    };
+    value("all").max(value(interface)) == Some(1)
+}

@@ -1,0 +1,214 @@
+//! What a gateway's kernel has, as plain values: links, addresses, routes, rules, neighbours.
+//!
+//! Nothing here asks the kernel or has a clock. `weir-kernel` reads a view by netlink; what follows
+//! from it is decided by functions that take one.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `link` | interfaces and neighbours |
+//! | `route` | routes |
+//! | [`local_ports`] | the kernel's own ports beside those of the NAT |
+//! | [`rule`] | others' routing rules |
+//! | [`own`] | rules and routes of weir's own |
+//! | `grace` | what an interface has lost and may have again in a moment |
+#![forbid(unsafe_code)]
+
+mod grace;
+mod link;
+pub mod local_ports;
+pub mod own;
+mod route;
+pub mod rule;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use weir_wire::layout::control::DeviceFault;
+
+pub use grace::Lost;
+pub use link::{Link, NeighbourEntry, Shortage};
+pub use route::{Route, RouteKind, Routes};
+
+use own::{Foremost, Own};
+use rule::Rule;
+
+/// How long a neighbour that was forgotten is waited for: as long as the kernel asks, three times a
+/// second apart.
+const FORGOTTEN_MS: u64 = 3000;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Interfaces.
+    pub links: Vec<Link>,
+    /// IPv4 addresses with their prefix lengths, by interface index, in the kernel's order.
+    pub addresses: Vec<(u32, Ipv4Net)>,
+    /// Those of them that packets should not be sent from: of narrower than global scope, deprecated,
+    /// tentative, or already another host's.
+    pub unfit: HashSet<(u32, Ipv4Addr)>,
+    /// IPv4 routes of the main table: perhaps a million, and most views have the same.
+    pub routes: Arc<Routes>,
+    /// Those of other tables, but for weir's.
+    pub tables: Arc<BTreeMap<u32, Vec<Route>>>,
+    /// Others' rules for what comes in, in their order.
+    pub rules: Vec<Rule>,
+    /// Where others' rules of any kind begin.
+    pub foremost: Foremost,
+    /// Rules and routes of weir's own.
+    pub own: Own,
+    /// IPv4 neighbours with a hardware address.
+    pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
+    /// Those that were asked and did not answer.
+    pub silent: HashSet<(u32, Ipv4Addr)>,
+    /// Of addresses and default routes, those that the kernel does not have at the moment.
+    pub lost: Lost,
+    /// Of `neighbours`, those that the kernel has forgotten, and since when, CLOCK_MONOTONIC
+    /// milliseconds.
+    pub forgotten: HashMap<(u32, Ipv4Addr), u64>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub local_ports: (u16, u16),
+}
+
+impl Kernel {
+    /// The interface of that index.
+    pub fn link_at(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The interface of that name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The interface of that name, and the device that carries its frames: itself, or a VLAN's
+    /// parent.
+    ///
+    /// # Errors
+    /// Why weir cannot use it.
+    pub fn usable(&self, interface: &str) -> Result<(&Link, &Link), DeviceFault> {
+        let link = self.link(interface).ok_or(DeviceFault::Missing)?;
+        let parent = match link.vlan {
+            Some((parent, _)) => self.link_at(parent),
+            None => Some(link),
+        };
+        match parent.ok_or(DeviceFault::Missing)? {
+            parent if parent.headerless => Err(DeviceFault::NoEthernet),
+            parent if link.vlan.is_some() && parent.vlan.is_some() => Err(DeviceFault::StackedVlan),
+            parent => Ok((link, parent)),
+        }
+    }
+
+    /// Is the interface of that index up, with a carrier?
+    pub fn is_running(&self, index: u32) -> bool {
+        self.link_at(index).is_some_and(|link| link.running)
+    }
+
+    /// Takes over that a link has lost its carrier, without reading the view anew; says whether it
+    /// is news. All else must be read: what becomes usable needs more than a carrier.
+    pub fn lose_carrier(&mut self, index: u32) -> bool {
+        let lost = self.links.iter_mut().find(|link| link.index == index && link.running);
+        lost.map(|link| link.running = false).is_some()
+    }
+
+    /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does
+    /// when they are flushed or the interface gets another hardware address: they are to be asked
+    /// again, and have not failed to answer. Likewise addresses and default routes. What goes with a
+    /// carrier is lost at once.
+    pub fn remember(&mut self, before: &Self, now: u64) {
+        self.wait_for(before, now);
+        for (key, entry) in &before.neighbours {
+            let since = before.forgotten.get(key).copied().unwrap_or(now);
+            if !self.neighbours.contains_key(key)
+                && !self.silent.contains(key)
+                && now.saturating_sub(since) < FORGOTTEN_MS
+                && before.is_running(key.0)
+                && self.is_running(key.0)
+            {
+                self.forgotten.insert(*key, since);
+                let entry = NeighbourEntry { fresh: false, trusted: false, ..*entry };
+                self.neighbours.insert(*key, entry);
+            }
+        }
+    }
+
+    /// The routes of a table.
+    pub fn table(&self, table: u32) -> &[Route] {
+        match table {
+            rule::MAIN => &self.routes,
+            other => self.tables.get(&other).map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// The hardware addresses of macvlan devices on this one, which hosts behind it may know the
+    /// gateway by, as with VRRP.
+    pub fn virtual_macs(&self, link: &Link) -> BTreeSet<[u8; 6]> {
+        let on = |other: &&Link| other.macvlan == Some(link.index) && other.up;
+        self.links.iter().filter(on).map(|on| on.mac).filter(|mac| *mac != link.mac).collect()
+    }
+
+    /// Networks that an interface is on.
+    pub fn networks(&self, index: u32) -> Vec<Ipv4Net> {
+        let mut networks: Vec<_> = self
+            .addresses
+            .iter()
+            .filter(|(i, _)| *i == index)
+            .map(|(_, net)| net.trunc())
+            .collect();
+        networks.dedup();
+        networks
+    }
+
+    /// Addresses of an interface.
+    pub fn addresses_of(&self, index: u32) -> Vec<Ipv4Addr> {
+        self.addresses.iter().filter(|(i, _)| *i == index).map(|(_, net)| net.addr()).collect()
+    }
+
+    /// Next hop of the best default route by an interface, or of the one that is waited for.
+    pub fn default_next_hop(&self, index: u32) -> Option<Ipv4Addr> {
+        let by = self.routes.defaults().iter().filter(|route| route.interface == index);
+        let best = by.min_by_key(|route| route.metric);
+        best.map_or_else(|| self.lost_next_hop(index), |route| route.gateway)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_carrier_is_lost_once() {
+        let links = vec![Link { index: 3, running: true, ..Link::default() }];
+        let mut kernel = Kernel { links, ..Kernel::default() };
+        assert!(!kernel.lose_carrier(4), "there is none");
+        assert!(kernel.lose_carrier(3) && !kernel.lose_carrier(3));
+        assert!(!kernel.links[0].running);
+    }
+
+    #[test]
+    fn a_neighbour_is_forgotten_for_a_while_before_it_is_lost() {
+        let key = (3, Ipv4Addr::new(192, 0, 2, 1));
+        let kernel = |running| Kernel {
+            links: vec![Link { index: 3, running, ..Link::default() }],
+            ..Kernel::default()
+        };
+        let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        let mut before = kernel(true);
+        before.neighbours.insert(key, entry);
+        for now in [500, 1000, 500 + FORGOTTEN_MS - 1] {
+            let mut after = kernel(true);
+            after.remember(&before, now);
+            let kept = NeighbourEntry { fresh: false, trusted: false, ..entry };
+            assert_eq!(after.neighbours.get(&key), Some(&kept), "{now}");
+            before = after;
+        }
+        let lost = |mut after: Kernel, now| {
+            after.remember(&before, now);
+            after.neighbours.is_empty()
+        };
+        assert!(lost(kernel(true), 500 + FORGOTTEN_MS), "not asked for ever");
+        assert!(lost(kernel(false), 501), "gone with the carrier");
+        assert!(lost(Kernel { silent: [key].into(), ..kernel(true) }, 501), "it does not answer");
+    }
+}

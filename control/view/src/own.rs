@@ -1,0 +1,149 @@
+//! Rules and routes for the gateway's own traffic: a socket that names an uplink, by its device or
+//! one of its addresses, leaves by that uplink; every other leaves by one that works.
+//!
+//! Done with tables and rules of the kernel's own, of a protocol number that marks them as weir's:
+//! nobody else's is ever touched. Every selector has two rules. The first looks only at routes of
+//! the main table that are more special than a default, so that the LAN stays reachable; the second
+//! at weir's table. For what names an uplink the halves of everything that some VPNs have routes for
+//! (0.0.0.0/1) are defaults too.
+//!
+//! | priority | selector | table |
+//! |---|---|---|
+//! | [`PRIORITY`], + 1, + 2, or right before all of others' | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
+//! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, or from one of its addresses | main without defaults, then the uplink's table |
+//! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
+//! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
+//!
+//! The mark is that of commands run by `weir use`, which leave by their uplink or not at all,
+//! whatever address they bind to; the guard's table sees to the devices that they bind to. So they
+//! have no IPv6 beyond the gateway's own networks while uplinks have none.
+//! A rule that is entered without a priority gets one before all others but the local table's
+//! (`fib_default_rule_pref`, net/core/fib_rules.c), as `wg-quick` has it; so the rules by mark, which
+//! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
+//! main without defaults, whoever's and for whatever packets (`rule_find`, there), until its own is
+//! gone; none for what names an uplink is meant by that, as none suppresses length 0.
+//! Their rules outlive this process. What comes in by a LAN meets others' rules first: where they
+//! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// Priority of the first of weir's rules.
+pub const PRIORITY: u32 = 11_700;
+/// Priority of the first rule for LANs, right before that of the main table.
+pub const PRIORITY_LAN: u32 = 32_764;
+/// Table of the gateway's own traffic; the uplinks' follow.
+pub const TABLE: u32 = 11_700;
+/// `rtm_protocol` and `FRA_PROTOCOL` of what is weir's; none of `rtnetlink.h`'s.
+pub const PROTOCOL: u8 = 117;
+
+/// The mark of sockets that leave by an uplink whatever they are bound to (`SO_MARK`).
+pub const fn mark(uplink: u8) -> u32 {
+    MARK | uplink as u32
+}
+
+/// "wei" and the uplink's index: nothing that anybody else is likely to use.
+pub const MARK: u32 = 0x7765_6900;
+/// The bits that all marks share.
+pub const MARKS: u32 = 0xffff_ff00;
+
+/// The main table (`RT_TABLE_MAIN`).
+pub const MAIN: u32 = 254;
+/// No table (`RT_TABLE_UNSPEC`): the rule says that there is no way.
+pub const NOWHERE: u32 = 0;
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// For IPv6 rather than IPv4.
+    pub v6: bool,
+    /// Order; lower is first.
+    pub priority: u32,
+    /// Whose packets.
+    pub selector: Selector,
+    /// Where it looks: the main table without its default routes, if it is that; and 0 is nowhere,
+    /// the destination is unreachable.
+    pub table: u32,
+}
+
+/// Whose packets a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selector {
+    /// Everybody's. None of weir's rules is so wide: it would forward others' packets by uplinks, in
+    /// spite of their own rules further on.
+    All,
+    /// That came in by this device; the gateway's own come by `lo`.
+    From(String),
+    /// Of sockets bound to this device.
+    Device(String),
+    /// From this address.
+    Source(Ipv4Addr),
+    /// Of sockets with this mark.
+    Mark(u32),
+    /// Of sockets with this mark, from this address; 0.0.0.0: that have none yet.
+    Marked(u32, Ipv4Addr),
+}
+
+impl Selector {
+    /// Routes of main with prefixes up to this length do not count.
+    pub const fn suppressed(&self) -> u32 {
+        match self {
+            Self::Mark(_) | Self::Marked(..) | Self::Device(_) | Self::Source(_) => 1,
+            Self::From(_) | Self::All => 0,
+        }
+    }
+
+    /// The uplink whose mark it asks for.
+    fn marked(&self) -> Option<u8> {
+        match self {
+            Self::Mark(mark) | Self::Marked(mark, _) => {
+                mark.checked_sub(MARK).and_then(|uplink| uplink.try_into().ok())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A default route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Default4 {
+    /// The table.
+    pub table: u32,
+    /// The next hop.
+    pub next_hop: Ipv4Addr,
+    /// Index of its interface.
+    pub interface: u32,
+    /// What sockets without an address of their own are given; none: one of the interface.
+    pub source: Option<Ipv4Addr>,
+}
+
+/// All rules and routes of weir's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// The rules.
+    pub rules: BTreeSet<Rule>,
+    /// The routes.
+    pub routes: BTreeSet<Default4>,
+}
+
+/// Priorities of the first rules of others, but for the local table's, which nobody goes before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Foremost {
+    /// Of IPv4.
+    pub v4: Option<u32>,
+    /// Of IPv6.
+    pub v6: Option<u32>,
+}
+
+impl Own {
+    /// Of these, what commands need that run by these uplinks.
+    pub fn of_commands(&self, uplinks: &BTreeSet<u8>) -> Self {
+        let rules = self
+            .rules
+            .iter()
+            .filter(|rule| rule.selector.marked().is_some_and(|uplink| uplinks.contains(&uplink)));
+        let of = |table| uplinks.iter().any(|uplink| TABLE + 1 + u32::from(*uplink) == table);
+        let routes = self.routes.iter().filter(|route| of(route.table));
+        Self { rules: rules.cloned().collect(), routes: routes.copied().collect() }
+    }
+}
