@@ -104,7 +104,7 @@ fn next(kind: &mut Kind, now: u64, random: &mut Random) -> (Service, bool) {
 fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transition>; UPLINKS] {
     let mut random = Random::new(seed);
     let regions = Regions::anonymous(1024, [random.draw(), random.draw()]).unwrap();
-    let mut observer = Observer::new(0, &regions);
+    let mut observer = Observer::new(0, regions.hash_key, regions.observations.clone());
     let mut users = Users::new(regions.observations.clone(), regions.counters.clone(), 0);
     let mut machines = [(); UPLINKS].map(|()| Uplink::adopt(Health::default(), 0));
     let mut seen = [(); UPLINKS].map(|()| Vec::new());

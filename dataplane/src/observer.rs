@@ -16,7 +16,6 @@ use weir_wire::layout::flow::{FlowEntry4, flag};
 use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_wire::{tcp, udp};
 
-use crate::engine::Regions;
 use crate::purpose::Purpose;
 use crate::services::Services;
 
@@ -52,17 +51,17 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Of a worker that has seen nothing.
-    pub fn new(worker: u8, regions: &Regions) -> Self {
+    /// Of a worker that has seen nothing; `key` is that of the flow hash.
+    pub fn new(worker: u8, key: [u64; 2], observations: Observations) -> Self {
         Self {
             worker,
-            key: regions.hash_key,
+            key,
             waiting: VecDeque::with_capacity(WAITING),
             shares: Box::new([0; 256]),
             intervals: Box::new([Interval::default(); MAX_UPLINKS]),
             number: 0,
-            observations: regions.observations.clone(),
-            services: Services::new(regions.hash_key),
+            observations,
+            services: Services::new(key),
         }
     }
 

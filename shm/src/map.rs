@@ -14,7 +14,8 @@ use aya::maps::{MapData, MapInfo};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::Error;
-use crate::flows::{Slot4, TagWord};
+use crate::flows::slot::Slot4;
+use crate::flows::tags::TagWord;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.

@@ -19,7 +19,7 @@ use weir_wire::layout::tags::PAGE_GROUPS;
 use weir_wire::layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
-use crate::flows::TagWord;
+use crate::flows::tags::TagWord;
 use crate::map::{Access, Mmap, Shape};
 use crate::{Error, map};
 

@@ -48,7 +48,7 @@ impl Sessions {
             flows: 0,
             claims: Claims::default(),
             heavy: Heavy::new(regions.hash_key),
-            observer: Observer::new(id, regions),
+            observer: Observer::new(id, regions.hash_key, regions.observations.clone()),
             cursor: 0,
             passes: Passes::default(),
             sweep: Sweep::default(),

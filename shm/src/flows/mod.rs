@@ -6,10 +6,10 @@
 //! and the `VALID` store (release); a reader loads `state` (acquire), then the rest, then `state`
 //! again behind an acquire fence. What it read is one flow if both states are the same.
 
-mod slot;
+pub(crate) mod slot;
 #[cfg(not(loom))]
 mod table;
-mod tags;
+pub(crate) mod tags;
 
 pub use slot::{Action4, Meta4, Slot4};
 #[cfg(not(loom))]
