@@ -8,7 +8,7 @@ use weir_kernel::own;
 use weir_kernel::watch::Watcher;
 use weir_publish::Overrides;
 use weir_site::Site;
-use weir_view::own::mark;
+use weir_view::own::{answer_mark, mark};
 use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
 
 const SITE: &str = r#"
@@ -194,6 +194,18 @@ fn what_the_gateway_forwards_for_others_follows_their_rules() {
             install(&site, [true, true]).await;
             assert_eq!(way(" from 10.9.0.5 iif vpn0"), "wan1");
             assert_eq!(way(""), "wan0");
+        }
+    });
+}
+
+#[test]
+fn what_answers_a_published_port_leaves_by_the_uplink_of_its_mark() {
+    in_gateway(async |site| {
+        forward_a_vpn();
+        install(&site, [true, true]).await;
+        for (uplink, device) in [(0, "wan0"), (1, "wan1")] {
+            let mark = answer_mark(uplink);
+            assert_eq!(way(&format!(" from 10.77.0.9 iif lan0 mark {mark}")), device);
         }
     });
 }
@@ -402,7 +414,7 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         install(&site, [true, true]).await;
         let (rules, _) = all();
         assert_eq!(rules.matches("from all iif lo lookup").count(), 2, "{rules}");
-        assert_eq!(rules.lines().count(), before.0.lines().count() + 18);
+        assert_eq!(rules.lines().count(), before.0.lines().count() + 22);
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);

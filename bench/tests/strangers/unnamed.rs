@@ -95,8 +95,10 @@ fn containers_and_vpn_clients_go_on_by_rules_of_their_own() {
     for address in [VPN, CONTAINER] {
         assert_eq!(clients::ping(&lan.netns, address, 3).unwrap().received, 3);
     }
-    let published = format!("http://{}:{PUBLISHED}/{BYTES}", topology.providers[0].addresses[0]);
-    assert_eq!(clients::curl(&topology.internet, &published).unwrap().bytes, BYTES);
+    for provider in &topology.providers {
+        let published = format!("http://{}:{PUBLISHED}/{BYTES}", provider.addresses[0]);
+        assert_eq!(clients::curl(&topology.internet, &published).unwrap().bytes, BYTES);
+    }
     for provider in &topology.providers {
         assert_eq!(provider.foreign_sources().unwrap(), 0);
     }

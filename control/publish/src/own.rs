@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use weir_site::Site;
 use weir_view::Kernel;
 use weir_view::own::{
-    Default4, Foremost, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE, mark,
+    Default4, Foremost, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE,
+    answer_mark, mark,
 };
 use weir_wire::layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
 
@@ -43,6 +44,7 @@ pub fn wanted(site: &Site, kernel: &Kernel, half: &ControlHalf, states: &[u32]) 
         let Some(link) = link else { continue };
         let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
         look(&mut own, PRIORITY + 3, Selector::Device(link.name.clone()), table);
+        look(&mut own, PRIORITY + 3, Selector::Mark(answer_mark(index as u8)), table);
         for address in &addresses {
             look(&mut own, PRIORITY + 3, Selector::Source(*address), table);
         }

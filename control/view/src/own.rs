@@ -10,7 +10,7 @@
 //! | priority | selector | table |
 //! |---|---|---|
 //! | [`PRIORITY`], + 1, + 2, or right before all of others' | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
-//! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, or from one of its addresses | main without defaults, then the uplink's table |
+//! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, from one of its addresses, or with its [`answer_mark`] | main without defaults, then the uplink's table |
 //! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
 //! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
@@ -22,7 +22,9 @@
 //! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
 //! main without defaults, whoever's and for whatever packets (`rule_find`, there), until its own is
 //! gone; none for what names an uplink is meant by that, as none suppresses length 0.
-//! Their rules outlive this process. What comes in by a LAN meets others' rules first: where they
+//! Their rules outlive this process. The guard's table gives the other mark to answers of containers,
+//! whose source is no address of an uplink's when their way is looked for.
+//! What comes in by a LAN meets others' rules first: where they
 //! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
 
 use std::collections::BTreeSet;
@@ -42,8 +44,16 @@ pub const fn mark(uplink: u8) -> u32 {
     MARK | uplink as u32
 }
 
+/// The mark of answers to who came in by an uplink to a port that is published, of their connections
+/// too.
+pub const fn answer_mark(uplink: u8) -> u32 {
+    ANSWER_MARK | uplink as u32
+}
+
 /// "wei" and the uplink's index: nothing that anybody else is likely to use.
 pub const MARK: u32 = 0x7765_6900;
+/// The next one.
+pub const ANSWER_MARK: u32 = MARK + 0x100;
 /// The bits that all marks share.
 pub const MARKS: u32 = 0xffff_ff00;
 
@@ -78,7 +88,7 @@ pub enum Selector {
     Device(String),
     /// From this address.
     Source(Ipv4Addr),
-    /// Of sockets with this mark.
+    /// With this mark.
     Mark(u32),
     /// Of sockets with this mark, from this address; 0.0.0.0: that have none yet.
     Marked(u32, Ipv4Addr),

@@ -2,7 +2,7 @@
 
 use weir_site::{Site, Uplink};
 use weir_view::local_ports;
-use weir_view::own::{MARK, MARKS, mark};
+use weir_view::own::{ANSWER_MARK, MARK, MARKS, answer_mark, mark};
 use weir_wire::layout::control::OnDataplaneLoss;
 
 use super::seen::Seen;
@@ -56,11 +56,17 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
          \t\tiifname {lans} oifname {to_uplinks} goto to_uplink\n\
          \t}}\n\
          \tchain from_uplink {{\n\
+         {}\
          {GROUPS}\
          {ANSWERS}\
          {}\
          \t\toifname != {} {PUBLISHED}\
          \t\tcounter drop\n\
+         \t}}\n\
+         \tchain answers {{\n\
+         \t\ttype filter hook prerouting priority mangle; policy accept;\n\
+         \t\tiifname != {from_uplinks} ct direction reply meta mark 0 \
+         ct mark & {MARKS:#x} == {ANSWER_MARK:#x} meta mark set ct mark\n\
          \t}}\n\
          \tchain to_uplink {{\n\
          {GROUPS}\
@@ -72,6 +78,7 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
          {}\
          {}\
          }}\n",
+        remembered(site),
         asked(site, &to_uplinks),
         ports.set(site.interfaces()),
         passing(&seen.near),
@@ -84,6 +91,15 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
 /// Interfaces of these uplinks.
 fn uplinks(site: &Site, which: fn(&&Uplink) -> bool) -> impl Iterator<Item = &str> {
     site.uplinks.iter().filter(which).map(|uplink| uplink.interface.as_str())
+}
+
+/// Has connections to published ports keep the mark of the uplink that they came in by, which gives
+/// it to their answers before their way is looked for. Marks of others stay.
+fn remembered(site: &Site) -> String {
+    let own = (0u8..).zip(&site.uplinks);
+    let own = own.map(|(n, u)| format!("\"{}\" : {:#x}", u.interface, answer_mark(n)));
+    let own = own.collect::<Vec<_>>().join(", ");
+    format!("\t\tct status dnat ct mark 0 ct mark set iifname map {{ {own} }}\n")
 }
 
 /// Lets in what uplinks may ask for without being asked.
@@ -249,6 +265,15 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_a_published_port_is_answered_by_the_uplink_that_it_came_by() {
+        let text = ruleset("weir", &site(""), &Seen::default());
+        let kept = "ct mark set iifname map { \"wan0\" : 0x77656a00, \"wan1\" : 0x77656a01 }\n";
+        assert!(text.contains(kept), "{text}");
+        let given = "ct mark & 0xffffff00 == 0x77656a00 meta mark set ct mark\n";
+        assert!(text.contains(given), "{text}");
+    }
+
+    #[test]
     fn the_kernel_forwards_and_is_answered_if_it_may_stand_in() {
         let text =
             ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""), &Seen::default());
@@ -286,8 +311,10 @@ mod tests {
     fn routed_multicast_passes_in_both_directions_before_anything_is_dropped() {
         let text = ruleset("weir", &site(""), &Seen::default());
         for chain in ["from_uplink", "to_uplink"] {
-            let begin = format!("chain {chain} {{\n\t\tip daddr 224.0.0.0/4 accept\n");
-            assert!(text.contains(&begin), "{text}");
+            let begin = format!("chain {chain} {{\n");
+            let (_, rules) = text.split_once(&begin).unwrap();
+            let first = rules.lines().find(|rule| rule.contains("accept") || rule.contains("drop"));
+            assert_eq!(first.unwrap().trim(), "ip daddr 224.0.0.0/4 accept", "{text}");
         }
     }
 
