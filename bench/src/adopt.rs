@@ -45,12 +45,6 @@ pub struct Options {
     pub rounds: usize,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { flows: 1_000_000, rounds: 3 }
-    }
-}
-
 /// One kill.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Round {

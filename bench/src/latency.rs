@@ -55,13 +55,6 @@ pub struct Options {
     pub seconds: f64,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let systems = vec![System::None, System::LinuxNat, System::WeirUser, System::WeirKernel];
-        Self { systems, flows: 1024, rounds: 3, seconds: 1.0 }
-    }
-}
-
 /// A system's latency at one load.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
 
-use crate::compare::{self, Comparison, System};
+use crate::compare::{self, System};
 use crate::machine::Machine;
 use crate::section::Section;
 use crate::{
@@ -26,31 +26,37 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ("footprint", || footprint::run(&Default::default())),
     ("balance", || balance::run(&Default::default())),
     ("compare", comparison),
-    ("latency", || latency::run(&Default::default())),
+    ("latency", || latency::run(&defaults()?)),
     ("new-flows", || new_flows::run(&Default::default())),
-    ("update", || update::run(&Default::default())),
-    ("adopt", || adopt::run(&Default::default())),
-    ("failover", || failover::run(&Default::default())),
+    ("update", || update::run(&defaults()?)),
+    ("adopt", || adopt::run(&defaults()?)),
+    ("failover", || failover::run(&defaults()?)),
 ];
+
+/// What a command does when it is given no options.
+fn defaults<O: clap::Args>() -> Result<O> {
+    let command = O::augment_args(clap::Command::new("weir-bench"));
+    Ok(O::from_arg_matches(&command.try_get_matches_from(["weir-bench"])?)?)
+}
 
 /// Small frames by number of flows, and other sizes with few flows.
 fn comparison() -> Result<Section> {
-    let comparison = Comparison {
+    let comparison = compare::Options {
         flows: vec![1024],
         sizes: vec![Size::Fixed(64), Size::Mix, Size::Fixed(1500)],
         rounds: 7,
-        run: Duration::from_millis(250),
+        seconds: 0.25,
         systems: System::ALL.to_vec(),
     };
-    let mut reports = compare::run(&comparison)?;
-    let many = Comparison {
+    let mut reports = compare::measure(&comparison)?;
+    let many = compare::Options {
         flows: vec![64_512, 1_032_192],
         sizes: vec![Size::Fixed(64)],
         // Routing has no state per flow: for it the number says little.
         systems: System::ALL.into_iter().filter(|s| *s != System::LinuxRoute).collect(),
         ..comparison.clone()
     };
-    reports.extend(compare::run(&many)?);
+    reports.extend(compare::measure(&many)?);
     Ok(compare::section(&reports, &comparison))
 }
 

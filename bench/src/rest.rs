@@ -35,12 +35,6 @@ pub struct Options {
     pub cuts: usize,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { seconds: 20, cuts: 10 }
-    }
-}
-
 /// A gateway.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Shape {

@@ -61,12 +61,6 @@ pub struct Options {
     pub busy: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { flows: 1_000_000, rounds: 5, busy: false }
-    }
-}
-
 /// One change, microseconds after its request, or after the event about the carrier.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Trial {

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use weir_kit::traffic::Size;
 
+use crate::section::Section;
+
 pub use report::{Absent, Measured, Report, section};
 
 pub use system::{Gateway, Prepared, System};
@@ -34,17 +36,22 @@ pub use system::{Gateway, Prepared, System};
 pub const GATEWAY_CPU: usize = 1;
 
 /// What to compare.
-#[derive(Clone, Debug)]
-pub struct Comparison {
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
     /// Numbers of flows.
+    #[arg(long, value_delimiter = ',', default_value = "1000,64512,1032192")]
     pub flows: Vec<u32>,
-    /// Frame sizes.
+    /// Frame sizes: 64 to 1500, check sequence included, or imix.
+    #[arg(long = "size", value_delimiter = ',', default_value = "64")]
     pub sizes: Vec<Size>,
-    /// Rounds per system.
+    /// Rounds; figures are medians over them.
+    #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// Length of a run.
-    pub run: Duration,
-    /// The systems; `none` is always measured.
+    /// Length of each run.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Which systems; all unless given. The chain without a gateway is always measured.
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = System::ALL)]
     pub systems: Vec<System>,
 }
 
@@ -59,13 +66,22 @@ const MOST: u32 = 1 << 27;
 ///
 /// # Errors
 /// When the generator itself does not work, or a system stops working once it was measured.
-pub fn run(comparison: &Comparison) -> Result<Vec<Report>> {
-    ensure!(comparison.rounds > 0, "the rounds must be 1 or more");
+pub fn run(options: &Options) -> Result<Section> {
+    Ok(section(&measure(options)?, options))
+}
+
+/// As [`run`], without words around.
+///
+/// # Errors
+/// As [`run`].
+pub fn measure(options: &Options) -> Result<Vec<Report>> {
+    ensure!(options.rounds > 0, "the rounds must be 1 or more");
+    let run = Duration::try_from_secs_f64(options.seconds).context("--seconds")?;
     let mut reports = Vec::new();
-    for flows in &comparison.flows {
-        let mut field = Field::prepare(*flows, &comparison.systems)?;
-        for size in &comparison.sizes {
-            reports.push(field.measure(*size, comparison.rounds, comparison.run)?);
+    for flows in &options.flows {
+        let mut field = Field::prepare(*flows, &options.systems)?;
+        for size in &options.sizes {
+            reports.push(field.measure(*size, options.rounds, run)?);
         }
     }
     Ok(reports)

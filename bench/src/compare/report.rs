@@ -1,11 +1,10 @@
 //! What a comparison says.
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
 
-use super::Comparison;
+use super::Options;
 use super::system::System;
 use crate::plot::{Data, Plot};
 use crate::section::{Section, median, range, table};
@@ -139,11 +138,14 @@ impl Report {
         ]
     }
 
-    /// The ratios in a line.
+    /// The ratios in a line, and the share of frames that weir's kernel tier forwarded.
     fn ratios_in_words(&self) -> String {
         let known = self.ratios().into_iter().filter_map(|(name, ratio)| Some((name, ratio?)));
         let ratios: Vec<_> = known.map(|(name, ratio)| format!("`{name}` {ratio:.2}")).collect();
-        format!("{} flows, {} bytes: {}.", self.flows, self.size, ratios.join(", "))
+        let share = self.of(System::WeirKernel).map(|kernel| 100.0 * median(&kernel.in_kernel));
+        let share = share.map(|share| format!("; in weir's kernel tier {share:.3} %"));
+        let (ratios, share) = (ratios.join(", "), share.unwrap_or_default());
+        format!("{} flows, {} bytes: {ratios}{share}.", self.flows, self.size)
     }
 
     /// What people want to know of a system.
@@ -163,40 +165,9 @@ impl Report {
 /// Headings of [`Report::figures`].
 const FIGURES: [&str; 6] = ["Mpps", "lowest", "highest", "ns/packet", "gateway ns", "loss"];
 
-/// As a table for people.
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} flows, frames of {} bytes", self.flows, self.size)?;
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
-        table.set_header(["system"].into_iter().chain(FIGURES));
-        for measured in &self.measured {
-            let name = measured.system.name().to_owned();
-            table.add_row([name].into_iter().chain(self.figures(measured)));
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        writeln!(f, "{table}")?;
-        if let Some(kernel) = self.of(System::WeirKernel) {
-            let share = 100.0 * median(&kernel.in_kernel);
-            writeln!(f, "forwarded by weir's kernel tier: {share:.3} %")?;
-        }
-        for (name, value) in self.ratios() {
-            if let Some(value) = value {
-                writeln!(f, "{name}: {value:.2}")?;
-            }
-        }
-        for absent in &self.absent {
-            writeln!(f, "absent: {}: {}", absent.system.name(), absent.reason)?;
-        }
-        Ok(())
-    }
-}
-
 /// The comparison as a section of the report: one row per number of flows, size and system.
 #[must_use]
-pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
+pub fn section(reports: &[Report], options: &Options) -> Section {
     let headings: Vec<_> = ["system", "flows", "bytes"].into_iter().chain(FIGURES).collect();
     let mut table = table(1, &headings);
     for report in reports {
@@ -218,8 +189,7 @@ pub fn section(reports: &[Report], comparison: &Comparison) -> Section {
          generator's CPU: a gateway's own nanoseconds are those of its chain less those of `none`. \
          testpmd and weir_user forward on a CPU of their own and are offered more than they take. A \
          ratio is the median of the rounds' ratios.",
-        comparison.rounds,
-        comparison.run.as_secs_f64()
+        options.rounds, options.seconds
     )];
     notes.extend(reports.iter().map(Report::ratios_in_words));
     notes.extend(absent.map(|text| format!("Absent with {text}.")));

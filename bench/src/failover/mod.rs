@@ -30,12 +30,6 @@ pub struct Options {
     pub rounds: usize,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { flows: 1_000_000, rounds: 3 }
-    }
-}
-
 /// One class of flows and one fault: a figure for each round. Times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
