@@ -2,14 +2,15 @@
 //! with many routes, and on one with many uplinks and policies.
 
 use std::fmt::Write as _;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
-use weir_kit::moments::{Notice, when_changed};
-use weir_kit::netns::Netns;
+use weir_kit::moments::{Notice, WATCH, now_ns, sleep_exactly};
+use weir_kit::netns::{Hungry, Netns};
 use weir_kit::run::Run;
 use weir_kit::weir::Weir;
 use weir_kit::{process, wait};
@@ -60,12 +61,14 @@ pub const SHAPES: [Shape; 3] = [
 pub struct Line {
     /// The gateway.
     pub shape: Shape,
-    /// CPU time of weir-control at rest, percent of one CPU.
+    /// CPU time of weir-control and the programs that it runs, at rest, percent of one CPU.
     pub cpu_percent: f64,
     /// From the kernel's event about a carrier to the state word, milliseconds.
     pub cut_ms: Vec<f64>,
-    /// The same for another cable that is cut some milliseconds after the first word.
+    /// The same for another cable that is cut as soon as the first one's word is seen.
     pub next_cut_ms: Vec<f64>,
+    /// From one event to the other: what follows from the first is done meanwhile, and after.
+    pub between_ms: Vec<f64>,
 }
 
 /// Measures what the options say.
@@ -92,26 +95,25 @@ fn measure(shape: Shape, options: &Options) -> Result<Line> {
     let before = process::cpu_time(pid)?;
     std::thread::sleep(Duration::from_secs(options.seconds));
     let used = process::cpu_time(pid)? - before;
-    let (mut cut_ms, mut next_cut_ms) = (Vec::new(), Vec::new());
+    let (mut cut_ms, mut next_cut_ms, mut between_ms) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.cuts {
         let pair = [up[2 * round % up.len()], up[(2 * round + 1) % up.len()]];
-        cut_ms.push(site.cut(&control, pair[0])?);
-        next_cut_ms.push(site.cut(&control, pair[1])?);
+        let cuts = site.cut(&control, pair)?;
+        cut_ms.push(cuts.word_ms);
+        next_cut_ms.push(cuts.next_word_ms);
+        between_ms.push(cuts.between_ms);
         for uplink in pair {
             site.provider.ip(&format!("link set isp{uplink} up\n"))?;
             until_usable(&control, uplink)?;
         }
     }
     let cpu_percent = used.as_secs_f64() * 100.0 / options.seconds as f64;
-    Ok(Line { shape, cpu_percent, cut_ms, next_cut_ms })
+    Ok(Line { shape, cpu_percent, cut_ms, next_cut_ms, between_ms })
 }
 
 fn until_usable(control: &ControlRegion, uplink: usize) -> Result<()> {
     let what = format!("uplink {uplink} to be well");
-    wait::until(&what, wait::BOUND, || {
-        let state = control.uplink_state(uplink as u8);
-        Ok((state & uplink_state::USABLE != 0).then_some(()))
-    })
+    wait::until(&what, wait::BOUND, || Ok(usable(control, uplink).then_some(())))
 }
 
 /// A gateway, and a provider at the far end of all its uplinks.
@@ -160,32 +162,93 @@ impl Site {
         Ok(Self { gateway, provider, run })
     }
 
-    /// Cuts the cable of an uplink; how long after the event its word told of that, milliseconds.
-    fn cut(&self, control: &ControlRegion, uplink: usize) -> Result<f64> {
-        let notice = Notice::of_carrier_loss(&self.gateway)?;
-        let done = AtomicBool::new(false);
+    /// Cuts the cables of two uplinks, the second as soon as the word tells of the first.
+    fn cut(&self, control: &ControlRegion, pair: [usize; 2]) -> Result<Cuts> {
+        // Whatever takes its time is ready before.
+        let [first, second] = pair.map(|uplink| Cable::of(self, uplink));
+        let (first, second) = (first?, second?);
+        let (ready, done) = (Barrier::new(3), AtomicBool::new(false));
+        let when_unusable = |uplink| when_unusable(control, uplink, &ready, &done);
         let seen = std::thread::scope(|scope| -> Result<_> {
-            let watcher = scope.spawn(|| {
-                machine::real_time();
-                let usable = || control.uplink_state(uplink as u8) & uplink_state::USABLE;
-                when_changed(|| usable().into(), &done)
+            let second_seen = scope.spawn(|| when_unusable(pair[1]));
+            let first_seen = scope.spawn(|| {
+                let seen = when_unusable(pair[0]);
+                second.cut.feed(&format!("link set isp{} down\n", pair[1])).map(|()| seen)
             });
-            std::thread::sleep(Duration::from_millis(1));
-            self.provider.ip(&format!("link set isp{uplink} down\n"))?;
-            let told = wait::until("the word to tell of a cut", wait::BOUND, || {
-                let state = control.uplink_state(uplink as u8);
-                Ok((state & uplink_state::USABLE == 0).then_some(()))
+            ready.wait();
+            let cut = first.cut.feed(&format!("link set isp{} down\n", pair[0]));
+            let told = cut.and_then(|()| {
+                wait::until("the words to tell of two cuts", wait::BOUND, || {
+                    Ok(pair.iter().all(|uplink| !usable(control, *uplink)).then_some(()))
+                })
             });
-            // It looks every few microseconds.
+            // They look every few microseconds.
             std::thread::sleep(Duration::from_millis(5));
             done.store(true, Ordering::Relaxed);
-            told?;
-            watcher.join().map_err(|_| anyhow!("the watcher panicked"))
+            let panicked = |_| anyhow!("a watcher panicked");
+            let seen =
+                [first_seen.join().map_err(panicked)??, second_seen.join().map_err(panicked)?];
+            told.map(|()| seen)
         })?;
-        let event = notice.moment()?.context("nobody told that the carrier is lost")?;
-        let seen = seen.context("the word was seen too late")?;
-        Ok((seen as f64 - event as f64) / 1e6)
+        let events = [first.event.moment()?, second.event.moment()?];
+        let [first, second] = events.map(|event| event.context("nobody told of a lost carrier"));
+        let (first, second) = (first?, second?);
+        let [told, next_told] = seen.map(|seen| seen.context("a word was seen too late"));
+        let ms = |from: u64, to: u64| (to as f64 - from as f64) / 1e6;
+        Ok(Cuts {
+            word_ms: ms(first, told?),
+            next_word_ms: ms(second, next_told?),
+            between_ms: ms(first, second),
+        })
     }
+}
+
+/// What two cuts showed, milliseconds.
+struct Cuts {
+    /// From the kernel's event to the word.
+    word_ms: f64,
+    /// The same of the second.
+    next_word_ms: f64,
+    /// From the first event to the second.
+    between_ms: f64,
+}
+
+/// A cable that is about to be cut.
+struct Cable {
+    /// The kernel's event about it.
+    event: Notice,
+    /// Waits for the line that cuts it.
+    cut: Hungry,
+}
+
+impl Cable {
+    fn of(site: &Site, uplink: usize) -> Result<Self> {
+        let event = Notice::of_carrier_loss(&site.gateway, &format!("wan{uplink}"))?;
+        Ok(Self { event, cut: site.provider.hungry_ip()? })
+    }
+}
+
+fn usable(control: &ControlRegion, uplink: usize) -> bool {
+    control.uplink_state(uplink as u8) & uplink_state::USABLE != 0
+}
+
+/// When an uplink's word tells that it is not usable; none: not until `done`. Says when it looks.
+fn when_unusable(
+    control: &ControlRegion,
+    uplink: usize,
+    ready: &Barrier,
+    done: &AtomicBool,
+) -> Option<u64> {
+    machine::real_time();
+    sleep_exactly();
+    ready.wait();
+    while usable(control, uplink) {
+        if done.load(Ordering::Relaxed) {
+            return None;
+        }
+        std::thread::sleep(WATCH);
+    }
+    Some(now_ns())
 }
 
 fn configuration(shape: Shape) -> String {
@@ -214,24 +277,28 @@ fn section(lines: &[Line], options: &Options) -> Section {
         "worst",
         "next cut → word ms",
         "worst",
+        "between ms",
     ];
     let mut table = table(0, &headings);
-    for Line { shape, cpu_percent, cut_ms, next_cut_ms } in lines {
+    for Line { shape, cpu_percent, cut_ms, next_cut_ms, between_ms } in lines {
         let Shape { uplinks, down, policies, routes } = shape;
         let counts = [uplinks, down, policies].map(ToString::to_string);
         let of = |values: &[f64]| [median(values), range(values)[1]].map(|ms| format!("{ms:.2}"));
         let figures = [routes.to_string(), figure(*cpu_percent)];
-        table.add_row(counts.into_iter().chain(figures).chain(of(cut_ms)).chain(of(next_cut_ms)));
+        let words = of(cut_ms).into_iter().chain(of(next_cut_ms));
+        let between = format!("{:.2}", median(between_ms));
+        table.add_row(counts.into_iter().chain(figures).chain(words).chain([between]));
     }
     Section {
         name: "rest",
         title: "The control process at rest, and a cut cable".into(),
         notes: vec![format!(
-            "CPU time of weir-control's own threads over {} s in which nothing happens, percent of \
-             one CPU; uplinks without targets, so that their next hops are probed, and no \
-             dataplane. Then {} pairs of cables are cut, the second some milliseconds after the \
-             first one's word: from the kernel's event to the state word, medians and the worst. \
-             Routes are by a device that is no uplink.",
+            "CPU time of weir-control and of the programs that it runs over {} s in which nothing \
+             happens, percent of one CPU; uplinks without targets, so that their next hops are \
+             probed, and no dataplane. Then {} pairs of cables are cut, the second as soon as the \
+             word tells of the first: from the kernel's event to the state word, medians and the \
+             worst, and the median time between both events. Routes are by a device that is no \
+             uplink.",
             options.seconds, options.cuts
         )],
         json: json!({ "seconds": options.seconds, "cuts": options.cuts, "lines": lines }),

@@ -239,7 +239,7 @@ impl Field {
     fn cut(&mut self) -> Result<Option<Trial>> {
         self.send_established()?;
         let provider = self.site.topology.providers[OLD].clone();
-        let notice = Notice::of_carrier_loss(&self.site.topology.gateway)?;
+        let notice = Notice::of_carrier_loss(&self.site.topology.gateway, &provider.interface())?;
         let cut = provider.cutter()?;
         let trial = self.trial(|_| cut(), state, Requester::Ordinary, Some(&notice))?;
         provider.set_carrier(true)?;

@@ -58,11 +58,12 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// The first event about a link of `netns` without carrier (rtnetlink(7), `RTMGRP_LINK`).
+    /// The first event about this device of `netns` without carrier (rtnetlink(7), `RTMGRP_LINK`).
     ///
     /// # Errors
-    /// When the socket cannot be opened, or the kernel refuses its filter.
-    pub fn of_carrier_loss(netns: &Netns) -> Result<Self> {
+    /// When there is no such device, when the socket cannot be opened, or when the kernel refuses
+    /// its filter.
+    pub fn of_carrier_loss(netns: &Netns, device: &str) -> Result<Self> {
         const RTMGRP_LINK: u32 = 1;
         let socket = netns.run(|| {
             let flags = SocketFlags::CLOEXEC;
@@ -71,14 +72,15 @@ impl Notice {
             bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
             Ok::<_, Errno>(socket)
         })?;
-        Self::on(socket.context("cannot listen to netlink")?, carrier_loss())
+        let ifindex = netns.ifindex(device)?;
+        Self::on(socket.context("cannot listen to netlink")?, carrier_loss(ifindex))
     }
 
     /// The first packet of this protocol (TCP or UDP) to this address and port, IPv4 without
     /// options, that any port of `netns` receives and gives to the kernel (packet(7)).
     ///
     /// # Errors
-    /// As [`Self::of_carrier_loss`].
+    /// When the socket cannot be opened, or the kernel refuses its filter.
     pub fn of_packet(netns: &Netns, protocol: u8, to: SocketAddrV4) -> Result<Self> {
         // ETH_P_IP in network byte order.
         let ip = NonZeroU32::new(u32::from(0x0800u16.to_be())).map(Protocol::from_raw);
@@ -111,13 +113,14 @@ impl Notice {
 }
 
 /// A message about a link without carrier (`struct nlmsghdr`, `struct ifinfomsg`).
-fn carrier_loss() -> Pattern {
+fn carrier_loss(ifindex: u32) -> Pattern {
     const RTM_NEWLINK: u16 = 16;
     const IFF_LOWER_UP: u32 = 1 << 16;
     let [low, high] = RTM_NEWLINK.to_ne_bytes();
     let kind = Part { at: 4, mask: [0xff, 0xff, 0, 0], value: [low, high, 0, 0] };
+    let device = Part { at: 20, mask: [0xff; 4], value: ifindex.to_ne_bytes() };
     let down = Part { at: 24, mask: IFF_LOWER_UP.to_ne_bytes(), value: [0; 4] };
-    Pattern { parts: [kind, down, Part::default(), Part::default()] }
+    Pattern { parts: [kind, device, down, Part::default()] }
 }
 
 /// A packet, IPv4 without options, of this protocol (TCP or UDP) to this address and port.

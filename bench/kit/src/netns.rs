@@ -154,6 +154,17 @@ impl Netns {
         .with_context(|| format!("in namespace {}", self.name))
     }
 
+    /// The index of a device inside the namespace.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn ifindex(&self, device: &str) -> Result<u32> {
+        let output = self.output(Command::new("ip").args(["-j", "link", "show", "dev", device]))?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let index = links[0]["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
+        index.with_context(|| format!("no device {device} in {}", self.name))
+    }
+
     /// Detaches the name from the namespace. The kernel frees the namespace when its last process
     /// and its last socket are gone. A name that does not exist is not an error.
     ///

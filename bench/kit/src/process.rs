@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A running child process, killed and reaped on drop.
 #[derive(Debug)]
@@ -47,19 +47,21 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(kib.context("it has no memory")? * 1024)
 }
 
-/// CPU time that all threads of a process have used (proc_pid_stat(5)), in steps of 10 ms.
+/// CPU time that all threads of a process have used, and all children that it has waited for
+/// (proc_pid_stat(5)), in steps of 10 ms.
 ///
 /// # Errors
 /// When there is no such process.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("there is no process {pid}"))?;
-    // The second field is the name, which may hold anything; `utime` is the 14th, `stime` the 15th.
+    // The second field is the name, which may hold anything; `utime` is the 14th, then come `stime`,
+    // `cutime` and `cstime`.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let times: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    let [user, system] = times[..] else { bail!("/proc/{pid}/stat has no CPU times") };
+    let times: Vec<u64> = fields.skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+    ensure!(times.len() == 4, "/proc/{pid}/stat has no CPU times");
     let ticks = rustix::param::clock_ticks_per_second();
-    Ok(Duration::from_secs(user + system) / u32::try_from(ticks)?)
+    Ok(Duration::from_secs(times.iter().sum()) / u32::try_from(ticks)?)
 }
 
 /// Runs `command` to its end and returns what it wrote.

@@ -104,7 +104,7 @@ impl Traffic {
         for name in PROGRAMS {
             program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
         }
-        let ifindex = ifindex(generator, device)?;
+        let ifindex = generator.ifindex(device)?;
         let mut traffic =
             Self { ebpf, generator: generator.clone(), ifindex, frame_len: MIN_FRAME };
         traffic.out(OUT_GENERATOR, generator, device)?;
@@ -305,7 +305,7 @@ impl Traffic {
     }
 
     fn out(&mut self, slot: u32, netns: &Netns, device: &str) -> Result<()> {
-        let ifindex = ifindex(netns, device)?;
+        let ifindex = netns.ifindex(device)?;
         let map = self.ebpf.map_mut(OUT).context("no device map")?;
         let mut map = DevMap::try_from(map)?;
         netns.run(|| map.set(slot, ifindex, None, 0))??;
@@ -320,16 +320,6 @@ impl Traffic {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).with_context(|| format!("no traffic program {name}"))?.try_into()?)
-}
-
-fn ifindex(netns: &Netns, device: &str) -> Result<u32> {
-    let mut command = std::process::Command::new("ip");
-    command.args(["-j", "link", "show", "dev", device]);
-    let links: serde_json::Value = serde_json::from_slice(&netns.output(&mut command)?.stdout)?;
-    match links[0]["ifindex"].as_u64() {
-        Some(index) => Ok(u32::try_from(index)?),
-        None => bail!("no device {device} in {}", netns.name()),
-    }
 }
 
 /// Lengths of frames, with the frame check sequence, as RFC 2544 §9 counts them.

@@ -215,8 +215,8 @@ impl Field {
         let sent = || counters.uplink(OLD as u8).tx_packets;
         let silent = sent();
         let Site { topology, traffic, .. } = &mut self.site;
-        let carrier = Notice::of_carrier_loss(&topology.gateway)?;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
+        let carrier = Notice::of_carrier_loss(&topology.gateway, &old.interface())?;
         let echo = SocketAddrV4::new(topology.servers[0], ECHO_PORT);
         let host = &topology.hosts[1].netns;
         let packets = |protocol| -> Result<Vec<_>> {
