@@ -12,7 +12,7 @@ use weir_wire::layout::counters::Counter;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::Tier;
-use crate::compare::{linux, weir};
+use crate::compare::{System, linux, weir};
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, range, table};
 
@@ -31,26 +31,13 @@ impl Default for Options {
     }
 }
 
-/// Who makes flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum System {
-    /// The kernel with nftables and connection tracking.
-    LinuxNat,
-    /// Weir with both tiers; the user tier makes the flows.
-    WeirKernel,
-}
+/// Who makes flows: the kernel with nftables and connection tracking, and weir with both tiers, of
+/// which the user tier makes them.
+const SYSTEMS: [(System, Measure); 2] =
+    [(System::LinuxNat, by_linux), (System::WeirKernel, by_weir)];
 
-impl System {
-    const ALL: [Self; 2] = [Self::LinuxNat, Self::WeirKernel];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::LinuxNat => "linux_nat",
-            Self::WeirKernel => "weir_kernel",
-        }
-    }
-}
+/// One round of so many flows.
+type Measure = fn(u32) -> Result<Round>;
 
 /// What one round found.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -98,30 +85,26 @@ pub fn run(options: &Options) -> Result<Section> {
 /// As [`run`].
 pub fn measure(options: &Options) -> Result<[Line; 2]> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
-    let mut lines = System::ALL.map(|system| Line { system, rounds: Vec::new() });
+    let mut lines = SYSTEMS.map(|(system, _)| Line { system, rounds: Vec::new() });
     for _ in 0..options.rounds {
-        for line in &mut lines {
+        for (line, (system, round)) in lines.iter_mut().zip(SYSTEMS) {
             linux::wait_for_cleanup();
-            let round = round(line.system, options.flows).context(line.system.name())?;
-            line.rounds.push(round);
+            line.rounds.push(round(options.flows).context(system.name())?);
         }
     }
     Ok(lines)
 }
 
-fn round(system: System, flows: u32) -> Result<Round> {
-    match system {
-        System::LinuxNat => {
-            let mut prepared = linux::nat_without_flows(flows)?;
-            send(&mut prepared.site, flows, |site| Ok(site.traffic.far()?.packets))
-        }
-        System::WeirKernel => {
-            let mut site = Site::build(flows)?;
-            let weir = weir::start(&mut site, Tier::Kernel, flows)?;
-            let counters = weir.counters()?;
-            send(&mut site, flows, |_| Ok(counters.sum(Counter::FlowsCreated)))
-        }
-    }
+fn by_linux(flows: u32) -> Result<Round> {
+    let mut prepared = linux::nat_without_flows(flows)?;
+    send(&mut prepared.site, flows, |site| Ok(site.traffic.far()?.packets))
+}
+
+fn by_weir(flows: u32) -> Result<Round> {
+    let mut site = Site::build(flows)?;
+    let weir = weir::start(&mut site, Tier::Kernel, flows)?;
+    let counters = weir.counters()?;
+    send(&mut site, flows, |_| Ok(counters.sum(Counter::FlowsCreated)))
 }
 
 /// Sends every flow once. The first few are those of the empty calls.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use weir_api::Request;
 use weir_kit::capture::{Capture, Tally};
 use weir_kit::plan::{self, Plan, Uplink};
+use weir_kit::probed::TARGETS;
 use weir_kit::server::{self, ECHO_PORT, Server};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
@@ -533,27 +534,19 @@ fn a_stopped_dataplane_is_told_from_one_that_forwards() {
     until("a dataplane that answers again", (Some(0), true.into(), true.into()));
 }
 
-/// Probes every 100 ms of two servers behind all providers; an uplink is back after half a second.
+/// Probes every 100 ms of what is behind all providers; an uplink is back after half a second.
 const HEALTH: &str = r#"
 [health]
 interval_ms = 100
 up = 3
 hold_down_ms = 500
-[[health.targets]]
-name = "ping"
-probe = "icmp"
-address = "198.51.100.1"
-[[health.targets]]
-name = "echo"
-probe = "tcp"
-address = "198.51.100.1:7"
 "#;
 
 fn probed_site() -> (Topology, Server, Weir) {
     let topology = Topology::build(Plan::new(3, 4)).unwrap();
     let server = Server::start(&topology.internet, SERVER).unwrap();
-    let weir =
-        Weir::start(&topology, &(Weir::configuration(&topology, &WEIGHTS) + HEALTH)).unwrap();
+    let configuration = Weir::configuration(&topology, &WEIGHTS) + HEALTH + TARGETS;
+    let weir = Weir::start(&topology, &configuration).unwrap();
     until_states(&weir, "all uplinks to be well", |states| *states == [1; 3]);
     (topology, server, weir)
 }

@@ -72,14 +72,6 @@ pub fn namespaces_of(tag: Tag) -> Result<Vec<Netns>> {
     Ok(names.into_iter().filter(|n| Tag::in_name(n) == Some(tag)).map(Netns::named).collect())
 }
 
-/// Process identifiers of all processes that live in one of `namespaces`, but not the caller's.
-///
-/// # Errors
-/// When `/proc` or a namespace cannot be read.
-pub fn processes_in(namespaces: &[Netns]) -> Result<Vec<u32>> {
-    residents(&identities(namespaces)?)
-}
-
 /// Kills until nobody is left, because what is killed may have just forked.
 fn end_processes(namespaces: &[Netns]) -> Result<()> {
     let identities = identities(namespaces)?;

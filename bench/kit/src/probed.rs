@@ -18,7 +18,7 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
 
 /// Two targets: an echo by ICMP and a connection by TCP, both of [`SERVER`].
-const TARGETS: &str = r#"
+pub const TARGETS: &str = r#"
 [[health.targets]]
 name = "ping"
 probe = "icmp"

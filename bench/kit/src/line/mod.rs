@@ -10,7 +10,7 @@
 //! end with the [`Line`].
 //!
 //! Without a fault a frame costs 4 to 5 µs of a core of 2.0 GHz, and the median ping through a line
-//! takes 0.06 ms more than without (`weir-bench topo up --lines`). 86 000 frames a second were seen to
+//! takes 0.06 ms more than without (`weir-kit topo up --lines`). 86 000 frames a second were seen to
 //! pass with 43 % of a core; a whole one has time for 200 000.
 //!
 //! | module | what it is |
