@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::limits::bounded;
@@ -40,7 +39,7 @@ pub struct Load {
 }
 
 /// What a TCP transfer achieved.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TcpResult {
     /// Payload received, bytes.
     pub bytes: u64,
@@ -51,7 +50,7 @@ pub struct TcpResult {
 }
 
 /// What a UDP transfer achieved.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UdpResult {
     /// Payload sent, bits per second.
     pub bits_per_second: f64,
