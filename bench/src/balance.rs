@@ -14,7 +14,7 @@ use weir_wire::hash::hash2;
 use weir_wire::layout::control::BUCKETS;
 
 use crate::plot::{Data, Plot};
-use crate::section::{Section, figure, median, table};
+use crate::section::{Section, figure, median, rows};
 
 /// Flows that are spread over the buckets.
 pub const FLOWS: usize = 100_000;
@@ -251,33 +251,26 @@ fn line(uplinks: usize, change: Change, trials: &[Trial]) -> Line {
     }
 }
 
+fn percent(share: f64) -> String {
+    format!("{:.2}", 100.0 * share)
+}
+
 fn section(lines: &[Line], trials: usize, seed: u64) -> Section {
-    let headings = [
-        "change",
-        "uplinks",
-        "moved %",
-        "bound %",
-        "most beyond, buckets",
-        "flows moved %",
-        "most off, buckets",
-        "flows off %",
-        "by chance %",
-    ];
-    let mut table = table(1, &headings);
-    let percent = |share: f64| format!("{:.2}", 100.0 * share);
-    for line in lines {
-        table.add_row([
-            line.change.label().into(),
-            line.uplinks.to_string(),
-            percent(line.moved / BUCKETS as f64),
-            percent(line.bound / BUCKETS as f64),
-            line.beyond_bound.to_string(),
-            percent(line.flows_moved),
-            figure(line.bucket_error),
-            percent(line.flow_error),
-            percent(line.chance_error),
-        ]);
-    }
+    let table = rows(
+        1,
+        lines,
+        &[
+            ("change", |line| line.change.label().into()),
+            ("uplinks", |line| line.uplinks.to_string()),
+            ("moved %", |line| percent(line.moved / BUCKETS as f64)),
+            ("bound %", |line| percent(line.bound / BUCKETS as f64)),
+            ("most beyond, buckets", |line| line.beyond_bound.to_string()),
+            ("flows moved %", |line| percent(line.flows_moved)),
+            ("most off, buckets", |line| figure(line.bucket_error)),
+            ("flows off %", |line| percent(line.flow_error)),
+            ("by chance %", |line| percent(line.chance_error)),
+        ],
+    );
     Section {
         name: "balance",
         title: "Weights: shares, and what a change moves".into(),

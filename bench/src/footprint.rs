@@ -14,7 +14,7 @@ use crate::memory::meter::Unmeasured;
 use crate::memory::options::Options;
 use crate::memory::traffic::{Protocol, Template};
 use crate::memory::{heap, ring};
-use crate::section::{Section, figure, table};
+use crate::section::{Section, figure, rows};
 
 const FLOWS: [usize; 2] = [64_512, 1_032_192];
 
@@ -124,35 +124,23 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
 }
 
 fn section(lines: &[Line]) -> Section {
-    let headings = [
-        "",
-        "made for",
-        "until a refusal",
-        "fill %",
-        "mappings",
-        "bytes/flow",
-        "of it slots",
-        "tags",
-        "mappings",
-        "refused at last",
-        "bytes/flow then",
-    ];
-    let mut table = table(1, &headings);
-    for line in lines {
-        table.add_row([
-            line.protocol.label().into(),
-            line.made_for.to_string(),
-            line.accepted.to_string(),
-            figure(100.0 * line.fill),
-            line.mappings.to_string(),
-            figure(line.bytes_per_flow),
-            figure(line.table_bytes_per_flow),
-            figure(line.tag_bytes_per_flow),
-            figure(line.mapping_bytes_per_flow),
-            line.refused.to_string(),
-            figure(line.bytes_per_flow_when_full),
-        ]);
-    }
+    let table = rows(
+        1,
+        lines,
+        &[
+            ("", |line| line.protocol.label().into()),
+            ("made for", |line| line.made_for.to_string()),
+            ("until a refusal", |line| line.accepted.to_string()),
+            ("fill %", |line| figure(100.0 * line.fill)),
+            ("mappings", |line| line.mappings.to_string()),
+            ("bytes/flow", |line| figure(line.bytes_per_flow)),
+            ("of it slots", |line| figure(line.table_bytes_per_flow)),
+            ("tags", |line| figure(line.tag_bytes_per_flow)),
+            ("mappings", |line| figure(line.mapping_bytes_per_flow)),
+            ("refused at last", |line| line.refused.to_string()),
+            ("bytes/flow then", |line| figure(line.bytes_per_flow_when_full)),
+        ],
+    );
     Section {
         name: "footprint",
         title: "Memory per NAT44 flow".into(),

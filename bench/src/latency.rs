@@ -14,7 +14,7 @@ use weir_traffic::{DELAY_BUCKETS, MAX_INTERVAL_NS, delay_of};
 
 use crate::compare::{Prepared, System};
 use crate::plot::{Data, Plot};
-use crate::section::{Section, figure, median, range, table};
+use crate::section::{Section, figure, median, range, rows};
 
 /// Loads, percent of the throughput.
 pub const LOADS: [u32; 3] = [10, 50, 90];
@@ -226,26 +226,31 @@ fn percentile(delays: &[u64], per_mille: u64) -> f64 {
     f64::midpoint(delay_of(bucket) as f64, delay_of(bucket + 1) as f64)
 }
 
+fn us(ns: f64) -> String {
+    figure(ns / 1e3)
+}
+
+fn both([low, high]: [f64; 2]) -> String {
+    format!("{}–{}", us(low), us(high))
+}
+
 fn section(lines: &[Line], options: &Options) -> Section {
-    let headings =
-        ["", "load", "Mpps", "p50 µs", "range", "p99 µs", "range", "p99.9 µs", "range", "loss"];
-    let mut table = table(1, &headings);
-    let us = |ns: f64| figure(ns / 1e3);
-    let both = |range: [f64; 2]| format!("{}–{}", us(range[0]), us(range[1]));
-    for line in lines {
-        table.add_row([
-            line.system.name().to_owned(),
-            format!("{} %", line.load_percent),
-            format!("{:.3}", line.mpps),
-            us(line.p50_ns),
-            both(line.p50_range_ns),
-            us(line.p99_ns),
-            both(line.p99_range_ns),
-            us(line.p999_ns),
-            both(line.p999_range_ns),
-            format!("{:.4} %", 100.0 * line.loss),
-        ]);
-    }
+    let table = rows(
+        1,
+        lines,
+        &[
+            ("", |line| line.system.name().to_owned()),
+            ("load", |line| format!("{} %", line.load_percent)),
+            ("Mpps", |line| format!("{:.3}", line.mpps)),
+            ("p50 µs", |line| us(line.p50_ns)),
+            ("range", |line| both(line.p50_range_ns)),
+            ("p99 µs", |line| us(line.p99_ns)),
+            ("range", |line| both(line.p99_range_ns)),
+            ("p99.9 µs", |line| us(line.p999_ns)),
+            ("range", |line| both(line.p999_range_ns)),
+            ("loss", |line| format!("{:.4} %", 100.0 * line.loss)),
+        ],
+    );
     let Options { flows, rounds, seconds, .. } = options;
     Section {
         name: "latency",

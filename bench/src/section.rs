@@ -83,6 +83,20 @@ pub fn table(words: usize, headings: &[&str]) -> Table {
     table
 }
 
+/// The heading of a column, and what it shows of a line.
+pub type Column<L> = (&'static str, fn(&L) -> String);
+
+/// A table with a row for each line: what a column shows stands beside its heading. The first
+/// `words` columns are text.
+pub fn rows<L>(words: usize, lines: &[L], columns: &[Column<L>]) -> Table {
+    let headings: Vec<_> = columns.iter().map(|(heading, _)| *heading).collect();
+    let mut table = table(words, &headings);
+    for line in lines {
+        table.add_row(columns.iter().map(|(_, cell)| cell(line)));
+    }
+    table
+}
+
 /// A number with the digits that matter: one decimal below 100.
 pub fn figure(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }

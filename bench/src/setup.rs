@@ -17,7 +17,7 @@ use crate::memory::options::{Options, Pages};
 use crate::memory::ring;
 use crate::memory::traffic::Protocol;
 use crate::plot::{Data, Plot, short};
-use crate::section::{Section, figure, median, range, table};
+use crate::section::{Section, figure, median, range, rows};
 
 const FLOWS: [usize; 2] = [64_512, 1_032_192];
 const ROUNDS: usize = 5;
@@ -108,33 +108,22 @@ fn round(case: &Case) -> Result<Round> {
 }
 
 fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
-    let headings = [
-        "",
-        "pages",
-        "flows",
-        "flows/s",
-        "ns/flow",
-        "fastest",
-        "slowest",
-        "first packet ns",
-        "longest batch µs",
-        "leave ns/flow",
-    ];
-    let mut table = table(2, &headings);
-    for line in lines {
-        table.add_row([
-            line.case.protocol.label().into(),
-            line.case.pages.label().into(),
-            line.case.flows.to_string(),
-            figure(line.flows_per_s),
-            figure(line.ns),
-            figure(line.range_ns[0]),
-            figure(line.range_ns[1]),
-            figure(line.first_packet_ns),
-            figure(line.longest_batch_us),
-            figure(line.leave_ns),
-        ]);
-    }
+    let table = rows(
+        2,
+        lines,
+        &[
+            ("", |line| line.case.protocol.label().into()),
+            ("pages", |line| line.case.pages.label().into()),
+            ("flows", |line| line.case.flows.to_string()),
+            ("flows/s", |line| figure(line.flows_per_s)),
+            ("ns/flow", |line| figure(line.ns)),
+            ("fastest", |line| figure(line.range_ns[0])),
+            ("slowest", |line| figure(line.range_ns[1])),
+            ("first packet ns", |line| figure(line.first_packet_ns)),
+            ("longest batch µs", |line| figure(line.longest_batch_us)),
+            ("leave ns/flow", |line| figure(line.leave_ns)),
+        ],
+    );
     Section {
         name: "setup",
         title: "User tier: making NAT44 flows".into(),

@@ -19,7 +19,7 @@ use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::{Meter, Stopwatch};
 use crate::memory::options::{Options, Pages};
 use crate::memory::ring::{self, Ring};
-use crate::section::{Section, figure, median, table};
+use crate::section::{Section, figure, median, rows};
 
 const TICKS: u32 = EXPIRY_PASS_MS / TICK_MS;
 const FLOWS: [usize; 2] = [64_512, 1_032_192];
@@ -139,33 +139,22 @@ fn pass(engine: &mut Engine, now: u32, ring: &mut Ring<'_>, watch: &mut Stopwatc
 }
 
 fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
-    let headings = [
-        "",
-        "pages",
-        "flows",
-        "end ns/flow",
-        "end all ms",
-        "longest tick µs",
-        "idle tick µs",
-        "longest idle µs",
-        "adopt ns/flow",
-        "adopt all ms",
-    ];
-    let mut table = table(2, &headings);
-    for line in lines {
-        table.add_row([
-            line.case.protocol.label().into(),
-            line.case.pages.label().into(),
-            line.case.flows.to_string(),
-            figure(line.end_ns),
-            figure(line.end_pass_ms),
-            figure(line.end_tick_us),
-            figure(line.idle_tick_us),
-            figure(line.idle_longest_us),
-            figure(line.adopt_ns),
-            figure(line.adopt_ms),
-        ]);
-    }
+    let table = rows(
+        2,
+        lines,
+        &[
+            ("", |line| line.case.protocol.label().into()),
+            ("pages", |line| line.case.pages.label().into()),
+            ("flows", |line| line.case.flows.to_string()),
+            ("end ns/flow", |line| figure(line.end_ns)),
+            ("end all ms", |line| figure(line.end_pass_ms)),
+            ("longest tick µs", |line| figure(line.end_tick_us)),
+            ("idle tick µs", |line| figure(line.idle_tick_us)),
+            ("longest idle µs", |line| figure(line.idle_longest_us)),
+            ("adopt ns/flow", |line| figure(line.adopt_ns)),
+            ("adopt all ms", |line| figure(line.adopt_ms)),
+        ],
+    );
     Section {
         name: "teardown",
         title: "User tier: the end of NAT44 flows, and adoption after a restart".into(),
