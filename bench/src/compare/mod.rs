@@ -9,10 +9,11 @@
 //! a call without frames takes. What the far side has counted when the run ends is the rate.
 //!
 //! The receiving end of a veth device is polled on the CPU that sent. So generator, sinks, and
-//! every gateway inside the kernel share [`GENERATOR_CPU`], and the time per packet of the chain
-//! less that of `none` is the gateway's own. Gateways with threads of their own forward on
-//! [`GATEWAY_CPU`] while the generator offers as much as it can; they lose the rest, and their
-//! time per packet includes the kernel's AF_XDP transmit path and the sink, which run there too.
+//! every gateway inside the kernel share [`GENERATOR_CPU`](weir_kit::traffic::GENERATOR_CPU), and
+//! the time per packet of the chain less that of `none` is the gateway's own. Gateways with threads
+//! of their own forward on [`GATEWAY_CPU`] while the generator offers as much as it can; they lose
+//! the rest, and their time per packet includes the kernel's AF_XDP transmit path and the sink, which
+//! run there too.
 
 pub mod linux;
 mod report;
