@@ -8,6 +8,7 @@
 //! | `derive` | the control page's half |
 //! | `ports` | numbers of ports and devices, which stay |
 //! | `tables` | the bucket tables |
+//! | `states` | the uplinks' state words |
 //! | `overrides` | what is set by hand |
 //! | [`beside`] | another file beside what is published |
 //! | [`hosts`], `destinations` | destinations of packets from LANs that are the kernel's |
@@ -31,8 +32,10 @@ mod near;
 mod overrides;
 pub mod own;
 mod ports;
+mod states;
 mod tables;
 
 pub use derive::{Published, derive};
 pub use overrides::{Hand, Overrides};
+pub use states::{Change, States};
 pub use tables::Tables;

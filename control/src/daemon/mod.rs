@@ -35,7 +35,7 @@ use weir_kernel::own;
 use weir_kernel::sysctls::Sysctls;
 use weir_publish::home::Homing;
 use weir_publish::lans::Lans;
-use weir_publish::{Overrides, Tables, hosts};
+use weir_publish::{Overrides, States, Tables, hosts};
 use weir_service::Complaint;
 use weir_shm::control::ControlWriter;
 use weir_shm::counters::Counters;
@@ -120,8 +120,7 @@ struct Daemon {
     tables: Tables,
     writer: ControlWriter,
     words: Arc<Words>,
-    /// The uplinks' state words as they were last decided.
-    states: Vec<u32>,
+    states: States,
     hosts: Hosts4,
     users: Users,
     findings: mpsc::Receiver<probe::Event>,
@@ -131,7 +130,6 @@ struct Daemon {
     /// Of destinations that stay on the gateway.
     crowded: Complaint,
     half: Option<Box<ControlHalf>>,
-    since: Vec<u64>,
     unresolved: Vec<(u32, std::net::Ipv4Addr)>,
     confined: Confined,
     /// Of rules and routes.

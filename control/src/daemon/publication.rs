@@ -7,7 +7,7 @@ use weir_api::{time, words};
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
 use weir_publish::guard::{Seen, ruleset};
-use weir_publish::{Published, hosts, implied, lans};
+use weir_publish::{Change, Published, hosts, implied, lans};
 use weir_wire::layout::control::{ControlHalf, Member, Tier, Translate, uplink_state};
 use zerocopy::IntoBytes;
 
@@ -50,7 +50,7 @@ impl Daemon {
 
     pub(super) fn derive(&self) -> Published {
         let last = self.half.as_deref();
-        weir_publish::derive(&self.site, &self.kernel, &self.overrides, &self.since, last)
+        weir_publish::derive(&self.site, &self.kernel, &self.overrides, self.states.since(), last)
     }
 
     /// Publishes if anything differs from what is published; the epoch in force.
@@ -74,30 +74,21 @@ impl Daemon {
             let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
             weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
         });
-        for (index, state) in verdict.states.iter().enumerate() {
-            let saturated = self.load.saturated(index);
-            let state = &(state | if saturated { uplink_state::SATURATED } else { 0 });
-            let old = std::mem::replace(&mut self.states[index], *state);
-            let flipped = (old ^ state) & uplink_state::USABLE != 0;
-            self.flipped |= flipped;
-            if flipped || self.since[index] == 0 {
-                self.since[index] = time::now_s();
-                published.half.uplinks[index].since = self.since[index];
-            }
-            if self.writer.region().uplink_state(index as u8) != *state {
+        let decided = verdict.states.iter().enumerate().map(|(index, state)| {
+            state | if self.load.saturated(index) { uplink_state::SATURATED } else { 0 }
+        });
+        let changes = self.states.decide(decided, time::now_s());
+        for (index, word) in (0u8..).zip(self.states.words()) {
+            if self.writer.region().uplink_state(index) != *word {
                 // Existing flows obey at once; new ones with the buckets below.
-                self.words.set(index as u8, *state);
-            }
-            if old != *state {
-                let name = &self.site.uplinks[index].name;
-                let (before, state) = (words::state(old), words::state(*state));
-                if flipped && old & uplink_state::USABLE != 0 {
-                    tracing::warn!(uplink = name, before, state, "out of use");
-                } else {
-                    tracing::info!(uplink = name, before, state, "uplink state");
-                }
+                self.words.set(index, *word);
             }
         }
+        for (uplink, since) in published.half.uplinks.iter_mut().zip(self.states.since()) {
+            uplink.since = *since;
+        }
+        self.flipped |= changes.iter().any(Change::flips);
+        changes.iter().for_each(|change| self.tell_state(change));
         self.words.know(&self.site, &self.kernel);
         self.tell_shortages(&published.half);
         self.keep(published.hosts);
@@ -118,6 +109,16 @@ impl Daemon {
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
+    }
+
+    fn tell_state(&self, change: &Change) {
+        let name = &self.site.uplinks[change.uplink].name;
+        let (before, state) = (words::state(change.from), words::state(change.to));
+        if change.takes_out() {
+            tracing::warn!(uplink = name, before, state, "out of use");
+        } else {
+            tracing::info!(uplink = name, before, state, "uplink state");
+        }
     }
 
     /// Writes down which LANs went out of use, or are back.

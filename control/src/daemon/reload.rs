@@ -55,8 +55,7 @@ impl Daemon {
         implied::imply(&mut site, &self.kernel);
         if site.hash != self.site.hash {
             self.homing = vec![Homing::default(); site.policies.len()];
-            self.since.resize(site.uplinks.len(), 0);
-            self.states.resize(site.uplinks.len(), 0);
+            self.states.resize(site.uplinks.len());
         }
         self.overrides = carried;
         self.monitor.reconfigure(&site, time::monotonic_ms());

@@ -17,7 +17,7 @@ use weir_kernel::watch::Watcher;
 use weir_kernel::{bound, own};
 use weir_publish::home::Homing;
 use weir_publish::lans::Lans;
-use weir_publish::{Overrides, Tables, guard, implied};
+use weir_publish::{Overrides, States, Tables, guard, implied};
 use weir_service::Complaint;
 use weir_shm::Pins;
 use weir_shm::control::{BoundPorts, ControlRegion, ControlWriter};
@@ -121,6 +121,10 @@ impl Daemon {
         let known = published.take_while(|uplink| !uplink.name.as_str().is_empty());
         let earlier: Vec<u32> =
             (0u8..).zip(known).map(|(index, _)| region.uplink_state(index)).collect();
+        let words = (0u8..).zip(&site.uplinks).map(|(index, _)| region.uplink_state(index));
+        let since = snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
+        let since = since.take(site.uplinks.len()).map(|uplink| uplink.since);
+        let states = States::new(words.collect(), since.collect());
         let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {
             monitor: Monitor::new(&site, &earlier, time::monotonic_ms()),
@@ -135,8 +139,7 @@ impl Daemon {
             guard: held.guard,
             sysctls: Sysctls::default(),
             tables: Tables::default(),
-            since: vec![0; site.uplinks.len()],
-            states: (0u8..).zip(&site.uplinks).map(|(i, _)| region.uplink_state(i)).collect(),
+            states,
             words: Arc::new(Words::new(writer.words())),
             writer,
             known_hosts: None,
@@ -167,9 +170,6 @@ impl Daemon {
             daemon.overrides = Overrides::adopt(&daemon.site, &region, &snapshot);
             daemon.tables = Tables::adopt(&daemon.site, &region, &snapshot);
             daemon.homing = Homing::of_all(&daemon.site, &snapshot.half, time::monotonic_ms());
-            for (since, uplink) in daemon.since.iter_mut().zip(&snapshot.half.uplinks) {
-                *since = uplink.since;
-            }
             tracing::info!(epoch = snapshot.half.epoch, "state of an earlier process adopted");
             daemon.half = Some(snapshot.half);
         }
