@@ -2,7 +2,7 @@
 //! the XDP program takes it. Whatever is not plainly that takes the slow path.
 
 use weir_wire::layout::flow::FlowKey4;
-use weir_wire::parse::{Family, Kind, Parsed};
+use weir_wire::parse::{Kind, Parsed};
 use weir_wire::plain::{Ip4, Packet};
 use weir_wire::rewrite::UNTAGGED;
 use weir_wire::{ethernet, ipv4, tcp};
@@ -47,7 +47,6 @@ pub fn parsed(packet: &Packet) -> Parsed {
         dst,
         sport,
         dport,
-        family: Family::V4,
         proto,
         tcp_flags: (fourth >> 8) as u8,
         ttl: third as u8,

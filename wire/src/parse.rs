@@ -77,16 +77,6 @@ pub enum Reject {
     BadChecksum,
 }
 
-/// Address family of a parsed packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Family {
-    /// IPv4.
-    V4 = 4,
-    /// IPv6.
-    V6 = 6,
-}
-
 /// What a parsed packet is to the dataplane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -130,8 +120,6 @@ pub struct Parsed<A = [u8; 4]> {
     pub sport: [u8; 2],
     /// Destination port; the identifier of ICMP echo.
     pub dport: [u8; 2],
-    /// Address family.
-    pub family: Family,
     /// IPv4 protocol or IPv6 next header.
     pub proto: u8,
     /// TCP flags byte, CWR to FIN ([`tcp::flag`]); 0 for other protocols.
@@ -201,7 +189,6 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
         dst: [d0, d1, d2, d3],
         sport: [0; 2],
         dport: [0; 2],
-        family: Family::V4,
         proto,
         tcp_flags: 0,
         ttl,
@@ -273,7 +260,6 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
         dst: *dst,
         sport: [0; 2],
         dport: [0; 2],
-        family: Family::V6,
         proto: next,
         tcp_flags: 0,
         ttl: hop_limit,

@@ -3,9 +3,7 @@
 mod common;
 
 use common::{Spec, Transport, fix_ipv4_checksum};
-use weir_wire::parse::{
-    Family, HEAD_LEN, HEAD_LEN6, Kind, Reject, parse, parse_head, parse6, parse6_head,
-};
+use weir_wire::parse::{HEAD_LEN, HEAD_LEN6, Kind, Reject, parse, parse_head, parse6, parse6_head};
 
 const TCP: Transport = Transport::Tcp { flags: 0x12, option_words: 2 };
 
@@ -31,7 +29,7 @@ fn a_tcp_segment_is_a_flow() {
     assert_eq!((parsed.vlan, parsed.l3, parsed.l4, parsed.end), (0, 14, 34, 34 + 28 + 7));
     assert_eq!((parsed.src, parsed.dst), ([192, 0, 2, 10], [198, 51, 100, 20]));
     assert_eq!((parsed.sport, parsed.dport), (49152u16.to_be_bytes(), 443u16.to_be_bytes()));
-    assert_eq!((parsed.family, parsed.proto, parsed.tcp_flags), (Family::V4, 6, 0x12));
+    assert_eq!((parsed.proto, parsed.tcp_flags), (6, 0x12));
     assert_eq!((parsed.ttl, parsed.dscp, parsed.kind), (64, 46, Kind::Flow));
 }
 
@@ -42,7 +40,7 @@ fn an_ipv6_tcp_segment_is_a_flow() {
     assert_eq!((parsed.vlan, parsed.l3, parsed.l4, parsed.end), (0, 14, 54, 54 + 28 + 7));
     assert_eq!((parsed.src, parsed.dst), (spec.src, spec.dst));
     assert_eq!((parsed.sport, parsed.dport), (49152u16.to_be_bytes(), 443u16.to_be_bytes()));
-    assert_eq!((parsed.family, parsed.proto, parsed.tcp_flags), (Family::V6, 6, 0x12));
+    assert_eq!((parsed.proto, parsed.tcp_flags), (6, 0x12));
     assert_eq!((parsed.ttl, parsed.dscp, parsed.kind), (64, 46, Kind::Flow));
 }
 
