@@ -12,9 +12,10 @@ use std::ptr::NonNull;
 
 use aya::maps::{MapData, MapInfo};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use weir_wire::family::{V4, V6};
 
 use crate::Error;
-use crate::flows::slot::Slot4;
+use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
 use crate::sync::{AtomicU32, AtomicU64};
 
@@ -32,8 +33,10 @@ pub unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 // SAFETY: an atomic integer takes any bits.
 unsafe impl Shared for AtomicU32 {}
-// SAFETY: made of atomic integers only, without padding (asserted at its definition).
-unsafe impl Shared for Slot4 {}
+// SAFETY: made of atomic integers only, without padding (asserted at the definition of its words).
+unsafe impl Shared for Slot<V4> {}
+// SAFETY: as above.
+unsafe impl Shared for Slot<V6> {}
 // SAFETY: an atomic integer takes any bits.
 unsafe impl Shared for TagWord {}
 

@@ -28,6 +28,14 @@ pub const fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
     flow4_words(key, flow.words())
 }
 
+/// Hash of an IPv6 flow key's words.
+#[inline]
+pub const fn flow6_words(key: [u64; 2], words: [u64; 5]) -> u64 {
+    let [a, b, c, d, e] = words;
+    let src = hash2(key, a, b);
+    hash2(key, hash2(key, src ^ c, d), e)
+}
+
 /// As [`flow4`], of [`FlowKey4::words`].
 #[inline]
 pub const fn flow4_words(key: [u64; 2], words: [u64; 2]) -> u64 {

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`layout`] | the shared-memory regions, field by field |
+//! | [`family`] | what of a flow depends on its address family |
 //! | [`hash`] | the keyed flow hash |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`forward`] | may such a packet leave at once? |
@@ -18,6 +19,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod ethernet;
+pub mod family;
 pub mod forward;
 pub mod hash;
 pub mod icmp;

@@ -5,9 +5,10 @@
 use crate::checksum::Delta;
 use crate::layout::control::Mac;
 use crate::layout::flow::{FlowKey4, Rewrite4};
+use crate::layout::flow6::{FlowKey6, Rewrite6};
 use crate::plain::Packet;
 use crate::words::{Frame, Words};
-use crate::{ethernet, icmp, ipv4, tcp, udp};
+use crate::{ethernet, icmp, icmpv6, ipv4, tcp, udp};
 
 /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
 pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
@@ -24,6 +25,24 @@ pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
         dport: to.dport,
         l3_delta: (addresses + Delta::TTL_DECREMENT).raw(),
         l4_delta: l4.raw(),
+    }
+}
+
+/// As [`compile4`], for IPv6. There is no header checksum.
+pub fn compile6(from: &FlowKey6, to: &FlowKey6) -> Rewrite6 {
+    let addresses = Delta::of(from.src, to.src) + Delta::of(from.dst, to.dst);
+    let l4 = match from.proto {
+        // One identifier; unlike ICMP it has a pseudo-header (RFC 4443 §2.3).
+        icmpv6::PROTOCOL => addresses + Delta::of(from.sport, to.sport),
+        _ => addresses + Delta::of(from.sport, to.sport) + Delta::of(from.dport, to.dport),
+    };
+    Rewrite6 {
+        src: to.src,
+        dst: to.dst,
+        sport: to.sport,
+        dport: to.dport,
+        l4_delta: l4.raw(),
+        pad: [0; 2],
     }
 }
 

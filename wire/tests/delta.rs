@@ -5,6 +5,9 @@ mod common;
 use common::{Spec, Transport, flows};
 use proptest::prelude::*;
 use weir_wire::checksum::Delta;
+use weir_wire::family::{Family, V6};
+use weir_wire::layout::flow6::FlowKey6;
+use weir_wire::parse::parse6;
 
 /// The same packet on another flow, as NAT would send it.
 #[derive(Clone, Debug)]
@@ -98,6 +101,19 @@ proptest! {
     #[test]
     fn an_ipv6_transport_delta_equals_a_full_sum(from in flows(true), to in rewrites()) {
         check_transport(&from, &rewritten(&from, &to));
+    }
+
+    #[test]
+    fn a_compiled_ipv6_rewrite_has_the_delta_of_its_fields(from in flows(true), to in rewrites()) {
+        let to = rewritten(&from, &to);
+        let [before, after] = [&from, &to].map(|spec| {
+            let p = parse6(&spec.build()).unwrap();
+            let (src, dst, proto) = (p.src, p.dst, p.proto);
+            FlowKey6 { src, dst, sport: p.sport, dport: p.dport, proto, pad: [0; 3] }
+        });
+        let rewrite = V6::compile(&before, &after);
+        prop_assert_eq!(Delta::from_raw(rewrite.l4_delta), transport_delta(&from, &to));
+        prop_assert_eq!((rewrite.src, rewrite.dst), (to.src, to.dst));
     }
 
     #[test]

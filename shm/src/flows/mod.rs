@@ -1,4 +1,4 @@
-//! The IPv4 flow table, in place: look-up, claim, publish, retire.
+//! The flow table of a family, in place: look-up, claim, publish, retire.
 //!
 //! The protocol is in [`weir_wire::layout::flow`], the index in [`weir_wire::layout::tags`].
 //! Orderings, for x86 and arm64 alike: a claim is a compare-and-swap on the group's tags (acquire),
@@ -10,8 +10,13 @@ pub(crate) mod slot;
 #[cfg(not(loom))]
 mod table;
 pub(crate) mod tags;
+mod words;
 
-pub use slot::{Action4, Meta4, Slot4};
+pub use slot::{Action, Meta, Slot};
 #[cfg(not(loom))]
-pub use table::FlowTable4;
+pub use table::{FlowTable, FlowTable4};
 pub use tags::TagWord;
+pub use words::{SlotWords, Stored};
+
+/// [`Action`] of an IPv4 direction.
+pub type Action4 = Action<weir_wire::family::V4>;

@@ -1,22 +1,34 @@
 //! The table: slots and tags together.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, GROUP, PAGE};
+use weir_wire::family::V4;
+use weir_wire::layout::flow::{GROUP, PAGE};
 use weir_wire::layout::tags::{
     PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used,
 };
 
-use super::{Slot4, TagWord};
-use crate::map::{Access, Mmap, prefetch};
+use super::{Slot, Stored, TagWord};
+use crate::map::{Access, Mmap, Shared, prefetch};
 use crate::{Error, Pins, pins::name};
 
-/// The table, shared by all workers of the process and by every process that maps it.
-#[derive(Clone, Debug)]
-pub struct FlowTable4 {
+/// The table of a family, shared by all workers of the process and by every process that maps it.
+#[derive(Debug)]
+pub struct FlowTable<F: Stored> {
     slots: Arc<Mmap>,
     tags: Arc<Mmap>,
     pages: u32,
+    _family: PhantomData<F>,
+}
+
+/// The IPv4 table.
+pub type FlowTable4 = FlowTable<V4>;
+
+impl<F: Stored> Clone for FlowTable<F> {
+    fn clone(&self) -> Self {
+        Self::new(self.slots.clone(), self.tags.clone(), self.pages)
+    }
 }
 
 impl FlowTable4 {
@@ -24,11 +36,6 @@ impl FlowTable4 {
     /// none. The caller makes sure that the status page vouches for a table that exists.
     pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
         Self::checked(pins, pages_for(slots), Access::Write)
-    }
-
-    /// Slots of a new table that is to have at least `slots`: whole pages.
-    pub fn capacity_for(slots: u32) -> u32 {
-        pages_for(slots) * PAGE
     }
 
     /// Opens the pinned table for reading.
@@ -46,18 +53,25 @@ impl FlowTable4 {
                 expected: format!("{} pages, as {}", shape.entries, name::FLOWS4),
             });
         }
-        Ok(Self { slots: Arc::new(slots), tags: Arc::new(tags), pages: tag_shape.entries })
+        Ok(Self::new(Arc::new(slots), Arc::new(tags), tag_shape.entries))
+    }
+}
+
+impl<F: Stored> FlowTable<F>
+where
+    Slot<F>: Shared,
+{
+    /// Slots of a new table that is to have at least `slots`: whole pages.
+    pub fn capacity_for(slots: u32) -> u32 {
+        pages_for(slots) * PAGE
     }
 
     /// A table of this process alone.
     pub fn anonymous(slots: u32) -> std::io::Result<Self> {
         let pages = pages_for(slots);
         let of = |bytes: usize| Mmap::anonymous(bytes).map(Arc::new);
-        Ok(Self {
-            slots: of((pages * PAGE) as usize * size_of::<Slot4>())?,
-            tags: of((pages * PAGE_GROUPS) as usize * size_of::<TagWord>())?,
-            pages,
-        })
+        let slots = of((pages * PAGE) as usize * size_of::<Slot<F>>())?;
+        Ok(Self::new(slots, of((pages * PAGE_GROUPS) as usize * size_of::<TagWord>())?, pages))
     }
 
     /// Number of pages.
@@ -72,8 +86,8 @@ impl FlowTable4 {
 
     /// The slot at `index`; an index out of range, from shared memory, is some slot or other.
     #[inline]
-    pub fn slot(&self, index: u32) -> &Slot4 {
-        let slots = self.slots.view::<Slot4>(0);
+    pub fn slot(&self, index: u32) -> &Slot<F> {
+        let slots = self.slots.view::<Slot<F>>(0);
         slots.get(index as usize).unwrap_or(&slots[0])
     }
 
@@ -134,8 +148,8 @@ impl FlowTable4 {
 
     /// The slot that holds `key`.
     #[inline]
-    pub fn find(&self, hash: u64, key: &FlowKey4) -> Option<u32> {
-        let words = key.words();
+    pub fn find(&self, hash: u64, key: &F::Key) -> Option<u32> {
+        let words = F::key_words(key);
         let [a, b] = choices(hash, self.pages).in_table();
         self.search(a, hash, words)
             .or_else(|| self.search(b, hash, words))
@@ -143,7 +157,7 @@ impl FlowTable4 {
     }
 
     #[inline]
-    fn search(&self, group: u32, hash: u64, words: [u64; 2]) -> Option<u32> {
+    fn search(&self, group: u32, hash: u64, words: F::Words) -> Option<u32> {
         let mut mask = matching(self.tags(group).load(), tag(hash));
         while mask != 0 {
             let index = group * GROUP + lowest(mask);
@@ -156,13 +170,13 @@ impl FlowTable4 {
     }
 
     #[cold]
-    fn search_spills(&self, hash: u64, words: [u64; 2]) -> Option<u32> {
+    fn search_spills(&self, hash: u64, words: F::Words) -> Option<u32> {
         let [a, b] = spills(hash, self.pages).in_table();
         self.search(a, hash, words).or_else(|| self.search(b, hash, words))
     }
 
     /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
-    pub fn insert(&self, hash: u64, entry: &FlowEntry4) -> Option<u32> {
+    pub fn insert(&self, hash: u64, entry: &F::Entry) -> Option<u32> {
         let index = loop {
             let group = self.group_for(hash);
             if let Some(slot) = self.tags(group).claim(tag(hash), preferred(hash)) {
@@ -236,14 +250,22 @@ impl FlowTable4 {
     }
 }
 
+impl<F: Stored> FlowTable<F> {
+    fn new(slots: Arc<Mmap>, tags: Arc<Mmap>, pages: u32) -> Self {
+        Self { slots, tags, pages, _family: PhantomData }
+    }
+}
+
 fn pages_for(slots: u32) -> u32 {
     slots.div_ceil(PAGE).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use weir_wire::family::{Family, V6};
     use weir_wire::hash;
-    use weir_wire::layout::flow::slots_for;
+    use weir_wire::layout::flow::{FlowEntry4, FlowKey4, slots_for};
+    use weir_wire::layout::flow6::{FlowEntry6, FlowKey6};
     use zerocopy::FromZeros;
 
     use super::*;
@@ -328,9 +350,57 @@ mod tests {
         assert!(kept.iter().all(|e| table.find(hash(e), &key(e)).is_some()));
     }
 
+    fn entry6(n: u32) -> FlowEntry6 {
+        let mut entry = FlowEntry6::new_zeroed();
+        entry.src[12..].copy_from_slice(&n.to_be_bytes());
+        entry.dst = [0x20; 16];
+        (entry.sport, entry.dport, entry.proto) = ([1, 2], [3, 4], 17);
+        (entry.flags, entry.uplink, entry.host, entry.peer) = (0b101, 3, 77, 9);
+        (entry.rewrite.src, entry.rewrite.l4_delta) = ([0xfd; 16], 0x5678);
+        (entry.next_seq, entry.bytes_low, entry.bytes_high) = (5, 6, 7);
+        entry
+    }
+
+    fn key6(e: &FlowEntry6) -> FlowKey6 {
+        let FlowEntry6 { src, dst, sport, dport, proto, .. } = *e;
+        FlowKey6 { src, dst, sport, dport, proto, pad: [0; 3] }
+    }
+
+    #[test]
+    fn an_ipv6_flow_is_found_as_it_was_inserted_until_it_is_retired() {
+        let table = FlowTable::<V6>::anonymous(slots_for(1000)).unwrap();
+        let hash = |e: &FlowEntry6| V6::hash([1, 2], &V6::key_words(&key6(e)));
+        let entries: Vec<_> = (0..1000).map(entry6).collect();
+        let slots: Vec<_> = entries.iter().map(|e| table.insert(hash(e), e).unwrap()).collect();
+        for (entry, slot) in entries.iter().zip(&slots) {
+            assert_eq!(table.find(hash(entry), &key6(entry)), Some(*slot));
+            let read = table.slot(*slot).read().unwrap();
+            assert_eq!(FlowEntry6 { state: 0, ..read }, *entry);
+            let action = table.slot(*slot).action();
+            assert_eq!((action.rewrite, action.peer), (entry.rewrite, entry.peer));
+        }
+        for (n, slot) in slots.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+            table.retire(*slot);
+            assert_eq!(table.find(hash(&entries[n]), &key6(&entries[n])), None);
+        }
+        for (entry, slot) in entries.iter().zip(&slots).skip(1).step_by(2) {
+            assert_eq!(table.find(hash(entry), &key6(entry)), Some(*slot));
+        }
+    }
+
+    #[test]
+    fn bytes_of_an_ipv6_direction_go_on_beyond_32_bits() {
+        let table = FlowTable::<V6>::anonymous(64).unwrap();
+        let entry = FlowEntry6 { bytes_low: u32::MAX, bytes_high: 1, ..entry6(1) };
+        let slot = table.slot(table.insert(7, &entry).unwrap());
+        slot.count(2, 99);
+        assert_eq!((slot.bytes(), slot.last_seen()), ((2 << 32) + 1, 99));
+    }
+
     #[test]
     fn a_flow_costs_at_most_160_bytes() {
-        let per_slot = size_of::<Slot4>() as f64 + size_of::<TagWord>() as f64 / f64::from(GROUP);
+        let per_slot =
+            size_of::<Slot<V4>>() as f64 + size_of::<TagWord>() as f64 / f64::from(GROUP);
         let bytes = per_slot * f64::from(slots_for(1_000_000)) / 1e6;
         assert!(bytes <= 160.0, "{bytes}");
     }

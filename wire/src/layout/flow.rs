@@ -1,9 +1,9 @@
 //! The flow table: one slot per direction, the match key and the compiled rewrite in one place.
 //!
-//! An IPv4 direction fills one 64-byte cache line, an IPv6 direction two. Slots stand in groups of
-//! [`GROUP`], groups in pages of [`PAGE`] slots, 4 KiB. Which of a group's slots to look at is in its
-//! word of [`tags`](super::tags), a page's words are one cache line: a search touches that line, and
-//! then as a rule one slot, the one that holds the flow.
+//! An IPv4 direction fills one 64-byte cache line, an [IPv6 direction](super::flow6) two. Slots stand
+//! in groups of [`GROUP`], groups in pages of [`PAGE`] slots, 4 KiB of IPv4. Which of a group's slots
+//! to look at is in its word of [`tags`](super::tags), a page's words are one cache line: a search
+//! touches that line, and then as a rule one slot, the one that holds the flow.
 //!
 //! **Publication.** `state` is the slot's word of truth: the [`VALID`] bit, and above it a
 //! generation that is another one each time the slot is used.
@@ -255,54 +255,6 @@ pub struct FlowEntry4 {
     pub bytes: u64,
 }
 
-/// One IPv6 direction. 128 bytes, two cache lines: the key in the first, the rewrite in the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C, align(64))]
-pub struct FlowEntry6 {
-    /// As in [`FlowEntry4::state`].
-    pub state: u32,
-    /// As in [`FlowEntry4::last_seen`].
-    pub last_seen: u32,
-    /// Source address, network order.
-    pub src: [u8; 16],
-    /// Destination address, network order.
-    pub dst: [u8; 16],
-    /// Source port, network order.
-    pub sport: [u8; 2],
-    /// Destination port, network order.
-    pub dport: [u8; 2],
-    /// Upper-layer protocol.
-    pub proto: u8,
-    /// Bits of [`flag`].
-    pub flags: u8,
-    /// [`FlowState`].
-    pub flow_state: u8,
-    /// The uplink the flow is on.
-    pub uplink: u8,
-    /// As in [`FlowEntry4::host`].
-    pub host: u16,
-    /// Port it leaves by.
-    pub port: u8,
-    /// Worker that owns the flow.
-    pub worker: u8,
-    /// Slot of the other direction.
-    pub peer: u32,
-    /// New source address, network order.
-    pub new_src: [u8; 16],
-    /// New destination address, network order.
-    pub new_dst: [u8; 16],
-    /// RFC 1624 delta of the transport checksum; 0 under checksum-neutral NPTv6 (RFC 6296).
-    pub l4_delta: u16,
-    /// Zero.
-    pub reserved: [u8; 22],
-    /// As in [`FlowEntry4::packets`].
-    pub packets: u32,
-    /// As in [`FlowEntry4::next_seq`].
-    pub next_seq: u32,
-    /// Bytes forwarded, from the IP header on. Atomic.
-    pub bytes: u64,
-}
-
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<FlowKey4>() == 16);
@@ -313,8 +265,5 @@ const _: () = {
     assert!(offset_of!(FlowEntry4, rewrite) == 24);
     assert!(offset_of!(FlowEntry4, host) == 40);
     assert!(offset_of!(FlowEntry4, packets) == 48);
-    assert!(size_of::<FlowEntry6>() == 128);
-    assert!(offset_of!(FlowEntry6, new_src) == 56);
-    assert!(offset_of!(FlowEntry6, packets) == 112);
     assert!(GROUP.is_power_of_two() && PAGE == GROUP * GROUP);
 };

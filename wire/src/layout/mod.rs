@@ -20,6 +20,7 @@
 pub mod control;
 pub mod counters;
 pub mod flow;
+pub mod flow6;
 pub mod neighbour;
 pub mod observations;
 pub mod set;
