@@ -21,7 +21,7 @@ pub enum Signal {
     Wish(Wish),
     /// A probe left.
     Sent {
-        /// Index of the target in [`Health::targets`](super::Health::targets).
+        /// Index of the target in [`Health::targets`](weir_site::health::Health::targets).
         target: usize,
         /// The prober's number of it, unlike that of any probe under way.
         seq: u32,

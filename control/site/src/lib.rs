@@ -8,7 +8,7 @@
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `capacity` | from the file to a [`Site`] |
-//! | [`health`], [`load`] | settings of the uplinks' health and load |
+//! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
 //! | `sources` | which addresses an uplink's packets are sent from |
@@ -224,7 +224,7 @@ pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
     read(path).map(|(_, site)| site)
 }
 
-/// As [`load`], with the text.
+/// As [`load()`], with the text.
 pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| {
@@ -238,7 +238,7 @@ pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
     Ok((text, site))
 }
 
-/// As [`load`], for text that is at hand.
+/// As [`load()`], for text that is at hand.
 pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
     let places = place::Places::new(file, text);
     let mut problems = Vec::new();
