@@ -25,6 +25,32 @@ pub struct Counters {
     cpu_lanes: usize,
 }
 
+/// A lane in which none of these has counted has no traffic of an uplink either.
+const RECEIVED: [Counter; 4] =
+    [Counter::XdpRx, Counter::UserRx, Counter::UserHandoffIn, Counter::UserOriginated];
+
+/// What went by an uplink, ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent, from the IP header on.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received, from the IP header on.
+    pub rx_bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, other: Self) {
+        self.tx_packets = self.tx_packets.wrapping_add(other.tx_packets);
+        self.tx_bytes = self.tx_bytes.wrapping_add(other.tx_bytes);
+        self.rx_packets = self.rx_packets.wrapping_add(other.rx_packets);
+        self.rx_bytes = self.rx_bytes.wrapping_add(other.rx_bytes);
+    }
+}
+
 /// Which counter of an uplink; the order of [`UplinkCounters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -86,6 +112,31 @@ impl Counters {
         }
     }
 
+    /// Traffic of the first `uplinks` uplinks: sums over the lanes that have seen packets. Made for ten
+    /// times a second: most lanes are of workers that there are none of, and reading them for nothing
+    /// would cost more than all else that is measured.
+    pub fn traffic(&self, uplinks: usize) -> Vec<Traffic> {
+        let words = self.mapping.view::<AtomicU64>(0);
+        let word = |at: usize| words[at].load(Ordering::Relaxed);
+        let mut sums = vec![Traffic::default(); uplinks.min(MAX_UPLINKS)];
+        for lane in self.lanes().map(|lane| lane * LANE_WORDS) {
+            if RECEIVED.iter().all(|counter| word(lane + *counter as usize) == 0) {
+                continue;
+            }
+            for (uplink, sum) in sums.iter_mut().enumerate() {
+                let at = lane + UPLINKS_AT + uplink * UPLINK_WORDS;
+                let of = |which: UplinkCounter| word(at + which as usize);
+                sum.add(Traffic {
+                    tx_packets: of(UplinkCounter::TxPackets),
+                    tx_bytes: of(UplinkCounter::TxBytes),
+                    rx_packets: of(UplinkCounter::RxPackets),
+                    rx_bytes: of(UplinkCounter::RxBytes),
+                });
+            }
+        }
+        sums
+    }
+
     /// Whose segments were sent again on an uplink: sums over all lanes.
     pub fn resent(&self, uplink: u8) -> Resent {
         let at = resent_at(uplink);
@@ -102,10 +153,14 @@ impl Counters {
 
     fn total(&self, index: usize) -> u64 {
         let words = self.mapping.view::<AtomicU64>(0);
-        (0..self.cpu_lanes)
-            .chain(CPU_LANES..LANES)
+        self.lanes()
             .map(|lane| words[lane * LANE_WORDS + index].load(Ordering::Relaxed))
             .fold(0, u64::wrapping_add)
+    }
+
+    /// The lanes that anybody can have written.
+    fn lanes(&self) -> impl Iterator<Item = usize> {
+        (0..self.cpu_lanes).chain(CPU_LANES..LANES)
     }
 }
 
@@ -197,6 +252,28 @@ mod tests {
         counters.worker(1).add_uplink(2, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
         assert_eq!(counters.uplink(2).flows_active, 0);
         assert_eq!(counters.uplink(3).flows_active, 0);
+    }
+
+    #[test]
+    fn traffic_is_what_all_lanes_have_of_it() {
+        let counters = Counters::anonymous().unwrap();
+        for (worker, bytes) in [(0, 100), (31, 20)] {
+            let lane = counters.worker(worker);
+            lane.add(Counter::UserRx, 1);
+            lane.add_uplink(63, UplinkCounter::RxPackets, 1);
+            lane.add_uplink(63, UplinkCounter::RxBytes, bytes);
+            lane.add_uplink(0, UplinkCounter::TxPackets, 2);
+            lane.add_uplink(0, UplinkCounter::TxBytes, bytes);
+        }
+        let traffic = counters.traffic(MAX_UPLINKS + 1);
+        assert_eq!(traffic.len(), MAX_UPLINKS);
+        for (uplink, traffic) in (0..).zip(&traffic) {
+            let all = counters.uplink(uplink);
+            let Traffic { tx_packets, tx_bytes, rx_packets, rx_bytes } = *traffic;
+            let of_all = (all.tx_packets, all.tx_bytes, all.rx_packets, all.rx_bytes);
+            assert_eq!((tx_packets, tx_bytes, rx_packets, rx_bytes), of_all, "uplink {uplink}");
+        }
+        assert_eq!((traffic[63].rx_bytes, traffic[0].tx_packets), (120, 4));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use weir_api::time;
 use weir_health::load::{Counts, Reading};
 use weir_health::{PassiveCounts, Signal};
 use weir_service::Complaint;
+use weir_shm::counters::Traffic;
 
 use super::Daemon;
 use crate::probe::{self, Binding, Plan};
@@ -87,13 +88,13 @@ impl Daemon {
     /// Measures the load of the uplinks; says whether one became too full or has room again.
     pub(super) fn measure(&mut self) -> bool {
         let now = time::monotonic_ms();
-        let reading = |index: usize| {
-            let counters = self.counters.uplink(index as u8);
-            let down = Counts { bytes: counters.rx_bytes, packets: counters.rx_packets };
-            let up = Counts { bytes: counters.tx_bytes, packets: counters.tx_packets };
+        let traffic = self.counters.traffic(self.site.uplinks.len());
+        let reading = |(index, traffic): (usize, &Traffic)| {
+            let down = Counts { bytes: traffic.rx_bytes, packets: traffic.rx_packets };
+            let up = Counts { bytes: traffic.tx_bytes, packets: traffic.tx_packets };
             Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
         };
-        let readings: Vec<_> = (0..self.site.uplinks.len()).map(reading).collect();
+        let readings: Vec<_> = traffic.iter().enumerate().map(reading).collect();
         let changes = self.load.step(&readings, now);
         changes.iter().for_each(|change| self.monitor.note_load(change, now));
         !changes.is_empty()
