@@ -11,6 +11,9 @@ use super::view::{CapacityFrom, DirectionView, LoadView};
 use crate::buckets::Member;
 use crate::window::Figure;
 
+/// How often an uplink without any load is looked at, milliseconds: all that changes with it is time.
+const AT_REST_MS: u64 = 1000;
+
 /// What is read of an uplink every 100 ms.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
@@ -36,6 +39,8 @@ struct Uplink {
     rtt: Option<Rtt>,
     learner: Learner,
     spiller: Spiller,
+    /// When all of this was last brought up to date.
+    stepped: u64,
 }
 
 impl Load {
@@ -101,10 +106,19 @@ impl Load {
 
 impl Uplink {
     fn step(&mut self, reading: &Reading, now: u64) -> Option<Option<(Direction, u32, u64)>> {
+        self.rtt = reading.rtt;
+        let mut rates = self.rates.iter().zip(reading.counts);
+        if now.saturating_sub(self.stepped) < AT_REST_MS
+            && !self.spiller.saturated()
+            && rates.all(|(rate, counts)| rate.is_at_rest(counts))
+        {
+            self.rates.iter_mut().for_each(|rate| rate.rest(now));
+            return None;
+        }
+        self.stepped = now;
         for (rate, counts) in self.rates.iter_mut().zip(reading.counts) {
             rate.sample(counts, now);
         }
-        self.rtt = reading.rtt;
         self.learner.step(&self.rates, self.rtt, self.interval_ms, self.configured, now);
         let parts: Vec<Part> = Direction::BOTH.into_iter().filter_map(|d| self.part(d)).collect();
         self.spiller.step(self.spill, &parts, now)

@@ -10,6 +10,8 @@ const AVERAGE_MS: f64 = 2000.0;
 const RECENT_MS: u64 = 1000;
 /// Samples closer than this are one, milliseconds: memory stays bounded whoever calls.
 const LEAST_MS: u64 = 20;
+/// Less is none, bits per second.
+const LEAST_BITS: f64 = 1.0;
 /// No link carries more, bits per second: it is the counter that jumped.
 const FASTEST: f64 = weir_site::load::GREATEST;
 
@@ -41,6 +43,20 @@ struct Sample {
 }
 
 impl Rate {
+    /// Is there no load that a counter which stands still could change?
+    pub fn is_at_rest(&self, counts: Counts) -> bool {
+        self.weighted == Some(0.0)
+            && self.last.is_some_and(|(_, last)| last == counts)
+            && self.recent.iter().all(|sample| sample.bytes == 0)
+    }
+
+    /// Takes that the counter stands still at `now`, for one [`at rest`](Self::is_at_rest).
+    pub fn rest(&mut self, now: u64) {
+        if let Some((then, _)) = &mut self.last {
+            *then = now.max(*then);
+        }
+    }
+
     /// Takes the counter as it stands at `now`.
     pub fn sample(&mut self, counts: Counts, now: u64) {
         let Some((then, before)) = self.last else {
@@ -62,7 +78,8 @@ impl Rate {
         }
         let keep = (-(ms as f64) / AVERAGE_MS).exp();
         // The first sample is all there is.
-        self.weighted = Some(self.weighted.map_or(bits, |old| old * keep + bits * (1.0 - keep)));
+        let weighted = self.weighted.map_or(bits, |old| old * keep + bits * (1.0 - keep));
+        self.weighted = Some(if weighted < LEAST_BITS { 0.0 } else { weighted });
         self.recent.push_back(Sample { ms, bytes, packets });
         let mut length: u64 = self.recent.iter().map(|s| s.ms).sum();
         while let Some(oldest) = self.recent.front()

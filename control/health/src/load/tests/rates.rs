@@ -32,6 +32,25 @@ fn the_last_second_forgets_what_the_weighted_view_remembers() {
 }
 
 #[test]
+fn a_counter_at_rest_that_is_passed_over_gives_the_same_rate_afterwards() {
+    let quiet = |passed_over: bool| {
+        let (mut rate, mut counts) = (Rate::default(), Counts::default());
+        feed(&mut rate, &mut counts, 80_000_000, 0, 1000);
+        assert!(!rate.is_at_rest(counts), "there is a load");
+        feed(&mut rate, &mut counts, 0, 1000, 60_000);
+        assert!(rate.is_at_rest(counts));
+        match passed_over {
+            true => (61_000..62_000).step_by(100).for_each(|now| rate.rest(now)),
+            false => feed(&mut rate, &mut counts, 0, 61_000, 1000),
+        }
+        feed(&mut rate, &mut counts, 8_000_000, 62_000, 300);
+        assert!(!rate.is_at_rest(counts));
+        rate.figure()
+    };
+    assert_eq!(quiet(true), quiet(false));
+}
+
+#[test]
 fn a_counter_that_begins_anew_or_jumps_leaves_the_rate_as_it_was() {
     for jump in [0, 1 << 50] {
         let (mut rate, mut counts) = (Rate::default(), Counts { bytes: 1 << 40, packets: 1 << 30 });
