@@ -97,6 +97,8 @@ pub struct Stale {
     pub addresses: bool,
     /// Rules.
     pub rules: bool,
+    /// Neighbours, by an event; see [`Watcher`](crate::watch::Watcher) for what is none.
+    pub neighbours: bool,
     /// Interfaces that changed since they were asked what they can do.
     pub devices: HashSet<u32>,
 }
@@ -104,12 +106,14 @@ pub struct Stale {
 impl Stale {
     /// Nothing is known yet.
     pub fn all() -> Self {
-        Self { links: true, addresses: true, rules: true, devices: HashSet::new() }
+        let devices = HashSet::new();
+        Self { links: true, addresses: true, rules: true, neighbours: true, devices }
     }
 
     /// All is as it was read.
     pub fn none() -> Self {
-        Self { links: false, addresses: false, rules: false, devices: HashSet::new() }
+        let devices = HashSet::new();
+        Self { links: false, addresses: false, rules: false, neighbours: false, devices }
     }
 
     /// Takes note of an event.
@@ -121,9 +125,12 @@ impl Stale {
             }
             Event::Address => self.addresses = true,
             Event::Rule => self.rules = true,
-            // Neighbours are read every time: one that grows stale is no event.
-            Event::Neighbour | Event::Route { .. } => {}
-            Event::Unknown => (self.links, self.addresses, self.rules) = (true, true, true),
+            Event::Neighbour => self.neighbours = true,
+            Event::Route { .. } => {}
+            Event::Unknown => {
+                (self.links, self.addresses, self.rules) = (true, true, true);
+                self.neighbours = true;
+            }
         }
     }
 }
@@ -164,7 +171,7 @@ mod tests {
             let mut stale = Stale::none();
             assert_eq!(Event::of(&strange), Event::Unknown);
             stale.hear(Event::of(&strange));
-            assert!(stale.links && stale.addresses && stale.rules);
+            assert!(stale.links && stale.addresses && stale.rules && stale.neighbours);
         }
     }
 
@@ -173,12 +180,13 @@ mod tests {
         let parts = |kind| {
             let mut stale = Stale::none();
             stale.hear(Event::of(&message(kind, 0)));
-            [stale.links, stale.addresses, stale.rules, stale.devices.contains(&7)]
+            let [links, devices] = [stale.links, stale.devices.contains(&7)];
+            [links, devices, stale.addresses, stale.rules, stale.neighbours]
         };
-        assert_eq!(parts(16), [true, false, false, true]);
-        assert_eq!(parts(20), [false, true, false, false]);
-        assert_eq!(parts(24), [false; 4]);
-        assert_eq!(parts(28), [false; 4]);
-        assert_eq!(parts(33), [false, false, true, false]);
+        assert_eq!(parts(16), [true, true, false, false, false]);
+        assert_eq!(parts(20), [false, false, true, false, false]);
+        assert_eq!(parts(24), [false; 5]);
+        assert_eq!(parts(28), [false, false, false, false, true]);
+        assert_eq!(parts(33), [false, false, false, true, false]);
     }
 }

@@ -2,16 +2,16 @@
 //! netlink.
 //!
 //! Events only say that something changed; what they are about is then read anew, and all events that
-//! came before count as dealt with. Neighbours are read every time, since one that grows stale is no
-//! event. Only the loss of a carrier is taken from the event itself, by `urgent`. Events that overrun
-//! the socket's buffer are lost, but not the news that some were. Requests have a socket of their own,
-//! where no event takes a reply's place.
+//! came before count as dealt with. Neighbours are read once a second besides: one that grows stale is
+//! no event, and one that has the address it had is no news. Only the loss of a carrier is taken from
+//! the event itself, by `urgent`. Events that overrun the socket's buffer are lost, but not the news
+//! that some were. Requests have a socket of their own, where no event takes a reply's place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
@@ -32,6 +32,9 @@ use crate::message;
 use crate::own;
 use crate::routes::Reading;
 
+/// How long neighbours without an event are taken to be as they were.
+const NEIGHBOURS_KEEP: Duration = Duration::from_millis(900);
+
 /// The connection to the kernel.
 pub struct Watcher {
     handle: Handle,
@@ -39,6 +42,8 @@ pub struct Watcher {
     /// As last read.
     view: Kernel,
     stale: Stale,
+    /// When neighbours were last read.
+    neighbours_read: Instant,
     reading: Reading,
     devices: Devices,
     /// A reading has begun; if none goes on now, it was given up.
@@ -71,9 +76,17 @@ impl Watcher {
         let (connection, ethtool, _) =
             ethtool::new_connection().context("cannot open an ethtool socket")?;
         tokio::spawn(connection);
-        let reading = Reading::none(Instant::now());
-        let (view, devices) = (Kernel::default(), Devices::new(ethtool));
-        Ok(Self { handle, events, view, stale: Stale::all(), reading, devices, underway: false })
+        let now = Instant::now();
+        Ok(Self {
+            handle,
+            events,
+            view: Kernel::default(),
+            stale: Stale::all(),
+            neighbours_read: now,
+            reading: Reading::none(now),
+            devices: Devices::new(ethtool),
+            underway: false,
+        })
     }
 
     /// For other requests to the kernel.
@@ -106,8 +119,11 @@ impl Watcher {
     /// Takes note of an event; says whether it can wait.
     fn hear(&mut self, message: &[u8]) -> bool {
         let event = Event::of(message);
+        if event == Event::Neighbour && self.is_known(message) {
+            return true;
+        }
         self.stale.hear(event);
-        self.reading.hear(event) || event == Event::Neighbour && self.is_known(message)
+        self.reading.hear(event)
     }
 
     /// Is this a neighbour as last read, but for how long ago it was seen? The kernel tells each time
@@ -139,7 +155,7 @@ impl Watcher {
         }
     }
 
-    /// Reads what is out of date, and neighbours. After an error all is.
+    /// Reads what is out of date. After an error all is.
     pub async fn read(&mut self) -> Result<Kernel> {
         // Before the first request: what happens from here on may be missing in the view.
         self.forget_events();
@@ -164,8 +180,12 @@ impl Watcher {
         }
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
-        self.read_neighbours().await?;
         let stale = std::mem::replace(&mut self.stale, Stale::none());
+        let now = Instant::now();
+        if stale.neighbours || stale.links || now - self.neighbours_read >= NEIGHBOURS_KEEP {
+            self.read_neighbours().await?;
+            self.neighbours_read = now;
+        }
         if stale.links {
             self.view.links = self.read_links().await?;
             let up = self.view.links.iter().filter(|link| link.up).map(|link| link.index);
