@@ -475,7 +475,7 @@ fn section(lines: &[Line; 4], options: &Options) -> Section {
             format!(
                 "Published is when another thread, which looks every {} µs, saw the state word or \
                  the epoch change; if it was late, it is when the first packet or the answer \
-                 showed it. It has real-time priority where state words are watched, who asks by the \
+                 showed it. It has real-time priority where the API or a cut changes a state word, who asks by the \
                  API always, and the generator nice -20 beside busy loops. Times of packets are taken at the far side and include \
                  the way there. The control process, the worker, this watcher and the requester \
                  share one CPU; the generator has the other. Busy loops are of ordinary priority. A \

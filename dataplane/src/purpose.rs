@@ -3,8 +3,8 @@
 use weir_wire::hash::hash2;
 
 /// What a hash is for, which is hashed with what it is of: purposes differ so that what falls
-/// together for one does not for another. The first three decide what a restart must decide again:
-/// they keep their numbers.
+/// together for one does not for another. The first three decide what the next process, perhaps of
+/// another build, must decide again: they keep their numbers. So does [`decider`], which is older.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Purpose {
@@ -30,10 +30,8 @@ pub enum Purpose {
     External = 9,
     /// A host that the kernel knows, in a set of them.
     KnownHost = 10,
-    /// The worker that decides about an endpoint.
-    Decider = 11,
     /// An address that the kernel is to be asked about, in a set of them.
-    Question = 12,
+    Question = 11,
 }
 
 impl Purpose {
@@ -48,5 +46,26 @@ impl Purpose {
     pub const fn of_address(self, key: [u64; 2], port: u8, address: [u8; 4]) -> u64 {
         let [a, b, c, d] = address;
         self.hash(key, u64::from_be_bytes([0, 0, 0, port, a, b, c, d]))
+    }
+}
+
+/// The worker of so many that decides about the flows of a UDP or ICMP endpoint. The protocol's number
+/// stands for a purpose: the next process, perhaps of another build, must come to the same worker.
+pub const fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
+    let endpoint = (u32::from_be_bytes(address) as u64) << 16 | port as u64;
+    (hash2(key, endpoint, proto as u64) % workers as u64) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_next_process_decides_again_is_decided_as_before() {
+        const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+        let deciders = [10, 11, 12, 13].map(|host| decider(KEY, 32, 17, [192, 0, 2, host], 5000));
+        assert_eq!(deciders, [0, 0, 0, 0]);
+        let first = [Purpose::Bucket, Purpose::NextBucket, Purpose::Pool];
+        assert_eq!(first.map(|purpose| purpose.hash(KEY, 7) >> 48), [0, 0, 0]);
     }
 }

@@ -187,11 +187,12 @@ impl Snapshot {
         false
     }
 
-    /// Has the policy another table in the next state, by its checksum?
+    /// Has the policy another table in the next state?
     fn has_changed(&self, policy: usize) -> bool {
         let [now, next] = [&self.half, &self.next].map(|half| &half.policies[policy]);
-        let same = now.member_count != 0 && now.buckets_checksum == next.buckets_checksum;
-        next.member_count != 0 && !same
+        // The checksum too: a writer of an earlier build numbers nothing.
+        let same = now.table == next.table && now.buckets_checksum == next.buckets_checksum;
+        next.member_count != 0 && !(now.member_count != 0 && same)
     }
 
     fn is_next_sound(&self) -> bool {
@@ -253,12 +254,19 @@ impl BoundPorts {
 pub struct ControlWriter {
     region: ControlRegion,
     last: Option<Instant>,
+    /// What was published last, and room for a table of it.
+    half: Box<ControlHalf>,
+    table: Box<BucketTable>,
 }
 
 impl ControlWriter {
     /// Takes the writing side; the caller makes sure that it is the only control process.
     pub fn new(region: ControlRegion) -> Self {
-        Self { region, last: None }
+        let mut half = empty_half();
+        if region.epoch() != 0 {
+            map::load_into(&region.page, ControlRegion::half_offset(region.epoch()), &mut *half);
+        }
+        Self { region, last: None, half, table: new_table() }
     }
 
     /// The reading side.
@@ -289,7 +297,7 @@ impl ControlWriter {
     }
 
     /// Publishes `half` and the table of each of its policies as the next epoch, which it returns.
-    /// Fills in `epoch` and the checksums. Waits out [`MIN_PUBLISH_GAP_US`] since the last one.
+    /// Fills in `epoch`, the numbers of the tables and the checksums. Waits out [`MIN_PUBLISH_GAP_US`] since the last one.
     pub fn publish(&mut self, half: &mut ControlHalf, tables: &[&BucketTable]) -> u64 {
         let gap = Duration::from_micros(MIN_PUBLISH_GAP_US);
         if let Some(rest) = self.last.and_then(|last| gap.checked_sub(last.elapsed())) {
@@ -298,8 +306,12 @@ impl ControlWriter {
         let region = &self.region;
         let next = region.epoch().wrapping_add(1).max(1);
         half.epoch = next;
-        for (policy, table) in half.policies.iter_mut().zip(tables) {
+        for (index, table) in tables.iter().enumerate() {
+            let policy = &mut half.policies[index];
             policy.buckets_checksum = checksum64(*table);
+            let last = &self.half.policies[index];
+            region.load_table((region.epoch() & 1) as usize, index, &mut self.table);
+            policy.table = last.table.wrapping_add((*self.table != **table).into());
         }
         half.checksum = half.compute_checksum();
 
@@ -313,6 +325,7 @@ impl ControlWriter {
         let data = half.as_bytes().as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b));
         let epoch = publish::write(region.epoch_word(), words, data);
         self.last = Some(Instant::now());
+        (*self.half).clone_from(half);
         epoch
     }
 
@@ -398,6 +411,33 @@ mod tests {
         assert!(snapshot.refresh(&writer.region));
         assert_eq!(snapshot.half.policies[0].members[0].weight, 7);
         assert_eq!(*snapshot.table(0), [1; BUCKETS]);
+    }
+
+    /// Their checksums are the same: FNV carries upwards only, and these bytes are the uppermost.
+    #[test]
+    fn tables_of_one_checksum_are_told_apart() {
+        let table = |uplinks: [u8; 2]| {
+            let mut table = [0; BUCKETS];
+            [table[52_671], table[29_343]] = uplinks;
+            table
+        };
+        let all = || (0..=u8::MAX).map(|other| table([1, other]));
+        let first = checksum64(&table([0, 0]));
+        let Some(same) = all().find(|table| checksum64(table) == first) else {
+            panic!("no such pair");
+        };
+        let (mut writer, mut half) = writer();
+        writer.publish(&mut half, &[&table([0, 0])]);
+        let mut snapshot = writer.region().snapshot().unwrap();
+        // As by another process.
+        let mut writer = ControlWriter::new(writer.region().clone());
+        writer.publish(&mut half, &[&same]);
+        assert!(snapshot.refresh(&writer.region));
+        assert_eq!(*snapshot.table(0), same);
+        let number = snapshot.half.policies[0].table;
+        writer.publish(&mut half, &[&same]);
+        assert!(snapshot.refresh(&writer.region));
+        assert_eq!(snapshot.half.policies[0].table, number);
     }
 
     #[test]

@@ -47,7 +47,6 @@ pub enum Exit {
 #[command(
     name = "weir",
     version,
-    about,
     after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 weir is not running, \
                   or does not answer, 4 the configuration is not valid.\n\
                   Commands that only look read shared memory: they work without weir-control."

@@ -10,7 +10,7 @@ use weir_control::daemon::{self, Options};
 /// The control process of weir: reads the configuration, follows the kernel, publishes uplinks,
 /// weights and policies to the dataplane. SIGHUP reloads the configuration.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about = None)]
+#[command(version, long_about = None)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, default_value = "/etc/weir/weir.toml")]

@@ -26,7 +26,7 @@ use crate::answer::{Answer, RateLimit};
 use crate::link;
 use crate::nat::Random;
 use crate::packet::{Buffer, Output, Received};
-use crate::purpose::Purpose;
+use crate::purpose::decider;
 use crate::steering;
 
 /// See the module's text.
@@ -247,11 +247,4 @@ pub(super) fn sender(frame: &[u8], port: u8) -> Neighbour {
 #[inline(always)]
 pub(super) fn host_moved(action: &Action4, host: Neighbour) -> bool {
     action.direction().has_moved(host.to_word())
-}
-
-/// The worker that decides about the flows of a UDP or ICMP endpoint.
-pub(super) fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
-    let ([a, b, c, d], [hi, lo]) = (address, port.to_be_bytes());
-    let endpoint = u64::from_be_bytes([0, proto, a, b, c, d, hi, lo]);
-    (Purpose::Decider.hash(key, endpoint) % u64::from(workers)) as u8
 }

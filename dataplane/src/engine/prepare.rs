@@ -11,9 +11,9 @@ use weir_wire::layout::neighbour::NEIGHBOURS;
 use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
 use super::Regions;
-use super::context::decider;
 use super::sessions::{external_of, has_mapping};
 use crate::nat::PortSlice;
+use crate::purpose::decider;
 
 impl Regions {
     /// Makes the regions ready for the workers of `half`: gives each flow that an earlier process

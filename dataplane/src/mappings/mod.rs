@@ -47,7 +47,11 @@ const FLOWS: u32 = (1 << 20) - 1;
 const UPLINK: u32 = 26;
 const POLICY: u32 = 21;
 const ICMP: u32 = 1 << 20;
-const _: () = assert!(MAX_UPLINKS <= 1 << (32 - UPLINK) && MAX_POLICIES <= 1 << (UPLINK - POLICY));
+const _: () = {
+    assert!(MAX_UPLINKS <= 1 << (32 - UPLINK));
+    // A remainder by it leaves the bits of the uplink out.
+    assert!(MAX_POLICIES <= 1 << (UPLINK - POLICY) && MAX_POLICIES.is_power_of_two());
+};
 
 impl Record {
     fn new(endpoint: Endpoint, uplink: u8, external: External) -> Self {

@@ -411,8 +411,8 @@ pub struct Policy {
     pub idle_s: u16,
     /// Most flows that a worker moves home each second.
     pub home_per_second: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Number of the policy's bucket table: another one whenever it holds anything else.
+    pub table: u32,
     /// [`checksum64`] of the policy's bucket table.
     pub buckets_checksum: u64,
     /// Members.
