@@ -15,6 +15,7 @@ pub mod latency;
 pub mod machine;
 pub mod memory;
 pub mod new_flows;
+pub mod noise;
 pub mod pipeline;
 pub mod plot;
 pub mod report;

@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 use weir_bench::memory::options::{Options, Pages};
 use weir_bench::section::Section;
 use weir_bench::{
-    adopt, balance, compare, demo, failover, footprint, latency, new_flows, pipeline, report, rest,
-    setup, teardown, update,
+    adopt, balance, compare, demo, failover, footprint, latency, new_flows, noise, pipeline,
+    report, rest, setup, teardown, update,
 };
 
 #[derive(Parser)]
@@ -50,6 +50,8 @@ enum Action {
     Footprint(Options),
     /// Measure how exactly flows follow the weights, and what a change moves.
     Balance(balance::Options),
+    /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
+    Noise(noise::Options),
     /// Run all benchmarks, in about ten minutes, and write a report with plots.
     Report {
         /// Directory of the report.
@@ -82,6 +84,7 @@ fn main() -> Result<()> {
     let section = match action {
         Action::Demo => return demo::run(),
         Action::Report { output } => return report::run(&output, report::BENCHMARKS),
+        Action::Noise(options) => return noise::run(&options)?.print(json),
         Action::Compare(options) => compare::run(&options),
         Action::Latency(options) => latency::run(&options),
         Action::Pipeline(options) => pipeline::run(&options),

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
 use crate::limits::bounded;
 use crate::netns::Netns;
 
 /// What `ping` counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Ping {
     /// Echo requests sent.
     pub sent: usize,
@@ -46,7 +47,7 @@ fn parse_ping(stdout: &str) -> Option<Ping> {
 }
 
 /// What `curl` received.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Download {
     /// Length of the body, bytes.
     pub bytes: usize,

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::limits::bounded;
@@ -39,7 +40,7 @@ pub struct Load {
 }
 
 /// What a TCP transfer achieved.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TcpResult {
     /// Payload received, bytes.
     pub bytes: u64,
@@ -50,7 +51,7 @@ pub struct TcpResult {
 }
 
 /// What a UDP transfer achieved.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct UdpResult {
     /// Payload sent, bits per second.
     pub bits_per_second: f64,

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const VISIT: usize = 10;
 
 /// What they did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PestReport {
     /// Connections to nobody.
     pub connections: usize,

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde::Serialize;
 
 use crate::limits::bounded;
 use crate::topology::Host;
@@ -27,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What became of the connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TcpReport {
     /// Connections that were opened and still echoed faithfully when told to stop.
     pub intact: usize,

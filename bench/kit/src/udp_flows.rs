@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
 
 use crate::limits::bounded;
 use crate::topology::Host;
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BOUND: Duration = Duration::from_secs(60);
 
 /// What became of the flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UdpReport {
     /// Flows opened, one datagram each.
     pub sent: usize,
