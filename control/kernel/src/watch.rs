@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -42,8 +43,10 @@ pub struct Watcher {
     /// As last read.
     view: Kernel,
     stale: Stale,
-    /// When neighbours were last read.
+    /// When neighbours were last read, and whether the kernel was asked about one since: that it begins
+    /// to look is no event.
     neighbours_read: Instant,
+    asked: AtomicBool,
     reading: Reading,
     devices: Devices,
     /// A reading has begun; if none goes on now, it was given up.
@@ -83,6 +86,7 @@ impl Watcher {
             view: Kernel::default(),
             stale: Stale::all(),
             neighbours_read: now,
+            asked: AtomicBool::new(false),
             reading: Reading::none(now),
             devices: Devices::new(ethtool),
             underway: false,
@@ -119,22 +123,23 @@ impl Watcher {
     /// Takes note of an event; says whether it can wait.
     fn hear(&mut self, message: &[u8]) -> bool {
         let event = Event::of(message);
-        if event == Event::Neighbour && self.is_known(message) {
+        if event == Event::Neighbour && self.take_known(message) {
             return true;
         }
         self.stale.hear(event);
         self.reading.hear(event)
     }
 
-    /// Is this a neighbour as last read, but for how long ago it was seen? The kernel tells each time
-    /// that it begins or ends to doubt one.
-    fn is_known(&self, message: &[u8]) -> bool {
+    /// Takes over how fresh a neighbour is that has the hardware address it had; `false`: it is another,
+    /// or has another. The kernel tells each time that it begins or ends to doubt one.
+    fn take_known(&mut self, message: &[u8]) -> bool {
         let Some((key, entry)) = events::neighbour(message).as_ref().and_then(message::neighbour)
         else {
             return false;
         };
-        let known = self.view.neighbours.get(&key);
-        entry.zip(known).is_some_and(|(entry, known)| entry.mac == known.mac)
+        let known = self.view.neighbours.get_mut(&key);
+        let known = entry.zip(known).filter(|(entry, known)| entry.mac == known.mac);
+        known.map(|(entry, known)| *known = entry).is_some()
     }
 
     /// An event was lost.
@@ -182,7 +187,9 @@ impl Watcher {
         // that seems to have lost them alone would seem to have a silent next hop.
         let stale = std::mem::replace(&mut self.stale, Stale::none());
         let now = Instant::now();
-        if stale.neighbours || stale.links || now - self.neighbours_read >= NEIGHBOURS_KEEP {
+        let asked = std::mem::take(self.asked.get_mut());
+        let old = now - self.neighbours_read >= NEIGHBOURS_KEEP;
+        if stale.neighbours || stale.links || asked || old {
             self.read_neighbours().await?;
             self.neighbours_read = now;
         }
@@ -289,6 +296,7 @@ impl Watcher {
             .add(interface, IpAddr::V4(address))
             .flags(NeighbourFlags::Use)
             .state(NeighbourState::None);
+        self.asked.store(true, Ordering::Relaxed);
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot ask for a neighbour: {error}");
         }
@@ -303,6 +311,7 @@ impl Watcher {
             .add(interface, IpAddr::V4(address))
             .link_layer_address(&mac)
             .state(NeighbourState::Probe);
+        self.asked.store(true, Ordering::Relaxed);
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
