@@ -67,6 +67,7 @@ mod tests {
     use weir_view::Kernel;
 
     use super::*;
+    use crate::fixture::{published, site};
     use crate::{Overrides, derive};
 
     const SITE: &str = "[gateway]\nworkers = 2\ncores = [1]\nnat_ports = \"16384-65535\"\n\
@@ -94,18 +95,6 @@ mod tests {
     fn another_size_of_the_flow_table_is_told_to_wait() {
         let told = told(false, "workers = 2", "workers = 2\nflow_table = 4096");
         assert!(told.len() == 1 && told[0].contains("until `weir detach`"), "{told:?}");
-    }
-
-    fn site(uplinks: &[&str]) -> Site {
-        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
-        for (index, name) in uplinks.iter().enumerate() {
-            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
-        }
-        weir_site::parse("weir.toml", &text).unwrap()
-    }
-
-    fn published(uplinks: &[&str]) -> Box<ControlHalf> {
-        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[], None).half
     }
 
     #[test]

@@ -217,14 +217,7 @@ fn prefix(net: &Ipv4Net) -> Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn site(uplinks: &[&str]) -> Site {
-        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
-        for (index, name) in uplinks.iter().enumerate() {
-            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
-        }
-        weir_site::parse("weir.toml", &text).unwrap()
-    }
+    use crate::fixture::site;
 
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {

@@ -23,6 +23,8 @@
 pub mod beside;
 mod derive;
 mod destinations;
+#[cfg(test)]
+mod fixture;
 pub mod guard;
 pub mod home;
 pub mod hosts;

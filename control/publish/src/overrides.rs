@@ -113,15 +113,8 @@ mod tests {
     use weir_wire::layout::control::Uplink as UplinkLayout;
 
     use super::*;
+    use crate::fixture::site;
     use crate::{Tables, derive};
-
-    fn site(uplinks: &[&str]) -> Site {
-        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
-        for (index, name) in uplinks.iter().enumerate() {
-            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
-        }
-        weir_site::parse("weir.toml", &text).unwrap()
-    }
 
     #[test]
     fn what_is_set_by_hand_is_found_again_by_the_next_process() {

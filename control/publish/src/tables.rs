@@ -77,23 +77,10 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
-    use weir_view::Kernel;
     use zerocopy::IntoBytes;
 
     use super::*;
-    use crate::{Overrides, derive};
-
-    fn site(uplinks: &[&str]) -> Site {
-        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
-        for (index, name) in uplinks.iter().enumerate() {
-            text += &format!("[[uplink]]\nname = \"{name}\"\ninterface = \"wan{index}\"\n");
-        }
-        weir_site::parse("weir.toml", &text).unwrap()
-    }
-
-    fn published(uplinks: &[&str]) -> Box<ControlHalf> {
-        derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[], None).half
-    }
+    use crate::fixture::published;
 
     #[test]
     fn tables_that_change_while_the_half_does_not_are_noticed() {
