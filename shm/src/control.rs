@@ -254,8 +254,9 @@ impl BoundPorts {
 pub struct ControlWriter {
     region: ControlRegion,
     last: Option<Instant>,
-    /// What was published last, and room for a table of it.
-    half: Box<ControlHalf>,
+    /// By policy: the number of its table as it was last published.
+    numbers: [u32; MAX_POLICIES],
+    /// Room for one that is compared.
     table: Box<BucketTable>,
 }
 
@@ -266,7 +267,8 @@ impl ControlWriter {
         if region.epoch() != 0 {
             map::load_into(&region.page, ControlRegion::half_offset(region.epoch()), &mut *half);
         }
-        Self { region, last: None, half, table: new_table() }
+        let numbers = half.policies.each_ref().map(|policy| policy.table);
+        Self { region, last: None, numbers, table: new_table() }
     }
 
     /// The reading side.
@@ -306,12 +308,13 @@ impl ControlWriter {
         let region = &self.region;
         let next = region.epoch().wrapping_add(1).max(1);
         half.epoch = next;
+        let live = (region.epoch() & 1) as usize;
         for (index, table) in tables.iter().enumerate() {
+            region.load_table(live, index, &mut self.table);
+            let number = &mut self.numbers[index];
+            *number = number.wrapping_add((*self.table != **table).into());
             let policy = &mut half.policies[index];
-            policy.buckets_checksum = checksum64(*table);
-            let last = &self.half.policies[index];
-            region.load_table((region.epoch() & 1) as usize, index, &mut self.table);
-            policy.table = last.table.wrapping_add((*self.table != **table).into());
+            (policy.table, policy.buckets_checksum) = (*number, checksum64(*table));
         }
         half.checksum = half.compute_checksum();
 
@@ -325,7 +328,6 @@ impl ControlWriter {
         let data = half.as_bytes().as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b));
         let epoch = publish::write(region.epoch_word(), words, data);
         self.last = Some(Instant::now());
-        (*self.half).clone_from(half);
         epoch
     }
 
