@@ -475,10 +475,11 @@ fn section(lines: &[Line; 4], options: &Options) -> Section {
             format!(
                 "Published is when another thread, which looks every {} µs, saw the state word or \
                  the epoch change; if it was late, it is when the first packet or the answer \
-                 showed it. It has real-time priority where the API or a cut changes a state word, who asks by the \
-                 API always, and the generator nice -20 beside busy loops. Times of packets are taken at the far side and include \
-                 the way there. The control process, the worker, this watcher and the requester \
-                 share one CPU; the generator has the other. Busy loops are of ordinary priority. A \
+                 showed it. It has real-time priority where the API or a cut changes a state word, \
+                 who asks by the API always, and the generator nice -20 beside busy loops. Times of \
+                 packets are taken at the far side and include the way there. The control process, \
+                 the worker, this watcher and the requester share one CPU; the generator has the \
+                 other. Busy loops are of ordinary priority. A \
                  trial with less than {} ms of traffic left after the change is made again: {} were. \
                  What the first packet shows is no finer than the time between two frames, which is \
                  {} ms shared out among those of a trial.",
