@@ -12,8 +12,8 @@ use weir_kit::netns::Netns;
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::wait;
 use weir_kit::weir::Weir;
+use weir_layout::counters::Counter;
 use weir_shm::counters::Counters;
-use weir_wire::layout::counters::Counter;
 
 use crate::compare::GATEWAY_CPU;
 use crate::compare::site::Site;

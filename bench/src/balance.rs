@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::json;
 use weir_health::buckets::{Buckets, Member, Table, bound, moved};
 use weir_kit::random::Random;
+use weir_layout::control::BUCKETS;
 use weir_wire::hash::hash2;
-use weir_wire::layout::control::BUCKETS;
 
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, rows};

@@ -12,7 +12,7 @@ use weir_kit::server::{self, ECHO_PORT, Server};
 use weir_kit::topology::Topology;
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, udp_flows};
-use weir_wire::layout::counters::UplinkCounters;
+use weir_layout::counters::UplinkCounters;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

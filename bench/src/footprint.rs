@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_dataplane::engine::BATCH;
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{PAGE, slots_for};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{PAGE, slots_for};
 use weir_wire::tcp::flag;
 
 use crate::memory::driver::{Direction, Driver};

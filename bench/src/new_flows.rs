@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_kit::traffic::Size;
+use weir_layout::counters::Counter;
 use weir_traffic::Plan as Load;
-use weir_wire::layout::counters::Counter;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::Tier;

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_kit::random::Random;
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 use weir_xsk::Umem;
 
 use crate::machine;

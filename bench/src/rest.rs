@@ -14,8 +14,8 @@ use weir_kit::netns::{Hungry, Netns};
 use weir_kit::run::Run;
 use weir_kit::weir::Weir;
 use weir_kit::{process, wait};
+use weir_layout::control::uplink_state;
 use weir_shm::control::ControlRegion;
-use weir_wire::layout::control::uplink_state;
 
 use crate::machine;
 use crate::section::{Section, figure, median, range, table};

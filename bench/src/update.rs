@@ -18,9 +18,9 @@ use weir_kit::moments::{Notice, WATCH, now_ns, when_changed};
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{process, wait};
+use weir_layout::control::uplink_state;
 use weir_shm::control::ControlRegion;
 use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
-use weir_wire::layout::control::uplink_state;
 
 use crate::compare::GATEWAY_CPU;
 use crate::compare::site::{MAX_ENDPOINTS, Site};

@@ -13,7 +13,7 @@ use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, udp_flows, wait};
-use weir_wire::layout::control::{host_class, uplink_state};
+use weir_layout::control::{host_class, uplink_state};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

@@ -10,7 +10,7 @@ use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, plan, server, udp_flows, wait};
-use weir_wire::layout::control::uplink_state;
+use weir_layout::control::uplink_state;
 
 /// The uplink that things happen to, and the healthy one.
 const FIBER: usize = 0;

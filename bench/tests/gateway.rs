@@ -13,9 +13,9 @@ use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, iperf, udp_flows, wait};
+use weir_layout::control::uplink_state;
+use weir_layout::counters::Counter;
 use weir_shm::control::ControlRegion;
-use weir_wire::layout::control::uplink_state;
-use weir_wire::layout::counters::Counter;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);

@@ -19,7 +19,7 @@ use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::witness::{Clients, Witness};
 use weir_kit::{clients, dns, iperf, wait};
-use weir_wire::layout::control::uplink_state;
+use weir_layout::control::uplink_state;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// UDP flows and idle TCP connections that are watched one by one.

@@ -9,8 +9,8 @@ use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, process, udp_flows, wait};
-use weir_wire::layout::control::uplink_state;
-use weir_wire::layout::counters::Counter;
+use weir_layout::control::uplink_state;
+use weir_layout::counters::Counter;
 
 const ICMP: u8 = 1;
 

@@ -18,7 +18,7 @@ use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::Topology;
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{udp_flows, wait};
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 
 const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
 const FIBER: usize = 0;

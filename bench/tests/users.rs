@@ -7,9 +7,9 @@ use weir_dataplane::engine::Regions;
 use weir_dataplane::observer::Observer;
 use weir_health::pace::Random;
 use weir_health::{Reason, Signal, State, Transition, Uplink};
+use weir_layout::flow::FlowEntry4;
+use weir_layout::observations::INTERVAL_MS;
 use weir_site::health::Health;
-use weir_wire::layout::flow::FlowEntry4;
-use weir_wire::layout::observations::INTERVAL_MS;
 use weir_wire::{tcp, udp};
 use zerocopy::FromZeros;
 

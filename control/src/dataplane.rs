@@ -1,12 +1,12 @@
 //! What the dataplane says of the devices.
 
+use weir_layout::control::uplink_state;
+use weir_layout::status::{DeviceState, StatusPage};
 use weir_publish::Published;
 use weir_service::Complaint;
 use weir_shm::map::Access;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role};
-use weir_wire::layout::control::uplink_state;
-use weir_wire::layout::status::{DeviceState, StatusPage};
 
 /// The dataplane's status page, if there is one.
 pub struct Dataplane {

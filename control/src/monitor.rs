@@ -6,8 +6,8 @@ use weir_health::load::{Change, Rtt};
 use weir_health::target::Status;
 use weir_health::window::Figures;
 use weir_health::{Entry, History, Part, Reason, Signal, State, Transition, Uplink, Wish, choose};
+use weir_layout::control::uplink_state;
 use weir_site::{Member, Site};
-use weir_wire::layout::control::uplink_state;
 
 /// Transitions kept for `weir history`.
 const HISTORY: usize = 1000;

@@ -22,12 +22,12 @@ use tokio::sync::Notify;
 use weir_api::{Message, Request};
 use weir_kernel::events::{self, Event};
 use weir_kernel::watch;
+use weir_layout::MAX_UPLINKS;
+use weir_layout::control::uplink_state;
 use weir_shm::control::StateWords;
 use weir_shm::state_word;
 use weir_site::Site;
 use weir_view::Kernel;
-use weir_wire::layout::MAX_UPLINKS;
-use weir_wire::layout::control::uplink_state;
 
 /// The lowest real-time priority is before everything that is not.
 const PRIORITY: u8 = 1;

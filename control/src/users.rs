@@ -2,10 +2,10 @@
 
 use weir_health::PassiveCounts;
 use weir_health::passive::{NewFlows, Remotes, Share};
+use weir_layout::counters::{PLACES, Resent};
+use weir_layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
-use weir_wire::layout::counters::{PLACES, Resent};
-use weir_wire::layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 
 /// A reader of counts, which gives each interval once.
 #[derive(Debug)]
@@ -120,9 +120,9 @@ fn clamp(count: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::counters::place;
+    use weir_layout::observations::Interval;
     use weir_shm::counters::UplinkCounter;
-    use weir_wire::layout::counters::place;
-    use weir_wire::layout::observations::Interval;
 
     use super::*;
 

@@ -6,10 +6,10 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
+use weir_layout::control::{OnDataplaneLoss, uplink_state};
 use weir_publish::Overrides;
 use weir_site::Site;
 use weir_view::own::{answer_mark, mark};
-use weir_wire::layout::control::{OnDataplaneLoss, uplink_state};
 
 const SITE: &str = r#"
 [[lan]]

@@ -1,7 +1,7 @@
 //! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2) and TCP resets (RFC 9293
 //! §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
 
-use weir_wire::layout::flow::FlowKey4;
+use weir_layout::flow::FlowKey4;
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::LinkHeader;
 use weir_wire::{checksum, ethernet, icmp, ipv4, tcp};

@@ -11,9 +11,9 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::{OBJECT, names};
+use weir_layout::MAX_QUEUES;
 use weir_shm::Pins;
 use weir_shm::pins::name;
-use weir_wire::layout::MAX_QUEUES;
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! | takes them out of the map; [`Close`](Command::Close) | closes them, answers [`Closed`](Done::Closed) |
 //! | drops what bound them; [`Release`](Command::Release) | has the frames again that the rings held |
 
-use weir_wire::layout::status::Refusal;
+use weir_layout::status::Refusal;
 use weir_xsk::{Binder, SocketConfig};
 
 /// From the main thread to a worker.

@@ -17,9 +17,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weir_wire::layout::control::ControlHalf;
-use weir_wire::layout::status::{DeviceState, DeviceStatus, Refusal};
-use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
+use weir_layout::control::ControlHalf;
+use weir_layout::status::{DeviceState, DeviceStatus, Refusal};
+use weir_layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_xsk::{BindMode, Binder, SocketConfig};
 
 use crate::attach::{Attached, Program, XdpChoice};
@@ -66,7 +66,7 @@ impl DevicePlan {
     /// Those of a published state.
     pub fn all(half: &ControlHalf) -> Vec<Self> {
         let named = (0u8..).zip(&half.devices).filter(|(_, device)| device.name.0[0] != 0);
-        let plan = |(device, published): (u8, &weir_wire::layout::control::Device)| Self {
+        let plan = |(device, published): (u8, &weir_layout::control::Device)| Self {
             device,
             ifindex: published.ifindex,
             name: published.name.as_str().to_owned(),

@@ -1,7 +1,7 @@
 //! The fast path through the engine: the next packet of an established flow, by whole words, as
 //! the XDP program takes it. Whatever is not plainly that takes the slow path.
 
-use weir_wire::layout::flow::FlowKey4;
+use weir_layout::flow::FlowKey4;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::plain::{Ip4, Packet};
 use weir_wire::rewrite::UNTAGGED;

@@ -1,9 +1,9 @@
 //! The flows of one worker: making both directions of a flow, following TCP, ending it.
 
+use weir_layout::control::Timeouts;
+use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
+use weir_layout::neighbour::{Neighbour, mark};
 use weir_shm::flows::{Action4, FlowTable4};
-use weir_wire::layout::control::Timeouts;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
-use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::rewrite::compile4;
 use weir_wire::tcp::{Place, Segment};
 use weir_wire::{icmp, tcp};

@@ -1,7 +1,7 @@
 //! Who has heavy flows: pairs of hosts with one of late. A new flow between such a pair promises to
 //! be heavy too: a backup's next file, a download's next part.
 
-use weir_wire::layout::flow::FlowEntry4;
+use weir_layout::flow::FlowEntry4;
 
 use crate::purpose::Purpose;
 

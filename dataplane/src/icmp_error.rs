@@ -3,8 +3,8 @@
 //!
 //! An error neither refreshes nor ends a flow (RFC 5508 REQ-6, RFC 5382 REQ-10).
 
+use weir_layout::flow::{FlowKey4, Rewrite4};
 use weir_wire::checksum::Delta;
-use weir_wire::layout::flow::{FlowKey4, Rewrite4};
 use weir_wire::parse::Parsed;
 use weir_wire::{icmp, ipv4, quoted, tcp, udp};
 

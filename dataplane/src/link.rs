@@ -1,7 +1,7 @@
 //! Layer 2 on the way out: addresses, and the VLAN tag of the port a packet leaves by.
 
+use weir_layout::control::Mac;
 use weir_wire::ethernet;
-use weir_wire::layout::control::Mac;
 use weir_wire::rewrite::LinkHeader;
 
 use crate::packet::Buffer;

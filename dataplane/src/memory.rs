@@ -10,7 +10,7 @@
 use std::cell::OnceCell;
 use std::io;
 
-use weir_wire::layout::{BEFORE_PACKET, LARGEST_FRAME};
+use weir_layout::{BEFORE_PACKET, LARGEST_FRAME};
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use crate::engine::BATCH;

@@ -9,11 +9,11 @@
 
 use std::collections::VecDeque;
 
+use weir_layout::MAX_UPLINKS;
+use weir_layout::flow::{FlowEntry4, flag};
+use weir_layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_shm::flows::FlowTable4;
 use weir_shm::observations::Observations;
-use weir_wire::layout::MAX_UPLINKS;
-use weir_wire::layout::flow::{FlowEntry4, flag};
-use weir_wire::layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_wire::{tcp, udp};
 
 use crate::purpose::Purpose;

@@ -3,9 +3,9 @@
 
 use std::sync::OnceLock;
 
-use weir_wire::layout::set::IndexSet;
-use weir_wire::layout::status::{DeviceStatus, SocketMode};
-use weir_wire::layout::{MAX_DEVICES, NONE};
+use weir_layout::set::IndexSet;
+use weir_layout::status::{DeviceStatus, SocketMode};
+use weir_layout::{MAX_DEVICES, NONE};
 use weir_xsk::{Binder, Frame, Lease, Socket, SocketConfig, Umem};
 use zerocopy::FromZeros;
 

@@ -5,7 +5,7 @@
 //! stays silent for `SILENCE_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
-use weir_wire::layout::flow::FlowEntry4;
+use weir_layout::flow::FlowEntry4;
 
 use crate::purpose::Purpose;
 

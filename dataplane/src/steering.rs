@@ -1,10 +1,10 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
+use weir_layout::NONE;
+use weir_layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
+use weir_layout::set::IndexSet;
 use weir_wire::hash::hash2;
 use weir_wire::icmp;
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
-use weir_wire::layout::set::IndexSet;
 use weir_wire::tcp;
 
 use weir_shm::control::{ControlRegion, Snapshot};
@@ -143,8 +143,8 @@ fn translates(half: &ControlHalf, policy: &Policy) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_layout::control::{BUCKETS, Member, Name, Prefix};
     use weir_shm::control::{ControlWriter, empty_half};
-    use weir_wire::layout::control::{BUCKETS, Member, Name, Prefix};
 
     const UDP: u8 = 17;
     const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
-use weir_wire::layout::MAX_DEVICES;
-use weir_wire::layout::set::IndexSet;
+use weir_layout::MAX_DEVICES;
+use weir_layout::set::IndexSet;
 use weir_xsk::Tap;
 use weir_xsk::tap::LONGEST_FRAME;
 

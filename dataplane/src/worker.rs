@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weir_layout::MAX_DEVICES;
+use weir_layout::status::{DeviceStatus, WorkerStatus};
 use weir_shm::map::prefetch;
 use weir_shm::status::Status;
-use weir_wire::layout::MAX_DEVICES;
-use weir_wire::layout::status::{DeviceStatus, WorkerStatus};
 use weir_xsk::Frame;
 
 use crate::command::{Command, Reply};

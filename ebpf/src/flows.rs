@@ -1,10 +1,8 @@
 //! The flow table, read in place.
 
+use weir_layout::flow::{FlowEntry4, GROUP, PAGE, VALID};
+use weir_layout::tags::{PAGE_GROUPS, Place, choices, lowest, matching, preferred, spills, tag};
 use weir_wire::hash::flow4_words;
-use weir_wire::layout::flow::{FlowEntry4, GROUP, PAGE, VALID};
-use weir_wire::layout::tags::{
-    PAGE_GROUPS, Place, choices, lowest, matching, preferred, spills, tag,
-};
 
 use crate::maps::{FLOWS4, TAGS4};
 use crate::words::if_zero;
@@ -31,7 +29,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Does the entry still hold the flow that was found in it? See [`weir_wire::layout::flow`].
+    /// Does the entry still hold the flow that was found in it? See [`weir_layout::flow`].
     #[inline(always)]
     pub fn stands(&self) -> bool {
         // SAFETY: the pointer is from `look`.
@@ -116,7 +114,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// Begins to look for the entry with this key ([`weir_wire::layout::flow::FlowKey4::words`]).
+    /// Begins to look for the entry with this key ([`weir_layout::flow::FlowKey4::words`]).
     #[inline(always)]
     pub fn begin(key: [u64; 2]) -> Option<Self> {
         let hash = hash(key)?;

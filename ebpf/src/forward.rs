@@ -6,12 +6,12 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
+use weir_layout::control::{Mac, Tier};
+use weir_layout::counters::Lane;
+use weir_layout::flow::{FlowEntry4, flag};
+use weir_layout::neighbour;
 use weir_wire::ethernet::{self, TAG_LEN};
 use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
-use weir_wire::layout::control::{Mac, Tier};
-use weir_wire::layout::counters::Lane;
-use weir_wire::layout::flow::{FlowEntry4, flag};
-use weir_wire::layout::neighbour;
 use weir_wire::plain::{Ip4, Packet};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, frame4};
 use weir_wire::{icmp, tcp, udp};

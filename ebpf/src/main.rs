@@ -18,10 +18,10 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use weir_wire::layout::control::{Mac, OnDataplaneLoss, Port, PortRole, host_class};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::FlowKey4;
-use weir_wire::layout::{MAX_DEVICES, MAX_QUEUES};
+use weir_layout::control::{Mac, OnDataplaneLoss, Port, PortRole, host_class};
+use weir_layout::counters::Counter;
+use weir_layout::flow::FlowKey4;
+use weir_layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
 use weir_wire::{icmp, quoted, udp};
 

@@ -4,16 +4,14 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_c
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
-use weir_wire::layout::control::{
+use weir_layout::control::{
     ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Port, PortSlot, Uplink, port_slot,
 };
-use weir_wire::layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
-use weir_wire::layout::flow::{FlowEntry4, PAGE};
-use weir_wire::layout::neighbour::NEIGHBOURS as NEIGHBOUR_SLOTS;
-use weir_wire::layout::tags::PAGE_GROUPS;
-use weir_wire::layout::{
-    MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind,
-};
+use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
+use weir_layout::flow::{FlowEntry4, PAGE};
+use weir_layout::neighbour::NEIGHBOURS as NEIGHBOUR_SLOTS;
+use weir_layout::tags::PAGE_GROUPS;
+use weir_layout::{MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind};
 use weir_wire::tcp::Place;
 
 use crate::forward::Forwarded;

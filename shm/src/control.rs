@@ -4,11 +4,11 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_wire::layout::control::{
+use weir_layout::control::{
     BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS,
     SettingsBefore,
 };
-use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
+use weir_layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::map::{self, Access, Mmap};
@@ -340,7 +340,7 @@ impl ControlWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_wire::layout::control::Name;
+    use weir_layout::control::Name;
 
     fn writer() -> (ControlWriter, Box<ControlHalf>) {
         let writer = ControlWriter::new(ControlRegion::anonymous().unwrap());

@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_wire::layout::counters::{
+use weir_layout::counters::{
     CPU_LANES, Counter, LANES, Lane, PLACES, Resent, UplinkCounters, place,
 };
-use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
+use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 
 use crate::map::{Access, Mmap};
 use crate::sync::{AtomicU64, Ordering};

@@ -1,13 +1,13 @@
 //! The longest-prefix map of destinations that stay on the gateway.
 //!
 //! Written by control through the BPF system call, read by the XDP program; values are
-//! `weir_wire::layout::control::host_class`.
+//! `weir_layout::control::host_class`.
 
 use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
-use weir_wire::layout::control::host_class;
+use weir_layout::control::host_class;
 
 use crate::pins::name;
 use crate::{Error, Pins};

@@ -15,7 +15,7 @@
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
 //! | [`cgroup`] | beside them: a BPF program that marks a cgroup's sockets |
 //!
-//! The layouts are in `weir_wire::layout`. Shared words are only ever touched as atomics: what
+//! The layouts are in `weir_layout`. Shared words are only ever touched as atomics: what
 //! another process, or the XDP program, does to them is data, and never undefined behaviour here.
 
 pub mod flows;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use weir_layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 use weir_wire::hash::hash2;
-use weir_wire::layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
 
 use crate::map::{Access, Mmap};
 use crate::rounds::Rounds;

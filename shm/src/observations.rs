@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::fence;
 
-use weir_wire::layout::observations::{INTERVAL_MS, Interval, SLOTS, WorkerObservations};
-use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
+use weir_layout::observations::{INTERVAL_MS, Interval, SLOTS, WorkerObservations};
+use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::map::{Access, Mmap};
@@ -82,7 +82,7 @@ impl Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_wire::layout::observations::NewFlows;
+    use weir_layout::observations::NewFlows;
 
     fn interval(number: u64) -> Interval {
         let tcp = NewFlows { flows: number * 2, unanswered: number, ..NewFlows::default() };

@@ -9,14 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use weir_wire::layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
-use weir_wire::layout::counters::{LANES, Lane};
-use weir_wire::layout::flow::{FlowEntry4, PAGE};
-use weir_wire::layout::neighbour::NEIGHBOURS;
-use weir_wire::layout::observations::WorkerObservations;
-use weir_wire::layout::status::StatusPage;
-use weir_wire::layout::tags::PAGE_GROUPS;
-use weir_wire::layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
+use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
+use weir_layout::counters::{LANES, Lane};
+use weir_layout::flow::{FlowEntry4, PAGE};
+use weir_layout::neighbour::NEIGHBOURS;
+use weir_layout::observations::WorkerObservations;
+use weir_layout::status::StatusPage;
+use weir_layout::tags::PAGE_GROUPS;
+use weir_layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
 use crate::flows::tags::TagWord;
@@ -31,7 +31,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// The regions, as file names in the directory and map names in the kernel.
 pub mod name {
-    /// [`ControlPage`](weir_wire::layout::control::ControlPage).
+    /// [`ControlPage`](weir_layout::control::ControlPage).
     pub const CONTROL: &str = "CONTROL";
     /// Bucket tables.
     pub const BUCKETS: &str = "BUCKETS";
@@ -43,7 +43,7 @@ pub mod name {
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// Counters.
     pub const COUNTERS: &str = "COUNTERS";
-    /// [`StatusPage`](weir_wire::layout::status::StatusPage).
+    /// [`StatusPage`](weir_layout::status::StatusPage).
     pub const STATUS: &str = "STATUS";
     /// What workers see of new connections.
     pub const OBSERVATIONS: &str = "OBSERVATIONS";

@@ -3,9 +3,9 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_wire::layout::flow::FlowEntry4;
-use weir_wire::layout::status::{DeviceStatus, StatusPage, WorkerStatus};
-use weir_wire::layout::{MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
+use weir_layout::flow::FlowEntry4;
+use weir_layout::status::{DeviceStatus, StatusPage, WorkerStatus};
+use weir_layout::{MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::map::{self, Access, Mmap};
 use crate::pins::{name, read_header, write_header};

@@ -4,6 +4,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use weir_layout::control::{BUCKETS, Name, host_class};
+use weir_layout::counters::Counter;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
@@ -11,8 +13,6 @@ use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
-use weir_wire::layout::control::{BUCKETS, Name, host_class};
-use weir_wire::layout::counters::Counter;
 
 /// A pin directory of the test's own, removed at its end.
 struct Scratch(Pins);
@@ -72,7 +72,7 @@ fn a_region_of_another_size_is_refused() {
 #[test]
 fn a_region_of_another_version_is_refused() {
     let scratch = Scratch::new("version");
-    let size = size_of::<weir_wire::layout::status::StatusPage>() as u32;
+    let size = size_of::<weir_layout::status::StatusPage>() as u32;
     let path = scratch.0.path("STATUS");
     map::create(&path, "STATUS", Shape { value_size: size, entries: 1 }, |_| ()).unwrap();
     assert!(matches!(Status::open(&scratch.0, Access::Write), Err(Error::Layout { .. })));

@@ -7,9 +7,9 @@ use core::hash::Hash;
 use zerocopy::transmute;
 
 use crate::hash::{flow4_words, flow6_words};
-use crate::layout::flow::{FlowEntry4, FlowKey4, Rewrite4};
-use crate::layout::flow6::{FlowEntry6, FlowKey6, Rewrite6};
 use crate::rewrite::{compile4, compile6};
+use weir_layout::flow::{FlowEntry4, FlowKey4, Rewrite4};
+use weir_layout::flow6::{FlowEntry6, FlowKey6, Rewrite6};
 
 mod sealed {
     pub trait Sealed {}
@@ -39,7 +39,7 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     /// The key as words.
     fn key_words(key: &Self::Key) -> Self::Words;
 
-    /// The hash of a key's words; [`tags`](crate::layout::tags) says where it leads.
+    /// The hash of a key's words; [`tags`](weir_layout::tags) says where it leads.
     fn hash(secret: [u64; 2], words: &Self::Words) -> u64;
 
     /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.

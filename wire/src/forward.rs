@@ -3,21 +3,21 @@
 //! Each tier brings the words: of the [packet](crate::plain), of where it came in, of its entry, and
 //! of where that leads. What is in none of them it looks at itself: the user tier whose flow it is.
 
-use crate::layout::control::{Mac, uplink_state};
-use crate::layout::flow::flag;
-use crate::layout::neighbour::mark;
 use crate::rewrite::LinkHeader;
+use weir_layout::control::{Mac, uplink_state};
+use weir_layout::flow::flag;
+use weir_layout::neighbour::mark;
 
 /// Where a frame came in.
 #[derive(Clone, Copy, Debug)]
 pub struct Ingress {
     /// Where packets go that come in by its port, see [`flag::heading`].
     pub heading: u8,
-    /// Its sender's [`neighbour::word`](crate::layout::neighbour::word).
+    /// Its sender's [`neighbour::word`](weir_layout::neighbour::word).
     pub sender: u64,
 }
 
-/// What a flow's entry says of one direction, see [`FlowEntry4`](crate::layout::flow::FlowEntry4).
+/// What a flow's entry says of one direction, see [`FlowEntry4`](weir_layout::flow::FlowEntry4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
     /// Bits of [`flag`].

@@ -1,8 +1,7 @@
-//! What travels: packets on the wire and state in shared memory.
+//! What travels on the wire, and what becomes of it: packets, and flow entries applied to them.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`layout`] | the shared-memory regions, field by field |
 //! | [`family`] | what of a flow depends on its address family |
 //! | [`hash`] | the keyed flow hash |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
@@ -26,7 +25,6 @@ pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
-pub mod layout;
 pub mod parse;
 pub mod plain;
 pub mod quoted;

@@ -8,8 +8,8 @@
 //! results passed through memory cost as much as half of the parsing.
 
 use crate::checksum::{is_valid, sum};
-use crate::layout::flow::FlowKey4;
 use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use weir_layout::flow::FlowKey4;
 
 /// Why a packet view refuses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

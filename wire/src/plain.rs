@@ -5,8 +5,8 @@
 //! [`parse`](crate::parse::parse) accepts with the same result; it refuses all that the user tier has
 //! to see: fragments, options, a TTL about to end, SYN, FIN and RST.
 
-use crate::layout::flow::FlowKey4;
 use crate::{icmp, ipv4, tcp, udp};
+use weir_layout::flow::FlowKey4;
 
 /// The 20 bytes of an IPv4 header without options, as five words of 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 //! Used by both tiers. The caller has parsed the frame and checked that its TTL is above one.
 
 use crate::checksum::Delta;
-use crate::layout::control::Mac;
-use crate::layout::flow::{FlowKey4, Rewrite4};
-use crate::layout::flow6::{FlowKey6, Rewrite6};
 use crate::plain::Packet;
 use crate::words::{Frame, Words};
 use crate::{ethernet, icmp, icmpv6, ipv4, tcp, udp};
+use weir_layout::control::Mac;
+use weir_layout::flow::{FlowKey4, Rewrite4};
+use weir_layout::flow6::{FlowKey6, Rewrite6};
 
 /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
 pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {

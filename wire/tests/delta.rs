@@ -4,9 +4,9 @@ mod common;
 
 use common::{Spec, Transport, flows};
 use proptest::prelude::*;
+use weir_layout::flow6::FlowKey6;
 use weir_wire::checksum::Delta;
 use weir_wire::family::{Family, V6};
-use weir_wire::layout::flow6::FlowKey6;
 use weir_wire::parse::parse6;
 
 /// The same packet on another flow, as NAT would send it.

@@ -1,9 +1,9 @@
 //! The kernel tier's view of a packet against the parser of both tiers.
 
 use proptest::prelude::*;
+use weir_layout::control::Mac;
+use weir_layout::flow::{FlowKey4, Rewrite4};
 use weir_wire::checksum::{self, Delta};
-use weir_wire::layout::control::Mac;
-use weir_wire::layout::flow::{FlowKey4, Rewrite4};
 use weir_wire::parse::{Kind, Parsed, parse};
 use weir_wire::plain::{Ip4, Packet};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, apply4, compile4, frame4};

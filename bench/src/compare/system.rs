@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use weir_wire::layout::flow::{FlowEntry4, slots_for};
+use weir_layout::flow::{FlowEntry4, slots_for};
 
 use super::site::Site;
 use super::{linux, testpmd, weir};

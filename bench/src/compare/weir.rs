@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_layout::counters::Counter;
 use weir_site::health::Health;
-use weir_wire::layout::counters::Counter;
 
 use super::GATEWAY_CPU;
 use super::site::Site;

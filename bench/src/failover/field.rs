@@ -15,8 +15,8 @@ use weir_kit::topology::Provider;
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_layout::control::uplink_state;
 use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
-use weir_wire::layout::control::uplink_state;
 
 use super::connections::{CONNECTIONS, Connections, Fate};
 use crate::compare::GATEWAY_CPU;

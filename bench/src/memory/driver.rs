@@ -6,9 +6,9 @@ use weir_dataplane::engine::BATCH;
 use weir_dataplane::engine::Regions;
 use weir_dataplane::established;
 use weir_dataplane::packet::Received;
+use weir_layout::counters::Counter;
+use weir_layout::flow::FlowKey4;
 use weir_wire::hash::flow4;
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::FlowKey4;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
 

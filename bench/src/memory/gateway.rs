@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use weir_dataplane::engine::{Engine, Regions};
 use weir_health::load::Placement;
+use weir_layout::control::uplink_state;
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowEntry4, GROUP, slots_for};
 use weir_publish::Overrides;
 use weir_shm::control::ControlWriter;
 use weir_shm::flows::TagWord;
 use weir_view::{Kernel, Link, NeighbourEntry};
-use weir_wire::layout::control::uplink_state;
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, GROUP, slots_for};
 
 /// Uplinks of the site, of equal weight; each has 16 addresses if it translates.
 pub const UPLINKS: u8 = 4;

@@ -12,7 +12,7 @@ use weir_kit::station::Station;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, udp_flows};
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 
 use crate::attempts::{MARK, Stranger, by_a_lan, by_a_provider};
 use crate::{ECHO, SERVER, site};

@@ -10,7 +10,7 @@ use weir_kit::plan::{self, Plan};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{listeners, udp_flows, wait};
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 
 use crate::{ECHO, SERVER, network_behind, site};
 

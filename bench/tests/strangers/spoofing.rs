@@ -15,7 +15,7 @@ use weir_kit::station::Station;
 use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, wait};
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 use weir_wire::tcp;
 
 use crate::{ECHO, SERVER, mac, written};

@@ -11,7 +11,7 @@ use weir_kit::station::Station;
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::weir::Weir;
 use weir_kit::{clients, server, udp_flows, wait};
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
 
 use crate::{ECHO, SERVER, mac, site, written};
 
@@ -39,7 +39,7 @@ fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
         host.netns.ip(&format!("route replace default via {address}\n")).unwrap();
         wait::until("the address to be known", wait::BOUND, || {
             let snapshot = weir.snapshot()?;
-            let known = |mac: &weir_wire::layout::control::Mac| mac.bytes()[5] == id;
+            let known = |mac: &weir_layout::control::Mac| mac.bytes()[5] == id;
             Ok(snapshot.half.ports.iter().any(|p| p.virtual_macs.iter().any(known)).then_some(()))
         })
         .unwrap();

@@ -1,6 +1,6 @@
 //! Uplinks' state words, for people.
 
-use weir_wire::layout::control::uplink_state;
+use weir_layout::control::uplink_state;
 
 /// Why an uplink is as it is, as short words.
 pub fn reasons(word: u32) -> Vec<&'static str> {

@@ -3,9 +3,9 @@
 use std::io;
 
 use serde_json::{Value, json};
-use weir_wire::layout::MAX_QUEUES;
-use weir_wire::layout::control::{ControlHalf, Device, DeviceFault};
-use weir_wire::layout::status::{DeviceState, DeviceStatus, Refusal, SocketMode, StatusPage};
+use weir_layout::MAX_QUEUES;
+use weir_layout::control::{ControlHalf, Device, DeviceFault};
+use weir_layout::status::{DeviceState, DeviceStatus, Refusal, SocketMode, StatusPage};
 
 const EBUSY: u16 = 16;
 const EEXIST: u16 = 17;
@@ -82,7 +82,7 @@ fn refusal(name: &str, status: &DeviceStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weir_wire::layout::control::Name;
+    use weir_layout::control::Name;
     use zerocopy::FromZeros;
 
     use super::*;

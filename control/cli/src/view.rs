@@ -6,20 +6,20 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde_json::{Value, json};
 use weir_api::{Configuration, Query, Response, time, words};
+use weir_layout::MAX_POLICIES;
+use weir_layout::control::{
+    BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
+    Uplink as UplinkLayout, uplink_state,
+};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowEntry4, FlowState, flag};
+use weir_layout::status::StatusPage;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::map::Access;
 use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
-use weir_wire::layout::MAX_POLICIES;
-use weir_wire::layout::control::{
-    BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
-    Uplink as UplinkLayout, uplink_state,
-};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowState, flag};
-use weir_wire::layout::status::StatusPage;
 use zerocopy::FromZeros;
 
 use super::processes::Process;

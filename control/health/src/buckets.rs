@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::BUCKETS;
+use weir_layout::NONE;
+use weir_layout::control::BUCKETS;
 
 /// A member of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

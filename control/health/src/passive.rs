@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use weir_wire::layout::counters::PLACES;
+use weir_layout::counters::PLACES;
 
 use super::signal::Reason;
 use weir_site::health::{Limits, Passive};

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use weir_health::buckets::{Buckets, Member, Table, bound, moved, quotas};
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::BUCKETS;
+use weir_layout::NONE;
+use weir_layout::control::BUCKETS;
 
 const ALL: u64 = u64::MAX;
 

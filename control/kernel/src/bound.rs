@@ -15,9 +15,9 @@ use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use weir_layout::control::PORT_WORDS;
 use weir_service::Complaint;
 use weir_shm::control::BoundPorts;
-use weir_wire::layout::control::PORT_WORDS;
 
 /// `NETLINK_SOCK_DIAG` (linux/netlink.h).
 const SOCK_DIAG: isize = 4;

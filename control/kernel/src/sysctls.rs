@@ -8,10 +8,10 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use weir_layout::control::SettingsBefore;
 use weir_service::Complaint;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_view::local_ports;
-use weir_wire::layout::control::SettingsBefore;
 
 const FORWARD: &str = "net/ipv4/ip_forward";
 const PORTS: &str = "net/ipv4/ip_local_port_range";

@@ -1,8 +1,8 @@
 //! What a gateway that runs does not take from another file at once and without loss.
 
+use weir_layout::control::{ControlHalf, Member as MemberLayout};
+use weir_layout::flow::slots_for;
 use weir_site::Site;
-use weir_wire::layout::control::{ControlHalf, Member as MemberLayout};
-use weir_wire::layout::flow::slots_for;
 
 /// Beside what is published; `forwards` says whether the dataplane runs.
 pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<String> {
@@ -52,7 +52,7 @@ pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
 /// A policy of the first `policies` that has a tier whose weights add up to zero: it would take no
 /// flows there.
 pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
-    let has_none = |policy: &&weir_wire::layout::control::Policy| {
+    let has_none = |policy: &&weir_layout::control::Policy| {
         let members = policy.members();
         members.iter().map(|m| m.tier).any(|tier| {
             let of_tier = members.iter().filter(|m| m.tier == tier);

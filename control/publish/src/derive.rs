@@ -3,15 +3,15 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use weir_shm::control::empty_half;
-use weir_site::{Site, Uplink};
-use weir_view::{Kernel, Link};
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{
+use weir_layout::NONE;
+use weir_layout::control::{
     ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name,
     PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
 };
-use weir_wire::layout::flow::slots_for;
+use weir_layout::flow::slots_for;
+use weir_shm::control::empty_half;
+use weir_site::{Site, Uplink};
+use weir_view::{Kernel, Link};
 
 use crate::hosts;
 use crate::overrides::{Hand, Overrides};

@@ -1,8 +1,8 @@
 //! What the crate's tests derive from.
 
+use weir_layout::control::ControlHalf;
 use weir_site::Site;
 use weir_view::Kernel;
-use weir_wire::layout::control::ControlHalf;
 
 use crate::{Overrides, derive};
 

@@ -1,7 +1,7 @@
 //! When flows that are away come home: off the uplinks of a worse tier than the active one.
 
+use weir_layout::control::{ComeHome, ControlHalf};
 use weir_site::{Failback, Site};
-use weir_wire::layout::control::{ComeHome, ControlHalf};
 
 /// What a policy's flows that are away are to do, as time goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

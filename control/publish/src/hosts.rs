@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use weir_layout::control::{ControlHalf, host_class};
 use weir_shm::hosts::HostPrefixes;
 use weir_site::Site;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
 use weir_view::{Kernel, Route, Routes};
-use weir_wire::layout::control::{ControlHalf, host_class};
 
 use crate::destinations::{self, Way};
 use crate::guard;

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use weir_layout::control::Translate;
 use weir_site::Site;
 use weir_view::{Kernel, Route, RouteKind};
-use weir_wire::layout::control::Translate;
 
 /// With more routes by a router, an uplink has those of the Internet, and weir deals it out.
 const FEW: usize = 256;

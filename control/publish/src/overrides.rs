@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use weir_layout::control::{Member as MemberLayout, uplink_state};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_site::Site;
-use weir_wire::layout::control::{Member as MemberLayout, uplink_state};
 
 /// What was set at run time and not in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,8 +109,8 @@ impl Overrides {
 #[cfg(test)]
 mod tests {
     use weir_health::load::Placement;
+    use weir_layout::control::Uplink as UplinkLayout;
     use weir_view::Kernel;
-    use weir_wire::layout::control::Uplink as UplinkLayout;
 
     use super::*;
     use crate::fixture::site;

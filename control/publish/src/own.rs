@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 
+use weir_layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
 use weir_site::Site;
 use weir_view::Kernel;
 use weir_view::own::{
     Default4, Foremost, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE,
     answer_mark, mark,
 };
-use weir_wire::layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
 
 /// How many priorities the rules by mark take.
 const BY_MARK: u32 = 3;

@@ -5,11 +5,11 @@
 
 use std::net::Ipv4Addr;
 
-use weir_view::{Kernel, Link};
-use weir_wire::layout::checksum64;
-use weir_wire::layout::control::{
+use weir_layout::checksum64;
+use weir_layout::control::{
     ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
 };
+use weir_view::{Kernel, Link};
 
 /// Enters ports in a half that has none yet.
 pub struct Ports<'h> {
@@ -194,8 +194,8 @@ fn device_name(half: &ControlHalf, number: usize) -> Option<Name> {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::NONE;
     use weir_shm::control::empty_half;
-    use weir_wire::layout::NONE;
 
     use super::*;
 

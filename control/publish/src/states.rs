@@ -1,6 +1,6 @@
 //! The uplinks' state words, as they are decided.
 
-use weir_wire::layout::control::uplink_state;
+use weir_layout::control::uplink_state;
 
 /// The words of all uplinks, and since when each is usable or not.
 #[derive(Clone, Debug, Default)]

@@ -2,13 +2,13 @@
 
 use weir_health::buckets::{Buckets, Member};
 use weir_health::load::Placement;
+use weir_layout::NONE;
+use weir_layout::control::{ControlHalf, Member as MemberLayout};
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_site::Site;
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{ControlHalf, Member as MemberLayout};
 
 /// The members of a published policy, with the weights that were configured or set.
-fn members(policy: &weir_wire::layout::control::Policy) -> Vec<Member> {
+fn members(policy: &weir_layout::control::Policy) -> Vec<Member> {
     let member = |m: &MemberLayout| Member {
         uplink: m.uplink,
         tier: m.tier,
@@ -30,7 +30,7 @@ impl Tables {
             return Self::default();
         }
         let home = |policy: usize| {
-            let bank = weir_wire::layout::control::HOME_BANK;
+            let bank = weir_layout::control::HOME_BANK;
             match snapshot.half.policies[policy].active_tier {
                 0 => Buckets::default(),
                 tier => Buckets::adopt(tier, region.bank(bank, policy)),

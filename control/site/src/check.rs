@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use ipnet::Ipv4Net;
 use toml::Spanned;
-use weir_wire::layout::control::{
+use weir_layout::control::{
     MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, OnUplinkDown, Selection,
     Tier, Timeouts, Translate,
 };
-use weir_wire::layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
+use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
 use super::capacity;
 use super::machine::overlap;

@@ -1,7 +1,7 @@
 //! Frames that reach XDP and AF_XDP in another form than on the wire, or not at all.
 
+use weir_layout::LARGEST_PACKET;
 use weir_view::{Kernel, Link};
-use weir_wire::layout::LARGEST_PACKET;
 
 use super::Site;
 

@@ -38,10 +38,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
+use weir_layout::control::{OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate};
 use weir_view::Kernel;
-use weir_wire::layout::control::{
-    OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate,
-};
 
 use crate::health::Health;
 use crate::load::{Balance, Capacity, Spill};
@@ -243,7 +241,7 @@ pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
     let places = place::Places::new(file, text);
     let mut problems = Vec::new();
     let site = read::read(text, &places, &mut problems).and_then(|raw| {
-        check::resolve(&raw, &places, weir_wire::layout::checksum64(text.as_bytes()))
+        check::resolve(&raw, &places, weir_layout::checksum64(text.as_bytes()))
             .map_err(|more| problems.extend(more))
             .ok()
     });

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use weir_layout::MAX_QUEUES;
+use weir_layout::control::{DeviceFault, Translate};
 use weir_view::{Kernel, Link, local_ports};
-use weir_wire::layout::MAX_QUEUES;
-use weir_wire::layout::control::{DeviceFault, Translate};
 
 use super::place::Problem;
 use super::{Lan, Site, Uplink};

@@ -129,7 +129,7 @@ impl Daemon {
 mod tests {
     use tokio::sync::mpsc;
     use weir_kernel::events::Event;
-    use weir_wire::layout::control::uplink_state;
+    use weir_layout::control::uplink_state;
 
     use super::super::fixture::{daemon, event, kernel};
     use super::*;

@@ -33,6 +33,7 @@ use weir_kernel::confine::Confined;
 use weir_kernel::guard::Guard;
 use weir_kernel::own;
 use weir_kernel::sysctls::Sysctls;
+use weir_layout::control::ControlHalf;
 use weir_publish::home::Homing;
 use weir_publish::lans::Lans;
 use weir_publish::{Overrides, States, Tables, hosts};
@@ -43,7 +44,6 @@ use weir_shm::hosts::Hosts4;
 use weir_shm::{Pins, Role};
 use weir_site::Site;
 use weir_view::Kernel;
-use weir_wire::layout::control::ControlHalf;
 
 use crate::by_hand::Ledger;
 use crate::clerk::Clerk;

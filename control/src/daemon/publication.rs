@@ -6,9 +6,9 @@ use anyhow::Result;
 use weir_api::{time, words};
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
+use weir_layout::control::{ControlHalf, Member, Tier, Translate, uplink_state};
 use weir_publish::guard::{Seen, ruleset};
 use weir_publish::{Change, Published, hosts, implied, lans};
-use weir_wire::layout::control::{ControlHalf, Member, Tier, Translate, uplink_state};
 use zerocopy::IntoBytes;
 
 use super::Daemon;

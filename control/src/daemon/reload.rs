@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use weir_api::time;
+use weir_layout::control::ControlHalf;
 use weir_publish::home::Homing;
 use weir_publish::{beside, implied};
 use weir_service::WrongConfiguration;
 use weir_site::{Problem, Site};
 use weir_view::Kernel;
-use weir_wire::layout::control::ControlHalf;
 
 use super::Daemon;
 use crate::serve;

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, anyhow, bail};
 use weir_api::{Message, Query, Request, Response, UplinkView, time};
 use weir_kernel::watch::Watcher;
+use weir_layout::control::{Member, Uplink as UplinkLayout, uplink_state};
 use weir_publish::home::Homing;
 use weir_publish::{Hand, beside};
-use weir_wire::layout::control::{Member, Uplink as UplinkLayout, uplink_state};
 
 use super::Daemon;
 use crate::by_hand;

@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use weir_health::pace::{Pace, Random};
 use weir_health::{ProbeError, Signal};
+use weir_layout::MAX_UPLINKS;
 use weir_site::health::{Health, Probe, Target, Url};
-use weir_wire::layout::MAX_UPLINKS;
 
 use super::bind::Binding;
 use super::http::{Expect, Trust};

@@ -25,7 +25,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use weir_wire::layout::control::DeviceFault;
+use weir_layout::control::DeviceFault;
 
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};

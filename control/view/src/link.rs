@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use weir_wire::layout::MAX_QUEUES;
+use weir_layout::MAX_QUEUES;
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

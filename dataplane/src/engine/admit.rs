@@ -1,12 +1,12 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
+use weir_layout::NONE;
+use weir_layout::control::{OnUplinkDown, Translate, Uplink};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowKey4, flag};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::hash::flow4;
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{OnUplinkDown, Translate, Uplink};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowKey4, flag};
 use weir_wire::{icmp, tcp};
 
 use super::DropReason;

@@ -1,8 +1,8 @@
 //! Taking over what an earlier process left in the table.
 
+use weir_layout::counters::Counter;
+use weir_layout::flow::{GROUP, flag};
 use weir_shm::counters::UplinkCounter;
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{GROUP, flag};
 
 use super::context::Context;
 use super::sessions::{Sessions, has_mapping};
@@ -14,7 +14,7 @@ const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 impl Sessions {
     /// See [`Engine::adopt`](super::Engine::adopt).
     pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
-        let mut active = [0u64; weir_wire::layout::MAX_UPLINKS];
+        let mut active = [0u64; weir_layout::MAX_UPLINKS];
         for index in 0..self.table.capacity() {
             if index.is_multiple_of(GROUP) {
                 self.prefetch_peers(index + AHEAD[0], |_| true);

@@ -1,10 +1,10 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
+use weir_layout::control::{ComeHome, uplink_state};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowEntry4, FlowState, GROUP, flag};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::Action4;
-use weir_wire::layout::control::{ComeHome, uplink_state};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowState, GROUP, flag};
 use weir_wire::tcp;
 
 use super::context::Context;

@@ -1,10 +1,10 @@
 //! A batch's stages, and the fast path: the next packet of an established flow.
 
+use weir_layout::counters::Counter;
+use weir_layout::flow::FlowKey4;
 use weir_shm::flows::Action4;
 use weir_wire::forward::{Egress, Ingress, may_leave};
 use weir_wire::hash::{flow4, flow4_words};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::FlowKey4;
 use weir_wire::parse::{Parsed, Reject, parse};
 use weir_wire::plain::Packet;
 use weir_wire::rewrite;

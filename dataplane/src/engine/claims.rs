@@ -9,9 +9,9 @@
 //! A claim waits until the worker asks the kernel, once a tick, in a table of fixed size, and a flow
 //! has one at most: however many such packets come, the questions are few.
 
+use weir_layout::neighbour::{Neighbour, mark};
 use weir_shm::flows::Action4;
 use weir_wire::hash::hash2;
-use weir_wire::layout::neighbour::{Neighbour, mark};
 
 use super::context::Context;
 use super::sessions::Sessions;

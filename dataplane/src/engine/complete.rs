@@ -11,8 +11,8 @@
 //! that was complete and whose checksum happens to be the pseudo-header's: it is the same
 //! afterwards.
 
+use weir_layout::flow::flag;
 use weir_shm::flows::Action4;
-use weir_wire::layout::flow::flag;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 

@@ -1,17 +1,17 @@
 //! What the sessions of a worker have in common: the published state, neighbours, counters and
 //! limits, and the time of the batch.
 
+use weir_layout::control::{Mac, PortRole};
+use weir_layout::counters::Counter;
+use weir_layout::flow::flag;
+use weir_layout::neighbour::Neighbour;
+use weir_layout::set::IndexSet;
+use weir_layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{LaneWriter, UplinkCounter};
 use weir_shm::flows::Action4;
 use weir_shm::neighbours::Neighbours;
 use weir_wire::forward::Egress;
-use weir_wire::layout::control::{Mac, PortRole};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::flag;
-use weir_wire::layout::neighbour::Neighbour;
-use weir_wire::layout::set::IndexSet;
-use weir_wire::layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::LinkHeader;
 use weir_wire::tcp;

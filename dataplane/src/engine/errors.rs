@@ -14,9 +14,9 @@
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
 
+use weir_layout::counters::Counter;
+use weir_layout::flow::flag;
 use weir_wire::hash::{flow4, hash2};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::flag;
 use weir_wire::{icmp, ipv4};
 
 use super::DropReason;

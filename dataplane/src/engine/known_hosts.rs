@@ -10,7 +10,7 @@
 //! says nothing yet. Who sends in the name of a host that is there, or answers ARP for one that is
 //! not, is not told from it.
 
-use weir_wire::layout::neighbour::Neighbour;
+use weir_layout::neighbour::Neighbour;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 

@@ -44,12 +44,12 @@ mod stateless;
 mod sweep;
 mod unknown_hosts;
 
+use weir_layout::counters::Counter;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::neighbours::Neighbours;
 use weir_shm::observations::Observations;
-use weir_wire::layout::counters::Counter;
 
 pub use claims::{Owner, SILENT_MS};
 use context::Context;

@@ -9,9 +9,9 @@
 //!
 //! The walks over the table look ahead in the same way, a few groups.
 
+use weir_layout::flow::{GROUP, flag};
 use weir_shm::flows::Action4;
 use weir_wire::hash::flow4;
-use weir_wire::layout::flow::{GROUP, flag};
 use weir_wire::parse::Kind;
 use weir_wire::tcp;
 

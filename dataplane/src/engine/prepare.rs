@@ -4,11 +4,11 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
+use weir_layout::control::ControlHalf;
+use weir_layout::flow::{FlowEntry4, GROUP, flag};
+use weir_layout::neighbour::NEIGHBOURS;
+use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use weir_shm::counters::UplinkCounter;
-use weir_wire::layout::control::ControlHalf;
-use weir_wire::layout::flow::{FlowEntry4, GROUP, flag};
-use weir_wire::layout::neighbour::NEIGHBOURS;
-use weir_wire::layout::{MAX_UPLINKS, MAX_WORKERS};
 
 use super::Regions;
 use super::sessions::{external_of, has_mapping};

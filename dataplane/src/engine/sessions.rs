@@ -1,9 +1,9 @@
 //! The flows of a worker, and what belongs to them.
 
+use weir_layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::icmp;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
 use weir_wire::tcp::{self, Place};
 
 use super::Regions;

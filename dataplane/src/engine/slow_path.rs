@@ -1,7 +1,7 @@
 //! The slow path: a packet that begins, changes or ends a flow, or has to be looked at in full.
 
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowState, flag};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowState, flag};
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{icmp, ipv4, rewrite, tcp, udp};
 

@@ -5,10 +5,10 @@
 //! port and an ICMP error do not, and leave as by any router: unchanged but for their time to live,
 //! by the uplink that their bucket names. Where that translates, nobody can have asked.
 
+use weir_layout::NONE;
+use weir_layout::control::{Translate, Uplink};
+use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::Action4;
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{Translate, Uplink};
-use weir_wire::layout::flow::{FlowState, flag};
 use weir_wire::parse::Kind;
 use weir_wire::rewrite;
 

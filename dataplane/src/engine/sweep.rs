@@ -11,12 +11,12 @@
 //!
 //! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
+use weir_layout::control::{OnUplinkDown, Uplink};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
+use weir_layout::set::IndexSet;
+use weir_layout::{MAX_UPLINKS, checksum64};
 use weir_wire::forward::Egress;
-use weir_wire::layout::control::{OnUplinkDown, Uplink};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
-use weir_wire::layout::set::IndexSet;
-use weir_wire::layout::{MAX_UPLINKS, checksum64};
 use weir_wire::tcp;
 use zerocopy::IntoBytes;
 

@@ -6,7 +6,7 @@
 //! begins a flow. Asked about is the address and not the station, so packets in the host's name from
 //! elsewhere help it too.
 
-use weir_wire::layout::neighbour::Neighbour;
+use weir_layout::neighbour::Neighbour;
 
 use super::claims::Owner;
 use super::context::Context;

@@ -6,8 +6,8 @@
 //! leaves no trace: nothing is moved, and no other number's hash is asked for. (The counts are those of
 //! F14: N. Bronson and X. Shi, "Open-sourcing F14 for faster, more memory-efficient hash tables", 2019.)
 
+use weir_layout::tags::{matching, tag};
 use weir_shm::map::prefetch;
-use weir_wire::layout::tags::{matching, tag};
 
 /// Most numbers: they have 24 bits.
 pub const MOST: usize = 1 << 24;

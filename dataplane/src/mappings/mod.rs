@@ -7,8 +7,8 @@
 mod index;
 
 use index::{Index, MOST};
+use weir_layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_shm::map::prefetch;
-use weir_wire::layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_wire::{icmp, udp};
 
 use crate::nat::{Endpoint, External};

@@ -1,12 +1,12 @@
 //! What becomes of flows whose uplink goes down, empties or is not their home.
 
 use weir_dataplane::engine::Owner;
-use weir_shm::observations::Observations;
-use weir_wire::layout::control::{
+use weir_layout::control::{
     BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
 };
-use weir_wire::layout::counters::{Counter, place};
-use weir_wire::layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
+use weir_layout::counters::{Counter, place};
+use weir_layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
+use weir_shm::observations::Observations;
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 use weir_wire::{checksum, ipv4};
 

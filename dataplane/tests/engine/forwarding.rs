@@ -2,8 +2,8 @@
 
 use super::gateway::*;
 use etherparse::{IpFragOffset, PacketBuilder};
-use weir_wire::layout::control::{BUCKETS, Rule, uplink_state};
-use weir_wire::layout::counters::Counter;
+use weir_layout::control::{BUCKETS, Rule, uplink_state};
+use weir_layout::counters::Counter;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;

@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
-use weir_shm::control::{BucketTable, ControlWriter, empty_half};
-use weir_wire::layout::control::{
+use weir_layout::control::{
     BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Port, PortRole, Prefix, Selection,
     Translate, uplink_state,
 };
-use weir_wire::layout::counters::Counter;
+use weir_layout::counters::Counter;
+use weir_shm::control::{BucketTable, ControlWriter, empty_half};
 
 pub const LAN: u8 = 0;
 pub const HOST: [u8; 4] = [10, 77, 0, 2];

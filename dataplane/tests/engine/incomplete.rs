@@ -1,7 +1,7 @@
 //! Senders that leave checksums to their device.
 
+use weir_layout::flow::{FlowKey4, flag};
 use weir_wire::checksum;
-use weir_wire::layout::flow::{FlowKey4, flag};
 use weir_wire::parse::parse;
 
 use super::gateway::*;

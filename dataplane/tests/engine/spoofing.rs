@@ -2,9 +2,9 @@
 
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Owner, SILENT_MS};
-use weir_wire::layout::control::{BUCKETS, PortRole, Prefix, uplink_state};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::neighbour::Neighbour;
+use weir_layout::control::{BUCKETS, PortRole, Prefix, uplink_state};
+use weir_layout::counters::Counter;
+use weir_layout::neighbour::Neighbour;
 
 use super::gateway::*;
 

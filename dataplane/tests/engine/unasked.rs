@@ -2,9 +2,9 @@
 //! that came in without a flow.
 
 use etherparse::PacketBuilder;
+use weir_layout::control::BUCKETS;
+use weir_layout::counters::Counter;
 use weir_wire::checksum::Delta;
-use weir_wire::layout::control::BUCKETS;
-use weir_wire::layout::counters::Counter;
 use weir_wire::parse::{Kind, parse};
 
 use super::forwarding::with_ttl;
@@ -219,8 +219,8 @@ fn an_answer_whose_time_ends_here_is_answered() {
 
 #[test]
 fn a_port_that_a_socket_of_the_gateway_has_is_given_to_no_flow() {
+    use weir_layout::control::PORT_WORDS;
     use weir_shm::control::BoundPorts;
-    use weir_wire::layout::control::PORT_WORDS;
     let mut gateway = Gateway::new();
     let mut ports = [0; PORT_WORDS];
     ports[40_000 / 64] = 1 << (40_000 % 64);

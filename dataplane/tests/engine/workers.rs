@@ -8,11 +8,11 @@ use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow};
 use weir_dataplane::handoff::{Handoff, Task};
 use weir_dataplane::worker::take_over;
+use weir_layout::control::BUCKETS;
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowKey4, flag};
+use weir_layout::neighbour::Neighbour;
 use weir_wire::hash::flow4;
-use weir_wire::layout::control::BUCKETS;
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowKey4, flag};
-use weir_wire::layout::neighbour::Neighbour;
 
 #[test]
 fn an_answer_at_the_wrong_worker_is_handed_to_the_owner() {

@@ -8,6 +8,13 @@ use aya::maps::DevMap;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
 use weir_ebpf::{OBJECT, names};
+use weir_layout::NONE;
+use weir_layout::control::{
+    ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate,
+    host_class, uplink_state,
+};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowEntry4, FlowKey4};
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
@@ -17,13 +24,6 @@ use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
 use weir_shm::pins::name;
 use weir_wire::hash::flow4;
-use weir_wire::layout::NONE;
-use weir_wire::layout::control::{
-    ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate,
-    host_class, uplink_state,
-};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4};
 use weir_wire::rewrite::compile4;
 
 pub const DROP: u32 = 1;

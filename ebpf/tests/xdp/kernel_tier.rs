@@ -1,13 +1,13 @@
 //! What leaves in the kernel tier, and what it leaves to the user tier.
 
+use weir_layout::control::Mac;
+use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
+use weir_layout::counters::{Counter, place};
+use weir_layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_layout::neighbour::{Neighbour, mark};
 use weir_shm::control::ControlRegion;
 use weir_shm::map::Access;
 use weir_shm::neighbours::Neighbours;
-use weir_wire::layout::control::Mac;
-use weir_wire::layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
-use weir_wire::layout::counters::{Counter, place};
-use weir_wire::layout::flow::{FlowEntry4, FlowKey4, flag};
-use weir_wire::layout::neighbour::{Neighbour, mark};
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
 use weir_wire::{checksum, icmp, tcp, udp};

@@ -1,10 +1,10 @@
 //! Which frames are the kernel's, and which the user tier's.
 
 use etherparse::PacketBuilder;
+use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
+use weir_layout::counters::Counter;
+use weir_layout::flow::FlowKey4;
 use weir_wire::ipv4;
-use weir_wire::layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
-use weir_wire::layout::counters::Counter;
-use weir_wire::layout::flow::FlowKey4;
 
 use crate::fixture::*;
 

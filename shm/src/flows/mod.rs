@@ -1,6 +1,6 @@
 //! The flow table of a family, in place: look-up, claim, publish, retire.
 //!
-//! The protocol is in [`weir_wire::layout::flow`], the index in [`weir_wire::layout::tags`].
+//! The protocol is in [`weir_layout::flow`], the index in [`weir_layout::tags`].
 //! Orderings, for x86 and arm64 alike: a claim is a compare-and-swap on the group's tags (acquire),
 //! so two workers never write one slot; key and action are stored relaxed between a release fence
 //! and the `VALID` store (release); a reader loads `state` (acquire), then the rest, then `state`

@@ -1,8 +1,8 @@
 //! One slot: publish, read, count, retire.
 
+use weir_layout::flow::{GENERATION, VALID};
 use weir_wire::family::{EntryWords, Family};
 use weir_wire::forward::Direction;
-use weir_wire::layout::flow::{GENERATION, VALID};
 use weir_wire::tcp::{Place, Segment};
 
 use super::words::{SlotWords, Stored};
@@ -21,7 +21,7 @@ pub struct Slot<F: Stored>(F::Slot);
 pub struct Action<F: Family> {
     /// What leaves.
     pub rewrite: F::Rewrite,
-    /// See [`FlowEntry4::host`](weir_wire::layout::flow::FlowEntry4::host).
+    /// See [`FlowEntry4::host`](weir_layout::flow::FlowEntry4::host).
     pub host: u16,
     /// Port it leaves by.
     pub port: u8,
@@ -29,9 +29,9 @@ pub struct Action<F: Family> {
     pub worker: u8,
     /// Slot of the other direction.
     pub peer: u32,
-    /// Bits of [`weir_wire::layout::flow::flag`].
+    /// Bits of [`weir_layout::flow::flag`].
     pub flags: u8,
-    /// [`weir_wire::layout::flow::FlowState`].
+    /// [`weir_layout::flow::FlowState`].
     pub flow_state: u8,
     /// Uplink.
     pub uplink: u8,
@@ -42,9 +42,9 @@ pub struct Action<F: Family> {
 pub struct Meta {
     /// IP protocol.
     pub proto: u8,
-    /// Bits of [`weir_wire::layout::flow::flag`].
+    /// Bits of [`weir_layout::flow::flag`].
     pub flags: u8,
-    /// [`weir_wire::layout::flow::FlowState`].
+    /// [`weir_layout::flow::FlowState`].
     pub flow_state: u8,
     /// Uplink.
     pub uplink: u8,

@@ -3,11 +3,9 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use weir_layout::flow::{GROUP, PAGE};
+use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
 use weir_wire::family::V4;
-use weir_wire::layout::flow::{GROUP, PAGE};
-use weir_wire::layout::tags::{
-    PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used,
-};
 
 use super::{Slot, Stored, TagWord};
 use crate::map::{Access, Mmap, Shared, prefetch};
@@ -262,10 +260,10 @@ fn pages_for(slots: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::flow::{FlowEntry4, FlowKey4, slots_for};
+    use weir_layout::flow6::{FlowEntry6, FlowKey6};
     use weir_wire::family::{Family, V6};
     use weir_wire::hash;
-    use weir_wire::layout::flow::{FlowEntry4, FlowKey4, slots_for};
-    use weir_wire::layout::flow6::{FlowEntry6, FlowKey6};
     use zerocopy::FromZeros;
 
     use super::*;

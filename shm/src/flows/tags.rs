@@ -1,10 +1,10 @@
 //! A group's word of tags: claiming a slot, and giving it back.
 
-use weir_wire::layout::tags::{first_from, matching};
+use weir_layout::tags::{first_from, matching};
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// See [`weir_wire::layout::tags`].
+/// See [`weir_layout::tags`].
 #[repr(transparent)]
 #[derive(Debug)]
 pub struct TagWord(AtomicU64);

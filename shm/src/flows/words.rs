@@ -1,10 +1,10 @@
 //! Where a family's slot has its words: an entry of its table, made of atomics.
 
+#[cfg(not(loom))]
+use weir_layout::flow::FlowEntry4;
+#[cfg(not(loom))]
+use weir_layout::flow6::FlowEntry6;
 use weir_wire::family::{Family, V4, V6};
-#[cfg(not(loom))]
-use weir_wire::layout::flow::FlowEntry4;
-#[cfg(not(loom))]
-use weir_wire::layout::flow6::FlowEntry6;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -47,7 +47,7 @@ pub trait SlotWords {
     fn is_unused(&self) -> bool;
 }
 
-/// A [`FlowEntry4`](weir_wire::layout::flow::FlowEntry4) whose words are atomics; same size, same
+/// A [`FlowEntry4`](weir_layout::flow::FlowEntry4) whose words are atomics; same size, same
 /// offsets.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub struct Words4 {
     bytes: AtomicU64,
 }
 
-/// A [`FlowEntry6`](weir_wire::layout::flow6::FlowEntry6) whose words are atomics; same size, same
+/// A [`FlowEntry6`](weir_layout::flow6::FlowEntry6) whose words are atomics; same size, same
 /// offsets.
 #[repr(C, align(64))]
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! What the table says.
 
+use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, Uplink};
 use weir_view::local_ports;
 use weir_view::own::{ANSWER_MARK, MARK, MARKS, answer_mark, mark};
-use weir_wire::layout::control::OnDataplaneLoss;
 
 use super::seen::Seen;
 use crate::near::Near;

@@ -105,7 +105,7 @@ impl FromIterator<u8> for IndexSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::NONE;
+    use crate::NONE;
 
     #[test]
     fn a_set_holds_what_was_put_in_and_no_index_that_nothing_has() {

@@ -49,7 +49,7 @@ pub const fn flows_for(slots: u32) -> u32 {
 
 /// Bits of an entry's `flags`.
 pub mod flag {
-    use crate::layout::control::PortRole;
+    use crate::control::PortRole;
 
     /// The direction that the flow's first packet had; the peer entry lacks it.
     pub const FORWARD: u8 = 1;
@@ -249,7 +249,7 @@ pub struct FlowEntry4 {
     /// once.
     pub packets: u32,
     /// TCP: the sequence number after the last byte that was forwarded in this direction, of segments
-    /// that are the connection's ([`tcp::Place`](crate::tcp::Place)). As above, the forwarding tier's.
+    /// that are the connection's (`Place` of `weir_wire::tcp`). As above, the forwarding tier's.
     pub next_seq: u32,
     /// Bytes forwarded, from the IP header on.
     pub bytes: u64,

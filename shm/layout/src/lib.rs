@@ -16,6 +16,10 @@
 //! Numbers are in host byte order unless a field says "network order"; addresses and ports that
 //! travel in packets are kept as the bytes of the packet. All padding is explicit and zero. A
 //! region whose [`RegionHeader`] is not exactly the expected one is refused, never interpreted.
+//!
+//! The crate is `no_std` and has no `unsafe`: the XDP program reads by the same definitions.
+#![no_std]
+#![forbid(unsafe_code)]
 
 pub mod control;
 pub mod counters;
