@@ -20,7 +20,9 @@ use weir_kit::udp_flows::{self, UdpReport};
 use weir_kit::wait;
 use weir_kit::weir::{self, Weir, tier};
 use weir_kit::witness::{Clients, Talk, Witness};
-use weir_wire::layout::control::{Device, uplink_state};
+use weir_layout::control::{Device, uplink_state};
+use weir_layout::counters::Counter;
+use weir_shm::counters::Counters;
 use weir_xsk::{BindMode, Socket, SocketConfig, Umem, UmemConfig};
 
 const UPLINKS: usize = 3;
@@ -79,6 +81,7 @@ enum Part {
 /// Flows over everything, and what they have seen so far.
 struct Load<'t> {
     topology: &'t Topology,
+    weir: &'t Weir,
     /// By host.
     clients: Vec<Option<Clients>>,
     /// By server, source ports that no flow to it had.
@@ -86,9 +89,9 @@ struct Load<'t> {
 }
 
 impl<'t> Load<'t> {
-    fn start(topology: &'t Topology) -> Self {
+    fn start(topology: &'t Topology, weir: &'t Weir) -> Self {
         let ports = vec![(10_000..60_000).step_by(WAVE.into()); topology.servers.len()];
-        let mut load = Self { topology, clients: vec![], ports };
+        let mut load = Self { topology, weir, clients: vec![], ports };
         load.renew();
         load
     }
@@ -133,6 +136,8 @@ impl<'t> Load<'t> {
     fn during(&mut self, what: &str, part: Part, work: impl FnOnce()) {
         println!("{what}: {part:?}");
         let (before, resets) = (self.talks(), self.resets(part));
+        let counters = self.weir.counters().unwrap();
+        let counted = counters.all();
         let report = self.new_flows_during(part, work);
         // What was sent until now shows what it lost when it, or what was sent after it, is answered.
         let then = self.talks();
@@ -150,7 +155,9 @@ impl<'t> Load<'t> {
                 let passes_by = before.origins.last().is_some_and(|o| self.is_of(part, host, *o));
                 if !passes_by {
                     others += 1;
-                    assert_eq!(after.lost, before.lost, "{what}, {part:?}: {before:?} {after:?}");
+                    let drops = || drops(&counters, &counted);
+                    let what = || format!("{what}, {part:?}: {before:?} {after:?}, {:?}", drops());
+                    assert_eq!(after.lost, before.lost, "{}", what());
                 }
             }
         }
@@ -191,6 +198,16 @@ impl<'t> Load<'t> {
     }
 }
 
+/// What was dropped since the counters were so, by reason.
+fn drops(counters: &Counters, then: &[(Counter, u64)]) -> Vec<(Counter, u64)> {
+    let since = counters
+        .all()
+        .into_iter()
+        .zip(then)
+        .map(|((counter, now), (_, then))| (counter, now - then));
+    since.filter(|(counter, count)| counter.is_drop() && *count > 0).collect()
+}
+
 /// Another program in the driver of an interface, for as long as what is returned lives.
 fn foreign_program(topology: &Topology, interface: &str) -> Result<Ebpf> {
     let attach = || -> Result<Ebpf> {
@@ -217,7 +234,7 @@ fn each_part_in_turn_costs_the_others_nothing(workers: u8) {
     let file = configuration(&topology) + &policies_of_the_others(&topology);
     let gateway = format!("[gateway]\nworkers = {workers}");
     let weir = Weir::start(&topology, &file.replacen("[gateway]", &gateway, 1)).unwrap();
-    let mut load = Load::start(&topology);
+    let mut load = Load::start(&topology, &weir);
     let attached = |name: &str| weir.wait_for_device(name, "attached", "").unwrap();
     let missing = |name: &str| {
         weir.wait_for_device(name, "waiting", "there is no such interface").unwrap();
