@@ -1,0 +1,12 @@
+//! Classes of IPv4 destinations, values of the `HOSTS4` longest-prefix map (written by control).
+
+/// An address of the gateway itself.
+pub const LOCAL: u32 = 1;
+/// A prefix the kernel routes: through an interface that is no uplink, LANs included.
+pub const KERNEL: u32 = 2;
+/// A prefix behind a LAN port that uplinks without translation carry.
+pub const LAN: u32 = 3;
+/// An address that an uplink translates to and the gateway does not have itself.
+pub const POOL: u32 = 4;
+/// A prefix that the kernel routes by one uplink alone.
+pub const NEAR: u32 = 5;

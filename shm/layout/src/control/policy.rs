@@ -1,0 +1,124 @@
+//! Policies, and what becomes of their flows.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Name;
+use crate::MAX_UPLINKS;
+
+/// A policy; its buckets are table `(epoch & 1) * MAX_POLICIES + index` of the `BUCKETS` map.
+/// 312 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Policy {
+    /// Name; empty = slot unused.
+    pub name: Name,
+    /// [`Selection`].
+    pub selection: u8,
+    /// Valid entries of `members`.
+    pub member_count: u8,
+    /// The tier the live buckets were made for, 0 = no usable uplink.
+    pub active_tier: u8,
+    /// [`OnUplinkDown`].
+    pub on_uplink_down: u8,
+    /// [`ComeHome`].
+    pub come_home: u8,
+    /// Uplink of a flow that promises to be heavy, [`NONE`](crate::NONE) = by its bucket.
+    pub heavy: u8,
+    /// A flow is idle when it had no packet for so long, seconds.
+    pub idle_s: u16,
+    /// Most flows that a worker moves home each second.
+    pub home_per_second: u32,
+    /// Number of the policy's bucket table: another one whenever it holds anything else.
+    pub table: u32,
+    /// [`checksum64`](crate::checksum64) of the policy's bucket table.
+    pub buckets_checksum: u64,
+    /// Members.
+    pub members: [Member; MAX_UPLINKS],
+}
+
+impl Policy {
+    /// The valid entries of `members`.
+    #[inline]
+    pub fn members(&self) -> &[Member] {
+        &self.members[..usize::from(self.member_count).min(self.members.len())]
+    }
+}
+
+/// One member of a policy. 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Member {
+    /// Index into [`ControlHalf::uplinks`](super::ControlHalf::uplinks).
+    pub uplink: u8,
+    /// Tier, 1 = best; only the best tier with a usable uplink takes new flows.
+    pub tier: u8,
+    /// Weight; the top bit ([`Member::OVERRIDDEN`]) marks one set at run time for this policy.
+    pub weight: u16,
+}
+
+impl Member {
+    /// Greatest weight.
+    pub const MAX_WEIGHT: u16 = 0x7fff;
+    /// Marks a weight set at run time.
+    pub const OVERRIDDEN: u16 = 0x8000;
+}
+
+/// Which header fields select a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Selection {
+    /// Source and destination address.
+    SourceDestination = 0,
+    /// The 5-tuple.
+    Flow = 1,
+    /// Source address.
+    Source = 2,
+}
+
+/// What becomes of a policy's translated TCP connections when their uplink goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OnUplinkDown {
+    /// Both ends get a reset, at once.
+    Reset = 0,
+    /// They stay on the uplink, whose return they may live to see.
+    Keep = 1,
+    /// Their packets are dropped.
+    Drop = 2,
+}
+
+impl OnUplinkDown {
+    /// What a byte of shared memory says; anything unknown is [`Self::Reset`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Keep,
+            2 => Self::Drop,
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// Which flows on uplinks of a worse tier than the active one are moved back to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ComeHome {
+    /// None.
+    Stay = 0,
+    /// Those that survive a move, once idle.
+    Idle = 1,
+    /// All; translated TCP connections by a reset.
+    All = 2,
+}
+
+impl ComeHome {
+    /// What a byte of shared memory says; anything unknown is [`Self::Stay`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Idle,
+            2 => Self::All,
+            _ => Self::Stay,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Policy>() == 312);
