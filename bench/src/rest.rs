@@ -14,7 +14,7 @@ use weir_kit::netns::{Hungry, Netns};
 use weir_kit::run::Run;
 use weir_kit::weir::Weir;
 use weir_kit::{process, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::control::{PathId, path_state};
 use weir_shm::control::ControlRegion;
 
 use crate::machine;
@@ -229,7 +229,7 @@ impl Cable {
 }
 
 fn usable(control: &ControlRegion, uplink: usize) -> bool {
-    control.uplink_state(uplink as u8) & uplink_state::USABLE != 0
+    control.path_state(PathId::v4(uplink as u8)) & path_state::USABLE != 0
 }
 
 /// When an uplink's word tells that it is not usable; none: not until `done`. Says when it looks.

@@ -18,7 +18,7 @@ use weir_kit::moments::{Notice, WATCH, now_ns, when_changed};
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{process, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::control::{PathId, path_state};
 use weir_shm::control::ControlRegion;
 use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
 
@@ -268,7 +268,7 @@ impl Field {
         let trial = self.trial(|_| cut(), state, threads, Some(&notice))?;
         provider.set_carrier(true)?;
         wait::until("the uplink to be well again", wait::BOUND, || {
-            Ok((self.weir.states()?[OLD] == uplink_state::USABLE).then_some(()))
+            Ok((self.weir.states()?[OLD] == path_state::USABLE).then_some(()))
         })?;
         Ok(trial)
     }
@@ -376,7 +376,7 @@ impl Field {
 
 /// The word of the uplink that is taken out.
 fn state(control: &ControlRegion) -> u64 {
-    u64::from(control.uplink_state(OLD as u8))
+    u64::from(control.path_state(PathId::v4(OLD as u8)))
 }
 
 fn watched(load: Load, frames: u32) -> Load {

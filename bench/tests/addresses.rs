@@ -13,7 +13,7 @@ use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, udp_flows, wait};
-use weir_layout::control::{host_class, uplink_state};
+use weir_layout::control::{host_class, path_state};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
@@ -327,7 +327,7 @@ fn a_vpn_that_takes_what_the_gateway_sends_takes_no_probes_and_no_commands() {
     let tallies = stop(providers);
     assert_eq!([0, 1].map(|n| echoes(&tallies[n], SERVER)), [0, 6]);
     assert!(tallies.iter().all(|tally| echoes(tally, PROBED) > 0));
-    let usable = |state: &u32| state & uplink_state::USABLE != 0;
+    let usable = |state: &u32| state & path_state::USABLE != 0;
     assert!(weir.states().unwrap()[..2].iter().all(usable));
     weir.check_conservation().unwrap();
 }

@@ -10,7 +10,8 @@ use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, plan, server, udp_flows, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::Family;
+use weir_layout::control::{Address, path_state};
 
 /// The uplink that things happen to, and the healthy one.
 const FIBER: usize = 0;
@@ -67,7 +68,7 @@ fn degrades(health: &str, begin: impl FnOnce(&Probed), reason: fn(&Reason) -> bo
     begin(&site);
     site.until(FIBER, "to be degraded", |history| is(history, State::Degraded)).unwrap();
     let states = site.weir.states().unwrap();
-    assert_eq!(states[..2], [uplink_state::USABLE | uplink_state::DEGRADED, uplink_state::USABLE]);
+    assert_eq!(states[..2], [path_state::USABLE | path_state::DEGRADED, path_state::USABLE]);
     wait::until(
         "new flows to avoid fiber",
         wait::BOUND,
@@ -284,8 +285,8 @@ fn a_renumbered_link_gives_new_flows_its_new_address_and_needs_no_restart() {
     site.topology.renumber(FIBER, address).unwrap();
     wait::until("the new address to be in use", wait::BOUND, || {
         let uplink = site.weir.snapshot()?.half.uplinks[FIBER];
-        let pool = uplink.addresses();
-        Ok((pool == [address.octets()] && site.takes(FIBER)?).then_some(()))
+        let pool = uplink.path(Family::V4).addresses();
+        Ok((pool == [Address::v4(address.octets())] && site.takes(FIBER)?).then_some(()))
     })
     .unwrap();
     let capture = Capture::start(&site.topology.providers[FIBER].netns, TOWARDS_GATEWAY).unwrap();
@@ -326,7 +327,7 @@ fn a_next_hop_that_is_replaced_silently_is_asked_for_when_the_targets_are_silent
 
 fn until_next_hop_is_replaced(site: &Probed) {
     wait::until("the new next hop to be known", wait::BOUND, || {
-        let mac = site.weir.snapshot()?.half.uplinks[FIBER].next_hop_mac;
+        let mac = site.weir.snapshot()?.half.uplinks[FIBER].path(Family::V4).next_hop_mac;
         Ok((mac.bytes()[5] == REPLACED).then_some(()))
     })
     .unwrap();

@@ -13,7 +13,8 @@ use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, iperf, udp_flows, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::Family;
+use weir_layout::control::path_state;
 use weir_layout::counters::Counter;
 use weir_shm::control::ControlRegion;
 
@@ -190,14 +191,17 @@ fn a_weight_change_is_obeyed_by_new_flows() {
 #[test]
 fn an_uplink_set_down_takes_no_new_flows_and_returns() {
     let (topology, _server, weir) = site(Plan::new(3, 2));
-    let table = *weir.snapshot().unwrap().table(0);
+    let table = *weir.snapshot().unwrap().table(Family::V4, 0).unwrap();
     weir.request(&Request::Down { uplink: "cable".into() }).unwrap();
     let before = weir.uplinks().unwrap()[1].flows_created;
     let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
     assert_eq!(report.answered, 1000);
     assert_eq!(weir.uplinks().unwrap()[1].flows_created, before);
     weir.request(&Request::Up { uplink: "cable".into() }).unwrap();
-    assert!(*weir.snapshot().unwrap().table(0) == table, "the same buckets come back");
+    assert!(
+        weir.snapshot().unwrap().table(Family::V4, 0) == Some(&table),
+        "the same buckets come back"
+    );
     udp_flows::run(&topology.hosts, SocketAddrV4::new(SERVER, ECHO_PORT), 900).unwrap();
     assert!(weir.uplinks().unwrap()[1].flows_created > before);
     weir.check_conservation().unwrap();
@@ -559,7 +563,7 @@ fn until_states(weir: &Weir, what: &str, wanted: impl Fn(&[u32]) -> bool) {
 fn a_black_hole_beyond_the_first_hop_takes_an_uplink_out_until_it_is_gone() {
     let (topology, _server, weir) = probed_site();
     topology.providers[0].set_black_hole(true).unwrap();
-    until_states(&weir, "fiber to be out", |states| *states == [uplink_state::UNHEALTHY, 1, 1]);
+    until_states(&weir, "fiber to be out", |states| *states == [path_state::UNHEALTHY, 1, 1]);
     let report = udp_flows::run(&topology.hosts, ECHO, 500).unwrap();
     assert_eq!((report.answered, report.wrong), (2000, 0));
     assert_eq!(weir.uplinks().unwrap()[0].flows_created, 0);
@@ -575,13 +579,13 @@ fn a_black_hole_beyond_the_first_hop_takes_an_uplink_out_until_it_is_gone() {
 #[test]
 fn with_all_uplinks_dead_flows_stay_where_they_are_until_one_is_back() {
     let (topology, _server, weir) = probed_site();
-    let last_resort = uplink_state::USABLE | uplink_state::UNHEALTHY | uplink_state::LAST_RESORT;
+    let last_resort = path_state::USABLE | path_state::UNHEALTHY | path_state::LAST_RESORT;
     for provider in &topology.providers {
         provider.set_black_hole(true).unwrap();
     }
     until_states(&weir, "the last resort", |states| *states == [last_resort; 3]);
     topology.providers[1].set_black_hole(false).unwrap();
-    let wanted = [uplink_state::UNHEALTHY, 1, uplink_state::UNHEALTHY];
+    let wanted = [path_state::UNHEALTHY, 1, path_state::UNHEALTHY];
     until_states(&weir, "cable to be back alone", |states| *states == wanted);
     let report = udp_flows::run(&topology.hosts, ECHO, 100).unwrap();
     assert_eq!((report.answered, report.wrong), (400, 0));
@@ -591,8 +595,8 @@ fn with_all_uplinks_dead_flows_stay_where_they_are_until_one_is_back() {
 fn an_uplink_whose_carrier_returns_is_held_down_first() {
     let (topology, _server, weir) = probed_site();
     topology.providers[2].set_carrier(false).unwrap();
-    until_states(&weir, "lte to lose its carrier", |s| s[2] & uplink_state::NO_CARRIER != 0);
-    assert_eq!(weir.states().unwrap()[2] & uplink_state::USABLE, 0);
+    until_states(&weir, "lte to lose its carrier", |s| s[2] & path_state::NO_CARRIER != 0);
+    assert_eq!(weir.states().unwrap()[2] & path_state::USABLE, 0);
     topology.providers[2].set_carrier(true).unwrap();
     until_states(&weir, "lte to be back", |states| *states == [1; 3]);
     let history = weir.history().unwrap();

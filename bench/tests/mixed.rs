@@ -19,7 +19,7 @@ use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::witness::{Clients, Witness};
 use weir_kit::{clients, dns, iperf, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// UDP flows and idle TCP connections that are watched one by one.
@@ -79,7 +79,7 @@ impl Site {
         }
         let weir = Weir::start(&topology, &(configuration + HEALTH)).unwrap();
         let site = Self { weir, topology, routed };
-        site.wait_for("all uplinks to be well", |states| *states == [uplink_state::USABLE; 3]);
+        site.wait_for("all uplinks to be well", |states| *states == [path_state::USABLE; 3]);
         site
     }
 
@@ -296,7 +296,7 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
 
     let asked = now_ns();
     out(true);
-    site.wait_for("the uplink to be out of use", |s| s[uplink] & uplink_state::USABLE == 0);
+    site.wait_for("the uplink to be out of use", |s| s[uplink] & path_state::USABLE == 0);
     let must_break: Vec<bool> = (load.watched.idle().iter().zip(&alive))
         .map(|(idle, alive)| *alive && !site.routed && tcp.contains(&idle.port))
         .collect();
@@ -308,7 +308,7 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
     .unwrap();
     progress(load);
     out(false);
-    site.wait_for("the uplink to be back", |s| s[uplink] == uplink_state::USABLE);
+    site.wait_for("the uplink to be back", |s| s[uplink] == path_state::USABLE);
     progress(load);
 
     // UDP: all go on, those of healthy uplinks from where they were and without a loss.

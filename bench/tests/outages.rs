@@ -9,7 +9,7 @@ use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, process, udp_flows, wait};
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 use weir_layout::counters::Counter;
 
 const ICMP: u8 = 1;
@@ -91,7 +91,7 @@ fn with_all_uplinks_silent_flows_stay_and_all_goes_on_when_one_is_back() {
     assert_eq!((alive.tcp, alive.udp), (30, 30));
     let fail = |uplink: usize, on| site.topology.providers[uplink].set_black_hole(on).unwrap();
     (0..3).for_each(|uplink| fail(uplink, true));
-    let last_resort = uplink_state::USABLE | uplink_state::UNHEALTHY | uplink_state::LAST_RESORT;
+    let last_resort = path_state::USABLE | path_state::UNHEALTHY | path_state::LAST_RESORT;
     until_states(&site, "the last resort", [last_resort; 3]);
     let counters = site.weir.counters().unwrap();
     let of = |counter| counters.sum(counter);
@@ -104,14 +104,14 @@ fn with_all_uplinks_silent_flows_stay_and_all_goes_on_when_one_is_back() {
     assert_eq!(after, before, "nothing is cut, moved or refused");
 
     fail(1, false);
-    let alone = [uplink_state::UNHEALTHY, uplink_state::USABLE, uplink_state::UNHEALTHY];
+    let alone = [path_state::UNHEALTHY, path_state::USABLE, path_state::UNHEALTHY];
     until_states(&site, "cable to be back alone", alone);
     let alive = flows.ask();
     assert_eq!((alive.tcp + alive.reset, alive.udp), (30, 30), "{alive:?}");
     assert!(alive.tcp > 0, "those of cable go on: {alive:?}");
 
     [0, 2].into_iter().for_each(|uplink| fail(uplink, false));
-    until_states(&site, "all to be up", [uplink_state::USABLE; 3]);
+    until_states(&site, "all to be up", [path_state::USABLE; 3]);
     assert_eq!(udp_flows::run(hosts, ECHO, 50).unwrap().answered, 50);
     assert_eq!(site.weir.processes().unwrap(), processes);
     site.weir.check_conservation().unwrap();
@@ -125,9 +125,8 @@ fn with_all_uplinks_cut_new_flows_are_refused_until_one_is_back() {
         provider.set_carrier(false).unwrap();
     }
     wait::until("no uplink to be usable", wait::BOUND, || {
-        let cut = |state: &u32| {
-            state & uplink_state::NO_CARRIER != 0 && state & uplink_state::USABLE == 0
-        };
+        let cut =
+            |state: &u32| state & path_state::NO_CARRIER != 0 && state & path_state::USABLE == 0;
         Ok(site.weir.states()?.iter().all(cut).then_some(()))
     })
     .unwrap();

@@ -20,7 +20,7 @@ use weir_kit::udp_flows::{self, UdpReport};
 use weir_kit::wait;
 use weir_kit::weir::{self, Weir, tier};
 use weir_kit::witness::{Clients, Talk, Witness};
-use weir_layout::control::{Device, uplink_state};
+use weir_layout::control::{Device, path_state};
 use weir_layout::counters::Counter;
 use weir_shm::counters::Counters;
 use weir_xsk::{BindMode, Socket, SocketConfig, Umem, UmemConfig};
@@ -287,7 +287,7 @@ fn each_part_in_turn_costs_the_others_nothing(workers: u8) {
         restored.unwrap();
         weir.wait_for_device(wan2, "refused", "`ip link set dev wan2 xdp off`").unwrap();
         wait::until("the uplink to be out of use", wait::BOUND, || {
-            Ok((weir.states()?[LTE] & uplink_state::NO_DEVICE != 0).then_some(()))
+            Ok((weir.states()?[LTE] & path_state::NO_DEVICE != 0).then_some(()))
         })
         .unwrap();
     });
@@ -351,7 +351,7 @@ fn parts_that_are_missing_or_wrong_at_start_are_out_alone_and_join_when_they_are
             .answered
     };
     assert_eq!(new_flows(0, 10_000), 300);
-    assert_ne!(weir.states().unwrap()[CABLE] & uplink_state::NO_DEVICE, 0);
+    assert_ne!(weir.states().unwrap()[CABLE] & path_state::NO_DEVICE, 0);
 
     topology.restore_lan(1).unwrap();
     device("lan1", "attached", "");
@@ -380,7 +380,7 @@ fn a_reload_that_names_a_missing_lan_and_an_uplink_without_ethernet_header_is_ta
     weir.wait_for_device("lan7", "waiting", "there is no such interface").unwrap();
     weir.wait_for_device("ppp0", "waiting", "no Ethernet header: not supported").unwrap();
     assert_eq!(udp_flows::run(&topology.hosts, echo(&topology), 300).unwrap().answered, 600);
-    assert_ne!(weir.states().unwrap()[LTE] & uplink_state::NO_DEVICE, 0);
+    assert_ne!(weir.states().unwrap()[LTE] & path_state::NO_DEVICE, 0);
 }
 
 #[test]
@@ -399,7 +399,7 @@ fn a_queue_that_another_socket_has_takes_out_its_device_until_it_is_free() {
     let weir = Weir::start_on(&topology, &configuration(&topology), &[0, LTE]).unwrap();
     weir.wait_for_device("wan1", "refused", "AF_XDP socket of another process").unwrap();
     wait::until("the uplink to be out of use", wait::BOUND, || {
-        Ok((weir.states()?[CABLE] & uplink_state::USABLE == 0).then_some(()))
+        Ok((weir.states()?[CABLE] & path_state::USABLE == 0).then_some(()))
     })
     .unwrap();
     assert_eq!(udp_flows::run(&topology.hosts, echo(&topology), 300).unwrap().answered, 600);

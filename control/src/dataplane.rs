@@ -1,6 +1,6 @@
 //! What the dataplane says of the devices.
 
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 use weir_layout::status::{DeviceState, StatusPage};
 use weir_publish::Published;
 use weir_service::Complaint;
@@ -74,7 +74,7 @@ fn mark(published: &mut Published, refused: &[u32]) {
         let device = port.and_then(|port| half.devices.get(usize::from(port.device)));
         // By the kernel's index: what is said may be of another device that had the number.
         if device.is_some_and(|d| d.ifindex != 0 && refused.contains(&d.ifindex)) {
-            *problems |= uplink_state::NO_DEVICE;
+            *problems |= path_state::NO_DEVICE;
         }
     }
 }
@@ -100,7 +100,7 @@ mod tests {
             let mut published =
                 weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
             mark(&mut published, &refused(page));
-            published.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0).collect::<Vec<_>>()
+            published.problems.iter().map(|p| p & path_state::NO_DEVICE != 0).collect::<Vec<_>>()
         };
         assert_eq!(marked(&page), [false, false]);
         (page.devices[7].ifindex, page.devices[7].state) = (3, DeviceState::Refused as u8);

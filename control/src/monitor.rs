@@ -6,7 +6,7 @@ use weir_health::load::{Change, Rtt};
 use weir_health::target::Status;
 use weir_health::window::Figures;
 use weir_health::{Entry, History, Part, Reason, Signal, State, Transition, Uplink, Wish, choose};
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 use weir_site::{Member, Site};
 
 /// Transitions kept for `weir history`.
@@ -43,14 +43,14 @@ impl Monitor {
             let Some(word) = earlier.get(index) else { return Uplink::new(health, now) };
             let was = |bit| word & bit != 0;
             match () {
-                _ if was(uplink_state::USABLE) && was(uplink_state::DEGRADED) => {
+                _ if was(path_state::USABLE) && was(path_state::DEGRADED) => {
                     Uplink::adopt_degraded(health, now)
                 }
-                _ if was(uplink_state::USABLE) && !was(uplink_state::HELD_DOWN) => {
+                _ if was(path_state::USABLE) && !was(path_state::HELD_DOWN) => {
                     Uplink::adopt(health, now)
                 }
                 // What the operator sets down serves no hold-down when it is put back.
-                _ if was(uplink_state::ADMIN_DOWN) => Uplink::new(health, now),
+                _ if was(path_state::ADMIN_DOWN) => Uplink::new(health, now),
                 _ => Uplink::adopt_down(health, now),
             }
         };
@@ -88,10 +88,10 @@ impl Monitor {
         // is back, the carrier last: a link is up at once when all is well, and what is wrong with
         // it must be known by then.
         const BITS: [Bit; 4] = [
-            (uplink_state::NO_DEVICE, Signal::Device),
-            (uplink_state::NO_CARRIER, Signal::Carrier),
-            (uplink_state::NO_ADDRESS, Signal::Address),
-            (uplink_state::NO_NEXT_HOP, Signal::NextHop),
+            (path_state::NO_DEVICE, Signal::Device),
+            (path_state::NO_CARRIER, Signal::Carrier),
+            (path_state::NO_ADDRESS, Signal::Address),
+            (path_state::NO_NEXT_HOP, Signal::NextHop),
         ];
         for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
             let known = self.uplinks[index].problems.replace(*problems);
@@ -212,22 +212,22 @@ impl Monitor {
         }
         let in_use = well | (kept & !left);
         let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
-            let problems = uplink.problems.map(|problems| problems & !uplink_state::DRAINING);
+            let problems = uplink.problems.map(|problems| problems & !path_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
             let health = match uplink.machine.state() {
                 State::Up => 0,
-                State::Degraded => uplink_state::DEGRADED,
-                State::Recovering { .. } => uplink_state::HELD_DOWN,
+                State::Degraded => path_state::DEGRADED,
+                State::Recovering { .. } => path_state::HELD_DOWN,
                 // What the kernel or the operator says is said already.
                 State::Down if problems != Some(0) => 0,
-                State::Down => uplink_state::UNHEALTHY,
-                State::Draining => uplink_state::DRAINING,
+                State::Down => path_state::UNHEALTHY,
+                State::Draining => path_state::DRAINING,
             };
             problems.unwrap_or(0)
                 | health
-                | bit(in_use, uplink_state::USABLE)
-                | bit(last_resort, uplink_state::LAST_RESORT)
-                | bit(kept & !in_use, uplink_state::SPARED)
+                | bit(in_use, path_state::USABLE)
+                | bit(last_resort, path_state::LAST_RESORT)
+                | bit(kept & !in_use, path_state::SPARED)
         });
         Verdict { states: states.collect(), takers }
     }
@@ -302,7 +302,7 @@ fn now_ms() -> u64 {
 /// What the operator wants, from the bits of a state word.
 fn wish(problems: u32) -> Wish {
     let is = |bit| problems & bit != 0;
-    match (is(uplink_state::ADMIN_DOWN), is(uplink_state::DRAINING)) {
+    match (is(path_state::ADMIN_DOWN), is(path_state::DRAINING)) {
         (false, false) => Wish::Use,
         (false, true) => Wish::Drain,
         (true, false) => Wish::Down,
@@ -332,16 +332,16 @@ mod tests {
 
     #[test]
     fn uplinks_without_a_problem_are_in_use() {
-        let wanted = Verdict { states: vec![uplink_state::USABLE; 2], takers: vec![0b11, 0b01] };
+        let wanted = Verdict { states: vec![path_state::USABLE; 2], takers: vec![0b11, 0b01] };
         assert_eq!(told([0, 0]), wanted);
     }
 
     #[test]
     fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
         let mut monitor = Monitor::new(&site(), &[], 0);
-        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
+        monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
         monitor.observe(&[0, 0], 20);
-        assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [uplink_state::USABLE; 2]);
+        assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [path_state::USABLE; 2]);
         let held = monitor
             .history(0)
             .into_iter()
@@ -354,9 +354,9 @@ mod tests {
     fn a_cut_is_one_flap_for_want_of_carrier() {
         let mut monitor = Monitor::new(&site(), &[], 0);
         monitor.observe(&[0, 0], 0);
-        let gone = uplink_state::NO_CARRIER | uplink_state::NO_ADDRESS | uplink_state::NO_NEXT_HOP;
+        let gone = path_state::NO_CARRIER | path_state::NO_ADDRESS | path_state::NO_NEXT_HOP;
         monitor.observe(&[gone, 0], 10);
-        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 20);
+        monitor.observe(&[path_state::NO_NEXT_HOP, 0], 20);
         monitor.observe(&[0, 0], 30);
         let held = monitor.history(0).last().map(|entry| entry.transition.reason);
         assert_eq!(held, Some(Reason::Carrier), "{:?}", monitor.history(0));
@@ -366,51 +366,51 @@ mod tests {
 
     #[test]
     fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
-        let verdict = told([uplink_state::NO_NEXT_HOP, 0]);
+        let verdict = told([path_state::NO_NEXT_HOP, 0]);
         // Down for the policy that has another, whose flows leave.
-        let state = uplink_state::NO_NEXT_HOP | uplink_state::SPARED | uplink_state::LAST_RESORT;
-        assert_eq!(verdict.states, [state, uplink_state::USABLE]);
+        let state = path_state::NO_NEXT_HOP | path_state::SPARED | path_state::LAST_RESORT;
+        assert_eq!(verdict.states, [state, path_state::USABLE]);
         assert_eq!(verdict.takers, [0b10, 0b01]);
     }
 
     #[test]
     fn a_last_resort_that_no_policy_would_leave_is_in_use() {
-        let down = uplink_state::NO_NEXT_HOP;
+        let down = path_state::NO_NEXT_HOP;
         let verdict = told([down, down]);
-        let state = down | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        let state = down | path_state::USABLE | path_state::LAST_RESORT;
         assert_eq!(verdict.states, [state; 2]);
     }
 
     #[test]
     fn a_draining_uplink_takes_new_flows_only_when_no_other_member_can() {
-        let usable = uplink_state::USABLE;
-        let verdict = told([0, uplink_state::DRAINING]);
-        assert_eq!(verdict.states, [usable, usable | uplink_state::DRAINING]);
+        let usable = path_state::USABLE;
+        let verdict = told([0, path_state::DRAINING]);
+        assert_eq!(verdict.states, [usable, usable | path_state::DRAINING]);
         assert_eq!(verdict.takers, [0b01, 0b01]);
         // Alone in `fiber-only`.
-        let verdict = told([uplink_state::DRAINING, 0]);
-        assert_eq!(verdict.states, [usable | uplink_state::DRAINING, usable]);
+        let verdict = told([path_state::DRAINING, 0]);
+        assert_eq!(verdict.states, [usable | path_state::DRAINING, usable]);
         assert_eq!(verdict.takers, [0b10, 0b01]);
     }
 
     #[test]
     fn a_drained_uplink_is_down_as_by_hand() {
-        let verdict = told([0, uplink_state::DRAINING | uplink_state::ADMIN_DOWN]);
-        assert_eq!(verdict.states, [uplink_state::USABLE, uplink_state::ADMIN_DOWN]);
+        let verdict = told([0, path_state::DRAINING | path_state::ADMIN_DOWN]);
+        assert_eq!(verdict.states, [path_state::USABLE, path_state::ADMIN_DOWN]);
     }
 
     #[test]
     fn a_member_without_weight_spares_no_other() {
         let mut monitor = Monitor::new(&site(), &[], 0);
-        monitor.observe(&[uplink_state::NO_NEXT_HOP, 0], 0);
+        monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
         assert_eq!(monitor.verdict(&site(), |_| 0b01).takers, [0b01, 0b01]);
         assert_eq!(monitor.verdict(&site(), |_| u64::MAX).takers, [0b10, 0b01]);
     }
 
     #[test]
     fn a_link_without_carrier_is_nobodys_resort() {
-        let verdict = told([uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
-        assert_eq!(verdict.states, [uplink_state::NO_CARRIER, uplink_state::ADMIN_DOWN]);
+        let verdict = told([path_state::NO_CARRIER, path_state::ADMIN_DOWN]);
+        assert_eq!(verdict.states, [path_state::NO_CARRIER, path_state::ADMIN_DOWN]);
         assert_eq!(verdict.takers, [0, 0]);
     }
 
@@ -445,20 +445,20 @@ mod tests {
     #[test]
     fn what_silences_all_uplinks_takes_none_out_of_use() {
         let states = probed(|_, now| now < 1000);
-        let usable = |states: &[u32]| states.iter().all(|s| s & uplink_state::USABLE != 0);
+        let usable = |states: &[u32]| states.iter().all(|s| s & path_state::USABLE != 0);
         let bad = states.iter().find(|(now, states)| *now > 100 && !usable(states));
         assert_eq!(bad, None);
-        let resort = uplink_state::UNHEALTHY | uplink_state::USABLE | uplink_state::LAST_RESORT;
+        let resort = path_state::UNHEALTHY | path_state::USABLE | path_state::LAST_RESORT;
         assert_eq!(states.last().unwrap().1, [resort; 2]);
-        let one = states.iter().any(|(_, s)| s[0] & !s[1] & uplink_state::UNHEALTHY != 0);
+        let one = states.iter().any(|(_, s)| s[0] & !s[1] & path_state::UNHEALTHY != 0);
         assert!(one, "they do not fall at the same moment");
     }
 
     #[test]
     fn one_silent_uplink_is_out_of_use_at_once_beside_one_that_answers() {
         let states = probed(|uplink, now| uplink == 1 || now < 1000);
-        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
-        assert_eq!(down.unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
+        let down = states.iter().find(|(_, states)| states[0] & path_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1, [path_state::UNHEALTHY, path_state::USABLE]);
     }
 
     #[test]
@@ -466,19 +466,19 @@ mod tests {
         // The other misses what it is asked while the first goes down.
         let states =
             probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
-        let down = states.iter().find(|(_, states)| states[0] & uplink_state::UNHEALTHY != 0);
-        assert_eq!(down.unwrap().1[0], uplink_state::UNHEALTHY | uplink_state::USABLE);
-        assert_eq!(states.last().unwrap().1, [uplink_state::UNHEALTHY, uplink_state::USABLE]);
+        let down = states.iter().find(|(_, states)| states[0] & path_state::UNHEALTHY != 0);
+        assert_eq!(down.unwrap().1[0], path_state::UNHEALTHY | path_state::USABLE);
+        assert_eq!(states.last().unwrap().1, [path_state::UNHEALTHY, path_state::USABLE]);
     }
 
     #[test]
     fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
-        let earlier = [uplink_state::USABLE, uplink_state::ADMIN_DOWN];
+        let earlier = [path_state::USABLE, path_state::ADMIN_DOWN];
         let mut monitor = Monitor::new(&site(), &earlier, 0);
-        monitor.observe(&[0, uplink_state::ADMIN_DOWN], 0);
+        monitor.observe(&[0, path_state::ADMIN_DOWN], 0);
         assert_eq!(
             monitor.verdict(&site(), |_| u64::MAX).states,
-            [uplink_state::USABLE, uplink_state::ADMIN_DOWN]
+            [path_state::USABLE, path_state::ADMIN_DOWN]
         );
         assert!(monitor.history(0).iter().all(|entry| entry.part.uplink() != Some("fiber")));
     }
@@ -494,26 +494,26 @@ mod tests {
     #[test]
     fn a_hold_down_is_served_when_the_control_process_starts_again() {
         let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
-        let earlier = [uplink_state::HELD_DOWN, uplink_state::NO_CARRIER];
+        let earlier = [path_state::HELD_DOWN, path_state::NO_CARRIER];
         let held = well_for(hold_ms, earlier);
         assert!(held.iter().all(|state| matches!(state, State::Recovering { .. })), "{held:?}");
         assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
-        let by_hand = [uplink_state::ADMIN_DOWN, uplink_state::USABLE];
+        let by_hand = [path_state::ADMIN_DOWN, path_state::USABLE];
         assert_eq!(well_for(0, by_hand), [State::Up; 2], "put back by the operator");
     }
 
     #[test]
     fn a_degraded_uplink_stays_so_when_the_control_process_starts_again() {
         let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
-        let degraded = uplink_state::USABLE | uplink_state::DEGRADED;
-        let earlier = [degraded, uplink_state::USABLE];
+        let degraded = path_state::USABLE | path_state::DEGRADED;
+        let earlier = [degraded, path_state::USABLE];
         assert_eq!(well_for(hold_ms, earlier), [State::Degraded, State::Up]);
         assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
     }
 
     #[test]
     fn an_uplink_that_fills_is_in_the_history_with_load_and_capacity() {
-        let mut monitor = Monitor::new(&site(), &[uplink_state::USABLE; 2], 0);
+        let mut monitor = Monitor::new(&site(), &[path_state::USABLE; 2], 0);
         let tighter = Some((weir_site::load::Direction::Up, 91, 20_000_000));
         monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
         monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
@@ -538,7 +538,7 @@ mod tests {
             format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
         let text = SITE.replace("interface = \"wan0\"", &probed);
         let site = weir_site::parse("weir.toml", &text).unwrap();
-        let mut monitor = Monitor::new(&site, &[uplink_state::USABLE; 2], 0);
+        let mut monitor = Monitor::new(&site, &[path_state::USABLE; 2], 0);
         assert_eq!(monitor.rtt(0), None);
         for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
             monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);

@@ -23,7 +23,7 @@ use weir_api::{Message, Request};
 use weir_kernel::events::{self, Event};
 use weir_kernel::watch;
 use weir_layout::MAX_UPLINKS;
-use weir_layout::control::uplink_state;
+use weir_layout::control::{PathId, path_state};
 use weir_shm::control::StateWords;
 use weir_shm::state_word;
 use weir_site::Site;
@@ -35,13 +35,13 @@ const PRIORITY: u8 = 1;
 const NICE: i32 = -20;
 
 /// Bits that an uplink has, or may have, only while it is not down for a reason of its own.
-const STANDING: u32 = uplink_state::USABLE
-    | uplink_state::SPARED
-    | uplink_state::LAST_RESORT
-    | uplink_state::DEGRADED
-    | uplink_state::UNHEALTHY
-    | uplink_state::HELD_DOWN
-    | uplink_state::DRAINING;
+const STANDING: u32 = path_state::USABLE
+    | path_state::SPARED
+    | path_state::LAST_RESORT
+    | path_state::DEGRADED
+    | path_state::UNHEALTHY
+    | path_state::HELD_DOWN
+    | path_state::DRAINING;
 
 /// The uplinks' state words, which the daemon and the urgent thread write: without a lock by
 /// [`state_word`], whose order a model checks. Names are under a lock that is written at a reload
@@ -87,12 +87,12 @@ impl Words {
 
     /// Stores what the daemon decided. Where something was said meanwhile, that holds.
     pub fn set(&self, uplink: u8, state: u32) {
-        state_word::decide(self.words.word(uplink), self.said(uplink), state, fallen);
+        state_word::decide(self.words.word(PathId::v4(uplink)), self.said(uplink), state, fallen);
     }
 
     /// Puts the uplink down for this reason.
     fn say(&self, uplink: u8, bit: u32) {
-        state_word::report(self.words.word(uplink), self.said(uplink), bit, fallen);
+        state_word::report(self.words.word(PathId::v4(uplink)), self.said(uplink), bit, fallen);
     }
 
     fn said(&self, uplink: u8) -> &AtomicU32 {
@@ -111,7 +111,7 @@ impl Words {
             .said
             .iter()
             .zip(&self.interfaces)
-            .filter(|(said, _)| state_word::acknowledge(said, uplink_state::NO_CARRIER));
+            .filter(|(said, _)| state_word::acknowledge(said, path_state::NO_CARRIER));
         heard.map(|(_, interface)| interface.load(SeqCst))
     }
 
@@ -120,7 +120,7 @@ impl Words {
         let Event::Link { index, running: false, .. } = event else { return };
         for (uplink, interface) in (0u8..).zip(&self.interfaces) {
             if interface.load(SeqCst) == index {
-                self.say(uplink, uplink_state::NO_CARRIER);
+                self.say(uplink, path_state::NO_CARRIER);
             }
         }
         self.news.notify_one();
@@ -129,14 +129,14 @@ impl Words {
     /// Takes a message that is on its way to the daemon.
     pub fn hear(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
-            self.say(uplink, uplink_state::ADMIN_DOWN);
+            self.say(uplink, path_state::ADMIN_DOWN);
         }
     }
 
     /// The daemon has heard of this message, whatever comes of it.
     pub fn heard(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
-            state_word::acknowledge(self.said(uplink), uplink_state::ADMIN_DOWN);
+            state_word::acknowledge(self.said(uplink), path_state::ADMIN_DOWN);
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
     const SITE: &str = "[[lan]]\ninterface = \"lan0\"\n\
         [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
         [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n";
-    const UP: u32 = uplink_state::USABLE;
+    const UP: u32 = path_state::USABLE;
     const CUT: Event = Event::Link { index: 2, up: true, running: false };
 
     /// Two uplinks in use, by interfaces 2 and 3.
@@ -249,7 +249,7 @@ mod tests {
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let site = weir_site::parse("weir.toml", SITE).unwrap();
         words.know(&site, &Kernel { links, ..Kernel::default() });
-        (0..2).for_each(|uplink| words.set(uplink, UP | uplink_state::SATURATED));
+        (0..2).for_each(|uplink| words.set(uplink, UP | path_state::SATURATED));
         (words, region)
     }
 
@@ -261,8 +261,11 @@ mod tests {
     fn a_lost_carrier_is_in_the_word_at_once_and_said_to_the_daemon_once() {
         let (words, region) = words();
         words.hear_event(CUT);
-        assert_eq!(region.uplink_state(0), uplink_state::NO_CARRIER | uplink_state::SATURATED);
-        assert_eq!(region.uplink_state(1), UP | uplink_state::SATURATED, "it has its own");
+        assert_eq!(
+            region.path_state(PathId::v4(0)),
+            path_state::NO_CARRIER | path_state::SATURATED
+        );
+        assert_eq!(region.path_state(PathId::v4(1)), UP | path_state::SATURATED, "it has its own");
         assert_eq!(words.lost_carriers().collect::<Vec<_>>(), [2]);
         assert_eq!(words.lost_carriers().count(), 0);
     }
@@ -273,7 +276,7 @@ mod tests {
         words.hear_event(Event::Link { index: 2, up: true, running: true });
         words.hear_event(Event::Link { index: 9, up: true, running: false });
         words.hear_event(Event::Unknown);
-        assert_eq!(region.uplink_state(0), UP | uplink_state::SATURATED);
+        assert_eq!(region.path_state(PathId::v4(0)), UP | path_state::SATURATED);
     }
 
     #[test]
@@ -281,10 +284,10 @@ mod tests {
         let (words, region) = words();
         words.hear_event(CUT);
         words.set(0, UP);
-        assert_eq!(region.uplink_state(0), uplink_state::NO_CARRIER);
+        assert_eq!(region.path_state(PathId::v4(0)), path_state::NO_CARRIER);
         assert_eq!(words.lost_carriers().count(), 1);
-        words.set(0, UP | uplink_state::DEGRADED);
-        assert_eq!(region.uplink_state(0), UP | uplink_state::DEGRADED, "decided since");
+        words.set(0, UP | path_state::DEGRADED);
+        assert_eq!(region.path_state(PathId::v4(0)), UP | path_state::DEGRADED, "decided since");
     }
 
     #[test]
@@ -292,11 +295,11 @@ mod tests {
         let (words, region) = words();
         words.hear(&down("lte"));
         words.set(1, UP);
-        assert_eq!(region.uplink_state(1), uplink_state::ADMIN_DOWN);
+        assert_eq!(region.path_state(PathId::v4(1)), path_state::ADMIN_DOWN);
         assert_eq!(words.lost_carriers().count(), 0);
         words.heard(&down("lte"));
         words.set(1, UP);
-        assert_eq!(region.uplink_state(1), UP, "put back, or the request was refused");
+        assert_eq!(region.path_state(PathId::v4(1)), UP, "put back, or the request was refused");
     }
 
     #[test]
@@ -305,8 +308,8 @@ mod tests {
         words.hear(&down("nosuch"));
         words.hear(&Message::Do(Request::Up { uplink: "fiber".into() }));
         assert_eq!(
-            [0, 1].map(|uplink| region.uplink_state(uplink)),
-            [UP | uplink_state::SATURATED; 2]
+            [0, 1].map(|uplink| region.path_state(PathId::v4(uplink))),
+            [UP | path_state::SATURATED; 2]
         );
     }
 }

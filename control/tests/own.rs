@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
-use weir_layout::control::{OnDataplaneLoss, uplink_state};
+use weir_layout::control::{OnDataplaneLoss, path_state};
 use weir_publish::Overrides;
 use weir_site::Site;
 use weir_view::own::{answer_mark, mark};
@@ -61,7 +61,7 @@ fn way(selector: &str) -> String {
 }
 
 async fn install(site: &Site, usable: [bool; 2]) {
-    install_by(site, usable.map(|usable| if usable { uplink_state::USABLE } else { 0 })).await;
+    install_by(site, usable.map(|usable| if usable { path_state::USABLE } else { 0 })).await;
 }
 
 async fn install_by(site: &Site, states: [u32; 2]) {
@@ -136,7 +136,7 @@ fn other_sockets_leave_by_the_best_usable_uplink() {
 #[test]
 fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() {
     in_gateway(async |site| {
-        let (usable, draining) = (uplink_state::USABLE, uplink_state::DRAINING);
+        let (usable, draining) = (path_state::USABLE, path_state::DRAINING);
         install_by(&site, [usable | draining, usable]).await;
         assert_eq!(way(""), "wan1");
         install_by(&site, [0, usable | draining]).await;
@@ -147,7 +147,7 @@ fn other_sockets_leave_a_draining_uplink_to_its_flows_while_another_is_usable() 
 #[test]
 fn other_sockets_leave_a_degraded_uplink_while_another_is_well() {
     in_gateway(async |mut site| {
-        let (usable, degraded) = (uplink_state::USABLE, uplink_state::DEGRADED);
+        let (usable, degraded) = (path_state::USABLE, path_state::DEGRADED);
         site.policies[0].members[1].tier = 2;
         install_by(&site, [usable | degraded, usable]).await;
         assert_eq!(way(""), "wan1");
@@ -159,7 +159,7 @@ fn other_sockets_leave_a_degraded_uplink_while_another_is_well() {
 #[test]
 fn other_sockets_follow_weights_that_are_set_at_run_time() {
     in_gateway(async |mut site| {
-        let states = [uplink_state::USABLE; 2];
+        let states = [path_state::USABLE; 2];
         let mut overrides = Overrides::default();
         overrides.weights.insert(1, 6);
         install_with(&site, &overrides, states).await;
@@ -391,7 +391,7 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         let mut watcher = Watcher::new().unwrap();
         let mut kernel = watcher.read().await.unwrap();
         let half = weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None).half;
-        let wanted = weir_publish::own::wanted(&site, &kernel, &half, &[0, uplink_state::USABLE]);
+        let wanted = weir_publish::own::wanted(&site, &kernel, &half, &[0, path_state::USABLE]);
         let error = own::install(&wanted, &mut kernel.own, watcher.handle()).await.unwrap_err();
         assert!(error.to_string().contains("192.0.2.2"), "{error}");
         assert_eq!(way(" from 192.0.2.130"), "wan1");

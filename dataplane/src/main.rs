@@ -17,9 +17,9 @@ use weir_dataplane::engine::Regions;
 use weir_dataplane::handoff::Handoff;
 use weir_dataplane::ready;
 use weir_dataplane::worker::{self, Channel, Plan, Shared};
-use weir_layout::MAX_DEVICES;
 use weir_layout::control::ControlHalf;
 use weir_layout::status::DeviceStatus;
+use weir_layout::{Family, MAX_DEVICES};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
@@ -210,7 +210,8 @@ impl Layout {
         let workers = half.workers.max(1);
         let core = |core: &u16| (*core != u16::MAX).then_some(usize::from(*core));
         let cores = half.cores.iter().take(workers.into()).map(core).collect();
-        let nat_ports = half.uplinks.iter().map(|uplink| (uplink.nat_lo, uplink.nat_hi)).collect();
+        let nat_ports = half.uplinks.iter().map(|uplink| uplink.path(Family::V4));
+        let nat_ports = nat_ports.map(|path| (path.nat_lo, path.nat_hi)).collect();
         Self { workers, cores, nat_ports }
     }
 }

@@ -1,8 +1,8 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
-use weir_layout::NONE;
-use weir_layout::control::{ControlHalf, Policy, Rule, Selection, Translate, uplink_state};
+use weir_layout::control::{ControlHalf, PathId, Policy, Rule, Selection, Translate, path_state};
 use weir_layout::set::IndexSet;
+use weir_layout::{Family, NONE};
 use weir_wire::hash::hash2;
 use weir_wire::icmp;
 use weir_wire::tcp;
@@ -78,7 +78,7 @@ pub fn uplink(
 ) -> Option<u8> {
     let index = usize::from(policy);
     let policy = snapshot.half.policies.get(index).filter(|policy| policy.member_count != 0)?;
-    let table = snapshot.table(index);
+    let table = snapshot.table(Family::V4, index)?;
     let mut hash = selection_hash(&snapshot.half, key, policy, traffic);
     let mut resort = None;
     for _ in 0..RETRIES {
@@ -97,18 +97,19 @@ pub fn uplink(
 /// May flows use the uplink, whatever their policy?
 #[inline]
 pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
-    region.uplink_state(uplink) & uplink_state::USABLE != 0
+    region.path_state(PathId::v4(uplink)) & path_state::USABLE != 0
 }
 
 /// Is the uplink what some policy is left with? Which one, its buckets say.
 pub fn spared(region: &ControlRegion, uplink: u8) -> bool {
-    region.uplink_state(uplink) & uplink_state::SPARED != 0
+    region.path_state(PathId::v4(uplink)) & path_state::SPARED != 0
 }
 
 /// Is the uplink of a worse tier than the one that takes the policy's new flows?
 pub fn is_away(policy: &Policy, uplink: u8) -> bool {
     let member = policy.members().iter().find(|member| member.uplink == uplink);
-    policy.active_tier != 0 && member.is_some_and(|member| member.tier > policy.active_tier)
+    let active = policy.steering(Family::V4).active_tier;
+    active != 0 && member.is_some_and(|member| member.tier > active)
 }
 
 /// The policy's key. Where a member translates, a UDP or ICMP endpoint must keep one mapping
@@ -135,8 +136,8 @@ fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffi
 
 fn translates(half: &ControlHalf, policy: &Policy) -> bool {
     policy.members().iter().any(|member| {
-        let uplink = half.uplinks.get(usize::from(member.uplink));
-        uplink.is_some_and(|u| u.translate == Translate::Nat44 as u8)
+        let path = half.path(PathId::v4(member.uplink));
+        path.is_some_and(|path| path.translate == Translate::Nat44 as u8)
     })
 }
 
@@ -166,16 +167,17 @@ mod tests {
         let mut writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
         let mut half = empty_half();
         for uplink in 0..2u8 {
-            half.uplinks[usize::from(uplink)].translate = Translate::Nat44 as u8;
+            half.uplinks[usize::from(uplink)].path_mut(Family::V4).translate =
+                Translate::Nat44 as u8;
             half.policies[0].members[usize::from(uplink)] = Member { uplink, tier: 1, weight: 1 };
-            writer.set_uplink_state(uplink, uplink_state::USABLE);
+            writer.set_path_state(PathId::v4(uplink), path_state::USABLE);
         }
         half.policies[0].name = Name::new("both");
         half.policies[0].member_count = 2;
         half.policies[0].selection = selection as u8;
         let mut table = [0; BUCKETS];
         table[BUCKETS / 2..].fill(1);
-        writer.publish(&mut half, &[&table]);
+        writer.publish(&mut half, [&[&table], &[]]);
         let snapshot = writer.region().snapshot().unwrap();
         (writer, snapshot)
     }
@@ -274,13 +276,13 @@ mod tests {
     #[test]
     fn an_uplink_that_just_went_down_takes_no_new_flow() {
         let (writer, snapshot) = two_uplinks(Selection::Flow);
-        writer.set_uplink_state(0, 0);
+        writer.set_path_state(PathId::v4(0), 0);
         let choose = |n| {
             let t = Traffic { sport: n, ..traffic() };
             uplink(&snapshot, writer.region(), KEY, 0, &t)
         };
         assert!((0..1000).all(|n| choose(n) == Some(1)));
-        writer.set_uplink_state(1, 0);
+        writer.set_path_state(PathId::v4(1), 0);
         assert!((0..1000).all(|n| choose(n).is_none()));
     }
 }

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use weir_layout::control::{Mac, Tier};
+use weir_layout::control::{Mac, PathId, Tier};
 use weir_layout::counters::Lane;
 use weir_layout::flow::{FlowEntry4, flag};
 use weir_layout::neighbour;
@@ -160,17 +160,18 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
 /// Where a direction leads; `None`: to a host that is no index of the neighbour table.
 #[inline(always)]
 fn egress(published: Published, direction: &Direction) -> Option<Egress> {
+    let path = PathId::v4(direction.uplink);
     let destination = match direction.is_outward() {
-        // SAFETY: an uplink of the half.
-        true => unsafe { (*published.uplink(direction.uplink)).next_hop_mac },
+        // SAFETY: a path of the half.
+        true => unsafe { (*published.path(path)).next_hop_mac },
         false => Mac::from_word(maps::neighbour(direction.host)? & MAC),
     };
     let port = published.port(direction.port);
     // SAFETY: a port of the half.
     let (device, mtu, vlan, source) =
         unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
-    let uplink_state = published.uplink_state(direction.uplink);
-    Some(Egress { uplink_state, device, mtu, link: LinkHeader { destination, source, vlan } })
+    let path_state = published.path_state(path);
+    Some(Egress { path_state, device, mtu, link: LinkHeader { destination, source, vlan } })
 }
 
 /// Counts the packet on its entry, and says that the flow lives.

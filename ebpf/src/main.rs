@@ -18,7 +18,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use weir_layout::control::{Mac, OnDataplaneLoss, Port, PortRole, host_class};
+use weir_layout::control::{Mac, OnDataplaneLoss, PathId, Port, PortRole, host_class};
 use weir_layout::counters::Counter;
 use weir_layout::flow::FlowKey4;
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
@@ -227,8 +227,8 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     let otherwise = match maps::host_class(p.dst) {
         host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
         host_class::KERNEL => (XDP_PASS, Counter::XdpPassKernelRoute),
-        // SAFETY: an uplink of the half.
-        host_class::LAN if unsafe { (*published.uplink(port.uplink)).inbound } != 0 => {
+        // SAFETY: a path of the half.
+        host_class::LAN if unsafe { (*published.path(PathId::v4(port.uplink))).inbound } != 0 => {
             (XDP_PASS, Counter::XdpPassKernelRoute)
         }
         host_class::LAN => UNASKED,

@@ -5,7 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::control::{
-    ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Port, PortSlot, Uplink, port_slot,
+    ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Uplink,
+    port_slot,
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
@@ -155,20 +156,24 @@ impl Published {
         unsafe { (&raw const (*self.half).ports).cast::<Port>().add(index) }
     }
 
-    /// An uplink.
+    /// A path.
     #[inline(always)]
-    pub fn uplink(self, index: u8) -> *const Uplink {
-        let index = usize::from(index) & (MAX_UPLINKS - 1);
-        // SAFETY: the index is masked to the array, which is part of the half.
-        unsafe { (&raw const (*self.half).uplinks).cast::<Uplink>().add(index) }
+    pub fn path(self, path: PathId) -> *const Path {
+        let index = usize::from(path.uplink) & (MAX_UPLINKS - 1);
+        // SAFETY: the index is masked to the array, which is part of the half; the family is one.
+        unsafe {
+            let uplink = (&raw const (*self.half).uplinks).cast::<Uplink>().add(index);
+            (&raw const (*uplink).paths).cast::<Path>().add(path.family.index())
+        }
     }
 
-    /// An uplink's state word.
+    /// A path's state word.
     #[inline(always)]
-    pub fn uplink_state(self, index: u8) -> u32 {
-        let index = usize::from(index) & (MAX_UPLINKS - 1);
+    pub fn path_state(self, path: PathId) -> u32 {
         // SAFETY: the pointer is to a whole page, the index is masked.
-        unsafe { (&raw const (*self.page).uplink_state).cast::<u32>().add(index).read_volatile() }
+        unsafe {
+            (&raw const (*self.page).path_state).cast::<u32>().add(path.index()).read_volatile()
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use weir_layout::control::{
     BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS,
-    SettingsBefore,
+    PathId, SettingsBefore, TABLES, table_index,
 };
-use weir_layout::{MAX_POLICIES, MAX_UPLINKS, checksum64};
+use weir_layout::{Family, MAX_POLICIES, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::map::{self, Access, Mmap};
@@ -36,7 +36,7 @@ impl ControlRegion {
     pub fn anonymous() -> std::io::Result<Self> {
         Ok(Self {
             page: Arc::new(Mmap::anonymous(size_of::<ControlPage>())?),
-            buckets: Arc::new(Mmap::anonymous(BUCKET_BANKS * MAX_POLICIES * BUCKETS)?),
+            buckets: Arc::new(Mmap::anonymous(BUCKET_BANKS * TABLES * BUCKETS)?),
         })
     }
 
@@ -46,14 +46,19 @@ impl ControlRegion {
         self.epoch_word().load(Ordering::Acquire)
     }
 
-    /// State word of an uplink; 0, that is not usable, for an index out of range.
+    /// State word of a path; 0, that is not usable, for an index out of range.
     #[inline]
-    pub fn uplink_state(&self, uplink: u8) -> u32 {
-        let states = self.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
-        match states.get(usize::from(uplink)) {
-            Some(word) if usize::from(uplink) < MAX_UPLINKS => word.load(Ordering::Relaxed),
-            _ => 0,
+    pub fn path_state(&self, path: PathId) -> u32 {
+        if !path.is_valid() {
+            return 0;
         }
+        self.state_word(path).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn state_word(&self, path: PathId) -> &AtomicU32 {
+        let words = self.page.view::<AtomicU32>(offset_of!(ControlPage, path_state));
+        &words[path.index()]
     }
 
     /// Has a socket of the gateway bound the port? A load of one word.
@@ -85,10 +90,10 @@ impl ControlRegion {
         snapshot.refresh(self).then_some(snapshot)
     }
 
-    /// The bucket tables in a bank, as they are, unchecked.
-    pub fn bank(&self, bank: usize, policy: usize) -> Box<BucketTable> {
+    /// A policy's bucket table in a bank, as it is, unchecked.
+    pub fn bank(&self, bank: usize, family: Family, policy: usize) -> Box<BucketTable> {
         let mut table = new_table();
-        self.load_table(bank, policy, &mut table);
+        self.load_table(bank, family, policy, &mut table);
         table
     }
 
@@ -104,12 +109,12 @@ impl ControlRegion {
         offset_of!(ControlPage, half) + (epoch & 1) as usize * size_of::<ControlHalf>()
     }
 
-    fn table_offset(bank: usize, policy: usize) -> usize {
-        (bank % BUCKET_BANKS * MAX_POLICIES + policy % MAX_POLICIES) * BUCKETS
+    fn table_offset(bank: usize, family: Family, policy: usize) -> usize {
+        table_index(bank, family, policy) * BUCKETS
     }
 
-    fn load_table(&self, bank: usize, policy: usize, table: &mut BucketTable) {
-        map::load_into(&self.buckets, Self::table_offset(bank, policy), table);
+    fn load_table(&self, bank: usize, family: Family, policy: usize, table: &mut BucketTable) {
+        map::load_into(&self.buckets, Self::table_offset(bank, family, policy), table);
     }
 }
 
@@ -132,33 +137,54 @@ pub struct Snapshot {
     pub half: Box<ControlHalf>,
     /// Where the next state is put together.
     next: Box<ControlHalf>,
-    /// Room for two bucket tables of each policy: the one that holds, and the next one. Those of
-    /// policies that there are not take no memory.
-    tables: [Box<[BucketTable; MAX_POLICIES]>; 2],
+    /// Bucket tables, by [`Family`].
+    families: [Tables; Family::COUNT],
+}
+
+/// A reader's bucket tables of one family.
+#[derive(Debug)]
+struct Tables {
+    /// Room for two of each policy: the one that holds, and the next one. Those that there are not
+    /// take no memory.
+    room: [Box<[BucketTable; MAX_POLICIES]>; 2],
     /// Which of both holds.
     current: [bool; MAX_POLICIES],
+}
+
+impl Tables {
+    fn new() -> Self {
+        let room = || <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
+        Self { room: [room(), room()], current: [false; MAX_POLICIES] }
+    }
+
+    fn current(&self, policy: usize) -> &BucketTable {
+        &self.room[usize::from(self.current[policy])][policy]
+    }
+
+    fn next(&mut self, policy: usize) -> &mut BucketTable {
+        &mut self.room[usize::from(!self.current[policy])][policy]
+    }
+}
+
+/// Where there may be a bucket table.
+fn tables() -> impl Iterator<Item = (Family, usize)> {
+    let of = |family| (0..MAX_POLICIES).map(move |policy| (family, policy));
+    Family::ALL.into_iter().flat_map(of)
 }
 
 impl Snapshot {
     /// An empty state.
     pub fn new() -> Box<Self> {
-        let tables =
-            || <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
-        Box::new(Self {
-            half: empty_half(),
-            next: empty_half(),
-            tables: [tables(), tables()],
-            current: [false; MAX_POLICIES],
-        })
+        let families = Family::ALL.map(|_| Tables::new());
+        Box::new(Self { half: empty_half(), next: empty_half(), families })
     }
 
-    /// The bucket table of a policy.
-    ///
-    /// # Panics
-    /// If there is no room for a policy of this number.
+    /// The bucket table of a policy in a family; `None`: no uplink has a path in the family, or
+    /// there is no such policy.
     #[inline]
-    pub fn table(&self, policy: usize) -> &BucketTable {
-        &self.tables[usize::from(self.current[policy])][policy]
+    pub fn table(&self, family: Family, policy: usize) -> Option<&BucketTable> {
+        let published = self.half.policies.get(policy)?.steering(family).table != 0;
+        published.then(|| self.families[family.index()].current(policy))
     }
 
     /// Replaces the copy by the current state; allocates nothing. Only tables that changed are
@@ -169,16 +195,17 @@ impl Snapshot {
             let whole = publish::read(region.epoch_word(), |epoch| {
                 let offset = ControlRegion::half_offset(epoch);
                 map::load_into(&region.page, offset, &mut *self.next);
-                for policy in 0..MAX_POLICIES {
-                    if self.has_changed(policy) {
-                        let next = &mut self.tables[usize::from(!self.current[policy])][policy];
-                        region.load_table((epoch & 1) as usize, policy, next);
+                for (family, policy) in tables() {
+                    if self.has_changed(family, policy) {
+                        let next = self.families[family.index()].next(policy);
+                        region.load_table((epoch & 1) as usize, family, policy, next);
                     }
                 }
             });
             if whole && self.next.epoch != 0 && self.is_next_sound() {
-                for policy in 0..MAX_POLICIES {
-                    self.current[policy] ^= self.has_changed(policy);
+                for (family, policy) in tables() {
+                    let changed = self.has_changed(family, policy);
+                    self.families[family.index()].current[policy] ^= changed;
                 }
                 std::mem::swap(&mut self.half, &mut self.next);
                 return true;
@@ -188,43 +215,35 @@ impl Snapshot {
     }
 
     /// Has the policy another table in the next state?
-    fn has_changed(&self, policy: usize) -> bool {
-        let [now, next] = [&self.half, &self.next].map(|half| &half.policies[policy]);
-        // The checksum too: a writer of an earlier build numbers nothing.
-        let same = now.table == next.table && now.buckets_checksum == next.buckets_checksum;
-        next.member_count != 0 && !(now.member_count != 0 && same)
+    fn has_changed(&self, family: Family, policy: usize) -> bool {
+        let [now, next] =
+            [&self.half, &self.next].map(|half| half.policies[policy].steering(family).table);
+        next != 0 && next != now
     }
 
-    fn is_next_sound(&self) -> bool {
-        let is_sound = |policy: usize| {
-            let next = &self.tables[usize::from(!self.current[policy])][policy];
-            self.next.policies[policy].buckets_checksum == checksum64(next)
-        };
+    fn is_next_sound(&mut self) -> bool {
         self.next.checksum == self.next.compute_checksum()
-            && (0..MAX_POLICIES).all(|policy| !self.has_changed(policy) || is_sound(policy))
+            && tables().all(|(family, policy)| {
+                let wanted = self.next.policies[policy].steering(family).buckets_checksum;
+                !self.has_changed(family, policy)
+                    || wanted == checksum64(self.families[family.index()].next(policy))
+            })
     }
 }
 
-/// The writing side of the uplinks' state words.
+/// The writing side of the paths' state words.
 #[derive(Clone, Debug)]
 pub struct StateWords(ControlRegion);
 
 impl StateWords {
-    /// The word of an uplink, for [`state_word`](crate::state_word).
-    pub fn word(&self, uplink: u8) -> &AtomicU32 {
-        let states = self.0.page.view::<AtomicU32>(offset_of!(ControlPage, uplink_state));
-        &states[usize::from(uplink) % MAX_UPLINKS]
+    /// The word of a path, for [`state_word`](crate::state_word).
+    pub fn word(&self, path: PathId) -> &AtomicU32 {
+        self.0.state_word(path)
     }
 
-    /// As [`ControlRegion::uplink_state`].
-    pub fn get(&self, uplink: u8) -> u32 {
-        self.0.uplink_state(uplink)
-    }
-
-    /// Flips the state word of an uplink: obeyed by the next packet, no epoch needed. A full
-    /// barrier.
-    pub fn set(&self, uplink: u8, state: u32) {
-        self.word(uplink).store(state, Ordering::SeqCst);
+    /// Flips the state word of a path: obeyed by the next packet, no epoch needed. A full barrier.
+    pub fn set(&self, path: PathId, state: u32) {
+        self.word(path).store(state, Ordering::SeqCst);
     }
 }
 
@@ -254,8 +273,10 @@ impl BoundPorts {
 pub struct ControlWriter {
     region: ControlRegion,
     last: Option<Instant>,
-    /// By policy: the number of its table as it was last published.
-    numbers: [u32; MAX_POLICIES],
+    /// By [`Family`] and policy: the number of its table as it was last published.
+    numbers: [[u32; MAX_POLICIES]; Family::COUNT],
+    /// The greatest number that was given.
+    greatest: u32,
     /// Room for one that is compared.
     table: Box<BucketTable>,
 }
@@ -267,8 +288,10 @@ impl ControlWriter {
         if region.epoch() != 0 {
             map::load_into(&region.page, ControlRegion::half_offset(region.epoch()), &mut *half);
         }
-        let numbers = half.policies.each_ref().map(|policy| policy.table);
-        Self { region, last: None, numbers, table: new_table() }
+        let of = |family| half.policies.each_ref().map(|policy| policy.steering(family).table);
+        let numbers = Family::ALL.map(of);
+        let greatest = numbers.iter().flatten().copied().max().unwrap_or(0);
+        Self { region, last: None, numbers, greatest, table: new_table() }
     }
 
     /// The reading side.
@@ -294,35 +317,45 @@ impl ControlWriter {
     }
 
     /// As [`StateWords::set`].
-    pub fn set_uplink_state(&self, uplink: u8, state: u32) {
-        self.words().set(uplink, state);
+    pub fn set_path_state(&self, path: PathId, state: u32) {
+        self.words().set(path, state);
     }
 
-    /// Publishes `half` and the table of each of its policies as the next epoch, which it returns.
-    /// Fills in `epoch`, the numbers of the tables and the checksums. Waits out [`MIN_PUBLISH_GAP_US`] since the last one.
-    pub fn publish(&mut self, half: &mut ControlHalf, tables: &[&BucketTable]) -> u64 {
+    /// Publishes `half` and the tables of its policies as the next epoch, which it returns. `tables`
+    /// has by [`Family`] those of the first policies; none where no uplink has a path in the family.
+    /// Fills in `epoch`, the numbers of the tables and the checksums. Waits out
+    /// [`MIN_PUBLISH_GAP_US`] since the last one.
+    pub fn publish(
+        &mut self,
+        half: &mut ControlHalf,
+        tables: [&[&BucketTable]; Family::COUNT],
+    ) -> u64 {
         let gap = Duration::from_micros(MIN_PUBLISH_GAP_US);
         if let Some(rest) = self.last.and_then(|last| gap.checked_sub(last.elapsed())) {
             std::thread::sleep(rest);
         }
-        let region = &self.region;
-        let next = region.epoch().wrapping_add(1).max(1);
+        let next = self.region.epoch().wrapping_add(1).max(1);
         half.epoch = next;
-        let live = (region.epoch() & 1) as usize;
-        for (index, table) in tables.iter().enumerate() {
-            region.load_table(live, index, &mut self.table);
-            let number = &mut self.numbers[index];
-            *number = number.wrapping_add((*self.table != **table).into());
-            let policy = &mut half.policies[index];
-            (policy.table, policy.buckets_checksum) = (*number, checksum64(*table));
+        for (family, policy) in self::tables() {
+            let table = tables[family.index()].get(policy).copied();
+            let steering = half.policies[policy].steering_mut(family);
+            (steering.table, steering.buckets_checksum) = match table {
+                Some(table) => (self.number(family, policy, table), checksum64(table)),
+                None => (0, 0),
+            };
+            self.numbers[family.index()][policy] = steering.table;
         }
         half.checksum = half.compute_checksum();
 
         // The tables belong to the half: they are written under the same epoch store.
         crate::sync::fence(Ordering::Release);
+        let region = &self.region;
         let bank = (next & 1) as usize;
-        for (policy, table) in tables.iter().enumerate() {
-            map::store(&region.buckets, ControlRegion::table_offset(bank, policy), *table);
+        for family in Family::ALL {
+            for (policy, table) in tables[family.index()].iter().enumerate() {
+                let offset = ControlRegion::table_offset(bank, family, policy);
+                map::store(&region.buckets, offset, *table);
+            }
         }
         let words = region.page.view::<AtomicU64>(ControlRegion::half_offset(next));
         let data = half.as_bytes().as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b));
@@ -331,9 +364,22 @@ impl ControlWriter {
         epoch
     }
 
+    /// The number of a policy's table: that of the live one if it holds the same.
+    fn number(&mut self, family: Family, policy: usize, table: &BucketTable) -> u32 {
+        let number = self.numbers[family.index()][policy];
+        let live = (self.region.epoch() & 1) as usize;
+        self.region.load_table(live, family, policy, &mut self.table);
+        if number != 0 && *self.table == *table {
+            return number;
+        }
+        self.greatest = self.greatest.wrapping_add(1).max(1);
+        self.greatest
+    }
+
     /// Keeps a policy's home table for the next control process.
-    pub fn save_home(&self, policy: usize, table: &BucketTable) {
-        map::store(&self.region.buckets, ControlRegion::table_offset(HOME_BANK, policy), table);
+    pub fn save_home(&self, family: Family, policy: usize, table: &BucketTable) {
+        let offset = ControlRegion::table_offset(HOME_BANK, family, policy);
+        map::store(&self.region.buckets, offset, table);
     }
 }
 
@@ -360,27 +406,28 @@ mod tests {
         let (mut writer, mut half) = writer();
         for round in 1..=3 {
             half.policies[0].members[0].weight = round;
-            let epoch = writer.publish(&mut half, &[&[round as u8; BUCKETS]]);
+            let epoch = writer.publish(&mut half, [&[&[round as u8; BUCKETS]], &[]]);
             let snapshot = writer.region().snapshot().unwrap();
             assert_eq!(snapshot.half.epoch, epoch);
             assert_eq!(snapshot.half.policies[0].members[0].weight, round);
-            assert_eq!(*snapshot.table(0), [round as u8; BUCKETS]);
+            assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), [round as u8; BUCKETS]);
         }
     }
 
     #[test]
     fn corrupt_memory_is_refused() {
         let (mut writer, mut half) = writer();
-        let epoch = writer.publish(&mut half, &[&[0; BUCKETS]]);
+        let epoch = writer.publish(&mut half, [&[&[0; BUCKETS]], &[]]);
         let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(writer.region().snapshot().is_none());
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(writer.region().snapshot().is_some());
-        let table = writer
-            .region
-            .buckets
-            .view::<AtomicU64>(ControlRegion::table_offset(epoch as usize & 1, 0));
+        let table = writer.region.buckets.view::<AtomicU64>(ControlRegion::table_offset(
+            epoch as usize & 1,
+            Family::V4,
+            0,
+        ));
         table[5].store(7, Ordering::Relaxed);
         assert!(writer.region().snapshot().is_none());
     }
@@ -388,31 +435,34 @@ mod tests {
     #[test]
     fn a_reader_keeps_the_state_it_has_until_there_is_a_sound_one() {
         let (mut writer, mut half) = writer();
-        writer.publish(&mut half, &[&[1; BUCKETS]]);
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
         let mut snapshot = writer.region().snapshot().unwrap();
-        let epoch = writer.publish(&mut half, &[&[2; BUCKETS]]);
+        let epoch = writer.publish(&mut half, [&[&[2; BUCKETS]], &[]]);
         let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(!snapshot.refresh(&writer.region));
-        assert_eq!((snapshot.half.epoch, snapshot.table(0)[9]), (epoch - 1, 1));
+        assert_eq!(
+            (snapshot.half.epoch, snapshot.table(Family::V4, 0).unwrap()[9]),
+            (epoch - 1, 1)
+        );
         assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
         assert!(snapshot.refresh(&writer.region));
-        assert_eq!((snapshot.half.epoch, snapshot.table(0)[9]), (epoch, 2));
+        assert_eq!((snapshot.half.epoch, snapshot.table(Family::V4, 0).unwrap()[9]), (epoch, 2));
     }
 
     #[test]
     fn a_table_that_did_not_change_is_not_read_again() {
         let (mut writer, mut half) = writer();
-        writer.publish(&mut half, &[&[1; BUCKETS]]);
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
         let mut snapshot = writer.region().snapshot().unwrap();
         half.policies[0].members[0].weight = 7;
-        let epoch = writer.publish(&mut half, &[&[1; BUCKETS]]);
-        let at = ControlRegion::table_offset(epoch as usize & 1, 0);
+        let epoch = writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
+        let at = ControlRegion::table_offset(epoch as usize & 1, Family::V4, 0);
         writer.region.buckets.view::<AtomicU64>(at)[5].store(7, Ordering::Relaxed);
         assert!(snapshot.refresh(&writer.region));
         assert_eq!(snapshot.half.policies[0].members[0].weight, 7);
-        assert_eq!(*snapshot.table(0), [1; BUCKETS]);
+        assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), [1; BUCKETS]);
     }
 
     /// Their checksums are the same: FNV carries upwards only, and these bytes are the uppermost.
@@ -429,17 +479,17 @@ mod tests {
             panic!("no such pair");
         };
         let (mut writer, mut half) = writer();
-        writer.publish(&mut half, &[&table([0, 0])]);
+        writer.publish(&mut half, [&[&table([0, 0])], &[]]);
         let mut snapshot = writer.region().snapshot().unwrap();
         // As by another process.
         let mut writer = ControlWriter::new(writer.region().clone());
-        writer.publish(&mut half, &[&same]);
+        writer.publish(&mut half, [&[&same], &[]]);
         assert!(snapshot.refresh(&writer.region));
-        assert_eq!(*snapshot.table(0), same);
-        let number = snapshot.half.policies[0].table;
-        writer.publish(&mut half, &[&same]);
+        assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), same);
+        let number = snapshot.half.policies[0].steering(Family::V4).table;
+        writer.publish(&mut half, [&[&same], &[]]);
         assert!(snapshot.refresh(&writer.region));
-        assert_eq!(snapshot.half.policies[0].table, number);
+        assert_eq!(snapshot.half.policies[0].steering(Family::V4).table, number);
     }
 
     #[test]
@@ -464,11 +514,40 @@ mod tests {
     }
 
     #[test]
-    fn state_words_are_per_uplink() {
+    fn state_words_are_per_path() {
         let (writer, _) = writer();
-        writer.set_uplink_state(3, 1);
-        assert_eq!(writer.region().uplink_state(3), 1);
-        assert_eq!(writer.region().uplink_state(2), 0);
-        assert_eq!(writer.region().uplink_state(255), 0);
+        writer.set_path_state(PathId::v4(3), 1);
+        assert_eq!(writer.region().path_state(PathId::v4(3)), 1);
+        assert_eq!(writer.region().path_state(PathId::v4(2)), 0);
+        assert_eq!(writer.region().path_state(PathId::new(3, Family::V6)), 0);
+        assert_eq!(writer.region().path_state(PathId::v4(255)), 0);
+    }
+
+    #[test]
+    fn tables_are_per_family_and_a_family_without_any_has_none() {
+        let (mut writer, mut half) = writer();
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
+        let mut snapshot = writer.region().snapshot().unwrap();
+        assert_eq!(snapshot.table(Family::V6, 0), None);
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[&[2; BUCKETS]]]);
+        assert!(snapshot.refresh(writer.region()));
+        let first = |family| snapshot.table(family, 0).map(|table| table[0]);
+        assert_eq!(Family::ALL.map(first), [Some(1), Some(2)]);
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
+        assert!(snapshot.refresh(writer.region()));
+        assert_eq!(snapshot.table(Family::V6, 0), None);
+    }
+
+    /// What was published between is not known to a reader that was slow.
+    #[test]
+    fn a_table_that_comes_back_is_not_taken_for_the_one_before() {
+        let (mut writer, mut half) = writer();
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
+        writer.publish(&mut half, [&[&[2; BUCKETS]], &[]]);
+        let mut snapshot = writer.region().snapshot().unwrap();
+        writer.publish(&mut half, [&[], &[]]);
+        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
+        assert!(snapshot.refresh(writer.region()));
+        assert_eq!(snapshot.table(Family::V4, 0), Some(&[1; BUCKETS]));
     }
 }

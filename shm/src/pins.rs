@@ -9,14 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage};
+use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::{FlowEntry4, PAGE};
 use weir_layout::neighbour::NEIGHBOURS;
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
-use weir_layout::{MAX_POLICIES, MAX_WORKERS, RegionHeader, RegionKind};
+use weir_layout::{MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
 use crate::flows::tags::TagWord;
@@ -216,7 +216,7 @@ impl Pins {
     }
 
     pub(crate) fn buckets(&self, access: Access) -> Result<Mmap, Error> {
-        let entries = (BUCKET_BANKS * MAX_POLICIES) as u32;
+        let entries = (BUCKET_BANKS * TABLES) as u32;
         let shape = Shape { value_size: BUCKETS as u32, entries };
         Ok(self.region(name::BUCKETS, shape, false, access, |_| ())?.0)
     }

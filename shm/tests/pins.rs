@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use weir_layout::Family;
 use weir_layout::control::{BUCKETS, Name, host_class};
 use weir_layout::counters::Counter;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
@@ -37,11 +38,11 @@ fn what_one_process_publishes_another_maps() {
     let mut half = empty_half();
     half.policies[0].name = Name::new("balanced");
     half.policies[0].member_count = 1;
-    writer.publish(&mut half, &[&[3; BUCKETS]]);
+    writer.publish(&mut half, [&[&[3; BUCKETS]], &[]]);
     let reader = ControlRegion::open(&scratch.0, Access::Read).unwrap();
     let snapshot = reader.snapshot().unwrap();
     assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
-    assert_eq!(snapshot.table(0)[65_535], 3);
+    assert_eq!(snapshot.table(Family::V4, 0).unwrap()[65_535], 3);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! of where that leads. What is in none of them it looks at itself: the user tier whose flow it is.
 
 use crate::rewrite::LinkHeader;
-use weir_layout::control::{Mac, uplink_state};
+use weir_layout::control::{Mac, path_state};
 use weir_layout::flow::flag;
 use weir_layout::neighbour::mark;
 
@@ -35,8 +35,8 @@ pub struct Direction {
 /// Where a direction leads, by the published state and the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Egress {
-    /// The uplink's state word.
-    pub uplink_state: u32,
+    /// The path's state word.
+    pub path_state: u32,
     /// The port's device.
     pub device: u8,
     /// The port's MTU, bytes.
@@ -74,7 +74,7 @@ impl Direction {
 pub const fn may_leave(len: u16, from: &Ingress, direction: &Direction, to: &Egress) -> bool {
     const OFFERED: u8 = flag::OFFLOAD | flag::TO_UPLINK;
     direction.flags & OFFERED == flag::OFFLOAD | from.heading
-        && to.uplink_state & uplink_state::USABLE != 0
+        && to.path_state & path_state::USABLE != 0
         && !direction.has_moved(from.sender)
         && to.link.destination.word() != Mac::NONE.word()
         && len <= to.mtu

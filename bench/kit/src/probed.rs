@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result};
 use weir_health::{Entry, State};
+use weir_layout::Family;
 
 use crate::line::Line;
 use crate::plan::Plan;
@@ -104,7 +105,9 @@ impl Probed {
     /// # Errors
     /// When nothing is published.
     pub fn takes(&self, uplink: usize) -> Result<bool> {
-        Ok(self.weir.snapshot()?.table(0).contains(&(uplink as u8)))
+        let snapshot = self.weir.snapshot()?;
+        let table = snapshot.table(Family::V4, 0);
+        Ok(table.is_some_and(|table| table.contains(&(uplink as u8))))
     }
 }
 

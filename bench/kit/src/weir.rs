@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use weir_api::{Query, Request, Response, UplinkView};
 use weir_health::Entry;
-use weir_layout::control::uplink_state;
+use weir_layout::Family;
+use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::{Counter, UplinkCounters};
 use weir_layout::flow::{FlowEntry4, flag};
 use weir_layout::status::{DeviceState, DeviceStatus};
@@ -229,7 +230,7 @@ impl Weir {
     /// When the control page cannot be read.
     pub fn states(&self) -> Result<Vec<u32>> {
         let region = self.control()?;
-        Ok((0..UPLINKS.len() as u8).map(|index| region.uplink_state(index)).collect())
+        Ok((0..UPLINKS.len() as u8).map(|index| region.path_state(PathId::v4(index))).collect())
     }
 
     /// The changes of the uplinks' states.
@@ -458,10 +459,12 @@ impl Weir {
     pub fn wait_until_usable(&self, uplinks: &[usize]) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
-            let usable = |u: &usize| region.uplink_state(*u as u8) & uplink_state::USABLE != 0;
+            let usable =
+                |u: &usize| region.path_state(PathId::v4(*u as u8)) & path_state::USABLE != 0;
             // State words are flipped before the buckets that follow from them are published.
             let dealt = |table: &BucketTable| uplinks.iter().all(|u| table.contains(&(*u as u8)));
-            let published = region.snapshot().is_some_and(|s| dealt(s.table(0)));
+            let published =
+                region.snapshot().is_some_and(|s| s.table(Family::V4, 0).is_some_and(dealt));
             Ok((uplinks.iter().all(usable) && published).then_some(()))
         })
         .with_context(|| self.log("weir-control"))

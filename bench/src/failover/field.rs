@@ -15,7 +15,7 @@ use weir_kit::topology::Provider;
 use weir_kit::traffic::{Size, Traffic};
 use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
-use weir_layout::control::uplink_state;
+use weir_layout::control::{PathId, path_state};
 use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
 
 use super::connections::{CONNECTIONS, Connections, Fate};
@@ -227,7 +227,8 @@ impl Field {
         std::thread::scope(|scope| {
             // One by one: a frame's time is not that of the batch it waits for.
             let sender = scope.spawn(move || traffic.send(fault.frames(), 1));
-            let usable = move || u64::from(control.uplink_state(OLD as u8) & uplink_state::USABLE);
+            let usable =
+                move || u64::from(control.path_state(PathId::v4(OLD as u8)) & path_state::USABLE);
             let decided = scope.spawn(move || when_changed(usable, done));
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
             let begun = wait::until("the frames to leave", wait::BOUND, || {
@@ -269,7 +270,7 @@ impl Field {
 
     fn until_well(&self) -> Result<()> {
         wait::until("the uplink to be well again", wait::BOUND, || {
-            let well = self.weir.states()?.iter().all(|state| *state == uplink_state::USABLE);
+            let well = self.weir.states()?.iter().all(|state| *state == path_state::USABLE);
             Ok(well.then_some(()))
         })
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use weir_dataplane::engine::{Engine, Regions};
 use weir_health::load::Placement;
-use weir_layout::control::uplink_state;
+use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, GROUP, slots_for};
 use weir_publish::Overrides;
@@ -131,13 +131,13 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
     for (uplink, problems) in (0u8..).zip(&published.problems) {
         anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
         let usable = up & 1 << uplink != 0;
-        writer.set_uplink_state(uplink, if usable { uplink_state::USABLE } else { 0 });
+        writer.set_path_state(PathId::v4(uplink), if usable { path_state::USABLE } else { 0 });
         takers |= u64::from(usable) << uplink;
     }
     let mut tables = weir_publish::Tables::default();
     let takers = vec![takers; site.policies.len()];
     tables.update(&mut published.half, &takers, Placement::plain);
-    writer.publish(&mut published.half, &tables.live());
+    writer.publish(&mut published.half, [&tables.live(), &[]]);
     Ok(())
 }
 

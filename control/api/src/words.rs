@@ -1,29 +1,29 @@
 //! Uplinks' state words, for people.
 
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 
 /// Why an uplink is as it is, as short words.
 pub fn reasons(word: u32) -> Vec<&'static str> {
     let reasons = [
-        (uplink_state::ADMIN_DOWN, "by hand"),
-        (uplink_state::NO_DEVICE, "interface not usable"),
-        (uplink_state::NO_CARRIER, "no carrier"),
-        (uplink_state::NO_ADDRESS, "no usable address"),
-        (uplink_state::NO_NEXT_HOP, "no next hop"),
-        (uplink_state::UNHEALTHY, "unhealthy"),
-        (uplink_state::HELD_DOWN, "held down"),
-        (uplink_state::DEGRADED, "degraded"),
-        (uplink_state::LAST_RESORT, "last resort"),
-        (uplink_state::SATURATED, "saturated"),
+        (path_state::ADMIN_DOWN, "by hand"),
+        (path_state::NO_DEVICE, "interface not usable"),
+        (path_state::NO_CARRIER, "no carrier"),
+        (path_state::NO_ADDRESS, "no usable address"),
+        (path_state::NO_NEXT_HOP, "no next hop"),
+        (path_state::UNHEALTHY, "unhealthy"),
+        (path_state::HELD_DOWN, "held down"),
+        (path_state::DEGRADED, "degraded"),
+        (path_state::LAST_RESORT, "last resort"),
+        (path_state::SATURATED, "saturated"),
     ];
     reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, reason)| *reason).collect()
 }
 
 /// `"up"` or `"down"`, and why.
 pub fn state(word: u32) -> String {
-    let use_ = if word & uplink_state::USABLE != 0 { "up" } else { "down" };
-    let draining = (word & uplink_state::DRAINING != 0).then_some("draining");
-    let spared = (word & uplink_state::SPARED != 0).then_some("spared");
+    let use_ = if word & path_state::USABLE != 0 { "up" } else { "down" };
+    let draining = (word & path_state::DRAINING != 0).then_some("draining");
+    let spared = (word & path_state::SPARED != 0).then_some("spared");
     let why: Vec<_> = reasons(word).into_iter().chain(draining).chain(spared).collect();
     if why.is_empty() { use_.into() } else { format!("{use_} ({})", why.join(", ")) }
 }
@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn a_state_word_is_told_by_its_names() {
-        assert_eq!(state(uplink_state::USABLE), "up");
-        let held = uplink_state::NO_CARRIER | uplink_state::HELD_DOWN;
+        assert_eq!(state(path_state::USABLE), "up");
+        let held = path_state::NO_CARRIER | path_state::HELD_DOWN;
         assert_eq!(state(held), "down (no carrier, held down)");
-        assert_eq!(state(uplink_state::USABLE | uplink_state::DRAINING), "up (draining)");
+        assert_eq!(state(path_state::USABLE | path_state::DRAINING), "up (draining)");
     }
 }

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde_json::{Value, json};
 use weir_api::{Configuration, Query, Response, time, words};
-use weir_layout::MAX_POLICIES;
+use weir_layout::Family;
 use weir_layout::control::{
-    BUCKETS, ControlHalf, Member, Port, PortRole, Prefix, Rule, Selection, Translate,
-    Uplink as UplinkLayout, uplink_state,
+    Address, BUCKETS, ControlHalf, Member, PathId, Port, PortRole, Prefix, Rule, Selection,
+    Translate, Uplink as UplinkLayout, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowState, flag};
@@ -76,7 +76,7 @@ impl State {
 
     /// Percentage of a policy's buckets that an uplink has.
     fn share(&self, policy: usize, uplink: u8) -> f64 {
-        let table = self.snapshot.table(policy % MAX_POLICIES);
+        let Some(table) = self.snapshot.table(Family::V4, policy) else { return 0.0 };
         let owned = table.iter().filter(|owner| **owner == uplink).count();
         (owned as f64 * 1000.0 / BUCKETS as f64).round() / 10.0
     }
@@ -171,6 +171,11 @@ fn source(configuration: &Configuration) -> String {
     text
 }
 
+/// An IPv4 address.
+fn address(address: Address) -> String {
+    Ipv4Addr::from(address.to_v4()).to_string()
+}
+
 fn uplink_values(state: &State) -> Vec<Value> {
     let half = &state.snapshot.half;
     let default = usize::from(half.default_policy);
@@ -178,7 +183,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
     let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
     named
         .map(|(index, uplink)| {
-            let word = state.region.uplink_state(index as u8);
+            let word = state.region.path_state(PathId::v4(index as u8));
             let why = words::reasons(word).into_iter().map(str::to_owned);
             let drain_left_s = match uplink.drain_until {
                 0 | UplinkLayout::NO_DEADLINE => None,
@@ -195,13 +200,13 @@ fn uplink_values(state: &State) -> Vec<Value> {
             let is_its = |p: &&Port| p.role == PortRole::Uplink as u8 && p.uplink == index as u8;
             let port = half.ports.iter().find(is_its);
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
-            let pool = uplink.addresses();
+            let path = uplink.path(Family::V4);
             json!({
                 "name": uplink.name.as_str(),
                 "interface": device.map_or("-", |d| d.name.as_str()),
-                "state": if word & uplink_state::USABLE != 0 { "up" } else { "down" },
+                "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
                 "why": why.join(", "),
-                "since": uplink.since,
+                "since": path.since,
                 "draining": uplink.drain_until != 0,
                 "drain_left_s": drain_left_s,
                 "weight": uplink.weight,
@@ -213,9 +218,9 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 "tx_bytes": counters.tx_bytes,
                 "rx_packets": counters.rx_packets,
                 "rx_bytes": counters.rx_bytes,
-                "next_hop": Ipv4Addr::from(uplink.next_hop).to_string(),
-                "addresses": pool.iter().map(|a| Ipv4Addr::from(*a).to_string()).collect::<Vec<_>>(),
-                "translate": if uplink.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
+                "next_hop": address(path.next_hop),
+                "addresses": path.addresses().iter().copied().map(address).collect::<Vec<_>>(),
+                "translate": if path.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
             })
         })
         .collect()
@@ -264,7 +269,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
                 "selection": selection,
                 "uplink": state.uplink_name(member.uplink),
                 "tier": member.tier,
-                "active": member.tier == policy.active_tier,
+                "active": member.tier == policy.steering(Family::V4).active_tier,
                 "weight": member.weight & Member::MAX_WEIGHT,
                 "share": state.share(index, member.uplink),
             }));

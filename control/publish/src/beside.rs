@@ -1,5 +1,6 @@
 //! What a gateway that runs does not take from another file at once and without loss.
 
+use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member as MemberLayout};
 use weir_layout::flow::slots_for;
 use weir_site::Site;
@@ -22,12 +23,14 @@ pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<Str
 
 /// As weir-dataplane sees it: its workers divide the ports of the uplinks among them.
 fn needs_other_workers(site: &Site, published: &ControlHalf) -> bool {
-    let mut known = published.uplinks.iter().filter(|uplink| !uplink.name.as_str().is_empty());
+    let known = published.uplinks.iter().filter(|uplink| !uplink.name.as_str().is_empty());
     let workers = usize::from(site.workers);
     let cores = site.cores.iter().copied().chain(std::iter::repeat(u16::MAX)).take(workers);
     site.workers != published.workers
         || !cores.eq(published.cores.iter().copied().take(workers))
-        || known.any(|uplink| (uplink.nat_lo, uplink.nat_hi) != site.nat_ports)
+        || known
+            .map(|uplink| uplink.path(Family::V4))
+            .any(|path| (path.nat_lo, path.nat_hi) != site.nat_ports)
 }
 
 /// Flow entries and bucket tables name uplinks by index, which is their order in the file. Does the

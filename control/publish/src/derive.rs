@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout, Name,
-    PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, uplink_state,
+    Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout,
+    Name, PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, path_state,
 };
 use weir_layout::flow::slots_for;
+use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;
 use weir_site::{Site, Uplink};
 use weir_view::{Kernel, Link};
@@ -83,15 +83,16 @@ pub fn derive(
             &mut unresolved,
         );
         half.uplinks[index].port = port.unwrap_or(NONE);
-        half.uplinks[index].since = since.get(index).copied().unwrap_or(0);
+        let since = since.get(index).copied().unwrap_or(0);
+        half.uplinks[index].path_mut(Family::V4).since = since;
         if port.is_none() {
             found |= match kernel.usable(&uplink.interface) {
-                Ok(_) | Err(DeviceFault::Missing) => uplink_state::NO_CARRIER,
-                Err(_) => uplink_state::NO_DEVICE,
+                Ok(_) | Err(DeviceFault::Missing) => path_state::NO_CARRIER,
+                Err(_) => path_state::NO_DEVICE,
             };
         }
         if link.is_some_and(|link| weir_site::clashes(uplink, link, kernel, &lan_nets)) {
-            found |= uplink_state::NO_ADDRESS;
+            found |= path_state::NO_ADDRESS;
         }
         problems.push(found);
     }
@@ -123,35 +124,36 @@ fn one_uplink(
     unresolved: &mut Vec<(u32, Ipv4Addr)>,
 ) -> u32 {
     slot.name = Name::new(&uplink.name);
-    slot.translate = uplink.translate as u8;
-    slot.inbound = uplink.inbound.into();
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
-    (slot.nat_lo, slot.nat_hi) = nat_ports;
     let hand = overrides.hands.get(&index);
     slot.drain_until = match hand {
         Some(Hand::Draining(until) | Hand::Drained(until)) => *until,
         Some(Hand::Down) | None => 0,
     };
     let mut problems = hand.map_or(0, |hand| hand.bits());
-    let Some(link) = link else { return problems | uplink_state::NO_CARRIER };
+    let path = slot.path_mut(Family::V4);
+    path.translate = uplink.translate as u8;
+    path.inbound = uplink.inbound.into();
+    (path.nat_lo, path.nat_hi) = nat_ports;
+    let Some(link) = link else { return problems | path_state::NO_CARRIER };
     if !link.running {
-        problems |= uplink_state::NO_CARRIER;
+        problems |= path_state::NO_CARRIER;
     }
     let pool = uplink.pool(link.index, kernel);
-    for (to, from) in slot.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
-        *to = from.octets();
+    for (to, from) in path.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
+        *to = Address::v4(from.octets());
     }
-    slot.pool_len = pool.len().min(MAX_POOL) as u8;
+    path.pool_len = pool.len().min(MAX_POOL) as u8;
     if uplink.translate == Translate::Nat44 && pool.is_empty() {
-        problems |= uplink_state::NO_ADDRESS;
+        problems |= path_state::NO_ADDRESS;
     }
     let next_hop = uplink.next_hop_by(link.index, kernel);
     let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
-    slot.next_hop = next_hop.map_or([0; 4], |next_hop| next_hop.octets());
-    slot.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
+    path.next_hop = next_hop.map_or(Address::UNSPECIFIED, |hop| Address::v4(hop.octets()));
+    path.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
     if known.is_none() {
-        problems |= uplink_state::NO_NEXT_HOP;
+        problems |= path_state::NO_NEXT_HOP;
     }
     if let Some(next_hop) = next_hop
         && link.running
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {
         let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
-        assert_eq!(published.problems, [uplink_state::NO_CARRIER]);
+        assert_eq!(published.problems, [path_state::NO_CARRIER]);
     }
 
     #[test]
@@ -237,7 +239,7 @@ mod tests {
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let kernel = Kernel { links, ..Kernel::default() };
         let found = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
-        let down = found.problems.iter().map(|p| p & uplink_state::NO_DEVICE != 0);
+        let down = found.problems.iter().map(|p| p & path_state::NO_DEVICE != 0);
         assert_eq!(down.collect::<Vec<_>>(), [false, true]);
         let device = found.half.devices.iter().find(|d| d.name.as_str() == "wan1").unwrap();
         assert_eq!((device.ifindex, device.fault), (0, DeviceFault::NoEthernet as u8));
@@ -257,7 +259,7 @@ mod tests {
             ..Kernel::default()
         };
         let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
-        let unusable = published.problems.iter().map(|p| p & uplink_state::NO_ADDRESS != 0);
+        let unusable = published.problems.iter().map(|p| p & path_state::NO_ADDRESS != 0);
         assert_eq!(unusable.collect::<Vec<_>>(), [true, false]);
     }
 

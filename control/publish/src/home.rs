@@ -1,5 +1,6 @@
 //! When flows that are away come home: off the uplinks of a worse tier than the active one.
 
+use weir_layout::Family;
 use weir_layout::control::{ComeHome, ControlHalf};
 use weir_site::{Failback, Site};
 
@@ -21,7 +22,9 @@ impl Homing {
         let policies = published.policies.iter().take(site.policies.len());
         policies
             .map(|policy| {
-                Self::adopt(policy.active_tier, ComeHome::from_byte(policy.come_home), now)
+                let published = policy.steering(Family::V4);
+                let come_home = ComeHome::from_byte(published.come_home);
+                Self::adopt(published.active_tier, come_home, now)
             })
             .collect()
     }
@@ -134,8 +137,8 @@ mod tests {
             "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
         let site = weir_site::parse("weir.toml", text).unwrap();
         let mut half = weir_shm::control::empty_half();
-        half.policies[0].active_tier = 1;
-        half.policies[0].come_home = All as u8;
+        let steering = half.policies[0].steering_mut(Family::V4);
+        (steering.active_tier, steering.come_home) = (1, All as u8);
         let mut go_on = |hash| {
             half.config_hash = hash;
             Homing::of_all(&site, &half, 0)[0].come_home(Failback::NewFlows, 1, 5, 1)

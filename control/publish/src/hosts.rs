@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use weir_layout::control::{ControlHalf, host_class};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, Path, host_class};
 use weir_shm::hosts::HostPrefixes;
 use weir_site::Site;
 use weir_site::rules::{self, Lookup};
@@ -45,8 +46,8 @@ pub struct Sources {
 impl Sources {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
-        let pools = half.uplinks.iter().take(site.uplinks.len()).flat_map(|u| u.addresses());
-        let pools: Vec<_> = pools.copied().map(Ipv4Addr::from).collect();
+        let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
+        let pools = paths.flat_map(Path::addresses).map(|address| address.to_v4().into());
         let held = kernel.addresses.iter().map(|(_, net)| net.addr());
         let uplinks = near::uplinks(site, kernel);
         let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
@@ -63,7 +64,7 @@ impl Sources {
                 .collect(),
             lans,
             own: held.collect(),
-            pools,
+            pools: pools.collect(),
         }
     }
 
@@ -116,6 +117,7 @@ impl Sources {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::control::Address;
     use weir_view::{Link, Route};
 
     use super::*;
@@ -183,8 +185,9 @@ mod tests {
     #[test]
     fn addresses_of_a_pool_are_local_only_where_the_gateway_has_them() {
         let mut half = weir_shm::control::empty_half();
-        (half.uplinks[0].pool_len, half.uplinks[0].pool[0]) = (2, [203, 0, 113, 7]);
-        half.uplinks[0].pool[1] = [203, 0, 113, 8];
+        let path = half.uplinks[0].path_mut(Family::V4);
+        (path.pool_len, path.pool[0]) = (2, Address::v4([203, 0, 113, 7]));
+        path.pool[1] = Address::v4([203, 0, 113, 8]);
         let mut kernel = kernel(&[]);
         kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
         let site = weir_site::parse("weir.toml", SITE).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_layout::control::{Member as MemberLayout, uplink_state};
+use weir_layout::control::{Member as MemberLayout, PathId, path_state};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_site::Site;
 
@@ -32,9 +32,9 @@ impl Hand {
     /// Bits of the uplink's state word; a drained uplink has both.
     pub(crate) fn bits(self) -> u32 {
         match self {
-            Self::Down => uplink_state::ADMIN_DOWN,
-            Self::Draining(_) => uplink_state::DRAINING,
-            Self::Drained(_) => uplink_state::ADMIN_DOWN | uplink_state::DRAINING,
+            Self::Down => path_state::ADMIN_DOWN,
+            Self::Draining(_) => path_state::DRAINING,
+            Self::Drained(_) => path_state::ADMIN_DOWN | path_state::DRAINING,
         }
     }
 }
@@ -49,7 +49,7 @@ impl Overrides {
             if published.weight_overridden == 1 {
                 overrides.weights.insert(uplink, published.weight);
             }
-            let down = region.uplink_state(uplink) & uplink_state::ADMIN_DOWN != 0;
+            let down = region.path_state(PathId::v4(uplink)) & path_state::ADMIN_DOWN != 0;
             match published.drain_until {
                 0 if down => _ = overrides.hands.insert(uplink, Hand::Down),
                 0 => {}
@@ -131,11 +131,11 @@ mod tests {
         assert_eq!(overrides.hands[&2], Hand::Draining(1000));
         let mut published = derive(&site, &Kernel::default(), &overrides, &[], None);
         for (index, problems) in published.problems.iter().enumerate() {
-            writer.set_uplink_state(index as u8, problems & !uplink_state::DRAINING);
+            writer.set_path_state(PathId::v4(index as u8), problems & !path_state::DRAINING);
         }
         let mut tables = Tables::default();
         tables.update(&mut published.half, &[0b0001], Placement::plain);
-        writer.publish(&mut published.half, &tables.live());
+        writer.publish(&mut published.half, [&tables.live(), &[]]);
         let mut found = Overrides::adopt(&site, &region, &region.snapshot().unwrap());
         assert_eq!(found, overrides);
         found.expire(1000);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 
-use weir_layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, uplink_state};
+use weir_layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, path_state};
 use weir_site::Site;
 use weir_view::Kernel;
 use weir_view::own::{
@@ -24,8 +24,8 @@ fn before(first: Option<u32>) -> u32 {
 fn rank(member: &Member, state: u32) -> impl Ord {
     let is = |bit| state & bit != 0;
     let weight = member.weight & Member::MAX_WEIGHT;
-    let worse = (!is(uplink_state::USABLE), weight == 0, is(uplink_state::DRAINING));
-    (worse, is(uplink_state::DEGRADED), member.tier, Reverse(weight))
+    let worse = (!is(path_state::USABLE), weight == 0, is(path_state::DRAINING));
+    (worse, is(path_state::DEGRADED), member.tier, Reverse(weight))
 }
 
 /// What there should be, given what is published and the uplinks' state words; pure. The gateway

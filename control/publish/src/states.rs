@@ -1,6 +1,6 @@
 //! The uplinks' state words, as they are decided.
 
-use weir_layout::control::uplink_state;
+use weir_layout::control::path_state;
 
 /// The words of all uplinks, and since when each is usable or not.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +23,12 @@ pub struct Change {
 impl Change {
     /// Did the uplink become usable, or is it no more?
     pub const fn flips(&self) -> bool {
-        (self.from ^ self.to) & uplink_state::USABLE != 0
+        (self.from ^ self.to) & path_state::USABLE != 0
     }
 
     /// Is the uplink out of use from now on?
     pub const fn takes_out(&self) -> bool {
-        self.flips() && self.from & uplink_state::USABLE != 0
+        self.flips() && self.from & path_state::USABLE != 0
     }
 }
 
@@ -78,9 +78,9 @@ impl States {
 mod tests {
     use super::*;
 
-    const UP: u32 = uplink_state::USABLE;
-    const DEGRADED: u32 = UP | uplink_state::DEGRADED;
-    const CUT: u32 = uplink_state::NO_CARRIER;
+    const UP: u32 = path_state::USABLE;
+    const DEGRADED: u32 = UP | path_state::DEGRADED;
+    const CUT: u32 = path_state::NO_CARRIER;
 
     #[test]
     fn what_is_decided_again_is_no_change() {

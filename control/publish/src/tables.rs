@@ -2,8 +2,8 @@
 
 use weir_health::buckets::{Buckets, Member};
 use weir_health::load::Placement;
-use weir_layout::NONE;
-use weir_layout::control::{ControlHalf, Member as MemberLayout};
+use weir_layout::control::{ControlHalf, HOME_BANK, Member as MemberLayout};
+use weir_layout::{Family, NONE};
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_site::Site;
 
@@ -29,13 +29,11 @@ impl Tables {
         if snapshot.half.config_hash != site.hash {
             return Self::default();
         }
-        let home = |policy: usize| {
-            let bank = weir_layout::control::HOME_BANK;
-            match snapshot.half.policies[policy].active_tier {
+        let home =
+            |policy: usize| match snapshot.half.policies[policy].steering(Family::V4).active_tier {
                 0 => Buckets::default(),
-                tier => Buckets::adopt(tier, region.bank(bank, policy)),
-            }
-        };
+                tier => Buckets::adopt(tier, region.bank(HOME_BANK, Family::V4, policy)),
+            };
         Self { policies: (0..site.policies.len()).map(home).collect() }
     }
 
@@ -58,8 +56,9 @@ impl Tables {
                 member.weight = weight;
             }
             changed |= buckets.update(&members, placement.takers);
-            policy.active_tier = buckets.active_tier().unwrap_or(0);
-            policy.heavy = placement.heavy.unwrap_or(NONE);
+            let steering = policy.steering_mut(Family::V4);
+            steering.active_tier = buckets.active_tier().unwrap_or(0);
+            steering.heavy = placement.heavy.unwrap_or(NONE);
         }
         changed
     }

@@ -129,7 +129,7 @@ impl Daemon {
 mod tests {
     use tokio::sync::mpsc;
     use weir_kernel::events::Event;
-    use weir_layout::control::uplink_state;
+    use weir_layout::control::{PathId, path_state};
 
     use super::super::fixture::{daemon, event, kernel};
     use super::*;
@@ -141,7 +141,7 @@ mod tests {
         let mut daemon = daemon(findings);
         daemon.publish().unwrap();
         let usable = daemon.writer.region().clone();
-        let usable = || usable.uplink_state(0) & uplink_state::USABLE != 0;
+        let usable = || usable.path_state(PathId::v4(0)) & path_state::USABLE != 0;
         let stuck = async {
             found.send(event(1, Finding::Sent)).await.unwrap();
             found.send(event(1, Finding::Reply(1000))).await.unwrap();
@@ -163,7 +163,7 @@ mod tests {
         found.send(event(1, Finding::Reply(1000))).await.unwrap();
         let before = daemon.publish().unwrap();
         let (region, words) = (daemon.writer.region().clone(), Arc::clone(&daemon.words));
-        assert_ne!(region.uplink_state(0) & uplink_state::USABLE, 0);
+        assert_ne!(region.path_state(PathId::v4(0)) & path_state::USABLE, 0);
         let slow = async {
             let read = kernel();
             words.hear_event(Event::Link { index: 2, up: true, running: false });
@@ -175,13 +175,17 @@ mod tests {
         let read = daemon.meanwhile(slow).await.unwrap();
         daemon.see(read);
         daemon.publish().unwrap();
-        let word = region.uplink_state(0);
-        assert_eq!(word & uplink_state::USABLE, 0);
-        assert_ne!(word & uplink_state::NO_CARRIER, 0);
+        let word = region.path_state(PathId::v4(0));
+        assert_eq!(word & path_state::USABLE, 0);
+        assert_ne!(word & path_state::NO_CARRIER, 0);
 
         let next = daemon.meanwhile(async { kernel() }).await.unwrap();
         daemon.see(next);
         daemon.publish().unwrap();
-        assert_eq!(region.uplink_state(0) & uplink_state::NO_CARRIER, 0, "it is there again");
+        assert_eq!(
+            region.path_state(PathId::v4(0)) & path_state::NO_CARRIER,
+            0,
+            "it is there again"
+        );
     }
 }

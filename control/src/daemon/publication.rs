@@ -6,7 +6,8 @@ use anyhow::Result;
 use weir_api::{time, words};
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
-use weir_layout::control::{ControlHalf, Member, Tier, Translate, uplink_state};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, Member, PathId, Tier, Translate, path_state};
 use weir_publish::guard::{Seen, ruleset};
 use weir_publish::{Change, Published, hosts, implied, lans};
 use zerocopy::IntoBytes;
@@ -75,17 +76,17 @@ impl Daemon {
             weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
         });
         let decided = verdict.states.iter().enumerate().map(|(index, state)| {
-            state | if self.load.saturated(index) { uplink_state::SATURATED } else { 0 }
+            state | if self.load.saturated(index) { path_state::SATURATED } else { 0 }
         });
         let changes = self.states.decide(decided, time::now_s());
         for (index, word) in (0u8..).zip(self.states.words()) {
-            if self.writer.region().uplink_state(index) != *word {
+            if self.writer.region().path_state(PathId::v4(index)) != *word {
                 // Existing flows obey at once; new ones with the buckets below.
                 self.words.set(index, *word);
             }
         }
         for (uplink, since) in published.half.uplinks.iter_mut().zip(self.states.since()) {
-            uplink.since = *since;
+            uplink.path_mut(Family::V4).since = *since;
         }
         self.flipped |= changes.iter().any(Change::flips);
         changes.iter().for_each(|change| self.tell_state(change));
@@ -103,9 +104,9 @@ impl Daemon {
         }
         // The comparison above must not see what publishing fills in.
         self.half = Some(published.half.clone());
-        let epoch = self.writer.publish(&mut published.half, &self.tables.live());
+        let epoch = self.writer.publish(&mut published.half, [&self.tables.live(), &[]]);
         for (policy, table) in self.tables.homes() {
-            self.writer.save_home(policy, table);
+            self.writer.save_home(Family::V4, policy, table);
         }
         tracing::debug!(epoch, "published");
         Ok(epoch)
@@ -179,6 +180,7 @@ impl Daemon {
     fn bring_home(&mut self, half: &mut ControlHalf, now: u64) {
         let policies = self.site.policies.iter().zip(&mut self.homing).zip(&mut half.policies);
         for ((policy, homing), published) in policies {
+            let published = published.steering_mut(Family::V4);
             let active = published.active_tier;
             let worse = policy.members.iter().filter(|member| member.tier > active);
             let flows = worse.map(|m| self.counters.uplink(m.uplink).flows_active);
@@ -192,8 +194,8 @@ impl Daemon {
     /// Makes the kernel's rules and routes follow what is published under `epoch`.
     async fn route(&mut self, epoch: u64, watcher: &Watcher) {
         let Some(half) = self.half.as_ref().filter(|_| self.keeper.keeps()) else { return };
-        let states =
-            (0..self.site.uplinks.len() as u8).map(|i| self.writer.region().uplink_state(i));
+        let states = (0..self.site.uplinks.len() as u8)
+            .map(|i| self.writer.region().path_state(PathId::v4(i)));
         let made_for = Some((epoch, states.collect::<Vec<u32>>()));
         if self.site.own_traffic && self.routed == made_for {
             return;

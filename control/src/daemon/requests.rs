@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use weir_api::{Message, Query, Request, Response, UplinkView, time};
 use weir_kernel::watch::Watcher;
-use weir_layout::control::{Member, Uplink as UplinkLayout, uplink_state};
+use weir_layout::control::{Member, PathId, Uplink as UplinkLayout, path_state};
 use weir_publish::home::Homing;
 use weir_publish::{Hand, beside};
 
@@ -102,7 +102,8 @@ impl Daemon {
             }
             Request::Use { uplink, force } => {
                 let index = self.uplink(uplink)?;
-                let usable = self.writer.region().uplink_state(index) & uplink_state::USABLE != 0;
+                let usable =
+                    self.writer.region().path_state(PathId::v4(index)) & path_state::USABLE != 0;
                 if !self.site.own_traffic {
                     bail!("this takes weir's routes: remove own_traffic = false from the file");
                 }

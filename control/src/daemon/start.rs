@@ -15,6 +15,8 @@ use weir_kernel::guard::Guard;
 use weir_kernel::sysctls::Sysctls;
 use weir_kernel::watch::Watcher;
 use weir_kernel::{bound, own};
+use weir_layout::Family;
+use weir_layout::control::PathId;
 use weir_publish::home::Homing;
 use weir_publish::lans::Lans;
 use weir_publish::{Overrides, States, Tables, guard, implied};
@@ -120,10 +122,11 @@ impl Daemon {
         let published = snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
         let known = published.take_while(|uplink| !uplink.name.as_str().is_empty());
         let earlier: Vec<u32> =
-            (0u8..).zip(known).map(|(index, _)| region.uplink_state(index)).collect();
-        let words = (0u8..).zip(&site.uplinks).map(|(index, _)| region.uplink_state(index));
+            (0u8..).zip(known).map(|(index, _)| region.path_state(PathId::v4(index))).collect();
+        let words =
+            (0u8..).zip(&site.uplinks).map(|(index, _)| region.path_state(PathId::v4(index)));
         let since = snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
-        let since = since.take(site.uplinks.len()).map(|uplink| uplink.since);
+        let since = since.take(site.uplinks.len()).map(|uplink| uplink.path(Family::V4).since);
         let states = States::new(words.collect(), since.collect());
         let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {

@@ -1,9 +1,9 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
-use weir_layout::NONE;
-use weir_layout::control::{OnUplinkDown, Translate, Uplink};
+use weir_layout::control::{OnUplinkDown, Path, PathId, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowKey4, flag};
+use weir_layout::{Family, NONE};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::hash::flow4;
@@ -103,13 +103,13 @@ impl Context {
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
     /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
-    pub(super) fn address_for(&self, up: &Uplink, key: &FlowKey4) -> Option<[u8; 4]> {
-        let pool = up.addresses();
-        if up.translate != Translate::Nat44 as u8 || pool.is_empty() {
+    pub(super) fn address_for(&self, path: &Path, key: &FlowKey4) -> Option<[u8; 4]> {
+        let pool = path.addresses();
+        if path.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
         let host = Purpose::Pool.hash(self.key, u64::from(u32::from_be_bytes(key.src)));
-        Some(pool[host as usize % pool.len()])
+        Some(pool[host as usize % pool.len()].to_v4())
     }
 }
 
@@ -196,7 +196,7 @@ impl Sessions {
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
     pub(super) fn choose_uplink(&self, cx: &Context, policy: u8, traffic: &Traffic) -> Option<u8> {
-        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.heavy;
+        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.steering(Family::V4).heavy;
         if heavy != NONE
             && self.heavy.expects(traffic.src, traffic.dst, cx.now)
             && steering::usable(&cx.control, heavy)
@@ -215,13 +215,13 @@ impl Sessions {
         key: &FlowKey4,
     ) -> Result<EgressChoice, DropReason> {
         let uplink = self.choose_uplink(cx, policy, traffic).ok_or(Counter::DropNoUplink)?;
-        let up = cx.snapshot.half.uplinks.get(usize::from(uplink)).ok_or(Counter::DropNoUplink)?;
-        if up.translate != Translate::Nat44 as u8 {
+        let path = cx.snapshot.half.path(PathId::v4(uplink)).ok_or(Counter::DropNoUplink)?;
+        if path.translate != Translate::Nat44 as u8 {
             return Ok(EgressChoice { uplink, port: None });
         }
-        let address = cx.address_for(up, key).ok_or(Counter::DropNoPort)?;
-        let slice =
-            PortSlice::of(up.nat_lo, up.nat_hi, cx.id, cx.workers).ok_or(Counter::DropNoPort)?;
+        let address = cx.address_for(path, key).ok_or(Counter::DropNoPort)?;
+        let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
+            .ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport);
         let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto, address, port });

@@ -1,6 +1,7 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
-use weir_layout::control::{ComeHome, uplink_state};
+use weir_layout::Family;
+use weir_layout::control::{ComeHome, PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowState, GROUP, flag};
 use weir_shm::counters::UplinkCounter;
@@ -33,7 +34,11 @@ pub(super) struct Passes {
 
 impl Context {
     fn any_comes_home(&self) -> bool {
-        self.snapshot.half.policies.iter().any(|policy| policy.come_home != ComeHome::Stay as u8)
+        self.snapshot
+            .half
+            .policies
+            .iter()
+            .any(|policy| policy.steering(Family::V4).come_home != ComeHome::Stay as u8)
     }
 }
 
@@ -104,7 +109,7 @@ impl Sessions {
         let back = self.table.slot(entry.peer);
         cx.neighbours.refer(back.action().host);
         self.heavy.learn(entry, back.bytes(), cx.now.wrapping_sub(idle));
-        let draining = cx.control.uplink_state(entry.uplink) & uplink_state::DRAINING != 0;
+        let draining = cx.control.path_state(PathId::v4(entry.uplink)) & path_state::DRAINING != 0;
         if draining || cx.any_comes_home() {
             self.relocate(cx, index, entry, idle, draining, out);
         }
@@ -127,7 +132,7 @@ impl Sessions {
         let Some(policy) = cx.snapshot.half.policies.get(usize::from(number)) else { return };
         let is_idle = idle >= u32::from(policy.idle_s) * 1000;
         let comes_home = match steering::is_away(policy, entry.uplink) {
-            true => ComeHome::from_byte(policy.come_home),
+            true => ComeHome::from_byte(policy.steering(Family::V4).come_home),
             false => ComeHome::Stay,
         };
         let survives = entry.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;

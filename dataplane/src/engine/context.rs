@@ -1,7 +1,7 @@
 //! What the sessions of a worker have in common: the published state, neighbours, counters and
 //! limits, and the time of the batch.
 
-use weir_layout::control::{Mac, PortRole};
+use weir_layout::control::{Mac, PathId, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::neighbour::Neighbour;
@@ -156,15 +156,16 @@ impl Context {
     pub(super) fn egress(&self, action: &Action4) -> Option<Egress> {
         let half = &self.snapshot.half;
         let port = half.ports.get(usize::from(action.port))?;
+        let path = PathId::v4(action.uplink);
         let destination = match action.flags & flag::TO_UPLINK != 0 {
-            true => half.uplinks.get(usize::from(action.uplink))?.next_hop_mac,
+            true => half.path(path)?.next_hop_mac,
             false => Mac::new(self.neighbours.get(action.host)?.mac),
         };
         if destination == Mac::NONE {
             return None;
         }
         Some(Egress {
-            uplink_state: self.control.uplink_state(action.uplink),
+            path_state: self.control.path_state(path),
             device: port.device,
             mtu: port.mtu,
             link: LinkHeader { destination, source: port.mac, vlan: port.vlan },

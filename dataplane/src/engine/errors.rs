@@ -14,6 +14,8 @@
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
 
+use weir_layout::Family;
+use weir_layout::control::{Address, Path};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_wire::hash::{flow4, hash2};
@@ -154,7 +156,8 @@ impl Context {
         let half = &self.snapshot.half;
         let of_lan = half.lan_prefixes().iter().any(|prefix| prefix.contains4(address));
         let of_port = half.ports.iter().any(|port| port.role != 0 && port.address == address);
-        let of_uplink = half.uplinks.iter().any(|uplink| uplink.addresses().contains(&address));
+        let paths = half.uplinks.iter().map(|uplink| uplink.path(Family::V4));
+        let of_uplink = paths.flat_map(Path::addresses).any(|own| *own == Address::v4(address));
         ipv4::is_unicast(address) && !of_lan && !of_port && !of_uplink
     }
 }

@@ -4,7 +4,7 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
-use weir_layout::control::ControlHalf;
+use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{FlowEntry4, GROUP, flag};
 use weir_layout::neighbour::NEIGHBOURS;
 use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
@@ -76,8 +76,8 @@ impl Regions {
         }
         let port = u16::from_be_bytes(forward.sport);
         let worker = decider(self.hash_key, workers, forward.proto, forward.src, port);
-        let up = half.uplinks.get(usize::from(forward.uplink))?;
-        let slice = PortSlice::of(up.nat_lo, up.nat_hi, worker, workers)?;
+        let path = half.path(PathId::v4(forward.uplink))?;
+        let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, workers)?;
         slice.contains(external_of(forward).port).then_some(worker)
     }
 }

@@ -5,9 +5,9 @@
 //! port and an ICMP error do not, and leave as by any router: unchanged but for their time to live,
 //! by the uplink that their bucket names. Where that translates, nobody can have asked.
 
-use weir_layout::NONE;
-use weir_layout::control::{Translate, Uplink};
+use weir_layout::control::{PathId, Translate};
 use weir_layout::flow::{FlowState, flag};
+use weir_layout::{Family, NONE};
 use weir_shm::flows::Action4;
 use weir_wire::parse::Kind;
 use weir_wire::rewrite;
@@ -32,12 +32,12 @@ impl Context {
         let traffic = traffic_of(&work.parsed, work.port);
         let policy = steering::policy(half, &traffic);
         let uplink = steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)?;
-        let Uplink { port, translate, .. } = *half.uplinks.get(usize::from(uplink))?;
+        let up = half.uplinks.get(usize::from(uplink))?;
         let key = work.parsed.key();
-        (translate == Translate::None as u8).then(|| Action4 {
+        (up.path(Family::V4).translate == Translate::None as u8).then(|| Action4 {
             rewrite: rewrite::compile4(&key, &key),
             host: 0,
-            port,
+            port: up.port,
             worker: self.id,
             peer: 0,
             flags: flag::TO_UPLINK,
@@ -50,7 +50,7 @@ impl Context {
     pub(super) fn lets_in(&self, port: u8) -> bool {
         let half = &self.snapshot.half;
         let uplink = half.ports.get(usize::from(port)).map_or(NONE, |port| port.uplink);
-        half.uplinks.get(usize::from(uplink)).is_some_and(|uplink| uplink.inbound != 0)
+        half.path(PathId::v4(uplink)).is_some_and(|path| path.inbound != 0)
     }
 }
 

@@ -11,11 +11,11 @@
 //!
 //! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
-use weir_layout::control::{OnUplinkDown, Uplink};
+use weir_layout::control::{Address, OnUplinkDown, PathId, Uplink};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
-use weir_layout::{MAX_UPLINKS, checksum64};
+use weir_layout::{Family, MAX_UPLINKS, checksum64};
 use weir_wire::forward::Egress;
 use weir_wire::tcp;
 use zerocopy::IntoBytes;
@@ -91,10 +91,10 @@ impl Sweep {
         self.begin(stranded);
         let mut renumbered = IndexSet::EMPTY;
         for (index, (known, uplink)) in (0..).zip(self.pools.iter_mut().zip(uplinks)) {
-            let pool = uplink.pool.as_bytes();
-            let now = checksum64(pool) ^ u64::from(uplink.pool_len);
+            let path = uplink.path(Family::V4);
+            let now = checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len);
             // Without any address it is down, and may get the same one again.
-            if uplink.pool_len > 0 && std::mem::replace(known, now) != now {
+            if path.pool_len > 0 && std::mem::replace(known, now) != now {
                 renumbered.set(index, true);
             }
         }
@@ -167,8 +167,8 @@ enum End {
 impl Context {
     /// Has the uplink this address to translate to?
     pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
-        let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
-        uplink.is_some_and(|up| up.addresses().contains(&address))
+        let path = self.snapshot.half.path(PathId::v4(uplink));
+        path.is_some_and(|path| path.addresses().contains(&Address::v4(address)))
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {

@@ -1,8 +1,9 @@
 //! What becomes of flows whose uplink goes down, empties or is not their home.
 
 use weir_dataplane::engine::Owner;
+use weir_layout::Family;
 use weir_layout::control::{
-    BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, uplink_state,
+    Address, BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, path_state,
 };
 use weir_layout::counters::{Counter, place};
 use weir_layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
@@ -57,7 +58,8 @@ fn policies(gateway: &mut Gateway, change: impl Fn(&mut Policy)) {
 fn away(gateway: &mut Gateway, come_home: ComeHome) {
     gateway.half.policies[0].members[1].tier = 2;
     policies(gateway, |policy| {
-        (policy.active_tier, policy.come_home) = (1, come_home as u8);
+        let steering = policy.steering_mut(Family::V4);
+        (steering.active_tier, steering.come_home) = (1, come_home as u8);
         (policy.idle_s, policy.home_per_second) = (30, 1000);
     });
     gateway.publish(BUCKETS);
@@ -77,7 +79,7 @@ fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
     (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
     let publish = |gateway: &mut Gateway, other: u8| {
         let tables = [&[other; BUCKETS], &[0; BUCKETS]];
-        gateway.writer.publish(&mut gateway.half, &tables);
+        gateway.writer.publish(&mut gateway.half, [&tables, &[]]);
     };
     publish(&mut gateway, 0);
     let talk = |gateway: &mut Gateway, sport, dport| {
@@ -89,7 +91,7 @@ fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
     let (old, alone) = talk(&mut gateway, 2000, TIME);
     assert_eq!((old, talk(&mut gateway, 2001, 53).0), (1, 1));
     assert_eq!(connection(&mut gateway, 4000), 1);
-    gateway.writer.set_uplink_state(0, uplink_state::SPARED | uplink_state::LAST_RESORT);
+    gateway.set_state(0, path_state::SPARED | path_state::LAST_RESORT);
     publish(&mut gateway, 1);
     assert_eq!(sweep(&mut gateway).len(), 2, "the connection is reset at both ends");
     assert_eq!(talk(&mut gateway, 2000, TIME), (1, alone), "it stays as it is");
@@ -103,9 +105,9 @@ fn the_last_resort_of_one_policy_is_down_for_the_flows_of_another() {
 #[test]
 fn a_flow_whose_policy_a_code_point_decides_is_not_taken_for_one_that_is_away() {
     let mut gateway = Gateway::new();
-    gateway.writer.set_uplink_state(0, 0);
+    gateway.set_state(0, 0);
     connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(0, uplink_state::USABLE);
+    gateway.set_state(0, path_state::USABLE);
     // Voice may be where the default policy would not be any more.
     let rule = Rule { dscp: 46, ..Rule::any(1) };
     (gateway.half.rules[0], gateway.half.rule_count) = (rule, 1);
@@ -122,7 +124,7 @@ fn connections_of_an_uplink_that_went_down_are_reset_at_both_ends_at_once() {
     let ports = 40_000..40_020u16;
     let on: Vec<u8> = ports.clone().map(|port| connection(&mut gateway, port)).collect();
     assert!(sweep(&mut gateway).is_empty());
-    gateway.writer.set_uplink_state(0, 0);
+    gateway.set_state(0, 0);
     let sent = sweep(&mut gateway);
     let dead = on.iter().filter(|device| **device == 1).count();
     assert!(0 < dead && dead < on.len() && sent.len() == 2 * dead);
@@ -148,10 +150,10 @@ fn connections_of_an_uplink_that_went_down_are_reset_at_both_ends_at_once() {
 fn a_connection_without_another_uplink_is_reset_once_there_is_one() {
     let mut gateway = Gateway::new();
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(0, 0);
-    gateway.writer.set_uplink_state(1, 0);
+    gateway.set_state(0, 0);
+    gateway.set_state(1, 0);
     assert!(sweep(&mut gateway).is_empty());
-    gateway.writer.set_uplink_state(2 - device, uplink_state::USABLE);
+    gateway.set_state(2 - device, path_state::USABLE);
     gateway.publish(BUCKETS / 2);
     assert_eq!(sweep(&mut gateway).len(), 2);
 }
@@ -160,7 +162,7 @@ fn a_connection_without_another_uplink_is_reset_once_there_is_one() {
 fn what_a_host_says_to_an_inexact_reset_is_answered_with_an_exact_one() {
     let mut gateway = Gateway::new();
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     sweep(&mut gateway);
     let challenge = tcp_out(40_000, 443, ACK);
     let (back, reset) = gateway.send(LAN, &challenge).remove(0);
@@ -172,7 +174,7 @@ fn what_a_host_says_to_an_inexact_reset_is_answered_with_an_exact_one() {
 fn a_new_connection_with_the_ports_of_a_dead_one_is_made() {
     let mut gateway = Gateway::new();
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     sweep(&mut gateway);
     let (other, _) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
     assert_eq!((other, flows(&gateway)), (3 - device, 1));
@@ -212,7 +214,7 @@ fn a_connection_with_the_ports_of_a_closed_one_is_placed_anew() {
     assert_eq!(connection(&mut gateway, 40_000), 1);
     sweep(&mut gateway);
     let address = [203, 0, 113, 77];
-    gateway.half.uplinks[0].pool[0] = address;
+    gateway.path(0).pool[0] = Address::v4(address);
     gateway.publish(BUCKETS);
     assert_eq!(sweep(&mut gateway).len(), 2);
     let (device, syn) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
@@ -225,11 +227,11 @@ fn a_routed_connection_moves_with_the_packet_that_ends_it() {
     for end in [FIN | ACK, RST] {
         let mut gateway = Gateway::new();
         for uplink in &mut gateway.half.uplinks {
-            uplink.translate = Translate::None as u8;
+            uplink.path_mut(Family::V4).translate = Translate::None as u8;
         }
         gateway.publish(BUCKETS / 2);
         let device = connection(&mut gateway, 40_000);
-        gateway.writer.set_uplink_state(device - 1, 0);
+        gateway.set_state(device - 1, 0);
         let sent = gateway.send(LAN, &tcp_out(40_000, 443, end));
         assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [3 - device]);
         assert_eq!((flows(&gateway), gateway.count(Counter::FlowsMoved)), (1, 1));
@@ -242,7 +244,7 @@ fn kept_connections_stay_where_they_are() {
     let mut gateway = Gateway::new();
     policies(&mut gateway, |policy| policy.on_uplink_down = OnUplinkDown::Keep as u8);
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     assert!(sweep(&mut gateway).is_empty());
     let sent = gateway.send(LAN, &tcp_out(40_000, 443, ACK));
     assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [device]);
@@ -253,7 +255,7 @@ fn dropped_connections_end_in_silence() {
     let mut gateway = Gateway::new();
     policies(&mut gateway, |policy| policy.on_uplink_down = OnUplinkDown::Drop as u8);
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     assert!(sweep(&mut gateway).is_empty());
     assert!(gateway.send(LAN, &tcp_out(40_000, 443, ACK)).is_empty());
     assert_eq!(gateway.count(Counter::DropUplinkDown), 1);
@@ -264,7 +266,7 @@ fn dropped_connections_end_in_silence() {
 fn a_full_ring_delays_resets_and_loses_none() {
     let mut gateway = Gateway::new();
     let device = connection(&mut gateway, 40_000);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     gateway.wire.full = true;
     assert!(gateway.engines[0].sweep(&mut gateway.wire));
     gateway.wire.full = false;
@@ -291,7 +293,7 @@ fn a_ring_that_stays_full_holds_up_only_the_hosts_behind_it() {
             .remove(0);
         assert_eq!(gateway.send(1, &answer_to(1, &out))[0].0, OTHER_LAN);
     }
-    gateway.writer.set_uplink_state(0, 0);
+    gateway.set_state(0, 0);
     gateway.publish(0);
     gateway.engines[0].refresh();
     gateway.wire.stuck = Some(OTHER_LAN);
@@ -318,8 +320,8 @@ fn idle_flows_leave_a_draining_uplink_and_the_others_stay() {
     let device = exchange(&mut gateway, 5000);
     let connected = (40_000..).find(|port| connection(&mut gateway, *port) == device).unwrap();
     let before = flows(&gateway);
-    let draining = uplink_state::USABLE | uplink_state::DRAINING;
-    gateway.writer.set_uplink_state(device - 1, draining);
+    let draining = path_state::USABLE | path_state::DRAINING;
+    gateway.set_state(device - 1, draining);
     let other = if device == 1 { 0 } else { BUCKETS };
     gateway.publish(other);
     gateway.now += 29_999;
@@ -422,7 +424,7 @@ fn flows_come_home_no_faster_than_the_policy_says() {
 fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
-    policies(&mut gateway, |policy| policy.heavy = 0);
+    policies(&mut gateway, |policy| policy.steering_mut(Family::V4).heavy = 0);
     gateway.publish(0);
     assert_eq!(connection(&mut gateway, 40_000), 2);
     let heavy = gateway.regions.flows.clone();
@@ -431,7 +433,7 @@ fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     assert_eq!(connection(&mut gateway, 40_001), 2);
     age(&mut gateway);
     assert_eq!(connection(&mut gateway, 40_002), 1);
-    gateway.writer.set_uplink_state(0, 0);
+    gateway.set_state(0, 0);
     assert_eq!(connection(&mut gateway, 40_003), 2);
 }
 
@@ -624,7 +626,7 @@ fn flows_leave_an_address_that_their_uplink_no_longer_has() {
     connection(&mut gateway, 40_000);
     assert!(sweep(&mut gateway).is_empty());
     let address = [203, 0, 113, 77];
-    gateway.half.uplinks[0].pool[0] = address;
+    gateway.path(0).pool[0] = Address::v4(address);
     gateway.publish(BUCKETS);
     let resets = sweep(&mut gateway);
     assert_eq!(resets.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [LAN, 1]);
@@ -641,7 +643,7 @@ fn flows_outlive_an_address_that_is_away_for_a_moment() {
     connection(&mut gateway, 40_000);
     sweep(&mut gateway);
     for pool_len in [0, 1] {
-        gateway.half.uplinks[0].pool_len = pool_len;
+        gateway.path(0).pool_len = pool_len;
         gateway.publish(BUCKETS);
         assert!(sweep(&mut gateway).is_empty());
     }

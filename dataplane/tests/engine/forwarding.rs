@@ -2,7 +2,8 @@
 
 use super::gateway::*;
 use etherparse::{IpFragOffset, PacketBuilder};
-use weir_layout::control::{BUCKETS, Rule, uplink_state};
+use weir_layout::Family;
+use weir_layout::control::{BUCKETS, Rule, path_state};
 use weir_layout::counters::Counter;
 
 const SYN: u8 = 0x02;
@@ -103,7 +104,8 @@ fn a_port_outside_the_range_is_replaced_by_one_inside() {
 fn an_exhausted_port_range_refuses_and_says_so() {
     let mut gateway = Gateway::new();
     for uplink in &mut gateway.half.uplinks {
-        (uplink.nat_lo, uplink.nat_hi) = (50_000, 50_009);
+        let path = uplink.path_mut(Family::V4);
+        (path.nat_lo, path.nat_hi) = (50_000, 50_009);
     }
     gateway.publish(BUCKETS);
     let left = (0..20).filter(|n| !gateway.send(LAN, &udp_out(30_000 + n, 53)).is_empty()).count();
@@ -186,7 +188,7 @@ fn packets_of_a_flow_come_from_its_own_side_alone() {
         one(gateway.send(device, &answer));
     }
     assert_eq!((gateway.count(Counter::DropNoFlow), gateway.count(Counter::DropSource)), (2, 2));
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     assert!(gateway.send(device, &udp_out(40_000, 53)).is_empty());
     assert_eq!(gateway.engines[0].flows(), 1);
     gateway.assert_conserved();
@@ -438,7 +440,7 @@ fn a_fragment_before_its_first_is_dropped() {
 fn a_udp_flow_leaves_an_uplink_that_went_down() {
     let mut gateway = Gateway::new();
     let (device, out) = one(gateway.send(LAN, &udp_out(40_000, 53)));
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     let (other, moved) = one(gateway.send(LAN, &udp_out(40_000, 53)));
     assert_eq!(other, 3 - device);
     assert_eq!(see(&moved).src, external(other - 1));
@@ -452,7 +454,7 @@ fn a_udp_flow_leaves_an_uplink_that_went_down() {
 fn a_translated_connection_on_a_dead_uplink_is_reset_to_its_host() {
     let mut gateway = Gateway::new();
     let (device, _) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     let (back, reset) = one(gateway.send(LAN, &tcp_out(40_000, 443, ACK)));
     assert_eq!((back, reset[47] & RST), (LAN, RST));
     assert_eq!((see(&reset).src, see(&reset).dst), (SERVER, HOST));
@@ -466,7 +468,7 @@ fn nothing_moves_when_there_is_nowhere_to_go() {
     let mut gateway = Gateway::new();
     let (device, _) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
     for uplink in 0..3 {
-        gateway.writer.set_uplink_state(uplink, uplink_state::ADMIN_DOWN);
+        gateway.set_state(uplink, path_state::ADMIN_DOWN);
     }
     assert_eq!(one(gateway.send(LAN, &tcp_out(40_000, 443, ACK))).0, device);
     assert!(gateway.send(LAN, &udp_out(1, 2)).is_empty());
@@ -478,11 +480,11 @@ fn an_endpoint_keeps_its_port_when_a_new_flow_has_nowhere_to_go() {
     let mut gateway = Gateway::new();
     let before = see(&one(gateway.send(LAN, &udp_out(40_000, 53))).1).sport;
     let states = |gateway: &mut Gateway, state| {
-        (0..3).for_each(|uplink| gateway.writer.set_uplink_state(uplink, state));
+        (0..3).for_each(|uplink| gateway.set_state(uplink, state));
     };
-    states(&mut gateway, uplink_state::NO_CARRIER);
+    states(&mut gateway, path_state::NO_CARRIER);
     assert!(gateway.send(LAN, &udp_out(40_000, 54)).is_empty());
-    states(&mut gateway, uplink_state::USABLE);
+    states(&mut gateway, path_state::USABLE);
     assert_eq!(see(&one(gateway.send(LAN, &udp_out(40_000, 55))).1).sport, before);
 }
 

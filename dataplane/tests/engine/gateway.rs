@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
+use weir_layout::Family;
 use weir_layout::control::{
-    BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Port, PortRole, Prefix, Selection,
-    Translate, uplink_state,
+    Address, BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Path, PathId, Port,
+    PortRole, Prefix, Selection, Translate, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_shm::control::{BucketTable, ControlWriter, empty_half};
@@ -114,10 +115,11 @@ impl Gateway {
         for uplink in 0..3u8 {
             let u = &mut half.uplinks[usize::from(uplink)];
             (u.name, u.port) = (Name::new(&format!("uplink{uplink}")), uplink + 1);
-            u.next_hop_mac = Mac::new(next_hop_mac(uplink));
-            u.translate = if uplink < 2 { Translate::Nat44 } else { Translate::None } as u8;
-            (u.nat_lo, u.nat_hi) = (20_000, 60_000);
-            (u.pool_len, u.pool[0]) = (1, external(uplink));
+            let path = u.path_mut(Family::V4);
+            path.next_hop_mac = Mac::new(next_hop_mac(uplink));
+            path.translate = if uplink < 2 { Translate::Nat44 } else { Translate::None } as u8;
+            (path.nat_lo, path.nat_hi) = (20_000, 60_000);
+            (path.pool_len, path.pool[0]) = (1, Address::v4(external(uplink)));
         }
         half.lan_prefixes[0] = Prefix::v4([10, 77, 0, 0], 16);
         half.lan_prefixes[1] = Prefix::v4([192, 0, 2, 128], 25);
@@ -136,7 +138,7 @@ impl Gateway {
         half.workers = workers;
         let writer = ControlWriter::new(regions.control.clone());
         for uplink in 0..3 {
-            writer.set_uplink_state(uplink, uplink_state::USABLE);
+            writer.set_path_state(PathId::v4(uplink), path_state::USABLE);
         }
         let engines = (0..workers).map(|id| Engine::new(id, workers, &regions, [5, 6])).collect();
         let mut gateway =
@@ -149,7 +151,17 @@ impl Gateway {
     pub fn publish(&mut self, share: usize) {
         let mut both: BucketTable = [1; BUCKETS];
         both[..share].fill(0);
-        self.writer.publish(&mut self.half, &[&both, &[2; BUCKETS]]);
+        self.writer.publish(&mut self.half, [&[&both, &[2; BUCKETS]], &[]]);
+    }
+
+    /// Stores the state word of an uplink's IPv4 path.
+    pub fn set_state(&self, uplink: u8, state: u32) {
+        self.writer.set_path_state(PathId::v4(uplink), state);
+    }
+
+    /// An uplink's IPv4 path, to be published.
+    pub fn path(&mut self, uplink: u8) -> &mut Path {
+        self.half.uplinks[usize::from(uplink)].path_mut(Family::V4)
     }
 
     /// Sends all new flows by the uplink without translation.

@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Owner, SILENT_MS};
-use weir_layout::control::{BUCKETS, PortRole, Prefix, uplink_state};
+use weir_layout::control::{BUCKETS, PortRole, Prefix, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::neighbour::Neighbour;
 
@@ -89,9 +89,9 @@ fn a_source_of_another_lan_port_begins_no_flow_and_takes_part_in_none() {
 fn a_source_of_another_lan_port_moves_no_flow_off_a_dead_uplink() {
     let frame = udp_out(40_000, 53);
     let (mut gateway, device, answer) = flow_beside_guests(&frame);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     assert!(gateway.send(GUESTS, &from(GUESTS, &frame)).is_empty());
-    gateway.writer.set_uplink_state(device - 1, uplink_state::USABLE);
+    gateway.set_state(device - 1, path_state::USABLE);
     assert_eq!(receiver(gateway.send(device, &answer)), (LAN, HOST_MAC));
 }
 

@@ -70,7 +70,7 @@ fn a_flow_leaves_its_mapping_alone_for_a_packet_that_its_new_uplink_does_not_car
     let (device, _) = one(gateway.send(LAN, &udp_out(40_000, 53)));
     gateway.half.ports[2].mtu = 1280;
     gateway.publish(0);
-    gateway.writer.set_uplink_state(device - 1, 0);
+    gateway.set_state(device - 1, 0);
     let builder =
         PacketBuilder::ethernet2(HOST_MAC, device_mac(LAN)).ipv4(HOST, SERVER, 64).udp(40_000, 54);
     let mut frame = Vec::new();
@@ -98,7 +98,7 @@ fn syn_to_closed(gateway: &mut Gateway, out: &[u8], uplink: u8) -> bool {
 fn a_syn_from_outside_opens_no_closed_connection_again_unless_any_may_come_in() {
     for (route, inbound) in [(false, false), (true, false), (true, true)] {
         let mut gateway = if route { router() } else { Gateway::new() };
-        gateway.half.uplinks[usize::from(OWN_UPLINK) - 1].inbound = inbound.into();
+        gateway.path(OWN_UPLINK - 1).inbound = inbound.into();
         gateway.publish(BUCKETS / 2);
         let (uplink, out) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
         assert_eq!(syn_to_closed(&mut gateway, &out, uplink), inbound);

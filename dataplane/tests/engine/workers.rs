@@ -8,6 +8,7 @@ use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, NewFlow};
 use weir_dataplane::handoff::{Handoff, Task};
 use weir_dataplane::worker::take_over;
+use weir_layout::Family;
 use weir_layout::control::BUCKETS;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowKey4, flag};
@@ -137,7 +138,8 @@ fn endpoints_outside_a_changed_range_of_ports_get_a_port_of_the_new_one() {
     };
     let before: Vec<_> = (30_000..30_040).map(|sport| port(&mut gateway, sport)).collect();
     assert!(before.iter().all(|port| (20_000..=60_000).contains(port)));
-    gateway.half.uplinks.iter_mut().for_each(|up| (up.nat_lo, up.nat_hi) = (50_000, 65_000));
+    let paths = gateway.half.uplinks.iter_mut().map(|uplink| uplink.path_mut(Family::V4));
+    paths.for_each(|path| (path.nat_lo, path.nat_hi) = (50_000, 65_000));
     restart(&mut gateway, 2);
     for sport in 30_000..30_040 {
         assert!((50_000..=65_000).contains(&port(&mut gateway, sport)));

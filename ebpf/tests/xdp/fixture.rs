@@ -8,13 +8,13 @@ use aya::maps::DevMap;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
 use weir_ebpf::{OBJECT, names};
-use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, Port, PortRole, Tier, Translate,
-    host_class, uplink_state,
+    Address, ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PathId, Port, PortRole, Tier,
+    Translate, host_class, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowKey4};
+use weir_layout::{Family, NONE};
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
@@ -90,14 +90,14 @@ impl Fixture {
         half.ports[1] = Port { vlan: 7, ..port };
         assert!(half.insert_port_slot(1, 0, 0));
         assert!(half.insert_port_slot(1, 7, 1));
-        let uplink = &mut half.uplinks[0];
-        (uplink.translate, uplink.pool_len) = (Translate::Nat44 as u8, 1);
-        uplink.pool[0] = WAN_ADDRESS;
-        (uplink.nat_lo, uplink.nat_hi) = (16_384, 65_535);
-        uplink.next_hop_mac = Mac::new(NEXT_HOP);
+        let path = half.uplinks[0].path_mut(Family::V4);
+        (path.translate, path.pool_len) = (Translate::Nat44 as u8, 1);
+        path.pool[0] = Address::v4(WAN_ADDRESS);
+        (path.nat_lo, path.nat_hi) = (16_384, 65_535);
+        path.next_hop_mac = Mac::new(NEXT_HOP);
         change(&mut half);
-        writer.set_uplink_state(0, uplink_state::USABLE);
-        writer.publish(&mut half, &[]);
+        writer.set_path_state(PathId::v4(0), path_state::USABLE);
+        writer.publish(&mut half, [&[], &[]]);
         let hosts: HostPrefixes = [
             ((LAN_ADDRESS, 32), host_class::LOCAL),
             ((WAN_ADDRESS, 32), host_class::LOCAL),

@@ -1,7 +1,8 @@
 //! What leaves in the kernel tier, and what it leaves to the user tier.
 
-use weir_layout::control::Mac;
-use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, uplink_state};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, path_state};
+use weir_layout::control::{Mac, PathId};
 use weir_layout::counters::{Counter, place};
 use weir_layout::flow::{FlowEntry4, FlowKey4, flag};
 use weir_layout::neighbour::{Neighbour, mark};
@@ -302,8 +303,8 @@ fn one_word_takes_an_uplinks_flows_to_the_user_tier_and_back() {
     f.insert(offered(&frame));
     let control = ControlRegion::open(&f.pins, Access::Write).unwrap();
     let writer = weir_shm::control::ControlWriter::new(control);
-    for (state, expected) in [(0, TRANSIT), (uplink_state::USABLE, FORWARDED)] {
-        writer.set_uplink_state(0, state);
+    for (state, expected) in [(0, TRANSIT), (path_state::USABLE, FORWARDED)] {
+        writer.set_path_state(PathId::v4(0), state);
         assert_eq!(f.run(&frame), expected);
     }
 }
@@ -318,7 +319,9 @@ fn a_packet_beyond_the_ports_mtu_is_the_user_tiers() {
 
 #[test]
 fn an_unknown_next_hop_is_the_user_tiers() {
-    let mut f = fixture("next-hop", |half| half.uplinks[0].next_hop_mac = Mac::NONE);
+    let mut f = fixture("next-hop", |half| {
+        half.uplinks[0].path_mut(Family::V4).next_hop_mac = Mac::NONE;
+    });
     let frame = frame(udp::PROTOCOL, 0);
     f.insert(offered(&frame));
     assert_eq!(f.run(&frame), TRANSIT);

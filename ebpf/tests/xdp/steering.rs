@@ -1,6 +1,7 @@
 //! Which frames are the kernel's, and which the user tier's.
 
 use etherparse::PacketBuilder;
+use weir_layout::Family;
 use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::FlowKey4;
@@ -210,7 +211,7 @@ fn own_prefixes_are_transit_once_a_flow_exists_and_closed_before() {
 #[test]
 fn an_uplink_that_says_so_reaches_the_lans_by_the_kernel() {
     let mut f = Fixture::with("inbound", PortRole::Uplink, OnDataplaneLoss::Drop, |half| {
-        half.uplinks[0].inbound = 1;
+        half.uplinks[0].path_mut(Family::V4).inbound = 1;
     });
     assert_eq!(f.run(&udp(SITE, 53, OWN, 5000)), (PASS, Counter::XdpPassKernelRoute));
     assert_eq!(f.run(&udp(SITE, 53, POOL, 5000)), UNASKED);

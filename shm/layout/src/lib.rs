@@ -23,6 +23,7 @@
 
 pub mod control;
 pub mod counters;
+mod family;
 pub mod flow;
 pub mod flow6;
 pub mod neighbour;
@@ -33,11 +34,13 @@ pub mod tags;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use family::Family;
+
 /// First eight bytes of every region that has a header: `weirshm` and a zero, as ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;

@@ -3,8 +3,8 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    Device, PORT_PROBES, PORT_SLOTS, Policy, Port, PortSlot, Prefix, Rule, Timeouts, Uplink,
-    port_slot,
+    Device, PORT_PROBES, PORT_SLOTS, Path, PathId, Policy, Port, PortSlot, Prefix, Rule, Timeouts,
+    Uplink, port_slot,
 };
 use crate::{
     MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE, checksum64,
@@ -69,6 +69,12 @@ impl ControlHalf {
         checksum64(self.as_bytes().get(8..).unwrap_or(&[]))
     }
 
+    /// A path; `None` for an index out of range.
+    #[inline]
+    pub fn path(&self, id: PathId) -> Option<&Path> {
+        Some(self.uplinks.get(usize::from(id.uplink))?.path(id.family))
+    }
+
     /// The valid entries of `rules`.
     pub fn rules(&self) -> &[Rule] {
         &self.rules[..(self.rule_count as usize).min(self.rules.len())]
@@ -97,7 +103,9 @@ impl ControlHalf {
             port.uplink = NONE;
         }
         for policy in &mut self.policies {
-            policy.heavy = NONE;
+            for steering in &mut policy.steering {
+                steering.heavy = NONE;
+            }
         }
     }
 

@@ -7,53 +7,69 @@
 //! times the life of one XDP run, so a program that reads in place never meets a half being
 //! rewritten.
 //!
-//! `uplink_state` stands outside the halves: one aligned 32-bit store moves all flows of an uplink.
+//! `path_state` stands outside the halves: one aligned 32-bit store moves all flows of a path.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | `page` | what stands beside the halves |
 //! | `half` | one complete published state |
-//! | `uplink`, [`uplink_state`] | an uplink, and its state word |
+//! | `uplink` | an uplink, and its two paths |
+//! | `path`, [`path_state`] | an uplink in one address family, and its state word |
 //! | `policy` | how flows are shared, and what becomes of them |
 //! | `rule` | which policy steers a flow |
 //! | `port`, `device` | where frames come in and leave |
 //! | `settings` | of the whole gateway |
-//! | `name`, `mac` | names and hardware addresses |
+//! | `name`, `address`, `mac` | names, addresses of either family, hardware addresses |
 //! | [`host_class`] | what a destination is, in a map of its own |
 
+mod address;
 mod device;
 mod half;
 pub mod host_class;
 mod mac;
 mod name;
 mod page;
+mod path;
+pub mod path_state;
 mod policy;
 mod port;
 mod rule;
 mod settings;
 mod uplink;
-pub mod uplink_state;
 
+pub use address::Address;
 pub use device::{Device, DeviceFault};
 pub use half::{ControlHalf, MAX_LAN_PREFIXES};
 pub use mac::Mac;
 pub use name::Name;
-pub use page::{ControlPage, PORT_WORDS, SettingsBefore};
-pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection};
+pub use page::{ControlPage, PATHS, PORT_WORDS, SettingsBefore};
+pub use path::{MAX_POOL, Path, PathId, Translate};
+pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
 pub use rule::{Prefix, Rule};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
-pub use uplink::{MAX_POOL, Translate, Uplink};
+pub use uplink::Uplink;
+
+use crate::{Family, MAX_POLICIES};
 
 /// Least time between two publications, microseconds.
 pub const MIN_PUBLISH_GAP_US: u64 = 500;
 
-/// Buckets per policy; one byte each, the uplink's index or [`NONE`](crate::NONE).
+/// Buckets in a table; one byte each, the uplink's index or [`NONE`](crate::NONE).
 pub const BUCKETS: usize = 65_536;
 
 /// Banks of bucket tables in the `BUCKETS` map: one per half, and the control process's memory of
-/// where buckets belong while an uplink is away. Table index: `bank * MAX_POLICIES + policy`.
+/// where buckets belong while a path is away. See [`table_index`].
 pub const BUCKET_BANKS: usize = 3;
 
 /// The bank that only the control process reads.
 pub const HOME_BANK: usize = 2;
+
+/// Bucket tables of a bank: one of each policy in each family.
+pub const TABLES: usize = Family::COUNT * MAX_POLICIES;
+
+/// Index in the `BUCKETS` map of a policy's table.
+#[inline]
+pub const fn table_index(bank: usize, family: Family, policy: usize) -> usize {
+    (bank % BUCKET_BANKS * Family::COUNT + family.index()) * MAX_POLICIES + policy % MAX_POLICIES
+}

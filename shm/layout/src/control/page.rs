@@ -3,10 +3,13 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::ControlHalf;
-use crate::{MAX_UPLINKS, RegionHeader};
+use crate::{Family, MAX_UPLINKS, RegionHeader};
 
 /// Words of a set of ports, a bit for each of 65 536.
 pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Number of slots for paths.
+pub const PATHS: usize = Family::COUNT * MAX_UPLINKS;
 
 /// The whole control page.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -22,8 +25,9 @@ pub struct ControlPage {
     pub heartbeat_ms: u64,
     /// [`SettingsBefore`], packed. Atomic.
     pub settings_before: u64,
-    /// State word of each uplink, bits of [`uplink_state`](super::uplink_state). Atomic.
-    pub uplink_state: [u32; MAX_UPLINKS],
+    /// State word of each path, by [`PathId::index`](super::PathId::index); bits of
+    /// [`path_state`](super::path_state). Atomic.
+    pub path_state: [u32; PATHS],
     /// The two halves; half `epoch & 1` is current.
     pub half: [ControlHalf; 2],
     /// A bit for each port that a socket of the gateway has bound, lowest first: no flow is given
@@ -57,6 +61,6 @@ impl SettingsBefore {
 }
 
 const _: () = {
-    assert!(core::mem::offset_of!(ControlPage, uplink_state) == 56);
-    assert!(core::mem::offset_of!(ControlPage, half) == 56 + 256);
+    assert!(core::mem::offset_of!(ControlPage, path_state) == 56);
+    assert!(core::mem::offset_of!(ControlPage, half) == 56 + 512);
 };

@@ -3,10 +3,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Name;
-use crate::MAX_UPLINKS;
+use crate::{Family, MAX_UPLINKS};
 
-/// A policy; its buckets are table `(epoch & 1) * MAX_POLICIES + index` of the `BUCKETS` map.
-/// 312 bytes.
+/// A policy. 336 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Policy {
@@ -16,22 +15,18 @@ pub struct Policy {
     pub selection: u8,
     /// Valid entries of `members`.
     pub member_count: u8,
-    /// The tier the live buckets were made for, 0 = no usable uplink.
-    pub active_tier: u8,
     /// [`OnUplinkDown`].
     pub on_uplink_down: u8,
-    /// [`ComeHome`].
-    pub come_home: u8,
-    /// Uplink of a flow that promises to be heavy, [`NONE`](crate::NONE) = by its bucket.
-    pub heavy: u8,
-    /// A flow is idle when it had no packet for so long, seconds.
-    pub idle_s: u16,
+    /// Zero.
+    pub reserved: u8,
     /// Most flows that a worker moves home each second.
     pub home_per_second: u32,
-    /// Number of the policy's bucket table: another one whenever it holds anything else.
-    pub table: u32,
-    /// [`checksum64`](crate::checksum64) of the policy's bucket table.
-    pub buckets_checksum: u64,
+    /// A flow is idle when it had no packet for so long, seconds.
+    pub idle_s: u16,
+    /// Zero.
+    pub reserved1: [u8; 6],
+    /// Where new flows go now, by [`Family`].
+    pub steering: [Steering; Family::COUNT],
     /// Members.
     pub members: [Member; MAX_UPLINKS],
 }
@@ -42,6 +37,36 @@ impl Policy {
     pub fn members(&self) -> &[Member] {
         &self.members[..usize::from(self.member_count).min(self.members.len())]
     }
+
+    /// Where new flows of a family go now.
+    #[inline]
+    pub const fn steering(&self, family: Family) -> &Steering {
+        &self.steering[family.index()]
+    }
+
+    /// Where new flows of a family go now.
+    #[inline]
+    pub const fn steering_mut(&mut self, family: Family) -> &mut Steering {
+        &mut self.steering[family.index()]
+    }
+}
+
+/// Where a policy's new flows of one family go now. 16 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Steering {
+    /// The tier the bucket table was made for, 0 = no usable path.
+    pub active_tier: u8,
+    /// [`ComeHome`].
+    pub come_home: u8,
+    /// Uplink of a flow that promises to be heavy, [`NONE`](crate::NONE) = by its bucket.
+    pub heavy: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Number of the bucket table, another one whenever it holds anything else; 0 = there is none.
+    pub table: u32,
+    /// [`checksum64`](crate::checksum64) of the bucket table.
+    pub buckets_checksum: u64,
 }
 
 /// One member of a policy. 4 bytes.
@@ -121,4 +146,4 @@ impl ComeHome {
     }
 }
 
-const _: () = assert!(size_of::<Policy>() == 312);
+const _: () = assert!(size_of::<Steering>() == 16 && size_of::<Policy>() == 336);

@@ -1,12 +1,12 @@
-//! Bits of an uplink's state word.
+//! Bits of a path's state word.
 
-/// Flows on this uplink are forwarded; cleared when it is down.
+/// Flows on this path are forwarded; cleared when it is down.
 pub const USABLE: u32 = 1;
 /// The uplink was set down by hand.
 pub const ADMIN_DOWN: u32 = 2;
 /// No carrier, no address or no next hop: why it is not usable (informative).
 pub const NO_CARRIER: u32 = 4;
-/// The interface has no usable IPv4 address.
+/// The interface has no usable address of the family.
 pub const NO_ADDRESS: u32 = 8;
 /// The next hop is unknown or its MAC address is not resolved.
 pub const NO_NEXT_HOP: u32 = 16;

@@ -1,0 +1,90 @@
+//! Paths: an uplink in one address family.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{Address, Mac};
+use crate::{Family, MAX_UPLINKS};
+
+/// Addresses of one path's pool.
+pub const MAX_POOL: usize = 16;
+
+/// Which path: of which uplink, in which family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathId {
+    /// Index into [`ControlHalf::uplinks`](super::ControlHalf::uplinks).
+    pub uplink: u8,
+    /// Address family.
+    pub family: Family,
+}
+
+impl PathId {
+    /// An uplink's path in a family.
+    #[inline(always)]
+    pub const fn new(uplink: u8, family: Family) -> Self {
+        Self { uplink, family }
+    }
+
+    /// An uplink's IPv4 path.
+    #[inline(always)]
+    pub const fn v4(uplink: u8) -> Self {
+        Self::new(uplink, Family::V4)
+    }
+
+    /// Is its uplink one that there may be?
+    #[inline(always)]
+    pub const fn is_valid(self) -> bool {
+        (self.uplink as usize) < MAX_UPLINKS
+    }
+
+    /// Index of its state word. The paths of a family stand together.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self.family.index() * MAX_UPLINKS + (self.uplink as usize & (MAX_UPLINKS - 1))
+    }
+}
+
+/// What is published of a path. 296 bytes; all zero where the uplink has none in the family.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Path {
+    /// [`Translate`].
+    pub translate: u8,
+    /// Valid entries of `pool`.
+    pub pool_len: u8,
+    /// 1: by this path the LANs' prefixes may be reached without a flow.
+    pub inbound: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// First NAT port, inclusive.
+    pub nat_lo: u16,
+    /// Last NAT port, inclusive.
+    pub nat_hi: u16,
+    /// Hardware address of the next hop; zero = not resolved.
+    pub next_hop_mac: Mac,
+    /// Address of the next hop.
+    pub next_hop: Address,
+    /// When the path last changed usability, CLOCK_REALTIME seconds.
+    pub since: u64,
+    /// Pool of source addresses.
+    pub pool: [Address; MAX_POOL],
+}
+
+impl Path {
+    /// The valid entries of `pool`.
+    #[inline]
+    pub fn addresses(&self) -> &[Address] {
+        &self.pool[..usize::from(self.pool_len).min(self.pool.len())]
+    }
+}
+
+/// How a path changes source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Translate {
+    /// Source untouched: own prefix, accepted by every provider that carries it.
+    None = 0,
+    /// Network address and port translation to the path's pool.
+    Nat44 = 1,
+}
+
+const _: () = assert!(MAX_UPLINKS.is_power_of_two() && size_of::<Path>() == 296);

@@ -1,0 +1,24 @@
+//! Address families, as indices.
+
+/// An address family: an index into what there is one of for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4.
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+impl Family {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+    /// All, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT] = [Self::V4, Self::V6];
+
+    /// Its index.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
