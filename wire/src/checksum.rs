@@ -112,6 +112,13 @@ impl Field for u32 {
     }
 }
 
+impl Field for u64 {
+    #[inline]
+    fn sum(self) -> u16 {
+        fold(self)
+    }
+}
+
 impl Field for [u8; 2] {
     #[inline]
     fn sum(self) -> u16 {

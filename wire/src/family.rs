@@ -106,6 +106,7 @@ impl Family for V4 {
         flow4_words(secret, *words)
     }
 
+    #[inline]
     fn compile(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
         compile4(from, to)
     }
@@ -115,6 +116,7 @@ impl Family for V4 {
         Rewrite4::from_words(words)
     }
 
+    #[inline]
     fn words(e: &FlowEntry4) -> EntryWords<Self> {
         let addresses: u64 = transmute!([e.src, e.dst]);
         EntryWords {
@@ -128,6 +130,7 @@ impl Family for V4 {
         }
     }
 
+    #[inline]
     fn entry(state: u32, words: &EntryWords<Self>) -> FlowEntry4 {
         let [addresses, meta] = words.key;
         let [src, dst]: [[u8; 4]; 2] = transmute!(addresses);

@@ -12,11 +12,11 @@ use weir_layout::flow6::{FlowKey6, Rewrite6};
 
 /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
 pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
-    let addresses = Delta::of(from.src, to.src) + Delta::of(from.dst, to.dst);
+    let addresses = Delta::of(both_addresses(from), both_addresses(to));
     let l4 = match from.proto {
         // One identifier, and no pseudo-header (RFC 792).
         icmp::PROTOCOL => Delta::of(from.sport, to.sport),
-        _ => addresses + Delta::of(from.sport, to.sport) + Delta::of(from.dport, to.dport),
+        _ => addresses + Delta::of(both_ports(from), both_ports(to)),
     };
     Rewrite4 {
         src: to.src,
@@ -26,6 +26,17 @@ pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
         l3_delta: (addresses + Delta::TTL_DECREMENT).raw(),
         l4_delta: l4.raw(),
     }
+}
+
+/// The addresses, to be summed at once.
+const fn both_addresses(key: &FlowKey4) -> u64 {
+    (u32::from_be_bytes(key.src) as u64) << 32 | u32::from_be_bytes(key.dst) as u64
+}
+
+/// The ports, likewise.
+const fn both_ports(key: &FlowKey4) -> u32 {
+    let ([a, b], [c, d]) = (key.sport, key.dport);
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// As [`compile4`], for IPv6. There is no header checksum.

@@ -51,6 +51,10 @@ impl KnownHosts {
 
     /// The kernel is to be asked about this address of a LAN port.
     fn ask_about(&mut self, port: u8, address: [u8; 4]) {
+        // As in a burst of new flows, for all but its first.
+        if self.asked.iter().all(Option::is_some) {
+            return;
+        }
         let place = Purpose::Question.of_address(self.key, port, address);
         self.asked[place as usize % ASKED].get_or_insert((port, address));
     }

@@ -256,6 +256,7 @@ fn load<W: Default + AsMut<[u64]>>(from: &[AtomicU64]) -> W {
     words
 }
 
+#[inline(always)]
 fn store(to: &[AtomicU64], words: &[u64]) {
     for (to, word) in to.iter().zip(words) {
         to.store(*word, Ordering::Relaxed);
