@@ -5,7 +5,6 @@
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`users`] | what users' connections say of the uplinks |
-//! | [`monitor`] | the health of all uplinks together, and what follows |
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`mod@file`] | the configuration file, and the last good one |
 //! | [`state`] | what is kept on disk |
@@ -22,7 +21,6 @@ pub mod dataplane;
 pub mod file;
 pub mod hooks;
 mod limits;
-pub mod monitor;
 pub mod probe;
 pub mod serve;
 pub mod state;

@@ -8,6 +8,11 @@ pub fn now_s() -> u64 {
     clock_s(ClockId::Realtime)
 }
 
+/// As [`now_s`], milliseconds.
+pub fn now_ms() -> u64 {
+    clock_ms(ClockId::Realtime)
+}
+
 /// CLOCK_BOOTTIME, seconds: goes on while the machine sleeps, and is never set.
 pub fn boot_s() -> u64 {
     clock_s(ClockId::Boottime)
@@ -15,7 +20,11 @@ pub fn boot_s() -> u64 {
 
 /// CLOCK_MONOTONIC, milliseconds: the clock of shared memory.
 pub fn monotonic_ms() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    clock_ms(ClockId::Monotonic)
+}
+
+fn clock_ms(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 

@@ -15,6 +15,7 @@
 //! | [`uplink`] | one uplink: signals in, transitions out |
 //! | `text` | states and reasons, for people |
 //! | [`choice`] | which uplinks take flows, with the last resort |
+//! | [`monitor`] | all uplinks together, and what follows |
 //! | [`history`] | the transitions of late |
 //! | [`pace`] | when probes leave |
 //! | [`load`] | load, capacity, and which uplinks take new flows |
@@ -26,6 +27,7 @@ pub mod choice;
 pub mod flaps;
 pub mod history;
 pub mod load;
+pub mod monitor;
 pub mod pace;
 pub mod passive;
 pub mod signal;
@@ -36,6 +38,7 @@ pub mod window;
 
 pub use choice::{Choice, Standing, choose};
 pub use history::{Entry, History, Part};
+pub use monitor::{Monitor, Verdict};
 pub use passive::{PassiveCounts, Remotes};
 pub use signal::{Reason, Signal, State, Transition, Wish};
 pub use target::{ProbeError, Status, TlsFault};

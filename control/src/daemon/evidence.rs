@@ -157,6 +157,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(150));
         found.send(event(2, Finding::Reply(1000), second)).await.unwrap();
         assert_eq!(state(&mut daemon), State::Up);
-        assert_eq!(daemon.monitor.history(0).len(), 1, "{:?}", daemon.monitor.history(0));
+        let history: Vec<_> = daemon.history.since(0).collect();
+        assert_eq!(history.len(), 1, "{history:?}");
     }
 }

@@ -7,8 +7,10 @@
 //! | `kernel` | the view of the kernel, and what is asked of it |
 //! | `evidence` | what probes, users' connections and counters show |
 //! | `publication` | what follows: the control page, hooks, rules and routes |
+//! | `transitions` | what changed: in the log, in the history, and for hooks |
 //! | `reload` | another file |
 //! | `requests` | what the command line asks |
+//! | `view` | the uplinks, for people and programs |
 //! | `patience` | waiting, but not for ever |
 
 mod evidence;
@@ -20,7 +22,9 @@ mod publication;
 mod reload;
 mod requests;
 mod start;
+mod transitions;
 mod turn;
+mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -29,6 +33,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use tokio::sync::mpsc;
 use weir_health::load::Load;
+use weir_health::{History, Monitor};
 use weir_kernel::confine::Confined;
 use weir_kernel::guard::Guard;
 use weir_kernel::own;
@@ -51,7 +56,6 @@ use crate::dataplane::Dataplane;
 use crate::file::Source;
 use crate::hooks::Hooks;
 use crate::limits;
-use crate::monitor::Monitor;
 use crate::probe::{self, Probers, Trust};
 use crate::serve;
 use crate::urgent::{self, Words};
@@ -111,6 +115,7 @@ struct Daemon {
     cut: Vec<u32>,
     dataplane: Dataplane,
     monitor: Monitor,
+    history: History,
     lans: Lans,
     load: Load,
     counters: Counters,

@@ -9,7 +9,7 @@ use weir_kernel::watch::Watcher;
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member, PathId, Tier, Translate, path_state};
 use weir_publish::guard::{Seen, ruleset};
-use weir_publish::{Change, Published, hosts, implied, lans};
+use weir_publish::{Change, Published, hosts, implied};
 use zerocopy::IntoBytes;
 
 use super::Daemon;
@@ -38,17 +38,6 @@ impl Daemon {
         Ok(epoch)
     }
 
-    fn run_hooks(&mut self) {
-        for entry in self.monitor.history(self.told) {
-            self.told = entry.number + 1;
-            let named = |uplink: &&weir_site::Uplink| entry.part.uplink() == Some(&*uplink.name);
-            let uplink = self.site.uplinks.iter().find(named);
-            if let (Some(directory), Some(uplink)) = (&self.site.hooks, uplink) {
-                self.hooks.tell(directory, &uplink.interface, entry);
-            }
-        }
-    }
-
     pub(super) fn derive(&self) -> Published {
         let last = self.half.as_deref();
         weir_publish::derive(&self.site, &self.kernel, &self.overrides, self.states.since(), last)
@@ -67,8 +56,8 @@ impl Daemon {
         let mut published = self.derive();
         self.dataplane.mark(&mut published);
         self.monitor.observe(&published.problems, now);
-        self.watch_lans(now);
         self.monitor.tick(now);
+        self.write_down(now);
         let policies = &published.half.policies;
         let verdict = self.monitor.verdict(&self.site, |policy| {
             let members = policies[policy].members().iter();
@@ -119,15 +108,6 @@ impl Daemon {
             tracing::warn!(uplink = name, before, state, "out of use");
         } else {
             tracing::info!(uplink = name, before, state, "uplink state");
-        }
-    }
-
-    /// Writes down which LANs went out of use, or are back.
-    fn watch_lans(&mut self, now: u64) {
-        let refused = |device| self.dataplane.refuses(device);
-        let trouble = |name: &str| lans::trouble(name, &self.kernel, refused);
-        for (interface, change) in self.lans.observe(&self.site, trouble, now) {
-            self.monitor.note_lan(interface, change);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the command line asks.
 
 use anyhow::{Context, Result, anyhow, bail};
-use weir_api::{Message, Query, Request, Response, UplinkView, time};
+use weir_api::{Message, Query, Request, Response, time};
 use weir_kernel::watch::Watcher;
 use weir_layout::control::{Member, PathId, Uplink as UplinkLayout, path_state};
 use weir_publish::home::Homing;
@@ -52,22 +52,15 @@ impl Daemon {
     fn tell(&self, query: &Query) -> Response {
         match query {
             Query::Health => Response::Health { uplinks: self.view() },
-            Query::History { since } => Response::History { entries: self.monitor.history(*since) },
+            Query::History { since } => {
+                Response::History { entries: self.history.since(*since).cloned().collect() }
+            }
             Query::Overrides => {
                 let list = by_hand::list(&self.site, &self.overrides);
                 Response::Overrides { overrides: self.ledger.tell(list) }
             }
             Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
-    }
-
-    /// The uplinks, for people and programs.
-    pub(super) fn view(&self) -> Vec<UplinkView> {
-        let mut uplinks = self.monitor.view(time::monotonic_ms());
-        for (index, uplink) in uplinks.iter_mut().enumerate() {
-            uplink.load = self.load.view(index);
-        }
-        uplinks
     }
 
     fn apply(&mut self, request: &Request, caller: &Caller) -> Result<String> {

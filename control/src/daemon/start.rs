@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use weir_api::time;
 use weir_health::load::Load;
+use weir_health::{History, Monitor};
 use weir_kernel::confine::Confined;
 use weir_kernel::guard::Guard;
 use weir_kernel::sysctls::Sysctls;
@@ -37,12 +38,14 @@ use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
-use crate::monitor::Monitor;
 use crate::probe;
 use crate::serve;
 use crate::state::State;
 use crate::urgent::Words;
 use crate::users::Users;
+
+/// Transitions kept for `weir history`.
+const HISTORY: usize = 1000;
 
 /// What the process took hold of before it published anything.
 pub(super) struct Held {
@@ -131,6 +134,7 @@ impl Daemon {
         let writer = ControlWriter::new(region.clone());
         let mut daemon = Self {
             monitor: Monitor::new(&site, &earlier, time::monotonic_ms()),
+            history: History::new(HISTORY),
             lans: Lans::default(),
             load: Load::new(&site),
             dataplane: held.dataplane,

@@ -1,0 +1,237 @@
+//! What all uplinks together come to.
+
+use super::*;
+use crate::signal::State;
+
+const SITE: &str = "[[lan]]\ninterface = \"lan0\"\n\
+    [[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
+    [[uplink]]\nname = \"lte\"\ninterface = \"wan1\"\n\
+    [[policy]]\nname = \"all\"\n\
+    [[policy]]\nname = \"fiber-only\"\nmembers = [{ uplink = \"fiber\" }]\n";
+
+fn site() -> Site {
+    weir_site::parse("weir.toml", SITE).unwrap()
+}
+
+fn told(problems: [u32; 2]) -> Verdict {
+    let mut monitor = Monitor::new(&site(), &[], 0);
+    monitor.observe(&problems, 0);
+    monitor.verdict(&site(), |_| u64::MAX)
+}
+
+#[test]
+fn uplinks_without_a_problem_are_in_use() {
+    let wanted = Verdict { states: vec![path_state::USABLE; 2], takers: vec![0b11, 0b01] };
+    assert_eq!(told([0, 0]), wanted);
+}
+
+#[test]
+fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
+    let mut monitor = Monitor::new(&site(), &[], 0);
+    monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
+    monitor.observe(&[0, 0], 20);
+    assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [path_state::USABLE; 2]);
+    let transitions = monitor.take_transitions();
+    let held = transitions.iter().any(|(_, t)| matches!(t.to, State::Recovering { .. }));
+    assert!(!held);
+}
+
+/// Whatever goes with the carrier: address and next hop.
+#[test]
+fn a_cut_is_one_flap_for_want_of_carrier() {
+    let mut monitor = Monitor::new(&site(), &[], 0);
+    monitor.observe(&[0, 0], 0);
+    let gone = path_state::NO_CARRIER | path_state::NO_ADDRESS | path_state::NO_NEXT_HOP;
+    monitor.observe(&[gone, 0], 10);
+    monitor.observe(&[path_state::NO_NEXT_HOP, 0], 20);
+    monitor.observe(&[0, 0], 30);
+    let transitions = monitor.take_transitions();
+    let held = transitions.last().map(|(_, transition)| transition.reason);
+    assert_eq!(held, Some(Reason::Carrier), "{transitions:?}");
+    let hold_ms = site().uplinks[0].health.hold_down_ms;
+    let held_ms = monitor.uplinks().next().map(Uplink::hold_ms);
+    assert_eq!(held_ms, Some(u64::from(hold_ms)), "not doubled");
+}
+
+#[test]
+fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
+    let verdict = told([path_state::NO_NEXT_HOP, 0]);
+    // Down for the policy that has another, whose flows leave.
+    let state = path_state::NO_NEXT_HOP | path_state::SPARED | path_state::LAST_RESORT;
+    assert_eq!(verdict.states, [state, path_state::USABLE]);
+    assert_eq!(verdict.takers, [0b10, 0b01]);
+}
+
+#[test]
+fn a_last_resort_that_no_policy_would_leave_is_in_use() {
+    let down = path_state::NO_NEXT_HOP;
+    let verdict = told([down, down]);
+    let state = down | path_state::USABLE | path_state::LAST_RESORT;
+    assert_eq!(verdict.states, [state; 2]);
+}
+
+#[test]
+fn a_draining_uplink_takes_new_flows_only_when_no_other_member_can() {
+    let usable = path_state::USABLE;
+    let verdict = told([0, path_state::DRAINING]);
+    assert_eq!(verdict.states, [usable, usable | path_state::DRAINING]);
+    assert_eq!(verdict.takers, [0b01, 0b01]);
+    // Alone in `fiber-only`.
+    let verdict = told([path_state::DRAINING, 0]);
+    assert_eq!(verdict.states, [usable | path_state::DRAINING, usable]);
+    assert_eq!(verdict.takers, [0b10, 0b01]);
+}
+
+#[test]
+fn a_drained_uplink_is_down_as_by_hand() {
+    let verdict = told([0, path_state::DRAINING | path_state::ADMIN_DOWN]);
+    assert_eq!(verdict.states, [path_state::USABLE, path_state::ADMIN_DOWN]);
+}
+
+#[test]
+fn a_member_without_weight_spares_no_other() {
+    let mut monitor = Monitor::new(&site(), &[], 0);
+    monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
+    assert_eq!(monitor.verdict(&site(), |_| 0b01).takers, [0b01, 0b01]);
+    assert_eq!(monitor.verdict(&site(), |_| u64::MAX).takers, [0b10, 0b01]);
+}
+
+#[test]
+fn a_link_without_carrier_is_nobodys_resort() {
+    let verdict = told([path_state::NO_CARRIER, path_state::ADMIN_DOWN]);
+    assert_eq!(verdict.states, [path_state::NO_CARRIER, path_state::ADMIN_DOWN]);
+    assert_eq!(verdict.takers, [0, 0]);
+}
+
+/// Probes both uplinks every 100 ms, half an interval apart; those for which `answers` says so
+/// are answered at once. The state words every 10 ms.
+fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
+    let health = "health = { interval_ms = 100, targets = \
+        [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+    let text = SITE[..SITE.find("[[policy]]").unwrap()]
+        .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
+        .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
+    let site = weir_site::parse("weir.toml", &text).unwrap();
+    let mut monitor = Monitor::new(&site, &[], 0);
+    let states = (0..300u64).map(|step| {
+        let now = step * 10;
+        monitor.observe(&[0, 0], now);
+        for uplink in 0..2 {
+            if step % 10 == uplink as u64 * 5 {
+                let (target, seq) = (0, step as u32);
+                monitor.signal(uplink, Signal::Sent { target, seq }, now);
+                if answers(uplink, now) {
+                    monitor.signal(uplink, Signal::Reply { target, seq, rtt_us: 1 }, now);
+                }
+            }
+        }
+        monitor.tick(now);
+        (now, monitor.verdict(&site, |_| u64::MAX).states)
+    });
+    states.collect()
+}
+
+#[test]
+fn what_silences_all_uplinks_takes_none_out_of_use() {
+    let states = probed(|_, now| now < 1000);
+    let usable = |states: &[u32]| states.iter().all(|s| s & path_state::USABLE != 0);
+    let bad = states.iter().find(|(now, states)| *now > 100 && !usable(states));
+    assert_eq!(bad, None);
+    let resort = path_state::UNHEALTHY | path_state::USABLE | path_state::LAST_RESORT;
+    assert_eq!(states.last().unwrap().1, [resort; 2]);
+    let one = states.iter().any(|(_, s)| s[0] & !s[1] & path_state::UNHEALTHY != 0);
+    assert!(one, "they do not fall at the same moment");
+}
+
+#[test]
+fn one_silent_uplink_is_out_of_use_at_once_beside_one_that_answers() {
+    let states = probed(|uplink, now| uplink == 1 || now < 1000);
+    let down = states.iter().find(|(_, states)| states[0] & path_state::UNHEALTHY != 0);
+    assert_eq!(down.unwrap().1, [path_state::UNHEALTHY, path_state::USABLE]);
+}
+
+#[test]
+fn a_silent_uplink_is_out_of_use_when_another_is_found_to_answer() {
+    // The other misses what it is asked while the first goes down.
+    let states =
+        probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
+    let down = states.iter().find(|(_, states)| states[0] & path_state::UNHEALTHY != 0);
+    assert_eq!(down.unwrap().1[0], path_state::UNHEALTHY | path_state::USABLE);
+    assert_eq!(states.last().unwrap().1, [path_state::UNHEALTHY, path_state::USABLE]);
+}
+
+#[test]
+fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
+    let earlier = [path_state::USABLE, path_state::ADMIN_DOWN];
+    let mut monitor = Monitor::new(&site(), &earlier, 0);
+    monitor.observe(&[0, path_state::ADMIN_DOWN], 0);
+    assert_eq!(
+        monitor.verdict(&site(), |_| u64::MAX).states,
+        [path_state::USABLE, path_state::ADMIN_DOWN]
+    );
+    let transitions = monitor.take_transitions();
+    assert!(transitions.iter().all(|(part, _)| part.uplink() != Some("fiber")));
+}
+
+/// The states at the end, when the kernel says for so long that all is well.
+fn well_for(ms: u64, earlier: [u32; 2]) -> Vec<State> {
+    let mut monitor = Monitor::new(&site(), &earlier, 0);
+    monitor.observe(&[0, 0], 0);
+    (0..=ms).for_each(|now| _ = monitor.tick(now));
+    monitor.uplinks().map(Uplink::state).collect()
+}
+
+#[test]
+fn a_hold_down_is_served_when_the_control_process_starts_again() {
+    let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
+    let earlier = [path_state::HELD_DOWN, path_state::NO_CARRIER];
+    let held = well_for(hold_ms, earlier);
+    assert!(held.iter().all(|state| matches!(state, State::Recovering { .. })), "{held:?}");
+    assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
+    let by_hand = [path_state::ADMIN_DOWN, path_state::USABLE];
+    assert_eq!(well_for(0, by_hand), [State::Up; 2], "put back by the operator");
+}
+
+#[test]
+fn a_degraded_uplink_stays_so_when_the_control_process_starts_again() {
+    let hold_ms = u64::from(site().uplinks[0].health.hold_down_ms);
+    let degraded = path_state::USABLE | path_state::DEGRADED;
+    let earlier = [degraded, path_state::USABLE];
+    assert_eq!(well_for(hold_ms, earlier), [State::Degraded, State::Up]);
+    assert_eq!(well_for(hold_ms + 1, earlier), [State::Up; 2]);
+}
+
+#[test]
+fn an_uplink_that_fills_is_told_of_with_load_and_capacity() {
+    let mut monitor = Monitor::new(&site(), &[path_state::USABLE; 2], 0);
+    let tighter = Some((weir_site::load::Direction::Up, 91, 20_000_000));
+    monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
+    monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
+    let transitions = monitor.take_transitions();
+    let told = transitions.iter().map(|(part, t)| (part.to_string(), t.to, t.reason.to_string()));
+    let told: Vec<_> = told.collect();
+    let full = "91 % of 20Mbit/s up: too full for new flows".to_owned();
+    let unmeasured =
+        "takes new flows again: no capacity or threshold to judge it by".to_owned();
+    let lte = || "lte".to_owned();
+    assert_eq!(told, [(lte(), State::Up, full), (lte(), State::Up, unmeasured)]);
+}
+
+#[test]
+fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
+    let target =
+        |n: u8| format!("{{ name = \"t{n}\", probe = \"icmp\", address = \"192.0.2.{n}\" }}");
+    let targets: Vec<_> = (1..=4).map(target).collect();
+    let probed =
+        format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
+    let text = SITE.replace("interface = \"wan0\"", &probed);
+    let site = weir_site::parse("weir.toml", &text).unwrap();
+    let mut monitor = Monitor::new(&site, &[path_state::USABLE; 2], 0);
+    assert_eq!(monitor.rtt(0), None);
+    for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
+        monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);
+        monitor.signal(0, Signal::Reply { target, seq: 1, rtt_us }, 1000);
+    }
+    assert_eq!(monitor.rtt(0).map(|rtt| rtt.ms), Some(30.0));
+    assert_eq!(monitor.rtt(1), None, "it has no targets");
+}
