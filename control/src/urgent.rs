@@ -12,16 +12,14 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, Result};
-use rtnetlink::MulticastGroup;
-use rtnetlink::sys::{AsyncSocketExt, TokioSocket};
 use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
 };
 use tokio::sync::Notify;
 use weir_api::{Message, Request};
-use weir_kernel::events::{self, Event};
-use weir_kernel::watch;
+use weir_kernel::events::Event;
+use weir_kernel::links::LinkEvents;
 use weir_layout::MAX_UPLINKS;
 use weir_layout::control::{PathId, path_state};
 use weir_shm::control::StateWords;
@@ -172,7 +170,7 @@ where
             }
         };
         runtime.block_on(async {
-            let events = match watch::subscribe(&[MulticastGroup::Link]) {
+            let events = match LinkEvents::subscribe() {
                 Ok(events) => events,
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -187,14 +185,11 @@ where
     started.recv().context("the urgent thread ended")?.context("cannot hear link events")
 }
 
-async fn listen(events: TokioSocket, words: &Words) {
-    let mut head = Vec::with_capacity(events::HEAD_LEN);
+async fn listen(mut events: LinkEvents, words: &Words) {
     loop {
-        head.clear();
-        match events.recv(&mut head).await {
-            Ok(()) => words.hear_event(Event::of(&head)),
+        match events.next().await {
             // What was lost, the daemon finds in its view: it loses the same events.
-            Err(error) if watch::is_overrun(&error) => {}
+            Ok(event) => words.hear_event(event),
             Err(error) => {
                 tracing::error!("no more link events, lost carriers are seen late: {error}");
                 return;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`watch`] | links, addresses, routes, rules and neighbours, by netlink |
 //! | [`events`] | what a change is about |
+//! | [`links`] | changes of links, heard apart from all others |
 //! | `message` | what the kernel's messages say |
 //! | `routes` | when routes are read anew |
 //! | `devices`, `netdev`, `channels` | what devices can do |
@@ -22,6 +23,7 @@ pub mod confine;
 mod devices;
 pub mod events;
 pub mod guard;
+pub mod links;
 mod message;
 mod netdev;
 pub mod own;
