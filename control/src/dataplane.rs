@@ -1,8 +1,6 @@
 //! What the dataplane says of the devices.
 
-use weir_layout::control::path_state;
 use weir_layout::status::{DeviceState, StatusPage};
-use weir_publish::Published;
 use weir_service::Complaint;
 use weir_shm::map::Access;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
@@ -12,15 +10,13 @@ use weir_shm::{Pins, Role};
 pub struct Dataplane {
     pins: Pins,
     status: Option<Status>,
-    /// Kernel indices of the devices that the kernel refuses to it.
-    refused: Vec<u32>,
     silent: Complaint,
 }
 
 impl Dataplane {
     /// That of these pins, which may be made later.
     pub fn of(pins: &Pins) -> Self {
-        Self { pins: pins.clone(), status: None, refused: Vec::new(), silent: Complaint::default() }
+        Self { pins: pins.clone(), status: None, silent: Complaint::default() }
     }
 
     /// Does it run?
@@ -28,17 +24,13 @@ impl Dataplane {
         self.pins.is_claimed(Role::Dataplane).unwrap_or(false)
     }
 
-    /// Looks at what it says now, and marks the uplinks whose device the kernel refuses to it, while
-    /// it runs.
-    pub fn mark(&mut self, published: &mut Published) {
+    /// Kernel indices of the devices that the kernel refuses to it now, while it runs.
+    pub fn refused(&mut self) -> Vec<u32> {
         if self.status.is_none() {
             self.status = Status::open(&self.pins, Access::Read).ok();
         }
-        self.refused = self.status.as_ref().map_or(Vec::new(), |status| refused(&status.read()));
-        if !self.refused.is_empty() && !self.runs() {
-            self.refused.clear();
-        }
-        mark(published, &self.refused);
+        let refused = self.status.as_ref().map_or(Vec::new(), |status| refused(&status.read()));
+        if refused.is_empty() || self.runs() { refused } else { Vec::new() }
     }
 
     /// Says in the log when it is stopped or hangs.
@@ -53,11 +45,6 @@ impl Dataplane {
             )
         }));
     }
-
-    /// Does the kernel refuse it the device of this index?
-    pub fn refuses(&self, device: u32) -> bool {
-        self.refused.contains(&device)
-    }
 }
 
 /// Kernel indices of refused devices.
@@ -67,20 +54,9 @@ fn refused(page: &StatusPage) -> Vec<u32> {
     devices.map(|device| device.ifindex).collect()
 }
 
-fn mark(published: &mut Published, refused: &[u32]) {
-    let half = &published.half;
-    for (uplink, problems) in half.uplinks.iter().zip(&mut published.problems) {
-        let port = half.ports.get(usize::from(uplink.port));
-        let device = port.and_then(|port| half.devices.get(usize::from(port.device)));
-        // By the kernel's index: what is said may be of another device that had the number.
-        if device.is_some_and(|d| d.ifindex != 0 && refused.contains(&d.ifindex)) {
-            *problems |= path_state::NO_DEVICE;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use weir_layout::control::path_state;
     use weir_publish::Overrides;
     use weir_view::{Kernel, Link};
     use zerocopy::FromZeros;
@@ -99,7 +75,7 @@ mod tests {
         let marked = |page: &StatusPage| {
             let mut published =
                 weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
-            mark(&mut published, &refused(page));
+            published.refuse(&refused(page));
             published.problems.iter().map(|p| p & path_state::NO_DEVICE != 0).collect::<Vec<_>>()
         };
         assert_eq!(marked(&page), [false, false]);

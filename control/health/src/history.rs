@@ -65,8 +65,9 @@ impl History {
     }
 
     /// Adds a transition, and drops the oldest when there is no room: of load while there are more
-    /// of load than of health, because a busy uplink fills and empties all day.
-    pub fn push(&mut self, part: Part, transition: Transition, time_ms: u64) {
+    /// of load than of health, because a busy uplink fills and empties all day. Gives the entry that
+    /// was made of it.
+    pub fn push(&mut self, part: Part, transition: Transition, time_ms: u64) -> Entry {
         if self.entries.len() == self.capacity {
             let of_load = |entry: &Entry| entry.transition.is_of_load();
             let many = self.entries.iter().filter(|e| of_load(e)).count() * 2 > self.capacity;
@@ -75,9 +76,11 @@ impl History {
         }
         let number = self.next;
         self.next += 1;
+        let entry = Entry { number, time_ms, part, transition };
         if self.capacity > 0 {
-            self.entries.push_back(Entry { number, time_ms, part, transition });
+            self.entries.push_back(entry.clone());
         }
+        entry
     }
 
     /// The transitions from `number` on.

@@ -1,12 +1,14 @@
 //! From a site and the kernel's view to what is published, and to what the kernel should hold.
 //!
 //! Decisions without effects: values in, values out. Who calls writes to shared memory and to the
-//! kernel.
+//! kernel. [`Decider`] has all of it together: it takes what is new, and says what is to be done.
 //!
 //! | module | what it is |
 //! |---|---|
+//! | `decider` | all that is known of a gateway, and what follows from it |
 //! | `derive` | the control page's half |
 //! | `ports` | numbers of ports and devices, which stay |
+//! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
 //! | `states` | the uplinks' state words |
 //! | `overrides` | what is set by hand |
@@ -21,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+mod decider;
 mod derive;
 mod destinations;
 #[cfg(test)]
@@ -34,9 +37,11 @@ mod near;
 mod overrides;
 pub mod own;
 mod ports;
+mod refused;
 mod states;
 mod tables;
 
+pub use decider::{Decider, Effects, Now};
 pub use derive::{Published, derive};
 pub use overrides::{Hand, Overrides};
 pub use states::{Change, States};

@@ -2,22 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weir_api::time;
 use weir_kernel::guard::Guard;
 use weir_kernel::own;
+use weir_publish::Decider;
 use weir_shm::Pins;
-use weir_shm::control::ControlRegion;
+use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
-use weir_shm::hosts::Hosts4;
 use weir_shm::observations::Observations;
-use weir_shm::pins::name;
 use weir_view::{Kernel, Link, NeighbourEntry};
 
 use super::Daemon;
+use super::effects::Executor;
 use super::start::Held;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
@@ -62,29 +61,22 @@ pub(super) fn event(seq: u32, finding: probe::Finding) -> probe::Event {
     probe::Event { uplink, target, seq, finding, at: Instant::now() }
 }
 
-/// Regions of its own, but for the map of hosts, which is the kernel's. Needs root.
+/// Regions of its own, and nothing of the kernel's.
 pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
-    // Of this test: others run beside it.
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let directory = format!("/sys/fs/bpf/weir-daemon-{}-{number}", std::process::id());
-    let pins = Pins::create(Path::new(&directory)).unwrap();
-    let hosts = Hosts4::open(&pins).unwrap();
-    std::fs::remove_file(pins.path(name::HOSTS4)).unwrap();
-    std::fs::remove_dir(directory).unwrap();
     let counters = Counters::anonymous().unwrap();
     let observations = Observations::anonymous().unwrap();
-    let users = Users::new(observations, counters.clone(), time::monotonic_ms());
+    let now = time::monotonic_ms();
+    let users = Users::new(observations, counters.clone(), now);
     let region = ControlRegion::anonymous().unwrap();
     let site = weir_site::parse("weir.toml", SITE).unwrap();
+    let decider = Decider::new(site, kernel(), &region, "weir", now);
+    let executor = Executor::new(ControlWriter::new(region), Guard::absent(), None);
     let state = State::open(Path::new("/proc/none")).unwrap();
-    let source = Source::new(Path::new("weir.toml"), state);
     let held = Held {
-        source,
-        guard: Guard::absent(),
+        source: Source::new(Path::new("weir.toml"), state),
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),
-        dataplane: Dataplane::of(&pins),
+        dataplane: Dataplane::of(&Pins::existing("/proc/none")),
     };
-    Daemon::new(site, held, kernel(), region, hosts, counters, users, findings)
+    Daemon::new(decider, executor, held, counters, users, findings)
 }

@@ -8,7 +8,6 @@ use anyhow::Result;
 use weir_api::time;
 use weir_kernel::watch::Watcher;
 use weir_site::rules;
-use weir_view::Kernel;
 
 use super::Daemon;
 use super::patience::{KERNEL_PATIENCE, sleep_until, unanswered};
@@ -17,27 +16,10 @@ use super::turn::TICK;
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
-/// How often the next hop of an uplink whose targets stay silent is checked: it is answered for within
-/// three seconds, or lost.
-const NEXT_HOP_CHECK_MS: u64 = 5000;
-
 impl Daemon {
-    /// Takes a view that was read [`Self::meanwhile`]. A carrier that was lost since may have been
-    /// there when its link was read; if it is there again, that is in the next view.
-    pub(super) fn see(&mut self, mut kernel: Kernel) {
-        for interface in self.cut.drain(..) {
-            kernel.lose_carrier(interface);
-        }
-        kernel.remember(&self.kernel, time::monotonic_ms());
-        if kernel != self.kernel {
-            self.kernel = kernel;
-            self.routed = None;
-        }
-    }
-
     /// Says which rules of the kernel's are not followed, if they are new.
     pub(super) fn tell_unfollowed(&mut self) {
-        let unfollowed = rules::unfollowed(&self.site, &self.kernel);
+        let unfollowed = rules::unfollowed(self.decider.site(), self.decider.kernel());
         for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
             tracing::warn!("{text}");
         }
@@ -45,16 +27,16 @@ impl Daemon {
     }
 
     /// Waits for the rest of a burst of events. A lost carrier is acted on at once.
-    pub(super) async fn gather(&mut self, watcher: &mut Watcher) -> Result<()> {
+    pub(super) async fn gather(&mut self, watcher: &mut Watcher) {
         let end = tokio::time::Instant::now() + DEBOUNCE;
-        let words = Arc::clone(&self.words);
+        let words = Arc::clone(&self.executor.words);
         loop {
             tokio::select! {
                 () = words.news() => {
-                    self.publish()?;
+                    self.publish();
                 }
                 () = watcher.changed() => {}
-                () = tokio::time::sleep_until(end) => return Ok(()),
+                () = tokio::time::sleep_until(end) => return,
             }
         }
     }
@@ -64,12 +46,12 @@ impl Daemon {
     /// # Errors
     /// When it takes longer than [`KERNEL_PATIENCE`].
     pub(super) async fn meanwhile<T>(&mut self, kernel: impl Future<Output = T>) -> Result<T> {
-        self.cut.clear();
+        self.decider.expect_view();
         let begin = tokio::time::Instant::now();
         let end = begin + KERNEL_PATIENCE;
         let mut beat = tokio::time::interval_at(begin + TICK, TICK);
         let mut kernel = std::pin::pin!(kernel);
-        let words = Arc::clone(&self.words);
+        let words = Arc::clone(&self.executor.words);
         loop {
             tokio::select! {
                 done = &mut kernel => return Ok(done),
@@ -81,12 +63,12 @@ impl Daemon {
                 () = words.news() => {}
                 // It is the kernel that hangs, not this process.
                 _ = beat.tick() => weir_service::alive(),
-                () = sleep_until(self.monitor.deadline()) => {}
+                () = sleep_until(self.decider.monitor().deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
                     return Err(unanswered(KERNEL_PATIENCE));
                 }
             }
-            self.publish()?;
+            self.publish();
         }
     }
 
@@ -97,29 +79,12 @@ impl Daemon {
         }
     }
 
+    /// Has the kernel ask for the next hops that it does not know, and for those that are in doubt.
     pub(super) async fn resolve(&mut self, watcher: &Watcher) {
-        for (interface, address) in self.unresolved.clone() {
+        for (interface, address) in self.decider.unresolved().to_vec() {
             self.ask(watcher.resolve(interface, address)).await;
         }
-        // Perhaps another router has the next hop's address and did not say so, or it is dead.
-        let now = time::monotonic_ms();
-        self.doubted.resize(self.site.uplinks.len(), None);
-        let mut doubts = Vec::new();
-        for (index, uplink) in self.site.uplinks.iter().enumerate() {
-            let last = &mut self.doubted[index];
-            if !self.monitor.is_silent(index) {
-                *last = None;
-            } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
-                && let Some(link) = self.kernel.link(&uplink.interface)
-                && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
-                && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
-                && known.trusted
-            {
-                *last = Some(now);
-                doubts.push((link.index, next_hop, known.mac));
-            }
-        }
-        for (interface, address, mac) in doubts {
+        for (interface, address, mac) in self.decider.doubts(time::monotonic_ms()) {
             self.ask(watcher.doubt(interface, address, mac)).await;
         }
     }
@@ -139,8 +104,8 @@ mod tests {
     async fn uplinks_are_judged_while_the_kernel_does_not_answer() {
         let (found, findings) = mpsc::channel(16);
         let mut daemon = daemon(findings);
-        daemon.publish().unwrap();
-        let usable = daemon.writer.region().clone();
+        daemon.publish();
+        let usable = daemon.executor.writer.region().clone();
         let usable = || usable.path_state(PathId::v4(0)) & path_state::USABLE != 0;
         let stuck = async {
             found.send(event(1, Finding::Sent)).await.unwrap();
@@ -161,8 +126,9 @@ mod tests {
         let mut daemon = daemon(findings);
         found.send(event(1, Finding::Sent)).await.unwrap();
         found.send(event(1, Finding::Reply(1000))).await.unwrap();
-        let before = daemon.publish().unwrap();
-        let (region, words) = (daemon.writer.region().clone(), Arc::clone(&daemon.words));
+        let before = daemon.publish();
+        let (region, words) =
+            (daemon.executor.writer.region().clone(), Arc::clone(&daemon.executor.words));
         assert_ne!(region.path_state(PathId::v4(0)) & path_state::USABLE, 0);
         let slow = async {
             let read = kernel();
@@ -173,15 +139,15 @@ mod tests {
             read
         };
         let read = daemon.meanwhile(slow).await.unwrap();
-        daemon.see(read);
-        daemon.publish().unwrap();
+        daemon.decider.see(read, time::monotonic_ms());
+        daemon.publish();
         let word = region.path_state(PathId::v4(0));
         assert_eq!(word & path_state::USABLE, 0);
         assert_ne!(word & path_state::NO_CARRIER, 0);
 
         let next = daemon.meanwhile(async { kernel() }).await.unwrap();
-        daemon.see(next);
-        daemon.publish().unwrap();
+        daemon.decider.see(next, time::monotonic_ms());
+        daemon.publish();
         assert_eq!(
             region.path_state(PathId::v4(0)) & path_state::NO_CARRIER,
             0,

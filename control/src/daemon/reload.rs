@@ -5,8 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use weir_api::time;
 use weir_layout::control::ControlHalf;
-use weir_publish::home::Homing;
-use weir_publish::{beside, implied};
+use weir_publish::beside;
 use weir_service::WrongConfiguration;
 use weir_site::{Problem, Site};
 use weir_view::Kernel;
@@ -29,18 +28,19 @@ impl Daemon {
     /// and to be known, which is in the log too. Refused, it changes nothing.
     pub(super) fn reload(&mut self) -> Result<Vec<String>> {
         self.hear_waiting();
-        let half = self.half.as_deref();
-        let uplinks: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
-        let policies: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
-        let carry = |site: &Site| self.overrides.carry(&uplinks, &policies, site);
+        let decider = &self.decider;
+        let (known, kernel, half) = (decider.site(), decider.kernel(), decider.half());
+        let uplinks: Vec<_> = known.uplinks.iter().map(|u| u.name.as_str()).collect();
+        let policies: Vec<_> = known.policies.iter().map(|p| p.name.as_str()).collect();
+        let carry = |site: &Site| decider.overrides().carry(&uplinks, &policies, site);
         let mut warnings = Vec::new();
-        let mut site = self.source.read(|site, path| {
-            warnings = admit(site, &self.kernel, path)?;
+        let site = self.source.read(|site, path| {
+            warnings = admit(site, kernel, path)?;
             keep_order(site, half)?;
             if site.own_traffic {
                 self.keeper.take()?;
             }
-            let derived = weir_publish::derive(site, &self.kernel, &carry(site), &[], half);
+            let derived = weir_publish::derive(site, kernel, &carry(site), &[], half);
             match beside::weightless(&derived.half, site.policies.len()) {
                 None => Ok(()),
                 Some(policy) => bail!(
@@ -52,22 +52,13 @@ impl Daemon {
         let forwards = self.dataplane.runs();
         warnings.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
         let carried = carry(&site);
-        implied::imply(&mut site, &self.kernel);
-        if site.hash != self.site.hash {
-            self.homing = vec![Homing::default(); site.policies.len()];
-            self.states.resize(site.uplinks.len());
-        }
-        self.overrides = carried;
-        self.monitor.reconfigure(&site, time::monotonic_ms());
-        self.load.reconfigure(&site);
-        self.site = site;
-        self.routed = None;
-        self.follow_guard();
-        if let Err(error) = serve::share(&self.socket, self.site.group.as_deref()) {
+        self.decider.reconfigure(site, carried, time::monotonic_ms());
+        let (site, kernel) = (self.decider.site(), self.decider.kernel());
+        if let Err(error) = serve::share(&self.socket, site.group.as_deref()) {
             tracing::warn!("{error:#}");
         }
-        warnings.extend_from_slice(&self.site.warnings);
-        warnings.extend(weir_site::warnings_here(&self.site, &self.kernel));
+        warnings.extend_from_slice(&site.warnings);
+        warnings.extend(weir_site::warnings_here(site, kernel));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(warnings)
     }

@@ -1,10 +1,9 @@
 //! What the command line asks.
 
 use anyhow::{Context, Result, anyhow, bail};
-use weir_api::{Message, Query, Request, Response, time};
+use weir_api::{Message, Override, Query, Request, Response, time};
 use weir_kernel::watch::Watcher;
 use weir_layout::control::{Member, PathId, Uplink as UplinkLayout, path_state};
-use weir_publish::home::Homing;
 use weir_publish::{Hand, beside};
 
 use super::Daemon;
@@ -18,20 +17,17 @@ impl Daemon {
         caller: &Caller,
         watcher: &Watcher,
     ) -> Response {
-        self.words.heard(message);
+        self.executor.words.heard(message);
         let request = match message {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,
         };
-        let before = self.overrides.clone();
-        let listed = by_hand::list(&self.site, &before);
-        let done = match self.apply(request, caller) {
-            Ok(message) => self.enforce(watcher).await.map(|epoch| (epoch, message)),
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok((epoch, message)) => {
-                let now = by_hand::list(&self.site, &self.overrides);
+        let before = self.decider.overrides().clone();
+        let listed = self.overridden();
+        match self.apply(request, caller) {
+            Ok(message) => {
+                let epoch = self.enforce(watcher).await;
+                let now = self.overridden();
                 self.ledger.note(&listed, &now, caller);
                 if listed == now {
                     // What else there is to say of a reload is in the log already.
@@ -42,7 +38,7 @@ impl Daemon {
             }
             Err(error) => {
                 if *request != Request::Reload {
-                    self.overrides = before;
+                    *self.decider.overrides_mut() = before;
                 }
                 Response::Error { message: format!("{error:#}") }
             }
@@ -53,38 +49,45 @@ impl Daemon {
         match query {
             Query::Health => Response::Health { uplinks: self.view() },
             Query::History { since } => {
-                Response::History { entries: self.history.since(*since).cloned().collect() }
+                let history = self.decider.history();
+                Response::History { entries: history.since(*since).cloned().collect() }
             }
             Query::Overrides => {
-                let list = by_hand::list(&self.site, &self.overrides);
-                Response::Overrides { overrides: self.ledger.tell(list) }
+                Response::Overrides { overrides: self.ledger.tell(self.overridden()) }
             }
             Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
+    }
+
+    /// What is set by hand, without when and by whom.
+    fn overridden(&self) -> Vec<Override> {
+        by_hand::list(self.decider.site(), self.decider.overrides())
     }
 
     fn apply(&mut self, request: &Request, caller: &Caller) -> Result<String> {
         match request {
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
-                self.overrides.hands.remove(&index);
+                self.decider.overrides_mut().hands.remove(&index);
                 Ok(format!("{uplink} is up as far as it depends on you"))
             }
             Request::Down { uplink } => {
                 let index = self.uplink(uplink)?;
-                self.overrides.hands.insert(index, Hand::Down);
+                self.decider.overrides_mut().hands.insert(index, Hand::Down);
                 Ok(format!("{uplink} is down by hand"))
             }
             Request::Drain { uplink, deadline_s } => {
                 let index = self.uplink(uplink)?;
-                if let Some(Hand::Down | Hand::Drained(_)) = self.overrides.hands.get(&index) {
+                if let Some(Hand::Down | Hand::Drained(_)) =
+                    self.decider.overrides().hands.get(&index)
+                {
                     bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
                 }
                 let until = match deadline_s {
                     Some(seconds) => time::boot_s().saturating_add(*seconds),
                     None => UplinkLayout::NO_DEADLINE,
                 };
-                self.overrides.hands.insert(index, Hand::Draining(until));
+                self.decider.overrides_mut().hands.insert(index, Hand::Draining(until));
                 let end = match deadline_s {
                     Some(seconds) => {
                         format!("until {}", time::of_day(time::now_s().saturating_add(*seconds)))
@@ -95,9 +98,10 @@ impl Daemon {
             }
             Request::Use { uplink, force } => {
                 let index = self.uplink(uplink)?;
-                let usable =
-                    self.writer.region().path_state(PathId::v4(index)) & path_state::USABLE != 0;
-                if !self.site.own_traffic {
+                let usable = self.executor.writer.region().path_state(PathId::v4(index))
+                    & path_state::USABLE
+                    != 0;
+                if !self.decider.site().own_traffic {
                     bail!("this takes weir's routes: remove own_traffic = false from the file");
                 }
                 if !usable && !force {
@@ -109,11 +113,8 @@ impl Daemon {
                 Ok(format!("process {caller} uses {uplink}"))
             }
             Request::Home { policy } => {
-                let range = match policy {
-                    Some(name) => self.policy(name).map(|at| at..at + 1)?,
-                    None => 0..self.homing.len(),
-                };
-                self.homing[range].iter_mut().for_each(Homing::ask);
+                let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
+                self.decider.ask_home(policy);
                 Ok("flows that are away come home".into())
             }
             Request::Reload => {
@@ -125,8 +126,10 @@ impl Daemon {
                 let index = self.uplink(uplink)?;
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
                 let was = match policy {
-                    None => self.overrides.weights.remove(&index),
-                    Some(at) => self.overrides.member_weights.remove(&(at as u8, index)),
+                    None => self.decider.overrides_mut().weights.remove(&index),
+                    Some(at) => {
+                        self.decider.overrides_mut().member_weights.remove(&(at as u8, index))
+                    }
                 };
                 if was.is_none() {
                     bail!("the weight of {uplink} is not set by hand there, see `weir overrides`");
@@ -146,17 +149,17 @@ impl Daemon {
     }
 
     fn weigh(&mut self, index: u8, weight: u16, policy: Option<&str>) -> Result<String> {
-        let name = self.site.uplinks[usize::from(index)].name.clone();
+        let name = self.decider.site().uplinks[usize::from(index)].name.clone();
         match policy {
             None => {
-                self.overrides.weights.insert(index, weight);
+                self.decider.overrides_mut().weights.insert(index, weight);
             }
             Some(policy) => {
                 let at = self.policy(policy)?;
-                if !self.site.policies[at].members.iter().any(|m| m.uplink == index) {
+                if !self.decider.site().policies[at].members.iter().any(|m| m.uplink == index) {
                     bail!("{name} is no member of policy {policy}");
                 }
-                self.overrides.member_weights.insert((at as u8, index), weight);
+                self.decider.overrides_mut().member_weights.insert((at as u8, index), weight);
             }
         }
         self.refuse_weightless(&name)?;
@@ -164,8 +167,8 @@ impl Daemon {
     }
 
     fn refuse_weightless(&self, uplink: &str) -> Result<()> {
-        let half = self.derive().half;
-        match beside::weightless(&half, self.site.policies.len()) {
+        let half = self.decider.derive(self.decider.overrides()).half;
+        match beside::weightless(&half, self.decider.site().policies.len()) {
             None => Ok(()),
             Some(policy) => bail!(
                 "with that, the weights of policy {policy} add up to zero: use `weir down {uplink}` to take it out"
@@ -174,13 +177,13 @@ impl Daemon {
     }
 
     fn policy(&self, name: &str) -> Result<usize> {
-        let names: Vec<_> = self.site.policies.iter().map(|p| p.name.as_str()).collect();
+        let names: Vec<_> = self.decider.site().policies.iter().map(|p| p.name.as_str()).collect();
         let at = names.iter().position(|n| *n == name);
         at.ok_or_else(|| anyhow!("there is no policy \"{name}\"; known: {}", names.join(", ")))
     }
 
     fn uplink(&self, name: &str) -> Result<u8> {
-        let names: Vec<_> = self.site.uplinks.iter().map(|u| u.name.as_str()).collect();
+        let names: Vec<_> = self.decider.site().uplinks.iter().map(|u| u.name.as_str()).collect();
         let at = names.iter().position(|n| *n == name);
         at.map(|at| at as u8)
             .ok_or_else(|| anyhow!("there is no uplink \"{name}\"; known: {}", names.join(", ")))

@@ -74,40 +74,36 @@ impl Turns {
     }
 
     /// Runs until a signal says stop.
-    ///
-    /// # Errors
-    /// When what is published can no longer follow.
-    pub(super) async fn until_stopped(&mut self) -> Result<()> {
-        while let Some(changed) = self.event().await? {
+    pub(super) async fn until_stopped(&mut self) {
+        while let Some(changed) = self.event().await {
             match changed {
                 Changed::Nothing => {}
-                Changed::Health => _ = self.daemon.enforce(&self.watcher).await?,
-                Changed::All => self.look().await?,
+                Changed::Health => _ = self.daemon.enforce(&self.watcher).await,
+                Changed::All => self.look().await,
             }
         }
-        Ok(())
     }
 
     /// Waits for the next event and takes it; none: it says stop.
-    async fn event(&mut self) -> Result<Option<Changed>> {
+    async fn event(&mut self) -> Option<Changed> {
         let Self { daemon, watcher, signals, called, tick, measure, .. } = self;
-        let words = Arc::clone(&daemon.words);
+        let words = Arc::clone(&daemon.executor.words);
         let only_if = |changed| if changed { Changed::Health } else { Changed::Nothing };
         let changed = tokio::select! {
-            _ = signals.terminate.recv() => return Ok(None),
-            _ = signals.interrupt.recv() => return Ok(None),
+            _ = signals.terminate.recv() => return None,
+            _ = signals.interrupt.recv() => return None,
             _ = signals.hangup.recv() => {
                 daemon.hang_up();
                 Changed::All
             }
-            Some(call) = called.recv() => self.called(call).await?,
+            Some(call) = called.recv() => self.called(call).await,
             () = words.news() => {
-                daemon.publish()?;
-                daemon.gather(watcher).await?;
+                daemon.publish();
+                daemon.gather(watcher).await;
                 Changed::All
             }
             () = watcher.changed() => {
-                daemon.gather(watcher).await?;
+                daemon.gather(watcher).await;
                 Changed::All
             }
             _ = tick.tick() => {
@@ -119,47 +115,46 @@ impl Turns {
             Some(event) = daemon.findings.recv() => {
                 only_if(daemon.hear(&event) | daemon.hear_waiting())
             }
-            () = sleep_until(daemon.monitor.deadline()) => only_if(daemon.let_time_pass()),
+            () = sleep_until(daemon.decider.monitor().deadline()) => only_if(daemon.let_time_pass()),
         };
-        Ok(Some(changed))
+        Some(changed)
     }
 
     /// Answers a call, unless nobody waits for that any more.
-    async fn called(&mut self, call: Call) -> Result<Changed> {
+    async fn called(&mut self, call: Call) -> Changed {
         let daemon = &mut self.daemon;
         if call.is_abandoned() {
             tracing::warn!(by = %call.caller, "gone before it was answered: not done");
-            daemon.words.heard(&call.message);
-            daemon.publish()?;
-            return Ok(Changed::Nothing);
+            daemon.executor.words.heard(&call.message);
+            daemon.publish();
+            return Changed::Nothing;
         }
         let response = daemon.answer(&call.message, &call.caller, &self.watcher).await;
         let _ = call.reply.send(response);
-        Ok(match call.message {
+        match call.message {
             Message::Do(Request::Reload) => Changed::All,
             _ => Changed::Nothing,
-        })
+        }
     }
 
     /// Looks at all there is, and has everything follow.
-    async fn look(&mut self) -> Result<()> {
+    async fn look(&mut self) {
         let Self { daemon, watcher, probers, .. } = self;
         match daemon.meanwhile(watcher.read()).await.flatten() {
             Ok(kernel) => {
-                daemon.see(kernel);
+                daemon.decider.see(kernel, time::monotonic_ms());
                 daemon.tell_unfollowed();
             }
             Err(error) => tracing::warn!("{error:#}; going on with what is known"),
         }
-        daemon.imply();
+        daemon.decider.imply(time::monotonic_ms());
         daemon.hear_users();
         daemon.tell_dropped();
         daemon.confined.sweep();
-        daemon.enforce(watcher).await?;
+        daemon.enforce(watcher).await;
         daemon.hold_sysctls();
         daemon.resolve(watcher).await;
         probers.set(&daemon.probes());
-        Ok(())
     }
 
     /// Leaves only what stays in force: what is published, and the rules and routes of commands.

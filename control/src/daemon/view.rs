@@ -10,7 +10,7 @@ impl Daemon {
     /// How they are, in the order of the file.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
-        let uplinks = self.site.uplinks.iter().zip(self.monitor.uplinks()).enumerate();
+        let uplinks = self.decider.site().uplinks.iter().zip(self.decider.monitor().uplinks());
         let view = |(index, (uplink, health)): (usize, (&weir_site::Uplink, &Uplink))| UplinkView {
             uplink: uplink.name.clone(),
             state: health.state(),
@@ -18,9 +18,9 @@ impl Daemon {
             for_ms: now.saturating_sub(health.since()),
             hold_down_ms: health.hold_ms(),
             targets: health.targets().iter().map(|target| of_target(target, health, now)).collect(),
-            load: self.load.view(index),
+            load: self.decider.load().view(index),
         };
-        uplinks.map(view).collect()
+        uplinks.enumerate().map(view).collect()
     }
 }
 

@@ -153,8 +153,7 @@ fn one_silent_uplink_is_out_of_use_at_once_beside_one_that_answers() {
 #[test]
 fn a_silent_uplink_is_out_of_use_when_another_is_found_to_answer() {
     // The other misses what it is asked while the first goes down.
-    let states =
-        probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
+    let states = probed(|uplink, now| now < 1000 || uplink == 1 && !(1000..1200).contains(&now));
     let down = states.iter().find(|(_, states)| states[0] & path_state::UNHEALTHY != 0);
     assert_eq!(down.unwrap().1[0], path_state::UNHEALTHY | path_state::USABLE);
     assert_eq!(states.last().unwrap().1, [path_state::UNHEALTHY, path_state::USABLE]);
@@ -211,8 +210,7 @@ fn an_uplink_that_fills_is_told_of_with_load_and_capacity() {
     let told = transitions.iter().map(|(part, t)| (part.to_string(), t.to, t.reason.to_string()));
     let told: Vec<_> = told.collect();
     let full = "91 % of 20Mbit/s up: too full for new flows".to_owned();
-    let unmeasured =
-        "takes new flows again: no capacity or threshold to judge it by".to_owned();
+    let unmeasured = "takes new flows again: no capacity or threshold to judge it by".to_owned();
     let lte = || "lte".to_owned();
     assert_eq!(told, [(lte(), State::Up, full), (lte(), State::Up, unmeasured)]);
 }
@@ -222,8 +220,7 @@ fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
     let target =
         |n: u8| format!("{{ name = \"t{n}\", probe = \"icmp\", address = \"192.0.2.{n}\" }}");
     let targets: Vec<_> = (1..=4).map(target).collect();
-    let probed =
-        format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
+    let probed = format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
     let text = SITE.replace("interface = \"wan0\"", &probed);
     let site = weir_site::parse("weir.toml", &text).unwrap();
     let mut monitor = Monitor::new(&site, &[path_state::USABLE; 2], 0);

@@ -706,7 +706,9 @@ fn history_keeps_the_newest_and_numbers_all() {
     let transition =
         Transition { from: State::Up, to: State::Down, reason: Reason::Carrier, at: 5 };
     let mut history = History::new(3);
-    (0..5).for_each(|time| history.push(Part::Uplink("fiber".into()), transition, time));
+    for time in 0..5 {
+        history.push(Part::Uplink("fiber".into()), transition, time);
+    }
     let numbers: Vec<_> = history.since(0).map(|e| (e.number, e.time_ms)).collect();
     assert_eq!(numbers, [(2, 2), (3, 3), (4, 4)]);
     assert_eq!(history.since(4).count(), 1);

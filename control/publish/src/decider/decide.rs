@@ -1,0 +1,147 @@
+//! What follows for the dataplane.
+
+use weir_health::{Entry, Part};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, Member, Tier, path_state};
+use weir_shm::hosts::HostPrefixes;
+use zerocopy::IntoBytes;
+
+use super::Decider;
+use crate::derive::Published;
+use crate::guard::{Seen, ruleset};
+use crate::lans;
+use crate::states::Change;
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// CLOCK_MONOTONIC, milliseconds.
+    pub ms: u64,
+    /// CLOCK_BOOTTIME, seconds: drains end by it.
+    pub boot_s: u64,
+    /// CLOCK_REALTIME, milliseconds since the Unix epoch: for people.
+    pub unix_ms: u64,
+}
+
+/// What is to be done, in the order in which it is to be. State words come before: those that
+/// differ from [`Decider::words`] are to be stored whether they changed or not.
+#[derive(Default)]
+pub struct Effects {
+    /// Words that were decided anew.
+    pub changes: Vec<Change>,
+    /// What changed with uplinks and LANs: for the log, and for hooks.
+    pub entries: Vec<Entry>,
+    /// The commands that make the guard's table, if they are others.
+    pub guard: Option<String>,
+    /// All destinations that stay on the gateway, if they may be others. Where they cannot be
+    /// entered, [`Decider::hosts_failed`] is to be told.
+    pub hosts: Option<HostPrefixes>,
+    /// The half, to be published with [`Decider::tables`] if it or one of these is another.
+    pub half: Option<Box<ControlHalf>>,
+    /// What keeps XDP from transmitting by each device that is used, by its kernel index.
+    pub shortages: Vec<(u32, Option<String>)>,
+}
+
+impl Effects {
+    /// Does an uplink become usable, or is one no more?
+    pub fn flip(&self) -> bool {
+        self.changes.iter().any(Change::flips)
+    }
+}
+
+impl Decider {
+    /// Decides anew by all that is known at `now`. `flows` counts those on an uplink.
+    pub fn decide(&mut self, now: Now, flows: impl Fn(u8) -> u64) -> Effects {
+        self.overrides.expire(now.boot_s);
+        let mut published = self.derive(&self.overrides);
+        published.refuse(&self.refused);
+        self.monitor.observe(&published.problems, now.ms);
+        self.monitor.tick(now.ms);
+        let entries = self.write_down(now);
+        let (takers, changes) = self.judge(&published.half, now);
+        let half = &mut published.half;
+        for (uplink, since) in half.uplinks.iter_mut().zip(self.states.since()) {
+            uplink.path_mut(Family::V4).since = *since;
+        }
+        let load = &mut self.load;
+        let place =
+            |policy: usize, members: &[_], takers| load.place(policy, members, takers, now.ms);
+        let moved = self.tables.update(half, &takers, place);
+        self.bring_home(half, flows, now.ms);
+        let shortages = self.shortages(half);
+        let Published { half, hosts, unresolved, .. } = published;
+        self.unresolved = unresolved;
+        let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &half));
+        self.unrouted |= !same || !changes.is_empty();
+        // What is compared with must not see what publishing fills in.
+        let half = (!same).then(|| self.half.insert(half).clone());
+        let hosts_differ = self.hosts.as_ref() != Some(&hosts);
+        let guard = if hosts_differ || self.guard.is_none() { self.guard() } else { None };
+        let hosts = hosts_differ.then(|| self.hosts.insert(hosts).prefixes());
+        Effects { changes, entries, guard, hosts, half, shortages }
+    }
+
+    /// Not all destinations were entered: they are to be decided again with what comes next.
+    pub fn hosts_failed(&mut self) {
+        self.hosts = None;
+    }
+
+    /// Judges the uplinks: who takes new flows of each policy, and the state words that change.
+    fn judge(&mut self, half: &ControlHalf, now: Now) -> (Vec<u64>, Vec<Change>) {
+        let verdict = self.monitor.verdict(&self.site, |policy| {
+            let members = half.policies[policy].members().iter();
+            let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
+            weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
+        });
+        let saturated = |index| if self.load.saturated(index) { path_state::SATURATED } else { 0 };
+        let states = verdict.states.iter().enumerate();
+        let words = states.map(|(index, state)| state | saturated(index));
+        (verdict.takers, self.states.decide(words, now.unix_ms / 1000))
+    }
+
+    /// Enters in the history what changed with uplinks, and which LANs went out of use or are back.
+    fn write_down(&mut self, now: Now) -> Vec<Entry> {
+        let refused = |device| self.refused.contains(&device);
+        let trouble = |name: &str| lans::trouble(name, &self.kernel, refused);
+        let lans = self.lans.observe(&self.site, trouble, now.ms).into_iter();
+        let lans = lans.map(|(lan, change)| (Part::Lan(lan), change));
+        let changes = self.monitor.take_transitions().into_iter().chain(lans);
+        changes.map(|(part, change)| self.history.push(part, change, now.unix_ms)).collect()
+    }
+
+    /// Says of each policy which of its flows come home.
+    fn bring_home(&mut self, half: &mut ControlHalf, flows: impl Fn(u8) -> u64, now: u64) {
+        let policies = self.site.policies.iter().zip(&mut self.homing).zip(&mut half.policies);
+        for ((policy, homing), published) in policies {
+            let published = published.steering_mut(Family::V4);
+            let active = published.active_tier;
+            let worse = policy.members.iter().filter(|member| member.tier > active);
+            // Flows that come and go while they are counted may make it less than none.
+            let away = worse.map(|member| flows(member.uplink)).fold(0, u64::saturating_add);
+            let come_home = homing.come_home(policy.failback, active, away, now);
+            published.come_home = come_home as u8;
+        }
+    }
+
+    /// The commands that make the guard's table, if they are others than before.
+    fn guard(&mut self) -> Option<String> {
+        let seen = Seen::of(&self.site, &self.kernel);
+        let commands = ruleset(&self.guard_table, &self.site, &seen);
+        let differ = self.guard.as_ref() != Some(&commands);
+        differ.then(|| self.guard.insert(commands).clone())
+    }
+
+    fn shortages(&self, half: &ControlHalf) -> Vec<(u32, Option<String>)> {
+        if half.tier != Tier::Kernel as u8 {
+            return Vec::new();
+        }
+        let used = half.devices.iter().filter(|device| device.ifindex != 0);
+        let links = used.filter_map(|device| self.kernel.link_at(device.ifindex));
+        links.map(|link| (link.index, link.shortage.as_ref().map(ToString::to_string))).collect()
+    }
+}
+
+/// Equal but for what publishing fills in.
+fn same(old: &ControlHalf, new: &ControlHalf) -> bool {
+    old.as_bytes() == new.as_bytes()
+}

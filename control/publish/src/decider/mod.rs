@@ -1,0 +1,264 @@
+//! All that is known of a gateway, and what follows from it.
+//!
+//! Events go in, [`Effects`] come out, and nothing happens in between: no clock, no socket, no
+//! shared memory that is written. Who calls brings the news and the time, and carries the effects
+//! out.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | this one | what is known, and the news of it |
+//! | `decide` | what follows for the dataplane |
+//! | `asks` | what follows for the kernel: neighbours to ask for, rules and routes |
+
+mod asks;
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+
+use weir_health::load::{Counts, Load, Reading};
+use weir_health::{History, Monitor, Signal};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, PathId};
+use weir_shm::control::ControlRegion;
+use weir_shm::counters::Traffic;
+use weir_site::Site;
+use weir_view::Kernel;
+
+use crate::derive::{Published, derive};
+use crate::home::Homing;
+use crate::hosts;
+use crate::implied;
+use crate::lans::Lans;
+use crate::overrides::Overrides;
+use crate::states::States;
+use crate::tables::Tables;
+
+pub use decide::{Effects, Now};
+
+/// Transitions kept for `weir history`.
+const HISTORY: usize = 1000;
+
+/// What is known of a gateway, and what was decided of it last.
+pub struct Decider {
+    site: Site,
+    kernel: Kernel,
+    /// Interfaces that lost their carrier since the kernel was last asked something.
+    cut: Vec<u32>,
+    /// Kernel indices of the devices that the kernel refuses to the dataplane.
+    refused: Vec<u32>,
+    overrides: Overrides,
+    monitor: Monitor,
+    load: Load,
+    lans: Lans,
+    history: History,
+    states: States,
+    tables: Tables,
+    /// By policy.
+    homing: Vec<Homing>,
+    /// As it was decided last, but for what publishing fills in.
+    half: Option<Box<ControlHalf>>,
+    /// What the destinations that stay on the gateway were last decided by; none: to be decided.
+    hosts: Option<hosts::Sources>,
+    /// The name of the guard's table.
+    guard_table: String,
+    /// The commands that make it, as they were decided last; none: to be decided.
+    guard: Option<String>,
+    /// Next hops whose hardware address is to be asked for.
+    unresolved: Vec<(u32, Ipv4Addr)>,
+    /// By uplink: when its next hop was last checked since its targets fell silent.
+    doubted: Vec<Option<u64>>,
+    /// What rules and routes follow from has changed since they were made.
+    unrouted: bool,
+}
+
+impl Decider {
+    /// Adopts what an earlier process published in this region. `guard` is the name of the guard's
+    /// table, `now` is in milliseconds.
+    pub fn new(
+        mut site: Site,
+        kernel: Kernel,
+        region: &ControlRegion,
+        guard: &str,
+        now: u64,
+    ) -> Self {
+        implied::imply(&mut site, &kernel);
+        let snapshot = region.snapshot();
+        let published = || snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
+        let words = |uplinks: usize| {
+            (0u8..).take(uplinks).map(|uplink| region.path_state(PathId::v4(uplink)))
+        };
+        let known = published().take_while(|uplink| !uplink.name.as_str().is_empty()).count();
+        let earlier: Vec<u32> = words(known).collect();
+        let uplinks = site.uplinks.len();
+        let since = published().take(uplinks).map(|uplink| uplink.path(Family::V4).since);
+        let mut decider = Self {
+            cut: Vec::new(),
+            refused: Vec::new(),
+            overrides: Overrides::default(),
+            monitor: Monitor::new(&site, &earlier, now),
+            load: Load::new(&site),
+            lans: Lans::default(),
+            history: History::new(HISTORY),
+            states: States::new(words(uplinks).collect(), since.collect()),
+            tables: Tables::default(),
+            homing: vec![Homing::default(); site.policies.len()],
+            half: None,
+            hosts: None,
+            guard_table: guard.to_owned(),
+            guard: None,
+            unresolved: Vec::new(),
+            doubted: Vec::new(),
+            unrouted: true,
+            site,
+            kernel,
+        };
+        if let Some(snapshot) = snapshot {
+            decider.overrides = Overrides::adopt(&decider.site, region, &snapshot);
+            decider.tables = Tables::adopt(&decider.site, region, &snapshot);
+            decider.homing = Homing::of_all(&decider.site, &snapshot.half, now);
+            decider.half = Some(snapshot.half);
+        }
+        decider
+    }
+
+    /// The configuration.
+    pub const fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// What the kernel has.
+    pub const fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The uplinks' health.
+    pub const fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Their load.
+    pub const fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// The transitions of late.
+    pub const fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What is set by hand.
+    pub const fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// As [`overrides`](Self::overrides), to be changed.
+    pub const fn overrides_mut(&mut self) -> &mut Overrides {
+        &mut self.overrides
+    }
+
+    /// What was decided last, but for what publishing fills in; none: nothing yet.
+    pub fn half(&self) -> Option<&ControlHalf> {
+        self.half.as_deref()
+    }
+
+    /// The bucket tables, as they were decided last.
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The uplinks' state words, as they were decided last.
+    pub fn words(&self) -> &[u32] {
+        self.states.words()
+    }
+
+    /// What would be published with these overrides.
+    pub fn derive(&self, overrides: &Overrides) -> Published {
+        derive(&self.site, &self.kernel, overrides, self.states.since(), self.half())
+    }
+
+    /// Takes another site, which has the same uplinks and perhaps more behind them, and what stays
+    /// of the overrides with it.
+    pub fn reconfigure(&mut self, mut site: Site, overrides: Overrides, now: u64) {
+        implied::imply(&mut site, &self.kernel);
+        if site.hash != self.site.hash {
+            self.homing = vec![Homing::default(); site.policies.len()];
+            self.states.resize(site.uplinks.len());
+        }
+        self.overrides = overrides;
+        self.monitor.reconfigure(&site, now);
+        self.load.reconfigure(&site);
+        self.site = site;
+        self.guard = None;
+        self.unrouted = true;
+    }
+
+    /// Has the next hops probed that the kernel names now, where no targets are configured.
+    pub fn imply(&mut self, now: u64) {
+        if implied::imply(&mut self.site, &self.kernel) {
+            self.monitor.reconfigure(&self.site, now);
+        }
+    }
+
+    /// The kernel is asked something now.
+    pub fn expect_view(&mut self) {
+        self.cut.clear();
+    }
+
+    /// An interface has lost its carrier; says whether that is news.
+    pub fn lose_carrier(&mut self, interface: u32) -> bool {
+        self.cut.push(interface);
+        self.kernel.lose_carrier(interface)
+    }
+
+    /// Takes a view that was asked for when it was [expected](Self::expect_view). A carrier that was
+    /// lost since may have been there when its link was read; if it is there again, that is in the
+    /// next view.
+    pub fn see(&mut self, mut kernel: Kernel, now: u64) {
+        for interface in self.cut.drain(..) {
+            kernel.lose_carrier(interface);
+        }
+        kernel.remember(&self.kernel, now);
+        if kernel != self.kernel {
+            self.kernel = kernel;
+            self.unrouted = true;
+        }
+    }
+
+    /// Takes which devices the kernel refuses to the dataplane, by their index.
+    pub fn refuse(&mut self, devices: Vec<u32>) {
+        self.refused = devices;
+    }
+
+    /// Takes a signal that came at `now`; says whether the uplink's state changed.
+    pub fn signal(&mut self, uplink: usize, signal: Signal, now: u64) -> bool {
+        self.monitor.signal(uplink, signal, now)
+    }
+
+    /// Lets time pass; says whether an uplink's state changed.
+    pub fn tick(&mut self, now: u64) -> bool {
+        self.monitor.tick(now)
+    }
+
+    /// Takes what went by the uplinks until `now`; says whether one became too full or has room
+    /// again.
+    pub fn measure(&mut self, traffic: &[Traffic], now: u64) -> bool {
+        let reading = |(index, traffic): (usize, &Traffic)| {
+            let down = Counts { bytes: traffic.rx_bytes, packets: traffic.rx_packets };
+            let up = Counts { bytes: traffic.tx_bytes, packets: traffic.tx_packets };
+            Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
+        };
+        let readings: Vec<_> = traffic.iter().enumerate().map(reading).collect();
+        let changes = self.load.step(&readings, now);
+        changes.iter().for_each(|change| self.monitor.note_load(change, now));
+        !changes.is_empty()
+    }
+
+    /// The operator wants the flows of a policy home that are away now; none: of all policies.
+    pub fn ask_home(&mut self, policy: Option<usize>) {
+        let asked = self.homing.iter_mut().enumerate();
+        let asked = asked.filter(|(index, _)| policy.is_none_or(|policy| policy == *index));
+        asked.for_each(|(_, homing)| homing.ask());
+    }
+}

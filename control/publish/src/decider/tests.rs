@@ -1,0 +1,154 @@
+//! What follows from events: no kernel, no clock, no memory that others read.
+
+use weir_health::State;
+use weir_layout::control::{PathId, path_state};
+use weir_view::own::Own;
+use weir_view::{Link, NeighbourEntry};
+
+use super::*;
+use crate::Change;
+
+const UP: u32 = path_state::USABLE;
+const CUT: u32 = path_state::NO_CARRIER;
+
+/// Two uplinks, `a` by interface 2 and `b` by 3.
+fn site(lans: &str) -> Site {
+    let uplinks = [("a", "wan0", "192.0.2.1"), ("b", "wan1", "198.51.100.1")];
+    let uplinks = uplinks.map(|(name, interface, next_hop)| {
+        format!(
+            "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n\
+             next_hop = \"{next_hop}\"\n"
+        )
+    });
+    weir_site::parse("weir.toml", &format!("{lans}{}", uplinks.concat())).unwrap()
+}
+
+/// All is well with both.
+fn kernel() -> Kernel {
+    let link = |index, name: &str| Link {
+        index,
+        name: name.into(),
+        running: true,
+        up: true,
+        ..Link::default()
+    };
+    let known = |interface, address: &str| {
+        let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        ((interface, address.parse().unwrap()), entry)
+    };
+    let addresses = [(1, "10.0.0.1/24"), (2, "192.0.2.2/24"), (3, "198.51.100.2/24")];
+    Kernel {
+        links: vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")],
+        addresses: addresses.map(|(index, net)| (index, net.parse().unwrap())).into(),
+        neighbours: [known(2, "192.0.2.1"), known(3, "198.51.100.1")].into(),
+        ..Kernel::default()
+    }
+}
+
+fn decider() -> Decider {
+    let region = ControlRegion::anonymous().unwrap();
+    Decider::new(site("[[lan]]\ninterface = \"lan0\"\n"), kernel(), &region, "weir", 0)
+}
+
+fn decide(decider: &mut Decider, ms: u64) -> Effects {
+    decider.decide(Now { ms, ..Now::default() }, |_| 0)
+}
+
+#[test]
+fn what_is_decided_first_is_all_there_is_and_then_nothing() {
+    let mut decider = decider();
+    let Effects { changes, entries, guard, hosts, half, .. } = decide(&mut decider, 1);
+    let change = |uplink| Change { uplink, from: 0, to: UP };
+    assert_eq!(changes, [change(0), change(1)]);
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    assert!(guard.is_some_and(|commands| commands.contains("lan0")));
+    assert!(hosts.is_some_and(|hosts| hosts.contains_key(&([10, 0, 0, 1], 32))));
+    assert_eq!(half.unwrap().uplinks[1].name.as_str(), "b");
+    let Effects { changes, entries, guard, hosts, half, .. } = decide(&mut decider, 2);
+    assert!(changes.is_empty() && entries.is_empty(), "{changes:?} {entries:?}");
+    assert!(guard.is_none() && hosts.is_none() && half.is_none());
+}
+
+#[test]
+fn a_lost_carrier_is_another_word_and_other_buckets() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    let mut uplinks = decider.tables().live()[0].to_vec();
+    uplinks.sort_unstable();
+    uplinks.dedup();
+    assert_eq!(uplinks, [0, 1]);
+    assert!(decider.lose_carrier(2));
+    let effects = decide(&mut decider, 2);
+    assert_eq!(effects.changes, [Change { uplink: 0, from: UP, to: CUT }]);
+    assert_eq!(decider.words(), [CUT, UP]);
+    assert!(effects.flip() && effects.half.is_some());
+    assert!(decider.tables().live()[0].iter().all(|uplink| *uplink == 1));
+    let told = effects.entries.iter().map(|entry| (entry.part.uplink(), entry.transition.to));
+    assert_eq!(told.collect::<Vec<_>>(), [(Some("a"), State::Down)]);
+}
+
+#[test]
+fn what_is_set_by_hand_is_in_the_word_and_undone_with_it() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    decider.overrides_mut().hands.insert(1, crate::Hand::Down);
+    decide(&mut decider, 2);
+    assert_eq!(decider.words(), [UP, path_state::ADMIN_DOWN]);
+    decider.overrides_mut().hands.clear();
+    decide(&mut decider, 3);
+    assert_eq!(decider.words(), [UP, UP]);
+}
+
+#[test]
+fn destinations_that_were_not_entered_are_decided_again() {
+    let mut decider = decider();
+    let first = decide(&mut decider, 1).hosts;
+    decider.hosts_failed();
+    assert_eq!(decide(&mut decider, 2).hosts, first);
+    assert_eq!(decide(&mut decider, 3).hosts, None);
+}
+
+#[test]
+fn rules_and_routes_are_wanted_until_they_are_made_and_when_a_word_changes() {
+    let mut decider = decider();
+    assert_eq!(decider.own_traffic(), None, "nothing is decided yet");
+    decide(&mut decider, 1);
+    let first = decider.own_traffic().unwrap();
+    decider.own_made(Own::default(), false);
+    assert_eq!(decider.own_traffic().as_ref(), Some(&first));
+    decider.own_made(first.clone(), true);
+    decide(&mut decider, 2);
+    assert_eq!(decider.own_traffic(), None);
+    decider.lose_carrier(2);
+    decide(&mut decider, 3);
+    assert_ne!(decider.own_traffic(), Some(first), "the gateway uses the other uplink");
+}
+
+#[test]
+fn another_file_is_another_guard() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    let site = site("[[lan]]\ninterface = \"lan0\"\n[[lan]]\ninterface = \"lan9\"\n");
+    decider.reconfigure(site, Overrides::default(), 2);
+    let guard = decide(&mut decider, 2).guard;
+    assert!(guard.is_some_and(|commands| commands.contains("lan9")));
+    assert_eq!(decide(&mut decider, 3).guard, None);
+}
+
+#[test]
+fn the_next_process_adopts_words_and_what_was_published() {
+    let region = ControlRegion::anonymous().unwrap();
+    let mut writer = weir_shm::control::ControlWriter::new(region.clone());
+    let mut first = decider();
+    first.overrides_mut().hands.insert(1, crate::Hand::Down);
+    let mut half = decide(&mut first, 1).half.unwrap();
+    for (index, word) in (0u8..).zip(first.words()) {
+        writer.set_path_state(PathId::v4(index), *word);
+    }
+    let epoch = writer.publish(&mut half, [&first.tables().live(), &[]]);
+    let lans = "[[lan]]\ninterface = \"lan0\"\n";
+    let mut next = Decider::new(site(lans), kernel(), &region, "weir", 0);
+    assert_eq!(next.half().map(|half| half.epoch), Some(epoch));
+    let changes = decide(&mut next, 2).changes;
+    assert_eq!((next.words(), &changes[..]), (&[UP, path_state::ADMIN_DOWN][..], &[][..]));
+}

@@ -1,0 +1,146 @@
+//! What was decided is carried out here: state words first, then all else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weir_api::words;
+use weir_health::{Entry, Part, State, Transition};
+use weir_kernel::guard::Guard;
+use weir_layout::Family;
+use weir_layout::control::PathId;
+use weir_publish::{Change, Decider, Effects};
+use weir_service::Complaint;
+use weir_shm::control::ControlWriter;
+use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_site::Site;
+
+use crate::hooks::{self, Hooks};
+use crate::urgent::Words;
+
+/// The means.
+pub(super) struct Executor {
+    pub writer: ControlWriter,
+    pub words: Arc<Words>,
+    pub guard: Guard,
+    /// None: nothing is entered, in tests without a kernel's map.
+    hosts: Option<Hosts4>,
+    hooks: Hooks,
+    /// What hooks were not told of yet.
+    untold: Vec<Entry>,
+    /// An uplink became usable, or is no more, and not all of it is done yet.
+    flipped: bool,
+    /// Of destinations that stay on the gateway.
+    crowded: Complaint,
+    /// Of devices with too few channels, by kernel index.
+    short: HashMap<u32, Complaint>,
+}
+
+impl Executor {
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time.
+    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<Hosts4>) -> Self {
+        Self {
+            words: Arc::new(Words::new(writer.words())),
+            writer,
+            guard,
+            hosts,
+            hooks: Hooks::start(hooks::PATIENCE),
+            untold: Vec::new(),
+            flipped: false,
+            crowded: Complaint::default(),
+            short: HashMap::new(),
+        }
+    }
+
+    /// Carries out what follows from what was decided; the epoch in force. Hooks run later, by
+    /// [`Self::run_hooks`].
+    pub fn carry_out(&mut self, effects: Effects, decider: &mut Decider) -> u64 {
+        for (index, word) in (0u8..).zip(decider.words()) {
+            if self.writer.region().path_state(PathId::v4(index)) != *word {
+                // Existing flows obey at once; new ones with the buckets below.
+                self.words.set(index, *word);
+            }
+        }
+        self.flipped |= effects.flip();
+        // Before the half: what stays on the gateway stays from a new port's first packet on.
+        if let Some(commands) = effects.guard {
+            self.guard.follow(commands);
+        }
+        if effects.hosts.is_some_and(|hosts| !self.enter(&hosts)) {
+            decider.hosts_failed();
+        }
+        if let Some(mut half) = effects.half {
+            let epoch = self.writer.publish(&mut half, [&decider.tables().live(), &[]]);
+            for (policy, table) in decider.tables().homes() {
+                self.writer.save_home(Family::V4, policy, table);
+            }
+            tracing::debug!(epoch, "published");
+        }
+        self.words.know(decider.site(), decider.kernel());
+        effects.entries.iter().for_each(tell_entry);
+        self.untold.extend(effects.entries);
+        effects.changes.iter().for_each(|change| tell_state(change, decider.site()));
+        for (device, trouble) in effects.shortages {
+            self.short.entry(device).or_default().say(trouble);
+        }
+        self.writer.region().epoch()
+    }
+
+    /// Whether an uplink became usable, or is no more, since this was last asked.
+    pub fn take_flipped(&mut self) -> bool {
+        std::mem::take(&mut self.flipped)
+    }
+
+    /// Tells hooks what changed.
+    pub fn run_hooks(&mut self, site: &Site) {
+        for entry in self.untold.drain(..) {
+            let named = |uplink: &&weir_site::Uplink| entry.part.uplink() == Some(&*uplink.name);
+            let uplink = site.uplinks.iter().find(named);
+            if let (Some(directory), Some(uplink)) = (&site.hooks, uplink) {
+                self.hooks.tell(directory, &uplink.interface, entry);
+            }
+        }
+    }
+
+    /// Enters the destinations that stay on the gateway; says whether that was done.
+    fn enter(&mut self, prefixes: &HostPrefixes) -> bool {
+        let Some(hosts) = &mut self.hosts else { return true };
+        let room = hosts.room();
+        let done = hosts.sync(prefixes);
+        let trouble = match &done {
+            Ok(0) if prefixes.len() <= room / 10 * 9 => None,
+            Ok(0) => Some(format!(
+                "there is room for {room} prefixes that are not routed by an uplink, and more than \
+                 nine tenths are taken"
+            )),
+            Ok(_) => Some(format!(
+                "there is room for {room} prefixes that are not routed by an uplink, and there are \
+                 more: packets from a LAN to some of them leave by uplinks"
+            )),
+            Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
+        };
+        self.crowded.say(trouble);
+        done.is_ok()
+    }
+}
+
+fn tell_state(change: &Change, site: &Site) {
+    let name = &site.uplinks[change.uplink].name;
+    let (before, state) = (words::state(change.from), words::state(change.to));
+    if change.takes_out() {
+        tracing::warn!(uplink = name, before, state, "out of use");
+    } else {
+        tracing::info!(uplink = name, before, state, "uplink state");
+    }
+}
+
+fn tell_entry(entry: &Entry) {
+    let Transition { from, to, reason, .. } = entry.transition;
+    let worse = matches!(to, State::Down | State::Degraded) && from != to;
+    match &entry.part {
+        Part::Uplink(uplink) if worse => tracing::warn!(uplink, %from, %to, %reason, "worse"),
+        Part::Uplink(uplink) => tracing::info!(uplink, %from, %to, %reason, "uplink"),
+        Part::Lan(lan) if worse => tracing::warn!(lan, %from, %to, %reason, "worse"),
+        Part::Lan(lan) => tracing::info!(lan, %from, %to, %reason, "LAN"),
+    }
+}
