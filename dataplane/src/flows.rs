@@ -2,7 +2,7 @@
 
 use weir_layout::control::Timeouts;
 use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
-use weir_layout::neighbour::{Neighbour, mark};
+use weir_layout::adjacency::{Adjacency, mark};
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::rewrite::compile4;
 use weir_wire::tcp::{Place, Segment};
@@ -21,7 +21,7 @@ pub struct NewFlow {
     /// Uplink index.
     pub uplink: u8,
     /// Where the first packet came from.
-    pub host: Neighbour,
+    pub host: Adjacency,
     /// The host's index in the neighbour table.
     pub host_index: u16,
     /// The port it leaves by.
@@ -251,7 +251,7 @@ mod tests {
             outside,
             hashes: hashes(&inside, &outside),
             uplink: 1,
-            host: Neighbour { mac: [2; 6], port: 0 },
+            host: Adjacency { mac: [2; 6], port: 0 },
             host_index: 70,
             port: 1,
             worker: 0,

@@ -25,7 +25,7 @@ use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
-use weir_shm::neighbours::Neighbours;
+use weir_shm::adjacencies::Adjacencies;
 use weir_shm::observations::Observations;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role, pins};
@@ -128,7 +128,7 @@ fn serve(
     let regions = Regions {
         control: control.clone(),
         flows: open_flows(pins, status, snapshot.half.flow_slots)?,
-        neighbours: Neighbours::open(pins, Access::Write, status.hash_key())?,
+        adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
         hash_key: status.hash_key(),

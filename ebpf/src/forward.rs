@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Mac, PathId, Tier};
 use weir_layout::counters::Lane;
 use weir_layout::flow::{FlowEntry4, flag};
-use weir_layout::neighbour;
+use weir_layout::adjacency;
 use weir_wire::ethernet::{self, TAG_LEN};
 use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
 use weir_wire::plain::{Ip4, Packet};
@@ -153,7 +153,7 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
     let (destination, source) = (head.load64::<0>() & MAC, head.load64::<4>() >> 16);
     let ours =
         destination == own.word() || virtual_macs.iter().any(|mac| destination == mac.word());
-    let ingress = Ingress { heading: flag::heading(role), sender: neighbour::word(source, index) };
+    let ingress = Ingress { heading: flag::heading(role), sender: adjacency::word(source, index) };
     ours.then_some(ingress)
 }
 
@@ -164,7 +164,7 @@ fn egress(published: Published, direction: &Direction) -> Option<Egress> {
     let destination = match direction.is_outward() {
         // SAFETY: a path of the half.
         true => unsafe { (*published.path(path)).next_hop_mac },
-        false => Mac::from_word(maps::neighbour(direction.host)? & MAC),
+        false => Mac::from_word(maps::adjacency(direction.host)? & MAC),
     };
     let port = published.port(direction.port);
     // SAFETY: a port of the half.

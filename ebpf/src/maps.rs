@@ -10,7 +10,7 @@ use weir_layout::control::{
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
-use weir_layout::neighbour::NEIGHBOURS as NEIGHBOUR_SLOTS;
+use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::tags::PAGE_GROUPS;
 use weir_layout::{MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind};
 use weir_wire::tcp::Place;
@@ -31,7 +31,7 @@ pub static FLOWS4: Array<[FlowEntry4; PAGE as usize]> = Array::with_max_entries(
 #[map]
 pub static TAGS4: Array<[u64; PAGE_GROUPS as usize]> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static NEIGHBOURS: Array<u64> = Array::with_max_entries(NEIGHBOUR_SLOTS as u32, MMAPABLE);
+static ADJACENCIES: Array<u64> = Array::with_max_entries(ADJACENCY_SLOTS as u32, MMAPABLE);
 #[map]
 static HOSTS4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
 #[map]
@@ -185,8 +185,8 @@ pub fn host_class(address: [u8; 4]) -> u32 {
 
 /// The word of a LAN neighbour, its hardware address in the low six bytes.
 #[inline(always)]
-pub fn neighbour(index: u16) -> Option<u64> {
-    let word = NEIGHBOURS.get_ptr(u32::from(index))?;
+pub fn adjacency(index: u16) -> Option<u64> {
+    let word = ADJACENCIES.get_ptr(u32::from(index))?;
     // SAFETY: the pointer is to a whole word.
     Some(unsafe { word.read_volatile() })
 }

@@ -8,7 +8,7 @@
 //! | [`control`] | writing and reading the control page and the bucket tables |
 //! | [`state_word`] | an uplink's state word, decided and overtaken |
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
-//! | [`neighbours`] | LAN hardware addresses by index |
+//! | [`adjacencies`] | LAN hardware addresses by index |
 //! | [`counters`] | lanes and their sums |
 //! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
@@ -36,7 +36,7 @@ pub mod hosts;
 #[cfg(not(loom))]
 pub mod map;
 #[cfg(not(loom))]
-pub mod neighbours;
+pub mod adjacencies;
 #[cfg(not(loom))]
 pub mod observations;
 #[cfg(not(loom))]

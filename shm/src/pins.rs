@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::{FlowEntry4, PAGE};
-use weir_layout::neighbour::NEIGHBOURS;
+use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
@@ -40,7 +40,7 @@ pub mod name {
     /// Tags of the flow table's slots.
     pub const TAGS4: &str = "TAGS4";
     /// LAN hardware addresses.
-    pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    pub const ADJACENCIES: &str = "ADJACENCIES";
     /// Counters.
     pub const COUNTERS: &str = "COUNTERS";
     /// [`StatusPage`](weir_layout::status::StatusPage).
@@ -50,12 +50,12 @@ pub mod name {
     /// Longest-prefix map of destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
     /// The regions that the XDP program works on.
-    pub const PROGRAM: [&str; 6] = [CONTROL, COUNTERS, FLOWS4, TAGS4, NEIGHBOURS, HOSTS4];
+    pub const PROGRAM: [&str; 6] = [CONTROL, COUNTERS, FLOWS4, TAGS4, ADJACENCIES, HOSTS4];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
     const REGIONS: [&str; 9] =
-        [CONTROL, BUCKETS, FLOWS4, TAGS4, NEIGHBOURS, COUNTERS, STATUS, OBSERVATIONS, HOSTS4];
+        [CONTROL, BUCKETS, FLOWS4, TAGS4, ADJACENCIES, COUNTERS, STATUS, OBSERVATIONS, HOSTS4];
 
     /// Is a file of this name weir's?
     pub fn is_ours(name: &str) -> bool {
@@ -271,9 +271,9 @@ impl Pins {
         self.region(name::TAGS4, shape, true, access, |_| ())
     }
 
-    pub(crate) fn neighbours(&self, access: Access) -> Result<Mmap, Error> {
-        let shape = Shape { value_size: 8, entries: NEIGHBOURS as u32 };
-        Ok(self.region(name::NEIGHBOURS, shape, false, access, |_| ())?.0)
+    pub(crate) fn adjacencies(&self, access: Access) -> Result<Mmap, Error> {
+        let shape = Shape { value_size: 8, entries: ADJACENCIES as u32 };
+        Ok(self.region(name::ADJACENCIES, shape, false, access, |_| ())?.0)
     }
 
     pub(crate) fn check_header(

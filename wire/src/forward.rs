@@ -6,14 +6,14 @@
 use crate::rewrite::LinkHeader;
 use weir_layout::control::{Mac, path_state};
 use weir_layout::flow::flag;
-use weir_layout::neighbour::mark;
+use weir_layout::adjacency::mark;
 
 /// Where a frame came in.
 #[derive(Clone, Copy, Debug)]
 pub struct Ingress {
     /// Where packets go that come in by its port, see [`flag::heading`].
     pub heading: u8,
-    /// Its sender's [`neighbour::word`](weir_layout::neighbour::word).
+    /// Its sender's [`adjacency::word`](weir_layout::adjacency::word).
     pub sender: u64,
 }
 

@@ -161,7 +161,7 @@ impl Sessions {
             }
         };
         let host = sender(received.frame.data(), work.port);
-        let Some(host_index) = cx.neighbours.learn(host) else {
+        let Some(host_index) = cx.adjacencies.learn(host) else {
             cx.unknown_hosts.ask_about(cx.key, work.port, p.src);
             return Err(Counter::DropNeighbourFull);
         };

@@ -82,14 +82,14 @@ impl Sessions {
     /// The walk is at the table's beginning. If a whole pass was of one round, says so to the
     /// neighbours, which the flows that were met refer to.
     fn begin_pass(&mut self, cx: &Context) {
-        let round = cx.neighbours.round();
+        let round = cx.adjacencies.round();
         let told = self.passes.told;
         let told = told.is_some_and(|(of, at)| of == round || cx.now.wrapping_sub(at) < ROUND_MS);
         if self.passes.began == Some(round) && !told {
             self.passes.told = Some((round, cx.now));
-            cx.neighbours.walked(cx.workers);
+            cx.adjacencies.walked(cx.workers);
         }
-        self.passes.began = Some(cx.neighbours.round());
+        self.passes.began = Some(cx.adjacencies.round());
     }
 
     fn look_at<B: Buffer>(
@@ -107,7 +107,7 @@ impl Sessions {
             return;
         }
         let back = self.table.slot(entry.peer);
-        cx.neighbours.refer(back.action().host);
+        cx.adjacencies.refer(back.action().host);
         self.heavy.learn(entry, back.bytes(), cx.now.wrapping_sub(idle));
         let draining = cx.control.path_state(PathId::v4(entry.uplink)) & path_state::DRAINING != 0;
         if draining || cx.any_comes_home() {

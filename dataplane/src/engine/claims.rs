@@ -9,7 +9,7 @@
 //! A claim waits until the worker asks the kernel, once a tick, in a table of fixed size, and a flow
 //! has one at most: however many such packets come, the questions are few.
 
-use weir_layout::neighbour::{Neighbour, mark};
+use weir_layout::adjacency::{Adjacency, mark};
 use weir_shm::flows::Action4;
 use weir_wire::hash::hash2;
 
@@ -42,7 +42,7 @@ pub enum Owner {
 struct Claim {
     slot: u32,
     generation: u32,
-    host: Neighbour,
+    host: Adjacency,
     /// The old host had been silent.
     silent: bool,
 }
@@ -65,7 +65,7 @@ impl Sessions {
         cx: &Context,
         slot: u32,
         action: &Action4,
-        host: Neighbour,
+        host: Adjacency,
     ) -> bool {
         if self.table.slot(action.peer).action().port != host.port {
             self.move_host(cx, slot, action, host);
@@ -106,8 +106,8 @@ impl Sessions {
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn move_host(&self, cx: &Context, slot: u32, action: &Action4, host: Neighbour) {
-        let Some(index) = cx.neighbours.learn(host) else { return };
+    fn move_host(&self, cx: &Context, slot: u32, action: &Action4, host: Adjacency) {
+        let Some(index) = cx.adjacencies.learn(host) else { return };
         self.table.slot(action.peer).set_home(host.port, index);
         self.table.slot(slot).set_host(mark(host.to_word(), action.peer));
     }

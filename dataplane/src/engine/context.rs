@@ -4,13 +4,13 @@
 use weir_layout::control::{Mac, PathId, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 use weir_layout::set::IndexSet;
 use weir_layout::{MAX_DEVICES, MAX_POLICIES};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{LaneWriter, UplinkCounter};
 use weir_shm::flows::Action4;
-use weir_shm::neighbours::Neighbours;
+use weir_shm::adjacencies::Adjacencies;
 use weir_wire::forward::Egress;
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::LinkHeader;
@@ -42,7 +42,7 @@ pub(super) struct Context {
     pub(super) uplinks: u8,
     /// Devices whose untagged frames are a port's.
     pub(super) untagged: [Option<Untagged>; MAX_DEVICES],
-    pub(super) neighbours: Neighbours,
+    pub(super) adjacencies: Adjacencies,
     pub(super) known_hosts: KnownHosts,
     pub(super) unknown_hosts: UnknownHosts,
     pub(super) lane: LaneWriter,
@@ -73,7 +73,7 @@ impl Context {
             snapshot: Snapshot::new(),
             uplinks: 0,
             untagged: [None; MAX_DEVICES],
-            neighbours: regions.neighbours.clone(),
+            adjacencies: regions.adjacencies.clone(),
             known_hosts: KnownHosts::new(entropy),
             unknown_hosts: UnknownHosts::default(),
             lane: regions.counters.worker(id),
@@ -126,7 +126,7 @@ impl Context {
         &self,
         work: &Work,
         action: &Action4,
-        host: Neighbour,
+        host: Adjacency,
     ) -> Result<(), DropReason> {
         let elsewhere = || {
             host_moved(action, host) && !self.snapshot.half.is_behind(work.port, work.parsed.src)
@@ -159,7 +159,7 @@ impl Context {
         let path = PathId::v4(action.uplink);
         let destination = match action.flags & flag::TO_UPLINK != 0 {
             true => half.path(path)?.next_hop_mac,
-            false => Mac::new(self.neighbours.get(action.host)?.mac),
+            false => Mac::new(self.adjacencies.get(action.host)?.mac),
         };
         if destination == Mac::NONE {
             return None;
@@ -240,12 +240,12 @@ impl Context {
 
 /// Who sent a frame that came in by a port.
 #[inline(always)]
-pub(super) fn sender(frame: &[u8], port: u8) -> Neighbour {
-    Neighbour { mac: link::source(frame).bytes(), port }
+pub(super) fn sender(frame: &[u8], port: u8) -> Adjacency {
+    Adjacency { mac: link::source(frame).bytes(), port }
 }
 
 /// Does the packet come from another hardware address, or port, than its flow's host does?
 #[inline(always)]
-pub(super) fn host_moved(action: &Action4, host: Neighbour) -> bool {
+pub(super) fn host_moved(action: &Action4, host: Adjacency) -> bool {
     action.direction().has_moved(host.to_word())
 }

@@ -10,7 +10,7 @@
 //! says nothing yet. Who sends in the name of a host that is there, or answers ARP for one that is
 //! not, is not told from it.
 
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 
@@ -41,11 +41,11 @@ impl KnownHosts {
     }
 
     /// Has the kernel said that the host is there?
-    pub(super) fn knows(&self, host: Neighbour) -> bool {
+    pub(super) fn knows(&self, host: Adjacency) -> bool {
         self.known[self.place(host)] == host.to_word()
     }
 
-    fn place(&self, host: Neighbour) -> usize {
+    fn place(&self, host: Adjacency) -> usize {
         Purpose::KnownHost.hash(self.key, host.to_word()) as usize % PLACES
     }
 
@@ -59,7 +59,7 @@ impl KnownHosts {
         self.asked[place as usize % ASKED].get_or_insert((port, address));
     }
 
-    fn insert(&mut self, host: Neighbour) {
+    fn insert(&mut self, host: Adjacency) {
         let place = self.place(host);
         self.known[place] = host.to_word();
     }
@@ -73,7 +73,7 @@ impl Context {
             let Some((port, address)) = self.known_hosts.asked[place].take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {
-                self.known_hosts.insert(Neighbour { mac, port });
+                self.known_hosts.insert(Adjacency { mac, port });
             }
         }
     }
@@ -86,7 +86,7 @@ impl Sessions {
         &mut self,
         cx: &mut Context,
         slot: u32,
-        (host, index): (Neighbour, u16),
+        (host, index): (Adjacency, u16),
         p: &Parsed,
         frame: &[u8],
     ) {

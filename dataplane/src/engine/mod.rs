@@ -48,7 +48,7 @@ use weir_layout::counters::Counter;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
-use weir_shm::neighbours::Neighbours;
+use weir_shm::adjacencies::Adjacencies;
 use weir_shm::observations::Observations;
 
 pub use claims::{Owner, SILENT_MS};
@@ -68,7 +68,7 @@ pub struct Regions {
     /// Flow table.
     pub flows: FlowTable4,
     /// LAN hardware addresses.
-    pub neighbours: Neighbours,
+    pub adjacencies: Adjacencies,
     /// Counters.
     pub counters: Counters,
     /// What is seen of new connections.
@@ -83,7 +83,7 @@ impl Regions {
         Ok(Self {
             control: ControlRegion::anonymous()?,
             flows: FlowTable4::anonymous(slots)?,
-            neighbours: Neighbours::anonymous(hash_key)?,
+            adjacencies: Adjacencies::anonymous(hash_key)?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
             hash_key,

@@ -6,7 +6,7 @@
 
 use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{FlowEntry4, GROUP, flag};
-use weir_layout::neighbour::NEIGHBOURS;
+use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use weir_shm::counters::UplinkCounter;
 
@@ -21,7 +21,7 @@ impl Regions {
     /// no flow refers to. Only while no worker runs.
     pub fn prepare(&self, half: &ControlHalf) {
         let workers = half.workers.max(1);
-        let mut referred = vec![false; NEIGHBOURS];
+        let mut referred = vec![false; ADJACENCIES];
         for index in 0..self.flows.capacity() {
             if index.is_multiple_of(GROUP) && self.flows.is_group_free(index) {
                 continue;
@@ -35,7 +35,7 @@ impl Regions {
                 self.hand_on(half, workers, index, &entry);
             }
         }
-        self.neighbours.retain(|index| referred[usize::from(index)]);
+        self.adjacencies.retain(|index| referred[usize::from(index)]);
         for lane in (workers..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
             for uplink in 0..MAX_UPLINKS as u8 {
                 lane.set_uplink(uplink, UplinkCounter::FlowsActive, 0);

@@ -6,7 +6,7 @@
 //! begins a flow. Asked about is the address and not the station, so packets in the host's name from
 //! elsewhere help it too.
 
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 
 use super::claims::Owner;
 use super::context::Context;
@@ -35,7 +35,7 @@ impl Context {
             let Some((port, address)) = place.take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
             if let Owner::At(mac) = ask(interface, address) {
-                self.neighbours.learn_known(Neighbour { mac, port });
+                self.adjacencies.learn_known(Adjacency { mac, port });
             }
         }
     }

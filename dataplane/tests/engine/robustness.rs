@@ -2,7 +2,7 @@
 
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_layout::counters::Counter;
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use super::gateway::*;
@@ -158,11 +158,11 @@ fn heap_frames_behave_like_real_ones() {
 #[test]
 fn workers_begin_with_the_hardware_addresses_that_flows_refer_to() {
     let mut gateway = Gateway::new();
-    let stranger = Neighbour { mac: [6; 6], port: 0 };
-    let unused = gateway.regions.neighbours.learn(stranger).unwrap();
+    let stranger = Adjacency { mac: [6; 6], port: 0 };
+    let unused = gateway.regions.adjacencies.learn(stranger).unwrap();
     let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
     gateway.regions.prepare(&gateway.half);
-    assert_eq!(gateway.regions.neighbours.get(unused), None);
+    assert_eq!(gateway.regions.adjacencies.get(unused), None);
     let back = gateway.send(device, &answer_to(device, &out));
     assert_eq!(back[0].1[..6], HOST_MAC);
 }

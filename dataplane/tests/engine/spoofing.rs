@@ -4,7 +4,7 @@ use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Owner, SILENT_MS};
 use weir_layout::control::{BUCKETS, PortRole, Prefix, path_state};
 use weir_layout::counters::Counter;
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 
 use super::gateway::*;
 
@@ -54,7 +54,7 @@ fn a_host_that_the_kernel_knows_begins_flows_where_made_up_addresses_fill_the_ta
     let mut gateway = Gateway::new();
     for n in 0..200_000u32 {
         let [_, a, b, c] = n.to_be_bytes();
-        gateway.regions.neighbours.learn(Neighbour { mac: [6, 0, 0, a, b, c], port: LAN });
+        gateway.regions.adjacencies.learn(Adjacency { mac: [6, 0, 0, a, b, c], port: LAN });
     }
     let attempt = udp_out(40_000, 53);
     for (owner, answers) in

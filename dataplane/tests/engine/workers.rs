@@ -12,7 +12,7 @@ use weir_layout::Family;
 use weir_layout::control::BUCKETS;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowKey4, flag};
-use weir_layout::neighbour::Neighbour;
+use weir_layout::adjacency::Adjacency;
 use weir_wire::hash::flow4;
 
 #[test]
@@ -159,7 +159,7 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
         outside,
         hashes: [inside, outside.reversed()].map(|key| flow4(KEY, &key)),
         uplink: 0,
-        host: Neighbour { mac: HOST_MAC, port: 0 },
+        host: Adjacency { mac: HOST_MAC, port: 0 },
         host_index: 0,
         port: 0,
         worker: 0,
@@ -204,8 +204,8 @@ fn a_worker_takes_all_that_others_hand_to_it_in_a_turn() {
 #[test]
 fn hardware_addresses_are_forgotten_when_no_worker_has_a_flow_to_them() {
     let mut gateway = Gateway::with(2, 4096);
-    let stranger = Neighbour { mac: [6; 6], port: 0 };
-    let unused = gateway.regions.neighbours.learn(stranger).unwrap();
+    let stranger = Adjacency { mac: [6; 6], port: 0 };
+    let unused = gateway.regions.adjacencies.learn(stranger).unwrap();
     let (device, out) = gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
     let pass = |gateway: &mut Gateway, worker: usize| {
         gateway.engines[worker].refresh();
@@ -215,13 +215,13 @@ fn hardware_addresses_are_forgotten_when_no_worker_has_a_flow_to_them() {
         gateway.now += 10_000;
         pass(&mut gateway, 0);
     }
-    assert_eq!(gateway.regions.neighbours.get(unused), Some(stranger));
+    assert_eq!(gateway.regions.adjacencies.get(unused), Some(stranger));
     for _ in 0..8 {
         gateway.now += 10_000;
         pass(&mut gateway, 0);
         pass(&mut gateway, 1);
     }
-    assert_eq!(gateway.regions.neighbours.get(unused), None);
+    assert_eq!(gateway.regions.adjacencies.get(unused), None);
     let back = gateway.send(device, &answer_to(device, &out));
     assert_eq!(back[0].1[..6], HOST_MAC);
 }

@@ -21,7 +21,7 @@ use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
-use weir_shm::neighbours::Neighbours;
+use weir_shm::adjacencies::Adjacencies;
 use weir_shm::pins::name;
 use weir_wire::hash::flow4;
 use weir_wire::rewrite::compile4;
@@ -117,7 +117,7 @@ impl Fixture {
         ControlRegion::open(&pins, Access::Write).unwrap();
         let counters = Counters::open(&pins, Access::Write).unwrap();
         let flows = FlowTable4::open(&pins, 1024).unwrap();
-        Neighbours::open(&pins, Access::Write, KEY).unwrap();
+        Adjacencies::open(&pins, Access::Write, KEY).unwrap();
         Hosts4::open(&pins).unwrap();
         let pages = flows.pages();
         let mut loader = EbpfLoader::new();

@@ -5,10 +5,10 @@ use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, path_st
 use weir_layout::control::{Mac, PathId};
 use weir_layout::counters::{Counter, place};
 use weir_layout::flow::{FlowEntry4, FlowKey4, flag};
-use weir_layout::neighbour::{Neighbour, mark};
+use weir_layout::adjacency::{Adjacency, mark};
 use weir_shm::control::ControlRegion;
 use weir_shm::map::Access;
-use weir_shm::neighbours::Neighbours;
+use weir_shm::adjacencies::Adjacencies;
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
 use weir_wire::{checksum, icmp, tcp, udp};
@@ -16,7 +16,7 @@ use weir_wire::{checksum, icmp, tcp, udp};
 use crate::fixture::*;
 
 const ABORTED: u32 = 0;
-const SENDER: Neighbour = Neighbour { mac: THEIRS, port: 0 };
+const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
 const REDIRECT: u32 = 4;
 const FORWARDED: (u32, Counter) = (REDIRECT, Counter::XdpForwarded);
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
@@ -79,8 +79,8 @@ fn offered(frame: &[u8]) -> FlowEntry4 {
 
 /// The entry as one that leads to a LAN host.
 fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
-    let neighbours = Neighbours::open(&f.pins, Access::Write, KEY).unwrap();
-    let host = neighbours.learn(Neighbour { mac, port: 0 }).unwrap();
+    let neighbours = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
+    let host = neighbours.learn(Adjacency { mac, port: 0 }).unwrap();
     FlowEntry4 { host, flags: entry.flags & !flag::TO_UPLINK, ..*entry }
 }
 
@@ -236,7 +236,7 @@ fn tags_are_added_changed_and_removed() {
         let mut f = fixture("tags", |_| ());
         let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
         let entry = offered(&plain);
-        let host = mark(Neighbour { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
+        let host = mark(Adjacency { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
         f.insert(FlowEntry4 { host, port: u8::from(to == 7), ..entry });
         let sent = if from == 0 { plain.clone() } else { tagged(plain.clone(), from) };
         let (action, counter, out) = f.run_for_frame(&sent);

@@ -235,7 +235,7 @@ pub struct FlowEntry4 {
     /// What leaves.
     pub rewrite: Rewrite4,
     /// The LAN host, or the router it is behind. To it: its index in the
-    /// [neighbour](super::neighbour) table. To the uplink: its [mark](super::neighbour::mark), so that
+    /// [neighbour](super::adjacency) table. To the uplink: its [mark](super::adjacency::mark), so that
     /// a packet from another hardware address or port is noticed without a look at the other
     /// direction's entry.
     pub host: u16,

@@ -8,7 +8,7 @@
 //! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
-//! | [`neighbour`] table | `NEIGHBOURS` | workers, by compare-and-swap | XDP, workers |
+//! | [`adjacency`] table | `ADJACENCIES` | workers, by compare-and-swap | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
@@ -26,7 +26,7 @@ pub mod counters;
 mod family;
 pub mod flow;
 pub mod flow6;
-pub mod neighbour;
+pub mod adjacency;
 pub mod observations;
 pub mod set;
 pub mod status;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_layout::neighbour::{NEIGHBOUR_PROBES, NEIGHBOURS, Neighbour};
+use weir_layout::adjacency::{PROBES, ADJACENCIES, Adjacency};
 use weir_wire::hash::hash2;
 
 use crate::map::{Access, Mmap};
@@ -15,26 +15,26 @@ const KEPT: usize = 4;
 
 /// The table, shared by all workers.
 #[derive(Clone, Debug)]
-pub struct Neighbours {
+pub struct Adjacencies {
     mmap: Arc<Mmap>,
     rounds: Arc<Rounds>,
     /// Of the hash.
     key: [u64; 2],
 }
 
-impl Neighbours {
+impl Adjacencies {
     /// Opens the pinned table, creating it when `access` is [`Access::Write`].
     pub fn open(pins: &Pins, access: Access, key: [u64; 2]) -> Result<Self, Error> {
-        Ok(Self::of(pins.neighbours(access)?, key))
+        Ok(Self::of(pins.adjacencies(access)?, key))
     }
 
     /// A table of this process alone.
     pub fn anonymous(key: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self::of(Mmap::anonymous(NEIGHBOURS * 8)?, key))
+        Ok(Self::of(Mmap::anonymous(ADJACENCIES * 8)?, key))
     }
 
     fn of(mmap: Mmap, key: [u64; 2]) -> Self {
-        Self { mmap: Arc::new(mmap), rounds: Arc::new(Rounds::new(NEIGHBOURS)), key }
+        Self { mmap: Arc::new(mmap), rounds: Arc::new(Rounds::new(ADJACENCIES)), key }
     }
 
     /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
@@ -42,23 +42,23 @@ impl Neighbours {
     ///
     /// Any station can send in the name of as many as there are places. So a quarter of the places is
     /// kept for those that the [kernel knows](Self::learn_known).
-    pub fn learn(&self, neighbour: Neighbour) -> Option<u16> {
+    pub fn learn(&self, neighbour: Adjacency) -> Option<u16> {
         self.enter(neighbour, |index| index % KEPT != 0)
     }
 
     /// Enters a neighbour that is known to be there, in a place that is kept too; `None` when there
     /// is no room. It is there for [`learn`](Self::learn) for some rounds.
-    pub fn learn_known(&self, neighbour: Neighbour) -> Option<u16> {
+    pub fn learn_known(&self, neighbour: Adjacency) -> Option<u16> {
         self.enter(neighbour, |_| true)
     }
 
-    fn enter(&self, neighbour: Neighbour, may_take: impl Fn(usize) -> bool) -> Option<u16> {
+    fn enter(&self, neighbour: Adjacency, may_take: impl Fn(usize) -> bool) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
         let word = neighbour.to_word();
         let words = self.words();
         let first = hash2(self.key, word, 0) as usize;
-        for probe in 0..NEIGHBOUR_PROBES {
-            let index = first.wrapping_add(probe) & (NEIGHBOURS - 1);
+        for probe in 0..PROBES {
+            let index = first.wrapping_add(probe) & (ADJACENCIES - 1);
             let mut found = words[index].load(RELAXED);
             if found == 0 && may_take(index) {
                 let entered = words[index].compare_exchange(0, word, RELAXED, RELAXED);
@@ -75,7 +75,7 @@ impl Neighbours {
     #[inline]
     pub fn refer(&self, index: u16) {
         let index = usize::from(index);
-        if index < NEIGHBOURS {
+        if index < ADJACENCIES {
             self.rounds.mark(index);
         }
     }
@@ -94,15 +94,15 @@ impl Neighbours {
 
     /// The neighbour at an index.
     #[inline]
-    pub fn get(&self, index: u16) -> Option<Neighbour> {
-        let word = self.words()[..NEIGHBOURS].get(usize::from(index))?;
-        Neighbour::from_word(word.load(Ordering::Relaxed))
+    pub fn get(&self, index: u16) -> Option<Adjacency> {
+        let word = self.words()[..ADJACENCIES].get(usize::from(index))?;
+        Adjacency::from_word(word.load(Ordering::Relaxed))
     }
 
     /// Forgets every neighbour for which `used` is false; only while no worker runs.
     pub fn retain(&self, mut used: impl FnMut(u16) -> bool) {
         self.rounds.begin_anew();
-        for (index, word) in self.words()[..NEIGHBOURS].iter().enumerate() {
+        for (index, word) in self.words()[..ADJACENCIES].iter().enumerate() {
             if !used(index as u16) {
                 word.store(0, Ordering::Relaxed);
             }
@@ -124,15 +124,15 @@ mod tests {
     fn addresses_that_keep_a_host_out_under_one_key_do_not_under_another() {
         let at = |n: u32| {
             let [a, b, c, d] = n.to_be_bytes();
-            Neighbour { mac: [2, 0, a, b, c, d], port: 0 }
+            Adjacency { mac: [2, 0, a, b, c, d], port: 0 }
         };
         let host = at(0);
-        let place = |of: Neighbour| hash2(KEY, of.to_word(), 0) as usize & (NEIGHBOURS - 1);
-        let same = |of: &Neighbour| place(*of) == place(host);
+        let place = |of: Adjacency| hash2(KEY, of.to_word(), 0) as usize & (ADJACENCIES - 1);
+        let same = |of: &Adjacency| place(*of) == place(host);
         let computed: Vec<_> =
-            (1..).map(at).filter(same).take(NEIGHBOUR_PROBES / KEPT * (KEPT - 1)).collect();
+            (1..).map(at).filter(same).take(PROBES / KEPT * (KEPT - 1)).collect();
         let filled = |key| {
-            let table = Neighbours::anonymous(key).unwrap();
+            let table = Adjacencies::anonymous(key).unwrap();
             assert!(computed.iter().all(|of| table.learn(*of).is_some()));
             table.learn(host).is_none()
         };
@@ -141,13 +141,13 @@ mod tests {
 
     #[test]
     fn a_host_that_the_kernel_knows_has_room_that_nobody_else_takes() {
-        let table = Neighbours::anonymous(KEY).unwrap();
+        let table = Adjacencies::anonymous(KEY).unwrap();
         let at = |n: u32| {
             let [a, b, c, d] = n.to_be_bytes();
-            Neighbour { mac: [2, 0, a, b, c, d], port: 0 }
+            Adjacency { mac: [2, 0, a, b, c, d], port: 0 }
         };
         let taken = (0..200_000).filter(|n| table.learn(at(*n)).is_some()).count();
-        assert_eq!(taken, NEIGHBOURS / KEPT * (KEPT - 1));
+        assert_eq!(taken, ADJACENCIES / KEPT * (KEPT - 1));
         let host = at(200_000);
         assert_eq!(table.learn(host), None);
         let index = table.learn_known(host);
@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn a_neighbour_keeps_its_index() {
-        let table = Neighbours::anonymous(KEY).unwrap();
-        let a = Neighbour { mac: [2, 0, 0, 0, 0, 1], port: 0 };
-        let b = Neighbour { port: 1, ..a };
+        let table = Adjacencies::anonymous(KEY).unwrap();
+        let a = Adjacency { mac: [2, 0, 0, 0, 0, 1], port: 0 };
+        let b = Adjacency { port: 1, ..a };
         let index = table.learn(a).unwrap();
         assert_eq!(table.learn(a), Some(index));
         assert_ne!(table.learn(b), Some(index));
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn an_index_without_an_address_or_out_of_range_is_nobody() {
-        let table = Neighbours::anonymous(KEY).unwrap();
+        let table = Adjacencies::anonymous(KEY).unwrap();
         assert_eq!(table.get(0), None);
         assert_eq!(table.get(u16::MAX), None);
     }
