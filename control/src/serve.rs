@@ -242,13 +242,15 @@ mod tests {
     use std::path::PathBuf;
 
     use weir_api::Query;
+    use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlRegion, ControlWriter};
 
     use super::*;
 
     fn words() -> Arc<Words> {
         let region = ControlRegion::anonymous().unwrap();
-        Arc::new(Words::new(ControlWriter::new(region).words()))
+        let writer = ControlWriter::new(region, NextHops::anonymous().unwrap());
+        Arc::new(Words::new(writer.words()))
     }
 
     /// Serves at a path.

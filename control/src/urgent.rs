@@ -225,6 +225,7 @@ fn prioritise() {
 
 #[cfg(test)]
 mod tests {
+    use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlRegion, ControlWriter};
     use weir_view::Link;
 
@@ -239,7 +240,8 @@ mod tests {
     /// Two uplinks in use, by interfaces 2 and 3.
     fn words() -> (Words, ControlRegion) {
         let region = ControlRegion::anonymous().unwrap();
-        let words = Words::new(ControlWriter::new(region.clone()).words());
+        let words =
+            Words::new(ControlWriter::new(region.clone(), NextHops::anonymous().unwrap()).words());
         let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let site = weir_site::parse("weir.toml", SITE).unwrap();

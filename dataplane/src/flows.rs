@@ -1,64 +1,84 @@
 //! The flows of one worker: making both directions of a flow, following TCP, ending it.
 
-use weir_layout::control::Timeouts;
-use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, flag};
 use weir_layout::adjacency::{Adjacency, mark};
+use weir_layout::control::Timeouts;
+use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, StateOwner, flag};
 use weir_shm::flows::{Action4, FlowTable4};
 use weir_wire::rewrite::compile4;
 use weir_wire::tcp::{Place, Segment};
 use weir_wire::{icmp, tcp};
 use zerocopy::FromZeros;
 
-/// A flow to be made: packets of `inside` leave as `outside`.
+/// A flow to be made: packets of `first` leave as `translated`.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow {
     /// The first packet's key.
-    pub inside: FlowKey4,
+    pub first: FlowKey4,
     /// The same after translation.
-    pub outside: FlowKey4,
+    pub translated: FlowKey4,
     /// Hashes of the keys of its packets and of those that answer.
     pub hashes: [u64; 2],
-    /// Uplink index.
+    /// Uplink index; [`NONE`](weir_layout::NONE): it stays inside.
     pub uplink: u8,
-    /// Where the first packet came from.
-    pub host: Adjacency,
-    /// The host's index in the neighbour table.
-    pub host_index: u16,
-    /// The port it leaves by.
-    pub port: u8,
+    /// Who sent the first packet.
+    pub initiator: End,
+    /// Whom it goes to.
+    pub responder: End,
     /// Owner.
     pub worker: u8,
     /// Milliseconds.
     pub now: u32,
 }
 
+/// One end of a flow, as far as the gateway can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// What leaves for it: index of an adjacency.
+    pub adjacency: u16,
+    /// An end inside: that adjacency, which its packets come from too.
+    pub inside: Option<Adjacency>,
+}
+
+impl End {
+    /// The side that it sends from: [`flag::INSIDE`], or nothing.
+    fn side(&self) -> u8 {
+        self.inside.map_or(0, |_| flag::INSIDE)
+    }
+
+    /// The mark of what it sends, when the other direction is in slot `peer`.
+    fn mark(&self, peer: u32) -> u16 {
+        self.inside.map_or(0, |from| mark(from.to_word(), peer))
+    }
+}
+
 /// Publishes both directions and links them; the forward slot. `None`: no room, nothing changed.
 pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
-    let translated = if new.inside == new.outside { 0 } else { flag::NAT };
+    let translated = if new.first == new.translated { 0 } else { flag::NAT };
     let state =
-        if new.inside.proto == tcp::PROTOCOL { FlowState::Opening } else { FlowState::Stateless };
-    let entry = |from: &FlowKey4, to: &FlowKey4, (port, host): (u8, u16), flags: u8| {
+        if new.first.proto == tcp::PROTOCOL { FlowState::Opening } else { FlowState::Stateless };
+    let entry = |from: &FlowKey4, to: &FlowKey4, adjacency: u16, flags: u8| {
         let mut entry = FlowEntry4::new_zeroed();
         (entry.src, entry.dst) = (from.src, from.dst);
         (entry.sport, entry.dport, entry.proto) = (from.sport, from.dport, from.proto);
-        (entry.flags, entry.flow_state) = (flags | translated, state as u8);
-        (entry.uplink, entry.worker) = (new.uplink, new.worker);
-        (entry.port, entry.host) = (port, host);
+        entry.flags = flags | translated;
+        entry.state_owner = StateOwner::new(state, new.worker);
+        (entry.uplink, entry.adjacency) = (new.uplink, adjacency);
         entry.rewrite = compile4(from, to);
         entry.last_seen = new.now;
         entry
     };
-    let (answer, answered) = (new.outside.reversed(), new.inside.reversed());
-    let [hash, answers] = new.hashes;
-    let home = (new.host.port, new.host_index);
-    let back = table.insert(answers, &entry(&answer, &answered, home, 0))?;
-    let flags = flag::FORWARD | flag::SEEN | flag::TO_UPLINK;
-    let out = (new.port, mark(new.host.to_word(), back));
-    let forward = entry(&new.inside, &new.outside, out, flags);
+    let (answer, answered) = (new.translated.reversed(), new.first.reversed());
+    let ([hash, answers], NewFlow { initiator, responder, .. }) = (new.hashes, new);
+    let back = entry(&answer, &answered, initiator.adjacency, responder.side());
+    let back = table.insert(answers, &back)?;
+    let flags = flag::INITIATED | flag::SEEN | initiator.side();
+    let mut forward = entry(&new.first, &new.translated, responder.adjacency, flags);
+    forward.mark = initiator.mark(back);
     let Some(index) = table.insert(hash, &forward) else {
         table.retire(back);
         return None;
     };
+    table.slot(back).set_mark(responder.mark(index));
     table.link(index, back);
     Some(index)
 }
@@ -91,7 +111,7 @@ pub struct Header {
 pub fn track(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
     const EVENTS: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
     // Neither opening nor closing.
-    let settled = action.flow_state & 1 == 0;
+    let settled = action.flow_state as u8 & 1 == 0;
     let event = header.is_some_and(|header| header.flags & EVENTS != 0);
     if action.flags & flag::SEEN != 0 && settled && !event {
         return;
@@ -109,7 +129,7 @@ fn track_transition(table: &FlowTable4, index: u32, action: &Action4, header: Op
     let (slot, peer) = (table.slot(index), table.slot(action.peer));
     let mut other = peer.action();
     let mut flags = action.flags | flag::SEEN;
-    let mut state = FlowState::from_byte(action.flow_state);
+    let mut state = action.flow_state;
     match header {
         None => {
             if other.flags & flag::SEEN != 0 {
@@ -156,8 +176,8 @@ fn track_transition(table: &FlowTable4, index: u32, action: &Action4, header: Op
         flags &= !flag::OFFLOAD;
         other.flags &= !flag::OFFLOAD;
     }
-    slot.set_meta(flags, state as u8);
-    peer.set_meta(other.flags, state as u8);
+    slot.set_meta(flags, state);
+    peer.set_meta(other.flags, state);
 }
 
 /// What is opening, and was seen in both directions, is established.
@@ -200,7 +220,7 @@ fn offered(flags: u8) -> u8 {
 /// Is it a connection that has ended? The next from inside with the same ports is another: it may go
 /// by another uplink, and from another address.
 pub fn has_ended(action: &Action4) -> bool {
-    action.flow_state == FlowState::Closing as u8
+    action.flow_state == FlowState::Closing
 }
 
 /// Makes a TCP flow one that is closing, given its forward slot: the kernel tier leaves it alone.
@@ -208,15 +228,15 @@ pub fn close(table: &FlowTable4, forward: u32) {
     let slot = table.slot(forward);
     let action = slot.action();
     let peer = table.slot(action.peer);
-    let state = FlowState::Closing as u8;
+    let state = FlowState::Closing;
     let kept = !(flag::OFFLOAD | flag::GOES_ON);
     slot.set_meta(action.flags & kept, state);
     peer.set_meta(peer.action().flags & kept, state);
 }
 
 /// Idle time after which a flow ends, milliseconds.
-pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: u8) -> u32 {
-    let seconds = match FlowState::from_byte(flow_state) {
+pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: FlowState) -> u32 {
+    let seconds = match flow_state {
         FlowState::Opening => timeouts.tcp_opening,
         FlowState::Established => timeouts.tcp_established,
         FlowState::Closing => timeouts.tcp_closing,
@@ -236,31 +256,34 @@ pub fn idle_ms(table: &FlowTable4, forward: &FlowEntry4, now: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::NONE;
+    use weir_layout::adjacency::next_hop;
+    use weir_layout::control::PathId;
     use weir_wire::hash::flow4;
 
     use super::*;
 
     const SECRET: [u64; 2] = [3, 5];
+    const HOST: End = End { adjacency: 170, inside: Some(Adjacency { mac: [2; 6], port: 0 }) };
 
     fn new_flow(proto: u8) -> NewFlow {
         let (lan, site) = ([10, 0, 0, 1], [198, 51, 100, 1]);
-        let inside = FlowKey4::new(lan, site, [1, 1], [2, 2], proto);
-        let outside = FlowKey4::new([192, 0, 2, 1], site, [9, 9], [2, 2], proto);
+        let first = FlowKey4::new(lan, site, [1, 1], [2, 2], proto);
+        let translated = FlowKey4::new([192, 0, 2, 1], site, [9, 9], [2, 2], proto);
         NewFlow {
-            inside,
-            outside,
-            hashes: hashes(&inside, &outside),
+            first,
+            translated,
+            hashes: hashes(&first, &translated),
             uplink: 1,
-            host: Adjacency { mac: [2; 6], port: 0 },
-            host_index: 70,
-            port: 1,
+            initiator: HOST,
+            responder: End { adjacency: next_hop(PathId::v4(1)), inside: None },
             worker: 0,
             now: 1000,
         }
     }
 
-    fn hashes(inside: &FlowKey4, outside: &FlowKey4) -> [u64; 2] {
-        [*inside, outside.reversed()].map(|key| flow4(SECRET, &key))
+    fn hashes(first: &FlowKey4, translated: &FlowKey4) -> [u64; 2] {
+        [*first, translated.reversed()].map(|key| flow4(SECRET, &key))
     }
 
     struct Pair {
@@ -312,7 +335,7 @@ mod tests {
             let (a, b) =
                 (self.table.slot(self.forward).action(), self.table.slot(self.back).action());
             assert_eq!(a.flow_state, b.flow_state);
-            FlowState::from_byte(a.flow_state)
+            a.flow_state
         }
 
         fn offered(&self) -> bool {
@@ -339,7 +362,29 @@ mod tests {
         assert_eq!((out.rewrite.src, out.rewrite.sport), (back.dst, back.dport));
         assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.src, out.sport));
         assert_eq!((out.peer, back.peer), (pair.back, pair.forward));
-        assert_eq!((out.port, back.port, back.host), (1, 0, 70));
+        assert_eq!((out.adjacency, back.adjacency), (next_hop(PathId::v4(1)), HOST.adjacency));
+    }
+
+    #[test]
+    fn a_flow_begins_inside_or_outside_or_stays_inside() {
+        const OTHER: End = End { adjacency: 200, inside: Some(Adjacency { mac: [4; 6], port: 2 }) };
+        const FAR: End = End { adjacency: next_hop(PathId::v4(1)), inside: None };
+        for (initiator, responder, uplink) in [(HOST, FAR, 1), (FAR, HOST, 1), (HOST, OTHER, NONE)]
+        {
+            let table = FlowTable4::anonymous(64).unwrap();
+            let new = NewFlow { initiator, responder, uplink, ..new_flow(17) };
+            let forward = table.slot(create(&table, &new).unwrap()).read().unwrap();
+            let back = table.slot(forward.peer).read().unwrap();
+            let initiated = [forward, back].map(|entry| entry.flags & flag::INITIATED != 0);
+            assert_eq!(initiated, [true, false]);
+            for (entry, from, to) in [(forward, initiator, responder), (back, responder, initiator)]
+            {
+                assert_eq!((entry.adjacency, entry.uplink), (to.adjacency, uplink));
+                let inside = from.inside.map(|from| mark(from.to_word(), entry.peer));
+                assert_eq!(entry.flags & flag::INSIDE != 0, inside.is_some());
+                assert_eq!(entry.mark, inside.unwrap_or(0));
+            }
+        }
     }
 
     #[test]
@@ -542,7 +587,8 @@ mod tests {
         let timeouts = Timeouts::DEFAULT;
         let expired = |now| {
             let entry = pair.table.slot(pair.forward).read().unwrap();
-            idle_ms(&pair.table, &entry, now) >= timeout_ms(&timeouts, 17, entry.flow_state)
+            idle_ms(&pair.table, &entry, now)
+                >= timeout_ms(&timeouts, 17, entry.state_owner.state())
         };
         assert!(!expired(300_999));
         assert!(expired(301_000));
@@ -561,7 +607,7 @@ mod tests {
             icmp: 5,
             reserved: 0,
         };
-        let of = |proto, state| timeout_ms(&t, proto, state as u8);
+        let of = |proto, state| timeout_ms(&t, proto, state);
         assert_eq!(of(tcp::PROTOCOL, FlowState::Opening), 1000);
         assert_eq!(of(tcp::PROTOCOL, FlowState::Established), 2000);
         assert_eq!(of(tcp::PROTOCOL, FlowState::Closing), 3000);
@@ -575,8 +621,8 @@ mod tests {
         let made = (0..100u8)
             .filter(|n| {
                 let mut new = new_flow(17);
-                (new.inside.sport, new.outside.sport) = ([1, *n], [9, *n]);
-                new.hashes = hashes(&new.inside, &new.outside);
+                (new.first.sport, new.translated.sport) = ([1, *n], [9, *n]);
+                new.hashes = hashes(&new.first, &new.translated);
                 create(&table, &new).is_some()
             })
             .count();

@@ -65,7 +65,7 @@ impl Observer {
         }
     }
 
-    /// Is there room for one more flow of the host with this index in the neighbour table?
+    /// Is there room for one more flow of the host with this index in the table of adjacencies?
     #[inline]
     pub fn has_room(&self, host: u16) -> bool {
         self.waiting.len() < WAITING && self.shares[usize::from(self.share_of(host))] < OF_ONE
@@ -101,7 +101,7 @@ impl Observer {
             let slot = table.slot(flow.slot);
             if let Some(entry) = slot.read().filter(|_| slot.generation() == flow.generation) {
                 let back = table.slot(entry.peer).action();
-                self.count(&entry, back.host, back.flags & flag::SEEN != 0, now_ms as u32);
+                self.count(&entry, back.adjacency, back.flags & flag::SEEN != 0, now_ms as u32);
             }
         }
     }

@@ -145,6 +145,7 @@ fn translates(half: &ControlHalf, policy: &Policy) -> bool {
 mod tests {
     use super::*;
     use weir_layout::control::{BUCKETS, Member, Name, Prefix};
+    use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, empty_half};
 
     const UDP: u8 = 17;
@@ -164,7 +165,8 @@ mod tests {
 
     /// A region with two NAT uplinks, each with half of the buckets.
     fn two_uplinks(selection: Selection) -> (ControlWriter, Box<Snapshot>) {
-        let mut writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
+        let mut writer =
+            ControlWriter::new(ControlRegion::anonymous().unwrap(), NextHops::anonymous().unwrap());
         let mut half = empty_half();
         for uplink in 0..2u8 {
             half.uplinks[usize::from(uplink)].path_mut(Family::V4).translate =

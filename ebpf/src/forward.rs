@@ -6,10 +6,10 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use weir_layout::control::{Mac, PathId, Tier};
+use weir_layout::adjacency;
+use weir_layout::control::{Mac, PathId, PortRole, Tier};
 use weir_layout::counters::Lane;
 use weir_layout::flow::{FlowEntry4, flag};
-use weir_layout::adjacency;
 use weir_wire::ethernet::{self, TAG_LEN};
 use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
 use weir_wire::plain::{Ip4, Packet};
@@ -103,7 +103,7 @@ fn forward<const L3: usize>(
     count(found.entry, maps::milliseconds(lane), bytes);
     let segment = follow(found.entry, direction.peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
-    let (uplink, outward) = (direction.uplink, direction.is_outward());
+    let (uplink, outward) = (direction.uplink, egress.outward);
     let [_, _, _, src, dst] = packet.ip.0;
     let ends = match outward {
         true => [src as u32, dst as u32],
@@ -153,25 +153,22 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
     let (destination, source) = (head.load64::<0>() & MAC, head.load64::<4>() >> 16);
     let ours =
         destination == own.word() || virtual_macs.iter().any(|mac| destination == mac.word());
-    let ingress = Ingress { heading: flag::heading(role), sender: adjacency::word(source, index) };
+    let ingress = Ingress { side: flag::side(role), sender: adjacency::word(source, index) };
     ours.then_some(ingress)
 }
 
-/// Where a direction leads; `None`: to a host that is no index of the neighbour table.
+/// Where a direction leads; `None`: its adjacency is no index of the table.
 #[inline(always)]
 fn egress(published: Published, direction: &Direction) -> Option<Egress> {
-    let path = PathId::v4(direction.uplink);
-    let destination = match direction.is_outward() {
-        // SAFETY: a path of the half.
-        true => unsafe { (*published.path(path)).next_hop_mac },
-        false => Mac::from_word(maps::adjacency(direction.host)? & MAC),
-    };
-    let port = published.port(direction.port);
+    let word = maps::adjacency(direction.adjacency)?;
+    let port = published.port((word >> 48) as u8);
     // SAFETY: a port of the half.
-    let (device, mtu, vlan, source) =
-        unsafe { ((*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
-    let path_state = published.path_state(path);
-    Some(Egress { path_state, device, mtu, link: LinkHeader { destination, source, vlan } })
+    let (role, device, mtu, vlan, source) =
+        unsafe { ((*port).role, (*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
+    let link = LinkHeader { destination: Mac::from_word(word & MAC), source, vlan };
+    let path_state = published.path_state(PathId::v4(direction.uplink));
+    let outward = role == PortRole::Uplink as u8;
+    Some(Egress { path_state, outward, device, mtu, link })
 }
 
 /// Counts the packet on its entry, and says that the flow lives.

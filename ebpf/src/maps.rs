@@ -4,13 +4,13 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_c
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
+use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::control::{
     ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Uplink,
     port_slot,
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
-use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::tags::PAGE_GROUPS;
 use weir_layout::{MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind};
 use weir_wire::tcp::Place;
@@ -59,11 +59,14 @@ pub fn count(lane: *mut Lane, counter: Counter) {
     }
 }
 
-/// Counts a forwarded packet on its uplink.
+/// Counts a forwarded packet on its uplink, if it has one.
 #[inline(always)]
 pub fn count_uplink(lane: *mut Lane, forwarded: &Forwarded) {
-    let index = forwarded.uplink as usize & (MAX_UPLINKS - 1);
-    // SAFETY: as in `count`.
+    let index = usize::from(forwarded.uplink);
+    if index >= MAX_UPLINKS {
+        return;
+    }
+    // SAFETY: as in `count`; the index is below the array's length.
     unsafe {
         let uplink = (&raw mut (*lane).uplinks).cast::<UplinkCounters>().add(index);
         let (packets, bytes) = if forwarded.outward {
@@ -183,7 +186,7 @@ pub fn host_class(address: [u8; 4]) -> u32 {
     HOSTS4.get(Key::new(32, address)).map_or(0, |class| *class)
 }
 
-/// The word of a LAN neighbour, its hardware address in the low six bytes.
+/// The word of an adjacency, see [`weir_layout::adjacency`].
 #[inline(always)]
 pub fn adjacency(index: u16) -> Option<u64> {
     let word = ADJACENCIES.get_ptr(u32::from(index))?;

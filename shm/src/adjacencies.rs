@@ -1,8 +1,9 @@
-//! LAN hardware addresses by index.
+//! The table of adjacencies, by index: those that workers learn, and the next hops, which the
+//! control process stores.
 
 use std::sync::Arc;
 
-use weir_layout::adjacency::{PROBES, ADJACENCIES, Adjacency};
+use weir_layout::adjacency::{ADJACENCIES, Adjacency, LEARNED, NEXT_HOPS, PROBES};
 use weir_wire::hash::hash2;
 
 use crate::map::{Access, Mmap};
@@ -17,6 +18,7 @@ const KEPT: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Adjacencies {
     mmap: Arc<Mmap>,
+    /// Of those that are learned.
     rounds: Arc<Rounds>,
     /// Of the hash.
     key: [u64; 2],
@@ -34,49 +36,49 @@ impl Adjacencies {
     }
 
     fn of(mmap: Mmap, key: [u64; 2]) -> Self {
-        Self { mmap: Arc::new(mmap), rounds: Arc::new(Rounds::new(ADJACENCIES)), key }
+        Self { mmap: Arc::new(mmap), rounds: Arc::new(Rounds::new(LEARNED)), key }
     }
 
-    /// The index of a neighbour, entering it when it is new; `None` when there is no room. It is
-    /// the neighbour's for as long as a flow refers to it that is made at once.
+    /// The index of an adjacency on a LAN, entering it when it is new; `None` when there is no
+    /// room. It is the adjacency's for as long as a flow refers to it that is made at once.
     ///
-    /// Any station can send in the name of as many as there are places. So a quarter of the places is
-    /// kept for those that the [kernel knows](Self::learn_known).
-    pub fn learn(&self, neighbour: Adjacency) -> Option<u16> {
-        self.enter(neighbour, |index| index % KEPT != 0)
+    /// Any station can send in the name of as many as there are places. So a quarter of the places
+    /// is kept for those that the [kernel knows](Self::learn_known).
+    pub fn learn(&self, adjacency: Adjacency) -> Option<u16> {
+        self.enter(adjacency, |place| place % KEPT != 0)
     }
 
-    /// Enters a neighbour that is known to be there, in a place that is kept too; `None` when there
-    /// is no room. It is there for [`learn`](Self::learn) for some rounds.
-    pub fn learn_known(&self, neighbour: Adjacency) -> Option<u16> {
-        self.enter(neighbour, |_| true)
+    /// Enters one that is known to be there, in a place that is kept too; `None` when there is no
+    /// room. It is there for [`learn`](Self::learn) for some rounds.
+    pub fn learn_known(&self, adjacency: Adjacency) -> Option<u16> {
+        self.enter(adjacency, |_| true)
     }
 
-    fn enter(&self, neighbour: Adjacency, may_take: impl Fn(usize) -> bool) -> Option<u16> {
+    fn enter(&self, adjacency: Adjacency, may_take: impl Fn(usize) -> bool) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
-        let word = neighbour.to_word();
-        let words = self.words();
+        let word = adjacency.to_word();
+        let words = self.learned();
         let first = hash2(self.key, word, 0) as usize;
         for probe in 0..PROBES {
-            let index = first.wrapping_add(probe) & (ADJACENCIES - 1);
-            let mut found = words[index].load(RELAXED);
-            if found == 0 && may_take(index) {
-                let entered = words[index].compare_exchange(0, word, RELAXED, RELAXED);
+            let place = first.wrapping_add(probe) & (LEARNED - 1);
+            let mut found = words[place].load(RELAXED);
+            if found == 0 && may_take(place) {
+                let entered = words[place].compare_exchange(0, word, RELAXED, RELAXED);
                 found = entered.map_or_else(|other| other, |_| word);
             }
-            if found == word && self.rounds.mark(index) && words[index].load(RELAXED) == word {
-                return Some(index as u16);
+            if found == word && self.rounds.mark(place) && words[place].load(RELAXED) == word {
+                return Some((NEXT_HOPS + place) as u16);
             }
         }
         None
     }
 
-    /// A worker has met a flow that refers to this neighbour, on its walk over all its flows.
+    /// A worker has met a flow that refers to this index, on its walk over all its flows.
     #[inline]
     pub fn refer(&self, index: u16) {
-        let index = usize::from(index);
-        if index < ADJACENCIES {
-            self.rounds.mark(index);
+        let place = usize::from(index).wrapping_sub(NEXT_HOPS);
+        if place < LEARNED {
+            self.rounds.mark(place);
         }
     }
 
@@ -86,32 +88,64 @@ impl Adjacencies {
     }
 
     /// One of `workers` has walked over all its flows since the round began, which it says once in
-    /// each round. When all have, the round ends, and neighbours are forgotten that no flow has
-    /// referred to for three.
+    /// each round. When all have, the round ends, and what was learned is forgotten where no flow
+    /// has referred to it for three.
     pub fn walked(&self, workers: u8) {
-        self.rounds.walked(workers, |index| self.words()[index].store(0, Ordering::Relaxed));
+        self.rounds.walked(workers, |place| self.learned()[place].store(0, Ordering::Relaxed));
     }
 
-    /// The neighbour at an index.
+    /// The adjacency at an index.
     #[inline]
     pub fn get(&self, index: u16) -> Option<Adjacency> {
-        let word = self.words()[..ADJACENCIES].get(usize::from(index))?;
+        let word = words(&self.mmap).get(usize::from(index))?;
         Adjacency::from_word(word.load(Ordering::Relaxed))
     }
 
-    /// Forgets every neighbour for which `used` is false; only while no worker runs.
+    /// Forgets every one that was learned for which `used` is false; only while no worker runs.
     pub fn retain(&self, mut used: impl FnMut(u16) -> bool) {
         self.rounds.begin_anew();
-        for (index, word) in self.words()[..ADJACENCIES].iter().enumerate() {
-            if !used(index as u16) {
+        for (index, word) in (NEXT_HOPS as u16..).zip(self.learned()) {
+            if !used(index) {
                 word.store(0, Ordering::Relaxed);
             }
         }
     }
 
-    fn words(&self) -> &[AtomicU64] {
-        self.mmap.view(0)
+    /// The next hops in it.
+    pub fn next_hops(&self) -> NextHops {
+        NextHops(self.mmap.clone())
     }
+
+    fn learned(&self) -> &[AtomicU64] {
+        &words(&self.mmap)[NEXT_HOPS..]
+    }
+}
+
+/// The writing side of the next hops, the control process's.
+#[derive(Clone, Debug)]
+pub struct NextHops(Arc<Mmap>);
+
+impl NextHops {
+    /// Opens the pinned table, creating it if need be.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Ok(Self(Arc::new(pins.adjacencies(Access::Write)?)))
+    }
+
+    /// Of a table of this process alone.
+    pub fn anonymous() -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Mmap::anonymous(ADJACENCIES * 8)?)))
+    }
+
+    /// Replaces them: the next packet of each flow goes there.
+    pub fn set(&self, next_hops: &[Option<Adjacency>; NEXT_HOPS]) {
+        for (word, next_hop) in words(&self.0).iter().zip(next_hops) {
+            word.store(next_hop.map_or(0, Adjacency::to_word), Ordering::Relaxed);
+        }
+    }
+}
+
+fn words(mmap: &Mmap) -> &[AtomicU64] {
+    &mmap.view(0)[..ADJACENCIES]
 }
 
 #[cfg(test)]
@@ -127,7 +161,7 @@ mod tests {
             Adjacency { mac: [2, 0, a, b, c, d], port: 0 }
         };
         let host = at(0);
-        let place = |of: Adjacency| hash2(KEY, of.to_word(), 0) as usize & (ADJACENCIES - 1);
+        let place = |of: Adjacency| hash2(KEY, of.to_word(), 0) as usize & (LEARNED - 1);
         let same = |of: &Adjacency| place(*of) == place(host);
         let computed: Vec<_> =
             (1..).map(at).filter(same).take(PROBES / KEPT * (KEPT - 1)).collect();
@@ -147,7 +181,7 @@ mod tests {
             Adjacency { mac: [2, 0, a, b, c, d], port: 0 }
         };
         let taken = (0..200_000).filter(|n| table.learn(at(*n)).is_some()).count();
-        assert_eq!(taken, ADJACENCIES / KEPT * (KEPT - 1));
+        assert_eq!(taken, LEARNED / KEPT * (KEPT - 1));
         let host = at(200_000);
         assert_eq!(table.learn(host), None);
         let index = table.learn_known(host);
@@ -164,6 +198,27 @@ mod tests {
         assert_eq!(table.learn(a), Some(index));
         assert_ne!(table.learn(b), Some(index));
         assert_eq!(table.get(index), Some(a));
+    }
+
+    #[test]
+    fn next_hops_have_places_of_their_own_that_no_round_frees() {
+        let table = Adjacencies::anonymous(KEY).unwrap();
+        let hop = Adjacency { mac: [2, 0, 0, 0, 0, 7], port: 3 };
+        let mut next_hops = [None; NEXT_HOPS];
+        (next_hops[0], next_hops[NEXT_HOPS - 1]) = (Some(hop), Some(hop));
+        table.next_hops().set(&next_hops);
+        let learned = table.learn(hop).unwrap();
+        assert!(usize::from(learned) >= NEXT_HOPS);
+        (0..9).for_each(|_| table.walked(1));
+        table.retain(|_| false);
+        assert_eq!(table.get(learned), None);
+        assert_eq!(
+            [0, 1, NEXT_HOPS as u16 - 1].map(|at| table.get(at)),
+            [Some(hop), None, Some(hop)]
+        );
+        table.refer(0);
+        table.next_hops().set(&[None; NEXT_HOPS]);
+        assert_eq!(table.get(0), None);
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{
     BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS,
     PathId, SettingsBefore, TABLES, table_index,
 };
-use weir_layout::{Family, MAX_POLICIES, checksum64};
+use weir_layout::{Family, MAX_POLICIES, MAX_PORTS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::adjacencies::NextHops;
 use crate::map::{self, Access, Mmap};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::{Error, Pins, publish};
@@ -272,7 +274,10 @@ impl BoundPorts {
 #[derive(Debug)]
 pub struct ControlWriter {
     region: ControlRegion,
+    next_hops: NextHops,
     last: Option<Instant>,
+    /// By port: its interface as last published, by the kernel's index.
+    ifindexes: [u32; MAX_PORTS],
     /// By [`Family`] and policy: the number of its table as it was last published.
     numbers: [[u32; MAX_POLICIES]; Family::COUNT],
     /// The greatest number that was given.
@@ -283,7 +288,7 @@ pub struct ControlWriter {
 
 impl ControlWriter {
     /// Takes the writing side; the caller makes sure that it is the only control process.
-    pub fn new(region: ControlRegion) -> Self {
+    pub fn new(region: ControlRegion, next_hops: NextHops) -> Self {
         let mut half = empty_half();
         if region.epoch() != 0 {
             map::load_into(&region.page, ControlRegion::half_offset(region.epoch()), &mut *half);
@@ -291,7 +296,10 @@ impl ControlWriter {
         let of = |family| half.policies.each_ref().map(|policy| policy.steering(family).table);
         let numbers = Family::ALL.map(of);
         let greatest = numbers.iter().flatten().copied().max().unwrap_or(0);
-        Self { region, last: None, numbers, greatest, table: new_table() }
+        // A process that ended in the midst of a publication may have left others.
+        next_hops.set(&adjacency::next_hops(&half));
+        let ifindexes = ifindexes(&half);
+        Self { region, next_hops, last: None, ifindexes, numbers, greatest, table: new_table() }
     }
 
     /// The reading side.
@@ -321,10 +329,13 @@ impl ControlWriter {
         self.words().set(path, state);
     }
 
-    /// Publishes `half` and the tables of its policies as the next epoch, which it returns. `tables`
-    /// has by [`Family`] those of the first policies; none where no uplink has a path in the family.
-    /// Fills in `epoch`, the numbers of the tables and the checksums. Waits out
+    /// Publishes `half`, the tables of its policies and its next hops as the next epoch, which it
+    /// returns. `tables` has by [`Family`] those of the first policies; none where no uplink has a
+    /// path in the family. Fills in `epoch`, the numbers of the tables and the checksums. Waits out
     /// [`MIN_PUBLISH_GAP_US`] since the last one.
+    ///
+    /// Next hops stand outside the halves. Until nobody reads the earlier half any more, none has
+    /// an address whose port leads elsewhere there.
     pub fn publish(
         &mut self,
         half: &mut ControlHalf,
@@ -347,6 +358,11 @@ impl ControlWriter {
         }
         half.checksum = half.compute_checksum();
 
+        let next_hops = adjacency::next_hops(half);
+        let before = std::mem::replace(&mut self.ifindexes, ifindexes(half));
+        let common = common(&next_hops, &before, &self.ifindexes);
+        self.next_hops.set(&common);
+
         // The tables belong to the half: they are written under the same epoch store.
         crate::sync::fence(Ordering::Release);
         let region = &self.region;
@@ -360,6 +376,10 @@ impl ControlWriter {
         let words = region.page.view::<AtomicU64>(ControlRegion::half_offset(next));
         let data = half.as_bytes().as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b));
         let epoch = publish::write(region.epoch_word(), words, data);
+        if common != next_hops {
+            std::thread::sleep(gap);
+            self.next_hops.set(&next_hops);
+        }
         self.last = Some(Instant::now());
         epoch
     }
@@ -383,17 +403,79 @@ impl ControlWriter {
     }
 }
 
+/// The interface of each port, by the kernel's index; 0: it is missing.
+fn ifindexes(half: &ControlHalf) -> [u32; MAX_PORTS] {
+    half.ports.each_ref().map(|port| port.ifindex)
+}
+
+/// What readers of either half may take for the next hops: without the address of those by a port
+/// that led to another interface before.
+fn common(
+    next_hops: &[Option<Adjacency>; NEXT_HOPS],
+    before: &[u32; MAX_PORTS],
+    after: &[u32; MAX_PORTS],
+) -> [Option<Adjacency>; NEXT_HOPS] {
+    let stays = |port: usize| before[port] == 0 || before[port] == after[port];
+    next_hops.map(|next_hop| next_hop.filter(|next_hop| stays(next_hop.port.into())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_layout::control::Name;
+    use weir_layout::NONE;
+    use weir_layout::control::{Mac, Name};
+
+    use crate::adjacencies::Adjacencies;
 
     fn writer() -> (ControlWriter, Box<ControlHalf>) {
-        let writer = ControlWriter::new(ControlRegion::anonymous().unwrap());
+        let next_hops = NextHops::anonymous().unwrap();
+        let writer = ControlWriter::new(ControlRegion::anonymous().unwrap(), next_hops);
         let mut half = empty_half();
         half.policies[0].name = Name::new("balanced");
         half.policies[0].member_count = 1;
         (writer, half)
+    }
+
+    /// Has uplink 0 leave by port 2, which is this interface, to a hardware address.
+    fn leave_by(half: &mut ControlHalf, ifindex: u32, mac: [u8; 6]) {
+        (half.uplinks[0].name, half.uplinks[0].port) = (Name::new("fiber"), 2);
+        half.uplinks[0].path_mut(Family::V4).next_hop_mac = Mac::new(mac);
+        half.ports[2].ifindex = ifindex;
+    }
+
+    #[test]
+    fn next_hops_are_those_of_the_state_that_was_published() {
+        let table = Adjacencies::anonymous([3, 5]).unwrap();
+        let region = ControlRegion::anonymous().unwrap();
+        let mut writer = ControlWriter::new(region.clone(), table.next_hops());
+        let mut half = empty_half();
+        let by = adjacency::next_hop(PathId::v4(0));
+        for (ifindex, mac) in [(7, [2; 6]), (7, [4; 6]), (8, [6; 6]), (0, [0; 6])] {
+            leave_by(&mut half, ifindex, mac);
+            writer.publish(&mut half, [&[], &[]]);
+            assert_eq!(table.get(by), Some(Adjacency { mac, port: 2 }));
+        }
+        half.uplinks[0].port = NONE;
+        writer.publish(&mut half, [&[], &[]]);
+        assert_eq!(table.get(by), None);
+        leave_by(&mut half, 7, [2; 6]);
+        writer.publish(&mut half, [&[], &[]]);
+        table.next_hops().set(&[None; NEXT_HOPS]);
+        ControlWriter::new(region, table.next_hops());
+        assert_eq!(table.get(by), Some(Adjacency { mac: [2; 6], port: 2 }), "it ended in between");
+    }
+
+    #[test]
+    fn while_two_states_are_read_no_next_hop_is_behind_a_port_of_two_interfaces() {
+        let mut half = empty_half();
+        leave_by(&mut half, 8, [2; 6]);
+        let next_hops = adjacency::next_hops(&half);
+        let after = ifindexes(&half);
+        for (was, stays) in [(8, true), (0, true), (7, false)] {
+            half.ports[2].ifindex = was;
+            let common = common(&next_hops, &ifindexes(&half), &after);
+            assert_eq!(common, if stays { next_hops } else { [None; NEXT_HOPS] });
+        }
     }
 
     #[test]
@@ -482,7 +564,8 @@ mod tests {
         writer.publish(&mut half, [&[&table([0, 0])], &[]]);
         let mut snapshot = writer.region().snapshot().unwrap();
         // As by another process.
-        let mut writer = ControlWriter::new(writer.region().clone());
+        let next_hops = NextHops::anonymous().unwrap();
+        let mut writer = ControlWriter::new(writer.region().clone(), next_hops);
         writer.publish(&mut half, [&[&same], &[]]);
         assert!(snapshot.refresh(&writer.region));
         assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), same);

@@ -191,13 +191,12 @@ impl LaneWriter {
         self.bump(counter as usize, n);
     }
 
-    /// Adds to a counter of an uplink; subtract by adding the two's complement.
+    /// Adds to a counter of an uplink, if it is one; subtract by adding the two's complement.
     #[inline]
     pub fn add_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
-        self.bump(
-            UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS + which as usize,
-            n,
-        );
+        if usize::from(uplink) < MAX_UPLINKS {
+            self.bump(UPLINKS_AT + usize::from(uplink) * UPLINK_WORDS + which as usize, n);
+        }
     }
 
     /// Counts a TCP segment sent again, between a LAN host and a remote one.

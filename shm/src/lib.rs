@@ -22,6 +22,8 @@ pub mod flows;
 mod sync;
 
 #[cfg(not(loom))]
+pub mod adjacencies;
+#[cfg(not(loom))]
 pub mod cgroup;
 #[cfg(not(loom))]
 pub mod claim;
@@ -35,8 +37,6 @@ mod error;
 pub mod hosts;
 #[cfg(not(loom))]
 pub mod map;
-#[cfg(not(loom))]
-pub mod adjacencies;
 #[cfg(not(loom))]
 pub mod observations;
 #[cfg(not(loom))]

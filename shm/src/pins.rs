@@ -9,10 +9,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::{FlowEntry4, PAGE};
-use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
@@ -39,7 +39,7 @@ pub mod name {
     pub const FLOWS4: &str = "FLOWS4";
     /// Tags of the flow table's slots.
     pub const TAGS4: &str = "TAGS4";
-    /// LAN hardware addresses.
+    /// Adjacencies: of next hops and of LANs.
     pub const ADJACENCIES: &str = "ADJACENCIES";
     /// Counters.
     pub const COUNTERS: &str = "COUNTERS";
@@ -57,9 +57,12 @@ pub mod name {
     const REGIONS: [&str; 9] =
         [CONTROL, BUCKETS, FLOWS4, TAGS4, ADJACENCIES, COUNTERS, STATUS, OBSERVATIONS, HOSTS4];
 
+    /// Regions of earlier builds.
+    const EARLIER: [&str; 1] = ["NEIGHBOURS"];
+
     /// Is a file of this name weir's?
     pub fn is_ours(name: &str) -> bool {
-        REGIONS.contains(&name) || name.starts_with(LINK)
+        REGIONS.contains(&name) || EARLIER.contains(&name) || name.starts_with(LINK)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use weir_layout::Family;
 use weir_layout::control::{BUCKETS, Name, host_class};
 use weir_layout::counters::Counter;
+use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
@@ -34,7 +35,8 @@ impl Drop for Scratch {
 #[test]
 fn what_one_process_publishes_another_maps() {
     let scratch = Scratch::new("publish");
-    let mut writer = ControlWriter::new(ControlRegion::open(&scratch.0, Access::Write).unwrap());
+    let region = ControlRegion::open(&scratch.0, Access::Write).unwrap();
+    let mut writer = ControlWriter::new(region, NextHops::open(&scratch.0).unwrap());
     let mut half = empty_half();
     half.policies[0].name = Name::new("balanced");
     half.policies[0].member_count = 1;
@@ -175,6 +177,14 @@ fn a_directory_of_another_user_holds_no_pins() {
     let error = Pins::create(scratch.0.directory()).unwrap_err();
     std::os::unix::fs::chown(scratch.0.directory(), Some(0), None).unwrap();
     assert!(error.to_string().contains("another user's"), "{error}");
+}
+
+#[test]
+fn what_an_earlier_build_pinned_is_removed() {
+    let scratch = Scratch::new("earlier");
+    let earlier = scratch.0.path("NEIGHBOURS");
+    map::create(&earlier, "NEIGHBOURS", Shape { value_size: 8, entries: 1 }, |_| ()).unwrap();
+    assert_eq!(scratch.0.remove().unwrap(), ["NEIGHBOURS"]);
 }
 
 #[test]

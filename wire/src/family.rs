@@ -8,7 +8,7 @@ use zerocopy::transmute;
 
 use crate::hash::{flow4_words, flow6_words};
 use crate::rewrite::{compile4, compile6};
-use weir_layout::flow::{FlowEntry4, FlowKey4, Rewrite4};
+use weir_layout::flow::{FlowEntry4, FlowKey4, Rewrite4, StateOwner};
 use weir_layout::flow6::{FlowEntry6, FlowKey6, Rewrite6};
 
 mod sealed {
@@ -60,11 +60,11 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
 pub struct EntryWords<F: Family> {
     /// When a packet last took it, milliseconds.
     pub last_seen: u32,
-    /// The key; above its protocol flags, flow state and uplink.
+    /// The key; above its protocol flags, state and owner, and uplink.
     pub key: F::Words,
     /// What leaves.
     pub rewrite: F::Words,
-    /// Host, port, worker and peer.
+    /// Adjacency, mark and peer.
     pub out: u64,
     /// Packets forwarded, where the family counts them.
     pub packets: u32,
@@ -121,9 +121,12 @@ impl Family for V4 {
         let addresses: u64 = transmute!([e.src, e.dst]);
         EntryWords {
             last_seen: e.last_seen,
-            key: [addresses, meta([e.sport, e.dport], [e.proto, e.flags, e.flow_state, e.uplink])],
+            key: [
+                addresses,
+                meta([e.sport, e.dport], [e.proto, e.flags, e.state_owner.byte(), e.uplink]),
+            ],
             rewrite: e.rewrite.words(),
-            out: out(e.host, e.port, e.worker, e.peer),
+            out: out(e.adjacency, e.mark, e.peer),
             packets: e.packets,
             next_seq: e.next_seq,
             bytes: e.bytes,
@@ -134,8 +137,8 @@ impl Family for V4 {
     fn entry(state: u32, words: &EntryWords<Self>) -> FlowEntry4 {
         let [addresses, meta] = words.key;
         let [src, dst]: [[u8; 4]; 2] = transmute!(addresses);
-        let [[a, b, c, d], [proto, flags, flow_state, uplink]]: [[u8; 4]; 2] = transmute!(meta);
-        let [h0, h1, port, worker, e, f, g, h] = words.out.to_ne_bytes();
+        let [[a, b, c, d], [proto, flags, state_owner, uplink]]: [[u8; 4]; 2] = transmute!(meta);
+        let [a0, a1, m0, m1, e, f, g, h] = words.out.to_ne_bytes();
         FlowEntry4 {
             state,
             last_seen: words.last_seen,
@@ -145,12 +148,11 @@ impl Family for V4 {
             dport: [c, d],
             proto,
             flags,
-            flow_state,
+            state_owner: StateOwner::from_byte(state_owner),
             uplink,
             rewrite: Rewrite4::from_words(words.rewrite),
-            host: u16::from_ne_bytes([h0, h1]),
-            port,
-            worker,
+            adjacency: u16::from_ne_bytes([a0, a1]),
+            mark: u16::from_ne_bytes([m0, m1]),
             peer: u32::from_ne_bytes([e, f, g, h]),
             packets: words.packets,
             next_seq: words.next_seq,
@@ -195,12 +197,12 @@ impl Family for V6 {
 
     fn words(e: &FlowEntry6) -> EntryWords<Self> {
         let [a, b, c, d]: [u64; 4] = transmute!([e.src, e.dst]);
-        let meta = meta([e.sport, e.dport], [e.proto, e.flags, e.flow_state, e.uplink]);
+        let meta = meta([e.sport, e.dport], [e.proto, e.flags, e.state_owner.byte(), e.uplink]);
         EntryWords {
             last_seen: e.last_seen,
             key: [a, b, c, d, meta],
             rewrite: transmute!(e.rewrite),
-            out: out(e.host, e.port, e.worker, e.peer),
+            out: out(e.adjacency, e.mark, e.peer),
             packets: 0,
             next_seq: e.next_seq,
             bytes: u64::from(e.bytes_high) << 32 | u64::from(e.bytes_low),
@@ -210,8 +212,8 @@ impl Family for V6 {
     fn entry(state: u32, words: &EntryWords<Self>) -> FlowEntry6 {
         let [a, b, c, d, meta] = words.key;
         let [src, dst]: [[u8; 16]; 2] = transmute!([a, b, c, d]);
-        let [[a, b, c, d], [proto, flags, flow_state, uplink]]: [[u8; 4]; 2] = transmute!(meta);
-        let [h0, h1, port, worker, e, f, g, h] = words.out.to_ne_bytes();
+        let [[a, b, c, d], [proto, flags, state_owner, uplink]]: [[u8; 4]; 2] = transmute!(meta);
+        let [a0, a1, m0, m1, e, f, g, h] = words.out.to_ne_bytes();
         FlowEntry6 {
             state,
             last_seen: words.last_seen,
@@ -221,11 +223,10 @@ impl Family for V6 {
             dport: [c, d],
             proto,
             flags,
-            flow_state,
+            state_owner: StateOwner::from_byte(state_owner),
             uplink,
-            host: u16::from_ne_bytes([h0, h1]),
-            port,
-            worker,
+            adjacency: u16::from_ne_bytes([a0, a1]),
+            mark: u16::from_ne_bytes([m0, m1]),
             peer: u32::from_ne_bytes([e, f, g, h]),
             next_seq: words.next_seq,
             bytes_low: words.bytes as u32,
@@ -236,15 +237,16 @@ impl Family for V6 {
     }
 }
 
-/// The word of ports, protocol, flags, flow state and uplink.
-const fn meta([[a, b], [c, d]]: [[u8; 2]; 2], [proto, flags, state, uplink]: [u8; 4]) -> u64 {
-    u64::from_ne_bytes([a, b, c, d, proto, flags, state, uplink])
+/// The word of ports, protocol, flags, state and owner, and uplink.
+const fn meta([[a, b], [c, d]]: [[u8; 2]; 2], [proto, flags, owner, uplink]: [u8; 4]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, proto, flags, owner, uplink])
 }
 
-/// The word of host, port, worker and peer.
-const fn out(host: u16, port: u8, worker: u8, peer: u32) -> u64 {
-    let ([a, b], [e, f, g, h]) = (host.to_ne_bytes(), peer.to_ne_bytes());
-    u64::from_ne_bytes([a, b, port, worker, e, f, g, h])
+/// The word of adjacency, mark and peer.
+const fn out(adjacency: u16, mark: u16, peer: u32) -> u64 {
+    let ([a, b], [c, d]) = (adjacency.to_ne_bytes(), mark.to_ne_bytes());
+    let [e, f, g, h] = peer.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[cfg(test)]

@@ -315,7 +315,7 @@ impl Weir {
     pub fn flow(&self, source: SocketAddrV4) -> Result<[FlowEntry4; 2]> {
         let table = FlowTable4::read_only(&self.pins)?;
         let is_it = |entry: &FlowEntry4| {
-            entry.flags & flag::FORWARD != 0
+            entry.flags & flag::INITIATED != 0
                 && (entry.src, entry.sport) == (source.ip().octets(), source.port().to_be_bytes())
         };
         let mut entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());

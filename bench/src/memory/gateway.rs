@@ -126,7 +126,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         kernel.neighbours.insert((index, next_hop), entry);
     }
     let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
-    let mut writer = ControlWriter::new(regions.control.clone());
+    let mut writer = ControlWriter::new(regions.control.clone(), regions.adjacencies.next_hops());
     let mut takers = 0;
     for (uplink, problems) in (0u8..).zip(&published.problems) {
         anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");

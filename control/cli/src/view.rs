@@ -376,7 +376,7 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let table4 = FlowTable4::read_only(pins)?;
     let now_ms = time::monotonic_ms() as u32;
     let wanted = |e: &FlowEntry4| {
-        e.flags & flag::FORWARD != 0
+        e.flags & flag::INITIATED != 0
             && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)
             && filter.source.is_none_or(|a| a.octets() == e.src)
             && filter.destination.is_none_or(|a| a.octets() == e.dst)
@@ -404,7 +404,7 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
                 "outside": end(e.rewrite.src, e.rewrite.sport),
                 "destination": end(e.dst, e.dport),
                 "uplink": state.uplink_name(e.uplink),
-                "state": match FlowState::from_byte(e.flow_state) {
+                "state": match e.state_owner.state() {
                     FlowState::Stateless => "-",
                     FlowState::Opening => "opening",
                     FlowState::Established => "established",

@@ -120,7 +120,8 @@ mod tests {
     fn what_is_set_by_hand_is_found_again_by_the_next_process() {
         let site = site(&["a", "b", "c", "d"]);
         let region = ControlRegion::anonymous().unwrap();
-        let mut writer = weir_shm::control::ControlWriter::new(region.clone());
+        let next_hops = weir_shm::adjacencies::NextHops::anonymous().unwrap();
+        let mut writer = weir_shm::control::ControlWriter::new(region.clone(), next_hops);
         let mut overrides = Overrides::default();
         let forever = UplinkLayout::NO_DEADLINE;
         overrides.hands.insert(1, Hand::Down);

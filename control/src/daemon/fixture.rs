@@ -10,6 +10,7 @@ use weir_kernel::guard::Guard;
 use weir_kernel::own;
 use weir_publish::Decider;
 use weir_shm::Pins;
+use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
@@ -70,7 +71,8 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let region = ControlRegion::anonymous().unwrap();
     let site = weir_site::parse("weir.toml", SITE).unwrap();
     let decider = Decider::new(site, kernel(), &region, "weir", now);
-    let executor = Executor::new(ControlWriter::new(region), Guard::absent(), None);
+    let writer = ControlWriter::new(region, NextHops::anonymous().unwrap());
+    let executor = Executor::new(writer, Guard::absent(), None);
     let state = State::open(Path::new("/proc/none")).unwrap();
     let held = Held {
         source: Source::new(Path::new("weir.toml"), state),

@@ -16,6 +16,7 @@ use weir_kernel::{bound, own};
 use weir_publish::{Decider, guard};
 use weir_service::Complaint;
 use weir_shm::Pins;
+use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{BoundPorts, ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::hosts::Hosts4;
@@ -92,7 +93,8 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     if let Some(half) = decider.half() {
         tracing::info!(epoch = half.epoch, "state of an earlier process adopted");
     }
-    let executor = Executor::new(ControlWriter::new(region), guard, Some(hosts));
+    let writer = ControlWriter::new(region, NextHops::open(pins)?);
+    let executor = Executor::new(writer, guard, Some(hosts));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let held = Held { source, keeper, socket, dataplane };
     let daemon = Daemon::new(decider, executor, held, counters, users, findings);

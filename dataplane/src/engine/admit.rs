@@ -1,5 +1,6 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
+use weir_layout::adjacency::next_hop;
 use weir_layout::control::{OnUplinkDown, Path, PathId, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowKey4, flag};
@@ -15,7 +16,7 @@ use super::context::{Context, sender};
 use super::sessions::{Sessions, translated};
 use super::slow_path::{opens, traffic_of};
 use crate::answer;
-use crate::flows::{self, NewFlow};
+use crate::flows::{self, End, NewFlow};
 use crate::mappings::{Hashed, Mapping};
 use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
@@ -161,19 +162,17 @@ impl Sessions {
             }
         };
         let host = sender(received.frame.data(), work.port);
-        let Some(host_index) = cx.adjacencies.learn(host) else {
+        let Some(adjacency) = cx.adjacencies.learn(host) else {
             cx.unknown_hosts.ask_about(cx.key, work.port, p.src);
             return Err(Counter::DropNeighbourFull);
         };
-        let port = cx.port_of(uplink);
         let new = NewFlow {
-            inside: *key,
-            outside: outside.key,
+            first: *key,
+            translated: outside.key,
             hashes: [work.hash, outside.answers],
             uplink,
-            host,
-            host_index,
-            port,
+            initiator: End { adjacency, inside: Some(host) },
+            responder: End { adjacency: next_hop(PathId::v4(uplink)), inside: None },
             worker: cx.id,
             now: cx.now,
         };
@@ -186,7 +185,7 @@ impl Sessions {
                 None => self.mappings.make(&endpoint, uplink, external),
             }
         }
-        self.observe(cx, slot, (host, host_index), p, received.frame.data());
+        self.observe(cx, slot, (host, adjacency), p, received.frame.data());
         self.flows += 1;
         cx.lane.add(Counter::FlowsCreated, 1);
         cx.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);

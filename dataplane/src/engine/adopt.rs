@@ -21,20 +21,21 @@ impl Sessions {
                 self.prefetch_mappings(cx, index + AHEAD[1]);
             }
             let Some(entry) = self.table.slot(index).read() else { continue };
-            let owner = if entry.worker < cx.workers { entry.worker } else { 0 };
+            let worker = entry.state_owner.worker();
+            let owner = if worker < cx.workers { worker } else { 0 };
             if owner != cx.id {
                 continue;
             }
             let peer = self.table.slot(entry.peer).read();
             let whole = peer.is_some_and(|peer| {
-                peer.peer == index && (peer.flags ^ entry.flags) & flag::FORWARD != 0
+                peer.peer == index && (peer.flags ^ entry.flags) & flag::INITIATED != 0
             });
-            let known = usize::from(entry.uplink) < active.len() && entry.worker < cx.workers;
+            let known = usize::from(entry.uplink) < active.len() && worker < cx.workers;
             if !whole || !known {
                 self.table.retire(index);
                 continue;
             }
-            if entry.flags & flag::FORWARD == 0 {
+            if entry.flags & flag::INITIATED == 0 {
                 continue;
             }
             self.flows += 1;

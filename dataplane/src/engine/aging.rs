@@ -19,11 +19,11 @@ use crate::steering;
 /// anywhere.
 const AHEAD: u32 = 2 * GROUP;
 
-/// Least time between two rounds of forgetting neighbours. One is forgotten two whole rounds after
+/// Least time between two rounds of forgetting adjacencies. One is forgotten two whole rounds after
 /// its last flow at the earliest: fragments of that flow's packets may straggle as long.
 const ROUND_MS: u32 = LIFETIME_MS / 2;
 
-/// Passes of the walk over the whole table, and the neighbours' rounds.
+/// Passes of the walk over the whole table, and the adjacencies' rounds.
 #[derive(Debug, Default)]
 pub(super) struct Passes {
     /// Round in which the pass began.
@@ -61,7 +61,7 @@ impl Sessions {
                 self.begin_pass(cx);
             }
             if index.is_multiple_of(GROUP) {
-                let forward = |action: &Action4| action.flags & flag::FORWARD != 0;
+                let forward = |action: &Action4| action.flags & flag::INITIATED != 0;
                 self.prefetch_peers(index + AHEAD, forward);
             }
             let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
@@ -73,14 +73,14 @@ impl Sessions {
                 continue;
             }
             let Some(entry) = slot.read() else { continue };
-            if entry.worker == cx.id && entry.flags & flag::FORWARD != 0 {
+            if entry.state_owner.worker() == cx.id && entry.flags & flag::INITIATED != 0 {
                 self.look_at(cx, index, &entry, out);
             }
         }
     }
 
     /// The walk is at the table's beginning. If a whole pass was of one round, says so to the
-    /// neighbours, which the flows that were met refer to.
+    /// adjacencies, which the flows that were met refer to.
     fn begin_pass(&mut self, cx: &Context) {
         let round = cx.adjacencies.round();
         let told = self.passes.told;
@@ -101,13 +101,14 @@ impl Sessions {
     ) {
         let idle = flows::idle_ms(&self.table, entry, cx.now);
         let timeouts = &cx.snapshot.half.timeouts;
-        if idle >= flows::timeout_ms(timeouts, entry.proto, entry.flow_state) {
+        if idle >= flows::timeout_ms(timeouts, entry.proto, entry.state_owner.state()) {
             self.remove(cx, index);
             cx.lane.add(Counter::FlowsExpired, 1);
             return;
         }
         let back = self.table.slot(entry.peer);
-        cx.adjacencies.refer(back.action().host);
+        cx.adjacencies.refer(entry.adjacency);
+        cx.adjacencies.refer(back.action().adjacency);
         self.heavy.learn(entry, back.bytes(), cx.now.wrapping_sub(idle));
         let draining = cx.control.path_state(PathId::v4(entry.uplink)) & path_state::DRAINING != 0;
         if draining || cx.any_comes_home() {
@@ -125,7 +126,7 @@ impl Sessions {
         draining: bool,
         out: &mut impl Output<B>,
     ) {
-        let traffic = self.traffic_in(entry);
+        let traffic = self.traffic_in(cx, entry);
         let Some(number) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
             return;
         };
@@ -140,7 +141,7 @@ impl Sessions {
         let fails_back = match comes_home {
             ComeHome::Stay => false,
             ComeHome::Idle => is_idle && survives,
-            ComeHome::All => survives || entry.flow_state != FlowState::Closing as u8,
+            ComeHome::All => survives || entry.state_owner.state() != FlowState::Closing,
         };
         let somewhere = || {
             let to = steering::uplink(&cx.snapshot, &cx.control, cx.key, number, &traffic);

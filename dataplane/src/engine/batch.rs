@@ -166,8 +166,8 @@ impl Sessions {
         received: &Received<B>,
         slot: u32,
     ) -> Option<Departure> {
-        let Untagged { port, heading } = (*cx.untagged.get(usize::from(received.device))?)?;
-        let ingress = Ingress { heading, sender: sender(received.frame.data(), port).to_word() };
+        let Untagged { port, side } = (*cx.untagged.get(usize::from(received.device))?)?;
+        let ingress = Ingress { side, sender: sender(received.frame.data(), port).to_word() };
         let entry = self.table.slot(slot);
         let action = entry.action();
         let egress = cx.egress(&action)?;
@@ -197,6 +197,6 @@ impl Sessions {
             self.track_sequence(cx, *slot, action, segment, plain.acknowledged(), [src, dst]);
         }
         self.table.slot(*slot).count(bytes, cx.now);
-        cx.transmit(egress.device, frame, action, bytes, out)
+        cx.transmit(egress, frame, action.uplink, bytes, out)
     }
 }

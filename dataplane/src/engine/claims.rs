@@ -67,7 +67,7 @@ impl Sessions {
         action: &Action4,
         host: Adjacency,
     ) -> bool {
-        if self.table.slot(action.peer).action().port != host.port {
+        if cx.port_toward(self.table.slot(action.peer).action().adjacency) != host.port {
             self.move_host(cx, slot, action, host);
             return true;
         }
@@ -107,8 +107,8 @@ impl Sessions {
 
     /// Sends a flow's answers to the host, given its forward slot.
     fn move_host(&self, cx: &Context, slot: u32, action: &Action4, host: Adjacency) {
-        let Some(index) = cx.adjacencies.learn(host) else { return };
-        self.table.slot(action.peer).set_home(host.port, index);
-        self.table.slot(slot).set_host(mark(host.to_word(), action.peer));
+        let Some(adjacency) = cx.adjacencies.learn(host) else { return };
+        self.table.slot(action.peer).set_adjacency(adjacency);
+        self.table.slot(slot).set_mark(mark(host.to_word(), action.peer));
     }
 }

@@ -1,16 +1,16 @@
-//! What the sessions of a worker have in common: the published state, neighbours, counters and
+//! What the sessions of a worker have in common: the published state, adjacencies, counters and
 //! limits, and the time of the batch.
 
+use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{Mac, PathId, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_layout::adjacency::Adjacency;
 use weir_layout::set::IndexSet;
-use weir_layout::{MAX_DEVICES, MAX_POLICIES};
+use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
+use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::{LaneWriter, UplinkCounter};
 use weir_shm::flows::Action4;
-use weir_shm::adjacencies::Adjacencies;
 use weir_wire::forward::Egress;
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::LinkHeader;
@@ -58,8 +58,8 @@ pub(super) struct Context {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Untagged {
     pub(super) port: u8,
-    /// Where they go, see [`flag::heading`].
-    pub(super) heading: u8,
+    /// The side it is on, see [`flag::side`].
+    pub(super) side: u8,
 }
 
 impl Context {
@@ -93,9 +93,9 @@ impl Context {
         let half = &self.snapshot.half;
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
-            let heading = |port: u8| flag::heading(half.ports[usize::from(port)].role);
+            let side = |port: u8| flag::side(half.ports[usize::from(port)].role);
             let port = half.port_of(device.ifindex, 0);
-            *untagged = port.map(|port| Untagged { port, heading: heading(port) });
+            *untagged = port.map(|port| Untagged { port, side: side(port) });
         }
         for (limit, policy) in self.failback.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
@@ -108,10 +108,12 @@ impl Context {
         (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink)).collect()
     }
 
-    /// Is the flow the worker's, and on an uplink that is down?
+    /// Does the flow leave its uplink, which is down, with a packet of this direction? It is the
+    /// worker's, and began inside, where it can begin anew.
     pub(super) fn leaves(&self, action: &Action4) -> bool {
         action.worker == self.id
-            && action.flags & flag::FORWARD != 0
+            && began_inside(action)
+            && action.uplink != NONE
             && !steering::usable(&self.control, action.uplink)
     }
 
@@ -131,7 +133,7 @@ impl Context {
         let elsewhere = || {
             host_moved(action, host) && !self.snapshot.half.is_behind(work.port, work.parsed.src)
         };
-        match (self.is_uplink(work.port), action.flags & flag::TO_UPLINK != 0) {
+        match (self.is_uplink(work.port), action.direction().is_from_inside()) {
             (true, true) => Err(Counter::DropNoFlow),
             (false, false) => Err(Counter::DropSource),
             (false, true) if elsewhere() => Err(Counter::DropSource),
@@ -151,21 +153,24 @@ impl Context {
         (worker != self.id).then_some(worker)
     }
 
+    /// The port that a direction leaves by; [`NONE`]: by none now.
+    #[inline]
+    pub(super) fn port_toward(&self, adjacency: u16) -> u8 {
+        self.adjacencies.get(adjacency).map_or(NONE, |adjacency| adjacency.port)
+    }
+
     /// Where a direction leads; `None` while its next hop is unknown.
     #[inline]
     pub(super) fn egress(&self, action: &Action4) -> Option<Egress> {
-        let half = &self.snapshot.half;
-        let port = half.ports.get(usize::from(action.port))?;
-        let path = PathId::v4(action.uplink);
-        let destination = match action.flags & flag::TO_UPLINK != 0 {
-            true => half.path(path)?.next_hop_mac,
-            false => Mac::new(self.adjacencies.get(action.host)?.mac),
-        };
+        let Adjacency { mac, port } = self.adjacencies.get(action.adjacency)?;
+        let port = self.snapshot.half.ports.get(usize::from(port))?;
+        let destination = Mac::new(mac);
         if destination == Mac::NONE {
             return None;
         }
         Some(Egress {
-            path_state: self.control.path_state(path),
+            path_state: self.control.path_state(PathId::v4(action.uplink)),
+            outward: port.role == PortRole::Uplink as u8,
             device: port.device,
             mtu: port.mtu,
             link: LinkHeader { destination, source: port.mac, vlan: port.vlan },
@@ -184,27 +189,27 @@ impl Context {
         if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
         }
-        self.transmit(egress.device, frame, action, u64::from(p.end - p.l3), out)
+        self.transmit(&egress, frame, action.uplink, u64::from(p.end - p.l3), out)
     }
 
     /// Queues a frame and counts it.
     #[inline(always)]
     pub(super) fn transmit<B: Buffer>(
         &self,
-        device: u8,
+        egress: &Egress,
         frame: B,
-        action: &Action4,
+        uplink: u8,
         len: u64,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
-        out.transmit(device, frame).map_err(|_| Counter::DropTxFull)?;
+        out.transmit(egress.device, frame).map_err(|_| Counter::DropTxFull)?;
         self.lane.add(Counter::UserTx, 1);
-        let (packets, bytes) = match action.flags & flag::TO_UPLINK != 0 {
+        let (packets, bytes) = match egress.outward {
             true => (UplinkCounter::TxPackets, UplinkCounter::TxBytes),
             false => (UplinkCounter::RxPackets, UplinkCounter::RxBytes),
         };
-        self.lane.add_uplink(action.uplink, packets, 1);
-        self.lane.add_uplink(action.uplink, bytes, len);
+        self.lane.add_uplink(uplink, packets, 1);
+        self.lane.add_uplink(uplink, bytes, len);
         Ok(())
     }
 
@@ -236,6 +241,13 @@ impl Context {
         self.lane.add(Counter::UserTx, 1);
         true
     }
+}
+
+/// Is it the direction in which the flow began, and from inside?
+#[inline]
+pub(super) fn began_inside(action: &Action4) -> bool {
+    const BOTH: u8 = flag::INITIATED | flag::INSIDE;
+    action.flags & BOTH == BOTH
 }
 
 /// Who sent a frame that came in by a port.

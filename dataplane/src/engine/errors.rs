@@ -17,7 +17,6 @@
 use weir_layout::Family;
 use weir_layout::control::{Address, Path};
 use weir_layout::counters::Counter;
-use weir_layout::flow::flag;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::{icmp, ipv4};
 
@@ -142,7 +141,8 @@ impl Context {
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
-        let mtu = self.snapshot.half.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
+        let port = self.snapshot.half.ports.get(usize::from(port));
+        let mtu = port.ok_or(Counter::DropUplinkDown)?.mtu;
         if p.end - p.l3 <= mtu {
             return Ok(());
         }
@@ -191,7 +191,10 @@ impl Sessions {
             return self.forward_stateless(cx, work, Counter::DropIcmpUnrelated, received, out);
         };
         let action = self.table.slot(slot).action();
-        let toward = if action.flags & flag::TO_UPLINK != 0 { Toward::Uplink } else { Toward::Lan };
+        let toward = match action.direction().is_from_inside() {
+            true => Toward::Uplink,
+            false => Toward::Lan,
+        };
         // From the LAN only about packets that went there, and the reverse.
         let host = sender(received.frame.data(), work.port);
         if cx.check_side(work, &action, host).is_err() || host_moved(&action, host) {

@@ -81,7 +81,7 @@ impl Context {
 
 impl Sessions {
     /// Takes note of a flow that the packet began, given its forward slot and its host with its index
-    /// in the neighbour table, if it is evidence.
+    /// in the table of adjacencies, if it is evidence.
     pub(super) fn observe(
         &mut self,
         cx: &mut Context,

@@ -1,7 +1,7 @@
 //! The user tier of one worker: batches of packets in, packets and drops out. No clock, no system
 //! call, no device: time and frames are handed in.
 //!
-//! An [`Engine`] is a context, which is the published state, neighbours, counters and limits, and
+//! An [`Engine`] is a context, which is the published state, adjacencies, counters and limits, and
 //! the worker's sessions, which are the flow table and what belongs to flows.
 //!
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
@@ -19,7 +19,7 @@
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
-//! | `unknown_hosts` | hosts that the neighbour table has no room for |
+//! | `unknown_hosts` | hosts that the table of adjacencies has no room for |
 //! | `prefetch` | what a new flow will need is prefetched |
 //! | `aging` | flows end and move without a packet: the steady walk over the table |
 //! | `sweep` | connections of an uplink that went down end at once |
@@ -45,10 +45,10 @@ mod sweep;
 mod unknown_hosts;
 
 use weir_layout::counters::Counter;
+use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
-use weir_shm::adjacencies::Adjacencies;
 use weir_shm::observations::Observations;
 
 pub use claims::{Owner, SILENT_MS};
@@ -67,7 +67,7 @@ pub struct Regions {
     pub control: ControlRegion,
     /// Flow table.
     pub flows: FlowTable4,
-    /// LAN hardware addresses.
+    /// Where frames go next.
     pub adjacencies: Adjacencies,
     /// Counters.
     pub counters: Counters,

@@ -176,7 +176,7 @@ impl Sessions {
             return;
         }
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
-        for entry in entries.filter(|entry| entry.flags & flag::FORWARD != 0) {
+        for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
             if has_mapping(&entry) {
                 self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));

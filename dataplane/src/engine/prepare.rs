@@ -4,9 +4,9 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
+use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{FlowEntry4, GROUP, flag};
-use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use weir_shm::counters::UplinkCounter;
 
@@ -27,9 +27,7 @@ impl Regions {
                 continue;
             }
             if let Some(entry) = self.flows.slot(index).read() {
-                if entry.flags & flag::TO_UPLINK == 0
-                    && let Some(referred) = referred.get_mut(usize::from(entry.host))
-                {
+                if let Some(referred) = referred.get_mut(usize::from(entry.adjacency)) {
                     *referred = true;
                 }
                 self.hand_on(half, workers, index, &entry);
@@ -44,7 +42,7 @@ impl Regions {
     }
 
     fn hand_on(&self, half: &ControlHalf, workers: u8, index: u32, entry: &FlowEntry4) {
-        if entry.flags & flag::FORWARD == 0 {
+        if entry.flags & flag::INITIATED == 0 {
             return;
         }
         let owner = self.owner(half, workers, entry);
@@ -54,7 +52,7 @@ impl Regions {
             return;
         };
         // Both: a process that ended here may have had time for one of them.
-        if owner == Some(entry.worker) && owner == Some(back.worker) {
+        if [entry, &back].iter().all(|of| owner == Some(of.state_owner.worker())) {
             return;
         }
         match owner {
@@ -72,7 +70,7 @@ impl Regions {
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner(&self, half: &ControlHalf, workers: u8, forward: &FlowEntry4) -> Option<u8> {
         if !has_mapping(forward) {
-            return Some(forward.worker % workers);
+            return Some(forward.state_owner.worker() % workers);
         }
         let port = u16::from_be_bytes(forward.sport);
         let worker = decider(self.hash_key, workers, forward.proto, forward.src, port);

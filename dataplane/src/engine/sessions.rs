@@ -73,7 +73,7 @@ impl Sessions {
         }
         cx.lane.add_uplink(action.uplink, UplinkCounter::Segments, 1);
         if place == Place::Again {
-            let (user, remote) = match action.flags & flag::TO_UPLINK != 0 {
+            let (user, remote) = match action.direction().is_from_inside() {
                 true => (src, dst),
                 false => (action.rewrite.dst, src),
             };
@@ -83,9 +83,9 @@ impl Sessions {
 
     /// What steering knows of a flow by its entry, which does not keep the code point of its
     /// packets.
-    pub(super) fn traffic_in(&self, forward: &FlowEntry4) -> Traffic {
+    pub(super) fn traffic_in(&self, cx: &Context, forward: &FlowEntry4) -> Traffic {
         Traffic {
-            in_port: self.table.slot(forward.peer).action().port,
+            in_port: cx.port_toward(self.table.slot(forward.peer).action().adjacency),
             src: forward.src,
             dst: forward.dst,
             sport: u16::from_be_bytes(forward.sport),
@@ -97,7 +97,7 @@ impl Sessions {
 
     /// The endpoint whose mapping the flow uses, if it uses one.
     pub(super) fn endpoint_of(&self, cx: &Context, forward: &FlowEntry4) -> Hashed<Endpoint> {
-        self.endpoint(cx, &self.traffic_in(forward))
+        self.endpoint(cx, &self.traffic_in(cx, forward))
     }
 
     /// The endpoint that sends it.

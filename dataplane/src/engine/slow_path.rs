@@ -7,7 +7,7 @@ use weir_wire::{icmp, ipv4, rewrite, tcp, udp};
 
 use super::DropReason;
 use super::batch::Work;
-use super::context::{Context, host_moved, sender};
+use super::context::{Context, began_inside, host_moved, sender};
 use super::sessions::Sessions;
 use crate::flows::{self, Header};
 use crate::fragments::{FragmentKey, Verdict};
@@ -81,7 +81,7 @@ impl Sessions {
         if ended && cx.is_uplink(work.port) && !cx.lets_in(work.port) {
             return Err(Counter::DropNoFlow);
         }
-        if ended && action.flags & flag::FORWARD != 0 {
+        if ended && began_inside(&action) {
             self.remove(cx, slot);
             slot = self.begin(cx, work, &key, &received, out)?;
             action = self.table.slot(slot).action();
@@ -91,7 +91,7 @@ impl Sessions {
         }
         let unconfirmed = host_moved(&action, host) && !self.claim(cx, slot, &action, host);
         let len = p.end - p.l3;
-        cx.check_mtu(work, action.port, translated, &received, out)?;
+        cx.check_mtu(work, cx.port_toward(action.adjacency), translated, &received, out)?;
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::track(&self.table, slot, &action, header.as_ref());
@@ -103,7 +103,7 @@ impl Sessions {
             && flags & tcp::flag::RST == 0
         {
             let entry = self.table.slot(slot);
-            if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening as u8 {
+            if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening {
                 entry.set_next_seq(seq);
             }
             self.track_sequence(cx, slot, &action, segment, ack, [p.src, p.dst]);

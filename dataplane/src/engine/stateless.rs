@@ -5,9 +5,10 @@
 //! port and an ICMP error do not, and leave as by any router: unchanged but for their time to live,
 //! by the uplink that their bucket names. Where that translates, nobody can have asked.
 
+use weir_layout::NONE;
+use weir_layout::adjacency::next_hop;
 use weir_layout::control::{PathId, Translate};
 use weir_layout::flow::{FlowState, flag};
-use weir_layout::{Family, NONE};
 use weir_shm::flows::Action4;
 use weir_wire::parse::Kind;
 use weir_wire::rewrite;
@@ -32,16 +33,17 @@ impl Context {
         let traffic = traffic_of(&work.parsed, work.port);
         let policy = steering::policy(half, &traffic);
         let uplink = steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)?;
-        let up = half.uplinks.get(usize::from(uplink))?;
+        let path = PathId::v4(uplink);
+        let translate = half.path(path)?.translate;
         let key = work.parsed.key();
-        (up.path(Family::V4).translate == Translate::None as u8).then(|| Action4 {
+        (translate == Translate::None as u8).then(|| Action4 {
             rewrite: rewrite::compile4(&key, &key),
-            host: 0,
-            port: up.port,
-            worker: self.id,
+            adjacency: next_hop(path),
+            mark: 0,
             peer: 0,
-            flags: flag::TO_UPLINK,
-            flow_state: FlowState::Stateless as u8,
+            flags: flag::INSIDE,
+            flow_state: FlowState::Stateless,
+            worker: self.id,
             uplink,
         })
     }
@@ -66,7 +68,7 @@ impl Sessions {
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let action = cx.stateless_action(work).ok_or(reason)?;
-        cx.check_mtu(work, action.port, false, &received, out)?;
+        cx.check_mtu(work, cx.port_toward(action.adjacency), false, &received, out)?;
         if let Kind::Fragment { .. } = p.kind {
             let key = fragment_key(p, received.frame.data());
             self.fragments.remember(key, Verdict::Forwarded(action), cx.now);

@@ -222,19 +222,20 @@ impl Sessions {
     /// Is it the forward entry of a translated flow that may have to end?
     #[inline]
     fn concerns(&self, index: u32) -> bool {
-        const BOTH: u8 = flag::FORWARD | flag::NAT;
+        const BOTH: u8 = flag::INITIATED | flag::NAT;
         let slot = self.table.slot(index);
         let meta = slot.meta();
         let dead = self.sweep.dead.contains(meta.uplink);
         let renumbered = self.sweep.renumbered.contains(meta.uplink);
-        let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing as u8;
+        let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
         let ends =
             (dead && connection) || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
         ends && meta.flags & BOTH == BOTH && slot.is_valid()
     }
 
     fn end_one<B: Buffer>(&mut self, cx: &Context, index: u32, out: &mut impl Output<B>) -> End {
-        let Some(entry) = self.table.slot(index).read().filter(|e| e.worker == cx.id) else {
+        let Some(entry) = self.table.slot(index).read().filter(|e| e.state_owner.worker() == cx.id)
+        else {
             return End::None;
         };
         if self.sweep.dead.contains(entry.uplink) && entry.proto == tcp::PROTOCOL {
@@ -259,7 +260,7 @@ impl Sessions {
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) -> End {
-        let traffic = self.traffic_in(entry);
+        let traffic = self.traffic_in(cx, entry);
         // Where a code point decides, the next packet has it.
         let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
             return End::None;
@@ -284,7 +285,7 @@ impl Sessions {
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) -> End {
-        let port = self.table.slot(entry.peer).action().port;
+        let port = cx.port_toward(self.table.slot(entry.peer).action().adjacency);
         let port = cx.snapshot.half.ports.get(usize::from(port));
         let device = port.map_or(0, |port| port.device);
         if self.sweep.passes_over(device) {

@@ -136,7 +136,7 @@ impl Gateway {
             }
         }
         half.workers = workers;
-        let writer = ControlWriter::new(regions.control.clone());
+        let writer = ControlWriter::new(regions.control.clone(), regions.adjacencies.next_hops());
         for uplink in 0..3 {
             writer.set_path_state(PathId::v4(uplink), path_state::USABLE);
         }

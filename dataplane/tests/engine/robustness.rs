@@ -1,8 +1,8 @@
 //! Hostile input and steady state.
 
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
-use weir_layout::counters::Counter;
 use weir_layout::adjacency::Adjacency;
+use weir_layout::counters::Counter;
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use super::gateway::*;

@@ -2,9 +2,9 @@
 
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Owner, SILENT_MS};
+use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{BUCKETS, PortRole, Prefix, path_state};
 use weir_layout::counters::Counter;
-use weir_layout::adjacency::Adjacency;
 
 use super::gateway::*;
 

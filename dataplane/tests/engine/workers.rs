@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use super::forwarding::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
-use weir_dataplane::flows::{self, NewFlow};
+use weir_dataplane::flows::{self, End, NewFlow};
 use weir_dataplane::handoff::{Handoff, Task};
 use weir_dataplane::worker::take_over;
 use weir_layout::Family;
-use weir_layout::control::BUCKETS;
+use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
+use weir_layout::control::{BUCKETS, PathId};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowKey4, flag};
-use weir_layout::adjacency::Adjacency;
 use weir_wire::hash::flow4;
 
 #[test]
@@ -79,11 +79,12 @@ fn a_flow_that_was_handed_on_in_one_direction_only_has_one_worker_after_the_next
     gateway.send(LAN, &udp_out(40_000, 53)).remove(0);
     let table = gateway.regions.flows.clone();
     let both = || (0..table.capacity()).filter_map(|at| Some((at, table.slot(at).read()?)));
-    let (at, back) = both().find(|(_, entry)| entry.flags & flag::FORWARD == 0).unwrap();
-    table.slot(at).set_worker(1 - back.worker);
+    let (at, back) = both().find(|(_, entry)| entry.flags & flag::INITIATED == 0).unwrap();
+    let worker = back.state_owner.worker();
+    table.slot(at).set_worker(1 - worker);
     restart(&mut gateway, 2);
-    let workers: HashSet<u8> = both().map(|(_, entry)| entry.worker).collect();
-    assert_eq!((both().count(), workers), (2, HashSet::from([back.worker])));
+    let workers: HashSet<u8> = both().map(|(_, entry)| entry.state_owner.worker()).collect();
+    assert_eq!((both().count(), workers), (2, HashSet::from([worker])));
     assert_eq!(gateway.engines.iter().map(Engine::flows).sum::<u64>(), 1);
 }
 
@@ -91,7 +92,7 @@ fn a_flow_that_was_handed_on_in_one_direction_only_has_one_worker_after_the_next
 fn answered_to(gateway: &Gateway) -> Vec<FlowKey4> {
     let table = &gateway.regions.flows;
     let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
-    let back = entries.filter(|entry| entry.flags & flag::FORWARD == 0);
+    let back = entries.filter(|entry| entry.flags & flag::INITIATED == 0);
     back.map(|e| FlowKey4::new(e.src, e.dst, e.sport, e.dport, e.proto)).collect()
 }
 
@@ -152,16 +153,16 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     gateway.publish(BUCKETS);
     let (_, out) = gateway.send(LAN, &udp_out(30_000, 53)).remove(0);
     let (outside, dport) = (see(&out).sport.to_be_bytes(), 54u16.to_be_bytes());
-    let inside = FlowKey4::new([10, 77, 9, 9], SERVER, [1, 1], dport, UDP);
-    let outside = FlowKey4::new(external(0), SERVER, outside, dport, UDP);
+    let first = FlowKey4::new([10, 77, 9, 9], SERVER, [1, 1], dport, UDP);
+    let translated = FlowKey4::new(external(0), SERVER, outside, dport, UDP);
+    let host = Adjacency { mac: HOST_MAC, port: 0 };
     let other = NewFlow {
-        inside,
-        outside,
-        hashes: [inside, outside.reversed()].map(|key| flow4(KEY, &key)),
+        first,
+        translated,
+        hashes: [first, translated.reversed()].map(|key| flow4(KEY, &key)),
         uplink: 0,
-        host: Adjacency { mac: HOST_MAC, port: 0 },
-        host_index: 0,
-        port: 0,
+        initiator: End { adjacency: NEXT_HOPS as u16, inside: Some(host) },
+        responder: End { adjacency: next_hop(PathId::v4(0)), inside: None },
         worker: 0,
         now: gateway.now,
     };

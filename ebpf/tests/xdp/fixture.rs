@@ -9,19 +9,19 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
 use weir_ebpf::{OBJECT, names};
 use weir_layout::control::{
-    Address, ControlHalf, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PathId, Port, PortRole, Tier,
-    Translate, host_class, path_state,
+    Address, ControlHalf, MAX_VIRTUAL_MACS, Mac, Name, OnDataplaneLoss, PathId, Port, PortRole,
+    Tier, Translate, host_class, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowKey4};
 use weir_layout::{Family, NONE};
 use weir_shm::Pins;
+use weir_shm::adjacencies::{Adjacencies, NextHops};
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
-use weir_shm::adjacencies::Adjacencies;
 use weir_shm::pins::name;
 use weir_wire::hash::flow4;
 use weir_wire::rewrite::compile4;
@@ -40,6 +40,8 @@ pub const SITE: [u8; 4] = [198, 51, 100, 1];
 pub const OWN: [u8; 4] = [192, 0, 2, 130];
 pub const VPN: [u8; 4] = [10, 8, 0, 5];
 pub const NAT_PORT: u16 = 40_000;
+/// The untagged port on the side that frames do not come in by; behind it the one of VLAN 7.
+pub const OTHER_SIDE: u8 = 2;
 pub const KEY: [u64; 2] = [11, 22];
 
 pub struct Fixture {
@@ -68,8 +70,7 @@ impl Fixture {
         change: impl FnOnce(&mut ControlHalf),
     ) -> Self {
         let fixture = Self::unpublished(test);
-        let mut writer =
-            ControlWriter::new(ControlRegion::open(&fixture.pins, Access::Write).unwrap());
+        let mut writer = fixture.writer();
         let mut half = empty_half();
         half.on_dataplane_loss = loss as u8;
         half.tier = Tier::Kernel as u8;
@@ -88,9 +89,20 @@ impl Fixture {
         };
         half.ports[0] = port;
         half.ports[1] = Port { vlan: 7, ..port };
+        // The other side, by the same device.
+        let (other, of) = match role {
+            PortRole::Lan => (PortRole::Uplink, 0),
+            PortRole::Uplink => (PortRole::Lan, NONE),
+        };
+        let other = Port { role: other as u8, uplink: of, ..port };
+        half.ports[usize::from(OTHER_SIDE)] = other;
+        half.ports[usize::from(OTHER_SIDE) + 1] = Port { vlan: 7, ..other };
         assert!(half.insert_port_slot(1, 0, 0));
         assert!(half.insert_port_slot(1, 7, 1));
-        let path = half.uplinks[0].path_mut(Family::V4);
+        let uplink = &mut half.uplinks[0];
+        uplink.name = Name::new("fiber");
+        uplink.port = if role == PortRole::Lan { OTHER_SIDE } else { 0 };
+        let path = uplink.path_mut(Family::V4);
         (path.translate, path.pool_len) = (Translate::Nat44 as u8, 1);
         path.pool[0] = Address::v4(WAN_ADDRESS);
         (path.nat_lo, path.nat_hi) = (16_384, 65_535);
@@ -132,6 +144,12 @@ impl Fixture {
             program.load().expect("the verifier accepts the program");
         }
         Self { pins, xdp, counters, flows }
+    }
+
+    /// The control process's side.
+    pub fn writer(&self) -> ControlWriter {
+        let region = ControlRegion::open(&self.pins, Access::Write).unwrap();
+        ControlWriter::new(region, NextHops::open(&self.pins).unwrap())
     }
 
     pub fn lan(test: &str) -> Self {
@@ -208,7 +226,7 @@ impl Fixture {
     }
 }
 
-/// An entry that makes packets of `from` leave by port 0 to the uplink's next hop as those of `to`.
+/// An entry that makes packets of `from` leave to the uplink's next hop as those of `to`.
 pub fn entry(from: &FlowKey4, to: &FlowKey4) -> FlowEntry4 {
     let mut entry = <FlowEntry4 as zerocopy::FromZeros>::new_zeroed();
     (entry.src, entry.dst, entry.proto) = (from.src, from.dst, from.proto);

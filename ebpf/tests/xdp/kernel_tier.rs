@@ -1,14 +1,13 @@
 //! What leaves in the kernel tier, and what it leaves to the user tier.
 
-use weir_layout::Family;
+use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, path_state};
 use weir_layout::control::{Mac, PathId};
 use weir_layout::counters::{Counter, place};
 use weir_layout::flow::{FlowEntry4, FlowKey4, flag};
-use weir_layout::adjacency::{Adjacency, mark};
-use weir_shm::control::ControlRegion;
-use weir_shm::map::Access;
+use weir_layout::{Family, NONE};
 use weir_shm::adjacencies::Adjacencies;
+use weir_shm::map::Access;
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
 use weir_wire::{checksum, icmp, tcp, udp};
@@ -73,15 +72,15 @@ fn offered(frame: &[u8]) -> FlowEntry4 {
     let from = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
     let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
     let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
-    let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::TO_UPLINK | flag::FORWARD;
-    FlowEntry4 { flags, host: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
+    let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::INSIDE | flag::INITIATED;
+    FlowEntry4 { flags, mark: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
 }
 
 /// The entry as one that leads to a LAN host.
 fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
-    let neighbours = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
-    let host = neighbours.learn(Adjacency { mac, port: 0 }).unwrap();
-    FlowEntry4 { host, flags: entry.flags & !flag::TO_UPLINK, ..*entry }
+    let table = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
+    let adjacency = table.learn(Adjacency { mac, port: OTHER_SIDE }).unwrap();
+    FlowEntry4 { adjacency, flags: entry.flags & !flag::INSIDE, ..*entry }
 }
 
 /// The frame as the user tier would send it, without a tag.
@@ -144,8 +143,8 @@ fn a_segment_behind_a_hole_counts_by_what_it_acknowledges() {
     const PEER: u32 = 1 << 20;
     let back = FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), tcp::PROTOCOL);
     let peer = f.insert(FlowEntry4 { next_seq: PEER, ..entry(&back, &back) });
-    let host = mark(SENDER.to_word(), peer);
-    let slot = f.insert(FlowEntry4 { next_seq: 1000, peer, host, ..offered(&plain) });
+    let mark = mark(SENDER.to_word(), peer);
+    let slot = f.insert(FlowEntry4 { next_seq: 1000, peer, mark, ..offered(&plain) });
     let next = |f: &Fixture| f.flows.slot(slot).read().unwrap().next_seq;
     let acking = |seq: u32, ack: u32| {
         let mut frame = with_seq(plain.clone(), seq);
@@ -219,6 +218,23 @@ fn a_packet_from_the_wrong_side_is_not_of_the_flow() {
 }
 
 #[test]
+fn a_flow_that_stays_inside_leaves_by_its_lan_port_on_no_uplinks_account() {
+    let mut f = fixture("hairpin", |_| ());
+    f.writer().set_path_state(PathId::v4(0), 0);
+    let plain = frame(udp::PROTOCOL, 0);
+    let table = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
+    let mac = [2, 9, 9, 9, 9, 9];
+    let adjacency = table.learn(Adjacency { mac, port: 1 }).unwrap();
+    f.insert(FlowEntry4 { adjacency, uplink: NONE, ..offered(&plain) });
+    let (action, counter, sent) = f.run_for_frame(&plain);
+    assert_eq!((action, counter), FORWARDED);
+    assert_eq!((&sent[..6], &sent[12..16]), (&mac[..], &[0x81, 0, 0, 7][..]));
+    let counted =
+        |uplink| f.counters.uplink(uplink).tx_packets + f.counters.uplink(uplink).rx_packets;
+    assert_eq!((0..64).map(counted).sum::<u64>(), 0);
+}
+
+#[test]
 fn a_packet_of_a_host_that_moved_is_the_user_tiers() {
     let mut f = fixture("moved", |_| ());
     let mut plain = frame(udp::PROTOCOL, 0);
@@ -233,11 +249,12 @@ fn a_packet_of_a_host_that_moved_is_the_user_tiers() {
 #[test]
 fn tags_are_added_changed_and_removed() {
     for (from, to) in [(0, 7), (7, 0), (7, 7), (0, 0)] {
-        let mut f = fixture("tags", |_| ());
+        let port = OTHER_SIDE + u8::from(to == 7);
+        let mut f = fixture("tags", |half| half.uplinks[0].port = port);
         let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
         let entry = offered(&plain);
-        let host = mark(Adjacency { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
-        f.insert(FlowEntry4 { host, port: u8::from(to == 7), ..entry });
+        let mark = mark(Adjacency { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
+        f.insert(FlowEntry4 { mark, ..entry });
         let sent = if from == 0 { plain.clone() } else { tagged(plain.clone(), from) };
         let (action, counter, out) = f.run_for_frame(&sent);
         assert_eq!((action, counter), FORWARDED);
@@ -301,8 +318,7 @@ fn one_word_takes_an_uplinks_flows_to_the_user_tier_and_back() {
     let mut f = fixture("state", |_| ());
     let frame = frame(udp::PROTOCOL, 0);
     f.insert(offered(&frame));
-    let control = ControlRegion::open(&f.pins, Access::Write).unwrap();
-    let writer = weir_shm::control::ControlWriter::new(control);
+    let writer = f.writer();
     for (state, expected) in [(0, TRANSIT), (path_state::USABLE, FORWARDED)] {
         writer.set_path_state(PathId::v4(0), state);
         assert_eq!(f.run(&frame), expected);
@@ -311,7 +327,7 @@ fn one_word_takes_an_uplinks_flows_to_the_user_tier_and_back() {
 
 #[test]
 fn a_packet_beyond_the_ports_mtu_is_the_user_tiers() {
-    let mut f = fixture("mtu", |half| half.ports[0].mtu = 51);
+    let mut f = fixture("mtu", |half| half.ports[usize::from(OTHER_SIDE)].mtu = 51);
     let frame = frame(udp::PROTOCOL, 0);
     f.insert(offered(&frame));
     assert_eq!(f.run(&frame), TRANSIT);

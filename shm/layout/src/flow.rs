@@ -18,9 +18,11 @@
 //! the machine keeps loads in order and stores in order, so that release and acquire are plain
 //! accesses; arm64 would need `BPF_LOAD_ACQ` (Linux 6.15), so there the kernel tier stays off. Only
 //! the owning worker changes anything but the counters and `last_seen`; what it changes in a
-//! valid slot (flags, flow state, `host`, peer) it stores as one word.
+//! valid slot (flags, flow state, adjacency, mark, peer) it stores as one word.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::MAX_WORKERS;
 
 /// Slots of a group, adjacent and aligned.
 pub const GROUP: u32 = 8;
@@ -52,15 +54,16 @@ pub mod flag {
     use crate::control::PortRole;
 
     /// The direction that the flow's first packet had; the peer entry lacks it.
-    pub const FORWARD: u8 = 1;
+    pub const INITIATED: u8 = 1;
     /// Addresses or ports are rewritten.
     pub const NAT: u8 = 2;
     /// Both directions have been seen: the kernel tier may forward the flow.
     pub const OFFLOAD: u8 = 4;
     /// At least one packet of this direction has been seen.
     pub const SEEN: u8 = 8;
-    /// The direction leads to an uplink; unset: to a LAN port.
-    pub const TO_UPLINK: u8 = 16;
+    /// Its packets come from inside, by a LAN port; unset: by an uplink. Both directions of a flow
+    /// that stays inside have it.
+    pub const INSIDE: u8 = 16;
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u8 = 32;
     /// TCP, closing: this direction has gone on since.
@@ -68,16 +71,16 @@ pub mod flag {
     /// The direction is never offered to the kernel tier: a worker completes its checksums.
     pub const NO_OFFLOAD: u8 = 128;
 
-    /// [`TO_UPLINK`] as it stands in entries whose packets come in by a port of this
-    /// [role](PortRole): what the LAN sends goes to an uplink, the rest to the LAN.
+    /// [`INSIDE`] as it stands in entries whose packets come in by a port of this
+    /// [role](PortRole).
     #[inline(always)]
-    pub const fn heading(role: u8) -> u8 {
+    pub const fn side(role: u8) -> u8 {
         const _: () = assert!(PortRole::Uplink as u8 & PortRole::Lan as u8 == 0);
-        (role & PortRole::Lan as u8) * TO_UPLINK
+        (role & PortRole::Lan as u8) * INSIDE
     }
 }
 
-/// Where a flow stands; kept in the forward entry.
+/// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
@@ -91,18 +94,57 @@ pub enum FlowState {
     Closing = 3,
 }
 
-impl FlowState {
-    /// The state a byte of shared memory names; anything unknown is the shortest lived.
-    #[inline]
+/// A flow's state and the worker that owns it, in a byte: bits 0 and 1, bits 2 to 6.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(transparent)]
+pub struct StateOwner(u8);
+
+impl StateOwner {
+    const STATE: u8 = 0b11;
+    const WORKER: u32 = 2;
+
+    /// Of a flow in this state, and of this worker, which is below [`MAX_WORKERS`].
+    #[inline(always)]
+    pub const fn new(state: FlowState, worker: u8) -> Self {
+        Self(state as u8 | (worker & (MAX_WORKERS as u8 - 1)) << Self::WORKER)
+    }
+
+    /// From the byte of shared memory, any of which is one.
+    #[inline(always)]
     pub const fn from_byte(byte: u8) -> Self {
-        match byte {
-            1 => Self::Opening,
-            2 => Self::Established,
-            3 => Self::Closing,
-            _ => Self::Stateless,
+        Self(byte)
+    }
+
+    /// That byte.
+    #[inline(always)]
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// The state.
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        match self.0 & Self::STATE {
+            0 => FlowState::Stateless,
+            1 => FlowState::Opening,
+            2 => FlowState::Established,
+            _ => FlowState::Closing,
         }
     }
+
+    /// The worker, below [`MAX_WORKERS`].
+    #[inline(always)]
+    pub const fn worker(self) -> u8 {
+        self.0 >> Self::WORKER & (MAX_WORKERS as u8 - 1)
+    }
 }
+
+const _: () = {
+    assert!(FlowState::Closing as u8 == StateOwner::STATE);
+    assert!(MAX_WORKERS.is_power_of_two() && MAX_WORKERS << StateOwner::WORKER <= 1 << u8::BITS);
+};
 
 /// Match key of an IPv4 direction: the packet's own fields, as received. ICMP queries carry the
 /// identifier in both ports.
@@ -228,21 +270,18 @@ pub struct FlowEntry4 {
     pub proto: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// [`FlowState`], in the forward entry.
-    pub flow_state: u8,
-    /// The uplink the flow is on.
+    /// State and owner, of both directions alike.
+    pub state_owner: StateOwner,
+    /// The uplink the flow is on; [`NONE`](super::NONE): it stays inside.
     pub uplink: u8,
     /// What leaves.
     pub rewrite: Rewrite4,
-    /// The LAN host, or the router it is behind. To it: its index in the
-    /// [neighbour](super::adjacency) table. To the uplink: its [mark](super::adjacency::mark), so that
-    /// a packet from another hardware address or port is noticed without a look at the other
-    /// direction's entry.
-    pub host: u16,
-    /// Port it leaves by.
-    pub port: u8,
-    /// Worker that owns the flow.
-    pub worker: u8,
+    /// Where it leaves to, an index in the table of [adjacencies](super::adjacency).
+    pub adjacency: u16,
+    /// Of packets from inside: the [mark](super::adjacency::mark) of the host that sends them, or
+    /// of the router it is behind. So a packet from another hardware address or port is noticed
+    /// without a look at the other direction's entry.
+    pub mark: u16,
     /// Slot of the other direction.
     pub peer: u32,
     /// Packets forwarded, by either tier, wrapping. A packet may go uncounted when both forward at
@@ -263,7 +302,7 @@ const _: () = {
     assert!(offset_of!(FlowEntry4, sport) == 16);
     assert!(offset_of!(FlowEntry4, flags) == 21);
     assert!(offset_of!(FlowEntry4, rewrite) == 24);
-    assert!(offset_of!(FlowEntry4, host) == 40);
+    assert!(offset_of!(FlowEntry4, adjacency) == 40);
     assert!(offset_of!(FlowEntry4, packets) == 48);
     assert!(GROUP.is_power_of_two() && PAGE == GROUP * GROUP);
 };

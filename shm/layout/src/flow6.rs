@@ -6,6 +6,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::flow::StateOwner;
+
 /// Match key of an IPv6 direction: the packet's own fields, as received. ICMPv6 queries carry the
 /// identifier in both ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -63,16 +65,14 @@ pub struct FlowEntry6 {
     pub proto: u8,
     /// Bits of [`flag`](super::flow::flag).
     pub flags: u8,
-    /// [`FlowState`](super::flow::FlowState).
-    pub flow_state: u8,
-    /// The uplink the flow is on.
+    /// State and owner, of both directions alike.
+    pub state_owner: StateOwner,
+    /// As in [`FlowEntry4::uplink`](super::flow::FlowEntry4::uplink).
     pub uplink: u8,
-    /// As in [`FlowEntry4::host`](super::flow::FlowEntry4::host).
-    pub host: u16,
-    /// Port it leaves by.
-    pub port: u8,
-    /// Worker that owns the flow.
-    pub worker: u8,
+    /// As in [`FlowEntry4::adjacency`](super::flow::FlowEntry4::adjacency).
+    pub adjacency: u16,
+    /// As in [`FlowEntry4::mark`](super::flow::FlowEntry4::mark).
+    pub mark: u16,
     /// Slot of the other direction.
     pub peer: u32,
     /// As in [`FlowEntry4::next_seq`](super::flow::FlowEntry4::next_seq).
@@ -93,7 +93,7 @@ const _: () = {
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, src) == 8);
     assert!(offset_of!(FlowEntry6, sport) == 40);
-    assert!(offset_of!(FlowEntry6, host) == 48);
+    assert!(offset_of!(FlowEntry6, adjacency) == 48);
     assert!(offset_of!(FlowEntry6, bytes_low) == 60);
     // The second line.
     assert!(offset_of!(FlowEntry6, rewrite) == 64);

@@ -8,7 +8,7 @@
 //! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
-//! | [`adjacency`] table | `ADJACENCIES` | workers, by compare-and-swap | XDP, workers |
+//! | [`adjacency`] table | `ADJACENCIES` | next hops: control process; LANs: workers | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
@@ -21,12 +21,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod adjacency;
 pub mod control;
 pub mod counters;
 mod family;
 pub mod flow;
 pub mod flow6;
-pub mod adjacency;
 pub mod observations;
 pub mod set;
 pub mod status;

@@ -1,6 +1,6 @@
 //! One slot: publish, read, count, retire.
 
-use weir_layout::flow::{GENERATION, VALID};
+use weir_layout::flow::{FlowState, GENERATION, StateOwner, VALID};
 use weir_wire::family::{EntryWords, Family};
 use weir_wire::forward::Direction;
 use weir_wire::tcp::{Place, Segment};
@@ -8,7 +8,7 @@ use weir_wire::tcp::{Place, Segment};
 use super::words::{SlotWords, Stored};
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Ports and protocol in the last key word; the rest is flags, flow state and uplink.
+/// Ports and protocol in the last key word; the rest is flags, state and owner, and uplink.
 const KEY_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
 
 /// A slot of a family's table.
@@ -21,18 +21,18 @@ pub struct Slot<F: Stored>(F::Slot);
 pub struct Action<F: Family> {
     /// What leaves.
     pub rewrite: F::Rewrite,
-    /// See [`FlowEntry4::host`](weir_layout::flow::FlowEntry4::host).
-    pub host: u16,
-    /// Port it leaves by.
-    pub port: u8,
-    /// Owner.
-    pub worker: u8,
+    /// Where it leaves to, see [`FlowEntry4::adjacency`](weir_layout::flow::FlowEntry4::adjacency).
+    pub adjacency: u16,
+    /// Whom it comes from, see [`FlowEntry4::mark`](weir_layout::flow::FlowEntry4::mark).
+    pub mark: u16,
     /// Slot of the other direction.
     pub peer: u32,
     /// Bits of [`weir_layout::flow::flag`].
     pub flags: u8,
-    /// [`weir_layout::flow::FlowState`].
-    pub flow_state: u8,
+    /// Where the flow stands.
+    pub flow_state: FlowState,
+    /// Owner.
+    pub worker: u8,
     /// Uplink.
     pub uplink: u8,
 }
@@ -44,8 +44,10 @@ pub struct Meta {
     pub proto: u8,
     /// Bits of [`weir_layout::flow::flag`].
     pub flags: u8,
-    /// [`weir_layout::flow::FlowState`].
-    pub flow_state: u8,
+    /// Where the flow stands.
+    pub flow_state: FlowState,
+    /// Owner.
+    pub worker: u8,
     /// Uplink.
     pub uplink: u8,
 }
@@ -54,8 +56,8 @@ impl<F: Family> Action<F> {
     /// What the decision about its packets needs.
     #[inline(always)]
     pub const fn direction(&self) -> Direction {
-        let Self { flags, uplink, port, host, peer, .. } = *self;
-        Direction { flags, uplink, port, host, peer }
+        let Self { flags, uplink, adjacency, mark, peer, .. } = *self;
+        Direction { flags, uplink, adjacency, mark, peer }
     }
 }
 
@@ -77,18 +79,18 @@ impl<F: Stored> Slot<F> {
         self.0.state().load(Ordering::Acquire) & VALID != 0
     }
 
-    /// The word of ports, protocol, flags, flow state and uplink.
+    /// The word of ports, protocol, flags, state and owner, and uplink.
     #[inline]
     fn ports(&self) -> &AtomicU64 {
         &self.0.key()[F::WORDS - 1]
     }
 
-    /// Protocol, flags, flow state and uplink of the flow in the slot: one load.
+    /// Protocol, flags, flow state, owner and uplink of the flow in the slot: one load.
     #[inline]
     pub fn meta(&self) -> Meta {
-        let [.., proto, flags, flow_state, uplink] =
-            self.ports().load(Ordering::Relaxed).to_ne_bytes();
-        Meta { proto, flags, flow_state, uplink }
+        let [.., proto, flags, owner, uplink] = self.ports().load(Ordering::Relaxed).to_ne_bytes();
+        let owner = StateOwner::from_byte(owner);
+        Meta { proto, flags, flow_state: owner.state(), worker: owner.worker(), uplink }
     }
 
     /// Which use of the slot this is: another flow in it has another number.
@@ -100,17 +102,16 @@ impl<F: Stored> Slot<F> {
     /// The action, for the slot's owner, which alone could change it.
     #[inline]
     pub fn action(&self) -> Action<F> {
-        let [h0, h1, port, worker, e0, e1, e2, e3] =
-            self.0.out().load(Ordering::Relaxed).to_ne_bytes();
-        let Meta { flags, flow_state, uplink, .. } = self.meta();
+        let [a0, a1, m0, m1, e0, e1, e2, e3] = self.0.out().load(Ordering::Relaxed).to_ne_bytes();
+        let Meta { flags, flow_state, worker, uplink, .. } = self.meta();
         Action {
             rewrite: F::rewrite(load(self.0.rewrite())),
-            host: u16::from_ne_bytes([h0, h1]),
-            port,
-            worker,
+            adjacency: u16::from_ne_bytes([a0, a1]),
+            mark: u16::from_ne_bytes([m0, m1]),
             peer: u32::from_ne_bytes([e0, e1, e2, e3]),
             flags,
             flow_state,
+            worker,
             uplink,
         }
     }
@@ -198,45 +199,36 @@ impl<F: Stored> Slot<F> {
 
     /// Owner only: replaces flags and flow state.
     #[inline]
-    pub fn set_meta(&self, flags: u8, flow_state: u8) {
-        let [p0, p1, q0, q1, proto, _, _, uplink] =
-            self.ports().load(Ordering::Relaxed).to_ne_bytes();
-        let word = u64::from_ne_bytes([p0, p1, q0, q1, proto, flags, flow_state, uplink]);
-        self.ports().store(word, Ordering::Release);
+    pub fn set_meta(&self, flags: u8, flow_state: FlowState) {
+        change(self.ports(), |[_, _, _, _, _, had, owner, _]| {
+            let worker = StateOwner::from_byte(*owner).worker();
+            (*had, *owner) = (flags, StateOwner::new(flow_state, worker).byte());
+        });
     }
 
     /// Gives the entry to another worker; only while none runs.
     pub fn set_worker(&self, worker: u8) {
-        self.change_out(|[_, _, _, of, ..]| *of = worker);
-    }
-
-    /// Owner only: replaces what the direction knows of the host.
-    #[inline]
-    pub fn set_host(&self, host: u16) {
-        self.change_out(|out| out[..2].copy_from_slice(&host.to_ne_bytes()));
-    }
-
-    /// Owner only: replaces where the host is, of the direction that leads to it.
-    #[inline]
-    pub fn set_home(&self, port: u8, host: u16) {
-        self.change_out(|out| {
-            out[..2].copy_from_slice(&host.to_ne_bytes());
-            out[2] = port;
+        change(self.ports(), |[_, _, _, _, _, _, owner, _]| {
+            *owner = StateOwner::new(StateOwner::from_byte(*owner).state(), worker).byte();
         });
+    }
+
+    /// Owner only: replaces the host that the direction's packets come from.
+    #[inline]
+    pub fn set_mark(&self, mark: u16) {
+        change(self.0.out(), |out| out[2..4].copy_from_slice(&mark.to_ne_bytes()));
+    }
+
+    /// Owner only: replaces where the direction leaves to.
+    #[inline]
+    pub fn set_adjacency(&self, adjacency: u16) {
+        change(self.0.out(), |out| out[..2].copy_from_slice(&adjacency.to_ne_bytes()));
     }
 
     /// Owner only: names the other direction's slot.
     #[cfg_attr(loom, expect(dead_code, reason = "the table is not part of the models"))]
     pub(super) fn set_peer(&self, peer: u32) {
-        self.change_out(|out| out[4..].copy_from_slice(&peer.to_ne_bytes()));
-    }
-
-    /// Changes a part of the word of host, port, worker and peer, and stores it as one.
-    #[inline]
-    fn change_out(&self, change: impl FnOnce(&mut [u8; 8])) {
-        let mut out = self.0.out().load(Ordering::Relaxed).to_ne_bytes();
-        change(&mut out);
-        self.0.out().store(u64::from_ne_bytes(out), Ordering::Release);
+        change(self.0.out(), |out| out[4..].copy_from_slice(&peer.to_ne_bytes()));
     }
 
     /// Owner only: ends the flow.
@@ -244,6 +236,14 @@ impl<F: Stored> Slot<F> {
         let generation = self.0.state().load(Ordering::Relaxed) & !VALID;
         self.0.state().store(generation, Ordering::Release);
     }
+}
+
+/// Changes a part of a word that only its owner changes, and stores it as one.
+#[inline]
+fn change(word: &AtomicU64, change: impl FnOnce(&mut [u8; 8])) {
+    let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+    change(&mut bytes);
+    word.store(u64::from_ne_bytes(bytes), Ordering::Release);
 }
 
 /// Loads words that only their owner changes.

@@ -260,7 +260,8 @@ fn pages_for(slots: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use weir_layout::flow::{FlowEntry4, FlowKey4, slots_for};
+    use weir_layout::MAX_WORKERS;
+    use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, StateOwner, slots_for};
     use weir_layout::flow6::{FlowEntry6, FlowKey6};
     use weir_wire::family::{Family, V6};
     use weir_wire::hash;
@@ -280,9 +281,9 @@ mod tests {
         entry.rewrite.src = [203, 0, 113, 1];
         entry.rewrite.l3_delta = 0x1234;
         entry.rewrite.l4_delta = 0x5678;
-        entry.host = 77;
-        entry.port = 5;
-        entry.worker = 1;
+        entry.adjacency = 77;
+        entry.mark = 5;
+        entry.state_owner = StateOwner::new(FlowState::Established, 1);
         entry.peer = 9;
         entry
     }
@@ -299,6 +300,26 @@ mod tests {
         let read = table.slot(index).read().unwrap();
         assert_eq!(FlowEntry4 { state: 0, ..read }, entry);
         assert_eq!(table.find(7, &key(&entry)), Some(index));
+    }
+
+    #[test]
+    fn what_the_owner_changes_leaves_the_rest_of_the_entry_as_it_was() {
+        let table = FlowTable4::anonymous(64).unwrap();
+        let mut entry = entry(1);
+        let slot = table.slot(table.insert(7, &entry).unwrap());
+        for worker in [0, 17, MAX_WORKERS as u8 - 1] {
+            slot.set_worker(worker);
+            slot.set_meta(worker, FlowState::Closing);
+            slot.set_adjacency(worker.into());
+            slot.set_mark(!u16::from(worker));
+            slot.set_peer(u32::MAX);
+            let meta = slot.meta();
+            assert_eq!((meta.worker, meta.flow_state), (worker, FlowState::Closing));
+            (entry.flags, entry.peer) = (worker, u32::MAX);
+            (entry.adjacency, entry.mark) = (worker.into(), !u16::from(worker));
+            entry.state_owner = StateOwner::new(FlowState::Closing, worker);
+            assert_eq!(FlowEntry4 { state: 0, ..slot.read().unwrap() }, entry);
+        }
     }
 
     #[test]
@@ -353,7 +374,7 @@ mod tests {
         entry.src[12..].copy_from_slice(&n.to_be_bytes());
         entry.dst = [0x20; 16];
         (entry.sport, entry.dport, entry.proto) = ([1, 2], [3, 4], 17);
-        (entry.flags, entry.uplink, entry.host, entry.peer) = (0b101, 3, 77, 9);
+        (entry.flags, entry.uplink, entry.adjacency, entry.peer) = (0b101, 3, 77, 9);
         (entry.rewrite.src, entry.rewrite.l4_delta) = ([0xfd; 16], 0x5678);
         (entry.next_seq, entry.bytes_low, entry.bytes_high) = (5, 6, 7);
         entry

@@ -28,11 +28,11 @@ pub trait SlotWords {
     fn state(&self) -> &AtomicU32;
     /// When a packet last took the direction.
     fn last_seen(&self) -> &AtomicU32;
-    /// The key's words; in the last, above the protocol, flags, flow state and uplink.
+    /// The key's words; in the last, above the protocol, flags, state and owner, and uplink.
     fn key(&self) -> &[AtomicU64];
     /// The rewrite's words.
     fn rewrite(&self) -> &[AtomicU64];
-    /// Host, port, worker and peer.
+    /// Adjacency, mark and peer.
     fn out(&self) -> &AtomicU64;
     /// TCP: the sequence number after the last byte.
     fn next_seq(&self) -> &AtomicU32;
@@ -84,13 +84,13 @@ const _: () = {
     assert!(size_of::<Words4>() == size_of::<FlowEntry4>());
     assert!(offset_of!(Words4, key) == offset_of!(FlowEntry4, src));
     assert!(offset_of!(Words4, rewrite) == offset_of!(FlowEntry4, rewrite));
-    assert!(offset_of!(Words4, out) == offset_of!(FlowEntry4, host));
+    assert!(offset_of!(Words4, out) == offset_of!(FlowEntry4, adjacency));
     assert!(offset_of!(Words4, packets) == offset_of!(FlowEntry4, packets));
     assert!(offset_of!(Words4, next_seq) == offset_of!(FlowEntry4, next_seq));
     assert!(offset_of!(Words4, bytes) == offset_of!(FlowEntry4, bytes));
     assert!(size_of::<Words6>() == size_of::<FlowEntry6>());
     assert!(offset_of!(Words6, key) == offset_of!(FlowEntry6, src));
-    assert!(offset_of!(Words6, out) == offset_of!(FlowEntry6, host));
+    assert!(offset_of!(Words6, out) == offset_of!(FlowEntry6, adjacency));
     assert!(offset_of!(Words6, next_seq) == offset_of!(FlowEntry6, next_seq));
     assert!(offset_of!(Words6, bytes_low) == offset_of!(FlowEntry6, bytes_low));
     assert!(offset_of!(Words6, rewrite) == offset_of!(FlowEntry6, rewrite));

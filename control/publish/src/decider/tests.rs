@@ -138,7 +138,8 @@ fn another_file_is_another_guard() {
 #[test]
 fn the_next_process_adopts_words_and_what_was_published() {
     let region = ControlRegion::anonymous().unwrap();
-    let mut writer = weir_shm::control::ControlWriter::new(region.clone());
+    let next_hops = weir_shm::adjacencies::NextHops::anonymous().unwrap();
+    let mut writer = weir_shm::control::ControlWriter::new(region.clone(), next_hops);
     let mut first = decider();
     first.overrides_mut().hands.insert(1, crate::Hand::Down);
     let mut half = decide(&mut first, 1).half.unwrap();
