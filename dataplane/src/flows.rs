@@ -2,20 +2,19 @@
 
 use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::Timeouts;
-use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, StateOwner, flag};
-use weir_shm::flows::{Action4, FlowTable4};
-use weir_wire::rewrite::compile4;
+use weir_layout::flow::{FlowState, StateOwner, flag};
+use weir_shm::flows::{Action, FlowTable, Stored};
+use weir_wire::family::{Family, NewDirection, V4};
 use weir_wire::tcp::{Place, Segment};
-use weir_wire::{icmp, tcp};
-use zerocopy::FromZeros;
+use weir_wire::{icmp, icmpv6, tcp};
 
 /// A flow to be made: packets of `first` leave as `translated`.
 #[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
+pub struct NewFlow<F: Family = V4> {
     /// The first packet's key.
-    pub first: FlowKey4,
+    pub first: F::Key,
     /// The same after translation.
-    pub translated: FlowKey4,
+    pub translated: F::Key,
     /// Hashes of the keys of its packets and of those that answer.
     pub hashes: [u64; 2],
     /// Uplink index; [`NONE`](weir_layout::NONE): it stays inside.
@@ -52,29 +51,29 @@ impl End {
 }
 
 /// Publishes both directions and links them; the forward slot. `None`: no room, nothing changed.
-pub fn create(table: &FlowTable4, new: &NewFlow) -> Option<u32> {
-    let translated = if new.first == new.translated { 0 } else { flag::NAT };
-    let state =
-        if new.first.proto == tcp::PROTOCOL { FlowState::Opening } else { FlowState::Stateless };
-    let entry = |from: &FlowKey4, to: &FlowKey4, adjacency: u16, flags: u8| {
-        let mut entry = FlowEntry4::new_zeroed();
-        (entry.src, entry.dst) = (from.src, from.dst);
-        (entry.sport, entry.dport, entry.proto) = (from.sport, from.dport, from.proto);
-        entry.flags = flags | translated;
-        entry.state_owner = StateOwner::new(state, new.worker);
-        (entry.uplink, entry.adjacency) = (new.uplink, adjacency);
-        entry.rewrite = compile4(from, to);
-        entry.last_seen = new.now;
-        entry
+pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> {
+    let NewFlow { first, translated, initiator, responder, uplink, now, .. } = *new;
+    let nat = if first == translated { 0 } else { flag::NAT };
+    let state = match F::proto(&first) {
+        tcp::PROTOCOL => FlowState::Opening,
+        _ => FlowState::Stateless,
     };
-    let (answer, answered) = (new.translated.reversed(), new.first.reversed());
-    let ([hash, answers], NewFlow { initiator, responder, .. }) = (new.hashes, new);
-    let back = entry(&answer, &answered, initiator.adjacency, responder.side());
-    let back = table.insert(answers, &back)?;
-    let flags = flag::INITIATED | flag::SEEN | initiator.side();
-    let mut forward = entry(&new.first, &new.translated, responder.adjacency, flags);
+    let state_owner = StateOwner::new(state, new.worker);
+    let direction = |from: &End, to: &End, flags| NewDirection {
+        flags: nat | from.side() | flags,
+        state_owner,
+        uplink,
+        adjacency: to.adjacency,
+        mark: 0,
+        now,
+    };
+    let [hash, answers] = new.hashes;
+    let back = direction(&responder, &initiator, 0);
+    let (answer, answered) = (F::reversed(&translated), F::reversed(&first));
+    let back = table.insert(answers, &back.entry::<F>(&answer, &answered))?;
+    let mut forward = direction(&initiator, &responder, flag::INITIATED | flag::SEEN);
     forward.mark = initiator.mark(back);
-    let Some(index) = table.insert(hash, &forward) else {
+    let Some(index) = table.insert(hash, &forward.entry::<F>(&first, &translated)) else {
         table.retire(back);
         return None;
     };
@@ -108,7 +107,12 @@ pub struct Header {
 /// for its receiver judges better (RFC 5961 §3.2). One that was guessed all the same is forgotten
 /// when both directions go on: then the connection is established again.
 #[inline]
-pub fn track(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
+pub fn track<F: Stored>(
+    table: &FlowTable<F>,
+    index: u32,
+    action: &Action<F>,
+    header: Option<&Header>,
+) {
     const EVENTS: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
     // Neither opening nor closing.
     let settled = action.flow_state as u8 & 1 == 0;
@@ -125,7 +129,12 @@ const _: () = {
 };
 
 #[cold]
-fn track_transition(table: &FlowTable4, index: u32, action: &Action4, header: Option<&Header>) {
+fn track_transition<F: Stored>(
+    table: &FlowTable<F>,
+    index: u32,
+    action: &Action<F>,
+    header: Option<&Header>,
+) {
     let (slot, peer) = (table.slot(index), table.slot(action.peer));
     let mut other = peer.action();
     let mut flags = action.flags | flag::SEEN;
@@ -194,7 +203,12 @@ fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
 /// all that there is to go by.
 ///
 /// Who closes while much comes in acknowledges no more of it than has arrived.
-fn is_of_connection(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
+fn is_of_connection<F: Stored>(
+    table: &FlowTable<F>,
+    index: u32,
+    action: &Action<F>,
+    header: &Header,
+) -> bool {
     let (next, peer) = (table.slot(index).next_seq(), table.slot(action.peer).next_seq());
     let acks = |behind| header.ack.is_some_and(|ack| tcp::is_near(ack, peer, behind));
     if action.flags & flag::SEEN == 0 {
@@ -206,7 +220,12 @@ fn is_of_connection(table: &FlowTable4, index: u32, action: &Action4, header: &H
 
 /// Does a segment of a closing connection show that its sender has not closed it? After a RST it
 /// would send no other; after its FIN it has nothing more to say, and repeats nothing but that.
-fn goes_on(table: &FlowTable4, index: u32, action: &Action4, header: &Header) -> bool {
+fn goes_on<F: Stored>(
+    table: &FlowTable<F>,
+    index: u32,
+    action: &Action<F>,
+    header: &Header,
+) -> bool {
     let next = table.slot(index).next_seq();
     let in_reach = header.segment.place(next) != Place::Outside;
     in_reach && (action.flags & flag::FIN == 0 || header.segment.end != next)
@@ -219,12 +238,12 @@ fn offered(flags: u8) -> u8 {
 
 /// Is it a connection that has ended? The next from inside with the same ports is another: it may go
 /// by another uplink, and from another address.
-pub fn has_ended(action: &Action4) -> bool {
+pub fn has_ended<F: Family>(action: &Action<F>) -> bool {
     action.flow_state == FlowState::Closing
 }
 
 /// Makes a TCP flow one that is closing, given its forward slot: the kernel tier leaves it alone.
-pub fn close(table: &FlowTable4, forward: u32) {
+pub fn close<F: Stored>(table: &FlowTable<F>, forward: u32) {
     let slot = table.slot(forward);
     let action = slot.action();
     let peer = table.slot(action.peer);
@@ -240,18 +259,19 @@ pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: FlowState) -> u32 
         FlowState::Opening => timeouts.tcp_opening,
         FlowState::Established => timeouts.tcp_established,
         FlowState::Closing => timeouts.tcp_closing,
-        FlowState::Stateless if proto == icmp::PROTOCOL => timeouts.icmp,
+        FlowState::Stateless if matches!(proto, icmp::PROTOCOL | icmpv6::PROTOCOL) => timeouts.icmp,
         FlowState::Stateless => timeouts.udp,
     };
     seconds.saturating_mul(1000)
 }
 
-/// For how long has neither direction been used, milliseconds? The clock wraps after 49 days; a
-/// timestamp that is ahead of `now` is fresh.
-pub fn idle_ms(table: &FlowTable4, forward: &FlowEntry4, now: u32) -> u32 {
+/// For how long has neither direction been used of the flow in this forward slot, milliseconds? The
+/// clock wraps after 49 days; a timestamp that is ahead of `now` is fresh.
+pub fn idle_ms<F: Stored>(table: &FlowTable<F>, forward: u32, now: u32) -> u32 {
+    let forward = table.slot(forward);
+    let back = table.slot(forward.action().peer);
     let idle = |seen: u32| now.wrapping_sub(seen) as i32;
-    let back = table.slot(forward.peer).last_seen();
-    idle(forward.last_seen).min(idle(back)).max(0) as u32
+    idle(forward.last_seen()).min(idle(back.last_seen())).max(0) as u32
 }
 
 #[cfg(test)]
@@ -259,6 +279,10 @@ mod tests {
     use weir_layout::NONE;
     use weir_layout::adjacency::next_hop;
     use weir_layout::control::PathId;
+    use weir_layout::flow::FlowKey4;
+    use weir_layout::flow6::FlowKey6;
+    use weir_shm::flows::FlowTable4;
+    use weir_wire::family::V6;
     use weir_wire::hash::flow4;
 
     use super::*;
@@ -363,6 +387,57 @@ mod tests {
         assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.src, out.sport));
         assert_eq!((out.peer, back.peer), (pair.back, pair.forward));
         assert_eq!((out.adjacency, back.adjacency), (next_hop(PathId::v4(1)), HOST.adjacency));
+    }
+
+    #[test]
+    fn an_ipv6_flow_is_made_found_followed_and_retired() {
+        let table = FlowTable::<V6>::anonymous(64).unwrap();
+        let (lan, site) = ([0x20; 16], [0x24; 16]);
+        let key = |src, dst, [sport, dport]: [u16; 2]| {
+            let [sport, dport] = [sport, dport].map(u16::to_be_bytes);
+            FlowKey6 { src, dst, sport, dport, proto: tcp::PROTOCOL, pad: [0; 3] }
+        };
+        let (first, translated) = (key(lan, site, [5, 443]), key([0x26; 16], site, [5, 443]));
+        let answer = V6::reversed(&translated);
+        let hashes = [first, answer].map(|key| V6::hash(SECRET, &V6::key_words(&key)));
+        let new = NewFlow::<V6> {
+            first,
+            translated,
+            hashes,
+            uplink: 1,
+            initiator: HOST,
+            responder: End {
+                adjacency: next_hop(PathId::new(1, weir_layout::Family::V6)),
+                inside: None,
+            },
+            worker: 3,
+            now: 1000,
+        };
+        let forward = create(&table, &new).unwrap();
+        let back = table.find(hashes[1], &answer).unwrap();
+        assert_eq!(table.find(hashes[0], &first), Some(forward));
+        let (out, home) = (table.slot(forward).read().unwrap(), table.slot(back).read().unwrap());
+        assert_eq!((out.rewrite.src, home.rewrite.dst), ([0x26; 16], lan));
+        assert_eq!((out.adjacency, home.adjacency), (new.responder.adjacency, HOST.adjacency));
+        assert_eq!((out.peer, out.state_owner.worker()), (back, 3));
+        const SYN_ACK: u8 = tcp::flag::SYN | tcp::flag::ACK;
+        for (index, flags) in
+            [(forward, tcp::flag::SYN), (back, SYN_ACK), (forward, tcp::flag::ACK)]
+        {
+            let action = table.slot(index).action();
+            let segment = Segment::new(0, 0, flags);
+            track(&table, index, &action, Some(&Header { flags, seq: 0, ack: None, segment }));
+        }
+        let action = table.slot(forward).action();
+        assert_eq!(action.flow_state, FlowState::Established);
+        assert_ne!(action.flags & flag::OFFLOAD, 0);
+        assert_eq!(idle_ms(&table, forward, 1500), 500);
+        close(&table, forward);
+        assert!(has_ended(&table.slot(back).action()));
+        for index in [forward, back] {
+            table.retire(index);
+        }
+        assert_eq!(table.find(hashes[1], &answer), None);
     }
 
     #[test]
@@ -587,7 +662,7 @@ mod tests {
         let timeouts = Timeouts::DEFAULT;
         let expired = |now| {
             let entry = pair.table.slot(pair.forward).read().unwrap();
-            idle_ms(&pair.table, &entry, now)
+            idle_ms(&pair.table, pair.forward, now)
                 >= timeout_ms(&timeouts, 17, entry.state_owner.state())
         };
         assert!(!expired(300_999));

@@ -4,7 +4,8 @@
 //! protocol, for [`LIFETIME_MS`]; later fragments in order share it. A fragment that comes before its first is
 //! dropped. The table has a fixed size: a new first fragment takes the place of an old one.
 
-use weir_shm::flows::Action4;
+use weir_shm::flows::Action;
+use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
 
 const SLOTS: usize = 1024;
@@ -13,55 +14,92 @@ pub const LIFETIME_MS: u32 = 15_000;
 
 /// What the fragments of a packet have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentKey {
+pub struct FragmentKey<F: Family = V4> {
     /// Source address.
-    pub src: [u8; 4],
+    pub src: F::Address,
     /// Destination address.
-    pub dst: [u8; 4],
-    /// Identification.
-    pub ident: u16,
+    pub dst: F::Address,
+    /// Identification; IPv4 has 16 bits of it.
+    pub ident: u32,
     /// IP protocol.
     pub proto: u8,
 }
 
 /// What was decided about a first fragment.
 #[derive(Clone, Copy, Debug)]
-pub enum Verdict {
+pub enum Verdict<F: Family = V4> {
     /// It left.
-    Forwarded(Action4),
+    Forwarded(Action<F>),
     /// It went to the worker that owns, or will own, its flow.
     HandedOff(u8),
 }
 
+/// What was decided, and when, milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Decided<F: Family> {
+    key: FragmentKey<F>,
+    verdict: Verdict<F>,
+    at: u32,
+}
+
 /// Verdicts of recent first fragments.
 #[derive(Debug)]
-pub struct Fragments {
-    slots: Box<[Option<(FragmentKey, Verdict, u32)>; SLOTS]>,
+pub struct Fragments<F: Family = V4> {
+    slots: Box<[Option<Decided<F>>; SLOTS]>,
     secret: [u64; 2],
 }
 
-impl Fragments {
+impl<F: Family> Fragments<F> {
     /// An empty table.
     pub fn new(secret: [u64; 2]) -> Self {
         Self { slots: Box::new([None; SLOTS]), secret }
     }
 
     /// Keeps the verdict of a first fragment.
-    pub fn remember(&mut self, key: FragmentKey, verdict: Verdict, now: u32) {
+    pub fn remember(&mut self, key: FragmentKey<F>, verdict: Verdict<F>, now: u32) {
         let slot = self.slot(&key);
-        self.slots[slot] = Some((key, verdict, now));
+        self.slots[slot] = Some(Decided { key, verdict, at: now });
     }
 
     /// The verdict of a later fragment.
-    pub fn recall(&self, key: &FragmentKey, now: u32) -> Option<Verdict> {
-        let (of, verdict, since) = self.slots[self.slot(key)]?;
-        (of == *key && now.wrapping_sub(since) < LIFETIME_MS).then_some(verdict)
+    pub fn recall(&self, key: &FragmentKey<F>, now: u32) -> Option<Verdict<F>> {
+        let Decided { key: of, verdict, at } = self.slots[self.slot(key)]?;
+        (of == *key && now.wrapping_sub(at) < LIFETIME_MS).then_some(verdict)
     }
 
-    fn slot(&self, key: &FragmentKey) -> usize {
-        let word = |a: [u8; 4]| u64::from(u32::from_be_bytes(a));
-        let addresses = word(key.src) << 32 | word(key.dst);
+    fn slot(&self, key: &FragmentKey<F>) -> usize {
+        let word = |address| u64::from(F::digest(self.secret, address));
+        let addresses = word(&key.src) << 32 | word(&key.dst);
         let rest = u64::from(key.ident) << 8 | u64::from(key.proto);
         hash2(self.secret, addresses, rest) as usize % SLOTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_wire::family::V6;
+
+    use super::*;
+
+    fn later_fragments_get_the_verdict_of_their_first_for_a_while<F: Family>(
+        address: impl Fn(u8) -> F::Address,
+    ) {
+        let mut fragments = Fragments::<F>::new([1, 2]);
+        let key = |ident| FragmentKey { src: address(1), dst: address(2), ident, proto: 17 };
+        fragments.remember(key(7), Verdict::HandedOff(3), 1000);
+        let recalled = |key, now| match fragments.recall(&key, now) {
+            Some(Verdict::HandedOff(worker)) => Some(worker),
+            _ => None,
+        };
+        assert_eq!(recalled(key(7), 1000 + LIFETIME_MS - 1), Some(3));
+        assert_eq!(recalled(key(7), 1000 + LIFETIME_MS), None);
+        assert_eq!(recalled(key(8), 1000), None);
+        assert_eq!(recalled(FragmentKey { dst: address(3), ..key(7) }, 1000), None);
+    }
+
+    #[test]
+    fn later_fragments_get_the_verdict_of_their_first_for_a_while_in_either_family() {
+        later_fragments_get_the_verdict_of_their_first_for_a_while::<V4>(|n| [n; 4]);
+        later_fragments_get_the_verdict_of_their_first_for_a_while::<V6>(|n| [n; 16]);
     }
 }

@@ -7,6 +7,7 @@
 //! Each worker allocates from its own slice of the port range, so workers never compete. The
 //! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056).
 
+use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
 
 /// Random ports tried before the range counts as exhausted.
@@ -85,25 +86,25 @@ impl Random {
 
 /// An inside endpoint under a policy. Rules may send one endpoint's traffic by different policies;
 /// each then has a mapping of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint<F: Family = V4> {
     /// IP protocol.
     pub proto: u8,
     /// Policy index.
     pub policy: u8,
     /// Inside address, network order.
-    pub address: [u8; 4],
+    pub address: F::Address,
     /// Inside port or ICMP identifier, host order.
     pub port: u16,
 }
 
 /// An address and port of an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct External {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct External<F: Family = V4> {
     /// IP protocol.
     pub proto: u8,
     /// Address, network order.
-    pub address: [u8; 4],
+    pub address: F::Address,
     /// Port or ICMP identifier, host order.
     pub port: u16,
 }

@@ -12,9 +12,9 @@ use std::ptr::NonNull;
 
 use aya::maps::{MapData, MapInfo};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use weir_wire::family::{V4, V6};
 
 use crate::Error;
+use crate::flows::Stored;
 use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
 use crate::sync::{AtomicU32, AtomicU64};
@@ -33,10 +33,9 @@ pub unsafe trait Shared: Sync {}
 unsafe impl Shared for AtomicU64 {}
 // SAFETY: an atomic integer takes any bits.
 unsafe impl Shared for AtomicU32 {}
-// SAFETY: made of atomic integers only, without padding (asserted at the definition of its words).
-unsafe impl Shared for Slot<V4> {}
-// SAFETY: as above.
-unsafe impl Shared for Slot<V6> {}
+// SAFETY: families are sealed, and the slots of each are made of atomic integers only, without
+// padding (asserted at the definition of their words).
+unsafe impl<F: Stored> Shared for Slot<F> {}
 // SAFETY: an atomic integer takes any bits.
 unsafe impl Shared for TagWord {}
 

@@ -6,8 +6,9 @@ use core::hash::Hash;
 
 use zerocopy::transmute;
 
-use crate::hash::{flow4_words, flow6_words};
+use crate::hash::{flow4_words, flow6_words, hash2};
 use crate::rewrite::{compile4, compile6};
+use crate::{icmp, icmpv6};
 use weir_layout::flow::{FlowEntry4, FlowKey4, Rewrite4, StateOwner};
 use weir_layout::flow6::{FlowEntry6, FlowKey6, Rewrite6};
 
@@ -32,9 +33,17 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
 
     /// Number of [words](Self::Words).
     const WORDS: usize;
+    /// Protocol number of the family's ICMP.
+    const ICMP: u8;
 
     /// The key of packets that answer those of `key`.
     fn reversed(key: &Self::Key) -> Self::Key;
+
+    /// The key's protocol.
+    fn proto(key: &Self::Key) -> u8;
+
+    /// An address in 32 bits: itself, or a keyed hash of it.
+    fn digest(secret: [u64; 2], address: &Self::Address) -> u32;
 
     /// The key as words.
     fn key_words(key: &Self::Key) -> Self::Words;
@@ -47,6 +56,12 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
 
     /// The rewrite whose words these are.
     fn rewrite(words: Self::Words) -> Self::Rewrite;
+
+    /// The source that a rewrite gives: address and port.
+    fn source(rewrite: &Self::Rewrite) -> (Self::Address, [u8; 2]);
+
+    /// The rewrite's words.
+    fn rewrite_words(rewrite: &Self::Rewrite) -> Self::Words;
 
     /// An entry, but for its state.
     fn words(entry: &Self::Entry) -> EntryWords<Self>;
@@ -74,6 +89,43 @@ pub struct EntryWords<F: Family> {
     pub bytes: u64,
 }
 
+/// What a new direction's entry says besides its key and rewrite, whatever the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewDirection {
+    /// Bits of [`flag`](weir_layout::flow::flag).
+    pub flags: u8,
+    /// State and owner.
+    pub state_owner: StateOwner,
+    /// The uplink the flow is on.
+    pub uplink: u8,
+    /// Where it leaves to.
+    pub adjacency: u16,
+    /// Whom it comes from.
+    pub mark: u16,
+    /// Milliseconds.
+    pub now: u32,
+}
+
+impl NewDirection {
+    /// The entry that makes packets of `from` leave as those of `to`. It has no peer yet.
+    #[inline]
+    pub fn entry<F: Family>(&self, from: &F::Key, to: &F::Key) -> F::Entry {
+        let mut key = F::key_words(from);
+        key.as_mut()[F::WORDS - 1] |=
+            meta([[0; 2]; 2], [0, self.flags, self.state_owner.byte(), self.uplink]);
+        let words = EntryWords {
+            last_seen: self.now,
+            key,
+            rewrite: F::rewrite_words(&F::compile(from, to)),
+            out: out(self.adjacency, self.mark, 0),
+            packets: 0,
+            next_seq: 0,
+            bytes: 0,
+        };
+        F::entry(0, &words)
+    }
+}
+
 /// IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V4;
@@ -90,10 +142,21 @@ impl Family for V4 {
     type Entry = FlowEntry4;
 
     const WORDS: usize = 2;
+    const ICMP: u8 = icmp::PROTOCOL;
 
     #[inline]
     fn reversed(key: &FlowKey4) -> FlowKey4 {
         key.reversed()
+    }
+
+    #[inline]
+    fn proto(key: &FlowKey4) -> u8 {
+        key.proto
+    }
+
+    #[inline]
+    fn digest(_: [u64; 2], address: &[u8; 4]) -> u32 {
+        u32::from_be_bytes(*address)
     }
 
     #[inline]
@@ -117,6 +180,15 @@ impl Family for V4 {
     }
 
     #[inline]
+    fn source(rewrite: &Rewrite4) -> ([u8; 4], [u8; 2]) {
+        (rewrite.src, rewrite.sport)
+    }
+
+    #[inline]
+    fn rewrite_words(rewrite: &Rewrite4) -> [u64; 2] {
+        rewrite.words()
+    }
+
     fn words(e: &FlowEntry4) -> EntryWords<Self> {
         let addresses: u64 = transmute!([e.src, e.dst]);
         EntryWords {
@@ -125,7 +197,7 @@ impl Family for V4 {
                 addresses,
                 meta([e.sport, e.dport], [e.proto, e.flags, e.state_owner.byte(), e.uplink]),
             ],
-            rewrite: e.rewrite.words(),
+            rewrite: Self::rewrite_words(&e.rewrite),
             out: out(e.adjacency, e.mark, e.peer),
             packets: e.packets,
             next_seq: e.next_seq,
@@ -150,7 +222,7 @@ impl Family for V4 {
             flags,
             state_owner: StateOwner::from_byte(state_owner),
             uplink,
-            rewrite: Rewrite4::from_words(words.rewrite),
+            rewrite: Self::rewrite(words.rewrite),
             adjacency: u16::from_ne_bytes([a0, a1]),
             mark: u16::from_ne_bytes([m0, m1]),
             peer: u32::from_ne_bytes([e, f, g, h]),
@@ -169,11 +241,23 @@ impl Family for V6 {
     type Entry = FlowEntry6;
 
     const WORDS: usize = 5;
+    const ICMP: u8 = icmpv6::PROTOCOL;
 
     #[inline]
     fn reversed(key: &FlowKey6) -> FlowKey6 {
         let FlowKey6 { src, dst, sport, dport, .. } = *key;
         FlowKey6 { src: dst, dst: src, sport: dport, dport: sport, ..*key }
+    }
+
+    #[inline]
+    fn proto(key: &FlowKey6) -> u8 {
+        key.proto
+    }
+
+    #[inline]
+    fn digest(secret: [u64; 2], address: &[u8; 16]) -> u32 {
+        let [a, b]: [u64; 2] = transmute!(*address);
+        hash2(secret, a, b) as u32
     }
 
     #[inline]
@@ -195,13 +279,23 @@ impl Family for V6 {
         transmute!(words)
     }
 
+    #[inline]
+    fn source(rewrite: &Rewrite6) -> ([u8; 16], [u8; 2]) {
+        (rewrite.src, rewrite.sport)
+    }
+
+    #[inline]
+    fn rewrite_words(rewrite: &Rewrite6) -> [u64; 5] {
+        transmute!(*rewrite)
+    }
+
     fn words(e: &FlowEntry6) -> EntryWords<Self> {
         let [a, b, c, d]: [u64; 4] = transmute!([e.src, e.dst]);
         let meta = meta([e.sport, e.dport], [e.proto, e.flags, e.state_owner.byte(), e.uplink]);
         EntryWords {
             last_seen: e.last_seen,
             key: [a, b, c, d, meta],
-            rewrite: transmute!(e.rewrite),
+            rewrite: Self::rewrite_words(&e.rewrite),
             out: out(e.adjacency, e.mark, e.peer),
             packets: 0,
             next_seq: e.next_seq,
@@ -230,7 +324,7 @@ impl Family for V6 {
             peer: u32::from_ne_bytes([e, f, g, h]),
             next_seq: words.next_seq,
             bytes_low: words.bytes as u32,
-            rewrite: transmute!(words.rewrite),
+            rewrite: Self::rewrite(words.rewrite),
             bytes_high: (words.bytes >> 32) as u32,
             reserved: [0; 20],
         }

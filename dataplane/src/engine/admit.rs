@@ -7,6 +7,7 @@ use weir_layout::flow::{FlowKey4, flag};
 use weir_layout::{Family, NONE};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action4, FlowTable4};
+use weir_wire::family::V4;
 use weir_wire::hash::flow4;
 use weir_wire::{icmp, tcp};
 
@@ -114,7 +115,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
     /// does not carry.
     pub(super) fn begin<B: Buffer>(

@@ -3,6 +3,7 @@
 use weir_layout::counters::Counter;
 use weir_layout::flow::{GROUP, flag};
 use weir_shm::counters::UplinkCounter;
+use weir_wire::family::V4;
 
 use super::context::Context;
 use super::sessions::{Sessions, has_mapping};
@@ -11,7 +12,7 @@ use super::sessions::{Sessions, has_mapping};
 /// mapping, which are anywhere.
 const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 
-impl Sessions {
+impl Sessions<V4> {
     /// See [`Engine::adopt`](super::Engine::adopt).
     pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
         let mut active = [0u64; weir_layout::MAX_UPLINKS];
@@ -40,7 +41,7 @@ impl Sessions {
             }
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
-            if has_mapping(&entry) {
+            if has_mapping(entry.flags, entry.proto) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
             }

@@ -4,12 +4,12 @@ use weir_layout::Family;
 use weir_layout::control::{ComeHome, PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowState, GROUP, flag};
-use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::tcp;
 
 use super::context::Context;
-use super::sessions::{Sessions, has_mapping};
+use super::sessions::Sessions;
 use crate::flows;
 use crate::fragments::LIFETIME_MS;
 use crate::packet::{Buffer, Output};
@@ -42,7 +42,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// See [`Engine::age`](super::Engine::age).
     pub(super) fn age<B: Buffer>(
         &mut self,
@@ -99,7 +99,7 @@ impl Sessions {
         entry: &FlowEntry4,
         out: &mut impl Output<B>,
     ) {
-        let idle = flows::idle_ms(&self.table, entry, cx.now);
+        let idle = flows::idle_ms(&self.table, index, cx.now);
         let timeouts = &cx.snapshot.half.timeouts;
         if idle >= flows::timeout_ms(timeouts, entry.proto, entry.state_owner.state()) {
             self.remove(cx, index);
@@ -163,17 +163,5 @@ impl Sessions {
         }
         self.remove(cx, index);
         cx.lane.add(Counter::FlowsMoved, 1);
-    }
-
-    /// Ends a flow, given its forward slot.
-    pub(super) fn remove(&mut self, cx: &Context, forward: u32) {
-        let Some(entry) = self.table.slot(forward).read() else { return };
-        self.table.retire(forward);
-        self.table.retire(entry.peer);
-        if has_mapping(&entry) {
-            self.mappings.release(&self.external_of(&entry));
-        }
-        self.flows -= 1;
-        cx.lane.add_uplink(entry.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
     }
 }

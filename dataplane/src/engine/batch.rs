@@ -3,6 +3,7 @@
 use weir_layout::counters::Counter;
 use weir_layout::flow::FlowKey4;
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::forward::{Egress, Ingress, may_leave};
 use weir_wire::hash::{flow4, flow4_words};
 use weir_wire::parse::{Parsed, Reject, parse};
@@ -63,7 +64,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// Takes a batch through the stages; leaves it empty.
     pub(super) fn process<B: Buffer>(
         &mut self,

@@ -11,6 +11,7 @@
 
 use weir_layout::adjacency::{Adjacency, mark};
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::hash::hash2;
 
 use super::context::Context;
@@ -57,7 +58,7 @@ impl Default for Claims {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// A packet of the flow, given its forward slot, came from a host other than its own. `true`:
     /// it is the flow's host from now on, for the prefix is behind another port now.
     pub(super) fn claim(

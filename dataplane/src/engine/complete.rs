@@ -13,12 +13,13 @@
 
 use weir_layout::flow::flag;
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 
 use super::sessions::Sessions;
 
-impl Sessions {
+impl Sessions<V4> {
     /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
     /// sender, whose entry is `slot`, on the slow path. So it does with one that begins with
     /// fragments: what is cut is complete, and says nothing of what follows.

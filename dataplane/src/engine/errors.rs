@@ -17,6 +17,7 @@
 use weir_layout::Family;
 use weir_layout::control::{Address, Path};
 use weir_layout::counters::Counter;
+use weir_wire::family::V4;
 use weir_wire::hash::{flow4, hash2};
 use weir_wire::{icmp, ipv4};
 
@@ -162,7 +163,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     pub(super) fn icmp_error<B: Buffer>(
         &mut self,
         cx: &mut Context,

@@ -11,6 +11,7 @@
 //! not, is not told from it.
 
 use weir_layout::adjacency::Adjacency;
+use weir_wire::family::V4;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 
@@ -79,7 +80,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// Takes note of a flow that the packet began, given its forward slot and its host with its index
     /// in the table of adjacencies, if it is evidence.
     pub(super) fn observe(

@@ -51,6 +51,8 @@ use weir_shm::counters::Counters;
 use weir_shm::flows::FlowTable4;
 use weir_shm::observations::Observations;
 
+use weir_wire::family::V4;
+
 pub use claims::{Owner, SILENT_MS};
 use context::Context;
 use sessions::Sessions;
@@ -95,7 +97,7 @@ impl Regions {
 #[derive(Debug)]
 pub struct Engine {
     context: Context,
-    sessions: Sessions,
+    sessions: Sessions<V4>,
 }
 
 /// Why a packet ends here.
@@ -107,7 +109,7 @@ impl Engine {
         let workers = workers.max(1);
         Self {
             context: Context::new(id, workers, regions, entropy),
-            sessions: Sessions::new(id, workers, regions, entropy),
+            sessions: Sessions::new(id, workers, regions, regions.flows.clone(), entropy),
         }
     }
 

@@ -11,6 +11,7 @@
 
 use weir_layout::flow::{GROUP, flag};
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::hash::flow4;
 use weir_wire::parse::Kind;
 use weir_wire::tcp;
@@ -39,7 +40,7 @@ pub(super) struct Prefetched {
     answers: u64,
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// Prepares for the packets that begin a flow, or take theirs to another uplink, stage by stage
     /// over the batch.
     #[cold]
@@ -78,7 +79,7 @@ impl Sessions {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
             if let Some(entry) = forward.read()
-                && has_mapping(&entry)
+                && has_mapping(entry.flags, entry.proto)
             {
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
@@ -177,7 +178,7 @@ impl Sessions {
         }
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
         for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
-            if has_mapping(&entry) {
+            if has_mapping(entry.flags, entry.proto) {
                 self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }

@@ -69,7 +69,7 @@ impl Regions {
 
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner(&self, half: &ControlHalf, workers: u8, forward: &FlowEntry4) -> Option<u8> {
-        if !has_mapping(forward) {
+        if !has_mapping(forward.flags, forward.proto) {
             return Some(forward.state_owner.worker() % workers);
         }
         let port = u16::from_be_bytes(forward.sport);

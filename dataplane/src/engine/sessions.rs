@@ -2,7 +2,8 @@
 
 use weir_layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
 use weir_shm::counters::UplinkCounter;
-use weir_shm::flows::{Action4, FlowTable4};
+use weir_shm::flows::{Action4, FlowTable, Stored};
+use weir_wire::family::V4;
 use weir_wire::icmp;
 use weir_wire::tcp::{self, Place};
 
@@ -20,10 +21,10 @@ use crate::steering::{self, Traffic};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Sessions {
-    pub(super) table: FlowTable4,
-    pub(super) mappings: Mappings,
-    pub(super) fragments: Fragments,
+pub(super) struct Sessions<F: Stored> {
+    pub(super) table: FlowTable<F>,
+    pub(super) mappings: Mappings<F>,
+    pub(super) fragments: Fragments<F>,
     /// Flows that are the worker's.
     pub(super) flows: u64,
     pub(super) claims: Claims,
@@ -35,14 +36,20 @@ pub(super) struct Sessions {
     pub(super) sweep: Sweep,
 }
 
-impl Sessions {
-    /// Of worker `id` of `workers`. `entropy` is a secret of this process.
-    pub(super) fn new(id: u8, workers: u8, regions: &Regions, entropy: [u64; 2]) -> Self {
+impl<F: Stored> Sessions<F> {
+    /// Of worker `id` of `workers`, in this table. `entropy` is a secret of this process.
+    pub(super) fn new(
+        id: u8,
+        workers: u8,
+        regions: &Regions,
+        table: FlowTable<F>,
+        entropy: [u64; 2],
+    ) -> Self {
         // The worker's share of the flows that the table is made for: an index that grew under load
         // would hold up a batch while it moves.
-        let mappings = flows_for(regions.flows.capacity()) as usize / usize::from(workers);
+        let mappings = flows_for(table.capacity()) as usize / usize::from(workers);
         Self {
-            table: regions.flows.clone(),
+            table,
             mappings: Mappings::new(entropy, mappings),
             fragments: Fragments::new(entropy),
             flows: 0,
@@ -55,6 +62,27 @@ impl Sessions {
         }
     }
 
+    /// Ends a flow, given its forward slot.
+    pub(super) fn remove(&mut self, cx: &Context, forward: u32) {
+        let slot = self.table.slot(forward);
+        if !slot.is_valid() {
+            return;
+        }
+        let (meta, action) = (slot.meta(), slot.action());
+        self.table.retire(forward);
+        self.table.retire(action.peer);
+        if has_mapping(meta.flags, meta.proto) {
+            let (address, port) = F::source(&action.rewrite);
+            let port = u16::from_be_bytes(port);
+            let external = External { proto: meta.proto, address, port };
+            self.mappings.release(&self.mappings.external(external));
+        }
+        self.flows -= 1;
+        cx.lane.add_uplink(meta.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
+    }
+}
+
+impl Sessions<V4> {
     /// Follows the sequence numbers of a TCP direction by a segment, from and to these addresses.
     #[inline]
     pub(super) fn track_sequence(
@@ -113,9 +141,9 @@ impl Sessions {
     }
 }
 
-/// Does the flow use its endpoint's mapping?
-pub(super) fn has_mapping(forward: &FlowEntry4) -> bool {
-    forward.flags & flag::NAT != 0 && forward.proto != tcp::PROTOCOL
+/// Does a flow with these flags use its endpoint's mapping?
+pub(super) fn has_mapping(flags: u8, proto: u8) -> bool {
+    flags & flag::NAT != 0 && proto != tcp::PROTOCOL
 }
 
 pub(super) fn external_of(forward: &FlowEntry4) -> External {
@@ -128,4 +156,69 @@ pub(super) fn translated(key: &FlowKey4, external: &External) -> FlowKey4 {
     let port = external.port.to_be_bytes();
     let dport = if key.proto == icmp::PROTOCOL { port } else { key.dport };
     FlowKey4::new(external.address, key.dst, port, dport, key.proto)
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
+    use weir_layout::control::PathId;
+    use weir_layout::flow6::FlowKey6;
+    use weir_wire::family::V6;
+    use weir_wire::udp;
+
+    use super::*;
+    use crate::flows::{self, End, NewFlow};
+
+    const KEY: [u64; 2] = [3, 5];
+
+    fn a_flow_that_ends_frees_its_slots_and_its_mapping<F: Stored>(
+        first: F::Key,
+        translated: F::Key,
+    ) {
+        let regions = Regions::anonymous(64, KEY).unwrap();
+        let cx = Context::new(0, 1, &regions, KEY);
+        let table = FlowTable::<F>::anonymous(64).unwrap();
+        let mut sessions = Sessions::new(0, 1, &regions, table, KEY);
+        let keys = [first, F::reversed(&translated)];
+        let hashes = keys.map(|key| F::hash(KEY, &F::key_words(&key)));
+        let host = Adjacency { mac: [2; 6], port: 0 };
+        let new = NewFlow::<F> {
+            first,
+            translated,
+            hashes,
+            uplink: 1,
+            initiator: End { adjacency: NEXT_HOPS as u16, inside: Some(host) },
+            responder: End { adjacency: next_hop(PathId::v4(1)), inside: None },
+            worker: 0,
+            now: 1000,
+        };
+        let forward = flows::create(&sessions.table, &new).unwrap();
+        let (proto, (address, port)) =
+            (udp::PROTOCOL, F::source(&sessions.table.slot(forward).action().rewrite));
+        let port = u16::from_be_bytes(port);
+        let endpoint = sessions.mappings.endpoint(Endpoint { proto, policy: 0, address, port });
+        let external = sessions.mappings.external(External { proto, address, port });
+        sessions.mappings.make(&endpoint, 1, &external);
+        sessions.flows = 1;
+        for _ in 0..2 {
+            sessions.remove(&cx, forward);
+            assert_eq!((sessions.flows, sessions.mappings.len()), (0, 0));
+            assert!(sessions.mappings.is_free(&external));
+            for (hash, key) in hashes.iter().zip(&keys) {
+                assert_eq!(sessions.table.find(*hash, key), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flow_that_ends_frees_its_slots_and_its_mapping_in_either_family() {
+        let (sport, dport) = ([1, 1], [0, 53]);
+        let key = |src| FlowKey4::new(src, [9; 4], sport, dport, udp::PROTOCOL);
+        let [first, translated] = [[10, 0, 0, 1], [192, 0, 2, 1]].map(key);
+        a_flow_that_ends_frees_its_slots_and_its_mapping::<V4>(first, translated);
+        let (dst, proto, pad) = ([9; 16], udp::PROTOCOL, [0; 3]);
+        let key = |src| FlowKey6 { src, dst, sport, dport, proto, pad };
+        let [first, translated] = [[10; 16], [20; 16]].map(key);
+        a_flow_that_ends_frees_its_slots_and_its_mapping::<V6>(first, translated);
+    }
 }

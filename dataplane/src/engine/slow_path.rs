@@ -2,6 +2,7 @@
 
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
+use weir_wire::family::V4;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{icmp, ipv4, rewrite, tcp, udp};
 
@@ -14,7 +15,7 @@ use crate::fragments::{FragmentKey, Verdict};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::Traffic;
 
-impl Sessions {
+impl Sessions<V4> {
     pub(super) fn act_on<B: Buffer>(
         &mut self,
         cx: &mut Context,
@@ -190,6 +191,6 @@ pub(super) fn header_of(p: &Parsed, frame: &[u8]) -> Header {
 
 pub(super) fn fragment_key(p: &Parsed, frame: &[u8]) -> FragmentKey {
     let header = frame.get(usize::from(p.l3)..).unwrap_or(&[]);
-    let ident = ipv4::Packet::new_header(header).map_or(0, |ip| ip.ident());
+    let ident = ipv4::Packet::new_header(header).map_or(0, |ip| ip.ident().into());
     FragmentKey { src: p.src, dst: p.dst, ident, proto: p.proto }
 }

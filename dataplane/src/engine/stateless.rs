@@ -10,6 +10,7 @@ use weir_layout::adjacency::next_hop;
 use weir_layout::control::{PathId, Translate};
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::Action4;
+use weir_wire::family::V4;
 use weir_wire::parse::Kind;
 use weir_wire::rewrite;
 
@@ -56,7 +57,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// Sends a packet on that has no flow and begins none, for this reason.
     pub(super) fn forward_stateless<B: Buffer>(
         &mut self,

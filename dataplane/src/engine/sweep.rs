@@ -16,6 +16,7 @@ use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, MAX_UPLINKS, checksum64};
+use weir_wire::family::V4;
 use weir_wire::forward::Egress;
 use weir_wire::tcp;
 use zerocopy::IntoBytes;
@@ -177,7 +178,7 @@ impl Context {
     }
 }
 
-impl Sessions {
+impl Sessions<V4> {
     /// See [`Engine::sweep`](super::Engine::sweep).
     pub(super) fn sweep<B: Buffer>(&mut self, cx: &Context, out: &mut impl Output<B>) -> bool {
         let usable = cx.usable_uplinks();

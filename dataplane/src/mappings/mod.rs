@@ -1,7 +1,7 @@
 //! The endpoint-independent mappings of one worker: UDP endpoints and ICMP queries.
 //!
 //! Mappings are numbered; two indices of their numbers find them, by endpoint and by external port.
-//! That is 16 bytes a mapping and 5 for each index, however many addresses there are, and a look-up
+//! That is 16 bytes an IPv4 mapping and 5 for each index, however many addresses there are, and a look-up
 //! touches a line of an index, and the mapping's if there is one. Both can be asked for in advance.
 
 mod index;
@@ -9,18 +9,19 @@ mod index;
 use index::{Index, MOST};
 use weir_layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_shm::map::prefetch;
-use weir_wire::{icmp, udp};
+use weir_wire::family::{Family, V4};
+use weir_wire::udp;
 
 use crate::nat::{Endpoint, External};
 use crate::purpose::Purpose;
 
 /// An endpoint's mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
+pub struct Mapping<F: Family = V4> {
     /// Uplink index.
     pub uplink: u8,
     /// What the endpoint looks like outside.
-    pub external: External,
+    pub external: External<F>,
 }
 
 /// What mappings are found by, with its hash: a new flow looks for its endpoint and its external
@@ -33,9 +34,9 @@ pub struct Hashed<T> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Record {
-    inside: [u8; 4],
-    outside: [u8; 4],
+struct Record<F: Family> {
+    inside: F::Address,
+    outside: F::Address,
     inside_port: u16,
     outside_port: u16,
     /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, and in [`FLOWS`] the
@@ -48,14 +49,15 @@ const UPLINK: u32 = 26;
 const POLICY: u32 = 21;
 const ICMP: u32 = 1 << 20;
 const _: () = {
+    assert!(size_of::<Record<V4>>() == 16);
     assert!(MAX_UPLINKS <= 1 << (32 - UPLINK));
     // A remainder by it leaves the bits of the uplink out.
     assert!(MAX_POLICIES <= 1 << (UPLINK - POLICY) && MAX_POLICIES.is_power_of_two());
 };
 
-impl Record {
-    fn new(endpoint: Endpoint, uplink: u8, external: External) -> Self {
-        let icmp = if endpoint.proto == icmp::PROTOCOL { ICMP } else { 0 };
+impl<F: Family> Record<F> {
+    fn new(endpoint: Endpoint<F>, uplink: u8, external: External<F>) -> Self {
+        let icmp = if endpoint.proto == F::ICMP { ICMP } else { 0 };
         let uplink = u32::from(uplink) % MAX_UPLINKS as u32;
         let policy = u32::from(endpoint.policy) % MAX_POLICIES as u32;
         Self {
@@ -72,16 +74,16 @@ impl Record {
     }
 
     fn proto(&self) -> u8 {
-        if self.state & ICMP != 0 { icmp::PROTOCOL } else { udp::PROTOCOL }
+        if self.state & ICMP != 0 { F::ICMP } else { udp::PROTOCOL }
     }
 
-    fn endpoint(&self) -> Endpoint {
+    fn endpoint(&self) -> Endpoint<F> {
         let (address, port) = (self.inside, self.inside_port);
         let policy = (self.state >> POLICY) as u8 % MAX_POLICIES as u8;
         Endpoint { proto: self.proto(), policy, address, port }
     }
 
-    fn external(&self) -> External {
+    fn external(&self) -> External<F> {
         External { proto: self.proto(), address: self.outside, port: self.outside_port }
     }
 
@@ -99,21 +101,25 @@ impl Record {
 }
 
 /// Records by number, in chunks, so that there is room for one more without moving any.
-#[derive(Debug, Default)]
-struct Records {
-    chunks: Vec<Vec<Record>>,
+#[derive(Debug)]
+struct Records<F: Family> {
+    chunks: Vec<Vec<Record<F>>>,
     free: Vec<u32>,
 }
 
 const CHUNK: usize = 4096;
 
-impl Records {
+impl<F: Family> Records<F> {
+    const fn new() -> Self {
+        Self { chunks: Vec::new(), free: Vec::new() }
+    }
+
     /// Is there a number left?
     fn has_room(&self) -> bool {
         !self.free.is_empty() || self.chunks.len() * CHUNK < MOST
     }
 
-    fn add(&mut self, record: Record) -> u32 {
+    fn add(&mut self, record: Record<F>) -> u32 {
         if let Some(number) = self.free.pop() {
             *self.at_mut(number) = record;
             return number;
@@ -128,30 +134,30 @@ impl Records {
     }
 
     #[inline]
-    fn at(&self, number: u32) -> &Record {
+    fn at(&self, number: u32) -> &Record<F> {
         &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
     }
 
-    fn at_mut(&mut self, number: u32) -> &mut Record {
+    fn at_mut(&mut self, number: u32) -> &mut Record<F> {
         &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
     }
 }
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Mappings {
+pub struct Mappings<F: Family = V4> {
     key: [u64; 2],
-    records: Records,
+    records: Records<F>,
     by_endpoint: Index,
     by_external: Index,
 }
 
-impl Mappings {
+impl<F: Family> Mappings<F> {
     /// Room for `capacity` mappings before anything grows; `key` is a secret.
     pub fn new(key: [u64; 2], capacity: usize) -> Self {
         Self {
             key,
-            records: Records::default(),
+            records: Records::new(),
             by_endpoint: Index::new(capacity),
             by_external: Index::new(capacity),
         }
@@ -159,38 +165,38 @@ impl Mappings {
 
     /// An endpoint to look for.
     #[inline]
-    pub fn endpoint(&self, endpoint: Endpoint) -> Hashed<Endpoint> {
+    pub fn endpoint(&self, endpoint: Endpoint<F>) -> Hashed<Endpoint<F>> {
         Hashed { of: endpoint, hash: of_endpoint(self.key, &endpoint) }
     }
 
     /// An external port to look for.
     #[inline]
-    pub fn external(&self, external: External) -> Hashed<External> {
+    pub fn external(&self, external: External<F>) -> Hashed<External<F>> {
         Hashed { of: external, hash: of_external(self.key, &external) }
     }
 
     /// Asks for what [`Self::get`] looks at first.
     #[inline]
-    pub fn prefetch(&self, endpoint: &Hashed<Endpoint>) {
+    pub fn prefetch(&self, endpoint: &Hashed<Endpoint<F>>) {
         self.by_endpoint.prefetch(endpoint.hash);
     }
 
     /// Asks for what [`Self::is_free`] looks at first.
     #[inline]
-    pub fn prefetch_external(&self, external: &Hashed<External>) {
+    pub fn prefetch_external(&self, external: &Hashed<External<F>>) {
         self.by_external.prefetch(external.hash);
     }
 
     /// Asks for the endpoint's mapping itself, for which [`Self::prefetch`] has asked long enough ago.
     #[inline]
-    pub fn prefetch_mapping(&self, endpoint: &Hashed<Endpoint>) {
+    pub fn prefetch_mapping(&self, endpoint: &Hashed<Endpoint<F>>) {
         if let Some(number) = self.by_endpoint.candidate(endpoint.hash) {
             prefetch(self.records.at(number));
         }
     }
 
     /// The endpoint's mapping.
-    pub fn get(&self, endpoint: &Hashed<Endpoint>) -> Option<Mapping> {
+    pub fn get(&self, endpoint: &Hashed<Endpoint<F>>) -> Option<Mapping<F>> {
         let same = |n: u32| self.records.at(n).endpoint() == endpoint.of;
         let number = self.by_endpoint.find(endpoint.hash, same)?;
         let record = self.records.at(number);
@@ -198,12 +204,17 @@ impl Mappings {
     }
 
     /// Is the external port unused, and room for a mapping to it?
-    pub fn is_free(&self, external: &Hashed<External>) -> bool {
+    pub fn is_free(&self, external: &Hashed<External<F>>) -> bool {
         self.number_of(external).is_none() && self.records.has_room()
     }
 
     /// Counts a flow on the endpoint's mapping, which is made if there is none.
-    pub fn hold(&mut self, endpoint: &Hashed<Endpoint>, uplink: u8, external: &Hashed<External>) {
+    pub fn hold(
+        &mut self,
+        endpoint: &Hashed<Endpoint<F>>,
+        uplink: u8,
+        external: &Hashed<External<F>>,
+    ) {
         match self.number_of(external) {
             Some(number) => self.records.at_mut(number).hold(),
             None => self.make(endpoint, uplink, external),
@@ -211,7 +222,12 @@ impl Mappings {
     }
 
     /// Makes a mapping to an external port that [is free](Self::is_free), for its first flow.
-    pub fn make(&mut self, endpoint: &Hashed<Endpoint>, uplink: u8, external: &Hashed<External>) {
+    pub fn make(
+        &mut self,
+        endpoint: &Hashed<Endpoint<F>>,
+        uplink: u8,
+        external: &Hashed<External<F>>,
+    ) {
         let number = self.records.add(Record::new(endpoint.of, uplink, external.of));
         let (key, records) = (self.key, &self.records);
         let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
@@ -221,7 +237,7 @@ impl Mappings {
     }
 
     /// Forgets a flow; the mapping goes with its last one.
-    pub fn release(&mut self, external: &Hashed<External>) {
+    pub fn release(&mut self, external: &Hashed<External<F>>) {
         let Some(number) = self.number_of(external) else { return };
         if self.records.at_mut(number).release() {
             self.forget(number);
@@ -232,7 +248,7 @@ impl Mappings {
 
     /// Detaches the mapping from its endpoint, whose next flow gets another one; flows that still
     /// use the external port keep it until they end.
-    pub fn detach(&mut self, external: &Hashed<External>) {
+    pub fn detach(&mut self, external: &Hashed<External<F>>) {
         if let Some(number) = self.number_of(external) {
             self.forget(number);
         }
@@ -248,7 +264,7 @@ impl Mappings {
         self.len() == 0
     }
 
-    fn number_of(&self, external: &Hashed<External>) -> Option<u32> {
+    fn number_of(&self, external: &Hashed<External<F>>) -> Option<u32> {
         let same = |n: u32| self.records.at(n).external() == external.of;
         self.by_external.find(external.hash, same)
     }
@@ -259,17 +275,20 @@ impl Mappings {
     }
 }
 
-fn of_endpoint(key: [u64; 2], endpoint: &Endpoint) -> u64 {
-    let [a, b, c, d] = endpoint.address;
+fn of_endpoint<F: Family>(key: [u64; 2], endpoint: &Endpoint<F>) -> u64 {
     let [lo, hi] = endpoint.port.to_le_bytes();
-    let word = u64::from_le_bytes([a, b, c, d, lo, hi, endpoint.proto, endpoint.policy]);
-    Purpose::Endpoint.hash(key, word)
+    let rest = u32::from_le_bytes([lo, hi, endpoint.proto, endpoint.policy]);
+    Purpose::Endpoint.hash(key, word::<F>(key, &endpoint.address, rest))
 }
 
-fn of_external(key: [u64; 2], external: &External) -> u64 {
-    let [a, b, c, d] = external.address;
+fn of_external<F: Family>(key: [u64; 2], external: &External<F>) -> u64 {
     let [lo, hi] = external.port.to_le_bytes();
-    Purpose::External.hash(key, u64::from_le_bytes([a, b, c, d, lo, hi, external.proto, 0]))
+    let rest = u32::from_le_bytes([lo, hi, external.proto, 0]);
+    Purpose::External.hash(key, word::<F>(key, &external.address, rest))
+}
+
+fn word<F: Family>(key: [u64; 2], address: &F::Address, rest: u32) -> u64 {
+    u64::from(F::digest(key, address)) | u64::from(rest) << 32
 }
 
 #[cfg(test)]
@@ -279,6 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use weir_wire::family::V6;
 
     const ENDPOINT: Endpoint =
         Endpoint { proto: 17, policy: 0, address: [10, 0, 0, 1], port: 5000 };
@@ -312,6 +332,36 @@ mod tests {
         fn detach(&mut self, external: &External) {
             self.0.detach(&self.0.external(*external));
         }
+    }
+
+    #[test]
+    fn ipv6_endpoints_have_mappings_of_their_own_kind() {
+        let mut mappings = Mappings::<V6>::new([1, 2], 4);
+        let address = |last: u8| {
+            let mut address = [0x20; 16];
+            address[15] = last;
+            address
+        };
+        for last in 0..200 {
+            for proto in [udp::PROTOCOL, V6::ICMP] {
+                let (address, port) = (address(last), 5000);
+                let endpoint = mappings.endpoint(Endpoint { proto, policy: 0, address, port });
+                let external = mappings.external(External { proto, address, port });
+                assert!(mappings.get(&endpoint).is_none() && mappings.is_free(&external));
+                mappings.make(&endpoint, 3, &external);
+            }
+        }
+        assert_eq!(mappings.len(), 400);
+        for last in 0..200 {
+            let (address, port) = (address(last), 5000);
+            let endpoint =
+                mappings.endpoint(Endpoint { proto: V6::ICMP, policy: 0, address, port });
+            let mapping = mappings.get(&endpoint).unwrap();
+            assert_eq!((mapping.external.address, mapping.external.proto), (address, V6::ICMP));
+            mappings.release(&mappings.external(mapping.external));
+            assert_eq!(mappings.get(&endpoint), None);
+        }
+        assert_eq!(mappings.len(), 200);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spill
 use weir_wire::family::V4;
 
 use super::{Slot, Stored, TagWord};
-use crate::map::{Access, Mmap, Shared, prefetch};
+use crate::map::{Access, Mmap, prefetch};
 use crate::{Error, Pins, pins::name};
 
 /// The table of a family, shared by all workers of the process and by every process that maps it.
@@ -55,10 +55,7 @@ impl FlowTable4 {
     }
 }
 
-impl<F: Stored> FlowTable<F>
-where
-    Slot<F>: Shared,
-{
+impl<F: Stored> FlowTable<F> {
     /// Slots of a new table that is to have at least `slots`: whole pages.
     pub fn capacity_for(slots: u32) -> u32 {
         pages_for(slots) * PAGE
