@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use weir_dataplane::attach::{Program, XdpChoice};
 use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
-use weir_dataplane::engine::Regions;
+use weir_dataplane::engine::{FLOW_SLOTS6, Regions};
 use weir_dataplane::handoff::Handoff;
 use weir_dataplane::ready;
 use weir_dataplane::worker::{self, Channel, Plan, Shared};
@@ -23,7 +23,7 @@ use weir_layout::{Family, MAX_DEVICES};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::hosts::Hosts4;
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
@@ -128,12 +128,14 @@ fn serve(
     let regions = Regions {
         control: control.clone(),
         flows: open_flows(pins, status, snapshot.half.flow_slots)?,
+        flows6: open_flows(pins, status, FLOW_SLOTS6)?,
         adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
         hash_key: status.hash_key(),
     };
     regions.flows.recover();
+    regions.flows6.recover();
     Hosts4::open(pins)?;
     while !stop.load(Ordering::Relaxed) {
         let program = Program::load(pins, regions.flows.pages(), regions.hash_key)?;
@@ -174,16 +176,17 @@ fn wait_for_control(
     None
 }
 
-fn open_flows(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable4> {
+fn open_flows<F: Stored>(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable<F>> {
     // First the word for it: a table that is left half made, without its tags, is taken up again.
-    if !pins.path(pins::name::FLOWS4).exists() {
-        status.set_flows4(FlowTable4::capacity_for(wanted));
+    let name = pins::name::flows(F::FAMILY);
+    if !pins.path(name).exists() {
+        status.set_flows::<F>(FlowTable::<F>::capacity_for(wanted));
     }
-    let table = FlowTable4::open(pins, wanted)?;
-    if status.check_flows4(pins, table.capacity())?.is_none() {
+    let table = FlowTable::open(pins, wanted)?;
+    if status.check_flows::<F>(pins, table.capacity())?.is_none() {
         bail!(
             "{} is there but the status page does not vouch for it: run `weir detach`, then start again",
-            pins.path(pins::name::FLOWS4).display()
+            pins.path(name).display()
         );
     }
     if table.capacity() != wanted {
@@ -401,6 +404,7 @@ fn publish_devices(
 #[cfg(test)]
 mod tests {
     use weir_shm::map::{self, Shape};
+    use weir_wire::family::V4;
 
     use super::*;
 
@@ -413,9 +417,9 @@ mod tests {
         let tags = pins.path(pins::name::TAGS4);
         let of_no_table = Shape { value_size: 8, entries: 1 };
         map::create(&tags, pins::name::TAGS4, of_no_table, |_| ()).unwrap();
-        let failed = open_flows(&pins, &status, 1001).map(|table| table.capacity());
+        let failed = open_flows::<V4>(&pins, &status, 1001).map(|table| table.capacity());
         std::fs::remove_file(&tags).unwrap();
-        let again = open_flows(&pins, &status, 1001).map(|table| table.capacity());
+        let again = open_flows::<V4>(&pins, &status, 1001).map(|table| table.capacity());
         pins.remove().unwrap();
         assert!(failed.is_err());
         assert_eq!(again.unwrap(), 1024);

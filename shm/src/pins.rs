@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
-use weir_layout::flow::{FlowEntry4, PAGE};
+use weir_layout::flow::PAGE;
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
@@ -20,6 +20,7 @@ use weir_layout::{MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
 use crate::flows::tags::TagWord;
+use crate::flows::{Slot, Stored};
 use crate::map::{Access, Mmap, Shape};
 use crate::{Error, map};
 
@@ -31,6 +32,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// The regions, as file names in the directory and map names in the kernel.
 pub mod name {
+    use weir_layout::Family;
+
     /// [`ControlPage`](weir_layout::control::ControlPage).
     pub const CONTROL: &str = "CONTROL";
     /// Bucket tables.
@@ -39,6 +42,10 @@ pub mod name {
     pub const FLOWS4: &str = "FLOWS4";
     /// Tags of the flow table's slots.
     pub const TAGS4: &str = "TAGS4";
+    /// IPv6 flow table.
+    pub const FLOWS6: &str = "FLOWS6";
+    /// Tags of its slots.
+    pub const TAGS6: &str = "TAGS6";
     /// Adjacencies: of next hops and of LANs.
     pub const ADJACENCIES: &str = "ADJACENCIES";
     /// Counters.
@@ -54,8 +61,35 @@ pub mod name {
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 9] =
-        [CONTROL, BUCKETS, FLOWS4, TAGS4, ADJACENCIES, COUNTERS, STATUS, OBSERVATIONS, HOSTS4];
+    const REGIONS: [&str; 11] = [
+        CONTROL,
+        BUCKETS,
+        FLOWS4,
+        TAGS4,
+        FLOWS6,
+        TAGS6,
+        ADJACENCIES,
+        COUNTERS,
+        STATUS,
+        OBSERVATIONS,
+        HOSTS4,
+    ];
+
+    /// The flow table of a family.
+    pub const fn flows(family: Family) -> &'static str {
+        match family {
+            Family::V4 => FLOWS4,
+            Family::V6 => FLOWS6,
+        }
+    }
+
+    /// The tags of its slots.
+    pub const fn tags(family: Family) -> &'static str {
+        match family {
+            Family::V4 => TAGS4,
+            Family::V6 => TAGS6,
+        }
+    }
 
     /// Regions of earlier builds.
     const EARLIER: [&str; 1] = ["NEIGHBOURS"];
@@ -260,18 +294,27 @@ impl Pins {
         Ok(mmap)
     }
 
-    /// Opens the flow table, or creates one of `pages` pages; a table that exists keeps its size.
-    pub(crate) fn flows4(&self, pages: u32, access: Access) -> Result<(Mmap, Shape), Error> {
-        let value_size = size_of::<[FlowEntry4; PAGE as usize]>() as u32;
+    /// Opens a family's flow table, or creates one of `pages` pages; a table that exists keeps its
+    /// size.
+    pub(crate) fn flows<F: Stored>(
+        &self,
+        pages: u32,
+        access: Access,
+    ) -> Result<(Mmap, Shape), Error> {
+        let value_size = size_of::<[Slot<F>; PAGE as usize]>() as u32;
         let shape = Shape { value_size, entries: pages };
-        self.region(name::FLOWS4, shape, true, access, |_| ())
+        self.region(name::flows(F::FAMILY), shape, true, access, |_| ())
     }
 
-    /// As [`Self::flows4`], for the tags of `pages` pages.
-    pub(crate) fn tags4(&self, pages: u32, access: Access) -> Result<(Mmap, Shape), Error> {
+    /// As [`Self::flows`], for the tags of `pages` pages.
+    pub(crate) fn tags<F: Stored>(
+        &self,
+        pages: u32,
+        access: Access,
+    ) -> Result<(Mmap, Shape), Error> {
         let value_size = size_of::<[TagWord; PAGE_GROUPS as usize]>() as u32;
         let shape = Shape { value_size, entries: pages };
-        self.region(name::TAGS4, shape, true, access, |_| ())
+        self.region(name::tags(F::FAMILY), shape, true, access, |_| ())
     }
 
     pub(crate) fn adjacencies(&self, access: Access) -> Result<Mmap, Error> {

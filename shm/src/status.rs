@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_layout::flow::FlowEntry4;
 use weir_layout::status::{DeviceStatus, StatusPage, WorkerStatus};
-use weir_layout::{MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
+use weir_layout::{Family, MAX_DEVICES, MAX_WORKERS, RegionHeader, RegionKind};
 
+use crate::flows::{Slot, Stored};
 use crate::map::{self, Access, Mmap};
 use crate::pins::{name, read_header, write_header};
 use crate::sync::{AtomicU64, Ordering};
@@ -78,23 +78,32 @@ impl Status {
         map::store(&self.mapping, offset_of!(StatusPage, hash_key), &key);
     }
 
-    /// Vouches for the flow table just created.
-    pub fn set_flows4(&self, slots: u32) {
-        write_header(&self.mapping, offset_of!(StatusPage, flows4), Self::flows4_header(slots));
+    /// Vouches for a family's flow table that is about to be created.
+    pub fn set_flows<F: Stored>(&self, slots: u32) {
+        write_header(&self.mapping, Self::flows_at::<F>(), Self::flows_header::<F>(slots));
     }
 
     /// Is the pinned flow table of this version's layout? `None`: no table was ever made.
-    pub fn check_flows4(&self, pins: &Pins, slots: u32) -> Result<Option<()>, Error> {
-        let at = offset_of!(StatusPage, flows4);
+    pub fn check_flows<F: Stored>(&self, pins: &Pins, slots: u32) -> Result<Option<()>, Error> {
+        let at = Self::flows_at::<F>();
         if read_header(&self.mapping, at).magic == 0 {
             return Ok(None);
         }
-        pins.check_header(name::FLOWS4, &self.mapping, at, Self::flows4_header(slots))?;
+        let expected = Self::flows_header::<F>(slots);
+        pins.check_header(name::flows(F::FAMILY), &self.mapping, at, expected)?;
         Ok(Some(()))
     }
 
-    fn flows4_header(slots: u32) -> RegionHeader {
-        RegionHeader::expected(RegionKind::Flows4, slots as usize * size_of::<FlowEntry4>())
+    const fn flows_at<F: Stored>() -> usize {
+        offset_of!(StatusPage, flows) + F::FAMILY.index() * size_of::<RegionHeader>()
+    }
+
+    fn flows_header<F: Stored>(slots: u32) -> RegionHeader {
+        let kind = match F::FAMILY {
+            Family::V4 => RegionKind::Flows4,
+            Family::V6 => RegionKind::Flows6,
+        };
+        RegionHeader::expected(kind, slots as usize * size_of::<Slot<F>>())
     }
 
     /// Publishes the state of a device's sockets.

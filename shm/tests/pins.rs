@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use weir_layout::Family;
 use weir_layout::control::{BUCKETS, Name, host_class};
 use weir_layout::counters::Counter;
+use weir_layout::flow6::{FlowEntry6, FlowKey6};
 use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{FlowTable, FlowTable4};
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
+use weir_wire::family::{V4, V6};
+use zerocopy::FromZeros;
 
 /// A pin directory of the test's own, removed at its end.
 struct Scratch(Pins);
@@ -86,6 +89,24 @@ fn a_flow_table_keeps_its_size() {
     let scratch = Scratch::new("flows");
     assert_eq!(FlowTable4::open(&scratch.0, 1001).unwrap().capacity(), 1024);
     assert_eq!(FlowTable4::open(&scratch.0, 4096).unwrap().capacity(), 1024);
+}
+
+#[test]
+fn each_family_has_a_flow_table_of_its_own() {
+    let scratch = Scratch::new("families");
+    let status = Status::open(&scratch.0, Access::Write).unwrap();
+    status.set_flows::<V6>(64);
+    let table = FlowTable::<V6>::open(&scratch.0, 64).unwrap();
+    assert_eq!(status.check_flows::<V6>(&scratch.0, 64).unwrap(), Some(()));
+    assert_eq!(status.check_flows::<V4>(&scratch.0, 64).unwrap(), None);
+    assert!(status.check_flows::<V6>(&scratch.0, 128).is_err());
+    let entry = FlowEntry6 { src: [7; 16], ..FlowEntry6::new_zeroed() };
+    let key = FlowKey6 { src: [7; 16], ..FlowKey6::new_zeroed() };
+    let index = table.insert(9, &entry).unwrap();
+    assert!(FlowTable4::read_only(&scratch.0).is_err());
+    assert_eq!(FlowTable4::open(&scratch.0, 64).unwrap().slot(index).read(), None);
+    assert_eq!(FlowTable::<V6>::read_only(&scratch.0).unwrap().find(9, &key), Some(index));
+    assert_eq!(scratch.0.remove().unwrap(), ["FLOWS4", "FLOWS6", "STATUS", "TAGS4", "TAGS6"]);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     /// A direction in the flow table.
     type Entry: Copy + Eq + Debug;
 
+    /// The family as an index.
+    const FAMILY: weir_layout::Family;
     /// Number of [words](Self::Words).
     const WORDS: usize;
     /// Protocol number of the family's ICMP.
@@ -141,6 +143,7 @@ impl Family for V4 {
     type Rewrite = Rewrite4;
     type Entry = FlowEntry4;
 
+    const FAMILY: weir_layout::Family = weir_layout::Family::V4;
     const WORDS: usize = 2;
     const ICMP: u8 = icmp::PROTOCOL;
 
@@ -240,6 +243,7 @@ impl Family for V6 {
     type Rewrite = Rewrite6;
     type Entry = FlowEntry6;
 
+    const FAMILY: weir_layout::Family = weir_layout::Family::V6;
     const WORDS: usize = 5;
     const ICMP: u8 = icmpv6::PROTOCOL;
 

@@ -126,7 +126,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
             "dataplane": of_dataplane,
             "epoch": state.region.epoch(),
             "flows": flows,
-            "flow_slots": page.flows4.size / 64,
+            "flow_slots": page.flows[Family::V4.index()].size / 64,
             "devices": devices,
             "uplinks": uplink_values(&state),
         });

@@ -2,7 +2,8 @@
 //! call, no device: time and frames are handed in.
 //!
 //! An [`Engine`] is a context, which is the published state, adjacencies, counters and limits, and
-//! the worker's sessions, which are the flow table and what belongs to flows.
+//! the worker's sessions in each address family, which are a flow table and what belongs to flows.
+//! No packet reaches those of IPv6 yet: XDP leaves it to the kernel.
 //!
 //! A batch goes through in stages, so that the memory of one packet is on its way while the next is
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
@@ -45,13 +46,14 @@ mod sweep;
 mod unknown_hosts;
 
 use weir_layout::counters::Counter;
+use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{FlowTable, FlowTable4};
 use weir_shm::observations::Observations;
 
-use weir_wire::family::V4;
+use weir_wire::family::{V4, V6};
 
 pub use claims::{Owner, SILENT_MS};
 use context::Context;
@@ -59,6 +61,8 @@ use sessions::Sessions;
 
 use crate::packet::{Buffer, Output, Received};
 
+/// Slots of the IPv6 flow table while no packet reaches it: one page.
+pub const FLOW_SLOTS6: u32 = PAGE;
 /// Most packets that go through the stages together.
 pub const BATCH: usize = 64;
 
@@ -67,8 +71,10 @@ pub const BATCH: usize = 64;
 pub struct Regions {
     /// Control page and buckets.
     pub control: ControlRegion,
-    /// Flow table.
+    /// IPv4 flow table.
     pub flows: FlowTable4,
+    /// IPv6 flow table.
+    pub flows6: FlowTable<V6>,
     /// Where frames go next.
     pub adjacencies: Adjacencies,
     /// Counters.
@@ -85,6 +91,7 @@ impl Regions {
         Ok(Self {
             control: ControlRegion::anonymous()?,
             flows: FlowTable4::anonymous(slots)?,
+            flows6: FlowTable::anonymous(FLOW_SLOTS6)?,
             adjacencies: Adjacencies::anonymous(hash_key)?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
@@ -97,7 +104,8 @@ impl Regions {
 #[derive(Debug)]
 pub struct Engine {
     context: Context,
-    sessions: Sessions<V4>,
+    v4: Sessions<V4>,
+    v6: Sessions<V6>,
 }
 
 /// Why a packet ends here.
@@ -109,7 +117,8 @@ impl Engine {
         let workers = workers.max(1);
         Self {
             context: Context::new(id, workers, regions, entropy),
-            sessions: Sessions::new(id, workers, regions, regions.flows.clone(), entropy),
+            v4: Sessions::new(id, workers, regions, regions.flows.clone(), entropy),
+            v6: Sessions::new(id, workers, regions, regions.flows6.clone(), entropy),
         }
     }
 
@@ -117,7 +126,7 @@ impl Engine {
     pub fn refresh(&mut self) -> bool {
         let newer = self.context.refresh();
         if newer {
-            self.sessions.sweep.again(&self.context.snapshot.half.uplinks);
+            self.v4.sweep.again(&self.context.snapshot.half.uplinks);
         }
         newer
     }
@@ -129,17 +138,17 @@ impl Engine {
 
     /// Flows the worker owns.
     pub fn flows(&self) -> u64 {
-        self.sessions.flows
+        self.v4.flows + self.v6.flows
     }
 
     /// Endpoint-independent mappings the worker holds.
     pub fn mappings(&self) -> usize {
-        self.sessions.mappings.len()
+        self.v4.mappings.len() + self.v6.mappings.len()
     }
 
-    /// Slots of the flow table.
+    /// Slots of the IPv4 flow table.
     pub fn capacity(&self) -> u32 {
-        self.sessions.table.capacity()
+        self.v4.table.capacity()
     }
 
     /// Takes a batch of received frames through; leaves `batch` empty.
@@ -170,7 +179,7 @@ impl Engine {
     fn run<B: Buffer>(&mut self, batch: &mut Vec<Received<B>>, now: u32, out: &mut impl Output<B>) {
         self.refresh();
         self.context.now = now;
-        self.sessions.process(&mut self.context, batch, out);
+        self.v4.process(&mut self.context, batch, out);
     }
 
     /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
@@ -178,20 +187,20 @@ impl Engine {
     /// has heavy ones. Call once a tick.
     pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         self.context.now = now;
-        self.sessions.age(&mut self.context, slots, out);
+        self.v4.age(&mut self.context, slots, out);
     }
 
     /// Looks whether uplinks went down, and ends connections of those that did, a slice of the
     /// table at a time. Says whether there is more to do now.
     pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
-        self.sessions.sweep(&self.context, out)
+        self.v4.sweep(&self.context, out)
     }
 
     /// Decides about the claims and the hosts that wait: `ask` says who has an address of the network
     /// behind the interface with this index, or of one reached by a router there. Call once a tick.
     pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
         self.context.learn_unknown_hosts(&mut ask);
-        self.sessions.settle_claims(&self.context, ask);
+        self.v4.settle_claims(&self.context, ask);
     }
 
     /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
@@ -202,13 +211,13 @@ impl Engine {
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.
     pub fn judge(&mut self, now_ms: u64) {
-        self.sessions.observer.judge(&self.sessions.table, now_ms);
+        self.v4.observer.judge(&self.v4.table, now_ms);
     }
 
     /// Takes over the flows that an earlier process left in the table: those whose owner this
     /// worker would be. Ends the ones that are not whole. Call once, before the first packet.
     pub fn adopt(&mut self) -> u64 {
         self.refresh();
-        self.sessions.adopt(&self.context)
+        self.v4.adopt(&self.context)
     }
 }

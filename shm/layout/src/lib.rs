@@ -8,6 +8,7 @@
 //! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
+//! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | |
 //! | [`adjacency`] table | `ADJACENCIES` | next hops: control process; LANs: workers | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
@@ -70,10 +71,12 @@ pub enum RegionKind {
     Status = 2,
     /// A [`counters::Lane`]; every lane has a header.
     Counters = 3,
-    /// The IPv4 flow table; its header is [`status::StatusPage::flows4`].
+    /// The IPv4 flow table; its header is in [`status::StatusPage::flows`].
     Flows4 = 4,
     /// An [`observations::WorkerObservations`]; every worker's has a header.
     Observations = 5,
+    /// The IPv6 flow table; likewise.
+    Flows6 = 6,
 }
 
 /// Identification at offset 0 of a region.

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{MAX_DEVICES, MAX_WORKERS, RegionHeader};
+use super::{Family, MAX_DEVICES, MAX_WORKERS, RegionHeader};
 
 /// How a device carries AF_XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,15 +136,15 @@ pub struct StatusPage {
     pub pid: u64,
     /// Key of the flow hash, random per boot. Written before the first flow, then constant.
     pub hash_key: [u64; 2],
-    /// Identification of the `FLOWS4` map, whose slots fill it from first to last byte.
-    pub flows4: RegionHeader,
+    /// By [`Family`]: identification of its flow table, whose slots fill it from first to last byte.
+    pub flows: [RegionHeader; Family::COUNT],
     /// Worker threads running. Atomic.
     pub workers: u64,
     /// Frames that workers wrote to the tap device and that were refused there, because the device
     /// they were for was down or gone. Of this process.
     pub tap_refused: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 2],
     /// By device index of the control page.
     pub devices: [DeviceStatus; MAX_DEVICES],
     /// By worker.

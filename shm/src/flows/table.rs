@@ -29,7 +29,7 @@ impl<F: Stored> Clone for FlowTable<F> {
     }
 }
 
-impl FlowTable4 {
+impl<F: Stored> FlowTable<F> {
     /// Opens the pinned table for writing, creating one of [`Self::capacity_for`] slots when there is
     /// none. The caller makes sure that the status page vouches for a table that exists.
     pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
@@ -42,13 +42,13 @@ impl FlowTable4 {
     }
 
     fn checked(pins: &Pins, pages: u32, access: Access) -> Result<Self, Error> {
-        let (slots, shape) = pins.flows4(pages, access)?;
-        let (tags, tag_shape) = pins.tags4(shape.entries, access)?;
+        let (slots, shape) = pins.flows::<F>(pages, access)?;
+        let (tags, tag_shape) = pins.tags::<F>(shape.entries, access)?;
         if tag_shape.entries != shape.entries {
             return Err(Error::Layout {
-                path: pins.path(name::TAGS4),
+                path: pins.path(name::tags(F::FAMILY)),
                 found: format!("{} pages", tag_shape.entries),
-                expected: format!("{} pages, as {}", shape.entries, name::FLOWS4),
+                expected: format!("{} pages, as {}", shape.entries, name::flows(F::FAMILY)),
             });
         }
         Ok(Self::new(Arc::new(slots), Arc::new(tags), tag_shape.entries))
