@@ -5,7 +5,8 @@
 //! --system`. What was there before is kept in shared memory, and put back by `weir detach`: what
 //! forwards no more should route no more either.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
 use weir_layout::control::SettingsBefore;
@@ -16,11 +17,78 @@ use weir_view::local_ports;
 const FORWARD: &str = "net/ipv4/ip_forward";
 const PORTS: &str = "net/ipv4/ip_local_port_range";
 
+/// A setting that is looked at again and again: its file stays open.
+#[derive(Debug)]
+struct Setting {
+    key: &'static str,
+    file: Option<File>,
+}
+
+impl Setting {
+    const fn new(key: &'static str) -> Self {
+        Self { key, file: None }
+    }
+
+    fn read(&mut self) -> Result<String> {
+        let path = || format!("/proc/sys/{}", self.key);
+        let file = match self.file.take() {
+            Some(file) => Ok(file),
+            None => File::open(path()),
+        };
+        let mut text = [0; 64];
+        let read = file.and_then(|file| {
+            let length = file.read_at(&mut text, 0)?;
+            self.file = Some(file);
+            Ok(length)
+        });
+        let length = read.with_context(|| format!("cannot read {}", path()))?;
+        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    }
+}
+
+/// `net.ipv4.ip_local_port_range`.
+#[derive(Debug)]
+pub struct LocalPorts(Setting);
+
+impl Default for LocalPorts {
+    fn default() -> Self {
+        Self(Setting::new(PORTS))
+    }
+}
+
+impl LocalPorts {
+    /// First and last.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&mut self) -> Result<(u16, u16)> {
+        let text = self.0.read()?;
+        let mut numbers = text.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
+            _ => anyhow::bail!("/proc/sys/{PORTS} holds {text:?}, not two ports"),
+        }
+    }
+}
+
 /// Keeps the settings as they must be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sysctls {
+    forward: Setting,
+    ports: LocalPorts,
     refused: Complaint,
     changed: Complaint,
+}
+
+impl Default for Sysctls {
+    fn default() -> Self {
+        Self {
+            forward: Setting::new(FORWARD),
+            ports: LocalPorts::default(),
+            refused: Complaint::default(),
+            changed: Complaint::default(),
+        }
+    }
 }
 
 impl Sysctls {
@@ -31,8 +99,8 @@ impl Sysctls {
         let known = writer.region().settings_before();
         let mut before = known;
         let mut changed = Vec::new();
-        let done = ports(nat_ports, &mut changed, &mut before)
-            .and_then(|()| forward(guarded, &mut changed, &mut before));
+        let done = self.hold_ports(nat_ports, &mut changed, &mut before);
+        let done = done.and_then(|()| self.hold_forward(guarded, &mut changed, &mut before));
         let text = changed.join(", ");
         if before != known {
             writer.keep_settings(before);
@@ -42,52 +110,45 @@ impl Sysctls {
         }
         self.refused.say(done.err().map(|error| format!("{error:#}")));
     }
-}
 
-fn forward(guarded: bool, changed: &mut Vec<String>, before: &mut SettingsBefore) -> Result<()> {
-    if read(FORWARD)?.trim() != "0" {
-        return Ok(());
+    fn hold_forward(
+        &mut self,
+        guarded: bool,
+        changed: &mut Vec<String>,
+        before: &mut SettingsBefore,
+    ) -> Result<()> {
+        if self.forward.read()?.trim() != "0" {
+            return Ok(());
+        }
+        ensure!(
+            guarded,
+            "net.ipv4.ip_forward stays 0 until the nftables table is in place that keeps the \
+             kernel from forwarding between LANs and uplinks on its own"
+        );
+        write(FORWARD, "1")?;
+        before.forwarded_nothing = true;
+        changed.push("net.ipv4.ip_forward = 1".into());
+        Ok(())
     }
-    ensure!(
-        guarded,
-        "net.ipv4.ip_forward stays 0 until the nftables table is in place that keeps the kernel \
-         from forwarding between LANs and uplinks on its own"
-    );
-    write(FORWARD, "1")?;
-    before.forwarded_nothing = true;
-    changed.push("net.ipv4.ip_forward = 1".into());
-    Ok(())
-}
 
-fn ports(
-    nat_ports: Option<(u16, u16)>,
-    changed: &mut Vec<String>,
-    before: &mut SettingsBefore,
-) -> Result<()> {
-    let found = local_ports()?;
-    let Some(nat_ports) = nat_ports.filter(|ports| local_ports::overlap(found, *ports)) else {
-        return Ok(());
-    };
-    // The file is refused when there are none.
-    let Some((first, last)) = local_ports::beside(nat_ports) else { return Ok(()) };
-    write(PORTS, &format!("{first} {last}"))?;
-    if before.local_ports == (0, 0) {
-        before.local_ports = found;
-    }
-    changed.push(format!("net.ipv4.ip_local_port_range = {first} {last}"));
-    Ok(())
-}
-
-/// `net.ipv4.ip_local_port_range`, first and last.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn local_ports() -> Result<(u16, u16)> {
-    let text = read(PORTS)?;
-    let mut numbers = text.split_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
-        _ => anyhow::bail!("/proc/sys/{PORTS} holds {text:?}, not two ports"),
+    fn hold_ports(
+        &mut self,
+        nat_ports: Option<(u16, u16)>,
+        changed: &mut Vec<String>,
+        before: &mut SettingsBefore,
+    ) -> Result<()> {
+        let found = self.ports.read()?;
+        let Some(nat_ports) = nat_ports.filter(|ports| local_ports::overlap(found, *ports)) else {
+            return Ok(());
+        };
+        // The file is refused when there are none.
+        let Some((first, last)) = local_ports::beside(nat_ports) else { return Ok(()) };
+        write(PORTS, &format!("{first} {last}"))?;
+        if before.local_ports == (0, 0) {
+            before.local_ports = found;
+        }
+        changed.push(format!("net.ipv4.ip_local_port_range = {first} {last}"));
+        Ok(())
     }
 }
 
@@ -108,11 +169,6 @@ pub fn put_back(region: &ControlRegion) -> Result<Vec<String>> {
         done.push(format!("net.ipv4.ip_local_port_range = {first} {last}"));
     }
     Ok(done)
-}
-
-fn read(key: &str) -> Result<String> {
-    let path = format!("/proc/sys/{key}");
-    fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
 }
 
 fn write(key: &str, value: &str) -> Result<()> {

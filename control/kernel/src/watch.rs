@@ -32,6 +32,7 @@ use crate::events::{self, Event, Stale};
 use crate::message;
 use crate::own;
 use crate::routes::Reading;
+use crate::sysctls::LocalPorts;
 
 /// How long neighbours without an event are taken to be as they were.
 const NEIGHBOURS_KEEP: Duration = Duration::from_millis(900);
@@ -49,6 +50,7 @@ pub struct Watcher {
     asked: AtomicBool,
     reading: Reading,
     devices: Devices,
+    local_ports: LocalPorts,
     /// A reading has begun; if none goes on now, it was given up.
     underway: bool,
 }
@@ -89,6 +91,7 @@ impl Watcher {
             asked: AtomicBool::new(false),
             reading: Reading::none(now),
             devices: Devices::new(ethtool),
+            local_ports: LocalPorts::default(),
             underway: false,
         })
     }
@@ -177,7 +180,7 @@ impl Watcher {
     }
 
     async fn read_parts(&mut self) -> Result<()> {
-        match crate::sysctls::local_ports() {
+        match self.local_ports.read() {
             Ok(ports) => self.view.local_ports = ports,
             // Without a free descriptor, say. The rest takes none.
             Err(_) if self.view.local_ports != (0, 0) => {}
