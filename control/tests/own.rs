@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
 use weir_kernel::own;
@@ -73,9 +74,9 @@ async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
     let mut kernel = watcher.read().await.unwrap();
     let half = weir_publish::derive(site, &kernel, overrides, [&[]; 2], None).half;
     let wanted = weir_publish::own::wanted(site, &kernel, &half, &states);
-    own::install(&wanted, &mut kernel.own, watcher.handle()).await.unwrap();
-    assert_eq!(kernel.own, wanted);
-    assert_eq!(watcher.read().await.unwrap().own, wanted);
+    own::install(&wanted, Arc::make_mut(&mut kernel.own), watcher.handle()).await.unwrap();
+    assert_eq!(*kernel.own, wanted);
+    assert_eq!(*watcher.read().await.unwrap().own, wanted);
 }
 
 #[test]
@@ -392,7 +393,9 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         let mut kernel = watcher.read().await.unwrap();
         let half = weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
         let wanted = weir_publish::own::wanted(&site, &kernel, &half, &[0, path_state::USABLE]);
-        let error = own::install(&wanted, &mut kernel.own, watcher.handle()).await.unwrap_err();
+        let error = own::install(&wanted, Arc::make_mut(&mut kernel.own), watcher.handle())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("192.0.2.2"), "{error}");
         assert_eq!(way(" from 192.0.2.130"), "wan1");
         assert_eq!(way(""), "wan1");

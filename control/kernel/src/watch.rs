@@ -24,7 +24,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
-use weir_view::own::{Default4, PROTOCOL};
+use weir_view::own::{Default4, Own, PROTOCOL};
 use weir_view::{Kernel, Link, Route, rule};
 
 use crate::devices::Devices;
@@ -207,7 +207,9 @@ impl Watcher {
         }
         if stale.rules {
             let found = own::rules(&self.handle).await?;
-            (self.view.own.rules, self.view.rules) = (found.own, found.others);
+            let routes = self.view.own.routes.clone();
+            keep(&mut self.view.own, Own { rules: found.own, routes });
+            self.view.rules = found.others;
             self.view.foremost = found.foremost;
         }
         let begun = Instant::now();
@@ -216,7 +218,8 @@ impl Watcher {
             let Found { main, tables, own } = self.read_routes().await?;
             keep(&mut self.view.routes, main.into());
             keep(&mut self.view.tables, tables);
-            self.view.own.routes = own;
+            let rules = self.view.own.rules.clone();
+            keep(&mut self.view.own, Own { rules, routes: own });
             let now = Instant::now();
             self.reading.end(now, now - begun);
         }
@@ -286,7 +289,7 @@ impl Watcher {
     /// # Errors
     /// When the kernel cannot be asked, or refuses.
     pub async fn remove_own(&mut self, commands: &BTreeSet<u8>) -> Result<()> {
-        let mut known = self.read().await?.own;
+        let mut known = Own::clone(&*self.read().await?.own);
         own::install(&known.of_commands(commands), &mut known, &self.handle).await
     }
 

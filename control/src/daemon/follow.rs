@@ -7,6 +7,7 @@ use weir_kernel::own;
 use weir_kernel::watch::Watcher;
 use weir_layout::control::Translate;
 use weir_publish::Now;
+use weir_view::own::Own;
 
 use super::Daemon;
 use super::effects::Executor;
@@ -53,7 +54,7 @@ impl Daemon {
             false => Some(self.decider.kernel().own.of_commands(&self.confined.uplinks())),
         };
         let Some(wanted) = wanted else { return };
-        let mut known = self.decider.kernel().own.clone();
+        let mut known = Own::clone(&self.decider.kernel().own);
         let removed = self.installed.difference(&known.rules).count();
         if removed > 0 {
             tracing::warn!("{removed} of weir's rules (ip rule) were removed by others: put back");

@@ -56,8 +56,8 @@ pub struct Kernel {
     pub rules: Vec<Rule>,
     /// Where others' rules of any kind begin.
     pub foremost: Foremost,
-    /// Rules and routes of weir's own.
-    pub own: Own,
+    /// Rules and routes of weir's own; most views have the same.
+    pub own: Arc<Own>,
     /// IPv4 neighbours with a hardware address.
     pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
     /// Those that were asked and did not answer.
@@ -110,6 +110,30 @@ impl Kernel {
     pub fn lose_carrier(&mut self, index: u32) -> bool {
         let lost = self.links.iter_mut().find(|link| link.index == index && link.running);
         lost.map(|link| link.running = false).is_some()
+    }
+
+    /// Are both the same but for neighbours? How fresh those are changes all the time.
+    pub fn differs_by_neighbours_alone(&self, other: &Self) -> bool {
+        let Self {
+            links,
+            addresses,
+            unfit,
+            routes,
+            tables,
+            rules,
+            foremost,
+            own,
+            neighbours: _,
+            silent: _,
+            lost,
+            forgotten: _,
+            local_ports,
+        } = self;
+        (links, addresses, unfit, routes)
+            == (&other.links, &other.addresses, &other.unfit, &other.routes)
+            && (tables, rules, foremost, own)
+                == (&other.tables, &other.rules, &other.foremost, &other.own)
+            && (lost, local_ports) == (&other.lost, &other.local_ports)
     }
 
     /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does

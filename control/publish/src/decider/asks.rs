@@ -53,7 +53,7 @@ impl Decider {
 
     /// The kernel has these of weir's rules and routes now, and they are all that were wanted or not.
     pub fn own_made(&mut self, known: Own, all: bool) {
-        self.kernel.own = known;
+        self.kernel.own = known.into();
         self.unrouted |= !all;
     }
 }

@@ -219,10 +219,8 @@ impl Decider {
             kernel.lose_carrier(interface);
         }
         kernel.remember(&self.kernel, now);
-        if kernel != self.kernel {
-            self.kernel = kernel;
-            self.unrouted = true;
-        }
+        self.unrouted |= !kernel.differs_by_neighbours_alone(&self.kernel);
+        self.kernel = kernel;
     }
 
     /// Takes which devices the kernel refuses to the dataplane, by their index.

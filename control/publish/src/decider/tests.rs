@@ -128,6 +128,22 @@ fn rules_and_routes_are_wanted_until_they_are_made_and_when_a_word_changes() {
 }
 
 #[test]
+fn a_neighbour_that_grows_stale_is_no_reason_for_other_routes() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    let own = decider.own_traffic().unwrap();
+    decider.own_made(own.clone(), true);
+    let mut kernel = Kernel { own: own.into(), ..kernel() };
+    kernel.neighbours.values_mut().for_each(|next_hop| next_hop.fresh = false);
+    decider.see(kernel.clone(), 2);
+    decide(&mut decider, 2);
+    assert_eq!((decider.own_traffic(), decider.unresolved().len()), (None, 2));
+    kernel.addresses.push((2, "192.0.2.3/24".parse().unwrap()));
+    decider.see(kernel, 3);
+    assert!(decider.own_traffic().is_some());
+}
+
+#[test]
 fn another_file_is_another_guard() {
     let mut decider = decider();
     decide(&mut decider, 1);
