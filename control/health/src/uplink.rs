@@ -55,6 +55,8 @@ pub struct Uplink {
     sound: Option<u64>,
     /// Since when all figures are under their recover limits.
     well: Option<u64>,
+    /// See [`deadline`](Self::deadline), which is asked far more often than anything changes.
+    deadline: Option<u64>,
 }
 
 impl Uplink {
@@ -81,6 +83,7 @@ impl Uplink {
             counted: false,
             sound: None,
             well: None,
+            deadline: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl Uplink {
         uplink.state = State::Degraded;
         uplink.flaps.add(&uplink.health, now);
         uplink.counted = true;
+        uplink.deadline = uplink.next_deadline();
         uplink
     }
 
@@ -182,11 +186,17 @@ impl Uplink {
             target.expire(&self.health, now);
         }
         self.recent.expire(&self.health.passive, now);
-        self.judge(now)
+        let transition = self.judge(now);
+        self.deadline = self.next_deadline();
+        transition
     }
 
     /// When [`tick`](Self::tick) has something to do if no signal comes before.
-    pub fn deadline(&self) -> Option<u64> {
+    pub const fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
         let targets = self.targets.iter().filter_map(|t| t.deadline(&self.health)).min();
         let hold = self.hold_ms();
         let held = match self.state {
