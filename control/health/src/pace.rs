@@ -30,32 +30,34 @@ impl Random {
 ///
 /// Each target has its own phase of the interval. A probe leaves up to a tenth of the interval
 /// after its slot, so that two gateways or two programs do not stay in step; the gap from one to
-/// the next is the interval ±10 %, and the mean is the interval.
+/// the next is the interval ±10 %, and the mean is the interval. Times are multiples of a hundredth
+/// of the interval: what a program sends to many targets leaves with fewer wake-ups.
 #[derive(Clone, Debug)]
 pub struct Pace {
     interval: u64,
+    grid: u64,
     phase: u64,
     slot: u64,
     random: Random,
 }
 
 impl Pace {
-    /// Probes of target `index` of `targets` every `interval` (of any unit of time).
-    pub fn new(interval: u64, index: usize, targets: usize, seed: u64) -> Self {
+    /// Probes of target `index` of `targets` every `interval` (of any unit of time) from `begin` on.
+    pub fn new(interval: u64, begin: u64, index: usize, targets: usize, seed: u64) -> Self {
         let random = Random::new(seed ^ (index as u64 + 1).wrapping_mul(0xd134_2543_de82_ef95));
-        let phase = interval * index as u64 / targets.max(1) as u64;
-        Self { interval, phase, slot: 0, random }
+        let phase = begin + interval * index as u64 / targets.max(1) as u64;
+        Self { interval, grid: (interval / 100).max(1), phase, slot: 0, random }
     }
 
-    /// When the next probe leaves, counted from the start.
+    /// When the next probe leaves.
     pub fn advance(&mut self) -> u64 {
         let slot = self.slot * self.interval + self.phase;
         self.slot += 1;
-        slot + self.random.below(self.interval / 10 + 1)
+        let late = self.random.below((self.interval / 10 + 1).saturating_sub(self.grid - 1));
+        (slot + late).next_multiple_of(self.grid)
     }
 
-    /// Leaves out the slots that are over at `now`, counted from the start: what was missed is not
-    /// made good in a burst.
+    /// Leaves out the slots that are over at `now`: what was missed is not made good in a burst.
     pub fn skip_to(&mut self, now: u64) {
         self.slot = self.slot.max(now.saturating_sub(self.phase).div_ceil(self.interval.max(1)));
     }
@@ -67,7 +69,7 @@ mod tests {
 
     #[test]
     fn gaps_are_the_interval_within_a_tenth_and_do_not_drift() {
-        let mut pace = Pace::new(1000, 1, 4, 7);
+        let mut pace = Pace::new(1000, 0, 1, 4, 7);
         let times: Vec<_> = (0..1000).map(|_| pace.advance()).collect();
         assert!(times.windows(2).all(|w| (900..=1100).contains(&(w[1] - w[0]))));
         assert!(
@@ -79,7 +81,7 @@ mod tests {
     fn targets_never_leave_within_a_seventh_of_the_interval() {
         let mut all: Vec<_> = (0..4)
             .flat_map(|index| {
-                let mut pace = Pace::new(1000, index, 4, 7);
+                let mut pace = Pace::new(1000, 0, index, 4, 7);
                 (0..100).map(move |_| pace.advance()).collect::<Vec<_>>()
             })
             .collect();
@@ -88,8 +90,20 @@ mod tests {
     }
 
     #[test]
+    fn probes_of_all_that_began_at_one_time_or_another_leave_on_one_grid() {
+        for (begin, index) in [(0, 0), (7, 1), (333, 2)] {
+            let mut pace = Pace::new(1000, begin, index, 3, 7);
+            let slots = (0u64..100).map(|slot| begin + slot * 1000 + index as u64 * 1000 / 3);
+            for slot in slots {
+                let at = pace.advance();
+                assert!(at.is_multiple_of(10) && (slot..=slot + 100).contains(&at), "{slot} {at}");
+            }
+        }
+    }
+
+    #[test]
     fn missed_slots_are_left_out() {
-        let mut pace = Pace::new(1000, 0, 1, 7);
+        let mut pace = Pace::new(1000, 0, 0, 1, 7);
         pace.advance();
         pace.skip_to(10_500);
         assert!((11_000..=11_100).contains(&pace.advance()));
@@ -98,7 +112,7 @@ mod tests {
     #[test]
     fn one_seed_is_one_schedule_and_another_is_another() {
         let times = |seed| {
-            let mut pace = Pace::new(1000, 0, 1, seed);
+            let mut pace = Pace::new(1000, 0, 0, 1, seed);
             (0..10).map(|_| pace.advance()).collect::<Vec<_>>()
         };
         assert_eq!(times(1), times(1));

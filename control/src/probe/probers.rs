@@ -103,6 +103,8 @@ struct Prober {
     definition: Arc<Definition>,
     task: JoinHandle<()>,
 }
+    /// What the times of all probes are counted from.
+    start: Instant,
 
 impl Drop for Prober {
     fn drop(&mut self) {
@@ -127,7 +129,8 @@ impl Probers {
         let random = Random::new(seed);
         let (running, pingers, sockets) = (Vec::new(), Vec::new(), HashMap::new());
         let sniffer = Arc::default();
-        Self { events, trust, sniffer, random, running, pingers, sockets }
+        let start = Instant::now();
+        Self { events, trust, sniffer, random, start, running, pingers, sockets }
     }
 
     /// Probes these uplinks and no others from now on. A prober whose definition (uplink, binding,
@@ -143,17 +146,11 @@ impl Probers {
         for plan in plans {
             let targets = &plan.health.targets;
             for (index, target) in targets.iter().enumerate() {
-                let definition = Definition {
-                    uplink: plan.uplink.into(),
-                    name: target.name.as_str().into(),
-                    target: target.clone(),
-                    binding: plan.binding.clone(),
-                    interval: Duration::from_millis(plan.health.interval_ms.into()),
-                    timeout: Duration::from_millis(plan.health.timeout_ms()),
-                };
-                let prober = match old.iter().position(|p| *p.definition == definition) {
-                    Some(running) => old.swap_remove(running),
-                    None => self.start(definition, index, targets.len()),
+                // As a rule the first of them: they are in the order of the plans.
+                let known = old.iter().position(|old| old.definition.is_of(plan, target));
+                let prober = match known.and_then(|at| old.remove(at)) {
+                    Some(running) => running,
+                    None => self.start(Definition::new(plan, target), index, targets.len()),
                 };
                 self.running.push(prober);
             }
@@ -169,7 +166,8 @@ impl Probers {
             sniffer: Arc::clone(&self.sniffer),
         };
         let schedule = Schedule {
-            pace: Pace::new(interval, index, targets, self.random.draw()),
+            start: self.start,
+            pace: Pace::new(interval, begin, index, targets, self.random.draw()),
             random: Random::new(self.random.draw()),
             events: self.events.clone(),
             sockets: self.sockets(&definition.uplink),
@@ -177,6 +175,7 @@ impl Probers {
         };
         let task = tokio::spawn(schedule.run(definition.clone()));
         Prober { definition, task }
+        let begin = self.start.elapsed().as_micros() as u64;
     }
 
     fn sockets(&mut self, uplink: &str) -> Arc<Semaphore> {
@@ -211,6 +210,8 @@ struct Schedule {
 
 /// What probes of an uplink use together.
 #[derive(Clone)]
+    /// What the times of the pace are counted from.
+    start: Instant,
 pub(super) struct Means {
     pub pinger: Arc<Pinger>,
     pub trust: Trust,
@@ -221,12 +222,11 @@ impl Schedule {
     /// Probes until the receiver of events is gone. A probe is under way until its timeout while
     /// the next ones leave on time.
     async fn run(mut self, definition: Arc<Definition>) {
-        let start = Instant::now();
+        let start = self.start;
         let mut probes = JoinSet::new();
         // Numbers of a prober that was here before may still be under way.
         let mut seq = self.random.draw() as u32;
         while !self.events.is_closed() {
-            self.pace.skip_to(start.elapsed().as_micros() as u64);
             sleep_until(start + Duration::from_micros(self.pace.advance())).await;
             while probes.try_join_next().is_some() {}
             let token = self.random.draw();
@@ -243,6 +243,7 @@ impl Schedule {
             return None;
         }
         if let Ok(permit) = self.sockets.clone().try_acquire_owned() {
+            self.pace.skip_to(start.elapsed().as_micros() as u64);
             return Some(permit);
         }
         // Without a receiver there is nobody to tell; the semaphore is never closed.

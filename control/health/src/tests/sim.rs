@@ -21,7 +21,7 @@ pub fn run(
     let mut uplink = Uplink::adopt(health.clone(), 0);
     let targets = health.targets.len();
     let mut paces: Vec<_> = (0..targets)
-        .map(|index| Pace::new(u64::from(health.interval_ms), index, targets, seed))
+        .map(|index| Pace::new(u64::from(health.interval_ms), 0, index, targets, seed))
         .collect();
     // By time and then by the order of making: deterministic.
     let mut queue: BTreeMap<(u64, u64), Signal> = BTreeMap::new();
