@@ -4,7 +4,7 @@
 //! silent targets of one take no descriptor from another, nor from the rest of the process. What
 //! exceeds it waits, and says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -87,12 +87,24 @@ pub struct Plan<'a> {
     pub silent: bool,
 }
 
+impl Plan<'_> {
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.health.interval_ms.into())
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.health.timeout_ms())
+    }
+}
+
 /// The probers of all uplinks. They end when this is dropped.
 pub struct Probers {
     events: mpsc::Sender<Event>,
     trust: Trust,
     sniffer: Arc<Sniffer>,
     random: Random,
+    /// What the times of all probes are counted from.
+    start: Instant,
     running: Vec<Prober>,
     pingers: Vec<Arc<Pinger>>,
     /// By uplink, the sockets that its probes may yet open.
@@ -103,8 +115,6 @@ struct Prober {
     definition: Arc<Definition>,
     task: JoinHandle<()>,
 }
-    /// What the times of all probes are counted from.
-    start: Instant,
 
 impl Drop for Prober {
     fn drop(&mut self) {
@@ -113,7 +123,6 @@ impl Drop for Prober {
 }
 
 /// All that a prober depends on.
-#[derive(PartialEq, Eq)]
 struct Definition {
     uplink: Arc<str>,
     name: Arc<str>,
@@ -140,7 +149,7 @@ impl Probers {
     /// Outside a tokio runtime with I/O and time.
     pub fn set(&mut self, plans: &[Plan<'_>]) {
         self.sniffer.listen(plans.iter().any(|plan| plan.silent));
-        let mut old = std::mem::take(&mut self.running);
+        let mut old = VecDeque::from(std::mem::take(&mut self.running));
         self.sockets.retain(|uplink, _| plans.iter().any(|plan| plan.uplink == uplink));
         self.pingers.retain(|pinger| plans.iter().any(|plan| plan.binding == *pinger.binding()));
         for plan in plans {
@@ -165,6 +174,7 @@ impl Probers {
             trust: self.trust.clone(),
             sniffer: Arc::clone(&self.sniffer),
         };
+        let begin = self.start.elapsed().as_micros() as u64;
         let schedule = Schedule {
             start: self.start,
             pace: Pace::new(interval, begin, index, targets, self.random.draw()),
@@ -175,7 +185,6 @@ impl Probers {
         };
         let task = tokio::spawn(schedule.run(definition.clone()));
         Prober { definition, task }
-        let begin = self.start.elapsed().as_micros() as u64;
     }
 
     fn sockets(&mut self, uplink: &str) -> Arc<Semaphore> {
@@ -201,6 +210,8 @@ fn share() -> usize {
 }
 
 struct Schedule {
+    /// What the times of the pace are counted from.
+    start: Instant,
     pace: Pace,
     random: Random,
     events: mpsc::Sender<Event>,
@@ -210,8 +221,6 @@ struct Schedule {
 
 /// What probes of an uplink use together.
 #[derive(Clone)]
-    /// What the times of the pace are counted from.
-    start: Instant,
 pub(super) struct Means {
     pub pinger: Arc<Pinger>,
     pub trust: Trust,
@@ -234,6 +243,7 @@ impl Schedule {
             let socket = self.socket(&definition, seq).await;
             probes.spawn(one(definition.clone(), events, means, seq, token, socket));
             seq = seq.wrapping_add(1);
+            self.pace.skip_to(start.elapsed().as_micros() as u64);
         }
     }
 
@@ -243,7 +253,6 @@ impl Schedule {
             return None;
         }
         if let Ok(permit) = self.sockets.clone().try_acquire_owned() {
-            self.pace.skip_to(start.elapsed().as_micros() as u64);
             return Some(permit);
         }
         // Without a receiver there is nobody to tell; the semaphore is never closed.
@@ -254,6 +263,23 @@ impl Schedule {
 }
 
 impl Definition {
+    fn new(plan: &Plan<'_>, target: &Target) -> Self {
+        Self {
+            uplink: plan.uplink.into(),
+            name: target.name.as_str().into(),
+            target: target.clone(),
+            binding: plan.binding.clone(),
+            interval: plan.interval(),
+            timeout: plan.timeout(),
+        }
+    }
+
+    fn is_of(&self, plan: &Plan<'_>, target: &Target) -> bool {
+        *self.uplink == *plan.uplink
+            && (&self.target, &self.binding) == (target, &plan.binding)
+            && (self.interval, self.timeout) == (plan.interval(), plan.timeout())
+    }
+
     fn event(&self, seq: u32, finding: Finding, at: Instant) -> Event {
         Event { uplink: self.uplink.clone(), target: self.name.clone(), seq, finding, at }
     }
