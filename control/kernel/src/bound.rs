@@ -33,10 +33,11 @@ type Ports = [u64; PORT_WORDS];
 pub fn follow(to: BoundPorts) {
     tokio::spawn(async move {
         let mut complaint = Complaint::default();
+        let mut reader = None;
         let mut tick = tokio::time::interval(PERIOD);
         loop {
             tick.tick().await;
-            let found = read().await;
+            let found = read(&mut reader).await;
             if let Ok(ports) = &found {
                 to.set(ports);
             }
@@ -47,20 +48,69 @@ pub fn follow(to: BoundPorts) {
     });
 }
 
-/// The ports that are bound now.
-async fn read() -> io::Result<Box<Ports>> {
-    let mut ports = Box::new([0; PORT_WORDS]);
-    let mut socket = TokioSocket::new(SOCK_DIAG)?;
-    socket.socket_mut().bind_auto()?;
-    for family in [AF_INET, AF_INET6] {
-        for (protocol, states) in
-            [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::all())]
-        {
-            socket.send(&request(family, protocol, states)).await?;
-            while !take(&mut socket, &mut ports).await? {}
-        }
-    }
+/// The ports that are bound now, by this reader or by a new one. After an error there is none: what
+/// it has not read yet would be taken for the next answer.
+async fn read(reader: &mut Option<Reader>) -> io::Result<Box<Ports>> {
+    let mut with = match reader.take() {
+        Some(with) => with,
+        None => Reader::new()?,
+    };
+    let ports = with.read().await?;
+    *reader = Some(with);
     Ok(ports)
+}
+
+/// A socket, and room for a datagram.
+struct Reader {
+    socket: TokioSocket,
+    datagram: Vec<u8>,
+}
+
+impl Reader {
+    fn new() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(SOCK_DIAG)?;
+        socket.socket_mut().bind_auto()?;
+        Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM) })
+    }
+
+    async fn read(&mut self) -> io::Result<Box<Ports>> {
+        let mut ports = Box::new([0; PORT_WORDS]);
+        for family in [AF_INET, AF_INET6] {
+            for (protocol, states) in
+                [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::all())]
+            {
+                self.socket.send(&request(family, protocol, states)).await?;
+                while !self.take(&mut ports).await? {}
+            }
+        }
+        Ok(ports)
+    }
+
+    /// Enters what the next datagram of a dump says; was it the last? A family or protocol that the
+    /// kernel does not have has no sockets.
+    async fn take(&mut self, ports: &mut Ports) -> io::Result<bool> {
+        self.datagram.clear();
+        self.socket.recv(&mut self.datagram).await?;
+        let mut rest = &self.datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
+            let message = message.map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                    let port = usize::from(found.header.socket_id.source_port);
+                    ports[port / 64] |= 1 << (port % 64);
+                }
+                NetlinkPayload::Done(_) => return Ok(true),
+                NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => {
+                    return Ok(true);
+                }
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or(&[]);
+        }
+        Ok(false)
+    }
 }
 
 fn request(family: u8, protocol: u8, states: StateFlags) -> Vec<u8> {
@@ -74,32 +124,6 @@ fn request(family: u8, protocol: u8, states: StateFlags) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
-}
-
-/// Enters what the next datagram of a dump says; was it the last? A family or protocol that the
-/// kernel does not have has no sockets.
-async fn take(socket: &mut TokioSocket, ports: &mut Ports) -> io::Result<bool> {
-    let mut datagram = Vec::with_capacity(DATAGRAM);
-    socket.recv(&mut datagram).await?;
-    let mut rest = &datagram[..];
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
-        let message = message.map_err(io::Error::other)?;
-        match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                let port = usize::from(found.header.socket_id.source_port);
-                ports[port / 64] |= 1 << (port % 64);
-            }
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => {
-                return Ok(true);
-            }
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            _ => {}
-        }
-        rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or(&[]);
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -116,11 +140,12 @@ mod tests {
         let port = |address: io::Result<std::net::SocketAddr>| usize::from(address.unwrap().port());
         let ports = [tcp.local_addr(), udp.local_addr(), dual.local_addr()].map(port);
         let is_bound = |found: &Ports, port: usize| found[port / 64] >> (port % 64) & 1 != 0;
-        let found = read().await.unwrap();
+        let mut reader = None;
+        let found = read(&mut reader).await.unwrap();
         assert!(ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
         drop((tcp, udp, dual));
         // Another program may have taken one of them since.
-        let found = read().await.unwrap();
+        let found = read(&mut reader).await.unwrap();
         assert!(!ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
     }
 }
