@@ -10,7 +10,7 @@ use weir_kernel::watch::Watcher;
 use weir_layout::control::{OnDataplaneLoss, path_state};
 use weir_publish::Overrides;
 use weir_site::Site;
-use weir_view::own::{answer_mark, mark};
+use weir_view::own::{PRIORITY, answer_mark, mark};
 
 const SITE: &str = r#"
 [[lan]]
@@ -381,6 +381,20 @@ fn an_uplink_that_is_set_down_takes_nothing_from_the_others() {
         ip("link set wan1 up");
         install(&site, [true, false]).await;
         assert_eq!(way(" from 192.0.2.130"), "wan1");
+    });
+}
+
+#[test]
+fn a_rule_of_an_earlier_build_that_suppresses_otherwise_is_replaced() {
+    in_gateway(async |site| {
+        let priority = PRIORITY + 3;
+        let rule = format!("priority {priority} oif wan1 lookup main suppress_prefixlength 0");
+        ip(&format!("rule add {rule} protocol 117"));
+        install(&site, [true, true]).await;
+        let rules = ip("rule show");
+        let by_device = rules.lines().filter(|rule| rule.contains("oif wan1 lookup main"));
+        let by_device: Vec<_> = by_device.map(|rule| rule.contains("prefixlength 1")).collect();
+        assert_eq!(by_device, [true], "{rules}");
     });
 }
 

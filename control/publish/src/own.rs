@@ -77,7 +77,7 @@ pub fn wanted(site: &Site, kernel: &Kernel, half: &ControlHalf, states: &[u32]) 
 fn look(own: &mut Own, priority: u32, selector: Selector, table: u32) {
     for (priority, table) in [(priority, MAIN), (priority + 1, table)] {
         let selector = selector.clone();
-        own.rules.insert(Rule { v6: false, priority, selector, table });
+        own.rules.insert(Rule::new(false, priority, selector, table));
     }
 }
 
@@ -86,11 +86,11 @@ fn confine(own: &mut Own, mark: u32, table: u32, addresses: &[Ipv4Addr], foremos
     let (v4, v6) = (before(foremost.v4), before(foremost.v6));
     for (v6, first) in [(false, v4), (true, v6)] {
         for (priority, table) in [(first, MAIN), (first + 2, NOWHERE)] {
-            own.rules.insert(Rule { v6, priority, selector: Selector::Mark(mark), table });
+            own.rules.insert(Rule::new(v6, priority, Selector::Mark(mark), table));
         }
     }
     for address in addresses.iter().chain([&Ipv4Addr::UNSPECIFIED]) {
         let (priority, selector) = (v4 + 1, Selector::Marked(mark, *address));
-        own.rules.insert(Rule { v6: false, priority, selector, table });
+        own.rules.insert(Rule::new(false, priority, selector, table));
     }
 }

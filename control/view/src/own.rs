@@ -71,9 +71,18 @@ pub struct Rule {
     pub priority: u32,
     /// Whose packets.
     pub selector: Selector,
-    /// Where it looks: the main table without its default routes, if it is that; and 0 is nowhere,
-    /// the destination is unreachable.
+    /// Where it looks; 0 is nowhere, the destination is unreachable.
     pub table: u32,
+    /// Routes there with prefixes up to this length do not count (`suppress_prefixlength`).
+    pub suppressed: Option<u32>,
+}
+
+impl Rule {
+    /// One that looks in this table; in the main one without its default routes.
+    pub fn new(v6: bool, priority: u32, selector: Selector, table: u32) -> Self {
+        let suppressed = (table == MAIN).then_some(selector.suppressed());
+        Self { v6, priority, selector, table, suppressed }
+    }
 }
 
 /// Whose packets a rule is for.
@@ -96,7 +105,7 @@ pub enum Selector {
 
 impl Selector {
     /// Routes of main with prefixes up to this length do not count.
-    pub const fn suppressed(&self) -> u32 {
+    const fn suppressed(&self) -> u32 {
         match self {
             Self::Mark(_) | Self::Marked(..) | Self::Device(_) | Self::Source(_) => 1,
             Self::From(_) | Self::All => 0,

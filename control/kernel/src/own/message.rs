@@ -12,18 +12,7 @@ use rtnetlink::RouteMessageBuilder;
 use weir_view::own::{Default4, MAIN, NOWHERE, PROTOCOL, Rule, Selector};
 use weir_view::rule::LOCAL;
 
-/// The message that adds a rule, with all that it is to have.
-pub fn of_new_rule(rule: &Rule) -> RuleMessage {
-    let mut message = of_rule(rule);
-    if rule.table == MAIN {
-        let length = rule.selector.suppressed();
-        message.attributes.push(RuleAttribute::SuppressPrefixLen(length));
-    }
-    message
-}
-
-/// The message that removes a rule, with what tells it from others; weir's of any version are told
-/// so.
+/// The message that adds or removes a rule.
 pub fn of_rule(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -39,6 +28,7 @@ pub fn of_rule(rule: &Rule) -> RuleMessage {
     if rule.table == MAIN {
         message.header.table = RouteHeader::RT_TABLE_MAIN;
     }
+    message.attributes.extend(rule.suppressed.map(RuleAttribute::SuppressPrefixLen));
     match &rule.selector {
         Selector::All => {}
         Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
@@ -80,6 +70,7 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
         priority: 0,
         selector: Selector::All,
         table: message.header.table.into(),
+        suppressed: None,
     };
     let (mut ours, mut mark, mut source) = (false, None, None);
     for attribute in &message.attributes {
@@ -90,6 +81,10 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Iifname(name) => rule.selector = Selector::From(name.clone()),
             RuleAttribute::Oifname(name) => rule.selector = Selector::Device(name.clone()),
             RuleAttribute::Source(IpAddr::V4(address)) => source = Some(*address),
+            // -1 where there is none (`fib_nl_fill_rule`, net/core/fib_rules.c).
+            RuleAttribute::SuppressPrefixLen(length) => {
+                rule.suppressed = Some(*length).filter(|length| *length != u32::MAX);
+            }
             RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
             _ => {}
         }

@@ -48,7 +48,7 @@ pub async fn install(wanted: &Own, known: &mut Own, handle: &Handle) -> Result<(
     let new = wanted.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6());
     for rule in new.cloned().collect::<Vec<_>>() {
         let mut request = handle.rule().add();
-        *request.message_mut() = message::of_new_rule(&rule);
+        *request.message_mut() = message::of_rule(&rule);
         match request.execute().await {
             Ok(()) => _ = known.rules.insert(rule),
             Err(error) => refused.push(format!("cannot add {rule:?}: {error}")),
