@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype};
@@ -30,13 +31,14 @@ pub async fn query(
     sniffer: Arc<Sniffer>,
 ) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
     let question = question(name, kind, id).ok_or(ProbeError::Malformed)?;
+    let asked = Instant::now();
     let sent = send(binding, server, &question).await;
     let socket = sent.map_err(|error| socket_error(&error))?;
     let answer = Answer::datagram(server, socket.local_addr().ok());
     Ok(async move {
         let received =
             async { receive(&socket, &question).await.map_err(|error| socket_error(&error)) };
-        match sniffer.or_dropped(answer, received).await? {
+        match sniffer.or_dropped(answer, asked, received).await? {
             // That a name is not there is an answer, too: the server works.
             Rcode::NOERROR | Rcode::NXDOMAIN => Ok(()),
             code => Err(ProbeError::DnsCode(code.to_int())),

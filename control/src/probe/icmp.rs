@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Protocol, SockFilter, Type};
 use tokio::net::UdpSocket;
@@ -58,6 +58,7 @@ impl Pinger {
     ) -> Result<impl Future<Output = Result<(), ProbeError>> + use<>, ProbeError> {
         let echo = self.open(address).map_err(|error| socket_error(&error))?;
         let (sequence, answered) = echo.expect(address, token);
+        let asked = Instant::now();
         let request = request(address, echo.identifier, sequence, token);
         // For sending and receiving a raw socket is like one of UDP.
         if let Err(error) = echo.socket.send_to(&request, SocketAddr::new(address, 0)).await {
@@ -71,7 +72,7 @@ impl Pinger {
             // The socket is there for as long as somebody waits.
             let _waiting = waiting;
             let answered = async { answered.await.map_err(|_| ProbeError::Malformed) };
-            sniffer.or_dropped(answer, answered).await
+            sniffer.or_dropped(answer, asked, answered).await
         })
     }
 

@@ -12,7 +12,7 @@ use std::future::{Future, pending};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::eth;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -108,8 +108,8 @@ pub struct Sniffer {
 #[derive(Default)]
 struct Answers {
     awaited: HashMap<Answer, oneshot::Sender<()>>,
-    /// The last that came in and were not awaited, or not yet.
-    early: VecDeque<Answer>,
+    /// The last that came in and were not awaited, or not yet, and when they did.
+    early: VecDeque<(Answer, Instant)>,
 }
 
 impl Sniffer {
@@ -131,19 +131,20 @@ impl Sniffer {
         }
     }
 
-    /// What `result` gives; but [`ProbeError::Dropped`] once the answer has come in, and it has
-    /// nothing to give.
+    /// What `result` gives; but [`ProbeError::Dropped`] once the answer has come in to what was
+    /// asked then, and it has nothing to give.
     ///
     /// # Errors
     /// Those of `result`, and that one.
     pub async fn or_dropped<T>(
         &self,
         answer: Option<Answer>,
+        asked: Instant,
         result: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
         let came_in = async {
             match answer {
-                Some(answer) => self.came_in(answer).await,
+                Some(answer) => self.came_in(answer, asked).await,
                 None => pending().await,
             }
             tokio::time::sleep(MOMENT).await;
@@ -155,9 +156,9 @@ impl Sniffer {
         }
     }
 
-    async fn came_in(&self, answer: Answer) {
+    async fn came_in(&self, answer: Answer, asked: Instant) {
         let (seen, sees) = oneshot::channel();
-        if lock(&self.answers).expect(answer, seen) {
+        if lock(&self.answers).expect(answer, asked, seen) {
             return;
         }
         let _waiting = Waiting { answers: &self.answers, answer };
@@ -169,9 +170,10 @@ impl Sniffer {
 }
 
 impl Answers {
-    /// Has an answer come in? If not, `seen` is told when it does.
-    fn expect(&mut self, answer: Answer, seen: oneshot::Sender<()>) -> bool {
-        match self.early.iter().position(|early| *early == answer) {
+    /// Has an answer come in since it was asked for? If not, `seen` is told when it does. What is
+    /// older answers an earlier question from the same port.
+    fn expect(&mut self, answer: Answer, asked: Instant, seen: oneshot::Sender<()>) -> bool {
+        match self.early.iter().position(|(early, at)| *early == answer && *at >= asked) {
             Some(place) => _ = self.early.remove(place),
             None => {
                 self.awaited.insert(answer, seen);
@@ -181,13 +183,13 @@ impl Answers {
         true
     }
 
-    fn hear(&mut self, answer: Answer) {
+    fn hear(&mut self, answer: Answer, at: Instant) {
         if let Some(seen) = self.awaited.remove(&answer) {
             // It may have given up just now.
             let _ = seen.send(());
             return;
         }
-        self.early.push_back(answer);
+        self.early.push_back((answer, at));
         if self.early.len() > EARLY {
             self.early.pop_front();
         }
@@ -227,7 +229,7 @@ fn hear(mut socket: Socket, answers: Arc<Mutex<Answers>>, token: Weak<()>) {
             // Nothing for a while, or an interface that was set down.
             let Ok(length) = socket.read(&mut packet) else { break };
             if let Some(answer) = Answer::of(&packet[..length]) {
-                lock(&answers).hear(answer);
+                lock(&answers).hear(answer, Instant::now());
             }
         }
         std::thread::sleep(PAUSE);
@@ -264,4 +266,23 @@ fn filter() -> [SockFilter; 15] {
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_from_before_the_question_is_none_to_it() {
+        let [server, port] = ["192.0.2.1:53", "192.0.2.2:5000"].map(|end| end.parse().unwrap());
+        let answer = Answer::datagram(server, Some(port)).unwrap();
+        let asked = Instant::now();
+        let came_in = |at| {
+            let mut answers = Answers::default();
+            answers.hear(answer, at);
+            answers.expect(answer, asked, oneshot::channel().0)
+        };
+        assert!(!came_in(asked - Duration::from_millis(1)));
+        assert!(came_in(asked + Duration::from_millis(1)));
+    }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use socket2::{Protocol, Type};
@@ -23,6 +24,7 @@ pub fn connect(
     address: SocketAddr,
     sniffer: Arc<Sniffer>,
 ) -> Result<impl Future<Output = Result<TcpStream, ProbeError>> + use<>, ProbeError> {
+    let asked = Instant::now();
     let begun = || {
         let socket = binding.socket(address.ip(), Type::STREAM, Protocol::TCP)?;
         match socket.connect(&address.into()) {
@@ -38,7 +40,7 @@ pub fn connect(
             stream.take_error()?.map_or(Ok(()), Err)
         };
         let connected = async { connected.await.map_err(|error| socket_error(&error)) };
-        sniffer.or_dropped(answer, connected).await?;
+        sniffer.or_dropped(answer, asked, connected).await?;
         Ok(stream)
     })
 }
