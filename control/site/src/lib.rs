@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
-//! | `check`, `capacity` | from the file to a [`Site`] |
+//! | `check`, `checker`, `capacity` | from the file to a [`Site`] |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
@@ -20,6 +20,7 @@
 
 mod capacity;
 mod check;
+mod checker;
 pub mod duration;
 mod frames;
 pub mod group;
