@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod act;
+mod criteria;
 mod devices;
 mod elsewhere;
 pub mod health;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use weir_api::{Configuration, Query, Response, time, words};
 use weir_layout::Family;
 use weir_layout::control::{
-    Address, BUCKETS, ControlHalf, Member, PathId, Port, PortRole, Prefix, Rule, Selection,
-    Translate, Uplink as UplinkLayout, path_state,
+    Address, BUCKETS, Member, PathId, Port, PortRole, Selection, Translate, Uplink as UplinkLayout,
+    path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowState, flag};
@@ -22,6 +22,7 @@ use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
 use zerocopy::FromZeros;
 
+use super::criteria::{criteria, port_names, protocol_name};
 use super::processes::Process;
 use super::{Arguments, devices, output};
 
@@ -308,58 +309,6 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     Ok(table(&values, &["rule", "name", "criteria", "policy"]))
 }
 
-/// By port, the name of its interface: the device's, and the VLAN id if it has one.
-fn port_names(half: &ControlHalf) -> Vec<String> {
-    let name = |port: &Port| {
-        let device = half.devices.get(usize::from(port.device));
-        let device = device.map_or("?", |device| device.name.as_str());
-        if port.vlan == 0 { device.to_owned() } else { format!("{device}.{}", port.vlan) }
-    };
-    half.ports.iter().map(name).collect()
-}
-
-fn criteria(rule: &Rule, ports: &[String]) -> String {
-    let prefix = |p: &Prefix| {
-        let [a, b, c, d, ..] = p.address;
-        format!("{}/{}", Ipv4Addr::new(a, b, c, d), p.length)
-    };
-    let mut words = Vec::new();
-    if rule.in_ports != u64::MAX {
-        let from = ports.iter().enumerate().filter(|(port, _)| rule.in_ports >> port & 1 == 1);
-        let names: Vec<_> = from.map(|(_, name)| name.as_str()).collect();
-        let names = if names.is_empty() { "nowhere".into() } else { names.join(", ") };
-        words.push(format!("from interface {names}"));
-    }
-    if rule.protocol != 0 {
-        words.push(protocol_name(rule.protocol));
-    }
-    if rule.source.family != 0 {
-        words.push(format!("from {}", prefix(&rule.source)));
-    }
-    if rule.source_ports != [0, u16::MAX] {
-        words.push(format!("ports {}-{}", rule.source_ports[0], rule.source_ports[1]));
-    }
-    if rule.destination.family != 0 {
-        words.push(format!("to {}", prefix(&rule.destination)));
-    }
-    if rule.destination_ports != [0, u16::MAX] {
-        words.push(format!("to ports {}-{}", rule.destination_ports[0], rule.destination_ports[1]));
-    }
-    if rule.dscp != 0xff {
-        words.push(format!("dscp {}", rule.dscp));
-    }
-    if words.is_empty() { "everything".into() } else { words.join(" ") }
-}
-
-fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        other => other.to_string(),
-    }
-}
-
 /// `weir flows`.
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let state = State::open(pins)?;
@@ -521,23 +470,5 @@ mod tests {
     fn nothing_pinned_is_an_error_that_says_what_to_start() {
         let error = rules(&Pins::existing("/sys/fs/bpf/weir-not-there"), false).unwrap_err();
         assert!(error.to_string().contains("start weir-control"), "{error}");
-    }
-
-    #[test]
-    fn a_rule_is_put_in_words() {
-        let mut rule = weir_shm::control::empty_half().rules[0];
-        rule.in_ports = u64::MAX;
-        (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
-        let ports = ["wan0".to_owned(), "lan0".to_owned(), "eth0.7".to_owned()];
-        let criteria = |rule: &Rule| criteria(rule, &ports);
-        assert_eq!(criteria(&rule), "to ports 443-443");
-        rule.destination_ports = [0, u16::MAX];
-        assert_eq!(criteria(&rule), "everything");
-        rule.in_ports = 0b110;
-        assert_eq!(criteria(&rule), "from interface lan0, eth0.7");
-        rule.in_ports = u64::MAX;
-        rule.source = Prefix::v4([10, 0, 0, 0], 8);
-        rule.protocol = 17;
-        assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");
     }
 }

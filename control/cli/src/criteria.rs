@@ -1,0 +1,82 @@
+//! What a rule asks of packets, for people.
+
+use std::net::Ipv4Addr;
+
+use weir_layout::control::{ControlHalf, Port, Prefix, Rule};
+
+/// By port, the name of its interface: the device's, and the VLAN id if it has one.
+pub fn port_names(half: &ControlHalf) -> Vec<String> {
+    let name = |port: &Port| {
+        let device = half.devices.get(usize::from(port.device));
+        let device = device.map_or("?", |device| device.name.as_str());
+        if port.vlan == 0 { device.to_owned() } else { format!("{device}.{}", port.vlan) }
+    };
+    half.ports.iter().map(name).collect()
+}
+
+/// What a rule asks of packets; `ports` has the name of each port.
+pub fn criteria(rule: &Rule, ports: &[String]) -> String {
+    let prefix = |p: &Prefix| {
+        let [a, b, c, d, ..] = p.address;
+        format!("{}/{}", Ipv4Addr::new(a, b, c, d), p.length)
+    };
+    let mut words = Vec::new();
+    if rule.in_ports != u64::MAX {
+        let from = ports.iter().enumerate().filter(|(port, _)| rule.in_ports >> port & 1 == 1);
+        let names: Vec<_> = from.map(|(_, name)| name.as_str()).collect();
+        let names = if names.is_empty() { "nowhere".into() } else { names.join(", ") };
+        words.push(format!("from interface {names}"));
+    }
+    if rule.protocol != 0 {
+        words.push(protocol_name(rule.protocol));
+    }
+    if rule.source.family != 0 {
+        words.push(format!("from {}", prefix(&rule.source)));
+    }
+    if rule.source_ports != [0, u16::MAX] {
+        words.push(format!("ports {}-{}", rule.source_ports[0], rule.source_ports[1]));
+    }
+    if rule.destination.family != 0 {
+        words.push(format!("to {}", prefix(&rule.destination)));
+    }
+    if rule.destination_ports != [0, u16::MAX] {
+        words.push(format!("to ports {}-{}", rule.destination_ports[0], rule.destination_ports[1]));
+    }
+    if rule.dscp != 0xff {
+        words.push(format!("dscp {}", rule.dscp));
+    }
+    if words.is_empty() { "everything".into() } else { words.join(" ") }
+}
+
+/// A protocol of IP by its name, or its number.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_put_in_words() {
+        let mut rule = weir_shm::control::empty_half().rules[0];
+        rule.in_ports = u64::MAX;
+        (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
+        let ports = ["wan0".to_owned(), "lan0".to_owned(), "eth0.7".to_owned()];
+        let criteria = |rule: &Rule| criteria(rule, &ports);
+        assert_eq!(criteria(&rule), "to ports 443-443");
+        rule.destination_ports = [0, u16::MAX];
+        assert_eq!(criteria(&rule), "everything");
+        rule.in_ports = 0b110;
+        assert_eq!(criteria(&rule), "from interface lan0, eth0.7");
+        rule.in_ports = u64::MAX;
+        rule.source = Prefix::v4([10, 0, 0, 0], 8);
+        rule.protocol = 17;
+        assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");
+    }
+}
