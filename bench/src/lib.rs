@@ -18,6 +18,7 @@ pub mod new_flows;
 pub mod noise;
 pub mod pipeline;
 pub mod plot;
+pub mod publication;
 pub mod report;
 pub mod rest;
 pub mod section;

@@ -10,7 +10,7 @@ use weir_bench::memory::options::{Options, Pages};
 use weir_bench::section::Section;
 use weir_bench::{
     adopt, balance, compare, demo, failover, footprint, latency, new_flows, noise, pipeline,
-    report, rest, setup, teardown, update,
+    publication, report, rest, setup, teardown, update,
 };
 
 #[derive(Parser)]
@@ -50,6 +50,8 @@ enum Action {
     Footprint(Options),
     /// Measure how exactly flows follow the weights, and what a change moves.
     Balance(balance::Options),
+    /// Measure how long a worker's packets wait for a publication.
+    Publication(publication::Options),
     /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
     Noise(noise::Options),
     /// Run all benchmarks, in about ten minutes, and write a report with plots.
@@ -96,6 +98,7 @@ fn main() -> Result<()> {
         Action::Teardown(options) => teardown::run(&options),
         Action::Footprint(options) => footprint::run(&options),
         Action::Balance(options) => balance::run(&options),
+        Action::Publication(options) => publication::run(&options),
     };
     section?.print(json)
 }

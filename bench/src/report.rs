@@ -12,7 +12,8 @@ use crate::compare::{self, System};
 use crate::machine::Machine;
 use crate::section::Section;
 use crate::{
-    adopt, balance, failover, footprint, latency, new_flows, pipeline, setup, teardown, update,
+    adopt, balance, failover, footprint, latency, new_flows, pipeline, publication, setup,
+    teardown, update,
 };
 
 /// A benchmark: its name, and what measures it.
@@ -24,6 +25,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ("setup", || setup::run(&Default::default())),
     ("teardown", || teardown::run(&Default::default())),
     ("footprint", || footprint::run(&Default::default())),
+    ("publication", || publication::run(&defaults()?)),
     ("balance", || balance::run(&Default::default())),
     ("compare", comparison),
     ("latency", || latency::run(&defaults()?)),

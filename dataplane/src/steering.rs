@@ -7,7 +7,7 @@ use weir_wire::hash::hash2;
 use weir_wire::icmp;
 use weir_wire::tcp;
 
-use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::control::ControlRegion;
 
 use crate::purpose::Purpose;
 
@@ -68,21 +68,24 @@ fn matches(rule: &Rule, t: &Traffic) -> bool {
 }
 
 /// The uplink of a new flow under a policy, its last resort if no member is usable; `None` without
-/// either.
+/// either. Nor is there one for a worker that was held up in a batch while two states were published:
+/// with the next batch it works by the newer.
 pub fn uplink(
-    snapshot: &Snapshot,
+    half: &ControlHalf,
     region: &ControlRegion,
     key: [u64; 2],
     policy: u8,
     traffic: &Traffic,
 ) -> Option<u8> {
     let index = usize::from(policy);
-    let policy = snapshot.half.policies.get(index).filter(|policy| policy.member_count != 0)?;
-    let table = snapshot.table(Family::V4, index)?;
-    let mut hash = selection_hash(&snapshot.half, key, policy, traffic);
+    let is_used =
+        |policy: &&Policy| policy.member_count != 0 && policy.steering(Family::V4).has_table != 0;
+    let policy = half.policies.get(index).filter(is_used)?;
+    let mut hash = selection_hash(half, key, policy, traffic);
     let mut resort = None;
     for _ in 0..RETRIES {
-        let uplink = table[(hash >> 48) as usize];
+        let bucket = (hash >> 48) as u16;
+        let uplink = region.bucket(half.epoch, Family::V4, index, bucket)?;
         if uplink != NONE && usable(region, uplink) {
             return Some(uplink);
         }
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
     use weir_layout::control::{BUCKETS, Member, Name, Prefix};
     use weir_shm::adjacencies::NextHops;
-    use weir_shm::control::{ControlWriter, empty_half};
+    use weir_shm::control::{ControlWriter, Snapshot, empty_half};
 
     const UDP: u8 = 17;
     const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
@@ -188,7 +191,7 @@ mod tests {
         let (writer, snapshot) = two_uplinks(selection);
         let mut count = [0; 2];
         for t in traffic {
-            count[usize::from(uplink(&snapshot, writer.region(), KEY, 0, &t).unwrap())] += 1;
+            count[usize::from(uplink(&snapshot.half, writer.region(), KEY, 0, &t).unwrap())] += 1;
         }
         count
     }
@@ -281,7 +284,7 @@ mod tests {
         writer.set_path_state(PathId::v4(0), 0);
         let choose = |n| {
             let t = Traffic { sport: n, ..traffic() };
-            uplink(&snapshot, writer.region(), KEY, 0, &t)
+            uplink(&snapshot.half, writer.region(), KEY, 0, &t)
         };
         assert!((0..1000).all(|n| choose(n) == Some(1)));
         writer.set_path_state(PathId::v4(1), 0);

@@ -17,6 +17,9 @@ use crate::map::{self, Access, Mmap};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::{Error, Pins, publish};
 
+/// How often a reader begins anew when the writer was faster.
+const TRIES: usize = 3;
+
 /// One policy's bucket table: uplink index per bucket.
 pub type BucketTable = [u8; BUCKETS];
 
@@ -88,8 +91,38 @@ impl ControlRegion {
     /// Copies the current state and its bucket tables. `None`: nothing published yet, or the
     /// memory is not what a control process wrote (a wrong checksum).
     pub fn snapshot(&self) -> Option<Box<Snapshot>> {
-        let mut snapshot = Snapshot::new();
-        snapshot.refresh(self).then_some(snapshot)
+        for _ in 0..TRIES {
+            let mut half = empty_half();
+            let mut tables = Family::ALL.map(|_| Vec::new());
+            let whole = publish::read(self.epoch_word(), |epoch| {
+                self.load_half(epoch, &mut half);
+                tables = Family::ALL.map(|family| {
+                    let table = |policy: usize| {
+                        let published = half.policies[policy].steering(family).has_table != 0;
+                        published.then(|| self.bank((epoch & 1) as usize, family, policy))
+                    };
+                    (0..MAX_POLICIES).map(table).collect()
+                });
+            });
+            let snapshot = Snapshot { half, tables };
+            if whole && snapshot.is_sound() {
+                return Some(Box::new(snapshot));
+            }
+        }
+        None
+    }
+
+    /// What a policy's table of a family says of a bucket in the state that was published as
+    /// `epoch`: an uplink or [`NONE`](weir_layout::NONE), unchecked. Read in place. `None`: a state
+    /// that takes its room is being published, or was.
+    #[inline]
+    pub fn bucket(&self, epoch: u64, family: Family, policy: usize, bucket: u16) -> Option<u8> {
+        let table = Self::table_offset((epoch & 1) as usize, family, policy);
+        let (word, byte) = (usize::from(bucket) / 8, usize::from(bucket) % 8);
+        let words = self.buckets.view::<AtomicU64>(table);
+        let begun = self.word(offset_of!(ControlPage, begun));
+        let found = publish::read_in_place(begun, epoch, || words[word].load(Ordering::Relaxed));
+        found.map(|word| word.to_ne_bytes()[byte])
     }
 
     /// A policy's bucket table in a bank, as it is, unchecked.
@@ -115,6 +148,10 @@ impl ControlRegion {
         table_index(bank, family, policy) * BUCKETS
     }
 
+    fn load_half(&self, epoch: u64, half: &mut ControlHalf) {
+        map::load_into(&self.page, Self::half_offset(epoch), half);
+    }
+
     fn load_table(&self, bank: usize, family: Family, policy: usize, table: &mut BucketTable) {
         map::load_into(&self.buckets, Self::table_offset(bank, family, policy), table);
     }
@@ -132,39 +169,65 @@ pub fn empty_half() -> Box<ControlHalf> {
     half
 }
 
-/// A reader's own copy of one published state.
+/// What one publication says, with its bucket tables: for those who look at it now and then.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Uplinks, policies, rules.
     pub half: Box<ControlHalf>,
-    /// Where the next state is put together.
-    next: Box<ControlHalf>,
-    /// Bucket tables, by [`Family`].
-    families: [Tables; Family::COUNT],
+    /// Bucket tables, by [`Family`] and policy; none: no uplink has a path in the family.
+    tables: [Vec<Option<Box<BucketTable>>>; Family::COUNT],
 }
 
-/// A reader's bucket tables of one family.
+impl Snapshot {
+    /// The bucket table of a policy in a family; `None`: no uplink has a path in the family, or
+    /// there is no such policy.
+    pub fn table(&self, family: Family, policy: usize) -> Option<&BucketTable> {
+        self.tables[family.index()].get(policy)?.as_deref()
+    }
+
+    fn is_sound(&self) -> bool {
+        let is_table_sound = |(family, policy): (Family, usize)| {
+            let wanted = self.half.policies[policy].steering(family).buckets_checksum;
+            self.table(family, policy).is_none_or(|table| checksum64(table) == wanted)
+        };
+        self.half.epoch != 0
+            && self.half.checksum == self.half.compute_checksum()
+            && tables().all(is_table_sound)
+    }
+}
+
+/// A worker's copy of the half. It looks at bucket tables where they are: see
+/// [`ControlRegion::bucket`].
 #[derive(Debug)]
-struct Tables {
-    /// Room for two of each policy: the one that holds, and the next one. Those that there are not
-    /// take no memory.
-    room: [Box<[BucketTable; MAX_POLICIES]>; 2],
-    /// Which of both holds.
-    current: [bool; MAX_POLICIES],
+pub struct Current {
+    /// Uplinks, policies, rules.
+    pub half: Box<ControlHalf>,
+    /// Where the next one is put together.
+    next: Box<ControlHalf>,
 }
 
-impl Tables {
-    fn new() -> Self {
-        let room = || <[BucketTable; MAX_POLICIES]>::new_box_zeroed().expect("memory for buckets");
-        Self { room: [room(), room()], current: [false; MAX_POLICIES] }
+impl Default for Current {
+    /// An empty state.
+    fn default() -> Self {
+        Self { half: empty_half(), next: empty_half() }
     }
+}
 
-    fn current(&self, policy: usize) -> &BucketTable {
-        &self.room[usize::from(self.current[policy])][policy]
-    }
-
-    fn next(&mut self, policy: usize) -> &mut BucketTable {
-        &mut self.room[usize::from(!self.current[policy])][policy]
+impl Current {
+    /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published, the
+    /// writer was faster three times over, or the checksum is wrong; the copy then stays.
+    pub fn refresh(&mut self, region: &ControlRegion) -> bool {
+        for _ in 0..TRIES {
+            let whole = publish::read(region.epoch_word(), |epoch| {
+                region.load_half(epoch, &mut self.next);
+            });
+            let is_sound = || self.next.checksum == self.next.compute_checksum();
+            if whole && self.next.epoch != 0 && is_sound() {
+                std::mem::swap(&mut self.half, &mut self.next);
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -172,65 +235,6 @@ impl Tables {
 fn tables() -> impl Iterator<Item = (Family, usize)> {
     let of = |family| (0..MAX_POLICIES).map(move |policy| (family, policy));
     Family::ALL.into_iter().flat_map(of)
-}
-
-impl Snapshot {
-    /// An empty state.
-    pub fn new() -> Box<Self> {
-        let families = Family::ALL.map(|_| Tables::new());
-        Box::new(Self { half: empty_half(), next: empty_half(), families })
-    }
-
-    /// The bucket table of a policy in a family; `None`: no uplink has a path in the family, or
-    /// there is no such policy.
-    #[inline]
-    pub fn table(&self, family: Family, policy: usize) -> Option<&BucketTable> {
-        let published = self.half.policies.get(policy)?.steering(family).table != 0;
-        published.then(|| self.families[family.index()].current(policy))
-    }
-
-    /// Replaces the copy by the current state; allocates nothing. Only tables that changed are
-    /// copied. `false`: nothing is published, the writer was faster three times over, or a checksum
-    /// is wrong; the copy then stays.
-    pub fn refresh(&mut self, region: &ControlRegion) -> bool {
-        for _ in 0..3 {
-            let whole = publish::read(region.epoch_word(), |epoch| {
-                let offset = ControlRegion::half_offset(epoch);
-                map::load_into(&region.page, offset, &mut *self.next);
-                for (family, policy) in tables() {
-                    if self.has_changed(family, policy) {
-                        let next = self.families[family.index()].next(policy);
-                        region.load_table((epoch & 1) as usize, family, policy, next);
-                    }
-                }
-            });
-            if whole && self.next.epoch != 0 && self.is_next_sound() {
-                for (family, policy) in tables() {
-                    let changed = self.has_changed(family, policy);
-                    self.families[family.index()].current[policy] ^= changed;
-                }
-                std::mem::swap(&mut self.half, &mut self.next);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Has the policy another table in the next state?
-    fn has_changed(&self, family: Family, policy: usize) -> bool {
-        let [now, next] =
-            [&self.half, &self.next].map(|half| half.policies[policy].steering(family).table);
-        next != 0 && next != now
-    }
-
-    fn is_next_sound(&mut self) -> bool {
-        self.next.checksum == self.next.compute_checksum()
-            && tables().all(|(family, policy)| {
-                let wanted = self.next.policies[policy].steering(family).buckets_checksum;
-                !self.has_changed(family, policy)
-                    || wanted == checksum64(self.families[family.index()].next(policy))
-            })
-    }
 }
 
 /// The writing side of the paths' state words.
@@ -278,12 +282,6 @@ pub struct ControlWriter {
     last: Option<Instant>,
     /// By port: its interface as last published, by the kernel's index.
     ifindexes: [u32; MAX_PORTS],
-    /// By [`Family`] and policy: the number of its table as it was last published.
-    numbers: [[u32; MAX_POLICIES]; Family::COUNT],
-    /// The greatest number that was given.
-    greatest: u32,
-    /// Room for one that is compared.
-    table: Box<BucketTable>,
 }
 
 impl ControlWriter {
@@ -291,15 +289,12 @@ impl ControlWriter {
     pub fn new(region: ControlRegion, next_hops: NextHops) -> Self {
         let mut half = empty_half();
         if region.epoch() != 0 {
-            map::load_into(&region.page, ControlRegion::half_offset(region.epoch()), &mut *half);
+            region.load_half(region.epoch(), &mut half);
         }
-        let of = |family| half.policies.each_ref().map(|policy| policy.steering(family).table);
-        let numbers = Family::ALL.map(of);
-        let greatest = numbers.iter().flatten().copied().max().unwrap_or(0);
         // A process that ended in the midst of a publication may have left others.
         next_hops.set(&adjacency::next_hops(&half));
         let ifindexes = ifindexes(&half);
-        Self { region, next_hops, last: None, ifindexes, numbers, greatest, table: new_table() }
+        Self { region, next_hops, last: None, ifindexes }
     }
 
     /// The reading side.
@@ -331,7 +326,7 @@ impl ControlWriter {
 
     /// Publishes `half`, the tables of its policies and its next hops as the next epoch, which it
     /// returns. `tables` has by [`Family`] those of the first policies; none where no uplink has a
-    /// path in the family. Fills in `epoch`, the numbers of the tables and the checksums. Waits out
+    /// path in the family. Fills in `epoch`, which tables there are, and the checksums. Waits out
     /// [`MIN_PUBLISH_GAP_US`] since the last one.
     ///
     /// Next hops stand outside the halves. Until nobody reads the earlier half any more, none has
@@ -348,13 +343,10 @@ impl ControlWriter {
         let next = self.region.epoch().wrapping_add(1).max(1);
         half.epoch = next;
         for (family, policy) in self::tables() {
-            let table = tables[family.index()].get(policy).copied();
+            let table = tables[family.index()].get(policy);
             let steering = half.policies[policy].steering_mut(family);
-            (steering.table, steering.buckets_checksum) = match table {
-                Some(table) => (self.number(family, policy, table), checksum64(table)),
-                None => (0, 0),
-            };
-            self.numbers[family.index()][policy] = steering.table;
+            steering.has_table = table.is_some().into();
+            steering.buckets_checksum = table.map_or(0, |table| checksum64(*table));
         }
         half.checksum = half.compute_checksum();
 
@@ -364,8 +356,8 @@ impl ControlWriter {
         self.next_hops.set(&common);
 
         // The tables belong to the half: they are written under the same epoch store.
-        crate::sync::fence(Ordering::Release);
         let region = &self.region;
+        publish::begin(region.word(offset_of!(ControlPage, begun)), next);
         let bank = (next & 1) as usize;
         for family in Family::ALL {
             for (policy, table) in tables[family.index()].iter().enumerate() {
@@ -382,18 +374,6 @@ impl ControlWriter {
         }
         self.last = Some(Instant::now());
         epoch
-    }
-
-    /// The number of a policy's table: that of the live one if it holds the same.
-    fn number(&mut self, family: Family, policy: usize, table: &BucketTable) -> u32 {
-        let number = self.numbers[family.index()][policy];
-        let live = (self.region.epoch() & 1) as usize;
-        self.region.load_table(live, family, policy, &mut self.table);
-        if number != 0 && *self.table == *table {
-            return number;
-        }
-        self.greatest = self.greatest.wrapping_add(1).max(1);
-        self.greatest
     }
 
     /// Keeps a policy's home table for the next control process.
@@ -515,64 +495,36 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_keeps_the_state_it_has_until_there_is_a_sound_one() {
+    fn a_worker_keeps_the_state_it_has_until_there_is_a_sound_one() {
         let (mut writer, mut half) = writer();
         writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        let mut snapshot = writer.region().snapshot().unwrap();
+        let mut current = Current::default();
+        assert!(current.refresh(&writer.region));
+        half.policies[0].name = Name::new("other");
         let epoch = writer.publish(&mut half, [&[&[2; BUCKETS]], &[]]);
         let words = writer.region.page.view::<AtomicU64>(ControlRegion::half_offset(epoch));
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
-        assert!(!snapshot.refresh(&writer.region));
-        assert_eq!(
-            (snapshot.half.epoch, snapshot.table(Family::V4, 0).unwrap()[9]),
-            (epoch - 1, 1)
-        );
-        assert_eq!(snapshot.half.policies[0].name.as_str(), "balanced");
+        assert!(!current.refresh(&writer.region));
+        let held = |current: &Current| (current.half.epoch, current.half.policies[0].name);
+        assert_eq!(held(&current), (epoch - 1, Name::new("balanced")));
         words[100].fetch_xor(1 << 17, Ordering::Relaxed);
-        assert!(snapshot.refresh(&writer.region));
-        assert_eq!((snapshot.half.epoch, snapshot.table(Family::V4, 0).unwrap()[9]), (epoch, 2));
+        assert!(current.refresh(&writer.region));
+        assert_eq!(held(&current), (epoch, Name::new("other")));
     }
 
     #[test]
-    fn a_table_that_did_not_change_is_not_read_again() {
+    fn a_bucket_is_that_of_the_epoch_for_as_long_as_its_room_is_not_taken() {
         let (mut writer, mut half) = writer();
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        let mut snapshot = writer.region().snapshot().unwrap();
-        half.policies[0].members[0].weight = 7;
-        let epoch = writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        let at = ControlRegion::table_offset(epoch as usize & 1, Family::V4, 0);
-        writer.region.buckets.view::<AtomicU64>(at)[5].store(7, Ordering::Relaxed);
-        assert!(snapshot.refresh(&writer.region));
-        assert_eq!(snapshot.half.policies[0].members[0].weight, 7);
-        assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), [1; BUCKETS]);
-    }
-
-    /// Their checksums are the same: FNV carries upwards only, and these bytes are the uppermost.
-    #[test]
-    fn tables_of_one_checksum_are_told_apart() {
-        let table = |uplinks: [u8; 2]| {
-            let mut table = [0; BUCKETS];
-            [table[52_671], table[29_343]] = uplinks;
-            table
-        };
-        let all = || (0..=u8::MAX).map(|other| table([1, other]));
-        let first = checksum64(&table([0, 0]));
-        let Some(same) = all().find(|table| checksum64(table) == first) else {
-            panic!("no such pair");
-        };
-        let (mut writer, mut half) = writer();
-        writer.publish(&mut half, [&[&table([0, 0])], &[]]);
-        let mut snapshot = writer.region().snapshot().unwrap();
-        // As by another process.
-        let next_hops = NextHops::anonymous().unwrap();
-        let mut writer = ControlWriter::new(writer.region().clone(), next_hops);
-        writer.publish(&mut half, [&[&same], &[]]);
-        assert!(snapshot.refresh(&writer.region));
-        assert_eq!(*snapshot.table(Family::V4, 0).unwrap(), same);
-        let number = snapshot.half.policies[0].steering(Family::V4).table;
-        writer.publish(&mut half, [&[&same], &[]]);
-        assert!(snapshot.refresh(&writer.region));
-        assert_eq!(snapshot.half.policies[0].steering(Family::V4).table, number);
+        let mut table = [1; BUCKETS];
+        table[4711] = 5;
+        let first = writer.publish(&mut half, [&[&table], &[]]);
+        let region = writer.region().clone();
+        let bucket = |epoch, number| region.bucket(epoch, Family::V4, 0, number);
+        assert_eq!([4710, 4711, 4712].map(|n| bucket(first, n)), [Some(1), Some(5), Some(1)]);
+        let second = writer.publish(&mut half, [&[&[2; BUCKETS]], &[]]);
+        assert_eq!([bucket(first, 4711), bucket(second, 4711)], [Some(5), Some(2)]);
+        writer.publish(&mut half, [&[&[3; BUCKETS]], &[]]);
+        assert_eq!([bucket(first, 4711), bucket(second, 4711)], [None, Some(2)]);
     }
 
     #[test]
@@ -609,28 +561,13 @@ mod tests {
     #[test]
     fn tables_are_per_family_and_a_family_without_any_has_none() {
         let (mut writer, mut half) = writer();
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        let mut snapshot = writer.region().snapshot().unwrap();
-        assert_eq!(snapshot.table(Family::V6, 0), None);
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[&[2; BUCKETS]]]);
-        assert!(snapshot.refresh(writer.region()));
-        let first = |family| snapshot.table(family, 0).map(|table| table[0]);
-        assert_eq!(Family::ALL.map(first), [Some(1), Some(2)]);
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        assert!(snapshot.refresh(writer.region()));
-        assert_eq!(snapshot.table(Family::V6, 0), None);
-    }
-
-    /// What was published between is not known to a reader that was slow.
-    #[test]
-    fn a_table_that_comes_back_is_not_taken_for_the_one_before() {
-        let (mut writer, mut half) = writer();
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        writer.publish(&mut half, [&[&[2; BUCKETS]], &[]]);
-        let mut snapshot = writer.region().snapshot().unwrap();
-        writer.publish(&mut half, [&[], &[]]);
-        writer.publish(&mut half, [&[&[1; BUCKETS]], &[]]);
-        assert!(snapshot.refresh(writer.region()));
-        assert_eq!(snapshot.table(Family::V4, 0), Some(&[1; BUCKETS]));
+        let mut publish = |v6: &[&BucketTable]| {
+            writer.publish(&mut half, [&[&[1; BUCKETS]], v6]);
+            let snapshot = writer.region().snapshot().unwrap();
+            Family::ALL.map(|family| snapshot.table(family, 0).map(|table| table[0]))
+        };
+        assert_eq!(publish(&[]), [Some(1), None]);
+        assert_eq!(publish(&[&[2; BUCKETS]]), [Some(1), Some(2)]);
+        assert_eq!(publish(&[]), [Some(1), None]);
     }
 }

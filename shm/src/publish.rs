@@ -34,6 +34,21 @@ pub fn read(epoch: &AtomicU64, copy: impl FnOnce(u64)) -> bool {
     epoch.load(Ordering::Relaxed) == seen
 }
 
+/// Announces that what is stored from now on is of epoch `next`, and takes the room of `next - 2`.
+pub fn begin(begun: &AtomicU64, next: u64) {
+    begun.store(next, Ordering::Relaxed);
+    fence(Ordering::Release);
+}
+
+/// What `read` finds in the room of `epoch`; `None` when that is being taken for another. The writer
+/// [announces](begin) what it begins.
+#[inline]
+pub fn read_in_place<T>(begun: &AtomicU64, epoch: u64, read: impl FnOnce() -> T) -> Option<T> {
+    let found = read();
+    fence(Ordering::Acquire);
+    (begun.load(Ordering::Relaxed).wrapping_sub(epoch) < 2).then_some(found)
+}
+
 #[cfg(all(test, loom))]
 mod tests {
     use super::*;
@@ -64,6 +79,30 @@ mod tests {
             if whole {
                 assert_eq!(copied, [seen, seen]);
             }
+            writer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_is_read_in_place_is_of_the_epoch_or_nothing() {
+        loom::model(|| {
+            let (epoch, begun) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(1)));
+            // The room of odd epochs, and that of even ones.
+            let rooms = Arc::new([AtomicU64::new(0), AtomicU64::new(1)]);
+            let writer = {
+                let (epoch, begun, rooms) = (epoch.clone(), begun.clone(), rooms.clone());
+                loom::thread::spawn(move || {
+                    for next in 2..=3u64 {
+                        begin(&begun, next);
+                        rooms[(next & 1) as usize].store(next, Ordering::Relaxed);
+                        write(&epoch, &[], []);
+                    }
+                })
+            };
+            let seen = epoch.load(Ordering::Acquire);
+            let room = &rooms[(seen & 1) as usize];
+            let found = read_in_place(&begun, seen, || room.load(Ordering::Relaxed));
+            assert!(found.is_none_or(|found| found == seen), "{found:?} of {seen}");
             writer.join().unwrap();
         });
     }

@@ -99,7 +99,7 @@ impl Context {
 
     /// Has a flow on this uplink, which is down, nowhere better to go?
     pub(super) fn is_best(&self, uplink: u8, policy: u8, traffic: &Traffic) -> bool {
-        let other = steering::uplink(&self.snapshot, &self.control, self.key, policy, traffic);
+        let other = steering::uplink(&self.snapshot.half, &self.control, self.key, policy, traffic);
         other.is_none_or(|other| other == uplink)
     }
 
@@ -203,7 +203,7 @@ impl Sessions<V4> {
         {
             return Some(heavy);
         }
-        steering::uplink(&cx.snapshot, &cx.control, cx.key, policy, traffic)
+        steering::uplink(&cx.snapshot.half, &cx.control, cx.key, policy, traffic)
     }
 
     /// Where a flow goes whose endpoint has no mapping.

@@ -144,7 +144,7 @@ impl Sessions<V4> {
             ComeHome::All => survives || entry.state_owner.state() != FlowState::Closing,
         };
         let somewhere = || {
-            let to = steering::uplink(&cx.snapshot, &cx.control, cx.key, number, &traffic);
+            let to = steering::uplink(&cx.snapshot.half, &cx.control, cx.key, number, &traffic);
             to.is_some_and(|uplink| uplink != entry.uplink)
         };
         if !(leaves || fails_back) || !somewhere() {

@@ -8,7 +8,7 @@ use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
 use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_shm::adjacencies::Adjacencies;
-use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::{LaneWriter, UplinkCounter};
 use weir_shm::flows::Action4;
 use weir_wire::forward::Egress;
@@ -37,7 +37,7 @@ pub(super) struct Context {
     /// Key of the flow hash.
     pub(super) key: [u64; 2],
     pub(super) control: ControlRegion,
-    pub(super) snapshot: Box<Snapshot>,
+    pub(super) snapshot: Current,
     /// Number of uplinks.
     pub(super) uplinks: u8,
     /// Devices whose untagged frames are a port's.
@@ -70,7 +70,7 @@ impl Context {
             workers,
             key: regions.hash_key,
             control: regions.control.clone(),
-            snapshot: Snapshot::new(),
+            snapshot: Current::default(),
             uplinks: 0,
             untagged: [None; MAX_DEVICES],
             adjacencies: regions.adjacencies.clone(),

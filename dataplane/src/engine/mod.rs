@@ -48,7 +48,7 @@ mod unknown_hosts;
 use weir_layout::counters::Counter;
 use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
-use weir_shm::control::{ControlRegion, Snapshot};
+use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
 use weir_shm::observations::Observations;
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// The published state the engine works by.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub fn snapshot(&self) -> &Current {
         &self.context.snapshot
     }
 

@@ -33,7 +33,8 @@ impl Context {
         }
         let traffic = traffic_of(&work.parsed, work.port);
         let policy = steering::policy(half, &traffic);
-        let uplink = steering::uplink(&self.snapshot, &self.control, self.key, policy, &traffic)?;
+        let uplink =
+            steering::uplink(&self.snapshot.half, &self.control, self.key, policy, &traffic)?;
         let path = PathId::v4(uplink);
         let translate = half.path(path)?.translate;
         let key = work.parsed.key();

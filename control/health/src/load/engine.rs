@@ -1,6 +1,5 @@
 //! All uplinks and policies together.
 
-use weir_layout::Family;
 use weir_site::Site;
 use weir_site::load::{Capacity, Direction, Spill};
 
@@ -28,8 +27,7 @@ pub struct Reading {
 #[derive(Clone, Debug)]
 pub struct Load {
     uplinks: Vec<Uplink>,
-    /// By [`Family`], for the members that take flows may differ.
-    policies: [Vec<Placer>; Family::COUNT],
+    policies: Vec<Placer>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,7 +46,7 @@ struct Uplink {
 impl Load {
     /// Nothing is known yet.
     pub fn new(site: &Site) -> Self {
-        let mut load = Self { uplinks: Vec::new(), policies: Family::ALL.map(|_| Vec::new()) };
+        let mut load = Self { uplinks: Vec::new(), policies: Vec::new() };
         load.reconfigure(site);
         load
     }
@@ -62,11 +60,9 @@ impl Load {
             uplink.spill = given.spill;
             uplink.interval_ms = given.health.interval_ms.into();
         }
-        for placers in &mut self.policies {
-            placers.resize_with(site.policies.len(), Placer::default);
-            for (placer, policy) in placers.iter_mut().zip(&site.policies) {
-                placer.reconfigure(policy.balance, policy.spillover);
-            }
+        self.policies.resize_with(site.policies.len(), Placer::default);
+        for (placer, policy) in self.policies.iter_mut().zip(&site.policies) {
+            placer.reconfigure(policy.balance, policy.spillover);
         }
     }
 
@@ -83,19 +79,12 @@ impl Load {
         changes
     }
 
-    /// Places the new flows of a policy in a family, see [`Placer::place`].
-    pub fn place(
-        &mut self,
-        family: Family,
-        policy: usize,
-        members: &[Member],
-        takers: u64,
-        now: u64,
-    ) -> Placement {
+    /// Places the new flows of a policy, see [`Placer::place`].
+    pub fn place(&mut self, policy: usize, members: &[Member], takers: u64, now: u64) -> Placement {
         let uplinks = &self.uplinks;
         let known =
             |uplink: u8| uplinks.get(usize::from(uplink)).map_or(Known::default(), Uplink::known);
-        match self.policies[family.index()].get_mut(policy) {
+        match self.policies.get_mut(policy) {
             Some(placer) => placer.place(members, takers, &known, now),
             None => Placer::default().place(members, takers, &known, now),
         }

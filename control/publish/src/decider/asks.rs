@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use weir_layout::Family;
 use weir_view::own::Own;
 
 use super::Decider;
@@ -22,12 +21,11 @@ impl Decider {
     /// an uplink's targets are silent, perhaps another router has the address and did not say so, or
     /// it is dead.
     pub fn doubts(&mut self, now: u64) -> Vec<(u32, Ipv4Addr, [u8; 6])> {
-        let monitor = &self.paths[Family::V4.index()].monitor;
         self.doubted.resize(self.site.uplinks.len(), None);
         let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
             let last = &mut self.doubted[index];
-            if !monitor.is_silent(index) {
+            if !self.monitor.is_silent(index) {
                 *last = None;
             } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
                 && let Some(link) = self.kernel.link(&uplink.interface)
@@ -46,8 +44,7 @@ impl Decider {
     /// was last asked. Whoever asks says what came of it by [`own_made`](Self::own_made).
     pub fn own_traffic(&mut self) -> Option<Own> {
         let half = self.half.as_deref()?;
-        let words = self.paths[Family::V4.index()].states.words();
-        let wanted = || own::wanted(&self.site, &self.kernel, half, words);
+        let wanted = || own::wanted(&self.site, &self.kernel, half, self.states.words());
         std::mem::take(&mut self.unrouted).then(wanted)
     }
 

@@ -2,7 +2,9 @@
 //!
 //! The page holds two [`ControlHalf`]s. Control writes the half that `epoch + 1` selects, then
 //! stores `epoch + 1` with release ordering. A reader loads `epoch` (acquire), uses half
-//! `epoch & 1`, and, if it copies, loads `epoch` again: unchanged means the copy is whole.
+//! `epoch & 1`, and, if it copies, loads `epoch` again: unchanged means the copy is whole. Bucket
+//! tables have two banks likewise, which workers read in place: what they find of epoch *n* holds
+//! while `begun`, stored before anything of an epoch is, is less than *n* + 2.
 //! Control leaves at least [`MIN_PUBLISH_GAP_US`] between two publications, which is thousands of
 //! times the life of one XDP run, so a program that reads in place never meets a half being
 //! rewritten.

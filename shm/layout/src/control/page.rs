@@ -19,6 +19,8 @@ pub struct ControlPage {
     pub header: RegionHeader,
     /// Number of publications so far; 0 = nothing published. Atomic.
     pub epoch: u64,
+    /// The greatest epoch whose half and bucket tables the control process has begun to write. Atomic.
+    pub begun: u64,
     /// Process id of the control process, 0 = none ever. Atomic.
     pub pid: u64,
     /// When the control process last said it was alive, CLOCK_MONOTONIC milliseconds. Atomic.
@@ -61,6 +63,6 @@ impl SettingsBefore {
 }
 
 const _: () = {
-    assert!(core::mem::offset_of!(ControlPage, path_state) == 56);
-    assert!(core::mem::offset_of!(ControlPage, half) == 56 + 512);
+    assert!(core::mem::offset_of!(ControlPage, path_state) == 64);
+    assert!(core::mem::offset_of!(ControlPage, half) == 64 + 512);
 };

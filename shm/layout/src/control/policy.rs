@@ -61,10 +61,10 @@ pub struct Steering {
     pub come_home: u8,
     /// Uplink of a flow that promises to be heavy, [`NONE`](crate::NONE) = by its bucket.
     pub heavy: u8,
+    /// 1: there is a bucket table; 0: no uplink has a path in the family.
+    pub has_table: u8,
     /// Zero.
-    pub reserved: u8,
-    /// Number of the bucket table, another one whenever it holds anything else; 0 = there is none.
-    pub table: u32,
+    pub reserved: [u8; 4],
     /// [`checksum64`](crate::checksum64) of the bucket table.
     pub buckets_checksum: u64,
 }
