@@ -74,9 +74,9 @@ mod tests {
         let mut page = StatusPage::new_box_zeroed().unwrap();
         let marked = |page: &StatusPage| {
             let mut published =
-                weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
+                weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
             published.refuse(&refused(page));
-            published.problems.iter().map(|p| p & path_state::NO_DEVICE != 0).collect::<Vec<_>>()
+            published.problems[0].iter().map(|p| p & path_state::NO_DEVICE != 0).collect::<Vec<_>>()
         };
         assert_eq!(marked(&page), [false, false]);
         (page.devices[7].ifindex, page.devices[7].state) = (3, DeviceState::Refused as u8);

@@ -1,5 +1,5 @@
-//! State words ahead of the state machine: a lost carrier and `weir down` are in the uplink's word
-//! before anything else is done about them.
+//! State words ahead of the state machine: a lost carrier and `weir down` are in the words of the
+//! uplink's paths before anything else is done about them.
 //!
 //! A thread of its own hears the kernel's link events and serves the API socket. It has real-time
 //! priority and waits for nothing that the rest of the process does: that may be deriving bucket
@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 use weir_api::{Message, Request};
 use weir_kernel::events::Event;
 use weir_kernel::links::LinkEvents;
-use weir_layout::MAX_UPLINKS;
 use weir_layout::control::{PathId, path_state};
+use weir_layout::{Family, MAX_UPLINKS};
 use weir_shm::control::StateWords;
 use weir_shm::state_word;
 use weir_site::Site;
@@ -41,12 +41,12 @@ const STANDING: u32 = path_state::USABLE
     | path_state::HELD_DOWN
     | path_state::DRAINING;
 
-/// The uplinks' state words, which the daemon and the urgent thread write: without a lock by
+/// The paths' state words, which the daemon and the urgent thread write: without a lock by
 /// [`state_word`], whose order a model checks. Names are under a lock that is written at a reload
 /// alone, and interfaces are single words: of both, what was before or after is right.
 pub struct Words {
     words: StateWords,
-    /// By uplink: bits that are in its word and that the daemon has not heard of.
+    /// By uplink: bits that are in the words of its paths and that the daemon has not heard of.
     said: [AtomicU32; MAX_UPLINKS],
     /// By uplink: the kernel index of its interface; 0: none.
     interfaces: [AtomicU32; MAX_UPLINKS],
@@ -84,13 +84,14 @@ impl Words {
     }
 
     /// Stores what the daemon decided. Where something was said meanwhile, that holds.
-    pub fn set(&self, uplink: u8, state: u32) {
-        state_word::decide(self.words.word(PathId::v4(uplink)), self.said(uplink), state, fallen);
+    pub fn set(&self, path: PathId, state: u32) {
+        state_word::decide(self.words.word(path), self.said(path.uplink), state, fallen);
     }
 
-    /// Puts the uplink down for this reason.
+    /// Puts the uplink's paths down for this reason.
     fn say(&self, uplink: u8, bit: u32) {
-        state_word::report(self.words.word(PathId::v4(uplink)), self.said(uplink), bit, fallen);
+        let words = Family::ALL.map(|family| self.words.word(PathId::new(uplink, family)));
+        state_word::report(words, self.said(uplink), bit, fallen);
     }
 
     fn said(&self, uplink: u8) -> &AtomicU32 {
@@ -246,7 +247,7 @@ mod tests {
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let site = weir_site::parse("weir.toml", SITE).unwrap();
         words.know(&site, &Kernel { links, ..Kernel::default() });
-        (0..2).for_each(|uplink| words.set(uplink, UP | path_state::SATURATED));
+        (0..2).for_each(|uplink| words.set(PathId::v4(uplink), UP | path_state::SATURATED));
         (words, region)
     }
 
@@ -280,10 +281,10 @@ mod tests {
     fn what_was_decided_before_does_not_raise_a_word_that_fell() {
         let (words, region) = words();
         words.hear_event(CUT);
-        words.set(0, UP);
+        words.set(PathId::v4(0), UP);
         assert_eq!(region.path_state(PathId::v4(0)), path_state::NO_CARRIER);
         assert_eq!(words.lost_carriers().count(), 1);
-        words.set(0, UP | path_state::DEGRADED);
+        words.set(PathId::v4(0), UP | path_state::DEGRADED);
         assert_eq!(region.path_state(PathId::v4(0)), UP | path_state::DEGRADED, "decided since");
     }
 
@@ -291,11 +292,11 @@ mod tests {
     fn an_uplink_set_down_by_hand_is_down_before_the_daemon_hears_of_it() {
         let (words, region) = words();
         words.hear(&down("lte"));
-        words.set(1, UP);
+        words.set(PathId::v4(1), UP);
         assert_eq!(region.path_state(PathId::v4(1)), path_state::ADMIN_DOWN);
         assert_eq!(words.lost_carriers().count(), 0);
         words.heard(&down("lte"));
-        words.set(1, UP);
+        words.set(PathId::v4(1), UP);
         assert_eq!(region.path_state(PathId::v4(1)), UP, "put back, or the request was refused");
     }
 

@@ -1,4 +1,4 @@
-//! An uplink's state word with two writers: one decides, the other knows of a reason against it
+//! A path's state word with two writers: one decides, the other knows of a reason against it
 //! sooner.
 //!
 //! Who is sooner *reports* the reason beside the word, then puts it into the word. Who decides stores
@@ -30,16 +30,18 @@ pub fn decide(
     }
 }
 
-/// Reports a reason.
-pub fn report(
-    word: &AtomicU32,
+/// Reports a reason, and puts it into all words that it holds for.
+pub fn report<'a>(
+    words: impl IntoIterator<Item = &'a AtomicU32>,
     reported: &AtomicU32,
     reason: u32,
     fallen: impl Fn(u32, u32) -> u32,
 ) {
     reported.fetch_or(reason, Ordering::AcqRel);
     fence(Ordering::SeqCst);
-    word.store(fallen(word.load(Ordering::Acquire), reason), Ordering::Release);
+    for word in words {
+        word.store(fallen(word.load(Ordering::Acquire), reason), Ordering::Release);
+    }
 }
 
 /// Takes back what was reported, because who decides knows of it; was it?
@@ -65,7 +67,7 @@ mod tests {
             let pair = Arc::new((AtomicU32::new(USABLE), AtomicU32::new(0)));
             let urgent = {
                 let pair = pair.clone();
-                loom::thread::spawn(move || report(&pair.0, &pair.1, NO_CARRIER, fallen))
+                loom::thread::spawn(move || report([&pair.0], &pair.1, NO_CARRIER, fallen))
             };
             decide(&pair.0, &pair.1, USABLE, fallen);
             urgent.join().unwrap();
@@ -80,7 +82,7 @@ mod tests {
             let pair = Arc::new((AtomicU32::new(USABLE), AtomicU32::new(0)));
             let urgent = {
                 let pair = pair.clone();
-                loom::thread::spawn(move || report(&pair.0, &pair.1, NO_CARRIER, fallen))
+                loom::thread::spawn(move || report([&pair.0], &pair.1, NO_CARRIER, fallen))
             };
             // The state machine knows of the lost carrier once it has acknowledged it.
             let decision = if acknowledge(&pair.1, NO_CARRIER) { NO_CARRIER } else { USABLE };

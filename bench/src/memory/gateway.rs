@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use weir_dataplane::engine::{Engine, Regions};
 use weir_health::load::Placement;
+use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, GROUP, slots_for};
@@ -125,16 +126,16 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         let entry = NeighbourEntry { mac, fresh: true, trusted: true };
         kernel.neighbours.insert((index, next_hop), entry);
     }
-    let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), &[], None);
+    let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
     let mut writer = ControlWriter::new(regions.control.clone(), regions.adjacencies.next_hops());
     let mut takers = 0;
-    for (uplink, problems) in (0u8..).zip(&published.problems) {
+    for (uplink, problems) in (0u8..).zip(&published.problems[Family::V4.index()]) {
         anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
         let usable = up & 1 << uplink != 0;
         writer.set_path_state(PathId::v4(uplink), if usable { path_state::USABLE } else { 0 });
         takers |= u64::from(usable) << uplink;
     }
-    let mut tables = weir_publish::Tables::default();
+    let mut tables = weir_publish::Tables::new(Family::V4);
     let takers = vec![takers; site.policies.len()];
     tables.update(&mut published.half, &takers, Placement::plain);
     writer.publish(&mut published.half, [&tables.live(), &[]]);

@@ -10,18 +10,20 @@ use super::signal::Transition;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// The uplink of this name.
+    /// The uplink of this name, by its IPv4 path.
     Uplink(String),
+    /// The IPv6 path of the uplink of this name.
+    Ipv6(String),
     /// The LAN by this interface.
     Lan(String),
 }
 
 impl Part {
-    /// Its name, if it is an uplink.
+    /// Its name, if it is an uplink by its IPv4 path.
     pub fn uplink(&self) -> Option<&str> {
         match self {
             Self::Uplink(name) => Some(name),
-            Self::Lan(_) => None,
+            Self::Ipv6(_) | Self::Lan(_) => None,
         }
     }
 }
@@ -30,6 +32,7 @@ impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Uplink(name) => f.write_str(name),
+            Self::Ipv6(name) => write!(f, "{name} (IPv6)"),
             Self::Lan(name) => write!(f, "LAN {name}"),
         }
     }
@@ -42,7 +45,7 @@ pub struct Entry {
     pub number: u64,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// Whose it is: `"uplink"` or `"lan"` in JSON.
+    /// Whose it is: `"uplink"`, `"ipv6"` or `"lan"` in JSON.
     #[serde(flatten)]
     pub part: Part,
     /// What changed.

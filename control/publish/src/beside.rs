@@ -80,7 +80,7 @@ mod tests {
     fn told(forwards: bool, from: &str, to: &str) -> Vec<String> {
         let of = |text: &str| weir_site::parse("weir.toml", text).unwrap();
         let overrides = Overrides::default();
-        let published = derive(&of(SITE), &Kernel::default(), &overrides, &[], None);
+        let published = derive(&of(SITE), &Kernel::default(), &overrides, [&[]; 2], None);
         warnings(&of(&SITE.replace(from, to)), &published.half, forwards)
     }
 

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout,
-    Name, PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout, path_state,
+    Name, Path, PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout,
+    path_state,
 };
 use weir_layout::flow::slots_for;
 use weir_layout::{Family, NONE};
@@ -21,21 +22,22 @@ use crate::ports::Ports;
 pub struct Published {
     /// The half.
     pub half: Box<ControlHalf>,
-    /// What the kernel and the operator say of each uplink, as bits of its state word; a drained
-    /// one is both down and draining.
-    pub problems: Vec<u32>,
+    /// By [`Family`], what the kernel and the operator say of each uplink's path, as bits of its
+    /// state word; a drained one is both down and draining.
+    pub problems: [Vec<u32>; Family::COUNT],
     /// What decides which destinations stay on the gateway.
     pub hosts: hosts::Sources,
     /// Next hops whose hardware address should be asked for.
     pub unresolved: Vec<(u32, Ipv4Addr)>,
 }
 
-/// Derives the state; pure. `last` is what was published before, for the numbers of ports.
+/// Derives the state; pure. `since` says by [`Family`] since when each uplink's path is usable or not;
+/// `last` is what was published before, for the numbers of ports.
 pub fn derive(
     site: &Site,
     kernel: &Kernel,
     overrides: &Overrides,
-    since: &[u64],
+    since: [&[u64]; Family::COUNT],
     last: Option<&ControlHalf>,
 ) -> Published {
     let mut half = empty_half();
@@ -68,33 +70,30 @@ pub fn derive(
     let lan_nets: Vec<Ipv4Net> = lans.into_iter().map(|(net, _)| net).collect();
     half.lan_prefix_count = lan_nets.len() as u32;
 
-    let mut problems = Vec::new();
+    let mut problems = Family::ALL.map(|_| Vec::new());
     let mut unresolved = Vec::new();
     for (index, (uplink, port)) in site.uplinks.iter().zip(&uplink_ports).enumerate() {
+        let slot = &mut half.uplinks[index];
+        let by_hand = of_uplink(slot, uplink, overrides, index as u8);
+        slot.port = port.unwrap_or(NONE);
         let link = kernel.link(&uplink.interface);
-        let mut found = one_uplink(
-            &mut half.uplinks[index],
-            uplink,
-            site.nat_ports,
-            link,
-            kernel,
-            overrides,
-            index as u8,
-            &mut unresolved,
-        );
-        half.uplinks[index].port = port.unwrap_or(NONE);
-        let since = since.get(index).copied().unwrap_or(0);
-        half.uplinks[index].path_mut(Family::V4).since = since;
-        if port.is_none() {
-            found |= match kernel.usable(&uplink.interface) {
-                Ok(_) | Err(DeviceFault::Missing) => path_state::NO_CARRIER,
-                Err(_) => path_state::NO_DEVICE,
+        let of_link = of_link(uplink, link, kernel, port.is_some());
+        for family in Family::ALL {
+            let path = slot.path_mut(family);
+            path.since = since[family.index()].get(index).copied().unwrap_or(0);
+            let found = match family {
+                _ if !uplink.has_path(family) => path_state::NOT_CONFIGURED,
+                Family::V4 => {
+                    let clash = |link| weir_site::clashes(uplink, link, kernel, &lan_nets);
+                    let clashes = link.is_some_and(clash);
+                    let found = path4(path, uplink, site.nat_ports, link, kernel, &mut unresolved);
+                    of_link | found | if clashes { path_state::NO_ADDRESS } else { 0 }
+                }
+                // The view of the kernel has neither yet.
+                Family::V6 => of_link | path_state::NO_ADDRESS | path_state::NO_NEXT_HOP,
             };
+            problems[family.index()].push(by_hand | found);
         }
-        if link.is_some_and(|link| weir_site::clashes(uplink, link, kernel, &lan_nets)) {
-            found |= path_state::NO_ADDRESS;
-        }
-        problems.push(found);
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
@@ -112,17 +111,8 @@ fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4
     nets
 }
 
-#[expect(clippy::too_many_arguments, reason = "one uplink from all that is known of it")]
-fn one_uplink(
-    slot: &mut UplinkLayout,
-    uplink: &Uplink,
-    nat_ports: (u16, u16),
-    link: Option<&Link>,
-    kernel: &Kernel,
-    overrides: &Overrides,
-    index: u8,
-    unresolved: &mut Vec<(u32, Ipv4Addr)>,
-) -> u32 {
+/// What an uplink has whatever the family; what the operator wants of it, as bits of state words.
+fn of_uplink(slot: &mut UplinkLayout, uplink: &Uplink, overrides: &Overrides, index: u8) -> u32 {
     slot.name = Name::new(&uplink.name);
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
@@ -131,20 +121,40 @@ fn one_uplink(
         Some(Hand::Draining(until) | Hand::Drained(until)) => *until,
         Some(Hand::Down) | None => 0,
     };
-    let mut problems = hand.map_or(0, |hand| hand.bits());
-    let path = slot.path_mut(Family::V4);
+    hand.map_or(0, |hand| hand.bits())
+}
+
+/// What is wrong with an uplink's link, for both of its paths.
+fn of_link(uplink: &Uplink, link: Option<&Link>, kernel: &Kernel, has_port: bool) -> u32 {
+    let cut = if link.is_some_and(|link| link.running) { 0 } else { path_state::NO_CARRIER };
+    if has_port {
+        return cut;
+    }
+    cut | match kernel.usable(&uplink.interface) {
+        Ok(_) | Err(DeviceFault::Missing) => path_state::NO_CARRIER,
+        Err(_) => path_state::NO_DEVICE,
+    }
+}
+
+/// An uplink's IPv4 path; what is wrong with it beside its link.
+fn path4(
+    path: &mut Path,
+    uplink: &Uplink,
+    nat_ports: (u16, u16),
+    link: Option<&Link>,
+    kernel: &Kernel,
+    unresolved: &mut Vec<(u32, Ipv4Addr)>,
+) -> u32 {
     path.translate = uplink.translate as u8;
     path.inbound = uplink.inbound.into();
     (path.nat_lo, path.nat_hi) = nat_ports;
-    let Some(link) = link else { return problems | path_state::NO_CARRIER };
-    if !link.running {
-        problems |= path_state::NO_CARRIER;
-    }
+    let Some(link) = link else { return 0 };
     let pool = uplink.pool(link.index, kernel);
     for (to, from) in path.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
         *to = Address::v4(from.octets());
     }
     path.pool_len = pool.len().min(MAX_POOL) as u8;
+    let mut problems = 0;
     if uplink.translate == Translate::Nat44 && pool.is_empty() {
         problems |= path_state::NO_ADDRESS;
     }
@@ -218,13 +228,16 @@ fn prefix(net: &Ipv4Net) -> Prefix {
 
 #[cfg(test)]
 mod tests {
+    use weir_view::NeighbourEntry;
+
     use super::*;
     use crate::fixture::site;
 
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {
-        let published = derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), &[], None);
-        assert_eq!(published.problems, [path_state::NO_CARRIER]);
+        let published =
+            derive(&site(&["a"]), &Kernel::default(), &Overrides::default(), [&[]; 2], None);
+        assert_eq!(published.problems[0], [path_state::NO_CARRIER]);
     }
 
     #[test]
@@ -238,8 +251,8 @@ mod tests {
         };
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let kernel = Kernel { links, ..Kernel::default() };
-        let found = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
-        let down = found.problems.iter().map(|p| p & path_state::NO_DEVICE != 0);
+        let found = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), [&[]; 2], None);
+        let down = found.problems[0].iter().map(|p| p & path_state::NO_DEVICE != 0);
         assert_eq!(down.collect::<Vec<_>>(), [false, true]);
         let device = found.half.devices.iter().find(|d| d.name.as_str() == "wan1").unwrap();
         assert_eq!((device.ifindex, device.fault), (0, DeviceFault::NoEthernet as u8));
@@ -258,8 +271,8 @@ mod tests {
             ],
             ..Kernel::default()
         };
-        let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), &[], None);
-        let unusable = published.problems.iter().map(|p| p & path_state::NO_ADDRESS != 0);
+        let published = derive(&site(&["a", "b"]), &kernel, &Overrides::default(), [&[]; 2], None);
+        let unusable = published.problems[0].iter().map(|p| p & path_state::NO_ADDRESS != 0);
         assert_eq!(unusable.collect::<Vec<_>>(), [true, false]);
     }
 
@@ -276,10 +289,40 @@ mod tests {
             ..Kernel::default()
         };
         let site = weir_site::parse("weir.toml", text).unwrap();
-        let half = derive(&site, &kernel, &Overrides::default(), &[], None).half;
+        let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
         let behind = |source| (0..=NONE).filter(|port| half.is_behind(*port, source)).collect();
         let ports: [Vec<u8>; 5] =
             [[10, 1, 0, 9], [10, 2, 0, 9], [10, 3, 0, 9], [10, 4, 0, 9], [10, 5, 0, 9]].map(behind);
         assert_eq!(ports, [vec![0], vec![1], vec![1], vec![NONE], vec![]]);
+    }
+
+    #[test]
+    fn an_uplink_may_be_well_for_one_family_and_not_for_the_other() {
+        let link =
+            |index, name: &str| Link { index, name: name.into(), running: true, ..Link::default() };
+        let next_hop = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0")],
+            addresses: vec![(2, "192.0.2.2/24".parse().unwrap())],
+            neighbours: [((2, "192.0.2.1".parse().unwrap()), next_hop)].into(),
+            ..Kernel::default()
+        };
+        let mut site = site(&["a"]);
+        site.uplinks[0].next_hop = Some("192.0.2.1".parse().unwrap());
+        let problems = |site: &Site| {
+            derive(site, &kernel, &Overrides::default(), [&[]; 2], None).problems.concat()
+        };
+        assert_eq!(problems(&site), [0, path_state::NOT_CONFIGURED]);
+        site.uplinks[0].ipv6 = true;
+        let lacking = path_state::NO_ADDRESS | path_state::NO_NEXT_HOP;
+        assert_eq!(problems(&site), [0, lacking]);
+    }
+
+    #[test]
+    fn what_the_operator_wants_of_an_uplink_is_in_both_words() {
+        let mut overrides = Overrides::default();
+        overrides.hands.insert(0, Hand::Down);
+        let found = derive(&site(&["a"]), &Kernel::default(), &overrides, [&[]; 2], None);
+        assert!(found.problems.concat().iter().all(|word| word & path_state::ADMIN_DOWN != 0));
     }
 }

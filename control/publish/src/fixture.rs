@@ -17,5 +17,5 @@ pub fn site(uplinks: &[&str]) -> Site {
 
 /// What is published of it where the kernel has nothing.
 pub fn published(uplinks: &[&str]) -> Box<ControlHalf> {
-    derive(&site(uplinks), &Kernel::default(), &Overrides::default(), &[], None).half
+    derive(&site(uplinks), &Kernel::default(), &Overrides::default(), [&[]; 2], None).half
 }

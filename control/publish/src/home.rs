@@ -4,7 +4,7 @@ use weir_layout::Family;
 use weir_layout::control::{ComeHome, ControlHalf};
 use weir_site::{Failback, Site};
 
-/// What a policy's flows that are away are to do, as time goes.
+/// What a policy's flows of a family that are away are to do, as time goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Homing {
     /// The active tier and since when, milliseconds; none: not looked at yet.
@@ -15,14 +15,14 @@ pub struct Homing {
 
 impl Homing {
     /// What an earlier control process had come to for each policy, if it worked by the same file.
-    pub fn of_all(site: &Site, published: &ControlHalf, now: u64) -> Vec<Self> {
+    pub fn of_all(family: Family, site: &Site, published: &ControlHalf, now: u64) -> Vec<Self> {
         if published.config_hash != site.hash {
             return vec![Self::default(); site.policies.len()];
         }
         let policies = published.policies.iter().take(site.policies.len());
         policies
             .map(|policy| {
-                let published = policy.steering(Family::V4);
+                let published = policy.steering(family);
                 let come_home = ComeHome::from_byte(published.come_home);
                 Self::adopt(published.active_tier, come_home, now)
             })
@@ -141,7 +141,7 @@ mod tests {
         (steering.active_tier, steering.come_home) = (1, All as u8);
         let mut go_on = |hash| {
             half.config_hash = hash;
-            Homing::of_all(&site, &half, 0)[0].come_home(Failback::NewFlows, 1, 5, 1)
+            Homing::of_all(Family::V4, &site, &half, 0)[0].come_home(Failback::NewFlows, 1, 5, 1)
         };
         assert_eq!([go_on(site.hash), go_on(!site.hash)], [All, Stay]);
     }

@@ -109,6 +109,7 @@ impl Overrides {
 #[cfg(test)]
 mod tests {
     use weir_health::load::Placement;
+    use weir_layout::Family;
     use weir_layout::control::Uplink as UplinkLayout;
     use weir_view::Kernel;
 
@@ -130,11 +131,11 @@ mod tests {
         overrides.weights.insert(0, 7);
         overrides.expire(999);
         assert_eq!(overrides.hands[&2], Hand::Draining(1000));
-        let mut published = derive(&site, &Kernel::default(), &overrides, &[], None);
-        for (index, problems) in published.problems.iter().enumerate() {
+        let mut published = derive(&site, &Kernel::default(), &overrides, [&[]; 2], None);
+        for (index, problems) in published.problems[0].iter().enumerate() {
             writer.set_path_state(PathId::v4(index as u8), problems & !path_state::DRAINING);
         }
-        let mut tables = Tables::default();
+        let mut tables = Tables::new(Family::V4);
         tables.update(&mut published.half, &[0b0001], Placement::plain);
         writer.publish(&mut published.half, [&tables.live(), &[]]);
         let mut found = Overrides::adopt(&site, &region, &region.snapshot().unwrap());

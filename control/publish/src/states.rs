@@ -1,19 +1,21 @@
-//! The uplinks' state words, as they are decided.
+//! The state words of a family's paths, as they are decided.
 
-use weir_layout::control::path_state;
+use weir_layout::Family;
+use weir_layout::control::{PathId, path_state};
 
-/// The words of all uplinks, and since when each is usable or not.
-#[derive(Clone, Debug, Default)]
+/// The words of one family's paths, by uplink, and since when each is usable or not.
+#[derive(Clone, Debug)]
 pub struct States {
+    family: Family,
     words: Vec<u32>,
     since: Vec<u64>,
 }
 
-/// A word that was decided anew.
+/// A path's word that was decided anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Index of the uplink.
-    pub uplink: usize,
+    /// Which path.
+    pub path: PathId,
     /// The word that was.
     pub from: u32,
     /// The word that is.
@@ -21,12 +23,12 @@ pub struct Change {
 }
 
 impl Change {
-    /// Did the uplink become usable, or is it no more?
+    /// Did the path become usable, or is it no more?
     pub const fn flips(&self) -> bool {
         (self.from ^ self.to) & path_state::USABLE != 0
     }
 
-    /// Is the uplink out of use from now on?
+    /// Is the path out of use from now on?
     pub const fn takes_out(&self) -> bool {
         self.flips() && self.from & path_state::USABLE != 0
     }
@@ -35,8 +37,8 @@ impl Change {
 impl States {
     /// Those of an earlier control process, with since when, seconds since the Unix epoch; 0: not
     /// known.
-    pub fn new(words: Vec<u32>, since: Vec<u64>) -> Self {
-        let mut states = Self { words, since };
+    pub fn new(family: Family, words: Vec<u32>, since: Vec<u64>) -> Self {
+        let mut states = Self { family, words, since };
         states.resize(states.words.len());
         states
     }
@@ -52,17 +54,18 @@ impl States {
         &self.words
     }
 
-    /// Since when each uplink is usable or not, seconds since the Unix epoch.
+    /// Since when each path is usable or not, seconds since the Unix epoch.
     pub fn since(&self) -> &[u64] {
         &self.since
     }
 
-    /// Takes what is decided of the uplinks at `now_s`, seconds since the Unix epoch; the changes.
+    /// Takes what is decided of the paths at `now_s`, seconds since the Unix epoch; the changes.
     pub fn decide(&mut self, words: impl IntoIterator<Item = u32>, now_s: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         let known = self.words.iter_mut().zip(&mut self.since);
-        for (uplink, ((word, since), to)) in known.zip(words).enumerate() {
-            let change = Change { uplink, from: std::mem::replace(word, to), to };
+        for (uplink, ((word, since), to)) in (0u8..).zip(known.zip(words)) {
+            let path = PathId::new(uplink, self.family);
+            let change = Change { path, from: std::mem::replace(word, to), to };
             if change.flips() || *since == 0 {
                 *since = now_s;
             }
@@ -84,15 +87,15 @@ mod tests {
 
     #[test]
     fn what_is_decided_again_is_no_change() {
-        let mut states = States::new(vec![UP, CUT], vec![5, 6]);
+        let mut states = States::new(Family::V4, vec![UP, CUT], vec![5, 6]);
         assert_eq!(states.decide([UP, CUT], 9), []);
         assert_eq!((states.words(), states.since()), (&[UP, CUT][..], &[5, 6][..]));
     }
 
     #[test]
     fn the_time_is_that_of_the_last_flip() {
-        let mut states = States::new(vec![UP, UP, CUT], vec![5, 5, 0]);
-        let change = |uplink, from, to| Change { uplink, from, to };
+        let mut states = States::new(Family::V4, vec![UP, UP, CUT], vec![5, 5, 0]);
+        let change = |uplink, from, to| Change { path: PathId::v4(uplink), from, to };
         let changes = states.decide([DEGRADED, CUT, CUT], 9);
         assert_eq!(changes, [change(0, UP, DEGRADED), change(1, UP, CUT)]);
         assert_eq!(states.since(), [5, 9, 9], "and of the first look where none is known");
@@ -103,9 +106,9 @@ mod tests {
 
     #[test]
     fn an_uplink_that_is_added_begins_without_a_state() {
-        let mut states = States::new(vec![UP], vec![5]);
+        let mut states = States::new(Family::V4, vec![UP], vec![5]);
         states.resize(2);
-        assert_eq!(states.decide([UP, UP], 9), [Change { uplink: 1, from: 0, to: UP }]);
+        assert_eq!(states.decide([UP, UP], 9), [Change { path: PathId::v4(1), from: 0, to: UP }]);
         assert_eq!(states.since(), [5, 9]);
     }
 }

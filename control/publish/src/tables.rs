@@ -1,4 +1,4 @@
-//! The bucket tables of the policies.
+//! The bucket tables of the policies in a family.
 
 use weir_health::buckets::{Buckets, Member};
 use weir_health::load::Placement;
@@ -17,37 +17,43 @@ fn members(policy: &weir_layout::control::Policy) -> Vec<Member> {
     policy.members().iter().map(member).collect()
 }
 
-/// The bucket tables of all policies, with their memory.
-#[derive(Default)]
+/// The bucket tables of all policies in one family, with their memory.
 pub struct Tables {
+    family: Family,
     policies: Vec<Buckets>,
 }
 
 impl Tables {
+    /// None yet.
+    pub const fn new(family: Family) -> Self {
+        Self { family, policies: Vec::new() }
+    }
+
     /// What an earlier control process left, for a site of the same file.
-    pub fn adopt(site: &Site, region: &ControlRegion, snapshot: &Snapshot) -> Self {
+    pub fn adopt(family: Family, site: &Site, region: &ControlRegion, snapshot: &Snapshot) -> Self {
         if snapshot.half.config_hash != site.hash {
-            return Self::default();
+            return Self::new(family);
         }
-        let home =
-            |policy: usize| match snapshot.half.policies[policy].steering(Family::V4).active_tier {
-                0 => Buckets::default(),
-                tier => Buckets::adopt(tier, region.bank(HOME_BANK, Family::V4, policy)),
-            };
-        Self { policies: (0..site.policies.len()).map(home).collect() }
+        let home = |policy: usize| match snapshot.half.policies[policy].steering(family).active_tier
+        {
+            0 => Buckets::default(),
+            tier => Buckets::adopt(tier, region.bank(HOME_BANK, family, policy)),
+        };
+        Self { family, policies: (0..site.policies.len()).map(home).collect() }
     }
 
     /// Brings the tables up to date with the half's members. `takers` has for each policy the
-    /// uplinks that health lets take new flows, a bit for each; `place` says what load makes of
-    /// them, given the policy, its members and its takers. Says whether a live table changed.
+    /// uplinks whose paths health lets take new flows, a bit for each, and is empty where no uplink
+    /// has a path; `place` says what load makes of them, given the policy, its members and its
+    /// takers. Says whether a live table changed.
     pub fn update(
         &mut self,
         half: &mut ControlHalf,
         takers: &[u64],
         mut place: impl FnMut(usize, &[Member], u64) -> Placement,
     ) -> bool {
+        let mut changed = self.policies.len() != takers.len();
         self.policies.resize_with(takers.len(), Buckets::default);
-        let mut changed = false;
         let policies = self.policies.iter_mut().zip(&mut half.policies);
         for (index, ((buckets, policy), takers)) in policies.zip(takers).enumerate() {
             let mut members = members(policy);
@@ -56,7 +62,7 @@ impl Tables {
                 member.weight = weight;
             }
             changed |= buckets.update(&members, placement.takers);
-            let steering = policy.steering_mut(Family::V4);
+            let steering = policy.steering_mut(self.family);
             steering.active_tier = buckets.active_tier().unwrap_or(0);
             steering.heavy = placement.heavy.unwrap_or(NONE);
         }
@@ -84,11 +90,33 @@ mod tests {
     #[test]
     fn tables_that_change_while_the_half_does_not_are_noticed() {
         let mut half = published(&["fiber", "lte"]);
-        let mut tables = Tables::default();
+        let mut tables = Tables::new(Family::V4);
         assert!(tables.update(&mut half, &[0b11], Placement::plain));
         let before = half.clone();
         assert!(tables.update(&mut half, &[0b01], Placement::plain));
         assert_eq!(half.as_bytes(), before.as_bytes());
         assert!(!tables.update(&mut half, &[0b01], Placement::plain));
+    }
+
+    #[test]
+    fn a_policys_tables_differ_by_family() {
+        let mut half = published(&["fiber", "lte"]);
+        let (mut v4, mut v6) = (Tables::new(Family::V4), Tables::new(Family::V6));
+        v4.update(&mut half, &[0b11], Placement::plain);
+        v6.update(&mut half, &[0b10], Placement::plain);
+        let has = |tables: &Tables, uplink| tables.live()[0].contains(&uplink);
+        assert!(has(&v4, 0) && has(&v4, 1) && has(&v6, 1) && !has(&v6, 0));
+        let tiers = |half: &ControlHalf| half.policies[0].steering.map(|of| of.active_tier);
+        assert_eq!(tiers(&half), [1, 1]);
+        assert!(v6.update(&mut half, &[0], Placement::plain), "no path is left");
+        assert!(!v4.update(&mut half, &[0b11], Placement::plain), "the other family's stay");
+        assert_eq!(tiers(&half), [1, 0]);
+    }
+
+    #[test]
+    fn a_family_without_paths_has_no_tables() {
+        let mut tables = Tables::new(Family::V6);
+        assert!(!tables.update(&mut published(&["fiber"]), &[], Placement::plain));
+        assert!(tables.live().is_empty());
     }
 }

@@ -214,6 +214,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
                 Translation::Nat44 => Translate::Nat44,
                 Translation::None => Translate::None,
             },
+            ipv6: false,
             inbound: inbound.is_some(),
             health: u
                 .health

@@ -11,6 +11,7 @@
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
+//! | `paths` | which paths an uplink has, and what shows their health |
 //! | `sources` | which addresses an uplink's packets are sent from |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
 //! | [`hooks`], `trust` | which of the operator's programs are run |
@@ -27,6 +28,7 @@ pub mod health;
 pub mod hooks;
 pub mod load;
 mod machine;
+mod paths;
 mod place;
 mod read;
 pub mod rules;
@@ -130,6 +132,8 @@ pub struct Uplink {
     pub addresses: Vec<Ipv4Addr>,
     /// Address translation.
     pub translate: Translate,
+    /// It has an IPv6 path too; no file can say so yet.
+    pub ipv6: bool,
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
     /// How its health is judged.

@@ -7,7 +7,7 @@ use weir_api::words;
 use weir_health::{Entry, Part, State, Transition};
 use weir_kernel::guard::Guard;
 use weir_layout::Family;
-use weir_layout::control::PathId;
+use weir_layout::control::{PathId, path_state};
 use weir_publish::{Change, Decider, Effects};
 use weir_service::Complaint;
 use weir_shm::control::ControlWriter;
@@ -55,10 +55,13 @@ impl Executor {
     /// Carries out what follows from what was decided; the epoch in force. Hooks run later, by
     /// [`Self::run_hooks`].
     pub fn carry_out(&mut self, effects: Effects, decider: &mut Decider) -> u64 {
-        for (index, word) in (0u8..).zip(decider.words()) {
-            if self.writer.region().path_state(PathId::v4(index)) != *word {
-                // Existing flows obey at once; new ones with the buckets below.
-                self.words.set(index, *word);
+        for family in Family::ALL {
+            for (uplink, word) in (0u8..).zip(decider.words(family)) {
+                let path = PathId::new(uplink, family);
+                if self.writer.region().path_state(path) != *word {
+                    // Existing flows obey at once; new ones with the buckets below.
+                    self.words.set(path, *word);
+                }
             }
         }
         self.flipped |= effects.flip();
@@ -70,9 +73,12 @@ impl Executor {
             decider.hosts_failed();
         }
         if let Some(mut half) = effects.half {
-            let epoch = self.writer.publish(&mut half, [&decider.tables().live(), &[]]);
-            for (policy, table) in decider.tables().homes() {
-                self.writer.save_home(Family::V4, policy, table);
+            let live = Family::ALL.map(|family| decider.tables(family).live());
+            let epoch = self.writer.publish(&mut half, live.each_ref().map(Vec::as_slice));
+            for family in Family::ALL {
+                for (policy, table) in decider.tables(family).homes() {
+                    self.writer.save_home(family, policy, table);
+                }
             }
             tracing::debug!(epoch, "published");
         }
@@ -125,12 +131,17 @@ impl Executor {
 }
 
 fn tell_state(change: &Change, site: &Site) {
-    let name = &site.uplinks[change.uplink].name;
+    if !change.flips() && change.to & path_state::NOT_CONFIGURED != 0 {
+        return;
+    }
+    let name = &site.uplinks[usize::from(change.path.uplink)].name;
+    // Said only where there may be another.
+    let family = (change.path.family == Family::V6).then_some("ipv6");
     let (before, state) = (words::state(change.from), words::state(change.to));
     if change.takes_out() {
-        tracing::warn!(uplink = name, before, state, "out of use");
+        tracing::warn!(uplink = name, family, before, state, "out of use");
     } else {
-        tracing::info!(uplink = name, before, state, "uplink state");
+        tracing::info!(uplink = name, family, before, state, "uplink state");
     }
 }
 
@@ -140,6 +151,12 @@ fn tell_entry(entry: &Entry) {
     match &entry.part {
         Part::Uplink(uplink) if worse => tracing::warn!(uplink, %from, %to, %reason, "worse"),
         Part::Uplink(uplink) => tracing::info!(uplink, %from, %to, %reason, "uplink"),
+        Part::Ipv6(uplink) if worse => {
+            tracing::warn!(uplink, family = "ipv6", %from, %to, %reason, "worse");
+        }
+        Part::Ipv6(uplink) => {
+            tracing::info!(uplink, family = "ipv6", %from, %to, %reason, "uplink");
+        }
         Part::Lan(lan) if worse => tracing::warn!(lan, %from, %to, %reason, "worse"),
         Part::Lan(lan) => tracing::info!(lan, %from, %to, %reason, "LAN"),
     }

@@ -2,6 +2,8 @@
 
 use weir_api::time;
 use weir_health::{PassiveCounts, Signal};
+use weir_layout::Family;
+use weir_layout::control::PathId;
 use weir_service::Complaint;
 
 use super::Daemon;
@@ -11,11 +13,12 @@ impl Daemon {
     /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
     /// nothing leaves by it.
     pub(super) fn probes(&self) -> Vec<Plan<'_>> {
-        let (kernel, monitor) = (self.decider.kernel(), self.decider.monitor());
+        let kernel = self.decider.kernel();
         let plans = self.decider.site().uplinks.iter().enumerate().filter_map(|(index, uplink)| {
             let link = kernel.link(&uplink.interface).filter(|link| link.running)?;
             let binding = Binding::of(uplink, link, kernel);
-            let silent = monitor.is_silent(index);
+            let is_silent = |family| self.decider.monitor(family).is_silent(index);
+            let silent = Family::ALL.into_iter().any(is_silent);
             Some(Plan { uplink: &uplink.name, binding, health: &uplink.health, silent })
         });
         plans.collect()
@@ -31,12 +34,16 @@ impl Daemon {
         changed
     }
 
-    /// Takes what a probe has found; says whether an uplink's state changed.
+    /// Takes what a probe has found; says whether the state of a path changed.
     pub(super) fn hear(&mut self, event: &probe::Event) -> bool {
         let uplinks = &self.decider.site().uplinks;
         let named = |uplink: &weir_site::Uplink| *uplink.name == *event.uplink;
         let Some(index) = uplinks.iter().position(named) else { return false };
-        let Some(signal) = event.signal(&uplinks[index].health) else { return false };
+        let of = |family| {
+            let path = self.decider.monitor(family).path(index)?;
+            Some((PathId::new(index as u8, family), event.signal(path.health())?))
+        };
+        let Some((path, signal)) = Family::ALL.into_iter().find_map(of) else { return false };
         let kernel = self.decider.kernel();
         let link = kernel.link(&uplinks[index].interface);
         // Without its address or route nothing can be sent; that is no evidence.
@@ -46,25 +53,27 @@ impl Daemon {
             return false;
         }
         let ago = event.at.elapsed().as_millis() as u64;
-        self.decider.signal(index, signal, time::monotonic_ms().saturating_sub(ago))
+        self.decider.signal(path, signal, time::monotonic_ms().saturating_sub(ago))
     }
 
     /// Has probes time out; says whether that changed what is known of an uplink.
     pub(super) fn let_time_pass(&mut self) -> bool {
-        let silent = self.decider.monitor().silent();
+        let silent = self.decider.silent();
         let heard = self.hear_waiting();
-        self.decider.tick(time::monotonic_ms()) | heard || self.decider.monitor().silent() != silent
+        self.decider.tick(time::monotonic_ms()) | heard || self.decider.silent() != silent
     }
 
-    /// Takes what users' connections have shown since the last time.
+    /// Takes what users' connections have shown since the last time: those of IPv4, for the dataplane
+    /// has no others.
     pub(super) fn hear_users(&mut self) {
         self.hear_waiting();
         let now = time::monotonic_ms();
         let site = self.decider.site();
         let all = self.users.read(site.uplinks.len(), site.workers, now);
-        for (index, counts) in all.iter().enumerate() {
+        for (uplink, counts) in (0u8..).zip(&all) {
             if *counts != PassiveCounts::default() {
-                self.decider.signal(index, Signal::Passive(Box::new(*counts)), now);
+                let signal = Signal::Passive(Box::new(*counts));
+                self.decider.signal(PathId::v4(uplink), signal, now);
             }
         }
     }
@@ -72,12 +81,13 @@ impl Daemon {
     /// Says, once for each time that an uplink's targets are silent, that this machine drops their
     /// answers.
     pub(super) fn tell_dropped(&mut self) {
-        let (uplinks, monitor) = (&self.decider.site().uplinks, self.decider.monitor());
+        let uplinks = &self.decider.site().uplinks;
+        let monitors = Family::ALL.map(|family| self.decider.monitor(family));
         self.deaf.resize_with(uplinks.len(), Complaint::default);
         for (index, (uplink, complaint)) in uplinks.iter().zip(&mut self.deaf).enumerate() {
-            if !monitor.is_silent(index) {
+            if !monitors.iter().any(|monitor| monitor.is_silent(index)) {
                 complaint.say(None);
-            } else if monitor.drops_answers(index) {
+            } else if monitors.iter().any(|monitor| monitor.drops_answers(index)) {
                 complaint.say(Some(format!(
                     "the targets of uplink {} answer, but this machine drops the answers: its \
                      firewall lacks an input rule such as `ct state established,related accept`",

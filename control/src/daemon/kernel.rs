@@ -63,7 +63,7 @@ impl Daemon {
                 () = words.news() => {}
                 // It is the kernel that hangs, not this process.
                 _ = beat.tick() => weir_service::alive(),
-                () = sleep_until(self.decider.monitor().deadline()) => {}
+                () = sleep_until(self.decider.deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
                     return Err(unanswered(KERNEL_PATIENCE));
                 }

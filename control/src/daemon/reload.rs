@@ -40,7 +40,7 @@ impl Daemon {
             if site.own_traffic {
                 self.keeper.take()?;
             }
-            let derived = weir_publish::derive(site, kernel, &carry(site), &[], half);
+            let derived = weir_publish::derive(site, kernel, &carry(site), [&[]; 2], half);
             match beside::weightless(&derived.half, site.policies.len()) {
                 None => Ok(()),
                 Some(policy) => bail!(

@@ -115,7 +115,7 @@ impl Turns {
             Some(event) = daemon.findings.recv() => {
                 only_if(daemon.hear(&event) | daemon.hear_waiting())
             }
-            () = sleep_until(daemon.decider.monitor().deadline()) => only_if(daemon.let_time_pass()),
+            () = sleep_until(daemon.decider.deadline()) => only_if(daemon.let_time_pass()),
         };
         Some(changed)
     }

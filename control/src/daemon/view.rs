@@ -3,24 +3,28 @@
 use weir_api::{TargetView, UplinkView, time};
 use weir_health::Uplink;
 use weir_health::target::Watched;
+use weir_layout::Family;
 
 use super::Daemon;
 
 impl Daemon {
-    /// How they are, in the order of the file.
+    /// How they are, in the order of the file: those that have an IPv4 path, by it.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
-        let uplinks = self.decider.site().uplinks.iter().zip(self.decider.monitor().uplinks());
-        let view = |(index, (uplink, health)): (usize, (&weir_site::Uplink, &Uplink))| UplinkView {
-            uplink: uplink.name.clone(),
-            state: health.state(),
-            reason: health.reason(),
-            for_ms: now.saturating_sub(health.since()),
-            hold_down_ms: health.hold_ms(),
-            targets: health.targets().iter().map(|target| of_target(target, health, now)).collect(),
-            load: self.decider.load().view(index),
+        let monitor = self.decider.monitor(Family::V4);
+        let view = |(index, uplink): (usize, &weir_site::Uplink)| {
+            let health = monitor.path(index)?;
+            Some(UplinkView {
+                uplink: uplink.name.clone(),
+                state: health.state(),
+                reason: health.reason(),
+                for_ms: now.saturating_sub(health.since()),
+                hold_down_ms: health.hold_ms(),
+                targets: health.targets().iter().map(|t| of_target(t, health, now)).collect(),
+                load: self.decider.load().view(index),
+            })
         };
-        uplinks.enumerate().map(view).collect()
+        self.decider.site().uplinks.iter().enumerate().filter_map(view).collect()
     }
 }
 

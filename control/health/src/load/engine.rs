@@ -1,5 +1,6 @@
 //! All uplinks and policies together.
 
+use weir_layout::Family;
 use weir_site::Site;
 use weir_site::load::{Capacity, Direction, Spill};
 
@@ -27,7 +28,8 @@ pub struct Reading {
 #[derive(Clone, Debug)]
 pub struct Load {
     uplinks: Vec<Uplink>,
-    policies: Vec<Placer>,
+    /// By [`Family`], for the members that take flows may differ.
+    policies: [Vec<Placer>; Family::COUNT],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,7 +48,7 @@ struct Uplink {
 impl Load {
     /// Nothing is known yet.
     pub fn new(site: &Site) -> Self {
-        let mut load = Self { uplinks: Vec::new(), policies: Vec::new() };
+        let mut load = Self { uplinks: Vec::new(), policies: Family::ALL.map(|_| Vec::new()) };
         load.reconfigure(site);
         load
     }
@@ -60,9 +62,11 @@ impl Load {
             uplink.spill = given.spill;
             uplink.interval_ms = given.health.interval_ms.into();
         }
-        self.policies.resize_with(site.policies.len(), Placer::default);
-        for (placer, policy) in self.policies.iter_mut().zip(&site.policies) {
-            placer.reconfigure(policy.balance, policy.spillover);
+        for placers in &mut self.policies {
+            placers.resize_with(site.policies.len(), Placer::default);
+            for (placer, policy) in placers.iter_mut().zip(&site.policies) {
+                placer.reconfigure(policy.balance, policy.spillover);
+            }
         }
     }
 
@@ -79,12 +83,19 @@ impl Load {
         changes
     }
 
-    /// Places the new flows of a policy, see [`Placer::place`].
-    pub fn place(&mut self, policy: usize, members: &[Member], takers: u64, now: u64) -> Placement {
+    /// Places the new flows of a policy in a family, see [`Placer::place`].
+    pub fn place(
+        &mut self,
+        family: Family,
+        policy: usize,
+        members: &[Member],
+        takers: u64,
+        now: u64,
+    ) -> Placement {
         let uplinks = &self.uplinks;
         let known =
             |uplink: u8| uplinks.get(usize::from(uplink)).map_or(Known::default(), Uplink::known);
-        match self.policies.get_mut(policy) {
+        match self.policies[family.index()].get_mut(policy) {
             Some(placer) => placer.place(members, takers, &known, now),
             None => Placer::default().place(members, takers, &known, now),
         }

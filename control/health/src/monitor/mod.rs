@@ -1,8 +1,9 @@
-//! The health of all uplinks together: fed by the kernel's view, the operator and the probers, it
-//! says which uplinks flows may use and which take new ones.
+//! The health of all paths of one family together: fed by the kernel's view, the operator and the
+//! probers, it says which uplinks flows may use and which take new ones.
 
 mod verdict;
 
+use weir_layout::Family;
 use weir_layout::control::path_state;
 use weir_site::Site;
 
@@ -15,31 +16,36 @@ use crate::window::Figures;
 
 pub use verdict::Verdict;
 
-/// The uplinks' state machines.
+/// The state machines of the paths of one family.
 #[derive(Clone, Debug)]
 pub struct Monitor {
-    uplinks: Vec<Watched>,
+    family: Family,
+    /// By uplink.
+    paths: Vec<Watched>,
     /// Those that were not taken yet.
     transitions: Vec<(Part, Transition)>,
 }
 
 #[derive(Clone, Debug)]
 struct Watched {
+    /// The uplink's name.
     name: String,
-    machine: Uplink,
+    /// None: the uplink has no path in the family.
+    machine: Option<Uplink>,
     /// State bits as last told.
     problems: Option<u32>,
 }
 
 impl Monitor {
-    /// Uplinks of which nothing is known, but for the first: these are their state words by an
-    /// earlier control process.
-    pub fn new(site: &Site, earlier: &[u32], now: u64) -> Self {
+    /// Paths of which nothing is known, but for the first: these are their state words by an earlier
+    /// control process.
+    pub fn new(family: Family, site: &Site, earlier: &[u32], now: u64) -> Self {
         let machine = |index: usize| {
-            let health = site.uplinks[index].health.clone();
-            let Some(word) = earlier.get(index) else { return Uplink::new(health, now) };
+            let health = site.uplinks[index].path_health(family)?;
+            let Some(word) = earlier.get(index) else { return Some(Uplink::new(health, now)) };
             let was = |bit| word & bit != 0;
-            match () {
+            Some(match () {
+                _ if was(path_state::NOT_CONFIGURED) => Uplink::new(health, now),
                 _ if was(path_state::USABLE) && was(path_state::DEGRADED) => {
                     Uplink::adopt_degraded(health, now)
                 }
@@ -49,36 +55,41 @@ impl Monitor {
                 // What the operator sets down serves no hold-down when it is put back.
                 _ if was(path_state::ADMIN_DOWN) => Uplink::new(health, now),
                 _ => Uplink::adopt_down(health, now),
-            }
+            })
         };
-        let uplinks = site.uplinks.iter().enumerate().map(|(index, uplink)| Watched {
+        let paths = site.uplinks.iter().enumerate().map(|(index, uplink)| Watched {
             name: uplink.name.clone(),
             machine: machine(index),
             problems: None,
         });
-        Self { uplinks: uplinks.collect(), transitions: Vec::new() }
+        Self { family, paths: paths.collect(), transitions: Vec::new() }
     }
 
     /// Takes a changed site, which has the same uplinks and perhaps more behind them.
     pub fn reconfigure(&mut self, site: &Site, now: u64) {
         for (index, uplink) in site.uplinks.iter().enumerate() {
-            let health = uplink.health.clone();
-            match self.uplinks.get_mut(index) {
-                Some(known) => {
-                    let changed = known.machine.reconfigure(health, now);
+            if index == self.paths.len() {
+                let name = uplink.name.clone();
+                self.paths.push(Watched { name, machine: None, problems: None });
+            }
+            let path = &mut self.paths[index];
+            let health = uplink.path_health(self.family);
+            match (&mut path.machine, health) {
+                (Some(machine), Some(health)) => {
+                    let changed = machine.reconfigure(health, now);
                     self.note(index, changed);
                 }
-                None => self.uplinks.push(Watched {
-                    name: uplink.name.clone(),
-                    machine: Uplink::new(health, now),
-                    problems: None,
-                }),
+                (machine, health) => {
+                    // What was told of it, it has not heard.
+                    path.problems = None;
+                    *machine = health.map(|health| Uplink::new(health, now));
+                }
             }
         }
-        self.uplinks.truncate(site.uplinks.len());
+        self.paths.truncate(site.uplinks.len());
     }
 
-    /// Takes what the kernel and the operator say: bits of the uplinks' state words.
+    /// Takes what the kernel and the operator say: bits of the paths' state words.
     pub fn observe(&mut self, problems: &[u32], now: u64) {
         type Bit = (u32, fn(bool) -> Signal);
         // What is lost, the carrier first: the rest goes with it, and one cut is one fault. What
@@ -90,8 +101,8 @@ impl Monitor {
             (path_state::NO_ADDRESS, Signal::Address),
             (path_state::NO_NEXT_HOP, Signal::NextHop),
         ];
-        for (index, problems) in problems.iter().enumerate().take(self.uplinks.len()) {
-            let known = self.uplinks[index].problems.replace(*problems);
+        for (index, problems) in problems.iter().enumerate().take(self.paths.len()) {
+            let known = self.paths[index].problems.replace(*problems);
             let wish = wish(*problems);
             if known.map_or(Wish::Use, self::wish) != wish {
                 self.signal(index, Signal::Wish(wish), now);
@@ -108,30 +119,31 @@ impl Monitor {
         }
     }
 
-    /// Takes a signal; says whether the uplink's state changed.
+    /// Takes a signal; says whether the path's state changed.
     pub fn signal(&mut self, uplink: usize, signal: Signal, now: u64) -> bool {
-        let Some(watched) = self.uplinks.get_mut(uplink) else { return false };
-        let changed = watched.machine.signal(signal, now);
+        let watched = self.paths.get_mut(uplink).and_then(|path| path.machine.as_mut());
+        let Some(machine) = watched else { return false };
+        let changed = machine.signal(signal, now);
         self.note(uplink, changed)
     }
 
     /// Lets time pass; says whether a state changed.
     pub fn tick(&mut self, now: u64) -> bool {
-        (0..self.uplinks.len()).fold(false, |any, index| {
-            let changed = self.uplinks[index].machine.tick(now);
+        (0..self.paths.len()).fold(false, |any, index| {
+            let changed = self.paths[index].machine.as_mut().and_then(|machine| machine.tick(now));
             self.note(index, changed) || any
         })
     }
 
     /// When [`Self::tick`] has something to do if nothing happens before.
     pub fn deadline(&self) -> Option<u64> {
-        self.uplinks.iter().filter_map(|uplink| uplink.machine.deadline()).min()
+        self.machines().filter_map(|(_, machine)| machine.deadline()).min()
     }
 
     /// Takes note that an uplink became too full for new flows, or has room again.
     pub fn note_load(&mut self, change: &Change, now: u64) {
         let uplink = usize::from(change.uplink);
-        let Some(watched) = self.uplinks.get(uplink) else { return };
+        let Some(machine) = self.path(uplink) else { return };
         let reason = match (change.tighter, change.saturated) {
             (None, _) => Reason::Unmeasured,
             (Some((direction, percent, capacity)), true) => {
@@ -141,13 +153,13 @@ impl Monitor {
                 Reason::Roomy { direction, percent, capacity }
             }
         };
-        let state = watched.machine.state();
+        let state = machine.state();
         self.note(uplink, Some(Transition { from: state, to: state, reason, at: now }));
     }
 
-    /// What an uplink's probes say: the medians of the targets that answer.
+    /// What a path's probes say: the medians of the targets that answer.
     pub fn rtt(&self, uplink: usize) -> Option<Rtt> {
-        let machine = &self.uplinks.get(uplink)?.machine;
+        let machine = self.path(uplink)?;
         // A next hop does not show the time that the link takes.
         let targets = machine.targets().iter().filter(|_| !machine.health().implied);
         let answering = targets.filter(|t| t.status() == Status::Answering);
@@ -163,8 +175,12 @@ impl Monitor {
     }
 
     fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
-        let name = &self.uplinks[uplink].name;
-        self.transitions.extend(changed.map(|change| (Part::Uplink(name.clone()), change)));
+        let name = &self.paths[uplink].name;
+        let part = |name| match self.family {
+            Family::V4 => Part::Uplink(name),
+            Family::V6 => Part::Ipv6(name),
+        };
+        self.transitions.extend(changed.map(|change| (part(name.clone()), change)));
         changed.is_some()
     }
 
@@ -173,28 +189,39 @@ impl Monitor {
         std::mem::take(&mut self.transitions)
     }
 
-    /// The uplinks, in the order of the file.
-    pub fn uplinks(&self) -> impl ExactSizeIterator<Item = &Uplink> {
-        self.uplinks.iter().map(|watched| &watched.machine)
+    /// An uplink's path; `None`: it has none in the family.
+    pub fn path(&self, uplink: usize) -> Option<&Uplink> {
+        self.paths.get(uplink)?.machine.as_ref()
     }
 
-    /// The uplinks whose targets are silent, and those that are quiet, a bit for each.
+    /// Has any uplink a path in the family?
+    pub fn has_paths(&self) -> bool {
+        self.machines().next().is_some()
+    }
+
+    /// The paths that there are, with the index of their uplink.
+    fn machines(&self) -> impl Iterator<Item = (usize, &Uplink)> {
+        let paths = self.paths.iter().enumerate();
+        paths.filter_map(|(index, path)| Some((index, path.machine.as_ref()?)))
+    }
+
+    /// The uplinks whose path's targets are silent, and those whose are quiet, a bit for each.
     pub fn silent(&self) -> [u64; 2] {
         let set = |of: fn(&Uplink) -> bool| {
-            let of_them = (0..).zip(&self.uplinks).filter(|(_, uplink)| of(&uplink.machine));
+            let of_them = self.machines().filter(|(_, machine)| of(machine));
             of_them.fold(0, |set, (index, _)| set | 1u64 << index)
         };
         [set(Uplink::is_silent), set(Uplink::is_quiet)]
     }
 
-    /// Whether an uplink's targets are silent.
+    /// Whether the targets of an uplink's path are silent.
     pub fn is_silent(&self, uplink: usize) -> bool {
-        self.uplinks.get(uplink).is_some_and(|watched| watched.machine.is_silent())
+        self.path(uplink).is_some_and(Uplink::is_silent)
     }
 
-    /// Whether an uplink's silent targets do answer, and this machine drops what they say.
+    /// Whether silent targets of an uplink's path do answer, and this machine drops what they say.
     pub fn drops_answers(&self, uplink: usize) -> bool {
-        self.uplinks.get(uplink).is_some_and(|watched| watched.machine.drops_answers())
+        self.path(uplink).is_some_and(Uplink::drops_answers)
     }
 }
 

@@ -14,7 +14,7 @@ fn site() -> Site {
 }
 
 fn told(problems: [u32; 2]) -> Verdict {
-    let mut monitor = Monitor::new(&site(), &[], 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&problems, 0);
     monitor.verdict(&site(), |_| u64::MAX)
 }
@@ -27,7 +27,7 @@ fn uplinks_without_a_problem_are_in_use() {
 
 #[test]
 fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
-    let mut monitor = Monitor::new(&site(), &[], 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
     monitor.observe(&[0, 0], 20);
     assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [path_state::USABLE; 2]);
@@ -39,7 +39,7 @@ fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
 /// Whatever goes with the carrier: address and next hop.
 #[test]
 fn a_cut_is_one_flap_for_want_of_carrier() {
-    let mut monitor = Monitor::new(&site(), &[], 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&[0, 0], 0);
     let gone = path_state::NO_CARRIER | path_state::NO_ADDRESS | path_state::NO_NEXT_HOP;
     monitor.observe(&[gone, 0], 10);
@@ -49,7 +49,7 @@ fn a_cut_is_one_flap_for_want_of_carrier() {
     let held = transitions.last().map(|(_, transition)| transition.reason);
     assert_eq!(held, Some(Reason::Carrier), "{transitions:?}");
     let hold_ms = site().uplinks[0].health.hold_down_ms;
-    let held_ms = monitor.uplinks().next().map(Uplink::hold_ms);
+    let held_ms = monitor.path(0).map(Uplink::hold_ms);
     assert_eq!(held_ms, Some(u64::from(hold_ms)), "not doubled");
 }
 
@@ -90,7 +90,7 @@ fn a_drained_uplink_is_down_as_by_hand() {
 
 #[test]
 fn a_member_without_weight_spares_no_other() {
-    let mut monitor = Monitor::new(&site(), &[], 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
     assert_eq!(monitor.verdict(&site(), |_| 0b01).takers, [0b01, 0b01]);
     assert_eq!(monitor.verdict(&site(), |_| u64::MAX).takers, [0b10, 0b01]);
@@ -112,7 +112,7 @@ fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
         .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
         .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
     let site = weir_site::parse("weir.toml", &text).unwrap();
-    let mut monitor = Monitor::new(&site, &[], 0);
+    let mut monitor = Monitor::new(Family::V4, &site, &[], 0);
     let states = (0..300u64).map(|step| {
         let now = step * 10;
         monitor.observe(&[0, 0], now);
@@ -162,7 +162,7 @@ fn a_silent_uplink_is_out_of_use_when_another_is_found_to_answer() {
 #[test]
 fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
     let earlier = [path_state::USABLE, path_state::ADMIN_DOWN];
-    let mut monitor = Monitor::new(&site(), &earlier, 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &earlier, 0);
     monitor.observe(&[0, path_state::ADMIN_DOWN], 0);
     assert_eq!(
         monitor.verdict(&site(), |_| u64::MAX).states,
@@ -174,10 +174,10 @@ fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
 
 /// The states at the end, when the kernel says for so long that all is well.
 fn well_for(ms: u64, earlier: [u32; 2]) -> Vec<State> {
-    let mut monitor = Monitor::new(&site(), &earlier, 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &earlier, 0);
     monitor.observe(&[0, 0], 0);
     (0..=ms).for_each(|now| _ = monitor.tick(now));
-    monitor.uplinks().map(Uplink::state).collect()
+    (0..2).filter_map(|uplink| monitor.path(uplink)).map(Uplink::state).collect()
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_degraded_uplink_stays_so_when_the_control_process_starts_again() {
 
 #[test]
 fn an_uplink_that_fills_is_told_of_with_load_and_capacity() {
-    let mut monitor = Monitor::new(&site(), &[path_state::USABLE; 2], 0);
+    let mut monitor = Monitor::new(Family::V4, &site(), &[path_state::USABLE; 2], 0);
     let tighter = Some((weir_site::load::Direction::Up, 91, 20_000_000));
     monitor.note_load(&Change { uplink: 1, saturated: true, tighter }, 5);
     monitor.note_load(&Change { uplink: 1, saturated: false, tighter: None }, 6);
@@ -223,7 +223,7 @@ fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
     let probed = format!("interface = \"wan0\"\nhealth = {{ targets = [{}] }}", targets.join(", "));
     let text = SITE.replace("interface = \"wan0\"", &probed);
     let site = weir_site::parse("weir.toml", &text).unwrap();
-    let mut monitor = Monitor::new(&site, &[path_state::USABLE; 2], 0);
+    let mut monitor = Monitor::new(Family::V4, &site, &[path_state::USABLE; 2], 0);
     assert_eq!(monitor.rtt(0), None);
     for (target, rtt_us) in [(0, 30_000), (1, 900_000), (2, 20_000)] {
         monitor.signal(0, Signal::Sent { target, seq: 1 }, 1000);
@@ -231,4 +231,53 @@ fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
     }
     assert_eq!(monitor.rtt(0).map(|rtt| rtt.ms), Some(30.0));
     assert_eq!(monitor.rtt(1), None, "it has no targets");
+}
+
+/// The site with an IPv6 path for both uplinks, and the monitors of both families.
+fn both_families() -> (Site, [Monitor; Family::COUNT]) {
+    let mut site = site();
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = true);
+    let monitors = Family::ALL.map(|family| Monitor::new(family, &site, &[], 0));
+    (site, monitors)
+}
+
+#[test]
+fn an_uplink_may_be_up_in_one_family_and_down_in_the_other() {
+    let (site, [mut v4, mut v6]) = both_families();
+    v4.observe(&[0, 0], 0);
+    v6.observe(&[path_state::NO_CARRIER, 0], 0);
+    let usable = path_state::USABLE;
+    let verdict = v4.verdict(&site, |_| u64::MAX);
+    assert_eq!((verdict.states, verdict.takers), (vec![usable; 2], vec![0b11, 0b01]));
+    let verdict = v6.verdict(&site, |_| u64::MAX);
+    let states = vec![path_state::NO_CARRIER, usable];
+    assert_eq!((verdict.states, verdict.takers), (states, vec![0b10, 0]));
+}
+
+#[test]
+fn an_uplink_without_a_path_is_not_configured_and_takes_nothing() {
+    let (mut site, _) = both_families();
+    site.uplinks[0].ipv6 = false;
+    let mut monitor = Monitor::new(Family::V6, &site, &[], 0);
+    monitor.observe(&[path_state::NOT_CONFIGURED, 0], 0);
+    let verdict = monitor.verdict(&site, |_| u64::MAX);
+    assert_eq!(verdict.states, [path_state::NOT_CONFIGURED, path_state::USABLE]);
+    assert_eq!(verdict.takers, [0b10, 0]);
+    site.uplinks[1].ipv6 = false;
+    monitor.reconfigure(&site, 1);
+    monitor.observe(&[path_state::NOT_CONFIGURED; 2], 1);
+    let verdict = monitor.verdict(&site, |_| u64::MAX);
+    assert_eq!((verdict.states, verdict.takers), (vec![path_state::NOT_CONFIGURED; 2], vec![]));
+}
+
+#[test]
+fn a_path_that_is_configured_later_hears_what_was_told_before() {
+    let (mut site, _) = both_families();
+    site.uplinks[0].ipv6 = false;
+    let mut monitor = Monitor::new(Family::V6, &site, &[], 0);
+    monitor.observe(&[path_state::NOT_CONFIGURED, 0], 0);
+    site.uplinks[0].ipv6 = true;
+    monitor.reconfigure(&site, 1);
+    monitor.observe(&[0, 0], 1);
+    assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
 }

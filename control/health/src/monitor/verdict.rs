@@ -1,4 +1,4 @@
-//! What follows from the health of all uplinks.
+//! What follows from the health of all paths of a family.
 
 use weir_layout::control::path_state;
 use weir_site::{Member, Site};
@@ -6,30 +6,32 @@ use weir_site::{Member, Site};
 use super::Monitor;
 use crate::choice::choose;
 use crate::signal::State;
+use crate::uplink::Uplink;
 
-/// What follows from the health of all uplinks.
+/// What follows from the health of all paths of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The state word of each uplink.
+    /// The state word of each uplink's path.
     pub states: Vec<u32>,
-    /// By policy, the uplinks that may take new flows, a bit for each.
+    /// By policy, the uplinks that may take new flows, a bit for each; empty where no uplink has a
+    /// path.
     pub takers: Vec<u64>,
 }
 
 impl Monitor {
-    /// What follows, given the bits last observed. An uplink is in use if its health says so, or if
-    /// it is the last resort of every policy that it is a member of; if of some only, it is spared
+    /// What follows, given the bits last observed. A path is in use if its health says so, or if
+    /// it is the last resort of every policy that its uplink is in; if of some only, it is spared
     /// for them. `weighty` gives the members of a policy that have a weight, a bit for each: one
     /// without takes no flows, so that it spares no worse one from taking them.
     pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64) -> Verdict {
-        let standing =
-            |index: usize| Some((index as u8, self.uplinks.get(index)?.machine.standing()));
-        let well = self.uplinks.iter().enumerate().filter(|(_, u)| u.machine.state().usable());
+        let standing = |index: usize| Some((index as u8, self.path(index)?.standing()));
+        let well = self.machines().filter(|(_, machine)| machine.state().usable());
         let well = well.fold(0u64, |set, (index, _)| set | 1 << index);
         let (mut kept, mut left) = (0, 0);
         let mut takers = Vec::new();
         let mut last_resort = 0;
-        for (index, policy) in site.policies.iter().enumerate() {
+        let policies = if self.has_paths() { &site.policies[..] } else { &[] };
+        for (index, policy) in policies.iter().enumerate() {
             let weighty = weighty(index);
             let members = policy.members.iter().filter(|m| weighty >> (m.uplink & 63) & 1 == 1);
             let all = members.clone().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
@@ -40,10 +42,10 @@ impl Monitor {
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
         let in_use = well | (kept & !left);
-        let states = self.uplinks.iter().enumerate().map(|(index, uplink)| {
-            let problems = uplink.problems.map(|problems| problems & !path_state::DRAINING);
+        let states = self.paths.iter().enumerate().map(|(index, path)| {
+            let problems = path.problems.map(|problems| problems & !path_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
-            let health = match uplink.machine.state() {
+            let health = match path.machine.as_ref().map_or(State::Down, Uplink::state) {
                 State::Up => 0,
                 State::Degraded => path_state::DEGRADED,
                 State::Recovering { .. } => path_state::HELD_DOWN,
@@ -65,7 +67,7 @@ impl Monitor {
     /// after another: until one that takes flows has answered since, silence is no reason to cut.
     fn undecided(&self, members: &[Member], take: u64) -> u64 {
         let members = || members.iter().map(|member| usize::from(member.uplink));
-        let quiet = |index: usize| self.uplinks.get(index).is_none_or(|u| u.machine.is_quiet());
+        let quiet = |index: usize| self.path(index).is_none_or(Uplink::is_quiet);
         if members().any(|index| take >> index & 1 == 1 && !quiet(index)) {
             return 0;
         }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use weir_layout::Family;
 use weir_view::own::Own;
 
 use super::Decider;
@@ -21,11 +22,12 @@ impl Decider {
     /// an uplink's targets are silent, perhaps another router has the address and did not say so, or
     /// it is dead.
     pub fn doubts(&mut self, now: u64) -> Vec<(u32, Ipv4Addr, [u8; 6])> {
+        let monitor = &self.paths[Family::V4.index()].monitor;
         self.doubted.resize(self.site.uplinks.len(), None);
         let mut doubts = Vec::new();
         for (index, uplink) in self.site.uplinks.iter().enumerate() {
             let last = &mut self.doubted[index];
-            if !self.monitor.is_silent(index) {
+            if !monitor.is_silent(index) {
                 *last = None;
             } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
                 && let Some(link) = self.kernel.link(&uplink.interface)
@@ -44,7 +46,8 @@ impl Decider {
     /// was last asked. Whoever asks says what came of it by [`own_made`](Self::own_made).
     pub fn own_traffic(&mut self) -> Option<Own> {
         let half = self.half.as_deref()?;
-        let wanted = || own::wanted(&self.site, &self.kernel, half, self.states.words());
+        let words = self.paths[Family::V4.index()].states.words();
+        let wanted = || own::wanted(&self.site, &self.kernel, half, words);
         std::mem::take(&mut self.unrouted).then(wanted)
     }
 

@@ -1,8 +1,7 @@
 //! What follows for the dataplane.
 
 use weir_health::{Entry, Part};
-use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Member, Tier, path_state};
+use weir_layout::control::{ControlHalf, Tier};
 use weir_shm::hosts::HostPrefixes;
 use zerocopy::IntoBytes;
 
@@ -55,21 +54,19 @@ impl Decider {
         self.overrides.expire(now.boot_s);
         let mut published = self.derive(&self.overrides);
         published.refuse(&self.refused);
-        self.monitor.observe(&published.problems, now.ms);
-        self.monitor.tick(now.ms);
-        let entries = self.write_down(now);
-        let (takers, changes) = self.judge(&published.half, now);
-        let half = &mut published.half;
-        for (uplink, since) in half.uplinks.iter_mut().zip(self.states.since()) {
-            uplink.path_mut(Family::V4).since = *since;
+        for paths in &mut self.paths {
+            paths.observe(&published, now.ms);
         }
-        let load = &mut self.load;
-        let place =
-            |policy: usize, members: &[_], takers| load.place(policy, members, takers, now.ms);
-        let moved = self.tables.update(half, &takers, place);
-        self.bring_home(half, flows, now.ms);
-        let shortages = self.shortages(half);
-        let Published { half, hosts, unresolved, .. } = published;
+        let entries = self.write_down(now);
+        let Published { mut half, hosts, unresolved, .. } = published;
+        let (mut changes, mut moved) = (Vec::new(), false);
+        for paths in &mut self.paths {
+            let (changed, takers) = paths.judge(&self.site, &self.load, &mut half, now);
+            changes.extend(changed);
+            moved |= paths.place(&mut self.load, &mut half, &takers, now.ms);
+            paths.bring_home(&self.site, &mut half, &flows, now.ms);
+        }
+        let shortages = self.shortages(&half);
         self.unresolved = unresolved;
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &half));
         self.unrouted |= !same || !changes.is_empty();
@@ -86,41 +83,15 @@ impl Decider {
         self.hosts = None;
     }
 
-    /// Judges the uplinks: who takes new flows of each policy, and the state words that change.
-    fn judge(&mut self, half: &ControlHalf, now: Now) -> (Vec<u64>, Vec<Change>) {
-        let verdict = self.monitor.verdict(&self.site, |policy| {
-            let members = half.policies[policy].members().iter();
-            let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
-            weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
-        });
-        let saturated = |index| if self.load.saturated(index) { path_state::SATURATED } else { 0 };
-        let states = verdict.states.iter().enumerate();
-        let words = states.map(|(index, state)| state | saturated(index));
-        (verdict.takers, self.states.decide(words, now.unix_ms / 1000))
-    }
-
     /// Enters in the history what changed with uplinks, and which LANs went out of use or are back.
     fn write_down(&mut self, now: Now) -> Vec<Entry> {
         let refused = |device| self.refused.contains(&device);
         let trouble = |name: &str| lans::trouble(name, &self.kernel, refused);
         let lans = self.lans.observe(&self.site, trouble, now.ms).into_iter();
         let lans = lans.map(|(lan, change)| (Part::Lan(lan), change));
-        let changes = self.monitor.take_transitions().into_iter().chain(lans);
+        let changes = self.paths.iter_mut().flat_map(|paths| paths.monitor.take_transitions());
+        let changes = changes.chain(lans);
         changes.map(|(part, change)| self.history.push(part, change, now.unix_ms)).collect()
-    }
-
-    /// Says of each policy which of its flows come home.
-    fn bring_home(&mut self, half: &mut ControlHalf, flows: impl Fn(u8) -> u64, now: u64) {
-        let policies = self.site.policies.iter().zip(&mut self.homing).zip(&mut half.policies);
-        for ((policy, homing), published) in policies {
-            let published = published.steering_mut(Family::V4);
-            let active = published.active_tier;
-            let worse = policy.members.iter().filter(|member| member.tier > active);
-            // Flows that come and go while they are counted may make it less than none.
-            let away = worse.map(|member| flows(member.uplink)).fold(0, u64::saturating_add);
-            let come_home = homing.come_home(policy.failback, active, away, now);
-            published.come_home = come_home as u8;
-        }
     }
 
     /// The commands that make the guard's table, if they are others than before.

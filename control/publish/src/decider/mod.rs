@@ -7,11 +7,13 @@
 //! | module | what it is |
 //! |---|---|
 //! | this one | what is known, and the news of it |
+//! | `paths` | what of it is one family's |
 //! | `decide` | what follows for the dataplane |
 //! | `asks` | what follows for the kernel: neighbours to ask for, rules and routes |
 
 mod asks;
 mod decide;
+mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +29,12 @@ use weir_site::Site;
 use weir_view::Kernel;
 
 use crate::derive::{Published, derive};
-use crate::home::Homing;
 use crate::hosts;
 use crate::implied;
 use crate::lans::Lans;
 use crate::overrides::Overrides;
-use crate::states::States;
 use crate::tables::Tables;
+use paths::Paths;
 
 pub use decide::{Effects, Now};
 
@@ -49,14 +50,11 @@ pub struct Decider {
     /// Kernel indices of the devices that the kernel refuses to the dataplane.
     refused: Vec<u32>,
     overrides: Overrides,
-    monitor: Monitor,
+    /// By [`Family`].
+    paths: [Paths; Family::COUNT],
     load: Load,
     lans: Lans,
     history: History,
-    states: States,
-    tables: Tables,
-    /// By policy.
-    homing: Vec<Homing>,
     /// As it was decided last, but for what publishing fills in.
     half: Option<Box<ControlHalf>>,
     /// What the destinations that stay on the gateway were last decided by; none: to be decided.
@@ -85,25 +83,16 @@ impl Decider {
     ) -> Self {
         implied::imply(&mut site, &kernel);
         let snapshot = region.snapshot();
-        let published = || snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
-        let words = |uplinks: usize| {
-            (0u8..).take(uplinks).map(|uplink| region.path_state(PathId::v4(uplink)))
-        };
-        let known = published().take_while(|uplink| !uplink.name.as_str().is_empty()).count();
-        let earlier: Vec<u32> = words(known).collect();
-        let uplinks = site.uplinks.len();
-        let since = published().take(uplinks).map(|uplink| uplink.path(Family::V4).since);
+        let paths =
+            Family::ALL.map(|family| Paths::adopt(family, &site, region, snapshot.as_deref(), now));
         let mut decider = Self {
             cut: Vec::new(),
             refused: Vec::new(),
             overrides: Overrides::default(),
-            monitor: Monitor::new(&site, &earlier, now),
+            paths,
             load: Load::new(&site),
             lans: Lans::default(),
             history: History::new(HISTORY),
-            states: States::new(words(uplinks).collect(), since.collect()),
-            tables: Tables::default(),
-            homing: vec![Homing::default(); site.policies.len()],
             half: None,
             hosts: None,
             guard_table: guard.to_owned(),
@@ -116,8 +105,6 @@ impl Decider {
         };
         if let Some(snapshot) = snapshot {
             decider.overrides = Overrides::adopt(&decider.site, region, &snapshot);
-            decider.tables = Tables::adopt(&decider.site, region, &snapshot);
-            decider.homing = Homing::of_all(&decider.site, &snapshot.half, now);
             decider.half = Some(snapshot.half);
         }
         decider
@@ -133,12 +120,22 @@ impl Decider {
         &self.kernel
     }
 
-    /// The uplinks' health.
-    pub const fn monitor(&self) -> &Monitor {
-        &self.monitor
+    /// The health of a family's paths.
+    pub const fn monitor(&self, family: Family) -> &Monitor {
+        &self.paths[family.index()].monitor
     }
 
-    /// Their load.
+    /// When [`tick`](Self::tick) has something to do if nothing happens before.
+    pub fn deadline(&self) -> Option<u64> {
+        self.paths.iter().filter_map(|paths| paths.monitor.deadline()).min()
+    }
+
+    /// By [`Family`], the uplinks whose targets are silent, and those whose are quiet.
+    pub fn silent(&self) -> [[u64; 2]; Family::COUNT] {
+        self.paths.each_ref().map(|paths| paths.monitor.silent())
+    }
+
+    /// The uplinks' load.
     pub const fn load(&self) -> &Load {
         &self.load
     }
@@ -163,31 +160,31 @@ impl Decider {
         self.half.as_deref()
     }
 
-    /// The bucket tables, as they were decided last.
-    pub const fn tables(&self) -> &Tables {
-        &self.tables
+    /// A family's bucket tables, as they were decided last.
+    pub const fn tables(&self, family: Family) -> &Tables {
+        &self.paths[family.index()].tables
     }
 
-    /// The uplinks' state words, as they were decided last.
-    pub fn words(&self) -> &[u32] {
-        self.states.words()
+    /// The state words of a family's paths, as they were decided last.
+    pub fn words(&self, family: Family) -> &[u32] {
+        self.paths[family.index()].states.words()
     }
 
     /// What would be published with these overrides.
     pub fn derive(&self, overrides: &Overrides) -> Published {
-        derive(&self.site, &self.kernel, overrides, self.states.since(), self.half())
+        let since = self.paths.each_ref().map(|paths| paths.states.since());
+        derive(&self.site, &self.kernel, overrides, since, self.half())
     }
 
     /// Takes another site, which has the same uplinks and perhaps more behind them, and what stays
     /// of the overrides with it.
     pub fn reconfigure(&mut self, mut site: Site, overrides: Overrides, now: u64) {
         implied::imply(&mut site, &self.kernel);
-        if site.hash != self.site.hash {
-            self.homing = vec![Homing::default(); site.policies.len()];
-            self.states.resize(site.uplinks.len());
-        }
+        let is_other = site.hash != self.site.hash;
         self.overrides = overrides;
-        self.monitor.reconfigure(&site, now);
+        for paths in &mut self.paths {
+            paths.reconfigure(&site, is_other, now);
+        }
         self.load.reconfigure(&site);
         self.site = site;
         self.guard = None;
@@ -197,7 +194,9 @@ impl Decider {
     /// Has the next hops probed that the kernel names now, where no targets are configured.
     pub fn imply(&mut self, now: u64) {
         if implied::imply(&mut self.site, &self.kernel) {
-            self.monitor.reconfigure(&self.site, now);
+            for paths in &mut self.paths {
+                paths.reconfigure(&self.site, false, now);
+            }
         }
     }
 
@@ -229,14 +228,14 @@ impl Decider {
         self.refused = devices;
     }
 
-    /// Takes a signal that came at `now`; says whether the uplink's state changed.
-    pub fn signal(&mut self, uplink: usize, signal: Signal, now: u64) -> bool {
-        self.monitor.signal(uplink, signal, now)
+    /// Takes a signal that came at `now`; says whether the path's state changed.
+    pub fn signal(&mut self, path: PathId, signal: Signal, now: u64) -> bool {
+        self.paths[path.family.index()].monitor.signal(path.uplink.into(), signal, now)
     }
 
-    /// Lets time pass; says whether an uplink's state changed.
+    /// Lets time pass; says whether a path's state changed.
     pub fn tick(&mut self, now: u64) -> bool {
-        self.monitor.tick(now)
+        self.paths.each_mut().map(|paths| paths.monitor.tick(now)).contains(&true)
     }
 
     /// Takes what went by the uplinks until `now`; says whether one became too full or has room
@@ -245,18 +244,19 @@ impl Decider {
         let reading = |(index, traffic): (usize, &Traffic)| {
             let down = Counts { bytes: traffic.rx_bytes, packets: traffic.rx_packets };
             let up = Counts { bytes: traffic.tx_bytes, packets: traffic.tx_packets };
-            Reading { counts: [down, up], rtt: self.monitor.rtt(index) }
+            // Bytes are the link's, whatever the family; so is the time that it takes.
+            let rtt = self.paths.iter().find_map(|paths| paths.monitor.rtt(index));
+            Reading { counts: [down, up], rtt }
         };
         let readings: Vec<_> = traffic.iter().enumerate().map(reading).collect();
         let changes = self.load.step(&readings, now);
-        changes.iter().for_each(|change| self.monitor.note_load(change, now));
+        let monitor = &mut self.paths[Family::V4.index()].monitor;
+        changes.iter().for_each(|change| monitor.note_load(change, now));
         !changes.is_empty()
     }
 
     /// The operator wants the flows of a policy home that are away now; none: of all policies.
     pub fn ask_home(&mut self, policy: Option<usize>) {
-        let asked = self.homing.iter_mut().enumerate();
-        let asked = asked.filter(|(index, _)| policy.is_none_or(|policy| policy == *index));
-        asked.for_each(|(_, homing)| homing.ask());
+        self.paths.iter_mut().for_each(|paths| paths.ask_home(policy));
     }
 }

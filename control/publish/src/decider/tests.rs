@@ -58,8 +58,11 @@ fn decide(decider: &mut Decider, ms: u64) -> Effects {
 fn what_is_decided_first_is_all_there_is_and_then_nothing() {
     let mut decider = decider();
     let Effects { changes, entries, guard, hosts, half, .. } = decide(&mut decider, 1);
-    let change = |uplink| Change { uplink, from: 0, to: UP };
-    assert_eq!(changes, [change(0), change(1)]);
+    let change = |path, to| Change { path, from: 0, to };
+    let (up, none) = (UP, path_state::NOT_CONFIGURED);
+    let v6 = |uplink| PathId::new(uplink, Family::V6);
+    let first = [(PathId::v4(0), up), (PathId::v4(1), up), (v6(0), none), (v6(1), none)];
+    assert_eq!(changes, first.map(|(path, to)| change(path, to)));
     assert_eq!(entries.len(), 2, "{entries:?}");
     assert!(guard.is_some_and(|commands| commands.contains("lan0")));
     assert!(hosts.is_some_and(|hosts| hosts.contains_key(&([10, 0, 0, 1], 32))));
@@ -73,16 +76,16 @@ fn what_is_decided_first_is_all_there_is_and_then_nothing() {
 fn a_lost_carrier_is_another_word_and_other_buckets() {
     let mut decider = decider();
     decide(&mut decider, 1);
-    let mut uplinks = decider.tables().live()[0].to_vec();
+    let mut uplinks = decider.tables(Family::V4).live()[0].to_vec();
     uplinks.sort_unstable();
     uplinks.dedup();
     assert_eq!(uplinks, [0, 1]);
     assert!(decider.lose_carrier(2));
     let effects = decide(&mut decider, 2);
-    assert_eq!(effects.changes, [Change { uplink: 0, from: UP, to: CUT }]);
-    assert_eq!(decider.words(), [CUT, UP]);
+    assert_eq!(effects.changes, [Change { path: PathId::v4(0), from: UP, to: CUT }]);
+    assert_eq!(decider.words(Family::V4), [CUT, UP]);
     assert!(effects.flip() && effects.half.is_some());
-    assert!(decider.tables().live()[0].iter().all(|uplink| *uplink == 1));
+    assert!(decider.tables(Family::V4).live()[0].iter().all(|uplink| *uplink == 1));
     let told = effects.entries.iter().map(|entry| (entry.part.uplink(), entry.transition.to));
     assert_eq!(told.collect::<Vec<_>>(), [(Some("a"), State::Down)]);
 }
@@ -93,10 +96,10 @@ fn what_is_set_by_hand_is_in_the_word_and_undone_with_it() {
     decide(&mut decider, 1);
     decider.overrides_mut().hands.insert(1, crate::Hand::Down);
     decide(&mut decider, 2);
-    assert_eq!(decider.words(), [UP, path_state::ADMIN_DOWN]);
+    assert_eq!(decider.words(Family::V4), [UP, path_state::ADMIN_DOWN]);
     decider.overrides_mut().hands.clear();
     decide(&mut decider, 3);
-    assert_eq!(decider.words(), [UP, UP]);
+    assert_eq!(decider.words(Family::V4), [UP, UP]);
 }
 
 #[test]
@@ -159,13 +162,63 @@ fn the_next_process_adopts_words_and_what_was_published() {
     let mut first = decider();
     first.overrides_mut().hands.insert(1, crate::Hand::Down);
     let mut half = decide(&mut first, 1).half.unwrap();
-    for (index, word) in (0u8..).zip(first.words()) {
-        writer.set_path_state(PathId::v4(index), *word);
+    for family in Family::ALL {
+        for (index, word) in (0u8..).zip(first.words(family)) {
+            writer.set_path_state(PathId::new(index, family), *word);
+        }
     }
-    let epoch = writer.publish(&mut half, [&first.tables().live(), &[]]);
+    let live = Family::ALL.map(|family| first.tables(family).live());
+    let epoch = writer.publish(&mut half, live.each_ref().map(Vec::as_slice));
     let lans = "[[lan]]\ninterface = \"lan0\"\n";
     let mut next = Decider::new(site(lans), kernel(), &region, "weir", 0);
     assert_eq!(next.half().map(|half| half.epoch), Some(epoch));
     let changes = decide(&mut next, 2).changes;
-    assert_eq!((next.words(), &changes[..]), (&[UP, path_state::ADMIN_DOWN][..], &[][..]));
+    assert_eq!(
+        (next.words(Family::V4), &changes[..]),
+        (&[UP, path_state::ADMIN_DOWN][..], &[][..])
+    );
+}
+
+/// Where both uplinks have an IPv6 path. The view of the kernel has nothing for these, so that they
+/// are the last resort of their family.
+fn of_both_families() -> Decider {
+    let mut site = site("[[lan]]\ninterface = \"lan0\"\n");
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = true);
+    Decider::new(site, kernel(), &ControlRegion::anonymous().unwrap(), "weir", 0)
+}
+
+#[test]
+fn what_fails_in_one_family_moves_nothing_of_the_other() {
+    let mut decider = of_both_families();
+    decide(&mut decider, 1);
+    let tables = |decider: &Decider, family| decider.tables(family).live()[0].to_vec();
+    let [before, other] = Family::ALL.map(|family| tables(&decider, family));
+    let words = decider.words(Family::V6).to_vec();
+    assert!(decider.signal(PathId::v4(0), Signal::Address(false), 2));
+    let changes = decide(&mut decider, 2).changes;
+    assert_eq!(changes.iter().map(|change| change.path).collect::<Vec<_>>(), [PathId::v4(0)]);
+    assert_ne!(tables(&decider, Family::V4), before);
+    assert_eq!(tables(&decider, Family::V6), other);
+    assert_eq!(decider.words(Family::V6), words);
+}
+
+#[test]
+fn a_lost_carrier_is_in_the_words_of_both_families() {
+    let mut decider = of_both_families();
+    decide(&mut decider, 1);
+    decider.lose_carrier(2);
+    let changes = decide(&mut decider, 2).changes;
+    let paths = Family::ALL.map(|family| PathId::new(0, family));
+    assert_eq!(changes.iter().map(|change| change.path).collect::<Vec<_>>(), paths);
+    let cut = |family| decider.words(family)[0] & CUT != 0;
+    assert!(Family::ALL.into_iter().all(cut));
+}
+
+#[test]
+fn a_family_that_no_uplink_has_is_not_configured_and_has_no_tables() {
+    let mut decider = decider();
+    let half = decide(&mut decider, 1).half.unwrap();
+    assert_eq!(decider.words(Family::V6), [path_state::NOT_CONFIGURED; 2]);
+    assert!(decider.tables(Family::V6).live().is_empty());
+    assert_eq!(half.policies[0].steering(Family::V6).active_tier, 0);
 }

@@ -26,3 +26,5 @@ pub const SATURATED: u32 = 1024;
 pub const SPARED: u32 = 2048;
 /// Its interface is of no kind that can be used, or the dataplane was refused it.
 pub const NO_DEVICE: u32 = 4096;
+/// The uplink is not used in the family: it is in no bucket table, and nothing is said of it.
+pub const NOT_CONFIGURED: u32 = 8192;

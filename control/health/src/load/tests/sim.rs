@@ -1,6 +1,7 @@
 //! A site in simulated time: links that queue, probes through them, and new flows that go where the
 //! buckets say and stay for a while.
 
+use weir_layout::Family;
 use weir_site::Site;
 
 use super::*;
@@ -205,7 +206,7 @@ impl Sim {
             weight: m.weight.unwrap_or(site.uplinks[usize::from(m.uplink)].weight),
         };
         let mut members: Vec<Member> = site.policies[0].members.iter().map(member).collect();
-        self.placement = self.load.place(0, &members, self.well, self.now);
+        self.placement = self.load.place(Family::V4, 0, &members, self.well, self.now);
         for (member, weight) in members.iter_mut().zip(&self.placement.weights) {
             member.weight = *weight;
         }

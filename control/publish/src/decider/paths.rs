@@ -1,0 +1,136 @@
+//! What is known and decided of the paths of one family. Neither family's depend on the other's.
+
+use weir_health::load::Load;
+use weir_health::{Monitor, Verdict};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, Member, PathId, path_state};
+use weir_shm::control::{ControlRegion, Snapshot};
+use weir_site::Site;
+
+use super::Now;
+use crate::derive::Published;
+use crate::home::Homing;
+use crate::states::{Change, States};
+use crate::tables::Tables;
+
+pub(super) struct Paths {
+    family: Family,
+    pub monitor: Monitor,
+    pub states: States,
+    pub tables: Tables,
+    /// By policy.
+    homing: Vec<Homing>,
+}
+
+impl Paths {
+    /// Adopts what an earlier process published in this region.
+    pub fn adopt(
+        family: Family,
+        site: &Site,
+        region: &ControlRegion,
+        snapshot: Option<&Snapshot>,
+        now: u64,
+    ) -> Self {
+        let published = || snapshot.iter().flat_map(|snapshot| &snapshot.half.uplinks);
+        let path = |uplink| PathId::new(uplink, family);
+        let words = |uplinks: usize| (0u8..).take(uplinks).map(|u| region.path_state(path(u)));
+        let known = published().take_while(|uplink| !uplink.name.as_str().is_empty()).count();
+        let earlier: Vec<u32> = words(known).collect();
+        let uplinks = site.uplinks.len();
+        let since = published().take(uplinks).map(|uplink| uplink.path(family).since);
+        let mut paths = Self {
+            family,
+            monitor: Monitor::new(family, site, &earlier, now),
+            states: States::new(family, words(uplinks).collect(), since.collect()),
+            tables: Tables::new(family),
+            homing: vec![Homing::default(); site.policies.len()],
+        };
+        if let Some(snapshot) = snapshot {
+            paths.tables = Tables::adopt(family, site, region, snapshot);
+            paths.homing = Homing::of_all(family, site, &snapshot.half, now);
+        }
+        paths
+    }
+
+    /// Takes another site, whose file is another or not.
+    pub fn reconfigure(&mut self, site: &Site, is_other: bool, now: u64) {
+        if is_other {
+            self.homing = vec![Homing::default(); site.policies.len()];
+            self.states.resize(site.uplinks.len());
+        }
+        self.monitor.reconfigure(site, now);
+    }
+
+    /// Takes what the kernel and the operator say, and lets time pass.
+    pub fn observe(&mut self, published: &Published, now: u64) {
+        self.monitor.observe(&published.problems[self.family.index()], now);
+        self.monitor.tick(now);
+    }
+
+    /// Judges the paths: the state words that change, and who takes new flows of each policy.
+    pub fn judge(
+        &mut self,
+        site: &Site,
+        load: &Load,
+        half: &mut ControlHalf,
+        now: Now,
+    ) -> (Vec<Change>, Vec<u64>) {
+        let Verdict { states, takers } = self.monitor.verdict(site, |policy| {
+            let members = half.policies[policy].members().iter();
+            let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
+            weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
+        });
+        let is_full = |index| load.saturated(index) && self.monitor.path(index).is_some();
+        let bit = |index| if is_full(index) { path_state::SATURATED } else { 0 };
+        let words = states.iter().enumerate().map(|(index, state)| state | bit(index));
+        let changes = self.states.decide(words, now.unix_ms / 1000);
+        for (uplink, since) in half.uplinks.iter_mut().zip(self.states.since()) {
+            uplink.path_mut(self.family).since = *since;
+        }
+        (changes, takers)
+    }
+
+    /// Places new flows; says whether a live table changed.
+    pub fn place(
+        &mut self,
+        load: &mut Load,
+        half: &mut ControlHalf,
+        takers: &[u64],
+        now: u64,
+    ) -> bool {
+        let family = self.family;
+        let place =
+            |policy: usize, members: &[_], takers| load.place(family, policy, members, takers, now);
+        self.tables.update(half, takers, place)
+    }
+
+    /// Says of each policy which of its flows come home.
+    pub fn bring_home(
+        &mut self,
+        site: &Site,
+        half: &mut ControlHalf,
+        flows: impl Fn(u8) -> u64,
+        now: u64,
+    ) {
+        if !self.monitor.has_paths() {
+            return;
+        }
+        let policies = site.policies.iter().zip(&mut self.homing).zip(&mut half.policies);
+        for ((policy, homing), published) in policies {
+            let steering = published.steering_mut(self.family);
+            let active = steering.active_tier;
+            let worse = policy.members.iter().filter(|member| member.tier > active);
+            // Flows that come and go while they are counted may make it less than none.
+            let away = worse.map(|member| flows(member.uplink)).fold(0, u64::saturating_add);
+            let come_home = homing.come_home(policy.failback, active, away, now);
+            steering.come_home = come_home as u8;
+        }
+    }
+
+    /// The operator wants the flows of a policy home that are away now; none: of all policies.
+    pub fn ask_home(&mut self, policy: Option<usize>) {
+        let asked = self.homing.iter_mut().enumerate();
+        let asked = asked.filter(|(index, _)| policy.is_none_or(|policy| policy == *index));
+        asked.for_each(|(_, homing)| homing.ask());
+    }
+}
