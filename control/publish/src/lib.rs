@@ -41,7 +41,7 @@ mod refused;
 mod states;
 mod tables;
 
-pub use decider::{Decider, Effects, Now};
+pub use decider::{Decider, Effects, Judged, Now};
 pub use derive::{Published, derive};
 pub use overrides::{Hand, Overrides};
 pub use states::{Change, States};

@@ -52,18 +52,22 @@ impl Executor {
         }
     }
 
-    /// Carries out what follows from what was decided; the epoch in force. Hooks run later, by
-    /// [`Self::run_hooks`].
-    pub fn carry_out(&mut self, effects: Effects, decider: &mut Decider) -> u64 {
+    /// Stores the state words that were judged to be others: existing flows obey at once, new ones
+    /// with the buckets that follow.
+    pub fn store_words(&self, decider: &Decider) {
         for family in Family::ALL {
             for (uplink, word) in (0u8..).zip(decider.words(family)) {
                 let path = PathId::new(uplink, family);
                 if self.writer.region().path_state(path) != *word {
-                    // Existing flows obey at once; new ones with the buckets below.
                     self.words.set(path, *word);
                 }
             }
         }
+    }
+
+    /// Carries out what follows from what was judged; the epoch in force. Hooks run later, by
+    /// [`Self::run_hooks`].
+    pub fn carry_out(&mut self, effects: Effects, decider: &mut Decider) -> u64 {
         self.flipped |= effects.flip();
         // Before the half: what stays on the gateway stays from a new port's first packet on.
         if let Some(commands) = effects.guard {

@@ -38,8 +38,10 @@ impl Daemon {
         self.decider.refuse(self.dataplane.refused());
         let now = Now { ms: time::monotonic_ms(), boot_s: time::boot_s(), unix_ms: time::now_ms() };
         self.executor.writer.heartbeat(std::process::id().into(), now.ms);
+        let judged = self.decider.judge(now);
+        self.executor.store_words(&self.decider);
         let counters = &self.counters;
-        let effects = self.decider.decide(now, |uplink| counters.uplink(uplink).flows_active);
+        let effects = self.decider.place(judged, |uplink| counters.uplink(uplink).flows_active);
         self.executor.carry_out(effects, &mut self.decider)
     }
 

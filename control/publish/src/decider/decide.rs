@@ -1,6 +1,7 @@
 //! What follows for the dataplane.
 
 use weir_health::{Entry, Part};
+use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Tier};
 use weir_shm::hosts::HostPrefixes;
 use zerocopy::IntoBytes;
@@ -22,8 +23,18 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
-/// What is to be done, in the order in which it is to be. State words come before: those that
-/// differ from [`Decider::words`] are to be stored whether they changed or not.
+/// What is judged of the paths. Their state words come before all that follows: those that differ
+/// from [`Decider::words`] are to be stored whether they changed or not.
+pub struct Judged {
+    now: Now,
+    published: Published,
+    /// By family and policy, the uplinks that may take new flows.
+    takers: [Vec<u64>; Family::COUNT],
+    changes: Vec<Change>,
+    entries: Vec<Entry>,
+}
+
+/// What is to be done, in the order in which it is to be.
 #[derive(Default)]
 pub struct Effects {
     /// Words that were decided anew.
@@ -49,8 +60,8 @@ impl Effects {
 }
 
 impl Decider {
-    /// Decides anew by all that is known at `now`. `flows` counts those on an uplink.
-    pub fn decide(&mut self, now: Now, flows: impl Fn(u8) -> u64) -> Effects {
+    /// Judges anew by all that is known at `now`. What it makes for new flows [`Self::place`] says.
+    pub fn judge(&mut self, now: Now) -> Judged {
         self.overrides.expire(now.boot_s);
         let mut published = self.derive(&self.overrides);
         published.refuse(&self.refused);
@@ -58,12 +69,23 @@ impl Decider {
             paths.observe(&published, now.ms);
         }
         let entries = self.write_down(now);
-        let Published { mut half, hosts, unresolved, .. } = published;
-        let (mut changes, mut moved) = (Vec::new(), false);
-        for paths in &mut self.paths {
-            let (changed, takers) = paths.judge(&self.site, &self.load, &mut half, now);
+        let mut changes = Vec::new();
+        let takers = self.paths.each_mut().map(|paths| {
+            let (changed, takers) = paths.judge(&self.site, &self.load, &mut published.half, now);
             changes.extend(changed);
-            moved |= paths.place(&mut self.load, &mut half, &takers, now.ms);
+            takers
+        });
+        Judged { now, published, takers, changes, entries }
+    }
+
+    /// Places new flows by what was judged, and says what is to be done. `flows` counts those on an
+    /// uplink.
+    pub fn place(&mut self, judged: Judged, flows: impl Fn(u8) -> u64) -> Effects {
+        let Judged { now, published, takers, changes, entries } = judged;
+        let Published { mut half, hosts, unresolved, .. } = published;
+        let mut moved = false;
+        for (paths, takers) in self.paths.iter_mut().zip(&takers) {
+            moved |= paths.place(&mut self.load, &mut half, takers, now.ms);
             paths.bring_home(&self.site, &mut half, &flows, now.ms);
         }
         let shortages = self.shortages(&half);

@@ -36,7 +36,7 @@ use crate::overrides::Overrides;
 use crate::tables::Tables;
 use paths::Paths;
 
-pub use decide::{Effects, Now};
+pub use decide::{Effects, Judged, Now};
 
 /// Transitions kept for `weir history`.
 const HISTORY: usize = 1000;

@@ -51,7 +51,8 @@ fn decider() -> Decider {
 }
 
 fn decide(decider: &mut Decider, ms: u64) -> Effects {
-    decider.decide(Now { ms, ..Now::default() }, |_| 0)
+    let judged = decider.judge(Now { ms, ..Now::default() });
+    decider.place(judged, |_| 0)
 }
 
 #[test]
@@ -221,4 +222,17 @@ fn a_family_that_no_uplink_has_is_not_configured_and_has_no_tables() {
     assert_eq!(decider.words(Family::V6), [path_state::NOT_CONFIGURED; 2]);
     assert!(decider.tables(Family::V6).live().is_empty());
     assert_eq!(half.policies[0].steering(Family::V6).active_tier, 0);
+}
+
+/// What is judged of flows that exist waits for no bucket table.
+#[test]
+fn a_word_is_decided_before_buckets_are() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    decider.lose_carrier(2);
+    let judged = decider.judge(Now { ms: 2, ..Now::default() });
+    assert_eq!(decider.words(Family::V4)[0], CUT);
+    assert!(decider.tables(Family::V4).live()[0].contains(&0));
+    decider.place(judged, |_| 0);
+    assert!(!decider.tables(Family::V4).live()[0].contains(&0));
 }
