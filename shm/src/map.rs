@@ -14,9 +14,9 @@ use aya::maps::{MapData, MapInfo};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::Error;
-use crate::flows::Stored;
 use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
+use crate::flows::words::Stored;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.

@@ -19,8 +19,9 @@ use weir_layout::tags::PAGE_GROUPS;
 use weir_layout::{MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
+use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
-use crate::flows::{Slot, Stored};
+use crate::flows::words::Stored;
 use crate::map::{Access, Mmap, Shape};
 use crate::{Error, map};
 

@@ -10,7 +10,7 @@ pub(crate) mod slot;
 #[cfg(not(loom))]
 mod table;
 pub(crate) mod tags;
-mod words;
+pub(crate) mod words;
 
 pub use slot::{Action, Meta, Slot};
 #[cfg(not(loom))]

@@ -23,13 +23,13 @@ pub struct ControlHalf {
     pub epoch: u64,
     /// Hash of the configuration file the state was made from.
     pub config_hash: u64,
-    /// [`OnDataplaneLoss`].
+    /// [`OnDataplaneLoss`](super::OnDataplaneLoss).
     pub on_dataplane_loss: u8,
     /// Policy of packets that no rule matches.
     pub default_policy: u8,
     /// Worker threads asked for.
     pub workers: u8,
-    /// [`Tier`].
+    /// [`Tier`](super::Tier).
     pub tier: u8,
     /// Valid entries of `rules`.
     pub rule_count: u32,
