@@ -6,7 +6,7 @@ use weir_control::users::Users;
 use weir_dataplane::engine::Regions;
 use weir_dataplane::observer::Observer;
 use weir_health::pace::Random;
-use weir_health::{Reason, Signal, State, Transition, Uplink};
+use weir_health::{Path, Reason, Signal, State, Transition};
 use weir_layout::flow::FlowEntry4;
 use weir_layout::observations::INTERVAL_MS;
 use weir_site::health::Health;
@@ -106,7 +106,7 @@ fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transiti
     let regions = Regions::anonymous(1024, [random.draw(), random.draw()]).unwrap();
     let mut observer = Observer::new(0, regions.hash_key, regions.observations.clone());
     let mut users = Users::new(regions.observations.clone(), regions.counters.clone(), 0);
-    let mut machines = [(); UPLINKS].map(|()| Uplink::adopt(Health::default(), 0));
+    let mut machines = [(); UPLINKS].map(|()| Path::adopt(Health::default(), 0));
     let mut seen = [(); UPLINKS].map(|()| Vec::new());
     let torrents = (0..case.torrents).map(|_| (Kind::Torrent(Vec::new()), TORRENT));
     let scanners = (0..case.scanners).map(|_| (Kind::Scanner, SCANNER));

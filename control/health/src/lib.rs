@@ -12,10 +12,10 @@
 //! | [`passive`] | what the connections of users say |
 //! | [`flaps`] | the hold-down and how it grows |
 //! | [`signal`] | signals, states, reasons, transitions |
-//! | [`uplink`] | one uplink: signals in, transitions out |
+//! | [`mod@path`] | one path, an uplink in one address family: signals in, transitions out |
 //! | `text` | states and reasons, for people |
 //! | [`choice`] | which uplinks take flows, with the last resort |
-//! | [`monitor`] | all uplinks together, and what follows |
+//! | [`monitor`] | all paths of a family together, and what follows |
 //! | [`history`] | the transitions of late |
 //! | [`pace`] | when probes leave |
 //! | [`load`] | load, capacity, and which uplinks take new flows |
@@ -30,19 +30,19 @@ pub mod load;
 pub mod monitor;
 pub mod pace;
 pub mod passive;
+pub mod path;
 pub mod signal;
 pub mod target;
 mod text;
-pub mod uplink;
 pub mod window;
 
 pub use choice::{Choice, Standing, choose};
 pub use history::{Entry, History, Part};
 pub use monitor::{Monitor, Verdict};
 pub use passive::{PassiveCounts, Remotes};
+pub use path::Path;
 pub use signal::{Reason, Signal, State, Transition, Wish};
 pub use target::{ProbeError, Status, TlsFault};
-pub use uplink::Uplink;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What goes into an uplink's state, and what comes out.
+//! What goes into a path's state, and what comes out.
 
 use serde::{Deserialize, Serialize};
 use weir_site::load::Direction;
@@ -6,12 +6,12 @@ use weir_site::load::Direction;
 use super::passive::PassiveCounts;
 use super::target::ProbeError;
 
-/// What an uplink can be told.
+/// What a path can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// The link has carrier, or not.
     Carrier(bool),
-    /// The interface has the uplink's address, or not.
+    /// The interface has the path's address, or not.
     Address(bool),
     /// Its interface can be used, or not. Until told it is taken to.
     Device(bool),
@@ -62,7 +62,7 @@ pub enum Wish {
     Down,
 }
 
-/// The state of an uplink.
+/// The state of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "&'static str", try_from = "String")]
 pub enum State {
@@ -117,7 +117,7 @@ impl State {
     }
 }
 
-/// Why an uplink is in its state.
+/// Why a path is in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Reason {

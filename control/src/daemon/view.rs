@@ -1,7 +1,7 @@
 //! The uplinks, for people and programs.
 
 use weir_api::{TargetView, UplinkView, time};
-use weir_health::Uplink;
+use weir_health::Path;
 use weir_health::target::Watched;
 use weir_layout::Family;
 
@@ -28,13 +28,13 @@ impl Daemon {
     }
 }
 
-fn of_target(target: &Watched, uplink: &Uplink, now: u64) -> TargetView {
+fn of_target(target: &Watched, path: &Path, now: u64) -> TargetView {
     TargetView {
         target: target.definition().name.clone(),
         status: target.status(),
         figures: target.figures(),
         error: target.error().map(|(error, _)| error),
         error_ago_ms: target.error().map(|(_, at)| now.saturating_sub(at)),
-        judged: !uplink.health().implied,
+        judged: !path.health().implied,
     }
 }

@@ -9,9 +9,9 @@ use weir_site::Site;
 
 use crate::history::Part;
 use crate::load::{Change, Rtt};
+use crate::path::Path;
 use crate::signal::{Reason, Signal, Transition, Wish};
 use crate::target::Status;
-use crate::uplink::Uplink;
 use crate::window::Figures;
 
 pub use verdict::Verdict;
@@ -31,7 +31,7 @@ struct Watched {
     /// The uplink's name.
     name: String,
     /// None: the uplink has no path in the family.
-    machine: Option<Uplink>,
+    machine: Option<Path>,
     /// State bits as last told.
     problems: Option<u32>,
 }
@@ -42,19 +42,19 @@ impl Monitor {
     pub fn new(family: Family, site: &Site, earlier: &[u32], now: u64) -> Self {
         let machine = |index: usize| {
             let health = site.uplinks[index].path_health(family)?;
-            let Some(word) = earlier.get(index) else { return Some(Uplink::new(health, now)) };
+            let Some(word) = earlier.get(index) else { return Some(Path::new(health, now)) };
             let was = |bit| word & bit != 0;
             Some(match () {
-                _ if was(path_state::NOT_CONFIGURED) => Uplink::new(health, now),
+                _ if was(path_state::NOT_CONFIGURED) => Path::new(health, now),
                 _ if was(path_state::USABLE) && was(path_state::DEGRADED) => {
-                    Uplink::adopt_degraded(health, now)
+                    Path::adopt_degraded(health, now)
                 }
                 _ if was(path_state::USABLE) && !was(path_state::HELD_DOWN) => {
-                    Uplink::adopt(health, now)
+                    Path::adopt(health, now)
                 }
                 // What the operator sets down serves no hold-down when it is put back.
-                _ if was(path_state::ADMIN_DOWN) => Uplink::new(health, now),
-                _ => Uplink::adopt_down(health, now),
+                _ if was(path_state::ADMIN_DOWN) => Path::new(health, now),
+                _ => Path::adopt_down(health, now),
             })
         };
         let paths = site.uplinks.iter().enumerate().map(|(index, uplink)| Watched {
@@ -82,7 +82,7 @@ impl Monitor {
                 (machine, health) => {
                     // What was told of it, it has not heard.
                     path.problems = None;
-                    *machine = health.map(|health| Uplink::new(health, now));
+                    *machine = health.map(|health| Path::new(health, now));
                 }
             }
         }
@@ -190,7 +190,7 @@ impl Monitor {
     }
 
     /// An uplink's path; `None`: it has none in the family.
-    pub fn path(&self, uplink: usize) -> Option<&Uplink> {
+    pub fn path(&self, uplink: usize) -> Option<&Path> {
         self.paths.get(uplink)?.machine.as_ref()
     }
 
@@ -200,28 +200,28 @@ impl Monitor {
     }
 
     /// The paths that there are, with the index of their uplink.
-    fn machines(&self) -> impl Iterator<Item = (usize, &Uplink)> {
+    fn machines(&self) -> impl Iterator<Item = (usize, &Path)> {
         let paths = self.paths.iter().enumerate();
         paths.filter_map(|(index, path)| Some((index, path.machine.as_ref()?)))
     }
 
     /// The uplinks whose path's targets are silent, and those whose are quiet, a bit for each.
     pub fn silent(&self) -> [u64; 2] {
-        let set = |of: fn(&Uplink) -> bool| {
+        let set = |of: fn(&Path) -> bool| {
             let of_them = self.machines().filter(|(_, machine)| of(machine));
             of_them.fold(0, |set, (index, _)| set | 1u64 << index)
         };
-        [set(Uplink::is_silent), set(Uplink::is_quiet)]
+        [set(Path::is_silent), set(Path::is_quiet)]
     }
 
     /// Whether the targets of an uplink's path are silent.
     pub fn is_silent(&self, uplink: usize) -> bool {
-        self.path(uplink).is_some_and(Uplink::is_silent)
+        self.path(uplink).is_some_and(Path::is_silent)
     }
 
     /// Whether silent targets of an uplink's path do answer, and this machine drops what they say.
     pub fn drops_answers(&self, uplink: usize) -> bool {
-        self.path(uplink).is_some_and(Uplink::drops_answers)
+        self.path(uplink).is_some_and(Path::drops_answers)
     }
 }
 

@@ -49,7 +49,7 @@ fn a_cut_is_one_flap_for_want_of_carrier() {
     let held = transitions.last().map(|(_, transition)| transition.reason);
     assert_eq!(held, Some(Reason::Carrier), "{transitions:?}");
     let hold_ms = site().uplinks[0].health.hold_down_ms;
-    let held_ms = monitor.path(0).map(Uplink::hold_ms);
+    let held_ms = monitor.path(0).map(Path::hold_ms);
     assert_eq!(held_ms, Some(u64::from(hold_ms)), "not doubled");
 }
 
@@ -177,7 +177,7 @@ fn well_for(ms: u64, earlier: [u32; 2]) -> Vec<State> {
     let mut monitor = Monitor::new(Family::V4, &site(), &earlier, 0);
     monitor.observe(&[0, 0], 0);
     (0..=ms).for_each(|now| _ = monitor.tick(now));
-    (0..2).filter_map(|uplink| monitor.path(uplink)).map(Uplink::state).collect()
+    (0..2).filter_map(|uplink| monitor.path(uplink)).map(Path::state).collect()
 }
 
 #[test]

@@ -5,8 +5,8 @@ use weir_site::{Member, Site};
 
 use super::Monitor;
 use crate::choice::choose;
+use crate::path::Path;
 use crate::signal::State;
-use crate::uplink::Uplink;
 
 /// What follows from the health of all paths of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Monitor {
         let states = self.paths.iter().enumerate().map(|(index, path)| {
             let problems = path.problems.map(|problems| problems & !path_state::DRAINING);
             let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
-            let health = match path.machine.as_ref().map_or(State::Down, Uplink::state) {
+            let health = match path.machine.as_ref().map_or(State::Down, Path::state) {
                 State::Up => 0,
                 State::Degraded => path_state::DEGRADED,
                 State::Recovering { .. } => path_state::HELD_DOWN,
@@ -67,7 +67,7 @@ impl Monitor {
     /// after another: until one that takes flows has answered since, silence is no reason to cut.
     fn undecided(&self, members: &[Member], take: u64) -> u64 {
         let members = || members.iter().map(|member| usize::from(member.uplink));
-        let quiet = |index: usize| self.path(index).is_none_or(Uplink::is_quiet);
+        let quiet = |index: usize| self.path(index).is_none_or(Path::is_quiet);
         if members().any(|index| take >> index & 1 == 1 && !quiet(index)) {
             return 0;
         }

@@ -41,20 +41,20 @@ proptest! {
         health in settings(),
         events in prop::collection::vec((0..3000u64, signal(3)), 1..400),
     ) {
-        let mut uplink = Uplink::new(health.clone(), 0);
+        let mut path = Path::new(health.clone(), 0);
         let (mut now, mut state) = (0, State::Down);
         let mut left: Option<u64> = None;
         for (wait, signal) in events {
             let at = now + wait;
             let mut steps = Vec::new();
-            while let Some(deadline) = uplink.deadline().filter(|d| *d < at) {
+            while let Some(deadline) = path.deadline().filter(|d| *d < at) {
                 prop_assert!(deadline >= now, "a deadline in the past");
                 now = deadline;
-                steps.extend(uplink.tick(now));
-                prop_assert!(uplink.deadline().is_none_or(|d| d > now), "time stands still");
+                steps.extend(path.tick(now));
+                prop_assert!(path.deadline().is_none_or(|d| d > now), "time stands still");
             }
             now = at;
-            steps.extend(uplink.signal(signal, now));
+            steps.extend(path.signal(signal, now));
             for step in steps {
                 prop_assert_eq!(step.from, state);
                 prop_assert_ne!(std::mem::discriminant(&step.from), std::mem::discriminant(&step.to));
@@ -74,8 +74,8 @@ proptest! {
                 }
                 state = step.to;
             }
-            prop_assert_eq!(uplink.state(), state);
-            let (pending, parts) = uplink.size();
+            prop_assert_eq!(path.state(), state);
+            let (pending, parts) = path.size();
             prop_assert!(pending <= 20 && parts <= 9, "{} probes, {} counts", pending, parts);
         }
     }
@@ -91,7 +91,7 @@ proptest! {
         swap in any::<u64>(),
     ) {
         let play = |shuffled: bool| {
-            let mut uplink = Uplink::adopt(Health { down: 2, up: 2, quorum: 2, ..health(3) }, 0);
+            let mut path = Path::adopt(Health { down: 2, up: 2, quorum: 2, ..health(3) }, 0);
             let mut random = crate::pace::Random::new(swap);
             let mut seen = Vec::new();
             for (round, fates) in fates.iter().enumerate() {
@@ -116,7 +116,7 @@ proptest! {
                         }
                     }
                     for signal in signals {
-                        if let Some(step) = uplink.signal(signal, at) {
+                        if let Some(step) = path.signal(signal, at) {
                             match seen.last_mut() {
                                 Some((_, to, last)) if *last == at => *to = step.to,
                                 _ => seen.push((step.from, step.to, at)),
@@ -125,7 +125,7 @@ proptest! {
                     }
                 }
             }
-            (seen, uplink.state(), uplink.reason(), uplink.deadline())
+            (seen, path.state(), path.reason(), path.deadline())
         };
         prop_assert_eq!(play(false), play(true));
     }

@@ -26,10 +26,10 @@ fn target(index: usize) -> Target {
     Target { name: format!("t{index}"), kind: Probe::Icmp { address } }
 }
 
-/// An uplink that has carrier and address, in its first state.
-fn connected(health: Health) -> Uplink {
-    let mut uplink = Uplink::new(health, 0);
-    uplink.signal(Signal::Carrier(true), 0);
-    uplink.signal(Signal::Address(true), 0);
-    uplink
+/// A path that has carrier and address, in its first state.
+fn connected(health: Health) -> Path {
+    let mut path = Path::new(health, 0);
+    path.signal(Signal::Carrier(true), 0);
+    path.signal(Signal::Address(true), 0);
+    path
 }

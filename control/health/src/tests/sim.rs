@@ -1,4 +1,4 @@
-//! An uplink in simulated time: a schedule of probes, a link that loses and delays, and the engine.
+//! A path in simulated time: a schedule of probes, a link that loses and delays, and the engine.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::pace::{Pace, Random};
 /// What becomes of a probe: its round-trip time in milliseconds, or lost.
 pub type Fate<'a> = dyn FnMut(u64, &mut Random) -> Option<u64> + 'a;
 
-/// Runs an uplink that is Up for `length` milliseconds: its probes as the probers send them, other
+/// Runs a path that is Up for `length` milliseconds: its probes as the probers send them, other
 /// signals at their times, and ticks when it asks for them. Gives its transitions.
 pub fn run(
     health: &Health,
@@ -18,7 +18,7 @@ pub fn run(
     fate: &mut Fate<'_>,
 ) -> Vec<Transition> {
     let mut random = Random::new(seed);
-    let mut uplink = Uplink::adopt(health.clone(), 0);
+    let mut path = Path::adopt(health.clone(), 0);
     let targets = health.targets.len();
     let mut paces: Vec<_> = (0..targets)
         .map(|index| Pace::new(u64::from(health.interval_ms), 0, index, targets, seed))
@@ -39,13 +39,13 @@ pub fn run(
     let mut transitions = Vec::new();
     loop {
         let event = queue.first_key_value().map(|((at, _), _)| *at);
-        let deadline = uplink.deadline();
+        let deadline = path.deadline();
         let Some(now) = [event, deadline].into_iter().flatten().min().filter(|t| *t < length)
         else {
             return transitions;
         };
         if event != Some(now) {
-            transitions.extend(uplink.tick(now));
+            transitions.extend(path.tick(now));
             continue;
         }
         let Some((_, signal)) = queue.pop_first() else { return transitions };
@@ -56,7 +56,7 @@ pub fn run(
                 add(&mut queue, now + rtt, Signal::Reply { target, seq, rtt_us });
             }
         }
-        transitions.extend(uplink.signal(signal, now));
+        transitions.extend(path.signal(signal, now));
     }
 }
 

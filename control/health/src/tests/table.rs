@@ -14,8 +14,8 @@ enum Step {
 }
 use Step::{At, Probes, Until};
 
-/// The transitions of a sequence, the uplink ticked whenever it asks for it.
-fn run(uplink: &mut Uplink, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)> {
+/// The transitions of a sequence, the path ticked whenever it asks for it.
+fn run(path: &mut Path, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)> {
     let mut signals: Vec<(u64, Option<Signal>)> = Vec::new();
     let mut seq = 0;
     for step in steps {
@@ -24,8 +24,8 @@ fn run(uplink: &mut Uplink, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)
             Until(at) => signals.push((at, None)),
             Probes { from, count, answered } => {
                 for probe in 0..u64::from(count) {
-                    for target in 0..uplink.targets().len() {
-                        let at = from + probe * u64::from(uplink.health().interval_ms);
+                    for target in 0..path.targets().len() {
+                        let at = from + probe * u64::from(path.health().interval_ms);
                         signals.push((at, Some(Signal::Sent { target, seq })));
                         if answered {
                             let reply = Signal::Reply { target, seq, rtt_us: 20_000 };
@@ -46,13 +46,13 @@ fn run(uplink: &mut Uplink, steps: Vec<Step>) -> Vec<(u64, &'static str, Reason)
         }
     };
     for (at, signal) in signals {
-        while let Some(deadline) = uplink.deadline().filter(|d| *d < at) {
-            note(uplink.tick(deadline));
-            assert!(uplink.deadline().is_none_or(|d| d > deadline), "time stands still");
+        while let Some(deadline) = path.deadline().filter(|d| *d < at) {
+            note(path.tick(deadline));
+            assert!(path.deadline().is_none_or(|d| d > deadline), "time stands still");
         }
         note(match signal {
-            Some(signal) => uplink.signal(signal, at),
-            None => uplink.tick(at),
+            Some(signal) => path.signal(signal, at),
+            None => path.tick(at),
         });
     }
     seen
@@ -62,36 +62,36 @@ const HELD: Reason = Reason::Holding { hold_ms: 8000, flaps: 1 };
 
 #[test]
 fn it_is_down_until_targets_answer_and_up_with_the_first() {
-    let mut uplink = connected(health(2));
+    let mut path = connected(health(2));
     let reason = Reason::Unproven { answering: 0, of: 2, quorum: 1 };
-    assert_eq!((uplink.state(), uplink.reason()), (State::Down, reason));
-    let seen = run(&mut uplink, vec![Probes { from: 100, count: 1, answered: true }]);
+    assert_eq!((path.state(), path.reason()), (State::Down, reason));
+    let seen = run(&mut path, vec![Probes { from: 100, count: 1, answered: true }]);
     assert_eq!(seen, [(120, "up", Reason::Started)]);
 }
 
 #[test]
 fn before_the_first_signal_it_is_starting() {
-    assert_eq!(Uplink::new(health(0), 0).reason(), Reason::Starting);
+    assert_eq!(Path::new(health(0), 0).reason(), Reason::Starting);
 }
 
 #[test]
 fn without_targets_carrier_and_address_are_enough() {
-    let uplink = connected(health(0));
-    assert_eq!((uplink.state(), uplink.reason()), (State::Up, Reason::Started));
+    let path = connected(health(0));
+    assert_eq!((path.state(), path.reason()), (State::Up, Reason::Started));
 }
 
 #[test]
 fn an_uplink_without_carrier_never_shows_up() {
-    let mut uplink = Uplink::new(health(0), 0);
-    uplink.signal(Signal::Address(true), 0);
-    assert_eq!((uplink.state(), uplink.reason()), (State::Down, Reason::Carrier));
+    let mut path = Path::new(health(0), 0);
+    path.signal(Signal::Address(true), 0);
+    assert_eq!((path.state(), path.reason()), (State::Down, Reason::Carrier));
 }
 
 #[test]
 fn an_adopted_uplink_is_up_until_its_targets_fail() {
-    let mut uplink = Uplink::adopt(health(1), 0);
-    assert_eq!((uplink.state(), uplink.reason()), (State::Up, Reason::Adopted));
-    let seen = run(&mut uplink, vec![Probes { from: 0, count: 4, answered: false }, Until(3500)]);
+    let mut path = Path::adopt(health(1), 0);
+    assert_eq!((path.state(), path.reason()), (State::Up, Reason::Adopted));
+    let seen = run(&mut path, vec![Probes { from: 0, count: 4, answered: false }, Until(3500)]);
     let reason = Reason::TargetsFailed { failed: 1, of: 1, quorum: 1 };
     assert_eq!(seen, [(3001, "down", reason)]);
 }
@@ -110,8 +110,8 @@ fn links_faults_are_instant_and_come_back_after_the_hold_down() {
             Signal::Address(_) => Signal::Address(true),
             _ => Signal::NextHop(true),
         };
-        let mut uplink = connected(health(0));
-        let seen = run(&mut uplink, vec![At(500, off), At(2000, on), Until(20_000)]);
+        let mut path = connected(health(0));
+        let seen = run(&mut path, vec![At(500, off), At(2000, on), Until(20_000)]);
         assert_eq!(
             seen,
             [
@@ -125,9 +125,9 @@ fn links_faults_are_instant_and_come_back_after_the_hold_down() {
 
 #[test]
 fn after_a_cut_targets_must_answer_up_times_in_a_row() {
-    let mut uplink = connected(health(1));
+    let mut path = connected(health(1));
     let seen = run(
-        &mut uplink,
+        &mut path,
         vec![
             Probes { from: 0, count: 3, answered: true },
             At(2500, Signal::Carrier(false)),
@@ -148,17 +148,17 @@ fn after_a_cut_targets_must_answer_up_times_in_a_row() {
 
 #[test]
 fn while_it_waits_for_answers_it_says_so() {
-    let mut uplink = Uplink::adopt(health(2), 0);
-    uplink.signal(Signal::Carrier(false), 10);
-    uplink.signal(Signal::Carrier(true), 20);
-    assert_eq!(uplink.reason(), Reason::Unproven { answering: 0, of: 2, quorum: 1 });
+    let mut path = Path::adopt(health(2), 0);
+    path.signal(Signal::Carrier(false), 10);
+    path.signal(Signal::Carrier(true), 20);
+    assert_eq!(path.reason(), Reason::Unproven { answering: 0, of: 2, quorum: 1 });
 }
 
 #[test]
 fn a_blackhole_is_down_by_the_silence_of_its_targets() {
-    let mut uplink = connected(health(2));
+    let mut path = connected(health(2));
     let seen = run(
-        &mut uplink,
+        &mut path,
         vec![
             Probes { from: 0, count: 5, answered: true },
             Probes { from: 5000, count: 5, answered: false },
@@ -171,7 +171,7 @@ fn a_blackhole_is_down_by_the_silence_of_its_targets() {
 
 #[test]
 fn one_failed_target_of_three_is_no_reason() {
-    let mut uplink = connected(health(3));
+    let mut path = connected(health(3));
     let mut steps = Vec::new();
     for probe in 0..100 {
         for target in 0..3 {
@@ -184,19 +184,19 @@ fn one_failed_target_of_three_is_no_reason() {
             });
         }
     }
-    assert_eq!(run(&mut uplink, steps), [(20, "up", Reason::Started)]);
-    assert_eq!(uplink.targets()[1].status(), Status::Failed);
-    assert_eq!(uplink.targets()[1].error().map(|(why, _)| why), Some(ProbeError::Refused));
+    assert_eq!(run(&mut path, steps), [(20, "up", Reason::Started)]);
+    assert_eq!(path.targets()[1].status(), Status::Failed);
+    assert_eq!(path.targets()[1].error().map(|(why, _)| why), Some(ProbeError::Refused));
 }
 
 #[test]
 fn a_quorum_of_two_wants_two() {
-    let mut uplink = Uplink::adopt(Health { quorum: 2, ..health(3) }, 0);
+    let mut path = Path::adopt(Health { quorum: 2, ..health(3) }, 0);
     let mut fail = |target: usize| {
         (0..3).find_map(|seq| {
             let at = u64::from(seq) * 1000;
-            uplink.signal(Signal::Sent { target, seq }, at);
-            uplink.signal(Signal::Failed { target, seq, why: ProbeError::Unreachable }, at)
+            path.signal(Signal::Sent { target, seq }, at);
+            path.signal(Signal::Failed { target, seq, why: ProbeError::Unreachable }, at)
         })
     };
     assert_eq!(fail(0), None);
@@ -206,9 +206,9 @@ fn a_quorum_of_two_wants_two() {
 
 #[test]
 fn the_figures_of_an_outage_do_not_outlast_it() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let seen = run(
-        &mut uplink,
+        &mut path,
         vec![
             Probes { from: 0, count: 10, answered: true },
             Probes { from: 10_000, count: 60, answered: false },
@@ -223,7 +223,7 @@ fn the_figures_of_an_outage_do_not_outlast_it() {
 #[test]
 fn a_lost_probe_or_two_are_loss_even_where_they_make_the_target_failed() {
     for lost in [1, 2] {
-        let mut uplink = Uplink::adopt(Health { down: lost, ..health(1) }, 0);
+        let mut path = Path::adopt(Health { down: lost, ..health(1) }, 0);
         let cycle = |from: u64| {
             let answered = 4 - lost;
             let then = from + u64::from(answered) * 1000;
@@ -234,15 +234,15 @@ fn a_lost_probe_or_two_are_loss_even_where_they_make_the_target_failed() {
         };
         let mut steps: Vec<_> = (0..10).flat_map(|number| cycle(number * 4000)).collect();
         steps.push(Probes { from: 40_000, count: 1, answered: true });
-        run(&mut uplink, steps);
-        let loss = uplink.targets()[0].figures().loss_percent;
+        run(&mut path, steps);
+        let loss = path.targets()[0].figures().loss_percent;
         assert!(loss.window > 20.0 * f64::from(lost), "{lost}: {loss:?}");
     }
 }
 
 #[test]
 fn on_a_link_with_much_jitter_an_answer_as_late_as_usual_ends_a_silence() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let probe = |seq: u32, rtt: Option<u64>| {
         let at = u64::from(seq) * 1000;
         let reply = rtt.map(|rtt| {
@@ -254,29 +254,29 @@ fn on_a_link_with_much_jitter_an_answer_as_late_as_usual_ends_a_silence() {
     let varied = (0..=20).flat_map(|seq| probe(seq, Some(if seq % 2 == 0 { 30 } else { 250 })));
     let lost = (21..23).flat_map(|seq| probe(seq, None));
     let steps = varied.chain(lost).chain(probe(23, Some(250))).chain([Until(23_999)]);
-    assert_eq!(run(&mut uplink, steps.collect()), []);
+    assert_eq!(run(&mut path, steps.collect()), []);
 }
 
 #[test]
 fn an_answer_after_the_timeout_is_none() {
-    let mut uplink = Uplink::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
-    uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
+    let mut path = Path::adopt(Health { timeout_ms: Some(500), down: 1, ..health(1) }, 0);
+    path.signal(Signal::Sent { target: 0, seq: 0 }, 0);
     let late = Signal::Reply { target: 0, seq: 0, rtt_us: 500_001 };
-    let transition = uplink.signal(late, 501);
+    let transition = path.signal(late, 501);
     assert_eq!(transition.map(|t| t.to), Some(State::Down));
 }
 
 #[test]
 fn an_answer_in_time_that_the_process_reads_late_counts() {
-    let mut uplink = Uplink::adopt(Health { down: 1, ..health(1) }, 0);
-    uplink.signal(Signal::Sent { target: 0, seq: 0 }, 0);
+    let mut path = Path::adopt(Health { down: 1, ..health(1) }, 0);
+    path.signal(Signal::Sent { target: 0, seq: 0 }, 0);
     let reply = Signal::Reply { target: 0, seq: 0, rtt_us: 20_000 };
-    assert_eq!(uplink.signal(reply, 60_000), None);
+    assert_eq!(path.signal(reply, 60_000), None);
 }
 
 #[test]
 fn a_step_of_the_round_trip_time_within_the_timeout_is_no_silence() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let mut signals = Vec::new();
     for seq in 0..50u32 {
         let rtt = if seq < 20 { 20 } else { 990 };
@@ -285,14 +285,14 @@ fn a_step_of_the_round_trip_time_within_the_timeout_is_no_silence() {
         let reply = Signal::Reply { target: 0, seq, rtt_us: rtt as u32 * 1000 };
         signals.push(At(at + rtt, reply));
     }
-    assert_eq!(run(&mut uplink, signals), []);
+    assert_eq!(run(&mut path, signals), []);
 }
 
 #[test]
 fn a_prober_that_pauses_is_no_silence() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let seen = run(
-        &mut uplink,
+        &mut path,
         vec![
             Probes { from: 0, count: 3, answered: true },
             Probes { from: 3000, count: 2, answered: false },
@@ -319,10 +319,10 @@ fn lossy(from: u64, count: u32, lose: u32, rtt_us: impl Fn(u32) -> u32) -> Vec<S
 
 #[test]
 fn loss_degrades_and_its_end_heals_after_the_hold_down() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let mut steps = lossy(0, 60, 3, |_| 20_000);
     steps.extend(lossy(60_000, 100, u32::MAX, |_| 20_000));
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let [(_, "degraded", Reason::Loss { percent, threshold: 20 }), (at, "up", reason)] = seen[..]
     else {
         panic!("{seen:?}");
@@ -335,12 +335,12 @@ fn loss_degrades_and_its_end_heals_after_the_hold_down() {
 #[test]
 fn a_slow_link_is_degraded_by_its_round_trip_time() {
     let slow = Health { rtt_ms: Some(Limits { fail: 300, recover: 200 }), ..health(1) };
-    let mut uplink = Uplink::adopt(slow, 0);
+    let mut path = Path::adopt(slow, 0);
     let mut steps = lossy(0, 30, u32::MAX, |_| 100_000);
     steps.extend(lossy(30_000, 60, u32::MAX, |_| 400_000));
     steps.extend(lossy(90_000, 60, u32::MAX, |_| 250_000));
     steps.extend(lossy(150_000, 90, u32::MAX, |_| 100_000));
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let [(down, "degraded", Reason::Rtt { ms, threshold: 300 }), (up, "up", _)] = seen[..] else {
         panic!("{seen:?}");
     };
@@ -350,9 +350,9 @@ fn a_slow_link_is_degraded_by_its_round_trip_time() {
 #[test]
 fn a_jittery_link_is_degraded_by_its_jitter() {
     let jittery = Health { jitter_ms: Some(Limits { fail: 80, recover: 40 }), ..health(1) };
-    let mut uplink = Uplink::adopt(jittery, 0);
+    let mut path = Path::adopt(jittery, 0);
     let steps = lossy(0, 60, u32::MAX, |probe| 20_000 + probe % 2 * 100_000);
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let [(_, "degraded", Reason::Jitter { ms: 80..=100, threshold: 80 })] = seen[..] else {
         panic!("{seen:?}");
     };
@@ -361,10 +361,10 @@ fn a_jittery_link_is_degraded_by_its_jitter() {
 #[test]
 fn after_an_outage_a_link_over_a_limit_is_degraded_rather_than_down() {
     let slow = Health { rtt_ms: Some(Limits { fail: 300, recover: 200 }), ..health(1) };
-    let mut uplink = Uplink::adopt(slow, 0);
+    let mut path = Path::adopt(slow, 0);
     let mut steps = vec![At(0, Signal::Carrier(false)), At(1000, Signal::Carrier(true))];
     steps.extend(lossy(2000, 30, u32::MAX, |_| 500_000));
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let states: Vec<_> = seen.iter().map(|(_, state, _)| *state).collect();
     assert_eq!(states, ["down", "recovering", "degraded"]);
     assert_eq!(seen[2].2, Reason::Rtt { ms: 500, threshold: 200 });
@@ -373,7 +373,7 @@ fn after_an_outage_a_link_over_a_limit_is_degraded_rather_than_down() {
 #[test]
 fn one_slow_target_of_two_is_no_reason() {
     let slow = Health { rtt_ms: Some(Limits { fail: 300, recover: 200 }), ..health(2) };
-    let mut uplink = Uplink::adopt(slow, 0);
+    let mut path = Path::adopt(slow, 0);
     let mut steps = Vec::new();
     for seq in 0..60u32 {
         for (target, rtt_us) in [(0, 20_000), (1, 600_000)] {
@@ -383,7 +383,7 @@ fn one_slow_target_of_two_is_no_reason() {
             steps.push(At(at + u64::from(rtt_us) / 1000, reply));
         }
     }
-    assert_eq!(run(&mut uplink, steps), []);
+    assert_eq!(run(&mut path, steps), []);
 }
 
 fn flows(flows: u32, unanswered: u32, hosts: u64, silent: u64) -> passive::NewFlows {
@@ -403,12 +403,12 @@ fn tcp(flows: passive::NewFlows) -> Signal {
 
 #[test]
 fn dying_connections_degrade_a_link_whose_probes_answer() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let mut steps = vec![Probes { from: 0, count: 30, answered: true }];
     for second in 1..=4 {
         steps.push(At(second * 1000, tcp(flows(10, 9, 8, 7))));
     }
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let reason = Reason::PassiveSyn { unanswered: 18, of: 20 };
     // Spared, it has no connections to show; the counts age out and the hold-down runs.
     let up = (4000 + 5001 + 8001, "up", Reason::Recovered { held_ms: 8001 });
@@ -419,18 +419,18 @@ fn dying_connections_degrade_a_link_whose_probes_answer() {
 
 #[test]
 fn udp_without_reply_degrades() {
-    let mut uplink = Uplink::adopt(health(0), 0);
+    let mut path = Path::adopt(health(0), 0);
     let udp = flows(40, 38, 20, 19);
     let counts = PassiveCounts { udp, ..PassiveCounts::default() };
-    let seen = run(&mut uplink, vec![At(1000, Signal::Passive(Box::new(counts)))]);
+    let seen = run(&mut path, vec![At(1000, Signal::Passive(Box::new(counts)))]);
     assert_eq!(seen, [(1000, "degraded", Reason::PassiveUdp { unanswered: 38, of: 40 })]);
 }
 
 #[test]
 fn data_sent_again_degrades() {
-    let mut uplink = Uplink::adopt(health(0), 0);
+    let mut path = Path::adopt(health(0), 0);
     let counts = PassiveCounts { segments: 2000, retransmitted: 500, ..PassiveCounts::default() };
-    let seen = run(&mut uplink, vec![At(1000, Signal::Passive(Box::new(counts)))]);
+    let seen = run(&mut path, vec![At(1000, Signal::Passive(Box::new(counts)))]);
     let reason = Reason::PassiveRetransmits { retransmitted: 500, of: 2000 };
     assert_eq!(seen, [(1000, "degraded", reason)]);
 }
@@ -448,10 +448,10 @@ fn what_one_user_or_one_remote_sends_again_condemns_no_link() {
             by_remote,
             ..PassiveCounts::default()
         };
-        let mut uplink = Uplink::adopt(health(0), 0);
-        assert_eq!(uplink.signal(Signal::Passive(Box::new(counts)), 1000), None);
+        let mut path = Path::adopt(health(0), 0);
+        assert_eq!(path.signal(Signal::Passive(Box::new(counts)), 1000), None);
         let all = PassiveCounts { by_user: spread, by_remote: spread, ..counts };
-        assert!(uplink.signal(Signal::Passive(Box::new(all)), 1001).is_some());
+        assert!(path.signal(Signal::Passive(Box::new(all)), 1001).is_some());
     }
 }
 
@@ -464,17 +464,17 @@ fn neither_few_connections_nor_one_dead_server_condemn_a_link() {
         flows(1000, 900, 100, 10),
         flows(1000, 490, 100, 60),
     ] {
-        let mut uplink = Uplink::adopt(health(0), 0);
-        assert_eq!(uplink.signal(tcp(innocent), 1000), None, "{innocent:?}");
+        let mut path = Path::adopt(health(0), 0);
+        assert_eq!(path.signal(tcp(innocent), 1000), None, "{innocent:?}");
     }
 }
 
 #[test]
 fn a_few_users_of_many_condemn_no_link() {
-    let mut uplink = Uplink::adopt(health(0), 0);
+    let mut path = Path::adopt(health(0), 0);
     let dead = flows(1000, 990, 400, 400);
     let many = passive::NewFlows { users: Remotes::from([0x1f, 0, 0, 0]), ..dead };
-    assert_eq!(uplink.signal(tcp(many), 1000), None);
+    assert_eq!(path.signal(tcp(many), 1000), None);
 }
 
 #[test]
@@ -488,81 +488,81 @@ fn what_fails_by_other_uplinks_alike_condemns_no_link() {
     ] {
         let mut dying = flows(1000, 900, 400, 400);
         dying.elsewhere = passive::Share { flows: flows_elsewhere, unanswered };
-        let mut uplink = Uplink::adopt(health(0), 0);
-        assert_eq!(uplink.signal(tcp(dying), 1000).is_some(), condemned, "{dying:?}");
+        let mut path = Path::adopt(health(0), 0);
+        assert_eq!(path.signal(tcp(dying), 1000).is_some(), condemned, "{dying:?}");
     }
     let mut all_dead = flows(1000, 1000, 400, 400);
     all_dead.elsewhere = passive::Share { flows: 1000, unanswered: 1000 };
-    assert_eq!(Uplink::adopt(health(0), 0).signal(tcp(all_dead), 1000), None);
+    assert_eq!(Path::adopt(health(0), 0).signal(tcp(all_dead), 1000), None);
 }
 
 #[test]
 fn users_connections_that_are_no_signal_condemn_no_link() {
     let passive = Passive { enabled: Some(false), ..Passive::default() };
-    let mut uplink = Uplink::adopt(Health { passive, ..health(0) }, 0);
-    assert_eq!(uplink.signal(tcp(flows(1000, 990, 400, 400)), 1000), None);
+    let mut path = Path::adopt(Health { passive, ..health(0) }, 0);
+    assert_eq!(path.signal(tcp(flows(1000, 990, 400, 400)), 1000), None);
     let passive = Passive { enabled: Some(true), ..Passive::default() };
-    assert!(uplink.reconfigure(Health { passive, ..health(0) }, 1001).is_some());
+    assert!(path.reconfigure(Health { passive, ..health(0) }, 1001).is_some());
 }
 
 #[test]
 fn one_user_who_scans_the_net_condemns_no_link() {
     let mut scan = flows(1000, 990, 400, 400);
     scan.askers = Remotes::from([1, 0, 0, 0]);
-    let mut uplink = Uplink::adopt(health(0), 0);
-    assert_eq!(uplink.signal(tcp(scan), 1000), None);
+    let mut path = Path::adopt(health(0), 0);
+    assert_eq!(path.signal(tcp(scan), 1000), None);
     // Two who get no answer do; where there is but one, the setting says so.
-    let mut uplink = Uplink::adopt(health(0), 0);
-    assert!(uplink.signal(tcp(flows(1000, 990, 400, 400)), 1000).is_some());
+    let mut path = Path::adopt(health(0), 0);
+    assert!(path.signal(tcp(flows(1000, 990, 400, 400)), 1000).is_some());
     let passive = Passive { min_users: 1, ..Passive::default() };
-    let mut uplink = Uplink::adopt(Health { passive, ..health(0) }, 0);
-    assert!(uplink.signal(tcp(scan), 1000).is_some());
+    let mut path = Path::adopt(Health { passive, ..health(0) }, 0);
+    assert!(path.signal(tcp(scan), 1000).is_some());
 }
 
 #[test]
 fn the_operator_is_obeyed_at_once_both_ways() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let seen =
-        run(&mut uplink, vec![At(1, Signal::Wish(Wish::Down)), At(2, Signal::Wish(Wish::Use))]);
+        run(&mut path, vec![At(1, Signal::Wish(Wish::Down)), At(2, Signal::Wish(Wish::Use))]);
     assert_eq!(seen, [(1, "down", Reason::Admin), (2, "up", Reason::Released)]);
 }
 
 #[test]
 fn a_draining_uplink_is_usable_until_it_is_drained() {
-    let mut uplink = connected(health(0));
-    let seen = run(&mut uplink, vec![At(1, Signal::Wish(Wish::Drain)), Until(1000)]);
+    let mut path = connected(health(0));
+    let seen = run(&mut path, vec![At(1, Signal::Wish(Wish::Drain)), Until(1000)]);
     assert_eq!(seen, [(1, "draining", Reason::Draining)]);
-    assert!(uplink.state().usable());
+    assert!(path.state().usable());
     let steps =
         vec![At(1001, Signal::Wish(Wish::Drained)), At(1002, Signal::Wish(Wish::Use)), Until(2000)];
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     assert_eq!(seen, [(1001, "down", Reason::Drained), (1002, "up", Reason::Released)]);
 }
 
 #[test]
 fn the_operator_ends_a_drain_at_once() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let steps = vec![At(1, Signal::Wish(Wish::Drain)), At(2, Signal::Wish(Wish::Use))];
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     assert_eq!(seen, [(1, "draining", Reason::Draining), (2, "up", Reason::Released)]);
 }
 
 #[test]
 fn a_draining_uplink_that_breaks_is_down_and_drains_on_when_it_is_well_again() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let steps = vec![
         At(1, Signal::Wish(Wish::Drain)),
         At(2, Signal::Carrier(false)),
         At(3, Signal::Carrier(true)),
         Until(20_000),
     ];
-    let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
+    let states: Vec<_> = run(&mut path, steps).iter().map(|(_, state, _)| *state).collect();
     assert_eq!(states, ["draining", "down", "recovering", "draining"]);
 }
 
 #[test]
 fn what_breaks_while_it_is_out_of_use_is_held_down() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let steps = vec![
         At(1, Signal::Wish(Wish::Down)),
         At(2, Signal::NextHop(false)),
@@ -570,13 +570,13 @@ fn what_breaks_while_it_is_out_of_use_is_held_down() {
         At(4, Signal::Wish(Wish::Use)),
         Until(20_000),
     ];
-    let states: Vec<_> = run(&mut uplink, steps).iter().map(|(_, state, _)| *state).collect();
+    let states: Vec<_> = run(&mut path, steps).iter().map(|(_, state, _)| *state).collect();
     assert_eq!(states, ["down", "recovering", "up"]);
 }
 
 #[test]
 fn the_operator_does_not_cut_a_hold_down_short() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let steps = vec![
         At(1, Signal::Carrier(false)),
         At(2, Signal::Wish(Wish::Down)),
@@ -584,13 +584,13 @@ fn the_operator_does_not_cut_a_hold_down_short() {
         At(4, Signal::Wish(Wish::Use)),
         Until(20_000),
     ];
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     assert_eq!(seen.last(), Some(&(8005, "up", Reason::Recovered { held_ms: 8001 })));
 }
 
 #[test]
 fn a_relapse_while_it_recovers_starts_again_and_doubles() {
-    let mut uplink = connected(health(0));
+    let mut path = connected(health(0));
     let steps = vec![
         At(0, Signal::NextHop(false)),
         At(100, Signal::NextHop(true)),
@@ -598,7 +598,7 @@ fn a_relapse_while_it_recovers_starts_again_and_doubles() {
         At(5100, Signal::NextHop(true)),
         Until(30_000),
     ];
-    let seen = run(&mut uplink, steps);
+    let seen = run(&mut path, steps);
     let again = Reason::Holding { hold_ms: 16_000, flaps: 2 };
     assert_eq!(
         seen,
@@ -614,59 +614,59 @@ fn a_relapse_while_it_recovers_starts_again_and_doubles() {
 
 #[test]
 fn while_it_settles_the_fault_that_is_over_is_not_the_reason() {
-    let mut uplink = connected(health(0));
-    uplink.signal(Signal::NextHop(false), 10);
-    uplink.signal(Signal::NextHop(true), 20);
-    assert_eq!((uplink.state(), uplink.reason()), (State::Down, HELD));
+    let mut path = connected(health(0));
+    path.signal(Signal::NextHop(false), 10);
+    path.signal(Signal::NextHop(true), 20);
+    assert_eq!((path.state(), path.reason()), (State::Down, HELD));
 }
 
 #[test]
 fn a_timeout_that_is_told_with_a_later_answer_comes_before_it() {
     for answer_first in [true, false] {
-        let mut uplink = Uplink::adopt(Health { up: 2, ..health(1) }, 0);
-        uplink.signal(Signal::Carrier(false), 0);
-        uplink.signal(Signal::Carrier(true), 0);
+        let mut path = Path::adopt(Health { up: 2, ..health(1) }, 0);
+        path.signal(Signal::Carrier(false), 0);
+        path.signal(Signal::Carrier(true), 0);
         for (seq, at) in [(0, 0), (1, 1000), (2, 2000)] {
-            uplink.signal(Signal::Sent { target: 0, seq }, at);
+            path.signal(Signal::Sent { target: 0, seq }, at);
         }
-        uplink.signal(Signal::Reply { target: 0, seq: 1, rtt_us: 50_000 }, 1050);
+        path.signal(Signal::Reply { target: 0, seq: 1, rtt_us: 50_000 }, 1050);
         if !answer_first {
-            uplink.tick(2050);
+            path.tick(2050);
         }
-        uplink.signal(Signal::Reply { target: 0, seq: 2, rtt_us: 50_000 }, 2050);
-        assert_eq!(uplink.targets()[0].status(), Status::Answering);
+        path.signal(Signal::Reply { target: 0, seq: 2, rtt_us: 50_000 }, 2050);
+        assert_eq!(path.targets()[0].status(), Status::Answering);
     }
 }
 
 #[test]
 fn what_comes_late_comes_now() {
-    let mut uplink = connected(health(0));
-    uplink.signal(Signal::NextHop(false), 10_000);
-    uplink.signal(Signal::NextHop(true), 10_000);
-    let cut = uplink.signal(Signal::Carrier(false), 4000);
-    assert_eq!((cut, uplink.reason()), (None, Reason::Carrier));
-    uplink.signal(Signal::Carrier(true), 3000);
-    assert_eq!(uplink.tick(10_000), None);
-    assert_eq!(uplink.tick(12_001).map(|t| t.at), Some(12_001));
+    let mut path = connected(health(0));
+    path.signal(Signal::NextHop(false), 10_000);
+    path.signal(Signal::NextHop(true), 10_000);
+    let cut = path.signal(Signal::Carrier(false), 4000);
+    assert_eq!((cut, path.reason()), (None, Reason::Carrier));
+    path.signal(Signal::Carrier(true), 3000);
+    assert_eq!(path.tick(10_000), None);
+    assert_eq!(path.tick(12_001).map(|t| t.at), Some(12_001));
 }
 
 #[test]
 fn reloading_changes_nothing_where_nothing_changed() {
-    let mut uplink = connected(health(2));
-    run(&mut uplink, vec![Probes { from: 0, count: 20, answered: true }]);
-    uplink.tick(20_000);
-    let before = format!("{uplink:?}");
-    assert_eq!(uplink.reconfigure(health(2), 20_000), None);
-    assert_eq!(format!("{uplink:?}"), before);
+    let mut path = connected(health(2));
+    run(&mut path, vec![Probes { from: 0, count: 20, answered: true }]);
+    path.tick(20_000);
+    let before = format!("{path:?}");
+    assert_eq!(path.reconfigure(health(2), 20_000), None);
+    assert_eq!(format!("{path:?}"), before);
 }
 
 #[test]
 fn reloading_with_a_new_target_and_the_old_in_another_place_is_no_evidence() {
-    let mut uplink = connected(health(2));
-    run(&mut uplink, vec![Probes { from: 0, count: 20, answered: true }]);
+    let mut path = connected(health(2));
+    run(&mut path, vec![Probes { from: 0, count: 20, answered: true }]);
     let moved = Health { targets: vec![target(7), target(1), target(0)], quorum: 3, ..health(0) };
-    assert_eq!(uplink.reconfigure(moved, 20_000), None);
-    let probes: Vec<_> = uplink.targets().iter().map(|t| t.figures().probes).collect();
+    assert_eq!(path.reconfigure(moved, 20_000), None);
+    let probes: Vec<_> = path.targets().iter().map(|t| t.figures().probes).collect();
     assert_eq!(probes, [0, 20, 20]);
 }
 
@@ -690,15 +690,15 @@ fn the_last_resort_is_the_least_bad_with_carrier() {
 
 #[test]
 fn a_standing_follows_the_state() {
-    let mut uplink = connected(health(1));
-    assert_eq!(uplink.standing(), Standing::Unproven);
+    let mut path = connected(health(1));
+    assert_eq!(path.standing(), Standing::Unproven);
     for (signal, standing) in
         [(Signal::Carrier(false), Standing::NoCarrier), (Signal::Wish(Wish::Down), Standing::Admin)]
     {
-        uplink.signal(signal, 10);
-        assert_eq!(uplink.standing(), standing);
+        path.signal(signal, 10);
+        assert_eq!(path.standing(), standing);
     }
-    assert_eq!(Uplink::adopt(health(1), 0).standing(), Standing::Up);
+    assert_eq!(Path::adopt(health(1), 0).standing(), Standing::Up);
 }
 
 #[test]
@@ -723,11 +723,11 @@ fn history_keeps_the_newest_and_numbers_all() {
 fn the_losses_of_a_short_outage_degrade_nothing_after_it() {
     let quick = || Health { interval_ms: 100, up: 3, hold_down_ms: 500, window: 20, ..health(2) };
     for lost in 3..8 {
-        let mut uplink = connected(quick());
+        let mut path = connected(quick());
         // A little early, so that the last one lost has some time left when this is answered.
         let from = 2000 + u64::from(lost) * 100 - 30;
         let seen = run(
-            &mut uplink,
+            &mut path,
             vec![
                 Probes { from: 0, count: 20, answered: true },
                 Probes { from: 2000, count: lost, answered: false },
@@ -747,55 +747,55 @@ fn not_sent(from: u64, count: u64) -> impl Iterator<Item = Step> {
 
 #[test]
 fn probes_that_this_machine_does_not_send_are_no_evidence() {
-    let mut uplink = Uplink::adopt(health(1), 0);
+    let mut path = Path::adopt(health(1), 0);
     let mut steps = vec![Probes { from: 0, count: 10, answered: true }];
     steps.extend(not_sent(10_000, 60));
-    assert_eq!(run(&mut uplink, steps), []);
-    let target = &uplink.targets()[0];
+    assert_eq!(run(&mut path, steps), []);
+    let target = &path.targets()[0];
     assert_eq!(target.error(), Some((ProbeError::Local(1), 69_000)));
     assert_eq!((target.is_blocked(), target.figures().loss_percent.window), (true, 0.0));
-    assert!(!uplink.is_quiet(), "nobody was asked");
+    assert!(!path.is_quiet(), "nobody was asked");
     // Those that are sent again are waited for from then on.
-    let seen = run(&mut uplink, vec![Probes { from: 70_000, count: 10, answered: false }]);
+    let seen = run(&mut path, vec![Probes { from: 70_000, count: 10, answered: false }]);
     let [(at, "down", Reason::TargetsFailed { .. })] = seen[..] else { panic!("{seen:?}") };
     assert!((73_000..=73_300).contains(&at), "{at}");
 }
 
 #[test]
 fn an_uplink_whose_probes_cannot_leave_is_judged_by_the_rest() {
-    let mut uplink = connected(health(1));
+    let mut path = connected(health(1));
     let mut steps: Vec<Step> = not_sent(1000, 5).collect();
     steps.push(At(6000, Signal::Carrier(false)));
     steps.push(At(7000, Signal::Carrier(true)));
     steps.extend(not_sent(7000, 20));
-    let seen: Vec<_> = run(&mut uplink, steps).iter().map(|(at, to, _)| (*at, *to)).collect();
+    let seen: Vec<_> = run(&mut path, steps).iter().map(|(at, to, _)| (*at, *to)).collect();
     assert_eq!(seen, [(1000, "up"), (6000, "down"), (8001, "recovering"), (15_001, "up")]);
 }
 
 #[test]
 fn a_silent_next_hop_that_is_probed_for_want_of_targets_is_only_doubted() {
-    let mut uplink = Uplink::adopt(Health { implied: true, ..health(1) }, 0);
+    let mut path = Path::adopt(Health { implied: true, ..health(1) }, 0);
     let answered = Probes { from: 0, count: 10, answered: true };
-    assert_eq!(run(&mut uplink, vec![answered]), []);
-    assert!(!uplink.is_silent());
+    assert_eq!(run(&mut path, vec![answered]), []);
+    assert!(!path.is_silent());
     let lost = lossy(10_000, 60, 2, |_| 900_000);
-    assert_eq!(run(&mut uplink, lost), [], "its figures are not the link's");
-    assert_eq!(run(&mut uplink, vec![Probes { from: 70_000, count: 10, answered: false }]), []);
-    assert!(uplink.is_silent());
+    assert_eq!(run(&mut path, lost), [], "its figures are not the link's");
+    assert_eq!(run(&mut path, vec![Probes { from: 70_000, count: 10, answered: false }]), []);
+    assert!(path.is_silent());
 }
 
 #[test]
 fn an_uplink_that_comes_back_degraded_and_goes_down_again_flaps() {
     let slow = Health { rtt_ms: Some(Limits { fail: 300, recover: 200 }), up: 1, ..health(1) };
-    let mut uplink = Uplink::adopt(slow, 0);
+    let mut path = Path::adopt(slow, 0);
     let mut holds = Vec::new();
     for round in 0..4 {
         let from = round * 60_000;
-        run(&mut uplink, lossy(from, 40, u32::MAX, |_| 600_000));
-        assert_eq!(uplink.state(), State::Degraded, "round {round}");
-        run(&mut uplink, lossy(from + 40_000, 20, 1, |_| 0));
-        assert_eq!(uplink.state(), State::Down, "round {round}");
-        holds.push(uplink.hold_ms());
+        run(&mut path, lossy(from, 40, u32::MAX, |_| 600_000));
+        assert_eq!(path.state(), State::Degraded, "round {round}");
+        run(&mut path, lossy(from + 40_000, 20, 1, |_| 0));
+        assert_eq!(path.state(), State::Down, "round {round}");
+        holds.push(path.hold_ms());
     }
     assert_eq!(holds, [8000, 16_000, 32_000, 64_000]);
 }

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
-use weir_health::{ProbeError, Reason, State, TlsFault, Uplink};
+use weir_health::{Path, ProbeError, Reason, State, TlsFault};
 use weir_site::health::{Health, Probe, Record, Target};
 
 use super::icmp::Pinger;
@@ -315,7 +315,7 @@ async fn probes_that_answer_bring_an_uplink_up_and_silence_takes_it_down() {
     let bad = health(vec![dns(server)]);
     let (sender, mut events) = mpsc::channel(100);
     let mut probers = Probers::new(sender, Trust::default(), 1);
-    let mut uplink = Uplink::adopt(good.clone(), 0);
+    let mut uplink = Path::adopt(good.clone(), 0);
     uplink.signal(weir_health::Signal::Carrier(false), 0);
     uplink.signal(weir_health::Signal::Carrier(true), 0);
     assert_eq!(uplink.state(), State::Down);

@@ -1,4 +1,4 @@
-//! One uplink: signals in, state and transitions out.
+//! One path, an uplink in one address family: signals in, state and transitions out.
 //!
 //! ```text
 //!            first answer                    carrier, address, next hop, targets, admin
@@ -24,13 +24,13 @@ use super::window::{Figure, Figures};
 /// Fewest probes in a window before it can fail a limit.
 const SAMPLES: u32 = 10;
 
-/// One uplink.
+/// One path.
 ///
 /// After every signal, and whenever [`deadline`](Self::deadline) has come, the caller acts on the
 /// transition that is returned. Signals that wait are to be given before [`tick`](Self::tick), so
 /// that answers which arrived while the process was busy count.
 #[derive(Clone, Debug)]
-pub struct Uplink {
+pub struct Path {
     health: Health,
     targets: Vec<Watched>,
     wish: Wish,
@@ -59,8 +59,8 @@ pub struct Uplink {
     deadline: Option<u64>,
 }
 
-impl Uplink {
-    /// An uplink of which nothing is known: Down until carrier, address and a quorum of targets
+impl Path {
+    /// A path of which nothing is known: Down until carrier, address and a quorum of targets
     /// have shown themselves, and then Up at once.
     pub fn new(health: Health, now: u64) -> Self {
         let watch = |t: &_| Watched::new(Clone::clone(t), health.window, Status::Untested);
@@ -87,38 +87,38 @@ impl Uplink {
         }
     }
 
-    /// An uplink that forwards already, for a control process which starts beside a dataplane that
+    /// A path that forwards already, for a control process which starts beside a dataplane that
     /// runs: Up until it is shown not to be.
     pub fn adopt(health: Health, now: u64) -> Self {
-        let mut uplink = Self::new(health, now);
-        uplink.carrier = true;
-        uplink.address = true;
-        uplink.state = State::Up;
-        uplink.reason = Reason::Adopted;
-        uplink.started = true;
-        uplink.sound = Some(now);
-        uplink.well = Some(now);
-        uplink
+        let mut path = Self::new(health, now);
+        path.carrier = true;
+        path.address = true;
+        path.state = State::Up;
+        path.reason = Reason::Adopted;
+        path.started = true;
+        path.sound = Some(now);
+        path.well = Some(now);
+        path
     }
 
     /// As [`adopt`](Self::adopt), for one that was degraded: it is so until it is well for the
     /// hold-down.
     pub fn adopt_degraded(health: Health, now: u64) -> Self {
-        let mut uplink = Self::adopt(health, now);
-        uplink.state = State::Degraded;
-        uplink.flaps.add(&uplink.health, now);
-        uplink.counted = true;
-        uplink.deadline = uplink.next_deadline();
-        uplink
+        let mut path = Self::adopt(health, now);
+        path.state = State::Degraded;
+        path.flaps.add(&path.health, now);
+        path.counted = true;
+        path.deadline = path.next_deadline();
+        path
     }
 
     /// As [`adopt`](Self::adopt), for one that was not in use: the hold-down that it has served is
     /// not known, so that it serves one from the beginning.
     pub fn adopt_down(health: Health, now: u64) -> Self {
-        let mut uplink = Self::new(health, now);
-        uplink.started = true;
-        uplink.flaps.add(&uplink.health, now);
-        uplink
+        let mut path = Self::new(health, now);
+        path.started = true;
+        path.flaps.add(&path.health, now);
+        path
     }
 
     /// Takes new settings. Targets whose definition is unchanged keep all that is known of them,
@@ -300,7 +300,7 @@ impl Uplink {
                 }
                 _ => {}
             }
-            // Every loss of carrier is counted where it is told, also while the uplink is Down.
+            // Every loss of carrier is counted where it is told, also while the path is Down.
             if relapse
                 && self.started
                 && !matches!(fault, Reason::Admin | Reason::Drained | Reason::Carrier)
@@ -391,7 +391,7 @@ impl Uplink {
         }
     }
 
-    /// What makes the uplink Down, by evidence: targets of which nothing is known are none.
+    /// What makes the path Down, by evidence: targets of which nothing is known are none.
     fn fault(&self) -> Option<Reason> {
         let failed = self.count(Status::Failed);
         let of = self.targets.len() as u32;
