@@ -186,6 +186,7 @@ impl Watcher {
             Err(_) if self.view.local_ports != (0, 0) => {}
             Err(error) => return Err(error),
         }
+        self.view.ipv6 = own::has_v6();
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
         let stale = std::mem::replace(&mut self.stale, Stale::none());

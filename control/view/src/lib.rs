@@ -69,6 +69,8 @@ pub struct Kernel {
     pub forgotten: HashMap<(u32, Ipv4Addr), u64>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
+    /// The kernel has IPv6. It may come late, as a module.
+    pub ipv6: bool,
 }
 
 impl Kernel {
@@ -128,12 +130,13 @@ impl Kernel {
             lost,
             forgotten: _,
             local_ports,
+            ipv6,
         } = self;
         (links, addresses, unfit, routes)
             == (&other.links, &other.addresses, &other.unfit, &other.routes)
             && (tables, rules, foremost, own)
                 == (&other.tables, &other.rules, &other.foremost, &other.own)
-            && (lost, local_ports) == (&other.lost, &other.local_ports)
+            && (lost, local_ports, ipv6) == (&other.lost, &other.local_ports, &other.ipv6)
     }
 
     /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does

@@ -22,7 +22,7 @@ pub use claim::{Claim, Keeper};
 pub use message::route_of;
 
 /// Does the kernel have IPv6?
-fn has_v6() -> bool {
+pub(crate) fn has_v6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 

@@ -125,7 +125,8 @@ fn rules_and_routes_are_wanted_until_they_are_made_and_when_a_word_changes() {
     assert_eq!(decider.own_traffic(), None);
     decider.lose_carrier(2);
     decide(&mut decider, 3);
-    assert_ne!(decider.own_traffic(), Some(first), "the gateway uses the other uplink");
+    let second = decider.own_traffic();
+    assert!(second.is_some_and(|own| own != first), "the gateway uses the other uplink");
 }
 
 #[test]
@@ -235,4 +236,16 @@ fn a_word_is_decided_before_buckets_are() {
     assert!(decider.tables(Family::V4).live()[0].contains(&0));
     decider.place(judged, |_| 0);
     assert!(!decider.tables(Family::V4).live()[0].contains(&0));
+}
+
+/// As a module: until then rules for IPv6 are left out.
+#[test]
+fn rules_are_made_anew_when_the_kernel_comes_to_have_ipv6() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    let own = decider.own_traffic().unwrap();
+    decider.own_made(own, true);
+    assert_eq!(decider.own_traffic(), None);
+    decider.see(Kernel { ipv6: true, ..decider.kernel().clone() }, 2);
+    assert!(decider.own_traffic().is_some());
 }
