@@ -69,6 +69,11 @@ impl Executor {
     /// [`Self::run_hooks`].
     pub fn carry_out(&mut self, effects: Effects, decider: &mut Decider) -> u64 {
         self.flipped |= effects.flip();
+        // Before what may take long.
+        self.words.know(decider.site(), decider.kernel());
+        effects.entries.iter().for_each(tell_entry);
+        self.untold.extend(effects.entries);
+        effects.changes.iter().for_each(|change| tell_state(change, decider.site()));
         // Before the half: what stays on the gateway stays from a new port's first packet on.
         if let Some(commands) = effects.guard {
             self.guard.follow(commands);
@@ -86,10 +91,6 @@ impl Executor {
             }
             tracing::debug!(epoch, "published");
         }
-        self.words.know(decider.site(), decider.kernel());
-        effects.entries.iter().for_each(tell_entry);
-        self.untold.extend(effects.entries);
-        effects.changes.iter().for_each(|change| tell_state(change, decider.site()));
         for (device, trouble) in effects.shortages {
             self.short.entry(device).or_default().say(trouble);
         }
