@@ -143,7 +143,8 @@ impl Context {
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let port = self.snapshot.half.ports.get(usize::from(port));
-        let mtu = port.ok_or(Counter::DropUplinkDown)?.mtu;
+        // One that is gone has no MTU to tell of.
+        let mtu = port.filter(|port| port.role != 0).ok_or(Counter::DropUplinkDown)?.mtu;
         if p.end - p.l3 <= mtu {
             return Ok(());
         }

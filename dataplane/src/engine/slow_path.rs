@@ -1,5 +1,6 @@
 //! The slow path: a packet that begins, changes or ends a flow, or has to be looked at in full.
 
+use weir_layout::NONE;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
 use weir_wire::family::V4;
@@ -92,7 +93,11 @@ impl Sessions<V4> {
         }
         let unconfirmed = host_moved(&action, host) && !self.claim(cx, slot, &action, host);
         let len = p.end - p.l3;
-        cx.check_mtu(work, cx.port_toward(action.adjacency), translated, &received, out)?;
+        let port = cx.port_toward(action.adjacency);
+        // What leads nowhere lives on: its interface may come back.
+        if port != NONE {
+            cx.check_mtu(work, port, translated, &received, out)?;
+        }
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::track(&self.table, slot, &action, header.as_ref());

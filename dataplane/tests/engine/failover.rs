@@ -1,12 +1,13 @@
 //! What becomes of flows whose uplink goes down, empties or is not their home.
 
 use weir_dataplane::engine::Owner;
-use weir_layout::Family;
 use weir_layout::control::{
     Address, BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, path_state,
 };
 use weir_layout::counters::{Counter, place};
+use weir_layout::flow::flag;
 use weir_layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
+use weir_layout::{Family, NONE};
 use weir_shm::observations::Observations;
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 use weir_wire::{checksum, ipv4};
@@ -647,4 +648,37 @@ fn flows_outlive_an_address_that_is_away_for_a_moment() {
         gateway.publish(BUCKETS);
         assert!(sweep(&mut gateway).is_empty());
     }
+}
+
+/// When its flow last took the direction in which it began.
+fn last_seen(gateway: &Gateway) -> u32 {
+    let table = &gateway.regions.flows;
+    let mut entries = (0..table.capacity()).filter_map(|slot| table.slot(slot).read());
+    entries.find(|entry| entry.flags & flag::INITIATED != 0).unwrap().last_seen
+}
+
+#[test]
+fn a_flow_lives_on_while_the_interface_of_its_only_uplink_is_missing() {
+    let mut gateway = Gateway::new();
+    gateway.set_state(1, 0);
+    gateway.publish(BUCKETS);
+    assert_eq!(one(gateway.send(LAN, &udp_out(2000, 53))).0, 1);
+    gateway.half.uplinks[0].port = NONE;
+    gateway.set_state(0, path_state::NO_CARRIER);
+    gateway.publish(BUCKETS);
+    gateway.now += 5000;
+    assert!(gateway.send(LAN, &udp_out(2000, 53)).is_empty());
+    assert_eq!(gateway.count(Counter::DropUplinkDown), 1);
+    assert_eq!(last_seen(&gateway), gateway.now);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn nobody_outside_is_told_the_mtu_of_a_lan_that_is_gone() {
+    let mut gateway = Gateway::new();
+    let (device, out) = one(gateway.send(LAN, &udp_out(2000, 53)));
+    (gateway.half.ports[usize::from(LAN)].role, gateway.half.ports[usize::from(LAN)].mtu) = (0, 0);
+    gateway.publish(BUCKETS);
+    assert!(gateway.send(device, &answer_to(device, &out)).is_empty());
+    gateway.assert_conserved();
 }
