@@ -139,11 +139,16 @@ impl NextHops {
     /// Replaces them: the next packet of each flow goes there.
     pub fn set(&self, next_hops: &[Option<Adjacency>; NEXT_HOPS]) {
         for (word, next_hop) in words(&self.0).iter().zip(next_hops) {
-            word.store(next_hop.map_or(0, Adjacency::to_word), Ordering::Relaxed);
+            let next_hop = next_hop.map_or(0, Adjacency::to_word);
+            // The line is one that every CPU reads.
+            if word.load(Ordering::Relaxed) != next_hop {
+                word.store(next_hop, Ordering::Relaxed);
+            }
         }
     }
 }
 
+#[inline]
 fn words(mmap: &Mmap) -> &[AtomicU64] {
     &mmap.view(0)[..ADJACENCIES]
 }
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_keeps_its_index() {
+    fn an_adjacency_keeps_its_index() {
         let table = Adjacencies::anonymous(KEY).unwrap();
         let a = Adjacency { mac: [2, 0, 0, 0, 0, 1], port: 0 };
         let b = Adjacency { port: 1, ..a };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{
     BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS,
-    PathId, SettingsBefore, TABLES, table_index,
+    PathId, Port, SettingsBefore, TABLES, table_index,
 };
 use weir_layout::{Family, MAX_POLICIES, MAX_PORTS, checksum64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -132,6 +132,7 @@ impl ControlRegion {
         table
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         &self.page.view::<AtomicU64>(offset)[0]
     }
@@ -144,6 +145,7 @@ impl ControlRegion {
         offset_of!(ControlPage, half) + (epoch & 1) as usize * size_of::<ControlHalf>()
     }
 
+    #[inline]
     fn table_offset(bank: usize, family: Family, policy: usize) -> usize {
         table_index(bank, family, policy) * BUCKETS
     }
@@ -280,21 +282,20 @@ pub struct ControlWriter {
     region: ControlRegion,
     next_hops: NextHops,
     last: Option<Instant>,
-    /// By port: its interface as last published, by the kernel's index.
-    ifindexes: [u32; MAX_PORTS],
+    /// By port: where it led as last published.
+    links: [Option<Link>; MAX_PORTS],
 }
 
 impl ControlWriter {
     /// Takes the writing side; the caller makes sure that it is the only control process.
     pub fn new(region: ControlRegion, next_hops: NextHops) -> Self {
-        let mut half = empty_half();
-        if region.epoch() != 0 {
-            region.load_half(region.epoch(), &mut half);
+        let mut current = Current::default();
+        if current.refresh(&region) {
+            // A process that ended in the midst of a publication may have left others.
+            next_hops.set(&adjacency::next_hops(&current.half));
         }
-        // A process that ended in the midst of a publication may have left others.
-        next_hops.set(&adjacency::next_hops(&half));
-        let ifindexes = ifindexes(&half);
-        Self { region, next_hops, last: None, ifindexes }
+        let links = links(&current.half);
+        Self { region, next_hops, last: None, links }
     }
 
     /// The reading side.
@@ -351,8 +352,8 @@ impl ControlWriter {
         half.checksum = half.compute_checksum();
 
         let next_hops = adjacency::next_hops(half);
-        let before = std::mem::replace(&mut self.ifindexes, ifindexes(half));
-        let common = common(&next_hops, &before, &self.ifindexes);
+        let before = std::mem::replace(&mut self.links, links(half));
+        let common = common(&next_hops, &before, &self.links);
         self.next_hops.set(&common);
 
         // The tables belong to the half: they are written under the same epoch store.
@@ -383,19 +384,24 @@ impl ControlWriter {
     }
 }
 
-/// The interface of each port, by the kernel's index; 0: it is missing.
-fn ifindexes(half: &ControlHalf) -> [u32; MAX_PORTS] {
-    half.ports.each_ref().map(|port| port.ifindex)
+/// Where a port leads: the kernel's index of its interface, 0 while that is missing; its device and
+/// its VLAN, which it keeps meanwhile.
+type Link = (u32, u8, u16);
+
+/// Where each port leads; none: there is no such port.
+fn links(half: &ControlHalf) -> [Option<Link>; MAX_PORTS] {
+    let link = |port: &Port| (port.role != 0).then_some((port.ifindex, port.device, port.vlan));
+    half.ports.each_ref().map(link)
 }
 
 /// What readers of either half may take for the next hops: without the address of those by a port
 /// that led to another interface before.
 fn common(
     next_hops: &[Option<Adjacency>; NEXT_HOPS],
-    before: &[u32; MAX_PORTS],
-    after: &[u32; MAX_PORTS],
+    before: &[Option<Link>; MAX_PORTS],
+    after: &[Option<Link>; MAX_PORTS],
 ) -> [Option<Adjacency>; NEXT_HOPS] {
-    let stays = |port: usize| before[port] == 0 || before[port] == after[port];
+    let stays = |port: usize| before[port].is_none() || before[port] == after[port];
     next_hops.map(|next_hop| next_hop.filter(|next_hop| stays(next_hop.port.into())))
 }
 
@@ -403,7 +409,7 @@ fn common(
 mod tests {
     use super::*;
     use weir_layout::NONE;
-    use weir_layout::control::{Mac, Name};
+    use weir_layout::control::{Mac, Name, PortRole};
 
     use crate::adjacencies::Adjacencies;
 
@@ -420,7 +426,7 @@ mod tests {
     fn leave_by(half: &mut ControlHalf, ifindex: u32, mac: [u8; 6]) {
         (half.uplinks[0].name, half.uplinks[0].port) = (Name::new("fiber"), 2);
         half.uplinks[0].path_mut(Family::V4).next_hop_mac = Mac::new(mac);
-        half.ports[2].ifindex = ifindex;
+        (half.ports[2].ifindex, half.ports[2].role) = (ifindex, PortRole::Uplink as u8);
     }
 
     #[test]
@@ -450,10 +456,12 @@ mod tests {
         let mut half = empty_half();
         leave_by(&mut half, 8, [2; 6]);
         let next_hops = adjacency::next_hops(&half);
-        let after = ifindexes(&half);
-        for (was, stays) in [(8, true), (0, true), (7, false)] {
-            half.ports[2].ifindex = was;
-            let common = common(&next_hops, &ifindexes(&half), &after);
+        let (after, role) = (links(&half), half.ports[2].role);
+        for (role, was, stays) in
+            [(role, 8, true), (role, 0, false), (role, 7, false), (0, 0, true)]
+        {
+            (half.ports[2].role, half.ports[2].ifindex) = (role, was);
+            let common = common(&next_hops, &links(&half), &after);
             assert_eq!(common, if stays { next_hops } else { [None; NEXT_HOPS] });
         }
     }

@@ -201,6 +201,9 @@ impl LaneWriter {
 
     /// Counts a TCP segment sent again, between a LAN host and a remote one.
     pub fn add_resent(&self, uplink: u8, user: [u8; 4], remote: [u8; 4]) {
+        if usize::from(uplink) >= MAX_UPLINKS {
+            return;
+        }
         self.add_uplink(uplink, UplinkCounter::Retransmitted, 1);
         let at = resent_at(uplink);
         self.bump(at + place(u32::from_ne_bytes(user)), 1);

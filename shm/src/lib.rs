@@ -6,9 +6,9 @@
 //! | [`claim`] | who works on it: one process of each role |
 //! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory |
 //! | [`control`] | writing and reading the control page and the bucket tables |
-//! | [`state_word`] | an uplink's state word, decided and overtaken |
+//! | [`state_word`] | a path's state word, decided and overtaken |
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
-//! | [`adjacencies`] | LAN hardware addresses by index |
+//! | [`adjacencies`] | hardware addresses by index: LAN hosts and next hops |
 //! | [`counters`] | lanes and their sums |
 //! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
