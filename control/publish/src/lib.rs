@@ -10,7 +10,7 @@
 //! | `ports` | numbers of ports and devices, which stay |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
-//! | `states` | the uplinks' state words |
+//! | `states` | the state words of a family's paths |
 //! | `overrides` | what is set by hand |
 //! | [`beside`] | another file beside what is published |
 //! | [`hosts`], `destinations` | destinations of packets from LANs that are the kernel's |

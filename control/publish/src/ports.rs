@@ -1,7 +1,7 @@
 //! Numbers of ports and devices.
 //!
-//! Flow entries name ports by number, and the dataplane's sockets and device map name devices so.
-//! What was published under a number keeps it, whatever comes and goes beside it.
+//! Adjacencies, and so flows, name ports by number, and the dataplane's sockets and device map name
+//! devices so. What was published under a number keeps it, whatever comes and goes beside it.
 
 use std::net::Ipv4Addr;
 
