@@ -16,6 +16,8 @@ use crate::topology::Host;
 
 /// UDP and TCP port of the server.
 pub const PORT: u16 = 1007;
+/// Bytes of its socket's receive buffer.
+const BUFFER: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Time between looks at connections.
 const LOOK: Duration = Duration::from_millis(1);
@@ -40,6 +42,8 @@ impl Witness {
         let bind = || Ok((UdpSocket::bind((address, PORT))?, TcpListener::bind((address, PORT))?));
         let bound: std::io::Result<_> = netns.run(bind)?;
         let (udp, tcp) = bound.with_context(|| format!("cannot bind {address}:{PORT}"))?;
+        // A gateway that was held up for a while hands on all at once, and none of it is lost here.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, BUFFER)?;
         udp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_nonblocking(true)?;
         let witness = Self { stop: Arc::default(), resets: Arc::default() };
