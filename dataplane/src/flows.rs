@@ -70,10 +70,10 @@ pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> 
     let [hash, answers] = new.hashes;
     let back = direction(&responder, &initiator, 0);
     let (answer, answered) = (F::reversed(&translated), F::reversed(&first));
-    let back = table.insert(answers, &back.entry::<F>(&answer, &answered))?;
+    let back = table.insert(answers, &back.words::<F>(&answer, &answered))?;
     let mut forward = direction(&initiator, &responder, flag::INITIATED | flag::SEEN);
     forward.mark = initiator.mark(back);
-    let Some(index) = table.insert(hash, &forward.entry::<F>(&first, &translated)) else {
+    let Some(index) = table.insert(hash, &forward.words::<F>(&first, &translated)) else {
         table.retire(back);
         return None;
     };

@@ -16,7 +16,7 @@ use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
-use weir_wire::family::{V4, V6};
+use weir_wire::family::{Family as _, V4, V6};
 use zerocopy::FromZeros;
 
 /// A pin directory of the test's own, removed at its end.
@@ -102,7 +102,7 @@ fn each_family_has_a_flow_table_of_its_own() {
     assert!(status.check_flows::<V6>(&scratch.0, 128).is_err());
     let entry = FlowEntry6 { src: [7; 16], ..FlowEntry6::new_zeroed() };
     let key = FlowKey6 { src: [7; 16], ..FlowKey6::new_zeroed() };
-    let index = table.insert(9, &entry).unwrap();
+    let index = table.insert(9, &V6::words(&entry)).unwrap();
     assert!(FlowTable4::read_only(&scratch.0).is_err());
     assert_eq!(FlowTable4::open(&scratch.0, 64).unwrap().slot(index).read(), None);
     assert_eq!(FlowTable::<V6>::read_only(&scratch.0).unwrap().find(9, &key), Some(index));

@@ -109,13 +109,13 @@ pub struct NewDirection {
 }
 
 impl NewDirection {
-    /// The entry that makes packets of `from` leave as those of `to`. It has no peer yet.
+    /// The direction that makes packets of `from` leave as those of `to`. It has no peer yet.
     #[inline]
-    pub fn entry<F: Family>(&self, from: &F::Key, to: &F::Key) -> F::Entry {
+    pub fn words<F: Family>(&self, from: &F::Key, to: &F::Key) -> EntryWords<F> {
         let mut key = F::key_words(from);
         key.as_mut()[F::WORDS - 1] |=
             meta([[0; 2]; 2], [0, self.flags, self.state_owner.byte(), self.uplink]);
-        let words = EntryWords {
+        EntryWords {
             last_seen: self.now,
             key,
             rewrite: F::rewrite_words(&F::compile(from, to)),
@@ -123,8 +123,7 @@ impl NewDirection {
             packets: 0,
             next_seq: 0,
             bytes: 0,
-        };
-        F::entry(0, &words)
+        }
     }
 }
 
@@ -213,7 +212,7 @@ impl Family for V4 {
         let [addresses, meta] = words.key;
         let [src, dst]: [[u8; 4]; 2] = transmute!(addresses);
         let [[a, b, c, d], [proto, flags, state_owner, uplink]]: [[u8; 4]; 2] = transmute!(meta);
-        let [a0, a1, m0, m1, e, f, g, h] = words.out.to_ne_bytes();
+        let (adjacency, mark, peer) = parts_of(words.out);
         FlowEntry4 {
             state,
             last_seen: words.last_seen,
@@ -226,9 +225,9 @@ impl Family for V4 {
             state_owner: StateOwner::from_byte(state_owner),
             uplink,
             rewrite: Self::rewrite(words.rewrite),
-            adjacency: u16::from_ne_bytes([a0, a1]),
-            mark: u16::from_ne_bytes([m0, m1]),
-            peer: u32::from_ne_bytes([e, f, g, h]),
+            adjacency,
+            mark,
+            peer,
             packets: words.packets,
             next_seq: words.next_seq,
             bytes: words.bytes,
@@ -311,7 +310,7 @@ impl Family for V6 {
         let [a, b, c, d, meta] = words.key;
         let [src, dst]: [[u8; 16]; 2] = transmute!([a, b, c, d]);
         let [[a, b, c, d], [proto, flags, state_owner, uplink]]: [[u8; 4]; 2] = transmute!(meta);
-        let [a0, a1, m0, m1, e, f, g, h] = words.out.to_ne_bytes();
+        let (adjacency, mark, peer) = parts_of(words.out);
         FlowEntry6 {
             state,
             last_seen: words.last_seen,
@@ -323,9 +322,9 @@ impl Family for V6 {
             flags,
             state_owner: StateOwner::from_byte(state_owner),
             uplink,
-            adjacency: u16::from_ne_bytes([a0, a1]),
-            mark: u16::from_ne_bytes([m0, m1]),
-            peer: u32::from_ne_bytes([e, f, g, h]),
+            adjacency,
+            mark,
+            peer,
             next_seq: words.next_seq,
             bytes_low: words.bytes as u32,
             rewrite: Self::rewrite(words.rewrite),
@@ -345,6 +344,12 @@ const fn out(adjacency: u16, mark: u16, peer: u32) -> u64 {
     let ([a, b], [c, d]) = (adjacency.to_ne_bytes(), mark.to_ne_bytes());
     let [e, f, g, h] = peer.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// What [`out`] put together.
+const fn parts_of(out: u64) -> (u16, u16, u32) {
+    let [a, b, c, d, e, f, g, h] = out.to_ne_bytes();
+    (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u32::from_ne_bytes([e, f, g, h]))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use weir_shm::flows::FlowTable4;
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name;
+use weir_wire::family::{Family as _, V4};
 use weir_wire::hash::flow4;
 use weir_wire::rewrite::compile4;
 
@@ -216,7 +217,7 @@ impl Fixture {
 
     /// Puts an entry where one with this key would stand, and under its tag.
     pub fn insert_as(&self, entry: FlowEntry4, key: &FlowKey4) -> u32 {
-        self.flows.insert(flow4(KEY, key), &entry).unwrap()
+        self.flows.insert(flow4(KEY, key), &V4::words(&entry)).unwrap()
     }
 
     /// Lets the program send by the device of the fixture.

@@ -137,9 +137,8 @@ impl<F: Stored> Slot<F> {
         same.then(|| F::entry(state, &words))
     }
 
-    /// Makes a slot that the caller has claimed hold `entry`, whose `state` field is ignored.
-    pub(super) fn publish(&self, entry: &F::Entry) {
-        let words = F::words(entry);
+    /// Makes a slot that the caller has claimed hold a direction.
+    pub(super) fn publish(&self, words: &EntryWords<F>) {
         // Whoever sees one of the stores below sees that the slot's earlier flow has ended.
         fence(Ordering::Release);
         self.0.last_seen().store(words.last_seen, Ordering::Relaxed);
@@ -293,12 +292,12 @@ mod tests {
         model.preemption_bound = Some(2);
         model.check(|| {
             let slot = Arc::new(Slot::<F>(F::Slot::default()));
-            slot.publish(&entry::<F>(1));
+            slot.publish(&F::words(&entry::<F>(1)));
             let writer = {
                 let slot = slot.clone();
                 loom::thread::spawn(move || {
                     slot.retire();
-                    slot.publish(&entry::<F>(2));
+                    slot.publish(&F::words(&entry::<F>(2)));
                 })
             };
             if let Some(seen) = slot.read().map(|seen| F::words(&seen)) {

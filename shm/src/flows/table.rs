@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
-use weir_wire::family::V4;
+use weir_wire::family::{EntryWords, V4};
 
 use super::{Slot, Stored, TagWord};
 use crate::map::{Access, Mmap, prefetch};
@@ -170,8 +170,8 @@ impl<F: Stored> FlowTable<F> {
         self.search(a, hash, words).or_else(|| self.search(b, hash, words))
     }
 
-    /// Claims a slot for `hash` and publishes `entry` in it; `None` when all its groups are full.
-    pub fn insert(&self, hash: u64, entry: &F::Entry) -> Option<u32> {
+    /// Claims a slot for `hash` and publishes a direction in it; `None` when all its groups are full.
+    pub fn insert(&self, hash: u64, words: &EntryWords<F>) -> Option<u32> {
         let index = loop {
             let group = self.group_for(hash);
             if let Some(slot) = self.tags(group).claim(tag(hash), preferred(hash)) {
@@ -182,7 +182,7 @@ impl<F: Stored> FlowTable<F> {
                 return None;
             }
         };
-        self.slot(index).publish(entry);
+        self.slot(index).publish(words);
         Some(index)
     }
 
@@ -293,7 +293,7 @@ mod tests {
     fn what_is_published_is_read_back() {
         let table = FlowTable4::anonymous(64).unwrap();
         let entry = entry(1);
-        let index = table.insert(7, &entry).unwrap();
+        let index = table.insert(7, &V4::words(&entry)).unwrap();
         let read = table.slot(index).read().unwrap();
         assert_eq!(FlowEntry4 { state: 0, ..read }, entry);
         assert_eq!(table.find(7, &key(&entry)), Some(index));
@@ -303,7 +303,7 @@ mod tests {
     fn what_the_owner_changes_leaves_the_rest_of_the_entry_as_it_was() {
         let table = FlowTable4::anonymous(64).unwrap();
         let mut entry = entry(1);
-        let slot = table.slot(table.insert(7, &entry).unwrap());
+        let slot = table.slot(table.insert(7, &V4::words(&entry)).unwrap());
         for worker in [0, 17, MAX_WORKERS as u8 - 1] {
             slot.set_worker(worker);
             slot.set_meta(worker, FlowState::Closing);
@@ -323,12 +323,12 @@ mod tests {
     fn a_retired_flow_is_not_found_and_its_neighbours_are() {
         let table = FlowTable4::anonymous(64).unwrap();
         let (a, b) = (entry(1), entry(2));
-        let first = table.insert(7, &a).unwrap();
-        let second = table.insert(7, &b).unwrap();
+        let first = table.insert(7, &V4::words(&a)).unwrap();
+        let second = table.insert(7, &V4::words(&b)).unwrap();
         table.retire(first);
         assert_eq!(table.find(7, &key(&a)), None);
         assert_eq!(table.find(7, &key(&b)), Some(second));
-        assert_eq!(table.insert(7, &a), Some(first));
+        assert_eq!(table.insert(7, &V4::words(&a)), Some(first));
     }
 
     #[test]
@@ -337,10 +337,10 @@ mod tests {
         let hash = |n: u32| hash::flow4([1, 2], &key(&entry(n)));
         let (mut kept, mut n) = (Vec::new(), 0);
         while kept.len() < 2 * PAGE as usize {
-            kept.extend(table.insert(hash(n), &entry(n)).map(|_| n));
+            kept.extend(table.insert(hash(n), &V4::words(&entry(n))).map(|_| n));
             n += 1;
         }
-        assert_eq!(table.insert(hash(n), &entry(n)), None);
+        assert_eq!(table.insert(hash(n), &V4::words(&entry(n))), None);
         assert!(kept.iter().all(|n| table.find(hash(*n), &key(&entry(*n))).is_some()));
     }
 
@@ -348,9 +348,9 @@ mod tests {
     fn slots_claimed_by_a_dead_process_become_free() {
         let table = FlowTable4::anonymous(PAGE).unwrap();
         assert_eq!(table.tags(0).claim(9, 0), Some(0));
-        assert_eq!(table.insert(0, &entry(1)), Some(1));
+        assert_eq!(table.insert(0, &V4::words(&entry(1))), Some(1));
         table.recover();
-        assert_eq!(table.insert(0, &entry(2)), Some(0));
+        assert_eq!(table.insert(0, &V4::words(&entry(2))), Some(0));
     }
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
         let hash = |e: &FlowEntry4| hash::flow4(secret, &key(e));
         let entries: Vec<_> = (0..2 * flows).map(entry).collect();
         let (kept, refused): (Vec<_>, Vec<_>) =
-            entries.iter().partition(|e| table.insert(hash(e), e).is_some());
+            entries.iter().partition(|e| table.insert(hash(e), &V4::words(e)).is_some());
         assert!(refused.len() <= 5, "{} refused", refused.len());
         assert!(kept.iter().all(|e| table.find(hash(e), &key(e)).is_some()));
     }
@@ -387,7 +387,8 @@ mod tests {
         let table = FlowTable::<V6>::anonymous(slots_for(1000)).unwrap();
         let hash = |e: &FlowEntry6| V6::hash([1, 2], &V6::key_words(&key6(e)));
         let entries: Vec<_> = (0..1000).map(entry6).collect();
-        let slots: Vec<_> = entries.iter().map(|e| table.insert(hash(e), e).unwrap()).collect();
+        let slots: Vec<_> =
+            entries.iter().map(|e| table.insert(hash(e), &V6::words(e)).unwrap()).collect();
         for (entry, slot) in entries.iter().zip(&slots) {
             assert_eq!(table.find(hash(entry), &key6(entry)), Some(*slot));
             let read = table.slot(*slot).read().unwrap();
@@ -408,7 +409,7 @@ mod tests {
     fn bytes_of_an_ipv6_direction_go_on_beyond_32_bits() {
         let table = FlowTable::<V6>::anonymous(64).unwrap();
         let entry = FlowEntry6 { bytes_low: u32::MAX, bytes_high: 1, ..entry6(1) };
-        let slot = table.slot(table.insert(7, &entry).unwrap());
+        let slot = table.slot(table.insert(7, &V6::words(&entry)).unwrap());
         slot.count(2, 99);
         assert_eq!((slot.bytes(), slot.last_seen()), ((2 << 32) + 1, 99));
     }
