@@ -153,14 +153,13 @@ fn tell_state(change: &Change, site: &Site) {
 fn tell_entry(entry: &Entry) {
     let Transition { from, to, reason, .. } = entry.transition;
     let worse = matches!(to, State::Down | State::Degraded) && from != to;
+    let family = matches!(entry.part, Part::Ipv6(_)).then_some("ipv6");
     match &entry.part {
-        Part::Uplink(uplink) if worse => tracing::warn!(uplink, %from, %to, %reason, "worse"),
-        Part::Uplink(uplink) => tracing::info!(uplink, %from, %to, %reason, "uplink"),
-        Part::Ipv6(uplink) if worse => {
-            tracing::warn!(uplink, family = "ipv6", %from, %to, %reason, "worse");
+        Part::Uplink(uplink) | Part::Ipv6(uplink) if worse => {
+            tracing::warn!(uplink, family, %from, %to, %reason, "worse");
         }
-        Part::Ipv6(uplink) => {
-            tracing::info!(uplink, family = "ipv6", %from, %to, %reason, "uplink");
+        Part::Uplink(uplink) | Part::Ipv6(uplink) => {
+            tracing::info!(uplink, family, %from, %to, %reason, "uplink");
         }
         Part::Lan(lan) if worse => tracing::warn!(lan, %from, %to, %reason, "worse"),
         Part::Lan(lan) => tracing::info!(lan, %from, %to, %reason, "LAN"),
