@@ -8,9 +8,9 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use weir_health::buckets::{Buckets, Member, Table, bound, moved};
+use weir_health::buckets::{Buckets, Table, bound, moved};
 use weir_kit::random::Random;
-use weir_layout::control::BUCKETS;
+use weir_layout::control::{BUCKETS, Member};
 use weir_wire::hash::hash2;
 
 use crate::plot::{Data, Plot};

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use weir_api::{Configuration, Query, Response, time, words};
 use weir_layout::Family;
 use weir_layout::control::{
-    Address, BUCKETS, Member, PathId, Port, PortRole, Selection, Translate, Uplink as UplinkLayout,
-    path_state,
+    Address, BUCKETS, Member, PathId, Port, PortRole, Selection, Translate, Uplink, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, FlowState, flag};
@@ -187,7 +186,7 @@ fn uplink_values(state: &State) -> Vec<Value> {
             let word = state.region.path_state(PathId::v4(index as u8));
             let why = words::reasons(word).into_iter().map(str::to_owned);
             let drain_left_s = match uplink.drain_until {
-                0 | UplinkLayout::NO_DEADLINE => None,
+                0 | Uplink::NO_DEADLINE => None,
                 until => Some(until.saturating_sub(now_s)),
             };
             let draining = (uplink.drain_until != 0).then(|| match drain_left_s {

@@ -15,18 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use weir_layout::NONE;
-use weir_layout::control::BUCKETS;
-
-/// A member of a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Index of the uplink, below 64.
-    pub uplink: u8,
-    /// Tier, 1 = best; only the best tier with a usable member takes flows.
-    pub tier: u8,
-    /// Share of the buckets relative to the other members of the tier; 0 takes none.
-    pub weight: u16,
-}
+use weir_layout::control::{BUCKETS, Member};
 
 /// One bucket table: an uplink's index, or [`NONE`], for each bucket.
 pub type Table = [u8; BUCKETS];
@@ -56,7 +45,7 @@ impl Buckets {
         Self { homes: BTreeMap::from([(tier, home)]), active: Some(tier), ..Self::default() }
     }
 
-    /// Makes the tables for `members`; bit *u* of `usable` is set while uplink *u* can take flows.
+    /// Makes the tables for `members`, whose weights have no mark; bit *u* of `usable` is set while uplink *u* can take flows.
     /// Says whether the live table changed. For what they are made for already it costs nothing.
     ///
     /// The active tier becomes the best one with a usable member of positive weight. Without any,

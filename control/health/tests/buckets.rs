@@ -1,9 +1,9 @@
 //! The laws of the bucket tables.
 
 use proptest::prelude::*;
-use weir_health::buckets::{Buckets, Member, Table, bound, moved, quotas};
+use weir_health::buckets::{Buckets, Table, bound, moved, quotas};
 use weir_layout::NONE;
-use weir_layout::control::BUCKETS;
+use weir_layout::control::{BUCKETS, Member};
 
 const ALL: u64 = u64::MAX;
 

@@ -1,7 +1,7 @@
 //! What a gateway that runs does not take from another file at once and without loss.
 
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Member as MemberLayout};
+use weir_layout::control::{ControlHalf, Member};
 use weir_layout::flow::slots_for;
 use weir_site::Site;
 
@@ -59,7 +59,7 @@ pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
         let members = policy.members();
         members.iter().map(|m| m.tier).any(|tier| {
             let of_tier = members.iter().filter(|m| m.tier == tier);
-            of_tier.map(|m| u32::from(m.weight & MemberLayout::MAX_WEIGHT)).sum::<u32>() == 0
+            of_tier.map(|m| u32::from(m.weight & Member::MAX_WEIGHT)).sum::<u32>() == 0
         })
     };
     half.policies.iter().take(policies).find(has_none).map(|policy| policy.name.as_str())

@@ -4,14 +4,13 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use weir_layout::control::{
-    Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member as MemberLayout,
-    Name, Path, PortRole, Prefix, Rule as RuleLayout, Translate, Uplink as UplinkLayout,
-    path_state,
+    Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
+    PortRole, Prefix, Rule, Translate, Uplink, path_state,
 };
 use weir_layout::flow::slots_for;
 use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;
-use weir_site::{Site, Uplink};
+use weir_site::{Site, UplinkConfig};
 use weir_view::{Kernel, Link};
 
 use crate::hosts;
@@ -112,7 +111,7 @@ fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4
 }
 
 /// What an uplink has whatever the family; what the operator wants of it, as bits of state words.
-fn of_uplink(slot: &mut UplinkLayout, uplink: &Uplink, overrides: &Overrides, index: u8) -> u32 {
+fn of_uplink(slot: &mut Uplink, uplink: &UplinkConfig, overrides: &Overrides, index: u8) -> u32 {
     slot.name = Name::new(&uplink.name);
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
@@ -125,7 +124,7 @@ fn of_uplink(slot: &mut UplinkLayout, uplink: &Uplink, overrides: &Overrides, in
 }
 
 /// What is wrong with an uplink's link, for both of its paths.
-fn of_link(uplink: &Uplink, link: Option<&Link>, kernel: &Kernel, has_port: bool) -> u32 {
+fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port: bool) -> u32 {
     let cut = if link.is_some_and(|link| link.running) { 0 } else { path_state::NO_CARRIER };
     if has_port {
         return cut;
@@ -139,7 +138,7 @@ fn of_link(uplink: &Uplink, link: Option<&Link>, kernel: &Kernel, has_port: bool
 /// An uplink's IPv4 path; what is wrong with it beside its link.
 fn path4(
     path: &mut Path,
-    uplink: &Uplink,
+    uplink: &UplinkConfig,
     nat_ports: (u16, u16),
     link: Option<&Link>,
     kernel: &Kernel,
@@ -188,11 +187,11 @@ fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
         for (to, from) in slot.members.iter_mut().zip(&policy.members) {
             let set = overrides.member_weights.get(&(index as u8, from.uplink));
             let weight = match (set, from.weight) {
-                (Some(weight), _) => weight | MemberLayout::OVERRIDDEN,
+                (Some(weight), _) => weight | Member::OVERRIDDEN,
                 (None, Some(weight)) => weight,
                 (None, None) => half.uplinks[usize::from(from.uplink)].weight,
             };
-            *to = MemberLayout { uplink: from.uplink, tier: from.tier, weight };
+            *to = Member { uplink: from.uplink, tier: from.tier, weight };
         }
     }
 }
@@ -206,7 +205,7 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
         };
         let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
         let net = |given: &Option<Ipv4Net>| given.as_ref().map_or(Prefix::ANY, prefix);
-        *slot = RuleLayout {
+        *slot = Rule {
             name: Name::new(&rule.name),
             in_ports,
             source: net(&rule.source),

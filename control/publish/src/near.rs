@@ -30,7 +30,7 @@ pub struct By {
 
 /// The uplinks that have an interface.
 pub fn uplinks(site: &Site, kernel: &Kernel) -> Vec<By> {
-    let by = |uplink: &weir_site::Uplink| {
+    let by = |uplink: &weir_site::UplinkConfig| {
         let interface = kernel.link(&uplink.interface)?.index;
         Some(By { interface, routed: uplink.translate == Translate::Nat44 })
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_layout::control::{Member as MemberLayout, PathId, path_state};
+use weir_layout::control::{Member, PathId, path_state};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_site::Site;
 
@@ -58,8 +58,8 @@ impl Overrides {
         }
         for (policy, published) in half.policies.iter().enumerate() {
             for member in published.members() {
-                if member.weight & MemberLayout::OVERRIDDEN != 0 {
-                    let weight = member.weight & MemberLayout::MAX_WEIGHT;
+                if member.weight & Member::OVERRIDDEN != 0 {
+                    let weight = member.weight & Member::MAX_WEIGHT;
                     overrides.member_weights.insert((policy as u8, member.uplink), weight);
                 }
             }
@@ -110,7 +110,7 @@ impl Overrides {
 mod tests {
     use weir_health::load::Placement;
     use weir_layout::Family;
-    use weir_layout::control::Uplink as UplinkLayout;
+    use weir_layout::control::Uplink;
     use weir_view::Kernel;
 
     use super::*;
@@ -124,7 +124,7 @@ mod tests {
         let next_hops = weir_shm::adjacencies::NextHops::anonymous().unwrap();
         let mut writer = weir_shm::control::ControlWriter::new(region.clone(), next_hops);
         let mut overrides = Overrides::default();
-        let forever = UplinkLayout::NO_DEADLINE;
+        let forever = Uplink::NO_DEADLINE;
         overrides.hands.insert(1, Hand::Down);
         overrides.hands.insert(2, Hand::Draining(1000));
         overrides.hands.insert(3, Hand::Draining(forever));

@@ -1,20 +1,16 @@
 //! The bucket tables of the policies in a family.
 
-use weir_health::buckets::{Buckets, Member};
+use weir_health::buckets::Buckets;
 use weir_health::load::Placement;
-use weir_layout::control::{ControlHalf, HOME_BANK, Member as MemberLayout};
+use weir_layout::control::{ControlHalf, HOME_BANK, Member};
 use weir_layout::{Family, NONE};
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_site::Site;
 
 /// The members of a published policy, with the weights that were configured or set.
 fn members(policy: &weir_layout::control::Policy) -> Vec<Member> {
-    let member = |m: &MemberLayout| Member {
-        uplink: m.uplink,
-        tier: m.tier,
-        weight: m.weight & MemberLayout::MAX_WEIGHT,
-    };
-    policy.members().iter().map(member).collect()
+    let unmarked = |m: &Member| Member { weight: m.weight & Member::MAX_WEIGHT, ..*m };
+    policy.members().iter().map(unmarked).collect()
 }
 
 /// The bucket tables of all policies in one family, with their memory.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::schema;
-use super::{Policy, Uplink};
+use super::{PolicyConfig, UplinkConfig};
 use crate::load::parse_rate;
 use crate::load::{Balance, Capacity, Spill};
 
@@ -46,10 +46,10 @@ pub fn spill(
 }
 
 /// What is allowed but cannot do what it says.
-pub fn warnings(uplinks: &[Uplink], policies: &[Policy]) -> Vec<String> {
+pub fn warnings(uplinks: &[UplinkConfig], policies: &[PolicyConfig]) -> Vec<String> {
     let mut warnings = Vec::new();
-    let untold = |uplink: &Uplink| uplink.capacity[0].is_none();
-    let unprobed = |uplink: &Uplink| uplink.health.targets.is_empty();
+    let untold = |uplink: &UplinkConfig| uplink.capacity[0].is_none();
+    let unprobed = |uplink: &UplinkConfig| uplink.health.targets.is_empty();
     for uplink in uplinks {
         let name = &uplink.name;
         if uplink.spill.is_some() && uplink.capacity == [None; 2] && unprobed(uplink) {
@@ -61,7 +61,7 @@ pub fn warnings(uplinks: &[Uplink], policies: &[Policy]) -> Vec<String> {
     }
     for policy in policies {
         let members = policy.members.iter().filter_map(|m| uplinks.get(usize::from(m.uplink)));
-        let names = |wanted: &dyn Fn(&Uplink) -> bool| -> Vec<&str> {
+        let names = |wanted: &dyn Fn(&UplinkConfig) -> bool| -> Vec<&str> {
             members.clone().filter(|u| wanted(u)).map(|u| u.name.as_str()).collect()
         };
         let until = names(&untold).join(", ");

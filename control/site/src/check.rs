@@ -7,8 +7,8 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use toml::Spanned;
 use weir_layout::control::{
-    MAX_LAN_PREFIXES, MAX_POOL, Member as MemberLayout, OnDataplaneLoss, OnUplinkDown, Selection,
-    Tier, Timeouts, Translate,
+    MAX_LAN_PREFIXES, MAX_POOL, Member, OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts,
+    Translate,
 };
 use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
@@ -17,7 +17,7 @@ use super::checker::Checker;
 use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, Cut, File, Key, Loss, Protocol, Translation};
-use super::{Failback, Lan, Member, Policy, Rule, Site, Uplink};
+use super::{Failback, Lan, MemberConfig, PolicyConfig, RuleConfig, Site, UplinkConfig};
 use crate::health::{Fault, Health};
 use crate::load::Balance;
 
@@ -152,7 +152,7 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
     lans
 }
 
-fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
+fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
     let mut uplinks = Vec::new();
     let mut pooled: HashMap<Ipv4Addr, usize> = HashMap::new();
     let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
@@ -161,8 +161,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
         let line = c.places.line(uplink.span().start);
         let u = uplink.get_ref();
         c.name("uplink", &u.name);
-        let weight =
-            c.number("weight", &u.weight, 0..i64::from(MemberLayout::MAX_WEIGHT) + 1, 1) as u16;
+        let weight = c.number("weight", &u.weight, 0..i64::from(Member::MAX_WEIGHT) + 1, 1) as u16;
         let mut addresses: Vec<Ipv4Addr> = Vec::new();
         for given in &u.addresses {
             match given.get_ref() {
@@ -204,7 +203,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
         let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
         let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
         let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
-        let uplink = Uplink {
+        let uplink = UplinkConfig {
             name: u.name.get_ref().clone(),
             interface: u.interface.get_ref().clone(),
             weight,
@@ -237,11 +236,12 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<Uplink> {
 }
 
 /// Is there another uplink, with a weight, in the same tier of some policy?
-fn has_another_beside(index: u8, uplinks: &[Uplink], policies: &[Policy]) -> bool {
+fn has_another_beside(index: u8, uplinks: &[UplinkConfig], policies: &[PolicyConfig]) -> bool {
     policies.iter().any(|policy| {
         let own = policy.members.iter().find(|member| member.uplink == index);
-        let weight =
-            |member: &Member| member.weight.unwrap_or(uplinks[usize::from(member.uplink)].weight);
+        let weight = |member: &MemberConfig| {
+            member.weight.unwrap_or(uplinks[usize::from(member.uplink)].weight)
+        };
         policy.members.iter().any(|other| {
             other.uplink != index
                 && own.is_some_and(|own| own.tier == other.tier)
@@ -261,28 +261,31 @@ fn health(c: &mut Checker<'_>, given: &Spanned<Health>, told: &[Fault]) -> Healt
 fn policies(
     c: &mut Checker<'_>,
     file: &File,
-    uplinks: &[Uplink],
+    uplinks: &[UplinkConfig],
     known: &HashMap<String, usize>,
-) -> Vec<Policy> {
-    let everyone =
-        || (0..uplinks.len()).map(|u| Member { uplink: u as u8, tier: 1, weight: None }).collect();
+) -> Vec<PolicyConfig> {
+    let everyone = || {
+        (0..uplinks.len())
+            .map(|u| MemberConfig { uplink: u as u8, tier: 1, weight: None })
+            .collect()
+    };
     c.unique("policy", file.policy.iter().map(|p| &p.get_ref().name));
     let mut policies = Vec::new();
     for policy in &file.policy {
         let p = policy.get_ref();
         c.name("policy", &p.name);
-        let members: Vec<Member> = match &p.members {
+        let members: Vec<MemberConfig> = match &p.members {
             None => everyone(),
             Some(given) => {
                 c.unique("uplink of a policy", given.iter().map(|m| &m.get_ref().uplink));
-                let most = i64::from(MemberLayout::MAX_WEIGHT) + 1;
+                let most = i64::from(Member::MAX_WEIGHT) + 1;
                 let member = |m: &Spanned<super::schema::Member>, c: &mut Checker<'_>| {
                     let m = m.get_ref();
                     let weight = m
                         .weight
                         .is_some()
                         .then(|| c.number("weight", &m.weight, 0..most, 1) as u16);
-                    Member {
+                    MemberConfig {
                         uplink: c.find("uplink", &m.uplink, known) as u8,
                         tier: c.number("tier", &m.tier, 1..255, 1) as u8,
                         weight,
@@ -292,7 +295,7 @@ fn policies(
             }
         };
         zero_weights(c, policy.span(), p.name.get_ref(), &members, uplinks);
-        policies.push(Policy {
+        policies.push(PolicyConfig {
             name: p.name.get_ref().clone(),
             selection: match p.selection {
                 Key::SourceDestination => Selection::SourceDestination,
@@ -308,17 +311,17 @@ fn policies(
                 Cut::Drop => OnUplinkDown::Drop,
             },
             failback: failback(c, p),
-            idle_s: c.seconds("idle", &p.idle, u16::MAX.into(), Policy::IDLE_S.into()) as u16,
+            idle_s: c.seconds("idle", &p.idle, u16::MAX.into(), PolicyConfig::IDLE_S.into()) as u16,
             failback_rate: c.number(
                 "failback_rate",
                 &p.failback_rate,
                 1..1_000_001,
-                Policy::FAILBACK_RATE.into(),
+                PolicyConfig::FAILBACK_RATE.into(),
             ) as u32,
         });
     }
     if policies.is_empty() {
-        policies.push(Policy {
+        policies.push(PolicyConfig {
             name: DEFAULT_POLICY.into(),
             selection: Selection::SourceDestination,
             balance: Balance::Hash,
@@ -326,8 +329,8 @@ fn policies(
             members: everyone(),
             on_uplink_down: OnUplinkDown::Reset,
             failback: Failback::NewFlows,
-            idle_s: Policy::IDLE_S,
-            failback_rate: Policy::FAILBACK_RATE,
+            idle_s: PolicyConfig::IDLE_S,
+            failback_rate: PolicyConfig::FAILBACK_RATE,
         });
     }
     policies
@@ -355,11 +358,12 @@ fn zero_weights(
     c: &mut Checker<'_>,
     span: Range<usize>,
     name: &str,
-    members: &[Member],
-    uplinks: &[Uplink],
+    members: &[MemberConfig],
+    uplinks: &[UplinkConfig],
 ) {
-    let weight =
-        |m: &Member| m.weight.or(uplinks.get(usize::from(m.uplink)).map(|u| u.weight)).unwrap_or(0);
+    let weight = |m: &MemberConfig| {
+        m.weight.or(uplinks.get(usize::from(m.uplink)).map(|u| u.weight)).unwrap_or(0)
+    };
     let mut tiers: Vec<u8> = members.iter().map(|m| m.tier).collect();
     tiers.sort_unstable();
     tiers.dedup();
@@ -386,7 +390,7 @@ fn rules(
     file: &File,
     policies: &HashMap<String, usize>,
     lans: &HashMap<String, usize>,
-) -> Vec<Rule> {
+) -> Vec<RuleConfig> {
     let mut rules = Vec::new();
     for (index, rule) in file.rule.iter().enumerate() {
         let r = rule.get_ref();
@@ -421,7 +425,7 @@ fn rules(
                 "remove the ports, or say \"tcp\" or \"udp\"",
             );
         }
-        rules.push(Rule {
+        rules.push(RuleConfig {
             name: r
                 .name
                 .as_ref()

@@ -97,11 +97,11 @@ pub struct Site {
     /// LAN ports.
     pub lans: Vec<Lan>,
     /// Uplinks.
-    pub uplinks: Vec<Uplink>,
+    pub uplinks: Vec<UplinkConfig>,
     /// Policies.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<PolicyConfig>,
     /// Rules, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RuleConfig>,
     /// What is allowed but unwise.
     pub warnings: Vec<String>,
 }
@@ -119,7 +119,7 @@ pub struct Lan {
 
 /// An uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
+pub struct UplinkConfig {
     /// Name.
     pub name: String,
     /// Interface name.
@@ -148,7 +148,7 @@ pub struct Uplink {
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct PolicyConfig {
     /// Name.
     pub name: String,
     /// Key of the buckets.
@@ -158,7 +158,7 @@ pub struct Policy {
     /// New flows avoid uplinks that are too full.
     pub spillover: bool,
     /// Members.
-    pub members: Vec<Member>,
+    pub members: Vec<MemberConfig>,
     /// What becomes of translated TCP connections when their uplink goes down.
     pub on_uplink_down: OnUplinkDown,
     /// Which flows leave a worse tier when a better one is back.
@@ -181,7 +181,7 @@ pub enum Failback {
     Deadline(u32),
 }
 
-impl Policy {
+impl PolicyConfig {
     /// After how long without a packet a flow may be moved, unless told otherwise, seconds.
     pub const IDLE_S: u16 = 30;
     /// Most flows that are moved home each second, unless told otherwise.
@@ -190,7 +190,7 @@ impl Policy {
 
 /// A member of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct MemberConfig {
     /// Index of the uplink.
     pub uplink: u8,
     /// Tier, 1 = best.
@@ -201,7 +201,7 @@ pub struct Member {
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct RuleConfig {
     /// Name.
     pub name: String,
     /// LAN port, as an index into [`Site::lans`].

@@ -8,10 +8,10 @@ use weir_layout::control::{DeviceFault, Translate};
 use weir_view::{Kernel, Link, local_ports};
 
 use super::place::Problem;
-use super::{Lan, Site, Uplink};
+use super::{Lan, Site, UplinkConfig};
 use crate::group;
 
-impl Uplink {
+impl UplinkConfig {
     /// Where it leads by the interface of this index: what the file says, else the kernel's default
     /// route.
     pub fn next_hop_by(&self, interface: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
@@ -73,7 +73,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
 
 /// Has the uplink's interface a network, or its pool an address, of these prefixes of LANs? Then it
 /// is not to be told from the LAN.
-pub fn clashes(uplink: &Uplink, link: &Link, kernel: &Kernel, lan_nets: &[Ipv4Net]) -> bool {
+pub fn clashes(uplink: &UplinkConfig, link: &Link, kernel: &Kernel, lan_nets: &[Ipv4Net]) -> bool {
     let nets = kernel.networks(link.index);
     nets.iter().any(|net| lan_nets.iter().any(|lan_net| overlap(lan_net, net)))
         || uplink.addresses.iter().any(|pool| lan_nets.iter().any(|net| net.contains(pool)))
@@ -176,8 +176,8 @@ impl Machine<'_> {
         nets
     }
 
-    fn uplink(&mut self, uplink: &Uplink, link: &Link, lan_nets: &[(Ipv4Net, &Lan)]) {
-        let Uplink { name, interface, line, .. } = uplink;
+    fn uplink(&mut self, uplink: &UplinkConfig, link: &Link, lan_nets: &[(Ipv4Net, &Lan)]) {
+        let UplinkConfig { name, interface, line, .. } = uplink;
         let nets = self.kernel.networks(link.index);
         for net in &nets {
             if let Some((lan_net, lan)) = lan_nets.iter().find(|(lan_net, _)| overlap(lan_net, net))

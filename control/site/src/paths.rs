@@ -2,10 +2,10 @@
 
 use weir_layout::Family;
 
-use super::Uplink;
+use super::UplinkConfig;
 use super::health::Health;
 
-impl Uplink {
+impl UplinkConfig {
     /// Has it a path in the family?
     pub fn has_path(&self, family: Family) -> bool {
         family == Family::V4 || self.ipv6
@@ -35,7 +35,7 @@ mod tests {
         { name = \"four\", probe = \"icmp\", address = \"192.0.2.1\" },\
         { name = \"six\", probe = \"icmp\", address = \"2001:db8::1\" }] }\n";
 
-    fn targets(uplink: &Uplink) -> [Option<Vec<String>>; Family::COUNT] {
+    fn targets(uplink: &UplinkConfig) -> [Option<Vec<String>>; Family::COUNT] {
         let names = |health: Health| health.targets.into_iter().map(|target| target.name).collect();
         Family::ALL.map(|family| uplink.path_health(family).map(names))
     }

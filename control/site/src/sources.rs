@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use weir_view::Kernel;
 
-use super::Uplink;
+use super::UplinkConfig;
 
-impl Uplink {
+impl UplinkConfig {
     /// The pool of an uplink on the interface of this index: what the file says, else the addresses
     /// of the interface that its provider can be expected to route here, in the kernel's order. Those
     /// are the fit ones of the networks that have the next hop; if none has it (a point-to-point

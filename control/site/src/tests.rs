@@ -79,7 +79,7 @@ fn a_good_file_becomes_a_site() {
     assert_eq!(site.uplinks[1].translate, Translate::None);
     assert_eq!(site.policies[0].selection, Selection::Flow);
     assert_eq!(site.policies[0].members.len(), 2, "all uplinks, when none is named");
-    assert_eq!(site.policies[1].members[1], Member { uplink: 1, tier: 2, weight: Some(7) });
+    assert_eq!(site.policies[1].members[1], MemberConfig { uplink: 1, tier: 2, weight: Some(7) });
     let rule = &site.rules[0];
     assert_eq!((rule.protocol, rule.destination_ports, rule.policy), (17, Some((5060, 5061)), 1));
     assert!(against_kernel(&site, &kernel(), "weir.toml").is_empty());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weir_view::Kernel;
 
 use super::schema::File;
-use super::{Policy, Rule, Site, Uplink};
+use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
 use crate::hooks;
 use crate::rules;
 
@@ -15,7 +15,7 @@ use crate::rules;
 pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -> Vec<String> {
     let mut warnings = Vec::new();
     for uplink in &site.uplinks {
-        let Uplink { name, interface, .. } = uplink;
+        let UplinkConfig { name, interface, .. } = uplink;
         let hosts = hosts(uplink);
         let link = kernel.link(interface);
         let left_out = link.map(|link| uplink.left_out(link.index, kernel)).unwrap_or_default();
@@ -75,9 +75,9 @@ pub fn unwatched(site: &Site) -> Option<String> {
 /// What of a file is allowed, and likely not what was meant.
 pub fn of_file(
     file: &File,
-    uplinks: &[Uplink],
-    policies: &[Policy],
-    rules: &[Rule],
+    uplinks: &[UplinkConfig],
+    policies: &[PolicyConfig],
+    rules: &[RuleConfig],
     default_policy: u8,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -109,7 +109,7 @@ pub fn of_file(
             ));
         }
     }
-    let used = |policy: &Policy, index: usize| {
+    let used = |policy: &PolicyConfig, index: usize| {
         policy.members.iter().any(|member| usize::from(member.uplink) == index)
     };
     for (index, uplink) in uplinks.iter().enumerate() {
@@ -151,7 +151,7 @@ fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
 }
 
 /// What is probed through an uplink.
-pub fn hosts(uplink: &Uplink) -> BTreeSet<IpAddr> {
+pub fn hosts(uplink: &UplinkConfig) -> BTreeSet<IpAddr> {
     uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
 }
 

@@ -105,7 +105,8 @@ impl Executor {
     /// Tells hooks what changed.
     pub fn run_hooks(&mut self, site: &Site) {
         for entry in self.untold.drain(..) {
-            let named = |uplink: &&weir_site::Uplink| entry.part.uplink() == Some(&*uplink.name);
+            let named =
+                |uplink: &&weir_site::UplinkConfig| entry.part.uplink() == Some(&*uplink.name);
             let uplink = site.uplinks.iter().find(named);
             if let (Some(directory), Some(uplink)) = (&site.hooks, uplink) {
                 self.hooks.tell(directory, &uplink.interface, entry);

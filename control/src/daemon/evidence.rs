@@ -37,7 +37,7 @@ impl Daemon {
     /// Takes what a probe has found; says whether the state of a path changed.
     pub(super) fn hear(&mut self, event: &probe::Event) -> bool {
         let uplinks = &self.decider.site().uplinks;
-        let named = |uplink: &weir_site::Uplink| *uplink.name == *event.uplink;
+        let named = |uplink: &weir_site::UplinkConfig| *uplink.name == *event.uplink;
         let Some(index) = uplinks.iter().position(named) else { return false };
         let of = |family| {
             let path = self.decider.monitor(family).path(index)?;

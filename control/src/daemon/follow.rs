@@ -77,7 +77,8 @@ impl Daemon {
     pub(super) fn hold_sysctls(&mut self) {
         let site = self.decider.site();
         if site.sysctls {
-            let translates = |uplink: &weir_site::Uplink| uplink.translate == Translate::Nat44;
+            let translates =
+                |uplink: &weir_site::UplinkConfig| uplink.translate == Translate::Nat44;
             let translated = site.uplinks.iter().any(translates);
             let nat_ports = translated.then_some(site.nat_ports);
             let Executor { writer, guard, .. } = &self.executor;

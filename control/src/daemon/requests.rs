@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use weir_api::{Message, Override, Query, Request, Response, time};
 use weir_kernel::watch::Watcher;
-use weir_layout::control::{Member, PathId, Uplink as UplinkLayout, path_state};
+use weir_layout::control::{Member, PathId, Uplink, path_state};
 use weir_publish::{Hand, beside};
 
 use super::Daemon;
@@ -85,7 +85,7 @@ impl Daemon {
                 }
                 let until = match deadline_s {
                     Some(seconds) => time::boot_s().saturating_add(*seconds),
-                    None => UplinkLayout::NO_DEADLINE,
+                    None => Uplink::NO_DEADLINE,
                 };
                 self.decider.overrides_mut().hands.insert(index, Hand::Draining(until));
                 let end = match deadline_s {

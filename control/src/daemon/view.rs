@@ -12,7 +12,7 @@ impl Daemon {
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
         let monitor = self.decider.monitor(Family::V4);
-        let view = |(index, uplink): (usize, &weir_site::Uplink)| {
+        let view = |(index, uplink): (usize, &weir_site::UplinkConfig)| {
             let health = monitor.path(index)?;
             Some(UplinkView {
                 uplink: uplink.name.clone(),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use weir_site::Uplink;
+use weir_site::UplinkConfig;
 use weir_view::{Kernel, Link};
 
 /// How an uplink's own sockets are told from others.
@@ -20,7 +20,7 @@ pub struct Binding {
 
 impl Binding {
     /// For the uplink of this link.
-    pub fn of(uplink: &Uplink, link: &Link, kernel: &Kernel) -> Self {
+    pub fn of(uplink: &UplinkConfig, link: &Link, kernel: &Kernel) -> Self {
         let source4 = uplink.own_addresses(link.index, kernel).first().copied();
         Self { device: link.name.clone(), source4, source6: None }
     }

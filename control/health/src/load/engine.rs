@@ -1,6 +1,7 @@
 //! All uplinks and policies together.
 
 use weir_layout::Family;
+use weir_layout::control::Member;
 use weir_site::Site;
 use weir_site::load::{Capacity, Direction, Spill};
 
@@ -9,7 +10,6 @@ use super::place::{Known, Placement, Placer};
 use super::rate::{Counts, Rate};
 use super::spill::{Change, Part, Spiller};
 use super::view::{CapacityFrom, DirectionView, LoadView};
-use crate::buckets::Member;
 use crate::window::Figure;
 
 /// How often an uplink without any load is looked at, milliseconds: all that changes with it is time.
@@ -27,13 +27,13 @@ pub struct Reading {
 /// The load of all uplinks, and what the policies do with it.
 #[derive(Clone, Debug)]
 pub struct Load {
-    uplinks: Vec<Uplink>,
+    uplinks: Vec<UplinkLoad>,
     /// By [`Family`], for the members that take flows may differ.
     policies: [Vec<Placer>; Family::COUNT],
 }
 
 #[derive(Clone, Debug, Default)]
-struct Uplink {
+struct UplinkLoad {
     configured: Capacity,
     spill: Option<Spill>,
     interval_ms: u64,
@@ -56,7 +56,7 @@ impl Load {
     /// Takes a changed site, which has the same uplinks and perhaps more behind them; what was
     /// learned of them stays.
     pub fn reconfigure(&mut self, site: &Site) {
-        self.uplinks.resize_with(site.uplinks.len(), Uplink::default);
+        self.uplinks.resize_with(site.uplinks.len(), UplinkLoad::default);
         for (uplink, given) in self.uplinks.iter_mut().zip(&site.uplinks) {
             uplink.configured = given.capacity;
             uplink.spill = given.spill;
@@ -93,8 +93,9 @@ impl Load {
         now: u64,
     ) -> Placement {
         let uplinks = &self.uplinks;
-        let known =
-            |uplink: u8| uplinks.get(usize::from(uplink)).map_or(Known::default(), Uplink::known);
+        let known = |uplink: u8| {
+            uplinks.get(usize::from(uplink)).map_or(Known::default(), UplinkLoad::known)
+        };
         match self.policies[family.index()].get_mut(policy) {
             Some(placer) => placer.place(members, takers, &known, now),
             None => Placer::default().place(members, takers, &known, now),
@@ -115,7 +116,7 @@ impl Load {
     }
 }
 
-impl Uplink {
+impl UplinkLoad {
     fn step(&mut self, reading: &Reading, now: u64) -> Option<Option<(Direction, u32, u64)>> {
         self.rtt = reading.rtt;
         let mut rates = self.rates.iter().zip(reading.counts);

@@ -1,9 +1,9 @@
 //! Which members of a policy take new flows, and how many of them.
 
+use weir_layout::control::Member;
 use weir_site::load::Balance;
 
 use super::weigh;
-use crate::buckets::Member;
 
 /// Least time between two reviews of figures that change all the time, milliseconds.
 pub const REVIEW_MS: u64 = 1000;

@@ -1,7 +1,7 @@
 //! What follows from the health of all paths of a family.
 
 use weir_layout::control::path_state;
-use weir_site::{Member, Site};
+use weir_site::{MemberConfig, Site};
 
 use super::Monitor;
 use crate::choice::choose;
@@ -65,7 +65,7 @@ impl Monitor {
 
     /// The silent members that nothing better is known for. What silences all uplinks silences one
     /// after another: until one that takes flows has answered since, silence is no reason to cut.
-    fn undecided(&self, members: &[Member], take: u64) -> u64 {
+    fn undecided(&self, members: &[MemberConfig], take: u64) -> u64 {
         let members = || members.iter().map(|member| usize::from(member.uplink));
         let quiet = |index: usize| self.path(index).is_none_or(Path::is_quiet);
         if members().any(|index| take >> index & 1 == 1 && !quiet(index)) {

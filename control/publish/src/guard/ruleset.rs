@@ -1,7 +1,7 @@
 //! What the table says.
 
 use weir_layout::control::OnDataplaneLoss;
-use weir_site::{Site, Uplink};
+use weir_site::{Site, UplinkConfig};
 use weir_view::local_ports;
 use weir_view::own::{ANSWER_MARK, MARK, MARKS, answer_mark, mark};
 
@@ -89,7 +89,7 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
 }
 
 /// Interfaces of these uplinks.
-fn uplinks(site: &Site, which: fn(&&Uplink) -> bool) -> impl Iterator<Item = &str> {
+fn uplinks(site: &Site, which: fn(&&UplinkConfig) -> bool) -> impl Iterator<Item = &str> {
     site.uplinks.iter().filter(which).map(|uplink| uplink.interface.as_str())
 }
 

@@ -87,7 +87,7 @@ proptest! {
             prop_assert_eq!(placed.weights.len(), members.len());
             for (member, weight) in members.iter().zip(&placed.weights) {
                 prop_assert_eq!(member.weight == 0, *weight == 0);
-                prop_assert!(*weight <= weir_layout::control::Member::MAX_WEIGHT);
+                prop_assert!(*weight <= Member::MAX_WEIGHT);
             }
             if let Some(heavy) = placed.heavy {
                 prop_assert!(placed.takers >> heavy & 1 == 1);

@@ -8,10 +8,10 @@ mod sim;
 mod site;
 mod spilling;
 
+use weir_layout::control::Member;
 use weir_site::load::{Balance, Direction, Spill};
 
 use super::*;
-use crate::buckets::Member;
 use crate::pace::Random;
 use crate::window::Figure;
 

@@ -200,7 +200,7 @@ impl Sim {
 
     fn place(&mut self) {
         let site = &self.site;
-        let member = |m: &weir_site::Member| Member {
+        let member = |m: &weir_site::MemberConfig| Member {
             uplink: m.uplink,
             tier: m.tier,
             weight: m.weight.unwrap_or(site.uplinks[usize::from(m.uplink)].weight),
