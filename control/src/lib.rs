@@ -11,11 +11,11 @@
 //! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
 //! | [`serve`] | the socket by which it is asked |
-//! | `clerk` | command lines of those who ask |
+//! | `command_lines` | command lines of those who ask |
 #![forbid(unsafe_code)]
 
 pub mod by_hand;
-mod clerk;
+mod command_lines;
 pub mod daemon;
 pub mod dataplane;
 pub mod file;

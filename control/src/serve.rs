@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use weir_api::{Message, Response};
 use weir_site::group::group;
 
-use crate::clerk::Clerk;
+use crate::command_lines::CommandLines;
 use crate::urgent::Words;
 
 /// Who may use the socket beside root unless the file says otherwise, if there is such a group.
@@ -124,12 +124,12 @@ pub fn share(path: &Path, named: Option<&str>) -> Result<()> {
 }
 
 /// Hands on what is asked, until the receiver is gone. What `words` can obey of it is obeyed first;
-/// then the clerk is asked who it was.
+/// then `command_lines` is asked who it was.
 pub async fn serve(
     listener: StdListener,
     calls: mpsc::Sender<Call>,
     words: Arc<Words>,
-    clerk: Clerk,
+    command_lines: CommandLines,
 ) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
@@ -141,9 +141,10 @@ pub async fn serve(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let words = Arc::clone(&words);
-                let desk = Desk { calls: calls.clone(), words, clerk: clerk.clone() };
+                let session =
+                    Session { calls: calls.clone(), words, command_lines: command_lines.clone() };
                 tokio::spawn(async move {
-                    desk.converse(stream).await;
+                    session.run(stream).await;
                     drop(place);
                 });
             }
@@ -155,16 +156,16 @@ pub async fn serve(
     }
 }
 
-/// Where messages go.
-struct Desk {
+/// A connection to the socket.
+struct Session {
     calls: mpsc::Sender<Call>,
     words: Arc<Words>,
-    clerk: Clerk,
+    command_lines: CommandLines,
 }
 
-impl Desk {
+impl Session {
     /// One JSON message per line, one JSON response per line.
-    async fn converse(&self, stream: UnixStream) {
+    async fn run(&self, stream: UnixStream) {
         let caller = Caller::of(&stream);
         let Ok(connection) = stream.as_fd().try_clone_to_owned().map(Arc::new) else { return };
         let (reader, mut writer) = stream.into_split();
@@ -203,9 +204,9 @@ impl Desk {
             tracing::warn!(by = %caller, "gone before it was heard: not done");
             return Response::Error { message: "not done".into() };
         }
-        self.words.hear(&message);
+        self.words.on_message(&message);
         if let (Message::Do(_), Some(pid)) = (&message, caller.pid) {
-            caller.command = self.clerk.command(pid).await;
+            caller.command = self.command_lines.of(pid).await;
         }
         let (reply, answer) = oneshot::channel();
         let response = match timeout_at(end, self.calls.reserve()).await {
@@ -215,7 +216,7 @@ impl Desk {
             }
             refused => {
                 // Nobody else will: the word is put right when it is next decided.
-                self.words.heard(&message);
+                self.words.acknowledge(&message);
                 refused.map(|_| None)
             }
         };
@@ -256,7 +257,7 @@ mod tests {
     /// Serves at a path.
     async fn served(path: &Path, calls: mpsc::Sender<Call>) {
         let listener = listen(path).await.unwrap().into_std().unwrap();
-        tokio::spawn(serve(listener, calls, words(), Clerk::start().unwrap()));
+        tokio::spawn(serve(listener, calls, words(), CommandLines::start().unwrap()));
     }
 
     fn path(test: &str) -> PathBuf {

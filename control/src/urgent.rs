@@ -4,9 +4,10 @@
 //! A thread of its own hears the kernel's link events and serves the API socket. It has real-time
 //! priority and waits for nothing that the rest of the process does: that may be deriving bucket
 //! tables, reading a million routes, or waiting for a CPU. Nor does it wait for who asks: command
-//! lines are read by another thread, see [`clerk`](crate::clerk). What it puts into a word it also *says*
-//! to the daemon, whose state machine takes it as it takes all else that it hears, and confirms or
-//! corrects the word. Until then nothing that the daemon decided before raises the word again.
+//! lines are read by another thread, see [`command_lines`](crate::command_lines). What it puts into a
+//! word it also *says* to the daemon, whose state machine takes it as it takes all else that it
+//! hears, and confirms or corrects the word. Until then nothing that the daemon decided before
+//! raises the word again.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -115,7 +116,7 @@ impl Words {
     }
 
     /// Takes an event about an interface.
-    pub fn hear_event(&self, event: Event) {
+    pub fn on_link_event(&self, event: Event) {
         let Event::Link { index, running: false, .. } = event else { return };
         for (uplink, interface) in (0u8..).zip(&self.interfaces) {
             if interface.load(SeqCst) == index {
@@ -126,14 +127,14 @@ impl Words {
     }
 
     /// Takes a message that is on its way to the daemon.
-    pub fn hear(&self, message: &Message) {
+    pub fn on_message(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
             self.say(uplink, path_state::ADMIN_DOWN);
         }
     }
 
     /// The daemon has heard of this message, whatever comes of it.
-    pub fn heard(&self, message: &Message) {
+    pub fn acknowledge(&self, message: &Message) {
         if let Some(uplink) = self.taken_down(message) {
             state_word::acknowledge(self.said(uplink), path_state::ADMIN_DOWN);
         }
@@ -190,7 +191,7 @@ async fn listen(mut events: LinkEvents, words: &Words) {
     loop {
         match events.next().await {
             // What was lost, the daemon finds in its view: it loses the same events.
-            Ok(event) => words.hear_event(event),
+            Ok(event) => words.on_link_event(event),
             Err(error) => {
                 tracing::error!("no more link events, lost carriers are seen late: {error}");
                 return;
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn a_lost_carrier_is_in_the_word_at_once_and_said_to_the_daemon_once() {
         let (words, region) = words();
-        words.hear_event(CUT);
+        words.on_link_event(CUT);
         assert_eq!(
             region.path_state(PathId::v4(0)),
             path_state::NO_CARRIER | path_state::SATURATED
@@ -271,16 +272,16 @@ mod tests {
     #[test]
     fn an_event_about_a_link_with_carrier_or_a_strange_one_changes_nothing() {
         let (words, region) = words();
-        words.hear_event(Event::Link { index: 2, up: true, running: true });
-        words.hear_event(Event::Link { index: 9, up: true, running: false });
-        words.hear_event(Event::Unknown);
+        words.on_link_event(Event::Link { index: 2, up: true, running: true });
+        words.on_link_event(Event::Link { index: 9, up: true, running: false });
+        words.on_link_event(Event::Unknown);
         assert_eq!(region.path_state(PathId::v4(0)), UP | path_state::SATURATED);
     }
 
     #[test]
     fn what_was_decided_before_does_not_raise_a_word_that_fell() {
         let (words, region) = words();
-        words.hear_event(CUT);
+        words.on_link_event(CUT);
         words.set(PathId::v4(0), UP);
         assert_eq!(region.path_state(PathId::v4(0)), path_state::NO_CARRIER);
         assert_eq!(words.lost_carriers().count(), 1);
@@ -291,11 +292,11 @@ mod tests {
     #[test]
     fn an_uplink_set_down_by_hand_is_down_before_the_daemon_hears_of_it() {
         let (words, region) = words();
-        words.hear(&down("lte"));
+        words.on_message(&down("lte"));
         words.set(PathId::v4(1), UP);
         assert_eq!(region.path_state(PathId::v4(1)), path_state::ADMIN_DOWN);
         assert_eq!(words.lost_carriers().count(), 0);
-        words.heard(&down("lte"));
+        words.acknowledge(&down("lte"));
         words.set(PathId::v4(1), UP);
         assert_eq!(region.path_state(PathId::v4(1)), UP, "put back, or the request was refused");
     }
@@ -303,8 +304,8 @@ mod tests {
     #[test]
     fn other_messages_leave_the_words_alone() {
         let (words, region) = words();
-        words.hear(&down("nosuch"));
-        words.hear(&Message::Do(Request::Up { uplink: "fiber".into() }));
+        words.on_message(&down("nosuch"));
+        words.on_message(&Message::Do(Request::Up { uplink: "fiber".into() }));
         assert_eq!(
             [0, 1].map(|uplink| region.path_state(PathId::v4(uplink))),
             [UP | path_state::SATURATED; 2]

@@ -262,7 +262,7 @@ impl Devices {
     /// Does what can be done without waiting for anybody but the kernel.
     pub fn step(&mut self) {
         while let Ok(reply) = self.replies.try_recv() {
-            self.hear(reply);
+            self.on_reply(reply);
         }
         let now = Instant::now();
         let look = now.duration_since(self.looked) >= LOOK;
@@ -277,7 +277,7 @@ impl Devices {
     /// Waits for a worker's answer, but no longer than this.
     pub fn wait(&mut self, timeout: Duration) {
         match self.replies.recv_timeout(timeout) {
-            Ok(reply) => self.hear(reply),
+            Ok(reply) => self.on_reply(reply),
             Err(RecvTimeoutError::Timeout) => {}
             // The workers have ended.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(timeout),
@@ -336,7 +336,7 @@ impl Devices {
         self.bells.wake(worker);
     }
 
-    fn hear(&mut self, reply: Reply) {
+    fn on_reply(&mut self, reply: Reply) {
         let Reply { device, done } = reply;
         let slot = self.slot_mut(device);
         match (done, &mut slot.state) {

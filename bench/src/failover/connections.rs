@@ -22,7 +22,7 @@ const ATTEMPT: Duration = Duration::from_millis(50);
 
 /// What became of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Fate {
+pub struct ConnectionTimes {
     /// When it was reset.
     pub reset_ns: Option<u64>,
     /// When another one in its place was open.
@@ -71,42 +71,43 @@ impl Connections {
     }
 
     /// Lets them talk until `done`, in the namespace of this thread.
-    pub fn talk(self, done: &AtomicBool) -> Vec<Fate> {
+    pub fn talk(self, done: &AtomicBool) -> Vec<ConnectionTimes> {
         sleep_exactly();
         let Self { source, server, streams, sockets } = self;
         let any = SocketAddrV4::new(source, 0);
-        let mut all: Vec<_> = streams.into_iter().map(|s| (Some(s), Fate::default())).collect();
+        let mut all: Vec<_> =
+            streams.into_iter().map(|s| (Some(s), ConnectionTimes::default())).collect();
         for turn in (0..all.len()).cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
             // Answers are not read: whether packets move is seen elsewhere.
             let _ = sockets[turn].send(b"w");
-            for (index, (stream, fate)) in all.iter_mut().enumerate() {
+            for (index, (stream, times)) in all.iter_mut().enumerate() {
                 let Some(open) = stream else { continue };
-                if !alive(open, index == turn, fate) {
-                    fate.reset_ns = Some(now_ns());
+                if !alive(open, index == turn, times) {
+                    times.reset_ns = Some(now_ns());
                     *stream = None;
                 }
             }
             // One attempt a turn: the others go on meanwhile.
-            let broken = all.iter_mut().find(|(s, fate)| s.is_none() && fate.again_ns.is_none());
+            let broken = all.iter_mut().find(|(s, times)| s.is_none() && times.again_ns.is_none());
             match broken {
-                Some((_, fate)) if open(any, server, ATTEMPT).is_ok() => {
-                    fate.again_ns = Some(now_ns());
+                Some((_, times)) if open(any, server, ATTEMPT).is_ok() => {
+                    times.again_ns = Some(now_ns());
                 }
                 _ => std::thread::sleep(PACE),
             }
         }
-        all.into_iter().map(|(_, fate)| fate).collect()
+        all.into_iter().map(|(_, times)| times).collect()
     }
 }
 
 /// Takes what came, and sends a byte if it is the connection's turn; says whether it is alive.
-fn alive(stream: &mut TcpStream, turn: bool, fate: &mut Fate) -> bool {
+fn alive(stream: &mut TcpStream, turn: bool, times: &mut ConnectionTimes) -> bool {
     let mut buffer = [0; 256];
     let fine = |error: std::io::Error| error.kind() == ErrorKind::WouldBlock;
     let read = match stream.read(&mut buffer) {
         Ok(0) => false,
         Ok(_) => {
-            fate.echoed_ns.push(now_ns());
+            times.echoed_ns.push(now_ns());
             true
         }
         Err(error) => fine(error),

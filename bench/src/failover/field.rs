@@ -18,7 +18,7 @@ use weir_kit::weir::{UPLINKS, Weir};
 use weir_layout::control::{PathId, path_state};
 use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
 
-use super::connections::{CONNECTIONS, Connections, Fate};
+use super::connections::{CONNECTIONS, ConnectionTimes, Connections};
 use crate::compare::GATEWAY_CPU;
 use crate::compare::site::Site;
 use crate::compare::weir::establish;
@@ -91,7 +91,7 @@ pub struct Round {
     /// UDP flows of the round that did not reach the far side afterwards.
     pub udp_broken: u64,
     /// The connections.
-    pub fates: Vec<Fate>,
+    pub connections: Vec<ConnectionTimes>,
 }
 
 /// Weir with established flows, all by the uplink that will fail.
@@ -205,7 +205,7 @@ impl Field {
             tcp_ns,
             lost,
             udp_broken: 0,
-            fates: seen.fates,
+            connections: seen.connections,
         })
     }
 
@@ -244,7 +244,7 @@ impl Field {
                 carrier: carrier.moment()?,
                 segment: earliest(&segments)?,
                 datagram: earliest(&datagrams)?,
-                fates: joined(talk)??,
+                connections: joined(talk)??,
             };
             begun?;
             made?;
@@ -282,13 +282,13 @@ struct Seen {
     carrier: Option<u64>,
     segment: Option<u64>,
     datagram: Option<u64>,
-    fates: Vec<Fate>,
+    connections: Vec<ConnectionTimes>,
 }
 
 impl Seen {
     /// The last echo by the uplink before it was known to fail: one is due every millisecond.
     fn last_echo(&self) -> Option<u64> {
-        let echoes = self.fates.iter().flat_map(|fate| fate.echoed_ns.iter().copied());
+        let echoes = self.connections.iter().flat_map(|times| times.echoed_ns.iter().copied());
         echoes.filter(|at| self.decided.is_none_or(|decided| *at < decided)).max()
     }
 }

@@ -100,13 +100,13 @@ fn line(translation: Translation, fault: Fault, protocol: &'static str, rounds: 
     };
     let broken = |round: &Round| match udp {
         true => round.udp_broken as f64,
-        false => round.fates.iter().filter(|fate| fate.reset_ns.is_some()).count() as f64,
+        false => round.connections.iter().filter(|times| times.reset_ns.is_some()).count() as f64,
     };
     // The latest of the connections to which it happened; no figure for a round without one.
-    let last = |of: fn(&connections::Fate) -> Option<u64>| -> Vec<f64> {
+    let last = |of: fn(&connections::ConnectionTimes) -> Option<u64>| -> Vec<f64> {
         let rounds = rounds.iter().filter(|_| !udp);
         let last = |round: &Round| {
-            round.fates.iter().filter_map(of).max().map(|at| ms(round.fault_ns, at))
+            round.connections.iter().filter_map(of).max().map(|at| ms(round.fault_ns, at))
         };
         rounds.filter_map(last).collect()
     };
@@ -123,8 +123,8 @@ fn line(translation: Translation, fault: Fault, protocol: &'static str, rounds: 
         fault_to_packet_ms: since(|r| r.fault_ns, &first),
         packets_lost: udp.then(|| rounds.iter().map(|round| round.lost).collect()),
         flows_broken: rounds.iter().map(broken).collect(),
-        reset_ms: last(|fate| fate.reset_ns),
-        again_ms: last(|fate| fate.again_ns),
+        reset_ms: last(|times| times.reset_ns),
+        again_ms: last(|times| times.again_ns),
     }
 }
 

@@ -44,12 +44,12 @@ pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) ->
         Err(error) => Some(format!("{error:#}")),
     };
     if let Some(message) = refused {
-        output::complain(&message);
+        output::warn(&message);
         return Exit::NotRun;
     }
     let Some((program, rest)) = command.split_first() else { return Exit::NotRun };
     let error = Command::new(program).args(rest).exec();
-    output::complain(&format!("cannot run {}: {error}", program.display()));
+    output::warn(&format!("cannot run {}: {error}", program.display()));
     match error.kind() {
         ErrorKind::NotFound => Exit::NotFound,
         _ => Exit::NotExecutable,
@@ -127,7 +127,7 @@ fn remove_routes(pins: &Pins) -> anyhow::Result<()> {
     let _claim = match own::Claim::take(pins.directory()) {
         Ok(claim) => claim,
         Err(other) => {
-            output::complain(&format!("rules and routes stay: {other}"));
+            output::warn(&format!("rules and routes stay: {other}"));
             return Ok(());
         }
     };

@@ -16,7 +16,7 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         Ok(Response::Health { uplinks }) => uplinks,
         Ok(_) => Vec::new(),
         Err(error) => {
-            output::complain(&format!("no health: {error:#}"));
+            output::warn(&format!("no health: {error:#}"));
             Vec::new()
         }
     };

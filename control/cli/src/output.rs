@@ -24,7 +24,7 @@ pub fn print(text: &str) -> Exit {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write: {error}"));
+            warn(&format!("cannot write: {error}"));
             Exit::Failed
         }
         _ => Exit::Ok,
@@ -32,7 +32,7 @@ pub fn print(text: &str) -> Exit {
 }
 
 /// Says on standard error what is wrong.
-pub fn complain(message: &str) {
+pub fn warn(message: &str) {
     note(&format!("weir: {message}"));
 }
 
@@ -46,7 +46,7 @@ pub fn fail(json: bool, exit: Exit, message: &str) -> Exit {
     if json {
         print(&self::json("error", json!({ "message": message, "exit": exit as u8 })));
     }
-    complain(message);
+    warn(message);
     exit
 }
 

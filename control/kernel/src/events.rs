@@ -117,7 +117,7 @@ impl Stale {
     }
 
     /// Takes note of an event.
-    pub fn hear(&mut self, event: Event) {
+    pub fn mark(&mut self, event: Event) {
         match event {
             Event::Link { index, .. } => {
                 self.links = true;
@@ -170,7 +170,7 @@ mod tests {
         for strange in [vec![], message(16, 1)[..20].to_vec(), message(99, 0)] {
             let mut stale = Stale::none();
             assert_eq!(Event::of(&strange), Event::Unknown);
-            stale.hear(Event::of(&strange));
+            stale.mark(Event::of(&strange));
             assert!(stale.links && stale.addresses && stale.rules && stale.neighbours);
         }
     }
@@ -179,7 +179,7 @@ mod tests {
     fn an_event_makes_out_of_date_what_it_is_about_and_no_more() {
         let parts = |kind| {
             let mut stale = Stale::none();
-            stale.hear(Event::of(&message(kind, 0)));
+            stale.mark(Event::of(&message(kind, 0)));
             let [links, devices] = [stale.links, stale.devices.contains(&7)];
             [links, devices, stale.addresses, stale.rules, stale.neighbours]
         };

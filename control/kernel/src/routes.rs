@@ -33,7 +33,7 @@ impl Reading {
     }
 
     /// Takes note of an event. Says whether it is about a route that can wait.
-    pub fn hear(&mut self, event: Event) -> bool {
+    pub fn on_event(&mut self, event: Event) -> bool {
         let urgent = match event {
             Event::Link { index, up: true, .. } => self.up.insert(index),
             Event::Link { index, up: false, .. } => self.up.remove(&index),
@@ -92,7 +92,7 @@ mod tests {
     fn without_an_event_about_them_routes_are_not_read_again() {
         let now = Instant::now();
         let mut reading = read(now);
-        assert!(!reading.hear(Event::Neighbour));
+        assert!(!reading.on_event(Event::Neighbour));
         assert!(!reading.is_due(now + Duration::from_secs(3600)));
     }
 
@@ -100,7 +100,7 @@ mod tests {
     fn readings_of_routes_that_change_all_the_time_cost_a_twentieth_of_it() {
         let now = Instant::now();
         let mut reading = read(now);
-        assert!(reading.hear(ROUTE));
+        assert!(reading.on_event(ROUTE));
         assert!(!reading.is_due(now + Duration::from_millis(1999)));
         assert!(reading.is_due(now + Duration::from_millis(2000)));
     }
@@ -111,7 +111,7 @@ mod tests {
         let up = Event::Link { index: 3, up: true, running: false };
         for event in [Event::Route { default: true }, up, Event::Address, Event::Unknown] {
             let mut reading = read(now);
-            assert!(!reading.hear(event));
+            assert!(!reading.on_event(event));
             assert!(reading.is_due(now), "{event:?}");
         }
     }
@@ -123,9 +123,9 @@ mod tests {
         reading.know([3].into());
         reading.begin();
         reading.end(now, Duration::ZERO);
-        reading.hear(Event::Link { index: 3, up: true, running: false });
+        reading.on_event(Event::Link { index: 3, up: true, running: false });
         assert!(!reading.is_due(now), "it stays set up");
-        reading.hear(Event::Link { index: 3, up: false, running: false });
+        reading.on_event(Event::Link { index: 3, up: false, running: false });
         assert!(reading.is_due(now), "what it is set down takes is not told one by one");
     }
 
@@ -145,7 +145,7 @@ mod tests {
         let now = Instant::now();
         let mut reading = Reading::none(now);
         reading.begin();
-        reading.hear(ROUTE);
+        reading.on_event(ROUTE);
         reading.end(now, Duration::ZERO);
         assert!(reading.is_due(now));
     }

@@ -109,7 +109,7 @@ impl Watcher {
             event.clear();
             match self.events.recv(&mut event).await {
                 Ok(()) => {
-                    let can_wait = self.hear(&event);
+                    let can_wait = self.on_event(&event);
                     if !can_wait || self.reading.is_due(Instant::now()) {
                         return;
                     }
@@ -124,13 +124,13 @@ impl Watcher {
     }
 
     /// Takes note of an event; says whether it can wait.
-    fn hear(&mut self, message: &[u8]) -> bool {
+    fn on_event(&mut self, message: &[u8]) -> bool {
         let event = Event::of(message);
         if event == Event::Neighbour && self.take_known(message) {
             return true;
         }
-        self.stale.hear(event);
-        self.reading.hear(event)
+        self.stale.mark(event);
+        self.reading.on_event(event)
     }
 
     /// Takes over how fresh a neighbour is that has the hardware address it had; `false`: it is another,
@@ -147,7 +147,7 @@ impl Watcher {
 
     /// An event was lost.
     fn lost(&mut self) {
-        self.hear(&[]);
+        self.on_event(&[]);
     }
 
     /// Drops what has arrived, so that a burst of changes causes one reading of the view.
@@ -156,7 +156,7 @@ impl Watcher {
             let mut event = [0; events::ENOUGH];
             // Past the runtime, whose cooperative budget would end the loop too soon.
             match self.events.socket_ref().recv(&mut &mut event[..], 0) {
-                Ok(length) => _ = self.hear(&event[..length.min(event.len())]),
+                Ok(length) => _ = self.on_event(&event[..length.min(event.len())]),
                 Err(error) if is_overrun(&error) => self.lost(),
                 Err(_) => return,
             }

@@ -7,35 +7,36 @@ use weir_layout::control::PathId;
 use weir_service::Complaint;
 
 use super::Daemon;
-use crate::probe::{self, Binding, Plan};
+use crate::probe::{self, Binding, ProbedUplink};
 
 impl Daemon {
     /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
     /// nothing leaves by it.
-    pub(super) fn probes(&self) -> Vec<Plan<'_>> {
+    pub(super) fn probes(&self) -> Vec<ProbedUplink<'_>> {
         let kernel = self.decider.kernel();
-        let plans = self.decider.site().uplinks.iter().enumerate().filter_map(|(index, uplink)| {
-            let link = kernel.link(&uplink.interface).filter(|link| link.running)?;
-            let binding = Binding::of(uplink, link, kernel);
-            let is_silent = |family| self.decider.monitor(family).is_silent(index);
-            let silent = Family::ALL.into_iter().any(is_silent);
-            Some(Plan { uplink: &uplink.name, binding, health: &uplink.health, silent })
-        });
-        plans.collect()
+        let probed =
+            self.decider.site().uplinks.iter().enumerate().filter_map(|(index, uplink)| {
+                let link = kernel.link(&uplink.interface).filter(|link| link.running)?;
+                let binding = Binding::of(uplink, link, kernel);
+                let is_silent = |family| self.decider.monitor(family).is_silent(index);
+                let silent = Family::ALL.into_iter().any(is_silent);
+                Some(ProbedUplink { name: &uplink.name, binding, health: &uplink.health, silent })
+            });
+        probed.collect()
     }
 
-    /// As [`Self::hear`], for all that has been found by now. Goes before all that lets time pass for
-    /// uplinks: what was answered while this process was busy is no timeout.
-    pub(super) fn hear_waiting(&mut self) -> bool {
+    /// As [`Self::on_probe`], for all that has been found by now. Goes before all that lets time pass
+    /// for uplinks: what was answered while this process was busy is no timeout.
+    pub(super) fn drain_probes(&mut self) -> bool {
         let mut changed = false;
         while let Ok(event) = self.findings.try_recv() {
-            changed |= self.hear(&event);
+            changed |= self.on_probe(&event);
         }
         changed
     }
 
     /// Takes what a probe has found; says whether the state of a path changed.
-    pub(super) fn hear(&mut self, event: &probe::Event) -> bool {
+    pub(super) fn on_probe(&mut self, event: &probe::Event) -> bool {
         let uplinks = &self.decider.site().uplinks;
         let named = |uplink: &weir_site::UplinkConfig| *uplink.name == *event.uplink;
         let Some(index) = uplinks.iter().position(named) else { return false };
@@ -59,14 +60,14 @@ impl Daemon {
     /// Has probes time out; says whether that changed what is known of an uplink.
     pub(super) fn let_time_pass(&mut self) -> bool {
         let silent = self.decider.silent();
-        let heard = self.hear_waiting();
+        let heard = self.drain_probes();
         self.decider.tick(time::monotonic_ms()) | heard || self.decider.silent() != silent
     }
 
     /// Takes what users' connections have shown since the last time: those of IPv4, for the dataplane
     /// has no others.
-    pub(super) fn hear_users(&mut self) {
-        self.hear_waiting();
+    pub(super) fn gather_users(&mut self) {
+        self.drain_probes();
         let now = time::monotonic_ms();
         let site = self.decider.site();
         let all = self.users.read(site.uplinks.len(), site.workers, now);

@@ -31,7 +31,7 @@ impl Daemon {
 
     /// Decides by all that is known, and publishes what is other than before; the epoch in force.
     pub(super) fn publish(&mut self) -> u64 {
-        self.hear_waiting();
+        self.drain_probes();
         for interface in self.executor.words.lost_carriers() {
             self.decider.lose_carrier(interface);
         }

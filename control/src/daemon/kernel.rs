@@ -56,7 +56,7 @@ impl Daemon {
             tokio::select! {
                 done = &mut kernel => return Ok(done),
                 Some(event) = self.findings.recv() => {
-                    if !self.hear(&event) {
+                    if !self.on_probe(&event) {
                         continue;
                     }
                 }
@@ -132,7 +132,7 @@ mod tests {
         assert_ne!(region.path_state(PathId::v4(0)) & path_state::USABLE, 0);
         let slow = async {
             let read = kernel();
-            words.hear_event(Event::Link { index: 2, up: true, running: false });
+            words.on_link_event(Event::Link { index: 2, up: true, running: false });
             while region.epoch() == before {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -42,7 +42,7 @@ use weir_shm::counters::Counters;
 use weir_shm::{Pins, Role};
 
 use crate::by_hand::Ledger;
-use crate::clerk::Clerk;
+use crate::command_lines::CommandLines;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
 use crate::limits;
@@ -85,8 +85,8 @@ pub async fn run(options: Options) -> Result<()> {
     let (calls, called) = mpsc::channel(16);
     let (listener, words) = (listener.into_std()?, Arc::clone(&daemon.executor.words));
     // Started here: the urgent thread's priority is not for it.
-    let clerk = Clerk::start()?;
-    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words, clerk))?;
+    let command_lines = CommandLines::start()?;
+    urgent::start(Arc::clone(&words), move || serve::serve(listener, calls, words, command_lines))?;
     weir_service::ready();
     let mut turns = Turns::new(daemon, watcher, probers, signals, called);
     turns.until_stopped().await;

@@ -27,7 +27,7 @@ impl Daemon {
     /// Takes over a changed file, with what is set by hand for what is still there; what is allowed
     /// and to be known, which is in the log too. Refused, it changes nothing.
     pub(super) fn reload(&mut self) -> Result<Vec<String>> {
-        self.hear_waiting();
+        self.drain_probes();
         let decider = &self.decider;
         let (known, kernel, half) = (decider.site(), decider.kernel(), decider.half());
         let uplinks: Vec<_> = known.uplinks.iter().map(|u| u.name.as_str()).collect();

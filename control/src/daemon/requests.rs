@@ -17,7 +17,7 @@ impl Daemon {
         caller: &Caller,
         watcher: &Watcher,
     ) -> Response {
-        self.executor.words.heard(message);
+        self.executor.words.acknowledge(message);
         let request = match message {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,

@@ -113,7 +113,7 @@ impl Turns {
             }
             _ = measure.tick() => only_if(daemon.measure()),
             Some(event) = daemon.findings.recv() => {
-                only_if(daemon.hear(&event) | daemon.hear_waiting())
+                only_if(daemon.on_probe(&event) | daemon.drain_probes())
             }
             () = sleep_until(daemon.decider.deadline()) => only_if(daemon.let_time_pass()),
         };
@@ -125,7 +125,7 @@ impl Turns {
         let daemon = &mut self.daemon;
         if call.is_abandoned() {
             tracing::warn!(by = %call.caller, "gone before it was answered: not done");
-            daemon.executor.words.heard(&call.message);
+            daemon.executor.words.acknowledge(&call.message);
             daemon.publish();
             return Changed::Nothing;
         }
@@ -148,7 +148,7 @@ impl Turns {
             Err(error) => tracing::warn!("{error:#}; going on with what is known"),
         }
         daemon.decider.imply(time::monotonic_ms());
-        daemon.hear_users();
+        daemon.gather_users();
         daemon.tell_dropped();
         daemon.confined.sweep();
         daemon.enforce(watcher).await;

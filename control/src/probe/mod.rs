@@ -22,7 +22,7 @@ mod tcp;
 
 pub use bind::Binding;
 pub use http::Trust;
-pub use probers::{Event, Finding, Plan, Probers};
+pub use probers::{Event, Finding, ProbedUplink, Probers};
 
 #[cfg(test)]
 mod tests;

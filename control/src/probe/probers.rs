@@ -76,9 +76,9 @@ impl Event {
 
 /// An uplink to probe.
 #[derive(Clone, Debug)]
-pub struct Plan<'a> {
+pub struct ProbedUplink<'a> {
     /// Its name.
-    pub uplink: &'a str,
+    pub name: &'a str,
     /// How its sockets are bound.
     pub binding: Binding,
     /// What is probed, and when.
@@ -87,7 +87,7 @@ pub struct Plan<'a> {
     pub silent: bool,
 }
 
-impl Plan<'_> {
+impl ProbedUplink<'_> {
     fn interval(&self) -> Duration {
         Duration::from_millis(self.health.interval_ms.into())
     }
@@ -147,19 +147,20 @@ impl Probers {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub fn set(&mut self, plans: &[Plan<'_>]) {
-        self.sniffer.listen(plans.iter().any(|plan| plan.silent));
+    pub fn set(&mut self, uplinks: &[ProbedUplink<'_>]) {
+        self.sniffer.listen(uplinks.iter().any(|uplink| uplink.silent));
         let mut old = VecDeque::from(std::mem::take(&mut self.running));
-        self.sockets.retain(|uplink, _| plans.iter().any(|plan| plan.uplink == uplink));
-        self.pingers.retain(|pinger| plans.iter().any(|plan| plan.binding == *pinger.binding()));
-        for plan in plans {
-            let targets = &plan.health.targets;
+        self.sockets.retain(|name, _| uplinks.iter().any(|uplink| uplink.name == name));
+        self.pingers
+            .retain(|pinger| uplinks.iter().any(|uplink| uplink.binding == *pinger.binding()));
+        for uplink in uplinks {
+            let targets = &uplink.health.targets;
             for (index, target) in targets.iter().enumerate() {
-                // As a rule the first of them: they are in the order of the plans.
-                let known = old.iter().position(|old| old.definition.is_of(plan, target));
+                // As a rule the first of them: they are in the order of the uplinks.
+                let known = old.iter().position(|old| old.definition.is_of(uplink, target));
                 let prober = match known.and_then(|at| old.remove(at)) {
                     Some(running) => running,
-                    None => self.start(Definition::new(plan, target), index, targets.len()),
+                    None => self.start(Definition::new(uplink, target), index, targets.len()),
                 };
                 self.running.push(prober);
             }
@@ -263,21 +264,21 @@ impl Schedule {
 }
 
 impl Definition {
-    fn new(plan: &Plan<'_>, target: &Target) -> Self {
+    fn new(uplink: &ProbedUplink<'_>, target: &Target) -> Self {
         Self {
-            uplink: plan.uplink.into(),
+            uplink: uplink.name.into(),
             name: target.name.as_str().into(),
             target: target.clone(),
-            binding: plan.binding.clone(),
-            interval: plan.interval(),
-            timeout: plan.timeout(),
+            binding: uplink.binding.clone(),
+            interval: uplink.interval(),
+            timeout: uplink.timeout(),
         }
     }
 
-    fn is_of(&self, plan: &Plan<'_>, target: &Target) -> bool {
-        *self.uplink == *plan.uplink
-            && (&self.target, &self.binding) == (target, &plan.binding)
-            && (self.interval, self.timeout) == (plan.interval(), plan.timeout())
+    fn is_of(&self, uplink: &ProbedUplink<'_>, target: &Target) -> bool {
+        *self.uplink == *uplink.name
+            && (&self.target, &self.binding) == (target, &uplink.binding)
+            && (self.interval, self.timeout) == (uplink.interval(), uplink.timeout())
     }
 
     fn event(&self, seq: u32, finding: Finding, at: Instant) -> Event {

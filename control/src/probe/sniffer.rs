@@ -125,7 +125,7 @@ impl Sniffer {
         // A thread's, because the kernel may take long to close a packet socket
         // (`packet_release`, net/packet/af_packet.c).
         let thread = std::thread::Builder::new().name("weir-sniffer".into());
-        let started = open().and_then(|socket| thread.spawn(|| hear(socket, answers, token)));
+        let started = open().and_then(|socket| thread.spawn(|| listen(socket, answers, token)));
         if let Err(error) = started {
             tracing::warn!("cannot see whether this machine drops answers to probes: {error}");
         }
@@ -183,7 +183,7 @@ impl Answers {
         true
     }
 
-    fn hear(&mut self, answer: Answer, at: Instant) {
+    fn record(&mut self, answer: Answer, at: Instant) {
         if let Some(seen) = self.awaited.remove(&answer) {
             // It may have given up just now.
             let _ = seen.send(());
@@ -222,14 +222,14 @@ fn open() -> io::Result<Socket> {
 }
 
 /// Takes note of what comes in, until the token is gone.
-fn hear(mut socket: Socket, answers: Arc<Mutex<Answers>>, token: Weak<()>) {
+fn listen(mut socket: Socket, answers: Arc<Mutex<Answers>>, token: Weak<()>) {
     let mut packet = [0; ENOUGH];
     while token.strong_count() > 0 {
         for _ in 0..BATCH {
             // Nothing for a while, or an interface that was set down.
             let Ok(length) = socket.read(&mut packet) else { break };
             if let Some(answer) = Answer::of(&packet[..length]) {
-                lock(&answers).hear(answer, Instant::now());
+                lock(&answers).record(answer, Instant::now());
             }
         }
         std::thread::sleep(PAUSE);
@@ -279,7 +279,7 @@ mod tests {
         let asked = Instant::now();
         let came_in = |at| {
             let mut answers = Answers::default();
-            answers.hear(answer, at);
+            answers.record(answer, at);
             answers.expect(answer, asked, oneshot::channel().0)
         };
         assert!(!came_in(asked - Duration::from_millis(1)));

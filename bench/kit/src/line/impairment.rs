@@ -57,7 +57,7 @@ impl Impairment {
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// It leaves then.
     Leaves(Duration),
     /// It is lost on the way.
@@ -82,22 +82,22 @@ impl Judge {
     }
 
     /// What becomes of a frame of `length` bytes that comes at `now`.
-    pub fn judge(&mut self, impairment: &Impairment, length: usize, now: Duration) -> Fate {
+    pub fn judge(&mut self, impairment: &Impairment, length: usize, now: Duration) -> Outcome {
         let Impairment { loss_percent, delay, jitter, rate, dead } = *impairment;
         if dead || self.chance() * 100.0 < loss_percent {
-            return Fate::Lost;
+            return Outcome::Lost;
         }
         let mut sent = now;
         if let Some(Rate { bits_per_second, buffer }) = rate {
             let start = self.free.max(now);
             if start - now > buffer {
-                return Fate::Overflows;
+                return Outcome::Overflows;
             }
             let bits = length as u64 * 8;
             sent = start + Duration::from_nanos(bits * 1_000_000_000 / bits_per_second.max(1));
             self.free = sent;
         }
-        Fate::Leaves(sent + delay + jitter.mul_f64(self.chance()))
+        Outcome::Leaves(sent + delay + jitter.mul_f64(self.chance()))
     }
 
     /// From 0 to less than 1.
@@ -112,39 +112,41 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn fates(impairment: Impairment, frames: u32, gap: Duration) -> Vec<Fate> {
+    fn outcomes(impairment: Impairment, frames: u32, gap: Duration) -> Vec<Outcome> {
         let mut judge = Judge::new(7);
         (0..frames).map(|frame| judge.judge(&impairment, 1000, gap * frame)).collect()
     }
 
     #[test]
     fn without_a_fault_frames_leave_as_they_come() {
-        let fates = fates(Impairment::default(), 100, MS);
-        assert!((0..100).zip(&fates).all(|(frame, fate)| *fate == Fate::Leaves(MS * frame)));
+        let outcomes = outcomes(Impairment::default(), 100, MS);
+        assert!(
+            (0..100).zip(&outcomes).all(|(frame, outcome)| *outcome == Outcome::Leaves(MS * frame))
+        );
     }
 
     #[test]
     fn as_many_are_lost_as_asked_for() {
         let lost = |percent| {
-            let fates = fates(Impairment::loss(percent), 100_000, MS);
-            fates.iter().filter(|fate| **fate == Fate::Lost).count()
+            let outcomes = outcomes(Impairment::loss(percent), 100_000, MS);
+            outcomes.iter().filter(|outcome| **outcome == Outcome::Lost).count()
         };
         // Four standard deviations.
         assert!((29_420..30_580).contains(&lost(30.0)), "{}", lost(30.0));
         assert_eq!((lost(0.0), lost(100.0)), (0, 100_000));
-        let dead = fates(Impairment::dead(), 100, MS);
-        assert!(dead.iter().all(|fate| *fate == Fate::Lost));
+        let dead = outcomes(Impairment::dead(), 100, MS);
+        assert!(dead.iter().all(|outcome| *outcome == Outcome::Lost));
     }
 
     #[test]
     fn jitter_is_spread_over_its_range_and_frames_overtake() {
         let impairment = Impairment::delay(MS * 20, MS * 50);
-        let left = |(frame, fate): (u32, &Fate)| match fate {
-            Fate::Leaves(at) => *at - MS * frame,
+        let left = |(frame, outcome): (u32, &Outcome)| match outcome {
+            Outcome::Leaves(at) => *at - MS * frame,
             other => panic!("{other:?}"),
         };
-        let fates = fates(impairment, 10_000, MS);
-        let delays: Vec<_> = (0..).zip(&fates).map(left).collect();
+        let outcomes = outcomes(impairment, 10_000, MS);
+        let delays: Vec<_> = (0..).zip(&outcomes).map(left).collect();
         assert!(delays.iter().all(|delay| (MS * 20..MS * 70).contains(delay)));
         let mean = delays.iter().sum::<Duration>() / 10_000;
         assert!((MS * 44..MS * 46).contains(&mean), "{mean:?}");
@@ -155,12 +157,12 @@ mod tests {
     fn a_bottleneck_queues_up_to_its_buffer_and_no_more() {
         // 1000 bytes take a millisecond, and two come in one.
         let impairment = Impairment::rate(8_000_000, MS * 10);
-        let fates = fates(impairment, 100, MS / 2);
-        assert_eq!(fates[..2], [Fate::Leaves(MS), Fate::Leaves(MS * 2)]);
-        let overflowed = fates.iter().filter(|fate| **fate == Fate::Overflows).count();
+        let outcomes = outcomes(impairment, 100, MS / 2);
+        assert_eq!(outcomes[..2], [Outcome::Leaves(MS), Outcome::Leaves(MS * 2)]);
+        let overflowed = outcomes.iter().filter(|outcome| **outcome == Outcome::Overflows).count();
         assert!((35..45).contains(&overflowed), "{overflowed}");
-        for (frame, fate) in (0..).zip(&fates) {
-            if let Fate::Leaves(at) = fate {
+        for (frame, outcome) in (0..).zip(&outcomes) {
+            if let Outcome::Leaves(at) = outcome {
                 assert!(*at - MS / 2 * frame <= MS * 11, "frame {frame}: {at:?}");
             }
         }
@@ -168,7 +170,9 @@ mod tests {
 
     #[test]
     fn a_bottleneck_without_load_delays_nothing_but_sending() {
-        let fates = fates(Impairment::rate(8_000_000, MS), 10, MS * 2);
-        assert!((0..10).zip(&fates).all(|(f, fate)| *fate == Fate::Leaves(MS * 2 * f + MS)));
+        let outcomes = outcomes(Impairment::rate(8_000_000, MS), 10, MS * 2);
+        assert!(
+            (0..10).zip(&outcomes).all(|(f, outcome)| *outcome == Outcome::Leaves(MS * 2 * f + MS))
+        );
     }
 }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
-use super::impairment::{Fate, Impairment, Judge};
+use super::impairment::{Impairment, Judge, Outcome};
 use crate::netns::Netns;
 
 /// Longest frame, bytes: an MTU of 9000 with header and tag.
@@ -118,11 +118,11 @@ impl Relay {
         let now = self.start.elapsed();
         let add = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
         match self.judge.judge(&impairment, frame.len(), now) {
-            Fate::Lost => add(&self.way.lost),
-            Fate::Overflows => add(&self.way.overflowed),
-            Fate::Leaves(leaves) if leaves <= now && self.held.is_empty() => self.send(frame),
-            Fate::Leaves(_) if self.held.len() == HELD => add(&self.way.overflowed),
-            Fate::Leaves(leaves) => {
+            Outcome::Lost => add(&self.way.lost),
+            Outcome::Overflows => add(&self.way.overflowed),
+            Outcome::Leaves(leaves) if leaves <= now && self.held.is_empty() => self.send(frame),
+            Outcome::Leaves(_) if self.held.len() == HELD => add(&self.way.overflowed),
+            Outcome::Leaves(leaves) => {
                 self.number += 1;
                 let held = Held { leaves, number: self.number, bytes: frame.into() };
                 self.held.push(Reverse(held));

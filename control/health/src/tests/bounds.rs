@@ -86,7 +86,7 @@ proptest! {
     /// after the quorum is lost.)
     #[test]
     fn the_order_of_one_moment_does_not_matter(
-        fates in prop::collection::vec((any::<bool>(), any::<[bool; 3]>()), 1..40),
+        answers in prop::collection::vec((any::<bool>(), any::<[bool; 3]>()), 1..40),
         cut in prop::option::of(0..40usize),
         swap in any::<u64>(),
     ) {
@@ -94,14 +94,14 @@ proptest! {
             let mut path = Path::adopt(Health { down: 2, up: 2, quorum: 2, ..health(3) }, 0);
             let mut random = crate::pace::Random::new(swap);
             let mut seen = Vec::new();
-            for (round, fates) in fates.iter().enumerate() {
+            for (round, answers) in answers.iter().enumerate() {
                 let (seq, at) = (round as u32, round as u64 * 1000);
                 let mut moments = [Vec::new(), Vec::new()];
-                for (target, heard) in fates.1.into_iter().enumerate() {
+                for (target, answered) in answers.1.into_iter().enumerate() {
                     moments[0].push(Signal::Sent { target, seq });
-                    if heard && fates.0 {
+                    if answered && answers.0 {
                         moments[1].push(Signal::Reply { target, seq, rtt_us: 50_000 });
-                    } else if heard {
+                    } else if answered {
                         let why = ProbeError::Refused;
                         moments[1].push(Signal::Failed { target, seq, why });
                     }

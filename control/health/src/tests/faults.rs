@@ -83,7 +83,7 @@ fn a_blackhole_of_a_link_with_much_jitter_is_down_when_its_probes_time_out() {
 struct Fault {
     name: &'static str,
     signals: Vec<(u64, Signal)>,
-    fate: fn(u64, &mut Random) -> Option<u64>,
+    link: fn(u64, &mut Random) -> Option<u64>,
     due: fn(&Reason) -> bool,
     state: fn(State) -> bool,
     within: u64,
@@ -120,7 +120,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "cut",
             signals: vec![(FAULT, Signal::Carrier(false))],
-            fate: |_, _| None,
+            link: |_, _| None,
             due: |r| *r == Reason::Carrier,
             state: down,
             within: 0,
@@ -128,7 +128,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "renumbered",
             signals: vec![(FAULT, Signal::Address(false)), (FAULT + 50, Signal::Address(true))],
-            fate: noisy,
+            link: noisy,
             due: |r| *r == Reason::Address,
             state: down,
             within: 0,
@@ -136,7 +136,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "next hop gone",
             signals: vec![(FAULT, Signal::NextHop(false))],
-            fate: |_, _| None,
+            link: |_, _| None,
             due: |r| *r == Reason::NextHop,
             state: down,
             within: 0,
@@ -144,7 +144,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "blackholed beyond the first hop",
             signals: vec![],
-            fate: |_, _| None,
+            link: |_, _| None,
             due: |r| matches!(r, Reason::TargetsFailed { failed: 3, of: 3, quorum: 1 }),
             state: down,
             within: 3370,
@@ -152,7 +152,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "half open: nothing comes back",
             signals: users(100),
-            fate: |_, _| None,
+            link: |_, _| None,
             due: |r| matches!(r, Reason::PassiveSyn { .. } | Reason::TargetsFailed { .. }),
             state: |_| true,
             within: 3370,
@@ -160,7 +160,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "half open: probes answer, users' connections die",
             signals: users(80),
-            fate: noisy,
+            link: noisy,
             due: |r| matches!(r, Reason::PassiveSyn { .. }),
             state: degraded,
             within: 3000,
@@ -168,7 +168,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "lossy",
             signals: vec![],
-            fate: |_, random| (random.below(100) >= 40).then_some(40),
+            link: |_, random| (random.below(100) >= 40).then_some(40),
             due: |r| matches!(r, Reason::Loss { .. } | Reason::TargetsFailed { .. }),
             state: |_| true,
             within: MINUTE,
@@ -176,7 +176,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "slow",
             signals: vec![],
-            fate: |_, random| Some(600 + random.below(50)),
+            link: |_, random| Some(600 + random.below(50)),
             due: |r| matches!(r, Reason::Rtt { .. }),
             state: degraded,
             within: MINUTE,
@@ -184,7 +184,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "jittery",
             signals: vec![],
-            fate: |_, random| Some(20 + random.below(2) * 400),
+            link: |_, random| Some(20 + random.below(2) * 400),
             due: |r| matches!(r, Reason::Jitter { .. }),
             state: degraded,
             within: MINUTE,
@@ -192,7 +192,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "flapping",
             signals: flapping(),
-            fate: noisy,
+            link: noisy,
             due: |r| *r == Reason::Carrier,
             state: down,
             within: 0,
@@ -205,7 +205,7 @@ fn every_fault_has_its_decision_and_none_comes_before() {
     for fault in faults() {
         for seed in 0..50 {
             let mut link = |now: u64, random: &mut Random| {
-                if now < FAULT { noisy(now, random) } else { (fault.fate)(now, random) }
+                if now < FAULT { noisy(now, random) } else { (fault.link)(now, random) }
             };
             let seen =
                 run(&watchful(3), seed, FAULT + 2 * MINUTE, fault.signals.clone(), &mut link);

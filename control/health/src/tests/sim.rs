@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::pace::{Pace, Random};
 
-/// What becomes of a probe: its round-trip time in milliseconds, or lost.
-pub type Fate<'a> = dyn FnMut(u64, &mut Random) -> Option<u64> + 'a;
+/// What a link makes of a probe: its round-trip time in milliseconds, or lost.
+pub type LinkModel<'a> = dyn FnMut(u64, &mut Random) -> Option<u64> + 'a;
 
 /// Runs a path that is Up for `length` milliseconds: its probes as the probers send them, other
 /// signals at their times, and ticks when it asks for them. Gives its transitions.
@@ -15,7 +15,7 @@ pub fn run(
     seed: u64,
     length: u64,
     signals: Vec<(u64, Signal)>,
-    fate: &mut Fate<'_>,
+    link: &mut LinkModel<'_>,
 ) -> Vec<Transition> {
     let mut random = Random::new(seed);
     let mut path = Path::adopt(health.clone(), 0);
@@ -51,7 +51,7 @@ pub fn run(
         let Some((_, signal)) = queue.pop_first() else { return transitions };
         if let Signal::Sent { target, seq } = signal {
             add(&mut queue, paces[target].advance(), Signal::Sent { target, seq: seq + 1 });
-            if let Some(rtt) = fate(now, &mut random) {
+            if let Some(rtt) = link(now, &mut random) {
                 let rtt_us = rtt as u32 * 1000;
                 add(&mut queue, now + rtt, Signal::Reply { target, seq, rtt_us });
             }

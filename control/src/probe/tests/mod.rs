@@ -25,7 +25,7 @@ use weir_site::health::{Health, Probe, Record, Target};
 use super::icmp::Pinger;
 use super::probers::{Means, launch};
 use super::sniffer::Sniffer;
-use super::{Binding, Event, Finding, Plan, Probers, Trust};
+use super::{Binding, Event, Finding, ProbedUplink, Probers, Trust};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(20);
@@ -289,8 +289,8 @@ fn health(kinds: Vec<Probe>) -> Health {
     Health { interval_ms: 100, targets, ..Health::default() }
 }
 
-fn plan(health: &Health) -> Plan<'_> {
-    Plan { uplink: "fiber", binding: lo(), health, silent: false }
+fn fiber(health: &Health) -> ProbedUplink<'_> {
+    ProbedUplink { name: "fiber", binding: lo(), health, silent: false }
 }
 
 async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
@@ -322,7 +322,7 @@ async fn probes_that_answer_bring_an_uplink_up_and_silence_takes_it_down() {
     let start = tokio::time::Instant::now();
     for (health, state) in [(good, State::Up), (bad, State::Down)] {
         uplink.reconfigure(health.clone(), start.elapsed().as_millis() as u64);
-        probers.set(&[plan(&health)]);
+        probers.set(&[fiber(&health)]);
         while uplink.state() != state {
             let event = next(&mut events).await;
             if let Some(signal) = event.signal(&health) {
@@ -342,11 +342,11 @@ async fn reloading_restarts_only_what_changed() {
     let (sender, mut events) = mpsc::channel(1);
     let mut probers = Probers::new(sender, Trust::default(), 1);
     let before = health(vec![icmp.clone(), icmp.clone()]);
-    probers.set(&[plan(&before)]);
+    probers.set(&[fiber(&before)]);
     let (kept, changed) = (sent(&mut events, "t0").await, sent(&mut events, "t1").await);
     let mut after = health(vec![icmp, other]);
     after.targets.reverse();
-    probers.set(&[plan(&after)]);
+    probers.set(&[fiber(&after)]);
     // Events wait in the channel and in senders: what comes now may be up to a few probes on.
     let (kept_on, restarted) = (sent(&mut events, "t0").await, sent(&mut events, "t1").await);
     assert!((1..10).contains(&kept_on.wrapping_sub(kept)), "{kept} {kept_on}");
@@ -363,10 +363,10 @@ async fn a_target_that_is_gone_is_not_probed() {
     let (sender, mut events) = mpsc::channel(1);
     let mut probers = Probers::new(sender, Trust::default(), 1);
     let two = health(vec![icmp.clone(), icmp]);
-    probers.set(&[plan(&two)]);
+    probers.set(&[fiber(&two)]);
     sent(&mut events, "t1").await;
     let one = Health { targets: two.targets[..1].to_vec(), ..two };
-    probers.set(&[plan(&one)]);
+    probers.set(&[fiber(&one)]);
     // Those of t1 that were under way are here before so many of t0.
     for _ in 0..5 {
         sent(&mut events, "t0").await;
@@ -384,7 +384,7 @@ async fn a_device_that_is_not_there_is_told() {
     let (sender, mut events) = mpsc::channel(1);
     let mut probers = Probers::new(sender, Trust::default(), 1);
     let binding = Binding { device: "weir-none".into(), ..lo() };
-    probers.set(&[Plan { binding, ..plan(&health) }]);
+    probers.set(&[ProbedUplink { binding, ..fiber(&health) }]);
     // It has not left.
     assert_eq!(next(&mut events).await.finding, Finding::Failed(ProbeError::Local(19)));
 }
@@ -460,7 +460,7 @@ async fn probes_beyond_an_uplinks_share_of_sockets_wait_and_say_so() {
     let crowded = Health { timeout_ms: Some(60_000), ..health(kinds) };
     let (sender, mut events) = mpsc::channel(1);
     let mut probers = Probers::new(sender, Trust::default(), 1);
-    probers.set(&[plan(&crowded)]);
+    probers.set(&[fiber(&crowded)]);
     let (mut left, mut waits) = (0, 0);
     while waits < 16 {
         match next(&mut events).await.finding {
@@ -472,6 +472,6 @@ async fn probes_beyond_an_uplinks_share_of_sockets_wait_and_say_so() {
     assert!(left <= 256, "{left}");
     // Another uplink has a share of its own.
     let other = health(vec![dns(silent[0].local_addr().unwrap())]);
-    probers.set(&[plan(&crowded), Plan { uplink: "cable", ..plan(&other) }]);
+    probers.set(&[fiber(&crowded), ProbedUplink { name: "cable", ..fiber(&other) }]);
     while &*next(&mut events).await.uplink != "cable" {}
 }

@@ -67,13 +67,13 @@ fn replies(uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, u32> {
         let health = health(vec![Probe::Icmp { address: MONITOR }]);
         let (sender, mut events) = mpsc::channel(100);
         let mut probers = Probers::new(sender, Trust::default(), 1);
-        let plans = uplinks.map(|(uplink, binding)| Plan {
-            uplink,
+        let probed = uplinks.map(|(name, binding)| ProbedUplink {
+            name,
             binding: binding.clone(),
             health: &health,
             silent: false,
         });
-        probers.set(&plans);
+        probers.set(&probed);
         let mut replies = BTreeMap::new();
         let mut sent = BTreeMap::new();
         while replies.values().all(|count| *count < 5) || sent.len() < 2 {

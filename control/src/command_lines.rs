@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The way to the thread, which ends when this is dropped.
 #[derive(Clone, Debug)]
-pub struct Clerk {
+pub struct CommandLines {
     questions: SyncSender<(u32, oneshot::Sender<String>)>,
 }
 
-impl Clerk {
+impl CommandLines {
     /// Starts the thread. It has the priority of the caller's.
     ///
     /// # Errors
@@ -39,12 +39,12 @@ impl Clerk {
                 let _ = answer.send(read(pid));
             }
         };
-        thread::Builder::new().name("weir-clerk".into()).spawn(work)?;
+        thread::Builder::new().name("weir-cmdlines".into()).spawn(work)?;
         Ok(Self { questions })
     }
 
     /// The command line of a process; empty when it is not to be had in time.
-    pub async fn command(&self, pid: u32) -> String {
+    pub async fn of(&self, pid: u32) -> String {
         let (answer, told) = oneshot::channel();
         match self.questions.try_send((pid, answer)) {
             Ok(()) => timeout(PATIENCE, told).await.ok().and_then(Result::ok).unwrap_or_default(),
@@ -66,10 +66,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_command_line_is_that_of_the_process() {
-        let clerk = Clerk::start().unwrap();
-        let own = clerk.command(std::process::id()).await;
+        let command_lines = CommandLines::start().unwrap();
+        let own = command_lines.of(std::process::id()).await;
         assert!(own.contains("weir_control"), "{own}");
-        assert_eq!(clerk.command(0).await, "", "there is none");
+        assert_eq!(command_lines.of(0).await, "", "there is none");
     }
 
     #[tokio::test]
@@ -80,10 +80,10 @@ mod tests {
             let _ = ended.lock().unwrap().recv();
             "late".to_owned()
         };
-        let clerk = Clerk::reading(stuck).unwrap();
+        let command_lines = CommandLines::reading(stuck).unwrap();
         // One that is being read, as many as may wait, and one more.
         for _ in 0..3 {
-            assert_eq!(clerk.command(1).await, "");
+            assert_eq!(command_lines.of(1).await, "");
         }
         drop(end);
     }
