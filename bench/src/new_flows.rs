@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use weir_kit::traffic::Size;
 use weir_layout::counters::Counter;
-use weir_traffic::Plan as Load;
+use weir_traffic::Stream;
 
 use crate::compare::site::{MAX_ENDPOINTS, Site};
 use crate::compare::weir::Tier;
@@ -110,8 +110,8 @@ fn by_weir(flows: u32) -> Result<Round> {
 /// Sends every flow once. The first few are those of the empty calls.
 fn send(site: &mut Site, flows: u32, made: impl Fn(&Site) -> Result<u64>) -> Result<Round> {
     let no_frames = site.call()?;
-    let load = Load { stride: 1, ..site.load(Size::Fixed(64)) };
-    site.traffic.set_plan(&load)?;
+    let load = Stream { stride: 1, ..site.load(Size::Fixed(64)) };
+    site.traffic.set_stream(&load)?;
     let (made_before, far) = (made(site)?, site.traffic.far()?.packets);
     let call = site.traffic.blast(flows)?;
     let arrived = site.settle(|traffic| Ok(traffic.far()?.packets))? - far;

@@ -20,7 +20,7 @@ use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{process, wait};
 use weir_layout::control::{PathId, path_state};
 use weir_shm::control::ControlRegion;
-use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Plan as Load};
+use weir_traffic::{Arrivals, MODE_WATCH, PORTS, Stream};
 
 use crate::compare::GATEWAY_CPU;
 use crate::compare::site::{MAX_ENDPOINTS, Site};
@@ -198,10 +198,10 @@ struct Field {
     /// Frames of a trial.
     frames: u32,
     /// The established flows, and the next of them: none has moved.
-    established: Load,
+    established: Stream,
     next: u32,
     /// New flows, and the next of them: none was sent before.
-    new: Load,
+    new: Stream,
     next_new: u32,
 }
 
@@ -225,7 +225,7 @@ impl Field {
         let used = established.endpoints.div_ceil(PORTS);
         let most = MAX_ENDPOINTS - used * PORTS;
         ensure!(new <= most, "fewer flows or rounds: there are {most} endpoints for new flows");
-        let new = Load {
+        let new = Stream {
             source: established.source + used,
             flows: new,
             endpoints: new,
@@ -237,7 +237,7 @@ impl Field {
 
     /// Has flows sent that leave by the old uplink.
     fn send_established(&mut self) -> Result<()> {
-        self.site.traffic.set_plan_from(&self.established, self.next)?;
+        self.site.traffic.set_stream_from(&self.established, self.next)?;
         let walked = u64::from(self.frames) * u64::from(self.established.stride);
         self.next = ((u64::from(self.next) + walked) % u64::from(self.established.flows)) as u32;
         Ok(())
@@ -276,7 +276,7 @@ impl Field {
     /// Gives an uplink without one a weight, while new flows arrive.
     fn weigh(&mut self) -> Result<Option<Trial>> {
         self.weir.weight(UPLINKS[NEW], 0)?;
-        self.site.traffic.set_plan_from(&self.new, self.next_new)?;
+        self.site.traffic.set_stream_from(&self.new, self.next_new)?;
         self.next_new += self.frames;
         let change = |weir: &Weir| weir.weight(UPLINKS[NEW], 1).map(drop);
         let threads = Threads { requester: Priority::RealTime, watcher: Priority::Ordinary };
@@ -379,9 +379,9 @@ fn state(control: &ControlRegion) -> u64 {
     u64::from(control.path_state(PathId::v4(OLD as u8)))
 }
 
-fn watched(load: Load, frames: u32) -> Load {
+fn watched(load: Stream, frames: u32) -> Stream {
     let pace = TRAFFIC / frames;
-    Load { mode: MODE_WATCH, interval_ns: pace.as_nanos() as u64, ..load }
+    Stream { mode: MODE_WATCH, interval_ns: pace.as_nanos() as u64, ..load }
 }
 
 /// A busy loop on every CPU; they end when this is dropped.

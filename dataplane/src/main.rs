@@ -16,7 +16,7 @@ use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
 use weir_dataplane::engine::{FLOW_SLOTS6, Regions};
 use weir_dataplane::handoff::Handoff;
 use weir_dataplane::ready;
-use weir_dataplane::worker::{self, Channel, Plan, Shared};
+use weir_dataplane::worker::{self, Channel, Shared, WorkerConfig};
 use weir_layout::control::ControlHalf;
 use weir_layout::status::DeviceStatus;
 use weir_layout::{Family, MAX_DEVICES};
@@ -282,7 +282,7 @@ fn run_workers(
         let threads: Vec<_> = (0..workers)
             .zip(ready.into_iter().zip(channels))
             .map(|(id, (ready, channel))| {
-                let plan = Plan {
+                let config = WorkerConfig {
                     id,
                     workers,
                     core: layout.cores[usize::from(id)],
@@ -294,7 +294,7 @@ fn run_workers(
                 std::thread::Builder::new()
                     .name(name)
                     .spawn_scoped(scope, move || {
-                        worker::run(&plan, shared, channel, move || ready.signal())
+                        worker::run(&config, shared, channel, move || ready.signal())
                     })
                     .context("cannot start a worker")
             })

@@ -32,7 +32,7 @@ pub const TICK_MS: u32 = 20;
 pub const EXPIRY_PASS_MS: u32 = 10_000;
 
 /// What a worker is started with.
-pub struct Plan {
+pub struct WorkerConfig {
     /// Number of this worker.
     pub id: u8,
     /// Number of workers.
@@ -78,35 +78,40 @@ pub fn monotonic_ms() -> u64 {
 
 /// Takes over the worker's flows, reports that it is ready, and forwards until told to stop. Errors
 /// are those of starting up.
-pub fn run(plan: &Plan, shared: &Shared, channel: Channel, ready: impl FnOnce()) -> Result<()> {
-    if let Some(core) = plan.core {
+pub fn run(
+    config: &WorkerConfig,
+    shared: &Shared,
+    channel: Channel,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    if let Some(core) = config.core {
         let mut cpus = rustix::thread::CpuSet::new();
         cpus.set(core);
         rustix::thread::sched_setaffinity(None, &cpus)
-            .with_context(|| format!("cannot pin worker {} to CPU {core}", plan.id))?;
+            .with_context(|| format!("cannot pin worker {} to CPU {core}", config.id))?;
     }
     let owners = Owners::new().context("cannot ask the kernel for neighbours")?;
     let memory = PacketMemory::default();
-    for (frame_size, frames) in &plan.memory {
+    for (frame_size, frames) in &config.memory {
         if let Err(error) = memory.add(*frame_size, *frames) {
             // Devices that find no room are out of use, and say so.
-            tracing::warn!(worker = plan.id, "cannot map all packet memory: {error}");
+            tracing::warn!(worker = config.id, "cannot map all packet memory: {error}");
             break;
         }
     }
     let mut ports = Ports::new(&memory, shared);
-    let mut engine = Engine::new(plan.id, plan.workers, &shared.regions, plan.entropy);
+    let mut engine = Engine::new(config.id, config.workers, &shared.regions, config.entropy);
     let adopted = engine.adopt();
     if adopted > 0 {
-        tracing::info!(worker = plan.id, flows = adopted, "flows of the earlier process adopted");
+        tracing::info!(worker = config.id, flows = adopted, "flows of the earlier process adopted");
     }
     ready();
-    turn_until_stopped(plan, shared, &channel, &memory, &mut ports, &mut engine, &owners);
+    turn_until_stopped(config, shared, &channel, &memory, &mut ports, &mut engine, &owners);
     Ok(())
 }
 
 fn turn_until_stopped<'u>(
-    plan: &Plan,
+    config: &WorkerConfig,
     shared: &Shared,
     channel: &Channel,
     memory: &'u PacketMemory,
@@ -143,9 +148,9 @@ fn turn_until_stopped<'u>(
                 engine.process(&mut batch, now as u32, ports);
             }
         }
-        if plan.workers > 1 {
-            busy += take_over(&shared.handoff, plan.id, engine, &mut batch, now as u32, ports);
-            shared.handoff.wake_others(plan.id);
+        if config.workers > 1 {
+            busy += take_over(&shared.handoff, config.id, engine, &mut batch, now as u32, ports);
+            shared.handoff.wake_others(config.id);
         }
         ports.flush();
         // Packets first: what this sends leaves with the next turn. While it is at work, the worker
@@ -158,14 +163,14 @@ fn turn_until_stopped<'u>(
             engine.judge(now);
             engine.settle_claims(|interface, address| owners.of(interface, address));
             engine.ask_about_hosts(|interface, address| owners.known(interface, address));
-            report(plan, shared, memory, ports, engine, now);
+            report(config, shared, memory, ports, engine, now);
         }
         if busy == 0 {
-            sleep(plan, shared, ports);
+            sleep(config, shared, ports);
         }
     }
-    report(plan, shared, memory, ports, engine, monotonic_ms());
-    shared.status.set_worker(plan.id, &<WorkerStatus as zerocopy::FromZeros>::new_zeroed());
+    report(config, shared, memory, ports, engine, monotonic_ms());
+    shared.status.set_worker(config.id, &<WorkerStatus as zerocopy::FromZeros>::new_zeroed());
 }
 
 /// Takes over what other workers have handed to this one, batch by batch, and says how many frames
@@ -224,24 +229,24 @@ fn drain<'u>(
     }
 }
 
-fn sleep(plan: &Plan, shared: &Shared, ports: &Ports<'_>) {
-    if plan.workers > 1 && !shared.handoff.may_sleep(plan.id) {
+fn sleep(config: &WorkerConfig, shared: &Shared, ports: &Ports<'_>) {
+    if config.workers > 1 && !shared.handoff.may_sleep(config.id) {
         return;
     }
-    let bell = shared.handoff.bell(plan.id);
+    let bell = shared.handoff.bell(config.id);
     let sockets = ports.sockets.iter().map(|(_, socket)| socket.as_fd());
     let mut waiting: Vec<_> =
         sockets.chain([bell]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK_MS) * 1_000_000 };
     let _ = poll(&mut waiting, Some(&timeout));
     let rung = waiting.last().is_some_and(|bell| bell.revents().contains(PollFlags::IN));
-    if plan.workers > 1 || rung {
-        shared.handoff.awake(plan.id);
+    if config.workers > 1 || rung {
+        shared.handoff.awake(config.id);
     }
 }
 
 fn report(
-    plan: &Plan,
+    config: &WorkerConfig,
     shared: &Shared,
     memory: &PacketMemory,
     ports: &Ports<'_>,
@@ -253,7 +258,7 @@ fn report(
     let accounted = idle + ports.in_flight();
     let board = ports.figures();
     if let Ok(mut boards) = shared.board.lock()
-        && let Some(ours) = boards.get_mut(usize::from(plan.id))
+        && let Some(ours) = boards.get_mut(usize::from(config.id))
     {
         *ours = board;
     }
@@ -265,5 +270,5 @@ fn report(
         frames_accounted: accounted.into(),
         reserved: [0; 3],
     };
-    shared.status.set_worker(plan.id, &status);
+    shared.status.set_worker(config.id, &status);
 }

@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_traffic::{
     ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE,
-    MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, PLAN, Plan, SIZES, STATE, State,
+    MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, SIZES, STATE, STREAM, State, Stream,
 };
 use zerocopy::transmute;
 
@@ -135,18 +135,18 @@ impl Traffic {
     ///
     /// # Errors
     /// When the maps cannot be written.
-    pub fn set_plan(&mut self, plan: &Plan) -> Result<()> {
-        self.set_plan_from(plan, 0)
+    pub fn set_stream(&mut self, stream: &Stream) -> Result<()> {
+        self.set_stream_from(stream, 0)
     }
 
-    /// As [`Self::set_plan`], and starts with this flow.
+    /// As [`Self::set_stream`], and starts with this flow.
     ///
     /// # Errors
-    /// As [`Self::set_plan`].
-    pub fn set_plan_from(&mut self, plan: &Plan, flow: u32) -> Result<()> {
-        self.frame_len = plan.frame_len as usize;
-        let bytes: [u8; size_of::<Plan>()] = transmute!(*plan);
-        self.array(PLAN)?.set(0, bytes, 0)?;
+    /// As [`Self::set_stream`].
+    pub fn set_stream_from(&mut self, stream: &Stream, flow: u32) -> Result<()> {
+        self.frame_len = stream.frame_len as usize;
+        let bytes: [u8; size_of::<Stream>()] = transmute!(*stream);
+        self.array(STREAM)?.set(0, bytes, 0)?;
         let bytes: [u8; size_of::<State>()] = transmute!(State { flow, ..State::default() });
         self.array(STATE)?.set(0, bytes, 0)?;
         Ok(())

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use weir_kit::plan::{Lan, Plan, Port, Uplink};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::traffic::{Size, Traffic, scattering_stride};
-use weir_traffic::{MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Plan as Load};
+use weir_traffic::{MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Stream};
 use zerocopy::transmute;
 
 /// Most endpoints; more flows go to more destinations. Two uplinks of [`ADDRESSES`] addresses have
@@ -105,8 +105,8 @@ impl Site {
 
     /// The flows in scattered order, as fast as possible, to a sink.
     #[must_use]
-    pub fn load(&self, size: Size) -> Load {
-        Load { endpoints: self.endpoints, ..load(self.flows, size) }
+    pub fn load(&self, size: Size) -> Stream {
+        Stream { endpoints: self.endpoints, ..load(self.flows, size) }
     }
 
     /// Puts the counting programs on the providers.
@@ -136,13 +136,13 @@ impl Site {
         for pass in 0..PASSES {
             // Who does not keep up is given more time.
             let interval = interval * 2u32.pow(pass);
-            let load = Load {
+            let load = Stream {
                 stride: u32::from(self.flows > 1),
                 mode: MODE_REFLECT,
                 interval_ns: u64::try_from(interval.as_nanos())?,
                 ..self.load(Size::Fixed(64))
             };
-            self.traffic.set_plan(&load)?;
+            self.traffic.set_stream(&load)?;
             let before = self.traffic.home()?.packets;
             self.traffic.blast(self.flows)?;
             let answered = self.settle(|traffic| Ok(traffic.home()?.packets))? - before;
@@ -161,7 +161,7 @@ impl Site {
     /// # Errors
     /// When the plan cannot be written.
     pub fn aim(&mut self, size: Size, interval_ns: u64) -> Result<()> {
-        self.traffic.set_plan(&Load { interval_ns, ..self.load(size) })
+        self.traffic.set_stream(&Stream { interval_ns, ..self.load(size) })
     }
 
     /// The time of a call without frames: the median of a few. They send the first flows.
@@ -195,7 +195,7 @@ impl Site {
     }
 }
 
-fn load(flows: u32, size: Size) -> Load {
+fn load(flows: u32, size: Size) -> Stream {
     let sizes = size.frames();
     let mut start = [0; 16];
     start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));
@@ -204,7 +204,7 @@ fn load(flows: u32, size: Size) -> Load {
     let mut onward = [0; 16];
     onward[..6].copy_from_slice(&mac(Port::RouterCustomer(0)));
     onward[6..12].copy_from_slice(&mac(Port::GatewayWan(0)));
-    Load {
+    Stream {
         start: transmute!(start),
         onward: transmute!(onward),
         interval_ns: 0,

@@ -16,7 +16,7 @@ use weir_kit::traffic::{Size, Traffic};
 use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_layout::control::{PathId, path_state};
-use weir_traffic::{Arrivals, MODE_WATCH, Plan as Load};
+use weir_traffic::{Arrivals, MODE_WATCH, Stream};
 
 use super::connections::{CONNECTIONS, ConnectionTimes, Connections};
 use crate::compare::GATEWAY_CPU;
@@ -101,7 +101,7 @@ pub struct Field {
     weir: Weir,
     _server: Server,
     site: Site,
-    flows: Load,
+    flows: Stream,
     next: u32,
     next_port: u16,
 }
@@ -122,7 +122,7 @@ impl Field {
         site.topology.internet.ip(&route)?;
         let weir = Weir::start(&site.topology, &configuration(&site, translation))?;
         site.count_at_providers()?;
-        let flows = Load {
+        let flows = Stream {
             mode: MODE_WATCH,
             interval_ns: PACE.as_nanos() as u64,
             ..site.load(Size::Fixed(64))
@@ -161,7 +161,7 @@ impl Field {
         let echo = SocketAddrV4::new(server, ECHO_PORT);
         let connections = host.netns.run(|| Connections::open(source, echo))??;
         self.others(1)?;
-        self.site.traffic.set_plan_from(&self.flows, start)?;
+        self.site.traffic.set_stream_from(&self.flows, start)?;
         let mut round = self.fail(fault, connections)?;
         round.udp_broken = self.broken(fault, start)?;
         make(&self.site.topology.providers[OLD], fault, false)?;
@@ -257,7 +257,7 @@ impl Field {
     fn broken(&mut self, fault: Fault, start: u32) -> Result<u64> {
         let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
         let before = far(&self.site.traffic)?;
-        self.site.traffic.set_plan_from(&self.flows, start)?;
+        self.site.traffic.set_stream_from(&self.flows, start)?;
         self.site.traffic.send(fault.frames(), 1)?;
         let arrived = self.site.settle(far)? - before;
         Ok(u64::from(fault.frames()).saturating_sub(arrived))

@@ -1,5 +1,5 @@
-//! The programs that make and count the frames of measurements, as user space sees them: names,
-//! plan, counts, and the arithmetic of flows, headers and delays.
+//! The programs that make and count the frames of measurements, as user space sees them: names, the
+//! stream, counts, and the arithmetic of flows, headers and delays.
 //!
 //! The programs are the package's binary `weir-traffic`, built for `bpfel-unknown-none` by
 //! `scripts/ebpf-build`; their stripped object is committed as `prog/traffic.o`. [`GENERATE`] is never attached: live-frame
@@ -14,16 +14,16 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Makes frames by the [`Plan`] and sends them to [`OUT`] slot [`OUT_GENERATOR`].
+/// Makes frames by the [`Stream`] and sends them to [`OUT`] slot [`OUT_GENERATOR`].
 pub const GENERATE: &str = "generate";
 /// Counts test frames in [`COUNTS`] slot [`COUNT_FAR`] and drops them, or answers them, by
-/// [`Plan::mode`]. Every other frame is the kernel's.
+/// [`Stream::mode`]. Every other frame is the kernel's.
 pub const FAR: &str = "far";
 /// Counts answers in [`COUNTS`] slot [`COUNT_HOME`] and drops them. Every other frame is the
 /// kernel's.
 pub const HOME: &str = "home";
 /// Sends every frame to [`OUT`] slot [`OUT_GATEWAY`] with the hardware addresses of
-/// [`Plan::onward`].
+/// [`Stream::onward`].
 pub const REDIRECT: &str = "redirect";
 /// As [`REDIRECT`], but the frame leaves as the line of its flow in [`TABLE`] says: what any gateway
 /// costs at least that keeps state. The table holds zeros, which change nothing.
@@ -35,8 +35,8 @@ pub const PASS: &str = "pass";
 /// it that matches the [`Pattern`]. Whoever waits for a message knows only when it was scheduled.
 pub const NOTICE: &str = "notice";
 
-/// Array of one [`Plan`].
-pub const PLAN: &str = "PLAN";
+/// Array of one [`Stream`].
+pub const STREAM: &str = "STREAM";
 /// Array of one [`State`].
 pub const STATE: &str = "STATE";
 /// Per-CPU array of [`Count`].
@@ -66,11 +66,11 @@ pub const COUNT_FAR: u32 = 0;
 /// Slot of answers that came home.
 pub const COUNT_HOME: u32 = 1;
 
-/// [`Plan::mode`]: test frames end here.
+/// [`Stream::mode`]: test frames end here.
 pub const MODE_SINK: u32 = 0;
-/// [`Plan::mode`]: test frames go back to their sender.
+/// [`Stream::mode`]: test frames go back to their sender.
 pub const MODE_REFLECT: u32 = 1;
-/// [`Plan::mode`]: test frames end here, and [`ARRIVALS`] says when.
+/// [`Stream::mode`]: test frames end here, and [`ARRIVALS`] says when.
 pub const MODE_WATCH: u32 = 2;
 
 /// Slots of [`ARRIVALS`].
@@ -99,7 +99,7 @@ pub const MAX_DESTINATIONS: u32 = 4;
 /// What to send, and what becomes of it. Native byte order unless said otherwise.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct Plan {
+pub struct Stream {
     /// First 16 bytes of a frame, as they are sent: hardware addresses, EtherType, and the first
     /// two of the IPv4 header.
     pub start: [u64; 2],
@@ -141,7 +141,7 @@ pub struct State {
     pub waited: u64,
     /// Flow of the next frame.
     pub flow: u32,
-    /// Index into [`Plan::sizes`] of the next frame.
+    /// Index into [`Stream::sizes`] of the next frame.
     pub size: u32,
 }
 
@@ -203,9 +203,9 @@ pub const fn arrival_slot(last_byte: u8) -> u32 {
 /// stride prime to that number every flow has its turn before one repeats.
 #[inline(always)]
 #[must_use]
-pub const fn next_flow(plan: &Plan, flow: u32) -> u32 {
-    let next = flow + plan.stride;
-    if next >= plan.flows { next - plan.flows } else { next }
+pub const fn next_flow(stream: &Stream, flow: u32) -> u32 {
+    let next = flow + stream.stride;
+    if next >= stream.flows { next - stream.flows } else { next }
 }
 
 /// The first [`HEADER_LEN`] bytes of a frame of this flow, as 64-bit words to be stored as they
@@ -215,18 +215,18 @@ pub const fn next_flow(plan: &Plan, flow: u32) -> u32 {
 /// port [`FIRST_PORT`] + *e* mod [`PORTS`] of host *e* / [`PORTS`].
 #[inline(always)]
 #[must_use]
-pub const fn header(plan: &Plan, flow: u32, frame_len: u16) -> [u64; 6] {
+pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
     // No division: it would cost the generator more than all the rest.
-    let (mut endpoint, mut to) = (flow, plan.destination);
+    let (mut endpoint, mut to) = (flow, stream.destination);
     let mut more = 1;
     while more < MAX_DESTINATIONS {
-        if endpoint >= plan.endpoints {
-            endpoint -= plan.endpoints;
+        if endpoint >= stream.endpoints {
+            endpoint -= stream.endpoints;
             to += 1;
         }
         more += 1;
     }
-    let from = (plan.source + endpoint / PORTS) as u64;
+    let from = (stream.source + endpoint / PORTS) as u64;
     let to = to as u64;
     let sport = (FIRST_PORT as u32 + endpoint % PORTS) as u64;
     let ip_len = frame_len as u64 - 14;
@@ -239,8 +239,8 @@ pub const fn header(plan: &Plan, flow: u32, frame_len: u16) -> [u64; 6] {
     let sum = (sum & 0xffff) + (sum >> 16);
     let checksum = !sum & 0xffff;
     [
-        plan.start[0],
-        plan.start[1],
+        stream.start[0],
+        stream.start[1],
         (ip_len << 48 | TTL_AND_UDP).to_be(),
         (checksum << 48 | from << 16 | to >> 16).to_be(),
         ((to & 0xffff) << 48 | sport << 32 | (PORT as u64) << 16 | udp_len).to_be(),
@@ -305,16 +305,16 @@ mod tests {
     #[test]
     fn flows_have_lines_all_over_the_table() {
         const FLOWS: u32 = 1 << 16;
-        let plan = Plan {
+        let stream = Stream {
             source: 0x0a00_4000,
             destination: 0xc633_6401,
             flows: FLOWS,
             endpoints: FLOWS / 2,
-            ..Plan::new_zeroed()
+            ..Stream::new_zeroed()
         };
         let pages = FLOWS / LINES as u32;
         let line = |flow| {
-            let header = header(&plan, flow, 60);
+            let header = header(&stream, flow, 60);
             line_of([header[3], header[4]], pages)
         };
         let lines: BTreeSet<_> = (0..FLOWS).map(line).collect();

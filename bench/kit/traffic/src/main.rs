@@ -14,11 +14,11 @@ use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::{SkBuffContext, XdpContext};
 use weir_traffic::{
     ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT,
-    MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, Plan, SIZES, STAMP_AT, State,
+    MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, SIZES, STAMP_AT, State, Stream,
 };
 
 #[map]
-static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
+static STREAM: Array<Stream> = Array::with_max_entries(1, 0);
 #[map]
 static STATE: Array<State> = Array::with_max_entries(1, 0);
 #[map]
@@ -49,17 +49,19 @@ const LOOKS: u32 = 8000;
 
 #[xdp]
 fn generate(ctx: XdpContext) -> u32 {
-    let (Some(plan), Some(state)) = (PLAN.get(0), STATE.get_ptr_mut(0)) else { return XDP_ABORTED };
+    let (Some(stream), Some(state)) = (STREAM.get(0), STATE.get_ptr_mut(0)) else {
+        return XDP_ABORTED;
+    };
     // SAFETY: one generator runs at a time, and user space writes between runs only.
     let state = unsafe { &mut *state };
-    let now = if plan.interval_ns == 0 { 0 } else { departure(plan, state) };
+    let now = if stream.interval_ns == 0 { 0 } else { departure(stream, state) };
     let size = state.size as usize;
     if size >= SIZES {
         return XDP_ABORTED;
     }
-    let frame_len = plan.sizes[size];
+    let frame_len = stream.sizes[size];
     state.size = if size + 1 == SIZES { 0 } else { size as u32 + 1 };
-    let shorter = plan.frame_len as i32 - i32::from(frame_len);
+    let shorter = stream.frame_len as i32 - i32::from(frame_len);
     if shorter > 0 {
         // SAFETY: the context is the kernel's.
         let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -shorter) };
@@ -70,7 +72,7 @@ fn generate(ctx: XdpContext) -> u32 {
     if ctx.data() + STAMP_AT + 8 > ctx.data_end() {
         return XDP_ABORTED;
     }
-    let words = weir_traffic::header(plan, state.flow, frame_len);
+    let words = weir_traffic::header(stream, state.flow, frame_len);
     let frame = ctx.data() as *mut u64;
     // SAFETY: the comparison shows that the bytes are there. Pages of a test run are aligned, and
     // so is the headroom.
@@ -83,14 +85,14 @@ fn generate(ctx: XdpContext) -> u32 {
         frame.add(5).write(words[5]);
         frame.add(STAMP_AT / 8).write(now);
     }
-    state.flow = weir_traffic::next_flow(plan, state.flow);
+    state.flow = weir_traffic::next_flow(stream, state.flow);
     state.sent += 1;
     OUT.redirect(OUT_GENERATOR, 0).unwrap_or_else(|action| action)
 }
 
 /// Waits until the next frame is due; the time then.
 #[inline(always)]
-fn departure(plan: &Plan, state: &mut State) -> u64 {
+fn departure(stream: &Stream, state: &mut State) -> u64 {
     // SAFETY: the helper has no conditions.
     let mut now = unsafe { bpf_ktime_get_ns() };
     if now < state.next_ns {
@@ -105,7 +107,7 @@ fn departure(plan: &Plan, state: &mut State) -> u64 {
     }
     let behind = now - MOST_BEHIND_NS;
     let due = if state.next_ns < behind { behind } else { state.next_ns };
-    state.next_ns = due + plan.interval_ns;
+    state.next_ns = due + stream.interval_ns;
     now
 }
 
@@ -117,8 +119,8 @@ fn far(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     }
     count(&ctx, COUNT_FAR);
-    let Some(plan) = PLAN.get(0) else { return XDP_ABORTED };
-    if plan.mode == MODE_REFLECT {
+    let Some(stream) = STREAM.get(0) else { return XDP_ABORTED };
+    if stream.mode == MODE_REFLECT {
         // SAFETY: the header is 24 words of 16 bits. The words that are exchanged are those of the
         // hardware addresses, the IPv4 addresses and the UDP ports: no checksum changes.
         unsafe {
@@ -131,12 +133,12 @@ fn far(ctx: XdpContext) -> u32 {
         }
         return XDP_TX;
     }
-    if plan.mode == MODE_WATCH {
+    if stream.mode == MODE_WATCH {
         // SAFETY: the header is 24 words of 16 bits.
         watch(unsafe { header.add(2).read() } >> 8);
         return XDP_DROP;
     }
-    if plan.interval_ns != 0 && ctx.data() + STAMP_AT + 8 <= ctx.data_end() {
+    if stream.interval_ns != 0 && ctx.data() + STAMP_AT + 8 <= ctx.data_end() {
         let stamp = (ctx.data() + STAMP_AT) as *const [u16; 4];
         // SAFETY: the comparison shows that the bytes are there.
         let [a, b, c, d] = unsafe { *stamp };
@@ -184,11 +186,11 @@ fn limit(ctx: XdpContext) -> u32 {
 /// cannot leave before that is there.
 #[inline(always)]
 fn onward(frame: *mut u64, found: u64) -> u32 {
-    let Some(plan) = PLAN.get(0) else { return XDP_ABORTED };
+    let Some(stream) = STREAM.get(0) else { return XDP_ABORTED };
     // SAFETY: the header is six words.
     unsafe {
-        frame.write(plan.onward[0].wrapping_add(found));
-        frame.add(1).cast::<u32>().write(plan.onward[1] as u32);
+        frame.write(stream.onward[0].wrapping_add(found));
+        frame.add(1).cast::<u32>().write(stream.onward[1] as u32);
     }
     OUT.redirect(OUT_GATEWAY.wrapping_add(found as u32), 0).unwrap_or_else(|action| action)
 }
