@@ -73,7 +73,7 @@ async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
     let mut watcher = Watcher::new().unwrap();
     let mut kernel = watcher.read().await.unwrap();
     let half = weir_publish::derive(site, &kernel, overrides, [&[]; 2], None).half;
-    let wanted = weir_publish::own::wanted(site, &kernel, &half, &states);
+    let wanted = weir_publish::own::wanted(site, &kernel, &half, [&states, &[]]);
     own::install(&wanted, Arc::make_mut(&mut kernel.own), watcher.handle()).await.unwrap();
     assert_eq!(*kernel.own, wanted);
     assert_eq!(*watcher.read().await.unwrap().own, wanted);
@@ -406,7 +406,8 @@ fn a_route_that_the_kernel_refuses_stops_no_other() {
         let mut watcher = Watcher::new().unwrap();
         let mut kernel = watcher.read().await.unwrap();
         let half = weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
-        let wanted = weir_publish::own::wanted(&site, &kernel, &half, &[0, path_state::USABLE]);
+        let wanted =
+            weir_publish::own::wanted(&site, &kernel, &half, [&[0, path_state::USABLE], &[]]);
         let error = own::install(&wanted, Arc::make_mut(&mut kernel.own), watcher.handle())
             .await
             .unwrap_err();

@@ -124,7 +124,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
         kernel.links.push(link(index, &uplink.interface));
         let mac = [2, 0, 0, 1, 0, index as u8];
         let entry = NeighbourEntry { mac, fresh: true, trusted: true };
-        kernel.neighbours.insert((index, next_hop), entry);
+        kernel.neighbours.insert((index, next_hop.into()), entry);
     }
     let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
     let mut writer = ControlWriter::new(regions.control.clone(), regions.adjacencies.next_hops());

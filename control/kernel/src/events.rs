@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
+use weir_layout::Family;
 
 /// Bytes of an event that tell what it means, and all of one about a neighbour.
 pub const ENOUGH: usize = 256;
@@ -16,11 +17,15 @@ pub const HEAD_LEN: usize = FLAGS_AT + 4;
 
 /// `struct nlmsghdr`: the type of the message.
 const KIND_AT: usize = 4;
-/// `struct rtmsg` behind it: the length of the destination's prefix.
+/// `struct rtmsg` and `struct ifaddrmsg` behind it: the address family.
+const FAMILY_AT: usize = 16;
+/// `struct rtmsg`: the length of the destination's prefix.
 const LENGTH_AT: usize = 17;
 /// `struct ifinfomsg` behind it: the interface, and its flags.
 const INDEX_AT: usize = 20;
 const FLAGS_AT: usize = 24;
+/// `AF_INET6`.
+const INET6: u8 = 10;
 /// Set up by the operator.
 const IFF_UP: u32 = 1;
 /// With a carrier.
@@ -38,10 +43,12 @@ pub enum Event {
         /// Whether it has a carrier too.
         running: bool,
     },
-    /// An address.
-    Address,
+    /// An address of a family.
+    Address(Family),
     /// A route.
     Route {
+        /// Its family.
+        family: Family,
         /// Whether it is a default route.
         default: bool,
     },
@@ -61,15 +68,18 @@ impl Event {
             Some(u32::from_ne_bytes(bytes))
         };
         let kind = head.get(KIND_AT..KIND_AT + 2).and_then(|kind| kind.try_into().ok());
+        let is_v6 = head.get(FAMILY_AT) == Some(&INET6);
+        let family = if is_v6 { Family::V6 } else { Family::V4 };
         match (kind.map(u16::from_ne_bytes), number(INDEX_AT), number(FLAGS_AT)) {
             (Some(16), Some(index), Some(flags)) => {
                 let up = flags & IFF_UP != 0;
                 Self::Link { index, up, running: up && flags & IFF_LOWER_UP != 0 }
             }
             (Some(17), Some(index), _) => Self::Link { index, up: false, running: false },
-            (Some(20 | 21), ..) => Self::Address,
+            (Some(20 | 21), ..) => Self::Address(family),
             (Some(24 | 25), ..) => {
-                Self::Route { default: head.get(LENGTH_AT).is_none_or(|length| *length == 0) }
+                let default = head.get(LENGTH_AT).is_none_or(|length| *length == 0);
+                Self::Route { family, default }
             }
             (Some(28 | 29), ..) => Self::Neighbour,
             (Some(32 | 33), ..) => Self::Rule,
@@ -80,9 +90,17 @@ impl Event {
 
 /// The neighbour that an event tells of, unless it is gone; `None` too of what is cut off.
 pub fn neighbour(event: &[u8]) -> Option<NeighbourMessage> {
+    match message(event)? {
+        RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+        _ => None,
+    }
+}
+
+/// The message of an event; `None` where it is cut off, or not understood.
+pub fn message(event: &[u8]) -> Option<RouteNetlinkMessage> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(event).ok()?;
     match message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => Some(message),
+        NetlinkPayload::InnerMessage(message) => Some(message),
         _ => None,
     }
 }
@@ -123,7 +141,7 @@ impl Stale {
                 self.links = true;
                 self.devices.insert(index);
             }
-            Event::Address => self.addresses = true,
+            Event::Address(_) => self.addresses = true,
             Event::Rule => self.rules = true,
             Event::Neighbour => self.neighbours = true,
             Event::Route { .. } => {}
@@ -160,9 +178,12 @@ mod tests {
     #[test]
     fn a_route_without_a_prefix_is_a_default() {
         let mut route = message(24, 0);
-        assert_eq!(Event::of(&route), Event::Route { default: true });
+        let told = |family, default| Event::Route { family, default };
+        assert_eq!(Event::of(&route), told(Family::V4, true));
         route[LENGTH_AT] = 24;
-        assert_eq!(Event::of(&route), Event::Route { default: false });
+        assert_eq!(Event::of(&route), told(Family::V4, false));
+        route[FAMILY_AT] = INET6;
+        assert_eq!(Event::of(&route), told(Family::V6, false));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What the kernel's messages say (`rtnetlink.h`, `fib_rules.h`), as plain values.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
-use netlink_packet_route::AddressFamily;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
@@ -11,18 +10,26 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weir_view::own::PROTOCOL;
 use weir_view::rule::{Action, Rule};
-use weir_view::{Link, NeighbourEntry, Route, RouteKind};
+use weir_view::{Link, NeighbourEntry, Net, Route, RouteKind, is_link_local};
 
-/// An IPv4 neighbour; without an entry when its hardware address is not known.
-pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Option<NeighbourEntry>)> {
+/// A neighbour; without an entry when its hardware address is not known.
+pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Option<NeighbourEntry>)> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(*a),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                address = Some((*a).into())
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                address = Some((*a).into());
+            }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
             _ => {}
         }
@@ -89,26 +96,69 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-/// Interface and address.
-pub fn address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-        _ => None,
-    });
-    let net = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
-    Some((message.header.index, net))
+/// Interface and address; none for an IPv6 address of the link alone, which every interface has.
+pub fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point link the other attribute has the far end's (linux/if_addr.h).
+            AddressAttribute::Local(own) => local = Some(*own),
+            AddressAttribute::Address(own) => address = Some(*own),
+            _ => {}
+        }
+    }
+    let address = local.or(address)?;
+    let net = IpNet::new(address, message.header.prefix_len).ok()?;
+    (!is_of_a_link(address)).then_some((message.header.index, net))
+}
+
+/// Is it an IPv6 address that means something on one link alone?
+fn is_of_a_link(address: IpAddr) -> bool {
+    address.is_ipv6() && (is_link_local(address) || address.is_multicast())
 }
 
 /// May packets be sent from this address to everywhere?
 pub fn is_fit(message: &AddressMessage) -> bool {
-    let not_yet_or_no_more =
-        AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    let mut unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    if message.header.family == AddressFamily::Inet6 {
+        // `IFA_F_TEMPORARY`, which is another name of `IFA_F_SECONDARY`.
+        unfit |= AddressFlags::Secondary;
+    }
     let flags = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Flags(flags) => Some(*flags),
         _ => None,
     });
     message.header.scope == AddressScope::Universe
-        && !flags.is_some_and(|flags| flags.intersects(not_yet_or_no_more))
+        && !flags.is_some_and(|flags| flags.intersects(unfit))
+}
+
+/// Is an event about an IPv6 address or route of one link alone? Nothing is decided by those.
+pub fn is_of_a_link_alone(message: &RouteNetlinkMessage) -> bool {
+    use RouteNetlinkMessage::{DelAddress, DelRoute, NewAddress, NewRoute};
+    match message {
+        NewAddress(message) | DelAddress(message) => {
+            message.attributes.iter().any(|attribute| match attribute {
+                AddressAttribute::Address(address) => is_of_a_link(*address),
+                _ => false,
+            })
+        }
+        NewRoute(message) | DelRoute(message) => {
+            message.attributes.iter().any(|attribute| match attribute {
+                RouteAttribute::Destination(to) => ip(to).is_some_and(is_of_a_link),
+                _ => false,
+            })
+        }
+        _ => false,
+    }
+}
+
+/// The address, if it is one of IP.
+pub fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 /// The table that a route is in.
@@ -120,14 +170,15 @@ pub fn table_of(message: &RouteMessage) -> u32 {
     id.unwrap_or(message.header.table.into())
 }
 
-/// The routes of a message: one for each next hop of a multipath route.
-pub fn routes_of(message: &RouteMessage) -> Vec<Route> {
-    let (mut destination, mut metric, mut source) = (Ipv4Addr::UNSPECIFIED, 0, None);
+/// The routes of a message: one for each next hop of a multipath route. What the kernel has learned
+/// of one host (`RTM_F_CLONED`: a path MTU, a redirect) is no route.
+pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
+    let (mut destination, mut metric, mut source) = (None, 0, None);
     let mut hops = vec![hop(&message.attributes)];
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Destination(address) => destination = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address).and_then(N::address),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::MultiPath(several) => {
                 hops = several
@@ -138,16 +189,21 @@ pub fn routes_of(message: &RouteMessage) -> Vec<Route> {
             _ => {}
         }
     }
-    let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length)
-    else {
-        return Vec::new();
+    let length = message.header.destination_prefix_length;
+    let destination = match destination {
+        None => Some(N::default()),
+        Some(address) => IpNet::new(address, length).ok().and_then(N::of),
     };
+    let Some(destination) = destination else { return Vec::new() };
+    if message.header.flags.contains(RouteFlags::Cloned) {
+        return Vec::new();
+    }
     let nowhere = Route { metric, source, ..Route::to(destination) };
     match message.header.kind {
         RouteType::Unicast => hops
             .into_iter()
             .filter_map(|(interface, gateway)| {
-                let interface = interface?;
+                let (interface, gateway) = (interface?, gateway.and_then(N::address));
                 Some(Route { kind: RouteKind::Unicast, gateway, interface, ..nowhere })
             })
             .collect(),
@@ -157,13 +213,13 @@ pub fn routes_of(message: &RouteMessage) -> Vec<Route> {
 }
 
 /// Interface and gateway.
-fn hop(attributes: &[RouteAttribute]) -> (Option<u32>, Option<Ipv4Addr>) {
+fn hop(attributes: &[RouteAttribute]) -> (Option<u32>, Option<IpAddr>) {
     let interface = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     });
     let gateway = attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+        RouteAttribute::Gateway(address) => ip(address),
         _ => None,
     });
     (interface, gateway)
@@ -252,5 +308,28 @@ mod tests {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName("wan0".into()), LinkAttribute::Link(3)];
         assert_eq!(link(&message).unwrap().vlan, None);
+    }
+
+    #[test]
+    fn what_was_learned_of_one_host_is_no_route() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = 32;
+        let host = RouteAddress::Inet([192, 0, 2, 9].into());
+        message.attributes = vec![RouteAttribute::Destination(host), RouteAttribute::Oif(2)];
+        assert_eq!(routes_of::<Ipv4Net>(&message).len(), 1);
+        message.header.flags = RouteFlags::Cloned;
+        assert!(routes_of::<Ipv4Net>(&message).is_empty());
+    }
+
+    #[test]
+    fn a_temporary_address_is_no_source_for_long() {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        assert!(is_fit(&message));
+        message.attributes = vec![AddressAttribute::Flags(AddressFlags::Secondary)];
+        assert!(!is_fit(&message));
+        message.header.family = AddressFamily::Inet;
+        assert!(is_fit(&message), "one more of the same network");
     }
 }

@@ -8,14 +8,17 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use weir_layout::Family;
+
 use crate::events::Event;
 
 /// A reading may take this part of the time.
 const SHARE: u32 = 20;
 
-/// What is known of the newest reading.
+/// What is known of the newest reading of a family's routes.
 #[derive(Clone, Debug)]
 pub struct Reading {
+    family: Family,
     /// What was read is out of date.
     stale: bool,
     /// And that cannot wait.
@@ -28,8 +31,8 @@ pub struct Reading {
 
 impl Reading {
     /// None yet.
-    pub fn none(now: Instant) -> Self {
-        Self { stale: true, urgent: true, due: now, up: HashSet::new() }
+    pub fn none(family: Family, now: Instant) -> Self {
+        Self { family, stale: true, urgent: true, due: now, up: HashSet::new() }
     }
 
     /// Takes note of an event. Says whether it is about a route that can wait.
@@ -37,16 +40,17 @@ impl Reading {
         let urgent = match event {
             Event::Link { index, up: true, .. } => self.up.insert(index),
             Event::Link { index, up: false, .. } => self.up.remove(&index),
-            Event::Address | Event::Unknown => true,
-            Event::Route { default } => {
-                self.stale = true;
-                default
+            Event::Address(family) => family == self.family,
+            Event::Unknown => true,
+            Event::Route { family, default } => {
+                self.stale |= family == self.family;
+                family == self.family && default
             }
             Event::Neighbour | Event::Rule => false,
         };
         self.stale |= urgent;
         self.urgent |= urgent;
-        event == Event::Route { default: false }
+        matches!(event, Event::Route { default: false, .. })
     }
 
     /// Takes note of the interfaces that are set up, as they were read. One that is not as events
@@ -78,11 +82,11 @@ impl Reading {
 mod tests {
     use super::*;
 
-    const ROUTE: Event = Event::Route { default: false };
+    const ROUTE: Event = Event::Route { family: Family::V4, default: false };
 
     /// A reading that took a tenth of a second and has just ended.
     fn read(now: Instant) -> Reading {
-        let mut reading = Reading::none(now);
+        let mut reading = Reading::none(Family::V4, now);
         reading.begin();
         reading.end(now, Duration::from_millis(100));
         reading
@@ -109,7 +113,8 @@ mod tests {
     fn a_default_route_a_link_and_an_address_are_obeyed_at_once() {
         let now = Instant::now();
         let up = Event::Link { index: 3, up: true, running: false };
-        for event in [Event::Route { default: true }, up, Event::Address, Event::Unknown] {
+        let default = Event::Route { family: Family::V4, default: true };
+        for event in [default, up, Event::Address(Family::V4), Event::Unknown] {
             let mut reading = read(now);
             assert!(!reading.on_event(event));
             assert!(reading.is_due(now), "{event:?}");
@@ -119,7 +124,7 @@ mod tests {
     #[test]
     fn a_carrier_that_goes_or_comes_takes_and_brings_no_routes() {
         let now = Instant::now();
-        let mut reading = Reading::none(now);
+        let mut reading = Reading::none(Family::V4, now);
         reading.know([3].into());
         reading.begin();
         reading.end(now, Duration::ZERO);
@@ -132,7 +137,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_found_set_down_before_its_event_came_is_obeyed() {
         let now = Instant::now();
-        let mut reading = Reading::none(now);
+        let mut reading = Reading::none(Family::V4, now);
         reading.know([3].into());
         reading.begin();
         reading.end(now, Duration::ZERO);
@@ -143,10 +148,19 @@ mod tests {
     #[test]
     fn what_is_heard_during_a_reading_is_for_the_next_one() {
         let now = Instant::now();
-        let mut reading = Reading::none(now);
+        let mut reading = Reading::none(Family::V4, now);
         reading.begin();
         reading.on_event(ROUTE);
         reading.end(now, Duration::ZERO);
         assert!(reading.is_due(now));
+    }
+
+    #[test]
+    fn routes_of_one_family_are_not_read_for_what_changes_in_the_other() {
+        let now = Instant::now();
+        let mut reading = read(now);
+        reading.on_event(Event::Route { family: Family::V6, default: true });
+        reading.on_event(Event::Address(Family::V6));
+        assert!(!reading.is_due(now + Duration::from_secs(3600)));
     }
 }

@@ -9,13 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
@@ -24,8 +25,9 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
-use weir_view::own::{Default4, Own, PROTOCOL};
-use weir_view::{Kernel, Link, Route, rule};
+use weir_layout::Family;
+use weir_view::own::{DefaultRoute, Own, PROTOCOL};
+use weir_view::{Kernel, Link, Net, Route, rule};
 
 use crate::devices::Devices;
 use crate::events::{self, Event, Stale};
@@ -48,19 +50,19 @@ pub struct Watcher {
     /// to look is no event.
     neighbours_read: Instant,
     asked: AtomicBool,
-    reading: Reading,
+    /// By [`Family`].
+    readings: [Reading; Family::COUNT],
     devices: Devices,
     local_ports: LocalPorts,
     /// A reading has begun; if none goes on now, it was given up.
     underway: bool,
 }
 
-/// What one reading of routes gives: those of the main table, of others, and weir's.
-#[derive(Default)]
-struct Found {
-    main: Vec<Route>,
-    tables: BTreeMap<u32, Vec<Route>>,
-    own: BTreeSet<Default4>,
+/// What one reading of a family's routes gives: those of the main table, of others, and weir's.
+struct Found<N: Net> {
+    main: Vec<Route<N>>,
+    tables: BTreeMap<u32, Vec<Route<N>>>,
+    own: BTreeSet<DefaultRoute>,
 }
 
 impl Watcher {
@@ -69,7 +71,9 @@ impl Watcher {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Neigh,
@@ -89,7 +93,7 @@ impl Watcher {
             stale: Stale::all(),
             neighbours_read: now,
             asked: AtomicBool::new(false),
-            reading: Reading::none(now),
+            readings: Family::ALL.map(|family| Reading::none(family, now)),
             devices: Devices::new(ethtool),
             local_ports: LocalPorts::default(),
             underway: false,
@@ -110,7 +114,8 @@ impl Watcher {
             match self.events.recv(&mut event).await {
                 Ok(()) => {
                     let can_wait = self.on_event(&event);
-                    if !can_wait || self.reading.is_due(Instant::now()) {
+                    let now = Instant::now();
+                    if !can_wait || self.readings.iter().any(|reading| reading.is_due(now)) {
                         return;
                     }
                 }
@@ -126,11 +131,18 @@ impl Watcher {
     /// Takes note of an event; says whether it can wait.
     fn on_event(&mut self, message: &[u8]) -> bool {
         let event = Event::of(message);
-        if event == Event::Neighbour && self.take_known(message) {
+        let is_news = match event {
+            Event::Neighbour => !self.take_known(message),
+            Event::Address(Family::V6) | Event::Route { family: Family::V6, .. } => {
+                !events::message(message).is_some_and(|it| message::is_of_a_link_alone(&it))
+            }
+            _ => true,
+        };
+        if !is_news {
             return true;
         }
         self.stale.mark(event);
-        self.reading.on_event(event)
+        self.readings.each_mut().map(|reading| reading.on_event(event)).contains(&true)
     }
 
     /// Takes over how fresh a neighbour is that has the hardware address it had; `false`: it is another,
@@ -186,7 +198,10 @@ impl Watcher {
             Err(_) if self.view.local_ports != (0, 0) => {}
             Err(error) => return Err(error),
         }
-        self.view.ipv6 = own::has_v6();
+        let had = std::mem::replace(&mut self.view.ipv6, own::has_v6());
+        if had != self.view.ipv6 {
+            _ = self.readings[Family::V6.index()].on_event(Event::Unknown);
+        }
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
         let stale = std::mem::replace(&mut self.stale, Stale::none());
@@ -200,7 +215,8 @@ impl Watcher {
         if stale.links {
             self.view.links = self.read_links().await?;
             let up = self.view.links.iter().filter(|link| link.up).map(|link| link.index);
-            self.reading.know(up.collect());
+            let up: HashSet<u32> = up.collect();
+            self.readings.iter_mut().for_each(|reading| reading.know(up.clone()));
         }
         self.devices.tell(&mut self.view.links, &stale.devices).await;
         if stale.addresses {
@@ -213,18 +229,43 @@ impl Watcher {
             self.view.rules = found.others;
             self.view.foremost = found.foremost;
         }
-        let begun = Instant::now();
-        if self.reading.is_due(begun) {
-            self.reading.begin();
-            let Found { main, tables, own } = self.read_routes().await?;
+        self.read_routes().await
+    }
+
+    /// Reads the routes that are out of date.
+    async fn read_routes(&mut self) -> Result<()> {
+        if let Some(begun) = self.begin_reading(Family::V4) {
+            let Found { main, tables, own } = self.list_routes::<Ipv4Net>().await?;
             keep(&mut self.view.routes, main.into());
             keep(&mut self.view.tables, tables);
-            let rules = self.view.own.rules.clone();
-            keep(&mut self.view.own, Own { rules, routes: own });
-            let now = Instant::now();
-            self.reading.end(now, now - begun);
+            self.end_reading(Family::V4, own, begun);
+        }
+        if let Some(begun) = self.begin_reading(Family::V6) {
+            let Found { main, own, .. } = self.list_routes::<Ipv6Net>().await?;
+            keep(&mut self.view.routes6, main.into());
+            self.end_reading(Family::V6, own, begun);
         }
         Ok(())
+    }
+
+    /// Begins to read a family's routes, if it is time to.
+    fn begin_reading(&mut self, family: Family) -> Option<Instant> {
+        let now = Instant::now();
+        let reading = &mut self.readings[family.index()];
+        reading.is_due(now).then(|| {
+            reading.begin();
+            now
+        })
+    }
+
+    /// A family's routes were read, among them these of weir's.
+    fn end_reading(&mut self, family: Family, own: BTreeSet<DefaultRoute>, begun: Instant) {
+        let others = self.view.own.routes.iter().filter(|route| route.family() != family);
+        let routes = others.copied().chain(own).collect();
+        let rules = self.view.own.rules.clone();
+        keep(&mut self.view.own, Own { rules, routes });
+        let now = Instant::now();
+        self.readings[family.index()].end(now, now - begun);
     }
 
     async fn read_neighbours(&mut self) -> Result<()> {
@@ -264,11 +305,19 @@ impl Watcher {
         Ok(())
     }
 
-    async fn read_routes(&self) -> Result<Found> {
+    async fn list_routes<N: Net>(&self) -> Result<Found<N>> {
+        let mut routes = Found { main: Vec::new(), tables: BTreeMap::new(), own: BTreeSet::new() };
+        // Asked for a family that it does not have, the kernel lists another (`rtnl_dump_all`,
+        // net/core/rtnetlink.c).
+        if N::FAMILY == Family::V6 && !self.view.ipv6 {
+            return Ok(routes);
+        }
         let mut query = RouteMessage::default();
-        query.header.address_family = AddressFamily::Inet;
+        query.header.address_family = match N::FAMILY {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
         let mut messages = self.handle.route().get(query).execute();
-        let mut routes = Found::default();
         while let Some(message) = messages.try_next().await.context("cannot list routes")? {
             if u8::from(message.header.protocol) == PROTOCOL {
                 routes.own.extend(own::route_of(&message));
@@ -296,11 +345,11 @@ impl Watcher {
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
     /// `net/core/neighbour.c`).
-    pub async fn resolve(&self, interface: u32, address: Ipv4Addr) {
+    pub async fn resolve(&self, interface: u32, address: IpAddr) {
         let request = self
             .handle
             .neighbours()
-            .add(interface, IpAddr::V4(address))
+            .add(interface, address)
             .flags(NeighbourFlags::Use)
             .state(NeighbourState::None);
         self.asked.store(true, Ordering::Relaxed);
@@ -311,11 +360,11 @@ impl Watcher {
 
     /// Makes the kernel check a neighbour now that it would believe for half a minute yet. It stays
     /// known meanwhile; one that does not answer is lost within seconds, and asked for anew.
-    pub async fn doubt(&self, interface: u32, address: Ipv4Addr, mac: [u8; 6]) {
+    pub async fn doubt(&self, interface: u32, address: IpAddr, mac: [u8; 6]) {
         let request = self
             .handle
             .neighbours()
-            .add(interface, IpAddr::V4(address))
+            .add(interface, address)
             .link_layer_address(&mac)
             .state(NeighbourState::Probe);
         self.asked.store(true, Ordering::Relaxed);

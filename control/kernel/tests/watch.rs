@@ -1,11 +1,14 @@
 //! The view of the kernel, in network namespaces of the tests' own. Needs root.
 
+use std::net::IpAddr;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::sched::{CloneFlags, unshare};
 use weir_kernel::watch::Watcher;
+use weir_layout::Family;
 use weir_view::Kernel;
 
 /// Long enough for any loaded machine; reached only when a change is never seen.
@@ -103,11 +106,11 @@ fn index(kernel: &Kernel, name: &str) -> u32 {
 }
 
 fn addresses(kernel: &Kernel, name: &str) -> Vec<String> {
-    kernel.addresses_of(index(kernel, name)).iter().map(ToString::to_string).collect()
+    kernel.addresses_of(Family::V4, index(kernel, name)).iter().map(ToString::to_string).collect()
 }
 
 fn default_next_hop(kernel: &Kernel, name: &str) -> Option<String> {
-    kernel.default_next_hop(index(kernel, name)).map(|address| address.to_string())
+    kernel.default_next_hop(Family::V4, index(kernel, name)).map(|address| address.to_string())
 }
 
 fn mac(kernel: &Kernel, address: &str) -> Option<[u8; 6]> {
@@ -126,7 +129,7 @@ fn addresses_that_come_and_go_are_seen() {
             addresses(kernel, "wan0") == ["192.0.2.1", "198.51.100.7"]
         })
         .await;
-        let networks = kernel.networks(index(&kernel, "wan0"));
+        let networks = kernel.networks::<Ipv4Net>(index(&kernel, "wan0"));
         assert_eq!(networks[1].to_string(), "198.51.100.0/29");
         ip("addr del 192.0.2.1/24 dev wan0");
         until(&mut watcher, "only the second address", |kernel| {
@@ -349,5 +352,60 @@ fn a_device_that_takes_vlan_tags_off_what_it_receives_is_known() {
             })
             .await;
         }
+    });
+}
+
+/// The view once `wan0` has this address and the kernel has found that nobody else does.
+async fn with_address(watcher: &mut Watcher, address: &str) -> Kernel {
+    let address: IpAddr = address.parse().unwrap();
+    until(watcher, "an address of this host's alone", |kernel| {
+        let key = (index(kernel, "wan0"), address);
+        kernel.addresses_of(Family::V6, key.0).contains(&address) && !kernel.unfit.contains(&key)
+    })
+    .await
+}
+
+#[test]
+fn an_ipv6_address_is_unfit_until_it_is_found_to_be_nobody_elses() {
+    with_uplink(async |_peer| {
+        let mut watcher = Watcher::new().unwrap();
+        ip("addr add 2001:db8::1/64 dev wan0");
+        let kernel = watcher.read().await.unwrap();
+        let key = (index(&kernel, "wan0"), "2001:db8::1".parse().unwrap());
+        assert!(kernel.unfit.contains(&key), "it is tentative yet");
+        assert_eq!(kernel.networks::<Ipv6Net>(key.0)[0].to_string(), "2001:db8::/64");
+        with_address(&mut watcher, "2001:db8::1").await;
+        ip("addr change 2001:db8::1/64 dev wan0 preferred_lft 0");
+        until(&mut watcher, "a deprecated address", |kernel| kernel.unfit.contains(&key)).await;
+        ip("addr del 2001:db8::1/64 dev wan0");
+        until(&mut watcher, "no address", |kernel| {
+            kernel.addresses_of(Family::V6, key.0).is_empty()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn an_ipv6_next_hop_of_the_link_alone_is_followed_and_resolved() {
+    with_uplink(async |peer| {
+        peer.run("ip addr add fe80::254/64 dev isp0 nodad");
+        let mut watcher = Watcher::new().unwrap();
+        watcher.read().await.unwrap();
+        ip("-6 route add default via fe80::254 dev wan0");
+        let next_hop = |kernel: &Kernel| {
+            kernel.default_next_hop(Family::V6, index(kernel, "wan0")).map(|hop| hop.to_string())
+        };
+        let kernel = until(&mut watcher, "an IPv6 default route", |kernel| {
+            next_hop(kernel).as_deref() == Some("fe80::254")
+        })
+        .await;
+        assert_eq!(default_next_hop(&kernel, "wan0"), None, "IPv4 has none");
+        watcher.resolve(index(&kernel, "wan0"), "fe80::254".parse().unwrap()).await;
+        until(&mut watcher, "the hardware address", |kernel| {
+            mac(kernel, "fe80::254") == Some([2, 0, 0, 0, 0, 1])
+        })
+        .await;
+        ip("-6 route del default");
+        until(&mut watcher, "no IPv6 default route", |kernel| next_hop(kernel).is_none()).await;
     });
 }

@@ -1,6 +1,6 @@
 //! From a site and the kernel's view to the state that is published.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use weir_layout::control::{
@@ -27,7 +27,7 @@ pub struct Published {
     /// What decides which destinations stay on the gateway.
     pub hosts: hosts::Sources,
     /// Next hops whose hardware address should be asked for.
-    pub unresolved: Vec<(u32, Ipv4Addr)>,
+    pub unresolved: Vec<(u32, IpAddr)>,
 }
 
 /// Derives the state; pure. `since` says by [`Family`] since when each uplink's path is usable or not;
@@ -142,24 +142,24 @@ fn path4(
     nat_ports: (u16, u16),
     link: Option<&Link>,
     kernel: &Kernel,
-    unresolved: &mut Vec<(u32, Ipv4Addr)>,
+    unresolved: &mut Vec<(u32, IpAddr)>,
 ) -> u32 {
     path.translate = uplink.translate as u8;
     path.inbound = uplink.inbound.into();
     (path.nat_lo, path.nat_hi) = nat_ports;
     let Some(link) = link else { return 0 };
-    let pool = uplink.pool(link.index, kernel);
+    let pool = uplink.pool(Family::V4, link.index, kernel);
     for (to, from) in path.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
-        *to = Address::v4(from.octets());
+        *to = address(*from);
     }
     path.pool_len = pool.len().min(MAX_POOL) as u8;
     let mut problems = 0;
     if uplink.translate == Translate::Nat44 && pool.is_empty() {
         problems |= path_state::NO_ADDRESS;
     }
-    let next_hop = uplink.next_hop_by(link.index, kernel);
+    let next_hop = uplink.next_hop_by(Family::V4, link.index, kernel);
     let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
-    path.next_hop = next_hop.map_or(Address::UNSPECIFIED, |hop| Address::v4(hop.octets()));
+    path.next_hop = next_hop.map_or(Address::UNSPECIFIED, address);
     path.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
     if known.is_none() {
         problems |= path_state::NO_NEXT_HOP;
@@ -167,7 +167,7 @@ fn path4(
     if let Some(next_hop) = next_hop
         && link.running
         // Nobody answers a question that has no address of the link.
-        && !kernel.waits_for(link.index)
+        && !kernel.waits_for(link.index, Family::V4)
         && !known.is_some_and(|known| known.fresh)
     {
         unresolved.push((link.index, next_hop));
@@ -218,6 +218,13 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
             destination_ports: range(rule.destination_ports),
             reserved1: [0; 28],
         };
+    }
+}
+
+fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::v4(address.octets()),
+        IpAddr::V6(address) => Address(address.octets()),
     }
 }
 

@@ -11,7 +11,7 @@ use weir_shm::hosts::HostPrefixes;
 use weir_site::Site;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
-use weir_view::{Kernel, Route, Routes};
+use weir_view::{Kernel, Net, Route, Routes};
 
 use crate::destinations::{self, Way};
 use crate::guard;
@@ -48,7 +48,7 @@ impl Sources {
     pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
         let pools = paths.flat_map(Path::addresses).map(|address| address.to_v4().into());
-        let held = kernel.addresses.iter().map(|(_, net)| net.addr());
+        let held = kernel.addresses.iter().filter_map(|(_, net)| Ipv4Net::address(net.addr()));
         let uplinks = near::uplinks(site, kernel);
         let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
         let virtual_ports = guard::virtual_ports(site, kernel).into_iter();

@@ -1,5 +1,6 @@
 //! What is probed of an uplink for which nothing is configured: its next hop.
 
+use weir_layout::Family;
 use weir_site::Site;
 use weir_site::health::{Probe, Target};
 use weir_view::Kernel;
@@ -19,8 +20,8 @@ pub fn imply(site: &mut Site, kernel: &Kernel) -> bool {
             continue;
         }
         let link = kernel.link(&uplink.interface);
-        let next_hop = link.and_then(|link| uplink.next_hop_by(link.index, kernel));
-        let probe = next_hop.map(|next_hop| Probe::Icmp { address: next_hop.into() });
+        let next_hop = link.and_then(|link| uplink.next_hop_by(Family::V4, link.index, kernel));
+        let probe = next_hop.map(|next_hop| Probe::Icmp { address: next_hop });
         let targets: Vec<_> =
             probe.into_iter().map(|kind| Target { name: NAME.into(), kind }).collect();
         changed |= targets != uplink.health.targets;

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use weir_layout::Family;
 use weir_layout::control::Translate;
 use weir_site::Site;
-use weir_view::{Kernel, Route, RouteKind};
+use weir_view::{Kernel, Net, Route, RouteKind};
 
 /// With more routes by a router, an uplink has those of the Internet, and weir deals it out.
 const FEW: usize = 256;
@@ -40,7 +41,8 @@ pub fn uplinks(site: &Site, kernel: &Kernel) -> Vec<By> {
 /// Addresses that packets by uplinks have: those of their interfaces, and of their pools.
 pub fn sources(site: &Site, kernel: &Kernel) -> Vec<Ipv4Addr> {
     let interfaces = uplinks(site, kernel).into_iter();
-    let own = interfaces.flat_map(|by| kernel.addresses_of(by.interface));
+    let own = interfaces.flat_map(|by| kernel.addresses_of(Family::V4, by.interface));
+    let own = own.filter_map(Ipv4Net::address);
     own.chain(site.uplinks.iter().flat_map(|uplink| uplink.addresses.clone())).collect()
 }
 

@@ -1,14 +1,15 @@
 //! The rules and routes that the gateway's own traffic wants.
 
 use std::cmp::Reverse;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, path_state};
 use weir_site::Site;
 use weir_view::Kernel;
 use weir_view::own::{
-    Default4, Foremost, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE,
-    answer_mark, mark,
+    DefaultRoute, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE, answer_mark,
+    mark,
 };
 
 /// How many priorities the rules by mark take.
@@ -28,69 +29,97 @@ fn rank(member: &Member, state: u32) -> impl Ord {
     (worse, is(path_state::DEGRADED), member.tier, Reverse(weight))
 }
 
-/// What there should be, given what is published and the uplinks' state words; pure. The gateway
-/// uses the best uplink of its default policy that has a next hop.
-pub fn wanted(site: &Site, kernel: &Kernel, half: &ControlHalf, states: &[u32]) -> Own {
+/// What there should be, given what is published and by [`Family`] the paths' state words; pure. In
+/// each family the gateway uses the best uplink of its default policy that has a next hop.
+pub fn wanted(
+    site: &Site,
+    kernel: &Kernel,
+    half: &ControlHalf,
+    states: [&[u32]; Family::COUNT],
+) -> Own {
     let mut own = Own::default();
+    for family in Family::ALL {
+        of_family(&mut own, family, site, kernel, half, states[family.index()]);
+    }
+    own
+}
+
+fn of_family(
+    own: &mut Own,
+    family: Family,
+    site: &Site,
+    kernel: &Kernel,
+    half: &ControlHalf,
+    states: &[u32],
+) {
     let mut ranked = Vec::new();
     let policy = half.policies.get(usize::from(half.default_policy));
     let members = policy.map_or(&[][..], Policy::members);
+    let first = before(kernel.foremost.of(family));
     for (index, uplink) in site.uplinks.iter().enumerate() {
         let table = TABLE + 1 + index as u32;
-        let link = kernel.link(&uplink.interface);
-        let addresses = link.map(|link| uplink.own_addresses(link.index, kernel));
+        let has_path = uplink.has_path(family);
+        let link = kernel.link(&uplink.interface).filter(|_| has_path);
+        let addresses = link.map(|link| uplink.own_addresses(family, link.index, kernel));
         let addresses = addresses.unwrap_or_default();
-        confine(&mut own, mark(index as u8), table, &addresses, kernel.foremost);
-        let Some(link) = link else { continue };
-        let Some(next_hop) = uplink.next_hop_by(link.index, kernel) else { continue };
-        look(&mut own, PRIORITY + 3, Selector::Device(link.name.clone()), table);
-        look(&mut own, PRIORITY + 3, Selector::Mark(answer_mark(index as u8)), table);
-        for address in &addresses {
-            look(&mut own, PRIORITY + 3, Selector::Source(*address), table);
+        let mark = mark(index as u8);
+        confine(own, family, first, mark);
+        if has_path {
+            release(own, family, first, mark, table, &addresses);
         }
-        let mut held = addresses.iter().filter(|address| !kernel.has_lost(**address));
-        let source = held.next().copied();
+        let Some(link) = link else { continue };
+        let Some(next_hop) = uplink.next_hop_by(family, link.index, kernel) else { continue };
+        let mut look = |selector| look(own, family, PRIORITY + 3, selector, table);
+        look(Selector::Device(link.name.clone()));
+        look(Selector::Mark(answer_mark(index as u8)));
+        addresses.iter().for_each(|address| look(Selector::Source(*address)));
+        let held = |address: &&IpAddr| {
+            kernel.takes_source(link.index, **address) && !kernel.has_lost(**address)
+        };
+        let source = addresses.iter().find(held).copied();
         if !link.up || (source.is_none() && !addresses.is_empty()) {
             // The kernel drops the routes by a link that is set down or has lost its addresses,
             // and takes none.
             continue;
         }
-        let route = Default4 { table, next_hop, interface: link.index, source };
+        let route = DefaultRoute { table, next_hop, interface: link.index, source };
         own.routes.insert(route);
         let member = members.iter().find(|member| usize::from(member.uplink) == index);
         let state = states.get(index).copied().unwrap_or(0);
         let rank = member.map(|member| rank(member, state));
-        ranked.extend(rank.map(|rank| (rank, index, Default4 { table: TABLE, ..route })));
+        ranked.extend(rank.map(|rank| (rank, index, DefaultRoute { table: TABLE, ..route })));
     }
     if let Some((_, _, route)) = ranked.iter().min() {
         own.routes.insert(*route);
-        look(&mut own, PRIORITY + 5, Selector::From("lo".into()), TABLE);
+        look(own, family, PRIORITY + 5, Selector::From("lo".into()), TABLE);
         if site.on_dataplane_loss == OnDataplaneLoss::Kernel {
             for lan in &site.lans {
-                look(&mut own, PRIORITY_LAN, Selector::From(lan.interface.clone()), TABLE);
+                let selector = Selector::From(lan.interface.clone());
+                look(own, family, PRIORITY_LAN, selector, TABLE);
             }
         }
     }
-    own
 }
 
-fn look(own: &mut Own, priority: u32, selector: Selector, table: u32) {
+fn look(own: &mut Own, family: Family, priority: u32, selector: Selector, table: u32) {
     for (priority, table) in [(priority, MAIN), (priority + 1, table)] {
         let selector = selector.clone();
-        own.rules.insert(Rule::new(false, priority, selector, table));
+        own.rules.insert(Rule::new(family, priority, selector, table));
     }
 }
 
-/// What has this mark leaves by this table, from one of these addresses, or not at all.
-fn confine(own: &mut Own, mark: u32, table: u32, addresses: &[Ipv4Addr], foremost: Foremost) {
-    let (v4, v6) = (before(foremost.v4), before(foremost.v6));
-    for (v6, first) in [(false, v4), (true, v6)] {
-        for (priority, table) in [(first, MAIN), (first + 2, NOWHERE)] {
-            own.rules.insert(Rule::new(v6, priority, Selector::Mark(mark), table));
-        }
+/// What has this mark leaves by no default route of the main table.
+fn confine(own: &mut Own, family: Family, first: u32, mark: u32) {
+    for (priority, table) in [(first, MAIN), (first + 2, NOWHERE)] {
+        own.rules.insert(Rule::new(family, priority, Selector::Mark(mark), table));
     }
-    for address in addresses.iter().chain([&Ipv4Addr::UNSPECIFIED]) {
-        let (priority, selector) = (v4 + 1, Selector::Marked(mark, *address));
-        own.rules.insert(Rule::new(false, priority, selector, table));
+}
+
+/// What has this mark leaves by this table, from one of these addresses.
+fn release(own: &mut Own, family: Family, first: u32, mark: u32, table: u32, addresses: &[IpAddr]) {
+    let none_yet = (family == Family::V4).then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    for address in addresses.iter().copied().chain(none_yet) {
+        let selector = Selector::Marked(mark, address);
+        own.rules.insert(Rule::new(family, first + 1, selector, table));
     }
 }

@@ -3,12 +3,12 @@
 //! Adjacencies, and so flows, name ports by number, and the dataplane's sockets and device map name
 //! devices so. What was published under a number keeps it, whatever comes and goes beside it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use weir_layout::checksum64;
 use weir_layout::control::{
     ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
 };
+use weir_layout::{Family, checksum64};
 use weir_view::{Kernel, Link};
 
 /// Enters ports in a half that has none yet.
@@ -68,7 +68,10 @@ impl<'h> Ports<'h> {
             reserved: [0; 18],
             name,
         };
-        let address = self.kernel.addresses_of(link.index).first().map_or([0; 4], Ipv4Addr::octets);
+        let address = match self.kernel.addresses_of(Family::V4, link.index).first() {
+            Some(IpAddr::V4(address)) => address.octets(),
+            Some(IpAddr::V6(_)) | None => [0; 4],
+        };
         self.half.ports[port] = Port {
             role: role as u8,
             device: device as u8,

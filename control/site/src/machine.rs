@@ -1,10 +1,10 @@
 //! What a site asks of the machine it runs on.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
-use weir_layout::MAX_QUEUES;
 use weir_layout::control::{DeviceFault, Translate};
+use weir_layout::{Family, MAX_QUEUES};
 use weir_view::{Kernel, Link, local_ports};
 
 use super::place::Problem;
@@ -12,10 +12,14 @@ use super::{Lan, Site, UplinkConfig};
 use crate::group;
 
 impl UplinkConfig {
-    /// Where it leads by the interface of this index: what the file says, else the kernel's default
-    /// route.
-    pub fn next_hop_by(&self, interface: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
-        self.next_hop.or_else(|| kernel.default_next_hop(interface))
+    /// Where its path leads by the interface of this index: what the file says, else the kernel's
+    /// default route.
+    pub fn next_hop_by(&self, family: Family, interface: u32, kernel: &Kernel) -> Option<IpAddr> {
+        let given = match family {
+            Family::V4 => self.next_hop.map(IpAddr::V4),
+            Family::V6 => None,
+        };
+        given.or_else(|| kernel.default_next_hop(family, interface))
     }
 }
 
@@ -74,7 +78,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
 /// Has the uplink's interface a network, or its pool an address, of these prefixes of LANs? Then it
 /// is not to be told from the LAN.
 pub fn clashes(uplink: &UplinkConfig, link: &Link, kernel: &Kernel, lan_nets: &[Ipv4Net]) -> bool {
-    let nets = kernel.networks(link.index);
+    let nets: Vec<Ipv4Net> = kernel.networks(link.index);
     nets.iter().any(|net| lan_nets.iter().any(|lan_net| overlap(lan_net, net)))
         || uplink.addresses.iter().any(|pool| lan_nets.iter().any(|net| net.contains(pool)))
 }
@@ -178,7 +182,7 @@ impl Machine<'_> {
 
     fn uplink(&mut self, uplink: &UplinkConfig, link: &Link, lan_nets: &[(Ipv4Net, &Lan)]) {
         let UplinkConfig { name, interface, line, .. } = uplink;
-        let nets = self.kernel.networks(link.index);
+        let nets: Vec<Ipv4Net> = self.kernel.networks(link.index);
         for net in &nets {
             if let Some((lan_net, lan)) = lan_nets.iter().find(|(lan_net, _)| overlap(lan_net, net))
             {
@@ -199,7 +203,7 @@ impl Machine<'_> {
             }
         }
         let Some(next_hop) = uplink.next_hop else { return };
-        if self.kernel.addresses_of(link.index).contains(&next_hop) {
+        if self.kernel.addresses_of(Family::V4, link.index).contains(&next_hop.into()) {
             let message = format!("next hop {next_hop} of uplink {name} is the gateway itself");
             self.tolerate(*line, message, "give the address of the provider's router");
         } else if !nets.is_empty() && !self.reached(link, next_hop) {
@@ -218,7 +222,8 @@ impl Machine<'_> {
     fn reached(&self, link: &Link, address: std::net::Ipv4Addr) -> bool {
         let on_link =
             self.kernel.routes.iter().filter(|r| r.interface == link.index && r.gateway.is_none());
-        self.kernel.networks(link.index).iter().any(|net| net.contains(&address))
+        let nets: Vec<Ipv4Net> = self.kernel.networks(link.index);
+        nets.iter().any(|net| net.contains(&address))
             || on_link
                 .map(|r| r.destination)
                 .any(|net| net.prefix_len() > 0 && net.contains(&address))

@@ -157,7 +157,7 @@ mod tests {
         let by_vpn = |to| Route::by(9, net(to));
         Kernel {
             links: vec![link(1, "lan0"), link(2, "wan0"), link(9, "vpn0")],
-            addresses: vec![(1, net("10.77.0.1/16"))],
+            addresses: vec![(1, net("10.77.0.1/16").into())],
             rules: rules.to_vec(),
             tables: [(7, vec![by_vpn("172.16.0.0/12")]), (8, vec![by_vpn("0.0.0.0/0")])]
                 .into_iter()

@@ -1,34 +1,36 @@
 //! Which addresses packets by an uplink are sent from.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use weir_view::Kernel;
+use ipnet::IpNet;
+use weir_layout::Family;
+use weir_view::{Kernel, is_link_local};
 
 use super::UplinkConfig;
 
 impl UplinkConfig {
-    /// The pool of an uplink on the interface of this index: what the file says, else the addresses
-    /// of the interface that its provider can be expected to route here, in the kernel's order. Those
-    /// are the fit ones of the networks that have the next hop; if none has it (a point-to-point
-    /// link, addresses of /32), all fit ones. What else an interface has is for the link alone: the
-    /// page of a modem, an address of RFC 3927, a virtual address of /32 that another gateway may
-    /// take over.
-    pub fn pool(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
-        if !self.addresses.is_empty() {
-            return self.addresses.clone();
+    /// The pool of an uplink's path on the interface of this index: what the file says, else the
+    /// addresses of the interface that its provider can be expected to route here, in the kernel's
+    /// order. Those are the fit ones of the networks that have the next hop; if none has it (a
+    /// point-to-point link, addresses of /32, a next hop of IPv6 that is of the link alone), all fit
+    /// ones. What else an interface has is for the link alone: the page of a modem, an address of RFC
+    /// 3927, a virtual address of /32 that another gateway may take over.
+    pub fn pool(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
+        match self.addresses_of(family) {
+            given if given.is_empty() => self.sources(family, interface, kernel),
+            given => given,
         }
-        self.sources(interface, kernel)
     }
 
-    /// The gateway's own addresses that are the uplink's, best first: those of its pool that the
+    /// The gateway's own addresses that are the path's, best first: those of its pool that the
     /// gateway has, on whatever interface, then those of the interface, which may be of a private
     /// network up to the provider's router, then those that are for the link alone.
-    pub fn own_addresses(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
-        let has = |address: &&Ipv4Addr| kernel.addresses.iter().any(|(_, n)| n.addr() == **address);
-        let mut own: Vec<Ipv4Addr> = self.addresses.iter().filter(has).copied().collect();
-        for address in
-            self.sources(interface, kernel).into_iter().chain(kernel.addresses_of(interface))
-        {
+    pub fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
+        let has = |address: &IpAddr| kernel.addresses.iter().any(|(_, n)| n.addr() == *address);
+        let mut own = self.addresses_of(family);
+        own.retain(has);
+        let sources = self.sources(family, interface, kernel).into_iter();
+        for address in sources.chain(kernel.addresses_of(family, interface)) {
             if !own.contains(&address) {
                 own.push(address);
             }
@@ -36,31 +38,46 @@ impl UplinkConfig {
         own
     }
 
-    /// Addresses of the interface that are not in the pool, and are not named in the file either.
-    pub fn left_out(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
-        let pool = self.pool(interface, kernel);
-        let mut all = kernel.addresses_of(interface);
+    /// What sockets of the path are given: the best of these that the kernel takes.
+    pub fn source(&self, family: Family, interface: u32, kernel: &Kernel) -> Option<IpAddr> {
+        let mut own = self.own_addresses(family, interface, kernel).into_iter();
+        own.find(|source| kernel.takes_source(interface, *source))
+    }
+
+    /// IPv4 addresses of the interface that are not in the pool, and are not named in the file either.
+    pub fn left_out(&self, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
+        let pool = self.pool(Family::V4, interface, kernel);
+        let mut all = kernel.addresses_of(Family::V4, interface);
         all.retain(|address| self.addresses.is_empty() && !pool.contains(address));
         all
     }
 
-    fn sources(&self, interface: u32, kernel: &Kernel) -> Vec<Ipv4Addr> {
-        let next_hop = self.next_hop_by(interface, kernel);
-        let fit: Vec<_> = kernel
+    /// What the file says of a family.
+    fn addresses_of(&self, family: Family) -> Vec<IpAddr> {
+        match family {
+            Family::V4 => self.addresses.iter().copied().map(IpAddr::V4).collect(),
+            Family::V6 => Vec::new(),
+        }
+    }
+
+    fn sources(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
+        let next_hop = self.next_hop_by(family, interface, kernel);
+        let fit: Vec<IpNet> = kernel
             .addresses
             .iter()
             .filter(|(index, net)| {
                 let address = net.addr();
                 *index == interface
-                    && !address.is_link_local()
+                    && weir_view::family(address) == family
+                    && !is_link_local(address)
                     && !kernel.unfit.contains(&(interface, address))
             })
-            .map(|(_, net)| net)
+            .map(|(_, net)| *net)
             .collect();
-        let near = |net: &&&ipnet::Ipv4Net| next_hop.is_some_and(|hop| net.contains(&hop));
-        let of_next_hop: Vec<_> = fit.iter().filter(near).map(|net| net.addr()).collect();
+        let near = |net: &&IpNet| next_hop.is_some_and(|hop| net.contains(&hop));
+        let of_next_hop: Vec<_> = fit.iter().filter(near).map(IpNet::addr).collect();
         match of_next_hop.is_empty() {
-            true => fit.iter().map(|net| net.addr()).collect(),
+            true => fit.iter().map(IpNet::addr).collect(),
             false => of_next_hop,
         }
     }
@@ -80,7 +97,7 @@ mod tests {
             unfit: unfit.iter().map(|address| (2, address.parse().unwrap())).collect(),
             ..Kernel::default()
         };
-        uplink.pool(2, &kernel).iter().map(ToString::to_string).collect()
+        uplink.pool(Family::V4, 2, &kernel).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
                 left_out.join(", ")
             ));
         }
-        let nets = link.map(|link| kernel.networks(link.index));
+        let nets = link.map(|link| kernel.networks::<ipnet::Ipv4Net>(link.index));
         let near = |host: &IpAddr| match host {
             IpAddr::V4(host) => {
                 uplink.next_hop == Some(*host) || nets.iter().flatten().any(|n| n.contains(host))

@@ -48,7 +48,7 @@ impl Daemon {
         let kernel = self.decider.kernel();
         let link = kernel.link(&uplinks[index].interface);
         // Without its address or route nothing can be sent; that is no evidence.
-        if link.is_some_and(|link| kernel.waits_for(link.index))
+        if link.is_some_and(|link| kernel.waits_for(link.index, path.family))
             && !matches!(event.finding, probe::Finding::Reply(_))
         {
             return false;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use weir_layout::Family;
 use weir_site::UplinkConfig;
 use weir_view::{Kernel, Link};
 
@@ -21,8 +22,15 @@ pub struct Binding {
 impl Binding {
     /// For the uplink of this link.
     pub fn of(uplink: &UplinkConfig, link: &Link, kernel: &Kernel) -> Self {
-        let source4 = uplink.own_addresses(link.index, kernel).first().copied();
-        Self { device: link.name.clone(), source4, source6: None }
+        let (mut source4, mut source6) = (None, None);
+        for family in Family::ALL {
+            match uplink.source(family, link.index, kernel) {
+                Some(IpAddr::V4(source)) => source4 = Some(source),
+                Some(IpAddr::V6(source)) => source6 = Some(source),
+                None => {}
+            }
+        }
+        Self { device: link.name.clone(), source4, source6 }
     }
 
     /// A non-blocking socket for `peer` that is bound to the uplink; not connected.

@@ -6,11 +6,12 @@
 //! counts as there for some seconds more. A different address ends the waiting at once.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use weir_layout::Family;
 
-use crate::{Kernel, Route};
+use crate::{Kernel, family};
 
 /// How long what is lost is waited for, milliseconds.
 const GRACE_MS: u64 = 3000;
@@ -19,40 +20,42 @@ const GRACE_MS: u64 = 3000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Addresses by interface.
-    addresses: HashMap<(u32, Ipv4Net), u64>,
-    /// Next hops of default routes by interface.
-    next_hops: HashMap<u32, (Ipv4Addr, u64)>,
+    addresses: HashMap<(u32, IpNet), u64>,
+    /// Next hops of default routes by interface and family.
+    next_hops: HashMap<(u32, Family), (IpAddr, u64)>,
 }
 
 impl Kernel {
     /// Is the address one that the kernel does not have at the moment?
-    pub fn has_lost(&self, address: Ipv4Addr) -> bool {
+    pub fn has_lost(&self, address: IpAddr) -> bool {
         self.lost.addresses.keys().any(|(_, net)| net.addr() == address)
     }
 
-    /// Is anything of the interface waited for?
-    pub fn waits_for(&self, index: u32) -> bool {
-        self.lost.addresses.keys().any(|(of, _)| *of == index)
-            || self.lost.next_hops.contains_key(&index)
+    /// Is anything of the interface waited for in the family?
+    pub fn waits_for(&self, index: u32, of: Family) -> bool {
+        let is_of = |(at, net): &(u32, IpNet)| *at == index && family(net.addr()) == of;
+        self.lost.addresses.keys().any(is_of) || self.lost.next_hops.contains_key(&(index, of))
     }
 
     /// The next hop of the default route that is waited for.
-    pub(crate) fn lost_next_hop(&self, index: u32) -> Option<Ipv4Addr> {
-        self.lost.next_hops.get(&index).map(|(next_hop, _)| *next_hop)
+    pub(crate) fn lost_next_hop(&self, index: u32, family: Family) -> Option<IpAddr> {
+        self.lost.next_hops.get(&(index, family)).map(|(next_hop, _)| *next_hop)
     }
 
     /// Keeps for a while the addresses and default routes of `before` that are gone by `now`.
     pub(crate) fn wait_for(&mut self, before: &Self, now: u64) {
         let is_due = |since: u64| now.saturating_sub(since) >= GRACE_MS;
-        let known: BTreeSet<(u32, Ipv4Net)> = before.addresses.iter().copied().collect();
-        let here: BTreeSet<(u32, Ipv4Net)> = self.addresses.iter().copied().collect();
-        let renumbered: BTreeSet<u32> = here.difference(&known).map(|(index, _)| *index).collect();
-        let waits = |of: &Self, index| {
-            before.is_running(index) && of.is_running(index) && !renumbered.contains(&index)
+        let known: BTreeSet<(u32, IpNet)> = before.addresses.iter().copied().collect();
+        let here: BTreeSet<(u32, IpNet)> = self.addresses.iter().copied().collect();
+        let renumbered: BTreeSet<(u32, Family)> =
+            here.difference(&known).map(|(index, net)| (*index, family(net.addr()))).collect();
+        let waits = |of: &Self, index, family| {
+            let running = before.is_running(index) && of.is_running(index);
+            running && !renumbered.contains(&(index, family))
         };
         for key @ (index, net) in before.addresses.iter().filter(|key| !here.contains(key)) {
             let since = before.lost.addresses.get(key).copied().unwrap_or(now);
-            if waits(self, *index) && !is_due(since) {
+            if waits(self, *index, family(net.addr())) && !is_due(since) {
                 self.addresses.push(*key);
                 self.lost.addresses.insert(*key, since);
                 let unfit = (*index, net.addr());
@@ -61,19 +64,24 @@ impl Kernel {
                 }
             }
         }
-        let defaults = |kernel: &Self| -> BTreeSet<u32> {
-            kernel.routes.defaults().iter().map(|route: &Route| route.interface).collect()
-        };
-        let had = defaults(before).into_iter().chain(before.lost.next_hops.keys().copied());
-        for index in had.collect::<BTreeSet<u32>>().difference(&defaults(self)) {
-            let since = before.lost.next_hops.get(index).map_or(now, |(_, since)| *since);
-            if let Some(next_hop) = before.default_next_hop(*index)
-                && waits(self, *index)
+        let had = before.with_default().into_iter().chain(before.lost.next_hops.keys().copied());
+        for (index, family) in had.collect::<BTreeSet<_>>().difference(&self.with_default()) {
+            let key = (*index, *family);
+            let since = before.lost.next_hops.get(&key).map_or(now, |(_, since)| *since);
+            if let Some(next_hop) = before.default_next_hop(*family, *index)
+                && waits(self, *index, *family)
                 && !is_due(since)
             {
-                self.lost.next_hops.insert(*index, (next_hop, since));
+                self.lost.next_hops.insert(key, (next_hop, since));
             }
         }
+    }
+
+    /// The interfaces that have a default route, and in which family.
+    fn with_default(&self) -> BTreeSet<(u32, Family)> {
+        let v4 = self.routes.defaults().iter().map(|route| (route.interface, Family::V4));
+        let v6 = self.routes6.defaults().iter().map(|route| (route.interface, Family::V6));
+        v4.chain(v6).collect()
     }
 }
 
@@ -82,13 +90,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::Link;
+    use crate::{Link, Route};
 
     /// `wan0` with these addresses, and a default route or not.
     fn kernel(addresses: &[&str], next_hop: Option<&str>) -> Kernel {
         let default = |gateway: &str| Route {
             gateway: gateway.parse().ok(),
-            ..Route::by(2, Ipv4Net::default())
+            ..Route::by(2, ipnet::Ipv4Net::default())
         };
         let routes: Vec<Route> = next_hop.map(default).into_iter().collect();
         Kernel {
@@ -103,8 +111,9 @@ mod tests {
     const NEXT_HOP: Option<&str> = Some("192.0.2.1");
 
     fn seen(kernel: &Kernel) -> (Vec<String>, Option<String>) {
-        let addresses = kernel.addresses_of(2).iter().map(ToString::to_string).collect();
-        (addresses, kernel.default_next_hop(2).map(|hop| hop.to_string()))
+        let addresses =
+            kernel.addresses_of(Family::V4, 2).iter().map(ToString::to_string).collect();
+        (addresses, kernel.default_next_hop(Family::V4, 2).map(|hop| hop.to_string()))
     }
 
     fn whole() -> (Vec<String>, Option<String>) {
@@ -118,7 +127,7 @@ mod tests {
             let mut after = kernel(&[], None);
             after.wait_for(&before, now);
             assert_eq!(seen(&after), whole(), "{now}");
-            assert!(after.waits_for(2) && after.has_lost("192.0.2.2".parse().unwrap()));
+            assert!(after.waits_for(2, Family::V4) && after.has_lost("192.0.2.2".parse().unwrap()));
             before = after;
         }
         let mut after = kernel(&[], None);
@@ -136,7 +145,7 @@ mod tests {
         assert!(!address.has_lost("192.0.2.2".parse().unwrap()));
         let mut all = kernel(&[ADDRESS], NEXT_HOP);
         all.wait_for(&address, 1200);
-        assert!(!all.waits_for(2));
+        assert!(!all.waits_for(2, Family::V4));
         // The next time counts anew.
         let mut again = kernel(&[], None);
         again.wait_for(&all, 1100 + GRACE_MS);
@@ -160,5 +169,21 @@ mod tests {
         after.links[0].running = false;
         after.wait_for(&kernel(&[ADDRESS], NEXT_HOP), 1000);
         assert_eq!(seen(&after), (Vec::new(), None));
+    }
+
+    #[test]
+    fn another_address_of_one_family_ends_no_waiting_in_the_other() {
+        let next_hop6 = "fe80::1".parse().ok();
+        let default = Route { gateway: next_hop6, ..Route::by(2, ipnet::Ipv6Net::default()) };
+        let before = Kernel {
+            routes6: Arc::new(vec![default].into()),
+            ..kernel(&[ADDRESS, "2001:db8::2/64"], NEXT_HOP)
+        };
+        let mut after = kernel(&["192.0.2.9/24"], NEXT_HOP);
+        after.wait_for(&before, 1000);
+        assert_eq!(seen(&after).0, ["192.0.2.9"]);
+        assert!(after.has_lost("2001:db8::2".parse().unwrap()));
+        assert!(after.waits_for(2, Family::V6) && !after.waits_for(2, Family::V4));
+        assert_eq!(after.default_next_hop(Family::V6, 2), next_hop6.map(IpAddr::V6));
     }
 }

@@ -6,6 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `link` | interfaces and neighbours |
+//! | `net` | networks of one address family |
 //! | `route` | routes |
 //! | [`local_ports`] | the kernel's own ports beside those of the NAT |
 //! | [`rule`] | others' routing rules |
@@ -16,19 +17,22 @@
 mod grace;
 mod link;
 pub mod local_ports;
+mod net;
 pub mod own;
 mod route;
 pub mod rule;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
+use weir_layout::Family;
 use weir_layout::control::DeviceFault;
 
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};
+pub use net::{Net, family, is_link_local};
 pub use route::{Route, RouteKind, Routes};
 
 use own::{Foremost, Own};
@@ -43,14 +47,17 @@ const FORGOTTEN_MS: u64 = 3000;
 pub struct Kernel {
     /// Interfaces.
     pub links: Vec<Link>,
-    /// IPv4 addresses with their prefix lengths, by interface index, in the kernel's order.
-    pub addresses: Vec<(u32, Ipv4Net)>,
+    /// Addresses with their prefix lengths, by interface index, in the kernel's order.
+    pub addresses: Vec<(u32, IpNet)>,
     /// Those of them that packets should not be sent from: of narrower than global scope, deprecated,
-    /// tentative, or already another host's.
-    pub unfit: HashSet<(u32, Ipv4Addr)>,
+    /// tentative, or already another host's; of IPv6 also temporary ones (RFC 8981), which are for the
+    /// connections of one day.
+    pub unfit: HashSet<(u32, IpAddr)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
     pub routes: Arc<Routes>,
-    /// Those of other tables, but for weir's.
+    /// IPv6 routes of the main table.
+    pub routes6: Arc<Routes<Ipv6Net>>,
+    /// IPv4 routes of other tables, but for weir's.
     pub tables: Arc<BTreeMap<u32, Vec<Route>>>,
     /// Others' rules for what comes in, in their order.
     pub rules: Vec<Rule>,
@@ -58,15 +65,15 @@ pub struct Kernel {
     pub foremost: Foremost,
     /// Rules and routes of weir's own; most views have the same.
     pub own: Arc<Own>,
-    /// IPv4 neighbours with a hardware address.
-    pub neighbours: HashMap<(u32, Ipv4Addr), NeighbourEntry>,
+    /// Neighbours with a hardware address.
+    pub neighbours: HashMap<(u32, IpAddr), NeighbourEntry>,
     /// Those that were asked and did not answer.
-    pub silent: HashSet<(u32, Ipv4Addr)>,
+    pub silent: HashSet<(u32, IpAddr)>,
     /// Of addresses and default routes, those that the kernel does not have at the moment.
     pub lost: Lost,
     /// Of `neighbours`, those that the kernel has forgotten, and since when, CLOCK_MONOTONIC
     /// milliseconds.
-    pub forgotten: HashMap<(u32, Ipv4Addr), u64>,
+    pub forgotten: HashMap<(u32, IpAddr), u64>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
     /// The kernel has IPv6. It may come late, as a module.
@@ -121,6 +128,7 @@ impl Kernel {
             addresses,
             unfit,
             routes,
+            routes6,
             tables,
             rules,
             foremost,
@@ -132,8 +140,8 @@ impl Kernel {
             local_ports,
             ipv6,
         } = self;
-        (links, addresses, unfit, routes)
-            == (&other.links, &other.addresses, &other.unfit, &other.routes)
+        (links, addresses, unfit) == (&other.links, &other.addresses, &other.unfit)
+            && (routes, routes6) == (&other.routes, &other.routes6)
             && (tables, rules, foremost, own)
                 == (&other.tables, &other.rules, &other.foremost, &other.own)
             && (lost, local_ports, ipv6) == (&other.lost, &other.local_ports, &other.ipv6)
@@ -175,29 +183,41 @@ impl Kernel {
         self.links.iter().filter(on).map(|on| on.mac).filter(|mac| *mac != link.mac).collect()
     }
 
-    /// Networks that an interface is on.
-    pub fn networks(&self, index: u32) -> Vec<Ipv4Net> {
-        let mut networks: Vec<_> = self
-            .addresses
-            .iter()
-            .filter(|(i, _)| *i == index)
-            .map(|(_, net)| net.trunc())
-            .collect();
+    /// Networks of one family that an interface is on.
+    pub fn networks<N: Net>(&self, index: u32) -> Vec<N> {
+        let of = self.addresses.iter().filter(|(i, _)| *i == index);
+        let mut networks: Vec<N> = of.filter_map(|(_, net)| N::of(net.trunc())).collect();
         networks.dedup();
         networks
     }
 
-    /// Addresses of an interface.
-    pub fn addresses_of(&self, index: u32) -> Vec<Ipv4Addr> {
-        self.addresses.iter().filter(|(i, _)| *i == index).map(|(_, net)| net.addr()).collect()
+    /// Addresses of an interface in a family.
+    pub fn addresses_of(&self, of: Family, index: u32) -> Vec<IpAddr> {
+        let addresses = self.addresses.iter().filter(|(i, _)| *i == index);
+        addresses.map(|(_, net)| net.addr()).filter(|address| family(*address) == of).collect()
     }
 
-    /// Next hop of the best default route by an interface, or of the one that is waited for.
-    pub fn default_next_hop(&self, index: u32) -> Option<Ipv4Addr> {
-        let by = self.routes.defaults().iter().filter(|route| route.interface == index);
-        let best = by.min_by_key(|route| route.metric);
-        best.map_or_else(|| self.lost_next_hop(index), |route| route.gateway)
+    /// Can packets by an interface be given this source? One of IPv6 that is not proved yet to be this
+    /// host's alone, or is another's, the kernel refuses (`ipv6_chk_addr`, net/ipv6/addrconf.c).
+    pub fn takes_source(&self, index: u32, address: IpAddr) -> bool {
+        address.is_ipv4() || !self.unfit.contains(&(index, address))
     }
+
+    /// Next hop of the best default route by an interface in a family, or of the one that is waited
+    /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2).
+    pub fn default_next_hop(&self, family: Family, index: u32) -> Option<IpAddr> {
+        let best = match family {
+            Family::V4 => best_gateway(self.routes.defaults(), index),
+            Family::V6 => best_gateway(self.routes6.defaults(), index),
+        };
+        best.unwrap_or_else(|| self.lost_next_hop(index, family))
+    }
+}
+
+/// The next hop, or none, of the best of these routes by an interface; `None`: there is no route.
+fn best_gateway<N: Net>(routes: &[Route<N>], index: u32) -> Option<Option<IpAddr>> {
+    let by = routes.iter().filter(|route| route.interface == index);
+    by.min_by_key(|route| route.metric).map(|route| route.gateway.map(Into::into))
 }
 
 #[cfg(test)]
@@ -215,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_is_forgotten_for_a_while_before_it_is_lost() {
-        let key = (3, Ipv4Addr::new(192, 0, 2, 1));
+        let key = (3, IpAddr::from([192, 0, 2, 1]));
         let kernel = |running| Kernel {
             links: vec![Link { index: 3, running, ..Link::default() }],
             ..Kernel::default()

@@ -15,8 +15,8 @@
 //! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
 //! The mark is that of commands run by `weir use`, which leave by their uplink or not at all,
-//! whatever address they bind to; the guard's table sees to the devices that they bind to. So they
-//! have no IPv6 beyond the gateway's own networks while uplinks have none.
+//! whatever address they bind to; the guard's table sees to the devices that they bind to. By an
+//! uplink without an IPv6 path they have no IPv6 beyond the gateway's own networks.
 //! A rule that is entered without a priority gets one before all others but the local table's
 //! (`fib_default_rule_pref`, net/core/fib_rules.c), as `wg-quick` has it; so the rules by mark, which
 //! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
@@ -28,7 +28,11 @@
 //! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use weir_layout::Family;
+
+use crate::family;
 
 /// Priority of the first of weir's rules.
 pub const PRIORITY: u32 = 11_700;
@@ -65,8 +69,8 @@ pub const NOWHERE: u32 = 0;
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// For IPv6 rather than IPv4.
-    pub v6: bool,
+    /// Of which packets.
+    pub family: Family,
     /// Order; lower is first.
     pub priority: u32,
     /// Whose packets.
@@ -79,9 +83,9 @@ pub struct Rule {
 
 impl Rule {
     /// One that looks in this table; in the main one without its default routes.
-    pub fn new(v6: bool, priority: u32, selector: Selector, table: u32) -> Self {
+    pub fn new(family: Family, priority: u32, selector: Selector, table: u32) -> Self {
         let suppressed = (table == MAIN).then_some(selector.suppressed());
-        Self { v6, priority, selector, table, suppressed }
+        Self { family, priority, selector, table, suppressed }
     }
 }
 
@@ -96,11 +100,12 @@ pub enum Selector {
     /// Of sockets bound to this device.
     Device(String),
     /// From this address.
-    Source(Ipv4Addr),
+    Source(IpAddr),
     /// With this mark.
     Mark(u32),
-    /// Of sockets with this mark, from this address; 0.0.0.0: that have none yet.
-    Marked(u32, Ipv4Addr),
+    /// Of sockets with this mark, from this address. IPv4's 0.0.0.0: that have none yet; of IPv6 it
+    /// is for those too, if they are given this one (`FIB_RULE_FIND_SADDR`).
+    Marked(u32, IpAddr),
 }
 
 impl Selector {
@@ -125,15 +130,22 @@ impl Selector {
 
 /// A default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Default4 {
+pub struct DefaultRoute {
     /// The table.
     pub table: u32,
     /// The next hop.
-    pub next_hop: Ipv4Addr,
+    pub next_hop: IpAddr,
     /// Index of its interface.
     pub interface: u32,
     /// What sockets without an address of their own are given; none: one of the interface.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
+}
+
+impl DefaultRoute {
+    /// Its family.
+    pub const fn family(&self) -> Family {
+        family(self.next_hop)
+    }
 }
 
 /// All rules and routes of weir's.
@@ -142,7 +154,7 @@ pub struct Own {
     /// The rules.
     pub rules: BTreeSet<Rule>,
     /// The routes.
-    pub routes: BTreeSet<Default4>,
+    pub routes: BTreeSet<DefaultRoute>,
 }
 
 /// Priorities of the first rules of others, but for the local table's, which nobody goes before.
@@ -152,6 +164,16 @@ pub struct Foremost {
     pub v4: Option<u32>,
     /// Of IPv6.
     pub v6: Option<u32>,
+}
+
+impl Foremost {
+    /// Of a family.
+    pub const fn of(self, family: Family) -> Option<u32> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 impl Own {

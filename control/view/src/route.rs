@@ -1,25 +1,26 @@
 //! Routes of the kernel's, as they were read.
 
-use std::net::Ipv4Addr;
 use std::ops::Deref;
 
 use ipnet::Ipv4Net;
 
-/// A route.
+use crate::Net;
+
+/// A route of the family of `N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct Route<N: Net = Ipv4Net> {
     /// Destination.
-    pub destination: Ipv4Net,
+    pub destination: N,
     /// What becomes of packets to it.
     pub kind: RouteKind,
     /// Next hop; none: on link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<N::Address>,
     /// Outgoing interface; 0: none.
     pub interface: u32,
     /// Priority; lower is better.
     pub metric: u32,
     /// What sockets without an address are given (`src`).
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<N::Address>,
 }
 
 /// What becomes of packets to a destination (`rtm_type`).
@@ -33,15 +34,15 @@ pub enum RouteKind {
     Elsewhere,
 }
 
-impl Route {
+impl<N: Net> Route<N> {
     /// A route that leads nowhere.
-    pub const fn to(destination: Ipv4Net) -> Self {
+    pub const fn to(destination: N) -> Self {
         let (kind, gateway, source) = (RouteKind::Elsewhere, None, None);
         Self { destination, kind, gateway, interface: 0, metric: 0, source }
     }
 
     /// A route by an interface, on link.
-    pub const fn by(interface: u32, destination: Ipv4Net) -> Self {
+    pub const fn by(interface: u32, destination: N) -> Self {
         Self { kind: RouteKind::Unicast, interface, ..Self::to(destination) }
     }
 
@@ -51,27 +52,33 @@ impl Route {
 }
 
 /// Perhaps a million routes. Defaults are first: they are asked for with every look at an uplink.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Routes(Vec<Route>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes<N: Net = Ipv4Net>(Vec<Route<N>>);
 
-impl Routes {
+impl<N: Net> Routes<N> {
     /// The default routes.
-    pub fn defaults(&self) -> &[Route] {
+    pub fn defaults(&self) -> &[Route<N>] {
         &self.0[..self.0.partition_point(Route::is_default)]
     }
 }
 
-impl From<Vec<Route>> for Routes {
-    fn from(mut routes: Vec<Route>) -> Self {
+impl<N: Net> Default for Routes<N> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<N: Net> From<Vec<Route<N>>> for Routes<N> {
+    fn from(mut routes: Vec<Route<N>>) -> Self {
         routes.sort_by_key(|route| !route.is_default());
         Self(routes)
     }
 }
 
-impl Deref for Routes {
-    type Target = [Route];
+impl<N: Net> Deref for Routes<N> {
+    type Target = [Route<N>];
 
-    fn deref(&self) -> &[Route] {
+    fn deref(&self) -> &[Route<N>] {
         &self.0
     }
 }
@@ -82,7 +89,7 @@ mod tests {
 
     #[test]
     fn default_routes_are_found_wherever_the_kernel_lists_them() {
-        let to = |destination: &str, metric| Route {
+        let to = |destination: &str, metric| Route::<Ipv4Net> {
             metric,
             ..Route::by(2, destination.parse().unwrap())
         };

@@ -1,7 +1,7 @@
 //! Address families, as indices.
 
 /// An address family: an index into what there is one of for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Family {
     /// IPv4.

@@ -13,7 +13,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
-use weir_view::own::{Foremost, Own, Rule};
+use weir_layout::Family;
+use weir_view::own::{DefaultRoute, Foremost, Own, Rule};
 use weir_view::rule::Rule as OthersRule;
 
 use crate::message::rule as others_rule;
@@ -34,18 +35,19 @@ pub(crate) fn has_v6() -> bool {
 /// What was refused, and why.
 pub async fn install(wanted: &Own, known: &mut Own, handle: &Handle) -> Result<()> {
     let mut refused = Vec::new();
-    let new: Vec<_> = wanted.routes.difference(&known.routes).copied().collect();
-    for route in new {
-        // One default per table: this replaces another.
+    let can_have = |family| family == Family::V4 || has_v6();
+    let new = wanted.routes.difference(&known.routes).filter(|route| can_have(route.family()));
+    for route in new.copied().collect::<Vec<_>>() {
+        // One default per table and family: this replaces another.
         match handle.route().add(message::of_route(&route)).replace().execute().await {
             Ok(()) => {
-                known.routes.retain(|other| other.table != route.table);
+                known.routes.retain(|other| place(other) != place(&route));
                 known.routes.insert(route);
             }
             Err(error) => refused.push(format!("cannot add {route:?}: {error}")),
         }
     }
-    let new = wanted.rules.difference(&known.rules).filter(|rule| !rule.v6 || has_v6());
+    let new = wanted.rules.difference(&known.rules).filter(|rule| can_have(rule.family));
     for rule in new.cloned().collect::<Vec<_>>() {
         let mut request = handle.rule().add();
         *request.message_mut() = message::of_rule(&rule);
@@ -61,8 +63,8 @@ pub async fn install(wanted: &Own, known: &mut Own, handle: &Handle) -> Result<(
             Err(error) => refused.push(format!("cannot remove {rule:?}: {error}")),
         }
     }
-    let tables: BTreeSet<u32> = wanted.routes.iter().map(|route| route.table).collect();
-    let old = known.routes.iter().filter(|route| !tables.contains(&route.table));
+    let places: BTreeSet<_> = wanted.routes.iter().map(place).collect();
+    let old = known.routes.iter().filter(|route| !places.contains(&place(route)));
     for route in old.copied().collect::<Vec<_>>() {
         match handle.route().del(message::of_route(&route)).execute().await {
             Ok(()) => _ = known.routes.remove(&route),
@@ -73,6 +75,11 @@ pub async fn install(wanted: &Own, known: &mut Own, handle: &Handle) -> Result<(
         bail!("{}", refused.join("; "));
     }
     Ok(())
+}
+
+/// Where there is one route at most.
+const fn place(route: &DefaultRoute) -> (u32, Family) {
+    (route.table, route.family())
 }
 
 /// The rules that there are.

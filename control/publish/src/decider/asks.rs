@@ -1,6 +1,6 @@
 //! What follows for the kernel: neighbours to ask for, rules and routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use weir_layout::Family;
 use weir_view::own::Own;
@@ -14,14 +14,14 @@ const NEXT_HOP_CHECK_MS: u64 = 5000;
 
 impl Decider {
     /// Next hops whose hardware address is to be asked for, after the index of their interface.
-    pub fn unresolved(&self) -> &[(u32, Ipv4Addr)] {
+    pub fn unresolved(&self) -> &[(u32, IpAddr)] {
         &self.unresolved
     }
 
     /// Next hops that are to be checked at `now`, with the hardware address they are known by: while
     /// an uplink's targets are silent, perhaps another router has the address and did not say so, or
     /// it is dead.
-    pub fn doubts(&mut self, now: u64) -> Vec<(u32, Ipv4Addr, [u8; 6])> {
+    pub fn doubts(&mut self, now: u64) -> Vec<(u32, IpAddr, [u8; 6])> {
         let monitor = &self.paths[Family::V4.index()].monitor;
         self.doubted.resize(self.site.uplinks.len(), None);
         let mut doubts = Vec::new();
@@ -31,7 +31,7 @@ impl Decider {
                 *last = None;
             } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
                 && let Some(link) = self.kernel.link(&uplink.interface)
-                && let Some(next_hop) = uplink.next_hop_by(link.index, &self.kernel)
+                && let Some(next_hop) = uplink.next_hop_by(Family::V4, link.index, &self.kernel)
                 && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
                 && known.trusted
             {
@@ -46,7 +46,7 @@ impl Decider {
     /// was last asked. Whoever asks says what came of it by [`own_made`](Self::own_made).
     pub fn own_traffic(&mut self) -> Option<Own> {
         let half = self.half.as_deref()?;
-        let words = self.paths[Family::V4.index()].states.words();
+        let words = self.paths.each_ref().map(|paths| paths.states.words());
         let wanted = || own::wanted(&self.site, &self.kernel, half, words);
         std::mem::take(&mut self.unrouted).then(wanted)
     }

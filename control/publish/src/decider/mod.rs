@@ -17,7 +17,7 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use weir_health::load::{Counts, Load, Reading};
 use weir_health::{History, Monitor, Signal};
@@ -64,7 +64,7 @@ pub struct Decider {
     /// The commands that make it, as they were decided last; none: to be decided.
     guard: Option<String>,
     /// Next hops whose hardware address is to be asked for.
-    unresolved: Vec<(u32, Ipv4Addr)>,
+    unresolved: Vec<(u32, IpAddr)>,
     /// By uplink: when its next hop was last checked since its targets fell silent.
     doubted: Vec<Option<u64>>,
     /// What rules and routes follow from has changed since they were made.

@@ -1,7 +1,8 @@
 //! What the table takes from the kernel beside the site.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use weir_layout::Family;
 use weir_site::{Site, is_interface_name};
 use weir_view::{Kernel, Link};
 
@@ -13,8 +14,8 @@ pub struct Seen {
     /// Macvlan devices, each after the name of the port of the site that it is on. What comes by the
     /// port for their hardware address comes in by them.
     pub virtual_ports: Vec<(String, String)>,
-    /// The gateway's addresses on LANs.
-    pub lan_addresses: Vec<Ipv4Addr>,
+    /// The gateway's IPv4 addresses on LANs.
+    pub lan_addresses: Vec<IpAddr>,
     /// What is reached by one uplink alone.
     pub near: Vec<Near>,
 }
@@ -29,7 +30,9 @@ impl Seen {
         let links = lans.chain(on_lans.map(|(_, device)| *device));
         let named = |(port, device): &(&Link, &Link)| (port.name.clone(), device.name.clone());
         Self {
-            lan_addresses: links.flat_map(|link| kernel.addresses_of(link.index)).collect(),
+            lan_addresses: links
+                .flat_map(|link| kernel.addresses_of(Family::V4, link.index))
+                .collect(),
             virtual_ports: virtual_ports.iter().map(named).collect(),
             near: near::of(site, kernel),
         }
@@ -79,6 +82,6 @@ mod tests {
         let seen = Seen::of(&site, &kernel);
         let ports = [("lan0", "vrrp7"), ("wan0", "vrrp8")];
         assert_eq!(seen.virtual_ports, ports.map(|(p, d)| (p.to_owned(), d.to_owned())));
-        assert_eq!(seen.lan_addresses, [[10, 0, 0, 1], [10, 0, 0, 254]].map(Ipv4Addr::from));
+        assert_eq!(seen.lan_addresses, [[10, 0, 0, 1], [10, 0, 0, 254]].map(IpAddr::from));
     }
 }

@@ -1,0 +1,85 @@
+//! Networks of one address family, for what is read and decided of both by the same code.
+
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use weir_layout::Family;
+
+/// A network of one address family.
+pub trait Net: Copy + Debug + Display + Default + Ord + Hash + Into<IpNet> {
+    /// An address of it.
+    type Address: Copy + Debug + Display + Ord + Hash + Into<IpAddr>;
+    /// The family.
+    const FAMILY: Family;
+
+    /// The network, if it is of this family.
+    fn of(net: IpNet) -> Option<Self>;
+    /// The address, if it is of this family.
+    fn address(address: IpAddr) -> Option<Self::Address>;
+    /// Bits of its prefix.
+    fn prefix_len(&self) -> u8;
+}
+
+impl Net for Ipv4Net {
+    type Address = Ipv4Addr;
+    const FAMILY: Family = Family::V4;
+
+    fn of(net: IpNet) -> Option<Self> {
+        match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        }
+    }
+
+    fn address(address: IpAddr) -> Option<Ipv4Addr> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn prefix_len(&self) -> u8 {
+        Self::prefix_len(self)
+    }
+}
+
+impl Net for Ipv6Net {
+    type Address = Ipv6Addr;
+    const FAMILY: Family = Family::V6;
+
+    fn of(net: IpNet) -> Option<Self> {
+        match net {
+            IpNet::V4(_) => None,
+            IpNet::V6(net) => Some(net),
+        }
+    }
+
+    fn address(address: IpAddr) -> Option<Ipv6Addr> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+
+    fn prefix_len(&self) -> u8 {
+        Self::prefix_len(self)
+    }
+}
+
+/// The family of an address.
+pub const fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
+/// Is it an address of one link alone (RFC 3927, RFC 4291 §2.5.6)?
+pub const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
