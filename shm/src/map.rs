@@ -17,7 +17,7 @@ use crate::Error;
 use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
 use crate::flows::words::Stored;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 pub const MMAPABLE: u32 = 1 << 10;
@@ -201,12 +201,20 @@ pub fn open(
     Ok((mmap, found))
 }
 
-/// Stores a plain structure at `offset`, word by word, relaxed.
+/// Stores a value, relaxed, unless it is there already: the cache line then stays with its readers.
+#[inline]
+pub fn update(word: &AtomicU64, value: u64) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
+/// [Updates](update) a plain structure at `offset`, word by word.
 pub fn store<T: zerocopy::IntoBytes + zerocopy::Immutable>(mmap: &Mmap, offset: usize, value: &T) {
     const { assert!(size_of::<T>().is_multiple_of(8)) };
     let words = mmap.view::<AtomicU64>(offset);
     for (word, bytes) in words.iter().zip(value.as_bytes().as_chunks::<8>().0) {
-        word.store(u64::from_ne_bytes(*bytes), crate::sync::Ordering::Relaxed);
+        update(word, u64::from_ne_bytes(*bytes));
     }
 }
 
@@ -226,6 +234,6 @@ pub fn load_into<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     const { assert!(size_of::<T>().is_multiple_of(8)) };
     let words = mmap.view::<AtomicU64>(offset);
     for (word, bytes) in words.iter().zip(value.as_mut_bytes().as_chunks_mut::<8>().0) {
-        *bytes = word.load(crate::sync::Ordering::Relaxed).to_ne_bytes();
+        *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
     }
 }

@@ -11,6 +11,7 @@
 //! - the epoch store is a release, the reader's first look an acquire: the half is complete;
 //! - the reader's data loads come before an acquire fence and the second look.
 
+use crate::map;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Writes `data` as epoch `epoch + 1`; `half` are the words of the half that epoch selects.
@@ -19,7 +20,7 @@ pub fn write(epoch: &AtomicU64, half: &[AtomicU64], data: impl IntoIterator<Item
     let next = epoch.load(Ordering::Relaxed).wrapping_add(1);
     fence(Ordering::Release);
     for (word, value) in half.iter().zip(data) {
-        word.store(value, Ordering::Relaxed);
+        map::update(word, value);
     }
     epoch.store(next, Ordering::Release);
     next

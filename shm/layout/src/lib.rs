@@ -41,7 +41,7 @@ pub use family::Family;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;
@@ -100,20 +100,10 @@ impl RegionHeader {
     }
 }
 
-/// FNV-1a over 64-bit words: guards a published half against torn or foreign memory, not against
-/// an adversary who can write the region.
+/// XXH3: guards a published half against torn or foreign memory, not against an adversary who can
+/// write the region.
 pub fn checksum64(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0u8; 8];
-        word.copy_from_slice(chunk);
-        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    for byte in chunks.remainder() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash ^ (hash >> 32)
+    xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
 /// Largest frame of AF_XDP's, bytes: a page (`xdp_umem_reg`, net/xdp/xdp_umem.c).
