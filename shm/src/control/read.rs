@@ -21,25 +21,21 @@ pub struct Snapshot {
 impl Snapshot {
     /// As [`ControlRegion::snapshot`].
     pub(super) fn take(region: &ControlRegion) -> Option<Box<Self>> {
-        for _ in 0..TRIES {
-            let mut half = empty_half();
-            let mut tables = Family::ALL.map(|_| Vec::new());
-            let whole = publish::read(region.epoch_word(), |epoch| {
-                region.load_half(epoch, &mut half);
-                tables = Family::ALL.map(|family| {
-                    let table = |policy: usize| {
-                        let published = half.policies[policy].steering(family).has_table != 0;
-                        published.then(|| region.bank((epoch & 1) as usize, family, policy))
-                    };
-                    (0..MAX_POLICIES).map(table).collect()
-                });
-            });
-            let snapshot = Self { half, tables };
-            if whole && snapshot.is_sound() {
-                return Some(Box::new(snapshot));
-            }
-        }
-        None
+        let tables = Family::ALL.map(|_| Vec::new());
+        let mut snapshot = Box::new(Self { half: empty_half(), tables });
+        let load = |snapshot: &mut Self, epoch| snapshot.load(region, epoch);
+        read_sound(region, &mut *snapshot, load, Self::is_sound).then_some(snapshot)
+    }
+
+    fn load(&mut self, region: &ControlRegion, epoch: u64) {
+        region.load_half(epoch, &mut self.half);
+        self.tables = Family::ALL.map(|family| {
+            let table = |policy: usize| {
+                let published = self.half.policies[policy].steering(family).has_table != 0;
+                published.then(|| region.bank((epoch & 1) as usize, family, policy))
+            };
+            (0..MAX_POLICIES).map(table).collect()
+        });
     }
 
     /// The bucket table of a policy in a family; `None`: no uplink has a path in the family, or
@@ -53,9 +49,7 @@ impl Snapshot {
             let wanted = self.half.policies[policy].steering(family).buckets_checksum;
             self.table(family, policy).is_none_or(|table| checksum64(table) == wanted)
         };
-        self.half.epoch != 0
-            && self.half.checksum == self.half.compute_checksum()
-            && tables().all(is_table_sound)
+        is_half_sound(&self.half) && tables().all(is_table_sound)
     }
 }
 
@@ -80,16 +74,27 @@ impl Current {
     /// Replaces the copy by the current state; allocates nothing. `false`: nothing is published, the
     /// writer was faster three times over, or the checksum is wrong; the copy then stays.
     pub fn refresh(&mut self, region: &ControlRegion) -> bool {
-        for _ in 0..TRIES {
-            let whole = publish::read(region.epoch_word(), |epoch| {
-                region.load_half(epoch, &mut self.next);
-            });
-            let is_sound = || self.next.checksum == self.next.compute_checksum();
-            if whole && self.next.epoch != 0 && is_sound() {
-                std::mem::swap(&mut self.half, &mut self.next);
-                return true;
-            }
+        let load = |half: &mut ControlHalf, epoch| region.load_half(epoch, half);
+        let sound = read_sound(region, &mut *self.next, load, is_half_sound);
+        if sound {
+            std::mem::swap(&mut self.half, &mut self.next);
         }
-        false
+        sound
     }
+}
+
+/// Has `load` read the current epoch's part of the region into `into`, until that is of one
+/// publication and `is_sound`; `false`: not in [`TRIES`].
+fn read_sound<T>(
+    region: &ControlRegion,
+    into: &mut T,
+    load: impl Fn(&mut T, u64),
+    is_sound: impl Fn(&T) -> bool,
+) -> bool {
+    (0..TRIES)
+        .any(|_| publish::read(region.epoch_word(), |epoch| load(into, epoch)) && is_sound(into))
+}
+
+fn is_half_sound(half: &ControlHalf) -> bool {
+    half.epoch != 0 && half.checksum == half.compute_checksum()
 }
