@@ -11,6 +11,7 @@ pub fn reasons(word: u32) -> Vec<&'static str> {
         (path_state::NO_ADDRESS, "no usable address"),
         (path_state::NO_NEXT_HOP, "no next hop"),
         (path_state::UNHEALTHY, "unhealthy"),
+        (path_state::JOINT, "the other family is down"),
         (path_state::HELD_DOWN, "held down"),
         (path_state::DEGRADED, "degraded"),
         (path_state::LAST_RESORT, "last resort"),

@@ -28,6 +28,13 @@ pub enum Standing {
     Admin,
 }
 
+impl Standing {
+    /// Are flows forwarded?
+    pub fn usable(self) -> bool {
+        self < Self::Recovering
+    }
+}
+
 /// What a set of uplinks is to do; bit *u* is uplink *u*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice {

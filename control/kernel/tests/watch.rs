@@ -5,7 +5,6 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use nix::sched::{CloneFlags, unshare};
 use weir_kernel::watch::Watcher;
 use weir_layout::Family;
@@ -129,7 +128,7 @@ fn addresses_that_come_and_go_are_seen() {
             addresses(kernel, "wan0") == ["192.0.2.1", "198.51.100.7"]
         })
         .await;
-        let networks = kernel.networks::<Ipv4Net>(index(&kernel, "wan0"));
+        let networks = kernel.networks(Family::V4, index(&kernel, "wan0"));
         assert_eq!(networks[1].to_string(), "198.51.100.0/29");
         ip("addr del 192.0.2.1/24 dev wan0");
         until(&mut watcher, "only the second address", |kernel| {
@@ -373,7 +372,7 @@ fn an_ipv6_address_is_unfit_until_it_is_found_to_be_nobody_elses() {
         let kernel = watcher.read().await.unwrap();
         let key = (index(&kernel, "wan0"), "2001:db8::1".parse().unwrap());
         assert!(kernel.unfit.contains(&key), "it is tentative yet");
-        assert_eq!(kernel.networks::<Ipv6Net>(key.0)[0].to_string(), "2001:db8::/64");
+        assert_eq!(kernel.networks(Family::V6, key.0)[0].to_string(), "2001:db8::/64");
         with_address(&mut watcher, "2001:db8::1").await;
         ip("addr change 2001:db8::1/64 dev wan0 preferred_lft 0");
         until(&mut watcher, "a deprecated address", |kernel| kernel.unfit.contains(&key)).await;

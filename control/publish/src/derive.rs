@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
     PortRole, Prefix, Rule, Translate, Uplink, path_state,
@@ -66,7 +66,7 @@ pub fn derive(
         half.lan_prefixes[index] = prefix(net);
         half.lan_prefix_ports[index] = port.unwrap_or(NONE);
     }
-    let lan_nets: Vec<Ipv4Net> = lans.into_iter().map(|(net, _)| net).collect();
+    let lan_nets: Vec<IpNet> = lans.into_iter().map(|(net, _)| net).collect();
     half.lan_prefix_count = lan_nets.len() as u32;
 
     let mut problems = Family::ALL.map(|_| Vec::new());
@@ -80,31 +80,31 @@ pub fn derive(
         for family in Family::ALL {
             let path = slot.path_mut(family);
             path.since = since[family.index()].get(index).copied().unwrap_or(0);
-            let found = match family {
-                _ if !uplink.has_path(family) => path_state::NOT_CONFIGURED,
-                Family::V4 => {
-                    let clash = |link| weir_site::clashes(uplink, link, kernel, &lan_nets);
-                    let clashes = link.is_some_and(clash);
-                    let found = path4(path, uplink, site.nat_ports, link, kernel, &mut unresolved);
-                    of_link | found | if clashes { path_state::NO_ADDRESS } else { 0 }
-                }
-                // The view of the kernel has neither yet.
-                Family::V6 => of_link | path_state::NO_ADDRESS | path_state::NO_NEXT_HOP,
+            let found = if uplink.has_path(family) {
+                let clash = |link| weir_site::clashes(uplink, family, link, kernel, &lan_nets);
+                let clashes = link.is_some_and(clash);
+                of_settings(path, uplink, family, site.nat_ports);
+                let found = of_kernel(path, uplink, family, link, kernel, &mut unresolved);
+                of_link | found | if clashes { path_state::NO_ADDRESS } else { 0 }
+            } else {
+                path_state::NOT_CONFIGURED
             };
             problems[family.index()].push(by_hand | found);
         }
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
-    let hosts = hosts::Sources::of(site, kernel, lan_nets, &half);
+    let hosts = hosts::Sources::of(site, kernel, &lan_nets, &half);
     Published { half, problems, hosts, unresolved }
 }
 
-/// The prefixes of all LANs, given or connected, and the port of each.
-fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(Ipv4Net, Option<u8>)> {
+/// The prefixes of all LANs, given or connected, in the families of the site, and the port of each.
+fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(IpNet, Option<u8>)> {
     let mut nets = Vec::new();
-    for (lan, port) in site.lans.iter().zip(lan_ports) {
-        nets.extend(lan.networks(kernel).into_iter().map(|net| (net, *port)));
+    for family in site.families() {
+        for (lan, port) in site.lans.iter().zip(lan_ports) {
+            nets.extend(lan.networks(family, kernel).into_iter().map(|net| (net, *port)));
+        }
     }
     nets.truncate(MAX_LAN_PREFIXES);
     nets
@@ -135,29 +135,41 @@ fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port
     }
 }
 
-/// An uplink's IPv4 path; what is wrong with it beside its link.
-fn path4(
+/// What the file says of an uplink's path.
+fn of_settings(path: &mut Path, uplink: &UplinkConfig, family: Family, nat_ports: (u16, u16)) {
+    match (family, &uplink.ipv6) {
+        (Family::V4, _) => {
+            path.translate = uplink.translate as u8;
+            path.inbound = uplink.inbound.into();
+            (path.nat_lo, path.nat_hi) = nat_ports;
+        }
+        (Family::V6, ipv6) => {
+            path.translate = Translate::None as u8;
+            path.inbound = ipv6.as_ref().is_some_and(|ipv6| ipv6.inbound).into();
+        }
+    }
+}
+
+/// What the kernel says of an uplink's path; what is wrong with it beside its link.
+fn of_kernel(
     path: &mut Path,
     uplink: &UplinkConfig,
-    nat_ports: (u16, u16),
+    family: Family,
     link: Option<&Link>,
     kernel: &Kernel,
     unresolved: &mut Vec<(u32, IpAddr)>,
 ) -> u32 {
-    path.translate = uplink.translate as u8;
-    path.inbound = uplink.inbound.into();
-    (path.nat_lo, path.nat_hi) = nat_ports;
     let Some(link) = link else { return 0 };
-    let pool = uplink.pool(Family::V4, link.index, kernel);
+    let pool = uplink.pool(family, link.index, kernel);
     for (to, from) in path.pool.iter_mut().zip(pool.iter().take(MAX_POOL)) {
         *to = address(*from);
     }
     path.pool_len = pool.len().min(MAX_POOL) as u8;
     let mut problems = 0;
-    if uplink.translate == Translate::Nat44 && pool.is_empty() {
+    if path.translate == Translate::Nat44 as u8 && pool.is_empty() {
         problems |= path_state::NO_ADDRESS;
     }
-    let next_hop = uplink.next_hop_by(Family::V4, link.index, kernel);
+    let next_hop = uplink.next_hop_by(family, link.index, kernel);
     let known = next_hop.and_then(|next_hop| kernel.neighbours.get(&(link.index, next_hop)));
     path.next_hop = next_hop.map_or(Address::UNSPECIFIED, address);
     path.next_hop_mac = known.map_or(Mac::NONE, |known| Mac::new(known.mac));
@@ -167,7 +179,7 @@ fn path4(
     if let Some(next_hop) = next_hop
         && link.running
         // Nobody answers a question that has no address of the link.
-        && !kernel.waits_for(link.index, Family::V4)
+        && !kernel.waits_for(link.index, family)
         && !known.is_some_and(|known| known.fresh)
     {
         unresolved.push((link.index, next_hop));
@@ -204,7 +216,7 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
             Some(lan) => lan_ports.get(lan).copied().flatten().map_or(0, |port| 1 << (port & 63)),
         };
         let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
-        let net = |given: &Option<Ipv4Net>| given.as_ref().map_or(Prefix::ANY, prefix);
+        let net = |given: &Option<IpNet>| given.as_ref().map_or(Prefix::ANY, prefix);
         *slot = Rule {
             name: Name::new(&rule.name),
             in_ports,
@@ -228,13 +240,21 @@ fn address(address: IpAddr) -> Address {
     }
 }
 
-fn prefix(net: &Ipv4Net) -> Prefix {
-    Prefix::v4(net.network().octets(), net.prefix_len())
+fn prefix(net: &IpNet) -> Prefix {
+    match net {
+        IpNet::V4(net) => Prefix::v4(net.network().octets(), net.prefix_len()),
+        IpNet::V6(net) => Prefix {
+            address: net.network().octets(),
+            family: 6,
+            length: net.prefix_len(),
+            reserved: [0; 6],
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use weir_view::NeighbourEntry;
+    use weir_view::{NeighbourEntry, Route};
 
     use super::*;
     use crate::fixture::site;
@@ -319,9 +339,8 @@ mod tests {
             derive(site, &kernel, &Overrides::default(), [&[]; 2], None).problems.concat()
         };
         assert_eq!(problems(&site), [0, path_state::NOT_CONFIGURED]);
-        site.uplinks[0].ipv6 = true;
-        let lacking = path_state::NO_ADDRESS | path_state::NO_NEXT_HOP;
-        assert_eq!(problems(&site), [0, lacking]);
+        site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
+        assert_eq!(problems(&site), [0, path_state::NO_NEXT_HOP]);
     }
 
     #[test]
@@ -330,5 +349,63 @@ mod tests {
         overrides.hands.insert(0, Hand::Down);
         let found = derive(&site(&["a"]), &Kernel::default(), &overrides, [&[]; 2], None);
         assert!(found.problems.concat().iter().all(|word| word & path_state::ADMIN_DOWN != 0));
+    }
+
+    /// An uplink by `wan0` whose router of IPv6 has told of itself, and a LAN.
+    fn with_ipv6() -> (Site, Kernel) {
+        let mut site = site(&["a"]);
+        site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
+        let link =
+            |index, name: &str| Link { index, name: name.into(), running: true, ..Link::default() };
+        let gateway = "fe80::1".parse().ok();
+        let default = Route { gateway, ..Route::by(2, ipnet::Ipv6Net::default()) };
+        let addresses = [(1, "10.0.0.1/24"), (1, "2001:db8:7::1/64"), (2, "2001:db8:1::2/64")];
+        let kernel = Kernel {
+            links: vec![link(1, "lan0"), link(2, "wan0")],
+            addresses: addresses.map(|(index, net)| (index, net.parse().unwrap())).into(),
+            routes6: std::sync::Arc::new(vec![default].into()),
+            ..Kernel::default()
+        };
+        (site, kernel)
+    }
+
+    #[test]
+    fn an_ipv6_path_leads_to_the_router_that_told_of_itself_and_translates_nothing() {
+        let (site, mut kernel) = with_ipv6();
+        let problems = |kernel: &Kernel| {
+            let found = derive(&site, kernel, &Overrides::default(), [&[]; 2], None);
+            (found.problems[Family::V6.index()][0], found.unresolved)
+        };
+        let next_hop: IpAddr = "fe80::1".parse().unwrap();
+        assert_eq!(problems(&kernel), (path_state::NO_NEXT_HOP, vec![(2, next_hop)]));
+        let known = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+        kernel.neighbours.insert((2, next_hop), known);
+        assert_eq!(problems(&kernel), (0, vec![]));
+        let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
+        let path = half.uplinks[0].path(Family::V6);
+        assert_eq!(path.translate, Translate::None as u8);
+        assert_eq!((path.next_hop, path.next_hop_mac), (address(next_hop), Mac::new([4; 6])));
+        assert_eq!(path.addresses(), [address("2001:db8:1::2".parse().unwrap())]);
+    }
+
+    #[test]
+    fn ipv6_networks_of_lans_are_published_where_an_uplink_has_ipv6() {
+        let (mut site, kernel) = with_ipv6();
+        let nets = |site: &Site| {
+            let half = derive(site, &kernel, &Overrides::default(), [&[]; 2], None).half;
+            half.lan_prefixes().iter().map(|net| (net.family, net.length)).collect::<Vec<_>>()
+        };
+        assert_eq!(nets(&site), [(4, 24), (6, 64)]);
+        site.uplinks[0].ipv6 = None;
+        assert_eq!(nets(&site), [(4, 24)]);
+    }
+
+    #[test]
+    fn an_uplink_on_an_ipv6_network_of_the_lan_has_no_usable_ipv6_address() {
+        let (site, mut kernel) = with_ipv6();
+        kernel.addresses.push((2, "2001:db8:7::2/64".parse().unwrap()));
+        let found = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
+        let clashes = found.problems.map(|of| of[0] & path_state::NO_ADDRESS != 0);
+        assert!(clashes[Family::V6.index()]);
     }
 }

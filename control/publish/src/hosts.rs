@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Path, host_class};
 use weir_shm::hosts::HostPrefixes;
@@ -45,7 +45,7 @@ pub struct Sources {
 
 impl Sources {
     /// What there is of them now; `half` has the uplinks' addresses.
-    pub fn of(site: &Site, kernel: &Kernel, lans: Vec<Ipv4Net>, half: &ControlHalf) -> Self {
+    pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
         let pools = paths.flat_map(Path::addresses).map(|address| address.to_v4().into());
         let held = kernel.addresses.iter().filter_map(|(_, net)| Ipv4Net::address(net.addr()));
@@ -62,7 +62,7 @@ impl Sources {
             virtual_ports: virtual_ports
                 .map(|(port, device)| (port.index, device.name.clone()))
                 .collect(),
-            lans,
+            lans: lans.iter().copied().filter_map(Ipv4Net::of).collect(),
             own: held.collect(),
             pools: pools.collect(),
         }
@@ -140,8 +140,8 @@ mod tests {
 
     fn sources(kernel: &Kernel) -> Sources {
         let site = weir_site::parse("weir.toml", SITE).unwrap();
-        let lans = vec!["192.168.1.0/24".parse().unwrap()];
-        Sources::of(&site, kernel, lans, &weir_shm::control::empty_half())
+        let lans = ["192.168.1.0/24".parse().unwrap()];
+        Sources::of(&site, kernel, &lans, &weir_shm::control::empty_half())
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         let mut kernel = kernel(&[]);
         kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
         let site = weir_site::parse("weir.toml", SITE).unwrap();
-        let prefixes = Sources::of(&site, &kernel, Vec::new(), &half).prefixes();
+        let prefixes = Sources::of(&site, &kernel, &[], &half).prefixes();
         assert_eq!(prefixes[&([203, 0, 113, 7], 32)], host_class::POOL);
         assert_eq!(prefixes[&([203, 0, 113, 8], 32)], host_class::LOCAL);
     }

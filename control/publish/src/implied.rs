@@ -5,27 +5,26 @@ use weir_site::Site;
 use weir_site::health::{Probe, Target};
 use weir_view::Kernel;
 
-/// The target's name.
-const NAME: &str = "next hop";
+/// The target's name, by [`Family`].
+const NAMES: [&str; Family::COUNT] = ["next hop", "IPv6 next hop"];
 
-/// Gives every uplink without targets its next hop as one, as far as it is known; says whether one
-/// has another than before.
+/// Gives every path its next hop as a target, as far as it is known, for want of others; says whether
+/// one has another than before.
 ///
 /// Its silence is a reason to check its hardware address, not more: many routers answer no pings, or
 /// stop when they are busy. One that answers neither is gone.
 pub fn imply(site: &mut Site, kernel: &Kernel) -> bool {
     let mut changed = false;
     for uplink in &mut site.uplinks {
-        if !uplink.health.implied && !uplink.health.targets.is_empty() {
-            continue;
-        }
         let link = kernel.link(&uplink.interface);
-        let next_hop = link.and_then(|link| uplink.next_hop_by(Family::V4, link.index, kernel));
-        let probe = next_hop.map(|next_hop| Probe::Icmp { address: next_hop });
-        let targets: Vec<_> =
-            probe.into_iter().map(|kind| Target { name: NAME.into(), kind }).collect();
-        changed |= targets != uplink.health.targets;
-        (uplink.health.targets, uplink.health.implied) = (targets, true);
+        let implied = Family::ALL.map(|family| {
+            let link = link.filter(|_| uplink.has_path(family))?;
+            let address = uplink.next_hop_by(family, link.index, kernel)?;
+            let name = NAMES[family.index()].into();
+            Some(Target { name, kind: Probe::Icmp { address } })
+        });
+        changed |= implied != uplink.implied;
+        uplink.implied = implied;
     }
     changed
 }

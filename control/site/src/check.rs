@@ -1,10 +1,10 @@
 //! From the file to a [`Site`]: names become indices, and what makes no sense is refused.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use toml::Spanned;
 use weir_layout::control::{
     MAX_LAN_PREFIXES, MAX_POOL, Member, OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts,
@@ -12,12 +12,12 @@ use weir_layout::control::{
 };
 use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
-use super::capacity;
 use super::checker::Checker;
 use super::machine::overlap;
 use super::place::{Places, Problem};
 use super::schema::{self, Addresses, Cut, File, Key, Loss, Protocol, Translation};
 use super::{Failback, Lan, MemberConfig, PolicyConfig, RuleConfig, Site, UplinkConfig};
+use super::{capacity, ipv6};
 use crate::health::{Fault, Health};
 use crate::load::Balance;
 
@@ -131,7 +131,8 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
 }
 
 fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
-    let mut seen: Vec<(Ipv4Net, usize)> = Vec::new();
+    let has_ipv6 = file.uplink.iter().any(|uplink| uplink.get_ref().ipv6.is_some());
+    let mut seen: Vec<(IpNet, usize)> = Vec::new();
     let mut lans = Vec::new();
     for lan in &file.lan {
         let line = c.places.line(lan.span().start);
@@ -142,6 +143,10 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
             if let Some((other, line)) = seen.iter().find(|(p, _)| overlap(p, &prefix)) {
                 let message = format!("LAN prefix {prefix} overlaps {other} of line {line}");
                 c.refuse(spanned.span(), message, "each address belongs to one LAN port");
+            }
+            if matches!(prefix, IpNet::V6(_)) && !has_ipv6 {
+                let message = format!("LAN prefix {prefix} is of IPv6, and no uplink is");
+                c.refuse(spanned.span(), message, "give an uplink `ipv6`, or remove it");
             }
             seen.push((prefix, c.places.line(spanned.span().start)));
             prefixes.push(prefix);
@@ -154,7 +159,7 @@ fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
 
 fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
     let mut uplinks = Vec::new();
-    let mut pooled: HashMap<Ipv4Addr, usize> = HashMap::new();
+    let mut pooled: HashMap<IpAddr, usize> = HashMap::new();
     let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
     let inherited = everywhere.check();
     for uplink in &file.uplink {
@@ -179,7 +184,7 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
             }
         }
         for address in &addresses {
-            if let Some(first) = pooled.insert(*address, line) {
+            if let Some(first) = pooled.insert(IpAddr::V4(*address), line) {
                 c.refuse(
                     uplink.span(),
                     format!("address {address} is there twice, first in line {first}"),
@@ -200,6 +205,9 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
                  translate = \"none\"",
             );
         }
+        #[cfg(not(test))]
+        u.ipv6.iter().for_each(|it| c.refuse(it.span(), "IPv6 is not forwarded yet", "remove it"));
+        let ipv6 = u.ipv6.as_ref().map(|given| ipv6::path(c, given, &mut pooled, line));
         let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
         let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
         let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
@@ -213,7 +221,8 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
                 Translation::Nat44 => Translate::Nat44,
                 Translation::None => Translate::None,
             },
-            ipv6: false,
+            ipv6,
+            implied: Default::default(),
             inbound: inbound.is_some(),
             health: u
                 .health
@@ -425,14 +434,22 @@ fn rules(
                 "remove the ports, or say \"tcp\" or \"udp\"",
             );
         }
+        let (source, destination) = (r.source.as_ref(), r.destination.as_ref());
+        let (source, destination) = (source.map(|p| c.prefix(p)), destination.map(|p| c.prefix(p)));
+        if let (Some(IpNet::V4(v4)), Some(IpNet::V6(v6)))
+        | (Some(IpNet::V6(v6)), Some(IpNet::V4(v4))) = (source, destination)
+        {
+            let message = format!("no packet has an address in {v4} and one in {v6}");
+            c.refuse(rule.span(), message, "write a rule for each family");
+        }
         rules.push(RuleConfig {
             name: r
                 .name
                 .as_ref()
                 .map_or_else(|| format!("rule-{}", index + 1), |n| n.get_ref().clone()),
             in_lan: r.in_interface.as_ref().map(|i| c.find("LAN interface", i, lans)),
-            source: r.source.as_ref().map(|p| c.prefix(p)),
-            destination: r.destination.as_ref().map(|p| c.prefix(p)),
+            source,
+            destination,
             protocol,
             source_ports,
             destination_ports,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::place::{Places, Problem};
@@ -163,7 +163,7 @@ impl Checker<'_> {
     }
 
     /// The prefix, without what is set after its length and refused.
-    pub fn prefix(&mut self, net: &Spanned<Ipv4Net>) -> Ipv4Net {
+    pub fn prefix(&mut self, net: &Spanned<IpNet>) -> IpNet {
         let given = *net.get_ref();
         if given.trunc() != given {
             self.refuse(

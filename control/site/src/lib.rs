@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
-//! | `check`, `checker`, `capacity` | from the file to a [`Site`] |
+//! | `check`, `checker`, `capacity`, `ipv6` | from the file to a [`Site`] |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
@@ -26,6 +26,7 @@ mod frames;
 pub mod group;
 pub mod health;
 pub mod hooks;
+mod ipv6;
 pub mod load;
 mod machine;
 mod paths;
@@ -37,14 +38,15 @@ mod sources;
 mod trust;
 mod warn;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use weir_layout::Family;
 use weir_layout::control::{OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate};
 use weir_view::Kernel;
 
-use crate::health::Health;
+use crate::health::{Health, Target};
 use crate::load::{Balance, Capacity, Spill};
 
 pub use machine::{against_kernel, clashes, overlap};
@@ -111,8 +113,8 @@ pub struct Site {
 pub struct Lan {
     /// Interface name.
     pub interface: String,
-    /// Prefixes behind it; empty: the interface's own.
-    pub prefixes: Vec<Ipv4Net>,
+    /// Prefixes behind it; none of a family: the interface's own.
+    pub prefixes: Vec<IpNet>,
     /// Where in the file.
     pub line: usize,
 }
@@ -132,8 +134,10 @@ pub struct UplinkConfig {
     pub addresses: Vec<Ipv4Addr>,
     /// Address translation.
     pub translate: Translate,
-    /// It has an IPv6 path too; no file can say so yet.
-    pub ipv6: bool,
+    /// Its IPv6 path; none: it is used for IPv4 alone.
+    pub ipv6: Option<Ipv6Config>,
+    /// By [`Family`]: what is probed of a path for want of targets.
+    pub implied: [Option<Target>; Family::COUNT],
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
     /// How its health is judged.
@@ -144,6 +148,20 @@ pub struct UplinkConfig {
     pub spill: Option<Spill>,
     /// Where in the file.
     pub line: usize,
+}
+
+/// An uplink's IPv6 path. The LANs have prefixes that are the site's own, whatever the provider:
+/// nothing is translated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6Config {
+    /// Next hop; none: the kernel's default route on the interface.
+    pub next_hop: Option<Ipv6Addr>,
+    /// Source addresses of probes and of what the gateway sends; empty: the interface's own.
+    pub addresses: Vec<Ipv6Addr>,
+    /// What no flow asked for may come in by it, for the prefixes of the LANs.
+    pub inbound: bool,
+    /// Where one path of the uplink is out of use the other is too.
+    pub joint: bool,
 }
 
 /// A policy.
@@ -206,10 +224,10 @@ pub struct RuleConfig {
     pub name: String,
     /// LAN port, as an index into [`Site::lans`].
     pub in_lan: Option<usize>,
-    /// Source prefix.
-    pub source: Option<Ipv4Net>,
-    /// Destination prefix.
-    pub destination: Option<Ipv4Net>,
+    /// Source prefix; packets of the other family do not match.
+    pub source: Option<IpNet>,
+    /// Destination prefix, of the family of the other one.
+    pub destination: Option<IpNet>,
     /// IP protocol, 0 = any.
     pub protocol: u8,
     /// Source ports, inclusive.

@@ -1,11 +1,11 @@
 //! What a site asks of the machine it runs on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use weir_layout::control::{DeviceFault, Translate};
 use weir_layout::{Family, MAX_QUEUES};
-use weir_view::{Kernel, Link, local_ports};
+use weir_view::{Kernel, Link, Net, Route, is_link_local, local_ports};
 
 use super::place::Problem;
 use super::{Lan, Site, UplinkConfig};
@@ -15,22 +15,28 @@ impl UplinkConfig {
     /// Where its path leads by the interface of this index: what the file says, else the kernel's
     /// default route.
     pub fn next_hop_by(&self, family: Family, interface: u32, kernel: &Kernel) -> Option<IpAddr> {
-        let given = match family {
+        self.given_next_hop(family).or_else(|| kernel.default_next_hop(family, interface))
+    }
+
+    /// The next hop that the file says.
+    pub(crate) fn given_next_hop(&self, family: Family) -> Option<IpAddr> {
+        match family {
             Family::V4 => self.next_hop.map(IpAddr::V4),
-            Family::V6 => None,
-        };
-        given.or_else(|| kernel.default_next_hop(family, interface))
+            Family::V6 => self.ipv6.as_ref().and_then(|ipv6| ipv6.next_hop).map(IpAddr::V6),
+        }
     }
 }
 
 impl Lan {
-    /// The prefixes behind it: what the file says, else the networks of its interface.
-    pub fn networks(&self, kernel: &Kernel) -> Vec<Ipv4Net> {
-        let own = || kernel.link(&self.interface).map(|link| kernel.networks(link.index));
-        match self.prefixes.is_empty() {
-            true => own().unwrap_or_default(),
-            false => self.prefixes.clone(),
+    /// The prefixes of a family behind it: what the file says, else the networks of its interface.
+    pub fn networks(&self, family: Family, kernel: &Kernel) -> Vec<IpNet> {
+        let given = self.prefixes.iter().filter(|net| weir_view::family(net.addr()) == family);
+        let given: Vec<IpNet> = given.copied().collect();
+        if !given.is_empty() {
+            return given;
         }
+        let link = kernel.link(&self.interface);
+        link.map_or_else(Vec::new, |link| kernel.networks(family, link.index))
     }
 }
 
@@ -39,6 +45,12 @@ impl Site {
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         let lans = self.lans.iter().map(|lan| lan.interface.as_str());
         lans.chain(self.uplinks.iter().map(|uplink| uplink.interface.as_str()))
+    }
+
+    /// The families that it has paths in.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        let has = |family: &Family| self.uplinks.iter().any(|uplink| uplink.has_path(*family));
+        Family::ALL.into_iter().filter(has)
     }
 
     /// Indices of the uplinks' interfaces that are there.
@@ -59,10 +71,12 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     for uplink in &site.uplinks {
         machine.interface(&uplink.interface, uplink.line);
     }
-    let lan_nets = machine.lans(&site.lans);
-    for uplink in &site.uplinks {
-        if let Some(link) = kernel.link(&uplink.interface) {
-            machine.uplink(uplink, link, &lan_nets);
+    for family in site.families() {
+        let lan_nets = machine.lans(family, &site.lans);
+        for uplink in site.uplinks.iter().filter(|uplink| uplink.has_path(family)) {
+            if let Some(link) = kernel.link(&uplink.interface) {
+                machine.path(family, uplink, link, &lan_nets);
+            }
         }
     }
     if site.uplinks.iter().any(|u| u.translate == Translate::Nat44) {
@@ -75,17 +89,33 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     machine.problems
 }
 
-/// Has the uplink's interface a network, or its pool an address, of these prefixes of LANs? Then it
-/// is not to be told from the LAN.
-pub fn clashes(uplink: &UplinkConfig, link: &Link, kernel: &Kernel, lan_nets: &[Ipv4Net]) -> bool {
-    let nets: Vec<Ipv4Net> = kernel.networks(link.index);
+/// Has the uplink's interface a network of the family, or its IPv4 pool an address, of these prefixes
+/// of LANs? Then it is not to be told from the LAN.
+pub fn clashes(
+    uplink: &UplinkConfig,
+    family: Family,
+    link: &Link,
+    kernel: &Kernel,
+    lan_nets: &[IpNet],
+) -> bool {
+    let of_lan = |address: &Ipv4Addr| {
+        let address = IpAddr::V4(*address);
+        lan_nets.iter().any(|net| net.contains(&address))
+    };
+    let nets = kernel.networks(family, link.index);
     nets.iter().any(|net| lan_nets.iter().any(|lan_net| overlap(lan_net, net)))
-        || uplink.addresses.iter().any(|pool| lan_nets.iter().any(|net| net.contains(pool)))
+        || family == Family::V4 && uplink.addresses.iter().any(of_lan)
 }
 
 /// Has one prefix an address of the other?
-pub fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// What is routed by an interface without a gateway, but for all there is.
+fn on_link<N: Net>(routes: &[Route<N>], link: &Link) -> Vec<IpNet> {
+    let by = routes.iter().filter(|r| r.interface == link.index && r.gateway.is_none());
+    by.map(|r| r.destination.into()).filter(|net: &IpNet| net.prefix_len() > 0).collect()
 }
 
 struct Machine<'k> {
@@ -156,11 +186,11 @@ impl Machine<'_> {
         }
     }
 
-    /// The prefixes of all LANs, given or connected.
-    fn lans<'l>(&mut self, lans: &'l [Lan]) -> Vec<(Ipv4Net, &'l Lan)> {
-        let mut nets: Vec<(Ipv4Net, &Lan)> = Vec::new();
+    /// The prefixes of all LANs in a family, given or connected.
+    fn lans<'l>(&mut self, family: Family, lans: &'l [Lan]) -> Vec<(IpNet, &'l Lan)> {
+        let mut nets: Vec<(IpNet, &Lan)> = Vec::new();
         for lan in lans {
-            for net in lan.networks(self.kernel) {
+            for net in lan.networks(family, self.kernel) {
                 let other = nets
                     .iter()
                     .find(|(other, of)| of.interface != lan.interface && overlap(other, &net));
@@ -180,9 +210,15 @@ impl Machine<'_> {
         nets
     }
 
-    fn uplink(&mut self, uplink: &UplinkConfig, link: &Link, lan_nets: &[(Ipv4Net, &Lan)]) {
+    fn path(
+        &mut self,
+        family: Family,
+        uplink: &UplinkConfig,
+        link: &Link,
+        lan_nets: &[(IpNet, &Lan)],
+    ) {
         let UplinkConfig { name, interface, line, .. } = uplink;
-        let nets: Vec<Ipv4Net> = self.kernel.networks(link.index);
+        let nets = self.kernel.networks(family, link.index);
         for net in &nets {
             if let Some((lan_net, lan)) = lan_nets.iter().find(|(lan_net, _)| overlap(lan_net, net))
             {
@@ -193,8 +229,10 @@ impl Machine<'_> {
                 self.tolerate(*line, message, "renumber the LAN, or the link to the provider");
             }
         }
-        for address in &uplink.addresses {
-            if let Some((net, lan)) = lan_nets.iter().find(|(net, _)| net.contains(address)) {
+        // Where nothing is translated, the gateway's own address in the prefix of a LAN is a source.
+        let pool = uplink.given_addresses(family).into_iter().filter(IpAddr::is_ipv4);
+        for address in pool {
+            if let Some((net, lan)) = lan_nets.iter().find(|(net, _)| net.contains(&address)) {
                 let message = format!(
                     "address {address} of uplink {name} is in {net} of LAN {}",
                     lan.interface
@@ -202,8 +240,8 @@ impl Machine<'_> {
                 self.tolerate(*line, message, "give an address that the provider routes here");
             }
         }
-        let Some(next_hop) = uplink.next_hop else { return };
-        if self.kernel.addresses_of(Family::V4, link.index).contains(&next_hop.into()) {
+        let Some(next_hop) = uplink.given_next_hop(family) else { return };
+        if self.kernel.addresses_of(family, link.index).contains(&next_hop) {
             let message = format!("next hop {next_hop} of uplink {name} is the gateway itself");
             self.tolerate(*line, message, "give the address of the provider's router");
         } else if !nets.is_empty() && !self.reached(link, next_hop) {
@@ -219,14 +257,13 @@ impl Machine<'_> {
     }
 
     /// Is the address on a network of the interface, or routed there without a gateway?
-    fn reached(&self, link: &Link, address: std::net::Ipv4Addr) -> bool {
-        let on_link =
-            self.kernel.routes.iter().filter(|r| r.interface == link.index && r.gateway.is_none());
-        let nets: Vec<Ipv4Net> = self.kernel.networks(link.index);
-        nets.iter().any(|net| net.contains(&address))
-            || on_link
-                .map(|r| r.destination)
-                .any(|net| net.prefix_len() > 0 && net.contains(&address))
+    fn reached(&self, link: &Link, address: IpAddr) -> bool {
+        let on_link = match address {
+            IpAddr::V4(_) => on_link(&self.kernel.routes, link),
+            IpAddr::V6(_) => on_link(&self.kernel.routes6, link),
+        };
+        let nets = self.kernel.networks(weir_view::family(address), link.index).into_iter();
+        is_link_local(address) || nets.chain(on_link).any(|net| net.contains(&address))
     }
 
     fn ports(&mut self, site: &Site) {

@@ -8,19 +8,29 @@ use super::health::Health;
 impl UplinkConfig {
     /// Has it a path in the family?
     pub fn has_path(&self, family: Family) -> bool {
-        family == Family::V4 || self.ipv6
+        family == Family::V4 || self.ipv6.is_some()
+    }
+
+    /// Is each of its paths out of use where the other is?
+    pub fn is_joint(&self) -> bool {
+        self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)
     }
 
     /// How the health of its path in a family is judged; `None`: it has none. Where it has both, a
-    /// target is evidence of the path in its own family alone.
+    /// target is evidence of the path in its own family alone. Without one, what is
+    /// [implied](Self::implied) is probed.
     pub fn path_health(&self, family: Family) -> Option<Health> {
         if !self.has_path(family) {
             return None;
         }
         let mut health = self.health.clone();
         if Family::ALL.into_iter().all(|family| self.has_path(family)) {
-            let is_of = |host: std::net::IpAddr| host.is_ipv6() == (family == Family::V6);
+            let is_of = |host: std::net::IpAddr| weir_view::family(host) == family;
             health.targets.retain(|target| target.kind.host().is_none_or(is_of));
+        }
+        if health.targets.is_empty() {
+            health.targets.extend(self.implied[family.index()].clone());
+            health.implied = true;
         }
         Some(health)
     }
@@ -43,7 +53,7 @@ mod tests {
     #[test]
     fn a_target_is_evidence_of_the_path_of_its_family() {
         let mut uplink = crate::parse("weir.toml", SITE).unwrap().uplinks.remove(0);
-        uplink.ipv6 = true;
+        uplink.ipv6 = Some(crate::Ipv6Config::default());
         assert_eq!(targets(&uplink), [Some(vec!["four".into()]), Some(vec!["six".into()])]);
     }
 

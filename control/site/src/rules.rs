@@ -5,9 +5,10 @@
 //! protocol or a port is not told by their destination, so rules that ask for such are named and not
 //! followed. Neither is a default route: what LANs send to the Internet is weir's.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+use weir_layout::Family;
 use weir_view::rule::{Action, LOCAL, MAIN, Rule};
-use weir_view::{Kernel, Route};
+use weir_view::{Kernel, Net, Route};
 
 use crate::{Site, overlap};
 
@@ -33,7 +34,9 @@ enum Standing {
 
 fn standing(rule: &Rule, lans: &[(&str, Vec<Ipv4Net>)]) -> Standing {
     let everywhere = rule.source.prefix_len() == 0;
-    let from = |nets: &[Ipv4Net]| everywhere || nets.iter().any(|n| overlap(n, &rule.source));
+    let source = IpNet::V4(rule.source);
+    let from =
+        |nets: &[Ipv4Net]| everywhere || nets.iter().any(|net| overlap(&IpNet::V4(*net), &source));
     let by = |name| rule.interface.as_deref().is_none_or(|interface| interface == name);
     let mut concerned = lans.iter().filter(|(name, nets)| by(*name) && from(nets)).peekable();
     if concerned.peek().is_none() {
@@ -49,7 +52,11 @@ fn standing(rule: &Rule, lans: &[(&str, Vec<Ipv4Net>)]) -> Standing {
 }
 
 fn lans<'s>(site: &'s Site, kernel: &Kernel) -> Vec<(&'s str, Vec<Ipv4Net>)> {
-    site.lans.iter().map(|lan| (lan.interface.as_str(), lan.networks(kernel))).collect()
+    let nets = |lan: &crate::Lan| {
+        let nets = lan.networks(Family::V4, kernel).into_iter();
+        nets.filter_map(Ipv4Net::of).collect()
+    };
+    site.lans.iter().map(|lan| (lan.interface.as_str(), nets(lan))).collect()
 }
 
 /// What is looked up for packets from LANs, in order. The main table is always among it.

@@ -1,8 +1,8 @@
 //! The file as TOML has it.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use toml::Spanned;
 
@@ -90,7 +90,7 @@ pub struct Timeouts {
 pub struct Lan {
     pub interface: Spanned<String>,
     #[serde(default)]
-    pub prefixes: Vec<Spanned<Ipv4Net>>,
+    pub prefixes: Vec<Spanned<IpNet>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,6 +105,7 @@ pub struct Uplink {
     #[serde(default = "Translation::default")]
     pub translate: Translation,
     pub inbound: Option<Spanned<bool>>,
+    pub ipv6: Option<Spanned<Ipv6>>,
     pub health: Option<Spanned<Health>>,
     pub capacity: Option<Capacity>,
     pub spill: Option<Spanned<Spill>>,
@@ -129,6 +130,27 @@ pub enum Addresses {
 pub enum Translation {
     #[default]
     Nat44,
+    None,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ipv6 {
+    // There is one, and the file says so: others may come.
+    #[serde(rename = "translate")]
+    pub _translate: Translation6,
+    pub next_hop: Option<Spanned<Ipv6Addr>>,
+    #[serde(default)]
+    pub addresses: Vec<Spanned<Ipv6Addr>>,
+    #[serde(default)]
+    pub inbound: bool,
+    #[serde(default)]
+    pub joint: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation6 {
     None,
 }
 
@@ -196,8 +218,8 @@ pub struct Member {
 pub struct Rule {
     pub name: Option<Spanned<String>>,
     pub in_interface: Option<Spanned<String>>,
-    pub source: Option<Spanned<Ipv4Net>>,
-    pub destination: Option<Spanned<Ipv4Net>>,
+    pub source: Option<Spanned<IpNet>>,
+    pub destination: Option<Spanned<IpNet>>,
     pub protocol: Option<Spanned<Protocol>>,
     pub source_ports: Option<Spanned<String>>,
     pub destination_ports: Option<Spanned<String>>,

@@ -16,7 +16,7 @@ impl UplinkConfig {
     /// ones. What else an interface has is for the link alone: the page of a modem, an address of RFC
     /// 3927, a virtual address of /32 that another gateway may take over.
     pub fn pool(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
-        match self.addresses_of(family) {
+        match self.given_addresses(family) {
             given if given.is_empty() => self.sources(family, interface, kernel),
             given => given,
         }
@@ -27,7 +27,7 @@ impl UplinkConfig {
     /// network up to the provider's router, then those that are for the link alone.
     pub fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let has = |address: &IpAddr| kernel.addresses.iter().any(|(_, n)| n.addr() == *address);
-        let mut own = self.addresses_of(family);
+        let mut own = self.given_addresses(family);
         own.retain(has);
         let sources = self.sources(family, interface, kernel).into_iter();
         for address in sources.chain(kernel.addresses_of(family, interface)) {
@@ -52,11 +52,12 @@ impl UplinkConfig {
         all
     }
 
-    /// What the file says of a family.
-    fn addresses_of(&self, family: Family) -> Vec<IpAddr> {
+    /// The source addresses that the file says.
+    pub(crate) fn given_addresses(&self, family: Family) -> Vec<IpAddr> {
+        let six = || self.ipv6.iter().flat_map(|ipv6| &ipv6.addresses).copied();
         match family {
             Family::V4 => self.addresses.iter().copied().map(IpAddr::V4).collect(),
-            Family::V6 => Vec::new(),
+            Family::V6 => six().map(IpAddr::V6).collect(),
         }
     }
 

@@ -671,3 +671,70 @@ fn a_device_with_fewer_queues_than_workers_is_warned_of_and_one_with_too_many_is
     assert!(found.len() == 1 && found[0].passing, "{found:#?}");
     assert!(found[0].to_string().contains("`ethtool -L wan1 combined 256`"), "{}", found[0]);
 }
+
+/// The good file with this for the first uplink's IPv6 path.
+fn with_ipv6(ipv6: &str) -> String {
+    GOOD.replacen("weight = 5", &format!("weight = 5\nipv6 = {{ {ipv6} }}"), 1)
+}
+
+#[test]
+fn an_uplink_has_an_ipv6_path_where_the_file_says_so() {
+    let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\", joint = true").replacen(
+        "\"10.77.0.0/16\"",
+        "\"10.77.0.0/16\", \"2001:db8:7::/48\"",
+        1,
+    );
+    let site = parse("weir.toml", &text).unwrap();
+    let next_hop = "fe80::1".parse().ok();
+    assert_eq!(
+        site.uplinks[0].ipv6,
+        Some(Ipv6Config { next_hop, joint: true, ..Ipv6Config::default() })
+    );
+    assert_eq!(site.uplinks[1].ipv6, None);
+    let nets = |family| site.lans[0].networks(family, &kernel());
+    assert_eq!(nets(Family::V4), ["10.77.0.0/16".parse().unwrap()]);
+    assert_eq!(nets(Family::V6), ["2001:db8:7::/48".parse().unwrap()]);
+}
+
+#[test]
+fn ipv6_is_told_how_it_is_translated() {
+    let found = problems(&with_ipv6("joint = true"));
+    assert!(found[0].contains("missing field `translate`"), "{found:?}");
+    let found = problems(&with_ipv6("translate = \"nat44\""));
+    assert!(found[0].contains("`nat44`") && found[0].contains("`none`"), "{found:?}");
+}
+
+#[test]
+fn an_ipv6_next_hop_is_a_host_and_a_source_is_one_beyond_the_link() {
+    let found = problems(&with_ipv6("translate = \"none\", next_hop = \"ff02::2\""));
+    assert!(found[0].contains("next hop ff02::2 is no host"), "{found:?}");
+    let found = problems(&with_ipv6("translate = \"none\", addresses = [\"fe80::7\"]"));
+    assert!(found[0].contains("address fe80::7 means nothing beyond"), "{found:?}");
+}
+
+#[test]
+fn a_lan_prefix_of_ipv6_wants_an_uplink_of_ipv6() {
+    let text = broken("\"10.77.0.0/16\"", "\"2001:db8:7::/48\"");
+    assert!(text.contains("2001:db8:7::/48 is of IPv6, and no uplink is"), "{text}");
+}
+
+#[test]
+fn a_rule_is_of_one_family() {
+    let prefixes = "source = \"10.77.0.0/16\"\ndestination = \"2001:db8::/32\"\nprotocol = \"udp\"";
+    let text = broken("protocol = \"udp\"", prefixes);
+    assert!(text.contains("no packet has an address in 10.77.0.0/16 and one in"), "{text}");
+}
+
+#[test]
+fn an_ipv6_network_of_an_uplink_that_a_lan_has_too_is_told() {
+    let text = with_ipv6("translate = \"none\", next_hop = \"2001:db8:9::1\"");
+    let site = parse("weir.toml", &text).unwrap();
+    let mut kernel = kernel();
+    kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
+    kernel.addresses.push((2, "2001:db8:7:0:1::1/80".parse().unwrap()));
+    let found = against_kernel(&site, &kernel, "weir.toml");
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("overlaps 2001:db8:7::/64 of LAN lan0"), "{found:?}");
+    assert!(found[1].contains("next hop 2001:db8:9::1 of uplink fiber is on no"), "{found:?}");
+}

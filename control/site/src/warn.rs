@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weir_view::Kernel;
+use weir_view::{Kernel, is_link_local};
 
 use super::schema::File;
 use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
@@ -28,12 +28,12 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
                 left_out.join(", ")
             ));
         }
-        let nets = link.map(|link| kernel.networks::<ipnet::Ipv4Net>(link.index));
-        let near = |host: &IpAddr| match host {
-            IpAddr::V4(host) => {
-                uplink.next_hop == Some(*host) || nets.iter().flatten().any(|n| n.contains(host))
-            }
-            IpAddr::V6(_) => false,
+        let near = |host: &IpAddr| {
+            let of = weir_view::family(*host);
+            let nets = link.map(|link| kernel.networks(of, link.index));
+            uplink.given_next_hop(of) == Some(*host)
+                || is_link_local(*host) && host.is_ipv6()
+                || nets.iter().flatten().any(|net| net.contains(host))
         };
         if !hosts.is_empty() && hosts.iter().all(near) {
             warnings.push(format!(

@@ -10,19 +10,24 @@ use super::Daemon;
 use crate::probe::{self, Binding, ProbedUplink};
 
 impl Daemon {
-    /// What is to be probed, and from where. An uplink without its interface or its carrier is not:
+    /// What is to be probed of each path, and from where. An uplink without its interface or its carrier is not:
     /// nothing leaves by it.
     pub(super) fn probes(&self) -> Vec<ProbedUplink<'_>> {
         let kernel = self.decider.kernel();
-        let probed =
-            self.decider.site().uplinks.iter().enumerate().filter_map(|(index, uplink)| {
-                let link = kernel.link(&uplink.interface).filter(|link| link.running)?;
-                let binding = Binding::of(uplink, link, kernel);
-                let is_silent = |family| self.decider.monitor(family).is_silent(index);
-                let silent = Family::ALL.into_iter().any(is_silent);
-                Some(ProbedUplink { name: &uplink.name, binding, health: &uplink.health, silent })
-            });
-        probed.collect()
+        let mut probed = Vec::new();
+        for (index, uplink) in self.decider.site().uplinks.iter().enumerate() {
+            let link = kernel.link(&uplink.interface).filter(|link| link.running);
+            let Some(link) = link else { continue };
+            let binding = Binding::of(uplink, link, kernel);
+            let paths = Family::ALL.map(|family| self.decider.monitor(family).path(index));
+            probed.extend(paths.into_iter().flatten().map(|path| ProbedUplink {
+                name: &uplink.name,
+                binding: binding.clone(),
+                health: path.health(),
+                silent: path.is_silent(),
+            }));
+        }
+        probed
     }
 
     /// As [`Self::on_probe`], for all that has been found by now. Goes before all that lets time pass

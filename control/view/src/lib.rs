@@ -183,10 +183,10 @@ impl Kernel {
         self.links.iter().filter(on).map(|on| on.mac).filter(|mac| *mac != link.mac).collect()
     }
 
-    /// Networks of one family that an interface is on.
-    pub fn networks<N: Net>(&self, index: u32) -> Vec<N> {
-        let of = self.addresses.iter().filter(|(i, _)| *i == index);
-        let mut networks: Vec<N> = of.filter_map(|(_, net)| N::of(net.trunc())).collect();
+    /// Networks of a family that an interface is on.
+    pub fn networks(&self, of: Family, index: u32) -> Vec<IpNet> {
+        let nets = self.addresses.iter().filter(|(i, net)| *i == index && family(net.addr()) == of);
+        let mut networks: Vec<IpNet> = nets.map(|(_, net)| net.trunc()).collect();
         networks.dedup();
         networks
     }

@@ -5,8 +5,9 @@ mod verdict;
 
 use weir_layout::Family;
 use weir_layout::control::path_state;
-use weir_site::Site;
+use weir_site::{Site, UplinkConfig};
 
+use crate::choice::Standing;
 use crate::history::Part;
 use crate::load::{Change, Rtt};
 use crate::path::Path;
@@ -34,6 +35,8 @@ struct Watched {
     machine: Option<Path>,
     /// State bits as last told.
     problems: Option<u32>,
+    /// How the uplink's other path stands; none: they are not joint.
+    other: Option<Standing>,
 }
 
 impl Monitor {
@@ -61,6 +64,7 @@ impl Monitor {
             name: uplink.name.clone(),
             machine: machine(index),
             problems: None,
+            other: None,
         });
         Self { family, paths: paths.collect(), transitions: Vec::new() }
     }
@@ -70,7 +74,7 @@ impl Monitor {
         for (index, uplink) in site.uplinks.iter().enumerate() {
             if index == self.paths.len() {
                 let name = uplink.name.clone();
-                self.paths.push(Watched { name, machine: None, problems: None });
+                self.paths.push(Watched { name, machine: None, problems: None, other: None });
             }
             let path = &mut self.paths[index];
             let health = uplink.path_health(self.family);
@@ -116,6 +120,23 @@ impl Monitor {
             for (_, signal) in back.iter().rev() {
                 self.signal(index, signal(true), now);
             }
+        }
+    }
+
+    /// By uplink, how its path stands by itself, where the uplink's paths are joint.
+    pub fn joint(&self, site: &Site) -> Vec<Option<Standing>> {
+        let standing = |(index, uplink): (usize, &UplinkConfig)| {
+            let path = self.path(index).filter(|_| uplink.is_joint())?;
+            Some(path.standing())
+        };
+        site.uplinks.iter().enumerate().map(standing).collect()
+    }
+
+    /// Takes how the joint paths of the other family stand, as it tells by [`joint`](Self::joint):
+    /// none of this one is better.
+    pub fn join(&mut self, others: &[Option<Standing>]) {
+        for (index, path) in self.paths.iter_mut().enumerate() {
+            path.other = others.get(index).copied().flatten();
         }
     }
 
@@ -192,6 +213,12 @@ impl Monitor {
     /// An uplink's path; `None`: it has none in the family.
     pub fn path(&self, uplink: usize) -> Option<&Path> {
         self.paths.get(uplink)?.machine.as_ref()
+    }
+
+    /// How an uplink's path stands, with the other one where they are joint.
+    fn standing(&self, uplink: usize) -> Option<Standing> {
+        let own = self.path(uplink)?.standing();
+        Some(self.paths[uplink].other.map_or(own, |other| own.max(other)))
     }
 
     /// Has any uplink a path in the family?

@@ -236,7 +236,7 @@ fn the_round_trip_time_is_the_median_of_the_targets_that_answer() {
 /// The site with an IPv6 path for both uplinks, and the monitors of both families.
 fn both_families() -> (Site, [Monitor; Family::COUNT]) {
     let mut site = site();
-    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = true);
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = Some(weir_site::Ipv6Config::default()));
     let monitors = Family::ALL.map(|family| Monitor::new(family, &site, &[], 0));
     (site, monitors)
 }
@@ -257,13 +257,13 @@ fn an_uplink_may_be_up_in_one_family_and_down_in_the_other() {
 #[test]
 fn an_uplink_without_a_path_is_not_configured_and_takes_nothing() {
     let (mut site, _) = both_families();
-    site.uplinks[0].ipv6 = false;
+    site.uplinks[0].ipv6 = None;
     let mut monitor = Monitor::new(Family::V6, &site, &[], 0);
     monitor.observe(&[path_state::NOT_CONFIGURED, 0], 0);
     let verdict = monitor.verdict(&site, |_| u64::MAX);
     assert_eq!(verdict.states, [path_state::NOT_CONFIGURED, path_state::USABLE]);
     assert_eq!(verdict.takers, [0b10, 0]);
-    site.uplinks[1].ipv6 = false;
+    site.uplinks[1].ipv6 = None;
     monitor.reconfigure(&site, 1);
     monitor.observe(&[path_state::NOT_CONFIGURED; 2], 1);
     let verdict = monitor.verdict(&site, |_| u64::MAX);
@@ -273,11 +273,35 @@ fn an_uplink_without_a_path_is_not_configured_and_takes_nothing() {
 #[test]
 fn a_path_that_is_configured_later_hears_what_was_told_before() {
     let (mut site, _) = both_families();
-    site.uplinks[0].ipv6 = false;
+    site.uplinks[0].ipv6 = None;
     let mut monitor = Monitor::new(Family::V6, &site, &[], 0);
     monitor.observe(&[path_state::NOT_CONFIGURED, 0], 0);
-    site.uplinks[0].ipv6 = true;
+    site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
     monitor.reconfigure(&site, 1);
     monitor.observe(&[0, 0], 1);
     assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
+}
+
+#[test]
+fn joint_paths_are_in_use_together_or_not_at_all() {
+    let (mut site, [mut v4, mut v6]) = both_families();
+    site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { joint: true, ..Default::default() });
+    v4.observe(&[0, 0], 0);
+    v6.observe(&[path_state::NO_NEXT_HOP; 2], 0);
+    v4.join(&v6.joint(&site));
+    v6.join(&v4.joint(&site));
+    let verdict = v4.verdict(&site, |_| u64::MAX);
+    assert_eq!(verdict.takers, [0b10, 0b01], "the second uplink's are not joint");
+    assert_eq!(verdict.states[1], path_state::USABLE);
+    assert_eq!(verdict.states[0] & path_state::USABLE, 0);
+    assert_ne!(verdict.states[0] & path_state::JOINT, 0);
+    let own = v6.verdict(&site, |_| u64::MAX).states[0];
+    assert_eq!(own & path_state::JOINT, 0, "it is down for a reason of its own");
+    // Each is judged by itself: neither keeps the other down.
+    v6.observe(&[0; 2], 10);
+    v4.join(&v6.joint(&site));
+    v6.join(&v4.joint(&site));
+    for monitor in [&v4, &v6] {
+        assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
+    }
 }

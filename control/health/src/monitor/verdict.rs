@@ -4,7 +4,7 @@ use weir_layout::control::path_state;
 use weir_site::{MemberConfig, Site};
 
 use super::Monitor;
-use crate::choice::choose;
+use crate::choice::{Standing, choose};
 use crate::path::Path;
 use crate::signal::State;
 
@@ -24,9 +24,10 @@ impl Monitor {
     /// for them. `weighty` gives the members of a policy that have a weight, a bit for each: one
     /// without takes no flows, so that it spares no worse one from taking them.
     pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64) -> Verdict {
-        let standing = |index: usize| Some((index as u8, self.path(index)?.standing()));
-        let well = self.machines().filter(|(_, machine)| machine.state().usable());
-        let well = well.fold(0u64, |set, (index, _)| set | 1 << index);
+        let standing = |index: usize| Some((index as u8, self.standing(index)?));
+        let is_well = |index: &usize| self.standing(*index).is_some_and(Standing::usable);
+        let well = (0..self.paths.len()).filter(is_well);
+        let well = well.fold(0u64, |set, index| set | 1 << index);
         let (mut kept, mut left) = (0, 0);
         let mut takers = Vec::new();
         let mut last_resort = 0;
@@ -54,8 +55,13 @@ impl Monitor {
                 State::Down => path_state::UNHEALTHY,
                 State::Draining => path_state::DRAINING,
             };
+            let joint = match path.other.filter(|_| path.machine.is_some()) {
+                Some(other) if !other.usable() => path_state::JOINT,
+                _ => 0,
+            };
             problems.unwrap_or(0)
                 | health
+                | joint
                 | bit(in_use, path_state::USABLE)
                 | bit(last_resort, path_state::LAST_RESORT)
                 | bit(kept & !in_use, path_state::SPARED)

@@ -2,15 +2,10 @@
 
 use std::net::IpAddr;
 
-use weir_layout::Family;
 use weir_view::own::Own;
 
 use super::Decider;
 use crate::own;
-
-/// How often the next hop of an uplink whose targets stay silent is checked, milliseconds: it is
-/// answered for within three seconds, or lost.
-const NEXT_HOP_CHECK_MS: u64 = 5000;
 
 impl Decider {
     /// Next hops whose hardware address is to be asked for, after the index of their interface.
@@ -22,24 +17,8 @@ impl Decider {
     /// an uplink's targets are silent, perhaps another router has the address and did not say so, or
     /// it is dead.
     pub fn doubts(&mut self, now: u64) -> Vec<(u32, IpAddr, [u8; 6])> {
-        let monitor = &self.paths[Family::V4.index()].monitor;
-        self.doubted.resize(self.site.uplinks.len(), None);
-        let mut doubts = Vec::new();
-        for (index, uplink) in self.site.uplinks.iter().enumerate() {
-            let last = &mut self.doubted[index];
-            if !monitor.is_silent(index) {
-                *last = None;
-            } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
-                && let Some(link) = self.kernel.link(&uplink.interface)
-                && let Some(next_hop) = uplink.next_hop_by(Family::V4, link.index, &self.kernel)
-                && let Some(known) = self.kernel.neighbours.get(&(link.index, next_hop))
-                && known.trusted
-            {
-                *last = Some(now);
-                doubts.push((link.index, next_hop, known.mac));
-            }
-        }
-        doubts
+        let Self { site, kernel, paths, .. } = self;
+        paths.iter_mut().flat_map(|paths| paths.doubts(site, kernel, now)).collect()
     }
 
     /// The rules and routes for what the gateway itself sends, if they may be others than when this

@@ -69,6 +69,10 @@ impl Decider {
             paths.observe(&published, now.ms);
         }
         let entries = self.write_down(now);
+        let joint = self.paths.each_ref().map(|paths| paths.monitor.joint(&self.site));
+        for (paths, other) in self.paths.iter_mut().zip(joint.iter().rev()) {
+            paths.monitor.join(other);
+        }
         let mut changes = Vec::new();
         let takers = self.paths.each_mut().map(|paths| {
             let (changed, takers) = paths.judge(&self.site, &self.load, &mut published.half, now);

@@ -65,8 +65,6 @@ pub struct Decider {
     guard: Option<String>,
     /// Next hops whose hardware address is to be asked for.
     unresolved: Vec<(u32, IpAddr)>,
-    /// By uplink: when its next hop was last checked since its targets fell silent.
-    doubted: Vec<Option<u64>>,
     /// What rules and routes follow from has changed since they were made.
     unrouted: bool,
 }
@@ -98,7 +96,6 @@ impl Decider {
             guard_table: guard.to_owned(),
             guard: None,
             unresolved: Vec::new(),
-            doubted: Vec::new(),
             unrouted: true,
             site,
             kernel,

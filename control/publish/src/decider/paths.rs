@@ -1,17 +1,24 @@
 //! What is known and decided of the paths of one family. Neither family's depend on the other's.
 
+use std::net::IpAddr;
+
 use weir_health::load::Load;
 use weir_health::{Monitor, Verdict};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member, PathId, path_state};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_site::Site;
+use weir_view::Kernel;
 
 use super::Now;
 use crate::derive::Published;
 use crate::home::Homing;
 use crate::states::{Change, States};
 use crate::tables::Tables;
+
+/// How often the next hop of a path whose targets stay silent is checked, milliseconds: it is
+/// answered for within three seconds, or lost.
+const NEXT_HOP_CHECK_MS: u64 = 5000;
 
 pub(super) struct Paths {
     family: Family,
@@ -20,6 +27,8 @@ pub(super) struct Paths {
     pub tables: Tables,
     /// By policy.
     homing: Vec<Homing>,
+    /// By uplink: when its next hop was last checked since the path's targets fell silent.
+    doubted: Vec<Option<u64>>,
 }
 
 impl Paths {
@@ -44,6 +53,7 @@ impl Paths {
             states: States::new(family, words(uplinks).collect(), since.collect()),
             tables: Tables::new(family),
             homing: vec![Homing::default(); site.policies.len()],
+            doubted: Vec::new(),
         };
         if let Some(snapshot) = snapshot {
             paths.tables = Tables::adopt(family, site, region, snapshot);
@@ -125,6 +135,32 @@ impl Paths {
             let come_home = homing.come_home(policy.failback, active, away, now);
             steering.come_home = come_home as u8;
         }
+    }
+
+    /// Next hops that are to be checked at `now`, with the hardware address they are known by.
+    pub fn doubts(
+        &mut self,
+        site: &Site,
+        kernel: &Kernel,
+        now: u64,
+    ) -> Vec<(u32, IpAddr, [u8; 6])> {
+        let Self { family, monitor, doubted, .. } = self;
+        doubted.resize(site.uplinks.len(), None);
+        let mut doubts = Vec::new();
+        for (index, (uplink, last)) in site.uplinks.iter().zip(doubted).enumerate() {
+            if !monitor.is_silent(index) {
+                *last = None;
+            } else if last.is_none_or(|last| now.saturating_sub(last) >= NEXT_HOP_CHECK_MS)
+                && let Some(link) = kernel.link(&uplink.interface)
+                && let Some(next_hop) = uplink.next_hop_by(*family, link.index, kernel)
+                && let Some(known) = kernel.neighbours.get(&(link.index, next_hop))
+                && known.trusted
+            {
+                *last = Some(now);
+                doubts.push((link.index, next_hop, known.mac));
+            }
+        }
+        doubts
     }
 
     /// The operator wants the flows of a policy home that are away now; none: of all policies.

@@ -185,7 +185,7 @@ fn the_next_process_adopts_words_and_what_was_published() {
 /// are the last resort of their family.
 fn of_both_families() -> Decider {
     let mut site = site("[[lan]]\ninterface = \"lan0\"\n");
-    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = true);
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = Some(weir_site::Ipv6Config::default()));
     Decider::new(site, kernel(), &ControlRegion::anonymous().unwrap(), "weir", 0)
 }
 

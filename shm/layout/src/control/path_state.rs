@@ -28,3 +28,5 @@ pub const SPARED: u32 = 2048;
 pub const NO_DEVICE: u32 = 4096;
 /// The uplink is not used in the family: it is in no bucket table, and nothing is said of it.
 pub const NOT_CONFIGURED: u32 = 8192;
+/// The paths of the uplink are joint, and the other one is not usable.
+pub const JOINT: u32 = 16_384;

@@ -1,0 +1,59 @@
+//! From the file to an uplink's IPv6 path.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use toml::Spanned;
+use weir_layout::control::MAX_POOL;
+
+use super::checker::Checker;
+use super::{Ipv6Config, schema};
+
+/// Checks what the file says of an uplink's IPv6 path. `pooled` are the source addresses of all
+/// uplinks so far, each with the line of its uplink, which is `line` for this one.
+pub fn path(
+    c: &mut Checker<'_>,
+    given: &Spanned<schema::Ipv6>,
+    pooled: &mut HashMap<IpAddr, usize>,
+    line: usize,
+) -> Ipv6Config {
+    let of = given.get_ref();
+    let next_hop = of.next_hop.as_ref().map(|next_hop| {
+        if !is_host(*next_hop.get_ref()) {
+            c.refuse(
+                next_hop.span(),
+                format!("next hop {} is no host", next_hop.get_ref()),
+                "give the address of the provider's router, or leave it out: its router \
+                 advertisements tell it",
+            );
+        }
+        *next_hop.get_ref()
+    });
+    for address in &of.addresses {
+        let at = address.get_ref();
+        if !is_host(*at) || at.is_unicast_link_local() {
+            c.refuse(
+                address.span(),
+                format!("address {at} means nothing beyond this host or one link"),
+                "give one that the gateway has, and that all your providers route here",
+            );
+        }
+        if let Some(first) = pooled.insert(IpAddr::V6(*at), line) {
+            c.refuse(
+                address.span(),
+                format!("address {at} is there twice, first in line {first}"),
+                "what is sent from it leaves by one uplink: remove one of them",
+            );
+        }
+    }
+    if of.addresses.len() > MAX_POOL {
+        let message = format!("{} addresses, at most {MAX_POOL} are possible", of.addresses.len());
+        c.refuse(given.span(), message, "remove some");
+    }
+    let addresses = of.addresses.iter().map(|address| *address.get_ref()).collect();
+    Ipv6Config { next_hop, addresses, inbound: of.inbound, joint: of.joint }
+}
+
+fn is_host(address: Ipv6Addr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+}
