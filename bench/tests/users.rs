@@ -7,11 +7,11 @@ use weir_dataplane::engine::Regions;
 use weir_dataplane::observer::Observer;
 use weir_health::pace::Random;
 use weir_health::{Path, Reason, Signal, State, Transition};
-use weir_layout::flow::FlowEntry4;
+use weir_layout::flow::FlowKey4;
 use weir_layout::observations::INTERVAL_MS;
 use weir_site::health::Health;
+use weir_wire::family::{Family, V4};
 use weir_wire::{tcp, udp};
-use zerocopy::FromZeros;
 
 const UPLINKS: usize = 2;
 const MINUTE: u64 = 60_000;
@@ -104,7 +104,7 @@ fn next(kind: &mut Kind, now: u64, random: &mut Random) -> (Service, bool) {
 fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transition>; UPLINKS] {
     let mut random = Random::new(seed);
     let regions = Regions::anonymous(1024, [random.draw(), random.draw()]).unwrap();
-    let mut observer = Observer::new(0, regions.hash_key, regions.observations.clone());
+    let mut observer = Observer::new(0, V4::FAMILY, regions.hash_key, regions.observations.clone());
     let mut users = Users::new(regions.observations.clone(), regions.counters.clone(), 0);
     let mut machines = [(); UPLINKS].map(|()| Path::adopt(Health::default(), 0));
     let mut seen = [(); UPLINKS].map(|()| Vec::new());
@@ -124,10 +124,8 @@ fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transiti
                     uplink => uplink,
                 };
                 let answered = answers && (uplink != 0 || fault.is_none_or(|fault| now < fault));
-                let mut entry = FlowEntry4::new_zeroed();
-                (entry.dst, entry.dport, entry.proto) = (dst, dport.to_be_bytes(), proto);
-                entry.uplink = uplink as u8;
-                observer.count(&entry, host, answered, now as u32);
+                let key = FlowKey4::new([0; 4], dst, [0; 2], dport.to_be_bytes(), proto);
+                observer.count::<V4>(&key, uplink as u8, host, answered, now as u32);
             }
         }
         for (uplink, counts) in users.read(UPLINKS, 1, now).into_iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use weir_health::PassiveCounts;
 use weir_health::passive::{NewFlows, Remotes, Share};
+use weir_layout::control::PathId;
 use weir_layout::counters::{PLACES, Resent};
 use weir_layout::observations::{INTERVAL_MS, NewFlows as Seen, SLOTS};
 use weir_shm::counters::Counters;
@@ -47,7 +48,7 @@ impl Users {
             let mut counts = self.segments(uplink);
             for number in begin..end {
                 for worker in 0..workers {
-                    let seen = self.observations.read(worker, uplink as u8, number);
+                    let seen = self.observations.read(worker, PathId::v4(uplink as u8), number);
                     if let Some(interval) = seen {
                         counts.tcp.merge(new_flows(&interval.tcp));
                         counts.udp.merge(new_flows(&interval.udp));
@@ -147,9 +148,9 @@ mod tests {
     #[test]
     fn workers_are_added_up_by_uplink_and_their_hosts_counted_once() {
         let (mut users, observations, _) = users();
-        observations.write(0, 1, &interval(1, 3, 7));
-        observations.write(1, 1, &interval(1, 4, 7));
-        observations.write(31, 1, &interval(1, 5, 8));
+        observations.write(0, PathId::v4(1), &interval(1, 3, 7));
+        observations.write(1, PathId::v4(1), &interval(1, 4, 7));
+        observations.write(31, PathId::v4(1), &interval(1, 5, 8));
         let counts = users.read(2, 32, 1000);
         assert_eq!(counts[0].tcp.share(), Share::default());
         let tcp = counts[1].tcp;
@@ -161,7 +162,7 @@ mod tests {
     fn each_uplink_is_told_how_the_others_fare() {
         let (mut users, observations, _) = users();
         for (uplink, flows) in [(0, 3), (1, 4), (2, 5)] {
-            observations.write(0, uplink, &interval(1, flows, 7));
+            observations.write(0, PathId::v4(uplink), &interval(1, flows, 7));
         }
         let counts = users.read(3, 32, 1000);
         let elsewhere = |uplink: usize| counts[uplink].tcp.elsewhere;
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn each_interval_is_read_once_when_it_is_complete() {
         let (mut users, observations, _) = users();
-        observations.write(0, 0, &interval(1, 3, 7));
+        observations.write(0, PathId::v4(0), &interval(1, 3, 7));
         // The first lasts until 500; its writer has until 1000.
         assert_eq!(flows(&mut users, 999), [0, 0]);
         assert_eq!(flows(&mut users, 1000), [3, 0]);
@@ -183,22 +184,24 @@ mod tests {
     #[test]
     fn a_late_reader_has_what_is_kept() {
         let (mut users, observations, _) = users();
-        (1..=6).for_each(|number| observations.write(0, 0, &interval(number, 1 << number, 7)));
+        (1..=6).for_each(|number| {
+            observations.write(0, PathId::v4(0), &interval(number, 1 << number, 7))
+        });
         assert_eq!(flows(&mut users, 6 * 500 + 500), [(1 << 4) + (1 << 5) + (1 << 6), 0]);
     }
 
     #[test]
     fn what_was_counted_before_the_first_reading_is_not_news() {
         let (mut users, _, counters) = users();
-        let (user, remote) = ([10, 0, 0, 1], [192, 0, 2, 1]);
+        let [user, remote] = [[10, 0, 0, 1], [192, 0, 2, 1]].map(u32::from_ne_bytes);
         let add = |segments, again| {
             counters.worker(0).add_uplink(0, UplinkCounter::Segments, segments);
             (0..again).for_each(|_| counters.worker(1).add_resent(0, user, remote));
         };
-        let of = |address| place(u32::from_ne_bytes(address));
         let mut read = |at| {
             let counts = users.read(1, 32, at)[0];
-            let (by_user, by_remote) = (counts.by_user[of(user)], counts.by_remote[of(remote)]);
+            let (by_user, by_remote) =
+                (counts.by_user[place(user)], counts.by_remote[place(remote)]);
             (counts.segments, counts.retransmitted, by_user, by_remote)
         };
         add(1000, 500);

@@ -1,18 +1,22 @@
-//! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2) and TCP resets (RFC 9293
+//! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2, RFC 4443) and TCP resets (RFC 9293
 //! §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
 
-use weir_layout::flow::FlowKey4;
+use weir_wire::family::{Family, Key};
 use weir_wire::parse::Parsed;
-use weir_wire::rewrite::LinkHeader;
-use weir_wire::{checksum, ethernet, icmp, ipv4, tcp};
+use weir_wire::plain::Header;
+use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
+use weir_wire::{ethernet, icmp, ipv6, tcp};
 
-const MAX_QUOTE: usize = 548;
-const TTL: u8 = 64;
+use crate::icmp_error::fill_checksum;
 
-/// An answer as a frame, up to 18 + 20 + 8 + 548 bytes.
+/// Bytes of an answer at most: a link header with a tag, and the least that each link of either
+/// family carries.
+const MAX: usize = TAGGED + ipv6::MIN_MTU;
+
+/// An answer as a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    bytes: [u8; 18 + 576],
+    bytes: [u8; MAX],
     len: usize,
 }
 
@@ -22,70 +26,71 @@ impl Answer {
         &self.bytes[..self.len]
     }
 
-    fn turned(
-        frame: &[u8],
-        p: &Parsed,
-        source: [u8; 4],
+    /// A packet of so many bytes behind its IP header at `l3`, and those.
+    fn packet<F: Family>(
+        &mut self,
+        l3: usize,
+        [src, dst]: [&F::Address; 2],
         proto: u8,
         payload: usize,
-    ) -> Option<Self> {
-        let l3 = usize::from(p.l3);
-        let mut answer = Self { bytes: [0; 18 + 576], len: l3 + ipv4::HEADER_LEN + payload };
+    ) -> Option<&mut [u8]> {
+        let l4 = l3 + F::Header::LEN;
+        self.len = l4 + payload;
+        F::put_header(self.bytes.get_mut(l3..l4)?, src, dst, proto, payload);
+        self.bytes.get_mut(l4..self.len)
+    }
+
+    /// The link header of a frame, turned round.
+    fn turned(frame: &[u8], l3: usize) -> Option<Self> {
+        let mut answer = Self { bytes: [0; MAX], len: 0 };
         answer.bytes[..6].copy_from_slice(frame.get(6..12)?);
         answer.bytes[6..12].copy_from_slice(frame.get(..6)?);
         answer.bytes[12..l3].copy_from_slice(frame.get(12..l3)?);
-        let header = answer.bytes.get_mut(l3..l3 + ipv4::HEADER_LEN)?;
-        put_ip(header, source, p.src, proto, payload);
         Some(answer)
     }
 }
 
-/// An ICMP error of this type and code about the packet, from the gateway's address `source`; `rest` is the second word
-/// of the ICMP header (the next-hop MTU of "fragmentation needed", RFC 1191 §4).
-pub fn icmp_error(
+/// An ICMP error of this type and code about the packet, from the gateway's address `source`; `rest`
+/// is the second word of the ICMP header (the next-hop MTU of "too big", RFC 1191 §4, RFC 4443 §3.2).
+/// It quotes as much of the packet as every host takes.
+pub fn icmp_error<F: Family>(
     frame: &[u8],
-    p: &Parsed,
-    source: [u8; 4],
+    p: &Parsed<F>,
+    source: F::Address,
     [kind, code]: [u8; 2],
     rest: u32,
 ) -> Option<Answer> {
-    let quoted = frame.get(usize::from(p.l3)..usize::from(p.end))?;
-    let quoted = &quoted[..quoted.len().min(MAX_QUOTE)];
+    let (l3, most) = (usize::from(p.l3), F::MIN_MTU - F::Header::LEN - icmp::HEADER_LEN);
+    let quoted = frame.get(l3..usize::from(p.end))?;
+    let quoted = &quoted[..quoted.len().min(most)];
+    let mut answer = Answer::turned(frame, l3)?;
     let len = icmp::HEADER_LEN + quoted.len();
-    let mut answer = Answer::turned(frame, p, source, icmp::PROTOCOL, len)?;
-    let at = usize::from(p.l3) + ipv4::HEADER_LEN;
-    let message = answer.bytes.get_mut(at..answer.len)?;
+    let message = answer.packet::<F>(l3, [&source, &p.src], F::ICMP, len)?;
     (message[0], message[1]) = (kind, code);
     message[4..8].copy_from_slice(&rest.to_be_bytes());
     message[8..].copy_from_slice(quoted);
-    icmp::Packet::new_unchecked(message).fill_checksum();
+    fill_checksum::<F>(message, &source, &p.src);
     Some(answer)
 }
 
 /// A reset that the packet's sender accepts, in the name of its peer; `None` for a reset.
-pub fn tcp_reset(frame: &[u8], p: &Parsed) -> Option<Answer> {
+pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Answer> {
     let (l4, end) = (usize::from(p.l4), usize::from(p.end));
     let segment = tcp::Packet::new_checked(frame.get(l4..end)?).ok()?;
     let flags = segment.flags();
     if flags & tcp::flag::RST != 0 {
         return None;
     }
-    let mut answer = Answer::turned(frame, p, p.dst, tcp::PROTOCOL, tcp::HEADER_LEN)?;
-    let at = usize::from(p.l3) + ipv4::HEADER_LEN;
-    let mut reset = tcp::Packet::new_unchecked(answer.bytes.get_mut(at..answer.len)?);
-    reset.set_sport(p.dport);
-    reset.set_dport(p.sport);
-    reset.set_header_len(tcp::HEADER_LEN);
-    if flags & tcp::flag::ACK != 0 {
-        reset.set_seq(segment.ack());
-        reset.set_flags(tcp::flag::RST);
+    let (seq, ack, flags) = if flags & tcp::flag::ACK != 0 {
+        (segment.ack(), 0, tcp::flag::RST)
     } else {
         let phantom = flags & tcp::flag::SYN != 0;
         let payload = end - l4 - segment.header_len();
-        reset.set_ack(segment.seq().wrapping_add(payload as u32 + u32::from(phantom)));
-        reset.set_flags(tcp::flag::RST | tcp::flag::ACK);
-    }
-    reset.fill_checksum(checksum::pseudo4(p.dst, p.src, tcp::PROTOCOL, tcp::HEADER_LEN as u16));
+        let ack = segment.seq().wrapping_add(payload as u32 + u32::from(phantom));
+        (0, ack, tcp::flag::RST | tcp::flag::ACK)
+    };
+    let mut answer = Answer::turned(frame, p.l3.into())?;
+    put_reset::<F>(&mut answer, p.l3.into(), &p.key().reversed(), [seq, ack], flags)?;
     Some(answer)
 }
 
@@ -93,38 +98,39 @@ pub fn tcp_reset(frame: &[u8], p: &Parsed) -> Option<Answer> {
 /// of the sender's next byte, `ack` of the receiver's. Who has received all that was sent takes it
 /// (RFC 9293 §3.10.7.4); who has not answers with an acknowledgement (RFC 5961 §3.2). The
 /// acknowledgement number makes it good before the handshake's second packet, too.
-pub fn reset(link: &LinkHeader, key: &FlowKey4, seq: u32, ack: u32) -> Answer {
-    let l3 = if link.vlan == 0 { 14 } else { 14 + ethernet::TAG_LEN };
-    let l4 = l3 + ipv4::HEADER_LEN;
-    let mut answer = Answer { bytes: [0; 18 + 576], len: l4 + tcp::HEADER_LEN };
+pub fn reset<F: Family>(link: &LinkHeader, key: &Key<F>, seq: u32, ack: u32) -> Option<Answer> {
+    let l3 = if link.vlan == 0 { UNTAGGED } else { TAGGED };
+    let mut answer = Answer { bytes: [0; MAX], len: 0 };
     answer.bytes[..6].copy_from_slice(&link.destination.bytes());
     answer.bytes[6..12].copy_from_slice(&link.source.bytes());
     if link.vlan != 0 {
         answer.bytes[12..14].copy_from_slice(&ethernet::VLAN.to_be_bytes());
         answer.bytes[14..16].copy_from_slice(&link.vlan.to_be_bytes());
     }
-    answer.bytes[l3 - 2..l3].copy_from_slice(&ethernet::IPV4.to_be_bytes());
-    put_ip(&mut answer.bytes[l3..l4], key.src, key.dst, tcp::PROTOCOL, tcp::HEADER_LEN);
-    let mut reset = tcp::Packet::new_unchecked(&mut answer.bytes[l4..l4 + tcp::HEADER_LEN]);
+    answer.bytes[l3 - 2..l3].copy_from_slice(&F::ETHERTYPE.to_be_bytes());
+    put_reset::<F>(&mut answer, l3, key, [seq, ack], tcp::flag::RST | tcp::flag::ACK)?;
+    Some(answer)
+}
+
+/// Writes a reset of this key, which has these numbers.
+fn put_reset<F: Family>(
+    answer: &mut Answer,
+    l3: usize,
+    key: &Key<F>,
+    [seq, ack]: [u32; 2],
+    flags: u8,
+) -> Option<()> {
+    let addresses = [&key.src, &key.dst];
+    let segment = answer.packet::<F>(l3, addresses, tcp::PROTOCOL, tcp::HEADER_LEN)?;
+    let mut reset = tcp::Packet::new_unchecked(segment);
     reset.set_sport(key.sport);
     reset.set_dport(key.dport);
     reset.set_seq(seq);
     reset.set_ack(ack);
     reset.set_header_len(tcp::HEADER_LEN);
-    reset.set_flags(tcp::flag::RST | tcp::flag::ACK);
-    let len = tcp::HEADER_LEN as u16;
-    reset.fill_checksum(checksum::pseudo4(key.src, key.dst, tcp::PROTOCOL, len));
-    answer
-}
-
-fn put_ip(header: &mut [u8], src: [u8; 4], dst: [u8; 4], proto: u8, payload: usize) {
-    header[0] = 0x45;
-    header[2..4].copy_from_slice(&((ipv4::HEADER_LEN + payload) as u16).to_be_bytes());
-    header[8] = TTL;
-    header[9] = proto;
-    header[12..16].copy_from_slice(&src);
-    header[16..20].copy_from_slice(&dst);
-    ipv4::Packet::new_unchecked(header).fill_checksum();
+    reset.set_flags(flags);
+    reset.fill_checksum(F::pseudo(&key.src, &key.dst, tcp::PROTOCOL, tcp::HEADER_LEN as u16));
+    Some(())
 }
 
 /// At most so many answers a second, in bursts of as many (RFC 1812 §4.3.2.8).
@@ -165,6 +171,8 @@ impl RateLimit {
 mod tests {
     use super::*;
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use weir_wire::checksum;
+    use weir_wire::family::V4;
     use weir_wire::parse::parse;
 
     fn syn() -> Vec<u8> {
@@ -181,7 +189,8 @@ mod tests {
     fn time_exceeded_quotes_the_packet_and_checks_out() {
         let frame = syn();
         let p = parse(&frame).unwrap();
-        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], [icmp::TIME_EXCEEDED, 0], 0).unwrap();
+        let answer =
+            icmp_error::<V4>(&frame, &p, [10, 0, 0, 254], [icmp::TIME_EXCEEDED, 0], 0).unwrap();
         let q = parse(answer.data()).unwrap();
         assert_eq!((q.src, q.dst), ([10, 0, 0, 254], [10, 0, 0, 1]));
         let message = icmp::Packet::new_checked(&answer.data()[34..]).unwrap();
@@ -195,7 +204,7 @@ mod tests {
     fn fragmentation_needed_names_the_mtu() {
         let frame = syn();
         let p = parse(&frame).unwrap();
-        let answer = icmp_error(&frame, &p, [10, 0, 0, 254], [3, 4], 1400).unwrap();
+        let answer = icmp_error::<V4>(&frame, &p, [10, 0, 0, 254], [3, 4], 1400).unwrap();
         assert_eq!(&answer.data()[14 + 20 + 6..][..2], &1400u16.to_be_bytes());
     }
 
@@ -203,7 +212,7 @@ mod tests {
     fn a_reset_acknowledges_the_syn() {
         let frame = syn();
         let p = parse(&frame).unwrap();
-        let answer = tcp_reset(&frame, &p).unwrap();
+        let answer = tcp_reset::<V4>(&frame, &p).unwrap();
         let sliced = SlicedPacket::from_ethernet(answer.data()).unwrap();
         let Some(TransportSlice::Tcp(reset)) = sliced.transport else { panic!("no TCP") };
         assert!(reset.rst() && reset.ack());
@@ -222,7 +231,7 @@ mod tests {
             .rst();
         let mut frame = Vec::new();
         builder.write(&mut frame, &[]).unwrap();
-        assert!(tcp_reset(&frame, &parse(&frame).unwrap()).is_none());
+        assert!(tcp_reset::<V4>(&frame, &parse(&frame).unwrap()).is_none());
     }
 
     #[test]

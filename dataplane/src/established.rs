@@ -1,47 +1,44 @@
 //! The fast path through the engine: the next packet of an established flow, by whole words, as
 //! the XDP program takes it. Whatever is not plainly that takes the slow path.
 
-use weir_layout::flow::FlowKey4;
+use weir_wire::family::{Family, Key};
 use weir_wire::parse::{Kind, Parsed};
-use weir_wire::plain::{Ip4, Packet};
+use weir_wire::plain::{Header, Packet};
 use weir_wire::rewrite::UNTAGGED;
-use weir_wire::{ethernet, ipv4, tcp};
+use weir_wire::tcp;
 
 /// Start of the IP header: tagged frames take the slow path.
 pub const L3: usize = UNTAGGED;
-const L4: usize = L3 + ipv4::HEADER_LEN;
-/// Bytes of every plain frame.
-const HEAD: usize = L4 + 8;
 
 /// Recognises a packet that the kernel tier would forward, if its flow were known.
 #[inline(always)]
-pub fn read(frame: &[u8]) -> Option<Packet> {
-    let head = frame.first_chunk::<HEAD>()?;
-    if head[12..L3] != ethernet::IPV4.to_be_bytes() {
+pub fn read<F: Family>(frame: &[u8]) -> Option<Packet<F>> {
+    let l4 = L3 + F::Header::LEN;
+    let head = frame.get(..l4 + 8)?;
+    if head[12..L3] != F::ETHERTYPE.to_be_bytes() {
         return None;
     }
+    let ip = F::Header::read(&head[L3..]);
     let word = |at: usize| {
         u64::from(u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
     };
-    let ip = Ip4([word(L3), word(L3 + 4), word(L3 + 8), word(L3 + 12), word(L3 + 16)]);
     let rest = match ip.proto() {
-        tcp::PROTOCOL => u64::from_le_bytes(*frame.get(L4 + 8..)?.first_chunk()?),
+        tcp::PROTOCOL => u64::from_le_bytes(*frame.get(l4 + 8..)?.first_chunk()?),
         _ => 0,
     };
-    let transport = [word(L4), word(L4 + 4), rest & 0xffff_ffff, rest >> 32];
+    let transport = [word(l4), word(l4 + 4), rest & 0xffff_ffff, rest >> 32];
     let packet = Packet { ip, transport };
     packet.is_plain((frame.len() - L3) as u64).then_some(packet)
 }
 
-/// The same as [`parse`](weir_wire::parse::parse) says of the frame.
-pub fn parsed(packet: &Packet) -> Parsed {
-    let FlowKey4 { src, dst, sport, dport, proto, .. } = FlowKey4::from_words(packet.key());
-    let [first, _, third, ..] = packet.ip.0;
+/// The same as [`Family::parse`] says of the frame.
+pub fn parsed<F: Family>(packet: &Packet<F>) -> Parsed<F> {
+    let Key::<F> { src, dst, sport, dport, proto, .. } = F::key(&packet.key());
     let [.., fourth] = packet.transport;
     Parsed {
         vlan: 0,
         l3: L3 as u16,
-        l4: L4 as u16,
+        l4: (L3 + F::Header::LEN) as u16,
         end: (L3 as u16).saturating_add(packet.ip.total()),
         src,
         dst,
@@ -49,8 +46,9 @@ pub fn parsed(packet: &Packet) -> Parsed {
         dport,
         proto,
         tcp_flags: (fourth >> 8) as u8,
-        ttl: third as u8,
-        dscp: (first >> 8) as u8 >> 2,
+        ttl: packet.ip.ttl(),
+        dscp: packet.ip.dscp(),
+        ident: 0,
         kind: Kind::Flow,
     }
 }
@@ -58,8 +56,9 @@ pub fn parsed(packet: &Packet) -> Parsed {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use weir_wire::family::V4;
     use weir_wire::parse::parse;
-    use weir_wire::{checksum, icmp, udp};
+    use weir_wire::{checksum, ethernet, icmp, udp};
 
     use super::*;
 
@@ -88,7 +87,7 @@ mod tests {
             frame[L3 + 10..L3 + 12].copy_from_slice(&sum);
             frame.extend_from_slice(&transport);
             frame.resize(frame.len() + padding, 0);
-            prop_assert_eq!(parsed(&read(&frame).unwrap()), parse(&frame).unwrap());
+            prop_assert_eq!(parsed(&read::<V4>(&frame).unwrap()), parse(&frame).unwrap());
         }
     }
 }

@@ -3,21 +3,25 @@
 //!
 //! An error neither refreshes nor ends a flow (RFC 5508 REQ-6, RFC 5382 REQ-10).
 
-use weir_layout::flow::{FlowKey4, Rewrite4};
-use weir_wire::checksum::Delta;
+use std::ops::Range;
+
+use weir_layout::flow::FlowKey;
+use weir_wire::checksum::{self, Delta};
+use weir_wire::family::{Family, Key};
 use weir_wire::parse::Parsed;
-use weir_wire::{icmp, ipv4, quoted, tcp, udp};
+use weir_wire::plain::Header;
+use weir_wire::rewrite::Rewrite;
+use weir_wire::{icmp, tcp, udp};
 
 /// The flow tuple of the packet that an ICMP error quotes; `None` when too little is quoted or
 /// either is damaged (RFC 5508 REQ-3).
-pub fn quoted_key(frame: &[u8], p: &Parsed) -> Option<FlowKey4> {
-    let message =
-        icmp::Packet::new_checked(frame.get(usize::from(p.l4)..usize::from(p.end))?).ok()?;
-    if !message.verify_checksum() {
+pub fn quoted_key<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Key<F>> {
+    let message = frame.get(usize::from(p.l4)..usize::from(p.end))?;
+    let pseudo = F::pseudo(&p.src, &p.dst, F::ICMP, message.len() as u16);
+    if !checksum::is_valid(checksum::add(pseudo, checksum::sum(message))) {
         return None;
     }
-    let quoted = frame.get(usize::from(quoted::start(p)?)..)?;
-    quoted::key(quoted.first_chunk()?)
+    F::quoted(message.get(icmp::HEADER_LEN..)?)
 }
 
 /// Which end of the flow an error goes to.
@@ -29,60 +33,62 @@ pub enum Toward {
     Uplink,
 }
 
-/// Rewrites an error. `flow` is the rewrite that packets of the flow get in the *same* direction as
-/// the error travels; the quoted packet travelled the other way, so what the flow does to its
-/// destination is done to the quoted source, and the reverse. All checksums are kept right; the
-/// error's own TTL loses one.
-pub fn translate(frame: &mut [u8], p: &Parsed, flow: &Rewrite4, toward: Toward) -> Option<()> {
+/// Rewrites an error about a packet of this key. `flow` is the rewrite that packets of the flow get
+/// in the *same* direction as the error travels; the quoted packet travelled the other way, so what
+/// the flow does to its destination is done to the quoted source, and the reverse. All checksums are
+/// kept right; the error's own TTL loses one.
+pub fn translate<F: Family>(
+    frame: &mut [u8],
+    p: &Parsed<F>,
+    quoted: &Key<F>,
+    flow: &Rewrite<F::Address>,
+    toward: Toward,
+) -> Option<()> {
     let message = frame.get_mut(usize::from(p.l4)..usize::from(p.end))?;
-    {
-        let quoted = message.get_mut(icmp::HEADER_LEN..)?;
-        let inner = ipv4::Packet::new_header(&*quoted).ok()?;
-        let (header_len, proto) = (inner.header_len(), inner.protocol());
-        let (old_src, old_dst) = (inner.src(), inner.dst());
-        let (new_src, new_dst) = match toward {
-            Toward::Lan => (flow.dst, old_dst),
-            Toward::Uplink => (old_src, flow.src),
-        };
-        let addresses = Delta::of(old_src, new_src) + Delta::of(old_dst, new_dst);
-        let mut header = ipv4::Packet::new_unchecked(quoted.get_mut(..header_len)?);
-        header.set_src(new_src);
-        header.set_dst(new_dst);
-        let sum = addresses.apply(header.checksum());
-        header.set_checksum(sum);
-
-        let transport = quoted.get_mut(header_len..)?;
-        let (port_at, new_port, sum_at) = match (proto, toward) {
-            (tcp::PROTOCOL, Toward::Lan) => (0, flow.dport, 16),
-            (tcp::PROTOCOL, Toward::Uplink) => (2, flow.sport, 16),
-            (udp::PROTOCOL, Toward::Lan) => (0, flow.dport, 6),
-            (udp::PROTOCOL, Toward::Uplink) => (2, flow.sport, 6),
-            (icmp::PROTOCOL, _) => (icmp::field::IDENT, flow.sport, icmp::field::CHECKSUM),
-            _ => return None,
-        };
-        let old_port: [u8; 2] = transport.get(port_at..port_at + 2)?.try_into().ok()?;
-        transport.get_mut(port_at..port_at + 2)?.copy_from_slice(&new_port);
-        let port = Delta::of(old_port, new_port);
-        // Quoted only in part: then the checksum is not there.
-        if let Some(field) = transport.get_mut(sum_at..sum_at + 2) {
-            let old = [field[0], field[1]];
-            let new = match proto {
-                udp::PROTOCOL => (addresses + port).apply_udp(old),
-                icmp::PROTOCOL => port.apply(old),
-                _ => (addresses + port).apply(old),
-            };
-            field.copy_from_slice(&new);
+    let of_icmp = quoted.proto == F::ICMP;
+    let (src, dst, new) = match toward {
+        Toward::Lan => (p.src, flow.dst, FlowKey { src: flow.dst, sport: flow.dport, ..*quoted }),
+        Toward::Uplink => {
+            let dport = if of_icmp { quoted.dport } else { flow.sport };
+            (flow.src, p.dst, FlowKey { dst: flow.src, dport, ..*quoted })
         }
+    };
+    let new = if of_icmp { FlowKey { sport: flow.sport, dport: flow.sport, ..new } } else { new };
+    let (header, transport) =
+        message.get_mut(icmp::HEADER_LEN..)?.split_at_mut_checked(F::Header::LEN)?;
+    F::readdress(header, &new.src, &new.dst, None);
+    let (ports_at, sum_at) = match quoted.proto {
+        tcp::PROTOCOL => (0, tcp::field::CHECKSUM),
+        udp::PROTOCOL => (0, udp::field::CHECKSUM),
+        _ => (icmp::field::IDENT, icmp::field::CHECKSUM),
+    };
+    let ports = transport.get_mut(ports_at..)?;
+    ports.get_mut(..2)?.copy_from_slice(&new.sport);
+    if !of_icmp {
+        ports.get_mut(2..4)?.copy_from_slice(&new.dport);
     }
-    icmp::Packet::new_unchecked(message).fill_checksum();
-
+    // Quoted only in part: then the checksum is not there.
+    if let Some(field) = transport.get_mut(sum_at..).and_then(<[u8]>::first_chunk_mut::<2>) {
+        let delta = Delta::from_raw(F::compile(quoted, &new).l4_delta);
+        *field = match quoted.proto {
+            udp::PROTOCOL => delta.apply_udp(*field),
+            _ => delta.apply(*field),
+        };
+    }
+    fill_checksum::<F>(message, &src, &dst);
     let header = frame.get_mut(usize::from(p.l3)..usize::from(p.l4))?;
-    let mut ip = ipv4::Packet::new_unchecked(header);
-    match toward {
-        Toward::Lan => ip.set_dst(flow.dst),
-        Toward::Uplink => ip.set_src(flow.src),
-    }
-    ip.set_ttl(p.ttl.wrapping_sub(1));
-    ip.fill_checksum();
+    F::readdress(header, &src, &dst, Some(p.ttl.wrapping_sub(1)));
     Some(())
+}
+
+/// Makes the checksum of an ICMP message from and to these addresses right.
+pub fn fill_checksum<F: Family>(message: &mut [u8], src: &F::Address, dst: &F::Address) {
+    const FIELD: Range<usize> = icmp::field::CHECKSUM..icmp::field::CHECKSUM + 2;
+    if message.len() < icmp::HEADER_LEN {
+        return;
+    }
+    message[FIELD].fill(0);
+    let pseudo = F::pseudo(src, dst, F::ICMP, message.len() as u16);
+    let sum = checksum::add(pseudo, checksum::sum(message));
+    message[FIELD].copy_from_slice(&checksum::finish(sum));
 }

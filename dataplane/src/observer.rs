@@ -10,10 +10,12 @@
 use std::collections::VecDeque;
 
 use weir_layout::MAX_UPLINKS;
-use weir_layout::flow::{FlowEntry4, flag};
+use weir_layout::control::PathId;
+use weir_layout::flow::flag;
 use weir_layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::observations::Observations;
+use weir_wire::family::{Family, Key};
 use weir_wire::{tcp, udp};
 
 use crate::purpose::Purpose;
@@ -39,6 +41,7 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Observer {
     worker: u8,
+    family: weir_layout::Family,
     key: [u64; 2],
     waiting: VecDeque<Waiting>,
     /// How many of them each host has, by a keyed hash.
@@ -51,10 +54,16 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Of a worker that has seen nothing; `key` is that of the flow hash.
-    pub fn new(worker: u8, key: [u64; 2], observations: Observations) -> Self {
+    /// Of a worker that has seen nothing, for flows of a family; `key` is that of the flow hash.
+    pub fn new(
+        worker: u8,
+        family: weir_layout::Family,
+        key: [u64; 2],
+        observations: Observations,
+    ) -> Self {
         Self {
             worker,
+            family,
             key,
             waiting: VecDeque::with_capacity(WAITING),
             shares: Box::new([0; 256]),
@@ -78,7 +87,7 @@ impl Observer {
     /// Takes note of a flow that was made now, given its forward slot and its host's index, if there
     /// is room.
     #[inline]
-    pub fn observe(&mut self, table: &FlowTable4, slot: u32, host: u16, now: u32) {
+    pub fn observe<F: Stored>(&mut self, table: &FlowTable<F>, slot: u32, host: u16, now: u32) {
         if self.has_room(host) {
             let host = self.share_of(host);
             self.shares[usize::from(host)] += 1;
@@ -89,7 +98,7 @@ impl Observer {
 
     /// Judges what is old enough, and writes the interval when it is over. `now_ms` is
     /// CLOCK_MONOTONIC.
-    pub fn judge(&mut self, table: &FlowTable4, now_ms: u64) {
+    pub fn judge<F: Stored>(&mut self, table: &FlowTable<F>, now_ms: u64) {
         let number = Observations::number(now_ms);
         if number != self.number {
             self.write();
@@ -101,21 +110,30 @@ impl Observer {
             let slot = table.slot(flow.slot);
             if let Some(entry) = slot.read().filter(|_| slot.generation() == flow.generation) {
                 let back = table.slot(entry.peer).action();
-                self.count(&entry, back.adjacency, back.flags & flag::SEEN != 0, now_ms as u32);
+                let answered = back.flags & flag::SEEN != 0;
+                let (key, uplink) = (&entry.key, entry.uplink);
+                self.count::<F>(key, uplink, back.adjacency, answered, now_ms as u32);
             }
         }
     }
 
-    /// Counts a flow, given its forward entry and the index of its LAN host, if it was answered or
-    /// should have been.
-    pub fn count(&mut self, entry: &FlowEntry4, host: u16, answered: bool, now: u32) {
-        let Some(interval) = self.intervals.get_mut(usize::from(entry.uplink)) else { return };
-        let flows = match entry.proto {
+    /// Counts a flow on an uplink, given its first packet's key and the index of its LAN host, if it
+    /// was answered or should have been.
+    pub fn count<F: Family>(
+        &mut self,
+        key: &Key<F>,
+        uplink: u8,
+        host: u16,
+        answered: bool,
+        now: u32,
+    ) {
+        let Some(interval) = self.intervals.get_mut(usize::from(uplink)) else { return };
+        let flows = match key.proto {
             tcp::PROTOCOL => &mut interval.tcp,
             udp::PROTOCOL => &mut interval.udp,
             _ => return,
         };
-        let service = self.services.of(entry);
+        let service = self.services.of::<F>(key);
         if answered {
             self.services.answered(service, now);
         } else if !self.services.silent(service, now) {
@@ -123,7 +141,7 @@ impl Observer {
         }
         // A host is its hardware address, however many others it sends from.
         let (remote, local) = (
-            bit(self.key, u64::from(u32::from_be_bytes(entry.dst)), Purpose::Remote),
+            bit(self.key, F::digest(self.key, &key.dst).into(), Purpose::Remote),
             bit(self.key, u64::from(host), Purpose::User),
         );
         flows.flows += 1;
@@ -140,7 +158,8 @@ impl Observer {
         for (uplink, interval) in self.intervals.iter_mut().enumerate() {
             if interval.tcp != NewFlows::default() || interval.udp != NewFlows::default() {
                 interval.number = self.number;
-                self.observations.write(self.worker, uplink as u8, interval);
+                let path = PathId::new(uplink as u8, self.family);
+                self.observations.write(self.worker, path, interval);
                 *interval = Interval::default();
             }
         }

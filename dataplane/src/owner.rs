@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -43,20 +43,20 @@ impl Owners {
 
     /// Who has the address, or is the router to it, behind the interface with this index. What the
     /// kernel does not know, or not for sure, it begins to find out.
-    pub fn of(&self, interface: u32, address: [u8; 4]) -> Owner {
-        self.look(interface, address.into(), true).unwrap_or(Owner::Unknown)
+    pub fn of(&self, interface: u32, address: IpAddr) -> Owner {
+        self.look(interface, address, true).unwrap_or(Owner::Unknown)
     }
 
     /// The same, as far as the kernel knows: it finds out nothing, however many addresses somebody
     /// makes up.
-    pub fn known(&self, interface: u32, address: [u8; 4]) -> Owner {
-        self.look(interface, address.into(), false).unwrap_or(Owner::Unknown)
+    pub fn known(&self, interface: u32, address: IpAddr) -> Owner {
+        self.look(interface, address, false).unwrap_or(Owner::Unknown)
     }
 
-    fn look(&self, interface: u32, address: Ipv4Addr, find_out: bool) -> io::Result<Owner> {
+    fn look(&self, interface: u32, address: IpAddr, find_out: bool) -> io::Result<Owner> {
         let Some(address) = self.next_hop(interface, address)? else { return Ok(Owner::Nobody) };
         let mut query = NeighbourMessage::default();
-        query.header.family = AddressFamily::Inet;
+        query.header.family = family_of(address);
         query.header.ifindex = interface;
         query.attributes.push(destination(address));
         let known = match self.ask(RouteNetlinkMessage::GetNeighbour(query), NLM_F_REQUEST) {
@@ -81,18 +81,23 @@ impl Owners {
     }
 
     /// The neighbour by which packets to the address leave; `None`: not by this interface.
-    fn next_hop(&self, interface: u32, address: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+    fn next_hop(&self, interface: u32, address: IpAddr) -> io::Result<Option<IpAddr>> {
         let mut query = RouteMessage::default();
-        query.header.address_family = AddressFamily::Inet;
-        query.header.destination_prefix_length = 32;
-        query.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let (length, destination) = match address {
+            IpAddr::V4(address) => (32, RouteAddress::Inet(address)),
+            IpAddr::V6(address) => (128, RouteAddress::Inet6(address)),
+        };
+        query.header.address_family = family_of(address);
+        query.header.destination_prefix_length = length;
+        query.attributes.push(RouteAttribute::Destination(destination));
         let reply = self.ask(RouteNetlinkMessage::GetRoute(query), NLM_F_REQUEST)?;
         let Some(RouteNetlinkMessage::NewRoute(route)) = reply else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let leaves = route.attributes.contains(&RouteAttribute::Oif(interface));
         let gateway = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some((*gateway).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some((*gateway).into()),
             _ => None,
         });
         Ok(leaves.then(|| gateway.unwrap_or(address)))
@@ -100,9 +105,9 @@ impl Owners {
 
     /// Makes the kernel find out, or check, a neighbour's hardware address (`NTF_USE`,
     /// `net/core/neighbour.c`).
-    fn resolve(&self, interface: u32, address: Ipv4Addr) {
+    fn resolve(&self, interface: u32, address: IpAddr) {
         let mut neighbour = NeighbourMessage::default();
-        neighbour.header.family = AddressFamily::Inet;
+        neighbour.header.family = family_of(address);
         neighbour.header.ifindex = interface;
         neighbour.header.flags = NeighbourFlags::Use;
         neighbour.attributes.push(destination(address));
@@ -145,8 +150,15 @@ impl Owners {
     }
 }
 
-fn destination(address: Ipv4Addr) -> NeighbourAttribute {
-    NeighbourAttribute::Destination(NeighbourAddress::Inet(address))
+fn family_of(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn destination(address: IpAddr) -> NeighbourAttribute {
+    NeighbourAttribute::Destination(match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    })
 }
 
 #[cfg(test)]
@@ -156,16 +168,18 @@ mod tests {
     /// `lo`.
     const LOOPBACK: u32 = 1;
 
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn what_is_routed_elsewhere_is_nobodys_here_and_an_error_says_nothing() {
         let mut owners = Owners::new().unwrap();
-        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Nobody);
+        assert_eq!(owners.of(LOOPBACK + 1, ADDRESS), Owner::Nobody);
         // One that knows no such question.
         let mut socket = Socket::new(netlink_sys::protocols::NETLINK_GENERIC).unwrap();
         socket.bind_auto().unwrap();
         socket.connect(&SocketAddr::new(0, 0)).unwrap();
         owners.socket = socket;
-        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Unknown);
+        assert_eq!(owners.of(LOOPBACK + 1, ADDRESS), Owner::Unknown);
     }
 
     #[test]
@@ -179,6 +193,6 @@ mod tests {
         let mut bytes = vec![0; early.buffer_len()];
         early.serialize(&mut bytes);
         owners.socket.send(&bytes, 0).unwrap();
-        assert_eq!(owners.of(LOOPBACK + 1, [127, 0, 0, 1]), Owner::Nobody);
+        assert_eq!(owners.of(LOOPBACK + 1, ADDRESS), Owner::Nobody);
     }
 }

@@ -1,5 +1,8 @@
 //! What hashes under the key of the boot are for.
 
+use std::net::IpAddr;
+
+use weir_wire::family::{Family, V4, V6};
 use weir_wire::hash::hash2;
 
 /// What a hash is for, which is hashed with what it is of: purposes differ so that what falls
@@ -43,17 +46,26 @@ impl Purpose {
 
     /// The hash of an address behind a port.
     #[inline]
-    pub const fn of_address(self, key: [u64; 2], port: u8, address: [u8; 4]) -> u64 {
-        let [a, b, c, d] = address;
-        self.hash(key, u64::from_be_bytes([0, 0, 0, port, a, b, c, d]))
+    pub fn of_address(self, key: [u64; 2], port: u8, address: IpAddr) -> u64 {
+        let digest = match address {
+            IpAddr::V4(address) => V4::digest(key, &address.octets()),
+            IpAddr::V6(address) => V6::digest(key, &address.octets()),
+        };
+        self.hash(key, u64::from(port) << 32 | u64::from(digest))
     }
 }
 
 /// The worker of so many that decides about the flows of a UDP or ICMP endpoint. The protocol's number
 /// stands for a purpose: the next process, perhaps of another build, must come to the same worker.
-pub const fn decider(key: [u64; 2], workers: u8, proto: u8, address: [u8; 4], port: u16) -> u8 {
-    let endpoint = (u32::from_be_bytes(address) as u64) << 16 | port as u64;
-    (hash2(key, endpoint, proto as u64) % workers as u64) as u8
+pub fn decider<F: Family>(
+    key: [u64; 2],
+    workers: u8,
+    proto: u8,
+    address: &F::Address,
+    port: u16,
+) -> u8 {
+    let endpoint = u64::from(F::digest(key, address)) << 16 | u64::from(port);
+    (hash2(key, endpoint, proto.into()) % u64::from(workers)) as u8
 }
 
 #[cfg(test)]
@@ -63,7 +75,8 @@ mod tests {
     #[test]
     fn what_the_next_process_decides_again_is_decided_as_before() {
         const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-        let deciders = [10, 11, 12, 13].map(|host| decider(KEY, 32, 17, [192, 0, 2, host], 5000));
+        let deciders =
+            [10, 11, 12, 13].map(|host| decider::<V4>(KEY, 32, 17, &[192, 0, 2, host], 5000));
         assert_eq!(deciders, [15, 3, 24, 7]);
         let first = [Purpose::Bucket, Purpose::NextBucket, Purpose::Pool];
         assert_eq!(first.map(|purpose| purpose.hash(KEY, 7) >> 48), [54_233, 62_033, 28_074]);

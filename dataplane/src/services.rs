@@ -5,7 +5,7 @@
 //! stays silent for `SILENCE_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
-use weir_layout::flow::FlowEntry4;
+use weir_wire::family::{Family, Key};
 
 use crate::purpose::Purpose;
 
@@ -40,10 +40,10 @@ impl Services {
         Self { key, places: vec![Service::default(); PLACES].into() }
     }
 
-    /// The service that a forward entry leads to: address, port and protocol.
-    pub fn of(&self, entry: &FlowEntry4) -> u64 {
-        let ([a, b, c, d], [e, f]) = (entry.dst, entry.dport);
-        Purpose::Service.hash(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, entry.proto]))
+    /// The service that packets of this key lead to: address, port and protocol.
+    pub fn of<F: Family>(&self, key: &Key<F>) -> u64 {
+        let ([a, b, c, d], [e, f]) = (F::digest(self.key, &key.dst).to_be_bytes(), key.dport);
+        Purpose::Service.hash(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, key.proto]))
     }
 
     /// It answered.

@@ -1,10 +1,12 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
-use weir_layout::control::{ControlHalf, PathId, Policy, Rule, Selection, Translate, path_state};
+use weir_layout::NONE;
+use weir_layout::control::{
+    ControlHalf, IpAddress, PathId, Policy, Rule, Selection, Translate, path_state,
+};
 use weir_layout::set::IndexSet;
-use weir_layout::{Family, NONE};
+use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
-use weir_wire::icmp;
 use weir_wire::tcp;
 
 use weir_shm::control::ControlRegion;
@@ -17,13 +19,13 @@ const RETRIES: u64 = 16;
 
 /// The fields of a packet that rules and buckets look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traffic {
+pub struct Traffic<F: Family = V4> {
     /// Port it came in by.
     pub in_port: u8,
     /// Source address, network order.
-    pub src: [u8; 4],
+    pub src: F::Address,
     /// Destination address, network order.
-    pub dst: [u8; 4],
+    pub dst: F::Address,
     /// Source port, host order; ICMP: identifier.
     pub sport: u16,
     /// Destination port, host order; ICMP: identifier.
@@ -35,7 +37,7 @@ pub struct Traffic {
 }
 
 /// The policy of the first rule that matches, else the default.
-pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
+pub fn policy<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> u8 {
     half.rules()
         .iter()
         .find(|rule| matches(rule, traffic))
@@ -43,7 +45,7 @@ pub fn policy(half: &ControlHalf, traffic: &Traffic) -> u8 {
 }
 
 /// The policy of traffic whose code point is not known; `None` where that decides.
-pub fn policy_by_address(half: &ControlHalf, traffic: &Traffic) -> Option<u8> {
+pub fn policy_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<u8> {
     let first =
         half.rules().iter().find(|rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic }));
     match first {
@@ -52,17 +54,16 @@ pub fn policy_by_address(half: &ControlHalf, traffic: &Traffic) -> Option<u8> {
     }
 }
 
-fn matches(rule: &Rule, t: &Traffic) -> bool {
+fn matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
     let within = |range: [u16; 2], port: u16| range[0] <= port && port <= range[1];
     let any_port = |range: [u16; 2]| range == [0, u16::MAX];
     // The identifier of an ICMP query is no port: a rule about ports does not match it.
-    let ports_match =
-        |range, port| any_port(range) || (t.proto != icmp::PROTOCOL && within(range, port));
+    let ports_match = |range, port| any_port(range) || (t.proto != F::ICMP && within(range, port));
     IndexSet::from_bits(rule.in_ports).contains(t.in_port)
         && (rule.protocol == 0 || rule.protocol == t.proto)
         && (rule.dscp == 0xff || rule.dscp == t.dscp)
-        && rule.source.contains4(t.src)
-        && rule.destination.contains4(t.dst)
+        && t.src.is_in(&rule.source)
+        && t.dst.is_in(&rule.destination)
         && ports_match(rule.source_ports, t.sport)
         && ports_match(rule.destination_ports, t.dport)
 }
@@ -70,26 +71,27 @@ fn matches(rule: &Rule, t: &Traffic) -> bool {
 /// The uplink of a new flow under a policy, its last resort if no member is usable; `None` without
 /// either. Nor is there one for a worker that was held up in a batch while two states were published:
 /// with the next batch it works by the newer.
-pub fn uplink(
+pub fn uplink<F: Family>(
     half: &ControlHalf,
     region: &ControlRegion,
     key: [u64; 2],
     policy: u8,
-    traffic: &Traffic,
+    traffic: &Traffic<F>,
 ) -> Option<u8> {
     let index = usize::from(policy);
     let is_used =
-        |policy: &&Policy| policy.member_count != 0 && policy.steering(Family::V4).has_table != 0;
+        |policy: &&Policy| policy.member_count != 0 && policy.steering(F::FAMILY).has_table != 0;
     let policy = half.policies.get(index).filter(is_used)?;
     let mut hash = selection_hash(half, key, policy, traffic);
+    let path = |uplink| PathId::new(uplink, F::FAMILY);
     let mut resort = None;
     for _ in 0..RETRIES {
         let bucket = (hash >> 48) as u16;
-        let uplink = region.bucket(half.epoch, Family::V4, index, bucket)?;
-        if uplink != NONE && usable(region, uplink) {
+        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket)?;
+        if uplink != NONE && usable(region, path(uplink)) {
             return Some(uplink);
         }
-        if uplink != NONE && resort.is_none() && spared(region, uplink) {
+        if uplink != NONE && resort.is_none() && spared(region, path(uplink)) {
             resort = Some(uplink);
         }
         hash = Purpose::NextBucket.hash(key, hash);
@@ -97,49 +99,55 @@ pub fn uplink(
     resort
 }
 
-/// May flows use the uplink, whatever their policy?
+/// May flows use the path, whatever their policy?
 #[inline]
-pub fn usable(region: &ControlRegion, uplink: u8) -> bool {
-    region.path_state(PathId::v4(uplink)) & path_state::USABLE != 0
+pub fn usable(region: &ControlRegion, path: PathId) -> bool {
+    region.path_state(path) & path_state::USABLE != 0
 }
 
-/// Is the uplink what some policy is left with? Which one, its buckets say.
-pub fn spared(region: &ControlRegion, uplink: u8) -> bool {
-    region.path_state(PathId::v4(uplink)) & path_state::SPARED != 0
+/// Is the path what some policy is left with? Which one, its buckets say.
+pub fn spared(region: &ControlRegion, path: PathId) -> bool {
+    region.path_state(path) & path_state::SPARED != 0
 }
 
-/// Is the uplink of a worse tier than the one that takes the policy's new flows?
-pub fn is_away(policy: &Policy, uplink: u8) -> bool {
-    let member = policy.members().iter().find(|member| member.uplink == uplink);
-    let active = policy.steering(Family::V4).active_tier;
+/// Is the path of a worse tier than the one that takes the policy's new flows?
+pub fn is_away(policy: &Policy, path: PathId) -> bool {
+    let member = policy.members().iter().find(|member| member.uplink == path.uplink);
+    let active = policy.steering(path.family).active_tier;
     active != 0 && member.is_some_and(|member| member.tier > active)
 }
 
 /// The policy's key. Where a member translates, a UDP or ICMP endpoint must keep one mapping
 /// whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
-fn selection_hash(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic) -> u64 {
-    let word = |a: [u8; 4], b: u32| u64::from(u32::from_be_bytes(a)) << 32 | u64::from(b);
-    let endpoint_only = t.proto != tcp::PROTOCOL && translates(half, policy);
-    let destination = if endpoint_only { 0 } else { u32::from_be_bytes(t.dst) };
-    let addresses = word(t.src, destination);
-    let flow = Selection::Flow as u8;
-    let source = Selection::Source as u8;
+fn selection_hash<F: Family>(
+    half: &ControlHalf,
+    key: [u64; 2],
+    policy: &Policy,
+    t: &Traffic<F>,
+) -> u64 {
+    let word = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
+    let endpoint_only = t.proto != tcp::PROTOCOL && translates::<F>(half, policy);
+    let source = F::digest(key, &t.src);
+    let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
+    let addresses = word(source, destination);
+    let by_flow = Selection::Flow as u8;
+    let by_source = Selection::Source as u8;
     match policy.selection {
-        s if s == flow && endpoint_only => {
-            hash2(key, addresses, word([0, 0, 0, t.proto], t.sport.into()))
+        s if s == by_flow && endpoint_only => {
+            hash2(key, addresses, word(t.proto.into(), t.sport.into()))
         }
-        s if s == flow => {
+        s if s == by_flow => {
             let ports = u32::from(t.sport) << 16 | u32::from(t.dport);
-            hash2(key, addresses, word([0, 0, 0, t.proto], ports))
+            hash2(key, addresses, word(t.proto.into(), ports))
         }
-        s if s == source => Purpose::Bucket.hash(key, word(t.src, 0)),
+        s if s == by_source => Purpose::Bucket.hash(key, word(source, 0)),
         _ => Purpose::Bucket.hash(key, addresses),
     }
 }
 
-fn translates(half: &ControlHalf, policy: &Policy) -> bool {
+fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
     policy.members().iter().any(|member| {
-        let path = half.path(PathId::v4(member.uplink));
+        let path = half.path(PathId::new(member.uplink, F::FAMILY));
         path.is_some_and(|path| path.translate == Translate::Nat44 as u8)
     })
 }
@@ -172,7 +180,7 @@ mod tests {
             ControlWriter::new(ControlRegion::anonymous().unwrap(), NextHops::anonymous().unwrap());
         let mut half = empty_half();
         for uplink in 0..2u8 {
-            half.uplinks[usize::from(uplink)].path_mut(Family::V4).translate =
+            half.uplinks[usize::from(uplink)].path_mut(V4::FAMILY).translate =
                 Translate::Nat44 as u8;
             half.policies[0].members[usize::from(uplink)] = Member { uplink, tier: 1, weight: 1 };
             writer.set_path_state(PathId::v4(uplink), path_state::USABLE);
@@ -237,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_icmp_identifier_is_no_port() {
-        let ping = Traffic { proto: icmp::PROTOCOL, sport: 443, dport: 443, ..traffic() };
+        let ping = Traffic { proto: V4::ICMP, sport: 443, dport: 443, ..traffic() };
         assert!(!matches(&Rule { destination_ports: [443, 443], ..Rule::any(0) }, &ping));
         assert!(matches(&Rule::any(0), &ping));
     }

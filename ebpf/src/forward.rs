@@ -11,9 +11,10 @@ use weir_layout::control::{Mac, PathId, PortRole, Tier};
 use weir_layout::counters::Lane;
 use weir_layout::flow::{FlowEntry4, flag};
 use weir_wire::ethernet::{self, TAG_LEN};
+use weir_wire::family::V4;
 use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
-use weir_wire::plain::{Ip4, Packet};
-use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, frame4};
+use weir_wire::plain::{Header, Ip4, Packet};
+use weir_wire::rewrite::{self, LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::{icmp, tcp, udp};
 
 use crate::flows::{self, Search};
@@ -94,10 +95,10 @@ fn forward<const L3: usize>(
             return None;
         }
     }
-    let (frame, rewrite) = (&mut XdpFrame(ctx), [addresses, ports]);
+    let (frame, new) = (&mut XdpFrame(ctx), [addresses, ports]);
     let sent = match tagged {
-        true => frame4::<TAGGED>(frame, &packet, rewrite, &egress.link),
-        false => frame4::<UNTAGGED>(frame, &packet, rewrite, &egress.link),
+        true => rewrite::frame::<V4, TAGGED>(frame, &packet, new, &egress.link),
+        false => rewrite::frame::<V4, UNTAGGED>(frame, &packet, new, &egress.link),
     };
     let bytes = u64::from(packet.ip.total());
     count(found.entry, maps::milliseconds(lane), bytes);

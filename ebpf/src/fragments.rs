@@ -5,9 +5,9 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
-use weir_wire::parse::{HEAD_LEN, Parsed};
+use weir_wire::parse::Parsed;
 
-/// A datagram: addresses, identification, protocol, zero (RFC 791 §3.2).
+/// A datagram: addresses; identification and protocol (RFC 791 §3.2).
 type Datagram = [u32; 3];
 
 /// Datagrams of flows of which fragments may follow; the oldest make room.
@@ -16,20 +16,19 @@ static FRAGMENTS: LruHashMap<Datagram, u8> = LruHashMap::with_max_entries(4096, 
 
 /// A first fragment: the later ones go where it goes.
 #[inline(always)]
-pub fn first(p: &Parsed, head: &[u8; HEAD_LEN], of_flow: bool) {
-    let datagram = datagram(p, head);
+pub fn first(p: &Parsed, of_flow: bool) {
+    let datagram = datagram(p);
     // A failure costs the datagram.
     let _ = if of_flow { FRAGMENTS.insert(&datagram, &1, 0) } else { FRAGMENTS.remove(&datagram) };
 }
 
 /// Was the first fragment of its datagram the user tier's?
 #[inline(always)]
-pub fn follows(p: &Parsed, head: &[u8; HEAD_LEN]) -> bool {
-    FRAGMENTS.get_ptr(&datagram(p, head)).is_some()
+pub fn follows(p: &Parsed) -> bool {
+    FRAGMENTS.get_ptr(&datagram(p)).is_some()
 }
 
 #[inline(always)]
-fn datagram(p: &Parsed, head: &[u8; HEAD_LEN]) -> Datagram {
-    let [a, b] = if p.l3 == 14 { [head[18], head[19]] } else { [head[22], head[23]] };
-    [u32::from_ne_bytes(p.src), u32::from_ne_bytes(p.dst), u32::from_ne_bytes([a, b, p.proto, 0])]
+fn datagram(p: &Parsed) -> Datagram {
+    [u32::from_ne_bytes(p.src), u32::from_ne_bytes(p.dst), p.ident << 8 | u32::from(p.proto)]
 }

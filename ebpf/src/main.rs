@@ -118,12 +118,12 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         Verdict::IfFlow(key, otherwise) => {
             let exists = flows::exists(key.words());
             if parsed.kind == (Kind::Fragment { first: true }) {
-                fragments::first(&parsed, head, exists);
+                fragments::first(&parsed, exists);
             }
             if exists { to_user(published, &port, queue) } else { otherwise }
         }
         Verdict::IfFirst(otherwise) => {
-            if fragments::follows(&parsed, head) {
+            if fragments::follows(&parsed) {
                 to_user(published, &port, queue)
             } else {
                 otherwise

@@ -199,15 +199,16 @@ impl LaneWriter {
         }
     }
 
-    /// Counts a TCP segment sent again, between a LAN host and a remote one.
-    pub fn add_resent(&self, uplink: u8, user: [u8; 4], remote: [u8; 4]) {
+    /// Counts a TCP segment sent again, between a LAN host and a remote one, whose addresses are
+    /// given [in 32 bits](weir_wire::family::Family::fold).
+    pub fn add_resent(&self, uplink: u8, user: u32, remote: u32) {
         if usize::from(uplink) >= MAX_UPLINKS {
             return;
         }
         self.add_uplink(uplink, UplinkCounter::Retransmitted, 1);
         let at = resent_at(uplink);
-        self.bump(at + place(u32::from_ne_bytes(user)), 1);
-        self.bump(at + PLACES + place(u32::from_ne_bytes(remote)), 1);
+        self.bump(at + place(user), 1);
+        self.bump(at + PLACES + place(remote), 1);
     }
 
     /// Sets a counter of an uplink: for flows taken over from an earlier process.
@@ -281,12 +282,13 @@ mod tests {
     #[test]
     fn what_is_sent_again_counts_for_both_ends() {
         let counters = Counters::anonymous().unwrap();
-        let (user, remote) = ([10, 0, 0, 1], [192, 0, 2, 1]);
+        let [user, remote, other] =
+            [[10, 0, 0, 1], [192, 0, 2, 1], [192, 0, 2, 2]].map(u32::from_ne_bytes);
         counters.worker(0).add_resent(63, user, remote);
-        counters.worker(1).add_resent(63, user, [192, 0, 2, 2]);
+        counters.worker(1).add_resent(63, user, other);
         let resent = counters.resent(63);
-        assert_eq!(resent.users[place(u32::from_ne_bytes(user))], 2);
-        assert_eq!(resent.remotes[place(u32::from_ne_bytes(remote))], 1);
+        assert_eq!(resent.users[place(user)], 2);
+        assert_eq!(resent.remotes[place(remote)], 1);
         assert_eq!((resent.remotes.iter().sum::<u64>(), counters.uplink(63).retransmitted), (2, 2));
         assert_eq!(counters.resent(62), Resent::default());
     }

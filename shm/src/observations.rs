@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::fence;
 
+use weir_layout::MAX_WORKERS;
+use weir_layout::control::PathId;
 use weir_layout::observations::{INTERVAL_MS, Interval, SLOTS, WorkerObservations};
-use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::map::{Access, Mmap};
@@ -12,7 +13,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
 const WORKER_WORDS: usize = size_of::<WorkerObservations>() / 8;
-const UPLINKS_AT: usize = std::mem::offset_of!(WorkerObservations, uplinks) / 8;
+const PATHS_AT: usize = std::mem::offset_of!(WorkerObservations, paths) / 8;
 const INTERVAL_WORDS: usize = size_of::<Interval>() / 8;
 
 /// The observations of all workers, mapped.
@@ -38,10 +39,10 @@ impl Observations {
         now_ms / INTERVAL_MS + 1
     }
 
-    /// What a worker saw of an uplink in interval `number`; `None` when it saw nothing, has not
+    /// What a worker saw of a path in interval `number`; `None` when it saw nothing, has not
     /// written it yet or has since overwritten it.
-    pub fn read(&self, worker: u8, uplink: u8, number: u64) -> Option<Interval> {
-        let words = self.slot(worker, uplink, number);
+    pub fn read(&self, worker: u8, path: PathId, number: u64) -> Option<Interval> {
+        let words = self.slot(worker, path, number);
         let (first, rest) = words.split_first()?;
         if first.load(Ordering::Acquire) != number {
             return None;
@@ -56,10 +57,10 @@ impl Observations {
         whole.then(|| Interval::read_from_bytes(copy.as_bytes()).ok()).flatten()
     }
 
-    /// Writes what a worker saw of an uplink in the interval that it names. A worker writes its own
+    /// Writes what a worker saw of a path in the interval that it names. A worker writes its own
     /// only.
-    pub fn write(&self, worker: u8, uplink: u8, interval: &Interval) {
-        let words = self.slot(worker, uplink, interval.number);
+    pub fn write(&self, worker: u8, path: PathId, interval: &Interval) {
+        let words = self.slot(worker, path, interval.number);
         let Some((first, rest)) = words.split_first() else { return };
         first.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
@@ -70,11 +71,10 @@ impl Observations {
         first.store(interval.number, Ordering::Release);
     }
 
-    fn slot(&self, worker: u8, uplink: u8, number: u64) -> &[AtomicU64] {
+    fn slot(&self, worker: u8, path: PathId, number: u64) -> &[AtomicU64] {
         let worker = usize::from(worker) % MAX_WORKERS;
-        let uplink = usize::from(uplink) % MAX_UPLINKS;
-        let interval = uplink * SLOTS + (number % SLOTS as u64) as usize;
-        let at = worker * WORKER_WORDS + UPLINKS_AT + interval * INTERVAL_WORDS;
+        let interval = path.index() * SLOTS + (number % SLOTS as u64) as usize;
+        let at = worker * WORKER_WORDS + PATHS_AT + interval * INTERVAL_WORDS;
         &self.mmap.view::<AtomicU64>(0)[at..at + INTERVAL_WORDS]
     }
 }
@@ -82,6 +82,7 @@ impl Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_layout::Family;
     use weir_layout::observations::NewFlows;
 
     fn interval(number: u64) -> Interval {
@@ -92,20 +93,23 @@ mod tests {
     #[test]
     fn an_interval_is_read_as_it_was_written() {
         let observations = Observations::anonymous().unwrap();
-        observations.write(3, 63, &interval(7));
-        assert_eq!(observations.read(3, 63, 7), Some(interval(7)));
-        assert_eq!(observations.read(3, 62, 7), None);
-        assert_eq!(observations.read(2, 63, 7), None);
+        for family in Family::ALL {
+            let path = |uplink| PathId::new(uplink, family);
+            observations.write(3, path(63), &interval(7));
+            assert_eq!(observations.read(3, path(63), 7), Some(interval(7)));
+            assert_eq!(observations.read(3, path(62), 7), None);
+            assert_eq!(observations.read(2, path(63), 7), None);
+        }
     }
 
     #[test]
     fn an_interval_that_was_overwritten_is_gone() {
         let observations = Observations::anonymous().unwrap();
         for number in 1..=SLOTS as u64 + 1 {
-            observations.write(0, 0, &interval(number));
+            observations.write(0, PathId::v4(0), &interval(number));
         }
-        assert_eq!(observations.read(0, 0, 1), None);
-        assert_eq!(observations.read(0, 0, 2), Some(interval(2)));
-        assert_eq!(observations.read(0, 0, SLOTS as u64 + 2), None);
+        assert_eq!(observations.read(0, PathId::v4(0), 1), None);
+        assert_eq!(observations.read(0, PathId::v4(0), 2), Some(interval(2)));
+        assert_eq!(observations.read(0, PathId::v4(0), SLOTS as u64 + 2), None);
     }
 }

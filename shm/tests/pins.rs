@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use weir_layout::Family;
 use weir_layout::control::{BUCKETS, Name, host_class};
 use weir_layout::counters::Counter;
-use weir_layout::flow6::{FlowEntry6, FlowKey6};
+use weir_layout::flow::{FlowKey6, FlowState, StateOwner};
 use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
@@ -16,8 +16,7 @@ use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
-use weir_wire::family::{Family as _, V4, V6};
-use zerocopy::FromZeros;
+use weir_wire::family::{NewDirection, V4, V6};
 
 /// A pin directory of the test's own, removed at its end.
 struct Scratch(Pins);
@@ -100,9 +99,10 @@ fn each_family_has_a_flow_table_of_its_own() {
     assert_eq!(status.check_flows::<V6>(&scratch.0, 64).unwrap(), Some(()));
     assert_eq!(status.check_flows::<V4>(&scratch.0, 64).unwrap(), None);
     assert!(status.check_flows::<V6>(&scratch.0, 128).is_err());
-    let entry = FlowEntry6 { src: [7; 16], ..FlowEntry6::new_zeroed() };
-    let key = FlowKey6 { src: [7; 16], ..FlowKey6::new_zeroed() };
-    let index = table.insert(9, &V6::words(&entry)).unwrap();
+    let key = FlowKey6::new([7; 16], [8; 16], [1; 2], [2; 2], 17);
+    let state_owner = StateOwner::new(FlowState::Stateless, 0);
+    let new = NewDirection { flags: 0, state_owner, uplink: 0, adjacency: 0, mark: 0, now: 0 };
+    let index = table.insert(9, &new.words::<V6>(&key, &key)).unwrap();
     assert!(FlowTable4::read_only(&scratch.0).is_err());
     assert_eq!(FlowTable4::open(&scratch.0, 64).unwrap().slot(index).read(), None);
     assert_eq!(FlowTable::<V6>::read_only(&scratch.0).unwrap().find(9, &key), Some(index));

@@ -5,6 +5,8 @@ use crate::parse::{Error, get, part, put};
 
 /// Length of a header without options.
 pub const HEADER_LEN: usize = 20;
+/// Bytes of a packet that every host takes (RFC 791 §3.1).
+pub const MIN_MTU: usize = 576;
 
 /// More fragments follow; a bit of the fragment word.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
@@ -229,6 +231,14 @@ impl<T: AsRef<[u8]>> Packet<T> {
     pub fn pseudo_header(&self) -> u16 {
         let len = usize::from(self.total_len()).saturating_sub(self.header_len());
         checksum::pseudo4(self.src(), self.dst(), self.protocol(), len as u16)
+    }
+}
+
+impl<T> Packet<T> {
+    /// The buffer.
+    #[inline]
+    pub fn into_inner(self) -> T {
+        self.buffer
     }
 }
 

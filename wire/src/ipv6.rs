@@ -5,6 +5,8 @@ use crate::parse::{Error, get, part, put};
 
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// Bytes of a packet that every link carries (RFC 8200 §5).
+pub const MIN_MTU: usize = 1280;
 
 /// Next header: hop-by-hop options.
 pub const HOP_BY_HOP: u8 = 0;
@@ -53,6 +55,16 @@ pub const fn is_extension(next_header: u8) -> bool {
             | 253 // experiments, RFC 3692
             | 254
     )
+}
+
+/// May a packet that is forwarded come from this address? Not from the unspecified or the loopback
+/// address, a link-local one or a group (RFC 4291 §2.5, §2.7), or one that stands for an IPv4
+/// address (RFC 4038 §4.2).
+#[inline]
+pub const fn is_unicast(address: [u8; 16]) -> bool {
+    let [a, b, ..] = address;
+    let mapped = u128::from_be_bytes(address) >> 32;
+    a != 0xff && !(a == 0xfe && b & 0xc0 == 0x80) && mapped != 0 && mapped != 0xffff
 }
 
 /// A packet: fixed header and payload; link-layer padding may follow.
@@ -185,6 +197,14 @@ impl<T: AsRef<[u8]>> Packet<T> {
     pub fn pseudo_header(&self) -> u16 {
         let len = u32::from(self.payload_len());
         checksum::pseudo6(&self.src(), &self.dst(), self.next_header(), len)
+    }
+}
+
+impl<T> Packet<T> {
+    /// The buffer.
+    #[inline]
+    pub fn into_inner(self) -> T {
+        self.buffer
     }
 }
 

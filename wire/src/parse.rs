@@ -8,8 +8,9 @@
 //! results passed through memory cost as much as half of the parsing.
 
 use crate::checksum::{is_valid, sum};
+use crate::family::{Family, Key, V4, V6};
 use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
-use weir_layout::flow::FlowKey4;
+use weir_layout::flow::FlowKey;
 
 /// Why a packet view refuses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,7 @@ pub enum Kind {
 /// Where a packet's headers are and which flow it belongs to. Offsets count bytes from the start of
 /// the frame; addresses and ports are as on the wire; ports are zero where [`Kind`] promises none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parsed<A = [u8; 4]> {
+pub struct Parsed<F: Family = V4> {
     /// VLAN identifier, host order; 0: untagged or priority-tagged.
     pub vlan: u16,
     /// Start of the IP header: 14, or 18 after a VLAN tag.
@@ -113,9 +114,9 @@ pub struct Parsed<A = [u8; 4]> {
     /// End of the IP packet; Ethernet padding follows.
     pub end: u16,
     /// Source address.
-    pub src: A,
+    pub src: F::Address,
     /// Destination address.
-    pub dst: A,
+    pub dst: F::Address,
     /// Source port; the identifier of ICMP echo.
     pub sport: [u8; 2],
     /// Destination port; the identifier of ICMP echo.
@@ -128,20 +129,22 @@ pub struct Parsed<A = [u8; 4]> {
     pub ttl: u8,
     /// Differentiated services code point, 0..64.
     pub dscp: u8,
+    /// Identification of a fragment, of which IPv4 has 16 bits; 0 of a whole packet.
+    pub ident: u32,
     /// What to do with it.
     pub kind: Kind,
 }
 
-impl Parsed {
+impl<F: Family> Parsed<F> {
     /// The key of its flow.
     #[inline]
-    pub const fn key(&self) -> FlowKey4 {
-        FlowKey4::new(self.src, self.dst, self.sport, self.dport, self.proto)
+    pub fn key(&self) -> Key<F> {
+        FlowKey::new(self.src, self.dst, self.sport, self.dport, self.proto)
     }
 }
 
 /// An IPv6 packet's [`Parsed`].
-pub type Parsed6 = Parsed<[u8; 16]>;
+pub type Parsed6 = Parsed<V6>;
 
 /// Bytes from the start of a frame that [`parse_head`] reads at most: a VLAN tag, and an ICMP error
 /// up to the end of its inner header.
@@ -167,7 +170,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
         _ => return Err(Reject::NotIp),
     }
     let (ip, rest) = link.payload.split_first_chunk::<20>().ok_or(Reject::Truncated)?;
-    let [version_ihl, tos, len_hi, len_lo, _, _, frag_hi, frag_lo, ttl, proto, ..] = *ip;
+    let [version_ihl, tos, len_hi, len_lo, id_hi, id_lo, frag_hi, frag_lo, ttl, proto, ..] = *ip;
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
     let total = usize::from(u16::from_be_bytes([len_hi, len_lo]));
     let header = usize::from(version_ihl & 0xf) * 4;
@@ -193,6 +196,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
         tcp_flags: 0,
         ttl,
         dscp: tos >> 2,
+        ident: 0,
         kind: Kind::Options,
     };
     if header != ipv4::HEADER_LEN {
@@ -203,11 +207,14 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
     }
     let fragment = u16::from_be_bytes([frag_hi, frag_lo]);
     let first = fragment & ipv4::FRAGMENT_OFFSET == 0;
+    let whole = fragment & ipv4::MORE_FRAGMENTS == 0;
+    if !(first && whole) {
+        parsed.ident = u16::from_be_bytes([id_hi, id_lo]).into();
+    }
     if !first {
         parsed.kind = Kind::Fragment { first };
         return Ok(parsed);
     }
-    let whole = fragment & ipv4::MORE_FRAGMENTS == 0;
     let len = total - header;
     let transport = match proto {
         tcp::PROTOCOL => tcp(rest, len, whole)?,
@@ -264,6 +271,7 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
         tcp_flags: 0,
         ttl: hop_limit,
         dscp: (v & 0xf) << 2 | c >> 6,
+        ident: 0,
         kind: Kind::Options,
     };
     if next == ipv6::FRAGMENT {
@@ -284,7 +292,8 @@ fn fragment6(mut parsed: Parsed6, rest: &[u8], len: usize) -> Result<Parsed6, Re
     if len < 8 {
         return Err(Reject::Truncated);
     }
-    let [next, _, offset_hi, offset_lo, ..] = *header;
+    let [next, _, offset_hi, offset_lo, ident @ ..] = *header;
+    parsed.ident = u32::from_be_bytes(ident);
     let first = u16::from_be_bytes([offset_hi, offset_lo]) & ipv6::FRAGMENT_OFFSET == 0;
     parsed.l4 += 8;
     parsed.proto = next;
@@ -360,7 +369,7 @@ impl Transport {
     }
 }
 
-impl<A> Parsed<A> {
+impl<F: Family> Parsed<F> {
     /// Fills in the transport; `whole` is false for first fragments.
     #[inline(always)]
     fn set(&mut self, transport: Transport, whole: bool) {

@@ -2,11 +2,44 @@
 //!
 //! Recognised from whole words, little-endian loads of what stands in memory, because per byte the
 //! BPF machine would need four times the instructions. Whatever [`Packet::is_plain`] accepts,
-//! [`parse`](crate::parse::parse) accepts with the same result; it refuses all that the user tier has
-//! to see: fragments, options, a TTL about to end, SYN, FIN and RST.
+//! [`parse`](crate::parse) accepts with the same result; it refuses all that the user tier has to
+//! see: fragments, options, extension headers, a time to live about to end, SYN, FIN and RST.
 
-use crate::{icmp, ipv4, tcp, udp};
+use core::fmt::Debug;
+
+use crate::family::{Family, V4};
+use crate::parse::get;
+use crate::{ipv4, ipv6, tcp, udp};
 use weir_layout::flow::FlowKey4;
+
+/// An IP header as whole words.
+pub trait Header: Copy + Eq + Debug {
+    /// Bytes of the header.
+    const LEN: usize;
+    /// A flow key's words.
+    type Words;
+
+    /// The header at the beginning of these bytes; what they lack is zero.
+    fn read(bytes: &[u8]) -> Self;
+
+    /// Is it one of a plain packet? `room` is what the frame has from the header's start.
+    fn is_plain(&self, room: u64) -> bool;
+
+    /// Bytes of the packet, header included.
+    fn total(&self) -> u16;
+
+    /// The protocol.
+    fn proto(&self) -> u8;
+
+    /// Time to live, or hop limit.
+    fn ttl(&self) -> u8;
+
+    /// Differentiated services code point.
+    fn dscp(&self) -> u8;
+
+    /// The words of its flow's key, of which the last is given.
+    fn key(&self, last: u64) -> Self::Words;
+}
 
 /// The 20 bytes of an IPv4 header without options, as five words of 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +49,17 @@ const VERSION_IHL: u64 = 0x45;
 /// More fragments, or an offset: as the field's bytes in a little-endian word.
 const FRAGMENTED: u64 = (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET).swap_bytes() as u64;
 
-impl Ip4 {
-    /// Is it one of a plain packet? `room` is what the frame has from the header's start.
+impl Header for Ip4 {
+    const LEN: usize = ipv4::HEADER_LEN;
+    type Words = [u64; 2];
+
     #[inline(always)]
-    const fn is_plain(&self, room: u64) -> bool {
+    fn read(bytes: &[u8]) -> Self {
+        Self([0, 4, 8, 12, 16].map(|at| u32::from_le_bytes(get(bytes, at)).into()))
+    }
+
+    #[inline(always)]
+    fn is_plain(&self, room: u64) -> bool {
         let [first, second, third, src, dst] = self.0;
         let total = self.total() as u64;
         // One's complement sums are the same in either byte order (RFC 1071 §2(B)). Five words are
@@ -35,40 +75,110 @@ impl Ip4 {
             && (sum & 0xffff) + (sum >> 16) == 0xffff
     }
 
-    /// Bytes of the packet, header included.
     #[inline(always)]
-    pub const fn total(&self) -> u16 {
+    fn total(&self) -> u16 {
         ((self.0[0] >> 16) as u16).swap_bytes()
     }
 
-    /// The protocol.
     #[inline(always)]
-    pub const fn proto(&self) -> u8 {
+    fn proto(&self) -> u8 {
         (self.0[2] >> 8) as u8
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.0[2] as u8
+    }
+
+    #[inline(always)]
+    fn dscp(&self) -> u8 {
+        (self.0[0] >> 8) as u8 >> 2
+    }
+
+    #[inline(always)]
+    fn key(&self, last: u64) -> [u64; 2] {
+        let [_, _, _, src, dst] = self.0;
+        [src | dst << 32, last]
+    }
+}
+
+/// The 40 bytes of an IPv6 header, as five words of 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip6(pub [u64; 5]);
+
+impl Ip6 {
+    /// Bytes behind the header.
+    #[inline(always)]
+    const fn payload(&self) -> u16 {
+        ((self.0[0] >> 32) as u16).swap_bytes()
+    }
+}
+
+impl Header for Ip6 {
+    const LEN: usize = ipv6::HEADER_LEN;
+    type Words = [u64; 5];
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Self {
+        Self([0, 8, 16, 24, 32].map(|at| u64::from_le_bytes(get(bytes, at))))
+    }
+
+    #[inline(always)]
+    fn is_plain(&self, room: u64) -> bool {
+        let [first, ..] = self.0;
+        first & 0xf0 == 0x60
+            && first >> 56 > 1
+            && u64::from(self.payload()) + ipv6::HEADER_LEN as u64 <= room.min(u16::MAX.into())
+    }
+
+    #[inline(always)]
+    fn total(&self) -> u16 {
+        self.payload().wrapping_add(ipv6::HEADER_LEN as u16)
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> u8 {
+        (self.0[0] >> 48) as u8
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        (self.0[0] >> 56) as u8
+    }
+
+    #[inline(always)]
+    fn dscp(&self) -> u8 {
+        ((self.0[0] as u16).swap_bytes() >> 6) as u8 & 0x3f
+    }
+
+    #[inline(always)]
+    fn key(&self, last: u64) -> [u64; 5] {
+        let [_, a, b, c, d] = self.0;
+        [a, b, c, d, last]
     }
 }
 
 /// A packet's headers, as whole words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct Packet<F: Family = V4> {
     /// The IP header.
-    pub ip: Ip4,
+    pub ip: F::Header,
     /// Of the transport header: the first two words, and of TCP the next two.
     pub transport: [u64; 4],
 }
 
-impl Packet {
+impl<F: Family> Packet<F> {
     /// Is it for the kernel tier? `room` counts the frame's bytes from the IP header on.
     #[inline(always)]
-    pub const fn is_plain(&self, room: u64) -> bool {
+    pub fn is_plain(&self, room: u64) -> bool {
         self.ip.is_plain(room) && self.has_plain_transport()
     }
 
     /// Is its transport header, after a plain IP header?
     #[inline(always)]
-    const fn has_plain_transport(&self) -> bool {
+    fn has_plain_transport(&self) -> bool {
         let [first, second, _, fourth] = self.transport;
-        let len = self.ip.total() as u64 - ipv4::HEADER_LEN as u64;
+        let len = self.ip.total() as u64 - F::Header::LEN as u64;
         match self.ip.proto() {
             udp::PROTOCOL => {
                 let stated = (second as u16).swap_bytes() as u64;
@@ -79,45 +189,43 @@ impl Packet {
                 let header = (fourth & 0xf0) >> 2;
                 header >= tcp::HEADER_LEN as u64 && header <= len && (fourth >> 8) & EVENTS == 0
             }
-            icmp::PROTOCOL => {
-                let kind = first as u8;
-                len >= 8 && (kind == icmp::ECHO_REQUEST || kind == icmp::ECHO_REPLY)
+            proto => {
+                proto == F::ICMP
+                    && len >= 8
+                    && (first as u8 == F::ECHO_REQUEST || first as u8 == F::ECHO_REPLY)
             }
-            _ => false,
         }
     }
 
-    /// The words of its [`FlowKey4`], see [`FlowKey4::words`]. ICMP echo has its identifier in both
-    /// ports.
+    /// The words of its [key](crate::family::Key). ICMP echo has its identifier in both ports.
     #[inline(always)]
-    pub const fn key(&self) -> [u64; 2] {
-        let [_, _, _, src, dst] = self.ip.0;
+    pub fn key(&self) -> F::Words {
         let [first, second, ..] = self.transport;
         let proto = self.ip.proto();
-        let ports = if proto == icmp::PROTOCOL {
+        let ports = if proto == F::ICMP {
             let ident = second & 0xffff;
             ident | ident << 16
         } else {
             first
         };
-        [src | dst << 32, ports | (proto as u64) << 32]
+        self.ip.key(ports | (proto as u64) << 32)
     }
 
     /// Its TCP segment.
     #[inline(always)]
-    pub const fn segment(&self) -> Option<tcp::Segment> {
+    pub fn segment(&self) -> Option<tcp::Segment> {
         if self.ip.proto() != tcp::PROTOCOL {
             return None;
         }
         let [_, second, _, fourth] = self.transport;
-        let headers = ipv4::HEADER_LEN as u32 + ((fourth & 0xf0) >> 2) as u32;
+        let headers = F::Header::LEN as u32 + ((fourth & 0xf0) >> 2) as u32;
         let len = self.ip.total() as u32 - headers;
         Some(tcp::Segment::new((second as u32).swap_bytes(), len, 0))
     }
 
     /// What its TCP segment acknowledges, if anything.
     #[inline(always)]
-    pub const fn acknowledged(&self) -> Option<u32> {
+    pub fn acknowledged(&self) -> Option<u32> {
         let [_, _, third, fourth] = self.transport;
         if (fourth >> 8) & tcp::flag::ACK as u64 == 0 {
             return None;

@@ -4,8 +4,8 @@
 
 use crate::checksum::{is_valid, sum};
 use crate::parse::Parsed;
-use crate::{icmp, ipv4, tcp, udp};
-use weir_layout::flow::FlowKey4;
+use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use weir_layout::flow::{FlowKey4, FlowKey6};
 
 /// Bytes that are read: an IPv4 header, and as much behind it as every error quotes.
 pub const LEN: usize = ipv4::HEADER_LEN + 8;
@@ -16,6 +16,38 @@ pub const LEN: usize = ipv4::HEADER_LEN + 8;
 pub const fn start(error: &Parsed) -> Option<u16> {
     let start = error.l4 + icmp::HEADER_LEN as u16;
     if start + LEN as u16 <= error.end { Some(start) } else { None }
+}
+
+/// As [`LEN`], of IPv6.
+pub const LEN6: usize = ipv6::HEADER_LEN + 8;
+
+/// As [`key`], of IPv6, where `None` stands for extension headers, too.
+#[inline(always)]
+pub fn key6(quoted: &[u8; LEN6]) -> Option<FlowKey6> {
+    let (fixed, rest) = quoted.split_first_chunk::<8>()?;
+    let (src, rest) = rest.split_first_chunk::<16>()?;
+    let (dst, transport) = rest.split_first_chunk::<16>()?;
+    let [0x60..0x70, _, _, _, _, _, proto, _] = *fixed else { return None };
+    let (sport, dport) = ports(proto, transport.first_chunk()?, icmpv6::PROTOCOL, |kind| {
+        matches!(kind, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY)
+    })?;
+    Some(FlowKey6::new(*src, *dst, sport, dport, proto))
+}
+
+/// Ports, or twice the identifier, of a protocol that flows have.
+#[inline(always)]
+fn ports(
+    proto: u8,
+    transport: &[u8; 8],
+    icmp: u8,
+    is_echo: impl Fn(u8) -> bool,
+) -> Option<([u8; 2], [u8; 2])> {
+    let [a, b, c, d, e, f, ..] = *transport;
+    match proto {
+        tcp::PROTOCOL | udp::PROTOCOL => Some(([a, b], [c, d])),
+        _ if proto == icmp && is_echo(a) => Some(([e, f], [e, f])),
+        _ => None,
+    }
 }
 
 /// The key of the quoted packet, of a protocol that flows have; `None` for another, for a header
@@ -29,11 +61,8 @@ pub fn key(quoted: &[u8; LEN]) -> Option<FlowKey4> {
     if offset != 0 || !is_valid(sum(ip)) {
         return None;
     }
-    let [a, b, c, d, e, f, ..] = *transport.first_chunk::<8>()?;
-    let (sport, dport) = match proto {
-        tcp::PROTOCOL | udp::PROTOCOL => ([a, b], [c, d]),
-        icmp::PROTOCOL if matches!(a, icmp::ECHO_REQUEST | icmp::ECHO_REPLY) => ([e, f], [e, f]),
-        _ => return None,
-    };
+    let (sport, dport) = ports(proto, transport.first_chunk()?, icmp::PROTOCOL, |kind| {
+        matches!(kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY)
+    })?;
     Some(FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto))
 }

@@ -1,24 +1,41 @@
-//! Applying a compiled [`Rewrite4`] to a frame: addresses, ports, TTL, and both checksums by delta.
+//! Applying a compiled [`Rewrite`] to a frame: addresses, ports, TTL, and both checksums by delta.
 //!
 //! Used by both tiers. The caller has parsed the frame and checked that its TTL is above one.
 
 use crate::checksum::Delta;
+use crate::family::{Family, V4, V6};
 use crate::plain::Packet;
 use crate::words::{Frame, Words};
-use crate::{ethernet, icmp, icmpv6, ipv4, tcp, udp};
+use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use weir_layout::control::Mac;
-use weir_layout::flow::{FlowKey4, Rewrite4};
-use weir_layout::flow6::{FlowKey6, Rewrite6};
+use weir_layout::flow::{FlowKey4, FlowKey6};
+
+/// What packets of a direction look like when they leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite<A> {
+    /// New source address, network order.
+    pub src: A,
+    /// New destination address, network order.
+    pub dst: A,
+    /// New source port (ICMP: identifier), network order.
+    pub sport: [u8; 2],
+    /// New destination port (ICMP: identifier), network order.
+    pub dport: [u8; 2],
+    /// RFC 1624 delta of the IPv4 header checksum, one off the TTL included; IPv6: zero.
+    pub l3_delta: u16,
+    /// RFC 1624 delta of the transport checksum; 0 under checksum-neutral NPTv6 (RFC 6296).
+    pub l4_delta: u16,
+}
 
 /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
-pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite4 {
+pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite<[u8; 4]> {
     let addresses = Delta::of(both_addresses(from), both_addresses(to));
     let l4 = match from.proto {
         // One identifier, and no pseudo-header (RFC 792).
         icmp::PROTOCOL => Delta::of(from.sport, to.sport),
         _ => addresses + Delta::of(both_ports(from), both_ports(to)),
     };
-    Rewrite4 {
+    Rewrite {
         src: to.src,
         dst: to.dst,
         sport: to.sport,
@@ -40,20 +57,20 @@ const fn both_ports(key: &FlowKey4) -> u32 {
 }
 
 /// As [`compile4`], for IPv6. There is no header checksum.
-pub fn compile6(from: &FlowKey6, to: &FlowKey6) -> Rewrite6 {
+pub fn compile6(from: &FlowKey6, to: &FlowKey6) -> Rewrite<[u8; 16]> {
     let addresses = Delta::of(from.src, to.src) + Delta::of(from.dst, to.dst);
     let l4 = match from.proto {
         // One identifier; unlike ICMP it has a pseudo-header (RFC 4443 §2.3).
         icmpv6::PROTOCOL => addresses + Delta::of(from.sport, to.sport),
         _ => addresses + Delta::of(from.sport, to.sport) + Delta::of(from.dport, to.dport),
     };
-    Rewrite6 {
+    Rewrite {
         src: to.src,
         dst: to.dst,
         sport: to.sport,
         dport: to.dport,
+        l3_delta: 0,
         l4_delta: l4.raw(),
-        pad: [0; 2],
     }
 }
 
@@ -75,26 +92,25 @@ pub const TAGGED: usize = UNTAGGED + ethernet::TAG_LEN;
 
 /// Makes a frame the one that leaves. It begins with room for the link header, and its IP header,
 /// which `packet` was read from, is at `L3`: [`UNTAGGED`] or [`TAGGED`]. `new` is the flow's
-/// [`Rewrite4::words`]. `None`: the frame is shorter than the packet's headers.
+/// [words](Family::rewrite_words). `None`: the frame is shorter than the packet's headers.
 #[inline(always)]
-pub fn frame4<const L3: usize>(
+pub fn frame<F: Family, const L3: usize>(
     frame: &mut (impl Frame + ?Sized),
-    packet: &Packet,
-    new: [u64; 2],
+    packet: &Packet<F>,
+    new: F::Words,
     link: &LinkHeader,
 ) -> Option<()> {
-    let [_, _, third, ..] = packet.ip.0;
-    headers4(frame, L3, packet.ip.proto(), third, new)?;
+    F::headers(frame, L3, packet, new)?;
     if L3 == TAGGED {
         let mut head = frame.words::<TAGGED>(0)?;
         addresses(&mut head, link);
         head.store16::<UNTAGGED>(link.vlan.to_be().into());
         head.store16::<12>(ethernet::VLAN.to_be().into());
-        head.store16::<16>(ethernet::IPV4.to_be().into());
+        head.store16::<16>(F::ETHERTYPE.to_be().into());
     } else {
         let mut head = frame.words::<UNTAGGED>(0)?;
         addresses(&mut head, link);
-        head.store16::<12>(ethernet::IPV4.to_be().into());
+        head.store16::<12>(F::ETHERTYPE.to_be().into());
     }
     Some(())
 }
@@ -107,24 +123,91 @@ fn addresses(head: &mut impl Words, link: &LinkHeader) {
     head.store32::<8>(source >> 16);
 }
 
-/// Rewrites the packet whose IP header begins at `l3`, and takes one off its TTL. `transport` is its
-/// protocol, one that flows have; `None` for a fragment that carries no transport header. A packet
-/// without all of its headers is left alone.
+/// As [`Family::apply`], of the packet whose IP header begins at `l3`.
 #[inline]
-pub fn apply4(frame: &mut [u8], l3: usize, transport: Option<u8>, new: &Rewrite4) {
+pub fn apply4(frame: &mut [u8], l3: usize, transport: Option<u8>, new: &Rewrite<[u8; 4]>) {
+    let new = V4::rewrite_words(new);
     let ttl = l3 + ipv4::field::TTL;
     let Some(third) = frame.get(ttl..).and_then(<[u8]>::first_chunk) else { return };
     let third = u32::from_le_bytes(*third).into();
     // Nobody is left to hear of a packet without its headers.
     let _ = match transport {
-        Some(proto) => headers4(frame, l3, proto, third, new.words()),
-        None => frame.words::<20>(l3).map(|mut ip| network(&mut ip, third, new.words())),
+        Some(proto) => headers4(frame, l3, proto, third, new),
+        None => frame.words::<20>(l3).map(|mut ip| network(&mut ip, third, new)),
     };
+}
+
+/// As [`apply4`]; transport headers begin where `l4` says.
+#[inline]
+pub fn apply6(
+    frame: &mut [u8],
+    [l3, l4]: [usize; 2],
+    transport: Option<u8>,
+    new: &Rewrite<[u8; 16]>,
+) {
+    let new = V6::rewrite_words(new);
+    let at = l3 + ipv6::field::PAYLOAD_LEN;
+    let Some(second) = frame.get(at..).and_then(<[u8]>::first_chunk) else { return };
+    let second = u32::from_le_bytes(*second).into();
+    // Nobody is left to hear of a packet without its headers.
+    let _ = match transport {
+        Some(proto) => headers6(frame, [l3, l4], proto, second, new),
+        None => network6(frame, l3, second, new),
+    };
+}
+
+/// Rewrites IP and transport header; `second` is the word of the hop limit as it came.
+#[inline(always)]
+pub(crate) fn headers6(
+    frame: &mut (impl Frame + ?Sized),
+    [l3, l4]: [usize; 2],
+    proto: u8,
+    second: u64,
+    new: [u64; 5],
+) -> Option<()> {
+    let [.., ports] = new;
+    let delta = Delta::from_raw((ports >> 48) as u16);
+    match proto {
+        tcp::PROTOCOL => {
+            let mut tcp = frame.words::<{ tcp::field::CHECKSUM + 2 }>(l4)?;
+            checksum::<{ tcp::field::CHECKSUM }>(&mut tcp, |field| delta.apply(field));
+            tcp.store32::<0>(ports);
+        }
+        udp::PROTOCOL => {
+            let mut udp = frame.words::<{ udp::HEADER_LEN }>(l4)?;
+            checksum::<{ udp::field::CHECKSUM }>(&mut udp, |field| delta.apply_udp(field));
+            udp.store32::<0>(ports);
+        }
+        _ => {
+            let mut icmp = frame.words::<{ icmpv6::HEADER_LEN }>(l4)?;
+            checksum::<{ icmpv6::field::CHECKSUM }>(&mut icmp, |field| delta.apply(field));
+            icmp.store16::<{ icmpv6::field::IDENT }>(ports);
+        }
+    }
+    network6(frame, l3, second, new)
+}
+
+/// Rewrites the IPv6 header, and takes one off its hop limit, which is in the second word of 32
+/// bits and not zero.
+#[inline(always)]
+fn network6(
+    frame: &mut (impl Frame + ?Sized),
+    l3: usize,
+    second: u64,
+    [a, b, c, d, _]: [u64; 5],
+) -> Option<()> {
+    let mut ip = frame.words::<{ ipv6::HEADER_LEN }>(l3)?;
+    ip.store32::<4>(second.wrapping_sub(1 << 24));
+    ip.store64::<8>(a);
+    ip.store64::<16>(b);
+    ip.store64::<24>(c);
+    ip.store64::<32>(d);
+    Some(())
 }
 
 /// Rewrites IP and transport header; `third` is the word of the TTL as it came.
 #[inline(always)]
-fn headers4(
+pub(crate) fn headers4(
     frame: &mut (impl Frame + ?Sized),
     l3: usize,
     proto: u8,

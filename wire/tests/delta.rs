@@ -4,7 +4,6 @@ mod common;
 
 use common::{Spec, Transport, flows};
 use proptest::prelude::*;
-use weir_layout::flow6::FlowKey6;
 use weir_wire::checksum::Delta;
 use weir_wire::family::{Family, V6};
 use weir_wire::parse::parse6;
@@ -107,9 +106,7 @@ proptest! {
     fn a_compiled_ipv6_rewrite_has_the_delta_of_its_fields(from in flows(true), to in rewrites()) {
         let to = rewritten(&from, &to);
         let [before, after] = [&from, &to].map(|spec| {
-            let p = parse6(&spec.build()).unwrap();
-            let (src, dst, proto) = (p.src, p.dst, p.proto);
-            FlowKey6 { src, dst, sport: p.sport, dport: p.dport, proto, pad: [0; 3] }
+            parse6(&spec.build()).unwrap().key()
         });
         let rewrite = V6::compile(&before, &after);
         prop_assert_eq!(Delta::from_raw(rewrite.l4_delta), transport_delta(&from, &to));

@@ -5,6 +5,7 @@ mod common;
 use std::collections::HashMap;
 
 use common::{fix_ipv4_checksum, samples};
+use weir_wire::family::Family;
 use weir_wire::parse::{
     HEAD_LEN, HEAD_LEN6, Kind, Parsed, Reject, parse, parse_head, parse6, parse6_head,
 };
@@ -107,7 +108,7 @@ fn exercise(data: &[u8]) {
     packet.set_mtu(5);
 }
 
-fn check_offsets<A>(parsed: &Parsed<A>, frame: &[u8]) {
+fn check_offsets<F: Family>(parsed: &Parsed<F>, frame: &[u8]) {
     assert!(parsed.l3 == 14 || parsed.l3 == 18);
     assert!(parsed.l3 < parsed.l4 && parsed.l4 <= parsed.end);
     assert!(usize::from(parsed.end) <= frame.len());

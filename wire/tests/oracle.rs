@@ -24,6 +24,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed, Reject, parse, parse6};
 
 /// Whether an IPv4 header's checksum is right. From the bytes: etherparse's parsed header forgets the
@@ -67,7 +68,7 @@ fn transport(packet: &SlicedPacket<'_>) -> ([u8; 2], [u8; 2], u8) {
 }
 
 /// Checks VLAN tag and transport of an accepted frame.
-fn agree<A>(frame: &[u8], parsed: &Parsed<A>) {
+fn agree<F: Family>(frame: &[u8], parsed: &Parsed<F>) {
     match SlicedPacket::from_ethernet(frame) {
         Ok(packet) => {
             let vlan = match packet.link_exts.first() {

@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 use weir_layout::control::Mac;
-use weir_layout::flow::{FlowKey4, Rewrite4};
+use weir_layout::flow::FlowKey4;
 use weir_wire::checksum::{self, Delta};
+use weir_wire::family::{Family, V4};
 use weir_wire::parse::{Kind, Parsed, parse};
-use weir_wire::plain::{Ip4, Packet};
-use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED, apply4, compile4, frame4};
+use weir_wire::plain::{Header, Ip4, Packet};
+use weir_wire::rewrite::{self, LinkHeader, Rewrite, TAGGED, UNTAGGED, apply4, compile4};
 use weir_wire::tcp;
 
 const L3: usize = UNTAGGED;
@@ -22,7 +23,7 @@ fn recognise(frame: &[u8]) -> Option<Packet> {
 }
 
 /// The frame with each field changed by itself.
-fn rewritten(frame: &[u8], p: &Parsed, new: &Rewrite4) -> Vec<u8> {
+fn rewritten(frame: &[u8], p: &Parsed, new: &Rewrite<[u8; 4]>) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[22] -= 1;
     let l3_delta = Delta::from_raw(new.l3_delta);
@@ -113,23 +114,23 @@ proptest! {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = to;
         let dport = if p.proto == 1 { [i, j] } else { [k, l] };
         let to = FlowKey4::new([a, b, c, d], [e, f, g, h], [i, j], dport, p.proto);
-        let rewrite = compile4(&p.key(), &to);
-        let expected = rewritten(&frame, &p, &rewrite);
+        let new = compile4(&p.key(), &to);
+        let expected = rewritten(&frame, &p, &new);
 
         let mut ours = frame.clone();
-        apply4(&mut ours, L3, Some(p.proto), &rewrite);
+        apply4(&mut ours, L3, Some(p.proto), &new);
         prop_assert_eq!(&ours, &expected);
 
         let mut link =
             LinkHeader { destination: Mac::new([2; 6]), source: Mac::new([4; 6]), vlan: 0 };
         let mut ours = frame.clone();
-        frame4::<UNTAGGED>(&mut ours[..], &packet, rewrite.words(), &link).unwrap();
+        rewrite::frame::<V4, UNTAGGED>(&mut ours[..], &packet, V4::rewrite_words(&new), &link).unwrap();
         let packet_alone = &expected[L3..];
         prop_assert_eq!(ours, [&[2; 6][..], &[4; 6], &[8, 0], packet_alone].concat());
 
         link.vlan = 0x123;
         let mut ours = [&[0; 4], &frame[..]].concat();
-        frame4::<TAGGED>(&mut ours[..], &packet, rewrite.words(), &link).unwrap();
+        rewrite::frame::<V4, TAGGED>(&mut ours[..], &packet, V4::rewrite_words(&new), &link).unwrap();
         let header = [&[2; 6][..], &[4; 6], &[0x81, 0, 1, 0x23, 8, 0]].concat();
         prop_assert_eq!(ours, [&header, packet_alone].concat());
     }

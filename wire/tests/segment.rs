@@ -50,7 +50,7 @@ proptest! {
         let first = 0x45 | u64::from(total.swap_bytes()) << 16;
         let ip = Ip4([first, 0, 0x0640, 0, 0]);
         let transport = [0, u64::from(seq.swap_bytes()), 0, u64::from(words) << 4];
-        let packet = Packet { ip, transport };
+        let packet: Packet = Packet { ip, transport };
         prop_assert_eq!(packet.segment(), Some(Segment::new(seq, data.into(), 0)));
     }
 }

@@ -13,12 +13,12 @@ use weir_health::Entry;
 use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::{Counter, UplinkCounters};
-use weir_layout::flow::{FlowEntry4, flag};
+use weir_layout::flow::flag;
 use weir_layout::status::{DeviceState, DeviceStatus};
 use weir_shm::Pins;
 use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{Entry4, FlowTable4};
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name::LINK;
@@ -312,11 +312,12 @@ impl Weir {
     ///
     /// # Errors
     /// When there is none.
-    pub fn flow(&self, source: SocketAddrV4) -> Result<[FlowEntry4; 2]> {
+    pub fn flow(&self, source: SocketAddrV4) -> Result<[Entry4; 2]> {
         let table = FlowTable4::read_only(&self.pins)?;
-        let is_it = |entry: &FlowEntry4| {
+        let is_it = |entry: &Entry4| {
             entry.flags & flag::INITIATED != 0
-                && (entry.src, entry.sport) == (source.ip().octets(), source.port().to_be_bytes())
+                && (entry.key.src, entry.key.sport)
+                    == (source.ip().octets(), source.port().to_be_bytes())
         };
         let mut entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
         let forward = entries.find(is_it).with_context(|| format!("no flow from {source}"))?;

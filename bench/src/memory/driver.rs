@@ -8,6 +8,7 @@ use weir_dataplane::established;
 use weir_dataplane::packet::Received;
 use weir_layout::counters::Counter;
 use weir_layout::flow::FlowKey4;
+use weir_wire::family::V4;
 use weir_wire::hash::flow4;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
@@ -200,7 +201,9 @@ impl<'u> Driver<'u> {
             let (batch, regions) = (&self.batch, &self.gateway.regions);
             seen += meter.during(|| match find {
                 true => found(batch, regions),
-                false => batch.iter().filter_map(|r| established::read(r.frame.data())).count(),
+                false => {
+                    batch.iter().filter_map(|r| established::read::<V4>(r.frame.data())).count()
+                }
             });
             self.batch.clear();
             self.ring.recycle();
@@ -212,7 +215,7 @@ impl<'u> Driver<'u> {
 fn found(batch: &[Received<Frame<'_>>], regions: &Regions) -> usize {
     let mut keys = [None; BATCH];
     for (key, received) in keys.iter_mut().zip(batch) {
-        *key = established::read(received.frame.data()).map(|packet| {
+        *key = established::read::<V4>(received.frame.data()).map(|packet| {
             let key = FlowKey4::from_words(packet.key());
             let hash = flow4(regions.hash_key, &key);
             regions.flows.prefetch_tags(hash);

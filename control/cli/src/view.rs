@@ -11,11 +11,11 @@ use weir_layout::control::{
     Address, BUCKETS, Member, PathId, Port, PortRole, Selection, Translate, Uplink, path_state,
 };
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowEntry4, FlowState, flag};
+use weir_layout::flow::{FlowState, flag};
 use weir_layout::status::StatusPage;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{Entry4, FlowTable4};
 use weir_shm::map::Access;
 use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
@@ -323,12 +323,12 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     }
     let table4 = FlowTable4::read_only(pins)?;
     let now_ms = time::monotonic_ms() as u32;
-    let wanted = |e: &FlowEntry4| {
+    let wanted = |e: &Entry4| {
         e.flags & flag::INITIATED != 0
             && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)
-            && filter.source.is_none_or(|a| a.octets() == e.src)
-            && filter.destination.is_none_or(|a| a.octets() == e.dst)
-            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.proto))
+            && filter.source.is_none_or(|a| a.octets() == e.key.src)
+            && filter.destination.is_none_or(|a| a.octets() == e.key.dst)
+            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.key.proto))
     };
     let mut entries =
         (0..table4.capacity()).filter_map(|index| table4.slot(index).read()).filter(wanted);
@@ -347,10 +347,10 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
                 }
             });
             json!({
-                "protocol": protocol_name(e.proto),
-                "inside": end(e.src, e.sport),
+                "protocol": protocol_name(e.key.proto),
+                "inside": end(e.key.src, e.key.sport),
                 "outside": end(e.rewrite.src, e.rewrite.sport),
-                "destination": end(e.dst, e.dport),
+                "destination": end(e.key.dst, e.key.dport),
                 "uplink": state.uplink_name(e.uplink),
                 "state": match e.state_owner.state() {
                     FlowState::Stateless => "-",

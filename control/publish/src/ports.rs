@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use weir_layout::control::{
-    ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
+    Address, ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
 };
 use weir_layout::{Family, checksum64};
 use weir_view::{Kernel, Link};
@@ -68,10 +68,13 @@ impl<'h> Ports<'h> {
             reserved: [0; 18],
             name,
         };
-        let address = match self.kernel.addresses_of(Family::V4, link.index).first() {
-            Some(IpAddr::V4(address)) => address.octets(),
-            Some(IpAddr::V6(_)) | None => [0; 4],
-        };
+        self.half.addresses[port] = Family::ALL.map(|family| {
+            // One of the link alone is no source of what goes further (RFC 4291 §2.5.6).
+            let of_link =
+                |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unicast_link_local());
+            let own = self.kernel.addresses_of(family, link.index);
+            own.into_iter().find(|own| !of_link(own)).map_or(Address::UNSPECIFIED, Address::from)
+        });
         self.half.ports[port] = Port {
             role: role as u8,
             device: device as u8,
@@ -80,7 +83,7 @@ impl<'h> Ports<'h> {
             vlan,
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
             mac: Mac::new(link.mac),
-            address,
+            reserved1: [0; 4],
             ifindex: link.index,
             virtual_macs: match role {
                 PortRole::Lan => self.virtual_macs(link),

@@ -1,15 +1,14 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
+use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
-use weir_layout::control::{OnUplinkDown, Path, PathId, Translate};
+use weir_layout::control::{IpAddress, OnUplinkDown, Path, Translate};
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowKey4, flag};
-use weir_layout::{Family, NONE};
+use weir_layout::flow::flag;
 use weir_shm::counters::UplinkCounter;
-use weir_shm::flows::{Action4, FlowTable4};
-use weir_wire::family::V4;
-use weir_wire::hash::flow4;
-use weir_wire::{icmp, tcp};
+use weir_shm::flows::{Action, FlowTable, Stored};
+use weir_wire::family::{Family, Key};
+use weir_wire::tcp;
 
 use super::DropReason;
 use super::batch::Work;
@@ -26,36 +25,36 @@ use crate::steering::{self, Traffic};
 
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
-pub(super) struct EgressChoice {
+pub(super) struct EgressChoice<F: Family> {
     pub(super) uplink: u8,
     /// On an uplink that translates: the external port to try first, of those that it may have.
-    pub(super) port: Option<(Hashed<External>, PortSlice)>,
+    pub(super) port: Option<(Hashed<External<F>>, PortSlice)>,
 }
 
 /// What a new flow looks like on its uplink.
-struct Outside {
-    key: FlowKey4,
+struct Outside<F: Family> {
+    key: Key<F>,
     /// Hash of the packets that answer.
     answers: u64,
-    external: Option<Hashed<External>>,
+    external: Option<Hashed<External<F>>>,
 }
 
-impl Outside {
+impl<F: Stored> Outside<F> {
     /// Untranslated.
-    fn same(secret: [u64; 2], key: &FlowKey4) -> Self {
-        Self { key: *key, answers: flow4(secret, &key.reversed()), external: None }
+    fn same(secret: [u64; 2], key: &Key<F>) -> Self {
+        Self { key: *key, answers: F::hash(secret, &F::key_words(&key.reversed())), external: None }
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
     fn new(
-        table: &FlowTable4,
+        table: &FlowTable<F>,
         secret: [u64; 2],
-        key: &FlowKey4,
-        external: Hashed<External>,
+        key: &Key<F>,
+        external: Hashed<External<F>>,
     ) -> Option<Self> {
         let key = translated(key, &external.of);
         let answer = key.reversed();
-        let answers = flow4(secret, &answer);
+        let answers = F::hash(secret, &F::key_words(&answer));
         let free = table.find(answers, &answer).is_none();
         free.then_some(Self { key, answers, external: Some(external) })
     }
@@ -63,7 +62,11 @@ impl Outside {
 
 impl Context {
     /// Why the packet, which has no flow, begins none; `None`: it does.
-    pub(super) fn begins_none(&self, work: &Work, frame: &[u8]) -> Option<DropReason> {
+    pub(super) fn begins_none<F: Family>(
+        &self,
+        work: &Work<F>,
+        frame: &[u8],
+    ) -> Option<DropReason> {
         let p = &work.parsed;
         if self.is_uplink(work.port) {
             return Some(Counter::DropNoFlow);
@@ -74,8 +77,7 @@ impl Context {
         if p.proto == tcp::PROTOCOL && p.tcp_flags & ends != 0 {
             return Some(Counter::DropNotSyn);
         }
-        let reply =
-            p.proto == icmp::PROTOCOL && frame.get(usize::from(p.l4)) == Some(&icmp::ECHO_REPLY);
+        let reply = p.proto == F::ICMP && frame.get(usize::from(p.l4)) == Some(&F::ECHO_REPLY);
         reply.then_some(Counter::DropNoFlow)
     }
 
@@ -85,44 +87,44 @@ impl Context {
     }
 
     /// May new flows use the mapping?
-    pub(super) fn is_in_force(&self, mapping: &Mapping) -> bool {
-        steering::usable(&self.control, mapping.uplink)
-            && self.has_address(mapping.uplink, mapping.external.address)
+    pub(super) fn is_in_force<F: Family>(&self, mapping: &Mapping<F>) -> bool {
+        steering::usable(&self.control, F::path(mapping.uplink))
+            && self.has_address::<F>(mapping.uplink, mapping.external.address)
     }
 
     /// Is the mapping of an uplink that is the last resort of the policy?
-    fn is_resort(&self, mapping: &Mapping, policy: u8, traffic: &Traffic) -> bool {
-        steering::spared(&self.control, mapping.uplink)
-            && self.has_address(mapping.uplink, mapping.external.address)
+    fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
+        steering::spared(&self.control, F::path(mapping.uplink))
+            && self.has_address::<F>(mapping.uplink, mapping.external.address)
             && self.is_best(mapping.uplink, policy, traffic)
     }
 
     /// Has a flow on this uplink, which is down, nowhere better to go?
-    pub(super) fn is_best(&self, uplink: u8, policy: u8, traffic: &Traffic) -> bool {
+    pub(super) fn is_best<F: Family>(&self, uplink: u8, policy: u8, traffic: &Traffic<F>) -> bool {
         let other = steering::uplink(&self.snapshot.half, &self.control, self.key, policy, traffic);
         other.is_none_or(|other| other == uplink)
     }
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
     /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
-    pub(super) fn address_for(&self, path: &Path, key: &FlowKey4) -> Option<[u8; 4]> {
+    pub(super) fn address_for<F: Family>(&self, path: &Path, key: &Key<F>) -> Option<F::Address> {
         let pool = path.addresses();
         if path.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
-        let host = Purpose::Pool.hash(self.key, u64::from(u32::from_be_bytes(key.src)));
-        Some(pool[host as usize % pool.len()].to_v4())
+        let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src).into());
+        Some(F::Address::from_address(pool[host as usize % pool.len()]))
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
     /// does not carry.
     pub(super) fn begin<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
-        key: &FlowKey4,
+        work: &Work<F>,
+        key: &Key<F>,
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
@@ -149,7 +151,7 @@ impl Sessions<V4> {
             None => {
                 let prefetched = work.new.and_then(|new| new.choice);
                 let choice = match prefetched {
-                    Some(choice) if steering::usable(&cx.control, choice.uplink) => choice,
+                    Some(choice) if steering::usable(&cx.control, F::path(choice.uplink)) => choice,
                     _ => self.choose_egress(cx, policy, &traffic, key)?,
                 };
                 cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
@@ -164,7 +166,7 @@ impl Sessions<V4> {
         };
         let host = sender(received.frame.data(), work.port);
         let Some(adjacency) = cx.adjacencies.learn(host) else {
-            cx.unknown_hosts.ask_about(cx.key, work.port, p.src);
+            cx.unknown_hosts.ask_about(cx.key, work.port, p.src.into());
             return Err(Counter::DropNeighbourFull);
         };
         let new = NewFlow {
@@ -173,7 +175,7 @@ impl Sessions<V4> {
             hashes: [work.hash, outside.answers],
             uplink,
             initiator: End { adjacency, inside: Some(host) },
-            responder: End { adjacency: next_hop(PathId::v4(uplink)), inside: None },
+            responder: End { adjacency: next_hop(F::path(uplink)), inside: None },
             worker: cx.id,
             now: cx.now,
         };
@@ -195,11 +197,16 @@ impl Sessions<V4> {
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
-    pub(super) fn choose_uplink(&self, cx: &Context, policy: u8, traffic: &Traffic) -> Option<u8> {
-        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.steering(Family::V4).heavy;
+    pub(super) fn choose_uplink(
+        &self,
+        cx: &Context,
+        policy: u8,
+        traffic: &Traffic<F>,
+    ) -> Option<u8> {
+        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.steering(F::FAMILY).heavy;
         if heavy != NONE
-            && self.heavy.expects(traffic.src, traffic.dst, cx.now)
-            && steering::usable(&cx.control, heavy)
+            && self.heavy.expects::<F>([&traffic.src, &traffic.dst], cx.now)
+            && steering::usable(&cx.control, F::path(heavy))
         {
             return Some(heavy);
         }
@@ -211,15 +218,15 @@ impl Sessions<V4> {
         &mut self,
         cx: &mut Context,
         policy: u8,
-        traffic: &Traffic,
-        key: &FlowKey4,
-    ) -> Result<EgressChoice, DropReason> {
+        traffic: &Traffic<F>,
+        key: &Key<F>,
+    ) -> Result<EgressChoice<F>, DropReason> {
         let uplink = self.choose_uplink(cx, policy, traffic).ok_or(Counter::DropNoUplink)?;
-        let path = cx.snapshot.half.path(PathId::v4(uplink)).ok_or(Counter::DropNoUplink)?;
+        let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
         if path.translate != Translate::Nat44 as u8 {
             return Ok(EgressChoice { uplink, port: None });
         }
-        let address = cx.address_for(path, key).ok_or(Counter::DropNoPort)?;
+        let address = cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
             .ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport);
@@ -232,15 +239,15 @@ impl Sessions<V4> {
     fn translate(
         &mut self,
         cx: &mut Context,
-        key: &FlowKey4,
-        choice: &EgressChoice,
-    ) -> Result<Outside, DropReason> {
+        key: &Key<F>,
+        choice: &EgressChoice<F>,
+    ) -> Result<Outside<F>, DropReason> {
         let Some((first, slice)) = choice.port else {
             return Ok(Outside::same(cx.key, key));
         };
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
         // What comes back to a port that a socket of the gateway has may be for that.
-        let bound = |port| key.proto != icmp::PROTOCOL && cx.control.is_bound(port);
+        let bound = |port| key.proto != F::ICMP && cx.control.is_bound(port);
         let mut outside = None;
         let free = |port: u16| {
             if bound(port) {
@@ -259,7 +266,7 @@ impl Sessions<V4> {
     }
 
     /// The endpoint's mapping. TCP has none.
-    pub(super) fn mapping_of(&self, endpoint: &Hashed<Endpoint>) -> Option<Mapping> {
+    pub(super) fn mapping_of(&self, endpoint: &Hashed<Endpoint<F>>) -> Option<Mapping<F>> {
         if endpoint.of.proto == tcp::PROTOCOL {
             return None;
         }
@@ -272,10 +279,10 @@ impl Sessions<V4> {
     pub(super) fn leave_uplink<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
-        key: &FlowKey4,
+        work: &Work<F>,
+        key: &Key<F>,
         slot: u32,
-        action: &Action4,
+        action: &Action<F>,
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
@@ -292,7 +299,7 @@ impl Sessions<V4> {
                 OnUplinkDown::Reset => {}
             }
             self.remove(cx, slot);
-            if let Some(reset) = answer::tcp_reset(received.frame.data(), p) {
+            if let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), p) {
                 cx.originate(received.device, &reset, out);
             }
             return Err(Counter::DropAnswered);

@@ -3,7 +3,7 @@
 use weir_layout::counters::Counter;
 use weir_layout::flow::{GROUP, flag};
 use weir_shm::counters::UplinkCounter;
-use weir_wire::family::V4;
+use weir_shm::flows::Stored;
 
 use super::context::Context;
 use super::sessions::{Sessions, has_mapping};
@@ -12,7 +12,7 @@ use super::sessions::{Sessions, has_mapping};
 /// mapping, which are anywhere.
 const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// See [`Engine::adopt`](super::Engine::adopt).
     pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
         let mut active = [0u64; weir_layout::MAX_UPLINKS];
@@ -41,13 +41,13 @@ impl Sessions<V4> {
             }
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
-            if has_mapping(entry.flags, entry.proto) {
+            if has_mapping(entry.flags, entry.key.proto) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
             }
         }
-        for (uplink, count) in active.into_iter().enumerate() {
-            cx.lane.set_uplink(uplink as u8, UplinkCounter::FlowsActive, count);
+        for (uplink, count) in (0..).zip(active) {
+            cx.lane.add_uplink(uplink, UplinkCounter::FlowsActive, count);
         }
         cx.lane.add(Counter::FlowsAdopted, self.flows);
         self.flows

@@ -1,11 +1,10 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
-use weir_layout::Family;
-use weir_layout::control::{ComeHome, PathId, path_state};
+use weir_layout::control::{ComeHome, path_state};
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowEntry4, FlowState, GROUP, flag};
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
+use weir_layout::flow::{FlowState, GROUP, flag};
+use weir_shm::flows::{Action, Stored};
+use weir_wire::family::{Entry, Family};
 use weir_wire::tcp;
 
 use super::context::Context;
@@ -33,16 +32,16 @@ pub(super) struct Passes {
 }
 
 impl Context {
-    fn any_comes_home(&self) -> bool {
+    fn any_comes_home<F: Family>(&self) -> bool {
         self.snapshot
             .half
             .policies
             .iter()
-            .any(|policy| policy.steering(Family::V4).come_home != ComeHome::Stay as u8)
+            .any(|policy| policy.steering(F::FAMILY).come_home != ComeHome::Stay as u8)
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// See [`Engine::age`](super::Engine::age).
     pub(super) fn age<B: Buffer>(
         &mut self,
@@ -61,7 +60,7 @@ impl Sessions<V4> {
                 self.begin_pass(cx);
             }
             if index.is_multiple_of(GROUP) {
-                let forward = |action: &Action4| action.flags & flag::INITIATED != 0;
+                let forward = |action: &Action<F>| action.flags & flag::INITIATED != 0;
                 self.prefetch_peers(index + AHEAD, forward);
             }
             let free = index.is_multiple_of(GROUP) && self.table.is_group_free(index);
@@ -87,7 +86,7 @@ impl Sessions<V4> {
         let told = told.is_some_and(|(of, at)| of == round || cx.now.wrapping_sub(at) < ROUND_MS);
         if self.passes.began == Some(round) && !told {
             self.passes.told = Some((round, cx.now));
-            cx.adjacencies.walked(cx.workers);
+            cx.adjacencies.walked(cx.workers * weir_layout::Family::COUNT as u8);
         }
         self.passes.began = Some(cx.adjacencies.round());
     }
@@ -96,12 +95,12 @@ impl Sessions<V4> {
         &mut self,
         cx: &mut Context,
         index: u32,
-        entry: &FlowEntry4,
+        entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) {
         let idle = flows::idle_ms(&self.table, index, cx.now);
         let timeouts = &cx.snapshot.half.timeouts;
-        if idle >= flows::timeout_ms(timeouts, entry.proto, entry.state_owner.state()) {
+        if idle >= flows::timeout_ms(timeouts, entry.key.proto, entry.state_owner.state()) {
             self.remove(cx, index);
             cx.lane.add(Counter::FlowsExpired, 1);
             return;
@@ -109,9 +108,10 @@ impl Sessions<V4> {
         let back = self.table.slot(entry.peer);
         cx.adjacencies.refer(entry.adjacency);
         cx.adjacencies.refer(back.action().adjacency);
-        self.heavy.learn(entry, back.bytes(), cx.now.wrapping_sub(idle));
-        let draining = cx.control.path_state(PathId::v4(entry.uplink)) & path_state::DRAINING != 0;
-        if draining || cx.any_comes_home() {
+        let (hosts, bytes) = ([&entry.key.src, &entry.key.dst], [entry.bytes, back.bytes()]);
+        self.heavy.learn::<F>(hosts, bytes, cx.now.wrapping_sub(idle));
+        let draining = cx.control.path_state(F::path(entry.uplink)) & path_state::DRAINING != 0;
+        if draining || cx.any_comes_home::<F>() {
             self.relocate(cx, index, entry, idle, draining, out);
         }
     }
@@ -121,7 +121,7 @@ impl Sessions<V4> {
         &mut self,
         cx: &mut Context,
         index: u32,
-        entry: &FlowEntry4,
+        entry: &Entry<F>,
         idle: u32,
         draining: bool,
         out: &mut impl Output<B>,
@@ -132,11 +132,11 @@ impl Sessions<V4> {
         };
         let Some(policy) = cx.snapshot.half.policies.get(usize::from(number)) else { return };
         let is_idle = idle >= u32::from(policy.idle_s) * 1000;
-        let comes_home = match steering::is_away(policy, entry.uplink) {
-            true => ComeHome::from_byte(policy.steering(Family::V4).come_home),
+        let comes_home = match steering::is_away(policy, F::path(entry.uplink)) {
+            true => ComeHome::from_byte(policy.steering(F::FAMILY).come_home),
             false => ComeHome::Stay,
         };
-        let survives = entry.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
+        let survives = entry.key.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
         let leaves = draining && is_idle && survives;
         let fails_back = match comes_home {
             ComeHome::Stay => false,

@@ -1,13 +1,11 @@
 //! A batch's stages, and the fast path: the next packet of an established flow.
 
 use weir_layout::counters::Counter;
-use weir_layout::flow::FlowKey4;
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
+use weir_shm::flows::{Action, Stored};
+use weir_wire::family::Family;
 use weir_wire::forward::{Egress, Ingress, may_leave};
-use weir_wire::hash::{flow4, flow4_words};
-use weir_wire::parse::{Parsed, Reject, parse};
-use weir_wire::plain::Packet;
+use weir_wire::parse::{Parsed, Reject};
+use weir_wire::plain::{Header, Packet};
 use weir_wire::rewrite;
 
 use super::BATCH;
@@ -20,62 +18,64 @@ use crate::packet::{Buffer, Output, Received};
 
 /// A packet between the stages.
 #[derive(Clone, Copy)]
-pub(super) enum Stage {
+pub(super) enum Stage<F: Family> {
     /// Perhaps the next of an established flow.
-    Plain { plain: Packet, hash: u64, slot: Option<u32> },
+    Plain { plain: Packet<F>, hash: u64, slot: Option<u32> },
     /// Any other.
-    Parsed(Work),
+    Parsed(Work<F>),
     /// It ends here.
     Dropped(DropReason),
 }
 
 /// How a packet of an established flow leaves.
-struct Departure {
+struct Departure<F: Family> {
     slot: u32,
-    action: Action4,
+    action: Action<F>,
     egress: Egress,
 }
 
 /// What the first stages found out about a packet that takes the slow path.
 #[derive(Clone, Copy)]
-pub(super) struct Work {
-    pub(super) parsed: Parsed,
+pub(super) struct Work<F: Family> {
+    pub(super) parsed: Parsed<F>,
     pub(super) port: u8,
     pub(super) hash: u64,
     pub(super) slot: Option<u32>,
     /// The flow leaves its uplink, which is down.
     pub(super) leaves: bool,
     /// The flow it may begin.
-    pub(super) new: Option<Prefetched>,
+    pub(super) new: Option<Prefetched<F>>,
 }
 
 impl Context {
     /// What takes the slow path after all.
-    pub(super) fn slow_path(
+    pub(super) fn slow_path<F: Family>(
         &self,
-        plain: &Packet,
+        plain: &Packet<F>,
         hash: u64,
         slot: Option<u32>,
         device: u8,
-    ) -> Result<Work, DropReason> {
+    ) -> Result<Work<F>, DropReason> {
         let untagged = self.untagged.get(usize::from(device)).copied().flatten();
         let Untagged { port, .. } = untagged.ok_or(Counter::DropPort)?;
         Ok(Work { parsed: established::parsed(plain), port, hash, slot, leaves: false, new: None })
     }
 }
 
-impl Sessions<V4> {
-    /// Takes a batch through the stages; leaves it empty.
+impl<F: Stored> Sessions<F> {
+    /// Takes the first frames of a batch, so many, out of it and through the stages.
     pub(super) fn process<B: Buffer>(
         &mut self,
         cx: &mut Context,
         batch: &mut Vec<Received<B>>,
+        mut left: usize,
         out: &mut impl Output<B>,
     ) {
-        while !batch.is_empty() {
+        while left > 0 {
             let mut stages = [Stage::Dropped(Counter::DropNotIp); BATCH];
-            let count = batch.len().min(BATCH);
-            for (stage, received) in stages.iter_mut().zip(batch.iter()) {
+            let count = left.min(BATCH);
+            left -= count;
+            for (stage, received) in stages.iter_mut().zip(&batch[..count]) {
                 *stage = self.classify(cx, received.frame.data(), received.device);
             }
             for stage in &stages[..count] {
@@ -83,12 +83,12 @@ impl Sessions<V4> {
                     self.table.prefetch_slot(*hash);
                 }
             }
-            let all_up = cx.usable_uplinks().len() == u32::from(cx.uplinks);
+            let all_up = cx.usable_uplinks::<F>().len() == u32::from(cx.uplinks);
             let mut begin = false;
             for stage in &mut stages[..count] {
                 let slot = match stage {
                     Stage::Plain { plain, hash, slot } => {
-                        *slot = self.table.find(*hash, &FlowKey4::from_words(plain.key()));
+                        *slot = self.table.find(*hash, &F::key(&plain.key()));
                         *slot
                     }
                     Stage::Parsed(work) => {
@@ -112,26 +112,26 @@ impl Sessions<V4> {
     }
 
     #[inline(always)]
-    fn classify(&self, cx: &Context, frame: &[u8], device: u8) -> Stage {
+    fn classify(&self, cx: &Context, frame: &[u8], device: u8) -> Stage<F> {
         if cx.untagged.get(usize::from(device)).is_some_and(Option::is_some)
             && let Some(plain) = established::read(frame)
         {
-            let hash = flow4_words(cx.key, plain.key());
+            let hash = F::hash(cx.key, &plain.key());
             self.table.prefetch_tags(hash);
             return Stage::Plain { plain, hash, slot: None };
         }
         self.parse(cx, frame, device).map_or_else(Stage::Dropped, Stage::Parsed)
     }
 
-    fn parse(&self, cx: &Context, frame: &[u8], device: u8) -> Result<Work, DropReason> {
-        let parsed = parse(frame).map_err(|reject| match reject {
+    fn parse(&self, cx: &Context, frame: &[u8], device: u8) -> Result<Work<F>, DropReason> {
+        let parsed = F::parse(frame).map_err(|reject| match reject {
             Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 | Reject::StackedVlan => Counter::DropNotIp,
             _ => Counter::DropMalformed,
         })?;
         let half = &cx.snapshot.half;
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
-        let hash = flow4(cx.key, &parsed.key());
+        let hash = F::hash(cx.key, &F::key_words(&parsed.key()));
         self.table.prefetch_tags(hash);
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }
@@ -139,7 +139,7 @@ impl Sessions<V4> {
     fn act<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        stage: &Stage,
+        stage: &Stage<F>,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
@@ -163,10 +163,10 @@ impl Sessions<V4> {
     fn established<B: Buffer>(
         &self,
         cx: &Context,
-        plain: &Packet,
+        plain: &Packet<F>,
         received: &Received<B>,
         slot: u32,
-    ) -> Option<Departure> {
+    ) -> Option<Departure<F>> {
         let Untagged { port, side } = (*cx.untagged.get(usize::from(received.device))?)?;
         let ingress = Ingress { side, sender: sender(received.frame.data(), port).to_word() };
         let entry = self.table.slot(slot);
@@ -183,19 +183,19 @@ impl Sessions<V4> {
     fn forward<B: Buffer>(
         &self,
         cx: &Context,
-        plain: &Packet,
-        departure: &Departure,
+        plain: &Packet<F>,
+        departure: &Departure<F>,
         mut frame: B,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let Departure { slot, action, egress } = departure;
         let bytes = u64::from(plain.ip.total());
-        let rewrite = action.rewrite.words();
-        rewrite::frame4::<{ established::L3 }>(frame.data_mut(), plain, rewrite, &egress.link)
+        let rewrite = F::rewrite_words(&action.rewrite);
+        rewrite::frame::<F, { established::L3 }>(frame.data_mut(), plain, rewrite, &egress.link)
             .ok_or(Counter::DropMalformed)?;
         if let Some(segment) = plain.segment() {
-            let FlowKey4 { src, dst, .. } = FlowKey4::from_words(plain.key());
-            self.track_sequence(cx, *slot, action, segment, plain.acknowledged(), [src, dst]);
+            let (ends, _) = F::split(&plain.key());
+            self.track_sequence(cx, *slot, action, segment, plain.acknowledged(), ends);
         }
         self.table.slot(*slot).count(bytes, cx.now);
         cx.transmit(egress, frame, action.uplink, bytes, out)

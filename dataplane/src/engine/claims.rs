@@ -9,9 +9,10 @@
 //! A claim waits until the worker asks the kernel, once a tick, in a table of fixed size, and a flow
 //! has one at most: however many such packets come, the questions are few.
 
+use std::net::IpAddr;
+
 use weir_layout::adjacency::{Adjacency, mark};
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
+use weir_shm::flows::{Action, Stored};
 use weir_wire::hash::hash2;
 
 use super::context::Context;
@@ -58,14 +59,14 @@ impl Default for Claims {
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// A packet of the flow, given its forward slot, came from a host other than its own. `true`:
     /// it is the flow's host from now on, for the prefix is behind another port now.
     pub(super) fn claim(
         &mut self,
         cx: &Context,
         slot: u32,
-        action: &Action4,
+        action: &Action<F>,
         host: Adjacency,
     ) -> bool {
         if cx.port_toward(self.table.slot(action.peer).action().adjacency) != host.port {
@@ -85,7 +86,7 @@ impl Sessions<V4> {
     pub(super) fn settle_claims(
         &mut self,
         cx: &Context,
-        mut ask: impl FnMut(u32, [u8; 4]) -> Owner,
+        mut ask: impl FnMut(u32, IpAddr) -> Owner,
     ) {
         for place in 0..WAITING {
             let Some(claim) = self.claims.0[place].take() else { continue };
@@ -95,7 +96,7 @@ impl Sessions<V4> {
                 continue;
             };
             let port = cx.snapshot.half.ports[usize::from(claim.host.port)];
-            let granted = match ask(port.ifindex, forward.src) {
+            let granted = match ask(port.ifindex, forward.key.src.into()) {
                 Owner::At(mac) => mac == claim.host.mac,
                 Owner::Asked | Owner::Unknown => false,
                 Owner::Nobody => claim.silent,
@@ -107,7 +108,7 @@ impl Sessions<V4> {
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn move_host(&self, cx: &Context, slot: u32, action: &Action4, host: Adjacency) {
+    fn move_host(&self, cx: &Context, slot: u32, action: &Action<F>, host: Adjacency) {
         let Some(adjacency) = cx.adjacencies.learn(host) else { return };
         self.table.slot(action.peer).set_adjacency(adjacency);
         self.table.slot(slot).set_mark(mark(host.to_word(), action.peer));

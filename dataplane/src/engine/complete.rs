@@ -12,18 +12,24 @@
 //! afterwards.
 
 use weir_layout::flow::flag;
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
+use weir_shm::flows::{Action, Stored};
+use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{checksum, tcp, udp};
 
 use super::sessions::Sessions;
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
     /// sender, whose entry is `slot`, on the slow path. So it does with one that begins with
     /// fragments: what is cut is complete, and says nothing of what follows.
-    pub(super) fn complete(&self, slot: u32, action: &mut Action4, p: &Parsed, frame: &mut [u8]) {
+    pub(super) fn complete(
+        &self,
+        slot: u32,
+        action: &mut Action<F>,
+        p: &Parsed<F>,
+        frame: &mut [u8],
+    ) {
         let unproven = p.kind != Kind::Flow || complete(frame, p);
         // What is offered has shown itself: nobody else's packet takes that away.
         if unproven && action.flags & (flag::NO_OFFLOAD | flag::OFFLOAD) == 0 {
@@ -35,7 +41,7 @@ impl Sessions<V4> {
 
 /// Makes the checksum of a TCP or UDP packet that is not cut whole, if it is only begun; says
 /// whether it was.
-pub(super) fn complete(frame: &mut [u8], p: &Parsed) -> bool {
+pub(super) fn complete<F: Family>(frame: &mut [u8], p: &Parsed<F>) -> bool {
     let Some(segment) = frame.get_mut(usize::from(p.l4)..usize::from(p.end)) else { return false };
     let Some(at) = field(p.proto).filter(|_| is_begun(segment, p)) else { return false };
     // The field's own value stands for the pseudo-header in the sum.
@@ -47,9 +53,9 @@ pub(super) fn complete(frame: &mut [u8], p: &Parsed) -> bool {
 }
 
 /// Is the checksum of a TCP or UDP packet only begun?
-pub(super) fn is_begun(segment: &[u8], p: &Parsed) -> bool {
+pub(super) fn is_begun<F: Family>(segment: &[u8], p: &Parsed<F>) -> bool {
     let value = field(p.proto).and_then(|at| segment.get(at..)?.first_chunk::<2>());
-    let begun = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+    let begun = F::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
     value.is_some_and(|value| u16::from_be_bytes(*value) == begun)
 }
 

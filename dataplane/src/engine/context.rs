@@ -2,7 +2,7 @@
 //! limits, and the time of the batch.
 
 use weir_layout::adjacency::Adjacency;
-use weir_layout::control::{Mac, PathId, PortRole};
+use weir_layout::control::{Mac, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
@@ -10,7 +10,8 @@ use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::{LaneWriter, UplinkCounter};
-use weir_shm::flows::Action4;
+use weir_shm::flows::Action;
+use weir_wire::family::Family;
 use weir_wire::forward::Egress;
 use weir_wire::parse::Parsed;
 use weir_wire::rewrite::LinkHeader;
@@ -103,18 +104,19 @@ impl Context {
         true
     }
 
-    /// Uplinks that flows may use.
-    pub(super) fn usable_uplinks(&self) -> IndexSet {
-        (0..self.uplinks).filter(|uplink| steering::usable(&self.control, *uplink)).collect()
+    /// Uplinks that flows of the family may use.
+    pub(super) fn usable_uplinks<F: Family>(&self) -> IndexSet {
+        let usable = |uplink: &u8| steering::usable(&self.control, F::path(*uplink));
+        (0..self.uplinks).filter(usable).collect()
     }
 
     /// Does the flow leave its uplink, which is down, with a packet of this direction? It is the
     /// worker's, and began inside, where it can begin anew.
-    pub(super) fn leaves(&self, action: &Action4) -> bool {
+    pub(super) fn leaves<F: Family>(&self, action: &Action<F>) -> bool {
         action.worker == self.id
             && began_inside(action)
             && action.uplink != NONE
-            && !steering::usable(&self.control, action.uplink)
+            && !steering::usable(&self.control, F::path(action.uplink))
     }
 
     pub(super) fn is_uplink(&self, port: u8) -> bool {
@@ -124,10 +126,10 @@ impl Context {
 
     /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
     /// side, or a LAN port that its source is not behind. Any uplink may carry what is for the LAN.
-    pub(super) fn check_side(
+    pub(super) fn check_side<F: Family>(
         &self,
-        work: &Work,
-        action: &Action4,
+        work: &Work<F>,
+        action: &Action<F>,
         host: Adjacency,
     ) -> Result<(), DropReason> {
         let elsewhere = || {
@@ -143,13 +145,13 @@ impl Context {
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
     /// ICMP endpoint has one mapping, so one worker.
-    pub(super) fn decider(&self, work: &Work) -> Option<u8> {
+    pub(super) fn decider<F: Family>(&self, work: &Work<F>) -> Option<u8> {
         let p = &work.parsed;
         if self.workers == 1 || p.proto == tcp::PROTOCOL || self.is_uplink(work.port) {
             return None;
         }
         let port = u16::from_be_bytes(p.sport);
-        let worker = decider(self.key, self.workers, p.proto, p.src, port);
+        let worker = decider::<F>(self.key, self.workers, p.proto, &p.src, port);
         (worker != self.id).then_some(worker)
     }
 
@@ -161,7 +163,7 @@ impl Context {
 
     /// Where a direction leads; `None` while its next hop is unknown.
     #[inline]
-    pub(super) fn egress(&self, action: &Action4) -> Option<Egress> {
+    pub(super) fn egress<F: Family>(&self, action: &Action<F>) -> Option<Egress> {
         let Adjacency { mac, port } = self.adjacencies.get(action.adjacency)?;
         let port = self.snapshot.half.ports.get(usize::from(port))?;
         let destination = Mac::new(mac);
@@ -169,7 +171,7 @@ impl Context {
             return None;
         }
         Some(Egress {
-            path_state: self.control.path_state(PathId::v4(action.uplink)),
+            path_state: self.control.path_state(F::path(action.uplink)),
             outward: port.role == PortRole::Uplink as u8,
             device: port.device,
             mtu: port.mtu,
@@ -178,11 +180,11 @@ impl Context {
     }
 
     /// Puts the layer-2 header on and queues the frame.
-    pub(super) fn send<B: Buffer>(
+    pub(super) fn send<F: Family, B: Buffer>(
         &self,
         mut frame: B,
-        p: &Parsed,
-        action: &Action4,
+        p: &Parsed<F>,
+        action: &Action<F>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let egress = self.egress(action).ok_or(Counter::DropUplinkDown)?;
@@ -245,7 +247,7 @@ impl Context {
 
 /// Is it the direction in which the flow began, and from inside?
 #[inline]
-pub(super) fn began_inside(action: &Action4) -> bool {
+pub(super) fn began_inside<F: Family>(action: &Action<F>) -> bool {
     const BOTH: u8 = flag::INITIATED | flag::INSIDE;
     action.flags & BOTH == BOTH
 }
@@ -258,6 +260,6 @@ pub(super) fn sender(frame: &[u8], port: u8) -> Adjacency {
 
 /// Does the packet come from another hardware address, or port, than its flow's host does?
 #[inline(always)]
-pub(super) fn host_moved(action: &Action4, host: Adjacency) -> bool {
+pub(super) fn host_moved<F: Family>(action: &Action<F>, host: Adjacency) -> bool {
     action.direction().has_moved(host.to_word())
 }

@@ -14,12 +14,11 @@
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
 
-use weir_layout::Family;
-use weir_layout::control::{Address, Path};
+use weir_layout::control::{IpAddress, Path};
 use weir_layout::counters::Counter;
-use weir_wire::family::V4;
-use weir_wire::hash::{flow4, hash2};
-use weir_wire::{icmp, ipv4};
+use weir_shm::flows::Stored;
+use weir_wire::family::Family;
+use weir_wire::hash::hash2;
 
 use super::DropReason;
 use super::batch::Work;
@@ -72,19 +71,19 @@ impl ErrorLimits {
     }
 
     /// May an error of this type go to the host of a side?
-    fn allow(&mut self, host: u64, side: Side, kind: u8, now: u32) -> bool {
+    fn allow<F: Family>(&mut self, host: u64, side: Side, kind: u8, now: u32) -> bool {
         let place = hash2(self.key, host, kind.into()) as usize % HOSTS;
         let Limits { hosts, all } = &mut self.sides[side as usize];
-        hosts[place].allows(now) && all[usize::from(kind == icmp::TIME_EXCEEDED)].allows(now)
+        hosts[place].allows(now) && all[usize::from(kind == F::TIME_EXCEEDED[0])].allows(now)
     }
 }
 
 impl Context {
     /// Sends an ICMP error about the packet, whose flow is translated or not, back to where it came
     /// from, if the limits allow it; `kind` is type and code.
-    pub(super) fn send_icmp_error<B: Buffer>(
+    pub(super) fn send_icmp_error<F: Family, B: Buffer>(
         &mut self,
-        work: &Work,
+        work: &Work<F>,
         translated: bool,
         received: &Received<B>,
         out: &mut impl Output<B>,
@@ -96,29 +95,31 @@ impl Context {
         let host = sender(frame, work.port);
         let (host, side) = match outside {
             // All of them come from the next hop's hardware address.
-            true => (u32::from_be_bytes(p.src).into(), Side::Outside),
+            true => (F::digest(self.key, &p.src).into(), Side::Outside),
             false if self.known_hosts.knows(host) => (host.to_word(), Side::Known),
             false => (host.to_word(), Side::Unknown),
         };
-        let known = ipv4::is_unicast(p.src) && frame.first().is_some_and(|first| first & 1 == 0);
-        if !known || !self.errors.allow(host, side, kind[0], self.now) {
+        let known = F::is_unicast(&p.src) && frame.first().is_some_and(|first| first & 1 == 0);
+        if !known || !self.errors.allow::<F>(host, side, kind[0], self.now) {
             return;
         }
-        let port = &self.snapshot.half.ports[usize::from(work.port)];
         // Outside, a translated flow is the gateway's own.
         let from = match outside && translated {
             true => p.dst,
-            false => port.address,
+            false => F::Address::from_address(self.snapshot.half.own_address(work.port, F::FAMILY)),
         };
-        if let Some(error) = answer::icmp_error(frame, p, from, kind, rest) {
+        if !F::is_unicast(&from) {
+            return;
+        }
+        if let Some(error) = answer::icmp_error::<F>(frame, p, from, kind, rest) {
             self.originate(received.device, &error, out);
         }
     }
 
     /// Answers a packet without a flow whose time to live ends here, if somebody asks to go out.
-    pub(super) fn answer_expired<B: Buffer>(
+    pub(super) fn answer_expired<F: Family, B: Buffer>(
         &mut self,
-        work: &Work,
+        work: &Work<F>,
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> DropReason {
@@ -128,14 +129,14 @@ impl Context {
         if !self.snapshot.half.is_behind(work.port, work.parsed.src) {
             return Counter::DropSource;
         }
-        self.send_icmp_error(work, false, received, out, [icmp::TIME_EXCEEDED, 0], 0);
+        self.send_icmp_error(work, false, received, out, F::TIME_EXCEEDED, 0);
         Counter::DropTtl
     }
 
     /// Answers a packet that is larger than the port it would leave by takes.
-    pub(super) fn check_mtu<B: Buffer>(
+    pub(super) fn check_mtu<F: Family, B: Buffer>(
         &mut self,
-        work: &Work,
+        work: &Work<F>,
         port: u8,
         translated: bool,
         received: &Received<B>,
@@ -148,45 +149,45 @@ impl Context {
         if p.end - p.l3 <= mtu {
             return Ok(());
         }
-        let kind = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
-        self.send_icmp_error(work, translated, received, out, kind, mtu.into());
+        self.send_icmp_error(work, translated, received, out, F::TOO_BIG, mtu.into());
         Err(Counter::DropTooBig)
     }
 
     /// Could somebody out there have this address? Routers of providers have private ones.
-    fn may_be_outside(&self, address: [u8; 4]) -> bool {
+    fn may_be_outside<F: Family>(&self, address: F::Address) -> bool {
         let half = &self.snapshot.half;
-        let of_lan = half.lan_prefixes().iter().any(|prefix| prefix.contains4(address));
-        let of_port = half.ports.iter().any(|port| port.role != 0 && port.address == address);
-        let paths = half.uplinks.iter().map(|uplink| uplink.path(Family::V4));
-        let of_uplink = paths.flat_map(Path::addresses).any(|own| *own == Address::v4(address));
-        ipv4::is_unicast(address) && !of_lan && !of_port && !of_uplink
+        let (own, family) = (address.to_address(), F::FAMILY);
+        let of_lan = half.lan_prefixes().iter().any(|prefix| address.is_in(prefix));
+        let of_port = half.addresses.iter().any(|addresses| addresses[family.index()] == own);
+        let paths = half.uplinks.iter().map(|uplink| uplink.path(family));
+        let of_uplink = paths.flat_map(Path::addresses).any(|of_path| *of_path == own);
+        F::is_unicast(&address) && !of_lan && !of_port && !of_uplink
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     pub(super) fn icmp_error<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
+        work: &Work<F>,
         mut received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let kind = received.frame.data().get(usize::from(p.l4)).copied();
-        if let Some(icmp::REDIRECT | icmp::SOURCE_QUENCH) = kind {
+        if kind.is_some_and(F::is_advice) {
             return Err(Counter::DropIcmpRedirect);
         }
-        if cx.is_uplink(work.port) && !cx.may_be_outside(p.src) {
+        if cx.is_uplink(work.port) && !cx.may_be_outside::<F>(p.src) {
             return Err(Counter::DropSource);
         }
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
-        let quoted = icmp_error::quoted_key(received.frame.data(), p);
+        let quoted = icmp_error::quoted_key::<F>(received.frame.data(), p);
         let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
         let key = quoted.reversed();
-        let Some(slot) = self.table.find(flow4(cx.key, &key), &key) else {
+        let Some(slot) = self.table.find(F::hash(cx.key, &F::key_words(&key)), &key) else {
             if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst) {
                 return Err(Counter::DropIcmpUnrelated);
             }
@@ -202,7 +203,7 @@ impl Sessions<V4> {
         if cx.check_side(work, &action, host).is_err() || host_moved(&action, host) {
             return Err(Counter::DropIcmpUnrelated);
         }
-        icmp_error::translate(received.frame.data_mut(), p, &action.rewrite, toward)
+        icmp_error::translate(received.frame.data_mut(), p, &quoted, &action.rewrite, toward)
             .ok_or(Counter::DropIcmpUnrelated)?;
         cx.send(received.frame, p, &action, out)
     }

@@ -10,10 +10,13 @@
 //! says nothing yet. Who sends in the name of a host that is there, or answers ARP for one that is
 //! not, is not told from it.
 
+use std::net::IpAddr;
+
 use weir_layout::adjacency::Adjacency;
-use weir_wire::family::V4;
+use weir_shm::flows::Stored;
+use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
-use weir_wire::{checksum, tcp, udp};
+use weir_wire::{tcp, udp};
 
 use super::claims::Owner;
 use super::complete;
@@ -33,7 +36,7 @@ const ENOUGH_TTL: u8 = 32;
 pub(super) struct KnownHosts {
     key: [u64; 2],
     known: Box<[u64]>,
-    asked: [Option<(u8, [u8; 4])>; ASKED],
+    asked: [Option<(u8, IpAddr)>; ASKED],
 }
 
 impl KnownHosts {
@@ -51,7 +54,7 @@ impl KnownHosts {
     }
 
     /// The kernel is to be asked about this address of a LAN port.
-    fn ask_about(&mut self, port: u8, address: [u8; 4]) {
+    fn ask_about(&mut self, port: u8, address: IpAddr) {
         // As in a burst of new flows, for all but its first.
         if self.asked.iter().all(Option::is_some) {
             return;
@@ -69,7 +72,7 @@ impl KnownHosts {
 impl Context {
     /// Finds out about hosts that began flows and were not known: see
     /// [`Engine::ask_about_hosts`](super::Engine::ask_about_hosts).
-    pub(super) fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+    pub(super) fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         for place in 0..ASKED {
             let Some((port, address)) = self.known_hosts.asked[place].take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;
@@ -80,7 +83,7 @@ impl Context {
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Takes note of a flow that the packet began, given its forward slot and its host with its index
     /// in the table of adjacencies, if it is evidence.
     pub(super) fn observe(
@@ -88,11 +91,11 @@ impl Sessions<V4> {
         cx: &mut Context,
         slot: u32,
         (host, index): (Adjacency, u16),
-        p: &Parsed,
+        p: &Parsed<F>,
         frame: &[u8],
     ) {
         if !cx.known_hosts.knows(host) {
-            cx.known_hosts.ask_about(host.port, p.src);
+            cx.known_hosts.ask_about(host.port, p.src.into());
         } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
             self.observer.observe(&self.table, slot, index, cx.now);
         }
@@ -101,10 +104,10 @@ impl Sessions<V4> {
 
 /// Will the receiver take the packet: is its checksum right, absent, or left to its device? Of one in
 /// fragments nobody knows.
-fn is_sound(frame: &[u8], p: &Parsed) -> bool {
+fn is_sound<F: Family>(frame: &[u8], p: &Parsed<F>) -> bool {
     let whole = usize::from(p.l4)..usize::from(p.end);
     let Some(segment) = frame.get(whole).filter(|_| p.kind == Kind::Flow) else { return false };
-    let pseudo = checksum::pseudo4(p.src, p.dst, p.proto, p.end - p.l4);
+    let pseudo = F::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
     let right = match p.proto {
         tcp::PROTOCOL => tcp::Packet::new_unchecked(segment).verify_checksum(pseudo),
         udp::PROTOCOL => udp::Packet::new_unchecked(segment).verify_checksum(pseudo),

@@ -3,9 +3,9 @@
 //!
 //! An [`Engine`] is a context, which is the published state, adjacencies, counters and limits, and
 //! the worker's sessions in each address family, which are a flow table and what belongs to flows.
-//! No packet reaches those of IPv6 yet: XDP leaves it to the kernel.
+//! XDP leaves IPv6 to the kernel yet.
 //!
-//! A batch goes through in stages, so that the memory of one packet is on its way while the next is
+//! A batch is split by family, and each part goes through in stages, so that the memory of one packet is on its way while the next is
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
 //! the next packet of an established flow is the fast path; every other packet takes the slow path.
 //!
@@ -45,6 +45,8 @@ mod stateless;
 mod sweep;
 mod unknown_hosts;
 
+use std::net::IpAddr;
+
 use weir_layout::counters::Counter;
 use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
@@ -52,8 +54,8 @@ use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
 use weir_shm::observations::Observations;
-
-use weir_wire::family::{V4, V6};
+use weir_wire::ethernet;
+use weir_wire::family::{Family, V4, V6};
 
 pub use claims::{Owner, SILENT_MS};
 use context::Context;
@@ -126,7 +128,9 @@ impl Engine {
     pub fn refresh(&mut self) -> bool {
         let newer = self.context.refresh();
         if newer {
-            self.v4.sweep.again(&self.context.snapshot.half.uplinks);
+            let uplinks = &self.context.snapshot.half.uplinks;
+            self.v4.sweep.again(V4::FAMILY, uplinks);
+            self.v6.sweep.again(V6::FAMILY, uplinks);
         }
         newer
     }
@@ -179,45 +183,66 @@ impl Engine {
     fn run<B: Buffer>(&mut self, batch: &mut Vec<Received<B>>, now: u32, out: &mut impl Output<B>) {
         self.refresh();
         self.context.now = now;
-        self.v4.process(&mut self.context, batch, out);
+        let others = split(batch);
+        self.v4.process(&mut self.context, batch, others, out);
+        self.v6.process(&mut self.context, batch, batch.len(), out);
     }
 
-    /// Looks at `slots` slots of the table from where the last call stopped: ends flows that were
+    /// Looks at `slots` slots of each table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
     /// has heavy ones. Call once a tick.
     pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         self.context.now = now;
         self.v4.age(&mut self.context, slots, out);
+        self.v6.age(&mut self.context, slots, out);
     }
 
-    /// Looks whether uplinks went down, and ends connections of those that did, a slice of the
+    /// Looks whether uplinks went down, and ends connections of those that did, a slice of each
     /// table at a time. Says whether there is more to do now.
     pub fn sweep<B: Buffer>(&mut self, out: &mut impl Output<B>) -> bool {
-        self.v4.sweep(&self.context, out)
+        let more = self.v4.sweep(&self.context, out);
+        self.v6.sweep(&self.context, out) || more
     }
 
     /// Decides about the claims and the hosts that wait: `ask` says who has an address of the network
     /// behind the interface with this index, or of one reached by a router there. Call once a tick.
-    pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+    pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         self.context.learn_unknown_hosts(&mut ask);
-        self.v4.settle_claims(&self.context, ask);
+        self.v4.settle_claims(&self.context, &mut ask);
+        self.v6.settle_claims(&self.context, &mut ask);
     }
 
     /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
     /// the network behind the interface with this index. Call once a tick.
-    pub fn ask_about_hosts(&mut self, ask: impl FnMut(u32, [u8; 4]) -> Owner) {
+    pub fn ask_about_hosts(&mut self, ask: impl FnMut(u32, IpAddr) -> Owner) {
         self.context.ask_about_hosts(ask);
     }
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.
     pub fn judge(&mut self, now_ms: u64) {
         self.v4.observer.judge(&self.v4.table, now_ms);
+        self.v6.observer.judge(&self.v6.table, now_ms);
     }
 
-    /// Takes over the flows that an earlier process left in the table: those whose owner this
+    /// Takes over the flows that an earlier process left in the tables: those whose owner this
     /// worker would be. Ends the ones that are not whole. Call once, before the first packet.
     pub fn adopt(&mut self) -> u64 {
         self.refresh();
-        self.v4.adopt(&self.context)
+        self.v4.adopt(&self.context) + self.v6.adopt(&self.context)
     }
+}
+
+/// Puts frames of IPv6 behind all others, each in their order; how many others there are.
+fn split<B: Buffer>(batch: &mut [Received<B>]) -> usize {
+    let mut others = 0;
+    for at in 0..batch.len() {
+        let frame = ethernet::Frame::new_unchecked(batch[at].frame.data());
+        if frame.ethertype() != ethernet::IPV6 {
+            if others != at {
+                batch[others..=at].rotate_right(1);
+            }
+            others += 1;
+        }
+    }
+    others
 }

@@ -10,9 +10,8 @@
 //! The walks over the table look ahead in the same way, a few groups.
 
 use weir_layout::flow::{GROUP, flag};
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
-use weir_wire::hash::flow4;
+use weir_shm::flows::{Action, Stored};
+use weir_wire::family::Family;
 use weir_wire::parse::Kind;
 use weir_wire::tcp;
 
@@ -30,24 +29,24 @@ const DRAWS: usize = 2;
 
 /// What is prefetched of a flow.
 #[derive(Clone, Copy)]
-pub(super) struct Prefetched {
-    pub(super) endpoint: Hashed<Endpoint>,
+pub(super) struct Prefetched<F: Family> {
+    pub(super) endpoint: Hashed<Endpoint<F>>,
     /// Where it goes if the endpoint has no mapping.
-    pub(super) choice: Option<EgressChoice>,
+    pub(super) choice: Option<EgressChoice<F>>,
     /// What it will perhaps look like outside.
-    external: Option<External>,
+    external: Option<External<F>>,
     /// Hash of the packets that answer.
     answers: u64,
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Prepares for the packets that begin a flow, or take theirs to another uplink, stage by stage
     /// over the batch.
     #[cold]
     pub(super) fn prefetch_new<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        stages: &mut [Stage],
+        stages: &mut [Stage<F>],
         batch: &[Received<B>],
     ) {
         let leaves = |slot| cx.leaves(&self.table.slot(slot).action());
@@ -74,12 +73,12 @@ impl Sessions<V4> {
 
     /// Asks for where the endpoint's mapping will be looked for, of a packet that may begin a flow,
     /// and for what ends with the one it has.
-    fn prefetch_endpoint(&self, cx: &Context, work: &mut Work) {
+    fn prefetch_endpoint(&self, cx: &Context, work: &mut Work<F>) {
         if let Some(slot) = work.slot {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
             if let Some(entry) = forward.read()
-                && has_mapping(entry.flags, entry.proto)
+                && has_mapping(entry.flags, entry.key.proto)
             {
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
@@ -97,7 +96,7 @@ impl Sessions<V4> {
     }
 
     /// Asks for the endpoint's mapping.
-    fn prefetch_mapping(&self, work: &mut Work) {
+    fn prefetch_mapping(&self, work: &mut Work<F>) {
         if let Some(Prefetched { endpoint, .. }) = work.new
             && endpoint.of.proto != tcp::PROTOCOL
         {
@@ -106,7 +105,7 @@ impl Sessions<V4> {
     }
 
     /// Decides where the flow goes, and asks for the external port.
-    fn prefetch_egress(&mut self, cx: &mut Context, work: &mut Work) {
+    fn prefetch_egress(&mut self, cx: &mut Context, work: &mut Work<F>) {
         let Some(new) = &mut work.new else { return };
         let mapping = self.mapping_of(&new.endpoint);
         if let Some(mapping) = mapping.filter(|mapping| cx.is_in_force(mapping)) {
@@ -125,7 +124,7 @@ impl Sessions<V4> {
     }
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
-    fn prefetch_another_port(&mut self, cx: &mut Context, work: &mut Work) {
+    fn prefetch_another_port(&mut self, cx: &mut Context, work: &mut Work<F>) {
         let Some(Prefetched { choice: Some(choice), external, .. }) = &mut work.new else { return };
         let Some((first, slice)) = &mut choice.port else { return };
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
@@ -138,17 +137,17 @@ impl Sessions<V4> {
     }
 
     /// Asks for where the answers' entry will be looked for.
-    fn prefetch_answers(&self, cx: &Context, work: &mut Work) {
+    fn prefetch_answers(&self, cx: &Context, work: &mut Work<F>) {
         let Some(new) = &mut work.new else { return };
         let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
-        new.answers = flow4(cx.key, &outside.reversed());
+        new.answers = F::hash(cx.key, &F::key_words(&outside.reversed()));
         self.table.prefetch_tags(new.answers);
         self.table.prefetch_spills(new.answers);
     }
 
     /// Asks for the slots that the entries will take.
-    fn prefetch_slots(&self, work: &mut Work) {
+    fn prefetch_slots(&self, work: &mut Work<F>) {
         if let Some(Prefetched { answers, .. }) = work.new {
             self.table.prefetch_free(work.hash);
             self.table.prefetch_free(answers);
@@ -156,7 +155,7 @@ impl Sessions<V4> {
     }
 
     /// Asks for the other direction of those entries in a group.
-    pub(super) fn prefetch_peers(&self, group: u32, which: impl Fn(&Action4) -> bool) {
+    pub(super) fn prefetch_peers(&self, group: u32, which: impl Fn(&Action<F>) -> bool) {
         let group = group % self.table.capacity();
         if self.table.is_group_free(group) {
             return;
@@ -178,7 +177,7 @@ impl Sessions<V4> {
         }
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
         for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
-            if has_mapping(entry.flags, entry.proto) {
+            if has_mapping(entry.flags, entry.key.proto) {
                 self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
@@ -186,7 +185,7 @@ impl Sessions<V4> {
     }
 }
 
-fn for_each_new(stages: &mut [Stage], mut then: impl FnMut(&mut Work)) {
+fn for_each_new<F: Family>(stages: &mut [Stage<F>], mut then: impl FnMut(&mut Work<F>)) {
     for stage in stages {
         if let Stage::Parsed(work) = stage
             && (work.slot.is_none() || work.leaves)

@@ -5,10 +5,12 @@
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
 use weir_layout::adjacency::ADJACENCIES;
-use weir_layout::control::{ControlHalf, PathId};
-use weir_layout::flow::{FlowEntry4, GROUP, flag};
+use weir_layout::control::ControlHalf;
+use weir_layout::flow::{GROUP, flag};
 use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use weir_shm::counters::UplinkCounter;
+use weir_shm::flows::{FlowTable, Stored};
+use weir_wire::family::{Entry, Family};
 
 use super::Regions;
 use super::sessions::{external_of, has_mapping};
@@ -20,33 +22,49 @@ impl Regions {
     /// left to the worker that owns it now or ends it, and forgets the LAN hardware addresses that
     /// no flow refers to. Only while no worker runs.
     pub fn prepare(&self, half: &ControlHalf) {
-        let workers = half.workers.max(1);
         let mut referred = vec![false; ADJACENCIES];
-        for index in 0..self.flows.capacity() {
-            if index.is_multiple_of(GROUP) && self.flows.is_group_free(index) {
-                continue;
-            }
-            if let Some(entry) = self.flows.slot(index).read() {
-                if let Some(referred) = referred.get_mut(usize::from(entry.adjacency)) {
-                    *referred = true;
-                }
-                self.hand_on(half, workers, index, &entry);
-            }
-        }
+        let workers = Workers { half, number: half.workers.max(1), key: self.hash_key };
+        workers.take_over(&self.flows, &mut referred);
+        workers.take_over(&self.flows6, &mut referred);
         self.adjacencies.retain(|index| referred[usize::from(index)]);
-        for lane in (workers..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
+        for lane in (0..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
             for uplink in 0..MAX_UPLINKS as u8 {
                 lane.set_uplink(uplink, UplinkCounter::FlowsActive, 0);
             }
         }
     }
+}
 
-    fn hand_on(&self, half: &ControlHalf, workers: u8, index: u32, entry: &FlowEntry4) {
+/// Those that are about to start.
+struct Workers<'a> {
+    half: &'a ControlHalf,
+    number: u8,
+    /// Key of the flow hash.
+    key: [u64; 2],
+}
+
+impl Workers<'_> {
+    /// Gives them a table's flows; takes note of the adjacencies that these refer to.
+    fn take_over<F: Stored>(&self, table: &FlowTable<F>, referred: &mut [bool]) {
+        for index in 0..table.capacity() {
+            if index.is_multiple_of(GROUP) && table.is_group_free(index) {
+                continue;
+            }
+            if let Some(entry) = table.slot(index).read() {
+                if let Some(referred) = referred.get_mut(usize::from(entry.adjacency)) {
+                    *referred = true;
+                }
+                self.hand_on(table, index, &entry);
+            }
+        }
+    }
+
+    fn hand_on<F: Stored>(&self, table: &FlowTable<F>, index: u32, entry: &Entry<F>) {
         if entry.flags & flag::INITIATED == 0 {
             return;
         }
-        let owner = self.owner(half, workers, entry);
-        let peer = self.flows.slot(entry.peer);
+        let owner = self.owner(entry);
+        let peer = table.slot(entry.peer);
         let Some(back) = peer.read().filter(|back| back.peer == index) else {
             // Half a flow: adopting ends it.
             return;
@@ -57,25 +75,27 @@ impl Regions {
         }
         match owner {
             Some(worker) => {
-                self.flows.slot(index).set_worker(worker);
+                table.slot(index).set_worker(worker);
                 peer.set_worker(worker);
             }
             None => {
-                self.flows.retire(index);
-                self.flows.retire(entry.peer);
+                table.retire(index);
+                table.retire(entry.peer);
             }
         }
     }
 
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
-    fn owner(&self, half: &ControlHalf, workers: u8, forward: &FlowEntry4) -> Option<u8> {
-        if !has_mapping(forward.flags, forward.proto) {
-            return Some(forward.state_owner.worker() % workers);
+    fn owner<F: Family>(&self, forward: &Entry<F>) -> Option<u8> {
+        let key = &forward.key;
+        if !has_mapping(forward.flags, key.proto) {
+            return Some(forward.state_owner.worker() % self.number);
         }
-        let port = u16::from_be_bytes(forward.sport);
-        let worker = decider(self.hash_key, workers, forward.proto, forward.src, port);
-        let path = half.path(PathId::v4(forward.uplink))?;
-        let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, workers)?;
-        slice.contains(external_of(forward).port).then_some(worker)
+        let port = u16::from_be_bytes(key.sport);
+        let worker = decider::<F>(self.key, self.number, key.proto, &key.src, port);
+        let path = self.half.path(F::path(forward.uplink))?;
+        let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, self.number)?;
+        let external = external_of::<F>(key.proto, &forward.rewrite);
+        slice.contains(external.port).then_some(worker)
     }
 }

@@ -1,10 +1,10 @@
 //! The flows of a worker, and what belongs to them.
 
-use weir_layout::flow::{FlowEntry4, FlowKey4, flag, flows_for};
+use weir_layout::flow::{FlowKey, flag, flows_for};
 use weir_shm::counters::UplinkCounter;
-use weir_shm::flows::{Action4, FlowTable, Stored};
-use weir_wire::family::V4;
-use weir_wire::icmp;
+use weir_shm::flows::{Action, FlowTable, Stored};
+use weir_wire::family::{Entry, Family, Key};
+use weir_wire::rewrite::Rewrite;
 use weir_wire::tcp::{self, Place};
 
 use super::Regions;
@@ -55,7 +55,7 @@ impl<F: Stored> Sessions<F> {
             flows: 0,
             claims: Claims::default(),
             heavy: Heavy::new(regions.hash_key),
-            observer: Observer::new(id, regions.hash_key, regions.observations.clone()),
+            observer: Observer::new(id, F::FAMILY, regions.hash_key, regions.observations.clone()),
             cursor: 0,
             passes: Passes::default(),
             sweep: Sweep::default(),
@@ -72,9 +72,7 @@ impl<F: Stored> Sessions<F> {
         self.table.retire(forward);
         self.table.retire(action.peer);
         if has_mapping(meta.flags, meta.proto) {
-            let (address, port) = F::source(&action.rewrite);
-            let port = u16::from_be_bytes(port);
-            let external = External { proto: meta.proto, address, port };
+            let external = external_of(meta.proto, &action.rewrite);
             self.mappings.release(&self.mappings.external(external));
         }
         self.flows -= 1;
@@ -82,17 +80,17 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Follows the sequence numbers of a TCP direction by a segment, from and to these addresses.
     #[inline]
     pub(super) fn track_sequence(
         &self,
         cx: &Context,
         slot: u32,
-        action: &Action4,
+        action: &Action<F>,
         segment: tcp::Segment,
         ack: Option<u32>,
-        [src, dst]: [[u8; 4]; 2],
+        [src, dst]: [F::Address; 2],
     ) {
         let place =
             self.table.slot(slot).track_sequence(segment, ack, self.table.slot(action.peer));
@@ -105,39 +103,39 @@ impl Sessions<V4> {
                 true => (src, dst),
                 false => (action.rewrite.dst, src),
             };
-            cx.lane.add_resent(action.uplink, user, remote);
+            cx.lane.add_resent(action.uplink, F::fold(&user), F::fold(&remote));
         }
     }
 
     /// What steering knows of a flow by its entry, which does not keep the code point of its
     /// packets.
-    pub(super) fn traffic_in(&self, cx: &Context, forward: &FlowEntry4) -> Traffic {
+    pub(super) fn traffic_in(&self, cx: &Context, forward: &Entry<F>) -> Traffic<F> {
         Traffic {
             in_port: cx.port_toward(self.table.slot(forward.peer).action().adjacency),
-            src: forward.src,
-            dst: forward.dst,
-            sport: u16::from_be_bytes(forward.sport),
-            dport: u16::from_be_bytes(forward.dport),
-            proto: forward.proto,
+            src: forward.key.src,
+            dst: forward.key.dst,
+            sport: u16::from_be_bytes(forward.key.sport),
+            dport: u16::from_be_bytes(forward.key.dport),
+            proto: forward.key.proto,
             dscp: 0,
         }
     }
 
     /// The endpoint whose mapping the flow uses, if it uses one.
-    pub(super) fn endpoint_of(&self, cx: &Context, forward: &FlowEntry4) -> Hashed<Endpoint> {
+    pub(super) fn endpoint_of(&self, cx: &Context, forward: &Entry<F>) -> Hashed<Endpoint<F>> {
         self.endpoint(cx, &self.traffic_in(cx, forward))
     }
 
     /// The endpoint that sends it.
-    pub(super) fn endpoint(&self, cx: &Context, traffic: &Traffic) -> Hashed<Endpoint> {
+    pub(super) fn endpoint(&self, cx: &Context, traffic: &Traffic<F>) -> Hashed<Endpoint<F>> {
         let policy = steering::policy(&cx.snapshot.half, traffic);
         let Traffic { proto, src: address, sport: port, .. } = *traffic;
         self.mappings.endpoint(Endpoint { proto, policy, address, port })
     }
 
     /// The external port that the flow uses.
-    pub(super) fn external_of(&self, forward: &FlowEntry4) -> Hashed<External> {
-        self.mappings.external(external_of(forward))
+    pub(super) fn external_of(&self, forward: &Entry<F>) -> Hashed<External<F>> {
+        self.mappings.external(external_of(forward.key.proto, &forward.rewrite))
     }
 }
 
@@ -146,24 +144,24 @@ pub(super) fn has_mapping(flags: u8, proto: u8) -> bool {
     flags & flag::NAT != 0 && proto != tcp::PROTOCOL
 }
 
-pub(super) fn external_of(forward: &FlowEntry4) -> External {
-    let rewrite = &forward.rewrite;
-    External { proto: forward.proto, address: rewrite.src, port: u16::from_be_bytes(rewrite.sport) }
+/// What a flow of this protocol looks like outside, whose packets from inside are rewritten so.
+pub(super) fn external_of<F: Family>(proto: u8, rewrite: &Rewrite<F::Address>) -> External<F> {
+    External { proto, address: rewrite.src, port: u16::from_be_bytes(rewrite.sport) }
 }
 
 /// The key after source translation; an ICMP query has its identifier in both ports.
-pub(super) fn translated(key: &FlowKey4, external: &External) -> FlowKey4 {
+pub(super) fn translated<F: Family>(key: &Key<F>, external: &External<F>) -> Key<F> {
     let port = external.port.to_be_bytes();
-    let dport = if key.proto == icmp::PROTOCOL { port } else { key.dport };
-    FlowKey4::new(external.address, key.dst, port, dport, key.proto)
+    let dport = if key.proto == F::ICMP { port } else { key.dport };
+    FlowKey::new(external.address, key.dst, port, dport, key.proto)
 }
 
 #[cfg(test)]
 mod tests {
     use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
     use weir_layout::control::PathId;
-    use weir_layout::flow6::FlowKey6;
-    use weir_wire::family::V6;
+    use weir_layout::flow::{FlowKey4, FlowKey6};
+    use weir_wire::family::{V4, V6};
     use weir_wire::udp;
 
     use super::*;
@@ -172,14 +170,14 @@ mod tests {
     const KEY: [u64; 2] = [3, 5];
 
     fn a_flow_that_ends_frees_its_slots_and_its_mapping<F: Stored>(
-        first: F::Key,
-        translated: F::Key,
+        first: Key<F>,
+        translated: Key<F>,
     ) {
         let regions = Regions::anonymous(64, KEY).unwrap();
         let cx = Context::new(0, 1, &regions, KEY);
         let table = FlowTable::<F>::anonymous(64).unwrap();
         let mut sessions = Sessions::new(0, 1, &regions, table, KEY);
-        let keys = [first, F::reversed(&translated)];
+        let keys = [first, translated.reversed()];
         let hashes = keys.map(|key| F::hash(KEY, &F::key_words(&key)));
         let host = Adjacency { mac: [2; 6], port: 0 };
         let new = NewFlow::<F> {
@@ -193,9 +191,8 @@ mod tests {
             now: 1000,
         };
         let forward = flows::create(&sessions.table, &new).unwrap();
-        let (proto, (address, port)) =
-            (udp::PROTOCOL, F::source(&sessions.table.slot(forward).action().rewrite));
-        let port = u16::from_be_bytes(port);
+        let External { proto, address, port } =
+            external_of::<F>(udp::PROTOCOL, &sessions.table.slot(forward).action().rewrite);
         let endpoint = sessions.mappings.endpoint(Endpoint { proto, policy: 0, address, port });
         let external = sessions.mappings.external(External { proto, address, port });
         sessions.mappings.make(&endpoint, 1, &external);
@@ -216,8 +213,7 @@ mod tests {
         let key = |src| FlowKey4::new(src, [9; 4], sport, dport, udp::PROTOCOL);
         let [first, translated] = [[10, 0, 0, 1], [192, 0, 2, 1]].map(key);
         a_flow_that_ends_frees_its_slots_and_its_mapping::<V4>(first, translated);
-        let (dst, proto, pad) = ([9; 16], udp::PROTOCOL, [0; 3]);
-        let key = |src| FlowKey6 { src, dst, sport, dport, proto, pad };
+        let key = |src| FlowKey6::new(src, [9; 16], sport, dport, udp::PROTOCOL);
         let [first, translated] = [[10; 16], [20; 16]].map(key);
         a_flow_that_ends_frees_its_slots_and_its_mapping::<V6>(first, translated);
     }

@@ -3,9 +3,10 @@
 use weir_layout::NONE;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
-use weir_wire::family::V4;
+use weir_shm::flows::Stored;
+use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
-use weir_wire::{icmp, ipv4, rewrite, tcp, udp};
+use weir_wire::{tcp, udp};
 
 use super::DropReason;
 use super::batch::Work;
@@ -16,11 +17,11 @@ use crate::fragments::{FragmentKey, Verdict};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::Traffic;
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     pub(super) fn act_on<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
+        work: &Work<F>,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
@@ -36,21 +37,21 @@ impl Sessions<V4> {
     fn flow<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
+        work: &Work<F>,
         mut received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let key = p.key();
-        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL | icmp::PROTOCOL) {
+        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) && p.proto != F::ICMP {
             return Err(Counter::DropProtocol);
         }
         // A fragment may be of any kind of message; only echo has an identifier to go by.
-        if p.proto == icmp::PROTOCOL && !is_echo(p, received.frame.data()) {
+        if p.proto == F::ICMP && !is_echo(p, received.frame.data()) {
             return Err(Counter::DropProtocol);
         }
         // An earlier packet of the batch may have made or ended the flow.
-        let found = work.slot.filter(|slot| self.table.slot(*slot).holds(key.words()));
+        let found = work.slot.filter(|slot| self.table.slot(*slot).holds(F::key_words(&key)));
         let mut slot = match found.or_else(|| self.table.find(work.hash, &key)) {
             Some(slot) => slot,
             None => {
@@ -75,12 +76,11 @@ impl Sessions<V4> {
         }
         let translated = action.flags & flag::NAT != 0;
         if p.ttl <= 1 {
-            let kind = [icmp::TIME_EXCEEDED, 0];
-            cx.send_icmp_error(work, translated, &received, out, kind, 0);
+            cx.send_icmp_error(work, translated, &received, out, F::TIME_EXCEEDED, 0);
             return Err(Counter::DropTtl);
         }
         let ended = opens(p) && flows::has_ended(&action);
-        if ended && cx.is_uplink(work.port) && !cx.lets_in(work.port) {
+        if ended && cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port) {
             return Err(Counter::DropNoFlow);
         }
         if ended && began_inside(&action) {
@@ -102,8 +102,7 @@ impl Sessions<V4> {
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::track(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
-            let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Verdict::Forwarded(action), cx.now);
+            self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
         }
         if let Some(Header { segment, flags, seq, ack }) = header
             && flags & tcp::flag::RST == 0
@@ -115,7 +114,7 @@ impl Sessions<V4> {
             self.track_sequence(cx, slot, &action, segment, ack, [p.src, p.dst]);
         }
         let Received { mut frame, .. } = received;
-        rewrite::apply4(frame.data_mut(), p.l3.into(), Some(p.proto), &action.rewrite);
+        F::apply(frame.data_mut(), p, Some(p.proto), &action.rewrite);
         let entry = self.table.slot(slot);
         // Of the flow's own host: whether that is silent counts.
         let seen = if unconfirmed { entry.last_seen() } else { cx.now };
@@ -126,22 +125,22 @@ impl Sessions<V4> {
     fn later_fragment<B: Buffer>(
         &mut self,
         cx: &Context,
-        work: &Work,
+        work: &Work<F>,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
-        let key = fragment_key(p, received.frame.data());
-        let action = match self.fragments.recall(&key, cx.now).ok_or(Counter::DropFragment)? {
-            Verdict::Forwarded(action) => action,
-            Verdict::HandedOff(worker) => return cx.hand_off(worker, received, out),
-        };
+        let action =
+            match self.fragments.recall(&fragment_key(p), cx.now).ok_or(Counter::DropFragment)? {
+                Verdict::Forwarded(action) => action,
+                Verdict::HandedOff(worker) => return cx.hand_off(worker, received, out),
+            };
         cx.check_side(work, &action, sender(received.frame.data(), work.port))?;
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
         let Received { mut frame, .. } = received;
-        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
+        F::apply(frame.data_mut(), p, None, &action.rewrite);
         cx.send(frame, p, &action, out)
     }
 
@@ -150,19 +149,18 @@ impl Sessions<V4> {
         &mut self,
         cx: &Context,
         worker: u8,
-        p: &Parsed,
+        p: &Parsed<F>,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         if p.kind != Kind::Flow {
-            let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Verdict::HandedOff(worker), cx.now);
+            self.fragments.remember(fragment_key(p), Verdict::HandedOff(worker), cx.now);
         }
         cx.hand_off(worker, received, out)
     }
 }
 
-pub(super) fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
+pub(super) fn traffic_of<F: Family>(p: &Parsed<F>, in_port: u8) -> Traffic<F> {
     Traffic {
         in_port,
         src: p.src,
@@ -175,18 +173,18 @@ pub(super) fn traffic_of(p: &Parsed, in_port: u8) -> Traffic {
 }
 
 /// Is it the first segment of a TCP connection?
-pub(super) fn opens(p: &Parsed) -> bool {
+pub(super) fn opens<F: Family>(p: &Parsed<F>) -> bool {
     const OTHERS: u8 = tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST;
     p.proto == tcp::PROTOCOL && p.tcp_flags & (tcp::flag::SYN | OTHERS) == tcp::flag::SYN
 }
 
 /// Is the ICMP message a request or reply of echo?
-pub(super) fn is_echo(p: &Parsed, frame: &[u8]) -> bool {
+fn is_echo<F: Family>(p: &Parsed<F>, frame: &[u8]) -> bool {
     let kind = frame.get(usize::from(p.l4));
-    kind.is_some_and(|kind| matches!(*kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY))
+    kind.is_some_and(|kind| *kind == F::ECHO_REQUEST || *kind == F::ECHO_REPLY)
 }
 
-pub(super) fn header_of(p: &Parsed, frame: &[u8]) -> Header {
+fn header_of<F: Family>(p: &Parsed<F>, frame: &[u8]) -> Header {
     let header = tcp::Packet::new_unchecked(frame.get(usize::from(p.l4)..).unwrap_or(&[]));
     let len = usize::from(p.end - p.l4).saturating_sub(header.header_len());
     let (seq, flags) = (header.seq(), p.tcp_flags);
@@ -194,8 +192,6 @@ pub(super) fn header_of(p: &Parsed, frame: &[u8]) -> Header {
     Header { flags, seq, ack, segment: tcp::Segment::new(seq, len as u32, flags) }
 }
 
-pub(super) fn fragment_key(p: &Parsed, frame: &[u8]) -> FragmentKey {
-    let header = frame.get(usize::from(p.l3)..).unwrap_or(&[]);
-    let ident = ipv4::Packet::new_header(header).map_or(0, |ip| ip.ident().into());
-    FragmentKey { src: p.src, dst: p.dst, ident, proto: p.proto }
+pub(super) fn fragment_key<F: Family>(p: &Parsed<F>) -> FragmentKey<F> {
+    FragmentKey { src: p.src, dst: p.dst, ident: p.ident, proto: p.proto }
 }

@@ -7,12 +7,11 @@
 
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
-use weir_layout::control::{PathId, Translate};
+use weir_layout::control::Translate;
 use weir_layout::flow::{FlowState, flag};
-use weir_shm::flows::Action4;
-use weir_wire::family::V4;
+use weir_shm::flows::{Action, Stored};
+use weir_wire::family::Family;
 use weir_wire::parse::Kind;
-use weir_wire::rewrite;
 
 use super::DropReason;
 use super::batch::Work;
@@ -26,7 +25,7 @@ use crate::steering;
 
 impl Context {
     /// How it leaves; `None`: by no uplink that sends it on as it is.
-    fn stateless_action(&self, work: &Work) -> Option<Action4> {
+    fn stateless_action<F: Family>(&self, work: &Work<F>) -> Option<Action<F>> {
         let half = &self.snapshot.half;
         if self.is_uplink(work.port) || !half.is_behind(work.port, work.parsed.src) {
             return None;
@@ -35,11 +34,11 @@ impl Context {
         let policy = steering::policy(half, &traffic);
         let uplink =
             steering::uplink(&self.snapshot.half, &self.control, self.key, policy, &traffic)?;
-        let path = PathId::v4(uplink);
+        let path = F::path(uplink);
         let translate = half.path(path)?.translate;
         let key = work.parsed.key();
-        (translate == Translate::None as u8).then(|| Action4 {
-            rewrite: rewrite::compile4(&key, &key),
+        (translate == Translate::None as u8).then(|| Action {
+            rewrite: F::compile(&key, &key),
             adjacency: next_hop(path),
             mark: 0,
             peer: 0,
@@ -51,19 +50,19 @@ impl Context {
     }
 
     /// May what no flow asked for come in by the port?
-    pub(super) fn lets_in(&self, port: u8) -> bool {
+    pub(super) fn lets_in<F: Family>(&self, port: u8) -> bool {
         let half = &self.snapshot.half;
         let uplink = half.ports.get(usize::from(port)).map_or(NONE, |port| port.uplink);
-        half.path(PathId::v4(uplink)).is_some_and(|path| path.inbound != 0)
+        half.path(F::path(uplink)).is_some_and(|path| path.inbound != 0)
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// Sends a packet on that has no flow and begins none, for this reason.
     pub(super) fn forward_stateless<B: Buffer>(
         &mut self,
         cx: &mut Context,
-        work: &Work,
+        work: &Work<F>,
         reason: DropReason,
         received: Received<B>,
         out: &mut impl Output<B>,
@@ -72,14 +71,13 @@ impl Sessions<V4> {
         let action = cx.stateless_action(work).ok_or(reason)?;
         cx.check_mtu(work, cx.port_toward(action.adjacency), false, &received, out)?;
         if let Kind::Fragment { .. } = p.kind {
-            let key = fragment_key(p, received.frame.data());
-            self.fragments.remember(key, Verdict::Forwarded(action), cx.now);
+            self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
         }
         let Received { mut frame, .. } = received;
         if p.kind == Kind::Flow {
             complete::complete(frame.data_mut(), p);
         }
-        rewrite::apply4(frame.data_mut(), p.l3.into(), None, &action.rewrite);
+        F::apply(frame.data_mut(), p, None, &action.rewrite);
         cx.send(frame, p, &action, out)
     }
 }

@@ -11,18 +11,19 @@
 //!
 //! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
 
-use weir_layout::control::{Address, OnUplinkDown, PathId, Uplink};
+use weir_layout::control::{IpAddress, OnUplinkDown, Uplink};
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, GROUP, flag};
+use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, MAX_UPLINKS, checksum64};
-use weir_wire::family::V4;
+use weir_shm::flows::Stored;
+use weir_wire::family::Entry;
 use weir_wire::forward::Egress;
 use weir_wire::tcp;
 use zerocopy::IntoBytes;
 
 use super::context::Context;
-use super::sessions::{Sessions, external_of, translated};
+use super::sessions::{Sessions, translated};
 use crate::answer;
 use crate::flows;
 use crate::packet::{Buffer, Output};
@@ -87,12 +88,12 @@ impl Default for Sweep {
 
 impl Sweep {
     /// A new state is published: perhaps there is somewhere to go now, or an address is gone.
-    pub(super) fn again(&mut self, uplinks: &[Uplink]) {
+    pub(super) fn again(&mut self, family: Family, uplinks: &[Uplink]) {
         let stranded = std::mem::take(&mut self.stranded);
         self.begin(stranded);
         let mut renumbered = IndexSet::EMPTY;
         for (index, (known, uplink)) in (0..).zip(self.pools.iter_mut().zip(uplinks)) {
-            let path = uplink.path(Family::V4);
+            let path = uplink.path(family);
             let now = checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len);
             // Without any address it is down, and may get the same one again.
             if path.pool_len > 0 && std::mem::replace(known, now) != now {
@@ -167,9 +168,13 @@ enum End {
 
 impl Context {
     /// Has the uplink this address to translate to?
-    pub(super) fn has_address(&self, uplink: u8, address: [u8; 4]) -> bool {
-        let path = self.snapshot.half.path(PathId::v4(uplink));
-        path.is_some_and(|path| path.addresses().contains(&Address::v4(address)))
+    pub(super) fn has_address<F: weir_wire::family::Family>(
+        &self,
+        uplink: u8,
+        address: F::Address,
+    ) -> bool {
+        let path = self.snapshot.half.path(F::path(uplink));
+        path.is_some_and(|path| path.addresses().contains(&address.to_address()))
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
@@ -178,10 +183,10 @@ impl Context {
     }
 }
 
-impl Sessions<V4> {
+impl<F: Stored> Sessions<F> {
     /// See [`Engine::sweep`](super::Engine::sweep).
     pub(super) fn sweep<B: Buffer>(&mut self, cx: &Context, out: &mut impl Output<B>) -> bool {
-        let usable = cx.usable_uplinks();
+        let usable = cx.usable_uplinks::<F>();
         let gone = self.sweep.usable - usable;
         self.sweep.usable = usable;
         self.sweep.dead = self.sweep.dead - usable;
@@ -239,13 +244,13 @@ impl Sessions<V4> {
         else {
             return End::None;
         };
-        if self.sweep.dead.contains(entry.uplink) && entry.proto == tcp::PROTOCOL {
+        if self.sweep.dead.contains(entry.uplink) && entry.key.proto == tcp::PROTOCOL {
             return self.end_connection(cx, index, &entry, out);
         }
-        if cx.has_address(entry.uplink, entry.rewrite.src) {
+        if cx.has_address::<F>(entry.uplink, entry.rewrite.src) {
             return End::None;
         }
-        if entry.proto == tcp::PROTOCOL {
+        if entry.key.proto == tcp::PROTOCOL {
             return self.reset_or_wait(cx, index, &entry, out);
         }
         self.mappings.detach(&self.external_of(&entry));
@@ -258,7 +263,7 @@ impl Sessions<V4> {
         &mut self,
         cx: &Context,
         index: u32,
-        entry: &FlowEntry4,
+        entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> End {
         let traffic = self.traffic_in(cx, entry);
@@ -283,7 +288,7 @@ impl Sessions<V4> {
         &mut self,
         cx: &Context,
         index: u32,
-        entry: &FlowEntry4,
+        entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> End {
         let port = cx.port_toward(self.table.slot(entry.peer).action().adjacency);
@@ -305,25 +310,25 @@ impl Sessions<V4> {
         &mut self,
         cx: &Context,
         index: u32,
-        entry: &FlowEntry4,
+        entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> bool {
         let Some(back) = self.table.slot(entry.peer).read() else { return true };
-        let inside = FlowKey4::new(entry.src, entry.dst, entry.sport, entry.dport, entry.proto);
         let (from_host, from_far) = (entry.next_seq, back.next_seq);
         let (outward, inward) =
             (self.table.slot(index).action(), self.table.slot(entry.peer).action());
         if let Some(Egress { device, link, .. }) = cx.egress(&inward) {
-            let reset = answer::reset(&link, &inside.reversed(), from_far, from_host);
-            if !cx.originate(device, &reset, out) {
+            let reset = answer::reset::<F>(&link, &entry.key.reversed(), from_far, from_host);
+            if reset.is_some_and(|reset| !cx.originate(device, &reset, out)) {
                 return false;
             }
         }
         // The far end's is an attempt: the uplink is down.
         if let Some(Egress { device, link, .. }) = cx.egress(&outward) {
-            let outside = translated(&inside, &external_of(entry));
-            let reset = answer::reset(&link, &outside, from_host, from_far);
-            cx.originate(device, &reset, out);
+            let outside = translated(&entry.key, &self.external_of(entry).of);
+            if let Some(reset) = answer::reset::<F>(&link, &outside, from_host, from_far) {
+                cx.originate(device, &reset, out);
+            }
         }
         flows::close(&self.table, index);
         cx.lane.add(Counter::FlowsReset, 1);

@@ -6,6 +6,8 @@
 //! begins a flow. Asked about is the address and not the station, so packets in the host's name from
 //! elsewhere help it too.
 
+use std::net::IpAddr;
+
 use weir_layout::adjacency::Adjacency;
 
 use super::claims::Owner;
@@ -17,11 +19,11 @@ const ASKED: usize = 16;
 
 /// Addresses to ask about, with the LAN ports they came by.
 #[derive(Debug, Default)]
-pub(super) struct UnknownHosts([Option<(u8, [u8; 4])>; ASKED]);
+pub(super) struct UnknownHosts([Option<(u8, IpAddr)>; ASKED]);
 
 impl UnknownHosts {
     /// A packet of this address came by a port, and there was no room for its sender.
-    pub(super) fn ask_about(&mut self, key: [u64; 2], port: u8, address: [u8; 4]) {
+    pub(super) fn ask_about(&mut self, key: [u64; 2], port: u8, address: IpAddr) {
         let place = Purpose::Question.of_address(key, port, address) as usize % ASKED;
         self.0[place].get_or_insert((port, address));
     }
@@ -30,7 +32,7 @@ impl UnknownHosts {
 impl Context {
     /// Enters the hosts that were turned away and that `ask` knows: see
     /// [`Engine::settle_claims`](super::Engine::settle_claims).
-    pub(super) fn learn_unknown_hosts(&mut self, ask: &mut impl FnMut(u32, [u8; 4]) -> Owner) {
+    pub(super) fn learn_unknown_hosts(&mut self, ask: &mut impl FnMut(u32, IpAddr) -> Owner) {
         for place in &mut self.unknown_hosts.0 {
             let Some((port, address)) = place.take() else { continue };
             let interface = self.snapshot.half.ports[usize::from(port)].ifindex;

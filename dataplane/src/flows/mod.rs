@@ -8,7 +8,7 @@ use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::Timeouts;
 use weir_layout::flow::{FlowState, StateOwner, flag};
 use weir_shm::flows::{FlowTable, Stored};
-use weir_wire::family::{Family, NewDirection, V4};
+use weir_wire::family::{Family, Key, NewDirection, V4};
 use weir_wire::{icmp, icmpv6, tcp};
 
 pub use track::{Header, has_ended, track};
@@ -17,9 +17,9 @@ pub use track::{Header, has_ended, track};
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow<F: Family = V4> {
     /// The first packet's key.
-    pub first: F::Key,
+    pub first: Key<F>,
     /// The same after translation.
-    pub translated: F::Key,
+    pub translated: Key<F>,
     /// Hashes of the keys of its packets and of those that answer.
     pub hashes: [u64; 2],
     /// Uplink index; [`NONE`](weir_layout::NONE): it stays inside.
@@ -59,7 +59,7 @@ impl End {
 pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> {
     let NewFlow { first, translated, initiator, responder, uplink, now, .. } = *new;
     let nat = if first == translated { 0 } else { flag::NAT };
-    let state = match F::proto(&first) {
+    let state = match first.proto {
         tcp::PROTOCOL => FlowState::Opening,
         _ => FlowState::Stateless,
     };
@@ -74,7 +74,7 @@ pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> 
     };
     let [hash, answers] = new.hashes;
     let back = direction(&responder, &initiator, 0);
-    let (answer, answered) = (F::reversed(&translated), F::reversed(&first));
+    let (answer, answered) = (translated.reversed(), first.reversed());
     let back = table.insert(answers, &back.words::<F>(&answer, &answered))?;
     let mut forward = direction(&initiator, &responder, flag::INITIATED | flag::SEEN);
     forward.mark = initiator.mark(back);

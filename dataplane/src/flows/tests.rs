@@ -3,8 +3,7 @@
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::PathId;
-use weir_layout::flow::FlowKey4;
-use weir_layout::flow6::FlowKey6;
+use weir_layout::flow::{FlowKey4, FlowKey6};
 use weir_shm::flows::FlowTable4;
 use weir_wire::family::V6;
 use weir_wire::hash::flow4;
@@ -105,8 +104,8 @@ fn each_direction_undoes_the_other() {
     let pair = Pair::new(17);
     let (out, back) =
         (pair.table.slot(pair.forward).read().unwrap(), pair.table.slot(pair.back).read().unwrap());
-    assert_eq!((out.rewrite.src, out.rewrite.sport), (back.dst, back.dport));
-    assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.src, out.sport));
+    assert_eq!((out.rewrite.src, out.rewrite.sport), (back.key.dst, back.key.dport));
+    assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.key.src, out.key.sport));
     assert_eq!((out.peer, back.peer), (pair.back, pair.forward));
     assert_eq!((out.adjacency, back.adjacency), (next_hop(PathId::v4(1)), HOST.adjacency));
 }
@@ -117,10 +116,10 @@ fn an_ipv6_flow_is_made_found_followed_and_retired() {
     let (lan, site) = ([0x20; 16], [0x24; 16]);
     let key = |src, dst, [sport, dport]: [u16; 2]| {
         let [sport, dport] = [sport, dport].map(u16::to_be_bytes);
-        FlowKey6 { src, dst, sport, dport, proto: tcp::PROTOCOL, pad: [0; 3] }
+        FlowKey6::new(src, dst, sport, dport, tcp::PROTOCOL)
     };
     let (first, translated) = (key(lan, site, [5, 443]), key([0x26; 16], site, [5, 443]));
-    let answer = V6::reversed(&translated);
+    let answer = translated.reversed();
     let hashes = [first, answer].map(|key| V6::hash(SECRET, &V6::key_words(&key)));
     let new = NewFlow::<V6> {
         first,

@@ -2,7 +2,8 @@
 
 use weir_dataplane::engine::Owner;
 use weir_layout::control::{
-    Address, BUCKETS, ComeHome, OnUplinkDown, Policy, Port, Prefix, Rule, Translate, path_state,
+    Address, BUCKETS, ComeHome, OnUplinkDown, PathId, Policy, Port, Prefix, Rule, Translate,
+    path_state,
 };
 use weir_layout::counters::{Counter, place};
 use weir_layout::flow::flag;
@@ -446,7 +447,7 @@ fn judged(gateway: &mut Gateway) -> Interval {
     }
     gateway.now = at as u32;
     let observations = &gateway.regions.observations;
-    observations.read(0, 1, Observations::number(at)).unwrap_or_default()
+    observations.read(0, PathId::v4(1), Observations::number(at)).unwrap_or_default()
 }
 
 fn ones(set: [u64; 4]) -> u32 {
@@ -468,7 +469,7 @@ fn new_flows_without_an_answer_are_told_by_uplink() {
     assert_eq!(sets.map(ones), [1; 4]);
     assert_eq!((seen.udp.flows, seen.udp.unanswered), (2, 1));
     let number = Observations::number(u64::from(gateway.now));
-    assert_eq!(gateway.regions.observations.read(0, 0, number), None);
+    assert_eq!(gateway.regions.observations.read(0, PathId::v4(0), number), None);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_layout::Family;
 use weir_layout::control::{
     Address, BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Path, PathId, Port,
-    PortRole, Prefix, Selection, Translate, path_state,
+    PortRole, Prefix, Selection, Translate, Uplink, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_shm::control::{BucketTable, ControlWriter, empty_half};
@@ -106,10 +106,12 @@ impl Gateway {
                 vlan: 0,
                 mtu: 1500,
                 mac: Mac::new(device_mac(device)),
-                address: if device == LAN { GATEWAY } else { external(uplink) },
+                reserved1: [0; 4],
                 ifindex: 100 + u32::from(device),
                 virtual_macs: [Mac::new(device_mac(device)); MAX_VIRTUAL_MACS],
             };
+            half.addresses[usize::from(device)][0] =
+                Address::v4(if device == LAN { GATEWAY } else { external(uplink) });
             assert!(half.insert_port_slot(100 + u32::from(device), 0, device));
         }
         for uplink in 0..3u8 {
@@ -151,7 +153,27 @@ impl Gateway {
     pub fn publish(&mut self, share: usize) {
         let mut both: BucketTable = [1; BUCKETS];
         both[..share].fill(0);
-        self.writer.publish(&mut self.half, [&[&both, &[2; BUCKETS]], &[]]);
+        let is_there = |uplink: &Uplink| uplink.path(Family::V6).next_hop_mac != Mac::NONE;
+        let v6: &[&BucketTable] =
+            if self.half.uplinks.iter().any(is_there) { &[&both] } else { &[] };
+        self.writer.publish(&mut self.half, [&[&both, &[2; BUCKETS]], v6]);
+    }
+
+    /// Gives uplinks 0 and 1 a path of IPv6 without translation, and the LAN an own prefix, and
+    /// publishes that.
+    pub fn serve_ipv6(&mut self) {
+        for uplink in 0..2u8 {
+            let path = self.half.uplinks[usize::from(uplink)].path_mut(Family::V6);
+            path.next_hop_mac = Mac::new(next_hop_mac(uplink));
+            self.writer.set_path_state(PathId::new(uplink, Family::V6), path_state::USABLE);
+        }
+        let mut address = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0];
+        self.half.lan_prefixes[2] = Prefix { address, family: 6, length: 64, ..Prefix::ANY };
+        self.half.lan_prefix_ports[2] = LAN;
+        self.half.lan_prefix_count = 3;
+        address[15] = 1;
+        self.half.addresses[usize::from(LAN)][Family::V6.index()] = Address(address);
+        self.publish(BUCKETS / 2);
     }
 
     /// Stores the state word of an uplink's IPv4 path.

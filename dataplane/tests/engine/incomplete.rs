@@ -1,6 +1,6 @@
 //! Senders that leave checksums to their device.
 
-use weir_layout::flow::{FlowKey4, flag};
+use weir_layout::flow::flag;
 use weir_wire::checksum;
 use weir_wire::parse::parse;
 
@@ -26,7 +26,7 @@ fn one(mut sent: Vec<(u8, Vec<u8>)>) -> (u8, Vec<u8>) {
 /// May the kernel tier forward what has this frame's key?
 fn offered(gateway: &Gateway, frame: &[u8]) -> bool {
     let p = parse(frame).unwrap();
-    let key = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
+    let key = p.key();
     let slot = gateway.regions.flows.find(weir_wire::hash::flow4(KEY, &key), &key).unwrap();
     gateway.regions.flows.slot(slot).action().flags & flag::OFFLOAD != 0
 }

@@ -4,6 +4,7 @@ mod failover;
 mod forwarding;
 mod gateway;
 mod incomplete;
+mod ipv6;
 mod robustness;
 mod spoofing;
 mod unasked;

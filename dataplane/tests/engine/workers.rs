@@ -93,7 +93,7 @@ fn answered_to(gateway: &Gateway) -> Vec<FlowKey4> {
     let table = &gateway.regions.flows;
     let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
     let back = entries.filter(|entry| entry.flags & flag::INITIATED == 0);
-    back.map(|e| FlowKey4::new(e.src, e.dst, e.sport, e.dport, e.proto)).collect()
+    back.map(|entry| entry.key).collect()
 }
 
 #[test]

@@ -13,17 +13,17 @@ use weir_layout::control::{
     Tier, Translate, host_class, path_state,
 };
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowEntry4, FlowKey4};
+use weir_layout::flow::{FlowKey4, StateOwner};
 use weir_layout::{Family, NONE};
 use weir_shm::Pins;
 use weir_shm::adjacencies::{Adjacencies, NextHops};
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
-use weir_shm::flows::FlowTable4;
+use weir_shm::flows::{Entry4, FlowTable4};
 use weir_shm::hosts::{HostPrefixes, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name;
-use weir_wire::family::{Family as _, V4};
+use weir_wire::family::{Family as _, NewDirection, V4};
 use weir_wire::hash::flow4;
 use weir_wire::rewrite::compile4;
 
@@ -210,14 +210,19 @@ impl Fixture {
     }
 
     /// Puts an entry in the table; its slot.
-    pub fn insert(&self, entry: FlowEntry4) -> u32 {
-        let key = FlowKey4::new(entry.src, entry.dst, entry.sport, entry.dport, entry.proto);
-        self.insert_as(entry, &key)
+    pub fn insert(&self, entry: Entry4) -> u32 {
+        self.insert_as(entry, &entry.key)
     }
 
     /// Puts an entry where one with this key would stand, and under its tag.
-    pub fn insert_as(&self, entry: FlowEntry4, key: &FlowKey4) -> u32 {
-        self.flows.insert(flow4(KEY, key), &V4::words(&entry)).unwrap()
+    pub fn insert_as(&self, entry: Entry4, key: &FlowKey4) -> u32 {
+        let Entry4 { flags, state_owner, uplink, adjacency, mark, .. } = entry;
+        let new = NewDirection { flags, state_owner, uplink, adjacency, mark, now: 0 };
+        let mut words = new.words::<V4>(&entry.key, &entry.key);
+        words.rewrite = V4::rewrite_words(&entry.rewrite);
+        words.out |= u64::from(entry.peer) << 32;
+        words.next_seq = entry.next_seq;
+        self.flows.insert(flow4(KEY, key), &words).unwrap()
     }
 
     /// Lets the program send by the device of the fixture.
@@ -228,12 +233,21 @@ impl Fixture {
 }
 
 /// An entry that makes packets of `from` leave to the uplink's next hop as those of `to`.
-pub fn entry(from: &FlowKey4, to: &FlowKey4) -> FlowEntry4 {
-    let mut entry = <FlowEntry4 as zerocopy::FromZeros>::new_zeroed();
-    (entry.src, entry.dst, entry.proto) = (from.src, from.dst, from.proto);
-    (entry.sport, entry.dport) = (from.sport, from.dport);
-    entry.rewrite = compile4(from, to);
-    entry
+pub fn entry(from: &FlowKey4, to: &FlowKey4) -> Entry4 {
+    Entry4 {
+        last_seen: 0,
+        key: *from,
+        flags: 0,
+        state_owner: StateOwner::default(),
+        uplink: 0,
+        rewrite: compile4(from, to),
+        adjacency: 0,
+        mark: 0,
+        peer: 0,
+        packets: 0,
+        next_seq: 0,
+        bytes: 0,
+    }
 }
 
 pub fn udp(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Vec<u8> {

@@ -4,9 +4,10 @@ use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, path_state};
 use weir_layout::control::{Mac, PathId};
 use weir_layout::counters::{Counter, place};
-use weir_layout::flow::{FlowEntry4, FlowKey4, flag};
+use weir_layout::flow::{FlowKey4, flag};
 use weir_layout::{Family, NONE};
 use weir_shm::adjacencies::Adjacencies;
+use weir_shm::flows::Entry4;
 use weir_shm::map::Access;
 use weir_wire::parse::parse;
 use weir_wire::rewrite::apply4;
@@ -66,25 +67,25 @@ fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
 }
 
 /// The flow of a frame as translated to the uplink, offered to the kernel tier.
-fn offered(frame: &[u8]) -> FlowEntry4 {
+fn offered(frame: &[u8]) -> Entry4 {
     let p = parse(frame).unwrap();
     let port = NAT_PORT.to_be_bytes();
     let from = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
     let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
     let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
     let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::INSIDE | flag::INITIATED;
-    FlowEntry4 { flags, mark: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
+    Entry4 { flags, mark: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
 }
 
 /// The entry as one that leads to a LAN host.
-fn inward(f: &Fixture, entry: &FlowEntry4, mac: [u8; 6]) -> FlowEntry4 {
+fn inward(f: &Fixture, entry: &Entry4, mac: [u8; 6]) -> Entry4 {
     let table = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
     let adjacency = table.learn(Adjacency { mac, port: OTHER_SIDE }).unwrap();
-    FlowEntry4 { adjacency, flags: entry.flags & !flag::INSIDE, ..*entry }
+    Entry4 { adjacency, flags: entry.flags & !flag::INSIDE, ..*entry }
 }
 
 /// The frame as the user tier would send it, without a tag.
-fn rewritten(frame: &[u8], entry: &FlowEntry4) -> Vec<u8> {
+fn rewritten(frame: &[u8], entry: &Entry4) -> Vec<u8> {
     let p = parse(frame).unwrap();
     let mut frame = frame.to_vec();
     apply4(&mut frame, p.l3.into(), Some(p.proto), &entry.rewrite);
@@ -121,7 +122,7 @@ fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
     let mut f = fixture("sequence", |_| ());
     let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
     let len = 52 - 40;
-    let slot = f.insert(FlowEntry4 { next_seq: u32::MAX - 5, ..offered(&plain) });
+    let slot = f.insert(Entry4 { next_seq: u32::MAX - 5, ..offered(&plain) });
     // Across the wrap: new, the same again, an older one, two that are nowhere near, and new once
     // more.
     for seq in [u32::MAX - 5, u32::MAX - 5, u32::MAX - 100, 1 << 30, 3 << 30, 6] {
@@ -142,9 +143,9 @@ fn a_segment_behind_a_hole_counts_by_what_it_acknowledges() {
     let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
     const PEER: u32 = 1 << 20;
     let back = FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), tcp::PROTOCOL);
-    let peer = f.insert(FlowEntry4 { next_seq: PEER, ..entry(&back, &back) });
+    let peer = f.insert(Entry4 { next_seq: PEER, ..entry(&back, &back) });
     let mark = mark(SENDER.to_word(), peer);
-    let slot = f.insert(FlowEntry4 { next_seq: 1000, peer, mark, ..offered(&plain) });
+    let slot = f.insert(Entry4 { next_seq: 1000, peer, mark, ..offered(&plain) });
     let next = |f: &Fixture| f.flows.slot(slot).read().unwrap().next_seq;
     let acking = |seq: u32, ack: u32| {
         let mut frame = with_seq(plain.clone(), seq);
@@ -225,7 +226,7 @@ fn a_flow_that_stays_inside_leaves_by_its_lan_port_on_no_uplinks_account() {
     let table = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
     let mac = [2, 9, 9, 9, 9, 9];
     let adjacency = table.learn(Adjacency { mac, port: 1 }).unwrap();
-    f.insert(FlowEntry4 { adjacency, uplink: NONE, ..offered(&plain) });
+    f.insert(Entry4 { adjacency, uplink: NONE, ..offered(&plain) });
     let (action, counter, sent) = f.run_for_frame(&plain);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!((&sent[..6], &sent[12..16]), (&mac[..], &[0x81, 0, 0, 7][..]));
@@ -254,7 +255,7 @@ fn tags_are_added_changed_and_removed() {
         let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
         let entry = offered(&plain);
         let mark = mark(Adjacency { port: u8::from(from == 7), ..SENDER }.to_word(), 0);
-        f.insert(FlowEntry4 { mark, ..entry });
+        f.insert(Entry4 { mark, ..entry });
         let sent = if from == 0 { plain.clone() } else { tagged(plain.clone(), from) };
         let (action, counter, out) = f.run_for_frame(&sent);
         assert_eq!((action, counter), FORWARDED);
@@ -299,7 +300,7 @@ fn a_flow_that_is_not_offered_is_the_user_tiers() {
     let mut f = fixture("not-offered", |_| ());
     let frame = frame(udp::PROTOCOL, 0);
     let entry = offered(&frame);
-    f.insert(FlowEntry4 { flags: entry.flags & !flag::OFFLOAD, ..entry });
+    f.insert(Entry4 { flags: entry.flags & !flag::OFFLOAD, ..entry });
     assert_eq!(f.run(&frame), TRANSIT);
 }
 

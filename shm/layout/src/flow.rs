@@ -146,35 +146,34 @@ const _: () = {
     assert!(MAX_WORKERS.is_power_of_two() && MAX_WORKERS << StateOwner::WORKER <= 1 << u8::BITS);
 };
 
-/// Match key of an IPv4 direction: the packet's own fields, as received. ICMP queries carry the
+/// Match key of a direction: the packet's own fields, as received. ICMP queries carry the
 /// identifier in both ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct FlowKey4 {
+pub struct FlowKey<A> {
     /// Source address, network order.
-    pub src: [u8; 4],
+    pub src: A,
     /// Destination address, network order.
-    pub dst: [u8; 4],
+    pub dst: A,
     /// Source port, network order.
     pub sport: [u8; 2],
     /// Destination port, network order.
     pub dport: [u8; 2],
-    /// IP protocol.
+    /// Upper-layer protocol.
     pub proto: u8,
     /// Zero.
     pub pad: [u8; 3],
 }
 
-impl FlowKey4 {
+/// [`FlowKey`] of an IPv4 direction.
+pub type FlowKey4 = FlowKey<[u8; 4]>;
+/// [`FlowKey`] of an IPv6 direction.
+pub type FlowKey6 = FlowKey<[u8; 16]>;
+
+impl<A: Copy> FlowKey<A> {
     /// The key of a packet with these fields.
     #[inline]
-    pub const fn new(
-        src: [u8; 4],
-        dst: [u8; 4],
-        sport: [u8; 2],
-        dport: [u8; 2],
-        proto: u8,
-    ) -> Self {
+    pub const fn new(src: A, dst: A, sport: [u8; 2], dport: [u8; 2], proto: u8) -> Self {
         Self { src, dst, sport, dport, proto, pad: [0; 3] }
     }
 
@@ -183,7 +182,9 @@ impl FlowKey4 {
     pub const fn reversed(&self) -> Self {
         Self::new(self.dst, self.src, self.dport, self.sport, self.proto)
     }
+}
 
+impl FlowKey4 {
     /// The key whose [`Self::words`] these are.
     #[inline]
     pub const fn from_words(words: [u64; 2]) -> Self {
@@ -203,50 +204,6 @@ impl FlowKey4 {
             u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
             u64::from_ne_bytes([i, j, k, l, self.proto, 0, 0, 0]),
         ]
-    }
-}
-
-/// Compiled rewrite of an IPv4 direction: what the packet looks like when it leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct Rewrite4 {
-    /// New source address, network order.
-    pub src: [u8; 4],
-    /// New destination address, network order.
-    pub dst: [u8; 4],
-    /// New source port (ICMP: identifier), network order.
-    pub sport: [u8; 2],
-    /// New destination port (ICMP: identifier), network order.
-    pub dport: [u8; 2],
-    /// RFC 1624 delta of the IPv4 header checksum, one off the TTL included.
-    pub l3_delta: u16,
-    /// RFC 1624 delta of the transport checksum.
-    pub l4_delta: u16,
-}
-
-impl Rewrite4 {
-    /// The rewrite as two words, in memory order: addresses; ports and deltas.
-    #[inline]
-    pub const fn words(&self) -> [u64; 2] {
-        let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
-        let ([i, j], [k, l]) = (self.sport, self.dport);
-        let ([m, n], [o, p]) = (self.l3_delta.to_ne_bytes(), self.l4_delta.to_ne_bytes());
-        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
-    }
-
-    /// The rewrite whose [`Self::words`] these are.
-    #[inline]
-    pub const fn from_words(words: [u64; 2]) -> Self {
-        let [a, b, c, d, e, f, g, h] = words[0].to_ne_bytes();
-        let [i, j, k, l, m, n, o, p] = words[1].to_ne_bytes();
-        Self {
-            src: [a, b, c, d],
-            dst: [e, f, g, h],
-            sport: [i, j],
-            dport: [k, l],
-            l3_delta: u16::from_ne_bytes([m, n]),
-            l4_delta: u16::from_ne_bytes([o, p]),
-        }
     }
 }
 
@@ -274,8 +231,8 @@ pub struct FlowEntry4 {
     pub state_owner: StateOwner,
     /// The uplink the flow is on; [`NONE`](super::NONE): it stays inside.
     pub uplink: u8,
-    /// What leaves.
-    pub rewrite: Rewrite4,
+    /// What leaves: new addresses, ports and checksum deltas, see `Rewrite` of `weir_wire::rewrite`.
+    pub rewrite: [u64; 2],
     /// Where it leaves to, an index in the table of [adjacencies](super::adjacency).
     pub adjacency: u16,
     /// Of packets from inside: the [mark](super::adjacency::mark) of the host that sends them, or
@@ -296,7 +253,7 @@ pub struct FlowEntry4 {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<FlowKey4>() == 16);
+    assert!(size_of::<FlowKey4>() == 16 && size_of::<FlowKey6>() == 40);
     assert!(size_of::<FlowEntry4>() == 64);
     assert!(offset_of!(FlowEntry4, src) == 8);
     assert!(offset_of!(FlowEntry4, sport) == 16);

@@ -8,43 +8,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::flow::StateOwner;
 
-/// Match key of an IPv6 direction: the packet's own fields, as received. ICMPv6 queries carry the
-/// identifier in both ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct FlowKey6 {
-    /// Source address, network order.
-    pub src: [u8; 16],
-    /// Destination address, network order.
-    pub dst: [u8; 16],
-    /// Source port, network order.
-    pub sport: [u8; 2],
-    /// Destination port, network order.
-    pub dport: [u8; 2],
-    /// Upper-layer protocol.
-    pub proto: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-/// Compiled rewrite of an IPv6 direction: what the packet looks like when it leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct Rewrite6 {
-    /// New source address, network order.
-    pub src: [u8; 16],
-    /// New destination address, network order.
-    pub dst: [u8; 16],
-    /// New source port (ICMPv6: identifier), network order.
-    pub sport: [u8; 2],
-    /// New destination port (ICMPv6: identifier), network order.
-    pub dport: [u8; 2],
-    /// RFC 1624 delta of the transport checksum; 0 under checksum-neutral NPTv6 (RFC 6296).
-    pub l4_delta: u16,
-    /// Zero.
-    pub pad: [u8; 2],
-}
-
 /// One IPv6 direction. 128 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(64))]
@@ -79,8 +42,8 @@ pub struct FlowEntry6 {
     pub next_seq: u32,
     /// Bytes forwarded, from the IP header on: the low 32 bits.
     pub bytes_low: u32,
-    /// What leaves.
-    pub rewrite: Rewrite6,
+    /// As in [`FlowEntry4::rewrite`](super::flow::FlowEntry4::rewrite).
+    pub rewrite: [u64; 5],
     /// The high 32 bits, which change once in 4 GiB.
     pub bytes_high: u32,
     /// Zero.
@@ -89,7 +52,6 @@ pub struct FlowEntry6 {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<FlowKey6>() == 40 && size_of::<Rewrite6>() == 40);
     assert!(size_of::<FlowEntry6>() == 128);
     assert!(offset_of!(FlowEntry6, src) == 8);
     assert!(offset_of!(FlowEntry6, sport) == 40);

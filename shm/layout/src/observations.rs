@@ -1,4 +1,4 @@
-//! What the workers see of their users' new connections: which uplinks leave them unanswered.
+//! What the workers see of their users' new connections: which paths leave them unanswered.
 //!
 //! A worker judges each new flow once, [`JUDGED_AFTER_MS`] after its first packet, or as soon as an
 //! answer has come, and adds it to the interval in which it does. It writes an interval when it is
@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{MAX_UPLINKS, RegionHeader};
+use super::{Family, MAX_UPLINKS, RegionHeader};
 
 /// A flow that has no answer after so long is unanswered: a second for SYN (RFC 6298 §2.1).
 pub const JUDGED_AFTER_MS: u32 = 1000;
@@ -40,7 +40,7 @@ pub struct NewFlows {
     pub askers: [u64; 4],
 }
 
-/// What one worker saw of one uplink in one interval. 296 bytes.
+/// What one worker saw of one path in one interval. 296 bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -54,18 +54,18 @@ pub struct Interval {
     pub udp: NewFlows,
 }
 
-/// The last intervals of one worker, by uplink.
+/// The last intervals of one worker, by path.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct WorkerObservations {
     /// Identification.
     pub header: RegionHeader,
-    /// By uplink, and in each by number.
-    pub uplinks: [[Interval; SLOTS]; MAX_UPLINKS],
+    /// By [`PathId::index`](super::control::PathId::index), and in each by number.
+    pub paths: [[Interval; SLOTS]; Family::COUNT * MAX_UPLINKS],
 }
 
 const _: () = {
     assert!(size_of::<NewFlows>() == 144);
     assert!(size_of::<Interval>() == 296);
-    assert!(size_of::<WorkerObservations>() == 24 + 296 * SLOTS * MAX_UPLINKS);
+    assert!(size_of::<WorkerObservations>() == 24 + 296 * SLOTS * Family::COUNT * MAX_UPLINKS);
 };

@@ -1,8 +1,9 @@
 //! One slot: publish, read, count, retire.
 
 use weir_layout::flow::{FlowState, GENERATION, StateOwner, VALID};
-use weir_wire::family::{EntryWords, Family};
+use weir_wire::family::{Entry, EntryWords, Family};
 use weir_wire::forward::Direction;
+use weir_wire::rewrite::Rewrite;
 use weir_wire::tcp::{Place, Segment};
 
 use super::words::{SlotWords, Stored};
@@ -20,7 +21,7 @@ pub struct Slot<F: Stored>(F::Slot);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action<F: Family> {
     /// What leaves.
-    pub rewrite: F::Rewrite,
+    pub rewrite: Rewrite<F::Address>,
     /// Where it leaves to, see [`FlowEntry4::adjacency`](weir_layout::flow::FlowEntry4::adjacency).
     pub adjacency: u16,
     /// Whom it comes from, see [`FlowEntry4::mark`](weir_layout::flow::FlowEntry4::mark).
@@ -105,7 +106,7 @@ impl<F: Stored> Slot<F> {
         let [a0, a1, m0, m1, e0, e1, e2, e3] = self.0.out().load(Ordering::Relaxed).to_ne_bytes();
         let Meta { flags, flow_state, worker, uplink, .. } = self.meta();
         Action {
-            rewrite: F::rewrite(load(self.0.rewrite())),
+            rewrite: F::rewrite(&load(self.0.rewrite())),
             adjacency: u16::from_ne_bytes([a0, a1]),
             mark: u16::from_ne_bytes([m0, m1]),
             peer: u32::from_ne_bytes([e0, e1, e2, e3]),
@@ -117,7 +118,7 @@ impl<F: Stored> Slot<F> {
     }
 
     /// A whole entry as one reader sees it; `None` when there is none, or it changed meanwhile.
-    pub fn read(&self) -> Option<F::Entry> {
+    pub fn read(&self) -> Option<Entry<F>> {
         let state = self.0.state().load(Ordering::Acquire);
         if state & VALID == 0 {
             return None;
@@ -134,7 +135,7 @@ impl<F: Stored> Slot<F> {
         };
         fence(Ordering::Acquire);
         let same = self.0.state().load(Ordering::Relaxed) == state;
-        same.then(|| F::entry(state, &words))
+        same.then(|| Entry::from(&words))
     }
 
     /// Makes a slot that the caller has claimed hold a direction.
@@ -269,12 +270,13 @@ mod tests {
 
     use super::*;
 
-    /// An entry of which every word is a number.
-    fn entry<F: Stored>(n: u8) -> F::Entry {
+    /// An entry of which every word is a number, but for what a family does not have.
+    fn entry<F: Stored>(n: u8) -> EntryWords<F> {
         let (mut words, number) = (F::Words::default(), u64::from(n));
         words.as_mut().fill(number);
-        let (last_seen, packets, next_seq) = (n.into(), n.into(), n.into());
-        let words = EntryWords {
+        let (last_seen, next_seq) = (n.into(), n.into());
+        let packets = if F::FAMILY == V4::FAMILY { n.into() } else { 0 };
+        EntryWords {
             last_seen,
             key: words,
             rewrite: words,
@@ -282,8 +284,7 @@ mod tests {
             packets,
             next_seq,
             bytes: number,
-        };
-        F::entry(0, &words)
+        }
     }
 
     fn a_reader_sees_one_flow_or_none<F: Stored<Slot: Default + Send>>() {
@@ -292,16 +293,16 @@ mod tests {
         model.preemption_bound = Some(2);
         model.check(|| {
             let slot = Arc::new(Slot::<F>(F::Slot::default()));
-            slot.publish(&F::words(&entry::<F>(1)));
+            slot.publish(&entry::<F>(1));
             let writer = {
                 let slot = slot.clone();
                 loom::thread::spawn(move || {
                     slot.retire();
-                    slot.publish(&F::words(&entry::<F>(2)));
+                    slot.publish(&entry::<F>(2));
                 })
             };
-            if let Some(seen) = slot.read().map(|seen| F::words(&seen)) {
-                assert!([1, 2].map(|n| F::words(&entry::<F>(n))).contains(&seen));
+            if let Some(seen) = slot.read() {
+                assert!([1, 2].map(|n| Entry::from(&entry::<F>(n))).contains(&seen));
             }
             writer.join().unwrap();
         });

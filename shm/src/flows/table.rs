@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
-use weir_wire::family::{EntryWords, V4};
+use weir_wire::family::{EntryWords, Key, V4};
 
 use super::{Slot, Stored, TagWord};
 use crate::map::{Access, Mmap, prefetch};
@@ -143,7 +143,7 @@ impl<F: Stored> FlowTable<F> {
 
     /// The slot that holds `key`.
     #[inline]
-    pub fn find(&self, hash: u64, key: &F::Key) -> Option<u32> {
+    pub fn find(&self, hash: u64, key: &Key<F>) -> Option<u32> {
         let words = F::key_words(key);
         let [a, b] = choices(hash, self.pages).in_table();
         self.search(a, hash, words)
@@ -258,52 +258,48 @@ fn pages_for(slots: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use weir_layout::MAX_WORKERS;
-    use weir_layout::flow::{FlowEntry4, FlowKey4, FlowState, StateOwner, slots_for};
-    use weir_layout::flow6::{FlowEntry6, FlowKey6};
-    use weir_wire::family::{Family, V6};
+    use weir_layout::flow::{FlowKey4, FlowKey6, FlowState, StateOwner, slots_for};
+    use weir_wire::family::{Entry, Family, NewDirection, V6};
     use weir_wire::hash;
-    use zerocopy::FromZeros;
 
     use super::*;
 
-    fn entry(n: u32) -> FlowEntry4 {
-        let mut entry = FlowEntry4::new_zeroed();
-        entry.src = n.to_be_bytes();
-        entry.dst = [198, 51, 100, 1];
-        entry.sport = [1, 2];
-        entry.dport = [3, 4];
-        entry.proto = 17;
-        entry.flags = 0b101;
-        entry.uplink = 3;
-        entry.rewrite.src = [203, 0, 113, 1];
-        entry.rewrite.l3_delta = 0x1234;
-        entry.rewrite.l4_delta = 0x5678;
-        entry.adjacency = 77;
-        entry.mark = 5;
-        entry.state_owner = StateOwner::new(FlowState::Established, 1);
-        entry.peer = 9;
-        entry
+    /// A direction with this key.
+    fn words<F: Family>(key: &Key<F>) -> EntryWords<F> {
+        let new = NewDirection {
+            flags: 0b101,
+            state_owner: StateOwner::new(FlowState::Established, 1),
+            uplink: 3,
+            adjacency: 77,
+            mark: 5,
+            now: 7,
+        };
+        let words = new.words::<F>(key, &key.reversed());
+        EntryWords { next_seq: 5, bytes: 7 << 32 | 6, ..words }
     }
 
-    fn key(e: &FlowEntry4) -> FlowKey4 {
-        FlowKey4::new(e.src, e.dst, e.sport, e.dport, e.proto)
+    fn entry(n: u32) -> EntryWords<V4> {
+        words(&key(n))
+    }
+
+    fn key(n: u32) -> FlowKey4 {
+        FlowKey4::new(n.to_be_bytes(), [198, 51, 100, 1], [1, 2], [3, 4], 17)
     }
 
     #[test]
     fn what_is_published_is_read_back() {
         let table = FlowTable4::anonymous(64).unwrap();
         let entry = entry(1);
-        let index = table.insert(7, &V4::words(&entry)).unwrap();
-        let read = table.slot(index).read().unwrap();
-        assert_eq!(FlowEntry4 { state: 0, ..read }, entry);
-        assert_eq!(table.find(7, &key(&entry)), Some(index));
+        let index = table.insert(7, &entry).unwrap();
+        assert_eq!(table.slot(index).read(), Some(Entry::from(&entry)));
+        assert_eq!(table.find(7, &key(1)), Some(index));
     }
 
     #[test]
     fn what_the_owner_changes_leaves_the_rest_of_the_entry_as_it_was() {
         let table = FlowTable4::anonymous(64).unwrap();
-        let mut entry = entry(1);
-        let slot = table.slot(table.insert(7, &V4::words(&entry)).unwrap());
+        let slot = table.slot(table.insert(7, &entry(1)).unwrap());
+        let mut entry = Entry::from(&entry(1));
         for worker in [0, 17, MAX_WORKERS as u8 - 1] {
             slot.set_worker(worker);
             slot.set_meta(worker, FlowState::Closing);
@@ -315,42 +311,41 @@ mod tests {
             (entry.flags, entry.peer) = (worker, u32::MAX);
             (entry.adjacency, entry.mark) = (worker.into(), !u16::from(worker));
             entry.state_owner = StateOwner::new(FlowState::Closing, worker);
-            assert_eq!(FlowEntry4 { state: 0, ..slot.read().unwrap() }, entry);
+            assert_eq!(slot.read(), Some(entry));
         }
     }
 
     #[test]
     fn a_retired_flow_is_not_found_and_its_neighbours_are() {
         let table = FlowTable4::anonymous(64).unwrap();
-        let (a, b) = (entry(1), entry(2));
-        let first = table.insert(7, &V4::words(&a)).unwrap();
-        let second = table.insert(7, &V4::words(&b)).unwrap();
+        let first = table.insert(7, &entry(1)).unwrap();
+        let second = table.insert(7, &entry(2)).unwrap();
         table.retire(first);
-        assert_eq!(table.find(7, &key(&a)), None);
-        assert_eq!(table.find(7, &key(&b)), Some(second));
-        assert_eq!(table.insert(7, &V4::words(&a)), Some(first));
+        assert_eq!(table.find(7, &key(1)), None);
+        assert_eq!(table.find(7, &key(2)), Some(second));
+        assert_eq!(table.insert(7, &entry(1)), Some(first));
     }
 
     #[test]
     fn a_full_table_refuses_and_keeps_what_it_has() {
         let table = FlowTable4::anonymous(2 * PAGE).unwrap();
-        let hash = |n: u32| hash::flow4([1, 2], &key(&entry(n)));
+        let hash = |n: u32| hash::flow4([1, 2], &key(n));
         let (mut kept, mut n) = (Vec::new(), 0);
         while kept.len() < 2 * PAGE as usize {
-            kept.extend(table.insert(hash(n), &V4::words(&entry(n))).map(|_| n));
+            kept.extend(table.insert(hash(n), &entry(n)).map(|_| n));
             n += 1;
         }
-        assert_eq!(table.insert(hash(n), &V4::words(&entry(n))), None);
-        assert!(kept.iter().all(|n| table.find(hash(*n), &key(&entry(*n))).is_some()));
+        assert_eq!(table.insert(hash(n), &entry(n)), None);
+        assert!(kept.iter().all(|n| table.find(hash(*n), &key(*n)).is_some()));
     }
 
     #[test]
     fn slots_claimed_by_a_dead_process_become_free() {
         let table = FlowTable4::anonymous(PAGE).unwrap();
         assert_eq!(table.tags(0).claim(9, 0), Some(0));
-        assert_eq!(table.insert(0, &V4::words(&entry(1))), Some(1));
+        assert_eq!(table.insert(0, &entry(1)), Some(1));
         table.recover();
-        assert_eq!(table.insert(0, &V4::words(&entry(2))), Some(0));
+        assert_eq!(table.insert(0, &entry(2)), Some(0));
     }
 
     #[test]
@@ -358,58 +353,46 @@ mod tests {
         let flows = 50_000;
         let table = FlowTable4::anonymous(slots_for(flows)).unwrap();
         let secret = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-        let hash = |e: &FlowEntry4| hash::flow4(secret, &key(e));
-        let entries: Vec<_> = (0..2 * flows).map(entry).collect();
+        let hash = |n: u32| hash::flow4(secret, &key(n));
         let (kept, refused): (Vec<_>, Vec<_>) =
-            entries.iter().partition(|e| table.insert(hash(e), &V4::words(e)).is_some());
+            (0..2 * flows).partition(|n| table.insert(hash(*n), &entry(*n)).is_some());
         assert!(refused.len() <= 5, "{} refused", refused.len());
-        assert!(kept.iter().all(|e| table.find(hash(e), &key(e)).is_some()));
+        assert!(kept.iter().all(|n| table.find(hash(*n), &key(*n)).is_some()));
     }
 
-    fn entry6(n: u32) -> FlowEntry6 {
-        let mut entry = FlowEntry6::new_zeroed();
-        entry.src[12..].copy_from_slice(&n.to_be_bytes());
-        entry.dst = [0x20; 16];
-        (entry.sport, entry.dport, entry.proto) = ([1, 2], [3, 4], 17);
-        (entry.flags, entry.uplink, entry.adjacency, entry.peer) = (0b101, 3, 77, 9);
-        (entry.rewrite.src, entry.rewrite.l4_delta) = ([0xfd; 16], 0x5678);
-        (entry.next_seq, entry.bytes_low, entry.bytes_high) = (5, 6, 7);
-        entry
-    }
-
-    fn key6(e: &FlowEntry6) -> FlowKey6 {
-        let FlowEntry6 { src, dst, sport, dport, proto, .. } = *e;
-        FlowKey6 { src, dst, sport, dport, proto, pad: [0; 3] }
+    fn key6(n: u32) -> FlowKey6 {
+        let mut src = [0xfd; 16];
+        src[12..].copy_from_slice(&n.to_be_bytes());
+        FlowKey6::new(src, [0x20; 16], [1, 2], [3, 4], 17)
     }
 
     #[test]
     fn an_ipv6_flow_is_found_as_it_was_inserted_until_it_is_retired() {
         let table = FlowTable::<V6>::anonymous(slots_for(1000)).unwrap();
-        let hash = |e: &FlowEntry6| V6::hash([1, 2], &V6::key_words(&key6(e)));
-        let entries: Vec<_> = (0..1000).map(entry6).collect();
-        let slots: Vec<_> =
-            entries.iter().map(|e| table.insert(hash(e), &V6::words(e)).unwrap()).collect();
-        for (entry, slot) in entries.iter().zip(&slots) {
-            assert_eq!(table.find(hash(entry), &key6(entry)), Some(*slot));
-            let read = table.slot(*slot).read().unwrap();
-            assert_eq!(FlowEntry6 { state: 0, ..read }, *entry);
+        let hash = |n: u32| V6::hash([1, 2], &V6::key_words(&key6(n)));
+        let flows: Vec<_> =
+            (0..1000).map(|n| (n, table.insert(hash(n), &words(&key6(n))).unwrap())).collect();
+        for (n, slot) in &flows {
+            assert_eq!(table.find(hash(*n), &key6(*n)), Some(*slot));
+            let entry = Entry::from(&words::<V6>(&key6(*n)));
+            assert_eq!(table.slot(*slot).read(), Some(entry));
             let action = table.slot(*slot).action();
             assert_eq!((action.rewrite, action.peer), (entry.rewrite, entry.peer));
         }
-        for (n, slot) in slots.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+        for (n, slot) in flows.iter().step_by(2) {
             table.retire(*slot);
-            assert_eq!(table.find(hash(&entries[n]), &key6(&entries[n])), None);
+            assert_eq!(table.find(hash(*n), &key6(*n)), None);
         }
-        for (entry, slot) in entries.iter().zip(&slots).skip(1).step_by(2) {
-            assert_eq!(table.find(hash(entry), &key6(entry)), Some(*slot));
+        for (n, slot) in flows.iter().skip(1).step_by(2) {
+            assert_eq!(table.find(hash(*n), &key6(*n)), Some(*slot));
         }
     }
 
     #[test]
     fn bytes_of_an_ipv6_direction_go_on_beyond_32_bits() {
         let table = FlowTable::<V6>::anonymous(64).unwrap();
-        let entry = FlowEntry6 { bytes_low: u32::MAX, bytes_high: 1, ..entry6(1) };
-        let slot = table.slot(table.insert(7, &V6::words(&entry)).unwrap());
+        let entry = EntryWords { bytes: (2 << 32) - 1, ..words::<V6>(&key6(1)) };
+        let slot = table.slot(table.insert(7, &entry).unwrap());
         slot.count(2, 99);
         assert_eq!((slot.bytes(), slot.last_seen()), ((2 << 32) + 1, 99));
     }

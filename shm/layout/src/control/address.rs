@@ -1,6 +1,12 @@
 //! Addresses.
 
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::net::IpAddr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Prefix;
 
 /// An address of either family, network order. IPv4 has the first four bytes, the rest is zero.
 #[derive(
@@ -24,5 +30,91 @@ impl Address {
     pub const fn to_v4(self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.0;
         [a, b, c, d]
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address.octets()),
+            IpAddr::V6(address) => Self(address.octets()),
+        }
+    }
+}
+
+/// An address of a family, network order: `[u8; 4]` or `[u8; 16]`.
+pub trait IpAddress:
+    Copy + Eq + Hash + Debug + Default + Into<IpAddr> + Send + Sync + 'static
+{
+    /// As either family's.
+    fn to_address(self) -> Address;
+
+    /// From either family's, which is one of this.
+    fn from_address(address: Address) -> Self;
+
+    /// Is it in the prefix?
+    fn is_in(self, prefix: &Prefix) -> bool;
+}
+
+impl IpAddress for [u8; 4] {
+    #[inline]
+    fn to_address(self) -> Address {
+        Address::v4(self)
+    }
+
+    #[inline]
+    fn from_address(address: Address) -> Self {
+        address.to_v4()
+    }
+
+    #[inline]
+    fn is_in(self, prefix: &Prefix) -> bool {
+        let [a, b, c, d, ..] = prefix.address;
+        let mask = (u64::from(u32::MAX) << (32 - u32::from(prefix.length.min(32)))) as u32;
+        prefix.family == 0
+            || prefix.family == 4
+                && u32::from_be_bytes(self) & mask == u32::from_be_bytes([a, b, c, d])
+    }
+}
+
+impl IpAddress for [u8; 16] {
+    #[inline]
+    fn to_address(self) -> Address {
+        Address(self)
+    }
+
+    #[inline]
+    fn from_address(address: Address) -> Self {
+        address.0
+    }
+
+    #[inline]
+    fn is_in(self, prefix: &Prefix) -> bool {
+        let host = u128::MAX.checked_shr(prefix.length.into()).unwrap_or(0);
+        prefix.family == 0
+            || prefix.family == 6
+                && u128::from_be_bytes(self) & !host == u128::from_be_bytes(prefix.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_the_addresses_that_begin_with_it_and_none_of_the_other_family() {
+        let mut address = [0x20; 16];
+        for length in 0..=128u8 {
+            let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+            let bits = u128::from_be_bytes([0x20; 16]) & !host;
+            let prefix = Prefix { address: bits.to_be_bytes(), family: 6, length, ..Prefix::ANY };
+            assert!([0x20; 16].is_in(&prefix) && !([0x20; 4].is_in(&prefix)));
+            if length > 0 {
+                address = (u128::from_be_bytes([0x20; 16]) ^ 1 << (128 - length)).to_be_bytes();
+                assert!(!address.is_in(&prefix), "{length}");
+            }
+        }
+        assert!(address.is_in(&Prefix::ANY) && [0x20; 4].is_in(&Prefix::ANY));
+        assert!(!address.is_in(&Prefix::v4([0; 4], 0)));
     }
 }

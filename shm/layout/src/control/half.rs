@@ -3,11 +3,12 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    Device, PORT_PROBES, PORT_SLOTS, Path, PathId, Policy, Port, PortSlot, Prefix, Rule, Timeouts,
-    Uplink, port_slot,
+    Address, Device, IpAddress, PORT_PROBES, PORT_SLOTS, Path, PathId, Policy, Port, PortSlot,
+    Prefix, Rule, Timeouts, Uplink, port_slot,
 };
 use crate::{
-    MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE, checksum64,
+    Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
+    checksum64,
 };
 
 /// LAN prefixes.
@@ -58,6 +59,9 @@ pub struct ControlHalf {
     pub policies: [Policy; MAX_POLICIES],
     /// Rules, in order.
     pub rules: [Rule; MAX_RULES],
+    /// The gateway's own addresses on each port, by [`Family`]; all zero: none. Sources of its ICMP
+    /// errors.
+    pub addresses: [[Address; Family::COUNT]; MAX_PORTS],
     /// By port, [`checksum64`] of the interface's name in the configuration: who the port is while
     /// the interface is missing, and with it the device and the VLAN.
     pub interfaces: [u64; MAX_PORTS],
@@ -75,6 +79,13 @@ impl ControlHalf {
         Some(self.uplinks.get(usize::from(id.uplink))?.path(id.family))
     }
 
+    /// The gateway's own address on a port.
+    #[inline]
+    pub fn own_address(&self, port: u8, family: Family) -> Address {
+        let addresses = self.addresses.get(usize::from(port));
+        addresses.map_or(Address::UNSPECIFIED, |addresses| addresses[family.index()])
+    }
+
     /// The valid entries of `rules`.
     pub fn rules(&self) -> &[Rule] {
         &self.rules[..(self.rule_count as usize).min(self.rules.len())]
@@ -88,9 +99,9 @@ impl ControlHalf {
 
     /// May packets that come in by this LAN port have this source? Only those of its own prefixes
     /// (RFC 2827).
-    pub fn is_behind(&self, port: u8, source: [u8; 4]) -> bool {
+    pub fn is_behind(&self, port: u8, source: impl IpAddress) -> bool {
         let mut prefixes = self.lan_prefixes().iter().zip(&self.lan_prefix_ports);
-        prefixes.any(|(prefix, behind)| *behind == port && prefix.contains4(source))
+        prefixes.any(|(prefix, behind)| *behind == port && source.is_in(prefix))
     }
 
     /// An empty state with every index invalid.

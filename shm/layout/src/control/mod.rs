@@ -39,7 +39,7 @@ mod rule;
 mod settings;
 mod uplink;
 
-pub use address::Address;
+pub use address::{Address, IpAddress};
 pub use device::{Device, DeviceFault};
 pub use half::{ControlHalf, MAX_LAN_PREFIXES};
 pub use mac::Mac;

@@ -26,8 +26,8 @@ pub struct Port {
     pub mtu: u16,
     /// Hardware address.
     pub mac: Mac,
-    /// The gateway's own IPv4 address on the port, network order; source of ICMP errors.
-    pub address: [u8; 4],
+    /// Zero.
+    pub reserved1: [u8; 4],
     /// Kernel interface index of the layer-3 interface (the VLAN device when there is one).
     pub ifindex: u32,
     /// Other hardware addresses whose frames are the gateway's, as those of virtual routers

@@ -78,21 +78,6 @@ impl Prefix {
         bytes[3] = address[3];
         Self { address: bytes, family: 4, length, reserved: [0; 6] }
     }
-
-    /// Does the prefix cover this IPv4 address?
-    #[inline]
-    pub fn contains4(&self, address: [u8; 4]) -> bool {
-        match self.family {
-            0 => true,
-            4 => {
-                let [a, b, c, d, ..] = self.address;
-                let length = u32::from(self.length.min(32));
-                let mask = (u64::from(u32::MAX) << (32 - length)) as u32;
-                u32::from_be_bytes(address) & mask == u32::from_be_bytes([a, b, c, d])
-            }
-            _ => false,
-        }
-    }
 }
 
 const _: () = assert!(size_of::<Prefix>() == 24 && size_of::<Rule>() == 128);

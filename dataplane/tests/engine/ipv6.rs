@@ -1,0 +1,295 @@
+//! Flows of IPv6: as those of IPv4 behind an own prefix, from end to end untranslated.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use etherparse::{Icmpv6Type, PacketBuilder};
+use weir_dataplane::engine::{Engine, Owner};
+use weir_dataplane::packet::{HeapFrame, Received};
+use weir_layout::control::{BUCKETS, PathId, path_state};
+use weir_layout::counters::Counter;
+use weir_layout::{Family, NONE};
+use weir_wire::family::{Family as _, V6};
+use weir_wire::parse::{Kind, Parsed6, parse6};
+use weir_wire::{checksum, tcp};
+
+use super::gateway::*;
+
+const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
+const SERVER6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
+/// Somebody on the way.
+const ROUTER6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+/// Behind the uplinks.
+const UPLINKS: [u8; 2] = [1, 2];
+
+fn gateway() -> Gateway {
+    let mut gateway = Gateway::new();
+    gateway.serve_ipv6();
+    gateway
+}
+
+/// A packet of a protocol between two hosts' port 40000 and 443, with so many bytes of data.
+fn packet(
+    [from, to]: [[u8; 6]; 2],
+    [src, dst]: [[u8; 16]; 2],
+    (proto, answers): (u8, bool),
+    hops: u8,
+    len: usize,
+) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from, to).ipv6(src, dst, hops);
+    let (sport, dport) = if answers { (443, 40_000) } else { (40_000, 443) };
+    let (mut frame, data) = (Vec::new(), vec![7; len]);
+    match proto {
+        UDP => builder.udp(sport, dport).write(&mut frame, &data),
+        TCP => builder.tcp(sport, dport, 1000, 4096).ack(1000).write(&mut frame, &data),
+        _ if answers => builder.icmpv6_echo_reply(40_000, 1).write(&mut frame, &data),
+        _ => builder.icmpv6_echo_request(40_000, 1).write(&mut frame, &data),
+    }
+    .unwrap();
+    frame
+}
+
+fn out(proto: u8) -> Vec<u8> {
+    packet([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], (proto, false), 64, 8)
+}
+
+fn answer(proto: u8, device: u8) -> Vec<u8> {
+    let macs = [next_hop_mac(device - 1), device_mac(device)];
+    packet(macs, [SERVER6, HOST6], (proto, true), 64, 8)
+}
+
+/// A packet, whose checksum is right.
+fn see6(frame: &[u8]) -> Parsed6 {
+    let p = parse6(frame).unwrap();
+    let transport = &frame[p.l4.into()..p.end.into()];
+    let pseudo = V6::pseudo(&p.src, &p.dst, p.proto, transport.len() as u16);
+    assert!(checksum::is_valid(checksum::add(pseudo, checksum::sum(transport))));
+    p
+}
+
+/// Counts a frame's hop limit down.
+fn one_hop_on(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[21] -= 1;
+    frame
+}
+
+#[test]
+fn a_flow_leaves_as_it_is_and_its_answers_return_by_either_uplink() {
+    for proto in [UDP, TCP, V6::ICMP] {
+        let mut gateway = gateway();
+        let (first, frame) = one(gateway.send(LAN, &out(proto)));
+        assert!(UPLINKS.contains(&first));
+        assert_eq!(
+            (&frame[..6], &frame[6..12]),
+            (&next_hop_mac(first - 1)[..], &device_mac(first)[..])
+        );
+        assert_eq!(frame[12..], one_hop_on(&out(proto))[12..]);
+        for uplink in UPLINKS {
+            let frame = answer(proto, uplink);
+            let (device, back) = one(gateway.send(uplink, &frame));
+            assert_eq!((device, &back[..6]), (LAN, &HOST_MAC[..]));
+            assert_eq!(back[12..], one_hop_on(&frame)[12..]);
+        }
+        let (again, frame) = one(gateway.send(LAN, &out(proto)));
+        assert_eq!((again, &frame[12..]), (first, &one_hop_on(&out(proto))[12..]));
+        assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (1, 0));
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn both_families_go_through_in_one_batch_each_in_its_order() {
+    let mut gateway = gateway();
+    gateway.publish(BUCKETS);
+    let frames: Vec<_> =
+        (0..9).map(|n| if n % 2 == 0 { udp_out(40_000 + n, 53) } else { out(UDP) }).collect();
+    let mut batch: Vec<_> =
+        frames.iter().map(|f| Received { frame: HeapFrame::new(f), device: LAN }).collect();
+    gateway.engines[0].process(&mut batch, gateway.now, &mut gateway.wire);
+    let sent = std::mem::take(&mut gateway.wire.sent);
+    let (four, six): (Vec<_>, Vec<_>) = sent.iter().partition(|(_, frame)| frame[12] == 8);
+    let ports: Vec<_> = four.iter().map(|(_, frame)| see(frame).sport).collect();
+    assert_eq!((ports, six.len()), ((0..5).map(|n| 40_000 + 2 * n).collect(), 4));
+    assert!(batch.is_empty());
+    gateway.assert_conserved();
+}
+
+#[test]
+fn nothing_comes_in_that_no_flow_asked_for() {
+    let mut gateway = gateway();
+    for proto in [UDP, TCP, V6::ICMP] {
+        assert!(gateway.send(1, &answer(proto, 1)).is_empty());
+        let macs = [next_hop_mac(0), device_mac(1)];
+        assert!(gateway.send(1, &packet(macs, [SERVER6, HOST6], (proto, false), 64, 8)).is_empty());
+    }
+    assert_eq!((gateway.count(Counter::DropNoFlow), gateway.engines[0].flows()), (6, 0));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_source_that_is_not_behind_its_port_begins_no_flow() {
+    let mut gateway = gateway();
+    let macs = [HOST_MAC, device_mac(LAN)];
+    assert!(gateway.send(LAN, &packet(macs, [ROUTER6, SERVER6], (UDP, false), 64, 8)).is_empty());
+    assert_eq!((gateway.count(Counter::DropSource), gateway.engines[0].flows()), (1, 0));
+}
+
+#[test]
+fn without_a_path_in_the_family_no_flow_begins() {
+    let mut gateway = Gateway::new();
+    assert!(gateway.send(LAN, &out(UDP)).is_empty());
+    assert_eq!(gateway.engines[0].flows(), 0);
+    assert_eq!(one(gateway.send(LAN, &udp_out(40_000, 53))).1[12], 8);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_flow_ends_when_it_has_been_idle() {
+    let mut gateway = gateway();
+    one(gateway.send(LAN, &out(UDP)));
+    let mut age = |ms| {
+        gateway.now += ms;
+        gateway.engines[0].age(4096, gateway.now, &mut gateway.wire);
+        gateway.engines[0].flows()
+    };
+    assert_eq!((age(299_000), age(2_000)), (1, 0));
+    assert_eq!(gateway.regions.counters.sum(Counter::FlowsExpired), 1);
+}
+
+#[test]
+fn a_flow_leaves_an_uplink_that_is_down_with_its_next_packet() {
+    for proto in [UDP, TCP] {
+        let mut gateway = gateway();
+        let (first, _) = one(gateway.send(LAN, &out(proto)));
+        one(gateway.send(first, &answer(proto, first)));
+        let path = PathId::new(first - 1, Family::V6);
+        gateway.writer.set_path_state(path, 0);
+        assert!(!gateway.engines[0].sweep(&mut gateway.wire));
+        let (second, frame) = one(gateway.send(LAN, &out(proto)));
+        assert_eq!((second, &frame[12..]), (3 - first, &one_hop_on(&out(proto))[12..]));
+        assert_eq!(gateway.count(Counter::FlowsMoved), 1);
+        // Its path in the other family is not concerned.
+        let devices = (0..64).map(|n| one(gateway.send(LAN, &udp_out(30_000 + n, 53))).0);
+        assert!(devices.into_iter().any(|device| device == first));
+    }
+}
+
+#[test]
+fn an_idle_flow_leaves_a_path_that_is_being_emptied() {
+    let mut gateway = gateway();
+    gateway.half.policies[0].idle_s = 10;
+    gateway.publish(BUCKETS);
+    assert_eq!(one(gateway.send(LAN, &out(UDP))).0, 1);
+    gateway.publish(0);
+    let state = path_state::USABLE | path_state::DRAINING;
+    gateway.writer.set_path_state(PathId::new(0, Family::V6), state);
+    gateway.now += 11_000;
+    gateway.engines[0].refresh();
+    gateway.engines[0].age(4096, gateway.now, &mut gateway.wire);
+    assert_eq!(gateway.count(Counter::FlowsMoved), 1);
+    assert_eq!(one(gateway.send(LAN, &out(UDP))).0, 2);
+}
+
+#[test]
+fn the_next_process_takes_the_flows_over() {
+    let mut gateway = gateway();
+    let (first, _) = one(gateway.send(LAN, &out(TCP)));
+    one(gateway.send(LAN, &udp_out(40_000, 53)));
+    gateway.regions.prepare(&gateway.half);
+    gateway.engines = vec![Engine::new(0, 1, &gateway.regions, [7, 8])];
+    assert_eq!(gateway.engines[0].adopt(), 2);
+    let active: u64 = (0..3).map(|n| gateway.regions.counters.uplink(n).flows_active).sum();
+    assert_eq!(active, 2);
+    assert_eq!(one(gateway.send(first, &answer(TCP, first))).0, LAN);
+}
+
+#[test]
+fn a_packet_at_its_last_hop_is_answered_and_so_is_one_that_is_too_big() {
+    for (hops, len, kind) in [(1, 8, V6::TIME_EXCEEDED), (64, 1400, V6::TOO_BIG)] {
+        let mut gateway = gateway();
+        gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 1280);
+        gateway.publish(BUCKETS / 2);
+        let macs = [HOST_MAC, device_mac(LAN)];
+        let frame = packet(macs, [HOST6, SERVER6], (UDP, false), hops, len);
+        let (device, error) = one(gateway.send(LAN, &frame));
+        let p = see6(&error);
+        assert_eq!((device, p.dst, p.kind), (LAN, HOST6, Kind::IcmpError));
+        assert_eq!(p.src, gateway.half.own_address(LAN, Family::V6).0);
+        let message = &error[p.l4.into()..p.end.into()];
+        assert_eq!(message[..2], kind);
+        if kind == V6::TOO_BIG {
+            assert_eq!(message[4..8], 1280u32.to_be_bytes());
+            assert_eq!(usize::from(p.end - p.l3), 1280, "as much as every link carries");
+        }
+        assert_eq!(message[8..], frame[14..][..message.len() - 8]);
+        assert_eq!(gateway.engines[0].flows(), 0);
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn an_error_reaches_the_host_that_sent_the_packet_it_is_about() {
+    let mut gateway = gateway();
+    let (device, sent) = one(gateway.send(LAN, &out(UDP)));
+    let error = |about: &[u8]| {
+        let builder = PacketBuilder::ethernet2(next_hop_mac(device - 1), device_mac(device))
+            .ipv6(ROUTER6, HOST6, 60)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+        let mut frame = Vec::new();
+        builder.write(&mut frame, about).unwrap();
+        frame
+    };
+    let frame = error(&sent[14..]);
+    let (back, passed) = one(gateway.send(device, &frame));
+    assert_eq!((back, &passed[..6]), (LAN, &HOST_MAC[..]));
+    assert_eq!(passed[12..], one_hop_on(&frame)[12..]);
+    assert!(gateway.send(device, &error(&answer(UDP, device)[14..])).is_empty());
+    let mut damaged = frame;
+    damaged[60] ^= 1;
+    assert!(gateway.send(device, &damaged).is_empty());
+    assert_eq!(gateway.count(Counter::DropIcmpUnrelated), 2);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn whose_a_flow_is_that_comes_from_elsewhere_the_kernel_is_asked_by_its_address() {
+    let mut gateway = gateway();
+    one(gateway.send(LAN, &out(UDP)));
+    let moved = [2, 0, 0, 0, 0, 0x99];
+    let frame = packet([moved, device_mac(LAN)], [HOST6, SERVER6], (UDP, false), 64, 8);
+    let (device, _) = one(gateway.send(LAN, &frame));
+    let mut asked = NONE.into();
+    gateway.engines[0].settle_claims(|interface, address| {
+        assert_eq!(address, IpAddr::from(Ipv6Addr::from(HOST6)));
+        asked = interface;
+        Owner::At(moved)
+    });
+    assert_eq!(asked, 100);
+    assert_eq!(one(gateway.send(device, &answer(UDP, device))).1[..6], moved);
+}
+
+#[test]
+fn a_reset_closes_a_connection_and_the_next_begins_another() {
+    let mut gateway = gateway();
+    let flagged = |flags| {
+        let mut frame = out(TCP);
+        let old = [frame[66], std::mem::replace(&mut frame[67], flags)];
+        let sum = checksum::Delta::of(old, [frame[66], flags]).apply([frame[70], frame[71]]);
+        frame[70..72].copy_from_slice(&sum);
+        frame
+    };
+    one(gateway.send(LAN, &flagged(tcp::flag::SYN)));
+    one(gateway.send(LAN, &flagged(tcp::flag::RST | tcp::flag::ACK)));
+    one(gateway.send(LAN, &flagged(tcp::flag::SYN)));
+    assert_eq!(gateway.count(Counter::FlowsCreated), 2);
+    assert_eq!(gateway.engines[0].flows(), 1);
+}
+
+#[test]
+fn what_is_neither_echo_nor_an_error_is_nobodys() {
+    let mut gateway = gateway();
+    let mut frame = out(V6::ICMP);
+    frame[54] = 133;
+    assert!(gateway.send(LAN, &frame).is_empty());
+    assert_eq!(gateway.count(Counter::DropProtocol), 1);
+}
