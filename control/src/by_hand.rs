@@ -118,7 +118,8 @@ mod tests {
         let text =
             "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n";
         let site = weir_site::parse("weir.toml", text).unwrap();
-        let path = std::env::temp_dir().join(format!("weir-ledger-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger");
         let mut ledger = Ledger::read(path.clone());
         let caller = Caller { uid: 7, pid: Some(9), command: "weir down fiber".into() };
         let none = list(&site, &Overrides::default());
@@ -136,8 +137,7 @@ mod tests {
         assert_eq!((told[1].value.as_str(), told[1].policy.as_deref()), ("3", Some("balanced")));
         assert!(told.iter().all(|entry| entry.since_s.is_some()));
         ledger.note(&some, &none, &caller);
-        let forgotten = Ledger::read(path.clone()).tell(some);
-        std::fs::remove_file(path).unwrap();
+        let forgotten = Ledger::read(path).tell(some);
         assert!(forgotten.iter().all(|entry| entry.since_s.is_none()));
     }
 }

@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_start_falls_back_to_the_last_good_file_and_says_so() {
-        let directory = std::env::temp_dir().join(format!("weir-file-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
         let file = directory.join("weir.toml");
         let source = || Source::new(&file, State::open(&directory.join("state")).unwrap());
         std::fs::write(&file, "nonsense").unwrap();
@@ -136,7 +136,6 @@ mod tests {
         std::fs::write(&file, GOOD.replace("fiber", "cable")).unwrap();
         let mended = again.read(all).unwrap();
         let after = again.view();
-        std::fs::remove_dir_all(&directory).unwrap();
         assert!(first.is::<WrongConfiguration>(), "{first:?}");
         assert_eq!(
             (site.uplinks[0].name.as_str(), mended.uplinks[0].name.as_str()),

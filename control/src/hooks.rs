@@ -191,6 +191,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::sync::{Arc, Mutex};
 
+    use tempfile::TempDir;
     use tokio::time::sleep;
     use tracing::subscriber::DefaultGuard;
     use weir_health::{Part, Reason, State, Transition};
@@ -199,28 +200,30 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A directory of scripts that is gone with the test.
-    struct Scripts(PathBuf);
+    /// A directory of scripts.
+    struct Scripts(TempDir);
 
     impl Scripts {
-        fn new(test: &str) -> Self {
-            let directory = format!("weir-hooks-{test}-{}", std::process::id());
-            let directory = std::env::temp_dir().join(directory);
-            fs::create_dir_all(&directory).unwrap();
-            Self(directory)
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
         }
 
-        fn add(&self, name: &str, mode: u32, script: &str) {
-            let path = self.0.join(name);
-            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display())).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+
+        fn add(&self, name: &str, script: &str) {
+            let path = self.path().join(name);
+            let text = format!("#!/bin/sh\ncd {}\n{script}\n", self.path().display());
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
 
         /// What scripts have written into a file, when there are so many lines.
         async fn lines(&self, file: &str, count: usize) -> Vec<String> {
             let read = async {
                 loop {
-                    let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
+                    let text = fs::read_to_string(self.path().join(file)).unwrap_or_default();
                     if text.matches('\n').count() >= count {
                         return text.lines().map(str::to_owned).collect();
                     }
@@ -228,12 +231,6 @@ mod tests {
                 }
             };
             timeout(LONG, read).await.unwrap_or_else(|_| panic!("no {count} lines in {file}"))
-        }
-    }
-
-    impl Drop for Scripts {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
         }
     }
 
@@ -245,20 +242,20 @@ mod tests {
 
     #[tokio::test]
     async fn programs_are_told_of_each_change_in_order_and_by_name() {
-        let scripts = Scripts::new("order");
-        scripts.add("20-second", 0o755, "echo second $WEIR_NUMBER >> out");
-        scripts.add("10-first.sh", 0o755, "sleep 0.05; echo first $WEIR_NUMBER >> out");
+        let scripts = Scripts::new();
+        scripts.add("20-second", "echo second $WEIR_NUMBER >> out");
+        scripts.add("10-first.sh", "sleep 0.05; echo first $WEIR_NUMBER >> out");
         let hooks = Hooks::start(LONG);
-        (0..2).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        (0..2).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
         let lines = scripts.lines("out", 4).await;
         assert_eq!(lines, ["first 0", "second 0", "first 1", "second 1"]);
     }
 
     #[tokio::test]
     async fn the_environment_says_what_happened() {
-        let scripts = Scripts::new("environment");
-        scripts.add("all", 0o755, "env | grep ^WEIR_ | sort > new; mv new out");
-        Hooks::start(LONG).tell(&scripts.0, "wan0", entry(7));
+        let scripts = Scripts::new();
+        scripts.add("all", "env | grep ^WEIR_ | sort > new; mv new out");
+        Hooks::start(LONG).tell(scripts.path(), "wan0", entry(7));
         let lines = scripts.lines("out", 8).await;
         let wanted = [
             "WEIR_FROM=up",
@@ -275,10 +272,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_hangs_is_killed_with_its_children_and_the_next_runs() {
-        let scripts = Scripts::new("hang");
-        scripts.add("1-hangs", 0o755, "sleep 1000 & echo $! > child; wait");
-        scripts.add("2-next", 0o755, "cat child > out");
-        Hooks::start(Duration::from_millis(500)).tell(&scripts.0, "wan0", entry(0));
+        let scripts = Scripts::new();
+        scripts.add("1-hangs", "sleep 1000 & echo $! > child; wait");
+        scripts.add("2-next", "cat child > out");
+        Hooks::start(Duration::from_millis(500)).tell(scripts.path(), "wan0", entry(0));
         let child = &scripts.lines("out", 1).await[0];
         let over = async {
             // Gone, or waiting for its new parent to take note.
@@ -294,11 +291,11 @@ mod tests {
     #[tokio::test]
     async fn what_programs_write_and_how_they_fail_is_in_the_log() {
         let (log, _guard) = Log::begin();
-        let scripts = Scripts::new("log");
-        scripts.add("1-complains", 0o755, "echo out of coffee >&2; exit 3");
-        scripts.add("2-next", 0o755, "echo > out");
+        let scripts = Scripts::new();
+        scripts.add("1-complains", "echo out of coffee >&2; exit 3");
+        scripts.add("2-next", "echo > out");
         let hooks = Hooks::start(LONG);
-        hooks.tell(&scripts.0, "wan0", entry(0));
+        hooks.tell(scripts.path(), "wan0", entry(0));
         scripts.lines("out", 1).await;
         hooks.tell(Path::new("/nonexistent/hooks.d"), "wan0", entry(1));
         for part in ["out of coffee", "exit status: 3", "/nonexistent/hooks.d cannot be read"] {
@@ -309,9 +306,9 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_writes_without_end_is_logged_in_part() {
         let (log, _guard) = Log::begin();
-        let scripts = Scripts::new("endless");
-        scripts.add("endless", 0o755, "head -c 1000000 /dev/zero | tr '\\0' x; echo > out");
-        Hooks::start(LONG).tell(&scripts.0, "wan0", entry(0));
+        let scripts = Scripts::new();
+        scripts.add("endless", "head -c 1000000 /dev/zero | tr '\\0' x; echo > out");
+        Hooks::start(LONG).tell(scripts.path(), "wan0", entry(0));
         scripts.lines("out", 1).await;
         timeout(LONG, log.has("the rest is not logged")).await.expect("a word of the rest");
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -321,8 +318,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_goes_on_in_the_background_keeps_no_descriptor_open() {
-        let scripts = Scripts::new("background");
-        scripts.add("daemon", 0o755, "sleep 1000 & echo $! >> children; echo > out");
+        let scripts = Scripts::new();
+        scripts.add("daemon", "sleep 1000 & echo $! >> children; echo > out");
         let hooks = Hooks::start(LONG);
         let open = || {
             fs::read_dir("/proc/self/fd")
@@ -334,7 +331,7 @@ mod tests {
                 .count()
         };
         let before = open();
-        (0..20).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        (0..20).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
         let children = scripts.lines("children", 20).await;
         let closed = async {
             // Other tests have pipes too, but not two for each of these.
@@ -352,9 +349,9 @@ mod tests {
     #[tokio::test]
     async fn telling_never_waits_and_forgets_what_is_too_much() {
         let (log, _guard) = Log::begin();
-        let scripts = Scripts::new("queue");
+        let scripts = Scripts::new();
         let hooks = Hooks::start(LONG);
-        (0..=QUEUE as u64).for_each(|number| hooks.tell(&scripts.0, "wan0", entry(number)));
+        (0..=QUEUE as u64).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
         log.has(&format!("number={QUEUE}")).await;
     }
 

@@ -80,15 +80,15 @@ mod tests {
 
     #[test]
     fn a_directory_is_one_gateways() {
-        let directory = std::env::temp_dir().join(format!("weir-state-{}", std::process::id()));
-        let first = State::open(&directory).unwrap();
-        let second = State::open(&directory).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let first = State::open(directory).unwrap();
+        let second = State::open(directory).unwrap_err();
         replace(&first.last_good(), "one").unwrap();
         replace(&first.last_good(), "two").unwrap();
         let text = fs::read_to_string(first.last_good()).unwrap();
         drop(first);
-        State::open(&directory).unwrap();
-        fs::remove_dir_all(&directory).unwrap();
+        State::open(directory).unwrap();
         assert!(second.to_string().contains("give another --state"), "{second}");
         assert_eq!(text, "two");
     }

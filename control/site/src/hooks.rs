@@ -51,60 +51,44 @@ fn unusable(path: &Path) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// A directory of scripts that is gone with the test.
-    struct Scripts(PathBuf);
-
-    impl Scripts {
-        fn new(test: &str) -> Self {
-            let directory = format!("weir-hooks-{test}-{}", std::process::id());
-            let directory = std::env::temp_dir().join(directory);
-            fs::create_dir_all(&directory).unwrap();
-            Self(directory)
-        }
-
-        fn add(&self, name: &str, mode: u32, script: &str) {
-            let path = self.0.join(name);
-            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display())).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        }
-    }
-
-    impl Drop for Scripts {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn add(directory: &Path, name: &str, mode: u32) {
+        let path = directory.join(name);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
     #[test]
     fn what_others_can_change_is_not_run() {
-        let scripts = Scripts::new("loose");
-        scripts.add("good", 0o755, "");
-        scripts.add("loose", 0o775, "");
-        let (found, refused) = programs(&scripts.0).unwrap();
-        assert_eq!(found, [scripts.0.join("good")]);
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        add(directory, "good", 0o755);
+        add(directory, "loose", 0o775);
+        let (found, refused) = programs(directory).unwrap();
+        assert_eq!(found, [directory.join("good")]);
         assert!(
             refused.len() == 1 && refused[0].contains("loose is writable by others"),
             "{refused:?}"
         );
-        fs::set_permissions(&scripts.0, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(programs(&scripts.0).unwrap_err().contains("is not used"));
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(programs(directory).unwrap_err().contains("is not used"));
     }
 
     #[test]
     fn what_cannot_be_run_is_named_with_the_reason() {
-        let scripts = Scripts::new("refused");
-        scripts.add("good", 0o755, "");
-        scripts.add("mute", 0o644, "");
-        scripts.add("old~", 0o755, "");
-        fs::create_dir(scripts.0.join("directory")).unwrap();
-        std::os::unix::fs::symlink("/nonexistent", scripts.0.join("link")).unwrap();
-        let (programs, refused) = programs(&scripts.0).unwrap();
-        assert_eq!(programs, [scripts.0.join("good")]);
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        add(directory, "good", 0o755);
+        add(directory, "mute", 0o644);
+        add(directory, "old~", 0o755);
+        fs::create_dir(directory.join("directory")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent", directory.join("link")).unwrap();
+        let (programs, refused) = programs(directory).unwrap();
+        assert_eq!(programs, [directory.join("good")]);
         let reasons = ["it is no file", "it leads nowhere", "chmod +x", "rename it"];
         assert_eq!(refused.len(), reasons.len());
         for (refused, reason) in refused.iter().zip(reasons) {
             assert!(refused.contains(reason), "{refused}");
         }
-        assert!(super::programs(&scripts.0.join("none")).unwrap_err().contains("cannot be read"));
+        assert!(super::programs(&directory.join("none")).unwrap_err().contains("cannot be read"));
     }
 }

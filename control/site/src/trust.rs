@@ -65,7 +65,8 @@ mod tests {
     /// Needs root, to have another user's files.
     #[test]
     fn what_another_user_could_change_is_not_trusted() {
-        let top = std::env::temp_dir().join(format!("weir-trust-{}", std::process::id()));
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path();
         let open = top.join("open");
         fs::create_dir_all(&open).unwrap();
         let file = |path: &Path, mode| {
@@ -87,7 +88,6 @@ mod tests {
         let found = ["good", "fine", "open/../good"].map(weak);
         let refused = ["loose", "theirs", "open/good", "link", "round/good", "loop", "none"]
             .map(|name| weak(name).unwrap_or_default());
-        fs::remove_dir_all(&top).unwrap();
         assert_eq!(
             found,
             [
