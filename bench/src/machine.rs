@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
+use core_affinity::CoreId;
 use serde::Serialize;
 use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
 use thread_priority::{
@@ -56,10 +57,7 @@ pub fn tsc_mhz() -> Option<f64> {
 /// When the thread may not run there.
 pub fn pin(cpu: Option<usize>) -> Result<usize> {
     let cpu = cpu.unwrap_or(cores() - 1);
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(cpu);
-    rustix::thread::sched_setaffinity(None, &cpus)
-        .with_context(|| format!("cannot run on CPU {cpu}"))?;
+    ensure!(core_affinity::set_for_current(CoreId { id: cpu }), "cannot run on CPU {cpu}");
     Ok(cpu)
 }
 

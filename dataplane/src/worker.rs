@@ -4,12 +4,14 @@
 //! over what other workers handed off, send, recycle. With nothing to do the thread sleeps in `poll`
 //! until a device, a neighbour, the main thread or the tick wakes it.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result};
+use core_affinity::CoreId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weir_layout::MAX_DEVICES;
 use weir_layout::status::{DeviceStatus, WorkerStatus};
@@ -85,10 +87,10 @@ pub fn run(
     ready: impl FnOnce(),
 ) -> Result<()> {
     if let Some(core) = config.core {
-        let mut cpus = rustix::thread::CpuSet::new();
-        cpus.set(core);
-        rustix::thread::sched_setaffinity(None, &cpus)
-            .with_context(|| format!("cannot pin worker {} to CPU {core}", config.id))?;
+        if !core_affinity::set_for_current(CoreId { id: core }) {
+            let error = io::Error::last_os_error();
+            return Err(error).context(format!("cannot pin worker {} to CPU {core}", config.id));
+        }
     }
     let owners = Owners::new().context("cannot ask the kernel for neighbours")?;
     let memory = PacketMemory::default();

@@ -9,7 +9,7 @@ use aya::maps::{Array, DevMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use core_affinity::CoreId;
 use weir_traffic::{
     ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE,
     MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, SIZES, STATE, STREAM, State, Stream,
@@ -183,9 +183,8 @@ impl Traffic {
         let context: [u8; 24] = transmute!(context);
         let program: &Xdp = program(&mut self.ebpf, GENERATE)?;
         let run = || -> Result<(bool, Duration)> {
-            let mut cpus = CpuSet::new();
-            cpus.set(GENERATOR_CPU);
-            sched_setaffinity(None, &cpus)?;
+            let pinned = core_affinity::set_for_current(CoreId { id: GENERATOR_CPU });
+            ensure!(pinned, "cannot run on CPU {GENERATOR_CPU}");
             let started = Instant::now();
             let result = program.test_run(TestRunOptions {
                 data_in: Some(&frame),
