@@ -87,6 +87,19 @@ pub struct Refused {
     pub message: String,
 }
 
+impl Refused {
+    /// Of the XDP program.
+    pub fn program(errno: Option<i32>, message: String) -> Self {
+        Self { refusal: Refusal::Program, errno: errno.unwrap_or(0), queue: 0, message }
+    }
+
+    /// As [`Self::program`], with the number of the error that caused it.
+    pub fn of_program(error: &anyhow::Error) -> Self {
+        let os = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        Self::program(os.and_then(std::io::Error::raw_os_error), format!("{error:#}"))
+    }
+}
+
 impl From<weir_xsk::Error> for Refused {
     fn from(error: weir_xsk::Error) -> Self {
         Self {

@@ -10,6 +10,9 @@
 //! ```
 //! What is refused is tried again, after longer and longer pauses.
 
+mod plan;
+mod slot;
+
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -17,16 +20,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weir_layout::control::ControlHalf;
 use weir_layout::status::{DeviceState, DeviceStatus, Refusal};
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
-use weir_xsk::{BindMode, Binder, SocketConfig};
+use weir_xsk::{BindMode, SocketConfig};
 
 use crate::attach::{Attached, Program, XdpChoice};
 use crate::command::{Command, Done, Refused, Reply, TransmitMode};
 use crate::handoff::Handoff;
 use crate::memory;
 use crate::transmitter::Transmitter;
+use plan::{ring_size, sockets_at_a_time};
+use slot::{Bound, Slot, State};
+
+pub use plan::{DevicePlan, memory_of};
 
 /// How long a queue may be busy with its last owner, whom the kernel tears down after `close` returns.
 const BUSY: Duration = Duration::from_secs(2);
@@ -35,103 +41,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Pause after a device was lost.
-const FORESEEN: Duration = Duration::from_millis(100);
+const LOST_PAUSE: Duration = Duration::from_millis(100);
 /// Time between looks at whether sockets have lost their device.
 const LOOK: Duration = Duration::from_secs(1);
-/// Sockets of a device and a worker that have rings of full size.
-const FULL_RINGS: usize = 16;
-/// Smallest ring.
-const SMALLEST_RING: u32 = 64;
-/// Frames that a worker maps in a turn, unless one socket needs more.
-const MAPPED_AT_A_TIME: u32 = 4096;
-
-/// A device that the configuration names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePlan {
-    /// Index in the control page.
-    pub device: u8,
-    /// Kernel interface index; 0: it is missing, or of a kind that cannot be used.
-    pub ifindex: u32,
-    /// Interface name.
-    pub name: String,
-    /// Its queues.
-    pub queues: u32,
-    /// MTU, bytes.
-    pub mtu: u32,
-    /// The XDP program may send frames by it.
-    pub xdp_transmit: bool,
-}
-
-impl DevicePlan {
-    /// Those of a published state.
-    pub fn all(half: &ControlHalf) -> Vec<Self> {
-        let named = (0u8..).zip(&half.devices).filter(|(_, device)| device.name.0[0] != 0);
-        let plan = |(device, published): (u8, &weir_layout::control::Device)| Self {
-            device,
-            ifindex: published.ifindex,
-            name: published.name.as_str().to_owned(),
-            queues: published.queues.max(1),
-            mtu: published.mtu,
-            xdp_transmit: published.xdp_transmit == 1,
-        };
-        named.map(plan).collect()
-    }
-
-    /// The worker that serves a queue. Devices with fewer queues than there are workers do not all
-    /// burden the first ones.
-    fn worker_of(&self, queue: u32, workers: u8) -> u8 {
-        let first = if self.queues < workers.into() { u32::from(self.device) } else { 0 };
-        ((queue + first) % u32::from(workers.max(1))) as u8
-    }
-
-    fn queues_of(&self, worker: u8, workers: u8) -> Vec<u32> {
-        (0..self.queues).filter(|queue| self.worker_of(*queue, workers) == worker).collect()
-    }
-
-    /// The worker that sends by the device for one that has no queue of it.
-    fn sender_for(&self, worker: u8, workers: u8) -> Option<u8> {
-        let queue = u32::from(worker) % self.queues;
-        self.queues_of(worker, workers).is_empty().then(|| self.worker_of(queue, workers))
-    }
-
-    /// Does a change to this one need other sockets?
-    fn needs_other_sockets(&self, new: &Self) -> bool {
-        let frame_size = memory::frame_size(self.mtu) != memory::frame_size(new.mtu);
-        frame_size || (self.ifindex, self.queues) != (new.ifindex, new.queues)
-    }
-}
-
-/// Slots of each ring of a worker's sockets of one device. Many have smaller ones, because the
-/// worker comes round to each as often, and each takes memory.
-fn ring_size(wanted: u32, sockets: usize) -> u32 {
-    let mut size = wanted;
-    while size > SMALLEST_RING && sockets * size as usize > FULL_RINGS * wanted as usize {
-        size /= 2;
-    }
-    size
-}
-
-/// Sockets that a worker opens in one turn: their frames may have to be mapped, and its packets wait
-/// meanwhile.
-fn sockets_at_a_time(ring_size: u32) -> usize {
-    (MAPPED_AT_A_TIME / (2 * ring_size)).max(1) as usize
-}
-
-/// What a worker's packet memory begins with: for each UMEM the bytes of a frame, and how many frames
-/// the rings of its sockets hold. A device that is missing is taken to have one queue.
-pub fn memory_of(plans: &[DevicePlan], worker: u8, workers: u8, ring: u32) -> Vec<(u32, u32)> {
-    let umems_of = |size: u32| {
-        let plans = plans.iter().filter(|plan| memory::frame_size(plan.mtu) == size);
-        let rings = plans.flat_map(|plan| {
-            let sockets = plan.queues_of(worker, workers).len();
-            std::iter::repeat_n(2 * ring_size(ring, sockets), sockets)
-        });
-        let frames: Vec<u32> = rings.collect();
-        let umem = |rings: &[u32]| (size, rings.iter().sum());
-        frames.chunks(memory::SHARERS).map(umem).collect::<Vec<_>>()
-    };
-    [2048, 4096].into_iter().flat_map(umems_of).collect()
-}
 
 /// How devices are used.
 #[derive(Clone, Copy, Debug)]
@@ -142,49 +54,6 @@ pub struct Options {
     pub bind: BindMode,
     /// Slots of a ring.
     pub ring_size: u32,
-}
-
-/// A socket of a worker.
-#[derive(Debug)]
-struct Bound {
-    binder: Binder,
-    /// It works on the UMEM itself; none: it is not bound yet.
-    zero_copy: Option<bool>,
-}
-
-#[derive(Debug)]
-enum State {
-    Out,
-    /// For so many answers.
-    Opening {
-        waiting: u32,
-    },
-    Binding {
-        since: Instant,
-    },
-    In(Attached),
-    /// For the answers of so many workers.
-    Closing {
-        waiting: u8,
-    },
-}
-
-/// One device.
-#[derive(Debug)]
-struct Slot {
-    /// As published; none: nobody names it.
-    wanted: Option<DevicePlan>,
-    /// As its sockets were made for.
-    had: Option<DevicePlan>,
-    state: State,
-    sockets: Vec<Bound>,
-    /// Why it is out, or was when it was tried last.
-    refused: Option<Refused>,
-    tries: u32,
-    /// Not before this.
-    again: Instant,
-    /// What stands in the program's map of devices, as far as that is known.
-    sender: Option<u32>,
 }
 
 /// All devices, and who serves them.
@@ -212,17 +81,7 @@ impl Devices {
         transmitter: Arc<OnceLock<Transmitter>>,
     ) -> Self {
         let now = Instant::now();
-        let slot = |_| Slot {
-            wanted: None,
-            had: None,
-            state: State::Out,
-            sockets: Vec::new(),
-            refused: None,
-            tries: 0,
-            again: now,
-            sender: None,
-        };
-        let slots = (0..MAX_DEVICES).map(slot).collect();
+        let slots = (0..MAX_DEVICES).map(|_| Slot::new(now)).collect();
         let no_tap = options.bind == BindMode::ZeroCopy;
         Self { program, options, workers, replies, bells, transmitter, no_tap, slots, looked: now }
     }
@@ -371,7 +230,7 @@ impl Devices {
             State::In(_) if look && slot.sockets.iter().any(|s| s.binder.is_dead()) => {
                 tracing::warn!(interface = slot.name(), "its sockets lost it: they are made anew");
                 // The control process is about to say that it is gone.
-                self.slot_mut(device).again = now + FORESEEN;
+                self.slot_mut(device).again = now + LOST_PAUSE;
                 self.close(device);
             }
             State::Closing { waiting: 0 } => self.release(device),
@@ -566,96 +425,5 @@ impl Devices {
         if let Some(transmitter) = self.transmitter.get() {
             transmitter.serve(device, serve);
         }
-    }
-}
-
-impl Slot {
-    fn name(&self) -> String {
-        let plan = self.wanted.as_ref().or(self.had.as_ref());
-        plan.map_or_else(String::new, |plan| plan.name.clone())
-    }
-
-    fn may_come(&self) -> bool {
-        self.wanted.as_ref().is_some_and(|plan| plan.ifindex != 0)
-    }
-
-    fn mode(&self) -> Option<Attached> {
-        if let State::In(mode) = self.state { Some(mode) } else { None }
-    }
-
-    /// Are its sockets not those that are wanted?
-    fn is_outdated(&self) -> bool {
-        match (&self.had, &self.wanted) {
-            (Some(had), Some(wanted)) => had.needs_other_sockets(wanted),
-            _ => true,
-        }
-    }
-}
-
-impl Refused {
-    fn program(errno: Option<i32>, message: String) -> Self {
-        Self { refusal: Refusal::Program, errno: errno.unwrap_or(0), queue: 0, message }
-    }
-
-    fn of_program(error: &anyhow::Error) -> Self {
-        let os = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-        Self::program(os.and_then(std::io::Error::raw_os_error), format!("{error:#}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(device: u8, queues: u32, mtu: u32) -> DevicePlan {
-        DevicePlan { device, ifindex: 7, name: "wan0".into(), queues, mtu, xdp_transmit: true }
-    }
-
-    #[test]
-    fn every_queue_has_one_worker_and_every_worker_a_way_out() {
-        for (queues, workers) in [(1, 1), (1, 4), (3, 4), (4, 4), (96, 4), (5, 3), (256, 32)] {
-            for device in [0, 1, 5] {
-                let plan = plan(device, queues, 1500);
-                let of = |worker| plan.queues_of(worker, workers);
-                let mut served: Vec<u32> = (0..workers).flat_map(of).collect();
-                served.sort_unstable();
-                assert_eq!(served, (0..queues).collect::<Vec<_>>());
-                for worker in 0..workers {
-                    let sender = plan.sender_for(worker, workers);
-                    assert_eq!(sender.is_none(), !of(worker).is_empty());
-                    assert!(sender.is_none_or(|sender| !of(sender).is_empty()));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn devices_with_one_queue_are_spread_over_the_workers() {
-        let of = |device| plan(device, 1, 1500).worker_of(0, 4);
-        assert_eq!([0, 1, 2, 3, 4].map(of), [0, 1, 2, 3, 0]);
-    }
-
-    #[test]
-    fn the_rings_of_many_queues_are_smaller_and_never_too_small() {
-        assert_eq!([1, 16, 17, 96, 256].map(|n| ring_size(2048, n)), [2048, 2048, 1024, 256, 128]);
-        assert_eq!(ring_size(64, 256), 64);
-    }
-
-    #[test]
-    fn memory_is_for_the_rings_of_all_devices_by_the_size_of_their_frames() {
-        let plans = [plan(0, 2, 1500), plan(1, 1, 1400), plan(2, 1, 3000)];
-        assert_eq!(memory_of(&plans, 0, 2, 2048), [(2048, 4096), (4096, 4096)]);
-        assert_eq!(memory_of(&plans, 1, 2, 2048), [(2048, 8192)]);
-        assert_eq!(memory_of(&[], 0, 1, 2048), []);
-        let many = vec![(2048, 16 * 512); 6];
-        assert_eq!(memory_of(&[plan(0, 96, 1500)], 0, 1, 2048), many);
-    }
-
-    #[test]
-    fn a_change_of_mtu_needs_other_sockets_only_for_frames_of_another_size() {
-        let needs = |from, to| plan(0, 1, from).needs_other_sockets(&plan(0, 1, to));
-        assert!(!needs(1500, 1400) && !needs(1400, 1774) && !needs(3000, 3800));
-        assert!(needs(1500, 3000) && needs(3000, 1500));
-        assert!(plan(0, 1, 1500).needs_other_sockets(&plan(0, 2, 1500)), "another queue");
     }
 }
