@@ -86,11 +86,11 @@ pub fn run(
     channel: Channel,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    if let Some(core) = config.core {
-        if !core_affinity::set_for_current(CoreId { id: core }) {
-            let error = io::Error::last_os_error();
-            return Err(error).context(format!("cannot pin worker {} to CPU {core}", config.id));
-        }
+    if let Some(core) = config.core
+        && !core_affinity::set_for_current(CoreId { id: core })
+    {
+        let error = io::Error::last_os_error();
+        return Err(error).context(format!("cannot pin worker {} to CPU {core}", config.id));
     }
     let owners = Owners::new().context("cannot ask the kernel for neighbours")?;
     let memory = PacketMemory::default();
