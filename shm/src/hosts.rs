@@ -1,13 +1,15 @@
-//! The longest-prefix map of destinations that stay on the gateway.
+//! The longest-prefix maps of destinations that stay on the gateway, one for each address family.
 //!
 //! Written by control through the BPF system call, read by the XDP program; values are
 //! `weir_layout::control::host_class`.
 
 use std::collections::BTreeMap;
 
+use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
 use weir_layout::control::host_class;
+use weir_wire::family::{Family, V4};
 
 use crate::pins::name;
 use crate::{Error, Pins};
@@ -19,20 +21,23 @@ const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// Prefix (address, length) to class.
-pub type HostPrefixes = BTreeMap<([u8; 4], u8), u32>;
+pub type HostPrefixes<F = V4> = BTreeMap<(<F as Family>::Address, u8), u32>;
 
-/// The map, open for writing.
+/// The map of a family, open for writing.
 #[derive(Debug)]
-pub struct Hosts4 {
-    trie: LpmTrie<MapData, [u8; 4], u32>,
+pub struct Hosts<F: Family> {
+    trie: LpmTrie<MapData, F::Address, u32>,
     room: usize,
     path: std::path::PathBuf,
     /// What it holds, as far as that is known: there is one writer, and to list a full map takes
     /// a million system calls.
-    present: Option<HostPrefixes>,
+    present: Option<HostPrefixes<F>>,
 }
 
-impl Hosts4 {
+/// The map of IPv4.
+pub type Hosts4 = Hosts<V4>;
+
+impl<F: Family<Address: Pod>> Hosts<F> {
     /// Opens the pinned map, creating it when there is none.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         Self::of_size(pins, MAX_HOST_PREFIXES)
@@ -40,18 +45,18 @@ impl Hosts4 {
 
     /// As [`open`](Self::open), creating one of `entries`; a map that exists keeps its size.
     pub fn of_size(pins: &Pins, entries: u32) -> Result<Self, Error> {
-        let path = pins.path(name::HOSTS4);
+        let path = pins.path(name::hosts(F::FAMILY));
         let failed = |action, source| Error::Map { action, path: path.clone(), source };
         let lock = pins.lock()?;
         if !path.exists() {
             let object = aya_obj::Map::new_from_params(
                 BPF_MAP_TYPE_LPM_TRIE,
-                8,
+                size_of::<Key<F::Address>>() as u32,
                 4,
                 entries,
                 BPF_F_NO_PREALLOC,
             );
-            let map = MapData::create(object, name::HOSTS4, None)
+            let map = MapData::create(object, name::hosts(F::FAMILY), None)
                 .map_err(|e| failed("create", Box::new(e)))?;
             map.pin(&path).map_err(|e| failed("pin", Box::new(e)))?;
         }
@@ -72,7 +77,7 @@ impl Hosts4 {
     /// Makes the map hold exactly `wanted`, and says how many of them there was no room for: of
     /// what the kernel routes, the longest. Enters first, removes afterwards, so that a prefix that
     /// takes the place of others never goes missing; the other way round where both do not fit.
-    pub fn sync(&mut self, wanted: &HostPrefixes) -> Result<usize, Error> {
+    pub fn sync(&mut self, wanted: &HostPrefixes<F>) -> Result<usize, Error> {
         let present = match self.present.take() {
             Some(present) => present,
             None => self.prefixes()?,
@@ -80,7 +85,7 @@ impl Hosts4 {
         let mut ranked: Vec<_> = wanted.iter().map(|(prefix, class)| (*prefix, *class)).collect();
         ranked.sort_by_key(|((_, length), class)| (*class == host_class::KERNEL, *length));
         let left_out = ranked.split_off(ranked.len().min(self.room)).len();
-        let kept: HostPrefixes = ranked.iter().copied().collect();
+        let kept: HostPrefixes<F> = ranked.iter().copied().collect();
         let stale: Vec<_> = present.keys().filter(|p| !kept.contains_key(p)).collect();
         let both_fit = kept.len() + stale.len() <= self.room;
         if !both_fit {
@@ -98,7 +103,7 @@ impl Hosts4 {
         Ok(left_out)
     }
 
-    fn remove(&mut self, prefixes: &[&([u8; 4], u8)]) -> Result<(), Error> {
+    fn remove(&mut self, prefixes: &[&(F::Address, u8)]) -> Result<(), Error> {
         for prefix in prefixes {
             self.trie.remove(&key(**prefix)).map_err(|e| self.failed("write", e))?;
         }
@@ -106,8 +111,8 @@ impl Hosts4 {
     }
 
     /// What the map holds.
-    pub fn prefixes(&self) -> Result<HostPrefixes, Error> {
-        let entry = |item: Result<(Key<[u8; 4]>, u32), _>| {
+    pub fn prefixes(&self) -> Result<HostPrefixes<F>, Error> {
+        let entry = |item: Result<(Key<F::Address>, u32), _>| {
             item.map(|(key, class)| ((key.data(), key.prefix_len() as u8), class))
         };
         self.trie.iter().map(entry).collect::<Result<_, _>>().map_err(|e| self.failed("list", e))
@@ -118,6 +123,6 @@ impl Hosts4 {
     }
 }
 
-fn key((address, length): ([u8; 4], u8)) -> Key<[u8; 4]> {
+fn key<A: Pod>((address, length): (A, u8)) -> Key<A> {
     Key::new(u32::from(length), address)
 }

@@ -55,14 +55,16 @@ pub mod name {
     pub const STATUS: &str = "STATUS";
     /// What workers see of new connections.
     pub const OBSERVATIONS: &str = "OBSERVATIONS";
-    /// Longest-prefix map of destinations that stay on the gateway.
+    /// Longest-prefix map of IPv4 destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
+    /// The same for IPv6.
+    pub const HOSTS6: &str = "HOSTS6";
     /// The regions that the XDP program works on.
     pub const PROGRAM: [&str; 6] = [CONTROL, COUNTERS, FLOWS4, TAGS4, ADJACENCIES, HOSTS4];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 11] = [
+    const REGIONS: [&str; 12] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -74,6 +76,7 @@ pub mod name {
         STATUS,
         OBSERVATIONS,
         HOSTS4,
+        HOSTS6,
     ];
 
     /// The flow table of a family.
@@ -89,6 +92,14 @@ pub mod name {
         match family {
             Family::V4 => TAGS4,
             Family::V6 => TAGS6,
+        }
+    }
+
+    /// The destinations of a family.
+    pub const fn hosts(family: Family) -> &'static str {
+        match family {
+            Family::V4 => HOSTS4,
+            Family::V6 => HOSTS6,
         }
     }
 

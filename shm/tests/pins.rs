@@ -12,7 +12,7 @@ use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
-use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::hosts::{HostPrefixes, Hosts, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
@@ -120,6 +120,20 @@ fn host_prefixes_become_what_is_wanted() {
     let second: HostPrefixes = [(([10, 0, 0, 0], 8), 3), (([10, 0, 0, 0], 16), 2)].into();
     hosts.sync(&second).unwrap();
     assert_eq!(Hosts4::open(&scratch.0).unwrap().prefixes().unwrap(), second);
+}
+
+#[test]
+fn each_family_has_host_prefixes_of_its_own() {
+    let scratch = Scratch::new("hosts-families");
+    let (mut four, mut six) =
+        (Hosts4::open(&scratch.0).unwrap(), Hosts::<V6>::open(&scratch.0).unwrap());
+    let lan: HostPrefixes<V6> =
+        [(([0x20; 16], 128), host_class::LOCAL), (([0xfd; 16], 128), host_class::LAN)].into();
+    six.sync(&lan).unwrap();
+    four.sync(&routed(0..2)).unwrap();
+    assert_eq!(Hosts::<V6>::open(&scratch.0).unwrap().prefixes().unwrap(), lan);
+    assert_eq!(Hosts4::open(&scratch.0).unwrap().prefixes().unwrap(), routed(0..2));
+    assert_eq!(scratch.0.remove().unwrap(), ["HOSTS4", "HOSTS6"]);
 }
 
 /// The networks 10.N.0.0/16.

@@ -44,7 +44,7 @@ impl From<IpAddr> for Address {
 
 /// An address of a family, network order: `[u8; 4]` or `[u8; 16]`.
 pub trait IpAddress:
-    Copy + Eq + Hash + Debug + Default + Into<IpAddr> + Send + Sync + 'static
+    Copy + Ord + Hash + Debug + Default + Into<IpAddr> + Send + Sync + 'static
 {
     /// As either family's.
     fn to_address(self) -> Address;

@@ -1,4 +1,5 @@
-//! Classes of IPv4 destinations, values of the `HOSTS4` longest-prefix map (written by control).
+//! Classes of destinations, values of the longest-prefix maps `HOSTS4` and `HOSTS6` (written by
+//! control).
 
 /// An address of the gateway itself.
 pub const LOCAL: u32 = 1;
