@@ -145,7 +145,7 @@ fn with_xdp() -> anyhow::Result<Vec<String>> {
 fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let table = weir_publish::guard::table(pins.directory());
-    runtime.block_on(guard::remove(&weir_publish::guard::removal(&table)))
+    runtime.block_on(guard::remove(&table))
 }
 
 /// Removes everything weir keeps in the kernel. Refused when who answers keeps it where this process

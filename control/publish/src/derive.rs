@@ -137,16 +137,13 @@ fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port
 
 /// What the file says of an uplink's path.
 fn of_settings(path: &mut Path, uplink: &UplinkConfig, family: Family, nat_ports: (u16, u16)) {
-    match (family, &uplink.ipv6) {
-        (Family::V4, _) => {
+    path.inbound = uplink.is_inbound(family).into();
+    match family {
+        Family::V4 => {
             path.translate = uplink.translate as u8;
-            path.inbound = uplink.inbound.into();
             (path.nat_lo, path.nat_hi) = nat_ports;
         }
-        (Family::V6, ipv6) => {
-            path.translate = Translate::None as u8;
-            path.inbound = ipv6.as_ref().is_some_and(|ipv6| ipv6.inbound).into();
-        }
+        Family::V6 => path.translate = Translate::None as u8,
     }
 }
 

@@ -11,6 +11,14 @@ impl UplinkConfig {
         family == Family::V4 || self.ipv6.is_some()
     }
 
+    /// May what no flow asked for come in by it in a family, for the prefixes of the LANs?
+    pub fn is_inbound(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.inbound,
+            Family::V6 => self.ipv6.as_ref().is_some_and(|ipv6| ipv6.inbound),
+        }
+    }
+
     /// Is each of its paths out of use where the other is?
     pub fn is_joint(&self) -> bool {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)

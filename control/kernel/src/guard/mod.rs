@@ -5,8 +5,8 @@
 //! The gateway forwards for others (`net.ipv4.ip_forward`), so the kernel would too: before the XDP
 //! program is attached, while its device is being replaced, by an interface where it cannot run. The
 //! table is the first thing there at a start, is put back when somebody removes it, stays when
-//! `weir-control` ends, and goes by `weir detach`. Whatever else the kernel forwards, IPv6 included,
-//! is none of its business.
+//! `weir-control` ends, and goes by `weir detach`. IPv6 has one too where an uplink has a path of
+//! it. Whatever else the kernel forwards is none of its business.
 //!
 //! `weir_publish::guard` says what is in it; `nft`, run with its text, makes each change of it whole.
 
@@ -64,6 +64,7 @@ impl Guard {
             changes,
             complaint: Complaint::default(),
             stands: Arc::clone(&stands),
+            perhaps_v6: true,
         };
         keeper.hold(&commands).await;
         let (wanted, follow) = watch::channel(commands);
@@ -97,12 +98,26 @@ impl Guard {
     }
 }
 
-/// Runs the commands that remove the table.
+/// Removes the tables of this name.
 ///
 /// # Errors
 /// When nftables refuses.
-pub async fn remove(commands: &str) -> Result<()> {
-    nft(&["-f", "-"], commands).await.map(drop)
+pub async fn remove(table: &str) -> Result<()> {
+    nft(&["-f", "-"], &format!("table ip {table}\ndelete table ip {table}\n")).await?;
+    remove_v6(table).await
+}
+
+/// Removes that of IPv6, which not every kernel may have.
+async fn remove_v6(table: &str) -> Result<()> {
+    match list("ip6", table).await {
+        Some(_) => nft(&["delete", "table", "ip6", table], "").await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// A table without its counters; `None` when it is not there.
+async fn list(family: &str, table: &str) -> Option<String> {
+    nft(&["--stateless", "list", "table", family, table], "").await.ok()
 }
 
 /// A message for each transaction, its last. The rest is filtered out: a table with the names of all
@@ -160,6 +175,8 @@ struct Keeper {
     complaint: Complaint,
     /// nftables took the table when it was last made.
     stands: Arc<AtomicBool>,
+    /// There may be a table of IPv6.
+    perhaps_v6: bool,
 }
 
 impl Keeper {
@@ -212,6 +229,12 @@ impl Keeper {
         let mut doubtful = Vec::new();
         for _ in 0..TRIES {
             self.heard();
+            let has_v6 = wanted.contains("table ip6 ");
+            if self.perhaps_v6 && !has_v6 {
+                remove_v6(&self.table).await?;
+                self.heard();
+            }
+            self.perhaps_v6 = has_v6;
             nft(&["-f", "-"], wanted).await?;
             let listed = self.list().await.unwrap_or_default();
             if self.heard() > 1 || listed.is_empty() {
@@ -241,8 +264,12 @@ impl Keeper {
         tracing::warn!("nftables table {} was changed or removed: put back", self.table);
     }
 
-    /// The table without its counters; `None` when it is not there.
+    /// The tables without their counters; `None` when one is not there.
     async fn list(&self) -> Option<String> {
-        nft(&["--stateless", "list", "table", "ip", &self.table], "").await.ok()
+        let mut listed = list("ip", &self.table).await?;
+        if self.perhaps_v6 {
+            listed += &list("ip6", &self.table).await?;
+        }
+        Some(listed)
     }
 }

@@ -3,5 +3,5 @@
 mod ruleset;
 mod seen;
 
-pub use ruleset::{removal, ruleset, table};
+pub use ruleset::{ruleset, table};
 pub use seen::{Seen, virtual_ports};

@@ -1,9 +1,10 @@
 //! What the table says.
 
+use weir_layout::Family;
 use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
-use weir_view::local_ports;
 use weir_view::own::{ANSWER_MARK, MARK, MARKS, answer_mark, mark};
+use weir_view::{family, local_ports};
 
 use super::seen::Seen;
 use crate::near::Near;
@@ -19,7 +20,21 @@ pub fn table(pins: &std::path::Path) -> String {
 
 /// Groups: the kernel forwards one only by a route that a multicast proxy or router entered for it,
 /// after somebody asked (net/ipv4/ipmr.c).
-const GROUPS: &str = "\t\tip daddr 224.0.0.0/4 accept\n";
+const fn groups(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "\t\tip daddr 224.0.0.0/4 accept\n",
+        Family::V6 => "\t\tip6 daddr ff00::/8 accept\n",
+    }
+}
+
+/// What nft calls a family, its packets and its tables.
+const fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
 /// What comes out of a tunnel of IPsec, and what answers connections that the kernel knows: those of
 /// containers and VPN clients, to near networks, and all others if it may stand in.
 const ANSWERS: &str = "\t\tmeta ipsec exists accept\n\
@@ -32,12 +47,22 @@ const PUBLISHED: &str = "ct status dnat accept\n";
 ///
 /// Before the filters of others, so that what is dropped here is no news to them; what is accepted
 /// here goes on to them.
+///
+/// There is a table for each family that an uplink has a path in: what the kernel forwards by other
+/// uplinks in that family is none of weir's.
 pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
-    let ports = Ports { site, seen };
+    site.families().map(|family| of_family(family, table, site, seen)).collect()
+}
+
+fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
+    let ports = Ports { family, site, seen };
+    let (ip, groups) = (word(family), groups(family));
+    let near = seen.near_in(family);
     let lans = ports.set(site.lans.iter().map(|lan| lan.interface.as_str()));
-    let from_uplinks = ports.set(uplinks(site, |_| true));
-    let to_uplinks = set(uplinks(site, |_| true));
-    let same = site.uplinks.iter().map(|u| format!("\"{0}\" . \"{0}\"", u.interface));
+    let from_uplinks = ports.set(ports.uplinks(|_| true));
+    let to_uplinks = set(ports.uplinks(|_| true));
+    let same =
+        ports.uplinks(|_| true).map(|interface| format!("\"{interface}\" . \"{interface}\""));
     let same = same.collect::<Vec<_>>().join(", ");
     let unless_lost = match site.on_dataplane_loss {
         OnDataplaneLoss::Kernel => "accept",
@@ -46,9 +71,9 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
     // Frames that an uplink bridges come by `forward` where br_netfilter is loaded; nobody routes
     // them. What IPsec has decrypted, or is to encrypt, only seems to go by the uplink.
     format!(
-        "table ip {table}\n\
-         delete table ip {table}\n\
-         table ip {table} {{\n\
+        "table {ip} {table}\n\
+         delete table {ip} {table}\n\
+         table {ip} {table} {{\n\
          \tchain forward {{\n\
          \t\ttype filter hook forward priority filter - 10; policy accept;\n\
          \t\tiifname . oifname {{ {same} }} meta iifkind \"bridge\" accept\n\
@@ -57,7 +82,7 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
          \t}}\n\
          \tchain from_uplink {{\n\
          {}\
-         {GROUPS}\
+         {groups}\
          {ANSWERS}\
          {}\
          \t\toifname != {} {PUBLISHED}\
@@ -69,7 +94,7 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
          ct mark & {MARKS:#x} == {ANSWER_MARK:#x} meta mark set ct mark\n\
          \t}}\n\
          \tchain to_uplink {{\n\
-         {GROUPS}\
+         {groups}\
          \t\trt ipsec exists accept\n\
          {}\
          \t\t{unless_lost}\n\
@@ -78,33 +103,28 @@ pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
          {}\
          {}\
          }}\n",
-        remembered(site),
-        asked(site, &to_uplinks),
+        remembered(&ports),
+        asked(&ports, &to_uplinks),
         ports.set(site.interfaces()),
-        passing(&seen.near),
+        passing(near),
         to_lan_addresses(&ports),
-        commands(site, &to_uplinks),
-        translation(site, &lans, &seen.near),
+        commands(&ports, &to_uplinks),
+        translation(site, &lans, near),
     )
-}
-
-/// Interfaces of these uplinks.
-fn uplinks(site: &Site, which: fn(&&UplinkConfig) -> bool) -> impl Iterator<Item = &str> {
-    site.uplinks.iter().filter(which).map(|uplink| uplink.interface.as_str())
 }
 
 /// Has connections to published ports keep the mark of the uplink that they came in by, which gives
 /// it to their answers before their way is looked for. Marks of others stay.
-fn remembered(site: &Site) -> String {
-    let own = (0u8..).zip(&site.uplinks);
-    let own = own.map(|(n, u)| format!("\"{}\" : {:#x}", u.interface, answer_mark(n)));
+fn remembered(ports: &Ports<'_>) -> String {
+    let own =
+        ports.with_index().map(|(n, u)| format!("\"{}\" : {:#x}", u.interface, answer_mark(n)));
     let own = own.collect::<Vec<_>>().join(", ");
     format!("\t\tct status dnat ct mark 0 ct mark set iifname map {{ {own} }}\n")
 }
 
 /// Lets in what uplinks may ask for without being asked.
-fn asked(site: &Site, to_uplinks: &str) -> String {
-    let inbound: Vec<_> = uplinks(site, |uplink| uplink.inbound).collect();
+fn asked(ports: &Ports<'_>, to_uplinks: &str) -> String {
+    let inbound: Vec<_> = ports.uplinks(|uplink| uplink.is_inbound(ports.family)).collect();
     if inbound.is_empty() {
         return String::new();
     }
@@ -114,16 +134,16 @@ fn asked(site: &Site, to_uplinks: &str) -> String {
 /// Keeps the others from services of the gateway on its addresses in LANs, which Linux answers for
 /// on every device.
 fn to_lan_addresses(ports: &Ports<'_>) -> String {
-    let closed: Vec<_> = uplinks(ports.site, |uplink| !uplink.inbound).collect();
-    let addresses = &ports.seen.lan_addresses;
+    let closed: Vec<_> = ports.uplinks(|uplink| !uplink.is_inbound(ports.family)).collect();
+    let addresses = ports.seen.lan_addresses.iter().filter(|one| family(**one) == ports.family);
+    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
     if closed.is_empty() || addresses.is_empty() {
         return String::new();
     }
-    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     format!(
         "\tchain input {{\n\
          \t\ttype filter hook input priority filter - 10; policy accept;\n\
-         \t\tiifname {} ip daddr {{ {} }} goto to_lan_address\n\
+         \t\tiifname {} {} daddr {{ {} }} goto to_lan_address\n\
          \t}}\n\
          \tchain to_lan_address {{\n\
          {ANSWERS}\
@@ -131,6 +151,7 @@ fn to_lan_addresses(ports: &Ports<'_>) -> String {
          \t\tcounter drop\n\
          \t}}\n",
         ports.set(closed.into_iter()),
+        word(ports.family),
         addresses.join(", "),
     )
 }
@@ -148,9 +169,8 @@ fn passing(near: &[Near]) -> String {
 /// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
 /// destination to be on that link where no route says otherwise (net/ipv4/route.c), so the rules by
 /// mark do not.
-fn commands(site: &Site, uplinks: &str) -> String {
-    let own = (0u8..).zip(&site.uplinks);
-    let own = own.map(|(n, u)| format!("{:#x} . \"{}\"", mark(n), u.interface));
+fn commands(ports: &Ports<'_>, uplinks: &str) -> String {
+    let own = ports.with_index().map(|(n, u)| format!("{:#x} . \"{}\"", mark(n), u.interface));
     let own = own.collect::<Vec<_>>().join(", ");
     format!(
         "\tchain output {{\n\
@@ -194,11 +214,6 @@ fn translation(site: &Site, lans: &str, near: &[Near]) -> String {
     )
 }
 
-/// The commands that remove the table, if it is there.
-pub fn removal(table: &str) -> String {
-    format!("table ip {table}\ndelete table ip {table}\n")
-}
-
 /// A set of interface names. None has a character that means something to nft: see
 /// [`is_interface_name`](weir_site::is_interface_name).
 fn set<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -206,13 +221,26 @@ fn set<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("{{ {} }}", names.join(", "))
 }
 
-/// The site's ports, with the macvlan devices on them.
+/// The site's ports that are used in a family, with the macvlan devices on them.
 struct Ports<'s> {
+    family: Family,
     site: &'s Site,
     seen: &'s Seen,
 }
 
-impl Ports<'_> {
+impl<'s> Ports<'s> {
+    /// The uplinks that have a path in the family, after their index.
+    fn with_index(&self) -> impl Iterator<Item = (u8, &'s UplinkConfig)> + use<'s> {
+        let family = self.family;
+        (0u8..).zip(&self.site.uplinks).filter(move |(_, uplink)| uplink.has_path(family))
+    }
+
+    /// Interfaces of those of them that fit.
+    fn uplinks(&self, fits: impl Fn(&UplinkConfig) -> bool) -> impl Iterator<Item = &'s str> {
+        let fit = self.with_index().filter(move |(_, uplink)| fits(uplink));
+        fit.map(|(_, uplink)| uplink.interface.as_str())
+    }
+
     /// The set of these ports and all devices on them.
     fn set<'a>(&self, ports: impl Iterator<Item = &'a str>) -> String {
         let devices = |port: &'a str| {
@@ -351,5 +379,42 @@ mod tests {
             let text = ruleset("weir", &site, &seen());
             assert!(text.contains("masquerade\n") && !text.contains("masquerade to"), "{text}");
         }
+    }
+
+    /// The table of IPv6 where the first uplink has a path of it.
+    fn ruleset6(site: &Site, seen: &Seen) -> Option<String> {
+        let text = ruleset("weir", site, seen);
+        text.split_once("table ip6 weir\n").map(|(_, table)| table.to_owned())
+    }
+
+    #[test]
+    fn ipv6_has_a_table_for_the_uplinks_that_have_a_path_of_it() {
+        let mut site = site("");
+        assert_eq!(ruleset6(&site, &seen()), None);
+        site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
+        let mut seen = seen();
+        seen.lan_addresses.push("2001:db8:7::1".parse().unwrap());
+        let text = ruleset6(&site, &seen).unwrap();
+        for rule in [
+            "iifname { \"wan0\", \"vrrp8\" } goto from_uplink\n",
+            "iifname { \"lan0\", \"vrrp7\" } oifname { \"wan0\" } goto to_uplink\n",
+            "ip6 daddr ff00::/8 accept\n",
+            "ip6 daddr { 2001:db8:7::1 } goto to_lan_address\n",
+            "meta mark . oifname { 0x77656900 . \"wan0\" } accept\n",
+        ] {
+            assert!(text.contains(rule), "{rule}{text}");
+        }
+        assert!(!text.contains("ip daddr") && !text.contains("10.0.0.1"), "{text}");
+        assert!(!text.contains("masquerade"), "nothing is translated: {text}");
+    }
+
+    #[test]
+    fn an_own_prefix_is_reached_in_the_family_that_says_so() {
+        let mut site = site("");
+        site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { inbound: true, ..Default::default() });
+        let rule = "iifname { \"wan0\" } oifname != { \"wan0\" } accept";
+        assert!(ruleset6(&site, &Seen::default()).unwrap().contains(rule));
+        let text = ruleset("weir", &site, &Seen::default());
+        assert_eq!(text.matches("} accept").count(), 3, "IPv4 has none beside commands': {text}");
     }
 }

@@ -14,13 +14,21 @@ pub struct Seen {
     /// Macvlan devices, each after the name of the port of the site that it is on. What comes by the
     /// port for their hardware address comes in by them.
     pub virtual_ports: Vec<(String, String)>,
-    /// The gateway's IPv4 addresses on LANs.
+    /// The gateway's addresses on LANs.
     pub lan_addresses: Vec<IpAddr>,
-    /// What is reached by one uplink alone.
+    /// What is reached by one uplink alone, of IPv4.
     pub near: Vec<Near>,
 }
 
 impl Seen {
+    /// What of a family is reached by one uplink alone.
+    pub fn near_in(&self, family: Family) -> &[Near] {
+        match family {
+            Family::V4 => &self.near,
+            Family::V6 => &[],
+        }
+    }
+
     /// What there is now.
     pub fn of(site: &Site, kernel: &Kernel) -> Self {
         let virtual_ports = virtual_ports(site, kernel);
@@ -28,11 +36,12 @@ impl Seen {
         let is_lan = |port: &str| site.lans.iter().any(|lan| lan.interface == port);
         let on_lans = virtual_ports.iter().filter(|(port, _)| is_lan(&port.name));
         let links = lans.chain(on_lans.map(|(_, device)| *device));
+        let addresses = |link: &Link| {
+            Family::ALL.map(|family| kernel.addresses_of(family, link.index)).concat()
+        };
         let named = |(port, device): &(&Link, &Link)| (port.name.clone(), device.name.clone());
         Self {
-            lan_addresses: links
-                .flat_map(|link| kernel.addresses_of(Family::V4, link.index))
-                .collect(),
+            lan_addresses: links.flat_map(addresses).collect(),
             virtual_ports: virtual_ports.iter().map(named).collect(),
             near: near::of(site, kernel),
         }
