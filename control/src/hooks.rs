@@ -7,6 +7,7 @@
 //! | variable | is |
 //! |---|---|
 //! | `WEIR_UPLINK`, `WEIR_INTERFACE` | the uplink's name and its interface |
+//! | `WEIR_FAMILY` | `ipv4` or `ipv6`: by which of its paths |
 //! | `WEIR_FROM`, `WEIR_TO` | `up`, `degraded`, `draining`, `recovering` or `down` |
 //! | `WEIR_REASON`, `WEIR_REASON_JSON` | why: for people, and as `weir history --json` has it |
 //! | `WEIR_TIME` | when: RFC 3339, UTC |
@@ -31,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use weir_api::time;
-use weir_health::Entry;
+use weir_health::{Entry, Part};
 use weir_site::hooks::programs;
 
 /// How long a program may take.
@@ -132,6 +133,7 @@ fn command(program: &Path, event: &Event) -> Command {
     let mut command = Command::new(program);
     command
         .env("WEIR_UPLINK", entry.part.uplink().unwrap_or_default())
+        .env("WEIR_FAMILY", if matches!(entry.part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
         .env("WEIR_INTERFACE", interface)
         .env("WEIR_FROM", change.from.name())
         .env("WEIR_TO", change.to.name())
@@ -194,7 +196,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::time::sleep;
     use tracing::subscriber::DefaultGuard;
-    use weir_health::{Part, Reason, State, Transition};
+    use weir_health::{Reason, State, Transition};
 
     use super::*;
 
@@ -256,8 +258,9 @@ mod tests {
         let scripts = Scripts::new();
         scripts.add("all", "env | grep ^WEIR_ | sort > new; mv new out");
         Hooks::start(LONG).tell(scripts.path(), "wan0", entry(7));
-        let lines = scripts.lines("out", 8).await;
+        let lines = scripts.lines("out", 9).await;
         let wanted = [
+            "WEIR_FAMILY=ipv4",
             "WEIR_FROM=up",
             "WEIR_INTERFACE=wan0",
             "WEIR_NUMBER=7",
@@ -268,6 +271,15 @@ mod tests {
             "WEIR_UPLINK=fiber",
         ];
         assert_eq!(lines, wanted);
+    }
+
+    #[tokio::test]
+    async fn a_change_of_an_ipv6_path_is_told_as_one() {
+        let scripts = Scripts::new();
+        scripts.add("all", "echo $WEIR_UPLINK $WEIR_FAMILY > new; mv new out");
+        let entry = Entry { part: Part::Ipv6("fiber".into()), ..entry(7) };
+        Hooks::start(LONG).tell(scripts.path(), "wan0", entry);
+        assert_eq!(scripts.lines("out", 1).await, ["fiber ipv6"]);
     }
 
     #[tokio::test]

@@ -19,11 +19,11 @@ pub enum Part {
 }
 
 impl Part {
-    /// Its name, if it is an uplink by its IPv4 path.
+    /// The uplink's name, if it is a path of one.
     pub fn uplink(&self) -> Option<&str> {
         match self {
-            Self::Uplink(name) => Some(name),
-            Self::Ipv6(_) | Self::Lan(_) => None,
+            Self::Uplink(name) | Self::Ipv6(name) => Some(name),
+            Self::Lan(_) => None,
         }
     }
 }
