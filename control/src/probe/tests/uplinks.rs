@@ -7,8 +7,11 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::*;
 
-/// The address that both uplinks are probed by; each provider has it.
-const MONITOR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// The addresses that both uplinks are probed by; each provider has them.
+const MONITORS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
+];
 
 /// A provider: a namespace that lasts as long as its thread waits.
 struct Provider {
@@ -47,24 +50,31 @@ pub fn run(command: &str) {
 fn uplink(index: u8) -> (Provider, Binding) {
     let provider = Provider::start();
     let (device, net) = (format!("wan{index}"), format!("198.51.{index}"));
+    let net6 = format!("2001:db8:{index}:");
     run(&format!("ip link add {device} type veth peer name isp netns {}", provider.namespace));
     run(&format!("ip addr add {net}.1/24 dev {device}"));
+    run(&format!("ip addr add {net6}:1/64 dev {device} nodad"));
     run(&format!("ip link set {device} up"));
     provider.run(&format!("ip addr add {net}.254/24 dev isp"));
+    provider.run(&format!("ip addr add {net6}:254/64 dev isp nodad"));
     provider.run("ip link set isp up");
     provider.run("ip link set lo up");
-    provider.run(&format!("ip addr add {MONITOR}/32 dev lo"));
-    run(&format!("ip route add default via {net}.254 dev {device} table {}", 100 + index));
-    run(&format!("ip rule add oif {device} lookup {}", 100 + index));
+    MONITORS.iter().for_each(|monitor| provider.run(&format!("ip addr add {monitor} dev lo")));
+    let table = 100 + index;
+    run(&format!("ip route add default via {net}.254 dev {device} table {table}"));
+    run(&format!("ip rule add oif {device} lookup {table}"));
+    run(&format!("ip -6 route add default via {net6}:254 dev {device} table {table}"));
+    run(&format!("ip -6 rule add oif {device} lookup {table}"));
     let source4 = Some(Ipv4Addr::new(198, 51, index, 1));
-    (provider, Binding { device, source4, source6: None })
+    let source6 = format!("{net6}:1").parse().ok();
+    (provider, Binding { device, source4, source6 })
 }
 
-/// How many probes each uplink answered when one of them has answered five.
-fn replies(uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, u32> {
+/// How many probes of this address each uplink answered when one of them has answered five.
+fn replies(monitor: IpAddr, uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, u32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let health = health(vec![Probe::Icmp { address: MONITOR }]);
+        let health = health(vec![Probe::Icmp { address: monitor }]);
         let (sender, mut events) = mpsc::channel(100);
         let mut probers = Probers::new(sender, Trust::default(), 1);
         let probed = uplinks.map(|(name, binding)| ProbedUplink {
@@ -97,13 +107,29 @@ fn one_address_shows_each_uplink_as_it_is() {
         let (lte_provider, lte) = uplink(2);
         // What the gateway itself would take for everything.
         run("ip route add default via 198.51.1.254 dev wan1");
+        run("ip -6 route add default via 2001:db8:1::254 dev wan1");
         let both = [("fiber", &fiber), ("lte", &lte)];
-        let well = replies(both);
-        assert!(well["fiber"] >= 1 && well["lte"] >= 1, "{well:?}");
-        lte_provider.run(&format!("ip addr del {MONITOR}/32 dev lo"));
-        let broken = replies(both);
-        assert_eq!(broken.get("lte"), None, "a dead uplink is shown alive by another");
-        assert_eq!(broken["fiber"], 5);
+        for monitor in MONITORS {
+            let well = replies(monitor, both);
+            assert!(well["fiber"] >= 1 && well["lte"] >= 1, "{well:?}");
+            lte_provider.run(&format!("ip addr del {monitor} dev lo"));
+            let broken = replies(monitor, both);
+            assert_eq!(broken.get("lte"), None, "a dead uplink is shown alive by another");
+            assert_eq!(broken["fiber"], 5);
+        }
     };
     std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// As the next hop of an IPv6 path is, which is of the link alone.
+#[test]
+fn a_next_hop_of_the_link_alone_is_asked_by_its_uplink() {
+    in_namespace(async || {
+        let (provider, binding) = uplink(1);
+        provider.run("ip addr add fe80::254/64 dev isp nodad");
+        let address = "fe80::254".parse().unwrap();
+        let pinger = Pinger::new(binding);
+        let answer = pinger.ask(address, 7, Arc::default()).await.unwrap();
+        assert_eq!(timeout(LONG, answer).await, Ok(Ok(())));
+    });
 }
