@@ -76,7 +76,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         udp.answered += round.answered;
         udp.wrong += round.wrong;
         for (figures, uplink) in figures.iter_mut().zip(site.weir.health()?) {
-            figures.extend(uplink.targets.iter().map(|target| target.figures));
+            figures.extend(uplink.ipv4.targets.iter().map(|target| target.figures));
         }
     }
     let history = site.weir.history()?;

@@ -306,7 +306,7 @@ fn a_vpn_that_takes_what_the_gateway_sends_takes_no_probes_and_no_commands() {
     };
     use_cable();
     let answers = |uplink: usize| {
-        let target = &weir.health().unwrap()[uplink].targets[0];
+        let target = &weir.health().unwrap()[uplink].ipv4.targets[0];
         assert_eq!((target.status, target.figures.loss_percent.window), (Status::Answering, 0.0));
         target.figures.probes
     };

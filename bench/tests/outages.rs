@@ -61,7 +61,7 @@ fn a_thousand_changes_of_carrier_in_a_minute_cost_the_other_uplinks_nothing() {
     });
     let history = site.history(0).unwrap();
     println!("{} of them are in the history", history.len() - known);
-    let hold = site.weir.health().unwrap()[0].hold_down_ms;
+    let hold = site.weir.health().unwrap()[0].ipv4.hold_down_ms;
     assert_eq!(hold, 4000, "held down for as long as it is at most");
     let used = history[known..].iter().filter(|entry| entry.transition.to.usable()).count();
     assert_eq!(used, 0, "{}", told(&history));
@@ -150,7 +150,7 @@ fn a_reload_restarts_no_probe_whose_definition_is_unchanged() {
         .iter()
         .map(|provider| Capture::start(&provider.netns, TOWARDS_GATEWAY).unwrap())
         .collect();
-    let probed = |uplink: usize| site.weir.health().unwrap()[uplink].targets[0].figures.probes;
+    let probed = |uplink: usize| site.weir.health().unwrap()[uplink].ipv4.targets[0].figures.probes;
     assert_eq!([probed(0), probed(1)], [1, 1]);
     let changed = r#"weight = 2
 [uplink.health]

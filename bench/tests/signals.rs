@@ -24,7 +24,7 @@ const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\
 const FIBER: usize = 0;
 
 fn target(weir: &Weir, uplink: usize, target: usize) -> TargetView {
-    weir.health().unwrap()[uplink].targets[target].clone()
+    weir.health().unwrap()[uplink].ipv4.targets[target].clone()
 }
 
 fn history_of(weir: &Weir, uplink: usize) -> Vec<Entry> {
@@ -68,7 +68,7 @@ fn probes_that_the_gateways_own_firewall_drops_say_nothing_of_the_link() {
     site.weir.start_control().unwrap();
     wait::until("EPERM to be told again", wait::BOUND, || forbidden(&site.weir)).unwrap();
     std::thread::sleep(Duration::from_secs(1));
-    let states = site.weir.health().unwrap().into_iter().map(|uplink| uplink.state);
+    let states = site.weir.health().unwrap().into_iter().map(|uplink| uplink.ipv4.state);
     assert_eq!(states.take(2).collect::<Vec<_>>(), [State::Up; 2]);
     // And when it is lifted the link is probed as before.
     site.topology.gateway.nft("delete table ip forbid\n").unwrap();

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use weir_health::Entry;
 
-pub use told::{Configuration, Override, Refused, TargetView, UplinkView};
+pub use told::{Configuration, Override, PathView, Refused, TargetView, UplinkView};
 
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";

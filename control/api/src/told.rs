@@ -11,6 +11,19 @@ use weir_health::{ProbeError, Reason, State};
 pub struct UplinkView {
     /// Its name.
     pub uplink: String,
+    /// That of its IPv4 path.
+    #[serde(flatten)]
+    pub ipv4: PathView,
+    /// That of its IPv6 path, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<PathView>,
+    /// What it carries and can carry.
+    pub load: Option<LoadView>,
+}
+
+/// A path's health.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathView {
     /// Where it stands.
     pub state: State,
     /// Why.
@@ -21,8 +34,6 @@ pub struct UplinkView {
     pub hold_down_ms: u64,
     /// What is probed.
     pub targets: Vec<TargetView>,
-    /// What it carries and can carry.
-    pub load: Option<LoadView>,
 }
 
 /// A target's health.
@@ -39,7 +50,7 @@ pub struct TargetView {
     pub error: Option<ProbeError>,
     /// How long ago, milliseconds.
     pub error_ago_ms: Option<u64>,
-    /// Whether its silence takes the uplink down; that of an implied next hop does not.
+    /// Whether its silence takes the path down; that of an implied next hop does not.
     pub judged: bool,
 }
 

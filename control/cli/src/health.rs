@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use weir_api::{Override, Query, Response, TargetView, UplinkView, time};
-use weir_health::Entry;
+use weir_api::{Override, PathView, Query, Response, TargetView, UplinkView, time};
 use weir_health::load::{CapacityFrom, DirectionView, LoadView};
+use weir_health::{Entry, Part};
 use weir_shm::Pins;
 use weir_site::load::rate_text;
 
@@ -25,12 +25,17 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         for value in &mut values {
             let known = health.iter().find(|view| value["name"] == view.uplink.as_str());
             value["health"] = serde_json::to_value(known)?;
+            if let (Some(ipv6), Value::Object(path)) =
+                (known.and_then(|view| view.ipv6.as_ref()), &mut value["ipv6"])
+            {
+                path.insert("health".into(), serde_json::to_value(ipv6)?);
+            }
         }
         return Ok(output::json("uplinks", values.into()));
     }
     let mut text = view::uplinks(pins)?;
     if !health.is_empty() {
-        let values: Vec<Value> = health.iter().map(standing).collect();
+        let values: Vec<Value> = paths(&health).map(|(name, path)| standing(name, path)).collect();
         text += "\n";
         text += &view::table(&values, &["name", "health", "for", "reason"]);
     }
@@ -41,9 +46,8 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         let columns = ["name", "down", "of_capacity_down", "up", "of_capacity_up", "saturated"];
         text += &view::table(&loads, &columns);
     }
-    let targets: Vec<Value> = health
-        .iter()
-        .flat_map(|uplink| uplink.targets.iter().map(|target| answers(&uplink.uplink, target)))
+    let targets: Vec<Value> = paths(&health)
+        .flat_map(|(name, path)| path.targets.iter().map(move |target| answers(&name, target)))
         .collect();
     if !targets.is_empty() {
         text += "\n";
@@ -55,9 +59,18 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
     Ok(text)
 }
 
-fn standing(view: &UplinkView) -> Value {
+/// The paths of all uplinks, with what they are called.
+fn paths(uplinks: &[UplinkView]) -> impl Iterator<Item = (Part, &PathView)> {
+    uplinks.iter().flat_map(|uplink| {
+        let ipv4 = (Part::Uplink(uplink.uplink.clone()), &uplink.ipv4);
+        let ipv6 = uplink.ipv6.as_ref().map(|path| (Part::Ipv6(uplink.uplink.clone()), path));
+        [Some(ipv4), ipv6].into_iter().flatten()
+    })
+}
+
+fn standing(name: Part, view: &PathView) -> Value {
     json!({
-        "name": view.uplink,
+        "name": name.to_string(),
         "health": view.state.to_string(),
         "for": time::duration(view.for_ms / 1000),
         "reason": view.reason.to_string(),
@@ -83,12 +96,12 @@ fn capacity(direction: &DirectionView) -> String {
     format!("{percent:.0} % of {}{learned}", rate_text(capacity as f64))
 }
 
-fn answers(uplink: &str, target: &TargetView) -> Value {
+fn answers(path: &Part, target: &TargetView) -> Value {
     let figures = &target.figures;
     let status = json!(target.status);
     let status = status.as_str().unwrap_or_default();
     json!({
-        "name": uplink,
+        "name": path.to_string(),
         "target": target.target,
         "status": if target.judged { status.into() } else { format!("{status}, not judged") },
         "loss": format!("{:.1} %", figures.loss_percent.window),

@@ -1,11 +1,12 @@
 //! What shared memory says. Each view is made once as JSON values; the table is a rendering of it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde_json::{Value, json};
 use weir_api::{Configuration, Query, Response, time, words};
+use weir_health::Part;
 use weir_layout::Family;
 use weir_layout::control::{
     Address, BUCKETS, Member, PathId, Port, PortRole, Selection, Translate, Uplink, path_state,
@@ -74,9 +75,14 @@ impl State {
         self.snapshot.half.uplinks.get(usize::from(uplink)).map_or("?", |u| u.name.as_str())
     }
 
-    /// Percentage of a policy's buckets that an uplink has.
-    fn share(&self, policy: usize, uplink: u8) -> f64 {
-        let Some(table) = self.snapshot.table(Family::V4, policy) else { return 0.0 };
+    /// Is the uplink used in the family?
+    fn has_path(&self, path: PathId) -> bool {
+        self.region.path_state(path) & path_state::NOT_CONFIGURED == 0
+    }
+
+    /// Percentage of a policy's buckets that an uplink has in a family.
+    fn share(&self, policy: usize, family: Family, uplink: u8) -> f64 {
+        let Some(table) = self.snapshot.table(family, policy) else { return 0.0 };
         let owned = table.iter().filter(|owner| **owner == uplink).count();
         (owned as f64 * 1000.0 / BUCKETS as f64).round() / 10.0
     }
@@ -171,20 +177,42 @@ fn source(configuration: &Configuration) -> String {
     text
 }
 
-/// An IPv4 address.
-fn address(address: Address) -> String {
-    Ipv4Addr::from(address.to_v4()).to_string()
+/// An address of a family.
+fn address(family: Family, address: Address) -> String {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from(address.to_v4())),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(address.0)),
+    }
+    .to_string()
+}
+
+/// What of an uplink is its path's in a family; none: it has no path there.
+fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value> {
+    if !state.has_path(id) {
+        return None;
+    }
+    let half = &state.snapshot.half;
+    let word = state.region.path_state(id);
+    let why: Vec<_> = words::reasons(word).into_iter().chain(draining).collect();
+    let path = half.uplinks[usize::from(id.uplink)].path(id.family);
+    let addresses = path.addresses().iter().map(|one| address(id.family, *one));
+    Some(json!({
+        "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
+        "why": why.join(", "),
+        "since": path.since,
+        "share": state.share(usize::from(half.default_policy), id.family, id.uplink),
+        "next_hop": address(id.family, path.next_hop),
+        "addresses": addresses.collect::<Vec<_>>(),
+        "translate": if path.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
+    }))
 }
 
 fn uplink_values(state: &State) -> Vec<Value> {
     let half = &state.snapshot.half;
-    let default = usize::from(half.default_policy);
     let now_s = time::boot_s();
     let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
     named
         .map(|(index, uplink)| {
-            let word = state.region.path_state(PathId::v4(index as u8));
-            let why = words::reasons(word).into_iter().map(str::to_owned);
             let drain_left_s = match uplink.drain_until {
                 0 | Uplink::NO_DEADLINE => None,
                 until => Some(until.saturating_sub(now_s)),
@@ -194,34 +222,33 @@ fn uplink_values(state: &State) -> Vec<Value> {
                 Some(0) => "drained".to_owned(),
                 Some(left) => format!("draining, {} left", time::duration(left)),
             });
-            let why: Vec<_> = why.chain(draining).collect();
+            let of =
+                |family| path_value(state, PathId::new(index as u8, family), draining.as_deref());
             let counters = state.counters.uplink(index as u8);
             // Also of an uplink whose interface cannot be used, and which has no port for now.
             let is_its = |p: &&Port| p.role == PortRole::Uplink as u8 && p.uplink == index as u8;
             let port = half.ports.iter().find(is_its);
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
-            let path = uplink.path(Family::V4);
-            json!({
+            let mut value = json!({
                 "name": uplink.name.as_str(),
                 "interface": device.map_or("-", |d| d.name.as_str()),
-                "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
-                "why": why.join(", "),
-                "since": path.since,
                 "draining": uplink.drain_until != 0,
                 "drain_left_s": drain_left_s,
                 "weight": uplink.weight,
                 "weight_overridden": uplink.weight_overridden == 1,
-                "share": state.share(default, index as u8),
                 "flows": counters.flows_active,
                 "new_flows": counters.flows_created,
                 "tx_packets": counters.tx_packets,
                 "tx_bytes": counters.tx_bytes,
                 "rx_packets": counters.rx_packets,
                 "rx_bytes": counters.rx_bytes,
-                "next_hop": address(path.next_hop),
-                "addresses": path.addresses().iter().copied().map(address).collect::<Vec<_>>(),
-                "translate": if path.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
-            })
+            });
+            let ipv4 = of(Family::V4).and_then(|path| path.as_object().cloned());
+            let ipv6 = of(Family::V6).map(|path| ("ipv6".to_owned(), path));
+            if let Value::Object(value) = &mut value {
+                value.extend(ipv4.into_iter().flatten().chain(ipv6));
+            }
+            value
         })
         .collect()
 }
@@ -233,7 +260,7 @@ pub fn uplinks_json(pins: &Pins) -> Result<Vec<Value>> {
 
 /// The uplinks, as a table.
 pub fn uplinks(pins: &Pins) -> Result<String> {
-    let values = uplinks_json(pins)?;
+    let values = lines(uplinks_json(pins)?, "name", &["interface"]);
     let columns = [
         "name",
         "interface",
@@ -251,6 +278,23 @@ pub fn uplinks(pins: &Pins) -> Result<String> {
     Ok(table(&values, &columns))
 }
 
+/// Values of uplinks as lines of a table: one that has `ipv6` has a second line for it. `name` is the
+/// column of the uplink's name, and `same` are those that hold for both lines.
+fn lines(values: Vec<Value>, name: &str, same: &[&str]) -> Vec<Value> {
+    let mut lines = Vec::new();
+    for value in values {
+        let mut ipv6 = value["ipv6"].clone();
+        if ipv6.is_object() {
+            let uplink = value[name].as_str().unwrap_or_default().to_owned();
+            ipv6[name] = Part::Ipv6(uplink).to_string().into();
+            same.iter().for_each(|column| ipv6[*column] = value[*column].clone());
+        }
+        lines.push(value);
+        lines.extend(Some(ipv6).filter(Value::is_object));
+    }
+    lines
+}
+
 /// `weir policies`.
 pub fn policies(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
@@ -263,23 +307,30 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
             _ => "source-destination",
         };
         for member in policy.members() {
-            values.push(json!({
+            let active = |family| member.tier == policy.steering(family).active_tier;
+            let share = |family| state.share(index, family, member.uplink);
+            let mut value = json!({
                 "policy": policy.name.as_str(),
                 "default": usize::from(half.default_policy) == index,
                 "selection": selection,
                 "uplink": state.uplink_name(member.uplink),
                 "tier": member.tier,
-                "active": member.tier == policy.steering(Family::V4).active_tier,
+                "active": active(Family::V4),
                 "weight": member.weight & Member::MAX_WEIGHT,
-                "share": state.share(index, member.uplink),
-            }));
+                "share": share(Family::V4),
+            });
+            if state.has_path(PathId::new(member.uplink, Family::V6)) {
+                value["ipv6"] = json!({ "active": active(Family::V6), "share": share(Family::V6) });
+            }
+            values.push(value);
         }
     }
     if json {
         return Ok(output::json("policies", values.into()));
     }
     let columns = ["policy", "default", "selection", "uplink", "tier", "active", "weight", "share"];
-    Ok(table(&values, &columns))
+    let same = ["policy", "default", "selection", "tier", "weight"];
+    Ok(table(&lines(values, "uplink", &same), &columns))
 }
 
 /// `weir rules`.
@@ -436,11 +487,13 @@ pub(super) fn table(values: &[Value], columns: &[&str]) -> String {
             Value::String(text) => text.clone(),
             Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
             Value::Number(number) if *column == "share" => format!("{number} %"),
+            Value::Null => "-".to_owned(),
             other => other.to_string(),
         }));
     }
     for (index, column) in columns.iter().enumerate() {
-        let numeric = values.iter().all(|v| v[*column].is_number()) && !values.is_empty();
+        let is_numeric = |value: &Value| value[*column].is_number() || value[*column].is_null();
+        let numeric = values.iter().all(is_numeric) && !values.is_empty();
         if let Some(column) = table.column_mut(index).filter(|_| numeric) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -452,6 +505,22 @@ pub(super) fn table(values: &[Value], columns: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_uplink_of_both_families_has_a_line_for_each() {
+        let ipv6 = json!({ "state": "down", "share": 0.0 });
+        let values = vec![
+            json!({ "name": "fiber", "interface": "wan0", "state": "up", "share": 50.0, "flows": 7,
+                "ipv6": ipv6 }),
+            json!({ "name": "lte", "interface": "wan1", "state": "up", "share": 50.0, "flows": 7 }),
+        ];
+        let columns = ["name", "interface", "state", "share", "flows"];
+        let text = table(&lines(values, "name", &["interface"]), &columns);
+        let words: Vec<Vec<_>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(words[1], ["fiber", "wan0", "up", "50.0", "%", "7"]);
+        assert_eq!(words[2], ["fiber", "(IPv6)", "wan0", "down", "0.0", "%", "-"]);
+        assert_eq!(words[3][0], "lte");
+    }
 
     #[test]
     fn a_table_has_a_row_per_value_and_no_borders() {

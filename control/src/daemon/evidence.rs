@@ -116,7 +116,9 @@ mod tests {
 
     use tokio::sync::mpsc;
     use tokio::time::Instant;
-    use weir_health::State;
+    use weir_health::{Reason, State};
+    use weir_publish::Overrides;
+    use weir_site::Ipv6Config;
 
     use super::super::fixture::{daemon, event};
     use super::*;
@@ -142,7 +144,7 @@ mod tests {
         assert!(!daemon.let_time_pass(), "it may yet be answered");
         std::thread::sleep(Duration::from_millis(150));
         assert!(daemon.let_time_pass());
-        assert_eq!(daemon.view()[0].state, State::Down);
+        assert_eq!(daemon.view()[0].ipv4.state, State::Down);
     }
 
     #[tokio::test]
@@ -152,7 +154,7 @@ mod tests {
         let event = |seq, finding, at| probe::Event { at, ..event(seq, finding) };
         let state = |daemon: &mut Daemon| {
             daemon.publish();
-            daemon.view()[0].state
+            daemon.view()[0].ipv4.state
         };
         assert_eq!(state(&mut daemon), State::Down, "not probed yet");
         let first = Instant::now();
@@ -168,5 +170,28 @@ mod tests {
         assert_eq!(state(&mut daemon), State::Up);
         let history: Vec<_> = daemon.decider.history().since(0).collect();
         assert_eq!(history.len(), 1, "{history:?}");
+    }
+
+    #[tokio::test]
+    async fn each_path_is_probed_by_its_own_targets_and_judged_by_their_answers() {
+        let (_found, findings) = mpsc::channel(16);
+        let mut daemon = daemon(findings);
+        let mut site = daemon.decider.site().clone();
+        let next_hop = "fe80::1".parse().ok();
+        site.uplinks[0].ipv6 = Some(Ipv6Config { next_hop, ..Ipv6Config::default() });
+        daemon.decider.reconfigure(site, Overrides::default(), time::monotonic_ms());
+        let names = |probed: &ProbedUplink<'_>| {
+            probed.health.targets.iter().map(|target| target.name.clone()).collect::<Vec<_>>()
+        };
+        let probed: Vec<_> = daemon.probes().iter().map(names).collect();
+        assert_eq!(probed, [["far"], ["IPv6 next hop"]]);
+        daemon.publish();
+        daemon.on_probe(&event(1, Finding::Sent));
+        daemon.on_probe(&event(1, Finding::Reply(1000)));
+        daemon.publish();
+        let view = daemon.view().remove(0);
+        assert_eq!(view.ipv4.state, State::Up);
+        let ipv6 = view.ipv6.expect("a path");
+        assert_eq!((ipv6.state, ipv6.reason), (State::Down, Reason::NextHop));
     }
 }

@@ -1,6 +1,6 @@
 //! The uplinks, for people and programs.
 
-use weir_api::{TargetView, UplinkView, time};
+use weir_api::{PathView, TargetView, UplinkView, time};
 use weir_health::Path;
 use weir_health::target::Watched;
 use weir_layout::Family;
@@ -8,23 +8,32 @@ use weir_layout::Family;
 use super::Daemon;
 
 impl Daemon {
-    /// How they are, in the order of the file: those that have an IPv4 path, by it.
+    /// How they are, in the order of the file.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
-        let monitor = self.decider.monitor(Family::V4);
+        let of = |family, index| {
+            let path = self.decider.monitor(family).path(index)?;
+            Some(of_path(path, now))
+        };
         let view = |(index, uplink): (usize, &weir_site::UplinkConfig)| {
-            let health = monitor.path(index)?;
             Some(UplinkView {
                 uplink: uplink.name.clone(),
-                state: health.state(),
-                reason: health.reason(),
-                for_ms: now.saturating_sub(health.since()),
-                hold_down_ms: health.hold_ms(),
-                targets: health.targets().iter().map(|t| of_target(t, health, now)).collect(),
+                ipv4: of(Family::V4, index)?,
+                ipv6: of(Family::V6, index),
                 load: self.decider.load().view(index),
             })
         };
         self.decider.site().uplinks.iter().enumerate().filter_map(view).collect()
+    }
+}
+
+fn of_path(path: &Path, now: u64) -> PathView {
+    PathView {
+        state: path.state(),
+        reason: path.reason(),
+        for_ms: now.saturating_sub(path.since()),
+        hold_down_ms: path.hold_ms(),
+        targets: path.targets().iter().map(|target| of_target(target, path, now)).collect(),
     }
 }
 
