@@ -10,7 +10,7 @@ use index::{Index, MOST};
 use weir_layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_shm::map::prefetch;
 use weir_wire::family::{Family, V4};
-use weir_wire::udp;
+use weir_wire::{tcp, udp};
 
 use crate::nat::{Endpoint, External};
 use crate::purpose::Purpose;
@@ -25,7 +25,7 @@ pub struct Mapping<F: Family = V4> {
 }
 
 /// What mappings are found by, with its hash: a new flow looks for its endpoint and its external
-/// port several times.
+/// port several times. TCP has no mappings, and its hash is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed<T> {
     /// Itself.
@@ -166,13 +166,17 @@ impl<F: Family> Mappings<F> {
     /// An endpoint to look for.
     #[inline]
     pub fn endpoint(&self, endpoint: Endpoint<F>) -> Hashed<Endpoint<F>> {
-        Hashed { of: endpoint, hash: of_endpoint(self.key, &endpoint) }
+        let hash =
+            if endpoint.proto == tcp::PROTOCOL { 0 } else { of_endpoint(self.key, &endpoint) };
+        Hashed { of: endpoint, hash }
     }
 
     /// An external port to look for.
     #[inline]
     pub fn external(&self, external: External<F>) -> Hashed<External<F>> {
-        Hashed { of: external, hash: of_external(self.key, &external) }
+        let hash =
+            if external.proto == tcp::PROTOCOL { 0 } else { of_external(self.key, &external) };
+        Hashed { of: external, hash }
     }
 
     /// Asks for what [`Self::get`] looks at first.
