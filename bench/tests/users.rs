@@ -7,10 +7,10 @@ use weir_dataplane::engine::Regions;
 use weir_dataplane::observer::Observer;
 use weir_health::pace::Random;
 use weir_health::{Path, Reason, Signal, State, Transition};
-use weir_layout::flow::FlowKey4;
 use weir_layout::observations::INTERVAL_MS;
 use weir_site::health::Health;
 use weir_wire::family::{Family, V4};
+use weir_wire::key::FlowKey4;
 use weir_wire::{tcp, udp};
 
 const UPLINKS: usize = 2;

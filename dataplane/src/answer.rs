@@ -1,13 +1,14 @@
 //! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2, RFC 4443) and TCP resets (RFC 9293
 //! §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
 
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
 use weir_wire::parse::Parsed;
 use weir_wire::plain::Header;
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::{ethernet, icmp, ipv6, tcp};
 
 use crate::icmp_error::fill_checksum;
+use weir_wire::key::FlowKey;
 
 /// Bytes of an answer at most: a link header with a tag, and the least that each link of either
 /// family carries.
@@ -98,7 +99,7 @@ pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Answer> {
 /// of the sender's next byte, `ack` of the receiver's. Who has received all that was sent takes it
 /// (RFC 9293 §3.10.7.4); who has not answers with an acknowledgement (RFC 5961 §3.2). The
 /// acknowledgement number makes it good before the handshake's second packet, too.
-pub fn reset<F: Family>(link: &LinkHeader, key: &Key<F>, seq: u32, ack: u32) -> Option<Answer> {
+pub fn reset<F: Family>(link: &LinkHeader, key: &FlowKey<F>, seq: u32, ack: u32) -> Option<Answer> {
     let l3 = if link.vlan == 0 { UNTAGGED } else { TAGGED };
     let mut answer = Answer { bytes: [0; MAX], len: 0 };
     answer.bytes[..6].copy_from_slice(&link.destination.bytes());
@@ -116,20 +117,20 @@ pub fn reset<F: Family>(link: &LinkHeader, key: &Key<F>, seq: u32, ack: u32) -> 
 fn put_reset<F: Family>(
     answer: &mut Answer,
     l3: usize,
-    key: &Key<F>,
+    key: &FlowKey<F>,
     [seq, ack]: [u32; 2],
     flags: u8,
 ) -> Option<()> {
-    let addresses = [&key.src, &key.dst];
+    let addresses = [&key.src(), &key.dst()];
     let segment = answer.packet::<F>(l3, addresses, tcp::PROTOCOL, tcp::HEADER_LEN)?;
     let mut reset = tcp::Packet::new_unchecked(segment);
-    reset.set_sport(key.sport);
-    reset.set_dport(key.dport);
+    reset.set_sport(key.sport());
+    reset.set_dport(key.dport());
     reset.set_seq(seq);
     reset.set_ack(ack);
     reset.set_header_len(tcp::HEADER_LEN);
     reset.set_flags(flags);
-    reset.fill_checksum(F::pseudo(&key.src, &key.dst, tcp::PROTOCOL, tcp::HEADER_LEN as u16));
+    reset.fill_checksum(F::pseudo(&key.src(), &key.dst(), tcp::PROTOCOL, tcp::HEADER_LEN as u16));
     Some(())
 }
 

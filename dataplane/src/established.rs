@@ -1,7 +1,8 @@
 //! The fast path through the engine: the next packet of an established flow, by whole words, as
 //! the XDP program takes it. Whatever is not plainly that takes the slow path.
 
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
+use weir_wire::key::FlowKey;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::plain::{Header, Packet};
 use weir_wire::rewrite::UNTAGGED;
@@ -33,7 +34,8 @@ pub fn read<F: Family>(frame: &[u8]) -> Option<Packet<F>> {
 
 /// The same as [`Family::parse`] says of the frame.
 pub fn parsed<F: Family>(packet: &Packet<F>) -> Parsed<F> {
-    let Key::<F> { src, dst, sport, dport, proto, .. } = F::key(&packet.key());
+    let key = FlowKey::<F>::from_words(packet.key());
+    let [src, dst] = key.addresses();
     let [.., fourth] = packet.transport;
     Parsed {
         vlan: 0,
@@ -42,9 +44,9 @@ pub fn parsed<F: Family>(packet: &Packet<F>) -> Parsed<F> {
         end: (L3 as u16).saturating_add(packet.ip.total()),
         src,
         dst,
-        sport,
-        dport,
-        proto,
+        sport: key.sport(),
+        dport: key.dport(),
+        proto: key.proto(),
         tcp_flags: (fourth >> 8) as u8,
         ttl: packet.ip.ttl(),
         dscp: packet.ip.dscp(),

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use weir_layout::flow::FlowKey;
 use weir_wire::checksum::{self, Delta};
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
+use weir_wire::key::FlowKey;
 use weir_wire::parse::Parsed;
 use weir_wire::plain::Header;
 use weir_wire::rewrite::Rewrite;
@@ -15,7 +15,7 @@ use weir_wire::{icmp, tcp, udp};
 
 /// The flow tuple of the packet that an ICMP error quotes; `None` when too little is quoted or
 /// either is damaged (RFC 5508 REQ-3).
-pub fn quoted_key<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Key<F>> {
+pub fn quoted_key<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<FlowKey<F>> {
     let message = frame.get(usize::from(p.l4)..usize::from(p.end))?;
     let pseudo = F::pseudo(&p.src, &p.dst, F::ICMP, message.len() as u16);
     if !checksum::is_valid(checksum::add(pseudo, checksum::sum(message))) {
@@ -40,37 +40,43 @@ pub enum Toward {
 pub fn translate<F: Family>(
     frame: &mut [u8],
     p: &Parsed<F>,
-    quoted: &Key<F>,
+    quoted: &FlowKey<F>,
     flow: &Rewrite<F::Address>,
     toward: Toward,
 ) -> Option<()> {
     let message = frame.get_mut(usize::from(p.l4)..usize::from(p.end))?;
-    let of_icmp = quoted.proto == F::ICMP;
-    let (src, dst, new) = match toward {
-        Toward::Lan => (p.src, flow.dst, FlowKey { src: flow.dst, sport: flow.dport, ..*quoted }),
-        Toward::Uplink => {
-            let dport = if of_icmp { quoted.dport } else { flow.sport };
-            (flow.src, p.dst, FlowKey { dst: flow.src, dport, ..*quoted })
-        }
+    let of_icmp = quoted.proto() == F::ICMP;
+    let (src, dst) = match toward {
+        Toward::Lan => (p.src, flow.dst),
+        Toward::Uplink => (flow.src, p.dst),
     };
-    let new = if of_icmp { FlowKey { sport: flow.sport, dport: flow.sport, ..new } } else { new };
+    let [from, to] = match toward {
+        Toward::Lan => [flow.dst, quoted.dst()],
+        Toward::Uplink => [quoted.src(), flow.src],
+    };
+    let [sport, dport] = match toward {
+        _ if of_icmp => [flow.sport; 2],
+        Toward::Lan => [flow.dport, quoted.dport()],
+        Toward::Uplink => [quoted.sport(), flow.sport],
+    };
+    let new = FlowKey::new(from, to, sport, dport, quoted.proto());
     let (header, transport) =
         message.get_mut(icmp::HEADER_LEN..)?.split_at_mut_checked(F::Header::LEN)?;
-    F::readdress(header, &new.src, &new.dst, None);
-    let (ports_at, sum_at) = match quoted.proto {
+    F::readdress(header, &new.src(), &new.dst(), None);
+    let (ports_at, sum_at) = match quoted.proto() {
         tcp::PROTOCOL => (0, tcp::field::CHECKSUM),
         udp::PROTOCOL => (0, udp::field::CHECKSUM),
         _ => (icmp::field::IDENT, icmp::field::CHECKSUM),
     };
     let ports = transport.get_mut(ports_at..)?;
-    ports.get_mut(..2)?.copy_from_slice(&new.sport);
+    ports.get_mut(..2)?.copy_from_slice(&new.sport());
     if !of_icmp {
-        ports.get_mut(2..4)?.copy_from_slice(&new.dport);
+        ports.get_mut(2..4)?.copy_from_slice(&new.dport());
     }
     // Quoted only in part: then the checksum is not there.
     if let Some(field) = transport.get_mut(sum_at..).and_then(<[u8]>::first_chunk_mut::<2>) {
         let delta = Delta::from_raw(F::compile(quoted, &new).l4_delta);
-        *field = match quoted.proto {
+        *field = match quoted.proto() {
             udp::PROTOCOL => delta.apply_udp(*field),
             _ => delta.apply(*field),
         };

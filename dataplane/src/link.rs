@@ -2,7 +2,7 @@
 
 use weir_layout::control::Mac;
 use weir_wire::ethernet;
-use weir_wire::rewrite::LinkHeader;
+use weir_wire::rewrite::{self, LinkHeader};
 
 use crate::packet::Buffer;
 
@@ -13,7 +13,8 @@ pub fn source(frame: &[u8]) -> Mac {
 }
 
 /// Gives a frame its new addresses, and adds, changes or removes its tag; `tagged` says whether it
-/// has one. `false` when a tag has to be added and there is no room.
+/// has one. `false` when a tag has to be added and there is no room, or there
+/// is no header.
 #[inline]
 pub fn set_header<B: Buffer>(frame: &mut B, tagged: bool, new: &LinkHeader) -> bool {
     match (tagged, new.vlan != 0) {
@@ -37,11 +38,7 @@ pub fn set_header<B: Buffer>(frame: &mut B, tagged: bool, new: &LinkHeader) -> b
         }
         (false, false) => {}
     }
-    if let Some(addresses) = frame.data_mut().first_chunk_mut::<12>() {
-        addresses[..6].copy_from_slice(&new.destination.bytes());
-        addresses[6..].copy_from_slice(&new.source.bytes());
-    }
-    true
+    rewrite::set_addresses(frame.data_mut(), new).is_some()
 }
 
 #[cfg(test)]

@@ -15,11 +15,12 @@ use weir_layout::flow::flag;
 use weir_layout::observations::{Interval, JUDGED_AFTER_MS, NewFlows};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::observations::Observations;
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
 use weir_wire::{tcp, udp};
 
 use crate::purpose::Purpose;
 use crate::services::Services;
+use weir_wire::key::FlowKey;
 
 /// Flows that wait for judgement at a time.
 const WAITING: usize = 4096;
@@ -121,14 +122,14 @@ impl Observer {
     /// was answered or should have been.
     pub fn count<F: Family>(
         &mut self,
-        key: &Key<F>,
+        key: &FlowKey<F>,
         uplink: u8,
         host: u16,
         answered: bool,
         now: u32,
     ) {
         let Some(interval) = self.intervals.get_mut(usize::from(uplink)) else { return };
-        let flows = match key.proto {
+        let flows = match key.proto() {
             tcp::PROTOCOL => &mut interval.tcp,
             udp::PROTOCOL => &mut interval.udp,
             _ => return,
@@ -141,7 +142,7 @@ impl Observer {
         }
         // A host is its hardware address, however many others it sends from.
         let (remote, local) = (
-            bit(self.key, F::digest(self.key, &key.dst).into(), Purpose::Remote),
+            bit(self.key, F::digest(self.key, &key.dst()).into(), Purpose::Remote),
             bit(self.key, u64::from(host), Purpose::User),
         );
         flows.flows += 1;

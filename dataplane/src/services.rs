@@ -5,9 +5,10 @@
 //! stays silent for `SILENCE_MS` without an answer by any uplink has gone itself, and is evidence no
 //! more until it answers.
 
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
 
 use crate::purpose::Purpose;
+use weir_wire::key::FlowKey;
 
 /// Services that are remembered; a new one takes the place of one with the same hash.
 const PLACES: usize = 1 << 14;
@@ -41,9 +42,9 @@ impl Services {
     }
 
     /// The service that packets of this key lead to: address, port and protocol.
-    pub fn of<F: Family>(&self, key: &Key<F>) -> u64 {
-        let ([a, b, c, d], [e, f]) = (F::digest(self.key, &key.dst).to_be_bytes(), key.dport);
-        Purpose::Service.hash(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, key.proto]))
+    pub fn of<F: Family>(&self, key: &FlowKey<F>) -> u64 {
+        let ([a, b, c, d], [e, f]) = (F::digest(self.key, &key.dst()).to_be_bytes(), key.dport());
+        Purpose::Service.hash(self.key, u64::from_be_bytes([a, b, c, d, e, f, 0, key.proto()]))
     }
 
     /// It answered.

@@ -20,12 +20,12 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Mac, OnDataplaneLoss, PathId, Port, PortRole, host_class};
 use weir_layout::counters::Counter;
-use weir_layout::flow::FlowKey4;
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
 use weir_wire::{icmp, quoted, udp};
 
 use crate::maps::Published;
+use weir_wire::key::FlowKey4;
 
 /// What becomes of a packet that is not forwarded here, and how it is counted.
 type Outcome = (u32, Counter);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use weir_layout::Family;
 use weir_layout::control::{BUCKETS, Name, host_class};
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowKey6, FlowState, StateOwner};
+use weir_layout::flow::{FlowState, StateOwner};
 use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
@@ -17,6 +17,7 @@ use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
 use weir_wire::family::{NewDirection, V4, V6};
+use weir_wire::key::FlowKey6;
 
 /// A pin directory of the test's own, removed at its end.
 struct Scratch(Pins);

@@ -6,22 +6,20 @@ use core::fmt::Debug;
 use zerocopy::transmute;
 
 use crate::hash::{flow4_words, flow6_words, hash2};
+use crate::key::{FlowKey, FlowKey4, FlowKey6};
 use crate::parse::{Parsed, Parsed6, Reject, parse, parse6};
 use crate::plain::{Header, Ip4, Ip6, Packet};
 use crate::rewrite::{Rewrite, apply4, apply6, compile4, compile6, headers4, headers6};
 use crate::words::Frame;
 use crate::{checksum, ethernet, icmp, icmpv6, ipv4, ipv6, quoted};
 use weir_layout::control::{IpAddress, PathId};
-use weir_layout::flow::{FlowKey, FlowKey4, FlowKey6, StateOwner};
+use weir_layout::flow::StateOwner;
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::V4 {}
     impl Sealed for super::V6 {}
 }
-
-/// The [`FlowKey`] of a family.
-pub type Key<F> = FlowKey<<F as Family>::Address>;
 
 /// An address family.
 pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
@@ -73,7 +71,7 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     fn hash(secret: [u64; 2], words: &Self::Words) -> u64;
 
     /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
-    fn compile(from: &Key<Self>, to: &Key<Self>) -> Rewrite<Self::Address>;
+    fn compile(from: &FlowKey<Self>, to: &FlowKey<Self>) -> Rewrite<Self::Address>;
 
     /// Where a frame's headers are, and which flow it is of.
     fn parse(frame: &[u8]) -> Result<Parsed<Self>, Reject>;
@@ -114,26 +112,12 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     fn readdress(header: &mut [u8], src: &Self::Address, dst: &Self::Address, ttl: Option<u8>);
 
     /// The key of the packet at the beginning of what an ICMP error quotes, see [`quoted`].
-    fn quoted(quoted: &[u8]) -> Option<Key<Self>>;
+    fn quoted(quoted: &[u8]) -> Option<FlowKey<Self>>;
 
     /// An uplink's path in the family.
     #[inline]
     fn path(uplink: u8) -> PathId {
         PathId::new(uplink, Self::FAMILY)
-    }
-
-    /// The key as words.
-    #[inline]
-    fn key_words(key: &Key<Self>) -> Self::Words {
-        Self::join([key.src, key.dst], meta([key.sport, key.dport], [key.proto, 0, 0, 0]))
-    }
-
-    /// The key of these words, whatever stands above its protocol.
-    #[inline]
-    fn key(words: &Self::Words) -> Key<Self> {
-        let ([src, dst], last) = Self::split(words);
-        let ([sport, dport], [proto, ..]) = parts_of_meta(last);
-        FlowKey::new(src, dst, sport, dport, proto)
     }
 
     /// The rewrite's words.
@@ -180,7 +164,7 @@ pub struct Entry<F: Family> {
     /// When a packet last took it, milliseconds.
     pub last_seen: u32,
     /// What its packets are matched by.
-    pub key: Key<F>,
+    pub key: FlowKey<F>,
     /// Bits of [`flag`](weir_layout::flow::flag).
     pub flags: u8,
     /// State and owner.
@@ -210,7 +194,7 @@ impl<F: Family> From<&EntryWords<F>> for Entry<F> {
         let (adjacency, mark, peer) = parts_of_out(words.out);
         Self {
             last_seen: words.last_seen,
-            key: F::key(&words.key),
+            key: FlowKey::from_words(words.key),
             flags,
             state_owner: StateOwner::from_byte(state_owner),
             uplink,
@@ -245,8 +229,8 @@ pub struct NewDirection {
 impl NewDirection {
     /// The direction that makes packets of `from` leave as those of `to`. It has no peer yet.
     #[inline]
-    pub fn words<F: Family>(&self, from: &Key<F>, to: &Key<F>) -> EntryWords<F> {
-        let mut key = F::key_words(from);
+    pub fn words<F: Family>(&self, from: &FlowKey<F>, to: &FlowKey<F>) -> EntryWords<F> {
+        let mut key = from.words();
         key.as_mut()[F::WORDS - 1] |=
             meta([[0; 2]; 2], [0, self.flags, self.state_owner.byte(), self.uplink]);
         EntryWords {
@@ -483,12 +467,12 @@ impl Family for V6 {
 const TTL: u8 = 64;
 
 /// The word of two ports and four bytes: protocol, flags, state and owner, and uplink; or deltas.
-const fn meta([[a, b], [c, d]]: [[u8; 2]; 2], [e, f, g, h]: [u8; 4]) -> u64 {
+pub(crate) const fn meta([[a, b], [c, d]]: [[u8; 2]; 2], [e, f, g, h]: [u8; 4]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// What [`meta`] put together.
-const fn parts_of_meta(meta: u64) -> ([[u8; 2]; 2], [u8; 4]) {
+pub(crate) const fn parts_of_meta(meta: u64) -> ([[u8; 2]; 2], [u8; 4]) {
     let [a, b, c, d, e, f, g, h] = meta.to_ne_bytes();
     ([[a, b], [c, d]], [e, f, g, h])
 }
@@ -568,16 +552,14 @@ mod tests {
 
     #[test]
     fn every_part_of_a_key_is_in_its_hash() {
-        let key = FlowKey6::read_from_bytes(&bytes::<40>()).unwrap();
-        let words: [u64; 5] = transmute!(key);
+        let words: [u64; 5] = transmute!(bytes::<40>());
         for bit in 0..320 {
             let mut other = words;
             other[bit / 64] ^= 1 << (bit % 64);
             assert_ne!(V6::hash([3, 5], &words), V6::hash([3, 5], &other));
         }
-        let key = FlowKey6 { pad: [0; 3], ..key };
+        let key = FlowKey6::from_words(words);
         assert_eq!(key.reversed().reversed(), key);
-        let words: [u64; 5] = transmute!(key);
-        assert_eq!(V6::key_words(&key), words);
+        assert_eq!(key.words()[..4], words[..4]);
     }
 }

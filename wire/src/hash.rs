@@ -6,7 +6,7 @@
 //! flow, and without the key they cannot choose. 64-bit multiplication only,
 //! because the BPF machine has no wider one.
 
-use weir_layout::flow::FlowKey4;
+use crate::key::FlowKey4;
 
 const M1: u64 = 0xff51_afd7_ed55_8ccd;
 const M2: u64 = 0xc4ce_b9fe_1a85_ec53;
@@ -24,7 +24,7 @@ pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
 
 /// Hash of an IPv4 flow key; [`weir_layout::tags`] says where it leads.
 #[inline]
-pub const fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
+pub fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
     flow4_words(key, flow.words())
 }
 

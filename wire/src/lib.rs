@@ -25,6 +25,7 @@ pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod key;
 pub mod parse;
 pub mod plain;
 pub mod quoted;

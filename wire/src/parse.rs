@@ -8,9 +8,9 @@
 //! results passed through memory cost as much as half of the parsing.
 
 use crate::checksum::{is_valid, sum};
-use crate::family::{Family, Key, V4, V6};
+use crate::family::{Family, V4, V6};
+use crate::key::FlowKey;
 use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
-use weir_layout::flow::FlowKey;
 
 /// Why a packet view refuses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub struct Parsed<F: Family = V4> {
 impl<F: Family> Parsed<F> {
     /// The key of its flow.
     #[inline]
-    pub fn key(&self) -> Key<F> {
+    pub fn key(&self) -> FlowKey<F> {
         FlowKey::new(self.src, self.dst, self.sport, self.dport, self.proto)
     }
 }

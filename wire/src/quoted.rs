@@ -3,9 +3,9 @@
 //! Both tiers read it here, so what one takes to be about a flow, the other does too.
 
 use crate::checksum::{is_valid, sum};
+use crate::key::{FlowKey4, FlowKey6};
 use crate::parse::Parsed;
 use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
-use weir_layout::flow::{FlowKey4, FlowKey6};
 
 /// Bytes that are read: an IPv4 header, and as much behind it as every error quotes.
 pub const LEN: usize = ipv4::HEADER_LEN + 8;

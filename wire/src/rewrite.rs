@@ -4,11 +4,11 @@
 
 use crate::checksum::Delta;
 use crate::family::{Family, V4, V6};
+use crate::key::{FlowKey4, FlowKey6};
 use crate::plain::Packet;
 use crate::words::{Frame, Words};
 use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use weir_layout::control::Mac;
-use weir_layout::flow::{FlowKey4, FlowKey6};
 
 /// What packets of a direction look like when they leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,47 +28,48 @@ pub struct Rewrite<A> {
 }
 
 /// The rewrite that turns packets of flow `from` into packets of flow `to`, with its deltas.
+#[inline]
 pub fn compile4(from: &FlowKey4, to: &FlowKey4) -> Rewrite<[u8; 4]> {
     let addresses = Delta::of(both_addresses(from), both_addresses(to));
-    let l4 = match from.proto {
+    let l4 = match from.proto() {
         // One identifier, and no pseudo-header (RFC 792).
-        icmp::PROTOCOL => Delta::of(from.sport, to.sport),
+        icmp::PROTOCOL => Delta::of(from.sport(), to.sport()),
         _ => addresses + Delta::of(both_ports(from), both_ports(to)),
     };
     Rewrite {
-        src: to.src,
-        dst: to.dst,
-        sport: to.sport,
-        dport: to.dport,
+        src: to.src(),
+        dst: to.dst(),
+        sport: to.sport(),
+        dport: to.dport(),
         l3_delta: (addresses + Delta::TTL_DECREMENT).raw(),
         l4_delta: l4.raw(),
     }
 }
 
 /// The addresses, to be summed at once.
-const fn both_addresses(key: &FlowKey4) -> u64 {
-    (u32::from_be_bytes(key.src) as u64) << 32 | u32::from_be_bytes(key.dst) as u64
+fn both_addresses(key: &FlowKey4) -> u64 {
+    (u32::from_be_bytes(key.src()) as u64) << 32 | u32::from_be_bytes(key.dst()) as u64
 }
 
 /// The ports, likewise.
-const fn both_ports(key: &FlowKey4) -> u32 {
-    let ([a, b], [c, d]) = (key.sport, key.dport);
+fn both_ports(key: &FlowKey4) -> u32 {
+    let ([a, b], [c, d]) = (key.sport(), key.dport());
     u32::from_be_bytes([a, b, c, d])
 }
 
 /// As [`compile4`], for IPv6. There is no header checksum.
 pub fn compile6(from: &FlowKey6, to: &FlowKey6) -> Rewrite<[u8; 16]> {
-    let addresses = Delta::of(from.src, to.src) + Delta::of(from.dst, to.dst);
-    let l4 = match from.proto {
+    let addresses = Delta::of(from.src(), to.src()) + Delta::of(from.dst(), to.dst());
+    let l4 = match from.proto() {
         // One identifier; unlike ICMP it has a pseudo-header (RFC 4443 §2.3).
-        icmpv6::PROTOCOL => addresses + Delta::of(from.sport, to.sport),
-        _ => addresses + Delta::of(from.sport, to.sport) + Delta::of(from.dport, to.dport),
+        icmpv6::PROTOCOL => addresses + Delta::of(from.sport(), to.sport()),
+        _ => addresses + Delta::of(from.sport(), to.sport()) + Delta::of(from.dport(), to.dport()),
     };
     Rewrite {
-        src: to.src,
-        dst: to.dst,
-        sport: to.sport,
-        dport: to.dport,
+        src: to.src(),
+        dst: to.dst(),
+        sport: to.sport(),
+        dport: to.dport(),
         l3_delta: 0,
         l4_delta: l4.raw(),
     }
@@ -121,6 +122,13 @@ fn addresses(head: &mut impl Words, link: &LinkHeader) {
     let (destination, source) = (link.destination.word(), link.source.word());
     head.store64::<0>(destination | source << 48);
     head.store32::<8>(source >> 16);
+}
+
+/// Gives a frame the hardware addresses of a link; `None`: it has no Ethernet header.
+#[inline]
+pub fn set_addresses(frame: &mut [u8], link: &LinkHeader) -> Option<()> {
+    addresses(&mut frame.words::<UNTAGGED>(0)?, link);
+    Some(())
 }
 
 /// As [`Family::apply`], of the packet whose IP header begins at `l3`.

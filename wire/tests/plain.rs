@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use weir_layout::control::Mac;
-use weir_layout::flow::FlowKey4;
 use weir_wire::checksum::{self, Delta};
 use weir_wire::family::{Family, V4};
+use weir_wire::key::FlowKey4;
 use weir_wire::parse::{Kind, Parsed, parse};
 use weir_wire::plain::{Header, Ip4, Packet};
 use weir_wire::rewrite::{self, LinkHeader, Rewrite, TAGGED, UNTAGGED, apply4, compile4};

@@ -316,7 +316,7 @@ impl Weir {
         let table = FlowTable4::read_only(&self.pins)?;
         let is_it = |entry: &Entry4| {
             entry.flags & flag::INITIATED != 0
-                && (entry.key.src, entry.key.sport)
+                && (entry.key.src(), entry.key.sport())
                     == (source.ip().octets(), source.port().to_be_bytes())
         };
         let mut entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());

@@ -7,7 +7,6 @@ use weir_dataplane::engine::Regions;
 use weir_dataplane::established;
 use weir_dataplane::packet::Received;
 use weir_layout::counters::Counter;
-use weir_layout::flow::FlowKey4;
 use weir_wire::family::V4;
 use weir_wire::hash::flow4;
 use weir_wire::tcp::flag;
@@ -17,6 +16,7 @@ use crate::memory::gateway::Gateway;
 use crate::memory::meter::{Meter, Unmeasured};
 use crate::memory::ring::{Capture, Ring};
 use crate::memory::traffic::{External, Flow, Packet, Protocol, Template};
+use weir_wire::key::FlowKey4;
 
 /// The engine's clock, milliseconds, while flows are made and used.
 pub const NOW: u32 = 1;

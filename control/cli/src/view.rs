@@ -377,9 +377,9 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let wanted = |e: &Entry4| {
         e.flags & flag::INITIATED != 0
             && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)
-            && filter.source.is_none_or(|a| a.octets() == e.key.src)
-            && filter.destination.is_none_or(|a| a.octets() == e.key.dst)
-            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.key.proto))
+            && filter.source.is_none_or(|a| a.octets() == e.key.src())
+            && filter.destination.is_none_or(|a| a.octets() == e.key.dst())
+            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.key.proto()))
     };
     let mut entries =
         (0..table4.capacity()).filter_map(|index| table4.slot(index).read()).filter(wanted);
@@ -398,10 +398,10 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
                 }
             });
             json!({
-                "protocol": protocol_name(e.key.proto),
-                "inside": end(e.key.src, e.key.sport),
+                "protocol": protocol_name(e.key.proto()),
+                "inside": end(e.key.src(), e.key.sport()),
                 "outside": end(e.rewrite.src, e.rewrite.sport),
-                "destination": end(e.key.dst, e.key.dport),
+                "destination": end(e.key.dst(), e.key.dport()),
                 "uplink": state.uplink_name(e.uplink),
                 "state": match e.state_owner.state() {
                     FlowState::Stateless => "-",

@@ -7,7 +7,7 @@ use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
-use weir_wire::family::{Family, Key};
+use weir_wire::family::Family;
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -22,6 +22,7 @@ use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
 use crate::steering::{self, Traffic};
+use weir_wire::key::FlowKey;
 
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ pub(super) struct EgressChoice<F: Family> {
 
 /// What a new flow looks like on its uplink.
 struct Outside<F: Family> {
-    key: Key<F>,
+    key: FlowKey<F>,
     /// Hash of the packets that answer.
     answers: u64,
     external: Option<Hashed<External<F>>>,
@@ -41,20 +42,20 @@ struct Outside<F: Family> {
 
 impl<F: Stored> Outside<F> {
     /// Untranslated.
-    fn same(secret: [u64; 2], key: &Key<F>) -> Self {
-        Self { key: *key, answers: F::hash(secret, &F::key_words(&key.reversed())), external: None }
+    fn same(secret: [u64; 2], key: &FlowKey<F>) -> Self {
+        Self { key: *key, answers: F::hash(secret, &key.reversed().words()), external: None }
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
     fn new(
         table: &FlowTable<F>,
         secret: [u64; 2],
-        key: &Key<F>,
+        key: &FlowKey<F>,
         external: Hashed<External<F>>,
     ) -> Option<Self> {
         let key = translated(key, &external.of);
         let answer = key.reversed();
-        let answers = F::hash(secret, &F::key_words(&answer));
+        let answers = F::hash(secret, &answer.words());
         let free = table.find(answers, &answer).is_none();
         free.then_some(Self { key, answers, external: Some(external) })
     }
@@ -107,12 +108,16 @@ impl Context {
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
     /// (RFC 4787 REQ-2). `None`: it does not translate, or has none.
-    pub(super) fn address_for<F: Family>(&self, path: &Path, key: &Key<F>) -> Option<F::Address> {
+    pub(super) fn address_for<F: Family>(
+        &self,
+        path: &Path,
+        key: &FlowKey<F>,
+    ) -> Option<F::Address> {
         let pool = path.addresses();
         if path.translate != Translate::Nat44 as u8 || pool.is_empty() {
             return None;
         }
-        let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src).into());
+        let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src()).into());
         Some(F::Address::from_address(pool[host as usize % pool.len()]))
     }
 }
@@ -124,7 +129,7 @@ impl<F: Stored> Sessions<F> {
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
-        key: &Key<F>,
+        key: &FlowKey<F>,
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
@@ -181,7 +186,7 @@ impl<F: Stored> Sessions<F> {
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
         if let Some(external) = &outside.external
-            && key.proto != tcp::PROTOCOL
+            && key.proto() != tcp::PROTOCOL
         {
             match mapped {
                 Some(_) => self.mappings.hold(&endpoint, uplink, external),
@@ -219,7 +224,7 @@ impl<F: Stored> Sessions<F> {
         cx: &mut Context,
         policy: u8,
         traffic: &Traffic<F>,
-        key: &Key<F>,
+        key: &FlowKey<F>,
     ) -> Result<EgressChoice<F>, DropReason> {
         let uplink = self.choose_uplink(cx, policy, traffic).ok_or(Counter::DropNoUplink)?;
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
@@ -229,9 +234,9 @@ impl<F: Stored> Sessions<F> {
         let address = cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
             .ok_or(Counter::DropNoPort)?;
-        let own = u16::from_be_bytes(key.sport);
+        let own = u16::from_be_bytes(key.sport());
         let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
-        let first = self.mappings.external(External { proto: key.proto, address, port });
+        let first = self.mappings.external(External { proto: key.proto(), address, port });
         Ok(EgressChoice { uplink, port: Some((first, slice)) })
     }
 
@@ -239,7 +244,7 @@ impl<F: Stored> Sessions<F> {
     fn translate(
         &mut self,
         cx: &mut Context,
-        key: &Key<F>,
+        key: &FlowKey<F>,
         choice: &EgressChoice<F>,
     ) -> Result<Outside<F>, DropReason> {
         let Some((first, slice)) = choice.port else {
@@ -247,7 +252,7 @@ impl<F: Stored> Sessions<F> {
         };
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
         // What comes back to a port that a socket of the gateway has may be for that.
-        let bound = |port| key.proto != F::ICMP && cx.control.is_bound(port);
+        let bound = |port| key.proto() != F::ICMP && cx.control.is_bound(port);
         let mut outside = None;
         let free = |port: u16| {
             if bound(port) {
@@ -257,7 +262,7 @@ impl<F: Stored> Sessions<F> {
                 true => first,
                 false => mappings.external(External { port, ..first.of }),
             };
-            let may_have = key.proto == tcp::PROTOCOL || mappings.is_free(&external);
+            let may_have = key.proto() == tcp::PROTOCOL || mappings.is_free(&external);
             outside = if may_have { Outside::new(table, secret, key, external) } else { None };
             outside.is_some()
         };
@@ -280,7 +285,7 @@ impl<F: Stored> Sessions<F> {
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
-        key: &Key<F>,
+        key: &FlowKey<F>,
         slot: u32,
         action: &Action<F>,
         received: &Received<B>,

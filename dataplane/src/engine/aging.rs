@@ -100,7 +100,7 @@ impl<F: Stored> Sessions<F> {
     ) {
         let idle = flows::idle_ms(&self.table, index, cx.now);
         let timeouts = &cx.snapshot.half.timeouts;
-        if idle >= flows::timeout_ms(timeouts, entry.key.proto, entry.state_owner.state()) {
+        if idle >= flows::timeout_ms(timeouts, entry.key.proto(), entry.state_owner.state()) {
             self.remove(cx, index);
             cx.lane.add(Counter::FlowsExpired, 1);
             return;
@@ -108,7 +108,7 @@ impl<F: Stored> Sessions<F> {
         let back = self.table.slot(entry.peer);
         cx.adjacencies.refer(entry.adjacency);
         cx.adjacencies.refer(back.action().adjacency);
-        let (hosts, bytes) = ([&entry.key.src, &entry.key.dst], [entry.bytes, back.bytes()]);
+        let (hosts, bytes) = ([&entry.key.src(), &entry.key.dst()], [entry.bytes, back.bytes()]);
         self.heavy.learn::<F>(hosts, bytes, cx.now.wrapping_sub(idle));
         let draining = cx.control.path_state(F::path(entry.uplink)) & path_state::DRAINING != 0;
         if draining || cx.any_comes_home::<F>() {
@@ -136,7 +136,7 @@ impl<F: Stored> Sessions<F> {
             true => ComeHome::from_byte(policy.steering(F::FAMILY).come_home),
             false => ComeHome::Stay,
         };
-        let survives = entry.key.proto != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
+        let survives = entry.key.proto() != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
         let leaves = draining && is_idle && survives;
         let fails_back = match comes_home {
             ComeHome::Stay => false,

@@ -4,6 +4,7 @@ use weir_layout::counters::Counter;
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::forward::{Egress, Ingress, may_leave};
+use weir_wire::key::FlowKey;
 use weir_wire::parse::{Parsed, Reject};
 use weir_wire::plain::{Header, Packet};
 use weir_wire::rewrite;
@@ -88,7 +89,7 @@ impl<F: Stored> Sessions<F> {
             for stage in &mut stages[..count] {
                 let slot = match stage {
                     Stage::Plain { plain, hash, slot } => {
-                        *slot = self.table.find(*hash, &F::key(&plain.key()));
+                        *slot = self.table.find(*hash, &FlowKey::from_words(plain.key()));
                         *slot
                     }
                     Stage::Parsed(work) => {
@@ -131,7 +132,7 @@ impl<F: Stored> Sessions<F> {
         let half = &cx.snapshot.half;
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
-        let hash = F::hash(cx.key, &F::key_words(&parsed.key()));
+        let hash = F::hash(cx.key, &parsed.key().words());
         self.table.prefetch_tags(hash);
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }

@@ -96,7 +96,7 @@ impl<F: Stored> Sessions<F> {
                 continue;
             };
             let port = cx.snapshot.half.ports[usize::from(claim.host.port)];
-            let granted = match ask(port.ifindex, forward.key.src.into()) {
+            let granted = match ask(port.ifindex, forward.key.src().into()) {
                 Owner::At(mac) => mac == claim.host.mac,
                 Owner::Asked | Owner::Unknown => false,
                 Owner::Nobody => claim.silent,

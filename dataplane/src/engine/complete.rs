@@ -23,6 +23,7 @@ impl<F: Stored> Sessions<F> {
     /// Completes the packet's checksum where its sender did not, and keeps the direction of such a
     /// sender, whose entry is `slot`, on the slow path. So it does with one that begins with
     /// fragments: what is cut is complete, and says nothing of what follows.
+    #[inline(always)]
     pub(super) fn complete(
         &self,
         slot: u32,
@@ -41,18 +42,28 @@ impl<F: Stored> Sessions<F> {
 
 /// Makes the checksum of a TCP or UDP packet that is not cut whole, if it is only begun; says
 /// whether it was.
+#[inline]
 pub(super) fn complete<F: Family>(frame: &mut [u8], p: &Parsed<F>) -> bool {
-    let Some(segment) = frame.get_mut(usize::from(p.l4)..usize::from(p.end)) else { return false };
-    let Some(at) = field(p.proto).filter(|_| is_begun(segment, p)) else { return false };
+    let segment = usize::from(p.l4)..usize::from(p.end);
+    let begun = frame.get(segment.clone()).is_some_and(|segment| is_begun(segment, p));
+    if begun {
+        finish(&mut frame[segment], p.proto);
+    }
+    begun
+}
+
+#[cold]
+fn finish(segment: &mut [u8], proto: u8) {
+    let Some(at) = field(proto) else { return };
     // The field's own value stands for the pseudo-header in the sum.
     let sum = checksum::sum(segment);
     let whole =
-        if p.proto == udp::PROTOCOL { checksum::finish_udp(sum) } else { checksum::finish(sum) };
+        if proto == udp::PROTOCOL { checksum::finish_udp(sum) } else { checksum::finish(sum) };
     segment[at..at + 2].copy_from_slice(&whole);
-    true
 }
 
 /// Is the checksum of a TCP or UDP packet only begun?
+#[inline]
 pub(super) fn is_begun<F: Family>(segment: &[u8], p: &Parsed<F>) -> bool {
     let value = field(p.proto).and_then(|at| segment.get(at..)?.first_chunk::<2>());
     let begun = F::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);

@@ -112,6 +112,7 @@ impl Context {
 
     /// Does the flow leave its uplink, which is down, with a packet of this direction? It is the
     /// worker's, and began inside, where it can begin anew.
+    #[inline]
     pub(super) fn leaves<F: Family>(&self, action: &Action<F>) -> bool {
         action.worker == self.id
             && began_inside(action)
@@ -126,6 +127,7 @@ impl Context {
 
     /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
     /// side, or a LAN port that its source is not behind. Any uplink may carry what is for the LAN.
+    #[inline]
     pub(super) fn check_side<F: Family>(
         &self,
         work: &Work<F>,

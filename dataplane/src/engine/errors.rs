@@ -134,6 +134,7 @@ impl Context {
     }
 
     /// Answers a packet that is larger than the port it would leave by takes.
+    #[inline]
     pub(super) fn check_mtu<F: Family, B: Buffer>(
         &mut self,
         work: &Work<F>,
@@ -187,8 +188,8 @@ impl<F: Stored> Sessions<F> {
         let quoted = icmp_error::quoted_key::<F>(received.frame.data(), p);
         let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
         let key = quoted.reversed();
-        let Some(slot) = self.table.find(F::hash(cx.key, &F::key_words(&key)), &key) else {
-            if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst) {
+        let Some(slot) = self.table.find(F::hash(cx.key, &key.words()), &key) else {
+            if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst()) {
                 return Err(Counter::DropIcmpUnrelated);
             }
             return self.forward_stateless(cx, work, Counter::DropIcmpUnrelated, received, out);

@@ -78,7 +78,7 @@ impl<F: Stored> Sessions<F> {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
             if let Some(entry) = forward.read()
-                && has_mapping(entry.flags, entry.key.proto)
+                && has_mapping(entry.flags, entry.key.proto())
             {
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
@@ -141,7 +141,7 @@ impl<F: Stored> Sessions<F> {
         let Some(new) = &mut work.new else { return };
         let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
-        new.answers = F::hash(cx.key, &F::key_words(&outside.reversed()));
+        new.answers = F::hash(cx.key, &outside.reversed().words());
         self.table.prefetch_tags(new.answers);
         self.table.prefetch_spills(new.answers);
     }
@@ -177,7 +177,7 @@ impl<F: Stored> Sessions<F> {
         }
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
         for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
-            if has_mapping(entry.flags, entry.key.proto) {
+            if has_mapping(entry.flags, entry.key.proto()) {
                 self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }

@@ -88,14 +88,14 @@ impl Workers<'_> {
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner<F: Family>(&self, forward: &Entry<F>) -> Option<u8> {
         let key = &forward.key;
-        if !has_mapping(forward.flags, key.proto) {
+        if !has_mapping(forward.flags, key.proto()) {
             return Some(forward.state_owner.worker() % self.number);
         }
-        let port = u16::from_be_bytes(key.sport);
-        let worker = decider::<F>(self.key, self.number, key.proto, &key.src, port);
+        let port = u16::from_be_bytes(key.sport());
+        let worker = decider::<F>(self.key, self.number, key.proto(), &key.src(), port);
         let path = self.half.path(F::path(forward.uplink))?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, self.number)?;
-        let external = external_of::<F>(key.proto, &forward.rewrite);
+        let external = external_of::<F>(key.proto(), &forward.rewrite);
         slice.contains(external.port).then_some(worker)
     }
 }

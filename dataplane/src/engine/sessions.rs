@@ -1,9 +1,9 @@
 //! The flows of a worker, and what belongs to them.
 
-use weir_layout::flow::{FlowKey, flag, flows_for};
+use weir_layout::flow::{flag, flows_for};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
-use weir_wire::family::{Entry, Family, Key};
+use weir_wire::family::{Entry, Family};
 use weir_wire::rewrite::Rewrite;
 use weir_wire::tcp::{self, Place};
 
@@ -18,6 +18,7 @@ use crate::mappings::{Hashed, Mappings};
 use crate::nat::{Endpoint, External};
 use crate::observer::Observer;
 use crate::steering::{self, Traffic};
+use weir_wire::key::FlowKey;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -112,11 +113,11 @@ impl<F: Stored> Sessions<F> {
     pub(super) fn traffic_in(&self, cx: &Context, forward: &Entry<F>) -> Traffic<F> {
         Traffic {
             in_port: cx.port_toward(self.table.slot(forward.peer).action().adjacency),
-            src: forward.key.src,
-            dst: forward.key.dst,
-            sport: u16::from_be_bytes(forward.key.sport),
-            dport: u16::from_be_bytes(forward.key.dport),
-            proto: forward.key.proto,
+            src: forward.key.src(),
+            dst: forward.key.dst(),
+            sport: u16::from_be_bytes(forward.key.sport()),
+            dport: u16::from_be_bytes(forward.key.dport()),
+            proto: forward.key.proto(),
             dscp: 0,
         }
     }
@@ -135,7 +136,7 @@ impl<F: Stored> Sessions<F> {
 
     /// The external port that the flow uses.
     pub(super) fn external_of(&self, forward: &Entry<F>) -> Hashed<External<F>> {
-        self.mappings.external(external_of(forward.key.proto, &forward.rewrite))
+        self.mappings.external(external_of(forward.key.proto(), &forward.rewrite))
     }
 }
 
@@ -150,18 +151,18 @@ pub(super) fn external_of<F: Family>(proto: u8, rewrite: &Rewrite<F::Address>) -
 }
 
 /// The key after source translation; an ICMP query has its identifier in both ports.
-pub(super) fn translated<F: Family>(key: &Key<F>, external: &External<F>) -> Key<F> {
+pub(super) fn translated<F: Family>(key: &FlowKey<F>, external: &External<F>) -> FlowKey<F> {
     let port = external.port.to_be_bytes();
-    let dport = if key.proto == F::ICMP { port } else { key.dport };
-    FlowKey::new(external.address, key.dst, port, dport, key.proto)
+    let dport = if key.proto() == F::ICMP { port } else { key.dport() };
+    FlowKey::new(external.address, key.dst(), port, dport, key.proto())
 }
 
 #[cfg(test)]
 mod tests {
     use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
     use weir_layout::control::PathId;
-    use weir_layout::flow::{FlowKey4, FlowKey6};
     use weir_wire::family::{V4, V6};
+    use weir_wire::key::{FlowKey4, FlowKey6};
     use weir_wire::udp;
 
     use super::*;
@@ -170,15 +171,15 @@ mod tests {
     const KEY: [u64; 2] = [3, 5];
 
     fn a_flow_that_ends_frees_its_slots_and_its_mapping<F: Stored>(
-        first: Key<F>,
-        translated: Key<F>,
+        first: FlowKey<F>,
+        translated: FlowKey<F>,
     ) {
         let regions = Regions::anonymous(64, KEY).unwrap();
         let cx = Context::new(0, 1, &regions, KEY);
         let table = FlowTable::<F>::anonymous(64).unwrap();
         let mut sessions = Sessions::new(0, 1, &regions, table, KEY);
         let keys = [first, translated.reversed()];
-        let hashes = keys.map(|key| F::hash(KEY, &F::key_words(&key)));
+        let hashes = keys.map(|key| F::hash(KEY, &key.words()));
         let host = Adjacency { mac: [2; 6], port: 0 };
         let new = NewFlow::<F> {
             first,

@@ -51,7 +51,7 @@ impl<F: Stored> Sessions<F> {
             return Err(Counter::DropProtocol);
         }
         // An earlier packet of the batch may have made or ended the flow.
-        let found = work.slot.filter(|slot| self.table.slot(*slot).holds(F::key_words(&key)));
+        let found = work.slot.filter(|slot| self.table.slot(*slot).holds(key.words()));
         let mut slot = match found.or_else(|| self.table.find(work.hash, &key)) {
             Some(slot) => slot,
             None => {

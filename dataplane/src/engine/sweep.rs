@@ -244,13 +244,13 @@ impl<F: Stored> Sessions<F> {
         else {
             return End::None;
         };
-        if self.sweep.dead.contains(entry.uplink) && entry.key.proto == tcp::PROTOCOL {
+        if self.sweep.dead.contains(entry.uplink) && entry.key.proto() == tcp::PROTOCOL {
             return self.end_connection(cx, index, &entry, out);
         }
         if cx.has_address::<F>(entry.uplink, entry.rewrite.src) {
             return End::None;
         }
-        if entry.key.proto == tcp::PROTOCOL {
+        if entry.key.proto() == tcp::PROTOCOL {
             return self.reset_or_wait(cx, index, &entry, out);
         }
         self.mappings.detach(&self.external_of(&entry));

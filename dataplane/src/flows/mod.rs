@@ -8,7 +8,8 @@ use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::Timeouts;
 use weir_layout::flow::{FlowState, StateOwner, flag};
 use weir_shm::flows::{FlowTable, Stored};
-use weir_wire::family::{Family, Key, NewDirection, V4};
+use weir_wire::family::{Family, NewDirection, V4};
+use weir_wire::key::FlowKey;
 use weir_wire::{icmp, icmpv6, tcp};
 
 pub use track::{Header, has_ended, track};
@@ -17,9 +18,9 @@ pub use track::{Header, has_ended, track};
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow<F: Family = V4> {
     /// The first packet's key.
-    pub first: Key<F>,
+    pub first: FlowKey<F>,
     /// The same after translation.
-    pub translated: Key<F>,
+    pub translated: FlowKey<F>,
     /// Hashes of the keys of its packets and of those that answer.
     pub hashes: [u64; 2],
     /// Uplink index; [`NONE`](weir_layout::NONE): it stays inside.
@@ -57,9 +58,9 @@ impl End {
 
 /// Publishes both directions and links them; the forward slot. `None`: no room, nothing changed.
 pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> {
-    let NewFlow { first, translated, initiator, responder, uplink, now, .. } = *new;
+    let NewFlow { first, translated, initiator, responder, .. } = new;
     let nat = if first == translated { 0 } else { flag::NAT };
-    let state = match first.proto {
+    let state = match first.proto() {
         tcp::PROTOCOL => FlowState::Opening,
         _ => FlowState::Stateless,
     };
@@ -67,18 +68,18 @@ pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> 
     let direction = |from: &End, to: &End, flags| NewDirection {
         flags: nat | from.side() | flags,
         state_owner,
-        uplink,
+        uplink: new.uplink,
         adjacency: to.adjacency,
         mark: 0,
-        now,
+        now: new.now,
     };
     let [hash, answers] = new.hashes;
-    let back = direction(&responder, &initiator, 0);
+    let back = direction(responder, initiator, 0);
     let (answer, answered) = (translated.reversed(), first.reversed());
     let back = table.insert(answers, &back.words::<F>(&answer, &answered))?;
-    let mut forward = direction(&initiator, &responder, flag::INITIATED | flag::SEEN);
+    let mut forward = direction(initiator, responder, flag::INITIATED | flag::SEEN);
     forward.mark = initiator.mark(back);
-    let Some(index) = table.insert(hash, &forward.words::<F>(&first, &translated)) else {
+    let Some(index) = table.insert(hash, &forward.words::<F>(first, translated)) else {
         table.retire(back);
         return None;
     };

@@ -3,7 +3,6 @@
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::PathId;
-use weir_layout::flow::{FlowKey4, FlowKey6};
 use weir_shm::flows::FlowTable4;
 use weir_wire::family::V6;
 use weir_wire::hash::flow4;
@@ -11,6 +10,7 @@ use weir_wire::hash::flow4;
 use weir_wire::tcp::Segment;
 
 use super::*;
+use weir_wire::key::{FlowKey4, FlowKey6};
 
 const SECRET: [u64; 2] = [3, 5];
 const HOST: End = End { adjacency: 170, inside: Some(Adjacency { mac: [2; 6], port: 0 }) };
@@ -104,8 +104,8 @@ fn each_direction_undoes_the_other() {
     let pair = Pair::new(17);
     let (out, back) =
         (pair.table.slot(pair.forward).read().unwrap(), pair.table.slot(pair.back).read().unwrap());
-    assert_eq!((out.rewrite.src, out.rewrite.sport), (back.key.dst, back.key.dport));
-    assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.key.src, out.key.sport));
+    assert_eq!((out.rewrite.src, out.rewrite.sport), (back.key.dst(), back.key.dport()));
+    assert_eq!((back.rewrite.dst, back.rewrite.dport), (out.key.src(), out.key.sport()));
     assert_eq!((out.peer, back.peer), (pair.back, pair.forward));
     assert_eq!((out.adjacency, back.adjacency), (next_hop(PathId::v4(1)), HOST.adjacency));
 }
@@ -120,7 +120,7 @@ fn an_ipv6_flow_is_made_found_followed_and_retired() {
     };
     let (first, translated) = (key(lan, site, [5, 443]), key([0x26; 16], site, [5, 443]));
     let answer = translated.reversed();
-    let hashes = [first, answer].map(|key| V6::hash(SECRET, &V6::key_words(&key)));
+    let hashes = [first, answer].map(|key| V6::hash(SECRET, &key.words()));
     let new = NewFlow::<V6> {
         first,
         translated,
@@ -413,7 +413,10 @@ fn a_full_table_leaves_nothing_half_made() {
     let made = (0..100u8)
         .filter(|n| {
             let mut new = new_flow(17);
-            (new.first.sport, new.translated.sport) = ([1, *n], [9, *n]);
+            let from = |key: FlowKey4, sport| {
+                FlowKey4::new(key.src(), key.dst(), sport, key.dport(), key.proto())
+            };
+            (new.first, new.translated) = (from(new.first, [1, *n]), from(new.translated, [9, *n]));
             new.hashes = hashes(&new.first, &new.translated);
             create(&table, &new).is_some()
         })

@@ -13,7 +13,7 @@ use weir_layout::control::{
     Tier, Translate, host_class, path_state,
 };
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowKey4, StateOwner};
+use weir_layout::flow::StateOwner;
 use weir_layout::{Family, NONE};
 use weir_shm::Pins;
 use weir_shm::adjacencies::{Adjacencies, NextHops};
@@ -25,6 +25,7 @@ use weir_shm::map::Access;
 use weir_shm::pins::name;
 use weir_wire::family::{Family as _, NewDirection, V4};
 use weir_wire::hash::flow4;
+use weir_wire::key::FlowKey4;
 use weir_wire::rewrite::compile4;
 
 pub const DROP: u32 = 1;

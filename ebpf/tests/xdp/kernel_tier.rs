@@ -4,7 +4,7 @@ use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::{ControlHalf, OnDataplaneLoss, PortRole, Tier, path_state};
 use weir_layout::control::{Mac, PathId};
 use weir_layout::counters::{Counter, place};
-use weir_layout::flow::{FlowKey4, flag};
+use weir_layout::flow::flag;
 use weir_layout::{Family, NONE};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::flows::Entry4;
@@ -14,6 +14,7 @@ use weir_wire::rewrite::apply4;
 use weir_wire::{checksum, icmp, tcp, udp};
 
 use crate::fixture::*;
+use weir_wire::key::FlowKey4;
 
 const ABORTED: u32 = 0;
 const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };

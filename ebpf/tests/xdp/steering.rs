@@ -4,10 +4,10 @@ use etherparse::PacketBuilder;
 use weir_layout::Family;
 use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
 use weir_layout::counters::Counter;
-use weir_layout::flow::FlowKey4;
 use weir_wire::ipv4;
 
 use crate::fixture::*;
+use weir_wire::key::FlowKey4;
 
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
 const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);

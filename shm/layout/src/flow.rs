@@ -146,67 +146,6 @@ const _: () = {
     assert!(MAX_WORKERS.is_power_of_two() && MAX_WORKERS << StateOwner::WORKER <= 1 << u8::BITS);
 };
 
-/// Match key of a direction: the packet's own fields, as received. ICMP queries carry the
-/// identifier in both ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct FlowKey<A> {
-    /// Source address, network order.
-    pub src: A,
-    /// Destination address, network order.
-    pub dst: A,
-    /// Source port, network order.
-    pub sport: [u8; 2],
-    /// Destination port, network order.
-    pub dport: [u8; 2],
-    /// Upper-layer protocol.
-    pub proto: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-/// [`FlowKey`] of an IPv4 direction.
-pub type FlowKey4 = FlowKey<[u8; 4]>;
-/// [`FlowKey`] of an IPv6 direction.
-pub type FlowKey6 = FlowKey<[u8; 16]>;
-
-impl<A: Copy> FlowKey<A> {
-    /// The key of a packet with these fields.
-    #[inline]
-    pub const fn new(src: A, dst: A, sport: [u8; 2], dport: [u8; 2], proto: u8) -> Self {
-        Self { src, dst, sport, dport, proto, pad: [0; 3] }
-    }
-
-    /// The key of packets that answer those of this one.
-    #[inline]
-    pub const fn reversed(&self) -> Self {
-        Self::new(self.dst, self.src, self.dport, self.sport, self.proto)
-    }
-}
-
-impl FlowKey4 {
-    /// The key whose [`Self::words`] these are.
-    #[inline]
-    pub const fn from_words(words: [u64; 2]) -> Self {
-        let [a, b, c, d, e, f, g, h] = words[0].to_ne_bytes();
-        let [i, j, k, l, proto, ..] = words[1].to_ne_bytes();
-        Self::new([a, b, c, d], [e, f, g, h], [i, j], [k, l], proto)
-    }
-
-    /// The key as two words, in memory order: addresses; ports and protocol.
-    #[inline]
-    pub const fn words(&self) -> [u64; 2] {
-        let [a, b, c, d] = self.src;
-        let [e, f, g, h] = self.dst;
-        let [i, j] = self.sport;
-        let [k, l] = self.dport;
-        [
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_ne_bytes([i, j, k, l, self.proto, 0, 0, 0]),
-        ]
-    }
-}
-
 /// One IPv4 direction. 64 bytes, one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(64))]
@@ -253,7 +192,6 @@ pub struct FlowEntry4 {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<FlowKey4>() == 16 && size_of::<FlowKey6>() == 40);
     assert!(size_of::<FlowEntry4>() == 64);
     assert!(offset_of!(FlowEntry4, src) == 8);
     assert!(offset_of!(FlowEntry4, sport) == 16);

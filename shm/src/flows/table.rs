@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
-use weir_wire::family::{EntryWords, Key, V4};
+use weir_wire::family::{EntryWords, V4};
 
 use super::{Slot, Stored, TagWord};
 use crate::map::{Access, Mmap, prefetch};
 use crate::{Error, Pins, pins::name};
+use weir_wire::key::FlowKey;
 
 /// The table of a family, shared by all workers of the process and by every process that maps it.
 #[derive(Debug)]
@@ -143,8 +144,8 @@ impl<F: Stored> FlowTable<F> {
 
     /// The slot that holds `key`.
     #[inline]
-    pub fn find(&self, hash: u64, key: &Key<F>) -> Option<u32> {
-        let words = F::key_words(key);
+    pub fn find(&self, hash: u64, key: &FlowKey<F>) -> Option<u32> {
+        let words = key.words();
         let [a, b] = choices(hash, self.pages).in_table();
         self.search(a, hash, words)
             .or_else(|| self.search(b, hash, words))
@@ -258,14 +259,15 @@ fn pages_for(slots: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use weir_layout::MAX_WORKERS;
-    use weir_layout::flow::{FlowKey4, FlowKey6, FlowState, StateOwner, slots_for};
+    use weir_layout::flow::{FlowState, StateOwner, slots_for};
     use weir_wire::family::{Entry, Family, NewDirection, V6};
     use weir_wire::hash;
+    use weir_wire::key::{FlowKey4, FlowKey6};
 
     use super::*;
 
     /// A direction with this key.
-    fn words<F: Family>(key: &Key<F>) -> EntryWords<F> {
+    fn words<F: Family>(key: &FlowKey<F>) -> EntryWords<F> {
         let new = NewDirection {
             flags: 0b101,
             state_owner: StateOwner::new(FlowState::Established, 1),
@@ -369,7 +371,7 @@ mod tests {
     #[test]
     fn an_ipv6_flow_is_found_as_it_was_inserted_until_it_is_retired() {
         let table = FlowTable::<V6>::anonymous(slots_for(1000)).unwrap();
-        let hash = |n: u32| V6::hash([1, 2], &V6::key_words(&key6(n)));
+        let hash = |n: u32| V6::hash([1, 2], &key6(n).words());
         let flows: Vec<_> =
             (0..1000).map(|n| (n, table.insert(hash(n), &words(&key6(n))).unwrap())).collect();
         for (n, slot) in &flows {
