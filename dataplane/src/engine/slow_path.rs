@@ -3,7 +3,7 @@
 use weir_layout::NONE;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
-use weir_shm::flows::Stored;
+use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{tcp, udp};
@@ -16,6 +16,17 @@ use crate::flows::{self, Header};
 use crate::fragments::{FragmentKey, Verdict};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::Traffic;
+use weir_wire::key::FlowKey;
+
+/// What becomes of a packet with ports.
+enum Step<F: Family> {
+    /// It is of the flow in this slot, and leaves as that says.
+    Follow { slot: u32, action: Action<F>, unconfirmed: bool },
+    /// It is another worker's.
+    HandOff(u8),
+    /// It has no flow, and begins none for this reason.
+    Stateless(DropReason),
+}
 
 impl<F: Stored> Sessions<F> {
     pub(super) fn act_on<B: Buffer>(
@@ -34,11 +45,12 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
+    /// A packet with ports, or a first fragment of one.
     fn flow<B: Buffer>(
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
-        mut received: Received<B>,
+        received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
@@ -52,51 +64,99 @@ impl<F: Stored> Sessions<F> {
         }
         // An earlier packet of the batch may have made or ended the flow.
         let found = work.slot.filter(|slot| self.table.slot(*slot).holds(key.words()));
-        let mut slot = match found.or_else(|| self.table.find(work.hash, &key)) {
-            Some(slot) => slot,
-            None => {
-                if let Some(worker) = cx.decider(work) {
-                    return self.hand_off_first(cx, worker, p, received, out);
-                }
-                // No flow begins for a packet that goes no further.
-                if p.ttl <= 1 {
-                    return Err(cx.answer_expired(work, &received, out));
-                }
-                if let Some(reason) = cx.begins_none(work, received.frame.data()) {
-                    return self.forward_stateless(cx, work, reason, received, out);
-                }
-                self.begin(cx, work, &key, &received, out)?
-            }
+        let step = match found.or_else(|| self.table.find(work.hash, &key)) {
+            Some(slot) => self.next(cx, work, &key, slot, &received, out)?,
+            None => self.first(cx, work, &key, &received, out)?,
         };
-        let mut action = self.table.slot(slot).action();
+        match step {
+            Step::Follow { slot, action, unconfirmed } => {
+                self.follow(cx, work, (slot, action), unconfirmed, received, out)
+            }
+            Step::HandOff(worker) => self.hand_off_first(cx, worker, p, received, out),
+            Step::Stateless(reason) => self.forward_stateless(cx, work, reason, received, out),
+        }
+    }
+
+    /// What becomes of a packet without a flow.
+    fn first<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        key: &FlowKey<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<Step<F>, DropReason> {
+        if let Some(worker) = cx.decider(work) {
+            return Ok(Step::HandOff(worker));
+        }
+        // No flow begins for a packet that goes no further.
+        if work.parsed.ttl <= 1 {
+            return Err(cx.answer_expired(work, received, out));
+        }
+        if let Some(reason) = cx.begins_none(work, received.frame.data()) {
+            return Ok(Step::Stateless(reason));
+        }
+        let slot = self.begin(cx, work, key, received, out)?;
+        let action = self.table.slot(slot).action();
+        Ok(Step::Follow { slot, action, unconfirmed: false })
+    }
+
+    /// What becomes of a packet whose flow is in `slot`.
+    fn next<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        key: &FlowKey<F>,
+        slot: u32,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<Step<F>, DropReason> {
+        let p = &work.parsed;
+        let action = self.table.slot(slot).action();
         let host = sender(received.frame.data(), work.port);
         cx.check_side(work, &action, host)?;
         if action.worker != cx.id {
-            return self.hand_off_first(cx, action.worker, p, received, out);
+            return Ok(Step::HandOff(action.worker));
         }
-        let translated = action.flags & flag::NAT != 0;
         if p.ttl <= 1 {
-            cx.send_icmp_error(work, translated, &received, out, F::TIME_EXCEEDED, 0);
+            let translated = action.flags & flag::NAT != 0;
+            cx.send_icmp_error(work, translated, received, out, F::TIME_EXCEEDED, 0);
             return Err(Counter::DropTtl);
         }
         let ended = opens(p) && flows::has_ended(&action);
         if ended && cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port) {
             return Err(Counter::DropNoFlow);
         }
-        if ended && began_inside(&action) {
+        let (slot, action) = if ended && began_inside(&action) {
             self.remove(cx, slot);
-            slot = self.begin(cx, work, &key, &received, out)?;
-            action = self.table.slot(slot).action();
+            let slot = self.begin(cx, work, key, received, out)?;
+            (slot, self.table.slot(slot).action())
         } else if cx.leaves(&action) {
-            slot = self.leave_uplink(cx, work, &key, slot, &action, &received, out)?;
-            action = self.table.slot(slot).action();
-        }
+            let slot = self.leave_uplink(cx, work, key, slot, &action, received, out)?;
+            (slot, self.table.slot(slot).action())
+        } else {
+            (slot, action)
+        };
         let unconfirmed = host_moved(&action, host) && !self.claim(cx, slot, &action, host);
-        let len = p.end - p.l3;
+        Ok(Step::Follow { slot, action, unconfirmed })
+    }
+
+    /// Follows the flow, given its slot and what that says, by a packet of it, and forwards that.
+    /// `unconfirmed`: another than its host may have sent it.
+    fn follow<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        (slot, mut action): (u32, Action<F>),
+        unconfirmed: bool,
+        mut received: Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
+        let p = &work.parsed;
         let port = cx.port_toward(action.adjacency);
         // What leads nowhere lives on: its interface may come back.
         if port != NONE {
-            cx.check_mtu(work, port, translated, &received, out)?;
+            cx.check_mtu(work, port, action.flags & flag::NAT != 0, &received, out)?;
         }
         self.complete(slot, &mut action, p, received.frame.data_mut());
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
@@ -104,10 +164,10 @@ impl<F: Stored> Sessions<F> {
         if p.kind != Kind::Flow {
             self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
         }
+        let entry = self.table.slot(slot);
         if let Some(Header { segment, flags, seq, ack }) = header
             && flags & tcp::flag::RST == 0
         {
-            let entry = self.table.slot(slot);
             if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening {
                 entry.set_next_seq(seq);
             }
@@ -115,10 +175,9 @@ impl<F: Stored> Sessions<F> {
         }
         let Received { mut frame, .. } = received;
         F::apply(frame.data_mut(), p, Some(p.proto), &action.rewrite);
-        let entry = self.table.slot(slot);
         // Of the flow's own host: whether that is silent counts.
         let seen = if unconfirmed { entry.last_seen() } else { cx.now };
-        entry.count(len.into(), seen);
+        entry.count((p.end - p.l3).into(), seen);
         cx.send(frame, p, &action, out)
     }
 
