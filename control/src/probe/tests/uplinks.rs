@@ -70,7 +70,8 @@ fn uplink(index: u8) -> (Provider, Binding) {
     (provider, Binding { device, source4, source6 })
 }
 
-/// How many probes of this address each uplink answered when one of them has answered five.
+/// How many probes of this address each uplink answered when one of them has answered five, and the
+/// other one, or has had the time to.
 fn replies(monitor: IpAddr, uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, u32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -85,8 +86,14 @@ fn replies(monitor: IpAddr, uplinks: [(&str, &Binding); 2]) -> BTreeMap<String, 
         });
         probers.set(&probed);
         let mut replies = BTreeMap::new();
-        let mut sent = BTreeMap::new();
-        while replies.values().all(|count| *count < 5) || sent.len() < 2 {
+        let mut sent: BTreeMap<String, u32> = BTreeMap::new();
+        // The first to a neighbour wait until that is found.
+        let waits = |sent: &BTreeMap<String, u32>, uplink| sent.get(uplink).is_none_or(|n| *n < 10);
+        while replies.values().all(|count| *count < 5)
+            || uplinks
+                .iter()
+                .any(|(uplink, _)| !replies.contains_key(*uplink) && waits(&sent, *uplink))
+        {
             let event = next(&mut events).await;
             let count = match event.finding {
                 Finding::Sent => &mut sent,
@@ -115,7 +122,7 @@ fn one_address_shows_each_uplink_as_it_is() {
             lte_provider.run(&format!("ip addr del {monitor} dev lo"));
             let broken = replies(monitor, both);
             assert_eq!(broken.get("lte"), None, "a dead uplink is shown alive by another");
-            assert_eq!(broken["fiber"], 5);
+            assert!(broken["fiber"] >= 5, "{broken:?}");
         }
     };
     std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
