@@ -738,3 +738,24 @@ fn an_ipv6_network_of_an_uplink_that_a_lan_has_too_is_told() {
     assert!(found[0].contains("overlaps 2001:db8:7::/64 of LAN lan0"), "{found:?}");
     assert!(found[1].contains("next hop 2001:db8:9::1 of uplink fiber is on no"), "{found:?}");
 }
+
+#[test]
+fn an_ipv6_path_that_learns_no_next_hop_is_told() {
+    let site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    let told = warn::unadvertised(&site, |interface| interface != "wan0");
+    assert!(told[0].contains("set net.ipv6.conf.wan0.accept_ra to 2"), "{told:?}");
+    assert!(warn::unadvertised(&site, |_| true).is_empty());
+    let given = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
+    let site = parse("weir.toml", &given).unwrap();
+    assert!(warn::unadvertised(&site, |_| false).is_empty(), "it need not");
+}
+
+#[test]
+fn a_path_is_unwatched_without_targets_of_its_family() {
+    let targets =
+        "health = { targets = [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+    let text = with_ipv6(&format!("translate = \"none\" }}\n{targets}\n# {{"));
+    let site = parse("weir.toml", &text).unwrap();
+    let told = warn::unwatched(&site).unwrap();
+    assert!(told.contains("next hop of fiber (IPv6), lte is"), "{told}");
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use weir_layout::Family;
 use weir_view::{Kernel, is_link_local};
 
 use super::schema::File;
@@ -61,10 +62,35 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
     warnings
 }
 
-/// Says of which uplinks nothing beyond the next hop is probed.
+/// Says of which uplinks no next hop of IPv6 can be learned. `takes` says whether the kernel takes
+/// router advertisements on an interface.
+pub fn unadvertised(site: &Site, takes: impl Fn(&str) -> bool) -> Vec<String> {
+    let learns = |uplink: &&UplinkConfig| {
+        uplink.has_path(Family::V6) && uplink.given_next_hop(Family::V6).is_none()
+    };
+    let deaf = site.uplinks.iter().filter(learns).filter(|uplink| !takes(&uplink.interface));
+    let warning = |uplink: &UplinkConfig| {
+        let UplinkConfig { name, interface, .. } = uplink;
+        format!(
+            "uplink {name}: the kernel takes no router advertisements on {interface}, so that no \
+             next hop of IPv6 is learned: set net.ipv6.conf.{interface}.accept_ra to 2, or say \
+             next_hop in `ipv6`"
+        )
+    };
+    deaf.map(warning).collect()
+}
+
+/// Says of which paths nothing beyond the next hop is probed.
 pub fn unwatched(site: &Site) -> Option<String> {
-    let uplinks = site.uplinks.iter().filter(|uplink| uplink.health.targets.is_empty());
-    let names: Vec<_> = uplinks.map(|uplink| uplink.name.as_str()).collect();
+    let is_unwatched = |uplink: &UplinkConfig, family| {
+        uplink.path_health(family).is_some_and(|health| health.implied)
+    };
+    let paths = |uplink| {
+        let of = |family| is_unwatched(uplink, family).then_some(&uplink.name);
+        let ipv6 = of(Family::V6).map(|name| format!("{name} (IPv6)"));
+        of(Family::V4).cloned().into_iter().chain(ipv6)
+    };
+    let names: Vec<_> = site.uplinks.iter().flat_map(paths).collect();
     let names = Some(names.join(", ")).filter(|names| !names.is_empty())?;
     Some(format!(
         "nothing beyond the next hop of {names} is watched, so that a provider which is dead behind \
@@ -153,6 +179,20 @@ fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
 /// What is probed through an uplink.
 pub fn hosts(uplink: &UplinkConfig) -> BTreeSet<IpAddr> {
     uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
+}
+
+/// Does the kernel take router advertisements on an interface (ip-sysctl.rst: where it forwards, with
+/// `accept_ra` 2 alone)? One that is not there may, one day.
+pub fn takes_advertisements(interface: &str) -> bool {
+    let value = |key: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
+        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u8>().ok())
+    };
+    match (value("accept_ra"), value("forwarding")) {
+        (Some(0), _) => false,
+        (Some(1), Some(forwards)) => forwards == 0,
+        _ => true,
+    }
 }
 
 /// Is the effective `rp_filter` of an interface strict (ip-sysctl.rst: the greater of its own and
