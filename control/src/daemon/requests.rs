@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use weir_api::{Message, Override, Query, Request, Response, time};
 use weir_kernel::watch::Watcher;
+use weir_layout::Family;
 use weir_layout::control::{Member, PathId, Uplink, path_state};
 use weir_publish::{Hand, beside};
 
@@ -98,9 +99,9 @@ impl Daemon {
             }
             Request::Use { uplink, force } => {
                 let index = self.uplink(uplink)?;
-                let usable = self.executor.writer.region().path_state(PathId::v4(index))
-                    & path_state::USABLE
-                    != 0;
+                let region = self.executor.writer.region();
+                let word = |family| region.path_state(PathId::new(index, family));
+                let usable = Family::ALL.iter().any(|f| word(*f) & path_state::USABLE != 0);
                 if !self.decider.site().own_traffic {
                     bail!("this takes weir's routes: remove own_traffic = false from the file");
                 }
