@@ -9,7 +9,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
 use weir_layout::control::host_class;
-use weir_wire::family::{Family, V4};
+use weir_wire::family::{Family, V4, V6};
 
 use crate::pins::name;
 use crate::{Error, Pins};
@@ -22,6 +22,9 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// Prefix (address, length) to class.
 pub type HostPrefixes<F = V4> = BTreeMap<(<F as Family>::Address, u8), u32>;
+
+/// The same of IPv6.
+pub type HostPrefixes6 = HostPrefixes<V6>;
 
 /// The map of a family, open for writing.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Hosts<F: Family> {
 
 /// The map of IPv4.
 pub type Hosts4 = Hosts<V4>;
+/// The map of IPv6.
+pub type Hosts6 = Hosts<V6>;
 
 impl<F: Family<Address: Pod>> Hosts<F> {
     /// Opens the pinned map, creating it when there is none.

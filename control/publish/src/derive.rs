@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
     PortRole, Prefix, Rule, Translate, Uplink, path_state,
@@ -25,7 +25,9 @@ pub struct Published {
     /// state word; a drained one is both down and draining.
     pub problems: [Vec<u32>; Family::COUNT],
     /// What decides which destinations stay on the gateway.
-    pub hosts: hosts::Sources,
+    pub hosts: hosts::Sources<Ipv4Net>,
+    /// The same of IPv6, where the site has paths of it.
+    pub hosts6: Option<hosts::Sources<Ipv6Net>>,
     /// Next hops whose hardware address should be asked for.
     pub unresolved: Vec<(u32, IpAddr)>,
 }
@@ -94,8 +96,10 @@ pub fn derive(
     }
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
-    let hosts = hosts::Sources::of(site, kernel, &lan_nets, &half);
-    Published { half, problems, hosts, unresolved }
+    let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
+    let hosts6 = site.families().any(|family| family == Family::V6);
+    let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets));
+    Published { half, problems, hosts, hosts6, unresolved }
 }
 
 /// The prefixes of all LANs, given or connected, in the families of the site, and the port of each.

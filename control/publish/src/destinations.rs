@@ -5,9 +5,8 @@
 
 use std::cmp::Reverse;
 
-use ipnet::Ipv4Net;
 use weir_site::rules::Lookup;
-use weir_view::{Route, RouteKind};
+use weir_view::{Net, Route, RouteKind};
 
 /// What becomes of a destination, the more certain first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +24,8 @@ pub enum Way {
 }
 
 /// A route of one look-up.
-struct Entry {
-    destination: Ipv4Net,
+struct Entry<N> {
+    destination: N,
     /// Place of its look-up.
     rank: usize,
     /// Length of its prefix before it was cut to what its rule is for.
@@ -38,12 +37,12 @@ struct Entry {
 /// The prefixes that have a way of their own, in order, each before those within it. What they leave
 /// out is reached by uplinks. `table` gives the routes of a table; `by_interface` says where a route
 /// by an interface leads.
-pub fn of<'r>(
-    lookups: &[Lookup],
-    table: impl Fn(u32) -> &'r [Route],
-    by_interface: impl Fn(&Route) -> Way,
-) -> Vec<(Ipv4Net, Way)> {
-    let way = |route: &Route| match route.kind {
+pub fn of<'r, N: Net + 'r>(
+    lookups: &[Lookup<N>],
+    table: impl Fn(u32) -> &'r [Route<N>],
+    by_interface: impl Fn(&Route<N>) -> Way,
+) -> Vec<(N, Way)> {
+    let way = |route: &Route<N>| match route.kind {
         RouteKind::Throw => Way::Next,
         RouteKind::Unicast => by_interface(route),
         RouteKind::Elsewhere => Way::Kernel,
@@ -67,14 +66,14 @@ pub fn of<'r>(
 }
 
 /// A route as a look-up sees it.
-fn entry(route: &Route, lookup: &Lookup, rank: usize, way: Way) -> Option<Entry> {
+fn entry<N: Net>(route: &Route<N>, lookup: &Lookup<N>, rank: usize, way: Way) -> Option<Entry<N>> {
     let length = route.destination.prefix_len();
     if lookup.suppress.is_some_and(|suppressed| length <= suppressed) {
         return None;
     }
     let destination = match &lookup.destination {
-        within if within.contains(&route.destination) => route.destination,
-        within if route.destination.contains(within) => *within,
+        within if within.covers(&route.destination) => route.destination,
+        within if route.destination.covers(within) => *within,
         _ => return None,
     };
     let default = destination.prefix_len() == 0;
@@ -82,14 +81,14 @@ fn entry(route: &Route, lookup: &Lookup, rank: usize, way: Way) -> Option<Entry>
 }
 
 /// Makes one table of several, given in the order of prefixes: what each prefix meets first.
-fn merge(entries: &[Entry], lookups: usize) -> Vec<(Ipv4Net, Way)> {
+fn merge<N: Net>(entries: &[Entry<N>], lookups: usize) -> Vec<(N, Way)> {
     // The prefixes that contain the one at hand, with what each look-up has for them.
-    let mut path: Vec<(Ipv4Net, Way)> = Vec::new();
+    let mut path: Vec<(N, Way)> = Vec::new();
     let mut ways: Vec<Way> = Vec::new();
     let mut merged = Vec::with_capacity(entries.len());
     for same in entries.chunk_by(|a, b| a.destination == b.destination) {
         let destination = same[0].destination;
-        while path.last().is_some_and(|(outer, _)| !outer.contains(&destination)) {
+        while path.last().is_some_and(|(outer, _)| !outer.covers(&destination)) {
             path.pop();
             ways.truncate(path.len() * lookups);
         }
@@ -112,9 +111,11 @@ fn merge(entries: &[Entry], lookups: usize) -> Vec<(Ipv4Net, Way)> {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+
     use super::*;
 
-    fn entries(routes: &[(&str, usize, u32, Way)]) -> Vec<Entry> {
+    fn entries(routes: &[(&str, usize, u32, Way)]) -> Vec<Entry<Ipv4Net>> {
         let entry = |(to, rank, metric, way): &(&str, usize, u32, Way)| {
             let destination: Ipv4Net = to.parse().unwrap();
             let length = destination.prefix_len();

@@ -1,13 +1,11 @@
 //! Destinations that stay on the gateway: what XDP leaves to the kernel.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Path, host_class};
-use weir_shm::hosts::HostPrefixes;
 use weir_site::Site;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
@@ -17,62 +15,83 @@ use crate::destinations::{self, Way};
 use crate::guard;
 use crate::near;
 
-/// All that these destinations depend on, and the guard. What is derived from a million routes is
-/// derived anew only where two of these differ.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources {
+/// Prefix (address, length) to class.
+type Prefixes<N> = BTreeMap<(<N as Net>::Octets, u8), u32>;
+
+/// All that these destinations of a family depend on, and the guard. What is derived from a million
+/// routes is derived anew only where two of these differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources<N: Net> {
     /// Routes; views that were read without a change of routes share them.
-    routes: Arc<Routes>,
+    routes: Arc<Routes<N>>,
     /// Those of other tables.
-    tables: Arc<BTreeMap<u32, Vec<Route>>>,
+    tables: Arc<BTreeMap<u32, Vec<Route<N>>>>,
     /// What of them packets from LANs are looked up in.
-    lookups: Vec<Lookup>,
+    lookups: Vec<Lookup<N>>,
     /// The uplinks' interfaces.
     uplinks: Vec<near::By>,
     /// Addresses that packets by uplinks have.
-    uplink_addresses: Vec<Ipv4Addr>,
+    uplink_addresses: Vec<N::Address>,
     /// Kernel indices of the LANs' interfaces.
     lan_links: Vec<u32>,
     /// Names of devices on ports, after these: no destination depends on them, the guard does.
     virtual_ports: Vec<(u32, String)>,
     /// Networks of the LANs.
-    lans: Vec<Ipv4Net>,
+    lans: Vec<N>,
     /// The gateway's addresses.
-    own: Vec<Ipv4Addr>,
+    own: Vec<N::Address>,
     /// Those that uplinks translate to.
-    pools: Vec<Ipv4Addr>,
+    pools: Vec<N::Address>,
 }
 
-impl Sources {
+impl Sources<Ipv4Net> {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
         let pools = paths.flat_map(Path::addresses).map(|address| address.to_v4().into());
-        let held = kernel.addresses.iter().filter_map(|(_, net)| Ipv4Net::address(net.addr()));
-        let uplinks = near::uplinks(site, kernel);
-        let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
-        let virtual_ports = guard::virtual_ports(site, kernel).into_iter();
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
             lookups: rules::lookups(site, kernel),
-            uplink_addresses: near::sources(site, kernel),
-            uplinks,
+            pools: pools.collect(),
+            ..Self::in_family(site, kernel, lans)
+        }
+    }
+}
+
+impl Sources<Ipv6Net> {
+    /// What there is of them now. Rules of IPv6 are not followed: the main table decides.
+    pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet]) -> Self {
+        Self { routes: Arc::clone(&kernel.routes6), ..Self::in_family(site, kernel, lans) }
+    }
+}
+
+impl<N: Net> Sources<N> {
+    /// Without what either family has of its own.
+    fn in_family(site: &Site, kernel: &Kernel, lans: &[IpNet]) -> Self {
+        let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
+        let virtual_ports = guard::virtual_ports(site, kernel).into_iter();
+        let held = kernel.addresses.iter().filter_map(|(_, net)| N::address(net.addr()));
+        Self {
+            routes: Arc::default(),
+            tables: Arc::default(),
+            lookups: vec![Lookup::main()],
+            uplinks: near::uplinks(site, kernel),
+            uplink_addresses: near::sources::<N>(site, kernel),
             lan_links: lan_links.map(|link| link.index).collect(),
             virtual_ports: virtual_ports
                 .map(|(port, device)| (port.index, device.name.clone()))
                 .collect(),
-            lans: lans.iter().copied().filter_map(Ipv4Net::of).collect(),
+            lans: lans.iter().copied().filter_map(N::of).collect(),
             own: held.collect(),
-            pools: pools.collect(),
+            pools: Vec::new(),
         }
     }
 
     /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink, or by one alone; LAN
     /// prefixes, and what the kernel routes by a LAN's interface; and of the pools, what the gateway
     /// does not have itself.
-    pub fn prefixes(&self) -> HostPrefixes {
-        let entry = |net: &Ipv4Net| (net.network().octets(), net.prefix_len());
+    pub fn prefixes(&self) -> Prefixes<N> {
         let class = |way| match way {
             Way::Kernel => host_class::KERNEL,
             Way::Lan => host_class::LAN,
@@ -86,10 +105,10 @@ impl Sources {
         // By an uplink with a source that is not the uplink's goes what a VPN takes out of it
         // (strongSwan's routes are like that, RFC 4301 selectors want the LAN's address).
         let near = near::networks(&self.routes, &self.uplinks, &self.uplink_addresses);
-        let is_near = |route: &Route| {
+        let is_near = |route: &Route<N>| {
             near.get(&route.interface).is_some_and(|near| near.contains(&route.destination))
         };
-        let by_interface = |route: &Route| {
+        let by_interface = |route: &Route<N>| {
             let own = |source| self.uplink_addresses.contains(&source);
             let of = |uplink: &near::By| uplink.interface == route.interface;
             match route.interface {
@@ -100,16 +119,16 @@ impl Sources {
             }
         };
         let ways = destinations::of(&self.lookups, table, by_interface);
-        let mut hosts: HostPrefixes =
-            ways.iter().map(|(net, way)| (entry(net), class(*way))).collect();
+        let mut hosts: Prefixes<N> =
+            ways.iter().map(|(net, way)| (net.prefix(), class(*way))).collect();
         for net in &self.lans {
-            hosts.insert(entry(net), host_class::LAN);
+            hosts.insert(net.prefix(), host_class::LAN);
         }
         for address in &self.pools {
-            hosts.insert((address.octets(), 32), host_class::POOL);
+            hosts.insert(N::host(*address).prefix(), host_class::POOL);
         }
         for address in &self.own {
-            hosts.insert((address.octets(), 32), host_class::LOCAL);
+            hosts.insert(N::host(*address).prefix(), host_class::LOCAL);
         }
         hosts
     }
@@ -138,10 +157,10 @@ mod tests {
         }
     }
 
-    fn sources(kernel: &Kernel) -> Sources {
+    fn sources(kernel: &Kernel) -> Sources<Ipv4Net> {
         let site = weir_site::parse("weir.toml", SITE).unwrap();
         let lans = ["192.168.1.0/24".parse().unwrap()];
-        Sources::of(&site, kernel, &lans, &weir_shm::control::empty_half())
+        Sources::<Ipv4Net>::of(&site, kernel, &lans, &weir_shm::control::empty_half())
     }
 
     #[test]
@@ -191,7 +210,7 @@ mod tests {
         let mut kernel = kernel(&[]);
         kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
         let site = weir_site::parse("weir.toml", SITE).unwrap();
-        let prefixes = Sources::of(&site, &kernel, &[], &half).prefixes();
+        let prefixes = Sources::<Ipv4Net>::of(&site, &kernel, &[], &half).prefixes();
         assert_eq!(prefixes[&([203, 0, 113, 7], 32)], host_class::POOL);
         assert_eq!(prefixes[&([203, 0, 113, 8], 32)], host_class::LOCAL);
     }
@@ -211,5 +230,32 @@ mod tests {
         assert_ne!(sources(&before), sources(&more));
         after.addresses.clear();
         assert_ne!(sources(&before), sources(&after));
+    }
+
+    #[test]
+    fn what_the_kernel_routes_of_ipv6_by_no_uplink_stays_on_the_gateway() {
+        let mut kernel = kernel(&[]);
+        for (index, net) in [(1, "2001:db8:7::1/64"), (2, "2001:db8:1::2/64")] {
+            kernel.addresses.push((index, net.parse().unwrap()));
+        }
+        let by = |index, to: &str| Route::by(index, to.parse::<Ipv6Net>().unwrap());
+        let routes = vec![
+            by(3, "::/0"),
+            by(3, "2001:db8:9::/48"),
+            by(2, "2001:db8:1::/64"),
+            by(1, "2001:db8:7::/64"),
+        ];
+        kernel.routes6 = Arc::new(routes.into());
+        let site = weir_site::parse("weir.toml", SITE).unwrap();
+        let lans = ["192.168.1.0/24".parse().unwrap(), "2001:db8:7::/64".parse().unwrap()];
+        let prefixes = Sources::<Ipv6Net>::of(&site, &kernel, &lans).prefixes();
+        let at = |net: &str| net.parse::<Ipv6Net>().unwrap().prefix();
+        let wanted = [
+            (at("2001:db8:1::2/128"), host_class::LOCAL),
+            (at("2001:db8:7::/64"), host_class::LAN),
+            (at("2001:db8:7::1/128"), host_class::LOCAL),
+            (at("2001:db8:9::/48"), host_class::KERNEL),
+        ];
+        assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
     }
 }

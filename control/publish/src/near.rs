@@ -6,13 +6,12 @@
 //! neighbour, so who answers need know nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use weir_layout::Family;
 use weir_layout::control::Translate;
 use weir_site::Site;
-use weir_view::{Kernel, Net, Route, RouteKind};
+use weir_view::{Kernel, Net, Route, RouteKind, is_link_local};
 
 /// With more routes by a router, an uplink has those of the Internet, and weir deals it out.
 const FEW: usize = 256;
@@ -38,26 +37,29 @@ pub fn uplinks(site: &Site, kernel: &Kernel) -> Vec<By> {
     site.uplinks.iter().filter_map(by).collect()
 }
 
-/// Addresses that packets by uplinks have: those of their interfaces, and of their pools.
-pub fn sources(site: &Site, kernel: &Kernel) -> Vec<Ipv4Addr> {
+/// Addresses of a family that packets by uplinks have: those of their interfaces, and of their pools.
+pub fn sources<N: Net>(site: &Site, kernel: &Kernel) -> Vec<N::Address> {
     let interfaces = uplinks(site, kernel).into_iter();
-    let own = interfaces.flat_map(|by| kernel.addresses_of(Family::V4, by.interface));
-    let own = own.filter_map(Ipv4Net::address);
-    own.chain(site.uplinks.iter().flat_map(|uplink| uplink.addresses.clone())).collect()
+    let own = interfaces.flat_map(|by| kernel.addresses_of(N::FAMILY, by.interface));
+    let given = site.uplinks.iter().flat_map(|uplink| uplink.given_addresses(N::FAMILY));
+    own.chain(given).filter_map(N::address).collect()
 }
 
 /// The networks that are near, by interface: those without a router, and those by one if they are
-/// few. `own` are the uplinks' addresses: a route with another source is a VPN's.
-pub fn networks(
-    routes: &[Route],
+/// few. `own` are the uplinks' addresses: a route with another source is a VPN's. None is of IPv6,
+/// where nothing is translated: hosts there are answered by a provider's router, which knows the
+/// site's prefixes, and are asked by it.
+pub fn networks<N: Net>(
+    routes: &[Route<N>],
     uplinks: &[By],
-    own: &[Ipv4Addr],
-) -> BTreeMap<u32, BTreeSet<Ipv4Net>> {
-    let mut found: BTreeMap<u32, [BTreeSet<Ipv4Net>; 2]> = BTreeMap::new();
+    own: &[N::Address],
+) -> BTreeMap<u32, BTreeSet<N>> {
+    let routes = if N::FAMILY == Family::V4 { routes } else { &[] };
+    let mut found: BTreeMap<u32, [BTreeSet<N>; 2]> = BTreeMap::new();
     for route in routes {
         let Some(by) = uplinks.iter().find(|by| by.interface == route.interface) else { continue };
         let net = route.destination;
-        let is_part = net.prefix_len() >= SHORTEST && !net.addr().is_link_local();
+        let is_part = net.prefix_len() >= SHORTEST && !is_link_local(net.into().addr());
         let ours = route.source.is_none_or(|source| own.contains(&source));
         if route.kind == RouteKind::Unicast && is_part && ours {
             let [linked, routed] = found.entry(by.interface).or_default();
@@ -68,7 +70,7 @@ pub fn networks(
             }
         }
     }
-    let near = |[mut linked, routed]: [BTreeSet<Ipv4Net>; 2]| {
+    let near = |[mut linked, routed]: [BTreeSet<N>; 2]| {
         if routed.len() <= FEW {
             linked.extend(routed);
         }
@@ -89,7 +91,8 @@ pub struct Near {
 /// What is near now.
 pub fn of(site: &Site, kernel: &Kernel) -> Vec<Near> {
     let uplinks = uplinks(site, kernel);
-    let networks = networks(&kernel.routes, &uplinks, &sources(site, kernel)).into_iter();
+    let networks =
+        networks(&kernel.routes, &uplinks, &sources::<Ipv4Net>(site, kernel)).into_iter();
     let named = networks.filter_map(|(index, networks)| {
         let link = kernel.link_at(index)?;
         let networks = Ipv4Net::aggregate(&Vec::from_iter(networks));

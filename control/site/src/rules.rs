@@ -14,13 +14,20 @@ use crate::{Site, overlap};
 
 /// What is looked up for packets from LANs, by one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookup {
+pub struct Lookup<N: Net = Ipv4Net> {
     /// In which table; none: all of `destination` is refused.
     pub table: Option<u32>,
     /// Only routes with a longer prefix.
     pub suppress: Option<u8>,
     /// Only for destinations in here.
-    pub destination: Ipv4Net,
+    pub destination: N,
+}
+
+impl<N: Net> Lookup<N> {
+    /// In the main table.
+    pub fn main() -> Self {
+        Self { table: Some(MAIN), suppress: None, destination: N::default() }
+    }
 }
 
 /// How a rule stands to packets from LANs.
@@ -62,7 +69,7 @@ fn lans<'s>(site: &'s Site, kernel: &Kernel) -> Vec<(&'s str, Vec<Ipv4Net>)> {
 /// What is looked up for packets from LANs, in order. The main table is always among it.
 pub fn lookups(site: &Site, kernel: &Kernel) -> Vec<Lookup> {
     let lans = lans(site, kernel);
-    let main = Lookup { table: Some(MAIN), suppress: None, destination: Ipv4Net::default() };
+    let main = Lookup::main();
     let default = |r: &Route| r.destination.prefix_len() == 0;
     let mut lookups: Vec<Lookup> = Vec::new();
     for rule in &kernel.rules {

@@ -53,7 +53,7 @@ impl UplinkConfig {
     }
 
     /// The source addresses that the file says.
-    pub(crate) fn given_addresses(&self, family: Family) -> Vec<IpAddr> {
+    pub fn given_addresses(&self, family: Family) -> Vec<IpAddr> {
         let six = || self.ipv6.iter().flat_map(|ipv6| &ipv6.addresses).copied();
         match family {
             Family::V4 => self.addresses.iter().copied().map(IpAddr::V4).collect(),

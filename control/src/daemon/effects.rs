@@ -11,7 +11,7 @@ use weir_layout::control::{PathId, path_state};
 use weir_publish::{Change, Decider, Effects};
 use weir_service::Complaint;
 use weir_shm::control::ControlWriter;
-use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::hosts::{HostPrefixes, HostPrefixes6, Hosts4, Hosts6};
 use weir_site::Site;
 
 use crate::hooks::{self, Hooks};
@@ -22,15 +22,15 @@ pub(super) struct Executor {
     pub writer: ControlWriter,
     pub words: Arc<Words>,
     pub guard: Guard,
-    /// None: nothing is entered, in tests without a kernel's map.
-    hosts: Option<Hosts4>,
+    /// None: nothing is entered, in tests without a kernel's maps.
+    hosts: Option<(Hosts4, Hosts6)>,
     hooks: Hooks,
     /// What hooks were not told of yet.
     untold: Vec<Entry>,
     /// An uplink became usable, or is no more, and not all of it is done yet.
     flipped: bool,
-    /// Of destinations that stay on the gateway.
-    crowded: Complaint,
+    /// By [`Family`], of destinations that stay on the gateway.
+    crowded: [Complaint; Family::COUNT],
     /// Of devices with too few channels, by kernel index.
     short: HashMap<u32, Complaint>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Executor {
 impl Executor {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<Hosts4>) -> Self {
+    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<(Hosts4, Hosts6)>) -> Self {
         Self {
             words: Arc::new(Words::new(writer.words())),
             writer,
@@ -47,7 +47,7 @@ impl Executor {
             hooks: Hooks::start(hooks::PATIENCE),
             untold: Vec::new(),
             flipped: false,
-            crowded: Complaint::default(),
+            crowded: Default::default(),
             short: HashMap::new(),
         }
     }
@@ -78,7 +78,7 @@ impl Executor {
         if let Some(commands) = effects.guard {
             self.guard.follow(commands);
         }
-        if effects.hosts.is_some_and(|hosts| !self.enter(&hosts)) {
+        if !self.enter(effects.hosts, effects.hosts6) {
             decider.hosts_failed();
         }
         if let Some(mut half) = effects.half {
@@ -115,24 +115,35 @@ impl Executor {
     }
 
     /// Enters the destinations that stay on the gateway; says whether that was done.
-    fn enter(&mut self, prefixes: &HostPrefixes) -> bool {
-        let Some(hosts) = &mut self.hosts else { return true };
-        let room = hosts.room();
-        let done = hosts.sync(prefixes);
-        let trouble = match &done {
-            Ok(0) if prefixes.len() <= room / 10 * 9 => None,
-            Ok(0) => Some(format!(
-                "there is room for {room} prefixes that are not routed by an uplink, and more than \
-                 nine tenths are taken"
-            )),
-            Ok(_) => Some(format!(
-                "there is room for {room} prefixes that are not routed by an uplink, and there are \
-                 more: packets from a LAN to some of them leave by uplinks"
-            )),
-            Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
-        };
-        self.crowded.say(trouble);
-        done.is_ok()
+    fn enter(&mut self, hosts: Option<HostPrefixes>, hosts6: Option<HostPrefixes6>) -> bool {
+        let Some((map, map6)) = &mut self.hosts else { return true };
+        let entered = [
+            hosts.map(|prefixes| (map.sync(&prefixes), map.room(), prefixes.len())),
+            hosts6.map(|prefixes| (map6.sync(&prefixes), map6.room(), prefixes.len())),
+        ];
+        let mut all = true;
+        for (complaint, entered) in self.crowded.iter_mut().zip(entered) {
+            let Some((left_out, room, count)) = entered else { continue };
+            all &= left_out.is_ok();
+            complaint.say(crowding(left_out, room, count));
+        }
+        all
+    }
+}
+
+/// What is wrong where so many destinations of a family were to be entered.
+fn crowding(left_out: Result<usize, weir_shm::Error>, room: usize, count: usize) -> Option<String> {
+    match left_out {
+        Ok(0) if count <= room / 10 * 9 => None,
+        Ok(0) => Some(format!(
+            "there is room for {room} prefixes that are not routed by an uplink, and more than \
+             nine tenths are taken"
+        )),
+        Ok(_) => Some(format!(
+            "there is room for {room} prefixes that are not routed by an uplink, and there are \
+             more: packets from a LAN to some of them leave by uplinks"
+        )),
+        Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
     }
 }
 

@@ -19,7 +19,7 @@ use weir_shm::Pins;
 use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{BoundPorts, ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
-use weir_shm::hosts::Hosts4;
+use weir_shm::hosts::{Hosts4, Hosts6};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
 use weir_site::rules;
@@ -86,7 +86,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let counters = Counters::open(pins, Access::Write)?;
     let observations = Observations::open(pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), time::monotonic_ms());
-    let hosts = Hosts4::open(pins)?;
+    let hosts = (Hosts4::open(pins)?, Hosts6::open(pins)?);
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
     bound::follow(BoundPorts::new(region.clone()));
     let decider = Decider::new(site, kernel, &region, guard.table(), time::monotonic_ms());

@@ -11,6 +11,8 @@ use weir_layout::Family;
 pub trait Net: Copy + Debug + Display + Default + Ord + Hash + Into<IpNet> {
     /// An address of it.
     type Address: Copy + Debug + Display + Ord + Hash + Into<IpAddr>;
+    /// The bytes of an address, network order.
+    type Octets: Copy + Debug + Ord + Hash;
     /// The family.
     const FAMILY: Family;
 
@@ -18,12 +20,22 @@ pub trait Net: Copy + Debug + Display + Default + Ord + Hash + Into<IpNet> {
     fn of(net: IpNet) -> Option<Self>;
     /// The address, if it is of this family.
     fn address(address: IpAddr) -> Option<Self::Address>;
+    /// The network of this address alone.
+    fn host(address: Self::Address) -> Self;
+    /// Its first address, and the bits of its prefix.
+    fn prefix(&self) -> (Self::Octets, u8);
+    /// Has it all addresses of the other?
+    fn covers(&self, other: &Self) -> bool;
+
     /// Bits of its prefix.
-    fn prefix_len(&self) -> u8;
+    fn prefix_len(&self) -> u8 {
+        self.prefix().1
+    }
 }
 
 impl Net for Ipv4Net {
     type Address = Ipv4Addr;
+    type Octets = [u8; 4];
     const FAMILY: Family = Family::V4;
 
     fn of(net: IpNet) -> Option<Self> {
@@ -40,13 +52,22 @@ impl Net for Ipv4Net {
         }
     }
 
-    fn prefix_len(&self) -> u8 {
-        Self::prefix_len(self)
+    fn host(address: Ipv4Addr) -> Self {
+        address.into()
+    }
+
+    fn prefix(&self) -> ([u8; 4], u8) {
+        (self.network().octets(), self.prefix_len())
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.contains(other)
     }
 }
 
 impl Net for Ipv6Net {
     type Address = Ipv6Addr;
+    type Octets = [u8; 16];
     const FAMILY: Family = Family::V6;
 
     fn of(net: IpNet) -> Option<Self> {
@@ -63,8 +84,16 @@ impl Net for Ipv6Net {
         }
     }
 
-    fn prefix_len(&self) -> u8 {
-        Self::prefix_len(self)
+    fn host(address: Ipv6Addr) -> Self {
+        address.into()
+    }
+
+    fn prefix(&self) -> ([u8; 16], u8) {
+        (self.network().octets(), self.prefix_len())
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.contains(other)
     }
 }
 

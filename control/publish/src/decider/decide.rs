@@ -3,12 +3,13 @@
 use weir_health::{Entry, Part};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Tier};
-use weir_shm::hosts::HostPrefixes;
+use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
 use zerocopy::IntoBytes;
 
 use super::Decider;
 use crate::derive::Published;
 use crate::guard::{Seen, ruleset};
+use crate::hosts::Sources;
 use crate::lans;
 use crate::states::Change;
 
@@ -46,6 +47,8 @@ pub struct Effects {
     /// All destinations that stay on the gateway, if they may be others. Where they cannot be
     /// entered, [`Decider::hosts_failed`] is to be told.
     pub hosts: Option<HostPrefixes>,
+    /// The same of IPv6.
+    pub hosts6: Option<HostPrefixes6>,
     /// The half, to be published with [`Decider::tables`] if it or one of these is another.
     pub half: Option<Box<ControlHalf>>,
     /// What keeps XDP from transmitting by each device that is used, by its kernel index.
@@ -86,7 +89,7 @@ impl Decider {
     /// uplink.
     pub fn place(&mut self, judged: Judged, flows: impl Fn(u8) -> u64) -> Effects {
         let Judged { now, published, takers, changes, entries } = judged;
-        let Published { mut half, hosts, unresolved, .. } = published;
+        let Published { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;
         for (paths, takers) in self.paths.iter_mut().zip(&takers) {
             moved |= paths.place(&mut self.load, &mut half, takers, now.ms);
@@ -99,14 +102,20 @@ impl Decider {
         // What is compared with must not see what publishing fills in.
         let half = (!same).then(|| self.half.insert(half).clone());
         let hosts_differ = self.hosts.as_ref() != Some(&hosts);
-        let guard = if hosts_differ || self.guard.is_none() { self.guard() } else { None };
+        let hosts6_differ = self.hosts6.as_ref() != Some(&hosts6);
+        let differ = hosts_differ || hosts6_differ || self.guard.is_none();
+        let guard = if differ { self.guard() } else { None };
         let hosts = hosts_differ.then(|| self.hosts.insert(hosts).prefixes());
-        Effects { changes, entries, guard, hosts, half, shortages }
+        let hosts6 = hosts6_differ.then(|| {
+            let sources = self.hosts6.insert(hosts6).as_ref();
+            sources.map_or_else(HostPrefixes6::new, Sources::prefixes)
+        });
+        Effects { changes, entries, guard, hosts, hosts6, half, shortages }
     }
 
     /// Not all destinations were entered: they are to be decided again with what comes next.
     pub fn hosts_failed(&mut self) {
-        self.hosts = None;
+        (self.hosts, self.hosts6) = (None, None);
     }
 
     /// Enters in the history what changed with uplinks, and which LANs went out of use or are back.

@@ -19,6 +19,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use weir_health::load::{Counts, Load, Reading};
 use weir_health::{History, Monitor, Signal};
 use weir_layout::Family;
@@ -58,7 +59,9 @@ pub struct Decider {
     /// As it was decided last, but for what publishing fills in.
     half: Option<Box<ControlHalf>>,
     /// What the destinations that stay on the gateway were last decided by; none: to be decided.
-    hosts: Option<hosts::Sources>,
+    hosts: Option<hosts::Sources<Ipv4Net>>,
+    /// The same of IPv6; none within: it has none.
+    hosts6: Option<Option<hosts::Sources<Ipv6Net>>>,
     /// The name of the guard's table.
     guard_table: String,
     /// The commands that make it, as they were decided last; none: to be decided.
@@ -93,6 +96,7 @@ impl Decider {
             history: History::new(HISTORY),
             half: None,
             hosts: None,
+            hosts6: None,
             guard_table: guard.to_owned(),
             guard: None,
             unresolved: Vec::new(),

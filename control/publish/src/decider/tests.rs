@@ -249,3 +249,20 @@ fn rules_are_made_anew_when_the_kernel_comes_to_have_ipv6() {
     decider.see(Kernel { ipv6: true, ..decider.kernel().clone() }, 2);
     assert!(decider.own_traffic().is_some());
 }
+
+#[test]
+fn destinations_of_ipv6_are_told_where_an_uplink_has_ipv6_and_cleared_where_none_has() {
+    let mut decider = of_both_families();
+    let mut kernel = kernel();
+    kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
+    decider.see(kernel, 1);
+    let Effects { hosts, hosts6, .. } = decide(&mut decider, 1);
+    let lan = "2001:db8:7::".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    assert!(hosts6.unwrap().contains_key(&(lan, 64)));
+    assert!(hosts.is_some());
+    assert_eq!(decide(&mut decider, 2).hosts6, None, "nothing is new");
+    let mut site = decider.site().clone();
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = None);
+    decider.reconfigure(site, Overrides::default(), 3);
+    assert!(decide(&mut decider, 3).hosts6.is_some_and(|hosts6| hosts6.is_empty()));
+}
