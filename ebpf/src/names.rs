@@ -7,7 +7,7 @@ pub const PROGRAM: &str = "weir";
 /// The program of the tap device that the user tier transmits by.
 pub const TRANSMIT: &str = "transmit";
 
-/// The map of AF_XDP sockets, by `device * 64 + queue`.
+/// The map of AF_XDP sockets, by `device * MAX_QUEUES + queue`.
 pub const XSKS: &str = "XSKS";
 
 /// The map of devices that the program may send by, by device index.

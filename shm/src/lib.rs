@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`pins`] | the directory of pins, and opening or creating what is in it |
 //! | [`claim`] | who works on it: one process of each role |
-//! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory |
+//! | [`map`] | a BPF array or anonymous memory, mapped; all `unsafe` of the shared memory, but for [`cgroup`] |
 //! | [`control`] | writing and reading the control page and the bucket tables |
 //! | [`state_word`] | a path's state word, decided and overtaken |
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |

@@ -26,7 +26,7 @@ pub fn write(epoch: &AtomicU64, half: &[AtomicU64], data: impl IntoIterator<Item
     next
 }
 
-/// Copies the current half with `copy`, which gets the epoch's parity; `false` when the writer
+/// Copies the current half with `copy`, which gets the epoch; `false` when the writer
 /// moved on meanwhile, so that the copy may be torn.
 pub fn read(epoch: &AtomicU64, copy: impl FnOnce(u64)) -> bool {
     let seen = epoch.load(Ordering::Acquire);

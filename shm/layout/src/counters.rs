@@ -93,11 +93,11 @@ counters! {
         DropProtocol = 26, "drop.protocol";
         /// Drop: time to live exceeded.
         DropTtl = 27, "drop.ttl";
-        /// Drop: larger than the outgoing port's MTU with DF set.
+        /// Drop: larger than the outgoing port's MTU.
         DropTooBig = 28, "drop.too_big";
         /// Drop: from an uplink, and no flow wants it.
         DropNoFlow = 29, "drop.no_flow";
-        /// Drop: TCP without SYN that belongs to no flow and cannot start one.
+        /// Drop: a FIN or RST without a flow.
         DropNotSyn = 30, "drop.not_syn";
         /// Drop: the policy has no usable uplink.
         DropNoUplink = 31, "drop.no_uplink";

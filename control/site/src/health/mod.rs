@@ -292,7 +292,7 @@ impl Probe {
                 let good = name == "." || bare.len() <= 253 && bare.split('.').all(label);
                 if !good {
                     let help = "use labels of 1 to 63 ASCII characters with dots between";
-                    return Err(("name", format!("\"{name}\" is no domain name"), help));
+                    return Err(("query", format!("\"{name}\" is no domain name"), help));
                 }
                 Ok(())
             }
