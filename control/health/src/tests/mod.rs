@@ -2,8 +2,12 @@
 
 mod bounds;
 mod faults;
+mod operator;
+mod quality;
 mod sim;
+mod steps;
 mod table;
+mod users;
 
 use weir_site::health::{Health, Limits, Passive, Probe, Target};
 
