@@ -1,70 +1,20 @@
-//! What becomes of flows whose uplink goes down, empties or is not their home.
+//! What becomes of flows whose uplink goes down, or loses its address.
 
-use weir_dataplane::engine::Owner;
 use weir_layout::control::{
-    Address, BUCKETS, ComeHome, OnUplinkDown, PathId, Policy, Port, Prefix, Rule, Translate,
-    path_state,
+    Address, BUCKETS, ComeHome, OnUplinkDown, Port, Prefix, Rule, Translate, path_state,
 };
-use weir_layout::counters::{Counter, place};
+use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_layout::observations::{INTERVAL_MS, Interval, JUDGED_AFTER_MS};
 use weir_layout::{Family, NONE};
-use weir_shm::observations::Observations;
 use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
-use weir_wire::{checksum, ipv4};
 
 use crate::gateway::*;
-
-const SLOTS: u32 = 4096;
-
-/// A connection with its handshake done; the device it leaves by.
-fn connection(gateway: &mut Gateway, sport: u16) -> u8 {
-    let (device, syn) = gateway.send(LAN, &tcp_out(sport, 443, SYN)).remove(0);
-    gateway.send(device, &answer_to(device, &syn));
-    gateway.send(LAN, &tcp_out(sport, 443, ACK));
-    device
-}
-
-/// A UDP flow seen in both directions; the device it leaves by.
-fn exchange(gateway: &mut Gateway, sport: u16) -> u8 {
-    let (device, out) = gateway.send(LAN, &udp_out(sport, 53)).remove(0);
-    gateway.send(device, &answer_to(device, &out));
-    device
-}
 
 /// Lets the engine sweep to the end; what left.
 fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
     gateway.engines[0].refresh();
     while gateway.engines[0].sweep(&mut gateway.wire) {}
     std::mem::take(&mut gateway.wire.sent)
-}
-
-/// Lets the engine look at its whole table; what left.
-fn age(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    gateway.engines[0].age(SLOTS, gateway.now, &mut gateway.wire);
-    std::mem::take(&mut gateway.wire.sent)
-}
-
-fn flows(gateway: &Gateway) -> u64 {
-    gateway.engines[0].flows()
-}
-
-/// Gives every policy what `change` does, and publishes.
-fn policies(gateway: &mut Gateway, change: impl Fn(&mut Policy)) {
-    gateway.half.policies.iter_mut().for_each(change);
-    gateway.publish(BUCKETS / 2);
-}
-
-/// Uplink 1 is a backup, and flows are there because 0 was down.
-fn away(gateway: &mut Gateway, come_home: ComeHome) {
-    gateway.half.policies[0].members[1].tier = 2;
-    policies(gateway, |policy| {
-        let steering = policy.steering_mut(Family::V4);
-        (steering.active_tier, steering.come_home) = (1, come_home as u8);
-        (policy.idle_s, policy.home_per_second) = (30, 1000);
-    });
-    gateway.publish(BUCKETS);
 }
 
 fn header(frame: &[u8]) -> tcp::Packet<&[u8]> {
@@ -316,113 +266,6 @@ fn a_ring_that_stays_full_holds_up_only_the_hosts_behind_it() {
 }
 
 #[test]
-fn idle_flows_leave_a_draining_uplink_and_the_others_stay() {
-    let mut gateway = Gateway::new();
-    policies(&mut gateway, |policy| policy.idle_s = 30);
-    let device = exchange(&mut gateway, 5000);
-    let connected = (40_000..).find(|port| connection(&mut gateway, *port) == device).unwrap();
-    let before = flows(&gateway);
-    let draining = path_state::USABLE | path_state::DRAINING;
-    gateway.set_state(device - 1, draining);
-    let other = if device == 1 { 0 } else { BUCKETS };
-    gateway.publish(other);
-    gateway.now += 29_999;
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), before);
-    gateway.now += 1;
-    age(&mut gateway);
-    assert_eq!((flows(&gateway), gateway.count(Counter::FlowsMoved)), (before - 1, 1));
-    assert_eq!(exchange(&mut gateway, 5000), 3 - device);
-    let sent = gateway.send(LAN, &tcp_out(connected, 443, ACK));
-    assert_eq!(sent[0].0, device);
-}
-
-#[test]
-fn idle_flows_of_a_worse_tier_come_home() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    assert_eq!(exchange(&mut gateway, 5000), 2);
-    connection(&mut gateway, 40_000);
-    away(&mut gateway, ComeHome::Idle);
-    gateway.now += 29_999;
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), 2);
-    gateway.now += 1;
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), 1);
-    assert_eq!(exchange(&mut gateway, 5000), 1);
-}
-
-#[test]
-fn flows_stay_on_a_worse_tier_unless_the_policy_says_otherwise() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    exchange(&mut gateway, 5000);
-    away(&mut gateway, ComeHome::Stay);
-    gateway.now += 60_000;
-    assert!(age(&mut gateway).is_empty());
-    assert_eq!(exchange(&mut gateway, 5000), 2);
-}
-
-#[test]
-fn all_flows_come_home_when_asked_connections_by_a_reset() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    exchange(&mut gateway, 5000);
-    connection(&mut gateway, 40_000);
-    away(&mut gateway, ComeHome::All);
-    let sent = age(&mut gateway);
-    assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [LAN, 2]);
-    assert_eq!(exchange(&mut gateway, 5000), 1);
-    assert!(age(&mut gateway).is_empty());
-    gateway.assert_conserved();
-}
-
-#[test]
-fn an_endpoint_whose_flows_come_home_one_by_one_has_one_mapping_there() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    let both = [53, 54].map(|dport| udp_out(30_000, dport));
-    let send = |gateway: &mut Gateway| {
-        both.each_ref().map(|frame| {
-            let (device, out) = gateway.send(LAN, frame).remove(0);
-            (device, see(&out).sport)
-        })
-    };
-    send(&mut gateway);
-    away(&mut gateway, ComeHome::All);
-    gateway.engines[0].refresh();
-    while flows(&gateway) == 2 {
-        gateway.engines[0].age(1, gateway.now, &mut gateway.wire);
-    }
-    let mut devices = send(&mut gateway).map(|(device, _)| device);
-    devices.sort_unstable();
-    assert_eq!(devices, [1, 2]);
-    age(&mut gateway);
-    assert_eq!(send(&mut gateway), [(1, 30_000); 2]);
-}
-
-#[test]
-fn flows_come_home_no_faster_than_the_policy_says() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    for port in 5000..5100 {
-        exchange(&mut gateway, port);
-    }
-    away(&mut gateway, ComeHome::All);
-    policies(&mut gateway, |policy| policy.home_per_second = 10);
-    gateway.publish(BUCKETS);
-    gateway.now += 1000;
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), 90);
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), 90);
-    gateway.now += 500;
-    age(&mut gateway);
-    assert_eq!(flows(&gateway), 85);
-}
-
-#[test]
 fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     let mut gateway = Gateway::new();
     gateway.publish(0);
@@ -437,144 +280,6 @@ fn a_flow_that_promises_to_be_heavy_goes_where_there_is_most_room() {
     assert_eq!(connection(&mut gateway, 40_002), 1);
     gateway.set_state(0, 0);
     assert_eq!(connection(&mut gateway, 40_003), 2);
-}
-
-/// What a worker told of uplink 1 when it had judged what it saw.
-fn judged(gateway: &mut Gateway) -> Interval {
-    let at = (u64::from(gateway.now) + u64::from(JUDGED_AFTER_MS)).next_multiple_of(INTERVAL_MS);
-    for at in [at, at + INTERVAL_MS] {
-        gateway.engines[0].judge(at);
-    }
-    gateway.now = at as u32;
-    let observations = &gateway.regions.observations;
-    observations.read(0, PathId::v4(1), Observations::number(at)).unwrap_or_default()
-}
-
-fn ones(set: [u64; 4]) -> u32 {
-    set.iter().map(|word| word.count_ones()).sum()
-}
-
-#[test]
-fn new_flows_without_an_answer_are_told_by_uplink() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    gateway.introduce(HOST_MAC);
-    connection(&mut gateway, 40_000);
-    gateway.send(LAN, &tcp_out(40_001, 443, SYN));
-    exchange(&mut gateway, 5000);
-    gateway.send(LAN, &udp_out(5001, 53));
-    let seen = judged(&mut gateway);
-    assert_eq!((seen.tcp.flows, seen.tcp.unanswered), (2, 1));
-    let sets = [seen.tcp.remotes, seen.tcp.silent, seen.tcp.users, seen.tcp.askers];
-    assert_eq!(sets.map(ones), [1; 4]);
-    assert_eq!((seen.udp.flows, seen.udp.unanswered), (2, 1));
-    let number = Observations::number(u64::from(gateway.now));
-    assert_eq!(gateway.regions.observations.read(0, PathId::v4(0), number), None);
-}
-
-#[test]
-fn what_never_answered_says_nothing_of_an_uplink() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    gateway.introduce(HOST_MAC);
-    gateway.send(LAN, &tcp_out(40_001, 443, SYN));
-    gateway.send(LAN, &udp_out(5001, 53));
-    assert_eq!(judged(&mut gateway), Interval::default());
-    // Another port of a host that answers is another service.
-    connection(&mut gateway, 40_000);
-    gateway.send(LAN, &tcp_out(40_002, 6881, SYN));
-    let seen = judged(&mut gateway);
-    assert_eq!((seen.tcp.flows, seen.tcp.unanswered), (1, 0));
-}
-
-#[test]
-fn a_host_with_many_addresses_is_one_user() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    gateway.introduce(HOST_MAC);
-    connection(&mut gateway, 40_000);
-    for last in 10..30 {
-        let source = ([HOST[0], HOST[1], HOST[2], last], 40_001);
-        gateway.send(LAN, &tcp(HOST_MAC, device_mac(LAN), source, (SERVER, 443), SYN));
-    }
-    let seen = judged(&mut gateway);
-    assert_eq!((seen.tcp.flows, seen.tcp.unanswered, ones(seen.tcp.askers)), (21, 20, 1));
-}
-
-#[test]
-fn a_scanners_flows_leave_room_among_those_that_are_judged() {
-    let mut gateway = Gateway::with(1, 65_536);
-    gateway.publish(0);
-    let other = [2, 0, 0, 0, 0, 0x20];
-    [HOST_MAC, other].into_iter().for_each(|mac| gateway.introduce(mac));
-    let open = |gateway: &mut Gateway, mac, address, dport| {
-        let syn = tcp(mac, device_mac(LAN), (address, 40_000), (SERVER, dport), SYN);
-        let (device, out) = one(gateway.send(LAN, &syn));
-        one(gateway.send(device, &answer_to(device, &out)));
-    };
-    for dport in 1..=8000 {
-        let [high, low] = u16::to_be_bytes(dport);
-        open(&mut gateway, HOST_MAC, [10, 77, high, low], dport);
-    }
-    for dport in 1..=100 {
-        open(&mut gateway, other, [10, 77, 255, 9], dport);
-    }
-    assert_eq!(judged(&mut gateway).tcp.flows, 256 + 100);
-}
-
-#[test]
-fn a_host_that_the_kernel_does_not_know_is_no_user() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    let silent = |gateway: &mut Gateway, sport| {
-        gateway.send(LAN, &tcp_out(sport, 443, SYN));
-    };
-    for (sport, owner) in
-        [(1, Owner::Nobody), (2, Owner::At([2, 0, 0, 0, 0, 0x20])), (3, Owner::Asked)]
-    {
-        connection(&mut gateway, 40_000 + sport);
-        silent(&mut gateway, 40_010 + sport);
-        assert_eq!(gateway.acquaint(owner), 1);
-        assert_eq!(judged(&mut gateway), Interval::default(), "{owner:?}");
-    }
-    gateway.introduce(HOST_MAC);
-    connection(&mut gateway, 40_020);
-    silent(&mut gateway, 40_021);
-    assert_eq!(gateway.acquaint(Owner::Nobody), 0, "it is known");
-    let seen = judged(&mut gateway);
-    assert_eq!((seen.tcp.flows, seen.tcp.unanswered, ones(seen.tcp.askers)), (2, 1, 1));
-}
-
-#[test]
-fn a_first_packet_that_no_server_answers_is_no_evidence() {
-    let mut gateway = Gateway::new();
-    gateway.publish(0);
-    gateway.introduce(HOST_MAC);
-    connection(&mut gateway, 40_000);
-    exchange(&mut gateway, 5000);
-    let wrong = |mut frame: Vec<u8>, at: usize| {
-        frame[at] ^= 1;
-        frame
-    };
-    gateway.send(LAN, &wrong(tcp_out(40_001, 443, SYN), 50));
-    gateway.send(LAN, &wrong(udp_out(5001, 53), 40));
-    let mut near = tcp_out(40_002, 443, SYN);
-    near[22] = 3;
-    near[24..26].fill(0);
-    ipv4::Packet::new_unchecked(&mut near[14..34]).fill_checksum();
-    gateway.send(LAN, &near);
-    let seen = judged(&mut gateway);
-    assert_eq!([seen.tcp, seen.udp].map(|of| (of.flows, of.unanswered)), [(1, 0), (1, 0)]);
-    // What its sender's device was to complete, a worker completes.
-    let mut begun = tcp_out(40_003, 443, SYN);
-    let sum = checksum::pseudo4(HOST, SERVER, 6, (begun.len() - 34) as u16);
-    begun[50..52].copy_from_slice(&sum.to_be_bytes());
-    gateway.send(LAN, &begun);
-    let mut without = udp_out(5002, 53);
-    without[40..42].fill(0);
-    gateway.send(LAN, &without);
-    let seen = judged(&mut gateway);
-    assert_eq!([seen.tcp, seen.udp].map(|of| (of.flows, of.unanswered)), [(1, 1), (1, 1)]);
 }
 
 /// The frame with other numbers.
@@ -602,22 +307,6 @@ fn a_segment_that_is_not_the_connections_changes_nothing() {
     }
     assert_eq!(segments(&gateway), (before + 10, again));
     gateway.assert_conserved();
-}
-
-#[test]
-fn what_is_sent_again_counts_for_its_user_and_its_remote_in_both_directions() {
-    let mut gateway = Gateway::new();
-    gateway.publish(BUCKETS);
-    connection(&mut gateway, 40_000);
-    let before = gateway.regions.counters.resent(0);
-    let (device, out) = gateway.send(LAN, &tcp_out(40_000, 443, ACK)).remove(0);
-    let mut answer = answer_to(device, &out);
-    answer[47] = ACK;
-    gateway.send(device, &answer);
-    let after = gateway.regions.counters.resent(0);
-    let of = |address| place(u32::from_ne_bytes(address));
-    assert_eq!(after.users[of(HOST)] - before.users[of(HOST)], 2);
-    assert_eq!(after.remotes[of(SERVER)] - before.remotes[of(SERVER)], 2);
 }
 
 #[test]

@@ -8,11 +8,12 @@ use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_layout::Family;
 use weir_layout::control::{
-    Address, BUCKETS, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Path, PathId, Port,
-    PortRole, Prefix, Selection, Translate, Uplink, path_state,
+    Address, BUCKETS, ComeHome, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Path, PathId,
+    Policy, Port, PortRole, Prefix, Selection, Translate, Uplink, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_shm::control::{BucketTable, ControlWriter, empty_half};
+use weir_wire::tcp::flag::{ACK, SYN};
 
 pub const LAN: u8 = 0;
 pub const HOST: [u8; 4] = [10, 77, 0, 2];
@@ -341,4 +342,51 @@ pub fn answer_to(device: u8, frame: &[u8]) -> Vec<u8> {
         UDP => udp(from, to, (s.dst, s.dport), (s.src, s.sport)),
         _ => ping(from, to, s.dst, s.src, s.sport, false),
     }
+}
+
+/// Slots of a table that a test looks at as a whole.
+pub const SLOTS: u32 = 4096;
+
+/// A connection with its handshake done; the device it leaves by.
+pub fn connection(gateway: &mut Gateway, sport: u16) -> u8 {
+    let (device, syn) = gateway.send(LAN, &tcp_out(sport, 443, SYN)).remove(0);
+    gateway.send(device, &answer_to(device, &syn));
+    gateway.send(LAN, &tcp_out(sport, 443, ACK));
+    device
+}
+
+/// A UDP flow seen in both directions; the device it leaves by.
+pub fn exchange(gateway: &mut Gateway, sport: u16) -> u8 {
+    let (device, out) = gateway.send(LAN, &udp_out(sport, 53)).remove(0);
+    gateway.send(device, &answer_to(device, &out));
+    device
+}
+
+/// Lets the engine look at its whole table; what left.
+pub fn age(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+    gateway.engines[0].refresh();
+    gateway.engines[0].age(SLOTS, gateway.now, &mut gateway.wire);
+    std::mem::take(&mut gateway.wire.sent)
+}
+
+/// Flows of the first engine.
+pub fn flows(gateway: &Gateway) -> u64 {
+    gateway.engines[0].flows()
+}
+
+/// Gives every policy what `change` does, and publishes.
+pub fn policies(gateway: &mut Gateway, change: impl Fn(&mut Policy)) {
+    gateway.half.policies.iter_mut().for_each(change);
+    gateway.publish(BUCKETS / 2);
+}
+
+/// Uplink 1 is a backup, and flows are there because 0 was down.
+pub fn away(gateway: &mut Gateway, come_home: ComeHome) {
+    gateway.half.policies[0].members[1].tier = 2;
+    policies(gateway, |policy| {
+        let steering = policy.steering_mut(Family::V4);
+        (steering.active_tier, steering.come_home) = (1, come_home as u8);
+        (policy.idle_s, policy.home_per_second) = (30, 1000);
+    });
+    gateway.publish(BUCKETS);
 }

@@ -3,8 +3,10 @@
 mod failover;
 mod forwarding;
 mod gateway;
+mod homing;
 mod incomplete;
 mod ipv6;
+mod observations;
 mod robustness;
 mod spoofing;
 mod unasked;
