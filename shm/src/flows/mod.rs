@@ -20,6 +20,3 @@ pub use words::{SlotWords, Stored};
 
 /// An IPv4 direction as it is read.
 pub type Entry4 = weir_wire::family::Entry<weir_wire::family::V4>;
-
-/// [`Action`] of an IPv4 direction.
-pub type Action4 = Action<weir_wire::family::V4>;

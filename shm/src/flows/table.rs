@@ -7,6 +7,7 @@ use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
 use weir_wire::family::{EntryWords, V4};
 
+use super::tags::free_from;
 use super::{Slot, Stored, TagWord};
 use crate::map::{Access, Mmap, prefetch};
 use crate::{Error, Pins, pins::name};
@@ -113,7 +114,7 @@ impl<F: Stored> FlowTable<F> {
     /// Asks for the slot that inserting `hash` will most likely take.
     #[inline]
     pub fn prefetch_free(&self, hash: u64) {
-        let free = |group| self.tags(group).free_from(preferred(hash));
+        let free = |group| free_from(self.tags(group).load(), preferred(hash));
         let group = self.group_for(hash);
         if let Some(slot) = free(group) {
             prefetch(self.slot(group * GROUP + slot));

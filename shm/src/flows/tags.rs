@@ -16,23 +16,12 @@ impl TagWord {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The free slot that [`Self::claim`] would take.
-    #[inline]
-    pub(super) fn free_from(&self, preferred: u32) -> Option<u32> {
-        let free = matching(self.load(), 0);
-        (free != 0).then(|| first_from(preferred, free))
-    }
-
     /// Enters `tag` for a free slot, which is the caller's from then on: the `preferred` one or the
     /// next; `None` when there is none.
     pub(super) fn claim(&self, tag: u8, preferred: u32) -> Option<u32> {
-        let mut word = self.0.load(Ordering::Relaxed);
+        let mut word = self.load();
         loop {
-            let free = matching(word, 0);
-            if free == 0 {
-                return None;
-            }
-            let slot = first_from(preferred, free);
+            let slot = free_from(word, preferred)?;
             let claimed = word | u64::from(tag) << (8 * slot);
             // Acquire: what the last owner did to the slot has happened.
             match self.0.compare_exchange(word, claimed, Ordering::Acquire, Ordering::Relaxed) {
@@ -46,6 +35,13 @@ impl TagWord {
     pub(super) fn release(&self, slot: u32) {
         self.0.fetch_and(!(0xff << (8 * (slot & 7))), Ordering::Release);
     }
+}
+
+/// The free slot that [`TagWord::claim`] would take of a word: the `preferred` one or the next.
+#[inline]
+pub(super) fn free_from(word: u64, preferred: u32) -> Option<u32> {
+    let free = matching(word, 0);
+    (free != 0).then(|| first_from(preferred, free))
 }
 
 #[cfg(all(test, loom))]
