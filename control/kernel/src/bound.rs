@@ -148,4 +148,15 @@ mod tests {
         let found = read(&mut reader).await.unwrap();
         assert!(!ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
     }
+
+    #[tokio::test]
+    async fn after_an_error_another_socket_is_asked() {
+        // Nobody in the kernel listens to this protocol.
+        const USERSOCK: isize = 2;
+        let socket = TokioSocket::new(USERSOCK).unwrap();
+        let mut reader = Some(Reader { socket, datagram: Vec::new() });
+        read(&mut reader).await.unwrap_err();
+        read(&mut reader).await.unwrap();
+        assert!(reader.is_some(), "it is asked again");
+    }
 }

@@ -180,3 +180,18 @@ fn write(key: &str, value: &str) -> Result<()> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_could_not_be_read_is_opened_again() {
+        // A directory opens, and cannot be read from.
+        let file = File::open("/proc").ok();
+        let mut setting = Setting { key: PORTS, file };
+        setting.read().unwrap_err();
+        assert!(setting.read().unwrap().ends_with('\n'));
+        assert!(setting.file.is_some(), "it stays open");
+    }
+}
