@@ -15,7 +15,6 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod family;

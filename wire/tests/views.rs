@@ -1,7 +1,7 @@
 //! A real packet per view, taken apart and put together.
 
 use weir_wire::parse::Error;
-use weir_wire::{arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use weir_wire::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
 /// TCP data with timestamps, ECT(1), as scapy writes it and tshark accepts it.
 #[rustfmt::skip]
@@ -23,13 +23,6 @@ const UDP_FRAME: [u8; 51] = [
     0x45, 0x00, 0x00, 0x21, 0x00, 0x01, 0x00, 0x00, 0x3f, 0x11, 0x8f, 0x79,
     0xc0, 0x00, 0x02, 0x0a, 0xc6, 0x33, 0x64, 0x14,
     0x14, 0xe9, 0x00, 0x35, 0x00, 0x0d, 0xfc, 0x8b, 0x77, 0x65, 0x69, 0x72, 0x21,
-];
-
-#[rustfmt::skip]
-const ARP_REPLY: [u8; 28] = [
-    0x00, 0x01, 0x08, 0x00, 0x06, 0x04, 0x00, 0x02,
-    0x02, 0x00, 0x5e, 0x20, 0x00, 0x02, 0xc0, 0x00, 0x02, 0x01,
-    0x02, 0x00, 0x5e, 0x10, 0x00, 0x01, 0xc0, 0x00, 0x02, 0x0a,
 ];
 
 #[rustfmt::skip]
@@ -91,34 +84,6 @@ fn ethernet_with_a_second_tag_is_stacked() {
 fn ethernet_cut_in_its_header_or_tag_is_truncated() {
     for (bytes, len) in [(&TCP_FRAME[..], 13), (&UDP_FRAME[..], 17)] {
         assert_eq!(ethernet::Frame::new_checked(&bytes[..len]).unwrap_err(), Error::Truncated);
-    }
-}
-
-#[test]
-fn arp_is_taken_apart() {
-    let packet = arp::Packet::new_checked(&ARP_REPLY[..]).unwrap();
-    assert_eq!(packet.operation(), arp::REPLY);
-    assert_eq!((packet.sender_mac(), packet.sender_ip()), (SRC_MAC, [192, 0, 2, 1]));
-    assert_eq!((packet.target_mac(), packet.target_ip()), (DST_MAC, [192, 0, 2, 10]));
-}
-
-#[test]
-fn arp_is_put_together() {
-    let mut bytes = [0; arp::LEN];
-    let mut packet = arp::Packet::new_unchecked(&mut bytes);
-    packet.set_operation(arp::REPLY);
-    packet.set_sender(SRC_MAC, [192, 0, 2, 1]);
-    packet.set_target(DST_MAC, [192, 0, 2, 10]);
-    assert_eq!(bytes, ARP_REPLY);
-}
-
-#[test]
-fn arp_that_is_cut_or_about_something_else_is_refused() {
-    assert_eq!(arp::Packet::new_checked(&ARP_REPLY[..27]).unwrap_err(), Error::Truncated);
-    for at in 0..6 {
-        let mut bytes = ARP_REPLY;
-        bytes[at] ^= 1;
-        assert_eq!(arp::Packet::new_checked(bytes).unwrap_err(), Error::Malformed);
     }
 }
 
