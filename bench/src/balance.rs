@@ -8,9 +8,9 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use weir_health::buckets::{Buckets, Table, bound, moved};
+use weir_health::buckets::{Buckets, bound, moved};
 use weir_kit::random::Random;
-use weir_layout::control::{BUCKETS, Member};
+use weir_layout::control::{BUCKETS, BucketTable, Member};
 use weir_wire::hash::hash2;
 
 use crate::plot::{Data, Plot};
@@ -219,7 +219,7 @@ fn pick(weights: &[u16], usable: u64, random: &mut Random) -> usize {
 }
 
 /// How many of these buckets each uplink has.
-fn counts(table: &Table, buckets: impl Iterator<Item = usize>, uplinks: usize) -> Vec<u32> {
+fn counts(table: &BucketTable, buckets: impl Iterator<Item = usize>, uplinks: usize) -> Vec<u32> {
     let mut counts = vec![0; uplinks];
     for bucket in buckets {
         counts[usize::from(table[bucket])] += 1;

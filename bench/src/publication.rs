@@ -7,9 +7,9 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
 use weir_dataplane::engine::{Engine, Regions};
-use weir_layout::control::{BUCKETS, Member, Name};
+use weir_layout::control::{BUCKETS, BucketTable, Member, Name};
 use weir_layout::flow::PAGE;
-use weir_shm::control::{BucketTable, ControlWriter, empty_half};
+use weir_shm::control::{ControlWriter, empty_half};
 
 use crate::machine;
 use crate::section::{Section, figure, rows};

@@ -15,18 +15,15 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use weir_layout::NONE;
-use weir_layout::control::{BUCKETS, Member};
-
-/// One bucket table: an uplink's index, or [`NONE`], for each bucket.
-pub type Table = [u8; BUCKETS];
+use weir_layout::control::{BUCKETS, BucketTable, Member};
 
 /// The bucket tables of one policy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Buckets {
     /// One home table for each tier that has been active, so that a tier finds its table unchanged
     /// when it is active again.
-    homes: BTreeMap<u8, Box<Table>>,
-    live: Box<Table>,
+    homes: BTreeMap<u8, Box<BucketTable>>,
+    live: Box<BucketTable>,
     active: Option<u8>,
     /// Members and usable uplinks that the tables are made for.
     made: Option<(Vec<Member>, u64)>,
@@ -41,7 +38,7 @@ impl Default for Buckets {
 impl Buckets {
     /// The state a former process left: the active tier's home table; entries that are no member
     /// are given away at the first [`update`](Self::update).
-    pub fn adopt(tier: u8, home: Box<Table>) -> Self {
+    pub fn adopt(tier: u8, home: Box<BucketTable>) -> Self {
         Self { homes: BTreeMap::from([(tier, home)]), active: Some(tier), ..Self::default() }
     }
 
@@ -89,12 +86,12 @@ impl Buckets {
     }
 
     /// The table that new flows follow.
-    pub fn live(&self) -> &Table {
+    pub fn live(&self) -> &BucketTable {
         &self.live
     }
 
     /// The active tier's table with every member usable; `None` while no tier is active.
-    pub fn home(&self) -> Option<&Table> {
+    pub fn home(&self) -> Option<&BucketTable> {
         self.homes.get(&self.active?).map(Box::as_ref)
     }
 
@@ -105,7 +102,7 @@ impl Buckets {
 }
 
 /// Number of buckets whose uplink differs.
-pub fn moved(old: &Table, new: &Table) -> usize {
+pub fn moved(old: &BucketTable, new: &BucketTable) -> usize {
     old.iter().zip(new).filter(|(old, new)| old != new).count()
 }
 
@@ -146,7 +143,7 @@ fn spread() -> impl Iterator<Item = usize> {
 
 /// Brings `home` to the members' quotas by the fewest moves: only members above their quota give,
 /// only members below it take.
-fn settle(home: &mut Table, members: &[Member]) {
+fn settle(home: &mut BucketTable, members: &[Member]) {
     let mut due = [0u32; 256];
     let weights: Vec<u16> = members.iter().map(|m| m.weight).collect();
     for (member, quota) in members.iter().zip(quotas(&weights)) {
@@ -174,7 +171,7 @@ fn settle(home: &mut Table, members: &[Member]) {
 }
 
 /// How many buckets each uplink has.
-fn owned(table: &Table) -> [u32; 256] {
+fn owned(table: &BucketTable) -> [u32; 256] {
     // Several counts for each, since neighbours often have one owner, and each of its increments
     // would wait for the one before.
     let mut counts = [[0u32; 256]; 4];
@@ -187,7 +184,7 @@ fn owned(table: &Table) -> [u32; 256] {
 }
 
 /// Fills `live` from `home`, giving buckets of unusable members to usable ones.
-fn lend(home: &Table, members: &[Member], usable: u64, live: &mut Table) {
+fn lend(home: &BucketTable, members: &[Member], usable: u64, live: &mut BucketTable) {
     *live = *home;
     let lenders: Vec<(u8, u64, f32)> = members
         .iter()
@@ -235,7 +232,7 @@ fn bit(member: &Member) -> u64 {
     1 << member.uplink
 }
 
-fn empty() -> Box<Table> {
+fn empty() -> Box<BucketTable> {
     // Made on the heap: a table is too large to pass over a small stack.
     let table: Box<[u8]> = vec![NONE; BUCKETS].into();
     table.try_into().expect("the vector has BUCKETS bytes")

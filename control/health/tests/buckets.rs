@@ -1,9 +1,9 @@
 //! The laws of the bucket tables.
 
 use proptest::prelude::*;
-use weir_health::buckets::{Buckets, Table, bound, moved, quotas};
+use weir_health::buckets::{Buckets, bound, moved, quotas};
 use weir_layout::NONE;
-use weir_layout::control::{BUCKETS, Member};
+use weir_layout::control::{BUCKETS, BucketTable, Member};
 
 const ALL: u64 = u64::MAX;
 
@@ -24,7 +24,7 @@ fn table(weights: &[u16]) -> Buckets {
     buckets
 }
 
-fn count(table: &Table, uplink: u8) -> usize {
+fn count(table: &BucketTable, uplink: u8) -> usize {
     table.iter().filter(|u| **u == uplink).count()
 }
 

@@ -2,9 +2,9 @@
 
 use weir_health::buckets::Buckets;
 use weir_health::load::Placement;
-use weir_layout::control::{ControlHalf, HOME_BANK, Member};
+use weir_layout::control::{BucketTable, ControlHalf, HOME_BANK, Member};
 use weir_layout::{Family, NONE};
-use weir_shm::control::{BucketTable, ControlRegion, Snapshot};
+use weir_shm::control::{ControlRegion, Snapshot};
 use weir_site::Site;
 
 /// The members of a published policy, with the weights that were configured or set.

@@ -8,11 +8,11 @@ use weir_dataplane::engine::{Engine, Owner, Regions};
 use weir_dataplane::packet::{Buffer, HeapFrame, Output, Received};
 use weir_layout::Family;
 use weir_layout::control::{
-    Address, BUCKETS, ComeHome, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name, Path, PathId,
-    Policy, Port, PortRole, Prefix, Selection, Translate, Uplink, path_state,
+    Address, BUCKETS, BucketTable, ComeHome, ControlHalf, MAX_VIRTUAL_MACS, Mac, Member, Name,
+    Path, PathId, Policy, Port, PortRole, Prefix, Selection, Translate, Uplink, path_state,
 };
 use weir_layout::counters::Counter;
-use weir_shm::control::{BucketTable, ControlWriter, empty_half};
+use weir_shm::control::{ControlWriter, empty_half};
 use weir_wire::tcp::flag::{ACK, SYN};
 
 pub const LAN: u8 = 0;

@@ -15,7 +15,8 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use weir_layout::control::{
-    BUCKET_BANKS, BUCKETS, ControlHalf, ControlPage, PathId, SettingsBefore, TABLES, table_index,
+    BUCKET_BANKS, BUCKETS, BucketTable, ControlHalf, ControlPage, PathId, SettingsBefore, TABLES,
+    table_index,
 };
 use weir_layout::{Family, MAX_POLICIES};
 use zerocopy::FromZeros;
@@ -26,9 +27,6 @@ use crate::{Error, Pins, publish};
 
 pub use read::{Current, Snapshot};
 pub use write::{BoundPorts, ControlWriter, StateWords};
-
-/// One policy's bucket table: uplink index per bucket.
-pub type BucketTable = [u8; BUCKETS];
 
 /// The control page and the bucket tables, mapped.
 #[derive(Clone, Debug)]

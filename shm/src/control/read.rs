@@ -1,9 +1,9 @@
 //! Copies of what is published: whole ones, and the half that a worker works by.
 
-use weir_layout::control::ControlHalf;
+use weir_layout::control::{BucketTable, ControlHalf};
 use weir_layout::{Family, MAX_POLICIES, checksum64};
 
-use super::{BucketTable, ControlRegion, empty_half, tables};
+use super::{ControlRegion, empty_half, tables};
 use crate::publish;
 
 /// How often a reader begins anew when the writer was faster.

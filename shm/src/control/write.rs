@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{
-    ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS, PathId, Port,
+    BucketTable, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS, PathId, Port,
     SettingsBefore,
 };
 use weir_layout::{Family, MAX_PORTS, checksum64};
 use zerocopy::IntoBytes;
 
-use super::{BucketTable, ControlRegion, Current};
+use super::{ControlRegion, Current};
 use crate::adjacencies::NextHops;
 use crate::map;
 use crate::publish;

@@ -60,6 +60,9 @@ pub const MIN_PUBLISH_GAP_US: u64 = 500;
 /// Buckets in a table; one byte each, the uplink's index or [`NONE`](crate::NONE).
 pub const BUCKETS: usize = 65_536;
 
+/// One policy's bucket table: an uplink's index, or [`NONE`](crate::NONE), for each bucket.
+pub type BucketTable = [u8; BUCKETS];
+
 /// Banks of bucket tables in the `BUCKETS` map: one per half, and the control process's memory of
 /// where buckets belong while a path is away. See [`table_index`].
 pub const BUCKET_BANKS: usize = 3;
