@@ -11,7 +11,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::{OBJECT, names};
-use weir_layout::MAX_QUEUES;
+use weir_layout::{Family, MAX_QUEUES};
 use weir_shm::Pins;
 use weir_shm::pins::name;
 
@@ -45,12 +45,14 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the program on the pinned regions, which must exist. The flow table has so many pages,
-    /// and is searched with this key.
-    pub fn load(pins: &Pins, pages: u32, hash_key: [u64; 2]) -> Result<Self> {
+    /// Loads the program on the pinned regions, which must exist. The flow tables have so many
+    /// pages, by family, and are searched with this key.
+    pub fn load(pins: &Pins, pages: [u32; Family::COUNT], hash_key: [u64; 2]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.override_global(names::FLOW_SECRET, &hash_key, true);
+        let [pages, pages6] = pages;
         loader.override_global(names::FLOW_PAGES, &pages, true);
+        loader.override_global(names::FLOW_PAGES6, &pages6, true);
         for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }

@@ -24,11 +24,12 @@ use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, Stored};
-use weir_shm::hosts::Hosts4;
+use weir_shm::hosts::Hosts;
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role, pins};
+use weir_wire::family::{V4, V6};
 use weir_xsk::BindMode;
 use zerocopy::FromZeros;
 
@@ -125,20 +126,12 @@ fn serve(
     if status.hash_key() == [0; 2] {
         status.set_hash_key([a, b]);
     }
-    let regions = Regions {
-        control: control.clone(),
-        flows: open_flows(pins, status, snapshot.half.flow_slots)?,
-        flows6: open_flows(pins, status, FLOW_SLOTS6)?,
-        adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
-        counters: Counters::open(pins, Access::Write)?,
-        observations: Observations::open(pins, Access::Write)?,
-        hash_key: status.hash_key(),
-    };
-    regions.flows.recover();
-    regions.flows6.recover();
-    Hosts4::open(pins)?;
+    Hosts::<V4>::open(pins)?;
+    Hosts::<V6>::open(pins)?;
     while !stop.load(Ordering::Relaxed) {
-        let program = Program::load(pins, regions.flows.pages(), regions.hash_key)?;
+        let regions = open_regions(pins, status, control, &snapshot.half)?;
+        let pages = [regions.flows.pages(), regions.flows6.pages()];
+        let program = Program::load(pins, pages, regions.hash_key)?;
         regions.prepare(&snapshot.half);
         run_workers(arguments, &snapshot.half, &regions, status, program, [b, a], stop)?;
         let Some(now) = control.snapshot() else {
@@ -176,6 +169,42 @@ fn wait_for_control(
     None
 }
 
+/// Opens what workers work on, and frees what those of an earlier process left half made.
+fn open_regions(
+    pins: &Pins,
+    status: &Status,
+    control: &ControlRegion,
+    half: &ControlHalf,
+) -> Result<Regions> {
+    let regions = Regions {
+        control: control.clone(),
+        flows: open_flows(pins, status, half.flow_slots)?,
+        flows6: open_flows(pins, status, slots6(pins, half)?)?,
+        adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
+        counters: Counters::open(pins, Access::Write)?,
+        observations: Observations::open(pins, Access::Write)?,
+        hash_key: status.hash_key(),
+    };
+    regions.flows.recover();
+    regions.flows6.recover();
+    Ok(regions)
+}
+
+/// Slots of the IPv6 flow table: as many as that of IPv4 has, while an uplink has a path of IPv6. A
+/// table from before it had one has room for next to nothing, and makes way.
+fn slots6(pins: &Pins, half: &ControlHalf) -> Result<u32> {
+    if !half.serves_ipv6() {
+        return Ok(FLOW_SLOTS6);
+    }
+    let is_small = |table: FlowTable<V6>| table.capacity() <= FLOW_SLOTS6;
+    if FlowTable::read_only(pins).is_ok_and(is_small) {
+        for name in [pins::name::FLOWS6, pins::name::TAGS6] {
+            std::fs::remove_file(pins.path(name)).context("cannot make room for IPv6 flows")?;
+        }
+    }
+    Ok(half.flow_slots)
+}
+
 fn open_flows<F: Stored>(pins: &Pins, status: &Status, wanted: u32) -> Result<FlowTable<F>> {
     // First the word for it: a table that is left half made, without its tags, is taken up again.
     let name = pins::name::flows(F::FAMILY);
@@ -206,6 +235,8 @@ struct Layout {
     cores: Vec<Option<usize>>,
     /// First and last port of the uplinks' ranges, which workers divide among them.
     nat_ports: BTreeSet<(u16, u16)>,
+    /// Whether they are to have a table of IPv6 flows that is worth the name.
+    ipv6: bool,
 }
 
 impl Layout {
@@ -215,7 +246,7 @@ impl Layout {
         let cores = half.cores.iter().take(workers.into()).map(core).collect();
         let nat_ports = half.uplinks.iter().map(|uplink| uplink.path(Family::V4));
         let nat_ports = nat_ports.map(|path| (path.nat_lo, path.nat_hi)).collect();
-        Self { workers, cores, nat_ports }
+        Self { workers, cores, nat_ports, ipv6: half.serves_ipv6() }
     }
 }
 

@@ -7,17 +7,17 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::adjacency;
-use weir_layout::control::{Mac, PathId, PortRole, Tier};
+use weir_layout::control::{Mac, PortRole};
 use weir_layout::counters::Lane;
-use weir_layout::flow::{FlowEntry4, flag};
+use weir_layout::flow::flag;
 use weir_wire::ethernet::{self, TAG_LEN};
-use weir_wire::family::V4;
+use weir_wire::family::{Family, V4, V6};
 use weir_wire::forward::{Direction, Egress, Ingress, may_leave};
-use weir_wire::plain::{Header, Ip4, Packet};
+use weir_wire::plain::{Header, Ip4, Ip6, Packet};
 use weir_wire::rewrite::{self, LinkHeader, TAGGED, UNTAGGED};
-use weir_wire::{icmp, tcp, udp};
+use weir_wire::{icmp, icmpv6, tcp, udp};
 
-use crate::flows::{self, Search};
+use crate::flows::{self, Found, REWRITE4, Search, Table};
 use crate::maps::{self, Published};
 use crate::words::{self, XdpFrame};
 
@@ -40,49 +40,75 @@ pub struct Forwarded {
     pub ends: [u32; 2],
 }
 
-/// Forwards the frame if it is the next packet of an established flow.
+/// Does the frame carry IPv6, under one VLAN tag at most?
 #[inline(always)]
-pub fn established(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
-    // SAFETY: a field of the half.
-    if unsafe { (*published.half).tier } != Tier::Kernel as u8 {
+pub fn is_ipv6(ctx: &XdpContext) -> bool {
+    match ethertype(ctx) {
+        Some(ethernet::IPV6) => true,
+        Some(ethernet::VLAN) => inner_type(ctx) == Some(ethernet::IPV6),
+        _ => false,
+    }
+}
+
+/// Forwards the frame if it is the next packet of an established flow of IPv4.
+#[inline(always)]
+pub fn established4(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
+    if !published.forwards() {
         return None;
     }
-    let ethertype = u16::from_be(words::at::<UNTAGGED>(ctx, 0)?.load16::<12>() as u16);
-    if ethertype == ethernet::IPV4 {
-        return forward::<UNTAGGED>(ctx, published, lane);
+    match ethertype(ctx)? {
+        ethernet::IPV4 => forward::<V4, UNTAGGED>(ctx, published, lane),
+        ethernet::VLAN if inner_type(ctx)? == ethernet::IPV4 => {
+            forward::<V4, TAGGED>(ctx, published, lane)
+        }
+        _ => None,
     }
-    let inner = u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<16>() as u16);
-    if ethertype != ethernet::VLAN || inner != ethernet::IPV4 {
+}
+
+/// As [`established4`], of a frame that carries IPv6.
+#[inline(always)]
+pub fn established6(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
+    if !published.forwards() || !published.serves_ipv6() {
         return None;
     }
-    forward::<TAGGED>(ctx, published, lane)
+    match ethertype(ctx)? {
+        ethernet::IPV6 => forward::<V6, UNTAGGED>(ctx, published, lane),
+        _ => forward::<V6, TAGGED>(ctx, published, lane),
+    }
+}
+
+#[inline(always)]
+fn ethertype(ctx: &XdpContext) -> Option<u16> {
+    Some(u16::from_be(words::at::<UNTAGGED>(ctx, 0)?.load16::<12>() as u16))
+}
+
+/// The type behind a VLAN tag.
+#[inline(always)]
+fn inner_type(ctx: &XdpContext) -> Option<u16> {
+    Some(u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<16>() as u16))
 }
 
 /// Forwards the frame, whose IP header is at `L3`, if a flow of the kernel tier wants it.
 #[inline(always)]
-fn forward<const L3: usize>(
+fn forward<F: Forwards, const L3: usize>(
     ctx: &XdpContext,
     published: Published,
     lane: *mut Lane,
 ) -> Option<Forwarded> {
-    let (packet, room) = read::<L3>(ctx)?;
+    let (packet, room) = F::read::<L3>(ctx)?;
     // The search's loads take their time, so it begins before all that can be checked meanwhile.
-    let search = Search::begin(packet.key())?;
+    let search = Search::<F>::begin(packet.key())?;
     let ingress = ingress::<L3>(ctx, published)?;
     if !packet.is_plain(room) {
         return None;
     }
     let found = search.finish()?;
-    // SAFETY: an entry of the table; its words are read whole, and once.
-    let (addresses, ports, out) = unsafe {
-        let words = found.entry.cast::<u64>();
-        (words.add(3).read_volatile(), words.add(4).read_volatile(), words.add(5).read_volatile())
-    };
+    let (new, out) = F::read_action(&found, &packet)?;
     if !found.stands() {
         return None;
     }
     let direction = Direction::from_words(found.meta, out);
-    let egress = egress(published, &direction)?;
+    let egress = egress::<F>(published, &direction)?;
     if !may_leave(packet.ip.total(), &ingress, &direction, &egress) {
         return None;
     }
@@ -95,46 +121,110 @@ fn forward<const L3: usize>(
             return None;
         }
     }
-    let (frame, new) = (&mut XdpFrame(ctx), [addresses, ports]);
+    let frame = &mut XdpFrame(ctx);
     let sent = match tagged {
-        true => rewrite::frame::<V4, TAGGED>(frame, &packet, new, &egress.link),
-        false => rewrite::frame::<V4, UNTAGGED>(frame, &packet, new, &egress.link),
+        true => rewrite::frame::<F, TAGGED>(frame, &packet, new, &egress.link),
+        false => rewrite::frame::<F, UNTAGGED>(frame, &packet, new, &egress.link),
     };
     let bytes = u64::from(packet.ip.total());
-    count(found.entry, maps::milliseconds(lane), bytes);
-    let segment = follow(found.entry, direction.peer, &packet);
+    // SAFETY: the entry is of the table, and this field is the forwarding tier's.
+    unsafe { F::last_seen(found.entry).write_volatile(maps::milliseconds(lane)) };
+    F::count(found.entry, bytes);
+    let segment = follow::<F>(found.entry, direction.peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
     let (uplink, outward) = (direction.uplink, egress.outward);
-    let [_, _, _, src, dst] = packet.ip.0;
+    let [src, dst] = F::fold_words(&packet.key());
     let ends = match outward {
-        true => [src as u32, dst as u32],
-        false => [(addresses >> 32) as u32, src as u32],
+        true => [src, dst],
+        false => [F::fold_words(&new)[1], src],
     };
     Some(Forwarded { action, uplink, outward, bytes, segment, ends })
 }
 
-/// Reads the headers of TCP, UDP and ICMP; with them, the frame's bytes from the IP header on.
+/// A family whose packets leave here.
+trait Forwards: Table {
+    /// Reads the headers of TCP, UDP and ICMP; with them, the frame's bytes from the IP header on.
+    fn read<const L3: usize>(ctx: &XdpContext) -> Option<(Packet<Self>, u64)>;
+
+    /// What the entry makes of the packet, and the word of its adjacency.
+    fn read_action(found: &Found<Self>, packet: &Packet<Self>) -> Option<(Self::Words, u64)>;
+
+    /// A key's or a rewrite's addresses, see [`Family::fold`].
+    fn fold_words(words: &Self::Words) -> [u32; 2];
+}
+
+impl Forwards for V4 {
+    #[inline(always)]
+    fn read<const L3: usize>(ctx: &XdpContext) -> Option<(Packet, u64)> {
+        let room = (ctx.data_end() - ctx.data() - L3) as u64;
+        let head = words::at::<28>(ctx, L3)?;
+        let ip = Ip4([
+            head.load32::<0>(),
+            head.load32::<4>(),
+            head.load32::<8>(),
+            head.load32::<12>(),
+            head.load32::<16>(),
+        ]);
+        let (third, fourth) = behind(ctx, ip.proto(), icmp::PROTOCOL, L3 + 28)?;
+        let transport = [head.load32::<20>(), head.load32::<24>(), third, fourth];
+        Some((Packet { ip, transport }, room))
+    }
+
+    #[inline(always)]
+    fn read_action(found: &Found<V4>, _: &Packet) -> Option<([u64; 2], u64)> {
+        let new = [found.word::<REWRITE4>(), found.word::<{ REWRITE4 + 1 }>()];
+        Some((new, found.word::<{ V4::OUT }>()))
+    }
+
+    #[inline(always)]
+    fn fold_words([addresses, _]: &[u64; 2]) -> [u32; 2] {
+        [*addresses as u32, (*addresses >> 32) as u32]
+    }
+}
+
+impl Forwards for V6 {
+    #[inline(always)]
+    fn read<const L3: usize>(ctx: &XdpContext) -> Option<(Packet<V6>, u64)> {
+        let room = (ctx.data_end() - ctx.data() - L3) as u64;
+        let head = words::at::<48>(ctx, L3)?;
+        let ip = Ip6([
+            head.load64::<0>(),
+            head.load64::<8>(),
+            head.load64::<16>(),
+            head.load64::<24>(),
+            head.load64::<32>(),
+        ]);
+        let (third, fourth) = behind(ctx, ip.proto(), icmpv6::PROTOCOL, L3 + 48)?;
+        let transport = [head.load32::<40>(), head.load32::<44>(), third, fourth];
+        Some((Packet { ip, transport }, room))
+    }
+
+    /// One that translates has its rewrite in the second line: the user tier's.
+    #[inline(always)]
+    fn read_action(found: &Found<V6>, packet: &Packet<V6>) -> Option<([u64; 5], u64)> {
+        let [.., flags, _, _] = found.meta.to_le_bytes();
+        let [a, b, c, d, ports] = packet.key();
+        let same = [a, b, c, d, ports & 0xffff_ffff];
+        (flags & flag::NAT == 0).then(|| (same, found.word::<{ V6::OUT }>()))
+    }
+
+    #[inline(always)]
+    fn fold_words([a, b, c, d, _]: &[u64; 5]) -> [u32; 2] {
+        [a ^ b, c ^ d].map(|word| (word ^ word >> 32) as u32)
+    }
+}
+
+/// The third and fourth word of TCP; none of other protocols that flows have.
 #[inline(always)]
-fn read<const L3: usize>(ctx: &XdpContext) -> Option<(Packet, u64)> {
-    let room = (ctx.data_end() - ctx.data() - L3) as u64;
-    let head = words::at::<28>(ctx, L3)?;
-    let ip = Ip4([
-        head.load32::<0>(),
-        head.load32::<4>(),
-        head.load32::<8>(),
-        head.load32::<12>(),
-        head.load32::<16>(),
-    ]);
-    let (third, fourth) = match ip.proto() {
+fn behind(ctx: &XdpContext, proto: u8, icmp: u8, at: usize) -> Option<(u64, u64)> {
+    match proto {
         tcp::PROTOCOL => {
-            let rest = words::at::<8>(ctx, L3 + 28)?;
-            (rest.load32::<0>(), rest.load32::<4>())
+            let rest = words::at::<8>(ctx, at)?;
+            Some((rest.load32::<0>(), rest.load32::<4>()))
         }
-        udp::PROTOCOL | icmp::PROTOCOL => (0, 0),
-        _ => return None,
-    };
-    let transport = [head.load32::<20>(), head.load32::<24>(), third, fourth];
-    Some((Packet { ip, transport }, room))
+        udp::PROTOCOL => Some((0, 0)),
+        _ => (proto == icmp).then_some((0, 0)),
+    }
 }
 
 /// Where the frame comes from; `None`: by no port of ours, or it is not for us.
@@ -160,38 +250,26 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
 
 /// Where a direction leads; `None`: its adjacency is no index of the table.
 #[inline(always)]
-fn egress(published: Published, direction: &Direction) -> Option<Egress> {
+fn egress<F: Family>(published: Published, direction: &Direction) -> Option<Egress> {
     let word = maps::adjacency(direction.adjacency)?;
     let port = published.port((word >> 48) as u8);
     // SAFETY: a port of the half.
     let (role, device, mtu, vlan, source) =
         unsafe { ((*port).role, (*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
     let link = LinkHeader { destination: Mac::from_word(word & MAC), source, vlan };
-    let path_state = published.path_state(PathId::v4(direction.uplink));
+    let path_state = published.path_state(F::path(direction.uplink));
     let outward = role == PortRole::Uplink as u8;
     Some(Egress { path_state, outward, device, mtu, link })
 }
 
-/// Counts the packet on its entry, and says that the flow lives.
-#[inline(always)]
-fn count(entry: *mut FlowEntry4, now: u32, bytes: u64) {
-    // SAFETY: the entry is of the table, and these fields are the forwarding tier's.
-    unsafe {
-        (&raw mut (*entry).last_seen).write_volatile(now);
-        (*entry).packets = (*entry).packets.wrapping_add(1);
-        (*entry).bytes = (*entry).bytes.wrapping_add(bytes);
-    }
-}
-
 /// Follows the sequence numbers of a TCP direction; of a segment with data, what it is to that.
 #[inline(always)]
-fn follow(entry: *mut FlowEntry4, peer: u32, packet: &Packet) -> Option<tcp::Place> {
+fn follow<F: Table>(entry: *mut F::Entry, peer: u32, packet: &Packet<F>) -> Option<tcp::Place> {
     let segment = packet.segment()?;
-    // SAFETY: the entry is of the table.
-    let next = unsafe { &raw mut (*entry).next_seq };
-    // SAFETY: as above.
+    let next = F::next_seq(entry);
+    // SAFETY: a field of an entry of the table.
     let known = unsafe { next.read_volatile() };
-    let place = segment.follow(known, packet.acknowledged(), || flows::next_seq(peer));
+    let place = segment.follow(known, packet.acknowledged(), || flows::next_seq::<F>(peer));
     if place == tcp::Place::New {
         // SAFETY: this field is the forwarding tier's.
         unsafe { next.write_volatile(segment.end) };

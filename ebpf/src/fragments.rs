@@ -5,30 +5,41 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
+use weir_wire::family::{V4, V6};
 use weir_wire::parse::Parsed;
 
-/// A datagram: addresses; identification and protocol (RFC 791 §3.2).
-type Datagram = [u32; 3];
+use crate::flows::Table;
+
+/// A datagram: addresses; identification; protocol (RFC 791 §3.2, RFC 8200 §4.5).
+#[repr(C)]
+pub struct Datagram<F: Table> {
+    addresses: [F::Address; 2],
+    ident: u32,
+    proto: u32,
+}
 
 /// Datagrams of flows of which fragments may follow; the oldest make room.
 #[map]
-static FRAGMENTS: LruHashMap<Datagram, u8> = LruHashMap::with_max_entries(4096, 0);
+pub static FRAGMENTS: LruHashMap<Datagram<V4>, u8> = LruHashMap::with_max_entries(4096, 0);
+/// The same of IPv6.
+#[map]
+pub static FRAGMENTS6: LruHashMap<Datagram<V6>, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// A first fragment: the later ones go where it goes.
 #[inline(always)]
-pub fn first(p: &Parsed, of_flow: bool) {
-    let datagram = datagram(p);
+pub fn first<F: Table>(p: &Parsed<F>, of_flow: bool) {
+    let (datagrams, datagram) = (F::fragments(), datagram(p));
     // A failure costs the datagram.
-    let _ = if of_flow { FRAGMENTS.insert(&datagram, &1, 0) } else { FRAGMENTS.remove(&datagram) };
+    let _ = if of_flow { datagrams.insert(&datagram, &1, 0) } else { datagrams.remove(&datagram) };
 }
 
 /// Was the first fragment of its datagram the user tier's?
 #[inline(always)]
-pub fn follows(p: &Parsed) -> bool {
-    FRAGMENTS.get_ptr(&datagram(p)).is_some()
+pub fn follows<F: Table>(p: &Parsed<F>) -> bool {
+    F::fragments().get_ptr(&datagram(p)).is_some()
 }
 
 #[inline(always)]
-fn datagram(p: &Parsed) -> Datagram {
-    [u32::from_ne_bytes(p.src), u32::from_ne_bytes(p.dst), p.ident << 8 | u32::from(p.proto)]
+fn datagram<F: Table>(p: &Parsed<F>) -> Datagram<F> {
+    Datagram { addresses: [p.src, p.dst], ident: p.ident, proto: p.proto.into() }
 }

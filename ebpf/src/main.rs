@@ -11,21 +11,26 @@ compile_error!("the XDP program is built for bpfel-unknown-none only: run script
 mod flows;
 mod forward;
 mod fragments;
+mod ipv6;
 mod maps;
 mod words;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Mac, OnDataplaneLoss, PathId, Port, PortRole, host_class};
-use weir_layout::counters::Counter;
+use weir_layout::counters::{Counter, Lane};
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
+use weir_wire::family::V4;
+use weir_wire::key::{FlowKey, FlowKey4};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
 use weir_wire::{icmp, quoted, udp};
 
+use crate::flows::Table;
+use crate::forward::Forwarded;
 use crate::maps::Published;
-use weir_wire::key::FlowKey4;
 
 /// What becomes of a packet that is not forwarded here, and how it is counted.
 type Outcome = (u32, Counter);
@@ -46,20 +51,68 @@ enum Verdict {
 const UNASKED: Outcome = (XDP_DROP, Counter::XdpDropNoFlow);
 const MARTIAN: Outcome = (XDP_DROP, Counter::XdpDropMartian);
 
+/// Neither forwarded nor decided: no action of XDP.
+const UNDECIDED: u32 = u32::MAX;
+
+/// IPv6 has functions of its own, two: a chain of calls has 512 bytes of stack.
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
+    if !forward::is_ipv6(&ctx) {
+        return decide4(ctx.ctx);
+    }
+    match forward6(ctx.ctx) {
+        UNDECIDED => steer6(ctx.ctx),
+        action => action,
+    }
+}
+
+/// What becomes of a frame without IPv6.
+#[inline(never)]
+fn decide4(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    match forward(&ctx, forward::established4) {
+        UNDECIDED => count(&ctx, steer),
+        action => action,
+    }
+}
+
+/// What becomes of one that carries IPv6, if that can be said at once.
+#[inline(never)]
+fn forward6(ctx: *mut xdp_md) -> u32 {
+    forward(&XdpContext::new(ctx), forward::established6)
+}
+
+/// What else becomes of it.
+#[inline(never)]
+fn steer6(ctx: *mut xdp_md) -> u32 {
+    count(&XdpContext::new(ctx), ipv6::steer)
+}
+
+/// Counts a frame that came in, and forwards it if it is the next packet of an established flow.
+#[inline(always)]
+fn forward(
+    ctx: &XdpContext,
+    established: impl Fn(&XdpContext, Published, *mut Lane) -> Option<Forwarded>,
+) -> u32 {
     let Some(lane) = maps::lane() else { return XDP_PASS };
     maps::count(lane, Counter::XdpRx);
     let Some(published) = maps::published() else {
         maps::count(lane, Counter::XdpPassUnconfigured);
         return XDP_PASS;
     };
-    if let Some(forwarded) = forward::established(&ctx, published, lane) {
-        maps::count(lane, Counter::XdpForwarded);
-        maps::count_uplink(lane, &forwarded);
-        return forwarded.action;
-    }
-    let (action, counter) = steer(&ctx, published);
+    let Some(forwarded) = established(ctx, published, lane) else { return UNDECIDED };
+    maps::count(lane, Counter::XdpForwarded);
+    maps::count_uplink(lane, &forwarded);
+    forwarded.action
+}
+
+/// Decides whose a frame is, and counts it.
+#[inline(always)]
+fn count(ctx: &XdpContext, steer: impl Fn(&XdpContext, Published) -> Outcome) -> u32 {
+    let (Some(lane), Some(published)) = (maps::lane(), maps::published()) else {
+        return XDP_PASS;
+    };
+    let (action, counter) = steer(ctx, published);
     maps::count(lane, counter);
     action
 }
@@ -72,26 +125,33 @@ fn transmit(ctx: XdpContext) -> u32 {
     maps::DEVICES.redirect(device, 0).unwrap_or_else(|action| action)
 }
 
+/// The first bytes of the frame, zeros behind its end. A mask bounds the length for the verifier, so
+/// `copy` has room for any masked length.
+#[inline(always)]
+fn head<'a, const LEN: usize>(
+    ctx: &'a XdpContext,
+    copy: &'a mut [u8; 0x80],
+) -> Option<&'a [u8; LEN]> {
+    if ctx.data() + LEN <= ctx.data_end() {
+        // SAFETY: the comparison shows the verifier, and us, that the bytes are there.
+        return Some(unsafe { &*(ctx.data() as *const [u8; LEN]) });
+    }
+    let len = ((ctx.data_end() - ctx.data()) & 0x7f) as u32;
+    if len == 0 {
+        return None;
+    }
+    // SAFETY: `copy` has room for `len` bytes.
+    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, copy.as_mut_ptr().cast(), len) };
+    copy.first_chunk().filter(|_| loaded == 0)
+}
+
 /// What is not forwarded here: the kernel's, the user tier's, or nobody's.
 #[inline(always)]
 fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let frame_len = ctx.data_end() - ctx.data();
-    // A mask bounds the length for the verifier, so the copy has room for any masked length.
     let mut copy = [0u8; 0x80];
-    let head: &[u8; HEAD_LEN] = if ctx.data() + HEAD_LEN <= ctx.data_end() {
-        // SAFETY: the comparison shows the verifier, and us, that the bytes are there.
-        unsafe { &*(ctx.data() as *const [u8; HEAD_LEN]) }
-    } else {
-        let len = (frame_len & 0x7f) as u32;
-        if len == 0 {
-            return (XDP_PASS, Counter::XdpPassMalformed);
-        }
-        // SAFETY: `copy` has room for `len` bytes.
-        let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, copy.as_mut_ptr().cast(), len) };
-        let Some(head) = copy.first_chunk().filter(|_| loaded == 0) else {
-            return (XDP_PASS, Counter::XdpPassMalformed);
-        };
-        head
+    let Some(head) = head::<HEAD_LEN>(ctx, &mut copy) else {
+        return (XDP_PASS, Counter::XdpPassMalformed);
     };
     let parsed = match parse_head(head, frame_len) {
         Ok(parsed) => parsed,
@@ -116,11 +176,11 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         Verdict::Done(outcome) => outcome,
         Verdict::Transit => to_user(published, &port, queue),
         Verdict::IfFlow(key, otherwise) => {
-            let exists = flows::exists(key.words());
-            if parsed.kind == (Kind::Fragment { first: true }) {
-                fragments::first(&parsed, exists);
+            if has_flow(&parsed, &key) {
+                to_user(published, &port, queue)
+            } else {
+                otherwise
             }
-            if exists { to_user(published, &port, queue) } else { otherwise }
         }
         Verdict::IfFirst(otherwise) => {
             if fragments::follows(&parsed) {
@@ -130,6 +190,17 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
             }
         }
     }
+}
+
+/// Is there a flow with this key, the packet's or that of what it quotes? Later fragments of the
+/// packet are told the same.
+#[inline(always)]
+fn has_flow<F: Table>(parsed: &Parsed<F>, key: &FlowKey<F>) -> bool {
+    let exists = flows::exists::<F>(key.words());
+    if parsed.kind == (Kind::Fragment { first: true }) {
+        fragments::first(parsed, exists);
+    }
+    exists
 }
 
 /// No sound IPv4. What is for the gateway's hardware address is not left to a kernel that might
@@ -152,9 +223,9 @@ fn malformed(ctx: &XdpContext, published: Published, head: &[u8; HEAD_LEN]) -> O
 
 /// Is the frame for a hardware address of the port?
 #[inline(always)]
-fn is_ours(port: &Port, head: &[u8; HEAD_LEN]) -> bool {
-    let [d0, d1, d2, d3, d4, d5, ..] = *head;
-    let destination = Mac::new([d0, d1, d2, d3, d4, d5]).word();
+fn is_ours(port: &Port, head: &[u8]) -> bool {
+    let Some(destination) = head.first_chunk() else { return false };
+    let destination = Mac::new(*destination).word();
     destination == port.mac.word() || port.virtual_macs.iter().any(|mac| destination == mac.word())
 }
 
@@ -185,9 +256,9 @@ fn stray(p: &Parsed, port: &Port, head: &[u8; HEAD_LEN]) -> Option<Outcome> {
 #[inline(always)]
 fn for_everybody(p: &Parsed, port: &Port, group: bool) -> Outcome {
     if port.role != PortRole::Lan as u8 {
-        let source = maps::host_class(p.src);
+        let source = maps::host_class::<V4>(p.src);
         let ours = source == host_class::LOCAL || source == host_class::LAN && !is_lease(p);
-        let for_one = !group && !matches!(maps::host_class(p.dst), 0 | host_class::NEAR);
+        let for_one = !group && !matches!(maps::host_class::<V4>(p.dst), 0 | host_class::NEAR);
         if ours || for_one && !is_lease(p) {
             return MARTIAN;
         }
@@ -203,7 +274,7 @@ fn is_lease(p: &Parsed) -> bool {
 
 #[inline(always)]
 fn from_lan(parsed: &Parsed) -> Verdict {
-    match maps::host_class(parsed.dst) {
+    match maps::host_class::<V4>(parsed.dst) {
         0 => Verdict::Transit,
         host_class::LOCAL => Verdict::Done((XDP_PASS, Counter::XdpPassLocal)),
         // Nobody has it; by the kernel's routes it would leave.
@@ -218,13 +289,13 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2), but for a provider's server
     // of leases: its private network may be a LAN's too.
-    let source = maps::host_class(p.src);
+    let source = maps::host_class::<V4>(p.src);
     if source == host_class::LOCAL
         || matches!(source, host_class::LAN | host_class::POOL) && !is_lease(p)
     {
         return Verdict::Done(MARTIAN);
     }
-    let otherwise = match maps::host_class(p.dst) {
+    let otherwise = match maps::host_class::<V4>(p.dst) {
         host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
         host_class::KERNEL => (XDP_PASS, Counter::XdpPassKernelRoute),
         // SAFETY: a path of the half.
@@ -241,7 +312,7 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => Verdict::IfFlow(p.key(), otherwise),
         Kind::Fragment { first: false } => Verdict::IfFirst(otherwise),
-        Kind::IcmpError => match quoted(ctx, p) {
+        Kind::IcmpError => match quoted_key::<V4, { quoted::LEN }>(ctx, p) {
             Some(quoted) => Verdict::IfFlow(quoted, otherwise),
             None => Verdict::Done(otherwise),
         },
@@ -249,14 +320,15 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     }
 }
 
-/// The key of packets that answer the one an ICMP error quotes: of those that come in.
+/// The key of packets that answer the one an ICMP error quotes, in so many bytes: of those that come
+/// in.
 #[inline(always)]
-fn quoted(ctx: &XdpContext, p: &Parsed) -> Option<FlowKey4> {
-    let mut inner = [0u8; quoted::LEN];
-    let (at, len) = (u32::from(quoted::start(p)? & 0x7f), quoted::LEN as u32);
-    // SAFETY: `inner` has room for `len` bytes.
-    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), len) };
-    let key = if loaded == 0 { quoted::key(&inner)? } else { return None };
+fn quoted_key<F: Table, const LEN: usize>(ctx: &XdpContext, p: &Parsed<F>) -> Option<FlowKey<F>> {
+    let mut inner = [0u8; LEN];
+    let at = u32::from(quoted::start(p, LEN)? & 0x7f);
+    // SAFETY: `inner` has room for as many bytes.
+    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), LEN as u32) };
+    let key = if loaded == 0 { F::quoted(&inner)? } else { return None };
     Some(key.reversed())
 }
 

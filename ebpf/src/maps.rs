@@ -6,16 +6,23 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::control::{
-    ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Uplink,
+    ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Tier, Uplink,
     port_slot,
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
+use weir_layout::flow6::FlowEntry6;
 use weir_layout::tags::PAGE_GROUPS;
 use weir_layout::{MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind};
 use weir_wire::tcp::Place;
 
+use crate::flows::Table;
 use crate::forward::Forwarded;
+
+/// A page of a flow table.
+pub type SlotPage<E> = [E; PAGE as usize];
+/// Its tags.
+pub type TagPage = [u64; PAGE_GROUPS as usize];
 
 const MMAPABLE: u32 = 1 << 10;
 const NO_PREALLOC: u32 = 1;
@@ -26,14 +33,22 @@ static CONTROL: Array<ControlPage> = Array::with_max_entries(1, MMAPABLE);
 static COUNTERS: Array<Lane> = Array::with_max_entries(LANES as u32, MMAPABLE);
 /// As many pages as the dataplane pinned; the number here is never used.
 #[map]
-pub static FLOWS4: Array<[FlowEntry4; PAGE as usize]> = Array::with_max_entries(1, MMAPABLE);
+pub static FLOWS4: Array<SlotPage<FlowEntry4>> = Array::with_max_entries(1, MMAPABLE);
 /// Likewise.
 #[map]
-pub static TAGS4: Array<[u64; PAGE_GROUPS as usize]> = Array::with_max_entries(1, MMAPABLE);
+pub static TAGS4: Array<TagPage> = Array::with_max_entries(1, MMAPABLE);
+/// Likewise.
+#[map]
+pub static FLOWS6: Array<SlotPage<FlowEntry6>> = Array::with_max_entries(1, MMAPABLE);
+/// Likewise.
+#[map]
+pub static TAGS6: Array<TagPage> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static ADJACENCIES: Array<u64> = Array::with_max_entries(ADJACENCY_SLOTS as u32, MMAPABLE);
 #[map]
-static HOSTS4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
+pub static HOSTS4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
+#[map]
+pub static HOSTS6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries((MAX_DEVICES * MAX_QUEUES) as u32, 0);
 /// By device index; devices that cannot transmit for XDP are absent.
@@ -170,6 +185,20 @@ impl Published {
         }
     }
 
+    /// Do flows leave here?
+    #[inline(always)]
+    pub fn forwards(self) -> bool {
+        // SAFETY: a field of the half.
+        unsafe { (*self.half).tier == Tier::Kernel as u8 }
+    }
+
+    /// Has an uplink a path of IPv6?
+    #[inline(always)]
+    pub fn serves_ipv6(self) -> bool {
+        // SAFETY: a field of the half.
+        unsafe { (*self.half).serves_ipv6() }
+    }
+
     /// A path's state word.
     #[inline(always)]
     pub fn path_state(self, path: PathId) -> u32 {
@@ -182,8 +211,9 @@ impl Published {
 
 /// Class of a destination, 0 for none.
 #[inline(always)]
-pub fn host_class(address: [u8; 4]) -> u32 {
-    HOSTS4.get(Key::new(32, address)).map_or(0, |class| *class)
+pub fn host_class<F: Table>(address: F::Address) -> u32 {
+    let bits = 8 * size_of::<F::Address>() as u32;
+    F::hosts().get(Key::new(bits, address)).map_or(0, |class| *class)
 }
 
 /// The word of an adjacency, see [`weir_layout::adjacency`].

@@ -18,3 +18,6 @@ pub const FLOW_SECRET: &str = "FLOW_SECRET";
 
 /// Pages of the flow table, a `u32`: likewise. Zero, as without setting it: no flow is found.
 pub const FLOW_PAGES: &str = "FLOW_PAGES";
+
+/// The same of IPv6.
+pub const FLOW_PAGES6: &str = "FLOW_PAGES6";

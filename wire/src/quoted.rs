@@ -3,6 +3,7 @@
 //! Both tiers read it here, so what one takes to be about a flow, the other does too.
 
 use crate::checksum::{is_valid, sum};
+use crate::family::Family;
 use crate::key::{FlowKey4, FlowKey6};
 use crate::parse::Parsed;
 use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
@@ -11,11 +12,11 @@ use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
 pub const LEN: usize = ipv4::HEADER_LEN + 8;
 
 /// Where the quoted packet begins in the frame of an ICMP error; `None` if the error ends before
-/// [`LEN`] bytes of it.
+/// `len` bytes of it.
 #[inline(always)]
-pub const fn start(error: &Parsed) -> Option<u16> {
+pub fn start<F: Family>(error: &Parsed<F>, len: usize) -> Option<u16> {
     let start = error.l4 + icmp::HEADER_LEN as u16;
-    if start + LEN as u16 <= error.end { Some(start) } else { None }
+    (start + len as u16 <= error.end).then_some(start)
 }
 
 /// As [`LEN`], of IPv6.

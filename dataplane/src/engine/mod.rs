@@ -3,7 +3,7 @@
 //!
 //! An [`Engine`] is a context, which is the published state, adjacencies, counters and limits, and
 //! the worker's sessions in each address family, which are a flow table and what belongs to flows.
-//! XDP leaves IPv6 to the kernel yet.
+//! While no uplink has a path of IPv6, XDP leaves all of that to the kernel.
 //!
 //! A batch is split by family, and each part goes through in stages, so that the memory of one packet is on its way while the next is
 //! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
@@ -63,7 +63,7 @@ use sessions::Sessions;
 
 use crate::packet::{Buffer, Output, Received};
 
-/// Slots of the IPv6 flow table while no packet reaches it: one page.
+/// Slots of the IPv6 flow table while no uplink has a path of IPv6: one page.
 pub const FLOW_SLOTS6: u32 = PAGE;
 /// Most packets that go through the stages together.
 pub const BATCH: usize = 64;

@@ -19,11 +19,11 @@ use weir_shm::Pins;
 use weir_shm::adjacencies::{Adjacencies, NextHops};
 use weir_shm::control::{ControlRegion, ControlWriter, empty_half};
 use weir_shm::counters::Counters;
-use weir_shm::flows::{Entry4, FlowTable4};
-use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::flows::{Entry4, FlowTable, FlowTable4};
+use weir_shm::hosts::{HostPrefixes, Hosts, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name;
-use weir_wire::family::{Family as _, NewDirection, V4};
+use weir_wire::family::{Family as _, NewDirection, V4, V6};
 use weir_wire::hash::flow4;
 use weir_wire::key::FlowKey4;
 use weir_wire::rewrite::compile4;
@@ -51,6 +51,7 @@ pub struct Fixture {
     pub xdp: aya::Ebpf,
     pub counters: Counters,
     pub flows: FlowTable4,
+    pub flows6: FlowTable<V6>,
 }
 
 impl Drop for Fixture {
@@ -132,11 +133,15 @@ impl Fixture {
         let counters = Counters::open(&pins, Access::Write).unwrap();
         let flows = FlowTable4::open(&pins, 1024).unwrap();
         Adjacencies::open(&pins, Access::Write, KEY).unwrap();
+        let flows6 = FlowTable::<V6>::open(&pins, 1024).unwrap();
         Hosts4::open(&pins).unwrap();
+        Hosts::<V6>::open(&pins).unwrap();
         let pages = flows.pages();
         let mut loader = EbpfLoader::new();
         loader.override_global(names::FLOW_SECRET, &KEY, true);
         loader.override_global(names::FLOW_PAGES, &pages, true);
+        let pages6 = flows6.pages();
+        loader.override_global(names::FLOW_PAGES6, &pages6, true);
         for map in name::PROGRAM {
             loader.map_pin_path(map, pins.path(map));
         }
@@ -145,7 +150,7 @@ impl Fixture {
             let program: &mut Xdp = xdp.program_mut(name).unwrap().try_into().unwrap();
             program.load().expect("the verifier accepts the program");
         }
-        Self { pins, xdp, counters, flows }
+        Self { pins, xdp, counters, flows, flows6 }
     }
 
     /// The control process's side.

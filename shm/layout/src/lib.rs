@@ -8,7 +8,7 @@
 //! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
-//! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | |
+//! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | XDP |
 //! | [`adjacency`] table | `ADJACENCIES` | next hops: control process; LANs: workers | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |

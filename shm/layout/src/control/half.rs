@@ -79,6 +79,12 @@ impl ControlHalf {
         Some(self.uplinks.get(usize::from(id.uplink))?.path(id.family))
     }
 
+    /// Has an uplink a path of IPv6? Then each policy has a bucket table for it.
+    #[inline(always)]
+    pub const fn serves_ipv6(&self) -> bool {
+        self.policies[0].steering(Family::V6).has_table != 0
+    }
+
     /// The gateway's own address on a port.
     #[inline]
     pub fn own_address(&self, port: u8, family: Family) -> Address {

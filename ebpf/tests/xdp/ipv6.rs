@@ -1,0 +1,282 @@
+//! IPv6: what leaves in the kernel tier, what is the user tier's, and what stays the kernel's.
+
+use etherparse::{Icmpv6Type, PacketBuilder};
+use weir_layout::adjacency::{Adjacency, NEXT_HOPS, mark, next_hop};
+use weir_layout::control::{
+    BUCKETS, Mac, OnDataplaneLoss, PathId, PortRole, host_class, path_state,
+};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowState, StateOwner, flag};
+use weir_layout::{Family, NONE};
+use weir_shm::adjacencies::Adjacencies;
+use weir_shm::hosts::{HostPrefixes, Hosts};
+use weir_shm::map::Access;
+use weir_wire::family::{Family as _, NewDirection, V6};
+use weir_wire::key::FlowKey6;
+use weir_wire::parse::parse6;
+use weir_wire::{icmpv6, tcp, udp};
+
+use crate::fixture::*;
+
+const LAN6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0];
+const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
+const GATEWAY6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 1];
+const SITE6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
+const LINK: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+const DOCUMENTS: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
+const FORWARDED: (u32, Counter) = (4, Counter::XdpForwarded);
+const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
+const MARTIAN: (u32, Counter) = (DROP, Counter::XdpDropMartian);
+const KERNELS: (u32, Counter) = (PASS, Counter::XdpPassIpv6);
+
+/// With destinations and a next hop of IPv6; a path of it only if weir serves it.
+fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
+    let mut f = Fixture::with(test, role, OnDataplaneLoss::Drop, |half| {
+        half.uplinks[0].path_mut(Family::V6).next_hop_mac = Mac::new(NEXT_HOP);
+    });
+    f.can_transmit();
+    let hosts: HostPrefixes<V6> =
+        [((LAN6, 64), host_class::LAN), ((GATEWAY6, 128), host_class::LOCAL)].into();
+    Hosts::<V6>::open(&f.pins).unwrap().sync(&hosts).unwrap();
+    let mut writer = f.writer();
+    writer.set_path_state(PathId::new(0, Family::V6), path_state::USABLE);
+    if serves {
+        let mut half = writer.region().snapshot().unwrap().half;
+        writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+    }
+    f
+}
+
+fn lan(test: &str) -> Fixture {
+    fixture(test, PortRole::Lan, true)
+}
+
+fn uplink(test: &str) -> Fixture {
+    fixture(test, PortRole::Uplink, true)
+}
+
+/// A packet of a protocol, with a hop limit.
+fn packet([src, dst]: [[u8; 16]; 2], proto: u8, hops: u8) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv6(src, dst, hops);
+    let mut frame = Vec::new();
+    match proto {
+        udp::PROTOCOL => builder.udp(4000, 53).write(&mut frame, b"payload"),
+        tcp::PROTOCOL => builder.tcp(4000, 53, 7, 9).ack(1).write(&mut frame, b"payload"),
+        _ => builder.icmpv6_echo_request(4000, 1).write(&mut frame, b"payload"),
+    }
+    .unwrap();
+    frame
+}
+
+fn out(proto: u8) -> Vec<u8> {
+    packet([HOST6, SITE6], proto, 64)
+}
+
+fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
+}
+
+/// Puts the direction of a frame's packets in the table; its slot.
+fn insert(f: &Fixture, frame: &[u8], flags: u8, adjacency: u16) -> u32 {
+    insert_from(f, &parse6(frame).unwrap().key(), flags, adjacency, SENDER)
+}
+
+fn insert_from(f: &Fixture, key: &FlowKey6, flags: u8, adjacency: u16, from: Adjacency) -> u32 {
+    let state_owner = StateOwner::new(FlowState::Stateless, 0);
+    let mark = mark(from.to_word(), 0);
+    let new = NewDirection { flags, state_owner, uplink: 0, adjacency, mark, now: 0 };
+    let hash = V6::hash(KEY, &key.words());
+    f.flows6.insert(hash, &new.words::<V6>(key, key)).unwrap()
+}
+
+/// As [`insert`], of one that is offered and leads to the uplink.
+fn offer(f: &Fixture, frame: &[u8]) -> u32 {
+    let flags = flag::OFFLOAD | flag::SEEN | flag::INSIDE | flag::INITIATED;
+    insert(f, frame, flags, next_hop(PathId::new(0, Family::V6)))
+}
+
+/// The frame as the user tier would send it, without a tag.
+fn rewritten(frame: &[u8], to: [u8; 6]) -> Vec<u8> {
+    let p = parse6(frame).unwrap();
+    let mut frame = frame.to_vec();
+    V6::apply(&mut frame, &p, Some(p.proto), &V6::compile(&p.key(), &p.key()));
+    [&to[..], &OURS, &[0x86, 0xdd], &frame[usize::from(p.l3)..]].concat()
+}
+
+#[test]
+fn packets_of_offered_ipv6_flows_leave_as_the_user_tier_would_send_them() {
+    let mut f = lan("six-offered");
+    for proto in [udp::PROTOCOL, tcp::PROTOCOL, icmpv6::PROTOCOL] {
+        let frame = out(proto);
+        let slot = offer(&f, &frame);
+        let (action, counter, sent) = f.run_for_frame(&frame);
+        assert_eq!((action, counter), FORWARDED, "protocol {proto}");
+        assert_eq!(sent, rewritten(&frame, NEXT_HOP), "protocol {proto}");
+        let after = f.flows6.slot(slot).read().unwrap();
+        assert_eq!(after.bytes, frame.len() as u64 - 14);
+        assert_ne!(after.last_seen, 0);
+    }
+    assert_eq!(f.counters.uplink(0).tx_packets, 3);
+}
+
+#[test]
+fn answers_of_offered_ipv6_flows_go_to_their_host_with_its_tag() {
+    let mut f = uplink("six-answers");
+    let table = Adjacencies::open(&f.pins, Access::Write, KEY).unwrap();
+    let mac = [2, 9, 9, 9, 9, 9];
+    let adjacency = table.learn(Adjacency { mac, port: OTHER_SIDE + 1 }).unwrap();
+    assert!(usize::from(adjacency) >= NEXT_HOPS);
+    let frame = packet([SITE6, HOST6], udp::PROTOCOL, 64);
+    insert(&f, &frame, flag::OFFLOAD | flag::SEEN, adjacency);
+    let (action, counter, sent) = f.run_for_frame(&frame);
+    assert_eq!((action, counter), FORWARDED);
+    assert_eq!(sent, tagged(rewritten(&frame, mac), 7));
+    assert_eq!(f.counters.uplink(0).rx_packets, 1);
+}
+
+#[test]
+fn a_tagged_ipv6_frame_leaves_without_its_tag() {
+    let mut f = lan("six-tagged");
+    let frame = out(udp::PROTOCOL);
+    let flags = flag::OFFLOAD | flag::SEEN | flag::INSIDE;
+    let key = parse6(&frame).unwrap().key();
+    let to = next_hop(PathId::new(0, Family::V6));
+    insert_from(&f, &key, flags, to, Adjacency { port: 1, ..SENDER });
+    let (action, counter, sent) = f.run_for_frame(&tagged(frame.clone(), 7));
+    assert_eq!((action, counter), FORWARDED);
+    assert_eq!(sent, rewritten(&frame, NEXT_HOP));
+}
+
+#[test]
+fn what_the_user_tier_has_to_see_of_ipv6_is_left_to_it_untouched() {
+    let mut f = lan("six-left");
+    let plain = out(tcp::PROTOCOL);
+    let slot = offer(&f, &plain);
+    let changed = |at: usize, to: u8| {
+        let mut frame = plain.clone();
+        frame[at] = to;
+        frame
+    };
+    let mut options = packet([HOST6, SITE6], udp::PROTOCOL, 64);
+    options.splice(54..54, [udp::PROTOCOL, 0, 1, 4, 0, 0, 0, 0]);
+    (options[20], options[19]) = (60, options[19] + 8);
+    let cases = [
+        ("SYN", changed(67, tcp::flag::SYN)),
+        ("RST", changed(67, tcp::flag::RST)),
+        ("last hop", packet([HOST6, SITE6], tcp::PROTOCOL, 1)),
+        ("another flow", packet([HOST6, SITE6], udp::PROTOCOL, 64)),
+        ("destination options", options),
+    ];
+    for (what, frame) in cases {
+        let (action, counter, sent) = f.run_for_frame(&frame);
+        assert_eq!((action, counter), TRANSIT, "{what}");
+        assert!(sent == frame, "{what}");
+    }
+    assert_eq!(f.flows6.slot(slot).read().unwrap().bytes, 0);
+    f.writer().set_path_state(PathId::new(0, Family::V6), 0);
+    assert_eq!(f.run(&plain), TRANSIT, "its path is down");
+    f.writer().set_path_state(PathId::new(0, Family::V6), path_state::USABLE);
+    assert_eq!(f.run(&plain), FORWARDED);
+    f.flows6.retire(slot);
+    assert_eq!(f.run(&plain), TRANSIT, "its flow has ended");
+}
+
+#[test]
+fn without_a_path_of_ipv6_all_of_it_is_the_kernels() {
+    for role in [PortRole::Lan, PortRole::Uplink] {
+        let mut f = fixture("six-unserved", role, false);
+        let (there, back) = (out(udp::PROTOCOL), packet([SITE6, HOST6], udp::PROTOCOL, 64));
+        offer(&f, &there);
+        for frame in [there, back, packet([HOST6, DOCUMENTS], udp::PROTOCOL, 64)] {
+            let (action, counter, after) = f.run_for_frame(&frame);
+            assert_eq!((action, counter), KERNELS);
+            assert!(after == frame);
+        }
+    }
+}
+
+#[test]
+fn of_a_lans_packets_those_of_its_own_prefix_to_the_world_are_the_user_tiers() {
+    let mut f = lan("six-lan");
+    let mut run = |src, dst| f.run(&packet([src, dst], udp::PROTOCOL, 64));
+    assert_eq!(run(HOST6, SITE6), TRANSIT);
+    assert_eq!(run(SITE6, HOST6), KERNELS, "of a prefix that weir does not serve");
+    assert_eq!(run(HOST6, GATEWAY6), (PASS, Counter::XdpPassLocal));
+    assert_eq!(run(GATEWAY6, HOST6), KERNELS);
+    assert_eq!(run(HOST6, HOST6), (PASS, Counter::XdpPassKernelRoute));
+    assert_eq!(run(LINK, SITE6), KERNELS);
+    assert_eq!(run(HOST6, LINK), KERNELS);
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    assert_eq!(run(HOST6, group), KERNELS);
+    assert_eq!(run([0; 16], group), KERNELS);
+    let site = [0xfd, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    for nobodys in [DOCUMENTS, site, [0x3f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]] {
+        assert_eq!(run(HOST6, nobodys), MARTIAN);
+    }
+    let mut promiscuous = out(udp::PROTOCOL);
+    promiscuous[5] ^= 1;
+    assert_eq!(f.run(&promiscuous), KERNELS);
+    let solicitation = PacketBuilder::ethernet2(THEIRS, [0x33, 0x33, 0xff, 0, 0, 1])
+        .ipv6(LINK, group, 255)
+        .icmpv6_raw(135, 0, [0; 4]);
+    let mut frame = Vec::new();
+    solicitation.write(&mut frame, &HOST6).unwrap();
+    assert_eq!(f.run(&frame), KERNELS);
+}
+
+#[test]
+fn from_an_uplink_only_what_a_flow_waits_for_reaches_a_served_lan() {
+    let mut f = uplink("six-uplink");
+    let answer = packet([SITE6, HOST6], udp::PROTOCOL, 64);
+    assert_eq!(f.run(&answer), UNASKED);
+    insert(&f, &answer, 0, NONE.into());
+    assert_eq!(f.run(&answer), TRANSIT);
+    assert_eq!(f.run(&packet([SITE6, HOST6], tcp::PROTOCOL, 64)), UNASKED);
+    assert_eq!(f.run(&packet([GATEWAY6, HOST6], udp::PROTOCOL, 64)), MARTIAN);
+    assert_eq!(f.run(&packet([SITE6, GATEWAY6], udp::PROTOCOL, 64)), KERNELS);
+    assert_eq!(f.run(&packet([SITE6, SITE6], udp::PROTOCOL, 64)), KERNELS);
+}
+
+#[test]
+fn an_icmpv6_error_about_a_flow_is_the_user_tiers_and_any_other_nobodys() {
+    let mut f = uplink("six-error");
+    let mut sent = out(udp::PROTOCOL);
+    insert(&f, &packet([SITE6, HOST6], udp::PROTOCOL, 64), 0, NONE.into());
+    // The answer's ports are the other way round.
+    (sent[54], sent[55], sent[56], sent[57]) = (0, 53, 0x0f, 0xa0);
+    let error = |about: &[u8]| {
+        let builder = PacketBuilder::ethernet2(THEIRS, OURS)
+            .ipv6(SITE6, HOST6, 60)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+        let mut frame = Vec::new();
+        builder.write(&mut frame, about).unwrap();
+        frame
+    };
+    assert_eq!(f.run(&error(&sent[14..])), TRANSIT);
+    sent[57] ^= 1;
+    assert_eq!(f.run(&error(&sent[14..])), UNASKED);
+    assert_eq!(f.run(&error(&sent[14..60])), UNASKED);
+}
+
+#[test]
+fn later_fragments_of_ipv6_go_where_their_first_went() {
+    let mut f = uplink("six-fragments");
+    let whole = packet([SITE6, HOST6], udp::PROTOCOL, 64);
+    insert(&f, &whole, 0, NONE.into());
+    let fragment = |offset: u8, ident: u8, port: u8| {
+        let mut frame = whole.clone();
+        frame[57] = port;
+        frame.splice(54..54, [udp::PROTOCOL, 0, 0, offset | 1, 0, 0, 0, ident]);
+        (frame[20], frame[19]) = (44, frame[19] + 8);
+        frame
+    };
+    assert_eq!(f.run(&fragment(8, 5, 53)), UNASKED);
+    assert_eq!(f.run(&fragment(0, 5, 53)), TRANSIT);
+    assert_eq!(f.run(&fragment(8, 5, 53)), TRANSIT);
+    assert_eq!(f.run(&fragment(8, 6, 53)), UNASKED);
+    assert_eq!(f.run(&fragment(0, 5, 54)), UNASKED);
+    assert_eq!(f.run(&fragment(8, 5, 53)), UNASKED);
+}
