@@ -1,5 +1,5 @@
-//! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2, RFC 4443) and TCP resets (RFC 9293
-//! §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
+//! Packets of the gateway's own: ICMP errors (RFC 792, RFC 1812 §4.3.2, RFC 4443) and TCP resets (RFC
+//! 9293 §3.5.2), built from the packet that caused them and sent back the way it came, or out of nothing.
 
 use weir_wire::family::Family;
 use weir_wire::parse::Parsed;
@@ -10,18 +10,23 @@ use weir_wire::{ethernet, icmp, ipv6, tcp};
 use crate::icmp_error::fill_checksum;
 use weir_wire::key::FlowKey;
 
-/// Bytes of an answer at most: a link header with a tag, and the least that each link of either
-/// family carries.
-const MAX: usize = TAGGED + ipv6::MIN_MTU;
-
-/// An answer as a frame.
+/// An answer as a frame, of so many bytes at most.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct Answer<const MAX: usize> {
     bytes: [u8; MAX],
     len: usize,
 }
 
-impl Answer {
+/// An ICMP error: a link header with a tag, and the least that each link of either family carries.
+pub type IcmpError = Answer<{ TAGGED + ipv6::MIN_MTU }>;
+/// A reset in either family.
+pub type Reset = Answer<{ TAGGED + ipv6::HEADER_LEN + tcp::HEADER_LEN }>;
+
+impl<const MAX: usize> Answer<MAX> {
+    fn empty() -> Self {
+        Self { bytes: [0; MAX], len: 0 }
+    }
+
     /// The frame.
     pub fn data(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -43,7 +48,7 @@ impl Answer {
 
     /// The link header of a frame, turned round.
     fn turned(frame: &[u8], l3: usize) -> Option<Self> {
-        let mut answer = Self { bytes: [0; MAX], len: 0 };
+        let mut answer = Self::empty();
         answer.bytes[..6].copy_from_slice(frame.get(6..12)?);
         answer.bytes[6..12].copy_from_slice(frame.get(..6)?);
         answer.bytes[12..l3].copy_from_slice(frame.get(12..l3)?);
@@ -60,11 +65,11 @@ pub fn icmp_error<F: Family>(
     source: F::Address,
     [kind, code]: [u8; 2],
     rest: u32,
-) -> Option<Answer> {
+) -> Option<IcmpError> {
     let (l3, most) = (usize::from(p.l3), F::MIN_MTU - F::Header::LEN - icmp::HEADER_LEN);
     let quoted = frame.get(l3..usize::from(p.end))?;
     let quoted = &quoted[..quoted.len().min(most)];
-    let mut answer = Answer::turned(frame, l3)?;
+    let mut answer = IcmpError::turned(frame, l3)?;
     let len = icmp::HEADER_LEN + quoted.len();
     let message = answer.packet::<F>(l3, [&source, &p.src], F::ICMP, len)?;
     (message[0], message[1]) = (kind, code);
@@ -75,7 +80,7 @@ pub fn icmp_error<F: Family>(
 }
 
 /// A reset that the packet's sender accepts, in the name of its peer; `None` for a reset.
-pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Answer> {
+pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Reset> {
     let (l4, end) = (usize::from(p.l4), usize::from(p.end));
     let segment = tcp::Packet::new_checked(frame.get(l4..end)?).ok()?;
     let flags = segment.flags();
@@ -90,7 +95,7 @@ pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Answer> {
         let ack = segment.seq().wrapping_add(payload as u32 + u32::from(phantom));
         (0, ack, tcp::flag::RST | tcp::flag::ACK)
     };
-    let mut answer = Answer::turned(frame, p.l3.into())?;
+    let mut answer = Reset::turned(frame, p.l3.into())?;
     put_reset::<F>(&mut answer, p.l3.into(), &p.key().reversed(), [seq, ack], flags)?;
     Some(answer)
 }
@@ -99,9 +104,9 @@ pub fn tcp_reset<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Answer> {
 /// of the sender's next byte, `ack` of the receiver's. Who has received all that was sent takes it
 /// (RFC 9293 §3.10.7.4); who has not answers with an acknowledgement (RFC 5961 §3.2). The
 /// acknowledgement number makes it good before the handshake's second packet, too.
-pub fn reset<F: Family>(link: &LinkHeader, key: &FlowKey<F>, seq: u32, ack: u32) -> Option<Answer> {
+pub fn reset<F: Family>(link: &LinkHeader, key: &FlowKey<F>, seq: u32, ack: u32) -> Option<Reset> {
     let l3 = if link.vlan == 0 { UNTAGGED } else { TAGGED };
-    let mut answer = Answer { bytes: [0; MAX], len: 0 };
+    let mut answer = Reset::empty();
     answer.bytes[..6].copy_from_slice(&link.destination.bytes());
     answer.bytes[6..12].copy_from_slice(&link.source.bytes());
     if link.vlan != 0 {
@@ -115,7 +120,7 @@ pub fn reset<F: Family>(link: &LinkHeader, key: &FlowKey<F>, seq: u32, ack: u32)
 
 /// Writes a reset of this key, which has these numbers.
 fn put_reset<F: Family>(
-    answer: &mut Answer,
+    answer: &mut Reset,
     l3: usize,
     key: &FlowKey<F>,
     [seq, ack]: [u32; 2],

@@ -179,7 +179,10 @@ fn open_regions(
     let regions = Regions {
         control: control.clone(),
         flows: open_flows(pins, status, half.flow_slots)?,
-        flows6: open_flows(pins, status, slots6(pins, half)?)?,
+        flows6: open_flows(pins, status, slots6(pins, half)?).or_else(|why| {
+            tracing::warn!("no room for IPv6 flows, IPv4 goes on: {why:#}");
+            open_flows(pins, status, FLOW_SLOTS6)
+        })?,
         adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
@@ -198,7 +201,8 @@ fn slots6(pins: &Pins, half: &ControlHalf) -> Result<u32> {
     }
     let is_small = |table: FlowTable<V6>| table.capacity() <= FLOW_SLOTS6;
     if FlowTable::read_only(pins).is_ok_and(is_small) {
-        for name in [pins::name::FLOWS6, pins::name::TAGS6] {
+        // Slots without tags are taken up again by whoever starts next, tags without slots are not.
+        for name in [pins::name::TAGS6, pins::name::FLOWS6] {
             std::fs::remove_file(pins.path(name)).context("cannot make room for IPv6 flows")?;
         }
     }

@@ -196,7 +196,7 @@ impl<F: Family> Packet<F> {
         }
     }
 
-    /// The words of its [key](crate::family::Key). ICMP echo has its identifier in both ports.
+    /// The words of its [key](crate::key::FlowKey). ICMP echo has its identifier in both ports.
     #[inline(always)]
     pub fn key(&self) -> F::Words {
         let [first, second, ..] = self.transport;

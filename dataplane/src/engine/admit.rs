@@ -305,7 +305,7 @@ impl<F: Stored> Sessions<F> {
             }
             self.remove(cx, slot);
             if let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), p) {
-                cx.originate(received.device, &reset, out);
+                cx.originate(received.device, reset.data(), out);
             }
             return Err(Counter::DropAnswered);
         }

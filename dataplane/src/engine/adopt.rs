@@ -1,8 +1,8 @@
 //! Taking over what an earlier process left in the table.
 
+use weir_layout::MAX_UPLINKS;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{GROUP, flag};
-use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::Stored;
 
 use super::context::Context;
@@ -13,9 +13,8 @@ use super::sessions::{Sessions, has_mapping};
 const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 
 impl<F: Stored> Sessions<F> {
-    /// See [`Engine::adopt`](super::Engine::adopt).
-    pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
-        let mut active = [0u64; weir_layout::MAX_UPLINKS];
+    /// See [`Engine::adopt`](super::Engine::adopt). Counts them in `active` by uplink.
+    pub(super) fn adopt(&mut self, cx: &Context, active: &mut [u64; MAX_UPLINKS]) -> u64 {
         for index in 0..self.table.capacity() {
             if index.is_multiple_of(GROUP) {
                 self.prefetch_peers(index + AHEAD[0], |_| true);
@@ -45,9 +44,6 @@ impl<F: Stored> Sessions<F> {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
             }
-        }
-        for (uplink, count) in (0..).zip(active) {
-            cx.lane.add_uplink(uplink, UplinkCounter::FlowsActive, count);
         }
         cx.lane.add(Counter::FlowsAdopted, self.flows);
         self.flows

@@ -8,7 +8,7 @@ use weir_wire::family::{Entry, Family};
 use weir_wire::tcp;
 
 use super::context::Context;
-use super::sessions::Sessions;
+use super::sessions::{Sessions, has_mapping};
 use crate::flows;
 use crate::fragments::LIFETIME_MS;
 use crate::packet::{Buffer, Output};
@@ -157,7 +157,7 @@ impl<F: Stored> Sessions<F> {
             self.reset(cx, index, entry, out);
             return;
         }
-        if comes_home == ComeHome::All {
+        if comes_home == ComeHome::All && has_mapping(entry.flags, entry.key.proto()) {
             // Another flow of the endpoint would call it back.
             self.mappings.detach(&self.external_of(entry));
         }

@@ -23,7 +23,7 @@ use super::batch::Work;
 use super::errors::ErrorLimits;
 use super::known_hosts::KnownHosts;
 use super::unknown_hosts::UnknownHosts;
-use crate::answer::{Answer, RateLimit};
+use crate::answer::RateLimit;
 use crate::link;
 use crate::nat::Random;
 use crate::packet::{Buffer, Output, Received};
@@ -234,11 +234,11 @@ impl Context {
     pub(super) fn originate<B: Buffer>(
         &self,
         device: u8,
-        answer: &Answer,
+        answer: &[u8],
         out: &mut impl Output<B>,
     ) -> bool {
         let Some(mut frame) = out.allocate() else { return false };
-        if !frame.set_data(answer.data()) || out.originate(device, frame).is_err() {
+        if !frame.set_data(answer) || out.originate(device, frame).is_err() {
             return false;
         }
         self.lane.add(Counter::UserOriginated, 1);

@@ -100,19 +100,18 @@ impl Context {
             false => (host.to_word(), Side::Unknown),
         };
         let known = F::is_unicast(&p.src) && frame.first().is_some_and(|first| first & 1 == 0);
-        if !known || !self.errors.allow::<F>(host, side, kind[0], self.now) {
-            return;
-        }
         // Outside, a translated flow is the gateway's own.
         let from = match outside && translated {
             true => p.dst,
             false => F::Address::from_address(self.snapshot.half.own_address(work.port, F::FAMILY)),
         };
-        if !F::is_unicast(&from) {
+        // Where the gateway has no address it has nobody to speak for.
+        let may = known && F::is_unicast(&from);
+        if !may || !self.errors.allow::<F>(host, side, kind[0], self.now) {
             return;
         }
         if let Some(error) = answer::icmp_error::<F>(frame, p, from, kind, rest) {
-            self.originate(received.device, &error, out);
+            self.originate(received.device, error.data(), out);
         }
     }
 

@@ -27,7 +27,8 @@ impl Regions {
         workers.take_over(&self.flows, &mut referred);
         workers.take_over(&self.flows6, &mut referred);
         self.adjacencies.retain(|index| referred[usize::from(index)]);
-        for lane in (0..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
+        // Those that start set their own when they have adopted.
+        for lane in (workers.number..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
             for uplink in 0..MAX_UPLINKS as u8 {
                 lane.set_uplink(uplink, UplinkCounter::FlowsActive, 0);
             }

@@ -319,7 +319,7 @@ impl<F: Stored> Sessions<F> {
             (self.table.slot(index).action(), self.table.slot(entry.peer).action());
         if let Some(Egress { device, link, .. }) = cx.egress(&inward) {
             let reset = answer::reset::<F>(&link, &entry.key.reversed(), from_far, from_host);
-            if reset.is_some_and(|reset| !cx.originate(device, &reset, out)) {
+            if reset.is_some_and(|reset| !cx.originate(device, reset.data(), out)) {
                 return false;
             }
         }
@@ -327,7 +327,7 @@ impl<F: Stored> Sessions<F> {
         if let Some(Egress { device, link, .. }) = cx.egress(&outward) {
             let outside = translated(&entry.key, &self.external_of(entry).of);
             if let Some(reset) = answer::reset::<F>(&link, &outside, from_host, from_far) {
-                cx.originate(device, &reset, out);
+                cx.originate(device, reset.data(), out);
             }
         }
         flows::close(&self.table, index);
