@@ -205,8 +205,6 @@ fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
                  translate = \"none\"",
             );
         }
-        #[cfg(not(test))]
-        u.ipv6.iter().for_each(|it| c.refuse(it.span(), "IPv6 is not forwarded yet", "remove it"));
         let ipv6 = u.ipv6.as_ref().map(|given| ipv6::path(c, given, &mut pooled, line));
         let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
         let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
