@@ -1,7 +1,7 @@
 //! `ping` and `curl` with typed results.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,11 +23,11 @@ pub struct Ping {
 ///
 /// # Errors
 /// When `ping` cannot run. Lost answers are a result, not an error.
-pub fn ping(netns: &Netns, destination: Ipv4Addr, count: usize) -> Result<Ping> {
+pub fn ping(netns: &Netns, destination: impl Into<IpAddr>, count: usize) -> Result<Ping> {
     bounded("the number of pings", count, 10_000)?;
     let mut command = Command::new("ping");
     command.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string()]);
-    command.arg(destination.to_string());
+    command.arg(destination.into().to_string());
     let output = netns.run(|| command.output())?.context("cannot start ping")?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     // 0: answers came; 1: none did; anything else: ping itself failed.

@@ -1,6 +1,6 @@
 //! `iperf3` with typed results.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -20,9 +20,9 @@ pub const PORT: u16 = 5201;
 ///
 /// # Errors
 /// When it does not come to listen.
-pub fn serve(netns: &Netns, address: Ipv4Addr) -> Result<Process> {
+pub fn serve(netns: &Netns, address: impl Into<IpAddr>) -> Result<Process> {
     let mut command = Command::new("iperf3");
-    command.args(["--server", "--bind", &address.to_string()]).stdout(Stdio::null());
+    command.args(["--server", "--bind", &address.into().to_string()]).stdout(Stdio::null());
     let server = netns.spawn(&mut command)?;
     listeners::wait_for(netns, PORT)?;
     Ok(server)
@@ -65,8 +65,8 @@ pub struct UdpResult {
 ///
 /// # Errors
 /// When the load is out of bounds, or `iperf3` reports an error.
-pub fn tcp(netns: &Netns, server: Ipv4Addr, load: Load) -> Result<TcpResult> {
-    let end = run(netns, server, load, &[])?;
+pub fn tcp(netns: &Netns, server: impl Into<IpAddr>, load: Load) -> Result<TcpResult> {
+    let end = run(netns, server.into(), load, &[])?;
     Ok(TcpResult {
         bytes: number(&end, "/sum_received/bytes")?,
         bits_per_second: rate(&end, "/sum_received/bits_per_second")?,
@@ -78,8 +78,8 @@ pub fn tcp(netns: &Netns, server: Ipv4Addr, load: Load) -> Result<TcpResult> {
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn udp(netns: &Netns, server: Ipv4Addr, load: Load, bits: u64) -> Result<UdpResult> {
-    let end = run(netns, server, load, &["--udp", "--bitrate", &bits.to_string()])?;
+pub fn udp(netns: &Netns, server: impl Into<IpAddr>, load: Load, bits: u64) -> Result<UdpResult> {
+    let end = run(netns, server.into(), load, &["--udp", "--bitrate", &bits.to_string()])?;
     Ok(UdpResult {
         bits_per_second: rate(&end, "/sum/bits_per_second")?,
         packets: number(&end, "/sum/packets")?,
@@ -88,7 +88,7 @@ pub fn udp(netns: &Netns, server: Ipv4Addr, load: Load, bits: u64) -> Result<Udp
 }
 
 /// The `end` object of the client's JSON.
-fn run(netns: &Netns, server: Ipv4Addr, load: Load, more: &[&str]) -> Result<Value> {
+fn run(netns: &Netns, server: IpAddr, load: Load, more: &[&str]) -> Result<Value> {
     bounded("the duration of iperf3 in seconds", load.seconds, 60)?;
     bounded("the number of iperf3 streams", load.streams, 64)?;
     let mut command = Command::new("iperf3");

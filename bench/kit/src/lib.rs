@@ -15,6 +15,7 @@ pub mod clients;
 pub mod dns;
 pub mod frame;
 pub mod iperf;
+pub mod ipv6;
 pub mod limits;
 pub mod line;
 pub mod listeners;

@@ -38,7 +38,7 @@ pub fn serve(netns: &Netns, directory: &Path) -> Result<Process> {
             fastcgi_temp_path {place}/fastcgi;
             uwsgi_temp_path {place}/uwsgi;
             scgi_temp_path {place}/scgi;
-            server {{ listen {PORT}; root {place}/files; }}
+            server {{ listen {PORT}; listen [::]:{PORT}; root {place}/files; }}
         }}\n"
     );
     fs::write(&configuration, text)

@@ -458,14 +458,25 @@ impl Weir {
     /// # Errors
     /// When they do not; the error carries the log.
     pub fn wait_until_usable(&self, uplinks: &[usize]) -> Result<()> {
+        self.wait_until_usable_in(Family::V4, uplinks)
+    }
+
+    /// The same of their paths in a family.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn wait_until_usable_in(&self, family: Family, uplinks: &[usize]) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
-            let usable =
-                |u: &usize| region.path_state(PathId::v4(*u as u8)) & path_state::USABLE != 0;
+            // One without a next hop may be the last resort, and usable as such.
+            const WANTED: u32 = path_state::USABLE;
+            const BITS: u32 = WANTED | path_state::NO_NEXT_HOP;
+            let word = |u: &usize| region.path_state(PathId::new(*u as u8, family));
+            let usable = |u: &usize| word(u) & BITS == WANTED;
             // State words are flipped before the buckets that follow from them are published.
             let dealt = |table: &BucketTable| uplinks.iter().all(|u| table.contains(&(*u as u8)));
             let published =
-                region.snapshot().is_some_and(|s| s.table(Family::V4, 0).is_some_and(dealt));
+                region.snapshot().is_some_and(|s| s.table(family, 0).is_some_and(dealt));
             Ok((uplinks.iter().all(usable) && published).then_some(()))
         })
         .with_context(|| self.log("weir-control"))
