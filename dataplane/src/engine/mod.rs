@@ -184,7 +184,9 @@ impl Engine {
     fn run<B: Buffer>(&mut self, batch: &mut Vec<Received<B>>, now: u32, out: &mut impl Output<B>) {
         self.refresh();
         self.context.now = now;
-        let others = split(batch);
+        // XDP hands over no others while IPv6 is the kernel's.
+        let has_ipv6 = self.context.snapshot.half.serves_ipv6();
+        let others = if has_ipv6 { split(batch) } else { batch.len() };
         self.v4.process(&mut self.context, batch, others, out);
         self.v6.process(&mut self.context, batch, batch.len(), out);
     }
