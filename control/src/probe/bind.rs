@@ -15,7 +15,8 @@ pub struct Binding {
     pub device: String,
     /// The uplink's IPv4 address; without one the kernel takes one of the device.
     pub source4: Option<Ipv4Addr>,
-    /// The uplink's IPv6 address; without one the kernel takes one of the device.
+    /// The address of the uplink's IPv6 path; without one the kernel takes one of the device that
+    /// suits the host (RFC 6724).
     pub source6: Option<Ipv6Addr>,
 }
 
@@ -23,7 +24,7 @@ impl Binding {
     /// For the uplink of this link.
     pub fn of(uplink: &UplinkConfig, link: &Link, kernel: &Kernel) -> Self {
         let (mut source4, mut source6) = (None, None);
-        for family in Family::ALL {
+        for family in Family::ALL.into_iter().filter(|family| uplink.has_path(*family)) {
             match uplink.source(family, link.index, kernel) {
                 Some(IpAddr::V4(source)) => source4 = Some(source),
                 Some(IpAddr::V6(source)) => source6 = Some(source),
@@ -31,6 +32,14 @@ impl Binding {
             }
         }
         Self { device: link.name.clone(), source4, source6 }
+    }
+
+    /// Are sockets to this host, or to any, bound as by the other? An address of one family is
+    /// nothing to those of the other.
+    pub fn is_as(&self, other: &Self, host: Option<IpAddr>) -> bool {
+        let same4 = host.is_some_and(|host| host.is_ipv6()) || self.source4 == other.source4;
+        let same6 = host.is_some_and(|host| host.is_ipv4()) || self.source6 == other.source6;
+        self.device == other.device && same4 && same6
     }
 
     /// A non-blocking socket for `peer` that is bound to the uplink; not connected.
@@ -72,5 +81,21 @@ mod tests {
         assert_eq!(source(&kernel), Some("100.64.0.2".parse().unwrap()));
         kernel.addresses.push((9, "203.0.113.9/32".parse().unwrap()));
         assert_eq!(source(&kernel), Some("203.0.113.9".parse().unwrap()));
+    }
+    #[test]
+    fn without_an_ipv6_path_the_kernel_chooses_the_ipv6_address_of_probes() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\n\
+                    interface = \"wan0\"\n";
+        let mut uplink = weir_site::parse("weir.toml", text).unwrap().uplinks.remove(0);
+        let kernel = Kernel {
+            links: vec![Link { index: 2, name: "wan0".into(), ..Link::default() }],
+            addresses: vec![(2, "2001:db8::2/64".parse().unwrap())],
+            ipv6: true,
+            ..Kernel::default()
+        };
+        let source = |uplink: &UplinkConfig| Binding::of(uplink, &kernel.links[0], &kernel).source6;
+        assert_eq!(source(&uplink), None);
+        uplink.ipv6 = Some(weir_site::Ipv6Config::default());
+        assert_eq!(source(&uplink), Some("2001:db8::2".parse().unwrap()));
     }
 }

@@ -151,8 +151,8 @@ impl Probers {
         self.sniffer.listen(uplinks.iter().any(|uplink| uplink.silent));
         let mut old = VecDeque::from(std::mem::take(&mut self.running));
         self.sockets.retain(|name, _| uplinks.iter().any(|uplink| uplink.name == name));
-        self.pingers
-            .retain(|pinger| uplinks.iter().any(|uplink| uplink.binding == *pinger.binding()));
+        // A prober has its own.
+        self.pingers.retain(|pinger| Arc::strong_count(pinger) > 1);
         for uplink in uplinks {
             let targets = &uplink.health.targets;
             for (index, target) in targets.iter().enumerate() {
@@ -277,7 +277,8 @@ impl Definition {
 
     fn is_of(&self, uplink: &ProbedUplink<'_>, target: &Target) -> bool {
         *self.uplink == *uplink.name
-            && (&self.target, &self.binding) == (target, &uplink.binding)
+            && self.target == *target
+            && self.binding.is_as(&uplink.binding, target.kind.host())
             && (self.interval, self.timeout) == (uplink.interval(), uplink.timeout())
     }
 

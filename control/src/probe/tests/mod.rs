@@ -358,6 +358,24 @@ async fn reloading_restarts_only_what_changed() {
 }
 
 #[tokio::test]
+async fn probes_of_ipv4_go_on_when_the_ipv6_address_changes() {
+    let (sender, mut events) = mpsc::channel(1);
+    let mut probers = Probers::new(sender, Trust::default(), 1);
+    let health = health(vec![Probe::Icmp { address: V4 }]);
+    probers.set(&[fiber(&health)]);
+    let mut last = sent(&mut events, "t0").await;
+    for source6 in [None, "2001:db8::7".parse().ok()] {
+        let binding = Binding { source6, ..lo() };
+        probers.set(&[ProbedUplink { binding, ..fiber(&health) }]);
+        for _ in 0..5 {
+            let next = sent(&mut events, "t0").await;
+            assert!((1..10).contains(&next.wrapping_sub(last)), "{last} {next}: it was restarted");
+            last = next;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_target_that_is_gone_is_not_probed() {
     let icmp = Probe::Icmp { address: V4 };
     let (sender, mut events) = mpsc::channel(1);
