@@ -76,6 +76,7 @@ async fn install_with(site: &Site, overrides: &Overrides, states: [u32; 2]) {
 
 async fn install_for(site: &Site, overrides: &Overrides, states: [&[u32]; Family::COUNT]) {
     let mut watcher = Watcher::new().unwrap();
+    watcher.follow_ipv6(site.has_ipv6());
     let mut kernel = watcher.read().await.unwrap();
     let half = weir_publish::derive(site, &kernel, overrides, [&[]; 2], None).half;
     let wanted = weir_publish::own::wanted(site, &kernel, &half, states);

@@ -69,7 +69,12 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.into()))?;
-        let kernel = runtime.block_on(async { Watcher::new()?.read().await }).map_err(failed)?;
+        let read = async {
+            let mut watcher = Watcher::new()?;
+            watcher.follow_ipv6(site.has_ipv6());
+            watcher.read().await
+        };
+        let kernel = runtime.block_on(read).map_err(failed)?;
         let published = published(pins);
         let half = published.as_ref().map(|snapshot| &*snapshot.half);
         let mut problems = weir_site::against_kernel(&site, &kernel, &name);

@@ -72,6 +72,12 @@ impl Reading {
         (self.stale, self.urgent) = (false, false);
     }
 
+    /// They could not be read, after so long: they are tried again when that costs a twentieth.
+    pub fn fail(&mut self, now: Instant, took: Duration) {
+        self.stale = true;
+        self.end(now, took);
+    }
+
     /// They were read, which took so long.
     pub fn end(&mut self, now: Instant, took: Duration) {
         self.due = now + took * SHARE;
@@ -153,6 +159,16 @@ mod tests {
         reading.on_event(ROUTE);
         reading.end(now, Duration::ZERO);
         assert!(reading.is_due(now));
+    }
+
+    #[test]
+    fn a_reading_that_failed_is_tried_again_but_costs_no_more_than_others() {
+        let now = Instant::now();
+        let mut reading = Reading::none(Family::V6, now);
+        reading.begin();
+        reading.fail(now, Duration::from_secs(1));
+        assert!(!reading.is_due(now + Duration::from_secs(19)));
+        assert!(reading.is_due(now + Duration::from_secs(20)));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The gateway's view of the kernel: links, addresses, routes, weir's own rules, and neighbours, by
 //! netlink.
 //!
+//! IPv6 has sockets of its own, and none where no uplink has a path of it: what happens there, and
+//! how long its routes take to be told, is no matter of IPv4's.
+//!
 //! Events only say that something changed; what they are about is then read anew, and all events that
 //! came before count as dealt with. Neighbours are read once a second besides: one that grows stale is
 //! no event, and one that has the address it had is no news. Only the loss of a carrier is taken from
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
 use ipnet::{Ipv4Net, Ipv6Net};
-use netlink_packet_route::AddressFamily;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -26,7 +29,8 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use weir_layout::Family;
-use weir_view::own::{DefaultRoute, Own, PROTOCOL};
+use weir_service::Complaint;
+use weir_view::own::{self as own_view, DefaultRoute, Own, PROTOCOL};
 use weir_view::{Kernel, Link, Net, Route, rule};
 
 use crate::devices::Devices;
@@ -39,10 +43,18 @@ use crate::sysctls::LocalPorts;
 /// How long neighbours without an event are taken to be as they were.
 const NEIGHBOURS_KEEP: Duration = Duration::from_millis(900);
 
+/// How long IPv6's routes may take to be told.
+const IPV6_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The connection to the kernel.
 pub struct Watcher {
     handle: Handle,
     events: TokioSocket,
+    /// Some uplink has an IPv6 path.
+    follows_ipv6: bool,
+    ipv6: Option<Ipv6>,
+    /// Of IPv6's routes.
+    untold: Complaint,
     /// As last read.
     view: Kernel,
     stale: Stale,
@@ -58,6 +70,24 @@ pub struct Watcher {
     underway: bool,
 }
 
+/// The connection for IPv6's addresses and routes.
+struct Ipv6 {
+    events: TokioSocket,
+    /// Of its own: the rest of a reading that was given up is in the way of none of IPv4's.
+    handle: Handle,
+}
+
+impl Ipv6 {
+    fn open() -> Result<Self> {
+        let groups = [MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route];
+        let events = subscribe(&groups).context("cannot subscribe to events of IPv6")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self { events, handle })
+    }
+}
+
 /// What one reading of a family's routes gives: those of the main table, of others, and weir's.
 struct Found<N: Net> {
     main: Vec<Route<N>>,
@@ -71,9 +101,7 @@ impl Watcher {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Neigh,
@@ -89,6 +117,9 @@ impl Watcher {
         Ok(Self {
             handle,
             events,
+            follows_ipv6: false,
+            ipv6: None,
+            untold: Complaint::default(),
             view: Kernel::default(),
             stale: Stale::all(),
             neighbours_read: now,
@@ -105,21 +136,32 @@ impl Watcher {
         &self.handle
     }
 
+    /// From the next [`read`](Self::read) on, IPv6's addresses and routes are followed too, or no
+    /// more. Without that, events of its addresses are none, and the view has none of its routes.
+    pub const fn follow_ipv6(&mut self, follow: bool) {
+        self.follows_ipv6 = follow;
+    }
+
     /// Returns when something changed since the last [`read`](Self::read) began that is to be read
     /// now.
     pub async fn changed(&mut self) {
         let mut event = Vec::with_capacity(events::ENOUGH);
+        let mut event6 = Vec::with_capacity(events::ENOUGH);
         loop {
             event.clear();
-            match self.events.recv(&mut event).await {
+            event6.clear();
+            let (family, heard) = tokio::select! {
+                heard = self.events.recv(&mut event) => (Family::V4, heard),
+                heard = hear(&mut self.ipv6, &mut event6) => (Family::V6, heard),
+            };
+            let event = if family == Family::V6 { &event6 } else { &event };
+            match heard {
                 Ok(()) => {
-                    let can_wait = self.on_event(&event);
-                    let now = Instant::now();
-                    if !can_wait || self.readings.iter().any(|reading| reading.is_due(now)) {
+                    if !self.on_event(event) || self.is_due(Instant::now()) {
                         return;
                     }
                 }
-                Err(error) if is_overrun(&error) => return self.lost(),
+                Err(error) if is_overrun(&error) => return self.lost(family),
                 Err(error) => {
                     tracing::error!("no more netlink events, changes are seen late: {error}");
                     return std::future::pending().await;
@@ -128,13 +170,20 @@ impl Watcher {
         }
     }
 
+    /// Are routes to be read now?
+    fn is_due(&self, now: Instant) -> bool {
+        let [v4, v6] = &self.readings;
+        v4.is_due(now) || self.ipv6.is_some() && v6.is_due(now)
+    }
+
     /// Takes note of an event; says whether it can wait.
     fn on_event(&mut self, message: &[u8]) -> bool {
         let event = Event::of(message);
         let is_news = match event {
             Event::Neighbour => !self.take_known(message),
             Event::Address(Family::V6) | Event::Route { family: Family::V6, .. } => {
-                !events::message(message).is_some_and(|it| message::is_of_a_link_alone(&it))
+                !events::message(message)
+                    .is_some_and(|it| message::is_of_a_link_alone(&it) || self.has_address(&it))
             }
             _ => true,
         };
@@ -157,22 +206,56 @@ impl Watcher {
         known.map(|(entry, known)| *known = entry).is_some()
     }
 
-    /// An event was lost.
-    fn lost(&mut self) {
-        self.on_event(&[]);
+    /// Does it tell of an address that the view has, as it has it? The kernel tells of each that a
+    /// router advertises each time that one does.
+    fn has_address(&self, message: &RouteNetlinkMessage) -> bool {
+        let RouteNetlinkMessage::NewAddress(message) = message else { return false };
+        message::address(message).is_some_and(|(interface, net)| {
+            let unfit = self.view.unfit.contains(&(interface, net.addr()));
+            self.view.addresses.contains(&(interface, net)) && message::is_fit(message) != unfit
+        })
+    }
+
+    /// An event was lost, of a socket that hears everything or of IPv6's.
+    fn lost(&mut self, family: Family) {
+        match family {
+            Family::V4 => _ = self.on_event(&[]),
+            Family::V6 => self.lost_ipv6(),
+        }
+    }
+
+    /// All of IPv6's is to be read.
+    fn lost_ipv6(&mut self) {
+        self.stale.addresses = true;
+        self.readings[Family::V6.index()].on_event(Event::Unknown);
     }
 
     /// Drops what has arrived, so that a burst of changes causes one reading of the view.
     fn forget_events(&mut self) {
-        loop {
-            let mut event = [0; events::ENOUGH];
-            // Past the runtime, whose cooperative budget would end the loop too soon.
-            match self.events.socket_ref().recv(&mut &mut event[..], 0) {
-                Ok(length) => _ = self.on_event(&event[..length.min(event.len())]),
-                Err(error) if is_overrun(&error) => self.lost(),
-                Err(_) => return,
+        for family in Family::ALL {
+            while let Some(heard) = self.take_event(family) {
+                match heard {
+                    Ok(event) => _ = self.on_event(&event),
+                    Err(error) if is_overrun(&error) => self.lost(family),
+                    Err(_) => break,
+                }
             }
         }
+    }
+
+    /// The next event that has arrived by a family's socket; none: it has none.
+    fn take_event(&self, family: Family) -> Option<io::Result<Vec<u8>>> {
+        let socket = match family {
+            Family::V4 => &self.events,
+            Family::V6 => &self.ipv6.as_ref()?.events,
+        };
+        let mut event = vec![0; events::ENOUGH];
+        // Past the runtime, whose cooperative budget would end the loop too soon.
+        let length = socket.socket_ref().recv(&mut &mut event[..], 0);
+        Some(length.map(|length| {
+            event.truncate(length);
+            event
+        }))
     }
 
     /// Reads what is out of date. After an error all is.
@@ -181,14 +264,16 @@ impl Watcher {
         self.forget_events();
         // One that was given up half-way has perhaps not read what it took note of.
         if std::mem::replace(&mut self.underway, true) {
-            self.lost();
+            self.lost(Family::V4);
         }
         let done = self.read_parts().await;
         self.underway = false;
-        if done.is_err() {
-            self.lost();
+        if let Err(error) = done {
+            self.lost(Family::V4);
+            return Err(error);
         }
-        done.map(|()| self.view.clone())
+        self.read_routes6().await;
+        Ok(self.view.clone())
     }
 
     async fn read_parts(&mut self) -> Result<()> {
@@ -198,10 +283,8 @@ impl Watcher {
             Err(_) if self.view.local_ports != (0, 0) => {}
             Err(error) => return Err(error),
         }
-        let had = std::mem::replace(&mut self.view.ipv6, own::has_v6());
-        if had != self.view.ipv6 {
-            _ = self.readings[Family::V6.index()].on_event(Event::Unknown);
-        }
+        self.view.ipv6 = own::has_v6();
+        self.open_or_close_ipv6();
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
         // that seems to have lost them alone would seem to have a silent next hop.
         let stale = std::mem::replace(&mut self.stale, Stale::none());
@@ -228,11 +311,37 @@ impl Watcher {
             keep(&mut self.view.own, Own { rules: found.own, routes });
             self.view.rules = found.others;
             self.view.foremost = found.foremost;
+            self.open_or_close_ipv6();
         }
         self.read_routes().await
     }
 
-    /// Reads the routes that are out of date.
+    /// Has IPv6 heard where it is to be, and where the kernel has routes of weir's that an earlier
+    /// file asked for: until they are gone.
+    fn open_or_close_ipv6(&mut self) {
+        let own = &self.view.own;
+        let is_led = |rule: &own_view::Rule| {
+            rule.family == Family::V6 && rule.table >= own_view::TABLE
+        };
+        let has_own = own.rules.iter().any(is_led)
+            || own.routes.iter().any(|route| route.family() == Family::V6);
+        let wanted = self.view.ipv6 && (self.follows_ipv6 || has_own);
+        if wanted && self.ipv6.is_none() {
+            match Ipv6::open() {
+                Ok(ipv6) => {
+                    self.ipv6 = Some(ipv6);
+                    self.lost_ipv6();
+                }
+                Err(error) => self.untold.say(Some(format!("{error:#}"))),
+            }
+        } else if !wanted && self.ipv6.is_some() {
+            self.ipv6 = None;
+            self.view.routes6 = Arc::default();
+            self.keep_own(Family::V6, BTreeSet::new());
+        }
+    }
+
+    /// Reads IPv4's routes, if they are out of date.
     async fn read_routes(&mut self) -> Result<()> {
         if let Some(begun) = self.begin_reading(Family::V4) {
             let Found { main, tables, own } = self.list_routes::<Ipv4Net>().await?;
@@ -240,12 +349,31 @@ impl Watcher {
             keep(&mut self.view.tables, tables);
             self.end_reading(Family::V4, own, begun);
         }
-        if let Some(begun) = self.begin_reading(Family::V6) {
-            let Found { main, own, .. } = self.list_routes::<Ipv6Net>().await?;
-            keep(&mut self.view.routes6, main.into());
-            self.end_reading(Family::V6, own, begun);
-        }
         Ok(())
+    }
+
+    /// Reads IPv6's routes, if they are out of date: last, as all else is then read. Those of before
+    /// stand where that fails, takes too long, or is given up.
+    async fn read_routes6(&mut self) {
+        if self.ipv6.is_none() {
+            return;
+        }
+        let Some(begun) = self.begin_reading(Family::V6) else { return };
+        // Should it be given up.
+        self.readings[Family::V6.index()].fail(begun, Duration::ZERO);
+        let read = tokio::time::timeout(IPV6_PATIENCE, self.list_routes::<Ipv6Net>()).await;
+        let read = read.context("they are not told in time").flatten();
+        self.untold.say(read.as_ref().err().map(|error| {
+            format!("the kernel's IPv6 routes are taken to be as they were: {error:#}")
+        }));
+        match read {
+            Ok(Found { main, own, .. }) => {
+                self.readings[Family::V6.index()].begin();
+                keep(&mut self.view.routes6, main.into());
+                self.end_reading(Family::V6, own, begun);
+            }
+            Err(_) => self.readings[Family::V6.index()].fail(Instant::now(), begun.elapsed()),
+        }
     }
 
     /// Begins to read a family's routes, if it is time to.
@@ -260,12 +388,17 @@ impl Watcher {
 
     /// A family's routes were read, among them these of weir's.
     fn end_reading(&mut self, family: Family, own: BTreeSet<DefaultRoute>, begun: Instant) {
+        self.keep_own(family, own);
+        let now = Instant::now();
+        self.readings[family.index()].end(now, now - begun);
+    }
+
+    /// Of a family, weir has these routes.
+    fn keep_own(&mut self, family: Family, own: BTreeSet<DefaultRoute>) {
         let others = self.view.own.routes.iter().filter(|route| route.family() != family);
         let routes = others.copied().chain(own).collect();
         let rules = self.view.own.rules.clone();
         keep(&mut self.view.own, Own { rules, routes });
-        let now = Instant::now();
-        self.readings[family.index()].end(now, now - begun);
     }
 
     async fn read_neighbours(&mut self) -> Result<()> {
@@ -307,17 +440,16 @@ impl Watcher {
 
     async fn list_routes<N: Net>(&self) -> Result<Found<N>> {
         let mut routes = Found { main: Vec::new(), tables: BTreeMap::new(), own: BTreeSet::new() };
-        // Asked for a family that it does not have, the kernel lists another (`rtnl_dump_all`,
-        // net/core/rtnetlink.c).
-        if N::FAMILY == Family::V6 && !self.view.ipv6 {
-            return Ok(routes);
-        }
         let mut query = RouteMessage::default();
         query.header.address_family = match N::FAMILY {
             Family::V4 => AddressFamily::Inet,
             Family::V6 => AddressFamily::Inet6,
         };
-        let mut messages = self.handle.route().get(query).execute();
+        let handle = match (N::FAMILY, &self.ipv6) {
+            (Family::V6, Some(ipv6)) => &ipv6.handle,
+            _ => &self.handle,
+        };
+        let mut messages = handle.route().get(query).execute();
         while let Some(message) = messages.try_next().await.context("cannot list routes")? {
             if u8::from(message.header.protocol) == PROTOCOL {
                 routes.own.extend(own::route_of(&message));
@@ -371,6 +503,14 @@ impl Watcher {
         if let Err(error) = request.replace().execute().await {
             tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
+    }
+}
+
+/// The next event of IPv6; never one where it is not followed.
+async fn hear(ipv6: &mut Option<Ipv6>, event: &mut Vec<u8>) -> io::Result<()> {
+    match ipv6 {
+        Some(ipv6) => ipv6.events.recv(event).await,
+        None => std::future::pending().await,
     }
 }
 

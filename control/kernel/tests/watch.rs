@@ -368,6 +368,7 @@ async fn with_address(watcher: &mut Watcher, address: &str) -> Kernel {
 fn an_ipv6_address_is_unfit_until_it_is_found_to_be_nobody_elses() {
     with_uplink(async |_peer| {
         let mut watcher = Watcher::new().unwrap();
+        watcher.follow_ipv6(true);
         ip("addr add 2001:db8::1/64 dev wan0");
         let kernel = watcher.read().await.unwrap();
         let key = (index(&kernel, "wan0"), "2001:db8::1".parse().unwrap());
@@ -389,6 +390,7 @@ fn an_ipv6_next_hop_of_the_link_alone_is_followed_and_resolved() {
     with_uplink(async |peer| {
         peer.run("ip addr add fe80::254/64 dev isp0 nodad");
         let mut watcher = Watcher::new().unwrap();
+        watcher.follow_ipv6(true);
         watcher.read().await.unwrap();
         ip("-6 route add default via fe80::254 dev wan0");
         let next_hop = |kernel: &Kernel| {
@@ -406,5 +408,55 @@ fn an_ipv6_next_hop_of_the_link_alone_is_followed_and_resolved() {
         .await;
         ip("-6 route del default");
         until(&mut watcher, "no IPv6 default route", |kernel| next_hop(kernel).is_none()).await;
+    });
+}
+
+/// Reads until nothing is told for a while.
+async fn settle(watcher: &mut Watcher) -> Kernel {
+    loop {
+        let kernel = watcher.read().await.unwrap();
+        let quiet = Duration::from_millis(500);
+        if tokio::time::timeout(quiet, watcher.changed()).await.is_err() {
+            return kernel;
+        }
+    }
+}
+
+#[test]
+fn ipv6_that_is_not_followed_is_not_heard_and_its_routes_are_not_read() {
+    with_uplink(async |_peer| {
+        let mut watcher = Watcher::new().unwrap();
+        settle(&mut watcher).await;
+        ip("addr add 2001:db8::1/64 dev wan0 nodad");
+        ip("-6 route add default via 2001:db8::254 dev wan0");
+        ip("addr add 192.0.2.7/24 dev wan0");
+        watcher.changed().await;
+        let kernel = watcher.read().await.unwrap();
+        assert_eq!(addresses(&kernel, "wan0"), ["192.0.2.1", "192.0.2.7"]);
+        assert_eq!(kernel.default_next_hop(Family::V6, index(&kernel, "wan0")), None);
+        ip("-6 route replace default via 2001:db8::253 dev wan0");
+        ip("addr add 2001:db8::2/64 dev wan0 nodad");
+        let heard = tokio::time::timeout(Duration::from_millis(300), watcher.changed()).await;
+        assert!(heard.is_err(), "IPv6 was heard");
+        watcher.follow_ipv6(true);
+        until(&mut watcher, "the IPv6 default route, once it is followed", |kernel| {
+            kernel.default_next_hop(Family::V6, index(kernel, "wan0")).is_some()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn an_ipv6_address_that_is_told_again_as_it_was_is_no_news() {
+    with_uplink(async |_peer| {
+        let mut watcher = Watcher::new().unwrap();
+        watcher.follow_ipv6(true);
+        ip("addr add 2001:db8::1/64 dev wan0 nodad");
+        settle(&mut watcher).await;
+        // As an advertisement does that makes it last longer.
+        ip("addr change 2001:db8::1/64 dev wan0 valid_lft 7200 preferred_lft 3600");
+        ip("addr change 2001:db8::1/64 dev wan0 valid_lft 7201 preferred_lft 3601");
+        let heard = tokio::time::timeout(Duration::from_millis(300), watcher.changed()).await;
+        assert!(heard.is_err(), "it was read again");
     });
 }

@@ -97,7 +97,7 @@ pub fn derive(
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
-    let hosts6 = site.families().any(|family| family == Family::V6);
+    let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets));
     Published { half, problems, hosts, hosts6, unresolved }
 }

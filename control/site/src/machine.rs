@@ -53,6 +53,11 @@ impl Site {
         Family::ALL.into_iter().filter(has)
     }
 
+    /// Has an uplink an IPv6 path?
+    pub fn has_ipv6(&self) -> bool {
+        self.families().any(|family| family == Family::V6)
+    }
+
     /// Indices of the uplinks' interfaces that are there.
     pub fn uplink_interfaces(&self, kernel: &Kernel) -> Vec<u32> {
         let links = self.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));

@@ -140,6 +140,7 @@ impl Turns {
     /// Looks at all there is, and has everything follow.
     async fn look(&mut self) {
         let Self { daemon, watcher, probers, .. } = self;
+        watcher.follow_ipv6(daemon.decider.site().has_ipv6());
         match daemon.meanwhile(watcher.read()).await.flatten() {
             Ok(kernel) => {
                 daemon.decider.see(kernel, time::monotonic_ms());
