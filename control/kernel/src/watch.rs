@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
 use ipnet::{Ipv4Net, Ipv6Net};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
@@ -320,9 +320,8 @@ impl Watcher {
     /// file asked for: until they are gone.
     fn open_or_close_ipv6(&mut self) {
         let own = &self.view.own;
-        let is_led = |rule: &own_view::Rule| {
-            rule.family == Family::V6 && rule.table >= own_view::TABLE
-        };
+        let is_led =
+            |rule: &own_view::Rule| rule.family == Family::V6 && rule.table >= own_view::TABLE;
         let has_own = own.rules.iter().any(is_led)
             || own.routes.iter().any(|route| route.family() == Family::V6);
         let wanted = self.view.ipv6 && (self.follows_ipv6 || has_own);

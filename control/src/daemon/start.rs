@@ -65,7 +65,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     // Before anything can be refused: until then the kernel may forward what it should not.
     let table = guard::table(&options.pins);
     let readable = source.readable()?;
-    let rules = guard::ruleset(&table, &readable, &guard::Seen::default());
+    let rules = guard::rulesets(&table, &readable, &guard::Seen::default());
     let guard = Guard::start(table, rules).await;
     let mut watcher = Watcher::new()?;
     watcher.follow_ipv6(readable.has_ipv6());

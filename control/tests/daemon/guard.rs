@@ -148,3 +148,48 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
         gateway.done(&["detach"]);
     });
 }
+
+/// The table of IPv6 of the gateway's name; empty when there is none.
+fn table6(gateway: &Gateway) -> String {
+    let output = Command::new("nft").args(["list", "table", "ip6", &name(gateway)]).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
+fn name(gateway: &Gateway) -> String {
+    gateway.pins().directory().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_table_of_ipv6_that_is_somebody_elses_stays() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("guard-others6", "");
+        gateway.stop_control();
+        run(&format!("nft add table ip6 {}", name(&gateway)));
+        run(&format!("nft add chain ip6 {} from_uplink", name(&gateway)));
+        let before = table6(&gateway);
+        gateway.start_control();
+        whole_table(&gateway);
+        assert_eq!(table6(&gateway), before);
+        gateway.stop_control();
+        gateway.done(&["detach"]);
+        assert_eq!(table(&gateway), "");
+        assert_eq!(table6(&gateway), before);
+    });
+}
+
+#[test]
+fn a_table_of_ipv6_that_the_file_no_longer_asks_for_goes_and_the_log_says_so() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("guard-old6", "");
+        gateway.stop_control();
+        let path = gateway.path("old6.nft");
+        let name = name(&gateway);
+        let text = format!("table ip6 {name} {{\n\tcomment \"kept by weir-control\"\n}}\n");
+        std::fs::write(&path, text).unwrap();
+        run(&format!("nft -f {}", path.display()));
+        gateway.start_control();
+        whole_table(&gateway);
+        assert_eq!(table6(&gateway), "");
+        assert!(gateway.log().contains(&format!("nftables table ip6 {name} is removed")));
+    });
+}

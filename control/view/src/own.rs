@@ -43,6 +43,9 @@ pub const TABLE: u32 = 11_700;
 /// `rtm_protocol` and `FRA_PROTOCOL` of what is weir's; none of `rtnetlink.h`'s.
 pub const PROTOCOL: u8 = 117;
 
+/// The comment of an nftables table that is weir's, where others may have one of its name.
+pub const GUARD_COMMENT: &str = "kept by weir-control";
+
 /// The mark of sockets that leave by an uplink whatever they are bound to (`SO_MARK`).
 pub const fn mark(uplink: u8) -> u32 {
     MARK | uplink as u32

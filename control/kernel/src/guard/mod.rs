@@ -6,7 +6,8 @@
 //! program is attached, while its device is being replaced, by an interface where it cannot run. The
 //! table is the first thing there at a start, is put back when somebody removes it, stays when
 //! `weir-control` ends, and goes by `weir detach`. IPv6 has one too where an uplink has a path of
-//! it. Whatever else the kernel forwards is none of its business.
+//! it, after IPv4's: what is in its way is not in IPv4's. One of that name without weir's comment is
+//! somebody else's, and stays. Whatever else the kernel forwards is none of its business.
 //!
 //! `weir_publish::guard` says what is in it; `nft`, run with its text, makes each change of it whole.
 
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use socket2::SockFilter;
 use tokio::sync::watch;
+use weir_layout::Family;
 use weir_service::Complaint;
+use weir_view::own::GUARD_COMMENT;
 
 use nft::nft;
 
@@ -40,45 +43,39 @@ const TRIES: u32 = 5;
 /// After how long one that was refused, or that others keep changing, is made again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The table is there as long as this process runs, and longer.
+/// By [`Family`], the commands that make its table; none: it is to have none.
+pub type Commands = [Option<String>; Family::COUNT];
+
+/// The tables are there as long as this process runs, and longer.
 #[derive(Debug)]
 pub struct Guard {
     table: String,
-    wanted: watch::Sender<String>,
+    wanted: watch::Sender<Commands>,
     stands: Arc<AtomicBool>,
 }
 
 impl Guard {
-    /// Puts the table of this name in place by these commands, and from then on back there. Needs a
-    /// tokio runtime. What is in its way is said, and tried again.
-    pub async fn start(table: String, commands: String) -> Self {
-        let changes = subscribe();
-        if let Err(error) = &changes {
-            tracing::warn!("changes of nftables by others are not seen: {error}");
-        }
-        let changes = changes.ok();
+    /// Puts the tables of this name in place by these commands, and from then on back there. Needs a
+    /// tokio runtime. What is in their way is said, and tried again.
+    pub async fn start(table: String, commands: Commands) -> Self {
         let stands = Arc::new(AtomicBool::new(false));
-        let mut keeper = Keeper {
-            table: table.clone(),
-            made: None,
-            changes,
-            complaint: Complaint::default(),
+        let mut keepers = Keepers {
+            of: Family::ALL.map(|family| Keeper::new(family, &table)),
             stands: Arc::clone(&stands),
-            perhaps_v6: true,
         };
-        keeper.hold(&commands).await;
+        keepers.hold(&commands).await;
         let (wanted, follow) = watch::channel(commands);
-        tokio::spawn(keep(keeper, follow));
+        tokio::spawn(keep(keepers, follow));
         Self { table, wanted, stands }
     }
 
     /// One without a table, for tests of what has a guard.
     pub fn absent() -> Self {
-        let (wanted, _) = watch::channel(String::new());
+        let (wanted, _) = watch::channel(Commands::default());
         Self { table: String::new(), wanted, stands: Arc::default() }
     }
 
-    /// Is the table there, as far as is known?
+    /// Is IPv4's table there, as far as is known?
     pub fn stands(&self) -> bool {
         self.stands.load(Ordering::Relaxed)
     }
@@ -88,8 +85,8 @@ impl Guard {
         &self.table
     }
 
-    /// Makes the table anew if the commands that make it have changed.
-    pub fn follow(&self, commands: String) {
+    /// Makes a table anew if the commands that make it have changed.
+    pub fn follow(&self, commands: Commands) {
         self.wanted.send_if_modified(|wanted| {
             let new = *wanted != commands;
             *wanted = commands;
@@ -98,7 +95,7 @@ impl Guard {
     }
 }
 
-/// Removes the tables of this name.
+/// Removes the tables of this name that are weir's.
 ///
 /// # Errors
 /// When nftables refuses.
@@ -109,14 +106,27 @@ pub async fn remove(table: &str) -> Result<()> {
 
 /// Removes that of IPv6, which not every kernel may have.
 async fn remove_v6(table: &str) -> Result<()> {
-    match list("ip6", table).await {
-        Some(_) => nft(&["delete", "table", "ip6", table], "").await.map(drop),
-        None => Ok(()),
+    let Some(listed) = list(Family::V6, table).await else { return Ok(()) };
+    if !is_weirs(&listed) {
+        tracing::info!("nftables table ip6 {table} is not weir's: it stays");
+        return Ok(());
     }
+    nft(&["delete", "table", "ip6", table], "").await?;
+    tracing::info!("nftables table ip6 {table} is removed");
+    Ok(())
+}
+
+/// Was this table of IPv6 made by weir?
+fn is_weirs(listed: &str) -> bool {
+    listed.contains(&format!("comment \"{GUARD_COMMENT}\""))
 }
 
 /// A table without its counters; `None` when it is not there.
-async fn list(family: &str, table: &str) -> Option<String> {
+async fn list(family: Family, table: &str) -> Option<String> {
+    let family = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
     nft(&["--stateless", "list", "table", family, table], "").await.ok()
 }
 
@@ -146,51 +156,44 @@ fn filter() -> [SockFilter; 4] {
 }
 
 /// Ends with the [`Guard`].
-async fn keep(mut keeper: Keeper, mut wanted: watch::Receiver<String>) {
+async fn keep(mut keepers: Keepers, mut wanted: watch::Receiver<Commands>) {
     loop {
+        let settled = keepers.of.iter().all(Keeper::is_settled);
+        let [v4, v6] = &mut keepers.of;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = keeper.disturbed() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(RETRY), if keeper.made.is_none() => {}
+            () = v4.changes.heard() => tokio::time::sleep(SETTLE).await,
+            () = v6.changes.heard() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(RETRY), if !settled => {}
         }
-        let text = wanted.borrow_and_update().clone();
-        keeper.hold(&text).await;
+        let commands = wanted.borrow_and_update().clone();
+        keepers.hold(&commands).await;
     }
 }
 
-/// The table as it was made.
-#[derive(Debug)]
-struct Made {
-    /// By which commands.
-    text: String,
-    /// How nftables lists it.
-    listed: String,
-}
+/// What is heard of changes of nftables; nothing without a socket.
+struct Changes(Option<TokioSocket>);
 
-/// What is known of the table.
-struct Keeper {
-    table: String,
-    made: Option<Made>,
-    changes: Option<TokioSocket>,
-    complaint: Complaint,
-    /// nftables took the table when it was last made.
-    stands: Arc<AtomicBool>,
-    /// There may be a table of IPv6.
-    perhaps_v6: bool,
-}
+impl Changes {
+    fn new() -> Self {
+        let socket = subscribe();
+        if let Err(error) = &socket {
+            tracing::warn!("changes of nftables by others are not seen: {error}");
+        }
+        Self(socket.ok())
+    }
 
-impl Keeper {
     /// Returns when some table was changed, or might have been.
-    async fn disturbed(&mut self) {
-        match &mut self.changes {
+    async fn heard(&mut self) {
+        match &mut self.0 {
             Some(socket) => _ = socket.recv(&mut Vec::with_capacity(64)).await,
             None => std::future::pending().await,
         }
     }
 
     /// Forgets the transactions that were heard of by now; how many.
-    fn heard(&self) -> usize {
-        let Some(socket) = &self.changes else { return 0 };
+    fn forget(&self) -> usize {
+        let Some(socket) = &self.0 else { return 0 };
         let mut count = 0;
         loop {
             let mut head = [0; 16];
@@ -202,21 +205,107 @@ impl Keeper {
             }
         }
     }
+}
 
-    /// Makes the table what it should be, if it is not.
-    async fn hold(&mut self, wanted: &str) {
-        let done = self.try_hold(wanted).await;
-        self.stands.store(done.is_ok(), Ordering::Relaxed);
-        self.complaint.say(done.err().map(|error| {
-            format!(
+/// The keepers of both tables.
+struct Keepers {
+    of: [Keeper; Family::COUNT],
+    /// nftables took IPv4's when it was last made.
+    stands: Arc<AtomicBool>,
+}
+
+impl Keepers {
+    /// Makes the tables what they should be, where they are not: IPv4's first.
+    async fn hold(&mut self, wanted: &Commands) {
+        for (keeper, wanted) in self.of.iter_mut().zip(wanted) {
+            let stands = keeper.hold(wanted.as_deref()).await;
+            if keeper.family == Family::V4 {
+                self.stands.store(stands, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A table as it was made.
+#[derive(Debug)]
+struct Made {
+    /// By which commands.
+    text: String,
+    /// How nftables lists it.
+    listed: String,
+}
+
+/// What is known of a family's table.
+struct Keeper {
+    family: Family,
+    table: String,
+    made: Option<Made>,
+    /// Of its own: what is heard while the other's table is made may be of this one.
+    changes: Changes,
+    complaint: Complaint,
+    /// There is to be none, and none of weir's is there.
+    gone: bool,
+}
+
+impl Keeper {
+    fn new(family: Family, table: &str) -> Self {
+        Self {
+            family,
+            table: table.to_owned(),
+            made: None,
+            changes: Changes::new(),
+            complaint: Complaint::default(),
+            gone: false,
+        }
+    }
+
+    /// Is the table what it should be, as far as is known?
+    const fn is_settled(&self) -> bool {
+        self.made.is_some() || self.gone
+    }
+
+    /// What the log calls it.
+    fn name(&self) -> String {
+        match self.family {
+            Family::V4 => self.table.clone(),
+            Family::V6 => format!("ip6 {}", self.table),
+        }
+    }
+
+    /// Makes the table what it should be, if it is not; says whether it was not refused.
+    async fn hold(&mut self, wanted: Option<&str>) -> bool {
+        self.changes.forget();
+        let done = match wanted {
+            Some(wanted) => self.try_hold(wanted).await,
+            None => self.let_go().await,
+        };
+        let holds = done.is_ok();
+        self.complaint.say(done.err().map(|error| match (wanted, self.family) {
+            (Some(_), Family::V4) => format!(
                 "the kernel is not kept from forwarding between LANs and uplinks on its own: \
                  {error:#}"
-            )
+            ),
+            (Some(_), Family::V6) => format!(
+                "the kernel is not kept from forwarding IPv6 between LANs and uplinks on its own: \
+                 {error:#}"
+            ),
+            (None, _) => format!("nftables table {} is still there: {error:#}", self.name()),
         }));
+        holds
+    }
+
+    /// Removes the table, if that was not done yet.
+    async fn let_go(&mut self) -> Result<()> {
+        self.made = None;
+        if !self.gone {
+            remove_v6(&self.table).await?;
+            self.gone = true;
+        }
+        Ok(())
     }
 
     async fn try_hold(&mut self, wanted: &str) -> Result<()> {
-        self.heard();
+        self.gone = false;
         if let Some(made) = self.made.take() {
             if !self.is_still(&made.listed).await {
                 self.put_back();
@@ -225,19 +314,16 @@ impl Keeper {
                 return Ok(());
             }
         }
+        if self.family == Family::V6 && self.list().await.is_some_and(|listed| !is_weirs(&listed)) {
+            bail!("there is an nftables table {} that is not weir's: rename it", self.name());
+        }
         // As listed when somebody else had changed something too: perhaps the table.
         let mut doubtful = Vec::new();
         for _ in 0..TRIES {
-            self.heard();
-            let has_v6 = wanted.contains("table ip6 ");
-            if self.perhaps_v6 && !has_v6 {
-                remove_v6(&self.table).await?;
-                self.heard();
-            }
-            self.perhaps_v6 = has_v6;
+            self.changes.forget();
             nft(&["-f", "-"], wanted).await?;
             let listed = self.list().await.unwrap_or_default();
-            if self.heard() > 1 || listed.is_empty() {
+            if self.changes.forget() > 1 || listed.is_empty() {
                 if !listed.is_empty() && self.is_still(&listed).await {
                     doubtful.push(listed);
                 } else {
@@ -248,7 +334,7 @@ impl Keeper {
             if doubtful.iter().any(|other| *other != listed) {
                 self.put_back();
             }
-            tracing::info!("nftables table {} is in place", self.table);
+            tracing::info!("nftables table {} is in place", self.name());
             self.made = Some(Made { text: wanted.to_owned(), listed });
             break;
         }
@@ -261,15 +347,11 @@ impl Keeper {
     }
 
     fn put_back(&self) {
-        tracing::warn!("nftables table {} was changed or removed: put back", self.table);
+        tracing::warn!("nftables table {} was changed or removed: put back", self.name());
     }
 
-    /// The tables without their counters; `None` when one is not there.
+    /// The table without its counters; `None` when it is not there.
     async fn list(&self) -> Option<String> {
-        let mut listed = list("ip", &self.table).await?;
-        if self.perhaps_v6 {
-            listed += &list("ip6", &self.table).await?;
-        }
-        Some(listed)
+        list(self.family, &self.table).await
     }
 }

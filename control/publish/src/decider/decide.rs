@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 
 use super::Decider;
 use crate::derive::Published;
-use crate::guard::{Seen, ruleset};
+use crate::guard::{Seen, rulesets};
 use crate::hosts::Sources;
 use crate::lans;
 use crate::states::Change;
@@ -42,8 +42,9 @@ pub struct Effects {
     pub changes: Vec<Change>,
     /// What changed with uplinks and LANs: for the log, and for hooks.
     pub entries: Vec<Entry>,
-    /// The commands that make the guard's table, if they are others.
-    pub guard: Option<String>,
+    /// By [`Family`], the commands that make the guard's table, if they are others; none within: it
+    /// is to have none.
+    pub guard: Option<[Option<String>; Family::COUNT]>,
     /// All destinations that stay on the gateway, if they may be others. Where they cannot be
     /// entered, [`Decider::hosts_failed`] is to be told.
     pub hosts: Option<HostPrefixes>,
@@ -129,10 +130,10 @@ impl Decider {
         changes.map(|(part, change)| self.history.push(part, change, now.unix_ms)).collect()
     }
 
-    /// The commands that make the guard's table, if they are others than before.
-    fn guard(&mut self) -> Option<String> {
+    /// The commands that make the guard's tables, if they are others than before.
+    fn guard(&mut self) -> Option<[Option<String>; Family::COUNT]> {
         let seen = Seen::of(&self.site, &self.kernel);
-        let commands = ruleset(&self.guard_table, &self.site, &seen);
+        let commands = rulesets(&self.guard_table, &self.site, &seen);
         let differ = self.guard.as_ref() != Some(&commands);
         differ.then(|| self.guard.insert(commands).clone())
     }

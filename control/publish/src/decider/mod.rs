@@ -62,10 +62,10 @@ pub struct Decider {
     hosts: Option<hosts::Sources<Ipv4Net>>,
     /// The same of IPv6; none within: it has none.
     hosts6: Option<Option<hosts::Sources<Ipv6Net>>>,
-    /// The name of the guard's table.
+    /// The name of the guard's tables.
     guard_table: String,
-    /// The commands that make it, as they were decided last; none: to be decided.
-    guard: Option<String>,
+    /// The commands that make them, as they were decided last; none: to be decided.
+    guard: Option<[Option<String>; Family::COUNT]>,
     /// Next hops whose hardware address is to be asked for.
     unresolved: Vec<(u32, IpAddr)>,
     /// What rules and routes follow from has changed since they were made.

@@ -65,7 +65,7 @@ fn what_is_decided_first_is_all_there_is_and_then_nothing() {
     let first = [(PathId::v4(0), up), (PathId::v4(1), up), (v6(0), none), (v6(1), none)];
     assert_eq!(changes, first.map(|(path, to)| change(path, to)));
     assert_eq!(entries.len(), 2, "{entries:?}");
-    assert!(guard.is_some_and(|commands| commands.contains("lan0")));
+    assert!(guard.is_some_and(|[v4, _]| v4.is_some_and(|commands| commands.contains("lan0"))));
     assert!(hosts.is_some_and(|hosts| hosts.contains_key(&([10, 0, 0, 1], 32))));
     assert_eq!(half.unwrap().uplinks[1].name.as_str(), "b");
     let Effects { changes, entries, guard, hosts, half, .. } = decide(&mut decider, 2);
@@ -152,7 +152,9 @@ fn another_file_is_another_guard() {
     let site = site("[[lan]]\ninterface = \"lan0\"\n[[lan]]\ninterface = \"lan9\"\n");
     decider.reconfigure(site, Overrides::default(), 2);
     let guard = decide(&mut decider, 2).guard;
-    assert!(guard.is_some_and(|commands| commands.contains("lan9")));
+    let [v4, v6] = guard.unwrap();
+    assert!(v4.is_some_and(|commands| commands.contains("lan9")));
+    assert_eq!(v6, None);
     assert_eq!(decide(&mut decider, 3).guard, None);
 }
 

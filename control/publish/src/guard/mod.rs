@@ -1,7 +1,7 @@
-//! The nftables table that keeps the kernel from forwarding on its own: what is in it.
+//! The nftables tables that keep the kernel from forwarding on its own: what is in them.
 
 mod ruleset;
 mod seen;
 
-pub use ruleset::{ruleset, table};
+pub use ruleset::{rulesets, table};
 pub use seen::{Seen, virtual_ports};

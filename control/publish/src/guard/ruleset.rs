@@ -3,7 +3,7 @@
 use weir_layout::Family;
 use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
-use weir_view::own::{ANSWER_MARK, MARK, MARKS, answer_mark, mark};
+use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, mark};
 use weir_view::{family, local_ports};
 
 use super::seen::Seen;
@@ -48,15 +48,20 @@ const PUBLISHED: &str = "ct status dnat accept\n";
 /// Before the filters of others, so that what is dropped here is no news to them; what is accepted
 /// here goes on to them.
 ///
-/// There is a table for each family that an uplink has a path in: what the kernel forwards by other
-/// uplinks in that family is none of weir's.
-pub fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
-    site.families().map(|family| of_family(family, table, site, seen)).collect()
+/// There is a table for each family that an uplink has a path in, none for others: what the kernel
+/// forwards by other uplinks in that family is none of weir's. That of IPv6 has a comment.
+pub fn rulesets(table: &str, site: &Site, seen: &Seen) -> [Option<String>; Family::COUNT] {
+    let has = |family| site.uplinks.iter().any(|uplink| uplink.has_path(family));
+    Family::ALL.map(|family| has(family).then(|| of_family(family, table, site, seen)))
 }
 
 fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
     let ports = Ports { family, site, seen };
     let (ip, groups) = (word(family), groups(family));
+    let comment = match family {
+        Family::V4 => String::new(),
+        Family::V6 => format!("\tcomment \"{GUARD_COMMENT}\"\n"),
+    };
     let near = seen.near_in(family);
     let lans = ports.set(site.lans.iter().map(|lan| lan.interface.as_str()));
     let from_uplinks = ports.set(ports.uplinks(|_| true));
@@ -74,6 +79,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         "table {ip} {table}\n\
          delete table {ip} {table}\n\
          table {ip} {table} {{\n\
+         {comment}\
          \tchain forward {{\n\
          \t\ttype filter hook forward priority filter - 10; policy accept;\n\
          \t\tiifname . oifname {{ {same} }} meta iifkind \"bridge\" accept\n\
@@ -264,6 +270,11 @@ mod tests {
         weir_site::parse("weir.toml", &text).unwrap()
     }
 
+    /// The tables of both families.
+    fn ruleset(table: &str, site: &Site, seen: &Seen) -> String {
+        rulesets(table, site, seen).into_iter().flatten().collect()
+    }
+
     /// What the first uplink leads to, an address on the LAN, and a virtual router's device.
     fn seen() -> Seen {
         let networks = vec!["192.168.100.0/24".parse().unwrap()];
@@ -383,8 +394,8 @@ mod tests {
 
     /// The table of IPv6 where the first uplink has a path of it.
     fn ruleset6(site: &Site, seen: &Seen) -> Option<String> {
-        let text = ruleset("weir", site, seen);
-        text.split_once("table ip6 weir\n").map(|(_, table)| table.to_owned())
+        let [_, v6] = rulesets("weir", site, seen);
+        v6
     }
 
     #[test]
@@ -398,6 +409,7 @@ mod tests {
         for rule in [
             "iifname { \"wan0\", \"vrrp8\" } goto from_uplink\n",
             "iifname { \"lan0\", \"vrrp7\" } oifname { \"wan0\" } goto to_uplink\n",
+            "table ip6 weir {\n\tcomment \"kept by weir-control\"\n",
             "ip6 daddr ff00::/8 accept\n",
             "ip6 daddr { 2001:db8:7::1 } goto to_lan_address\n",
             "meta mark . oifname { 0x77656900 . \"wan0\" } accept\n",
