@@ -53,7 +53,7 @@ pub fn derive(
         *core = *given;
     }
 
-    let mut ports = Ports::new(&mut half, last, kernel);
+    let mut ports = Ports::new(&mut half, last, kernel, site.families().collect());
     let mut lan_ports = Vec::new();
     for lan in &site.lans {
         lan_ports.push(ports.add(&lan.interface, PortRole::Lan, NONE));

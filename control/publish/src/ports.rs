@@ -16,6 +16,8 @@ pub struct Ports<'h> {
     half: &'h mut ControlHalf,
     last: Option<&'h ControlHalf>,
     kernel: &'h Kernel,
+    /// Of the site's paths.
+    families: Vec<Family>,
 }
 
 /// Who a port is, whatever its number.
@@ -27,13 +29,14 @@ enum Identity {
 }
 
 impl<'h> Ports<'h> {
-    /// With the numbers of `last`, which was published before.
+    /// With the numbers of `last`, which was published before, and addresses of these families.
     pub fn new(
         half: &'h mut ControlHalf,
         last: Option<&'h ControlHalf>,
         kernel: &'h Kernel,
+        families: Vec<Family>,
     ) -> Self {
-        Self { half, last, kernel }
+        Self { half, last, kernel, families }
     }
 
     /// Adds a port, and its device if it is the first of it; `None` when the interface is missing or
@@ -72,8 +75,10 @@ impl<'h> Ports<'h> {
             // One of the link alone is no source of what goes further (RFC 4291 §2.5.6).
             let of_link =
                 |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unicast_link_local());
-            let own = self.kernel.addresses_of(family, link.index);
-            own.into_iter().find(|own| !of_link(own)).map_or(Address::UNSPECIFIED, Address::from)
+            let fits = |own: &IpAddr| !of_link(own) && self.kernel.takes_source(link.index, *own);
+            let used = self.families.contains(&family);
+            let mut own = self.kernel.addresses_of(family, link.index).into_iter();
+            own.find(|own| used && fits(own)).map_or(Address::UNSPECIFIED, Address::from)
         });
         self.half.ports[port] = Port {
             role: role as u8,
@@ -225,7 +230,7 @@ mod tests {
         last: Option<&ControlHalf>,
     ) -> (Vec<Option<u8>>, Box<ControlHalf>) {
         let mut half = empty_half();
-        let mut ports = Ports::new(&mut half, last, kernel);
+        let mut ports = Ports::new(&mut half, last, kernel, Family::ALL.to_vec());
         let mut numbers: Vec<_> =
             lans.iter().map(|lan| ports.add(lan, PortRole::Lan, NONE)).collect();
         let uplinks = (0u8..).zip(uplinks);
