@@ -17,13 +17,17 @@ use weir_site::Site;
 use crate::hooks::{self, Hooks};
 use crate::urgent::Words;
 
+/// The maps of destinations that stay on the gateway. That of IPv6 may be missing, and its paths
+/// with it.
+pub(super) type Maps = (Hosts4, Option<Hosts6>);
+
 /// The means.
 pub(super) struct Executor {
     pub writer: ControlWriter,
     pub words: Arc<Words>,
     pub guard: Guard,
     /// None: nothing is entered, in tests without a kernel's maps.
-    hosts: Option<(Hosts4, Hosts6)>,
+    hosts: Option<Maps>,
     hooks: Hooks,
     /// What hooks were not told of yet.
     untold: Vec<Entry>,
@@ -38,7 +42,7 @@ pub(super) struct Executor {
 impl Executor {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<(Hosts4, Hosts6)>) -> Self {
+    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<Maps>) -> Self {
         Self {
             words: Arc::new(Words::new(writer.words())),
             writer,
@@ -78,9 +82,7 @@ impl Executor {
         if let Some(commands) = effects.guard {
             self.guard.follow(commands);
         }
-        if !self.enter(effects.hosts, effects.hosts6) {
-            decider.hosts_failed();
-        }
+        self.enter(effects.hosts, effects.hosts6).for_each(|family| decider.hosts_failed(family));
         if let Some(mut half) = effects.half {
             let live = Family::ALL.map(|family| decider.tables(family).live());
             let epoch = self.writer.publish(&mut half, live.each_ref().map(Vec::as_slice));
@@ -114,36 +116,55 @@ impl Executor {
         }
     }
 
-    /// Enters the destinations that stay on the gateway; says whether that was done.
-    fn enter(&mut self, hosts: Option<HostPrefixes>, hosts6: Option<HostPrefixes6>) -> bool {
-        let Some((map, map6)) = &mut self.hosts else { return true };
-        let entered = [
-            hosts.map(|prefixes| (map.sync(&prefixes), map.room(), prefixes.len())),
-            hosts6.map(|prefixes| (map6.sync(&prefixes), map6.room(), prefixes.len())),
-        ];
-        let mut all = true;
-        for (complaint, entered) in self.crowded.iter_mut().zip(entered) {
+    /// Enters the destinations that stay on the gateway; the families that this failed for.
+    fn enter(
+        &mut self,
+        hosts: Option<HostPrefixes>,
+        hosts6: Option<HostPrefixes6>,
+    ) -> impl Iterator<Item = Family> {
+        let (map, map6) = match &mut self.hosts {
+            Some((map, map6)) => (Some(map), map6.as_mut()),
+            None => (None, None),
+        };
+        let entered = map.zip(hosts).map(|(map, new)| (map.sync(&new), map.room(), new.len()));
+        let entered6 = map6.zip(hosts6).map(|(map, new)| (map.sync(&new), map.room(), new.len()));
+        let mut failed = Vec::new();
+        for (family, entered) in Family::ALL.into_iter().zip([entered, entered6]) {
             let Some((left_out, room, count)) = entered else { continue };
-            all &= left_out.is_ok();
-            complaint.say(crowding(left_out, room, count));
+            if left_out.is_err() {
+                failed.push(family);
+            }
+            self.crowded[family.index()].say(crowding(family, left_out, room, count));
         }
-        all
+        failed.into_iter()
     }
 }
 
 /// What is wrong where so many destinations of a family were to be entered.
-fn crowding(left_out: Result<usize, weir_shm::Error>, room: usize, count: usize) -> Option<String> {
+fn crowding(
+    family: Family,
+    left_out: Result<usize, weir_shm::Error>,
+    room: usize,
+    count: usize,
+) -> Option<String> {
+    let prefixes = match family {
+        Family::V4 => "prefixes",
+        Family::V6 => "IPv6 prefixes",
+    };
     match left_out {
         Ok(0) if count <= room / 10 * 9 => None,
         Ok(0) => Some(format!(
-            "there is room for {room} prefixes that are not routed by an uplink, and more than \
+            "there is room for {room} {prefixes} that are not routed by an uplink, and more than \
              nine tenths are taken"
         )),
         Ok(_) => Some(format!(
-            "there is room for {room} prefixes that are not routed by an uplink, and there are \
+            "there is room for {room} {prefixes} that are not routed by an uplink, and there are \
              more: packets from a LAN to some of them leave by uplinks"
         )),
-        Err(error) => Some(format!("not all destinations stay on the gateway: {error}")),
+        Err(error) if family == Family::V4 => {
+            Some(format!("not all destinations stay on the gateway: {error}"))
+        }
+        Err(error) => Some(format!("not all IPv6 destinations stay on the gateway: {error}")),
     }
 }
 

@@ -88,15 +88,21 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let counters = Counters::open(pins, Access::Write)?;
     let observations = Observations::open(pins, Access::Write)?;
     let users = Users::new(observations, counters.clone(), time::monotonic_ms());
-    let hosts = (Hosts4::open(pins)?, Hosts6::open(pins)?);
+    let hosts = Hosts4::open(pins)?;
+    let hosts6 = Hosts6::open(pins)
+        .inspect_err(|error| tracing::warn!("IPv6 paths are out of use: {error}"))
+        .ok();
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
     bound::follow(BoundPorts::new(region.clone()));
-    let decider = Decider::new(site, kernel, &region, guard.table(), time::monotonic_ms());
+    let mut decider = Decider::new(site, kernel, &region, guard.table(), time::monotonic_ms());
     if let Some(half) = decider.half() {
         tracing::info!(epoch = half.epoch, "state of an earlier process adopted");
     }
+    if hosts6.is_none() {
+        decider.go_without_ipv6();
+    }
     let writer = ControlWriter::new(region, NextHops::open(pins)?);
-    let executor = Executor::new(writer, guard, Some(hosts));
+    let executor = Executor::new(writer, guard, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let held = Held { source, keeper, socket, dataplane };
     let daemon = Daemon::new(decider, executor, held, counters, users, findings);

@@ -2,7 +2,7 @@
 
 use weir_health::{Entry, Part};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Tier};
+use weir_layout::control::{ControlHalf, Tier, path_state};
 use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
 use zerocopy::IntoBytes;
 
@@ -69,6 +69,11 @@ impl Decider {
         self.overrides.expire(now.boot_s);
         let mut published = self.derive(&self.overrides);
         published.refuse(&self.refused);
+        if self.lacks_ipv6 {
+            let words = published.problems[Family::V6.index()].iter_mut();
+            let configured = words.filter(|word| **word & path_state::NOT_CONFIGURED == 0);
+            configured.for_each(|word| *word |= path_state::NO_DEVICE);
+        }
         for paths in &mut self.paths {
             paths.observe(&published, now.ms);
         }
@@ -114,9 +119,18 @@ impl Decider {
         Effects { changes, entries, guard, hosts, hosts6, half, shortages }
     }
 
-    /// Not all destinations were entered: they are to be decided again with what comes next.
-    pub fn hosts_failed(&mut self) {
-        (self.hosts, self.hosts6) = (None, None);
+    /// Not all destinations of a family were entered: they are to be decided again with what comes
+    /// next.
+    pub fn hosts_failed(&mut self, family: Family) {
+        match family {
+            Family::V4 => self.hosts = None,
+            Family::V6 => self.hosts6 = None,
+        }
+    }
+
+    /// Its destinations have nowhere to be entered: IPv6 has no paths from now on.
+    pub const fn go_without_ipv6(&mut self) {
+        self.lacks_ipv6 = true;
     }
 
     /// Enters in the history what changed with uplinks, and which LANs went out of use or are back.

@@ -62,6 +62,8 @@ pub struct Decider {
     hosts: Option<hosts::Sources<Ipv4Net>>,
     /// The same of IPv6; none within: it has none.
     hosts6: Option<Option<hosts::Sources<Ipv6Net>>>,
+    /// There is no map for those of IPv6.
+    lacks_ipv6: bool,
     /// The name of the guard's tables.
     guard_table: String,
     /// The commands that make them, as they were decided last; none: to be decided.
@@ -97,6 +99,7 @@ impl Decider {
             half: None,
             hosts: None,
             hosts6: None,
+            lacks_ipv6: false,
             guard_table: guard.to_owned(),
             guard: None,
             unresolved: Vec::new(),

@@ -107,9 +107,29 @@ fn what_is_set_by_hand_is_in_the_word_and_undone_with_it() {
 fn destinations_that_were_not_entered_are_decided_again() {
     let mut decider = decider();
     let first = decide(&mut decider, 1).hosts;
-    decider.hosts_failed();
+    decider.hosts_failed(Family::V4);
     assert_eq!(decide(&mut decider, 2).hosts, first);
     assert_eq!(decide(&mut decider, 3).hosts, None);
+}
+
+#[test]
+fn destinations_of_ipv6_that_were_not_entered_have_none_of_ipv4_decided_again() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    decider.hosts_failed(Family::V6);
+    let Effects { hosts, hosts6, .. } = decide(&mut decider, 2);
+    assert_eq!(hosts, None);
+    assert!(hosts6.is_some());
+}
+
+#[test]
+fn without_a_map_for_its_destinations_ipv6_has_no_path_and_ipv4_is_as_it_was() {
+    let mut decider = of_both_families();
+    decider.go_without_ipv6();
+    decide(&mut decider, 1);
+    assert_eq!(decider.words(Family::V4), [UP, UP]);
+    let usable = |word: &u32| word & path_state::USABLE != 0;
+    assert!(!decider.words(Family::V6).iter().any(usable), "{:?}", decider.words(Family::V6));
 }
 
 #[test]
@@ -267,4 +287,30 @@ fn destinations_of_ipv6_are_told_where_an_uplink_has_ipv6_and_cleared_where_none
     site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = None);
     decider.reconfigure(site, Overrides::default(), 3);
     assert!(decide(&mut decider, 3).hosts6.is_some_and(|hosts6| hosts6.is_empty()));
+}
+
+#[test]
+fn an_ipv6_address_is_nothing_new_where_no_uplink_has_ipv6() {
+    let mut decider = decider();
+    decide(&mut decider, 1);
+    let mut kernel = kernel();
+    kernel.addresses.push((2, "2001:db8::2/64".parse().unwrap()));
+    decider.see(kernel, 2);
+    assert!(decide(&mut decider, 2).half.is_none());
+}
+
+#[test]
+fn an_ipv6_address_that_is_not_fit_is_no_ports() {
+    let mut decider = of_both_families();
+    let mut kernel = kernel();
+    kernel.addresses.push((2, "2001:db8::2/64".parse().unwrap()));
+    kernel.unfit.insert((2, "2001:db8::2".parse().unwrap()));
+    let mut published = |kernel: &Kernel, now| {
+        decider.see(kernel.clone(), now);
+        decide(&mut decider, now);
+        decider.half().unwrap().addresses
+    };
+    let without = published(&kernel, 1);
+    kernel.unfit.clear();
+    assert_ne!(published(&kernel, 2), without);
 }
