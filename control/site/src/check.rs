@@ -130,8 +130,13 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     })
 }
 
+/// Has an uplink an IPv6 path?
+fn has_ipv6(file: &File) -> bool {
+    file.uplink.iter().any(|uplink| uplink.get_ref().ipv6.is_some())
+}
+
 fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
-    let has_ipv6 = file.uplink.iter().any(|uplink| uplink.get_ref().ipv6.is_some());
+    let has_ipv6 = has_ipv6(file);
     let mut seen: Vec<(IpNet, usize)> = Vec::new();
     let mut lans = Vec::new();
     for lan in &file.lan {
@@ -398,6 +403,8 @@ fn rules(
     policies: &HashMap<String, usize>,
     lans: &HashMap<String, usize>,
 ) -> Vec<RuleConfig> {
+    let has_ipv6 = has_ipv6(file);
+    let is_v6 = |prefix: &IpNet| matches!(prefix, IpNet::V6(_));
     let mut rules = Vec::new();
     for (index, rule) in file.rule.iter().enumerate() {
         let r = rule.get_ref();
@@ -439,6 +446,11 @@ fn rules(
         {
             let message = format!("no packet has an address in {v4} and one in {v6}");
             c.refuse(rule.span(), message, "write a rule for each family");
+        } else if let Some(v6) = [source, destination].into_iter().flatten().find(is_v6)
+            && !has_ipv6
+        {
+            let message = format!("prefix {v6} is of IPv6, and no uplink is");
+            c.refuse(rule.span(), message, "give an uplink `ipv6`, or remove the rule");
         }
         rules.push(RuleConfig {
             name: r

@@ -719,6 +719,13 @@ fn a_lan_prefix_of_ipv6_wants_an_uplink_of_ipv6() {
 }
 
 #[test]
+fn a_rule_of_ipv6_wants_an_uplink_of_ipv6() {
+    let rule = "destination = \"2001:db8::/32\"\nprotocol = \"udp\"";
+    let text = broken("protocol = \"udp\"", rule);
+    assert!(text.contains("2001:db8::/32 is of IPv6, and no uplink is"), "{text}");
+}
+
+#[test]
 fn a_rule_is_of_one_family() {
     let prefixes = "source = \"10.77.0.0/16\"\ndestination = \"2001:db8::/32\"\nprotocol = \"udp\"";
     let text = broken("protocol = \"udp\"", prefixes);
