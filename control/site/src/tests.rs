@@ -749,12 +749,31 @@ fn an_ipv6_network_of_an_uplink_that_a_lan_has_too_is_told() {
 #[test]
 fn an_ipv6_path_that_learns_no_next_hop_is_told() {
     let site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
-    let told = warn::unadvertised(&site, |interface| interface != "wan0");
+    let told = warn::unadvertised(&site, &kernel(), |interface| interface != "wan0");
     assert!(told[0].contains("set net.ipv6.conf.wan0.accept_ra to 2"), "{told:?}");
-    assert!(warn::unadvertised(&site, |_| true).is_empty());
+    assert!(warn::unadvertised(&site, &kernel(), |_| true).is_empty());
     let given = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
     let site = parse("weir.toml", &given).unwrap();
-    assert!(warn::unadvertised(&site, |_| false).is_empty(), "it need not");
+    assert!(warn::unadvertised(&site, &kernel(), |_| false).is_empty(), "it need not");
+}
+
+#[test]
+fn a_setting_of_an_interface_with_a_dot_is_named_as_sysctl_has_it() {
+    let mut site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    site.uplinks[0].interface = "eth0.5".into();
+    let told = warn::unadvertised(&site, &kernel(), |_| false);
+    assert!(told[0].contains("set net.ipv6.conf.eth0/5.accept_ra to 2"), "{told:?}");
+}
+
+#[test]
+fn a_path_whose_routes_are_entered_without_the_kernel_is_no_warning() {
+    let site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    let mut kernel = kernel();
+    let index = kernel.link("wan0").unwrap().index;
+    let gateway = "fe80::1".parse().ok();
+    let default = Route { gateway, ..Route::by(index, ipnet::Ipv6Net::default()) };
+    kernel.routes6 = std::sync::Arc::new(vec![default].into());
+    assert!(warn::unadvertised(&site, &kernel, |_| false).is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weir_layout::Family;
-use weir_view::{Kernel, is_link_local};
+use weir_view::{Kernel, Link, is_link_local};
 
 use super::schema::File;
 use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
@@ -63,17 +63,22 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
 }
 
 /// Says of which uplinks no next hop of IPv6 can be learned. `takes` says whether the kernel takes
-/// router advertisements on an interface.
-pub fn unadvertised(site: &Site, takes: impl Fn(&str) -> bool) -> Vec<String> {
-    let learns = |uplink: &&UplinkConfig| {
-        uplink.has_path(Family::V6) && uplink.given_next_hop(Family::V6).is_none()
+/// router advertisements on an interface; where another program does, it enters the routes.
+pub fn unadvertised(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> bool) -> Vec<String> {
+    let has_next_hop = |uplink: &UplinkConfig| {
+        let next_hop = |link: &Link| uplink.next_hop_by(Family::V6, link.index, kernel);
+        uplink.given_next_hop(Family::V6).is_some()
+            || kernel.link(&uplink.interface).and_then(next_hop).is_some()
     };
+    let learns = |uplink: &&UplinkConfig| uplink.has_path(Family::V6) && !has_next_hop(uplink);
     let deaf = site.uplinks.iter().filter(learns).filter(|uplink| !takes(&uplink.interface));
     let warning = |uplink: &UplinkConfig| {
         let UplinkConfig { name, interface, .. } = uplink;
+        // As sysctl(8) has it, a dot of the name is a slash.
+        let key = interface.replace('.', "/");
         format!(
             "uplink {name}: the kernel takes no router advertisements on {interface}, so that no \
-             next hop of IPv6 is learned: set net.ipv6.conf.{interface}.accept_ra to 2, or say \
+             next hop of IPv6 is learned: set net.ipv6.conf.{key}.accept_ra to 2, or say \
              next_hop in `ipv6`"
         )
     };
