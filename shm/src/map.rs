@@ -17,6 +17,7 @@ use crate::Error;
 use crate::flows::slot::Slot;
 use crate::flows::tags::TagWord;
 use crate::flows::words::Stored;
+use crate::publish;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
@@ -201,20 +202,12 @@ pub fn open(
     Ok((mmap, found))
 }
 
-/// Stores a value, relaxed, unless it is there already: the cache line then stays with its readers.
-#[inline]
-pub fn update(word: &AtomicU64, value: u64) {
-    if word.load(Ordering::Relaxed) != value {
-        word.store(value, Ordering::Relaxed);
-    }
-}
-
-/// [Updates](update) a plain structure at `offset`, word by word.
+/// [Updates](publish::update) a plain structure at `offset`, word by word.
 pub fn store<T: zerocopy::IntoBytes + zerocopy::Immutable>(mmap: &Mmap, offset: usize, value: &T) {
     const { assert!(size_of::<T>().is_multiple_of(8)) };
     let words = mmap.view::<AtomicU64>(offset);
     for (word, bytes) in words.iter().zip(value.as_bytes().as_chunks::<8>().0) {
-        update(word, u64::from_ne_bytes(*bytes));
+        publish::update(word, u64::from_ne_bytes(*bytes));
     }
 }
 

@@ -11,7 +11,6 @@
 //! - the epoch store is a release, the reader's first look an acquire: the half is complete;
 //! - the reader's data loads come before an acquire fence and the second look.
 
-use crate::map;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Writes `data` as epoch `epoch + 1`; `half` are the words of the half that epoch selects.
@@ -20,10 +19,18 @@ pub fn write(epoch: &AtomicU64, half: &[AtomicU64], data: impl IntoIterator<Item
     let next = epoch.load(Ordering::Relaxed).wrapping_add(1);
     fence(Ordering::Release);
     for (word, value) in half.iter().zip(data) {
-        map::update(word, value);
+        update(word, value);
     }
     epoch.store(next, Ordering::Release);
     next
+}
+
+/// Stores a value, relaxed, unless it is there already: the cache line then stays with its readers.
+#[inline]
+pub fn update(word: &AtomicU64, value: u64) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
+    }
 }
 
 /// Copies the current half with `copy`, which gets the epoch; `false` when the writer

@@ -47,7 +47,7 @@ impl BoundPorts {
     pub fn set(&self, ports: &[u64; PORT_WORDS]) {
         let words = self.0.page.view::<AtomicU64>(offset_of!(ControlPage, bound_ports));
         for (word, new) in words.iter().zip(ports) {
-            map::update(word, *new);
+            publish::update(word, *new);
         }
     }
 }
