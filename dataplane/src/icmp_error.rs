@@ -46,19 +46,13 @@ pub fn translate<F: Family>(
 ) -> Option<()> {
     let message = frame.get_mut(usize::from(p.l4)..usize::from(p.end))?;
     let of_icmp = quoted.proto() == F::ICMP;
-    let (src, dst) = match toward {
-        Toward::Lan => (p.src, flow.dst),
-        Toward::Uplink => (flow.src, p.dst),
+    let ([src, dst], [from, to], ports) = match toward {
+        Toward::Lan => ([p.src, flow.dst], [flow.dst, quoted.dst()], [flow.dport, quoted.dport()]),
+        Toward::Uplink => {
+            ([flow.src, p.dst], [quoted.src(), flow.src], [quoted.sport(), flow.sport])
+        }
     };
-    let [from, to] = match toward {
-        Toward::Lan => [flow.dst, quoted.dst()],
-        Toward::Uplink => [quoted.src(), flow.src],
-    };
-    let [sport, dport] = match toward {
-        _ if of_icmp => [flow.sport; 2],
-        Toward::Lan => [flow.dport, quoted.dport()],
-        Toward::Uplink => [quoted.sport(), flow.sport],
-    };
+    let [sport, dport] = if of_icmp { [flow.sport; 2] } else { ports };
     let new = FlowKey::new(from, to, sport, dport, quoted.proto());
     let (header, transport) =
         message.get_mut(icmp::HEADER_LEN..)?.split_at_mut_checked(F::Header::LEN)?;
