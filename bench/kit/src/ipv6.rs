@@ -4,9 +4,8 @@
 //! local ones go to no provider.
 
 use std::net::Ipv6Addr;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::netns::Netns;
 use crate::topology::{Provider, TOWARDS_GATEWAY, Topology};
@@ -133,15 +132,7 @@ pub struct Carried {
 /// # Errors
 /// When its counters cannot be read.
 pub fn carried(provider: &Provider) -> Result<Carried> {
-    let mut command = Command::new("nft");
-    command.args(["-j", "list", "counters", "table", "ip6", "bench"]);
-    let output = provider.netns.output(&mut command)?;
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let objects = json["nftables"].as_array().context("nft prints no list")?;
-    let count = |name: &str| {
-        let counter = objects.iter().map(|it| &it["counter"]).find(|it| it["name"] == name);
-        counter.and_then(|it| it["packets"].as_u64()).context("nft shows no such counter")
-    };
+    let count = |name| provider.netns.nft_counter("ip6 bench", name);
     Ok(Carried {
         outbound: count("outbound")?,
         inbound: count("inbound")?,

@@ -140,6 +140,21 @@ impl Netns {
         self.feed(Command::new("nft").args(["-f", "-"]), ruleset)
     }
 
+    /// The packets that a named counter of nftables has counted; `table` with its family.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn nft_counter(&self, table: &str, name: &str) -> Result<u64> {
+        let mut command = Command::new("nft");
+        command.args(["-j", "list", "counter"]).args(table.split(' ')).arg(name);
+        let output = self.output(&mut command)?;
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        json["nftables"]
+            .as_array()
+            .and_then(|objects| objects.iter().find_map(|o| o["counter"]["packets"].as_u64()))
+            .context("nft shows no packets in its counter")
+    }
+
     /// Sets sysctls inside the namespace, each a path below `/proc/sys` and its value.
     ///
     /// # Errors

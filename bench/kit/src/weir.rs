@@ -469,10 +469,9 @@ impl Weir {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
             // One without a next hop may be the last resort, and usable as such.
-            const WANTED: u32 = path_state::USABLE;
-            const BITS: u32 = WANTED | path_state::NO_NEXT_HOP;
+            const BITS: u32 = path_state::USABLE | path_state::NO_NEXT_HOP;
             let word = |u: &usize| region.path_state(PathId::new(*u as u8, family));
-            let usable = |u: &usize| word(u) & BITS == WANTED;
+            let usable = |u: &usize| word(u) & BITS == path_state::USABLE;
             // State words are flipped before the buckets that follow from them are published.
             let dealt = |table: &BucketTable| uplinks.iter().all(|u| table.contains(&(*u as u8)));
             let published =

@@ -13,9 +13,8 @@
 mod setup;
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::line::{self, Line};
 use crate::netns::Netns;
@@ -66,14 +65,7 @@ impl Provider {
     /// # Errors
     /// When the counter cannot be read.
     pub fn foreign_sources(&self) -> Result<u64> {
-        let mut command = Command::new("nft");
-        command.args(["-j", "list", "counter", "inet", "bench", "foreign"]);
-        let output = self.netns.output(&mut command)?;
-        let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        json["nftables"]
-            .as_array()
-            .and_then(|objects| objects.iter().find_map(|o| o["counter"]["packets"].as_u64()))
-            .context("nft shows no packets in its counter")
+        self.netns.nft_counter("inet bench", "foreign")
     }
 
     /// Takes the gateway's carrier away, or gives it back.
