@@ -27,6 +27,8 @@ pub trait Table: Family {
     type Entry: 'static;
     /// Where an entry has the word of adjacency, mark and peer: in words of 64 bits.
     const OUT: usize;
+    /// Where it has how far the direction has come ([`FlowEntry4::next_seq`]): in words of 32 bits.
+    const NEXT_SEQ: usize;
 
     /// The table's pages and their tags.
     fn pages() -> (&'static Array<SlotPage<Self::Entry>>, &'static Array<TagPage>);
@@ -38,15 +40,12 @@ pub trait Table: Family {
     fn fragments() -> &'static LruHashMap<fragments::Datagram<Self>, u8>;
     /// Counts a packet on an entry of the table.
     fn count(entry: *mut Self::Entry, bytes: u64);
-    /// When a packet last took the direction.
-    fn last_seen(entry: *mut Self::Entry) -> *mut u32;
-    /// Where the direction has come to, see [`FlowEntry4::next_seq`].
-    fn next_seq(entry: *mut Self::Entry) -> *mut u32;
 }
 
 impl Table for V4 {
     type Entry = FlowEntry4;
     const OUT: usize = 5;
+    const NEXT_SEQ: usize = 13;
 
     #[inline(always)]
     fn pages() -> (&'static Array<SlotPage<FlowEntry4>>, &'static Array<TagPage>) {
@@ -76,23 +75,12 @@ impl Table for V4 {
             (*entry).bytes = (*entry).bytes.wrapping_add(bytes);
         }
     }
-
-    #[inline(always)]
-    fn last_seen(entry: *mut FlowEntry4) -> *mut u32 {
-        // SAFETY: the entry is of the table.
-        unsafe { &raw mut (*entry).last_seen }
-    }
-
-    #[inline(always)]
-    fn next_seq(entry: *mut FlowEntry4) -> *mut u32 {
-        // SAFETY: the entry is of the table.
-        unsafe { &raw mut (*entry).next_seq }
-    }
 }
 
 impl Table for V6 {
     type Entry = FlowEntry6;
     const OUT: usize = 6;
+    const NEXT_SEQ: usize = 14;
 
     #[inline(always)]
     fn pages() -> (&'static Array<SlotPage<FlowEntry6>>, &'static Array<TagPage>) {
@@ -126,20 +114,10 @@ impl Table for V6 {
             }
         }
     }
-
-    #[inline(always)]
-    fn last_seen(entry: *mut FlowEntry6) -> *mut u32 {
-        // SAFETY: the entry is of the table.
-        unsafe { &raw mut (*entry).last_seen }
-    }
-
-    #[inline(always)]
-    fn next_seq(entry: *mut FlowEntry6) -> *mut u32 {
-        // SAFETY: the entry is of the table.
-        unsafe { &raw mut (*entry).next_seq }
-    }
 }
 
+/// Where an entry has when a packet last took its direction, in words of 32 bits.
+const LAST_SEEN: usize = 1;
 /// Where an IPv4 entry's rewrite begins, in words of 64 bits.
 pub const REWRITE4: usize = 3;
 
@@ -269,7 +247,7 @@ pub struct Search<F: Table> {
 }
 
 impl<F: Table> Search<F> {
-    /// Begins to look for the entry with this key ([`Family::key_words`]).
+    /// Begins to look for the entry with this key, given by its words.
     #[inline(always)]
     pub fn begin(key: F::Words) -> Option<Self> {
         let hash = hash::<F>(&key)?;
@@ -317,7 +295,19 @@ pub fn exists<F: Table>(key: F::Words) -> bool {
 pub fn next_seq<F: Table>(slot: u32) -> Option<u32> {
     let page = Page::<F>::number(slot / PAGE)?;
     // SAFETY: the pointer is to a field of an entry.
-    Some(unsafe { F::next_seq(page.slot(0, slot)).read_volatile() })
+    Some(unsafe { next_seq_of::<F>(page.slot(0, slot)).read_volatile() })
+}
+
+/// The same of an entry of the table.
+#[inline(always)]
+pub fn next_seq_of<F: Table>(entry: *mut F::Entry) -> *mut u32 {
+    entry.cast::<u32>().wrapping_add(F::NEXT_SEQ)
+}
+
+/// When a packet last took the direction of an entry of the table.
+#[inline(always)]
+pub fn last_seen_of<F: Table>(entry: *mut F::Entry) -> *mut u32 {
+    entry.cast::<u32>().wrapping_add(LAST_SEEN)
 }
 
 #[inline(always)]
@@ -350,5 +340,9 @@ const _: () = {
     assert!(offset_of!(FlowEntry4, adjacency) == 8 * V4::OUT);
     assert!(offset_of!(FlowEntry6, adjacency) == 8 * V6::OUT);
     assert!(offset_of!(FlowEntry4, rewrite) == 8 * REWRITE4);
+    assert!(offset_of!(FlowEntry4, last_seen) == 4 * LAST_SEEN);
+    assert!(offset_of!(FlowEntry6, last_seen) == 4 * LAST_SEEN);
+    assert!(offset_of!(FlowEntry4, next_seq) == 4 * V4::NEXT_SEQ);
+    assert!(offset_of!(FlowEntry6, next_seq) == 4 * V6::NEXT_SEQ);
     assert!(cfg!(target_endian = "little"));
 };

@@ -128,7 +128,7 @@ fn forward<F: Forwards, const L3: usize>(
     };
     let bytes = u64::from(packet.ip.total());
     // SAFETY: the entry is of the table, and this field is the forwarding tier's.
-    unsafe { F::last_seen(found.entry).write_volatile(maps::milliseconds(lane)) };
+    unsafe { flows::last_seen_of::<F>(found.entry).write_volatile(maps::milliseconds(lane)) };
     F::count(found.entry, bytes);
     let segment = follow::<F>(found.entry, direction.peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
@@ -266,7 +266,7 @@ fn egress<F: Family>(published: Published, direction: &Direction) -> Option<Egre
 #[inline(always)]
 fn follow<F: Table>(entry: *mut F::Entry, peer: u32, packet: &Packet<F>) -> Option<tcp::Place> {
     let segment = packet.segment()?;
-    let next = F::next_seq(entry);
+    let next = flows::next_seq_of::<F>(entry);
     // SAFETY: a field of an entry of the table.
     let known = unsafe { next.read_volatile() };
     let place = segment.follow(known, packet.acknowledged(), || flows::next_seq::<F>(peer));
