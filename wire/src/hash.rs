@@ -1,12 +1,10 @@
 //! The keyed hash of flow keys, the same in both tiers.
 //!
-//! Two multiply-and-fold rounds over the two words of a [`FlowKey4`], each keyed with half of a
-//! secret drawn at boot. It is no cryptographic hash; it need not be one: a search looks at
-//! four groups whatever the hash does, so the worst that chosen tuples could reach is a refused
-//! flow, and without the key they cannot choose. 64-bit multiplication only,
-//! because the BPF machine has no wider one.
-
-use crate::key::FlowKey4;
+//! Two multiply-and-fold rounds over the two words of a [`FlowKey4`](crate::key::FlowKey4), each keyed
+//! with half of a secret drawn at boot. It is no cryptographic hash; it need not be one: a search
+//! looks at four groups whatever the hash does, so the worst that chosen tuples could reach is a
+//! refused flow, and without the key they cannot choose. 64-bit multiplication only, because the BPF
+//! machine has no wider one.
 
 const M1: u64 = 0xff51_afd7_ed55_8ccd;
 const M2: u64 = 0xc4ce_b9fe_1a85_ec53;
@@ -22,12 +20,6 @@ pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// Hash of an IPv4 flow key; [`weir_layout::tags`] says where it leads.
-#[inline]
-pub fn flow4(key: [u64; 2], flow: &FlowKey4) -> u64 {
-    flow4_words(key, flow.words())
-}
-
 /// Hash of an IPv6 flow key's words.
 #[inline]
 pub const fn flow6_words(key: [u64; 2], words: [u64; 5]) -> u64 {
@@ -36,7 +28,7 @@ pub const fn flow6_words(key: [u64; 2], words: [u64; 5]) -> u64 {
     hash2(key, hash2(key, src ^ c, d), e)
 }
 
-/// As [`flow4`], of [`FlowKey4::words`].
+/// Hash of an IPv4 flow key's words.
 #[inline]
 pub const fn flow4_words(key: [u64; 2], words: [u64; 2]) -> u64 {
     hash2(key, words[0], words[1])

@@ -44,6 +44,12 @@ impl<F: Family> FlowKey<F> {
         self.0
     }
 
+    /// Its hash; [`tags`](weir_layout::tags) says where it leads.
+    #[inline]
+    pub fn hash(&self, secret: [u64; 2]) -> u64 {
+        F::hash(secret, &self.0)
+    }
+
     /// The key of packets that answer those of this one.
     #[inline]
     pub fn reversed(&self) -> Self {

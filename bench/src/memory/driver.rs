@@ -8,7 +8,6 @@ use weir_dataplane::established;
 use weir_dataplane::packet::Received;
 use weir_layout::counters::Counter;
 use weir_wire::family::V4;
-use weir_wire::hash::flow4;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
 
@@ -217,7 +216,7 @@ fn found(batch: &[Received<Frame<'_>>], regions: &Regions) -> usize {
     for (key, received) in keys.iter_mut().zip(batch) {
         *key = established::read::<V4>(received.frame.data()).map(|packet| {
             let key = FlowKey4::from_words(packet.key());
-            let hash = flow4(regions.hash_key, &key);
+            let hash = key.hash(regions.hash_key);
             regions.flows.prefetch_tags(hash);
             (hash, key)
         });

@@ -43,7 +43,7 @@ struct Outside<F: Family> {
 impl<F: Stored> Outside<F> {
     /// Untranslated.
     fn same(secret: [u64; 2], key: &FlowKey<F>) -> Self {
-        Self { key: *key, answers: F::hash(secret, &key.reversed().words()), external: None }
+        Self { key: *key, answers: key.reversed().hash(secret), external: None }
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
@@ -55,7 +55,7 @@ impl<F: Stored> Outside<F> {
     ) -> Option<Self> {
         let key = translated(key, &external.of);
         let answer = key.reversed();
-        let answers = F::hash(secret, &answer.words());
+        let answers = answer.hash(secret);
         let free = table.find(answers, &answer).is_none();
         free.then_some(Self { key, answers, external: Some(external) })
     }

@@ -132,7 +132,7 @@ impl<F: Stored> Sessions<F> {
         let half = &cx.snapshot.half;
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
-        let hash = F::hash(cx.key, &parsed.key().words());
+        let hash = parsed.key().hash(cx.key);
         self.table.prefetch_tags(hash);
         Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
     }

@@ -187,7 +187,7 @@ impl<F: Stored> Sessions<F> {
         let quoted = icmp_error::quoted_key::<F>(received.frame.data(), p);
         let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
         let key = quoted.reversed();
-        let Some(slot) = self.table.find(F::hash(cx.key, &key.words()), &key) else {
+        let Some(slot) = self.table.find(key.hash(cx.key), &key) else {
             if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst()) {
                 return Err(Counter::DropIcmpUnrelated);
             }

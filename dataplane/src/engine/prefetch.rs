@@ -141,7 +141,7 @@ impl<F: Stored> Sessions<F> {
         let Some(new) = &mut work.new else { return };
         let key = work.parsed.key();
         let outside = new.external.map_or(key, |external| translated(&key, &external));
-        new.answers = F::hash(cx.key, &outside.reversed().words());
+        new.answers = outside.reversed().hash(cx.key);
         self.table.prefetch_tags(new.answers);
         self.table.prefetch_spills(new.answers);
     }

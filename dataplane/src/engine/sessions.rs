@@ -179,7 +179,7 @@ mod tests {
         let table = FlowTable::<F>::anonymous(64).unwrap();
         let mut sessions = Sessions::new(0, 1, &regions, table, KEY);
         let keys = [first, translated.reversed()];
-        let hashes = keys.map(|key| F::hash(KEY, &key.words()));
+        let hashes = keys.map(|key| key.hash(KEY));
         let host = Adjacency { mac: [2; 6], port: 0 };
         let new = NewFlow::<F> {
             first,

@@ -5,7 +5,6 @@ use weir_layout::adjacency::next_hop;
 use weir_layout::control::PathId;
 use weir_shm::flows::FlowTable4;
 use weir_wire::family::V6;
-use weir_wire::hash::flow4;
 
 use weir_wire::tcp::Segment;
 
@@ -32,7 +31,7 @@ fn new_flow(proto: u8) -> NewFlow {
 }
 
 fn hashes(first: &FlowKey4, translated: &FlowKey4) -> [u64; 2] {
-    [*first, translated.reversed()].map(|key| flow4(SECRET, &key))
+    [*first, translated.reversed()].map(|key| key.hash(SECRET))
 }
 
 struct Pair {
@@ -120,7 +119,7 @@ fn an_ipv6_flow_is_made_found_followed_and_retired() {
     };
     let (first, translated) = (key(lan, site, [5, 443]), key([0x26; 16], site, [5, 443]));
     let answer = translated.reversed();
-    let hashes = [first, answer].map(|key| V6::hash(SECRET, &key.words()));
+    let hashes = [first, answer].map(|key| key.hash(SECRET));
     let new = NewFlow::<V6> {
         first,
         translated,

@@ -27,7 +27,7 @@ fn one(mut sent: Vec<(u8, Vec<u8>)>) -> (u8, Vec<u8>) {
 fn offered(gateway: &Gateway, frame: &[u8]) -> bool {
     let p = parse(frame).unwrap();
     let key = p.key();
-    let slot = gateway.regions.flows.find(weir_wire::hash::flow4(KEY, &key), &key).unwrap();
+    let slot = gateway.regions.flows.find(key.hash(KEY), &key).unwrap();
     gateway.regions.flows.slot(slot).action().flags & flag::OFFLOAD != 0
 }
 

@@ -13,7 +13,6 @@ use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
 use weir_layout::control::{BUCKETS, PathId};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_wire::hash::flow4;
 use weir_wire::key::FlowKey4;
 
 #[test]
@@ -163,7 +162,7 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
     let other = NewFlow {
         first,
         translated,
-        hashes: [first, translated.reversed()].map(|key| flow4(KEY, &key)),
+        hashes: [first, translated.reversed()].map(|key| key.hash(KEY)),
         uplink: 0,
         initiator: End { adjacency: NEXT_HOPS as u16, inside: Some(host) },
         responder: End { adjacency: next_hop(PathId::v4(0)), inside: None },

@@ -24,7 +24,6 @@ use weir_shm::hosts::{HostPrefixes, Hosts, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name;
 use weir_wire::family::{Family as _, NewDirection, V4, V6};
-use weir_wire::hash::flow4;
 use weir_wire::key::FlowKey4;
 use weir_wire::rewrite::compile4;
 
@@ -228,7 +227,7 @@ impl Fixture {
         words.rewrite = V4::rewrite_words(&entry.rewrite);
         words.out |= u64::from(entry.peer) << 32;
         words.next_seq = entry.next_seq;
-        self.flows.insert(flow4(KEY, key), &words).unwrap()
+        self.flows.insert(key.hash(KEY), &words).unwrap()
     }
 
     /// Lets the program send by the device of the fixture.

@@ -88,7 +88,7 @@ fn insert_from(f: &Fixture, key: &FlowKey6, flags: u8, adjacency: u16, from: Adj
     let state_owner = StateOwner::new(FlowState::Stateless, 0);
     let mark = mark(from.to_word(), 0);
     let new = NewDirection { flags, state_owner, uplink: 0, adjacency, mark, now: 0 };
-    let hash = V6::hash(KEY, &key.words());
+    let hash = key.hash(KEY);
     f.flows6.insert(hash, &new.words::<V6>(key, key)).unwrap()
 }
 

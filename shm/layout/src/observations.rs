@@ -1,6 +1,7 @@
 //! What the workers see of their users' new connections: which paths leave them unanswered.
 //!
-//! A worker judges a new flow once, [`JUDGED_AFTER_MS`] after its first packet, and adds it to the interval in which it does. It writes an interval when it is
+//! A worker judges a new flow once, [`JUDGED_AFTER_MS`] after its first packet, and adds it to the
+//! interval in which it does. It writes an interval when it is
 //! over, into slot `number % SLOTS`, `number` last (release); so a reader that finds the same number
 //! before and after it has copied the slot (acquire) has one interval and not two halves.
 

@@ -262,7 +262,6 @@ mod tests {
     use weir_layout::MAX_WORKERS;
     use weir_layout::flow::{FlowState, StateOwner, slots_for};
     use weir_wire::family::{Entry, Family, NewDirection, V6};
-    use weir_wire::hash;
     use weir_wire::key::{FlowKey4, FlowKey6};
 
     use super::*;
@@ -332,7 +331,7 @@ mod tests {
     #[test]
     fn a_full_table_refuses_and_keeps_what_it_has() {
         let table = FlowTable4::anonymous(2 * PAGE).unwrap();
-        let hash = |n: u32| hash::flow4([1, 2], &key(n));
+        let hash = |n: u32| key(n).hash([1, 2]);
         let (mut kept, mut n) = (Vec::new(), 0);
         while kept.len() < 2 * PAGE as usize {
             kept.extend(table.insert(hash(n), &entry(n)).map(|_| n));
@@ -356,7 +355,7 @@ mod tests {
         let flows = 50_000;
         let table = FlowTable4::anonymous(slots_for(flows)).unwrap();
         let secret = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-        let hash = |n: u32| hash::flow4(secret, &key(n));
+        let hash = |n: u32| key(n).hash(secret);
         let (kept, refused): (Vec<_>, Vec<_>) =
             (0..2 * flows).partition(|n| table.insert(hash(*n), &entry(*n)).is_some());
         assert!(refused.len() <= 5, "{} refused", refused.len());
@@ -372,7 +371,7 @@ mod tests {
     #[test]
     fn an_ipv6_flow_is_found_as_it_was_inserted_until_it_is_retired() {
         let table = FlowTable::<V6>::anonymous(slots_for(1000)).unwrap();
-        let hash = |n: u32| V6::hash([1, 2], &key6(n).words());
+        let hash = |n: u32| key6(n).hash([1, 2]);
         let flows: Vec<_> =
             (0..1000).map(|n| (n, table.insert(hash(n), &words(&key6(n))).unwrap())).collect();
         for (n, slot) in &flows {
