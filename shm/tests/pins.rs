@@ -16,7 +16,8 @@ use weir_shm::hosts::{HostPrefixes, Hosts, Hosts4};
 use weir_shm::map::{self, Access, Shape};
 use weir_shm::status::Status;
 use weir_shm::{Error, Pins, Role};
-use weir_wire::family::{NewDirection, V4, V6};
+use weir_wire::entry::NewDirection;
+use weir_wire::family::{V4, V6};
 use weir_wire::key::FlowKey6;
 
 /// A pin directory of the test's own, removed at its end.

@@ -114,3 +114,22 @@ impl<F: Family> fmt::Debug for FlowKey<F> {
         write!(f, "{proto} {src:?}:{sport} > {dst:?}:{dport}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_key_is_in_its_hash() {
+        let bytes: [u8; 40] = core::array::from_fn(|at| at as u8 + 1);
+        let words: [u64; 5] = zerocopy::transmute!(bytes);
+        for bit in 0..320 {
+            let mut other = words;
+            other[bit / 64] ^= 1 << (bit % 64);
+            assert_ne!(V6::hash([3, 5], &words), V6::hash([3, 5], &other));
+        }
+        let key = FlowKey6::from_words(words);
+        assert_eq!(key.reversed().reversed(), key);
+        assert_eq!(key.words()[..4], words[..4]);
+    }
+}

@@ -3,7 +3,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`family`] | what of a flow depends on its address family |
-//! | [`hash`] | the keyed flow hash |
+//! | [`key`], [`hash`] | what a flow is matched by, and its keyed hash |
+//! | [`entry`] | a direction of a flow, as the table has it |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`forward`] | may such a packet leave at once? |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod entry;
 pub mod ethernet;
 pub mod family;
 pub mod forward;

@@ -4,7 +4,8 @@ use weir_layout::control::{ComeHome, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_shm::flows::{Action, Stored};
-use weir_wire::family::{Entry, Family};
+use weir_wire::entry::Entry;
+use weir_wire::family::Family;
 use weir_wire::tcp;
 
 use super::context::Context;

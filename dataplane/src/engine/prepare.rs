@@ -10,7 +10,8 @@ use weir_layout::flow::{GROUP, flag};
 use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{FlowTable, Stored};
-use weir_wire::family::{Entry, Family};
+use weir_wire::entry::Entry;
+use weir_wire::family::Family;
 
 use super::Regions;
 use super::sessions::{external_of, has_mapping};

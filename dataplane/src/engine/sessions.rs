@@ -3,7 +3,8 @@
 use weir_layout::flow::{flag, flows_for};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
-use weir_wire::family::{Entry, Family};
+use weir_wire::entry::Entry;
+use weir_wire::family::Family;
 use weir_wire::rewrite::Rewrite;
 use weir_wire::tcp::{self, Place};
 

@@ -17,7 +17,7 @@ use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, MAX_UPLINKS, checksum64};
 use weir_shm::flows::Stored;
-use weir_wire::family::Entry;
+use weir_wire::entry::Entry;
 use weir_wire::forward::Egress;
 use weir_wire::tcp;
 use zerocopy::IntoBytes;

@@ -8,7 +8,8 @@ use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::Timeouts;
 use weir_layout::flow::{FlowState, StateOwner, flag};
 use weir_shm::flows::{FlowTable, Stored};
-use weir_wire::family::{Family, NewDirection, V4};
+use weir_wire::entry::NewDirection;
+use weir_wire::family::{Family, V4};
 use weir_wire::key::FlowKey;
 use weir_wire::{icmp, icmpv6, tcp};
 

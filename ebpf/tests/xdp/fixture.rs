@@ -23,7 +23,8 @@ use weir_shm::flows::{Entry4, FlowTable, FlowTable4};
 use weir_shm::hosts::{HostPrefixes, Hosts, Hosts4};
 use weir_shm::map::Access;
 use weir_shm::pins::name;
-use weir_wire::family::{Family as _, NewDirection, V4, V6};
+use weir_wire::entry::NewDirection;
+use weir_wire::family::{Family as _, V4, V6};
 use weir_wire::key::FlowKey4;
 use weir_wire::rewrite::compile4;
 

@@ -19,4 +19,4 @@ pub use tags::TagWord;
 pub use words::{SlotWords, Stored};
 
 /// An IPv4 direction as it is read.
-pub type Entry4 = weir_wire::family::Entry<weir_wire::family::V4>;
+pub type Entry4 = weir_wire::entry::Entry<weir_wire::family::V4>;

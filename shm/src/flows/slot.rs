@@ -1,7 +1,8 @@
 //! One slot: publish, read, count, retire.
 
 use weir_layout::flow::{FlowState, GENERATION, StateOwner, VALID};
-use weir_wire::family::{Entry, EntryWords, Family};
+use weir_wire::entry::{Entry, EntryWords};
+use weir_wire::family::Family;
 use weir_wire::forward::Direction;
 use weir_wire::rewrite::Rewrite;
 use weir_wire::tcp::{Place, Segment};

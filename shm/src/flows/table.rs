@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
-use weir_wire::family::{EntryWords, V4};
+use weir_wire::entry::EntryWords;
+use weir_wire::family::V4;
 
 use super::tags::free_from;
 use super::{Slot, Stored, TagWord};
@@ -261,7 +262,8 @@ fn pages_for(slots: u32) -> u32 {
 mod tests {
     use weir_layout::MAX_WORKERS;
     use weir_layout::flow::{FlowState, StateOwner, slots_for};
-    use weir_wire::family::{Entry, Family, NewDirection, V6};
+    use weir_wire::entry::{Entry, NewDirection};
+    use weir_wire::family::{Family, V6};
     use weir_wire::key::{FlowKey4, FlowKey6};
 
     use super::*;
