@@ -18,8 +18,9 @@ use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait;
 
-/// Kernel buffer, KiB: a quarter of a second of small packets at a million a second.
-const BUFFER: &str = "65536";
+/// Kernel buffer, KiB, in slots of [`LONGEST`]: what 130 000 frames take, for tcpdump has no CPU of its
+/// own to read them by.
+const BUFFER: &str = "262144";
 
 /// Longest frame captured whole. Slots of this size fill the buffer, so more would mean fewer.
 const LONGEST: &str = "2048";
@@ -116,6 +117,7 @@ impl Capture {
         wait::until("tcpdump to read what passed", wait::BOUND, || {
             let status = self.status()?;
             lost = status.dropped;
+            ensure!(lost == 0, "tcpdump lost {lost} of {} frames", status.received);
             Ok((status.captured == status.received).then_some(()))
         })?;
         self.signal(Signal::TERM)?;
