@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
-//! | `check`, `checker`, `capacity`, `ipv6` | from the file to a [`Site`] |
+//! | `check`, `checker` | from the file to a [`Site`] |
+//! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies` | its parts |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
@@ -23,19 +24,23 @@ mod check;
 mod checker;
 pub mod duration;
 mod frames;
+mod gateway;
 pub mod group;
 pub mod health;
 pub mod hooks;
 mod ipv6;
+mod lans;
 pub mod load;
 mod machine;
 mod paths;
 mod place;
+mod policies;
 mod read;
 pub mod rules;
 mod schema;
 mod sources;
 mod trust;
+mod uplinks;
 mod warn;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -27,6 +27,13 @@ pub struct File {
     pub rule: Vec<Spanned<Rule>>,
 }
 
+impl File {
+    /// Has an uplink an IPv6 path?
+    pub fn has_ipv6(&self) -> bool {
+        self.uplink.iter().any(|uplink| uplink.get_ref().ipv6.is_some())
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
@@ -34,7 +41,7 @@ pub struct Gateway {
     pub cores: Vec<u16>,
     pub flow_table: Option<Spanned<i64>>,
     pub nat_ports: Option<Spanned<String>>,
-    pub on_dataplane_loss: Loss,
+    pub on_dataplane_loss: OnDataplaneLoss,
     pub tier: Tier,
     pub own_traffic: bool,
     pub sysctls: bool,
@@ -50,7 +57,7 @@ impl Default for Gateway {
             cores: Vec::new(),
             flow_table: None,
             nat_ports: None,
-            on_dataplane_loss: Loss::Drop,
+            on_dataplane_loss: OnDataplaneLoss::Drop,
             tier: Tier::Kernel,
             own_traffic: true,
             sysctls: true,
@@ -63,7 +70,7 @@ impl Default for Gateway {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Loss {
+pub enum OnDataplaneLoss {
     Drop,
     Kernel,
 }
@@ -159,14 +166,14 @@ pub enum Translation6 {
 pub struct Policy {
     pub name: Spanned<String>,
     #[serde(default)]
-    pub selection: Key,
+    pub selection: Selection,
     #[serde(default)]
     pub balance: Balance,
     #[serde(default = "yes")]
     pub spillover: bool,
     pub members: Option<Vec<Spanned<Member>>>,
     #[serde(default)]
-    pub on_uplink_down: Cut,
+    pub on_uplink_down: OnUplinkDown,
     #[serde(default)]
     pub failback: Failback,
     pub failback_deadline: Option<Spanned<String>>,
@@ -176,7 +183,7 @@ pub struct Policy {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Cut {
+pub enum OnUplinkDown {
     #[default]
     Reset,
     Keep,
@@ -198,7 +205,7 @@ fn yes() -> bool {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Key {
+pub enum Selection {
     #[default]
     SourceDestination,
     Flow,

@@ -113,7 +113,7 @@ pub fn of_file(
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     let default = policies.get(usize::from(default_policy));
-    if let Some(default) = default.filter(|policy| policy.name != super::check::DEFAULT_POLICY)
+    if let Some(default) = default.filter(|policy| policy.name != super::policies::DEFAULT_POLICY)
         && file.gateway.default_policy.is_none()
         && policies.len() > 1
     {

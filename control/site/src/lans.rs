@@ -1,0 +1,36 @@
+//! `[[lan]]`.
+
+use ipnet::IpNet;
+use weir_layout::control::MAX_LAN_PREFIXES;
+
+use super::Lan;
+use super::checker::Checker;
+use super::machine::overlap;
+use super::schema::File;
+
+pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
+    let has_ipv6 = file.has_ipv6();
+    let mut seen: Vec<(IpNet, usize)> = Vec::new();
+    let mut lans = Vec::new();
+    for lan in &file.lan {
+        let line = c.places.line(lan.span().start);
+        let lan = lan.get_ref();
+        let mut prefixes = Vec::new();
+        for spanned in &lan.prefixes {
+            let prefix = c.prefix(spanned);
+            if let Some((other, line)) = seen.iter().find(|(p, _)| overlap(p, &prefix)) {
+                let message = format!("LAN prefix {prefix} overlaps {other} of line {line}");
+                c.refuse(spanned.span(), message, "each address belongs to one LAN port");
+            }
+            if matches!(prefix, IpNet::V6(_)) && !has_ipv6 {
+                let message = format!("LAN prefix {prefix} is of IPv6, and no uplink is");
+                c.refuse(spanned.span(), message, "give an uplink `ipv6`, or remove it");
+            }
+            seen.push((prefix, c.places.line(spanned.span().start)));
+            prefixes.push(prefix);
+        }
+        lans.push(Lan { interface: lan.interface.get_ref().clone(), prefixes, line });
+    }
+    c.too_many("LAN prefixes", seen.len(), MAX_LAN_PREFIXES);
+    lans
+}

@@ -1,0 +1,119 @@
+//! IPv6 paths.
+
+use weir_view::Route;
+
+use super::*;
+
+/// The good file with this for the first uplink's IPv6 path.
+fn with_ipv6(ipv6: &str) -> String {
+    GOOD.replacen("weight = 5", &format!("weight = 5\nipv6 = {{ {ipv6} }}"), 1)
+}
+
+#[test]
+fn an_uplink_has_an_ipv6_path_where_the_file_says_so() {
+    let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\", joint = true").replacen(
+        "\"10.77.0.0/16\"",
+        "\"10.77.0.0/16\", \"2001:db8:7::/48\"",
+        1,
+    );
+    let site = parse("weir.toml", &text).unwrap();
+    let next_hop = "fe80::1".parse().ok();
+    assert_eq!(
+        site.uplinks[0].ipv6,
+        Some(Ipv6Config { next_hop, joint: true, ..Ipv6Config::default() })
+    );
+    assert_eq!(site.uplinks[1].ipv6, None);
+    let nets = |family| site.lans[0].networks(family, &kernel());
+    assert_eq!(nets(Family::V4), ["10.77.0.0/16".parse().unwrap()]);
+    assert_eq!(nets(Family::V6), ["2001:db8:7::/48".parse().unwrap()]);
+}
+
+#[test]
+fn ipv6_is_told_how_it_is_translated() {
+    let found = problems(&with_ipv6("joint = true"));
+    assert!(found[0].contains("missing field `translate`"), "{found:?}");
+    let found = problems(&with_ipv6("translate = \"nat44\""));
+    assert!(found[0].contains("`nat44`") && found[0].contains("`none`"), "{found:?}");
+}
+
+#[test]
+fn an_ipv6_next_hop_is_a_host_and_a_source_is_one_beyond_the_link() {
+    let found = problems(&with_ipv6("translate = \"none\", next_hop = \"ff02::2\""));
+    assert!(found[0].contains("next hop ff02::2 is no host"), "{found:?}");
+    let found = problems(&with_ipv6("translate = \"none\", addresses = [\"fe80::7\"]"));
+    assert!(found[0].contains("address fe80::7 means nothing beyond"), "{found:?}");
+}
+
+#[test]
+fn a_lan_prefix_of_ipv6_wants_an_uplink_of_ipv6() {
+    let text = broken("\"10.77.0.0/16\"", "\"2001:db8:7::/48\"");
+    assert!(text.contains("2001:db8:7::/48 is of IPv6, and no uplink is"), "{text}");
+}
+
+#[test]
+fn a_rule_of_ipv6_wants_an_uplink_of_ipv6() {
+    let rule = "destination = \"2001:db8::/32\"\nprotocol = \"udp\"";
+    let text = broken("protocol = \"udp\"", rule);
+    assert!(text.contains("2001:db8::/32 is of IPv6, and no uplink is"), "{text}");
+}
+
+#[test]
+fn a_rule_is_of_one_family() {
+    let prefixes = "source = \"10.77.0.0/16\"\ndestination = \"2001:db8::/32\"\nprotocol = \"udp\"";
+    let text = broken("protocol = \"udp\"", prefixes);
+    assert!(text.contains("no packet has an address in 10.77.0.0/16 and one in"), "{text}");
+}
+
+#[test]
+fn an_ipv6_network_of_an_uplink_that_a_lan_has_too_is_told() {
+    let text = with_ipv6("translate = \"none\", next_hop = \"2001:db8:9::1\"");
+    let site = parse("weir.toml", &text).unwrap();
+    let mut kernel = kernel();
+    kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
+    kernel.addresses.push((2, "2001:db8:7:0:1::1/80".parse().unwrap()));
+    let found = against_kernel(&site, &kernel, "weir.toml");
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("overlaps 2001:db8:7::/64 of LAN lan0"), "{found:?}");
+    assert!(found[1].contains("next hop 2001:db8:9::1 of uplink fiber is on no"), "{found:?}");
+}
+
+#[test]
+fn an_ipv6_path_that_learns_no_next_hop_is_told() {
+    let site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    let told = warn::unadvertised(&site, &kernel(), |interface| interface != "wan0");
+    assert!(told[0].contains("set net.ipv6.conf.wan0.accept_ra to 2"), "{told:?}");
+    assert!(warn::unadvertised(&site, &kernel(), |_| true).is_empty());
+    let given = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
+    let site = parse("weir.toml", &given).unwrap();
+    assert!(warn::unadvertised(&site, &kernel(), |_| false).is_empty(), "it need not");
+}
+
+#[test]
+fn a_setting_of_an_interface_with_a_dot_is_named_as_sysctl_has_it() {
+    let mut site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    site.uplinks[0].interface = "eth0.5".into();
+    let told = warn::unadvertised(&site, &kernel(), |_| false);
+    assert!(told[0].contains("set net.ipv6.conf.eth0/5.accept_ra to 2"), "{told:?}");
+}
+
+#[test]
+fn a_path_whose_routes_are_entered_without_the_kernel_is_no_warning() {
+    let site = parse("weir.toml", &with_ipv6("translate = \"none\"")).unwrap();
+    let mut kernel = kernel();
+    let index = kernel.link("wan0").unwrap().index;
+    let gateway = "fe80::1".parse().ok();
+    let default = Route { gateway, ..Route::by(index, ipnet::Ipv6Net::default()) };
+    kernel.routes6 = std::sync::Arc::new(vec![default].into());
+    assert!(warn::unadvertised(&site, &kernel, |_| false).is_empty());
+}
+
+#[test]
+fn a_path_is_unwatched_without_targets_of_its_family() {
+    let targets =
+        "health = { targets = [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
+    let text = with_ipv6(&format!("translate = \"none\" }}\n{targets}\n# {{"));
+    let site = parse("weir.toml", &text).unwrap();
+    let told = warn::unwatched(&site).unwrap();
+    assert!(told.contains("next hop of fiber (IPv6), lte is"), "{told}");
+}

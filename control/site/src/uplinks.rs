@@ -1,0 +1,154 @@
+//! `[[uplink]]`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use toml::Spanned;
+use weir_layout::control::{MAX_POOL, Member, Translate};
+
+use super::checker::Checker;
+use super::schema::{Addresses, File, Translation, Uplink};
+use super::{MemberConfig, PolicyConfig, UplinkConfig, capacity, ipv6, warn};
+use crate::health::{Fault, Health};
+
+pub fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
+    let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
+    let told = everywhere.check();
+    let mut pooled = HashMap::new();
+    file.uplink
+        .iter()
+        .map(|given| {
+            let health = match &given.get_ref().health {
+                Some(own) => health(c, own, &told),
+                None => everywhere.clone(),
+            };
+            uplink(c, given, health, &mut pooled)
+        })
+        .collect()
+}
+
+/// What was inherited with its faults, which are `told`, is not told again.
+fn health(c: &mut Checker<'_>, given: &Spanned<Health>, told: &[Fault]) -> Health {
+    for fault in given.get_ref().check().into_iter().filter(|fault| !told.contains(fault)) {
+        c.refuse(given.span(), format!("health.{}: {}", fault.field, fault.what), fault.help);
+    }
+    given.get_ref().clone()
+}
+
+/// One uplink. `pooled` has the source addresses of those before, each with its uplink's line.
+fn uplink(
+    c: &mut Checker<'_>,
+    given: &Spanned<Uplink>,
+    health: Health,
+    pooled: &mut HashMap<IpAddr, usize>,
+) -> UplinkConfig {
+    let line = c.places.line(given.span().start);
+    let u = given.get_ref();
+    c.name("uplink", &u.name);
+    let weight = c.number("weight", &u.weight, 0..i64::from(Member::MAX_WEIGHT) + 1, 1) as u16;
+    let addresses = pool(c, given, pooled, line);
+    let inbound = inbound(c, u);
+    let ipv6 = u.ipv6.as_ref().map(|given| ipv6::path(c, given, pooled, line));
+    let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
+    let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
+    let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
+    let uplink = UplinkConfig {
+        name: u.name.get_ref().clone(),
+        interface: u.interface.get_ref().clone(),
+        weight,
+        next_hop: u.next_hop,
+        addresses,
+        translate: match u.translate {
+            Translation::Nat44 => Translate::Nat44,
+            Translation::None => Translate::None,
+        },
+        ipv6,
+        implied: Default::default(),
+        inbound,
+        health,
+        capacity,
+        spill,
+        line,
+    };
+    if warn::hosts(&uplink).len() == 1 {
+        c.warnings.push(format!(
+            "uplink {}: all that is probed is one host, and when that fails the uplink is down for \
+             it: add a target of another owner",
+            uplink.name
+        ));
+    }
+    uplink
+}
+
+/// The IPv4 addresses that its packets are sent from.
+fn pool(
+    c: &mut Checker<'_>,
+    uplink: &Spanned<Uplink>,
+    pooled: &mut HashMap<IpAddr, usize>,
+    line: usize,
+) -> Vec<Ipv4Addr> {
+    let mut addresses: Vec<Ipv4Addr> = Vec::new();
+    for given in &uplink.get_ref().addresses {
+        match given.get_ref() {
+            Addresses::One(address) => addresses.push(*address),
+            Addresses::Prefix(net) if net.prefix_len() >= 28 => {
+                addresses.extend(net.trunc().hosts())
+            }
+            Addresses::Prefix(net) => {
+                let message = format!("pool {net} is larger than {MAX_POOL} addresses");
+                c.refuse(given.span(), message, "give a /28 or less");
+            }
+        }
+    }
+    for address in &addresses {
+        if let Some(first) = pooled.insert(IpAddr::V4(*address), line) {
+            c.refuse(
+                uplink.span(),
+                format!("address {address} is there twice, first in line {first}"),
+                "replies to it can return by one uplink only: remove one of them",
+            );
+        }
+    }
+    if addresses.len() > MAX_POOL {
+        let message = format!("{} addresses, at most {MAX_POOL} are possible", addresses.len());
+        c.refuse(uplink.span(), message, "remove some from the uplink's pool");
+    }
+    addresses
+}
+
+/// May what no flow asked for come in by its IPv4 path?
+fn inbound(c: &mut Checker<'_>, uplink: &Uplink) -> bool {
+    let inbound = uplink.inbound.as_ref().filter(|inbound| *inbound.get_ref());
+    if let (Some(inbound), Translation::Nat44) = (inbound, uplink.translate) {
+        c.refuse(
+            inbound.span(),
+            "inbound = true on an uplink that translates",
+            "what comes in there is for its own addresses: remove it, or say translate = \"none\"",
+        );
+    }
+    inbound.is_some()
+}
+
+/// Takes users' connections for a signal of each uplink that another one stands beside, unless the
+/// file says otherwise: what fails at both is not an uplink's fault.
+pub fn enable_passive(uplinks: &mut [UplinkConfig], policies: &[PolicyConfig]) {
+    for index in 0..uplinks.len() {
+        let beside = has_another_beside(index as u8, uplinks, policies);
+        uplinks[index].health.passive.enabled.get_or_insert(beside);
+    }
+}
+
+/// Is there another uplink, with a weight, in the same tier of some policy?
+fn has_another_beside(index: u8, uplinks: &[UplinkConfig], policies: &[PolicyConfig]) -> bool {
+    policies.iter().any(|policy| {
+        let own = policy.members.iter().find(|member| member.uplink == index);
+        let weight = |member: &MemberConfig| {
+            member.weight.unwrap_or(uplinks[usize::from(member.uplink)].weight)
+        };
+        policy.members.iter().any(|other| {
+            other.uplink != index
+                && own.is_some_and(|own| own.tier == other.tier)
+                && weight(other) > 0
+        })
+    })
+}
