@@ -12,6 +12,9 @@ use super::schema::{self, Gateway};
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
 
+/// CPUs that a thread can be bound to: glibc's `CPU_SETSIZE`.
+const MAX_CPUS: u16 = 1024;
+
 pub fn workers(c: &mut Checker<'_>, gateway: &Gateway) -> u8 {
     c.number("workers", &gateway.workers, 1..MAX_WORKERS as i64 + 1, 1) as u8
 }
@@ -38,6 +41,12 @@ pub fn nat_ports(c: &mut Checker<'_>, gateway: &Gateway, workers: u8) -> (u16, u
 /// CPUs of the workers, in the order of the file.
 pub fn cores(c: &mut Checker<'_>, gateway: &Gateway, workers: u8) -> Vec<u16> {
     let given = &gateway.cores;
+    if let Some(core) = given.iter().find(|core| **core >= MAX_CPUS) {
+        c.whole(
+            format!("core {core} of cores {given:?} is no CPU that a worker can be given"),
+            format!("use 0 to {}", MAX_CPUS - 1),
+        );
+    }
     let mut distinct = given.clone();
     distinct.sort_unstable();
     distinct.dedup();

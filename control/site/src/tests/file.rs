@@ -148,6 +148,16 @@ fn a_core_is_for_one_worker() {
 }
 
 #[test]
+fn a_core_that_no_thread_can_be_bound_to_is_refused() {
+    assert!(
+        parse("weir.toml", &GOOD.replacen("[gateway]", "[gateway]\ncores = [1023]", 1)).is_ok()
+    );
+    let text = broken("[gateway]", "[gateway]\ncores = [1024]");
+    assert!(text.contains("core 1024 of cores [1024] is no CPU"), "{text}");
+    assert!(text.contains("use 0 to 1023"), "{text}");
+}
+
+#[test]
 fn a_policy_says_what_becomes_of_its_flows() {
     let policy = |more: &str| {
         let text = format!("{GOOD}\n[[policy]]\nname = \"p\"\n{more}");
