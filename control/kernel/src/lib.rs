@@ -7,6 +7,7 @@
 //! | [`events`] | what a change is about |
 //! | [`links`] | changes of links, heard apart from all others |
 //! | `message` | what the kernel's messages say |
+//! | `socket` | sockets that hear events |
 //! | `routes` | when routes are read anew |
 //! | `devices`, `netdev`, `channels` | what devices can do |
 //! | [`own`] | weir's own rules and routes |
@@ -28,6 +29,7 @@ mod message;
 mod netdev;
 pub mod own;
 mod routes;
+mod socket;
 pub mod sysctls;
 pub mod watch;
 pub mod xdp;

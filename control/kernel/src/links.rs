@@ -6,7 +6,7 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{AsyncSocketExt, TokioSocket};
 
 use crate::events::{Event, HEAD_LEN};
-use crate::watch;
+use crate::socket;
 
 /// A socket that hears the kernel's link events alone.
 pub struct LinkEvents {
@@ -20,7 +20,7 @@ impl LinkEvents {
     /// # Errors
     /// Those of socket(2) and bind(2).
     pub fn subscribe() -> io::Result<Self> {
-        let socket = watch::subscribe(&[MulticastGroup::Link])?;
+        let socket = socket::subscribe(&[MulticastGroup::Link])?;
         Ok(Self { socket, head: Vec::with_capacity(HEAD_LEN) })
     }
 
@@ -32,7 +32,7 @@ impl LinkEvents {
         self.head.clear();
         match self.socket.recv(&mut self.head).await {
             Ok(()) => Ok(Event::of(&self.head)),
-            Err(error) if watch::is_overrun(&error) => Ok(Event::Unknown),
+            Err(error) if socket::is_overrun(&error) => Ok(Event::Unknown),
             Err(error) => Err(error),
         }
     }

@@ -4,40 +4,43 @@
 //! IPv6 has sockets of its own, and none where no uplink has a path of it: what happens there, and
 //! how long its routes take to be told, is no matter of IPv4's.
 //!
+//! | module | what it is |
+//! |---|---|
+//! | `heard` | events, and what they are about |
+//! | `dump` | the kernel's lists |
+//!
 //! Events only say that something changed; what they are about is then read anew, and all events that
 //! came before count as dealt with. Neighbours are read once a second besides: one that grows stale is
 //! no event, and one that has the address it had is no news. Only the loss of a carrier is taken from
 //! the event itself, by `urgent`. Events that overrun the socket's buffer are lost, but not the news
 //! that some were. Requests have a socket of their own, where no event takes a reply's place.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io;
+mod dump;
+mod heard;
+
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use futures_util::stream::TryStreamExt;
 use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
-use netlink_packet_route::route::RouteMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use rtnetlink::sys::TokioSocket;
 use rtnetlink::{Handle, MulticastGroup};
-use rustix::io::Errno;
 
 use weir_layout::Family;
 use weir_service::Complaint;
-use weir_view::own::{self as own_view, DefaultRoute, Own, PROTOCOL};
-use weir_view::{Kernel, Link, Net, Route, rule};
+use weir_view::Kernel;
+use weir_view::own::{self as own_view, DefaultRoute, Own};
 
+use self::dump::Found;
 use crate::devices::Devices;
-use crate::events::{self, Event, Stale};
-use crate::message;
+use crate::events::Stale;
 use crate::own;
 use crate::routes::Reading;
+use crate::socket::subscribe;
 use crate::sysctls::LocalPorts;
 
 /// How long neighbours without an event are taken to be as they were.
@@ -88,13 +91,6 @@ impl Ipv6 {
     }
 }
 
-/// What one reading of a family's routes gives: those of the main table, of others, and weir's.
-struct Found<N: Net> {
-    main: Vec<Route<N>>,
-    tables: BTreeMap<u32, Vec<Route<N>>>,
-    own: BTreeSet<DefaultRoute>,
-}
-
 impl Watcher {
     /// Subscribes to changes. Needs a tokio runtime, which drives it.
     pub fn new() -> Result<Self> {
@@ -142,120 +138,10 @@ impl Watcher {
         self.follows_ipv6 = follow;
     }
 
-    /// Returns when something changed since the last [`read`](Self::read) began that is to be read
-    /// now.
-    pub async fn changed(&mut self) {
-        let mut event = Vec::with_capacity(events::ENOUGH);
-        let mut event6 = Vec::with_capacity(events::ENOUGH);
-        loop {
-            event.clear();
-            event6.clear();
-            let (family, heard) = tokio::select! {
-                heard = self.events.recv(&mut event) => (Family::V4, heard),
-                heard = hear(&mut self.ipv6, &mut event6) => (Family::V6, heard),
-            };
-            let event = if family == Family::V6 { &event6 } else { &event };
-            match heard {
-                Ok(()) => {
-                    if !self.on_event(event) || self.is_due(Instant::now()) {
-                        return;
-                    }
-                }
-                Err(error) if is_overrun(&error) => return self.lost(family),
-                Err(error) => {
-                    tracing::error!("no more netlink events, changes are seen late: {error}");
-                    return std::future::pending().await;
-                }
-            }
-        }
-    }
-
     /// Are routes to be read now?
     fn is_due(&self, now: Instant) -> bool {
         let [v4, v6] = &self.readings;
         v4.is_due(now) || self.ipv6.is_some() && v6.is_due(now)
-    }
-
-    /// Takes note of an event; says whether it can wait.
-    fn on_event(&mut self, message: &[u8]) -> bool {
-        let event = Event::of(message);
-        let is_news = match event {
-            Event::Neighbour => !self.take_known(message),
-            Event::Address(Family::V6) | Event::Route { family: Family::V6, .. } => {
-                !events::message(message)
-                    .is_some_and(|it| message::is_of_a_link_alone(&it) || self.has_address(&it))
-            }
-            _ => true,
-        };
-        if !is_news {
-            return true;
-        }
-        self.stale.mark(event);
-        self.readings.each_mut().map(|reading| reading.on_event(event)).contains(&true)
-    }
-
-    /// Takes over how fresh a neighbour is that has the hardware address it had; `false`: it is another,
-    /// or has another. The kernel tells each time that it begins or ends to doubt one.
-    fn take_known(&mut self, message: &[u8]) -> bool {
-        let Some((key, entry)) = events::neighbour(message).as_ref().and_then(message::neighbour)
-        else {
-            return false;
-        };
-        let known = self.view.neighbours.get_mut(&key);
-        let known = entry.zip(known).filter(|(entry, known)| entry.mac == known.mac);
-        known.map(|(entry, known)| *known = entry).is_some()
-    }
-
-    /// Does it tell of an address that the view has, as it has it? The kernel tells of each that a
-    /// router advertises each time that one does.
-    fn has_address(&self, message: &RouteNetlinkMessage) -> bool {
-        let RouteNetlinkMessage::NewAddress(message) = message else { return false };
-        message::address(message).is_some_and(|(interface, net)| {
-            let unfit = self.view.unfit.contains(&(interface, net.addr()));
-            self.view.addresses.contains(&(interface, net)) && message::is_fit(message) != unfit
-        })
-    }
-
-    /// An event was lost, of a socket that hears everything or of IPv6's.
-    fn lost(&mut self, family: Family) {
-        match family {
-            Family::V4 => _ = self.on_event(&[]),
-            Family::V6 => self.lost_ipv6(),
-        }
-    }
-
-    /// All of IPv6's is to be read.
-    fn lost_ipv6(&mut self) {
-        self.stale.addresses = true;
-        self.readings[Family::V6.index()].on_event(Event::Unknown);
-    }
-
-    /// Drops what has arrived, so that a burst of changes causes one reading of the view.
-    fn forget_events(&mut self) {
-        for family in Family::ALL {
-            while let Some(heard) = self.take_event(family) {
-                match heard {
-                    Ok(event) => _ = self.on_event(&event),
-                    Err(error) if is_overrun(&error) => self.lost(family),
-                    Err(_) => break,
-                }
-            }
-        }
-    }
-
-    /// The next event that has arrived by a family's socket; none: it has none.
-    fn take_event(&self, family: Family) -> Option<io::Result<Vec<u8>>> {
-        let socket = match family {
-            Family::V4 => &self.events,
-            Family::V6 => &self.ipv6.as_ref()?.events,
-        };
-        let mut event = vec![0; events::ENOUGH];
-        // Past the runtime, whose cooperative budget would end the loop too soon.
-        let length = socket.socket_ref().recv(&mut &mut event[..], 0);
-        Some(length.map(|length| {
-            event.truncate(length);
-            event
-        }))
     }
 
     /// Reads what is out of date. After an error all is.
@@ -292,18 +178,18 @@ impl Watcher {
         let asked = std::mem::take(self.asked.get_mut());
         let old = now - self.neighbours_read >= NEIGHBOURS_KEEP;
         if stale.neighbours || stale.links || asked || old {
-            self.read_neighbours().await?;
+            (self.view.neighbours, self.view.silent) = dump::neighbours(&self.handle).await?;
             self.neighbours_read = now;
         }
         if stale.links {
-            self.view.links = self.read_links().await?;
+            self.view.links = dump::links(&self.handle).await?;
             let up = self.view.links.iter().filter(|link| link.up).map(|link| link.index);
             let up: HashSet<u32> = up.collect();
             self.readings.iter_mut().for_each(|reading| reading.know(up.clone()));
         }
         self.devices.tell(&mut self.view.links, &stale.devices).await;
         if stale.addresses {
-            self.read_addresses().await?;
+            (self.view.addresses, self.view.unfit) = dump::addresses(&self.handle).await?;
         }
         if stale.rules {
             let found = own::rules(&self.handle).await?;
@@ -343,7 +229,7 @@ impl Watcher {
     /// Reads IPv4's routes, if they are out of date.
     async fn read_routes(&mut self) -> Result<()> {
         if let Some(begun) = self.begin_reading(Family::V4) {
-            let Found { main, tables, own } = self.list_routes::<Ipv4Net>().await?;
+            let Found { main, tables, own } = dump::routes::<Ipv4Net>(&self.handle).await?;
             keep(&mut self.view.routes, main.into());
             keep(&mut self.view.tables, tables);
             self.end_reading(Family::V4, own, begun);
@@ -354,13 +240,12 @@ impl Watcher {
     /// Reads IPv6's routes, if they are out of date: last, as all else is then read. Those of before
     /// stand where that fails, takes too long, or is given up.
     async fn read_routes6(&mut self) {
-        if self.ipv6.is_none() {
-            return;
-        }
+        let Some(Ipv6 { handle, .. }) = &self.ipv6 else { return };
+        let handle = handle.clone();
         let Some(begun) = self.begin_reading(Family::V6) else { return };
         // Should it be given up.
         self.readings[Family::V6.index()].fail(begun, Duration::ZERO);
-        let read = tokio::time::timeout(IPV6_PATIENCE, self.list_routes::<Ipv6Net>()).await;
+        let read = tokio::time::timeout(IPV6_PATIENCE, dump::routes::<Ipv6Net>(&handle)).await;
         let read = read.context("they are not told in time").flatten();
         self.untold.say(read.as_ref().err().map(|error| {
             format!("the kernel's IPv6 routes are taken to be as they were: {error:#}")
@@ -398,70 +283,6 @@ impl Watcher {
         let routes = others.copied().chain(own).collect();
         let rules = self.view.own.rules.clone();
         keep(&mut self.view.own, Own { rules, routes });
-    }
-
-    async fn read_neighbours(&mut self) -> Result<()> {
-        let (mut known, mut silent) = (HashMap::new(), HashSet::new());
-        let mut neighbours = self.handle.neighbours().get().execute();
-        while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
-            let Some((key, entry)) = message::neighbour(&message) else { continue };
-            if message.header.state == NeighbourState::Failed {
-                silent.insert(key);
-            }
-            known.extend(entry.map(|entry| (key, entry)));
-        }
-        (self.view.neighbours, self.view.silent) = (known, silent);
-        Ok(())
-    }
-
-    async fn read_links(&self) -> Result<Vec<Link>> {
-        let mut found = Vec::new();
-        let mut links = self.handle.link().get().execute();
-        while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
-            found.extend(message::link(&message));
-        }
-        Ok(found)
-    }
-
-    async fn read_addresses(&mut self) -> Result<()> {
-        let (mut found, mut unfit) = (Vec::new(), HashSet::new());
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
-            let Some((interface, net)) = message::address(&message) else { continue };
-            found.push((interface, net));
-            if !message::is_fit(&message) {
-                unfit.insert((interface, net.addr()));
-            }
-        }
-        (self.view.addresses, self.view.unfit) = (found, unfit);
-        Ok(())
-    }
-
-    async fn list_routes<N: Net>(&self) -> Result<Found<N>> {
-        let mut routes = Found { main: Vec::new(), tables: BTreeMap::new(), own: BTreeSet::new() };
-        let mut query = RouteMessage::default();
-        query.header.address_family = match N::FAMILY {
-            Family::V4 => AddressFamily::Inet,
-            Family::V6 => AddressFamily::Inet6,
-        };
-        let handle = match (N::FAMILY, &self.ipv6) {
-            (Family::V6, Some(ipv6)) => &ipv6.handle,
-            _ => &self.handle,
-        };
-        let mut messages = handle.route().get(query).execute();
-        while let Some(message) = messages.try_next().await.context("cannot list routes")? {
-            if u8::from(message.header.protocol) == PROTOCOL {
-                routes.own.extend(own::route_of(&message));
-                continue;
-            }
-            match message::table_of(&message) {
-                rule::MAIN => routes.main.extend(message::routes_of(&message)),
-                other => {
-                    routes.tables.entry(other).or_default().extend(message::routes_of(&message))
-                }
-            }
-        }
-        Ok(routes)
     }
 
     /// Removes all rules and routes that are weir's, but for what commands need that run by these
@@ -503,27 +324,6 @@ impl Watcher {
             tracing::debug!(%address, "cannot check a neighbour: {error}");
         }
     }
-}
-
-/// The next event of IPv6; never one where it is not followed.
-async fn hear(ipv6: &mut Option<Ipv6>, event: &mut Vec<u8>) -> io::Result<()> {
-    match ipv6 {
-        Some(ipv6) => ipv6.events.recv(event).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A socket that hears the events of these groups.
-pub(crate) fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
-    let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
-    Ok(socket)
-}
-
-/// Does the error say that events were lost?
-pub(crate) fn is_overrun(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 /// Takes what was read anew. What is as before stays the same memory, so that the next comparison of

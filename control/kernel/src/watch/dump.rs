@@ -1,0 +1,89 @@
+//! The kernel's lists, each read whole (`NLM_F_DUMP`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use futures_util::stream::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::NeighbourState;
+use netlink_packet_route::route::RouteMessage;
+use rtnetlink::Handle;
+
+use weir_layout::Family;
+use weir_view::own::{DefaultRoute, PROTOCOL};
+use weir_view::{Link, NeighbourEntry, Net, Route, rule};
+
+use crate::message;
+use crate::own;
+
+/// An address, and the index of the interface that it is on or behind.
+type At = (u32, IpAddr);
+
+/// A family's routes: those of the main table, of others, and weir's.
+pub struct Found<N: Net> {
+    pub main: Vec<Route<N>>,
+    pub tables: BTreeMap<u32, Vec<Route<N>>>,
+    pub own: BTreeSet<DefaultRoute>,
+}
+
+/// Neighbours whose hardware address is known, and those that did not answer.
+pub async fn neighbours(handle: &Handle) -> Result<(HashMap<At, NeighbourEntry>, HashSet<At>)> {
+    let (mut known, mut silent) = (HashMap::new(), HashSet::new());
+    let mut neighbours = handle.neighbours().get().execute();
+    while let Some(message) = neighbours.try_next().await.context("cannot list neighbours")? {
+        let Some((key, entry)) = message::neighbour(&message) else { continue };
+        if message.header.state == NeighbourState::Failed {
+            silent.insert(key);
+        }
+        known.extend(entry.map(|entry| (key, entry)));
+    }
+    Ok((known, silent))
+}
+
+/// Interfaces.
+pub async fn links(handle: &Handle) -> Result<Vec<Link>> {
+    let mut found = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(message) = links.try_next().await.context("cannot list interfaces")? {
+        found.extend(message::link(&message));
+    }
+    Ok(found)
+}
+
+/// Addresses with their networks, by interface, and those that are not fit to be sent from.
+pub async fn addresses(handle: &Handle) -> Result<(Vec<(u32, IpNet)>, HashSet<At>)> {
+    let (mut found, mut unfit) = (Vec::new(), HashSet::new());
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
+        let Some((interface, net)) = message::address(&message) else { continue };
+        found.push((interface, net));
+        if !message::is_fit(&message) {
+            unfit.insert((interface, net.addr()));
+        }
+    }
+    Ok((found, unfit))
+}
+
+/// Routes of a family.
+pub async fn routes<N: Net>(handle: &Handle) -> Result<Found<N>> {
+    let mut found = Found { main: Vec::new(), tables: BTreeMap::new(), own: BTreeSet::new() };
+    let mut query = RouteMessage::default();
+    query.header.address_family = match N::FAMILY {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let mut messages = handle.route().get(query).execute();
+    while let Some(message) = messages.try_next().await.context("cannot list routes")? {
+        if u8::from(message.header.protocol) == PROTOCOL {
+            found.own.extend(own::route_of(&message));
+            continue;
+        }
+        match message::table_of(&message) {
+            rule::MAIN => found.main.extend(message::routes_of(&message)),
+            other => found.tables.entry(other).or_default().extend(message::routes_of(&message)),
+        }
+    }
+    Ok(found)
+}
