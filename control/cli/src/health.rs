@@ -8,7 +8,9 @@ use weir_health::{Entry, Part};
 use weir_shm::Pins;
 use weir_site::load::rate_text;
 
-use super::{Arguments, output, view};
+use super::table::table;
+use super::uplinks::{uplinks_json, uplinks_table};
+use super::{Arguments, output};
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
@@ -21,7 +23,7 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         }
     };
     if arguments.json {
-        let mut values = view::uplinks_json(pins)?;
+        let mut values = uplinks_json(pins)?;
         for value in &mut values {
             let known = health.iter().find(|view| value["name"] == view.uplink.as_str());
             value["health"] = serde_json::to_value(known)?;
@@ -33,28 +35,26 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         }
         return Ok(output::json("uplinks", values.into()));
     }
-    let mut text = view::uplinks(pins)?;
+    let mut text = uplinks_table(pins)?;
     if !health.is_empty() {
         let values: Vec<Value> = paths(&health).map(|(name, path)| standing(name, path)).collect();
         text += "\n";
-        text += &view::table(&values, &["name", "health", "for", "reason"]);
+        text += &table(&values, &["name", "health", "for", "reason"]);
     }
     let loads: Vec<Value> =
         health.iter().filter_map(|view| Some(load(&view.uplink, &view.load?))).collect();
     if !loads.is_empty() {
         text += "\n";
         let columns = ["name", "down", "of_capacity_down", "up", "of_capacity_up", "saturated"];
-        text += &view::table(&loads, &columns);
+        text += &table(&loads, &columns);
     }
     let targets: Vec<Value> = paths(&health)
         .flat_map(|(name, path)| path.targets.iter().map(move |target| answers(&name, target)))
         .collect();
     if !targets.is_empty() {
         text += "\n";
-        text += &view::table(
-            &targets,
-            &["name", "target", "status", "loss", "rtt", "jitter", "last_error"],
-        );
+        text +=
+            &table(&targets, &["name", "target", "status", "loss", "rtt", "jitter", "last_error"]);
     }
     Ok(text)
 }
@@ -129,7 +129,7 @@ pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
         return Ok(output::json("history", serde_json::to_value(entries)?));
     }
     let values: Vec<Value> = entries.iter().map(line).collect();
-    Ok(view::table(&values, &["number", "time", "part", "from", "to", "reason"]))
+    Ok(table(&values, &["number", "time", "part", "from", "to", "reason"]))
 }
 
 /// `weir overrides`.
@@ -156,7 +156,7 @@ pub fn overrides(arguments: &Arguments) -> Result<String> {
         })
     };
     let values: Vec<Value> = overrides.iter().map(value).collect();
-    Ok(view::table(&values, &["uplink", "policy", "what", "value", "since", "by"]))
+    Ok(table(&values, &["uplink", "policy", "what", "value", "since", "by"]))
 }
 
 fn line(entry: &Entry) -> Value {

@@ -2,20 +2,28 @@
 //!
 //! | module | commands |
 //! |---|---|
-//! | [`view`] | what shared memory says, for people and as JSON: `status uplinks policies rules flows counters` |
+//! | [`status`], [`policies`], [`flows`], [`counters`] | what shared memory says: those, and `rules` |
+//! | [`uplinks`] | the same, for `uplinks` |
+//! | `state`, `table` | what they read; their values as tables |
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
 #![forbid(unsafe_code)]
 
 pub mod act;
+pub mod counters;
 mod criteria;
 mod devices;
 mod elsewhere;
+pub mod flows;
 pub mod health;
 pub mod output;
+pub mod policies;
 mod processes;
-pub mod view;
+mod state;
+pub mod status;
+mod table;
+pub mod uplinks;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -87,7 +95,7 @@ pub enum Command {
     /// The rules, in the order in which they are tried.
     Rules,
     /// Flows in the table.
-    Flows(view::FlowFilter),
+    Flows(flows::FlowFilter),
     /// Every counter that is not zero, and whether they add up.
     Counters,
     /// Set the weight of an uplink, until it is reset.
@@ -172,7 +180,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Err(error) => output::failed(json, &elsewhere::explain(arguments, error)),
     };
     match &arguments.command {
-        Command::Status => match view::status(arguments, &pins) {
+        Command::Status => match status::status(arguments, &pins) {
             Ok((text, well)) => match output::print(&text) {
                 Exit::Ok if !well => Exit::NotRunning,
                 printed => printed,
@@ -181,10 +189,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         },
         Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
         Command::History { since } => viewed(health::history(arguments, *since)),
-        Command::Policies => viewed(view::policies(&pins, json)),
-        Command::Rules => viewed(view::rules(&pins, json)),
-        Command::Flows(filter) => viewed(view::flows(&pins, filter, json)),
-        Command::Counters => viewed(view::counters(&pins, json)),
+        Command::Policies => viewed(policies::policies(&pins, json)),
+        Command::Rules => viewed(policies::rules(&pins, json)),
+        Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
+        Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides => viewed(health::overrides(arguments)),
         Command::Reload => act::request(arguments, &weir_api::Request::Reload),
         Command::Weight { uplink, weight, policy, .. } => {

@@ -58,7 +58,7 @@ pub fn failed(json: bool, error: &anyhow::Error) -> Exit {
 
 /// Is it an error of shared memory that is not there, or empty?
 pub fn is_unpublished(error: &anyhow::Error) -> bool {
-    error.is::<super::view::NothingPublished>()
+    error.is::<super::state::NothingPublished>()
         || matches!(error.downcast_ref(), Some(weir_shm::Error::Missing { .. }))
 }
 

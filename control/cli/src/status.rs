@@ -1,0 +1,106 @@
+//! `weir status`.
+
+use anyhow::Result;
+use serde_json::json;
+use weir_api::{Configuration, Query, Response, time};
+use weir_layout::Family;
+use weir_layout::status::StatusPage;
+use weir_shm::map::Access;
+use weir_shm::status::{Status, silence_ms};
+use weir_shm::{Pins, Role};
+use zerocopy::FromZeros;
+
+use super::processes::Process;
+use super::state::State;
+use super::table::table;
+use super::uplinks::{uplink_values, uplinks_table};
+use super::{Arguments, devices, output};
+
+/// `weir status`; and whether both processes run and answer.
+pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
+    let state = State::open(pins)?;
+    let configuration = match weir_api::ask(&arguments.socket, &Query::Configuration) {
+        Ok(Response::Configuration { configuration }) => Some(configuration),
+        _ => None,
+    };
+    // After that: a process which is stopped has been silent for as long as was waited for it.
+    let page = match Status::open(pins, Access::Read) {
+        Ok(status) => status.read(),
+        // No dataplane has been here yet.
+        Err(weir_shm::Error::Missing { .. }) => {
+            StatusPage::new_box_zeroed().expect("memory for a page")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (pid, heartbeat) = state.region.control_process();
+    let now_ms = time::monotonic_ms();
+    let control = Process {
+        role: Role::Control,
+        pid,
+        runs: pins.is_claimed(Role::Control)?,
+        silence_ms: now_ms.saturating_sub(heartbeat),
+    };
+    let dataplane = Process {
+        role: Role::Dataplane,
+        pid: page.pid,
+        runs: pins.is_claimed(Role::Dataplane)?,
+        silence_ms: silence_ms(&page, now_ms),
+    };
+    let well = control.answers() && dataplane.answers();
+    let devices = devices::values(&state.snapshot.half, &page, dataplane.runs);
+    let workers = if dataplane.runs { page.workers } else { 0 };
+    let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
+    if arguments.json {
+        let mut of_dataplane = dataplane.value();
+        of_dataplane["workers"] = workers.into();
+        of_dataplane["tap_refused"] = page.tap_refused.into();
+        let value = json!({
+            "configuration": configuration,
+            "control": control.value(),
+            "dataplane": of_dataplane,
+            "epoch": state.region.epoch(),
+            "flows": flows,
+            "flow_slots": page.flows[Family::V4.index()].size / 64,
+            "devices": devices,
+            "uplinks": uplink_values(&state),
+        });
+        return Ok((output::json("status", value), well));
+    }
+    let mut text = control.line("");
+    text += &dataplane.line(&format!(", {workers} workers, {flows} flows"));
+    if page.tap_refused > 0 {
+        text +=
+            &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
+    }
+    text += &format!("{:<10} {}\n", "epoch", state.region.epoch());
+    text += &configuration.as_ref().map(source).unwrap_or_default();
+    text += "\n";
+    text += &table(
+        &devices,
+        &["interface", "state", "why", "xdp", "mode", "sockets", "mtu", "rx_lost"],
+    );
+    text += "\n";
+    text += &uplinks_table(pins)?;
+    Ok((text, well))
+}
+
+/// The file that is in force, and if the one that was given is not, why.
+fn source(configuration: &Configuration) -> String {
+    let mut text = format!("{:<10} {}\n", "file", configuration.in_force);
+    if let Some(refused) = &configuration.refused {
+        let now = match configuration.in_force == configuration.file {
+            true => "as it was before",
+            false => "the last good one",
+        };
+        text += &format!(
+            "{:<10} {} is REFUSED since {}, in force is {now}:\n",
+            "",
+            configuration.file,
+            time::of_day(refused.time_s)
+        );
+        for line in refused.why.lines() {
+            text += &format!("{:<10} {line}\n", "");
+        }
+    }
+    text
+}
