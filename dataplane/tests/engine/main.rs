@@ -2,10 +2,13 @@
 
 mod failover;
 mod forwarding;
+mod fragments;
 mod gateway;
 mod homing;
+mod icmp;
 mod incomplete;
 mod ipv6;
+mod nat;
 mod observations;
 mod robustness;
 mod spoofing;

@@ -73,7 +73,7 @@ fn a_source_of_another_lan_port_begins_no_flow_and_takes_part_in_none() {
     for frame in flows() {
         let (mut gateway, device, answer) = flow_beside_guests(&frame);
         assert!(gateway.send(GUESTS, &from(GUESTS, &frame)).is_empty());
-        let [first, later] = super::forwarding::fragments();
+        let [first, later] = super::fragments::fragments();
         one(gateway.send(LAN, &first));
         assert!(gateway.send(GUESTS, &from(GUESTS, &later)).is_empty());
         let new = udp(OTHER_MAC, device_mac(GUESTS), (HOST, 50_000), (SERVER, 53));

@@ -7,8 +7,8 @@ use weir_layout::counters::Counter;
 use weir_wire::checksum::Delta;
 use weir_wire::parse::{Kind, parse};
 
-use super::forwarding::with_ttl;
 use super::gateway::*;
+use super::icmp::with_ttl;
 use super::incomplete::begun;
 
 const FIN: u8 = 0x01;

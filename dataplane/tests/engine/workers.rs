@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::forwarding::fragments;
+use super::fragments::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, End, NewFlow};
