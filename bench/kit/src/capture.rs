@@ -39,8 +39,6 @@ pub struct Tally {
     pub faulty: u64,
     /// The first of the faults, with the frame in hexadecimal.
     pub faults: Vec<String>,
-    /// Frames the capture itself lost; when not zero, the other numbers are too low.
-    pub lost: u64,
 }
 
 impl Tally {
@@ -111,13 +109,12 @@ impl Capture {
     /// Ends the capture once everything that has passed the port is read.
     ///
     /// # Errors
-    /// When `tcpdump` cannot be asked, or its output cannot be read.
+    /// When `tcpdump` lost a frame or cannot be asked, or its output cannot be read.
     pub fn stop(mut self) -> Result<Tally> {
-        let mut lost = 0;
         wait::until("tcpdump to read what passed", wait::BOUND, || {
             let status = self.status()?;
-            lost = status.dropped;
-            ensure!(lost == 0, "tcpdump lost {lost} of {} frames", status.received);
+            let Status { received, dropped, .. } = status;
+            ensure!(dropped == 0, "tcpdump lost {dropped} of {received} frames");
             Ok((status.captured == status.received).then_some(()))
         })?;
         self.signal(Signal::TERM)?;
@@ -125,7 +122,7 @@ impl Capture {
         ensure!(status.success(), "tcpdump failed: {status}");
         let reader = self.reader.take().context("the capture has no reader")?;
         let tally = reader.join().map_err(|_| anyhow!("the capture's reader panicked"))?;
-        Ok(Tally { lost, ..tally.context("cannot read what tcpdump wrote")? })
+        tally.context("cannot read what tcpdump wrote")
     }
 
     /// Asks `tcpdump` for its counters.

@@ -64,11 +64,11 @@ fn watch(topology: &Topology) -> Vec<Capture> {
     topology.providers.iter().map(|provider| start(&provider.netns)).collect()
 }
 
-/// The tallies of captures, none of which lost or found fault with anything.
+/// The tallies of captures, none of which found fault with anything.
 fn sound(captures: Vec<Capture>) -> Vec<Tally> {
     let tallies: Vec<_> = captures.into_iter().map(|capture| capture.stop().unwrap()).collect();
     for tally in &tallies {
-        assert_eq!((tally.lost, tally.faulty), (0, 0), "{:?}", tally.faults);
+        assert_eq!(tally.faulty, 0, "{:?}", tally.faults);
     }
     tallies
 }

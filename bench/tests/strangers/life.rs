@@ -71,13 +71,12 @@ fn while_nothing_passes(
     });
     assert_eq!(tried, rounds);
     for (stranger, capture) in strangers.iter().zip(captures) {
-        let Tally { flows, faulty, faults, lost, .. } = capture.stop().unwrap();
+        let Tally { flows, faulty, faults, .. } = capture.stop().unwrap();
         let sent: Vec<_> = stranger.frames.iter().map(|sent| frame::read(sent)).collect();
         let broken = sent.iter().filter(|read| read.is_err()).count() as u64;
         let sound = sent.into_iter().filter_map(|read| Some((read.ok()??, rounds)));
         assert_eq!(marked(flows), marked(sound), "where {} sends", stranger.name);
         assert_eq!(faulty, broken * rounds, "where {} sends: {faults:?}", stranger.name);
-        assert_eq!(lost, 0);
     }
     let foreign = |p: &weir_kit::topology::Provider| p.foreign_sources().unwrap();
     assert_eq!(topology.providers.iter().map(foreign).sum::<u64>(), 0);
