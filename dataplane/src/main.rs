@@ -6,16 +6,19 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use weir_dataplane::attach::{Program, XdpChoice};
+use weir_dataplane::command::{Command, Reply};
 use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
 use weir_dataplane::engine::{FLOW_SLOTS6, Regions};
 use weir_dataplane::handoff::Handoff;
-use weir_dataplane::ready;
+use weir_dataplane::ready::{self, Ready};
 use weir_dataplane::worker::{self, Channel, Shared, WorkerConfig};
 use weir_layout::control::ControlHalf;
 use weir_layout::status::DeviceStatus;
@@ -295,14 +298,7 @@ fn run_workers(
             workers.into()
         ])),
     };
-    let (replies, heard) = mpsc::channel();
-    let (told, channels): (Vec<_>, Vec<_>) = (0..workers)
-        .map(|_| {
-            let (told, commands) = mpsc::channel();
-            (told, Channel { commands, replies: replies.clone() })
-        })
-        .unzip();
-    drop(replies);
+    let (told, channels, heard) = channels(workers);
     let mut devices = Devices::new(
         program,
         arguments.options(),
@@ -314,25 +310,16 @@ fn run_workers(
     status.set_tap_refused(0);
     std::thread::scope(|scope| {
         let (ready, all_ready) = ready::expect(workers);
-        let threads: Vec<_> = (0..workers)
-            .zip(ready.into_iter().zip(channels))
-            .map(|(id, (ready, channel))| {
-                let config = WorkerConfig {
-                    id,
-                    workers,
-                    core: layout.cores[usize::from(id)],
-                    memory: devices::memory_of(&plans, id, workers, arguments.ring_size),
-                    entropy,
-                };
-                let shared = &shared;
-                let name = format!("worker-{id}");
-                std::thread::Builder::new()
-                    .name(name)
-                    .spawn_scoped(scope, move || {
-                        worker::run(&config, shared, channel, move || ready.signal())
-                    })
-                    .context("cannot start a worker")
-            })
+        let configs = (0..workers).map(|id| WorkerConfig {
+            id,
+            workers,
+            core: layout.cores[usize::from(id)],
+            memory: devices::memory_of(&plans, id, workers, arguments.ring_size),
+            entropy,
+        });
+        let threads: Vec<_> = configs
+            .zip(channels.into_iter().zip(ready))
+            .map(|(config, (channel, ready))| start_worker(scope, config, &shared, channel, ready))
             .collect::<Result<_>>()
             .inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
         // The program goes onto a device when its sockets are there: no gap on a restart.
@@ -351,6 +338,32 @@ fn run_workers(
         }
         done
     })
+}
+
+/// A channel for each worker: the ends that the main thread sends by, the workers' own, and the one
+/// by which all of them reply.
+fn channels(workers: u8) -> (Vec<Sender<Command>>, Vec<Channel>, Receiver<Reply>) {
+    let (replies, heard) = mpsc::channel();
+    let channel = |_| {
+        let (told, commands) = mpsc::channel();
+        (told, Channel { commands, replies: replies.clone() })
+    };
+    let (told, channels) = (0..workers).map(channel).unzip();
+    (told, channels, heard)
+}
+
+/// Starts a worker in a thread of its own.
+fn start_worker<'s>(
+    scope: &'s Scope<'s, '_>,
+    config: WorkerConfig,
+    shared: &'s Shared,
+    channel: Channel,
+    ready: Ready,
+) -> Result<ScopedJoinHandle<'s, Result<()>>> {
+    std::thread::Builder::new()
+        .name(format!("worker-{}", config.id))
+        .spawn_scoped(scope, move || worker::run(&config, shared, channel, move || ready.signal()))
+        .context("cannot start a worker")
 }
 
 /// Gives the workers the devices as they are published, until it is over or other workers are needed.

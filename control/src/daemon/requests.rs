@@ -77,42 +77,8 @@ impl Daemon {
                 self.decider.overrides_mut().hands.insert(index, Hand::Down);
                 Ok(format!("{uplink} is down by hand"))
             }
-            Request::Drain { uplink, deadline_s } => {
-                let index = self.uplink(uplink)?;
-                if let Some(Hand::Down | Hand::Drained(_)) =
-                    self.decider.overrides().hands.get(&index)
-                {
-                    bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
-                }
-                let until = match deadline_s {
-                    Some(seconds) => time::boot_s().saturating_add(*seconds),
-                    None => Uplink::NO_DEADLINE,
-                };
-                self.decider.overrides_mut().hands.insert(index, Hand::Draining(until));
-                let end = match deadline_s {
-                    Some(seconds) => {
-                        format!("until {}", time::of_day(time::now_s().saturating_add(*seconds)))
-                    }
-                    None => "until `weir up` or `weir down`".into(),
-                };
-                Ok(format!("{uplink} drains {end}"))
-            }
-            Request::Use { uplink, force } => {
-                let index = self.uplink(uplink)?;
-                let region = self.executor.writer.region();
-                let word = |family| region.path_state(PathId::new(index, family));
-                let usable = Family::ALL.iter().any(|f| word(*f) & path_state::USABLE != 0);
-                if !self.decider.site().own_traffic {
-                    bail!("this takes weir's routes: remove own_traffic = false from the file");
-                }
-                if !usable && !force {
-                    bail!("{uplink} is down, see `weir uplinks`; --force tries nevertheless");
-                }
-                let caller =
-                    caller.pid.context("the process that asks is not to be seen from here")?;
-                self.confined.enter(caller, index)?;
-                Ok(format!("process {caller} uses {uplink}"))
-            }
+            Request::Drain { uplink, deadline_s } => self.drain(uplink, *deadline_s),
+            Request::Use { uplink, force } => self.confine(uplink, *force, caller),
             Request::Home { policy } => {
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
                 self.decider.ask_home(policy);
@@ -123,21 +89,7 @@ impl Daemon {
                 let lines = warnings.iter().map(|warning| format!("\nwarning: {warning}"));
                 Ok(format!("configuration reloaded{}", lines.collect::<String>()))
             }
-            Request::ResetWeight { uplink, policy } => {
-                let index = self.uplink(uplink)?;
-                let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
-                let was = match policy {
-                    None => self.decider.overrides_mut().weights.remove(&index),
-                    Some(at) => {
-                        self.decider.overrides_mut().member_weights.remove(&(at as u8, index))
-                    }
-                };
-                if was.is_none() {
-                    bail!("the weight of {uplink} is not set by hand there, see `weir overrides`");
-                }
-                self.refuse_weightless(uplink)?;
-                Ok(format!("weight of {uplink} is the file's again"))
-            }
+            Request::ResetWeight { uplink, policy } => self.reset_weight(uplink, policy.as_deref()),
             Request::Weight { uplink, weight, policy } => {
                 let index = self.uplink(uplink)?;
                 let given = u16::try_from(*weight).ok().filter(|w| *w <= Member::MAX_WEIGHT);
@@ -147,6 +99,55 @@ impl Daemon {
                 self.weigh(index, weight, policy.as_deref())
             }
         }
+    }
+
+    fn drain(&mut self, uplink: &str, deadline_s: Option<u64>) -> Result<String> {
+        let index = self.uplink(uplink)?;
+        let hands = &mut self.decider.overrides_mut().hands;
+        if let Some(Hand::Down | Hand::Drained(_)) = hands.get(&index) {
+            bail!("{uplink} is down by hand and has no flows: `weir up {uplink}` first");
+        }
+        let (until, end) = match deadline_s {
+            Some(seconds) => (
+                time::boot_s().saturating_add(seconds),
+                format!("until {}", time::of_day(time::now_s().saturating_add(seconds))),
+            ),
+            None => (Uplink::NO_DEADLINE, "until `weir up` or `weir down`".into()),
+        };
+        hands.insert(index, Hand::Draining(until));
+        Ok(format!("{uplink} drains {end}"))
+    }
+
+    /// Has what the caller's process sends leave by the uplink alone.
+    fn confine(&mut self, uplink: &str, force: bool, caller: &Caller) -> Result<String> {
+        let index = self.uplink(uplink)?;
+        let region = self.executor.writer.region();
+        let word = |family| region.path_state(PathId::new(index, family));
+        let usable = Family::ALL.iter().any(|f| word(*f) & path_state::USABLE != 0);
+        if !self.decider.site().own_traffic {
+            bail!("this takes weir's routes: remove own_traffic = false from the file");
+        }
+        if !usable && !force {
+            bail!("{uplink} is down, see `weir uplinks`; --force tries nevertheless");
+        }
+        let caller = caller.pid.context("the process that asks is not to be seen from here")?;
+        self.confined.enter(caller, index)?;
+        Ok(format!("process {caller} uses {uplink}"))
+    }
+
+    fn reset_weight(&mut self, uplink: &str, policy: Option<&str>) -> Result<String> {
+        let index = self.uplink(uplink)?;
+        let policy = policy.map(|policy| self.policy(policy)).transpose()?;
+        let overrides = self.decider.overrides_mut();
+        let was = match policy {
+            None => overrides.weights.remove(&index),
+            Some(at) => overrides.member_weights.remove(&(at as u8, index)),
+        };
+        if was.is_none() {
+            bail!("the weight of {uplink} is not set by hand there, see `weir overrides`");
+        }
+        self.refuse_weightless(uplink)?;
+        Ok(format!("weight of {uplink} is the file's again"))
     }
 
     fn weigh(&mut self, index: u8, weight: u16, policy: Option<&str>) -> Result<String> {
