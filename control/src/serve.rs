@@ -19,7 +19,7 @@ use weir_api::{Message, Response};
 use weir_site::group::group;
 
 use crate::command_lines::CommandLines;
-use crate::urgent::Words;
+use crate::urgent::PathWords;
 
 /// Who may use the socket beside root unless the file says otherwise, if there is such a group.
 const GROUP: &str = "weir";
@@ -128,7 +128,7 @@ pub fn share(path: &Path, named: Option<&str>) -> Result<()> {
 pub async fn serve(
     listener: StdListener,
     calls: mpsc::Sender<Call>,
-    words: Arc<Words>,
+    words: Arc<PathWords>,
     command_lines: CommandLines,
 ) {
     let listener = match UnixListener::from_std(listener) {
@@ -159,7 +159,7 @@ pub async fn serve(
 /// A connection to the socket.
 struct Session {
     calls: mpsc::Sender<Call>,
-    words: Arc<Words>,
+    words: Arc<PathWords>,
     command_lines: CommandLines,
 }
 
@@ -248,10 +248,10 @@ mod tests {
 
     use super::*;
 
-    fn words() -> Arc<Words> {
+    fn words() -> Arc<PathWords> {
         let region = ControlRegion::anonymous().unwrap();
         let writer = ControlWriter::new(region, NextHops::anonymous().unwrap());
-        Arc::new(Words::new(writer.words()))
+        Arc::new(PathWords::new(writer.words()))
     }
 
     /// Serves at a path.

@@ -45,7 +45,7 @@ const STANDING: u32 = path_state::USABLE
 /// The paths' state words, which the daemon and the urgent thread write: without a lock by
 /// [`state_word`], whose order a model checks. Names are under a lock that is written at a reload
 /// alone, and interfaces are single words: of both, what was before or after is right.
-pub struct Words {
+pub struct PathWords {
     words: StateWords,
     /// By uplink: bits that are in the words of its paths and that the daemon has not heard of.
     said: [AtomicU32; MAX_UPLINKS],
@@ -55,7 +55,7 @@ pub struct Words {
     news: Notify,
 }
 
-impl Words {
+impl PathWords {
     /// Of no uplink yet.
     pub fn new(words: StateWords) -> Self {
         Self {
@@ -156,7 +156,7 @@ fn fallen(word: u32, reasons: u32) -> u32 {
 ///
 /// # Errors
 /// When the thread cannot be started, or the kernel's events cannot be heard.
-pub fn start<F>(words: Arc<Words>, serve: impl FnOnce() -> F + Send + 'static) -> Result<()>
+pub fn start<F>(words: Arc<PathWords>, serve: impl FnOnce() -> F + Send + 'static) -> Result<()>
 where
     F: Future<Output = ()>,
 {
@@ -187,7 +187,7 @@ where
     started.recv().context("the urgent thread ended")?.context("cannot hear link events")
 }
 
-async fn listen(mut events: LinkEvents, words: &Words) {
+async fn listen(mut events: LinkEvents, words: &PathWords) {
     loop {
         match events.next().await {
             // What was lost, the daemon finds in its view: it loses the same events.
@@ -240,10 +240,11 @@ mod tests {
     const CUT: Event = Event::Link { index: 2, up: true, running: false };
 
     /// Two uplinks in use, by interfaces 2 and 3.
-    fn words() -> (Words, ControlRegion) {
+    fn words() -> (PathWords, ControlRegion) {
         let region = ControlRegion::anonymous().unwrap();
-        let words =
-            Words::new(ControlWriter::new(region.clone(), NextHops::anonymous().unwrap()).words());
+        let words = PathWords::new(
+            ControlWriter::new(region.clone(), NextHops::anonymous().unwrap()).words(),
+        );
         let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
         let links = vec![link(1, "lan0"), link(2, "wan0"), link(3, "wan1")];
         let site = weir_site::parse("weir.toml", SITE).unwrap();

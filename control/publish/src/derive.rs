@@ -18,7 +18,7 @@ use crate::overrides::{Hand, Overrides};
 use crate::ports::Ports;
 
 /// Everything to be published, but for the bucket tables.
-pub struct Published {
+pub struct Derived {
     /// The half.
     pub half: Box<ControlHalf>,
     /// By [`Family`], what the kernel and the operator say of each uplink's path, as bits of its
@@ -40,7 +40,7 @@ pub fn derive(
     overrides: &Overrides,
     since: [&[u64]; Family::COUNT],
     last: Option<&ControlHalf>,
-) -> Published {
+) -> Derived {
     let mut half = empty_half();
     half.config_hash = site.hash;
     half.on_dataplane_loss = site.on_dataplane_loss as u8;
@@ -99,7 +99,7 @@ pub fn derive(
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets));
-    Published { half, problems, hosts, hosts6, unresolved }
+    Derived { half, problems, hosts, hosts6, unresolved }
 }
 
 /// The prefixes of all LANs, given or connected, in the families of the site, and the port of each.

@@ -42,7 +42,7 @@ mod states;
 mod tables;
 
 pub use decider::{Decider, Effects, Judged, Now};
-pub use derive::{Published, derive};
+pub use derive::{Derived, derive};
 pub use overrides::{Hand, Overrides};
 pub use states::{Change, States};
 pub use tables::Tables;

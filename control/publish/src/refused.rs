@@ -2,9 +2,9 @@
 
 use weir_layout::control::path_state;
 
-use crate::derive::Published;
+use crate::derive::Derived;
 
-impl Published {
+impl Derived {
     /// Marks the uplinks by these devices, which are told by their kernel index: what is said may be
     /// of another device that had the number.
     pub fn refuse(&mut self, devices: &[u32]) {

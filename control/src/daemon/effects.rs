@@ -15,7 +15,7 @@ use weir_shm::hosts::{HostPrefixes, HostPrefixes6, Hosts4, Hosts6};
 use weir_site::Site;
 
 use crate::hooks::{self, Hooks};
-use crate::urgent::Words;
+use crate::urgent::PathWords;
 
 /// The maps of destinations that stay on the gateway. That of IPv6 may be missing, and its paths
 /// with it.
@@ -24,7 +24,7 @@ pub(super) type Maps = (Hosts4, Option<Hosts6>);
 /// The means.
 pub(super) struct Executor {
     pub writer: ControlWriter,
-    pub words: Arc<Words>,
+    pub words: Arc<PathWords>,
     pub guard: Guard,
     /// None: nothing is entered, in tests without a kernel's maps.
     hosts: Option<Maps>,
@@ -44,7 +44,7 @@ impl Executor {
     /// Outside a tokio runtime with I/O and time.
     pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<Maps>) -> Self {
         Self {
-            words: Arc::new(Words::new(writer.words())),
+            words: Arc::new(PathWords::new(writer.words())),
             writer,
             guard,
             hosts,

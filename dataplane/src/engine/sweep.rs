@@ -156,7 +156,7 @@ impl Sweep {
 }
 
 /// What became of a flow.
-enum End {
+enum Outcome {
     /// It stays, for now at least.
     None,
     Done,
@@ -212,10 +212,10 @@ impl<F: Stored> Sessions<F> {
                 step = GROUP;
             } else if self.concerns(index) {
                 match self.end_one(cx, index, out) {
-                    End::None => {}
-                    End::Done => ends -= 1,
-                    End::Stranded(uplink) => self.sweep.stranded.set(uplink, true),
-                    End::NoRoom => return,
+                    Outcome::None => {}
+                    Outcome::Done => ends -= 1,
+                    Outcome::Stranded(uplink) => self.sweep.stranded.set(uplink, true),
+                    Outcome::NoRoom => return,
                 }
             }
             self.sweep.waits = None;
@@ -239,16 +239,21 @@ impl<F: Stored> Sessions<F> {
         ends && meta.flags & BOTH == BOTH && slot.is_valid()
     }
 
-    fn end_one<B: Buffer>(&mut self, cx: &Context, index: u32, out: &mut impl Output<B>) -> End {
+    fn end_one<B: Buffer>(
+        &mut self,
+        cx: &Context,
+        index: u32,
+        out: &mut impl Output<B>,
+    ) -> Outcome {
         let Some(entry) = self.table.slot(index).read().filter(|e| e.state_owner.worker() == cx.id)
         else {
-            return End::None;
+            return Outcome::None;
         };
         if self.sweep.dead.contains(entry.uplink) && entry.key.proto() == tcp::PROTOCOL {
             return self.end_connection(cx, index, &entry, out);
         }
         if cx.has_address::<F>(entry.uplink, entry.rewrite.src) {
-            return End::None;
+            return Outcome::None;
         }
         if entry.key.proto() == tcp::PROTOCOL {
             return self.reset_or_wait(cx, index, &entry, out);
@@ -256,7 +261,7 @@ impl<F: Stored> Sessions<F> {
         self.mappings.detach(&self.external_of(&entry));
         self.remove(cx, index);
         cx.lane.add(Counter::FlowsMoved, 1);
-        End::Done
+        Outcome::Done
     }
 
     fn end_connection<B: Buffer>(
@@ -265,20 +270,20 @@ impl<F: Stored> Sessions<F> {
         index: u32,
         entry: &Entry<F>,
         out: &mut impl Output<B>,
-    ) -> End {
+    ) -> Outcome {
         let traffic = self.traffic_in(cx, entry);
         // Where a code point decides, the next packet has it.
         let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
-            return End::None;
+            return Outcome::None;
         };
         if cx.is_best(entry.uplink, policy, &traffic) {
-            return End::Stranded(entry.uplink);
+            return Outcome::Stranded(entry.uplink);
         }
         match cx.on_uplink_down(policy) {
-            OnUplinkDown::Keep => End::Done,
+            OnUplinkDown::Keep => Outcome::Done,
             OnUplinkDown::Drop => {
                 flows::close(&self.table, index);
-                End::Done
+                Outcome::Done
             }
             OnUplinkDown::Reset => self.reset_or_wait(cx, index, entry, out),
         }
@@ -290,18 +295,18 @@ impl<F: Stored> Sessions<F> {
         index: u32,
         entry: &Entry<F>,
         out: &mut impl Output<B>,
-    ) -> End {
+    ) -> Outcome {
         let port = cx.port_toward(self.table.slot(entry.peer).action().adjacency);
         let port = cx.snapshot.half.ports.get(usize::from(port));
         let device = port.map_or(0, |port| port.device);
         if self.sweep.passes_over(device) {
-            return End::None;
+            return Outcome::None;
         }
         if self.reset(cx, index, entry, out) {
             self.sweep.full.set(device, false);
-            return End::Done;
+            return Outcome::Done;
         }
-        if self.sweep.refused(device) { End::NoRoom } else { End::None }
+        if self.sweep.refused(device) { Outcome::NoRoom } else { Outcome::None }
     }
 
     /// Resets a connection at both ends, given its forward slot. Its entries stay for what the ends

@@ -7,7 +7,7 @@ use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
 use zerocopy::IntoBytes;
 
 use super::Decider;
-use crate::derive::Published;
+use crate::derive::Derived;
 use crate::guard::{Seen, rulesets};
 use crate::hosts::Sources;
 use crate::lans;
@@ -28,7 +28,7 @@ pub struct Now {
 /// from [`Decider::words`] are to be stored whether they changed or not.
 pub struct Judged {
     now: Now,
-    published: Published,
+    published: Derived,
     /// By family and policy, the uplinks that may take new flows.
     takers: [Vec<u64>; Family::COUNT],
     changes: Vec<Change>,
@@ -95,7 +95,7 @@ impl Decider {
     /// uplink.
     pub fn place(&mut self, judged: Judged, flows: impl Fn(u8) -> u64) -> Effects {
         let Judged { now, published, takers, changes, entries } = judged;
-        let Published { mut half, hosts, hosts6, unresolved, .. } = published;
+        let Derived { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;
         for (paths, takers) in self.paths.iter_mut().zip(&takers) {
             moved |= paths.place(&mut self.load, &mut half, takers, now.ms);

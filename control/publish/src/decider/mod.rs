@@ -29,7 +29,7 @@ use weir_shm::counters::Traffic;
 use weir_site::Site;
 use weir_view::Kernel;
 
-use crate::derive::{Published, derive};
+use crate::derive::{Derived, derive};
 use crate::hosts;
 use crate::implied;
 use crate::lans::Lans;
@@ -175,7 +175,7 @@ impl Decider {
     }
 
     /// What would be published with these overrides.
-    pub fn derive(&self, overrides: &Overrides) -> Published {
+    pub fn derive(&self, overrides: &Overrides) -> Derived {
         let since = self.paths.each_ref().map(|paths| paths.states.since());
         derive(&self.site, &self.kernel, overrides, since, self.half())
     }

@@ -11,7 +11,7 @@ use weir_site::Site;
 use weir_view::Kernel;
 
 use super::Now;
-use crate::derive::Published;
+use crate::derive::Derived;
 use crate::home::Homing;
 use crate::states::{Change, States};
 use crate::tables::Tables;
@@ -72,7 +72,7 @@ impl Paths {
     }
 
     /// Takes what the kernel and the operator say, and lets time pass.
-    pub fn observe(&mut self, published: &Published, now: u64) {
+    pub fn observe(&mut self, published: &Derived, now: u64) {
         self.monitor.observe(&published.problems[self.family.index()], now);
         self.monitor.tick(now);
     }
