@@ -1,8 +1,8 @@
 //! What a rule asks of packets, for people.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use weir_layout::control::{ControlHalf, Port, Prefix, Rule};
+use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule};
 
 /// By port, the name of its interface: the device's, and the VLAN id if it has one.
 pub fn port_names(half: &ControlHalf) -> Vec<String> {
@@ -17,8 +17,11 @@ pub fn port_names(half: &ControlHalf) -> Vec<String> {
 /// What a rule asks of packets; `ports` has the name of each port.
 pub fn criteria(rule: &Rule, ports: &[String]) -> String {
     let prefix = |p: &Prefix| {
-        let [a, b, c, d, ..] = p.address;
-        format!("{}/{}", Ipv4Addr::new(a, b, c, d), p.length)
+        let address: IpAddr = match p.family {
+            6 => p.address.into(),
+            _ => Address(p.address).to_v4().into(),
+        };
+        format!("{address}/{}", p.length)
     };
     let mut words = Vec::new();
     if rule.in_ports != u64::MAX {
@@ -54,6 +57,7 @@ pub fn protocol_name(number: u8) -> String {
         1 => "icmp".into(),
         6 => "tcp".into(),
         17 => "udp".into(),
+        58 => "icmpv6".into(),
         other => other.to_string(),
     }
 }
@@ -78,5 +82,9 @@ mod tests {
         rule.source = Prefix::v4([10, 0, 0, 0], 8);
         rule.protocol = 17;
         assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");
+        let net = "2001:db8:1::".parse::<std::net::Ipv6Addr>().unwrap();
+        let net = Prefix { address: net.octets(), family: 6, length: 48, ..Prefix::ANY };
+        (rule.source, rule.destination) = (Prefix::ANY, net);
+        assert_eq!(criteria(&rule), "udp to 2001:db8:1::/48");
     }
 }
