@@ -8,7 +8,8 @@ mod url;
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use passive::Passive;
 pub use url::Url;
@@ -74,7 +75,7 @@ pub struct Limits {
 }
 
 /// Something that is probed through an uplink.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// Its name in views and logs; unique within the uplink.
     pub name: String,
@@ -83,10 +84,21 @@ pub struct Target {
     pub kind: Probe,
 }
 
+/// A flattened [`Probe`] would take keys that it does not know, so the name is taken out first.
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut keys = toml::Table::deserialize(from)?;
+        let name = keys.remove("name").ok_or_else(|| D::Error::missing_field("name"))?;
+        let name = name.try_into().map_err(|e: toml::de::Error| D::Error::custom(e.message()))?;
+        let kind = keys.try_into().map_err(|e: toml::de::Error| D::Error::custom(e.message()))?;
+        Ok(Self { name, kind })
+    }
+}
+
 /// How a target is probed. Hosts are addresses, never names: health must not hang on a resolver
 /// that is reached by another uplink, or by the one that is judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "probe", rename_all = "lowercase")]
+#[serde(tag = "probe", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Probe {
     /// ICMP or ICMPv6 echo (RFC 792, RFC 4443 §4.1).
     Icmp {

@@ -105,6 +105,26 @@ fn a_url_is_taken_apart() {
 }
 
 #[test]
+fn a_key_that_the_probe_does_not_have_is_refused() {
+    let read = |keys: &str| {
+        let target = format!("[[targets]]\nname = \"a\"\n{keys}");
+        toml::from_str::<Health>(&target).map_err(|error| error.message().to_owned())
+    };
+    let ping = "probe = \"icmp\"\naddress = \"192.0.2.1\"";
+    assert!(read(ping).is_ok());
+    let refused = read(&format!("{ping}\nport = 99")).unwrap_err();
+    assert!(refused.starts_with("unknown field `port`"), "{refused}");
+    let refused =
+        read("probe = \"http\"\nurl = \"http://192.0.2.1\"\nexpect_stauts = 200").unwrap_err();
+    assert!(
+        refused.contains("`expect_stauts`") && refused.contains("`expect_status`"),
+        "{refused}"
+    );
+    let refused = read("probe = \"icmp\"").unwrap_err();
+    assert_eq!(refused, "missing field `address`");
+}
+
+#[test]
 fn settings_survive_toml() {
     let text = r#"
         interval_ms = 200
