@@ -70,13 +70,7 @@ fn uplink(
         spill,
         line,
     };
-    if warn::hosts(&uplink).len() == 1 {
-        c.warnings.push(format!(
-            "uplink {}: all that is probed is one host, and when that fails the uplink is down for \
-             it: add a target of another owner",
-            uplink.name
-        ));
-    }
+    c.warnings.extend(warn::of_targets(&uplink));
     uplink
 }
 

@@ -17,7 +17,6 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
     let mut warnings = Vec::new();
     for uplink in &site.uplinks {
         let UplinkConfig { name, interface, .. } = uplink;
-        let hosts = hosts(uplink);
         let link = kernel.link(interface);
         let left_out = link.map(|link| uplink.left_out(link.index, kernel)).unwrap_or_default();
         if !left_out.is_empty() {
@@ -36,14 +35,19 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
                 || is_link_local(*host) && host.is_ipv6()
                 || nets.iter().flatten().any(|net| net.contains(host))
         };
-        if !hosts.is_empty() && hosts.iter().all(near) {
-            warnings.push(format!(
-                "uplink {name}: all targets are on the link itself, so it looks well while the \
-                 provider behind it is dead: add one on the Internet"
-            ));
+        for family in Family::ALL {
+            let hosts = hosts(uplink, family);
+            if !hosts.is_empty() && hosts.iter().all(near) {
+                warnings.push(format!(
+                    "uplink {}: all targets are on the link itself, so it looks well while the \
+                     provider behind it is dead: add one on the Internet",
+                    path_name(uplink, family)
+                ));
+            }
         }
+        let asks = !hosts(uplink, Family::V4).is_empty();
         // Weir's rules by source address are what makes answers pass the check.
-        if !hosts.is_empty() && !site.own_traffic && site.uplinks.len() > 1 && strict(interface) {
+        if asks && !site.own_traffic && site.uplinks.len() > 1 && strict(interface) {
             warnings.push(format!(
                 "uplink {name}: net.ipv4.conf.{interface}.rp_filter is 1, and without own_traffic \
                  the kernel drops answers to probes unless its default route leads there: set it \
@@ -91,9 +95,8 @@ pub fn unwatched(site: &Site) -> Option<String> {
         uplink.path_health(family).is_some_and(|health| health.implied)
     };
     let paths = |uplink| {
-        let of = |family| is_unwatched(uplink, family).then_some(&uplink.name);
-        let ipv6 = of(Family::V6).map(|name| format!("{name} (IPv6)"));
-        of(Family::V4).cloned().into_iter().chain(ipv6)
+        let unwatched = Family::ALL.into_iter().filter(move |family| is_unwatched(uplink, *family));
+        unwatched.map(move |family| path_name(uplink, family))
     };
     let names: Vec<_> = site.uplinks.iter().flat_map(paths).collect();
     let names = Some(names.join(", ")).filter(|names| !names.is_empty())?;
@@ -181,9 +184,46 @@ fn few_queues(site: &Site, kernel: &Kernel) -> Vec<String> {
     few.into_iter().map(warning).collect()
 }
 
-/// What is probed through an uplink.
-pub fn hosts(uplink: &UplinkConfig) -> BTreeSet<IpAddr> {
-    uplink.health.targets.iter().filter_map(|target| target.kind.host()).collect()
+/// What the file has probed for an uplink's path in a family.
+fn hosts(uplink: &UplinkConfig, family: Family) -> BTreeSet<IpAddr> {
+    let health = uplink.path_health(family).filter(|health| !health.implied);
+    let targets = health.into_iter().flat_map(|health| health.targets);
+    targets.filter_map(|target| target.kind.host()).collect()
+}
+
+/// How an uplink's path is called: as in `weir uplinks`.
+fn path_name(uplink: &UplinkConfig, family: Family) -> String {
+    match family {
+        Family::V4 => uplink.name.clone(),
+        Family::V6 => format!("{} (IPv6)", uplink.name),
+    }
+}
+
+/// What can be said of an uplink's targets without the machine.
+pub fn of_targets(uplink: &UplinkConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for family in Family::ALL {
+        let hosts = hosts(uplink, family);
+        let Some(health) = uplink.path_health(family).filter(|_| !hosts.is_empty()) else {
+            continue;
+        };
+        let path = path_name(uplink, family);
+        if hosts.len() == 1 {
+            warnings.push(format!(
+                "uplink {path}: all that is probed is one host, and when that fails the uplink is \
+                 down for it: add a target of another owner"
+            ));
+        }
+        let targets = health.targets.len();
+        if targets < uplink.health.quorum as usize {
+            warnings.push(format!(
+                "uplink {path}: {targets} of its targets are of this family, so not more than that \
+                 must answer, though quorum is {}: add some",
+                uplink.health.quorum
+            ));
+        }
+    }
+    warnings
 }
 
 /// Does the kernel take router advertisements on an interface (ip-sysctl.rst: where it forwards, with

@@ -55,6 +55,23 @@ fn an_uplink_that_hangs_on_one_host_is_warned_of() {
 }
 
 #[test]
+fn each_family_needs_targets_of_its_own() {
+    let own = "ipv6 = { translate = \"none\", next_hop = \"fe80::1\" }";
+    let more = |hosts: &[&str], quorum: u32| {
+        let targets =
+            targets(hosts).replace("health = {", &format!("health = {{ quorum = {quorum}, "));
+        warnings(&format!("{own}\n{targets}"), false)
+    };
+    let four = ["203.0.113.1", "198.51.100.1"];
+    let six = ["2001:2::1", "2001:2::2"];
+    assert_eq!(more(&[four, six].concat(), 2), [""; 0]);
+    let found = more(&[&four[..], &six[..1]].concat(), 2);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("fiber (IPv6): all that is probed is one host"), "{found:?}");
+    assert!(found[1].contains("fiber (IPv6): 1 of its targets"), "{found:?}");
+}
+
+#[test]
 fn targets_that_see_no_further_than_the_link_are_warned_of() {
     let found = warnings(&targets(&["100.64.0.1", "100.64.0.9"]), false);
     assert!(found.len() == 1 && found[0].contains("on the link itself"), "{found:?}");
