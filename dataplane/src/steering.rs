@@ -7,7 +7,7 @@ use weir_layout::control::{
 use weir_layout::set::IndexSet;
 use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
-use weir_wire::tcp;
+use weir_wire::{icmp, tcp};
 
 use weir_shm::control::ControlRegion;
 
@@ -60,12 +60,18 @@ fn matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
     // The identifier of an ICMP query is no port: a rule about ports does not match it.
     let ports_match = |range, port| any_port(range) || (t.proto != F::ICMP && within(range, port));
     IndexSet::from_bits(rule.in_ports).contains(t.in_port)
-        && (rule.protocol == 0 || rule.protocol == t.proto)
+        && protocol_matches(rule, t)
         && (rule.dscp == 0xff || rule.dscp == t.dscp)
         && t.src.is_in(&rule.source)
         && t.dst.is_in(&rule.destination)
         && ports_match(rule.source_ports, t.sport)
         && ports_match(rule.destination_ports, t.dport)
+}
+
+/// A rule about ICMP is about that of either family.
+fn protocol_matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
+    let is_icmp = rule.protocol == icmp::PROTOCOL && t.proto == F::ICMP;
+    rule.protocol == 0 || rule.protocol == t.proto || is_icmp
 }
 
 /// The uplink of a new flow under a policy, its last resort if no member is usable; `None` without
@@ -154,6 +160,8 @@ fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use weir_wire::family::V6;
+
     use super::*;
     use weir_layout::control::{BUCKETS, Member, Name, Prefix};
     use weir_shm::adjacencies::NextHops;
@@ -248,6 +256,24 @@ mod tests {
         let ping = Traffic { proto: V4::ICMP, sport: 443, dport: 443, ..traffic() };
         assert!(!matches(&Rule { destination_ports: [443, 443], ..Rule::any(0) }, &ping));
         assert!(matches(&Rule::any(0), &ping));
+    }
+
+    #[test]
+    fn a_rule_about_icmp_is_about_that_of_either_family() {
+        let rule = |protocol| Rule { protocol, ..Rule::any(0) };
+        let v4 = Traffic { proto: V4::ICMP, ..traffic() };
+        let v6 = Traffic::<V6> {
+            in_port: 0,
+            src: [1; 16],
+            dst: [2; 16],
+            sport: 7,
+            dport: 7,
+            proto: V6::ICMP,
+            dscp: 0,
+        };
+        assert!(matches(&rule(1), &v4) && matches(&rule(1), &v6));
+        assert!(!matches(&rule(58), &v4) && matches(&rule(58), &v6));
+        assert!(!matches(&rule(6), &v6));
     }
 
     #[test]

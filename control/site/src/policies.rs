@@ -192,11 +192,12 @@ fn protocol(c: &mut Checker<'_>, rule: &Rule) -> u8 {
             "tcp" => 6,
             "udp" => 17,
             "icmp" => 1,
+            "icmpv6" => 58,
             other => {
                 c.refuse(
                     given.span(),
                     format!("protocol \"{other}\" is not known"),
-                    "use \"tcp\", \"udp\", \"icmp\" or a number",
+                    "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\" or a number",
                 );
                 0
             }
