@@ -5,9 +5,10 @@
 //! the worker's sessions in each address family, which are a flow table and what belongs to flows.
 //! While no uplink has a path of IPv6, XDP leaves all of that to the kernel.
 //!
-//! A batch is split by family, and each part goes through in stages, so that the memory of one packet is on its way while the next is
-//! parsed: *classify* (parse, hash, ask for its tags), ask for its slot, *look up*, *act*. Acting on
-//! the next packet of an established flow is the fast path; every other packet takes the slow path.
+//! A batch is split by family, and each part goes through in stages, so that the memory of one packet
+//! is on its way while the next is parsed: *classify* (parse, hash, ask for its tags), ask for its
+//! slot, *look up*, *act*. Acting on the next packet of an established flow is the fast path; every
+//! other packet takes the slow path.
 //!
 //! | module | what it is |
 //! |---|---|

@@ -45,12 +45,12 @@ pub(super) struct Sweep {
     usable: IndexSet,
     /// Uplinks whose connections are to end.
     dead: IndexSet,
+    /// Those of them with connections that have nowhere else to go.
+    stranded: IndexSet,
     /// Uplinks whose addresses changed.
     renumbered: IndexSet,
     /// What told of each uplink's addresses when it was last looked.
     pools: [u64; MAX_UPLINKS],
-    /// Those of them with connections that have nowhere else to go.
-    stranded: IndexSet,
     next: u32,
     left: u32,
     /// The device whose ring the walk waits for, and for how many ticks it has.
