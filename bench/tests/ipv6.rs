@@ -1,6 +1,8 @@
 //! IPv6 with a prefix of one's own: untranslated, by any uplink, in both directions.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::{IpAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use weir_kit::ipv6::{self, SERVER, STRANGER};
 use weir_kit::plan::{Plan, Uplink};
 use weir_kit::topology::Topology;
 use weir_kit::weir::Weir;
-use weir_kit::{clients, iperf, nginx, wait};
+use weir_kit::{clients, iperf, nginx, probed, wait};
 use weir_layout::Family;
 use weir_layout::counters::Counter;
 
@@ -133,6 +135,26 @@ fn the_kernel_beside_it_forwards_nothing_between_lans_and_uplinks() {
     assert_eq!(outbound(&topology), before);
     // The gateway itself is asked as ever.
     assert_eq!(clients::ping(host, ipv6::LAN_GATEWAY, 5).unwrap().received, 5);
+}
+
+#[test]
+fn who_connects_while_no_uplink_is_left_hears_at_once_that_there_is_no_route() {
+    let (topology, weir) = site(Plan::new(2, 1), 0);
+    let connect = |server: IpAddr| {
+        let to = (server, nginx::PORT).into();
+        topology.hosts[0].netns.run(|| TcpStream::connect_timeout(&to, wait::BOUND)).unwrap()
+    };
+    topology.providers.iter().for_each(|provider| provider.set_carrier(false).unwrap());
+    wait::until("no uplink to be left", wait::BOUND, || {
+        let half = weir.snapshot()?.half;
+        let none = half.policies[0].steering.iter().all(|steering| steering.active_tier == 0);
+        Ok(none.then_some(()))
+    })
+    .unwrap();
+    for server in [SERVER.into(), probed::SERVER.into()] {
+        assert_eq!(connect(server).unwrap_err().kind(), ErrorKind::NetworkUnreachable, "{server}");
+    }
+    weir.check_conservation().unwrap();
 }
 
 #[test]

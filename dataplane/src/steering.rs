@@ -2,7 +2,7 @@
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, PathId, Policy, Rule, Selection, Translate, path_state,
+    ControlHalf, IpAddress, Member, PathId, Policy, Rule, Selection, Translate, path_state,
 };
 use weir_layout::set::IndexSet;
 use weir_wire::family::{Family, V4};
@@ -74,35 +74,79 @@ fn protocol_matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
     rule.protocol == 0 || rule.protocol == t.proto || is_icmp
 }
 
-/// The uplink of a new flow under a policy, its last resort if no member is usable; `None` without
-/// either. Nor is there one for a worker that was held up in a batch while two states were published:
-/// with the next batch it works by the newer.
+/// Why no uplink takes a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The policy has no usable uplink.
+    Unreachable,
+    /// None as it seems, but the state that is published has one, or a newer one is on its way: with
+    /// another batch there may be one.
+    Unsettled,
+}
+
+/// The uplink of a new flow under a policy, its last resort if no member is usable.
 pub fn uplink<F: Family>(
     half: &ControlHalf,
     region: &ControlRegion,
     key: [u64; 2],
     policy: u8,
     traffic: &Traffic<F>,
-) -> Option<u8> {
+) -> Result<u8, Refusal> {
     let index = usize::from(policy);
     let is_used =
         |policy: &&Policy| policy.member_count != 0 && policy.steering(F::FAMILY).has_table != 0;
-    let policy = half.policies.get(index).filter(is_used)?;
+    let policy = half.policies.get(index).filter(is_used).ok_or(Refusal::Unreachable)?;
     let mut hash = selection_hash(half, key, policy, traffic);
     let path = |uplink| PathId::new(uplink, F::FAMILY);
     let mut resort = None;
     for _ in 0..RETRIES {
         let bucket = (hash >> 48) as u16;
-        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket)?;
+        // None for a worker that was held up in a batch while two states were published.
+        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket);
+        let uplink = uplink.ok_or(Refusal::Unsettled)?;
         if uplink != NONE && usable(region, path(uplink)) {
-            return Some(uplink);
+            return Ok(uplink);
         }
         if uplink != NONE && resort.is_none() && spared(region, path(uplink)) {
             resort = Some(uplink);
         }
         hash = Purpose::NextBucket.hash(key, hash);
     }
-    resort
+    let member = member::<F>(region, policy, hash);
+    member.or(resort).ok_or(match policy.steering(F::FAMILY).active_tier {
+        0 => Refusal::Unreachable,
+        _ => Refusal::Unsettled,
+    })
+}
+
+/// A usable member by its weight, where no bucket names one: of the best tier, and before those that
+/// are worse or being emptied.
+fn member<F: Family>(region: &ControlRegion, policy: &Policy, hash: u64) -> Option<u8> {
+    const WORSE: u32 = path_state::DEGRADED | path_state::DRAINING;
+    let weight = |member: &Member| u64::from(member.weight & Member::MAX_WEIGHT);
+    let (mut best, mut among, mut total) = (None, IndexSet::EMPTY, 0);
+    for member in policy.members().iter().filter(|member| weight(member) != 0) {
+        let state = region.path_state(PathId::new(member.uplink, F::FAMILY));
+        let rank = (state & WORSE, member.tier);
+        if state & path_state::USABLE == 0 || best.is_some_and(|best| best < rank) {
+            continue;
+        }
+        if best != Some(rank) {
+            (best, among, total) = (Some(rank), IndexSet::EMPTY, 0);
+        }
+        among.set(member.uplink, true);
+        total += weight(member);
+    }
+    let mut share = ((u128::from(hash) * u128::from(total)) >> 64) as u64;
+    let mut members = policy.members().iter().filter(|member| among.contains(member.uplink));
+    let falls_to = |member: &&Member| match share.checked_sub(weight(member)) {
+        Some(rest) => {
+            share = rest;
+            false
+        }
+        None => true,
+    };
+    members.find(falls_to).map(|member| member.uplink)
 }
 
 /// May flows use the path, whatever their policy?
@@ -163,7 +207,7 @@ mod tests {
     use weir_wire::family::V6;
 
     use super::*;
-    use weir_layout::control::{BUCKETS, Member, Name, Prefix};
+    use weir_layout::control::{BUCKETS, Name, Prefix};
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
 
@@ -320,8 +364,30 @@ mod tests {
             let t = Traffic { sport: n, ..traffic() };
             uplink(&snapshot.half, writer.region(), KEY, 0, &t)
         };
-        assert!((0..1000).all(|n| choose(n) == Some(1)));
+        assert!((0..1000).all(|n| choose(n) == Ok(1)));
         writer.set_path_state(PathId::v4(1), 0);
-        assert!((0..1000).all(|n| choose(n).is_none()));
+        assert!((0..1000).all(|n| choose(n) == Err(Refusal::Unreachable)));
+    }
+
+    #[test]
+    fn a_member_that_no_bucket_names_yet_takes_the_flows_of_one_that_went_down() {
+        let (mut writer, Snapshot { mut half, .. }) = {
+            let (writer, snapshot) = two_uplinks(Selection::Flow);
+            (writer, *snapshot)
+        };
+        let choose = |writer: &ControlWriter, half: &ControlHalf, n| {
+            uplink(half, writer.region(), KEY, 0, &Traffic { sport: n, ..traffic() })
+        };
+        half.policies[0].members[1].tier = 2;
+        half.policies[0].steering_mut(V4::FAMILY).active_tier = 1;
+        writer.publish(&mut half, [&[&[0; BUCKETS]], &[]]);
+        assert!((0..1000).all(|n| choose(&writer, &half, n) == Ok(0)));
+        writer.set_path_state(PathId::v4(0), 0);
+        assert!((0..1000).all(|n| choose(&writer, &half, n) == Ok(1)));
+        writer.set_path_state(PathId::v4(1), 0);
+        let refusal = |half: &ControlHalf| choose(&writer, half, 7);
+        assert_eq!(refusal(&half), Err(Refusal::Unsettled), "the published state has one");
+        half.policies[0].steering_mut(V4::FAMILY).active_tier = 0;
+        assert_eq!(refusal(&half), Err(Refusal::Unreachable));
     }
 }

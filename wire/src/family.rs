@@ -47,6 +47,8 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     const TIME_EXCEEDED: [u8; 2];
     /// ICMP type and code: too big, with the next hop's MTU.
     const TOO_BIG: [u8; 2];
+    /// ICMP type and code: no route to the destination (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+    const NO_ROUTE: [u8; 2];
 
     /// An address in 32 bits: itself, or a keyed hash of it.
     fn digest(secret: [u64; 2], address: &Self::Address) -> u32;
@@ -159,6 +161,7 @@ impl Family for V4 {
     const ECHO_REPLY: u8 = icmp::ECHO_REPLY;
     const TIME_EXCEEDED: [u8; 2] = [icmp::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
+    const NO_ROUTE: [u8; 2] = [icmp::UNREACHABLE, 0];
 
     #[inline]
     fn digest(_: [u64; 2], address: &[u8; 4]) -> u32 {
@@ -263,6 +266,7 @@ impl Family for V6 {
     const ECHO_REPLY: u8 = icmpv6::ECHO_REPLY;
     const TIME_EXCEEDED: [u8; 2] = [icmpv6::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmpv6::PACKET_TOO_BIG, 0];
+    const NO_ROUTE: [u8; 2] = [icmpv6::UNREACHABLE, 0];
 
     #[inline]
     fn digest(secret: [u64; 2], address: &[u8; 16]) -> u32 {

@@ -21,7 +21,7 @@ use crate::mappings::{Hashed, Mapping};
 use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
-use crate::steering::{self, Traffic};
+use crate::steering::{self, Refusal, Traffic};
 use weir_wire::key::FlowKey;
 
 /// Where a new flow goes.
@@ -103,7 +103,7 @@ impl Context {
     /// Has a flow on this uplink, which is down, nowhere better to go?
     pub(super) fn is_best<F: Family>(&self, uplink: u8, policy: u8, traffic: &Traffic<F>) -> bool {
         let other = steering::uplink(&self.snapshot.half, &self.control, self.key, policy, traffic);
-        other.is_none_or(|other| other == uplink)
+        other.map_or(true, |other| other == uplink)
     }
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
@@ -157,7 +157,12 @@ impl<F: Stored> Sessions<F> {
                 let prefetched = work.new.and_then(|new| new.choice);
                 let choice = match prefetched {
                     Some(choice) if steering::usable(&cx.control, F::path(choice.uplink)) => choice,
-                    _ => self.choose_egress(cx, policy, &traffic, key)?,
+                    _ => {
+                        let uplink = self.choose_uplink(cx, policy, &traffic);
+                        let uplink =
+                            uplink.map_err(|refusal| cx.refuse(work, refusal, received, out))?;
+                        self.egress_by(cx, uplink, key)?
+                    }
                 };
                 cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
                 // Not before it is known that there is somewhere else to go.
@@ -207,26 +212,26 @@ impl<F: Stored> Sessions<F> {
         cx: &Context,
         policy: u8,
         traffic: &Traffic<F>,
-    ) -> Option<u8> {
-        let heavy = cx.snapshot.half.policies.get(usize::from(policy))?.steering(F::FAMILY).heavy;
+    ) -> Result<u8, Refusal> {
+        let policies = &cx.snapshot.half.policies;
+        let chosen = policies.get(usize::from(policy)).ok_or(Refusal::Unreachable)?;
+        let heavy = chosen.steering(F::FAMILY).heavy;
         if heavy != NONE
             && self.heavy.expects::<F>([&traffic.src, &traffic.dst], cx.now)
             && steering::usable(&cx.control, F::path(heavy))
         {
-            return Some(heavy);
+            return Ok(heavy);
         }
         steering::uplink(&cx.snapshot.half, &cx.control, cx.key, policy, traffic)
     }
 
-    /// Where a flow goes whose endpoint has no mapping.
-    pub(super) fn choose_egress(
+    /// How a flow leaves by an uplink, if its endpoint has no mapping.
+    pub(super) fn egress_by(
         &mut self,
         cx: &mut Context,
-        policy: u8,
-        traffic: &Traffic<F>,
+        uplink: u8,
         key: &FlowKey<F>,
     ) -> Result<EgressChoice<F>, DropReason> {
-        let uplink = self.choose_uplink(cx, policy, traffic).ok_or(Counter::DropNoUplink)?;
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
         if path.translate != Translate::Nat44 as u8 {
             return Ok(EgressChoice { uplink, port: None });

@@ -146,7 +146,7 @@ impl<F: Stored> Sessions<F> {
         };
         let somewhere = || {
             let to = steering::uplink(&cx.snapshot.half, &cx.control, cx.key, number, &traffic);
-            to.is_some_and(|uplink| uplink != entry.uplink)
+            to.is_ok_and(|uplink| uplink != entry.uplink)
         };
         if !(leaves || fails_back) || !somewhere() {
             return;

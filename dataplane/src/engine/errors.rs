@@ -9,7 +9,7 @@
 //! on what routers further inside report.
 //!
 //! The gateway's own are about packets that it cannot forward, and go back to their sender. How many
-//! a second is limited for each host and type, and for each side and type over all hosts (RFC 1812
+//! a second is limited for each host and kind, and for each side and kind over all hosts (RFC 1812
 //! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone. Hosts of a LAN that
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
 //! hardware addresses takes nothing from them.
@@ -27,12 +27,15 @@ use super::sessions::Sessions;
 use crate::answer::{self, RateLimit};
 use crate::icmp_error::{self, Toward};
 use crate::packet::{Buffer, Output, Received};
+use crate::steering::Refusal;
 
-/// Errors of one type to one host, a second.
+/// Kinds of errors: time exceeded, too big, and all others.
+const KINDS: usize = 3;
+/// Errors of one kind to one host, a second.
 const PER_HOST: u32 = 100;
-/// Errors of one type to all of a [`Side`], a second.
+/// Errors of one kind to all of a [`Side`], a second.
 const PER_SIDE: u32 = 1000;
-/// Hosts of a side share so many limits of a type, by a keyed hash.
+/// Hosts of a side share so many limits of a kind, by a keyed hash.
 const HOSTS: usize = 512;
 
 /// Who share limits.
@@ -57,24 +60,28 @@ pub(super) struct ErrorLimits {
 #[derive(Clone, Debug)]
 struct Limits {
     hosts: Box<[RateLimit; HOSTS]>,
-    /// "Time exceeded", and all others.
-    all: [RateLimit; 2],
+    all: [RateLimit; KINDS],
 }
 
 impl ErrorLimits {
     pub(super) fn new(key: [u64; 2]) -> Self {
         let side = || Limits {
             hosts: Box::new([RateLimit::new(PER_HOST); HOSTS]),
-            all: [RateLimit::new(PER_SIDE); 2],
+            all: [RateLimit::new(PER_SIDE); KINDS],
         };
         Self { key, sides: std::array::from_fn(|_| side()) }
     }
 
-    /// May an error of this type go to the host of a side?
-    fn allow<F: Family>(&mut self, host: u64, side: Side, kind: u8, now: u32) -> bool {
-        let place = hash2(self.key, host, kind.into()) as usize % HOSTS;
+    /// May an error of this type and code go to the host of a side?
+    fn allow<F: Family>(&mut self, host: u64, side: Side, kind: [u8; 2], now: u32) -> bool {
+        let kind = match kind {
+            kind if kind == F::TIME_EXCEEDED => 0,
+            kind if kind == F::TOO_BIG => 1,
+            _ => 2,
+        };
+        let place = hash2(self.key, host, kind as u64) as usize % HOSTS;
         let Limits { hosts, all } = &mut self.sides[side as usize];
-        hosts[place].allows(now) && all[usize::from(kind == F::TIME_EXCEEDED[0])].allows(now)
+        hosts[place].allows(now) && all[kind].allows(now)
     }
 }
 
@@ -107,7 +114,7 @@ impl Context {
         };
         // Where the gateway has no address it has nobody to speak for.
         let may = known && F::is_unicast(&from);
-        if !may || !self.errors.allow::<F>(host, side, kind[0], self.now) {
+        if !may || !self.errors.allow::<F>(host, side, kind, self.now) {
             return;
         }
         if let Some(error) = answer::icmp_error::<F>(frame, p, from, kind, rest) {
@@ -130,6 +137,21 @@ impl Context {
         }
         self.send_icmp_error(work, false, received, out, F::TIME_EXCEEDED, 0);
         Counter::DropTtl
+    }
+
+    /// Tells the sender of a packet that would begin a flow that no uplink takes it, where it is not
+    /// for a moment.
+    pub(super) fn refuse<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        refusal: Refusal,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> DropReason {
+        if refusal == Refusal::Unreachable {
+            self.send_icmp_error(work, false, received, out, F::NO_ROUTE, 0);
+        }
+        Counter::DropNoUplink
     }
 
     /// Answers a packet that is larger than the port it would leave by takes.

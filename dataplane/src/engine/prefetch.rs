@@ -113,8 +113,8 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let traffic = traffic_of(&work.parsed, work.port);
-        let choice = self.choose_egress(cx, new.endpoint.of.policy, &traffic, &work.parsed.key());
-        new.choice = choice.ok();
+        let Ok(uplink) = self.choose_uplink(cx, new.endpoint.of.policy, &traffic) else { return };
+        new.choice = self.egress_by(cx, uplink, &work.parsed.key()).ok();
         if let Some((first, _)) = new.choice.and_then(|choice| choice.port) {
             new.external = Some(first.of);
             if first.of.proto != tcp::PROTOCOL {

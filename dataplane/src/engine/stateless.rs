@@ -32,8 +32,7 @@ impl Context {
         }
         let traffic = traffic_of(&work.parsed, work.port);
         let policy = steering::policy(half, &traffic);
-        let uplink =
-            steering::uplink(&self.snapshot.half, &self.control, self.key, policy, &traffic)?;
+        let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic).ok()?;
         let path = F::path(uplink);
         let translate = half.path(path)?.translate;
         let key = work.parsed.key();

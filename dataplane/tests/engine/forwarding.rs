@@ -176,7 +176,7 @@ fn nothing_moves_when_there_is_nowhere_to_go() {
         gateway.set_state(uplink, path_state::ADMIN_DOWN);
     }
     assert_eq!(one(gateway.send(LAN, &tcp_out(40_000, 443, ACK))).0, device);
-    assert!(gateway.send(LAN, &udp_out(1, 2)).is_empty());
+    assert_eq!(one(gateway.send(LAN, &udp_out(1, 2))).0, LAN, "its sender is told");
     assert_eq!(gateway.count(Counter::DropNoUplink), 1);
 }
 

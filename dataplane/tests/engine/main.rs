@@ -13,4 +13,5 @@ mod observations;
 mod robustness;
 mod spoofing;
 mod unasked;
+mod unreachable;
 mod workers;

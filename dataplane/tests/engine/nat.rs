@@ -81,7 +81,7 @@ fn an_endpoint_keeps_its_port_when_a_new_flow_has_nowhere_to_go() {
         (0..3).for_each(|uplink| gateway.set_state(uplink, state));
     };
     states(&mut gateway, path_state::NO_CARRIER);
-    assert!(gateway.send(LAN, &udp_out(40_000, 54)).is_empty());
+    assert_eq!(one(gateway.send(LAN, &udp_out(40_000, 54))).0, LAN, "its sender is told");
     states(&mut gateway, path_state::USABLE);
     assert_eq!(see(&one(gateway.send(LAN, &udp_out(40_000, 55))).1).sport, before);
 }
