@@ -9,6 +9,7 @@
 //! | [`forward`] | may such a packet leave at once? |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
 //! | [`words`] | frame bytes as words, in either tier |
+//! | [`npt`] | IPv6 prefix translation |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
 //!
 //! The crate is `no_std`, has no `unsafe`, never allocates and never panics on any input: the XDP
@@ -27,6 +28,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod key;
+pub mod npt;
 pub mod parse;
 pub mod plain;
 pub mod quoted;
