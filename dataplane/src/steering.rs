@@ -2,7 +2,7 @@
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, Member, PathId, Policy, Rule, Selection, Translate, path_state,
+    ControlHalf, IpAddress, Member, Path, PathId, Policy, Rule, Selection, path_state,
 };
 use weir_layout::set::IndexSet;
 use weir_wire::family::{Family, V4};
@@ -198,7 +198,7 @@ fn selection_hash<F: Family>(
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
     policy.members().iter().any(|member| {
         let path = half.path(PathId::new(member.uplink, F::FAMILY));
-        path.is_some_and(|path| path.translate == Translate::Nat44 as u8)
+        path.is_some_and(Path::translates)
     })
 }
 
@@ -207,7 +207,7 @@ mod tests {
     use weir_wire::family::V6;
 
     use super::*;
-    use weir_layout::control::{BUCKETS, Name, Prefix};
+    use weir_layout::control::{BUCKETS, Name, Prefix, Translate};
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
 
@@ -233,7 +233,7 @@ mod tests {
         let mut half = empty_half();
         for uplink in 0..2u8 {
             half.uplinks[usize::from(uplink)].path_mut(V4::FAMILY).translate =
-                Translate::Nat44 as u8;
+                Translate::Napt as u8;
             half.policies[0].members[usize::from(uplink)] = Member { uplink, tier: 1, weight: 1 };
             writer.set_path_state(PathId::v4(uplink), path_state::USABLE);
         }

@@ -28,8 +28,22 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
         "share": state.share(usize::from(half.default_policy), id.family, id.uplink),
         "next_hop": address(id.family, path.next_hop),
         "addresses": addresses.collect::<Vec<_>>(),
-        "translate": if path.translate == Translate::Nat44 as u8 { "nat44" } else { "none" },
+        "translate": translation(id.family, path.translate),
     }))
+}
+
+/// How the file calls a translation.
+fn translation(family: Family, translate: u8) -> &'static str {
+    const NAPT: u8 = Translate::Napt as u8;
+    const NPT: u8 = Translate::Npt as u8;
+    const SOURCE: u8 = Translate::Source as u8;
+    match (family, translate) {
+        (Family::V4, NAPT) => "nat44",
+        (Family::V6, NAPT) => "nat66",
+        (_, NPT) => "npt66",
+        (_, SOURCE) => "source",
+        _ => "none",
+    }
 }
 
 /// Each uplink: what is its own, and of both its paths.

@@ -32,7 +32,7 @@ pub struct By {
 pub fn uplinks(site: &Site, kernel: &Kernel) -> Vec<By> {
     let by = |uplink: &weir_site::UplinkConfig| {
         let interface = kernel.link(&uplink.interface)?.index;
-        Some(By { interface, routed: uplink.translate == Translate::Nat44 })
+        Some(By { interface, routed: uplink.translate == Translate::Napt })
     };
     site.uplinks.iter().filter_map(by).collect()
 }

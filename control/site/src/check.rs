@@ -25,7 +25,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     interfaces(&mut c, file);
     let uplinks_known = c.unique("uplink", file.uplink.iter().map(|u| &u.get_ref().name));
     let lans = lans::lans(&mut c, file);
-    let mut uplinks = uplinks::uplinks(&mut c, file);
+    let mut uplinks = uplinks::uplinks(&mut c, file, &lans);
     let policies = policies::policies(&mut c, file, &uplinks, &uplinks_known);
     uplinks::enable_passive(&mut uplinks, &policies);
     let policies_known: HashMap<_, _> =

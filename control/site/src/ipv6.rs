@@ -4,20 +4,38 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use toml::Spanned;
-use weir_layout::control::MAX_POOL;
+use weir_layout::control::{MAX_POOL, Translate};
 
 use super::checker::Checker;
-use super::{Ipv6Config, schema};
+use super::prefixes::{self, Delegated};
+use super::schema::{self, Translation6};
+use super::{Ipv6Config, Lan};
 
 /// Checks what the file says of an uplink's IPv6 path. `pooled` are the source addresses of all
-/// uplinks so far, each with the line of its uplink, which is `line` for this one.
+/// uplinks so far, each with the line of its uplink, which is `line` for this one; `delegated`
+/// their prefixes.
 pub fn path(
     c: &mut Checker<'_>,
     given: &Spanned<schema::Ipv6>,
+    lans: &[Lan],
     pooled: &mut HashMap<IpAddr, usize>,
+    delegated: &mut Delegated,
     line: usize,
 ) -> Ipv6Config {
     let of = given.get_ref();
+    let translate = match of.translate.get_ref() {
+        Translation6::None => Translate::None,
+        Translation6::Npt66 => Translate::Npt,
+        Translation6::Nat66 => Translate::Napt,
+        Translation6::Source => Translate::Source,
+    };
+    if of.inbound && matches!(translate, Translate::Napt | Translate::Npt) {
+        c.refuse(
+            of.translate.span(),
+            "inbound = true on a path that translates",
+            "what no flow asked for is not translated: remove it, or say translate = \"none\"",
+        );
+    }
     let next_hop = of.next_hop.as_ref().map(|next_hop| {
         if !is_host(*next_hop.get_ref()) {
             c.refuse(
@@ -51,7 +69,15 @@ pub fn path(
         c.refuse(given.span(), message, "remove some");
     }
     let addresses = of.addresses.iter().map(|address| *address.get_ref()).collect();
-    Ipv6Config { next_hop, addresses, inbound: of.inbound, joint: of.joint }
+    Ipv6Config {
+        translate,
+        next_hop,
+        addresses,
+        prefixes: prefixes::of_path(c, given, lans, delegated),
+        rescue: of.rescue.as_ref().is_some_and(|rescue| *rescue.get_ref()),
+        inbound: of.inbound,
+        joint: of.joint,
+    }
 }
 
 fn is_host(address: Ipv6Addr) -> bool {

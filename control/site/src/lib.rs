@@ -35,6 +35,7 @@ mod machine;
 mod paths;
 mod place;
 mod policies;
+mod prefixes;
 mod read;
 pub mod rules;
 mod schema;
@@ -46,7 +47,7 @@ mod warn;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate};
 use weir_view::Kernel;
@@ -156,18 +157,33 @@ pub struct UplinkConfig {
     pub line: usize,
 }
 
-/// An uplink's IPv6 path. The LANs have prefixes that are the site's own, whatever the provider:
-/// nothing is translated.
+/// An uplink's IPv6 path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ipv6Config {
+    /// How source addresses change.
+    pub translate: Translate,
     /// Next hop; none: the kernel's default route on the interface.
     pub next_hop: Option<Ipv6Addr>,
-    /// Source addresses of probes and of what the gateway sends; empty: the interface's own.
+    /// Source addresses of probes and of what the gateway sends, and the pool of NAT66; empty: the
+    /// interface's own.
     pub addresses: Vec<Ipv6Addr>,
+    /// What its provider delegates.
+    pub prefixes: Vec<PrefixPair>,
+    /// A source of another uplink's prefix, whose uplink is down, leaves by this one, translated.
+    pub rescue: bool,
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
     /// Where one path of the uplink is out of use the other is too.
     pub joint: bool,
+}
+
+/// A prefix that a provider delegates, and what stands inside for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixPair {
+    /// The prefix of LANs that is translated to it; none: hosts have addresses of the provider's.
+    pub inside: Option<Ipv6Net>,
+    /// The provider's.
+    pub outside: Ipv6Net,
 }
 
 /// A policy.

@@ -58,6 +58,14 @@ impl Site {
         self.families().any(|family| family == Family::V6)
     }
 
+    /// Has an uplink a path whose flows get ports of [`nat_ports`](Self::nat_ports)?
+    pub fn translates_ports(&self) -> bool {
+        self.uplinks.iter().any(|uplink| {
+            let ipv6 = uplink.ipv6.as_ref().map(|ipv6| ipv6.translate);
+            uplink.translate == Translate::Napt || ipv6 == Some(Translate::Napt)
+        })
+    }
+
     /// Indices of the uplinks' interfaces that are there.
     pub fn uplink_interfaces(&self, kernel: &Kernel) -> Vec<u32> {
         let links = self.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));
@@ -75,6 +83,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     }
     for uplink in &site.uplinks {
         machine.interface(&uplink.interface, uplink.line);
+        machine.unfinished(uplink);
     }
     for family in site.families() {
         let lan_nets = machine.lans(family, &site.lans);
@@ -84,7 +93,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
             }
         }
     }
-    if site.uplinks.iter().any(|u| u.translate == Translate::Nat44) {
+    if site.translates_ports() {
         machine.ports(site);
     }
     if let Some(group) = site.group.as_deref().filter(|name| group::group(name).is_none()) {
@@ -129,7 +138,19 @@ struct Machine<'k> {
     problems: Vec<Problem>,
 }
 
+/// Translations of IPv6 that the dataplane does not know yet.
+const UNFINISHED: [(Translate, &str); 1] = [(Translate::Source, "source")];
+
 impl Machine<'_> {
+    fn unfinished(&mut self, uplink: &UplinkConfig) {
+        let Some(ipv6) = &uplink.ipv6 else { return };
+        let unfinished = UNFINISHED.iter().find(|(translate, _)| *translate == ipv6.translate);
+        if let Some((_, name)) = unfinished {
+            let message = format!("translate = \"{name}\" is not forwarded yet");
+            self.refuse(uplink.line, message, "say translate = \"none\", or remove `ipv6`");
+        }
+    }
+
     fn refuse(&mut self, line: usize, message: String, remedy: impl Into<String>) {
         let problem = Problem::whole(self.file, message, remedy);
         self.problems.push(Problem { line, column: 1, ..problem });

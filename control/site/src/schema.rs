@@ -1,6 +1,6 @@
 //! The file as TOML has it.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -143,22 +143,35 @@ pub enum Translation {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ipv6 {
-    // There is one, and the file says so: others may come.
-    #[serde(rename = "translate")]
-    pub _translate: Translation6,
+    pub translate: Spanned<Translation6>,
     pub next_hop: Option<Spanned<Ipv6Addr>>,
     #[serde(default)]
     pub addresses: Vec<Spanned<Ipv6Addr>>,
+    pub prefix: Option<Spanned<Ipv6Net>>,
+    pub inside: Option<Spanned<Ipv6Net>>,
+    pub pairs: Option<Spanned<Vec<Pair>>>,
+    pub prefixes: Option<Spanned<Vec<Spanned<Ipv6Net>>>>,
+    pub rescue: Option<Spanned<bool>>,
     #[serde(default)]
     pub inbound: bool,
     #[serde(default)]
     pub joint: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Translation6 {
     None,
+    Npt66,
+    Nat66,
+    Source,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    pub inside: Spanned<Ipv6Net>,
+    pub outside: Spanned<Ipv6Net>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,27 +4,31 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use toml::Spanned;
-use weir_layout::control::{MAX_POOL, Member, Translate};
+use weir_layout::control::{MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
 
 use super::checker::Checker;
+use super::prefixes::{self, Delegated};
 use super::schema::{Addresses, File, Translation, Uplink};
-use super::{MemberConfig, PolicyConfig, UplinkConfig, capacity, ipv6, warn};
+use super::{Lan, MemberConfig, PolicyConfig, UplinkConfig, capacity, ipv6, warn};
 use crate::health::{Fault, Health};
 
-pub fn uplinks(c: &mut Checker<'_>, file: &File) -> Vec<UplinkConfig> {
+pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConfig> {
     let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
     let told = everywhere.check();
-    let mut pooled = HashMap::new();
-    file.uplink
+    let (mut pooled, mut delegated) = (HashMap::new(), Delegated::new());
+    let uplinks = file
+        .uplink
         .iter()
         .map(|given| {
             let health = match &given.get_ref().health {
                 Some(own) => health(c, own, &told),
                 None => everywhere.clone(),
             };
-            uplink(c, given, health, &mut pooled)
+            uplink(c, given, health, lans, &mut pooled, &mut delegated)
         })
-        .collect()
+        .collect();
+    c.too_many("prefixes of uplinks", delegated.len(), MAX_PATH_PREFIXES);
+    uplinks
 }
 
 /// What was inherited with its faults, which are `told`, is not told again.
@@ -35,12 +39,15 @@ fn health(c: &mut Checker<'_>, given: &Spanned<Health>, told: &[Fault]) -> Healt
     given.get_ref().clone()
 }
 
-/// One uplink. `pooled` has the source addresses of those before, each with its uplink's line.
+/// One uplink. `pooled` has the source addresses of those before, each with its uplink's line, and
+/// `delegated` their prefixes.
 fn uplink(
     c: &mut Checker<'_>,
     given: &Spanned<Uplink>,
     health: Health,
+    lans: &[Lan],
     pooled: &mut HashMap<IpAddr, usize>,
+    delegated: &mut Delegated,
 ) -> UplinkConfig {
     let line = c.places.line(given.span().start);
     let u = given.get_ref();
@@ -48,7 +55,7 @@ fn uplink(
     let weight = c.number("weight", &u.weight, 0..i64::from(Member::MAX_WEIGHT) + 1, 1) as u16;
     let addresses = pool(c, given, pooled, line);
     let inbound = inbound(c, u);
-    let ipv6 = u.ipv6.as_ref().map(|given| ipv6::path(c, given, pooled, line));
+    let ipv6 = u.ipv6.as_ref().map(|given| ipv6::path(c, given, lans, pooled, delegated, line));
     let mut refuse = |span, what, help: &str| c.refuse(span, what, help);
     let capacity = capacity::capacity(u.capacity.as_ref(), &mut refuse);
     let spill = capacity::spill(u.spill.as_ref(), capacity, &mut refuse);
@@ -59,7 +66,7 @@ fn uplink(
         next_hop: u.next_hop,
         addresses,
         translate: match u.translate {
-            Translation::Nat44 => Translate::Nat44,
+            Translation::Nat44 => Translate::Napt,
             Translation::None => Translate::None,
         },
         ipv6,
@@ -71,6 +78,7 @@ fn uplink(
         line,
     };
     c.warnings.extend(warn::of_targets(&uplink));
+    c.warnings.extend(prefixes::left_out(&uplink, lans));
     uplink
 }
 

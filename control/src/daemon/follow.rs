@@ -5,7 +5,6 @@ use std::time::Duration;
 use weir_api::time;
 use weir_kernel::own;
 use weir_kernel::watch::Watcher;
-use weir_layout::control::Translate;
 use weir_publish::Now;
 use weir_view::own::Own;
 
@@ -77,10 +76,7 @@ impl Daemon {
     pub(super) fn hold_sysctls(&mut self) {
         let site = self.decider.site();
         if site.sysctls {
-            let translates =
-                |uplink: &weir_site::UplinkConfig| uplink.translate == Translate::Nat44;
-            let translated = site.uplinks.iter().any(translates);
-            let nat_ports = translated.then_some(site.nat_ports);
+            let nat_ports = site.translates_ports().then_some(site.nat_ports);
             let Executor { writer, guard, .. } = &self.executor;
             self.sysctls.hold(nat_ports, writer, guard.stands());
         }

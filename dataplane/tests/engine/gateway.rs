@@ -120,7 +120,7 @@ impl Gateway {
             (u.name, u.port) = (Name::new(&format!("uplink{uplink}")), uplink + 1);
             let path = u.path_mut(Family::V4);
             path.next_hop_mac = Mac::new(next_hop_mac(uplink));
-            path.translate = if uplink < 2 { Translate::Nat44 } else { Translate::None } as u8;
+            path.translate = if uplink < 2 { Translate::Napt } else { Translate::None } as u8;
             (path.nat_lo, path.nat_hi) = (20_000, 60_000);
             (path.pool_len, path.pool[0]) = (1, Address::v4(external(uplink)));
         }

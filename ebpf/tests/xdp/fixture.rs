@@ -106,7 +106,7 @@ impl Fixture {
         uplink.name = Name::new("fiber");
         uplink.port = if role == PortRole::Lan { OTHER_SIDE } else { 0 };
         let path = uplink.path_mut(Family::V4);
-        (path.translate, path.pool_len) = (Translate::Nat44 as u8, 1);
+        (path.translate, path.pool_len) = (Translate::Napt as u8, 1);
         path.pool[0] = Address::v4(WAN_ADDRESS);
         (path.nat_lo, path.nat_hi) = (16_384, 65_535);
         path.next_hop_mac = Mac::new(NEXT_HOP);

@@ -117,3 +117,93 @@ fn a_path_is_unwatched_without_targets_of_its_family() {
     let told = warn::unwatched(&site).unwrap();
     assert!(told.contains("next hop of fiber (IPv6), lte is"), "{told}");
 }
+
+/// The good file, whose LAN has these prefixes and whose first uplink this IPv6 path.
+fn with_prefixes(lan: &str, ipv6: &str) -> String {
+    with_ipv6(ipv6).replacen("\"10.77.0.0/16\"", &format!("\"10.77.0.0/16\", {lan}"), 1)
+}
+
+fn pairs(text: &str) -> Vec<(String, String)> {
+    let site = parse("weir.toml", text).unwrap();
+    let prefixes = site.uplinks[0].ipv6.clone().unwrap().prefixes.into_iter();
+    let inside = |pair: &PrefixPair| pair.inside.map(|net| net.to_string()).unwrap_or_default();
+    prefixes.map(|pair| (inside(&pair), pair.outside.to_string())).collect()
+}
+
+#[test]
+fn the_only_prefix_of_the_lans_is_translated_unless_another_is_named() {
+    let npt = "translate = \"npt66\", prefix = \"2001:2:0:a000::/56\"";
+    let pair = |inside: &str| vec![(inside.to_owned(), "2001:2:0:a000::/56".to_owned())];
+    assert_eq!(pairs(&with_prefixes("\"fd00:1:2::/64\"", npt)), pair("fd00:1:2::/64"));
+    let named = format!("{npt}, inside = \"fd00:1:2::/56\"");
+    assert_eq!(pairs(&with_prefixes("\"fd00:1:2::/64\"", &named)), pair("fd00:1:2::/56"));
+    let found = problems(&with_prefixes("\"fd00:1:2::/64\", \"fd00:1:3::/64\"", npt));
+    assert!(found[0].contains("the LANs have several IPv6 prefixes"), "{found:?}");
+    assert!(found[0].contains("say inside ="), "{found:?}");
+    let found = problems(&with_ipv6(npt));
+    assert!(found[0].contains("the LANs have no IPv6 prefix"), "{found:?}");
+}
+
+#[test]
+fn several_prefixes_are_translated_each_to_its_own() {
+    let npt = "translate = \"npt66\", pairs = [\
+        { inside = \"fd00:1:2::/64\", outside = \"2001:2:0:a000::/64\" }, \
+        { inside = \"fd00:1:3::/64\", outside = \"2001:2:0:a001::/64\" }]";
+    let found = pairs(&with_prefixes("\"fd00:1:2::/64\", \"fd00:1:3::/64\"", npt));
+    let outside: Vec<_> = found.iter().map(|(_, outside)| outside.as_str()).collect();
+    assert_eq!(outside, ["2001:2:0:a000::/64", "2001:2:0:a001::/64"]);
+}
+
+#[test]
+fn a_pair_of_prefixes_that_cannot_be_translated_is_refused() {
+    let one = |inside: &str, outside: &str| {
+        format!(
+            "translate = \"npt66\", pairs = [{{ inside = \"{inside}\", outside = \"{outside}\" }}]"
+        )
+    };
+    let twice = "translate = \"npt66\", pairs = [\
+        { inside = \"fd00:1::/48\", outside = \"2001:2:0:a000::/64\" }, \
+        { inside = \"fd00:1:0:1::/64\", outside = \"2001:2:0:a000::/56\" }]";
+    for (ipv6, message) in [
+        (one("fd00:1::/48", "2001:2:0:a000::1/64"), "has bits set after its length"),
+        (one("fd00:1::/48", "2001:2:0:a000::/80"), "is longer than 64 bits"),
+        (one("fd00:1::/48", "fd00:2::/48"), "is no provider's prefix"),
+        (one("fe80::/64", "2001:2:0:a000::/64"), "no host of a LAN has an address of fe80::/64"),
+        (one("fd00:2::/48", "2001:2:0:a000::/64"), "no LAN has an address of the inside prefix"),
+        (twice.into(), "inside prefix fd00:1:0:1::/64 overlaps fd00:1::/48 of the same path"),
+        (twice.into(), "prefix 2001:2:0:a000::/56 overlaps 2001:2:0:a000::/64 of line"),
+        ("translate = \"npt66\"".into(), "has either `prefix` or `pairs`"),
+        ("translate = \"none\", prefix = \"2001:2::/48\"".into(), "prefix has no effect"),
+        ("translate = \"npt66\", rescue = true".into(), "rescue has no effect"),
+        ("translate = \"source\"".into(), "a path by source has `prefixes`"),
+        (
+            "translate = \"nat66\", inbound = true".into(),
+            "inbound = true on a path that translates",
+        ),
+    ] {
+        let found = problems(&with_prefixes("\"fd00:1::/64\"", &ipv6));
+        assert!(found.iter().any(|one| one.contains(message)), "{ipv6}: {found:#?}");
+    }
+    let own =
+        with_prefixes("\"2001:2:0:a000::/64\"", &one("2001:2:0:a000::/64", "2001:2:0:a000::/56"));
+    let found = problems(&own);
+    assert!(found[0].contains("is of the provider's prefix"), "{found:?}");
+}
+
+#[test]
+fn a_lan_prefix_that_an_uplink_does_not_translate_is_warned_of() {
+    let npt = "translate = \"npt66\", prefix = \"2001:2:0:a000::/56\", inside = \"fd00:1:2::/64\"";
+    let site = parse("weir.toml", &with_prefixes("\"fd00:1:2::/64\", \"fd00:1:3::/64\"", npt));
+    let warnings = site.unwrap().warnings;
+    assert!(warnings.iter().any(|text| text.contains("LAN prefix fd00:1:3::/64")), "{warnings:?}");
+}
+
+#[test]
+fn hosts_may_have_addresses_of_each_provider() {
+    let source = "translate = \"source\", prefixes = [\"2001:2:0:a000::/56\"], rescue = true";
+    let text = with_prefixes("\"2001:2:0:a001::/64\"", source);
+    assert_eq!(pairs(&text), [(String::new(), "2001:2:0:a000::/56".to_owned())]);
+    assert!(parse("weir.toml", &text).unwrap().uplinks[0].ipv6.as_ref().unwrap().rescue);
+    let found = problems(&with_prefixes("\"fd00:1::/64\"", source));
+    assert!(found[0].contains("no LAN has an address of the prefix"), "{found:?}");
+}

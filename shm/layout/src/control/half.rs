@@ -3,8 +3,8 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    Address, Device, IpAddress, PORT_PROBES, PORT_SLOTS, Path, PathId, Policy, Port, PortSlot,
-    Prefix, Rule, Timeouts, Uplink, port_slot,
+    Address, Device, IpAddress, MAX_PATH_PREFIXES, PORT_PROBES, PORT_SLOTS, Path, PathId,
+    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Timeouts, Uplink, port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -65,6 +65,12 @@ pub struct ControlHalf {
     /// By port, [`checksum64`] of the interface's name in the configuration: who the port is while
     /// the interface is missing, and with it the device and the VLAN.
     pub interfaces: [u64; MAX_PORTS],
+    /// Valid entries of `path_prefixes`.
+    pub path_prefix_count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Prefixes of the IPv6 paths.
+    pub path_prefixes: [PathPrefix; MAX_PATH_PREFIXES],
 }
 
 impl ControlHalf {
@@ -103,6 +109,19 @@ impl ControlHalf {
         &self.lan_prefixes[..(self.lan_prefix_count as usize).min(self.lan_prefixes.len())]
     }
 
+    /// The valid entries of `path_prefixes`.
+    #[inline]
+    pub fn path_prefixes(&self) -> &[PathPrefix] {
+        let valid = (self.path_prefix_count as usize).min(self.path_prefixes.len());
+        &self.path_prefixes[..valid]
+    }
+
+    /// Those of an uplink.
+    #[inline]
+    pub fn prefixes_of(&self, uplink: u8) -> impl Iterator<Item = &PathPrefix> {
+        self.path_prefixes().iter().filter(move |prefix| prefix.uplink == uplink)
+    }
+
     /// May packets that come in by this LAN port have this source? Only those of its own prefixes
     /// (RFC 2827).
     pub fn is_behind(&self, port: u8, source: impl IpAddress) -> bool {
@@ -116,6 +135,7 @@ impl ControlHalf {
         self.cores = [u16::MAX; MAX_WORKERS];
         self.timeouts = Timeouts::DEFAULT;
         self.lan_prefix_ports = [NONE; MAX_LAN_PREFIXES];
+        self.path_prefixes = [PathPrefix::UNUSED; MAX_PATH_PREFIXES];
         for port in &mut self.ports {
             port.uplink = NONE;
         }

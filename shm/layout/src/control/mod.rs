@@ -17,6 +17,7 @@
 //! | `half` | one complete published state |
 //! | `uplink` | an uplink, and its two paths |
 //! | `path`, [`path_state`] | an uplink in one address family, and its state word |
+//! | `path_prefix` | which prefixes a path has, and what stands inside for them |
 //! | `policy` | how flows are shared, and what becomes of them |
 //! | `rule` | which policy steers a flow |
 //! | `port`, `device` | where frames come in and leave |
@@ -32,6 +33,7 @@ mod mac;
 mod name;
 mod page;
 mod path;
+mod path_prefix;
 pub mod path_state;
 mod policy;
 mod port;
@@ -46,6 +48,7 @@ pub use mac::Mac;
 pub use name::Name;
 pub use page::{ControlPage, PATHS, PORT_WORDS, SettingsBefore};
 pub use path::{MAX_POOL, Path, PathId, Translate};
+pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
 pub use rule::{Prefix, Rule};

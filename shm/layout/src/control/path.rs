@@ -75,16 +75,27 @@ impl Path {
     pub fn addresses(&self) -> &[Address] {
         &self.pool[..usize::from(self.pool_len).min(self.pool.len())]
     }
+
+    /// Has a host another address by this path than by others?
+    #[inline]
+    pub const fn translates(&self) -> bool {
+        self.translate == Translate::Napt as u8 || self.translate == Translate::Npt as u8
+    }
 }
 
 /// How a path changes source addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Translate {
     /// Source untouched: own prefix, accepted by every provider that carries it.
+    #[default]
     None = 0,
-    /// Network address and port translation to the path's pool.
-    Nat44 = 1,
+    /// Addresses and ports, to the path's pool: NAT44, NAT66.
+    Napt = 1,
+    /// IPv6 prefixes (RFC 6296), by the path's [entries](super::PathPrefix).
+    Npt = 2,
+    /// Source untouched: of the provider's prefix, and no other leaves by the path.
+    Source = 3,
 }
 
 const _: () = assert!(MAX_UPLINKS.is_power_of_two() && size_of::<Path>() == 296);
