@@ -1,4 +1,5 @@
-//! IPv6 for a built site: an own prefix in the LAN, which every provider carries.
+//! IPv6 for a built site: an own prefix in the LAN, which every provider carries, or one inside that
+//! no provider carries, and one of each provider's for it.
 //!
 //! The addresses are those for benchmarking (RFC 5180 §8): weir lets documentation's and unique
 //! local ones go to no provider.
@@ -12,6 +13,8 @@ use crate::topology::{Provider, TOWARDS_GATEWAY, Topology};
 
 /// The LAN's prefix.
 pub const PREFIX: &str = "2001:2:0:100::/64";
+/// The LAN's prefix of a site whose providers do not carry it (RFC 4193).
+pub const INSIDE: &str = "fd00:2:0:100::/64";
 /// An address that the Internet has.
 pub const SERVER: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0xff, 0, 0, 0, 1);
 /// A host of the Internet that nobody in the LAN talks to.
@@ -24,6 +27,19 @@ pub const LAN_GATEWAY: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 0, 0, 1)
 #[must_use]
 pub fn host(index: usize) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 0, 1, index as u16)
+}
+
+/// An address of the LAN, with the prefix that stays inside.
+#[must_use]
+pub fn inside(address: Ipv6Addr) -> Ipv6Addr {
+    let [_, _, _, _, a, b, c, d] = address.segments();
+    Ipv6Addr::new(0xfd00, 2, 0, 0x100, a, b, c, d)
+}
+
+/// What a provider delegates to the site.
+#[must_use]
+pub fn delegated(provider: usize) -> String {
+    format!("2001:2:0:{:x}00::/56", 0xc0 + provider)
 }
 
 /// An address of the link between the gateway and a provider: 1 its router's, 2 the gateway's.
@@ -42,8 +58,31 @@ fn transit(provider: usize, end: u16) -> Ipv6Addr {
 /// # Errors
 /// When the kernel refuses a step.
 pub fn add(topology: &Topology, inbound: usize) -> Result<()> {
+    build(topology, |address| address, |_| PREFIX.into())?;
+    carry_by(topology, inbound)
+}
+
+/// As [`add()`], for a LAN whose prefix no provider carries. Each delegates one of its own.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn add_delegated(topology: &Topology) -> Result<()> {
+    build(topology, inside, delegated)?;
+    (0..topology.providers.len()).try_for_each(|provider| {
+        let (prefix, via) = (delegated(provider), transit(provider, 1));
+        topology.internet.ip(&format!("route add {prefix} via {via} dev isp{provider}\n"))
+    })
+}
+
+/// Builds it: `in_lan` makes addresses of the LAN, `carries` says what a provider carries.
+fn build(
+    topology: &Topology,
+    in_lan: fn(Ipv6Addr) -> Ipv6Addr,
+    carries: fn(usize) -> String,
+) -> Result<()> {
     let Topology { gateway, internet, .. } = topology;
-    let mut lines = format!("addr add {LAN_GATEWAY}/64 dev lan0 nodad\n");
+    let lan_gateway = in_lan(LAN_GATEWAY);
+    let mut lines = format!("addr add {lan_gateway}/64 dev lan0 nodad\n");
     for provider in &topology.providers {
         let (index, device) = (provider.index, provider.interface());
         lines += &format!(
@@ -56,18 +95,19 @@ pub fn add(topology: &Topology, inbound: usize) -> Result<()> {
     }
     forward(gateway)?;
     gateway.ip(&lines)?;
-    topology.providers.iter().try_for_each(add_to_provider)?;
+    for provider in &topology.providers {
+        add_to_provider(provider, &carries(provider.index))?;
+    }
     let mut lines = format!("addr add {SERVER}/128 dev lo\naddr add {STRANGER}/128 dev lo\n");
     for index in 0..topology.providers.len() {
         lines += &format!("addr add {}/64 dev isp{index} nodad\n", transit(index, 2));
     }
     forward(internet)?;
     internet.ip(&lines)?;
-    carry_by(topology, inbound)?;
     for (index, it) in topology.hosts.iter().enumerate() {
         it.netns.ip(&format!(
-            "addr add {}/64 dev eth0 nodad\nroute add default via {LAN_GATEWAY}\n",
-            host(index)
+            "addr add {}/64 dev eth0 nodad\nroute add default via {lan_gateway}\n",
+            in_lan(host(index))
         ))?;
     }
     Ok(())
@@ -82,14 +122,14 @@ pub fn carry_by(topology: &Topology, provider: usize) -> Result<()> {
     topology.internet.ip(&format!("route replace {PREFIX} via {via} dev isp{provider}\n"))
 }
 
-fn add_to_provider(provider: &Provider) -> Result<()> {
+fn add_to_provider(provider: &Provider, prefix: &str) -> Result<()> {
     let (index, netns) = (provider.index, &provider.netns);
     forward(netns)?;
     netns.ip(&format!(
         "addr add {}/64 dev {TOWARDS_GATEWAY} nodad\n\
          addr add {}/64 dev internet nodad\n\
          route add default via {}\n\
-         route add {PREFIX} via {}\n",
+         route add {prefix} via {}\n",
         link(index, 1),
         transit(index, 1),
         transit(index, 2),
@@ -103,13 +143,13 @@ fn add_to_provider(provider: &Provider) -> Result<()> {
             counter foreign {{ }}
             chain ingress {{
                 type filter hook prerouting priority raw
-                iifname {TOWARDS_GATEWAY} ip6 saddr {PREFIX} counter name outbound accept
+                iifname {TOWARDS_GATEWAY} ip6 saddr {prefix} counter name outbound accept
                 iifname {TOWARDS_GATEWAY} ip6 saddr {{ fe80::/10, ::, {} }} accept
                 iifname {TOWARDS_GATEWAY} counter name foreign drop
             }}
             chain egress {{
                 type filter hook postrouting priority 0
-                oifname {TOWARDS_GATEWAY} ip6 daddr {PREFIX} counter name inbound
+                oifname {TOWARDS_GATEWAY} ip6 daddr {prefix} counter name inbound
             }}
         }}\n",
         link(index, 2)
@@ -119,11 +159,11 @@ fn add_to_provider(provider: &Provider) -> Result<()> {
 /// Packets that a provider carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carried {
-    /// From the LAN's prefix.
+    /// From the LAN, with the prefix that it carries.
     pub outbound: u64,
-    /// To it.
+    /// To that.
     pub inbound: u64,
-    /// From the gateway, with a source that the provider refuses.
+    /// With a source that it refuses.
     pub foreign: u64,
 }
 

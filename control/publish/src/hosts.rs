@@ -1,11 +1,12 @@
 //! Destinations that stay on the gateway: what XDP leaves to the kernel.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Path, host_class};
+use weir_layout::control::{ControlHalf, Path, Translate, host_class};
 use weir_site::Site;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
@@ -40,15 +41,16 @@ pub struct Sources<N: Net> {
     lans: Vec<N>,
     /// The gateway's addresses.
     own: Vec<N::Address>,
-    /// Those that uplinks translate to.
-    pools: Vec<N::Address>,
+    /// What uplinks translate to: addresses, and prefixes.
+    pools: Vec<N>,
 }
 
 impl Sources<Ipv4Net> {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
-        let pools = paths.flat_map(Path::addresses).map(|address| address.to_v4().into());
+        let pools = paths.flat_map(Path::addresses);
+        let pools = pools.map(|address| Ipv4Net::from(Ipv4Addr::from(address.to_v4())));
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
@@ -60,9 +62,22 @@ impl Sources<Ipv4Net> {
 }
 
 impl Sources<Ipv6Net> {
-    /// What there is of them now. Rules of IPv6 are not followed: the main table decides.
-    pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet]) -> Self {
-        Self { routes: Arc::clone(&kernel.routes6), ..Self::in_family(site, kernel, lans) }
+    /// What there is of them now; `half` has the uplinks' addresses and prefixes. Rules of IPv6 are
+    /// not followed: the main table decides.
+    pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
+        let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
+        let of_ports = paths.filter(|path| path.translate == Translate::Napt as u8);
+        let addresses = of_ports.flat_map(Path::addresses);
+        let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
+        let prefixes = half.path_prefixes().iter().filter(|prefix| prefix.inside_len > 0);
+        let prefixes = prefixes.filter_map(|prefix| {
+            Ipv6Net::new(Ipv6Addr::from(prefix.outside), prefix.outside_len).ok()
+        });
+        Self {
+            routes: Arc::clone(&kernel.routes6),
+            pools: addresses.chain(prefixes).collect(),
+            ..Self::in_family(site, kernel, lans)
+        }
     }
 }
 
@@ -124,8 +139,8 @@ impl<N: Net> Sources<N> {
         for net in &self.lans {
             hosts.insert(net.prefix(), host_class::LAN);
         }
-        for address in &self.pools {
-            hosts.insert(N::host(*address).prefix(), host_class::POOL);
+        for net in &self.pools {
+            hosts.insert(net.prefix(), host_class::POOL);
         }
         for address in &self.own {
             hosts.insert(N::host(*address).prefix(), host_class::LOCAL);
@@ -248,7 +263,8 @@ mod tests {
         kernel.routes6 = Arc::new(routes.into());
         let site = weir_site::parse("weir.toml", SITE).unwrap();
         let lans = ["192.168.1.0/24".parse().unwrap(), "2001:db8:7::/64".parse().unwrap()];
-        let prefixes = Sources::<Ipv6Net>::of(&site, &kernel, &lans).prefixes();
+        let half = weir_shm::control::empty_half();
+        let prefixes = Sources::<Ipv6Net>::of(&site, &kernel, &lans, &half).prefixes();
         let at = |net: &str| net.parse::<Ipv6Net>().unwrap().prefix();
         let wanted = [
             (at("2001:db8:1::2/128"), host_class::LOCAL),

@@ -8,6 +8,7 @@ use weir_layout::flow::flag;
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
+use weir_wire::npt::Untranslatable;
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -28,8 +29,20 @@ use weir_wire::key::FlowKey;
 #[derive(Clone, Copy)]
 pub(super) struct EgressChoice<F: Family> {
     pub(super) uplink: u8,
-    /// On an uplink that translates: the external port to try first, of those that it may have.
-    pub(super) port: Option<(Hashed<External<F>>, PortSlice)>,
+    pub(super) source: Source<F>,
+}
+
+/// What the source of a new flow becomes.
+#[derive(Clone, Copy)]
+pub(super) enum Source<F: Family> {
+    /// It stays.
+    Same,
+    /// Another address and port: the external port to try first, of those that it may have.
+    Port(Hashed<External<F>>, PortSlice),
+    /// Another address.
+    Address(F::Address),
+    /// Nothing that the provider would take.
+    None(Untranslatable),
 }
 
 /// What a new flow looks like on its uplink.
@@ -44,6 +57,12 @@ impl<F: Stored> Outside<F> {
     /// Untranslated.
     fn same(secret: [u64; 2], key: &FlowKey<F>) -> Self {
         Self { key: *key, answers: key.reversed().hash(secret), external: None }
+    }
+
+    /// From this address.
+    fn from(secret: [u64; 2], key: &FlowKey<F>, source: F::Address) -> Self {
+        let key = FlowKey::new(source, key.dst(), key.sport(), key.dport(), key.proto());
+        Self::same(secret, &key)
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
@@ -114,7 +133,7 @@ impl Context {
         key: &FlowKey<F>,
     ) -> Option<F::Address> {
         let pool = path.addresses();
-        if path.translate != Translate::Nat44 as u8 || pool.is_empty() {
+        if path.translate != Translate::Napt as u8 || pool.is_empty() {
             return None;
         }
         let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src()).into());
@@ -165,6 +184,9 @@ impl<F: Stored> Sessions<F> {
                     }
                 };
                 cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
+                if let Source::None(why) = choice.source {
+                    return Err(cx.answer_untranslatable(work, why, received, out));
+                }
                 // Not before it is known that there is somewhere else to go.
                 let mut old = known;
                 while let Some(Mapping { external, .. }) = old {
@@ -233,8 +255,13 @@ impl<F: Stored> Sessions<F> {
         key: &FlowKey<F>,
     ) -> Result<EgressChoice<F>, DropReason> {
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
-        if path.translate != Translate::Nat44 as u8 {
-            return Ok(EgressChoice { uplink, port: None });
+        if path.translate == Translate::Npt as u8 {
+            let source = cx.outward::<F>(uplink, key.src());
+            let source = source.map_or_else(Source::None, Source::Address);
+            return Ok(EgressChoice { uplink, source });
+        }
+        if path.translate != Translate::Napt as u8 {
+            return Ok(EgressChoice { uplink, source: Source::Same });
         }
         let address = cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
@@ -242,7 +269,7 @@ impl<F: Stored> Sessions<F> {
         let own = u16::from_be_bytes(key.sport());
         let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto(), address, port });
-        Ok(EgressChoice { uplink, port: Some((first, slice)) })
+        Ok(EgressChoice { uplink, source: Source::Port(first, slice) })
     }
 
     /// What the flow looks like on its uplink, by the first port that is free.
@@ -252,8 +279,11 @@ impl<F: Stored> Sessions<F> {
         key: &FlowKey<F>,
         choice: &EgressChoice<F>,
     ) -> Result<Outside<F>, DropReason> {
-        let Some((first, slice)) = choice.port else {
-            return Ok(Outside::same(cx.key, key));
+        let (first, slice) = match choice.source {
+            Source::Same => return Ok(Outside::same(cx.key, key)),
+            Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
+            Source::None(_) => return Err(Counter::DropUntranslatable),
+            Source::Port(first, slice) => (first, slice),
         };
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
         // What comes back to a port that a socket of the gateway has may be for that.

@@ -40,7 +40,7 @@ impl<F: Stored> Sessions<F> {
             }
             self.flows += 1;
             active[usize::from(entry.uplink)] += 1;
-            if has_mapping(entry.flags, entry.key.proto()) {
+            if has_mapping(&cx.snapshot.half, &entry) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
             }

@@ -158,7 +158,7 @@ impl<F: Stored> Sessions<F> {
             self.reset(cx, index, entry, out);
             return;
         }
-        if comes_home == ComeHome::All && has_mapping(entry.flags, entry.key.proto()) {
+        if comes_home == ComeHome::All && has_mapping(&cx.snapshot.half, entry) {
             // Another flow of the endpoint would call it back.
             self.mappings.detach(&self.external_of(entry));
         }

@@ -17,6 +17,7 @@
 //! | `batch` | the stages, and the fast path |
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `prefixes` | what prefix translation makes of a source |
 //! | `stateless` | packets that are sent on without a flow |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
@@ -39,6 +40,7 @@ mod context;
 mod errors;
 mod known_hosts;
 mod prefetch;
+mod prefixes;
 mod prepare;
 mod sessions;
 mod slow_path;
@@ -121,8 +123,8 @@ impl Engine {
         let workers = workers.max(1);
         Self {
             context: Context::new(id, workers, regions, entropy),
-            v4: Sessions::new(id, workers, regions, regions.flows.clone(), entropy),
-            v6: Sessions::new(id, workers, regions, regions.flows6.clone(), entropy),
+            v4: Sessions::new(id, regions, regions.flows.clone(), entropy),
+            v6: Sessions::new(id, regions, regions.flows6.clone(), entropy),
         }
     }
 
@@ -130,9 +132,11 @@ impl Engine {
     pub fn refresh(&mut self) -> bool {
         let newer = self.context.refresh();
         if newer {
-            let uplinks = &self.context.snapshot.half.uplinks;
-            self.v4.sweep.again(V4::FAMILY, uplinks);
-            self.v6.sweep.again(V6::FAMILY, uplinks);
+            let half = &self.context.snapshot.half;
+            self.v4.sweep.again(V4::FAMILY, half);
+            self.v6.sweep.again(V6::FAMILY, half);
+            self.v4.expect_mappings(&self.context);
+            self.v6.expect_mappings(&self.context);
         }
         newer
     }

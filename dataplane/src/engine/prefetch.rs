@@ -15,7 +15,7 @@ use weir_wire::family::Family;
 use weir_wire::parse::Kind;
 use weir_wire::tcp;
 
-use super::admit::EgressChoice;
+use super::admit::{EgressChoice, Source};
 use super::batch::{Stage, Work};
 use super::context::Context;
 use super::sessions::{Sessions, has_mapping, translated};
@@ -78,7 +78,7 @@ impl<F: Stored> Sessions<F> {
             let forward = self.table.slot(slot);
             self.table.prefetch_entry(forward.action().peer);
             if let Some(entry) = forward.read()
-                && has_mapping(entry.flags, entry.key.proto())
+                && has_mapping(&cx.snapshot.half, &entry)
             {
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }
@@ -115,18 +115,25 @@ impl<F: Stored> Sessions<F> {
         let traffic = traffic_of(&work.parsed, work.port);
         let Ok(uplink) = self.choose_uplink(cx, new.endpoint.of.policy, &traffic) else { return };
         new.choice = self.egress_by(cx, uplink, &work.parsed.key()).ok();
-        if let Some((first, _)) = new.choice.and_then(|choice| choice.port) {
-            new.external = Some(first.of);
-            if first.of.proto != tcp::PROTOCOL {
-                self.mappings.prefetch_external(&first);
+        match new.choice.map(|choice| choice.source) {
+            Some(Source::Port(first, _)) => {
+                new.external = Some(first.of);
+                if first.of.proto != tcp::PROTOCOL {
+                    self.mappings.prefetch_external(&first);
+                }
             }
+            Some(Source::Address(address)) => {
+                let (proto, port) = (traffic.proto, traffic.sport);
+                new.external = Some(External { proto, address, port });
+            }
+            Some(Source::Same | Source::None(_)) | None => {}
         }
     }
 
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
     fn prefetch_another_port(&mut self, cx: &mut Context, work: &mut Work<F>) {
         let Some(Prefetched { choice: Some(choice), external, .. }) = &mut work.new else { return };
-        let Some((first, slice)) = &mut choice.port else { return };
+        let Source::Port(first, slice) = &mut choice.source else { return };
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
         }
@@ -177,7 +184,7 @@ impl<F: Stored> Sessions<F> {
         }
         let entries = (group..group + GROUP).filter_map(|index| self.table.slot(index).read());
         for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
-            if has_mapping(entry.flags, entry.key.proto()) {
+            if has_mapping(&cx.snapshot.half, &entry) {
                 self.mappings.prefetch(&self.endpoint_of(cx, &entry));
                 self.mappings.prefetch_external(&self.external_of(&entry));
             }

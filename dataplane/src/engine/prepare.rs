@@ -90,7 +90,7 @@ impl Workers<'_> {
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner<F: Family>(&self, forward: &Entry<F>) -> Option<u8> {
         let key = &forward.key;
-        if !has_mapping(forward.flags, key.proto()) {
+        if !has_mapping(self.half, forward) {
             return Some(forward.state_owner.worker() % self.number);
         }
         let port = u16::from_be_bytes(key.sport());

@@ -1,5 +1,6 @@
 //! The flows of a worker, and what belongs to them.
 
+use weir_layout::control::{ControlHalf, Translate, Uplink};
 use weir_layout::flow::{flag, flows_for};
 use weir_shm::counters::UplinkCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
@@ -39,20 +40,11 @@ pub(super) struct Sessions<F: Stored> {
 }
 
 impl<F: Stored> Sessions<F> {
-    /// Of worker `id` of `workers`, in this table. `entropy` is a secret of this process.
-    pub(super) fn new(
-        id: u8,
-        workers: u8,
-        regions: &Regions,
-        table: FlowTable<F>,
-        entropy: [u64; 2],
-    ) -> Self {
-        // The worker's share of the flows that the table is made for: an index that grew under load
-        // would hold up a batch while it moves.
-        let mappings = flows_for(table.capacity()) as usize / usize::from(workers);
+    /// Of worker `id`, in this table. `entropy` is a secret of this process.
+    pub(super) fn new(id: u8, regions: &Regions, table: FlowTable<F>, entropy: [u64; 2]) -> Self {
         Self {
             table,
-            mappings: Mappings::new(entropy, mappings),
+            mappings: Mappings::new(entropy, 0),
             fragments: Fragments::new(entropy),
             flows: 0,
             claims: Claims::default(),
@@ -61,6 +53,15 @@ impl<F: Stored> Sessions<F> {
             cursor: 0,
             passes: Passes::default(),
             sweep: Sweep::default(),
+        }
+    }
+
+    /// Makes room for the mappings of the worker's share of flows, where a path makes any.
+    pub(super) fn expect_mappings(&mut self, cx: &Context) {
+        let makes_any = |uplink: &Uplink| uplink.path(F::FAMILY).translate == Translate::Napt as u8;
+        if cx.snapshot.half.uplinks.iter().any(makes_any) {
+            let flows = flows_for(self.table.capacity()) as usize;
+            self.mappings.reserve(flows / usize::from(cx.workers));
         }
     }
 
@@ -73,7 +74,8 @@ impl<F: Stored> Sessions<F> {
         let (meta, action) = (slot.meta(), slot.action());
         self.table.retire(forward);
         self.table.retire(action.peer);
-        if has_mapping(meta.flags, meta.proto) {
+        // One without a mapping releases none.
+        if meta.flags & flag::NAT != 0 && meta.proto != tcp::PROTOCOL {
             let external = external_of(meta.proto, &action.rewrite);
             self.mappings.release(&self.mappings.external(external));
         }
@@ -141,9 +143,12 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-/// Does a flow with these flags use its endpoint's mapping?
-pub(super) fn has_mapping(flags: u8, proto: u8) -> bool {
-    flags & flag::NAT != 0 && proto != tcp::PROTOCOL
+/// Does the flow, given its forward entry, use its endpoint's mapping?
+pub(super) fn has_mapping<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> bool {
+    let path = half.path(F::path(forward.uplink));
+    forward.flags & flag::NAT != 0
+        && forward.key.proto() != tcp::PROTOCOL
+        && path.is_some_and(|path| path.translate == Translate::Napt as u8)
 }
 
 /// What a flow of this protocol looks like outside, whose packets from inside are rewritten so.
@@ -178,7 +183,7 @@ mod tests {
         let regions = Regions::anonymous(64, KEY).unwrap();
         let cx = Context::new(0, 1, &regions, KEY);
         let table = FlowTable::<F>::anonymous(64).unwrap();
-        let mut sessions = Sessions::new(0, 1, &regions, table, KEY);
+        let mut sessions = Sessions::new(0, &regions, table, KEY);
         let keys = [first, translated.reversed()];
         let hashes = keys.map(|key| key.hash(KEY));
         let host = Adjacency { mac: [2; 6], port: 0 };

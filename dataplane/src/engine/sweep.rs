@@ -9,9 +9,10 @@
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
-//! An uplink that was given other addresses keeps no flow on an old one: nothing would come back.
+//! An uplink that was given other addresses or prefixes keeps no flow on an old one: nothing would come
+//! back.
 
-use weir_layout::control::{IpAddress, OnUplinkDown, Uplink};
+use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
@@ -47,10 +48,10 @@ pub(super) struct Sweep {
     dead: IndexSet,
     /// Those of them with connections that have nowhere else to go.
     stranded: IndexSet,
-    /// Uplinks whose addresses changed.
+    /// Uplinks whose addresses or prefixes changed.
     renumbered: IndexSet,
-    /// What told of each uplink's addresses when it was last looked.
-    pools: [u64; MAX_UPLINKS],
+    /// What told of each uplink's addresses or prefixes when it was last looked.
+    sources: [u64; MAX_UPLINKS],
     next: u32,
     left: u32,
     /// The device whose ring the walk waits for, and for how many ticks it has.
@@ -68,12 +69,11 @@ pub(super) struct Sweep {
 impl Default for Sweep {
     /// An engine that begins sweeps once: what went down while nobody looked.
     fn default() -> Self {
-        let pools = [0; MAX_UPLINKS];
         Self {
             usable: IndexSet::ALL,
             dead: IndexSet::EMPTY,
             renumbered: IndexSet::EMPTY,
-            pools,
+            sources: [0; MAX_UPLINKS],
             stranded: IndexSet::EMPTY,
             next: 0,
             left: 0,
@@ -88,16 +88,16 @@ impl Default for Sweep {
 
 impl Sweep {
     /// A new state is published: perhaps there is somewhere to go now, or an address is gone.
-    pub(super) fn again(&mut self, family: Family, uplinks: &[Uplink]) {
+    pub(super) fn again(&mut self, family: Family, half: &ControlHalf) {
         let stranded = std::mem::take(&mut self.stranded);
         self.begin(stranded);
         let mut renumbered = IndexSet::EMPTY;
-        for (index, (known, uplink)) in (0..).zip(self.pools.iter_mut().zip(uplinks)) {
-            let path = uplink.path(family);
-            let now = checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len);
+        for (uplink, known) in (0..).zip(&mut self.sources) {
             // Without any address it is down, and may get the same one again.
-            if path.pool_len > 0 && std::mem::replace(known, now) != now {
-                renumbered.set(index, true);
+            if let Some(now) = sources(half, PathId::new(uplink, family))
+                && std::mem::replace(known, now) != now
+            {
+                renumbered.set(uplink, true);
             }
         }
         if !renumbered.is_empty() {
@@ -155,6 +155,17 @@ impl Sweep {
     }
 }
 
+/// A sum of what a path translates to; `None`: to nothing now.
+fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
+    let path = half.path(id)?;
+    if path.translate == Translate::Npt as u8 {
+        let sums = half.prefixes_of(id.uplink).map(|prefix| checksum64(prefix.as_bytes()));
+        return sums.reduce(|sum, next| sum.rotate_left(1) ^ next);
+    }
+    let sum = checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len);
+    (path.pool_len > 0).then_some(sum)
+}
+
 /// What became of a flow.
 enum Outcome {
     /// It stays, for now at least.
@@ -175,6 +186,16 @@ impl Context {
     ) -> bool {
         let path = self.snapshot.half.path(F::path(uplink));
         path.is_some_and(|path| path.addresses().contains(&address.to_address()))
+    }
+
+    /// Would a flow that begins now have the same source outside as this one, or may have it?
+    fn keeps_source<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
+        let (uplink, outside) = (forward.uplink, forward.rewrite.src);
+        let path = self.snapshot.half.path(F::path(uplink));
+        match path.is_some_and(|path| path.translate == Translate::Npt as u8) {
+            true => self.outward::<F>(uplink, forward.key.src()) == Ok(outside),
+            false => self.has_address::<F>(uplink, outside),
+        }
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
@@ -252,7 +273,7 @@ impl<F: Stored> Sessions<F> {
         if self.sweep.dead.contains(entry.uplink) && entry.key.proto() == tcp::PROTOCOL {
             return self.end_connection(cx, index, &entry, out);
         }
-        if cx.has_address::<F>(entry.uplink, entry.rewrite.src) {
+        if cx.keeps_source(&entry) {
             return Outcome::None;
         }
         if entry.key.proto() == tcp::PROTOCOL {

@@ -69,7 +69,14 @@ impl Line {
 impl Index {
     /// Four fifths full at `capacity`.
     pub fn new(capacity: usize) -> Self {
-        Self { lines: vec![Line::EMPTY; capacity / (LINE * 4 / 5) + 1], len: 0 }
+        Self { lines: vec![Line::EMPTY; lines_for(capacity)], len: 0 }
+    }
+
+    /// Makes room for so many numbers, if there is less; `hash_of` is that of any in the index.
+    pub fn reserve(&mut self, capacity: usize, hash_of: impl Fn(u32) -> u64) {
+        if lines_for(capacity) > self.lines.len() {
+            self.resize(capacity, hash_of);
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -99,14 +106,14 @@ impl Index {
     /// Enters a number with its hash; `hash_of` is that of any number in the index.
     pub fn insert(&mut self, number: u32, hash: u64, hash_of: impl Fn(u32) -> u64) {
         if (self.len + 1) * 8 > self.lines.len() * LINE * 7 {
-            self.grow(hash_of);
+            self.resize(self.lines.len() * LINE * 2, hash_of);
         }
         self.place(number, hash);
     }
 
     #[cold]
-    fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
-        let old = std::mem::replace(self, Self::new(self.lines.len() * LINE * 2));
+    fn resize(&mut self, capacity: usize, hash_of: impl Fn(u32) -> u64) {
+        let old = std::mem::replace(self, Self::new(capacity));
         for line in &old.lines {
             for place in (0..LINE).filter(|place| line.tag(*place) != 0) {
                 self.place(line.number(place), hash_of(line.number(place)));
@@ -169,6 +176,11 @@ impl Index {
     }
 }
 
+/// Lines that are four fifths full with so many numbers.
+const fn lines_for(capacity: usize) -> usize {
+    capacity / (LINE * 4 / 5) + 1
+}
+
 /// The byte that a number's place has: of the hash's low half, the high one says the line.
 #[inline]
 fn byte(hash: u64) -> u8 {
@@ -201,6 +213,20 @@ mod tests {
             assert_eq!(index.len(), number as usize);
         }
         assert!(index.lines.iter().all(|line| line.passed == 0 && line.tags == [0; 2]));
+    }
+
+    #[test]
+    fn all_are_found_after_room_was_made_for_more() {
+        let hash_of = |number: u32| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut index = Index::new(0);
+        (0..50).for_each(|number| index.insert(number, hash_of(number), hash_of));
+        index.reserve(100_000, hash_of);
+        let lines = index.lines.len();
+        index.reserve(50, hash_of);
+        assert_eq!((index.lines.len(), index.len()), (lines, 50), "room is never taken away");
+        for number in 0..50 {
+            assert_eq!(index.find(hash_of(number), |n| n == number), Some(number));
+        }
     }
 
     #[test]

@@ -163,6 +163,16 @@ impl<F: Family> Mappings<F> {
         }
     }
 
+    /// Makes room for so many mappings: an index that grew under load would hold up a batch while it
+    /// moves.
+    pub fn reserve(&mut self, capacity: usize) {
+        let (key, records) = (self.key, &self.records);
+        let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
+        let of_external = |n| of_external(key, &records.at(n).external());
+        self.by_endpoint.reserve(capacity, of_endpoint);
+        self.by_external.reserve(capacity, of_external);
+    }
+
     /// An endpoint to look for.
     #[inline]
     pub fn endpoint(&self, endpoint: Endpoint<F>) -> Hashed<Endpoint<F>> {

@@ -17,7 +17,7 @@ use super::gateway::*;
 pub const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
 pub const SERVER6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
 /// Somebody on the way.
-const ROUTER6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+pub const ROUTER6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 /// Behind the uplinks.
 const UPLINKS: [u8; 2] = [1, 2];
 
@@ -28,7 +28,7 @@ fn gateway() -> Gateway {
 }
 
 /// A packet of a protocol between two hosts' port 40000 and 443, with so many bytes of data.
-fn packet(
+pub fn packet(
     [from, to]: [[u8; 6]; 2],
     [src, dst]: [[u8; 16]; 2],
     (proto, answers): (u8, bool),
@@ -58,7 +58,7 @@ fn answer(proto: u8, device: u8) -> Vec<u8> {
 }
 
 /// A packet, whose checksum is right.
-fn see6(frame: &[u8]) -> Parsed6 {
+pub fn see6(frame: &[u8]) -> Parsed6 {
     let p = parse6(frame).unwrap();
     let transport = &frame[p.l4.into()..p.end.into()];
     let pseudo = V6::pseudo(&p.src, &p.dst, p.proto, transport.len() as u16);

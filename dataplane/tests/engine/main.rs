@@ -9,6 +9,8 @@ mod icmp;
 mod incomplete;
 mod ipv6;
 mod nat;
+mod nat66;
+mod npt;
 mod observations;
 mod robustness;
 mod spoofing;

@@ -144,6 +144,9 @@ counters! {
 
         /// XDP drop: malformed IPv4 for the gateway's hardware address.
         XdpDropMalformed = 53, "xdp.drop.malformed";
+
+        /// Drop: the uplink's provider has no address for the source (RFC 6296).
+        DropUntranslatable = 54, "drop.untranslatable";
     }
 }
 
@@ -154,7 +157,9 @@ impl Counter {
     /// Is this a drop of either tier?
     pub const fn is_drop(self) -> bool {
         let index = self as u8;
-        self.is_xdp_drop() || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
+        self.is_xdp_drop()
+            || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
+            || matches!(self, Self::DropUntranslatable)
     }
 
     /// Is this a drop of the XDP program?

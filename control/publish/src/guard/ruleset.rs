@@ -1,7 +1,7 @@
 //! What the table says.
 
 use weir_layout::Family;
-use weir_layout::control::OnDataplaneLoss;
+use weir_layout::control::{OnDataplaneLoss, Translate};
 use weir_site::{Site, UplinkConfig};
 use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, mark};
 use weir_view::{family, local_ports};
@@ -103,6 +103,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          {groups}\
          \t\trt ipsec exists accept\n\
          {}\
+         {}\
          \t\t{unless_lost}\n\
          \t}}\n\
          {}\
@@ -113,6 +114,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         asked(&ports, &to_uplinks),
         ports.set(site.interfaces()),
         passing(near),
+        untranslated(&ports),
         to_lan_addresses(&ports),
         commands(&ports, &to_uplinks),
         translation(site, &lans, near),
@@ -170,6 +172,20 @@ fn passing(near: &[Near]) -> String {
     }
     let accepted = near.iter().map(|near| format!("\t\t{} accept\n", to(near)));
     "\t\tct state invalid counter drop\n".to_owned() + &accepted.collect::<String>()
+}
+
+/// Keeps the LANs' own IPv6 addresses from providers that are given others for them. For IPv4 who
+/// has the kernel stand in has it translate.
+fn untranslated(ports: &Ports<'_>) -> String {
+    let translates = |uplink: &UplinkConfig| {
+        let translate = uplink.ipv6.as_ref().map(|ipv6| ipv6.translate);
+        ports.family == Family::V6 && matches!(translate, Some(Translate::Npt | Translate::Napt))
+    };
+    let held: Vec<_> = ports.uplinks(translates).collect();
+    if held.is_empty() {
+        return String::new();
+    }
+    format!("\t\toifname {} counter drop\n", set(held.into_iter()))
 }
 
 /// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
@@ -418,6 +434,19 @@ mod tests {
         }
         assert!(!text.contains("ip daddr") && !text.contains("10.0.0.1"), "{text}");
         assert!(!text.contains("masquerade"), "nothing is translated: {text}");
+    }
+
+    #[test]
+    fn a_kernel_that_stands_in_sends_no_inside_source_by_a_path_that_translates() {
+        let mut site = site("[gateway]\non_dataplane_loss = \"kernel\"");
+        let text = |site: &Site| ruleset6(site, &Seen::default()).unwrap();
+        let held = "\t\toifname { \"wan0\" } counter drop\n\t\taccept\n";
+        for (translate, is_held) in
+            [(Translate::None, false), (Translate::Npt, true), (Translate::Napt, true)]
+        {
+            site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { translate, ..Default::default() });
+            assert_eq!(text(&site).contains(held), is_held, "{translate:?}");
+        }
     }
 
     #[test]

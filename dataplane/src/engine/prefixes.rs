@@ -1,0 +1,53 @@
+//! Prefix translation of IPv6 (NPTv6, RFC 6296): by a path that translates prefixes a host has the
+//! address that arithmetic gives it, and its ports. A flow's entry pins the uplink and nothing else:
+//! one that is lost is made again with the flow's next packet.
+
+use weir_layout::control::{Address, IpAddress};
+use weir_layout::counters::Counter;
+use weir_wire::family::Family;
+use weir_wire::npt::{self, Untranslatable};
+use weir_wire::{icmpv6, ipv6};
+
+use super::DropReason;
+use super::batch::Work;
+use super::context::Context;
+use crate::packet::{Buffer, Output, Received};
+
+/// Code of "destination unreachable": the source is none that may leave (RFC 4443 §3.1).
+const FAILED_POLICY: u8 = 5;
+/// Code of "parameter problem": a field has a value that cannot be (RFC 4443 §3.4).
+const ERRONEOUS_FIELD: u8 = 0;
+
+impl Context {
+    /// What a source becomes by an uplink whose path translates prefixes.
+    pub(super) fn outward<F: Family>(
+        &self,
+        uplink: u8,
+        source: F::Address,
+    ) -> Result<F::Address, Untranslatable> {
+        let Address(source) = source.to_address();
+        let pair = self.snapshot.half.prefixes_of(uplink).find(|pair| pair.is_inside(source));
+        let outside = npt::outward(pair.ok_or(Untranslatable::Prefix)?, source)?;
+        Ok(F::Address::from_address(Address(outside)))
+    }
+
+    /// Tells the sender of a packet that its address has no other (RFC 6296 §3.2, §3.7).
+    pub(super) fn answer_untranslatable<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        why: Untranslatable,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> DropReason {
+        let (kind, pointer) = match why {
+            Untranslatable::Prefix | Untranslatable::Subnet => {
+                ([icmpv6::UNREACHABLE, FAILED_POLICY], 0)
+            }
+            Untranslatable::Identifier => {
+                ([icmpv6::PARAMETER_PROBLEM, ERRONEOUS_FIELD], ipv6::field::SRC as u32)
+            }
+        };
+        self.send_icmp_error(work, false, received, out, kind, pointer);
+        Counter::DropUntranslatable
+    }
+}

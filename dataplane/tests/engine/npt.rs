@@ -1,0 +1,267 @@
+//! Prefix translation: a host has another address by each uplink, and all else as it was.
+
+use etherparse::{Icmpv6Type, PacketBuilder};
+use weir_dataplane::engine::Engine;
+use weir_layout::Family;
+use weir_layout::control::{BUCKETS, PathId, PathPrefix, Prefix, Translate};
+use weir_layout::counters::Counter;
+use weir_wire::family::{Family as _, V6};
+use weir_wire::npt;
+use weir_wire::parse::parse6;
+use weir_wire::{icmpv6, tcp};
+
+use super::gateway::*;
+use super::ipv6::{ROUTER6, SERVER6, packet, see6};
+
+const INSIDE: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+const HOST6: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0x77];
+/// What the uplinks' providers delegate.
+const OUTSIDE: [[u8; 16]; 2] = [
+    [0x20, 1, 0, 2, 0, 0, 0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [0x20, 1, 0, 2, 0, 0, 0xb0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+];
+
+fn pair(uplink: u8, inside_len: u8, outside_len: u8) -> PathPrefix {
+    let (mut inside, mut outside) = (INSIDE, OUTSIDE[usize::from(uplink)]);
+    inside[usize::from(inside_len / 8)..].fill(0);
+    outside[usize::from(outside_len / 8)..].fill(0);
+    let adjustment = npt::adjustment(inside, outside);
+    PathPrefix {
+        inside,
+        outside,
+        inside_len,
+        outside_len,
+        adjustment,
+        uplink,
+        ..PathPrefix::UNUSED
+    }
+}
+
+/// Uplinks 0 and 1 translate the LAN's prefix, each to its provider's.
+fn gateway() -> Gateway {
+    with([pair(0, 64, 56), pair(1, 64, 56)])
+}
+
+fn with(pairs: [PathPrefix; 2]) -> Gateway {
+    let mut gateway = Gateway::new();
+    gateway.serve_ipv6();
+    for uplink in &mut gateway.half.uplinks[..2] {
+        uplink.path_mut(Family::V6).translate = Translate::Npt as u8;
+    }
+    gateway.half.path_prefixes[..2].copy_from_slice(&pairs);
+    gateway.half.path_prefix_count = 2;
+    gateway.half.lan_prefixes[2] =
+        Prefix { address: [0xfd; 16], family: 6, length: 8, ..Prefix::ANY };
+    gateway.half.lan_prefixes[2].address[1..].fill(0);
+    gateway.publish(BUCKETS / 2);
+    gateway
+}
+
+fn out_from(source: [u8; 16], proto: u8) -> Vec<u8> {
+    packet([HOST_MAC, device_mac(LAN)], [source, SERVER6], (proto, false), 64, 8)
+}
+
+fn out(proto: u8) -> Vec<u8> {
+    out_from(HOST6, proto)
+}
+
+/// The host by the uplink on a device.
+fn outside(device: u8) -> [u8; 16] {
+    npt::outward(&pair(device - 1, 64, 56), HOST6).unwrap()
+}
+
+fn answer(proto: u8, device: u8) -> Vec<u8> {
+    let macs = [next_hop_mac(device - 1), device_mac(device)];
+    packet(macs, [SERVER6, outside(device)], (proto, true), 64, 8)
+}
+
+fn set_state(gateway: &Gateway, device: u8, state: u32) {
+    gateway.writer.set_path_state(PathId::new(device - 1, Family::V6), state);
+}
+
+/// Lets the engine sweep to the end; what left.
+fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+    gateway.engines[0].refresh();
+    while gateway.engines[0].sweep(&mut gateway.wire) {}
+    std::mem::take(&mut gateway.wire.sent)
+}
+
+#[test]
+fn a_flow_leaves_from_its_providers_prefix_with_every_other_byte_as_it_was() {
+    for proto in [UDP, TCP, V6::ICMP] {
+        let mut gateway = gateway();
+        let (device, frame) = one(gateway.send(LAN, &out(proto)));
+        let p = see6(&frame);
+        assert_eq!((p.src, p.dst), (outside(device), SERVER6));
+        assert_eq!(frame[54..], out(proto)[54..], "protocol {proto}");
+        let (back, frame) = one(gateway.send(device, &answer(proto, device)));
+        let p = see6(&frame);
+        assert_eq!((back, p.src, p.dst), (LAN, SERVER6, HOST6));
+        assert_eq!(frame[54..], answer(proto, device)[54..], "protocol {proto}");
+        assert_eq!(one(gateway.send(LAN, &out(proto))).0, device);
+        assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (1, 0));
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn a_wrong_checksum_stays_as_wrong_as_it_was() {
+    let mut gateway = gateway();
+    for proto in [UDP, TCP, V6::ICMP] {
+        let mut frame = out(proto);
+        *frame.last_mut().unwrap() ^= 1;
+        for _ in 0..2 {
+            let (_, sent) = one(gateway.send(LAN, &frame));
+            assert_eq!(sent[54..], frame[54..], "protocol {proto}");
+        }
+    }
+}
+
+#[test]
+fn a_host_without_an_address_at_the_provider_is_told() {
+    let subnet = [0xfd, 0, 0, 1, 0, 2, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1];
+    let other = [0xfd, 0, 0, 9, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1];
+    let [policy, field] = [[icmpv6::UNREACHABLE, 5], [icmpv6::PARAMETER_PROBLEM, 0]];
+    for (source, length, kind, rest) in
+        [(subnet, 48, policy, 0u32), (other, 64, policy, 0), (INSIDE, 64, field, 8)]
+    {
+        let mut gateway = with([pair(0, length, 48), pair(1, length, 48)]);
+        let (device, error) = one(gateway.send(LAN, &out_from(source, UDP)));
+        let p = see6(&error);
+        assert_eq!((device, p.dst), (LAN, source));
+        assert_eq!(error[p.l4.into()..][..2], kind);
+        assert_eq!(error[p.l4.into()..][4..8], rest.to_be_bytes());
+        assert_eq!(gateway.count(Counter::DropUntranslatable), 1);
+        assert_eq!(gateway.engines[0].flows(), 0);
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn an_endpoint_has_one_address_whomever_it_talks_to() {
+    let mut gateway = gateway();
+    let macs = [HOST_MAC, device_mac(LAN)];
+    let mut to = |last| {
+        let mut server = SERVER6;
+        server[15] = last;
+        one(gateway.send(LAN, &packet(macs, [HOST6, server], (UDP, false), 64, 8))).0
+    };
+    let first = to(0);
+    assert!((1..16).all(|last| to(last) == first));
+}
+
+#[test]
+fn a_datagram_flow_goes_on_from_another_providers_prefix() {
+    let mut gateway = gateway();
+    let (first, _) = one(gateway.send(LAN, &out(UDP)));
+    one(gateway.send(first, &answer(UDP, first)));
+    set_state(&gateway, first, 0);
+    assert!(sweep(&mut gateway).is_empty());
+    let (second, frame) = one(gateway.send(LAN, &out(UDP)));
+    assert_eq!((second, see6(&frame).src), (3 - first, outside(3 - first)));
+    assert!(gateway.send(first, &answer(UDP, first)).is_empty(), "it is there no more");
+    assert_eq!(one(gateway.send(second, &answer(UDP, second))).0, LAN);
+    assert_eq!(gateway.count(Counter::FlowsMoved), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_connection_is_reset_at_both_ends_when_its_uplink_goes_down() {
+    let mut gateway = gateway();
+    let (first, _) = one(gateway.send(LAN, &out(TCP)));
+    one(gateway.send(first, &answer(TCP, first)));
+    set_state(&gateway, first, 0);
+    let resets = sweep(&mut gateway);
+    let ends: Vec<_> = resets.iter().map(|(device, frame)| (*device, see6(frame))).collect();
+    assert_eq!(ends.len(), 2);
+    for (device, p) in ends {
+        assert_ne!(p.tcp_flags & tcp::flag::RST, 0);
+        let expected = match device {
+            LAN => (SERVER6, HOST6),
+            _ => (outside(first), SERVER6),
+        };
+        assert_eq!((p.src, p.dst), expected);
+    }
+}
+
+#[test]
+fn a_flow_whose_entry_is_lost_goes_on_from_the_same_address() {
+    let mut gateway = gateway();
+    let (device, frame) = one(gateway.send(LAN, &out(TCP)));
+    let source = see6(&frame).src;
+    let mut later = self::gateway();
+    let (again, frame) = one(later.send(LAN, &out(TCP)));
+    assert_eq!((again, see6(&frame).src), (device, source));
+    assert_eq!(one(later.send(device, &answer(TCP, device))).0, LAN);
+}
+
+#[test]
+fn the_next_process_takes_translated_flows_over_without_mappings() {
+    let mut gateway = gateway();
+    let (device, _) = one(gateway.send(LAN, &out(UDP)));
+    gateway.regions.prepare(&gateway.half);
+    gateway.engines = vec![Engine::new(0, 1, &gateway.regions, [7, 8])];
+    assert_eq!((gateway.engines[0].adopt(), gateway.engines[0].mappings()), (1, 0));
+    assert!(sweep(&mut gateway).is_empty());
+    assert_eq!(one(gateway.send(device, &answer(UDP, device))).0, LAN);
+    assert_eq!(gateway.count(Counter::FlowsMoved), 0);
+}
+
+#[test]
+fn an_error_of_either_side_quotes_the_packet_that_its_receiver_knows() {
+    let mut gateway = gateway();
+    let (device, sent) = one(gateway.send(LAN, &out(UDP)));
+    let (_, delivered) = one(gateway.send(device, &answer(UDP, device)));
+    let error = |macs: [[u8; 6]; 2], [src, dst]: [[u8; 16]; 2], about: &[u8]| {
+        let builder = PacketBuilder::ethernet2(macs[0], macs[1])
+            .ipv6(src, dst, 60)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+        let mut frame = Vec::new();
+        builder.write(&mut frame, about).unwrap();
+        frame
+    };
+    let macs = [next_hop_mac(device - 1), device_mac(device)];
+    let inward = error(macs, [ROUTER6, outside(device)], &sent[14..]);
+    let (back, passed) = one(gateway.send(device, &inward));
+    let p = see6(&passed);
+    assert_eq!((back, p.src, p.dst), (LAN, ROUTER6, HOST6));
+    // Quoted as it was sent, but for the hop that the gateway was.
+    assert_eq!(passed[62..][8..40], out(UDP)[14..][8..40]);
+    assert_eq!(passed[62..][40..], out(UDP)[14..][40..]);
+    let outward = error([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], &delivered[14..]);
+    let (there, passed) = one(gateway.send(LAN, &outward));
+    let p = see6(&passed);
+    assert_eq!((there, p.src, p.dst), (device, outside(device), SERVER6));
+    assert_eq!(passed[62..][8..40], answer(UDP, device)[14..][8..40]);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn an_uplink_with_another_prefix_keeps_no_flow_of_the_old_one() {
+    let mut gateway = gateway();
+    gateway.publish(BUCKETS);
+    for proto in [UDP, TCP] {
+        assert_eq!(one(gateway.send(LAN, &out(proto))).0, 1);
+    }
+    assert!(sweep(&mut gateway).is_empty());
+    let mut renumbered = pair(0, 64, 56);
+    renumbered.outside[6] = 0xc0;
+    renumbered.adjustment = npt::adjustment(renumbered.inside, renumbered.outside);
+    gateway.half.path_prefixes[0] = renumbered;
+    gateway.publish(BUCKETS);
+    assert_eq!(sweep(&mut gateway).len(), 2, "the connection is reset at both ends");
+    let (_, frame) = one(gateway.send(LAN, &out(UDP)));
+    assert_eq!(see6(&frame).src, npt::outward(&renumbered, HOST6).unwrap());
+}
+
+#[test]
+fn a_path_may_translate_beside_one_that_does_not() {
+    let mut gateway = gateway();
+    gateway.half.uplinks[1].path_mut(Family::V6).translate = Translate::None as u8;
+    for (share, device, source) in [(BUCKETS, 1, outside(1)), (0, 2, HOST6)] {
+        gateway.publish(share);
+        let frame = out_from(HOST6, if device == 1 { UDP } else { TCP });
+        let (leaves, frame) = one(gateway.send(LAN, &frame));
+        assert_eq!((leaves, parse6(&frame).unwrap().src), (device, source));
+    }
+}
