@@ -120,6 +120,8 @@ impl Table for V6 {
 const LAST_SEEN: usize = 1;
 /// Where an IPv4 entry's rewrite begins, in words of 64 bits.
 pub const REWRITE4: usize = 3;
+/// Where an IPv6 entry's rewrite begins, likewise.
+pub const REWRITE6: usize = 8;
 
 /// Slots of a group that a search for a flow to forward looks at: of the flows in a full table, one
 /// in a million stands behind three with its own tag. The user tier finds them all.
@@ -340,6 +342,7 @@ const _: () = {
     assert!(offset_of!(FlowEntry4, adjacency) == 8 * V4::OUT);
     assert!(offset_of!(FlowEntry6, adjacency) == 8 * V6::OUT);
     assert!(offset_of!(FlowEntry4, rewrite) == 8 * REWRITE4);
+    assert!(offset_of!(FlowEntry6, rewrite) == 8 * REWRITE6);
     assert!(offset_of!(FlowEntry4, last_seen) == 4 * LAST_SEEN);
     assert!(offset_of!(FlowEntry6, last_seen) == 4 * LAST_SEEN);
     assert!(offset_of!(FlowEntry4, next_seq) == 4 * V4::NEXT_SEQ);

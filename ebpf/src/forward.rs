@@ -17,7 +17,7 @@ use weir_wire::plain::{Header, Ip4, Ip6, Packet};
 use weir_wire::rewrite::{self, LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::{icmp, icmpv6, tcp, udp};
 
-use crate::flows::{self, Found, REWRITE4, Search, Table};
+use crate::flows::{self, Found, REWRITE4, REWRITE6, Search, Table};
 use crate::maps::{self, Published};
 use crate::words::{self, XdpFrame};
 
@@ -199,13 +199,23 @@ impl Forwards for V6 {
         Some((Packet { ip, transport }, room))
     }
 
-    /// One that translates has its rewrite in the second line: the user tier's.
+    /// One that translates has its rewrite in the second line.
     #[inline(always)]
     fn read_action(found: &Found<V6>, packet: &Packet<V6>) -> Option<([u64; 5], u64)> {
         let [.., flags, _, _] = found.meta.to_le_bytes();
-        let [a, b, c, d, ports] = packet.key();
-        let same = [a, b, c, d, ports & 0xffff_ffff];
-        (flags & flag::NAT == 0).then(|| (same, found.word::<{ V6::OUT }>()))
+        let new = if flags & flag::NAT == 0 {
+            let [a, b, c, d, ports] = packet.key();
+            [a, b, c, d, ports & 0xffff_ffff]
+        } else {
+            [
+                found.word::<REWRITE6>(),
+                found.word::<{ REWRITE6 + 1 }>(),
+                found.word::<{ REWRITE6 + 2 }>(),
+                found.word::<{ REWRITE6 + 3 }>(),
+                found.word::<{ REWRITE6 + 4 }>(),
+            ]
+        };
+        Some((new, found.word::<{ V6::OUT }>()))
     }
 
     #[inline(always)]

@@ -68,6 +68,8 @@ fn from_lan(p: &Parsed6) -> Option<Outcome> {
         0 if ipv6::is_global(p.dst) => None,
         0 => Some(MARTIAN),
         host_class::LOCAL => Some((XDP_PASS, Counter::XdpPassLocal)),
+        // Nobody has it; by the kernel's routes it would leave.
+        host_class::POOL => Some(UNASKED),
         _ => Some((XDP_PASS, Counter::XdpPassKernelRoute)),
     }
 }
@@ -81,16 +83,22 @@ fn from_uplink(
     port: &Port,
     p: &Parsed6,
 ) -> Option<Outcome> {
-    if maps::host_class::<V6>(p.dst) != host_class::LAN {
+    let class = maps::host_class::<V6>(p.dst);
+    if !matches!(class, host_class::LAN | host_class::POOL | host_class::LOCAL) {
         return Some(KERNELS);
     }
-    if matches!(maps::host_class::<V6>(p.src), host_class::LOCAL | host_class::LAN) {
+    if matches!(
+        maps::host_class::<V6>(p.src),
+        host_class::LOCAL | host_class::LAN | host_class::POOL
+    ) {
         return Some(MARTIAN);
     }
     // SAFETY: a path of the half.
-    let otherwise = match unsafe { (*published.path(V6::path(port.uplink))).inbound } {
-        0 => UNASKED,
-        _ => (XDP_PASS, Counter::XdpPassKernelRoute),
+    let inbound = unsafe { (*published.path(V6::path(port.uplink))).inbound };
+    let otherwise = match (class, inbound) {
+        (host_class::LOCAL, _) => KERNELS,
+        (host_class::LAN, 1) => (XDP_PASS, Counter::XdpPassKernelRoute),
+        _ => UNASKED,
     };
     let wanted = match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => has_flow(p, &p.key()),

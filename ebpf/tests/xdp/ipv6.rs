@@ -19,18 +19,18 @@ use weir_wire::{icmpv6, tcp, udp};
 
 use crate::fixture::*;
 
-const LAN6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0];
-const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
-const GATEWAY6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 1];
-const SITE6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
+pub const LAN6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0];
+pub const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
+pub const GATEWAY6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 1];
+pub const SITE6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
 const LINK: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const DOCUMENTS: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
-const FORWARDED: (u32, Counter) = (4, Counter::XdpForwarded);
-const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
-const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
-const MARTIAN: (u32, Counter) = (DROP, Counter::XdpDropMartian);
-const KERNELS: (u32, Counter) = (PASS, Counter::XdpPassIpv6);
+pub const FORWARDED: (u32, Counter) = (4, Counter::XdpForwarded);
+pub const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+pub const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
+pub const MARTIAN: (u32, Counter) = (DROP, Counter::XdpDropMartian);
+pub const KERNELS: (u32, Counter) = (PASS, Counter::XdpPassIpv6);
 
 /// With destinations and a next hop of IPv6; a path of it only if weir serves it.
 fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
@@ -50,16 +50,16 @@ fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
     f
 }
 
-fn lan(test: &str) -> Fixture {
+pub fn lan(test: &str) -> Fixture {
     fixture(test, PortRole::Lan, true)
 }
 
-fn uplink(test: &str) -> Fixture {
+pub fn uplink(test: &str) -> Fixture {
     fixture(test, PortRole::Uplink, true)
 }
 
 /// A packet of a protocol, with a hop limit.
-fn packet([src, dst]: [[u8; 16]; 2], proto: u8, hops: u8) -> Vec<u8> {
+pub fn packet([src, dst]: [[u8; 16]; 2], proto: u8, hops: u8) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv6(src, dst, hops);
     let mut frame = Vec::new();
     match proto {
@@ -71,7 +71,7 @@ fn packet([src, dst]: [[u8; 16]; 2], proto: u8, hops: u8) -> Vec<u8> {
     frame
 }
 
-fn out(proto: u8) -> Vec<u8> {
+pub fn out(proto: u8) -> Vec<u8> {
     packet([HOST6, SITE6], proto, 64)
 }
 

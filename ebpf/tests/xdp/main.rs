@@ -3,4 +3,5 @@
 mod fixture;
 mod ipv6;
 mod kernel_tier;
+mod npt;
 mod steering;
