@@ -29,8 +29,6 @@ pub struct Now {
 pub struct Judged {
     now: Now,
     published: Derived,
-    /// By family and policy, the uplinks that may take new flows.
-    takers: [Vec<u64>; Family::COUNT],
     changes: Vec<Change>,
     entries: Vec<Entry>,
 }
@@ -83,22 +81,20 @@ impl Decider {
             paths.monitor.join(other);
         }
         let mut changes = Vec::new();
-        let takers = self.paths.each_mut().map(|paths| {
-            let (changed, takers) = paths.judge(&self.site, &self.load, &mut published.half, now);
-            changes.extend(changed);
-            takers
-        });
-        Judged { now, published, takers, changes, entries }
+        for paths in &mut self.paths {
+            changes.extend(paths.judge(&self.site, &self.load, &mut published.half, now));
+        }
+        Judged { now, published, changes, entries }
     }
 
     /// Places new flows by what was judged, and says what is to be done. `flows` counts those on an
     /// uplink.
     pub fn place(&mut self, judged: Judged, flows: impl Fn(u8) -> u64) -> Effects {
-        let Judged { now, published, takers, changes, entries } = judged;
+        let Judged { now, published, changes, entries } = judged;
         let Derived { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;
-        for (paths, takers) in self.paths.iter_mut().zip(&takers) {
-            moved |= paths.place(&mut self.load, &mut half, takers, now.ms);
+        for paths in &mut self.paths {
+            moved |= paths.place(&mut self.load, &mut half, now.ms);
             paths.bring_home(&self.site, &mut half, &flows, now.ms);
         }
         let shortages = self.shortages(&half);

@@ -25,6 +25,8 @@ pub(super) struct Paths {
     pub monitor: Monitor,
     pub states: States,
     pub tables: Tables,
+    /// By policy, the uplinks that may take new flows, as they were judged last.
+    pub takers: Vec<u64>,
     /// By policy.
     homing: Vec<Homing>,
     /// By uplink: when its next hop was last checked since the path's targets fell silent.
@@ -52,6 +54,7 @@ impl Paths {
             monitor: Monitor::new(family, site, &earlier, now),
             states: States::new(family, words(uplinks).collect(), since.collect()),
             tables: Tables::new(family),
+            takers: Vec::new(),
             homing: vec![Homing::default(); site.policies.len()],
             doubted: Vec::new(),
         };
@@ -77,14 +80,14 @@ impl Paths {
         self.monitor.tick(now);
     }
 
-    /// Judges the paths: the state words that change, and who takes new flows of each policy.
+    /// Judges the paths: who takes new flows of each policy, and the state words that change.
     pub fn judge(
         &mut self,
         site: &Site,
         load: &Load,
         half: &mut ControlHalf,
         now: Now,
-    ) -> (Vec<Change>, Vec<u64>) {
+    ) -> Vec<Change> {
         let Verdict { states, takers } = self.monitor.verdict(site, |policy| {
             let members = half.policies[policy].members().iter();
             let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
@@ -97,21 +100,16 @@ impl Paths {
         for (uplink, since) in half.uplinks.iter_mut().zip(self.states.since()) {
             uplink.path_mut(self.family).since = *since;
         }
-        (changes, takers)
+        self.takers = takers;
+        changes
     }
 
     /// Places new flows; says whether a live table changed.
-    pub fn place(
-        &mut self,
-        load: &mut Load,
-        half: &mut ControlHalf,
-        takers: &[u64],
-        now: u64,
-    ) -> bool {
-        let family = self.family;
+    pub fn place(&mut self, load: &mut Load, half: &mut ControlHalf, now: u64) -> bool {
+        let Self { family, ref takers, ref mut tables, .. } = *self;
         let place =
             |policy: usize, members: &[_], takers| load.place(family, policy, members, takers, now);
-        self.tables.update(half, takers, place)
+        tables.update(half, takers, place)
     }
 
     /// Says of each policy which of its flows come home.
