@@ -84,6 +84,11 @@ impl Source {
         self.state.overrides()
     }
 
+    /// Where it is kept which prefixes LANs were told of.
+    pub fn advertised(&self) -> PathBuf {
+        self.state.advertised()
+    }
+
     /// What is in force.
     pub fn view(&self) -> Configuration {
         let file = self.path.display().to_string();

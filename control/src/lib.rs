@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`probe`] | the probers, each bound to its uplink |
+//! | [`advertise`] | router advertisements, sent |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |
@@ -12,8 +13,10 @@
 //! | [`daemon`] | the control process |
 //! | [`serve`] | the socket by which it is asked |
 //! | `command_lines` | command lines of those who ask |
+//! | `sleep` | waiting |
 #![forbid(unsafe_code)]
 
+pub mod advertise;
 pub mod by_hand;
 mod command_lines;
 pub mod daemon;
@@ -23,6 +26,7 @@ pub mod hooks;
 mod limits;
 pub mod probe;
 pub mod serve;
+mod sleep;
 pub mod state;
 mod urgent;
 pub mod users;

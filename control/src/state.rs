@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `last-good.toml` | the configuration in force: what a start falls back to when the file is refused |
 //! | `overrides.json` | since when each override is in force, and by whom; for people |
+//! | `advertised.json` | by LAN, the prefixes that its hosts may have addresses of |
 //!
 //! A directory is one gateway's: it is locked for life.
 
@@ -59,6 +60,11 @@ impl State {
     /// Since when overrides are in force, and by whom.
     pub fn overrides(&self) -> PathBuf {
         self.directory.join("overrides.json")
+    }
+
+    /// The prefixes that hosts of LANs may have addresses of.
+    pub fn advertised(&self) -> PathBuf {
+        self.directory.join("advertised.json")
     }
 }
 

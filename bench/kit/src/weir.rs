@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use weir_api::{Query, Request, Response, UplinkView};
+use weir_api::{AdvertisedView, Query, Request, Response, UplinkView};
 use weir_health::Entry;
 use weir_layout::Family;
 use weir_layout::control::{BucketTable, PathId, path_state};
@@ -260,10 +260,29 @@ impl Weir {
     /// # Errors
     /// When it cannot be written, or the process is gone.
     pub fn reload(&self, configuration: &str) -> Result<()> {
-        std::fs::write(self.directory.join("weir.toml"), configuration)?;
+        self.write(configuration)?;
         let pid = i32::try_from(self.processes()?[0]).ok().and_then(Pid::from_raw);
         kill_process(pid.context("no control process runs")?, Signal::HUP)?;
         Ok(())
+    }
+
+    /// Gives the control process another configuration to start with.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, configuration: &str) -> Result<()> {
+        Ok(std::fs::write(self.directory.join("weir.toml"), configuration)?)
+    }
+
+    /// What the hosts of LANs were told last by router advertisements.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn advertised(&self) -> Result<Vec<AdvertisedView>> {
+        match weir_api::ask(&self.socket(), &Query::Advertised)? {
+            Response::Advertised { lans } => Ok(lans),
+            other => bail!("no advertisements: {other:?}"),
+        }
     }
 
     /// Process identifiers of the control process and the dataplane.

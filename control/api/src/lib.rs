@@ -22,7 +22,10 @@ use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use weir_health::Entry;
 
-pub use told::{Configuration, Override, PathView, Refused, TargetView, UplinkView};
+pub use told::{
+    AdvertisedPrefix, AdvertisedView, Configuration, Override, PathView, Refused, TargetView,
+    UplinkView,
+};
 
 /// Where the control process listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weir/control.sock";
@@ -64,6 +67,8 @@ pub enum Query {
     Overrides,
     /// Which file is in force.
     Configuration,
+    /// What the hosts of LANs are told by router advertisements.
+    Advertised,
 }
 
 /// What can be changed.
@@ -150,6 +155,11 @@ pub enum Response {
     Configuration {
         /// Its path, and why it is another than the one that was given.
         configuration: Configuration,
+    },
+    /// What the hosts of LANs were told last.
+    Advertised {
+        /// Of each LAN that gets router advertisements.
+        lans: Vec<AdvertisedView>,
     },
     /// Refused; nothing changed.
     Error {

@@ -1,5 +1,6 @@
 //! What responses are made of.
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use weir_health::load::LoadView;
 use weir_health::target::Status;
@@ -89,4 +90,28 @@ pub struct Refused {
     pub time_s: u64,
     /// Why.
     pub why: String,
+}
+
+/// What the hosts of a LAN were told last by router advertisements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedView {
+    /// The LAN's interface.
+    pub lan: String,
+    /// How long the gateway is a default router, seconds; 0: it is none.
+    pub router_lifetime_s: u16,
+    /// The prefixes, those that are no more among them.
+    pub prefixes: Vec<AdvertisedPrefix>,
+    /// What keeps the LAN from being told.
+    pub trouble: Option<String>,
+}
+
+/// A prefix that hosts were told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedPrefix {
+    /// The prefix.
+    pub prefix: Ipv6Net,
+    /// How long its addresses are valid, seconds; 0: it is no more.
+    pub valid_s: u32,
+    /// How long new connections may be made from them, seconds; 0: not now.
+    pub preferred_s: u32,
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod act;
+mod advertised;
 pub mod counters;
 mod criteria;
 mod devices;

@@ -14,7 +14,7 @@ use super::processes::Process;
 use super::state::State;
 use super::table::table;
 use super::uplinks::{uplink_values, uplinks_table};
-use super::{Arguments, devices, output};
+use super::{Arguments, advertised, devices, output};
 
 /// `weir status`; and whether both processes run and answer.
 pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
@@ -22,6 +22,10 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     let configuration = match weir_api::ask(&arguments.socket, &Query::Configuration) {
         Ok(Response::Configuration { configuration }) => Some(configuration),
         _ => None,
+    };
+    let advertised = match &configuration {
+        Some(_) => advertised::lans(arguments),
+        None => Vec::new(),
     };
     // After that: a process which is stopped has been silent for as long as was waited for it.
     let page = match Status::open(pins, Access::Read) {
@@ -62,6 +66,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
             "flows": flows,
             "flow_slots": page.flows[Family::V4.index()].size / 64,
             "devices": devices,
+            "advertisements": advertised,
             "uplinks": uplink_values(&state),
         });
         return Ok((output::json("status", value), well));
@@ -79,6 +84,10 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
         &devices,
         &["interface", "state", "why", "xdp", "mode", "sockets", "mtu", "rx_lost"],
     );
+    if !advertised.is_empty() {
+        text += "\n";
+        text += &advertised::lines(&advertised);
+    }
     text += "\n";
     text += &uplinks_table(pins)?;
     Ok((text, well))

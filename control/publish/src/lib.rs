@@ -16,12 +16,14 @@
 //! | [`hosts`], `destinations` | destinations of packets from LANs that are the kernel's |
 //! | `near` | networks that are reached by one uplink alone |
 //! | [`home`] | when flows leave the uplinks of a worse tier |
+//! | `advertised` | what the hosts of each LAN are told by router advertisements |
 //! | [`implied`] | what is probed where nothing is configured |
 //! | [`lans`] | the LANs that are out of use |
 //! | [`own`] | rules and routes for what the gateway itself sends |
 //! | [`guard`] | the nftables table that keeps the kernel from forwarding on its own |
 #![forbid(unsafe_code)]
 
+mod advertised;
 pub mod beside;
 mod decider;
 mod derive;
@@ -41,6 +43,7 @@ mod refused;
 mod states;
 mod tables;
 
+pub use advertised::{Advertised, advertised};
 pub use decider::{Decider, Effects, Judged, Now};
 pub use derive::{Derived, derive};
 pub use overrides::{Hand, Overrides};

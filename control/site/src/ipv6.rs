@@ -80,6 +80,7 @@ pub fn path(
     }
 }
 
-fn is_host(address: Ipv6Addr) -> bool {
+/// Is it the address of one host?
+pub fn is_host(address: Ipv6Addr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
 }

@@ -3,10 +3,10 @@
 use ipnet::IpNet;
 use weir_layout::control::MAX_LAN_PREFIXES;
 
-use super::Lan;
 use super::checker::Checker;
 use super::machine::overlap;
 use super::schema::File;
+use super::{Lan, ra};
 
 pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
     let has_ipv6 = file.has_ipv6();
@@ -29,7 +29,14 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
             seen.push((prefix, c.places.line(spanned.span().start)));
             prefixes.push(prefix);
         }
-        lans.push(Lan { interface: lan.interface.get_ref().clone(), prefixes, line });
+        let ra = lan.ra.as_ref().map(|given| {
+            if !has_ipv6 {
+                let message = "router advertisements for a LAN, and no uplink has IPv6";
+                c.refuse(given.span(), message, "give an uplink `ipv6`, or remove `ra`");
+            }
+            ra::advertisements(c, given)
+        });
+        lans.push(Lan { interface: lan.interface.get_ref().clone(), prefixes, ra, line });
     }
     c.too_many("LAN prefixes", seen.len(), MAX_LAN_PREFIXES);
     lans

@@ -8,7 +8,7 @@
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
-//! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies` | its parts |
+//! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `ra` | its parts |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `frames` | what is allowed and unwise |
@@ -36,6 +36,7 @@ mod paths;
 mod place;
 mod policies;
 mod prefixes;
+mod ra;
 mod read;
 pub mod rules;
 mod schema;
@@ -57,6 +58,7 @@ use crate::load::{Balance, Capacity, Spill};
 
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
+pub use ra::RaConfig;
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
 /// stand for themselves wherever weir writes it?
@@ -122,6 +124,8 @@ pub struct Lan {
     pub interface: String,
     /// Prefixes behind it; none of a family: the interface's own.
     pub prefixes: Vec<IpNet>,
+    /// What its hosts are told by router advertisements; none: weir sends none.
+    pub ra: Option<RaConfig>,
     /// Where in the file.
     pub line: usize,
 }

@@ -98,6 +98,28 @@ pub struct Lan {
     pub interface: Spanned<String>,
     #[serde(default)]
     pub prefixes: Vec<Spanned<IpNet>>,
+    pub ra: Option<Spanned<Ra>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ra {
+    #[serde(default)]
+    pub prefixes: Vec<Spanned<IpNet>>,
+    #[serde(default)]
+    pub dns: Vec<Spanned<Ipv6Addr>>,
+    #[serde(default)]
+    pub search: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub routes: Vec<Spanned<IpNet>>,
+    pub mtu: Option<Spanned<i64>>,
+    #[serde(default = "yes")]
+    pub default_router: bool,
+    pub router_lifetime: Option<Spanned<String>>,
+    #[serde(default)]
+    pub managed: bool,
+    #[serde(default)]
+    pub other: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,7 @@ use weir_shm::control::ControlWriter;
 use weir_shm::hosts::{HostPrefixes, HostPrefixes6, Hosts4, Hosts6};
 use weir_site::Site;
 
+use crate::advertise::Advertisers;
 use crate::hooks::{self, Hooks};
 use crate::urgent::PathWords;
 
@@ -26,6 +27,7 @@ pub(super) struct Executor {
     pub writer: ControlWriter,
     pub words: Arc<PathWords>,
     pub guard: Guard,
+    pub advertisers: Advertisers,
     /// None: nothing is entered, in tests without a kernel's maps.
     hosts: Option<Maps>,
     hooks: Hooks,
@@ -42,11 +44,17 @@ pub(super) struct Executor {
 impl Executor {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub fn new(writer: ControlWriter, guard: Guard, hosts: Option<Maps>) -> Self {
+    pub fn new(
+        writer: ControlWriter,
+        guard: Guard,
+        advertisers: Advertisers,
+        hosts: Option<Maps>,
+    ) -> Self {
         Self {
             words: Arc::new(PathWords::new(writer.words())),
             writer,
             guard,
+            advertisers,
             hosts,
             hooks: Hooks::start(hooks::PATIENCE),
             untold: Vec::new(),

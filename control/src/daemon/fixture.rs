@@ -19,6 +19,7 @@ use weir_view::{Kernel, Link, NeighbourEntry};
 use super::Daemon;
 use super::effects::Executor;
 use super::start::Held;
+use crate::advertise::Advertisers;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
 use crate::probe;
@@ -72,10 +73,12 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let site = weir_site::parse("weir.toml", SITE).unwrap();
     let decider = Decider::new(site, kernel(), &region, "weir", now);
     let writer = ControlWriter::new(region, NextHops::anonymous().unwrap());
-    let executor = Executor::new(writer, Guard::absent(), None);
     let state = State::open(Path::new("/proc/none")).unwrap();
+    let source = Source::new(Path::new("weir.toml"), state);
+    let advertisers = Advertisers::start(source.advertised(), 0);
+    let executor = Executor::new(writer, Guard::absent(), advertisers, None);
     let held = Held {
-        source: Source::new(Path::new("weir.toml"), state),
+        source,
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),
         dataplane: Dataplane::of(&Pins::existing("/proc/none")),

@@ -41,7 +41,9 @@ impl Daemon {
         self.executor.store_words(&self.decider);
         let counters = &self.counters;
         let effects = self.decider.place(judged, |uplink| counters.uplink(uplink).flows_active);
-        self.executor.carry_out(effects, &mut self.decider)
+        let epoch = self.executor.carry_out(effects, &mut self.decider);
+        self.executor.advertisers.follow(self.decider.advertised());
+        epoch
     }
 
     /// Makes the kernel's rules and routes follow what is published.

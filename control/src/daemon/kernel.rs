@@ -10,8 +10,9 @@ use weir_kernel::watch::Watcher;
 use weir_site::rules;
 
 use super::Daemon;
-use super::patience::{KERNEL_PATIENCE, sleep_until, unanswered};
+use super::patience::{KERNEL_PATIENCE, unanswered};
 use super::turn::TICK;
+use crate::sleep;
 
 /// How long a burst of kernel events is gathered.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -63,7 +64,7 @@ impl Daemon {
                 () = words.news() => {}
                 // It is the kernel that hangs, not this process.
                 _ = beat.tick() => weir_service::alive(),
-                () = sleep_until(self.decider.deadline()) => {}
+                () = sleep::until(self.decider.deadline()) => {}
                 () = tokio::time::sleep_until(end) => {
                     return Err(unanswered(KERNEL_PATIENCE));
                 }

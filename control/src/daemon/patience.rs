@@ -4,24 +4,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use weir_api::time;
 
 /// How long the kernel may take for an answer.
 pub(super) const KERNEL_PATIENCE: Duration = Duration::from_secs(3);
 /// The same while nothing waits for this process yet: it may have a million routes to tell.
 pub(super) const KERNEL_PATIENCE_AT_START: Duration = Duration::from_secs(30);
-
-/// Returns when it is `deadline`, in milliseconds of CLOCK_MONOTONIC; never without one.
-pub(super) async fn sleep_until(deadline: Option<u64>) {
-    match deadline {
-        Some(deadline) => {
-            // A millisecond more, lest the clock's fraction make it early.
-            let left = (deadline + 1).saturating_sub(time::monotonic_ms());
-            tokio::time::sleep(Duration::from_millis(left)).await;
-        }
-        None => std::future::pending().await,
-    }
-}
 
 /// Waits for the kernel, but not for ever.
 ///

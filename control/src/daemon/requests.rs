@@ -56,6 +56,7 @@ impl Daemon {
             Query::Overrides => {
                 Response::Overrides { overrides: self.ledger.tell(self.overridden()) }
             }
+            Query::Advertised => Response::Advertised { lans: self.executor.advertisers.view() },
             Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
     }

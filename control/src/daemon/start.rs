@@ -28,6 +28,7 @@ use super::effects::Executor;
 use super::patience::{KERNEL_PATIENCE_AT_START, in_time};
 use super::reload::{admit, keep_order};
 use super::{Daemon, Options};
+use crate::advertise::Advertisers;
 use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
 use crate::file::Source;
@@ -102,7 +103,8 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
         decider.go_without_ipv6();
     }
     let writer = ControlWriter::new(region, NextHops::open(pins)?);
-    let executor = Executor::new(writer, guard, Some((hosts, hosts6)));
+    let advertisers = Advertisers::start(source.advertised(), seed()?);
+    let executor = Executor::new(writer, guard, advertisers, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let held = Held { source, keeper, socket, dataplane };
     let daemon = Daemon::new(decider, executor, held, counters, users, findings);
@@ -140,7 +142,7 @@ impl Daemon {
     }
 }
 
-/// By chance, so that the probes of several gateways do not leave together.
+/// By chance, so that what several gateways send does not leave together.
 pub(super) fn seed() -> Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

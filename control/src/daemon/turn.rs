@@ -11,9 +11,9 @@ use weir_api::{Message, Request, time};
 use weir_kernel::watch::Watcher;
 
 use super::Daemon;
-use super::patience::sleep_until;
 use crate::probe::Probers;
 use crate::serve::Call;
+use crate::sleep;
 
 /// How often state is looked at without an event.
 pub(super) const TICK: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl Turns {
             Some(event) = daemon.findings.recv() => {
                 only_if(daemon.on_probe(&event) | daemon.drain_probes())
             }
-            () = sleep_until(daemon.decider.deadline()) => only_if(daemon.let_time_pass()),
+            () = sleep::until(daemon.decider.deadline()) => only_if(daemon.let_time_pass()),
         };
         Some(changed)
     }

@@ -29,6 +29,7 @@ use weir_shm::counters::Traffic;
 use weir_site::Site;
 use weir_view::Kernel;
 
+use crate::advertised::{Advertised, advertised};
 use crate::derive::{Derived, derive};
 use crate::hosts;
 use crate::implied;
@@ -167,6 +168,11 @@ impl Decider {
     /// A family's bucket tables, as they were decided last.
     pub const fn tables(&self, family: Family) -> &Tables {
         &self.paths[family.index()].tables
+    }
+
+    /// What the hosts of each LAN are to be told, by what was judged last.
+    pub fn advertised(&self) -> Vec<Advertised> {
+        advertised(&self.site, &self.kernel, &self.paths[Family::V6.index()].takers)
     }
 
     /// The state words of a family's paths, as they were decided last.

@@ -1,0 +1,251 @@
+//! Router advertisements, and the real hosts that obey them: what a LAN is told while its prefixes
+//! and its uplinks change. What is sent is read by rdisc6 too, which knows nothing of weir.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use weir_kit::ipv6::{self, SERVER};
+use weir_kit::netns::Netns;
+use weir_kit::plan::Plan;
+use weir_kit::topology::{Host, Topology};
+use weir_kit::weir::Weir;
+use weir_kit::{clients, wait};
+use weir_layout::Family;
+
+const WEIGHTS: [u16; 3] = [5, 3, 2];
+
+/// The LAN, and how it is renumbered.
+const PREFIXES: [&str; 3] = ["2001:2:0:100::/64", "2001:2:0:101::/64", "2001:2:0:102::/64"];
+
+const RA: &str = "ra = { dns = [\"2001:2:0:ff::53\", \"2001:2:0:ff::54\"], \
+                  search = [\"example.net\", \"lan\"], mtu = 1480, routes = [\"2001:2:0:300::/56\"] }";
+
+/// The file of a site whose LAN has this prefix.
+fn configuration(topology: &Topology, prefix: &str) -> String {
+    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.77.0.0/16\", \"{prefix}\"]\n{RA}\n");
+    Weir::configuration(topology, &WEIGHTS)
+        .replace("interface = \"lan0\"\n", &lan)
+        .replace("weight = ", "ipv6 = { translate = \"none\" }\nweight = ")
+}
+
+/// A site whose hosts have no address of IPv6 but what they make themselves.
+fn site(providers: usize, hosts: usize) -> (Topology, Weir) {
+    let topology = Topology::build(Plan::new(providers, hosts)).unwrap();
+    ipv6::add(&topology, 0).unwrap();
+    for (index, host) in topology.hosts.iter().enumerate() {
+        let own = ipv6::host(index);
+        let lines =
+            format!("addr del {own}/64 dev eth0\nroute del default via {}\n", ipv6::LAN_GATEWAY);
+        host.netns.ip(&lines).unwrap();
+    }
+    let weir = Weir::start(&topology, &configuration(&topology, PREFIXES[0])).unwrap();
+    let uplinks: Vec<_> = (0..providers).collect();
+    weir.wait_until_usable_in(Family::V6, &uplinks).unwrap();
+    (topology, weir)
+}
+
+/// What a host thinks of its address of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It has none.
+    Absent,
+    /// New connections are made from it.
+    Preferred,
+    /// It is valid, and for what goes on alone.
+    Deprecated,
+}
+use Standing::{Absent, Deprecated, Preferred};
+
+fn standing(host: &Host, prefix: &str) -> Result<Standing> {
+    let prefix: ipnet::Ipv6Net = prefix.parse()?;
+    let addresses =
+        json(&host.netns, &["-6", "address", "show", "dev", "eth0", "scope", "global"])?;
+    let addresses = addresses[0]["addr_info"].as_array().cloned().unwrap_or_default();
+    let is_of = |it: &&Value| {
+        let address = it["local"].as_str().and_then(|text| text.parse().ok());
+        address.is_some_and(|address: std::net::Ipv6Addr| prefix.contains(&address))
+            && it["tentative"] != true
+    };
+    Ok(match addresses.iter().find(is_of) {
+        None => Absent,
+        Some(it) if it["deprecated"] == true => Deprecated,
+        Some(_) => Preferred,
+    })
+}
+
+/// Waits until a host has these addresses.
+fn wait_for(host: &Host, wanted: &[(&str, Standing)]) {
+    let found = wait::until("a host to obey", wait::BOUND, || {
+        let is = |(prefix, wanted): &(&str, Standing)| Ok(standing(host, prefix)? == *wanted);
+        let all: Result<Vec<bool>> = wanted.iter().map(is).collect();
+        Ok(all?.iter().all(|it| *it).then_some(()))
+    });
+    let has = || PREFIXES.map(|prefix| (prefix, standing(host, prefix)));
+    found.with_context(|| format!("wanted {wanted:?}, it has {:?}", has())).unwrap();
+}
+
+/// Has the host a default route that weir has told of?
+fn has_default_route(host: &Host) -> Result<bool> {
+    let routes = json(&host.netns, &["-6", "route", "show", "default", "proto", "ra"])?;
+    Ok(routes.as_array().is_some_and(|routes| !routes.is_empty()))
+}
+
+fn wait_for_default_route(host: &Host, wanted: bool) {
+    wait::until("a host's default route", wait::BOUND, || {
+        Ok((has_default_route(host)? == wanted).then_some(()))
+    })
+    .unwrap();
+}
+
+fn json(netns: &Netns, arguments: &[&str]) -> Result<Value> {
+    let output = netns.output(Command::new("ip").arg("-json").args(arguments))?;
+    match output.stdout.is_empty() {
+        true => Ok(Value::Null),
+        false => Ok(serde_json::from_slice(&output.stdout)?),
+    }
+}
+
+/// Has the host ask, and gives what rdisc6 makes of the answer, with single blanks.
+fn ask(host: &Host) -> Result<String> {
+    let mut rdisc6 = Command::new("rdisc6");
+    let output = host.netns.output(rdisc6.args(["--single", "--retry", "5", "eth0"]))?;
+    let words: Vec<_> = std::str::from_utf8(&output.stdout)?.split_whitespace().collect();
+    if words.is_empty() {
+        bail!("rdisc6 has nothing to say");
+    }
+    Ok(words.join(" "))
+}
+
+#[test]
+fn a_host_makes_its_address_and_reaches_the_internet_and_another_program_reads_the_same() {
+    let (topology, weir) = site(2, 1);
+    let host = &topology.hosts[0];
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    wait_for_default_route(host, true);
+    wait::until("answers from the Internet", wait::BOUND, || {
+        Ok((clients::ping(&host.netns, SERVER, 1)?.received == 1).then_some(()))
+    })
+    .unwrap();
+    let told = ask(host).unwrap();
+    for line in [
+        "Hop limit : 64",
+        "Stateful address conf. : No",
+        "Router lifetime : 2700",
+        "MTU : 1480 bytes (valid)",
+        "Prefix : 2001:2:0:100::/64 On-link : Yes Autonomous address conf.: Yes Valid time : 5400",
+        "Pref. time : 2700",
+        "Route : 2001:2:0:300::/56",
+        "Route lifetime : 5400",
+        "Recursive DNS server : 2001:2:0:ff::53 Recursive DNS server : 2001:2:0:ff::54",
+        "DNS servers lifetime : 5400",
+        "DNS search list : example.net DNS search list lifetime: 5400",
+        "DNS search list : lan DNS search list lifetime: 5400",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_lan_that_is_renumbered_twice_has_both_old_prefixes_deprecated() {
+    let (topology, weir) = site(2, 2);
+    let [host, sleeper] = &topology.hosts[..] else { panic!("two hosts") };
+    for host in &topology.hosts {
+        wait_for(host, &[(PREFIXES[0], Preferred)]);
+    }
+    sleeper.netns.nft(ASLEEP).unwrap();
+    weir.reload(&configuration(&topology, PREFIXES[1])).unwrap();
+    wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Preferred)]);
+    weir.reload(&configuration(&topology, PREFIXES[2])).unwrap();
+    let last = [(PREFIXES[0], Deprecated), (PREFIXES[1], Deprecated), (PREFIXES[2], Preferred)];
+    wait_for(host, &last);
+    assert_eq!(standing(sleeper, PREFIXES[0]).unwrap(), Preferred, "it has heard nothing");
+    sleeper.netns.nft("delete table ip6 asleep").unwrap();
+    // As a host does when it wakes up.
+    ask(sleeper).unwrap();
+    wait_for(
+        sleeper,
+        &[(PREFIXES[0], Deprecated), (PREFIXES[1], Absent), (PREFIXES[2], Preferred)],
+    );
+}
+
+/// A host that hears nothing of routers.
+const ASLEEP: &str = "table ip6 asleep {
+    chain input {
+        type filter hook input priority 0
+        icmpv6 type nd-router-advert drop
+    }
+}";
+
+#[test]
+fn a_gateway_that_no_uplink_is_left_to_is_no_default_router_until_one_is_back() {
+    let (topology, _weir) = site(2, 1);
+    let host = &topology.hosts[0];
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    wait_for_default_route(host, true);
+    topology.providers[0].set_carrier(false).unwrap();
+    assert!(ask(host).unwrap().contains("Router lifetime : 2700"), "another is left");
+    topology.providers[1].set_carrier(false).unwrap();
+    wait_for_default_route(host, false);
+    assert_eq!(standing(host, PREFIXES[0]).unwrap(), Preferred, "it is of no provider");
+    topology.providers[1].set_carrier(true).unwrap();
+    wait_for_default_route(host, true);
+}
+
+#[test]
+fn a_restart_withdraws_nothing_and_ends_the_prefix_that_changed_meanwhile() {
+    let (topology, mut weir) = site(2, 1);
+    let host = &topology.hosts[0];
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    wait_for_default_route(host, true);
+    let heard = topology.run.file_directory().unwrap().join("heard");
+    let mut dump = Command::new("radvdump");
+    let _dump = host.netns.spawn(dump.stdout(std::fs::File::create(&heard).unwrap())).unwrap();
+    weir.stop_control().unwrap();
+    weir.start_control().unwrap();
+    let messages = wait::until("advertisements after the start", wait::BOUND, || {
+        let text = std::fs::read_to_string(&heard)?;
+        Ok((text.matches("AdvDefaultLifetime").count() >= 3).then_some(text))
+    });
+    let messages = messages.unwrap();
+    for line in messages.lines().filter(|line| line.contains("Lifetime")) {
+        assert!(!line.trim_end().ends_with(" 0;"), "{messages}");
+    }
+    weir.kill_control();
+    weir.write(&configuration(&topology, PREFIXES[1])).unwrap();
+    weir.start_control().unwrap();
+    wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Preferred)]);
+}
+
+#[test]
+fn another_router_in_the_lan_is_told_of_and_keeps_its_prefix() {
+    let (topology, weir) = site(2, 2);
+    let [host, router] = &topology.hosts[..] else { panic!("two hosts") };
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    let directory = topology.run.file_directory().unwrap();
+    let file = directory.join("radvd.conf");
+    let text = format!(
+        "interface eth0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
+         AdvDefaultLifetime 600; prefix {} {{ }}; }};\n",
+        PREFIXES[0]
+    );
+    std::fs::write(&file, text).unwrap();
+    router.netns.sysctl(&[("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+    let mut radvd = Command::new("radvd");
+    radvd.args(["--nodaemon", "--logmethod", "stderr", "--config"]).arg(&file);
+    radvd.arg("--pidfile").arg(directory.join("radvd.pid"));
+    let _radvd = router.netns.spawn(&mut radvd).unwrap();
+    wait::until("weir to have heard it", wait::BOUND, || {
+        Ok(weir
+            .log("weir-control")
+            .contains("advertises itself as a router in LAN lan0")
+            .then_some(()))
+    })
+    .unwrap();
+    // What the other router offers is not ended when this gateway offers it no more.
+    weir.reload(&configuration(&topology, PREFIXES[1])).unwrap();
+    wait_for(host, &[(PREFIXES[0], Preferred), (PREFIXES[1], Preferred)]);
+    let told = weir.advertised().unwrap().remove(0).prefixes;
+    assert_eq!(told.iter().map(|it| it.prefix.to_string()).collect::<Vec<_>>(), [PREFIXES[1]]);
+}

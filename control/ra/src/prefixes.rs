@@ -1,0 +1,126 @@
+//! Lifetimes: of prefixes that a LAN is offered, and of those that it was offered before.
+//!
+//! A host keeps an address until the valid lifetime ends that it heard of last, or, where that was
+//! shorter than what was left, until the one before does (RFC 4862 §5.5.3 e). So a prefix that is no
+//! more is told with lifetimes of 0 for as long as any host may have it, however often the prefix has
+//! changed since (RFC 9096 §3.5). Prefixes are what is remembered, not addresses: one that comes back
+//! is an offer as before.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv6Net;
+
+use crate::PrefixInformation;
+
+/// Longest preferred lifetime, seconds (`ND_PREFERRED_LIMIT`, RFC 9096 §4).
+pub const PREFERRED_LIMIT_S: u32 = 2700;
+/// Longest valid lifetime, seconds (`ND_VALID_LIMIT`, RFC 9096 §4).
+pub const VALID_LIMIT_S: u32 = 5400;
+/// So many that are no more are told of, the latest ones.
+const MAX_STALE: usize = 64;
+
+/// A prefix that a LAN is offered: on the link, and to make addresses of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The prefix.
+    pub prefix: Ipv6Net,
+    /// When it ends, milliseconds; none: it has no end.
+    pub valid_until: Option<u64>,
+    /// When new connections should not be made from it any more, likewise.
+    pub preferred_until: Option<u64>,
+    /// New connections may be made from it: its provider takes them. Where not, its addresses stay
+    /// valid, for what goes on inside, and for when the provider is back (RFC 8475 §3.1.2).
+    pub usable: bool,
+}
+
+impl Offer {
+    fn lifetimes(&self, now: u64) -> Lifetimes {
+        let left = |until: Option<u64>, limit: u32| match until {
+            None => limit,
+            Some(until) => (until.saturating_sub(now) / 1000).min(limit.into()) as u32,
+        };
+        let valid = left(self.valid_until, VALID_LIMIT_S);
+        let preferred = if self.usable { left(self.preferred_until, PREFERRED_LIMIT_S) } else { 0 };
+        Lifetimes { valid, preferred: preferred.min(valid) }
+    }
+}
+
+/// In seconds.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Lifetimes {
+    valid: u32,
+    preferred: u32,
+}
+
+impl Lifetimes {
+    const fn of(self, prefix: Ipv6Net) -> PrefixInformation {
+        let Self { valid, preferred } = self;
+        PrefixInformation { prefix, on_link: true, autonomous: true, valid, preferred }
+    }
+}
+
+/// The prefixes that a LAN is offered, and those that it was.
+#[derive(Clone, Debug, Default)]
+pub struct Prefixes {
+    offers: Vec<Offer>,
+    /// Until when hosts may have addresses, milliseconds.
+    told: BTreeMap<Ipv6Net, u64>,
+}
+
+impl Prefixes {
+    /// Hosts were told of these until `now`, by an earlier process.
+    pub fn remember(told: impl IntoIterator<Item = Ipv6Net>, now: u64) -> Self {
+        let until = now + u64::from(VALID_LIMIT_S) * 1000;
+        let told = told.into_iter().map(|prefix| (prefix, until)).collect();
+        Self { offers: Vec::new(), told }
+    }
+
+    /// Takes what is offered from `now` on; says whether hosts are to be told something else than
+    /// what the time makes of it.
+    pub fn offer(&mut self, mut offers: Vec<Offer>, now: u64) -> bool {
+        offers.sort_by_key(|offer| offer.prefix);
+        offers.dedup_by_key(|offer| offer.prefix);
+        let tell = |offers: &[Offer]| -> Vec<_> {
+            offers.iter().map(|offer| (offer.prefix, offer.lifetimes(now))).collect()
+        };
+        let is_news = tell(&self.offers) != tell(&offers);
+        self.offers = offers;
+        is_news
+    }
+
+    /// Another router offers this prefix: what hosts have of it is not for this one to end.
+    pub fn leave(&mut self, prefix: &Ipv6Net) {
+        self.told.remove(prefix);
+    }
+
+    /// Is anything offered that has not ended?
+    #[must_use]
+    pub fn are_offered(&self, now: u64) -> bool {
+        self.offers.iter().any(|offer| offer.lifetimes(now).valid > 0)
+    }
+
+    /// What hosts are told at `now`: the offers, and that what else they may have is no more.
+    pub fn tell(&mut self, now: u64) -> Vec<PrefixInformation> {
+        self.told.retain(|_, until| *until > now);
+        let mut offered = Vec::new();
+        for offer in &self.offers {
+            let lifetimes = offer.lifetimes(now);
+            if lifetimes.valid > 0 {
+                let until = self.told.entry(offer.prefix).or_default();
+                *until = (*until).max(now + u64::from(lifetimes.valid) * 1000);
+                offered.push(lifetimes.of(offer.prefix));
+            }
+        }
+        let is_offered = |prefix: &Ipv6Net| offered.iter().any(|it| it.prefix == *prefix);
+        let mut stale: Vec<_> = self.told.iter().filter(|(it, _)| !is_offered(it)).collect();
+        stale.sort_by_key(|(_, until)| std::cmp::Reverse(**until));
+        stale.truncate(MAX_STALE);
+        let ended = stale.into_iter().map(|(prefix, _)| Lifetimes::default().of(*prefix));
+        offered.iter().copied().chain(ended).collect()
+    }
+
+    /// The prefixes that hosts may have addresses of.
+    pub fn told(&self) -> impl Iterator<Item = Ipv6Net> {
+        self.told.keys().copied()
+    }
+}

@@ -1,0 +1,153 @@
+//! From the file to what a LAN's hosts are told by router advertisements.
+
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
+use toml::Spanned;
+
+use super::checker::Checker;
+use super::schema;
+
+/// Most DNS servers, and most domains to search: hosts keep fewer (RFC 8106 §5.3.1).
+const MOST: usize = 8;
+/// Longest router lifetime, seconds (RFC 4861 §6.2.1).
+const MOST_LIFETIME: u64 = 9000;
+/// Shortest one: the longest time between two advertisements (RFC 4861 §6.2.1).
+const LEAST_LIFETIME: u64 = 600;
+/// Least MTU of a link (RFC 8200 §5).
+const LEAST_MTU: i64 = 1280;
+
+/// What a LAN's hosts are told by router advertisements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaConfig {
+    /// Prefixes of which they make addresses; none: those of the LAN that are of 64 bits.
+    pub prefixes: Vec<Ipv6Net>,
+    /// Recursive DNS servers.
+    pub dns: Vec<Ipv6Addr>,
+    /// Domains in which names are searched.
+    pub search: Vec<String>,
+    /// Prefixes that the gateway leads to even where it is no default router, beside those of the
+    /// other LANs.
+    pub routes: Vec<Ipv6Net>,
+    /// MTU of the link, if it is another than its usual one.
+    pub mtu: Option<u32>,
+    /// How long the gateway is a default router from each advertisement on, seconds; 0: it is none.
+    pub router_lifetime: u16,
+    /// Addresses are to be had by DHCPv6.
+    pub managed: bool,
+    /// Other configuration is to be had by DHCPv6.
+    pub other: bool,
+}
+
+impl RaConfig {
+    /// `ND_PREFERRED_LIMIT` (RFC 9096 §3.4).
+    pub const ROUTER_LIFETIME: u16 = 2700;
+}
+
+/// Checks what the file says of a LAN's advertisements.
+pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>) -> RaConfig {
+    let of = given.get_ref();
+    for (what, count) in [("dns", of.dns.len()), ("search", of.search.len())] {
+        if count > MOST {
+            let message = format!("{count} entries of {what}, at most {MOST} are possible");
+            c.refuse(given.span(), message, "remove some");
+        }
+    }
+    for server in of.dns.iter().filter(|server| !super::ipv6::is_host(*server.get_ref())) {
+        let message = format!("DNS server {} is no host", server.get_ref());
+        c.refuse(server.span(), message, "give the address of a resolver that the LAN reaches");
+    }
+    for domain in of.search.iter().filter(|domain| !is_domain(domain.get_ref())) {
+        let message = format!("\"{}\" is no domain", domain.get_ref());
+        c.refuse(domain.span(), message, "write one such as \"example.net\", without a final dot");
+    }
+    let longest = u64::from(RaConfig::ROUTER_LIFETIME);
+    let lifetime = c.seconds("router_lifetime", &of.router_lifetime, MOST_LIFETIME, longest);
+    if let Some(given) = &of.router_lifetime
+        && lifetime < LEAST_LIFETIME
+    {
+        c.refuse(
+            given.span(),
+            format!("router_lifetime \"{}\" is shorter than the time to the next", given.get_ref()),
+            format!("use {LEAST_LIFETIME}s or more, or say default_router = false"),
+        );
+    }
+    let mtu = of.mtu.is_some();
+    RaConfig {
+        prefixes: of.prefixes.iter().filter_map(|given| prefix(c, given, Some(64))).collect(),
+        dns: of.dns.iter().map(|server| *server.get_ref()).collect(),
+        search: of.search.iter().map(|domain| domain.get_ref().clone()).collect(),
+        routes: of.routes.iter().filter_map(|given| prefix(c, given, None)).collect(),
+        mtu: mtu.then(|| c.number("mtu", &of.mtu, LEAST_MTU..65_536, LEAST_MTU) as u32),
+        router_lifetime: if of.default_router { lifetime as u16 } else { 0 },
+        managed: of.managed,
+        other: of.other,
+    }
+}
+
+/// The prefix, if it is of IPv6 and has this length, where there must be one.
+fn prefix(c: &mut Checker<'_>, given: &Spanned<IpNet>, length: Option<u8>) -> Option<Ipv6Net> {
+    match c.prefix(given) {
+        IpNet::V4(net) => {
+            c.refuse(given.span(), format!("{net} is not of IPv6"), "leave it out");
+            None
+        }
+        IpNet::V6(net) if length.is_none_or(|length| net.prefix_len() == length) => Some(net),
+        IpNet::V6(net) => {
+            c.refuse(
+                given.span(),
+                format!("hosts make no addresses of {net}"),
+                "give a /64 of it (RFC 4862 §5.5.3)",
+            );
+            None
+        }
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`, 1 to 63 each and 253 in all (RFC 1035 §2.3.4).
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (1..64).contains(&label.len()) && label.bytes().all(good)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    fn site(ra: &str) -> Result<crate::Site, Vec<String>> {
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\nra = {{ {ra} }}\n[[uplink]]\nname = \"a\"\n\
+             interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+        );
+        let told = |problems: Vec<crate::Problem>| problems.iter().map(|p| p.to_string()).collect();
+        crate::parse("weir.toml", &text).map_err(told)
+    }
+
+    #[test]
+    fn an_empty_table_turns_them_on() {
+        let ra = site("").unwrap().lans.remove(0).ra.unwrap();
+        assert_eq!((ra.router_lifetime, ra.prefixes.len(), ra.mtu), (2700, 0, None));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told() {
+        for (wrong, word) in [
+            ("dns = [\"ff02::1\"]", "is no host"),
+            ("search = [\"a..b\"]", "is no domain"),
+            ("search = [\"example.net.\"]", "is no domain"),
+            ("mtu = 1000", "out of range"),
+            ("router_lifetime = \"5m\"", "shorter than"),
+            ("router_lifetime = \"3h\"", "too long"),
+            ("prefixes = [\"2001:2::/56\"]", "no addresses of"),
+            ("prefixes = [\"10.0.0.0/24\"]", "not of IPv6"),
+            ("routes = [\"2001:2::1/56\"]", "bits set"),
+        ] {
+            let told = site(wrong).unwrap_err();
+            assert!(told.len() == 1 && told[0].contains(word), "{wrong}: {told:?}");
+        }
+        let all = "default_router = false, mtu = 1480, routes = [\"2001:2::/56\"], \
+                   dns = [\"fe80::1\"], search = [\"example.net\", \"lan\"]";
+        assert_eq!(site(all).unwrap().lans[0].ra.as_ref().unwrap().router_lifetime, 0);
+    }
+}
