@@ -82,9 +82,12 @@ pub enum Refusal {
     /// None as it seems, but the state that is published has one, or a newer one is on its way: with
     /// another batch there may be one.
     Unsettled,
+    /// It has, but its providers route nothing to the packet's source by any of them.
+    Source,
 }
 
-/// The uplink of a new flow under a policy, its last resort if no member is usable.
+/// The uplink of a new flow under a policy, its last resort if no member is usable. One that may carry
+/// the packet's source, see [`ControlHalf::carries`].
 pub fn uplink<F: Family>(
     half: &ControlHalf,
     region: &ControlRegion,
@@ -98,37 +101,57 @@ pub fn uplink<F: Family>(
     let policy = half.policies.get(index).filter(is_used).ok_or(Refusal::Unreachable)?;
     let mut hash = selection_hash(half, key, policy, traffic);
     let path = |uplink| PathId::new(uplink, F::FAMILY);
-    let mut resort = None;
+    let (mut resort, mut barred) = (None, false);
     for _ in 0..RETRIES {
         let bucket = (hash >> 48) as u16;
         // None for a worker that was held up in a batch while two states were published.
         let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket);
         let uplink = uplink.ok_or(Refusal::Unsettled)?;
-        if uplink != NONE && usable(region, path(uplink)) {
+        let state = if uplink == NONE { 0 } else { region.path_state(path(uplink)) };
+        let serves = state & (path_state::USABLE | path_state::SPARED) != 0;
+        if serves && !half.carries(path(uplink), traffic.src) {
+            barred = true;
+        } else if state & path_state::USABLE != 0 {
             return Ok(uplink);
-        }
-        if uplink != NONE && resort.is_none() && spared(region, path(uplink)) {
-            resort = Some(uplink);
+        } else if serves {
+            resort.get_or_insert(uplink);
         }
         hash = Purpose::NextBucket.hash(key, hash);
     }
-    let member = member::<F>(region, policy, hash);
-    member.or(resort).ok_or(match policy.steering(F::FAMILY).active_tier {
-        0 => Refusal::Unreachable,
-        _ => Refusal::Unsettled,
-    })
+    let refused = |refusal| if barred { Refusal::Source } else { refusal };
+    member(half, region, policy, traffic, hash)
+        .or_else(|refusal| resort.ok_or_else(|| refused(refusal)))
 }
 
 /// A usable member by its weight, where no bucket names one: of the best tier, and before those that
-/// are worse or being emptied.
-fn member<F: Family>(region: &ControlRegion, policy: &Policy, hash: u64) -> Option<u8> {
+/// are worse or being emptied. Buckets are those of the usable members of one tier, and a source may
+/// be another's.
+fn member<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    policy: &Policy,
+    traffic: &Traffic<F>,
+    hash: u64,
+) -> Result<u8, Refusal> {
     const WORSE: u32 = path_state::DEGRADED | path_state::DRAINING;
     let weight = |member: &Member| u64::from(member.weight & Member::MAX_WEIGHT);
     let (mut best, mut among, mut total) = (None, IndexSet::EMPTY, 0);
+    let mut refusal = match policy.steering(F::FAMILY).active_tier {
+        0 => Refusal::Unreachable,
+        _ => Refusal::Unsettled,
+    };
     for member in policy.members().iter().filter(|member| weight(member) != 0) {
-        let state = region.path_state(PathId::new(member.uplink, F::FAMILY));
+        let path = PathId::new(member.uplink, F::FAMILY);
+        let state = region.path_state(path);
         let rank = (state & WORSE, member.tier);
-        if state & path_state::USABLE == 0 || best.is_some_and(|best| best < rank) {
+        if state & path_state::USABLE == 0 {
+            continue;
+        }
+        if !half.carries(path, traffic.src) {
+            refusal = Refusal::Source;
+            continue;
+        }
+        if best.is_some_and(|best| best < rank) {
             continue;
         }
         if best != Some(rank) {
@@ -146,7 +169,7 @@ fn member<F: Family>(region: &ControlRegion, policy: &Policy, hash: u64) -> Opti
         }
         None => true,
     };
-    members.find(falls_to).map(|member| member.uplink)
+    members.find(falls_to).map(|member| member.uplink).ok_or(refusal)
 }
 
 /// May flows use the path, whatever their policy?
@@ -204,12 +227,11 @@ fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use weir_wire::family::V6;
-
     use super::*;
-    use weir_layout::control::{BUCKETS, Name, Prefix, Translate};
+    use weir_layout::control::{BUCKETS, Name, PathPrefix, Prefix, Translate};
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
+    use weir_wire::family::V6;
 
     const UDP: u8 = 17;
     const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
@@ -389,5 +411,77 @@ mod tests {
         assert_eq!(refusal(&half), Err(Refusal::Unsettled), "the published state has one");
         half.policies[0].steering_mut(V4::FAMILY).active_tier = 0;
         assert_eq!(refusal(&half), Err(Refusal::Unreachable));
+    }
+
+    const OWN: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A region with so many IPv6 uplinks of these weights by source, of which `owners` own [`OWN`].
+    fn by_source(weights: &[u16], owners: &[u8]) -> (ControlWriter, Box<ControlHalf>) {
+        let mut writer =
+            ControlWriter::new(ControlRegion::anonymous().unwrap(), NextHops::anonymous().unwrap());
+        let mut half = empty_half();
+        let policy = &mut half.policies[0];
+        (policy.member_count, policy.selection) = (weights.len() as u8, Selection::Flow as u8);
+        let (mut table, mut from) = ([0; BUCKETS], 0);
+        let total: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
+        for (uplink, weight) in (0u8..).zip(weights) {
+            policy.members[usize::from(uplink)] = Member { uplink, tier: 1, weight: *weight };
+            let to = from + BUCKETS * usize::from(*weight) / total;
+            table[from..to].fill(uplink);
+            from = to;
+            half.uplinks[usize::from(uplink)].path_mut(V6::FAMILY).translate =
+                Translate::Source as u8;
+            writer.set_path_state(PathId::new(uplink, V6::FAMILY), path_state::USABLE);
+        }
+        for (entry, uplink) in half.path_prefixes.iter_mut().zip(owners) {
+            let unused = PathPrefix::UNUSED;
+            *entry = PathPrefix { outside: OWN, outside_len: 48, uplink: *uplink, ..unused };
+        }
+        half.path_prefix_count = owners.len() as u32;
+        writer.publish(&mut half, [&[], &[&table]]);
+        (writer, half)
+    }
+
+    fn from(src: [u8; 16], sport: u16, dst: u8) -> Traffic<V6> {
+        let dst = [0x26, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, dst];
+        Traffic { in_port: 0, src, dst, sport, dport: 443, proto: tcp::PROTOCOL, dscp: 0 }
+    }
+
+    #[test]
+    fn owners_of_a_prefix_share_its_flows_by_weight_whether_buckets_name_them_or_not() {
+        for others in [1, 10, 9990] {
+            let (writer, half) = by_source(&[5, others, 3, 2], &[0, 2, 3]);
+            let mut count = [0; 4];
+            for flow in 0..100_000u32 {
+                let t = from(OWN, flow as u16, (flow >> 16) as u8);
+                let chosen = uplink(&half, writer.region(), KEY, 0, &t);
+                assert_eq!(chosen, uplink(&half, writer.region(), KEY, 0, &t), "stable");
+                count[usize::from(chosen.unwrap())] += 1;
+            }
+            for (count, share) in count.iter().zip([50_000i32, 0, 30_000, 20_000]) {
+                assert!((count - share).abs() < 1000, "beside {others}: {count} of {share}");
+            }
+            assert_eq!(count[1], 0, "it owns nothing");
+        }
+    }
+
+    #[test]
+    fn no_source_leaves_by_an_uplink_that_does_not_own_it_whatever_is_usable() {
+        let (writer, half) = by_source(&[5, 3, 2], &[1]);
+        for usable in 0..8u32 {
+            for uplink in 0..3 {
+                let state = usable >> uplink & path_state::USABLE;
+                writer.set_path_state(PathId::new(uplink, V6::FAMILY), state);
+            }
+            let expected = match usable {
+                0 => Err(Refusal::Unreachable),
+                some if some & 2 != 0 => Ok(1),
+                _ => Err(Refusal::Source),
+            };
+            for flow in 0..500 {
+                let t = from(OWN, flow, 1);
+                assert_eq!(uplink(&half, writer.region(), KEY, 0, &t), expected, "{usable:b}");
+            }
+        }
     }
 }

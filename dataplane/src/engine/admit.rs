@@ -25,6 +25,19 @@ use crate::purpose::Purpose;
 use crate::steering::{self, Refusal, Traffic};
 use weir_wire::key::FlowKey;
 
+/// Where a flow goes whose uplink is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// Nowhere better: it stays.
+    Nowhere,
+    /// To another uplink, as it is: its far end takes no notice.
+    Unchanged,
+    /// To another uplink, with another address: a connection ends.
+    Readdressed,
+    /// Nowhere: there are others, and none may carry its source.
+    Barred,
+}
+
 /// Where a new flow goes.
 #[derive(Clone, Copy)]
 pub(super) struct EgressChoice<F: Family> {
@@ -116,13 +129,26 @@ impl Context {
     fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
         steering::spared(&self.control, F::path(mapping.uplink))
             && self.has_address::<F>(mapping.uplink, mapping.external.address)
-            && self.is_best(mapping.uplink, policy, traffic)
+            && matches!(self.elsewhere((mapping.uplink, true), policy, traffic), Elsewhere::Nowhere)
     }
 
-    /// Has a flow on this uplink, which is down, nowhere better to go?
-    pub(super) fn is_best<F: Family>(&self, uplink: u8, policy: u8, traffic: &Traffic<F>) -> bool {
-        let other = steering::uplink(&self.snapshot.half, &self.control, self.key, policy, traffic);
-        other.map_or(true, |other| other == uplink)
+    /// Where a flow goes whose uplink is down, and which is translated there or not.
+    pub(super) fn elsewhere<F: Family>(
+        &self,
+        (uplink, translated): (u8, bool),
+        policy: u8,
+        traffic: &Traffic<F>,
+    ) -> Elsewhere {
+        let half = &self.snapshot.half;
+        match steering::uplink(half, &self.control, self.key, policy, traffic) {
+            Ok(other) if other == uplink => Elsewhere::Nowhere,
+            Ok(other) => {
+                let keeps = half.path(F::path(other)).is_some_and(|path| !path.translates());
+                if !translated && keeps { Elsewhere::Unchanged } else { Elsewhere::Readdressed }
+            }
+            Err(Refusal::Source) => Elsewhere::Barred,
+            Err(Refusal::Unreachable | Refusal::Unsettled) => Elsewhere::Nowhere,
+        }
     }
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
@@ -241,6 +267,7 @@ impl<F: Stored> Sessions<F> {
         if heavy != NONE
             && self.heavy.expects::<F>([&traffic.src, &traffic.dst], cx.now)
             && steering::usable(&cx.control, F::path(heavy))
+            && cx.snapshot.half.carries(F::path(heavy), traffic.src)
         {
             return Ok(heavy);
         }
@@ -313,8 +340,8 @@ impl<F: Stored> Sessions<F> {
         self.mappings.get(endpoint)
     }
 
-    /// A flow whose uplink is down meets its next packet: it moves, or its sender gets a reset. It
-    /// stays as it is when there is nowhere else to go.
+    /// A flow whose uplink is down meets its next packet: it moves, or its sender is told that it
+    /// ends. It stays as it is when there is nowhere else to go.
     #[expect(clippy::too_many_arguments, reason = "the packet and its flow, once, on a cold path")]
     pub(super) fn leave_uplink<B: Buffer>(
         &mut self,
@@ -329,10 +356,19 @@ impl<F: Stored> Sessions<F> {
         let p = &work.parsed;
         let traffic = traffic_of(p, work.port);
         let policy = steering::policy(&cx.snapshot.half, &traffic);
-        if cx.is_best(action.uplink, policy, &traffic) {
-            return Ok(slot);
-        }
-        if p.proto == tcp::PROTOCOL && action.flags & flag::NAT != 0 && !opens(p) {
+        let connected = p.proto == tcp::PROTOCOL && !opens(p);
+        let from = (action.uplink, action.flags & flag::NAT != 0);
+        let elsewhere = cx.elsewhere(from, policy, &traffic);
+        let ends = match elsewhere {
+            Elsewhere::Nowhere => return Ok(slot),
+            Elsewhere::Unchanged => false,
+            Elsewhere::Readdressed => connected,
+            Elsewhere::Barred if !connected => {
+                return Err(cx.refuse(work, Refusal::Source, received, out));
+            }
+            Elsewhere::Barred => true,
+        };
+        if ends {
             match cx.on_uplink_down(policy) {
                 OnUplinkDown::Keep => return Ok(slot),
                 OnUplinkDown::Drop => return Err(Counter::DropUplinkDown),

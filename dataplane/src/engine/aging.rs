@@ -8,6 +8,7 @@ use weir_wire::entry::Entry;
 use weir_wire::family::Family;
 use weir_wire::tcp;
 
+use super::admit::Elsewhere;
 use super::context::Context;
 use super::sessions::{Sessions, has_mapping};
 use crate::flows;
@@ -137,20 +138,26 @@ impl<F: Stored> Sessions<F> {
             true => ComeHome::from_byte(policy.steering(F::FAMILY).come_home),
             false => ComeHome::Stay,
         };
-        let survives = entry.key.proto() != tcp::PROTOCOL || entry.flags & flag::NAT == 0;
-        let leaves = draining && is_idle && survives;
-        let fails_back = match comes_home {
-            ComeHome::Stay => false,
-            ComeHome::Idle => is_idle && survives,
-            ComeHome::All => survives || entry.state_owner.state() != FlowState::Closing,
+        let (connection, translated) =
+            (entry.key.proto() == tcp::PROTOCOL, entry.flags & flag::NAT != 0);
+        let may = |survives: bool| {
+            let leaves = draining && is_idle && survives;
+            let fails_back = match comes_home {
+                ComeHome::Stay => false,
+                ComeHome::Idle => is_idle && survives,
+                ComeHome::All => survives || entry.state_owner.state() != FlowState::Closing,
+            };
+            (leaves, leaves || fails_back)
         };
-        let somewhere = || {
-            let to = steering::uplink(&cx.snapshot.half, &cx.control, cx.key, number, &traffic);
-            to.is_ok_and(|uplink| uplink != entry.uplink)
-        };
-        if !(leaves || fails_back) || !somewhere() {
+        if !may(!(connection && translated)).1 {
             return;
         }
+        let survives = match cx.elsewhere((entry.uplink, translated), number, &traffic) {
+            Elsewhere::Nowhere | Elsewhere::Barred => return,
+            Elsewhere::Unchanged => true,
+            Elsewhere::Readdressed => !connection,
+        };
+        let (leaves, true) = may(survives) else { return };
         if !leaves && !cx.failback[usize::from(number)].allows(cx.now) {
             return;
         }

@@ -148,10 +148,14 @@ impl Context {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> DropReason {
-        if refusal == Refusal::Unreachable {
-            self.send_icmp_error(work, false, received, out, F::NO_ROUTE, 0);
-        }
-        Counter::DropNoUplink
+        let (kind, reason) = match refusal {
+            Refusal::Unsettled => return Counter::DropNoUplink,
+            Refusal::Unreachable => (F::NO_ROUTE, Counter::DropNoUplink),
+            // The host has another address to try (RFC 7084 L-14).
+            Refusal::Source => (F::FOREIGN_SOURCE, Counter::DropForeignSource),
+        };
+        self.send_icmp_error(work, false, received, out, kind, 0);
+        reason
     }
 
     /// Answers a packet that is larger than the port it would leave by takes.

@@ -13,8 +13,6 @@ use super::batch::Work;
 use super::context::Context;
 use crate::packet::{Buffer, Output, Received};
 
-/// Code of "destination unreachable": the source is none that may leave (RFC 4443 §3.1).
-const FAILED_POLICY: u8 = 5;
 /// Code of "parameter problem": a field has a value that cannot be (RFC 4443 §3.4).
 const ERRONEOUS_FIELD: u8 = 0;
 
@@ -40,9 +38,7 @@ impl Context {
         out: &mut impl Output<B>,
     ) -> DropReason {
         let (kind, pointer) = match why {
-            Untranslatable::Prefix | Untranslatable::Subnet => {
-                ([icmpv6::UNREACHABLE, FAILED_POLICY], 0)
-            }
+            Untranslatable::Prefix | Untranslatable::Subnet => (F::FOREIGN_SOURCE, 0),
             Untranslatable::Identifier => {
                 ([icmpv6::PARAMETER_PROBLEM, ERRONEOUS_FIELD], ipv6::field::SRC as u32)
             }

@@ -7,7 +7,6 @@
 
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
-use weir_layout::control::Translate;
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
@@ -34,9 +33,8 @@ impl Context {
         let policy = steering::policy(half, &traffic);
         let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic).ok()?;
         let path = F::path(uplink);
-        let translate = half.path(path)?.translate;
         let key = work.parsed.key();
-        (translate == Translate::None as u8).then(|| Action {
+        (!half.path(path)?.translates()).then(|| Action {
             rewrite: F::compile(&key, &key),
             adjacency: next_hop(path),
             mark: 0,

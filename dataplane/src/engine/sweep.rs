@@ -1,10 +1,11 @@
 //! Connections of an uplink that went down end at once, and flows whose address it no longer has.
 //!
-//! Routed flows, UDP and ICMP move with their next packet. A translated TCP connection cannot, so
-//! that its ends had better know at once: waiting for the host's next packet would leave a client
-//! that only listens in the dark for minutes. A walk over the table, a slice at a time between
-//! batches, sends both ends a reset. It walks again when a new state is published, if there was no
-//! other uplink for some connection before: the state words change first, the buckets follow.
+//! Routed flows, UDP and ICMP move with their next packet. A translated TCP connection cannot, nor
+//! one with an address of its provider's, so that its ends had better know at once: waiting for the
+//! host's next packet would leave a client that only listens in the dark for minutes. A walk over
+//! the table, a slice at a time between batches, sends both ends a reset. It walks again when a new
+//! state is published, if there was no other uplink for some connection before: the state words
+//! change first, the buckets follow.
 //!
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
@@ -23,6 +24,7 @@ use weir_wire::forward::Egress;
 use weir_wire::tcp;
 use zerocopy::IntoBytes;
 
+use super::admit::Elsewhere;
 use super::context::Context;
 use super::sessions::{Sessions, translated};
 use crate::answer;
@@ -50,6 +52,8 @@ pub(super) struct Sweep {
     stranded: IndexSet,
     /// Uplinks whose addresses or prefixes changed.
     renumbered: IndexSet,
+    /// Uplinks whose flows have addresses of their provider's, and cannot move either.
+    by_source: IndexSet,
     /// What told of each uplink's addresses or prefixes when it was last looked.
     sources: [u64; MAX_UPLINKS],
     next: u32,
@@ -73,6 +77,7 @@ impl Default for Sweep {
             usable: IndexSet::ALL,
             dead: IndexSet::EMPTY,
             renumbered: IndexSet::EMPTY,
+            by_source: IndexSet::EMPTY,
             sources: [0; MAX_UPLINKS],
             stranded: IndexSet::EMPTY,
             next: 0,
@@ -93,6 +98,9 @@ impl Sweep {
         self.begin(stranded);
         let mut renumbered = IndexSet::EMPTY;
         for (uplink, known) in (0..).zip(&mut self.sources) {
+            let path = half.path(PathId::new(uplink, family));
+            let by_source = path.is_some_and(|path| path.translate == Translate::Source as u8);
+            self.by_source.set(uplink, by_source);
             // Without any address it is down, and may get the same one again.
             if let Some(now) = sources(half, PathId::new(uplink, family))
                 && std::mem::replace(known, now) != now
@@ -158,7 +166,7 @@ impl Sweep {
 /// A sum of what a path translates to; `None`: to nothing now.
 fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     let path = half.path(id)?;
-    if path.translate == Translate::Npt as u8 {
+    if path.translate == Translate::Npt as u8 || path.translate == Translate::Source as u8 {
         let sums = half.prefixes_of(id.uplink).map(|prefix| checksum64(prefix.as_bytes()));
         return sums.reduce(|sum, next| sum.rotate_left(1) ^ next);
     }
@@ -188,9 +196,13 @@ impl Context {
         path.is_some_and(|path| path.addresses().contains(&address.to_address()))
     }
 
-    /// Would a flow that begins now have the same source outside as this one, or may have it?
+    /// Would a flow that begins now have the same source outside as this one, or may have it? One that
+    /// is not translated has its own, if its uplink still carries that.
     fn keeps_source<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
         let (uplink, outside) = (forward.uplink, forward.rewrite.src);
+        if forward.flags & flag::NAT == 0 {
+            return self.snapshot.half.carries(F::path(uplink), outside);
+        }
         let path = self.snapshot.half.path(F::path(uplink));
         match path.is_some_and(|path| path.translate == Translate::Npt as u8) {
             true => self.outward::<F>(uplink, forward.key.src()) == Ok(outside),
@@ -246,10 +258,9 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// Is it the forward entry of a translated flow that may have to end?
+    /// Is it the forward entry of a flow that may have to end?
     #[inline]
     fn concerns(&self, index: u32) -> bool {
-        const BOTH: u8 = flag::INITIATED | flag::NAT;
         let slot = self.table.slot(index);
         let meta = slot.meta();
         let dead = self.sweep.dead.contains(meta.uplink);
@@ -257,7 +268,8 @@ impl<F: Stored> Sessions<F> {
         let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
         let ends =
             (dead && connection) || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
-        ends && meta.flags & BOTH == BOTH && slot.is_valid()
+        let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
+        ends && tied && meta.flags & flag::INITIATED != 0 && slot.is_valid()
     }
 
     fn end_one<B: Buffer>(
@@ -279,7 +291,9 @@ impl<F: Stored> Sessions<F> {
         if entry.key.proto() == tcp::PROTOCOL {
             return self.reset_or_wait(cx, index, &entry, out);
         }
-        self.mappings.detach(&self.external_of(&entry));
+        if entry.flags & flag::NAT != 0 {
+            self.mappings.detach(&self.external_of(&entry));
+        }
         self.remove(cx, index);
         cx.lane.add(Counter::FlowsMoved, 1);
         Outcome::Done
@@ -297,8 +311,12 @@ impl<F: Stored> Sessions<F> {
         let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
             return Outcome::None;
         };
-        if cx.is_best(entry.uplink, policy, &traffic) {
-            return Outcome::Stranded(entry.uplink);
+        let from = (entry.uplink, entry.flags & flag::NAT != 0);
+        match cx.elsewhere(from, policy, &traffic) {
+            Elsewhere::Nowhere => return Outcome::Stranded(entry.uplink),
+            // With its next packet.
+            Elsewhere::Unchanged => return Outcome::None,
+            Elsewhere::Readdressed | Elsewhere::Barred => {}
         }
         match cx.on_uplink_down(policy) {
             OnUplinkDown::Keep => Outcome::Done,

@@ -13,6 +13,7 @@ mod nat66;
 mod npt;
 mod observations;
 mod robustness;
+mod source;
 mod spoofing;
 mod unasked;
 mod unreachable;

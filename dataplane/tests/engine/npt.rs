@@ -131,8 +131,11 @@ fn a_host_without_an_address_at_the_provider_is_told() {
         assert_eq!((device, p.dst), (LAN, source));
         assert_eq!(error[p.l4.into()..][..2], kind);
         assert_eq!(error[p.l4.into()..][4..8], rest.to_be_bytes());
-        assert_eq!(gateway.count(Counter::DropUntranslatable), 1);
-        assert_eq!(gateway.engines[0].flows(), 0);
+        let reason = match source == other {
+            true => Counter::DropForeignSource,
+            false => Counter::DropUntranslatable,
+        };
+        assert_eq!((gateway.count(reason), gateway.engines[0].flows()), (1, 0));
         gateway.assert_conserved();
     }
 }
@@ -255,12 +258,19 @@ fn an_uplink_with_another_prefix_keeps_no_flow_of_the_old_one() {
 }
 
 #[test]
-fn a_path_may_translate_beside_one_that_does_not() {
+fn a_path_may_translate_an_own_prefix_beside_one_that_does_not() {
     let mut gateway = gateway();
+    let host = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0x77];
+    let (mut inside, by) = (host, pair(0, 64, 56));
+    inside[8..].fill(0);
+    let own = PathPrefix { inside, adjustment: npt::adjustment(inside, by.outside), ..by };
+    (gateway.half.path_prefixes[0], gateway.half.path_prefix_count) = (own, 1);
+    gateway.half.lan_prefixes[2] = Prefix { address: inside, family: 6, length: 64, ..Prefix::ANY };
     gateway.half.uplinks[1].path_mut(Family::V6).translate = Translate::None as u8;
-    for (share, device, source) in [(BUCKETS, 1, outside(1)), (0, 2, HOST6)] {
+    let outside = npt::outward(&own, host).unwrap();
+    for (share, device, source) in [(BUCKETS, 1, outside), (0, 2, host)] {
         gateway.publish(share);
-        let frame = out_from(HOST6, if device == 1 { UDP } else { TCP });
+        let frame = out_from(host, if device == 1 { UDP } else { TCP });
         let (leaves, frame) = one(gateway.send(LAN, &frame));
         assert_eq!((leaves, parse6(&frame).unwrap().src), (device, source));
     }

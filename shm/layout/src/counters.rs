@@ -147,6 +147,8 @@ counters! {
 
         /// Drop: the uplink's provider has no address for the source (RFC 6296).
         DropUntranslatable = 54, "drop.untranslatable";
+        /// Drop: no usable uplink of the policy may carry the source.
+        DropForeignSource = 55, "drop.foreign_source";
     }
 }
 
@@ -159,7 +161,7 @@ impl Counter {
         let index = self as u8;
         self.is_xdp_drop()
             || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
-            || matches!(self, Self::DropUntranslatable)
+            || matches!(self, Self::DropUntranslatable | Self::DropForeignSource)
     }
 
     /// Is this a drop of the XDP program?
