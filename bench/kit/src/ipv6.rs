@@ -42,6 +42,13 @@ pub fn delegated(provider: usize) -> String {
     format!("2001:2:0:{:x}00::/56", 0xc0 + provider)
 }
 
+/// An address of the LAN, in the prefix that a provider delegates.
+#[must_use]
+pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
+    let [_, _, _, _, a, b, c, d] = address.segments();
+    Ipv6Addr::new(0x2001, 2, 0, ((0xc0 + provider) << 8) as u16, a, b, c, d)
+}
+
 /// An address of the link between the gateway and a provider: 1 its router's, 2 the gateway's.
 #[must_use]
 pub fn link(provider: usize, end: u16) -> Ipv6Addr {
@@ -68,6 +75,30 @@ pub fn add(topology: &Topology, inbound: usize) -> Result<()> {
 /// When the kernel refuses a step.
 pub fn add_delegated(topology: &Topology) -> Result<()> {
     build(topology, inside, delegated)?;
+    route_delegated(topology)
+}
+
+/// As [`add_delegated`], with a part of each provider's prefix in the LAN: hosts and the gateway have
+/// an address of each there, see [`by`].
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn add_by_source(topology: &Topology) -> Result<()> {
+    build(topology, |address| by(0, address), delegated)?;
+    route_delegated(topology)?;
+    for provider in 1..topology.providers.len() {
+        let add =
+            |address, device| format!("addr add {}/64 dev {device} nodad\n", by(provider, address));
+        topology.gateway.ip(&add(LAN_GATEWAY, "lan0"))?;
+        for (index, it) in topology.hosts.iter().enumerate() {
+            it.netns.ip(&add(host(index), "eth0"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Has what goes to each provider's prefix come by it.
+fn route_delegated(topology: &Topology) -> Result<()> {
     (0..topology.providers.len()).try_for_each(|provider| {
         let (prefix, via) = (delegated(provider), transit(provider, 1));
         topology.internet.ip(&format!("route add {prefix} via {via} dev isp{provider}\n"))

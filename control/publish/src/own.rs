@@ -56,6 +56,7 @@ fn of_family(
     let policy = half.policies.get(usize::from(half.default_policy));
     let members = policy.map_or(&[][..], Policy::members);
     let first = before(kernel.foremost.of(family));
+    let stands_in = site.on_dataplane_loss == OnDataplaneLoss::Kernel;
     for (index, uplink) in site.uplinks.iter().enumerate() {
         let table = TABLE + 1 + index as u32;
         let has_path = uplink.has_path(family);
@@ -73,6 +74,12 @@ fn of_family(
         look(Selector::Device(link.name.clone()));
         look(Selector::Mark(answer_mark(index as u8)));
         addresses.iter().for_each(|address| look(Selector::Source(*address)));
+        for lan in site.lans.iter().filter(|_| stands_in) {
+            for net in uplink.delegated(family) {
+                let selector = Selector::FromPrefix(lan.interface.clone(), net);
+                self::look(own, family, PRIORITY_LAN - 2, selector, table);
+            }
+        }
         let held = |address: &&IpAddr| {
             kernel.takes_source(link.index, **address) && !kernel.has_lost(**address)
         };
@@ -92,11 +99,9 @@ fn of_family(
     if let Some((_, _, route)) = ranked.iter().min() {
         own.routes.insert(*route);
         look(own, family, PRIORITY + 5, Selector::From("lo".into()), TABLE);
-        if site.on_dataplane_loss == OnDataplaneLoss::Kernel {
-            for lan in &site.lans {
-                let selector = Selector::From(lan.interface.clone());
-                look(own, family, PRIORITY_LAN, selector, TABLE);
-            }
+        for lan in site.lans.iter().filter(|_| stands_in) {
+            let selector = Selector::From(lan.interface.clone());
+            look(own, family, PRIORITY_LAN, selector, TABLE);
         }
     }
 }

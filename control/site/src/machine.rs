@@ -138,16 +138,11 @@ struct Machine<'k> {
     problems: Vec<Problem>,
 }
 
-/// Translations of IPv6 that the dataplane does not know yet.
-const UNFINISHED: [(Translate, &str); 1] = [(Translate::Source, "source")];
-
 impl Machine<'_> {
     fn unfinished(&mut self, uplink: &UplinkConfig) {
-        let Some(ipv6) = &uplink.ipv6 else { return };
-        let unfinished = UNFINISHED.iter().find(|(translate, _)| *translate == ipv6.translate);
-        if let Some((_, name)) = unfinished {
-            let message = format!("translate = \"{name}\" is not forwarded yet");
-            self.refuse(uplink.line, message, "say translate = \"none\", or remove `ipv6`");
+        if uplink.ipv6.as_ref().is_some_and(|ipv6| ipv6.rescue) {
+            let message = "rescue = true is not carried out yet".to_owned();
+            self.refuse(uplink.line, message, "remove `rescue`");
         }
     }
 

@@ -24,13 +24,17 @@ impl UplinkConfig {
 
     /// The gateway's own addresses that are the path's, best first: those of its pool that the
     /// gateway has, on whatever interface, then those of the interface, which may be of a private
-    /// network up to the provider's router, then those that are for the link alone.
+    /// network up to the provider's router, those of a prefix that its provider delegates, and those
+    /// that are for the link alone.
     pub fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let has = |address: &IpAddr| kernel.addresses.iter().any(|(_, n)| n.addr() == *address);
         let mut own = self.given_addresses(family);
         own.retain(has);
         let sources = self.sources(family, interface, kernel).into_iter();
-        for address in sources.chain(kernel.addresses_of(family, interface)) {
+        let all = kernel.addresses.iter().map(|(_, net)| net.addr());
+        let delegated =
+            all.filter(|address| self.delegated(family).any(|net| net.contains(address)));
+        for address in sources.chain(delegated).chain(kernel.addresses_of(family, interface)) {
             if !own.contains(&address) {
                 own.push(address);
             }
@@ -59,6 +63,13 @@ impl UplinkConfig {
             Family::V4 => self.addresses.iter().copied().map(IpAddr::V4).collect(),
             Family::V6 => six().map(IpAddr::V6).collect(),
         }
+    }
+
+    /// The prefixes that its provider delegates, where LANs have addresses of it.
+    pub fn delegated(&self, family: Family) -> impl Iterator<Item = IpNet> {
+        let ipv6 = self.ipv6.iter().filter(move |_| family == Family::V6);
+        let prefixes = ipv6.flat_map(|ipv6| &ipv6.prefixes);
+        prefixes.filter(|pair| pair.inside.is_none()).map(|pair| IpNet::V6(pair.outside))
     }
 
     fn sources(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {

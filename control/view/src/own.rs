@@ -12,6 +12,7 @@
 //! | [`PRIORITY`], + 1, + 2, or right before all of others' | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
 //! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, from one of its addresses, or with its [`answer_mark`] | main without defaults, then the uplink's table |
 //! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
+//! | [`PRIORITY_LAN`] - 2, - 1 | from a LAN and a prefix that an uplink's provider delegates, likewise | main without defaults, then the uplink's table |
 //! | [`PRIORITY_LAN`], + 1 | from a LAN, if the kernel forwards without a dataplane | main without defaults, then [`TABLE`] |
 //!
 //! The mark is that of commands run by `weir use`, which leave by their uplink or not at all,
@@ -30,6 +31,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weir_layout::Family;
 
 use crate::family;
@@ -100,6 +102,8 @@ pub enum Selector {
     All,
     /// That came in by this device; the gateway's own come by `lo`.
     From(String),
+    /// Of those, that have a source of this prefix.
+    FromPrefix(String, IpNet),
     /// Of sockets bound to this device.
     Device(String),
     /// From this address.
@@ -116,7 +120,7 @@ impl Selector {
     const fn suppressed(&self) -> u32 {
         match self {
             Self::Mark(_) | Self::Marked(..) | Self::Device(_) | Self::Source(_) => 1,
-            Self::From(_) | Self::All => 0,
+            Self::From(_) | Self::FromPrefix(..) | Self::All => 0,
         }
     }
 

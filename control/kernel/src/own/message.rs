@@ -1,5 +1,6 @@
 //! Weir's rules and routes as messages of netlink.
 
+use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -48,6 +49,11 @@ pub fn of_rule(rule: &Rule) -> RuleMessage {
     message.attributes.extend(rule.suppressed.map(RuleAttribute::SuppressPrefixLen));
     match &rule.selector {
         Selector::All => {}
+        Selector::FromPrefix(name, net) => {
+            message.header.src_len = net.prefix_len();
+            message.attributes.push(RuleAttribute::Iifname(name.clone()));
+            message.attributes.push(RuleAttribute::Source(net.network()));
+        }
         Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
         Selector::Device(name) => message.attributes.push(RuleAttribute::Oifname(name.clone())),
         Selector::Mark(mark) => message.attributes.push(RuleAttribute::FwMark(*mark)),
@@ -111,11 +117,14 @@ pub fn rule_of(message: &RuleMessage) -> Option<Rule> {
             _ => {}
         }
     }
-    rule.selector = match (mark, source) {
-        (Some(mark), Some(source)) => Selector::Marked(mark, source),
-        (Some(mark), None) => Selector::Mark(mark),
-        (None, Some(source)) => Selector::Source(source),
-        (None, None) => rule.selector,
+    rule.selector = match (mark, source, rule.selector) {
+        (Some(mark), Some(source), _) => Selector::Marked(mark, source),
+        (Some(mark), None, _) => Selector::Mark(mark),
+        (None, Some(source), Selector::From(name)) => {
+            Selector::FromPrefix(name, IpNet::new(source, message.header.src_len).ok()?)
+        }
+        (None, Some(source), _) => Selector::Source(source),
+        (None, None, selector) => selector,
     };
     ours.then_some(rule)
 }

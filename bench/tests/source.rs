@@ -1,0 +1,261 @@
+//! IPv6 with a prefix of each provider in the LAN: every source by the uplink that owns it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{Ipv6Addr, Shutdown, SocketAddrV6, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rustix::net::{self, AddressFamily, SocketType};
+use weir_kit::ipv6::{self, SERVER};
+use weir_kit::plan::Plan;
+use weir_kit::process::Process;
+use weir_kit::topology::Topology;
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{nginx, wait};
+use weir_layout::Family;
+use weir_layout::control::{PathId, path_state};
+use weir_layout::counters::Counter;
+
+const PROVIDERS: usize = 2;
+const BYTES: usize = 3_000_000;
+const LARGE: u64 = 16 << 20;
+/// The LAN's network, less what a provider delegates.
+const NETWORK: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+/// A site with a host that has an address of each provider, and a server with a file.
+struct Site {
+    topology: Topology,
+    weir: Weir,
+    /// What the server serves is below it.
+    directory: PathBuf,
+    _nginx: Process,
+}
+
+fn site(gateway: &str) -> Site {
+    let topology = Topology::build(Plan::new(PROVIDERS, 1)).unwrap();
+    ipv6::add_by_source(&topology).unwrap();
+    let weir = Weir::start(&topology, &configuration(&topology, gateway)).unwrap();
+    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
+    let directory = topology.run.file_directory().unwrap();
+    let nginx = nginx::serve(&topology.internet, &directory).unwrap();
+    fs::write(directory.join("files/content"), vec![7; BYTES]).unwrap();
+    let site = Site { topology, weir, directory, _nginx: nginx };
+    // The routers beyond have neighbours of their own to find.
+    for provider in 0..PROVIDERS {
+        wait::until("answers from the Internet", wait::BOUND, || {
+            let ping = site.ping(host(provider));
+            Ok(ping.status.success().then_some(()))
+        })
+        .unwrap();
+    }
+    site
+}
+
+/// The host's address of a provider.
+fn host(provider: usize) -> Ipv6Addr {
+    ipv6::by(provider, ipv6::host(0))
+}
+
+/// Each uplink has the prefix of its provider, and all are in the LAN.
+fn configuration(topology: &Topology, gateway: &str) -> String {
+    let lans: Vec<_> =
+        (0..PROVIDERS).map(|it| format!("\"{}/64\"", ipv6::by(it, NETWORK))).collect();
+    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.77.0.0/16\", {}]\n", lans.join(", "));
+    let mut text = Weir::configuration(topology, &[1; PROVIDERS])
+        .replace("interface = \"lan0\"\n", &lan)
+        .replace("[gateway]\n", &format!("[gateway]\n{gateway}"));
+    for (provider, name) in UPLINKS[..PROVIDERS].iter().enumerate() {
+        let name = format!("name = \"{name}\"\n");
+        let prefix = ipv6::delegated(provider);
+        let ipv6 = format!("ipv6 = {{ translate = \"source\", prefixes = [\"{prefix}\"] }}\n");
+        text = text.replace(&name, &(name.clone() + &ipv6));
+    }
+    text
+}
+
+impl Site {
+    fn command(&self, command: &mut Command) -> Output {
+        self.topology.hosts[0].netns.run(|| command.output()).unwrap().unwrap()
+    }
+
+    /// One echo request from this address.
+    fn ping(&self, source: Ipv6Addr) -> Output {
+        let mut ping = Command::new("ping");
+        ping.args(["-6", "-n", "-c", "1", "-W", "1", "-I", &source.to_string()]);
+        self.command(ping.arg(SERVER.to_string()))
+    }
+
+    /// What curl says of a download from this address.
+    fn download(&self, source: Ipv6Addr) -> Output {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--verbose", "--fail", "--noproxy", "*", "--max-time", "30"]);
+        curl.args(["--interface", &source.to_string()]);
+        self.command(curl.arg(format!("http://[{SERVER}]:{}/content", nginx::PORT)))
+    }
+
+    /// Packets from its own prefix that each provider has carried; none had another source.
+    fn carried(&self) -> Vec<u64> {
+        let providers = self.topology.providers.iter();
+        let carried: Vec<_> = providers.map(|it| ipv6::carried(it).unwrap()).collect();
+        assert!(carried.iter().all(|it| it.foreign == 0), "{carried:?}");
+        carried.iter().map(|it| it.outbound).collect()
+    }
+
+    /// Cuts a provider off, and waits until its path is out of use.
+    fn cut(&self, provider: usize) {
+        self.topology.providers[provider].set_carrier(false).unwrap();
+        wait::until("the path to be down", wait::BOUND, || {
+            let state = self.weir.control()?.path_state(PathId::new(provider as u8, Family::V6));
+            Ok((state & path_state::USABLE == 0).then_some(()))
+        })
+        .unwrap();
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_source_leaves_by_the_provider_that_it_is_of() {
+    let site = site("");
+    for provider in 0..PROVIDERS {
+        let before = site.carried();
+        let output = site.download(host(provider));
+        assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
+        let after = site.carried();
+        for other in 0..PROVIDERS {
+            let packets = after[other] - before[other];
+            assert_eq!(packets > 100, other == provider, "{packets} by {other}");
+        }
+    }
+    site.weir.check_conservation().unwrap();
+    let counters = site.weir.counters().unwrap();
+    let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
+    match weir_kit::weir::tier().as_str() {
+        "user" => assert_eq!(kernel, 0),
+        _ => assert!(kernel > 10 * user, "{kernel} in the kernel tier, {user} in the user tier"),
+    }
+}
+
+#[test]
+fn a_lost_provider_ends_its_connections_and_its_addresses_are_refused_at_once() {
+    let site = site("");
+    let (lost, left) = (host(0), host(1));
+    // More than a socket has room for.
+    for (file, bytes) in [("endless", 1 << 30), ("large", LARGE)] {
+        fs::File::create(site.directory.join("files").join(file)).unwrap().set_len(bytes).unwrap();
+    }
+    let slow = |source: Ipv6Addr, file: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "60"]);
+        curl.args(["--limit-rate", "4M", "--interface", &source.to_string()]);
+        curl.arg(format!("http://[{SERVER}]:{}/{file}", nginx::PORT));
+        site.topology.hosts[0].netns.thread("curl", move || curl.output()).unwrap()
+    };
+    let before = site.carried();
+    let (of_lost, of_left) = (slow(lost, "endless"), slow(left, "large"));
+    wait::until("both transfers to be under way", wait::BOUND, || {
+        let after = site.carried();
+        Ok(before.iter().zip(&after).all(|(before, after)| after - before > 20).then_some(()))
+    })
+    .unwrap();
+    site.cut(0);
+    let ended = of_lost.join().unwrap().unwrap().unwrap();
+    assert!(said(&ended).contains("reset by peer"), "{}", said(&ended));
+    let refused = site.download(lost);
+    assert!(said(&refused).contains("Permission denied"), "{}", said(&refused));
+    let output = site.download(left);
+    assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
+    assert_eq!(of_left.join().unwrap().unwrap().unwrap().stdout.len() as u64, LARGE);
+    site.carried();
+    site.weir.check_conservation().unwrap();
+}
+
+#[test]
+fn where_the_kernel_stands_in_it_sends_every_source_by_its_provider_or_not_at_all() {
+    let mut site = site("on_dataplane_loss = \"kernel\"\n");
+    site.weir.kill_dataplane();
+    site.weir.take_program_off().unwrap();
+    for provider in 0..PROVIDERS {
+        let before = site.carried();
+        assert!(site.ping(host(provider)).status.success());
+        assert!(site.carried()[provider] > before[provider]);
+    }
+    site.cut(0);
+    assert!(!site.ping(host(0)).status.success());
+    assert!(site.ping(host(1)).status.success());
+    site.carried();
+}
+
+#[test]
+fn the_gateway_itself_sends_from_an_address_of_a_provider_by_that_provider() {
+    let site = site("");
+    let gateway = &site.topology.gateway;
+    for provider in 0..PROVIDERS {
+        let before = site.carried();
+        let mut ping = Command::new("ping");
+        let source = ipv6::by(provider, ipv6::LAN_GATEWAY).to_string();
+        ping.args(["-6", "-n", "-q", "-c", "3", "-i", "0.1", "-W", "1", "-I", &source]);
+        let output = gateway.output(ping.arg(SERVER.to_string())).unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains(" 3 received"), "{told}");
+        assert!(site.carried()[provider] - before[provider] >= 3);
+    }
+}
+
+/// A socket of multipath TCP (RFC 8684) at this address.
+fn multipath(address: Ipv6Addr, port: u16) -> OwnedFd {
+    let protocol = Some(net::ipproto::MPTCP);
+    let socket = net::socket(AddressFamily::INET6, SocketType::STREAM, protocol).unwrap();
+    net::bind(&socket, &SocketAddrV6::new(address, port, 0, 0)).unwrap();
+    socket
+}
+
+#[test]
+fn a_multipath_connection_has_both_providers_and_outlives_the_loss_of_either() {
+    const PORT: u16 = 5001;
+    const CHUNK: [u8; 16_384] = [7; 16_384];
+    const CHUNKS: usize = 300;
+    for lost in 0..PROVIDERS {
+        let site = site("");
+        let (host_netns, internet) = (&site.topology.hosts[0].netns, &site.topology.internet);
+        for netns in [host_netns, internet] {
+            netns
+                .output(Command::new("ip").args(["mptcp", "limits", "set", "subflow", "2"]))
+                .unwrap();
+        }
+        let other = host(1).to_string();
+        let mut endpoint = Command::new("ip");
+        endpoint.args(["mptcp", "endpoint", "add", &other, "dev", "eth0", "subflow"]);
+        host_netns.output(&mut endpoint).unwrap();
+        let listener = internet.run(|| multipath(SERVER, PORT)).unwrap();
+        net::listen(&listener, 1).unwrap();
+        let before = site.carried();
+        let client = host_netns.run(|| multipath(host(0), 0)).unwrap();
+        net::connect(&client, &SocketAddrV6::new(SERVER, PORT, 0, 0)).unwrap();
+        let mut server = TcpStream::from(net::accept(&listener).unwrap());
+        let sender = std::thread::spawn(move || {
+            let mut client = TcpStream::from(client);
+            for _ in 0..CHUNKS {
+                client.write_all(&CHUNK)?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            client.shutdown(Shutdown::Write)
+        });
+        let receiver = std::thread::spawn(move || io::copy(&mut server, &mut io::sink()));
+        wait::until("a subflow by each provider", wait::BOUND, || {
+            let after = site.carried();
+            Ok(before.iter().zip(&after).all(|(before, after)| after - before > 1).then_some(()))
+        })
+        .unwrap();
+        site.cut(lost);
+        sender.join().unwrap().unwrap();
+        assert_eq!(receiver.join().unwrap().unwrap(), (CHUNKS * CHUNK.len()) as u64);
+        site.carried();
+        site.weir.check_conservation().unwrap();
+    }
+}
