@@ -18,7 +18,7 @@ use weir_layout::counters::Counter;
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 
 /// The LAN of a site, for both families.
-const LAN: &str = "interface = \"lan0\"\nprefixes = [\"10.77.0.0/16\", \"2001:2:0:100::/64\"]\n";
+const LAN: &str = "interface = \"lan0\"\nprefixes = [\"10.0.0.0/16\", \"2001:2:0:100::/64\"]\n";
 
 /// A site whose uplinks forward IPv6; what is for the LAN comes by the provider `inbound`.
 fn site(plan: Plan, inbound: usize) -> (Topology, Weir) {

@@ -63,7 +63,7 @@ fn host(provider: usize) -> Ipv6Addr {
 fn configuration(topology: &Topology, gateway: &str) -> String {
     let lans: Vec<_> =
         (0..PROVIDERS).map(|it| format!("\"{}/64\"", ipv6::by(it, NETWORK))).collect();
-    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.77.0.0/16\", {}]\n", lans.join(", "));
+    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.0.0.0/16\", {}]\n", lans.join(", "));
     let mut text = Weir::configuration(topology, &[1; PROVIDERS])
         .replace("interface = \"lan0\"\n", &lan)
         .replace("[gateway]\n", &format!("[gateway]\n{gateway}"));
