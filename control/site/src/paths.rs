@@ -24,18 +24,15 @@ impl UplinkConfig {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)
     }
 
-    /// How the health of its path in a family is judged; `None`: it has none. Where it has both, a
-    /// target is evidence of the path in its own family alone. Without one, what is
-    /// [implied](Self::implied) is probed.
+    /// How the health of its path in a family is judged; `None`: it has none. A target is evidence of
+    /// the path in its own family alone. Without one, what is [implied](Self::implied) is probed.
     pub fn path_health(&self, family: Family) -> Option<Health> {
         if !self.has_path(family) {
             return None;
         }
         let mut health = self.health.clone();
-        if Family::ALL.into_iter().all(|family| self.has_path(family)) {
-            let is_of = |host: std::net::IpAddr| weir_view::family(host) == family;
-            health.targets.retain(|target| target.kind.host().is_none_or(is_of));
-        }
+        let is_of = |host: std::net::IpAddr| weir_view::family(host) == family;
+        health.targets.retain(|target| target.kind.host().is_none_or(is_of));
         if health.targets.is_empty() {
             health.targets.extend(self.implied[family.index()].clone());
             health.implied = true;
@@ -66,8 +63,8 @@ mod tests {
     }
 
     #[test]
-    fn all_targets_are_evidence_of_the_only_path() {
+    fn a_target_of_a_family_without_a_path_is_evidence_of_nothing() {
         let uplink = crate::parse("weir.toml", SITE).unwrap().uplinks.remove(0);
-        assert_eq!(targets(&uplink), [Some(vec!["four".into(), "six".into()]), None]);
+        assert_eq!(targets(&uplink), [Some(vec!["four".into()]), None]);
     }
 }
