@@ -29,7 +29,7 @@ impl Display for Reason {
             Self::Released => write!(f, "put back into use by hand"),
             Self::Device => write!(f, "its interface cannot be used, see `weir status`"),
             Self::Carrier => write!(f, "no carrier"),
-            Self::Address => write!(f, "no usable address"),
+            Self::Address => write!(f, "no usable address, see `weir check`"),
             Self::NextHop => write!(f, "the next hop does not answer"),
             Self::TargetsFailed { failed, of, quorum } => {
                 write!(f, "{failed} of {of} targets do not answer, {quorum} must")

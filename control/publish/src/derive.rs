@@ -16,6 +16,7 @@ use weir_wire::npt;
 
 use crate::hosts;
 use crate::overrides::{Hand, Overrides};
+use crate::port_addresses;
 use crate::ports::Ports;
 
 /// Everything to be published, but for the bucket tables.
@@ -54,7 +55,7 @@ pub fn derive(
         *core = *given;
     }
 
-    let mut ports = Ports::new(&mut half, last, kernel, site.families().collect());
+    let mut ports = Ports::new(&mut half, last, kernel);
     let mut lan_ports = Vec::new();
     for lan in &site.lans {
         lan_ports.push(ports.add(&lan.interface, PortRole::Lan, NONE));
@@ -63,6 +64,8 @@ pub fn derive(
         .zip(&site.uplinks)
         .map(|(index, uplink)| ports.add(&uplink.interface, PortRole::Uplink, index))
         .collect();
+
+    port_addresses::enter(&mut half, site, kernel, &lan_ports, &uplink_ports);
 
     let lans = lan_nets(site, kernel, &lan_ports);
     for (index, (net, port)) in lans.iter().enumerate() {
@@ -85,10 +88,14 @@ pub fn derive(
             path.since = since[family.index()].get(index).copied().unwrap_or(0);
             let found = if uplink.has_path(family) {
                 let clash = |link| weir_site::clashes(uplink, family, link, kernel, &lan_nets);
-                let clashes = link.is_some_and(clash);
+                let mute = |link: &Link| {
+                    uplink.has_targets(family)
+                        && !site.has_source(uplink, family, link.index, kernel)
+                };
+                let unusable = link.is_some_and(|link| clash(link) || mute(link));
                 of_settings(path, uplink, family, site.nat_ports);
                 let found = of_kernel(path, uplink, family, link, kernel, &mut unresolved);
-                of_link | found | if clashes { path_state::NO_ADDRESS } else { 0 }
+                of_link | found | if unusable { path_state::NO_ADDRESS } else { 0 }
             } else {
                 path_state::NOT_CONFIGURED
             };
@@ -463,5 +470,26 @@ mod tests {
         let found = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
         let clashes = found.problems.map(|of| of[0] & path_state::NO_ADDRESS != 0);
         assert!(clashes[Family::V6.index()]);
+    }
+
+    #[test]
+    fn an_ipv6_path_whose_targets_can_be_asked_from_no_address_has_none() {
+        let (mut site, mut kernel) = with_ipv6();
+        let problem = |site: &Site, kernel: &Kernel| {
+            let found = derive(site, kernel, &Overrides::default(), [&[]; 2], None);
+            found.problems.map(|of| of[0] & path_state::NO_ADDRESS != 0)[Family::V6.index()]
+        };
+        kernel.addresses.retain(|(_, net)| matches!(net, IpNet::V4(_)));
+        assert!(!problem(&site, &kernel), "its next hop is asked from an address of the link");
+        let kind = weir_site::health::Probe::Icmp { address: "2001:db8:9::1".parse().unwrap() };
+        let name = "a".into();
+        site.uplinks[0].health.targets.push(weir_site::health::Target { name, kind });
+        assert!(problem(&site, &kernel));
+        let inner = (1, "2001:db8:7::1/64".parse().unwrap());
+        kernel.addresses.push(inner);
+        assert!(!problem(&site, &kernel), "from one of the LAN's prefix");
+        *kernel.addresses.last_mut().unwrap() = (2, "2001:db8:1::2/64".parse().unwrap());
+        kernel.unfit.insert((2, "2001:db8:1::2".parse().unwrap()));
+        assert!(!problem(&site, &kernel), "soon from its own, which is tentative");
     }
 }

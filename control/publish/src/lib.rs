@@ -8,6 +8,7 @@
 //! | `decider` | all that is known of a gateway, and what follows from it |
 //! | `derive` | the control page's half |
 //! | `ports` | numbers of ports and devices, which stay |
+//! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
 //! | `states` | the state words of a family's paths |
@@ -38,6 +39,7 @@ pub mod lans;
 mod near;
 mod overrides;
 pub mod own;
+mod port_addresses;
 mod ports;
 mod refused;
 mod states;

@@ -63,10 +63,12 @@ fn of_family(
         let link = kernel.link(&uplink.interface).filter(|_| has_path);
         let addresses = link.map(|link| uplink.own_addresses(family, link.index, kernel));
         let addresses = addresses.unwrap_or_default();
+        let sources = link.map(|link| site.path_sources(uplink, family, link.index, kernel));
+        let sources = sources.unwrap_or_default();
         let mark = mark(index as u8);
         confine(own, family, first, mark);
         if has_path {
-            release(own, family, first, mark, table, &addresses);
+            release(own, family, first, mark, table, addresses.iter().chain(&sources));
         }
         let Some(link) = link else { continue };
         let Some(next_hop) = uplink.next_hop_by(family, link.index, kernel) else { continue };
@@ -80,13 +82,15 @@ fn of_family(
                 self::look(own, family, PRIORITY_LAN - 2, selector, table);
             }
         }
-        let held = |address: &&IpAddr| {
-            kernel.takes_source(link.index, **address) && !kernel.has_lost(**address)
+        let source = sources.into_iter().find(|source| !kernel.has_lost(*source));
+        let may_be_bare = match family {
+            Family::V4 => addresses.is_empty(),
+            Family::V6 => stands_in,
         };
-        let source = addresses.iter().find(held).copied();
-        if !link.up || (source.is_none() && !addresses.is_empty()) {
+        if !link.up || (source.is_none() && !may_be_bare) {
             // The kernel drops the routes by a link that is set down or has lost its addresses,
-            // and takes none.
+            // and takes none. By one of IPv6 without a source it would send from any interface's; but
+            // what it forwards in the dataplane's place has one.
             continue;
         }
         let route = DefaultRoute { table, next_hop, interface: link.index, source };
@@ -121,9 +125,16 @@ fn confine(own: &mut Own, family: Family, first: u32, mark: u32) {
 }
 
 /// What has this mark leaves by this table, from one of these addresses.
-fn release(own: &mut Own, family: Family, first: u32, mark: u32, table: u32, addresses: &[IpAddr]) {
+fn release<'a>(
+    own: &mut Own,
+    family: Family,
+    first: u32,
+    mark: u32,
+    table: u32,
+    addresses: impl Iterator<Item = &'a IpAddr>,
+) {
     let none_yet = (family == Family::V4).then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    for address in addresses.iter().copied().chain(none_yet) {
+    for address in addresses.copied().chain(none_yet) {
         let selector = Selector::Marked(mark, address);
         own.rules.insert(Rule::new(family, first + 1, selector, table));
     }

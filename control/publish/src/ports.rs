@@ -3,12 +3,10 @@
 //! Adjacencies, and so flows, name ports by number, and the dataplane's sockets and device map name
 //! devices so. What was published under a number keeps it, whatever comes and goes beside it.
 
-use std::net::IpAddr;
-
+use weir_layout::checksum64;
 use weir_layout::control::{
-    Address, ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
+    ControlHalf, Device, DeviceFault, MAX_VIRTUAL_MACS, Mac, Name, Port, PortRole,
 };
-use weir_layout::{Family, checksum64};
 use weir_view::{Kernel, Link};
 
 /// Enters ports in a half that has none yet.
@@ -16,8 +14,6 @@ pub struct Ports<'h> {
     half: &'h mut ControlHalf,
     last: Option<&'h ControlHalf>,
     kernel: &'h Kernel,
-    /// Of the site's paths.
-    families: Vec<Family>,
 }
 
 /// Who a port is, whatever its number.
@@ -29,14 +25,13 @@ enum Identity {
 }
 
 impl<'h> Ports<'h> {
-    /// With the numbers of `last`, which was published before, and addresses of these families.
+    /// With the numbers of `last`, which was published before.
     pub fn new(
         half: &'h mut ControlHalf,
         last: Option<&'h ControlHalf>,
         kernel: &'h Kernel,
-        families: Vec<Family>,
     ) -> Self {
-        Self { half, last, kernel, families }
+        Self { half, last, kernel }
     }
 
     /// Adds a port, and its device if it is the first of it; `None` when the interface is missing or
@@ -71,15 +66,6 @@ impl<'h> Ports<'h> {
             reserved: [0; 18],
             name,
         };
-        self.half.addresses[port] = Family::ALL.map(|family| {
-            // One of the link alone is no source of what goes further (RFC 4291 §2.5.6).
-            let of_link =
-                |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unicast_link_local());
-            let fits = |own: &IpAddr| !of_link(own) && self.kernel.takes_source(link.index, *own);
-            let used = self.families.contains(&family);
-            let mut own = self.kernel.addresses_of(family, link.index).into_iter();
-            own.find(|own| used && fits(own)).map_or(Address::UNSPECIFIED, Address::from)
-        });
         self.half.ports[port] = Port {
             role: role as u8,
             device: device as u8,
@@ -230,7 +216,7 @@ mod tests {
         last: Option<&ControlHalf>,
     ) -> (Vec<Option<u8>>, Box<ControlHalf>) {
         let mut half = empty_half();
-        let mut ports = Ports::new(&mut half, last, kernel, Family::ALL.to_vec());
+        let mut ports = Ports::new(&mut half, last, kernel);
         let mut numbers: Vec<_> =
             lans.iter().map(|lan| ports.add(lan, PortRole::Lan, NONE)).collect();
         let uplinks = (0u8..).zip(uplinks);

@@ -71,6 +71,7 @@ pub fn is_interface_name(name: &str) -> bool {
 pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
     warnings.extend(warn::unadvertised(site, kernel, warn::takes_advertisements));
+    warnings.extend(warn::unaddressed(site, kernel));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
     warnings

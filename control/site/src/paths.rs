@@ -3,7 +3,7 @@
 use weir_layout::Family;
 
 use super::UplinkConfig;
-use super::health::Health;
+use super::health::{Health, Target};
 
 impl UplinkConfig {
     /// Has it a path in the family?
@@ -24,6 +24,11 @@ impl UplinkConfig {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)
     }
 
+    /// Is anything beyond the next hop probed of its path in a family?
+    pub fn has_targets(&self, family: Family) -> bool {
+        self.health.targets.iter().any(|target| is_of(target, family))
+    }
+
     /// How the health of its path in a family is judged; `None`: it has none. A target is evidence of
     /// the path in its own family alone. Without one, what is [implied](Self::implied) is probed.
     pub fn path_health(&self, family: Family) -> Option<Health> {
@@ -31,14 +36,18 @@ impl UplinkConfig {
             return None;
         }
         let mut health = self.health.clone();
-        let is_of = |host: std::net::IpAddr| weir_view::family(host) == family;
-        health.targets.retain(|target| target.kind.host().is_none_or(is_of));
+        health.targets.retain(|target| is_of(target, family));
         if health.targets.is_empty() {
             health.targets.extend(self.implied[family.index()].clone());
             health.implied = true;
         }
         Some(health)
     }
+}
+
+/// Is the target asked by this family?
+fn is_of(target: &Target, family: Family) -> bool {
+    target.kind.host().is_none_or(|host| weir_view::family(host) == family)
 }
 
 #[cfg(test)]

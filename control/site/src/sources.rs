@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weir_layout::Family;
-use weir_view::{Kernel, is_link_local};
+use weir_layout::control::Translate;
+use weir_view::{Kernel, is_beyond_site, is_link_local};
 
-use super::UplinkConfig;
+use super::{Site, UplinkConfig};
 
 impl UplinkConfig {
     /// The pool of an uplink's path on the interface of this index: what the file says, else the
@@ -14,7 +15,8 @@ impl UplinkConfig {
     /// order. Those are the fit ones of the networks that have the next hop; if none has it (a
     /// point-to-point link, addresses of /32, a next hop of IPv6 that is of the link alone), all fit
     /// ones. What else an interface has is for the link alone: the page of a modem, an address of RFC
-    /// 3927, a virtual address of /32 that another gateway may take over.
+    /// 3927, a virtual address of /32 that another gateway may take over; of IPv6 a unique local
+    /// address, such as a provider's router advertises beside a global one.
     pub fn pool(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         match self.given_addresses(family) {
             given if given.is_empty() => self.sources(family, interface, kernel),
@@ -40,12 +42,6 @@ impl UplinkConfig {
             }
         }
         own
-    }
-
-    /// What sockets of the path are given: the best of these that the kernel takes.
-    pub fn source(&self, family: Family, interface: u32, kernel: &Kernel) -> Option<IpAddr> {
-        let mut own = self.own_addresses(family, interface, kernel).into_iter();
-        own.find(|source| kernel.takes_source(interface, *source))
     }
 
     /// IPv4 addresses of the interface that are not in the pool, and are not named in the file either.
@@ -82,6 +78,7 @@ impl UplinkConfig {
                 *index == interface
                     && weir_view::family(address) == family
                     && !is_link_local(address)
+                    && is_sendable(address)
                     && !kernel.unfit.contains(&(interface, address))
             })
             .map(|(_, net)| *net)
@@ -92,6 +89,83 @@ impl UplinkConfig {
             true => fit.iter().map(IpNet::addr).collect(),
             false => of_next_hop,
         }
+    }
+}
+
+impl Site {
+    /// What the gateway itself may send from by an uplink's path, best first: the path's
+    /// [own addresses](UplinkConfig::own_addresses) that the kernel takes; then, of IPv6, those that
+    /// the gateway has elsewhere of the prefixes that the path carries. Many a link to a provider has
+    /// no address of IPv6 but that of the link (RFC 7084 §4.2, WAA-7). Never another uplink's: its
+    /// provider alone carries that.
+    pub fn path_sources(
+        &self,
+        uplink: &UplinkConfig,
+        family: Family,
+        interface: u32,
+        kernel: &Kernel,
+    ) -> Vec<IpAddr> {
+        let mut sources = uplink.own_addresses(family, interface, kernel);
+        sources.retain(|own| is_sendable(*own) && kernel.takes_source(interface, *own));
+        if family == Family::V6 {
+            sources.extend(self.inner_addresses(&self.carried(uplink, kernel), kernel));
+        }
+        sources
+    }
+
+    /// The prefixes that an uplink's IPv6 path carries as they are: its provider's, or the LANs'.
+    fn carried(&self, uplink: &UplinkConfig, kernel: &Kernel) -> Vec<IpNet> {
+        let Some(ipv6) = &uplink.ipv6 else { return Vec::new() };
+        match ipv6.translate {
+            Translate::None => self.lan_prefixes(kernel),
+            Translate::Npt | Translate::Source => {
+                ipv6.prefixes.iter().map(|pair| pair.outside.into()).collect()
+            }
+            Translate::Napt => Vec::new(),
+        }
+    }
+
+    /// The IPv6 prefixes of all LANs, given or connected.
+    pub fn lan_prefixes(&self, kernel: &Kernel) -> Vec<IpNet> {
+        self.lans.iter().flat_map(|lan| lan.networks(Family::V6, kernel)).collect()
+    }
+
+    /// The IPv6 addresses that the gateway has of these prefixes, on whatever interface but an
+    /// uplink's, `lo` say; those that mean something beyond the site, in the kernel's order.
+    pub fn inner_addresses(&self, of: &[IpNet], kernel: &Kernel) -> Vec<IpAddr> {
+        let of_uplinks = self.uplink_interfaces(kernel);
+        let inner = kernel.addresses.iter().filter(|(index, net)| {
+            let address = net.addr();
+            is_sendable(address)
+                && of.iter().any(|prefix| prefix.contains(&address))
+                && !of_uplinks.contains(index)
+                && !kernel.unfit.contains(&(*index, address))
+        });
+        inner.map(|(_, net)| net.addr()).collect()
+    }
+
+    /// Is there an address to send from by an uplink's path, if perhaps not at the moment, as while
+    /// it is tentative? Of IPv4 the pool says so.
+    pub fn has_source(
+        &self,
+        uplink: &UplinkConfig,
+        family: Family,
+        interface: u32,
+        kernel: &Kernel,
+    ) -> bool {
+        let has_own = || kernel.addresses_of(family, interface).into_iter().any(is_sendable);
+        family == Family::V4
+            || has_own()
+            || !self.path_sources(uplink, family, interface, kernel).is_empty()
+    }
+}
+
+/// Can an answer from the Internet find the way to it? Of IPv4 a provider may translate what is
+/// private.
+fn is_sendable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(address) => is_beyond_site(address),
     }
 }
 
@@ -131,5 +205,74 @@ mod tests {
         let addresses = ["192.0.2.2/24", "192.0.2.3/24"];
         assert_eq!(pool(Some("192.0.2.1"), &addresses, &["192.0.2.2"]), ["192.0.2.3"]);
         assert!(pool(Some("192.0.2.1"), &["169.254.7.7/16"], &[]).is_empty());
+    }
+
+    const LAN: &str = "2001:2:0:100::1/64";
+
+    /// What the first of two uplinks with IPv6 may send from, by `wan0`, where the gateway has these
+    /// addresses: on `lo`, `wan0`, `wan1` and `lan0` by their index from 1 on.
+    fn sources(addresses: &[(u32, &str)], unfit: &[(u32, &str)]) -> Vec<String> {
+        sources_by("translate = \"none\"", addresses, unfit)
+    }
+
+    /// The same of paths that the file says this of.
+    fn sources_by(path: &str, addresses: &[(u32, &str)], unfit: &[(u32, &str)]) -> Vec<String> {
+        let path = format!("ipv6 = {{ {path} }}\n");
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\n\
+             [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n{path}\
+             [[uplink]]\nname = \"b\"\ninterface = \"wan1\"\nipv6 = {{ translate = \"none\" }}\n"
+        );
+        let site = crate::parse("weir.toml", &text).unwrap();
+        let link = |(index, name): (u32, &str)| weir_view::Link {
+            index,
+            name: name.into(),
+            ..weir_view::Link::default()
+        };
+        let kernel = Kernel {
+            links: (1..).zip(["lo", "wan0", "wan1", "lan0"]).map(link).collect(),
+            addresses: addresses.iter().map(|(at, net)| (*at, net.parse().unwrap())).collect(),
+            unfit: unfit.iter().map(|(at, own)| (*at, own.parse().unwrap())).collect(),
+            ..Kernel::default()
+        };
+        let found = site.path_sources(&site.uplinks[0], Family::V6, 2, &kernel);
+        assert!(found.is_empty() || site.has_source(&site.uplinks[0], Family::V6, 2, &kernel));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_unique_local_address_beside_the_global_one_is_no_source() {
+        let (global, local) = ((2, "2001:2:0:a0::2/64"), (2, "fd00:1::2/64"));
+        for addresses in [[global, local], [local, global]] {
+            assert_eq!(sources(&addresses, &[]), ["2001:2:0:a0::2"]);
+        }
+        assert!(sources(&[local], &[]).is_empty());
+    }
+
+    #[test]
+    fn without_an_address_of_its_own_an_ipv6_path_is_sent_from_one_of_the_lans_prefixes() {
+        let other = (3, "2001:2:0:a1::2/64");
+        assert_eq!(sources(&[other, (4, LAN)], &[]), ["2001:2:0:100::1"]);
+        let on_lo = (1, "2001:2:0:100::7/128");
+        assert_eq!(sources(&[on_lo, (4, LAN)], &[(4, "2001:2:0:100::1")]), ["2001:2:0:100::7"]);
+        let own = (2, "2001:2:0:a0::2/64");
+        assert_eq!(sources(&[(4, LAN), own], &[])[0], "2001:2:0:a0::2", "its own is better");
+    }
+
+    #[test]
+    fn where_a_provider_delegates_a_prefix_the_gateways_address_is_of_that_one() {
+        let npt =
+            "translate = \"npt66\", prefix = \"2001:2:0:a000::/56\", inside = \"fd00:1::/56\"";
+        let (inside, delegated) = ((4, "fd00:1::1/64"), (1, "2001:2:0:a000::1/128"));
+        assert_eq!(sources_by(npt, &[inside, (4, LAN), delegated], &[]), ["2001:2:0:a000::1"]);
+        assert!(sources_by("translate = \"nat66\"", &[inside, (4, LAN)], &[]).is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_path_is_never_sent_from_an_address_of_another_uplink() {
+        let on_wan1 = [(3, "2001:2:0:100::9/64"), (3, "2001:2:0:a1::2/64")];
+        assert_eq!(sources(&[&on_wan1[..], &[(4, LAN)]].concat(), &[]), ["2001:2:0:100::1"]);
+        assert!(sources(&on_wan1, &[]).is_empty());
+        assert!(sources(&[(4, "fd00:1::1/64")], &[]).is_empty(), "nor from a unique local one");
     }
 }

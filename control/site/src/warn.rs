@@ -89,6 +89,25 @@ pub fn unadvertised(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> bool) 
     deaf.map(warning).collect()
 }
 
+/// Says of which IPv6 paths the gateway has no address to send from.
+pub fn unaddressed(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let paths = site.uplinks.iter().filter(|uplink| uplink.has_path(Family::V6));
+    let bare = paths.filter(|uplink| {
+        let link = kernel.link(&uplink.interface);
+        link.is_some_and(|link| !site.has_source(uplink, Family::V6, link.index, kernel))
+    });
+    let warning = |uplink: &UplinkConfig| {
+        let UplinkConfig { interface, .. } = uplink;
+        format!(
+            "uplink {}: {interface} has no global address, and the gateway has none elsewhere of \
+             a prefix that this path carries: no target is probed, and no host outside is told of \
+             a smaller MTU. Add one, as with `ip -6 addr add <prefix>::1/128 dev lo`",
+            path_name(uplink, Family::V6)
+        )
+    };
+    bare.map(warning).collect()
+}
+
 /// Says of which paths nothing beyond the next hop is probed.
 pub fn unwatched(site: &Site) -> Option<String> {
     let is_unwatched = |uplink: &UplinkConfig, family| {

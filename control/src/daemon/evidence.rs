@@ -15,10 +15,11 @@ impl Daemon {
     pub(super) fn probes(&self) -> Vec<ProbedUplink<'_>> {
         let kernel = self.decider.kernel();
         let mut probed = Vec::new();
-        for (index, uplink) in self.decider.site().uplinks.iter().enumerate() {
+        let site = self.decider.site();
+        for (index, uplink) in site.uplinks.iter().enumerate() {
             let link = kernel.link(&uplink.interface).filter(|link| link.running);
             let Some(link) = link else { continue };
-            let binding = Binding::of(uplink, link, kernel);
+            let binding = Binding::of(site, uplink, link, kernel);
             let paths = Family::ALL.map(|family| self.decider.monitor(family).path(index));
             probed.extend(paths.into_iter().flatten().map(|path| ProbedUplink {
                 name: &uplink.name,

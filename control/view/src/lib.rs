@@ -32,7 +32,7 @@ use weir_layout::control::DeviceFault;
 
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};
-pub use net::{Net, family, is_link_local};
+pub use net::{Net, family, is_beyond_site, is_link_local};
 pub use route::{Route, RouteKind, Routes};
 
 use own::{Foremost, Own};

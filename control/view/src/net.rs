@@ -105,6 +105,14 @@ pub const fn family(address: IpAddr) -> Family {
     }
 }
 
+/// Has an IPv6 address a meaning beyond the site: is it no group, and not of this host, of a link
+/// (RFC 4291 §2.5) or unique local (RFC 4193)?
+pub const fn is_beyond_site(address: Ipv6Addr) -> bool {
+    let of_host = address.is_unspecified() || address.is_loopback();
+    let of_site = address.is_unicast_link_local() || address.is_unique_local();
+    !of_host && !of_site && !address.is_multicast()
+}
+
 /// Is it an address of one link alone (RFC 3927, RFC 4291 §2.5.6)?
 pub const fn is_link_local(address: IpAddr) -> bool {
     match address {

@@ -207,3 +207,16 @@ fn hosts_may_have_addresses_of_each_provider() {
     let found = problems(&with_prefixes("\"fd00:1::/64\"", source));
     assert!(found[0].contains("no LAN has an address of the prefix"), "{found:?}");
 }
+
+#[test]
+fn an_ipv6_path_without_an_address_to_send_from_is_told() {
+    let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
+    let text = text.replacen("\"10.77.0.0/16\"", "\"10.77.0.0/16\", \"2001:db8:7::/48\"", 1);
+    let site = parse("weir.toml", &text).unwrap();
+    let mut kernel = kernel();
+    kernel.addresses.push((2, "fd00::2/64".parse().unwrap()));
+    let told = warn::unaddressed(&site, &kernel);
+    assert!(told[0].contains("uplink fiber (IPv6): wan0 has no global address"), "{told:?}");
+    kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
+    assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
+}
