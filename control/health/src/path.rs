@@ -42,7 +42,6 @@ pub struct Path {
     flaps: Flaps,
     state: State,
     reason: Reason,
-    since: u64,
     /// The latest time there was: what comes late comes now.
     now: u64,
     /// Was usable before; until then nothing is held down.
@@ -76,7 +75,6 @@ impl Path {
             flaps: Flaps::default(),
             state: State::Down,
             reason: Reason::Starting,
-            since: now,
             now,
             started: false,
             set_aside: false,
@@ -224,11 +222,6 @@ impl Path {
         self.reason
     }
 
-    /// Since when it is in that state.
-    pub fn since(&self) -> u64 {
-        self.since
-    }
-
     /// Its targets, in the order of the settings.
     pub fn targets(&self) -> &[Watched] {
         &self.targets
@@ -373,7 +366,6 @@ impl Path {
             return None;
         }
         let from = std::mem::replace(&mut self.state, to);
-        self.since = now;
         self.counted &= from.usable();
         if to.usable() {
             self.started = true;

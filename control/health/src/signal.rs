@@ -135,6 +135,10 @@ pub enum Reason {
     Drained,
     /// The operator put it back into use.
     Released,
+    /// The uplink's other path is not usable, and they are joint.
+    OtherFamilyDown,
+    /// The uplink's other path is usable again.
+    OtherFamilyBack,
     /// Its interface cannot be used.
     Device,
     /// No carrier.

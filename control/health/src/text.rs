@@ -28,6 +28,8 @@ impl Display for Reason {
             Self::Drained => write!(f, "drained: the time to empty it is over"),
             Self::Released => write!(f, "put back into use by hand"),
             Self::Device => write!(f, "its interface cannot be used, see `weir status`"),
+            Self::OtherFamilyDown => write!(f, "the other family is down, and they are joint"),
+            Self::OtherFamilyBack => write!(f, "the other family is back"),
             Self::Carrier => write!(f, "no carrier"),
             Self::Address => write!(f, "no usable address, see `weir check`"),
             Self::NextHop => write!(f, "the next hop does not answer"),

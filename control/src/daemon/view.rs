@@ -1,8 +1,8 @@
 //! The uplinks, for people and programs.
 
 use weir_api::{PathView, TargetView, UplinkView, time};
-use weir_health::Path;
 use weir_health::target::Watched;
+use weir_health::{Monitor, Path};
 use weir_layout::Family;
 
 use super::Daemon;
@@ -11,10 +11,7 @@ impl Daemon {
     /// How they are, in the order of the file.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
-        let of = |family, index| {
-            let path = self.decider.monitor(family).path(index)?;
-            Some(of_path(path, now))
-        };
+        let of = |family, index| of_path(self.decider.monitor(family), index, now);
         let view = |(index, uplink): (usize, &weir_site::UplinkConfig)| {
             Some(UplinkView {
                 uplink: uplink.name.clone(),
@@ -27,14 +24,16 @@ impl Daemon {
     }
 }
 
-fn of_path(path: &Path, now: u64) -> PathView {
-    PathView {
-        state: path.state(),
-        reason: path.reason(),
-        for_ms: now.saturating_sub(path.since()),
+fn of_path(monitor: &Monitor, uplink: usize, now: u64) -> Option<PathView> {
+    let path = monitor.path(uplink)?;
+    let (state, reason, since) = monitor.state(uplink)?;
+    Some(PathView {
+        state,
+        reason,
+        for_ms: now.saturating_sub(since),
         hold_down_ms: path.hold_ms(),
         targets: path.targets().iter().map(|target| of_target(target, path, now)).collect(),
-    }
+    })
 }
 
 fn of_target(target: &Watched, path: &Path, now: u64) -> TargetView {

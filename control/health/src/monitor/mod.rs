@@ -11,7 +11,7 @@ use crate::choice::Standing;
 use crate::history::Part;
 use crate::load::{Change, Rtt};
 use crate::path::Path;
-use crate::signal::{Reason, Signal, Transition, Wish};
+use crate::signal::{Reason, Signal, State, Transition, Wish};
 use crate::target::Status;
 use crate::window::Figures;
 
@@ -37,6 +37,20 @@ struct Watched {
     problems: Option<u32>,
     /// How the uplink's other path stands; none: they are not joint.
     other: Option<Standing>,
+    /// Since when it is in the state that was told last.
+    since: u64,
+}
+
+impl Watched {
+    /// Is the path, however it is itself, out of use with the other one?
+    fn is_out(&self) -> bool {
+        self.other.is_some_and(|other| !other.usable())
+    }
+
+    /// What a state of the path's own comes to with the other path.
+    fn with_other(&self, own: State) -> State {
+        if self.is_out() && own.usable() { State::Down } else { own }
+    }
 }
 
 impl Monitor {
@@ -65,6 +79,7 @@ impl Monitor {
             machine: machine(index),
             problems: None,
             other: None,
+            since: now,
         });
         Self { family, paths: paths.collect(), transitions: Vec::new() }
     }
@@ -74,7 +89,8 @@ impl Monitor {
         for (index, uplink) in site.uplinks.iter().enumerate() {
             if index == self.paths.len() {
                 let name = uplink.name.clone();
-                self.paths.push(Watched { name, machine: None, problems: None, other: None });
+                let (machine, problems, other) = (None, None, None);
+                self.paths.push(Watched { name, machine, problems, other, since: now });
             }
             let path = &mut self.paths[index];
             let health = uplink.path_health(self.family);
@@ -86,6 +102,7 @@ impl Monitor {
                 (machine, health) => {
                     // What was told of it, it has not heard.
                     path.problems = None;
+                    path.since = now;
                     *machine = health.map(|health| Path::new(health, now));
                 }
             }
@@ -134,9 +151,19 @@ impl Monitor {
 
     /// Takes how the joint paths of the other family stand, as it tells by [`joint`](Self::joint):
     /// none of this one is better.
-    pub fn join(&mut self, others: &[Option<Standing>]) {
-        for (index, path) in self.paths.iter_mut().enumerate() {
+    pub fn join(&mut self, others: &[Option<Standing>], now: u64) {
+        for index in 0..self.paths.len() {
+            let path = &mut self.paths[index];
+            let Some(own) = path.machine.as_ref().map(Path::state) else { continue };
+            let from = path.with_other(own);
             path.other = others.get(index).copied().flatten();
+            let to = path.with_other(own);
+            let out = path.is_out();
+            let reason = if out { Reason::OtherFamilyDown } else { Reason::OtherFamilyBack };
+            if from != to {
+                path.since = now;
+                self.tell(index, Transition { from, to, reason, at: now });
+            }
         }
     }
 
@@ -174,8 +201,8 @@ impl Monitor {
                 Reason::Roomy { direction, percent, capacity }
             }
         };
-        let state = machine.state();
-        self.note(uplink, Some(Transition { from: state, to: state, reason, at: now }));
+        let state = self.paths[uplink].with_other(machine.state());
+        self.tell(uplink, Transition { from: state, to: state, reason, at: now });
     }
 
     /// What a path's probes say: the medians of the targets that answer.
@@ -195,14 +222,37 @@ impl Monitor {
         Some(Rtt { ms, jitter_ms: median(|f| f.jitter_ms.weighted)? })
     }
 
+    /// Takes note of what a path's own state did; says whether it changed. Told is what that comes to
+    /// with the other path.
     fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
-        let name = &self.paths[uplink].name;
-        let part = |name| match self.family {
+        let Some(change) = changed else { return false };
+        let path = &mut self.paths[uplink];
+        let (from, to) = (path.with_other(change.from), path.with_other(change.to));
+        if from != to {
+            path.since = change.at;
+            let reason = if to == change.to { change.reason } else { Reason::OtherFamilyDown };
+            self.tell(uplink, Transition { from, to, reason, ..change });
+        }
+        true
+    }
+
+    fn tell(&mut self, uplink: usize, change: Transition) {
+        let name = self.paths[uplink].name.clone();
+        let part = match self.family {
             Family::V4 => Part::Uplink(name),
             Family::V6 => Part::Ipv6(name),
         };
-        self.transitions.extend(changed.map(|change| (part(name.clone()), change)));
-        changed.is_some()
+        self.transitions.push((part, change));
+    }
+
+    /// The state of an uplink's path, why, and since when: with the other path where they are joint.
+    pub fn state(&self, uplink: usize) -> Option<(State, Reason, u64)> {
+        let path = self.paths.get(uplink)?;
+        let machine = path.machine.as_ref()?;
+        let state = path.with_other(machine.state());
+        let is_own = state == machine.state();
+        let reason = if is_own { machine.reason() } else { Reason::OtherFamilyDown };
+        Some((state, reason, path.since))
     }
 
     /// The transitions since this was last asked, in their order.

@@ -288,8 +288,8 @@ fn joint_paths_are_in_use_together_or_not_at_all() {
     site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { joint: true, ..Default::default() });
     v4.observe(&[0, 0], 0);
     v6.observe(&[path_state::NO_NEXT_HOP; 2], 0);
-    v4.join(&v6.joint(&site));
-    v6.join(&v4.joint(&site));
+    v4.join(&v6.joint(&site), 0);
+    v6.join(&v4.joint(&site), 0);
     let verdict = v4.verdict(&site, |_| u64::MAX);
     assert_eq!(verdict.takers, [0b10, 0b01], "the second uplink's are not joint");
     assert_eq!(verdict.states[1], path_state::USABLE);
@@ -299,9 +299,37 @@ fn joint_paths_are_in_use_together_or_not_at_all() {
     assert_eq!(own & path_state::JOINT, 0, "it is down for a reason of its own");
     // Each is judged by itself: neither keeps the other down.
     v6.observe(&[0; 2], 10);
-    v4.join(&v6.joint(&site));
-    v6.join(&v4.joint(&site));
+    v4.join(&v6.joint(&site), 10);
+    v6.join(&v4.joint(&site), 10);
     for monitor in [&v4, &v6] {
         assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
     }
+}
+
+#[test]
+fn what_takes_a_joint_path_out_of_use_and_back_is_told_with_its_own_reason() {
+    let (mut site, [mut v4, mut v6]) = both_families();
+    site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { joint: true, ..Default::default() });
+    let mut at = |now, problems6: u32, problems4: u32| {
+        v6.observe(&[problems6, 0], now);
+        v4.observe(&[problems4, 0], now);
+        v4.join(&v6.joint(&site), now);
+        let told = v4.take_transitions().into_iter();
+        let told = told.filter(|(part, _)| part.uplink() == Some("fiber"));
+        let told: Vec<_> = told.map(|(_, t)| (t.from, t.to, t.reason)).collect();
+        (told, v4.state(0).unwrap())
+    };
+    assert_eq!(at(0, 0, 0).1, (State::Up, Reason::Started, 0));
+    let out = Reason::OtherFamilyDown;
+    let (told, state) = at(10, path_state::ADMIN_DOWN, 0);
+    assert_eq!(told, [(State::Up, State::Down, out)]);
+    assert_eq!(state, (State::Down, out, 10));
+    // What it does itself meanwhile changes nothing that is told, but for why.
+    let (told, state) = at(20, path_state::ADMIN_DOWN, path_state::ADMIN_DOWN);
+    assert_eq!(told, []);
+    assert_eq!(state, (State::Down, Reason::Admin, 10));
+    assert_eq!(at(30, path_state::ADMIN_DOWN, 0), (vec![], (State::Down, out, 10)));
+    let (told, state) = at(40, 0, 0);
+    assert_eq!(told, [(State::Down, State::Up, Reason::OtherFamilyBack)]);
+    assert_eq!((state.0, state.2), (State::Up, 40));
 }

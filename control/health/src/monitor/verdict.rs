@@ -55,10 +55,8 @@ impl Monitor {
                 State::Down => path_state::UNHEALTHY,
                 State::Draining => path_state::DRAINING,
             };
-            let joint = match path.other.filter(|_| path.machine.is_some()) {
-                Some(other) if !other.usable() => path_state::JOINT,
-                _ => 0,
-            };
+            let is_out = path.machine.is_some() && path.is_out();
+            let joint = if is_out { path_state::JOINT } else { 0 };
             problems.unwrap_or(0)
                 | health
                 | joint

@@ -75,11 +75,11 @@ impl Decider {
         for paths in &mut self.paths {
             paths.observe(&published, now.ms);
         }
-        let entries = self.write_down(now);
         let joint = self.paths.each_ref().map(|paths| paths.monitor.joint(&self.site));
         for (paths, other) in self.paths.iter_mut().zip(joint.iter().rev()) {
-            paths.monitor.join(other);
+            paths.monitor.join(other, now.ms);
         }
+        let entries = self.write_down(now);
         let mut changes = Vec::new();
         for paths in &mut self.paths {
             changes.extend(paths.judge(&self.site, &self.load, &mut published.half, now));
