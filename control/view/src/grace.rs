@@ -3,7 +3,8 @@
 //! A DHCP client that renews, or a network manager that starts again, takes an address away and gives
 //! the same one back; the kernel drops the routes by it in between. Flows outlive that if nobody acts
 //! on it. So an address or a default route that is gone from an interface which keeps its carrier
-//! counts as there for some seconds more. A different address ends the waiting at once.
+//! counts as there for some seconds more. A different address ends the waiting at once. Of IPv6 that is
+//! one of another network: hosts take further ones of a network as they like (RFC 8981).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,8 +14,11 @@ use weir_layout::Family;
 
 use crate::{Kernel, family};
 
-/// How long what is lost is waited for, milliseconds.
+/// How long what is lost of IPv4 is waited for, milliseconds.
 const GRACE_MS: u64 = 3000;
+/// The same of IPv6: a router that takes itself back by an advertisement says three seconds later, or
+/// half a second more, that it is there (MIN_DELAY_BETWEEN_RAS and MAX_RA_DELAY_TIME, RFC 4861 §10).
+const GRACE6_MS: u64 = 5000;
 
 /// What is waited for, and since when, CLOCK_MONOTONIC milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,18 +48,28 @@ impl Kernel {
 
     /// Keeps for a while the addresses and default routes of `before` that are gone by `now`.
     pub(crate) fn wait_for(&mut self, before: &Self, now: u64) {
-        let is_due = |since: u64| now.saturating_sub(since) >= GRACE_MS;
+        let is_due = |since: u64, of: Family| now.saturating_sub(since) >= grace_ms(of);
         let known: BTreeSet<(u32, IpNet)> = before.addresses.iter().copied().collect();
         let here: BTreeSet<(u32, IpNet)> = self.addresses.iter().copied().collect();
-        let renumbered: BTreeSet<(u32, Family)> =
-            here.difference(&known).map(|(index, net)| (*index, family(net.addr()))).collect();
+        let is_other = |(index, net): &&(u32, IpNet)| match net {
+            IpNet::V4(_) => true,
+            IpNet::V6(_) => {
+                !known.iter().any(|(at, had)| at == index && had.trunc() == net.trunc())
+            }
+        };
+        let renumbered: BTreeSet<(u32, Family)> = here
+            .difference(&known)
+            .filter(is_other)
+            .map(|(index, net)| (*index, family(net.addr())))
+            .collect();
         let waits = |of: &Self, index, family| {
             let running = before.is_running(index) && of.is_running(index);
             running && !renumbered.contains(&(index, family))
         };
         for key @ (index, net) in before.addresses.iter().filter(|key| !here.contains(key)) {
             let since = before.lost.addresses.get(key).copied().unwrap_or(now);
-            if waits(self, *index, family(net.addr())) && !is_due(since) {
+            let of = family(net.addr());
+            if waits(self, *index, of) && !is_due(since, of) {
                 self.addresses.push(*key);
                 self.lost.addresses.insert(*key, since);
                 let unfit = (*index, net.addr());
@@ -70,7 +84,7 @@ impl Kernel {
             let since = before.lost.next_hops.get(&key).map_or(now, |(_, since)| *since);
             if let Some(next_hop) = before.default_next_hop(*family, *index)
                 && waits(self, *index, *family)
-                && !is_due(since)
+                && !is_due(since, *family)
             {
                 self.lost.next_hops.insert(key, (next_hop, since));
             }
@@ -82,6 +96,13 @@ impl Kernel {
         let v4 = self.routes.defaults().iter().map(|route| (route.interface, Family::V4));
         let v6 = self.routes6.defaults().iter().map(|route| (route.interface, Family::V6));
         v4.chain(v6).collect()
+    }
+}
+
+const fn grace_ms(of: Family) -> u64 {
+    match of {
+        Family::V4 => GRACE_MS,
+        Family::V6 => GRACE6_MS,
     }
 }
 
@@ -185,5 +206,37 @@ mod tests {
         assert!(after.has_lost("2001:db8::2".parse().unwrap()));
         assert!(after.waits_for(2, Family::V6) && !after.waits_for(2, Family::V4));
         assert_eq!(after.default_next_hop(Family::V6, 2), next_hop6.map(IpAddr::V6));
+    }
+
+    /// `wan0` with these addresses, and a default route of IPv6 or not.
+    fn kernel6(addresses: &[&str], has_route: bool) -> Kernel {
+        let gateway = "fe80::1".parse().ok();
+        let default = Route { gateway, ..Route::by(2, ipnet::Ipv6Net::default()) };
+        let routes = if has_route { vec![default] } else { vec![] };
+        Kernel { routes6: Arc::new(routes.into()), ..kernel(addresses, None) }
+    }
+
+    #[test]
+    fn a_router_that_takes_itself_back_is_waited_for_until_its_next_advertisement() {
+        let mut before = kernel6(&["2001:db8::2/64"], true);
+        for now in [1000, 1000 + 3600, 1000 + GRACE6_MS - 1, 1000 + GRACE6_MS] {
+            let mut after = kernel6(&["2001:db8::2/64"], false);
+            after.wait_for(&before, now);
+            let waited = now < 1000 + GRACE6_MS;
+            assert_eq!(after.default_next_hop(Family::V6, 2).is_some(), waited, "{now}");
+            before = after;
+        }
+    }
+
+    #[test]
+    fn of_ipv6_an_address_of_another_network_alone_is_a_different_one() {
+        let before = kernel6(&["2001:db8::2/64"], true);
+        let waits = |addresses: &[&str]| {
+            let mut after = kernel6(addresses, false);
+            after.wait_for(&before, 1000);
+            after.waits_for(2, Family::V6)
+        };
+        assert!(waits(&["2001:db8::2/64", "2001:db8::77/64"]), "a temporary one");
+        assert!(!waits(&["2001:db8:1::2/64"]));
     }
 }
