@@ -204,20 +204,28 @@ impl Kernel {
     }
 
     /// Next hop of the best default route by an interface in a family, or of the one that is waited
-    /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2).
+    /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2). Of several routers with equal
+    /// metrics one that is known to be there is preferred, and a silent one is the last (§6.3.6).
     pub fn default_next_hop(&self, family: Family, index: u32) -> Option<IpAddr> {
         let best = match family {
-            Family::V4 => best_gateway(self.routes.defaults(), index),
-            Family::V6 => best_gateway(self.routes6.defaults(), index),
+            Family::V4 => self.best_gateway(self.routes.defaults(), index),
+            Family::V6 => self.best_gateway(self.routes6.defaults(), index),
         };
         best.unwrap_or_else(|| self.lost_next_hop(index, family))
     }
-}
 
-/// The next hop, or none, of the best of these routes by an interface; `None`: there is no route.
-fn best_gateway<N: Net>(routes: &[Route<N>], index: u32) -> Option<Option<IpAddr>> {
-    let by = routes.iter().filter(|route| route.interface == index);
-    by.min_by_key(|route| route.metric).map(|route| route.gateway.map(Into::into))
+    /// The next hop, or none, of the best of these routes by an interface; `None`: there is no route.
+    fn best_gateway<N: Net>(&self, routes: &[Route<N>], index: u32) -> Option<Option<IpAddr>> {
+        let by = routes.iter().filter(|route| route.interface == index);
+        let by = by.map(|route| (route.metric, route.gateway.map(Into::into)));
+        let best = by.min_by_key(|(metric, gateway)| {
+            let key = gateway.map(|gateway: IpAddr| (index, gateway));
+            let is_silent = key.is_some_and(|key| self.silent.contains(&key));
+            let is_known = key.is_some_and(|key| self.neighbours.contains_key(&key));
+            (*metric, is_silent, !is_known)
+        });
+        best.map(|(_, gateway)| gateway)
+    }
 }
 
 #[cfg(test)]
@@ -257,5 +265,31 @@ mod tests {
         assert!(lost(kernel(true), 500 + FORGOTTEN_MS), "not asked for ever");
         assert!(lost(kernel(false), 501), "gone with the carrier");
         assert!(lost(Kernel { silent: [key].into(), ..kernel(true) }, 501), "it does not answer");
+    }
+
+    #[test]
+    fn of_routers_with_equal_metrics_one_that_is_there_is_preferred_and_a_silent_one_is_the_last() {
+        let router = |n: u16, metric| Route::<Ipv6Net> {
+            gateway: Some(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, n)),
+            metric,
+            ..Route::by(2, Ipv6Net::default())
+        };
+        let routes = vec![router(3, 2000), router(1, 1024), router(2, 1024)];
+        let key = |n: u16| (2, IpAddr::V6(router(n, 0).gateway.unwrap()));
+        let next_hop = |known: &[u16], silent: &[u16]| {
+            let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+            let kernel = Kernel {
+                routes6: Arc::new(routes.clone().into()),
+                neighbours: known.iter().map(|n| (key(*n), entry)).collect(),
+                silent: silent.iter().map(|n| key(*n)).collect(),
+                ..Kernel::default()
+            };
+            kernel.default_next_hop(Family::V6, 2)
+        };
+        assert_eq!(next_hop(&[], &[]), Some(key(1).1), "the first");
+        assert_eq!(next_hop(&[1, 2], &[]), Some(key(1).1));
+        assert_eq!(next_hop(&[2], &[]), Some(key(2).1));
+        assert_eq!(next_hop(&[], &[1]), Some(key(2).1));
+        assert_eq!(next_hop(&[3], &[1, 2]), Some(key(1).1), "another metric is another's choice");
     }
 }
