@@ -20,12 +20,17 @@ use crate::engine::Owner;
 /// Room for a reply: a route or a neighbour has a few hundred bytes of attributes.
 const REPLY: usize = 8192;
 
+/// How long after one neighbour of IPv6 was [looked for](Owners::known) the next may be.
+const SEARCH_MS: u64 = 1000;
+
 /// Asks the kernel. Each question is answered before its system call returns.
 #[derive(Debug)]
 pub struct Owners {
     socket: Socket,
     /// Sequence number of the last question.
     asked: Cell<u32>,
+    /// When a neighbour of IPv6 may be looked for, CLOCK_MONOTONIC milliseconds.
+    search_from: Cell<u64>,
 }
 
 impl Owners {
@@ -38,7 +43,7 @@ impl Owners {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, asked: Cell::new(0) })
+        Ok(Self { socket, asked: Cell::new(0), search_from: Cell::new(0) })
     }
 
     /// Who has the address, or is the router to it, behind the interface with this index. What the
@@ -48,9 +53,16 @@ impl Owners {
     }
 
     /// The same, as far as the kernel knows: it finds out nothing, however many addresses somebody
-    /// makes up.
-    pub fn known(&self, interface: u32, address: IpAddr) -> Owner {
-        self.look(interface, address, false).unwrap_or(Owner::Unknown)
+    /// makes up. But of IPv6 it looks for one a second: hosts hear the gateway's hardware address by
+    /// router advertisements, and solicit from their address of the link (RFC 4861 §6.3.4, §7.2.2), so
+    /// that the kernel need never hear of the one that they send to the Internet from.
+    pub fn known(&self, interface: u32, address: IpAddr, now: u64) -> Owner {
+        let known = self.look(interface, address, false).unwrap_or(Owner::Unknown);
+        if known == Owner::Asked && address.is_ipv6() && now >= self.search_from.get() {
+            self.search_from.set(now + SEARCH_MS);
+            return self.of(interface, address);
+        }
+        known
     }
 
     fn look(&self, interface: u32, address: IpAddr, find_out: bool) -> io::Result<Owner> {
@@ -163,6 +175,8 @@ fn destination(address: IpAddr) -> NeighbourAttribute {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     /// `lo`.
@@ -194,5 +208,29 @@ mod tests {
         early.serialize(&mut bytes);
         owners.socket.send(&bytes, 0).unwrap();
         assert_eq!(owners.of(LOOPBACK + 1, ADDRESS), Owner::Nobody);
+    }
+
+    /// In a network namespace of its own.
+    #[test]
+    fn a_neighbour_of_ipv6_is_looked_for_once_a_second() {
+        let looked_for = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("run as root");
+            let ip = |arguments: &str| {
+                let output = std::process::Command::new("ip").args(arguments.split(' ')).output();
+                String::from_utf8(output.unwrap().stdout).unwrap()
+            };
+            ip("link add lan0 type veth peer name host");
+            ip("addr add 2001:db8::1/64 dev lan0 nodad");
+            ip("link set lan0 up");
+            ip("link set host up");
+            let interface = ip("-o link show lan0").split(':').next().unwrap().parse().unwrap();
+            let owners = Owners::new().unwrap();
+            [(0, 7), (10, 8), (10 + SEARCH_MS, 9)].map(|(now, host)| {
+                let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host);
+                assert_eq!(owners.known(interface, address.into(), now), Owner::Asked);
+                ip("-6 neigh show dev lan0").contains(&address.to_string())
+            })
+        });
+        assert_eq!(looked_for.join().unwrap(), [true, false, true]);
     }
 }

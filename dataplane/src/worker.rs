@@ -164,7 +164,7 @@ fn turn_until_stopped<'u>(
             engine.age(slots, now as u32, ports);
             engine.judge(now);
             engine.settle_claims(|interface, address| owners.of(interface, address));
-            engine.ask_about_hosts(|interface, address| owners.known(interface, address));
+            engine.ask_about_hosts(|interface, address| owners.known(interface, address, now));
             report(config, shared, memory, ports, engine, now);
         }
         if busy == 0 {

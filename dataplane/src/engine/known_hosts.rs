@@ -2,13 +2,13 @@
 //!
 //! What only looks like the connection of a user is made with ease: a station sends by hardware
 //! addresses that it makes up, and packets that no server answers. So a flow counts if the kernel
-//! has heard the ARP of its host, and if its first packet is one that is answered: with a checksum
-//! that is right, and with time to live enough for the way.
+//! has heard the ARP or ND of its host, and if its first packet is one that is answered: with a
+//! checksum that is right, and with time to live enough for the way.
 //!
 //! A worker asks the kernel about hosts that it does not know, once a tick and for few, and
-//! remembers those that it finds; the kernel does not go and look for them. So a host's first flow
-//! says nothing yet. Who sends in the name of a host that is there, or answers ARP for one that is
-//! not, is not told from it.
+//! remembers those that it finds; the kernel does not go and look for them, but for one of IPv6 a
+//! second. So a host's first flow says nothing yet. Who sends in the name of a host that is there, or
+//! answers ARP for one that is not, is not told from it.
 
 use std::net::IpAddr;
 
