@@ -12,6 +12,7 @@
 //! | [`counters`] | lanes and their sums |
 //! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
+//! | [`sysctls`] | the kernel's settings as they were before weir, for every version |
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
 //! | [`cgroup`] | beside them: a BPF program that marks a cgroup's sockets |
 //!
@@ -45,6 +46,8 @@ pub mod pins;
 mod rounds;
 #[cfg(not(loom))]
 pub mod status;
+#[cfg(not(loom))]
+pub mod sysctls;
 
 pub mod publish;
 pub mod state_word;

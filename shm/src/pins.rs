@@ -55,6 +55,8 @@ pub mod name {
     pub const STATUS: &str = "STATUS";
     /// What workers see of new connections.
     pub const OBSERVATIONS: &str = "OBSERVATIONS";
+    /// The kernel's settings as they were before weir.
+    pub const SYSCTLS: &str = "SYSCTLS";
     /// Longest-prefix map of IPv4 destinations that stay on the gateway.
     pub const HOSTS4: &str = "HOSTS4";
     /// The same for IPv6.
@@ -65,7 +67,7 @@ pub mod name {
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 12] = [
+    const REGIONS: [&str; 13] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -76,6 +78,7 @@ pub mod name {
         COUNTERS,
         STATUS,
         OBSERVATIONS,
+        SYSCTLS,
         HOSTS4,
         HOSTS6,
     ];
@@ -305,6 +308,11 @@ impl Pins {
         })?;
         self.check_header(name::OBSERVATIONS, &mmap, 0, header)?;
         Ok(mmap)
+    }
+
+    pub(crate) fn sysctls(&self, access: Access) -> Result<Mmap, Error> {
+        let shape = Shape { value_size: 8, entries: 1 };
+        Ok(self.region(name::SYSCTLS, shape, false, access, |_| ())?.0)
     }
 
     /// Opens a family's flow table, or creates one of `pages` pages; a table that exists keeps its

@@ -217,13 +217,11 @@ fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
             Role::Dataplane => claim.context("it takes --force to detach a running dataplane")?,
         });
     }
+    let before = sysctls::before(pins).context("nothing is removed")?;
     remove_routes(pins).context("weir's rules and routes are still there")?;
     Confined::find().sweep();
     // While the rest still keeps what comes from a LAN from leaving as it is.
-    let set = match ControlRegion::open(pins, Access::Read) {
-        Ok(region) => sysctls::put_back(&region)?,
-        Err(_) => Vec::new(),
-    };
+    let set = sysctls::put_back(before)?;
     let removed = pins.remove()?;
     remove_guard(pins).context("weir's nftables table is still there")?;
     let left = if removed.is_empty() { with_xdp()? } else { Vec::new() };

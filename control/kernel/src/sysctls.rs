@@ -2,16 +2,19 @@
 //! the NAT's.
 //!
 //! They are set at the start and again whenever they are found otherwise, as after `sysctl
-//! --system`. What was there before is kept in shared memory, and put back by `weir detach`: what
-//! forwards no more should route no more either.
+//! --system`. What was there before is kept in shared memory, where every version of weir finds it,
+//! and put back by `weir detach`: what forwards no more should route no more either.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, ensure};
-use weir_layout::control::SettingsBefore;
+use anyhow::{Context, Result, bail, ensure};
+use weir_layout::sysctls::SysctlsBefore;
 use weir_service::Complaint;
-use weir_shm::control::{ControlRegion, ControlWriter};
+use weir_shm::control::ControlRegion;
+use weir_shm::map::Access;
+use weir_shm::sysctls::SysctlsRegion;
+use weir_shm::{Error, Pins};
 use weir_view::local_ports;
 
 const FORWARD: &str = "net/ipv4/ip_forward";
@@ -74,36 +77,37 @@ impl LocalPorts {
 /// Keeps the settings as they must be.
 #[derive(Debug)]
 pub struct Sysctls {
+    region: SysctlsRegion,
     forward: Setting,
     ports: LocalPorts,
     refused: Complaint,
     changed: Complaint,
 }
 
-impl Default for Sysctls {
-    fn default() -> Self {
+impl Sysctls {
+    /// Keeps in the region what was there before.
+    pub fn new(region: SysctlsRegion) -> Self {
         Self {
+            region,
             forward: Setting::new(FORWARD),
             ports: LocalPorts::default(),
             refused: Complaint::default(),
             changed: Complaint::default(),
         }
     }
-}
 
-impl Sysctls {
     /// Looks, and sets what is otherwise. The kernel is not set to forward unless it is `guarded`
     /// against forwarding on its own, and its own ports are left as they are if nothing is
     /// translated: then there are no `nat_ports`.
-    pub fn hold(&mut self, nat_ports: Option<(u16, u16)>, writer: &ControlWriter, guarded: bool) {
-        let known = writer.region().settings_before();
+    pub fn hold(&mut self, nat_ports: Option<(u16, u16)>, guarded: bool) {
+        let known = self.region.before();
         let mut before = known;
         let mut changed = Vec::new();
         let done = self.hold_ports(nat_ports, &mut changed, &mut before);
         let done = done.and_then(|()| self.hold_forward(guarded, &mut changed, &mut before));
         let text = changed.join(", ");
         if before != known {
-            writer.keep_settings(before);
+            self.region.keep(before);
             tracing::info!("set {text}");
         } else if !changed.is_empty() {
             self.changed.say(Some(format!("somebody changed them: set {text} again")));
@@ -115,7 +119,7 @@ impl Sysctls {
         &mut self,
         guarded: bool,
         changed: &mut Vec<String>,
-        before: &mut SettingsBefore,
+        before: &mut SysctlsBefore,
     ) -> Result<()> {
         if self.forward.read()?.trim() != "0" {
             return Ok(());
@@ -135,7 +139,7 @@ impl Sysctls {
         &mut self,
         nat_ports: Option<(u16, u16)>,
         changed: &mut Vec<String>,
-        before: &mut SettingsBefore,
+        before: &mut SysctlsBefore,
     ) -> Result<()> {
         let found = self.ports.read()?;
         let Some(nat_ports) = nat_ports.filter(|ports| local_ports::overlap(found, *ports)) else {
@@ -152,12 +156,41 @@ impl Sysctls {
     }
 }
 
+/// What was there before weir kept anything in a directory, whichever version it was.
+///
+/// # Errors
+/// When that is not known and the kernel forwards: what keeps it from doing so on its own stays.
+pub fn before(pins: &Pins) -> Result<SysctlsBefore> {
+    let why = match SysctlsRegion::open(pins, Access::Read).map(|region| region.before()) {
+        // weir-control makes the region before it changes anything; before this layout it did not.
+        Err(Error::Missing { .. }) => match ControlRegion::open(pins, Access::Read) {
+            Ok(_) | Err(Error::Missing { .. }) => return Ok(SysctlsBefore::default()),
+            Err(error) => error,
+        },
+        Err(error) => error,
+        Ok(before) => return Ok(before),
+    };
+    if Setting::new(FORWARD).read()?.trim() == "0" {
+        return Ok(SysctlsBefore::default());
+    }
+    let why = match why {
+        Error::Layout { path, .. } => format!("{} is of another version", path.display()),
+        error => error.to_string(),
+    };
+    let (first, last) = LocalPorts::default().read()?;
+    bail!(
+        "{why}, so that it is not known what the kernel's settings were before weir, and it \
+         forwards: without weir's nftables table packets of LANs would leave as they are. Run \
+         `sysctl -w net.ipv4.ip_forward=0`, and set net.ipv4.ip_local_port_range, now {first} \
+         {last}, as it was (by default it is 32768 60999); then run this again"
+    )
+}
+
 /// Puts back what was there before weir; says what it did.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn put_back(region: &ControlRegion) -> Result<Vec<String>> {
-    let before = region.settings_before();
+pub fn put_back(before: SysctlsBefore) -> Result<Vec<String>> {
     let mut done = Vec::new();
     if before.forwarded_nothing {
         write(FORWARD, "0")?;

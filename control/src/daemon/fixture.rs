@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use weir_api::time;
 use weir_kernel::guard::Guard;
 use weir_kernel::own;
+use weir_kernel::sysctls::Sysctls;
 use weir_publish::Decider;
 use weir_shm::Pins;
 use weir_shm::adjacencies::NextHops;
 use weir_shm::control::{ControlRegion, ControlWriter};
 use weir_shm::counters::Counters;
 use weir_shm::observations::Observations;
+use weir_shm::sysctls::SysctlsRegion;
 use weir_view::{Kernel, Link, NeighbourEntry};
 
 use super::Daemon;
@@ -82,6 +84,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),
         dataplane: Dataplane::of(&Pins::existing("/proc/none")),
+        sysctls: Sysctls::new(SysctlsRegion::anonymous().unwrap()),
     };
     Daemon::new(decider, executor, held, counters, users, findings)
 }

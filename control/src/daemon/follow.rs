@@ -9,7 +9,6 @@ use weir_publish::Now;
 use weir_view::own::Own;
 
 use super::Daemon;
-use super::effects::Executor;
 
 /// What workers get of the CPU when an uplink's state changed, before hooks run and routes follow.
 const HEAD_START: Duration = Duration::from_millis(1);
@@ -79,8 +78,7 @@ impl Daemon {
         let site = self.decider.site();
         if site.sysctls {
             let nat_ports = site.translates_ports().then_some(site.nat_ports);
-            let Executor { writer, guard, .. } = &self.executor;
-            self.sysctls.hold(nat_ports, writer, guard.stands());
+            self.sysctls.hold(nat_ports, self.executor.guard.stands());
         }
     }
 }

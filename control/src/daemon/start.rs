@@ -22,6 +22,7 @@ use weir_shm::counters::Counters;
 use weir_shm::hosts::{Hosts4, Hosts6};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
+use weir_shm::sysctls::SysctlsRegion;
 use weir_site::rules;
 
 use super::effects::Executor;
@@ -44,6 +45,7 @@ pub(super) struct Held {
     /// Where the API's socket is.
     pub socket: PathBuf,
     pub dataplane: Dataplane,
+    pub sysctls: Sysctls,
 }
 
 /// A daemon that has published nothing yet.
@@ -62,6 +64,7 @@ pub(super) struct Started {
 /// When the kernel refuses or does not tell what is needed, or the file is wrong.
 pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let region = ControlRegion::open(pins, Access::Write)?;
+    let sysctls = Sysctls::new(SysctlsRegion::open(pins, Access::Write)?);
     let mut source = Source::new(&options.config, State::open(&options.state)?);
     // Before anything can be refused: until then the kernel may forward what it should not.
     let table = guard::table(&options.pins);
@@ -106,7 +109,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let advertisers = Advertisers::start(source.advertised(), seed()?);
     let executor = Executor::new(writer, guard, advertisers, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
-    let held = Held { source, keeper, socket, dataplane };
+    let held = Held { source, keeper, socket, dataplane, sysctls };
     let daemon = Daemon::new(decider, executor, held, counters, users, findings);
     Ok(Started { daemon, watcher, listener, found })
 }
@@ -130,7 +133,7 @@ impl Daemon {
             socket: held.socket,
             dataplane: held.dataplane,
             counters,
-            sysctls: Sysctls::default(),
+            sysctls: held.sysctls,
             users,
             findings,
             confined: Confined::find(),

@@ -249,6 +249,13 @@ pub fn tell_by_udp(socket: &UdpSocket, name: &str) {
     }
 }
 
+/// Is the table there that keeps the kernel from forwarding IPv4 on its own?
+pub fn guards(gateway: &Gateway) -> bool {
+    let name = gateway.pins.file_name().unwrap();
+    let list = Command::new("nft").args(["list", "table", "ip"]).arg(name).output();
+    list.unwrap().status.success()
+}
+
 /// Runs a command that must succeed.
 pub fn run(command: &str) {
     let mut words = command.split_whitespace();

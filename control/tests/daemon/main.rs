@@ -9,6 +9,7 @@ mod gateway;
 mod guard;
 mod hooks;
 mod lans;
+mod layouts;
 mod life;
 mod next_hop;
 mod reload;

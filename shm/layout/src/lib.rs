@@ -13,6 +13,7 @@
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
+//! | [`sysctls`] as they were before weir | `SYSCTLS` | control process | CLI |
 //!
 //! Numbers are in host byte order unless a field says "network order"; addresses and ports that
 //! travel in packets are kept as the bytes of the packet. All padding is explicit and zero. A
@@ -31,6 +32,7 @@ pub mod flow6;
 pub mod observations;
 pub mod set;
 pub mod status;
+pub mod sysctls;
 pub mod tags;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

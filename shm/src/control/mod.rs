@@ -15,8 +15,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use weir_layout::control::{
-    BUCKET_BANKS, BUCKETS, BucketTable, ControlHalf, ControlPage, PathId, SettingsBefore, TABLES,
-    table_index,
+    BUCKET_BANKS, BUCKETS, BucketTable, ControlHalf, ControlPage, PathId, TABLES, table_index,
 };
 use weir_layout::{Family, MAX_POLICIES};
 use zerocopy::FromZeros;
@@ -85,12 +84,6 @@ impl ControlRegion {
             self.word(offset_of!(ControlPage, pid)).load(Ordering::Relaxed),
             self.word(offset_of!(ControlPage, heartbeat_ms)).load(Ordering::Relaxed),
         )
-    }
-
-    /// The kernel's settings as they were before weir; the default: weir changed none.
-    pub fn settings_before(&self) -> SettingsBefore {
-        let word = self.word(offset_of!(ControlPage, settings_before)).load(Ordering::Relaxed);
-        SettingsBefore::unpack(word)
     }
 
     /// Copies the current state and its bucket tables. `None`: nothing published yet, or the

@@ -129,15 +129,6 @@ fn a_bucket_is_that_of_the_epoch_for_as_long_as_its_room_is_not_taken() {
 }
 
 #[test]
-fn settings_are_kept_for_the_one_who_puts_them_back() {
-    let (writer, _) = writer();
-    assert_eq!(writer.region().settings_before(), SettingsBefore::default());
-    let before = SettingsBefore { local_ports: (32_768, 60_999), forwarded_nothing: true };
-    writer.keep_settings(before);
-    assert_eq!(writer.region().settings_before(), before);
-}
-
-#[test]
 fn a_bound_port_is_told_from_its_neighbours() {
     let region = ControlRegion::anonymous().unwrap();
     let mut ports = [0; PORT_WORDS];

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{
     BucketTable, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS, PathId, Port,
-    SettingsBefore,
 };
 use weir_layout::{Family, MAX_PORTS, checksum64};
 use zerocopy::IntoBytes;
@@ -83,12 +82,6 @@ impl ControlWriter {
     pub fn heartbeat(&self, pid: u64, now_ms: u64) {
         self.region.word(offset_of!(ControlPage, pid)).store(pid, Ordering::Relaxed);
         self.region.word(offset_of!(ControlPage, heartbeat_ms)).store(now_ms, Ordering::Relaxed);
-    }
-
-    /// Keeps the kernel's settings as they were before weir.
-    pub fn keep_settings(&self, before: SettingsBefore) {
-        let word = self.region.word(offset_of!(ControlPage, settings_before));
-        word.store(before.pack(), Ordering::Relaxed);
     }
 
     /// The state words, which other threads of this process may write too.

@@ -46,7 +46,7 @@ pub use device::{Device, DeviceFault};
 pub use half::{ControlHalf, MAX_LAN_PREFIXES};
 pub use mac::Mac;
 pub use name::Name;
-pub use page::{ControlPage, PATHS, PORT_WORDS, SettingsBefore};
+pub use page::{ControlPage, PATHS, PORT_WORDS};
 pub use path::{MAX_POOL, Path, PathId, Translate};
 pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};

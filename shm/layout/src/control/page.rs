@@ -25,8 +25,8 @@ pub struct ControlPage {
     pub pid: u64,
     /// When the control process last said it was alive, CLOCK_MONOTONIC milliseconds. Atomic.
     pub heartbeat_ms: u64,
-    /// [`SettingsBefore`], packed. Atomic.
-    pub settings_before: u64,
+    /// Zero: the words that follow begin a cache line.
+    pub _pad: u64,
     /// State word of each path, by [`PathId::index`](super::PathId::index); bits of
     /// [`path_state`](super::path_state). Atomic.
     pub path_state: [u32; PATHS],
@@ -35,31 +35,6 @@ pub struct ControlPage {
     /// A bit for each port that a socket of the gateway has bound, lowest first: no flow is given
     /// it. Atomic words, each true for itself.
     pub bound_ports: [u64; PORT_WORDS],
-}
-
-/// The kernel's settings as they were before the control process changed them, to be put back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SettingsBefore {
-    /// `net.ipv4.ip_local_port_range`, first and last; zero: it was not changed.
-    pub local_ports: (u16, u16),
-    /// `net.ipv4.ip_forward` was 0.
-    pub forwarded_nothing: bool,
-}
-
-impl SettingsBefore {
-    /// As one word: the ports in bits 0–15 and 16–31, then the flag.
-    pub const fn pack(self) -> u64 {
-        let (first, last) = self.local_ports;
-        first as u64 | (last as u64) << 16 | (self.forwarded_nothing as u64) << 32
-    }
-
-    /// From that word.
-    pub const fn unpack(word: u64) -> Self {
-        Self {
-            local_ports: (word as u16, (word >> 16) as u16),
-            forwarded_nothing: word >> 32 & 1 == 1,
-        }
-    }
 }
 
 const _: () = {
