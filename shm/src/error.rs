@@ -57,7 +57,7 @@ pub enum Error {
     },
     /// The pinned map has another layout.
     #[error(
-        "{path} has {found}, this version of weir needs {expected}: it belongs to another version; run `weir detach` (forwarding stops), then start again"
+        "{path} has {found}, this version of weir needs {expected}: it belongs to another version. Stop weir-control and weir-dataplane, run `weir detach` (forwarding stops), then start them again"
     )]
     Layout {
         /// The pin.

@@ -16,9 +16,9 @@ use weir_kernel::{guard, own, sysctls, xdp};
 use weir_publish::beside;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
-use weir_shm::{Pins, Role};
+use weir_shm::{Error, Pins, Role};
 
-use super::elsewhere::Elsewhere;
+use super::elsewhere::{self, Elsewhere};
 use super::{Arguments, Exit, output};
 
 /// Makes a request of the control process and says what became of it.
@@ -153,15 +153,24 @@ fn remove_guard(pins: &Pins) -> anyhow::Result<()> {
     runtime.block_on(guard::remove(&table))
 }
 
-/// Removes everything weir keeps in the kernel. Refused when who answers keeps it where this process
-/// does not see it: rules, routes and the nftables table may be that one's.
+/// Removes everything weir keeps in the kernel. Refused while somebody answers, whatever version it
+/// is of and whatever it locks, unless that one's shared memory is in another directory.
 pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
     let (json, socket, directory) = (arguments.json, &arguments.socket, pins.directory());
-    let elsewhere = Elsewhere::find(socket, directory);
-    let elsewhere = elsewhere.map(|found| (found.is_hidden(), found.tell(socket, directory)));
-    if let Some((true, told)) = &elsewhere {
+    let listener = elsewhere::listener(socket);
+    let elsewhere = listener.and_then(|pid| Elsewhere::of(pid, directory));
+    let refused = match &elsewhere {
+        Some(hidden) if hidden.is_hidden() => Some(hidden.tell(socket, directory)),
+        Some(_) => None,
+        None => listener.map(|_| {
+            let program = Role::Control.program();
+            Error::Claimed { directory: directory.into(), program }.to_string()
+        }),
+    };
+    if let Some(told) = refused {
         return output::fail(json, Exit::Failed, &format!("nothing is removed: {told}"));
     }
+    let elsewhere = elsewhere.map(|other| other.tell(socket, directory));
     let done = match detached(pins, force) {
         Ok(done) => done,
         Err(error) => return output::fail(json, Exit::Failed, &format!("{error:#}")),
@@ -183,7 +192,7 @@ pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
                     left.join(", ")
                 );
             }
-            text + &elsewhere.map(|(_, told)| format!("{told}\n")).unwrap_or_default()
+            text + &elsewhere.map(|told| format!("{told}\n")).unwrap_or_default()
         }
         Detached { removed, set, .. } => {
             let mut text = format!("removed {} from {directory}\n", removed.join(" "));

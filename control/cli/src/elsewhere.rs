@@ -22,14 +22,20 @@ pub enum Elsewhere {
     OtherDirectory(i32),
 }
 
+/// Number of the process that listens on a socket, if one does.
+pub fn listener(socket: &Path) -> Option<i32> {
+    let listener = socket_peercred(UnixStream::connect(socket).ok()?).ok()?;
+    Some(listener.pid.as_raw_nonzero().get())
+}
+
 impl Elsewhere {
     /// `None`: nobody listens, or it has the same pins, or it cannot be seen.
     pub fn find(socket: &Path, pins: &Path) -> Option<Self> {
-        let listener = socket_peercred(UnixStream::connect(socket).ok()?).ok()?;
-        Self::of(listener.pid.as_raw_nonzero().get(), pins)
+        Self::of(listener(socket)?, pins)
     }
 
-    fn of(pid: i32, pins: &Path) -> Option<Self> {
+    /// Where a process that listens has its shared memory, as [`Self::find`].
+    pub fn of(pid: i32, pins: &Path) -> Option<Self> {
         let identity = |path: &Path| {
             let found = fs::metadata(path).ok()?;
             Some((found.dev(), found.ino()))

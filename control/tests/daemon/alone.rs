@@ -1,5 +1,6 @@
 //! One control process per gateway.
 
+use std::fs;
 use std::process::Command;
 
 use weir_shm::Role;
@@ -46,5 +47,22 @@ fn what_a_control_process_publishes_in_is_not_removed_under_it() {
         assert!(!gateway.pins().is_claimed(Role::Control).unwrap());
         let removed = gateway.done(&["detach"]);
         assert!(removed.contains("CONTROL") && !gateway.pins().directory().exists(), "{removed}");
+    });
+}
+
+#[test]
+fn nothing_is_removed_under_a_control_process_that_answers_whatever_it_holds() {
+    on_its_own(|| {
+        let gateway = Gateway::start("answers", "");
+        // Early versions held no lock.
+        fs::remove_dir(gateway.pins().path("lock-control")).unwrap();
+        for arguments in [&["detach"][..], &["detach", "--force"]] {
+            let output = gateway.weir(arguments);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{error}");
+            assert!(error.contains("weir-control already runs on"), "{error}");
+        }
+        assert!(gateway.pins().path("CONTROL").exists());
+        assert_eq!(gateway.uplink("fiber")["state"], "up");
     });
 }
