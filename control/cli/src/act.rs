@@ -75,7 +75,11 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
             watcher.read().await
         };
         let kernel = runtime.block_on(read).map_err(failed)?;
-        let published = published(pins);
+        let published = published(pins).map_err(|error| {
+            let error = error.to_string();
+            let (what, remedy) = error.split_once(". ").unwrap_or((&error, ""));
+            vec![weir_site::Problem::whole(&name, what, remedy)]
+        })?;
         let half = published.as_ref().map(|snapshot| &*snapshot.half);
         let mut problems = weir_site::against_kernel(&site, &kernel, &name);
         if let Some(Err(order)) = half.map(|half| beside::check_order(&site, half)) {
@@ -121,9 +125,13 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
     }
 }
 
-/// What is published, if it can be seen.
-fn published(pins: &Pins) -> Option<Box<Snapshot>> {
-    ControlRegion::open(pins, Access::Read).ok()?.snapshot()
+/// What is published, if anything is.
+fn published(pins: &Pins) -> Result<Option<Box<Snapshot>>, Error> {
+    match ControlRegion::open(pins, Access::Read) {
+        Ok(region) => Ok(region.snapshot()),
+        Err(Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Rules and routes of a control process that had no time to remove them, or left them to commands.

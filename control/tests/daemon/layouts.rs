@@ -77,3 +77,20 @@ fn settings_that_no_control_process_has_changed_are_not_asked_for() {
         assert!(forwards());
     });
 }
+
+#[test]
+fn a_check_refuses_what_a_start_refuses_for_its_layout() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("check", "");
+        let file = gateway.path("weir.toml");
+        let file = file.to_str().unwrap();
+        gateway.kill_control();
+        gateway.done(&["check", file]);
+        change_layout(&gateway);
+        let said = refused(&gateway, &["check", file], 4);
+        let help = "help: Stop weir-control and weir-dataplane, run `weir detach`";
+        assert!(said.contains(&format!("layout {}", VERSION - 1)) && said.contains(help), "{said}");
+        gateway.done(&["detach"]);
+        gateway.done(&["check", file]);
+    });
+}
