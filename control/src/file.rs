@@ -24,16 +24,18 @@ impl Source {
         Self { path: path.into(), state, refused: None, fallen_back: false }
     }
 
-    /// What the file says, or if that makes no sense, the last good one: for what must be in place
-    /// before it is known whether this machine can have it.
+    /// The last good file, with the LANs and paths that the file has beyond it: for what must be in
+    /// place before it is known which of the two this machine can have.
     ///
     /// # Errors
-    /// What is wrong with the file, if there is nothing to fall back to.
-    pub fn readable(&self) -> Result<Site> {
-        let found = attempt(&self.path, |_, _| Ok(()));
-        let found = found
-            .or_else(|error| attempt(&self.state.last_good(), |_, _| Ok(())).map_err(|_| error));
-        found.map(|(_, site)| site)
+    /// What is wrong with the file, if there is no last good one.
+    pub fn either(&self) -> Result<Site> {
+        let site = |path: &Path| attempt(path, |_, _| Ok(())).map(|(_, site)| site);
+        match (site(&self.state.last_good()), site(&self.path)) {
+            (Ok(last), Ok(file)) => Ok(last.with_paths_of(file)),
+            (Ok(last), Err(_)) => Ok(last),
+            (Err(_), file) => file,
+        }
     }
 
     /// The site to start with: the file's, or if that is refused, the last good one.
@@ -122,6 +124,33 @@ mod tests {
 
     fn all(_: &Site, _: &Path) -> Result<()> {
         Ok(())
+    }
+
+    #[test]
+    fn until_a_file_is_taken_what_both_ask_for_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let file = directory.join("weir.toml");
+        let mut source = Source::new(&file, State::open(&directory.join("state")).unwrap());
+        let either = |source: &Source| {
+            let site = source.either().unwrap();
+            (site.interfaces().map(ToOwned::to_owned).collect::<Vec<_>>(), site.has_ipv6())
+        };
+        let four = ["lan0", "wan0"].map(ToOwned::to_owned).to_vec();
+        std::fs::write(&file, GOOD).unwrap();
+        source.either().unwrap();
+        source.start(all).unwrap();
+        assert_eq!(either(&source), (four.clone(), false));
+        let six = format!("{GOOD}ipv6 = {{ translate = \"none\" }}\n");
+        std::fs::write(&file, &six).unwrap();
+        assert_eq!(either(&source), (four.clone(), true));
+        source.read(all).unwrap();
+        let other = GOOD.replace("lan0", "lan1").replace("wan0", "wan1");
+        std::fs::write(&file, other).unwrap();
+        let both = ["lan0", "lan1", "wan0", "wan1"].map(ToOwned::to_owned).to_vec();
+        assert_eq!(either(&source), (both, true));
+        std::fs::write(&file, "nonsense").unwrap();
+        assert_eq!(either(&source), (four, true));
     }
 
     #[test]

@@ -41,6 +41,23 @@ impl Lan {
 }
 
 impl Site {
+    /// With the LANs and paths, by interface, that another site has beyond it.
+    pub fn with_paths_of(mut self, other: Self) -> Self {
+        for lan in other.lans {
+            if !self.lans.iter().any(|known| known.interface == lan.interface) {
+                self.lans.push(lan);
+            }
+        }
+        for uplink in other.uplinks {
+            match self.uplinks.iter_mut().find(|known| known.interface == uplink.interface) {
+                Some(known) if known.ipv6.is_none() => known.ipv6 = uplink.ipv6,
+                Some(_) => {}
+                None => self.uplinks.push(uplink),
+            }
+        }
+        self
+    }
+
     /// Names of the interfaces: the LANs', then the uplinks'.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         let lans = self.lans.iter().map(|lan| lan.interface.as_str());

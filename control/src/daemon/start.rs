@@ -68,11 +68,11 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let mut source = Source::new(&options.config, State::open(&options.state)?);
     // Before anything can be refused: until then the kernel may forward what it should not.
     let table = guard::table(&options.pins);
-    let readable = source.readable()?;
-    let rules = guard::rulesets(&table, &readable, &guard::Seen::default());
+    let either = source.either()?;
+    let rules = guard::rulesets(&table, &either, &guard::Seen::default());
     let guard = Guard::start(table, rules).await;
     let mut watcher = Watcher::new()?;
-    watcher.follow_ipv6(readable.has_ipv6());
+    watcher.follow_ipv6(either.has_ipv6());
     let kernel = in_time(KERNEL_PATIENCE_AT_START, watcher.read()).await.flatten()?;
     let published = region.snapshot();
     let site = source.start(|site, path| {

@@ -193,3 +193,27 @@ fn a_table_of_ipv6_that_the_file_no_longer_asks_for_goes_and_the_log_says_so() {
         assert!(gateway.log().contains(&format!("nftables table ip6 {name} is removed")));
     });
 }
+
+#[test]
+fn a_start_with_a_file_that_is_refused_keeps_the_table_of_ipv6_of_the_last_good_one() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("guard-refused6", "");
+        let path = gateway.path("weir.toml");
+        let file = std::fs::read_to_string(&path).unwrap();
+        let interface = "interface = \"wan0\"";
+        let ipv6 = "ipv6 = { translate = \"none\", next_hop = \"fe80::1\" }";
+        std::fs::write(&path, file.replace(interface, &format!("{interface}\n{ipv6}"))).unwrap();
+        gateway.reload();
+        let made = |gateway: &Gateway| (!table6(gateway).is_empty()).then_some(());
+        gateway.wait("table of IPv6", made);
+        gateway.stop_control();
+        // Without IPv6, and in another order.
+        let turned = file.replace("\"fiber\"", "\"\"").replace("\"lte\"", "\"fiber\"");
+        std::fs::write(&path, turned.replace("\"\"", "\"lte\"")).unwrap();
+        gateway.start_control();
+        whole_table(&gateway);
+        let log = gateway.log();
+        assert!(log.contains("going on with the last good configuration"), "{log}");
+        assert!(!log.contains("is removed") && !table6(&gateway).is_empty(), "{log}");
+    });
+}
