@@ -42,6 +42,17 @@ impl Daemon {
         }
     }
 
+    /// Looks at the kernel again. What is known of it stays if it does not answer.
+    pub(super) async fn see(&mut self, watcher: &mut Watcher) {
+        match self.meanwhile(watcher.read()).await.flatten() {
+            Ok(kernel) => {
+                self.decider.see(kernel, time::monotonic_ms());
+                self.tell_unfollowed();
+            }
+            Err(error) => tracing::warn!("{error:#}; going on with what is known"),
+        }
+    }
+
     /// Waits for the kernel, but not for ever, and goes on judging the uplinks meanwhile.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use weir_api::time;
+use weir_kernel::watch::Watcher;
 use weir_layout::control::ControlHalf;
 use weir_publish::beside;
 use weir_service::WrongConfiguration;
@@ -15,8 +16,8 @@ use crate::serve;
 
 impl Daemon {
     /// Takes over a changed file, or says in the log why not.
-    pub(super) fn hang_up(&mut self) {
-        match self.reload() {
+    pub(super) async fn hang_up(&mut self, watcher: &mut Watcher) {
+        match self.reload(watcher).await {
             Ok(_) => tracing::info!("configuration reloaded"),
             Err(error) => {
                 tracing::error!("configuration not reloaded, the old one stays:\n{error:#}");
@@ -26,7 +27,10 @@ impl Daemon {
 
     /// Takes over a changed file, with what is set by hand for what is still there; what is allowed
     /// and to be known, which is in the log too. Refused, it changes nothing.
-    pub(super) fn reload(&mut self) -> Result<Vec<String>> {
+    pub(super) async fn reload(&mut self, watcher: &mut Watcher) -> Result<Vec<String>> {
+        // A file that asks for IPv6 is judged by what there is of it.
+        watcher.follow_ipv6(self.source.either().is_ok_and(|site| site.has_ipv6()));
+        self.see(watcher).await;
         self.drain_probes();
         let decider = &self.decider;
         let (known, kernel, half) = (decider.site(), decider.kernel(), decider.half());

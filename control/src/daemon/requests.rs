@@ -16,7 +16,7 @@ impl Daemon {
         &mut self,
         message: &Message,
         caller: &Caller,
-        watcher: &Watcher,
+        watcher: &mut Watcher,
     ) -> Response {
         self.executor.words.acknowledge(message);
         let request = match message {
@@ -25,7 +25,7 @@ impl Daemon {
         };
         let before = self.decider.overrides().clone();
         let listed = self.overridden();
-        match self.apply(request, caller) {
+        match self.apply(request, caller, watcher).await {
             Ok(message) => {
                 let epoch = self.enforce(watcher).await;
                 let now = self.overridden();
@@ -66,7 +66,12 @@ impl Daemon {
         by_hand::list(self.decider.site(), self.decider.overrides())
     }
 
-    fn apply(&mut self, request: &Request, caller: &Caller) -> Result<String> {
+    async fn apply(
+        &mut self,
+        request: &Request,
+        caller: &Caller,
+        watcher: &mut Watcher,
+    ) -> Result<String> {
         match request {
             Request::Up { uplink } => {
                 let index = self.uplink(uplink)?;
@@ -86,7 +91,7 @@ impl Daemon {
                 Ok("flows that are away come home".into())
             }
             Request::Reload => {
-                let warnings = self.reload()?;
+                let warnings = self.reload(watcher).await?;
                 let lines = warnings.iter().map(|warning| format!("\nwarning: {warning}"));
                 Ok(format!("configuration reloaded{}", lines.collect::<String>()))
             }

@@ -93,7 +93,7 @@ impl Turns {
             _ = signals.terminate.recv() => return None,
             _ = signals.interrupt.recv() => return None,
             _ = signals.hangup.recv() => {
-                daemon.hang_up();
+                daemon.hang_up(watcher).await;
                 Changed::All
             }
             Some(call) = called.recv() => self.called(call).await,
@@ -129,7 +129,7 @@ impl Turns {
             daemon.publish();
             return Changed::Nothing;
         }
-        let response = daemon.answer(&call.message, &call.caller, &self.watcher).await;
+        let response = daemon.answer(&call.message, &call.caller, &mut self.watcher).await;
         let _ = call.reply.send(response);
         match call.message {
             Message::Do(Request::Reload) => Changed::All,
@@ -141,13 +141,7 @@ impl Turns {
     async fn look(&mut self) {
         let Self { daemon, watcher, probers, .. } = self;
         watcher.follow_ipv6(daemon.decider.site().has_ipv6());
-        match daemon.meanwhile(watcher.read()).await.flatten() {
-            Ok(kernel) => {
-                daemon.decider.see(kernel, time::monotonic_ms());
-                daemon.tell_unfollowed();
-            }
-            Err(error) => tracing::warn!("{error:#}; going on with what is known"),
-        }
+        daemon.see(watcher).await;
         daemon.decider.imply(time::monotonic_ms());
         daemon.gather_users();
         daemon.tell_dropped();

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::gateway::{Gateway, on_its_own};
+use crate::gateway::{Gateway, on_its_own, run, sysctl};
 
 /// Changes the gateway's file.
 fn edit(gateway: &Gateway, change: impl Fn(&str) -> String) {
@@ -130,5 +130,22 @@ fn a_check_and_a_reload_tell_that_other_workers_cost_packets() {
         assert!(told.contains(words), "{told}");
         let again = gateway.done(&["reload"]);
         assert!(!again.contains(words), "it is what runs now: {again}");
+    });
+}
+
+#[test]
+fn a_reload_that_adds_ipv6_looks_for_its_next_hops_before_it_warns() {
+    on_its_own(|| {
+        let gateway = Gateway::start("ipv6", "");
+        run("ip -6 route add default via fe80::1 dev wan0");
+        for interface in ["wan0", "wan1"] {
+            sysctl(&format!("net/ipv6/conf/{interface}/accept_ra"), "0");
+            let line = format!("interface = \"{interface}\"");
+            let more = format!("{line}\nipv6 = {{ translate = \"none\" }}");
+            edit(&gateway, |text| text.replace(&line, &more));
+        }
+        let told = gateway.done(&["reload"]);
+        let deaf = |uplink| format!("uplink {uplink}: the kernel takes no router advertisements");
+        assert!(told.contains(&deaf("lte")) && !told.contains(&deaf("fiber")), "{told}");
     });
 }
