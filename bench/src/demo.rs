@@ -12,7 +12,7 @@ use weir_kit::server::{self, ECHO_PORT, Server};
 use weir_kit::topology::Topology;
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, udp_flows};
-use weir_layout::counters::UplinkCounters;
+use weir_layout::counters::PathCounters;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
@@ -130,8 +130,8 @@ fn flows_again(topology: &Topology, first_port: u16) -> Result<()> {
 }
 
 /// Prints what each uplink got between two readings, and checks the share of flows.
-fn shares(before: &[UplinkCounters], after: &[UplinkCounters], expected: &[f64]) -> Result<()> {
-    let gained = |of: fn(&UplinkCounters) -> u64| -> Vec<u64> {
+fn shares(before: &[PathCounters], after: &[PathCounters], expected: &[f64]) -> Result<()> {
+    let gained = |of: fn(&PathCounters) -> u64| -> Vec<u64> {
         before.iter().zip(after).map(|(b, a)| of(a) - of(b)).collect()
     };
     let made = gained(|u| u.flows_created);

@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use weir_health::{Entry, Part, Reason, State};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, SERVER, STRANGER};
 use weir_kit::plan::{Plan, Uplink};
-use weir_kit::topology::Topology;
-use weir_kit::weir::Weir;
-use weir_kit::{clients, iperf, nginx, probed, wait};
+use weir_kit::probed::{self, is, told};
+use weir_kit::topology::{Host, Topology};
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, iperf, nginx, process, wait};
 use weir_layout::Family;
 use weir_layout::counters::Counter;
 
@@ -75,6 +78,9 @@ fn real_clients_work_by_every_uplink_whichever_their_answers_come_by() {
     assert!(iperf::udp(lan, SERVER, load, 1_000_000).unwrap().packets > 100);
     let packets = outbound(&topology);
     assert!(packets.iter().all(|packets| *packets > 100), "{packets:?}");
+    let created = |family| weir.paths(family).unwrap().iter().map(|it| it.flows_created).sum();
+    let (v4, v6): (u64, u64) = (created(Family::V4), created(Family::V6));
+    assert!(v4 == 0 && v6 >= 50, "{v4} and {v6} flows");
     weir.check_conservation().unwrap();
     let counters = weir.counters().unwrap();
     let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
@@ -172,5 +178,103 @@ fn a_smaller_mtu_of_an_uplink_is_told_to_the_host() {
     let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
     let load = Load { seconds: 1, streams: 2, reverse: false };
     assert!(iperf::tcp(&topology.hosts[0].netns, SERVER, load).unwrap().bytes > 1_000_000);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn the_command_line_tells_flows_of_ipv6_and_the_paths_they_are_on() {
+    let (topology, weir) = site(Plan::new(2, 1), 0);
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = process::output(&mut weir.cli(arguments).unwrap()).unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 2).unwrap().received, 2);
+    let host = ipv6::host(0).to_string();
+    let flows = &json(&["flows", "--json", "--source", &host, "--protocol", "icmpv6"])["flows"];
+    let shown = flows["shown"].as_array().unwrap();
+    assert!(!shown.is_empty() && flows["of"] == shown.len(), "{flows}");
+    for flow in shown {
+        let destination = flow["destination"].as_str().unwrap();
+        assert!(destination.starts_with(&format!("[{SERVER}]:")), "{flow}");
+        assert!(flow["family"] == "ipv6" && flow["inside"] == flow["outside"], "{flow}");
+    }
+    let others = &json(&["flows", "--json", "--source", "10.77.0.2"])["flows"];
+    assert_eq!(others["of"], 0, "{others}");
+    let uplinks = &json(&["uplinks", "--json"])["uplinks"];
+    let flows = |path: &serde_json::Value| path["new_flows"].as_u64().unwrap();
+    let of_both = uplinks.as_array().unwrap().iter().map(|it| [flows(it), flows(&it["ipv6"])]);
+    let [v4, v6] = of_both.fold([0, 0], |[a, b], [c, d]| [a + c, b + d]);
+    assert!(v4 == 0 && v6 > 0, "{uplinks}");
+}
+
+/// Hosts of the Internet where nobody listens: they refuse, which is an answer, or are not reached.
+const REMOTES: Range<u16> = 16..25;
+
+/// Connections from each host to each of those in turn, until `over`.
+fn connect(hosts: &[Host], over: impl Fn() -> bool + Sync) {
+    let over = &over;
+    std::thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(move || {
+                let attempt = |remote| {
+                    let to = SocketAddr::new(ipv6::remote(remote).into(), 4000);
+                    let _ = TcpStream::connect_timeout(&to, Duration::from_millis(20));
+                };
+                let attempts = REMOTES.cycle().take_while(|_| !over());
+                host.netns.run(|| attempts.for_each(attempt)).unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
+    const FIBER: usize = 0;
+    let (topology, weir) = site(Plan::new(2, 2), 1);
+    let remotes = REMOTES.map(|remote| format!("addr add {}/128 dev lo\n", ipv6::remote(remote)));
+    topology.internet.ip(&remotes.collect::<String>()).unwrap();
+    let health = format!(
+        "[health]\ninterval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
+         [health.passive]\nwindow_ms = 3000\n\
+         [[health.targets]]\nname = \"v4\"\nprobe = \"icmp\"\naddress = \"198.51.100.1\"\n\
+         [[health.targets]]\nname = \"v6\"\nprobe = \"icmp\"\naddress = \"{SERVER}\"\n"
+    );
+    weir.reload(&format!("{}\n{health}", configuration(&topology))).unwrap();
+    let history = |part: &Part| -> Vec<Entry> {
+        let entries = weir.history().unwrap().into_iter();
+        entries.filter(|entry| entry.part == *part).collect()
+    };
+    let ipv6 = |uplink: usize| Part::Ipv6(UPLINKS[uplink].into());
+    let all = [FIBER, 1].map(|uplink| [Part::Uplink(UPLINKS[uplink].into()), ipv6(uplink)]);
+    for part in all.as_flattened() {
+        wait::until(&format!("{part} to be up"), wait::BOUND, || {
+            Ok(is(&history(part), State::Up).then_some(()))
+        })
+        .unwrap();
+    }
+    let before = all.as_flattened().iter().map(|part| history(part).len()).collect::<Vec<_>>();
+    let end = Instant::now() + wait::BOUND;
+    let degraded = || is(&history(&ipv6(FIBER)), State::Degraded);
+    let (first, last) = (ipv6::remote(REMOTES.start), ipv6::remote(REMOTES.end - 1));
+    topology.providers[FIBER]
+        .netns
+        .nft(&format!("add rule inet bench forward ip6 daddr {first}-{last} drop\n"))
+        .unwrap();
+    connect(&topology.hosts, || Instant::now() >= end || degraded());
+    let fiber = history(&ipv6(FIBER));
+    let reason = fiber.last().unwrap().transition.reason;
+    assert!(
+        is(&fiber, State::Degraded) && matches!(reason, Reason::PassiveSyn { .. }),
+        "{}",
+        told(&fiber)
+    );
+    topology.providers[FIBER].set_black_hole(false).unwrap();
+    wait::until("it to be up again", wait::BOUND, || {
+        Ok(is(&history(&ipv6(FIBER)), State::Up).then_some(()))
+    })
+    .unwrap();
+    let after = all.as_flattened().iter().map(|part| history(part).len());
+    let changes: Vec<_> = after.zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(changes, [0, 2, 0, 0], "{}", told(&weir.history().unwrap()));
     weir.check_conservation().unwrap();
 }

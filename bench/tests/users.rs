@@ -128,7 +128,7 @@ fn run(case: &Case, seed: u64, length: u64, fault: Option<u64>) -> [Vec<Transiti
                 observer.count::<V4>(&key, uplink as u8, host, answered, now as u32);
             }
         }
-        for (uplink, counts) in users.read(UPLINKS, 1, now).into_iter().enumerate() {
+        for (uplink, counts) in users.read(V4::FAMILY, UPLINKS, 1, now).into_iter().enumerate() {
             let machine = &mut machines[uplink];
             seen[uplink].extend(machine.signal(Signal::Passive(Box::new(counts)), now));
         }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::adjacency;
-use weir_layout::control::{Mac, PortRole};
+use weir_layout::control::{Mac, PathId, PortRole};
 use weir_layout::counters::Lane;
 use weir_layout::flow::flag;
 use weir_wire::ethernet::{self, TAG_LEN};
@@ -28,8 +28,8 @@ const MAC: u64 = 0xffff_ffff_ffff;
 pub struct Forwarded {
     /// The XDP action.
     pub action: u32,
-    /// Uplink index.
-    pub uplink: u8,
+    /// The path that it goes or came by.
+    pub path: PathId,
     /// To the uplink, not from it.
     pub outward: bool,
     /// From the IP header on.
@@ -132,13 +132,13 @@ fn forward<F: Forwards, const L3: usize>(
     F::count(found.entry, bytes);
     let segment = follow::<F>(found.entry, direction.peer, &packet);
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
-    let (uplink, outward) = (direction.uplink, egress.outward);
+    let (path, outward) = (F::path(direction.uplink), egress.outward);
     let [src, dst] = F::fold_words(&packet.key());
     let ends = match outward {
         true => [src, dst],
         false => [F::fold_words(&new)[1], src],
     };
-    Some(Forwarded { action, uplink, outward, bytes, segment, ends })
+    Some(Forwarded { action, path, outward, bytes, segment, ends })
 }
 
 /// A family whose packets leave here.

@@ -102,7 +102,7 @@ fn forward(
     };
     let Some(forwarded) = established(ctx, published, lane) else { return UNDECIDED };
     maps::count(lane, Counter::XdpForwarded);
-    maps::count_uplink(lane, &forwarded);
+    maps::count_path(lane, &forwarded);
     forwarded.action
 }
 

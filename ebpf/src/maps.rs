@@ -9,7 +9,7 @@ use weir_layout::control::{
     ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Tier, Uplink,
     port_slot,
 };
-use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, Resent, UplinkCounters, place};
+use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PathCounters, Resent, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
 use weir_layout::flow6::FlowEntry6;
 use weir_layout::tags::PAGE_GROUPS;
@@ -74,28 +74,28 @@ pub fn count(lane: *mut Lane, counter: Counter) {
     }
 }
 
-/// Counts a forwarded packet on its uplink, if it has one.
+/// Counts a forwarded packet on its path, if it has one.
 #[inline(always)]
-pub fn count_uplink(lane: *mut Lane, forwarded: &Forwarded) {
-    let index = usize::from(forwarded.uplink);
-    if index >= MAX_UPLINKS {
+pub fn count_path(lane: *mut Lane, forwarded: &Forwarded) {
+    if !forwarded.path.is_valid() {
         return;
     }
+    let index = forwarded.path.index();
     // SAFETY: as in `count`; the index is below the array's length.
     unsafe {
-        let uplink = (&raw mut (*lane).uplinks).cast::<UplinkCounters>().add(index);
+        let path = (&raw mut (*lane).paths).cast::<PathCounters>().add(index);
         let (packets, bytes) = if forwarded.outward {
-            (&raw mut (*uplink).tx_packets, &raw mut (*uplink).tx_bytes)
+            (&raw mut (*path).tx_packets, &raw mut (*path).tx_bytes)
         } else {
-            (&raw mut (*uplink).rx_packets, &raw mut (*uplink).rx_bytes)
+            (&raw mut (*path).rx_packets, &raw mut (*path).rx_bytes)
         };
         *packets = (*packets).wrapping_add(1);
         *bytes = (*bytes).wrapping_add(forwarded.bytes);
         if let Some(Place::New | Place::Again) = forwarded.segment {
-            (*uplink).segments = (*uplink).segments.wrapping_add(1);
+            (*path).segments = (*path).segments.wrapping_add(1);
         }
         if forwarded.segment == Some(Place::Again) {
-            (*uplink).retransmitted = (*uplink).retransmitted.wrapping_add(1);
+            (*path).retransmitted = (*path).retransmitted.wrapping_add(1);
             let resent = (&raw mut (*lane).resent).cast::<Resent>().add(index);
             let [user, remote] = forwarded.ends;
             let user = (&raw mut (*resent).users).cast::<u64>().add(place(user));

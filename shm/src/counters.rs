@@ -3,18 +3,17 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_layout::counters::{
-    CPU_LANES, Counter, LANES, Lane, PLACES, Resent, UplinkCounters, place,
-};
-use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
+use weir_layout::control::PathId;
+use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PLACES, PathCounters, Resent, place};
+use weir_layout::{Family, MAX_UPLINKS, MAX_WORKERS};
 
 use crate::map::{Access, Mmap};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
 
 const LANE_WORDS: usize = size_of::<Lane>() / 8;
-const UPLINK_WORDS: usize = size_of::<UplinkCounters>() / 8;
-const UPLINKS_AT: usize = offset_of!(Lane, uplinks) / 8;
+const PATH_WORDS: usize = size_of::<PathCounters>() / 8;
+const PATHS_AT: usize = offset_of!(Lane, paths) / 8;
 const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
 
 /// All lanes, mapped.
@@ -51,10 +50,10 @@ impl Traffic {
     }
 }
 
-/// Which counter of an uplink; the order of [`UplinkCounters`].
+/// Which counter of a path; the order of [`PathCounters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub enum UplinkCounter {
+pub enum PathCounter {
     /// Packets sent.
     TxPackets = 0,
     /// Bytes sent.
@@ -96,26 +95,26 @@ impl Counters {
         self.total(counter as usize)
     }
 
-    /// Sums of one uplink over all lanes.
-    pub fn uplink(&self, uplink: u8) -> UplinkCounters {
-        let at = UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS;
-        let of = |which: UplinkCounter| self.total(at + which as usize);
-        UplinkCounters {
-            tx_packets: of(UplinkCounter::TxPackets),
-            tx_bytes: of(UplinkCounter::TxBytes),
-            rx_packets: of(UplinkCounter::RxPackets),
-            rx_bytes: of(UplinkCounter::RxBytes),
-            flows_created: of(UplinkCounter::FlowsCreated),
-            flows_active: of(UplinkCounter::FlowsActive),
-            segments: of(UplinkCounter::Segments),
-            retransmitted: of(UplinkCounter::Retransmitted),
+    /// Sums of one path over all lanes.
+    pub fn path(&self, path: PathId) -> PathCounters {
+        let at = path_at(path);
+        let of = |which: PathCounter| self.total(at + which as usize);
+        PathCounters {
+            tx_packets: of(PathCounter::TxPackets),
+            tx_bytes: of(PathCounter::TxBytes),
+            rx_packets: of(PathCounter::RxPackets),
+            rx_bytes: of(PathCounter::RxBytes),
+            flows_created: of(PathCounter::FlowsCreated),
+            flows_active: of(PathCounter::FlowsActive),
+            segments: of(PathCounter::Segments),
+            retransmitted: of(PathCounter::Retransmitted),
         }
     }
 
-    /// Traffic of the first `uplinks` uplinks: sums over the lanes that have seen packets. Made for ten
-    /// times a second: most lanes are of workers that there are none of, and reading them for nothing
-    /// would cost more than all else that is measured.
-    pub fn traffic(&self, uplinks: usize) -> Vec<Traffic> {
+    /// Traffic of the first `uplinks` uplinks in these families together: sums over the lanes that have
+    /// seen packets. Made for ten times a second: most lanes are of workers that there are none of, and
+    /// reading them for nothing would cost more than all else that is measured.
+    pub fn traffic(&self, uplinks: usize, families: &[Family]) -> Vec<Traffic> {
         let words = self.mapping.view::<AtomicU64>(0);
         let word = |at: usize| words[at].load(Ordering::Relaxed);
         let mut sums = vec![Traffic::default(); uplinks.min(MAX_UPLINKS)];
@@ -123,23 +122,25 @@ impl Counters {
             if RECEIVED.iter().all(|counter| word(lane + *counter as usize) == 0) {
                 continue;
             }
-            for (uplink, sum) in sums.iter_mut().enumerate() {
-                let at = lane + UPLINKS_AT + uplink * UPLINK_WORDS;
-                let of = |which: UplinkCounter| word(at + which as usize);
-                sum.add(Traffic {
-                    tx_packets: of(UplinkCounter::TxPackets),
-                    tx_bytes: of(UplinkCounter::TxBytes),
-                    rx_packets: of(UplinkCounter::RxPackets),
-                    rx_bytes: of(UplinkCounter::RxBytes),
-                });
+            for (uplink, sum) in (0u8..).zip(&mut sums) {
+                for family in families {
+                    let at = lane + path_at(PathId::new(uplink, *family));
+                    let of = |which: PathCounter| word(at + which as usize);
+                    sum.add(Traffic {
+                        tx_packets: of(PathCounter::TxPackets),
+                        tx_bytes: of(PathCounter::TxBytes),
+                        rx_packets: of(PathCounter::RxPackets),
+                        rx_bytes: of(PathCounter::RxBytes),
+                    });
+                }
             }
         }
         sums
     }
 
-    /// Whose segments were sent again on an uplink: sums over all lanes.
-    pub fn resent(&self, uplink: u8) -> Resent {
-        let at = resent_at(uplink);
+    /// Whose segments were sent again on a path: sums over all lanes.
+    pub fn resent(&self, path: PathId) -> Resent {
+        let at = resent_at(path);
         Resent {
             users: std::array::from_fn(|place| self.total(at + place)),
             remotes: std::array::from_fn(|place| self.total(at + PLACES + place)),
@@ -191,30 +192,30 @@ impl LaneWriter {
         self.bump(counter as usize, n);
     }
 
-    /// Adds to a counter of an uplink, if it is one; subtract by adding the two's complement.
+    /// Adds to a counter of a path, if it is one; subtract by adding the two's complement.
     #[inline]
-    pub fn add_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
-        if usize::from(uplink) < MAX_UPLINKS {
-            self.bump(UPLINKS_AT + usize::from(uplink) * UPLINK_WORDS + which as usize, n);
+    pub fn add_path(&self, path: PathId, which: PathCounter, n: u64) {
+        if path.is_valid() {
+            self.bump(path_at(path) + which as usize, n);
         }
     }
 
     /// Counts a TCP segment sent again, between a LAN host and a remote one, whose addresses are
     /// given [in 32 bits](weir_wire::family::Family::fold).
-    pub fn add_resent(&self, uplink: u8, user: u32, remote: u32) {
-        if usize::from(uplink) >= MAX_UPLINKS {
+    pub fn add_resent(&self, path: PathId, user: u32, remote: u32) {
+        if !path.is_valid() {
             return;
         }
-        self.add_uplink(uplink, UplinkCounter::Retransmitted, 1);
-        let at = resent_at(uplink);
+        self.add_path(path, PathCounter::Retransmitted, 1);
+        let at = resent_at(path);
         self.bump(at + place(user), 1);
         self.bump(at + PLACES + place(remote), 1);
     }
 
-    /// Sets a counter of an uplink: for flows taken over from an earlier process.
-    pub fn set_uplink(&self, uplink: u8, which: UplinkCounter, n: u64) {
-        let index = UPLINKS_AT + usize::from(uplink) % MAX_UPLINKS * UPLINK_WORDS + which as usize;
-        self.mapping.view::<AtomicU64>(0)[self.at + index].store(n, Ordering::Relaxed);
+    /// Sets a counter of a path: for flows taken over from an earlier process.
+    pub fn set_path(&self, path: PathId, which: PathCounter, n: u64) {
+        let at = self.at + path_at(path) + which as usize;
+        self.mapping.view::<AtomicU64>(0)[at].store(n, Ordering::Relaxed);
     }
 
     #[inline]
@@ -224,8 +225,13 @@ impl LaneWriter {
     }
 }
 
-fn resent_at(uplink: u8) -> usize {
-    RESENT_AT + usize::from(uplink) % MAX_UPLINKS * (size_of::<Resent>() / 8)
+/// Where in a lane a path's counters begin, in words.
+fn path_at(path: PathId) -> usize {
+    PATHS_AT + path.index() * PATH_WORDS
+}
+
+fn resent_at(path: PathId) -> usize {
+    RESENT_AT + path.index() * (size_of::<Resent>() / 8)
 }
 
 #[cfg(test)]
@@ -251,10 +257,26 @@ mod tests {
     #[test]
     fn active_flows_may_end_in_another_lane_than_they_began() {
         let counters = Counters::anonymous().unwrap();
-        counters.worker(0).add_uplink(2, UplinkCounter::FlowsActive, 1);
-        counters.worker(1).add_uplink(2, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
-        assert_eq!(counters.uplink(2).flows_active, 0);
-        assert_eq!(counters.uplink(3).flows_active, 0);
+        let path = PathId::v4(2);
+        counters.worker(0).add_path(path, PathCounter::FlowsActive, 1);
+        counters.worker(1).add_path(path, PathCounter::FlowsActive, 1u64.wrapping_neg());
+        assert_eq!(counters.path(path).flows_active, 0);
+        assert_eq!(counters.path(PathId::v4(3)).flows_active, 0);
+    }
+
+    #[test]
+    fn the_paths_of_an_uplink_are_counted_apart() {
+        let counters = Counters::anonymous().unwrap();
+        let paths = Family::ALL.map(|family| PathId::new(63, family));
+        for (path, flows) in paths.into_iter().zip([1, 2]) {
+            counters.worker(0).add_path(path, PathCounter::FlowsActive, flows);
+            counters.worker(0).add_resent(path, 7, 9);
+        }
+        assert_eq!(paths.map(|path| counters.path(path).flows_active), [1, 2]);
+        assert_eq!(paths.map(|path| counters.resent(path).users[place(7)]), [1, 1]);
+        let none = PathId::new(weir_layout::NONE, Family::V6);
+        counters.worker(0).add_path(none, PathCounter::FlowsActive, 9);
+        assert_eq!(counters.path(paths[1]).flows_active, 2, "no path, and not the last");
     }
 
     #[test]
@@ -263,15 +285,15 @@ mod tests {
         for (worker, bytes) in [(0, 100), (31, 20)] {
             let lane = counters.worker(worker);
             lane.add(Counter::UserRx, 1);
-            lane.add_uplink(63, UplinkCounter::RxPackets, 1);
-            lane.add_uplink(63, UplinkCounter::RxBytes, bytes);
-            lane.add_uplink(0, UplinkCounter::TxPackets, 2);
-            lane.add_uplink(0, UplinkCounter::TxBytes, bytes);
+            lane.add_path(PathId::v4(63), PathCounter::RxPackets, 1);
+            lane.add_path(PathId::v4(63), PathCounter::RxBytes, bytes);
+            lane.add_path(PathId::v4(0), PathCounter::TxPackets, 2);
+            lane.add_path(PathId::v4(0), PathCounter::TxBytes, bytes);
         }
-        let traffic = counters.traffic(MAX_UPLINKS + 1);
+        let traffic = counters.traffic(MAX_UPLINKS + 1, &[Family::V4]);
         assert_eq!(traffic.len(), MAX_UPLINKS);
         for (uplink, traffic) in (0..).zip(&traffic) {
-            let all = counters.uplink(uplink);
+            let all = counters.path(PathId::v4(uplink));
             let Traffic { tx_packets, tx_bytes, rx_packets, rx_bytes } = *traffic;
             let of_all = (all.tx_packets, all.tx_bytes, all.rx_packets, all.rx_bytes);
             assert_eq!((tx_packets, tx_bytes, rx_packets, rx_bytes), of_all, "uplink {uplink}");
@@ -280,28 +302,41 @@ mod tests {
     }
 
     #[test]
+    fn an_uplinks_traffic_is_that_of_its_paths_together() {
+        let counters = Counters::anonymous().unwrap();
+        counters.worker(0).add(Counter::UserRx, 1);
+        for (family, bytes) in Family::ALL.into_iter().zip([100, 20]) {
+            let path = PathId::new(1, family);
+            counters.worker(0).add_path(path, PathCounter::TxBytes, bytes);
+        }
+        assert_eq!(counters.traffic(2, &Family::ALL)[1].tx_bytes, 120);
+        assert_eq!(counters.traffic(2, &[Family::V6])[1].tx_bytes, 20);
+    }
+
+    #[test]
     fn what_is_sent_again_counts_for_both_ends() {
         let counters = Counters::anonymous().unwrap();
         let [user, remote, other] =
             [[10, 0, 0, 1], [192, 0, 2, 1], [192, 0, 2, 2]].map(u32::from_ne_bytes);
-        counters.worker(0).add_resent(63, user, remote);
-        counters.worker(1).add_resent(63, user, other);
-        let resent = counters.resent(63);
+        let path = PathId::v4(63);
+        counters.worker(0).add_resent(path, user, remote);
+        counters.worker(1).add_resent(path, user, other);
+        let resent = counters.resent(path);
         assert_eq!(resent.users[place(user)], 2);
         assert_eq!(resent.remotes[place(remote)], 1);
-        assert_eq!((resent.remotes.iter().sum::<u64>(), counters.uplink(63).retransmitted), (2, 2));
-        assert_eq!(counters.resent(62), Resent::default());
+        assert_eq!((resent.remotes.iter().sum::<u64>(), counters.path(path).retransmitted), (2, 2));
+        assert_eq!(counters.resent(PathId::v4(62)), Resent::default());
     }
 
     #[test]
     fn the_enum_is_the_order_of_the_layout() {
         let counters = Counters::anonymous().unwrap();
-        counters.worker(0).add_uplink(63, UplinkCounter::FlowsCreated, 4);
-        assert_eq!(counters.uplink(63).flows_created, 4);
+        counters.worker(0).add_path(PathId::v4(63), PathCounter::FlowsCreated, 4);
+        assert_eq!(counters.path(PathId::v4(63)).flows_created, 4);
         let at = |offset: usize| offset / 8;
         let (active, again) =
-            (offset_of!(UplinkCounters, flows_active), offset_of!(UplinkCounters, retransmitted));
-        assert_eq!(at(active), UplinkCounter::FlowsActive as usize);
-        assert_eq!(at(again), UplinkCounter::Retransmitted as usize);
+            (offset_of!(PathCounters, flows_active), offset_of!(PathCounters, retransmitted));
+        assert_eq!(at(active), PathCounter::FlowsActive as usize);
+        assert_eq!(at(again), PathCounter::Retransmitted as usize);
     }
 }

@@ -20,6 +20,12 @@ pub const SERVER: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0xff, 0, 0, 0, 1);
 /// A host of the Internet that nobody in the LAN talks to.
 pub const STRANGER: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0xff, 0, 0, 0, 2);
 
+/// The address of another host of the Internet, by its number, 16 or more: nobody has it at first.
+#[must_use]
+pub fn remote(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 2, 0, 0xff, 0, 0, 0, number)
+}
+
 /// The gateway's address in the LAN.
 pub const LAN_GATEWAY: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 0, 0, 1);
 
@@ -49,7 +55,11 @@ pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, ((0xc0 + provider) << 8) as u16, a, b, c, d)
 }
 
-/// An address of the link between the gateway and a provider: 1 its router's, 2 the gateway's.
+/// A prefix inside the LAN's, for hosts beyond those of the plan.
+pub const HOSTS: &str = "2001:2:0:100:0:1::/96";
+
+/// An address of the link between the gateway and a provider, whose prefix of 64 bits the provider
+/// carries: 1 its router's, 2 the gateway's.
 #[must_use]
 pub fn link(provider: usize, end: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, 0xa0 + provider as u16, 0, 0, 0, end)
@@ -131,7 +141,12 @@ fn build(
     }
     let mut lines = format!("addr add {SERVER}/128 dev lo\naddr add {STRANGER}/128 dev lo\n");
     for index in 0..topology.providers.len() {
-        lines += &format!("addr add {}/64 dev isp{index} nodad\n", transit(index, 2));
+        lines += &format!(
+            "addr add {}/64 dev isp{index} nodad\nroute add {}/64 via {}\n",
+            transit(index, 2),
+            link(index, 0),
+            transit(index, 1)
+        );
     }
     forward(internet)?;
     internet.ip(&lines)?;

@@ -12,7 +12,7 @@ use weir_api::{AdvertisedView, Query, Request, Response, UplinkView};
 use weir_health::Entry;
 use weir_layout::Family;
 use weir_layout::control::{BucketTable, PathId, path_state};
-use weir_layout::counters::{Counter, UplinkCounters};
+use weir_layout::counters::{Counter, PathCounters};
 use weir_layout::flow::flag;
 use weir_layout::status::{DeviceState, DeviceStatus};
 use weir_shm::Pins;
@@ -352,13 +352,22 @@ impl Weir {
         Ok(Counters::open(&self.pins, Access::Read)?)
     }
 
-    /// Counters of each uplink.
+    /// Counters of each uplink's path in a family.
     ///
     /// # Errors
     /// As [`Self::counters`].
-    pub fn uplinks(&self) -> Result<Vec<UplinkCounters>> {
+    pub fn paths(&self, family: Family) -> Result<Vec<PathCounters>> {
         let counters = self.counters()?;
-        Ok((0..UPLINKS.len() as u8).map(|uplink| counters.uplink(uplink)).collect())
+        let uplinks = 0..UPLINKS.len() as u8;
+        Ok(uplinks.map(|uplink| counters.path(PathId::new(uplink, family))).collect())
+    }
+
+    /// Counters of each uplink's IPv4 path.
+    ///
+    /// # Errors
+    /// As [`Self::counters`].
+    pub fn uplinks(&self) -> Result<Vec<PathCounters>> {
+        self.paths(Family::V4)
     }
 
     /// Checks that every frame is accounted for, in both tiers and between them, and that no

@@ -212,7 +212,7 @@ impl Field {
     /// Makes the fault under traffic, which is set up; when, and what was seen.
     fn watch(&mut self, fault: Fault, connections: Connections) -> Result<(u64, Seen)> {
         let (control, counters) = (self.weir.control()?, self.weir.counters()?);
-        let sent = || counters.uplink(OLD as u8).tx_packets;
+        let sent = || counters.path(PathId::v4(OLD as u8)).tx_packets;
         let silent = sent();
         let Site { topology, traffic, .. } = &mut self.site;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };

@@ -21,6 +21,7 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
     let why: Vec<_> = words::reasons(word).into_iter().chain(draining).collect();
     let path = half.uplinks[usize::from(id.uplink)].path(id.family);
     let addresses = path.addresses().iter().map(|one| address(id.family, *one));
+    let counters = state.counters.path(id);
     Some(json!({
         "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
         "why": why.join(", "),
@@ -28,6 +29,12 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
         "share": state.share(usize::from(half.default_policy), id.family, id.uplink),
         "next_hop": address(id.family, path.next_hop),
         "addresses": addresses.collect::<Vec<_>>(),
+        "flows": counters.flows_active,
+        "new_flows": counters.flows_created,
+        "tx_packets": counters.tx_packets,
+        "tx_bytes": counters.tx_bytes,
+        "rx_packets": counters.rx_packets,
+        "rx_bytes": counters.rx_bytes,
         "translate": translation(id.family, path.translate),
     }))
 }
@@ -64,7 +71,6 @@ pub fn uplink_values(state: &State) -> Vec<Value> {
             });
             let of =
                 |family| path_value(state, PathId::new(index as u8, family), draining.as_deref());
-            let counters = state.counters.uplink(index as u8);
             // Also of an uplink whose interface cannot be used, and which has no port for now.
             let is_its = |p: &&Port| p.role == PortRole::Uplink as u8 && p.uplink == index as u8;
             let port = half.ports.iter().find(is_its);
@@ -76,12 +82,6 @@ pub fn uplink_values(state: &State) -> Vec<Value> {
                 "drain_left_s": drain_left_s,
                 "weight": uplink.weight,
                 "weight_overridden": uplink.weight_overridden == 1,
-                "flows": counters.flows_active,
-                "new_flows": counters.flows_created,
-                "tx_packets": counters.tx_packets,
-                "tx_bytes": counters.tx_bytes,
-                "rx_packets": counters.rx_packets,
-                "rx_bytes": counters.rx_bytes,
             });
             let ipv4 = of(Family::V4).and_then(|path| path.as_object().cloned());
             let ipv6 = of(Family::V6).map(|path| ("ipv6".to_owned(), path));

@@ -70,17 +70,19 @@ impl Daemon {
         self.decider.tick(time::monotonic_ms()) | heard || self.decider.silent() != silent
     }
 
-    /// Takes what users' connections have shown since the last time: those of IPv4, for the dataplane
-    /// has no others.
+    /// Takes what users' connections have shown of each path since the last time.
     pub(super) fn gather_users(&mut self) {
         self.drain_probes();
         let now = time::monotonic_ms();
         let site = self.decider.site();
-        let all = self.users.read(site.uplinks.len(), site.workers, now);
-        for (uplink, counts) in (0u8..).zip(&all) {
-            if *counts != PassiveCounts::default() {
-                let signal = Signal::Passive(Box::new(*counts));
-                self.decider.signal(PathId::v4(uplink), signal, now);
+        let (uplinks, workers) = (site.uplinks.len(), site.workers);
+        for family in site.families().collect::<Vec<_>>() {
+            let all = self.users.read(family, uplinks, workers, now);
+            for (uplink, counts) in (0u8..).zip(&all) {
+                if *counts != PassiveCounts::default() {
+                    let signal = Signal::Passive(Box::new(*counts));
+                    self.decider.signal(PathId::new(uplink, family), signal, now);
+                }
             }
         }
     }
@@ -106,7 +108,9 @@ impl Daemon {
 
     /// Measures the load of the uplinks; says whether one became too full or has room again.
     pub(super) fn measure(&mut self) -> bool {
-        let traffic = self.counters.traffic(self.decider.site().uplinks.len());
+        let site = self.decider.site();
+        let families: Vec<Family> = site.families().collect();
+        let traffic = self.counters.traffic(site.uplinks.len(), &families);
         self.decider.measure(&traffic, time::monotonic_ms())
     }
 }

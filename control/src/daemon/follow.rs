@@ -39,7 +39,7 @@ impl Daemon {
         let judged = self.decider.judge(now);
         self.executor.store_words(&self.decider);
         let counters = &self.counters;
-        let effects = self.decider.place(judged, |uplink| counters.uplink(uplink).flows_active);
+        let effects = self.decider.place(judged, |path| counters.path(path).flows_active);
         let epoch = self.executor.carry_out(effects, &mut self.decider);
         self.executor.advertisers.follow(self.decider.advertised());
         epoch

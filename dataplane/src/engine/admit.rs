@@ -5,7 +5,7 @@ use weir_layout::adjacency::next_hop;
 use weir_layout::control::{IpAddress, OnUplinkDown, Path, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_shm::counters::UplinkCounter;
+use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
 use weir_wire::npt::Untranslatable;
@@ -249,8 +249,8 @@ impl<F: Stored> Sessions<F> {
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());
         self.flows += 1;
         cx.lane.add(Counter::FlowsCreated, 1);
-        cx.lane.add_uplink(uplink, UplinkCounter::FlowsCreated, 1);
-        cx.lane.add_uplink(uplink, UplinkCounter::FlowsActive, 1);
+        cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
+        cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);
         Ok(slot)
     }
 

@@ -3,6 +3,7 @@
 use weir_layout::MAX_UPLINKS;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{GROUP, flag};
+use weir_shm::counters::PathCounter;
 use weir_shm::flows::Stored;
 
 use super::context::Context;
@@ -13,8 +14,9 @@ use super::sessions::{Sessions, has_mapping};
 const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 
 impl<F: Stored> Sessions<F> {
-    /// See [`Engine::adopt`](super::Engine::adopt). Counts them in `active` by uplink.
-    pub(super) fn adopt(&mut self, cx: &Context, active: &mut [u64; MAX_UPLINKS]) -> u64 {
+    /// See [`Engine::adopt`](super::Engine::adopt).
+    pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
+        let mut active = [0; MAX_UPLINKS];
         for index in 0..self.table.capacity() {
             if index.is_multiple_of(GROUP) {
                 self.prefetch_peers(index + AHEAD[0], |_| true);
@@ -44,6 +46,10 @@ impl<F: Stored> Sessions<F> {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
             }
+        }
+        // In one step: whoever reads meanwhile is not to think that there are none.
+        for (uplink, count) in (0..).zip(active) {
+            cx.lane.set_path(F::path(uplink), PathCounter::FlowsActive, count);
         }
         cx.lane.add(Counter::FlowsAdopted, self.flows);
         self.flows

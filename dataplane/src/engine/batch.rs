@@ -199,6 +199,6 @@ impl<F: Stored> Sessions<F> {
             self.track_sequence(cx, *slot, action, segment, plain.acknowledged(), ends);
         }
         self.table.slot(*slot).count(bytes, cx.now);
-        cx.transmit(egress, frame, action.uplink, bytes, out)
+        cx.transmit(egress, frame, F::path(action.uplink), bytes, out)
     }
 }

@@ -2,14 +2,14 @@
 //! limits, and the time of the batch.
 
 use weir_layout::adjacency::Adjacency;
-use weir_layout::control::{Mac, PortRole};
+use weir_layout::control::{Mac, PathId, PortRole};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
 use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Current};
-use weir_shm::counters::{LaneWriter, UplinkCounter};
+use weir_shm::counters::{LaneWriter, PathCounter};
 use weir_shm::flows::Action;
 use weir_wire::family::Family;
 use weir_wire::forward::Egress;
@@ -193,7 +193,7 @@ impl Context {
         if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
         }
-        self.transmit(&egress, frame, action.uplink, u64::from(p.end - p.l3), out)
+        self.transmit(&egress, frame, F::path(action.uplink), u64::from(p.end - p.l3), out)
     }
 
     /// Queues a frame and counts it.
@@ -202,18 +202,18 @@ impl Context {
         &self,
         egress: &Egress,
         frame: B,
-        uplink: u8,
+        path: PathId,
         len: u64,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         out.transmit(egress.device, frame).map_err(|_| Counter::DropTxFull)?;
         self.lane.add(Counter::UserTx, 1);
         let (packets, bytes) = match egress.outward {
-            true => (UplinkCounter::TxPackets, UplinkCounter::TxBytes),
-            false => (UplinkCounter::RxPackets, UplinkCounter::RxBytes),
+            true => (PathCounter::TxPackets, PathCounter::TxBytes),
+            false => (PathCounter::RxPackets, PathCounter::RxBytes),
         };
-        self.lane.add_uplink(uplink, packets, 1);
-        self.lane.add_uplink(uplink, bytes, len);
+        self.lane.add_path(path, packets, 1);
+        self.lane.add_path(path, bytes, len);
         Ok(())
     }
 

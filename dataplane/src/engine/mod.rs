@@ -50,12 +50,11 @@ mod unknown_hosts;
 
 use std::net::IpAddr;
 
-use weir_layout::MAX_UPLINKS;
 use weir_layout::counters::Counter;
 use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Current};
-use weir_shm::counters::{Counters, UplinkCounter};
+use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
 use weir_shm::observations::Observations;
 use weir_wire::ethernet;
@@ -237,13 +236,7 @@ impl Engine {
     pub fn adopt(&mut self) -> u64 {
         self.refresh();
         let Self { context: cx, v4, v6 } = self;
-        let mut active = [0; MAX_UPLINKS];
-        let flows = v4.adopt(cx, &mut active) + v6.adopt(cx, &mut active);
-        // In one step: whoever reads meanwhile is not to think that there are none.
-        for (uplink, count) in (0..).zip(active) {
-            cx.lane.set_uplink(uplink, UplinkCounter::FlowsActive, count);
-        }
-        flows
+        v4.adopt(cx) + v6.adopt(cx)
     }
 }
 

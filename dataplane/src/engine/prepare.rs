@@ -4,11 +4,11 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
+use weir_layout::MAX_WORKERS;
 use weir_layout::adjacency::ADJACENCIES;
-use weir_layout::control::ControlHalf;
+use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{GROUP, flag};
-use weir_layout::{MAX_UPLINKS, MAX_WORKERS};
-use weir_shm::counters::UplinkCounter;
+use weir_shm::counters::PathCounter;
 use weir_shm::flows::{FlowTable, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
@@ -30,8 +30,8 @@ impl Regions {
         self.adjacencies.retain(|index| referred[usize::from(index)]);
         // Those that start set their own when they have adopted.
         for lane in (workers.number..MAX_WORKERS as u8).map(|worker| self.counters.worker(worker)) {
-            for uplink in 0..MAX_UPLINKS as u8 {
-                lane.set_uplink(uplink, UplinkCounter::FlowsActive, 0);
+            for path in PathId::all() {
+                lane.set_path(path, PathCounter::FlowsActive, 0);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use weir_layout::control::{ControlHalf, Translate, Uplink};
 use weir_layout::flow::{flag, flows_for};
-use weir_shm::counters::UplinkCounter;
+use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
@@ -80,7 +80,7 @@ impl<F: Stored> Sessions<F> {
             self.mappings.release(&self.mappings.external(external));
         }
         self.flows -= 1;
-        cx.lane.add_uplink(meta.uplink, UplinkCounter::FlowsActive, 1u64.wrapping_neg());
+        cx.lane.add_path(F::path(meta.uplink), PathCounter::FlowsActive, 1u64.wrapping_neg());
     }
 }
 
@@ -101,13 +101,13 @@ impl<F: Stored> Sessions<F> {
         if !segment.has_data || place == Place::Outside {
             return;
         }
-        cx.lane.add_uplink(action.uplink, UplinkCounter::Segments, 1);
+        cx.lane.add_path(F::path(action.uplink), PathCounter::Segments, 1);
         if place == Place::Again {
             let (user, remote) = match action.direction().is_from_inside() {
                 true => (src, dst),
                 false => (action.rewrite.dst, src),
             };
-            cx.lane.add_resent(action.uplink, F::fold(&user), F::fold(&remote));
+            cx.lane.add_resent(F::path(action.uplink), F::fold(&user), F::fold(&remote));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What becomes of flows whose uplink goes down, or loses its address.
 
 use weir_layout::control::{
-    Address, BUCKETS, ComeHome, OnUplinkDown, Port, Prefix, Rule, Translate, path_state,
+    Address, BUCKETS, ComeHome, OnUplinkDown, PathId, Port, Prefix, Rule, Translate, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
@@ -145,8 +145,9 @@ fn a_connection_with_the_ports_of_a_closed_one_numbers_its_segments_anew() {
     let mut reset = tcp_out(40_000, 443, RST);
     reset[38..42].copy_from_slice(&((1u32 << 25) + 7).to_be_bytes());
     gateway.send(LAN, &reset);
-    let retransmitted =
-        |gateway: &Gateway| [0, 1].map(|n| gateway.regions.counters.uplink(n).retransmitted);
+    let retransmitted = |gateway: &Gateway| {
+        [0, 1].map(|n| gateway.regions.counters.path(PathId::v4(n)).retransmitted)
+    };
     let before = retransmitted(&gateway);
     let (device, syn) = gateway.send(LAN, &tcp_out(40_000, 443, SYN)).remove(0);
     gateway.send(device, &answer_to(device, &syn));
@@ -294,7 +295,7 @@ fn a_segment_that_is_not_the_connections_changes_nothing() {
     gateway.publish(BUCKETS);
     connection(&mut gateway, 40_000);
     let segments = |gateway: &Gateway| {
-        let uplink = gateway.regions.counters.uplink(0);
+        let uplink = gateway.regions.counters.path(PathId::v4(0));
         (uplink.segments, uplink.retransmitted)
     };
     let (before, again) = segments(&gateway);

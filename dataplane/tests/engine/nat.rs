@@ -2,7 +2,7 @@
 
 use super::gateway::*;
 use weir_layout::Family;
-use weir_layout::control::{BUCKETS, path_state};
+use weir_layout::control::{BUCKETS, PathId, path_state};
 use weir_layout::counters::Counter;
 
 const SYN: u8 = 0x02;
@@ -96,7 +96,7 @@ fn an_idle_flow_ends_and_frees_its_port() {
     assert_eq!(gateway.engines[0].flows(), 1);
     gateway.engines[0].age(4096, gateway.now + 300_000, &mut gateway.wire);
     assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (0, 0));
-    assert_eq!(gateway.regions.counters.uplink(0).flows_active, 0);
+    assert_eq!(gateway.regions.counters.path(PathId::v4(0)).flows_active, 0);
     let other = udp(HOST_MAC, device_mac(LAN), ([10, 77, 0, 9], 40_000), (SERVER, 54));
     assert_eq!(see(&one(gateway.send(LAN, &other)).1).sport, 40_000);
 }

@@ -153,12 +153,12 @@ fn what_is_sent_again_counts_for_its_user_and_its_remote_in_both_directions() {
     let mut gateway = Gateway::new();
     gateway.publish(BUCKETS);
     connection(&mut gateway, 40_000);
-    let before = gateway.regions.counters.resent(0);
+    let before = gateway.regions.counters.resent(PathId::v4(0));
     let (device, out) = gateway.send(LAN, &tcp_out(40_000, 443, ACK)).remove(0);
     let mut answer = answer_to(device, &out);
     answer[47] = ACK;
     gateway.send(device, &answer);
-    let after = gateway.regions.counters.resent(0);
+    let after = gateway.regions.counters.resent(PathId::v4(0));
     let of = |address| place(u32::from_ne_bytes(address));
     assert_eq!(after.users[of(HOST)] - before.users[of(HOST)], 2);
     assert_eq!(after.remotes[of(SERVER)] - before.remotes[of(SERVER)], 2);

@@ -128,7 +128,8 @@ fn another_number_of_workers_gives_no_port_out_twice_and_loses_no_connection() {
             answered.len()
         );
         let owned: u64 = gateway.engines.iter().map(Engine::flows).sum();
-        let active: u64 = (0..3).map(|n| gateway.regions.counters.uplink(n).flows_active).sum();
+        let active: u64 =
+            (0..3).map(|n| gateway.regions.counters.path(PathId::v4(n)).flows_active).sum();
         assert_eq!((owned, active), (800, 800), "{workers} workers");
     }
     gateway.assert_conserved();

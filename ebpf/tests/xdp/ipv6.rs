@@ -120,7 +120,7 @@ fn packets_of_offered_ipv6_flows_leave_as_the_user_tier_would_send_them() {
         assert_eq!(after.bytes, frame.len() as u64 - 14);
         assert_ne!(after.last_seen, 0);
     }
-    assert_eq!(f.counters.uplink(0).tx_packets, 3);
+    assert_eq!(f.counters.path(PathId::new(0, Family::V6)).tx_packets, 3);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn answers_of_offered_ipv6_flows_go_to_their_host_with_its_tag() {
     let (action, counter, sent) = f.run_for_frame(&frame);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!(sent, tagged(rewritten(&frame, mac), 7));
-    assert_eq!(f.counters.uplink(0).rx_packets, 1);
+    assert_eq!(f.counters.path(PathId::new(0, Family::V6)).rx_packets, 1);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn packets_of_offered_flows_leave_as_the_user_tier_would_send_them() {
         assert_eq!((after.packets, after.bytes), (1, 52));
         assert_ne!(after.last_seen, 0);
     }
-    let uplink = f.counters.uplink(0);
+    let uplink = f.counters.path(PathId::v4(0));
     assert_eq!((uplink.tx_packets, uplink.tx_bytes, uplink.rx_packets), (3, 3 * 52, 0));
 }
 
@@ -130,10 +130,10 @@ fn segments_with_nothing_new_are_counted_and_the_sequence_number_stays_ahead() {
         assert_eq!(f.run(&with_seq(plain.clone(), seq)), FORWARDED);
     }
     assert_eq!(f.flows.slot(slot).read().unwrap().next_seq, 6 + len);
-    let uplink = f.counters.uplink(0);
+    let uplink = f.counters.path(PathId::v4(0));
     assert_eq!((uplink.segments, uplink.retransmitted), (4, 2));
     let p = parse(&plain).unwrap();
-    let resent = f.counters.resent(0);
+    let resent = f.counters.resent(PathId::v4(0));
     let of = |address| place(u32::from_ne_bytes(address));
     assert_eq!((resent.users[of(p.src)], resent.remotes[of(p.dst)]), (2, 2));
 }
@@ -160,11 +160,11 @@ fn a_segment_behind_a_hole_counts_by_what_it_acknowledges() {
         assert_eq!(f.run(&frame), FORWARDED, "its receiver judges");
         assert_eq!(next(&f), 1000);
     }
-    assert_eq!(f.counters.uplink(0).segments, 0);
+    assert_eq!(f.counters.path(PathId::v4(0)).segments, 0);
     assert_eq!(f.run(&acking(5000, PEER)), FORWARDED);
     assert_eq!(next(&f), 5012);
     assert_eq!(f.run(&acking(5000, PEER)), FORWARDED);
-    let uplink = f.counters.uplink(0);
+    let uplink = f.counters.path(PathId::v4(0));
     assert_eq!((uplink.segments, uplink.retransmitted), (2, 1));
 }
 
@@ -197,7 +197,7 @@ fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
     let (action, counter, sent) = f.run_for_frame(&frame);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!(sent[..6], mac);
-    let uplink = f.counters.uplink(0);
+    let uplink = f.counters.path(PathId::v4(0));
     assert_eq!((uplink.tx_packets, uplink.rx_packets, uplink.rx_bytes), (0, 1, 52));
 }
 
@@ -231,8 +231,10 @@ fn a_flow_that_stays_inside_leaves_by_its_lan_port_on_no_uplinks_account() {
     let (action, counter, sent) = f.run_for_frame(&plain);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!((&sent[..6], &sent[12..16]), (&mac[..], &[0x81, 0, 0, 7][..]));
-    let counted =
-        |uplink| f.counters.uplink(uplink).tx_packets + f.counters.uplink(uplink).rx_packets;
+    let counted = |uplink| {
+        f.counters.path(PathId::v4(uplink)).tx_packets
+            + f.counters.path(PathId::v4(uplink)).rx_packets
+    };
     assert_eq!((0..64).map(counted).sum::<u64>(), 0);
 }
 

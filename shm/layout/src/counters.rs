@@ -7,7 +7,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{MAX_UPLINKS, MAX_WORKERS, RegionHeader};
+use super::control::PATHS;
+use super::{MAX_WORKERS, RegionHeader};
 
 /// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
 pub const CPU_LANES: usize = 96;
@@ -184,21 +185,21 @@ impl Counter {
     }
 }
 
-/// Traffic of one uplink. 64 bytes, one cache line.
+/// What one path carries. 64 bytes, one cache line.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct UplinkCounters {
-    /// Packets sent by the uplink.
+pub struct PathCounters {
+    /// Packets sent by the path.
     pub tx_packets: u64,
     /// Bytes sent, from the IP header on.
     pub tx_bytes: u64,
-    /// Packets that came in by flows of the uplink.
+    /// Packets that came in by flows of the path.
     pub rx_packets: u64,
     /// Bytes that came in, from the IP header on.
     pub rx_bytes: u64,
-    /// Flows placed on the uplink since start.
+    /// Flows placed on the path since start.
     pub flows_created: u64,
-    /// Flows on the uplink now; a sum over lanes, a single lane may wrap below zero.
+    /// Flows on the path now; a sum over lanes, a single lane may wrap below zero.
     pub flows_active: u64,
     /// TCP segments with data, of either direction.
     pub segments: u64,
@@ -209,7 +210,7 @@ pub struct UplinkCounters {
 /// Places of [`Resent`].
 pub const PLACES: usize = 16;
 
-/// Whose segments were sent again on one uplink: each counts at the place of its LAN host, and at
+/// Whose segments were sent again on one path: each counts at the place of its LAN host, and at
 /// that of its remote host. So what one of them has is known from what others have. 256 bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
@@ -229,14 +230,14 @@ pub const fn place(address: u32) -> usize {
     (address.wrapping_mul(0x9e37_79b9) >> 28) as usize % PLACES
 }
 
-/// One lane. 21504 bytes.
+/// One lane. 41984 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Lane {
     /// By [`Counter`].
     pub counters: [u64; Counter::SLOTS],
-    /// By uplink.
-    pub uplinks: [UplinkCounters; MAX_UPLINKS],
+    /// By [`PathId::index`](super::control::PathId::index).
+    pub paths: [PathCounters; PATHS],
     /// Identification.
     pub header: RegionHeader,
     /// The XDP program's clock: the kernel's tick that it was read at, and what it read then,
@@ -244,14 +245,14 @@ pub struct Lane {
     pub clock: [u64; 2],
     /// Zero.
     pub reserved: [u64; 59],
-    /// By uplink.
-    pub resent: [Resent; MAX_UPLINKS],
+    /// By [`PathId::index`](super::control::PathId::index).
+    pub resent: [Resent; PATHS],
 }
 
 const _: () = {
-    assert!(size_of::<UplinkCounters>() == 64);
-    assert!(core::mem::offset_of!(Lane, uplinks).is_multiple_of(64));
+    assert!(size_of::<PathCounters>() == 64);
+    assert!(core::mem::offset_of!(Lane, paths).is_multiple_of(64));
     assert!(core::mem::offset_of!(Lane, resent).is_multiple_of(64));
     assert!(size_of::<Resent>() == 256);
-    assert!(size_of::<Lane>() == 5120 + 256 * MAX_UPLINKS);
+    assert!(size_of::<Lane>() == 1024 + (64 + 256) * PATHS);
 };

@@ -2,7 +2,7 @@
 
 use weir_health::{Entry, Part};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Tier, path_state};
+use weir_layout::control::{ControlHalf, PathId, Tier, path_state};
 use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
 use zerocopy::IntoBytes;
 
@@ -87,9 +87,9 @@ impl Decider {
         Judged { now, published, changes, entries }
     }
 
-    /// Places new flows by what was judged, and says what is to be done. `flows` counts those on an
-    /// uplink.
-    pub fn place(&mut self, judged: Judged, flows: impl Fn(u8) -> u64) -> Effects {
+    /// Places new flows by what was judged, and says what is to be done. `flows` counts those on a
+    /// path.
+    pub fn place(&mut self, judged: Judged, flows: impl Fn(PathId) -> u64) -> Effects {
         let Judged { now, published, changes, entries } = judged;
         let Derived { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;

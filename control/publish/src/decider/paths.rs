@@ -117,7 +117,7 @@ impl Paths {
         &mut self,
         site: &Site,
         half: &mut ControlHalf,
-        flows: impl Fn(u8) -> u64,
+        flows: impl Fn(PathId) -> u64,
         now: u64,
     ) {
         if !self.monitor.has_paths() {
@@ -128,8 +128,9 @@ impl Paths {
             let steering = published.steering_mut(self.family);
             let active = steering.active_tier;
             let worse = policy.members.iter().filter(|member| member.tier > active);
+            let worse = worse.map(|member| PathId::new(member.uplink, self.family));
             // Flows that come and go while they are counted may make it less than none.
-            let away = worse.map(|member| flows(member.uplink)).fold(0, u64::saturating_add);
+            let away = worse.map(&flows).fold(0, u64::saturating_add);
             let come_home = homing.come_home(policy.failback, active, away, now);
             steering.come_home = come_home as u8;
         }

@@ -1,7 +1,7 @@
 //! What follows from events: no kernel, no clock, no memory that others read.
 
 use weir_health::State;
-use weir_layout::control::{PathId, path_state};
+use weir_layout::control::{ComeHome, PathId, path_state};
 use weir_view::own::Own;
 use weir_view::{Link, NeighbourEntry};
 
@@ -224,6 +224,26 @@ fn what_fails_in_one_family_moves_nothing_of_the_other() {
     assert_ne!(tables(&decider, Family::V4), before);
     assert_eq!(tables(&decider, Family::V6), other);
     assert_eq!(decider.words(Family::V6), words);
+}
+
+#[test]
+fn flows_of_one_family_that_are_away_keep_those_of_the_other_from_nothing() {
+    let mut site = site("[[lan]]\ninterface = \"lan0\"\n");
+    let next_hop: Option<std::net::Ipv6Addr> = "fe80::1".parse().ok();
+    let ipv6 = weir_site::Ipv6Config { next_hop, ..Default::default() };
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = Some(ipv6.clone()));
+    site.policies[0].members[1].tier = 2;
+    let mut kernel = kernel();
+    let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
+    kernel.neighbours.extend([2, 3].map(|index| ((index, next_hop.unwrap().into()), entry)));
+    let region = ControlRegion::anonymous().unwrap();
+    let mut decider = Decider::new(site, kernel, &region, "weir", 0);
+    decide(&mut decider, 1);
+    decider.ask_home(None);
+    let judged = decider.judge(Now { ms: 2, ..Now::default() });
+    let half = decider.place(judged, |path| u64::from(path == PathId::new(1, Family::V6))).half;
+    let come_home = |family| half.as_ref().unwrap().policies[0].steering(family).come_home;
+    assert_eq!(Family::ALL.map(come_home), [ComeHome::Stay as u8, ComeHome::All as u8]);
 }
 
 #[test]

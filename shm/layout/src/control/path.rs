@@ -30,6 +30,12 @@ impl PathId {
         Self::new(uplink, Family::V4)
     }
 
+    /// All that there may be, in the order of their indices.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let uplinks = |family| (0..MAX_UPLINKS as u8).map(move |uplink| Self::new(uplink, family));
+        Family::ALL.into_iter().flat_map(uplinks)
+    }
+
     /// Is its uplink one that there may be?
     #[inline(always)]
     pub const fn is_valid(self) -> bool {
