@@ -86,5 +86,7 @@ mod tests {
         let net = Prefix { address: net.octets(), family: 6, length: 48, ..Prefix::ANY };
         (rule.source, rule.destination) = (Prefix::ANY, net);
         assert_eq!(criteria(&rule), "udp to 2001:db8:1::/48");
+        rule.protocol = 58;
+        assert_eq!(criteria(&rule), "icmpv6 to 2001:db8:1::/48");
     }
 }

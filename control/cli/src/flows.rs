@@ -1,13 +1,16 @@
 //! `weir flows`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_api::time;
+use weir_layout::Family;
 use weir_layout::flow::{FlowState, flag};
-use weir_shm::Pins;
-use weir_shm::flows::{Entry4, FlowTable4};
+use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::{Error, Pins};
+use weir_wire::entry::Entry;
+use weir_wire::family::{V4, V6};
 
 use super::criteria::protocol_name;
 use super::output;
@@ -22,11 +25,11 @@ pub struct FlowFilter {
     pub uplink: Option<String>,
     /// Only from this inside address.
     #[arg(long)]
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Only to this address.
     #[arg(long)]
-    pub destination: Option<Ipv4Addr>,
-    /// Only this protocol: tcp, udp, icmp or a number.
+    pub destination: Option<IpAddr>,
+    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6 or a number.
     #[arg(long)]
     pub protocol: Option<String>,
     /// At most so many.
@@ -34,66 +37,50 @@ pub struct FlowFilter {
     pub limit: usize,
 }
 
+impl FlowFilter {
+    /// Does it ask for what there can be?
+    fn check(&self, uplinks: &[&str]) -> Result<()> {
+        if let Some(name) = self.uplink.as_deref().filter(|name| !uplinks.contains(name)) {
+            bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
+        }
+        if let Some(name) = self.protocol.as_deref()
+            && !["tcp", "udp", "icmp", "icmpv6"].contains(&name)
+            && name.parse::<u8>().is_err()
+        {
+            bail!(
+                "there is no protocol \"{name}\": use tcp, udp, icmp, icmpv6 or a number up to 255"
+            );
+        }
+        Ok(())
+    }
+
+    /// Is the flow wanted, given the direction that began it and its uplink's name?
+    fn wants<F: Stored>(&self, entry: &Entry<F>, uplink: &str) -> bool {
+        let protocol = entry.key.proto();
+        let is_named = |name: &String| {
+            *name == protocol_name(protocol)
+                || name.parse::<u8>() == Ok(protocol)
+                || name == "icmp" && protocol == F::ICMP
+        };
+        self.uplink.as_ref().is_none_or(|name| name == uplink)
+            && self.source.is_none_or(|address| address == entry.key.src().into())
+            && self.destination.is_none_or(|address| address == entry.key.dst().into())
+            && self.protocol.as_ref().is_none_or(is_named)
+    }
+}
+
 /// `weir flows`.
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let state = State::open(pins)?;
-    let uplinks = state.uplinks();
-    if let Some(name) = filter.uplink.as_deref().filter(|name| !uplinks.contains(name)) {
-        bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
+    filter.check(&state.uplinks())?;
+    let (mut values, mut all) = (Vec::new(), 0);
+    collect::<V4>(&state, FlowTable::read_only(pins)?, filter, &mut values, &mut all);
+    match FlowTable::read_only(pins) {
+        Ok(table) => collect::<V6>(&state, table, filter, &mut values, &mut all),
+        // The dataplane makes it when it first starts.
+        Err(Error::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
-    if let Some(name) = filter.protocol.as_deref()
-        && !["tcp", "udp", "icmp"].contains(&name)
-        && name.parse::<u8>().is_err()
-    {
-        bail!("there is no protocol \"{name}\": use tcp, udp, icmp or a number up to 255");
-    }
-    let table4 = FlowTable4::read_only(pins)?;
-    let now_ms = time::monotonic_ms() as u32;
-    let wanted = |e: &Entry4| {
-        e.flags & flag::INITIATED != 0
-            && filter.uplink.as_ref().is_none_or(|name| state.uplink_name(e.uplink) == name)
-            && filter.source.is_none_or(|a| a.octets() == e.key.src())
-            && filter.destination.is_none_or(|a| a.octets() == e.key.dst())
-            && filter.protocol.as_ref().is_none_or(|p| *p == protocol_name(e.key.proto()))
-    };
-    let mut entries =
-        (0..table4.capacity()).filter_map(|index| table4.slot(index).read()).filter(wanted);
-    let values: Vec<Value> = entries
-        .by_ref()
-        .take(filter.limit)
-        .map(|e| {
-            let back = table4.slot(e.peer).read();
-            let end =
-                |a: [u8; 4], p: [u8; 2]| format!("{}:{}", Ipv4Addr::from(a), u16::from_be_bytes(p));
-            let seen = back.map_or(e.last_seen, |b| {
-                if (b.last_seen.wrapping_sub(e.last_seen) as i32) > 0 {
-                    b.last_seen
-                } else {
-                    e.last_seen
-                }
-            });
-            json!({
-                "protocol": protocol_name(e.key.proto()),
-                "inside": end(e.key.src(), e.key.sport()),
-                "outside": end(e.rewrite.src, e.rewrite.sport),
-                "destination": end(e.key.dst(), e.key.dport()),
-                "uplink": state.uplink_name(e.uplink),
-                "state": match e.state_owner.state() {
-                    FlowState::Stateless => "-",
-                    FlowState::Opening => "opening",
-                    FlowState::Established => "established",
-                    FlowState::Closing => "closing",
-                },
-                "idle_s": now_ms.wrapping_sub(seen) / 1000,
-                "tx_packets": e.packets,
-                "tx_bytes": e.bytes,
-                "rx_packets": back.map_or(0, |b| b.packets),
-                "rx_bytes": back.map_or(0, |b| b.bytes),
-                "offered": e.flags & flag::OFFLOAD != 0,
-            })
-        })
-        .collect();
-    let all = values.len() + entries.count();
     if json {
         return Ok(output::json("flows", json!({ "shown": values, "of": all })));
     }
@@ -113,4 +100,141 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
         text += &format!("{} of {all} flows; --limit shows more\n", values.len());
     }
     Ok(text)
+}
+
+/// Adds a family's flows that are wanted to `values`, up to the limit, and to the count of all.
+fn collect<F: Stored>(
+    state: &State,
+    table: FlowTable<F>,
+    filter: &FlowFilter,
+    values: &mut Vec<Value>,
+    all: &mut usize,
+) {
+    let now_ms = time::monotonic_ms() as u32;
+    for entry in (0..table.capacity()).filter_map(|index| table.slot(index).read()) {
+        let uplink = state.uplink_name(entry.uplink);
+        if entry.flags & flag::INITIATED == 0 || !filter.wants(&entry, uplink) {
+            continue;
+        }
+        *all += 1;
+        if values.len() < filter.limit {
+            values.push(value(&entry, table.slot(entry.peer).read().as_ref(), uplink, now_ms));
+        }
+    }
+}
+
+/// A flow by its two directions: the one that began it, and the one back if it is there.
+fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now_ms: u32) -> Value {
+    let end = |address: F::Address, port: [u8; 2]| {
+        SocketAddr::new(address.into(), u16::from_be_bytes(port)).to_string()
+    };
+    // The time wraps around.
+    let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
+    let idle_ms = back.map_or(idle(entry), |back| idle(entry).min(idle(back)));
+    // Entries of IPv6 count no packets.
+    let packets = |entry: &Entry<F>| (F::FAMILY == Family::V4).then_some(entry.packets);
+    json!({
+        "family": match F::FAMILY {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        },
+        "protocol": protocol_name(entry.key.proto()),
+        "inside": end(entry.key.src(), entry.key.sport()),
+        "outside": end(entry.rewrite.src, entry.rewrite.sport),
+        "destination": end(entry.key.dst(), entry.key.dport()),
+        "uplink": uplink,
+        "state": match entry.state_owner.state() {
+            FlowState::Stateless => "-",
+            FlowState::Opening => "opening",
+            FlowState::Established => "established",
+            FlowState::Closing => "closing",
+        },
+        "idle_s": idle_ms / 1000,
+        "tx_packets": packets(entry),
+        "tx_bytes": entry.bytes,
+        "rx_packets": back.map_or(Some(0), packets),
+        "rx_bytes": back.map_or(0, |back| back.bytes),
+        "offered": entry.flags & flag::OFFLOAD != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_layout::flow::StateOwner;
+    use weir_wire::family::Family as _;
+    use weir_wire::key::FlowKey;
+    use weir_wire::rewrite::Rewrite;
+
+    use super::*;
+
+    /// A flow from port 40000 to port 53, last seen at 5000 ms.
+    fn entry<F: Stored>(src: F::Address, dst: F::Address, proto: u8) -> Entry<F> {
+        let (sport, dport) = (40_000u16.to_be_bytes(), 53u16.to_be_bytes());
+        Entry {
+            last_seen: 5000,
+            key: FlowKey::new(src, dst, sport, dport, proto),
+            flags: flag::INITIATED,
+            state_owner: StateOwner::new(FlowState::Stateless, 0),
+            uplink: 0,
+            rewrite: Rewrite { src, dst, sport, dport, l3_delta: 0, l4_delta: 0 },
+            adjacency: 0,
+            mark: 0,
+            peer: 1,
+            packets: 3,
+            next_seq: 0,
+            bytes: 300,
+        }
+    }
+
+    fn entry4() -> Entry<V4> {
+        entry([10, 0, 0, 9], [192, 0, 2, 53], 17)
+    }
+
+    fn entry6() -> Entry<V6> {
+        let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        entry(address("2001:db8:7::9"), address("2001:db8::53"), 17)
+    }
+
+    #[test]
+    fn a_filter_takes_addresses_of_either_family() {
+        let v4 = entry4();
+        let of = |source: &str, destination: &str| FlowFilter {
+            source: source.parse().ok(),
+            destination: destination.parse().ok(),
+            ..FlowFilter::default()
+        };
+        let wanted = |filter: FlowFilter| [filter.wants(&v4, "a"), filter.wants(&entry6(), "a")];
+        assert_eq!(wanted(of("", "")), [true, true]);
+        assert_eq!(wanted(of("10.0.0.9", "")), [true, false]);
+        assert_eq!(wanted(of("", "2001:db8::53")), [false, true]);
+        assert_eq!(wanted(of("2001:db8:7::9", "2001:db8::54")), [false, false]);
+    }
+
+    #[test]
+    fn a_filter_takes_a_protocol_by_name_and_by_number() {
+        let ping = entry::<V6>([1; 16], [2; 16], V6::ICMP);
+        let wanted = |protocol: &str| {
+            let filter = FlowFilter { protocol: Some(protocol.into()), ..FlowFilter::default() };
+            let wants = |entry: &Entry<V6>| filter.wants(entry, "a");
+            filter.check(&[]).is_ok().then(|| [wants(&entry6()), wants(&ping)])
+        };
+        assert_eq!(["udp", "17"].map(wanted), [Some([true, false]); 2]);
+        assert_eq!(["icmp", "icmpv6", "58"].map(wanted), [Some([false, true]); 3]);
+        assert_eq!(["tcp", "1"].map(wanted), [Some([false; 2]); 2]);
+        assert_eq!(["udb", "256"].map(wanted), [None; 2]);
+    }
+
+    #[test]
+    fn a_flow_is_told_with_its_family_and_both_its_ends() {
+        let back = Entry { last_seen: 9000, bytes: 700, ..entry6() };
+        let told = value(&entry6(), Some(&back), "fiber", 12_500);
+        assert_eq!((&told["family"], &told["uplink"]), (&json!("ipv6"), &json!("fiber")));
+        assert_eq!(told["inside"], "[2001:db8:7::9]:40000");
+        assert_eq!(told["destination"], "[2001:db8::53]:53");
+        assert_eq!((&told["idle_s"], &told["rx_bytes"]), (&json!(3), &json!(700)));
+        assert_eq!(told["tx_packets"], Value::Null, "not counted");
+        let told = value(&entry4(), None, "fiber", 12_500);
+        assert_eq!((&told["family"], &told["inside"]), (&json!("ipv4"), &json!("10.0.0.9:40000")));
+        assert_eq!((&told["idle_s"], &told["tx_packets"]), (&json!(7), &json!(3)));
+    }
 }
