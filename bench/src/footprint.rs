@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_dataplane::engine::BATCH;
+use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{PAGE, slots_for};
 use weir_wire::tcp::flag;
@@ -68,7 +69,7 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
     let (gateway, begun) = heap::during(|| Gateway::new(Translation::Nat44, slots));
     let gateway = gateway?;
     let mut driver = Driver::new(gateway, &umem, protocol, 0);
-    let open = Template::new(protocol, 64, flag::SYN);
+    let open = Template::new(Family::V4, protocol, 64, flag::SYN);
     let refused = |driver: &Driver<'_>| driver.gateway.count(Counter::DropTableFull);
     let mut packets = Vec::with_capacity(BATCH);
     let mut sent = 0;

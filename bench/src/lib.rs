@@ -11,6 +11,7 @@ pub mod compare;
 pub mod demo;
 pub mod failover;
 pub mod footprint;
+pub mod ip_version;
 pub mod latency;
 pub mod machine;
 pub mod memory;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use weir_bench::ip_version::IpVersion;
 use weir_bench::memory::options::{Options, Pages};
 use weir_bench::section::Section;
 use weir_bench::{
@@ -32,7 +33,13 @@ enum Action {
     /// Measure one-way latency at parts of the rate without loss.
     Latency(latency::Options),
     /// Measure the user tier in memory: the cost of a packet by number of flows.
-    Pipeline(Options),
+    Pipeline {
+        #[command(flatten)]
+        options: Options,
+        /// Version of IP. Flows of IPv6 are not translated.
+        #[arg(long, value_enum, default_value_t)]
+        family: IpVersion,
+    },
     /// Measure how fast flows are made: out of live frames, beside the kernel; or in memory.
     SetupRate(SetupRate),
     /// Measure how soon an uplink taken out, and a weight, are obeyed.
@@ -79,6 +86,9 @@ struct SetupRate {
     /// Rounds; figures are medians over them.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Version of IP. Flows of IPv6 are not translated.
+    #[arg(long, value_enum, default_value_t)]
+    family: IpVersion,
 }
 
 fn main() -> Result<()> {
@@ -89,7 +99,7 @@ fn main() -> Result<()> {
         Action::Noise(options) => return noise::run(&options)?.print(json),
         Action::Compare(options) => compare::run(&options),
         Action::Latency(options) => latency::run(&options),
-        Action::Pipeline(options) => pipeline::run(&options),
+        Action::Pipeline { options, family } => pipeline::run(&options, family),
         Action::SetupRate(options) => setup_rate(options),
         Action::Update(options) => update::run(&options),
         Action::Failover(options) => failover::run(&options),
@@ -104,11 +114,11 @@ fn main() -> Result<()> {
 }
 
 fn setup_rate(arguments: SetupRate) -> Result<Section> {
-    let SetupRate { memory, pages, cpu, flows, rounds } = arguments;
+    let SetupRate { memory, pages, cpu, flows, rounds, family } = arguments;
     if memory {
-        return setup::run(&Options { flows, pages, rounds, cpu });
+        return setup::run(&Options { flows, pages, rounds, cpu }, family);
     }
-    let mut options = new_flows::Options::default();
+    let mut options = new_flows::Options { family, ..Default::default() };
     match flows[..] {
         [] => {}
         [flows] => options.flows = u32::try_from(flows)?,

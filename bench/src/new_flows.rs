@@ -6,13 +6,14 @@
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use weir_kit::traffic::Size;
+use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_traffic::Stream;
 
-use crate::compare::site::{MAX_ENDPOINTS, Site};
+use crate::compare::site::{MAX_ENDPOINTS, Site, shortest};
 use crate::compare::weir::Tier;
 use crate::compare::{System, linux, weir};
+use crate::ip_version::IpVersion;
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, range, table};
 
@@ -23,21 +24,28 @@ pub struct Options {
     pub flows: u32,
     /// Rounds; figures are medians over them.
     pub rounds: usize,
+    /// Version of IP. Flows of IPv6 are not translated.
+    pub family: IpVersion,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { flows: MAX_ENDPOINTS, rounds: 3 }
+        Self { flows: MAX_ENDPOINTS, rounds: 3, family: IpVersion::V4 }
     }
 }
 
 /// Who makes flows: the kernel with nftables and connection tracking, and weir with both tiers, of
 /// which the user tier makes them.
-const SYSTEMS: [(System, Measure); 2] =
-    [(System::LinuxNat, by_linux), (System::WeirKernel, by_weir)];
+fn systems(family: Family) -> [(System, Measure); 2] {
+    let linux = match family {
+        Family::V4 => System::LinuxNat,
+        Family::V6 => System::LinuxRoute,
+    };
+    [(linux, by_linux), (System::WeirKernel, by_weir)]
+}
 
-/// One round of so many flows.
-type Measure = fn(u32) -> Result<Round>;
+/// One round of so many flows of a family.
+type Measure = fn(Family, u32) -> Result<Round>;
 
 /// What one round found.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -85,23 +93,27 @@ pub fn run(options: &Options) -> Result<Section> {
 /// As [`run`].
 pub fn measure(options: &Options) -> Result<[Line; 2]> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
-    let mut lines = SYSTEMS.map(|(system, _)| Line { system, rounds: Vec::new() });
+    let family = options.family.family();
+    let mut lines = systems(family).map(|(system, _)| Line { system, rounds: Vec::new() });
     for _ in 0..options.rounds {
-        for (line, (system, round)) in lines.iter_mut().zip(SYSTEMS) {
+        for (line, (system, round)) in lines.iter_mut().zip(systems(family)) {
             linux::wait_for_cleanup();
-            line.rounds.push(round(options.flows).context(system.name())?);
+            line.rounds.push(round(family, options.flows).context(system.name())?);
         }
     }
     Ok(lines)
 }
 
-fn by_linux(flows: u32) -> Result<Round> {
-    let mut prepared = linux::nat_without_flows(flows)?;
+fn by_linux(family: Family, flows: u32) -> Result<Round> {
+    let mut prepared = match family {
+        Family::V4 => linux::nat_without_flows(flows)?,
+        Family::V6 => linux::tracked_without_flows(flows)?,
+    };
     send(&mut prepared.site, flows, |site| Ok(site.traffic.far()?.packets))
 }
 
-fn by_weir(flows: u32) -> Result<Round> {
-    let mut site = Site::build(flows)?;
+fn by_weir(family: Family, flows: u32) -> Result<Round> {
+    let mut site = Site::build_for(family, flows)?;
     let weir = weir::start(&mut site, Tier::Kernel, flows)?;
     let counters = weir.counters()?;
     send(&mut site, flows, |_| Ok(counters.sum(Counter::FlowsCreated)))
@@ -110,7 +122,7 @@ fn by_weir(flows: u32) -> Result<Round> {
 /// Sends every flow once. The first few are those of the empty calls.
 fn send(site: &mut Site, flows: u32, made: impl Fn(&Site) -> Result<u64>) -> Result<Round> {
     let no_frames = site.call()?;
-    let load = Stream { stride: 1, ..site.load(Size::Fixed(64)) };
+    let load = Stream { stride: 1, ..site.load(shortest(site.family)) };
     site.traffic.set_stream(&load)?;
     let (made_before, far) = (made(site)?, site.traffic.far()?.packets);
     let call = site.traffic.blast(flows)?;
@@ -127,7 +139,8 @@ fn send(site: &mut Site, flows: u32, made: impl Fn(&Site) -> Result<u64>) -> Res
 
 fn section(lines: &[Line; 2], options: &Options) -> Section {
     let mut table = table(1, &["", "offered/s", "flows made/s", "lowest", "highest", "loss"]);
-    let mut json = json!({ "flows": options.flows, "rounds": options.rounds, "lines": lines });
+    let Options { flows, rounds, family } = options;
+    let mut json = json!({ "family": family, "flows": flows, "rounds": rounds, "lines": lines });
     for line in lines {
         let (rate, [low, high]) = (line.median(|r| r.rate), line.range(|r| r.rate));
         table.add_row([
@@ -148,7 +161,10 @@ fn section(lines: &[Line; 2], options: &Options) -> Section {
     let bars = lines.each_ref().map(|line| line.median(|r| r.rate) / 1e6).to_vec();
     Section {
         name: "new-flows",
-        title: "Making NAT44 flows out of live frames".into(),
+        title: match family {
+            IpVersion::V4 => "Making NAT44 flows out of live frames".into(),
+            IpVersion::V6 => "Making flows of IPv6, untranslated, out of live frames".into(),
+        },
         notes: vec![
             format!(
                 "Every one of {} UDP frames is the first of a flow, as fast as the generator can; \
@@ -156,8 +172,8 @@ fn section(lines: &[Line; 2], options: &Options) -> Section {
                  made: weir's own count; for the kernel the frames that reached the far side, \
                  which its connection tracking has confirmed by then. Weir makes {:.2} times as \
                  many flows a second.",
-                options.flows,
-                options.rounds,
+                flows,
+                rounds,
                 weir / linux
             ),
             "The kernel shares the generator's CPU, so it is never offered more than it takes and \

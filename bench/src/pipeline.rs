@@ -10,9 +10,11 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_kit::random::Random;
+use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_xsk::Umem;
 
+use crate::ip_version::IpVersion;
 use crate::machine;
 use crate::memory::driver::{Direction, Driver};
 use crate::memory::gateway::{Gateway, Translation};
@@ -89,13 +91,13 @@ pub struct Line {
 ///
 /// # Errors
 /// When memory cannot be had, or a packet does not take its way.
-pub fn run(options: &Options) -> Result<Section> {
+pub fn run(options: &Options, version: IpVersion) -> Result<Section> {
     let cpu = machine::pin(options.cpu)?;
     let rounds = options.rounds_or(ROUNDS);
     let mut lines = Vec::new();
     for pages in options.pages_or_both() {
         let mut cases = Vec::new();
-        for translation in Translation::ALL {
+        for translation in Translation::of(version.family()).iter().copied() {
             let flows = options.flows_or(&FLOWS);
             cases.extend(flows.into_iter().map(|flows| Case { translation, pages, flows }));
         }
@@ -103,7 +105,7 @@ pub fn run(options: &Options) -> Result<Section> {
     }
     lines.sort_by_key(|line| line.case.translation);
     let uncounted = Instructions::new().err().map(|error| format!("{error:#}"));
-    Ok(section(&lines, cpu, rounds, uncounted))
+    Ok(section(&lines, version, cpu, rounds, uncounted))
 }
 
 /// One kind of packet, while it is measured.
@@ -273,7 +275,13 @@ enum Stage {
     Whole = 2,
 }
 
-fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>) -> Section {
+fn section(
+    lines: &[Line],
+    version: IpVersion,
+    cpu: usize,
+    rounds: usize,
+    uncounted: Option<String>,
+) -> Section {
     let headings = [
         "",
         "pages",
@@ -307,8 +315,21 @@ fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>)
             four.iter().map(|line| line.allocations).sum::<f64>().to_string(),
         ]);
     }
+    Section {
+        name: "pipeline",
+        title: "User tier: nanoseconds per packet of an established flow".into(),
+        notes: notes(lines, cpu, rounds, uncounted.as_deref()),
+        json: json!({
+            "cpu": cpu, "rounds": rounds, "instructions_unavailable": uncounted, "lines": lines,
+        }),
+        table,
+        plots: plots(lines, version.family()),
+    }
+}
+
+fn notes(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<&str>) -> Vec<String> {
     let packets = lines.first().map_or(0, |line| line.packets);
-    let instructions = match &uncounted {
+    let instructions = match uncounted {
         Some(reason) => format!("Instructions are not counted: {reason}."),
         None => "Instructions per packet are in the JSON report.".into(),
     };
@@ -316,35 +337,27 @@ fn section(lines: &[Line], cpu: usize, rounds: usize, uncounted: Option<String>)
         true => "Frames of the lines with huge pages are on huge pages too.",
         false => "Frames are on 4 KiB pages: the kernel has no others.",
     };
-    Section {
-        name: "pipeline",
-        title: "User tier: nanoseconds per packet of an established flow".into(),
-        notes: vec![
-            format!(
-                "One thread on CPU {cpu}; UDP frames of 60 bytes in {} frames of {} bytes, batches \
-                 of 64; medians of {rounds} rounds of {packets} packets after one to warm up; all \
-                 tables with pages of one kind take turns. The time is that of the engine alone, from received frame to queued \
-                 frame; writing the frames, just before, is not in it, so headers are in the \
-                 cache. Four uplinks with sixteen addresses each, hosts with 63 ports each.",
-                ring::FRAMES,
-                ring::FRAME_SIZE,
-            ),
-            "“out” is LAN to uplink, “back” uplink to LAN. “Clocks” are those of the time-stamp \
-             counter, mean of both directions in random order. \
-             “Recognise” and “find” are the parts until the packet is recognised and until its \
-             flow is found; the rest is rewriting, counting and queueing."
-                .into(),
-            format!("{instructions} {frames}"),
-        ],
-        json: json!({
-            "cpu": cpu, "rounds": rounds, "instructions_unavailable": uncounted, "lines": lines,
-        }),
-        table,
-        plots: plots(lines),
-    }
+    vec![
+        format!(
+            "One thread on CPU {cpu}; UDP frames with 18 bytes of data in {} frames of {} bytes, \
+             batches of 64; medians of {rounds} rounds of {packets} packets after one to warm up; \
+             all tables with pages of one kind take turns. The time is that of the engine alone, \
+             from received frame to queued frame; writing the frames, just before, is not in it, so \
+             headers are in the cache. Four uplinks with sixteen addresses each, hosts with 63 \
+             ports each.",
+            ring::FRAMES,
+            ring::FRAME_SIZE,
+        ),
+        "“out” is LAN to uplink, “back” uplink to LAN. “Clocks” are those of the time-stamp \
+         counter, mean of both directions in random order. “Recognise” and “find” are the parts \
+         until the packet is recognised and until its flow is found; the rest is rewriting, \
+         counting and queueing."
+            .into(),
+        format!("{instructions} {frames}"),
+    ]
 }
 
-fn plots(lines: &[Line]) -> Vec<Plot> {
+fn plots(lines: &[Line], family: Family) -> Vec<Plot> {
     let plot = |translation: Translation| {
         let mut curves: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
         for four in lines.chunks_exact(4) {
@@ -368,5 +381,5 @@ fn plots(lines: &[Line]) -> Vec<Plot> {
             data: Data::Curves(curves),
         }
     };
-    Translation::ALL.map(plot).into()
+    Translation::of(family).iter().copied().map(plot).collect()
 }

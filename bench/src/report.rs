@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
 
 use crate::compare::{self, System};
+use crate::ip_version::IpVersion;
 use crate::machine::Machine;
 use crate::section::Section;
 use crate::{
@@ -21,8 +22,8 @@ pub type Benchmark = (&'static str, fn() -> Result<Section>);
 
 /// What a report consists of, in this order.
 pub const BENCHMARKS: &[Benchmark] = &[
-    ("pipeline", || pipeline::run(&Default::default())),
-    ("setup", || setup::run(&Default::default())),
+    ("pipeline", || pipeline::run(&Default::default(), IpVersion::V4)),
+    ("setup", || setup::run(&Default::default(), IpVersion::V4)),
     ("teardown", || teardown::run(&Default::default())),
     ("footprint", || footprint::run(&Default::default())),
     ("publication", || publication::run(&defaults()?)),
@@ -46,6 +47,7 @@ fn comparison() -> Result<Section> {
     let comparison = compare::Options {
         flows: vec![1024],
         sizes: vec![Size::Fixed(64), Size::Mix, Size::Fixed(1500)],
+        family: IpVersion::V4,
         rounds: 7,
         seconds: 0.25,
         systems: System::ALL.to_vec(),

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::ip_version::IpVersion;
 use crate::machine;
 use crate::memory::case::Case;
 use crate::memory::driver::Driver;
@@ -48,10 +49,15 @@ pub struct Line {
 ///
 /// # Errors
 /// When memory cannot be had, or a flow is refused.
-pub fn run(options: &Options) -> Result<Section> {
+pub fn run(options: &Options, version: IpVersion) -> Result<Section> {
     let cpu = machine::pin(options.cpu)?;
     let rounds = options.rounds_or(ROUNDS);
-    Ok(section(&measure(&Case::all(options, &FLOWS), rounds)?, cpu, rounds))
+    let translation = match version {
+        IpVersion::V4 => Translation::Nat44,
+        IpVersion::V6 => Translation::Routed6,
+    };
+    let lines = measure(&Case::all(options, &FLOWS), translation, rounds)?;
+    Ok(section(&lines, translation, cpu, rounds))
 }
 
 /// What one round found, nanoseconds per flow and microseconds.
@@ -63,9 +69,9 @@ struct Round {
     leave_ns: f64,
 }
 
-fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
+fn measure(cases: &[Case], translation: Translation, rounds: usize) -> Result<Vec<Line>> {
     // The first round warms up.
-    let found = Case::in_turns(cases, 1, rounds, round)?;
+    let found = Case::in_turns(cases, 1, rounds, |case| round(case, translation))?;
     let lines = cases.iter().zip(&found).map(|(case, found)| {
         let of = |figure: fn(&Round) -> f64| found.iter().map(figure).collect::<Vec<_>>();
         let whole = of(|round| round.first_ns + round.rest_ns);
@@ -83,9 +89,9 @@ fn measure(cases: &[Case], rounds: usize) -> Result<Vec<Line>> {
     Ok(lines.collect())
 }
 
-fn round(case: &Case) -> Result<Round> {
+fn round(case: &Case, translation: Translation) -> Result<Round> {
     let umem = ring::umem(case.pages == Pages::Huge)?;
-    let gateway = Gateway::for_flows(Translation::Nat44, case.flows)?;
+    let gateway = Gateway::for_flows(translation, case.flows)?;
     let mut driver = Driver::new(gateway, &umem, case.protocol, case.flows);
     let (mut first, mut rest) = (Stopwatch::new(), Stopwatch::new());
     let made = driver.establish(case.flows, &mut first, &mut rest)?;
@@ -95,7 +101,9 @@ fn round(case: &Case) -> Result<Round> {
     let leaving = driver.leaving_by(1..=2);
     let mut leave = Stopwatch::new();
     let moved = driver.leave(&leaving, &mut leave)?;
-    let to_move = if case.protocol == Protocol::Udp { leaving.len() } else { 0 };
+    // What is translated and is TCP is reset.
+    let is_reset = case.protocol == Protocol::Tcp && translation == Translation::Nat44;
+    let to_move = if is_reset { 0 } else { leaving.len() };
     ensure!(moved == to_move, "{moved} of {to_move} flows moved");
     let per_flow = |watch: &Stopwatch| watch.ns() / case.flows as f64;
     Ok(Round {
@@ -107,7 +115,7 @@ fn round(case: &Case) -> Result<Round> {
     })
 }
 
-fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
+fn section(lines: &[Line], translation: Translation, cpu: usize, rounds: usize) -> Section {
     let table = rows(
         2,
         lines,
@@ -126,7 +134,7 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
     );
     Section {
         name: "setup",
-        title: "User tier: making NAT44 flows".into(),
+        title: format!("User tier: making flows, {}", translation.label()),
         notes: vec![
             format!(
                 "One thread on CPU {cpu}; medians of {rounds} interleaved rounds after one to warm \
@@ -137,16 +145,18 @@ fn section(lines: &[Line], cpu: usize, rounds: usize) -> Section {
              of the mappings' index costs the packets behind it."
                 .into(),
             "“Leave” is the next packet of a flow whose uplink is down, and half of the uplinks \
-             are: UDP moves to a port of another uplink, TCP is reset."
+             are: UDP and what is routed moves to another uplink, translated TCP is reset."
                 .into(),
         ],
-        json: json!({ "cpu": cpu, "rounds": rounds, "lines": lines }),
+        json: json!({
+            "translation": translation, "cpu": cpu, "rounds": rounds, "lines": lines,
+        }),
         table,
-        plots: plots(lines),
+        plots: plots(lines, translation),
     }
 }
 
-fn plots(lines: &[Line]) -> Vec<Plot> {
+fn plots(lines: &[Line], translation: Translation) -> Vec<Plot> {
     let of = |pages: Pages| lines.iter().filter(move |line| line.case.pages == pages);
     let rates = |pages: Pages| of(pages).map(|line| line.flows_per_s / 1e6).collect::<Vec<_>>();
     let kinds = [Pages::Huge, Pages::Small].into_iter().filter(|pages| of(*pages).count() > 0);
@@ -157,7 +167,7 @@ fn plots(lines: &[Line]) -> Vec<Plot> {
         format!("{}, {} flows", line.case.protocol.label(), short(line.case.flows as f64))
     });
     vec![Plot {
-        title: "New flows, NAT44, one core in memory".into(),
+        title: format!("New flows, {}, one core in memory", translation.label()),
         x: "protocol and number of flows".into(),
         y: "million flows per second".into(),
         data: Data::Bars(groups.collect(), bars),
@@ -171,13 +181,16 @@ mod tests {
     #[test]
     fn every_flow_is_made_and_takes_time() {
         let case = |protocol| Case { protocol, pages: Pages::Small, flows: 500 };
-        let lines = measure(&[case(Protocol::Udp), case(Protocol::Tcp)], 2).unwrap();
-        for line in &lines {
-            assert_eq!(line.made, 500);
-            assert!(line.range_ns[0] <= line.ns && line.ns <= line.range_ns[1]);
+        for translation in [Translation::Nat44, Translation::Routed6] {
+            let cases = [case(Protocol::Udp), case(Protocol::Tcp)];
+            let lines = measure(&cases, translation, 2).unwrap();
+            for line in &lines {
+                assert_eq!(line.made, 500);
+                assert!(line.range_ns[0] <= line.ns && line.ns <= line.range_ns[1]);
+            }
+            // A handshake has two more packets than its first; UDP has no more.
+            assert_eq!(lines[0].ns, lines[0].first_packet_ns);
+            assert!(lines[1].ns > lines[1].first_packet_ns);
         }
-        // A handshake has two more packets than its first; UDP has no more.
-        assert_eq!(lines[0].ns, lines[0].first_packet_ns);
-        assert!(lines[1].ns > lines[1].first_packet_ns);
     }
 }

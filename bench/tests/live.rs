@@ -1,6 +1,7 @@
 //! The benchmarks with live frames, small: what they say is about frames that were counted.
 
-use weir_bench::compare::System;
+use weir_bench::compare::{self, System};
+use weir_bench::ip_version::IpVersion;
 use weir_bench::{adopt, failover, latency, new_flows, update};
 
 #[test]
@@ -17,11 +18,31 @@ fn latency_is_that_of_frames_that_arrived() {
 }
 
 #[test]
+fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
+    let systems =
+        vec![System::LinuxRoute, System::XdpRedirect, System::XdpLimit, System::WeirKernel];
+    let family = IpVersion::V6;
+    let (flows, sizes) = (vec![64], Vec::new());
+    let options = compare::Options { flows, sizes, family, rounds: 1, seconds: 0.05, systems };
+    let reports = compare::measure(&options).unwrap();
+    assert!(reports[0].absent.is_empty(), "{:?}", reports[0].absent);
+    assert_eq!(reports[0].measured.len(), 5);
+    let weir = reports[0].of(System::WeirKernel).unwrap();
+    assert!(weir.mpps[0] > 0.0 && weir.in_kernel[0] > 0.9, "{weir:?}");
+    let json = reports[0].json();
+    for key in ["xdp_redirect", "xdp_limit", "linux"] {
+        assert!(json[format!("ratio_kernel_vs_{key}")].as_f64().unwrap() > 0.0, "{json}");
+    }
+}
+
+#[test]
 fn flows_that_were_made_are_counted() {
-    let lines = new_flows::measure(&new_flows::Options { flows: 2000, rounds: 1 }).unwrap();
-    let [linux, weir] = lines.map(|line| line.rounds[0]);
-    assert!(linux.made > 0 && linux.made <= 2000 && weir.made > 0 && weir.made <= 2000);
-    assert_eq!(linux.loss, 1.0 - linux.made as f64 / 2000.0);
+    for family in [IpVersion::V4, IpVersion::V6] {
+        let options = new_flows::Options { flows: 2000, rounds: 1, family };
+        let [linux, weir] = new_flows::measure(&options).unwrap().map(|line| line.rounds[0]);
+        assert!(linux.made > 0 && linux.made <= 2000 && weir.made > 0 && weir.made <= 2000);
+        assert_eq!(linux.loss, 1.0 - linux.made as f64 / 2000.0);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use core_affinity::CoreId;
 use weir_traffic::{
     ARRIVAL_SLOTS, ARRIVALS, Arrivals, COUNT_FAR, COUNT_HOME, COUNTS, Count, DELAYS, GENERATE,
-    MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, SIZES, STATE, STREAM, State, Stream,
+    GENERATE6, MIN_FRAME, OUT, OUT_GATEWAY, OUT_GENERATOR, SIZES, STATE, STREAM, State, Stream,
 };
 use zerocopy::transmute;
 
@@ -25,12 +25,14 @@ pub const GENERATOR_CPU: usize = 0;
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../traffic/prog/traffic.o");
 
 /// All but [`weir_traffic::NOTICE`], which is no program of a device.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 8] = [
     GENERATE,
+    GENERATE6,
     weir_traffic::FAR,
     weir_traffic::HOME,
     weir_traffic::REDIRECT,
     weir_traffic::LIMIT,
+    weir_traffic::LIMIT6,
     weir_traffic::PASS,
 ];
 
@@ -56,6 +58,8 @@ pub struct Traffic {
     ebpf: Ebpf,
     generator: Netns,
     ifindex: u32,
+    /// Of the stream: which program makes it, and of which length.
+    program: &'static str,
     frame_len: usize,
 }
 
@@ -105,8 +109,13 @@ impl Traffic {
             program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
         }
         let ifindex = generator.ifindex(device)?;
-        let mut traffic =
-            Self { ebpf, generator: generator.clone(), ifindex, frame_len: MIN_FRAME };
+        let mut traffic = Self {
+            ebpf,
+            generator: generator.clone(),
+            ifindex,
+            program: GENERATE,
+            frame_len: MIN_FRAME,
+        };
         traffic.out(OUT_GENERATOR, generator, device)?;
         Ok(traffic)
     }
@@ -144,6 +153,7 @@ impl Traffic {
     /// # Errors
     /// As [`Self::set_stream`].
     pub fn set_stream_from(&mut self, stream: &Stream, flow: u32) -> Result<()> {
+        self.program = if stream.is_ipv6() { GENERATE6 } else { GENERATE };
         self.frame_len = stream.frame_len as usize;
         let bytes: [u8; size_of::<Stream>()] = transmute!(*stream);
         self.array(STREAM)?.set(0, bytes, 0)?;
@@ -181,7 +191,7 @@ impl Traffic {
         // egress_ifindex.
         let context: [u32; 6] = [0, u32::try_from(frame.len())?, 0, self.ifindex, 0, 0];
         let context: [u8; 24] = transmute!(context);
-        let program: &Xdp = program(&mut self.ebpf, GENERATE)?;
+        let program: &Xdp = program(&mut self.ebpf, self.program)?;
         let run = || -> Result<(bool, Duration)> {
             let pinned = core_affinity::set_for_current(CoreId { id: GENERATOR_CPU });
             ensure!(pinned, "cannot run on CPU {GENERATOR_CPU}");
@@ -332,7 +342,8 @@ pub enum Size {
 
 /// Spread out, so that a large frame is never in one batch with all others of its size.
 const MIX: [u16; SIZES] = [64, 576, 64, 64, 576, 64, 1500, 64, 576, 64, 64, 576];
-const FCS: u16 = 4;
+/// Bytes of a frame's check sequence.
+pub const FCS: u16 = 4;
 
 impl Size {
     /// Lengths of consecutive frames as the programs count them, without the check sequence.

@@ -10,20 +10,29 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use weir_kit::plan::Port;
-use weir_kit::wait;
+use weir_kit::{ipv6, wait};
+use weir_layout::Family;
 
 use super::site::{HOSTS, Site};
 use super::system::{Gateway, Prepared};
 
 const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// No flow ends while it is measured.
+const KEEP: [(&str, &str); 2] = [
+    ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
+    ("net/netfilter/nf_conntrack_udp_timeout_stream", "3600"),
+];
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
 /// Forwarding by a multipath route that deals by the 5-tuple.
 ///
 /// # Errors
 /// When the kernel refuses a step.
-pub fn route(flows: u32) -> Result<Prepared> {
-    let mut site = routed(flows)?;
+pub fn route(family: Family, flows: u32) -> Result<Prepared> {
+    let mut site = match family {
+        Family::V4 => routed(flows)?,
+        Family::V6 => routed6(flows)?,
+    };
     site.establish(Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
@@ -56,10 +65,23 @@ pub fn nat_without_flows(flows: u32) -> Result<Prepared> {
     gateway.nft(&format!(
         "table ip compare {{ chain out {{ type nat hook postrouting priority srcnat\n{rules}}}\n}}\n"
     ))?;
-    gateway.sysctl(&[
-        ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
-        ("net/netfilter/nf_conntrack_udp_timeout_stream", "3600"),
-    ])?;
+    gateway.sysctl(&KEEP)?;
+    Ok(Prepared { site, gateway: Box::new(limits) })
+}
+
+/// IPv6 routed as by [`route`], with connections tracked, of which there is none yet.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn tracked_without_flows(flows: u32) -> Result<Prepared> {
+    let limits = Conntrack::raise(flows)?;
+    let site = routed6(flows)?;
+    let gateway = &site.topology.gateway;
+    gateway.nft(
+        "table ip6 compare { chain on { type filter hook forward priority filter\n\
+         ct state invalid drop\n}\n}\n",
+    )?;
+    gateway.sysctl(&KEEP)?;
     Ok(Prepared { site, gateway: Box::new(limits) })
 }
 
@@ -84,6 +106,32 @@ fn routed(flows: u32) -> Result<Site> {
     }
     gateway.ip(&format!("{lines}route add default{hops}\n"))?;
     gateway.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1")])?;
+    Ok(site)
+}
+
+/// As [`routed`], of IPv6.
+fn routed6(flows: u32) -> Result<Site> {
+    let mut site = Site::build_for(Family::V6, flows)?;
+    site.count_at_providers()?;
+    let gateway = &site.topology.gateway;
+    let (host, hosts) = (ipv6::host(0), ipv6::HOSTS);
+    let mut lines = format!(
+        "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
+         route add {hosts} via {host} dev lan0\n",
+        Port::Host(0).mac()
+    );
+    let mut hops = String::new();
+    site.traffic.attach(weir_traffic::PASS, gateway, "lan0")?;
+    for provider in &site.topology.providers {
+        let (hop, device) = (ipv6::link(provider.index, 1), provider.interface());
+        let mac = Port::RouterCustomer(provider.index).mac();
+        let _ = writeln!(lines, "neigh replace {hop} lladdr {mac} dev {device} nud permanent");
+        let _ = write!(hops, " nexthop via {hop} dev {device}");
+        site.traffic.attach(weir_traffic::PASS, gateway, &device)?;
+    }
+    // Before those of single providers, by its metric.
+    gateway.ip(&format!("{lines}-6 route add default metric 1{hops}\n"))?;
+    gateway.sysctl(&[("net/ipv6/fib_multipath_hash_policy", "1")])?;
     Ok(site)
 }
 

@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::traffic::Size;
+use weir_layout::Family;
 
+use crate::ip_version::IpVersion;
 use crate::section::Section;
 
 pub use report::{Absent, Measured, Report, section};
@@ -42,9 +44,13 @@ pub struct Options {
     /// Numbers of flows.
     #[arg(long, value_delimiter = ',', default_value = "1000,64512,1032192")]
     pub flows: Vec<u32>,
-    /// Frame sizes: 64 to 1500, check sequence included, or imix.
-    #[arg(long = "size", value_delimiter = ',', default_value = "64")]
+    /// Frame sizes, check sequence included, or imix; the shortest unless given, which are 64 bytes
+    /// of IPv4 and 76 of IPv6.
+    #[arg(long = "size", value_delimiter = ',')]
     pub sizes: Vec<Size>,
+    /// Version of IP. Flows of IPv6 are not translated.
+    #[arg(long, value_enum, default_value_t)]
+    pub family: IpVersion,
     /// Rounds; figures are medians over them.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
@@ -78,10 +84,15 @@ pub fn run(options: &Options) -> Result<Section> {
 pub fn measure(options: &Options) -> Result<Vec<Report>> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
     let run = Duration::try_from_secs_f64(options.seconds).context("--seconds")?;
+    let family = options.family.family();
     let mut reports = Vec::new();
     for flows in &options.flows {
-        let mut field = Field::prepare(*flows, &options.systems)?;
-        for size in &options.sizes {
+        let mut field = Field::prepare(family, *flows, &options.systems)?;
+        let sizes = match &options.sizes[..] {
+            [] => &[site::shortest(family)],
+            given => given,
+        };
+        for size in sizes {
             reports.push(field.measure(*size, options.rounds, run)?);
         }
     }
@@ -96,21 +107,22 @@ struct Entrant {
 }
 
 struct Field {
+    family: Family,
     flows: u32,
     entrants: Vec<Entrant>,
     absent: Vec<Absent>,
 }
 
 impl Field {
-    fn prepare(flows: u32, systems: &[System]) -> Result<Self> {
-        let mut field = Self { flows, entrants: Vec::new(), absent: Vec::new() };
+    fn prepare(family: Family, flows: u32, systems: &[System]) -> Result<Self> {
+        let mut field = Self { family, flows, entrants: Vec::new(), absent: Vec::new() };
         for system in System::ALL {
             if system != System::None && !systems.contains(&system) {
                 continue;
             }
             let started = Instant::now();
             let prepared =
-                system.prepare(flows).and_then(|prepared| Entrant::new(system, prepared));
+                system.prepare(family, flows).and_then(|prepared| Entrant::new(system, prepared));
             match prepared {
                 Ok(entrant) => {
                     let seconds = started.elapsed().as_secs_f64();
@@ -137,7 +149,7 @@ impl Field {
                 entrant.round(size, run, measured).with_context(|| format!("measuring {name}"))?;
             }
         }
-        Ok(Report::new(self.flows, size, measured, self.absent.clone()))
+        Ok(Report::new(self.family, self.flows, size, measured, self.absent.clone()))
     }
 }
 

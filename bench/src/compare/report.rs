@@ -3,9 +3,12 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
+use weir_layout::Family;
 
 use super::Options;
+use super::site::shortest;
 use super::system::System;
+use crate::ip_version::IpVersion;
 use crate::plot::{Data, Plot};
 use crate::section::{Section, median, range, table};
 
@@ -34,6 +37,8 @@ pub struct Absent {
 /// All systems at one number of flows and one frame size.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// Address family of the flows.
+    pub family: Family,
     /// Flows.
     pub flows: u32,
     /// Frame size.
@@ -65,12 +70,13 @@ impl Measured {
 
 impl Report {
     pub(super) fn new(
+        family: Family,
         flows: u32,
         size: Size,
         measured: Vec<Measured>,
         absent: Vec<Absent>,
     ) -> Self {
-        Self { flows, size, measured, absent }
+        Self { family, flows, size, measured, absent }
     }
 
     /// A system's rounds.
@@ -93,6 +99,7 @@ impl Report {
     #[must_use]
     pub fn json(&self) -> Value {
         let mut object = Map::new();
+        object.insert("family".into(), json!(IpVersion::from(self.family)));
         object.insert("flows".into(), json!(self.flows));
         object.insert("size".into(), json!(self.size.to_string()));
         object.insert("rounds".into(), json!(self.measured.first().map_or(0, |m| m.mpps.len())));
@@ -128,13 +135,18 @@ impl Report {
             let ratios: Vec<f64> = a?.iter().zip(b?).map(|(a, b)| a / b).collect();
             Some(median(&ratios))
         };
-        let (nat, kernel) = (System::LinuxNat, System::WeirKernel);
+        let kernel = System::WeirKernel;
+        // What does the same.
+        let (linux, vs_linux) = match self.family {
+            Family::V4 => (System::LinuxNat, "ratio_kernel_vs_linux_nat"),
+            Family::V6 => (System::LinuxRoute, "ratio_kernel_vs_linux"),
+        };
         [
-            ("ratio_kernel_vs_linux_nat", over(rate(kernel), rate(nat))),
+            (vs_linux, over(rate(kernel), rate(linux))),
             ("ratio_kernel_vs_xdp_redirect", over(rate(kernel), rate(System::XdpRedirect))),
             ("ratio_kernel_vs_xdp_limit", over(rate(kernel), rate(System::XdpLimit))),
             ("ratio_user_vs_testpmd", over(rate(System::WeirUser), rate(System::Testpmd))),
-            ("gateway_ns_ratio_linux_vs_kernel", over(gateway_ns(nat), gateway_ns(kernel))),
+            ("gateway_ns_ratio_linux_vs_kernel", over(gateway_ns(linux), gateway_ns(kernel))),
         ]
     }
 
@@ -205,12 +217,12 @@ pub fn section(reports: &[Report], options: &Options) -> Section {
 
 /// The rates with the smallest frames.
 fn plot(reports: &[Report]) -> Plot {
-    let small = || reports.iter().filter(|report| report.size == Size::Fixed(64));
+    let small = || reports.iter().filter(|report| report.size == shortest(report.family));
     let rate = |report: &Report, system| report.of(system).map_or(0.0, |m| median(&m.mpps));
     let everywhere = |system: &System| small().any(|report| report.of(*system).is_some());
     let systems = System::ALL.into_iter().filter(everywhere);
     Plot {
-        title: "Packets per second, frames of 64 bytes".into(),
+        title: "Packets per second, smallest frames".into(),
         x: "flows".into(),
         y: "million per second".into(),
         data: Data::Bars(

@@ -10,10 +10,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use weir_kit::ipv6;
 use weir_kit::plan::{Lan, Plan, Port, Uplink};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
-use weir_kit::traffic::{Size, Traffic, scattering_stride};
-use weir_traffic::{MAX_DESTINATIONS, MODE_REFLECT, MODE_SINK, PORTS, Stream};
+use weir_kit::traffic::{FCS, Size, Traffic, scattering_stride};
+use weir_layout::Family;
+use weir_traffic::ipv6::{MIN_FRAME as MIN_FRAME6, prefix_sum};
+use weir_traffic::{MAX_DESTINATIONS, MIN_FRAME, MODE_REFLECT, MODE_SINK, PORTS, Stream};
 use zerocopy::transmute;
 
 /// Most endpoints; more flows go to more destinations. Two uplinks of [`ADDRESSES`] addresses have
@@ -23,10 +26,12 @@ pub const MAX_ENDPOINTS: u32 = 1_032_192;
 pub const ADDRESSES: usize = 16;
 /// Uplinks.
 pub const UPLINKS: usize = 2;
-/// The prefix of the endpoints, inside the LAN's.
+/// The prefix of the endpoints of IPv4, inside the LAN's; that of IPv6 is [`ipv6::HOSTS`].
 pub const HOSTS: &str = "10.0.64.0/18";
 const FIRST_HOST: u32 = u32::from_be_bytes([10, 0, 64, 0]);
 const FIRST_SERVER: u32 = u32::from_be_bytes([198, 51, 100, 1]);
+/// The first 96 bits of the endpoints of IPv6, and of their destinations, from number 1 on.
+const PREFIXES6: [[u32; 3]; 2] = [[0x2001_0002, 0x100, 1], [0x2001_0002, 0xff, 0]];
 
 /// How long nothing may arrive before what is missing is lost.
 const SETTLED: Duration = Duration::from_millis(40);
@@ -38,25 +43,35 @@ pub struct Site {
     pub traffic: Traffic,
     /// The namespaces.
     pub topology: Topology,
+    /// Of the flows.
+    pub family: Family,
     flows: u32,
     endpoints: u32,
 }
 
 impl Site {
-    /// Builds the chain for this many flows.
+    /// Builds the chain for this many flows of IPv4.
     ///
     /// # Errors
     /// When the flows are too many, without root, or when the kernel refuses a step.
     pub fn build(flows: u32) -> Result<Self> {
-        Self::with_plan(flows, Plan::new(UPLINKS, 1))
+        Self::build_for(Family::V4, flows)
     }
 
-    /// As [`Self::build`], with so many pages of lines for [`weir_traffic::LIMIT`].
+    /// As [`Self::build`], for flows of a family.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn with_table(flows: u32, pages: u32) -> Result<Self> {
-        Self::of(flows, Plan::new(UPLINKS, 1), pages)
+    pub fn build_for(family: Family, flows: u32) -> Result<Self> {
+        Self::with_table(family, flows, 1)
+    }
+
+    /// As [`Self::build_for`], with so many pages of lines for [`weir_traffic::LIMIT`].
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn with_table(family: Family, flows: u32, pages: u32) -> Result<Self> {
+        Self::of(family, flows, Plan::new(UPLINKS, 1), pages)
     }
 
     /// As [`Self::build`], with the uplinks and hosts of a plan. The flows are the first host's.
@@ -64,10 +79,10 @@ impl Site {
     /// # Errors
     /// As [`Self::build`].
     pub fn with_plan(flows: u32, plan: Plan) -> Result<Self> {
-        Self::of(flows, plan, 1)
+        Self::of(Family::V4, flows, plan, 1)
     }
 
-    fn of(flows: u32, plan: Plan, pages: u32) -> Result<Self> {
+    fn of(family: Family, flows: u32, plan: Plan, pages: u32) -> Result<Self> {
         let most = MAX_ENDPOINTS * MAX_DESTINATIONS;
         ensure!((1..=most).contains(&flows), "the flows must be 1 to {most}, not {flows}");
         let topology = Topology::build(Plan {
@@ -76,10 +91,13 @@ impl Site {
             servers: MAX_DESTINATIONS as usize,
             ..plan
         })?;
+        if family == Family::V6 {
+            ipv6::add(&topology, 0)?;
+        }
         let host = &topology.hosts[0].netns;
         let mut traffic = Traffic::with_table(host, "eth0", pages)?;
         traffic.attach(weir_traffic::HOME, host, "eth0")?;
-        Ok(Self { traffic, topology, flows, endpoints: flows.min(MAX_ENDPOINTS) })
+        Ok(Self { traffic, topology, family, flows, endpoints: flows.min(MAX_ENDPOINTS) })
     }
 
     /// Lets every endpoint have flows to two destinations, so that the ports of one uplink are
@@ -106,7 +124,7 @@ impl Site {
     /// The flows in scattered order, as fast as possible, to a sink.
     #[must_use]
     pub fn load(&self, size: Size) -> Stream {
-        Stream { endpoints: self.endpoints, ..load(self.flows, size) }
+        Stream { endpoints: self.endpoints, ..load(self.family, self.flows, size) }
     }
 
     /// Puts the counting programs on the providers.
@@ -195,12 +213,28 @@ impl Site {
     }
 }
 
-fn load(flows: u32, size: Size) -> Stream {
-    let sizes = size.frames();
+/// The smallest frames of a family: what a stamp has room in.
+#[must_use]
+pub fn shortest(family: Family) -> Size {
+    let frame = match family {
+        Family::V4 => MIN_FRAME,
+        Family::V6 => MIN_FRAME6,
+    };
+    Size::Fixed(frame as u16 + FCS)
+}
+
+fn load(family: Family, flows: u32, size: Size) -> Stream {
+    // Type and first bytes, destination, and the rest of both addresses.
+    let (first, destination, prefixes) = match family {
+        Family::V4 => ([8, 0, 0x45, 0], FIRST_SERVER, [[0; 3]; 2]),
+        Family::V6 => ([0x86, 0xdd, 0x60, 0], 1, PREFIXES6),
+    };
+    let [least, ..] = shortest(family).frames();
+    let sizes = size.frames().map(|len| len.max(least));
     let mut start = [0; 16];
     start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));
     start[6..12].copy_from_slice(&mac(Port::Host(0)));
-    start[12..].copy_from_slice(&[8, 0, 0x45, 0]);
+    start[12..].copy_from_slice(&first);
     let mut onward = [0; 16];
     onward[..6].copy_from_slice(&mac(Port::RouterCustomer(0)));
     onward[6..12].copy_from_slice(&mac(Port::GatewayWan(0)));
@@ -209,14 +243,15 @@ fn load(flows: u32, size: Size) -> Stream {
         onward: transmute!(onward),
         interval_ns: 0,
         source: FIRST_HOST,
-        destination: FIRST_SERVER,
+        destination,
         flows,
         endpoints: flows.min(MAX_ENDPOINTS),
         stride: scattering_stride(flows),
         mode: MODE_SINK,
         frame_len: u32::from(sizes.into_iter().max().unwrap_or_default()),
         sizes,
-        reserved: 0,
+        prefixes,
+        prefix_sum: prefix_sum(&prefixes),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What is compared.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
+use weir_layout::Family;
 use weir_layout::flow::{FlowEntry4, slots_for};
+use weir_layout::flow6::FlowEntry6;
 
 use super::site::Site;
 use super::{linux, testpmd, weir};
@@ -66,20 +68,25 @@ impl System {
         matches!(self, Self::Testpmd | Self::WeirUser)
     }
 
-    /// Builds a site of its own for it, and establishes all flows.
+    /// Builds a site of its own for it, and establishes all flows, which are of this family.
     ///
     /// # Errors
     /// When it is not installed, or does not work.
-    pub fn prepare(self, flows: u32) -> Result<Prepared> {
+    pub fn prepare(self, family: Family, flows: u32) -> Result<Prepared> {
         match self {
-            Self::None => none(flows),
-            Self::XdpRedirect => redirected(Site::build(flows)?, weir_traffic::REDIRECT),
-            Self::XdpLimit => xdp_limit(flows),
-            Self::LinuxRoute => linux::route(flows),
-            Self::LinuxNat => linux::nat(flows),
-            Self::Testpmd => testpmd::prepare(flows),
-            Self::WeirUser => weir::prepare(flows, weir::Tier::User),
-            Self::WeirKernel => weir::prepare(flows, weir::Tier::Kernel),
+            Self::None => none(family, flows),
+            Self::XdpRedirect => {
+                redirected(Site::build_for(family, flows)?, weir_traffic::REDIRECT)
+            }
+            Self::XdpLimit => xdp_limit(family, flows),
+            Self::LinuxRoute => linux::route(family, flows),
+            Self::LinuxNat => {
+                ensure!(family == Family::V4, "of IPv6 nothing is translated");
+                linux::nat(flows)
+            }
+            Self::Testpmd => testpmd::prepare(family, flows),
+            Self::WeirUser => weir::prepare(family, flows, weir::Tier::User),
+            Self::WeirKernel => weir::prepare(family, flows, weir::Tier::Kernel),
         }
     }
 }
@@ -122,18 +129,22 @@ pub struct Prepared {
     pub site: Site,
 }
 
-fn none(flows: u32) -> Result<Prepared> {
-    let mut site = Site::build(flows)?;
+fn none(family: Family, flows: u32) -> Result<Prepared> {
+    let mut site = Site::build_for(family, flows)?;
     site.traffic.attach(weir_traffic::FAR, &site.topology.gateway, "lan0")?;
     site.establish(std::time::Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
-/// The table is as large as the slots of weir's, a line for each; weir has tags besides.
-fn xdp_limit(flows: u32) -> Result<Prepared> {
-    const _: () = assert!(size_of::<FlowEntry4>() == weir_traffic::LINE);
-    let pages = slots_for(weir::flow_table(flows)).div_ceil(weir_traffic::LINES as u32);
-    redirected(Site::with_table(flows, pages)?, weir_traffic::LIMIT)
+/// The table is as large as the slots of weir's; weir has tags besides. One line of it is looked at.
+fn xdp_limit(family: Family, flows: u32) -> Result<Prepared> {
+    let (slot, program) = match family {
+        Family::V4 => (size_of::<FlowEntry4>(), weir_traffic::LIMIT),
+        Family::V6 => (size_of::<FlowEntry6>(), weir_traffic::LIMIT6),
+    };
+    let lines = slots_for(weir::flow_table(flows)) * u32::try_from(slot / weir_traffic::LINE)?;
+    let pages = lines.div_ceil(weir_traffic::LINES as u32);
+    redirected(Site::with_table(family, flows, pages)?, program)
 }
 
 /// One way and by one uplink: it has no flows to establish.

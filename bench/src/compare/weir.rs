@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_site::health::Health;
 
@@ -28,8 +29,8 @@ const PACE: Duration = Duration::from_micros(5);
 ///
 /// # Errors
 /// When it does not start, or does not make every flow.
-pub fn prepare(flows: u32, tier: Tier) -> Result<Prepared> {
-    let mut site = Site::build(flows)?;
+pub fn prepare(family: Family, flows: u32, tier: Tier) -> Result<Prepared> {
+    let mut site = Site::build_for(family, flows)?;
     let weir = start(&mut site, tier, flows)?;
     establish(&mut site, &weir)?;
     Ok(Prepared { site, gateway: Box::new(weir) })
@@ -51,6 +52,7 @@ pub fn start_with(site: &mut Site, tier: Tier, room: u32, hold_down_ms: u32) -> 
     let hold =
         format!("[health]\nhold_down_ms = {hold_down_ms}\nhold_down_max_ms = {hold_down_ms}\n");
     let weir = Weir::start(&site.topology, &(hold + &configuration(site, tier, room)))?;
+    weir.wait_until_usable_in(site.family, &[0, 1])?;
     site.count_at_providers()?;
     Ok(weir)
 }
@@ -95,9 +97,13 @@ fn configuration(site: &Site, tier: Tier, room: u32) -> String {
          [timeouts]\nudp = 3600\n\
          [[lan]]\ninterface = \"lan0\"\n"
     );
+    let path = match site.family {
+        Family::V4 => "",
+        Family::V6 => "ipv6 = { translate = \"none\" }\n",
+    };
     for provider in &site.topology.providers {
         let (name, interface) = (UPLINKS[provider.index], provider.interface());
-        let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n");
+        let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n{path}");
     }
     text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
 }

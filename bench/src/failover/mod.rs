@@ -172,39 +172,42 @@ fn section(lines: &[Line], options: &Options) -> Section {
             some(&line.again_ms),
         ]);
     }
-    let bound = f64::from(INTERVAL_MS) * 3.25;
     Section {
         name: "failover",
         title: format!("An uplink fails under traffic of {} flows", options.flows),
-        notes: vec![
-            format!(
-                "Medians of {} faults of each kind. All flows leave by one of three uplinks; {} \
-                 packets a second of UDP, each of another flow, and {CONNECTIONS} TCP connections \
-                 and as many UDP sockets that send a byte every millisecond between them. The fault is the kernel's event \
-                 about the carrier, as it hands it to a socket in the gateway's namespace; for \
-                 a black hole it is the last echo that \
-                 came out of it, of which one is due every millisecond. The word is the uplink's in the control page, seen by a thread that \
-                 looks every 20 µs or when the scheduler lets it; if it was late, it is when the \
-                 first packet showed it. The packet is the first of the \
-                 class by another uplink, at the far side: for translated TCP the SYN of the first \
-                 client that tries again.",
-                options.rounds,
-                1_000_000_000 / PACE.as_nanos()
-            ),
-            format!(
-                "Probes are {INTERVAL_MS} ms apart, to two targets, three in a row: a black hole \
+        notes: notes(options.rounds),
+        json: json(lines, options),
+        table,
+        plots: Vec::new(),
+    }
+}
+
+fn notes(rounds: usize) -> Vec<String> {
+    let bound = f64::from(INTERVAL_MS) * 3.25;
+    vec![
+        format!(
+            "Medians of {} faults of each kind. All flows leave by one of three uplinks; {} packets \
+             a second of UDP, each of another flow, and {CONNECTIONS} TCP connections and as many \
+             UDP sockets that send a byte every millisecond between them. The fault is the \
+             kernel's event about the carrier, as it hands it to a socket in the gateway's \
+             namespace; for a black hole it is the last echo that came out of it, of which one is \
+             due every millisecond. The word is the uplink's in the control page, seen by a thread \
+             that looks every 20 µs or when the scheduler lets it; if it was late, it is when the \
+             first packet showed it. The packet is the first of the class by another uplink, at \
+             the far side: for translated TCP the SYN of the first client that tries again.",
+            rounds,
+            1_000_000_000 / PACE.as_nanos()
+        ),
+        format!(
+            "Probes are {INTERVAL_MS} ms apart, to two targets, three in a row: a black hole \
                  is to be found within {bound} ms. Lost are UDP packets sent until the flows \
                  moved. Broken are UDP flows whose next packet did not arrive either, and TCP \
                  connections that were reset. A TCP sender without an acknowledgement for 200 ms is \
                  silent until its own timer ends, 400 ms later: the wait of connections in a black \
                  hole after the word is theirs. Control process, worker, clients and watchers share \
                  one CPU; the generator has the other."
-            ),
-        ],
-        json: json(lines, options),
-        table,
-        plots: Vec::new(),
-    }
+        ),
+    ]
 }
 
 /// Every figure, and on top the worst median of each kind.

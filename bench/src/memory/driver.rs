@@ -3,11 +3,12 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use weir_dataplane::engine::BATCH;
-use weir_dataplane::engine::Regions;
 use weir_dataplane::established;
 use weir_dataplane::packet::Received;
+use weir_layout::Family;
 use weir_layout::counters::Counter;
-use weir_wire::family::V4;
+use weir_shm::flows::{FlowTable, Stored};
+use weir_wire::key::FlowKey;
 use weir_wire::tcp::flag;
 use weir_xsk::{Frame, Umem};
 
@@ -15,7 +16,6 @@ use crate::memory::gateway::Gateway;
 use crate::memory::meter::{Meter, Unmeasured};
 use crate::memory::ring::{Capture, Ring};
 use crate::memory::traffic::{External, Flow, Packet, Protocol, Template};
-use weir_wire::key::FlowKey4;
 
 /// The engine's clock, milliseconds, while flows are made and used.
 pub const NOW: u32 = 1;
@@ -67,7 +67,9 @@ impl<'u> Driver<'u> {
     ) -> Result<usize> {
         let before = self.externals.len();
         let flags = [flag::SYN, flag::SYN | flag::ACK, flag::ACK];
-        let [open, accept, confirm] = flags.map(|flags| Template::new(self.protocol, TTL, flags));
+        let family = self.gateway.translation.family();
+        let [open, accept, confirm] =
+            flags.map(|flags| Template::new(family, self.protocol, TTL, flags));
         let mut next = before;
         while next < before + count {
             let flows: Vec<Flow> = (next..(next + BATCH).min(before + count))
@@ -75,7 +77,8 @@ impl<'u> Driver<'u> {
                 .collect::<Result<_>>()?;
             for flow in &flows {
                 let packet = open.out(flow);
-                self.ring.receive(&mut self.batch, packet.device, &open.frame(&packet));
+                let frame = &open.frame(&packet)[..open.frame_len()];
+                self.ring.receive(&mut self.batch, packet.device, frame);
             }
             let mut out = Capture { ring: &mut self.ring, seen: &mut self.externals };
             let (engine, batch) = (&mut self.gateway.engine, &mut self.batch);
@@ -146,7 +149,7 @@ impl<'u> Driver<'u> {
 
     /// What the packets of the flows have in common, once they are established.
     pub fn template(&self, ttl: u8) -> Template {
-        Template::new(self.protocol, ttl, flag::ACK)
+        Template::new(self.gateway.translation.family(), self.protocol, ttl, flag::ACK)
     }
 
     /// Replaces `packets` by one of each of these flows.
@@ -175,7 +178,8 @@ impl<'u> Driver<'u> {
     pub fn send(&mut self, template: &Template, packets: &[Packet], meter: &mut impl Meter) {
         for chunk in packets.chunks(BATCH) {
             for packet in chunk {
-                self.ring.receive(&mut self.batch, packet.device, &template.frame(packet));
+                let frame = &template.frame(packet)[..template.frame_len()];
+                self.ring.receive(&mut self.batch, packet.device, frame);
             }
             let (engine, batch, ring) = (&mut self.gateway.engine, &mut self.batch, &mut self.ring);
             meter.during(|| engine.process(batch, NOW, ring));
@@ -195,15 +199,15 @@ impl<'u> Driver<'u> {
         let mut seen = 0;
         for chunk in packets.chunks(BATCH) {
             for packet in chunk {
-                self.ring.receive(&mut self.batch, packet.device, &template.frame(packet));
+                let frame = &template.frame(packet)[..template.frame_len()];
+                self.ring.receive(&mut self.batch, packet.device, frame);
             }
             let (batch, regions) = (&self.batch, &self.gateway.regions);
-            seen += meter.during(|| match find {
-                true => found(batch, regions),
-                false => {
-                    batch.iter().filter_map(|r| established::read::<V4>(r.frame.data())).count()
-                }
-            });
+            let key = regions.hash_key;
+            seen += match self.gateway.translation.family() {
+                Family::V4 => meter.during(|| look(batch, &regions.flows, key, find)),
+                Family::V6 => meter.during(|| look(batch, &regions.flows6, key, find)),
+            };
             self.batch.clear();
             self.ring.recycle();
         }
@@ -211,18 +215,26 @@ impl<'u> Driver<'u> {
     }
 }
 
-fn found(batch: &[Received<Frame<'_>>], regions: &Regions) -> usize {
-    let mut keys = [None; BATCH];
+fn look<F: Stored>(
+    batch: &[Received<Frame<'_>>],
+    table: &FlowTable<F>,
+    hash_key: [u64; 2],
+    find: bool,
+) -> usize {
+    if !find {
+        return batch.iter().filter_map(|r| established::read::<F>(r.frame.data())).count();
+    }
+    let mut keys = [const { None }; BATCH];
     for (key, received) in keys.iter_mut().zip(batch) {
-        *key = established::read::<V4>(received.frame.data()).map(|packet| {
-            let key = FlowKey4::from_words(packet.key());
-            let hash = key.hash(regions.hash_key);
-            regions.flows.prefetch_tags(hash);
+        *key = established::read::<F>(received.frame.data()).map(|packet| {
+            let key = FlowKey::<F>::from_words(packet.key());
+            let hash = key.hash(hash_key);
+            table.prefetch_tags(hash);
             (hash, key)
         });
     }
     for (hash, _) in keys.iter().flatten() {
-        regions.flows.prefetch_slot(*hash);
+        table.prefetch_slot(*hash);
     }
-    keys.iter().flatten().filter_map(|(hash, key)| regions.flows.find(*hash, key)).count()
+    keys.iter().flatten().filter_map(|(hash, key)| table.find(*hash, key)).count()
 }

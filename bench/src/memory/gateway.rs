@@ -9,10 +9,10 @@ use weir_health::load::Placement;
 use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::Counter;
-use weir_layout::flow::{FlowEntry4, GROUP, slots_for};
+use weir_layout::flow::{FlowEntry4, GROUP, PAGE, slots_for};
 use weir_publish::Overrides;
 use weir_shm::control::ControlWriter;
-use weir_shm::flows::TagWord;
+use weir_shm::flows::{FlowTable, Slot, Stored, TagWord};
 use weir_view::{Kernel, Link, NeighbourEntry};
 
 /// Uplinks of the site, of equal weight; each has 16 addresses if it translates.
@@ -30,24 +30,41 @@ pub enum Translation {
     Nat44,
     /// They stay.
     Routed,
+    /// Those of IPv6 stay.
+    Routed6,
 }
 
 impl Translation {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Nat44, Self::Routed];
+    /// All of a family.
+    pub fn of(family: Family) -> &'static [Self] {
+        match family {
+            Family::V4 => &[Self::Nat44, Self::Routed],
+            Family::V6 => &[Self::Routed6],
+        }
+    }
+
+    /// Of the flows.
+    pub fn family(self) -> Family {
+        match self {
+            Self::Nat44 | Self::Routed => Family::V4,
+            Self::Routed6 => Family::V6,
+        }
+    }
 
     /// Name in tables.
     pub fn label(self) -> &'static str {
         match self {
             Self::Nat44 => "NAT44",
             Self::Routed => "routed",
+            Self::Routed6 => "IPv6, routed",
         }
     }
 }
 
 /// An engine, alone on its regions.
 pub struct Gateway {
-    translation: Translation,
+    /// What its uplinks do.
+    pub translation: Translation,
     /// The regions.
     pub regions: Regions,
     /// The engine: worker 0 of 1.
@@ -61,12 +78,17 @@ impl Gateway {
     /// # Errors
     /// When memory cannot be had.
     pub fn new(translation: Translation, slots: u32) -> Result<Self> {
-        let regions = Regions::anonymous(slots, [0x1234_5678, 0x9abc_def0])
-            .with_context(|| format!("cannot map a flow table of {slots} slots"))?;
-        for index in (0..regions.flows.capacity()).step_by(4096 / size_of::<FlowEntry4>()) {
-            // Ending no flow writes to the slot and to its tag.
-            regions.flows.retire(index);
-        }
+        let map = || format!("cannot map a flow table of {slots} slots");
+        let key = [0x1234_5678, 0x9abc_def0];
+        let regions = match translation.family() {
+            Family::V4 => Regions::anonymous(slots, key).with_context(map)?,
+            Family::V6 => Regions {
+                flows6: FlowTable::anonymous(slots).with_context(map)?,
+                ..Regions::anonymous(PAGE, key)?
+            },
+        };
+        touch(&regions.flows);
+        touch(&regions.flows6);
         let engine = Engine::new(0, 1, &regions, [1, 2]);
         let mut gateway = Self { translation, regions, engine };
         gateway.leave_up(u64::MAX)?;
@@ -107,6 +129,14 @@ impl Gateway {
     }
 }
 
+/// Has all of a table in memory.
+fn touch<F: Stored>(table: &FlowTable<F>) {
+    for index in (0..table.capacity()).step_by(4096 / size_of::<Slot<F>>()) {
+        // Ending no flow writes to the slot and to its tag.
+        table.retire(index);
+    }
+}
+
 fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
     let text = site_text(translation)?;
     let site = weir_site::parse("built in", &text).map_err(|p| anyhow::anyhow!("{}", p[0]))?;
@@ -120,25 +150,32 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
     };
     let mut kernel = Kernel { links: vec![link(1, "lan0")], ..Kernel::default() };
     for (index, uplink) in (2..).zip(&site.uplinks) {
-        let next_hop = uplink.next_hop.context("every uplink has a next hop")?;
         kernel.links.push(link(index, &uplink.interface));
         let mac = [2, 0, 0, 1, 0, index as u8];
         let entry = NeighbourEntry { mac, fresh: true, trusted: true };
-        kernel.neighbours.insert((index, next_hop.into()), entry);
+        for family in site.families() {
+            let next_hop = uplink.next_hop_by(family, index, &kernel);
+            let next_hop = next_hop.context("every path has a next hop")?;
+            kernel.neighbours.insert((index, next_hop), entry);
+        }
     }
     let mut published = weir_publish::derive(&site, &kernel, &Overrides::default(), [&[]; 2], None);
     let mut writer = ControlWriter::new(regions.control.clone(), regions.adjacencies.next_hops());
-    let mut takers = 0;
-    for (uplink, problems) in (0u8..).zip(&published.problems[Family::V4.index()]) {
-        anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
-        let usable = up & 1 << uplink != 0;
-        writer.set_path_state(PathId::v4(uplink), if usable { path_state::USABLE } else { 0 });
-        takers |= u64::from(usable) << uplink;
+    let mut tables = Family::ALL.map(weir_publish::Tables::new);
+    for family in site.families() {
+        let mut takers = 0;
+        for (uplink, problems) in (0u8..).zip(&published.problems[family.index()]) {
+            anyhow::ensure!(*problems == 0, "uplink {uplink} is not usable: {problems}");
+            let usable = up & 1 << uplink != 0;
+            let state = if usable { path_state::USABLE } else { 0 };
+            writer.set_path_state(PathId::new(uplink, family), state);
+            takers |= u64::from(usable) << uplink;
+        }
+        let takers = vec![takers; site.policies.len()];
+        tables[family.index()].update(&mut published.half, &takers, Placement::plain);
     }
-    let mut tables = weir_publish::Tables::new(Family::V4);
-    let takers = vec![takers; site.policies.len()];
-    tables.update(&mut published.half, &takers, Placement::plain);
-    writer.publish(&mut published.half, [&tables.live(), &[]]);
+    let [v4, v6] = &tables;
+    writer.publish(&mut published.half, [&v4.live(), &v6.live()]);
     Ok(())
 }
 
@@ -146,10 +183,16 @@ fn site_text(translation: Translation) -> Result<String> {
     let mut text = "[gateway]\nnat_ports = \"1024-65535\"\n\
         [[lan]]\ninterface = \"lan0\"\nprefixes = [\"10.0.0.0/8\"]\n"
         .to_owned();
+    if translation.family() == Family::V6 {
+        text = text.replace("\"]", "\", \"2001:2:0:100::/64\"]");
+    }
     for n in 0..UPLINKS {
         let addresses = match translation {
             Translation::Nat44 => format!("addresses = [\"192.0.2.{}/28\"]", n * 16),
             Translation::Routed => "translate = \"none\"".into(),
+            Translation::Routed6 => {
+                "ipv6 = { translate = \"none\", next_hop = \"fe80::1\" }".into()
+            }
         };
         writeln!(
             text,

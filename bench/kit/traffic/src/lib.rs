@@ -12,10 +12,14 @@
 //! Frame lengths here are without the frame check sequence.
 #![no_std]
 
+pub mod ipv6;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Makes frames by the [`Stream`] and sends them to [`OUT`] slot [`OUT_GENERATOR`].
+/// Makes frames of IPv4 by the [`Stream`] and sends them to [`OUT`] slot [`OUT_GENERATOR`].
 pub const GENERATE: &str = "generate";
+/// As [`GENERATE`], of IPv6.
+pub const GENERATE6: &str = "generate6";
 /// Counts test frames in [`COUNTS`] slot [`COUNT_FAR`] and drops them, or answers them, by
 /// [`Stream::mode`]. Every other frame is the kernel's.
 pub const FAR: &str = "far";
@@ -28,6 +32,8 @@ pub const REDIRECT: &str = "redirect";
 /// As [`REDIRECT`], but the frame leaves as the line of its flow in [`TABLE`] says: what any gateway
 /// costs at least that keeps state. The table holds zeros, which change nothing.
 pub const LIMIT: &str = "limit";
+/// As [`LIMIT`], for frames of IPv6.
+pub const LIMIT6: &str = "limit6";
 /// Gives every frame to the kernel. On a veth device this turns on the receive path that takes
 /// redirected frames, without GRO.
 pub const PASS: &str = "pass";
@@ -101,7 +107,7 @@ pub const MAX_DESTINATIONS: u32 = 4;
 #[repr(C)]
 pub struct Stream {
     /// First 16 bytes of a frame, as they are sent: hardware addresses, EtherType, and the first
-    /// two of the IPv4 header.
+    /// two of the IP header.
     pub start: [u64; 2],
     /// First 12 bytes of a frame that [`REDIRECT`] or [`LIMIT`] sends, as they are sent; the rest
     /// is ignored.
@@ -109,9 +115,9 @@ pub struct Stream {
     /// Nanoseconds between frames, at most [`MAX_INTERVAL_NS`]; 0 for as fast as possible. Other
     /// than 0, frames are stamped.
     pub interval_ns: u64,
-    /// Address of the first host.
+    /// Address of the first host; of IPv6, its last 32 bits.
     pub source: u32,
-    /// Address of the first destination.
+    /// Address of the first destination; of IPv6, its last 32 bits.
     pub destination: u32,
     /// Number of flows, at most [`MAX_DESTINATIONS`] times the endpoints.
     pub flows: u32,
@@ -125,8 +131,18 @@ pub struct Stream {
     pub frame_len: u32,
     /// Lengths of consecutive frames, over and over.
     pub sizes: [u16; SIZES],
-    /// Zero.
-    pub reserved: u32,
+    /// IPv6: the first 96 bits of sources, and of destinations.
+    pub prefixes: [[u32; 3]; 2],
+    /// Their [`ipv6::prefix_sum`].
+    pub prefix_sum: u32,
+}
+
+impl Stream {
+    /// Are its frames of IPv6, by their EtherType?
+    #[must_use]
+    pub const fn is_ipv6(&self) -> bool {
+        self.start[1].to_be() >> 16 & 0xffff == 0x86dd
+    }
 }
 
 /// Where the generator is. User space writes it between runs only.
@@ -216,16 +232,8 @@ pub const fn next_flow(stream: &Stream, flow: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
-    // No division: it would cost the generator more than all the rest.
-    let (mut endpoint, mut to) = (flow, stream.destination);
-    let mut more = 1;
-    while more < MAX_DESTINATIONS {
-        if endpoint >= stream.endpoints {
-            endpoint -= stream.endpoints;
-            to += 1;
-        }
-        more += 1;
-    }
+    let (endpoint, number) = endpoint_of(stream, flow);
+    let to = stream.destination + number;
     let from = (stream.source + endpoint / PORTS) as u64;
     let to = to as u64;
     let sport = (FIRST_PORT as u32 + endpoint % PORTS) as u64;
@@ -248,6 +256,22 @@ pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
     ]
 }
 
+/// The endpoint of a flow, and the number of its destination.
+#[inline(always)]
+const fn endpoint_of(stream: &Stream, flow: u32) -> (u32, u32) {
+    // No division: it would cost the generator more than all the rest.
+    let (mut endpoint, mut number) = (flow, 0);
+    let mut more = 1;
+    while more < MAX_DESTINATIONS {
+        if endpoint >= stream.endpoints {
+            endpoint -= stream.endpoints;
+            number += 1;
+        }
+        more += 1;
+    }
+    (endpoint, number)
+}
+
 /// Bytes of a line of [`TABLE`]: a cache line.
 pub const LINE: usize = 64;
 /// Lines of a page, which is one of the machine's.
@@ -256,7 +280,7 @@ pub const LINES: usize = 64;
 pub type Page = [[u64; LINE / 8]; LINES];
 
 /// Where the line of a frame's flow is, out of so many pages: page, and line in it. `words` are the
-/// fourth and the fifth word of its [`header`].
+/// fourth and the fifth word of its [`header`], or [those](ipv6::flow_words) of IPv6.
 #[inline(always)]
 #[must_use]
 pub const fn line_of(words: [u64; 2], pages: u32) -> (u32, usize) {
@@ -302,25 +326,66 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn flows_have_lines_all_over_the_table() {
-        const FLOWS: u32 = 1 << 16;
-        let stream = Stream {
+    const FLOWS: u32 = 1 << 16;
+
+    fn stream() -> Stream {
+        Stream {
             source: 0x0a00_4000,
             destination: 0xc633_6401,
             flows: FLOWS,
             endpoints: FLOWS / 2,
             ..Stream::new_zeroed()
-        };
+        }
+    }
+
+    fn lines_are_spread(line: impl Fn(u32, u32) -> (u32, usize)) {
         let pages = FLOWS / LINES as u32;
-        let line = |flow| {
-            let header = header(&stream, flow, 60);
-            line_of([header[3], header[4]], pages)
-        };
-        let lines: BTreeSet<_> = (0..FLOWS).map(line).collect();
+        let lines: BTreeSet<_> = (0..FLOWS).map(|flow| line(flow, pages)).collect();
         assert!(lines.iter().all(|(page, _)| *page < pages));
         // As many as chance gives: 1 - 1/e of them.
         let share = lines.len() as f64 / f64::from(FLOWS);
         assert!((share - 0.632).abs() < 0.01, "{share}");
+    }
+
+    #[test]
+    fn flows_have_lines_all_over_the_table() {
+        lines_are_spread(|flow, pages| {
+            let header = header(&stream(), flow, 60);
+            line_of([header[3], header[4]], pages)
+        });
+    }
+
+    #[test]
+    fn flows_of_ipv6_have_lines_all_over_the_table() {
+        lines_are_spread(|flow, pages| {
+            let header = ipv6::header(&stream(), flow, 72, 0);
+            line_of(ipv6::flow_words(header[4], header[6]), pages)
+        });
+    }
+
+    #[test]
+    fn a_frame_of_ipv6_is_whole_and_has_its_checksum() {
+        let prefixes = [[0x2001_0002, 0x100, 1], [0x2001_0002, 0xff, 0]];
+        let prefix_sum = ipv6::prefix_sum(&prefixes);
+        // Ethernet's type, version 6.
+        let start = [0, 0x0060_dd86_0000_0000];
+        let stream = Stream { start, prefixes, prefix_sum, ..stream() };
+        let stamp = 0x0123_4567_89ab_cdef_u64;
+        let words = ipv6::header(&stream, FLOWS / 2 + 65, 82, stamp);
+        let mut frame = [0; 82];
+        for (bytes, word) in frame.chunks_mut(8).zip(words.iter().chain([&stamp])) {
+            bytes.copy_from_slice(&word.to_ne_bytes()[..bytes.len()]);
+        }
+        let packet = &frame[14..];
+        assert_eq!(packet[..8], [0x60, 0, 0, 0, 0, 28, 17, 64]);
+        let source = [0x20, 1, 0, 2, 0, 0, 1, 0, 0, 0, 0, 1, 0x0a, 0, 0x40, 1];
+        assert_eq!(packet[8..24], source);
+        let destination = [0x20, 1, 0, 2, 0, 0, 0, 0xff, 0, 0, 0, 0, 0xc6, 0x33, 0x64, 2];
+        assert_eq!(packet[24..40], destination);
+        assert_eq!(packet[40..46], [4, 1, 0, PORT as u8, 0, 28]);
+        // The pseudo-header of RFC 8200 §8.1, and all behind.
+        let words = packet[8..].chunks(2).map(|it| u32::from(it[0]) << 8 | u32::from(it[1]));
+        let sum = words.sum::<u32>() + 28 + 17;
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
     }
 }

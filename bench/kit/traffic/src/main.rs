@@ -15,6 +15,7 @@ use aya_ebpf::programs::{SkBuffContext, XdpContext};
 use weir_traffic::{
     ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT,
     MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, SIZES, STAMP_AT, State, Stream,
+    ipv6,
 };
 
 #[map]
@@ -40,6 +41,7 @@ static MOMENT: Array<u64> = Array::with_max_entries(1, 0);
 #[unsafe(no_mangle)]
 static PAGES: u32 = 1;
 
+const UDP: u16 = 17;
 const MMAPABLE: u32 = 1 << 10;
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
@@ -49,26 +51,8 @@ const LOOKS: u32 = 8000;
 
 #[xdp]
 fn generate(ctx: XdpContext) -> u32 {
-    let (Some(stream), Some(state)) = (STREAM.get(0), STATE.get_ptr_mut(0)) else {
-        return XDP_ABORTED;
-    };
-    // SAFETY: one generator runs at a time, and user space writes between runs only.
-    let state = unsafe { &mut *state };
-    let now = if stream.interval_ns == 0 { 0 } else { departure(stream, state) };
-    let size = state.size as usize;
-    if size >= SIZES {
-        return XDP_ABORTED;
-    }
-    let frame_len = stream.sizes[size];
-    state.size = if size + 1 == SIZES { 0 } else { size as u32 + 1 };
-    let shorter = stream.frame_len as i32 - i32::from(frame_len);
-    if shorter > 0 {
-        // SAFETY: the context is the kernel's.
-        let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -shorter) };
-        if refused != 0 {
-            return XDP_ABORTED;
-        }
-    }
+    let Some((stream, state)) = begin() else { return XDP_ABORTED };
+    let Some((frame_len, now)) = next_frame(&ctx, stream, state) else { return XDP_ABORTED };
     if ctx.data() + STAMP_AT + 8 > ctx.data_end() {
         return XDP_ABORTED;
     }
@@ -85,6 +69,62 @@ fn generate(ctx: XdpContext) -> u32 {
         frame.add(5).write(words[5]);
         frame.add(STAMP_AT / 8).write(now);
     }
+    sent(stream, state)
+}
+
+#[xdp]
+fn generate6(ctx: XdpContext) -> u32 {
+    let Some((stream, state)) = begin() else { return XDP_ABORTED };
+    let Some((frame_len, now)) = next_frame(&ctx, stream, state) else { return XDP_ABORTED };
+    if ctx.data() + ipv6::STAMP_AT + 8 > ctx.data_end() {
+        return XDP_ABORTED;
+    }
+    let words = ipv6::header(stream, state.flow, frame_len, now);
+    let frame = ctx.data() as *mut u64;
+    // SAFETY: as in `generate`.
+    unsafe {
+        frame.write(words[0]);
+        frame.add(1).write(words[1]);
+        frame.add(2).write(words[2]);
+        frame.add(3).write(words[3]);
+        frame.add(4).write(words[4]);
+        frame.add(5).write(words[5]);
+        frame.add(6).write(words[6]);
+        frame.add(7).write(words[7]);
+        frame.add(ipv6::STAMP_AT / 8).write(now);
+    }
+    sent(stream, state)
+}
+
+/// The stream and where the generator is in it.
+#[inline(always)]
+fn begin() -> Option<(&'static Stream, &'static mut State)> {
+    let (stream, state) = (STREAM.get(0)?, STATE.get_ptr_mut(0)?);
+    // SAFETY: one generator runs at a time, and user space writes between runs only.
+    Some((stream, unsafe { &mut *state }))
+}
+
+/// Waits until the next frame is due, and makes it as long as it is to be; its length and the time.
+#[inline(always)]
+fn next_frame(ctx: &XdpContext, stream: &Stream, state: &mut State) -> Option<(u16, u64)> {
+    let now = if stream.interval_ns == 0 { 0 } else { departure(stream, state) };
+    let size = state.size as usize;
+    if size >= SIZES {
+        return None;
+    }
+    let frame_len = stream.sizes[size];
+    state.size = if size + 1 == SIZES { 0 } else { size as u32 + 1 };
+    let shorter = stream.frame_len as i32 - i32::from(frame_len);
+    // SAFETY: the context is the kernel's.
+    if shorter > 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, -shorter) } != 0 {
+        return None;
+    }
+    Some((frame_len, now))
+}
+
+/// Sends the frame that was made.
+#[inline(always)]
+fn sent(stream: &Stream, state: &mut State) -> u32 {
     state.flow = weir_traffic::next_flow(stream, state.flow);
     state.sent += 1;
     OUT.redirect(OUT_GENERATOR, 0).unwrap_or_else(|action| action)
@@ -113,33 +153,32 @@ fn departure(stream: &Stream, state: &mut State) -> u64 {
 
 #[xdp]
 fn far(ctx: XdpContext) -> u32 {
-    let Some(header) = test_frame(&ctx) else { return XDP_PASS };
-    // SAFETY: the header is 24 words of 16 bits.
-    if unsafe { header.add(18).read() } != PORT.to_be() {
+    match ethertype(&ctx) {
+        Some(Ip4::ETHERTYPE) => arrive::<Ip4>(&ctx),
+        Some(Ip6::ETHERTYPE) => arrive::<Ip6>(&ctx),
+        _ => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn arrive<P: Places>(ctx: &XdpContext) -> u32 {
+    let Some(header) = test_frame::<P>(ctx) else { return XDP_PASS };
+    // SAFETY: the ports are in the header.
+    if unsafe { header.add(P::PORTS + 1).read() } != PORT.to_be() {
         return XDP_PASS;
     }
-    count(&ctx, COUNT_FAR);
+    count(ctx, COUNT_FAR);
     let Some(stream) = STREAM.get(0) else { return XDP_ABORTED };
     if stream.mode == MODE_REFLECT {
-        // SAFETY: the header is 24 words of 16 bits. The words that are exchanged are those of the
-        // hardware addresses, the IPv4 addresses and the UDP ports: no checksum changes.
-        unsafe {
-            core::ptr::swap(header, header.add(3));
-            core::ptr::swap(header.add(1), header.add(4));
-            core::ptr::swap(header.add(2), header.add(5));
-            core::ptr::swap(header.add(13), header.add(15));
-            core::ptr::swap(header.add(14), header.add(16));
-            core::ptr::swap(header.add(17), header.add(18));
-        }
-        return XDP_TX;
+        return reflect::<P>(header);
     }
     if stream.mode == MODE_WATCH {
-        // SAFETY: the header is 24 words of 16 bits.
+        // SAFETY: the header has hardware addresses.
         watch(unsafe { header.add(2).read() } >> 8);
         return XDP_DROP;
     }
-    if stream.interval_ns != 0 && ctx.data() + STAMP_AT + 8 <= ctx.data_end() {
-        let stamp = (ctx.data() + STAMP_AT) as *const [u16; 4];
+    if stream.interval_ns != 0 && ctx.data() + P::STAMP_AT + 8 <= ctx.data_end() {
+        let stamp = (ctx.data() + P::STAMP_AT) as *const [u16; 4];
         // SAFETY: the comparison shows that the bytes are there.
         let [a, b, c, d] = unsafe { *stamp };
         let sent = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
@@ -154,29 +193,67 @@ fn far(ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// Sends a test frame back to its sender: hardware addresses, IP addresses and ports change places,
+/// which changes no checksum.
+#[inline(always)]
+fn reflect<P: Places>(header: *mut u16) -> u32 {
+    // SAFETY: all of them are in the header.
+    unsafe {
+        for word in 0..3 {
+            core::ptr::swap(header.add(word), header.add(3 + word));
+        }
+        for word in P::SOURCE..P::SOURCE + P::WORDS {
+            core::ptr::swap(header.add(word), header.add(word + P::WORDS));
+        }
+        core::ptr::swap(header.add(P::PORTS), header.add(P::PORTS + 1));
+    }
+    XDP_TX
+}
+
 #[xdp]
 fn home(ctx: XdpContext) -> u32 {
-    let Some(header) = test_frame(&ctx) else { return XDP_PASS };
-    // SAFETY: the header is 24 words of 16 bits.
-    if unsafe { header.add(17).read() } != PORT.to_be() {
+    match ethertype(&ctx) {
+        Some(Ip4::ETHERTYPE) => arrive_home::<Ip4>(&ctx),
+        Some(Ip6::ETHERTYPE) => arrive_home::<Ip6>(&ctx),
+        _ => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn arrive_home<P: Places>(ctx: &XdpContext) -> u32 {
+    let Some(header) = test_frame::<P>(ctx) else { return XDP_PASS };
+    // SAFETY: the ports are in the header.
+    if unsafe { header.add(P::PORTS).read() } != PORT.to_be() {
         return XDP_PASS;
     }
-    count(&ctx, COUNT_HOME);
+    count(ctx, COUNT_HOME);
     XDP_DROP
 }
 
 #[xdp]
 fn redirect(ctx: XdpContext) -> u32 {
-    whole_header(&ctx).map_or(XDP_DROP, |frame| onward(frame, 0))
+    whole_header::<Ip4>(&ctx).map_or(XDP_DROP, |frame| onward(frame, 0))
 }
 
 #[xdp]
 fn limit(ctx: XdpContext) -> u32 {
-    let Some(frame) = whole_header(&ctx) else { return XDP_DROP };
+    let Some(frame) = whole_header::<Ip4>(&ctx) else { return XDP_DROP };
+    // SAFETY: the header is six words.
+    by_line(frame, unsafe { [frame.add(3).read(), frame.add(4).read()] })
+}
+
+#[xdp]
+fn limit6(ctx: XdpContext) -> u32 {
+    let Some(frame) = whole_header::<Ip6>(&ctx) else { return XDP_DROP };
+    // SAFETY: the header is eight words.
+    by_line(frame, unsafe { ipv6::flow_words(frame.add(4).read(), frame.add(6).read()) })
+}
+
+/// Sends a frame on as the line of its flow says, which these words of it are of.
+#[inline(always)]
+fn by_line(frame: *mut u64, words: [u64; 2]) -> u32 {
     // SAFETY: the static is there, and the loader alone writes to it.
     let pages = unsafe { (&raw const PAGES).read_volatile() };
-    // SAFETY: the header is six words.
-    let words = unsafe { [frame.add(3).read(), frame.add(4).read()] };
     let (page, line) = weir_traffic::line_of(words, pages);
     let Some(page) = TABLE.get(page) else { return XDP_ABORTED };
     onward(frame, page[line][0])
@@ -219,21 +296,77 @@ fn notice(ctx: SkBuffContext) -> i64 {
     0
 }
 
-/// The frame as words of 64 bits, if it has a whole header. Frames of a test run are aligned.
-#[inline(always)]
-fn whole_header(ctx: &XdpContext) -> Option<*mut u64> {
-    (ctx.data() + HEADER_LEN <= ctx.data_end()).then_some(ctx.data() as *mut u64)
+/// Where what matters of a frame is: in words of 16 bits, but for the stamp.
+trait Places {
+    /// As the program loads it.
+    const ETHERTYPE: u16;
+    /// Bytes of the header.
+    const HEADER_LEN: usize;
+    /// The source address; the destination is behind it.
+    const SOURCE: usize;
+    /// Words of an address.
+    const WORDS: usize;
+    /// The source port; the destination port is behind it.
+    const PORTS: usize;
+    /// Bytes before the stamp.
+    const STAMP_AT: usize;
+
+    /// Is it UDP, right behind the header? `word` gives a word of the header.
+    fn is_udp(word: impl Fn(usize) -> u16) -> bool;
 }
 
-/// The frame as words of 16 bits, if it is UDP in IPv4 without options.
+struct Ip4;
+
+impl Places for Ip4 {
+    const ETHERTYPE: u16 = 0x0800u16.to_be();
+    const HEADER_LEN: usize = HEADER_LEN;
+    const SOURCE: usize = 13;
+    const WORDS: usize = 2;
+    const PORTS: usize = 17;
+    const STAMP_AT: usize = STAMP_AT;
+
+    #[inline(always)]
+    fn is_udp(word: impl Fn(usize) -> u16) -> bool {
+        word(7) & 0xff == 0x45 && word(11) >> 8 == UDP
+    }
+}
+
+struct Ip6;
+
+impl Places for Ip6 {
+    const ETHERTYPE: u16 = 0x86ddu16.to_be();
+    const HEADER_LEN: usize = ipv6::HEADER_LEN;
+    const SOURCE: usize = 11;
+    const WORDS: usize = 8;
+    const PORTS: usize = 27;
+    const STAMP_AT: usize = ipv6::STAMP_AT;
+
+    #[inline(always)]
+    fn is_udp(word: impl Fn(usize) -> u16) -> bool {
+        word(10) & 0xff == UDP
+    }
+}
+
+/// The frame, if it has a whole header. Frames of a test run are aligned.
 #[inline(always)]
-fn test_frame(ctx: &XdpContext) -> Option<*mut u16> {
-    let header = whole_header(ctx)?.cast::<u16>();
+fn whole_header<P: Places>(ctx: &XdpContext) -> Option<*mut u64> {
+    (ctx.data() + P::HEADER_LEN <= ctx.data_end()).then_some(ctx.data() as *mut u64)
+}
+
+/// As the frame has it.
+#[inline(always)]
+fn ethertype(ctx: &XdpContext) -> Option<u16> {
+    let header = whole_header::<Ip4>(ctx)?.cast::<u16>();
     // SAFETY: the header is 24 words of 16 bits.
-    let (ethertype, start, protocol) =
-        unsafe { (header.add(6).read(), header.add(7).read(), header.add(11).read()) };
-    let udp = ethertype == 0x0800u16.to_be() && start & 0xff == 0x45 && protocol >> 8 == 17;
-    udp.then_some(header)
+    Some(unsafe { header.add(6).read() })
+}
+
+/// The frame as words of 16 bits, if it is UDP without options or extension headers.
+#[inline(always)]
+fn test_frame<P: Places>(ctx: &XdpContext) -> Option<*mut u16> {
+    let header = whole_header::<P>(ctx)?.cast::<u16>();
+    // SAFETY: both families look at words of the header.
+    P::is_udp(|at| unsafe { header.add(at).read() }).then_some(header)
 }
 
 #[inline(always)]
