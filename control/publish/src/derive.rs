@@ -71,6 +71,9 @@ pub fn derive(
     for (index, (net, port)) in lans.iter().enumerate() {
         half.lan_prefixes[index] = prefix(net);
         half.lan_prefix_ports[index] = port.unwrap_or(NONE);
+        if let (IpNet::V6(_), Some(port)) = (net, port) {
+            half.ports[usize::from(*port)].ipv6 = 1;
+        }
     }
     let lan_nets: Vec<IpNet> = lans.into_iter().map(|(net, _)| net).collect();
     half.lan_prefix_count = lan_nets.len() as u32;
@@ -81,6 +84,9 @@ pub fn derive(
         let slot = &mut half.uplinks[index];
         let by_hand = of_uplink(slot, uplink, overrides, index as u8);
         slot.port = port.unwrap_or(NONE);
+        if let Some(port) = port {
+            half.ports[usize::from(*port)].ipv6 = uplink.has_path(Family::V6).into();
+        }
         let link = kernel.link(&uplink.interface);
         let of_link = of_link(uplink, link, kernel, port.is_some());
         for family in Family::ALL {
@@ -461,6 +467,24 @@ mod tests {
         assert_eq!(nets(&site), [(4, 24), (6, 64)]);
         site.uplinks[0].ipv6 = None;
         assert_eq!(nets(&site), [(4, 24)]);
+    }
+
+    #[test]
+    fn ports_tell_whether_they_have_ipv6() {
+        let (mut site, mut kernel) = with_ipv6();
+        let have = |site: &Site, kernel: &Kernel| {
+            let half = derive(site, kernel, &Overrides::default(), [&[]; 2], None).half;
+            let of = |role: PortRole| {
+                let mut ports = half.ports.iter().filter(move |port| port.role == role as u8);
+                ports.any(|port| port.ipv6 == 1)
+            };
+            [of(PortRole::Lan), of(PortRole::Uplink)]
+        };
+        assert_eq!(have(&site, &kernel), [true, true]);
+        kernel.addresses.retain(|(index, net)| *index == 2 || matches!(net, IpNet::V4(_)));
+        assert_eq!(have(&site, &kernel), [false, true], "the LAN has no network of it");
+        site.uplinks[0].ipv6 = None;
+        assert_eq!(have(&site, &kernel), [false, false]);
     }
 
     #[test]

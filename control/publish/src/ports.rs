@@ -70,7 +70,7 @@ impl<'h> Ports<'h> {
             role: role as u8,
             device: device as u8,
             uplink,
-            reserved: 0,
+            ipv6: 0,
             vlan,
             mtu: link.mtu.min(u32::from(u16::MAX)) as u16,
             mac: Mac::new(link.mac),

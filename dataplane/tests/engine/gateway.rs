@@ -103,7 +103,7 @@ impl Gateway {
                 role: role as u8,
                 device,
                 uplink,
-                reserved: 0,
+                ipv6: 1,
                 vlan: 0,
                 mtu: 1500,
                 mac: Mac::new(device_mac(device)),

@@ -43,7 +43,7 @@ counters! {
         XdpToUser = 1, "xdp.to_user";
         /// XDP to kernel: not IP (ARP, LLDP, PPPoE …).
         XdpPassNotIp = 2, "xdp.pass.not_ip";
-        /// XDP to kernel: IPv6, not forwarded by weir yet.
+        /// XDP to kernel: IPv6 that is none of weir's business.
         XdpPassIpv6 = 3, "xdp.pass.ipv6";
         /// XDP to kernel: interface or VLAN is none of ours.
         XdpPassPort = 4, "xdp.pass.port";
@@ -86,7 +86,7 @@ counters! {
         DropMalformed = 22, "drop.malformed";
         /// Drop: interface or VLAN is none of ours.
         DropPort = 23, "drop.port";
-        /// Drop: IPv4 options on a packet to be translated.
+        /// Drop: IPv4 options, or IPv6 extension headers that are not walked.
         DropOptions = 24, "drop.options";
         /// Drop: a fragment whose first fragment was not seen before it.
         DropFragment = 25, "drop.fragment";

@@ -18,8 +18,8 @@ pub struct Port {
     /// Index into [`ControlHalf::uplinks`](super::ControlHalf::uplinks); [`NONE`](crate::NONE) for a
     /// LAN port.
     pub uplink: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1: a LAN with a prefix of IPv6, or an uplink with a path of it.
+    pub ipv6: u8,
     /// 802.1Q VLAN id, 0 = untagged.
     pub vlan: u16,
     /// Maximum transmission unit, bytes.
