@@ -1,7 +1,7 @@
 //! Later fragments follow the first: by its rewrite, or to the worker that it was handed off to.
 //!
-//! Only a first fragment has ports. What became of it is kept, by addresses, identification and
-//! protocol, for [`LIFETIME_MS`]; later fragments in order share it. A fragment that comes before its first is
+//! Only a first fragment has ports. What became of it is kept, by what it shares with the later
+//! ones, for [`LIFETIME_MS`]; those in order share it. A fragment that comes before its first is
 //! dropped. The table has a fixed size: a new first fragment takes the place of an old one.
 
 use weir_shm::flows::Action;
@@ -19,10 +19,8 @@ pub struct FragmentKey<F: Family = V4> {
     pub src: F::Address,
     /// Destination address.
     pub dst: F::Address,
-    /// Identification; IPv4 has 16 bits of it.
+    /// [`Parsed::ident`](weir_wire::parse::Parsed::ident).
     pub ident: u32,
-    /// IP protocol.
-    pub proto: u8,
 }
 
 /// What was decided about a first fragment.
@@ -70,8 +68,7 @@ impl<F: Family> Fragments<F> {
     fn slot(&self, key: &FragmentKey<F>) -> usize {
         let word = |address| u64::from(F::digest(self.secret, address));
         let addresses = word(&key.src) << 32 | word(&key.dst);
-        let rest = u64::from(key.ident) << 8 | u64::from(key.proto);
-        hash2(self.secret, addresses, rest) as usize % SLOTS
+        hash2(self.secret, addresses, key.ident.into()) as usize % SLOTS
     }
 }
 
@@ -85,7 +82,7 @@ mod tests {
         address: impl Fn(u8) -> F::Address,
     ) {
         let mut fragments = Fragments::<F>::new([1, 2]);
-        let key = |ident| FragmentKey { src: address(1), dst: address(2), ident, proto: 17 };
+        let key = |ident| FragmentKey { src: address(1), dst: address(2), ident };
         fragments.remember(key(7), Verdict::HandedOff(3), 1000);
         let recalled = |key, now| match fragments.recall(&key, now) {
             Some(Verdict::HandedOff(worker)) => Some(worker),

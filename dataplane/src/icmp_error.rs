@@ -9,19 +9,19 @@ use weir_wire::checksum::{self, Delta};
 use weir_wire::family::Family;
 use weir_wire::key::FlowKey;
 use weir_wire::parse::Parsed;
-use weir_wire::plain::Header;
+use weir_wire::quoted::Quoted;
 use weir_wire::rewrite::Rewrite;
 use weir_wire::{icmp, tcp, udp};
 
-/// The flow tuple of the packet that an ICMP error quotes; `None` when too little is quoted or
-/// either is damaged (RFC 5508 REQ-3).
-pub fn quoted_key<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<FlowKey<F>> {
+/// The packet that an ICMP error quotes; `None` when too little is quoted or either is damaged
+/// (RFC 5508 REQ-3).
+pub fn quoted<F: Family>(frame: &[u8], p: &Parsed<F>) -> Option<Quoted<F>> {
     let message = frame.get(usize::from(p.l4)..usize::from(p.end))?;
     let pseudo = F::pseudo(&p.src, &p.dst, F::ICMP, message.len() as u16);
     if !checksum::is_valid(checksum::add(pseudo, checksum::sum(message))) {
         return None;
     }
-    F::quoted(message.get(icmp::HEADER_LEN..)?)
+    F::quoted(frame, p)
 }
 
 /// Which end of the flow an error goes to.
@@ -33,18 +33,20 @@ pub enum Toward {
     Uplink,
 }
 
-/// Rewrites an error about a packet of this key. `flow` is the rewrite that packets of the flow get
+/// Rewrites an error about a packet. `flow` is the rewrite that packets of the flow get
 /// in the *same* direction as the error travels; the quoted packet travelled the other way, so what
 /// the flow does to its destination is done to the quoted source, and the reverse. All checksums are
 /// kept right; the error's own TTL loses one.
 pub fn translate<F: Family>(
     frame: &mut [u8],
     p: &Parsed<F>,
-    quoted: &FlowKey<F>,
+    quoted: &Quoted<F>,
     flow: &Rewrite<F::Address>,
     toward: Toward,
 ) -> Option<()> {
     let message = frame.get_mut(usize::from(p.l4)..usize::from(p.end))?;
+    let behind = usize::from(quoted.l4.checked_sub(p.l4)?);
+    let quoted = &quoted.key;
     let of_icmp = quoted.proto() == F::ICMP;
     let ([src, dst], [from, to], ports) = match toward {
         Toward::Lan => ([p.src, flow.dst], [flow.dst, quoted.dst()], [flow.dport, quoted.dport()]),
@@ -54,9 +56,8 @@ pub fn translate<F: Family>(
     };
     let [sport, dport] = if of_icmp { [flow.sport; 2] } else { ports };
     let new = FlowKey::new(from, to, sport, dport, quoted.proto());
-    let (header, transport) =
-        message.get_mut(icmp::HEADER_LEN..)?.split_at_mut_checked(F::Header::LEN)?;
-    F::readdress(header, &new.src(), &new.dst(), None);
+    let (headers, transport) = message.split_at_mut_checked(behind)?;
+    F::readdress(headers.get_mut(icmp::HEADER_LEN..)?, &new.src(), &new.dst(), None);
     let (ports_at, sum_at) = match quoted.proto() {
         tcp::PROTOCOL => (0, tcp::field::CHECKSUM),
         udp::PROTOCOL => (0, udp::field::CHECKSUM),

@@ -10,12 +10,11 @@ use weir_wire::parse::Parsed;
 
 use crate::flows::Table;
 
-/// A datagram: addresses; identification; protocol (RFC 791 §3.2, RFC 8200 §4.5).
+/// A datagram: what its fragments share, see [`Parsed::ident`].
 #[repr(C)]
 pub struct Datagram<F: Table> {
     addresses: [F::Address; 2],
     ident: u32,
-    proto: u32,
 }
 
 /// Datagrams of flows of which fragments may follow; the oldest make room.
@@ -41,5 +40,5 @@ pub fn follows<F: Table>(p: &Parsed<F>) -> bool {
 
 #[inline(always)]
 fn datagram<F: Table>(p: &Parsed<F>) -> Datagram<F> {
-    Datagram { addresses: [p.src, p.dst], ident: p.ident, proto: p.proto.into() }
+    Datagram { addresses: [p.src, p.dst], ident: p.ident }
 }

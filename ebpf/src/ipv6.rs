@@ -1,71 +1,143 @@
 //! Which packets of IPv6 are the user tier's: those between a LAN's own prefix and the world, while an
-//! uplink has a path of IPv6. All others are the kernel's, and so is what is for a link alone: the
-//! discovery of neighbours and routers, and of listeners to groups (RFC 4861, RFC 3810).
+//! uplink has a path of IPv6. What nobody here may send or get is dropped, as a kernel that forwards
+//! would not. All others are the kernel's: what is for the gateway, what it routes elsewhere, and what
+//! is for a link alone, as the discovery of neighbours and routers, and of listeners to groups (RFC
+//! 4861, RFC 3810).
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Port, PortRole, host_class};
 use weir_layout::counters::Counter;
 use weir_wire::family::{Family, V6};
-use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, parse6_head};
-use weir_wire::{ipv6, quoted};
+use weir_wire::ipv6;
+use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, TRANSPORT_LEN6, parse6_head, vlan_of};
 
 use crate::maps::{self, Published};
-use crate::{
-    MARTIAN, Outcome, UNASKED, flows, fragments, has_flow, head, is_ours, quoted_key, to_user,
-};
+use crate::words::XdpFrame;
+use crate::{MARTIAN, Outcome, UNASKED, fragments, has_flow, head, is_ours, to_user};
 
-/// Room for the head of a short frame, which the stack has not.
+/// Room for what the stack has none: the head of a short frame, and a transport header behind
+/// extension headers.
 #[map]
-static COPY: PerCpuArray<[u8; 0x80]> = PerCpuArray::with_max_entries(1, 0);
+static COPIES: PerCpuArray<[u8; 0x80]> = PerCpuArray::with_max_entries(2, 0);
+
+/// A packet that was read, and the port it came in by.
+struct Packet {
+    parsed: Parsed6,
+    port: u8,
+}
+
+/// The packet, between the two steps.
+#[map]
+static PACKET: PerCpuArray<MaybeUninit<Packet>> = PerCpuArray::with_max_entries(1, 0);
 
 const KERNELS: Outcome = (XDP_PASS, Counter::XdpPassIpv6);
 
-/// What is not forwarded here: the kernel's, the user tier's, or nobody's.
+/// What becomes of a frame if its headers say that alone; `None`: it is for [`steer`].
 #[inline(always)]
-pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
+pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     if !published.serves_ipv6() {
-        return KERNELS;
+        return Some(KERNELS);
     }
-    let Some(copy) = COPY.get_ptr_mut(0) else { return KERNELS };
-    // SAFETY: this CPU's own.
-    let copy = unsafe { &mut *copy };
-    copy.fill(0);
-    let Some(head) = head::<HEAD_LEN6>(ctx, copy) else { return KERNELS };
-    let Ok(parsed) = parse6_head(head, ctx.data_end() - ctx.data()) else { return KERNELS };
+    let Some(head) = copy(0).and_then(|copy| head::<HEAD_LEN6>(ctx, copy)) else {
+        return Some(KERNELS);
+    };
     // SAFETY: the context is the kernel's.
-    let (ifindex, queue) = unsafe { ((*ctx.ctx).ingress_ifindex, (*ctx.ctx).rx_queue_index) };
-    let Some(port) = published.port_of(ifindex, parsed.vlan) else {
-        return (XDP_PASS, Counter::XdpPassPort);
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let Some(index) = published.port_of(ifindex, vlan_of(head)) else {
+        return Some((XDP_PASS, Counter::XdpPassPort));
     };
     // SAFETY: a port of the half.
-    let port = unsafe { &*published.port(port) };
-    let travels = ipv6::is_unicast(parsed.src) && ipv6::is_unicast(parsed.dst);
-    if !travels || !is_ours(port, head) {
-        return KERNELS;
+    let port = unsafe { &*published.port(index) };
+    if !is_ours(port, head) || port.role == PortRole::Lan as u8 && port.ipv6 == 0 {
+        return Some(KERNELS);
     }
-    if port.role == PortRole::Lan as u8 {
-        match from_lan(&parsed) {
-            Some(outcome) => outcome,
-            None => to_user(published, port, queue),
-        }
-    } else if let Some(outcome) = from_uplink(ctx, published, port, &parsed) {
-        outcome
+    let Some(parsed) = parse(ctx, head) else {
+        return Some((XDP_DROP, Counter::XdpDropMalformed));
+    };
+    let outcome = stray(&parsed);
+    if outcome.is_none() {
+        let Some(packet) = PACKET.get_ptr_mut(0) else { return Some(KERNELS) };
+        // SAFETY: this CPU's own.
+        unsafe { (*packet).write(Packet { parsed, port: index }) };
+    }
+    outcome
+}
+
+/// What becomes of the packet that was just [read](read): the kernel's, the user tier's, or nobody's.
+#[inline(always)]
+pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
+    let Some(packet) = PACKET.get_ptr(0) else { return KERNELS };
+    // SAFETY: this CPU's own, written in this run.
+    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    // SAFETY: a port of the half.
+    let port = unsafe { &*published.port(*port) };
+    let decided = if port.role == PortRole::Lan as u8 {
+        from_lan(parsed)
     } else {
-        to_user(published, port, queue)
+        from_uplink(ctx, published, port, parsed)
+    };
+    match decided {
+        Some(outcome) => outcome,
+        None => {
+            // SAFETY: the context is the kernel's.
+            let queue = unsafe { (*ctx.ctx).rx_queue_index };
+            to_user(published, port, queue)
+        }
+    }
+}
+
+/// One of the copies, all zero.
+#[inline(always)]
+fn copy<'a>(index: u32) -> Option<&'a mut [u8; 0x80]> {
+    // SAFETY: this CPU's own, and each is taken once in a run.
+    let copy = unsafe { &mut *COPIES.get_ptr_mut(index)? };
+    copy.fill(0);
+    Some(copy)
+}
+
+/// The packet, its extension headers walked; `None`: it is malformed.
+#[inline(always)]
+fn parse(ctx: &XdpContext, head: &[u8; HEAD_LEN6]) -> Option<Parsed6> {
+    let mut parsed = parse6_head(head, ctx.data_end() - ctx.data()).ok()?;
+    if parsed.kind == Kind::Options && parsed.skip_extensions(&XdpFrame(ctx)).ok()? {
+        let copy = copy(1)?;
+        let (at, to) = (parsed.l4.into(), copy.as_mut_ptr().cast());
+        // What there is of it, if that is less; a mask bounds it for the verifier.
+        let rest = u32::from(parsed.end - parsed.l4) & 0x3f;
+        // SAFETY: `copy` has room for any masked length.
+        let loaded = |len| unsafe { bpf_xdp_load_bytes(ctx.ctx, at, to, len) } == 0;
+        if !loaded(TRANSPORT_LEN6 as u32) && rest != 0 && !loaded(rest) {
+            return None;
+        }
+        parsed.read_transport(&copy[..TRANSPORT_LEN6]).ok()?;
+    }
+    Some(parsed)
+}
+
+/// What either side has no business to forward: a link's own and groups, which are the kernel's, and
+/// addresses that nobody has.
+#[inline(always)]
+fn stray(p: &Parsed6) -> Option<Outcome> {
+    if ipv6::is_group(p.dst) || ipv6::is_link_local(p.dst) || ipv6::is_link_local(p.src) {
+        Some(KERNELS)
+    } else if !ipv6::is_unicast(p.src) || !ipv6::is_unicast(p.dst) {
+        Some(MARTIAN)
+    } else {
+        None
     }
 }
 
 /// `None`: the user tier's.
 #[inline(always)]
 fn from_lan(p: &Parsed6) -> Option<Outcome> {
-    if maps::host_class::<V6>(p.src) != host_class::LAN {
-        return Some(KERNELS);
-    }
     match maps::host_class::<V6>(p.dst) {
-        0 if ipv6::is_global(p.dst) => None,
+        0 if ipv6::is_global(p.dst) && maps::host_class::<V6>(p.src) == host_class::LAN => None,
         0 => Some(MARTIAN),
         host_class::LOCAL => Some((XDP_PASS, Counter::XdpPassLocal)),
         // Nobody has it; by the kernel's routes it would leave.
@@ -74,8 +146,8 @@ fn from_lan(p: &Parsed6) -> Option<Outcome> {
     }
 }
 
-/// From a provider, likewise: what a flow waits for. No key may be left unset on any way here, as in
-/// a variant of an enum: the verifier would find it read.
+/// From a provider, likewise: what a flow waits for. What is for nobody would be routed back (RFC
+/// 7084 L-14).
 #[inline(always)]
 fn from_uplink(
     ctx: &XdpContext,
@@ -83,15 +155,18 @@ fn from_uplink(
     port: &Port,
     p: &Parsed6,
 ) -> Option<Outcome> {
-    let class = maps::host_class::<V6>(p.dst);
-    if !matches!(class, host_class::LAN | host_class::POOL | host_class::LOCAL) {
-        return Some(KERNELS);
-    }
+    // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
     if matches!(
         maps::host_class::<V6>(p.src),
         host_class::LOCAL | host_class::LAN | host_class::POOL
     ) {
         return Some(MARTIAN);
+    }
+    let class = maps::host_class::<V6>(p.dst);
+    match class {
+        host_class::LAN | host_class::POOL | host_class::LOCAL => {}
+        0 if port.ipv6 != 0 => return Some((XDP_DROP, Counter::XdpDropForeign)),
+        _ => return Some(KERNELS),
     }
     // SAFETY: a path of the half.
     let inbound = unsafe { (*published.path(V6::path(port.uplink))).inbound };
@@ -100,14 +175,14 @@ fn from_uplink(
         (host_class::LAN, 1) => (XDP_PASS, Counter::XdpPassKernelRoute),
         _ => UNASKED,
     };
-    let wanted = match p.kind {
-        Kind::Flow | Kind::Fragment { first: true } => has_flow(p, &p.key()),
-        Kind::Fragment { first: false } => fragments::follows(p),
-        Kind::IcmpError => {
-            let quoted = quoted_key::<V6, { quoted::LEN6 }>(ctx, p);
-            quoted.is_some_and(|quoted| flows::exists::<V6>(quoted.words()))
-        }
-        _ => false,
+    let key = match p.kind {
+        Kind::Flow | Kind::Fragment { first: true } => p.key(),
+        Kind::IcmpError => match V6::quoted(&XdpFrame(ctx), p) {
+            Some(quoted) => quoted.key.reversed(),
+            None => return Some(otherwise),
+        },
+        Kind::Fragment { first: false } if fragments::follows(p) => return None,
+        _ => return Some(otherwise),
     };
-    if wanted { None } else { Some(otherwise) }
+    if has_flow(p, &key) { None } else { Some(otherwise) }
 }

@@ -23,14 +23,15 @@ use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Mac, OnDataplaneLoss, PathId, Port, PortRole, host_class};
 use weir_layout::counters::{Counter, Lane};
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
-use weir_wire::family::V4;
+use weir_wire::family::{Family, V4};
 use weir_wire::key::{FlowKey, FlowKey4};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
-use weir_wire::{icmp, quoted, udp};
+use weir_wire::{icmp, udp};
 
 use crate::flows::Table;
 use crate::forward::Forwarded;
 use crate::maps::Published;
+use crate::words::XdpFrame;
 
 /// What becomes of a packet that is not forwarded here, and how it is counted.
 type Outcome = (u32, Counter);
@@ -54,26 +55,29 @@ const MARTIAN: Outcome = (XDP_DROP, Counter::XdpDropMartian);
 /// Neither forwarded nor decided: no action of XDP.
 const UNDECIDED: u32 = u32::MAX;
 
-/// IPv6 has functions of its own, two: a chain of calls has 512 bytes of stack.
+/// IPv6 has functions of its own, three: a chain of calls has 512 bytes of stack.
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
     if !forward::is_ipv6(&ctx) {
         return decide4(ctx.ctx);
     }
-    match forward6(ctx.ctx) {
-        UNDECIDED => steer6(ctx.ctx),
-        action => action,
+    let mut action = forward6(ctx.ctx);
+    if action == UNDECIDED {
+        action = read6(ctx.ctx);
     }
+    if action == UNDECIDED { steer6(ctx.ctx) } else { action }
 }
 
 /// What becomes of a frame without IPv6.
 #[inline(never)]
 fn decide4(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
-    match forward(&ctx, forward::established4) {
-        UNDECIDED => count(&ctx, steer),
-        action => action,
+    let action = forward(&ctx, forward::established4);
+    if action != UNDECIDED {
+        return action;
     }
+    let Some((lane, published)) = state() else { return XDP_PASS };
+    count(lane, steer(&ctx, published))
 }
 
 /// What becomes of one that carries IPv6, if that can be said at once.
@@ -82,10 +86,23 @@ fn forward6(ctx: *mut xdp_md) -> u32 {
     forward(&XdpContext::new(ctx), forward::established6)
 }
 
+/// The same, if its headers say it alone.
+#[inline(never)]
+fn read6(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let Some((lane, published)) = state() else { return XDP_PASS };
+    match ipv6::read(&ctx, published) {
+        Some(outcome) => count(lane, outcome),
+        None => UNDECIDED,
+    }
+}
+
 /// What else becomes of it.
 #[inline(never)]
 fn steer6(ctx: *mut xdp_md) -> u32 {
-    count(&XdpContext::new(ctx), ipv6::steer)
+    let ctx = XdpContext::new(ctx);
+    let Some((lane, published)) = state() else { return XDP_PASS };
+    count(lane, ipv6::steer(&ctx, published))
 }
 
 /// Counts a frame that came in, and forwards it if it is the next packet of an established flow.
@@ -106,13 +123,15 @@ fn forward(
     forwarded.action
 }
 
-/// Decides whose a frame is, and counts it.
+/// This CPU's counters, and what is published.
 #[inline(always)]
-fn count(ctx: &XdpContext, steer: impl Fn(&XdpContext, Published) -> Outcome) -> u32 {
-    let (Some(lane), Some(published)) = (maps::lane(), maps::published()) else {
-        return XDP_PASS;
-    };
-    let (action, counter) = steer(ctx, published);
+fn state() -> Option<(*mut Lane, Published)> {
+    Some((maps::lane()?, maps::published()?))
+}
+
+/// Counts what becomes of a frame.
+#[inline(always)]
+fn count(lane: *mut Lane, (action, counter): Outcome) -> u32 {
     maps::count(lane, counter);
     action
 }
@@ -312,24 +331,12 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => Verdict::IfFlow(p.key(), otherwise),
         Kind::Fragment { first: false } => Verdict::IfFirst(otherwise),
-        Kind::IcmpError => match quoted_key::<V4, { quoted::LEN }>(ctx, p) {
-            Some(quoted) => Verdict::IfFlow(quoted, otherwise),
+        Kind::IcmpError => match V4::quoted(&XdpFrame(ctx), p) {
+            Some(quoted) => Verdict::IfFlow(quoted.key.reversed(), otherwise),
             None => Verdict::Done(otherwise),
         },
         _ => Verdict::Done(otherwise),
     }
-}
-
-/// The key of packets that answer the one an ICMP error quotes, in so many bytes: of those that come
-/// in.
-#[inline(always)]
-fn quoted_key<F: Table, const LEN: usize>(ctx: &XdpContext, p: &Parsed<F>) -> Option<FlowKey<F>> {
-    let mut inner = [0u8; LEN];
-    let at = u32::from(quoted::start(p, LEN)? & 0x7f);
-    // SAFETY: `inner` has room for as many bytes.
-    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, at, inner.as_mut_ptr().cast(), LEN as u32) };
-    let key = if loaded == 0 { F::quoted(&inner)? } else { return None };
-    Some(key.reversed())
 }
 
 /// Does it tell of another way, or to slow down? A router that has other sources of its routes takes

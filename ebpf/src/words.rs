@@ -3,8 +3,12 @@
 
 use core::arch::asm;
 
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
-use weir_wire::words::{Frame, Words};
+use weir_wire::extensions::{self, Chain};
+use weir_wire::parse::Reject;
+use weir_wire::words::{Frame, Source, Words};
 
 /// `LEN` bytes of the frame, which are all there.
 #[derive(Clone, Copy)]
@@ -25,6 +29,29 @@ impl Frame for XdpFrame<'_> {
     fn words<const LEN: usize>(&mut self, start: usize) -> Option<impl Words> {
         at::<LEN>(self.0, start)
     }
+}
+
+impl Source for XdpFrame<'_> {
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: u16) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let (ctx, copy) = (self.0.ctx, bytes.as_mut_ptr().cast());
+        // SAFETY: `bytes` has room for as many.
+        let loaded = unsafe { bpf_xdp_load_bytes(ctx, at.into(), copy, N as u32) };
+        (loaded == 0).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn walk(&self, next: u8, at: u16, end: u16) -> Result<Option<Chain>, Reject> {
+        extensions::from_word(walk(self.0.ctx, next, at, end))
+    }
+}
+
+/// Walks the extension headers of a packet. A function of its own, once for the packet and for the
+/// one that it quotes: the caller's stack is full.
+#[inline(never)]
+fn walk(ctx: *mut xdp_md, next: u8, at: u16, end: u16) -> u64 {
+    extensions::to_word(extensions::walk(&XdpFrame(&XdpContext::new(ctx)), next, at, end))
 }
 
 /// All ones if the number is zero, else zero. By arithmetic that the compiler cannot see through: it

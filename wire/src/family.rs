@@ -9,9 +9,10 @@ use crate::hash::{flow4_words, flow6_words, hash2};
 use crate::key::{FlowKey, FlowKey4, FlowKey6};
 use crate::parse::{Parsed, Parsed6, Reject, parse, parse6};
 use crate::plain::{Header, Ip4, Ip6, Packet};
+use crate::quoted::{self, Quoted};
 use crate::rewrite::{Rewrite, apply4, apply6, compile4, compile6, headers4, headers6};
-use crate::words::Frame;
-use crate::{checksum, ethernet, icmp, icmpv6, ipv4, ipv6, quoted};
+use crate::words::{Frame, Source};
+use crate::{checksum, ethernet, icmp, icmpv6, ipv4, ipv6};
 use weir_layout::control::{IpAddress, PathId};
 
 mod sealed {
@@ -115,8 +116,8 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     /// Gives a header other addresses, and perhaps another time to live; a checksum is made right.
     fn readdress(header: &mut [u8], src: &Self::Address, dst: &Self::Address, ttl: Option<u8>);
 
-    /// The key of the packet at the beginning of what an ICMP error quotes, see [`quoted`].
-    fn quoted(quoted: &[u8]) -> Option<FlowKey<Self>>;
+    /// The packet that an ICMP error quotes, see [`quoted`].
+    fn quoted(frame: &(impl Source + ?Sized), error: &Parsed<Self>) -> Option<Quoted<Self>>;
 
     /// An uplink's path in the family.
     #[inline]
@@ -250,9 +251,9 @@ impl Family for V4 {
         ip.fill_checksum();
     }
 
-    #[inline]
-    fn quoted(quoted: &[u8]) -> Option<FlowKey4> {
-        quoted::key(quoted.first_chunk()?)
+    #[inline(always)]
+    fn quoted(frame: &(impl Source + ?Sized), error: &Parsed) -> Option<Quoted<Self>> {
+        quoted::of4(frame, error)
     }
 }
 
@@ -358,9 +359,9 @@ impl Family for V6 {
         ip.set_hop_limit(ttl.unwrap_or(ip.hop_limit()));
     }
 
-    #[inline]
-    fn quoted(quoted: &[u8]) -> Option<FlowKey6> {
-        quoted::key6(quoted.first_chunk()?)
+    #[inline(always)]
+    fn quoted(frame: &(impl Source + ?Sized), error: &Parsed6) -> Option<Quoted<Self>> {
+        quoted::of6(frame, error)
     }
 }
 

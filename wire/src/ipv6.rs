@@ -14,8 +14,6 @@ pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 /// Next header: fragment.
 pub const FRAGMENT: u8 = 44;
-/// Next header: authentication (RFC 4302).
-pub const AUTHENTICATION: u8 = 51;
 /// Next header: destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
 
@@ -38,33 +36,25 @@ pub mod field {
     pub const DST: usize = 24;
 }
 
-/// Whether a next header is an extension header, as IANA lists them ("IPv6 Extension Header
-/// Types"), that others may follow in the clear: not ESP, whose content is encrypted.
-#[inline]
-pub const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        HOP_BY_HOP
-            | ROUTING
-            | FRAGMENT
-            | AUTHENTICATION
-            | DESTINATION_OPTIONS
-            | 135 // mobility, RFC 6275
-            | 139 // HIP, RFC 7401
-            | 140 // Shim6, RFC 5533
-            | 253 // experiments, RFC 3692
-            | 254
-    )
-}
-
 /// May a packet that is forwarded come from this address? Not from the unspecified or the loopback
 /// address, a link-local one or a group (RFC 4291 §2.5, §2.7), or one that stands for an IPv4
 /// address (RFC 4038 §4.2).
 #[inline]
 pub const fn is_unicast(address: [u8; 16]) -> bool {
-    let [a, b, ..] = address;
     let mapped = u128::from_be_bytes(address) >> 32;
-    a != 0xff && !(a == 0xfe && b & 0xc0 == 0x80) && mapped != 0 && mapped != 0xffff
+    !is_group(address) && !is_link_local(address) && mapped != 0 && mapped != 0xffff
+}
+
+/// Is it one of a link alone (RFC 4291 §2.5.6)?
+#[inline]
+pub const fn is_link_local([a, b, ..]: [u8; 16]) -> bool {
+    a == 0xfe && b & 0xc0 == 0x80
+}
+
+/// Is it that of a group (RFC 4291 §2.7)?
+#[inline]
+pub const fn is_group([a, ..]: [u8; 16]) -> bool {
+    a == 0xff
 }
 
 /// May a packet to this address go to a provider? Not to one that is of a link, of a site (RFC 4193,
@@ -169,12 +159,6 @@ impl<T: AsRef<[u8]>> Packet<T> {
     pub fn next_header(&self) -> u8 {
         let [byte] = get(self.buffer.as_ref(), field::NEXT_HEADER);
         byte
-    }
-
-    /// Whether an extension header follows the fixed header, see [`is_extension`].
-    #[inline]
-    pub fn has_extensions(&self) -> bool {
-        is_extension(self.next_header())
     }
 
     /// Hop limit.

@@ -8,6 +8,7 @@
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`forward`] | may such a packet leave at once? |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
+//! | [`extensions`] | where the extension headers of an IPv6 packet end |
 //! | [`words`] | frame bytes as words, in either tier |
 //! | [`npt`] | IPv6 prefix translation |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
@@ -20,6 +21,7 @@
 pub mod checksum;
 pub mod entry;
 pub mod ethernet;
+pub mod extensions;
 pub mod family;
 pub mod forward;
 pub mod hash;

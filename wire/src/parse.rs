@@ -2,7 +2,8 @@
 //!
 //! [`parse`] (IPv4) and [`parse6`] (IPv6) find the offsets and the flow tuple of a frame in one
 //! pass. They read headers as fixed-size chunks, so each header costs one bounds check, and the
-//! BPF verifier sees constant offsets. Slow paths walk headers with the views instead.
+//! BPF verifier sees constant offsets. Extension headers of IPv6 are walked by a step of its own
+//! ([`Parsed::skip_extensions`]). Slow paths walk headers with the views instead.
 //!
 //! Inlining is forced: the BPF target has no calls that return structures, and on x86-64 calls and
 //! results passed through memory cost as much as half of the parsing.
@@ -10,7 +11,8 @@
 use crate::checksum::{is_valid, sum};
 use crate::family::{Family, V4, V6};
 use crate::key::FlowKey;
-use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use crate::words::Source;
+use crate::{ethernet, extensions, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
 /// Why a packet view refuses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,16 +88,15 @@ pub enum Kind {
     /// An ICMP error with the whole IP header of the packet it is about at `l4 + 8`; that header's
     /// options, transport and checksums are for the slow path to check. No ports.
     IcmpError,
-    /// An IPv4 fragment, or an IPv6 packet whose first extension header is the fragment header
-    /// (`l4` and `proto` are what follows it). Ports of TCP, UDP and ICMP echo are set on the
-    /// first fragment.
+    /// An IPv4 fragment, or an IPv6 packet with a fragment header (of a later one `l4` and `proto`
+    /// are what follows that). Ports of TCP, UDP and ICMP echo are set on the first fragment.
     Fragment {
         /// Offset zero: the transport header is here.
         first: bool,
     },
-    /// IPv4 options or another IPv6 extension header. No ports; fragmentation, the checksum of a
-    /// long IPv4 header and the transport are unchecked. `l4` is past the options in IPv4, at the
-    /// first extension header (whose number `proto` is) in IPv6.
+    /// IPv4 options, or IPv6 extension headers that [`walk`](extensions::walk) refuses. No ports;
+    /// fragmentation, the checksum of a long IPv4 header and the transport are unchecked. `l4` is
+    /// past the options in IPv4, at the first extension header (whose number `proto` is) in IPv6.
     Options,
     /// Another protocol, or ICMP that is neither echo nor error. No ports.
     OtherProtocol,
@@ -109,7 +110,7 @@ pub struct Parsed<F: Family = V4> {
     pub vlan: u16,
     /// Start of the IP header: 14, or 18 after a VLAN tag.
     pub l3: u16,
-    /// Start of the transport header.
+    /// Start of the transport header, behind options and extension headers.
     pub l4: u16,
     /// End of the IP packet; Ethernet padding follows.
     pub end: u16,
@@ -121,7 +122,7 @@ pub struct Parsed<F: Family = V4> {
     pub sport: [u8; 2],
     /// Destination port; the identifier of ICMP echo.
     pub dport: [u8; 2],
-    /// IPv4 protocol or IPv6 next header.
+    /// IPv4 protocol, or the last next header of IPv6.
     pub proto: u8,
     /// TCP flags byte, CWR to FIN ([`tcp::flag`]); 0 for other protocols.
     pub tcp_flags: u8,
@@ -129,7 +130,9 @@ pub struct Parsed<F: Family = V4> {
     pub ttl: u8,
     /// Differentiated services code point, 0..64.
     pub dscp: u8,
-    /// Identification of a fragment, of which IPv4 has 16 bits; 0 of a whole packet.
+    /// What the fragments of a packet share beside their addresses; 0 of a whole packet. In IPv4
+    /// that is protocol and identification (RFC 791 §3.2), in IPv6 the identification alone: later
+    /// fragments may name another next header (RFC 8200 §4.5).
     pub ident: u32,
     /// What to do with it.
     pub kind: Kind,
@@ -150,8 +153,11 @@ pub type Parsed6 = Parsed<V6>;
 /// up to the end of its inner header.
 pub const HEAD_LEN: usize = 18 + ipv4::HEADER_LEN + 8 + ipv4::HEADER_LEN;
 
-/// As [`HEAD_LEN`], for [`parse6_head`]; the fragment header counts too.
-pub const HEAD_LEN6: usize = 18 + ipv6::HEADER_LEN + 8 + 8 + ipv6::HEADER_LEN;
+/// As [`HEAD_LEN`], for [`parse6_head`].
+pub const HEAD_LEN6: usize = 18 + ipv6::HEADER_LEN + TRANSPORT_LEN6;
+
+/// Bytes that [`Parsed::read_transport`] reads at most.
+pub const TRANSPORT_LEN6: usize = 8 + ipv6::HEADER_LEN;
 
 /// Parses an IPv4 frame.
 #[inline(always)]
@@ -209,7 +215,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
     let first = fragment & ipv4::FRAGMENT_OFFSET == 0;
     let whole = fragment & ipv4::MORE_FRAGMENTS == 0;
     if !(first && whole) {
-        parsed.ident = u16::from_be_bytes([id_hi, id_lo]).into();
+        parsed.ident = u32::from_be_bytes([0, proto, id_hi, id_lo]);
     }
     if !first {
         parsed.kind = Kind::Fragment { first };
@@ -235,11 +241,22 @@ pub fn vlan_of(head: &[u8]) -> u16 {
 /// Parses an IPv6 frame (RFC 8200).
 #[inline(always)]
 pub fn parse6(frame: &[u8]) -> Result<Parsed6, Reject> {
-    parse6_head(frame, frame.len())
+    let parsed = parse6_head(frame, frame.len())?;
+    if parsed.kind == Kind::Options { extended6(parsed, frame) } else { Ok(parsed) }
+}
+
+/// As [`parse6`], of a packet with extension headers.
+#[inline(never)]
+fn extended6(mut parsed: Parsed6, frame: &[u8]) -> Result<Parsed6, Reject> {
+    if parsed.skip_extensions(frame)? {
+        parsed.read_transport(part(frame, parsed.l4.into()..frame.len()))?;
+    }
+    Ok(parsed)
 }
 
 /// As [`parse6`], for a frame of `frame_len` bytes of which only the first are in `head`:
-/// [`HEAD_LEN6`] of them are always enough.
+/// [`HEAD_LEN6`] of them are always enough. A packet with any extension header is
+/// [`Kind::Options`], until that is [skipped](Parsed::skip_extensions).
 #[inline(always)]
 pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
     let link = link(head)?;
@@ -274,10 +291,7 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
         ident: 0,
         kind: Kind::Options,
     };
-    if next == ipv6::FRAGMENT {
-        return fragment6(parsed, rest, len);
-    }
-    if ipv6::is_extension(next) {
+    if extensions::is_walked(next) {
         return Ok(parsed);
     }
     let transport = transport6(rest, len, next, true)?;
@@ -285,23 +299,38 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
     Ok(parsed)
 }
 
-/// What follows a fragment header (RFC 8200 §4.5). An extension header after it stays unwalked.
-#[inline(always)]
-fn fragment6(mut parsed: Parsed6, rest: &[u8], len: usize) -> Result<Parsed6, Reject> {
-    let (header, rest) = rest.split_first_chunk::<8>().ok_or(Reject::Truncated)?;
-    if len < 8 {
-        return Err(Reject::Truncated);
+impl Parsed6 {
+    /// Goes past the extension headers that [`parse6_head`] left alone. Is a transport header to be
+    /// [read](Self::read_transport) behind them? Not of a later fragment, nor where the headers are
+    /// not [walked](extensions::walk).
+    ///
+    /// # Errors
+    ///
+    /// [`Reject::Truncated`]: the packet ends before its headers do.
+    #[inline(always)]
+    pub fn skip_extensions(&mut self, frame: &(impl Source + ?Sized)) -> Result<bool, Reject> {
+        let Some(chain) = frame.walk(self.proto, self.l4, self.end)? else {
+            return Ok(false);
+        };
+        (self.proto, self.l4) = (chain.proto, chain.l4);
+        let Some(extensions::Fragment { ident, first }) = chain.fragment else { return Ok(true) };
+        (self.ident, self.kind) = (ident, Kind::Fragment { first });
+        Ok(first)
     }
-    let [next, _, offset_hi, offset_lo, ident @ ..] = *header;
-    parsed.ident = u32::from_be_bytes(ident);
-    let first = u16::from_be_bytes([offset_hi, offset_lo]) & ipv6::FRAGMENT_OFFSET == 0;
-    parsed.l4 += 8;
-    parsed.proto = next;
-    parsed.kind = Kind::Fragment { first };
-    if first {
-        parsed.set(transport6(rest, len - 8, next, false)?, false);
+
+    /// Reads the transport header behind extension headers. It begins with `head`, of which
+    /// [`TRANSPORT_LEN6`] bytes are always enough.
+    ///
+    /// # Errors
+    ///
+    /// As of [`parse6`].
+    #[inline(always)]
+    pub fn read_transport(&mut self, head: &[u8]) -> Result<(), Reject> {
+        let whole = self.kind == Kind::Options;
+        let len = usize::from(self.end - self.l4);
+        self.set(transport6(head, len, self.proto, whole)?, whole);
+        Ok(())
     }
-    Ok(parsed)
 }
 
 #[inline(always)]

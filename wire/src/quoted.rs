@@ -3,43 +3,60 @@
 //! Both tiers read it here, so what one takes to be about a flow, the other does too.
 
 use crate::checksum::{is_valid, sum};
-use crate::family::Family;
-use crate::key::{FlowKey4, FlowKey6};
-use crate::parse::Parsed;
+use crate::extensions::Chain;
+use crate::family::{Family, V4, V6};
+use crate::key::{FlowKey, FlowKey4, FlowKey6};
+use crate::parse::{Parsed, Parsed6};
+use crate::words::Source;
 use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
-/// Bytes that are read: an IPv4 header, and as much behind it as every error quotes.
-pub const LEN: usize = ipv4::HEADER_LEN + 8;
-
-/// Where the quoted packet begins in the frame of an ICMP error; `None` if the error ends before
-/// `len` bytes of it.
-#[inline(always)]
-pub fn start<F: Family>(error: &Parsed<F>, len: usize) -> Option<u16> {
-    let start = error.l4 + icmp::HEADER_LEN as u16;
-    (start + len as u16 <= error.end).then_some(start)
+/// A quoted packet of a protocol that flows have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<F: Family> {
+    /// Its flow.
+    pub key: FlowKey<F>,
+    /// Where its transport header begins, bytes from the start of the error's frame.
+    pub l4: u16,
 }
 
-/// As [`LEN`], of IPv6.
-pub const LEN6: usize = ipv6::HEADER_LEN + 8;
+/// Bytes of a transport header that are read, and that every error quotes.
+const TRANSPORT: usize = 8;
 
-/// As [`key`], of IPv6, where `None` stands for extension headers, too.
+/// So many bytes of what an error quotes, which are at `at`.
 #[inline(always)]
-pub fn key6(quoted: &[u8; LEN6]) -> Option<FlowKey6> {
-    let (fixed, rest) = quoted.split_first_chunk::<8>()?;
+fn part<F: Family, const N: usize>(
+    frame: &(impl Source + ?Sized),
+    error: &Parsed<F>,
+    at: u16,
+) -> Option<[u8; N]> {
+    if usize::from(at) + N > error.end.into() { None } else { frame.bytes(at) }
+}
+
+/// As [`of4`], in IPv6: `None`, too, where extension headers are not [walked](crate::extensions::walk).
+#[inline(always)]
+pub fn of6(frame: &(impl Source + ?Sized), error: &Parsed6) -> Option<Quoted<V6>> {
+    let start = error.l4 + icmp::HEADER_LEN as u16;
+    let ip: [u8; ipv6::HEADER_LEN] = part(frame, error, start)?;
+    let (fixed, rest) = ip.split_first_chunk::<8>()?;
     let (src, rest) = rest.split_first_chunk::<16>()?;
-    let (dst, transport) = rest.split_first_chunk::<16>()?;
-    let [0x60..0x70, _, _, _, _, _, proto, _] = *fixed else { return None };
-    let (sport, dport) = ports(proto, transport.first_chunk()?, icmpv6::PROTOCOL, |kind| {
+    let [0x60..0x70, _, _, _, _, _, next, _] = *fixed else { return None };
+    let behind = start + ipv6::HEADER_LEN as u16;
+    let Chain { proto, l4, fragment } = frame.walk(next, behind, error.end).ok().flatten()?;
+    if fragment.is_some_and(|fragment| !fragment.first) {
+        return None;
+    }
+    let transport = part(frame, error, l4)?;
+    let (sport, dport) = ports(proto, &transport, icmpv6::PROTOCOL, |kind| {
         matches!(kind, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY)
     })?;
-    Some(FlowKey6::new(*src, *dst, sport, dport, proto))
+    Some(Quoted { key: FlowKey6::new(*src, *rest.first_chunk()?, sport, dport, proto), l4 })
 }
 
 /// Ports, or twice the identifier, of a protocol that flows have.
 #[inline(always)]
 fn ports(
     proto: u8,
-    transport: &[u8; 8],
+    transport: &[u8; TRANSPORT],
     icmp: u8,
     is_echo: impl Fn(u8) -> bool,
 ) -> Option<([u8; 2], [u8; 2])> {
@@ -51,11 +68,13 @@ fn ports(
     }
 }
 
-/// The key of the quoted packet, of a protocol that flows have; `None` for another, for a header
-/// with options or a wrong checksum (RFC 5508 REQ-3), and for a later fragment.
+/// The packet that an error quotes; `None` for a protocol that flows do not have, for a header with
+/// options or a wrong checksum (RFC 5508 REQ-3), and for a later fragment.
 #[inline(always)]
-pub fn key(quoted: &[u8; LEN]) -> Option<FlowKey4> {
-    let (ip, transport) = quoted.split_first_chunk::<20>()?;
+pub fn of4(frame: &(impl Source + ?Sized), error: &Parsed) -> Option<Quoted<V4>> {
+    let start = error.l4 + icmp::HEADER_LEN as u16;
+    let quoted: [u8; ipv4::HEADER_LEN + TRANSPORT] = part(frame, error, start)?;
+    let (ip, transport) = quoted.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
     let [0x45, _, _, _, _, _, frag_hi, frag_lo, _, proto, ..] = *ip else { return None };
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
     let offset = u16::from_be_bytes([frag_hi, frag_lo]) & ipv4::FRAGMENT_OFFSET;
@@ -65,5 +84,6 @@ pub fn key(quoted: &[u8; LEN]) -> Option<FlowKey4> {
     let (sport, dport) = ports(proto, transport.first_chunk()?, icmp::PROTOCOL, |kind| {
         matches!(kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY)
     })?;
-    Some(FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto))
+    let key = FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto);
+    Some(Quoted { key, l4: start + ipv4::HEADER_LEN as u16 })
 }

@@ -1,5 +1,9 @@
 //! Frame bytes as words, which is how the BPF machine handles them well: what both tiers write, they
 //! write by these traits. The user tier's frames are slices; the XDP program brings its own.
+//! [`Source`] is for what stands where only the frame itself says.
+
+use crate::extensions::{self, Chain};
+use crate::parse::Reject;
 
 /// Bytes that are known to be there, as little-endian words at constant offsets.
 pub trait Words {
@@ -17,6 +21,29 @@ pub trait Words {
 pub trait Frame {
     /// `LEN` bytes from `at` on; `None` unless they are all there.
     fn words<const LEN: usize>(&mut self, at: usize) -> Option<impl Words>;
+}
+
+/// A frame that is read at any place.
+pub trait Source {
+    /// A copy of the `N` bytes from `at` on; `None` unless they are all there.
+    fn bytes<const N: usize>(&self, at: u16) -> Option<[u8; N]>;
+
+    /// [`extensions::walk`], for a source that has it in one place.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline(always)]
+    fn walk(&self, next: u8, at: u16, end: u16) -> Result<Option<Chain>, Reject> {
+        extensions::walk(self, next, at, end)
+    }
+}
+
+impl Source for [u8] {
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: u16) -> Option<[u8; N]> {
+        self.get(usize::from(at)..)?.first_chunk().copied()
+    }
 }
 
 impl Frame for [u8] {

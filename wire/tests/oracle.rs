@@ -10,7 +10,9 @@
 //! | UDP length 0 (jumbogram) | rejects | takes it as the rest of the packet |
 //! | IPv6 payload length 0 (jumbogram) | takes it as empty | takes it as the rest of the frame |
 //! | two VLAN tags, service tags | rejects | takes up to three |
-//! | IPv4 options, IPv6 extension headers | leaves the rest to the slow path | walks on |
+//! | IPv4 options | leaves the rest to the slow path | walks on |
+//! | IPv6 extension headers: many, type 0 routing, two fragment headers | refuses to walk | walks on |
+//! | later fragments of IPv6 | data behind the fragment header | walks on |
 //! | IGMP, AH, ICMP of the other family, ICMP timestamps | other protocol, unread | reads them |
 
 mod common;
@@ -19,13 +21,16 @@ use std::cell::Cell;
 
 use common::{Spec, Transport, fix_ipv4_checksum, flows, samples};
 use etherparse::{
-    Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, LinkExtSlice, SlicedPacket,
-    TransportSlice,
+    IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, Ipv6FragmentHeaderSlice,
+    Ipv6HeaderSlice, LinkExtSlice, SlicedPacket, TransportSlice,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use weir_wire::family::Family;
-use weir_wire::parse::{Kind, Parsed, Reject, parse, parse6};
+use weir_wire::parse::{Kind, Parsed, Parsed6, Reject, parse, parse6};
+
+/// Protocol number that etherparse walks past, and we do not (RFC 4302).
+const AUTHENTICATION: u8 = 51;
 
 /// Whether an IPv4 header's checksum is right. From the bytes: etherparse's parsed header forgets the
 /// reserved flag.
@@ -91,7 +96,7 @@ fn agree<F: Family>(frame: &[u8], parsed: &Parsed<F>) {
                     !matches!(
                         packet.transport,
                         Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))
-                    ) || parsed.proto == 51
+                    ) || parsed.proto == AUTHENTICATION
                 ),
                 Kind::Fragment { .. } | Kind::Options => {}
             }
@@ -148,28 +153,52 @@ fn agree6(frame: &[u8]) -> Result<Kind, Reject> {
     assert_eq!((parsed.ttl, parsed.dscp), (ip.hop_limit(), ip.traffic_class() >> 2));
     assert_eq!(usize::from(parsed.end), l3 + 40 + usize::from(ip.payload_length()));
     assert!(usize::from(parsed.end) <= frame.len());
-    let next = ip.next_header();
-    match parsed.kind {
-        Kind::Fragment { first } => {
-            let header = Ipv6FragmentHeaderSlice::from_slice(&frame[l3 + 40..]).unwrap();
-            assert_eq!(next.0, 44);
-            assert_eq!(first, header.fragment_offset().value() == 0);
-            assert_eq!(usize::from(parsed.l4), l3 + 48);
-            assert_eq!(parsed.proto, header.next_header().0);
-        }
-        kind => {
-            assert_ne!(next.0, 44);
-            assert_eq!((usize::from(parsed.l4), parsed.proto), (l3 + 40, next.0));
-            // To etherparse ESP is an extension header; nobody walks past it.
-            let extension = next.is_ipv6_ext_header_value() && next.0 != 50;
-            assert_eq!(kind == Kind::Options, extension);
-        }
-    }
+    check_extensions(frame, &parsed, ip.next_header());
     // A jumbogram to etherparse, empty to us.
     if ip.payload_length() != 0 {
         agree(frame, &parsed);
     }
     Ok(parsed.kind)
+}
+
+/// Checks where the parser takes the transport to begin, and what it says of fragments.
+fn check_extensions(frame: &[u8], parsed: &Parsed6, next: IpNumber) {
+    let behind = &frame[usize::from(parsed.l3) + 40..usize::from(parsed.end)];
+    let walked = Ipv6ExtensionsSlice::from_slice(next, behind);
+    match parsed.kind {
+        Kind::Options => {
+            assert_eq!(usize::from(parsed.l4), usize::from(parsed.l3) + 40);
+            assert!(matches!(parsed.proto, 0 | 43 | 44 | 60) && parsed.proto == next.0);
+            let Ok((extensions, _, _)) = walked else { return };
+            let headers: Vec<_> = extensions.into_iter().collect();
+            let of_type_0 =
+                |it: &_| matches!(it, Ipv6ExtensionSlice::Routing(it) if it.slice()[2] == 0);
+            let fragments =
+                headers.iter().filter(|it| matches!(it, Ipv6ExtensionSlice::Fragment(_)));
+            assert!(headers.len() > 8 || headers.iter().any(of_type_0) || fragments.count() > 1);
+        }
+        Kind::Fragment { first: false } => {
+            let header = &frame[usize::from(parsed.l4) - 8..];
+            let header = Ipv6FragmentHeaderSlice::from_slice(header).unwrap();
+            assert!(header.fragment_offset().value() != 0);
+            assert_eq!(header.next_header().0, parsed.proto);
+            assert_eq!(header.identification(), parsed.ident);
+        }
+        kind if parsed.proto == AUTHENTICATION => {
+            assert!(matches!(kind, Kind::OtherProtocol | Kind::Fragment { first: true }));
+        }
+        kind => {
+            let (extensions, number, rest) = walked.expect("headers that etherparse walks");
+            assert_eq!((number.0, rest.len()), (parsed.proto, (parsed.end - parsed.l4).into()));
+            let mut fragments = extensions.into_iter().filter_map(|it| match it {
+                Ipv6ExtensionSlice::Fragment(header) => Some(header),
+                _ => None,
+            });
+            let fragment = fragments.next();
+            assert_eq!(fragment.is_some(), kind == Kind::Fragment { first: true });
+            assert_eq!(fragment.map_or(0, |it| it.identification()), parsed.ident);
+        }
+    }
 }
 
 /// Checks that a refusal is etherparse's too, or one of those in the table above.
@@ -214,7 +243,15 @@ fn stricter(frame: &[u8], l3: usize) -> bool {
             if len == 0 {
                 return true;
             }
-            (ip.next_header().0 == 44, ip.next_header().0, 40, len)
+            let behind = &packet[40..40 + len];
+            let Ok((extensions, number, rest)) =
+                Ipv6ExtensionsSlice::from_slice(ip.next_header(), behind)
+            else {
+                return false;
+            };
+            let mut headers = extensions.into_iter();
+            let first = headers.any(|it| matches!(it, Ipv6ExtensionSlice::Fragment(_)));
+            (first, number.0, 40 + len - rest.len(), rest.len())
         }
     };
     let transport = &packet[l4..l4 + len];

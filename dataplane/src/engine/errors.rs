@@ -212,11 +212,11 @@ impl<F: Stored> Sessions<F> {
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
-        let quoted = icmp_error::quoted_key::<F>(received.frame.data(), p);
+        let quoted = icmp_error::quoted::<F>(received.frame.data(), p);
         let quoted = quoted.ok_or(Counter::DropIcmpUnrelated)?;
-        let key = quoted.reversed();
+        let key = quoted.key.reversed();
         let Some(slot) = self.table.find(key.hash(cx.key), &key) else {
-            if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.dst()) {
+            if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, quoted.key.dst()) {
                 return Err(Counter::DropIcmpUnrelated);
             }
             return self.forward_stateless(cx, work, Counter::DropIcmpUnrelated, received, out);

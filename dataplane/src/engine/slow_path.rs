@@ -252,5 +252,5 @@ fn header_of<F: Family>(p: &Parsed<F>, frame: &[u8]) -> Header {
 }
 
 pub(super) fn fragment_key<F: Family>(p: &Parsed<F>) -> FragmentKey<F> {
-    FragmentKey { src: p.src, dst: p.dst, ident: p.ident, proto: p.proto }
+    FragmentKey { src: p.src, dst: p.dst, ident: p.ident }
 }

@@ -296,3 +296,152 @@ fn what_is_neither_echo_nor_an_error_is_nobodys() {
     assert!(gateway.send(LAN, &frame).is_empty());
     assert_eq!(gateway.count(Counter::DropProtocol), 1);
 }
+
+/// Destination options of so many units of 8 bytes, and what they are in front of.
+fn options(units: u8, next: u8) -> Vec<u8> {
+    let mut header = vec![0; 8 * usize::from(units)];
+    (header[0], header[1]) = (next, units - 1);
+    header
+}
+
+/// The frame with a header in front of its transport.
+fn extended(frame: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame.splice(54..54, header.iter().copied());
+    let len = u16::from_be_bytes([frame[18], frame[19]]) + header.len() as u16;
+    frame[18..20].copy_from_slice(&len.to_be_bytes());
+    frame[20] = number;
+    frame
+}
+
+/// The frame with destination options.
+fn with_options(frame: &[u8]) -> Vec<u8> {
+    extended(frame, 60, &options(2, frame[20]))
+}
+
+/// Frames of each kind, with extension headers and without.
+pub fn corpus() -> Vec<Vec<u8>> {
+    let mut corpus = Vec::new();
+    for proto in [UDP, TCP, V6::ICMP] {
+        for frame in [out(proto), answer(proto, 1), answer(proto, 2)] {
+            corpus.push(with_options(&extended(&frame, 43, &[frame[20], 0, 4, 0, 0, 0, 0, 0])));
+            for offset in [0, 16] {
+                let fragment = [frame[20], 0, 0, offset | 1, 0, 0, 0, proto];
+                corpus.push(with_options(&extended(&frame, 44, &fragment)));
+            }
+            corpus.push(frame);
+        }
+    }
+    for about in [out(UDP), with_options(&out(TCP))] {
+        let builder = PacketBuilder::ethernet2(next_hop_mac(0), device_mac(1))
+            .ipv6(ROUTER6, HOST6, 60)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &about[14..]).unwrap();
+        corpus.push(with_options(&frame));
+    }
+    corpus
+}
+
+#[test]
+fn extension_headers_go_with_the_packets_of_their_flow() {
+    for proto in [UDP, TCP, V6::ICMP] {
+        let mut gateway = gateway();
+        let frame = with_options(&out(proto));
+        let (first, left) = one(gateway.send(LAN, &frame));
+        assert_eq!(left[12..], one_hop_on(&frame)[12..]);
+        assert_eq!(one(gateway.send(LAN, &out(proto))).0, first, "with or without");
+        for uplink in UPLINKS {
+            let frame = with_options(&answer(proto, uplink));
+            let (device, back) = one(gateway.send(uplink, &frame));
+            assert_eq!((device, &back[..6]), (LAN, &HOST_MAC[..]));
+            assert_eq!(back[12..], one_hop_on(&frame)[12..]);
+        }
+        assert_eq!(gateway.engines[0].flows(), 1);
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn headers_that_are_not_walked_are_dropped_and_counted() {
+    let mut gateway = gateway();
+    let routing = [UDP, 0, 0, 0, 0, 0, 0, 0];
+    assert!(gateway.send(LAN, &extended(&out(UDP), 43, &routing)).is_empty());
+    let many = (0..9).fold(out(UDP), |frame, _| with_options(&frame));
+    assert!(gateway.send(LAN, &many).is_empty());
+    assert_eq!((gateway.count(Counter::DropOptions), gateway.engines[0].flows()), (2, 0));
+    let cut = extended(&out(UDP), 60, &[UDP, 200, 0, 0, 0, 0, 0, 0]);
+    assert!(gateway.send(LAN, &cut).is_empty());
+    assert_eq!(gateway.count(Counter::DropMalformed), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn fragments_follow_their_first_whatever_headers_it_has_behind_the_fragment_header() {
+    let mut gateway = gateway();
+    let fragment = |offset: u8, next| [next, 0, 0, offset | 1, 1, 2, 3, 4];
+    // Options in each before the fragment header, and in the first behind it.
+    let first = extended(&with_options(&out(UDP)), 44, &fragment(0, 60));
+    let first = with_options(&first);
+    let later = with_options(&extended(&out(UDP), 44, &fragment(48, 99)));
+    assert!(gateway.send(LAN, &later).is_empty());
+    assert_eq!(gateway.count(Counter::DropFragment), 1);
+    let (device, left) = one(gateway.send(LAN, &first));
+    assert_eq!(left[12..], one_hop_on(&first)[12..]);
+    let (behind, left) = one(gateway.send(LAN, &later));
+    assert_eq!((behind, &left[12..]), (device, &one_hop_on(&later)[12..]));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_checksum_left_to_the_device_is_completed_behind_extension_headers() {
+    for proto in [UDP, TCP] {
+        let mut gateway = gateway();
+        let whole = out(proto);
+        let p = parse6(&whole).unwrap();
+        let at = if proto == TCP { 70 } else { 60 };
+        let mut begun = whole.clone();
+        let pseudo = V6::pseudo(&p.src, &p.dst, proto, p.end - p.l4);
+        begun[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+        let (_, left) = one(gateway.send(LAN, &with_options(&begun)));
+        assert_eq!(left[12..], one_hop_on(&with_options(&whole))[12..]);
+    }
+}
+
+#[test]
+fn errors_quote_and_are_taken_with_extension_headers() {
+    let mut gateway = gateway();
+    let (device, _) = one(gateway.send(LAN, &with_options(&out(UDP))));
+    let expired =
+        with_options(&packet([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], (UDP, false), 1, 8));
+    let (_, error) = one(gateway.send(LAN, &expired));
+    let p = see6(&error);
+    assert_eq!((p.kind, p.dst), (Kind::IcmpError, HOST6));
+    assert_eq!(error[usize::from(p.l4) + 8..p.end.into()], expired[14..]);
+    let sent = with_options(&out(UDP));
+    let builder = PacketBuilder::ethernet2(next_hop_mac(device - 1), device_mac(device))
+        .ipv6(ROUTER6, HOST6, 60)
+        .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &sent[14..]).unwrap();
+    for frame in [with_options(&frame), frame] {
+        let (back, passed) = one(gateway.send(device, &frame));
+        assert_eq!((back, &passed[12..]), (LAN, &one_hop_on(&frame)[12..]));
+    }
+    gateway.assert_conserved();
+}
+
+#[test]
+fn extension_headers_count_towards_the_mtu() {
+    let mut gateway = gateway();
+    gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 1280);
+    gateway.publish(BUCKETS / 2);
+    let macs = [HOST_MAC, device_mac(LAN)];
+    // With its options it does not fit.
+    let frame = with_options(&packet(macs, [HOST6, SERVER6], (UDP, false), 64, 1280 - 40 - 8 - 15));
+    let (_, error) = one(gateway.send(LAN, &frame));
+    let p = see6(&error);
+    assert_eq!(error[p.l4.into()..][..2], V6::TOO_BIG);
+    let frame = with_options(&packet(macs, [HOST6, SERVER6], (UDP, false), 64, 1280 - 40 - 8 - 16));
+    assert_eq!(one(gateway.send(LAN, &frame)).1.len(), 14 + 1280);
+}

@@ -25,7 +25,7 @@ pub const GATEWAY6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 
 pub const SITE6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
 const LINK: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const DOCUMENTS: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
+pub const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
 pub const FORWARDED: (u32, Counter) = (4, Counter::XdpForwarded);
 pub const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
 pub const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
@@ -33,8 +33,11 @@ pub const MARTIAN: (u32, Counter) = (DROP, Counter::XdpDropMartian);
 pub const KERNELS: (u32, Counter) = (PASS, Counter::XdpPassIpv6);
 
 /// With destinations and a next hop of IPv6; a path of it only if weir serves it.
-fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
+pub fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
     let mut f = Fixture::with(test, role, OnDataplaneLoss::Drop, |half| {
+        for port in &mut half.ports {
+            port.ipv6 = port.role.min(1);
+        }
         half.uplinks[0].path_mut(Family::V6).next_hop_mac = Mac::new(NEXT_HOP);
     });
     f.can_transmit();
@@ -75,17 +78,17 @@ pub fn out(proto: u8) -> Vec<u8> {
     packet([HOST6, SITE6], proto, 64)
 }
 
-fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
+pub fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
     frame.splice(12..12, [0x81, 0, 0, vlan]);
     frame
 }
 
 /// Puts the direction of a frame's packets in the table; its slot.
-fn insert(f: &Fixture, frame: &[u8], flags: u8, adjacency: u16) -> u32 {
+pub fn insert(f: &Fixture, frame: &[u8], flags: u8, adjacency: u16) -> u32 {
     insert_from(f, &parse6(frame).unwrap().key(), flags, adjacency, SENDER)
 }
 
-fn insert_from(f: &Fixture, key: &FlowKey6, flags: u8, adjacency: u16, from: Adjacency) -> u32 {
+pub fn insert_from(f: &Fixture, key: &FlowKey6, flags: u8, adjacency: u16, from: Adjacency) -> u32 {
     let state_owner = StateOwner::new(FlowState::Stateless, 0);
     let mark = mark(from.to_word(), 0);
     let new = NewDirection { flags, state_owner, uplink: 0, adjacency, mark, now: 0 };
@@ -105,6 +108,51 @@ fn rewritten(frame: &[u8], to: [u8; 6]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     V6::apply(&mut frame, &p, Some(p.proto), &V6::compile(&p.key(), &p.key()));
     [&to[..], &OURS, &[0x86, 0xdd], &frame[usize::from(p.l3)..]].concat()
+}
+
+/// Has the ports, which have IPv6, have none.
+fn take_ipv6_away(f: &Fixture) {
+    let mut writer = f.writer();
+    let mut half = writer.region().snapshot().unwrap().half;
+    for port in &mut half.ports {
+        port.ipv6 = 0;
+    }
+    writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+}
+
+/// The frame with extension headers of these numbers, of 8, 16, 24 … bytes; a routing header is of
+/// type 4, a fragment header of a first fragment.
+pub fn extended(frame: &[u8], numbers: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    for (index, number) in numbers.iter().enumerate().rev() {
+        let units = if *number == 44 { 1 } else { index + 1 };
+        let mut header = vec![0; 8 * units];
+        (header[0], header[1]) = (frame[20], units as u8 - 1);
+        header[2] = if *number == 43 { 4 } else { 0 };
+        frame[20] = *number;
+        let len = u16::from_be_bytes([frame[18], frame[19]]) + header.len() as u16;
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+        frame.splice(54..54, header);
+    }
+    frame
+}
+
+/// One fragment header in front of the frame's transport.
+fn fragmented(frame: &[u8], next: u8, offset: u8, ident: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame.splice(54..54, [next, 0, 0, offset | 1, 0, 0, 0, ident]);
+    (frame[20], frame[19]) = (44, frame[19] + 8);
+    frame
+}
+
+/// "Too big" about a packet.
+pub fn error(about: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS)
+        .ipv6(SITE6, HOST6, 60)
+        .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
+    let mut frame = Vec::new();
+    builder.write(&mut frame, about).unwrap();
+    frame
 }
 
 #[test]
@@ -161,15 +209,12 @@ fn what_the_user_tier_has_to_see_of_ipv6_is_left_to_it_untouched() {
         frame[at] = to;
         frame
     };
-    let mut options = packet([HOST6, SITE6], udp::PROTOCOL, 64);
-    options.splice(54..54, [udp::PROTOCOL, 0, 1, 4, 0, 0, 0, 0]);
-    (options[20], options[19]) = (60, options[19] + 8);
     let cases = [
         ("SYN", changed(67, tcp::flag::SYN)),
         ("RST", changed(67, tcp::flag::RST)),
         ("last hop", packet([HOST6, SITE6], tcp::PROTOCOL, 1)),
         ("another flow", packet([HOST6, SITE6], udp::PROTOCOL, 64)),
-        ("destination options", options),
+        ("destination options", extended(&plain, &[60])),
     ];
     for (what, frame) in cases {
         let (action, counter, sent) = f.run_for_frame(&frame);
@@ -204,10 +249,10 @@ fn of_a_lans_packets_those_of_its_own_prefix_to_the_world_are_the_user_tiers() {
     let mut f = lan("six-lan");
     let mut run = |src, dst| f.run(&packet([src, dst], udp::PROTOCOL, 64));
     assert_eq!(run(HOST6, SITE6), TRANSIT);
-    assert_eq!(run(SITE6, HOST6), KERNELS, "of a prefix that weir does not serve");
     assert_eq!(run(HOST6, GATEWAY6), (PASS, Counter::XdpPassLocal));
-    assert_eq!(run(GATEWAY6, HOST6), KERNELS);
-    assert_eq!(run(HOST6, HOST6), (PASS, Counter::XdpPassKernelRoute));
+    for source in [SITE6, GATEWAY6, HOST6] {
+        assert_eq!(run(source, HOST6), (PASS, Counter::XdpPassKernelRoute));
+    }
     assert_eq!(run(LINK, SITE6), KERNELS);
     assert_eq!(run(HOST6, LINK), KERNELS);
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -236,9 +281,120 @@ fn from_an_uplink_only_what_a_flow_waits_for_reaches_a_served_lan() {
     insert(&f, &answer, 0, NONE.into());
     assert_eq!(f.run(&answer), TRANSIT);
     assert_eq!(f.run(&packet([SITE6, HOST6], tcp::PROTOCOL, 64)), UNASKED);
-    assert_eq!(f.run(&packet([GATEWAY6, HOST6], udp::PROTOCOL, 64)), MARTIAN);
+    for pair in [[GATEWAY6, HOST6], [HOST6, GATEWAY6], [HOST6, SITE6]] {
+        assert_eq!(f.run(&packet(pair, udp::PROTOCOL, 64)), MARTIAN);
+    }
     assert_eq!(f.run(&packet([SITE6, GATEWAY6], udp::PROTOCOL, 64)), KERNELS);
-    assert_eq!(f.run(&packet([SITE6, SITE6], udp::PROTOCOL, 64)), KERNELS);
+}
+
+#[test]
+fn what_an_uplink_sends_for_nobody_is_dropped() {
+    let mut f = uplink("six-nobody");
+    let frame = packet([SITE6, SITE6], udp::PROTOCOL, 64);
+    assert_eq!(f.run(&frame), (DROP, Counter::XdpDropForeign));
+    let mut others = frame.clone();
+    others[5] ^= 1;
+    assert_eq!(f.run(&others), KERNELS);
+    take_ipv6_away(&f);
+    assert_eq!(f.run(&frame), KERNELS, "the uplink has no path of IPv6");
+}
+
+#[test]
+fn what_a_lan_sends_in_anothers_name_is_dropped() {
+    let mut f = lan("six-source");
+    for source in [SITE6, GATEWAY6, DOCUMENTS] {
+        assert_eq!(f.run(&packet([source, SITE6], udp::PROTOCOL, 64)), MARTIAN);
+    }
+    take_ipv6_away(&f);
+    assert_eq!(f.run(&packet([SITE6, SITE6], udp::PROTOCOL, 64)), KERNELS, "no prefix of IPv6");
+    assert_eq!(f.run(&out(udp::PROTOCOL)), KERNELS);
+}
+
+#[test]
+fn an_address_that_nobody_has_does_not_travel() {
+    let compatible = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    for (test, role) in [("six-stray-lan", PortRole::Lan), ("six-stray-wan", PortRole::Uplink)] {
+        let mut f = fixture(test, role, true);
+        let mut run = |src, dst| f.run(&packet([src, dst], udp::PROTOCOL, 64));
+        for nobodys in [[0; 16], compatible] {
+            assert_eq!(run(nobodys, HOST6), MARTIAN);
+            assert_eq!(run(SITE6, nobodys), MARTIAN);
+        }
+        assert_eq!(run(group, HOST6), MARTIAN);
+        for of_link in [group, LINK] {
+            assert_eq!(run(SITE6, of_link), KERNELS);
+            assert_eq!(run([0; 16], of_link), KERNELS);
+        }
+        assert_eq!(run(LINK, HOST6), KERNELS);
+    }
+}
+
+#[test]
+fn malformed_ipv6_is_left_to_no_kernel_that_forwards() {
+    let whole = packet([SITE6, HOST6], tcp::PROTOCOL, 64);
+    let mut offset = whole.clone();
+    offset[66] = 0x40;
+    let mut options = extended(&whole, &[60]);
+    options[55] = 200;
+    let first = fragmented(&whole, 60, 0, 1);
+    let cases = [
+        ("a data offset of four words", offset),
+        ("less than its length", whole[..whole.len() - 1].to_vec()),
+        ("no room for its header", whole[..50].to_vec()),
+        ("options beyond its end", options),
+        ("a first fragment without all headers", first),
+    ];
+    for (test, role) in [("six-broken-lan", PortRole::Lan), ("six-broken-wan", PortRole::Uplink)] {
+        let mut f = fixture(test, role, true);
+        for (what, frame) in &cases {
+            assert_eq!(f.run(frame), (DROP, Counter::XdpDropMalformed), "{what}");
+            let mut others = frame.clone();
+            others[5] ^= 1;
+            assert_eq!(f.run(&others), KERNELS, "{what}, for another");
+        }
+        if role == PortRole::Lan {
+            take_ipv6_away(&f);
+            assert_eq!(f.run(&cases[0].1), KERNELS);
+        }
+    }
+}
+
+#[test]
+fn a_flow_is_found_behind_extension_headers() {
+    let mut f = uplink("six-extended");
+    let chains: [&[u8]; 4] = [&[60], &[0, 60, 43, 60], &[43], &[60; 8]];
+    for proto in [udp::PROTOCOL, tcp::PROTOCOL, icmpv6::PROTOCOL] {
+        let answer = packet([SITE6, HOST6], proto, 64);
+        for chain in chains {
+            assert_eq!(f.run(&extended(&answer, chain)), UNASKED, "{proto} behind {chain:?}");
+        }
+        insert(&f, &answer, 0, NONE.into());
+        for chain in chains {
+            let frame = extended(&answer, chain);
+            assert_eq!(f.run(&frame), TRANSIT, "{proto} behind {chain:?}");
+            assert_eq!(f.run(&tagged(frame, 7)), TRANSIT, "{proto} behind {chain:?}, tagged");
+        }
+    }
+    let answer = packet([SITE6, HOST6], udp::PROTOCOL, 64);
+    for chain in [&[60; 9][..], &[60, 0], &[44, 44], &[51], &[135]] {
+        assert_eq!(f.run(&extended(&answer, chain)), UNASKED, "{chain:?} is not walked");
+    }
+    let mut type_0 = extended(&answer, &[43]);
+    type_0[56] = 0;
+    assert_eq!(f.run(&type_0), UNASKED);
+}
+
+#[test]
+fn from_a_lan_extension_headers_are_the_user_tiers() {
+    let mut f = lan("six-extended-lan");
+    for chain in [&[60][..], &[0, 60], &[60; 8], &[60; 9], &[51]] {
+        assert_eq!(f.run(&extended(&out(udp::PROTOCOL), chain)), TRANSIT, "{chain:?}");
+    }
+    let to_gateway = packet([HOST6, GATEWAY6], udp::PROTOCOL, 64);
+    for chain in [&[60][..], &[60; 9]] {
+        assert_eq!(f.run(&extended(&to_gateway, chain)), (PASS, Counter::XdpPassLocal));
+    }
 }
 
 #[test]
@@ -248,15 +404,14 @@ fn an_icmpv6_error_about_a_flow_is_the_user_tiers_and_any_other_nobodys() {
     insert(&f, &packet([SITE6, HOST6], udp::PROTOCOL, 64), 0, NONE.into());
     // The answer's ports are the other way round.
     (sent[54], sent[55], sent[56], sent[57]) = (0, 53, 0x0f, 0xa0);
-    let error = |about: &[u8]| {
-        let builder = PacketBuilder::ethernet2(THEIRS, OURS)
-            .ipv6(SITE6, HOST6, 60)
-            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1280 });
-        let mut frame = Vec::new();
-        builder.write(&mut frame, about).unwrap();
-        frame
-    };
     assert_eq!(f.run(&error(&sent[14..])), TRANSIT);
+    for chain in [&[60][..], &[0, 43, 60]] {
+        let about = extended(&sent, chain);
+        assert_eq!(f.run(&error(&about[14..])), TRANSIT, "about a packet with {chain:?}");
+        assert_eq!(f.run(&extended(&error(&about[14..]), chain)), TRANSIT, "both with {chain:?}");
+    }
+    assert_eq!(f.run(&error(&fragmented(&sent, 17, 0, 1)[14..])), TRANSIT);
+    assert_eq!(f.run(&error(&fragmented(&sent, 17, 8, 1)[14..])), UNASKED);
     sent[57] ^= 1;
     assert_eq!(f.run(&error(&sent[14..])), UNASKED);
     assert_eq!(f.run(&error(&sent[14..60])), UNASKED);
@@ -270,9 +425,7 @@ fn later_fragments_of_ipv6_go_where_their_first_went() {
     let fragment = |offset: u8, ident: u8, port: u8| {
         let mut frame = whole.clone();
         frame[57] = port;
-        frame.splice(54..54, [udp::PROTOCOL, 0, 0, offset | 1, 0, 0, 0, ident]);
-        (frame[20], frame[19]) = (44, frame[19] + 8);
-        frame
+        fragmented(&frame, udp::PROTOCOL, offset, ident)
     };
     assert_eq!(f.run(&fragment(8, 5, 53)), UNASKED);
     assert_eq!(f.run(&fragment(0, 5, 53)), TRANSIT);
@@ -280,4 +433,13 @@ fn later_fragments_of_ipv6_go_where_their_first_went() {
     assert_eq!(f.run(&fragment(8, 6, 53)), UNASKED);
     assert_eq!(f.run(&fragment(0, 5, 54)), UNASKED);
     assert_eq!(f.run(&fragment(8, 5, 53)), UNASKED);
+    // Options before the fragment header are in each; those behind it only in the first, and what
+    // the others name as their next header does not count.
+    let mut first = extended(&whole, &[60]);
+    first = extended(&fragmented(&first, 60, 0, 9), &[60]);
+    let later = |ident| extended(&fragmented(&whole, 99, 8, ident), &[60]);
+    assert_eq!(f.run(&later(9)), UNASKED);
+    assert_eq!(f.run(&first), TRANSIT);
+    assert_eq!(f.run(&later(9)), TRANSIT);
+    assert_eq!(f.run(&later(8)), UNASKED);
 }

@@ -7,6 +7,7 @@ use etherparse::{
     PacketBuilder, TcpHeader, VlanId,
 };
 use proptest::prelude::*;
+use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, Reject, TRANSPORT_LEN6, parse6_head};
 
 pub const SRC_MAC: [u8; 6] = [2, 0, 0x5e, 0x20, 0, 2];
 pub const DST_MAC: [u8; 6] = [2, 0, 0x5e, 0x10, 0, 1];
@@ -26,6 +27,47 @@ pub enum Transport {
     Other(u8),
 }
 
+/// An extension header of IPv6 as it stands in a packet, but for the next header's number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extension {
+    pub number: u8,
+    pub bytes: Vec<u8>,
+}
+
+impl Extension {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const DESTINATION_OPTIONS: u8 = 60;
+
+    /// Of so many units of 8 bytes; `kind` is the type of a routing header.
+    pub fn new(number: u8, units: usize, kind: u8) -> Self {
+        let mut bytes = vec![0; 8 * units];
+        (bytes[1], bytes[2]) = (units as u8 - 1, kind);
+        Self { number, bytes }
+    }
+
+    /// A fragment header; the offset is in units of 8 bytes.
+    pub fn fragment(offset: u16, more: bool, ident: u32) -> Self {
+        let mut bytes = vec![0; 2];
+        bytes.extend((offset << 3 | u16::from(more)).to_be_bytes());
+        bytes.extend(ident.to_be_bytes());
+        Self { number: Self::FRAGMENT, bytes }
+    }
+}
+
+/// Puts extension headers behind the IPv6 header at `l3`, before those that are there.
+pub fn insert_extensions(frame: &mut Vec<u8>, l3: usize, extensions: &[Extension]) {
+    for extension in extensions.iter().rev() {
+        let mut bytes = extension.bytes.clone();
+        bytes[0] = frame[l3 + 6];
+        frame[l3 + 6] = extension.number;
+        let len = u16::from_be_bytes([frame[l3 + 4], frame[l3 + 5]]) + bytes.len() as u16;
+        frame[l3 + 4..l3 + 6].copy_from_slice(&len.to_be_bytes());
+        frame.splice(l3 + 40..l3 + 40, bytes);
+    }
+}
+
 /// A frame to build. IPv4 takes the first four bytes of each address.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -40,6 +82,8 @@ pub struct Spec {
     pub ip_option_words: usize,
     /// Offset in 8-byte units, and whether more follow.
     pub fragment: Option<(u16, bool)>,
+    /// Before a fragment header.
+    pub extensions: Vec<Extension>,
     pub transport: Transport,
     pub payload: Vec<u8>,
     /// Bytes of 0xAA after the IP packet.
@@ -65,6 +109,7 @@ impl Spec {
             dscp: 46,
             ip_option_words: 0,
             fragment: None,
+            extensions: Vec::new(),
             transport,
             payload: b"payload".to_vec(),
             padding: 0,
@@ -85,7 +130,8 @@ impl Spec {
 
     pub fn l4(&self) -> usize {
         let fragment = if self.fragment.is_some() { 8 } else { 0 };
-        self.l3() + if self.v6 { 40 + fragment } else { 20 + self.ip_option_words * 4 }
+        let extensions: usize = self.extensions.iter().map(|it| it.bytes.len()).sum();
+        self.l3() + if self.v6 { 40 + extensions + fragment } else { 20 + self.ip_option_words * 4 }
     }
 
     fn ip(&self) -> IpHeaders {
@@ -164,6 +210,7 @@ impl Spec {
             }
             Transport::Other(proto) => step.write(&mut frame, IpNumber(proto), data).unwrap(),
         }
+        insert_extensions(&mut frame, self.l3(), &self.extensions);
         frame.resize(frame.len() + self.padding, 0xaa);
         frame
     }
@@ -193,10 +240,56 @@ pub fn samples() -> Vec<Spec> {
             let later = Some((3, false));
             specs.push(Spec { vlan, fragment: later, ..Spec::new(v6, Transport::Other(17)) });
             specs.push(Spec { vlan, ip_option_words: 2, ..Spec::new(v6, Transport::Udp) });
-            specs.push(Spec { vlan, ..Spec::new(v6, Transport::Other(60)) });
         }
     }
+    specs.extend(extended_samples());
     specs
+}
+
+/// IPv6 with extension headers, in each order and number that matters.
+fn extended_samples() -> Vec<Spec> {
+    let hops = || Extension::new(Extension::HOP_BY_HOP, 1, 0);
+    let options = |units| Extension::new(Extension::DESTINATION_OPTIONS, units, 0);
+    let routing = |kind| Extension::new(Extension::ROUTING, 3, kind);
+    let chains = [
+        vec![hops()],
+        vec![options(1)],
+        vec![routing(4)],
+        vec![hops(), options(2), routing(2), options(1)],
+        vec![Extension::fragment(0, true, 7), options(1)],
+        vec![hops(), Extension::fragment(9, false, 7), options(1)],
+        vec![options(1); 8],
+        vec![options(1); 9],
+        vec![options(1), hops()],
+        vec![routing(0)],
+        vec![Extension::fragment(0, true, 7), Extension::fragment(0, true, 8)],
+    ];
+    let mut specs = Vec::new();
+    for extensions in chains {
+        for transport in
+            [Transport::Tcp { flags: 0x18, option_words: 3 }, Transport::Udp, Transport::EchoReply]
+        {
+            let base = Spec::new(true, transport);
+            specs.push(Spec { extensions: extensions.clone(), padding: 6, ..base });
+        }
+        let inner = Spec { extensions: extensions.clone(), ..Spec::new(true, Transport::Udp) };
+        let payload = inner.build()[14..].to_vec();
+        specs.push(Spec { extensions, payload, ..Spec::new(true, Transport::IcmpError) });
+    }
+    specs
+}
+
+/// As [`parse6`](weir_wire::parse::parse6), from the bytes that the XDP program gives it.
+pub fn parse6_by_parts(frame: &[u8]) -> Result<Parsed6, Reject> {
+    let mut parsed = parse6_head(&frame[..frame.len().min(HEAD_LEN6)], frame.len())?;
+    if parsed.kind == Kind::Options && parsed.skip_extensions(frame)? {
+        let mut transport = [0; TRANSPORT_LEN6];
+        let rest = &frame[parsed.l4.into()..parsed.end.into()];
+        let len = rest.len().min(TRANSPORT_LEN6);
+        transport[..len].copy_from_slice(&rest[..len]);
+        parsed.read_transport(&transport)?;
+    }
+    Ok(parsed)
 }
 
 /// Makes the checksum of a 20-byte IPv4 header at `l3` right, if there is one, so that mutations
