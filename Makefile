@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test bench lint ebpf deps
+.PHONY: demo test fuzz bench lint ebpf deps
 
 demo: deps
 	$(CARGO) build --release --workspace
@@ -17,6 +17,12 @@ test: deps lint
 	WEIR_TIER=user $(CARGO) test --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
+
+# A hundred million broken frames for the parser and as many for the engine, of which `make test`
+# takes a tenth.
+fuzz:
+	WEIR_FUZZ_FRAMES=100000000 $(CARGO) test --release --locked -p weir-wire -p weir-dataplane \
+		--test fuzz --test engine -- broken_frames
 
 # Measures everything that one machine can, in about ten minutes: target/bench/report.md.
 bench:

@@ -6,6 +6,7 @@ use weir_layout::counters::Counter;
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use super::gateway::*;
+use super::ipv6;
 
 /// A small generator with a fixed seed, so that a failure repeats.
 struct Seeded(u64);
@@ -61,12 +62,19 @@ fn corpus() -> Vec<Vec<u8>> {
     let mut tagged = udp_out(40_000, 53);
     tagged.splice(12..12, [0x81, 0, 0, 5]);
     corpus.push(tagged);
+    corpus.extend(ipv6::corpus());
     corpus
+}
+
+/// How many broken frames: ten million, or as many as `make fuzz` asks for.
+fn frames() -> usize {
+    std::env::var("WEIR_FUZZ_FRAMES").map_or(10_000_000, |number| number.parse().unwrap())
 }
 
 #[test]
 fn ten_million_broken_frames_neither_crash_nor_leak() {
     let mut gateway = Gateway::with(1, 1 << 14);
+    gateway.serve_ipv6();
     let config = UmemConfig { frames: 256, frame_size: 2048, huge_pages: false };
     let umem = Umem::new(config).unwrap();
     let mut sink = Sink(&umem);
@@ -75,7 +83,7 @@ fn ten_million_broken_frames_neither_crash_nor_leak() {
     let mut batch = Vec::with_capacity(64);
     let mut bytes = [0u8; 256];
     let mut offered = 0u64;
-    for round in 0..10_000_000 / 64 + 1 {
+    for round in 0..frames() / 64 + 1 {
         for _ in 0..64 {
             let model = &corpus[random.below(corpus.len())];
             bytes[..model.len()].copy_from_slice(model);
