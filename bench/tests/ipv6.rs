@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weir_health::{Entry, Part, Reason, State};
+use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, SERVER, STRANGER};
 use weir_kit::plan::{Plan, Uplink};
@@ -105,6 +106,28 @@ fn connections_outlive_the_uplinks_that_carry_them() {
     assert!(before > 100, "before its carrier went: {packets:?}");
     assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
     assert_eq!(outbound(&topology)[0], before);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn packets_with_extension_headers_reach_their_hosts_and_so_do_their_fragments() {
+    let (topology, weir) = site(Plan::new(3, 1), 1);
+    let host = &topology.hosts[0].netns;
+    let directory = topology.run.file_directory().unwrap();
+    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
+    fs::write(directory.join("files/content"), vec![7; 300_000]).unwrap();
+    let _server = extended::serve(&topology.internet, SERVER).unwrap();
+    for headers in [Headers::Destination, Headers::HopByHop, Headers::Both] {
+        for bytes in [100, 4000] {
+            let back = extended::exchange(host, SERVER, headers, bytes).unwrap();
+            assert_eq!(back, 20, "{headers:?}, {bytes} bytes");
+        }
+        let from = (SERVER, nginx::PORT);
+        let bytes = extended::download(host, from, "/content", headers).unwrap();
+        assert!(bytes > 300_000, "{headers:?}: {bytes} bytes");
+    }
+    let counters = weir.counters().unwrap();
+    assert_eq!(counters.sum(Counter::DropOptions) + counters.sum(Counter::DropFragment), 0);
     weir.check_conservation().unwrap();
 }
 

@@ -13,6 +13,7 @@ pub mod capture;
 pub mod cleanup;
 pub mod clients;
 pub mod dns;
+pub mod extended;
 pub mod frame;
 pub mod iperf;
 pub mod ipv6;
