@@ -81,7 +81,7 @@ fn real_clients_work_by_every_uplink_whichever_their_answers_come_by() {
     assert!(packets.iter().all(|packets| *packets > 100), "{packets:?}");
     let created = |family| weir.paths(family).unwrap().iter().map(|it| it.flows_created).sum();
     let (v4, v6): (u64, u64) = (created(Family::V4), created(Family::V6));
-    assert!(v4 == 0 && v6 >= 50, "{v4} and {v6} flows");
+    assert!(v4 == 0 && v6 >= 40, "{v4} and {v6} flows");
     weir.check_conservation().unwrap();
     let counters = weir.counters().unwrap();
     let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
@@ -117,6 +117,8 @@ fn packets_with_extension_headers_reach_their_hosts_and_so_do_their_fragments() 
     let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
     fs::write(directory.join("files/content"), vec![7; 300_000]).unwrap();
     let _server = extended::serve(&topology.internet, SERVER).unwrap();
+    // The first large answer is lost: it shows the server the way back's MTU.
+    extended::exchange(host, SERVER, Headers::Destination, 4000).unwrap();
     for headers in [Headers::Destination, Headers::HopByHop, Headers::Both] {
         for bytes in [100, 4000] {
             let back = extended::exchange(host, SERVER, headers, bytes).unwrap();

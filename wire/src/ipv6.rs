@@ -1,5 +1,7 @@
 //! IPv6 (RFC 8200).
 
+use weir_layout::control::is_unrouted;
+
 use crate::checksum;
 use crate::parse::{Error, get, part, put};
 
@@ -57,15 +59,11 @@ pub const fn is_group([a, ..]: [u8; 16]) -> bool {
     a == 0xff
 }
 
-/// May a packet to this address go to a provider? Not to one that is of a link, of a site (RFC 4193,
-/// RFC 3879), of documents (RFC 3849, RFC 9637), or nobody's (RFC 6666).
+/// May a packet to this address go to a provider? Not to one of a link alone, nor to one that
+/// [nobody routes](is_unrouted).
 #[inline]
 pub const fn is_global(address: [u8; 16]) -> bool {
-    let [a, b, c, d, ..] = address;
-    let of_site = a & 0xfe == 0xfc || a == 0xfe && b & 0xc0 == 0xc0;
-    let of_documents = matches!([a, b, c, d], [0x20, 1, 0xd, 0xb8] | [0x3f, 0xff, 0..=0xf, _]);
-    let discarded = u128::from_be_bytes(address) >> 64 == 0x0100 << 48;
-    is_unicast(address) && !of_site && !of_documents && !discarded
+    is_unicast(address) && !is_unrouted(address)
 }
 
 /// A packet: fixed header and payload; link-layer padding may follow.

@@ -190,9 +190,11 @@ fn site_text(translation: Translation) -> Result<String> {
         let addresses = match translation {
             Translation::Nat44 => format!("addresses = [\"192.0.2.{}/28\"]", n * 16),
             Translation::Routed => "translate = \"none\"".into(),
-            Translation::Routed6 => {
-                "ipv6 = { translate = \"none\", next_hop = \"fe80::1\" }".into()
-            }
+            Translation::Routed6 => format!(
+                "translate = \"none\"\nipv6 = {{ translate = \"none\", next_hop = \"fe80::1\", \
+                 addresses = [\"2001:2:0:100::{}\"] }}",
+                n + 1
+            ),
         };
         writeln!(
             text,

@@ -26,20 +26,25 @@ fn host(uplink: u8) -> [u8; 16] {
     address
 }
 
+/// An address that no provider routes: a unique local one, or one of documents.
+const UNROUTED: [[u8; 16]; 2] = [
+    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+    [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+];
+
 /// A gateway whose first two uplinks carry each the prefix of its provider. The LAN has these, one
-/// that nobody delegates, and a unique local one.
+/// that nobody delegates, and two that nobody routes.
 fn gateway() -> Gateway {
     let mut gateway = Gateway::new();
     gateway.serve_ipv6();
-    let mut address = [0; 16];
-    address[0] = 0xfd;
-    let lans = [prefix(0), prefix(1), prefix(9), address];
+    let unrouted = UNROUTED.map(|address| [&address[..15], &[0]].concat().try_into().unwrap());
+    let lans = [[prefix(0), prefix(1), prefix(9)].as_slice(), &unrouted].concat();
     for (index, address) in lans.into_iter().enumerate() {
         gateway.half.lan_prefixes[3 + index] =
             Prefix { address, family: 6, length: 48, ..Prefix::ANY };
         gateway.half.lan_prefix_ports[3 + index] = LAN;
     }
-    gateway.half.lan_prefix_count = 7;
+    gateway.half.lan_prefix_count = 8;
     for uplink in 0..2 {
         by_source(&mut gateway, uplink);
     }
@@ -133,6 +138,21 @@ fn an_uplink_with_an_own_prefix_beside_carries_that_and_none_that_another_delega
     }
     set_state(&gateway, 0, 0);
     assert_refused(one(gateway.send(LAN, &udp6(host(0), 2000))), host(0));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn what_no_provider_routes_back_leaves_by_none() {
+    let mut gateway = gateway();
+    for uplink in 0..2 {
+        gateway.half.uplinks[uplink].path_mut(Family::V6).translate = Translate::None as u8;
+    }
+    gateway.half.path_prefix_count = 0;
+    gateway.publish(BUCKETS / 2);
+    for source in UNROUTED {
+        assert_refused(one(gateway.send(LAN, &udp6(source, 1000))), source);
+    }
+    assert_eq!(gateway.engines[0].flows(), 0);
     gateway.assert_conserved();
 }
 

@@ -42,6 +42,17 @@ impl From<IpAddr> for Address {
     }
 }
 
+/// Is it of IPv6 that no provider routes back? Those of a site (RFC 4193, RFC 3879), of documents
+/// (RFC 3849, RFC 9637), and what is to be discarded (RFC 6666).
+#[inline]
+pub const fn is_unrouted(address: [u8; 16]) -> bool {
+    let [a, b, c, d, ..] = address;
+    let of_site = a & 0xfe == 0xfc || a == 0xfe && b & 0xc0 == 0xc0;
+    let of_documents = matches!([a, b, c, d], [0x20, 1, 0xd, 0xb8] | [0x3f, 0xff, 0..=0xf, _]);
+    let discarded = u128::from_be_bytes(address) >> 64 == 0x0100 << 48;
+    of_site || of_documents || discarded
+}
+
 /// An address of a family, network order: `[u8; 4]` or `[u8; 16]`.
 pub trait IpAddress:
     Copy + Ord + Hash + Debug + Default + Into<IpAddr> + Send + Sync + 'static

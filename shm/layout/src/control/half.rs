@@ -4,7 +4,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Address, Device, IpAddress, MAX_PATH_PREFIXES, PORT_PROBES, PORT_SLOTS, Path, PathId,
-    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Timeouts, Translate, Uplink, port_slot,
+    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Timeouts, Translate, Uplink, is_unrouted,
+    port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -125,8 +126,8 @@ impl ControlHalf {
     /// May packets of this source leave by the path? A provider takes what it routes back, and no other
     /// source (RFC 2827, RFC 8678 §3.1): what is translated to its addresses, and what is of the
     /// prefixes that it delegates. Where nothing is translated and nothing delegated, the prefixes of
-    /// the LANs are the site's own, but for those that another provider delegates and unique local
-    /// ones (RFC 4193 §4.1).
+    /// the LANs are the site's own, but for those that another provider delegates, and those that
+    /// [nobody routes](is_unrouted).
     pub fn carries(&self, path: PathId, source: impl IpAddress) -> bool {
         const NAPT: u8 = Translate::Napt as u8;
         const NPT: u8 = Translate::Npt as u8;
@@ -142,7 +143,7 @@ impl ControlHalf {
             Some(SOURCE) => own.any(|prefix| prefix.is_outside(source)),
             Some(_) => {
                 let delegated = self.path_prefixes().iter().any(|prefix| prefix.is_outside(source));
-                !delegated && source[0] & 0xfe != 0xfc
+                !delegated && !is_unrouted(source)
             }
         }
     }

@@ -41,7 +41,7 @@ mod rule;
 mod settings;
 mod uplink;
 
-pub use address::{Address, IpAddress};
+pub use address::{Address, IpAddress, is_unrouted};
 pub use device::{Device, DeviceFault};
 pub use half::{ControlHalf, MAX_LAN_PREFIXES};
 pub use mac::Mac;
