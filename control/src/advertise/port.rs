@@ -81,6 +81,8 @@ impl Port {
         if self.trouble.is_some() {
             self.socket = None;
             self.retry = now + RETRY_MS;
+            // What could not be sent is due again.
+            self.advertiser.reappear(now);
         }
     }
 
