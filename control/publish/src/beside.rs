@@ -8,12 +8,11 @@ use weir_site::Site;
 /// Beside what is published; `forwards` says whether the dataplane runs.
 pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    if forwards && needs_other_workers(site, published) {
-        warnings.push(
-            "workers, cores or nat_ports differ from what runs: weir-dataplane starts its workers \
-             anew for them, and for about a second packets are lost"
-                .into(),
-        );
+    if let Some(change) = other_workers(site, published).filter(|_| forwards) {
+        warnings.push(format!(
+            "{change}: weir-dataplane starts its workers anew for that, and for about a second \
+             packets are lost"
+        ));
     }
     if published.flow_slots != slots_for(site.flow_table) {
         warnings.push("flow_table: the table keeps its size until `weir detach`".into());
@@ -21,8 +20,21 @@ pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<Str
     warnings
 }
 
-/// As weir-dataplane sees it: its workers divide the ports of the uplinks among them.
-fn needs_other_workers(site: &Site, published: &ControlHalf) -> bool {
+/// What needs other workers, as weir-dataplane sees it: they divide the ports of the uplinks among
+/// them, and have a table of IPv6 flows where an uplink has IPv6.
+fn other_workers(site: &Site, published: &ControlHalf) -> Option<&'static str> {
+    if divides_otherwise(site, published) {
+        Some("workers, cores or nat_ports differ from what runs")
+    } else if site.has_ipv6() && !published.serves_ipv6() {
+        Some("it has the first `ipv6`")
+    } else if !site.has_ipv6() && published.serves_ipv6() {
+        Some("it has no `ipv6` any more")
+    } else {
+        None
+    }
+}
+
+fn divides_otherwise(site: &Site, published: &ControlHalf) -> bool {
     let known = published.uplinks.iter().filter(|uplink| !uplink.name.as_str().is_empty());
     let workers = usize::from(site.workers);
     let cores = site.cores.iter().copied().chain(std::iter::repeat(u16::MAX)).take(workers);
@@ -92,6 +104,23 @@ mod tests {
             assert_eq!(told(false, from, to), [""; 0], "{to}");
         }
         assert_eq!(told(true, "\"a\"", "\"a\"\nweight = 3"), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_ipv6_and_the_loss_of_the_last_need_other_workers() {
+        let four = weir_site::parse("weir.toml", SITE).unwrap();
+        let text = format!("{SITE}ipv6 = {{ translate = \"none\" }}\n");
+        let six = weir_site::parse("weir.toml", &text).unwrap();
+        let overrides = Overrides::default();
+        let mut published = derive(&four, &Kernel::default(), &overrides, [&[]; 2], None).half;
+        assert_eq!(warnings(&four, &published, true), [""; 0]);
+        let told = warnings(&six, &published, true);
+        assert!(told.len() == 1 && told[0].starts_with("it has the first `ipv6`: "), "{told:?}");
+        published.policies[0].steering_mut(Family::V6).has_table = 1;
+        assert_eq!(warnings(&six, &published, true), [""; 0]);
+        let told = warnings(&four, &published, true);
+        assert!(told.len() == 1 && told[0].starts_with("it has no `ipv6` any"), "{told:?}");
+        assert_eq!(warnings(&four, &published, false), [""; 0]);
     }
 
     #[test]
