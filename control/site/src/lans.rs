@@ -1,6 +1,8 @@
 //! `[[lan]]`.
 
-use ipnet::IpNet;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 use weir_layout::control::MAX_LAN_PREFIXES;
 
 use super::checker::Checker;
@@ -26,6 +28,10 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
                 let message = format!("LAN prefix {prefix} is of IPv6, and no uplink is");
                 c.refuse(spanned.span(), message, "give an uplink `ipv6`, or remove it");
             }
+            if let Some(nobodys) = nobodys().find(|nobodys| overlap(nobodys, &prefix)) {
+                let message = format!("LAN prefix {prefix} has addresses of {nobodys}");
+                c.refuse(spanned.span(), message, "give the prefixes that are routed to the LAN");
+            }
             seen.push((prefix, c.places.line(spanned.span().start)));
             prefixes.push(prefix);
         }
@@ -40,4 +46,11 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
     }
     c.too_many("LAN prefixes", seen.len(), MAX_LAN_PREFIXES);
     lans
+}
+
+/// Prefixes of IPv6 that are no LAN's: every link has the first, groups the second (RFC 4291 §2.4).
+fn nobodys() -> impl Iterator<Item = IpNet> {
+    let nets = [(0xfe80, 10), (0xff00, 8)];
+    let net = |(first, length)| Ipv6Net::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length);
+    nets.into_iter().filter_map(move |of| net(of).ok()).map(IpNet::V6)
 }

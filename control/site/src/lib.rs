@@ -11,7 +11,7 @@
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `ra` | its parts |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
-//! | `warn`, `frames` | what is allowed and unwise |
+//! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
 //! | `paths` | which paths an uplink has, and what shows their health |
 //! | `sources` | which addresses an uplink's packets are sent from |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
@@ -44,6 +44,7 @@ mod sources;
 mod trust;
 mod uplinks;
 mod warn;
+mod warn_ipv6;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
     warnings.extend(warn::unadvertised(site, kernel, warn::takes_advertisements));
     warnings.extend(warn::unaddressed(site, kernel));
+    warnings.extend(warn_ipv6::unforwarded(site, warn_ipv6::forwards));
+    warnings.extend(warn_ipv6::own_next_hops(site, &warn_ipv6::own_addresses()));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
     warnings

@@ -163,7 +163,7 @@ pub enum Translation {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, such as { translate = \"none\" }")]
 pub struct Ipv6 {
     pub translate: Spanned<Translation6>,
     pub next_hop: Option<Spanned<Ipv6Addr>>,

@@ -162,6 +162,7 @@ pub fn of_file(
             ));
         }
     }
+    warnings.extend(nowhere(uplinks, policies, rules, default_policy));
     let used = |policy: &PolicyConfig, index: usize| {
         policy.members.iter().any(|member| usize::from(member.uplink) == index)
     };
@@ -184,6 +185,38 @@ pub fn of_file(
         }
     }
     warnings
+}
+
+/// Says where packets of IPv6 meet a policy without an uplink that has IPv6, though others have it.
+fn nowhere(
+    uplinks: &[UplinkConfig],
+    policies: &[PolicyConfig],
+    rules: &[RuleConfig],
+    default_policy: u8,
+) -> Vec<String> {
+    let has_ipv6 = |uplink: &UplinkConfig| uplink.has_path(Family::V6);
+    if !uplinks.iter().any(has_ipv6) {
+        return Vec::new();
+    }
+    let warning = |packets: &str, policy: u8| {
+        let policy = policies.get(usize::from(policy))?;
+        let mut members = policy.members.iter();
+        let leads = members.any(|m| uplinks.get(usize::from(m.uplink)).is_some_and(has_ipv6));
+        (!leads).then(|| {
+            format!(
+                "IPv6 packets that {packets} go nowhere: no uplink of policy {} has `ipv6`",
+                policy.name
+            )
+        })
+    };
+    let is_of_ipv4 = |rule: &&RuleConfig| {
+        [rule.source, rule.destination].iter().flatten().any(|net| net.addr().is_ipv4())
+    };
+    let by_rules = rules.iter().filter(|rule| !is_of_ipv4(rule));
+    let by_rules = by_rules.map(|rule| (format!("match rule {}", rule.name), rule.policy));
+    let default = ("match no rule".to_owned(), default_policy);
+    let all = by_rules.chain([default]);
+    all.filter_map(|(packets, policy)| warning(&packets, policy)).collect()
 }
 
 /// Devices whose packets do not reach all workers by themselves.

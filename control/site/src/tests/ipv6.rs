@@ -220,3 +220,49 @@ fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
     assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
 }
+
+#[test]
+fn a_lan_prefix_is_neither_of_a_link_nor_of_groups() {
+    for (prefix, of) in
+        [("fe80::/64", "fe80::/10"), ("ff00::/8", "ff00::/8"), ("::/0", "fe80::/10")]
+    {
+        let two = format!("\"10.77.0.0/16\", \"{prefix}\"");
+        let found = problems(&with_ipv6("translate = \"none\"").replace("\"10.77.0.0/16\"", &two));
+        let told = format!("LAN prefix {prefix} has addresses of {of}");
+        assert!(found.len() == 1 && found[0].contains(&told), "{found:?}");
+    }
+}
+
+#[test]
+fn ipv6_that_is_no_table_is_told_what_to_write() {
+    let found = problems(&GOOD.replacen("weight = 5", "ipv6 = true", 1));
+    assert!(found[0].contains("expected a table, such as { translate = \"none\" }"), "{found:?}");
+}
+
+#[test]
+fn packets_of_ipv6_that_a_policy_leads_nowhere_are_told_of() {
+    let told = |text: &str| {
+        let warnings = parse("weir.toml", text).unwrap().warnings.into_iter();
+        warnings.filter(|told| told.contains("go nowhere")).collect::<Vec<_>>()
+    };
+    let four = GOOD.replace(
+        "weight = 7 }]",
+        "weight = 7 }]\n[[policy]]\nname = \"old\"\nmembers = [{ uplink = \"lte\" }]",
+    );
+    let old = |text: &str| text.replace("policy = \"fiber-first\"", "policy = \"old\"");
+    let ipv6 = "weight = 5\nipv6 = { translate = \"none\" }";
+    let six = four.replacen("weight = 5", ipv6, 1);
+    assert_eq!(told(&old(&four)), [""; 0]);
+    assert_eq!(told(&six), [""; 0]);
+    let found = told(&old(&six));
+    assert!(found.len() == 1 && found[0].contains("match rule rule-1 go nowhere"), "{found:?}");
+    let of_ipv4 =
+        old(&six).replace("protocol = \"udp\"", "protocol = \"udp\"\nsource = \"10.77.0.0/16\"");
+    assert_eq!(told(&of_ipv4), [""; 0]);
+    let default = six.replacen("[gateway]", "[gateway]\ndefault_policy = \"old\"", 1);
+    let found = told(&default);
+    assert!(
+        found.len() == 1 && found[0].contains("match no rule go nowhere: no uplink of policy old"),
+        "{found:?}"
+    );
+}

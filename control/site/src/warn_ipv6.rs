@@ -1,0 +1,99 @@
+//! What of IPv6 is allowed on this machine and certain to hurt.
+
+use std::net::Ipv6Addr;
+
+use weir_layout::Family;
+
+use super::{Site, UplinkConfig};
+
+/// Says of which uplinks nothing comes in although the file lets it: what no flow asked for is the
+/// kernel's to forward. `forwards` says whether it forwards what comes by an interface.
+pub fn unforwarded(site: &Site, forwards: impl Fn(&str) -> bool) -> Vec<String> {
+    let inbound = site.uplinks.iter().filter(|uplink| uplink.is_inbound(Family::V6));
+    let stopped = inbound.filter(|uplink| !forwards(&uplink.interface));
+    let warning = |uplink: &UplinkConfig| {
+        format!(
+            "uplink {}: the kernel forwards no IPv6, so that nothing reaches a LAN that `inbound` \
+             lets in: set net.ipv6.conf.all.forwarding to 1, and accept_ra of the uplinks to 2",
+            uplink.name
+        )
+    };
+    stopped.map(warning).collect()
+}
+
+/// Says which uplinks' next hops are addresses of their own interfaces. `own` has the gateway's
+/// addresses of one link, each with its interface.
+pub fn own_next_hops(site: &Site, own: &[(String, Ipv6Addr)]) -> Vec<String> {
+    let warning = |uplink: &UplinkConfig| {
+        let UplinkConfig { name, interface, ipv6, .. } = uplink;
+        let next_hop = ipv6.as_ref()?.next_hop?;
+        let is_own = |(of, address): &(String, Ipv6Addr)| of == interface && *address == next_hop;
+        own.iter().any(is_own).then(|| {
+            format!(
+                "uplink {name}: next hop {next_hop} is the gateway itself: give the address of the \
+                 provider's router"
+            )
+        })
+    };
+    site.uplinks.iter().filter_map(warning).collect()
+}
+
+/// Does the kernel forward IPv6 that comes by an interface (`ip6_forward`, net/ipv6/ip6_output.c)?
+/// Where there is no IPv6 there is nothing to be said of it.
+pub fn forwards(interface: &str) -> bool {
+    let is_on = |key: String| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).ok()?;
+        Some(text.trim() != "0")
+    };
+    is_on("all/forwarding".into()) != Some(false)
+        || is_on(format!("{interface}/force_forwarding")) == Some(true)
+}
+
+/// The gateway's addresses of one link, each with its interface (`if6_seq_show`,
+/// net/ipv6/addrconf.c). The kernel's view leaves them out, as every interface has some.
+pub fn own_addresses() -> Vec<(String, Ipv6Addr)> {
+    let text = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    text.lines().filter_map(own_address).filter(|(_, own)| own.is_unicast_link_local()).collect()
+}
+
+fn own_address(line: &str) -> Option<(String, Ipv6Addr)> {
+    let mut words = line.split_whitespace();
+    let address = u128::from_str_radix(words.next()?, 16).ok()?;
+    Some((words.last()?.to_owned(), address.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(ipv6: &str) -> Site {
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
+             ipv6 = {{ translate = \"none\"{ipv6} }}\n"
+        );
+        crate::parse("weir.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn inbound_without_a_kernel_that_forwards_is_told() {
+        let inbound = site(", inbound = true");
+        let told = unforwarded(&inbound, |interface| interface != "wan0");
+        assert!(told.len() == 1 && told[0].contains("net.ipv6.conf.all.forwarding"), "{told:?}");
+        assert_eq!(unforwarded(&inbound, |_| true), [""; 0]);
+        assert_eq!(unforwarded(&site(""), |_| false), [""; 0]);
+    }
+
+    #[test]
+    fn a_next_hop_that_is_the_interfaces_own_is_told() {
+        let line = "fe800000000000000000000000000001 02 40 20 80     wan0";
+        let own = own_address(line).unwrap();
+        assert_eq!(own, ("wan0".to_owned(), "fe80::1".parse().unwrap()));
+        let to = |next_hop: &str| site(&format!(", next_hop = \"{next_hop}\""));
+        let told = own_next_hops(&to("fe80::1"), std::slice::from_ref(&own));
+        assert!(told.len() == 1 && told[0].contains("fe80::1 is the gateway itself"), "{told:?}");
+        assert_eq!(own_next_hops(&to("fe80::2"), std::slice::from_ref(&own)), [""; 0]);
+        // Every link may have it.
+        let other = ("lan0".to_owned(), own.1);
+        assert_eq!(own_next_hops(&to("fe80::1"), &[other]), [""; 0]);
+    }
+}
