@@ -7,13 +7,15 @@ use std::ops::Range;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use weir_api::UplinkView;
+use weir_health::target::Status;
 use weir_health::{Entry, Part, Reason, State};
 use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, SERVER, STRANGER};
 use weir_kit::plan::{Plan, Uplink};
 use weir_kit::probed::{self, is, told};
-use weir_kit::topology::{Host, Topology};
+use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, iperf, nginx, process, wait};
 use weir_layout::Family;
@@ -302,4 +304,54 @@ fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
     let changes: Vec<_> = after.zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(changes, [0, 2, 0, 0], "{}", told(&weir.history().unwrap()));
     weir.check_conservation().unwrap();
+}
+
+/// The first uplink's link has a unique local prefix beside the provider's, as the provider's router
+/// advertises it; the second's has addresses of the link alone.
+#[test]
+fn the_gateway_itself_sends_from_no_address_that_a_provider_refuses() {
+    let topology = Topology::build(Plan::new(2, 1)).unwrap();
+    ipv6::add(&topology, 1).unwrap();
+    topology.gateway.ip("addr add fd00:1::2/64 dev wan0 nodad\n").unwrap();
+    let next_hop = ipv6::link(1, 1);
+    topology
+        .gateway
+        .ip(&format!(
+            "route del default via {next_hop} dev wan1\n\
+             addr del {}/64 dev wan1\n\
+             addr add fe80::2/64 dev wan1 nodad\n\
+             route add default via fe80::1 dev wan1 metric 101\n",
+            ipv6::link(1, 2)
+        ))
+        .unwrap();
+    let lan = ipv6::PREFIX;
+    topology.providers[1]
+        .netns
+        .ip(&format!(
+            "addr add fe80::1/64 dev {TOWARDS_GATEWAY} nodad\n\
+             route replace {lan} via fe80::2 dev {TOWARDS_GATEWAY}\n"
+        ))
+        .unwrap();
+    let mut text = configuration(&topology);
+    for provider in 0..2 {
+        let interface = format!("interface = \"wan{provider}\"\n");
+        let target = ipv6::transit(provider, 1);
+        let health = format!(
+            "health = {{ interval_ms = 200, targets = [\
+             {{ name = \"beyond\", probe = \"icmp\", address = \"{target}\" }}] }}\n"
+        );
+        text = text.replace(&interface, &(interface.clone() + &health));
+    }
+    let weir = Weir::start(&topology, &text).unwrap();
+    wait::until("answers to probes of both paths", wait::BOUND, || {
+        let health = weir.health()?;
+        let answers = |uplink: &UplinkView| {
+            let path = uplink.ipv6.as_ref();
+            path.is_some_and(|path| path.targets[0].status == Status::Answering)
+        };
+        Ok(health.iter().all(answers).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 20).unwrap().received, 20);
+    outbound(&topology);
 }

@@ -65,7 +65,9 @@ pub fn link(provider: usize, end: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, 0xa0 + provider as u16, 0, 0, 0, end)
 }
 
-fn transit(provider: usize, end: u16) -> Ipv6Addr {
+/// An address of the link between a provider and the Internet: 1 the provider's, 2 the Internet's.
+#[must_use]
+pub fn transit(provider: usize, end: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, 0xb0 + provider as u16, 0, 0, 0, end)
 }
 
