@@ -87,3 +87,20 @@ fn an_address_that_is_tentative_yet_is_no_source_and_keeps_no_route_from_others(
         assert!(text.contains("src 2001:db8:1::2 "), "{text}");
     });
 }
+
+#[test]
+fn what_leaves_by_a_link_without_an_address_of_its_own_has_none_of_another_uplink() {
+    in_gateway6(async |mut site| {
+        ip("addr del 2001:db8:2::2/64 dev wan1");
+        ip("addr add fd00:2::2/64 dev wan1 nodad");
+        install_for(&site, &Overrides::default(), [&[UP; 2]; 2]).await;
+        let text = ip("-6 route get 2001:db8:ffff::1 oif wan1");
+        assert!(text.contains("dev wan1") && text.contains("src 2001:db8:7::1 "), "{text}");
+        ip("addr del 2001:db8:7::1/64 dev lan0");
+        install_for(&site, &Overrides::default(), [&[UP; 2]; 2]).await;
+        assert_eq!(way6(" oif wan1"), None, "rather than from an address of wan0");
+        site.on_dataplane_loss = weir_layout::control::OnDataplaneLoss::Kernel;
+        install_for(&site, &Overrides::default(), [&[UP; 2]; 2]).await;
+        assert_eq!(way6(" oif wan1").as_deref(), Some("wan1"), "what is forwarded has a source");
+    });
+}
