@@ -130,7 +130,7 @@ fn routed6(flows: u32) -> Result<Site> {
         site.traffic.attach(weir_traffic::PASS, gateway, &device)?;
     }
     // Before those of single providers, by its metric.
-    gateway.ip(&format!("{lines}-6 route add default metric 1{hops}\n"))?;
+    gateway.ip(&format!("{lines}route add ::/0 metric 1{hops}\n"))?;
     gateway.sysctl(&[("net/ipv6/fib_multipath_hash_policy", "1")])?;
     Ok(site)
 }
