@@ -5,17 +5,17 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
-    PathPrefix, PortRole, Prefix, Rule, Translate, Uplink, path_state,
+    PortRole, Prefix, Rule, Translate, Uplink, path_state,
 };
 use weir_layout::flow::slots_for;
 use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;
-use weir_site::{PrefixPair, Site, UplinkConfig};
+use weir_site::{Site, UplinkConfig};
 use weir_view::{Kernel, Link};
-use weir_wire::npt;
 
 use crate::hosts;
 use crate::overrides::{Hand, Overrides};
+use crate::path_prefixes;
 use crate::port_addresses;
 use crate::ports::Ports;
 
@@ -108,7 +108,7 @@ pub fn derive(
             problems[family.index()].push(by_hand | found);
         }
     }
-    path_prefixes(&mut half, site);
+    path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
@@ -157,39 +157,12 @@ fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port
 /// What the file says of an uplink's path.
 fn of_settings(path: &mut Path, uplink: &UplinkConfig, family: Family, nat_ports: (u16, u16)) {
     path.inbound = uplink.is_inbound(family).into();
-    match family {
-        Family::V4 => {
-            path.translate = uplink.translate as u8;
-            (path.nat_lo, path.nat_hi) = nat_ports;
-        }
-        Family::V6 => {
-            let translate = uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate);
-            path.translate = translate as u8;
-            (path.nat_lo, path.nat_hi) = nat_ports;
-        }
-    }
-}
-
-/// The prefixes of the IPv6 paths.
-fn path_prefixes(half: &mut ControlHalf, site: &Site) {
-    let uplinks = (0u8..).zip(&site.uplinks);
-    let pairs = uplinks.flat_map(|(index, uplink)| {
-        let pairs = uplink.ipv6.iter().flat_map(|ipv6| &ipv6.prefixes);
-        pairs.map(move |pair| path_prefix(index, pair))
-    });
-    for (slot, pair) in half.path_prefixes.iter_mut().zip(pairs) {
-        *slot = pair;
-        half.path_prefix_count += 1;
-    }
-}
-
-fn path_prefix(uplink: u8, pair: &PrefixPair) -> PathPrefix {
-    let outside = pair.outside.network().octets();
-    let inside = pair.inside.map(|net| (net.network().octets(), net.prefix_len()));
-    let (inside, inside_len) = inside.unwrap_or_default();
-    let outside_len = pair.outside.prefix_len();
-    let adjustment = if inside_len == 0 { 0 } else { npt::adjustment(inside, outside) };
-    PathPrefix { inside, outside, inside_len, outside_len, adjustment, uplink, reserved: [0; 3] }
+    (path.nat_lo, path.nat_hi) = nat_ports;
+    let translate = match family {
+        Family::V4 => uplink.translate,
+        Family::V6 => uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
+    };
+    path.translate = translate as u8;
 }
 
 /// What the kernel says of an uplink's path; what is wrong with it beside its link.
@@ -383,33 +356,6 @@ mod tests {
         assert_eq!(problems(&site), [0, path_state::NOT_CONFIGURED]);
         site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
         assert_eq!(problems(&site), [0, path_state::NO_NEXT_HOP]);
-    }
-
-    #[test]
-    fn what_providers_delegate_is_published_with_what_translates_it() {
-        let mut site = site(&["a", "b"]);
-        let npt = |outside: &str| PrefixPair {
-            inside: "fd01:203:405::/48".parse().ok(),
-            outside: outside.parse().unwrap(),
-        };
-        let path = |translate, pair| weir_site::Ipv6Config {
-            translate,
-            prefixes: vec![pair],
-            ..Default::default()
-        };
-        site.uplinks[0].ipv6 = Some(path(Translate::Npt, npt("2001:db8:1::/48")));
-        let own = PrefixPair { inside: None, outside: "2001:db8:2::/56".parse().unwrap() };
-        site.uplinks[1].ipv6 = Some(path(Translate::Source, own));
-        let found = derive(&site, &Kernel::default(), &Overrides::default(), [&[]; 2], None);
-        let of = |uplink| found.half.prefixes_of(uplink).copied().collect::<Vec<_>>();
-        let [first, second] = [of(0), of(1)].map(|prefixes| prefixes[0]);
-        // RFC 6296 §3.6.
-        assert_eq!((first.adjustment, first.inside_len, first.outside_len), (0xd54f, 48, 48));
-        assert_eq!((second.adjustment, second.inside_len, second.outside_len), (0, 0, 56));
-        assert_eq!(found.half.path_prefix_count, 2);
-        let hosts = found.hosts6.unwrap().prefixes();
-        let classes: Vec<_> = hosts.into_iter().map(|((_, len), class)| (len, class)).collect();
-        assert_eq!(classes, [(48, weir_layout::control::host_class::POOL)]);
     }
 
     #[test]

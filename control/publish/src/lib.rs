@@ -8,6 +8,7 @@
 //! | `decider` | all that is known of a gateway, and what follows from it |
 //! | `derive` | the control page's half |
 //! | `ports` | numbers of ports and devices, which stay |
+//! | `path_prefixes` | the prefixes that providers delegate, and what translates them |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
@@ -39,6 +40,7 @@ pub mod lans;
 mod near;
 mod overrides;
 pub mod own;
+mod path_prefixes;
 mod port_addresses;
 mod ports;
 mod refused;

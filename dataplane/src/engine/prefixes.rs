@@ -17,7 +17,8 @@ use crate::packet::{Buffer, Output, Received};
 const ERRONEOUS_FIELD: u8 = 0;
 
 impl Context {
-    /// What a source becomes by an uplink whose path translates prefixes.
+    /// What a source becomes by an uplink whose path translates prefixes. No host gets an address of
+    /// the gateway: its answers would be the host's.
     pub(super) fn outward<F: Family>(
         &self,
         uplink: u8,
@@ -25,8 +26,11 @@ impl Context {
     ) -> Result<F::Address, Untranslatable> {
         let Address(source) = source.to_address();
         let pair = self.snapshot.half.prefixes_of(uplink).find(|pair| pair.is_inside(source));
-        let outside = npt::outward(pair.ok_or(Untranslatable::Prefix)?, source)?;
-        Ok(F::Address::from_address(Address(outside)))
+        let outside = Address(npt::outward(pair.ok_or(Untranslatable::Prefix)?, source)?);
+        if self.snapshot.half.keeps(outside) {
+            return Err(Untranslatable::Identifier);
+        }
+        Ok(F::Address::from_address(outside))
     }
 
     /// Tells the sender of a packet that its address has no other (RFC 6296 §3.2, §3.7).

@@ -3,7 +3,7 @@
 use etherparse::{Icmpv6Type, PacketBuilder};
 use weir_dataplane::engine::Engine;
 use weir_layout::Family;
-use weir_layout::control::{BUCKETS, PathId, PathPrefix, Prefix, Translate};
+use weir_layout::control::{Address, BUCKETS, PathId, PathPrefix, Prefix, Translate};
 use weir_layout::counters::Counter;
 use weir_wire::family::{Family as _, V6};
 use weir_wire::npt;
@@ -102,6 +102,18 @@ fn a_flow_leaves_from_its_providers_prefix_with_every_other_byte_as_it_was() {
         assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (1, 0));
         gateway.assert_conserved();
     }
+}
+
+#[test]
+fn a_host_that_would_have_an_address_of_the_gateway_has_none() {
+    let mut gateway = gateway();
+    gateway.half.kept[..2].copy_from_slice(&[1, 2].map(|device| Address(outside(device))));
+    gateway.half.kept_count = 2;
+    gateway.publish(BUCKETS / 2);
+    let (device, told) = one(gateway.send(LAN, &out(UDP)));
+    assert_eq!((device, see6(&told).proto), (LAN, V6::ICMP));
+    assert_eq!((gateway.count(Counter::DropUntranslatable), gateway.engines[0].flows()), (1, 0));
+    gateway.assert_conserved();
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::{
     checksum64,
 };
 
+/// Addresses that the gateway keeps for itself within prefixes that are translated.
+pub const MAX_KEPT: usize = 32;
+
 /// LAN prefixes.
 pub const MAX_LAN_PREFIXES: usize = 64;
 
@@ -68,10 +71,12 @@ pub struct ControlHalf {
     pub interfaces: [u64; MAX_PORTS],
     /// Valid entries of `path_prefixes`.
     pub path_prefix_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Valid entries of `kept`.
+    pub kept_count: u32,
     /// Prefixes of the IPv6 paths.
     pub path_prefixes: [PathPrefix; MAX_PATH_PREFIXES],
+    /// The gateway's own addresses within prefixes that are translated: nobody else gets them.
+    pub kept: [Address; MAX_KEPT],
 }
 
 impl ControlHalf {
@@ -115,6 +120,12 @@ impl ControlHalf {
     pub fn path_prefixes(&self) -> &[PathPrefix] {
         let valid = (self.path_prefix_count as usize).min(self.path_prefixes.len());
         &self.path_prefixes[..valid]
+    }
+
+    /// Does the gateway keep the address for itself?
+    #[inline]
+    pub fn keeps(&self, address: Address) -> bool {
+        self.kept[..(self.kept_count as usize).min(MAX_KEPT)].contains(&address)
     }
 
     /// Those of an uplink.

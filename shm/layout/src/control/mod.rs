@@ -43,7 +43,7 @@ mod uplink;
 
 pub use address::{Address, IpAddress, is_unrouted};
 pub use device::{Device, DeviceFault};
-pub use half::{ControlHalf, MAX_LAN_PREFIXES};
+pub use half::{ControlHalf, MAX_KEPT, MAX_LAN_PREFIXES};
 pub use mac::Mac;
 pub use name::Name;
 pub use page::{ControlPage, PATHS, PORT_WORDS};
