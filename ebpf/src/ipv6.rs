@@ -57,6 +57,10 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     if !is_ours(port, head) || port.role == PortRole::Lan as u8 && port.ipv6 == 0 {
         return Some(KERNELS);
     }
+    // Its answers would be everybody's.
+    if head[6] & 1 != 0 {
+        return Some(MARTIAN);
+    }
     let Some(parsed) = parse(ctx, head) else {
         return Some((XDP_DROP, Counter::XdpDropMalformed));
     };
@@ -182,6 +186,8 @@ fn from_uplink(
             None => return Some(otherwise),
         },
         Kind::Fragment { first: false } if fragments::follows(p) => return None,
+        // A kernel would let in what a worker drops.
+        Kind::Options if class != host_class::LOCAL => return Some(UNASKED),
         _ => return Some(otherwise),
     };
     if has_flow(p, &key) { None } else { Some(otherwise) }

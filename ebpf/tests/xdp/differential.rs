@@ -80,11 +80,13 @@ fn expected(frame: &[u8], is_known: impl Fn(&Parsed6) -> bool) -> Option<(u32, C
         return None;
     }
     let p = match parse6(frame) {
-        Ok(p) => p,
+        Ok(p) if frame[6] & 1 == 0 => p,
         // No frame of IPv6.
         Err(Reject::NotIp | Reject::Ipv4 | Reject::StackedVlan) => return None,
         // Where a tag is cut there is no telling.
         Err(_) if frame.len() < 18 => return None,
+        Ok(_) => return Some(MARTIAN),
+        Err(_) if frame[6] & 1 != 0 => return Some(MARTIAN),
         Err(_) => return Some((DROP, Counter::XdpDropMalformed)),
     };
     let served = |address: &[u8; 16]| address[..8] == LAN6[..8];

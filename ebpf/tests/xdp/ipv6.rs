@@ -386,6 +386,39 @@ fn a_flow_is_found_behind_extension_headers() {
 }
 
 #[test]
+fn an_own_prefix_that_is_reached_from_outside_gets_no_headers_that_are_not_walked() {
+    let mut f = uplink("six-inbound");
+    let mut writer = f.writer();
+    let mut half = writer.region().snapshot().unwrap().half;
+    half.uplinks[0].path_mut(Family::V6).inbound = 1;
+    writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+    let asked = packet([SITE6, HOST6], udp::PROTOCOL, 64);
+    assert_eq!(f.run(&extended(&asked, &[60; 8])), (PASS, Counter::XdpPassKernelRoute));
+    let mut type_0 = extended(&asked, &[43]);
+    type_0[56] = 0;
+    for frame in [type_0, extended(&asked, &[60; 9]), extended(&asked, &[44, 44])] {
+        assert_eq!(f.run(&frame), UNASKED);
+    }
+}
+
+#[test]
+fn what_a_group_sends_is_dropped() {
+    for (test, role) in [("six-group-lan", PortRole::Lan), ("six-group-wan", PortRole::Uplink)] {
+        let mut f = fixture(test, role, true);
+        let mut frame = match role {
+            PortRole::Lan => out(udp::PROTOCOL),
+            _ => packet([SITE6, HOST6], udp::PROTOCOL, 64),
+        };
+        insert(&f, &packet([SITE6, HOST6], udp::PROTOCOL, 64), 0, NONE.into());
+        assert_eq!(f.run(&frame), TRANSIT);
+        for source in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1]] {
+            frame[6..12].copy_from_slice(&source);
+            assert_eq!(f.run(&frame), MARTIAN);
+        }
+    }
+}
+
+#[test]
 fn from_a_lan_extension_headers_are_the_user_tiers() {
     let mut f = lan("six-extended-lan");
     for chain in [&[60][..], &[0, 60], &[60; 8], &[60; 9], &[51]] {
