@@ -29,7 +29,8 @@ impl Daemon {
     /// and to be known, which is in the log too. Refused, it changes nothing.
     pub(super) async fn reload(&mut self, watcher: &mut Watcher) -> Result<Vec<String>> {
         // A file that asks for IPv6 is judged by what there is of it.
-        watcher.follow_ipv6(self.source.either().is_ok_and(|site| site.has_ipv6()));
+        let has_ipv6 = self.source.either().is_ok_and(|site| site.has_ipv6());
+        watcher.follow_ipv6(has_ipv6 || self.decider.site().has_ipv6());
         self.see(watcher).await;
         self.drain_probes();
         let decider = &self.decider;
