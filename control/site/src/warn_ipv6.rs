@@ -4,10 +4,12 @@ use std::net::Ipv6Addr;
 
 use weir_layout::Family;
 
-use super::{Site, UplinkConfig};
+use super::{Lan, Site, UplinkConfig};
 
-/// Says of which uplinks nothing comes in although the file lets it: what no flow asked for is the
-/// kernel's to forward. `forwards` says whether it forwards what comes by an interface.
+/// Says where a kernel that forwards no IPv6 is in the way: nothing comes in that no flow asked for,
+/// although the file lets it; and hosts of a LAN give up a router that does not say that it is one
+/// when they ask whether it is there (RFC 4861 §7.3.3, the R flag). `forwards` says whether it
+/// forwards what comes by an interface.
 pub fn unforwarded(site: &Site, forwards: impl Fn(&str) -> bool) -> Vec<String> {
     let inbound = site.uplinks.iter().filter(|uplink| uplink.is_inbound(Family::V6));
     let stopped = inbound.filter(|uplink| !forwards(&uplink.interface));
@@ -18,7 +20,17 @@ pub fn unforwarded(site: &Site, forwards: impl Fn(&str) -> bool) -> Vec<String> 
             uplink.name
         )
     };
-    stopped.map(warning).collect()
+    let advertised = site.lans.iter().filter(|lan| lan.ra.is_some());
+    let given_up = advertised.filter(|lan| !forwards(&lan.interface));
+    let of_lan = |lan: &Lan| {
+        format!(
+            "lan {}: the kernel forwards no IPv6 and tells hosts that it is no router, so that they \
+             give up what `ra` told them: set net.ipv6.conf.all.forwarding to 1, and accept_ra of \
+             the uplinks to 2",
+            lan.interface
+        )
+    };
+    stopped.map(warning).chain(given_up.map(of_lan)).collect()
 }
 
 /// Says which uplinks' next hops are addresses of their own interfaces. `own` has the gateway's
@@ -81,6 +93,16 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("net.ipv6.conf.all.forwarding"), "{told:?}");
         assert_eq!(unforwarded(&inbound, |_| true), [""; 0]);
         assert_eq!(unforwarded(&site(""), |_| false), [""; 0]);
+    }
+
+    #[test]
+    fn advertisements_without_a_kernel_that_forwards_are_told() {
+        let text = "[[lan]]\ninterface = \"lan0\"\nra = {}\n[[uplink]]\nname = \"fiber\"\n\
+                    interface = \"wan0\"\nipv6 = { translate = \"none\" }\n";
+        let advertised = crate::parse("weir.toml", text).unwrap();
+        let told = unforwarded(&advertised, |interface| interface != "lan0");
+        assert!(told.len() == 1 && told[0].starts_with("lan lan0: the kernel"), "{told:?}");
+        assert_eq!(unforwarded(&advertised, |_| true), [""; 0]);
     }
 
     #[test]
