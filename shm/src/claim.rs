@@ -6,11 +6,18 @@
 //! inform.
 
 use std::fs::File;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::{Error, Pins};
+
+/// How long a lock that another has is asked for again. A process that is killed while it starts a
+/// program leaves a copy of itself, with all its files, until that program begins.
+const LEFT: Duration = Duration::from_secs(1);
+/// How often.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// What a process is to a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +56,7 @@ pub struct Claim {
 }
 
 impl Pins {
-    /// Takes a role, before anything else here is touched; never waits for another process to give
-    /// it up.
+    /// Takes a role, before anything else here is touched; waits for no process that lives.
     ///
     /// # Errors
     /// [`Error::Claimed`] if another process has it.
@@ -66,7 +72,7 @@ impl Pins {
             _ => {}
         }
         let file = File::open(&path).map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_left(&file) {
             Ok(()) => Ok(Claim { _file: file }),
             Err(Errno::WOULDBLOCK) => {
                 Err(Error::Claimed { directory: self.directory().into(), program: role.program() })
@@ -91,6 +97,17 @@ impl Pins {
             Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
             Err(error) => Err(failed(error.into())),
+        }
+    }
+}
+
+/// Locks the file, unless another has it for longer than what a dead process left.
+fn lock_left(file: &File) -> rustix::io::Result<()> {
+    let end = Instant::now() + LEFT;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(AGAIN),
+            decided => return decided,
         }
     }
 }

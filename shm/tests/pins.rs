@@ -197,6 +197,19 @@ fn a_role_has_one_process_at_a_time() {
 }
 
 #[test]
+fn a_role_that_is_given_up_in_a_moment_is_waited_for() {
+    let scratch = Scratch::new("claim-left");
+    let claim = scratch.0.claim(Role::Control).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop(claim);
+        });
+        scratch.0.claim(Role::Control).unwrap();
+    });
+}
+
+#[test]
 fn pins_are_for_their_owner_alone() {
     let scratch = Scratch::new("mode");
     let directory = scratch.0.directory();
