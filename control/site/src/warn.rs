@@ -281,10 +281,7 @@ pub fn of_targets(uplink: &UplinkConfig) -> Vec<String> {
 /// Does the kernel take router advertisements on an interface (ip-sysctl.rst: where it forwards, with
 /// `accept_ra` 2 alone)? One that is not there may, one day.
 pub fn takes_advertisements(interface: &str) -> bool {
-    let value = |key: &str| {
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
-        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u8>().ok())
-    };
+    let value = |key| setting("ipv6", interface, key);
     match (value("accept_ra"), value("forwarding")) {
         (Some(0), _) => false,
         (Some(1), Some(forwards)) => forwards == 0,
@@ -295,9 +292,12 @@ pub fn takes_advertisements(interface: &str) -> bool {
 /// Is the effective `rp_filter` of an interface strict (ip-sysctl.rst: the greater of its own and
 /// that of `all`)?
 pub fn is_strict(interface: &str) -> bool {
-    let value = |of: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
-        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u8>().ok())
-    };
+    let value = |of| setting("ipv4", of, "rp_filter");
     value("all").max(value(interface)) == Some(1)
+}
+
+/// A kernel's setting of an interface, or of `all`, by `ipv4` or `ipv6`; none: there is no such thing.
+pub fn setting(version: &str, of: &str, key: &str) -> Option<i32> {
+    let path = format!("/proc/sys/net/{version}/conf/{of}/{key}");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

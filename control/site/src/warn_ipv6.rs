@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use weir_layout::Family;
 
 use super::{Lan, Site, UplinkConfig};
+use crate::warn::setting;
 
 /// Says where a kernel that forwards no IPv6 is in the way: nothing comes in that no flow asked for,
 /// although the file lets it; and hosts of a LAN give up a router that does not say that it is one
@@ -53,12 +54,8 @@ pub fn own_next_hops(site: &Site, own: &[(String, Ipv6Addr)]) -> Vec<String> {
 /// Does the kernel forward IPv6 that comes by an interface (`ip6_forward`, net/ipv6/ip6_output.c)?
 /// Where there is no IPv6 there is nothing to be said of it.
 pub fn forwards(interface: &str) -> bool {
-    let is_on = |key: String| {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).ok()?;
-        Some(text.trim() != "0")
-    };
-    is_on("all/forwarding".into()) != Some(false)
-        || is_on(format!("{interface}/force_forwarding")) == Some(true)
+    setting("ipv6", "all", "forwarding") != Some(0)
+        || setting("ipv6", interface, "force_forwarding").is_some_and(|value| value != 0)
 }
 
 /// The gateway's addresses of one link, each with its interface (`if6_seq_show`,
