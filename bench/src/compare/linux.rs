@@ -4,7 +4,7 @@
 //! redirected frames only with XDP or GRO on; a program costs less than GRO. Translation is by a
 //! range of addresses, where masquerade would have one address and thus 64 k flows.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::time::Duration;
 
@@ -87,52 +87,49 @@ pub fn tracked_without_flows(flows: u32) -> Result<Prepared> {
 
 fn routed(flows: u32) -> Result<Site> {
     let mut site = Site::build(flows)?;
-    site.count_at_providers()?;
-    let gateway = &site.topology.gateway;
     let host = site.topology.hosts[0].address;
-    let mut lines = format!(
-        "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
-         route add {HOSTS} via {host} dev lan0\n",
-        Port::Host(0).mac()
-    );
-    let mut hops = String::new();
-    site.traffic.attach(weir_traffic::PASS, gateway, "lan0")?;
-    for provider in &site.topology.providers {
-        let (hop, device) = (provider.next_hop, provider.interface());
-        let mac = Port::RouterCustomer(provider.index).mac();
-        let _ = writeln!(lines, "neigh replace {hop} lladdr {mac} dev {device} nud permanent");
-        let _ = write!(hops, " nexthop via {hop} dev {device}");
-        site.traffic.attach(weir_traffic::PASS, gateway, &device)?;
-    }
-    gateway.ip(&format!("{lines}route add default{hops}\n"))?;
-    gateway.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1")])?;
+    let hops = site.topology.providers.iter().map(|provider| provider.next_hop).collect::<Vec<_>>();
+    route_by(&mut site, [&host, &HOSTS], "default", &hops)?;
+    site.topology.gateway.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1")])?;
     Ok(site)
 }
 
 /// As [`routed`], of IPv6.
 fn routed6(flows: u32) -> Result<Site> {
     let mut site = Site::build_for(Family::V6, flows)?;
+    let hops = site.topology.providers.iter().map(|provider| ipv6::link(provider.index, 1));
+    let hops = hops.collect::<Vec<_>>();
+    // Before those of single providers, by its metric.
+    route_by(&mut site, [&ipv6::host(0), &ipv6::HOSTS], "::/0 metric 1", &hops)?;
+    site.topology.gateway.sysctl(&[("net/ipv6/fib_multipath_hash_policy", "1")])?;
+    Ok(site)
+}
+
+/// Routes the hosts' prefix by its first host, and all else by each provider's next hop alike.
+fn route_by(
+    site: &mut Site,
+    [host, hosts]: [&dyn Display; 2],
+    all: &str,
+    hops: &[impl Display],
+) -> Result<()> {
     site.count_at_providers()?;
     let gateway = &site.topology.gateway;
-    let (host, hosts) = (ipv6::host(0), ipv6::HOSTS);
     let mut lines = format!(
         "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
          route add {hosts} via {host} dev lan0\n",
         Port::Host(0).mac()
     );
-    let mut hops = String::new();
+    let mut by = String::new();
     site.traffic.attach(weir_traffic::PASS, gateway, "lan0")?;
-    for provider in &site.topology.providers {
-        let (hop, device) = (ipv6::link(provider.index, 1), provider.interface());
+    for (provider, hop) in site.topology.providers.iter().zip(hops) {
+        let device = provider.interface();
         let mac = Port::RouterCustomer(provider.index).mac();
         let _ = writeln!(lines, "neigh replace {hop} lladdr {mac} dev {device} nud permanent");
-        let _ = write!(hops, " nexthop via {hop} dev {device}");
+        let _ = write!(by, " nexthop via {hop} dev {device}");
         site.traffic.attach(weir_traffic::PASS, gateway, &device)?;
     }
-    // Before those of single providers, by its metric.
-    gateway.ip(&format!("{lines}route add ::/0 metric 1{hops}\n"))?;
-    gateway.sysctl(&[("net/ipv6/fib_multipath_hash_policy", "1")])?;
-    Ok(site)
+    gateway.ip(&format!("{lines}route add {all}{by}\n"))?;
+    Ok(())
 }
 
 /// The machine's limits of connection tracking, as they were before; put back when dropped.
