@@ -249,3 +249,29 @@ fn another_router_in_the_lan_is_told_of_and_keeps_its_prefix() {
     let told = weir.advertised().unwrap().remove(0).prefixes;
     assert_eq!(told.iter().map(|it| it.prefix.to_string()).collect::<Vec<_>>(), [PREFIXES[1]]);
 }
+
+#[test]
+fn an_advertisement_to_the_gateway_alone_keeps_no_prefix_from_being_ended() {
+    let (topology, weir) = site(2, 2);
+    let [host, liar] = &topology.hosts[..] else { panic!("two hosts") };
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    let gateway = json(&liar.netns, &["-6", "route", "show", "default", "proto", "ra"]).unwrap();
+    let gateway = gateway[0]["gateway"].as_str().expect("the router that it knows").to_owned();
+    let mut python = Command::new("python3");
+    python.args(["-c", LIE, &gateway, PREFIXES[0].trim_end_matches("/64")]);
+    liar.netns.output(&mut python).unwrap();
+    weir.reload(&configuration(&topology, PREFIXES[1])).unwrap();
+    wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Preferred)]);
+}
+
+/// Tells a router that this host offers a prefix.
+const LIE: &str = "
+import socket, struct, sys
+to, prefix = sys.argv[1:]
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+header = struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, 1800, 0, 0)
+option = struct.pack('!BBBBIII', 3, 4, 64, 0xc0, 5400, 2700, 0)
+message = header + option + socket.inet_pton(socket.AF_INET6, prefix)
+s.sendto(message, (to, 0, 0, socket.if_nametoindex('eth0')))
+";

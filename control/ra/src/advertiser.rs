@@ -65,9 +65,9 @@ impl Advertiser {
         self.schedule.solicit(now, random);
     }
 
-    /// Another router offers these prefixes.
-    pub fn leave(&mut self, prefixes: &[Ipv6Net]) {
-        prefixes.iter().for_each(|prefix| self.prefixes.leave(prefix));
+    /// Another router offers these prefixes, each for so many seconds.
+    pub fn leave(&mut self, prefixes: &[(Ipv6Net, u32)], now: u64) {
+        prefixes.iter().for_each(|(prefix, left)| self.prefixes.leave(*prefix, *left, now));
     }
 
     /// When the next message is due.

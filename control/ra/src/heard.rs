@@ -22,8 +22,8 @@ pub enum Heard {
     Advertisement {
         /// Seconds for which it is a default router; 0: it is none.
         router_lifetime: u16,
-        /// Prefixes of which hosts may make addresses that are preferred.
-        prefixes: Vec<Ipv6Net>,
+        /// Prefixes of which hosts may make addresses, and for how many seconds these are preferred.
+        prefixes: Vec<(Ipv6Net, u32)>,
     },
 }
 
@@ -42,7 +42,7 @@ pub fn read(message: &[u8]) -> Option<Heard> {
         ROUTER_ADVERTISEMENT => {
             let options = options(message.get(HEADER_LEN..)?)?;
             let router_lifetime = u16::from_be_bytes([message[6], message[7]]);
-            let prefixes = options.into_iter().filter_map(preferred).collect();
+            let prefixes = options.into_iter().filter_map(offered).collect();
             Some(Heard::Advertisement { router_lifetime, prefixes })
         }
         _ => None,
@@ -63,14 +63,13 @@ fn options(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     rest.is_empty().then_some(options)
 }
 
-/// The prefix of an option that tells of one, if new connections may be made from it.
-fn preferred(option: &[u8]) -> Option<Ipv6Net> {
+/// The prefix of an option that tells of one that hosts may make addresses of, and for how long they
+/// are preferred.
+fn offered(option: &[u8]) -> Option<(Ipv6Net, u32)> {
     let fields: &[u8; 32] = option.try_into().ok()?;
     let [kind, _, length, flags, _, _, _, _, a, b, c, d, ..] = *fields;
     let address: [u8; 16] = fields[16..].try_into().ok()?;
-    let is_offer = kind == option::PREFIX_INFORMATION
-        && flags & option::AUTONOMOUS != 0
-        && u32::from_be_bytes([a, b, c, d]) > 0;
+    let is_offer = kind == option::PREFIX_INFORMATION && flags & option::AUTONOMOUS != 0;
     let prefix = Ipv6Net::new(Ipv6Addr::from(address), length).ok()?;
-    is_offer.then(|| prefix.trunc())
+    is_offer.then(|| (prefix.trunc(), u32::from_be_bytes([a, b, c, d])))
 }

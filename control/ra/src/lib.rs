@@ -8,6 +8,7 @@
 //! | [`Advertiser`] | a LAN's: what it offers and has offered, made into messages when they are due |
 //! | [`Advertisement`] | a message, as values and as bytes |
 //! | [`Prefixes`] | the lifetimes of what is offered, and of what is no more (RFC 9096) |
+//! | `told` | what hosts may still have of what is no more |
 //! | [`Schedule`] | when a message is due |
 //! | [`heard`] | what comes in: solicitations, and advertisements of others |
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod advertiser;
 pub mod heard;
 mod prefixes;
 mod schedule;
+mod told;
 
 pub use advertisement::{Advertisement, PrefixInformation, RouteInformation};
 pub use advertiser::{Advertiser, Settings};

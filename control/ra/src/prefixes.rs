@@ -5,19 +5,21 @@
 //! more is told with lifetimes of 0 for as long as any host may have it, however often the prefix has
 //! changed since (RFC 9096 §3.5). Prefixes are what is remembered, not addresses: one that comes back
 //! is an offer as before.
+//!
+//! What another router offers is not ended meanwhile. Anyone in the LAN can say so, and once it is
+//! over this router's duty is what it was.
 
 use std::collections::BTreeMap;
 
 use ipnet::Ipv6Net;
 
 use crate::PrefixInformation;
+use crate::told::Told;
 
 /// Longest preferred lifetime, seconds (`ND_PREFERRED_LIMIT`, RFC 9096 §4).
 pub const PREFERRED_LIMIT_S: u32 = 2700;
 /// Longest valid lifetime, seconds (`ND_VALID_LIMIT`, RFC 9096 §4).
 pub const VALID_LIMIT_S: u32 = 5400;
-/// So many that are no more are told of, the latest ones.
-const MAX_STALE: usize = 64;
 
 /// A prefix that a LAN is offered: on the link, and to make addresses of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +65,16 @@ impl Lifetimes {
 #[derive(Clone, Debug, Default)]
 pub struct Prefixes {
     offers: Vec<Offer>,
-    /// Until when hosts may have addresses, milliseconds.
-    told: BTreeMap<Ipv6Net, u64>,
+    /// Those that hosts may have addresses of.
+    told: Told<Ipv6Net>,
+    /// Of these, until when another router offers them, milliseconds.
+    others: BTreeMap<Ipv6Net, u64>,
 }
 
 impl Prefixes {
     /// Hosts were told of these until `now`, by an earlier process.
     pub fn remember(told: impl IntoIterator<Item = Ipv6Net>, now: u64) -> Self {
-        let until = now + u64::from(VALID_LIMIT_S) * 1000;
-        let told = told.into_iter().map(|prefix| (prefix, until)).collect();
-        Self { offers: Vec::new(), told }
+        Self { told: Told::remember(told, now), ..Self::default() }
     }
 
     /// Takes what is offered from `now` on; says whether hosts are to be told something else than
@@ -88,9 +90,13 @@ impl Prefixes {
         is_news
     }
 
-    /// Another router offers this prefix: what hosts have of it is not for this one to end.
-    pub fn leave(&mut self, prefix: &Ipv6Net) {
-        self.told.remove(prefix);
+    /// Another router offers this prefix from `now` on, for so many seconds: until then what hosts
+    /// have of it is not for this one to end.
+    pub fn leave(&mut self, prefix: Ipv6Net, preferred_s: u32, now: u64) {
+        if self.told.contains(&prefix) {
+            let lifetime = u64::from(preferred_s.min(VALID_LIMIT_S)) * 1000;
+            self.others.insert(prefix, now + lifetime);
+        }
     }
 
     /// Is anything offered that has not ended?
@@ -101,26 +107,25 @@ impl Prefixes {
 
     /// What hosts are told at `now`: the offers, and that what else they may have is no more.
     pub fn tell(&mut self, now: u64) -> Vec<PrefixInformation> {
-        self.told.retain(|_, until| *until > now);
         let mut offered = Vec::new();
         for offer in &self.offers {
             let lifetimes = offer.lifetimes(now);
             if lifetimes.valid > 0 {
-                let until = self.told.entry(offer.prefix).or_default();
-                *until = (*until).max(now + u64::from(lifetimes.valid) * 1000);
+                self.told.tell(&offer.prefix, lifetimes.valid, now);
                 offered.push(lifetimes.of(offer.prefix));
             }
         }
+        self.others.retain(|_, until| *until > now);
         let is_offered = |prefix: &Ipv6Net| offered.iter().any(|it| it.prefix == *prefix);
-        let mut stale: Vec<_> = self.told.iter().filter(|(it, _)| !is_offered(it)).collect();
-        stale.sort_by_key(|(_, until)| std::cmp::Reverse(**until));
-        stale.truncate(MAX_STALE);
-        let ended = stale.into_iter().map(|(prefix, _)| Lifetimes::default().of(*prefix));
-        offered.iter().copied().chain(ended).collect()
+        let others = &self.others;
+        let is_no_more = |prefix: &_| !is_offered(prefix) && !others.contains_key(prefix);
+        let ended = self.told.stale(now, is_no_more).into_iter();
+        let ended: Vec<_> = ended.map(|prefix| Lifetimes::default().of(prefix)).collect();
+        offered.into_iter().chain(ended).collect()
     }
 
     /// The prefixes that hosts may have addresses of.
     pub fn told(&self) -> impl Iterator<Item = Ipv6Net> {
-        self.told.keys().copied()
+        self.told.all().copied()
     }
 }

@@ -165,12 +165,29 @@ fn what_an_earlier_process_told_of_is_ended_or_goes_on() {
 }
 
 #[test]
-fn what_another_router_offers_is_not_ended() {
+fn what_another_router_offers_is_not_ended_while_it_does() {
     let mut lan = Lan::new(&[net(1), net(2)]);
     lan.offer(&[offer(2)]);
-    lan.advertiser.leave(&[net(1), net(2)]);
+    lan.advertiser.leave(&[(net(1), 1800), (net(2), 1800)], lan.now);
     lan.pass(0);
     assert_eq!((lan.last(net(1)), lan.last(net(2))), (None, FRESH));
+    lan.advertiser.leave(&[(net(1), 0)], lan.now);
+    lan.pass(10 * SECOND);
+    assert_eq!(lan.last(net(1)), ENDED, "it has withdrawn it");
+}
+
+#[test]
+fn what_a_host_pretends_to_offer_is_ended_all_the_same_once_that_is_over() {
+    let mut lan = Lan::new(&[]);
+    lan.offer(&[offer(1)]);
+    lan.pass(60 * SECOND);
+    lan.offer(&[offer(2)]);
+    lan.advertiser.leave(&[(net(1), 60)], lan.now);
+    lan.pass(20 * SECOND);
+    assert_eq!(lan.last(net(1)), None);
+    lan.pass(700 * SECOND);
+    assert_eq!(lan.last(net(1)), ENDED);
+    assert!(lan.advertiser.told().any(|prefix| prefix == net(1)), "and a restart knows of it");
 }
 
 #[test]

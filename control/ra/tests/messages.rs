@@ -98,8 +98,9 @@ proptest! {
     ) {
         for message in told.encode(LEAST_ROOM) {
             let part = decode(&message);
-            let is_offer = |it: &&PrefixInformation| it.autonomous && it.preferred > 0;
-            let prefixes = part.prefixes.iter().filter(is_offer).map(|it| it.prefix).collect();
+            let is_offer = |it: &&PrefixInformation| it.autonomous;
+            let offers = part.prefixes.iter().filter(is_offer);
+            let prefixes = offers.map(|it| (it.prefix, it.preferred)).collect();
             let router_lifetime = told.router_lifetime;
             let expected = Heard::Advertisement { router_lifetime, prefixes };
             prop_assert_eq!(read(&message), Some(expected));

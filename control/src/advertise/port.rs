@@ -112,7 +112,7 @@ impl Port {
         match &message.heard {
             Heard::Solicitation => self.advertiser.solicit(now, random),
             Heard::Advertisement { router_lifetime, prefixes } => {
-                self.advertiser.leave(prefixes);
+                self.advertiser.leave(prefixes, now);
                 if *router_lifetime > 0
                     && self.routers.len() < MAX_ROUTERS
                     && self.routers.insert(message.from)

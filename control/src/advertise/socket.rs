@@ -110,19 +110,26 @@ async fn listen(socket: Arc<UdpSocket>, interface: Arc<str>, hear: mpsc::Sender<
 }
 
 /// Accepts solicitations and advertisements that no router has forwarded, drops all else
-/// (`linux/filter.h`), so that a flood of anything fills no queue.
-fn filter() -> [SockFilter; 7] {
+/// (`linux/filter.h`), so that a flood of anything fills no queue. An advertisement to this host alone
+/// tells nothing of what the LAN's hosts have.
+fn filter() -> [SockFilter; 9] {
     const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
     const IS_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    /// Offset of the IPv6 header's field, from `SKF_NET_OFF`.
-    const HOP_LIMIT_AT: u32 = (-0x10_0000_i32).cast_unsigned() + 7;
+    /// Where the IPv6 header begins (`SKF_NET_OFF`).
+    const HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
+    const HOP_LIMIT_AT: u32 = HEADER + 7;
+    const DESTINATION_AT: u32 = HEADER + 24;
+    /// First byte of a group's address.
+    const GROUP: u32 = 0xff;
     [
         SockFilter::new(LOAD_BYTE, 0, 0, HOP_LIMIT_AT),
-        SockFilter::new(IS_EQUAL, 0, 4, HOP_LIMIT.into()),
+        SockFilter::new(IS_EQUAL, 0, 6, HOP_LIMIT.into()),
         SockFilter::new(LOAD_BYTE, 0, 0, 0),
-        SockFilter::new(IS_EQUAL, 1, 0, heard::ROUTER_SOLICITATION.into()),
-        SockFilter::new(IS_EQUAL, 0, 1, heard::ROUTER_ADVERTISEMENT.into()),
+        SockFilter::new(IS_EQUAL, 3, 0, heard::ROUTER_SOLICITATION.into()),
+        SockFilter::new(IS_EQUAL, 0, 3, heard::ROUTER_ADVERTISEMENT.into()),
+        SockFilter::new(LOAD_BYTE, 0, 0, DESTINATION_AT),
+        SockFilter::new(IS_EQUAL, 0, 1, GROUP),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
