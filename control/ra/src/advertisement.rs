@@ -56,6 +56,10 @@ pub struct Advertisement {
     pub search: Vec<String>,
     /// Lifetime of `dns` and `search`.
     pub dns_lifetime: u32,
+    /// Servers that are none any more.
+    pub ended_dns: Vec<Ipv6Addr>,
+    /// Domains in which names are searched no more.
+    pub ended_search: Vec<String>,
 }
 
 /// A prefix of the link (RFC 4861 §4.6.2).
@@ -117,18 +121,12 @@ impl Advertisement {
         let mtu = self.mtu.map(|mtu| option(option::MTU, &behind_reserved(mtu)));
         let prefixes = self.prefixes.iter().map(PrefixInformation::option);
         let routes = self.routes.iter().map(RouteInformation::option);
-        let dns = (!self.dns.is_empty()).then(|| {
-            let servers = self.dns.iter().flat_map(Ipv6Addr::octets);
-            let body = behind_reserved(self.dns_lifetime).into_iter().chain(servers);
-            option(option::RECURSIVE_DNS_SERVERS, &body.collect::<Vec<_>>())
-        });
+        let dns = servers(&self.dns, self.dns_lifetime);
         // One option for each, so that however many there are, each fits.
-        let search = self.search.iter().map(|domain| {
-            let labels = domain.split('.').flat_map(label);
-            let body = behind_reserved(self.dns_lifetime).into_iter().chain(labels).chain([0]);
-            option(option::DNS_SEARCH_LIST, &body.collect::<Vec<_>>())
-        });
-        mtu.into_iter().chain(prefixes).chain(routes).chain(dns).chain(search)
+        let search = self.search.iter().map(|name| domain(name, self.dns_lifetime));
+        let ended = servers(&self.ended_dns, 0).into_iter();
+        let ended = ended.chain(self.ended_search.iter().map(|name| domain(name, 0)));
+        mtu.into_iter().chain(prefixes).chain(routes).chain(dns).chain(search).chain(ended)
     }
 }
 
@@ -153,6 +151,19 @@ impl RouteInformation {
         body.extend(&octets[..usize::from(self.prefix.prefix_len().div_ceil(64)) * 8]);
         option(option::ROUTE_INFORMATION, &body)
     }
+}
+
+/// The option of these servers, if there are any.
+fn servers(dns: &[Ipv6Addr], lifetime: u32) -> Option<Vec<u8>> {
+    let body = behind_reserved(lifetime).into_iter().chain(dns.iter().flat_map(Ipv6Addr::octets));
+    (!dns.is_empty()).then(|| option(option::RECURSIVE_DNS_SERVERS, &body.collect::<Vec<_>>()))
+}
+
+/// The option of a domain.
+fn domain(name: &str, lifetime: u32) -> Vec<u8> {
+    let labels = name.split('.').flat_map(label);
+    let body = behind_reserved(lifetime).into_iter().chain(labels).chain([0]);
+    option(option::DNS_SEARCH_LIST, &body.collect::<Vec<_>>())
 }
 
 /// An option: type, length in units of eight bytes, and its body filled up with zeros.

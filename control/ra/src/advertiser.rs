@@ -3,11 +3,26 @@
 use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
 
+use crate::told::Told;
 use crate::{Advertisement, Offer, Prefixes, RouteInformation, Schedule, VALID_LIMIT_S};
 
+/// What hosts may still have of what they were told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Prefixes that they have addresses of.
+    pub prefixes: Vec<Ipv6Net>,
+    /// Prefixes that the gateway leads to.
+    pub routes: Vec<Ipv6Net>,
+    /// Recursive DNS servers.
+    pub dns: Vec<Ipv6Addr>,
+    /// Domains in which they search names.
+    pub search: Vec<String>,
+}
+
 /// What a LAN is told beside its prefixes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Hop limit of what hosts send.
     pub hop_limit: u8,
@@ -36,14 +51,25 @@ pub struct Advertiser {
     /// The gateway leads somewhere.
     leads: bool,
     prefixes: Prefixes,
+    routes: Told<Ipv6Net>,
+    dns: Told<Ipv6Addr>,
+    search: Told<String>,
     schedule: Schedule,
 }
 
 impl Advertiser {
-    /// One whose first message is due at once. `told` are prefixes that hosts may have from before.
-    pub fn new(settings: Settings, told: impl IntoIterator<Item = Ipv6Net>, now: u64) -> Self {
-        let (prefixes, schedule) = (Prefixes::remember(told, now), Schedule::new(now));
-        Self { settings, leads: false, prefixes, schedule }
+    /// One whose first message is due at once, to hosts that know something from before.
+    #[must_use]
+    pub fn new(settings: Settings, known: Known, now: u64) -> Self {
+        Self {
+            settings,
+            leads: false,
+            prefixes: Prefixes::remember(known.prefixes, now),
+            routes: Told::remember(known.routes, now),
+            dns: Told::remember(known.dns, now),
+            search: Told::remember(known.search, now),
+            schedule: Schedule::new(now),
+        }
     }
 
     /// Takes what hosts are to know from `now` on. `leads`: the gateway has a way to the Internet.
@@ -70,6 +96,18 @@ impl Advertiser {
         prefixes.iter().for_each(|(prefix, left)| self.prefixes.leave(*prefix, *left, now));
     }
 
+    /// What is offered.
+    #[must_use]
+    pub fn offers(&self) -> &[Offer] {
+        self.prefixes.offers()
+    }
+
+    /// Does the gateway lead anywhere?
+    #[must_use]
+    pub const fn leads(&self) -> bool {
+        self.leads
+    }
+
     /// When the next message is due.
     #[must_use]
     pub const fn deadline(&self) -> u64 {
@@ -83,8 +121,9 @@ impl Advertiser {
         self.schedule.sent(now, random);
         let leads = self.leads && self.prefixes.are_offered(now);
         let settings = &self.settings;
-        let route =
-            |prefix: &Ipv6Net| RouteInformation { prefix: *prefix, lifetime: VALID_LIMIT_S };
+        let route = |prefix: Ipv6Net, lifetime| RouteInformation { prefix, lifetime };
+        let routes = settings.routes.iter().map(|prefix| route(*prefix, VALID_LIMIT_S));
+        let ended_routes = self.routes.update(&settings.routes, VALID_LIMIT_S, now).into_iter();
         Advertisement {
             hop_limit: settings.hop_limit,
             managed: settings.managed,
@@ -93,7 +132,9 @@ impl Advertiser {
             link_address: Some(settings.link_address),
             mtu: settings.mtu,
             prefixes: self.prefixes.tell(now),
-            routes: settings.routes.iter().map(route).collect(),
+            routes: routes.chain(ended_routes.map(|prefix| route(prefix, 0))).collect(),
+            ended_dns: self.dns.update(&settings.dns, VALID_LIMIT_S, now),
+            ended_search: self.search.update(&settings.search, VALID_LIMIT_S, now),
             dns: settings.dns.clone(),
             search: settings.search.clone(),
             dns_lifetime: VALID_LIMIT_S,
@@ -108,8 +149,14 @@ impl Advertiser {
         Advertisement { link_address, ..Advertisement::default() }
     }
 
-    /// The prefixes that hosts may have addresses of.
-    pub fn told(&self) -> impl Iterator<Item = Ipv6Net> {
-        self.prefixes.told()
+    /// What hosts may have.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known {
+            prefixes: self.prefixes.told().collect(),
+            routes: self.routes.all().copied().collect(),
+            dns: self.dns.all().copied().collect(),
+            search: self.search.all().cloned().collect(),
+        }
     }
 }

@@ -21,6 +21,6 @@ mod schedule;
 mod told;
 
 pub use advertisement::{Advertisement, PrefixInformation, RouteInformation};
-pub use advertiser::{Advertiser, Settings};
+pub use advertiser::{Advertiser, Known, Settings};
 pub use prefixes::{Offer, PREFERRED_LIMIT_S, Prefixes, VALID_LIMIT_S};
 pub use schedule::Schedule;

@@ -90,6 +90,12 @@ impl Prefixes {
         is_news
     }
 
+    /// What is offered.
+    #[must_use]
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
     /// Another router offers this prefix from `now` on, for so many seconds: until then what hosts
     /// have of it is not for this one to end.
     pub fn leave(&mut self, prefix: Ipv6Net, preferred_s: u32, now: u64) {

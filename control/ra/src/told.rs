@@ -31,6 +31,12 @@ impl<T: Ord + Clone> Told<T> {
         *known = (*known).max(until);
     }
 
+    /// Hosts are told of these at `now`, for so many seconds; what they may still have is returned.
+    pub fn update(&mut self, all: &[T], lifetime_s: u32, now: u64) -> Vec<T> {
+        all.iter().for_each(|it| self.tell(it, lifetime_s, now));
+        self.stale(now, |it| !all.contains(it))
+    }
+
     /// What hosts may still have at `now` of all that is no more: the latest.
     pub fn stale(&mut self, now: u64, is_no_more: impl Fn(&T) -> bool) -> Vec<T> {
         self.0.retain(|_, until| *until > now);

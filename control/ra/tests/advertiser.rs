@@ -4,7 +4,8 @@ use ipnet::Ipv6Net;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_ra::{
-    Advertisement, Advertiser, Offer, PREFERRED_LIMIT_S, PrefixInformation, Settings, VALID_LIMIT_S,
+    Advertisement, Advertiser, Known, Offer, PREFERRED_LIMIT_S, PrefixInformation,
+    RouteInformation, Settings, VALID_LIMIT_S,
 };
 
 const SECOND: u64 = 1000;
@@ -41,7 +42,13 @@ struct Lan {
 
 impl Lan {
     fn new(told: &[Ipv6Net]) -> Self {
-        let advertiser = Advertiser::new(settings(), told.iter().copied(), 0);
+        let known = Known { prefixes: told.to_vec(), ..Known::default() };
+        Self::knowing(known)
+    }
+
+    /// Whose hosts know something from before.
+    fn knowing(known: Known) -> Self {
+        let advertiser = Advertiser::new(settings(), known, 0);
         Self { advertiser, now: 0, sent: Vec::new() }
     }
 
@@ -161,7 +168,7 @@ fn what_an_earlier_process_told_of_is_ended_or_goes_on() {
     assert_eq!([1, 2, 3].map(|number| lan.last(net(number))), [ENDED, FRESH, FRESH]);
     lan.pass(u64::from(VALID_LIMIT_S) * SECOND + 600 * SECOND);
     assert_eq!(lan.last(net(1)), None);
-    assert_eq!(lan.advertiser.told().collect::<Vec<_>>(), [net(2), net(3)]);
+    assert_eq!(lan.advertiser.known().prefixes, [net(2), net(3)]);
 }
 
 #[test]
@@ -187,7 +194,64 @@ fn what_a_host_pretends_to_offer_is_ended_all_the_same_once_that_is_over() {
     assert_eq!(lan.last(net(1)), None);
     lan.pass(700 * SECOND);
     assert_eq!(lan.last(net(1)), ENDED);
-    assert!(lan.advertiser.told().any(|prefix| prefix == net(1)), "and a restart knows of it");
+    assert!(lan.advertiser.known().prefixes.contains(&net(1)), "and a restart knows of it");
+}
+
+/// All that a file may say that hosts keep.
+fn rich() -> Settings {
+    Settings {
+        routes: vec![net(0x300), net(0x301)],
+        dns: vec!["2001:2::53".parse().unwrap(), "2001:2::54".parse().unwrap()],
+        search: vec!["one.example".into(), "two.example".into()],
+        ..settings()
+    }
+}
+
+/// As [`rich`], without the first of each.
+fn poorer() -> Settings {
+    let Settings { routes, dns, search, .. } = rich();
+    let (routes, dns, search) = (routes[1..].into(), dns[1..].into(), search[1..].into());
+    Settings { routes, dns, search, ..settings() }
+}
+
+/// The routes with a lifetime, and those that are ended.
+fn routes(message: &Advertisement) -> (Vec<Ipv6Net>, Vec<Ipv6Net>) {
+    let (live, ended): (Vec<_>, Vec<_>) = message.routes.iter().partition(|it| it.lifetime > 0);
+    let prefixes =
+        |of: Vec<&RouteInformation>| of.into_iter().map(|it| it.prefix).collect::<Vec<_>>();
+    (prefixes(live), prefixes(ended))
+}
+
+/// The last message ends the first of each, and tells of the second.
+fn assert_ended(lan: &Lan) {
+    let (rich, poorer, (_, last)) = (rich(), poorer(), lan.sent.last().expect("a message"));
+    assert_eq!((&last.dns, &last.search), (&poorer.dns, &poorer.search));
+    assert_eq!((&last.ended_dns[..], &last.ended_search[..]), (&rich.dns[..1], &rich.search[..1]));
+    assert_eq!(routes(last), (poorer.routes, rich.routes[..1].to_vec()));
+}
+
+#[test]
+fn servers_domains_and_routes_that_are_no_more_are_told_of_as_long_as_a_host_may_have_them() {
+    let mut lan = Lan::new(&[]);
+    lan.advertiser.follow(rich(), true, vec![offer(1)], lan.now);
+    lan.pass(60 * SECOND);
+    lan.advertiser.follow(poorer(), true, vec![offer(1)], lan.now);
+    lan.pass(20 * SECOND);
+    assert_ended(&lan);
+    lan.pass(u64::from(VALID_LIMIT_S) * SECOND + 600 * SECOND);
+    let (_, last) = lan.sent.last().expect("a message");
+    assert_eq!((last.ended_dns.len(), last.ended_search.len()), (0, 0));
+    assert_eq!(routes(last), (poorer().routes, Vec::new()));
+}
+
+#[test]
+fn a_restart_ends_servers_domains_and_routes_that_are_no_more() {
+    let Settings { routes, dns, search, .. } = rich();
+    let mut lan = Lan::knowing(Known { routes, dns, search, ..Known::default() });
+    lan.advertiser.follow(poorer(), true, vec![offer(1)], lan.now);
+    lan.pass(0);
+    assert_ended(&lan);
+    assert_eq!(lan.advertiser.known().dns, rich().dns);
 }
 
 #[test]

@@ -38,10 +38,11 @@ fn advertisement() -> impl Strategy<Value = Advertisement> {
     let head = (any::<u8>(), any::<bool>(), any::<bool>(), any::<u16>());
     let link = (option::of(any::<[u8; 6]>()), option::of(any::<u32>()));
     let nets = (vec(information(), 0..80), vec(route(), 0..20));
-    let dns = vec(any::<u128>().prop_map(Ipv6Addr::from), 0..9);
-    let search = vec("([a-z]{1,63}\\.){0,2}[a-z0-9-]{1,63}", 0..9);
-    (head, link, nets, dns, search, any::<u32>()).prop_map(
-        |(head, link, (prefixes, routes), dns, search, lifetime)| {
+    let dns = || vec(any::<u128>().prop_map(Ipv6Addr::from), 0..9);
+    let search = || vec("([a-z]{1,63}\\.){0,2}[a-z0-9-]{1,63}", 0..9);
+    let (dns, search) = ((dns(), dns()), (search(), search()));
+    (head, link, nets, dns, search, 1..=u32::MAX).prop_map(
+        |(head, link, (prefixes, routes), (dns, ended_dns), (search, ended_search), lifetime)| {
             let (hop_limit, managed, other, router_lifetime) = head;
             let (link_address, mtu) = link;
             // Nothing says it where there are neither.
@@ -58,6 +59,8 @@ fn advertisement() -> impl Strategy<Value = Advertisement> {
                 dns,
                 search,
                 dns_lifetime,
+                ended_dns,
+                ended_search,
             }
         },
     )
@@ -77,6 +80,8 @@ fn joined(messages: &[Vec<u8>]) -> Advertisement {
         all.routes.extend(part.routes);
         all.dns.extend(part.dns);
         all.search.extend(part.search);
+        all.ended_dns.extend(part.ended_dns);
+        all.ended_search.extend(part.ended_search);
         all.dns_lifetime = all.dns_lifetime.max(part.dns_lifetime);
         all
     })

@@ -107,10 +107,10 @@ impl Task {
             port.leave().await;
         }
         for lan in wanted {
-            let told = self.record.of(&lan.interface);
+            let known = self.record.of(&lan.interface);
             match self.ports.get_mut(&lan.interface) {
                 Some(port) => port.follow(lan, now),
-                None => _ = self.ports.insert(lan.interface.clone(), Port::new(lan, told, now)),
+                None => _ = self.ports.insert(lan.interface.clone(), Port::new(lan, known, now)),
             }
         }
     }
@@ -126,11 +126,12 @@ impl Task {
     async fn send(&mut self, hear: &mpsc::Sender<Message>) {
         let now = time::monotonic_ms();
         for port in self.ports.values_mut() {
-            if port.deadline().is_some_and(|deadline| deadline <= now) {
+            port.pass(now);
+            if port.is_due(now) {
                 port.send(hear, now, self.random.draw()).await;
             }
         }
-        self.record.keep(self.ports.iter().map(|(name, port)| (name.clone(), port.told())));
+        self.record.keep(self.ports.iter().map(|(name, port)| (name.clone(), port.known())));
         let view = self.ports.values().map(Port::view).collect();
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-use ipnet::Ipv6Net;
 use tokio::sync::mpsc;
 use weir_api::{AdvertisedPrefix, AdvertisedView};
 use weir_publish::Advertised;
 use weir_ra::heard::Heard;
-use weir_ra::{Advertisement, Advertiser};
+use weir_ra::{Advertisement, Advertiser, Known, Offer};
 use weir_service::Complaint;
 
 use super::socket::{LanSocket, Message};
@@ -19,6 +18,9 @@ const ROOM: usize = 1240;
 const RETRY_MS: u64 = 1000;
 /// Other routers that are told of, in all.
 const MAX_ROUTERS: usize = 16;
+/// How long after the return of a carrier a network manager may take to give the interface what it
+/// took away with it, milliseconds.
+const SETTLING_MS: u64 = 30_000;
 
 pub struct Port {
     lan: Advertised,
@@ -29,14 +31,17 @@ pub struct Port {
     last: Advertisement,
     trouble: Option<String>,
     complaint: Complaint,
+    /// The carrier is back: until then what the interface lost with it may come back too; none: what
+    /// it has is what there is.
+    settles: Option<u64>,
     /// Other routers that were told of.
     routers: BTreeSet<Ipv6Addr>,
 }
 
 impl Port {
-    /// Of a LAN whose hosts were told of some prefixes by an earlier process.
-    pub fn new(lan: Advertised, told: Vec<Ipv6Net>, now: u64) -> Self {
-        let mut advertiser = Advertiser::new(lan.settings.clone(), told, now);
+    /// Of a LAN whose hosts know something from an earlier process.
+    pub fn new(lan: Advertised, known: Known, now: u64) -> Self {
+        let mut advertiser = Advertiser::new(lan.settings.clone(), known, now);
         advertiser.follow(lan.settings.clone(), lan.leads, lan.offers.clone(), now);
         Self {
             lan,
@@ -46,6 +51,7 @@ impl Port {
             last: Advertisement::default(),
             trouble: None,
             complaint: Complaint::default(),
+            settles: None,
             routers: BTreeSet::new(),
         }
     }
@@ -56,19 +62,55 @@ impl Port {
         if lan.index != self.lan.index {
             self.socket = None;
         }
-        if lan.running {
-            self.advertiser.follow(lan.settings.clone(), lan.leads, lan.offers.clone(), now);
-            if !self.lan.running {
-                self.advertiser.reappear(now);
-            }
+        if lan.running && !self.lan.running {
+            self.advertiser.reappear(now);
+            self.settles = Some(now + SETTLING_MS);
         }
         self.lan = lan;
+        self.take_over(now);
     }
 
-    /// When there is something to send, or a socket to open; none: its interface comes first.
+    /// Has the advertiser follow. What it offered goes on while it may come back.
+    fn take_over(&mut self, now: u64) {
+        if !self.lan.running {
+            return;
+        }
+        let mut offers = self.lan.offers.clone();
+        if self.settles.is_some_and(|end| now < end) {
+            let known = self.advertiser.offers();
+            let is_missing = |it: &&Offer| offers.iter().all(|offer| offer.prefix != it.prefix);
+            let missing: Vec<_> = known.iter().filter(is_missing).copied().collect();
+            if missing.is_empty() {
+                self.settles = None;
+            }
+            offers.extend(missing);
+        } else {
+            self.settles = None;
+        }
+        let Advertised { settings, leads, .. } = &self.lan;
+        let leads = *leads || (self.settles.is_some() && self.advertiser.leads());
+        self.advertiser.follow(settings.clone(), leads, offers, now);
+    }
+
+    /// When there is something to do: to send, to open a socket, or to say what did not come back.
+    /// None: its interface comes first.
     pub fn deadline(&self) -> Option<u64> {
         let due = self.advertiser.deadline();
-        self.lan.running.then(|| if self.socket.is_some() { due } else { due.max(self.retry) })
+        let due = if self.socket.is_some() { due } else { due.max(self.retry) };
+        self.lan.running.then(|| self.settles.map_or(due, |end| due.min(end)))
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, now: u64) {
+        if self.settles.is_some_and(|end| end <= now) {
+            self.take_over(now);
+        }
+    }
+
+    /// Is there something to send at `now`?
+    pub fn is_due(&self, now: u64) -> bool {
+        let retry = if self.socket.is_some() { 0 } else { self.retry };
+        self.lan.running && self.advertiser.deadline().max(retry) <= now
     }
 
     /// Sends what is due at `now`.
@@ -137,9 +179,9 @@ impl Port {
         }
     }
 
-    /// The prefixes that hosts may have addresses of.
-    pub fn told(&self) -> Vec<Ipv6Net> {
-        self.advertiser.told().collect()
+    /// What hosts may have.
+    pub fn known(&self) -> Known {
+        self.advertiser.known()
     }
 
     /// What was told last.
@@ -155,5 +197,76 @@ impl Port {
             prefixes: self.last.prefixes.iter().map(prefix).collect(),
             trouble: self.trouble.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_ra::{Settings, VALID_LIMIT_S};
+
+    use super::*;
+
+    /// A LAN that has these subnets, whose interface has a carrier or not.
+    fn lan(subnets: &[u16], running: bool) -> Advertised {
+        let prefix = |subnet: &u16| format!("2001:2:0:{subnet:x}::/64").parse().unwrap();
+        let offer = |subnet| Offer {
+            prefix: prefix(subnet),
+            valid_until: None,
+            preferred_until: None,
+            usable: true,
+        };
+        Advertised {
+            interface: "lan0".into(),
+            index: Some(1),
+            running,
+            settings: Settings { router_lifetime: 2700, ..Settings::default() },
+            leads: !subnets.is_empty(),
+            offers: subnets.iter().map(offer).collect(),
+        }
+    }
+
+    /// The subnets that are valid, those that are ended, and the router's lifetime.
+    fn told(port: &mut Port, now: u64) -> (Vec<u16>, Vec<u16>, u16) {
+        let told = port.advertiser.advertise(now, 0);
+        let subnets = |is_valid: bool| {
+            let of = told.prefixes.iter().filter(|it| (it.valid > 0) == is_valid);
+            of.map(|it| it.prefix.network().segments()[3]).collect()
+        };
+        assert!(told.prefixes.iter().all(|it| [0, VALID_LIMIT_S].contains(&it.valid)));
+        (subnets(true), subnets(false), told.router_lifetime)
+    }
+
+    /// One that has told its hosts, and has lost its carrier and its addresses for a minute.
+    fn back(now: u64) -> Port {
+        let mut port = Port::new(lan(&[1, 2], true), Known::default(), 0);
+        told(&mut port, 0);
+        port.follow(lan(&[1, 2], false), 1000);
+        port.follow(lan(&[], false), 2000);
+        port.follow(lan(&[], true), now);
+        port
+    }
+
+    #[test]
+    fn what_an_interface_has_lost_with_its_carrier_is_not_ended_while_it_may_come_back() {
+        let mut port = back(60_000);
+        assert_eq!(told(&mut port, 60_000), (vec![1, 2], vec![], 2700));
+        port.follow(lan(&[1], true), 61_000);
+        assert_eq!(told(&mut port, 63_000), (vec![1, 2], vec![], 2700));
+        port.follow(lan(&[1, 2], true), 64_000);
+        assert_eq!(port.settles, None, "all is back");
+        port.follow(lan(&[2], true), 65_000);
+        assert_eq!(told(&mut port, 66_000), (vec![2], vec![1], 2700), "as at any time");
+    }
+
+    #[test]
+    fn what_does_not_come_back_with_the_carrier_is_ended_half_a_minute_later() {
+        let mut port = back(60_000);
+        port.follow(lan(&[1, 3], true), 61_000);
+        assert_eq!(told(&mut port, 62_000), (vec![1, 2, 3], vec![], 2700));
+        port.pass(89_999);
+        assert_eq!(told(&mut port, 89_999), (vec![1, 2, 3], vec![], 2700));
+        assert_eq!(port.deadline(), Some(90_000));
+        port.pass(90_000);
+        assert_eq!(told(&mut port, 90_000), (vec![1, 3], vec![2], 2700));
     }
 }

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ipnet::Ipv6Net;
+use weir_ra::Known;
 
 use crate::state;
 
-/// By LAN, the prefixes that its hosts may have addresses of. Written when others are.
+/// By LAN, what its hosts may have. Written when that is another.
 pub struct Record {
     path: PathBuf,
-    told: BTreeMap<String, Vec<Ipv6Net>>,
+    told: BTreeMap<String, Known>,
 }
 
 impl Record {
@@ -22,15 +22,15 @@ impl Record {
     }
 
     /// What hosts of a LAN may have.
-    pub fn of(&self, lan: &str) -> Vec<Ipv6Net> {
+    pub fn of(&self, lan: &str) -> Known {
         self.told.get(lan).cloned().unwrap_or_default()
     }
 
     /// Takes what hosts of these LANs may have now.
-    pub fn keep(&mut self, lans: impl Iterator<Item = (String, Vec<Ipv6Net>)>) {
+    pub fn keep(&mut self, lans: impl Iterator<Item = (String, Known)>) {
         let mut told = self.told.clone();
         told.extend(lans);
-        told.retain(|_, prefixes| !prefixes.is_empty());
+        told.retain(|_, known| *known != Known::default());
         if told == self.told {
             return;
         }
@@ -50,14 +50,19 @@ mod tests {
     fn what_hosts_may_have_outlives_the_process_lan_by_lan() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("advertised.json");
-        let nets =
-            |texts: &[&str]| texts.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
-        let (one, two) = (nets(&["2001:2:0:1::/64"]), nets(&["2001:2:0:2::/64", "fd00::/64"]));
+        let known = |prefixes: &[&str], dns: &[&str]| Known {
+            prefixes: prefixes.iter().map(|net| net.parse().unwrap()).collect(),
+            dns: dns.iter().map(|server| server.parse().unwrap()).collect(),
+            search: vec!["example.net".into()],
+            ..Known::default()
+        };
+        let one = known(&["2001:2:0:1::/64"], &[]);
+        let two = known(&["2001:2:0:2::/64", "fd00::/64"], &["2001:2::53"]);
         let mut record = Record::read(path.clone());
         record.keep([("lan0".into(), one.clone()), ("lan1".into(), two.clone())].into_iter());
         // A LAN whose interface is away, say.
-        record.keep([("lan0".into(), Vec::new())].into_iter());
+        record.keep([("lan0".into(), Known::default())].into_iter());
         let again = Record::read(path);
-        assert_eq!((again.of("lan0"), again.of("lan1")), (Vec::new(), two));
+        assert_eq!((again.of("lan0"), again.of("lan1")), (Known::default(), two));
     }
 }

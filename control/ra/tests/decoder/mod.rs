@@ -92,16 +92,20 @@ fn decode_option(kind: u8, mut body: Reader<'_>, told: &mut Advertisement) {
         }
         25 => {
             body.zeros::<2>();
-            told.dns_lifetime = body.u32();
+            let lifetime = body.u32();
             assert!(!body.0.is_empty(), "at least one, RFC 8106 §5.1");
+            let servers = if lifetime == 0 { &mut told.ended_dns } else { &mut told.dns };
             while !body.0.is_empty() {
-                told.dns.push(body.address());
+                servers.push(body.address());
             }
+            told.dns_lifetime = told.dns_lifetime.max(lifetime);
         }
         31 => {
             body.zeros::<2>();
-            told.dns_lifetime = body.u32();
-            told.search.push(decode_domain(&mut body));
+            let lifetime = body.u32();
+            let domains = if lifetime == 0 { &mut told.ended_search } else { &mut told.search };
+            domains.push(decode_domain(&mut body));
+            told.dns_lifetime = told.dns_lifetime.max(lifetime);
             assert!(body.0.len() < 8 && body.0.iter().all(|byte| *byte == 0), "padding");
             body.0 = &[];
         }
