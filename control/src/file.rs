@@ -91,6 +91,11 @@ impl Source {
         self.state.advertised()
     }
 
+    /// Where it is kept which prefixes providers delegate.
+    pub fn delegated(&self) -> PathBuf {
+        self.state.delegated()
+    }
+
     /// What is in force.
     pub fn view(&self) -> Configuration {
         let file = self.path.display().to_string();

@@ -8,6 +8,7 @@
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`mod@file`] | the configuration file, and the last good one |
+//! | [`delegated`] | the prefixes that providers delegate, on disk |
 //! | [`state`] | what is kept on disk |
 //! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
@@ -21,6 +22,7 @@ pub mod by_hand;
 mod command_lines;
 pub mod daemon;
 pub mod dataplane;
+pub mod delegated;
 pub mod file;
 pub mod hooks;
 mod limits;

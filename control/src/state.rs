@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `last-good.toml` | the configuration in force: what a start falls back to when the file is refused |
 //! | `overrides.json` | since when each override is in force, and by whom; for people |
-//! | `advertised.json` | by LAN, the prefixes that its hosts may have addresses of |
+//! | `advertised.json` | by LAN, what its hosts may have of what they were told |
+//! | `delegated.json` | by uplink, the prefixes that its provider delegates, and their ends |
 //!
 //! A directory is one gateway's: it is locked for life.
 
@@ -62,9 +63,14 @@ impl State {
         self.directory.join("overrides.json")
     }
 
-    /// The prefixes that hosts of LANs may have addresses of.
+    /// What hosts of LANs may have of what they were told.
     pub fn advertised(&self) -> PathBuf {
         self.directory.join("advertised.json")
+    }
+
+    /// The prefixes that providers delegate.
+    pub fn delegated(&self) -> PathBuf {
+        self.directory.join("delegated.json")
     }
 }
 

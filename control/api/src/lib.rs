@@ -19,12 +19,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use weir_health::Entry;
 
 pub use told::{
-    AdvertisedPrefix, AdvertisedView, Configuration, Override, PathView, Refused, TargetView,
-    UplinkView,
+    AdvertisedPrefix, AdvertisedView, Configuration, DelegatedPrefix, DelegatedView, Override,
+    PathView, Refused, TargetView, UplinkView,
 };
 
 /// Where the control process listens unless told otherwise.
@@ -69,6 +70,8 @@ pub enum Query {
     Configuration,
     /// What the hosts of LANs are told by router advertisements.
     Advertised,
+    /// The prefixes that providers delegate.
+    Delegated,
 }
 
 /// What can be changed.
@@ -112,6 +115,31 @@ pub enum Request {
         uplink: String,
         /// Even if it is down.
         force: bool,
+    },
+    /// Give an uplink a prefix that its provider delegates, or one that it has another end.
+    SetPrefix {
+        /// Name of the uplink, or of its interface.
+        uplink: String,
+        /// The prefix.
+        prefix: Ipv6Net,
+        /// For how many seconds from now the provider routes it here; none: without end, 0: no more.
+        valid_s: Option<u32>,
+        /// For how many seconds new connections should be made from it: not more.
+        preferred_s: Option<u32>,
+    },
+    /// End a prefix of an uplink that its provider has delegated.
+    EndPrefix {
+        /// Name of the uplink, or of its interface.
+        uplink: String,
+        /// The prefix.
+        prefix: Ipv6Net,
+    },
+    /// End all prefixes of an uplink that its provider has delegated but these.
+    KeepPrefixes {
+        /// Name of the uplink, or of its interface.
+        uplink: String,
+        /// The prefixes that stay.
+        prefixes: Vec<Ipv6Net>,
     },
     /// Let an uplink take flows again.
     Up {
@@ -160,6 +188,11 @@ pub enum Response {
     Advertised {
         /// Of each LAN that gets router advertisements.
         lans: Vec<AdvertisedView>,
+    },
+    /// The prefixes that providers delegate.
+    Delegated {
+        /// Of each uplink whose prefixes are told while weir runs.
+        uplinks: Vec<DelegatedView>,
     },
     /// Refused; nothing changed.
     Error {

@@ -115,3 +115,25 @@ pub struct AdvertisedPrefix {
     /// How long new connections may be made from them, seconds; 0: not now.
     pub preferred_s: u32,
 }
+
+/// What the provider of an uplink delegates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegatedView {
+    /// The uplink.
+    pub uplink: String,
+    /// The prefixes; none: its IPv6 path is down.
+    pub prefixes: Vec<DelegatedPrefix>,
+}
+
+/// A prefix that a provider delegates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegatedPrefix {
+    /// The prefix.
+    pub prefix: Ipv6Net,
+    /// How long it is routed here, seconds; none: it has no end.
+    pub valid_s: Option<u64>,
+    /// How long new connections should be made from it, likewise.
+    pub preferred_s: Option<u64>,
+    /// It is carried, or translated to.
+    pub used: bool,
+}

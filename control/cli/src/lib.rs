@@ -6,6 +6,7 @@
 //! | [`uplinks`] | the same, for `uplinks` |
 //! | `state`, `table` | what they read; their values as tables |
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
+//! | [`prefix`] | the prefixes that providers delegate: `prefix` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod flows;
 pub mod health;
 pub mod output;
 pub mod policies;
+pub mod prefix;
 mod processes;
 mod state;
 pub mod status;
@@ -149,6 +151,15 @@ pub enum Command {
         /// Name of the uplink.
         uplink: String,
     },
+    /// The prefixes of IPv6 that providers delegate: shows them, or tells of a change, as the hooks of
+    /// DHCPv6 clients do.
+    Prefix {
+        /// Name of the uplink; for a change, or of its interface.
+        uplink: Option<String>,
+        /// What has changed.
+        #[command(subcommand)]
+        change: Option<prefix::Change>,
+    },
     /// What is set by hand and not by the file, since when, and by whom.
     Overrides,
     /// Have weir-control read the configuration file again; says what is wrong with it.
@@ -217,6 +228,13 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Home { policy } => {
             act::request(arguments, &weir_api::Request::Home { policy: policy.clone() })
         }
+        Command::Prefix { uplink, change: None } => {
+            viewed(prefix::show(arguments, uplink.as_deref()))
+        }
+        Command::Prefix { uplink, change: Some(change) } => match uplink {
+            Some(uplink) => act::request(arguments, &change.request(uplink.clone())),
+            None => output::fail(json, Exit::Failed, "of which uplink? `weir prefix UPLINK set …`"),
+        },
         Command::Use { uplink, force, command } => {
             let request = weir_api::Request::Use { uplink: uplink.clone(), force: *force };
             act::run_by(arguments, &request, command)

@@ -2,13 +2,23 @@
 //!
 //! A host chooses by its source address which provider its connections go by, if it has several
 //! (RFC 6724 rule 3: rather not from a deprecated one). So what new flows of the LAN may take is
-//! what its prefixes are preferred by.
+//! what its prefixes are preferred by, and whether the gateway is a default router.
+//!
+//! | a prefix that | is |
+//! |---|---|
+//! | an uplink carries which takes new flows of the LAN's policy | preferred, and leads to the Internet |
+//! | only uplinks carry that do not, by source | deprecated: it is of their providers |
+//! | only uplinks carry that do not, another way | preferred: it is the site's own |
+//! | none carries | preferred if it is a unique local one; else not told, or ended |
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
+use weir_layout::control::{ControlHalf, PathId, Translate};
 use weir_ra::{Offer, Settings};
 use weir_site::{Lan, RaConfig, Site};
 use weir_view::Kernel;
+
+use crate::delegations::Delegations;
 
 /// Hop limit of what hosts send, as Linux has it (`IPV6_DEFAULT_HOPLIMIT`, include/net/ipv6.h).
 const HOP_LIMIT: u8 = 64;
@@ -30,22 +40,48 @@ pub struct Advertised {
     pub offers: Vec<Offer>,
 }
 
-/// Of each LAN that is advertised; `takers` are by policy the uplinks that take new flows of IPv6.
-pub fn advertised(site: &Site, kernel: &Kernel, takers: &[u64]) -> Vec<Advertised> {
+/// Of each LAN that is advertised; `takers` are by policy the uplinks that take new flows of IPv6,
+/// which carry what the half says.
+pub fn advertised(
+    site: &Site,
+    kernel: &Kernel,
+    half: &ControlHalf,
+    takers: &[u64],
+    delegations: &Delegations,
+) -> Vec<Advertised> {
     let with_ra = site.lans.iter().enumerate().filter_map(|(index, lan)| {
         let ra = lan.ra.as_ref()?;
         let takers = takers.get(policy(site, index)).copied().unwrap_or(0);
-        Some(of_lan(site, kernel, lan, ra, takers))
+        let offer = |prefix: Ipv6Net| {
+            let way = way(site, half, takers, &prefix)?;
+            let lease = delegations.lease_of(site, &prefix);
+            Some((
+                way == Way::Open,
+                Offer {
+                    prefix,
+                    valid_until: lease.and_then(|lease| lease.valid_until),
+                    preferred_until: lease.and_then(|lease| lease.preferred_until),
+                    usable: way != Way::Shut,
+                },
+            ))
+        };
+        let offers = prefixes(lan, ra, kernel).into_iter().filter_map(offer).collect();
+        Some(of_lan(site, kernel, lan, ra, offers))
     });
     with_ra.collect()
 }
 
-fn of_lan(site: &Site, kernel: &Kernel, lan: &Lan, ra: &RaConfig, takers: u64) -> Advertised {
+/// `offers` are the prefixes, each with whether it leads to the Internet.
+fn of_lan(
+    site: &Site,
+    kernel: &Kernel,
+    lan: &Lan,
+    ra: &RaConfig,
+    offers: Vec<(bool, Offer)>,
+) -> Advertised {
     let link = kernel.link(&lan.interface);
     let others = site.lans.iter().filter(|other| other.interface != lan.interface);
     let routes = others.flat_map(|other| networks(other, kernel));
-    let offer =
-        |prefix: Ipv6Net| Offer { prefix, valid_until: None, preferred_until: None, usable: true };
     let settings = Settings {
         hop_limit: HOP_LIMIT,
         managed: ra.managed,
@@ -62,8 +98,39 @@ fn of_lan(site: &Site, kernel: &Kernel, lan: &Lan, ra: &RaConfig, takers: u64) -
         index: link.map(|link| link.index),
         running: link.is_some_and(|link| link.running),
         settings,
-        leads: takers != 0,
-        offers: prefixes(lan, ra, kernel).into_iter().map(offer).collect(),
+        leads: offers.iter().any(|(leads, _)| *leads),
+        offers: offers.into_iter().map(|(_, offer)| offer).collect(),
+    }
+}
+
+/// Where what hosts send from a prefix goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the Internet.
+    Open,
+    /// To the networks of the site.
+    Inside,
+    /// It is of providers that take nothing now.
+    Shut,
+}
+
+/// None: it is nobody's.
+fn way(site: &Site, half: &ControlHalf, takers: u64, prefix: &Ipv6Net) -> Option<Way> {
+    let address = prefix.network().octets();
+    let paths = (0u8..).zip(&site.uplinks).filter_map(|(index, uplink)| {
+        let path = uplink.ipv6.as_ref()?;
+        let carries = half.carries(PathId::new(index, Family::V6), address);
+        carries.then_some((takers >> index & 1 != 0, path.translate))
+    });
+    let carriers: Vec<_> = paths.collect();
+    if carriers.iter().any(|(takes, _)| *takes) {
+        Some(Way::Open)
+    } else if carriers.iter().any(|(_, translate)| *translate != Translate::Source)
+        || prefix.network().is_unique_local()
+    {
+        Some(Way::Inside)
+    } else {
+        (!carriers.is_empty()).then_some(Way::Shut)
     }
 }
 
@@ -114,6 +181,11 @@ mod tests {
         [[rule]]\nin_interface = \"lan1\"\npolicy = \"guests\"\n";
 
     fn told(takers: &[u64]) -> Vec<Advertised> {
+        told_of(SITE, &Delegations::default(), takers)
+    }
+
+    /// What the LANs of a site are told where `lan0` has these addresses.
+    fn told_of(text: &str, delegations: &Delegations, takers: &[u64]) -> Vec<Advertised> {
         let link = Link { index: 7, name: "lan0".into(), running: true, ..Link::default() };
         let addresses = ["2001:2:0:1::1/64", "2001:2:0:2::1/80", "10.0.0.1/24"];
         let kernel = Kernel {
@@ -121,7 +193,11 @@ mod tests {
             addresses: addresses.map(|net| (7, net.parse().unwrap())).into(),
             ..Kernel::default()
         };
-        advertised(&weir_site::parse("weir.toml", SITE).unwrap(), &kernel, takers)
+        let mut site = weir_site::parse("weir.toml", text).unwrap();
+        delegations.fill(&mut site, 0);
+        let overrides = crate::Overrides::default();
+        let half = crate::derive(&site, &kernel, &overrides, [&[]; 2], None).half;
+        advertised(&site, &kernel, &half, takers, delegations)
     }
 
     fn texts(nets: impl IntoIterator<Item = Ipv6Net>) -> Vec<String> {
@@ -152,5 +228,50 @@ mod tests {
         assert_eq!(leads(&[1, 0]), [true, false]);
         assert_eq!(leads(&[0, 2]), [false, true]);
         assert_eq!(leads(&[]), [false, false]);
+    }
+
+    /// Hosts of `lan0` have addresses of providers, and of the site.
+    const BY_SOURCE: &str = "[[lan]]\ninterface = \"lan0\"\n\
+        ra = { prefixes = [\"2001:2:0:a01::/64\", \"2001:2:0:b01::/64\", \"fd00:1::/64\"] }\n\
+        [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n\
+        ipv6 = { translate = \"source\", prefixes = [\"2001:2:0:a00::/56\"] }\n\
+        [[uplink]]\nname = \"b\"\ninterface = \"wan1\"\n\
+        ipv6 = { translate = \"source\", prefixes = \"delegated\" }\n";
+
+    /// Those that the LAN is told of and that are preferred, and whether it has a default router.
+    fn preferred(of: &Advertised) -> (Vec<(u16, bool)>, bool) {
+        let subnet = |offer: &Offer| (offer.prefix.network().segments()[3], offer.usable);
+        (of.offers.iter().map(subnet).collect(), of.leads)
+    }
+
+    #[test]
+    fn a_provider_that_is_down_has_its_prefix_deprecated_and_the_others_stay() {
+        let mut delegations = Delegations::default();
+        let lease = crate::Lease {
+            prefix: "2001:2:0:b00::/56".parse().unwrap(),
+            valid_until: Some(9),
+            preferred_until: Some(8),
+        };
+        delegations.set("b", lease);
+        let told = |takers: u64| told_of(BY_SOURCE, &delegations, &[takers]).remove(0);
+        assert_eq!(preferred(&told(3)), (vec![(0xa01, true), (0xb01, true), (0, true)], true));
+        assert_eq!(preferred(&told(2)), (vec![(0xa01, false), (0xb01, true), (0, true)], true));
+        assert_eq!(preferred(&told(0)), (vec![(0xa01, false), (0xb01, false), (0, true)], false));
+        let [of_file, delegated, _] = &told(3).offers[..] else { panic!("three prefixes") };
+        assert_eq!((of_file.valid_until, of_file.preferred_until), (None, None));
+        assert_eq!((delegated.valid_until, delegated.preferred_until), (Some(9), Some(8)));
+    }
+
+    #[test]
+    fn a_prefix_that_no_provider_delegates_is_not_told() {
+        let told = told_of(BY_SOURCE, &Delegations::default(), &[3]).remove(0);
+        assert_eq!(preferred(&told), (vec![(0xa01, true), (0, true)], true));
+    }
+
+    #[test]
+    fn a_gateway_whose_uplinks_carry_no_prefix_of_the_lan_leads_nowhere() {
+        let text = BY_SOURCE.replace("\"2001:2:0:a01::/64\", ", "");
+        let told = told_of(&text, &Delegations::default(), &[3]).remove(0);
+        assert_eq!(preferred(&told), (vec![(0, true)], false));
     }
 }

@@ -98,7 +98,8 @@ pub fn derive(
                     uplink.has_targets(family)
                         && !site.has_source(uplink, family, link.index, kernel)
                 };
-                let unusable = link.is_some_and(|link| clash(link) || mute(link));
+                let awaits = family == Family::V6 && uplink.awaits_prefix();
+                let unusable = awaits || link.is_some_and(|link| clash(link) || mute(link));
                 of_settings(path, uplink, family, site.nat_ports);
                 let found = of_kernel(path, uplink, family, link, kernel, &mut unresolved);
                 of_link | found | if unusable { path_state::NO_ADDRESS } else { 0 }

@@ -8,6 +8,7 @@
 //! | `decider` | all that is known of a gateway, and what follows from it |
 //! | `derive` | the control page's half |
 //! | `ports` | numbers of ports and devices, which stay |
+//! | `delegations` | prefixes that are told while weir runs, and their ends |
 //! | `path_prefixes` | the prefixes that providers delegate, and what translates them |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
@@ -28,6 +29,7 @@
 mod advertised;
 pub mod beside;
 mod decider;
+mod delegations;
 mod derive;
 mod destinations;
 #[cfg(test)]
@@ -49,6 +51,7 @@ mod tables;
 
 pub use advertised::{Advertised, advertised};
 pub use decider::{Decider, Effects, Judged, Now};
+pub use delegations::{Delegations, Lease};
 pub use derive::{Derived, derive};
 pub use overrides::{Hand, Overrides};
 pub use states::{Change, States};

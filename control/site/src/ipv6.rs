@@ -69,11 +69,13 @@ pub fn path(
         c.refuse(given.span(), message, "remove some");
     }
     let addresses = of.addresses.iter().map(|address| *address.get_ref()).collect();
+    let (prefixes, delegation) = prefixes::of_path(c, given, lans, delegated);
     Ipv6Config {
         translate,
         next_hop,
         addresses,
-        prefixes: prefixes::of_path(c, given, lans, delegated),
+        prefixes,
+        delegation,
         rescue: of.rescue.as_ref().is_some_and(|rescue| *rescue.get_ref()),
         inbound: of.inbound,
         joint: of.joint,

@@ -13,6 +13,7 @@
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
 //! | `paths` | which paths an uplink has, and what shows their health |
+//! | `prefixes` | the prefixes that providers delegate |
 //! | `sources` | which addresses an uplink's packets are sent from |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
 //! | [`hooks`], `trust` | which of the operator's programs are run |
@@ -59,6 +60,7 @@ use crate::load::{Balance, Capacity, Spill};
 
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
+pub use prefixes::fault_of_delegated;
 pub use ra::RaConfig;
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
@@ -175,14 +177,23 @@ pub struct Ipv6Config {
     /// Source addresses of probes and of what the gateway sends, and the pool of NAT66; empty: the
     /// interface's own.
     pub addresses: Vec<Ipv6Addr>,
-    /// What its provider delegates.
+    /// What its provider delegates, as the file says, or as it is [told](Self::delegation).
     pub prefixes: Vec<PrefixPair>,
+    /// Its prefixes are told while weir runs, by a client of DHCPv6; none: the file has them.
+    pub delegation: Option<Delegation>,
     /// A source of another uplink's prefix, whose uplink is down, leaves by this one, translated.
     pub rescue: bool,
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
     /// Where one path of the uplink is out of use the other is too.
     pub joint: bool,
+}
+
+/// What is made of the prefixes that are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delegation {
+    /// The prefix of LANs that is translated to one of them; none: LANs have parts of them.
+    pub inside: Option<Ipv6Net>,
 }
 
 /// A prefix that a provider delegates, and what stands inside for it.

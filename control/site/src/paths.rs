@@ -24,6 +24,12 @@ impl UplinkConfig {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)
     }
 
+    /// Does its IPv6 path wait for a prefix that its provider is to delegate?
+    pub fn awaits_prefix(&self) -> bool {
+        let mut path = self.ipv6.iter();
+        path.any(|ipv6| ipv6.delegation.is_some() && ipv6.prefixes.is_empty())
+    }
+
     /// Is anything beyond the next hop probed of its path in a family?
     pub fn has_targets(&self, family: Family) -> bool {
         self.health.targets.iter().any(|target| is_of(target, family))

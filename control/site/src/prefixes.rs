@@ -1,13 +1,15 @@
 //! The prefixes that providers delegate, and what stands inside for them.
 
+use std::ops::Range;
+
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 use weir_layout::control::Translate;
 
 use super::checker::Checker;
 use super::machine::overlap;
-use super::schema::{self, Translation6};
-use super::{Lan, PrefixPair, UplinkConfig};
+use super::schema::{self, Prefix, Prefixes, Translation6};
+use super::{Delegation, Lan, PrefixPair, UplinkConfig};
 
 /// The prefixes of all uplinks so far, each with its line.
 pub type Delegated = Vec<(Ipv6Net, usize)>;
@@ -19,13 +21,13 @@ const GLOBAL: Ipv6Net =
 const UNIQUE_LOCAL: Ipv6Net =
     Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
 
-/// Checks what the file says of the prefixes of a path.
+/// Checks what the file says of the prefixes of a path: these, or that they are told later.
 pub fn of_path(
     c: &mut Checker<'_>,
     given: &Spanned<schema::Ipv6>,
     lans: &[Lan],
     delegated: &mut Delegated,
-) -> Vec<PrefixPair> {
+) -> (Vec<PrefixPair>, Option<Delegation>) {
     let of = given.get_ref();
     let is = |mode| *of.translate.get_ref() == mode;
     let only = [
@@ -41,6 +43,9 @@ pub fn of_path(
             c.refuse(span, format!("{key} has no effect on this path"), remedy);
         }
     }
+    if let Some(delegation) = delegation(c, given, lans) {
+        return (Vec::new(), Some(delegation));
+    }
     let prefixes = match of.translate.get_ref() {
         Translation6::None | Translation6::Nat66 => Vec::new(),
         Translation6::Npt66 => pairs(c, given, lans),
@@ -54,7 +59,29 @@ pub fn of_path(
         }
         delegated.push((pair.outside, c.places.line(span.start)));
     }
-    prefixes.into_iter().map(|(pair, _)| pair).collect()
+    (prefixes.into_iter().map(|(pair, _)| pair).collect(), None)
+}
+
+/// What is made of a prefix that the provider delegates, where the file leaves it to that.
+fn delegation(
+    c: &mut Checker<'_>,
+    given: &Spanned<schema::Ipv6>,
+    lans: &[Lan],
+) -> Option<Delegation> {
+    let of = given.get_ref();
+    match (of.translate.get_ref(), &of.prefix, &of.pairs, &of.prefixes) {
+        (Translation6::Npt66, Some(prefix), None, _) => {
+            let Prefix::Later(_) = prefix.get_ref() else { return None };
+            let inside = inside(c, given, &prefix.span(), lans)?;
+            refuse_foreign_inside(c, &inside, &prefix.span(), lans);
+            Some(Delegation { inside: Some(inside) })
+        }
+        (Translation6::Source, _, _, Some(prefixes)) => {
+            let is_later = matches!(prefixes.get_ref(), Prefixes::Later(_));
+            is_later.then_some(Delegation { inside: None })
+        }
+        _ => None,
+    }
 }
 
 /// Says which prefixes of LANs a path that translates prefixes does not carry.
@@ -62,9 +89,9 @@ pub fn left_out(uplink: &UplinkConfig, lans: &[Lan]) -> Vec<String> {
     let Some(path) = uplink.ipv6.as_ref().filter(|path| path.translate == Translate::Npt) else {
         return Vec::new();
     };
-    let covered = |lan: &Ipv6Net| {
-        path.prefixes.iter().filter_map(|pair| pair.inside).any(|inside| overlaps(&inside, lan))
-    };
+    let of_file = path.prefixes.iter().filter_map(|pair| pair.inside);
+    let insides: Vec<_> = of_file.chain(path.delegation.and_then(|of| of.inside)).collect();
+    let covered = |lan: &Ipv6Net| insides.iter().any(|inside| overlaps(inside, lan));
     let left_out = of_lans(lans).filter(|lan| !covered(lan));
     let warning = |lan| {
         let name = &uplink.name;
@@ -73,31 +100,32 @@ pub fn left_out(uplink: &UplinkConfig, lans: &[Lan]) -> Vec<String> {
     left_out.map(warning).collect()
 }
 
-type Placed = (PrefixPair, std::ops::Range<usize>);
+type Placed = (PrefixPair, Range<usize>);
 
 /// The pairs of a path that translates prefixes.
 fn pairs(c: &mut Checker<'_>, given: &Spanned<schema::Ipv6>, lans: &[Lan]) -> Vec<Placed> {
     let of = given.get_ref();
     let mut pairs: Vec<Placed> = Vec::new();
     match (&of.prefix, &of.pairs) {
-        (Some(outside), None) => {
-            let outside = (provider(c, outside), outside.span());
-            let inside = match &of.inside {
-                Some(inside) => Some(unicast(c, inside)),
-                None => only_one(c, &outside.1, lans),
-            };
+        (Some(prefix), None) => {
+            // One that is told later and has nothing inside was refused already.
+            let Prefix::Here(outside) = *prefix.get_ref() else { return pairs };
+            let outside = (provider(c, outside, prefix.span()), prefix.span());
+            let inside = inside(c, given, &prefix.span(), lans);
             pairs.extend(inside.map(|inside| pair(inside, outside)));
         }
         (None, Some(given)) => {
             for given in given.get_ref() {
-                let outside = (provider(c, &given.outside), given.outside.span());
+                let at = given.outside.span();
+                let outside = (provider(c, *given.outside.get_ref(), at.clone()), at);
                 pairs.push(pair(unicast(c, &given.inside), outside));
             }
         }
         _ => c.refuse(
             given.span(),
             "a path that translates prefixes has either `prefix` or `pairs`",
-            "say prefix = \"2001:db8:1::/56\" with the prefix that the provider delegates",
+            "say prefix = \"2001:db8:1::/56\" with the prefix that the provider delegates, or \
+             \"delegated\"",
         ),
     }
     for (index, (PrefixPair { inside, outside }, span)) in pairs.iter().enumerate() {
@@ -107,10 +135,7 @@ fn pairs(c: &mut Checker<'_>, given: &Spanned<schema::Ipv6>, lans: &[Lan]) -> Ve
             let message = format!("inside prefix {inside} overlaps {other} of the same path");
             c.refuse(span.clone(), message, "each address is translated to one prefix");
         }
-        if knows_all(lans) && !of_lans(lans).any(|lan| overlaps(&lan, inside)) {
-            let message = format!("no LAN has an address of the inside prefix {inside}");
-            c.refuse(span.clone(), message, "give one that holds prefixes of LANs");
-        }
+        refuse_foreign_inside(c, inside, span, lans);
         if let Some(lan) = of_lans(lans).find(|lan| overlaps(lan, outside)) {
             let message = format!("LAN prefix {lan} is of the provider's prefix {outside}");
             c.refuse(
@@ -123,35 +148,60 @@ fn pairs(c: &mut Checker<'_>, given: &Spanned<schema::Ipv6>, lans: &[Lan]) -> Ve
     pairs
 }
 
+/// What is translated by a path with one prefix: what the file says, else the LANs' only prefix.
+fn inside(
+    c: &mut Checker<'_>,
+    given: &Spanned<schema::Ipv6>,
+    span: &Range<usize>,
+    lans: &[Lan],
+) -> Option<Ipv6Net> {
+    match &given.get_ref().inside {
+        Some(inside) => Some(unicast(c, inside)),
+        None => only_one(c, span, lans),
+    }
+}
+
+/// Refuses an inside prefix that no LAN has an address of.
+fn refuse_foreign_inside(c: &mut Checker<'_>, inside: &Ipv6Net, span: &Range<usize>, lans: &[Lan]) {
+    if knows_all(lans) && !of_lans(lans).any(|lan| overlaps(&lan, inside)) {
+        let message = format!("no LAN has an address of the inside prefix {inside}");
+        c.refuse(span.clone(), message, "give one that holds prefixes of LANs");
+    }
+}
+
 /// The prefixes of a path whose provider's addresses the LANs have.
 fn sources(c: &mut Checker<'_>, given: &Spanned<schema::Ipv6>, lans: &[Lan]) -> Vec<Placed> {
-    let Some(prefixes) = given.get_ref().prefixes.as_ref().filter(|p| !p.get_ref().is_empty())
-    else {
+    let given_ones = given.get_ref().prefixes.as_ref().and_then(|prefixes| {
+        let Prefixes::Here(nets) = prefixes.get_ref() else { return None };
+        (!nets.is_empty()).then(|| (nets, prefixes.span()))
+    });
+    let Some((nets, span)) = given_ones else {
         c.refuse(
             given.span(),
             "a path by source has `prefixes`",
-            "say prefixes = [\"2001:db8:1::/56\"] with what the provider delegates",
+            "say prefixes = [\"2001:db8:1::/56\"] with what the provider delegates, or \
+             \"delegated\"",
         );
         return Vec::new();
     };
     let mut placed = Vec::new();
-    for given in prefixes.get_ref() {
-        let outside = provider(c, given);
+    for net in nets {
+        let outside = provider(c, *net, span.clone());
         if knows_all(lans) && !of_lans(lans).any(|lan| overlaps(&lan, &outside)) {
             let message = format!("no LAN has an address of the prefix {outside}");
-            c.refuse(given.span(), message, "give LANs prefixes of it");
+            c.refuse(span.clone(), message, "give LANs prefixes of it");
         }
-        placed.push((PrefixPair { inside: None, outside }, given.span()));
+        placed.push((PrefixPair { inside: None, outside }, span.clone()));
     }
     placed
 }
 
-fn pair(inside: Ipv6Net, (outside, span): (Ipv6Net, std::ops::Range<usize>)) -> Placed {
+fn pair(inside: Ipv6Net, (outside, span): (Ipv6Net, Range<usize>)) -> Placed {
     (PrefixPair { inside: Some(inside), outside }, span)
 }
 
 /// The only IPv6 prefix that LANs have.
-fn only_one(c: &mut Checker<'_>, span: &std::ops::Range<usize>, lans: &[Lan]) -> Option<Ipv6Net> {
+fn only_one(c: &mut Checker<'_>, span: &Range<usize>, lans: &[Lan]) -> Option<Ipv6Net> {
     let mut prefixes = of_lans(lans);
     let (first, more) = (prefixes.next(), prefixes.next());
     if first.is_none() || more.is_some() {
@@ -168,18 +218,31 @@ fn only_one(c: &mut Checker<'_>, span: &std::ops::Range<usize>, lans: &[Lan]) ->
 }
 
 /// A prefix that a provider delegates.
-fn provider(c: &mut Checker<'_>, given: &Spanned<Ipv6Net>) -> Ipv6Net {
-    let net = sound(c, given);
+fn provider(c: &mut Checker<'_>, net: Ipv6Net, span: Range<usize>) -> Ipv6Net {
+    let net = sound(c, net, span.clone());
     if !GLOBAL.contains(&net) {
         let remedy = "give the one that the provider delegates: of 2000::/3";
-        c.refuse(given.span(), format!("{net} is no provider's prefix"), remedy);
+        c.refuse(span, format!("{net} is no provider's prefix"), remedy);
     }
     net
 }
 
+/// Why a prefix that is told cannot be a provider's; none: it can.
+pub fn fault_of_delegated(net: &Ipv6Net) -> Option<String> {
+    if net.trunc() != *net {
+        Some(format!("{net} has bits set after its length: give {}", net.trunc()))
+    } else if net.prefix_len() > 64 {
+        Some(format!("{net} is longer than 64 bits: give a /64 or a shorter one"))
+    } else if !GLOBAL.contains(net) {
+        Some(format!("{net} is no provider's prefix: give one of 2000::/3"))
+    } else {
+        None
+    }
+}
+
 /// A prefix that LANs may have.
 fn unicast(c: &mut Checker<'_>, given: &Spanned<Ipv6Net>) -> Ipv6Net {
-    let net = sound(c, given);
+    let net = sound(c, *given.get_ref(), given.span());
     if !GLOBAL.contains(&net) && !UNIQUE_LOCAL.contains(&net) {
         let message = format!("no host of a LAN has an address of {net}");
         c.refuse(given.span(), message, "give a prefix of fc00::/7 or 2000::/3");
@@ -188,18 +251,13 @@ fn unicast(c: &mut Checker<'_>, given: &Spanned<Ipv6Net>) -> Ipv6Net {
 }
 
 /// Without what is set after its length; the part of an interface is nobody's to route (RFC 6296 §3.5).
-fn sound(c: &mut Checker<'_>, given: &Spanned<Ipv6Net>) -> Ipv6Net {
-    let net = *given.get_ref();
+fn sound(c: &mut Checker<'_>, net: Ipv6Net, span: Range<usize>) -> Ipv6Net {
     if net.trunc() != net {
         let message = format!("{net} has bits set after its length");
-        c.refuse(given.span(), message, format!("write {}", net.trunc()));
+        c.refuse(span.clone(), message, format!("write {}", net.trunc()));
     }
     if net.prefix_len() > 64 {
-        c.refuse(
-            given.span(),
-            format!("{net} is longer than 64 bits"),
-            "give a /64 or a shorter one",
-        );
+        c.refuse(span, format!("{net} is longer than 64 bits"), "give a /64 or a shorter one");
     }
     net.trunc()
 }

@@ -169,10 +169,10 @@ pub struct Ipv6 {
     pub next_hop: Option<Spanned<Ipv6Addr>>,
     #[serde(default)]
     pub addresses: Vec<Spanned<Ipv6Addr>>,
-    pub prefix: Option<Spanned<Ipv6Net>>,
+    pub prefix: Option<Spanned<Prefix>>,
     pub inside: Option<Spanned<Ipv6Net>>,
     pub pairs: Option<Spanned<Vec<Pair>>>,
-    pub prefixes: Option<Spanned<Vec<Spanned<Ipv6Net>>>>,
+    pub prefixes: Option<Spanned<Prefixes>>,
     pub rescue: Option<Spanned<bool>>,
     #[serde(default)]
     pub inbound: bool,
@@ -187,6 +187,27 @@ pub enum Translation6 {
     Npt66,
     Nat66,
     Source,
+}
+
+/// What a provider delegates, where it is not known yet.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    Delegated,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected an IPv6 prefix, or \"delegated\"")]
+pub enum Prefix {
+    Later(Told),
+    Here(Ipv6Net),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a list of IPv6 prefixes, or \"delegated\"")]
+pub enum Prefixes {
+    Later(Told),
+    Here(Vec<Ipv6Net>),
 }
 
 #[derive(Debug, Deserialize)]

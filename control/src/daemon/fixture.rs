@@ -23,6 +23,7 @@ use super::effects::Executor;
 use super::start::Held;
 use crate::advertise::Advertisers;
 use crate::dataplane::Dataplane;
+use crate::delegated::Record;
 use crate::file::Source;
 use crate::probe;
 use crate::state::State;
@@ -80,6 +81,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let advertisers = Advertisers::start(source.advertised(), 0);
     let executor = Executor::new(writer, Guard::absent(), advertisers, None);
     let held = Held {
+        delegated: Record::new(source.delegated()),
         source,
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),

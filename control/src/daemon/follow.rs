@@ -36,6 +36,7 @@ impl Daemon {
         self.decider.refuse(self.dataplane.refused());
         let now = Now { ms: time::monotonic_ms(), boot_s: time::boot_s(), unix_ms: time::now_ms() };
         self.executor.writer.heartbeat(std::process::id().into(), now.ms);
+        self.expire_prefixes(now.ms);
         let judged = self.decider.judge(now);
         self.executor.store_words(&self.decider);
         let counters = &self.counters;

@@ -11,6 +11,7 @@
 //! | `effects` | what was decided, carried out: shared memory, the guard, hooks, the log |
 //! | `reload` | another file |
 //! | `requests` | what the command line asks |
+//! | `prefixes` | what it tells of prefixes that providers delegate |
 //! | `view` | the uplinks, for people and programs |
 //! | `patience` | waiting, but not for ever |
 
@@ -21,6 +22,7 @@ mod fixture;
 mod follow;
 mod kernel;
 mod patience;
+mod prefixes;
 mod reload;
 mod requests;
 mod start;
@@ -44,6 +46,7 @@ use weir_shm::{Pins, Role};
 use crate::by_hand::Ledger;
 use crate::command_lines::CommandLines;
 use crate::dataplane::Dataplane;
+use crate::delegated::Record;
 use crate::file::Source;
 use crate::limits;
 use crate::probe::{self, Probers, Trust};
@@ -104,6 +107,8 @@ struct Daemon {
     dataplane: Dataplane,
     counters: Counters,
     ledger: Ledger,
+    /// Of the prefixes that providers delegate.
+    delegated: Record,
     sysctls: Sysctls,
     users: Users,
     findings: mpsc::Receiver<probe::Event>,

@@ -58,6 +58,7 @@ impl Daemon {
         warnings.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
         let carried = carry(&site);
         self.decider.reconfigure(site, carried, time::monotonic_ms());
+        warnings.extend(self.end_clashing_prefixes());
         let (site, kernel) = (self.decider.site(), self.decider.kernel());
         if let Err(error) = serve::share(&self.socket, site.group.as_deref()) {
             tracing::warn!("{error:#}");

@@ -57,6 +57,7 @@ impl Daemon {
                 Response::Overrides { overrides: self.ledger.tell(self.overridden()) }
             }
             Query::Advertised => Response::Advertised { lans: self.executor.advertisers.view() },
+            Query::Delegated => Response::Delegated { uplinks: self.delegated() },
             Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
     }
@@ -85,6 +86,11 @@ impl Daemon {
             }
             Request::Drain { uplink, deadline_s } => self.drain(uplink, *deadline_s),
             Request::Use { uplink, force } => self.confine(uplink, *force, caller),
+            Request::SetPrefix { uplink, prefix, valid_s, preferred_s } => {
+                self.set_prefix(uplink, *prefix, *valid_s, *preferred_s)
+            }
+            Request::EndPrefix { uplink, prefix } => self.end_prefix(uplink, prefix),
+            Request::KeepPrefixes { uplink, prefixes } => self.keep_prefixes(uplink, prefixes),
             Request::Home { policy } => {
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
                 self.decider.ask_home(policy);

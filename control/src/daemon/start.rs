@@ -32,6 +32,7 @@ use super::{Daemon, Options};
 use crate::advertise::Advertisers;
 use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
+use crate::delegated::Record;
 use crate::file::Source;
 use crate::probe;
 use crate::serve;
@@ -41,6 +42,8 @@ use crate::users::Users;
 /// What the process took hold of before it published anything.
 pub(super) struct Held {
     pub source: Source,
+    /// Of the prefixes that providers delegate.
+    pub delegated: Record,
     pub keeper: own::Keeper,
     /// Where the API's socket is.
     pub socket: PathBuf,
@@ -68,7 +71,11 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let mut source = Source::new(&options.config, State::open(&options.state)?);
     // Before anything can be refused: until then the kernel may forward what it should not.
     let table = guard::table(&options.pins);
-    let either = source.either()?;
+    let mut either = source.either()?;
+    let delegated = Record::new(source.delegated());
+    let now = time::monotonic_ms();
+    let delegations = delegated.read(now, time::now_s());
+    delegations.fill(&mut either, now);
     let rules = guard::rulesets(&table, &either, &guard::Seen::default());
     let guard = Guard::start(table, rules).await;
     let mut watcher = Watcher::new()?;
@@ -99,6 +106,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let (found, findings) = mpsc::channel::<probe::Event>(1024);
     bound::follow(BoundPorts::new(region.clone()));
     let mut decider = Decider::new(site, kernel, &region, guard.table(), time::monotonic_ms());
+    decider.delegate(delegations, time::monotonic_ms());
     if let Some(half) = decider.half() {
         tracing::info!(epoch = half.epoch, "state of an earlier process adopted");
     }
@@ -109,8 +117,9 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let advertisers = Advertisers::start(source.advertised(), seed()?);
     let executor = Executor::new(writer, guard, advertisers, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
-    let held = Held { source, keeper, socket, dataplane, sysctls };
-    let daemon = Daemon::new(decider, executor, held, counters, users, findings);
+    let held = Held { source, delegated, keeper, socket, dataplane, sysctls };
+    let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
+    daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
     Ok(Started { daemon, watcher, listener, found })
 }
 
@@ -130,6 +139,7 @@ impl Daemon {
             executor,
             ledger: Ledger::read(held.source.overrides()),
             source: held.source,
+            delegated: held.delegated,
             socket: held.socket,
             dataplane: held.dataplane,
             counters,

@@ -30,6 +30,7 @@ use weir_site::Site;
 use weir_view::Kernel;
 
 use crate::advertised::{Advertised, advertised};
+use crate::delegations::Delegations;
 use crate::derive::{Derived, derive};
 use crate::hosts;
 use crate::implied;
@@ -52,6 +53,8 @@ pub struct Decider {
     /// Kernel indices of the devices that the kernel refuses to the dataplane.
     refused: Vec<u32>,
     overrides: Overrides,
+    /// What the site's uplinks were given of it is in `site`.
+    delegations: Delegations,
     /// By [`Family`].
     paths: [Paths; Family::COUNT],
     load: Load,
@@ -93,6 +96,7 @@ impl Decider {
             cut: Vec::new(),
             refused: Vec::new(),
             overrides: Overrides::default(),
+            delegations: Delegations::default(),
             paths,
             load: Load::new(&site),
             lans: Lans::default(),
@@ -160,6 +164,31 @@ impl Decider {
         &mut self.overrides
     }
 
+    /// The prefixes that providers delegate.
+    pub const fn delegations(&self) -> &Delegations {
+        &self.delegations
+    }
+
+    /// Takes others from `now` on.
+    pub fn delegate(&mut self, delegations: Delegations, now: u64) {
+        self.delegations = delegations;
+        self.fill(now);
+    }
+
+    /// Ends the prefixes whose time is over at `now`; those that ended, each with its uplink.
+    pub fn expire_prefixes(&mut self, now: u64) -> Vec<(String, Ipv6Net)> {
+        let ended = self.delegations.expire(now);
+        self.fill(now);
+        ended
+    }
+
+    fn fill(&mut self, now: u64) {
+        if self.delegations.fill(&mut self.site, now) {
+            self.guard = None;
+            self.unrouted = true;
+        }
+    }
+
     /// What was decided last, but for what publishing fills in; none: nothing yet.
     pub fn half(&self) -> Option<&ControlHalf> {
         self.half.as_deref()
@@ -172,7 +201,9 @@ impl Decider {
 
     /// What the hosts of each LAN are to be told, by what was judged last.
     pub fn advertised(&self) -> Vec<Advertised> {
-        advertised(&self.site, &self.kernel, &self.paths[Family::V6.index()].takers)
+        let Some(half) = self.half() else { return Vec::new() };
+        let takers = &self.paths[Family::V6.index()].takers;
+        advertised(&self.site, &self.kernel, half, takers, &self.delegations)
     }
 
     /// The state words of a family's paths, as they were decided last.
@@ -190,6 +221,7 @@ impl Decider {
     /// of the overrides with it.
     pub fn reconfigure(&mut self, mut site: Site, overrides: Overrides, now: u64) {
         implied::imply(&mut site, &self.kernel);
+        self.delegations.fill(&mut site, now);
         let is_other = site.hash != self.site.hash;
         self.overrides = overrides;
         for paths in &mut self.paths {

@@ -195,6 +195,9 @@ fn untranslated(ports: &Ports<'_>) -> String {
 /// provider delegates, and all others where LANs have addresses of its own.
 fn foreign(ports: &Ports<'_>) -> String {
     let rule = |uplink: &UplinkConfig| {
+        if ports.family == Family::V6 && uplink.awaits_prefix() {
+            return Some(format!("\t\toifname \"{}\" counter drop\n", uplink.interface));
+        }
         let sources = match others(ports, uplink) {
             _ if uplink.delegated(ports.family).next().is_some() => {
                 format!("!= {}", nets(uplink.delegated(ports.family)))

@@ -209,6 +209,41 @@ fn hosts_may_have_addresses_of_each_provider() {
 }
 
 #[test]
+fn prefixes_may_be_left_to_what_the_provider_delegates() {
+    let path = |lan: &str, ipv6: &str| {
+        let site = parse("weir.toml", &with_prefixes(lan, ipv6)).unwrap();
+        (site.uplinks[0].awaits_prefix(), site.uplinks[0].ipv6.clone().unwrap().delegation)
+    };
+    let npt = "translate = \"npt66\", prefix = \"delegated\"";
+    let inside = |net: &str| Some(Delegation { inside: net.parse().ok() });
+    assert_eq!(path("\"fd00:1:2::/64\"", npt), (true, inside("fd00:1:2::/64")));
+    let named = format!("{npt}, inside = \"fd00:1:2::/56\"");
+    assert_eq!(path("\"fd00:1:2::/64\"", &named), (true, inside("fd00:1:2::/56")));
+    let source = "translate = \"source\", prefixes = \"delegated\"";
+    assert_eq!(path("\"fd00:1:2::/64\"", source), (true, Some(Delegation { inside: None })));
+}
+
+#[test]
+fn what_cannot_be_delegated_is_refused() {
+    for (ipv6, message) in [
+        (
+            "translate = \"npt66\", prefix = \"delegate\"",
+            "expected an IPv6 prefix, or \"delegated\"",
+        ),
+        ("translate = \"source\", prefixes = \"2001:2::/56\"", "expected a list of IPv6 prefixes"),
+        ("translate = \"source\", prefixes = [\"delegated\"]", "expected a list of IPv6 prefixes"),
+        ("translate = \"source\", prefix = \"delegated\"", "prefix has no effect on this path"),
+        ("translate = \"nat66\", prefix = \"delegated\"", "prefix has no effect on this path"),
+        ("translate = \"npt66\", prefix = \"delegated\", inside = \"fd00:9::/64\"", "no LAN has"),
+    ] {
+        let found = problems(&with_prefixes("\"fd00:1::/64\"", ipv6));
+        assert!(found.iter().any(|one| one.contains(message)), "{ipv6}: {found:#?}");
+    }
+    let found = problems(&with_ipv6("translate = \"npt66\", prefix = \"delegated\""));
+    assert!(found.len() == 1 && found[0].contains("say inside ="), "{found:?}");
+}
+
+#[test]
 fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
     let text = text.replacen("\"10.77.0.0/16\"", "\"10.77.0.0/16\", \"2001:db8:7::/48\"", 1);

@@ -1,0 +1,316 @@
+//! The prefixes that providers delegate while weir runs, told by clients of DHCPv6.
+//!
+//! Each has its end, and goes with it. A site's uplinks that leave their prefixes to this are given
+//! them by [`fill`](Delegations::fill), so that all else finds them where the file would have them.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv6Net};
+use weir_layout::Family;
+use weir_layout::control::MAX_PATH_PREFIXES;
+use weir_site::{Delegation, PrefixPair, Site, UplinkConfig, overlap};
+use weir_view::Kernel;
+
+/// Most of one uplink.
+const MOST: usize = 8;
+
+/// A prefix that a provider delegates. Times are of CLOCK_MONOTONIC, milliseconds; none: it has no
+/// end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The prefix.
+    pub prefix: Ipv6Net,
+    /// Until when the provider routes it here.
+    pub valid_until: Option<u64>,
+    /// Until when new connections should be made from it.
+    pub preferred_until: Option<u64>,
+}
+
+impl Lease {
+    fn is_valid(&self, now: u64) -> bool {
+        self.valid_until.is_none_or(|until| until > now)
+    }
+
+    fn is_preferred(&self, now: u64) -> bool {
+        self.preferred_until.is_none_or(|until| until > now)
+    }
+}
+
+/// By uplink and prefix, in the order in which prefixes were first told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delegations(BTreeMap<String, Vec<Lease>>);
+
+impl Delegations {
+    /// Those of an uplink.
+    pub fn of(&self, uplink: &str) -> &[Lease] {
+        self.0.get(uplink).map_or(&[], Vec::as_slice)
+    }
+
+    /// All, each with its uplink.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Lease)> {
+        self.0.iter().flat_map(|(uplink, of)| of.iter().map(|lease| (uplink.as_str(), lease)))
+    }
+
+    /// Takes one, or a prefix that is there for longer. Others of the uplink that have addresses of
+    /// it are no more.
+    pub fn set(&mut self, uplink: &str, lease: Lease) {
+        let of = self.0.entry(uplink.to_owned()).or_default();
+        match of.iter_mut().find(|known| known.prefix == lease.prefix) {
+            Some(known) => *known = lease,
+            None => {
+                of.retain(|other| !overlaps(&other.prefix, &lease.prefix));
+                of.push(lease);
+            }
+        }
+    }
+
+    /// Ends those of an uplink that are not to be kept; the prefixes that ended.
+    pub fn retain(&mut self, uplink: &str, keep: impl Fn(&Lease) -> bool) -> Vec<Ipv6Net> {
+        let Some(of) = self.0.get_mut(uplink) else { return Vec::new() };
+        of.extract_if(.., |lease| !keep(lease)).map(|lease| lease.prefix).collect()
+    }
+
+    /// Ends those whose time is over, which are returned with their uplinks.
+    pub fn expire(&mut self, now: u64) -> Vec<(String, Ipv6Net)> {
+        let mut ended = Vec::new();
+        for (uplink, of) in &mut self.0 {
+            let over = of.extract_if(.., |lease| !lease.is_valid(now));
+            ended.extend(over.map(|lease| (uplink.clone(), lease.prefix)));
+        }
+        ended
+    }
+
+    /// Gives the site's uplinks the prefixes that they have at `now`; says whether one has others
+    /// than before.
+    pub fn fill(&self, site: &mut Site, now: u64) -> bool {
+        let mut changed = false;
+        for uplink in &mut site.uplinks {
+            let leases = self.of(&uplink.name);
+            let Some(path) = &mut uplink.ipv6 else { continue };
+            let Some(delegation) = path.delegation else { continue };
+            let prefixes = pairs(delegation, leases, now);
+            changed |= path.prefixes != prefixes;
+            path.prefixes = prefixes;
+        }
+        changed
+    }
+
+    /// The lease that a prefix of a LAN is of.
+    pub fn lease_of(&self, site: &Site, prefix: &Ipv6Net) -> Option<&Lease> {
+        let awaiting = site.uplinks.iter().filter(|uplink| delegation(uplink).is_some());
+        let mut leases = awaiting.flat_map(|uplink| self.of(&uplink.name));
+        leases.find(|lease| lease.prefix.contains(prefix))
+    }
+
+    /// Why an uplink of a site cannot have a prefix, and what to do; none: it can.
+    pub fn objection(
+        &self,
+        site: &Site,
+        kernel: &Kernel,
+        uplink: &UplinkConfig,
+        prefix: &Ipv6Net,
+    ) -> Option<String> {
+        let name = &uplink.name;
+        let Some(delegation) = delegation(uplink) else {
+            return Some(format!(
+                "the file does not leave the prefixes of {name} to its provider: say prefix = \
+                 \"delegated\" in its `ipv6` with npt66, prefixes = \"delegated\" with source"
+            ));
+        };
+        if let Some(fault) = weir_site::fault_of_delegated(prefix) {
+            return Some(fault);
+        }
+        let is_new = !self.of(name).iter().any(|lease| lease.prefix == *prefix);
+        let of_sites = site.uplinks.iter().flat_map(|u| &u.ipv6).map(|ipv6| ipv6.prefixes.len());
+        if is_new && (self.of(name).len() >= MOST || of_sites.sum::<usize>() >= MAX_PATH_PREFIXES) {
+            return Some(format!(
+                "{name} has too many prefixes: {MOST} at most, and {MAX_PATH_PREFIXES} of all \
+                 uplinks; end some with `weir prefix {name} del`"
+            ));
+        }
+        if let Some((other, of)) = self.others(site, uplink).find(|(net, _)| overlaps(net, prefix))
+        {
+            return Some(format!(
+                "{prefix} overlaps {other} of uplink {of}: a provider delegates it by one uplink; \
+                 `weir prefix {of} del {other}` if it is that one's no more"
+            ));
+        }
+        let lan = lan_nets(site, kernel).find(|(net, _)| clashes(delegation, prefix, net));
+        lan.map(|(net, lan)| {
+            format!(
+                "{prefix} overlaps {net} of LAN {lan}, which is no part of it: renumber the LAN"
+            )
+        })
+    }
+
+    /// The prefixes of all other uplinks, each with its uplink.
+    fn others<'s>(
+        &'s self,
+        site: &'s Site,
+        uplink: &'s UplinkConfig,
+    ) -> impl Iterator<Item = (Ipv6Net, &'s str)> {
+        let others = site.uplinks.iter().filter(|other| other.name != uplink.name);
+        others.flat_map(|other| {
+            let leases = delegation(other).map_or(&[][..], |_| self.of(&other.name));
+            let of_file = other.ipv6.iter().filter(|path| path.delegation.is_none());
+            let of_file = of_file.flat_map(|path| &path.prefixes).map(|pair| pair.outside);
+            let all = of_file.chain(leases.iter().map(|lease| lease.prefix));
+            all.map(|net| (net, other.name.as_str()))
+        })
+    }
+}
+
+const fn delegation(uplink: &UplinkConfig) -> Option<Delegation> {
+    match &uplink.ipv6 {
+        Some(path) => path.delegation,
+        None => None,
+    }
+}
+
+/// What a path has of its leases. One prefix inside is translated to one outside: to the latest that
+/// is preferred.
+fn pairs(delegation: Delegation, leases: &[Lease], now: u64) -> Vec<PrefixPair> {
+    let valid = leases.iter().filter(|lease| lease.is_valid(now));
+    let pair = |lease: &Lease| PrefixPair { inside: delegation.inside, outside: lease.prefix };
+    if delegation.inside.is_none() {
+        return valid.map(pair).collect();
+    }
+    let best = valid.enumerate().max_by_key(|(index, lease)| (lease.is_preferred(now), *index));
+    best.map(|(_, lease)| pair(lease)).into_iter().collect()
+}
+
+/// The IPv6 prefixes of LANs, each with the LAN's interface.
+fn lan_nets<'s>(site: &'s Site, kernel: &'s Kernel) -> impl Iterator<Item = (Ipv6Net, &'s str)> {
+    site.lans.iter().flat_map(|lan| {
+        let nets = lan.networks(Family::V6, kernel).into_iter();
+        nets.filter_map(|net| match net {
+            IpNet::V6(net) => Some((net, lan.interface.as_str())),
+            IpNet::V4(_) => None,
+        })
+    })
+}
+
+/// Is a LAN's prefix in the way of a delegated one? Where that is translated LANs have others, else
+/// they have parts of it.
+fn clashes(delegation: Delegation, prefix: &Ipv6Net, of_lan: &Ipv6Net) -> bool {
+    let is_part = delegation.inside.is_none() && prefix.contains(of_lan);
+    overlaps(prefix, of_lan) && !is_part
+}
+
+fn overlaps(a: &Ipv6Net, b: &Ipv6Net) -> bool {
+    overlap(&IpNet::V6(*a), &IpNet::V6(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str = "[[lan]]\ninterface = \"lan0\"\nprefixes = [\"fd00:1::/64\"]\n\
+        [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n\
+        ipv6 = { translate = \"npt66\", prefix = \"delegated\" }\n\
+        [[uplink]]\nname = \"b\"\ninterface = \"wan1\"\n\
+        ipv6 = { translate = \"source\", prefixes = \"delegated\" }\n\
+        [[uplink]]\nname = \"c\"\ninterface = \"wan2\"\n\
+        ipv6 = { translate = \"npt66\", prefix = \"2001:2:0:c00::/56\" }\n";
+
+    fn site() -> Site {
+        weir_site::parse("weir.toml", SITE).unwrap()
+    }
+
+    fn net(text: &str) -> Ipv6Net {
+        text.parse().unwrap()
+    }
+
+    fn lease(prefix: &str, preferred_until: u64) -> Lease {
+        let preferred_until = Some(preferred_until);
+        Lease { prefix: net(prefix), valid_until: Some(1000), preferred_until }
+    }
+
+    /// What an uplink translates to, or carries.
+    fn outside(site: &Site, uplink: usize) -> Vec<Ipv6Net> {
+        let path = site.uplinks[uplink].ipv6.as_ref().unwrap();
+        path.prefixes.iter().map(|pair| pair.outside).collect()
+    }
+
+    const OLD: &str = "2001:2:0:a00::/56";
+    const NEW: &str = "2001:2:0:b00::/56";
+
+    #[test]
+    fn the_latest_prefix_that_is_preferred_is_translated_to_and_all_that_are_valid_are_carried() {
+        let (mut site, mut told) = (site(), Delegations::default());
+        assert!(!told.fill(&mut site, 0), "nothing is told yet");
+        for uplink in ["a", "b"] {
+            told.set(uplink, lease(OLD, 500));
+            told.set(uplink, lease(NEW, 400));
+            // A renewal is no news of another prefix.
+            told.set(uplink, lease(OLD, 600));
+        }
+        assert!(told.fill(&mut site, 0) && !told.fill(&mut site, 1));
+        assert_eq!(
+            (outside(&site, 0), outside(&site, 1)),
+            (vec![net(NEW)], vec![net(OLD), net(NEW)])
+        );
+        assert_eq!(
+            site.uplinks[0].ipv6.as_ref().unwrap().prefixes[0].inside,
+            Some(net("fd00:1::/64"))
+        );
+        assert!(told.fill(&mut site, 450), "the later one is deprecated first");
+        assert_eq!(outside(&site, 0), [net(OLD)]);
+        assert_eq!(told.retain("b", |lease| lease.prefix == net(NEW)), [net(OLD)]);
+        assert_eq!(told.expire(1000).len(), 3);
+        assert!(told.fill(&mut site, 1000));
+        assert_eq!(
+            (outside(&site, 0), outside(&site, 1), outside(&site, 2).len()),
+            (vec![], vec![], 1)
+        );
+    }
+
+    #[test]
+    fn a_prefix_takes_the_place_of_those_that_it_overlaps() {
+        let mut told = Delegations::default();
+        told.set("a", lease(OLD, 1));
+        told.set("a", lease("2001:2:0:a10::/60", 1));
+        assert_eq!(told.of("a"), [lease("2001:2:0:a10::/60", 1)]);
+    }
+
+    #[test]
+    fn a_prefix_that_an_uplink_cannot_have_is_refused_with_what_to_do() {
+        let mut told = Delegations::default();
+        told.set("b", lease(OLD, 1));
+        let mut site = site();
+        site.lans[0].prefixes.push("2001:2:0:d00::/64".parse().unwrap());
+        site.lans[0].prefixes.push("2001:2:0:e000::/52".parse().unwrap());
+        let refused = |uplink: usize, prefix: &str| {
+            told.objection(&site, &Kernel::default(), &site.uplinks[uplink], &net(prefix))
+        };
+        for (uplink, prefix, word) in [
+            (2, NEW, "say prefix = \"delegated\""),
+            (0, "fd00:5::/56", "no provider's prefix"),
+            (0, "2001:2::/72", "longer than 64 bits"),
+            (0, "2001:2:0:1::/56", "bits set"),
+            (0, "2001:2:0:a00::/60", "`weir prefix b del 2001:2:0:a00::/56`"),
+            (0, "2001:2:0:c00::/60", "of uplink c"),
+            (0, "2001:2:0:d00::/56", "of LAN lan0"),
+            (1, "2001:2:0:e000::/56", "of LAN lan0"),
+        ] {
+            let text = refused(uplink, prefix).unwrap_or_default();
+            assert!(text.contains(word), "{prefix}: {text}");
+        }
+        assert_eq!(refused(1, "2001:2:0:d00::/56"), None, "the LAN has a part of it");
+        assert_eq!(refused(1, OLD), None, "it is renewed");
+        assert_eq!(refused(0, NEW), None);
+    }
+
+    #[test]
+    fn a_provider_that_delegates_without_end_is_stopped() {
+        let mut told = Delegations::default();
+        for number in 1..=8 {
+            told.set("b", lease(&format!("2001:2:0:{number}00::/56"), 1));
+        }
+        let site = site();
+        let refused = |prefix| {
+            told.objection(&site, &Kernel::default(), &site.uplinks[1], &net(prefix)).is_some()
+        };
+        assert!(refused("2001:2:0:900::/56") && !refused("2001:2:0:800::/56"));
+    }
+}

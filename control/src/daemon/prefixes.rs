@@ -1,0 +1,150 @@
+//! What the command line tells of prefixes that providers delegate.
+
+use anyhow::{Result, anyhow, bail};
+use ipnet::Ipv6Net;
+use weir_api::{DelegatedPrefix, DelegatedView, time};
+use weir_publish::{Delegations, Lease};
+use weir_site::UplinkConfig;
+
+use super::Daemon;
+
+impl Daemon {
+    /// Takes a prefix, or another end of it.
+    pub(super) fn set_prefix(
+        &mut self,
+        uplink: &str,
+        prefix: Ipv6Net,
+        valid_s: Option<u32>,
+        preferred_s: Option<u32>,
+    ) -> Result<String> {
+        let of = self.uplink_of(uplink)?;
+        let name = of.name.clone();
+        let longest = |lifetime: Option<u32>| lifetime.map_or(u64::MAX, Into::into);
+        if longest(preferred_s) > longest(valid_s) {
+            bail!("{prefix} cannot be preferred for longer than it is valid");
+        }
+        if valid_s == Some(0) {
+            // How a provider says that it is no more.
+            return Ok(self.end(&name, |lease| lease.prefix != prefix));
+        }
+        let (decider, known) = (&self.decider, self.decider.delegations());
+        let objection = known.objection(decider.site(), decider.kernel(), of, &prefix);
+        if let Some(objection) = objection {
+            bail!("{objection}");
+        }
+        let now = time::monotonic_ms();
+        let until = |seconds: Option<u32>| seconds.map(|s| now + u64::from(s) * 1000);
+        let (valid_until, preferred_until) = (until(valid_s), until(preferred_s));
+        let mut delegations = known.clone();
+        delegations.set(&name, Lease { prefix, valid_until, preferred_until });
+        self.delegate(delegations);
+        let end =
+            valid_s.map_or("without end".into(), |s| format!("for {}", time::duration(s.into())));
+        Ok(format!("{name} has {prefix} {end}"))
+    }
+
+    /// Ends a prefix.
+    pub(super) fn end_prefix(&mut self, uplink: &str, prefix: &Ipv6Net) -> Result<String> {
+        let name = self.uplink_of(uplink)?.name.clone();
+        let known = self.decider.delegations().of(&name);
+        if !known.iter().any(|lease| lease.prefix == *prefix) {
+            bail!("{name} has no prefix {prefix} that is delegated, see `weir prefix`");
+        }
+        Ok(self.end(&name, |lease| lease.prefix != *prefix))
+    }
+
+    /// Ends all but some.
+    pub(super) fn keep_prefixes(&mut self, uplink: &str, keep: &[Ipv6Net]) -> Result<String> {
+        let name = self.uplink_of(uplink)?.name.clone();
+        Ok(self.end(&name, |lease| keep.contains(&lease.prefix)))
+    }
+
+    /// Ends those of an uplink that are not to be kept; what there is to say.
+    fn end(&mut self, name: &str, keep: impl Fn(&Lease) -> bool) -> String {
+        let mut delegations = self.decider.delegations().clone();
+        let ended = delegations.retain(name, keep);
+        if ended.is_empty() {
+            return format!("{name} has no others");
+        }
+        self.delegate(delegations);
+        let ended: Vec<_> = ended.iter().map(ToString::to_string).collect();
+        format!("{name} has {} no more", ended.join(", "))
+    }
+
+    fn delegate(&mut self, delegations: Delegations) {
+        let now = time::monotonic_ms();
+        self.delegated.keep(&delegations, now, time::now_s());
+        self.decider.delegate(delegations, now);
+    }
+
+    /// Ends the prefixes whose time is over at `now`, and says so.
+    pub(super) fn expire_prefixes(&mut self, now: u64) {
+        let ended = self.decider.expire_prefixes(now);
+        if ended.is_empty() {
+            return;
+        }
+        for (uplink, prefix) in ended {
+            tracing::warn!(
+                "uplink {uplink}: {prefix} was not renewed and has ended: is the client of DHCPv6 \
+                 alive, and does its hook run `weir prefix {uplink} set`?"
+            );
+        }
+        self.delegated.keep(self.decider.delegations(), now, time::now_s());
+    }
+
+    /// Ends those that another file has no room for; why.
+    pub(super) fn end_clashing_prefixes(&mut self) -> Vec<String> {
+        let (site, kernel) = (self.decider.site().clone(), self.decider.kernel().clone());
+        let mut delegations = self.decider.delegations().clone();
+        let mut told = Vec::new();
+        for uplink in site.uplinks.iter().filter(|uplink| is_delegated(uplink)) {
+            for lease in self.decider.delegations().of(&uplink.name) {
+                let objection = delegations.objection(&site, &kernel, uplink, &lease.prefix);
+                if let Some(why) = objection {
+                    delegations.retain(&uplink.name, |other| other.prefix != lease.prefix);
+                    told.push(format!("uplink {} loses a prefix: {why}", uplink.name));
+                }
+            }
+        }
+        if !told.is_empty() {
+            self.delegate(delegations);
+        }
+        told
+    }
+
+    /// What providers delegate, in the order of the file.
+    pub(super) fn delegated(&self) -> Vec<DelegatedView> {
+        let now = time::monotonic_ms();
+        let left = |until: Option<u64>| until.map(|until| until.saturating_sub(now) / 1000);
+        let view = |uplink: &UplinkConfig| {
+            let used = |prefix| {
+                let mut pairs = uplink.ipv6.iter().flat_map(|path| &path.prefixes);
+                pairs.any(|pair| pair.outside == prefix)
+            };
+            let prefix = |lease: &Lease| DelegatedPrefix {
+                prefix: lease.prefix,
+                valid_s: left(lease.valid_until),
+                preferred_s: left(lease.preferred_until),
+                used: used(lease.prefix),
+            };
+            let leases = self.decider.delegations().of(&uplink.name).iter();
+            DelegatedView { uplink: uplink.name.clone(), prefixes: leases.map(prefix).collect() }
+        };
+        self.decider.site().uplinks.iter().filter(|uplink| is_delegated(uplink)).map(view).collect()
+    }
+
+    /// The uplink of this name, or by this interface: hooks know no other.
+    fn uplink_of(&self, name: &str) -> Result<&UplinkConfig> {
+        let uplinks = &self.decider.site().uplinks;
+        let named = uplinks.iter().find(|uplink| uplink.name == name);
+        let found = named.or_else(|| uplinks.iter().find(|uplink| uplink.interface == name));
+        found.ok_or_else(|| {
+            let known: Vec<_> = uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+            anyhow!("there is no uplink \"{name}\", and none by it; known: {}", known.join(", "))
+        })
+    }
+}
+
+fn is_delegated(uplink: &UplinkConfig) -> bool {
+    uplink.ipv6.as_ref().is_some_and(|path| path.delegation.is_some())
+}
