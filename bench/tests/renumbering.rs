@@ -3,11 +3,11 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 use weir_kit::ipv6::{self, SERVER};
-use weir_kit::netns::Netns;
 use weir_kit::plan::Plan;
+use weir_kit::slaac::Standing::{Absent, Deprecated, Preferred};
+use weir_kit::slaac::{Standing, ask, default_router, standing};
 use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, wait};
@@ -45,35 +45,6 @@ fn site(providers: usize, hosts: usize) -> (Topology, Weir) {
     (topology, weir)
 }
 
-/// What a host thinks of its address of a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It has none.
-    Absent,
-    /// New connections are made from it.
-    Preferred,
-    /// It is valid, and for what goes on alone.
-    Deprecated,
-}
-use Standing::{Absent, Deprecated, Preferred};
-
-fn standing(host: &Host, prefix: &str) -> Result<Standing> {
-    let prefix: ipnet::Ipv6Net = prefix.parse()?;
-    let addresses =
-        json(&host.netns, &["-6", "address", "show", "dev", "eth0", "scope", "global"])?;
-    let addresses = addresses[0]["addr_info"].as_array().cloned().unwrap_or_default();
-    let is_of = |it: &&Value| {
-        let address = it["local"].as_str().and_then(|text| text.parse().ok());
-        address.is_some_and(|address: std::net::Ipv6Addr| prefix.contains(&address))
-            && it["tentative"] != true
-    };
-    Ok(match addresses.iter().find(is_of) {
-        None => Absent,
-        Some(it) if it["deprecated"] == true => Deprecated,
-        Some(_) => Preferred,
-    })
-}
-
 /// Waits until a host has these addresses.
 fn wait_for(host: &Host, wanted: &[(&str, Standing)]) {
     let found = wait::until("a host to obey", wait::BOUND, || {
@@ -85,36 +56,11 @@ fn wait_for(host: &Host, wanted: &[(&str, Standing)]) {
     found.with_context(|| format!("wanted {wanted:?}, it has {:?}", has())).unwrap();
 }
 
-/// Has the host a default route that weir has told of?
-fn has_default_route(host: &Host) -> Result<bool> {
-    let routes = json(&host.netns, &["-6", "route", "show", "default", "proto", "ra"])?;
-    Ok(routes.as_array().is_some_and(|routes| !routes.is_empty()))
-}
-
 fn wait_for_default_route(host: &Host, wanted: bool) {
     wait::until("a host's default route", wait::BOUND, || {
-        Ok((has_default_route(host)? == wanted).then_some(()))
+        Ok((default_router(host)?.is_some() == wanted).then_some(()))
     })
     .unwrap();
-}
-
-fn json(netns: &Netns, arguments: &[&str]) -> Result<Value> {
-    let output = netns.output(Command::new("ip").arg("-json").args(arguments))?;
-    match output.stdout.is_empty() {
-        true => Ok(Value::Null),
-        false => Ok(serde_json::from_slice(&output.stdout)?),
-    }
-}
-
-/// Has the host ask, and gives what rdisc6 makes of the answer, with single blanks.
-fn ask(host: &Host) -> Result<String> {
-    let mut rdisc6 = Command::new("rdisc6");
-    let output = host.netns.output(rdisc6.args(["--single", "--retry", "5", "eth0"]))?;
-    let words: Vec<_> = std::str::from_utf8(&output.stdout)?.split_whitespace().collect();
-    if words.is_empty() {
-        bail!("rdisc6 has nothing to say");
-    }
-    Ok(words.join(" "))
 }
 
 #[test]
@@ -255,8 +201,8 @@ fn an_advertisement_to_the_gateway_alone_keeps_no_prefix_from_being_ended() {
     let (topology, weir) = site(2, 2);
     let [host, liar] = &topology.hosts[..] else { panic!("two hosts") };
     wait_for(host, &[(PREFIXES[0], Preferred)]);
-    let gateway = json(&liar.netns, &["-6", "route", "show", "default", "proto", "ra"]).unwrap();
-    let gateway = gateway[0]["gateway"].as_str().expect("the router that it knows").to_owned();
+    wait_for_default_route(liar, true);
+    let gateway = default_router(liar).unwrap().unwrap();
     let mut python = Command::new("python3");
     python.args(["-c", LIE, &gateway, PREFIXES[0].trim_end_matches("/64")]);
     liar.netns.output(&mut python).unwrap();

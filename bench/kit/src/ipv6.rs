@@ -48,6 +48,18 @@ pub fn delegated(provider: usize) -> String {
     format!("2001:2:0:{:x}00::/56", 0xc0 + provider)
 }
 
+/// What a provider has to delegate from.
+#[must_use]
+pub fn pool(provider: usize) -> String {
+    format!("2001:2:0:{:x}000::/52", 0xc + provider)
+}
+
+/// A prefix of a provider's [`pool`], by its number.
+#[must_use]
+pub fn of_pool(provider: usize, number: u8) -> String {
+    format!("2001:2:0:{:x}{number:x}00::/56", 0xc + provider)
+}
+
 /// An address of the LAN, in the prefix that a provider delegates.
 #[must_use]
 pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
@@ -87,7 +99,24 @@ pub fn add(topology: &Topology, inbound: usize) -> Result<()> {
 /// When the kernel refuses a step.
 pub fn add_delegated(topology: &Topology) -> Result<()> {
     build(topology, inside, delegated)?;
-    route_delegated(topology)
+    route(topology, delegated)
+}
+
+/// As [`add_delegated`], for a LAN that has no address until a provider delegates a prefix of its
+/// [`pool`], all of which it routes to the gateway.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn add_pools(topology: &Topology) -> Result<()> {
+    build(topology, inside, pool)?;
+    let lan_gateway = inside(LAN_GATEWAY);
+    topology.gateway.ip(&format!("addr del {lan_gateway}/64 dev lan0\n"))?;
+    for (index, it) in topology.hosts.iter().enumerate() {
+        let own = inside(host(index));
+        let lines = format!("route del default via {lan_gateway}\naddr del {own}/64 dev eth0\n");
+        it.netns.ip(&lines)?;
+    }
+    route(topology, pool)
 }
 
 /// As [`add_delegated`], with a part of each provider's prefix in the LAN: hosts and the gateway have
@@ -97,7 +126,7 @@ pub fn add_delegated(topology: &Topology) -> Result<()> {
 /// When the kernel refuses a step.
 pub fn add_by_source(topology: &Topology) -> Result<()> {
     build(topology, |address| by(0, address), delegated)?;
-    route_delegated(topology)?;
+    route(topology, delegated)?;
     for provider in 1..topology.providers.len() {
         let add =
             |address, device| format!("addr add {}/64 dev {device} nodad\n", by(provider, address));
@@ -110,9 +139,9 @@ pub fn add_by_source(topology: &Topology) -> Result<()> {
 }
 
 /// Has what goes to each provider's prefix come by it.
-fn route_delegated(topology: &Topology) -> Result<()> {
+fn route(topology: &Topology, carries: fn(usize) -> String) -> Result<()> {
     (0..topology.providers.len()).try_for_each(|provider| {
-        let (prefix, via) = (delegated(provider), transit(provider, 1));
+        let (prefix, via) = (carries(provider), transit(provider, 1));
         topology.internet.ip(&format!("route add {prefix} via {via} dev isp{provider}\n"))
     })
 }

@@ -12,6 +12,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod clients;
+pub mod delegation;
 pub mod dns;
 pub mod extended;
 pub mod frame;
@@ -32,6 +33,7 @@ pub mod quic;
 pub mod random;
 pub mod run;
 pub mod server;
+pub mod slaac;
 pub mod station;
 pub mod tcp_load;
 pub mod topology;

@@ -1,14 +1,15 @@
 //! Weir on a site's gateway: both processes, their configuration, and what they say.
 
-use std::fs::DirEntry;
+use std::fs::{DirEntry, Permissions};
 use std::net::SocketAddrV4;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use weir_api::{AdvertisedView, Query, Request, Response, UplinkView};
+use weir_api::{AdvertisedView, DelegatedView, Query, Request, Response, UplinkView};
 use weir_health::Entry;
 use weir_layout::Family;
 use weir_layout::control::{BucketTable, PathId, path_state};
@@ -454,6 +455,31 @@ impl Weir {
         command.arg("--pins").arg(self.pins.directory()).arg("--socket").arg(self.socket());
         command.args(arguments);
         Ok(command)
+    }
+
+    /// Has `weir` in a directory be the command line of this gateway.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_on_path(&self, directory: &Path) -> Result<()> {
+        let (program, pins, socket) = (binary("weir")?, self.pins.directory(), self.socket());
+        let (program, pins, socket) = (program.display(), pins.display(), socket.display());
+        let text = format!("#!/bin/sh\nexec {program} --pins {pins} --socket {socket} \"$@\"\n");
+        let path = directory.join("weir");
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+
+    /// What providers delegate, by the uplinks that the file leaves to that.
+    ///
+    /// # Errors
+    /// When the control process does not answer.
+    pub fn delegated(&self) -> Result<Vec<DelegatedView>> {
+        match weir_api::ask(&self.socket(), &Query::Delegated)? {
+            Response::Delegated { uplinks } => Ok(uplinks),
+            other => bail!("no delegated prefixes: {other:?}"),
+        }
     }
 
     fn socket(&self) -> PathBuf {

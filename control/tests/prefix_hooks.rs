@@ -1,0 +1,148 @@
+//! The hooks of DHCPv6 clients: what each tells weir, run as its client runs it, with a `weir` that
+//! writes down what it is asked.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a hook with these arguments and variables, and these programs beside those of the machine;
+/// the command lines that weir got.
+fn run(
+    hook: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    programs: &[(&str, &str)],
+) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let asked = directory.path().join("asked");
+    let weir = format!("echo \"$@\" >> {}", asked.display());
+    for (name, text) in programs.iter().chain(&[("weir", weir.as_str())]) {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.path().display());
+    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/hooks");
+    let mut command = Command::new("sh");
+    command.arg("-eu").arg(hooks.join(hook)).args(arguments);
+    let output = command.env_clear().env("PATH", path).envs(variables.iter().copied()).output();
+    let output = output.unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let asked = fs::read_to_string(asked).unwrap_or_default();
+    asked.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// What dhcpcd says of the prefixes of one association, and what it said before.
+const DHCPCD: [(&str, &str); 13] = [
+    ("interface", "wan0"),
+    ("new_dhcp6_ia_pd1_iaid", "00000001"),
+    ("new_dhcp6_ia_pd1_prefix1", "2001:2:0:d000::"),
+    ("new_dhcp6_ia_pd1_prefix1_length", "56"),
+    ("new_dhcp6_ia_pd1_prefix1_pltime", "40"),
+    ("new_dhcp6_ia_pd1_prefix1_vltime", "80"),
+    ("new_dhcp6_ia_pd1_prefix2", "2001:2:0:c000::"),
+    ("new_dhcp6_ia_pd1_prefix2_length", "56"),
+    ("new_dhcp6_ia_pd1_prefix2_pltime", "0"),
+    ("new_dhcp6_ia_pd1_prefix2_vltime", "0"),
+    ("old_dhcp6_ia_pd1_iaid", "00000001"),
+    ("old_dhcp6_ia_pd1_prefix1", "2001:2:0:c000::"),
+    ("old_dhcp6_ia_pd1_prefix1_length", "56"),
+];
+
+fn dhcpcd(reason: &str, more: &[(&str, &str)]) -> Vec<String> {
+    run("dhcpcd", &[], &[&DHCPCD[..], &[("reason", reason)], more].concat(), &[])
+}
+
+#[test]
+fn dhcpcd_tells_of_what_is_delegated_and_of_what_is_no_more() {
+    let told = [
+        "prefix wan0 set 2001:2:0:d000::/56 --valid 80 --preferred 40",
+        "prefix wan0 set 2001:2:0:c000::/56 --valid 0 --preferred 0",
+        "prefix wan0 keep 2001:2:0:d000::/56",
+    ];
+    for reason in ["BOUND6", "RENEW6", "REBIND6", "REBOOT6"] {
+        assert_eq!(dhcpcd(reason, &[]), told);
+    }
+    let more = [
+        ("new_dhcp6_ia_pd2_iaid", "00000002"),
+        ("new_dhcp6_ia_pd2_prefix1", "2001:2:0:e000::"),
+        ("new_dhcp6_ia_pd2_prefix1_length", "60"),
+        ("new_dhcp6_ia_pd2_prefix1_pltime", "4294967295"),
+        ("new_dhcp6_ia_pd2_prefix1_vltime", "4294967295"),
+    ];
+    let told = dhcpcd("BOUND6", &more);
+    assert_eq!(told.last().unwrap(), "prefix wan0 keep 2001:2:0:d000::/56 2001:2:0:e000::/60");
+    assert_eq!(told.len(), 4);
+}
+
+#[test]
+fn a_carrier_that_is_lost_or_a_client_that_stops_ends_no_prefix_and_a_release_does() {
+    for reason in ["NOCARRIER", "EXPIRE6", "STOP6", "STOPPED", "DELEGATED6", "ROUTERADVERT"] {
+        assert_eq!(dhcpcd(reason, &[]), [""; 0], "{reason}");
+    }
+    assert_eq!(dhcpcd("RELEASE6", &[]), ["prefix wan0 keep"]);
+}
+
+#[test]
+fn an_interface_without_a_delegation_is_not_told_of() {
+    let address = [("interface", "wan0"), ("reason", "BOUND6"), ("new_dhcp6_ia_na1_iaid", "1")];
+    assert_eq!(run("dhcpcd", &[], &address, &[]), [""; 0]);
+}
+
+#[test]
+fn network_manager_tells_of_the_prefix_that_its_client_got() {
+    let prefix = [
+        ("DHCP6_IP6_PREFIX", "2001:2:0:d000::/56"),
+        ("DHCP6_MAX_LIFE", "7200"),
+        ("DHCP6_PREFERRED_LIFE", "3600"),
+    ];
+    let told = [
+        "prefix wan0 set 2001:2:0:d000::/56 --valid 7200 --preferred 3600",
+        "prefix wan0 keep 2001:2:0:d000::/56",
+    ];
+    for action in ["up", "dhcp6-change"] {
+        assert_eq!(run("NetworkManager", &["wan0", action], &prefix, &[]), told);
+        assert_eq!(run("NetworkManager", &["wan0", action], &[], &[]), [""; 0]);
+    }
+    assert_eq!(run("NetworkManager", &["wan0", "down"], &prefix, &[]), [""; 0]);
+}
+
+#[test]
+fn networkd_tells_of_the_prefixes_of_all_interfaces() {
+    let (first, second) = ("32,1,0,2,0,0,208,0", "32,1,13,184,0,16,0,0");
+    let text = format!(
+        "cat << END\n{{ \"Interfaces\": [ {{ \"Name\": \"lo\" }}, {{ \"Name\": \"wan0\", \
+         \"DHCPv6Client\": {{ \"Prefixes\": [ {{ \"Prefix\": [{first},0,0,0,0,0,0,0,0], \
+         \"PrefixLength\": 56, \"PreferredLifetimeUSec\": 1, \"ValidLifetimeUSec\": 2 }}, \
+         {{ \"Prefix\": [{second},0,0,0,0,0,0,0,0], \"PrefixLength\": 60 }} ] }} }} ] }}\nEND"
+    );
+    let told = run("networkd", &[], &[], &[("networkctl", &text)]);
+    assert_eq!(
+        told,
+        [
+            "prefix wan0 set 2001:0002:0000:d000:0000:0000:0000:0000/56 --valid 0 --preferred 0",
+            "prefix wan0 set 2001:0db8:0010:0000:0000:0000:0000:0000/60 --valid infinity \
+             --preferred infinity",
+            "prefix wan0 keep 2001:0002:0000:d000:0000:0000:0000:0000/56 \
+             2001:0db8:0010:0000:0000:0000:0000:0000/60",
+        ]
+    );
+}
+
+#[test]
+fn an_older_networkd_is_asked_by_its_routes_where_it_is_said_whose_they_are() {
+    let programs = [
+        ("networkctl", "echo '{ \"Interfaces\": [ { \"Name\": \"wan0\" } ] }'"),
+        ("ip", "echo 'unreachable 2001:2:0:d000::/56 dev lo proto dhcp metric 1024 pref medium'"),
+    ];
+    assert_eq!(run("networkd", &[], &[], &programs), [""; 0]);
+    let told = run("networkd", &[], &[("WEIR_NETWORKD_UPLINK", "wan0")], &programs);
+    assert_eq!(
+        told,
+        [
+            "prefix wan0 set 2001:2:0:d000::/56 --valid infinity --preferred infinity",
+            "prefix wan0 keep 2001:2:0:d000::/56",
+        ]
+    );
+}
