@@ -6,15 +6,12 @@ use weir_wire::family::{Family, V4, V6};
 use weir_wire::hash::hash2;
 
 /// What a hash is for, which is hashed with what it is of: purposes differ so that what falls
-/// together for one does not for another. The first three decide what the next process, perhaps of
-/// another build, must decide again: they keep their numbers. So does [`decider`], which is older.
+/// together for one does not for another. The first decides what the next process, perhaps of another
+/// build, must decide again: it keeps its number. So do [`decider`], which is older, and what chooses
+/// buckets (`wire/src/bucket.rs`), whose numbers are 0 and 1.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Purpose {
-    /// The bucket of a source, or of a source and a destination.
-    Bucket = 0,
-    /// The next bucket, when the uplink of the last one is out of use.
-    NextBucket = 1,
     /// The address of an uplink's pool that a host has.
     Pool = 2,
     /// The mapping of an inside endpoint.
@@ -78,7 +75,6 @@ mod tests {
         let deciders =
             [10, 11, 12, 13].map(|host| decider::<V4>(KEY, 32, 17, &[192, 0, 2, host], 5000));
         assert_eq!(deciders, [15, 3, 24, 7]);
-        let first = [Purpose::Bucket, Purpose::NextBucket, Purpose::Pool];
-        assert_eq!(first.map(|purpose| purpose.hash(KEY, 7) >> 48), [54_233, 62_033, 28_074]);
+        assert_eq!(Purpose::Pool.hash(KEY, 7) >> 48, 28_074);
     }
 }

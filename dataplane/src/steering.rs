@@ -2,20 +2,14 @@
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, Member, Path, PathId, Policy, Rule, Selection, path_state,
+    ControlHalf, IpAddress, Member, Path, PathId, Policy, Rule, path_state,
 };
 use weir_layout::set::IndexSet;
+use weir_wire::bucket::{self, Fields, TRIES};
 use weir_wire::family::{Family, V4};
-use weir_wire::hash::hash2;
 use weir_wire::{icmp, tcp};
 
 use weir_shm::control::ControlRegion;
-
-use crate::purpose::Purpose;
-
-/// Other buckets looked at when the first names an uplink that has just gone down: the control
-/// process has not published buckets without it yet.
-const RETRIES: u64 = 16;
 
 /// The fields of a packet that rules and buckets look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +96,9 @@ pub fn uplink<F: Family>(
     let mut hash = selection_hash(half, key, policy, traffic);
     let path = |uplink| PathId::new(uplink, F::FAMILY);
     let (mut resort, mut barred) = (None, false);
-    for _ in 0..RETRIES {
-        let bucket = (hash >> 48) as u16;
+    for _ in 0..TRIES {
         // None for a worker that was held up in a batch while two states were published.
-        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket);
+        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket::of(hash));
         let uplink = uplink.ok_or(Refusal::Unsettled)?;
         let state = if uplink == NONE { 0 } else { region.path_state(path(uplink)) };
         let serves = state & (path_state::USABLE | path_state::SPARED) != 0;
@@ -116,7 +109,7 @@ pub fn uplink<F: Family>(
         } else if serves {
             resort.get_or_insert(uplink);
         }
-        hash = Purpose::NextBucket.hash(key, hash);
+        hash = bucket::next(key, hash);
     }
     let refused = |refusal| if barred { Refusal::Source } else { refusal };
     member(half, region, policy, traffic, hash)
@@ -198,24 +191,12 @@ fn selection_hash<F: Family>(
     policy: &Policy,
     t: &Traffic<F>,
 ) -> u64 {
-    let word = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
     let endpoint_only = t.proto != tcp::PROTOCOL && translates::<F>(half, policy);
-    let source = F::digest(key, &t.src);
     let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
-    let addresses = word(source, destination);
-    let by_flow = Selection::Flow as u8;
-    let by_source = Selection::Source as u8;
-    match policy.selection {
-        s if s == by_flow && endpoint_only => {
-            hash2(key, addresses, word(t.proto.into(), t.sport.into()))
-        }
-        s if s == by_flow => {
-            let ports = u32::from(t.sport) << 16 | u32::from(t.dport);
-            hash2(key, addresses, word(t.proto.into(), ports))
-        }
-        s if s == by_source => Purpose::Bucket.hash(key, word(source, 0)),
-        _ => Purpose::Bucket.hash(key, addresses),
-    }
+    let (sport, dport) = (u32::from(t.sport), u32::from(t.dport));
+    let ports = if endpoint_only { sport } else { sport << 16 | dport };
+    let addresses = [F::digest(key, &t.src), destination];
+    bucket::hash(key, policy.selection, &Fields { addresses, proto: t.proto, ports })
 }
 
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
@@ -228,7 +209,7 @@ fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_layout::control::{BUCKETS, Name, PathPrefix, Prefix, Translate};
+    use weir_layout::control::{BUCKETS, Name, PathPrefix, Prefix, Selection, Translate};
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
     use weir_wire::family::V6;

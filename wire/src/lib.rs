@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`family`] | what of a flow depends on its address family |
 //! | [`key`], [`hash`] | what a flow is matched by, and its keyed hash |
+//! | [`bucket`] | which uplink takes what is new |
 //! | [`entry`] | a direction of a flow, as the table has it |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`forward`] | may such a packet leave at once? |
@@ -18,6 +19,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod checksum;
 pub mod entry;
 pub mod ethernet;
