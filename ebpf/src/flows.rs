@@ -327,9 +327,14 @@ fn pages<F: Table>() -> u32 {
 /// The hash of a key; `None` while there is no table.
 #[inline(always)]
 fn hash<F: Table>(key: &F::Words) -> Option<u64> {
+    (pages::<F>() != 0).then(|| F::hash(secret(), key))
+}
+
+/// The key of the flow hash, and of those that choose buckets.
+#[inline(always)]
+pub fn secret() -> [u64; 2] {
     // SAFETY: a constant of the loaded program.
-    let secret = unsafe { (&raw const FLOW_SECRET).read_volatile() };
-    (pages::<F>() != 0).then(|| F::hash(secret, key))
+    unsafe { (&raw const FLOW_SECRET).read_volatile() }
 }
 
 // What is read by offset: state, key, rewrite, and adjacency. The mask above takes ports and protocol

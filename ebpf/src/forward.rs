@@ -53,9 +53,6 @@ pub fn is_ipv6(ctx: &XdpContext) -> bool {
 /// Forwards the frame if it is the next packet of an established flow of IPv4.
 #[inline(always)]
 pub fn established4(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
-    if !published.forwards() {
-        return None;
-    }
     match ethertype(ctx)? {
         ethernet::IPV4 => forward::<V4, UNTAGGED>(ctx, published, lane),
         ethernet::VLAN if inner_type(ctx)? == ethernet::IPV4 => {
@@ -68,7 +65,7 @@ pub fn established4(ctx: &XdpContext, published: Published, lane: *mut Lane) -> 
 /// As [`established4`], of a frame that carries IPv6.
 #[inline(always)]
 pub fn established6(ctx: &XdpContext, published: Published, lane: *mut Lane) -> Option<Forwarded> {
-    if !published.forwards() || !published.serves_ipv6() {
+    if !published.serves_ipv6() {
         return None;
     }
     match ethertype(ctx)? {
@@ -77,8 +74,9 @@ pub fn established6(ctx: &XdpContext, published: Published, lane: *mut Lane) -> 
     }
 }
 
+/// The frame's type; that of a VLAN's tag, if it has one.
 #[inline(always)]
-fn ethertype(ctx: &XdpContext) -> Option<u16> {
+pub fn ethertype(ctx: &XdpContext) -> Option<u16> {
     Some(u16::from_be(words::at::<UNTAGGED>(ctx, 0)?.load16::<12>() as u16))
 }
 
@@ -114,13 +112,7 @@ fn forward<F: Forwards, const L3: usize>(
     }
     maps::DEVICES.redirect(u32::from(egress.device), 0).ok()?;
     let tagged = egress.link.vlan != 0;
-    if tagged != (L3 == TAGGED) {
-        let shift = if tagged { -(TAG_LEN as i32) } else { TAG_LEN as i32 };
-        // SAFETY: the context is the kernel's; a head that cannot move is left alone.
-        if unsafe { bpf_xdp_adjust_head(ctx.ctx, shift) } != 0 {
-            return None;
-        }
-    }
+    retag(ctx, L3 == TAGGED, tagged)?;
     let frame = &mut XdpFrame(ctx);
     let sent = match tagged {
         true => rewrite::frame::<F, TAGGED>(frame, &packet, new, &egress.link),
@@ -237,9 +229,29 @@ fn behind(ctx: &XdpContext, proto: u8, icmp: u8, at: usize) -> Option<(u64, u64)
     }
 }
 
+/// Makes room for a tag in front of a frame that is to have one, or takes its away; `None`: it cannot.
+#[inline(always)]
+pub fn retag(ctx: &XdpContext, has: bool, wants: bool) -> Option<()> {
+    if has == wants {
+        return Some(());
+    }
+    let shift = if wants { -(TAG_LEN as i32) } else { TAG_LEN as i32 };
+    // SAFETY: the context is the kernel's; a head that cannot move is left alone.
+    (unsafe { bpf_xdp_adjust_head(ctx.ctx, shift) } == 0).then_some(())
+}
+
 /// Where the frame comes from; `None`: by no port of ours, or it is not for us.
 #[inline(always)]
 fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Ingress> {
+    let (index, source) = arrival::<L3>(ctx, published)?;
+    // SAFETY: a port of the half.
+    let role = unsafe { (*published.port(index)).role };
+    Some(Ingress { side: flag::side(role), sender: adjacency::word(source, index) })
+}
+
+/// The port that the frame comes by, and who sent it; `None` as of [`ingress`].
+#[inline(always)]
+pub fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<(u8, u64)> {
     let head = words::at::<UNTAGGED>(ctx, 0)?;
     let vlan = match L3 == TAGGED {
         true => u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<14>() as u16),
@@ -250,26 +262,30 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
     let index = published.port_of(ifindex, vlan & ethernet::VLAN_ID)?;
     let port = published.port(index);
     // SAFETY: a port of the half.
-    let (own, virtual_macs, role) = unsafe { ((*port).mac, &(*port).virtual_macs, (*port).role) };
+    let (own, virtual_macs) = unsafe { ((*port).mac, &(*port).virtual_macs) };
     let (destination, source) = (head.load64::<0>() & MAC, head.load64::<4>() >> 16);
     let ours =
         destination == own.word() || virtual_macs.iter().any(|mac| destination == mac.word());
-    let ingress = Ingress { side: flag::side(role), sender: adjacency::word(source, index) };
-    ours.then_some(ingress)
+    ours.then_some((index, source))
 }
 
 /// Where a direction leads; `None`: its adjacency is no index of the table.
 #[inline(always)]
 fn egress<F: Family>(published: Published, direction: &Direction) -> Option<Egress> {
-    let word = maps::adjacency(direction.adjacency)?;
+    Some(toward(published, maps::adjacency(direction.adjacency)?, F::path(direction.uplink)))
+}
+
+/// Where an adjacency leads, given its word; by the path, if that is of an uplink.
+#[inline(always)]
+pub fn toward(published: Published, word: u64, path: PathId) -> Egress {
     let port = published.port((word >> 48) as u8);
     // SAFETY: a port of the half.
     let (role, device, mtu, vlan, source) =
         unsafe { ((*port).role, (*port).device, (*port).mtu, (*port).vlan, (*port).mac) };
     let link = LinkHeader { destination: Mac::from_word(word & MAC), source, vlan };
-    let path_state = published.path_state(F::path(direction.uplink));
+    let path_state = published.path_state(path);
     let outward = role == PortRole::Uplink as u8;
-    Some(Egress { path_state, outward, device, mtu, link })
+    Egress { path_state, outward, device, mtu, link }
 }
 
 /// Follows the sequence numbers of a TCP direction; of a segment with data, what it is to that.

@@ -19,7 +19,7 @@ use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, TRANSPORT_LEN6, parse6_head, vl
 
 use crate::maps::{self, Published};
 use crate::words::XdpFrame;
-use crate::{MARTIAN, Outcome, UNASKED, fragments, has_flow, head, is_ours, to_user};
+use crate::{MARTIAN, Outcome, UNASKED, fragments, has_flow, head, is_ours, stateless, to_user};
 
 /// Room for what the stack has none: the head of a short frame, and a transport header behind
 /// extension headers.
@@ -171,6 +171,12 @@ fn from_uplink(
         host_class::LAN | host_class::POOL | host_class::LOCAL => {}
         0 if port.ipv6 != 0 => return Some((XDP_DROP, Counter::XdpDropForeign)),
         _ => return Some(KERNELS),
+    }
+    if class == host_class::LAN && published.is_stateless(V6::FAMILY) && port.ipv6 != 0 {
+        return Some(match p.kind {
+            Kind::Options => UNASKED,
+            _ => stateless::hand_over(ctx, published, port, p),
+        });
     }
     // SAFETY: a path of the half.
     let inbound = unsafe { (*published.path(V6::path(port.uplink))).inbound };

@@ -8,11 +8,13 @@
 #[cfg(not(target_arch = "bpf"))]
 compile_error!("the XDP program is built for bpfel-unknown-none only: run scripts/ebpf-build");
 
+mod fib;
 mod flows;
 mod forward;
 mod fragments;
 mod ipv6;
 mod maps;
+mod stateless;
 mod words;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
@@ -22,8 +24,8 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Mac, OnDataplaneLoss, PathId, Port, PortRole, host_class};
 use weir_layout::counters::{Counter, Lane};
-use weir_layout::{MAX_DEVICES, MAX_QUEUES};
-use weir_wire::family::{Family, V4};
+use weir_layout::{Family, MAX_DEVICES, MAX_QUEUES};
+use weir_wire::family::{Family as _, V4, V6};
 use weir_wire::key::{FlowKey, FlowKey4};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
 use weir_wire::{icmp, udp};
@@ -54,39 +56,67 @@ const MARTIAN: Outcome = (XDP_DROP, Counter::XdpDropMartian);
 
 /// Neither forwarded nor decided: no action of XDP.
 const UNDECIDED: u32 = u32::MAX;
+/// Nor looked for in the flow table: it needs no flow.
+const STATELESS: u32 = u32::MAX - 1;
 
-/// IPv6 has functions of its own, three: a chain of calls has 512 bytes of stack.
+/// A chain of calls has 512 bytes of stack, so what may become of a frame is a function of its own
+/// each, one after the other.
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
     if !forward::is_ipv6(&ctx) {
-        return decide4(ctx.ctx);
+        let mut action = forward4(ctx.ctx);
+        if action == STATELESS {
+            action = carry4(ctx.ctx);
+        }
+        return if action == UNDECIDED { steer4(ctx.ctx) } else { action };
     }
     let mut action = forward6(ctx.ctx);
+    if action == STATELESS {
+        action = carry6(ctx.ctx);
+    }
     if action == UNDECIDED {
         action = read6(ctx.ctx);
     }
     if action == UNDECIDED { steer6(ctx.ctx) } else { action }
 }
 
-/// What becomes of a frame without IPv6.
+/// What becomes of a frame without IPv6, if it is the next packet of an established flow.
 #[inline(never)]
-fn decide4(ctx: *mut xdp_md) -> u32 {
+fn forward4(ctx: *mut xdp_md) -> u32 {
+    receive(&XdpContext::new(ctx), Family::V4, forward::established4)
+}
+
+/// The same, if it needs no flow.
+#[inline(never)]
+fn carry4(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
-    let action = forward(&ctx, forward::established4);
-    if action != UNDECIDED {
-        return action;
-    }
+    let Some((lane, published)) = state() else { return XDP_PASS };
+    forwarded(lane, stateless::carried::<V4>(&ctx, published))
+}
+
+/// What else becomes of it.
+#[inline(never)]
+fn steer4(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
     let Some((lane, published)) = state() else { return XDP_PASS };
     count(lane, steer(&ctx, published))
 }
 
-/// What becomes of one that carries IPv6, if that can be said at once.
+/// What becomes of one that carries IPv6, as [`forward4`].
 #[inline(never)]
 fn forward6(ctx: *mut xdp_md) -> u32 {
-    forward(&XdpContext::new(ctx), forward::established6)
+    receive(&XdpContext::new(ctx), Family::V6, forward::established6)
 }
 
-/// The same, if its headers say it alone.
+/// As [`carry4`].
+#[inline(never)]
+fn carry6(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let Some((lane, published)) = state() else { return XDP_PASS };
+    forwarded(lane, stateless::carried::<V6>(&ctx, published))
+}
+
+/// What else becomes of it, if its headers say it alone.
 #[inline(never)]
 fn read6(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
@@ -107,8 +137,9 @@ fn steer6(ctx: *mut xdp_md) -> u32 {
 
 /// Counts a frame that came in, and forwards it if it is the next packet of an established flow.
 #[inline(always)]
-fn forward(
+fn receive(
     ctx: &XdpContext,
+    family: Family,
     established: impl Fn(&XdpContext, Published, *mut Lane) -> Option<Forwarded>,
 ) -> u32 {
     let Some(lane) = maps::lane() else { return XDP_PASS };
@@ -117,7 +148,19 @@ fn forward(
         maps::count(lane, Counter::XdpPassUnconfigured);
         return XDP_PASS;
     };
-    let Some(forwarded) = established(ctx, published, lane) else { return UNDECIDED };
+    if !published.forwards() {
+        return UNDECIDED;
+    }
+    if published.is_stateless(family) {
+        return STATELESS;
+    }
+    forwarded(lane, established(ctx, published, lane))
+}
+
+/// Counts a frame that was forwarded.
+#[inline(always)]
+fn forwarded(lane: *mut Lane, forwarded: Option<Forwarded>) -> u32 {
+    let Some(forwarded) = forwarded else { return UNDECIDED };
     maps::count(lane, Counter::XdpForwarded);
     maps::count_path(lane, &forwarded);
     forwarded.action
@@ -317,6 +360,9 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
     let otherwise = match maps::host_class::<V4>(p.dst) {
         host_class::LOCAL => (XDP_PASS, Counter::XdpPassLocal),
         host_class::KERNEL => (XDP_PASS, Counter::XdpPassKernelRoute),
+        host_class::LAN if published.is_stateless(Family::V4) && p.kind != Kind::Options => {
+            return Verdict::Done(stateless::hand_over(ctx, published, port, p));
+        }
         // SAFETY: a path of the half.
         host_class::LAN if unsafe { (*published.path(PathId::v4(port.uplink))).inbound } != 0 => {
             (XDP_PASS, Counter::XdpPassKernelRoute)

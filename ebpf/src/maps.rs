@@ -6,14 +6,16 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::control::{
-    ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId, Port, PortSlot, Tier, Uplink,
-    port_slot,
+    BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId,
+    Port, PortSlot, TABLES, Tier, Uplink, port_slot,
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PathCounters, Resent, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
 use weir_layout::flow6::FlowEntry6;
 use weir_layout::tags::PAGE_GROUPS;
-use weir_layout::{MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind};
+use weir_layout::{
+    Family, MAX_DEVICES, MAX_PORTS, MAX_QUEUES, MAX_UPLINKS, RegionHeader, RegionKind,
+};
 use weir_wire::tcp::Place;
 
 use crate::flows::Table;
@@ -29,6 +31,9 @@ const NO_PREALLOC: u32 = 1;
 
 #[map]
 static CONTROL: Array<ControlPage> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static BUCKETS: Array<BucketTable> =
+    Array::with_max_entries((BUCKET_BANKS * TABLES) as u32, MMAPABLE);
 #[map]
 static COUNTERS: Array<Lane> = Array::with_max_entries(LANES as u32, MMAPABLE);
 /// As many pages as the dataplane pinned; the number here is never used.
@@ -199,6 +204,13 @@ impl Published {
         unsafe { (*self.half).serves_ipv6() }
     }
 
+    /// Do packets of the family leave without flows?
+    #[inline(always)]
+    pub fn is_stateless(self, family: Family) -> bool {
+        // SAFETY: a field of the half.
+        unsafe { (*self.half).stateless[family.index()].active != 0 }
+    }
+
     /// A path's state word.
     #[inline(always)]
     pub fn path_state(self, path: PathId) -> u32 {
@@ -214,6 +226,12 @@ impl Published {
 pub fn host_class<F: Table>(address: F::Address) -> u32 {
     let bits = 8 * size_of::<F::Address>() as u32;
     F::hosts().get(Key::new(bits, address)).map_or(0, |class| *class)
+}
+
+/// The bytes of a bucket table, see [`weir_layout::control::table_index`].
+#[inline(always)]
+pub fn buckets(table: usize) -> Option<*const u8> {
+    Some(BUCKETS.get_ptr(table as u32)?.cast())
 }
 
 /// The word of an adjacency, see [`weir_layout::adjacency`].

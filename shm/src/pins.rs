@@ -62,8 +62,8 @@ pub mod name {
     /// The same for IPv6.
     pub const HOSTS6: &str = "HOSTS6";
     /// The regions that the XDP program works on.
-    pub const PROGRAM: [&str; 9] =
-        [CONTROL, COUNTERS, FLOWS4, TAGS4, FLOWS6, TAGS6, ADJACENCIES, HOSTS4, HOSTS6];
+    pub const PROGRAM: [&str; 10] =
+        [CONTROL, BUCKETS, COUNTERS, FLOWS4, TAGS4, FLOWS6, TAGS6, ADJACENCIES, HOSTS4, HOSTS6];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.

@@ -10,7 +10,7 @@ use crate::key::{FlowKey, FlowKey4, FlowKey6};
 use crate::parse::{Parsed, Parsed6, Reject, parse, parse6};
 use crate::plain::{Header, Ip4, Ip6, Packet};
 use crate::quoted::{self, Quoted};
-use crate::rewrite::{Rewrite, apply4, apply6, compile4, compile6, headers4, headers6};
+use crate::rewrite::{Rewrite, apply4, apply6, compile4, compile6, headers4, headers6, hop4, hop6};
 use crate::words::{Frame, Source};
 use crate::{checksum, ethernet, icmp, icmpv6, ipv4, ipv6};
 use weir_layout::control::{IpAddress, PathId};
@@ -93,6 +93,10 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
         packet: &Packet<Self>,
         new: Self::Words,
     ) -> Option<()>;
+
+    /// Takes one off the time to live of a packet whose IP header is at `l3` and begins with this one,
+    /// and leaves the rest as it is. `None`: the header is not all there.
+    fn hop(frame: &mut (impl Frame + ?Sized), l3: usize, ip: &Self::Header) -> Option<()>;
 
     /// Rewrites a packet, and takes one off its time to live. `transport` is its protocol, one that
     /// flows have; `None` for a fragment that carries no transport header. A packet without all of
@@ -230,6 +234,12 @@ impl Family for V4 {
         headers4(frame, l3, packet.ip.proto(), third, new)
     }
 
+    #[inline(always)]
+    fn hop(frame: &mut (impl Frame + ?Sized), l3: usize, ip: &Ip4) -> Option<()> {
+        let [_, _, third, ..] = ip.0;
+        hop4(frame, l3, third)
+    }
+
     #[inline]
     fn apply(frame: &mut [u8], p: &Parsed, transport: Option<u8>, new: &Rewrite<[u8; 4]>) {
         apply4(frame, p.l3.into(), transport, new);
@@ -337,6 +347,12 @@ impl Family for V6 {
     ) -> Option<()> {
         let [first, ..] = packet.ip.0;
         headers6(frame, [l3, l3 + ipv6::HEADER_LEN], packet.ip.proto(), first >> 32, new)
+    }
+
+    #[inline(always)]
+    fn hop(frame: &mut (impl Frame + ?Sized), l3: usize, ip: &Ip6) -> Option<()> {
+        let [first, ..] = ip.0;
+        hop6(frame, l3, first >> 32)
     }
 
     #[inline]

@@ -8,6 +8,7 @@
 //! | [`entry`] | a direction of a flow, as the table has it |
 //! | [`plain`] | what the kernel tier forwards: the same flows, recognised word by word |
 //! | [`forward`] | may such a packet leave at once? |
+//! | [`stateless`] | packets that leave without a flow |
 //! | [`rewrite`] | applying a compiled flow entry to a frame |
 //! | [`extensions`] | where the extension headers of an IPv6 packet end |
 //! | [`words`] | frame bytes as words, in either tier |
@@ -37,6 +38,7 @@ pub mod parse;
 pub mod plain;
 pub mod quoted;
 pub mod rewrite;
+pub mod stateless;
 pub mod tcp;
 pub mod udp;
 pub mod words;

@@ -9,7 +9,7 @@ use core::fmt::Debug;
 
 use crate::family::{Family, V4};
 use crate::parse::get;
-use crate::{ipv4, ipv6, tcp, udp};
+use crate::{extensions, ipv4, ipv6, tcp, udp};
 
 /// An IP header as whole words.
 pub trait Header: Copy + Eq + Debug {
@@ -29,6 +29,17 @@ pub trait Header: Copy + Eq + Debug {
 
     /// The protocol.
     fn proto(&self) -> u8;
+
+    /// Do extension headers follow it?
+    fn is_extended(&self) -> bool;
+
+    /// The words of source and destination, as [`Origin`](weir_layout::control::Origin) has them.
+    fn addresses(&self) -> [[u64; 2]; 2];
+
+    /// The pseudo-header's sum (RFC 9293 §3.1, RFC 8200 §8.1) of a packet that is not cut, in the
+    /// order of the field's bytes: what a sender leaves in the checksum field of TCP or UDP for its
+    /// device to complete.
+    fn pseudo(&self) -> u64;
 
     /// Time to live, or hop limit.
     fn ttl(&self) -> u8;
@@ -82,6 +93,24 @@ impl Header for Ip4 {
     #[inline(always)]
     fn proto(&self) -> u8 {
         (self.0[2] >> 8) as u8
+    }
+
+    #[inline(always)]
+    fn is_extended(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn addresses(&self) -> [[u64; 2]; 2] {
+        let [_, _, _, src, dst] = self.0;
+        [[src, 0], [dst, 0]]
+    }
+
+    #[inline(always)]
+    fn pseudo(&self) -> u64 {
+        let [_, _, _, src, dst] = self.0;
+        let len = self.total().wrapping_sub(ipv4::HEADER_LEN as u16);
+        fold(src + dst + u64::from(len.swap_bytes()) + (u64::from(self.proto()) << 8))
     }
 
     #[inline(always)]
@@ -141,6 +170,26 @@ impl Header for Ip6 {
     }
 
     #[inline(always)]
+    fn is_extended(&self) -> bool {
+        extensions::is_walked(self.proto())
+    }
+
+    #[inline(always)]
+    fn addresses(&self) -> [[u64; 2]; 2] {
+        let [_, a, b, c, d] = self.0;
+        [[a, b], [c, d]]
+    }
+
+    #[inline(always)]
+    fn pseudo(&self) -> u64 {
+        let [_, a, b, c, d] = self.0;
+        let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+        let addresses = halves(a) + halves(b) + halves(c) + halves(d);
+        let len = u64::from(self.payload().swap_bytes());
+        fold(addresses + len + (u64::from(self.proto()) << 8))
+    }
+
+    #[inline(always)]
     fn ttl(&self) -> u8 {
         (self.0[0] >> 56) as u8
     }
@@ -155,6 +204,15 @@ impl Header for Ip6 {
         let [_, a, b, c, d] = self.0;
         [a, b, c, d, last]
     }
+}
+
+/// A one's complement sum of words of 32 bits, folded to 16; in either order of bytes (RFC 1071
+/// §2(B)).
+#[inline(always)]
+const fn fold(sum: u64) -> u64 {
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16)
 }
 
 /// A packet's headers, as whole words.

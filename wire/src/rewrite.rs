@@ -102,6 +102,25 @@ pub fn frame<F: Family, const L3: usize>(
     link: &LinkHeader,
 ) -> Option<()> {
     F::headers(frame, L3, packet, new)?;
+    link_header::<F, L3>(frame, link)
+}
+
+/// As [`frame()`], of a packet that keeps its addresses and ports: `ip` is its header.
+#[inline(always)]
+pub fn routed<F: Family, const L3: usize>(
+    frame: &mut (impl Frame + ?Sized),
+    ip: &F::Header,
+    link: &LinkHeader,
+) -> Option<()> {
+    F::hop(frame, L3, ip)?;
+    link_header::<F, L3>(frame, link)
+}
+
+#[inline(always)]
+fn link_header<F: Family, const L3: usize>(
+    frame: &mut (impl Frame + ?Sized),
+    link: &LinkHeader,
+) -> Option<()> {
     if L3 == TAGGED {
         let mut head = frame.words::<TAGGED>(0)?;
         addresses(&mut head, link);
@@ -210,6 +229,23 @@ fn network6(
     ip.store64::<16>(b);
     ip.store64::<24>(c);
     ip.store64::<32>(d);
+    Some(())
+}
+
+/// Takes one off the hop limit, which is in the second word of 32 bits and not zero.
+#[inline(always)]
+pub(crate) fn hop6(frame: &mut (impl Frame + ?Sized), l3: usize, second: u64) -> Option<()> {
+    frame.words::<{ ipv6::HEADER_LEN }>(l3)?.store32::<4>(second.wrapping_sub(1 << 24));
+    Some(())
+}
+
+/// Takes one off the TTL, which is in the third word and not zero.
+#[inline(always)]
+pub(crate) fn hop4(frame: &mut (impl Frame + ?Sized), l3: usize, third: u64) -> Option<()> {
+    let mut ip = frame.words::<{ ipv4::HEADER_LEN }>(l3)?;
+    let field = ((third >> 16) as u16).to_le_bytes();
+    let checksum = u16::from_le_bytes(Delta::TTL_DECREMENT.apply(field));
+    ip.store32::<8>(third.wrapping_sub(1) & 0xffff | u64::from(checksum) << 16);
     Some(())
 }
 

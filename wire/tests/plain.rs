@@ -3,11 +3,13 @@
 use proptest::prelude::*;
 use weir_layout::control::Mac;
 use weir_wire::checksum::{self, Delta};
-use weir_wire::family::{Family, V4};
+use weir_wire::extensions;
+use weir_wire::family::{Family, V4, V6};
 use weir_wire::key::FlowKey4;
-use weir_wire::parse::{Kind, Parsed, parse};
-use weir_wire::plain::{Header, Ip4, Packet};
+use weir_wire::parse::{Kind, Parsed, parse, parse6};
+use weir_wire::plain::{Header, Ip4, Ip6, Packet};
 use weir_wire::rewrite::{self, LinkHeader, Rewrite, TAGGED, UNTAGGED, apply4, compile4};
+use weir_wire::stateless::Bare;
 use weir_wire::tcp;
 
 const L3: usize = UNTAGGED;
@@ -20,6 +22,45 @@ fn recognise(frame: &[u8]) -> Option<Packet> {
     let ip = Ip4([14, 18, 22, 26, 30].map(|at| word(frame, at)));
     let packet = Packet { ip, transport: [34, 38, 42, 46].map(|at| word(frame, at)) };
     packet.is_plain((frame.len() - L3) as u64).then_some(packet)
+}
+
+fn transport(frame: &[u8], proto: u8, icmp: u8, l4: usize) -> [u64; 4] {
+    match proto {
+        6 => [0, 4, 12, 16].map(|at| word(frame, l4 + at)),
+        proto if proto == 17 || proto == icmp => [word(frame, l4), word(frame, l4 + 4), 0, 0],
+        _ => [0; 4],
+    }
+}
+
+/// The headers of a packet without a flow, and its ports if it leaves at once.
+fn bare(frame: &[u8]) -> (Bare, Option<u32>) {
+    let ip = Ip4([14, 18, 22, 26, 30].map(|at| word(frame, at)));
+    let bare = Bare { ip, transport: transport(frame, ip.proto(), 1, 34) };
+    (bare, bare.ports((frame.len() - L3) as u64))
+}
+
+fn bare6(frame: &[u8]) -> (Bare<V6>, Option<u32>) {
+    let ip = Ip6::read(&frame[L3..]);
+    let bare = Bare { ip, transport: transport(frame, ip.proto(), 58, 54) };
+    (bare, bare.ports((frame.len() - L3) as u64))
+}
+
+/// The packet's transport behind a header of IPv6, perhaps with hop-by-hop options.
+fn as_ipv6(frame: &[u8], p: &Parsed, hop_by: bool) -> Vec<u8> {
+    let payload = &frame[p.l4.into()..p.end.into()];
+    let mut six = vec![0; 54];
+    six[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+    (six[20], six[21]) = (p.proto, p.ttl);
+    six[22..38].fill(p.src[0] | 1);
+    six[38..54].fill(p.dst[3] | 1);
+    if hop_by {
+        six[20] = 0;
+        six.extend([p.proto, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    six.extend(payload);
+    let len = (six.len() - 54) as u16;
+    six[18..20].copy_from_slice(&len.to_be_bytes());
+    six
 }
 
 /// The frame with each field changed by itself.
@@ -105,6 +146,48 @@ proptest! {
         let seen = recognise(&frame).map(|packet| (packet.key(), L3 as u16 + packet.ip.total()));
         let expected = parsed.map(|p| (p.key().words(), p.end));
         prop_assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn without_a_flow_what_the_parser_finds_whole_leaves_but_for_errors_and_begun_checksums(
+        mut frame in frame(),
+        begun: bool,
+        hop_by: bool,
+    ) {
+        let expected = |p: &Parsed, frame: &[u8]| {
+            let at = usize::from(p.l4) + if p.proto == 6 { 16 } else { 6 };
+            let field = frame.get(at..at + 2).map(|field| [field[0], field[1]]);
+            let sum = V4::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4).to_be_bytes();
+            let has_sum = matches!(p.proto, 6 | 17) && field == Some(sum);
+            let other = p.kind == Kind::OtherProtocol && p.proto != 1;
+            (p.ttl > 1 && (p.kind == Kind::Flow && !has_sum || other))
+                .then(|| u32::from_be_bytes([p.sport[0], p.sport[1], p.dport[0], p.dport[1]]))
+        };
+        if let (true, Ok(p)) = (begun, parse(&frame)) && matches!(p.proto, 6 | 17) {
+            let at = usize::from(p.l4) + if p.proto == 6 { 16 } else { 6 };
+            let sum = V4::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
+            if let Some(field) = frame.get_mut(at..at + 2) {
+                field.copy_from_slice(&sum.to_be_bytes());
+            }
+        }
+        let p = parse(&frame).ok();
+        prop_assert_eq!(bare(&frame).1, p.as_ref().and_then(|p| expected(p, &frame)));
+        // The same behind a header of IPv6.
+        let Some(p) = p.filter(|_| bare(&frame).1.is_some() && frame[23] != 1) else {
+            return Ok(());
+        };
+        let six = as_ipv6(&frame, &p, hop_by);
+        let ports = bare6(&six).1;
+        let whole = parse6(&six).ok().filter(|_| !hop_by);
+        let ports_of = |p: &Parsed<V6>| {
+            u32::from_be_bytes([p.sport[0], p.sport[1], p.dport[0], p.dport[1]])
+        };
+        let extended = extensions::is_walked(p.proto) || p.proto == 58;
+        prop_assert_eq!(ports, whole.as_ref().filter(|_| !extended).map(ports_of));
+        if let (Some(_), Some(p)) = (ports, whole) && matches!(p.proto, 6 | 17) {
+            let sum = V6::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
+            prop_assert_eq!(bare6(&six).0.ip.pseudo(), u64::from(sum.swap_bytes()));
+        }
     }
 
     #[test]

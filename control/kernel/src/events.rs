@@ -56,6 +56,8 @@ pub enum Event {
     Neighbour,
     /// A rule.
     Rule,
+    /// A setting of an interface, such as whether what comes in by it is forwarded.
+    Setting,
     /// Any: it was lost, or is not understood.
     Unknown,
 }
@@ -83,6 +85,7 @@ impl Event {
             }
             (Some(28 | 29), ..) => Self::Neighbour,
             (Some(32 | 33), ..) => Self::Rule,
+            (Some(80 | 81), ..) => Self::Setting,
             _ => Self::Unknown,
         }
     }
@@ -141,6 +144,7 @@ impl Stale {
                 self.links = true;
                 self.devices.insert(index);
             }
+            Event::Setting => self.links = true,
             Event::Address(_) => self.addresses = true,
             Event::Rule => self.rules = true,
             Event::Neighbour => self.neighbours = true,
@@ -209,5 +213,6 @@ mod tests {
         assert_eq!(parts(24), [false; 5]);
         assert_eq!(parts(28), [false, false, false, false, true]);
         assert_eq!(parts(33), [false, false, false, true, false]);
+        assert_eq!(parts(80), [true, false, false, false, false], "forwarding, for one");
     }
 }

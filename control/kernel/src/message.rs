@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -15,6 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use weir_layout::Family;
 use weir_view::own::PROTOCOL;
 use weir_view::rule::{Action, Rule};
 use weir_view::{Link, NeighbourEntry, Net, Route, RouteKind, is_link_local};
@@ -64,6 +66,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         shortage: None,
         strips_tags: false,
         bridge: false,
+        forwards: [false; Family::COUNT],
     };
     let (mut parent, mut id, mut is_macvlan) = (None, None, false);
     for attribute in &message.attributes {
@@ -75,6 +78,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Link(index) => parent = Some(*index),
             LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::AfSpecUnspec(families) => link.forwards = forwards(families),
             LinkAttribute::LinkInfo(infos) => {
                 is_macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
                 for info in infos {
@@ -94,6 +98,27 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     link.macvlan = parent.filter(|_| is_macvlan);
     link.headerless |= link.mac == [0; 6];
     (!link.name.is_empty()).then_some(link)
+}
+
+/// By [`Family`], whether the kernel forwards what comes in by an interface with these settings.
+fn forwards(families: &[AfSpecUnspec]) -> [bool; Family::COUNT] {
+    let mut forwards = [false; Family::COUNT];
+    for family in families {
+        match family {
+            AfSpecUnspec::Inet(settings) => {
+                forwards[Family::V4.index()] |= settings.iter().any(
+                    |it| matches!(it, AfSpecInet::DevConf(settings) if settings.forwarding != 0),
+                );
+            }
+            AfSpecUnspec::Inet6(settings) => {
+                forwards[Family::V6.index()] |= settings.iter().any(
+                    |it| matches!(it, AfSpecInet6::DevConf(settings) if settings.forwarding != 0),
+                );
+            }
+            _ => {}
+        }
+    }
+    forwards
 }
 
 /// Interface and address; none for an IPv6 address of the link alone, which every interface has.
@@ -285,6 +310,8 @@ pub fn rule(message: &RuleMessage) -> Option<Rule> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::Inet6DevConf;
+
     use super::*;
 
     /// From a message, because not every kernel that runs the tests has VLAN devices.
@@ -301,6 +328,21 @@ mod tests {
             ]),
         ];
         assert_eq!(link(&message).unwrap().vlan, Some((3, 10)));
+    }
+
+    #[test]
+    fn whether_an_interface_forwards_is_a_setting_of_each_family() {
+        let mut settings = Inet6DevConf::default();
+        let with = |settings: Inet6DevConf| {
+            let mut message = LinkMessage::default();
+            let of_ipv6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::DevConf(settings)]);
+            let all = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![]), of_ipv6]);
+            message.attributes = vec![LinkAttribute::IfName("wan0".into()), all];
+            link(&message).unwrap().forwards
+        };
+        assert_eq!(with(settings), [false, false]);
+        settings.forwarding = 1;
+        assert_eq!(with(settings), [false, true]);
     }
 
     #[test]

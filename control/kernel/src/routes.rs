@@ -46,7 +46,7 @@ impl Reading {
                 self.stale |= family == self.family;
                 family == self.family && default
             }
-            Event::Neighbour | Event::Rule => false,
+            Event::Neighbour | Event::Rule | Event::Setting => false,
         };
         self.stale |= urgent;
         self.urgent |= urgent;

@@ -18,6 +18,7 @@ use crate::overrides::{Hand, Overrides};
 use crate::path_prefixes;
 use crate::port_addresses;
 use crate::ports::Ports;
+use crate::stateless;
 
 /// Everything to be published, but for the bucket tables.
 pub struct Derived {
@@ -65,6 +66,7 @@ pub fn derive(
         .map(|(index, uplink)| ports.add(&uplink.interface, PortRole::Uplink, index))
         .collect();
 
+    ports.by_interface();
     port_addresses::enter(&mut half, site, kernel, &lan_ports, &uplink_ports);
 
     let lans = lan_nets(site, kernel, &lan_ports);
@@ -112,6 +114,7 @@ pub fn derive(
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
+    stateless::publish(&mut half, site, kernel);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets, &half));

@@ -11,6 +11,7 @@
 //! | `delegations` | prefixes that are told while weir runs, and their ends |
 //! | `path_prefixes` | the prefixes that providers delegate, and what translates them |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
+//! | `stateless` | whether packets need flows, and which leave without |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
 //! | `states` | the state words of a family's paths |
@@ -46,6 +47,7 @@ mod path_prefixes;
 mod port_addresses;
 mod ports;
 mod refused;
+mod stateless;
 mod states;
 mod tables;
 

@@ -85,6 +85,16 @@ impl<'h> Ports<'h> {
         Some(port as u8)
     }
 
+    /// Has each VLAN's port found by its own interface too, which the kernel's routes name. One that
+    /// there is no room for is not.
+    pub fn by_interface(&mut self) {
+        for (number, port) in (0u8..).zip(self.half.ports) {
+            if port.role != 0 && port.vlan != 0 && port.ifindex != 0 {
+                self.half.insert_port_slot(port.ifindex, 0, number);
+            }
+        }
+    }
+
     /// Those that there is room for, in their order.
     fn virtual_macs(&self, link: &Link) -> [Mac; MAX_VIRTUAL_MACS] {
         let mut macs = [Mac::new(link.mac); MAX_VIRTUAL_MACS];

@@ -78,6 +78,7 @@ pub fn path(
         delegation,
         rescue: of.rescue.as_ref().is_some_and(|rescue| *rescue.get_ref()),
         inbound: of.inbound,
+        pin: of.pin,
         joint: of.joint,
     }
 }

@@ -157,6 +157,8 @@ pub struct UplinkConfig {
     pub implied: [Option<Target>; Family::COUNT],
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
+    /// Its IPv4 flows have entries, also where none needs any.
+    pub pin: bool,
     /// How its health is judged.
     pub health: Health,
     /// What it can carry.
@@ -185,6 +187,8 @@ pub struct Ipv6Config {
     pub rescue: bool,
     /// What no flow asked for may come in by it, for the prefixes of the LANs.
     pub inbound: bool,
+    /// Its flows have entries, also where none needs any.
+    pub pin: bool,
     /// Where one path of the uplink is out of use the other is too.
     pub joint: bool,
 }

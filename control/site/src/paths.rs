@@ -19,6 +19,14 @@ impl UplinkConfig {
         }
     }
 
+    /// Do its flows of a family have entries, also where none needs any?
+    pub fn is_pinned(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.pin,
+            Family::V6 => self.ipv6.as_ref().is_some_and(|ipv6| ipv6.pin),
+        }
+    }
+
     /// Is each of its paths out of use where the other is?
     pub fn is_joint(&self) -> bool {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)

@@ -134,6 +134,8 @@ pub struct Uplink {
     #[serde(default = "Translation::default")]
     pub translate: Translation,
     pub inbound: Option<Spanned<bool>>,
+    #[serde(default)]
+    pub pin: bool,
     pub ipv6: Option<Spanned<Ipv6>>,
     pub health: Option<Spanned<Health>>,
     pub capacity: Option<Capacity>,
@@ -176,6 +178,8 @@ pub struct Ipv6 {
     pub rescue: Option<Spanned<bool>>,
     #[serde(default)]
     pub inbound: bool,
+    #[serde(default)]
+    pub pin: bool,
     #[serde(default)]
     pub joint: bool,
 }

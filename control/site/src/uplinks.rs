@@ -72,6 +72,7 @@ fn uplink(
         ipv6,
         implied: Default::default(),
         inbound,
+        pin: u.pin,
         health,
         capacity,
         spill,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use weir_layout::MAX_QUEUES;
+use weir_layout::{Family, MAX_QUEUES};
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Link {
     pub strips_tags: bool,
     /// It is a bridge.
     pub bridge: bool,
+    /// By [`Family`]: the kernel forwards what comes in by it.
+    pub forwards: [bool; Family::COUNT],
 }
 
 /// A neighbour's hardware address and whether the kernel still vouches for it.

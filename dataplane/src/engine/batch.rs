@@ -63,6 +63,21 @@ impl Context {
     }
 }
 
+impl<F: Family> Work<F> {
+    /// What a frame says that came in by a device.
+    pub(super) fn read(cx: &Context, frame: &[u8], device: u8) -> Result<Self, DropReason> {
+        let parsed = F::parse(frame).map_err(|reject| match reject {
+            Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 | Reject::StackedVlan => Counter::DropNotIp,
+            _ => Counter::DropMalformed,
+        })?;
+        let half = &cx.snapshot.half;
+        let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
+        let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
+        let hash = parsed.key().hash(cx.key);
+        Ok(Self { parsed, port, hash, slot: None, leaves: false, new: None })
+    }
+}
+
 impl<F: Stored> Sessions<F> {
     /// Takes the first frames of a batch, so many, out of it and through the stages.
     pub(super) fn process<B: Buffer>(
@@ -72,6 +87,15 @@ impl<F: Stored> Sessions<F> {
         mut left: usize,
         out: &mut impl Output<B>,
     ) {
+        if let Some(stateless) = cx.snapshot.half.stateless(F::FAMILY) {
+            let policy = stateless.policy;
+            for received in batch.drain(..left) {
+                if let Err(reason) = cx.carry::<F, B>(policy, received, out) {
+                    cx.lane.add(reason, 1);
+                }
+            }
+            return;
+        }
         while left > 0 {
             let mut stages = [Stage::Dropped(Counter::DropNotIp); BATCH];
             let count = left.min(BATCH);
@@ -125,16 +149,9 @@ impl<F: Stored> Sessions<F> {
     }
 
     fn parse(&self, cx: &Context, frame: &[u8], device: u8) -> Result<Work<F>, DropReason> {
-        let parsed = F::parse(frame).map_err(|reject| match reject {
-            Reject::NotIp | Reject::Ipv4 | Reject::Ipv6 | Reject::StackedVlan => Counter::DropNotIp,
-            _ => Counter::DropMalformed,
-        })?;
-        let half = &cx.snapshot.half;
-        let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
-        let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
-        let hash = parsed.key().hash(cx.key);
-        self.table.prefetch_tags(hash);
-        Ok(Work { parsed, port, hash, slot: None, leaves: false, new: None })
+        let work = Work::read(cx, frame, device)?;
+        self.table.prefetch_tags(work.hash);
+        Ok(work)
     }
 
     fn act<B: Buffer>(

@@ -166,14 +166,20 @@ impl Context {
     /// Where a direction leads; `None` while its next hop is unknown.
     #[inline]
     pub(super) fn egress<F: Family>(&self, action: &Action<F>) -> Option<Egress> {
-        let Adjacency { mac, port } = self.adjacencies.get(action.adjacency)?;
+        self.egress_to(self.adjacencies.get(action.adjacency)?, F::path(action.uplink))
+    }
+
+    /// Where an adjacency leads; by the path, if that is of an uplink.
+    #[inline]
+    pub(super) fn egress_to(&self, adjacency: Adjacency, path: PathId) -> Option<Egress> {
+        let Adjacency { mac, port } = adjacency;
         let port = self.snapshot.half.ports.get(usize::from(port))?;
         let destination = Mac::new(mac);
         if destination == Mac::NONE {
             return None;
         }
         Some(Egress {
-            path_state: self.control.path_state(F::path(action.uplink)),
+            path_state: self.control.path_state(path),
             outward: port.role == PortRole::Uplink as u8,
             device: port.device,
             mtu: port.mtu,
@@ -184,16 +190,28 @@ impl Context {
     /// Puts the layer-2 header on and queues the frame.
     pub(super) fn send<F: Family, B: Buffer>(
         &self,
-        mut frame: B,
+        frame: B,
         p: &Parsed<F>,
         action: &Action<F>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let egress = self.egress(action).ok_or(Counter::DropUplinkDown)?;
+        self.leave(frame, p, &egress, F::path(action.uplink), out)
+    }
+
+    /// The same of one that leaves so, and is counted on the path.
+    pub(super) fn leave<F: Family, B: Buffer>(
+        &self,
+        mut frame: B,
+        p: &Parsed<F>,
+        egress: &Egress,
+        path: PathId,
+        out: &mut impl Output<B>,
+    ) -> Result<(), DropReason> {
         if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
         }
-        self.transmit(&egress, frame, F::path(action.uplink), u64::from(p.end - p.l3), out)
+        self.transmit(egress, frame, path, u64::from(p.end - p.l3), out)
     }
 
     /// Queues a frame and counts it.

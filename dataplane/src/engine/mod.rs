@@ -18,7 +18,8 @@
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
 //! | `prefixes` | what prefix translation makes of a source |
-//! | `stateless` | packets that are sent on without a flow |
+//! | `stateless` | packets that are sent on without a flow, where others have one |
+//! | `carry` | the same where no packet needs one |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
@@ -34,6 +35,7 @@ mod admit;
 mod adopt;
 mod aging;
 mod batch;
+mod carry;
 mod claims;
 mod complete;
 mod context;

@@ -1,5 +1,6 @@
 //! The engine in memory: a gateway without devices, driven packet by packet.
 
+mod carry;
 mod failover;
 mod forwarding;
 mod fragments;

@@ -5,4 +5,5 @@ mod fixture;
 mod ipv6;
 mod kernel_tier;
 mod npt;
+mod stateless;
 mod steering;

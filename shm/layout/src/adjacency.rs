@@ -9,6 +9,9 @@
 //! - The rest are learned from the frames that hosts send. A worker enters one by compare-and-swap
 //!   from zero, and it stays while flows refer to it. Where it stands is a keyed hash's choice, so
 //!   that nobody can compute addresses that fill a host's places.
+//!
+//! What needs no flow and is for a LAN names none of them: XDP asks the kernel. Where it hands such a
+//! packet to a worker, the first eight bytes of the frame are the adjacency's word.
 
 use super::control::{ControlHalf, PathId};
 use super::{Family, MAX_PORTS, MAX_UPLINKS};

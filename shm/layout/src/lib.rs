@@ -5,7 +5,7 @@
 //! | region | map | single writer | readers |
 //! |---|---|---|---|
 //! | [`control`] page | `CONTROL` | control process | XDP, workers, CLI |
-//! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | workers, CLI |
+//! | bucket tables ([`control::BUCKETS`] bytes each) | `BUCKETS` | control process | XDP, workers, CLI |
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
 //! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | XDP |
@@ -43,7 +43,7 @@ pub use family::Family;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;

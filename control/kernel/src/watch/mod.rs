@@ -82,7 +82,8 @@ struct Ipv6 {
 
 impl Ipv6 {
     fn open() -> Result<Self> {
-        let groups = [MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route];
+        let groups =
+            [MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route, MulticastGroup::Ipv6Netconf];
         let events = subscribe(&groups).context("cannot subscribe to events of IPv6")?;
         let (connection, handle, _) =
             rtnetlink::new_connection().context("cannot open a netlink socket")?;
@@ -99,6 +100,7 @@ impl Watcher {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv4Netconf,
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Neigh,
         ];

@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Address, Device, IpAddress, MAX_PATH_PREFIXES, PORT_PROBES, PORT_SLOTS, Path, PathId,
-    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Timeouts, Translate, Uplink, is_unrouted,
-    port_slot,
+    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Stateless, Timeouts, Translate, Uplink,
+    is_unrouted, port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -77,6 +77,8 @@ pub struct ControlHalf {
     pub path_prefixes: [PathPrefix; MAX_PATH_PREFIXES],
     /// The gateway's own addresses within prefixes that are translated: nobody else gets them.
     pub kept: [Address; MAX_KEPT],
+    /// By [`Family`]: whether packets need no flows.
+    pub stateless: [Stateless; Family::COUNT],
 }
 
 impl ControlHalf {
@@ -95,6 +97,13 @@ impl ControlHalf {
     #[inline(always)]
     pub const fn serves_ipv6(&self) -> bool {
         self.policies[0].steering(Family::V6).has_table != 0
+    }
+
+    /// How packets of a family are forwarded without flows; `None`: by flows.
+    #[inline(always)]
+    pub const fn stateless(&self, family: Family) -> Option<&Stateless> {
+        let stateless = &self.stateless[family.index()];
+        if stateless.active != 0 { Some(stateless) } else { None }
     }
 
     /// The gateway's own address on a port.

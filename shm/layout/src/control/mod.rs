@@ -20,6 +20,7 @@
 //! | `path_prefix` | which prefixes a path has, and what stands inside for them |
 //! | `policy` | how flows are shared, and what becomes of them |
 //! | `rule` | which policy steers a flow |
+//! | `stateless` | how packets leave where no flow needs to be known |
 //! | `port`, `device` | where frames come in and leave |
 //! | `settings` | of the whole gateway |
 //! | `name`, `address`, `mac` | names, addresses of either family, hardware addresses |
@@ -39,6 +40,7 @@ mod policy;
 mod port;
 mod rule;
 mod settings;
+mod stateless;
 mod uplink;
 
 pub use address::{Address, IpAddress, is_unrouted};
@@ -53,6 +55,7 @@ pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
 pub use rule::{Prefix, Rule};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
+pub use stateless::{MAX_ORIGINS, Origin, Stateless};
 pub use uplink::Uplink;
 
 use crate::{Family, MAX_POLICIES};

@@ -1,0 +1,284 @@
+//! Whether packets of a family need flows, and which packets from LANs may leave without.
+//!
+//! A flow keeps what cannot be said of a packet by itself: which address stands for its source,
+//! whether it was asked for, which policy steers it, and which uplink it took before another became
+//! the better one. Where none of that matters, every packet is forwarded by what it says. It is so of
+//! a family as a whole, or not at all.
+
+use ipnet::IpNet;
+use weir_layout::control::{
+    Address, ControlHalf, IpAddress, MAX_ORIGINS, Member, Origin, PathId, Selection, Stateless,
+    Translate, is_unrouted,
+};
+use weir_layout::{Family, NONE};
+use weir_site::load::Balance;
+use weir_site::{PolicyConfig, Site, UplinkConfig};
+use weir_view::Kernel;
+
+/// Enters it into the half, which has all else.
+pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
+    for family in Family::ALL {
+        let Some(policy) = policy(site, kernel, family) else { continue };
+        let Some(origins) = origins(half, site, kernel, family) else { continue };
+        let Stateless { active, policy: number, selection, count, origins: slots, .. } =
+            &mut half.stateless[family.index()];
+        (*active, *number, *selection) = (1, site.default_policy, policy.selection as u8);
+        *count = origins.len() as u8;
+        slots[..origins.len()].copy_from_slice(&origins);
+    }
+}
+
+/// The policy of all packets of a family, if they need no flows.
+fn policy<'s>(site: &'s Site, kernel: &Kernel, family: Family) -> Option<&'s PolicyConfig> {
+    let mut paths = site.uplinks.iter().filter(|uplink| uplink.has_path(family)).peekable();
+    let steered = site.rules.iter().any(|rule| {
+        [rule.source, rule.destination].iter().flatten().all(|net| family_of(net) == family)
+    });
+    let policy = site.policies.get(usize::from(site.default_policy))?;
+    let any = paths.peek().is_some();
+    let all = paths.all(|uplink| is_open(uplink, family) && forwards(uplink, kernel, family));
+    (any && all && !steered && stands(policy, site)).then_some(policy)
+}
+
+/// Does all that comes and goes by the path pass as it is?
+fn is_open(uplink: &UplinkConfig, family: Family) -> bool {
+    let translate = match family {
+        Family::V4 => uplink.translate,
+        Family::V6 => uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
+    };
+    let unchanged = matches!(translate, Translate::None | Translate::Source);
+    unchanged && uplink.is_inbound(family) && !uplink.is_pinned(family)
+}
+
+/// Does the kernel forward what comes by the uplink? It says where hosts of LANs are.
+fn forwards(uplink: &UplinkConfig, kernel: &Kernel, family: Family) -> bool {
+    kernel.link(&uplink.interface).is_none_or(|link| link.forwards[family.index()])
+}
+
+/// Do weights alone share packets? What goes by load or delay moves to and fro, and would take with it
+/// what is under way.
+fn stands(policy: &PolicyConfig, site: &Site) -> bool {
+    let spills =
+        |uplink: u8| site.uplinks.get(usize::from(uplink)).is_some_and(|u| u.spill.is_some());
+    let by_headers = match policy.selection {
+        Selection::SourceDestination | Selection::Flow | Selection::Source => true,
+    };
+    by_headers
+        && policy.balance == Balance::Hash
+        && !(policy.spillover && policy.members.iter().any(|member| spills(member.uplink)))
+}
+
+/// Which packets from LANs may leave, and by which uplinks, the narrower prefixes first; `None`: there
+/// are too many, or one is wider than what may be said of it.
+fn origins(
+    half: &ControlHalf,
+    site: &Site,
+    kernel: &Kernel,
+    family: Family,
+) -> Option<Vec<Origin>> {
+    let members = half.policies[usize::from(site.default_policy)].members();
+    let carriers = |source: IpNet| {
+        let weighs = |member: &&Member| member.weight & Member::MAX_WEIGHT != 0;
+        let carries = |member: &&Member| {
+            let path = PathId::new(member.uplink, family);
+            let has = site.uplinks.get(usize::from(member.uplink));
+            has.is_some_and(|uplink| uplink.has_path(family)) && carries(half, path, source.addr())
+        };
+        let carriers = members.iter().filter(weighs).filter(carries);
+        carriers.fold(0, |carriers, member| carriers | 1 << (member.uplink & 63))
+    };
+    let mut found: Vec<(IpNet, u8, u64)> = Vec::new();
+    for (prefix, port) in half.lan_prefixes().iter().zip(&half.lan_prefix_ports) {
+        let Some(lan) = net(prefix.address, prefix.length, prefix.family) else { continue };
+        if family_of(&lan) != family || *port == NONE {
+            continue;
+        }
+        // Nobody behind it has an address of the gateway.
+        let own = kernel.addresses.iter().map(|(_, net)| IpNet::from(net.addr()));
+        found.extend(own.filter(|own| lan.contains(own)).map(|own| (own, *port, 0)));
+        let delegated = half.path_prefixes().iter().filter(|_| family == Family::V6);
+        let delegated = delegated.filter_map(|of| net(of.outside, of.outside_len, 6));
+        let within = delegated.filter(|of| lan.contains(of) && *of != lan);
+        for source in within.chain([lan]) {
+            if !is_uniform(&source) {
+                return None;
+            }
+            found.push((source, *port, carriers(source)));
+        }
+    }
+    found.sort_by_key(|(source, ..)| std::cmp::Reverse(source.prefix_len()));
+    found.dedup();
+    let origin = |(source, port, carriers): (IpNet, u8, u64)| {
+        let Address(address) = Address::from(source.network());
+        Origin::new(address, source.prefix_len(), port, carriers)
+    };
+    (found.len() <= MAX_ORIGINS).then(|| found.into_iter().map(origin).collect())
+}
+
+fn carries(half: &ControlHalf, path: PathId, source: std::net::IpAddr) -> bool {
+    match source {
+        std::net::IpAddr::V4(source) => half.carries(path, source.octets()),
+        std::net::IpAddr::V6(source) => half.carries(path, source.octets()),
+    }
+}
+
+/// Is either none of its addresses routed by any provider, or each?
+fn is_uniform(source: &IpNet) -> bool {
+    let ends = [source.network(), source.broadcast()].map(|end| match end {
+        std::net::IpAddr::V4(_) => false,
+        std::net::IpAddr::V6(end) => is_unrouted(end.octets()),
+    });
+    ends[0] == ends[1] && (source.prefix_len() >= 32 || source.addr().is_ipv4())
+}
+
+fn net(address: [u8; 16], length: u8, family: u8) -> Option<IpNet> {
+    let address = match family {
+        4 => <[u8; 4]>::from_address(Address(address)).into(),
+        6 => address.into(),
+        _ => return None,
+    };
+    IpNet::new(address, length).ok()
+}
+
+fn family_of(net: &IpNet) -> Family {
+    weir_view::family(net.addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_layout::control::ControlHalf;
+    use weir_view::Link;
+
+    use super::*;
+    use crate::{Overrides, derive};
+
+    const OPEN: &str = "ipv6 = { translate = \"none\", inbound = true }";
+
+    /// A site with two uplinks, whose IPv6 is as said, and a kernel that forwards.
+    fn published(lan: &str, ipv6: [&str; 2], rest: &str) -> Box<ControlHalf> {
+        published_by(lan, ipv6, rest, true)
+    }
+
+    fn published_by(lan: &str, [a, b]: [&str; 2], rest: &str, forwards: bool) -> Box<ControlHalf> {
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\nprefixes = [{lan}]\n\
+             [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n{a}\n\
+             [[uplink]]\nname = \"b\"\ninterface = \"wan1\"\n{b}\n{rest}"
+        );
+        let site = weir_site::parse("weir.toml", &text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
+        let link = |(index, name): (u32, &&str)| Link {
+            index,
+            name: (*name).into(),
+            running: true,
+            mac: [2, 0, 0, 0, 0, index as u8],
+            queues: 1,
+            mtu: 1500,
+            forwards: [forwards; Family::COUNT],
+            ..Link::default()
+        };
+        let links = (1..).zip(&["lan0", "wan0", "wan1"]).map(link).collect();
+        let addresses = vec![(1, "2001:2:0:77::1/64".parse().unwrap())];
+        let kernel = Kernel { links, addresses, ..Kernel::default() };
+        derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half
+    }
+
+    fn is_active(half: &ControlHalf) -> [bool; 2] {
+        Family::ALL.map(|family| half.stateless(family).is_some())
+    }
+
+    const LAN: &str = "\"2001:2:0:77::/64\"";
+
+    #[test]
+    fn a_family_needs_no_flows_where_no_path_filters_translates_or_is_pinned() {
+        let active = |a: &str, rest: &str| is_active(&published(LAN, [a, OPEN], rest))[1];
+        assert!(active(OPEN, ""));
+        for other in [
+            "ipv6 = { translate = \"none\" }",
+            "ipv6 = { translate = \"none\", inbound = true, pin = true }",
+            "ipv6 = { translate = \"nat66\" }",
+            "spill = { above = 80, below = 60 }\nipv6 = { translate = \"none\", inbound = true }",
+        ] {
+            assert!(!active(other, ""), "{other}");
+        }
+        assert!(active("", ""), "an uplink without IPv6");
+        assert!(!is_active(&published("\"10.1.0.0/16\"", ["", ""], ""))[1]);
+        let policy = |says: &str| format!("[[policy]]\nname = \"all\"\n{says}");
+        for says in ["selection = \"flow\"", "selection = \"source\"", "spillover = false"] {
+            assert!(active(OPEN, &policy(says)), "{says}");
+        }
+        assert!(!active(OPEN, &policy("balance = \"lowest-latency\"")));
+        let rule = |says: &str| {
+            format!("{}[[rule]]\nname = \"some\"\npolicy = \"all\"\n{says}\n", policy("\n"))
+        };
+        assert!(!active(OPEN, &rule("protocol = \"tcp\"")));
+        assert!(!active(OPEN, &rule("source = \"2001:2:0:77::9/128\"")));
+        assert!(active(OPEN, &rule("source = \"10.1.0.0/16\"")), "of the other family");
+        assert!(!is_active(&published_by(LAN, [OPEN, OPEN], "", false))[1], "none forwards");
+    }
+
+    #[test]
+    fn ipv4_needs_no_flows_by_the_same_rule() {
+        let lan = "\"192.0.2.0/24\"";
+        let open = "translate = \"none\"\ninbound = true";
+        let active = |a: &str| is_active(&published(lan, [a, open], ""))[0];
+        assert!(active(open));
+        assert!(!active("translate = \"none\"") && !active(""));
+        assert!(!active("translate = \"none\"\ninbound = true\npin = true"));
+    }
+
+    fn found(half: &ControlHalf, source: &str) -> Option<(u64, u8)> {
+        let source: std::net::Ipv6Addr = source.parse().unwrap();
+        let words = Origin::new(source.octets(), 128, 0, 0).address;
+        let origins = half.stateless(Family::V6).unwrap().origins();
+        let origin = origins.iter().find(|origin| origin.is_of(0, words))?;
+        Some((origin.carriers, origin.only))
+    }
+
+    #[test]
+    fn a_source_has_the_uplinks_that_carry_it_and_the_gateways_own_has_none() {
+        let half = published(LAN, [OPEN, OPEN], "");
+        assert_eq!(found(&half, "2001:2:0:77::2"), Some((0b11, NONE)));
+        assert_eq!(found(&half, "2001:2:0:77::1"), Some((0, NONE)));
+        assert_eq!(found(&half, "2001:2:0:78::1"), None);
+        let first = &half.stateless(Family::V6).unwrap().origins()[1];
+        let [a, _] = first.address;
+        assert!(first.is_of(0, [a, 9]) && !first.is_of(1, [a, 9]), "behind its port alone");
+    }
+
+    #[test]
+    fn prefixes_of_providers_within_a_lans_come_first() {
+        let source = |prefix: &str| {
+            format!(
+                "ipv6 = {{ translate = \"source\", prefixes = [\"{prefix}\"], inbound = true }}"
+            )
+        };
+        let lan = "\"2001:2:1::/48\", \"2001:2:2:3::/64\", \"fd01::/64\"";
+        let paths = [source("2001:2:1:100::/56"), source("2001:2:2::/56")];
+        let half = published(lan, [&paths[0], &paths[1]], "");
+        assert_eq!(found(&half, "2001:2:1:123::2"), Some((0b01, 0)));
+        assert_eq!(found(&half, "2001:2:2:3::2"), Some((0b10, 1)));
+        assert_eq!(found(&half, "2001:2:1:200::2"), Some((0, NONE)), "nobody's");
+        assert_eq!(found(&half, "fd01::2"), Some((0, NONE)));
+        let mixed = published(lan, [&paths[0], OPEN], "");
+        assert_eq!(found(&mixed, "2001:2:1:123::2"), Some((0b01, 0)));
+        assert_eq!(found(&mixed, "2001:2:1:200::2"), Some((0b10, 1)), "the site's own");
+        assert_eq!(found(&mixed, "fd01::2"), Some((0, NONE)), "no provider routes it back");
+    }
+
+    #[test]
+    fn a_prefix_of_which_not_all_may_be_said_leaves_the_family_its_flows() {
+        let active = |lan: &str| is_active(&published(lan, [OPEN, OPEN], ""))[1];
+        assert!(!active("\"2001::/20\""), "documentation is within");
+        let many: Vec<_> = (0..64).map(|n| format!("\"2001:2:0:{:x}::/64\"", 0x100 + n)).collect();
+        assert!(active(&many[1..].join(", ")));
+        let one_more = format!("{}, {LAN}", many[1..].join(", "));
+        assert!(!active(&one_more), "with the gateway's address these are too many");
+    }
+
+    #[test]
+    fn an_uplink_that_is_no_member_carries_nothing() {
+        let members = "[[policy]]\nname = \"all\"\nmembers = [{ uplink = \"b\", weight = 1 }]\n";
+        let half = published(LAN, [OPEN, OPEN], members);
+        assert_eq!(found(&half, "2001:2:0:77::2"), Some((0b10, 1)), "a is no member");
+    }
+}
