@@ -4,11 +4,13 @@ use std::fs;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 
+use etherparse::PacketBuilder;
 use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, SERVER, STRANGER};
 use weir_kit::plan::{Offloads, Plan, Uplink};
-use weir_kit::topology::Topology;
+use weir_kit::station::Station;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, iperf, nginx, process, wait};
 use weir_layout::Family;
@@ -324,5 +326,35 @@ fn every_source_leaves_by_its_provider_and_is_refused_without_it() {
     .unwrap();
     assert_eq!(download(1).stdout.len(), 3_000_000);
     outbound(&topology);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_neighbour_beyond_an_uplink_speaks_to_the_link_in_no_name_of_this_side() {
+    const PORT: u16 = 9999;
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let (topology, weir) = site(Plan::new(1, 1), 0, OPEN);
+    let service = topology.gateway.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)));
+    let service = service.unwrap().unwrap();
+    service.set_read_timeout(Some(wait::BOUND)).unwrap();
+    let router = ipv6::link(0, 1);
+    let frame = |source: Ipv6Addr| {
+        let step = PacketBuilder::ethernet2([2, 0, 0, 0, 9, 9], [0x33, 0x33, 0, 0, 0, 1])
+            .ipv6(source.octets(), ALL_NODES.octets(), 64)
+            .udp(PORT, PORT);
+        let mut frame = Vec::new();
+        step.write(&mut frame, &source.octets()).unwrap();
+        frame
+    };
+    let mut outside = Station::on(&topology.providers[0].netns, TOWARDS_GATEWAY).unwrap();
+    let martians = || weir.counters().unwrap().sum(Counter::XdpDropMartian);
+    let before = martians();
+    for source in [ipv6::host(0), ipv6::LAN_GATEWAY, router] {
+        outside.send(&frame(source)).unwrap();
+    }
+    let mut heard = [0; 16];
+    let (_, from) = service.recv_from(&mut heard).unwrap();
+    assert_eq!((from.ip(), heard), (router.into(), router.octets()));
+    assert_eq!(martians() - before, 2);
     weir.check_conservation().unwrap();
 }

@@ -14,8 +14,8 @@ use aya_ebpf::programs::XdpContext;
 use weir_layout::control::{Port, PortRole, host_class};
 use weir_layout::counters::Counter;
 use weir_wire::family::{Family, V6};
-use weir_wire::ipv6;
 use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, TRANSPORT_LEN6, parse6_head, vlan_of};
+use weir_wire::{ethernet, ipv6};
 
 use crate::maps::{self, Published};
 use crate::words::XdpFrame;
@@ -54,8 +54,12 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     };
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(index) };
-    if !is_ours(port, head) || port.role == PortRole::Lan as u8 && port.ipv6 == 0 {
+    if port.role == PortRole::Lan as u8 && port.ipv6 == 0 {
         return Some(KERNELS);
+    }
+    if !is_ours(port, head) {
+        let group = head[0] & 1 != 0;
+        return Some(if group && poses_as_ours(port, head) { MARTIAN } else { KERNELS });
     }
     // Its answers would be everybody's.
     if head[6] & 1 != 0 {
@@ -65,6 +69,9 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
         return Some((XDP_DROP, Counter::XdpDropMalformed));
     };
     let outcome = stray(&parsed);
+    if outcome == Some(KERNELS) && poses_as_ours(port, head) {
+        return Some(MARTIAN);
+    }
     if outcome.is_none() {
         let Some(packet) = PACKET.get_ptr_mut(0) else { return Some(KERNELS) };
         // SAFETY: this CPU's own.
@@ -137,6 +144,33 @@ fn stray(p: &Parsed6) -> Option<Outcome> {
     }
 }
 
+/// Does somebody beyond an uplink speak to the link in the name of this side (RFC 3704 §2)? The
+/// kernel's services would answer. Only the discovery of neighbours and routers, which comes from the
+/// link itself (RFC 4861 §11.2), is for the kernel to judge.
+#[inline(always)]
+fn poses_as_ours(port: &Port, head: &[u8; HEAD_LEN6]) -> bool {
+    if port.role == PortRole::Lan as u8 {
+        return false;
+    }
+    let Some((ip, _)) = (match u16::from_be_bytes([head[12], head[13]]) {
+        ethernet::VLAN => head[18..].split_first_chunk::<41>(),
+        _ => head[14..].split_first_chunk::<41>(),
+    }) else {
+        return false;
+    };
+    let [_, _, _, _, _, _, next, hops, rest @ ..] = ip;
+    let (Some(source), kind) = (rest.first_chunk(), ip[ipv6::HEADER_LEN]) else { return false };
+    let discovery = *next == V6::ICMP && *hops == 255 && matches!(kind, 133..=137);
+    !discovery && is_of_this_side(*source)
+}
+
+/// Is it an address of the gateway, of a LAN, or of what uplinks translate to?
+#[inline(always)]
+fn is_of_this_side(address: [u8; 16]) -> bool {
+    let class = maps::host_class::<V6>(address);
+    matches!(class, host_class::LOCAL | host_class::LAN | host_class::POOL)
+}
+
 /// `None`: the user tier's.
 #[inline(always)]
 fn from_lan(p: &Parsed6) -> Option<Outcome> {
@@ -160,10 +194,7 @@ fn from_uplink(
     p: &Parsed6,
 ) -> Option<Outcome> {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
-    if matches!(
-        maps::host_class::<V6>(p.src),
-        host_class::LOCAL | host_class::LAN | host_class::POOL
-    ) {
+    if is_of_this_side(p.src) {
         return Some(MARTIAN);
     }
     let class = maps::host_class::<V6>(p.dst);

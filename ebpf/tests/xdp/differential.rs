@@ -90,8 +90,11 @@ fn expected(frame: &[u8], is_known: impl Fn(&Parsed6) -> bool) -> Option<(u32, C
         Err(_) => return Some((DROP, Counter::XdpDropMalformed)),
     };
     let served = |address: &[u8; 16]| address[..8] == LAN6[..8];
+    let discovery = frame[usize::from(p.l3) + 6] == icmpv6::PROTOCOL
+        && p.ttl == 255
+        && matches!(frame[usize::from(p.l3) + 40], 133..=137);
     let outcome = if is_group(p.dst) || is_link_local(p.dst) || is_link_local(p.src) {
-        KERNELS
+        if served(&p.src) && !discovery { MARTIAN } else { KERNELS }
     } else if !is_unicast(p.src) || !is_unicast(p.dst) || served(&p.src) {
         MARTIAN
     } else if !served(&p.dst) {

@@ -331,6 +331,39 @@ fn an_address_that_nobody_has_does_not_travel() {
 }
 
 #[test]
+fn nobody_beyond_an_uplink_speaks_to_the_link_in_the_name_of_this_side() {
+    let mut f = uplink("six-poses");
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let to_group = |mut frame: Vec<u8>| {
+        frame[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);
+        frame
+    };
+    for source in [HOST6, GATEWAY6] {
+        for frame in [
+            packet([source, LINK], udp::PROTOCOL, 64),
+            packet([source, group], udp::PROTOCOL, 64),
+            to_group(packet([source, group], icmpv6::PROTOCOL, 255)),
+            to_group(packet([source, GATEWAY6], tcp::PROTOCOL, 64)),
+        ] {
+            assert_eq!(f.run(&frame), MARTIAN, "{frame:02x?}");
+            assert_eq!(f.run(&tagged(frame, 7)), MARTIAN);
+        }
+        let mut solicitation = packet([source, LINK], icmpv6::PROTOCOL, 255);
+        solicitation[54] = 135;
+        assert_eq!(f.run(&solicitation), KERNELS);
+        assert_eq!(f.run(&tagged(to_group(solicitation.clone()), 7)), KERNELS);
+        solicitation[21] = 254;
+        assert_eq!(f.run(&solicitation), MARTIAN, "it has passed a router");
+    }
+    for other in [SITE6, LINK] {
+        assert_eq!(f.run(&packet([other, group], udp::PROTOCOL, 64)), KERNELS);
+        assert_eq!(f.run(&to_group(packet([other, GATEWAY6], udp::PROTOCOL, 64))), KERNELS);
+    }
+    let mut f = lan("six-poses-lan");
+    assert_eq!(f.run(&packet([HOST6, group], udp::PROTOCOL, 64)), KERNELS);
+}
+
+#[test]
 fn malformed_ipv6_is_left_to_no_kernel_that_forwards() {
     let whole = packet([SITE6, HOST6], tcp::PROTOCOL, 64);
     let mut offset = whole.clone();
