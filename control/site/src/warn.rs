@@ -89,9 +89,11 @@ pub fn unadvertised(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> bool) 
     deaf.map(warning).collect()
 }
 
-/// Says of which IPv6 paths the gateway has no address to send from.
+/// Says of which IPv6 paths the gateway has no address to send from. One that waits for a prefix may
+/// have one when that comes.
 pub fn unaddressed(site: &Site, kernel: &Kernel) -> Vec<String> {
-    let paths = site.uplinks.iter().filter(|uplink| uplink.has_path(Family::V6));
+    let is_known = |uplink: &&UplinkConfig| uplink.has_path(Family::V6) && !uplink.awaits_prefix();
+    let paths = site.uplinks.iter().filter(is_known);
     let bare = paths.filter(|uplink| {
         let link = kernel.link(&uplink.interface);
         link.is_some_and(|link| !site.has_source(uplink, Family::V6, link.index, kernel))

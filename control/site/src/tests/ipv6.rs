@@ -252,6 +252,9 @@ fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     kernel.addresses.push((2, "fd00::2/64".parse().unwrap()));
     let told = warn::unaddressed(&site, &kernel);
     assert!(told[0].contains("uplink fiber (IPv6): wan0 has no global address"), "{told:?}");
+    let waits = with_ipv6("translate = \"source\", prefixes = \"delegated\"");
+    let waits = parse("weir.toml", &waits).unwrap();
+    assert_eq!(warn::unaddressed(&waits, &kernel), [""; 0], "it may come with the prefix");
     kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
     assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
 }
