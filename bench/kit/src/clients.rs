@@ -1,4 +1,4 @@
-//! `ping` and `curl` with typed results.
+//! `ping`, `curl`, `traceroute` and `tracepath` with typed results.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -44,6 +44,51 @@ fn parse_ping(stdout: &str) -> Option<Ping> {
         part.split(' ').next()?.parse().ok()
     };
     Some(Ping { sent: number(" packets transmitted")?, received: number(" received")? })
+}
+
+/// Who answers on the way to `destination`, hop by hop, by `traceroute` with UDP; the last is the
+/// destination if it was reached. A hop that does not answer is `None`.
+///
+/// # Errors
+/// When `traceroute` cannot run.
+pub fn traceroute(netns: &Netns, destination: impl Into<IpAddr>) -> Result<Vec<Option<IpAddr>>> {
+    let mut command = Command::new("traceroute");
+    command.args(["-n", "-q", "1", "-N", "1", "-w", "2", "-m", "8"]);
+    let output = netns.output(command.arg(destination.into().to_string()))?;
+    Ok(parse_traceroute(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn parse_traceroute(stdout: &str) -> Vec<Option<IpAddr>> {
+    let answerer = |line: &str| line.split_whitespace().nth(1)?.parse().ok();
+    stdout.lines().skip(1).map(answerer).collect()
+}
+
+/// The way to a destination as `tracepath` finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The largest packet that it carries, bytes.
+    pub mtu: u32,
+    /// Hops to the destination; none if that did not answer.
+    pub hops: Option<u32>,
+}
+
+/// Asks `tracepath` for the way to `destination`.
+///
+/// # Errors
+/// When `tracepath` cannot run, or prints no MTU.
+pub fn tracepath(netns: &Netns, destination: impl Into<IpAddr>) -> Result<Path> {
+    let mut command = Command::new("tracepath");
+    command.args(["-n", "-m", "8"]).arg(destination.into().to_string());
+    let output = netns.output(&mut command)?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    parse_tracepath(&stdout).with_context(|| format!("tracepath printed no summary: {stdout}"))
+}
+
+fn parse_tracepath(stdout: &str) -> Option<Path> {
+    let summary = stdout.lines().find_map(|line| line.trim().strip_prefix("Resume: "))?;
+    let words: Vec<_> = summary.split_whitespace().collect();
+    let behind = |word| words.iter().skip_while(|it| **it != word).nth(1)?.parse().ok();
+    Some(Path { mtu: behind("pmtu")?, hops: behind("hops") })
 }
 
 /// What `curl` received.
@@ -94,6 +139,21 @@ mod tests {
                     20 packets transmitted, 18 received, +2 errors, 10% packet loss, time 21ms\n";
         assert_eq!(parse_ping(text), Some(Ping { sent: 20, received: 18 }));
         assert_eq!(parse_ping("nothing"), None);
+    }
+
+    #[test]
+    fn what_traceroute_and_tracepath_print_is_read() {
+        let text = "traceroute to 2001:2:0:ff::1, 8 hops max, 80 byte packets\n \
+                    1  2001:2:0:100::1  0.050 ms\n 2  *\n 3  2001:2:0:ff::1  0.121 ms\n";
+        let at = |text: &str| text.parse::<IpAddr>().ok();
+        assert_eq!(parse_traceroute(text), [at("2001:2:0:100::1"), None, at("2001:2:0:ff::1")]);
+        let text = " 1?: [LOCALHOST]          0.007ms pmtu 1500\n \
+                    2:  2001:2:0:a0::1        0.044ms pmtu 1480\n \
+                    3:  2001:2:0:ff::1        0.097ms reached\n     \
+                    Resume: pmtu 1480 hops 3 back 3 \n";
+        assert_eq!(parse_tracepath(text), Some(Path { mtu: 1480, hops: Some(3) }));
+        let lost = "     Too many hops: pmtu 1500\n     Resume: pmtu 1500 \n";
+        assert_eq!(parse_tracepath(lost), Some(Path { mtu: 1500, hops: None }));
     }
 
     #[test]

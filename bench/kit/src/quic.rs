@@ -1,7 +1,7 @@
 //! QUIC by ngtcp2's example server and client: one transfer, one connection.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,7 +21,7 @@ const THANKS: &str = "all of it came\n";
 ///
 /// # Errors
 /// When its certificate cannot be made, or it does not come to listen.
-pub fn serve(netns: &Netns, address: Ipv4Addr, directory: &Path) -> Result<Process> {
+pub fn serve(netns: &Netns, address: impl Into<IpAddr>, directory: &Path) -> Result<Process> {
     let files = directory.join("quic");
     fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
     fs::write(files.join("thanks"), THANKS)?;
@@ -32,7 +32,7 @@ pub fn serve(netns: &Netns, address: Ipv4Addr, directory: &Path) -> Result<Proce
     process::output(command.arg("-out").arg(&certificate))?;
     let mut command = Command::new("gtlsserver");
     command.args(["--quiet", "--max-dyn-length=4G", "--htdocs"]).arg(&files);
-    command.args([address.to_string(), PORT.to_string()]).arg(key).arg(certificate);
+    command.args([address.into().to_string(), PORT.to_string()]).arg(key).arg(certificate);
     let server = netns.spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
     listeners::wait_for_udp(netns, PORT)?;
     Ok(server)
@@ -59,27 +59,37 @@ impl Transfer {
     ///
     /// # Errors
     /// When the client cannot be started.
-    pub fn download(netns: &Netns, server: Ipv4Addr, bytes: u64, directory: &Path) -> Result<Self> {
+    pub fn download(
+        netns: &Netns,
+        server: impl Into<IpAddr>,
+        bytes: u64,
+        directory: &Path,
+    ) -> Result<Self> {
         let credit = ["--max-data=64K", "--max-window=64K", "--max-stream-window=64K"];
         let credit = credit.into_iter().chain(["--max-stream-data-bidi-local=64K"]);
-        Self::start(netns, server, Kind::Download(bytes), directory, credit)
+        Self::start(netns, server.into(), Kind::Download(bytes), directory, credit)
     }
 
     /// Starts to upload `bytes`.
     ///
     /// # Errors
     /// As [`Self::download`].
-    pub fn upload(netns: &Netns, server: Ipv4Addr, bytes: u64, directory: &Path) -> Result<Self> {
+    pub fn upload(
+        netns: &Netns,
+        server: impl Into<IpAddr>,
+        bytes: u64,
+        directory: &Path,
+    ) -> Result<Self> {
         let data = directory.join("upload");
         fs::File::create(&data).and_then(|file| file.set_len(bytes))?;
         let data = format!("--data={}", data.display());
         let post = ["--http-method=POST", data.as_str()];
-        Self::start(netns, server, Kind::Upload, directory, post.into_iter())
+        Self::start(netns, server.into(), Kind::Upload, directory, post.into_iter())
     }
 
     fn start<'a>(
         netns: &Netns,
-        server: Ipv4Addr,
+        server: IpAddr,
         kind: Kind,
         directory: &Path,
         more: impl Iterator<Item = &'a str>,
@@ -94,7 +104,7 @@ impl Transfer {
         command.args(["--quiet", "--exit-on-all-streams-close", "--timeout=60s"]).args(more);
         command.arg(format!("--download={}", directory.display()));
         command.args([server.to_string(), PORT.to_string()]);
-        command.arg(format!("https://{server}:{PORT}/{path}"));
+        command.arg(format!("https://{}/{path}", SocketAddr::new(server, PORT)));
         let client = netns.spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
         Ok(Self { client, answer: directory.join(path), kind })
     }

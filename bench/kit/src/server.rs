@@ -1,7 +1,7 @@
 //! Servers in the Internet: echo over TCP and UDP, and downloads of a known content.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -47,7 +47,8 @@ impl Server {
     ///
     /// # Errors
     /// When a port cannot be bound.
-    pub fn start(netns: &Netns, address: Ipv4Addr) -> Result<Self> {
+    pub fn start(netns: &Netns, address: impl Into<IpAddr>) -> Result<Self> {
+        let address = address.into();
         let bound = netns.run(|| -> io::Result<_> {
             let udp = UdpSocket::bind((address, ECHO_PORT))?;
             // Beyond `rmem_max`, which is root's privilege.

@@ -1,12 +1,13 @@
 //! Many short UDP flows: each one datagram to an echo server and its answer back.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::limits::bounded;
+use crate::netns::Netns;
 use crate::topology::Host;
 
 /// The source port of the first flow of every host; the others follow.
@@ -53,15 +54,39 @@ pub fn run_from(
     flows: usize,
     first_port: u16,
 ) -> Result<UdpReport> {
-    bounded("the number of UDP flows per host", flows, 50_000)?;
-    let wave = (IN_FLIGHT / hosts.len().max(1)).max(1);
+    let senders: Vec<_> = hosts
+        .iter()
+        .map(|host| Sender { netns: &host.netns, source: host.address.into(), flows })
+        .collect();
+    run_by(&senders, server.into(), first_port)
+}
+
+/// Who opens flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'n> {
+    /// Its namespace.
+    pub netns: &'n Netns,
+    /// The address that it sends from.
+    pub source: IpAddr,
+    /// How many flows, at most 50 000.
+    pub flows: usize,
+}
+
+/// As [`run_from`], by these senders, of either family.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_by(senders: &[Sender<'_>], server: SocketAddr, first_port: u16) -> Result<UdpReport> {
+    for sender in senders {
+        bounded("the number of UDP flows per host", sender.flows, 50_000)?;
+    }
+    let wave = (IN_FLIGHT / senders.len().max(1)).max(1);
     let reports = std::thread::scope(|scope| {
-        let threads: Vec<_> = hosts
+        let threads: Vec<_> = senders
             .iter()
-            .map(|host| {
-                let work = move || {
-                    host.netns.run(|| from_host((host.address, first_port), server, flows, wave))
-                };
+            .map(|Sender { netns, source, flows }| {
+                let work =
+                    move || netns.run(|| from_host((*source, first_port), server, *flows, wave));
                 scope.spawn(work)
             })
             .collect();
@@ -81,8 +106,8 @@ pub fn run_from(
 }
 
 fn from_host(
-    (address, first_port): (Ipv4Addr, u16),
-    server: SocketAddrV4,
+    (address, first_port): (IpAddr, u16),
+    server: SocketAddr,
     flows: usize,
     wave: usize,
 ) -> Result<UdpReport> {
@@ -114,7 +139,7 @@ fn from_host(
 }
 
 /// Names the flow, so that an answer delivered to another one is noticed.
-fn payload(address: Ipv4Addr, port: u16) -> Vec<u8> {
+fn payload(address: IpAddr, port: u16) -> Vec<u8> {
     format!("flow {address}:{port}").into_bytes()
 }
 
