@@ -12,85 +12,25 @@ use weir_health::target::Status;
 use weir_health::{Entry, Part, Reason, State};
 use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
-use weir_kit::ipv6::{self, SERVER, STRANGER};
+use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
 use weir_kit::plan::{Plan, Uplink};
 use weir_kit::probed::{self, is, told};
 use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, iperf, nginx, process, wait};
-use weir_layout::Family;
 use weir_layout::counters::Counter;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 
-/// The LAN of a site, for both families.
-const LAN: &str = "interface = \"lan0\"\nprefixes = [\"10.0.0.0/16\", \"2001:2:0:100::/64\"]\n";
-
 /// A site whose uplinks forward IPv6; what is for the LAN comes by the provider `inbound`.
 fn site(plan: Plan, inbound: usize) -> (Topology, Weir) {
-    let topology = Topology::build(plan).unwrap();
-    ipv6::add(&topology, inbound).unwrap();
-    let weir = Weir::start(&topology, &configuration(&topology)).unwrap();
-    let uplinks: Vec<_> = (0..topology.providers.len()).collect();
-    weir.wait_until_usable_in(Family::V6, &uplinks).unwrap();
-    // The routers beyond have neighbours of their own to find.
-    wait::until("answers from the Internet", wait::BOUND, || {
-        let ping = clients::ping(&topology.hosts[0].netns, SERVER, 1)?;
-        Ok((ping.received == 1).then_some(()))
-    })
-    .unwrap();
+    let (topology, weir) = Mode::None.start(plan, &WEIGHTS, "").unwrap();
+    ipv6::carry_by(&topology, inbound).unwrap();
     (topology, weir)
 }
 
-/// As for IPv4, with IPv6 on each uplink.
 fn configuration(topology: &Topology) -> String {
-    Weir::configuration(topology, &WEIGHTS)
-        .replace("interface = \"lan0\"\n", LAN)
-        .replace("weight = ", "ipv6 = { translate = \"none\" }\nweight = ")
-}
-
-/// Packets from the LAN that each provider has carried; none had a source that it refuses.
-fn outbound(topology: &Topology) -> Vec<u64> {
-    let carried = topology.providers.iter().map(|provider| ipv6::carried(provider).unwrap());
-    let carried: Vec<_> = carried.collect();
-    assert!(carried.iter().all(|it| it.foreign == 0), "{carried:?}");
-    carried.iter().map(|it| it.outbound).collect()
-}
-
-#[test]
-fn real_clients_work_by_every_uplink_whichever_their_answers_come_by() {
-    let (topology, weir) = site(Plan::new(3, 2), 1);
-    let directory = topology.run.file_directory().unwrap();
-    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
-    fs::write(directory.join("files/content"), vec![7; 3_000_000]).unwrap();
-    for host in &topology.hosts {
-        assert_eq!(clients::ping(&host.netns, SERVER, 20).unwrap().received, 20);
-        for _ in 0..10 {
-            let url = format!("http://[{SERVER}]:{}/content", nginx::PORT);
-            assert_eq!(clients::curl(&host.netns, &url).unwrap().bytes, 3_000_000);
-        }
-    }
-    let lan = &topology.hosts[0].netns;
-    for reverse in [false, true] {
-        let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-        let load = Load { seconds: 1, streams: 8, reverse };
-        assert!(iperf::tcp(lan, SERVER, load).unwrap().bytes > 1_000_000);
-    }
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let load = Load { seconds: 1, streams: 4, reverse: false };
-    assert!(iperf::udp(lan, SERVER, load, 1_000_000).unwrap().packets > 100);
-    let packets = outbound(&topology);
-    assert!(packets.iter().all(|packets| *packets > 100), "{packets:?}");
-    let created = |family| weir.paths(family).unwrap().iter().map(|it| it.flows_created).sum();
-    let (v4, v6): (u64, u64) = (created(Family::V4), created(Family::V6));
-    assert!(v4 == 0 && v6 >= 40, "{v4} and {v6} flows");
-    weir.check_conservation().unwrap();
-    let counters = weir.counters().unwrap();
-    let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
-    match weir_kit::weir::tier().as_str() {
-        "user" => assert_eq!(kernel, 0),
-        _ => assert!(kernel > 10 * user, "{kernel} in the kernel tier, {user} in the user tier"),
-    }
+    Mode::None.configuration(topology, &WEIGHTS)
 }
 
 #[test]
@@ -103,11 +43,11 @@ fn connections_outlive_the_uplinks_that_carry_them() {
     std::thread::sleep(Duration::from_secs(1));
     topology.providers[0].set_carrier(false).unwrap();
     std::thread::sleep(Duration::from_secs(1));
-    let packets = outbound(&topology);
+    let packets = outbound(&topology).unwrap();
     let before = packets[0];
     assert!(before > 100, "before its carrier went: {packets:?}");
     assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
-    assert_eq!(outbound(&topology)[0], before);
+    assert_eq!(outbound(&topology).unwrap()[0], before);
     weir.check_conservation().unwrap();
 }
 
@@ -163,9 +103,9 @@ fn the_kernel_beside_it_forwards_nothing_between_lans_and_uplinks() {
     weir.kill_dataplane();
     weir.take_program_off().unwrap();
     assert_eq!(clients::ping(host, SERVER, 5).unwrap().received, 0);
-    let before = outbound(&topology);
+    let before = outbound(&topology).unwrap();
     assert_eq!(clients::ping(&topology.internet, ipv6::host(0), 5).unwrap().received, 0);
-    assert_eq!(outbound(&topology), before);
+    assert_eq!(outbound(&topology).unwrap(), before);
     // The gateway itself is asked as ever.
     assert_eq!(clients::ping(host, ipv6::LAN_GATEWAY, 5).unwrap().received, 5);
 }
@@ -353,5 +293,5 @@ fn the_gateway_itself_sends_from_no_address_that_a_provider_refuses() {
     })
     .unwrap();
     assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 20).unwrap().received, 20);
-    outbound(&topology);
+    outbound(&topology).unwrap();
 }

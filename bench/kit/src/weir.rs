@@ -386,6 +386,19 @@ impl Weir {
         .with_context(|| last)
     }
 
+    /// Checks that packets of established flows took the tier that they were to take: nearly all
+    /// packets the kernel tier, or none.
+    ///
+    /// # Errors
+    /// How many took which.
+    pub fn check_tier(&self) -> Result<()> {
+        let counters = self.counters()?;
+        let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
+        let right = if tier() == "user" { kernel == 0 } else { kernel > 10 * user };
+        ensure!(right, "{kernel} packets in the kernel tier, {user} in the user tier");
+        Ok(())
+    }
+
     fn difference(&self) -> Result<Option<String>> {
         let counters = self.counters()?;
         let sum = |wanted: &dyn Fn(Counter) -> bool| -> u64 {

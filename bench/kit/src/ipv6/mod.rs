@@ -2,14 +2,18 @@
 //! no provider carries, and one of each provider's for it.
 //!
 //! The addresses are those for benchmarking (RFC 5180 §8): weir lets documentation's and unique
-//! local ones go to no provider.
+//! local ones go to no provider. A [`Mode`] says which of these a site has, and what weir is told.
+
+mod mode;
 
 use std::net::Ipv6Addr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::netns::Netns;
 use crate::topology::{Provider, TOWARDS_GATEWAY, Topology};
+
+pub use mode::Mode;
 
 /// The LAN's prefix.
 pub const PREFIX: &str = "2001:2:0:100::/64";
@@ -69,6 +73,9 @@ pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
 
 /// A prefix inside the LAN's, for hosts beyond those of the plan.
 pub const HOSTS: &str = "2001:2:0:100:0:1::/96";
+
+/// The first address of a part of the LAN's prefix, of 96 bits, for hosts beyond those of the plan.
+const CROWD: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 1, 0, 0);
 
 /// An address of the link between the gateway and a provider, whose prefix of 64 bits the provider
 /// carries: 1 its router's, 2 the gateway's.
@@ -255,6 +262,27 @@ pub fn carried(provider: &Provider) -> Result<Carried> {
         inbound: count("inbound")?,
         foreign: count("foreign")?,
     })
+}
+
+/// Packets from the LAN that each provider has carried until now.
+///
+/// # Errors
+/// When one of them was sent a source that it refuses, or its counters cannot be read.
+pub fn outbound(topology: &Topology) -> Result<Vec<u64>> {
+    let carried = topology.providers.iter().map(carried).collect::<Result<Vec<_>>>()?;
+    ensure!(carried.iter().all(|it| it.foreign == 0), "foreign sources: {carried:?}");
+    Ok(carried.iter().map(|it| it.outbound).collect())
+}
+
+/// Has a host that has an address of each provider send from that of this one, where its programs do
+/// not say otherwise.
+///
+/// # Errors
+/// When the host's kernel refuses.
+pub fn prefer(topology: &Topology, index: usize, provider: usize) -> Result<()> {
+    let (gateway, source) = (by(0, LAN_GATEWAY), by(provider, host(index)));
+    let route = format!("route replace default via {gateway} dev eth0 src {source}\n");
+    topology.hosts[index].netns.ip(&route)
 }
 
 fn forward(netns: &Netns) -> Result<()> {
