@@ -4,11 +4,11 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_dataplane::engine::BATCH;
-use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{PAGE, slots_for};
 use weir_wire::tcp::flag;
 
+use crate::ip_version::IpVersion;
 use crate::memory::driver::{Direction, Driver};
 use crate::memory::gateway::{Gateway, Translation};
 use crate::memory::meter::Unmeasured;
@@ -22,6 +22,8 @@ const FLOWS: [usize; 2] = [64_512, 1_032_192];
 /// One table, filled until the first refusal, and then to what it is made for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
+    /// What the uplinks do with addresses.
+    pub translation: Translation,
     /// Protocol of the flows.
     pub protocol: Protocol,
     /// Flows that the table is made for.
@@ -51,25 +53,35 @@ pub struct Line {
 ///
 /// # Errors
 /// When memory cannot be had, or a flow is refused for another reason than a full table.
-pub fn run(options: &Options) -> Result<Section> {
+pub fn run(options: &Options, version: IpVersion) -> Result<Section> {
     let mut lines = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for flows in options.flows_or(&FLOWS) {
-            lines.push(measure(protocol, flows)?);
+    for translation in translations(version) {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            for flows in options.flows_or(&FLOWS) {
+                lines.push(measure(*translation, protocol, flows)?);
+            }
         }
     }
     Ok(section(&lines))
 }
 
-fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
+/// Those whose flows take unlike memory: with ports there are mappings.
+fn translations(version: IpVersion) -> &'static [Translation] {
+    match version {
+        IpVersion::V4 => &[Translation::Nat44],
+        IpVersion::V6 => &[Translation::Routed6, Translation::Npt66, Translation::Nat66],
+    }
+}
+
+fn measure(translation: Translation, protocol: Protocol, made_for: usize) -> Result<Line> {
     let umem = ring::umem(false)?;
     // What grows with the table: the engine's index of mappings. A gateway of one page has the rest.
-    let (_, least) = heap::during(|| Gateway::new(Translation::Nat44, PAGE));
+    let (_, least) = heap::during(|| Gateway::new(translation, PAGE));
     let slots = slots_for(u32::try_from(made_for)?);
-    let (gateway, begun) = heap::during(|| Gateway::new(Translation::Nat44, slots));
+    let (gateway, begun) = heap::during(|| Gateway::new(translation, slots));
     let gateway = gateway?;
     let mut driver = Driver::new(gateway, &umem, protocol, 0);
-    let open = Template::new(Family::V4, protocol, 64, flag::SYN);
+    let open = Template::new(translation.family(), protocol, 64, flag::SYN);
     let refused = |driver: &Driver<'_>| driver.gateway.count(Counter::DropTableFull);
     let mut packets = Vec::with_capacity(BATCH);
     let mut sent = 0;
@@ -110,10 +122,11 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
     let held = per_flow(heap as f64);
     let full = gateway.table_bytes() + gateway.tag_bytes();
     Ok(Line {
+        translation,
         protocol,
         made_for,
         accepted,
-        fill: 2.0 * accepted as f64 / f64::from(gateway.regions.flows.capacity()),
+        fill: 2.0 * accepted as f64 / f64::from(gateway.capacity()),
         mappings,
         bytes_per_flow: table + tags + held,
         bytes_per_flow_when_full: (full as f64 + (heap + further.bytes) as f64) / made,
@@ -126,9 +139,10 @@ fn measure(protocol: Protocol, made_for: usize) -> Result<Line> {
 
 fn section(lines: &[Line]) -> Section {
     let table = rows(
-        1,
+        2,
         lines,
         &[
+            ("", |line| line.translation.label().into()),
             ("", |line| line.protocol.label().into()),
             ("made for", |line| line.made_for.to_string()),
             ("until a refusal", |line| line.accepted.to_string()),
@@ -144,11 +158,11 @@ fn section(lines: &[Line]) -> Section {
     );
     Section {
         name: "footprint",
-        title: "Memory per NAT44 flow".into(),
+        title: "Memory per flow".into(),
         notes: vec![
             "A table as `flow_table` makes it is filled until it refuses a flow for the first \
              time, and then on to as many flows as it is made for. Both directions of a flow have \
-             a slot of 64 bytes and a tag of one. A UDP endpoint's mapping has 16 bytes and a place \
+             a slot of 64 bytes (128 of IPv6) and a tag of one. A UDP endpoint's mapping has 16 bytes and a place \
              in two indices, which an engine has from the start, whatever the protocol."
                 .into(),
         ],
@@ -164,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_flow_takes_two_slots_and_their_tags() {
-        let line = measure(Protocol::Tcp, 4096).unwrap();
+        let line = measure(Translation::Nat44, Protocol::Tcp, 4096).unwrap();
         assert!(line.fill <= 1.0 && line.fill > 0.7, "{line:?}");
         let slots_per_flow = 2.0 / line.fill;
         assert!((line.table_bytes_per_flow - 64.0 * slots_per_flow).abs() < 1e-6);
@@ -173,8 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_of_ipv6_takes_two_slots_of_its_own_size_and_a_mapping_where_it_has_a_port() {
+        for translation in translations(IpVersion::V6) {
+            let line = measure(*translation, Protocol::Udp, 4096).unwrap();
+            let slots_per_flow = 2.0 / line.fill;
+            assert!((line.table_bytes_per_flow - 128.0 * slots_per_flow).abs() < 1e-6, "{line:?}");
+            let mappings = if translation.has_ports() { line.accepted } else { 0 };
+            assert_eq!(line.mappings as u64, mappings, "{line:?}");
+        }
+    }
+
+    #[test]
     fn every_flow_of_a_full_table_is_accepted_or_refused() {
-        let line = measure(Protocol::Udp, 2048).unwrap();
+        let line = measure(Translation::Nat44, Protocol::Udp, 2048).unwrap();
         assert!(line.refused < 20 && line.accepted <= 2048, "{line:?}");
         assert_eq!(line.mappings as u64, line.accepted);
     }

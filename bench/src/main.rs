@@ -36,7 +36,7 @@ enum Action {
     Pipeline {
         #[command(flatten)]
         options: Options,
-        /// Version of IP. Flows of IPv6 are not translated.
+        /// Version of IP.
         #[arg(long, value_enum, default_value_t)]
         family: IpVersion,
     },
@@ -54,7 +54,13 @@ enum Action {
     /// Measure in memory what the end of flows costs, and taking them over after a restart.
     Teardown(Options),
     /// Measure the memory that a flow takes.
-    Footprint(Options),
+    Footprint {
+        #[command(flatten)]
+        options: Options,
+        /// Version of IP.
+        #[arg(long, value_enum, default_value_t)]
+        family: IpVersion,
+    },
     /// Measure how exactly flows follow the weights, and what a change moves.
     Balance(balance::Options),
     /// Measure how long a worker's packets wait for a publication.
@@ -106,7 +112,7 @@ fn main() -> Result<()> {
         Action::Rest(options) => rest::run(&options),
         Action::Adopt(options) => adopt::run(&options),
         Action::Teardown(options) => teardown::run(&options),
-        Action::Footprint(options) => footprint::run(&options),
+        Action::Footprint { options, family } => footprint::run(&options, family),
         Action::Balance(options) => balance::run(&options),
         Action::Publication(options) => publication::run(&options),
     };

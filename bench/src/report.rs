@@ -25,7 +25,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ("pipeline", || pipeline::run(&Default::default(), IpVersion::V4)),
     ("setup", || setup::run(&Default::default(), IpVersion::V4)),
     ("teardown", || teardown::run(&Default::default())),
-    ("footprint", || footprint::run(&Default::default())),
+    ("footprint", || footprint::run(&Default::default(), IpVersion::V4)),
     ("publication", || publication::run(&defaults()?)),
     ("balance", || balance::run(&Default::default())),
     ("compare", comparison),

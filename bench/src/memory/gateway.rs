@@ -10,6 +10,7 @@ use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowEntry4, GROUP, PAGE, slots_for};
+use weir_layout::flow6::FlowEntry6;
 use weir_publish::Overrides;
 use weir_shm::control::ControlWriter;
 use weir_shm::flows::{FlowTable, Slot, Stored, TagWord};
@@ -32,6 +33,12 @@ pub enum Translation {
     Routed,
     /// Those of IPv6 stay.
     Routed6,
+    /// They stay, and each leaves by the uplink that it is of.
+    Source6,
+    /// The prefix becomes the uplink's.
+    Npt66,
+    /// Address and port of IPv6 become the uplink's.
+    Nat66,
 }
 
 impl Translation {
@@ -39,7 +46,7 @@ impl Translation {
     pub fn of(family: Family) -> &'static [Self] {
         match family {
             Family::V4 => &[Self::Nat44, Self::Routed],
-            Family::V6 => &[Self::Routed6],
+            Family::V6 => &[Self::Routed6, Self::Source6, Self::Npt66, Self::Nat66],
         }
     }
 
@@ -47,8 +54,18 @@ impl Translation {
     pub fn family(self) -> Family {
         match self {
             Self::Nat44 | Self::Routed => Family::V4,
-            Self::Routed6 => Family::V6,
+            Self::Routed6 | Self::Source6 | Self::Npt66 | Self::Nat66 => Family::V6,
         }
+    }
+
+    /// Do flows get ports of the uplink's addresses?
+    pub fn has_ports(self) -> bool {
+        matches!(self, Self::Nat44 | Self::Nat66)
+    }
+
+    /// Does the far end of a flow know it by the uplink's address?
+    pub fn is_known_outside(self) -> bool {
+        self.has_ports() || self == Self::Npt66
     }
 
     /// Name in tables.
@@ -57,6 +74,9 @@ impl Translation {
             Self::Nat44 => "NAT44",
             Self::Routed => "routed",
             Self::Routed6 => "IPv6, routed",
+            Self::Source6 => "IPv6, by source",
+            Self::Npt66 => "NPTv6",
+            Self::Nat66 => "NAT66",
         }
     }
 }
@@ -118,14 +138,26 @@ impl Gateway {
         self.regions.counters.sum(counter)
     }
 
+    /// Slots of the flow table.
+    pub fn capacity(&self) -> u32 {
+        match self.translation.family() {
+            Family::V4 => self.regions.flows.capacity(),
+            Family::V6 => self.regions.flows6.capacity(),
+        }
+    }
+
     /// Bytes of the flow table's slots.
     pub fn table_bytes(&self) -> usize {
-        self.regions.flows.capacity() as usize * size_of::<FlowEntry4>()
+        let slot = match self.translation.family() {
+            Family::V4 => size_of::<FlowEntry4>(),
+            Family::V6 => size_of::<FlowEntry6>(),
+        };
+        self.capacity() as usize * slot
     }
 
     /// Bytes of the flow table's tags.
     pub fn tag_bytes(&self) -> usize {
-        (self.regions.flows.capacity() / GROUP) as usize * size_of::<TagWord>()
+        (self.capacity() / GROUP) as usize * size_of::<TagWord>()
     }
 }
 
@@ -181,26 +213,61 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
 
 fn site_text(translation: Translation) -> Result<String> {
     let mut text = "[gateway]\nnat_ports = \"1024-65535\"\n\
-        [[lan]]\ninterface = \"lan0\"\nprefixes = [\"10.0.0.0/8\"]\n"
+        [[lan]]\ninterface = \"lan0\"\nprefixes = [\"10.0.0.0/8\""
         .to_owned();
     if translation.family() == Family::V6 {
-        text = text.replace("\"]", "\", \"2001:2:0:100::/64\"]");
+        write!(text, ", \"{LAN6}\"")?;
     }
+    if translation == Translation::Source6 {
+        (1..UPLINKS).try_for_each(|n| write!(text, ", \"{}\"", delegated(n)))?;
+    }
+    text += "]\n";
     for n in 0..UPLINKS {
-        let addresses = match translation {
+        let path = match translation {
             Translation::Nat44 => format!("addresses = [\"192.0.2.{}/28\"]", n * 16),
             Translation::Routed => "translate = \"none\"".into(),
-            Translation::Routed6 => format!(
-                "translate = \"none\"\nipv6 = {{ translate = \"none\", next_hop = \"fe80::1\", \
-                 addresses = [\"2001:2:0:100::{}\"] }}",
-                n + 1
-            ),
+            _ => path6(translation, n),
         };
         writeln!(
             text,
             "[[uplink]]\nname = \"wan{n}\"\ninterface = \"wan{n}\"\n\
-             next_hop = \"100.64.{n}.1\"\n{addresses}"
+             next_hop = \"100.64.{n}.1\"\n{path}"
         )?;
     }
     Ok(text)
+}
+
+/// The prefix of the flows' hosts.
+const LAN6: &str = "2001:2:0:100::/64";
+
+/// What a provider delegates.
+fn delegated(uplink: u8) -> String {
+    format!("2001:2:0:a{uplink:x}00::/56")
+}
+
+fn path6(translation: Translation, uplink: u8) -> String {
+    let network = delegated(uplink).replace("/56", "");
+    let quoted = |prefix: &str| format!("\"{prefix}\"");
+    let (name, more, addresses) = match translation {
+        Translation::Npt66 => {
+            let prefix = quoted(&delegated(uplink));
+            ("npt66", format!("prefix = {prefix}, "), quoted(&format!("{network}1")))
+        }
+        Translation::Nat66 => {
+            let pool = (1..=16).map(|it| quoted(&format!("{network}{it:x}")));
+            ("nat66", String::new(), pool.collect::<Vec<_>>().join(", "))
+        }
+        // All flows are of the first uplink's prefix.
+        Translation::Source6 => {
+            let prefix = if uplink == 0 { LAN6.to_owned() } else { delegated(uplink) };
+            let address = prefix.split_once("::").map_or("", |(network, _)| network);
+            let address = quoted(&format!("{address}::1"));
+            ("source", format!("prefixes = [{}], ", quoted(&prefix)), address)
+        }
+        _ => ("none", String::new(), quoted(&format!("2001:2:0:100::{:x}", uplink + 1))),
+    };
+    format!(
+        "translate = \"none\"\nipv6 = {{ translate = \"{name}\", {more}next_hop = \"fe80::1\", \
+         addresses = [{addresses}] }}"
+    )
 }
