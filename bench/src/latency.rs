@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use weir_kit::traffic::{Call, Size, Traffic};
-use weir_layout::Family;
 use weir_traffic::{DELAY_BUCKETS, MAX_INTERVAL_NS, delay_of};
 
+use crate::compare::site::Kind;
 use crate::compare::{Prepared, System};
 use crate::plot::{Data, Plot};
 use crate::section::{Section, figure, median, range, rows};
@@ -130,7 +130,7 @@ struct Round {
 
 impl Entrant {
     fn new(system: System, flows: u32) -> Result<Self> {
-        let prepared = system.prepare(Family::V4, flows)?;
+        let prepared = system.prepare(Kind::V4, flows)?;
         let mut entrant = Self { system, prepared, throughput: 0.0, rounds: Default::default() };
         entrant.throughput = entrant.search()?;
         entrant.prepared.gateway.idle()?;

@@ -6,11 +6,11 @@
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use weir_layout::Family;
+use weir_kit::ipv6::Mode;
 use weir_layout::counters::Counter;
 use weir_traffic::Stream;
 
-use crate::compare::site::{MAX_ENDPOINTS, Site, shortest};
+use crate::compare::site::{Kind, MAX_ENDPOINTS, Site, shortest};
 use crate::compare::weir::Tier;
 use crate::compare::{System, linux, weir};
 use crate::ip_version::IpVersion;
@@ -36,16 +36,16 @@ impl Default for Options {
 
 /// Who makes flows: the kernel with nftables and connection tracking, and weir with both tiers, of
 /// which the user tier makes them.
-fn systems(family: Family) -> [(System, Measure); 2] {
-    let linux = match family {
-        Family::V4 => System::LinuxNat,
-        Family::V6 => System::LinuxRoute,
+fn systems(kind: Kind) -> [(System, Measure); 2] {
+    let linux = match kind {
+        Kind::V4 => System::LinuxNat,
+        Kind::V6(_) => System::LinuxRoute,
     };
     [(linux, by_linux), (System::WeirKernel, by_weir)]
 }
 
-/// One round of so many flows of a family.
-type Measure = fn(Family, u32) -> Result<Round>;
+/// One round of so many flows of a kind.
+type Measure = fn(Kind, u32) -> Result<Round>;
 
 /// What one round found.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -93,27 +93,30 @@ pub fn run(options: &Options) -> Result<Section> {
 /// As [`run`].
 pub fn measure(options: &Options) -> Result<[Line; 2]> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
-    let family = options.family.family();
-    let mut lines = systems(family).map(|(system, _)| Line { system, rounds: Vec::new() });
+    let kind = match options.family {
+        IpVersion::V4 => Kind::V4,
+        IpVersion::V6 => Kind::V6(Mode::None),
+    };
+    let mut lines = systems(kind).map(|(system, _)| Line { system, rounds: Vec::new() });
     for _ in 0..options.rounds {
-        for (line, (system, round)) in lines.iter_mut().zip(systems(family)) {
+        for (line, (system, round)) in lines.iter_mut().zip(systems(kind)) {
             linux::wait_for_cleanup();
-            line.rounds.push(round(family, options.flows).context(system.name())?);
+            line.rounds.push(round(kind, options.flows).context(system.name())?);
         }
     }
     Ok(lines)
 }
 
-fn by_linux(family: Family, flows: u32) -> Result<Round> {
-    let mut prepared = match family {
-        Family::V4 => linux::nat_without_flows(flows)?,
-        Family::V6 => linux::tracked_without_flows(flows)?,
+fn by_linux(kind: Kind, flows: u32) -> Result<Round> {
+    let mut prepared = match kind {
+        Kind::V4 => linux::nat_without_flows(kind, flows)?,
+        Kind::V6(_) => linux::tracked_without_flows(flows)?,
     };
     send(&mut prepared.site, flows, |site| Ok(site.traffic.far()?.packets))
 }
 
-fn by_weir(family: Family, flows: u32) -> Result<Round> {
-    let mut site = Site::build_for(family, flows)?;
+fn by_weir(kind: Kind, flows: u32) -> Result<Round> {
+    let mut site = Site::build_for(kind, flows)?;
     let weir = weir::start(&mut site, Tier::Kernel, flows)?;
     let counters = weir.counters()?;
     send(&mut site, flows, |_| Ok(counters.sum(Counter::FlowsCreated)))
@@ -122,7 +125,7 @@ fn by_weir(family: Family, flows: u32) -> Result<Round> {
 /// Sends every flow once. The first few are those of the empty calls.
 fn send(site: &mut Site, flows: u32, made: impl Fn(&Site) -> Result<u64>) -> Result<Round> {
     let no_frames = site.call()?;
-    let load = Stream { stride: 1, ..site.load(shortest(site.family)) };
+    let load = Stream { stride: 1, ..site.load(shortest(site.kind.family())) };
     site.traffic.set_stream(&load)?;
     let (made_before, far) = (made(site)?, site.traffic.far()?.packets);
     let call = site.traffic.blast(flows)?;

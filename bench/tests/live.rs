@@ -3,6 +3,7 @@
 use weir_bench::compare::{self, System};
 use weir_bench::ip_version::IpVersion;
 use weir_bench::{adopt, failover, latency, new_flows, update};
+use weir_kit::ipv6::Mode;
 
 #[test]
 fn latency_is_that_of_frames_that_arrived() {
@@ -19,19 +20,54 @@ fn latency_is_that_of_frames_that_arrived() {
 
 #[test]
 fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
-    let systems =
-        vec![System::LinuxRoute, System::XdpRedirect, System::XdpLimit, System::WeirKernel];
-    let family = IpVersion::V6;
-    let (flows, sizes) = (vec![64], Vec::new());
-    let options = compare::Options { flows, sizes, family, rounds: 1, seconds: 0.05, systems };
-    let reports = compare::measure(&options).unwrap();
-    assert!(reports[0].absent.is_empty(), "{:?}", reports[0].absent);
-    assert_eq!(reports[0].measured.len(), 5);
-    let weir = reports[0].of(System::WeirKernel).unwrap();
-    assert!(weir.mpps[0] > 0.0 && weir.in_kernel[0] > 0.9, "{weir:?}");
-    let json = reports[0].json();
-    for key in ["xdp_redirect", "xdp_limit", "linux"] {
-        assert!(json[format!("ratio_kernel_vs_{key}")].as_f64().unwrap() > 0.0, "{json}");
+    for mode in Mode::ALL {
+        let systems = vec![
+            System::LinuxRoute,
+            System::LinuxNat,
+            System::LinuxNpt,
+            System::XdpRedirect,
+            System::XdpLimit,
+            System::WeirKernel,
+            System::WeirNat44,
+        ];
+        let options = compare::Options {
+            flows: vec![64],
+            sizes: Vec::new(),
+            family: IpVersion::V6,
+            mode: Some(mode),
+            rounds: 1,
+            seconds: 0.05,
+            systems,
+        };
+        let reports = compare::measure(&options).unwrap();
+        assert!(reports[0].absent.is_empty(), "{:?}", reports[0].absent);
+        assert_eq!(reports[0].measured.len(), 8);
+        let weir = reports[0].of(System::WeirKernel).unwrap();
+        assert!(weir.mpps[0] > 0.0 && weir.in_kernel[0] > 0.9, "{mode:?}: {weir:?}");
+        let json = reports[0].json();
+        for key in ["xdp_redirect", "xdp_limit", "linux", "linux_nat", "linux_npt", "nat44"] {
+            assert!(json[format!("ratio_kernel_vs_{key}")].as_f64().unwrap() > 0.0, "{json}");
+        }
+    }
+}
+
+#[test]
+fn a_comparison_of_ipv4_has_neither_modes_nor_systems_of_ipv6() {
+    let options = |mode, systems| compare::Options {
+        flows: vec![64],
+        sizes: Vec::new(),
+        family: IpVersion::V4,
+        mode,
+        rounds: 1,
+        seconds: 0.05,
+        systems,
+    };
+    for (options, told) in [
+        (options(Some(Mode::Npt66), Vec::new()), "--mode is of IPv6"),
+        (options(None, vec![System::WeirNat44]), "weir_nat44 is of IPv6"),
+    ] {
+        let error = compare::measure(&options).unwrap_err().to_string();
+        assert!(error.starts_with(told), "{error}");
     }
 }
 

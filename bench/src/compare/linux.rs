@@ -6,14 +6,16 @@
 
 use std::fmt::{Display, Write as _};
 use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use weir_kit::ipv6::{self, Mode};
 use weir_kit::plan::Port;
-use weir_kit::{ipv6, wait};
-use weir_layout::Family;
+use weir_kit::wait;
 
-use super::site::{HOSTS, Site};
+use super::site::{ADDRESSES, HOSTS, Kind, Site};
 use super::system::{Gateway, Prepared};
 
 const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -24,25 +26,27 @@ const KEEP: [(&str, &str); 2] = [
 ];
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
-/// Forwarding by a multipath route that deals by the 5-tuple.
+/// Forwarding by a multipath route that deals by the 5-tuple; by source address where hosts have
+/// one of each provider.
 ///
 /// # Errors
 /// When the kernel refuses a step.
-pub fn route(family: Family, flows: u32) -> Result<Prepared> {
-    let mut site = match family {
-        Family::V4 => routed(flows)?,
-        Family::V6 => routed6(flows)?,
+pub fn route(kind: Kind, flows: u32) -> Result<Prepared> {
+    let mut site = match kind {
+        Kind::V4 => routed(flows)?,
+        Kind::V6(Mode::Source) => routed_by_source(flows)?,
+        Kind::V6(_) => routed6(Mode::None, flows)?,
     };
     site.establish(Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
-/// The same, and nftables translates sources.
+/// The same, and nftables translates address and port.
 ///
 /// # Errors
 /// When the kernel refuses a step, or the flows are not all tracked.
-pub fn nat(flows: u32) -> Result<Prepared> {
-    let mut prepared = nat_without_flows(flows)?;
+pub fn nat(kind: Kind, flows: u32) -> Result<Prepared> {
+    let mut prepared = nat_without_flows(kind, flows)?;
     prepared.site.establish(Duration::ZERO)?;
     Ok(prepared)
 }
@@ -51,22 +55,64 @@ pub fn nat(flows: u32) -> Result<Prepared> {
 ///
 /// # Errors
 /// When the kernel refuses a step.
-pub fn nat_without_flows(flows: u32) -> Result<Prepared> {
+pub fn nat_without_flows(kind: Kind, flows: u32) -> Result<Prepared> {
     let limits = Conntrack::raise(flows)?;
-    let site = routed(flows)?;
+    let (site, table) = match kind {
+        Kind::V4 => (routed(flows)?, "ip"),
+        Kind::V6(_) => (routed6(Mode::Nat66, flows)?, "ip6"),
+    };
     let gateway = &site.topology.gateway;
     let mut rules = String::new();
     for provider in &site.topology.providers {
-        let (first, last) = (provider.addresses[0], provider.addresses.last());
-        let last = last.context("a provider without addresses")?;
+        let pool: [IpAddr; 2] = match kind {
+            Kind::V4 => {
+                let last = provider.addresses.last().context("a provider without addresses")?;
+                [provider.addresses[0], *last].map(IpAddr::V4)
+            }
+            Kind::V6(_) => [1, ADDRESSES as u16].map(|it| of_provider(provider.index, it).into()),
+        };
+        let [first, last] = pool;
         let device = provider.interface();
         let _ = writeln!(rules, "oifname \"{device}\" snat to {first}-{last}");
     }
     gateway.nft(&format!(
-        "table ip compare {{ chain out {{ type nat hook postrouting priority srcnat\n{rules}}}\n}}\n"
+        "table {table} compare {{ chain out {{ type nat hook postrouting priority srcnat\n{rules}}}\n\
+         }}\n"
     ))?;
     gateway.sysctl(&KEEP)?;
     Ok(Prepared { site, gateway: Box::new(limits) })
+}
+
+/// The same, and ip6tables translates prefixes, which tracks nothing.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn npt(flows: u32) -> Result<Prepared> {
+    let mut site = routed6(Mode::Npt66, flows)?;
+    let gateway = &site.topology.gateway;
+    for provider in &site.topology.providers {
+        let (device, inside) = (provider.interface(), ipv6::INSIDE);
+        let outside = format!("{}/64", of_provider(provider.index, 0));
+        for rule in [
+            format!(
+                "POSTROUTING -o {device} -s {inside} -j SNPT --src-pfx {inside} --dst-pfx {outside}"
+            ),
+            format!(
+                "PREROUTING -i {device} -d {outside} -j DNPT --src-pfx {outside} --dst-pfx {inside}"
+            ),
+        ] {
+            let mut command = Command::new("ip6tables");
+            command.args(["-t", "mangle", "-A"]).args(rule.split(' '));
+            gateway.output(&mut command).context("ip6tables (Debian: apt-get install iptables)")?;
+        }
+    }
+    site.establish(Duration::ZERO)?;
+    Ok(Prepared { site, gateway: Box::new(()) })
+}
+
+/// An address of the first network that a provider delegates.
+fn of_provider(provider: usize, number: u16) -> Ipv6Addr {
+    ipv6::by(provider, Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, number))
 }
 
 /// IPv6 routed as by [`route`], with connections tracked, of which there is none yet.
@@ -75,7 +121,7 @@ pub fn nat_without_flows(flows: u32) -> Result<Prepared> {
 /// When the kernel refuses a step.
 pub fn tracked_without_flows(flows: u32) -> Result<Prepared> {
     let limits = Conntrack::raise(flows)?;
-    let site = routed6(flows)?;
+    let site = routed6(Mode::None, flows)?;
     let gateway = &site.topology.gateway;
     gateway.nft(
         "table ip6 compare { chain on { type filter hook forward priority filter\n\
@@ -94,14 +140,30 @@ fn routed(flows: u32) -> Result<Site> {
     Ok(site)
 }
 
-/// As [`routed`], of IPv6.
-fn routed6(flows: u32) -> Result<Site> {
-    let mut site = Site::build_for(Family::V6, flows)?;
+/// As [`routed`], of IPv6, on a site that is laid for this mode.
+fn routed6(mode: Mode, flows: u32) -> Result<Site> {
+    let mut site = Site::build_for(Kind::V6(mode), flows)?;
     let hops = site.topology.providers.iter().map(|provider| ipv6::link(provider.index, 1));
     let hops = hops.collect::<Vec<_>>();
+    let crowd = format!("{}/96", mode.crowd());
     // Before those of single providers, by its metric.
-    route_by(&mut site, [&ipv6::host(0), &ipv6::HOSTS], "::/0 metric 1", &hops)?;
+    route_by(&mut site, [&mode.host(0), &crowd], "::/0 metric 1", &hops)?;
     site.topology.gateway.sysctl(&[("net/ipv6/fib_multipath_hash_policy", "1")])?;
+    Ok(site)
+}
+
+/// As [`routed6`]; a rule for each provider's prefix goes before the route for all.
+fn routed_by_source(flows: u32) -> Result<Site> {
+    let site = routed6(Mode::Source, flows)?;
+    let gateway = &site.topology.gateway;
+    for provider in &site.topology.providers {
+        let (index, device) = (provider.index, provider.interface());
+        let (table, hop) = ((100 + index).to_string(), ipv6::link(index, 1));
+        gateway.ip(&format!("route add default via {hop} dev {device} table {table}\n"))?;
+        let mut rule = Command::new("ip");
+        rule.args(["-6", "rule", "add", "from", &ipv6::delegated(index), "table", &table]);
+        gateway.output(&mut rule)?;
+    }
     Ok(site)
 }
 

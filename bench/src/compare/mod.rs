@@ -24,9 +24,10 @@ pub mod weir;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use site::Kind;
+use weir_kit::ipv6::Mode;
 use weir_kit::traffic::Size;
-use weir_layout::Family;
 
 use crate::ip_version::IpVersion;
 use crate::section::Section;
@@ -48,18 +49,44 @@ pub struct Options {
     /// of IPv4 and 76 of IPv6.
     #[arg(long = "size", value_delimiter = ',')]
     pub sizes: Vec<Size>,
-    /// Version of IP. Flows of IPv6 are not translated.
+    /// Version of IP.
     #[arg(long, value_enum, default_value_t)]
     pub family: IpVersion,
+    /// What weir does with addresses of IPv6; nothing unless given.
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
     /// Rounds; figures are medians over them.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// Length of each run.
     #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
-    /// Which systems; all unless given. The chain without a gateway is always measured.
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = System::ALL)]
+    /// Which systems; all of the family unless given. The chain without a gateway is always measured.
+    #[arg(long, value_delimiter = ',', value_enum)]
     pub systems: Vec<System>,
+}
+
+impl Options {
+    /// What the flows are.
+    fn kind(&self) -> Result<Kind> {
+        match (self.family, self.mode) {
+            (IpVersion::V4, None) => Ok(Kind::V4),
+            (IpVersion::V4, Some(_)) => bail!("--mode is of IPv6: say --family 6"),
+            (IpVersion::V6, mode) => Ok(Kind::V6(mode.unwrap_or(Mode::None))),
+        }
+    }
+
+    /// Which systems are measured.
+    fn systems(&self, kind: Kind) -> Result<Vec<System>> {
+        let suits = |system: &System| system.suits(kind.family());
+        if let Some(other) = self.systems.iter().find(|system| !suits(system)) {
+            bail!("{} is of IPv6: say --family 6, or leave it out of --systems", other.name());
+        }
+        let wanted = |system: &System| {
+            *system == System::None || self.systems.is_empty() || self.systems.contains(system)
+        };
+        Ok(System::ALL.into_iter().filter(suits).filter(wanted).collect())
+    }
 }
 
 /// Frames of the warm-up of a round.
@@ -84,12 +111,13 @@ pub fn run(options: &Options) -> Result<Section> {
 pub fn measure(options: &Options) -> Result<Vec<Report>> {
     ensure!(options.rounds > 0, "the rounds must be 1 or more");
     let run = Duration::try_from_secs_f64(options.seconds).context("--seconds")?;
-    let family = options.family.family();
+    let kind = options.kind()?;
+    let systems = options.systems(kind)?;
     let mut reports = Vec::new();
     for flows in &options.flows {
-        let mut field = Field::prepare(family, *flows, &options.systems)?;
+        let mut field = Field::prepare(kind, *flows, &systems)?;
         let sizes = match &options.sizes[..] {
-            [] => &[site::shortest(family)],
+            [] => &[site::shortest(kind.family())],
             given => given,
         };
         for size in sizes {
@@ -107,22 +135,19 @@ struct Entrant {
 }
 
 struct Field {
-    family: Family,
+    kind: Kind,
     flows: u32,
     entrants: Vec<Entrant>,
     absent: Vec<Absent>,
 }
 
 impl Field {
-    fn prepare(family: Family, flows: u32, systems: &[System]) -> Result<Self> {
-        let mut field = Self { family, flows, entrants: Vec::new(), absent: Vec::new() };
-        for system in System::ALL {
-            if system != System::None && !systems.contains(&system) {
-                continue;
-            }
+    fn prepare(kind: Kind, flows: u32, systems: &[System]) -> Result<Self> {
+        let mut field = Self { kind, flows, entrants: Vec::new(), absent: Vec::new() };
+        for system in systems.iter().copied() {
             let started = Instant::now();
             let prepared =
-                system.prepare(family, flows).and_then(|prepared| Entrant::new(system, prepared));
+                system.prepare(kind, flows).and_then(|prepared| Entrant::new(system, prepared));
             match prepared {
                 Ok(entrant) => {
                     let seconds = started.elapsed().as_secs_f64();
@@ -149,7 +174,7 @@ impl Field {
                 entrant.round(size, run, measured).with_context(|| format!("measuring {name}"))?;
             }
         }
-        Ok(Report::new(self.family, self.flows, size, measured, self.absent.clone()))
+        Ok(Report::new(self.kind, self.flows, size, measured, self.absent.clone()))
     }
 }
 

@@ -6,7 +6,7 @@ use weir_kit::traffic::Size;
 use weir_layout::Family;
 
 use super::Options;
-use super::site::shortest;
+use super::site::{Kind, shortest};
 use super::system::System;
 use crate::ip_version::IpVersion;
 use crate::plot::{Data, Plot};
@@ -37,8 +37,8 @@ pub struct Absent {
 /// All systems at one number of flows and one frame size.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Address family of the flows.
-    pub family: Family,
+    /// What the flows are.
+    pub kind: Kind,
     /// Flows.
     pub flows: u32,
     /// Frame size.
@@ -70,13 +70,13 @@ impl Measured {
 
 impl Report {
     pub(super) fn new(
-        family: Family,
+        kind: Kind,
         flows: u32,
         size: Size,
         measured: Vec<Measured>,
         absent: Vec<Absent>,
     ) -> Self {
-        Self { family, flows, size, measured, absent }
+        Self { kind, flows, size, measured, absent }
     }
 
     /// A system's rounds.
@@ -99,7 +99,10 @@ impl Report {
     #[must_use]
     pub fn json(&self) -> Value {
         let mut object = Map::new();
-        object.insert("family".into(), json!(IpVersion::from(self.family)));
+        object.insert("family".into(), json!(IpVersion::from(self.kind.family())));
+        if let Kind::V6(mode) = self.kind {
+            object.insert("mode".into(), json!(mode));
+        }
         object.insert("flows".into(), json!(self.flows));
         object.insert("size".into(), json!(self.size.to_string()));
         object.insert("rounds".into(), json!(self.measured.first().map_or(0, |m| m.mpps.len())));
@@ -124,7 +127,7 @@ impl Report {
 
     /// Medians of the rounds' ratios: the machine's speed changes from one second to the next, so
     /// that what was measured one after the other compares best.
-    fn ratios(&self) -> [(&'static str, Option<f64>); 5] {
+    fn ratios(&self) -> Vec<(&'static str, Option<f64>)> {
         let rate = |system| Some(self.of(system)?.mpps.clone());
         let gateway_ns = |system| {
             let none = &self.of(System::None)?.mpps;
@@ -135,19 +138,28 @@ impl Report {
             let ratios: Vec<f64> = a?.iter().zip(b?).map(|(a, b)| a / b).collect();
             Some(median(&ratios))
         };
-        let kernel = System::WeirKernel;
-        // What does the same.
-        let (linux, vs_linux) = match self.family {
-            Family::V4 => (System::LinuxNat, "ratio_kernel_vs_linux_nat"),
-            Family::V6 => (System::LinuxRoute, "ratio_kernel_vs_linux"),
+        let kernel = |other| over(rate(System::WeirKernel), rate(other));
+        let linux = System::linux_for(self.kind);
+        let mut ratios = match self.kind.family() {
+            Family::V4 => vec![("ratio_kernel_vs_linux_nat", kernel(linux))],
+            Family::V6 => vec![
+                ("ratio_kernel_vs_linux", kernel(linux)),
+                ("ratio_kernel_vs_linux_route", kernel(System::LinuxRoute)),
+                ("ratio_kernel_vs_linux_nat", kernel(System::LinuxNat)),
+                ("ratio_kernel_vs_linux_npt", kernel(System::LinuxNpt)),
+                ("ratio_kernel_vs_nat44", kernel(System::WeirNat44)),
+            ],
         };
-        [
-            (vs_linux, over(rate(kernel), rate(linux))),
-            ("ratio_kernel_vs_xdp_redirect", over(rate(kernel), rate(System::XdpRedirect))),
-            ("ratio_kernel_vs_xdp_limit", over(rate(kernel), rate(System::XdpLimit))),
+        ratios.extend([
+            ("ratio_kernel_vs_xdp_redirect", kernel(System::XdpRedirect)),
+            ("ratio_kernel_vs_xdp_limit", kernel(System::XdpLimit)),
             ("ratio_user_vs_testpmd", over(rate(System::WeirUser), rate(System::Testpmd))),
-            ("gateway_ns_ratio_linux_vs_kernel", over(gateway_ns(linux), gateway_ns(kernel))),
-        ]
+            (
+                "gateway_ns_ratio_linux_vs_kernel",
+                over(gateway_ns(linux), gateway_ns(System::WeirKernel)),
+            ),
+        ]);
+        ratios
     }
 
     /// The ratios in a line, and the share of frames that weir's kernel tier forwarded.
@@ -203,6 +215,7 @@ pub fn section(reports: &[Report], options: &Options) -> Section {
          ratio is the median of the rounds' ratios.",
         options.rounds, options.seconds
     )];
+    notes.extend(reports.first().and_then(|report| translation(report.kind)));
     notes.extend(reports.iter().map(Report::ratios_in_words));
     notes.extend(absent.map(|text| format!("Absent with {text}.")));
     Section {
@@ -215,9 +228,22 @@ pub fn section(reports: &[Report], options: &Options) -> Section {
     }
 }
 
+/// What the systems of a comparison of IPv6 do with addresses.
+fn translation(kind: Kind) -> Option<String> {
+    let Kind::V6(mode) = kind else { return None };
+    let linux = System::linux_for(kind).name();
+    Some(format!(
+        "Weir's uplinks have translate = \"{}\", for which the kernel has `{linux}` \
+         (`ratio_kernel_vs_linux`). `linux_route` translates nothing, `linux_nat` address and port \
+         (nft snat), `linux_npt` the prefix (SNPT and DNPT of ip6tables). `weir_nat44` is weir with \
+         as many flows of IPv4, in frames of the same size, behind NAT44.",
+        serde_json::to_value(mode).ok()?.as_str()?
+    ))
+}
+
 /// The rates with the smallest frames.
 fn plot(reports: &[Report]) -> Plot {
-    let small = || reports.iter().filter(|report| report.size == shortest(report.family));
+    let small = || reports.iter().filter(|report| report.size == shortest(report.kind.family()));
     let rate = |report: &Report, system| report.of(system).map_or(0.0, |m| median(&m.mpps));
     let everywhere = |system: &System| small().any(|report| report.of(*system).is_some());
     let systems = System::ALL.into_iter().filter(everywhere);

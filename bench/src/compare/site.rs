@@ -6,11 +6,12 @@
 //!   home                              far
 //! ```
 
+use std::net::Ipv6Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_kit::ipv6;
+use weir_kit::ipv6::{self, Mode};
 use weir_kit::plan::{Lan, Plan, Port, Uplink};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::traffic::{FCS, Size, Traffic, scattering_stride};
@@ -26,16 +27,35 @@ pub const MAX_ENDPOINTS: u32 = 1_032_192;
 pub const ADDRESSES: usize = 16;
 /// Uplinks.
 pub const UPLINKS: usize = 2;
-/// The prefix of the endpoints of IPv4, inside the LAN's; that of IPv6 is [`ipv6::HOSTS`].
+/// The prefix of the endpoints of IPv4, inside the LAN's; of IPv6 see [`Mode::crowd`].
 pub const HOSTS: &str = "10.0.64.0/18";
 const FIRST_HOST: u32 = u32::from_be_bytes([10, 0, 64, 0]);
 const FIRST_SERVER: u32 = u32::from_be_bytes([198, 51, 100, 1]);
-/// The first 96 bits of the endpoints of IPv6, and of their destinations, from number 1 on.
-const PREFIXES6: [[u32; 3]; 2] = [[0x2001_0002, 0x100, 1], [0x2001_0002, 0xff, 0]];
 
 /// How long nothing may arrive before what is missing is lost.
 const SETTLED: Duration = Duration::from_millis(40);
 const PASSES: u32 = 6;
+
+/// What the flows of a chain are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4.
+    V4,
+    /// IPv6, and what uplinks do with its addresses. Where hosts have an address of each provider,
+    /// flows are from the first's.
+    V6(Mode),
+}
+
+impl Kind {
+    /// The address family.
+    #[must_use]
+    pub fn family(self) -> Family {
+        match self {
+            Self::V4 => Family::V4,
+            Self::V6(_) => Family::V6,
+        }
+    }
+}
 
 /// A chain and its traffic. The gateway is not set up.
 pub struct Site {
@@ -44,7 +64,7 @@ pub struct Site {
     /// The namespaces.
     pub topology: Topology,
     /// Of the flows.
-    pub family: Family,
+    pub kind: Kind,
     flows: u32,
     endpoints: u32,
 }
@@ -55,34 +75,34 @@ impl Site {
     /// # Errors
     /// When the flows are too many, without root, or when the kernel refuses a step.
     pub fn build(flows: u32) -> Result<Self> {
-        Self::build_for(Family::V4, flows)
+        Self::build_for(Kind::V4, flows)
     }
 
-    /// As [`Self::build`], for flows of a family.
+    /// As [`Self::build`], for flows of a kind.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn build_for(family: Family, flows: u32) -> Result<Self> {
-        Self::with_table(family, flows, 1)
+    pub fn build_for(kind: Kind, flows: u32) -> Result<Self> {
+        Self::with_table(kind, flows, 1)
     }
 
     /// As [`Self::build_for`], with so many pages of lines for [`weir_traffic::LIMIT`].
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn with_table(family: Family, flows: u32, pages: u32) -> Result<Self> {
-        Self::of(family, flows, Plan::new(UPLINKS, 1), pages)
+    pub fn with_table(kind: Kind, flows: u32, pages: u32) -> Result<Self> {
+        Self::of(kind, flows, Plan::new(UPLINKS, 1), pages)
     }
 
-    /// As [`Self::build`], with the uplinks and hosts of a plan. The flows are the first host's.
+    /// As [`Self::build_for`], with the uplinks and hosts of a plan. The flows are the first host's.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn with_plan(flows: u32, plan: Plan) -> Result<Self> {
-        Self::of(Family::V4, flows, plan, 1)
+    pub fn with_plan(kind: Kind, flows: u32, plan: Plan) -> Result<Self> {
+        Self::of(kind, flows, plan, 1)
     }
 
-    fn of(family: Family, flows: u32, plan: Plan, pages: u32) -> Result<Self> {
+    fn of(kind: Kind, flows: u32, plan: Plan, pages: u32) -> Result<Self> {
         let most = MAX_ENDPOINTS * MAX_DESTINATIONS;
         ensure!((1..=most).contains(&flows), "the flows must be 1 to {most}, not {flows}");
         let topology = Topology::build(Plan {
@@ -91,13 +111,13 @@ impl Site {
             servers: MAX_DESTINATIONS as usize,
             ..plan
         })?;
-        if family == Family::V6 {
-            ipv6::add(&topology, 0)?;
+        if let Kind::V6(mode) = kind {
+            mode.lay(&topology)?;
         }
         let host = &topology.hosts[0].netns;
         let mut traffic = Traffic::with_table(host, "eth0", pages)?;
         traffic.attach(weir_traffic::HOME, host, "eth0")?;
-        Ok(Self { traffic, topology, family, flows, endpoints: flows.min(MAX_ENDPOINTS) })
+        Ok(Self { traffic, topology, kind, flows, endpoints: flows.min(MAX_ENDPOINTS) })
     }
 
     /// Lets every endpoint have flows to two destinations, so that the ports of one uplink are
@@ -124,7 +144,7 @@ impl Site {
     /// The flows in scattered order, as fast as possible, to a sink.
     #[must_use]
     pub fn load(&self, size: Size) -> Stream {
-        Stream { endpoints: self.endpoints, ..load(self.family, self.flows, size) }
+        Stream { endpoints: self.endpoints, ..load(self.kind, self.flows, size) }
     }
 
     /// Puts the counting programs on the providers.
@@ -223,13 +243,16 @@ pub fn shortest(family: Family) -> Size {
     Size::Fixed(frame as u16 + FCS)
 }
 
-fn load(family: Family, flows: u32, size: Size) -> Stream {
+fn load(kind: Kind, flows: u32, size: Size) -> Stream {
     // Type and first bytes, destination, and the rest of both addresses.
-    let (first, destination, prefixes) = match family {
-        Family::V4 => ([8, 0, 0x45, 0], FIRST_SERVER, [[0; 3]; 2]),
-        Family::V6 => ([0x86, 0xdd, 0x60, 0], 1, PREFIXES6),
+    let (first, destination, prefixes) = match kind {
+        Kind::V4 => ([8, 0, 0x45, 0], FIRST_SERVER, [[0; 3]; 2]),
+        Kind::V6(mode) => {
+            let [server, prefixes @ ..] = [ipv6::SERVER, mode.crowd(), ipv6::SERVER].map(words);
+            ([0x86, 0xdd, 0x60, 0], server[3], prefixes.map(|[a, b, c, _]| [a, b, c]))
+        }
     };
-    let [least, ..] = shortest(family).frames();
+    let [least, ..] = shortest(kind.family()).frames();
     let sizes = size.frames().map(|len| len.max(least));
     let mut start = [0; 16];
     start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));
@@ -253,6 +276,11 @@ fn load(family: Family, flows: u32, size: Size) -> Stream {
         prefixes,
         prefix_sum: prefix_sum(&prefixes),
     }
+}
+
+fn words(address: Ipv6Addr) -> [u32; 4] {
+    let bits = u128::from(address);
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
 }
 
 fn mac(port: Port) -> [u8; 6] {

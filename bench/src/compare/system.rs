@@ -1,12 +1,13 @@
 //! What is compared.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
+use weir_kit::ipv6::Mode;
 use weir_layout::Family;
 use weir_layout::flow::{FlowEntry4, slots_for};
 use weir_layout::flow6::FlowEntry6;
 
-use super::site::Site;
+use super::site::{Kind, Site};
 use super::{linux, testpmd, weir};
 
 /// A gateway, or none.
@@ -23,28 +24,40 @@ pub enum System {
     XdpLimit,
     /// The kernel, routing.
     LinuxRoute,
-    /// The kernel, routing and translating.
+    /// The kernel, routing and translating: address and port, of either family.
     LinuxNat,
+    /// The kernel, routing and translating prefixes of IPv6 (`SNPT` and `DNPT` of ip6tables).
+    LinuxNpt,
     /// DPDK's `testpmd` over AF_XDP, changing hardware addresses.
     Testpmd,
     /// Weir's user tier alone.
     WeirUser,
     /// Weir with its kernel tier.
     WeirKernel,
+    /// The same, with as many flows of IPv4 behind NAT44, beside those of IPv6.
+    WeirNat44,
 }
 
 impl System {
     /// All, in the order of reports.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::XdpRedirect,
         Self::XdpLimit,
         Self::LinuxRoute,
         Self::LinuxNat,
+        Self::LinuxNpt,
         Self::Testpmd,
         Self::WeirUser,
         Self::WeirKernel,
+        Self::WeirNat44,
     ];
+
+    /// Has it something to do with flows of this family?
+    #[must_use]
+    pub fn suits(self, family: Family) -> bool {
+        family == Family::V6 || !matches!(self, Self::LinuxNpt | Self::WeirNat44)
+    }
 
     /// The name in reports.
     #[must_use]
@@ -55,9 +68,11 @@ impl System {
             Self::XdpLimit => "xdp_limit",
             Self::LinuxRoute => "linux_route",
             Self::LinuxNat => "linux_nat",
+            Self::LinuxNpt => "linux_npt",
             Self::Testpmd => "testpmd",
             Self::WeirUser => "weir_user",
             Self::WeirKernel => "weir_kernel",
+            Self::WeirNat44 => "weir_nat44",
         }
     }
 
@@ -68,25 +83,33 @@ impl System {
         matches!(self, Self::Testpmd | Self::WeirUser)
     }
 
-    /// Builds a site of its own for it, and establishes all flows, which are of this family.
+    /// Builds a site of its own for it, and establishes all flows, which are of this kind. The kernel
+    /// translates as its name says, whatever the uplinks of the kind do.
     ///
     /// # Errors
     /// When it is not installed, or does not work.
-    pub fn prepare(self, family: Family, flows: u32) -> Result<Prepared> {
+    pub fn prepare(self, kind: Kind, flows: u32) -> Result<Prepared> {
         match self {
-            Self::None => none(family, flows),
-            Self::XdpRedirect => {
-                redirected(Site::build_for(family, flows)?, weir_traffic::REDIRECT)
-            }
-            Self::XdpLimit => xdp_limit(family, flows),
-            Self::LinuxRoute => linux::route(family, flows),
-            Self::LinuxNat => {
-                ensure!(family == Family::V4, "of IPv6 nothing is translated");
-                linux::nat(flows)
-            }
-            Self::Testpmd => testpmd::prepare(family, flows),
-            Self::WeirUser => weir::prepare(family, flows, weir::Tier::User),
-            Self::WeirKernel => weir::prepare(family, flows, weir::Tier::Kernel),
+            Self::None => none(kind, flows),
+            Self::XdpRedirect => redirected(Site::build_for(kind, flows)?, weir_traffic::REDIRECT),
+            Self::XdpLimit => xdp_limit(kind, flows),
+            Self::LinuxRoute => linux::route(kind, flows),
+            Self::LinuxNat => linux::nat(kind, flows),
+            Self::LinuxNpt => linux::npt(flows),
+            Self::Testpmd => testpmd::prepare(kind, flows),
+            Self::WeirUser => weir::prepare(kind, flows, weir::Tier::User),
+            Self::WeirKernel => weir::prepare(kind, flows, weir::Tier::Kernel),
+            Self::WeirNat44 => weir::prepare(Kind::V4, flows, weir::Tier::Kernel),
+        }
+    }
+
+    /// What the kernel has for flows of this kind: the system that does as weir does.
+    #[must_use]
+    pub fn linux_for(kind: Kind) -> Self {
+        match kind {
+            Kind::V4 | Kind::V6(Mode::Nat66) => Self::LinuxNat,
+            Kind::V6(Mode::Npt66) => Self::LinuxNpt,
+            Kind::V6(Mode::None | Mode::Source) => Self::LinuxRoute,
         }
     }
 }
@@ -129,22 +152,22 @@ pub struct Prepared {
     pub site: Site,
 }
 
-fn none(family: Family, flows: u32) -> Result<Prepared> {
-    let mut site = Site::build_for(family, flows)?;
+fn none(kind: Kind, flows: u32) -> Result<Prepared> {
+    let mut site = Site::build_for(kind, flows)?;
     site.traffic.attach(weir_traffic::FAR, &site.topology.gateway, "lan0")?;
     site.establish(std::time::Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
 /// The table is as large as the slots of weir's; weir has tags besides. One line of it is looked at.
-fn xdp_limit(family: Family, flows: u32) -> Result<Prepared> {
-    let (slot, program) = match family {
+fn xdp_limit(kind: Kind, flows: u32) -> Result<Prepared> {
+    let (slot, program) = match kind.family() {
         Family::V4 => (size_of::<FlowEntry4>(), weir_traffic::LIMIT),
         Family::V6 => (size_of::<FlowEntry6>(), weir_traffic::LIMIT6),
     };
     let lines = slots_for(weir::flow_table(flows)) * u32::try_from(slot / weir_traffic::LINE)?;
     let pages = lines.div_ceil(weir_traffic::LINES as u32);
-    redirected(Site::with_table(family, flows, pages)?, program)
+    redirected(Site::with_table(kind, flows, pages)?, program)
 }
 
 /// One way and by one uplink: it has no flows to establish.

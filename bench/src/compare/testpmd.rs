@@ -11,10 +11,9 @@ use weir_kit::plan::Port;
 use weir_kit::process::Process;
 use weir_kit::traffic::GENERATOR_CPU;
 use weir_kit::wait;
-use weir_layout::Family;
 
 use super::GATEWAY_CPU;
-use super::site::Site;
+use super::site::{Kind, Site};
 use super::system::{Gateway, Prepared};
 
 const PROGRAM: &str = "dpdk-testpmd";
@@ -27,11 +26,11 @@ struct Testpmd {
 ///
 /// # Errors
 /// When it is not installed, or does not forward.
-pub fn prepare(family: Family, flows: u32) -> Result<Prepared> {
+pub fn prepare(kind: Kind, flows: u32) -> Result<Prepared> {
     if Command::new(PROGRAM).arg("--version").output().is_err() {
         bail!("{PROGRAM} is not installed (Debian: apt-get install dpdk-dev)");
     }
-    let mut site = Site::build_for(family, flows)?;
+    let mut site = Site::build_for(kind, flows)?;
     let log = site.topology.run.file_directory()?.join("testpmd.log");
     // By lines, or what it says stays in its buffer.
     let mut command = Command::new("stdbuf");

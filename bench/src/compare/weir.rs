@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::weir::{UPLINKS, Weir};
-use weir_layout::Family;
 use weir_layout::counters::Counter;
 use weir_site::health::Health;
 
 use super::GATEWAY_CPU;
-use super::site::Site;
+use super::site::{Kind, Site};
 use super::system::{Gateway, Prepared};
 
 /// Which tiers forward.
@@ -29,8 +28,8 @@ const PACE: Duration = Duration::from_micros(5);
 ///
 /// # Errors
 /// When it does not start, or does not make every flow.
-pub fn prepare(family: Family, flows: u32, tier: Tier) -> Result<Prepared> {
-    let mut site = Site::build_for(family, flows)?;
+pub fn prepare(kind: Kind, flows: u32, tier: Tier) -> Result<Prepared> {
+    let mut site = Site::build_for(kind, flows)?;
     let weir = start(&mut site, tier, flows)?;
     establish(&mut site, &weir)?;
     Ok(Prepared { site, gateway: Box::new(weir) })
@@ -52,7 +51,7 @@ pub fn start_with(site: &mut Site, tier: Tier, room: u32, hold_down_ms: u32) -> 
     let hold =
         format!("[health]\nhold_down_ms = {hold_down_ms}\nhold_down_max_ms = {hold_down_ms}\n");
     let weir = Weir::start(&site.topology, &(hold + &configuration(site, tier, room)))?;
-    weir.wait_until_usable_in(site.family, &[0, 1])?;
+    weir.wait_until_usable_in(site.kind.family(), &[0, 1])?;
     site.count_at_providers()?;
     Ok(weir)
 }
@@ -92,17 +91,24 @@ fn configuration(site: &Site, tier: Tier, room: u32) -> String {
         Tier::Kernel => "kernel",
     };
     let flows = flow_table(room);
+    let lan = match site.kind {
+        Kind::V4 => String::new(),
+        Kind::V6(mode) => {
+            let prefixes = mode.lan(site.topology.providers.len());
+            format!("prefixes = [\"{}\"]\n", prefixes.join("\", \""))
+        }
+    };
     let mut text = format!(
         "[gateway]\ntier = \"{tier}\"\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
          [timeouts]\nudp = 3600\n\
-         [[lan]]\ninterface = \"lan0\"\n"
+         [[lan]]\ninterface = \"lan0\"\n{lan}"
     );
-    let path = match site.family {
-        Family::V4 => "",
-        Family::V6 => "ipv6 = { translate = \"none\" }\n",
-    };
     for provider in &site.topology.providers {
         let (name, interface) = (UPLINKS[provider.index], provider.interface());
+        let path = match site.kind {
+            Kind::V4 => String::new(),
+            Kind::V6(mode) => mode.path(provider.index),
+        };
         let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n{path}");
     }
     text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"

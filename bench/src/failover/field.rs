@@ -20,7 +20,7 @@ use weir_traffic::{Arrivals, MODE_WATCH, Stream};
 
 use super::connections::{CONNECTIONS, ConnectionTimes, Connections};
 use crate::compare::GATEWAY_CPU;
-use crate::compare::site::Site;
+use crate::compare::site::{Kind, Site};
 use crate::compare::weir::establish;
 
 /// The uplink that fails; the others take over.
@@ -113,7 +113,7 @@ impl Field {
     /// When weir does not start, or does not make every flow.
     pub fn prepare(translation: Translation, flows: u32) -> Result<Self> {
         let plan = Plan { owned_prefix: true, ..Plan::new(UPLINKS.len(), 2) };
-        let mut site = Site::with_plan(flows, plan)?;
+        let mut site = Site::with_plan(Kind::V4, flows, plan)?;
         site.pair_flows();
         let server = Server::start(&site.topology.internet, site.topology.servers[0])?;
         // The world reaches the own prefix by a provider that is well.

@@ -71,9 +71,6 @@ pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, ((0xc0 + provider) << 8) as u16, a, b, c, d)
 }
 
-/// A prefix inside the LAN's, for hosts beyond those of the plan.
-pub const HOSTS: &str = "2001:2:0:100:0:1::/96";
-
 /// The first address of a part of the LAN's prefix, of 96 bits, for hosts beyond those of the plan.
 const CROWD: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 1, 0, 0);
 
