@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
+};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags,
     LinkInfo, LinkLayerType, LinkMessage,
@@ -12,7 +14,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -157,6 +159,19 @@ pub fn is_fit(message: &AddressMessage) -> bool {
         && !flags.is_some_and(|flags| flags.intersects(unfit))
 }
 
+/// Has the kernel made the address of a router advertisement that it took (`addrconf_prefix_rcv`,
+/// net/ipv6/addrconf.c)? Before Linux 5.18 an address does not say who made it, but such a one may
+/// have temporary ones beside it.
+pub fn is_advertised(message: &AddressMessage) -> bool {
+    let made = AddressFlags::Managetempaddr | AddressFlags::Secondary;
+    let says = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Flags(flags) => flags.intersects(made),
+        AddressAttribute::Protocol(by) => *by == AddressProtocol::RouterAnnouncement,
+        _ => false,
+    };
+    message.header.family == AddressFamily::Inet6 && message.attributes.iter().any(says)
+}
+
 /// Is an event about an IPv6 address or route of one link alone? Nothing is decided by those.
 pub fn is_of_a_link_alone(message: &RouteNetlinkMessage) -> bool {
     use RouteNetlinkMessage::{DelAddress, DelRoute, NewAddress, NewRoute};
@@ -223,7 +238,8 @@ pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
     if message.header.flags.contains(RouteFlags::Cloned) {
         return Vec::new();
     }
-    let nowhere = Route { metric, source, ..Route::to(destination) };
+    let advertised = message.header.protocol == RouteProtocol::Ra;
+    let nowhere = Route { metric, source, advertised, ..Route::to(destination) };
     match message.header.kind {
         RouteType::Unicast => hops
             .into_iter()

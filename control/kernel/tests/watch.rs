@@ -460,3 +460,39 @@ fn an_ipv6_address_that_is_told_again_as_it_was_is_no_news() {
         assert!(heard.is_err(), "it was read again");
     });
 }
+
+#[test]
+fn what_a_router_advertises_is_told_from_what_the_gateway_was_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let [file, pid] = ["conf", "pid"].map(|name| directory.path().join(name));
+    let text = "interface isp0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;\n\
+        prefix 2001:db8:1::/64 { }; prefix 2001:db8:2::/72 { AdvAutonomous off; }; };\n";
+    std::fs::write(&file, text).unwrap();
+    with_uplink(async |peer| {
+        run("sysctl -qw net.ipv6.conf.wan0.accept_ra=2");
+        ip("addr add 2001:db8:5::1/64 dev wan0 nodad");
+        let mut watcher = Watcher::new().unwrap();
+        watcher.follow_ipv6(true);
+        peer.run("sysctl -qw net.ipv6.conf.all.forwarding=1");
+        let radvd = format!("timeout 30 radvd -n -C {} -p {}", file.display(), pid.display());
+        peer.run(&format!("{radvd} >/dev/null 2>&1 &"));
+        let route = |kernel: &Kernel, to: &str| {
+            let to = to.parse().unwrap();
+            kernel.routes6.iter().find(|route| route.destination == to).copied()
+        };
+        let kernel = until(&mut watcher, "what the router says", |kernel| {
+            route(kernel, "2001:db8:1::/64").is_some()
+                && route(kernel, "2001:db8:2::/72").is_some()
+                && kernel.networks(Family::V6, index(kernel, "wan0")).len() == 2
+        })
+        .await;
+        for (to, advertised) in
+            [("2001:db8:1::/64", true), ("2001:db8:2::/72", true), ("2001:db8:5::/64", false)]
+        {
+            assert_eq!(route(&kernel, to).unwrap().advertised, advertised, "{to}");
+        }
+        let given = kernel.given_networks(Family::V6, index(&kernel, "wan0"));
+        assert_eq!(given, ["2001:db8:5::/64".parse().unwrap()]);
+        peer.run(&format!("kill $(cat {})", pid.display()));
+    });
+}

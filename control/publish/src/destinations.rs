@@ -36,23 +36,23 @@ struct Entry<N> {
 
 /// The prefixes that have a way of their own, in order, each before those within it. What they leave
 /// out is reached by uplinks. `table` gives the routes of a table; `by_interface` says where a route
-/// by an interface leads.
+/// by an interface leads, `None` for one that is not followed.
 pub fn of<'r, N: Net + 'r>(
     lookups: &[Lookup<N>],
     table: impl Fn(u32) -> &'r [Route<N>],
-    by_interface: impl Fn(&Route<N>) -> Way,
+    by_interface: impl Fn(&Route<N>) -> Option<Way>,
 ) -> Vec<(N, Way)> {
     let way = |route: &Route<N>| match route.kind {
-        RouteKind::Throw => Way::Next,
+        RouteKind::Throw => Some(Way::Next),
         RouteKind::Unicast => by_interface(route),
-        RouteKind::Elsewhere => Way::Kernel,
+        RouteKind::Elsewhere => Some(Way::Kernel),
     };
     let mut entries = Vec::new();
     for (rank, lookup) in lookups.iter().enumerate() {
         match lookup.table {
             Some(id) => {
                 let routes = table(id).iter();
-                entries.extend(routes.filter_map(|route| entry(route, lookup, rank, way(route))));
+                entries.extend(routes.filter_map(|route| entry(route, lookup, rank, way(route)?)));
             }
             None => {
                 let refused = Route::to(lookup.destination);

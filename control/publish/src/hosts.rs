@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Path, Translate, host_class};
 use weir_site::Site;
+use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
 use weir_view::{Kernel, Net, Route, Routes};
@@ -39,6 +40,8 @@ pub struct Sources<N: Net> {
     virtual_ports: Vec<(u32, String)>,
     /// Networks of the LANs.
     lans: Vec<N>,
+    /// Those that no route by an uplink leads into.
+    closed: Closed<N>,
     /// The gateway's addresses.
     own: Vec<N::Address>,
     /// What uplinks translate to: addresses, and prefixes.
@@ -63,7 +66,8 @@ impl Sources<Ipv4Net> {
 
 impl Sources<Ipv6Net> {
     /// What there is of them now; `half` has the uplinks' addresses and prefixes. Rules of IPv6 are
-    /// not followed: the main table decides.
+    /// not followed: the main table decides. What routers advertise is not followed into a LAN,
+    /// neither from it nor by an uplink.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
         let of_ports = paths.filter(|path| path.translate == Translate::Napt as u8);
@@ -85,6 +89,7 @@ impl<N: Net> Sources<N> {
     /// Without what either family has of its own.
     fn in_family(site: &Site, kernel: &Kernel, lans: &[IpNet]) -> Self {
         let lan_links = site.lans.iter().filter_map(|lan| kernel.link(&lan.interface));
+        let lan_links: Vec<u32> = lan_links.map(|link| link.index).collect();
         let virtual_ports = guard::virtual_ports(site, kernel).into_iter();
         let held = kernel.addresses.iter().filter_map(|(_, net)| N::address(net.addr()));
         Self {
@@ -93,7 +98,8 @@ impl<N: Net> Sources<N> {
             lookups: vec![Lookup::main()],
             uplinks: near::uplinks(site, kernel),
             uplink_addresses: near::sources::<N>(site, kernel),
-            lan_links: lan_links.map(|link| link.index).collect(),
+            closed: Closed::of(site, kernel),
+            lan_links,
             virtual_ports: virtual_ports
                 .map(|(port, device)| (port.index, device.name.clone()))
                 .collect(),
@@ -119,7 +125,8 @@ impl<N: Net> Sources<N> {
         };
         // By an uplink with a source that is not the uplink's goes what a VPN takes out of it
         // (strongSwan's routes are like that, RFC 4301 selectors want the LAN's address).
-        let near = near::networks(&self.routes, &self.uplinks, &self.uplink_addresses);
+        let near =
+            near::networks(&self.routes, &self.uplinks, &self.uplink_addresses, &self.closed);
         let is_near = |route: &Route<N>| {
             near.get(&route.interface).is_some_and(|near| near.contains(&route.destination))
         };
@@ -127,10 +134,13 @@ impl<N: Net> Sources<N> {
             let own = |source| self.uplink_addresses.contains(&source);
             let of = |uplink: &near::By| uplink.interface == route.interface;
             match route.interface {
-                by if self.lan_links.contains(&by) => Way::Lan,
-                _ if !self.uplinks.iter().any(of) || !route.source.is_none_or(own) => Way::Kernel,
-                _ if is_near(route) => Way::Near,
-                _ => Way::Uplinks,
+                by if self.lan_links.contains(&by) => (!route.advertised).then_some(Way::Lan),
+                _ if !self.uplinks.iter().any(of) || !route.source.is_none_or(own) => {
+                    Some(Way::Kernel)
+                }
+                _ if self.closed.is_against(route) => None,
+                _ if is_near(route) => Some(Way::Near),
+                _ => Some(Way::Uplinks),
             }
         };
         let ways = destinations::of(&self.lookups, table, by_interface);
@@ -202,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn a_route_by_an_uplink_takes_no_address_from_a_network_of_a_lan() {
+        let routes = [("192.168.1.64/26", 2), ("192.168.0.0/16", 3), ("192.168.1.128/25", 3)];
+        let prefixes = sources(&kernel(&routes)).prefixes();
+        assert_eq!(prefixes.get(&([192, 168, 1, 64], 26)), None, "all of it stays the LAN's");
+        assert_eq!(prefixes.get(&([192, 168, 1, 128], 25)), Some(&host_class::KERNEL));
+    }
+
+    #[test]
     fn a_route_by_an_uplink_with_the_source_of_another_is_a_vpns() {
         let mut kernel = kernel(&[]);
         kernel.addresses.push((2, "100.64.0.2/24".parse().unwrap()));
@@ -245,6 +263,35 @@ mod tests {
         assert_ne!(sources(&before), sources(&more));
         after.addresses.clear();
         assert_ne!(sources(&before), sources(&after));
+    }
+
+    #[test]
+    fn what_is_advertised_to_the_gateway_takes_no_address_from_a_lan_and_gives_it_none() {
+        let mut kernel = kernel(&[]);
+        let of_host = "2001:db8:bad::5/64".parse().unwrap();
+        kernel.addresses = vec![(1, "2001:db8:7::1/64".parse().unwrap()), (1, of_host)];
+        kernel.advertised.insert((1, of_host.addr()));
+        let by = |index, to: &str| Route::by(index, to.parse::<Ipv6Net>().unwrap());
+        let advertised = |index, to: &str| Route::<Ipv6Net> { advertised: true, ..by(index, to) };
+        let routes = vec![
+            by(1, "2001:db8:7::/64"),
+            by(2, "2001:db8:7:0:1::/80"),
+            advertised(2, "2001:db8:7:0:2::/80"),
+            advertised(1, "2001:db8:bad::/64"),
+            advertised(1, "2001:db8:ca::/48"),
+        ];
+        kernel.routes6 = Arc::new(routes.into());
+        let site = weir_site::parse("weir.toml", SITE).unwrap();
+        let lans = site.lans[0].networks(Family::V6, &kernel);
+        let half = weir_shm::control::empty_half();
+        let prefixes = Sources::<Ipv6Net>::of(&site, &kernel, &lans, &half).prefixes();
+        let at = |net: &str| net.parse::<Ipv6Net>().unwrap().prefix();
+        let wanted = [
+            (at("2001:db8:7::/64"), host_class::LAN),
+            (at("2001:db8:7::1/128"), host_class::LOCAL),
+            (at("2001:db8:bad::5/128"), host_class::LOCAL),
+        ];
+        assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), wanted);
     }
 
     #[test]

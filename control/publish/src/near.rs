@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 use weir_layout::Family;
 use weir_layout::control::Translate;
 use weir_site::Site;
+use weir_site::closed::Closed;
 use weir_view::{Kernel, Net, Route, RouteKind, is_link_local};
 
 /// With more routes by a router, an uplink has those of the Internet, and weir deals it out.
@@ -46,13 +47,15 @@ pub fn sources<N: Net>(site: &Site, kernel: &Kernel) -> Vec<N::Address> {
 }
 
 /// The networks that are near, by interface: those without a router, and those by one if they are
-/// few. `own` are the uplinks' addresses: a route with another source is a VPN's. None is of IPv6,
+/// few, but for what is [closed](Closed) to them. `own` are the uplinks' addresses: a route with
+/// another source is a VPN's. None is of IPv6,
 /// where nothing is translated: hosts there are answered by a provider's router, which knows the
 /// site's prefixes, and are asked by it.
 pub fn networks<N: Net>(
     routes: &[Route<N>],
     uplinks: &[By],
     own: &[N::Address],
+    closed: &Closed<N>,
 ) -> BTreeMap<u32, BTreeSet<N>> {
     let routes = if N::FAMILY == Family::V4 { routes } else { &[] };
     let mut found: BTreeMap<u32, [BTreeSet<N>; 2]> = BTreeMap::new();
@@ -61,7 +64,8 @@ pub fn networks<N: Net>(
         let net = route.destination;
         let is_part = net.prefix_len() >= SHORTEST && !is_link_local(net.into().addr());
         let ours = route.source.is_none_or(|source| own.contains(&source));
-        if route.kind == RouteKind::Unicast && is_part && ours {
+        let follows = is_part && ours && !closed.is_against(route);
+        if route.kind == RouteKind::Unicast && follows {
             let [linked, routed] = found.entry(by.interface).or_default();
             match route.gateway {
                 None => _ = linked.insert(net),
@@ -91,9 +95,9 @@ pub struct Near {
 /// What is near now.
 pub fn of(site: &Site, kernel: &Kernel) -> Vec<Near> {
     let uplinks = uplinks(site, kernel);
-    let networks =
-        networks(&kernel.routes, &uplinks, &sources::<Ipv4Net>(site, kernel)).into_iter();
-    let named = networks.filter_map(|(index, networks)| {
+    let (own, closed) = (sources::<Ipv4Net>(site, kernel), Closed::of(site, kernel));
+    let networks = networks(&kernel.routes, &uplinks, &own, &closed);
+    let named = networks.into_iter().filter_map(|(index, networks)| {
         let link = kernel.link_at(index)?;
         let networks = Ipv4Net::aggregate(&Vec::from_iter(networks));
         (!networks.is_empty()).then(|| Near { interface: link.name.clone(), networks })

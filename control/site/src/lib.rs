@@ -16,6 +16,7 @@
 //! | `prefixes` | the prefixes that providers delegate |
 //! | `sources` | which addresses an uplink's packets are sent from |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
+//! | [`closed`] | routes by uplinks that would take addresses from a LAN |
 //! | [`hooks`], `trust` | which of the operator's programs are run |
 //! | [`duration`], [`group`] | durations, groups of users |
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@
 mod capacity;
 mod check;
 mod checker;
+pub mod closed;
 pub mod duration;
 mod frames;
 mod gateway;
@@ -73,6 +75,8 @@ pub fn is_interface_name(name: &str) -> bool {
 /// What is allowed on this machine but unwise, beyond [`Site::warnings`].
 pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     let mut warnings = warn::on_machine(site, kernel, warn::is_strict);
+    warnings.extend(unfollowed(site, kernel));
+    warnings.extend(warn_ipv6::advertised_lans(site, kernel, warn::takes_advertisements));
     warnings.extend(warn::unadvertised(site, kernel, warn::takes_advertisements));
     warnings.extend(warn::unaddressed(site, kernel));
     warnings.extend(warn_ipv6::unforwarded(site, warn_ipv6::forwards));
@@ -80,6 +84,13 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
     warnings
+}
+
+/// What of the kernel's rules and routes is not followed, in words.
+pub fn unfollowed(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let mut unfollowed = rules::unfollowed(site, kernel);
+    unfollowed.extend(closed::unfollowed(site, kernel));
+    unfollowed
 }
 
 /// A valid configuration.

@@ -28,7 +28,9 @@ impl UplinkConfig {
 }
 
 impl Lan {
-    /// The prefixes of a family behind it: what the file says, else the networks of its interface.
+    /// The prefixes of a family behind it: what the file says, else the networks that its interface
+    /// was given. What a host of the LAN advertises makes none: one host would take the addresses of
+    /// others.
     pub fn networks(&self, family: Family, kernel: &Kernel) -> Vec<IpNet> {
         let given = self.prefixes.iter().filter(|net| weir_view::family(net.addr()) == family);
         let given: Vec<IpNet> = given.copied().collect();
@@ -36,7 +38,7 @@ impl Lan {
             return given;
         }
         let link = kernel.link(&self.interface);
-        link.map_or_else(Vec::new, |link| kernel.networks(family, link.index))
+        link.map_or_else(Vec::new, |link| kernel.given_networks(family, link.index))
     }
 }
 

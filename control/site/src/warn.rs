@@ -9,7 +9,6 @@ use weir_view::{Kernel, Link, is_link_local};
 use super::schema::File;
 use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
 use crate::hooks;
-use crate::rules;
 
 /// What of a site works badly on this machine. `strict` says whether an interface has
 /// `rp_filter` 1.
@@ -55,7 +54,6 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
             ));
         }
     }
-    warnings.extend(rules::unfollowed(site, kernel));
     warnings.extend(few_queues(site, kernel));
     if let Some(directory) = &site.hooks {
         match hooks::programs(directory) {

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use weir_layout::Family;
+use weir_view::Kernel;
 
 use super::{Lan, Site, UplinkConfig};
 use crate::warn::setting;
@@ -32,6 +33,20 @@ pub fn unforwarded(site: &Site, forwards: impl Fn(&str) -> bool) -> Vec<String> 
         )
     };
     stopped.map(warning).chain(given_up.map(of_lan)).collect()
+}
+
+/// Says on which LANs the kernel takes router advertisements: any host of one may send some. `takes`
+/// says whether it does on an interface.
+pub fn advertised_lans(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> bool) -> Vec<String> {
+    let there =
+        site.lans.iter().filter(|lan| site.has_ipv6() && kernel.link(&lan.interface).is_some());
+    let warning = |Lan { interface, .. }: &Lan| {
+        format!(
+            "lan {interface}: the kernel takes router advertisements there, so that any host of the              LAN can give the gateway addresses and routes. No flow follows those, but what the              gateway itself sends does: set net.ipv6.conf.{}.accept_ra to 0",
+            interface.replace('.', "/")
+        )
+    };
+    there.filter(|lan| takes(&lan.interface)).map(warning).collect()
 }
 
 /// Says which uplinks' next hops are addresses of their own interfaces. `own` has the gateway's
@@ -100,6 +115,18 @@ mod tests {
         let told = unforwarded(&advertised, |interface| interface != "lan0");
         assert!(told.len() == 1 && told[0].starts_with("lan lan0: the kernel"), "{told:?}");
         assert_eq!(unforwarded(&advertised, |_| true), [""; 0]);
+    }
+
+    #[test]
+    fn a_lan_whose_hosts_may_advertise_to_the_gateway_is_told() {
+        let kernel = |name: &str| weir_view::Kernel {
+            links: vec![weir_view::Link { index: 1, name: name.into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let told = advertised_lans(&site(""), &kernel("lan0"), |of| of == "lan0");
+        assert!(told.len() == 1 && told[0].contains("conf.lan0.accept_ra to 0"), "{told:?}");
+        assert_eq!(advertised_lans(&site(""), &kernel("lan0"), |_| false), [""; 0]);
+        assert_eq!(advertised_lans(&site(""), &kernel("lan1"), |_| true), [""; 0], "not there");
     }
 
     #[test]

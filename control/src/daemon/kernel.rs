@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use weir_api::time;
 use weir_kernel::watch::Watcher;
-use weir_site::rules;
 
 use super::Daemon;
 use super::patience::{KERNEL_PATIENCE, unanswered};
@@ -18,9 +17,9 @@ use crate::sleep;
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
 impl Daemon {
-    /// Says which rules of the kernel's are not followed, if they are new.
+    /// Says which rules and routes of the kernel's are not followed, if they are new.
     pub(super) fn tell_unfollowed(&mut self) {
-        let unfollowed = rules::unfollowed(self.decider.site(), self.decider.kernel());
+        let unfollowed = weir_site::unfollowed(self.decider.site(), self.decider.kernel());
         for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
             tracing::warn!("{text}");
         }

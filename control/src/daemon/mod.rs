@@ -121,6 +121,6 @@ struct Daemon {
     unrouted: Complaint,
     /// By uplink, of answers that this machine drops.
     deaf: Vec<Complaint>,
-    /// What was said of the kernel's rules.
+    /// What was said of the kernel's rules and routes.
     unfollowed: Vec<String>,
 }

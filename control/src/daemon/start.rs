@@ -23,7 +23,6 @@ use weir_shm::hosts::{Hosts4, Hosts6};
 use weir_shm::map::Access;
 use weir_shm::observations::Observations;
 use weir_shm::sysctls::SysctlsRegion;
-use weir_site::rules;
 
 use super::effects::Executor;
 use super::patience::{KERNEL_PATIENCE_AT_START, in_time};
@@ -134,7 +133,7 @@ impl Daemon {
         findings: mpsc::Receiver<probe::Event>,
     ) -> Self {
         Self {
-            unfollowed: rules::unfollowed(decider.site(), decider.kernel()),
+            unfollowed: weir_site::unfollowed(decider.site(), decider.kernel()),
             decider,
             executor,
             ledger: Ledger::read(held.source.overrides()),

@@ -6,7 +6,7 @@
 //! counts as there for some seconds more. A different address ends the waiting at once. Of IPv6 that is
 //! one of another network: hosts take further ones of a network as they like (RFC 8981).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -72,10 +72,10 @@ impl Kernel {
             if waits(self, *index, of) && !is_due(since, of) {
                 self.addresses.push(*key);
                 self.lost.addresses.insert(*key, since);
-                let unfit = (*index, net.addr());
-                if before.unfit.contains(&unfit) {
-                    self.unfit.insert(unfit);
-                }
+                let at = (*index, net.addr());
+                let also = |of: &HashSet<_>| of.get(&at).copied();
+                self.unfit.extend(also(&before.unfit));
+                self.advertised.extend(also(&before.advertised));
             }
         }
         let had = before.with_default().into_iter().chain(before.lost.next_hops.keys().copied());

@@ -53,6 +53,9 @@ pub struct Kernel {
     /// tentative, or already another host's; of IPv6 also temporary ones (RFC 8981), which are for the
     /// connections of one day.
     pub unfit: HashSet<(u32, IpAddr)>,
+    /// Those that the kernel made of router advertisements that it took: whoever sends them has chosen
+    /// the network.
+    pub advertised: HashSet<(u32, IpAddr)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
     pub routes: Arc<Routes>,
     /// IPv6 routes of the main table.
@@ -127,6 +130,7 @@ impl Kernel {
             links,
             addresses,
             unfit,
+            advertised,
             routes,
             routes6,
             tables,
@@ -140,7 +144,8 @@ impl Kernel {
             local_ports,
             ipv6,
         } = self;
-        (links, addresses, unfit) == (&other.links, &other.addresses, &other.unfit)
+        (links, addresses) == (&other.links, &other.addresses)
+            && (unfit, advertised) == (&other.unfit, &other.advertised)
             && (routes, routes6) == (&other.routes, &other.routes6)
             && (tables, rules, foremost, own)
                 == (&other.tables, &other.rules, &other.foremost, &other.own)
@@ -188,6 +193,16 @@ impl Kernel {
         let nets = self.addresses.iter().filter(|(i, net)| *i == index && family(net.addr()) == of);
         let mut networks: Vec<IpNet> = nets.map(|(_, net)| net.trunc()).collect();
         networks.dedup();
+        networks
+    }
+
+    /// Those of them that it was given, by whom the gateway obeys: not by a router's advertisement.
+    pub fn given_networks(&self, of: Family, index: u32) -> Vec<IpNet> {
+        let mut networks = self.networks(of, index);
+        let is_given = |(at, own): &(u32, IpNet), net: &IpNet| {
+            *at == index && own.trunc() == *net && !self.advertised.contains(&(*at, own.addr()))
+        };
+        networks.retain(|net| self.addresses.iter().any(|own| is_given(own, net)));
         networks
     }
 

@@ -21,6 +21,8 @@ pub struct Route<N: Net = Ipv4Net> {
     pub metric: u32,
     /// What sockets without an address are given (`src`).
     pub source: Option<N::Address>,
+    /// The kernel made it of a router advertisement: who sends those has chosen the destination.
+    pub advertised: bool,
 }
 
 /// What becomes of packets to a destination (`rtm_type`).
@@ -38,7 +40,7 @@ impl<N: Net> Route<N> {
     /// A route that leads nowhere.
     pub const fn to(destination: N) -> Self {
         let (kind, gateway, source) = (RouteKind::Elsewhere, None, None);
-        Self { destination, kind, gateway, interface: 0, metric: 0, source }
+        Self { destination, kind, gateway, interface: 0, metric: 0, source, advertised: false }
     }
 
     /// A route by an interface, on link.

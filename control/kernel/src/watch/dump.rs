@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures_util::stream::TryStreamExt;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteFlags, RouteMessage};
 use rtnetlink::Handle;
 
 use weir_layout::Family;
@@ -52,29 +52,35 @@ pub async fn links(handle: &Handle) -> Result<Vec<Link>> {
     Ok(found)
 }
 
-/// Addresses with their networks, by interface, and those that are not fit to be sent from.
-pub async fn addresses(handle: &Handle) -> Result<(Vec<(u32, IpNet)>, HashSet<At>)> {
-    let (mut found, mut unfit) = (Vec::new(), HashSet::new());
+/// Addresses.
+#[derive(Default)]
+pub struct Addresses {
+    /// With their networks, by interface.
+    pub all: Vec<(u32, IpNet)>,
+    /// Those that are not fit to be sent from.
+    pub unfit: HashSet<At>,
+    /// Those that were made of router advertisements.
+    pub advertised: HashSet<At>,
+}
+
+/// Addresses.
+pub async fn addresses(handle: &Handle) -> Result<Addresses> {
+    let mut found = Addresses::default();
     let mut addresses = handle.address().get().execute();
     while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
         let Some((interface, net)) = message::address(&message) else { continue };
-        found.push((interface, net));
-        if !message::is_fit(&message) {
-            unfit.insert((interface, net.addr()));
-        }
+        let at = (interface, net.addr());
+        found.all.push((interface, net));
+        found.unfit.extend((!message::is_fit(&message)).then_some(at));
+        found.advertised.extend(message::is_advertised(&message).then_some(at));
     }
-    Ok((found, unfit))
+    Ok(found)
 }
 
 /// Routes of a family.
 pub async fn routes<N: Net>(handle: &Handle) -> Result<Found<N>> {
     let mut found = Found { main: Vec::new(), tables: BTreeMap::new(), own: BTreeSet::new() };
-    let mut query = RouteMessage::default();
-    query.header.address_family = match N::FAMILY {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
-    };
-    let mut messages = handle.route().get(query).execute();
+    let mut messages = handle.route().get(query(N::FAMILY)).execute();
     while let Some(message) = messages.try_next().await.context("cannot list routes")? {
         if u8::from(message.header.protocol) == PROTOCOL {
             found.own.extend(own::route_of(&message));
@@ -86,4 +92,31 @@ pub async fn routes<N: Net>(handle: &Handle) -> Result<Found<N>> {
         }
     }
     Ok(found)
+}
+
+/// The same of IPv6. Which networks a router has said to be on a link only the question tells: a
+/// route of the kernel's own looks the same (`rt6_dump_route`, net/ipv6/route.c).
+pub async fn routes6(handle: &Handle) -> Result<Found<Ipv6Net>> {
+    let mut found = routes::<Ipv6Net>(handle).await?;
+    let mut advertised = query(Family::V6);
+    advertised.header.flags = RouteFlags::Prefix;
+    let mut messages = handle.route().get(advertised).execute();
+    let mut prefixes = HashSet::new();
+    while let Some(message) = messages.try_next().await.context("cannot list routes")? {
+        let routes = message::routes_of::<Ipv6Net>(&message).into_iter();
+        prefixes.extend(routes.map(|route| (route.interface, route.destination)));
+    }
+    for route in found.main.iter_mut().filter(|route| route.gateway.is_none()) {
+        route.advertised |= prefixes.contains(&(route.interface, route.destination));
+    }
+    Ok(found)
+}
+
+fn query(family: Family) -> RouteMessage {
+    let mut query = RouteMessage::default();
+    query.header.address_family = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    query
 }

@@ -76,8 +76,10 @@ impl Watcher {
     fn has_address(&self, message: &RouteNetlinkMessage) -> bool {
         let RouteNetlinkMessage::NewAddress(message) = message else { return false };
         message::address(message).is_some_and(|(interface, net)| {
-            let unfit = self.view.unfit.contains(&(interface, net.addr()));
-            self.view.addresses.contains(&(interface, net)) && message::is_fit(message) != unfit
+            let at = (interface, net.addr());
+            self.view.addresses.contains(&(interface, net))
+                && message::is_fit(message) != self.view.unfit.contains(&at)
+                && message::is_advertised(message) == self.view.advertised.contains(&at)
         })
     }
 

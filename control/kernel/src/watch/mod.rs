@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::Ipv4Net;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::sys::TokioSocket;
 use rtnetlink::{Handle, MulticastGroup};
@@ -191,7 +191,9 @@ impl Watcher {
         }
         self.devices.tell(&mut self.view.links, &stale.devices).await;
         if stale.addresses {
-            (self.view.addresses, self.view.unfit) = dump::addresses(&self.handle).await?;
+            let found = dump::addresses(&self.handle).await?;
+            self.view.addresses = found.all;
+            (self.view.unfit, self.view.advertised) = (found.unfit, found.advertised);
         }
         if stale.rules {
             let found = own::rules(&self.handle).await?;
@@ -247,7 +249,7 @@ impl Watcher {
         let Some(begun) = self.begin_reading(Family::V6) else { return };
         // Should it be given up.
         self.readings[Family::V6.index()].fail(begun, Duration::ZERO);
-        let read = tokio::time::timeout(IPV6_PATIENCE, dump::routes::<Ipv6Net>(&handle)).await;
+        let read = tokio::time::timeout(IPV6_PATIENCE, dump::routes6(&handle)).await;
         let read = read.context("they are not told in time").flatten();
         self.untold.say(read.as_ref().err().map(|error| {
             format!("the kernel's IPv6 routes are taken to be as they were: {error:#}")

@@ -1,0 +1,116 @@
+//! What others say to the gateway of IPv6, and what a change of the file leaves behind.
+
+use std::process::Command;
+
+use weir_kit::ipv6::{self, SERVER};
+use weir_kit::netns::Netns;
+use weir_kit::plan::Plan;
+use weir_kit::process::Process;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, wait};
+use weir_layout::Family;
+
+/// Advertises these prefixes by an interface, in the words of radvd.conf(5), until it is dropped.
+fn advertise(topology: &Topology, of: &Netns, interface: &str, prefixes: &str) -> Process {
+    let directory = topology.run.file_directory().unwrap();
+    let [file, pid] = ["conf", "pid"].map(|it| directory.join(format!("{}.{it}", of.name())));
+    let text = format!(
+        "interface {interface} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
+         AdvDefaultLifetime 0; {prefixes} }};\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    of.sysctl(&[("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+    let mut radvd = Command::new("radvd");
+    radvd.args(["--nodaemon", "--logmethod", "stderr", "--config"]).arg(&file);
+    of.spawn(radvd.arg("--pidfile").arg(pid)).unwrap()
+}
+
+/// The site's file, with this of each uplink's path of IPv6, and this for the LAN.
+fn configuration(topology: &Topology, lan: &str, path: impl Fn(usize) -> String) -> String {
+    let weights = vec![1; topology.providers.len()];
+    let lan = format!("interface = \"lan0\"\n{lan}\n");
+    let mut text = Weir::configuration(topology, &weights).replace("interface = \"lan0\"\n", &lan);
+    for (provider, name) in UPLINKS[..topology.providers.len()].iter().enumerate() {
+        let name = format!("name = \"{name}\"\n");
+        text = text.replace(&name, &format!("{name}ipv6 = {{ {} }}\n", path(provider)));
+    }
+    text
+}
+
+/// A site whose providers all carry the LAN's own prefix.
+fn with_own_prefix(hosts: usize) -> (Topology, Weir) {
+    let topology = Topology::build(Plan::new(1, hosts)).unwrap();
+    ipv6::add(&topology, 0).unwrap();
+    let file = configuration(&topology, "", |_| "translate = \"none\"".into());
+    let weir = Weir::start(&topology, &file).unwrap();
+    weir.wait_until_usable_in(Family::V6, &[0]).unwrap();
+    wait_for_answers(&topology);
+    (topology, weir)
+}
+
+/// The routers beyond have neighbours of their own to find.
+fn wait_for_answers(topology: &Topology) {
+    wait::until("answers from the Internet", wait::BOUND, || {
+        let ping = clients::ping(&topology.hosts[0].netns, SERVER, 1)?;
+        Ok((ping.received == 1).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Waits until the gateway's kernel has a route to this by an interface.
+fn wait_for_route(topology: &Topology, to: &str, interface: &str) {
+    wait::until("the route that was advertised", wait::BOUND, || {
+        let mut ip = Command::new("ip");
+        ip.args(["-6", "route", "show", "dev", interface]);
+        let shown = topology.gateway.output(&mut ip)?.stdout;
+        Ok(String::from_utf8_lossy(&shown).contains(to).then_some(()))
+    })
+    .unwrap();
+}
+
+fn wait_for_log(weir: &Weir, words: &str) {
+    wait::until(words, wait::BOUND, || Ok(weir.log("weir-control").contains(words).then_some(())))
+        .unwrap();
+}
+
+#[test]
+fn what_a_providers_router_says_to_be_on_its_link_is_taken_from_no_lan() {
+    let (topology, weir) = with_own_prefix(2);
+    topology.gateway.sysctl(&[("net/ipv6/conf/wan0/accept_ra", "2")]).unwrap();
+    let hosts = "2001:2:0:100:0:0:1:0/112";
+    let prefix = format!("prefix {hosts} {{ AdvOnLink on; AdvAutonomous off; }};");
+    let provider = &topology.providers[0].netns;
+    let _radvd = advertise(&topology, provider, TOWARDS_GATEWAY, &prefix);
+    wait_for_route(&topology, "2001:2:0:100::1:0/112", "wan0");
+    wait_for_log(
+        &weir,
+        "to 2001:2:0:100::1:0/112 by wan0 leads into 2001:2:0:100::/64 of LAN lan0",
+    );
+    for host in &topology.hosts {
+        assert_eq!(clients::ping(&host.netns, SERVER, 20).unwrap().received, 20);
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn what_a_host_of_a_lan_advertises_is_no_network_of_the_lan() {
+    let (topology, weir) = with_own_prefix(2);
+    topology.gateway.sysctl(&[("net/ipv6/conf/lan0/accept_ra", "2")]).unwrap();
+    // A host that believes it is beyond help.
+    topology.hosts[0].netns.sysctl(&[("net/ipv6/conf/eth0/accept_ra", "0")]).unwrap();
+    // The network of the provider's link, of which the gateway makes an address, and the server's.
+    let prefixes = "prefix 2001:2:0:a0::/64 { }; prefix 2001:2:0:ff::/64 { AdvAutonomous off; };";
+    let _radvd = advertise(&topology, &topology.hosts[1].netns, "eth0", prefixes);
+    wait_for_route(&topology, "2001:2:0:a0::/64", "lan0");
+    wait_for_route(&topology, "2001:2:0:ff::/64", "lan0");
+    // A file that is read anew is derived from all that there is.
+    weir.reload(&configuration(&topology, "", |_| "translate = \"none\"".into())).unwrap();
+    let prefixes = weir.snapshot().unwrap().half.lan_prefixes().to_vec();
+    assert_eq!(prefixes.iter().filter(|net| net.family == 6).count(), 1, "{prefixes:?}");
+    for _ in 0..3 {
+        weir.wait_until_usable_in(Family::V6, &[0]).unwrap();
+        assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 20).unwrap().received, 20);
+    }
+    weir.check_conservation().unwrap();
+}
