@@ -35,21 +35,18 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
         "tx_bytes": counters.tx_bytes,
         "rx_packets": counters.rx_packets,
         "rx_bytes": counters.rx_bytes,
-        "translate": translation(id.family, path.translate),
+        "translate": translation(id.family, path.translation()),
     }))
 }
 
 /// How the file calls a translation.
-fn translation(family: Family, translate: u8) -> &'static str {
-    const NAPT: u8 = Translate::Napt as u8;
-    const NPT: u8 = Translate::Npt as u8;
-    const SOURCE: u8 = Translate::Source as u8;
+const fn translation(family: Family, translate: Translate) -> &'static str {
     match (family, translate) {
-        (Family::V4, NAPT) => "nat44",
-        (Family::V6, NAPT) => "nat66",
-        (_, NPT) => "npt66",
-        (_, SOURCE) => "source",
-        _ => "none",
+        (Family::V4, Translate::Napt) => "nat44",
+        (Family::V6, Translate::Napt) => "nat66",
+        (_, Translate::Npt) => "npt66",
+        (_, Translate::Source) => "source",
+        (_, Translate::None) => "none",
     }
 }
 

@@ -185,7 +185,7 @@ fn of_kernel(
     }
     path.pool_len = pool.len().min(MAX_POOL) as u8;
     let mut problems = 0;
-    if path.translate == Translate::Napt as u8 && pool.is_empty() {
+    if path.translation() == Translate::Napt && pool.is_empty() {
         problems |= path_state::NO_ADDRESS;
     }
     let next_hop = uplink.next_hop_by(family, link.index, kernel);

@@ -70,7 +70,7 @@ impl Sources<Ipv6Net> {
     /// neither from it nor by an uplink.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
-        let of_ports = paths.filter(|path| path.translate == Translate::Napt as u8);
+        let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
         let addresses = of_ports.flat_map(Path::addresses);
         let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
         let prefixes = half.path_prefixes().iter().filter(|prefix| prefix.inside_len > 0);

@@ -159,7 +159,7 @@ impl Context {
         key: &FlowKey<F>,
     ) -> Option<F::Address> {
         let pool = path.addresses();
-        if path.translate != Translate::Napt as u8 || pool.is_empty() {
+        if path.translation() != Translate::Napt || pool.is_empty() {
             return None;
         }
         let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src()).into());
@@ -276,27 +276,38 @@ impl<F: Stored> Sessions<F> {
 
     /// How a flow leaves by an uplink, if its endpoint has no mapping.
     pub(super) fn egress_by(
-        &mut self,
+        &self,
         cx: &mut Context,
         uplink: u8,
         key: &FlowKey<F>,
     ) -> Result<EgressChoice<F>, DropReason> {
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
-        if path.translate == Translate::Npt as u8 {
-            let source = cx.outward::<F>(uplink, key.src());
-            let source = source.map_or_else(Source::None, Source::Address);
-            return Ok(EgressChoice { uplink, source });
-        }
-        if path.translate != Translate::Napt as u8 {
-            return Ok(EgressChoice { uplink, source: Source::Same });
-        }
+        let source = match path.translation() {
+            Translate::None | Translate::Source => Source::Same,
+            Translate::Npt => {
+                let source = cx.outward::<F>(uplink, key.src());
+                source.map_or_else(Source::None, Source::Address)
+            }
+            Translate::Napt => self.port_of_pool(cx, uplink, key)?,
+        };
+        Ok(EgressChoice { uplink, source })
+    }
+
+    /// An address of an uplink's pool, and the port of it to try first.
+    fn port_of_pool(
+        &self,
+        cx: &mut Context,
+        uplink: u8,
+        key: &FlowKey<F>,
+    ) -> Result<Source<F>, DropReason> {
+        let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
         let address = cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
             .ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport());
         let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto(), address, port });
-        Ok(EgressChoice { uplink, source: Source::Port(first, slice) })
+        Ok(Source::Port(first, slice))
     }
 
     /// What the flow looks like on its uplink, by the first port that is free.

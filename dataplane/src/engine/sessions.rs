@@ -58,7 +58,7 @@ impl<F: Stored> Sessions<F> {
 
     /// Makes room for the mappings of the worker's share of flows, where a path makes any.
     pub(super) fn expect_mappings(&mut self, cx: &Context) {
-        let makes_any = |uplink: &Uplink| uplink.path(F::FAMILY).translate == Translate::Napt as u8;
+        let makes_any = |uplink: &Uplink| uplink.path(F::FAMILY).translation() == Translate::Napt;
         if cx.snapshot.half.uplinks.iter().any(makes_any) {
             let flows = flows_for(self.table.capacity()) as usize;
             self.mappings.reserve(flows / usize::from(cx.workers));
@@ -148,7 +148,7 @@ pub(super) fn has_mapping<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> 
     let path = half.path(F::path(forward.uplink));
     forward.flags & flag::NAT != 0
         && forward.key.proto() != tcp::PROTOCOL
-        && path.is_some_and(|path| path.translate == Translate::Napt as u8)
+        && path.is_some_and(|path| path.translation() == Translate::Napt)
 }
 
 /// What a flow of this protocol looks like outside, whose packets from inside are rewritten so.

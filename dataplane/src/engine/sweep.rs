@@ -11,9 +11,9 @@
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one: nothing would come
-//! back.
+//! back. So it is where it begins or ceases to translate.
 
-use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, Translate};
+use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, PathPrefix, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
@@ -50,11 +50,11 @@ pub(super) struct Sweep {
     dead: IndexSet,
     /// Those of them with connections that have nowhere else to go.
     stranded: IndexSet,
-    /// Uplinks whose addresses or prefixes changed.
+    /// Uplinks whose addresses, prefixes or translation changed.
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
-    /// What told of each uplink's addresses or prefixes when it was last looked.
+    /// What told of each uplink's [`sources`] when it was last looked.
     sources: [u64; MAX_UPLINKS],
     next: u32,
     left: u32,
@@ -99,7 +99,7 @@ impl Sweep {
         let mut renumbered = IndexSet::EMPTY;
         for (uplink, known) in (0..).zip(&mut self.sources) {
             let path = half.path(PathId::new(uplink, family));
-            let by_source = path.is_some_and(|path| path.translate == Translate::Source as u8);
+            let by_source = path.is_some_and(|path| path.translation() == Translate::Source);
             self.by_source.set(uplink, by_source);
             // Without any address it is down, and may get the same one again.
             if let Some(now) = sources(half, PathId::new(uplink, family))
@@ -163,15 +163,23 @@ impl Sweep {
     }
 }
 
-/// A sum of what a path translates to; `None`: to nothing now.
+/// A sum of how a path changes sources, and of which it carries; `None`: it has nothing to change them
+/// to now.
 fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     let path = half.path(id)?;
-    if path.translate == Translate::Npt as u8 || path.translate == Translate::Source as u8 {
-        let sums = half.prefixes_of(id.uplink).map(|prefix| checksum64(prefix.as_bytes()));
-        return sums.reduce(|sum, next| sum.rotate_left(1) ^ next);
-    }
-    let sum = checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len);
-    (path.pool_len > 0).then_some(sum)
+    let of = |prefixes: &mut dyn Iterator<Item = &PathPrefix>| {
+        let sums = prefixes.map(|prefix| checksum64(prefix.as_bytes()));
+        sums.reduce(|sum, next| sum.rotate_left(1) ^ next)
+    };
+    let sum = match path.translation() {
+        Translate::None if id.family == Family::V4 => 0,
+        // What providers delegate it does not carry.
+        Translate::None => of(&mut half.path_prefixes().iter()).unwrap_or(0),
+        Translate::Npt | Translate::Source => of(&mut half.prefixes_of(id.uplink))?,
+        Translate::Napt if path.pool_len == 0 => return None,
+        Translate::Napt => checksum64(path.pool.as_bytes()) ^ u64::from(path.pool_len),
+    };
+    Some(sum ^ checksum64(&[path.translate]))
 }
 
 /// What became of a flow.
@@ -196,17 +204,17 @@ impl Context {
         path.is_some_and(|path| path.addresses().contains(&address.to_address()))
     }
 
-    /// Would a flow that begins now have the same source outside as this one, or may have it? One that
-    /// is not translated has its own, if its uplink still carries that.
+    /// Would a flow that begins now have the same source outside as this one, or may have it?
     fn keeps_source<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
         let (uplink, outside) = (forward.uplink, forward.rewrite.src);
-        if forward.flags & flag::NAT == 0 {
-            return self.snapshot.half.carries(F::path(uplink), outside);
-        }
-        let path = self.snapshot.half.path(F::path(uplink));
-        match path.is_some_and(|path| path.translate == Translate::Npt as u8) {
-            true => self.outward::<F>(uplink, forward.key.src()) == Ok(outside),
-            false => self.has_address::<F>(uplink, outside),
+        let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
+        let is_translated = forward.flags & flag::NAT != 0;
+        match path.translation() {
+            Translate::None | Translate::Source => {
+                !is_translated && self.snapshot.half.carries(F::path(uplink), outside)
+            }
+            Translate::Npt => self.outward::<F>(uplink, forward.key.src()) == Ok(outside),
+            Translate::Napt => is_translated && self.has_address::<F>(uplink, outside),
         }
     }
 
@@ -266,10 +274,10 @@ impl<F: Stored> Sessions<F> {
         let dead = self.sweep.dead.contains(meta.uplink);
         let renumbered = self.sweep.renumbered.contains(meta.uplink);
         let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
-        let ends =
-            (dead && connection) || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
         let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
-        ends && tied && meta.flags & flag::INITIATED != 0 && slot.is_valid()
+        let ends = (dead && connection && tied)
+            || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
+        ends && meta.flags & flag::INITIATED != 0 && slot.is_valid()
     }
 
     fn end_one<B: Buffer>(

@@ -270,6 +270,34 @@ fn an_uplink_with_another_prefix_keeps_no_flow_of_the_old_one() {
 }
 
 #[test]
+fn a_path_that_begins_or_ceases_to_translate_keeps_no_flow_as_it_was() {
+    let mut gateway = gateway();
+    let host = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0x77];
+    let (mut inside, by) = (host, pair(0, 64, 56));
+    inside[8..].fill(0);
+    let own = PathPrefix { inside, adjustment: npt::adjustment(inside, by.outside), ..by };
+    (gateway.half.path_prefixes[0], gateway.half.path_prefix_count) = (own, 1);
+    gateway.half.lan_prefixes[2] = Prefix { address: inside, family: 6, length: 64, ..Prefix::ANY };
+    let outside = npt::outward(&own, host).unwrap();
+    let changes =
+        [(Translate::None, host), (Translate::Npt, outside), (Translate::None, host)].into_iter();
+    for (change, (translate, source)) in changes.enumerate() {
+        gateway.half.uplinks[0].path_mut(Family::V6).translate = translate as u8;
+        gateway.publish(BUCKETS);
+        let resets = if change == 0 { 0 } else { 2 };
+        assert_eq!(sweep(&mut gateway).len(), resets, "the connection is reset at both ends");
+        for (proto, port) in [(UDP, 0), (TCP, change)] {
+            let mut frame = out_from(host, proto);
+            frame[54 + 1] ^= port as u8;
+            let (device, frame) = one(gateway.send(LAN, &frame));
+            assert_eq!((device, parse6(&frame).unwrap().src), (1, source), "{translate:?} {proto}");
+        }
+        assert!(sweep(&mut gateway).is_empty());
+    }
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_path_may_translate_an_own_prefix_beside_one_that_does_not() {
     let mut gateway = gateway();
     let host = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0x77];

@@ -82,10 +82,16 @@ impl Path {
         &self.pool[..usize::from(self.pool_len).min(self.pool.len())]
     }
 
+    /// How it changes source addresses.
+    #[inline(always)]
+    pub const fn translation(&self) -> Translate {
+        Translate::from_byte(self.translate)
+    }
+
     /// Has a host another address by this path than by others?
     #[inline]
     pub const fn translates(&self) -> bool {
-        self.translate == Translate::Napt as u8 || self.translate == Translate::Npt as u8
+        self.translation().readdresses()
     }
 }
 
@@ -102,6 +108,28 @@ pub enum Translate {
     Npt = 2,
     /// Source untouched: of the provider's prefix, and no other leaves by the path.
     Source = 3,
+}
+
+impl Translate {
+    /// What a byte of shared memory says; anything unknown is [`Self::None`].
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Napt,
+            2 => Self::Npt,
+            3 => Self::Source,
+            _ => Self::None,
+        }
+    }
+
+    /// Has a host another address outside than inside?
+    #[inline(always)]
+    pub const fn readdresses(self) -> bool {
+        match self {
+            Self::Napt | Self::Npt => true,
+            Self::None | Self::Source => false,
+        }
+    }
 }
 
 const _: () = assert!(MAX_UPLINKS.is_power_of_two() && size_of::<Path>() == 296);
