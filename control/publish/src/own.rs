@@ -77,7 +77,7 @@ fn of_family(
         look(Selector::Mark(answer_mark(index as u8)));
         addresses.iter().for_each(|address| look(Selector::Source(*address)));
         for lan in site.lans.iter().filter(|_| stands_in) {
-            for net in uplink.delegated(family) {
+            for net in uplink.delegated_to_lans(family) {
                 let selector = Selector::FromPrefix(lan.interface.clone(), net);
                 self::look(own, family, PRIORITY_LAN - 2, selector, table);
             }

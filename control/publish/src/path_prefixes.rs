@@ -1,33 +1,21 @@
 //! The prefixes of the IPv6 paths, and what the gateway keeps of them for itself.
 
 use weir_layout::control::{Address, ControlHalf, MAX_KEPT, PathPrefix};
-use weir_site::{PrefixPair, Site};
+use weir_site::Site;
 use weir_view::Kernel;
 use weir_wire::npt;
 
 /// Enters both into the half.
 pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
-    let uplinks = (0u8..).zip(&site.uplinks);
-    let pairs = uplinks.flat_map(|(index, uplink)| {
-        let pairs = uplink.ipv6.iter().flat_map(|ipv6| &ipv6.prefixes);
-        pairs.map(move |pair| path_prefix(index, pair))
-    });
-    for (slot, pair) in half.path_prefixes.iter_mut().zip(pairs) {
-        *slot = pair;
+    for (slot, prefix) in half.path_prefixes.iter_mut().zip(site.path_prefixes()) {
+        let is_translated = prefix.inside_len > 0;
+        let adjustment = || npt::adjustment(prefix.inside, prefix.outside);
+        *slot = PathPrefix { adjustment: if is_translated { adjustment() } else { 0 }, ..prefix };
         half.path_prefix_count += 1;
     }
     let kept = kept(half, kernel);
     half.kept_count = kept.len() as u32;
     half.kept[..kept.len()].copy_from_slice(&kept);
-}
-
-fn path_prefix(uplink: u8, pair: &PrefixPair) -> PathPrefix {
-    let outside = pair.outside.network().octets();
-    let inside = pair.inside.map(|net| (net.network().octets(), net.prefix_len()));
-    let (inside, inside_len) = inside.unwrap_or_default();
-    let outside_len = pair.outside.prefix_len();
-    let adjustment = if inside_len == 0 { 0 } else { npt::adjustment(inside, outside) };
-    PathPrefix { inside, outside, inside_len, outside_len, adjustment, uplink, reserved: [0; 3] }
 }
 
 /// The gateway's own addresses within prefixes that are translated, up to [`MAX_KEPT`].
@@ -47,7 +35,7 @@ mod tests {
     use ipnet::Ipv6Net;
     use weir_layout::control::Translate;
     use weir_layout::control::host_class::{LOCAL, POOL};
-    use weir_site::Ipv6Config;
+    use weir_site::{Ipv6Config, PrefixPair};
 
     use weir_shm::control::empty_half;
 

@@ -48,8 +48,10 @@ fn of_port(
         }
         (Family::V6, None) => {
             let is_local = |own: &IpAddr| matches!(own, IpAddr::V6(own) if !is_beyond_site(*own));
-            let inner = || site.inner_addresses(&site.lan_prefixes(kernel), kernel);
-            own.min_by_key(is_local).or_else(|| inner().into_iter().next())
+            let lans = site.lan_prefixes(kernel);
+            let of_lan = |own: &IpAddr| lans.iter().any(|net| net.contains(own));
+            let inner = || site.inner_addresses(kernel).into_iter().map(IpAddr::V6);
+            own.min_by_key(is_local).or_else(|| inner().find(of_lan))
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Which addresses packets by an uplink are sent from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use weir_layout::Family;
-use weir_layout::control::Translate;
+use weir_layout::control::{PathPrefix, Translate, carried};
+use weir_layout::{Family, NONE};
 use weir_view::{Kernel, is_beyond_site, is_link_local};
 
-use super::{Site, UplinkConfig};
+use super::{PrefixPair, Site, UplinkConfig};
 
 impl UplinkConfig {
     /// The pool of an uplink's path on the interface of this index: what the file says, else the
@@ -61,11 +61,20 @@ impl UplinkConfig {
         }
     }
 
-    /// The prefixes that its provider delegates, where LANs have addresses of it.
+    /// The prefixes that its provider delegates.
     pub fn delegated(&self, family: Family) -> impl Iterator<Item = IpNet> {
+        self.pairs(family).map(|pair| IpNet::V6(pair.outside))
+    }
+
+    /// Those of which LANs have addresses.
+    pub fn delegated_to_lans(&self, family: Family) -> impl Iterator<Item = IpNet> {
+        let pairs = self.pairs(family).filter(|pair| pair.inside.is_none());
+        pairs.map(|pair| IpNet::V6(pair.outside))
+    }
+
+    fn pairs(&self, family: Family) -> impl Iterator<Item = &PrefixPair> {
         let ipv6 = self.ipv6.iter().filter(move |_| family == Family::V6);
-        let prefixes = ipv6.flat_map(|ipv6| &ipv6.prefixes);
-        prefixes.filter(|pair| pair.inside.is_none()).map(|pair| IpNet::V6(pair.outside))
+        ipv6.flat_map(|ipv6| &ipv6.prefixes)
     }
 
     fn sources(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
@@ -107,22 +116,31 @@ impl Site {
     ) -> Vec<IpAddr> {
         let mut sources = uplink.own_addresses(family, interface, kernel);
         sources.retain(|own| is_sendable(*own) && kernel.takes_source(interface, *own));
-        if family == Family::V6 {
-            sources.extend(self.inner_addresses(&self.carried(uplink, kernel), kernel));
+        if let (Family::V6, Some(ipv6)) = (family, &uplink.ipv6) {
+            let index = self.uplinks.iter().position(|of| of.name == uplink.name);
+            let (index, prefixes) = (index.map_or(NONE, |index| index as u8), self.path_prefixes());
+            let lans = self.lan_prefixes(kernel);
+            let is_the_sites = |own: Ipv6Addr| match ipv6.translate {
+                Translate::None => lans.iter().any(|net| net.contains(&IpAddr::V6(own))),
+                Translate::Npt | Translate::Source | Translate::Napt => true,
+            };
+            let is_routed_back = |own: Ipv6Addr| {
+                carried::is_routed_back(&prefixes, index, ipv6.translate, own.octets())
+            };
+            let inner = self.inner_addresses(kernel).into_iter();
+            let carried = inner.filter(|own| is_the_sites(*own) && is_routed_back(*own));
+            sources.extend(carried.map(IpAddr::V6));
         }
         sources
     }
 
-    /// The prefixes that an uplink's IPv6 path carries as they are: its provider's, or the LANs'.
-    fn carried(&self, uplink: &UplinkConfig, kernel: &Kernel) -> Vec<IpNet> {
-        let Some(ipv6) = &uplink.ipv6 else { return Vec::new() };
-        match ipv6.translate {
-            Translate::None => self.lan_prefixes(kernel),
-            Translate::Npt | Translate::Source => {
-                ipv6.prefixes.iter().map(|pair| pair.outside.into()).collect()
-            }
-            Translate::Napt => Vec::new(),
-        }
+    /// The prefixes of all IPv6 paths, as they are published, but for how they are translated.
+    pub fn path_prefixes(&self) -> Vec<PathPrefix> {
+        let uplinks = (0u8..).zip(&self.uplinks);
+        let pairs = uplinks.flat_map(|(index, uplink)| {
+            uplink.pairs(Family::V6).map(move |pair| pair.of_path(index))
+        });
+        pairs.collect()
     }
 
     /// The IPv6 prefixes of all LANs, given or connected.
@@ -130,18 +148,18 @@ impl Site {
         self.lans.iter().flat_map(|lan| lan.networks(Family::V6, kernel)).collect()
     }
 
-    /// The IPv6 addresses that the gateway has of these prefixes, on whatever interface but an
-    /// uplink's, `lo` say; those that mean something beyond the site, in the kernel's order.
-    pub fn inner_addresses(&self, of: &[IpNet], kernel: &Kernel) -> Vec<IpAddr> {
+    /// The IPv6 addresses that the gateway has on whatever interface but an uplink's, `lo` say; those
+    /// that mean something beyond the site, in the kernel's order.
+    pub fn inner_addresses(&self, kernel: &Kernel) -> Vec<Ipv6Addr> {
         let of_uplinks = self.uplink_interfaces(kernel);
-        let inner = kernel.addresses.iter().filter(|(index, net)| {
-            let address = net.addr();
-            is_sendable(address)
-                && of.iter().any(|prefix| prefix.contains(&address))
-                && !of_uplinks.contains(index)
-                && !kernel.unfit.contains(&(*index, address))
+        let inner = kernel.addresses.iter().filter_map(|(index, net)| match net.addr() {
+            IpAddr::V6(own) if !of_uplinks.contains(index) => Some((*index, own)),
+            _ => None,
         });
-        inner.map(|(_, net)| net.addr()).collect()
+        let is_fit = |(index, own): &(u32, Ipv6Addr)| {
+            is_beyond_site(*own) && !kernel.unfit.contains(&(*index, IpAddr::V6(*own)))
+        };
+        inner.filter(is_fit).map(|(_, own)| own).collect()
     }
 
     /// Is there an address to send from by an uplink's path, if perhaps not at the moment, as while
@@ -157,6 +175,16 @@ impl Site {
         family == Family::V4
             || has_own()
             || !self.path_sources(uplink, family, interface, kernel).is_empty()
+    }
+}
+
+impl PrefixPair {
+    /// As it is published of this uplink.
+    fn of_path(&self, uplink: u8) -> PathPrefix {
+        let inside = self.inside.map(|net| (net.network().octets(), net.prefix_len()));
+        let (inside, inside_len) = inside.unwrap_or_default();
+        let (outside, outside_len) = (self.outside.network().octets(), self.outside.prefix_len());
+        PathPrefix { inside, outside, inside_len, outside_len, uplink, ..PathPrefix::UNUSED }
     }
 }
 

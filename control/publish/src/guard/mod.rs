@@ -1,5 +1,6 @@
 //! The nftables tables that keep the kernel from forwarding on its own: what is in them.
 
+mod foreign;
 mod ruleset;
 mod seen;
 

@@ -1,12 +1,12 @@
 //! What the table says.
 
-use ipnet::IpNet;
 use weir_layout::Family;
-use weir_layout::control::{OnDataplaneLoss, Translate};
+use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
 use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, mark};
 use weir_view::{family, local_ports};
 
+use super::foreign;
 use super::seen::Seen;
 use crate::near::Near;
 
@@ -102,7 +102,6 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          \t}}\n\
          \tchain to_uplink {{\n\
          {groups}\
-         {}\
          \t\trt ipsec exists accept\n\
          {}\
          {}\
@@ -115,9 +114,8 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         remembered(&ports),
         asked(&ports, &to_uplinks),
         ports.set(site.interfaces()),
-        foreign(&ports),
         passing(near),
-        untranslated(&ports),
+        foreign::of_lans(family, site),
         to_lan_addresses(&ports),
         commands(&ports, &to_uplinks),
         translation(site, &lans, near),
@@ -177,62 +175,6 @@ fn passing(near: &[Near]) -> String {
     "\t\tct state invalid counter drop\n".to_owned() + &accepted.collect::<String>()
 }
 
-/// Keeps the LANs' own IPv6 addresses from providers that are given others for them. For IPv4 who
-/// has the kernel stand in has it translate.
-fn untranslated(ports: &Ports<'_>) -> String {
-    let translates = |uplink: &UplinkConfig| {
-        let translate = uplink.ipv6.as_ref().map(|ipv6| ipv6.translate);
-        ports.family == Family::V6 && matches!(translate, Some(Translate::Npt | Translate::Napt))
-    };
-    let held: Vec<_> = ports.uplinks(translates).collect();
-    if held.is_empty() {
-        return String::new();
-    }
-    format!("\t\toifname {} counter drop\n", set(held.into_iter()))
-}
-
-/// Keeps sources from uplinks whose providers do not route them back: those of a prefix that another
-/// provider delegates, and all others where LANs have addresses of its own.
-fn foreign(ports: &Ports<'_>) -> String {
-    let rule = |uplink: &UplinkConfig| {
-        if ports.family == Family::V6 && uplink.awaits_prefix() {
-            return Some(format!("\t\toifname \"{}\" counter drop\n", uplink.interface));
-        }
-        let sources = match others(ports, uplink) {
-            _ if uplink.delegated(ports.family).next().is_some() => {
-                format!("!= {}", nets(uplink.delegated(ports.family)))
-            }
-            Some(others) => nets(others.into_iter()),
-            None => return None,
-        };
-        Some(format!("\t\toifname \"{}\" ip6 saddr {sources} counter drop\n", uplink.interface))
-    };
-    ports.with_index().filter_map(|(_, uplink)| rule(uplink)).collect()
-}
-
-/// The prefixes that providers delegate by other uplinks than this; none: there are none.
-fn others(ports: &Ports<'_>, uplink: &UplinkConfig) -> Option<Vec<IpNet>> {
-    let own: Vec<_> = uplink.delegated(ports.family).collect();
-    let all = ports.with_index().flat_map(|(_, uplink)| uplink.delegated(ports.family));
-    let others: Vec<_> = all.filter(|net| !own.contains(net)).collect();
-    (!others.is_empty()).then_some(others)
-}
-
-/// Keeps what the gateway itself sends from a prefix of one provider from the others.
-fn foreign_own(ports: &Ports<'_>) -> String {
-    let rule = |uplink: &UplinkConfig| {
-        let others = nets(others(ports, uplink)?.into_iter());
-        Some(format!("\t\toifname \"{}\" ip6 saddr {others} counter drop\n", uplink.interface))
-    };
-    ports.with_index().filter_map(|(_, uplink)| rule(uplink)).collect()
-}
-
-/// A set of networks.
-fn nets(nets: impl Iterator<Item = IpNet>) -> String {
-    let nets: Vec<_> = IpNet::aggregate(&nets.collect()).iter().map(ToString::to_string).collect();
-    format!("{{ {} }}", nets.join(", "))
-}
-
 /// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
 /// destination to be on that link where no route says otherwise (net/ipv4/route.c), so the rules by
 /// mark do not.
@@ -249,7 +191,7 @@ fn commands(ports: &Ports<'_>, uplinks: &str) -> String {
          \t\tmeta mark . oifname {{ {own} }} accept\n\
          \t\tcounter drop\n\
          \t}}\n",
-        foreign_own(ports)
+        foreign::of_gateway(ports.family, ports.site)
     )
 }
 
@@ -322,8 +264,6 @@ impl<'s> Ports<'s> {
 
 #[cfg(test)]
 mod tests {
-    use weir_site::PrefixPair;
-
     use super::*;
 
     fn site(more: &str) -> Site {
@@ -483,39 +423,6 @@ mod tests {
         }
         assert!(!text.contains("ip daddr") && !text.contains("10.0.0.1"), "{text}");
         assert!(!text.contains("masquerade"), "nothing is translated: {text}");
-    }
-
-    #[test]
-    fn a_kernel_that_stands_in_sends_no_inside_source_by_a_path_that_translates() {
-        let mut site = site("[gateway]\non_dataplane_loss = \"kernel\"");
-        let text = |site: &Site| ruleset6(site, &Seen::default()).unwrap();
-        let held = "\t\toifname { \"wan0\" } counter drop\n\t\taccept\n";
-        for (translate, is_held) in
-            [(Translate::None, false), (Translate::Npt, true), (Translate::Napt, true)]
-        {
-            site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config { translate, ..Default::default() });
-            assert_eq!(text(&site).contains(held), is_held, "{translate:?}");
-        }
-    }
-
-    #[test]
-    fn a_source_of_one_provider_leaves_by_no_other() {
-        let mut site = site("");
-        let by_source = |prefix: &str| weir_site::Ipv6Config {
-            translate: Translate::Source,
-            prefixes: vec![PrefixPair { inside: None, outside: prefix.parse().unwrap() }],
-            ..Default::default()
-        };
-        site.uplinks[0].ipv6 = Some(by_source("2001:db8:a::/56"));
-        site.uplinks[1].ipv6 = Some(weir_site::Ipv6Config::default());
-        let text = ruleset6(&site, &Seen::default()).unwrap();
-        let of_lans = "\t\toifname \"wan0\" ip6 saddr != { 2001:db8:a::/56 } counter drop\n\
-             \t\toifname \"wan1\" ip6 saddr { 2001:db8:a::/56 } counter drop\n";
-        let (forward, output) = text.split_once("hook output").unwrap();
-        assert!(forward.contains(of_lans), "{text}");
-        let own =
-            "policy accept;\n\t\toifname \"wan1\" ip6 saddr { 2001:db8:a::/56 } counter drop\n";
-        assert!(output.contains(own), "{text}");
     }
 
     #[test]

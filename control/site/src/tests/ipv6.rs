@@ -246,7 +246,7 @@ fn what_cannot_be_delegated_is_refused() {
 #[test]
 fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
-    let text = text.replacen("\"10.77.0.0/16\"", "\"10.77.0.0/16\", \"2001:db8:7::/48\"", 1);
+    let text = text.replacen("\"10.77.0.0/16\"", "\"10.77.0.0/16\", \"2001:2:7::/48\"", 1);
     let site = parse("weir.toml", &text).unwrap();
     let mut kernel = kernel();
     kernel.addresses.push((2, "fd00::2/64".parse().unwrap()));
@@ -255,7 +255,7 @@ fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     let waits = with_ipv6("translate = \"source\", prefixes = \"delegated\"");
     let waits = parse("weir.toml", &waits).unwrap();
     assert_eq!(warn::unaddressed(&waits, &kernel), [""; 0], "it may come with the prefix");
-    kernel.addresses.push((1, "2001:db8:7::1/64".parse().unwrap()));
+    kernel.addresses.push((1, "2001:2:7::1/64".parse().unwrap()));
     assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
 }
 

@@ -42,8 +42,22 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// Is it of IPv6 that no provider routes back? Those of a site (RFC 4193, RFC 3879), of documents
-/// (RFC 3849, RFC 9637), and what is to be discarded (RFC 6666).
+/// The prefixes of IPv6 that no provider routes back, and their lengths: those of a site (RFC 4193,
+/// RFC 3879), of documents (RFC 3849, RFC 9637), and what is to be discarded (RFC 6666).
+pub const UNROUTED: [([u8; 16], u8); 5] = {
+    const fn begin(first: u32) -> [u8; 16] {
+        ((first as u128) << 96).to_be_bytes()
+    }
+    [
+        (begin(0xfc00_0000), 7),
+        (begin(0xfec0_0000), 10),
+        (begin(0x2001_0db8), 32),
+        (begin(0x3fff_0000), 20),
+        (begin(0x0100_0000), 64),
+    ]
+};
+
+/// Is it of [those](UNROUTED)? As XDP asks it for each packet.
 #[inline]
 pub const fn is_unrouted(address: [u8; 16]) -> bool {
     let [a, b, c, d, ..] = address;
@@ -111,6 +125,22 @@ impl IpAddress for [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_routes_is_told_from_its_neighbours() {
+        for (prefix, length) in UNROUTED {
+            let (first, host) = (u128::from_be_bytes(prefix), u128::MAX >> length);
+            for (address, is) in [
+                (first - 1, false),
+                (first, true),
+                (first | host, true),
+                ((first | host) + 1, false),
+            ] {
+                // fe80::/10, of a link, is between two of them.
+                assert_eq!(is_unrouted(address.to_be_bytes()), is, "{address:x}");
+            }
+        }
+    }
 
     #[test]
     fn a_prefix_has_the_addresses_that_begin_with_it_and_none_of_the_other_family() {

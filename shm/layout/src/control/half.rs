@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Address, Device, IpAddress, MAX_PATH_PREFIXES, PORT_PROBES, PORT_SLOTS, Path, PathId,
-    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Stateless, Timeouts, Translate, Uplink,
-    is_unrouted, port_slot,
+    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Stateless, Timeouts, Uplink, carried,
+    port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -143,29 +143,14 @@ impl ControlHalf {
         self.path_prefixes().iter().filter(move |prefix| prefix.uplink == uplink)
     }
 
-    /// May packets of this source leave by the path? A provider takes what it routes back, and no other
-    /// source (RFC 2827, RFC 8678 §3.1): what is translated to its addresses, and what is of the
-    /// prefixes that it delegates. Where nothing is translated and nothing delegated, the prefixes of
-    /// the LANs are the site's own, but for those that another provider delegates, and those that
-    /// [nobody routes](is_unrouted).
+    /// May packets of this source leave by the path? Of IPv6, those that it [carries](carried).
     pub fn carries(&self, path: PathId, source: impl IpAddress) -> bool {
-        const NAPT: u8 = Translate::Napt as u8;
-        const NPT: u8 = Translate::Npt as u8;
-        const SOURCE: u8 = Translate::Source as u8;
-        if path.family == Family::V4 {
-            return true;
-        }
-        let (Address(source), mut own) = (source.to_address(), self.prefixes_of(path.uplink));
-        match self.path(path).map(|path| path.translate) {
-            None => false,
-            Some(NAPT) => true,
-            Some(NPT) => own.any(|prefix| prefix.is_inside(source)),
-            Some(SOURCE) => own.any(|prefix| prefix.is_outside(source)),
-            Some(_) => {
-                let delegated = self.path_prefixes().iter().any(|prefix| prefix.is_outside(source));
-                !delegated && !is_unrouted(source)
-            }
-        }
+        let translate = self.path(path).map(Path::translation);
+        translate.is_some_and(|translate| {
+            let Address(source) = source.to_address();
+            path.family == Family::V4
+                || carried::carries(self.path_prefixes(), path.uplink, translate, source)
+        })
     }
 
     /// May packets that come in by this LAN port have this source? Only those of its own prefixes

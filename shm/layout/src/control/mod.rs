@@ -18,6 +18,7 @@
 //! | `uplink` | an uplink, and its two paths |
 //! | `path`, [`path_state`] | an uplink in one address family, and its state word |
 //! | `path_prefix` | which prefixes a path has, and what stands inside for them |
+//! | [`carried`] | which sources a path carries |
 //! | `policy` | how flows are shared, and what becomes of them |
 //! | `rule` | which policy steers a flow |
 //! | `stateless` | how packets leave where no flow needs to be known |
@@ -27,6 +28,7 @@
 //! | [`host_class`] | what a destination is, in a map of its own |
 
 mod address;
+pub mod carried;
 mod device;
 mod half;
 pub mod host_class;
@@ -43,7 +45,7 @@ mod settings;
 mod stateless;
 mod uplink;
 
-pub use address::{Address, IpAddress, is_unrouted};
+pub use address::{Address, IpAddress, UNROUTED, is_unrouted};
 pub use device::{Device, DeviceFault};
 pub use half::{ControlHalf, MAX_KEPT, MAX_LAN_PREFIXES};
 pub use mac::Mac;

@@ -53,7 +53,7 @@ impl PathPrefix {
     /// Is the address of the LANs' prefix?
     #[inline]
     pub fn is_inside(&self, address: [u8; 16]) -> bool {
-        starts_with(address, self.inside, self.inside_len)
+        self.inside_len > 0 && starts_with(address, self.inside, self.inside_len)
     }
 }
 
