@@ -12,7 +12,8 @@
 //! a second is limited for each host and kind, and for each side and kind over all hosts (RFC 1812
 //! §4.3.2.8): whoever makes the gateway send one kind leaves the others' alone. Hosts of a LAN that
 //! the kernel knows (`engine/known_hosts.rs`) share their limits with no others: a station that makes up
-//! hardware addresses takes nothing from them.
+//! hardware addresses takes nothing from them. The kernel is asked about each that is told something: it
+//! may be a host of which no uplink takes a flow.
 
 use weir_layout::control::{IpAddress, Path};
 use weir_layout::counters::Counter;
@@ -100,6 +101,9 @@ impl Context {
         let (p, frame) = (&work.parsed, received.frame.data());
         let outside = self.is_uplink(work.port);
         let host = sender(frame, work.port);
+        if !outside && !self.known_hosts.knows(host) {
+            self.known_hosts.ask_about(work.port, p.src.into());
+        }
         let (host, side) = match outside {
             // All of them come from the next hop's hardware address.
             true => (F::digest(self.key, &p.src).into(), Side::Outside),

@@ -54,7 +54,7 @@ impl KnownHosts {
     }
 
     /// The kernel is to be asked about this address of a LAN port.
-    fn ask_about(&mut self, port: u8, address: IpAddr) {
+    pub(super) fn ask_about(&mut self, port: u8, address: IpAddr) {
         // As in a burst of new flows, for all but its first.
         if self.asked.iter().all(Option::is_some) {
             return;
@@ -70,7 +70,7 @@ impl KnownHosts {
 }
 
 impl Context {
-    /// Finds out about hosts that began flows and were not known: see
+    /// Finds out about hosts that began flows, or were told of an error, and were not known: see
     /// [`Engine::ask_about_hosts`](super::Engine::ask_about_hosts).
     pub(super) fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         for place in 0..ASKED {

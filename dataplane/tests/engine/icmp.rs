@@ -79,6 +79,20 @@ fn errors_to_made_up_hardware_addresses_leave_those_to_a_host_that_the_kernel_kn
 }
 
 #[test]
+fn a_host_of_which_no_flow_begins_is_known_by_what_it_is_told() {
+    let mut gateway = Gateway::new();
+    assert_eq!(told(&mut gateway, (HOST_MAC, HOST), 1, 8), Some(11));
+    assert_eq!(gateway.acquaint(Owner::At(HOST_MAC)), 1);
+    for n in 0..4000u16 {
+        let [high, low] = n.to_be_bytes();
+        told(&mut gateway, ([6, 0, 0, 0, high, low], [10, 77, 1 + high, low]), 1, 8);
+    }
+    let host = (0..100).filter(|_| told(&mut gateway, (HOST_MAC, HOST), 1, 8) == Some(11)).count();
+    assert_eq!((host, gateway.count(Counter::FlowsCreated)), (100, 0));
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_host_with_many_addresses_has_the_limits_of_one() {
     let mut gateway = Gateway::new();
     let answered = (0..500u16).filter(|n| {
