@@ -144,9 +144,20 @@ fn is_of_a_link(address: IpAddr) -> bool {
     address.is_ipv6() && (is_link_local(address) || address.is_multicast())
 }
 
-/// May packets be sent from this address to everywhere?
-pub fn is_fit(message: &AddressMessage) -> bool {
-    let mut unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+/// What an address is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    /// Packets may be sent from it to everywhere.
+    Fit,
+    /// So they may, but no new connection should be.
+    Deprecated,
+    /// They may not.
+    Unfit,
+}
+
+/// What an address is good for.
+pub fn fitness(message: &AddressMessage) -> Fitness {
+    let mut unfit = AddressFlags::Tentative | AddressFlags::Dadfailed;
     if message.header.family == AddressFamily::Inet6 {
         // `IFA_F_TEMPORARY`, which is another name of `IFA_F_SECONDARY`.
         unfit |= AddressFlags::Secondary;
@@ -155,8 +166,14 @@ pub fn is_fit(message: &AddressMessage) -> bool {
         AddressAttribute::Flags(flags) => Some(*flags),
         _ => None,
     });
-    message.header.scope == AddressScope::Universe
-        && !flags.is_some_and(|flags| flags.intersects(unfit))
+    let has = |some| flags.is_some_and(|flags| flags.intersects(some));
+    if message.header.scope != AddressScope::Universe || has(unfit) {
+        Fitness::Unfit
+    } else if has(AddressFlags::Deprecated) {
+        Fitness::Deprecated
+    } else {
+        Fitness::Fit
+    }
 }
 
 /// Has the kernel made the address of a router advertisement that it took (`addrconf_prefix_rcv`,
@@ -384,10 +401,10 @@ mod tests {
     fn a_temporary_address_is_no_source_for_long() {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet6;
-        assert!(is_fit(&message));
+        assert_eq!(fitness(&message), Fitness::Fit);
         message.attributes = vec![AddressAttribute::Flags(AddressFlags::Secondary)];
-        assert!(!is_fit(&message));
+        assert_eq!(fitness(&message), Fitness::Unfit);
         message.header.family = AddressFamily::Inet;
-        assert!(is_fit(&message), "one more of the same network");
+        assert_eq!(fitness(&message), Fitness::Fit, "one more of the same network");
     }
 }

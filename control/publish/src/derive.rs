@@ -18,6 +18,7 @@ use crate::overrides::{Hand, Overrides};
 use crate::path_prefixes;
 use crate::port_addresses;
 use crate::ports::Ports;
+use crate::retired;
 use crate::stateless;
 
 /// Everything to be published, but for the bucket tables.
@@ -89,7 +90,7 @@ pub fn derive(
         if let Some(port) = port {
             half.ports[usize::from(*port)].ipv6 = uplink.has_path(Family::V6).into();
         }
-        let link = kernel.link(&uplink.interface);
+        let (name, link) = (slot.name, kernel.link(&uplink.interface));
         let of_link = of_link(uplink, link, kernel, port.is_some());
         for family in Family::ALL {
             let path = slot.path_mut(family);
@@ -104,6 +105,9 @@ pub fn derive(
                 let unusable = awaits || link.is_some_and(|link| clash(link) || mute(link));
                 of_settings(path, uplink, family, site.nat_ports);
                 let found = of_kernel(path, uplink, family, link, kernel, &mut unresolved);
+                if let (Some(link), Some(last)) = (link, last) {
+                    retired::keep(path, link.index, kernel, retired::held(last, name, family));
+                }
                 of_link | found | if unusable { path_state::NO_ADDRESS } else { 0 }
             } else {
                 path_state::NOT_CONFIGURED
@@ -459,7 +463,7 @@ mod tests {
         let name = "a".into();
         site.uplinks[0].health.targets.push(weir_site::health::Target { name, kind });
         assert!(problem(&site, &kernel));
-        let inner = (1, "2001:db8:7::1/64".parse().unwrap());
+        let inner = (1, "2001:2:7::1/64".parse().unwrap());
         kernel.addresses.push(inner);
         assert!(!problem(&site, &kernel), "from one of the LAN's prefix");
         *kernel.addresses.last_mut().unwrap() = (2, "2001:db8:1::2/64".parse().unwrap());

@@ -52,7 +52,7 @@ impl Sources<Ipv4Net> {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
-        let pools = paths.flat_map(Path::addresses);
+        let pools = paths.flat_map(Path::held);
         let pools = pools.map(|address| Ipv4Net::from(Ipv4Addr::from(address.to_v4())));
         Self {
             routes: Arc::clone(&kernel.routes),
@@ -71,7 +71,7 @@ impl Sources<Ipv6Net> {
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
         let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
-        let addresses = of_ports.flat_map(Path::addresses);
+        let addresses = of_ports.flat_map(Path::held);
         let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
         let prefixes = half.path_prefixes().iter().filter(|prefix| prefix.inside_len > 0);
         let prefixes = prefixes.filter_map(|prefix| {

@@ -11,6 +11,7 @@
 //! | `delegations` | prefixes that are told while weir runs, and their ends |
 //! | `path_prefixes` | the prefixes that providers delegate, and what translates them |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
+//! | `retired` | addresses that flows keep and no new one gets |
 //! | `stateless` | whether packets need flows, and which leave without |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
@@ -47,6 +48,7 @@ mod path_prefixes;
 mod port_addresses;
 mod ports;
 mod refused;
+mod retired;
 mod stateless;
 mod states;
 mod tables;

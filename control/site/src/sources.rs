@@ -16,7 +16,8 @@ impl UplinkConfig {
     /// point-to-point link, addresses of /32, a next hop of IPv6 that is of the link alone), all fit
     /// ones. What else an interface has is for the link alone: the page of a modem, an address of RFC
     /// 3927, a virtual address of /32 that another gateway may take over; of IPv6 a unique local
-    /// address, such as a provider's router advertises beside a global one.
+    /// address, such as a provider's router advertises beside a global one. Deprecated ones will do
+    /// where there are no others (RFC 6724 §5, rule 3).
     pub fn pool(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         match self.given_addresses(family) {
             given if given.is_empty() => self.sources(family, interface, kernel),
@@ -79,19 +80,25 @@ impl UplinkConfig {
 
     fn sources(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let next_hop = self.next_hop_by(family, interface, kernel);
-        let fit: Vec<IpNet> = kernel
-            .addresses
-            .iter()
-            .filter(|(index, net)| {
-                let address = net.addr();
-                *index == interface
-                    && weir_view::family(address) == family
-                    && !is_link_local(address)
-                    && is_sendable(address)
-                    && !kernel.unfit.contains(&(interface, address))
-            })
-            .map(|(_, net)| *net)
-            .collect();
+        let all = kernel.addresses.iter().filter(|(index, net)| {
+            let address = net.addr();
+            *index == interface
+                && weir_view::family(address) == family
+                && !is_link_local(address)
+                && is_sendable(address)
+        });
+        let (mut fit, mut deprecated) = (Vec::new(), Vec::new());
+        for (_, net) in all {
+            let at = (interface, net.addr());
+            match (kernel.unfit.contains(&at), kernel.deprecated.contains(&at)) {
+                (false, _) => fit.push(*net),
+                (true, true) => deprecated.push(*net),
+                (true, false) => {}
+            }
+        }
+        if fit.is_empty() {
+            fit = deprecated;
+        }
         let near = |net: &&IpNet| next_hop.is_some_and(|hop| net.contains(&hop));
         let of_next_hop: Vec<_> = fit.iter().filter(near).map(IpNet::addr).collect();
         match of_next_hop.is_empty() {
@@ -226,6 +233,25 @@ mod tests {
         for next_hop in [Some("198.51.100.1"), None] {
             assert_eq!(pool(next_hop, &addresses, &[]), ["192.0.2.2", "203.0.113.2"]);
         }
+    }
+
+    #[test]
+    fn a_deprecated_address_is_in_the_pool_where_there_is_no_other() {
+        let text =
+            "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";
+        let uplink = crate::parse("weir.toml", text).unwrap().uplinks.remove(0);
+        let of = |addresses: &[&str]| {
+            let old = (2, "2001:2:0:a0::2".parse().unwrap());
+            let kernel = Kernel {
+                addresses: addresses.iter().map(|net| (2, net.parse().unwrap())).collect(),
+                unfit: [old].into(),
+                deprecated: [old].into(),
+                ..Kernel::default()
+            };
+            uplink.pool(Family::V6, 2, &kernel).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["2001:2:0:a0::2/64"]), ["2001:2:0:a0::2"]);
+        assert_eq!(of(&["2001:2:0:a0::2/64", "2001:2:0:a1::2/64"]), ["2001:2:0:a1::2"]);
     }
 
     #[test]

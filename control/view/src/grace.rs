@@ -75,6 +75,7 @@ impl Kernel {
                 let at = (*index, net.addr());
                 let also = |of: &HashSet<_>| of.get(&at).copied();
                 self.unfit.extend(also(&before.unfit));
+                self.deprecated.extend(also(&before.deprecated));
                 self.advertised.extend(also(&before.advertised));
             }
         }

@@ -53,6 +53,9 @@ pub struct Kernel {
     /// tentative, or already another host's; of IPv6 also temporary ones (RFC 8981), which are for the
     /// connections of one day.
     pub unfit: HashSet<(u32, IpAddr)>,
+    /// Those of the unfit that are deprecated and nothing else: connections that have one keep it, and
+    /// new ones take another, if there is one (RFC 4862 §5.5.4).
+    pub deprecated: HashSet<(u32, IpAddr)>,
     /// Those that the kernel made of router advertisements that it took: whoever sends them has chosen
     /// the network.
     pub advertised: HashSet<(u32, IpAddr)>,
@@ -130,6 +133,7 @@ impl Kernel {
             links,
             addresses,
             unfit,
+            deprecated,
             advertised,
             routes,
             routes6,
@@ -145,7 +149,8 @@ impl Kernel {
             ipv6,
         } = self;
         (links, addresses) == (&other.links, &other.addresses)
-            && (unfit, advertised) == (&other.unfit, &other.advertised)
+            && (unfit, deprecated, advertised)
+                == (&other.unfit, &other.deprecated, &other.advertised)
             && (routes, routes6) == (&other.routes, &other.routes6)
             && (tables, rules, foremost, own)
                 == (&other.tables, &other.rules, &other.foremost, &other.own)
@@ -215,7 +220,8 @@ impl Kernel {
     /// Can packets by an interface be given this source? One of IPv6 that is not proved yet to be this
     /// host's alone, or is another's, the kernel refuses (`ipv6_chk_addr`, net/ipv6/addrconf.c).
     pub fn takes_source(&self, index: u32, address: IpAddr) -> bool {
-        address.is_ipv4() || !self.unfit.contains(&(index, address))
+        let at = (index, address);
+        address.is_ipv4() || !self.unfit.contains(&at) || self.deprecated.contains(&at)
     }
 
     /// Next hop of the best default route by an interface in a family, or of the one that is waited

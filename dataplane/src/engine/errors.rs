@@ -190,7 +190,7 @@ impl Context {
         let of_lan = half.lan_prefixes().iter().any(|prefix| address.is_in(prefix));
         let of_port = half.addresses.iter().any(|addresses| addresses[family.index()] == own);
         let paths = half.uplinks.iter().map(|uplink| uplink.path(family));
-        let of_uplink = paths.flat_map(Path::addresses).any(|of_path| *of_path == own);
+        let of_uplink = paths.flat_map(Path::held).any(|of_path| *of_path == own);
         let of_prefix = family == weir_layout::Family::V6
             && half.path_prefixes().iter().any(|p| p.is_outside(own.0));
         F::is_unicast(&address) && !of_lan && !of_port && !of_uplink && !of_prefix

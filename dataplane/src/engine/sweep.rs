@@ -194,14 +194,14 @@ enum Outcome {
 }
 
 impl Context {
-    /// Has the uplink this address to translate to?
+    /// Has the uplink this address, for flows that are translated to it?
     pub(super) fn has_address<F: weir_wire::family::Family>(
         &self,
         uplink: u8,
         address: F::Address,
     ) -> bool {
         let path = self.snapshot.half.path(F::path(uplink));
-        path.is_some_and(|path| path.addresses().contains(&address.to_address()))
+        path.is_some_and(|path| path.held().contains(&address.to_address()))
     }
 
     /// Would a flow that begins now have the same source outside as this one, or may have it?

@@ -2,6 +2,7 @@
 
 use super::gateway::*;
 use etherparse::PacketBuilder;
+use weir_dataplane::engine::Owner;
 use weir_layout::control::BUCKETS;
 use weir_layout::counters::Counter;
 

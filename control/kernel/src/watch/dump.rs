@@ -15,7 +15,7 @@ use weir_layout::Family;
 use weir_view::own::{DefaultRoute, PROTOCOL};
 use weir_view::{Link, NeighbourEntry, Net, Route, rule};
 
-use crate::message;
+use crate::message::{self, Fitness};
 use crate::own;
 
 /// An address, and the index of the interface that it is on or behind.
@@ -59,6 +59,8 @@ pub struct Addresses {
     pub all: Vec<(u32, IpNet)>,
     /// Those that are not fit to be sent from.
     pub unfit: HashSet<At>,
+    /// Those of them that are deprecated, and nothing else.
+    pub deprecated: HashSet<At>,
     /// Those that were made of router advertisements.
     pub advertised: HashSet<At>,
 }
@@ -71,7 +73,9 @@ pub async fn addresses(handle: &Handle) -> Result<Addresses> {
         let Some((interface, net)) = message::address(&message) else { continue };
         let at = (interface, net.addr());
         found.all.push((interface, net));
-        found.unfit.extend((!message::is_fit(&message)).then_some(at));
+        let fitness = message::fitness(&message);
+        found.unfit.extend((fitness != Fitness::Fit).then_some(at));
+        found.deprecated.extend((fitness == Fitness::Deprecated).then_some(at));
         found.advertised.extend(message::is_advertised(&message).then_some(at));
     }
     Ok(found)

@@ -1,6 +1,7 @@
 //! Events: what they make stale.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -9,7 +10,7 @@ use weir_layout::Family;
 
 use super::{Ipv6, Watcher};
 use crate::events::{self, Event};
-use crate::message;
+use crate::message::{self, Fitness};
 use crate::socket::is_overrun;
 
 impl Watcher {
@@ -71,6 +72,15 @@ impl Watcher {
         known.map(|(entry, known)| *known = entry).is_some()
     }
 
+    /// What an address is good for, as it is known.
+    fn fitness(&self, at: &(u32, IpAddr)) -> Fitness {
+        match (self.view.unfit.contains(at), self.view.deprecated.contains(at)) {
+            (false, _) => Fitness::Fit,
+            (true, true) => Fitness::Deprecated,
+            (true, false) => Fitness::Unfit,
+        }
+    }
+
     /// Does it tell of an address that the view has, as it has it? The kernel tells of each that a
     /// router advertises each time that one does.
     fn has_address(&self, message: &RouteNetlinkMessage) -> bool {
@@ -78,7 +88,7 @@ impl Watcher {
         message::address(message).is_some_and(|(interface, net)| {
             let at = (interface, net.addr());
             self.view.addresses.contains(&(interface, net))
-                && message::is_fit(message) != self.view.unfit.contains(&at)
+                && message::fitness(message) == self.fitness(&at)
                 && message::is_advertised(message) == self.view.advertised.contains(&at)
         })
     }

@@ -193,7 +193,8 @@ impl Watcher {
         if stale.addresses {
             let found = dump::addresses(&self.handle).await?;
             self.view.addresses = found.all;
-            (self.view.unfit, self.view.advertised) = (found.unfit, found.advertised);
+            (self.view.unfit, self.view.deprecated) = (found.unfit, found.deprecated);
+            self.view.advertised = found.advertised;
         }
         if stale.rules {
             let found = own::rules(&self.handle).await?;

@@ -55,12 +55,13 @@ impl PathId {
 pub struct Path {
     /// [`Translate`].
     pub translate: u8,
-    /// Valid entries of `pool`.
+    /// Entries of `pool` that new flows get.
     pub pool_len: u8,
     /// 1: by this path the LANs' prefixes may be reached without a flow.
     pub inbound: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Entries of `pool` after those: addresses that no new flow gets, and that flows keep which have
+    /// one.
+    pub retired: u8,
     /// First NAT port, inclusive.
     pub nat_lo: u16,
     /// Last NAT port, inclusive.
@@ -76,10 +77,17 @@ pub struct Path {
 }
 
 impl Path {
-    /// The valid entries of `pool`.
+    /// The addresses that new flows get.
     #[inline]
     pub fn addresses(&self) -> &[Address] {
         &self.pool[..usize::from(self.pool_len).min(self.pool.len())]
+    }
+
+    /// The addresses that flows have or get.
+    #[inline]
+    pub fn held(&self) -> &[Address] {
+        let held = usize::from(self.pool_len) + usize::from(self.retired);
+        &self.pool[..held.min(self.pool.len())]
     }
 
     /// How it changes source addresses.
