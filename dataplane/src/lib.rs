@@ -5,6 +5,7 @@
 //! | [`engine`] | batches of packets through the stages; no clock, no device, no system call |
 //! | [`established`] | the next packet of an established flow, the fast path |
 //! | [`steering`] | rules and buckets: which uplink a new flow gets |
+//! | [`selection`] | which packets share a bucket |
 //! | [`nat`] | addresses and ports |
 //! | [`mappings`] | endpoint-independent mappings |
 //! | [`flows`] | both directions of a flow, TCP state, timeouts |
@@ -50,6 +51,7 @@ pub mod packet;
 pub mod ports;
 pub mod purpose;
 pub mod ready;
+pub mod selection;
 pub mod services;
 pub mod steering;
 pub mod transmitter;

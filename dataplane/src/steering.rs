@@ -2,20 +2,24 @@
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, Member, Path, PathId, Policy, Rule, path_state,
+    ControlHalf, IpAddress, Member, PathId, Policy, Rule, path_state,
 };
 use weir_layout::set::IndexSet;
-use weir_wire::bucket::{self, Fields, TRIES};
+use weir_wire::bucket::{self, TRIES};
 use weir_wire::family::{Family, V4};
-use weir_wire::{icmp, tcp};
+use weir_wire::icmp;
 
 use weir_shm::control::ControlRegion;
+
+use crate::selection;
 
 /// The fields of a packet that rules and buckets look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic<F: Family = V4> {
     /// Port it came in by.
     pub in_port: u8,
+    /// The LAN host that sends it, or the router that the host is behind: the word of its adjacency.
+    pub host: u64,
     /// Source address, network order.
     pub src: F::Address,
     /// Destination address, network order.
@@ -93,7 +97,7 @@ pub fn uplink<F: Family>(
     let is_used =
         |policy: &&Policy| policy.member_count != 0 && policy.steering(F::FAMILY).has_table != 0;
     let policy = half.policies.get(index).filter(is_used).ok_or(Refusal::Unreachable)?;
-    let mut hash = selection_hash(half, key, policy, traffic);
+    let mut hash = selection::hash(half, key, policy, traffic);
     let path = |uplink| PathId::new(uplink, F::FAMILY);
     let (mut resort, mut barred) = (None, false);
     for _ in 0..TRIES {
@@ -183,29 +187,6 @@ pub fn is_away(policy: &Policy, path: PathId) -> bool {
     active != 0 && member.is_some_and(|member| member.tier > active)
 }
 
-/// The policy's key. Where a member translates, a UDP or ICMP endpoint must keep one mapping
-/// whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
-fn selection_hash<F: Family>(
-    half: &ControlHalf,
-    key: [u64; 2],
-    policy: &Policy,
-    t: &Traffic<F>,
-) -> u64 {
-    let endpoint_only = t.proto != tcp::PROTOCOL && translates::<F>(half, policy);
-    let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
-    let (sport, dport) = (u32::from(t.sport), u32::from(t.dport));
-    let ports = if endpoint_only { sport } else { sport << 16 | dport };
-    let addresses = [F::digest(key, &t.src), destination];
-    bucket::hash(key, policy.selection, &Fields { addresses, proto: t.proto, ports })
-}
-
-fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
-    policy.members().iter().any(|member| {
-        let path = half.path(PathId::new(member.uplink, F::FAMILY));
-        path.is_some_and(Path::translates)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +194,7 @@ mod tests {
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
     use weir_wire::family::V6;
+    use weir_wire::tcp;
 
     const UDP: u8 = 17;
     const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
@@ -220,6 +202,7 @@ mod tests {
     fn traffic() -> Traffic {
         Traffic {
             in_port: 0,
+            host: 7,
             src: [10, 77, 1, 5],
             dst: [198, 51, 100, 1],
             sport: 40_000,
@@ -311,6 +294,7 @@ mod tests {
         let v4 = Traffic { proto: V4::ICMP, ..traffic() };
         let v6 = Traffic::<V6> {
             in_port: 0,
+            host: 7,
             src: [1; 16],
             dst: [2; 16],
             sport: 7,
@@ -350,6 +334,21 @@ mod tests {
             });
             assert!(chosen(selection, flows).contains(&1000), "{selection:?}");
         }
+    }
+
+    #[test]
+    fn all_that_a_host_sends_takes_one_uplink_whatever_its_address() {
+        let flows = (0..1000u32).map(|n| Traffic {
+            src: [10, 77, (n >> 8) as u8, n as u8],
+            dst: n.to_be_bytes(),
+            sport: n as u16,
+            proto: if n % 2 == 0 { UDP } else { tcp::PROTOCOL },
+            ..traffic()
+        });
+        assert!(chosen(Selection::Host, flows).contains(&1000));
+        let hosts = (0..10_000u64).map(|host| Traffic { host, ..traffic() });
+        let [a, b] = chosen(Selection::Host, hosts);
+        assert!(a.abs_diff(b) < 400, "{a} {b}");
     }
 
     #[test]
@@ -425,7 +424,7 @@ mod tests {
 
     fn from(src: [u8; 16], sport: u16, dst: u8) -> Traffic<V6> {
         let dst = [0x26, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, dst];
-        Traffic { in_port: 0, src, dst, sport, dport: 443, proto: tcp::PROTOCOL, dscp: 0 }
+        Traffic { in_port: 0, host: 7, src, dst, sport, dport: 443, proto: tcp::PROTOCOL, dscp: 0 }
     }
 
     #[test]

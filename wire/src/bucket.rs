@@ -40,6 +40,13 @@ pub const fn hash(key: [u64; 2], selection: u8, fields: &Fields) -> u64 {
     }
 }
 
+/// The hash where all that a host of a LAN sends goes one way, given the word of its adjacency
+/// ([`Selection::Host`]).
+#[inline]
+pub const fn hash_of_host(key: [u64; 2], host: u64) -> u64 {
+    hash2(key, host, BUCKET)
+}
+
 /// The bucket.
 #[inline(always)]
 pub const fn of(hash: u64) -> u16 {

@@ -204,7 +204,7 @@ fn publish(translation: Translation, regions: &Regions, up: u64) -> Result<()> {
             takers |= u64::from(usable) << uplink;
         }
         let takers = vec![takers; site.policies.len()];
-        tables[family.index()].update(&mut published.half, &takers, Placement::plain);
+        tables[family.index()].update(&mut published.half, &takers, None, Placement::plain);
     }
     let [v4, v6] = &tables;
     writer.publish(&mut published.half, [&v4.live(), &v6.live()]);

@@ -18,10 +18,11 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
     let half = &state.snapshot.half;
     let mut values = Vec::new();
     for (index, policy) in half.policies.iter().enumerate().filter(|(_, p)| p.name.0[0] != 0) {
-        let selection = match policy.selection {
-            s if s == Selection::Flow as u8 => "flow",
-            s if s == Selection::Source as u8 => "source",
-            _ => "source-destination",
+        let selection = match policy.selection() {
+            Selection::SourceDestination => "source-destination",
+            Selection::Flow => "flow",
+            Selection::Source => "source",
+            Selection::Host => "host",
         };
         for member in policy.members() {
             let active = |family| member.tier == policy.steering(family).active_tier;

@@ -60,6 +60,16 @@ impl Buckets {
         self.live != before
     }
 
+    /// Has buckets belong where those of another table do, so that both lend the same to the same.
+    pub fn follow(&mut self, other: &Self) {
+        for (tier, home) in &other.homes {
+            if self.homes.get(tier) != Some(home) {
+                self.homes.insert(*tier, home.clone());
+                self.made = None;
+            }
+        }
+    }
+
     /// Are the tables those of these members, while these uplinks are usable?
     pub fn is_made_for(&self, members: &[Member], usable: u64) -> bool {
         self.made.as_ref().is_some_and(|(of, by)| of == members && *by == usable)

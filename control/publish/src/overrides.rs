@@ -136,7 +136,7 @@ mod tests {
             writer.set_path_state(PathId::v4(index as u8), problems & !path_state::DRAINING);
         }
         let mut tables = Tables::new(Family::V4);
-        tables.update(&mut published.half, &[0b0001], Placement::plain);
+        tables.update(&mut published.half, &[0b0001], None, Placement::plain);
         writer.publish(&mut published.half, [&tables.live(), &[]]);
         let mut found = Overrides::adopt(&site, &region, &region.snapshot().unwrap());
         assert_eq!(found, overrides);

@@ -62,6 +62,7 @@ fn stands(policy: &PolicyConfig, site: &Site) -> bool {
         |uplink: u8| site.uplinks.get(usize::from(uplink)).is_some_and(|u| u.spill.is_some());
     let by_headers = match policy.selection {
         Selection::SourceDestination | Selection::Flow | Selection::Source => true,
+        Selection::Host => false,
     };
     by_headers
         && policy.balance == Balance::Hash

@@ -64,6 +64,7 @@ fn policy(
             schema::Selection::SourceDestination => Selection::SourceDestination,
             schema::Selection::Flow => Selection::Flow,
             schema::Selection::Source => Selection::Source,
+            schema::Selection::Host => Selection::Host,
         },
         balance: p.balance,
         spillover: p.spillover,

@@ -270,6 +270,7 @@ pub enum Selection {
     SourceDestination,
     Flow,
     Source,
+    Host,
 }
 
 #[derive(Debug, Deserialize)]

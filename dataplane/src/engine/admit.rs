@@ -2,7 +2,7 @@
 
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
-use weir_layout::control::{IpAddress, OnUplinkDown, Path, Translate};
+use weir_layout::control::{IpAddress, OnUplinkDown, Path, Selection, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_shm::counters::PathCounter;
@@ -182,7 +182,7 @@ impl<F: Stored> Sessions<F> {
         if !cx.snapshot.half.is_behind(work.port, p.src) {
             return Err(Counter::DropSource);
         }
-        let traffic = traffic_of(p, work.port);
+        let traffic = traffic_of(work);
         let endpoint = match work.new {
             Some(new) => new.endpoint,
             None => self.endpoint(cx, &traffic),
@@ -254,7 +254,8 @@ impl<F: Stored> Sessions<F> {
         Ok(slot)
     }
 
-    /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy.
+    /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy and
+    /// need not go by its host's.
     pub(super) fn choose_uplink(
         &self,
         cx: &Context,
@@ -265,6 +266,7 @@ impl<F: Stored> Sessions<F> {
         let chosen = policies.get(usize::from(policy)).ok_or(Refusal::Unreachable)?;
         let heavy = chosen.steering(F::FAMILY).heavy;
         if heavy != NONE
+            && chosen.selection() != Selection::Host
             && self.heavy.expects::<F>([&traffic.src, &traffic.dst], cx.now)
             && steering::usable(&cx.control, F::path(heavy))
             && cx.snapshot.half.carries(F::path(heavy), traffic.src)
@@ -365,7 +367,7 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
         let p = &work.parsed;
-        let traffic = traffic_of(p, work.port);
+        let traffic = traffic_of(work);
         let policy = steering::policy(&cx.snapshot.half, &traffic);
         let connected = p.proto == tcp::PROTOCOL && !opens(p);
         let from = (action.uplink, action.flags & flag::NAT != 0);

@@ -40,6 +40,8 @@ struct Departure<F: Family> {
 pub(super) struct Work<F: Family> {
     pub(super) parsed: Parsed<F>,
     pub(super) port: u8,
+    /// Who sent it: the word of its adjacency.
+    pub(super) host: u64,
     pub(super) hash: u64,
     pub(super) slot: Option<u32>,
     /// The flow leaves its uplink, which is down.
@@ -55,11 +57,13 @@ impl Context {
         plain: &Packet<F>,
         hash: u64,
         slot: Option<u32>,
-        device: u8,
+        (frame, device): (&[u8], u8),
     ) -> Result<Work<F>, DropReason> {
         let untagged = self.untagged.get(usize::from(device)).copied().flatten();
         let Untagged { port, .. } = untagged.ok_or(Counter::DropPort)?;
-        Ok(Work { parsed: established::parsed(plain), port, hash, slot, leaves: false, new: None })
+        let host = sender(frame, port).to_word();
+        let parsed = established::parsed(plain);
+        Ok(Work { parsed, port, host, hash, slot, leaves: false, new: None })
     }
 }
 
@@ -74,7 +78,8 @@ impl<F: Family> Work<F> {
         let device = half.devices.get(usize::from(device)).ok_or(Counter::DropPort)?;
         let port = half.port_of(device.ifindex, parsed.vlan).ok_or(Counter::DropPort)?;
         let hash = parsed.key().hash(cx.key);
-        Ok(Self { parsed, port, hash, slot: None, leaves: false, new: None })
+        let host = sender(frame, port).to_word();
+        Ok(Self { parsed, port, host, hash, slot: None, leaves: false, new: None })
     }
 }
 
@@ -167,7 +172,8 @@ impl<F: Stored> Sessions<F> {
                 if let Some(departure) = leaves {
                     return self.forward(cx, plain, &departure, received.frame, out);
                 }
-                let work = cx.slow_path(plain, *hash, *slot, received.device)?;
+                let sent = (received.frame.data(), received.device);
+                let work = cx.slow_path(plain, *hash, *slot, sent)?;
                 self.act_on(cx, &work, received, out)
             }
             Stage::Parsed(work) => self.act_on(cx, work, received, out),

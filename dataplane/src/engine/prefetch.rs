@@ -54,7 +54,8 @@ impl<F: Stored> Sessions<F> {
             if let Stage::Plain { plain, hash, slot } = stage
                 && slot.is_none_or(leaves)
             {
-                let work = cx.slow_path(plain, *hash, *slot, received.device);
+                let sent = (received.frame.data(), received.device);
+                let work = cx.slow_path(plain, *hash, *slot, sent);
                 *stage = work.map_or_else(Stage::Dropped, Stage::Parsed);
             }
             if let Stage::Parsed(work) = stage {
@@ -87,7 +88,7 @@ impl<F: Stored> Sessions<F> {
         if p.kind != Kind::Flow || cx.is_uplink(work.port) {
             return;
         }
-        let traffic = traffic_of(p, work.port);
+        let traffic = traffic_of(work);
         let endpoint = self.endpoint(cx, &traffic);
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
@@ -106,13 +107,13 @@ impl<F: Stored> Sessions<F> {
 
     /// Decides where the flow goes, and asks for the external port.
     fn prefetch_egress(&mut self, cx: &mut Context, work: &mut Work<F>) {
+        let traffic = traffic_of(work);
         let Some(new) = &mut work.new else { return };
         let mapping = self.mapping_of(&new.endpoint);
         if let Some(mapping) = mapping.filter(|mapping| cx.is_in_force(mapping)) {
             new.external = Some(mapping.external);
             return;
         }
-        let traffic = traffic_of(&work.parsed, work.port);
         let Ok(uplink) = self.choose_uplink(cx, new.endpoint.of.policy, &traffic) else { return };
         new.choice = self.egress_by(cx, uplink, &work.parsed.key()).ok();
         match new.choice.map(|choice| choice.source) {

@@ -1,5 +1,7 @@
 //! The flows of a worker, and what belongs to them.
 
+use weir_layout::NONE;
+use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{ControlHalf, Translate, Uplink};
 use weir_layout::flow::{flag, flows_for};
 use weir_shm::counters::PathCounter;
@@ -114,8 +116,10 @@ impl<F: Stored> Sessions<F> {
     /// What steering knows of a flow by its entry, which does not keep the code point of its
     /// packets.
     pub(super) fn traffic_in(&self, cx: &Context, forward: &Entry<F>) -> Traffic<F> {
+        let host = cx.adjacencies.get(self.table.slot(forward.peer).action().adjacency);
         Traffic {
-            in_port: cx.port_toward(self.table.slot(forward.peer).action().adjacency),
+            in_port: host.map_or(NONE, |host| host.port),
+            host: host.map_or(0, Adjacency::to_word),
             src: forward.key.src(),
             dst: forward.key.dst(),
             sport: u16::from_be_bytes(forward.key.sport()),
@@ -165,7 +169,7 @@ pub(super) fn translated<F: Family>(key: &FlowKey<F>, external: &External<F>) ->
 
 #[cfg(test)]
 mod tests {
-    use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
+    use weir_layout::adjacency::{NEXT_HOPS, next_hop};
     use weir_layout::control::PathId;
     use weir_wire::family::{V4, V6};
     use weir_wire::key::{FlowKey4, FlowKey6};

@@ -219,9 +219,12 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-pub(super) fn traffic_of<F: Family>(p: &Parsed<F>, in_port: u8) -> Traffic<F> {
+/// What steering knows of a packet.
+pub(super) fn traffic_of<F: Family>(work: &Work<F>) -> Traffic<F> {
+    let p = &work.parsed;
     Traffic {
-        in_port,
+        in_port: work.port,
+        host: work.host,
         src: p.src,
         dst: p.dst,
         sport: u16::from_be_bytes(p.sport),

@@ -29,7 +29,7 @@ impl Context {
         if self.is_uplink(work.port) || !half.is_behind(work.port, work.parsed.src) {
             return None;
         }
-        let traffic = traffic_of(&work.parsed, work.port);
+        let traffic = traffic_of(work);
         let policy = steering::policy(half, &traffic);
         let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic).ok()?;
         let path = F::path(uplink);

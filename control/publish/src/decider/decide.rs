@@ -93,9 +93,11 @@ impl Decider {
         let Judged { now, published, changes, entries } = judged;
         let Derived { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;
+        let mut first = None;
         for paths in &mut self.paths {
-            moved |= paths.place(&mut self.load, &mut half, now.ms);
+            moved |= paths.place(&mut self.load, &mut half, first, now.ms);
             paths.bring_home(&self.site, &mut half, &flows, now.ms);
+            first = Some(&paths.tables);
         }
         let shortages = self.shortages(&half);
         self.unresolved = unresolved;

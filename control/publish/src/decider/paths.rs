@@ -104,12 +104,19 @@ impl Paths {
         changes
     }
 
-    /// Places new flows; says whether a live table changed.
-    pub fn place(&mut self, load: &mut Load, half: &mut ControlHalf, now: u64) -> bool {
+    /// Places new flows; says whether a live table changed. `first` are the tables of another family
+    /// that hosts with both go by.
+    pub fn place(
+        &mut self,
+        load: &mut Load,
+        half: &mut ControlHalf,
+        first: Option<&Tables>,
+        now: u64,
+    ) -> bool {
         let Self { family, ref takers, ref mut tables, .. } = *self;
         let place =
             |policy: usize, members: &[_], takers| load.place(family, policy, members, takers, now);
-        tables.update(half, takers, place)
+        tables.update(half, takers, first, place)
     }
 
     /// Says of each policy which of its flows come home.

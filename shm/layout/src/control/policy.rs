@@ -32,6 +32,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What selects a bucket.
+    #[inline]
+    pub const fn selection(&self) -> Selection {
+        Selection::from_byte(self.selection)
+    }
+
     /// The valid entries of `members`.
     #[inline]
     pub fn members(&self) -> &[Member] {
@@ -98,6 +104,20 @@ pub enum Selection {
     Flow = 1,
     /// Source address.
     Source = 2,
+    /// The hardware address behind a LAN port: both address families of a host select one bucket.
+    Host = 3,
+}
+
+impl Selection {
+    /// What a byte of shared memory says; anything unknown is [`Self::SourceDestination`].
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Flow,
+            2 => Self::Source,
+            3 => Self::Host,
+            _ => Self::SourceDestination,
+        }
+    }
 }
 
 /// What becomes of a policy's translated TCP connections when their uplink goes down.
