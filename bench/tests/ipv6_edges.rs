@@ -1,5 +1,6 @@
 //! What others say to the gateway of IPv6, and what a change of the file leaves behind.
 
+use std::net::Ipv6Addr;
 use std::process::Command;
 
 use weir_kit::ipv6::{self, SERVER};
@@ -10,6 +11,7 @@ use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, wait};
 use weir_layout::Family;
+use weir_layout::counters::Counter;
 
 /// Advertises these prefixes by an interface, in the words of radvd.conf(5), until it is dropped.
 fn advertise(topology: &Topology, of: &Netns, interface: &str, prefixes: &str) -> Process {
@@ -112,5 +114,62 @@ fn what_a_host_of_a_lan_advertises_is_no_network_of_the_lan() {
         weir.wait_until_usable_in(Family::V6, &[0]).unwrap();
         assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 20).unwrap().received, 20);
     }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn what_the_gateway_answers_from_a_translated_prefix_leaves_by_its_uplink() {
+    let topology = Topology::build(Plan::new(2, 1)).unwrap();
+    ipv6::add_delegated(&topology).unwrap();
+    let own = |provider| ipv6::by(provider, Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 1));
+    for provider in 0..2 {
+        topology.gateway.ip(&format!("addr add {}/128 dev lo\n", own(provider))).unwrap();
+    }
+    let path = |provider| {
+        let prefix = ipv6::delegated(provider);
+        format!("translate = \"npt66\", prefix = \"{prefix}\", inside = \"{}\"", ipv6::INSIDE)
+    };
+    let weir = Weir::start(&topology, &configuration(&topology, "", path)).unwrap();
+    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
+    wait_for_answers(&topology);
+    for provider in 0..2 {
+        let carried = || {
+            let carried = topology.providers.iter().map(|it| ipv6::carried(it).unwrap());
+            carried.collect::<Vec<_>>()
+        };
+        let before = carried();
+        assert_eq!(clients::ping(&topology.internet, own(provider), 10).unwrap().received, 10);
+        let after = carried();
+        assert!(after.iter().all(|it| it.foreign == 0), "{after:?}");
+        let outbound = |of: usize| after[of].outbound - before[of].outbound;
+        assert!(outbound(provider) >= 10 && outbound(1 - provider) < 10, "{before:?} {after:?}");
+    }
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_flow_that_was_not_translated_is_so_from_the_moment_that_the_file_says_it() {
+    let (topology, weir) = with_own_prefix(1);
+    // The provider takes both prefixes, and counts those of the LAN's own.
+    let (prefix, via) = (ipv6::delegated(0), ipv6::link(0, 2));
+    let provider = &topology.providers[0].netns;
+    provider.ip(&format!("route add {prefix} via {via}\n")).unwrap();
+    provider.nft(&format!("insert rule ip6 bench ingress ip6 saddr {prefix} accept\n")).unwrap();
+    let back = ipv6::transit(0, 1);
+    topology.internet.ip(&format!("route add {prefix} via {back} dev isp0\n")).unwrap();
+    let host = topology.hosts[0].netns.clone();
+    let outbound = || ipv6::carried(&topology.providers[0]).unwrap().outbound;
+    let before = outbound();
+    let ping = std::thread::spawn(move || clients::ping(&host, SERVER, 300));
+    wait::until("a flow", wait::BOUND, || Ok((outbound() > before + 20).then_some(()))).unwrap();
+    let path =
+        format!("translate = \"npt66\", prefix = \"{prefix}\", inside = \"{}\"", ipv6::PREFIX);
+    weir.reload(&configuration(&topology, "", |_| path.clone())).unwrap();
+    let moved = || weir.counters().unwrap().sum(Counter::FlowsMoved);
+    wait::until("the flow to move", wait::BOUND, || Ok((moved() > 0).then_some(()))).unwrap();
+    let before = outbound();
+    let received = ping.join().unwrap().unwrap().received;
+    assert!(received > 250, "{received} of 300 were answered");
+    assert_eq!(outbound(), before, "it has the provider's address");
     weir.check_conservation().unwrap();
 }

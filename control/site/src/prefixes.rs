@@ -11,8 +11,25 @@ use super::machine::overlap;
 use super::schema::{self, Prefix, Prefixes, Translation6};
 use super::{Delegation, Lan, PrefixPair, UplinkConfig};
 
-/// The prefixes of all uplinks so far, each with its line.
-pub type Delegated = Vec<(Ipv6Net, usize)>;
+/// The prefixes of all uplinks so far.
+pub type Delegated = Vec<Claim>;
+
+/// A prefix that an uplink's provider delegates.
+pub struct Claim {
+    net: Ipv6Net,
+    line: usize,
+    /// Hosts have addresses of it.
+    by_source: bool,
+}
+
+impl Claim {
+    /// May both be right? Two lines of one provider may lead to one prefix, of which hosts have
+    /// addresses; what is translated to it comes back by either line, and has its flow at one.
+    fn agrees(&self, other: &Self) -> bool {
+        !overlaps(&self.net, &other.net)
+            || self.by_source && other.by_source && self.net == other.net
+    }
+}
 
 /// Addresses of which hosts may be sent to from anywhere (RFC 4291 §2.4).
 const GLOBAL: Ipv6Net =
@@ -51,13 +68,22 @@ pub fn of_path(
         Translation6::Npt66 => pairs(c, given, lans),
         Translation6::Source => sources(c, given, lans),
     };
+    let of_others = delegated.len();
     for (pair, span) in &prefixes {
-        let other = delegated.iter().find(|(other, _)| overlaps(other, &pair.outside));
-        if let Some((other, line)) = other {
-            let message = format!("prefix {} overlaps {other} of line {line}", pair.outside);
-            c.refuse(span.clone(), message, "a provider delegates it by one uplink: remove one");
+        let (net, line) = (pair.outside, c.places.line(span.start));
+        let claim = Claim { net, line, by_source: is(Translation6::Source) };
+        let (others, own) = delegated.split_at(of_others);
+        let twice = own.iter().find(|own| overlaps(&own.net, &net));
+        if let Some(other) = others.iter().find(|other| !claim.agrees(other)).or(twice) {
+            let message = format!("prefix {net} overlaps {} of line {}", other.net, other.line);
+            c.refuse(
+                span.clone(),
+                message,
+                "a provider delegates it by one uplink: remove one. Two lines that both lead to it \
+                 have the same prefix, each with translate = \"source\"",
+            );
         }
-        delegated.push((pair.outside, c.places.line(span.start)));
+        delegated.push(claim);
     }
     (prefixes.into_iter().map(|(pair, _)| pair).collect(), None)
 }

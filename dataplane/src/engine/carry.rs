@@ -62,7 +62,7 @@ impl Context {
         if !self.snapshot.half.is_behind(work.port, p.src) {
             return Err(Counter::DropSource);
         }
-        let mut traffic = traffic_of(p, work.port);
+        let mut traffic = traffic_of(work);
         // One fragment alone has ports, and all go the same way.
         if p.kind != Kind::Flow {
             traffic = Traffic { sport: 0, dport: 0, ..traffic };

@@ -244,6 +244,29 @@ fn what_cannot_be_delegated_is_refused() {
 }
 
 #[test]
+fn one_prefix_is_of_two_uplinks_where_hosts_have_addresses_of_it() {
+    let both = |first: &str, second: &str| {
+        let lan = "\"fd00:1::/64\", \"2001:2:0:a001::/64\"";
+        let second = format!("interface = \"wan1\"\nipv6 = {{ {second} }}");
+        problems(&with_prefixes(lan, first).replacen("interface = \"wan1\"", &second, 1))
+    };
+    let source = |net: &str| format!("translate = \"source\", prefixes = [{net}]");
+    let (net, part) = ("\"2001:2:0:a000::/56\"", "\"2001:2:0:a001::/64\"");
+    let npt = format!("translate = \"npt66\", inside = \"fd00:1::/64\", prefix = {net}");
+    assert_eq!(both(&source(net), &source(net)), [""; 0]);
+    for (first, second) in [
+        (source(net), source(part)),
+        (source(net), npt.clone()),
+        (npt.clone(), source(net)),
+        (source(&format!("{net}, {net}")), "translate = \"none\"".into()),
+    ] {
+        let found = both(&first, &second);
+        let told = found.iter().any(|told| told.contains("delegates it by one uplink"));
+        assert!(told, "{first} {second}: {found:?}");
+    }
+}
+
+#[test]
 fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     let text = with_ipv6("translate = \"none\", next_hop = \"fe80::1\"");
     let text = text.replacen("\"10.77.0.0/16\"", "\"10.77.0.0/16\", \"2001:2:7::/48\"", 1);
