@@ -12,7 +12,7 @@ use rustix::net::{self, AddressFamily, SocketType};
 use weir_kit::ipv6::{self, Mode, SERVER};
 use weir_kit::plan::Plan;
 use weir_kit::process::Process;
-use weir_kit::topology::Topology;
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{nginx, wait};
 use weir_layout::Family;
@@ -141,6 +141,48 @@ fn a_lost_provider_ends_its_connections_and_its_addresses_are_refused_at_once() 
     let output = site.download(left);
     assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
     assert_eq!(of_left.join().unwrap().unwrap().unwrap().stdout.len() as u64, LARGE);
+    site.carried();
+    site.weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_host_that_goes_on_from_a_lost_providers_address_is_rescued_by_another() {
+    let site = site("");
+    let file = Mode::Source.configuration(&site.topology, &[1; PROVIDERS]);
+    site.weir.reload(&file.replace("\"source\"", "\"source\", rescue = true")).unwrap();
+    site.cut(0);
+    let before = site.carried();
+    let output = site.download(host(0));
+    assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
+    let after = site.carried();
+    assert!(after[1] > before[1] + 100 && after[0] == before[0], "{before:?} {after:?}");
+    site.weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_prefix_of_two_lines_is_carried_by_both_and_by_one_for_the_other() {
+    let site = site("");
+    let (shared, other) = (ipv6::delegated(0), ipv6::delegated(1));
+    // Another line of the same provider.
+    let takes =
+        format!("iifname {TOWARDS_GATEWAY} ip6 saddr {shared} counter name outbound accept");
+    let provider = &site.topology.providers[1].netns;
+    provider.nft(&format!("insert rule ip6 bench ingress {takes}\n")).unwrap();
+    provider.ip(&format!("route add {shared} via {}\n", ipv6::link(1, 2))).unwrap();
+    let file = Mode::Source.configuration(&site.topology, &[1; PROVIDERS]);
+    site.weir.reload(&file.replace(&other, &shared)).unwrap();
+    site.weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
+    let before = site.carried();
+    for _ in 0..30 {
+        assert!(site.ping(host(0)).status.success());
+    }
+    let after = site.carried();
+    assert!(after.iter().zip(&before).all(|(after, before)| after > before), "{after:?}");
+    site.cut(0);
+    let back = format!("route replace {shared} via {} dev isp1\n", ipv6::transit(1, 1));
+    site.topology.internet.ip(&back).unwrap();
+    let output = site.download(host(0));
+    assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
     site.carried();
     site.weir.check_conservation().unwrap();
 }

@@ -1,6 +1,6 @@
 //! Which bucket a packet selects, and so which packets share an uplink.
 
-use weir_layout::control::{ControlHalf, Path, PathId, Policy, Selection};
+use weir_layout::control::{ControlHalf, Path, PathId, PathPrefix, Policy, Selection};
 use weir_wire::bucket::{self, Fields};
 use weir_wire::family::Family;
 use weir_wire::tcp;
@@ -24,6 +24,8 @@ pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &T
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
     policy.members().iter().any(|member| {
         let path = half.path(PathId::new(member.uplink, F::FAMILY));
+        let rescues = |prefix: &PathPrefix| prefix.inside_len > 0;
         path.is_some_and(Path::translates)
+            || F::FAMILY == weir_layout::Family::V6 && half.prefixes_of(member.uplink).any(rescues)
     })
 }

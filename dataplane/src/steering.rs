@@ -1,9 +1,7 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
 use weir_layout::NONE;
-use weir_layout::control::{
-    ControlHalf, IpAddress, Member, PathId, Policy, Rule, path_state,
-};
+use weir_layout::control::{ControlHalf, IpAddress, Member, PathId, Policy, Rule, path_state};
 use weir_layout::set::IndexSet;
 use weir_wire::bucket::{self, TRIES};
 use weir_wire::family::{Family, V4};
@@ -85,7 +83,7 @@ pub enum Refusal {
 }
 
 /// The uplink of a new flow under a policy, its last resort if no member is usable. One that may carry
-/// the packet's source, see [`ControlHalf::carries`].
+/// the packet's source, see [`ControlHalf::carries`], else one that [rescues](ControlHalf::rescues) it.
 pub fn uplink<F: Family>(
     half: &ControlHalf,
     region: &ControlRegion,
@@ -116,35 +114,41 @@ pub fn uplink<F: Family>(
         hash = bucket::next(key, hash);
     }
     let refused = |refusal| if barred { Refusal::Source } else { refusal };
-    member(half, region, policy, traffic, hash)
+    member(region, policy, F::FAMILY, hash, |path| half.carries(path, traffic.src))
         .or_else(|refusal| resort.ok_or_else(|| refused(refusal)))
+        .or_else(|refusal| match refusal {
+            Refusal::Source => {
+                member(region, policy, F::FAMILY, hash, |path| half.rescues(path, traffic.src))
+            }
+            Refusal::Unreachable | Refusal::Unsettled => Err(refusal),
+        })
 }
 
 /// A usable member by its weight, where no bucket names one: of the best tier, and before those that
 /// are worse or being emptied. Buckets are those of the usable members of one tier, and a source may
-/// be another's.
-fn member<F: Family>(
-    half: &ControlHalf,
+/// be another's: `takes` says which paths take it.
+fn member(
     region: &ControlRegion,
     policy: &Policy,
-    traffic: &Traffic<F>,
+    family: weir_layout::Family,
     hash: u64,
+    takes: impl Fn(PathId) -> bool,
 ) -> Result<u8, Refusal> {
     const WORSE: u32 = path_state::DEGRADED | path_state::DRAINING;
     let weight = |member: &Member| u64::from(member.weight & Member::MAX_WEIGHT);
     let (mut best, mut among, mut total) = (None, IndexSet::EMPTY, 0);
-    let mut refusal = match policy.steering(F::FAMILY).active_tier {
+    let mut refusal = match policy.steering(family).active_tier {
         0 => Refusal::Unreachable,
         _ => Refusal::Unsettled,
     };
     for member in policy.members().iter().filter(|member| weight(member) != 0) {
-        let path = PathId::new(member.uplink, F::FAMILY);
+        let path = PathId::new(member.uplink, family);
         let state = region.path_state(path);
         let rank = (state & WORSE, member.tier);
         if state & path_state::USABLE == 0 {
             continue;
         }
-        if !half.carries(path, traffic.src) {
+        if !takes(path) {
             refusal = Refusal::Source;
             continue;
         }

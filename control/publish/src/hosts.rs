@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Path, Translate, host_class};
+use weir_layout::control::{ControlHalf, Path, PathId, Translate, host_class};
 use weir_site::Site;
 use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
@@ -73,7 +73,11 @@ impl Sources<Ipv6Net> {
         let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
         let addresses = of_ports.flat_map(Path::held);
         let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
-        let prefixes = half.path_prefixes().iter().filter(|prefix| prefix.inside_len > 0);
+        let by_prefix = |uplink| {
+            let path = half.path(PathId::new(uplink, Family::V6));
+            path.is_some_and(|path| path.translation() == Translate::Npt)
+        };
+        let prefixes = half.path_prefixes().iter().filter(|prefix| by_prefix(prefix.uplink));
         let prefixes = prefixes.filter_map(|prefix| {
             Ipv6Net::new(Ipv6Addr::from(prefix.outside), prefix.outside_len).ok()
         });

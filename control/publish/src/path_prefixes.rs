@@ -33,6 +33,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use ipnet::Ipv6Net;
+    use weir_layout::Family;
     use weir_layout::control::Translate;
     use weir_layout::control::host_class::{LOCAL, POOL};
     use weir_site::{Ipv6Config, PrefixPair};
@@ -74,6 +75,7 @@ mod tests {
         assert_eq!((first.adjustment, first.inside_len, first.outside_len), (0xd54f, 48, 48));
         assert_eq!((second.adjustment, second.inside_len, second.outside_len), (0, 0, 56));
         assert_eq!(half.path_prefix_count, 2);
+        half.uplinks[0].path_mut(Family::V6).translate = Translate::Npt as u8;
         let classes = classes(&site, &kernel, &half).into_iter();
         assert_eq!(classes.map(|((_, len), class)| (len, class)).collect::<Vec<_>>(), [(48, POOL)]);
     }

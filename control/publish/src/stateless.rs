@@ -47,7 +47,8 @@ fn is_open(uplink: &UplinkConfig, family: Family) -> bool {
         Family::V6 => uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
     };
     let unchanged = matches!(translate, Translate::None | Translate::Source);
-    unchanged && uplink.is_inbound(family) && !uplink.is_pinned(family)
+    let rescues = family == Family::V6 && uplink.ipv6.as_ref().is_some_and(|ipv6| ipv6.rescue);
+    unchanged && uplink.is_inbound(family) && !uplink.is_pinned(family) && !rescues
 }
 
 /// Does the kernel forward what comes by the uplink? It says where hosts of LANs are.

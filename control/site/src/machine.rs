@@ -102,7 +102,6 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     }
     for uplink in &site.uplinks {
         machine.interface(&uplink.interface, uplink.line);
-        machine.unfinished(uplink);
     }
     for family in site.families() {
         let lan_nets = machine.lans(family, &site.lans);
@@ -158,13 +157,6 @@ struct Machine<'k> {
 }
 
 impl Machine<'_> {
-    fn unfinished(&mut self, uplink: &UplinkConfig) {
-        if uplink.ipv6.as_ref().is_some_and(|ipv6| ipv6.rescue) {
-            let message = "rescue = true is not carried out yet".to_owned();
-            self.refuse(uplink.line, message, "remove `rescue`");
-        }
-    }
-
     fn refuse(&mut self, line: usize, message: String, remedy: impl Into<String>) {
         let problem = Problem::whole(self.file, message, remedy);
         self.problems.push(Problem { line, column: 1, ..problem });

@@ -1,9 +1,11 @@
 //! The prefixes that providers delegate, and what stands inside for them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
+use weir_layout::Family;
 use weir_layout::control::Translate;
 
 use super::checker::Checker;
@@ -124,6 +126,32 @@ pub fn left_out(uplink: &UplinkConfig, lans: &[Lan]) -> Vec<String> {
         format!("uplink {name}: LAN prefix {lan} is translated to no prefix, and leaves not by it")
     };
     left_out.map(warning).collect()
+}
+
+/// What an uplink translates to its provider's first prefix: sources of others' prefixes, while no
+/// uplink that has them is to be had.
+pub fn rescued(uplink: &UplinkConfig, all: &[UplinkConfig]) -> Vec<PrefixPair> {
+    let path = uplink.ipv6.as_ref().filter(|path| path.rescue);
+    let Some(outside) = path.and_then(|path| Some(path.prefixes.first()?.outside)) else {
+        return Vec::new();
+    };
+    let is_own = |net: &IpNet| uplink.delegated_to_lans(Family::V6).any(|own| own == *net);
+    let others = all.iter().flat_map(|other| other.delegated_to_lans(Family::V6));
+    let others: BTreeSet<_> = others.filter(|net| !is_own(net)).filter_map(six).collect();
+    others.into_iter().map(|inside| PrefixPair { inside: Some(inside), outside }).collect()
+}
+
+/// Says which uplinks would rescue sources of others, and there are none.
+pub fn needless_rescues(uplinks: &[UplinkConfig]) -> Vec<String> {
+    let rescues = uplinks.iter().filter(|of| of.ipv6.as_ref().is_some_and(|path| path.rescue));
+    let needless = rescues.filter(|uplink| rescued(uplink, uplinks).is_empty());
+    let warning = |uplink: &UplinkConfig| {
+        format!(
+            "uplink {}: `rescue` has nothing to rescue: no other uplink has prefixes by source",
+            uplink.name
+        )
+    };
+    needless.map(warning).collect()
 }
 
 type Placed = (PrefixPair, Range<usize>);
@@ -294,10 +322,14 @@ fn knows_all(lans: &[Lan]) -> bool {
 }
 
 fn of_lans(lans: &[Lan]) -> impl Iterator<Item = Ipv6Net> {
-    lans.iter().flat_map(|lan| &lan.prefixes).filter_map(|net| match net {
+    lans.iter().flat_map(|lan| &lan.prefixes).copied().filter_map(six)
+}
+
+const fn six(net: IpNet) -> Option<Ipv6Net> {
+    match net {
         IpNet::V4(_) => None,
-        IpNet::V6(net) => Some(*net),
-    })
+        IpNet::V6(net) => Some(net),
+    }
 }
 
 fn overlaps(a: &Ipv6Net, b: &Ipv6Net) -> bool {

@@ -7,7 +7,7 @@ use weir_layout::control::{PathPrefix, Translate, carried};
 use weir_layout::{Family, NONE};
 use weir_view::{Kernel, is_beyond_site, is_link_local};
 
-use super::{PrefixPair, Site, UplinkConfig};
+use super::{PrefixPair, Site, UplinkConfig, prefixes};
 
 impl UplinkConfig {
     /// The pool of an uplink's path on the interface of this index: what the file says, else the
@@ -136,7 +136,8 @@ impl Site {
             };
             let inner = self.inner_addresses(kernel).into_iter();
             let carried = inner.filter(|own| is_the_sites(*own) && is_routed_back(*own));
-            sources.extend(carried.map(IpAddr::V6));
+            let known = sources.clone();
+            sources.extend(carried.map(IpAddr::V6).filter(|own| !known.contains(own)));
         }
         sources
     }
@@ -145,7 +146,9 @@ impl Site {
     pub fn path_prefixes(&self) -> Vec<PathPrefix> {
         let uplinks = (0u8..).zip(&self.uplinks);
         let pairs = uplinks.flat_map(|(index, uplink)| {
-            uplink.pairs(Family::V6).map(move |pair| pair.of_path(index))
+            let all =
+                uplink.pairs(Family::V6).copied().chain(prefixes::rescued(uplink, &self.uplinks));
+            all.map(move |pair| pair.of_path(index))
         });
         pairs.collect()
     }

@@ -16,7 +16,7 @@ pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConf
     let everywhere = file.health.as_ref().map_or_else(Health::default, |h| health(c, h, &[]));
     let told = everywhere.check();
     let (mut pooled, mut delegated) = (HashMap::new(), Delegated::new());
-    let uplinks = file
+    let uplinks: Vec<_> = file
         .uplink
         .iter()
         .map(|given| {
@@ -27,7 +27,9 @@ pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConf
             uplink(c, given, health, lans, &mut pooled, &mut delegated)
         })
         .collect();
-    c.too_many("prefixes of uplinks", delegated.len(), MAX_PATH_PREFIXES);
+    let rescued = uplinks.iter().flat_map(|uplink| prefixes::rescued(uplink, &uplinks)).count();
+    c.too_many("prefixes of uplinks", delegated.len() + rescued, MAX_PATH_PREFIXES);
+    c.warnings.extend(prefixes::needless_rescues(&uplinks));
     uplinks
 }
 

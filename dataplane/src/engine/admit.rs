@@ -143,7 +143,7 @@ impl Context {
         match steering::uplink(half, &self.control, self.key, policy, traffic) {
             Ok(other) if other == uplink => Elsewhere::Nowhere,
             Ok(other) => {
-                let keeps = half.path(F::path(other)).is_some_and(|path| !path.translates());
+                let keeps = !half.readdresses(F::path(other), traffic.src);
                 if !translated && keeps { Elsewhere::Unchanged } else { Elsewhere::Readdressed }
             }
             Err(Refusal::Source) => Elsewhere::Barred,
@@ -285,8 +285,11 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<EgressChoice<F>, DropReason> {
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
         let source = match path.translation() {
-            Translate::None | Translate::Source => Source::Same,
-            Translate::Npt => {
+            Translate::None => Source::Same,
+            Translate::Source if !cx.snapshot.half.readdresses(F::path(uplink), key.src()) => {
+                Source::Same
+            }
+            Translate::Source | Translate::Npt => {
                 let source = cx.outward::<F>(uplink, key.src());
                 source.map_or_else(Source::None, Source::Address)
             }

@@ -34,7 +34,7 @@ impl Context {
         let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic).ok()?;
         let path = F::path(uplink);
         let key = work.parsed.key();
-        (!half.path(path)?.translates()).then(|| Action {
+        (!half.readdresses(path, work.parsed.src)).then(|| Action {
             rewrite: F::compile(&key, &key),
             adjacency: next_hop(path),
             mark: 0,

@@ -210,10 +210,13 @@ impl Context {
         let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
         let is_translated = forward.flags & flag::NAT != 0;
         match path.translation() {
-            Translate::None | Translate::Source => {
-                !is_translated && self.snapshot.half.carries(F::path(uplink), outside)
+            Translate::None | Translate::Source if !is_translated => {
+                self.snapshot.half.carries(F::path(uplink), outside)
             }
-            Translate::Npt => self.outward::<F>(uplink, forward.key.src()) == Ok(outside),
+            Translate::None => false,
+            Translate::Source | Translate::Npt => {
+                self.outward::<F>(uplink, forward.key.src()) == Ok(outside)
+            }
             Translate::Napt => is_translated && self.has_address::<F>(uplink, outside),
         }
     }

@@ -9,10 +9,10 @@ use weir_layout::control::{
 use weir_layout::counters::Counter;
 use weir_wire::family::{Family as _, V6};
 use weir_wire::parse::parse6;
-use weir_wire::tcp;
+use weir_wire::{npt, tcp};
 
 use super::gateway::*;
-use super::ipv6::SERVER6;
+use super::ipv6::{SERVER6, see6};
 
 /// The prefix that the provider of an uplink delegates; 9: nobody does.
 fn prefix(uplink: u8) -> [u8; 16] {
@@ -258,6 +258,48 @@ fn an_idle_flow_stays_on_its_owner_while_that_is_emptied_or_of_a_worse_tier() {
     age(&mut gateway);
     assert_eq!((gateway.count(Counter::FlowsMoved), gateway.engines[0].flows()), (0, 1));
     assert_eq!(one(gateway.send(LAN, &udp6(host(1), 1001))).0, 2, "there is no other");
+}
+
+#[test]
+fn a_source_whose_owner_is_down_is_rescued_by_the_uplink_that_may() {
+    let mut gateway = gateway();
+    let pair = PathPrefix {
+        inside: prefix(1),
+        outside: prefix(0),
+        inside_len: 48,
+        outside_len: 48,
+        adjustment: npt::adjustment(prefix(1), prefix(0)),
+        uplink: 0,
+        ..PathPrefix::UNUSED
+    };
+    let count = gateway.half.path_prefix_count as usize;
+    gateway.half.path_prefixes[count] = pair;
+    gateway.half.path_prefix_count += 1;
+    gateway.publish(BUCKETS / 2);
+    let outside = npt::outward(&pair, host(1)).unwrap();
+    let sent = |(device, frame): (u8, Vec<u8>)| (device, see6(&frame).src);
+    for flow in [udp6(host(1), 7), tcp6(host(1), 7, true)] {
+        assert_eq!(sent(one(gateway.send(LAN, &flow))), (2, host(1)), "its owner is there");
+    }
+    set_state(&gateway, 1, 0);
+    assert_eq!(sweep(&mut gateway).len(), 2, "the connection has another address");
+    for flow in [udp6(host(1), 7), tcp6(host(1), 8, true)] {
+        assert_eq!(sent(one(gateway.send(LAN, &flow))), (1, outside));
+    }
+    assert_eq!(sent(one(gateway.send(LAN, &udp6(host(0), 9)))), (1, host(0)), "its own stay");
+    gateway.publish(BUCKETS / 2);
+    assert!(sweep(&mut gateway).is_empty(), "what is rescued stays so");
+    set_state(&gateway, 1, path_state::USABLE);
+    assert_eq!(sent(one(gateway.send(LAN, &udp6(host(1), 10)))), (2, host(1)));
+    set_state(&gateway, 0, 0);
+    assert_eq!(sweep(&mut gateway).len(), 2);
+    assert_eq!(
+        sent(one(gateway.send(LAN, &udp6(host(1), 7)))),
+        (2, host(1)),
+        "back with its owner"
+    );
+    assert_refused(one(gateway.send(LAN, &udp6(host(0), 9))), host(0));
+    gateway.assert_conserved();
 }
 
 #[test]

@@ -203,7 +203,10 @@ fn hosts_may_have_addresses_of_each_provider() {
     let source = "translate = \"source\", prefixes = [\"2001:2:0:a000::/56\"], rescue = true";
     let text = with_prefixes("\"2001:2:0:a001::/64\"", source);
     assert_eq!(pairs(&text), [(String::new(), "2001:2:0:a000::/56".to_owned())]);
-    assert!(parse("weir.toml", &text).unwrap().uplinks[0].ipv6.as_ref().unwrap().rescue);
+    let site = parse("weir.toml", &text).unwrap();
+    assert!(site.uplinks[0].ipv6.as_ref().unwrap().rescue);
+    let told = |text: &String| text.contains("uplink fiber: `rescue` has nothing to rescue");
+    assert!(site.warnings.iter().any(told), "{:?}", site.warnings);
     let found = problems(&with_prefixes("\"fd00:1::/64\"", source));
     assert!(found[0].contains("no LAN has an address of the prefix"), "{found:?}");
 }

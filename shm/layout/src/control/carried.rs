@@ -55,3 +55,15 @@ pub fn carries(
         Translate::None | Translate::Source => is_routed_back(prefixes, uplink, translate, source),
     }
 }
+
+/// Does the uplink translate the source to its provider's prefix, where no uplink that carries it is to
+/// be had?
+pub fn rescues(
+    prefixes: &[PathPrefix],
+    uplink: u8,
+    translate: Translate,
+    source: [u8; 16],
+) -> bool {
+    let mut own = prefixes.iter().filter(|prefix| prefix.uplink == uplink);
+    translate == Translate::Source && own.any(|prefix| prefix.is_inside(source))
+}

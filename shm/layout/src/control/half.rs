@@ -153,6 +153,21 @@ impl ControlHalf {
         })
     }
 
+    /// Does the path translate the source, for want of one that carries it? See [`carried::rescues`].
+    pub fn rescues(&self, path: PathId, source: impl IpAddress) -> bool {
+        let translate = self.path(path).map(Path::translation);
+        translate.is_some_and(|translate| {
+            let Address(source) = source.to_address();
+            path.family == Family::V6
+                && carried::rescues(self.path_prefixes(), path.uplink, translate, source)
+        })
+    }
+
+    /// Has the source another address outside by the path?
+    pub fn readdresses(&self, path: PathId, source: impl IpAddress) -> bool {
+        self.path(path).is_some_and(Path::translates) || self.rescues(path, source)
+    }
+
     /// May packets that come in by this LAN port have this source? Only those of its own prefixes
     /// (RFC 2827).
     pub fn is_behind(&self, port: u8, source: impl IpAddress) -> bool {

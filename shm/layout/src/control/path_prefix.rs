@@ -12,7 +12,8 @@ pub const MAX_PATH_PREFIXES: usize = 128;
 /// Where the path [translates prefixes](super::Translate::Npt), packets that leave by it have an
 /// address of `outside` for the one of `inside` (RFC 6296). Where LANs have addresses of each
 /// provider ([`Translate::Source`](super::Translate::Source)), sources of `outside` leave by it as
-/// they are, and there is no `inside`.
+/// they are, and there is no `inside`; but in entries for sources of other providers that it
+/// [rescues](super::carried::rescues).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PathPrefix {
