@@ -1,7 +1,7 @@
 //! The moments at which something happened: nanoseconds of `CLOCK_MONOTONIC`, which is also what
 //! the traffic programs read.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,14 +76,16 @@ impl Notice {
         Self::on(socket.context("cannot listen to netlink")?, carrier_loss(ifindex))
     }
 
-    /// The first packet of this protocol (TCP or UDP) to this address and port, IPv4 without
-    /// options, that any port of `netns` receives and gives to the kernel (packet(7)).
+    /// The first packet of this protocol (TCP or UDP) to this address and port, without options or
+    /// extension headers, that any port of `netns` receives and gives to the kernel (packet(7)). Of
+    /// an address of IPv6 the last four bytes count.
     ///
     /// # Errors
     /// When the socket cannot be opened, or the kernel refuses its filter.
-    pub fn of_packet(netns: &Netns, protocol: u8, to: SocketAddrV4) -> Result<Self> {
-        // ETH_P_IP in network byte order.
-        let ip = NonZeroU32::new(u32::from(0x0800u16.to_be())).map(Protocol::from_raw);
+    pub fn of_packet(netns: &Netns, protocol: u8, to: SocketAddr) -> Result<Self> {
+        // ETH_P_IP or ETH_P_IPV6, in network byte order.
+        let ethertype = if to.is_ipv4() { 0x0800u16 } else { 0x86dd };
+        let ip = NonZeroU32::new(u32::from(ethertype.to_be())).map(Protocol::from_raw);
         let (family, kind) = (AddressFamily::PACKET, SocketType::DGRAM);
         let socket = netns.run(|| socket_with(family, kind, SocketFlags::CLOEXEC, ip))?;
         Self::on(socket.context("cannot listen to packets")?, packet(protocol, to))
@@ -123,12 +125,26 @@ fn carrier_loss(ifindex: u32) -> Pattern {
     Pattern { parts: [kind, device, down, Part::default()] }
 }
 
-/// A packet, IPv4 without options, of this protocol (TCP or UDP) to this address and port.
-fn packet(protocol: u8, to: SocketAddrV4) -> Pattern {
+/// A packet, without options or extension headers, of this protocol (TCP or UDP) to this address and
+/// port.
+fn packet(protocol: u8, to: SocketAddr) -> Pattern {
     let [high, low] = to.port().to_be_bytes();
-    let version = Part { at: 0, mask: [0xff, 0, 0, 0], value: [0x45, 0, 0, 0] };
-    let protocol = Part { at: 8, mask: [0, 0xff, 0, 0], value: [0, protocol, 0, 0] };
-    let address = Part { at: 16, mask: [0xff; 4], value: to.ip().octets() };
-    let port = Part { at: 20, mask: [0, 0, 0xff, 0xff], value: [0, 0, high, low] };
-    Pattern { parts: [version, protocol, address, port] }
+    let parts = match to.ip() {
+        IpAddr::V4(address) => [
+            Part { at: 0, mask: [0xff, 0, 0, 0], value: [0x45, 0, 0, 0] },
+            Part { at: 8, mask: [0, 0xff, 0, 0], value: [0, protocol, 0, 0] },
+            Part { at: 16, mask: [0xff; 4], value: address.octets() },
+            Part { at: 20, mask: [0, 0, 0xff, 0xff], value: [0, 0, high, low] },
+        ],
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [
+                Part { at: 0, mask: [0xf0, 0, 0, 0], value: [0x60, 0, 0, 0] },
+                Part { at: 4, mask: [0, 0, 0xff, 0], value: [0, 0, protocol, 0] },
+                Part { at: 36, mask: [0xff; 4], value: [a, b, c, d] },
+                Part { at: 40, mask: [0, 0, 0xff, 0xff], value: [0, 0, high, low] },
+            ]
+        }
+    };
+    Pattern { parts }
 }

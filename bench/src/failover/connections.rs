@@ -2,7 +2,7 @@
 //! break, and try again at once.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub struct ConnectionTimes {
 /// Open connections to an echo server, and sockets that have sent to it.
 #[derive(Debug)]
 pub struct Connections {
-    source: Ipv4Addr,
-    server: SocketAddrV4,
+    source: IpAddr,
+    server: SocketAddr,
     streams: Vec<TcpStream>,
     sockets: Vec<UdpSocket>,
 }
@@ -46,8 +46,8 @@ impl Connections {
     ///
     /// # Errors
     /// When one cannot be opened, or gets no answer.
-    pub fn open(source: SocketAddrV4, server: SocketAddrV4) -> Result<Self> {
-        let from = |index: u16| SocketAddrV4::new(*source.ip(), source.port() + index);
+    pub fn open(source: SocketAddr, server: SocketAddr) -> Result<Self> {
+        let from = |index: u16| SocketAddr::new(source.ip(), source.port() + index);
         let open = |index| {
             let stream = open(from(index), server, PATIENCE)?;
             stream.set_nonblocking(true)?;
@@ -67,14 +67,14 @@ impl Connections {
         };
         let sockets = (0..CONNECTIONS).map(socket).collect::<std::io::Result<_>>();
         let sockets = sockets.with_context(|| format!("no answer from {server}"))?;
-        Ok(Self { source: *source.ip(), server, streams, sockets })
+        Ok(Self { source: source.ip(), server, streams, sockets })
     }
 
     /// Lets them talk until `done`, in the namespace of this thread.
     pub fn talk(self, done: &AtomicBool) -> Vec<ConnectionTimes> {
         sleep_exactly();
         let Self { source, server, streams, sockets } = self;
-        let any = SocketAddrV4::new(source, 0);
+        let any = SocketAddr::new(source, 0);
         let mut all: Vec<_> =
             streams.into_iter().map(|s| (Some(s), ConnectionTimes::default())).collect();
         for turn in (0..all.len()).cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
@@ -115,13 +115,10 @@ fn alive(stream: &mut TcpStream, turn: bool, times: &mut ConnectionTimes) -> boo
     read && (!turn || stream.write(b"w").map_or_else(fine, |_| true))
 }
 
-fn open(
-    source: SocketAddrV4,
-    server: SocketAddrV4,
-    patience: Duration,
-) -> std::io::Result<TcpStream> {
+fn open(source: SocketAddr, server: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
     // connect(2) obeys the timeout for sending.
     set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     bind(&socket, &source)?;

@@ -1,26 +1,28 @@
 //! A gateway whose established flows all leave by one of three uplinks, which fails.
 
 use std::fmt::Write as _;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
+use weir_kit::ipv6::{self, Mode};
 use weir_kit::moments::{Notice, now_ns, when_changed};
 use weir_kit::plan::{self, OWNED_PREFIX, Plan};
 use weir_kit::server::{ECHO_PORT, Server};
-use weir_kit::topology::Provider;
-use weir_kit::traffic::{Size, Traffic};
+use weir_kit::topology::{Host, Provider};
+use weir_kit::traffic::Traffic;
 use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_traffic::{Arrivals, MODE_WATCH, Stream};
 
 use super::connections::{CONNECTIONS, ConnectionTimes, Connections};
 use crate::compare::GATEWAY_CPU;
-use crate::compare::site::{Kind, Site};
+use crate::compare::site::{Kind, Site, shortest};
 use crate::compare::weir::establish;
 
 /// The uplink that fails; the others take over.
@@ -36,6 +38,8 @@ const MANY: u64 = 1000;
 const FIRST_PORT: u16 = 10_000;
 /// How long it must be well before it is used again.
 const HOLD_DOWN_MS: u32 = 300;
+/// Fewest frames while an uplink returns: for its hold-down, and three times as long.
+const RETURNING: u32 = 120_000;
 /// Milliseconds from one probe of a target to the next.
 pub const INTERVAL_MS: u32 = 100;
 
@@ -43,10 +47,21 @@ pub const INTERVAL_MS: u32 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Translation {
-    /// NAT44.
+    /// NAT44, or NPTv6.
     Translated,
     /// None: the customer's own prefix.
     Routed,
+}
+
+impl Translation {
+    /// What the flows of a family are.
+    fn kind(self, family: Family) -> Kind {
+        match (family, self) {
+            (Family::V4, _) => Kind::V4,
+            (Family::V6, Self::Translated) => Kind::V6(Mode::Npt66),
+            (Family::V6, Self::Routed) => Kind::V6(Mode::None),
+        }
+    }
 }
 
 /// What happens to the uplink.
@@ -86,8 +101,12 @@ pub struct Round {
     pub udp_ns: u64,
     /// The first TCP segment by another uplink.
     pub tcp_ns: u64,
+    /// How long no UDP frame arrived by any uplink: the last by the old one, the first by another.
+    pub gap_ns: u64,
     /// UDP frames that the faulty uplink lost.
     pub lost: f64,
+    /// UDP frames lost while it came back; none where it was not used again before they ended.
+    pub lost_at_return: Option<f64>,
     /// UDP flows of the round that did not reach the far side afterwards.
     pub udp_broken: u64,
     /// The connections.
@@ -111,21 +130,25 @@ impl Field {
     ///
     /// # Errors
     /// When weir does not start, or does not make every flow.
-    pub fn prepare(translation: Translation, flows: u32) -> Result<Self> {
-        let plan = Plan { owned_prefix: true, ..Plan::new(UPLINKS.len(), 2) };
-        let mut site = Site::with_plan(Kind::V4, flows, plan)?;
+    pub fn prepare(family: Family, translation: Translation, flows: u32) -> Result<Self> {
+        let kind = translation.kind(family);
+        // Sockets of IPv4 have a host and a LAN port of their own.
+        let hosts = if family == Family::V4 { 2 } else { 1 };
+        let plan = Plan { owned_prefix: true, ..Plan::new(UPLINKS.len(), hosts) };
+        let mut site = Site::with_plan(kind, flows, plan)?;
         site.pair_flows();
-        let server = Server::start(&site.topology.internet, site.topology.servers[0])?;
+        let server = Server::start(&site.topology.internet, server(&site))?;
         // The world reaches the own prefix by a provider that is well.
         let ((prefix, length), (router, _)) = (OWNED_PREFIX, plan::transit(UPLINKS.len() - 1));
         let route = format!("route replace {prefix}/{length} via {router}\n");
         site.topology.internet.ip(&route)?;
         let weir = Weir::start(&site.topology, &configuration(&site, translation))?;
+        weir.wait_until_usable_in(family, &[0, 1, 2])?;
         site.count_at_providers()?;
         let flows = Stream {
             mode: MODE_WATCH,
             interval_ns: PACE.as_nanos() as u64,
-            ..site.load(Size::Fixed(64))
+            ..site.load(shortest(family))
         };
         let mut field = Self {
             translation,
@@ -150,23 +173,34 @@ impl Field {
         let walked = u64::from(fault.frames()) * u64::from(self.flows.stride);
         self.next = ((u64::from(start) + walked) % u64::from(self.flows.flows)) as u32;
         self.others(0)?;
-        let topology = &self.site.topology;
-        let (host, server) = (&topology.hosts[1], topology.servers[0]);
-        let source = match self.translation {
-            Translation::Translated => host.address,
-            Translation::Routed => host.owned.context("the host has no own address")?,
+        let host = self.host()?.clone();
+        let source: IpAddr = match (self.site.kind, self.translation) {
+            (Kind::V6(mode), _) => mode.host(0).into(),
+            (Kind::V4, Translation::Translated) => host.address.into(),
+            (Kind::V4, Translation::Routed) => {
+                host.owned.context("the host has no own address")?.into()
+            }
         };
-        let source = SocketAddrV4::new(source, self.next_port);
+        let source = SocketAddr::new(source, self.next_port);
         self.next_port += CONNECTIONS;
-        let echo = SocketAddrV4::new(server, ECHO_PORT);
+        let echo = SocketAddr::new(server(&self.site), ECHO_PORT);
         let connections = host.netns.run(|| Connections::open(source, echo))??;
         self.others(1)?;
         self.site.traffic.set_stream_from(&self.flows, start)?;
         let mut round = self.fail(fault, connections)?;
         round.udp_broken = self.broken(fault, start)?;
-        make(&self.site.topology.providers[OLD], fault, false)?;
-        self.until_well()?;
+        round.lost_at_return = self.come_back(fault, start)?;
         Ok(round)
+    }
+
+    /// The host of the sockets.
+    fn host(&self) -> Result<&Host> {
+        self.site.topology.hosts.last().context("a site without hosts")
+    }
+
+    /// The uplink's path in the family of the flows.
+    fn path(&self) -> PathId {
+        PathId::new(OLD as u8, self.site.kind.family())
     }
 
     fn fail(&mut self, fault: Fault, connections: Connections) -> Result<Round> {
@@ -204,7 +238,9 @@ impl Field {
             udp_ns,
             tcp_ns,
             lost,
+            gap_ns: frame.saturating_sub(old.last_ns),
             udp_broken: 0,
+            lost_at_return: None,
             connections: seen.connections,
         })
     }
@@ -212,13 +248,14 @@ impl Field {
     /// Makes the fault under traffic, which is set up; when, and what was seen.
     fn watch(&mut self, fault: Fault, connections: Connections) -> Result<(u64, Seen)> {
         let (control, counters) = (self.weir.control()?, self.weir.counters()?);
-        let sent = || counters.path(PathId::v4(OLD as u8)).tx_packets;
+        let path = self.path();
+        let sent = || counters.path(path).tx_packets;
         let silent = sent();
+        let echo = SocketAddr::new(server(&self.site), ECHO_PORT);
+        let host = self.host()?.netns.clone();
         let Site { topology, traffic, .. } = &mut self.site;
         let [old, new @ ..] = &topology.providers[..] else { bail!("the site has no provider") };
         let carrier = Notice::of_carrier_loss(&topology.gateway, &old.interface())?;
-        let echo = SocketAddrV4::new(topology.servers[0], ECHO_PORT);
-        let host = &topology.hosts[1].netns;
         let packets = |protocol| -> Result<Vec<_>> {
             new.iter().map(|p| Notice::of_packet(&p.netns, protocol, echo)).collect()
         };
@@ -227,8 +264,7 @@ impl Field {
         std::thread::scope(|scope| {
             // One by one: a frame's time is not that of the batch it waits for.
             let sender = scope.spawn(move || traffic.send(fault.frames(), 1));
-            let usable =
-                move || u64::from(control.path_state(PathId::v4(OLD as u8)) & path_state::USABLE);
+            let usable = move || u64::from(control.path_state(path) & path_state::USABLE);
             let decided = scope.spawn(move || when_changed(usable, done));
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
             let begun = wait::until("the frames to leave", wait::BOUND, || {
@@ -268,11 +304,39 @@ impl Field {
         UPLINKS[OLD + 1..].iter().try_for_each(|name| self.weir.weight(name, weight).map(drop))
     }
 
-    fn until_well(&self) -> Result<()> {
-        wait::until("the uplink to be well again", wait::BOUND, || {
-            let well = self.weir.states()?.iter().all(|state| *state == path_state::USABLE);
-            Ok(well.then_some(()))
-        })
+    /// Ends the fault under traffic of the round's flows, which have moved; how many of their packets
+    /// did not arrive. None: it was not in use again before the traffic ended.
+    fn come_back(&mut self, fault: Fault, start: u32) -> Result<Option<f64>> {
+        let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
+        let before = far(&self.site.traffic)?;
+        let (control, path, flows) = (self.weir.control()?, self.path(), self.flows);
+        let is_well = || control.path_state(path) & path_state::USABLE != 0;
+        let Site { topology, traffic, .. } = &mut self.site;
+        let old = &topology.providers[OLD];
+        let passes = RETURNING.div_ceil(fault.frames());
+        let in_time = std::thread::scope(|scope| {
+            let sender = scope.spawn(move || {
+                (0..passes).try_for_each(|_| {
+                    traffic.set_stream_from(&flows, start)?;
+                    traffic.send(fault.frames(), 1).map(drop)
+                })
+            });
+            std::thread::sleep(BEFORE);
+            let ended = make(old, fault, false);
+            joined(sender)??;
+            ended.map(|()| is_well())
+        })?;
+        let arrived = self.site.settle(far)? - before;
+        wait::until("the uplink to be well again", wait::BOUND, || Ok(is_well().then_some(())))?;
+        Ok(in_time.then(|| f64::from(passes * fault.frames()) - arrived as f64))
+    }
+}
+
+/// Whom the sockets talk to.
+fn server(site: &Site) -> IpAddr {
+    match site.kind {
+        Kind::V4 => site.topology.servers[0].into(),
+        Kind::V6(_) => ipv6::SERVER.into(),
     }
 }
 
@@ -320,8 +384,11 @@ fn configuration(site: &Site, translation: Translation) -> String {
         Translation::Translated => "nat44",
         Translation::Routed => "none",
     };
-    let (own, length) = OWNED_PREFIX;
-    let [first, second] = &site.topology.servers[..2] else { unreachable!("four servers") };
+    let targets: [IpAddr; 2] = match site.kind {
+        Kind::V4 => [site.topology.servers[0].into(), site.topology.servers[1].into()],
+        Kind::V6(_) => [ipv6::SERVER.into(), ipv6::STRANGER.into()],
+    };
+    let [first, second] = targets;
     // A table filled to its last flow refuses a few in a hundred thousand.
     let flows = site.flows().max(1024) / 4 * 5;
     let mut text = format!(
@@ -332,16 +399,24 @@ fn configuration(site: &Site, translation: Translation) -> String {
          loss_percent = {{ fail = 100, recover = 99 }}\n\
          [[health.targets]]\nname = \"first\"\nprobe = \"icmp\"\naddress = \"{first}\"\n\
          [[health.targets]]\nname = \"second\"\nprobe = \"icmp\"\naddress = \"{second}\"\n\
-         [[lan]]\ninterface = \"lan0\"\n\
-         [[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.1.0.0/16\", \"{own}/{length}\"]\n"
+         [[lan]]\ninterface = \"lan0\"\n"
     );
+    text += &match site.kind {
+        Kind::V4 => {
+            let (own, length) = OWNED_PREFIX;
+            format!(
+                "[[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.1.0.0/16\", \"{own}/{length}\"]\n"
+            )
+        }
+        Kind::V6(mode) => format!("prefixes = [\"{}\"]\n", mode.lan(UPLINKS.len()).join("\", \"")),
+    };
     for provider in &site.topology.providers {
         let (name, interface) = (UPLINKS[provider.index], provider.interface());
-        let _ = write!(
-            text,
-            "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n\
-             translate = \"{translate}\"\n"
-        );
+        let path = match site.kind {
+            Kind::V4 => format!("translate = \"{translate}\"\n"),
+            Kind::V6(mode) => mode.path(provider.index),
+        };
+        let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n{path}");
     }
     text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
 }

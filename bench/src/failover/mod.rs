@@ -1,6 +1,7 @@
 //! How soon flows leave an uplink that fails: a cut cable, and a black hole beyond the first hop.
 //!
-//! Two gateways in turn, one that translates and one that routes the customer's own prefix. All
+//! Two gateways in turn, one that translates and one that routes the customer's own prefix, of either
+//! family. All
 //! flows are by one of three uplinks, which fails under traffic of live frames (UDP) and of real
 //! sockets (UDP and TCP). What is measured, in order: the fault, the state word that says so, the first packet
 //! of each class by another uplink.
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::compare::GATEWAY_CPU;
+use crate::ip_version::IpVersion;
 use crate::machine;
 use crate::section::{Section, figure, median, range, table};
 
@@ -25,6 +27,9 @@ pub struct Options {
     /// Established flows.
     #[arg(long, default_value_t = 1_000_000)]
     pub flows: u32,
+    /// Version of IP: NAT44 and an own prefix, or NPTv6 and an own prefix.
+    #[arg(long, value_enum, default_value_t)]
+    pub family: IpVersion,
     /// Faults of each kind; figures are medians over them.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
@@ -48,8 +53,13 @@ pub struct Line {
     pub decided_to_packet_ms: Vec<f64>,
     /// From the fault to that packet.
     pub fault_to_packet_ms: Vec<f64>,
+    /// Between the last packet that arrived by the old uplink and the first by another; for UDP and a
+    /// cut, since what goes into a hole still arrives at it.
+    pub gap_ms: Option<Vec<f64>>,
     /// Packets lost; counted for UDP.
     pub packets_lost: Option<Vec<f64>>,
+    /// Packets lost while the uplink came back and was used again; counted for UDP.
+    pub lost_at_return: Option<Vec<f64>>,
     /// Flows that did not survive.
     pub flows_broken: Vec<f64>,
     /// From the fault until the last of the broken connections knew that it is.
@@ -79,7 +89,7 @@ pub fn measure(options: &Options) -> Result<Vec<Line>> {
     machine::pin(Some(GATEWAY_CPU))?;
     let mut lines = Vec::new();
     for translation in [Translation::Translated, Translation::Routed] {
-        let mut field = Field::prepare(translation, options.flows)?;
+        let mut field = Field::prepare(options.family.family(), translation, options.flows)?;
         for fault in Fault::ALL {
             let rounds: Vec<_> = (0..options.rounds)
                 .map(|_| field.round(fault))
@@ -121,7 +131,10 @@ fn line(translation: Translation, fault: Fault, protocol: &'static str, rounds: 
         },
         decided_to_packet_ms: since(|r| r.decided_ns, &first),
         fault_to_packet_ms: since(|r| r.fault_ns, &first),
+        gap_ms: (udp && fault == Fault::Cut)
+            .then(|| rounds.iter().map(|round| round.gap_ns as f64 / 1e6).collect()),
         packets_lost: udp.then(|| rounds.iter().map(|round| round.lost).collect()),
+        lost_at_return: udp.then(|| rounds.iter().filter_map(|it| it.lost_at_return).collect()),
         flows_broken: rounds.iter().map(broken).collect(),
         reset_ms: last(|times| times.reset_ns),
         again_ms: last(|times| times.again_ns),
@@ -140,7 +153,9 @@ fn section(lines: &[Line], options: &Options) -> Section {
         "word → packet ms",
         "fault → packet ms",
         "range",
+        "gap ms",
         "lost",
+        "at return",
         "broken",
         "all reset ms",
         "all again ms",
@@ -166,7 +181,9 @@ fn section(lines: &[Line], options: &Options) -> Section {
             some(&line.decided_to_packet_ms),
             some(&line.fault_to_packet_ms),
             format!("{}–{}", figure(low), figure(high)),
+            line.gap_ms.as_deref().map_or("–".into(), some),
             line.packets_lost.as_deref().map_or("–".into(), some),
+            line.lost_at_return.as_deref().map_or("–".into(), some),
             some(&line.flows_broken),
             some(&line.reset_ms),
             some(&line.again_ms),
@@ -200,8 +217,9 @@ fn notes(rounds: usize) -> Vec<String> {
         ),
         format!(
             "Probes are {INTERVAL_MS} ms apart, to two targets, three in a row: a black hole \
-                 is to be found within {bound} ms. Lost are UDP packets sent until the flows \
-                 moved. Broken are UDP flows whose next packet did not arrive either, and TCP \
+                 is to be found within {bound} ms. The gap is the time between the last UDP packet \
+                 that arrived by the old uplink and the first by another. Lost are UDP packets sent \
+                 until the flows moved, and while the uplink came back, until it was used again. Broken are UDP flows whose next packet did not arrive either, and TCP \
                  connections that were reset. A TCP sender without an acknowledgement for 200 ms is \
                  silent until its own timer ends, 400 ms later: the wait of connections in a black \
                  hole after the word is theirs. Control process, worker, clients and watchers share \
@@ -216,12 +234,18 @@ fn json(lines: &[Line], options: &Options) -> Value {
         let of_fault = lines.iter().filter(|line| line.fault == fault);
         of_fault.filter_map(of).max_by(f64::total_cmp)
     };
-    let mut json = json!({ "flows": options.flows, "rounds": options.rounds, "lines": lines });
+    let mut json = json!({
+        "family": options.family, "flows": options.flows, "rounds": options.rounds, "lines": lines,
+    });
     for (name, fault) in [("cut", Fault::Cut), ("black_hole", Fault::BlackHole)] {
         json[name] = json!({
             "detect_ms": worst(fault, &|line| Some(median(&line.detect_ms))),
             "react_ms": worst(fault, &|line| Some(median(&line.react_ms))),
+            "gap_ms": worst(fault, &|line| line.gap_ms.as_deref().map(median)),
             "packets_lost": worst(fault, &|line| line.packets_lost.as_deref().map(median)),
+            "lost_at_return": worst(fault, &|line| {
+                line.lost_at_return.as_deref().filter(|lost| !lost.is_empty()).map(median)
+            }),
             "flows_broken": worst(fault, &|line| Some(median(&line.flows_broken))),
         });
     }
