@@ -20,7 +20,7 @@ fn latency_is_that_of_frames_that_arrived() {
 
 #[test]
 fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
-    for mode in Mode::ALL {
+    for mode in Mode::ALL.into_iter().chain([Mode::Stateless, Mode::StatelessSource]) {
         let systems = vec![
             System::LinuxRoute,
             System::LinuxNat,
@@ -102,13 +102,16 @@ fn a_killed_dataplane_is_replaced_and_adopts_every_flow() {
 
 #[test]
 fn flows_leave_an_uplink_that_fails_and_none_of_them_breaks() {
-    let lines = failover::measure(&failover::Options { flows: 120_000, rounds: 1 }).unwrap();
-    assert_eq!(lines.len(), 8);
-    for line in &lines {
-        assert!(line.detect_ms[0] > 0.0 || line.fault == failover::Fault::Cut, "{line:?}");
-        assert!(line.fault_to_packet_ms[0] > 0.0, "{line:?}");
-        let may_break =
-            line.protocol == "tcp" && line.translation == failover::Translation::Translated;
-        assert_eq!(line.flows_broken[0] > 0.0, may_break, "{line:?}");
+    for family in [IpVersion::V4, IpVersion::V6] {
+        let options = failover::Options { flows: 120_000, family, rounds: 1 };
+        let lines = failover::measure(&options).unwrap();
+        assert_eq!(lines.len(), 8);
+        for line in &lines {
+            assert!(line.detect_ms[0] > 0.0 || line.fault == failover::Fault::Cut, "{line:?}");
+            assert!(line.fault_to_packet_ms[0] > 0.0, "{line:?}");
+            let may_break =
+                line.protocol == "tcp" && line.translation == failover::Translation::Translated;
+            assert_eq!(line.flows_broken[0] > 0.0, may_break, "{line:?}");
+        }
     }
 }

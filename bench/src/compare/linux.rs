@@ -34,7 +34,7 @@ const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 pub fn route(kind: Kind, flows: u32) -> Result<Prepared> {
     let mut site = match kind {
         Kind::V4 => routed(flows)?,
-        Kind::V6(Mode::Source) => routed_by_source(flows)?,
+        Kind::V6(Mode::Source | Mode::StatelessSource) => routed_by_source(flows)?,
         Kind::V6(_) => routed6(Mode::None, flows)?,
     };
     site.establish(Duration::ZERO)?;

@@ -52,7 +52,8 @@ pub struct Options {
     /// Version of IP.
     #[arg(long, value_enum, default_value_t)]
     pub family: IpVersion,
-    /// What weir does with addresses of IPv6; nothing unless given.
+    /// What weir does with addresses of IPv6; nothing unless given. The stateless ones let in what no
+    /// flow asked for.
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
     /// Rounds; figures are medians over them.

@@ -233,7 +233,7 @@ fn translation(kind: Kind) -> Option<String> {
     let Kind::V6(mode) = kind else { return None };
     let linux = System::linux_for(kind).name();
     Some(format!(
-        "Weir's uplinks have translate = \"{}\", for which the kernel has `{linux}` \
+        "Weir's mode is `{}`, for which the kernel has `{linux}` \
          (`ratio_kernel_vs_linux`). `linux_route` translates nothing, `linux_nat` address and port \
          (nft snat), `linux_npt` the prefix (SNPT and DNPT of ip6tables). `weir_nat44` is weir with \
          as many flows of IPv4, in frames of the same size, behind NAT44.",

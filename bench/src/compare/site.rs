@@ -55,6 +55,15 @@ impl Kind {
             Self::V6(_) => Family::V6,
         }
     }
+
+    /// Do flows have entries?
+    #[must_use]
+    pub fn has_entries(self) -> bool {
+        match self {
+            Self::V4 => true,
+            Self::V6(mode) => mode.has_entries(),
+        }
+    }
 }
 
 /// A chain and its traffic. The gateway is not set up.

@@ -109,7 +109,7 @@ impl System {
         match kind {
             Kind::V4 | Kind::V6(Mode::Nat66) => Self::LinuxNat,
             Kind::V6(Mode::Npt66) => Self::LinuxNpt,
-            Kind::V6(Mode::None | Mode::Source) => Self::LinuxRoute,
+            Kind::V6(_) => Self::LinuxRoute,
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::weir::Weir;
 
 /// What the uplinks of a site do with addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing: the LAN's prefix is the customer's own.
     None,
@@ -25,11 +26,21 @@ pub enum Mode {
     Nat66,
     /// Nothing: hosts have an address of each provider, and each source its uplink.
     Source,
+    /// As `None`, and whatever is for the LAN may come in: no flow needs an entry.
+    Stateless,
+    /// As `Source`, likewise.
+    StatelessSource,
 }
 
 impl Mode {
-    /// All of them.
+    /// Those in which flows have entries.
     pub const ALL: [Self; 4] = [Self::None, Self::Npt66, Self::Nat66, Self::Source];
+
+    /// Do flows have entries?
+    #[must_use]
+    pub fn has_entries(self) -> bool {
+        !matches!(self, Self::Stateless | Self::StatelessSource)
+    }
 
     /// Addresses that translated flows get by each uplink.
     const POOL: u16 = 16;
@@ -41,9 +52,9 @@ impl Mode {
     /// When the kernel refuses a step.
     pub fn lay(self, topology: &Topology) -> Result<()> {
         match self {
-            Self::None => super::add(topology, topology.providers.len() - 1),
+            Self::None | Self::Stateless => super::add(topology, topology.providers.len() - 1),
             Self::Npt66 | Self::Nat66 => super::add_delegated(topology),
-            Self::Source => super::add_by_source(topology),
+            Self::Source | Self::StatelessSource => super::add_by_source(topology),
         }
     }
 
@@ -51,9 +62,9 @@ impl Mode {
     #[must_use]
     pub fn lan(self, providers: usize) -> Vec<String> {
         match self {
-            Self::None => vec![super::PREFIX.into()],
+            Self::None | Self::Stateless => vec![super::PREFIX.into()],
             Self::Npt66 | Self::Nat66 => vec![super::INSIDE.into()],
-            Self::Source => {
+            Self::Source | Self::StatelessSource => {
                 let network = |provider| super::by(provider, Ipv6Addr::UNSPECIFIED);
                 (0..providers).map(|provider| format!("{}/64", network(provider))).collect()
             }
@@ -66,6 +77,7 @@ impl Mode {
         let prefix = super::delegated(provider);
         let path = match self {
             Self::None => "translate = \"none\"".into(),
+            Self::Stateless => "translate = \"none\", inbound = true".into(),
             Self::Npt66 => format!("translate = \"npt66\", prefix = \"{prefix}\""),
             Self::Nat66 => {
                 let network = super::by(provider, Ipv6Addr::UNSPECIFIED).segments();
@@ -75,6 +87,9 @@ impl Mode {
                 format!("translate = \"nat66\", addresses = [{}]", pool.join(", "))
             }
             Self::Source => format!("translate = \"source\", prefixes = [\"{prefix}\"]"),
+            Self::StatelessSource => {
+                format!("translate = \"source\", prefixes = [\"{prefix}\"], inbound = true")
+            }
         };
         format!("ipv6 = {{ {path} }}\n")
     }
@@ -99,7 +114,9 @@ impl Mode {
 
     fn all_in_lan(self, address: Ipv6Addr, providers: usize) -> Vec<Ipv6Addr> {
         match self {
-            Self::Source => (0..providers).map(|it| super::by(it, address)).collect(),
+            Self::Source | Self::StatelessSource => {
+                (0..providers).map(|it| super::by(it, address)).collect()
+            }
             _ => vec![self.in_lan(address)],
         }
     }
@@ -118,9 +135,9 @@ impl Mode {
 
     fn in_lan(self, address: Ipv6Addr) -> Ipv6Addr {
         match self {
-            Self::None => address,
+            Self::None | Self::Stateless => address,
             Self::Npt66 | Self::Nat66 => super::inside(address),
-            Self::Source => super::by(0, address),
+            Self::Source | Self::StatelessSource => super::by(0, address),
         }
     }
 
