@@ -10,7 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::slaac;
 use crate::topology::{Provider, TOWARDS_GATEWAY, Topology};
+use crate::wait;
 use crate::weir::Weir;
 
 /// A provider's server. Dropping it kills it.
@@ -32,6 +34,10 @@ impl Server {
         let link = format!("{}/64", crate::ipv6::link(provider, 0));
         fs::write(&file, configuration(&link, prefix))?;
         let Provider { netns, .. } = &topology.providers[provider];
+        // Kea does not come back to an interface whose address it could not use.
+        wait::until("the server's own address on the link", wait::BOUND, || {
+            Ok(slaac::has_link_local(netns, TOWARDS_GATEWAY)?.then_some(()))
+        })?;
         let mut kea = in_rooms(&["/var/lib/kea"], "kea-dhcp6 -c \"$0\"");
         kea.arg(&file).envs([("KEA_PIDFILE_DIR", &directory), ("KEA_LOCKFILE_DIR", &directory)]);
         let process = spawn(netns, &mut kea, &directory.join("log"))?;
@@ -56,9 +62,7 @@ fn configuration(link: &str, prefix: &str) -> String {
     format!(
         r#"{{ "Dhcp6": {{
             "interfaces-config": {{
-                "interfaces": ["{TOWARDS_GATEWAY}"],
-                "service-sockets-max-retries": 100,
-                "service-sockets-retry-wait-time": 100
+                "interfaces": ["{TOWARDS_GATEWAY}"]
             }},
             "lease-database": {{ "type": "memfile", "persist": false }},
             "renew-timer": 3, "rebind-timer": 3600,

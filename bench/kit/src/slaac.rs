@@ -65,6 +65,17 @@ pub fn standing(host: &Host, prefix: &str) -> Result<Standing> {
     })
 }
 
+/// Has an interface a link-local address that it knows to be its alone?
+///
+/// # Errors
+/// When the namespace cannot be asked.
+pub fn has_link_local(netns: &Netns, device: &str) -> Result<bool> {
+    let addresses = json(netns, &["-6", "address", "show", "dev", device, "scope", "link"])?;
+    let addresses = addresses[0]["addr_info"].as_array();
+    let is_own = |it: &Value| it["scope"] == "link" && it["tentative"] != true;
+    Ok(addresses.is_some_and(|it| it.iter().any(is_own)))
+}
+
 /// The default router that a host has heard of.
 ///
 /// # Errors

@@ -228,7 +228,8 @@ pub fn table_of(message: &RouteMessage) -> u32 {
 }
 
 /// The routes of a message: one for each next hop of a multipath route. What the kernel has learned
-/// of one host (`RTM_F_CLONED`: a path MTU, a redirect) is no route.
+/// of one host (`RTM_F_CLONED`: a path MTU, a redirect) is no route, nor is what leads to addresses of
+/// one link, which each interface has of its own and which nothing forwards.
 pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
     let (mut destination, mut metric, mut source) = (None, 0, None);
     let mut hops = vec![hop(&message.attributes)];
@@ -252,7 +253,8 @@ pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
         Some(address) => IpNet::new(address, length).ok().and_then(N::of),
     };
     let Some(destination) = destination else { return Vec::new() };
-    if message.header.flags.contains(RouteFlags::Cloned) {
+    let of_a_link = is_of_a_link(destination.into().addr());
+    if of_a_link || message.header.flags.contains(RouteFlags::Cloned) {
         return Vec::new();
     }
     let advertised = message.header.protocol == RouteProtocol::Ra;
@@ -343,6 +345,7 @@ pub fn rule(message: &RuleMessage) -> Option<Rule> {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv6Net;
     use netlink_packet_route::link::Inet6DevConf;
 
     use super::*;
@@ -395,6 +398,20 @@ mod tests {
         assert_eq!(routes_of::<Ipv4Net>(&message).len(), 1);
         message.header.flags = RouteFlags::Cloned;
         assert!(routes_of::<Ipv4Net>(&message).is_empty());
+    }
+
+    #[test]
+    fn what_leads_to_the_neighbours_of_a_link_is_no_route() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = 64;
+        let mut to = |net: &str| {
+            let net = RouteAddress::Inet6(net.parse().unwrap());
+            message.attributes = vec![RouteAttribute::Destination(net), RouteAttribute::Oif(2)];
+            routes_of::<Ipv6Net>(&message).len()
+        };
+        assert_eq!(to("2001:db8::"), 1);
+        assert_eq!(to("fe80::"), 0);
     }
 
     #[test]
