@@ -14,7 +14,7 @@ use super::{in_gateway, install_for, ip, way};
 fn in_gateway6<F: Future>(body: impl FnOnce(Site) -> F + Send) {
     in_gateway(async |mut site| {
         for (name, address) in
-            [("lan0", "2001:db8:7::1"), ("wan0", "2001:db8:1::2"), ("wan1", "2001:db8:2::2")]
+            [("lan0", "2001:2:7::1"), ("wan0", "2001:db8:1::2"), ("wan1", "2001:db8:2::2")]
         {
             ip(&format!("addr add {address}/64 dev {name} nodad"));
         }
@@ -56,7 +56,7 @@ fn a_socket_that_names_an_uplink_leaves_by_it_with_ipv6_too() {
         assert_eq!(way6(" oif wan1").as_deref(), Some("wan1"));
         assert_eq!(way6(" from 2001:db8:2::2").as_deref(), Some("wan1"));
         assert_eq!(way6(" from 2001:db8:1::2").as_deref(), Some("wan0"));
-        let text = ip("-6 route get 2001:db8:7::9 from 2001:db8:2::2");
+        let text = ip("-6 route get 2001:2:7::9 from 2001:db8:2::2");
         assert!(text.contains("dev lan0"), "{text}");
     });
 }
@@ -95,8 +95,8 @@ fn what_leaves_by_a_link_without_an_address_of_its_own_has_none_of_another_uplin
         ip("addr add fd00:2::2/64 dev wan1 nodad");
         install_for(&site, &Overrides::default(), [&[UP; 2]; 2]).await;
         let text = ip("-6 route get 2001:db8:ffff::1 oif wan1");
-        assert!(text.contains("dev wan1") && text.contains("src 2001:db8:7::1 "), "{text}");
-        ip("addr del 2001:db8:7::1/64 dev lan0");
+        assert!(text.contains("dev wan1") && text.contains("src 2001:2:7::1 "), "{text}");
+        ip("addr del 2001:2:7::1/64 dev lan0");
         install_for(&site, &Overrides::default(), [&[UP; 2]; 2]).await;
         assert_eq!(way6(" oif wan1"), None, "rather than from an address of wan0");
         site.on_dataplane_loss = weir_layout::control::OnDataplaneLoss::Kernel;
