@@ -167,6 +167,15 @@ fn routed_by_source(flows: u32) -> Result<Site> {
     Ok(site)
 }
 
+/// What the kernel is to be told to know the way to all hosts: by the first one.
+pub fn route_hosts([host, hosts]: [&dyn Display; 2]) -> String {
+    format!(
+        "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
+         route add {hosts} via {host} dev lan0\n",
+        Port::Host(0).mac()
+    )
+}
+
 /// Routes the hosts' prefix by its first host, and all else by each provider's next hop alike.
 fn route_by(
     site: &mut Site,
@@ -176,11 +185,7 @@ fn route_by(
 ) -> Result<()> {
     site.count_at_providers()?;
     let gateway = &site.topology.gateway;
-    let mut lines = format!(
-        "neigh replace {host} lladdr {} dev lan0 nud permanent\n\
-         route add {hosts} via {host} dev lan0\n",
-        Port::Host(0).mac()
-    );
+    let mut lines = route_hosts([host, hosts]);
     let mut by = String::new();
     site.traffic.attach(weir_traffic::PASS, gateway, "lan0")?;
     for (provider, hop) in site.topology.providers.iter().zip(hops) {

@@ -9,6 +9,7 @@ use weir_layout::counters::Counter;
 use weir_site::health::Health;
 
 use super::GATEWAY_CPU;
+use super::linux;
 use super::site::{Kind, Site};
 use super::system::{Gateway, Prepared};
 
@@ -53,6 +54,13 @@ pub fn start_with(site: &mut Site, tier: Tier, room: u32, hold_down_ms: u32) -> 
     let weir = Weir::start(&site.topology, &(hold + &configuration(site, tier, room)))?;
     weir.wait_until_usable_in(site.kind.family(), &[0, 1])?;
     site.count_at_providers()?;
+    if let Kind::V6(mode) = site.kind
+        && !site.kind.has_entries()
+    {
+        // Without entries the kernel says where hosts are.
+        let hosts = format!("{}/96", mode.crowd());
+        site.topology.gateway.ip(&linux::route_hosts([&mode.host(0), &hosts]))?;
+    }
     Ok(weir)
 }
 

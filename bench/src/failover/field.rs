@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use weir_kit::ipv6::{self, Mode};
 use weir_kit::moments::{Notice, now_ns, when_changed};
 use weir_kit::plan::{self, OWNED_PREFIX, Plan};
 use weir_kit::server::{ECHO_PORT, Server};
-use weir_kit::topology::{Host, Provider};
+use weir_kit::topology::{Host, Provider, TOWARDS_GATEWAY};
 use weir_kit::traffic::Traffic;
 use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
@@ -119,6 +120,8 @@ pub struct Field {
     // Dropped before the namespaces they are in.
     weir: Weir,
     _server: Server,
+    /// What the router of the old uplink forgets of IPv6 when its port is down.
+    routes: String,
     site: Site,
     flows: Stream,
     next: u32,
@@ -150,10 +153,12 @@ impl Field {
             interval_ns: PACE.as_nanos() as u64,
             ..site.load(shortest(family))
         };
+        let routes = routes_by_link(&site.topology.providers[OLD])?;
         let mut field = Self {
             translation,
             weir,
             _server: server,
+            routes,
             site,
             flows,
             next: 0,
@@ -312,7 +317,7 @@ impl Field {
         let (control, path, flows) = (self.weir.control()?, self.path(), self.flows);
         let is_well = || control.path_state(path) & path_state::USABLE != 0;
         let Site { topology, traffic, .. } = &mut self.site;
-        let old = &topology.providers[OLD];
+        let (old, routes) = (&topology.providers[OLD], &self.routes);
         let passes = RETURNING.div_ceil(fault.frames());
         let in_time = std::thread::scope(|scope| {
             let sender = scope.spawn(move || {
@@ -322,7 +327,7 @@ impl Field {
                 })
             });
             std::thread::sleep(BEFORE);
-            let ended = make(old, fault, false);
+            let ended = make(old, fault, false).and_then(|()| old.netns.ip(routes));
             joined(sender)??;
             ended.map(|()| is_well())
         })?;
@@ -370,6 +375,19 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
 fn after(arrivals: &Arrivals, moment: u64) -> f64 {
     let all = arrivals.last_ns.saturating_sub(arrivals.first_ns).max(1);
     arrivals.packets as f64 * arrivals.last_ns.saturating_sub(moment) as f64 / all as f64
+}
+
+/// The routes of IPv6 by the link to the gateway, which go with it, as lines that lay them again; its
+/// addresses stay.
+fn routes_by_link(provider: &Provider) -> Result<String> {
+    let keep = format!("net/ipv6/conf/{TOWARDS_GATEWAY}/keep_addr_on_down");
+    provider.netns.sysctl(&[(&keep, "1")])?;
+    let mut show = Command::new("ip");
+    let shown =
+        provider.netns.output(show.args(["-6", "route", "show", "dev", TOWARDS_GATEWAY]))?;
+    let text = String::from_utf8(shown.stdout)?;
+    let lay = |line: &str| format!("route replace {} dev {TOWARDS_GATEWAY}\n", line.trim());
+    Ok(text.lines().filter(|line| line.contains(" via ")).map(lay).collect())
 }
 
 fn make(provider: &Provider, fault: Fault, on: bool) -> Result<()> {
