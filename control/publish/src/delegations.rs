@@ -4,10 +4,11 @@
 //! them by [`fill`](Delegations::fill), so that all else finds them where the file would have them.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::MAX_PATH_PREFIXES;
+use weir_layout::control::{MAX_PATH_PREFIXES, Translate};
 use weir_site::{Delegation, PrefixPair, Site, UplinkConfig, overlap};
 use weir_view::Kernel;
 
@@ -135,6 +136,20 @@ impl Delegations {
                  `weir prefix {of} del {other}` if it is that one's no more"
             ));
         }
+        if let Some((what, of)) =
+            held_by_others(site, kernel, uplink).find(|(held, _)| prefix.contains(held))
+        {
+            return Some(format!(
+                "{prefix} has {what} of uplink {of}, which another provider routes: no prefix of \
+                 {name}'s; ask its provider, or see who answers in its name"
+            ));
+        }
+        if let Some((net, of)) = own_nets(site).find(|(net, _)| overlaps(net, prefix)) {
+            return Some(format!(
+                "{prefix} overlaps {net} of LAN {of}, which the file says is the site's own: an \
+                 uplink with translate = \"none\" carries it"
+            ));
+        }
         let lan = lan_nets(site, kernel).find(|(net, _)| clashes(delegation, prefix, net));
         lan.map(|(net, lan)| {
             format!(
@@ -179,6 +194,42 @@ fn pairs(delegation: Delegation, leases: &[Lease], now: u64) -> Vec<PrefixPair> 
     best.map(|(_, lease)| pair(lease)).into_iter().collect()
 }
 
+/// The addresses by which the gateway and its routers are known on all other uplinks, each with its
+/// uplink.
+fn held_by_others<'s>(
+    site: &'s Site,
+    kernel: &'s Kernel,
+    uplink: &'s UplinkConfig,
+) -> impl Iterator<Item = (Ipv6Addr, &'s str)> {
+    let others = site.uplinks.iter().filter(|other| other.name != uplink.name);
+    others.flat_map(|other| {
+        let link = kernel.link(&other.interface);
+        let on_link = link.map(|link| kernel.addresses_of(Family::V6, link.index));
+        let next_hop = link.and_then(|link| other.next_hop_by(Family::V6, link.index, kernel));
+        let all = on_link.into_iter().flatten().chain(next_hop);
+        let all = all.chain(other.given_addresses(Family::V6));
+        all.filter_map(|address| match address {
+            IpAddr::V6(address) => Some((address, other.name.as_str())),
+            IpAddr::V4(_) => None,
+        })
+    })
+}
+
+/// What the file says LANs have, where an uplink carries the site's own; each with the LAN's interface.
+fn own_nets(site: &Site) -> impl Iterator<Item = (Ipv6Net, &str)> {
+    let own = |uplink: &UplinkConfig| {
+        uplink.ipv6.as_ref().is_some_and(|path| path.translate == Translate::None)
+    };
+    let lans = site.lans.iter().filter(move |_| site.uplinks.iter().any(own));
+    lans.flat_map(|lan| {
+        let nets = lan.prefixes.iter().filter_map(|net| match net {
+            IpNet::V6(net) => Some(*net),
+            IpNet::V4(_) => None,
+        });
+        nets.map(|net| (net, lan.interface.as_str()))
+    })
+}
+
 /// The IPv6 prefixes of LANs, each with the LAN's interface.
 fn lan_nets<'s>(site: &'s Site, kernel: &'s Kernel) -> impl Iterator<Item = (Ipv6Net, &'s str)> {
     site.lans.iter().flat_map(|lan| {
@@ -203,6 +254,8 @@ fn overlaps(a: &Ipv6Net, b: &Ipv6Net) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use weir_view::Link;
+
     use super::*;
 
     const SITE: &str = "[[lan]]\ninterface = \"lan0\"\nprefixes = [\"fd00:1::/64\"]\n\
@@ -299,6 +352,33 @@ mod tests {
         assert_eq!(refused(1, "2001:2:0:d00::/56"), None, "the LAN has a part of it");
         assert_eq!(refused(1, OLD), None, "it is renewed");
         assert_eq!(refused(0, NEW), None);
+    }
+
+    #[test]
+    fn a_provider_delegates_nothing_that_is_anothers_or_the_sites_own() {
+        let told = Delegations::default();
+        let mut site = site();
+        let kernel = Kernel {
+            links: [(1, "wan0"), (2, "wan1"), (3, "wan2")]
+                .map(|(index, name)| Link { index, name: name.into(), ..Link::default() })
+                .into(),
+            addresses: vec![(1, "2001:2:0:a1::2/64".parse().unwrap())],
+            ..Kernel::default()
+        };
+        let refused = |site: &Site, uplink: usize, prefix: &str| {
+            let refused = told.objection(site, &kernel, &site.uplinks[uplink], &net(prefix));
+            refused.unwrap_or_default()
+        };
+        let of_a = refused(&site, 1, "2001:2:0:a1::/64");
+        assert!(of_a.contains("2001:2:0:a1::2 of uplink a"), "{of_a}");
+        assert_eq!(refused(&site, 0, "2001:2:0:a1::/64"), "", "its provider may");
+        let all = refused(&site, 1, "2000::/3");
+        assert!(all.contains("shorter than 20 bits"), "{all}");
+        site.lans[0].prefixes.push("2001:2:0:77::/64".parse().unwrap());
+        assert_eq!(refused(&site, 1, "2001:2:0:70::/60"), "", "the LAN has a part of it");
+        site.uplinks[2].ipv6.as_mut().unwrap().translate = Translate::None;
+        let own = refused(&site, 1, "2001:2:0:70::/60");
+        assert!(own.contains("is the site's own"), "{own}");
     }
 
     #[test]

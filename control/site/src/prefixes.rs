@@ -271,6 +271,9 @@ fn only_one(c: &mut Checker<'_>, span: &Range<usize>, lans: &[Lan]) -> Option<Ip
     first
 }
 
+/// Shortest prefix that may be told: registries seldom give a whole provider more.
+const SHORTEST: u8 = 20;
+
 /// A prefix that a provider delegates.
 fn provider(c: &mut Checker<'_>, net: Ipv6Net, span: Range<usize>) -> Ipv6Net {
     let net = sound(c, net, span.clone());
@@ -289,6 +292,8 @@ pub fn fault_of_delegated(net: &Ipv6Net) -> Option<String> {
         Some(format!("{net} is longer than 64 bits: give a /64 or a shorter one"))
     } else if !GLOBAL.contains(net) {
         Some(format!("{net} is no provider's prefix: give one of 2000::/3"))
+    } else if net.prefix_len() < SHORTEST {
+        Some(format!("{net} is shorter than {SHORTEST} bits: no customer has so much"))
     } else {
         None
     }
