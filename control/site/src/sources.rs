@@ -108,6 +108,13 @@ impl UplinkConfig {
     }
 }
 
+fn is_anothers(prefixes: &[PathPrefix], uplink: u8, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => carried::is_anothers(prefixes, uplink, address.octets()),
+    }
+}
+
 impl Site {
     /// What the gateway itself may send from by an uplink's path, best first: the path's
     /// [own addresses](UplinkConfig::own_addresses) that the kernel takes; then, of IPv6, those that
@@ -126,6 +133,8 @@ impl Site {
         if let (Family::V6, Some(ipv6)) = (family, &uplink.ipv6) {
             let index = self.uplinks.iter().position(|of| of.name == uplink.name);
             let (index, prefixes) = (index.map_or(NONE, |index| index as u8), self.path_prefixes());
+            // Whoever is on the link may have advertised it there.
+            sources.retain(|own| !is_anothers(&prefixes, index, *own));
             let lans = self.lan_prefixes(kernel);
             let is_the_sites = |own: Ipv6Addr| match ipv6.translate {
                 Translate::None => lans.iter().any(|net| net.contains(&IpAddr::V6(own))),
@@ -140,6 +149,11 @@ impl Site {
             sources.extend(carried.map(IpAddr::V6).filter(|own| !known.contains(own)));
         }
         sources
+    }
+
+    /// Is an address of a prefix that another provider than the uplink's delegates?
+    pub fn is_anothers(&self, uplink: u8, address: IpAddr) -> bool {
+        is_anothers(&self.path_prefixes(), uplink, address)
     }
 
     /// The prefixes of all IPv6 paths, as they are published, but for how they are translated.

@@ -190,7 +190,11 @@ mod tests {
                 let is_routed_back = carried::is_routed_back(
                     &prefixes, index, ipv6.translate, source.octets());
                 prop_assert!(is_routed_back || !probes.contains(&IpAddr::V6(source)));
-                for probe in probes {
+                // Somebody on the link may advertise it there.
+                kernel.addresses.push((interface, IpNet::new(source.into(), 64).unwrap()));
+                let advertised = site.path_sources(uplink, Family::V6, interface, &kernel);
+                kernel.addresses.pop();
+                for probe in probes.into_iter().chain(advertised) {
                     let IpAddr::V6(probe) = probe else { panic!("{probe}") };
                     prop_assert!(!carried::is_anothers(&prefixes, index, probe.octets()));
                 }
