@@ -51,10 +51,12 @@ impl PathPrefix {
         starts_with(address, self.outside, self.outside_len)
     }
 
-    /// Is the address of the LANs' prefix?
+    /// Is the address of the LANs' prefix, and of that part of it for which the provider's has room:
+    /// the shorter of two unlike prefixes goes on in zeros (RFC 6296 §3.7)?
     #[inline]
     pub fn is_inside(&self, address: [u8; 16]) -> bool {
-        self.inside_len > 0 && starts_with(address, self.inside, self.inside_len)
+        let len = self.inside_len.max(self.outside_len);
+        self.inside_len > 0 && starts_with(address, self.inside, len)
     }
 }
 
