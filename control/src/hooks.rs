@@ -1,4 +1,5 @@
-//! Programs of the operator's that run when an uplink's state changes.
+//! Programs of the operator's that run when an uplink's state changes, and when what a LAN's hosts
+//! are to be told does that another program tells them.
 //!
 //! All that a directory holds is run, one after another by name, as run-parts(8) does: names of
 //! letters, digits, `_`, `-` and `.` that do not begin with `.`. Each knows what happened by its
@@ -6,7 +7,9 @@
 //!
 //! | variable | is |
 //! |---|---|
-//! | `WEIR_UPLINK`, `WEIR_INTERFACE` | the uplink's name and its interface |
+//! | `WEIR_EVENT` | `uplink` or `ra` |
+//! | `WEIR_INTERFACE` | the interface: of the uplink, or of the LAN |
+//! | `WEIR_UPLINK` | the uplink's name; this and all below with `uplink` alone |
 //! | `WEIR_FAMILY` | `ipv4` or `ipv6`: by which of its paths |
 //! | `WEIR_FROM`, `WEIR_TO` | `up`, `degraded`, `draining`, `recovering` or `down` |
 //! | `WEIR_REASON`, `WEIR_REASON_JSON` | why: for people, and as `weir history --json` has it |
@@ -48,16 +51,25 @@ const OUTPUT: usize = 64 * 1024;
 
 /// A change to be told.
 #[derive(Clone, Debug)]
-struct Event {
-    directory: PathBuf,
-    interface: String,
-    entry: Entry,
+pub enum Event {
+    /// Of an uplink's state.
+    Uplink {
+        /// Its interface.
+        interface: String,
+        /// What has changed.
+        entry: Entry,
+    },
+    /// Of what the hosts of a LAN are to be told by another program.
+    Advertisements {
+        /// Its interface.
+        interface: String,
+    },
 }
 
-/// The way to the task that runs the programs, which ends when this is dropped.
-#[derive(Debug)]
+/// The way to the task that runs the programs, which ends when the last of these is dropped.
+#[derive(Clone, Debug)]
 pub struct Hooks {
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<(PathBuf, Event)>,
 }
 
 impl Hooks {
@@ -66,27 +78,29 @@ impl Hooks {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
     pub fn start(patience: Duration) -> Self {
-        let (events, mut told) = mpsc::channel::<Event>(QUEUE);
+        let (events, mut told) = mpsc::channel::<(PathBuf, Event)>(QUEUE);
         tokio::spawn(async move {
-            while let Some(event) = told.recv().await {
-                tell(&event, patience).await;
+            while let Some((directory, event)) = told.recv().await {
+                tell(&directory, &event, patience).await;
             }
         });
         Self { events }
     }
 
     /// Has the programs of a directory told of a change; never waits.
-    pub fn tell(&self, directory: &Path, interface: &str, entry: Entry) {
-        let number = entry.number;
-        let event = Event { directory: directory.into(), interface: interface.into(), entry };
-        if self.events.try_send(event).is_err() {
+    pub fn tell(&self, directory: &Path, event: Event) {
+        let number = match &event {
+            Event::Uplink { entry, .. } => Some(entry.number),
+            Event::Advertisements { .. } => None,
+        };
+        if self.events.try_send((directory.into(), event)).is_err() {
             tracing::warn!(number, "hooks are not told of this change: {QUEUE} others wait");
         }
     }
 }
 
-async fn tell(event: &Event, patience: Duration) {
-    match programs(&event.directory) {
+async fn tell(directory: &Path, event: &Event, patience: Duration) {
+    match programs(directory) {
         Ok((programs, _)) => {
             for program in programs {
                 run(&program, event, patience).await;
@@ -128,19 +142,17 @@ async fn run(program: &Path, event: &Event, patience: Duration) {
 }
 
 fn command(program: &Path, event: &Event) -> Command {
-    let Event { interface, entry, .. } = event;
-    let change = &entry.transition;
     let mut command = Command::new(program);
+    match event {
+        Event::Uplink { interface, entry } => {
+            command.env("WEIR_EVENT", "uplink").env("WEIR_INTERFACE", interface);
+            describe(&mut command, entry);
+        }
+        Event::Advertisements { interface } => {
+            command.env("WEIR_EVENT", "ra").env("WEIR_INTERFACE", interface);
+        }
+    }
     command
-        .env("WEIR_UPLINK", entry.part.uplink().unwrap_or_default())
-        .env("WEIR_FAMILY", if matches!(entry.part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
-        .env("WEIR_INTERFACE", interface)
-        .env("WEIR_FROM", change.from.name())
-        .env("WEIR_TO", change.to.name())
-        .env("WEIR_REASON", change.reason.to_string())
-        .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default())
-        .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
-        .env("WEIR_NUMBER", entry.number.to_string())
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
@@ -151,6 +163,20 @@ fn command(program: &Path, event: &Event) -> Command {
         .process_group(0)
         .kill_on_drop(true);
     command
+}
+
+/// What a program knows of the change of an uplink.
+fn describe(command: &mut Command, entry: &Entry) {
+    let change = &entry.transition;
+    command
+        .env("WEIR_UPLINK", entry.part.uplink().unwrap_or_default())
+        .env("WEIR_FAMILY", if matches!(entry.part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
+        .env("WEIR_FROM", change.from.name())
+        .env("WEIR_TO", change.to.name())
+        .env("WEIR_REASON", change.reason.to_string())
+        .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default())
+        .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
+        .env("WEIR_NUMBER", entry.number.to_string());
 }
 
 /// Logs what a program writes, long lines in pieces, up to [`OUTPUT`]. What is more is read and
@@ -242,13 +268,17 @@ mod tests {
         Entry { number, time_ms: 1_700_000_000_123, part: Part::Uplink("fiber".into()), transition }
     }
 
+    fn change(entry: Entry) -> Event {
+        Event::Uplink { interface: "wan0".into(), entry }
+    }
+
     #[tokio::test]
     async fn programs_are_told_of_each_change_in_order_and_by_name() {
         let scripts = Scripts::new();
         scripts.add("20-second", "echo second $WEIR_NUMBER >> out");
         scripts.add("10-first.sh", "sleep 0.05; echo first $WEIR_NUMBER >> out");
         let hooks = Hooks::start(LONG);
-        (0..2).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
+        (0..2).for_each(|number| hooks.tell(scripts.path(), change(entry(number))));
         let lines = scripts.lines("out", 4).await;
         assert_eq!(lines, ["first 0", "second 0", "first 1", "second 1"]);
     }
@@ -257,9 +287,10 @@ mod tests {
     async fn the_environment_says_what_happened() {
         let scripts = Scripts::new();
         scripts.add("all", "env | grep ^WEIR_ | sort > new; mv new out");
-        Hooks::start(LONG).tell(scripts.path(), "wan0", entry(7));
-        let lines = scripts.lines("out", 9).await;
+        Hooks::start(LONG).tell(scripts.path(), change(entry(7)));
+        let lines = scripts.lines("out", 10).await;
         let wanted = [
+            "WEIR_EVENT=uplink",
             "WEIR_FAMILY=ipv4",
             "WEIR_FROM=up",
             "WEIR_INTERFACE=wan0",
@@ -274,11 +305,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_lan_is_to_be_told_is_an_event_of_the_lans_alone() {
+        let scripts = Scripts::new();
+        scripts.add("all", "env | grep ^WEIR_ | sort > new; mv new out");
+        let event = Event::Advertisements { interface: "lan0".into() };
+        Hooks::start(LONG).tell(scripts.path(), event);
+        assert_eq!(scripts.lines("out", 2).await, ["WEIR_EVENT=ra", "WEIR_INTERFACE=lan0"]);
+    }
+
+    #[tokio::test]
     async fn a_change_of_an_ipv6_path_is_told_as_one() {
         let scripts = Scripts::new();
         scripts.add("all", "echo $WEIR_UPLINK $WEIR_FAMILY > new; mv new out");
         let entry = Entry { part: Part::Ipv6("fiber".into()), ..entry(7) };
-        Hooks::start(LONG).tell(scripts.path(), "wan0", entry);
+        Hooks::start(LONG).tell(scripts.path(), change(entry));
         assert_eq!(scripts.lines("out", 1).await, ["fiber ipv6"]);
     }
 
@@ -287,7 +327,7 @@ mod tests {
         let scripts = Scripts::new();
         scripts.add("1-hangs", "sleep 1000 & echo $! > child; wait");
         scripts.add("2-next", "cat child > out");
-        Hooks::start(Duration::from_millis(500)).tell(scripts.path(), "wan0", entry(0));
+        Hooks::start(Duration::from_millis(500)).tell(scripts.path(), change(entry(0)));
         let child = &scripts.lines("out", 1).await[0];
         let over = async {
             // Gone, or waiting for its new parent to take note.
@@ -307,9 +347,9 @@ mod tests {
         scripts.add("1-complains", "echo out of coffee >&2; exit 3");
         scripts.add("2-next", "echo > out");
         let hooks = Hooks::start(LONG);
-        hooks.tell(scripts.path(), "wan0", entry(0));
+        hooks.tell(scripts.path(), change(entry(0)));
         scripts.lines("out", 1).await;
-        hooks.tell(Path::new("/nonexistent/hooks.d"), "wan0", entry(1));
+        hooks.tell(Path::new("/nonexistent/hooks.d"), change(entry(1)));
         for part in ["out of coffee", "exit status: 3", "/nonexistent/hooks.d cannot be read"] {
             timeout(LONG, log.has(part)).await.unwrap_or_else(|_| panic!("no {part:?} in the log"));
         }
@@ -320,7 +360,7 @@ mod tests {
         let (log, _guard) = Log::begin();
         let scripts = Scripts::new();
         scripts.add("endless", "head -c 1000000 /dev/zero | tr '\\0' x; echo > out");
-        Hooks::start(LONG).tell(scripts.path(), "wan0", entry(0));
+        Hooks::start(LONG).tell(scripts.path(), change(entry(0)));
         scripts.lines("out", 1).await;
         timeout(LONG, log.has("the rest is not logged")).await.expect("a word of the rest");
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -343,7 +383,7 @@ mod tests {
                 .count()
         };
         let before = open();
-        (0..20).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
+        (0..20).for_each(|number| hooks.tell(scripts.path(), change(entry(number))));
         let children = scripts.lines("children", 20).await;
         let closed = async {
             // Other tests have pipes too, but not two for each of these.
@@ -363,7 +403,7 @@ mod tests {
         let (log, _guard) = Log::begin();
         let scripts = Scripts::new();
         let hooks = Hooks::start(LONG);
-        (0..=QUEUE as u64).for_each(|number| hooks.tell(scripts.path(), "wan0", entry(number)));
+        (0..=QUEUE as u64).for_each(|number| hooks.tell(scripts.path(), change(entry(number))));
         log.has(&format!("number={QUEUE}")).await;
     }
 

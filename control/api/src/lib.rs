@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use weir_health::Entry;
 
 pub use told::{
-    AdvertisedPrefix, AdvertisedView, Configuration, DelegatedPrefix, DelegatedView, Override,
-    PathView, Refused, TargetView, UplinkView,
+    AdvertisedDomain, AdvertisedPrefix, AdvertisedRoute, AdvertisedServer, AdvertisedView,
+    Configuration, DelegatedPrefix, DelegatedView, Override, PathView, Refused, TargetView,
+    UplinkView,
 };
 
 /// Where the control process listens unless told otherwise.

@@ -1,5 +1,7 @@
 //! What responses are made of.
 
+use std::net::Ipv6Addr;
+
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use weir_health::load::LoadView;
@@ -97,10 +99,26 @@ pub struct Refused {
 pub struct AdvertisedView {
     /// The LAN's interface.
     pub lan: String,
+    /// Another program sends them: it is to be told this.
+    pub by_others: bool,
+    /// Hop limit of what hosts send; 0: nothing was told yet.
+    pub hop_limit: u8,
+    /// Addresses are to be had by DHCPv6.
+    pub managed: bool,
+    /// Other configuration is to be had by DHCPv6.
+    pub other: bool,
     /// How long the gateway is a default router, seconds; 0: it is none.
     pub router_lifetime_s: u16,
+    /// MTU of the link; none: its usual one.
+    pub mtu: Option<u32>,
     /// The prefixes, those that are no more among them.
     pub prefixes: Vec<AdvertisedPrefix>,
+    /// Prefixes that the gateway leads to, likewise.
+    pub routes: Vec<AdvertisedRoute>,
+    /// Recursive DNS servers, likewise.
+    pub dns: Vec<AdvertisedServer>,
+    /// Domains in which names are searched, likewise.
+    pub search: Vec<AdvertisedDomain>,
     /// What keeps the LAN from being told.
     pub trouble: Option<String>,
 }
@@ -114,6 +132,33 @@ pub struct AdvertisedPrefix {
     pub valid_s: u32,
     /// How long new connections may be made from them, seconds; 0: not now.
     pub preferred_s: u32,
+}
+
+/// A prefix that hosts were told the gateway leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedRoute {
+    /// The prefix.
+    pub prefix: Ipv6Net,
+    /// For how long, seconds; 0: no more.
+    pub lifetime_s: u32,
+}
+
+/// A DNS server that hosts were told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedServer {
+    /// Its address.
+    pub server: Ipv6Addr,
+    /// For how long it is one, seconds; 0: no more.
+    pub lifetime_s: u32,
+}
+
+/// A domain that hosts were told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedDomain {
+    /// Its name.
+    pub domain: String,
+    /// For how long names are searched in it, seconds; 0: no more.
+    pub lifetime_s: u32,
 }
 
 /// What the provider of an uplink delegates.

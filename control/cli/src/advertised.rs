@@ -17,7 +17,7 @@ pub fn lans(arguments: &Arguments) -> Vec<AdvertisedView> {
 /// A table with a line for each prefix of a LAN, or for what is wrong with it.
 pub fn lines(lans: &[AdvertisedView]) -> String {
     let lines: Vec<Value> = lans.iter().flat_map(of_lan).collect();
-    table(&lines, &["lan", "router", "prefix", "preferred", "valid", "trouble"])
+    table(&lines, &["lan", "sender", "router", "prefix", "preferred", "valid", "trouble"])
 }
 
 fn of_lan(lan: &AdvertisedView) -> Vec<Value> {
@@ -28,6 +28,7 @@ fn of_lan(lan: &AdvertisedView) -> Vec<Value> {
     let line = |prefix: Option<&weir_api::AdvertisedPrefix>| {
         json!({
             "lan": lan.lan,
+            "sender": if lan.by_others { "others" } else { "weir" },
             "router": lifetime(lan.router_lifetime_s.into()),
             "prefix": prefix.map(|it| it.prefix.to_string()),
             "preferred": prefix.map(|it| lifetime(it.preferred_s)),

@@ -6,6 +6,7 @@
 //! | [`uplinks`] | the same, for `uplinks` |
 //! | `state`, `table` | what they read; their values as tables |
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
+//! | [`ra`] | what the hosts of LANs are told: `ra`; in the words of `radvd` and `bird` |
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
@@ -13,6 +14,7 @@
 
 pub mod act;
 mod advertised;
+mod bird;
 pub mod counters;
 mod criteria;
 mod devices;
@@ -23,6 +25,8 @@ pub mod output;
 pub mod policies;
 pub mod prefix;
 mod processes;
+pub mod ra;
+mod radvd;
 mod state;
 pub mod status;
 mod table;
@@ -160,6 +164,15 @@ pub enum Command {
         #[command(subcommand)]
         change: Option<prefix::Change>,
     },
+    /// What the hosts of LANs are told by router advertisements; or all of it in the words of
+    /// another program that sends them, for LANs with `ra = "others"`.
+    Ra {
+        /// Only of this LAN.
+        lan: Option<String>,
+        /// As that program's configuration.
+        #[arg(long)]
+        format: Option<ra::Format>,
+    },
     /// What is set by hand and not by the file, since when, and by whom.
     Overrides,
     /// Have weir-control read the configuration file again; says what is wrong with it.
@@ -228,6 +241,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Home { policy } => {
             act::request(arguments, &weir_api::Request::Home { policy: policy.clone() })
         }
+        Command::Ra { lan, format } => viewed(ra::show(arguments, lan.as_deref(), *format)),
         Command::Prefix { uplink, change: None } => {
             viewed(prefix::show(arguments, uplink.as_deref()))
         }

@@ -32,6 +32,8 @@ pub struct Advertised {
     pub index: Option<u32>,
     /// The interface is up, with a carrier. Where not, what it offers may not be known.
     pub running: bool,
+    /// Another program sends its advertisements.
+    pub by_others: bool,
     /// What its hosts are told beside prefixes.
     pub settings: Settings,
     /// The gateway has a way to the Internet for its hosts.
@@ -97,6 +99,7 @@ fn of_lan(
         interface: lan.interface.clone(),
         index: link.map(|link| link.index),
         running: link.is_some_and(|link| link.running),
+        by_others: ra.by_others,
         settings,
         leads: offers.iter().any(|(leads, _)| *leads),
         offers: offers.into_iter().map(|(_, offer)| offer).collect(),

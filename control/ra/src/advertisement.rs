@@ -4,6 +4,8 @@ use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 
+use crate::prefixes::{PREFERRED_LIMIT_S, VALID_LIMIT_S};
+
 /// ICMPv6 type (RFC 4861 §4.2).
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Length of the message without options, bytes.
@@ -103,6 +105,28 @@ impl Advertisement {
             }
         }
         messages
+    }
+
+    /// Is this what `before` has come to after so many seconds, by the count of them alone? What is
+    /// at its limit is not counted, so that the end of that is another message, as is an end.
+    #[must_use]
+    pub fn continues(&self, before: &Self, seconds: u64) -> bool {
+        let without = |of: &Self| Self { prefixes: Vec::new(), ..of.clone() };
+        let goes_on = |(now, before): (&PrefixInformation, &PrefixInformation)| {
+            let counted = |now: u32, before: u32, limit: u32| {
+                let end = u64::from(now) + seconds;
+                // Each was rounded down.
+                let on_time = (end..=end + 1).contains(&before.into());
+                now == before || (now > 0 && before < limit && on_time)
+            };
+            counted(now.valid, before.valid, VALID_LIMIT_S)
+                && counted(now.preferred, before.preferred, PREFERRED_LIMIT_S)
+                && PrefixInformation { valid: 0, preferred: 0, ..*now }
+                    == PrefixInformation { valid: 0, preferred: 0, ..*before }
+        };
+        without(self) == without(before)
+            && self.prefixes.len() == before.prefixes.len()
+            && self.prefixes.iter().zip(&before.prefixes).all(goes_on)
     }
 
     /// What every message begins with: the fixed part, and who sends it.

@@ -42,6 +42,13 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
             }
             ra::advertisements(c, given)
         });
+        if ra.as_ref().is_some_and(|ra| ra.by_others) && file.gateway.hooks.is_none() {
+            c.warnings.push(format!(
+                "lan {}: no hook tells the program that sends its router advertisements what they \
+                 are to say: give `hooks` in [gateway], with one such as deploy/hooks/radvd",
+                lan.interface.get_ref()
+            ));
+        }
         lans.push(Lan { interface: lan.interface.get_ref().clone(), prefixes, ra, line });
     }
     c.too_many("LAN prefixes", seen.len(), MAX_LAN_PREFIXES);

@@ -116,7 +116,7 @@ pub struct Site {
     pub sysctls: bool,
     /// Who may use the API's socket beside root; none: the usual group, if there is one.
     pub group: Option<String>,
-    /// Where the programs are that run when an uplink's state changes.
+    /// Where the programs are that run when an uplink's state, or what a LAN is told, changes.
     pub hooks: Option<PathBuf>,
     /// Index of the policy of packets that no rule matches.
     pub default_policy: u8,
@@ -141,7 +141,7 @@ pub struct Lan {
     pub interface: String,
     /// Prefixes behind it; none of a family: the interface's own.
     pub prefixes: Vec<IpNet>,
-    /// What its hosts are told by router advertisements; none: weir sends none.
+    /// What its hosts are told by router advertisements; none: weir tells them nothing.
     pub ra: Option<RaConfig>,
     /// Where in the file.
     pub line: usize,

@@ -20,6 +20,8 @@ const LEAST_MTU: i64 = 1280;
 /// What a LAN's hosts are told by router advertisements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaConfig {
+    /// Another program sends them, and is told what they are to say.
+    pub by_others: bool,
     /// Prefixes of which they make addresses; none: those of the LAN that are of 64 bits.
     pub prefixes: Vec<Ipv6Net>,
     /// Recursive DNS servers.
@@ -74,6 +76,7 @@ pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>) -> RaCon
     }
     let mtu = of.mtu.is_some();
     RaConfig {
+        by_others: of.sender == schema::Sender::Others,
         prefixes: of.prefixes.iter().filter_map(|given| prefix(c, given, Some(64))).collect(),
         dns: of.dns.iter().map(|server| *server.get_ref()).collect(),
         search: of.search.iter().map(|domain| domain.get_ref().clone()).collect(),
@@ -128,6 +131,52 @@ mod tests {
     fn an_empty_table_turns_them_on() {
         let ra = site("").unwrap().lans.remove(0).ra.unwrap();
         assert_eq!((ra.router_lifetime, ra.prefixes.len(), ra.mtu), (2700, 0, None));
+    }
+
+    #[test]
+    fn another_program_sends_them_by_a_word_or_beside_all_other_keys() {
+        let by_others = |text: &str| {
+            let ra = site(text).unwrap().lans.remove(0).ra.unwrap();
+            (ra.by_others, ra.router_lifetime, ra.managed)
+        };
+        assert_eq!(by_others("sender = \"others\", managed = true"), (true, 2700, true));
+        assert_eq!(by_others("sender = \"weir\""), (false, 2700, false));
+        let word = |word: &str| {
+            let text = format!(
+                "[[lan]]\ninterface = \"lan0\"\nra = {word}\n[[uplink]]\nname = \"a\"\n\
+                 interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+            );
+            let told = |all: Vec<crate::Problem>| all.iter().map(|p| p.to_string()).collect();
+            crate::parse("weir.toml", &text).map_err(|all| -> Vec<String> { told(all) })
+        };
+        let others = word("\"others\"").unwrap();
+        let ra = others.lans[0].ra.as_ref().unwrap();
+        assert!(ra.by_others && ra.router_lifetime == 2700, "{ra:?}");
+        for (wrong, words) in [
+            ("\"foo\"", &["string \"foo\"", "expected \"others\", or a table"][..]),
+            ("true", &["expected \"others\", or a table"]),
+            ("{ sender = \"foo\" }", &["`foo`", "`weir`", "`others`"]),
+            ("{ sender = \"others\", dsn = [] }", &["unknown field `dsn`", "`dns`"]),
+        ] {
+            let told = word(wrong).unwrap_err();
+            assert!(told.len() == 1 && words.iter().all(|it| told[0].contains(it)), "{told:?}");
+            assert!(told[0].contains("weir.toml:3:"), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn another_program_that_nobody_tells_is_warned_of() {
+        let warned = |more: &str, ra: &str| {
+            let text = format!(
+                "{more}[[lan]]\ninterface = \"lan0\"\nra = {ra}\n[[uplink]]\nname = \"a\"\n\
+                 interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+            );
+            let warnings = crate::parse("weir.toml", &text).unwrap().warnings;
+            warnings.iter().any(|told| told.starts_with("lan lan0: no hook"))
+        };
+        let hooks = "[gateway]\nhooks = \"/etc/weir/hooks.d\"\n";
+        assert!(warned("", "\"others\"") && warned("", "{ sender = \"others\" }"));
+        assert!(!warned(hooks, "\"others\"") && !warned("", "{}"));
     }
 
     #[test]

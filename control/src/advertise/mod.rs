@@ -7,6 +7,10 @@
 //! | `port` | a LAN: its socket, what it is told, and what is wrong with it |
 //! | `socket` | the socket |
 //! | `record` | what hosts were told of, on disk |
+//! | `view` | what was told last, for who asks |
+//!
+//! Where another program sends a LAN's, all is decided as if they were sent, and when it is another
+//! than before, hooks run: `weir ra` says then what it is.
 //!
 //! When this process ends, nothing is sent: what is published stays in force, and hosts keep their
 //! router for as long as they were told.
@@ -14,6 +18,7 @@
 mod port;
 mod record;
 mod socket;
+mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,6 +29,7 @@ use weir_api::{AdvertisedView, time};
 use weir_health::pace::Random;
 use weir_publish::Advertised;
 
+use crate::hooks::{Event, Hooks};
 use crate::sleep;
 use port::Port;
 use record::Record;
@@ -35,20 +41,27 @@ const QUEUE: usize = 64;
 /// The way to the task, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Advertisers {
-    wanted: watch::Sender<Vec<Advertised>>,
+    wanted: watch::Sender<Wanted>,
     shown: Arc<Mutex<Vec<AdvertisedView>>>,
 }
 
+/// What each LAN is to be told, and where the programs are that run when another program is to.
+type Wanted = (Vec<Advertised>, Option<PathBuf>);
+
 impl Advertisers {
-    /// Starts the task. `record` is the file of what hosts were told of.
+    /// Starts the task. `record` is the file of what hosts were told of; `hooks` run where other
+    /// programs send.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub fn start(record: PathBuf, seed: u64) -> Self {
-        let (wanted, told) = watch::channel(Vec::new());
+    pub fn start(record: PathBuf, hooks: Hooks, seed: u64) -> Self {
+        let (wanted, told) = watch::channel(Wanted::default());
         let shown = Arc::new(Mutex::new(Vec::new()));
         let task = Task {
             ports: BTreeMap::new(),
+            left: Vec::new(),
+            hooks,
+            directory: None,
             record: Record::read(record),
             random: Random::new(seed),
             shown: Arc::clone(&shown),
@@ -57,8 +70,9 @@ impl Advertisers {
         Self { wanted, shown }
     }
 
-    /// Takes what each LAN is to be told.
-    pub fn follow(&self, wanted: Vec<Advertised>) {
+    /// Takes what each LAN is to be told, and the directory of the hooks.
+    pub fn follow(&self, lans: Vec<Advertised>, hooks: Option<PathBuf>) {
+        let wanted = (lans, hooks);
         self.wanted.send_if_modified(|known| {
             let differs = *known != wanted;
             *known = wanted;
@@ -75,13 +89,17 @@ impl Advertisers {
 struct Task {
     /// By interface.
     ports: BTreeMap<String, Port>,
+    /// LANs that another program sent for, and that are told nothing any more.
+    left: Vec<String>,
+    hooks: Hooks,
+    directory: Option<PathBuf>,
     record: Record,
     random: Random,
     shown: Arc<Mutex<Vec<AdvertisedView>>>,
 }
 
 impl Task {
-    async fn run(mut self, mut wanted: watch::Receiver<Vec<Advertised>>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
         let (hear, mut heard) = mpsc::channel(QUEUE);
         loop {
             let deadline = self.ports.values().filter_map(Port::deadline).min();
@@ -90,8 +108,13 @@ impl Task {
                     if changed.is_err() {
                         return;
                     }
-                    let wanted = wanted.borrow_and_update().clone();
-                    self.follow(wanted).await;
+                    let (lans, directory) = wanted.borrow_and_update().clone();
+                    if self.directory != directory {
+                        self.directory = directory;
+                        // These hooks know nothing yet.
+                        self.ports.values_mut().for_each(Port::give_again);
+                    }
+                    self.follow(lans).await;
                 }
                 Some(message) = heard.recv() => self.hear(&message),
                 () = sleep::until(deadline) => {}
@@ -103,7 +126,10 @@ impl Task {
     async fn follow(&mut self, wanted: Vec<Advertised>) {
         let now = time::monotonic_ms();
         let is_wanted = |name: &String| wanted.iter().any(|lan| lan.interface == *name);
-        for (_, port) in self.ports.extract_if(.., |name, _| !is_wanted(name)) {
+        for (name, port) in self.ports.extract_if(.., |name, _| !is_wanted(name)) {
+            if port.is_by_others() {
+                self.left.push(name);
+            }
             port.leave().await;
         }
         for lan in wanted {
@@ -134,5 +160,18 @@ impl Task {
         self.record.keep(self.ports.iter().map(|(name, port)| (name.clone(), port.known())));
         let view = self.ports.values().map(Port::view).collect();
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = view;
+        self.run_hooks();
+    }
+
+    /// Has hooks told of each LAN for which another program is to send something else. They ask what
+    /// that is.
+    fn run_hooks(&mut self) {
+        let news =
+            self.ports.iter_mut().filter_map(|(name, port)| port.take_news().then(|| name.clone()));
+        let news: Vec<_> = news.chain(self.left.drain(..)).collect();
+        let Some(directory) = &self.directory else { return };
+        for interface in news {
+            self.hooks.tell(directory, Event::Advertisements { interface });
+        }
     }
 }

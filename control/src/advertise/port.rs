@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use tokio::sync::mpsc;
-use weir_api::{AdvertisedPrefix, AdvertisedView};
+use weir_api::AdvertisedView;
 use weir_publish::Advertised;
 use weir_ra::heard::Heard;
 use weir_ra::{Advertisement, Advertiser, Known, Offer};
 use weir_service::Complaint;
 
 use super::socket::{LanSocket, Message};
+use super::view::view;
 
 /// What every link has room for, bytes: 1280 (RFC 8200 §5) without the IPv6 header.
 const ROOM: usize = 1240;
@@ -25,10 +26,16 @@ const SETTLING_MS: u64 = 30_000;
 pub struct Port {
     lan: Advertised,
     advertiser: Advertiser,
-    /// None: it is to be opened, at `retry`.
+    /// None: it is to be opened, at `retry`, unless another program sends.
     socket: Option<LanSocket>,
     retry: u64,
     last: Advertisement,
+    /// What another program is to send, and since when; none: nothing yet.
+    given: Option<(Advertisement, u64)>,
+    /// When that ends of itself, in part.
+    given_until: Option<u64>,
+    /// That is another than before, and nobody was told yet.
+    is_news: bool,
     trouble: Option<String>,
     complaint: Complaint,
     /// The carrier is back: until then what the interface lost with it may come back too; none: what
@@ -49,6 +56,9 @@ impl Port {
             socket: None,
             retry: now,
             last: Advertisement::default(),
+            given: None,
+            given_until: None,
+            is_news: false,
             trouble: None,
             complaint: Complaint::default(),
             settles: None,
@@ -62,12 +72,25 @@ impl Port {
         if lan.index != self.lan.index {
             self.socket = None;
         }
+        if lan.by_others != self.lan.by_others {
+            self.change_sender(now);
+        }
         if lan.running && !self.lan.running {
             self.advertiser.reappear(now);
             self.settles = Some(now + SETTLING_MS);
         }
         self.lan = lan;
         self.take_over(now);
+    }
+
+    /// Another program sends from now on, or no other does any more. The router stays the same, so
+    /// that there is no farewell.
+    fn change_sender(&mut self, now: u64) {
+        self.is_news = self.lan.by_others;
+        (self.socket, self.given, self.given_until) = (None, None, None);
+        (self.retry, self.trouble) = (now, None);
+        self.complaint.say(None);
+        self.advertiser.reappear(now);
     }
 
     /// Has the advertiser follow. What it offered goes on while it may come back.
@@ -95,9 +118,15 @@ impl Port {
     /// When there is something to do: to send, to open a socket, or to say what did not come back.
     /// None: its interface comes first.
     pub fn deadline(&self) -> Option<u64> {
-        let due = self.advertiser.deadline();
-        let due = if self.socket.is_some() { due } else { due.max(self.retry) };
+        let due = self.due();
         self.lan.running.then(|| self.settles.map_or(due, |end| due.min(end)))
+    }
+
+    /// When there is something to send.
+    fn due(&self) -> u64 {
+        let due = self.advertiser.deadline();
+        let due = self.given_until.map_or(due, |end| due.min(end));
+        if self.socket.is_some() || self.lan.by_others { due } else { due.max(self.retry) }
     }
 
     /// Lets time pass.
@@ -109,12 +138,14 @@ impl Port {
 
     /// Is there something to send at `now`?
     pub fn is_due(&self, now: u64) -> bool {
-        let retry = if self.socket.is_some() { 0 } else { self.retry };
-        self.lan.running && self.advertiser.deadline().max(retry) <= now
+        self.lan.running && self.due() <= now
     }
 
     /// Sends what is due at `now`.
     pub async fn send(&mut self, hear: &mpsc::Sender<Message>, now: u64, random: u64) {
+        if self.lan.by_others {
+            return self.give(now, random);
+        }
         let trouble = self.attempt(hear, now, random).await.err();
         let lan = &self.lan.interface;
         self.trouble = trouble.map(|error| error.to_string());
@@ -126,6 +157,36 @@ impl Port {
             // What could not be sent is due again.
             self.advertiser.reappear(now);
         }
+    }
+
+    /// Has another program send what is due. It repeats by itself what goes on.
+    fn give(&mut self, now: u64, random: u64) {
+        self.last = self.advertiser.advertise(now, random);
+        let goes_on = |(before, since): &(Advertisement, u64)| {
+            self.last.continues(before, (now - since) / 1000)
+        };
+        if !self.given.as_ref().is_some_and(goes_on) {
+            self.given = Some((self.last.clone(), now));
+            self.is_news = true;
+        }
+        let ends = self.last.prefixes.iter().flat_map(|it| [it.valid, it.preferred]);
+        let first = ends.filter(|seconds| *seconds > 0).min();
+        self.given_until = first.map(|seconds| now + u64::from(seconds) * 1000);
+    }
+
+    /// Who tells the other program is another, and was told nothing yet.
+    pub const fn give_again(&mut self) {
+        self.is_news |= self.given.is_some();
+    }
+
+    /// Does another program send?
+    pub const fn is_by_others(&self) -> bool {
+        self.lan.by_others
+    }
+
+    /// Is another program to send something else than when this was last asked?
+    pub const fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.is_news, false)
     }
 
     async fn attempt(
@@ -186,17 +247,7 @@ impl Port {
 
     /// What was told last.
     pub fn view(&self) -> AdvertisedView {
-        let prefix = |it: &weir_ra::PrefixInformation| AdvertisedPrefix {
-            prefix: it.prefix,
-            valid_s: it.valid,
-            preferred_s: it.preferred,
-        };
-        AdvertisedView {
-            lan: self.lan.interface.clone(),
-            router_lifetime_s: self.last.router_lifetime,
-            prefixes: self.last.prefixes.iter().map(prefix).collect(),
-            trouble: self.trouble.clone(),
-        }
+        view(&self.lan, &self.last, self.trouble.clone())
     }
 }
 
@@ -219,6 +270,7 @@ mod tests {
             interface: "lan0".into(),
             index: Some(1),
             running,
+            by_others: false,
             settings: Settings { router_lifetime: 2700, ..Settings::default() },
             leads: !subnets.is_empty(),
             offers: subnets.iter().map(offer).collect(),
@@ -268,5 +320,60 @@ mod tests {
         assert_eq!(port.deadline(), Some(90_000));
         port.pass(90_000);
         assert_eq!(told(&mut port, 90_000), (vec![1, 3], vec![2], 2700));
+    }
+
+    /// A LAN that another program sends for, with one prefix that ends.
+    fn by_others(valid_until: Option<u64>, usable: bool) -> Advertised {
+        let lan = lan(&[1], true);
+        let offer = Offer { valid_until, preferred_until: valid_until, usable, ..lan.offers[0] };
+        Advertised { by_others: true, offers: vec![offer], ..lan }
+    }
+
+    /// Lets time pass; when there was something else to be sent.
+    fn news(port: &mut Port, until: u64) -> Vec<u64> {
+        let mut news = Vec::new();
+        while let Some(now) = port.deadline().filter(|now| *now <= until) {
+            assert!(port.is_due(now));
+            port.give(now, now * 31);
+            if port.take_news() {
+                news.push(now);
+            }
+        }
+        news
+    }
+
+    #[test]
+    fn another_program_is_given_each_change_once() {
+        let mut port = Port::new(by_others(None, true), Known::default(), 0);
+        assert_eq!(news(&mut port, 3_600_000), [0]);
+        port.follow(by_others(None, false), 3_600_000);
+        port.follow(by_others(None, false), 3_600_500);
+        let [at] = news(&mut port, 7_200_000)[..] else { panic!("one change") };
+        assert!((3_600_000..3_604_000).contains(&at), "{at}");
+        assert_eq!(port.last.prefixes[0].preferred, 0);
+        port.give_again();
+        assert!(port.take_news(), "to hooks of another directory");
+    }
+
+    #[test]
+    fn what_counts_down_is_given_when_the_count_begins_and_when_it_ends() {
+        let mut port = Port::new(by_others(Some(6_000_000), true), Known::default(), 0);
+        let news = news(&mut port, 6_000_000);
+        let [0, valid_counts, preferred_counts, 6_000_000] = news[..] else { panic!("{news:?}") };
+        assert!((600_000..=1_200_000).contains(&valid_counts), "{news:?}");
+        assert!((3_300_000..=3_900_000).contains(&preferred_counts), "{news:?}");
+        assert_eq!((port.last.prefixes.len(), port.last.router_lifetime), (0, 0));
+    }
+
+    #[test]
+    fn who_sends_may_change_and_the_other_program_is_told_both_times() {
+        let mut port = Port::new(lan(&[1], true), Known::default(), 0);
+        told(&mut port, 0);
+        assert!(!port.take_news() && !port.view().by_others);
+        port.follow(by_others(None, true), 1000);
+        assert_eq!((news(&mut port, 60_000), port.view().by_others), (vec![3000], true));
+        port.follow(lan(&[1], true), 60_000);
+        assert!(port.take_news() && !port.take_news() && !port.view().by_others);
+        assert_eq!(port.deadline(), Some(60_000), "hosts are told at once");
     }
 }

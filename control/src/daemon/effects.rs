@@ -15,7 +15,7 @@ use weir_shm::hosts::{HostPrefixes, HostPrefixes6, Hosts4, Hosts6};
 use weir_site::Site;
 
 use crate::advertise::Advertisers;
-use crate::hooks::{self, Hooks};
+use crate::hooks::{Event, Hooks};
 use crate::urgent::PathWords;
 
 /// The maps of destinations that stay on the gateway. That of IPv6 may be missing, and its paths
@@ -48,6 +48,7 @@ impl Executor {
         writer: ControlWriter,
         guard: Guard,
         advertisers: Advertisers,
+        hooks: Hooks,
         hosts: Option<Maps>,
     ) -> Self {
         Self {
@@ -56,7 +57,7 @@ impl Executor {
             guard,
             advertisers,
             hosts,
-            hooks: Hooks::start(hooks::PATIENCE),
+            hooks,
             untold: Vec::new(),
             flipped: false,
             crowded: Default::default(),
@@ -119,7 +120,8 @@ impl Executor {
                 |uplink: &&weir_site::UplinkConfig| entry.part.uplink() == Some(&*uplink.name);
             let uplink = site.uplinks.iter().find(named);
             if let (Some(directory), Some(uplink)) = (&site.hooks, uplink) {
-                self.hooks.tell(directory, &uplink.interface, entry);
+                let interface = uplink.interface.clone();
+                self.hooks.tell(directory, Event::Uplink { interface, entry });
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::advertise::Advertisers;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
+use crate::hooks::{self, Hooks};
 use crate::probe;
 use crate::state::State;
 use crate::users::Users;
@@ -78,8 +79,9 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let writer = ControlWriter::new(region, NextHops::anonymous().unwrap());
     let state = State::open(Path::new("/proc/none")).unwrap();
     let source = Source::new(Path::new("weir.toml"), state);
-    let advertisers = Advertisers::start(source.advertised(), 0);
-    let executor = Executor::new(writer, Guard::absent(), advertisers, None);
+    let hooks = Hooks::start(hooks::PATIENCE);
+    let advertisers = Advertisers::start(source.advertised(), hooks.clone(), 0);
+    let executor = Executor::new(writer, Guard::absent(), advertisers, hooks, None);
     let held = Held {
         delegated: Record::new(source.delegated()),
         source,

@@ -42,7 +42,8 @@ impl Daemon {
         let counters = &self.counters;
         let effects = self.decider.place(judged, |path| counters.path(path).flows_active);
         let epoch = self.executor.carry_out(effects, &mut self.decider);
-        self.executor.advertisers.follow(self.decider.advertised());
+        let hooks = self.decider.site().hooks.clone();
+        self.executor.advertisers.follow(self.decider.advertised(), hooks);
         epoch
     }
 

@@ -33,6 +33,7 @@ use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
+use crate::hooks::{self, Hooks};
 use crate::probe;
 use crate::serve;
 use crate::state::State;
@@ -113,8 +114,9 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
         decider.go_without_ipv6();
     }
     let writer = ControlWriter::new(region, NextHops::open(pins)?);
-    let advertisers = Advertisers::start(source.advertised(), seed()?);
-    let executor = Executor::new(writer, guard, advertisers, Some((hosts, hosts6)));
+    let hooks = Hooks::start(hooks::PATIENCE);
+    let advertisers = Advertisers::start(source.advertised(), hooks.clone(), seed()?);
+    let executor = Executor::new(writer, guard, advertisers, hooks, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let held = Held { source, delegated, keeper, socket, dataplane, sysctls };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
