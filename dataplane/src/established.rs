@@ -50,6 +50,7 @@ pub fn parsed<F: Family>(packet: &Packet<F>) -> Parsed<F> {
         tcp_flags: (fourth >> 8) as u8,
         ttl: packet.ip.ttl(),
         dscp: packet.ip.dscp(),
+        label: packet.ip.label(),
         ident: 0,
         kind: Kind::Flow,
     }

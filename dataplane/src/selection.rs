@@ -1,6 +1,6 @@
 //! Which bucket a packet selects, and so which packets share an uplink.
 
-use weir_layout::control::{ControlHalf, Path, PathId, PathPrefix, Policy, Selection};
+use weir_layout::control::{ControlHalf, Path, PathId, PathPrefix, Policy};
 use weir_wire::bucket::{self, Fields};
 use weir_wire::family::Family;
 use weir_wire::tcp;
@@ -10,15 +10,14 @@ use crate::steering::Traffic;
 /// A hash of what the policy selects by. Where a member translates, a UDP or ICMP endpoint must keep
 /// one mapping whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
 pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic<F>) -> u64 {
-    if policy.selection() == Selection::Host {
-        return bucket::hash_of_host(key, t.host);
-    }
     let endpoint_only = t.proto != tcp::PROTOCOL && translates::<F>(half, policy);
     let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
     let (sport, dport) = (u32::from(t.sport), u32::from(t.dport));
     let ports = if endpoint_only { sport } else { sport << 16 | dport };
+    let label = if endpoint_only { 0 } else { t.label };
     let addresses = [F::digest(key, &t.src), destination];
-    bucket::hash(key, policy.selection, &Fields { addresses, proto: t.proto, ports })
+    let (proto, host) = (t.proto, t.host);
+    bucket::hash(key, policy.selection(), &Fields { addresses, proto, ports, label, host })
 }
 
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {

@@ -30,6 +30,8 @@ pub struct Traffic<F: Family = V4> {
     pub proto: u8,
     /// Differentiated services code point.
     pub dscp: u8,
+    /// Flow label (RFC 6437); 0: it has none, or it is not known.
+    pub label: u32,
 }
 
 /// The policy of the first rule that matches, else the default.
@@ -213,6 +215,7 @@ mod tests {
             dport: 443,
             proto: tcp::PROTOCOL,
             dscp: 0,
+            label: 0,
         }
     }
 
@@ -305,6 +308,7 @@ mod tests {
             dport: 7,
             proto: V6::ICMP,
             dscp: 0,
+            label: 0,
         };
         assert!(matches(&rule(1), &v4) && matches(&rule(1), &v6));
         assert!(!matches(&rule(58), &v4) && matches(&rule(58), &v6));
@@ -428,7 +432,17 @@ mod tests {
 
     fn from(src: [u8; 16], sport: u16, dst: u8) -> Traffic<V6> {
         let dst = [0x26, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, dst];
-        Traffic { in_port: 0, host: 7, src, dst, sport, dport: 443, proto: tcp::PROTOCOL, dscp: 0 }
+        Traffic {
+            in_port: 0,
+            host: 7,
+            src,
+            dst,
+            sport,
+            dport: 443,
+            proto: tcp::PROTOCOL,
+            dscp: 0,
+            label: 0,
+        }
     }
 
     #[test]

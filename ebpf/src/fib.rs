@@ -81,5 +81,7 @@ pub fn toward_lan(
     // SAFETY: a port of the half.
     let role = unsafe { (*published.port(index)).role };
     let [a, b, c] = query.destination_mac.map(u64::from);
-    (role == PortRole::Lan as u8).then(|| adjacency::word(a | b << 16 | c << 32, index))
+    let mac = a | b << 16 | c << 32;
+    // Kernels before 6.3 find neighbours whose address they do not know yet, with none.
+    (role == PortRole::Lan as u8 && mac != 0).then(|| adjacency::word(mac, index))
 }

@@ -82,7 +82,7 @@ pub fn ethertype(ctx: &XdpContext) -> Option<u16> {
 
 /// The type behind a VLAN tag.
 #[inline(always)]
-fn inner_type(ctx: &XdpContext) -> Option<u16> {
+pub fn inner_type(ctx: &XdpContext) -> Option<u16> {
     Some(u16::from_be(words::at::<TAGGED>(ctx, 0)?.load16::<16>() as u16))
 }
 

@@ -9,7 +9,8 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::programs::XdpContext;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::{
-    MAX_ORIGINS, Mac, Origin, Port, PortRole, Stateless, host_class, path_state, table_index,
+    MAX_ORIGINS, Mac, Origin, Port, PortRole, Selection, Stateless, host_class, path_state,
+    table_index,
 };
 use weir_layout::counters::Counter;
 use weir_layout::{MAX_UPLINKS, NONE};
@@ -35,8 +36,11 @@ use crate::{Outcome, to_user};
 #[inline(always)]
 pub fn carried<F: Bears>(ctx: &XdpContext, published: Published) -> Option<Forwarded> {
     match forward::ethertype(ctx)? {
-        ethernet::VLAN => carry::<F, TAGGED>(ctx, published),
-        _ => carry::<F, UNTAGGED>(ctx, published),
+        ethernet::VLAN if forward::inner_type(ctx)? == F::ETHERTYPE => {
+            carry::<F, TAGGED>(ctx, published)
+        }
+        kind if kind == F::ETHERTYPE => carry::<F, UNTAGGED>(ctx, published),
+        _ => None,
     }
 }
 
@@ -98,7 +102,9 @@ fn outward_by<F: Bears>(published: Published, port: u8, ip: &F::Header, ports: u
     let buckets = maps::buckets(table_index((epoch & 1) as usize, F::FAMILY, policy.into()))?;
     let key = flows::secret();
     let addresses = [F::digest_words(key, src), F::digest_words(key, dst)];
-    let mut hash = bucket::hash(key, selection, &Fields { addresses, proto: ip.proto(), ports });
+    // By host nothing is stateless.
+    let fields = Fields { addresses, proto: ip.proto(), ports, label: ip.label(), host: 0 };
+    let mut hash = bucket::hash(key, Selection::from_byte(selection), &fields);
     for _ in 0..TRIES {
         // SAFETY: a table has a byte for each number of 16 bits.
         let uplink = unsafe { buckets.add(bucket::of(hash).into()).read_volatile() };
@@ -139,7 +145,8 @@ fn inward<F: Bears>(
     ip: &F::Header,
 ) -> Option<u64> {
     let [src, dst] = ip.addresses();
-    if !F::is_unicast(&F::address(src)) || !F::is_unicast(&F::address(dst)) || is_ours::<F>(src) {
+    if !F::is_unicast(&F::address(src)) || !F::is_unicast(&F::address(dst)) || !is_beyond::<F>(src)
+    {
         return None;
     }
     let (proto, len) = (ip.proto(), ip.total());
@@ -151,12 +158,14 @@ fn inward<F: Bears>(
     )
 }
 
-/// Is the source one of this side, which nobody beyond an uplink has (RFC 3704 §2)?
+/// May the source be beyond an uplink? Nobody there has an address of this side (RFC 3704 §2), and of
+/// one that the kernel routes elsewhere, by a VPN say, it has to judge: the look-up does not ask where
+/// a source belongs, nor what has to come encrypted.
 #[inline(always)]
-fn is_ours<F: Bears>(src: [u64; 2]) -> bool {
-    matches!(
+fn is_beyond<F: Bears>(src: [u64; 2]) -> bool {
+    !matches!(
         maps::host_class::<F>(F::address(src)),
-        host_class::LOCAL | host_class::LAN | host_class::POOL
+        host_class::LOCAL | host_class::LAN | host_class::POOL | host_class::KERNEL
     )
 }
 
@@ -174,7 +183,8 @@ pub fn hand_over<F: Bears>(
     let (proto, len) = (p.proto, p.end - p.l3);
     let addresses = [F::words_of(p.src), F::words_of(p.dst)];
     let asked = Asked { family: F::AF, proto, len, addresses };
-    let word = if p.ttl > 1 { fib::toward_lan(ctx, published, port, &asked) } else { None };
+    let sound = p.ttl > 1 && maps::host_class::<F>(p.src) != host_class::KERNEL;
+    let word = if sound { fib::toward_lan(ctx, published, port, &asked) } else { None };
     let (Some(word), Some(mut head)) = (word, words::at::<8>(ctx, 0)) else { return kernels };
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };

@@ -13,6 +13,8 @@ pub const TRIES: usize = 16;
 /// What a hash is for; other purposes have other numbers (`dataplane/src/purpose.rs`).
 const BUCKET: u64 = 0;
 const NEXT_BUCKET: u64 = 1;
+/// Where protocols stand, and is none.
+const LABELLED: u32 = 1 << 8;
 
 /// What a bucket is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,27 +26,24 @@ pub struct Fields {
     /// Source port in the upper half, destination port in the lower, host order; ICMP echo: its
     /// identifier in both. Zero where there are none, and of fragments, of which one alone has them.
     pub ports: u32,
+    /// [Flow label](crate::plain::Header::label); 0 of what has none.
+    pub label: u32,
+    /// The word of the sender's adjacency ([`Adjacency`](weir_layout::adjacency::Adjacency)).
+    pub host: u64,
 }
 
 /// The hash that leads to the bucket under a [`Selection`].
 #[inline(always)]
-pub const fn hash(key: [u64; 2], selection: u8, fields: &Fields) -> u64 {
-    const FLOW: u8 = Selection::Flow as u8;
-    const SOURCE: u8 = Selection::Source as u8;
-    let Fields { addresses: [source, destination], proto, ports } = *fields;
+pub const fn hash(key: [u64; 2], selection: Selection, fields: &Fields) -> u64 {
+    let Fields { addresses: [source, destination], proto, ports, label, host } = *fields;
     let addresses = word(source, destination);
     match selection {
-        FLOW => hash2(key, addresses, word(proto as u32, ports)),
-        SOURCE => hash2(key, word(source, 0), BUCKET),
-        _ => hash2(key, addresses, BUCKET),
+        Selection::FlowLabel if label != 0 => hash2(key, addresses, word(LABELLED, label)),
+        Selection::Flow | Selection::FlowLabel => hash2(key, addresses, word(proto as u32, ports)),
+        Selection::SourceDestination => hash2(key, addresses, BUCKET),
+        Selection::Source => hash2(key, word(source, 0), BUCKET),
+        Selection::Host => hash2(key, host, BUCKET),
     }
-}
-
-/// The hash where all that a host of a LAN sends goes one way, given the word of its adjacency
-/// ([`Selection::Host`]).
-#[inline]
-pub const fn hash_of_host(key: [u64; 2], host: u64) -> u64 {
-    hash2(key, host, BUCKET)
 }
 
 /// The bucket.
@@ -70,8 +69,23 @@ mod tests {
     #[test]
     fn what_the_next_process_decides_again_is_decided_as_before() {
         const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-        let fields = Fields { addresses: [0, 7], proto: 17, ports: 0 };
-        assert_eq!(of(hash(KEY, Selection::SourceDestination as u8, &fields)), 54_233);
+        let fields = Fields { addresses: [0, 7], proto: 17, ports: 0, label: 0, host: 0 };
+        assert_eq!(of(hash(KEY, Selection::SourceDestination, &fields)), 54_233);
         assert_eq!(of(next(KEY, 7)), 62_033);
+    }
+
+    #[test]
+    fn a_flow_label_stands_for_ports_and_what_has_none_goes_by_those() {
+        const KEY: [u64; 2] = [1, 2];
+        let by = |selection: Selection, ports, label| {
+            let fields = Fields { addresses: [3, 7], proto: 17, ports, label, host: 0 };
+            hash(KEY, selection, &fields)
+        };
+        let (label, flow) = (Selection::FlowLabel, Selection::Flow);
+        assert_eq!(by(label, 1, 5), by(label, 2, 5));
+        assert_ne!(by(label, 1, 5), by(label, 1, 6));
+        assert_eq!(by(label, 1, 0), by(flow, 1, 0));
+        assert_eq!(by(flow, 1, 5), by(flow, 1, 6));
+        assert_ne!(by(label, 1, 1), by(flow, 1, 1));
     }
 }

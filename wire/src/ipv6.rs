@@ -21,6 +21,8 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// The offset in the third and fourth byte of a fragment header, in bytes (RFC 8200 §4.5).
 pub const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// Flow label in the first word of the header (RFC 6437).
+pub const FLOW_LABEL: u32 = 0xf_ffff;
 
 /// Offsets of the fields, in bytes.
 pub mod field {
@@ -143,7 +145,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Flow label, 20 bits (RFC 6437).
     #[inline]
     pub fn flow_label(&self) -> u32 {
-        u32::from_be_bytes(get(self.buffer.as_ref(), field::VERSION_CLASS)) & 0xf_ffff
+        u32::from_be_bytes(get(self.buffer.as_ref(), field::VERSION_CLASS)) & FLOW_LABEL
     }
 
     /// Length of what follows the fixed header, in bytes.

@@ -130,6 +130,8 @@ pub struct Parsed<F: Family = V4> {
     pub ttl: u8,
     /// Differentiated services code point, 0..64.
     pub dscp: u8,
+    /// Flow label, 20 bits (RFC 6437); 0 of IPv4.
+    pub label: u32,
     /// What the fragments of a packet share beside their addresses; 0 of a whole packet. In IPv4
     /// that is protocol and identification (RFC 791 §3.2), in IPv6 the identification alone: later
     /// fragments may name another next header (RFC 8200 §4.5).
@@ -202,6 +204,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
         tcp_flags: 0,
         ttl,
         dscp: tos >> 2,
+        label: 0,
         ident: 0,
         kind: Kind::Options,
     };
@@ -268,7 +271,7 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
     let (fixed, rest) = link.payload.split_first_chunk::<8>().ok_or(Reject::Truncated)?;
     let (src, rest) = rest.split_first_chunk::<16>().ok_or(Reject::Truncated)?;
     let (dst, rest) = rest.split_first_chunk::<16>().ok_or(Reject::Truncated)?;
-    let [v, c, _, _, len_hi, len_lo, next, hop_limit] = *fixed;
+    let [v, c, label_mid, label_lo, len_hi, len_lo, next, hop_limit] = *fixed;
     if v >> 4 != 6 {
         return Err(Reject::BadHeader);
     }
@@ -288,6 +291,7 @@ pub fn parse6_head(head: &[u8], frame_len: usize) -> Result<Parsed6, Reject> {
         tcp_flags: 0,
         ttl: hop_limit,
         dscp: (v & 0xf) << 2 | c >> 6,
+        label: u32::from_be_bytes([0, c, label_mid, label_lo]) & ipv6::FLOW_LABEL,
         ident: 0,
         kind: Kind::Options,
     };

@@ -47,6 +47,9 @@ pub trait Header: Copy + Eq + Debug {
     /// Differentiated services code point.
     fn dscp(&self) -> u8;
 
+    /// Flow label, 20 bits (RFC 6437); 0 of IPv4, which has none, and of an IPv6 packet without.
+    fn label(&self) -> u32;
+
     /// The words of its flow's key, of which the last is given.
     fn key(&self, last: u64) -> Self::Words;
 }
@@ -124,6 +127,11 @@ impl Header for Ip4 {
     }
 
     #[inline(always)]
+    fn label(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
     fn key(&self, last: u64) -> [u64; 2] {
         let [_, _, _, src, dst] = self.0;
         [src | dst << 32, last]
@@ -197,6 +205,11 @@ impl Header for Ip6 {
     #[inline(always)]
     fn dscp(&self) -> u8 {
         ((self.0[0] as u16).swap_bytes() >> 6) as u8 & 0x3f
+    }
+
+    #[inline(always)]
+    fn label(&self) -> u32 {
+        (self.0[0] as u32).swap_bytes() & ipv6::FLOW_LABEL
     }
 
     #[inline(always)]

@@ -23,6 +23,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
             Selection::Flow => "flow",
             Selection::Source => "source",
             Selection::Host => "host",
+            Selection::FlowLabel => "flow-label",
         };
         for member in policy.members() {
             let active = |family| member.tier == policy.steering(family).active_tier;

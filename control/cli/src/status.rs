@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use weir_api::{Configuration, Query, Response, time};
 use weir_layout::Family;
+use weir_layout::control::ControlHalf;
 use weir_layout::status::StatusPage;
 use weir_shm::map::Access;
 use weir_shm::status::{Status, silence_ms};
@@ -66,6 +67,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
             "flows": flows,
             "flow_slots": page.flows[Family::V4.index()].size / 64,
             "devices": devices,
+            "without_flows": without_flows(&state.snapshot.half),
             "advertisements": advertised,
             "uplinks": uplink_values(&state),
         });
@@ -78,6 +80,9 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
             &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
     }
     text += &format!("{:<10} {}\n", "epoch", state.region.epoch());
+    for family in without_flows(&state.snapshot.half) {
+        text += &format!("{family:<10} forwarded without flows\n");
+    }
     text += &configuration.as_ref().map(source).unwrap_or_default();
     text += "\n";
     text += &table(
@@ -91,6 +96,12 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     text += "\n";
     text += &uplinks_table(pins)?;
     Ok((text, well))
+}
+
+/// The families whose packets need no flows.
+fn without_flows(half: &ControlHalf) -> Vec<&'static str> {
+    let families = Family::ALL.into_iter().filter(|family| half.stateless(*family).is_some());
+    families.map(Family::name).collect()
 }
 
 /// The file that is in force, and if the one that was given is not, why.

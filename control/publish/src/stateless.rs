@@ -8,7 +8,7 @@
 use ipnet::IpNet;
 use weir_layout::control::{
     Address, ControlHalf, IpAddress, MAX_ORIGINS, Member, Origin, PathId, Selection, Stateless,
-    Translate, is_unrouted,
+    Translate, UNROUTED,
 };
 use weir_layout::{Family, NONE};
 use weir_site::load::Balance;
@@ -62,7 +62,10 @@ fn stands(policy: &PolicyConfig, site: &Site) -> bool {
     let spills =
         |uplink: u8| site.uplinks.get(usize::from(uplink)).is_some_and(|u| u.spill.is_some());
     let by_headers = match policy.selection {
-        Selection::SourceDestination | Selection::Flow | Selection::Source => true,
+        Selection::SourceDestination
+        | Selection::Flow
+        | Selection::Source
+        | Selection::FlowLabel => true,
         Selection::Host => false,
     };
     by_headers
@@ -126,11 +129,10 @@ fn carries(half: &ControlHalf, path: PathId, source: std::net::IpAddr) -> bool {
 
 /// Is either none of its addresses routed by any provider, or each?
 fn is_uniform(source: &IpNet) -> bool {
-    let ends = [source.network(), source.broadcast()].map(|end| match end {
-        std::net::IpAddr::V4(_) => false,
-        std::net::IpAddr::V6(end) => is_unrouted(end.octets()),
-    });
-    ends[0] == ends[1] && (source.prefix_len() >= 32 || source.addr().is_ipv4())
+    let is_part = |(first, length): ([u8; 16], u8)| {
+        net(first, length, 6).is_some_and(|part| part != *source && source.contains(&part))
+    };
+    !UNROUTED.into_iter().any(is_part)
 }
 
 fn net(address: [u8; 16], length: u8, family: u8) -> Option<IpNet> {

@@ -65,6 +65,7 @@ fn policy(
             schema::Selection::Flow => Selection::Flow,
             schema::Selection::Source => Selection::Source,
             schema::Selection::Host => Selection::Host,
+            schema::Selection::FlowLabel => Selection::FlowLabel,
         },
         balance: p.balance,
         spillover: p.spillover,

@@ -2,6 +2,9 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Unexpected};
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use toml::Spanned;
@@ -101,25 +104,73 @@ pub struct Lan {
     pub ra: Option<Spanned<Ra>>,
 }
 
+/// A table, or the name of the sender alone.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Ra {
-    #[serde(default)]
+    pub sender: Sender,
     pub prefixes: Vec<Spanned<IpNet>>,
-    #[serde(default)]
     pub dns: Vec<Spanned<Ipv6Addr>>,
-    #[serde(default)]
     pub search: Vec<Spanned<String>>,
-    #[serde(default)]
     pub routes: Vec<Spanned<IpNet>>,
     pub mtu: Option<Spanned<i64>>,
-    #[serde(default = "yes")]
     pub default_router: bool,
     pub router_lifetime: Option<Spanned<String>>,
-    #[serde(default)]
     pub managed: bool,
-    #[serde(default)]
     pub other: bool,
+}
+
+impl Default for Ra {
+    fn default() -> Self {
+        Self {
+            sender: Sender::Weir,
+            prefixes: Vec::new(),
+            dns: Vec::new(),
+            search: Vec::new(),
+            routes: Vec::new(),
+            mtu: None,
+            default_router: true,
+            router_lifetime: None,
+            managed: false,
+            other: false,
+        }
+    }
+}
+
+/// Not an untagged enum, which would not say what is wrong within the table.
+impl<'de> Deserialize<'de> for Ra {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Ra;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"others\", or a table, such as {} or { sender = \"others\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Ra, E> {
+                match text {
+                    "others" => Ok(Ra { sender: Sender::Others, ..Ra::default() }),
+                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Ra, A::Error> {
+                Ra::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Who sends a LAN's router advertisements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sender {
+    Weir,
+    Others,
 }
 
 #[derive(Debug, Deserialize)]
@@ -271,6 +322,7 @@ pub enum Selection {
     Flow,
     Source,
     Host,
+    FlowLabel,
 }
 
 #[derive(Debug, Deserialize)]

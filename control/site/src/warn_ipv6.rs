@@ -42,7 +42,9 @@ pub fn advertised_lans(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> boo
         site.lans.iter().filter(|lan| site.has_ipv6() && kernel.link(&lan.interface).is_some());
     let warning = |Lan { interface, .. }: &Lan| {
         format!(
-            "lan {interface}: the kernel takes router advertisements there, so that any host of the              LAN can give the gateway addresses and routes. No flow follows those, but what the              gateway itself sends does: set net.ipv6.conf.{}.accept_ra to 0",
+            "lan {interface}: the kernel takes router advertisements there, so that any host of the \
+             LAN can give the gateway addresses and routes. No flow follows those, but what the \
+             gateway itself sends does: set net.ipv6.conf.{}.accept_ra to 0",
             interface.replace('.', "/")
         )
     };

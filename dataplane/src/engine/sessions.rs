@@ -114,7 +114,7 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// What steering knows of a flow by its entry, which does not keep the code point of its
-    /// packets.
+    /// packets, nor their label.
     pub(super) fn traffic_in(&self, cx: &Context, forward: &Entry<F>) -> Traffic<F> {
         let host = cx.adjacencies.get(self.table.slot(forward.peer).action().adjacency);
         Traffic {
@@ -126,6 +126,7 @@ impl<F: Stored> Sessions<F> {
             dport: u16::from_be_bytes(forward.key.dport()),
             proto: forward.key.proto(),
             dscp: 0,
+            label: 0,
         }
     }
 

@@ -231,6 +231,7 @@ pub(super) fn traffic_of<F: Family>(work: &Work<F>) -> Traffic<F> {
         dport: u16::from_be_bytes(p.dport),
         proto: p.proto,
         dscp: p.dscp,
+        label: p.label,
     }
 }
 

@@ -57,8 +57,9 @@ fn a_packet_leaves_by_its_bucket_and_nothing_is_made() {
             let mut frame = from_lan(HOST6, proto, 64, 8);
             frame[54..56].copy_from_slice(&sport.to_be_bytes());
             let addresses = [HOST6, SERVER6].map(|address| V6::digest(KEY, &address));
-            let fields = Fields { addresses, proto, ports: u32::from(sport) << 16 | 443 };
-            let bucket = bucket::of(bucket::hash(KEY, Selection::Flow as u8, &fields));
+            let fields =
+                Fields { addresses, proto, ports: u32::from(sport) << 16 | 443, label: 0, host: 0 };
+            let bucket = bucket::of(bucket::hash(KEY, Selection::Flow, &fields));
             let uplink = u8::from(usize::from(bucket) >= BUCKETS / 2);
             let (device, sent) = one(gateway.send(LAN, &frame));
             assert_eq!(device, uplink + 1);
@@ -72,6 +73,32 @@ fn a_packet_leaves_by_its_bucket_and_nothing_is_made() {
         |uplink| gateway.regions.counters.path(PathId::new(uplink, Family::V6)).tx_packets;
     assert_eq!(packets(0) + packets(1), 200);
     gateway.assert_conserved();
+}
+
+#[test]
+fn where_it_is_asked_for_the_flow_label_says_the_bucket_and_a_fragment_has_it_too() {
+    let mut gateway = gateway();
+    let selection = Selection::FlowLabel as u8;
+    gateway.half.stateless[Family::V6.index()].selection = selection;
+    gateway.half.policies[0].selection = selection;
+    gateway.publish(BUCKETS / 2);
+    let mut left_by = |label: u8, sport: u8, is_fragment: bool| {
+        let mut frame = from_lan(HOST6, UDP, 64, 8);
+        (frame[17], frame[55]) = (label, sport);
+        if is_fragment {
+            frame.splice(54..54, [UDP, 0, 0, 8 | 1, 0, 0, 0, sport]);
+            (frame[20], frame[19]) = (44, frame[19] + 8);
+        }
+        one(gateway.send(LAN, &frame)).0
+    };
+    let by: Vec<_> = (1..100).map(|label| left_by(label, 0, false)).collect();
+    assert!(by.contains(&1) && by.contains(&2), "{by:?}");
+    for (label, device) in (1..100).zip(by) {
+        assert_eq!(left_by(label, 9, false), device);
+        assert_eq!(left_by(label, 9, true), device);
+    }
+    let without: Vec<_> = (0..100).map(|sport| left_by(0, sport, false)).collect();
+    assert!(without.contains(&1) && without.contains(&2), "{without:?}");
 }
 
 #[test]

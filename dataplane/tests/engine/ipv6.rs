@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use etherparse::{Icmpv6Type, PacketBuilder};
 use weir_dataplane::engine::{Engine, Owner};
 use weir_dataplane::packet::{HeapFrame, Received};
-use weir_layout::control::{BUCKETS, PathId, path_state};
+use weir_layout::control::{BUCKETS, PathId, Selection, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::{Family, NONE};
 use weir_wire::family::{Family as _, V6};
@@ -154,6 +154,22 @@ fn a_flow_ends_when_it_has_been_idle() {
     };
     assert_eq!((age(299_000), age(2_000)), (1, 0));
     assert_eq!(gateway.regions.counters.sum(Counter::FlowsExpired), 1);
+}
+
+#[test]
+fn a_flow_stays_on_its_uplink_whatever_label_its_packets_have() {
+    let mut gateway = gateway();
+    gateway.half.policies[0].selection = Selection::FlowLabel as u8;
+    gateway.publish(BUCKETS / 2);
+    let devices: Vec<_> = (0..100)
+        .map(|label| {
+            let mut frame = out(TCP);
+            frame[17] = label;
+            one(gateway.send(LAN, &frame)).0
+        })
+        .collect();
+    assert!(devices.iter().all(|device| *device == devices[0]), "{devices:?}");
+    assert_eq!(gateway.engines[0].flows(), 1);
 }
 
 #[test]

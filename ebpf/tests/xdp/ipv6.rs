@@ -23,6 +23,8 @@ pub const LAN6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0
 pub const HOST6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 2];
 pub const GATEWAY6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 1];
 pub const SITE6: [u8; 16] = [0x26, 6, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x11];
+/// Beyond a VPN of the gateway's.
+pub const VPN6: [u8; 16] = [0x20, 1, 0, 2, 0, 0, 0, 0x99, 0, 0, 0, 0, 0, 0, 0, 5];
 const LINK: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const DOCUMENTS: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 pub const SENDER: Adjacency = Adjacency { mac: THEIRS, port: 0 };
@@ -41,8 +43,12 @@ pub fn fixture(test: &str, role: PortRole, serves: bool) -> Fixture {
         half.uplinks[0].path_mut(Family::V6).next_hop_mac = Mac::new(NEXT_HOP);
     });
     f.can_transmit();
-    let hosts: HostPrefixes<V6> =
-        [((LAN6, 64), host_class::LAN), ((GATEWAY6, 128), host_class::LOCAL)].into();
+    let hosts: HostPrefixes<V6> = [
+        ((LAN6, 64), host_class::LAN),
+        ((GATEWAY6, 128), host_class::LOCAL),
+        ((VPN6, 128), host_class::KERNEL),
+    ]
+    .into();
     Hosts::<V6>::open(&f.pins).unwrap().sync(&hosts).unwrap();
     let mut writer = f.writer();
     writer.set_path_state(PathId::new(0, Family::V6), path_state::USABLE);

@@ -1,6 +1,7 @@
 //! Packets that leave without a flow: from a LAN by their bucket, to a LAN by the kernel's neighbours.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use weir_layout::Family;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::{
-    BUCKETS, ControlHalf, Mac, Name, Origin, PathId, PortRole, Selection, Tier, path_state,
+    Address, BUCKETS, ControlHalf, Mac, Name, Origin, PathId, PortRole, Selection, Tier, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
@@ -155,9 +156,33 @@ fn a_packet_takes_the_bucket_that_its_addresses_and_ports_say() {
             frame[54..56].copy_from_slice(&sport.to_be_bytes());
             assert_eq!(f.run(&frame), FORWARDED);
             let addresses = [HOST6, SITE6].map(|address| V6::digest(KEY, &address));
-            let fields = Fields { addresses, proto, ports: u32::from(sport) << 16 | 53 };
-            let hash = bucket::hash(KEY, Selection::Flow as u8, &fields);
+            let fields =
+                Fields { addresses, proto, ports: u32::from(sport) << 16 | 53, label: 0, host: 0 };
+            let hash = bucket::hash(KEY, Selection::Flow, &fields);
             expected[usize::from(usize::from(bucket::of(hash)) >= BUCKETS / 3)] += 1;
+        }
+    }
+    assert_eq!([carried(&f, 0), carried(&f, 1)], expected);
+    assert!(expected.iter().all(|packets| *packets > 50), "{expected:?}");
+}
+
+#[test]
+fn where_it_is_asked_for_a_packet_takes_the_bucket_of_its_flow_label() {
+    let mut f = fixture_of("less-label", PortRole::Lan, BUCKETS / 3, |half| {
+        half.stateless[Family::V6.index()].selection = Selection::FlowLabel as u8;
+    });
+    let mut expected = [0, 0];
+    for label in 1..200u8 {
+        let addresses = [HOST6, SITE6].map(|address| V6::digest(KEY, &address));
+        let fields =
+            Fields { addresses, proto: 0, ports: 0, label: 0xa_0000 | u32::from(label), host: 0 };
+        let hash = bucket::hash(KEY, Selection::FlowLabel, &fields);
+        let uplink = usize::from(usize::from(bucket::of(hash)) >= BUCKETS / 3);
+        for sport in 0..2 {
+            let mut frame = out(udp::PROTOCOL);
+            (frame[15], frame[17], frame[55]) = (frame[15] | 0xa, label, sport);
+            assert_eq!(f.run(&frame), FORWARDED);
+            expected[uplink] += 1;
         }
     }
     assert_eq!([carried(&f, 0), carried(&f, 1)], expected);
@@ -232,6 +257,31 @@ fn what_cannot_leave_at_once_is_left_untouched() {
 }
 
 #[test]
+fn what_is_no_ipv4_by_its_type_is_not_forwarded_as_such() {
+    let mut f = Fixture::lan("less-type");
+    f.can_transmit();
+    let mut writer = f.writer();
+    let mut half = writer.region().snapshot().unwrap().half;
+    let stateless = &mut half.stateless[Family::V4.index()];
+    stateless.active = 1;
+    let Address(host) = Address::from(IpAddr::from(HOST));
+    stateless.origins[0] = Origin::new(host, 32, 0, 1);
+    stateless.count = 1;
+    half.uplinks[0].path_mut(Family::V4).next_hop_mac = Mac::new(SECOND);
+    writer.publish(&mut half, [&[&[0; BUCKETS]], &[]]);
+    let frame = udp(HOST, 1000, SITE, 53);
+    assert_eq!(f.run(&frame), FORWARDED);
+    assert_eq!(f.run(&tagged(frame.clone(), 0)), FORWARDED);
+    let other = [0x88, 0xb5];
+    let mut plain = frame.clone();
+    plain[12..14].copy_from_slice(&other);
+    assert_eq!(f.run(&plain), (PASS, Counter::XdpPassNotIp));
+    let mut inner = tagged(frame, 0);
+    inner[16..18].copy_from_slice(&other);
+    assert_eq!(f.run(&inner), (PASS, Counter::XdpPassNotIp));
+}
+
+#[test]
 fn an_entry_of_a_flow_says_nothing_where_none_is_needed() {
     let mut f = lan_with("less-entry", 0);
     let frame = out(udp::PROTOCOL);
@@ -294,6 +344,8 @@ fn what_an_uplink_sends_in_the_name_of_this_side_or_to_it_is_as_with_flows() {
     }
     assert_eq!(f.run(&any([SITE6, GATEWAY6], udp::PROTOCOL)), KERNELS);
     assert_eq!(f.run(&any([SITE6, SITE6], udp::PROTOCOL)), (DROP, Counter::XdpDropForeign));
+    // By the VPN it would have come encrypted: the kernel judges.
+    assert_eq!(f.run(&any([VPN6, HOST6], udp::PROTOCOL)), KERNEL_ROUTE);
     let mut type_0 = extended(&any([SITE6, HOST6], udp::PROTOCOL), &[43]);
     type_0[56] = 0;
     assert_eq!(f.run(&type_0), UNASKED);

@@ -21,4 +21,12 @@ impl Family {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// As people and programs are told of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
 }

@@ -106,6 +106,9 @@ pub enum Selection {
     Source = 2,
     /// The hardware address behind a LAN port: both address families of a host select one bucket.
     Host = 3,
+    /// Source and destination address and the flow label (RFC 6437), as far as a packet has one;
+    /// else the 5-tuple.
+    FlowLabel = 4,
 }
 
 impl Selection {
@@ -115,6 +118,7 @@ impl Selection {
             1 => Self::Flow,
             2 => Self::Source,
             3 => Self::Host,
+            4 => Self::FlowLabel,
             _ => Self::SourceDestination,
         }
     }
