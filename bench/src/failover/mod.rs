@@ -219,7 +219,8 @@ fn notes(rounds: usize) -> Vec<String> {
             "Probes are {INTERVAL_MS} ms apart, to two targets, three in a row: a black hole \
                  is to be found within {bound} ms. The gap is the time between the last UDP packet \
                  that arrived by the old uplink and the first by another. Lost are UDP packets sent \
-                 until the flows moved, and while the uplink came back, until it was used again. Broken are UDP flows whose next packet did not arrive either, and TCP \
+                 until the flows moved, and while the uplink came back, until it was used again. \
+                 Broken are UDP flows of which no packet arrived any more, and TCP \
                  connections that were reset. A TCP sender without an acknowledgement for 200 ms is \
                  silent until its own timer ends, 400 ms later: the wait of connections in a black \
                  hole after the word is theirs. Control process, worker, clients and watchers share \
