@@ -4,13 +4,13 @@
 //! them by [`fill`](Delegations::fill), so that all else finds them where the file would have them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{MAX_PATH_PREFIXES, Translate};
 use weir_site::{Delegation, PrefixPair, Site, UplinkConfig, overlap};
-use weir_view::Kernel;
+use weir_view::{Kernel, Net as _};
 
 /// Most of one uplink.
 const MOST: usize = 8;
@@ -208,10 +208,7 @@ fn held_by_others<'s>(
         let next_hop = link.and_then(|link| other.next_hop_by(Family::V6, link.index, kernel));
         let all = on_link.into_iter().flatten().chain(next_hop);
         let all = all.chain(other.given_addresses(Family::V6));
-        all.filter_map(|address| match address {
-            IpAddr::V6(address) => Some((address, other.name.as_str())),
-            IpAddr::V4(_) => None,
-        })
+        all.filter_map(Ipv6Net::address).map(|address| (address, other.name.as_str()))
     })
 }
 
@@ -222,10 +219,7 @@ fn own_nets(site: &Site) -> impl Iterator<Item = (Ipv6Net, &str)> {
     };
     let lans = site.lans.iter().filter(move |_| site.uplinks.iter().any(own));
     lans.flat_map(|lan| {
-        let nets = lan.prefixes.iter().filter_map(|net| match net {
-            IpNet::V6(net) => Some(*net),
-            IpNet::V4(_) => None,
-        });
+        let nets = lan.prefixes.iter().copied().filter_map(Ipv6Net::of);
         nets.map(|net| (net, lan.interface.as_str()))
     })
 }
@@ -234,10 +228,7 @@ fn own_nets(site: &Site) -> impl Iterator<Item = (Ipv6Net, &str)> {
 fn lan_nets<'s>(site: &'s Site, kernel: &'s Kernel) -> impl Iterator<Item = (Ipv6Net, &'s str)> {
     site.lans.iter().flat_map(|lan| {
         let nets = lan.networks(Family::V6, kernel).into_iter();
-        nets.filter_map(|net| match net {
-            IpNet::V6(net) => Some((net, lan.interface.as_str())),
-            IpNet::V4(_) => None,
-        })
+        nets.filter_map(Ipv6Net::of).map(|net| (net, lan.interface.as_str()))
     })
 }
 

@@ -63,7 +63,7 @@ fn of_family(
         let table = TABLE + 1 + index as u32;
         let mark = mark(index as u8);
         confine(own, family, first, mark);
-        let way = Way::of(family, site, index as u8, kernel);
+        let way = Way::of(family, site, uplink, kernel);
         if uplink.has_path(family) {
             let known = way.iter().flat_map(|way| way.addresses.iter().chain(&way.sources));
             release(own, family, first, mark, table, known);
@@ -123,11 +123,9 @@ struct Way<'k> {
 
 impl<'k> Way<'k> {
     /// As the kernel has it; `None`: there is no path, or no link.
-    fn of(family: Family, site: &Site, index: u8, kernel: &'k Kernel) -> Option<Self> {
-        let uplink = &site.uplinks[usize::from(index)];
+    fn of(family: Family, site: &Site, uplink: &UplinkConfig, kernel: &'k Kernel) -> Option<Self> {
         let link = kernel.link(&uplink.interface).filter(|_| uplink.has_path(family))?;
-        let mut addresses = uplink.own_addresses(family, link.index, kernel);
-        addresses.retain(|own| !site.is_anothers(index, *own));
+        let addresses = site.own_addresses(uplink, family, link.index, kernel);
         let sources = site.path_sources(uplink, family, link.index, kernel);
         Some(Self { family, link, addresses, sources })
     }

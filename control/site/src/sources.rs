@@ -29,7 +29,7 @@ impl UplinkConfig {
     /// gateway has, on whatever interface, then those of the interface, which may be of a private
     /// network up to the provider's router, those of a prefix that its provider delegates, and those
     /// that are for the link alone.
-    pub fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
+    fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let has = |address: &IpAddr| kernel.addresses.iter().any(|(_, n)| n.addr() == *address);
         let mut own = self.given_addresses(family);
         own.retain(has);
@@ -108,16 +108,32 @@ impl UplinkConfig {
     }
 }
 
-fn is_anothers(prefixes: &[PathPrefix], uplink: u8, address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => carried::is_anothers(prefixes, uplink, address.octets()),
-    }
-}
-
 impl Site {
+    /// The gateway's own addresses that are an uplink's path's, best first, but for those of a prefix
+    /// that another provider delegates: whoever is on the link may have advertised it there.
+    pub fn own_addresses(
+        &self,
+        uplink: &UplinkConfig,
+        family: Family,
+        interface: u32,
+        kernel: &Kernel,
+    ) -> Vec<IpAddr> {
+        let (index, prefixes) = (self.index_of(uplink), self.path_prefixes());
+        let mut own = uplink.own_addresses(family, interface, kernel);
+        own.retain(|own| match own {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(own) => !carried::is_anothers(&prefixes, index, own.octets()),
+        });
+        own
+    }
+
+    fn index_of(&self, uplink: &UplinkConfig) -> u8 {
+        let index = self.uplinks.iter().position(|of| of.name == uplink.name);
+        index.map_or(NONE, |index| index as u8)
+    }
+
     /// What the gateway itself may send from by an uplink's path, best first: the path's
-    /// [own addresses](UplinkConfig::own_addresses) that the kernel takes; then, of IPv6, those that
+    /// [own addresses](Self::own_addresses) that the kernel takes; then, of IPv6, those that
     /// the gateway has elsewhere of the prefixes that the path carries. Many a link to a provider has
     /// no address of IPv6 but that of the link (RFC 7084 §4.2, WAA-7). Never another uplink's: its
     /// provider alone carries that.
@@ -128,13 +144,10 @@ impl Site {
         interface: u32,
         kernel: &Kernel,
     ) -> Vec<IpAddr> {
-        let mut sources = uplink.own_addresses(family, interface, kernel);
+        let mut sources = self.own_addresses(uplink, family, interface, kernel);
         sources.retain(|own| is_sendable(*own) && kernel.takes_source(interface, *own));
         if let (Family::V6, Some(ipv6)) = (family, &uplink.ipv6) {
-            let index = self.uplinks.iter().position(|of| of.name == uplink.name);
-            let (index, prefixes) = (index.map_or(NONE, |index| index as u8), self.path_prefixes());
-            // Whoever is on the link may have advertised it there.
-            sources.retain(|own| !is_anothers(&prefixes, index, *own));
+            let (index, prefixes) = (self.index_of(uplink), self.path_prefixes());
             let lans = self.lan_prefixes(kernel);
             let is_the_sites = |own: Ipv6Addr| match ipv6.translate {
                 Translate::None => lans.iter().any(|net| net.contains(&IpAddr::V6(own))),
@@ -149,11 +162,6 @@ impl Site {
             sources.extend(carried.map(IpAddr::V6).filter(|own| !known.contains(own)));
         }
         sources
-    }
-
-    /// Is an address of a prefix that another provider than the uplink's delegates?
-    pub fn is_anothers(&self, uplink: u8, address: IpAddr) -> bool {
-        is_anothers(&self.path_prefixes(), uplink, address)
     }
 
     /// The prefixes of all IPv6 paths, as they are published, but for how they are translated.

@@ -269,8 +269,8 @@ fn an_uplink_with_another_prefix_keeps_no_flow_of_the_old_one() {
     assert_eq!(see6(&frame).src, npt::outward(&renumbered, HOST6).unwrap());
 }
 
-#[test]
-fn a_path_that_begins_or_ceases_to_translate_keeps_no_flow_as_it_was() {
+/// A gateway whose first uplink translates an own prefix, a host of that, and what it is outside.
+fn gateway_of_own_prefix() -> (Gateway, [u8; 16], [u8; 16]) {
     let mut gateway = gateway();
     let host = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0x77];
     let (mut inside, by) = (host, pair(0, 64, 56));
@@ -279,6 +279,12 @@ fn a_path_that_begins_or_ceases_to_translate_keeps_no_flow_as_it_was() {
     (gateway.half.path_prefixes[0], gateway.half.path_prefix_count) = (own, 1);
     gateway.half.lan_prefixes[2] = Prefix { address: inside, family: 6, length: 64, ..Prefix::ANY };
     let outside = npt::outward(&own, host).unwrap();
+    (gateway, host, outside)
+}
+
+#[test]
+fn a_path_that_begins_or_ceases_to_translate_keeps_no_flow_as_it_was() {
+    let (mut gateway, host, outside) = gateway_of_own_prefix();
     let changes =
         [(Translate::None, host), (Translate::Npt, outside), (Translate::None, host)].into_iter();
     for (change, (translate, source)) in changes.enumerate() {
@@ -299,15 +305,8 @@ fn a_path_that_begins_or_ceases_to_translate_keeps_no_flow_as_it_was() {
 
 #[test]
 fn a_path_may_translate_an_own_prefix_beside_one_that_does_not() {
-    let mut gateway = gateway();
-    let host = [0x20, 1, 0, 2, 0, 0, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0x77];
-    let (mut inside, by) = (host, pair(0, 64, 56));
-    inside[8..].fill(0);
-    let own = PathPrefix { inside, adjustment: npt::adjustment(inside, by.outside), ..by };
-    (gateway.half.path_prefixes[0], gateway.half.path_prefix_count) = (own, 1);
-    gateway.half.lan_prefixes[2] = Prefix { address: inside, family: 6, length: 64, ..Prefix::ANY };
+    let (mut gateway, host, outside) = gateway_of_own_prefix();
     gateway.half.uplinks[1].path_mut(Family::V6).translate = Translate::None as u8;
-    let outside = npt::outward(&own, host).unwrap();
     for (share, device, source) in [(BUCKETS, 1, outside), (0, 2, host)] {
         gateway.publish(share);
         let frame = out_from(host, if device == 1 { UDP } else { TCP });
