@@ -52,7 +52,6 @@ struct Flow {
     uplink: usize,
     inside: String,
     destination: String,
-    closing: bool,
 }
 
 struct Site {
@@ -106,14 +105,18 @@ impl Site {
             uplink: uplink(&value["uplink"]),
             inside: text(&value["inside"]),
             destination: text(&value["destination"]),
-            closing: value["state"] == "closing",
         };
         values.iter().map(flow).collect()
     }
 
     /// The source ports of a host's flows to the witness, on one uplink.
     fn ports_on(&self, host: usize, protocol: &str, uplink: usize) -> BTreeSet<u16> {
-        let to = format!("{SERVER}:{}", weir_kit::witness::PORT);
+        self.ports_to(weir_kit::witness::PORT, host, protocol, uplink)
+    }
+
+    /// The source ports of a host's flows to a port of the server, on one uplink.
+    fn ports_to(&self, port: u16, host: usize, protocol: &str, uplink: usize) -> BTreeSet<u16> {
+        let to = format!("{SERVER}:{port}");
         let port = |flow: Flow| flow.inside.rsplit(':').next().unwrap().parse().unwrap();
         let flows = self.flows(host, protocol).into_iter();
         flows.filter(|flow| flow.uplink == uplink && flow.destination == to).map(port).collect()
@@ -182,6 +185,21 @@ impl Long {
         client.args(["--client", &SERVER.to_string(), "--time", "600", "--bitrate", "4M"]);
         let client = host.spawn(client.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
         Self { server: Some(server), client, internet: internet.clone(), host: host.clone() }
+    }
+
+    /// The client's ports, of its control connection and of its data's.
+    fn ports(&self) -> BTreeSet<u16> {
+        wait::until("both connections of iperf3", wait::BOUND, || {
+            let mut command = Command::new("ss");
+            let wanted = format!("state established dport = {}", iperf::PORT);
+            let output = self.host.output(command.arg("-Htn").args(wanted.split(' ')))?.stdout;
+            let local =
+                |line: &str| line.split_whitespace().nth(2)?.rsplit(':').next()?.parse().ok();
+            let ports: BTreeSet<u16> =
+                String::from_utf8(output)?.lines().filter_map(local).collect();
+            Ok((ports.len() == 2).then_some(ports))
+        })
+        .unwrap()
     }
 
     fn is_alive(&mut self) -> bool {
@@ -289,8 +307,9 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
     site.announce_away_from(uplink);
     progress(load);
     let (udp, tcp) = (site.ports_on(5, "udp", uplink), site.ports_on(5, "tcp", uplink));
-    // What is closing is of a transfer that broke before.
-    let of_long = site.flows(3, "tcp").iter().any(|flow| flow.uplink == uplink && !flow.closing);
+    // Others to that port are of a transfer that broke before.
+    let to_iperf = site.ports_to(iperf::PORT, 3, "tcp", uplink);
+    let breaks = !site.routed && !load.long.ports().is_disjoint(&to_iperf);
     let (talks, failed) = (load.watched.talks(), load.downloads.failed());
     let alive: Vec<bool> = load.watched.idle().iter().map(|i| i.reset_ns.is_none()).collect();
 
@@ -333,10 +352,12 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
         }
     }
     resets.sort_by(f64::total_cmp);
-    let broke = !load.long.is_alive();
-    assert_eq!(broke, of_long && !site.routed, "{name}: iperf3");
-    if broke {
+    if breaks {
+        wait::until("iperf3 to end", wait::BOUND, || Ok((!load.long.is_alive()).then_some(())))
+            .unwrap();
         load.long.again();
+    } else {
+        assert!(load.long.is_alive(), "{name}: iperf3 of another uplink broke");
     }
     let curls = load.downloads.failed() - failed;
     println!(
@@ -346,7 +367,7 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
         resets.len(),
         resets.first().unwrap_or(&0.0),
         resets.last().unwrap_or(&0.0),
-        if broke { "begun anew" } else { "went on" },
+        if breaks { "begun anew" } else { "went on" },
     );
     assert!(curls == 0 || !site.routed, "{name}: {curls} routed downloads broke");
 }
