@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs a hook with these arguments and variables, and these programs beside those of the machine;
-/// the command lines that weir got.
+/// the command lines that weir got, which then does as said.
 fn run(
     hook: &str,
     arguments: &[&str],
@@ -16,10 +16,13 @@ fn run(
 ) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let asked = directory.path().join("asked");
-    let weir = format!("echo \"$@\" >> {}", asked.display());
-    for (name, text) in programs.iter().chain(&[("weir", weir.as_str())]) {
+    for (name, text) in [("weir", "")].iter().chain(programs) {
         let path = directory.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        let notes = match *name {
+            "weir" => format!("echo \"$@\" >> {}\n", asked.display()),
+            _ => String::new(),
+        };
+        fs::write(&path, format!("#!/bin/sh\n{notes}{text}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.path().display());
@@ -57,6 +60,7 @@ fn dhcpcd(reason: &str, more: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn dhcpcd_tells_of_what_is_delegated_and_of_what_is_no_more() {
     let told = [
+        "prefix wan0",
         "prefix wan0 set 2001:2:0:d000::/56 --valid 80 --preferred 40",
         "prefix wan0 set 2001:2:0:c000::/56 --valid 0 --preferred 0",
         "prefix wan0 keep 2001:2:0:d000::/56",
@@ -73,7 +77,33 @@ fn dhcpcd_tells_of_what_is_delegated_and_of_what_is_no_more() {
     ];
     let told = dhcpcd("BOUND6", &more);
     assert_eq!(told.last().unwrap(), "prefix wan0 keep 2001:2:0:d000::/56 2001:2:0:e000::/60");
-    assert_eq!(told.len(), 4);
+    assert_eq!(told.len(), 5);
+}
+
+/// A `weir` that has room for one prefix, once all others are ended.
+const FULL: &str = "case \"$3\" in
+    set) [ -e \"$0.room\" ] ;;
+    keep) : > \"$0.room\" ;;
+esac";
+
+#[test]
+fn a_prefix_without_room_is_told_again_when_those_that_are_no_more_have_ended() {
+    let told =
+        run("dhcpcd", &[], &[&DHCPCD[..], &[("reason", "RENEW6")]].concat(), &[("weir", FULL)]);
+    let set = "prefix wan0 set 2001:2:0:d000::/56 --valid 80 --preferred 40";
+    assert_eq!(
+        told.iter().map(|it| it == set).collect::<Vec<_>>(),
+        [false, true, false, false, true, false]
+    );
+    assert_eq!(told[3], "prefix wan0 keep 2001:2:0:d000::/56");
+}
+
+#[test]
+fn nothing_more_is_told_where_nobody_answers() {
+    let told =
+        run("dhcpcd", &[], &[&DHCPCD[..], &[("reason", "RENEW6")]].concat(), &[("weir", "exit 3")]);
+    let set = "prefix wan0 set 2001:2:0:d000::/56 --valid 80 --preferred 40";
+    assert_eq!(told, ["prefix wan0", set, set, set]);
 }
 
 #[test]
@@ -85,9 +115,15 @@ fn a_carrier_that_is_lost_or_a_client_that_stops_ends_no_prefix_and_a_release_do
 }
 
 #[test]
-fn an_interface_without_a_delegation_is_not_told_of() {
+fn an_answer_without_a_delegation_ends_those_of_an_uplink_and_no_other_interface_is_told_of() {
     let address = [("interface", "wan0"), ("reason", "BOUND6"), ("new_dhcp6_ia_na1_iaid", "1")];
-    assert_eq!(run("dhcpcd", &[], &address, &[]), [""; 0]);
+    assert_eq!(run("dhcpcd", &[], &address, &[]), ["prefix wan0", "prefix wan0 keep"]);
+    for (hook, variables, program) in
+        [("dhcpcd", &address[..], ("weir", "exit 1")), ("networkd", &[], ("weir", "exit 1"))]
+    {
+        let programs = [program, ("networkctl", NETWORKCTL)];
+        assert_eq!(run(hook, &[], variables, &programs), ["prefix wan0"]);
+    }
 }
 
 #[test]
@@ -108,41 +144,77 @@ fn network_manager_tells_of_the_prefix_that_its_client_got() {
     assert_eq!(run("NetworkManager", &["wan0", "down"], &prefix, &[]), [""; 0]);
 }
 
+/// An uplink whose lease has two prefixes, one of them over.
+const NETWORKCTL: &str = r#"cat << END
+{ "Interfaces": [ { "Name": "lo" }, { "Name": "wan0", "DHCPv6Client": { "Lease": {}, "Prefixes": [
+    { "Prefix": [32,1,0,2,0,0,208,0,0,0,0,0,0,0,0,0], "PrefixLength": 56,
+      "PreferredLifetimeUSec": 1, "ValidLifetimeUSec": 2 },
+    { "Prefix": [32,1,13,184,0,16,0,0,0,0,0,0,0,0,0,0], "PrefixLength": 60 } ] } } ] }
+END"#;
+
+const ENDED: &str =
+    "prefix wan0 set 2001:0002:0000:d000:0000:0000:0000:0000/56 --valid 0 --preferred 0";
+const ENDLESS: &str = "prefix wan0 set 2001:0db8:0010:0000:0000:0000:0000:0000/60 --valid infinity \
+                       --preferred infinity";
+const KEPT: &str = "prefix wan0 keep 2001:0002:0000:d000:0000:0000:0000:0000/56 \
+                    2001:0db8:0010:0000:0000:0000:0000:0000/60";
+
 #[test]
 fn networkd_tells_of_the_prefixes_of_all_interfaces() {
-    let (first, second) = ("32,1,0,2,0,0,208,0", "32,1,13,184,0,16,0,0");
-    let text = format!(
-        "cat << END\n{{ \"Interfaces\": [ {{ \"Name\": \"lo\" }}, {{ \"Name\": \"wan0\", \
-         \"DHCPv6Client\": {{ \"Prefixes\": [ {{ \"Prefix\": [{first},0,0,0,0,0,0,0,0], \
-         \"PrefixLength\": 56, \"PreferredLifetimeUSec\": 1, \"ValidLifetimeUSec\": 2 }}, \
-         {{ \"Prefix\": [{second},0,0,0,0,0,0,0,0], \"PrefixLength\": 60 }} ] }} }} ] }}\nEND"
-    );
-    let told = run("networkd", &[], &[], &[("networkctl", &text)]);
-    assert_eq!(
-        told,
-        [
-            "prefix wan0 set 2001:0002:0000:d000:0000:0000:0000:0000/56 --valid 0 --preferred 0",
-            "prefix wan0 set 2001:0db8:0010:0000:0000:0000:0000:0000/60 --valid infinity \
-             --preferred infinity",
-            "prefix wan0 keep 2001:0002:0000:d000:0000:0000:0000:0000/56 \
-             2001:0db8:0010:0000:0000:0000:0000:0000/60",
-        ]
-    );
+    let told = run("networkd", &[], &[], &[("networkctl", NETWORKCTL)]);
+    assert_eq!(told, ["prefix wan0", ENDED, ENDLESS, KEPT]);
+    let told = run("networkd", &[], &[], &[("networkctl", NETWORKCTL), ("weir", FULL)]);
+    assert_eq!(told, ["prefix wan0", ENDED, ENDLESS, KEPT, ENDED, ENDLESS]);
 }
 
 #[test]
-fn an_older_networkd_is_asked_by_its_routes_where_it_is_said_whose_they_are() {
-    let programs = [
-        ("networkctl", "echo '{ \"Interfaces\": [ { \"Name\": \"wan0\" } ] }'"),
-        ("ip", "echo 'unreachable 2001:2:0:d000::/56 dev lo proto dhcp metric 1024 pref medium'"),
-    ];
-    assert_eq!(run("networkd", &[], &[], &programs), [""; 0]);
-    let told = run("networkd", &[], &[("WEIR_NETWORKD_UPLINK", "wan0")], &programs);
+fn a_lease_of_networkds_without_a_prefix_ends_those_that_were_and_no_lease_or_no_answer_none() {
+    let told = |networkctl: &str| run("networkd", &[], &[], &[("networkctl", networkctl)]);
+    let client = |text: &str| {
+        let interfaces = r#"{ "Interfaces": [ { "Name": "wan0", "DHCPv6Client": "#;
+        told(&format!("echo '{interfaces} {text} }}, {{ \"Name\": \"lan0\" }} ] }}'"))
+    };
     assert_eq!(
-        told,
-        [
-            "prefix wan0 set 2001:2:0:d000::/56 --valid infinity --preferred infinity",
-            "prefix wan0 keep 2001:2:0:d000::/56",
-        ]
+        client(r#"{ "Lease": { "Timeout1USec": 7 } }"#),
+        ["prefix wan0", "prefix wan0 keep"]
     );
+    assert_eq!(client(r#"{ "DUID": [0] }"#), [""; 0]);
+    assert_eq!(told("exit 1"), [""; 0]);
+}
+
+/// What the kernel of a networkd that delegates a /56, or a /64, says of its routes.
+const ROUTES: [&str; 2] = [
+    "case \"$*\" in
+    *unreachable*) echo 'unreachable 2001:2:0:d000::/56 dev lo proto dhcp metric 1024 pref medium' ;;
+    *) echo '2001:2:0:d001::/64 proto kernel metric 256 expires 7100sec pref medium' ;;
+esac",
+    "case \"$*\" in
+    *unreachable*) ;;
+    *lan0*) cat << END
+2001:2:0:e000::/64 proto kernel metric 256 expires 7100sec pref medium
+2001:2:0:5::/64 proto kernel metric 256 pref medium
+2001:2:0:6::/64 via fe80::1 proto static metric 1024 expires 60sec pref medium
+fd00::/64 proto kernel metric 256 expires 7100sec pref medium
+fe80::/64 proto kernel metric 256 pref medium
+END
+esac",
+];
+
+#[test]
+fn an_older_networkd_is_asked_by_its_routes_where_it_is_said_whose_they_are() {
+    let told = |routes: &str, variables: &[(&str, &str)]| {
+        let networkctl = "echo '{ \"Interfaces\": [ { \"Name\": \"wan0\" } ] }'";
+        run("networkd", &[], variables, &[("networkctl", networkctl), ("ip", routes)])
+    };
+    let (uplink, lan) = (("WEIR_NETWORKD_UPLINK", "wan0"), ("WEIR_NETWORKD_LAN", "lan0"));
+    assert_eq!(told(ROUTES[0], &[lan]), [""; 0]);
+    let wanted = |net: &str, seconds: u32| {
+        let set = format!("prefix wan0 set {net} --valid {seconds} --preferred {seconds}");
+        ["prefix wan0".into(), set, format!("prefix wan0 keep {net}")]
+    };
+    for variables in [&[uplink][..], &[uplink, lan]] {
+        assert_eq!(told(ROUTES[0], variables), wanted("2001:2:0:d000::/56", 7200));
+    }
+    assert_eq!(told(ROUTES[1], &[uplink, lan]), wanted("2001:2:0:e000::/64", 7100));
+    assert_eq!(told(ROUTES[1], &[uplink]), [""; 0]);
 }

@@ -166,6 +166,8 @@ pub struct AdvertisedDomain {
 pub struct DelegatedView {
     /// The uplink.
     pub uplink: String,
+    /// Its interface.
+    pub interface: String,
     /// The prefixes; none: its IPv6 path is down.
     pub prefixes: Vec<DelegatedPrefix>,
 }

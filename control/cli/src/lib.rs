@@ -158,7 +158,7 @@ pub enum Command {
     /// The prefixes of IPv6 that providers delegate: shows them, or tells of a change, as the hooks of
     /// DHCPv6 clients do.
     Prefix {
-        /// Name of the uplink; for a change, or of its interface.
+        /// Name of the uplink, or of its interface.
         uplink: Option<String>,
         /// What has changed.
         #[command(subcommand)]

@@ -65,7 +65,7 @@ impl Change {
     }
 }
 
-/// What is delegated to an uplink, or to all.
+/// What is delegated to an uplink, by its name or its interface's, or to all.
 ///
 /// # Errors
 /// When the control process does not answer, or there is no such uplink.
@@ -75,7 +75,7 @@ pub fn show(arguments: &Arguments, uplink: Option<&str>) -> Result<String> {
         _ => bail!("{}", weir_api::ANOTHER_VERSION),
     };
     if let Some(name) = uplink {
-        uplinks.retain(|view| view.uplink == name);
+        uplinks = of(uplinks, name);
         if uplinks.is_empty() {
             bail!("the file leaves no prefixes of an uplink {name} to its provider");
         }
@@ -84,6 +84,13 @@ pub fn show(arguments: &Arguments, uplink: Option<&str>) -> Result<String> {
         true => output::json("prefix", serde_json::to_value(uplinks)?),
         false => lines(&uplinks),
     })
+}
+
+/// The uplink of this name, else the one by this interface: hooks know no other.
+fn of(mut uplinks: Vec<DelegatedView>, name: &str) -> Vec<DelegatedView> {
+    let is_named = uplinks.iter().any(|view| view.uplink == name);
+    uplinks.retain(|view| name == if is_named { &view.uplink } else { &view.interface });
+    uplinks
 }
 
 fn lines(uplinks: &[DelegatedView]) -> String {
@@ -147,7 +154,21 @@ mod tests {
         assert_eq!((request("weir prefix"), request("weir prefix fiber")), (None, None));
         let keep = Request::KeepPrefixes { uplink: "fiber".into(), prefixes: Vec::new() };
         assert_eq!(request("weir prefix fiber keep"), Some(keep));
-        let text = lines(&[DelegatedView { uplink: "fiber".into(), prefixes: Vec::new() }]);
+        let text = lines(&[view("fiber", "wan0")]);
         assert!(text.contains("none yet"), "{text}");
+    }
+
+    fn view(uplink: &str, interface: &str) -> DelegatedView {
+        let (uplink, interface) = (uplink.into(), interface.into());
+        DelegatedView { uplink, interface, prefixes: Vec::new() }
+    }
+
+    #[test]
+    fn an_uplink_is_found_by_its_interface_where_none_has_that_name() {
+        let all = vec![view("fiber", "wan0"), view("wan0", "wan1")];
+        for (name, found) in [("fiber", &all[..1]), ("wan1", &all[1..]), ("wan0", &all[1..])] {
+            assert_eq!(of(all.clone(), name), found, "{name}");
+        }
+        assert!(of(all, "wan2").is_empty());
     }
 }

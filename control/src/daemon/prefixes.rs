@@ -128,7 +128,8 @@ impl Daemon {
                 used: used(lease.prefix),
             };
             let leases = self.decider.delegations().of(&uplink.name).iter();
-            DelegatedView { uplink: uplink.name.clone(), prefixes: leases.map(prefix).collect() }
+            let (name, interface) = (uplink.name.clone(), uplink.interface.clone());
+            DelegatedView { uplink: name, interface, prefixes: leases.map(prefix).collect() }
         };
         self.decider.site().uplinks.iter().filter(|uplink| is_delegated(uplink)).map(view).collect()
     }
