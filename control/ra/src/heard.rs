@@ -27,10 +27,11 @@ pub enum Heard {
     },
 }
 
-/// What an ICMPv6 message says; none: it is no valid one of these (RFC 4861 §6.1.1 and §6.1.2). That
-/// its hop limit is 255 and its checksum good, who calls has seen to.
+/// What an ICMPv6 message says that `from` sends; none: it is no valid one of these (RFC 4861 §6.1.1
+/// and §6.1.2), as hosts pass over it too. That its hop limit is 255 and its checksum good, who calls
+/// has seen to.
 #[must_use]
-pub fn read(message: &[u8]) -> Option<Heard> {
+pub fn read(from: Ipv6Addr, message: &[u8]) -> Option<Heard> {
     let [kind, code, ..] = *message else { return None };
     if code != 0 {
         return None;
@@ -39,7 +40,7 @@ pub fn read(message: &[u8]) -> Option<Heard> {
         ROUTER_SOLICITATION => {
             options(message.get(SOLICITATION_LEN..)?).map(|_| Heard::Solicitation)
         }
-        ROUTER_ADVERTISEMENT => {
+        ROUTER_ADVERTISEMENT if from.is_unicast_link_local() => {
             let options = options(message.get(HEADER_LEN..)?)?;
             let router_lifetime = u16::from_be_bytes([message[6], message[7]]);
             let prefixes = options.into_iter().filter_map(offered).collect();

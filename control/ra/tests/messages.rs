@@ -15,6 +15,7 @@ use weir_ra::{Advertisement, PrefixInformation, RouteInformation};
 
 /// What a link has room for at least: 1280 bytes (RFC 8200 §5) without the IPv6 header.
 const LEAST_ROOM: usize = 1240;
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
 
 fn prefix() -> impl Strategy<Value = Ipv6Net> {
     let net = |(address, length): (u128, u8)| {
@@ -108,18 +109,18 @@ proptest! {
             let prefixes = offers.map(|it| (it.prefix, it.preferred)).collect();
             let router_lifetime = told.router_lifetime;
             let expected = Heard::Advertisement { router_lifetime, prefixes };
-            prop_assert_eq!(read(&message), Some(expected));
+            prop_assert_eq!(read(ROUTER, &message), Some(expected));
             let part = &message[..cut.index(message.len())];
             // Where it is cut between two options, it is a message with fewer.
             let whole = std::panic::catch_unwind(|| decode(part)).is_ok();
-            prop_assert_eq!(read(part).is_some(), whole, "{}", part.len());
+            prop_assert_eq!(read(ROUTER, part).is_some(), whole, "{}", part.len());
         }
     }
 
     #[test]
     fn no_bytes_are_too_strange(mut bytes in vec(any::<u8>(), 0..200), kind in 132u8..136) {
         bytes.splice(..bytes.len().min(2), [kind, 0]);
-        let heard = read(&bytes);
+        let heard = read(ROUTER, &bytes);
         prop_assert!(heard.is_none() || matches!(kind, 133 | 134));
     }
 }
@@ -127,11 +128,23 @@ proptest! {
 #[test]
 fn a_solicitation_is_heard_with_and_without_the_hosts_address() {
     let mut message = vec![133, 0, 0x12, 0x34, 0, 0, 0, 0];
-    assert_eq!(read(&message), Some(Heard::Solicitation));
+    assert_eq!(read(ROUTER, &message), Some(Heard::Solicitation));
     message.extend([1, 1, 2, 0, 0, 0, 0, 1]);
-    assert_eq!(read(&message), Some(Heard::Solicitation));
+    assert_eq!(read(ROUTER, &message), Some(Heard::Solicitation));
     message.extend([1, 0, 2, 0, 0, 0, 0, 1]);
-    assert_eq!(read(&message), None, "an option without a length");
+    assert_eq!(read(ROUTER, &message), None, "an option without a length");
     message[1] = 1;
-    assert_eq!(read(&message[..8]), None, "code 1");
+    assert_eq!(read(ROUTER, &message[..8]), None, "code 1");
+}
+
+#[test]
+fn only_a_neighbour_is_a_router_and_anybody_asks() {
+    let advertisement = Advertisement { router_lifetime: 9, ..Advertisement::default() };
+    let advertisement = advertisement.encode(LEAST_ROOM).remove(0);
+    assert!(read(ROUTER, &advertisement).is_some());
+    for other in ["2001:2::9", "fd00::9", "::", "ff02::9"] {
+        let other: Ipv6Addr = other.parse().unwrap();
+        assert_eq!(read(other, &advertisement), None, "{other}");
+        assert_eq!(read(other, &[133, 0, 0, 0, 0, 0, 0, 0]), Some(Heard::Solicitation), "{other}");
+    }
 }

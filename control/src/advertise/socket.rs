@@ -101,7 +101,7 @@ async fn listen(socket: Arc<UdpSocket>, interface: Arc<str>, hear: mpsc::Sender<
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        if let Some(heard) = heard::read(&packet[..length]) {
+        if let Some(heard) = heard::read(*from.ip(), &packet[..length]) {
             let message = Message { interface: Arc::clone(&interface), from: *from.ip(), heard };
             // In a flood those that do not fit are as good as lost on the way.
             let _ = hear.try_send(message);
@@ -110,27 +110,39 @@ async fn listen(socket: Arc<UdpSocket>, interface: Arc<str>, hear: mpsc::Sender<
 }
 
 /// Accepts solicitations and advertisements that no router has forwarded, drops all else
-/// (`linux/filter.h`), so that a flood of anything fills no queue. An advertisement to this host alone
-/// tells nothing of what the LAN's hosts have.
-fn filter() -> [SockFilter; 9] {
+/// (`linux/filter.h`), so that a flood of anything fills no queue. Of advertisements those to all
+/// hosts: one to anybody else tells nothing of what the LAN's hosts have.
+fn filter() -> [SockFilter; 15] {
     const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const IS_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     /// Where the IPv6 header begins (`SKF_NET_OFF`).
     const HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
     const HOP_LIMIT_AT: u32 = HEADER + 7;
     const DESTINATION_AT: u32 = HEADER + 24;
-    /// First byte of a group's address.
-    const GROUP: u32 = 0xff;
+    let [a, b, c, d] = all_nodes();
     [
         SockFilter::new(LOAD_BYTE, 0, 0, HOP_LIMIT_AT),
-        SockFilter::new(IS_EQUAL, 0, 6, HOP_LIMIT.into()),
+        SockFilter::new(IS_EQUAL, 0, 12, HOP_LIMIT.into()),
         SockFilter::new(LOAD_BYTE, 0, 0, 0),
-        SockFilter::new(IS_EQUAL, 3, 0, heard::ROUTER_SOLICITATION.into()),
-        SockFilter::new(IS_EQUAL, 0, 3, heard::ROUTER_ADVERTISEMENT.into()),
-        SockFilter::new(LOAD_BYTE, 0, 0, DESTINATION_AT),
-        SockFilter::new(IS_EQUAL, 0, 1, GROUP),
+        SockFilter::new(IS_EQUAL, 9, 0, heard::ROUTER_SOLICITATION.into()),
+        SockFilter::new(IS_EQUAL, 0, 9, heard::ROUTER_ADVERTISEMENT.into()),
+        SockFilter::new(LOAD_WORD, 0, 0, DESTINATION_AT),
+        SockFilter::new(IS_EQUAL, 0, 7, a),
+        SockFilter::new(LOAD_WORD, 0, 0, DESTINATION_AT + 4),
+        SockFilter::new(IS_EQUAL, 0, 5, b),
+        SockFilter::new(LOAD_WORD, 0, 0, DESTINATION_AT + 8),
+        SockFilter::new(IS_EQUAL, 0, 3, c),
+        SockFilter::new(LOAD_WORD, 0, 0, DESTINATION_AT + 12),
+        SockFilter::new(IS_EQUAL, 0, 1, d),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
+}
+
+/// The address of all hosts, in words as a filter has them.
+fn all_nodes() -> [u32; 4] {
+    let bits = ALL_NODES.to_bits();
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
 }
