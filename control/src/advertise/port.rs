@@ -19,9 +19,17 @@ const ROOM: usize = 1240;
 const RETRY_MS: u64 = 1000;
 /// Other routers that are told of, in all.
 const MAX_ROUTERS: usize = 16;
+/// How long another sender on this machine counts as one from its last message on, milliseconds: the
+/// longest time between two (RFC 4861 §6.2.1), and as long again.
+const SECOND_MS: u64 = 3_600_000;
 /// How long after the return of a carrier a network manager may take to give the interface what it
 /// took away with it, milliseconds.
 const SETTLING_MS: u64 = 30_000;
+
+/// What is said of another sender on this machine.
+const SECOND: &str = "another program of the gateway's sends router advertisements too (radvd, \
+                      dnsmasq, odhcpd, systemd-networkd), and hosts believe whichever came last: \
+                      stop it there, or say `ra = \"others\"`";
 
 pub struct Port {
     lan: Advertised,
@@ -43,6 +51,8 @@ pub struct Port {
     settles: Option<u64>,
     /// Other routers that were told of.
     routers: BTreeSet<Ipv6Addr>,
+    /// Until when another program of this machine counts as a sender; none: there is no other.
+    second: Option<u64>,
 }
 
 impl Port {
@@ -63,6 +73,7 @@ impl Port {
             complaint: Complaint::default(),
             settles: None,
             routers: BTreeSet::new(),
+            second: None,
         }
     }
 
@@ -134,6 +145,7 @@ impl Port {
         if self.settles.is_some_and(|end| end <= now) {
             self.take_over(now);
         }
+        self.second = self.second.filter(|end| now < *end);
     }
 
     /// Is there something to send at `now`?
@@ -216,7 +228,9 @@ impl Port {
             Heard::Solicitation => self.advertiser.solicit(now, random),
             Heard::Advertisement { router_lifetime, prefixes } => {
                 self.advertiser.leave(prefixes, now);
-                if *router_lifetime > 0
+                if self.socket.as_ref().is_some_and(|socket| socket.is_from(message.from)) {
+                    self.hear_second(now);
+                } else if *router_lifetime > 0
                     && self.routers.len() < MAX_ROUTERS
                     && self.routers.insert(message.from)
                 {
@@ -228,6 +242,13 @@ impl Port {
                     );
                 }
             }
+        }
+    }
+
+    /// A program of this machine sends too: what this process sends it does not hear.
+    fn hear_second(&mut self, now: u64) {
+        if self.second.replace(now + SECOND_MS).is_none() {
+            tracing::warn!("LAN {}: {SECOND}", self.lan.interface);
         }
     }
 
@@ -247,7 +268,9 @@ impl Port {
 
     /// What was told last.
     pub fn view(&self) -> AdvertisedView {
-        view(&self.lan, &self.last, self.trouble.clone())
+        let second = || self.second.map(|_| SECOND.to_owned());
+        let trouble = self.trouble.clone().or_else(second);
+        view(&self.lan, &self.last, trouble)
     }
 }
 

@@ -70,6 +70,11 @@ impl LanSocket {
         link_local(self.source.scope_id()).is_ok_and(|address| address == *self.source.ip())
     }
 
+    /// Is this the address that it sends from?
+    pub fn is_from(&self, address: Ipv6Addr) -> bool {
+        address == *self.source.ip()
+    }
+
     /// Sends to all hosts of the LAN.
     ///
     /// # Errors
