@@ -128,6 +128,10 @@ pub struct AdvertisedView {
 pub struct AdvertisedPrefix {
     /// The prefix.
     pub prefix: Ipv6Net,
+    /// It is on the link. Not said again where it ends what hosts have made of a prefix that stays.
+    pub on_link: bool,
+    /// Hosts make addresses of it, or may have made some.
+    pub autonomous: bool,
     /// How long its addresses are valid, seconds; 0: it is no more.
     pub valid_s: u32,
     /// How long new connections may be made from them, seconds; 0: not now.

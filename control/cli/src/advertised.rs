@@ -17,7 +17,10 @@ pub fn lans(arguments: &Arguments) -> Vec<AdvertisedView> {
 /// A table with a line for each prefix of a LAN, or for what is wrong with it.
 pub fn lines(lans: &[AdvertisedView]) -> String {
     let lines: Vec<Value> = lans.iter().flat_map(of_lan).collect();
-    table(&lines, &["lan", "sender", "router", "prefix", "preferred", "valid", "trouble"])
+    table(
+        &lines,
+        &["lan", "sender", "router", "prefix", "autonomous", "preferred", "valid", "trouble"],
+    )
 }
 
 fn of_lan(lan: &AdvertisedView) -> Vec<Value> {
@@ -31,6 +34,7 @@ fn of_lan(lan: &AdvertisedView) -> Vec<Value> {
             "sender": if lan.by_others { "others" } else { "weir" },
             "router": lifetime(lan.router_lifetime_s.into()),
             "prefix": prefix.map(|it| it.prefix.to_string()),
+            "autonomous": prefix.map(|it| it.autonomous),
             "preferred": prefix.map(|it| lifetime(it.preferred_s)),
             "valid": prefix.map(|it| lifetime(it.valid_s)),
             "trouble": lan.trouble,

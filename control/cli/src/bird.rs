@@ -3,8 +3,9 @@
 use weir_api::AdvertisedView;
 
 /// The LAN's protocol `radv`. Of the prefixes that it names BIRD tells while the interface has an
-/// address of them: one that is no more is told with no flags, which hosts pass over. Those that the
-/// gateway leads to are routes of a table of their own: BIRD has no other words for them.
+/// address of them: one that is no more is told with no flags, which hosts pass over. Of each it says
+/// one thing, so that it does not end addresses that hosts are to make no more. Those that the gateway
+/// leads to are routes of a table of their own: BIRD has no other words for them.
 pub fn stanza(view: &AdvertisedView) -> String {
     let switch = |on: bool| if on { "yes" } else { "no" };
     let name = |what: &str| name(&view.lan, what);
@@ -30,9 +31,11 @@ pub fn stanza(view: &AdvertisedView) -> String {
         format!("\t\tdefault lifetime {};\n", view.router_lifetime_s),
     ];
     lines.extend(view.mtu.map(|mtu| format!("\t\tlink mtu {mtu};\n")));
-    lines.extend(view.prefixes.iter().map(|it| {
+    lines.extend(view.prefixes.iter().filter(|it| it.on_link).map(|it| {
+        let autonomous = if it.autonomous { "" } else { "\t\t\tautonomous no;\n" };
         format!(
-            "\t\tprefix {} {{\n\t\t\tvalid lifetime {};\n\t\t\tpreferred lifetime {};\n\t\t}};\n",
+            "\t\tprefix {} {{\n\t\t\tvalid lifetime {};\n\t\t\tpreferred lifetime {};\n\
+             {autonomous}\t\t}};\n",
             it.prefix, it.valid_s, it.preferred_s
         )
     }));
@@ -117,6 +120,13 @@ protocol radv 'weir_ra_lan0.10' {
 }
 ";
         assert_eq!(stanza(&crate::ra::example()), wanted);
+    }
+
+    #[test]
+    fn of_a_prefix_that_hosts_make_no_addresses_of_one_thing_is_said() {
+        let text = stanza(&crate::ra::leased());
+        assert_eq!(text.matches("prefix 2001:2:0:a01::/64").count(), 1, "{text}");
+        assert!(text.contains("preferred lifetime 2700;\n\t\t\tautonomous no;\n"), "{text}");
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub fn example() -> AdvertisedView {
 
     let prefix = |prefix: &str, preferred_s, valid_s| AdvertisedPrefix {
         prefix: prefix.parse().unwrap(),
+        on_link: true,
+        autonomous: true,
         valid_s,
         preferred_s,
     };
@@ -82,6 +84,18 @@ pub fn example() -> AdvertisedView {
         search: vec![domain("example.net", 5400), domain("lan", 0)],
         trouble: None,
     }
+}
+
+/// The same of a LAN whose hosts have made addresses, and are to lease them now.
+#[cfg(test)]
+pub fn leased() -> AdvertisedView {
+    let mut lan = AdvertisedView { managed: true, ..example() };
+    lan.prefixes.truncate(1);
+    let of = lan.prefixes[0];
+    lan.prefixes[0] = weir_api::AdvertisedPrefix { autonomous: false, preferred_s: 2700, ..of };
+    let ended = weir_api::AdvertisedPrefix { on_link: false, valid_s: 0, preferred_s: 0, ..of };
+    lan.prefixes.push(ended);
+    lan
 }
 
 #[cfg(test)]

@@ -30,15 +30,21 @@ pub fn stanza(view: &AdvertisedView) -> String {
     format!("interface {} {{\n{}}};\n", view.lan, lines.concat())
 }
 
-/// On the link and to make addresses of, as is usual. radvd counts lifetimes down if it is told to,
+/// On the link and to make addresses of, unless it says otherwise. radvd counts lifetimes down if it is told to,
 /// and ends a prefix that is not preferred then: so only where that one counts.
 fn prefix(it: &AdvertisedPrefix) -> String {
-    let AdvertisedPrefix { prefix, valid_s, preferred_s } = it;
+    let AdvertisedPrefix { prefix, on_link, autonomous, valid_s, preferred_s } = it;
     let counts = (1..PREFERRED_LIMIT_S).contains(preferred_s);
-    let decrement = if counts { "\t\tDecrementLifetimes on;\n" } else { "" };
+    let said = [
+        (counts, "DecrementLifetimes on"),
+        (!on_link, "AdvOnLink off"),
+        (!autonomous, "AdvAutonomous off"),
+    ];
+    let said = said.iter().filter(|(is, _)| *is).map(|(_, words)| format!("\t\t{words};\n"));
     format!(
         "\tprefix {prefix} {{\n\t\tAdvValidLifetime {valid_s};\n\t\tAdvPreferredLifetime \
-         {preferred_s};\n{decrement}\t}};\n"
+         {preferred_s};\n{}\t}};\n",
+        said.collect::<String>()
     )
 }
 
@@ -90,5 +96,23 @@ interface lan0.10 {
 };
 ";
         assert_eq!(stanza(&crate::ra::example()), wanted);
+    }
+
+    #[test]
+    fn addresses_that_hosts_are_to_make_no_more_are_ended_beside_the_prefix() {
+        let wanted = "\
+	prefix 2001:2:0:a01::/64 {
+		AdvValidLifetime 5400;
+		AdvPreferredLifetime 2700;
+		AdvAutonomous off;
+	};
+	prefix 2001:2:0:a01::/64 {
+		AdvValidLifetime 0;
+		AdvPreferredLifetime 0;
+		AdvOnLink off;
+	};
+";
+        let text = stanza(&crate::ra::leased());
+        assert!(text.contains(wanted), "{text}");
     }
 }

@@ -87,6 +87,7 @@ fn of_lan(
     let settings = Settings {
         hop_limit: HOP_LIMIT,
         managed: ra.managed,
+        autonomous: ra.autonomous,
         other: ra.other,
         router_lifetime: ra.router_lifetime,
         link_address: link.map_or([0; 6], |link| link.mac),

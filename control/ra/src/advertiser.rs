@@ -11,7 +11,7 @@ use crate::{Advertisement, Offer, Prefixes, RouteInformation, Schedule, VALID_LI
 /// What hosts may still have of what they were told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    /// Prefixes that they have addresses of.
+    /// Prefixes that they were offered, and may have addresses of.
     pub prefixes: Vec<Ipv6Net>,
     /// Prefixes that the gateway leads to.
     pub routes: Vec<Ipv6Net>,
@@ -28,6 +28,8 @@ pub struct Settings {
     pub hop_limit: u8,
     /// Addresses are to be had by DHCPv6.
     pub managed: bool,
+    /// Hosts make addresses of the prefixes.
+    pub autonomous: bool,
     /// Other configuration is to be had by DHCPv6.
     pub other: bool,
     /// How long the gateway is a default router where it leads anywhere, seconds.
@@ -131,7 +133,7 @@ impl Advertiser {
             router_lifetime: if leads { settings.router_lifetime } else { 0 },
             link_address: Some(settings.link_address),
             mtu: settings.mtu,
-            prefixes: self.prefixes.tell(now),
+            prefixes: self.prefixes.tell(now, settings.autonomous),
             routes: routes.chain(ended_routes.map(|prefix| route(prefix, 0))).collect(),
             ended_dns: self.dns.update(&settings.dns, VALID_LIMIT_S, now),
             ended_search: self.search.update(&settings.search, VALID_LIMIT_S, now),

@@ -6,10 +6,14 @@
 //! changed since (RFC 9096 §3.5). Prefixes are what is remembered, not addresses: one that comes back
 //! is an offer as before.
 //!
+//! Only where a prefix is told with the flag A do hosts make addresses of it, and obey its lifetimes
+//! (RFC 4862 §5.5.3 a). Addresses that they made before it was told without are ended with that flag,
+//! beside the prefix as it is now.
+//!
 //! What another router offers is not ended meanwhile. Anyone in the LAN can say so, and once it is
 //! over this router's duty is what it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv6Net;
 
@@ -21,7 +25,7 @@ pub const PREFERRED_LIMIT_S: u32 = 2700;
 /// Longest valid lifetime, seconds (`ND_VALID_LIMIT`, RFC 9096 §4).
 pub const VALID_LIMIT_S: u32 = 5400;
 
-/// A prefix that a LAN is offered: on the link, and to make addresses of.
+/// A prefix that a LAN is offered: it is on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The prefix.
@@ -54,26 +58,23 @@ struct Lifetimes {
     preferred: u32,
 }
 
-impl Lifetimes {
-    const fn of(self, prefix: Ipv6Net) -> PrefixInformation {
-        let Self { valid, preferred } = self;
-        PrefixInformation { prefix, on_link: true, autonomous: true, valid, preferred }
-    }
-}
+/// A prefix as it was told. Hosts may have made addresses of it, or not.
+type As = (Ipv6Net, bool);
 
 /// The prefixes that a LAN is offered, and those that it was.
 #[derive(Clone, Debug, Default)]
 pub struct Prefixes {
     offers: Vec<Offer>,
-    /// Those that hosts may have addresses of.
-    told: Told<Ipv6Net>,
+    /// Those that hosts may know.
+    told: Told<As>,
     /// Of these, until when another router offers them, milliseconds.
     others: BTreeMap<Ipv6Net, u64>,
 }
 
 impl Prefixes {
-    /// Hosts were told of these until `now`, by an earlier process.
+    /// Hosts were told of these until `now`, by an earlier process, and may have made addresses.
     pub fn remember(told: impl IntoIterator<Item = Ipv6Net>, now: u64) -> Self {
+        let told = told.into_iter().map(|prefix| (prefix, true));
         Self { told: Told::remember(told, now), ..Self::default() }
     }
 
@@ -99,7 +100,7 @@ impl Prefixes {
     /// Another router offers this prefix from `now` on, for so many seconds: until then what hosts
     /// have of it is not for this one to end.
     pub fn leave(&mut self, prefix: Ipv6Net, preferred_s: u32, now: u64) {
-        if self.told.contains(&prefix) {
+        if self.told.contains(&(prefix, true)) {
             let lifetime = u64::from(preferred_s.min(VALID_LIMIT_S)) * 1000;
             self.others.insert(prefix, now + lifetime);
         }
@@ -111,27 +112,41 @@ impl Prefixes {
         self.offers.iter().any(|offer| offer.lifetimes(now).valid > 0)
     }
 
-    /// What hosts are told at `now`: the offers, and that what else they may have is no more.
-    pub fn tell(&mut self, now: u64) -> Vec<PrefixInformation> {
-        let mut offered = Vec::new();
+    /// What hosts are told at `now`: the offers, of which they make addresses or not, and that what
+    /// else they may have is no more.
+    pub fn tell(&mut self, now: u64, autonomous: bool) -> Vec<PrefixInformation> {
+        let mut all = Vec::new();
         for offer in &self.offers {
-            let lifetimes = offer.lifetimes(now);
-            if lifetimes.valid > 0 {
-                self.told.tell(&offer.prefix, lifetimes.valid, now);
-                offered.push(lifetimes.of(offer.prefix));
+            let Lifetimes { valid, preferred } = offer.lifetimes(now);
+            if valid > 0 {
+                let prefix = offer.prefix;
+                self.told.tell(&(prefix, autonomous), valid, now);
+                all.push(PrefixInformation { prefix, on_link: true, autonomous, valid, preferred });
             }
         }
         self.others.retain(|_, until| *until > now);
-        let is_offered = |prefix: &Ipv6Net| offered.iter().any(|it| it.prefix == *prefix);
+        let is_offered = |prefix: &_| all.iter().any(|it| it.prefix == *prefix);
         let others = &self.others;
-        let is_no_more = |prefix: &_| !is_offered(prefix) && !others.contains_key(prefix);
-        let ended = self.told.stale(now, is_no_more).into_iter();
-        let ended: Vec<_> = ended.map(|prefix| Lifetimes::default().of(prefix)).collect();
-        offered.into_iter().chain(ended).collect()
+        let is_no_more = |(prefix, made): &As| {
+            (!is_offered(prefix) || *made && !autonomous) && !others.contains_key(prefix)
+        };
+        let stale = self.told.stale(now, is_no_more);
+        let ended = |(prefix, autonomous): &As| PrefixInformation {
+            prefix: *prefix,
+            on_link: !is_offered(prefix),
+            autonomous: *autonomous,
+            valid: 0,
+            preferred: 0,
+        };
+        // Addresses and all ends what was told of a prefix both ways.
+        let is_said = |(prefix, made): &As| !made && stale.contains(&(*prefix, true));
+        let ended: Vec<_> = stale.iter().filter(|it| !is_said(it)).map(ended).collect();
+        all.into_iter().chain(ended).collect()
     }
 
-    /// The prefixes that hosts may have addresses of.
+    /// The prefixes that hosts may know.
     pub fn told(&self) -> impl Iterator<Item = Ipv6Net> {
-        self.told.all().copied()
+        let all: BTreeSet<_> = self.told.all().map(|(prefix, _)| *prefix).collect();
+        all.into_iter()
     }
 }

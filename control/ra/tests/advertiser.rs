@@ -15,6 +15,7 @@ fn settings() -> Settings {
     Settings {
         hop_limit: 64,
         managed: false,
+        autonomous: true,
         other: false,
         router_lifetime: LIFETIME,
         link_address: [2, 0, 0, 0, 0, 1],
@@ -54,6 +55,20 @@ impl Lan {
 
     fn offer(&mut self, offers: &[Offer]) {
         self.advertiser.follow(settings(), true, offers.to_vec(), self.now);
+    }
+
+    /// Of which hosts are to lease addresses.
+    fn offer_leased(&mut self, offers: &[Offer]) {
+        let settings = Settings { autonomous: false, ..settings() };
+        self.advertiser.follow(settings, true, offers.to_vec(), self.now);
+    }
+
+    /// What the last message says of a prefix: whether it is on the link, whether hosts make addresses
+    /// of it, and for how long it is valid.
+    fn said(&self, prefix: Ipv6Net) -> Vec<(bool, bool, u32)> {
+        let last = &self.sent.last().expect("a message").1;
+        let of = last.prefixes.iter().filter(|it| it.prefix == prefix);
+        of.map(|it| (it.on_link, it.autonomous, it.valid)).collect()
     }
 
     /// Lets time pass, and sends what is due.
@@ -383,4 +398,38 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn addresses_that_hosts_made_are_ended_where_they_are_to_lease_them() {
+    let leased = (true, false, VALID_LIMIT_S);
+    let mut lan = Lan::new(&[]);
+    lan.offer_leased(&[offer(1)]);
+    lan.pass(SECOND);
+    assert_eq!(lan.said(net(1)), [leased], "hosts have made none");
+    lan.offer(&[offer(1)]);
+    lan.pass(3 * SECOND);
+    assert_eq!(lan.said(net(1)), [(true, true, VALID_LIMIT_S)]);
+    lan.offer_leased(&[offer(1)]);
+    lan.pass(3 * SECOND);
+    assert_eq!(lan.said(net(1)), [leased, (false, true, 0)]);
+    lan.offer_leased(&[offer(2)]);
+    lan.pass(3 * SECOND);
+    assert_eq!(lan.said(net(1)), [(true, true, 0)], "all of it is no more");
+    assert_eq!(lan.said(net(2)), [leased]);
+    lan.offer_leased(&[]);
+    lan.pass(3 * SECOND);
+    assert_eq!(lan.said(net(2)), [(true, false, 0)], "nobody made addresses of it");
+    lan.pass(u64::from(VALID_LIMIT_S + 600) * SECOND);
+    assert_eq!((lan.said(net(1)), lan.said(net(2))), (vec![], vec![]));
+}
+
+#[test]
+fn addresses_that_an_earlier_process_offered_are_ended_too() {
+    let mut lan = Lan::new(&[net(1)]);
+    lan.offer_leased(&[offer(1)]);
+    lan.pass(SECOND);
+    assert_eq!(lan.said(net(1)), [(true, false, VALID_LIMIT_S), (false, true, 0)]);
+    let known = lan.advertiser.known();
+    assert_eq!(known.prefixes, [net(1)]);
 }

@@ -37,6 +37,8 @@ pub struct RaConfig {
     pub router_lifetime: u16,
     /// Addresses are to be had by DHCPv6.
     pub managed: bool,
+    /// Hosts make addresses of the prefixes.
+    pub autonomous: bool,
     /// Other configuration is to be had by DHCPv6.
     pub other: bool,
 }
@@ -84,6 +86,7 @@ pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>) -> RaCon
         mtu: mtu.then(|| c.number("mtu", &of.mtu, LEAST_MTU..65_536, LEAST_MTU) as u32),
         router_lifetime: if of.default_router { lifetime as u16 } else { 0 },
         managed: of.managed,
+        autonomous: of.autonomous,
         other: of.other,
     }
 }
@@ -131,6 +134,7 @@ mod tests {
     fn an_empty_table_turns_them_on() {
         let ra = site("").unwrap().lans.remove(0).ra.unwrap();
         assert_eq!((ra.router_lifetime, ra.prefixes.len(), ra.mtu), (2700, 0, None));
+        assert!(ra.autonomous);
     }
 
     #[test]

@@ -117,6 +117,7 @@ pub struct Ra {
     pub default_router: bool,
     pub router_lifetime: Option<Spanned<String>>,
     pub managed: bool,
+    pub autonomous: bool,
     pub other: bool,
 }
 
@@ -132,6 +133,7 @@ impl Default for Ra {
             default_router: true,
             router_lifetime: None,
             managed: false,
+            autonomous: true,
             other: false,
         }
     }

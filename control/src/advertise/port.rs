@@ -294,7 +294,7 @@ mod tests {
             index: Some(1),
             running,
             by_others: false,
-            settings: Settings { router_lifetime: 2700, ..Settings::default() },
+            settings: Settings { router_lifetime: 2700, autonomous: true, ..Settings::default() },
             leads: !subnets.is_empty(),
             offers: subnets.iter().map(offer).collect(),
         }

@@ -10,6 +10,8 @@ use weir_ra::{Advertisement, PrefixInformation, RouteInformation};
 pub fn view(lan: &Advertised, last: &Advertisement, trouble: Option<String>) -> AdvertisedView {
     let prefix = |it: &PrefixInformation| AdvertisedPrefix {
         prefix: it.prefix,
+        on_link: it.on_link,
+        autonomous: it.autonomous,
         valid_s: it.valid,
         preferred_s: it.preferred,
     };
