@@ -40,6 +40,8 @@ pub struct Advertised {
     pub leads: bool,
     /// The prefixes.
     pub offers: Vec<Offer>,
+    /// Networks of the LAN that its hosts can make no addresses of.
+    pub useless: Vec<Ipv6Net>,
 }
 
 /// Of each LAN that is advertised; `takers` are by policy the uplinks that take new flows of IPv6,
@@ -67,8 +69,9 @@ pub fn advertised(
                 },
             ))
         };
-        let offers = prefixes(lan, ra, kernel).into_iter().filter_map(offer).collect();
-        Some(of_lan(site, kernel, lan, ra, offers))
+        let (offered, useless) = lan.offered(kernel);
+        let offers = offered.into_iter().filter_map(offer).collect();
+        Some(of_lan(site, kernel, lan, ra, offers, useless))
     });
     with_ra.collect()
 }
@@ -80,6 +83,7 @@ fn of_lan(
     lan: &Lan,
     ra: &RaConfig,
     offers: Vec<(bool, Offer)>,
+    useless: Vec<Ipv6Net>,
 ) -> Advertised {
     let link = kernel.link(&lan.interface);
     let others = site.lans.iter().filter(|other| other.interface != lan.interface);
@@ -104,6 +108,7 @@ fn of_lan(
         settings,
         leads: offers.iter().any(|(leads, _)| *leads),
         offers: offers.into_iter().map(|(_, offer)| offer).collect(),
+        useless,
     }
 }
 
@@ -136,15 +141,6 @@ fn way(site: &Site, half: &ControlHalf, takers: u64, prefix: &Ipv6Net) -> Option
     } else {
         (!carriers.is_empty()).then_some(Way::Shut)
     }
-}
-
-/// Those of which hosts make addresses: what the file says, else the LAN's that have 64 bits, as
-/// they must have (RFC 4862 §5.5.3 d).
-fn prefixes(lan: &Lan, ra: &RaConfig, kernel: &Kernel) -> Vec<Ipv6Net> {
-    if !ra.prefixes.is_empty() {
-        return ra.prefixes.clone();
-    }
-    networks(lan, kernel).filter(|net| net.prefix_len() == 64).collect()
 }
 
 /// The IPv6 networks of a LAN.
@@ -209,11 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn hosts_make_addresses_of_the_lans_networks_of_64_bits_or_of_those_in_the_file() {
+    fn hosts_are_offered_the_lans_networks_of_64_bits_or_those_in_the_file() {
         let [lan0, lan1] = &told(&[3, 2])[..] else { panic!("two LANs are advertised") };
         let prefixes = |of: &Advertised| texts(of.offers.iter().map(|offer| offer.prefix));
         assert_eq!((prefixes(lan0), lan0.index), (vec!["2001:2:0:1::/64".into()], Some(7)));
         assert_eq!((prefixes(lan1), lan1.index), (vec!["2001:2:0:101::/64".into()], None));
+        assert_eq!(texts(lan0.useless.clone()), ["2001:2:0:2::/80"]);
     }
 
     #[test]

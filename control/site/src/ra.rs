@@ -4,9 +4,11 @@ use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
+use weir_layout::Family;
+use weir_view::{Kernel, Net as _};
 
 use super::checker::Checker;
-use super::schema;
+use super::{Lan, schema};
 
 /// Most DNS servers, and most domains to search: hosts keep fewer (RFC 8106 §5.3.1).
 const MOST: usize = 8;
@@ -22,7 +24,7 @@ const LEAST_MTU: i64 = 1280;
 pub struct RaConfig {
     /// Another program sends them, and is told what they are to say.
     pub by_others: bool,
-    /// Prefixes of which they make addresses; none: those of the LAN that are of 64 bits.
+    /// Prefixes that they are offered; none: see [`Lan::offered`].
     pub prefixes: Vec<Ipv6Net>,
     /// Recursive DNS servers.
     pub dns: Vec<Ipv6Addr>,
@@ -46,6 +48,50 @@ pub struct RaConfig {
 impl RaConfig {
     /// `ND_PREFERRED_LIMIT` (RFC 9096 §3.4).
     pub const ROUTER_LIFETIME: u16 = 2700;
+}
+
+impl Lan {
+    /// The prefixes that its hosts are offered, and the networks that they can make no addresses of,
+    /// for which 64 bits are needed (RFC 4862 §5.5.3 d). What the file says, else the LAN's networks
+    /// of 64 bits, and of wider ones the parts that the gateway itself has addresses of.
+    pub fn offered(&self, kernel: &Kernel) -> (Vec<Ipv6Net>, Vec<Ipv6Net>) {
+        let Some(ra) = &self.ra else { return Default::default() };
+        if !ra.prefixes.is_empty() {
+            return (ra.prefixes.clone(), Vec::new());
+        }
+        let networks = self.networks(Family::V6, kernel).into_iter().filter_map(Ipv6Net::of);
+        let (mut offered, mut useless) = (Vec::new(), Vec::new());
+        for network in networks {
+            let parts = match network.prefix_len() {
+                64 => vec![network],
+                _ => self.parts(&network, kernel),
+            };
+            if parts.is_empty() {
+                useless.push(network);
+            }
+            offered.extend(parts);
+        }
+        offered.sort_unstable();
+        offered.dedup();
+        (offered, useless)
+    }
+
+    /// The parts of 64 bits of a network in which the gateway was given an address on the interface,
+    /// and all of which the kernel has on the link.
+    fn parts(&self, network: &Ipv6Net, kernel: &Kernel) -> Vec<Ipv6Net> {
+        let index = kernel.link(&self.interface).map(|link| link.index);
+        let own = kernel.addresses.iter().filter(|(at, own)| {
+            Some(*at) == index && !kernel.advertised.contains(&(*at, own.addr()))
+        });
+        let part = |(_, own): &(u32, IpNet)| match own {
+            IpNet::V6(own) if own.prefix_len() <= 64 => Ipv6Net::new(own.addr(), 64).ok(),
+            _ => None,
+        };
+        own.filter_map(part)
+            .map(|part| part.trunc())
+            .filter(|part| network.contains(part))
+            .collect()
+    }
 }
 
 /// Checks what the file says of a LAN's advertisements.
@@ -128,6 +174,37 @@ mod tests {
         );
         let told = |problems: Vec<crate::Problem>| problems.iter().map(|p| p.to_string()).collect();
         crate::parse("weir.toml", &text).map_err(told)
+    }
+
+    /// What a LAN is offered, and what it has in vain, whose interface has these addresses.
+    fn offered(lan: &str, addresses: &[&str]) -> (Vec<String>, Vec<String>) {
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\n{lan}\nra = {{}}\n[[uplink]]\nname = \"a\"\n\
+             interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+        );
+        let link = weir_view::Link { index: 7, name: "lan0".into(), ..Default::default() };
+        let kernel = weir_view::Kernel {
+            links: vec![link],
+            addresses: addresses.iter().map(|net| (7, net.parse().unwrap())).collect(),
+            ..Default::default()
+        };
+        let (offered, useless) = crate::parse("weir.toml", &text).unwrap().lans[0].offered(&kernel);
+        let texts = |nets: Vec<ipnet::Ipv6Net>| nets.iter().map(ToString::to_string).collect();
+        (texts(offered), texts(useless))
+    }
+
+    #[test]
+    fn of_a_wider_network_hosts_are_offered_the_gateways_own_part() {
+        let of_interface = ["2001:2:0:10::1/60", "2001:2:0:15::1/60", "2001:2:0:20::1/64"];
+        let parts = ["2001:2:0:10::/64", "2001:2:0:15::/64", "2001:2:0:20::/64"].map(Into::into);
+        assert_eq!(offered("", &of_interface), (parts.to_vec(), vec![]));
+        let given = "prefixes = [\"2001:2:0:10::/60\"]";
+        assert_eq!(offered(given, &of_interface), (parts[..2].to_vec(), vec![]));
+        let told = offered(given, &["2001:2:0:20::1/64", "2001:2:0:10::1/128"]);
+        assert_eq!(told, (vec![], vec!["2001:2:0:10::/60".into()]), "no host is a neighbour there");
+        let told = offered("", &["2001:2:0:10::1/80", "2001:2:0:10::2/64"]);
+        let (whole, narrow) = ("2001:2:0:10::/64", "2001:2:0:10::/80");
+        assert_eq!(told, (vec![whole.into()], vec![narrow.into()]));
     }
 
     #[test]

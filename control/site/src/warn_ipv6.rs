@@ -51,6 +51,30 @@ pub fn advertised_lans(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> boo
     there.filter(|lan| takes(&lan.interface)).map(warning).collect()
 }
 
+/// Says of which LANs that `ra` is for hosts get no addresses: by the length of a network, or as the
+/// file says.
+pub fn without_addresses(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let of_lan = |lan: &Lan| {
+        let Lan { interface, .. } = lan;
+        let (_, useless) = lan.offered(kernel);
+        let useless = useless.into_iter().map(|net| {
+            format!(
+                "lan {interface}: hosts make no addresses of {net}, as they do of /64 (RFC 4862 \
+                 §5.5.3): give {interface} an address of a /64 of it"
+            )
+        });
+        let bare = lan.ra.as_ref().is_some_and(|ra| !ra.autonomous && !ra.managed);
+        let bare = bare.then(|| {
+            format!(
+                "lan {interface}: autonomous = false without managed = true: its hosts neither make \
+                 addresses of IPv6 nor ask for some"
+            )
+        });
+        useless.chain(bare).collect::<Vec<_>>()
+    };
+    site.lans.iter().flat_map(of_lan).collect()
+}
+
 /// Says which uplinks' next hops are addresses of their own interfaces. `own` has the gateway's
 /// addresses of one link, each with its interface.
 pub fn own_next_hops(site: &Site, own: &[(String, Ipv6Addr)]) -> Vec<String> {
@@ -129,6 +153,30 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("conf.lan0.accept_ra to 0"), "{told:?}");
         assert_eq!(advertised_lans(&site(""), &kernel("lan0"), |_| false), [""; 0]);
         assert_eq!(advertised_lans(&site(""), &kernel("lan1"), |_| true), [""; 0], "not there");
+    }
+
+    #[test]
+    fn a_lan_whose_hosts_get_no_addresses_is_told() {
+        let told = |ra: &str, address: &str| {
+            let text = format!(
+                "[[lan]]\ninterface = \"lan0\"\nra = {ra}\n[[uplink]]\nname = \"fiber\"\n\
+                 interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+            );
+            let link = weir_view::Link { index: 1, name: "lan0".into(), ..Default::default() };
+            let kernel = Kernel {
+                links: vec![link],
+                addresses: vec![(1, address.parse().unwrap())],
+                ..Kernel::default()
+            };
+            without_addresses(&crate::parse("weir.toml", &text).unwrap(), &kernel)
+        };
+        assert_eq!(told("{}", "2001:2:0:10::1/60"), [""; 0]);
+        let narrow = told("{}", "2001:2:0:10::1/80");
+        assert!(narrow.len() == 1 && narrow[0].contains("of 2001:2:0:10::/80"), "{narrow:?}");
+        let bare = told("{ autonomous = false }", "2001:2:0:10::1/64");
+        assert!(bare.len() == 1 && bare[0].contains("without managed"), "{bare:?}");
+        let leased = "{ managed = true, autonomous = false }";
+        assert_eq!(told(leased, "2001:2:0:10::1/64"), [""; 0]);
     }
 
     #[test]

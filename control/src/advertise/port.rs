@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use tokio::sync::mpsc;
 use weir_api::AdvertisedView;
 use weir_publish::Advertised;
@@ -269,9 +270,16 @@ impl Port {
     /// What was told last.
     pub fn view(&self) -> AdvertisedView {
         let second = || self.second.map(|_| SECOND.to_owned());
-        let trouble = self.trouble.clone().or_else(second);
+        let trouble = self.trouble.clone().or_else(second).or_else(|| useless(&self.lan.useless));
         view(&self.lan, &self.last, trouble)
     }
+}
+
+/// What is wrong with networks that hosts can make no addresses of.
+fn useless(networks: &[Ipv6Net]) -> Option<String> {
+    let names: Vec<_> = networks.iter().map(ToString::to_string).collect();
+    let told = format!("hosts make no addresses of {}, see `weir check`", names.join(", "));
+    (!names.is_empty()).then_some(told)
 }
 
 #[cfg(test)]
@@ -297,6 +305,7 @@ mod tests {
             settings: Settings { router_lifetime: 2700, autonomous: true, ..Settings::default() },
             leads: !subnets.is_empty(),
             offers: subnets.iter().map(offer).collect(),
+            useless: Vec::new(),
         }
     }
 
