@@ -14,14 +14,15 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RoutePreference, RouteProtocol,
+    RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weir_layout::Family;
 use weir_view::own::PROTOCOL;
 use weir_view::rule::{Action, Rule};
-use weir_view::{Link, NeighbourEntry, Net, Route, RouteKind, is_link_local};
+use weir_view::{Link, NeighbourEntry, Net, Preference, Route, RouteKind, is_link_local};
 
 /// A neighbour; without an entry when its hardware address is not known.
 pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Option<NeighbourEntry>)> {
@@ -232,12 +233,15 @@ pub fn table_of(message: &RouteMessage) -> u32 {
 /// one link, which each interface has of its own and which nothing forwards.
 pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
     let (mut destination, mut metric, mut source) = (None, 0, None);
+    let mut preference = Preference::Medium;
     let mut hops = vec![hop(&message.attributes)];
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address).and_then(N::address),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Preference(RoutePreference::Low) => preference = Preference::Low,
+            RouteAttribute::Preference(RoutePreference::High) => preference = Preference::High,
             RouteAttribute::MultiPath(several) => {
                 hops = several
                     .iter()
@@ -258,7 +262,7 @@ pub fn routes_of<N: Net>(message: &RouteMessage) -> Vec<Route<N>> {
         return Vec::new();
     }
     let advertised = message.header.protocol == RouteProtocol::Ra;
-    let nowhere = Route { metric, source, advertised, ..Route::to(destination) };
+    let nowhere = Route { metric, preference, source, advertised, ..Route::to(destination) };
     match message.header.kind {
         RouteType::Unicast => hops
             .into_iter()
@@ -398,6 +402,26 @@ mod tests {
         assert_eq!(routes_of::<Ipv4Net>(&message).len(), 1);
         message.header.flags = RouteFlags::Cloned;
         assert!(routes_of::<Ipv4Net>(&message).is_empty());
+    }
+
+    #[test]
+    fn a_router_says_whether_others_are_to_be_preferred() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        let mut preference = |of: Option<RoutePreference>| {
+            message.attributes = vec![RouteAttribute::Oif(2)];
+            message.attributes.extend(of.map(RouteAttribute::Preference));
+            routes_of::<Ipv6Net>(&message)[0].preference
+        };
+        for (said, means) in [
+            (None, Preference::Medium),
+            (Some(RoutePreference::Medium), Preference::Medium),
+            (Some(RoutePreference::Low), Preference::Low),
+            (Some(RoutePreference::High), Preference::High),
+            (Some(RoutePreference::Invalid), Preference::Medium),
+        ] {
+            assert_eq!(preference(said), means);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod own;
 mod route;
 pub mod rule;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use weir_layout::control::DeviceFault;
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};
 pub use net::{Net, family, is_beyond_site, is_link_local};
-pub use route::{Route, RouteKind, Routes};
+pub use route::{Preference, Route, RouteKind, Routes};
 
 use own::{Foremost, Own};
 use rule::Rule;
@@ -226,7 +227,8 @@ impl Kernel {
 
     /// Next hop of the best default route by an interface in a family, or of the one that is waited
     /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2). Of several routers with equal
-    /// metrics one that is known to be there is preferred, and a silent one is the last (§6.3.6).
+    /// metrics a silent one is the last (§6.3.6); then they are taken by preference (RFC 4191 §3.2),
+    /// and one that is known to be there before one that is not.
     pub fn default_next_hop(&self, family: Family, index: u32) -> Option<IpAddr> {
         let best = match family {
             Family::V4 => self.best_gateway(self.routes.defaults(), index),
@@ -238,14 +240,14 @@ impl Kernel {
     /// The next hop, or none, of the best of these routes by an interface; `None`: there is no route.
     fn best_gateway<N: Net>(&self, routes: &[Route<N>], index: u32) -> Option<Option<IpAddr>> {
         let by = routes.iter().filter(|route| route.interface == index);
-        let by = by.map(|route| (route.metric, route.gateway.map(Into::into)));
-        let best = by.min_by_key(|(metric, gateway)| {
+        let by = by.map(|route| (route.metric, route.preference, route.gateway.map(Into::into)));
+        let best = by.min_by_key(|(metric, preference, gateway)| {
             let key = gateway.map(|gateway: IpAddr| (index, gateway));
             let is_silent = key.is_some_and(|key| self.silent.contains(&key));
             let is_known = key.is_some_and(|key| self.neighbours.contains_key(&key));
-            (*metric, is_silent, !is_known)
+            (*metric, is_silent, Reverse(*preference), !is_known)
         });
-        best.map(|(_, gateway)| gateway)
+        best.map(|(.., gateway)| gateway)
     }
 }
 
@@ -295,7 +297,9 @@ mod tests {
             metric,
             ..Route::by(2, Ipv6Net::default())
         };
-        let routes = vec![router(3, 2000), router(1, 1024), router(2, 1024)];
+        let low = Route { preference: Preference::Low, ..router(4, 1024) };
+        let high = Route { preference: Preference::High, ..router(3, 2000) };
+        let routes = vec![high, low, router(1, 1024), router(2, 1024)];
         let key = |n: u16| (2, IpAddr::V6(router(n, 0).gateway.unwrap()));
         let next_hop = |known: &[u16], silent: &[u16]| {
             let entry = NeighbourEntry { mac: [4; 6], fresh: true, trusted: true };
@@ -311,6 +315,8 @@ mod tests {
         assert_eq!(next_hop(&[1, 2], &[]), Some(key(1).1));
         assert_eq!(next_hop(&[2], &[]), Some(key(2).1));
         assert_eq!(next_hop(&[], &[1]), Some(key(2).1));
-        assert_eq!(next_hop(&[3], &[1, 2]), Some(key(1).1), "another metric is another's choice");
+        assert_eq!(next_hop(&[4], &[]), Some(key(1).1), "by preference, known or not");
+        assert_eq!(next_hop(&[4], &[1, 2]), Some(key(4).1), "reachable before preferred");
+        assert_eq!(next_hop(&[3], &[1, 2, 4]), Some(key(4).1), "another metric: another's choice");
     }
 }

@@ -19,10 +19,24 @@ pub struct Route<N: Net = Ipv4Net> {
     pub interface: u32,
     /// Priority; lower is better.
     pub metric: u32,
+    /// Which of several routers hosts are to prefer.
+    pub preference: Preference,
     /// What sockets without an address are given (`src`).
     pub source: Option<N::Address>,
     /// The kernel made it of a router advertisement: who sends those has chosen the destination.
     pub advertised: bool,
+}
+
+/// What a router says of itself beside others, the least first (RFC 4191 §2.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Preference {
+    /// Others rather than this one.
+    Low,
+    /// As any other: also where nothing is said.
+    #[default]
+    Medium,
+    /// This one rather than others.
+    High,
 }
 
 /// What becomes of packets to a destination (`rtm_type`).
@@ -39,8 +53,16 @@ pub enum RouteKind {
 impl<N: Net> Route<N> {
     /// A route that leads nowhere.
     pub const fn to(destination: N) -> Self {
-        let (kind, gateway, source) = (RouteKind::Elsewhere, None, None);
-        Self { destination, kind, gateway, interface: 0, metric: 0, source, advertised: false }
+        Self {
+            destination,
+            kind: RouteKind::Elsewhere,
+            gateway: None,
+            interface: 0,
+            metric: 0,
+            preference: Preference::Medium,
+            source: None,
+            advertised: false,
+        }
     }
 
     /// A route by an interface, on link.
