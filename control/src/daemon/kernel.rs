@@ -90,12 +90,15 @@ impl Daemon {
         }
     }
 
-    /// Has the kernel ask for the next hops that it does not know, and for those that are in doubt.
+    /// Has the kernel ask for the next hops that it does not know, for those that are in doubt, and
+    /// for hosts that it has not heard of for a while.
     pub(super) async fn resolve(&mut self, watcher: &Watcher) {
-        for (interface, address) in self.decider.unresolved().to_vec() {
+        let now = time::monotonic_ms();
+        let unresolved = self.decider.unresolved().to_vec();
+        for (interface, address) in unresolved.into_iter().chain(self.decider.unconfirmed(now)) {
             self.ask(watcher.resolve(interface, address)).await;
         }
-        for (interface, address, mac) in self.decider.doubts(time::monotonic_ms()) {
+        for (interface, address, mac) in self.decider.doubts(now) {
             self.ask(watcher.doubt(interface, address, mac)).await;
         }
     }

@@ -74,6 +74,8 @@ pub struct Decider {
     guard: Option<[Option<String>; Family::COUNT]>,
     /// Next hops whose hardware address is to be asked for.
     unresolved: Vec<(u32, IpAddr)>,
+    /// When hosts of LANs were last to be confirmed.
+    confirmed: u64,
     /// What rules and routes follow from has changed since they were made.
     unrouted: bool,
 }
@@ -108,6 +110,7 @@ impl Decider {
             guard_table: guard.to_owned(),
             guard: None,
             unresolved: Vec::new(),
+            confirmed: 0,
             unrouted: true,
             site,
             kernel,

@@ -334,3 +334,36 @@ fn an_ipv6_address_that_is_not_fit_is_no_ports() {
     kernel.unfit.clear();
     assert_ne!(published(&kernel, 2), without);
 }
+
+#[test]
+fn where_xdp_forwards_by_the_kernels_neighbours_those_of_lans_are_confirmed_a_few_at_a_time() {
+    let open = "translate = \"none\"\ninbound = true\n";
+    let old = NeighbourEntry { mac: [4; 6], fresh: false, trusted: false };
+    let unconfirmed = |uplinks: &str, now: &[u64]| {
+        let mut kernel = kernel();
+        kernel.links.iter_mut().for_each(|link| link.forwards = [true; Family::COUNT]);
+        let hosts = (1..=20).map(|n| ((1, IpAddr::from([10, 0, 0, n])), old));
+        kernel.neighbours.extend(hosts);
+        kernel.neighbours.insert((1, "fe80::9".parse().unwrap()), old);
+        kernel
+            .neighbours
+            .insert((1, "10.0.0.99".parse().unwrap()), NeighbourEntry { fresh: true, ..old });
+        kernel.neighbours.insert((2, "192.0.2.9".parse().unwrap()), old);
+        let lan = "[[lan]]\ninterface = \"lan0\"\n";
+        let text = [("a", "wan0"), ("b", "wan1")].map(|(name, interface)| {
+            format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n{uplinks}")
+        });
+        let site = weir_site::parse("weir.toml", &format!("{lan}{}", text.concat())).unwrap();
+        let mut decider =
+            Decider::new(site, kernel, &ControlRegion::anonymous().unwrap(), "weir", 0);
+        decide(&mut decider, 1);
+        now.iter().map(|now| decider.unconfirmed(*now)).collect::<Vec<_>>()
+    };
+    let asked = unconfirmed(open, &[1000, 1499, 1500]);
+    assert_eq!(asked.iter().map(Vec::len).collect::<Vec<_>>(), [8, 0, 8]);
+    let is_old = |(interface, address): &(u32, IpAddr)| {
+        *interface == 1 && address.is_ipv4() && address.to_string() != "10.0.0.99"
+    };
+    assert!(asked.iter().flatten().all(is_old), "{asked:?}");
+    assert_eq!(unconfirmed("", &[1000]), [[]], "flows know their hosts by what those send");
+}
