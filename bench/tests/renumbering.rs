@@ -5,9 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use weir_kit::ipv6::{self, SERVER};
+use weir_kit::netns::Netns;
 use weir_kit::plan::Plan;
+use weir_kit::process::Process;
 use weir_kit::slaac::Standing::{Absent, Deprecated, Preferred};
-use weir_kit::slaac::{Standing, ask, default_router, standing};
+use weir_kit::slaac::{Standing, ask, default_router, own, standing};
 use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, wait};
@@ -164,24 +166,28 @@ fn a_restart_withdraws_nothing_and_ends_the_prefix_that_changed_meanwhile() {
     wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Preferred)]);
 }
 
+/// Another router, which advertises the LAN's first prefix by an interface until it is dropped.
+fn radvd(topology: &Topology, of: &Netns, interface: &str) -> Process {
+    let directory = topology.run.file_directory().unwrap();
+    let file = directory.join("radvd.conf");
+    let text = format!(
+        "interface {interface} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
+         AdvDefaultLifetime 600; prefix {} {{ }}; }};\n",
+        PREFIXES[0]
+    );
+    std::fs::write(&file, text).unwrap();
+    of.sysctl(&[("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+    let mut radvd = Command::new("radvd");
+    radvd.args(["--nodaemon", "--logmethod", "stderr", "--config"]).arg(&file);
+    of.spawn(radvd.arg("--pidfile").arg(directory.join("radvd.pid"))).unwrap()
+}
+
 #[test]
 fn another_router_in_the_lan_is_told_of_and_keeps_its_prefix() {
     let (topology, weir) = site(2, 2);
     let [host, router] = &topology.hosts[..] else { panic!("two hosts") };
     wait_for(host, &[(PREFIXES[0], Preferred)]);
-    let directory = topology.run.file_directory().unwrap();
-    let file = directory.join("radvd.conf");
-    let text = format!(
-        "interface eth0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
-         AdvDefaultLifetime 600; prefix {} {{ }}; }};\n",
-        PREFIXES[0]
-    );
-    std::fs::write(&file, text).unwrap();
-    router.netns.sysctl(&[("net/ipv6/conf/all/forwarding", "1")]).unwrap();
-    let mut radvd = Command::new("radvd");
-    radvd.args(["--nodaemon", "--logmethod", "stderr", "--config"]).arg(&file);
-    radvd.arg("--pidfile").arg(directory.join("radvd.pid"));
-    let _radvd = router.netns.spawn(&mut radvd).unwrap();
+    let _radvd = radvd(&topology, &router.netns, "eth0");
     wait::until("weir to have heard it", wait::BOUND, || {
         Ok(weir
             .log("weir-control")
@@ -197,27 +203,87 @@ fn another_router_in_the_lan_is_told_of_and_keeps_its_prefix() {
 }
 
 #[test]
-fn an_advertisement_to_the_gateway_alone_keeps_no_prefix_from_being_ended() {
+fn an_advertisement_that_hosts_pass_over_keeps_no_prefix_from_being_ended() {
     let (topology, weir) = site(2, 2);
     let [host, liar] = &topology.hosts[..] else { panic!("two hosts") };
-    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    for host in &topology.hosts {
+        wait_for(host, &[(PREFIXES[0], Preferred)]);
+    }
     wait_for_default_route(liar, true);
     let gateway = default_router(liar).unwrap().unwrap();
-    let mut python = Command::new("python3");
-    python.args(["-c", LIE, &gateway, PREFIXES[0].trim_end_matches("/64")]);
-    liar.netns.output(&mut python).unwrap();
+    let own = own(liar, PREFIXES[0]).unwrap().unwrap().address.to_string();
+    // To the gateway alone, to routers alone, and from no address of the link (RFC 4861 §6.1.2).
+    for (from, to) in [("::", &*gateway), ("::", "ff02::2"), (&own, "ff02::1")] {
+        let mut python = Command::new("python3");
+        python.args(["-c", LIE, from, to, PREFIXES[0].trim_end_matches("/64")]);
+        liar.netns.output(&mut python).unwrap();
+    }
     weir.reload(&configuration(&topology, PREFIXES[1])).unwrap();
     wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Preferred)]);
 }
 
-/// Tells a router that this host offers a prefix.
+/// Tells somebody that this host offers a prefix.
 const LIE: &str = "
 import socket, struct, sys
-to, prefix = sys.argv[1:]
+source, to, prefix = sys.argv[1:]
+index = socket.if_nametoindex('eth0')
 s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+s.bind((source, 0))
 header = struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, 1800, 0, 0)
 option = struct.pack('!BBBBIII', 3, 4, 64, 0xc0, 5400, 2700, 0)
 message = header + option + socket.inet_pton(socket.AF_INET6, prefix)
-s.sendto(message, (to, 0, 0, socket.if_nametoindex('eth0')))
+s.sendto(message, (to, 0, 0, index))
 ";
+
+#[test]
+fn another_sender_on_the_gateway_is_told_of() {
+    let (topology, weir) = site(1, 1);
+    wait_for(&topology.hosts[0], &[(PREFIXES[0], Preferred)]);
+    assert_eq!(weir.advertised().unwrap().remove(0).trouble, None);
+    let _radvd = radvd(&topology, &topology.gateway, "lan0");
+    wait::until("weir to have heard it", wait::BOUND, || {
+        let trouble = weir.advertised()?.remove(0).trouble;
+        Ok(trouble.filter(|text| text.contains("another program of the gateway's")))
+    })
+    .unwrap();
+    assert!(!weir.log("weir-control").contains("advertises itself as a router"));
+}
+
+#[test]
+fn hosts_that_are_to_lease_addresses_make_none_and_end_those_that_they_made() {
+    let (topology, weir) = site(1, 1);
+    let host = &topology.hosts[0];
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    let leased = |prefix: &str| {
+        let lease = "ra = { managed = true, autonomous = false, ";
+        configuration(&topology, prefix).replace("ra = { ", lease)
+    };
+    weir.reload(&leased(PREFIXES[0])).unwrap();
+    wait_for(host, &[(PREFIXES[0], Deprecated)]);
+    weir.reload(&leased(PREFIXES[1])).unwrap();
+    let told = ask(host).unwrap();
+    for line in [
+        "Stateful address conf. : Yes",
+        "Router lifetime : 2700",
+        "Prefix : 2001:2:0:101::/64 On-link : Yes Autonomous address conf.: No Valid time : 5400",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    wait_for(host, &[(PREFIXES[0], Deprecated), (PREFIXES[1], Absent)]);
+    wait_for_default_route(host, true);
+}
+
+#[test]
+fn of_a_lans_wider_prefix_hosts_are_offered_the_gateways_own_part() {
+    let (topology, weir) = site(1, 1);
+    let host = &topology.hosts[0];
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
+    weir.reload(&configuration(&topology, "2001:2:0:100::/60")).unwrap();
+    let told = ask(host).unwrap();
+    assert!(told.contains("Router lifetime : 2700"), "{told}");
+    let part =
+        "Prefix : 2001:2:0:100::/64 On-link : Yes Autonomous address conf.: Yes Valid time : 5400";
+    assert!(told.contains(part), "{told}");
+}
