@@ -1,14 +1,10 @@
 //! IPv6 with a prefix of each provider in the LAN: every source by the uplink that owns it.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::net::{Ipv6Addr, Shutdown, SocketAddrV6, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use rustix::net::{self, AddressFamily, SocketType};
 use weir_kit::ipv6::{self, Mode, SERVER};
 use weir_kit::plan::Plan;
 use weir_kit::process::Process;
@@ -216,58 +212,5 @@ fn the_gateway_itself_sends_from_an_address_of_a_provider_by_that_provider() {
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(told.contains(" 3 received"), "{told}");
         assert!(site.carried()[provider] - before[provider] >= 3);
-    }
-}
-
-/// A socket of multipath TCP (RFC 8684) at this address.
-fn multipath(address: Ipv6Addr, port: u16) -> OwnedFd {
-    let protocol = Some(net::ipproto::MPTCP);
-    let socket = net::socket(AddressFamily::INET6, SocketType::STREAM, protocol).unwrap();
-    net::bind(&socket, &SocketAddrV6::new(address, port, 0, 0)).unwrap();
-    socket
-}
-
-#[test]
-fn a_multipath_connection_has_both_providers_and_outlives_the_loss_of_either() {
-    const PORT: u16 = 5001;
-    const CHUNK: [u8; 16_384] = [7; 16_384];
-    const CHUNKS: usize = 300;
-    for lost in 0..PROVIDERS {
-        let site = site("");
-        let (host_netns, internet) = (&site.topology.hosts[0].netns, &site.topology.internet);
-        for netns in [host_netns, internet] {
-            netns
-                .output(Command::new("ip").args(["mptcp", "limits", "set", "subflow", "2"]))
-                .unwrap();
-        }
-        let other = host(1).to_string();
-        let mut endpoint = Command::new("ip");
-        endpoint.args(["mptcp", "endpoint", "add", &other, "dev", "eth0", "subflow"]);
-        host_netns.output(&mut endpoint).unwrap();
-        let listener = internet.run(|| multipath(SERVER, PORT)).unwrap();
-        net::listen(&listener, 1).unwrap();
-        let before = site.carried();
-        let client = host_netns.run(|| multipath(host(0), 0)).unwrap();
-        net::connect(&client, &SocketAddrV6::new(SERVER, PORT, 0, 0)).unwrap();
-        let mut server = TcpStream::from(net::accept(&listener).unwrap());
-        let sender = std::thread::spawn(move || {
-            let mut client = TcpStream::from(client);
-            for _ in 0..CHUNKS {
-                client.write_all(&CHUNK)?;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            client.shutdown(Shutdown::Write)
-        });
-        let receiver = std::thread::spawn(move || io::copy(&mut server, &mut io::sink()));
-        wait::until("a subflow by each provider", wait::BOUND, || {
-            let after = site.carried();
-            Ok(before.iter().zip(&after).all(|(before, after)| after - before > 1).then_some(()))
-        })
-        .unwrap();
-        site.cut(lost);
-        sender.join().unwrap().unwrap();
-        assert_eq!(receiver.join().unwrap().unwrap(), (CHUNKS * CHUNK.len()) as u64);
-        site.carried();
-        site.weir.check_conservation().unwrap();
     }
 }
