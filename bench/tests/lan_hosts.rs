@@ -10,14 +10,16 @@ use weir_kit::topology::Topology;
 use weir_kit::wait;
 use weir_kit::weir::Weir;
 
-/// A site without flows, whose kernel trusts an answer for a second or two and not for half a minute.
+/// A site without flows, whose kernel begins to ask a second after it begins to doubt, and not five.
 fn site() -> (Topology, Weir) {
     let (topology, weir) = Mode::Stateless.start(Plan::new(1, 2), &[1], "").unwrap();
-    let times = [("base_reachable_time_ms", "1000"), ("delay_first_probe_time", "1")];
-    let times = times.map(|(key, value)| (format!("net/ipv6/neigh/lan0/{key}"), value));
-    let times = times.each_ref().map(|(key, value)| (key.as_str(), *value));
-    topology.gateway.sysctl(&times).unwrap();
+    topology.gateway.sysctl(&[("net/ipv6/neigh/lan0/delay_first_probe_time", "1")]).unwrap();
     (topology, weir)
+}
+
+/// The kernel has not heard of a host for a while, which it knows.
+fn make_stale(topology: &Topology, host: Ipv6Addr) {
+    topology.gateway.ip(&format!("neigh change {host} dev lan0 nud stale\n")).unwrap();
 }
 
 /// What `ping` says of one question from the Internet.
@@ -44,6 +46,7 @@ fn a_host_that_is_gone_is_unreachable_within_seconds() {
     let host = Mode::Stateless.host(1);
     ask_until(&topology, host, "1 received");
     topology.hosts[1].netns.ip("link set eth0 down\n").unwrap();
+    make_stale(&topology, host);
     ask_until(&topology, host, "Address unreachable");
     weir.check_conservation().unwrap();
 }
@@ -55,6 +58,7 @@ fn a_host_in_the_place_of_another_is_found_within_seconds() {
     ask_until(&topology, host, "1 received");
     // It says so to nobody.
     topology.hosts[1].netns.ip("link set eth0 address 02:00:00:00:00:99\n").unwrap();
+    make_stale(&topology, host);
     ask_until(&topology, host, "1 received");
     weir.check_conservation().unwrap();
 }
