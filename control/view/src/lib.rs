@@ -317,6 +317,6 @@ mod tests {
         assert_eq!(next_hop(&[], &[1]), Some(key(2).1));
         assert_eq!(next_hop(&[4], &[]), Some(key(1).1), "by preference, known or not");
         assert_eq!(next_hop(&[4], &[1, 2]), Some(key(4).1), "reachable before preferred");
-        assert_eq!(next_hop(&[3], &[1, 2, 4]), Some(key(4).1), "another metric: another's choice");
+        assert_eq!(next_hop(&[3], &[1, 2, 4]), Some(key(1).1), "another metric: another's choice");
     }
 }
