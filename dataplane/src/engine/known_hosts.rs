@@ -7,8 +7,8 @@
 //!
 //! A worker asks the kernel about hosts that it does not know, once a tick and for few, and
 //! remembers those that it finds; the kernel does not go and look for them, but for one of IPv6 a
-//! second. So a host's first flow says nothing yet. Who sends in the name of a host that is there, or
-//! answers ARP for one that is not, is not told from it.
+//! second. So a host's first flow says nothing yet, unless the host was told an error before. Who
+//! sends in the name of a host that is there, or answers ARP for one that is not, is not told from it.
 
 use std::net::IpAddr;
 
