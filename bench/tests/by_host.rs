@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
-use weir_kit::ipv6;
+use weir_kit::ipv6::{self, Mode};
 use weir_kit::plan::{Plan, Port};
 use weir_kit::station::Station;
 use weir_kit::topology::Topology;
@@ -64,9 +64,9 @@ fn since(weir: &Weir, before: &[Vec<u64>; 2], flows: u64) -> [Vec<u64>; 2] {
 fn a_host_takes_one_uplink_in_both_families_and_hosts_take_them_by_weight() {
     let topology = Topology::build(Plan::new(WEIGHTS.len(), 1)).unwrap();
     ipv6::add(&topology, 0).unwrap();
-    let text = Weir::configuration(&topology, &WEIGHTS)
-        .replace("selection = \"flow\"", "selection = \"host\"")
-        .replace("weight = ", "ipv6 = { translate = \"none\" }\nweight = ");
+    let path = |uplink| Mode::None.path(uplink);
+    let text = Weir::configuration_with(&topology, &WEIGHTS, "", path)
+        .replace("selection = \"flow\"", "selection = \"host\"");
     let weir = Weir::start(&topology, &text).unwrap();
     for family in Family::ALL {
         weir.wait_until_usable_in(family, &[0, 1, 2]).unwrap();

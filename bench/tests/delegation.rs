@@ -10,14 +10,13 @@ use anyhow::{Context, Result};
 use weir_api::{DelegatedView, Request};
 use weir_kit::delegation::{self, Server};
 use weir_kit::ipv6::{self, SERVER, of_pool};
-use weir_kit::nginx;
 use weir_kit::plan::Plan;
 use weir_kit::process::Process;
 use weir_kit::slaac::Standing::{Absent, Deprecated, Preferred};
 use weir_kit::slaac::{self, Own, Standing};
 use weir_kit::topology::{Host, Topology};
-use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, nginx, wait};
 use weir_layout::Family;
 
 const PROVIDERS: usize = 2;
@@ -28,11 +27,8 @@ const ELSEWHERE: Duration = Duration::from_secs(6);
 
 /// A site whose uplinks have this for `ipv6`.
 fn configuration(topology: &Topology, lan: &str, ipv6: &str) -> String {
-    let lan = format!("interface = \"lan0\"\n{lan}\n");
-    let ipv6 = format!("ipv6 = {{ {ipv6} }}\nweight = ");
-    Weir::configuration(topology, &[1; PROVIDERS])
-        .replace("interface = \"lan0\"\n", &lan)
-        .replace("weight = ", &ipv6)
+    let (lan, ipv6) = (format!("{lan}\n"), format!("ipv6 = {{ {ipv6} }}\n"));
+    Weir::configuration_with(topology, &[1; PROVIDERS], &lan, |_| ipv6.clone())
 }
 
 /// A site by source, with providers that delegate, a client that asks, and hosts that have heard.
@@ -128,10 +124,12 @@ impl Site {
 
 /// Is a question answered that a host asks, from this address or from the one that it chooses?
 fn ping(host: &Host, from: Option<Ipv6Addr>) -> bool {
-    let mut ping = Command::new("ping");
-    ping.args(["-6", "-n", "-c", "1", "-W", "1"]);
-    from.iter().for_each(|from| _ = ping.args(["-I", &from.to_string()]));
-    host.netns.output(ping.arg(SERVER.to_string())).is_ok()
+    let ping = match from {
+        Some(from) => clients::ping_from(&host.netns, from, SERVER, 1),
+        None => clients::ping(&host.netns, SERVER, 1),
+    };
+    // A host that has no address yet cannot ask.
+    ping.is_ok_and(|ping| ping.received == 1)
 }
 
 /// The prefixes of an uplink.

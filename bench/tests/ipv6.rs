@@ -22,76 +22,84 @@ use weir_layout::counters::Counter;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 
+/// Without entries, if whatever is for the LAN may come in.
+const MODES: [Mode; 2] = [Mode::None, Mode::Stateless];
+
 /// A site whose uplinks forward IPv6; what is for the LAN comes by the provider `inbound`.
 fn site(plan: Plan, inbound: usize) -> (Topology, Weir) {
-    let (topology, weir) = Mode::None.start(plan, &WEIGHTS, "").unwrap();
+    site_of(Mode::None, plan, inbound)
+}
+
+fn site_of(mode: Mode, plan: Plan, inbound: usize) -> (Topology, Weir) {
+    println!("{mode:?}");
+    let (topology, weir) = mode.start(plan, &WEIGHTS, "").unwrap();
     ipv6::carry_by(&topology, inbound).unwrap();
     (topology, weir)
 }
 
-fn configuration(topology: &Topology) -> String {
-    Mode::None.configuration(topology, &WEIGHTS)
-}
-
 #[test]
 fn connections_outlive_the_uplinks_that_carry_them() {
-    let (topology, weir) = site(Plan::new(3, 2), 2);
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let lan = topology.hosts[0].netns.clone();
-    let load = Load { seconds: 4, streams: 16, reverse: false };
-    let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
-    std::thread::sleep(Duration::from_secs(1));
-    topology.providers[0].set_carrier(false).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    let packets = outbound(&topology).unwrap();
-    let before = packets[0];
-    assert!(before > 100, "before its carrier went: {packets:?}");
-    assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
-    assert_eq!(outbound(&topology).unwrap()[0], before);
-    weir.check_conservation().unwrap();
+    for mode in MODES {
+        let (topology, weir) = site_of(mode, Plan::new(3, 2), 2);
+        let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
+        let lan = topology.hosts[0].netns.clone();
+        let load = Load { seconds: 4, streams: 16, reverse: false };
+        let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
+        wait::until("packets by every provider", wait::BOUND, || {
+            Ok(outbound(&topology)?.iter().all(|packets| *packets > 100).then_some(()))
+        })
+        .unwrap();
+        topology.providers[0].set_carrier(false).unwrap();
+        let before = outbound(&topology).unwrap();
+        assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
+        let after = outbound(&topology).unwrap();
+        assert_eq!(after[0], before[0]);
+        assert!(after[1] > before[1] + 100 && after[2] > before[2] + 100, "{before:?} {after:?}");
+        mode.check_entries(&weir).unwrap();
+        weir.check_conservation().unwrap();
+        weir.check_tier(10).unwrap();
+    }
 }
 
 #[test]
 fn packets_with_extension_headers_reach_their_hosts_and_so_do_their_fragments() {
-    let (topology, weir) = site(Plan::new(3, 1), 1);
-    let host = &topology.hosts[0].netns;
-    let directory = topology.run.file_directory().unwrap();
-    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
-    fs::write(directory.join("files/content"), vec![7; 300_000]).unwrap();
-    let _server = extended::serve(&topology.internet, SERVER).unwrap();
-    // The first large answer is lost: it shows the server the way back's MTU.
-    extended::exchange(host, SERVER, Headers::Destination, 4000).unwrap();
-    for headers in [Headers::Destination, Headers::HopByHop, Headers::Both] {
-        for bytes in [100, 4000] {
-            let back = extended::exchange(host, SERVER, headers, bytes).unwrap();
-            assert_eq!(back, 20, "{headers:?}, {bytes} bytes");
+    for mode in MODES {
+        let (topology, weir) = site_of(mode, Plan::new(3, 1), 1);
+        let host = &topology.hosts[0].netns;
+        let directory = topology.run.file_directory().unwrap();
+        let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
+        fs::write(directory.join("files/content"), vec![7; 300_000]).unwrap();
+        let _server = extended::serve(&topology.internet, SERVER).unwrap();
+        // The first large answer is lost: it shows the server the way back's MTU.
+        extended::exchange(host, SERVER, Headers::Destination, 4000).unwrap();
+        for headers in [Headers::Destination, Headers::HopByHop, Headers::Both] {
+            for bytes in [100, 4000] {
+                let back = extended::exchange(host, SERVER, headers, bytes).unwrap();
+                assert_eq!(back, 20, "{headers:?}, {bytes} bytes");
+            }
+            let from = (SERVER, nginx::PORT);
+            let bytes = extended::download(host, from, "/content", headers).unwrap();
+            assert!(bytes > 300_000, "{headers:?}: {bytes} bytes");
         }
-        let from = (SERVER, nginx::PORT);
-        let bytes = extended::download(host, from, "/content", headers).unwrap();
-        assert!(bytes > 300_000, "{headers:?}: {bytes} bytes");
+        let counters = weir.counters().unwrap();
+        assert_eq!(counters.sum(Counter::DropOptions) + counters.sum(Counter::DropFragment), 0);
+        mode.check_entries(&weir).unwrap();
+        weir.check_conservation().unwrap();
     }
-    let counters = weir.counters().unwrap();
-    assert_eq!(counters.sum(Counter::DropOptions) + counters.sum(Counter::DropFragment), 0);
-    weir.check_conservation().unwrap();
 }
 
 #[test]
 fn nothing_comes_in_that_no_flow_asked_for() {
     let (topology, weir) = site(Plan::new(2, 2), 0);
     let host = &topology.hosts[0].netns;
-    let from = |source: std::net::Ipv6Addr| {
-        let mut ping = Command::new("ping");
-        ping.args(["-6", "-n", "-q", "-i", "0.05", "-W", "1", "-c", "5", "-I"]);
-        ping.arg(source.to_string()).arg(ipv6::host(0).to_string());
-        let output = topology.internet.run(|| ping.output()).unwrap().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    let heard = || {
+        let ping = clients::ping_from(&topology.internet, STRANGER, ipv6::host(0), 5);
+        ping.unwrap().received
     };
-    let told = from(STRANGER);
-    assert!(told.contains(" 0 received"), "{told}");
+    assert_eq!(heard(), 0);
     // The way is open for what is asked for.
     assert_eq!(clients::ping(host, STRANGER, 5).unwrap().received, 5);
-    let told = from(STRANGER);
-    assert!(told.contains(" 0 received"), "{told}");
+    assert_eq!(heard(), 0);
     weir.check_conservation().unwrap();
 }
 
@@ -132,20 +140,26 @@ fn who_connects_while_no_uplink_is_left_hears_at_once_that_there_is_no_route() {
 
 #[test]
 fn a_smaller_mtu_of_an_uplink_is_told_to_the_host() {
-    let mut plan = Plan::new(1, 1);
-    plan.uplinks = vec![Uplink { addresses: 1, mtu: 1400 }];
-    let (topology, weir) = site(plan, 0);
-    let mut ping = Command::new("ping");
-    ping.args(["-6", "-n", "-M", "do", "-s", "1400", "-c", "2", "-i", "0.2", "-W", "1"]);
-    ping.arg(SERVER.to_string());
-    let output = topology.hosts[0].netns.run(|| ping.output()).unwrap().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("mtu=1400") || told.contains("mtu: 1400"), "{told}");
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let load = Load { seconds: 1, streams: 2, reverse: false };
-    assert!(iperf::tcp(&topology.hosts[0].netns, SERVER, load).unwrap().bytes > 1_000_000);
-    weir.check_conservation().unwrap();
+    for mode in MODES {
+        let mut plan = Plan::new(1, 1);
+        plan.uplinks = vec![Uplink { addresses: 1, mtu: 1400 }];
+        let (topology, weir) = site_of(mode, plan, 0);
+        let host = &topology.hosts[0].netns;
+        let mut ping = Command::new("ping");
+        ping.args(["-6", "-n", "-M", "do", "-s", "1400", "-c", "2", "-i", "0.2", "-W", "1"]);
+        ping.arg(SERVER.to_string());
+        let output = host.run(|| ping.output()).unwrap().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("mtu=1400") || told.contains("mtu: 1400"), "{told}");
+        for reverse in [false, true] {
+            let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
+            let load = Load { seconds: 1, streams: 2, reverse };
+            assert!(iperf::tcp(host, SERVER, load).unwrap().bytes > 1_000_000);
+        }
+        mode.check_entries(&weir).unwrap();
+        weir.check_conservation().unwrap();
+    }
 }
 
 #[test]
@@ -206,7 +220,8 @@ fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
          [[health.targets]]\nname = \"v4\"\nprobe = \"icmp\"\naddress = \"198.51.100.1\"\n\
          [[health.targets]]\nname = \"v6\"\nprobe = \"icmp\"\naddress = \"{SERVER}\"\n"
     );
-    weir.reload(&format!("{}\n{health}", configuration(&topology))).unwrap();
+    let file = Mode::None.configuration(&topology, &WEIGHTS);
+    weir.reload(&format!("{file}\n{health}")).unwrap();
     let history = |part: &Part| -> Vec<Entry> {
         let entries = weir.history().unwrap().into_iter();
         entries.filter(|entry| entry.part == *part).collect()
@@ -272,16 +287,15 @@ fn the_gateway_itself_sends_from_no_address_that_a_provider_refuses() {
              route replace {lan} via fe80::2 dev {TOWARDS_GATEWAY}\n"
         ))
         .unwrap();
-    let mut text = configuration(&topology);
-    for provider in 0..2 {
-        let interface = format!("interface = \"wan{provider}\"\n");
-        let target = ipv6::transit(provider, 1);
-        let health = format!(
-            "health = {{ interval_ms = 200, targets = [\
+    let path = |provider| {
+        let (path, target) = (Mode::None.path(provider), ipv6::transit(provider, 1));
+        format!(
+            "{path}health = {{ interval_ms = 200, targets = [\
              {{ name = \"beyond\", probe = \"icmp\", address = \"{target}\" }}] }}\n"
-        );
-        text = text.replace(&interface, &(interface.clone() + &health));
-    }
+        )
+    };
+    let lan = Mode::None.lan_line(2);
+    let text = Weir::configuration_with(&topology, &WEIGHTS, &lan, path);
     let weir = Weir::start(&topology, &text).unwrap();
     wait::until("answers to probes of both paths", wait::BOUND, || {
         let health = weir.health()?;

@@ -3,12 +3,12 @@
 use std::net::Ipv6Addr;
 use std::process::Command;
 
-use weir_kit::ipv6::{self, SERVER};
+use weir_kit::ipv6::{self, Mode, SERVER, outbound};
 use weir_kit::netns::Netns;
 use weir_kit::plan::Plan;
 use weir_kit::process::Process;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
-use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::weir::Weir;
 use weir_kit::{clients, wait};
 use weir_layout::Family;
 use weir_layout::counters::Counter;
@@ -28,36 +28,21 @@ fn advertise(topology: &Topology, of: &Netns, interface: &str, prefixes: &str) -
     of.spawn(radvd.arg("--pidfile").arg(pid)).unwrap()
 }
 
-/// The site's file, with this of each uplink's path of IPv6, and this for the LAN.
-fn configuration(topology: &Topology, lan: &str, path: impl Fn(usize) -> String) -> String {
+/// The site's file, with this of each uplink's path. The LAN's prefix is that of its interface.
+fn configuration(topology: &Topology, path: &str) -> String {
     let weights = vec![1; topology.providers.len()];
-    let lan = format!("interface = \"lan0\"\n{lan}\n");
-    let mut text = Weir::configuration(topology, &weights).replace("interface = \"lan0\"\n", &lan);
-    for (provider, name) in UPLINKS[..topology.providers.len()].iter().enumerate() {
-        let name = format!("name = \"{name}\"\n");
-        text = text.replace(&name, &format!("{name}ipv6 = {{ {} }}\n", path(provider)));
-    }
-    text
+    Weir::configuration_with(topology, &weights, "", |_| path.into())
 }
 
 /// A site whose providers all carry the LAN's own prefix.
 fn with_own_prefix(hosts: usize) -> (Topology, Weir) {
     let topology = Topology::build(Plan::new(1, hosts)).unwrap();
-    ipv6::add(&topology, 0).unwrap();
-    let file = configuration(&topology, "", |_| "translate = \"none\"".into());
+    Mode::None.lay(&topology).unwrap();
+    let file = configuration(&topology, &Mode::None.path(0));
     let weir = Weir::start(&topology, &file).unwrap();
     weir.wait_until_usable_in(Family::V6, &[0]).unwrap();
-    wait_for_answers(&topology);
+    ipv6::wait_for_answers(&topology, ipv6::host(0)).unwrap();
     (topology, weir)
-}
-
-/// The routers beyond have neighbours of their own to find.
-fn wait_for_answers(topology: &Topology) {
-    wait::until("answers from the Internet", wait::BOUND, || {
-        let ping = clients::ping(&topology.hosts[0].netns, SERVER, 1)?;
-        Ok((ping.received == 1).then_some(()))
-    })
-    .unwrap();
 }
 
 /// Waits until the gateway's kernel has a route to this by an interface.
@@ -107,7 +92,7 @@ fn what_a_host_of_a_lan_advertises_is_no_network_of_the_lan() {
     wait_for_route(&topology, "2001:2:0:a0::/64", "lan0");
     wait_for_route(&topology, "2001:2:0:ff::/64", "lan0");
     // A file that is read anew is derived from all that there is.
-    weir.reload(&configuration(&topology, "", |_| "translate = \"none\"".into())).unwrap();
+    weir.reload(&configuration(&topology, &Mode::None.path(0))).unwrap();
     let prefixes = weir.snapshot().unwrap().half.lan_prefixes().to_vec();
     assert_eq!(prefixes.iter().filter(|net| net.family == 6).count(), 1, "{prefixes:?}");
     for _ in 0..3 {
@@ -119,30 +104,20 @@ fn what_a_host_of_a_lan_advertises_is_no_network_of_the_lan() {
 
 #[test]
 fn what_the_gateway_answers_from_a_translated_prefix_leaves_by_its_uplink() {
-    let topology = Topology::build(Plan::new(2, 1)).unwrap();
-    ipv6::add_delegated(&topology).unwrap();
+    let (topology, weir) = Mode::Npt66.start(Plan::new(2, 1), &[1; 2], "").unwrap();
     let own = |provider| ipv6::by(provider, Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 1));
+    let ping = |provider, count| {
+        clients::ping(&topology.internet, own(provider), count).map(|ping| ping.received)
+    };
     for provider in 0..2 {
         topology.gateway.ip(&format!("addr add {}/128 dev lo\n", own(provider))).unwrap();
-    }
-    let path = |provider| {
-        let prefix = ipv6::delegated(provider);
-        format!("translate = \"npt66\", prefix = \"{prefix}\", inside = \"{}\"", ipv6::INSIDE)
-    };
-    let weir = Weir::start(&topology, &configuration(&topology, "", path)).unwrap();
-    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
-    wait_for_answers(&topology);
-    for provider in 0..2 {
-        let carried = || {
-            let carried = topology.providers.iter().map(|it| ipv6::carried(it).unwrap());
-            carried.collect::<Vec<_>>()
-        };
-        let before = carried();
-        assert_eq!(clients::ping(&topology.internet, own(provider), 10).unwrap().received, 10);
-        let after = carried();
-        assert!(after.iter().all(|it| it.foreign == 0), "{after:?}");
-        let outbound = |of: usize| after[of].outbound - before[of].outbound;
-        assert!(outbound(provider) >= 10 && outbound(1 - provider) < 10, "{before:?} {after:?}");
+        wait::until("an answer", wait::BOUND, || Ok((ping(provider, 1)? == 1).then_some(())))
+            .unwrap();
+        let before = outbound(&topology).unwrap();
+        assert_eq!(ping(provider, 10).unwrap(), 10);
+        let after = outbound(&topology).unwrap();
+        let by = |of: usize| after[of] - before[of];
+        assert!(by(provider) >= 10 && by(1 - provider) < 10, "{before:?} {after:?}");
     }
     weir.check_conservation().unwrap();
 }
@@ -158,18 +133,18 @@ fn a_flow_that_was_not_translated_is_so_from_the_moment_that_the_file_says_it() 
     let back = ipv6::transit(0, 1);
     topology.internet.ip(&format!("route add {prefix} via {back} dev isp0\n")).unwrap();
     let host = topology.hosts[0].netns.clone();
-    let outbound = || ipv6::carried(&topology.providers[0]).unwrap().outbound;
-    let before = outbound();
+    let carried = || ipv6::carried(&topology.providers[0]).unwrap().outbound;
+    let before = carried();
     let ping = std::thread::spawn(move || clients::ping(&host, SERVER, 300));
-    wait::until("a flow", wait::BOUND, || Ok((outbound() > before + 20).then_some(()))).unwrap();
-    let path =
-        format!("translate = \"npt66\", prefix = \"{prefix}\", inside = \"{}\"", ipv6::PREFIX);
-    weir.reload(&configuration(&topology, "", |_| path.clone())).unwrap();
+    wait::until("a flow", wait::BOUND, || Ok((carried() > before + 20).then_some(()))).unwrap();
+    let inside = format!(", inside = \"{}\" }}", ipv6::PREFIX);
+    let translated = Mode::Npt66.path(0).replace(" }", &inside);
+    weir.reload(&configuration(&topology, &translated)).unwrap();
     let moved = || weir.counters().unwrap().sum(Counter::FlowsMoved);
     wait::until("the flow to move", wait::BOUND, || Ok((moved() > 0).then_some(()))).unwrap();
-    let before = outbound();
+    let before = carried();
     let received = ping.join().unwrap().unwrap().received;
     assert!(received > 250, "{received} of 300 were answered");
-    assert_eq!(outbound(), before, "it has the provider's address");
+    assert_eq!(carried(), before, "it has the provider's address");
     weir.check_conservation().unwrap();
 }

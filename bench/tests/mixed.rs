@@ -63,14 +63,11 @@ struct Site {
 impl Site {
     fn build(routed: bool) -> Self {
         let topology = Topology::build(Plan { owned_prefix: routed, ..Plan::new(3, 6) }).unwrap();
-        let mut configuration = Weir::configuration(&topology, &[1, 1, 1]);
-        if routed {
-            let (prefix, length) = OWNED_PREFIX;
-            let lan = format!("interface = \"lan0\"\nprefixes = [\"{prefix}/{length}\"]\n");
-            configuration = configuration
-                .replace("interface = \"lan0\"\n", &lan)
-                .replace("weight = 1\n", "weight = 1\ntranslate = \"none\"\n");
-        }
+        let (lan, path) = match routed {
+            true => (plan::owned_line(), "translate = \"none\"\n"),
+            false => Default::default(),
+        };
+        let configuration = Weir::configuration_with(&topology, &[1, 1, 1], &lan, |_| path.into());
         for host in &topology.hosts {
             let Some(owned) = host.owned else { continue };
             let gateway = plan::lan_gateway(host.port);

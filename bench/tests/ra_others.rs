@@ -46,10 +46,10 @@ fn site() -> Site {
 
     let directory = topology.run.file_directory().unwrap();
     let hooks = directory.join("hooks");
-    let file = Mode::Source.configuration(&topology, &[1; PROVIDERS]);
-    let file = file
-        .replace("[gateway]\n", &format!("[gateway]\nhooks = \"{}\"\n", hooks.display()))
-        .replace("interface = \"lan0\"\n", &format!("interface = \"lan0\"\n{RA}\n"));
+    let lan = format!("{}{RA}\n", Mode::Source.lan_line(PROVIDERS));
+    let path = |uplink| Mode::Source.path(uplink);
+    let file = Weir::configuration_with(&topology, &[1; PROVIDERS], &lan, path)
+        .replace("[gateway]\n", &format!("[gateway]\nhooks = \"{}\"\n", hooks.display()));
     let mut weir = Weir::prepare(&topology, &file).unwrap();
     install(&weir, &directory, &hooks);
     weir.start_control().unwrap();

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use weir_kit::ipv6::{self, SERVER};
+use weir_kit::ipv6::{self, Mode, SERVER};
 use weir_kit::netns::Netns;
 use weir_kit::plan::Plan;
 use weir_kit::process::Process;
@@ -25,10 +25,8 @@ const RA: &str = "ra = { dns = [\"2001:2:0:ff::53\", \"2001:2:0:ff::54\"], \
 
 /// The file of a site whose LAN has this prefix.
 fn configuration(topology: &Topology, prefix: &str) -> String {
-    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.77.0.0/16\", \"{prefix}\"]\n{RA}\n");
-    Weir::configuration(topology, &WEIGHTS)
-        .replace("interface = \"lan0\"\n", &lan)
-        .replace("weight = ", "ipv6 = { translate = \"none\" }\nweight = ")
+    let lan = format!("prefixes = [\"10.77.0.0/16\", \"{prefix}\"]\n{RA}\n");
+    Weir::configuration_with(topology, &WEIGHTS, &lan, |uplink| Mode::None.path(uplink))
 }
 
 /// A site whose hosts have no address of IPv6 but what they make themselves.

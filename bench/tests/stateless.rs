@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
-use weir_kit::ipv6::{self, SERVER, STRANGER};
-use weir_kit::plan::{Offloads, Plan, Uplink};
+use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
+use weir_kit::plan::{Offloads, Plan};
 use weir_kit::station::Station;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
@@ -18,40 +16,37 @@ use weir_layout::Family;
 use weir_layout::counters::Counter;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
-/// What the file says of each uplink's IPv6.
-const OPEN: &str = "ipv6 = { translate = \"none\", inbound = true }";
 /// Ports of a flow each.
 const PORTS: std::ops::Range<u16> = 10_000..50_000;
 
 /// A site whose LAN has a prefix that every provider carries; what comes for it comes by `inbound`.
-fn site(plan: Plan, inbound: usize, ipv6: &str) -> (Topology, Weir) {
-    let topology = Topology::build(plan).unwrap();
-    ipv6::add(&topology, inbound).unwrap();
-    let weir = Weir::start(&topology, &configuration(&topology, ipv6)).unwrap();
-    let uplinks: Vec<_> = (0..topology.providers.len()).collect();
-    weir.wait_until_usable_in(Family::V6, &uplinks).unwrap();
-    // The routers beyond have neighbours of their own to find.
-    wait::until("answers from the Internet", wait::BOUND, || {
-        let ping = clients::ping(&topology.hosts[0].netns, SERVER, 1)?;
-        Ok((ping.received == 1).then_some(()))
-    })
-    .unwrap();
+fn site(plan: Plan, inbound: usize) -> (Topology, Weir) {
+    let (topology, weir) = Mode::Stateless.start(plan, &WEIGHTS, "").unwrap();
+    ipv6::carry_by(&topology, inbound).unwrap();
     (topology, weir)
 }
 
-fn configuration(topology: &Topology, ipv6: &str) -> String {
-    const LAN: &str = "interface = \"lan0\"\nprefixes = [\"10.0.0.0/16\", \"2001:2:0:100::/64\"]\n";
-    Weir::configuration(topology, &WEIGHTS)
-        .replace("interface = \"lan0\"\n", LAN)
-        .replace("weight = ", &format!("{ipv6}\nweight = "))
+/// Its file; with entries by `pin`, and likewise where `inbound` is not said.
+fn files(topology: &Topology) -> [String; 3] {
+    let open = Mode::Stateless.configuration(topology, &WEIGHTS);
+    let pinned = open.replace("inbound = true", "inbound = true, pin = true");
+    let closed = Mode::None.configuration(topology, &WEIGHTS);
+    [open, pinned, closed]
 }
 
-/// Packets from the LAN that each provider has carried; none had a source that it refuses.
-fn outbound(topology: &Topology) -> Vec<u64> {
-    let carried = topology.providers.iter().map(|provider| ipv6::carried(provider).unwrap());
-    let carried: Vec<_> = carried.collect();
-    assert!(carried.iter().all(|it| it.foreign == 0), "{carried:?}");
-    carried.iter().map(|it| it.outbound).collect()
+/// Has weir read another file, and waits until packets need flows, or none.
+fn reload(weir: &Weir, file: &str, stateless: bool) {
+    weir.reload(file).unwrap();
+    wait::until("what the file says", wait::BOUND, || {
+        let is = weir.snapshot()?.half.stateless(Family::V6).is_some();
+        Ok((is == stateless).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Packets from the LAN by all providers.
+fn sent(topology: &Topology) -> u64 {
+    outbound(topology).unwrap().iter().sum()
 }
 
 /// Flows of IPv6 that were ever made, and those that the command line tells of.
@@ -62,70 +57,10 @@ fn flows(weir: &Weir) -> (u64, u64) {
     (made, flows["flows"]["of"].as_u64().unwrap())
 }
 
-/// The sums hold, and packets left by the tier that is under test.
-fn check_tier(weir: &Weir) {
-    weir.check_conservation().unwrap();
-    let counters = weir.counters().unwrap();
-    let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
-    match weir_kit::weir::tier().as_str() {
-        "user" => assert!(kernel == 0 && user > 1000, "{user} in the user tier"),
-        _ => assert!(kernel > 100 * user, "{kernel} in the kernel tier, {user} in the user tier"),
-    }
-}
-
-#[test]
-fn real_clients_work_without_a_flow_whichever_way_their_answers_come_by() {
-    let (topology, weir) = site(Plan::new(3, 2), 1, OPEN);
-    let directory = topology.run.file_directory().unwrap();
-    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
-    fs::write(directory.join("files/content"), vec![7; 3_000_000]).unwrap();
-    for host in &topology.hosts {
-        assert_eq!(clients::ping(&host.netns, SERVER, 20).unwrap().received, 20);
-        for _ in 0..10 {
-            let url = format!("http://[{SERVER}]:{}/content", nginx::PORT);
-            assert_eq!(clients::curl(&host.netns, &url).unwrap().bytes, 3_000_000);
-        }
-    }
-    let lan = &topology.hosts[0].netns;
-    for reverse in [false, true] {
-        let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-        let load = Load { seconds: 1, streams: 8, reverse };
-        assert!(iperf::tcp(lan, SERVER, load).unwrap().bytes > 1_000_000);
-    }
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let load = Load { seconds: 1, streams: 4, reverse: false };
-    assert!(iperf::udp(lan, SERVER, load, 1_000_000).unwrap().packets > 100);
-    let packets = outbound(&topology);
-    assert!(packets.iter().all(|packets| *packets > 100), "{packets:?}");
-    assert_eq!(flows(&weir), (0, 0));
-    check_tier(&weir);
-}
-
-#[test]
-fn connections_outlive_the_uplinks_that_carry_them() {
-    let (topology, weir) = site(Plan::new(3, 2), 2, OPEN);
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let lan = topology.hosts[0].netns.clone();
-    let load = Load { seconds: 4, streams: 16, reverse: false };
-    let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
-    wait::until("packets by every provider", wait::BOUND, || {
-        Ok(outbound(&topology).iter().all(|packets| *packets > 100).then_some(()))
-    })
-    .unwrap();
-    topology.providers[0].set_carrier(false).unwrap();
-    let before = outbound(&topology);
-    assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
-    let after = outbound(&topology);
-    assert_eq!(after[0], before[0]);
-    assert!(after[1] > before[1] + 100 && after[2] > before[2] + 100, "{before:?} {after:?}");
-    assert_eq!(flows(&weir), (0, 0));
-    check_tier(&weir);
-}
-
 #[test]
 fn forty_thousand_flows_follow_the_weights() {
-    let (topology, weir) = site(Plan::new(3, 1), 0, OPEN);
-    let before = outbound(&topology);
+    let (topology, weir) = site(Plan::new(3, 1), 0);
+    let before = outbound(&topology).unwrap();
     let send = || {
         for port in PORTS {
             // Nothing tells the sender how much the gateway keeps up with.
@@ -139,7 +74,7 @@ fn forty_thousand_flows_follow_the_weights() {
         }
     };
     topology.hosts[0].netns.run(send).unwrap();
-    let after = outbound(&topology);
+    let after = outbound(&topology).unwrap();
     let packets: Vec<_> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
     let total: u64 = packets.iter().sum();
     assert!(total > PORTS.len() as u64 * 9 / 10, "{packets:?}");
@@ -148,23 +83,18 @@ fn forty_thousand_flows_follow_the_weights() {
         assert!((share - weight).abs() < 1.0, "{packets} of {total}");
     }
     assert_eq!(flows(&weir), (0, 0));
-    check_tier(&weir);
+    weir.check_conservation().unwrap();
+    weir.check_tier(100).unwrap();
 }
 
 /// What a stranger hears of a host that it asks unasked: so many of ten.
-fn heard(topology: &Topology, host: Ipv6Addr) -> u64 {
-    let mut ping = Command::new("ping");
-    ping.args(["-6", "-n", "-q", "-i", "0.05", "-W", "2", "-c", "10", "-I"]);
-    ping.arg(STRANGER.to_string()).arg(host.to_string());
-    let output = topology.internet.run(|| ping.output()).unwrap().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (before, _) = told.split_once(" received").unwrap_or_else(|| panic!("{told}"));
-    before.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+fn heard(topology: &Topology, host: Ipv6Addr) -> usize {
+    clients::ping_from(&topology.internet, STRANGER, host, 10).unwrap().received
 }
 
 #[test]
 fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
-    let (topology, weir) = site(Plan::new(3, 2), 1, OPEN);
+    let (topology, weir) = site(Plan::new(3, 2), 1);
     topology.gateway.ip("neigh flush dev lan0\n").unwrap();
     for index in 0..2 {
         assert_eq!(heard(&topology, ipv6::host(index)), 10, "host {index}");
@@ -186,40 +116,8 @@ fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
 }
 
 #[test]
-fn packets_with_extension_headers_and_fragments_pass_both_ways() {
-    let (topology, weir) = site(Plan::new(3, 1), 1, OPEN);
-    let host = &topology.hosts[0].netns;
-    let _server = extended::serve(&topology.internet, SERVER).unwrap();
-    // The first large answer is lost: it shows the server the way back's MTU.
-    extended::exchange(host, SERVER, Headers::Destination, 4000).unwrap();
-    for headers in [Headers::Destination, Headers::HopByHop, Headers::Both] {
-        for bytes in [100, 4000] {
-            let back = extended::exchange(host, SERVER, headers, bytes).unwrap();
-            assert_eq!(back, 20, "{headers:?}, {bytes} bytes");
-        }
-    }
-    assert_eq!(flows(&weir), (0, 0));
-    weir.check_conservation().unwrap();
-}
-
-#[test]
-fn a_smaller_mtu_of_an_uplink_is_told_to_the_host() {
-    let mut plan = Plan::new(1, 1);
-    plan.uplinks = vec![Uplink { addresses: 1, mtu: 1400 }];
-    let (topology, weir) = site(plan, 0, OPEN);
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    for reverse in [false, true] {
-        let load = Load { seconds: 1, streams: 2, reverse };
-        let sent = iperf::tcp(&topology.hosts[0].netns, SERVER, load).unwrap();
-        assert!(sent.bytes > 1_000_000);
-    }
-    assert_eq!(flows(&weir), (0, 0));
-    check_tier(&weir);
-}
-
-#[test]
 fn hosts_that_leave_checksums_to_their_devices_are_served() {
-    let (topology, weir) = site(Plan { offloads: Offloads::Fresh, ..Plan::new(2, 1) }, 0, OPEN);
+    let (topology, weir) = site(Plan { offloads: Offloads::Fresh, ..Plan::new(2, 1) }, 0);
     let host = &topology.hosts[0].netns;
     let directory = topology.run.file_directory().unwrap();
     let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
@@ -235,102 +133,41 @@ fn hosts_that_leave_checksums_to_their_devices_are_served() {
 
 #[test]
 fn with_pin_or_without_inbound_flows_have_entries_as_ever() {
-    let pinned = OPEN.replace(" }", ", pin = true }");
-    let closed = OPEN.replace(", inbound = true", "");
-    let (topology, weir) = site(Plan::new(2, 1), 0, &pinned);
+    let (topology, weir) = site(Plan::new(2, 1), 0);
+    let [open, pinned, closed] = files(&topology);
     let ping = || {
         let ping = clients::ping(&topology.hosts[0].netns, SERVER, 3).unwrap();
         assert_eq!(ping.received, 3);
         flows(&weir)
     };
-    let (made, there) = ping();
-    assert!(made > 0 && there > 0, "{made} made, {there} there");
-    for (file, more) in [(OPEN, false), (&closed, true), (OPEN, false), (&pinned, true)] {
-        weir.reload(&configuration(&topology, file)).unwrap();
-        wait::until("what the file says", wait::BOUND, || {
-            let stateless = weir.snapshot()?.half.stateless(Family::V6).is_some();
-            Ok((stateless != more).then_some(()))
-        })
-        .unwrap();
+    assert_eq!(ping(), (0, 0));
+    for (file, entries) in [(&closed, true), (&open, false), (&pinned, true), (&open, false)] {
+        reload(&weir, file, !entries);
         let before = flows(&weir).0;
-        assert_eq!(ping().0 > before, more, "{file}");
+        let (made, there) = ping();
+        assert_eq!(made > before, entries, "{file}");
+        assert!(!entries || there > 0, "{file}");
     }
     weir.check_conservation().unwrap();
 }
 
 #[test]
 fn a_connection_survives_that_its_packets_need_flows_no_more_and_then_again() {
-    let pinned = OPEN.replace(" }", ", pin = true }");
-    let (topology, weir) = site(Plan::new(3, 1), 1, &pinned);
+    let (topology, weir) = site(Plan::new(3, 1), 1);
+    let [open, pinned, _] = files(&topology);
+    reload(&weir, &pinned, false);
     let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
     let lan = topology.hosts[0].netns.clone();
     let load = Load { seconds: 4, streams: 8, reverse: false };
     let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
     wait::until("flows", wait::BOUND, || Ok((flows(&weir).1 >= 8).then_some(()))).unwrap();
-    for file in [OPEN, &pinned] {
-        let before: u64 = outbound(&topology).iter().sum();
-        weir.reload(&configuration(&topology, file)).unwrap();
-        wait::until("more packets", wait::BOUND, || {
-            let now: u64 = outbound(&topology).iter().sum();
-            Ok((now > before + 100).then_some(()))
-        })
-        .unwrap();
+    for (file, stateless) in [(&open, true), (&pinned, false)] {
+        reload(&weir, file, stateless);
+        let before = sent(&topology);
+        let more = || Ok((sent(&topology) > before + 100).then_some(()));
+        wait::until("more packets", wait::BOUND, more).unwrap();
     }
     assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
-    weir.check_conservation().unwrap();
-}
-
-/// The LAN has a prefix of each provider.
-#[test]
-fn every_source_leaves_by_its_provider_and_is_refused_without_it() {
-    let topology = Topology::build(Plan::new(2, 1)).unwrap();
-    ipv6::add_by_source(&topology).unwrap();
-    let lans = [0, 1].map(|it| format!("\"{}/64\"", ipv6::by(it, Ipv6Addr::UNSPECIFIED)));
-    let lan = format!("interface = \"lan0\"\nprefixes = [\"10.0.0.0/16\", {}]\n", lans.join(", "));
-    let mut text = Weir::configuration(&topology, &[1; 2]).replace("interface = \"lan0\"\n", &lan);
-    for (provider, name) in weir_kit::weir::UPLINKS[..2].iter().enumerate() {
-        let name = format!("name = \"{name}\"\n");
-        let prefix = ipv6::delegated(provider);
-        let ipv6 = format!(
-            "ipv6 = {{ translate = \"source\", prefixes = [\"{prefix}\"], inbound = true }}\n"
-        );
-        text = text.replace(&name, &(name.clone() + &ipv6));
-    }
-    let weir = Weir::start(&topology, &text).unwrap();
-    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
-    let directory = topology.run.file_directory().unwrap();
-    let _nginx = nginx::serve(&topology.internet, &directory).unwrap();
-    fs::write(directory.join("files/content"), vec![7; 3_000_000]).unwrap();
-    let download = |provider: usize| {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--verbose", "--fail", "--noproxy", "*", "--max-time", "30"]);
-        curl.args(["--interface", &ipv6::by(provider, ipv6::host(0)).to_string()]);
-        curl.arg(format!("http://[{SERVER}]:{}/content", nginx::PORT));
-        topology.hosts[0].netns.run(|| curl.output()).unwrap().unwrap()
-    };
-    for provider in 0..2 {
-        wait::until("a download", wait::BOUND, || {
-            Ok((download(provider).stdout.len() == 3_000_000).then_some(()))
-        })
-        .unwrap();
-        let before = outbound(&topology);
-        assert_eq!(download(provider).stdout.len(), 3_000_000);
-        let after = outbound(&topology);
-        for other in 0..2 {
-            let packets = after[other] - before[other];
-            assert_eq!(packets > 100, other == provider, "{packets} by {other}");
-        }
-    }
-    assert_eq!(flows(&weir), (0, 0));
-    check_tier(&weir);
-    topology.providers[0].set_carrier(false).unwrap();
-    wait::until("the host to be told", wait::BOUND, || {
-        let told = String::from_utf8_lossy(&download(0).stderr).into_owned();
-        Ok(told.contains("Permission denied").then_some(()))
-    })
-    .unwrap();
-    assert_eq!(download(1).stdout.len(), 3_000_000);
-    outbound(&topology);
     weir.check_conservation().unwrap();
 }
 
@@ -338,7 +175,7 @@ fn every_source_leaves_by_its_provider_and_is_refused_without_it() {
 fn a_neighbour_beyond_an_uplink_speaks_to_the_link_in_no_name_of_this_side() {
     const PORT: u16 = 9999;
     const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let (topology, weir) = site(Plan::new(1, 1), 0, OPEN);
+    let (topology, weir) = site(Plan::new(1, 1), 0);
     let service = topology.gateway.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)));
     let service = service.unwrap().unwrap();
     service.set_read_timeout(Some(wait::BOUND)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -24,10 +24,28 @@ pub struct Ping {
 /// # Errors
 /// When `ping` cannot run. Lost answers are a result, not an error.
 pub fn ping(netns: &Netns, destination: impl Into<IpAddr>, count: usize) -> Result<Ping> {
-    bounded("the number of pings", count, 10_000)?;
+    echoes(netns, &mut Command::new("ping"), destination.into(), count)
+}
+
+/// As [`ping`], from this address.
+///
+/// # Errors
+/// As [`ping`], and when the address is not there.
+pub fn ping_from(
+    netns: &Netns,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
+    count: usize,
+) -> Result<Ping> {
     let mut command = Command::new("ping");
+    command.args(["-I", &source.into().to_string()]);
+    echoes(netns, &mut command, destination.into(), count)
+}
+
+fn echoes(netns: &Netns, command: &mut Command, destination: IpAddr, count: usize) -> Result<Ping> {
+    bounded("the number of pings", count, 10_000)?;
     command.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string()]);
-    command.arg(destination.into().to_string());
+    command.arg(destination.to_string());
     let output = netns.run(|| command.output())?.context("cannot start ping")?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     // 0: answers came; 1: none did; anything else: ping itself failed.
@@ -109,6 +127,18 @@ pub fn curl(netns: &Netns, url: &str) -> Result<Download> {
     command.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "60"]);
     let output = netns.output(command.arg(url))?;
     Ok(Download { bytes: output.stdout.len(), sha256: sha256(&output.stdout)? })
+}
+
+/// What `curl` says of a download within half a minute from an address or an interface: the body,
+/// and how it went.
+///
+/// # Errors
+/// When `curl` cannot run. A transfer that fails is a result, not an error.
+pub fn curl_from(netns: &Netns, from: &str, url: &str) -> Result<Output> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--verbose", "--fail", "--noproxy", "*", "--max-time", "30"]);
+    command.args(["--interface", from, url]);
+    netns.run(|| command.output())?.context("cannot start curl")
 }
 
 /// SHA-256 of `bytes`, lower-case hexadecimal.

@@ -21,6 +21,13 @@ pub const MAX_HOSTS: usize = 200;
 /// The prefix the customer owns (TEST-NET-3, RFC 5737), as address and length.
 pub const OWNED_PREFIX: (Ipv4Addr, u8) = (Ipv4Addr::new(203, 0, 113, 0), 24);
 
+/// What weir is told of a LAN that has [`OWNED_PREFIX`]: the line `prefixes`.
+#[must_use]
+pub fn owned_line() -> String {
+    let (prefix, length) = OWNED_PREFIX;
+    format!("prefixes = [\"{prefix}/{length}\"]\n")
+}
+
 /// How LAN hosts reach the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lan {

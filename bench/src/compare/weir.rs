@@ -102,10 +102,7 @@ fn configuration(site: &Site, tier: Tier, room: u32) -> String {
     let flows = flow_table(room);
     let lan = match site.kind {
         Kind::V4 => String::new(),
-        Kind::V6(mode) => {
-            let prefixes = mode.lan(site.topology.providers.len());
-            format!("prefixes = [\"{}\"]\n", prefixes.join("\", \""))
-        }
+        Kind::V6(mode) => mode.lan_line(site.topology.providers.len()),
     };
     let mut text = format!(
         "[gateway]\ntier = \"{tier}\"\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\

@@ -24,7 +24,7 @@ use weir_traffic::{Arrivals, MODE_WATCH, Stream};
 use super::connections::{CONNECTIONS, ConnectionTimes, Connections};
 use crate::compare::GATEWAY_CPU;
 use crate::compare::site::{Kind, Site, shortest};
-use crate::compare::weir::establish;
+use crate::compare::weir::{establish, flow_table};
 
 /// The uplink that fails; the others take over.
 const OLD: usize = 0;
@@ -416,8 +416,7 @@ fn configuration(site: &Site, translation: Translation) -> String {
         Kind::V6(_) => [ipv6::SERVER.into(), ipv6::STRANGER.into()],
     };
     let [first, second] = targets;
-    // A table filled to its last flow refuses a few in a hundred thousand.
-    let flows = site.flows().max(1024) / 4 * 5;
+    let flows = flow_table(site.flows());
     let mut text = format!(
         "[gateway]\nflow_table = {flows}\ncores = [{GATEWAY_CPU}]\n\
          [timeouts]\nudp = 3600\n\
@@ -435,7 +434,7 @@ fn configuration(site: &Site, translation: Translation) -> String {
                 "[[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.1.0.0/16\", \"{own}/{length}\"]\n"
             )
         }
-        Kind::V6(mode) => format!("prefixes = [\"{}\"]\n", mode.lan(UPLINKS.len()).join("\", \"")),
+        Kind::V6(mode) => mode.lan_line(UPLINKS.len()),
     };
     for provider in &site.topology.providers {
         let (name, interface) = (UPLINKS[provider.index], provider.interface());

@@ -19,14 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A site whose host has an address that every provider routes to the gateway.
 fn own_prefix(inbound: bool) -> (Topology, Server, Weir) {
-    let (topology, server, configuration) = site(Plan { owned_prefix: true, ..Plan::new(2, 1) });
-    let (prefix, length) = plan::OWNED_PREFIX;
-    let lan = "interface = \"lan0\"\n";
-    let configuration =
-        configuration.replace(lan, &format!("{lan}prefixes = [\"{prefix}/{length}\"]\n")).replace(
-            "weight = 1\n",
-            &format!("weight = 1\ntranslate = \"none\"\ninbound = {inbound}\n"),
-        );
+    let (topology, server, _) = site(Plan { owned_prefix: true, ..Plan::new(2, 1) });
+    let path = |_| format!("translate = \"none\"\ninbound = {inbound}\n");
+    let configuration = Weir::configuration_with(&topology, &[1, 1], &plan::owned_line(), path);
     // Without DF, so that a provider's router cuts what is too long for the link.
     topology.internet.sysctl(&[("net/ipv4/ip_no_pmtu_disc", "1")]).unwrap();
     topology.hosts[0].netns.sysctl(&[("net/ipv4/ip_no_pmtu_disc", "1")]).unwrap();

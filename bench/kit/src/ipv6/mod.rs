@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 
 use crate::netns::Netns;
 use crate::topology::{Provider, TOWARDS_GATEWAY, Topology};
+use crate::{clients, wait};
 
 pub use mode::Mode;
 
@@ -280,6 +281,18 @@ pub fn prefer(topology: &Topology, index: usize, provider: usize) -> Result<()> 
     let (gateway, source) = (by(0, LAN_GATEWAY), by(provider, host(index)));
     let route = format!("route replace default via {gateway} dev eth0 src {source}\n");
     topology.hosts[index].netns.ip(&route)
+}
+
+/// Waits until the first host is answered from the Internet at this address: routers beyond have
+/// neighbours of their own to find.
+///
+/// # Errors
+/// When it is not.
+pub fn wait_for_answers(topology: &Topology, source: Ipv6Addr) -> Result<()> {
+    wait::until("answers from the Internet", wait::BOUND, || {
+        let ping = clients::ping_from(&topology.hosts[0].netns, source, SERVER, 1)?;
+        Ok((ping.received == 1).then_some(()))
+    })
 }
 
 fn forward(netns: &Netns) -> Result<()> {

@@ -1,16 +1,14 @@
 //! What uplinks do with addresses of IPv6, and a site that is laid for it.
 
 use std::net::Ipv6Addr;
-use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use weir_layout::Family;
 
-use super::SERVER;
+use super::wait_for_answers;
 use crate::plan::Plan;
 use crate::topology::Topology;
-use crate::wait;
 use crate::weir::Weir;
 
 /// What the uplinks of a site do with addresses.
@@ -141,20 +139,17 @@ impl Mode {
         }
     }
 
+    /// What weir is told of the LAN, beyond a number of providers: the line `prefixes`.
+    #[must_use]
+    pub fn lan_line(self, providers: usize) -> String {
+        format!("prefixes = [\"{}\"]\n", self.lan(providers).join("\", \""))
+    }
+
     /// As [`Weir::configuration`], with IPv6 on each uplink.
     #[must_use]
     pub fn configuration(self, topology: &Topology, weights: &[u16]) -> String {
-        let mut text = Weir::configuration(topology, weights);
-        let mut after = |interface: &str, more: &str| {
-            let interface = format!("interface = \"{interface}\"\n");
-            text = text.replace(&interface, &(interface.clone() + more));
-        };
-        let lan = self.lan(topology.providers.len());
-        after("lan0", &format!("prefixes = [\"{}\"]\n", lan.join("\", \"")));
-        for provider in &topology.providers {
-            after(&provider.interface(), &self.path(provider.index));
-        }
-        text
+        let lan = self.lan_line(topology.providers.len());
+        Weir::configuration_with(topology, weights, &lan, |provider| self.path(provider))
     }
 
     /// Builds a site with weir on its gateway, and waits until the first host is answered at all its
@@ -172,14 +167,18 @@ impl Mode {
         weir.wait_until_usable_in(Family::V6, &uplinks)?;
         // The routers beyond have neighbours of their own to find.
         for source in self.hosts(0, topology.providers.len()) {
-            wait::until("answers from the Internet", wait::BOUND, || {
-                let mut ping = Command::new("ping");
-                ping.args(["-n", "-q", "-c", "1", "-W", "1", "-I", &source.to_string()]);
-                ping.arg(SERVER.to_string());
-                let output = topology.hosts[0].netns.run(|| ping.output())??;
-                Ok(output.status.success().then_some(()))
-            })?;
+            wait_for_answers(&topology, source)?;
         }
         Ok((topology, weir))
+    }
+
+    /// Checks that flows of IPv6 had entries, if they have any in this mode, and none otherwise.
+    ///
+    /// # Errors
+    /// When it is not so, or the counters cannot be read.
+    pub fn check_entries(self, weir: &Weir) -> Result<()> {
+        let made: u64 = weir.paths(Family::V6)?.iter().map(|path| path.flows_created).sum();
+        ensure!((made > 0) == self.has_entries(), "{self:?}: {made} flows had entries");
+        Ok(())
     }
 }

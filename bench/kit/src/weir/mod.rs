@@ -1,7 +1,10 @@
 //! Weir on a site's gateway: both processes, their configuration, and what they say.
 
+mod accounts;
+mod asked;
+mod configuration;
+
 use std::fs::{DirEntry, Permissions};
-use std::net::SocketAddrV4;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,18 +12,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use weir_api::{AdvertisedView, DelegatedView, Query, Request, Response, UplinkView};
-use weir_health::Entry;
+use weir_api::Query;
 use weir_layout::Family;
 use weir_layout::control::{BucketTable, PathId, path_state};
-use weir_layout::counters::{Counter, PathCounters};
-use weir_layout::flow::flag;
 use weir_layout::status::{DeviceState, DeviceStatus};
 use weir_shm::Pins;
-use weir_shm::control::{ControlRegion, Snapshot};
-use weir_shm::counters::Counters;
-use weir_shm::flows::{Entry4, FlowTable4};
-use weir_shm::hosts::{HostPrefixes, Hosts4};
+use weir_shm::control::ControlRegion;
 use weir_shm::map::Access;
 use weir_shm::pins::name::LINK;
 use weir_shm::status::Status;
@@ -89,23 +86,6 @@ impl Weir {
         let pins = Pins::create(run.pin_directory()?)?;
         let gateway = gateway.clone();
         Ok(Self { gateway, directory, pins, control: None, dataplane: None })
-    }
-
-    /// A configuration: LAN ports of the site, one uplink per provider with these weights, and a
-    /// policy that deals flows by their 5-tuple. The tier is [`tier`]'s.
-    #[must_use]
-    pub fn configuration(topology: &Topology, weights: &[u16]) -> String {
-        let mut text = format!("[gateway]\ntier = \"{}\"\n\n", tier());
-        for port in topology.lan_ports() {
-            text += &format!("[[lan]]\ninterface = \"{port}\"\n\n");
-        }
-        for (provider, weight) in topology.providers.iter().zip(weights) {
-            let (name, interface) = (UPLINKS[provider.index], provider.interface());
-            text += &format!(
-                "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\nweight = {weight}\n\n"
-            );
-        }
-        text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
     }
 
     /// Starts the control process; it must not be running.
@@ -213,49 +193,6 @@ impl Weir {
         })
     }
 
-    /// Makes a request of the control process; the epoch from which it is obeyed.
-    ///
-    /// # Errors
-    /// When it is refused or nobody answers.
-    pub fn request(&self, request: &Request) -> Result<u64> {
-        match weir_api::call(&self.socket(), request)? {
-            Response::Ok { epoch, .. } => Ok(epoch),
-            Response::Error { message } => bail!("refused: {message}"),
-            other => bail!("not an answer to {request:?}: {other:?}"),
-        }
-    }
-
-    /// The uplinks' state words.
-    ///
-    /// # Errors
-    /// When the control page cannot be read.
-    pub fn states(&self) -> Result<Vec<u32>> {
-        let region = self.control()?;
-        Ok((0..UPLINKS.len() as u8).map(|index| region.path_state(PathId::v4(index))).collect())
-    }
-
-    /// The changes of the uplinks' states.
-    ///
-    /// # Errors
-    /// When the control process does not answer.
-    pub fn history(&self) -> Result<Vec<Entry>> {
-        match weir_api::ask(&self.socket(), &Query::History { since: 0 })? {
-            Response::History { entries } => Ok(entries),
-            other => bail!("no history: {other:?}"),
-        }
-    }
-
-    /// How the uplinks are.
-    ///
-    /// # Errors
-    /// When the control process does not answer.
-    pub fn health(&self) -> Result<Vec<UplinkView>> {
-        match weir_api::ask(&self.socket(), &Query::Health)? {
-            Response::Health { uplinks } => Ok(uplinks),
-            other => bail!("no health: {other:?}"),
-        }
-    }
-
     /// Gives the control process another configuration to read.
     ///
     /// # Errors
@@ -273,190 +210,6 @@ impl Weir {
     /// When it cannot be written.
     pub fn write(&self, configuration: &str) -> Result<()> {
         Ok(std::fs::write(self.directory.join("weir.toml"), configuration)?)
-    }
-
-    /// What the hosts of LANs were told last by router advertisements.
-    ///
-    /// # Errors
-    /// When the control process does not answer.
-    pub fn advertised(&self) -> Result<Vec<AdvertisedView>> {
-        match weir_api::ask(&self.socket(), &Query::Advertised)? {
-            Response::Advertised { lans } => Ok(lans),
-            other => bail!("no advertisements: {other:?}"),
-        }
-    }
-
-    /// Process identifiers of the control process and the dataplane.
-    ///
-    /// # Errors
-    /// When the shared memory cannot be mapped.
-    pub fn processes(&self) -> Result<[u32; 2]> {
-        let dataplane = Status::open(&self.pins, Access::Read)?.read().pid;
-        Ok([u32::try_from(self.control()?.control_process().0)?, u32::try_from(dataplane)?])
-    }
-
-    /// Sets an uplink's weight.
-    ///
-    /// # Errors
-    /// As [`Self::request`].
-    pub fn weight(&self, uplink: &str, weight: u32) -> Result<u64> {
-        self.request(&Request::Weight { uplink: uplink.into(), weight, policy: None })
-    }
-
-    /// The control page and the bucket tables.
-    ///
-    /// # Errors
-    /// When they cannot be mapped.
-    pub fn control(&self) -> Result<ControlRegion> {
-        Ok(ControlRegion::open(&self.pins, Access::Read)?)
-    }
-
-    /// What is published.
-    ///
-    /// # Errors
-    /// When nothing is.
-    pub fn snapshot(&self) -> Result<Box<Snapshot>> {
-        self.control()?.snapshot().context("nothing is published")
-    }
-
-    /// Destinations with a class of their own: the gateway's addresses, and what LANs reach by the
-    /// kernel.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn hosts(&self) -> Result<HostPrefixes> {
-        Ok(Hosts4::open(&self.pins)?.prefixes()?)
-    }
-
-    /// The flow that begins at an address and port behind a LAN: what it sends, and what comes back.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn flow(&self, source: SocketAddrV4) -> Result<[Entry4; 2]> {
-        let table = FlowTable4::read_only(&self.pins)?;
-        let is_it = |entry: &Entry4| {
-            entry.flags & flag::INITIATED != 0
-                && (entry.key.src(), entry.key.sport())
-                    == (source.ip().octets(), source.port().to_be_bytes())
-        };
-        let mut entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
-        let forward = entries.find(is_it).with_context(|| format!("no flow from {source}"))?;
-        let back = table.slot(forward.peer).read().context("no flow back")?;
-        Ok([forward, back])
-    }
-
-    /// The counters.
-    ///
-    /// # Errors
-    /// When they cannot be mapped.
-    pub fn counters(&self) -> Result<Counters> {
-        Ok(Counters::open(&self.pins, Access::Read)?)
-    }
-
-    /// Counters of each uplink's path in a family.
-    ///
-    /// # Errors
-    /// As [`Self::counters`].
-    pub fn paths(&self, family: Family) -> Result<Vec<PathCounters>> {
-        let counters = self.counters()?;
-        let uplinks = 0..UPLINKS.len() as u8;
-        Ok(uplinks.map(|uplink| counters.path(PathId::new(uplink, family))).collect())
-    }
-
-    /// Counters of each uplink's IPv4 path.
-    ///
-    /// # Errors
-    /// As [`Self::counters`].
-    pub fn uplinks(&self) -> Result<Vec<PathCounters>> {
-        self.paths(Family::V4)
-    }
-
-    /// Checks that every frame is accounted for, in both tiers and between them, and that no
-    /// worker lost a frame of its memory. Waits for traffic to end.
-    ///
-    /// # Errors
-    /// Which sum does not add up.
-    pub fn check_conservation(&self) -> Result<()> {
-        let mut last = String::new();
-        wait::until("the counters to add up", wait::BOUND, || {
-            let difference = self.difference()?;
-            last = difference.clone().unwrap_or_default();
-            Ok(difference.is_none().then_some(()))
-        })
-        .with_context(|| last)
-    }
-
-    /// Checks that packets of established flows took the tier that they were to take: nearly all
-    /// packets the kernel tier, or none.
-    ///
-    /// # Errors
-    /// How many took which.
-    pub fn check_tier(&self) -> Result<()> {
-        let counters = self.counters()?;
-        let (kernel, user) = (counters.sum(Counter::XdpForwarded), counters.sum(Counter::UserTx));
-        let right = if tier() == "user" { kernel == 0 } else { kernel > 10 * user };
-        ensure!(right, "{kernel} packets in the kernel tier, {user} in the user tier");
-        Ok(())
-    }
-
-    fn difference(&self) -> Result<Option<String>> {
-        let counters = self.counters()?;
-        let sum = |wanted: &dyn Fn(Counter) -> bool| -> u64 {
-            Counter::ALL.iter().filter(|c| wanted(**c)).map(|c| counters.sum(*c)).sum()
-        };
-        let of = |counter: Counter| counters.sum(counter);
-        let user_drop = |c: Counter| c.is_drop() && !c.is_xdp_drop();
-        let page = Status::open(&self.pins, Access::Read)?.read();
-        let lost: u64 = page.devices.iter().map(|d| d.rx_dropped + d.rx_ring_full).sum();
-        let kernel_in = of(Counter::XdpRx);
-        let kernel_out = sum(&Counter::is_pass)
-            + of(Counter::XdpToUser)
-            + of(Counter::XdpForwarded)
-            + sum(&Counter::is_xdp_drop);
-        let user_in =
-            of(Counter::UserRx) + of(Counter::UserHandoffIn) + of(Counter::UserOriginated);
-        let user_out = of(Counter::UserTx) + of(Counter::UserHandoffOut) + sum(&user_drop);
-        let workers = usize::try_from(page.workers)?;
-        let frames = page.worker[..workers].iter().all(|w| w.frames == w.frames_accounted);
-        let sums = [
-            ("kernel tier", kernel_in, kernel_out),
-            ("user tier", user_in, user_out),
-            ("between the tiers", of(Counter::XdpToUser), of(Counter::UserRx) + lost),
-            ("handed off", of(Counter::UserHandoffOut), of(Counter::UserHandoffIn)),
-        ];
-        let wrong = sums.iter().find(|(_, entered, left)| entered != left);
-        Ok(match wrong {
-            Some((what, entered, left)) => Some(format!("{what}: {entered} in, {left} out")),
-            None if !frames => Some("a worker is missing frames".into()),
-            None => None,
-        })
-    }
-
-    /// How a device is, as `weir status` tells: state, and why; `None`: it does not name the device.
-    ///
-    /// # Errors
-    /// When the command fails.
-    pub fn device(&self, interface: &str) -> Result<Option<(String, String)>> {
-        let output = crate::process::output(&mut self.cli(&["--json", "status"])?)?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let devices = status["status"]["devices"].as_array().context("no devices")?;
-        let device = devices.iter().find(|device| device["interface"] == interface);
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(device.map(|device| (text(&device["state"]), text(&device["why"]))))
-    }
-
-    /// Waits until a device is in a state, and its reason has these words.
-    ///
-    /// # Errors
-    /// When it is not; the error has how it was last, and the log.
-    pub fn wait_for_device(&self, interface: &str, state: &str, words: &str) -> Result<()> {
-        let mut last = None;
-        wait::until(&format!("{interface} to be {state}"), wait::BOUND, || {
-            last = self.device(interface)?;
-            let so = last.as_ref().is_some_and(|(is, why)| is == state && why.contains(words));
-            Ok(so.then_some(()))
-        })
-        .with_context(|| format!("{last:?}\n{}", self.log("weir-dataplane")))
     }
 
     /// The program `weir` with this gateway's arguments.
@@ -482,17 +235,6 @@ impl Weir {
         std::fs::write(&path, text)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
         Ok(())
-    }
-
-    /// What providers delegate, by the uplinks that the file leaves to that.
-    ///
-    /// # Errors
-    /// When the control process does not answer.
-    pub fn delegated(&self) -> Result<Vec<DelegatedView>> {
-        match weir_api::ask(&self.socket(), &Query::Delegated)? {
-            Response::Delegated { uplinks } => Ok(uplinks),
-            other => bail!("no delegated prefixes: {other:?}"),
-        }
     }
 
     fn socket(&self) -> PathBuf {
