@@ -5,12 +5,13 @@
 //! touches a line of an index, and the mapping's if there is one. Both can be asked for in advance.
 
 mod index;
+mod records;
 
-use index::{Index, MOST};
-use weir_layout::{MAX_POLICIES, MAX_UPLINKS};
+use index::Index;
+use records::{Record, Records};
 use weir_shm::map::prefetch;
 use weir_wire::family::{Family, V4};
-use weir_wire::{tcp, udp};
+use weir_wire::tcp;
 
 use crate::nat::{Endpoint, External};
 use crate::purpose::Purpose;
@@ -31,116 +32,6 @@ pub struct Hashed<T> {
     /// Itself.
     pub of: T,
     hash: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Record<F: Family> {
-    inside: F::Address,
-    outside: F::Address,
-    inside_port: u16,
-    outside_port: u16,
-    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, and in [`FLOWS`] the
-    /// number of flows that use the mapping; 0: the record is free.
-    state: u32,
-}
-
-const FLOWS: u32 = (1 << 20) - 1;
-const UPLINK: u32 = 26;
-const POLICY: u32 = 21;
-const ICMP: u32 = 1 << 20;
-const _: () = {
-    assert!(size_of::<Record<V4>>() == 16);
-    assert!(MAX_UPLINKS <= 1 << (32 - UPLINK));
-    // A remainder by it leaves the bits of the uplink out.
-    assert!(MAX_POLICIES <= 1 << (UPLINK - POLICY) && MAX_POLICIES.is_power_of_two());
-};
-
-impl<F: Family> Record<F> {
-    fn new(endpoint: Endpoint<F>, uplink: u8, external: External<F>) -> Self {
-        let icmp = if endpoint.proto == F::ICMP { ICMP } else { 0 };
-        let uplink = u32::from(uplink) % MAX_UPLINKS as u32;
-        let policy = u32::from(endpoint.policy) % MAX_POLICIES as u32;
-        Self {
-            inside: endpoint.address,
-            outside: external.address,
-            inside_port: endpoint.port,
-            outside_port: external.port,
-            state: uplink << UPLINK | policy << POLICY | icmp | 1,
-        }
-    }
-
-    fn uplink(&self) -> u8 {
-        (self.state >> UPLINK) as u8
-    }
-
-    fn proto(&self) -> u8 {
-        if self.state & ICMP != 0 { F::ICMP } else { udp::PROTOCOL }
-    }
-
-    fn endpoint(&self) -> Endpoint<F> {
-        let (address, port) = (self.inside, self.inside_port);
-        let policy = (self.state >> POLICY) as u8 % MAX_POLICIES as u8;
-        Endpoint { proto: self.proto(), policy, address, port }
-    }
-
-    fn external(&self) -> External<F> {
-        External { proto: self.proto(), address: self.outside, port: self.outside_port }
-    }
-
-    /// One flow more. A mapping with a million of them is never forgotten.
-    fn hold(&mut self) {
-        self.state += u32::from(self.state & FLOWS != FLOWS);
-    }
-
-    /// One flow less; says whether it was the last.
-    fn release(&mut self) -> bool {
-        let flows = self.state & FLOWS;
-        self.state -= u32::from(flows != 0 && flows != FLOWS);
-        self.state & FLOWS == 0
-    }
-}
-
-/// Records by number, in chunks, so that there is room for one more without moving any.
-#[derive(Debug)]
-struct Records<F: Family> {
-    chunks: Vec<Vec<Record<F>>>,
-    free: Vec<u32>,
-}
-
-const CHUNK: usize = 4096;
-
-impl<F: Family> Records<F> {
-    const fn new() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new() }
-    }
-
-    /// Is there a number left?
-    fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.chunks.len() * CHUNK < MOST
-    }
-
-    fn add(&mut self, record: Record<F>) -> u32 {
-        if let Some(number) = self.free.pop() {
-            *self.at_mut(number) = record;
-            return number;
-        }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let before = (self.chunks.len() - 1) * CHUNK;
-        let chunk = self.chunks.last_mut().expect("one was pushed if there was none");
-        chunk.push(record);
-        (before + chunk.len() - 1) as u32
-    }
-
-    #[inline]
-    fn at(&self, number: u32) -> &Record<F> {
-        &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
-    }
-
-    fn at_mut(&mut self, number: u32) -> &mut Record<F> {
-        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
-    }
 }
 
 /// See the module's text.
@@ -256,7 +147,7 @@ impl<F: Family> Mappings<F> {
         if self.records.at_mut(number).release() {
             self.forget(number);
             self.by_external.remove(external.hash, |n| n == number);
-            self.records.free.push(number);
+            self.records.free(number);
         }
     }
 
@@ -313,6 +204,7 @@ mod tests {
 
     use super::*;
     use weir_wire::family::V6;
+    use weir_wire::udp;
 
     const ENDPOINT: Endpoint =
         Endpoint { proto: 17, policy: 0, address: [10, 0, 0, 1], port: 5000 };

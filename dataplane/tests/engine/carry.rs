@@ -12,7 +12,7 @@ use weir_wire::parse::parse6;
 use weir_wire::tcp;
 
 use super::gateway::*;
-use super::ipv6::{HOST6, SERVER6, packet, see6};
+use super::packets6::{HOST6, SERVER6, packet, see6};
 
 const ESP: u8 = 50;
 const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 0, 0x33];

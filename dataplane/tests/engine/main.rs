@@ -13,6 +13,7 @@ mod nat;
 mod nat66;
 mod npt;
 mod observations;
+mod packets6;
 mod robustness;
 mod source;
 mod spoofing;

@@ -7,7 +7,7 @@ use weir_wire::family::{Family as _, V6};
 use weir_wire::parse::Parsed6;
 
 use super::gateway::*;
-use super::ipv6::{HOST6, ROUTER6, SERVER6, packet, see6};
+use super::packets6::{HOST6, ROUTER6, SERVER6, packet, see6};
 
 /// The address that an uplink has.
 fn external6(uplink: u8) -> [u8; 16] {

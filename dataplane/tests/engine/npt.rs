@@ -11,7 +11,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{icmpv6, tcp};
 
 use super::gateway::*;
-use super::ipv6::{ROUTER6, SERVER6, packet, see6};
+use super::packets6::{ROUTER6, SERVER6, packet, see6};
 
 const INSIDE: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
 const HOST6: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0x77];

@@ -6,7 +6,7 @@ use weir_layout::counters::Counter;
 use weir_xsk::{Frame, Umem, UmemConfig};
 
 use super::gateway::*;
-use super::ipv6;
+use super::packets6;
 
 /// A small generator with a fixed seed, so that a failure repeats.
 struct Seeded(u64);
@@ -62,7 +62,7 @@ fn corpus() -> Vec<Vec<u8>> {
     let mut tagged = udp_out(40_000, 53);
     tagged.splice(12..12, [0x81, 0, 0, 5]);
     corpus.push(tagged);
-    corpus.extend(ipv6::corpus());
+    corpus.extend(packets6::corpus());
     corpus
 }
 

@@ -12,7 +12,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{npt, tcp};
 
 use super::gateway::*;
-use super::ipv6::{SERVER6, see6};
+use super::packets6::{SERVER6, see6};
 
 /// The prefix that the provider of an uplink delegates; 9: nobody does.
 fn prefix(uplink: u8) -> [u8; 16] {

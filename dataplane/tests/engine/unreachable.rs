@@ -8,7 +8,7 @@ use weir_wire::family::{Family as _, V4, V6};
 use weir_wire::parse::{Kind, parse6};
 
 use super::gateway::*;
-use super::ipv6::{HOST6, SERVER6};
+use super::packets6::{HOST6, SERVER6};
 
 /// A gateway of both families whose uplinks all went down.
 fn cut_off() -> Gateway {

@@ -13,7 +13,7 @@ use weir_wire::parse::{Kind, Parsed6, Reject, parse6, vlan_of};
 use weir_wire::{icmpv6, tcp, udp};
 
 use crate::fixture::*;
-use crate::ipv6::*;
+use crate::fixture6::*;
 
 /// xorshift64*: the same everywhere.
 struct Random(u64);

@@ -2,6 +2,7 @@
 
 mod differential;
 mod fixture;
+mod fixture6;
 mod ipv6;
 mod kernel_tier;
 mod npt;

@@ -14,7 +14,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{icmpv6, tcp, udp};
 
 use crate::fixture::*;
-use crate::ipv6::*;
+use crate::fixture6::*;
 
 /// The host's address at the provider: of the same sum as its own.
 const OUTSIDE6: [u8; 16] = [0x20, 1, 0, 3, 0, 0, 0, 0x76, 0, 0, 0, 0, 0, 0, 0, 2];

@@ -19,7 +19,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{icmpv6, tcp, udp};
 
 use crate::fixture::*;
-use crate::ipv6::*;
+use crate::fixture6::*;
 
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
 /// Of the LAN, and nobody's that the kernel knows.
