@@ -23,8 +23,8 @@ pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &T
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
     policy.members().iter().any(|member| {
         let path = half.path(PathId::new(member.uplink, F::FAMILY));
-        let rescues = |prefix: &PathPrefix| prefix.inside_len > 0;
         path.is_some_and(Path::translates)
-            || F::FAMILY == weir_layout::Family::V6 && half.prefixes_of(member.uplink).any(rescues)
+            || F::FAMILY == weir_layout::Family::V6
+                && half.prefixes_of(member.uplink).any(PathPrefix::is_pair)
     })
 }

@@ -1,5 +1,5 @@
-//! The XDP program: packets of established flows leave at once, as the flow table says; of the others,
-//! what is the gateway's own business goes to the kernel, transit to the user tier.
+//! The XDP program: packets of established flows, and those that need none, leave at once; of the
+//! others, what is the gateway's own business goes to the kernel, transit to the user tier.
 #![no_std]
 #![no_main]
 // Unaligned words, see `words`.

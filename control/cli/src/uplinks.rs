@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weir_api::{time, words};
 use weir_health::Part;
 use weir_layout::Family;
-use weir_layout::control::{PathId, Port, PortRole, Translate, Uplink, path_state};
+use weir_layout::control::{PathId, Port, Translate, Uplink, path_state};
 use weir_shm::Pins;
 
 use super::state::{State, address};
@@ -69,7 +69,7 @@ pub fn uplink_values(state: &State) -> Vec<Value> {
             let of =
                 |family| path_value(state, PathId::new(index as u8, family), draining.as_deref());
             // Also of an uplink whose interface cannot be used, and which has no port for now.
-            let is_its = |p: &&Port| p.role == PortRole::Uplink as u8 && p.uplink == index as u8;
+            let is_its = |p: &&Port| p.is_uplink() && p.uplink == index as u8;
             let port = half.ports.iter().find(is_its);
             let device = port.and_then(|p| half.devices.get(usize::from(p.device)));
             let mut value = json!({

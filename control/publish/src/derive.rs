@@ -166,11 +166,7 @@ fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port
 fn of_settings(path: &mut Path, uplink: &UplinkConfig, family: Family, nat_ports: (u16, u16)) {
     path.inbound = uplink.is_inbound(family).into();
     (path.nat_lo, path.nat_hi) = nat_ports;
-    let translate = match family {
-        Family::V4 => uplink.translate,
-        Family::V6 => uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
-    };
-    path.translate = translate as u8;
+    path.translate = uplink.translation(family) as u8;
 }
 
 /// What the kernel says of an uplink's path; what is wrong with it beside its link.
@@ -429,7 +425,7 @@ mod tests {
         let have = |site: &Site, kernel: &Kernel| {
             let half = derive(site, kernel, &Overrides::default(), [&[]; 2], None).half;
             let of = |role: PortRole| {
-                let mut ports = half.ports.iter().filter(move |port| port.role == role as u8);
+                let mut ports = half.ports.iter().filter(move |port| port.role() == Some(role));
                 ports.any(|port| port.ipv6 == 1)
             };
             [of(PortRole::Lan), of(PortRole::Uplink)]

@@ -21,7 +21,7 @@ pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
 /// The gateway's own addresses within prefixes that are translated, up to [`MAX_KEPT`].
 fn kept(half: &ControlHalf, kernel: &Kernel) -> Vec<Address> {
     let is_translated = |own: &Address| {
-        let mut pairs = half.path_prefixes().iter().filter(|pair| pair.inside_len > 0);
+        let mut pairs = half.path_prefixes().iter().filter(|pair| pair.is_pair());
         pairs.any(|pair| pair.is_outside(own.0))
     };
     let own = kernel.addresses.iter().map(|(_, net)| net.addr()).filter(|own| own.is_ipv6());

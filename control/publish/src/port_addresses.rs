@@ -79,8 +79,9 @@ mod tests {
         };
         let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
         [(PortRole::Lan, NONE), (PortRole::Uplink, 0), (PortRole::Uplink, 1)].map(|of| {
-            let is =
-                |port: &&weir_layout::control::Port| (port.role, port.uplink) == (of.0 as u8, of.1);
+            let is = |port: &&weir_layout::control::Port| {
+                (port.role(), port.uplink) == (Some(of.0), of.1)
+            };
             let port = half.ports.iter().position(|port| is(&port)).unwrap();
             std::net::Ipv6Addr::from(half.own_address(port as u8, Family::V6).0).to_string()
         })

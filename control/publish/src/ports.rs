@@ -89,7 +89,7 @@ impl<'h> Ports<'h> {
     /// there is no room for is not.
     pub fn by_interface(&mut self) {
         for (number, port) in (0u8..).zip(self.half.ports) {
-            if port.role != 0 && port.vlan != 0 && port.ifindex != 0 {
+            if port.role().is_some() && port.vlan != 0 && port.ifindex != 0 {
                 self.half.insert_port_slot(port.ifindex, 0, number);
             }
         }
@@ -179,19 +179,18 @@ impl<'h> Ports<'h> {
 /// Who has this number; none: nobody.
 fn port_of(half: &ControlHalf, number: usize) -> Option<Identity> {
     let port = half.ports.get(number)?;
-    match port.role {
-        role if role == PortRole::Uplink as u8 => Some(Identity::Uplink(port.uplink)),
-        role if role == PortRole::Lan as u8 => {
+    match port.role()? {
+        PortRole::Uplink => Some(Identity::Uplink(port.uplink)),
+        PortRole::Lan => {
             Some(Identity::Lan(half.devices.get(usize::from(port.device))?.name, port.vlan))
         }
-        _ => None,
     }
 }
 
 /// The interface of the LAN port with this number, as [`ControlHalf::interfaces`]; none: it is no LAN's.
 fn lan_of(half: &ControlHalf, number: usize) -> Option<u64> {
     let port = half.ports.get(number)?;
-    (port.role == PortRole::Lan as u8).then_some(half.interfaces[number])
+    port.is_lan().then_some(half.interfaces[number])
 }
 
 /// The name of the device with this number; none: there is none.

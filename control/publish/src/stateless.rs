@@ -42,11 +42,7 @@ fn policy<'s>(site: &'s Site, kernel: &Kernel, family: Family) -> Option<&'s Pol
 
 /// Does all that comes and goes by the path pass as it is?
 fn is_open(uplink: &UplinkConfig, family: Family) -> bool {
-    let translate = match family {
-        Family::V4 => uplink.translate,
-        Family::V6 => uplink.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
-    };
-    let unchanged = matches!(translate, Translate::None | Translate::Source);
+    let unchanged = matches!(uplink.translation(family), Translate::None | Translate::Source);
     let rescues = family == Family::V6 && uplink.ipv6.as_ref().is_some_and(|ipv6| ipv6.rescue);
     unchanged && uplink.is_inbound(family) && !uplink.is_pinned(family) && !rescues
 }

@@ -79,10 +79,8 @@ impl Site {
 
     /// Has an uplink a path whose flows get ports of [`nat_ports`](Self::nat_ports)?
     pub fn translates_ports(&self) -> bool {
-        self.uplinks.iter().any(|uplink| {
-            let ipv6 = uplink.ipv6.as_ref().map(|ipv6| ipv6.translate);
-            uplink.translate == Translate::Napt || ipv6 == Some(Translate::Napt)
-        })
+        let does = |uplink: &UplinkConfig, family| uplink.translation(family) == Translate::Napt;
+        self.uplinks.iter().any(|uplink| Family::ALL.iter().any(|family| does(uplink, *family)))
     }
 
     /// Indices of the uplinks' interfaces that are there.

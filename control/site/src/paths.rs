@@ -1,6 +1,7 @@
 //! The paths of an uplink, one in each address family that it is used for.
 
 use weir_layout::Family;
+use weir_layout::control::Translate;
 
 use super::UplinkConfig;
 use super::health::{Health, Target};
@@ -9,6 +10,14 @@ impl UplinkConfig {
     /// Has it a path in the family?
     pub fn has_path(&self, family: Family) -> bool {
         family == Family::V4 || self.ipv6.is_some()
+    }
+
+    /// What it does with source addresses of a family: nothing, where it has no path of it.
+    pub fn translation(&self, family: Family) -> Translate {
+        match family {
+            Family::V4 => self.translate,
+            Family::V6 => self.ipv6.as_ref().map_or(Translate::None, |ipv6| ipv6.translate),
+        }
     }
 
     /// May what no flow asked for come in by it in a family, for the prefixes of the LANs?

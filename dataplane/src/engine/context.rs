@@ -2,7 +2,7 @@
 //! limits, and the time of the batch.
 
 use weir_layout::adjacency::Adjacency;
-use weir_layout::control::{Mac, PathId, PortRole};
+use weir_layout::control::{Mac, PathId, Port};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
@@ -122,7 +122,7 @@ impl Context {
 
     pub(super) fn is_uplink(&self, port: u8) -> bool {
         let port = self.snapshot.half.ports.get(usize::from(port));
-        port.is_some_and(|port| port.role == PortRole::Uplink as u8)
+        port.is_some_and(Port::is_uplink)
     }
 
     /// Refuses a packet that has a flow's key and comes from where that cannot come from: the wrong
@@ -180,7 +180,7 @@ impl Context {
         }
         Some(Egress {
             path_state: self.control.path_state(path),
-            outward: port.role == PortRole::Uplink as u8,
+            outward: port.is_uplink(),
             device: port.device,
             mtu: port.mtu,
             link: LinkHeader { destination, source: port.mac, vlan: port.vlan },

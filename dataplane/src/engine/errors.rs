@@ -175,7 +175,7 @@ impl Context {
         let p = &work.parsed;
         let port = self.snapshot.half.ports.get(usize::from(port));
         // One that is gone has no MTU to tell of.
-        let mtu = port.filter(|port| port.role != 0).ok_or(Counter::DropUplinkDown)?.mtu;
+        let mtu = port.filter(|port| port.role().is_some()).ok_or(Counter::DropUplinkDown)?.mtu;
         if p.end - p.l3 <= mtu {
             return Ok(());
         }

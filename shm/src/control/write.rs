@@ -159,7 +159,7 @@ pub(super) type Link = (u32, u8, u16);
 
 /// Where each port leads; none: there is no such port.
 pub(super) fn links(half: &ControlHalf) -> [Option<Link>; MAX_PORTS] {
-    let link = |port: &Port| (port.role != 0).then_some((port.ifindex, port.device, port.vlan));
+    let link = |port: &Port| port.role().map(|_| (port.ifindex, port.device, port.vlan));
     half.ports.each_ref().map(link)
 }
 

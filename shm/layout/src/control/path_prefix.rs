@@ -45,6 +45,12 @@ impl PathPrefix {
         reserved: [0; 3],
     };
 
+    /// Does it stand for a prefix inside?
+    #[inline]
+    pub const fn is_pair(&self) -> bool {
+        self.inside_len > 0
+    }
+
     /// Is the address of the provider's prefix?
     #[inline]
     pub fn is_outside(&self, address: [u8; 16]) -> bool {
@@ -56,7 +62,7 @@ impl PathPrefix {
     #[inline]
     pub fn is_inside(&self, address: [u8; 16]) -> bool {
         let len = self.inside_len.max(self.outside_len);
-        self.inside_len > 0 && starts_with(address, self.inside, len)
+        self.is_pair() && starts_with(address, self.inside, len)
     }
 }
 

@@ -124,7 +124,7 @@ impl Selection {
     }
 }
 
-/// What becomes of a policy's translated TCP connections when their uplink goes down.
+/// What becomes of TCP connections that cannot go on elsewhere when their uplink goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum OnUplinkDown {

@@ -35,6 +35,32 @@ pub struct Port {
     pub virtual_macs: [Mac; MAX_VIRTUAL_MACS],
 }
 
+impl Port {
+    /// What it leads to; none: nobody has the slot.
+    #[inline]
+    pub const fn role(&self) -> Option<PortRole> {
+        const LAN: u8 = PortRole::Lan as u8;
+        const UPLINK: u8 = PortRole::Uplink as u8;
+        match self.role {
+            LAN => Some(PortRole::Lan),
+            UPLINK => Some(PortRole::Uplink),
+            _ => None,
+        }
+    }
+
+    /// Does it lead to own hosts?
+    #[inline]
+    pub const fn is_lan(&self) -> bool {
+        matches!(self.role(), Some(PortRole::Lan))
+    }
+
+    /// Does it lead to a provider?
+    #[inline]
+    pub const fn is_uplink(&self) -> bool {
+        matches!(self.role(), Some(PortRole::Uplink))
+    }
+}
+
 /// What a port leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
