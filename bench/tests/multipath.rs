@@ -10,8 +10,8 @@ use weir_kit::ipv6::{self, Mode};
 use weir_kit::netns::Netns;
 use weir_kit::plan::{self, Plan};
 use weir_kit::topology::Topology;
-use weir_kit::wait;
 use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::{clients, wait};
 use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 
@@ -70,10 +70,8 @@ impl Site {
         }
         for source in self.sources {
             wait::until("answers from the Internet", wait::BOUND, || {
-                let mut ping = Command::new("ping");
-                ping.args(["-n", "-c", "1", "-W", "1", "-I", &source.to_string()]);
-                let ping = ping.arg(self.server.to_string());
-                Ok(self.host().run(|| ping.output())??.status.success().then_some(()))
+                let ping = clients::ping_from(self.host(), source, self.server, 1)?;
+                Ok((ping.received == 1).then_some(()))
             })
             .unwrap();
         }
