@@ -63,13 +63,18 @@ impl Context {
             return Err(Counter::DropSource);
         }
         let mut traffic = traffic_of(work);
-        // One fragment alone has ports, and all go the same way.
-        if p.kind != Kind::Flow {
-            traffic = Traffic { sport: 0, dport: 0, ..traffic };
+        match p.kind {
+            Kind::Flow => {}
+            // One alone has ports, and behind options its protocol, and all go the same way.
+            Kind::Fragment { .. } => traffic = Traffic { proto: 0, sport: 0, dport: 0, ..traffic },
+            _ => traffic = Traffic { sport: 0, dport: 0, ..traffic },
         }
         let half = &self.snapshot.half;
         let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic)
             .map_err(|refusal| self.turn_away(policy, work, refusal, &received, out))?;
+        if self.snapshot.half.readdresses(F::path(uplink), p.src) {
+            return Err(Counter::DropUntranslatable);
+        }
         let port = self.port_of(uplink);
         self.check_mtu(work, port, false, &received, out)?;
         let next_hop = self.adjacencies.get(next_hop(F::path(uplink)));
@@ -88,13 +93,15 @@ impl Context {
         let adjacency = head.and_then(|head| Adjacency::from_word(u64::from_le_bytes(*head)));
         // Without, it came before XDP saw the same state.
         let adjacency = adjacency.ok_or(Counter::DropNoFlow)?;
-        let ours = half.ports[usize::from(work.port)].mac.bytes();
+        let came = &half.ports[usize::from(work.port)];
+        let mut own = std::iter::once(&came.mac).chain(&came.virtual_macs);
+        let unmarked = own.any(|own| own.bytes() == adjacency.mac);
         let port = half.ports.get(usize::from(adjacency.port));
         let is_lan = port.is_some_and(|port| port.role == PortRole::Lan as u8);
-        if !is_lan || adjacency.mac == ours || work.parsed.ttl <= 1 {
+        if !is_lan || unmarked || work.parsed.ttl <= 1 {
             return Err(Counter::DropNoFlow);
         }
-        let uplink = half.ports[usize::from(work.port)].uplink;
+        let uplink = came.uplink;
         self.pass_on(work, received, Some(adjacency), uplink, out)
     }
 

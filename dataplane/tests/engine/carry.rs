@@ -3,7 +3,7 @@
 use weir_layout::Family;
 use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{
-    BUCKETS, OnUplinkDown, PathId, PathPrefix, Selection, Translate, path_state,
+    BUCKETS, Mac, OnUplinkDown, PathId, PathPrefix, Selection, Translate, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_wire::bucket::{self, Fields};
@@ -139,6 +139,23 @@ fn fragments_of_a_datagram_leave_by_one_uplink_though_one_alone_has_ports() {
 }
 
 #[test]
+fn later_fragments_follow_the_first_though_options_hide_their_protocol() {
+    let mut gateway = gateway();
+    // What stands behind a first fragment's header is read; of later ones its number alone is known.
+    let fragment = |offset: u8, next: u8| {
+        let mut frame = from_lan(HOST6, UDP, 64, 8);
+        frame.splice(54..54, [next, 0, 0, offset | 1, 0, 0, 0, 9]);
+        (frame[20], frame[19]) = (44, frame[19] + 8);
+        frame
+    };
+    let first = one(gateway.send(LAN, &fragment(0, UDP))).0;
+    for next in [43, 60, 135, 139, 140] {
+        assert_eq!(one(gateway.send(LAN, &fragment(8, next))).0, first, "header {next}");
+    }
+    gateway.assert_conserved();
+}
+
+#[test]
 fn what_an_uplink_brought_goes_where_xdp_says() {
     let mut gateway = gateway();
     let host = Adjacency { mac: SOMEBODY, port: LAN };
@@ -184,6 +201,32 @@ fn what_comes_without_a_word_of_xdps_goes_nowhere() {
         assert!(gateway.send(1, &frame).is_empty(), "{frame:02x?}");
     }
     assert_eq!(gateway.count(Counter::DropNoFlow), 5);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_frame_to_a_virtual_router_of_the_uplink_is_none_that_xdp_marked() {
+    // An address whose last bytes look like a LAN port and a word in use.
+    let virtual_router = Mac::new([LAN, 1, 0x5e, 0, 1, 9]);
+    let mut gateway = gateway();
+    gateway.half.ports[1].virtual_macs[1] = virtual_router;
+    gateway.publish(BUCKETS / 2);
+    let sender = [LAN, 1, 0, 0, 0, 0x44];
+    let frame = packet([sender, virtual_router.bytes()], [SERVER6, HOST6], (UDP, true), 64, 8);
+    assert!(gateway.send(1, &frame).is_empty());
+    assert_eq!(gateway.count(Counter::DropNoFlow), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_source_that_has_another_address_outside_does_not_leave_as_it_is() {
+    let mut gateway = gateway();
+    for uplink in &mut gateway.half.uplinks {
+        uplink.path_mut(Family::V6).translate = Translate::Napt as u8;
+    }
+    gateway.publish(BUCKETS / 2);
+    assert!(gateway.send(LAN, &from_lan(HOST6, UDP, 64, 8)).is_empty());
+    assert_eq!(gateway.count(Counter::DropUntranslatable), 1);
     gateway.assert_conserved();
 }
 
