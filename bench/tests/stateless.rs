@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use weir_kit::iperf::Load;
@@ -112,6 +113,37 @@ fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
     assert_eq!(ping.received, 3);
     assert_eq!(heard(&topology, ipv6::host(0)), 10, "it has moved");
     assert_eq!(flows(&weir), (0, 0));
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_sweep_over_the_lan_leaves_the_kernels_table_room_for_hosts_that_are_there() {
+    const ADDRESSES: u16 = 40_000;
+    let (topology, weir) = site(Plan::new(1, 2), 0);
+    assert_eq!(heard(&topology, ipv6::host(0)), 10);
+    let begun = Instant::now();
+    let sweep = || {
+        let socket = UdpSocket::bind(SocketAddrV6::new(STRANGER, 0, 0, 0)).unwrap();
+        for number in 1..=ADDRESSES {
+            let host = Ipv6Addr::from(u128::from(ipv6::host(0)) | u128::from(number) << 32);
+            socket.send_to(b"anybody?", (host, 9)).unwrap();
+        }
+    };
+    topology.internet.run(sweep).unwrap();
+    let mut show = Command::new("ip");
+    show.args(["-6", "neigh", "show", "dev", "lan0"]);
+    let shown = topology.gateway.output(&mut show).unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let asked = shown.lines().filter(|line| line.contains("INCOMPLETE") || line.contains("FAILED"));
+    // At most 48 in each 256 ms, and each CPU one more.
+    let bound = (begun.elapsed().as_millis() / 256 + 2) * 52;
+    let asked = asked.count() as u128;
+    assert!((1..=bound).contains(&asked), "{asked} entries, {bound} at most");
+    let dropped = weir.counters().unwrap().sum(Counter::XdpDropUnknownHost);
+    assert!(dropped > u64::from(ADDRESSES / 2), "{dropped}");
+    for index in 0..2 {
+        assert_eq!(heard(&topology, ipv6::host(index)), 10, "host {index}");
+    }
     weir.check_conservation().unwrap();
 }
 

@@ -13,6 +13,7 @@ mod flows;
 mod forward;
 mod fragments;
 mod ipv6;
+mod known;
 mod maps;
 mod stateless;
 mod words;
@@ -91,7 +92,7 @@ fn forward4(ctx: *mut xdp_md) -> u32 {
 fn carry4(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
     let Some((lane, published)) = state() else { return XDP_PASS };
-    forwarded(lane, stateless::carried::<V4>(&ctx, published))
+    forwarded(lane, stateless::carried::<V4>(&ctx, published, lane))
 }
 
 /// What else becomes of it.
@@ -113,7 +114,7 @@ fn forward6(ctx: *mut xdp_md) -> u32 {
 fn carry6(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
     let Some((lane, published)) = state() else { return XDP_PASS };
-    forwarded(lane, stateless::carried::<V6>(&ctx, published))
+    forwarded(lane, stateless::carried::<V6>(&ctx, published, lane))
 }
 
 /// What else becomes of it, if its headers say it alone.

@@ -20,6 +20,7 @@ use weir_wire::tcp::Place;
 
 use crate::flows::Table;
 use crate::forward::Forwarded;
+use crate::known::Wanted;
 
 /// A page of a flow table.
 pub type SlotPage<E> = [E; PAGE as usize];
@@ -209,6 +210,21 @@ impl Published {
     pub fn is_stateless(self, family: Family) -> bool {
         // SAFETY: a field of the half.
         unsafe { (*self.half).stateless[family.index()].active != 0 }
+    }
+
+    /// Does the destination alone say where packets of the family to LANs leave?
+    #[inline(always)]
+    pub fn remembers(self, family: Family) -> bool {
+        // SAFETY: a field of the half.
+        unsafe { (*self.half).stateless[family.index()].remembers != 0 }
+    }
+
+    /// A host that packets are for which come by an uplink's port.
+    #[inline(always)]
+    pub fn wanted(self, family: Family, port: &Port, address: [u64; 2]) -> Wanted {
+        // SAFETY: a field of the half.
+        let epoch = unsafe { (*self.half).epoch };
+        Wanted { address, family, uplink: port.uplink, epoch }
     }
 
     /// A path's state word.

@@ -12,7 +12,7 @@ use weir_layout::control::{
     MAX_ORIGINS, Mac, Origin, Port, PortRole, Selection, Stateless, host_class, path_state,
     table_index,
 };
-use weir_layout::counters::Counter;
+use weir_layout::counters::{Counter, Lane};
 use weir_layout::{MAX_UPLINKS, NONE};
 use weir_wire::bucket::{self, Fields, TRIES};
 use weir_wire::ethernet;
@@ -25,28 +25,37 @@ use weir_wire::stateless::Bare;
 use weir_wire::words::Words as _;
 use weir_wire::{ipv4, ipv6, rewrite, tcp, udp};
 
-use crate::fib::{self, Asked};
+use crate::fib::{self, Asked, Toward};
 use crate::flows::{self, Table};
 use crate::forward::{self, Forwarded};
+use crate::known;
 use crate::maps::{self, Published};
 use crate::words::{self, XdpFrame};
 use crate::{Outcome, to_user};
 
 /// Forwards the frame if it can leave at once.
 #[inline(always)]
-pub fn carried<F: Bears>(ctx: &XdpContext, published: Published) -> Option<Forwarded> {
+pub fn carried<F: Bears>(
+    ctx: &XdpContext,
+    published: Published,
+    lane: *mut Lane,
+) -> Option<Forwarded> {
     match forward::ethertype(ctx)? {
         ethernet::VLAN if forward::inner_type(ctx)? == F::ETHERTYPE => {
-            carry::<F, TAGGED>(ctx, published)
+            carry::<F, TAGGED>(ctx, published, lane)
         }
-        kind if kind == F::ETHERTYPE => carry::<F, UNTAGGED>(ctx, published),
+        kind if kind == F::ETHERTYPE => carry::<F, UNTAGGED>(ctx, published, lane),
         _ => None,
     }
 }
 
 /// Does the frame, whose IP header is at `L3`.
 #[inline(always)]
-fn carry<F: Bears, const L3: usize>(ctx: &XdpContext, published: Published) -> Option<Forwarded> {
+fn carry<F: Bears, const L3: usize>(
+    ctx: &XdpContext,
+    published: Published,
+    lane: *mut Lane,
+) -> Option<Forwarded> {
     let room = (ctx.data_end() - ctx.data() - L3) as u64;
     let packet = F::read::<L3>(ctx)?;
     let ports = packet.ports(room)?;
@@ -63,7 +72,7 @@ fn carry<F: Bears, const L3: usize>(ctx: &XdpContext, published: Published) -> O
         let path = F::path(outward_by::<F>(published, index, ip, ports)?);
         (maps::adjacency(next_hop(path))?, path)
     } else {
-        (inward::<F>(ctx, published, port, ip)?, F::path(port.uplink))
+        (inward::<F>(ctx, published, lane, port, ip)?, F::path(port.uplink))
     };
     let Egress { device, mtu, link, .. } = forward::toward(published, adjacency, path);
     if link.destination.word() == Mac::NONE.word() || ip.total() > mtu {
@@ -141,6 +150,7 @@ fn origin(stateless: *const Stateless, port: u8, src: [u64; 2]) -> Option<(u64, 
 fn inward<F: Bears>(
     ctx: &XdpContext,
     published: Published,
+    lane: *mut Lane,
     port: &Port,
     ip: &F::Header,
 ) -> Option<u64> {
@@ -149,13 +159,12 @@ fn inward<F: Bears>(
     {
         return None;
     }
-    let (proto, len) = (ip.proto(), ip.total());
-    fib::toward_lan(
-        ctx,
-        published,
-        port,
-        &Asked { family: F::AF, proto, len, addresses: [src, dst] },
-    )
+    let now = maps::milliseconds(lane);
+    let asked = Asked { proto: ip.proto(), len: ip.total(), addresses: [src, dst], now };
+    match fib::toward_lan::<F>(ctx, published, port, &asked) {
+        Toward::Lan(word) => Some(word),
+        Toward::Unknown | Toward::Kernel => None,
+    }
 }
 
 /// May the source be beyond an uplink? Nobody there has an address of this side (RFC 3704 §2), and of
@@ -171,7 +180,8 @@ fn is_beyond<F: Bears>(src: [u64; 2]) -> bool {
 
 /// Hands what an uplink brought for a LAN, and what does not leave at once, to the user tier. Where it
 /// leaves to stands in its first eight bytes, see [`weir_layout::adjacency`]. What the kernel would
-/// not forward, or does not know the host of, is left to it.
+/// not forward, or does not know the host of, is left to it; of hosts that it does not know, so many
+/// as it can ask for, and one that it knew before at once.
 #[inline(always)]
 pub fn hand_over<F: Bears>(
     ctx: &XdpContext,
@@ -180,12 +190,25 @@ pub fn hand_over<F: Bears>(
     p: &Parsed<F>,
 ) -> Outcome {
     let kernels = (XDP_PASS, Counter::XdpPassKernelRoute);
-    let (proto, len) = (p.proto, p.end - p.l3);
-    let addresses = [F::words_of(p.src), F::words_of(p.dst)];
-    let asked = Asked { family: F::AF, proto, len, addresses };
-    let sound = p.ttl > 1 && maps::host_class::<F>(p.src) != host_class::KERNEL;
-    let word = if sound { fib::toward_lan(ctx, published, port, &asked) } else { None };
-    let (Some(word), Some(mut head)) = (word, words::at::<8>(ctx, 0)) else { return kernels };
+    let Some(lane) = maps::lane() else { return kernels };
+    if p.ttl <= 1 || maps::host_class::<F>(p.src) == host_class::KERNEL {
+        return kernels;
+    }
+    let (now, dst) = (maps::milliseconds(lane), F::words_of(p.dst));
+    let addresses = [F::words_of(p.src), dst];
+    let asked = Asked { proto: p.proto, len: p.end - p.l3, addresses, now };
+    let word = match fib::toward_lan::<F>(ctx, published, port, &asked) {
+        Toward::Lan(word) => word,
+        Toward::Kernel => return kernels,
+        Toward::Unknown => {
+            let known = published.wanted(F::FAMILY, port, dst).forget();
+            return match known || known::may_ask(F::FAMILY, now) {
+                true => kernels,
+                false => (XDP_DROP, Counter::XdpDropUnknownHost),
+            };
+        }
+    };
+    let Some(mut head) = words::at::<8>(ctx, 0) else { return kernels };
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
     let outcome = to_user(published, port, queue);
@@ -198,9 +221,6 @@ pub fn hand_over<F: Bears>(
 
 /// A family whose packets may need no flows.
 pub trait Bears: Table {
-    /// The kernel's number of the family.
-    const AF: u8;
-
     /// Reads the headers.
     fn read<const L3: usize>(ctx: &XdpContext) -> Option<Bare<Self>>;
 
@@ -240,8 +260,6 @@ fn transport(ctx: &XdpContext, proto: u8, icmp: u8, at: usize) -> Option<[u64; 4
 }
 
 impl Bears for V4 {
-    const AF: u8 = 2;
-
     #[inline(always)]
     fn read<const L3: usize>(ctx: &XdpContext) -> Option<Bare> {
         let head = words::at::<{ ipv4::HEADER_LEN }>(ctx, L3)?;
@@ -279,8 +297,6 @@ impl Bears for V4 {
 }
 
 impl Bears for V6 {
-    const AF: u8 = 10;
-
     #[inline(always)]
     fn read<const L3: usize>(ctx: &XdpContext) -> Option<Bare<V6>> {
         let head = words::at::<{ ipv6::HEADER_LEN }>(ctx, L3)?;

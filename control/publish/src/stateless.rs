@@ -14,15 +14,18 @@ use weir_layout::{Family, NONE};
 use weir_site::load::Balance;
 use weir_site::{PolicyConfig, Site, UplinkConfig};
 use weir_view::Kernel;
+use weir_view::rule::MAIN_PRIORITY;
 
 /// Enters it into the half, which has all else.
 pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
     for family in Family::ALL {
         let Some(policy) = policy(site, kernel, family) else { continue };
         let Some(origins) = origins(half, site, kernel, family) else { continue };
-        let Stateless { active, policy: number, selection, count, origins: slots, .. } =
-            &mut half.stateless[family.index()];
+        let Stateless {
+            active, policy: number, selection, count, remembers, origins: slots, ..
+        } = &mut half.stateless[family.index()];
         (*active, *number, *selection) = (1, site.default_policy, policy.selection as u8);
+        *remembers = u8::from(has_plain_rules(kernel, family));
         *count = origins.len() as u8;
         slots[..origins.len()].copy_from_slice(&origins);
     }
@@ -50,6 +53,12 @@ fn is_open(uplink: &UplinkConfig, family: Family) -> bool {
 /// Does the kernel forward what comes by the uplink? It says where hosts of LANs are.
 fn forwards(uplink: &UplinkConfig, kernel: &Kernel, family: Family) -> bool {
     kernel.link(&uplink.interface).is_none_or(|link| link.forwards[family.index()])
+}
+
+/// Do others' routing rules begin with the main table's, so that where a packet to a LAN leaves does not
+/// depend on its source, nor on where it came in?
+fn has_plain_rules(kernel: &Kernel, family: Family) -> bool {
+    kernel.foremost.of(family).is_none_or(|first| first >= MAIN_PRIORITY)
 }
 
 /// Do weights alone share packets? What goes by load or delay moves to and fro, and would take with it
@@ -148,6 +157,7 @@ fn family_of(net: &IpNet) -> Family {
 mod tests {
     use weir_layout::control::ControlHalf;
     use weir_view::Link;
+    use weir_view::own::Foremost;
 
     use super::*;
     use crate::{Overrides, derive};
@@ -159,7 +169,12 @@ mod tests {
         published_by(lan, ipv6, rest, true)
     }
 
-    fn published_by(lan: &str, [a, b]: [&str; 2], rest: &str, forwards: bool) -> Box<ControlHalf> {
+    fn published_by(lan: &str, ipv6: [&str; 2], rest: &str, forwards: bool) -> Box<ControlHalf> {
+        let (site, kernel) = site_and_kernel(lan, ipv6, rest, forwards);
+        derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half
+    }
+
+    fn site_and_kernel(lan: &str, [a, b]: [&str; 2], rest: &str, forwards: bool) -> (Site, Kernel) {
         let text = format!(
             "[[lan]]\ninterface = \"lan0\"\nprefixes = [{lan}]\n\
              [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n{a}\n\
@@ -178,8 +193,7 @@ mod tests {
         };
         let links = (1..).zip(&["lan0", "wan0", "wan1"]).map(link).collect();
         let addresses = vec![(1, "2001:2:0:77::1/64".parse().unwrap())];
-        let kernel = Kernel { links, addresses, ..Kernel::default() };
-        derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half
+        (site, Kernel { links, addresses, ..Kernel::default() })
     }
 
     fn is_active(half: &ControlHalf) -> [bool; 2] {
@@ -214,6 +228,18 @@ mod tests {
         assert!(!active(OPEN, &rule("source = \"2001:2:0:77::9/128\"")));
         assert!(active(OPEN, &rule("source = \"10.1.0.0/16\"")), "of the other family");
         assert!(!is_active(&published_by(LAN, [OPEN, OPEN], "", false))[1], "none forwards");
+    }
+
+    #[test]
+    fn where_hosts_are_is_remembered_unless_rules_may_look_at_more_than_the_destination() {
+        let remembers = |v6| {
+            let (site, mut kernel) = site_and_kernel(LAN, [OPEN, OPEN], "", true);
+            kernel.foremost = Foremost { v6, ..Foremost::default() };
+            let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
+            half.stateless(Family::V6).unwrap().remembers
+        };
+        assert_eq!([None, Some(MAIN_PRIORITY)].map(remembers), [1, 1]);
+        assert_eq!([Some(1000), Some(MAIN_PRIORITY - 1)].map(remembers), [0, 0]);
     }
 
     #[test]

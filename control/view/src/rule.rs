@@ -6,6 +6,9 @@ use ipnet::Ipv4Net;
 
 /// The main table.
 pub const MAIN: u32 = 254;
+/// Priority of the rule that leads to it (`fib_default_rules_init` in net/ipv4/fib_rules.c, and
+/// `fib6_rules_net_init`).
+pub const MAIN_PRIORITY: u32 = 32_766;
 /// The gateway's addresses and broadcast addresses (`RT_TABLE_LOCAL`).
 pub const LOCAL: u32 = 255;
 

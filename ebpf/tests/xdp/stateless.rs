@@ -4,8 +4,9 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
 use weir_layout::Family;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::{
@@ -45,6 +46,7 @@ fn fixture_of(
     let lan_port = if role == PortRole::Lan { 0 } else { OTHER_SIDE };
     let stateless = &mut half.stateless[Family::V6.index()];
     (stateless.active, stateless.selection) = (1, Selection::Flow as u8);
+    stateless.remembers = 1;
     stateless.origins[0] = Origin::new(GATEWAY6, 128, lan_port, 0);
     stateless.origins[1] = Origin::new(LAN6, 64, lan_port, 0b11);
     stateless.count = 2;
@@ -311,8 +313,99 @@ fn what_an_uplink_brings_for_a_host_goes_to_where_the_kernel_knows_it() {
     assert_eq!(f.counters.path(PathId::new(0, Family::V6)).rx_packets, PROTOCOLS.len() as u64);
     ip("neigh replace 2001:2:0:77::2 lladdr 02:00:00:00:00:11 dev lan0");
     let frame = any([SITE6, HOST6], udp::PROTOCOL);
-    let (_, _, sent) = f.run_for_frame(&frame);
-    assert_eq!(sent, forwarded(&frame, [2, 0, 0, 0, 0, 0x11]), "it has moved");
+    let moved = forwarded(&frame, [2, 0, 0, 0, 0, 0x11]);
+    until(|| f.run_for_frame(&frame).2 == moved);
+}
+
+/// Waits for what the program sees when it asks the kernel again.
+fn until(mut holds: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < Duration::from_secs(10), "it does not come to hold");
+    }
+}
+
+/// Publishes the same again, with a change.
+fn publish(f: &Fixture, change: impl FnOnce(&mut ControlHalf)) {
+    let mut writer = f.writer();
+    let mut half = writer.region().snapshot().unwrap().half;
+    change(&mut half);
+    writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+}
+
+#[test]
+fn a_publication_has_the_kernel_asked_again_and_so_is_it_where_more_than_the_host_counts() {
+    let lan = Lan::new("again");
+    let mut f = lan.fixture("less-again");
+    let frame = any([SITE6, HOST6], udp::PROTOCOL);
+    let went_to = |f: &mut Fixture, last: u8| {
+        ip(&format!("neigh replace 2001:2:0:77::2 lladdr 02:00:00:00:00:{last:02x} dev lan0"));
+        f.run_for_frame(&frame).2[5]
+    };
+    assert_eq!(went_to(&mut f, 0x10), 0x10);
+    publish(&f, |_| ());
+    assert_eq!(went_to(&mut f, 0x11), 0x11);
+    publish(&f, |half| half.stateless[Family::V6.index()].remembers = 0);
+    for last in [0x12, 0x13] {
+        assert_eq!(went_to(&mut f, last), last);
+    }
+}
+
+#[test]
+fn what_a_lans_hosts_have_the_kernel_route_into_it_is_not_of_the_lan() {
+    let lan = Lan::new("advertised");
+    let mut f = lan.fixture("less-advertised");
+    ip("route add 2607::/16 dev lan0");
+    ip("neigh add 2607::1 lladdr 02:00:00:00:00:10 dev lan0");
+    let mut other = [0; 16];
+    (other[0], other[1], other[15]) = (0x26, 7, 1);
+    let frame = any([SITE6, other], udp::PROTOCOL);
+    assert_eq!(f.run(&frame), (DROP, Counter::XdpDropForeign));
+}
+
+#[test]
+fn of_hosts_that_nobody_knows_the_kernel_gets_as_many_as_it_can_ask_for() {
+    const UNKNOWN_HOST: (u32, Counter) = (DROP, Counter::XdpDropUnknownHost);
+    // What is known of hosts is known by CPU.
+    let mut first = CpuSet::new();
+    first.set(0);
+    sched_setaffinity(None, &first).unwrap();
+    let lan = Lan::new("sweep");
+    let mut f = lan.fixture("less-sweep");
+    let known = any([SITE6, HOST6], udp::PROTOCOL);
+    assert_eq!(f.run(&known), FORWARDED);
+    ip("neigh del 2001:2:0:77::2 dev lan0");
+    let mut to = 0u16;
+    let mut sweep = |f: &mut Fixture| {
+        to = to.wrapping_add(1);
+        let mut host = UNKNOWN6;
+        host[12..14].copy_from_slice(&to.to_be_bytes());
+        f.run(&any([SITE6, host], udp::PROTOCOL))
+    };
+    let since = Instant::now();
+    let mut passed = 0;
+    until(|| {
+        let outcome = sweep(&mut f);
+        assert!(outcome == KERNEL_ROUTE || outcome == UNKNOWN_HOST, "{outcome:?}");
+        passed += u128::from(outcome == KERNEL_ROUTE);
+        outcome == UNKNOWN_HOST
+    });
+    let windows = since.elapsed().as_millis() / 256 + 2;
+    assert!((1..=48 * windows).contains(&passed), "{passed} in {windows} windows");
+    // One that it knew before it is asked for at once, and then it is like any other.
+    let outcome = loop {
+        until(|| sweep(&mut f) == UNKNOWN_HOST);
+        let outcome = f.run(&known);
+        if outcome != FORWARDED {
+            break outcome;
+        }
+    };
+    assert_eq!(outcome, KERNEL_ROUTE);
+    until(|| {
+        until(|| sweep(&mut f) == UNKNOWN_HOST);
+        f.run(&known) == UNKNOWN_HOST
+    });
+    until(|| sweep(&mut f) == KERNEL_ROUTE);
 }
 
 #[test]
@@ -330,9 +423,11 @@ fn what_an_uplink_brings_for_a_host_that_nobody_knows_is_the_kernels() {
     let mut large = known.clone();
     large.resize(14 + 1400, 0);
     large[18..20].copy_from_slice(&1360u16.to_be_bytes());
-    assert_eq!(f.run(&large), KERNEL_ROUTE, "larger than the LAN takes");
+    until(|| f.run(&large) == KERNEL_ROUTE);
+    assert_eq!(f.run(&known), FORWARDED, "a shorter one");
+    assert_eq!(f.run(&large), KERNEL_ROUTE, "what is known of it is how long a packet may be");
     lan.forward(false);
-    assert_eq!(f.run(&known), KERNEL_ROUTE, "the kernel would not forward it");
+    until(|| f.run(&known) == KERNEL_ROUTE);
 }
 
 #[test]
@@ -358,10 +453,7 @@ fn what_an_uplink_sends_in_the_name_of_this_side_or_to_it_is_as_with_flows() {
 fn what_an_uplink_brings_for_a_vlan_leaves_with_its_tag() {
     let lan = Lan::new("vlan");
     let mut f = lan.fixture("less-vlan");
-    let mut writer = f.writer();
-    let mut half = writer.region().snapshot().unwrap().half;
-    half.ports[usize::from(OTHER_SIDE)].vlan = 7;
-    writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+    publish(&f, |half| half.ports[usize::from(OTHER_SIDE)].vlan = 7);
     let frame = any([SITE6, HOST6], udp::PROTOCOL);
     let (action, counter, sent) = f.run_for_frame(&frame);
     assert_eq!((action, counter), FORWARDED);

@@ -150,6 +150,9 @@ counters! {
         DropUntranslatable = 54, "drop.untranslatable";
         /// Drop: no usable uplink of the policy may carry the source.
         DropForeignSource = 55, "drop.foreign_source";
+
+        /// XDP drop: for a host of a LAN that the kernel does not know, and was asked enough for.
+        XdpDropUnknownHost = 56, "xdp.drop.unknown_host";
     }
 }
 
@@ -175,6 +178,7 @@ impl Counter {
                 | Self::XdpDropMartian
                 | Self::XdpDropRedirect
                 | Self::XdpDropMalformed
+                | Self::XdpDropUnknownHost
         )
     }
 

@@ -23,8 +23,10 @@ pub struct Stateless {
     pub selection: u8,
     /// Valid entries of `origins`.
     pub count: u8,
+    /// 1: the destination alone says where packets to LANs leave, so that it may be remembered.
+    pub remembers: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
     /// Which packets from LANs may leave, and by which uplinks; the narrower come first.
     pub origins: [Origin; MAX_ORIGINS],
 }
