@@ -156,6 +156,33 @@ fn a_host_that_goes_on_from_a_lost_providers_address_is_rescued_by_another() {
 }
 
 #[test]
+fn a_rescued_host_is_answered_where_no_lan_has_the_address_that_it_is_given() {
+    let site = site("");
+    let file = Mode::Source.configuration(&site.topology, &[1; PROVIDERS]);
+    // The LAN has another subnet of the second provider than of the first.
+    let lan = |subnet: u8| format!("2001:2:0:c1{subnet:02x}::");
+    let gateway = &site.topology.gateway;
+    let (old, new) = (ipv6::by(1, ipv6::LAN_GATEWAY), lan(5) + "1");
+    gateway.ip(&format!("addr del {old}/64 dev lan0\naddr add {new}/64 dev lan0 nodad\n")).unwrap();
+    // What clients of DHCPv6 enter for the parts that no LAN has (RFC 7084 WPD-5).
+    let prefix = ipv6::delegated(1);
+    gateway.ip(&format!("route add unreachable {prefix} dev lo\n")).unwrap();
+    let file = file
+        .replace("\"source\"", "\"source\", rescue = true")
+        .replace(&(lan(0) + "/64"), &(lan(5) + "/64"));
+    for prefix in [prefix.clone(), prefix.replace("/56", "/60")] {
+        site.weir.reload(&file.replace(&ipv6::delegated(1), &prefix)).unwrap();
+        site.cut(0);
+        let before = site.carried();
+        let output = site.download(host(0));
+        assert_eq!(output.stdout.len(), BYTES, "{prefix}: {}", said(&output));
+        let after = site.carried();
+        assert!(after[1] > before[1] + 100 && after[0] == before[0], "{before:?} {after:?}");
+    }
+    site.weir.check_conservation().unwrap();
+}
+
+#[test]
 fn a_prefix_of_two_lines_is_carried_by_both_and_by_one_for_the_other() {
     let site = site("");
     let (shared, other) = (ipv6::delegated(0), ipv6::delegated(1));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Path, PathId, Translate, host_class};
+use weir_layout::control::{ControlHalf, Path, Translate, host_class};
 use weir_site::Site;
 use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
@@ -73,20 +73,22 @@ impl Sources<Ipv6Net> {
         let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
         let addresses = of_ports.flat_map(Path::held);
         let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
-        let by_prefix = |uplink| {
-            let path = half.path(PathId::new(uplink, Family::V6));
-            path.is_some_and(|path| path.translation() == Translate::Npt)
-        };
-        let prefixes = half.path_prefixes().iter().filter(|prefix| by_prefix(prefix.uplink));
-        let prefixes = prefixes.filter_map(|prefix| {
-            Ipv6Net::new(Ipv6Addr::from(prefix.outside), prefix.outside_len).ok()
-        });
         Self {
             routes: Arc::clone(&kernel.routes6),
-            pools: addresses.chain(prefixes).collect(),
+            pools: addresses.chain(outsides(half).map(|(_, net)| net)).collect(),
             ..Self::in_family(site, kernel, lans)
         }
     }
+}
+
+/// What hosts are translated to, each with its uplink's index; by an uplink that
+/// [rescues](weir_layout::control::carried::rescues) too.
+fn outsides(half: &ControlHalf) -> impl Iterator<Item = (u8, Ipv6Net)> {
+    let pairs = half.path_prefixes().iter().filter(|pair| pair.is_pair());
+    pairs.filter_map(|pair| {
+        let outside = Ipv6Net::new(Ipv6Addr::from(pair.outside), pair.outside_len).ok()?;
+        Some((pair.uplink, outside))
+    })
 }
 
 impl<N: Net> Sources<N> {
@@ -150,11 +152,11 @@ impl<N: Net> Sources<N> {
         let ways = destinations::of(&self.lookups, table, by_interface);
         let mut hosts: Prefixes<N> =
             ways.iter().map(|(net, way)| (net.prefix(), class(*way))).collect();
-        for net in &self.lans {
-            hosts.insert(net.prefix(), host_class::LAN);
-        }
-        for net in &self.pools {
-            hosts.insert(net.prefix(), host_class::POOL);
+        // What rescues has hosts translated to a prefix that a LAN may have too: then it is the LAN's.
+        let pools = self.pools.iter().map(|net| (net, host_class::POOL));
+        let lans = self.lans.iter().map(|net| (net, host_class::LAN));
+        for (net, class) in pools.chain(lans) {
+            hosts.insert(net.prefix(), class);
         }
         for address in &self.own {
             hosts.insert(N::host(*address).prefix(), host_class::LOCAL);
