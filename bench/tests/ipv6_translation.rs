@@ -2,13 +2,16 @@
 //! address of that.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::process::Command;
 use std::time::Duration;
 
+use weir_api::Request;
 use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
 use weir_kit::plan::{Plan, Uplink};
-use weir_kit::topology::Topology;
-use weir_kit::{clients, nginx};
+use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::{clients, nginx, wait};
+use weir_layout::Family;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 
@@ -42,6 +45,56 @@ fn routers_and_fragments(mode: Mode) {
     ping(&topology, &["-c", "1", "-s", "4000"]);
     let told = ping(&topology, &["-c", "5", "-s", "4000"]);
     assert!(told.contains(" 5 received"), "{told}");
+    outbound(&topology).unwrap();
+    weir.check_conservation().unwrap();
+}
+
+/// Asks beyond a router of the provider's that takes no more than this, less than before, and for a
+/// hop behind it.
+fn hear_the_providers_router(topology: &Topology, router: Ipv6Addr, mtu: u16) {
+    let narrow = format!("link set internet mtu {mtu}\n");
+    topology.providers[0].netns.ip(&narrow).unwrap();
+    let from = format!("From {router}");
+    let told = ping(topology, &["-c", "1", "-t", "2"]);
+    assert!(told.contains(&from) && told.contains("Time exceeded"), "{told}");
+    let told = ping(topology, &["-c", "2", "-M", "do", "-s", &mtu.to_string()]);
+    assert!(told.contains(&from) && told.contains(&format!("mtu={mtu}")), "{told}");
+    assert_eq!(clients::ping(&topology.hosts[0].netns, router, 5).unwrap().received, 5);
+}
+
+#[test]
+fn a_providers_router_is_heard_whose_link_is_a_part_of_what_it_delegates() {
+    let (topology, weir) = Mode::Npt66.start(Plan::new(1, 1), &WEIGHTS, "").unwrap();
+    let prefix = ipv6::delegated(0);
+    let link = |end: &str| prefix.replace("00::/56", &format!("ff::{end}"));
+    let (gateway, provider) = (&topology.gateway, &topology.providers[0].netns);
+    let add = |end: &str, device: &str| format!("addr add {}/64 dev {device} nodad\n", link(end));
+    gateway.ip(&add("2", "wan0")).unwrap();
+    provider.ip(&add("1", TOWARDS_GATEWAY)).unwrap();
+    let file = Mode::Npt66.configuration(&topology, &WEIGHTS[..1]);
+    let whole = ipv6::INSIDE.replace("/64", "/56");
+    let of_prefix = format!("prefix = \"{prefix}\"");
+    let with = |given: &str| file.replace(&of_prefix, &format!("{given}, inside = \"{whole}\""));
+    weir.reload(&with(&of_prefix)).unwrap();
+    let router = link("1").parse().unwrap();
+    wait::until("answers of the provider's router", wait::BOUND, || {
+        Ok((clients::ping(&topology.hosts[0].netns, router, 1)?.received == 1).then_some(()))
+    })
+    .unwrap();
+    hear_the_providers_router(&topology, router, 1400);
+    weir.reload(&with("prefix = \"delegated\"")).unwrap();
+    let told = Request::SetPrefix {
+        uplink: "fiber".into(),
+        prefix: prefix.parse().unwrap(),
+        valid_s: Some(3600),
+        preferred_s: Some(3600),
+    };
+    wait::until("the prefix to be taken", wait::BOUND, || {
+        Ok(weir.request(&told).is_ok().then_some(()))
+    })
+    .unwrap();
+    weir.wait_until_usable_in(Family::V6, &[0]).unwrap();
+    hear_the_providers_router(&topology, router, 1300);
     outbound(&topology).unwrap();
     weir.check_conservation().unwrap();
 }

@@ -175,8 +175,12 @@ fn is_of_this_side(address: [u8; 16]) -> bool {
 #[inline(always)]
 fn from_lan(p: &Parsed6) -> Option<Outcome> {
     match maps::host_class::<V6>(p.dst) {
-        0 if ipv6::is_global(p.dst) && maps::host_class::<V6>(p.src) == host_class::LAN => None,
-        0 => Some(MARTIAN),
+        0 | host_class::LINK
+            if ipv6::is_global(p.dst) && maps::host_class::<V6>(p.src) == host_class::LAN =>
+        {
+            None
+        }
+        0 | host_class::LINK => Some(MARTIAN),
         host_class::LOCAL => Some((XDP_PASS, Counter::XdpPassLocal)),
         // Nobody has it; by the kernel's routes it would leave.
         host_class::POOL => Some(UNASKED),
@@ -199,7 +203,7 @@ fn from_uplink(
     }
     let class = maps::host_class::<V6>(p.dst);
     match class {
-        host_class::LAN | host_class::POOL | host_class::LOCAL => {}
+        host_class::LAN | host_class::POOL | host_class::LINK | host_class::LOCAL => {}
         0 if port.ipv6 != 0 => return Some((XDP_DROP, Counter::XdpDropForeign)),
         _ => return Some(KERNELS),
     }

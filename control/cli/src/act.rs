@@ -13,7 +13,7 @@ use weir_api::{Request, Response};
 use weir_kernel::confine::Confined;
 use weir_kernel::watch::Watcher;
 use weir_kernel::{guard, own, sysctls, xdp};
-use weir_publish::beside;
+use weir_publish::{beside, onto_links};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
 use weir_shm::{Error, Pins, Role};
@@ -89,6 +89,7 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
         match problems {
             problems if problems.is_empty() => {
                 let mut here = weir_site::warnings_here(&site, &kernel);
+                here.extend(onto_links::warnings(&site, &kernel));
                 let forwards = pins.is_claimed(Role::Dataplane).unwrap_or(false);
                 here.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
                 Ok(weir_site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })

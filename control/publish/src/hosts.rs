@@ -11,7 +11,7 @@ use weir_site::Site;
 use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
-use weir_view::{Kernel, Net, Route, Routes};
+use weir_view::{Kernel, Net, Route, RouteKind, Routes};
 
 use crate::destinations::{self, Way};
 use crate::guard;
@@ -46,6 +46,8 @@ pub struct Sources<N: Net> {
     own: Vec<N::Address>,
     /// What uplinks translate to: addresses, and prefixes.
     pools: Vec<N>,
+    /// These prefixes, each with the index of the uplink's interface, which may be on a part of it.
+    linked: Vec<(u32, N)>,
 }
 
 impl Sources<Ipv4Net> {
@@ -73,9 +75,15 @@ impl Sources<Ipv6Net> {
         let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
         let addresses = of_ports.flat_map(Path::held);
         let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
+        let interface = |uplink: u8| {
+            let uplink = site.uplinks.get(usize::from(uplink))?;
+            Some(kernel.link(&uplink.interface)?.index)
+        };
+        let linked = outsides(half).filter_map(|(uplink, net)| Some((interface(uplink)?, net)));
         Self {
             routes: Arc::clone(&kernel.routes6),
             pools: addresses.chain(outsides(half).map(|(_, net)| net)).collect(),
+            linked: linked.collect(),
             ..Self::in_family(site, kernel, lans)
         }
     }
@@ -112,12 +120,13 @@ impl<N: Net> Sources<N> {
             lans: lans.iter().copied().filter_map(N::of).collect(),
             own: held.collect(),
             pools: Vec::new(),
+            linked: Vec::new(),
         }
     }
 
     /// Gateway addresses; prefixes the kernel routes elsewhere than by an uplink, or by one alone; LAN
-    /// prefixes, and what the kernel routes by a LAN's interface; and of the pools, what the gateway
-    /// does not have itself.
+    /// prefixes, and what the kernel routes by a LAN's interface; of the pools, what the gateway does
+    /// not have itself; and within these, the uplinks' links.
     pub fn prefixes(&self) -> Prefixes<N> {
         let class = |way| match way {
             Way::Kernel => host_class::KERNEL,
@@ -154,14 +163,30 @@ impl<N: Net> Sources<N> {
             ways.iter().map(|(net, way)| (net.prefix(), class(*way))).collect();
         // What rescues has hosts translated to a prefix that a LAN may have too: then it is the LAN's.
         let pools = self.pools.iter().map(|net| (net, host_class::POOL));
+        let links = self.links().map(|net| (net, host_class::LINK));
         let lans = self.lans.iter().map(|net| (net, host_class::LAN));
-        for (net, class) in pools.chain(lans) {
+        for (net, class) in pools.chain(links).chain(lans) {
             hosts.insert(net.prefix(), class);
         }
         for address in &self.own {
             hosts.insert(N::host(*address).prefix(), host_class::LOCAL);
         }
         hosts
+    }
+
+    /// What providers have taken out of a prefix for the link to the gateway (RFC 6603), or use of it
+    /// there: networks of the uplink's own interface within what it translates to.
+    fn links(&self) -> impl Iterator<Item = &N> {
+        let is_within = |route: &&Route<N>| {
+            self.linked.iter().any(|(interface, outside)| {
+                *interface == route.interface && outside.covers(&route.destination)
+            })
+        };
+        let routes = if self.linked.is_empty() { &[] } else { &self.routes[..] };
+        let is_on_link =
+            |route: &&Route<N>| route.kind == RouteKind::Unicast && route.gateway.is_none();
+        let links = routes.iter().filter(is_on_link).filter(is_within);
+        links.filter(|route| !self.closed.is_against(route)).map(|route| &route.destination)
     }
 }
 

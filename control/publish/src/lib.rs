@@ -10,6 +10,7 @@
 //! | `ports` | numbers of ports and devices, which stay |
 //! | `delegations` | prefixes that are told while weir runs, and their ends |
 //! | `path_prefixes` | the prefixes that providers delegate, and what translates them |
+//! | [`onto_links`] | LANs that are translated into the network of an uplink's link |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `retired` | addresses that flows keep and no new one gets |
 //! | `stateless` | whether packets need flows, and which leave without |
@@ -42,6 +43,7 @@ pub mod hosts;
 pub mod implied;
 pub mod lans;
 mod near;
+pub mod onto_links;
 mod overrides;
 pub mod own;
 mod path_prefixes;

@@ -8,14 +8,18 @@ use weir_wire::npt;
 /// Enters both into the half.
 pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
     for (slot, prefix) in half.path_prefixes.iter_mut().zip(site.path_prefixes()) {
-        let is_translated = prefix.inside_len > 0;
-        let adjustment = || npt::adjustment(prefix.inside, prefix.outside);
-        *slot = PathPrefix { adjustment: if is_translated { adjustment() } else { 0 }, ..prefix };
+        *slot = adjusted(prefix);
         half.path_prefix_count += 1;
     }
     let kept = kept(half, kernel);
     half.kept_count = kept.len() as u32;
     half.kept[..kept.len()].copy_from_slice(&kept);
+}
+
+/// With what is added to addresses that it translates.
+pub fn adjusted(prefix: PathPrefix) -> PathPrefix {
+    let adjustment = || npt::adjustment(prefix.inside, prefix.outside);
+    PathPrefix { adjustment: if prefix.is_pair() { adjustment() } else { 0 }, ..prefix }
 }
 
 /// The gateway's own addresses within prefixes that are translated, up to [`MAX_KEPT`].
@@ -31,14 +35,16 @@ fn kept(half: &ControlHalf, kernel: &Kernel) -> Vec<Address> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::Ipv6Addr;
+    use std::sync::Arc;
 
     use ipnet::Ipv6Net;
-    use weir_layout::Family;
     use weir_layout::control::Translate;
-    use weir_layout::control::host_class::{LOCAL, POOL};
+    use weir_layout::control::host_class::{LAN, LINK, LOCAL, POOL};
     use weir_site::{Ipv6Config, PrefixPair};
 
     use weir_shm::control::empty_half;
+    use weir_view::{Link, Route};
 
     use super::*;
     use crate::fixture::site;
@@ -75,9 +81,62 @@ mod tests {
         assert_eq!((first.adjustment, first.inside_len, first.outside_len), (0xd54f, 48, 48));
         assert_eq!((second.adjustment, second.inside_len, second.outside_len), (0, 0, 56));
         assert_eq!(half.path_prefix_count, 2);
-        half.uplinks[0].path_mut(Family::V6).translate = Translate::Npt as u8;
         let classes = classes(&site, &kernel, &half).into_iter();
         assert_eq!(classes.map(|((_, len), class)| (len, class)).collect::<Vec<_>>(), [(48, POOL)]);
+    }
+
+    /// The classes of prefixes where the second uplink rescues, or the first translates to this, and
+    /// the kernel has these on-link routes.
+    fn found(outside: &str, rescue: bool, lans: &[&str], routes: &[(u32, &str)]) -> Vec<String> {
+        let (mut site, _) = two("");
+        let paths = site.uplinks.iter_mut().filter_map(|uplink| uplink.ipv6.as_mut());
+        for (path, outside) in paths.zip([outside, "2001:db8:2::/48"]) {
+            path.prefixes[0].outside = outside.parse().unwrap();
+        }
+        if rescue {
+            let [first, second] = &mut site.uplinks[..] else { panic!("two uplinks") };
+            let (first, second) = (first.ipv6.as_mut().unwrap(), second.ipv6.as_mut().unwrap());
+            (first.translate, first.prefixes[0].inside) = (Translate::Source, None);
+            second.rescue = true;
+        }
+        let link =
+            |(index, name): (u32, &str)| Link { index, name: name.into(), ..Link::default() };
+        let route = |(by, net): &(u32, &str)| Route::by(*by, net.parse::<Ipv6Net>().unwrap());
+        let kernel = Kernel {
+            links: (1..).zip(["lan0", "wan0", "wan1"]).map(link).collect(),
+            routes6: Arc::new(routes.iter().map(route).collect::<Vec<_>>().into()),
+            ..Kernel::default()
+        };
+        let mut half = empty_half();
+        publish(&mut half, &site, &kernel);
+        let lans: Vec<_> = lans.iter().map(|net| net.parse().unwrap()).collect();
+        let found = Sources::<Ipv6Net>::of(&site, &kernel, &lans, &half).prefixes().into_iter();
+        let text = |((net, len), class)| {
+            let class = match class {
+                LAN => "lan",
+                LINK => "link",
+                POOL => "pool",
+                other => return format!("{other}"),
+            };
+            format!("{}/{len} {class}", Ipv6Addr::from(net))
+        };
+        found.map(text).collect()
+    }
+
+    #[test]
+    fn what_rescued_hosts_are_translated_to_is_a_pool_but_for_what_a_lan_has_of_it() {
+        let lans = ["2001:db8:2:5::/64"];
+        let rescued = found("2001:db8:1::/48", true, &lans, &[]);
+        assert_eq!(rescued, ["2001:db8:2::/48 pool", "2001:db8:2:5::/64 lan"]);
+        let all = found("2001:db8:1::/48", true, &["2001:db8:2::/48"], &[]);
+        assert_eq!(all, ["2001:db8:2::/48 lan"]);
+    }
+
+    #[test]
+    fn a_network_of_an_uplinks_own_link_within_what_it_translates_to_is_the_links() {
+        let routes = [(2, "2001:db8:1:ff::/64"), (3, "2001:db8:1:ee::/64"), (2, "2001:db8::/32")];
+        let classes = found("2001:db8:1::/48", false, &[], &routes);
+        assert_eq!(classes, ["2001:db8:1::/48 pool", "2001:db8:1:ff::/64 link"]);
     }
 
     #[test]

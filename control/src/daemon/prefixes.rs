@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 use ipnet::Ipv6Net;
 use weir_api::{DelegatedPrefix, DelegatedView, time};
-use weir_publish::{Delegations, Lease};
+use weir_publish::{Delegations, Lease, onto_links};
 use weir_site::UplinkConfig;
 
 use super::Daemon;
@@ -40,7 +40,13 @@ impl Daemon {
         self.delegate(delegations);
         let end =
             valid_s.map_or("without end".into(), |s| format!("for {}", time::duration(s.into())));
-        Ok(format!("{name} has {prefix} {end}"))
+        let mut said = format!("{name} has {prefix} {end}");
+        let (site, kernel) = (self.decider.site(), self.decider.kernel());
+        for warning in onto_links::of_uplink(site, kernel, self.uplink_of(&name)?) {
+            tracing::warn!("{warning}");
+            said += &format!("\nwarning: {warning}");
+        }
+        Ok(said)
     }
 
     /// Ends a prefix.

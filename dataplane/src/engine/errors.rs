@@ -183,7 +183,8 @@ impl Context {
         Err(Counter::DropTooBig)
     }
 
-    /// Could somebody out there have this address? Routers of providers have private ones.
+    /// Could somebody out there have this address? Routers of providers have private ones, or some of
+    /// a prefix that the provider delegates here (RFC 6603); what nobody has of that, XDP knows.
     fn may_be_outside<F: Family>(&self, address: F::Address) -> bool {
         let half = &self.snapshot.half;
         let (own, family) = (address.to_address(), F::FAMILY);
@@ -191,9 +192,7 @@ impl Context {
         let of_port = half.addresses.iter().any(|addresses| addresses[family.index()] == own);
         let paths = half.uplinks.iter().map(|uplink| uplink.path(family));
         let of_uplink = paths.flat_map(Path::held).any(|of_path| *of_path == own);
-        let of_prefix = family == weir_layout::Family::V6
-            && half.path_prefixes().iter().any(|p| p.is_outside(own.0));
-        F::is_unicast(&address) && !of_lan && !of_port && !of_uplink && !of_prefix
+        F::is_unicast(&address) && !of_lan && !of_port && !of_uplink
     }
 }
 

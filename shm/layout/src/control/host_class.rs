@@ -11,3 +11,6 @@ pub const LAN: u32 = 3;
 pub const POOL: u32 = 4;
 /// A prefix that the kernel routes by one uplink alone.
 pub const NEAR: u32 = 5;
+/// A network of an uplink's own link, within a prefix that it translates to. Flows have addresses of
+/// it, as of a pool; and so has the provider's router.
+pub const LINK: u32 = 6;
