@@ -90,12 +90,14 @@ impl Sources<Ipv6Net> {
 }
 
 /// What hosts are translated to, each with its uplink's index; by an uplink that
-/// [rescues](weir_layout::control::carried::rescues) too.
+/// [rescues](weir_layout::control::carried::rescues) too. Of a provider's prefix that is the part which
+/// the one inside reaches (RFC 6296 §3.7): with what a provider delegates beyond that it takes no
+/// address from anybody, whosever it is.
 fn outsides(half: &ControlHalf) -> impl Iterator<Item = (u8, Ipv6Net)> {
     let pairs = half.path_prefixes().iter().filter(|pair| pair.is_pair());
     pairs.filter_map(|pair| {
-        let outside = Ipv6Net::new(Ipv6Addr::from(pair.outside), pair.outside_len).ok()?;
-        Some((pair.uplink, outside))
+        let len = pair.inside_len.max(pair.outside_len);
+        Some((pair.uplink, Ipv6Net::new(Ipv6Addr::from(pair.outside), len).ok()?))
     })
 }
 

@@ -133,6 +133,12 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_takes_no_more_addresses_from_others_than_those_inside_need() {
+        // fd01:203:405::/48 inside.
+        assert_eq!(found("2000::/20", false, &[], &[]), ["2000::/48 pool"]);
+    }
+
+    #[test]
     fn a_network_of_an_uplinks_own_link_within_what_it_translates_to_is_the_links() {
         let routes = [(2, "2001:db8:1:ff::/64"), (3, "2001:db8:1:ee::/64"), (2, "2001:db8::/32")];
         let classes = found("2001:db8:1::/48", false, &[], &routes);
