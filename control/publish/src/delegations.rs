@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{MAX_PATH_PREFIXES, Translate};
-use weir_site::{Delegation, PrefixPair, Site, UplinkConfig, overlap};
+use weir_site::{Delegation, PrefixPair, SHARED, Site, UplinkConfig, may_share, overlap};
 use weir_view::{Kernel, Net as _};
 
 /// Most of one uplink.
@@ -96,11 +96,15 @@ impl Delegations {
         changed
     }
 
-    /// The lease that a prefix of a LAN is of.
-    pub fn lease_of(&self, site: &Site, prefix: &Ipv6Net) -> Option<&Lease> {
+    /// The lease that a prefix of a LAN is of. Where two lines lead to it, it is there until both end.
+    pub fn lease_of(&self, site: &Site, prefix: &Ipv6Net) -> Option<Lease> {
         let awaiting = site.uplinks.iter().filter(|uplink| delegation(uplink).is_some());
-        let mut leases = awaiting.flat_map(|uplink| self.of(&uplink.name));
-        leases.find(|lease| lease.prefix.contains(prefix))
+        let leases = awaiting.flat_map(|uplink| self.of(&uplink.name)).copied();
+        leases.filter(|lease| lease.prefix.contains(prefix)).reduce(|one, other| Lease {
+            valid_until: later(one.valid_until, other.valid_until),
+            preferred_until: later(one.preferred_until, other.preferred_until),
+            ..one
+        })
     }
 
     /// Why an uplink of a site cannot have a prefix, and what to do; none: it can.
@@ -121,19 +125,19 @@ impl Delegations {
         if let Some(fault) = weir_site::fault_of_delegated(prefix) {
             return Some(fault);
         }
-        let is_new = !self.of(name).iter().any(|lease| lease.prefix == *prefix);
-        let of_sites = site.uplinks.iter().flat_map(|u| &u.ipv6).map(|ipv6| ipv6.prefixes.len());
-        if is_new && (self.of(name).len() >= MOST || of_sites.sum::<usize>() >= MAX_PATH_PREFIXES) {
-            return Some(format!(
-                "{name} has too many prefixes: {MOST} at most, and {MAX_PATH_PREFIXES} of all \
-                 uplinks; end some with `weir prefix {name} del`"
-            ));
+        if let Some(too_many) = self.too_many(site, name, prefix) {
+            return Some(too_many);
         }
-        if let Some((other, of)) = self.others(site, uplink).find(|(net, _)| overlaps(net, prefix))
-        {
+        let mut others = site.uplinks.iter().filter(|other| other.name != *name).flat_map(|of| {
+            let by_source = is_by_source(uplink) && is_by_source(of);
+            let held = self.held(of);
+            let taken = held.filter(move |net| !may_share(net, prefix, by_source));
+            taken.map(move |net| (net, of.name.as_str()))
+        });
+        if let Some((other, of)) = others.next() {
             return Some(format!(
-                "{prefix} overlaps {other} of uplink {of}: a provider delegates it by one uplink; \
-                 `weir prefix {of} del {other}` if it is that one's no more"
+                "{prefix} overlaps {other} of uplink {of}: `weir prefix {of} del {other}` if it is \
+                 that one's no more; {SHARED}"
             ));
         }
         if let Some((what, of)) =
@@ -158,21 +162,44 @@ impl Delegations {
         })
     }
 
-    /// The prefixes of all other uplinks, each with its uplink.
-    fn others<'s>(
-        &'s self,
-        site: &'s Site,
-        uplink: &'s UplinkConfig,
-    ) -> impl Iterator<Item = (Ipv6Net, &'s str)> {
-        let others = site.uplinks.iter().filter(|other| other.name != uplink.name);
-        others.flat_map(|other| {
-            let leases = delegation(other).map_or(&[][..], |_| self.of(&other.name));
-            let of_file = other.ipv6.iter().filter(|path| path.delegation.is_none());
-            let of_file = of_file.flat_map(|path| &path.prefixes).map(|pair| pair.outside);
-            let all = of_file.chain(leases.iter().map(|lease| lease.prefix));
-            all.map(|net| (net, other.name.as_str()))
+    /// The prefixes of an uplink: of the file, or told.
+    fn held(&self, uplink: &UplinkConfig) -> impl Iterator<Item = Ipv6Net> {
+        let leases = delegation(uplink).map_or(&[][..], |_| self.of(&uplink.name));
+        let of_file = uplink.ipv6.iter().filter(|path| path.delegation.is_none());
+        let of_file = of_file.flat_map(|path| &path.prefixes).map(|pair| pair.outside);
+        of_file.chain(leases.iter().map(|lease| lease.prefix))
+    }
+
+    /// Would the uplink have too many with this one, or all uplinks, with what they
+    /// [rescue](weir_layout::control::carried::rescues) of it?
+    fn too_many(&self, site: &Site, name: &str, prefix: &Ipv6Net) -> Option<String> {
+        let (mut told, mut site) = (self.clone(), site.clone());
+        told.set(name, Lease { prefix: *prefix, valid_until: None, preferred_until: None });
+        told.fill(&mut site, 0);
+        if told.of(name).len() > MOST {
+            return Some(format!(
+                "{name} would have more than {MOST} prefixes: end some with `weir prefix {name} del`"
+            ));
+        }
+        let all = site.path_prefixes().len();
+        (all > MAX_PATH_PREFIXES).then(|| {
+            format!(
+                "all uplinks would have {all} prefixes with {prefix}, and {MAX_PATH_PREFIXES} at \
+                 most are possible; what uplinks with `rescue` translate counts for each of them: end \
+                 some with `weir prefix`, or remove `rescue`"
+            )
         })
     }
+}
+
+/// Do hosts have addresses of its prefixes?
+fn is_by_source(uplink: &UplinkConfig) -> bool {
+    uplink.ipv6.as_ref().is_some_and(|path| path.translate == Translate::Source)
+}
+
+/// The later of two ends.
+fn later(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 const fn delegation(uplink: &UplinkConfig) -> Option<Delegation> {
@@ -370,6 +397,58 @@ mod tests {
         site.uplinks[2].ipv6.as_mut().unwrap().translate = Translate::None;
         let own = refused(&site, 1, "2001:2:0:70::/60");
         assert!(own.contains("is the site's own"), "{own}");
+    }
+
+    #[test]
+    fn two_lines_of_one_provider_may_both_be_told_a_prefix_that_hosts_have_addresses_of() {
+        let mut site = site();
+        let other = site.uplinks[1].clone();
+        site.uplinks.push(UplinkConfig { name: "d".into(), interface: "wan3".into(), ..other });
+        let mut told = Delegations::default();
+        told.set("b", Lease { preferred_until: None, ..lease(OLD, 0) });
+        let refused = |told: &Delegations, uplink: usize, prefix: &str| {
+            let of = &site.uplinks[uplink];
+            told.objection(&site, &Kernel::default(), of, &net(prefix)).unwrap_or_default()
+        };
+        assert_eq!(refused(&told, 3, OLD), "");
+        for (uplink, prefix) in [(3, "2001:2:0:a00::/60"), (0, OLD)] {
+            let refused = refused(&told, uplink, prefix);
+            assert!(refused.contains("each with translate = \"source\""), "{prefix}: {refused}");
+        }
+        told.set("d", Lease { valid_until: Some(2000), ..lease(OLD, 5) });
+        let both = told.lease_of(&site, &net("2001:2:0:a01::/64")).unwrap();
+        assert_eq!((both.valid_until, both.preferred_until), (Some(2000), None));
+    }
+
+    #[test]
+    fn prefixes_that_would_be_rescued_by_many_uplinks_are_refused_and_not_left_out() {
+        let mut text = "[[lan]]\ninterface = \"lan0\"\n".to_owned();
+        for index in 0..10 {
+            text += &format!(
+                "[[uplink]]\nname = \"u{index}\"\ninterface = \"wan{index}\"\nipv6 = {{ \
+                 translate = \"source\", prefixes = \"delegated\", rescue = true }}\n"
+            );
+        }
+        let mut site = weir_site::parse("weir.toml", &text).unwrap();
+        let mut told = Delegations::default();
+        let prefix = |uplink: usize, number: usize| format!("2001:2:{uplink:x}:{number}00::/56");
+        for uplink in 0..10 {
+            told.set(&format!("u{uplink}"), lease(&prefix(uplink, 0), 1));
+        }
+        let refused = |told: &Delegations, number| {
+            let (of, prefix) = (&site.uplinks[0], net(&prefix(0, number)));
+            told.objection(&site, &Kernel::default(), of, &prefix).unwrap_or_default()
+        };
+        // Ten, and nine of each other's.
+        for number in 1..=2 {
+            assert_eq!(refused(&told, number), "", "10 more each");
+            told.set("u0", lease(&prefix(0, number), 1));
+        }
+        let words = refused(&told, 3);
+        assert!(words.contains("130 prefixes") && words.contains("`rescue`"), "{words}");
+        assert_eq!(refused(&told, 1), "", "it is renewed");
+        told.fill(&mut site, 0);
+        assert_eq!(site.path_prefixes().len(), 120);
     }
 
     #[test]

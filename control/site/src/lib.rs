@@ -62,7 +62,7 @@ use crate::load::{Balance, Capacity, Spill};
 
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
-pub use prefixes::fault_of_delegated;
+pub use prefixes::{SHARED, fault_of_delegated, may_share};
 pub use ra::RaConfig;
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that

@@ -25,13 +25,22 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// May both be right? Two lines of one provider may lead to one prefix, of which hosts have
-    /// addresses; what is translated to it comes back by either line, and has its flow at one.
+    /// May both be right?
     fn agrees(&self, other: &Self) -> bool {
-        !overlaps(&self.net, &other.net)
-            || self.by_source && other.by_source && self.net == other.net
+        may_share(&self.net, &other.net, self.by_source && other.by_source)
     }
 }
+
+/// May two uplinks have these prefixes? Two lines of one provider may lead to one prefix of which hosts
+/// have addresses, so by source at both. What is translated to it comes back by either line, and has
+/// its flow at one.
+pub fn may_share(one: &Ipv6Net, other: &Ipv6Net, by_source: bool) -> bool {
+    !overlaps(one, other) || by_source && one == other
+}
+
+/// What to do where two uplinks have a prefix that they may not share.
+pub const SHARED: &str = "a provider delegates it by one uplink. Two lines that both lead to it have \
+                          the same prefix, each with translate = \"source\"";
 
 /// Addresses of which hosts may be sent to from anywhere (RFC 4291 §2.4).
 const GLOBAL: Ipv6Net =
@@ -78,12 +87,7 @@ pub fn of_path(
         let twice = own.iter().find(|own| overlaps(&own.net, &net));
         if let Some(other) = others.iter().find(|other| !claim.agrees(other)).or(twice) {
             let message = format!("prefix {net} overlaps {} of line {}", other.net, other.line);
-            c.refuse(
-                span.clone(),
-                message,
-                "a provider delegates it by one uplink: remove one. Two lines that both lead to it \
-                 have the same prefix, each with translate = \"source\"",
-            );
+            c.refuse(span.clone(), message, format!("remove one: {SHARED}"));
         }
         delegated.push(claim);
     }
