@@ -183,6 +183,34 @@ fn a_rescued_host_is_answered_where_no_lan_has_the_address_that_it_is_given() {
 }
 
 #[test]
+fn hosts_behind_a_router_of_the_lan_have_a_part_of_what_a_provider_delegates() {
+    let site = site("");
+    // The LAN's prefixes are those of its interface, as where they are delegated.
+    let file = Mode::Source.configuration(&site.topology, &[1; PROVIDERS]);
+    let lan = Mode::Source.lan(PROVIDERS).join("\", \"");
+    site.weir.reload(&file.replace(&format!("prefixes = [\"{lan}\"]\n"), "")).unwrap();
+    let inner = |provider: usize| ipv6::delegated(provider).replace("00::/56", "11::5");
+    let part = |provider: usize| ipv6::delegated(provider).replace("00::/56", "10::/60");
+    let (router, via) = (&site.topology.hosts[0].netns, host(0));
+    for provider in 0..PROVIDERS {
+        router.ip(&format!("addr add {}/128 dev lo\n", inner(provider))).unwrap();
+        let route = format!("route add {} via {via} dev lan0\n", part(provider));
+        site.topology.gateway.ip(&route).unwrap();
+        wait::until("answers to an inner host", wait::BOUND, || {
+            Ok(site.is_answered(inner(provider).parse()?).then_some(()))
+        })
+        .unwrap();
+        let before = site.carried();
+        let output = site.download(inner(provider).parse().unwrap());
+        assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
+        let after = site.carried();
+        assert!(after[provider] > before[provider] + 100, "{before:?} {after:?}");
+        assert_eq!(after[1 - provider], before[1 - provider]);
+    }
+    site.weir.check_conservation().unwrap();
+}
+
+#[test]
 fn a_prefix_of_two_lines_is_carried_by_both_and_by_one_for_the_other() {
     let site = site("");
     let (shared, other) = (ipv6::delegated(0), ipv6::delegated(1));

@@ -70,7 +70,10 @@ pub fn derive(
     ports.by_interface();
     port_addresses::enter(&mut half, site, kernel, &lan_ports, &uplink_ports);
 
-    let lans = lan_nets(site, kernel, &lan_ports);
+    let mut lans = lan_nets(site, kernel, &lan_ports);
+    let connected: Vec<IpNet> = lans.iter().map(|(net, _)| *net).collect();
+    lans.extend(behind_routers(site, kernel, &lan_ports));
+    lans.truncate(MAX_LAN_PREFIXES);
     for (index, (net, port)) in lans.iter().enumerate() {
         half.lan_prefixes[index] = prefix(net);
         half.lan_prefix_ports[index] = port.unwrap_or(NONE);
@@ -96,7 +99,7 @@ pub fn derive(
             let path = slot.path_mut(family);
             path.since = since[family.index()].get(index).copied().unwrap_or(0);
             let found = if uplink.has_path(family) {
-                let clash = |link| weir_site::clashes(uplink, family, link, kernel, &lan_nets);
+                let clash = |link| weir_site::clashes(uplink, family, link, kernel, &connected);
                 let mute = |link: &Link| {
                     uplink.has_targets(family)
                         && !site.has_source(uplink, family, link.index, kernel)
@@ -133,8 +136,18 @@ fn lan_nets(site: &Site, kernel: &Kernel, lan_ports: &[Option<u8>]) -> Vec<(IpNe
             nets.extend(lan.networks(family, kernel).into_iter().map(|net| (net, *port)));
         }
     }
-    nets.truncate(MAX_LAN_PREFIXES);
     nets
+}
+
+/// The networks behind routers of LANs, likewise.
+fn behind_routers(
+    site: &Site,
+    kernel: &Kernel,
+    lan_ports: &[Option<u8>],
+) -> impl Iterator<Item = (IpNet, Option<u8>)> {
+    site.lans.iter().zip(lan_ports).flat_map(move |(lan, port)| {
+        site.behind_routers(lan, kernel).into_iter().map(move |net| (net, *port))
+    })
 }
 
 /// What an uplink has whatever the family; what the operator wants of it, as bits of state words.

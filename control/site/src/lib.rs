@@ -15,12 +15,14 @@
 //! | `paths` | which paths an uplink has, and what shows their health |
 //! | `prefixes` | the prefixes that providers delegate |
 //! | `sources` | which addresses an uplink's packets are sent from |
+//! | `behind` | which networks are behind routers of a LAN |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
 //! | [`closed`] | routes by uplinks that would take addresses from a LAN |
 //! | [`hooks`], `trust` | which of the operator's programs are run |
 //! | [`duration`], [`group`] | durations, groups of users |
 #![forbid(unsafe_code)]
 
+mod behind;
 mod capacity;
 mod check;
 mod checker;
