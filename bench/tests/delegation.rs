@@ -18,6 +18,7 @@ use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, nginx, wait};
 use weir_layout::Family;
+use weir_layout::control::{PathId, path_state};
 
 const PROVIDERS: usize = 2;
 /// Within which a host is to have the prefix of a dead provider deprecated, and new connections go by
@@ -221,6 +222,33 @@ fn a_prefix_that_changes_in_use_is_replaced_at_once_and_a_host_that_slept_learns
         assert_eq!(provider.foreign_sources().unwrap(), 0);
     }
     site.weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_path_whose_prefix_its_provider_routes_no_more_is_down_though_the_link_is_well() {
+    let topology = Topology::build(Plan::new(PROVIDERS, 1)).unwrap();
+    ipv6::add_pools(&topology).unwrap();
+    let target = format!(
+        "[health]\ninterval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
+         targets = [{{ name = \"server\", probe = \"icmp\", address = \"{SERVER}\" }}]\n"
+    );
+    let file = configuration(&topology, "", BY_SOURCE) + &target;
+    let weir = Weir::start(&topology, &file).unwrap();
+    for provider in 0..PROVIDERS {
+        let own = part(provider, 1).replace("/64", "1/64");
+        topology.gateway.ip(&format!("addr add {own} dev lan0 nodad\n")).unwrap();
+        weir.request(&set(provider, &of_pool(provider, 1), 3600)).unwrap();
+    }
+    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
+    route_only(&topology, 0, &of_pool(0, 2));
+    wait::until("the path to be down", wait::BOUND, || {
+        let state = weir.control()?.path_state(PathId::new(0, Family::V6));
+        Ok((state & path_state::USABLE == 0).then_some(()))
+    })
+    .unwrap();
+    weir.wait_until_usable_in(Family::V6, &[1]).unwrap();
+    route_only(&topology, 0, &of_pool(0, 1));
+    weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
 }
 
 /// A host that hears nothing of routers.

@@ -164,6 +164,25 @@ impl Site {
         sources
     }
 
+    /// What probes by an uplink's path are sent from: the best that there is inside of the prefixes that
+    /// hosts are carried with, as a provider may route the network of its link and a prefix no more
+    /// that it has delegated; else the best of all [that may be](Self::path_sources).
+    pub fn probe_source(
+        &self,
+        uplink: &UplinkConfig,
+        family: Family,
+        interface: u32,
+        kernel: &Kernel,
+    ) -> Option<IpAddr> {
+        let sources = self.path_sources(uplink, family, interface, kernel);
+        let inner = self.inner_addresses(kernel);
+        let is_as_hosts = |source: &&IpAddr| {
+            uplink.delegated(family).any(|net| net.contains(*source))
+                && inner.iter().any(|own| IpAddr::V6(*own) == **source)
+        };
+        sources.iter().find(is_as_hosts).or(sources.first()).copied()
+    }
+
     /// The prefixes of all IPv6 paths, as they are published, but for how they are translated.
     pub fn path_prefixes(&self) -> Vec<PathPrefix> {
         let uplinks = (0u8..).zip(&self.uplinks);
@@ -296,6 +315,13 @@ mod tests {
 
     /// The same of paths that the file says this of.
     fn sources_by(path: &str, addresses: &[(u32, &str)], unfit: &[(u32, &str)]) -> Vec<String> {
+        let (site, kernel) = gateway(path, addresses, unfit);
+        let found = site.path_sources(&site.uplinks[0], Family::V6, 2, &kernel);
+        assert!(found.is_empty() || site.has_source(&site.uplinks[0], Family::V6, 2, &kernel));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    fn gateway(path: &str, addresses: &[(u32, &str)], unfit: &[(u32, &str)]) -> (Site, Kernel) {
         let path = format!("ipv6 = {{ {path} }}\n");
         let text = format!(
             "[[lan]]\ninterface = \"lan0\"\n\
@@ -314,9 +340,7 @@ mod tests {
             unfit: unfit.iter().map(|(at, own)| (*at, own.parse().unwrap())).collect(),
             ..Kernel::default()
         };
-        let found = site.path_sources(&site.uplinks[0], Family::V6, 2, &kernel);
-        assert!(found.is_empty() || site.has_source(&site.uplinks[0], Family::V6, 2, &kernel));
-        found.iter().map(ToString::to_string).collect()
+        (site, kernel)
     }
 
     #[test]
@@ -345,6 +369,29 @@ mod tests {
         let (inside, delegated) = ((4, "fd00:1::1/64"), (1, "2001:2:0:a000::1/128"));
         assert_eq!(sources_by(npt, &[inside, (4, LAN), delegated], &[]), ["2001:2:0:a000::1"]);
         assert!(sources_by("translate = \"nat66\"", &[inside, (4, LAN)], &[]).is_empty());
+    }
+
+    #[test]
+    fn probes_are_sent_from_an_address_of_what_hosts_are_carried_with_where_the_gateway_has_one() {
+        let by_source = "translate = \"source\", prefixes = [\"2001:2:0:100::/56\"]";
+        let npt = "translate = \"npt66\", prefix = \"2001:2:0:100::/56\", inside = \"fd00:1::/56\"";
+        let (own, on_link) = ((2, "2001:2:0:a0::2/64"), (2, "2001:2:0:1ff::2/64"));
+        for path in [by_source, npt] {
+            let from = |addresses: &[(u32, &str)], unfit: &[(u32, &str)]| {
+                let (site, kernel) = gateway(path, addresses, unfit);
+                let source = site.probe_source(&site.uplinks[0], Family::V6, 2, &kernel);
+                source.unwrap().to_string()
+            };
+            assert_eq!(from(&[own, (4, LAN)], &[]), "2001:2:0:100::1");
+            assert_eq!(from(&[own, (1, "2001:2:0:107::7/128")], &[]), "2001:2:0:107::7");
+            assert_eq!(from(&[own], &[]), "2001:2:0:a0::2");
+            assert_eq!(from(&[on_link, (4, LAN)], &[]), "2001:2:0:100::1", "the link has a part");
+            let tentative = (4, "2001:2:0:100::1");
+            assert_eq!(from(&[own, (4, LAN)], &[tentative]), "2001:2:0:a0::2");
+        }
+        let (site, kernel) = gateway("translate = \"none\"", &[own, (4, LAN)], &[]);
+        let source = site.probe_source(&site.uplinks[0], Family::V6, 2, &kernel);
+        assert_eq!(source.unwrap().to_string(), "2001:2:0:a0::2");
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Binding {
     pub fn of(site: &Site, uplink: &UplinkConfig, link: &Link, kernel: &Kernel) -> Self {
         let (mut source4, mut source6) = (None, None);
         for family in Family::ALL.into_iter().filter(|family| uplink.has_path(*family)) {
-            match site.path_sources(uplink, family, link.index, kernel).first().copied() {
+            match site.probe_source(uplink, family, link.index, kernel) {
                 Some(IpAddr::V4(source)) => source4 = Some(source),
                 Some(IpAddr::V6(source)) => source6 = Some(source),
                 None => {}
