@@ -19,7 +19,7 @@ use weir_shm::map::Access;
 use weir_shm::{Error, Pins, Role};
 
 use super::elsewhere::{self, Elsewhere};
-use super::{Arguments, Exit, output};
+use super::{Arguments, Exit, filters, output};
 
 /// Makes a request of the control process and says what became of it.
 pub fn request(arguments: &Arguments, request: &Request) -> Exit {
@@ -90,6 +90,9 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
             problems if problems.is_empty() => {
                 let mut here = weir_site::warnings_here(&site, &kernel);
                 here.extend(onto_links::warnings(&site, &kernel));
+                let own = weir_publish::guard::table(pins.directory());
+                let ruleset = runtime.block_on(guard::ruleset());
+                here.extend(filters::unasked(&site, &kernel, &filters::of(&ruleset, &own)));
                 let forwards = pins.is_claimed(Role::Dataplane).unwrap_or(false);
                 here.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
                 Ok(weir_site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })

@@ -8,6 +8,7 @@
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
 //! | [`ra`] | what the hosts of LANs are told: `ra`; in the words of `radvd` and `bird` |
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
+//! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod counters;
 mod criteria;
 mod devices;
 mod elsewhere;
+mod filters;
 pub mod flows;
 pub mod health;
 pub mod output;

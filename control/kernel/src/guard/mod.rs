@@ -95,6 +95,12 @@ impl Guard {
     }
 }
 
+/// Everybody's tables, as nft tells them to programs (libnftables-json(5)), without the elements of
+/// sets; nothing where nft is not there, or has no right to ask.
+pub async fn ruleset() -> String {
+    nft(&["--json", "--terse", "list", "ruleset"], "").await.unwrap_or_default()
+}
+
 /// Removes the tables of this name that are weir's.
 ///
 /// # Errors
