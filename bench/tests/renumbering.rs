@@ -235,18 +235,37 @@ message = header + option + socket.inet_pton(socket.AF_INET6, prefix)
 s.sendto(message, (to, 0, 0, index))
 ";
 
+/// Waits until a host has heard so many advertisements.
+fn wait_for_advertisements(host: &Host, wanted: u64) {
+    wait::until("advertisements", wait::BOUND, || {
+        let counters =
+            host.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp6"))??;
+        let counter =
+            |line: &str| line.strip_prefix("Icmp6InRouterAdvertisements")?.trim().parse().ok();
+        let heard: u64 = counters.lines().find_map(counter).context("no counter")?;
+        Ok((heard >= wanted).then_some(()))
+    })
+    .unwrap();
+}
+
 #[test]
-fn another_sender_on_the_gateway_is_told_of() {
+fn another_sender_on_the_gateway_is_told_of_and_takes_no_router_along_when_it_is_stopped() {
     let (topology, weir) = site(1, 1);
-    wait_for(&topology.hosts[0], &[(PREFIXES[0], Preferred)]);
+    let host = &topology.hosts[0];
+    // Those of weir's start: the next one that nothing calls for is minutes away.
+    wait_for_advertisements(host, 3);
+    wait_for(host, &[(PREFIXES[0], Preferred)]);
     assert_eq!(weir.advertised().unwrap().remove(0).trouble, None);
-    let _radvd = radvd(&topology, &topology.gateway, "lan0");
+    let radvd = radvd(&topology, &topology.gateway, "lan0");
     wait::until("weir to have heard it", wait::BOUND, || {
         let trouble = weir.advertised()?.remove(0).trouble;
         Ok(trouble.filter(|text| text.contains("another program of the gateway's")))
     })
     .unwrap();
     assert!(!weir.log("weir-control").contains("advertises itself as a router"));
+    // Its last message says that the gateway is no router any more (RFC 4861 §6.2.5).
+    radvd.stop().unwrap();
+    wait_for_default_route(host, true);
 }
 
 #[test]

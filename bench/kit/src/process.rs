@@ -4,6 +4,7 @@ use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A running child process, killed and reaped on drop.
 #[derive(Debug)]
@@ -24,6 +25,16 @@ impl Process {
     /// The child itself, to wait for it or to take its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn stop(mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 

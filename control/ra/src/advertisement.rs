@@ -107,6 +107,16 @@ impl Advertisement {
         messages
     }
 
+    /// Does a message say the same that has this router lifetime, and these prefixes for addresses,
+    /// each with the seconds for which they are preferred? It may be one of several.
+    #[must_use]
+    pub fn says(&self, router_lifetime: u16, prefixes: &[(Ipv6Net, u32)]) -> bool {
+        let has = |(prefix, preferred): &(Ipv6Net, u32)| {
+            self.prefixes.iter().any(|it| (it.prefix, it.preferred) == (*prefix, *preferred))
+        };
+        self.router_lifetime == router_lifetime && prefixes.iter().all(has)
+    }
+
     /// Is this what `before` has come to after so many seconds, by the count of them alone? What is
     /// at its limit is not counted, so that the end of that is another message, as is an end.
     #[must_use]

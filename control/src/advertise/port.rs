@@ -230,7 +230,7 @@ impl Port {
             Heard::Advertisement { router_lifetime, prefixes } => {
                 self.advertiser.leave(prefixes, now);
                 if self.socket.as_ref().is_some_and(|socket| socket.is_from(message.from)) {
-                    self.hear_second(now);
+                    self.hear_second(self.last.says(*router_lifetime, prefixes), now);
                 } else if *router_lifetime > 0
                     && self.routers.len() < MAX_ROUTERS
                     && self.routers.insert(message.from)
@@ -246,10 +246,15 @@ impl Port {
         }
     }
 
-    /// A program of this machine sends too: what this process sends it does not hear.
-    fn hear_second(&mut self, now: u64) {
+    /// A program of this machine sends too: what this process sends it does not hear. Unless it says
+    /// the `same`, hosts are told anew: its last message takes the router from them when it is
+    /// stopped. One that a bridge has sent back is no reason for another.
+    fn hear_second(&mut self, same: bool, now: u64) {
         if self.second.replace(now + SECOND_MS).is_none() {
             tracing::warn!("LAN {}: {SECOND}", self.lan.interface);
+        }
+        if !same {
+            self.advertiser.reappear(now);
         }
     }
 
@@ -352,6 +357,25 @@ mod tests {
         assert_eq!(port.deadline(), Some(90_000));
         port.pass(90_000);
         assert_eq!(told(&mut port, 90_000), (vec![1, 3], vec![2], 2700));
+    }
+
+    #[test]
+    fn what_another_sender_says_in_the_gateways_name_is_answered_and_the_same_is_not() {
+        let mut port = Port::new(lan(&[1], true), Known::default(), 0);
+        for _ in 0..3 {
+            let now = port.deadline().unwrap();
+            port.last = port.advertiser.advertise(now, 0);
+        }
+        let (sent, next) = (6000, port.deadline().unwrap());
+        assert!(next > sent + 60_000, "{next}: the changes of the start are told");
+        let own: Vec<_> = port.last.prefixes.iter().map(|it| (it.prefix, it.preferred)).collect();
+        port.hear_second(port.last.says(2700, &own), sent + 1000);
+        assert_eq!(port.deadline(), Some(next), "its own, that a bridge has sent back");
+        port.hear_second(port.last.says(0, &own), sent + 1000);
+        assert_eq!(port.deadline(), Some(sent + 3000), "a farewell");
+        port.last = port.advertiser.advertise(sent + 3000, 0);
+        port.hear_second(port.last.says(2700, &[(own[0].0, 0)]), sent + 9000);
+        assert_eq!(port.deadline(), Some(sent + 6000), "the second of three");
     }
 
     /// A LAN that another program sends for, with one prefix that ends.
