@@ -30,7 +30,34 @@ pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConf
     let rescued = uplinks.iter().flat_map(|uplink| prefixes::rescued(uplink, &uplinks)).count();
     c.too_many("prefixes of uplinks", delegated.len() + rescued, MAX_PATH_PREFIXES);
     c.warnings.extend(prefixes::needless_rescues(&uplinks));
+    names_of_others(c, file, &uplinks);
     uplinks
+}
+
+/// Refuses names that are another uplink's interface, where a provider delegates prefixes to one of
+/// the two: hooks of DHCPv6 clients tell them by the interface, as if by a name, and one provider's
+/// would be the other's.
+fn names_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
+    let is_delegated =
+        |uplink: &UplinkConfig| uplink.ipv6.as_ref().is_some_and(|path| path.delegation.is_some());
+    for (given, uplink) in file.uplink.iter().zip(uplinks) {
+        let is_mistaken = |other: &&UplinkConfig| {
+            other.interface == uplink.name
+                && other.name != uplink.name
+                && (is_delegated(other) || is_delegated(uplink))
+        };
+        if let Some(other) = uplinks.iter().find(is_mistaken) {
+            c.refuse(
+                given.get_ref().name.span(),
+                format!(
+                    "uplink name \"{}\" is the interface of uplink \"{}\"",
+                    uplink.name, other.name
+                ),
+                "hooks of DHCPv6 clients tell prefixes by interface, so that these would be the \
+                 wrong uplink's: rename it",
+            );
+        }
+    }
 }
 
 /// What was inherited with its faults, which are `told`, is not told again.

@@ -227,6 +227,23 @@ fn prefixes_may_be_left_to_what_the_provider_delegates() {
 }
 
 #[test]
+fn a_name_that_is_the_interface_of_another_is_refused_where_prefixes_are_delegated() {
+    let named = |text: &str, fiber: &str| text.replace("\"fiber\"", &format!("\"{fiber}\""));
+    let delegated = with_ipv6("translate = \"source\", prefixes = \"delegated\"");
+    let found = problems(&named(&delegated, "wan1"));
+    let told = "uplink name \"wan1\" is the interface of uplink \"lte\"";
+    assert!(found.len() == 1 && found[0].contains(told), "{found:?}");
+    assert!(found[0].contains("rename it"), "{found:?}");
+    let other = delegated.replace("wan0", "wan2").replace("wan1", "wan0").replace("wan2", "wan1");
+    let found = problems(&other.replace("\"lte\"", "\"wan1\""));
+    let told = "uplink name \"wan1\" is the interface of uplink \"fiber\"";
+    assert!(found.len() == 1 && found[0].contains(told), "{found:?}");
+    // One that is its own; and where no hook tells prefixes.
+    assert_eq!(problems(&named(&delegated, "wan0")), [""; 0]);
+    assert_eq!(problems(&named(GOOD, "wan1")), [""; 0]);
+}
+
+#[test]
 fn what_cannot_be_delegated_is_refused() {
     for (ipv6, message) in [
         (
