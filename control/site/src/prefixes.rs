@@ -6,7 +6,7 @@ use std::ops::Range;
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 use weir_layout::Family;
-use weir_layout::control::Translate;
+use weir_layout::control::{Translate, is_unrouted};
 
 use super::checker::Checker;
 use super::machine::overlap;
@@ -284,6 +284,12 @@ fn provider(c: &mut Checker<'_>, net: Ipv6Net, span: Range<usize>) -> Ipv6Net {
     if !GLOBAL.contains(&net) {
         let remedy = "give the one that the provider delegates: of 2000::/3";
         c.refuse(span, format!("{net} is no provider's prefix"), remedy);
+    } else if is_unrouted(net.network().octets()) {
+        let line = c.places.line(span.start);
+        c.warnings.push(format!(
+            "line {line}: {net} is for documentation, and no provider routes it: nothing that is sent \
+             from it is answered. Give the prefix that the provider delegates"
+        ));
     }
     net
 }

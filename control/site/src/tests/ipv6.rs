@@ -264,6 +264,17 @@ fn what_cannot_be_delegated_is_refused() {
 }
 
 #[test]
+fn a_providers_prefix_that_is_left_from_the_docs_is_told() {
+    let told = |net: &str| {
+        let npt = format!("translate = \"npt66\", prefix = \"{net}\", inside = \"fd00:1:2::/64\"");
+        let site = parse("weir.toml", &with_prefixes("\"fd00:1:2::/64\"", &npt)).unwrap();
+        site.warnings.iter().any(|warning| warning.contains(&format!("{net} is for documentation")))
+    };
+    assert!(told("2001:db8:a000::/56") && told("3fff:1::/56"));
+    assert!(!told("2001:2:0:a000::/56"));
+}
+
+#[test]
 fn one_prefix_is_of_two_uplinks_where_hosts_have_addresses_of_it() {
     let both = |first: &str, second: &str| {
         let lan = "\"fd00:1::/64\", \"2001:2:0:a001::/64\"";
