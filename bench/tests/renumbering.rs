@@ -252,7 +252,7 @@ fn wait_for_advertisements(host: &Host, wanted: u64) {
 fn another_sender_on_the_gateway_is_told_of_and_takes_no_router_along_when_it_is_stopped() {
     let (topology, weir) = site(1, 1);
     let host = &topology.hosts[0];
-    // Those of weir's start: the next one that nothing calls for is minutes away.
+    // Those of weir's start, which are sent whoever else sends.
     wait_for_advertisements(host, 3);
     wait_for(host, &[(PREFIXES[0], Preferred)]);
     assert_eq!(weir.advertised().unwrap().remove(0).trouble, None);
