@@ -241,13 +241,17 @@ fn a_prefix_of_two_lines_is_carried_by_both_and_by_one_for_the_other() {
 #[test]
 fn where_the_kernel_stands_in_it_sends_every_source_by_its_provider_or_not_at_all() {
     let mut site = site("on_dataplane_loss = \"kernel\"\n");
+    let each_has_its_provider = |site: &Site| {
+        for provider in 0..PROVIDERS {
+            let before = site.carried();
+            assert!(site.is_answered(host(provider)));
+            assert!(site.carried()[provider] > before[provider]);
+        }
+    };
     site.weir.kill_dataplane();
+    each_has_its_provider(&site);
     site.weir.take_program_off().unwrap();
-    for provider in 0..PROVIDERS {
-        let before = site.carried();
-        assert!(site.is_answered(host(provider)));
-        assert!(site.carried()[provider] > before[provider]);
-    }
+    each_has_its_provider(&site);
     site.cut(0);
     assert!(!site.is_answered(host(0)));
     assert!(site.is_answered(host(1)));

@@ -19,7 +19,8 @@ use weir_wire::{ethernet, ipv6};
 
 use crate::maps::{self, Published};
 use crate::words::XdpFrame;
-use crate::{MARTIAN, Outcome, UNASKED, fragments, has_flow, head, is_ours, stateless, to_user};
+use crate::{MARTIAN, Outcome, UNASKED};
+use crate::{fragments, has_flow, head, is_ours, stateless, to_user, unasked};
 
 /// Room for what the stack has none: the head of a short frame, and a transport header behind
 /// extension headers.
@@ -88,19 +89,14 @@ pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(*port) };
+    // SAFETY: the context is the kernel's.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
     let decided = if port.role == PortRole::Lan as u8 {
         from_lan(parsed)
     } else {
-        from_uplink(ctx, published, port, parsed)
+        from_uplink(ctx, published, port, queue, parsed)
     };
-    match decided {
-        Some(outcome) => outcome,
-        None => {
-            // SAFETY: the context is the kernel's.
-            let queue = unsafe { (*ctx.ctx).rx_queue_index };
-            to_user(published, port, queue)
-        }
-    }
+    decided.unwrap_or_else(|| to_user(published, port, queue))
 }
 
 /// One of the copies, all zero.
@@ -195,6 +191,7 @@ fn from_uplink(
     ctx: &XdpContext,
     published: Published,
     port: &Port,
+    queue: u32,
     p: &Parsed6,
 ) -> Option<Outcome> {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
@@ -218,6 +215,7 @@ fn from_uplink(
     let otherwise = match (class, inbound) {
         (host_class::LOCAL, _) => KERNELS,
         (host_class::LAN, 1) => (XDP_PASS, Counter::XdpPassKernelRoute),
+        (host_class::LAN, _) => unasked(published, port, queue),
         _ => UNASKED,
     };
     let key = match p.kind {

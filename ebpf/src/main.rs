@@ -233,7 +233,7 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         Some(outcome) => Verdict::Done(outcome),
         None if port.role == PortRole::Lan as u8 => from_lan(&parsed),
         None if is_advice(&parsed, head) => Verdict::Done((XDP_DROP, Counter::XdpDropRedirect)),
-        None => from_uplink(ctx, published, &port, &parsed),
+        None => from_uplink(ctx, published, &port, queue, &parsed),
     };
     match verdict {
         Verdict::Done(outcome) => outcome,
@@ -349,7 +349,13 @@ fn from_lan(parsed: &Parsed) -> Verdict {
 /// From a provider: what a flow waits for. Of the rest, what is for the gateway or by it for others
 /// than LANs is the kernel's, whose table of weir's decides, and so is what may reach an own prefix.
 #[inline(always)]
-fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) -> Verdict {
+fn from_uplink(
+    ctx: &XdpContext,
+    published: Published,
+    port: &Port,
+    queue: u32,
+    p: &Parsed,
+) -> Verdict {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2), but for a provider's server
     // of leases: its private network may be a LAN's too.
     let source = maps::host_class::<V4>(p.src);
@@ -368,7 +374,7 @@ fn from_uplink(ctx: &XdpContext, published: Published, port: &Port, p: &Parsed) 
         host_class::LAN if unsafe { (*published.path(PathId::v4(port.uplink))).inbound } != 0 => {
             (XDP_PASS, Counter::XdpPassKernelRoute)
         }
-        host_class::LAN => UNASKED,
+        host_class::LAN => unasked(published, port, queue),
         // For an address of a pool or not.
         _ if is_lease(p) => return Verdict::Done((XDP_PASS, Counter::XdpPassForeign)),
         // That nobody has: it would be routed back to its provider.
@@ -397,21 +403,38 @@ fn is_advice(p: &Parsed, head: &[u8; HEAD_LEN]) -> bool {
 /// To the queue's socket; without one, what the control page says.
 #[inline(always)]
 fn to_user(published: Published, port: &Port, queue: u32) -> Outcome {
-    // SAFETY: a field of the half.
-    let to_kernel = unsafe { (*published.half).on_dataplane_loss } == OnDataplaneLoss::Kernel as u8;
-    let (lost, reason) = if to_kernel {
+    let (lost, reason) = if stands_in(published) {
         (XDP_PASS, Counter::XdpPassNoDataplane)
     } else {
         (XDP_DROP, Counter::XdpDropNoDataplane)
     };
-    if queue >= MAX_QUEUES as u32 {
-        return (lost, reason);
+    let sent = socket(port, queue).map(|socket| maps::XSKS.redirect(socket, u64::from(lost)));
+    if let Some(Ok(_)) = sent { (XDP_REDIRECT, Counter::XdpToUser) } else { (lost, reason) }
+}
+
+/// For a LAN, and no flow asked for it. Where the kernel stands in, it may be the answer to what the
+/// kernel has sent: weir's table of nftables lets in that alone.
+#[inline(always)]
+fn unasked(published: Published, port: &Port, queue: u32) -> Outcome {
+    let attached = || socket(port, queue).is_some_and(|socket| maps::XSKS.get(socket).is_some());
+    if !stands_in(published) || attached() {
+        return UNASKED;
     }
+    (XDP_PASS, Counter::XdpPassNoDataplane)
+}
+
+/// Does the kernel forward while no dataplane does?
+#[inline(always)]
+fn stands_in(published: Published) -> bool {
+    // SAFETY: a field of the half.
+    unsafe { (*published.half).on_dataplane_loss == OnDataplaneLoss::Kernel as u8 }
+}
+
+/// The place of a queue's socket, if it can have one.
+#[inline(always)]
+fn socket(port: &Port, queue: u32) -> Option<u32> {
     let device = u32::from(port.device) & (MAX_DEVICES as u32 - 1);
-    match maps::XSKS.redirect(device * MAX_QUEUES as u32 + queue, u64::from(lost)) {
-        Ok(_) => (XDP_REDIRECT, Counter::XdpToUser),
-        Err(_) => (lost, reason),
-    }
+    (queue < MAX_QUEUES as u32).then(|| device * MAX_QUEUES as u32 + queue)
 }
 
 // Helpers that the kernel keeps for GPL-compatible programs need this; MIT is compatible.

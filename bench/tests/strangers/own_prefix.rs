@@ -17,11 +17,13 @@ use crate::{ECHO, SERVER, site};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A site whose host has an address that every provider routes to the gateway.
-fn own_prefix(inbound: bool) -> (Topology, Server, Weir) {
+/// A site whose host has an address that every provider routes to the gateway; `gateway` is more of
+/// that table of the file.
+fn own_prefix(inbound: bool, gateway: &str) -> (Topology, Server, Weir) {
     let (topology, server, _) = site(Plan { owned_prefix: true, ..Plan::new(2, 1) });
     let path = |_| format!("translate = \"none\"\ninbound = {inbound}\n");
-    let configuration = Weir::configuration_with(&topology, &[1, 1], &plan::owned_line(), path);
+    let file = Weir::configuration_with(&topology, &[1, 1], &plan::owned_line(), path);
+    let configuration = file.replacen("[gateway]\n", &format!("[gateway]\n{gateway}"), 1);
     // Without DF, so that a provider's router cuts what is too long for the link.
     topology.internet.sysctl(&[("net/ipv4/ip_no_pmtu_disc", "1")]).unwrap();
     topology.hosts[0].netns.sysctl(&[("net/ipv4/ip_no_pmtu_disc", "1")]).unwrap();
@@ -55,7 +57,7 @@ fn pings_in_fragments(topology: &Topology, to: Ipv4Addr) -> bool {
 
 #[test]
 fn who_asks_an_own_prefix_is_answered_as_by_a_router() {
-    let (topology, _server, weir) = own_prefix(true);
+    let (topology, _server, weir) = own_prefix(true, "");
     let host = &topology.hosts[0];
     let owned = host.owned.unwrap();
     let captures: Vec<_> = topology
@@ -94,7 +96,7 @@ fn who_asks_an_own_prefix_is_answered_as_by_a_router() {
 
 #[test]
 fn without_a_word_of_the_file_nobody_reaches_an_own_prefix() {
-    let (topology, _server, weir) = own_prefix(false);
+    let (topology, _server, weir) = own_prefix(false, "");
     let host = &topology.hosts[0];
     let owned = host.owned.unwrap();
     let lan = Capture::start(&host.netns, "eth0").unwrap();
@@ -112,4 +114,21 @@ fn without_a_word_of_the_file_nobody_reaches_an_own_prefix() {
     });
     assert_eq!(answered.unwrap().unwrap(), 1);
     weir.check_conservation().unwrap();
+}
+
+#[test]
+fn where_the_kernel_stands_in_hosts_are_answered_and_strangers_reach_nobody() {
+    let (topology, _server, mut weir) = own_prefix(false, "on_dataplane_loss = \"kernel\"\n");
+    let (host, owned) = (&topology.hosts[0].netns, topology.hosts[0].owned.unwrap());
+    let stands_in = || {
+        assert_eq!(clients::ping_from(host, owned, SERVER, 3).unwrap().received, 3);
+        assert_eq!(clients::ping(&topology.internet, owned, 3).unwrap().received, 0);
+    };
+    weir.kill_dataplane();
+    stands_in();
+    weir.start_dataplane().unwrap();
+    stands_in();
+    weir.kill_dataplane();
+    weir.take_program_off().unwrap();
+    stands_in();
 }

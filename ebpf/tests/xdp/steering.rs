@@ -31,6 +31,18 @@ fn transit_goes_to_the_kernel_if_so_configured() {
 }
 
 #[test]
+fn what_comes_for_a_lan_is_the_kernels_where_it_stands_in_and_no_socket_is_there() {
+    for (stands_in, becomes) in [
+        (OnDataplaneLoss::Kernel, (PASS, Counter::XdpPassNoDataplane)),
+        (OnDataplaneLoss::Drop, UNASKED),
+    ] {
+        let mut f = Fixture::new("stands-in", PortRole::Uplink, stands_in);
+        assert_eq!(f.run(&udp(SITE, 53, OWN, 5000)), becomes);
+        assert_eq!(f.run(&udp(SITE, 53, POOL, 5000)), UNASKED);
+    }
+}
+
+#[test]
 fn the_gateways_own_addresses_are_the_kernels() {
     let mut f = Fixture::lan("local");
     assert_eq!(f.run(&udp(HOST, 1, LAN_ADDRESS, 53)), (PASS, Counter::XdpPassLocal));
