@@ -55,7 +55,10 @@ impl Daemon {
             }
         })?;
         let forwards = self.dataplane.runs();
-        warnings.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
+        // What runs has its tables, which the half that was decided has not.
+        let runs = self.executor.writer.region().snapshot();
+        let runs = runs.iter().map(|snapshot| &*snapshot.half);
+        warnings.extend(runs.flat_map(|half| beside::warnings(&site, half, forwards)));
         let carried = carry(&site);
         self.decider.reconfigure(site, carried, time::monotonic_ms());
         warnings.extend(self.end_clashing_prefixes());

@@ -134,6 +134,21 @@ fn a_check_and_a_reload_tell_that_other_workers_cost_packets() {
 }
 
 #[test]
+fn the_first_ipv6_costs_packets_once() {
+    on_its_own(|| {
+        let gateway = Gateway::start("first6", "");
+        let _dataplane = gateway.pins().claim(weir_shm::Role::Dataplane).unwrap();
+        let ipv6 = "interface = \"wan0\"\nipv6 = { translate = \"none\" }";
+        edit(&gateway, |text| text.replace("interface = \"wan0\"", ipv6));
+        let words = "it has the first `ipv6`";
+        let told = gateway.done(&["reload"]);
+        assert!(told.contains(words), "{told}");
+        let again = gateway.done(&["reload"]);
+        assert!(!again.contains(words), "it is what runs now: {again}");
+    });
+}
+
+#[test]
 fn a_reload_that_adds_ipv6_looks_for_its_next_hops_before_it_warns() {
     on_its_own(|| {
         let gateway = Gateway::start("ipv6", "");
