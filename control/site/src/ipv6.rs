@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use toml::Spanned;
-use weir_layout::control::{MAX_POOL, Translate};
+use weir_layout::control::{MAX_POOL, Translate, is_unrouted};
 
 use super::checker::Checker;
 use super::prefixes::{self, Delegated};
@@ -54,6 +54,13 @@ pub fn path(
                 address.span(),
                 format!("address {at} means nothing beyond this host or one link"),
                 "give one that the gateway has, and that all your providers route here",
+            );
+        }
+        if matches!(translate, Translate::Napt) && is_unrouted(at.octets()) {
+            c.refuse(
+                address.span(),
+                format!("address {at} is one that no provider routes"),
+                "give one of the provider's, which hosts are translated to",
             );
         }
         if let Some(first) = pooled.insert(IpAddr::V6(*at), line) {

@@ -145,10 +145,15 @@ pub fn rescued(uplink: &UplinkConfig, all: &[UplinkConfig]) -> Vec<PrefixPair> {
     others.into_iter().map(|inside| PrefixPair { inside: Some(inside), outside }).collect()
 }
 
-/// Says which uplinks would rescue sources of others, and there are none.
+/// Says which uplinks would rescue sources of others, and there are none. What a provider is yet to
+/// delegate may be one.
 pub fn needless_rescues(uplinks: &[UplinkConfig]) -> Vec<String> {
     let rescues = uplinks.iter().filter(|of| of.ipv6.as_ref().is_some_and(|path| path.rescue));
-    let needless = rescues.filter(|uplink| rescued(uplink, uplinks).is_empty());
+    let by_source = || uplinks.iter().filter(|of| is_by_source(of));
+    let is_later =
+        |of: &UplinkConfig| of.ipv6.as_ref().is_some_and(|path| path.delegation.is_some());
+    let waits = by_source().count() > 1 && by_source().any(is_later);
+    let needless = rescues.filter(|uplink| rescued(uplink, uplinks).is_empty() && !waits);
     let warning = |uplink: &UplinkConfig| {
         format!(
             "uplink {}: `rescue` has nothing to rescue: no other uplink has prefixes by source",
@@ -156,6 +161,10 @@ pub fn needless_rescues(uplinks: &[UplinkConfig]) -> Vec<String> {
         )
     };
     needless.map(warning).collect()
+}
+
+fn is_by_source(uplink: &UplinkConfig) -> bool {
+    uplink.ipv6.as_ref().is_some_and(|path| path.translate == Translate::Source)
 }
 
 type Placed = (PrefixPair, Range<usize>);

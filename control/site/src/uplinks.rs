@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use toml::Spanned;
+use weir_layout::Family;
 use weir_layout::control::{MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
 
 use super::checker::Checker;
@@ -30,14 +31,15 @@ pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConf
     let rescued = uplinks.iter().flat_map(|uplink| prefixes::rescued(uplink, &uplinks)).count();
     c.too_many("prefixes of uplinks", delegated.len() + rescued, MAX_PATH_PREFIXES);
     c.warnings.extend(prefixes::needless_rescues(&uplinks));
-    names_of_others(c, file, &uplinks);
+    refuse_names_of_others(c, file, &uplinks);
+    refuse_addresses_of_others(c, file, &uplinks);
     uplinks
 }
 
 /// Refuses names that are another uplink's interface, where a provider delegates prefixes to one of
 /// the two: hooks of DHCPv6 clients tell them by the interface, as if by a name, and one provider's
 /// would be the other's.
-fn names_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
+fn refuse_names_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
     let is_delegated =
         |uplink: &UplinkConfig| uplink.ipv6.as_ref().is_some_and(|path| path.delegation.is_some());
     for (given, uplink) in file.uplink.iter().zip(uplinks) {
@@ -56,6 +58,26 @@ fn names_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
                 "hooks of DHCPv6 clients tell prefixes by interface, so that these would be the \
                  wrong uplink's: rename it",
             );
+        }
+    }
+}
+
+/// Refuses source addresses of a prefix that another uplink's provider delegates.
+fn refuse_addresses_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
+    for (given, uplink) in file.uplink.iter().zip(uplinks) {
+        let others = uplinks.iter().filter(|other| other.name != uplink.name);
+        let delegated: Vec<_> =
+            others.flat_map(|o| o.delegated(Family::V6).map(|net| (net, &o.name))).collect();
+        let addresses = given.get_ref().ipv6.iter().flat_map(|ipv6| &ipv6.get_ref().addresses);
+        for address in addresses {
+            let at = IpAddr::V6(*address.get_ref());
+            if let Some((net, name)) = delegated.iter().find(|(net, _)| net.contains(&at)) {
+                c.refuse(
+                    address.span(),
+                    format!("address {at} is of {net}, which uplink {name} has of its provider"),
+                    "that provider alone routes it back: give an address of this uplink's",
+                );
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weir_layout::Family;
+use weir_layout::control::Translate;
 use weir_view::{Kernel, Link, is_link_local};
 
 use super::schema::File;
@@ -94,15 +95,24 @@ pub fn unaddressed(site: &Site, kernel: &Kernel) -> Vec<String> {
     let paths = site.uplinks.iter().filter(is_known);
     let bare = paths.filter(|uplink| {
         let link = kernel.link(&uplink.interface);
-        link.is_some_and(|link| !site.has_source(uplink, Family::V6, link.index, kernel))
+        link.is_some_and(|link| match uplink.translation(Family::V6) {
+            Translate::Napt => uplink.pool(Family::V6, link.index, kernel).is_empty(),
+            _ => !site.has_source(uplink, Family::V6, link.index, kernel),
+        })
     });
     let warning = |uplink: &UplinkConfig| {
         let UplinkConfig { interface, .. } = uplink;
+        let name = path_name(uplink, Family::V6);
+        if uplink.translation(Family::V6) == Translate::Napt {
+            return format!(
+                "uplink {name}: {interface} has no global address to translate to: the path is down \
+                 until it has one, or `addresses` names one that the gateway has"
+            );
+        }
         format!(
-            "uplink {}: {interface} has no global address, and the gateway has none elsewhere of \
-             a prefix that this path carries: no target is probed, and no host outside is told of \
-             a smaller MTU. Add one, as with `ip -6 addr add <prefix>::1/128 dev lo`",
-            path_name(uplink, Family::V6)
+            "uplink {name}: {interface} has no global address, and the gateway has none elsewhere \
+             of a prefix that this path carries: no target is probed, and no host outside is told \
+             of a smaller MTU. Add one, as with `ip -6 addr add <prefix>::1/128 dev lo`"
         )
     };
     bare.map(warning).collect()

@@ -123,6 +123,11 @@ fn with_prefixes(lan: &str, ipv6: &str) -> String {
     with_ipv6(ipv6).replacen("\"10.77.0.0/16\"", &format!("\"10.77.0.0/16\", {lan}"), 1)
 }
 
+/// With more of the uplink `lte`.
+fn of_lte(text: &str, more: &str) -> String {
+    text.replacen("interface = \"wan1\"", &format!("interface = \"wan1\"\n{more}"), 1)
+}
+
 fn pairs(text: &str) -> Vec<(String, String)> {
     let site = parse("weir.toml", text).unwrap();
     let prefixes = site.uplinks[0].ipv6.clone().unwrap().prefixes.into_iter();
@@ -207,6 +212,9 @@ fn hosts_may_have_addresses_of_each_provider() {
     assert!(site.uplinks[0].ipv6.as_ref().unwrap().rescue);
     let told = |text: &String| text.contains("uplink fiber: `rescue` has nothing to rescue");
     assert!(site.warnings.iter().any(told), "{:?}", site.warnings);
+    let later = of_lte(&text, "ipv6 = { translate = \"source\", prefixes = \"delegated\" }");
+    let site = parse("weir.toml", &later).unwrap();
+    assert!(!site.warnings.iter().any(told), "the provider may delegate one");
     let found = problems(&with_prefixes("\"fd00:1::/64\"", source));
     assert!(found[0].contains("no LAN has an address of the prefix"), "{found:?}");
 }
@@ -311,6 +319,27 @@ fn an_ipv6_path_without_an_address_to_send_from_is_told() {
     assert_eq!(warn::unaddressed(&waits, &kernel), [""; 0], "it may come with the prefix");
     kernel.addresses.push((1, "2001:2:7::1/64".parse().unwrap()));
     assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
+}
+
+#[test]
+fn ports_are_translated_to_an_address_of_the_interface_and_to_no_other() {
+    let site = parse("weir.toml", &with_ipv6("translate = \"nat66\"")).unwrap();
+    let mut kernel = kernel();
+    kernel.addresses.push((1, "2001:2:7::1/64".parse().unwrap()));
+    let told = warn::unaddressed(&site, &kernel);
+    assert!(told[0].contains("wan0 has no global address to translate to"), "{told:?}");
+    kernel.addresses.push((2, "2001:2:8::1/64".parse().unwrap()));
+    assert_eq!(warn::unaddressed(&site, &kernel), [""; 0]);
+}
+
+#[test]
+fn hosts_are_translated_to_no_address_that_no_provider_or_another_routes_back() {
+    let found = problems(&with_ipv6("translate = \"nat66\", addresses = [\"fd00::1\"]"));
+    assert!(found[0].contains("address fd00::1 is one that no provider routes"), "{found:?}");
+    let npt = "translate = \"npt66\", prefix = \"2001:2:0:a000::/56\", inside = \"fd00:1:2::/64\"";
+    let other = "ipv6 = { translate = \"nat66\", addresses = [\"2001:2:0:a000::5\"] }";
+    let found = problems(&of_lte(&with_prefixes("\"fd00:1:2::/64\"", npt), other));
+    assert!(found[0].contains("which uplink fiber has of its provider"), "{found:?}");
 }
 
 #[test]
