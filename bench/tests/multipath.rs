@@ -61,8 +61,8 @@ impl Site {
 
     /// Waits until all providers answer, and lets the host use what it has.
     fn ready(self) -> Self {
+        self.weir.wait_until_usable_in(self.family, &[0, 1]).unwrap();
         for provider in 0..PROVIDERS {
-            self.wait_for_path(provider, true);
             let router = &self.topology.providers[provider].netns;
             let shaped =
                 format!("qdisc add dev internet root tbf rate {RATE} burst 32k latency 50ms");
@@ -86,11 +86,10 @@ impl Site {
         &self.topology.hosts[0].netns
     }
 
-    fn wait_for_path(&self, provider: usize, usable: bool) {
-        wait::until("the path to be as wanted", wait::BOUND, || {
-            let id = PathId::new(provider as u8, self.family);
-            let state = self.weir.control()?.path_state(id);
-            Ok((usable == (state & path_state::USABLE != 0)).then_some(()))
+    fn wait_until_down(&self, provider: usize) {
+        wait::until("the path to be down", wait::BOUND, || {
+            let state = self.weir.control()?.path_state(PathId::new(provider as u8, self.family));
+            Ok((state & path_state::USABLE == 0).then_some(()))
         })
         .unwrap();
     }
@@ -159,7 +158,7 @@ fn outlives_the_loss_of_either(build: fn() -> Site) {
             })
             .unwrap();
             site.topology.providers[lost].set_carrier(false).unwrap();
-            site.wait_for_path(lost, false);
+            site.wait_until_down(lost);
         });
         site.sent();
     }

@@ -20,12 +20,10 @@ pub fn warnings(site: &Site, kernel: &Kernel) -> Vec<String> {
 
 /// The same by one uplink.
 pub fn of_uplink(site: &Site, kernel: &Kernel, uplink: &UplinkConfig) -> Vec<String> {
-    let index = site.uplinks.iter().position(|other| other.name == uplink.name);
+    let index = site.index_of(uplink);
     let Some(link) = kernel.link(&uplink.interface) else { return Vec::new() };
-    let pairs = site
-        .path_prefixes()
-        .into_iter()
-        .filter(|pair| Some(usize::from(pair.uplink)) == index && pair.is_pair());
+    let pairs =
+        site.path_prefixes().into_iter().filter(|pair| pair.uplink == index && pair.is_pair());
     let pairs: Vec<_> = pairs.map(path_prefixes::adjusted).collect();
     let is_of_link = |route: &&Route<Ipv6Net>| {
         route.interface == link.index

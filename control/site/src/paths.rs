@@ -41,10 +41,14 @@ impl UplinkConfig {
         self.ipv6.as_ref().is_some_and(|ipv6| ipv6.joint)
     }
 
+    /// Does the file leave the prefixes of its IPv6 path to its provider?
+    pub fn is_delegated(&self) -> bool {
+        self.ipv6.as_ref().is_some_and(|ipv6| ipv6.delegation.is_some())
+    }
+
     /// Does its IPv6 path wait for a prefix that its provider is to delegate?
     pub fn awaits_prefix(&self) -> bool {
-        let mut path = self.ipv6.iter();
-        path.any(|ipv6| ipv6.delegation.is_some() && ipv6.prefixes.is_empty())
+        self.is_delegated() && self.ipv6.iter().all(|ipv6| ipv6.prefixes.is_empty())
     }
 
     /// Is anything beyond the next hop probed of its path in a family?

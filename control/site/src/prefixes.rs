@@ -149,10 +149,9 @@ pub fn rescued(uplink: &UplinkConfig, all: &[UplinkConfig]) -> Vec<PrefixPair> {
 /// delegate may be one.
 pub fn needless_rescues(uplinks: &[UplinkConfig]) -> Vec<String> {
     let rescues = uplinks.iter().filter(|of| of.ipv6.as_ref().is_some_and(|path| path.rescue));
-    let by_source = || uplinks.iter().filter(|of| is_by_source(of));
-    let is_later =
-        |of: &UplinkConfig| of.ipv6.as_ref().is_some_and(|path| path.delegation.is_some());
-    let waits = by_source().count() > 1 && by_source().any(is_later);
+    let is_by_source = |of: &&UplinkConfig| of.translation(Family::V6) == Translate::Source;
+    let by_source = || uplinks.iter().filter(is_by_source);
+    let waits = by_source().count() > 1 && by_source().any(UplinkConfig::is_delegated);
     let needless = rescues.filter(|uplink| rescued(uplink, uplinks).is_empty() && !waits);
     let warning = |uplink: &UplinkConfig| {
         format!(
@@ -161,10 +160,6 @@ pub fn needless_rescues(uplinks: &[UplinkConfig]) -> Vec<String> {
         )
     };
     needless.map(warning).collect()
-}
-
-fn is_by_source(uplink: &UplinkConfig) -> bool {
-    uplink.ipv6.as_ref().is_some_and(|path| path.translate == Translate::Source)
 }
 
 type Placed = (PrefixPair, Range<usize>);

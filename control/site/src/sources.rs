@@ -127,7 +127,8 @@ impl Site {
         own
     }
 
-    fn index_of(&self, uplink: &UplinkConfig) -> u8 {
+    /// The index of an uplink, in the order of the file; [`NONE`] if it is not the site's.
+    pub fn index_of(&self, uplink: &UplinkConfig) -> u8 {
         let index = self.uplinks.iter().position(|of| of.name == uplink.name);
         index.map_or(NONE, |index| index as u8)
     }

@@ -40,13 +40,11 @@ pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConf
 /// the two: hooks of DHCPv6 clients tell them by the interface, as if by a name, and one provider's
 /// would be the other's.
 fn refuse_names_of_others(c: &mut Checker<'_>, file: &File, uplinks: &[UplinkConfig]) {
-    let is_delegated =
-        |uplink: &UplinkConfig| uplink.ipv6.as_ref().is_some_and(|path| path.delegation.is_some());
     for (given, uplink) in file.uplink.iter().zip(uplinks) {
         let is_mistaken = |other: &&UplinkConfig| {
             other.interface == uplink.name
                 && other.name != uplink.name
-                && (is_delegated(other) || is_delegated(uplink))
+                && (other.is_delegated() || uplink.is_delegated())
         };
         if let Some(other) = uplinks.iter().find(is_mistaken) {
             c.refuse(

@@ -103,7 +103,7 @@ impl Daemon {
         let (site, kernel) = (self.decider.site().clone(), self.decider.kernel().clone());
         let mut delegations = self.decider.delegations().clone();
         let mut told = Vec::new();
-        for uplink in site.uplinks.iter().filter(|uplink| is_delegated(uplink)) {
+        for uplink in site.uplinks.iter().filter(|uplink| uplink.is_delegated()) {
             for lease in self.decider.delegations().of(&uplink.name) {
                 let objection = delegations.objection(&site, &kernel, uplink, &lease.prefix);
                 if let Some(why) = objection {
@@ -137,7 +137,8 @@ impl Daemon {
             let (name, interface) = (uplink.name.clone(), uplink.interface.clone());
             DelegatedView { uplink: name, interface, prefixes: leases.map(prefix).collect() }
         };
-        self.decider.site().uplinks.iter().filter(|uplink| is_delegated(uplink)).map(view).collect()
+        let uplinks = self.decider.site().uplinks.iter();
+        uplinks.filter(|uplink| uplink.is_delegated()).map(view).collect()
     }
 
     /// The uplink of this name, or by this interface: hooks know no other.
@@ -150,8 +151,4 @@ impl Daemon {
             anyhow!("there is no uplink \"{name}\", and none by it; known: {}", known.join(", "))
         })
     }
-}
-
-fn is_delegated(uplink: &UplinkConfig) -> bool {
-    uplink.ipv6.as_ref().is_some_and(|path| path.delegation.is_some())
 }
