@@ -15,6 +15,8 @@ use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
 use weir_kit::plan::{Plan, Uplink};
 use weir_kit::probed::{self, is, told};
+use weir_kit::server::{ECHO_PORT, Server};
+use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, iperf, nginx, process, wait};
@@ -39,19 +41,23 @@ fn site_of(mode: Mode, plan: Plan, inbound: usize) -> (Topology, Weir) {
 
 #[test]
 fn connections_outlive_the_uplinks_that_carry_them() {
+    // That all keep off an uplink of weight 2 in 10 has a chance of 0.8^100, below 1e-9.
+    const CONNECTIONS: usize = 100;
     for mode in MODES {
         let (topology, weir) = site_of(mode, Plan::new(3, 2), 2);
-        let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-        let lan = topology.hosts[0].netns.clone();
-        let load = Load { seconds: 4, streams: 16, reverse: false };
-        let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
-        wait::until("packets by every provider", wait::BOUND, || {
-            Ok(outbound(&topology)?.iter().all(|packets| *packets > 100).then_some(()))
+        let _server = Server::start(&topology.internet, SERVER).unwrap();
+        let (hosts, to) = (&topology.hosts[..1], (SERVER, ECHO_PORT));
+        let load = TcpLoad::start(hosts, to, CONNECTIONS, 4 * wait::BOUND).unwrap();
+        load.wait_until_settled().unwrap();
+        assert!(outbound(&topology).unwrap().iter().all(|packets| *packets > 0));
+        topology.providers[0].set_carrier(false).unwrap();
+        let (before, rounds) = (outbound(&topology).unwrap(), load.rounds());
+        wait::until("forty rounds of every connection", wait::BOUND, || {
+            Ok((load.rounds() > rounds + 40 * CONNECTIONS).then_some(()))
         })
         .unwrap();
-        topology.providers[0].set_carrier(false).unwrap();
-        let before = outbound(&topology).unwrap();
-        assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
+        let report = load.stop().unwrap();
+        assert_eq!((report.intact, report.broken), (CONNECTIONS, Vec::new()));
         let after = outbound(&topology).unwrap();
         assert_eq!(after[0], before[0]);
         assert!(after[1] > before[1] + 100 && after[2] > before[2] + 100, "{before:?} {after:?}");

@@ -1,7 +1,7 @@
 //! Many parallel TCP connections that keep echoing until they are told to stop.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -55,7 +55,7 @@ impl TcpLoad {
     /// When a thread cannot be started. A connection that cannot be opened counts as broken.
     pub fn start(
         hosts: &[Host],
-        server: SocketAddrV4,
+        server: impl Into<SocketAddr>,
         connections: usize,
         bound: Duration,
     ) -> Result<Self> {
@@ -66,7 +66,7 @@ impl TcpLoad {
             settled: Arc::default(),
             threads: Vec::new(),
         };
-        let deadline = Instant::now() + bound;
+        let (server, deadline) = (server.into(), Instant::now() + bound);
         for (index, host) in hosts.iter().enumerate() {
             let (stop, rounds) = (Arc::clone(&load.stop), Arc::clone(&load.rounds));
             let (settled, address) = (Arc::clone(&load.settled), host.address);
@@ -144,9 +144,9 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(server: SocketAddrV4, name: String, seed: u64) -> Self {
+    fn open(server: SocketAddr, name: String, seed: u64) -> Self {
         let connect = || -> Result<TcpStream> {
-            let stream = TcpStream::connect_timeout(&server.into(), SILENCE)
+            let stream = TcpStream::connect_timeout(&server, SILENCE)
                 .with_context(|| format!("cannot connect to {server}"))?;
             stream.set_write_timeout(Some(SILENCE))?;
             stream.set_nodelay(true)?;
