@@ -9,12 +9,12 @@ demo: deps
 	target/release/weir-bench demo
 
 # Everything that must hold, cheapest first. The namespace tests run one at a time: each has real
-# traffic to move. Those with a gateway run in both tiers.
+# traffic to move. Those with a gateway run in both tiers. A run of tests names all that fail.
 test: deps lint
 	$(CARGO) build --workspace --locked
-	$(CARGO) test --workspace --locked --exclude weir-kit --exclude weir-bench
-	$(CARGO) test --locked -p weir-kit -p weir-bench -- --test-threads=1
-	WEIR_TIER=user $(CARGO) test --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 --test ipv6_modes --test ipv6_translation --test ipv6_edges --test by_host --test source --test multipath --test delegation --test stateless -- --test-threads=1
+	$(CARGO) test --no-fail-fast --workspace --locked --exclude weir-kit --exclude weir-bench
+	$(CARGO) test --no-fail-fast --locked -p weir-kit -p weir-bench -- --test-threads=1
+	WEIR_TIER=user $(CARGO) test --no-fail-fast --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 --test ipv6_modes --test ipv6_translation --test ipv6_edges --test by_host --test source --test multipath --test delegation --test stateless -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
 
