@@ -42,6 +42,8 @@ pub struct Advertised {
     pub offers: Vec<Offer>,
     /// Networks of the LAN that its hosts can make no addresses of.
     pub useless: Vec<Ipv6Net>,
+    /// Prefixes that are offered and that the kernel has not on the link, see [`Lan::unconnected`].
+    pub unconnected: Vec<Ipv6Net>,
 }
 
 /// Of each LAN that is advertised; `takers` are by policy the uplinks that take new flows of IPv6,
@@ -100,6 +102,7 @@ fn of_lan(
         dns: ra.dns.clone(),
         search: ra.search.clone(),
     };
+    let prefixes: Vec<_> = offers.iter().map(|(_, offer)| offer.prefix).collect();
     Advertised {
         interface: lan.interface.clone(),
         index: link.map(|link| link.index),
@@ -109,6 +112,7 @@ fn of_lan(
         leads: offers.iter().any(|(leads, _)| *leads),
         offers: offers.into_iter().map(|(_, offer)| offer).collect(),
         useless,
+        unconnected: lan.unconnected(&prefixes, kernel),
     }
 }
 
@@ -211,6 +215,7 @@ mod tests {
         assert_eq!((prefixes(lan0), lan0.index), (vec!["2001:2:0:1::/64".into()], Some(7)));
         assert_eq!((prefixes(lan1), lan1.index), (vec!["2001:2:0:101::/64".into()], None));
         assert_eq!(texts(lan0.useless.clone()), ["2001:2:0:2::/80"]);
+        assert_eq!(texts(lan0.unconnected.clone()), [""; 0]);
     }
 
     #[test]
@@ -267,6 +272,12 @@ mod tests {
     fn a_prefix_that_no_provider_delegates_is_not_told() {
         let told = told_of(BY_SOURCE, &Delegations::default(), &[3]).remove(0);
         assert_eq!(preferred(&told), (vec![(0xa01, true), (0, true)], true));
+        let unconnected = ["2001:2:0:a01::/64", "fd00:1::/64"];
+        assert_eq!(
+            texts(told.unconnected),
+            unconnected,
+            "told, without an address of the gateway's"
+        );
     }
 
     #[test]

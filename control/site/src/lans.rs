@@ -40,7 +40,7 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
                 let message = "router advertisements for a LAN, and no uplink has IPv6";
                 c.refuse(given.span(), message, "give an uplink `ipv6`, or remove `ra`");
             }
-            ra::advertisements(c, given)
+            ra::advertisements(c, given, &prefixes)
         });
         if ra.as_ref().is_some_and(|ra| ra.by_others) && file.gateway.hooks.is_none() {
             c.warnings.push(format!(

@@ -83,6 +83,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn::unaddressed(site, kernel));
     warnings.extend(warn_ipv6::unforwarded(site, warn_ipv6::forwards));
     warnings.extend(warn_ipv6::without_addresses(site, kernel));
+    warnings.extend(warn_ipv6::unconnected(site, kernel));
     warnings.extend(warn_ipv6::own_next_hops(site, &warn_ipv6::own_addresses()));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 use weir_layout::Family;
-use weir_view::{Kernel, Net as _};
+use weir_view::{Kernel, Net as _, RouteKind};
 
 use super::checker::Checker;
 use super::{Lan, schema};
@@ -76,6 +76,23 @@ impl Lan {
         (offered, useless)
     }
 
+    /// Those of these prefixes that the kernel has not on the link: the gateway was given no address of
+    /// them there, or has lost it, as when the interface was down. What is for their hosts it cannot
+    /// pass on.
+    pub fn unconnected(&self, prefixes: &[Ipv6Net], kernel: &Kernel) -> Vec<Ipv6Net> {
+        let Some(link) = kernel.link(&self.interface) else { return Vec::new() };
+        let networks = kernel.networks(Family::V6, link.index).into_iter().filter_map(Ipv6Net::of);
+        let by = kernel.routes6.iter().filter(|route| {
+            route.interface == link.index
+                && route.kind == RouteKind::Unicast
+                && route.gateway.is_none()
+                && route.destination.prefix_len() > 0
+        });
+        let on_link: Vec<_> = networks.chain(by.map(|route| route.destination)).collect();
+        let is_on_link = |prefix: &&Ipv6Net| on_link.iter().any(|net| net.contains(*prefix));
+        prefixes.iter().filter(|prefix| !is_on_link(prefix)).copied().collect()
+    }
+
     /// The parts of 64 bits of a network in which the gateway was given an address on the interface,
     /// and all of which the kernel has on the link.
     fn parts(&self, network: &Ipv6Net, kernel: &Kernel) -> Vec<Ipv6Net> {
@@ -94,9 +111,10 @@ impl Lan {
     }
 }
 
-/// Checks what the file says of a LAN's advertisements.
-pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>) -> RaConfig {
+/// Checks what the file says of a LAN's advertisements; `lan` are the LAN's prefixes in the file.
+pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>, lan: &[IpNet]) -> RaConfig {
     let of = given.get_ref();
+    refuse_foreign(c, &of.prefixes, lan);
     for (what, count) in [("dns", of.dns.len()), ("search", of.search.len())] {
         if count > MOST {
             let message = format!("{count} entries of {what}, at most {MOST} are possible");
@@ -137,6 +155,23 @@ pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>) -> RaCon
     }
 }
 
+/// Refuses prefixes that hosts would be told and that are not the LAN's: what is sent from them is
+/// dropped.
+fn refuse_foreign(c: &mut Checker<'_>, told: &[Spanned<IpNet>], lan: &[IpNet]) {
+    let own: Vec<_> = lan.iter().copied().filter_map(Ipv6Net::of).collect();
+    for given in told {
+        let IpNet::V6(net) = given.get_ref() else { continue };
+        if !own.is_empty() && !own.iter().any(|own| own.contains(net)) {
+            let message = format!("hosts would be told {net}, which is none of the LAN's prefixes");
+            c.refuse(
+                given.span(),
+                message,
+                "add it to the LAN's `prefixes`, or give a /64 of those",
+            );
+        }
+    }
+}
+
 /// The prefix, if it is of IPv6 and has this length, where there must be one.
 fn prefix(c: &mut Checker<'_>, given: &Spanned<IpNet>, length: Option<u8>) -> Option<Ipv6Net> {
     match c.prefix(given) {
@@ -174,6 +209,26 @@ mod tests {
         );
         let told = |problems: Vec<crate::Problem>| problems.iter().map(|p| p.to_string()).collect();
         crate::parse("weir.toml", &text).map_err(told)
+    }
+
+    #[test]
+    fn prefixes_that_hosts_are_told_are_the_lans_where_the_file_gives_those() {
+        let told = |lan: &str, prefix: &str| {
+            let text = format!(
+                "[[lan]]\ninterface = \"lan0\"\nprefixes = [{lan}]\nra = {{ prefixes = \
+                 [\"{prefix}\"] }}\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n\
+                 ipv6 = {{ translate = \"none\" }}\n"
+            );
+            let problems = crate::parse("weir.toml", &text).err().unwrap_or_default();
+            problems.iter().map(|p| p.to_string()).collect::<Vec<_>>()
+        };
+        let own = "\"10.0.0.0/24\", \"2001:2:0:10::/60\"";
+        let foreign = told(own, "2001:2:0:20::/64");
+        let words = "told 2001:2:0:20::/64, which is none of the LAN's prefixes";
+        assert!(foreign.len() == 1 && foreign[0].contains(words), "{foreign:?}");
+        assert!(foreign[0].contains("weir.toml:4:"), "{foreign:?}");
+        assert_eq!(told(own, "2001:2:0:15::/64"), [""; 0]);
+        assert_eq!(told("\"10.0.0.0/24\"", "2001:2:0:20::/64"), [""; 0], "those of the interface");
     }
 
     /// What a LAN is offered, and what it has in vain, whose interface has these addresses.

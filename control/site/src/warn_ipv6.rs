@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use weir_layout::Family;
 use weir_view::Kernel;
 
@@ -75,6 +76,25 @@ pub fn without_addresses(site: &Site, kernel: &Kernel) -> Vec<String> {
     site.lans.iter().flat_map(of_lan).collect()
 }
 
+/// Says which prefixes hosts are told and the kernel has not on their link. They stay told: an
+/// interface that was down has lost its addresses, its hosts have not, and gets them back.
+pub fn unconnected(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let of_lan = |lan: &Lan| {
+        let (offered, _) = lan.offered(kernel);
+        let Lan { interface, .. } = lan;
+        let warning = |net: Ipv6Net| {
+            let own = Ipv6Addr::from(u128::from(net.network()) | 1);
+            format!(
+                "lan {interface}: hosts are told {net}, and the gateway has no address of it on \
+                 {interface}: what is for them gets lost. Add one, as with `ip addr add {own}/64 dev \
+                 {interface}`"
+            )
+        };
+        lan.unconnected(&offered, kernel).into_iter().map(warning).collect::<Vec<_>>()
+    };
+    site.lans.iter().flat_map(of_lan).collect()
+}
+
 /// Says which uplinks' next hops are addresses of their own interfaces. `own` has the gateway's
 /// addresses of one link, each with its interface.
 pub fn own_next_hops(site: &Site, own: &[(String, Ipv6Addr)]) -> Vec<String> {
@@ -114,6 +134,10 @@ fn own_address(line: &str) -> Option<(String, Ipv6Addr)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use weir_view::{Link, Route};
+
     use super::*;
 
     fn site(ipv6: &str) -> Site {
@@ -177,6 +201,46 @@ mod tests {
         assert!(bare.len() == 1 && bare[0].contains("without managed"), "{bare:?}");
         let leased = "{ managed = true, autonomous = false }";
         assert_eq!(told(leased, "2001:2:0:10::1/64"), [""; 0]);
+    }
+
+    #[test]
+    fn a_prefix_that_hosts_are_told_and_the_gateway_has_no_address_of_is_told() {
+        let told = |lan: &str, address: &str, route: &str| {
+            let text = format!(
+                "[[lan]]\ninterface = \"lan0\"\n{lan}\n[[uplink]]\nname = \"fiber\"\n\
+                 interface = \"wan0\"\nipv6 = {{ translate = \"none\" }}\n"
+            );
+            let link = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+            let by = |to: &str| Route::by(1, to.parse::<Ipv6Net>().unwrap());
+            let kernel = Kernel {
+                links: vec![link(1, "lan0"), link(2, "wan0")],
+                addresses: vec![
+                    (1, address.parse().unwrap()),
+                    (2, "2001:2:0:1::2/64".parse().unwrap()),
+                ],
+                routes6: Arc::new(vec![by("::/0"), by(route)].into()),
+                ..Kernel::default()
+            };
+            unconnected(&crate::parse("weir.toml", &text).unwrap(), &kernel)
+        };
+        let of_file = "prefixes = [\"2001:2:0:1::/64\"]\nra = {}";
+        let chosen = "ra = { prefixes = [\"2001:2:0:1::/64\"] }";
+        let (none, elsewhere) = ("10.0.0.1/24", "2001:2:0:2::/64");
+        for lan in [of_file, chosen] {
+            let words =
+                "hosts are told 2001:2:0:1::/64, and the gateway has no address of it on lan0";
+            let found = told(lan, none, elsewhere);
+            assert!(found.len() == 1 && found[0].contains(words), "{found:?}");
+            assert!(found[0].contains("`ip addr add 2001:2:0:1::1/64 dev lan0`"), "{found:?}");
+            assert_eq!(
+                told(lan, "2001:2:0:1::1/128", elsewhere).len(),
+                1,
+                "no host is a neighbour"
+            );
+            assert_eq!(told(lan, "2001:2:0:1::1/64", elsewhere), [""; 0]);
+            assert_eq!(told(lan, none, "2001:2::/60"), [""; 0], "entered by hand");
+        }
+        assert_eq!(told("ra = {}", none, elsewhere), [""; 0], "nothing is told");
     }
 
     #[test]

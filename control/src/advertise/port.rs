@@ -47,6 +47,8 @@ pub struct Port {
     is_news: bool,
     trouble: Option<String>,
     complaint: Complaint,
+    /// Of prefixes that the kernel has not on the link.
+    lost: Complaint,
     /// The carrier is back: until then what the interface lost with it may come back too; none: what
     /// it has is what there is.
     settles: Option<u64>,
@@ -72,6 +74,7 @@ impl Port {
             is_news: false,
             trouble: None,
             complaint: Complaint::default(),
+            lost: Complaint::default(),
             settles: None,
             routers: BTreeSet::new(),
             second: None,
@@ -92,6 +95,8 @@ impl Port {
             self.settles = Some(now + SETTLING_MS);
         }
         self.lan = lan;
+        let interface = &self.lan.interface;
+        self.lost.say(unconnected(&self.lan).map(|text| format!("LAN {interface}: {text}")));
         self.take_over(now);
     }
 
@@ -275,9 +280,22 @@ impl Port {
     /// What was told last.
     pub fn view(&self) -> AdvertisedView {
         let second = || self.second.map(|_| SECOND.to_owned());
-        let trouble = self.trouble.clone().or_else(second).or_else(|| useless(&self.lan.useless));
+        let trouble = self.trouble.clone().or_else(second);
+        let trouble = trouble.or_else(|| unconnected(&self.lan));
+        let trouble = trouble.or_else(|| useless(&self.lan.useless));
         view(&self.lan, &self.last, trouble)
     }
+}
+
+/// What is wrong with prefixes that hosts are told and that the kernel has not on their link.
+fn unconnected(lan: &Advertised) -> Option<String> {
+    let names: Vec<_> = lan.unconnected.iter().map(ToString::to_string).collect();
+    let (names, interface) = (names.join(", "), &lan.interface);
+    let told = format!(
+        "the gateway has no address of {names} on {interface}: what is for hosts of it gets lost, see \
+         `weir check`"
+    );
+    (!names.is_empty()).then_some(told)
 }
 
 /// What is wrong with networks that hosts can make no addresses of.
@@ -311,6 +329,7 @@ mod tests {
             leads: !subnets.is_empty(),
             offers: subnets.iter().map(offer).collect(),
             useless: Vec::new(),
+            unconnected: Vec::new(),
         }
     }
 
@@ -376,6 +395,19 @@ mod tests {
         port.last = port.advertiser.advertise(sent + 3000, 0);
         port.hear_second(port.last.says(2700, &[(own[0].0, 0)]), sent + 9000);
         assert_eq!(port.deadline(), Some(sent + 6000), "the second of three");
+    }
+
+    #[test]
+    fn a_prefix_that_the_interface_has_lost_is_still_told_and_named() {
+        let mut port = Port::new(lan(&[1], true), Known::default(), 0);
+        assert_eq!(port.view().trouble, None);
+        let unconnected = vec!["2001:2:0:1::/64".parse().unwrap()];
+        port.follow(Advertised { unconnected, ..lan(&[1], true) }, 1000);
+        let trouble = port.view().trouble.unwrap_or_default();
+        assert!(trouble.contains("no address of 2001:2:0:1::/64 on lan0"), "{trouble}");
+        assert_eq!(told(&mut port, 1000), (vec![1], vec![], 2700));
+        port.follow(lan(&[1], true), 2000);
+        assert_eq!(port.view().trouble, None);
     }
 
     /// A LAN that another program sends for, with one prefix that ends.
