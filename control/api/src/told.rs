@@ -8,6 +8,7 @@ use weir_health::load::LoadView;
 use weir_health::target::Status;
 use weir_health::window::Figures;
 use weir_health::{ProbeError, Reason, State};
+use weir_view::Preference;
 
 /// An uplink's health, for people and programs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,9 @@ pub struct AdvertisedView {
     pub other: bool,
     /// How long the gateway is a default router, seconds; 0: it is none.
     pub router_lifetime_s: u16,
+    /// Whether hosts are to take the gateway before other default routers.
+    #[serde(default)]
+    pub preference: Preference,
     /// MTU of the link; none: its usual one.
     pub mtu: Option<u32>,
     /// The prefixes, those that are no more among them.

@@ -2,6 +2,8 @@
 
 use weir_api::AdvertisedView;
 
+use super::advertised;
+
 /// The LAN's protocol `radv`. Of the prefixes that it names BIRD tells while the interface has an
 /// address of them: one that is no more is told with no flags, which hosts pass over. Of each it says
 /// one thing, so that it does not end addresses that hosts are to make no more. Those that the gateway
@@ -30,6 +32,8 @@ pub fn stanza(view: &AdvertisedView) -> String {
         format!("\t\tother config {};\n", switch(view.other)),
         format!("\t\tdefault lifetime {};\n", view.router_lifetime_s),
     ];
+    let preference = advertised::preference(view.preference);
+    lines.extend(preference.map(|word| format!("\t\tdefault preference {word};\n")));
     lines.extend(view.mtu.map(|mtu| format!("\t\tlink mtu {mtu};\n")));
     lines.extend(view.prefixes.iter().filter(|it| it.on_link).map(|it| {
         let autonomous = if it.autonomous { "" } else { "\t\t\tautonomous no;\n" };
@@ -87,6 +91,7 @@ protocol radv 'weir_ra_lan0.10' {
 		managed no;
 		other config yes;
 		default lifetime 2700;
+		default preference high;
 		link mtu 1480;
 		prefix 2001:2:0:a01::/64 {
 			valid lifetime 5400;

@@ -32,7 +32,10 @@ pub fn show(arguments: &Arguments, lan: Option<&str>, format: Option<Format>) ->
     }
     Ok(match format {
         _ if arguments.json => output::json("ra", serde_json::to_value(lans)?),
-        None => advertised::lines(&lans),
+        None => {
+            let rest = advertised::rest(&lans).map(|rest| format!("\n{rest}"));
+            advertised::lines(&lans) + &rest.unwrap_or_default()
+        }
         Some(format) => snippet(&lans, format, lan.is_some()),
     })
 }
@@ -73,6 +76,7 @@ pub fn example() -> AdvertisedView {
         managed: false,
         other: true,
         router_lifetime_s: 2700,
+        preference: weir_view::Preference::High,
         mtu: Some(1480),
         prefixes: vec![
             prefix("2001:2:0:a01::/64", 0, 5400),

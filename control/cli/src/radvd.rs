@@ -5,6 +5,8 @@ use std::fmt::Display;
 use weir_api::{AdvertisedPrefix, AdvertisedView};
 use weir_ra::PREFERRED_LIMIT_S;
 
+use super::advertised;
+
 /// The LAN's `interface`. How often it is told, and what it is told when radvd ends, are left to
 /// radvd.
 pub fn stanza(view: &AdvertisedView) -> String {
@@ -16,6 +18,8 @@ pub fn stanza(view: &AdvertisedView) -> String {
         format!("\tAdvOtherConfigFlag {};\n", switch(view.other)),
         format!("\tAdvDefaultLifetime {};\n", view.router_lifetime_s),
     ];
+    let preference = advertised::preference(view.preference);
+    lines.extend(preference.map(|word| format!("\tAdvDefaultPreference {word};\n")));
     lines.extend(view.mtu.map(|mtu| format!("\tAdvLinkMTU {mtu};\n")));
     lines.extend(view.prefixes.iter().map(prefix));
     let lasting = |word: &str, what: &dyn Display, key: &str, lifetime_s: u32| {
@@ -61,6 +65,7 @@ interface lan0.10 {
 	AdvManagedFlag off;
 	AdvOtherConfigFlag on;
 	AdvDefaultLifetime 2700;
+	AdvDefaultPreference high;
 	AdvLinkMTU 1480;
 	prefix 2001:2:0:a01::/64 {
 		AdvValidLifetime 5400;

@@ -96,6 +96,7 @@ fn of_lan(
         autonomous: ra.autonomous,
         other: ra.other,
         router_lifetime: ra.router_lifetime,
+        preference: ra.preference,
         link_address: link.map_or([0; 6], |link| link.mac),
         mtu: ra.mtu,
         routes: ra.routes.iter().copied().chain(routes).collect(),

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
+use weir_view::Preference;
 
 use crate::prefixes::{PREFERRED_LIMIT_S, VALID_LIMIT_S};
 
@@ -44,6 +45,8 @@ pub struct Advertisement {
     pub other: bool,
     /// How long the sender is a default router; 0: it is none.
     pub router_lifetime: u16,
+    /// Whether hosts are to take the sender before other default routers (RFC 4191 §2.2).
+    pub preference: Preference,
     /// The sender's Ethernet address.
     pub link_address: Option<[u8; 6]>,
     /// MTU of the link.
@@ -141,7 +144,9 @@ impl Advertisement {
 
     /// What every message begins with: the fixed part, and who sends it.
     fn header(&self) -> Vec<u8> {
-        let flags = u8::from(self.managed) << 7 | u8::from(self.other) << 6;
+        let flags = u8::from(self.managed) << 7
+            | u8::from(self.other) << 6
+            | preference(self.preference) << 3;
         let mut message = vec![ROUTER_ADVERTISEMENT, 0, 0, 0, self.hop_limit, flags];
         message.extend(self.router_lifetime.to_be_bytes());
         message.resize(HEADER_LEN, 0);
@@ -184,6 +189,15 @@ impl RouteInformation {
         let octets = self.prefix.network().octets();
         body.extend(&octets[..usize::from(self.prefix.prefix_len().div_ceil(64)) * 8]);
         option(option::ROUTE_INFORMATION, &body)
+    }
+}
+
+/// Two bits, as a signed number (RFC 4191 §2.1).
+const fn preference(preference: Preference) -> u8 {
+    match preference {
+        Preference::High => 0b01,
+        Preference::Medium => 0b00,
+        Preference::Low => 0b11,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
+use weir_view::Preference;
 
 use crate::told::Told;
 use crate::{Advertisement, Offer, Prefixes, RouteInformation, Schedule, VALID_LIMIT_S};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub other: bool,
     /// How long the gateway is a default router where it leads anywhere, seconds.
     pub router_lifetime: u16,
+    /// Whether hosts are to take it before others.
+    pub preference: Preference,
     /// The gateway's Ethernet address in the LAN.
     pub link_address: [u8; 6],
     /// MTU of the link; none: its usual one.
@@ -117,12 +120,14 @@ impl Advertiser {
     }
 
     /// The message that is sent at `now`, when it is due; `random` is any number. A gateway without
-    /// a way to the Internet, or without a prefix, is no default router (RFC 7084 G-4, L-4), but
-    /// leads to the networks of the site.
+    /// a way to the Internet, or without a prefix, is no default router (RFC 7084 G-4, L-4), and has
+    /// no preference as one (RFC 4191 §2.2), but leads to the networks of the site.
     pub fn advertise(&mut self, now: u64, random: u64) -> Advertisement {
         self.schedule.sent(now, random);
-        let leads = self.leads && self.prefixes.are_offered(now);
         let settings = &self.settings;
+        let leads = self.leads && self.prefixes.are_offered(now);
+        let router_lifetime = if leads { settings.router_lifetime } else { 0 };
+        let is_default = router_lifetime > 0;
         let route = |prefix: Ipv6Net, lifetime| RouteInformation { prefix, lifetime };
         let routes = settings.routes.iter().map(|prefix| route(*prefix, VALID_LIMIT_S));
         let ended_routes = self.routes.update(&settings.routes, VALID_LIMIT_S, now).into_iter();
@@ -130,7 +135,8 @@ impl Advertiser {
             hop_limit: settings.hop_limit,
             managed: settings.managed,
             other: settings.other,
-            router_lifetime: if leads { settings.router_lifetime } else { 0 },
+            router_lifetime,
+            preference: if is_default { settings.preference } else { Preference::Medium },
             link_address: Some(settings.link_address),
             mtu: settings.mtu,
             prefixes: self.prefixes.tell(now, settings.autonomous),

@@ -7,6 +7,7 @@ use weir_ra::{
     Advertisement, Advertiser, Known, Offer, PREFERRED_LIMIT_S, PrefixInformation,
     RouteInformation, Settings, VALID_LIMIT_S,
 };
+use weir_view::Preference;
 
 const SECOND: u64 = 1000;
 const LIFETIME: u16 = 2700;
@@ -18,6 +19,7 @@ fn settings() -> Settings {
         autonomous: true,
         other: false,
         router_lifetime: LIFETIME,
+        preference: Preference::High,
         link_address: [2, 0, 0, 0, 0, 1],
         mtu: None,
         routes: Vec::new(),
@@ -313,7 +315,8 @@ fn a_gateway_that_leads_nowhere_is_no_default_router_and_keeps_its_prefixes() {
     lan.pass(60 * SECOND);
     lan.advertiser.follow(settings(), false, vec![offer(1)], lan.now);
     lan.pass(0);
-    assert_eq!(lan.sent.last().unwrap().1.router_lifetime, 0);
+    let last = &lan.sent.last().unwrap().1;
+    assert_eq!((last.router_lifetime, last.preference), (0, Preference::Medium));
     assert_eq!(lan.last(net(1)), FRESH);
 }
 

@@ -9,9 +9,10 @@ use ipnet::Ipv6Net;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::Index;
+use proptest::sample::{Index, select};
 use weir_ra::heard::{Heard, read};
 use weir_ra::{Advertisement, PrefixInformation, RouteInformation};
+use weir_view::Preference;
 
 /// What a link has room for at least: 1280 bytes (RFC 8200 §5) without the IPv6 header.
 const LEAST_ROOM: usize = 1240;
@@ -36,7 +37,8 @@ fn route() -> impl Strategy<Value = RouteInformation> {
 }
 
 fn advertisement() -> impl Strategy<Value = Advertisement> {
-    let head = (any::<u8>(), any::<bool>(), any::<bool>(), any::<u16>());
+    let preference = select(vec![Preference::Low, Preference::Medium, Preference::High]);
+    let head = (any::<u8>(), any::<bool>(), any::<bool>(), any::<u16>(), preference);
     let link = (option::of(any::<[u8; 6]>()), option::of(any::<u32>()));
     let nets = (vec(information(), 0..80), vec(route(), 0..20));
     let dns = || vec(any::<u128>().prop_map(Ipv6Addr::from), 0..9);
@@ -44,7 +46,7 @@ fn advertisement() -> impl Strategy<Value = Advertisement> {
     let (dns, search) = ((dns(), dns()), (search(), search()));
     (head, link, nets, dns, search, 1..=u32::MAX).prop_map(
         |(head, link, (prefixes, routes), (dns, ended_dns), (search, ended_search), lifetime)| {
-            let (hop_limit, managed, other, router_lifetime) = head;
+            let (hop_limit, managed, other, router_lifetime, preference) = head;
             let (link_address, mtu) = link;
             // Nothing says it where there are neither.
             let dns_lifetime = if dns.is_empty() && search.is_empty() { 0 } else { lifetime };
@@ -53,6 +55,7 @@ fn advertisement() -> impl Strategy<Value = Advertisement> {
                 managed,
                 other,
                 router_lifetime,
+                preference,
                 link_address,
                 mtu,
                 prefixes,

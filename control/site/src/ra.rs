@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 use weir_layout::Family;
-use weir_view::{Kernel, Net as _, RouteKind};
+use weir_view::{Kernel, Net as _, Preference, RouteKind};
 
 use super::checker::Checker;
 use super::{Lan, schema};
@@ -37,6 +37,8 @@ pub struct RaConfig {
     pub mtu: Option<u32>,
     /// How long the gateway is a default router from each advertisement on, seconds; 0: it is none.
     pub router_lifetime: u16,
+    /// Whether hosts are to take it before other default routers.
+    pub preference: Preference,
     /// Addresses are to be had by DHCPv6.
     pub managed: bool,
     /// Hosts make addresses of the prefixes.
@@ -149,6 +151,7 @@ pub fn advertisements(c: &mut Checker<'_>, given: &Spanned<schema::Ra>, lan: &[I
         routes: of.routes.iter().filter_map(|given| prefix(c, given, None)).collect(),
         mtu: mtu.then(|| c.number("mtu", &of.mtu, LEAST_MTU..65_536, LEAST_MTU) as u32),
         router_lifetime: if of.default_router { lifetime as u16 } else { 0 },
+        preference: of.preference,
         managed: of.managed,
         autonomous: of.autonomous,
         other: of.other,
@@ -202,6 +205,8 @@ fn is_domain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Preference;
+
     fn site(ra: &str) -> Result<crate::Site, Vec<String>> {
         let text = format!(
             "[[lan]]\ninterface = \"lan0\"\nra = {{ {ra} }}\n[[uplink]]\nname = \"a\"\n\
@@ -266,6 +271,7 @@ mod tests {
     fn an_empty_table_turns_them_on() {
         let ra = site("").unwrap().lans.remove(0).ra.unwrap();
         assert_eq!((ra.router_lifetime, ra.prefixes.len(), ra.mtu), (2700, 0, None));
+        assert_eq!(ra.preference, Preference::Medium);
         assert!(ra.autonomous);
     }
 
@@ -327,6 +333,7 @@ mod tests {
             ("prefixes = [\"2001:2::/56\"]", "no addresses of"),
             ("prefixes = [\"10.0.0.0/24\"]", "not of IPv6"),
             ("routes = [\"2001:2::1/56\"]", "bits set"),
+            ("preference = \"best\"", "expected one of `low`, `medium`, `high`"),
         ] {
             let told = site(wrong).unwrap_err();
             assert!(told.len() == 1 && told[0].contains(word), "{wrong}: {told:?}");

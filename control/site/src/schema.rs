@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use toml::Spanned;
+use weir_view::Preference;
 
 use crate::health::Health;
 use crate::load::{Balance, Spill};
@@ -116,6 +117,7 @@ pub struct Ra {
     pub mtu: Option<Spanned<i64>>,
     pub default_router: bool,
     pub router_lifetime: Option<Spanned<String>>,
+    pub preference: Preference,
     pub managed: bool,
     pub autonomous: bool,
     pub other: bool,
@@ -132,6 +134,7 @@ impl Default for Ra {
             mtu: None,
             default_router: true,
             router_lifetime: None,
+            preference: Preference::Medium,
             managed: false,
             autonomous: true,
             other: false,

@@ -28,6 +28,7 @@ pub fn view(lan: &Advertised, last: &Advertisement, trouble: Option<String>) -> 
         managed: last.managed,
         other: last.other,
         router_lifetime_s: last.router_lifetime,
+        preference: last.preference,
         mtu: last.mtu,
         prefixes: last.prefixes.iter().map(prefix).collect(),
         routes: last.routes.iter().map(route).collect(),

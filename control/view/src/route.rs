@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use crate::Net;
 
@@ -28,7 +29,8 @@ pub struct Route<N: Net = Ipv4Net> {
 }
 
 /// What a router says of itself beside others, the least first (RFC 4191 §2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Preference {
     /// Others rather than this one.
     Low,

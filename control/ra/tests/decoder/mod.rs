@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 use weir_ra::{Advertisement, PrefixInformation, RouteInformation};
+use weir_view::Preference;
 
 struct Reader<'b>(&'b [u8]);
 
@@ -46,12 +47,24 @@ pub fn decode(message: &[u8]) -> Advertisement {
     assert_eq!((reader.u8(), reader.u8(), reader.u16()), (134, 0, 0), "type, code, checksum");
     let hop_limit = reader.u8();
     let flags = reader.u8();
-    assert_eq!(flags & 0x3f, 0, "reserved flags");
+    assert_eq!(flags & 0x27, 0, "reserved flags");
     let (managed, other) = (flags & 0x80 != 0, flags & 0x40 != 0);
+    let preference = match flags >> 3 & 3 {
+        0b01 => Preference::High,
+        0b00 => Preference::Medium,
+        0b11 => Preference::Low,
+        reserved => panic!("preference {reserved:02b} is reserved"),
+    };
     let router_lifetime = reader.u16();
     reader.zeros::<8>();
-    let mut told =
-        Advertisement { hop_limit, managed, other, router_lifetime, ..Advertisement::default() };
+    let mut told = Advertisement {
+        hop_limit,
+        managed,
+        other,
+        router_lifetime,
+        preference,
+        ..Advertisement::default()
+    };
     while !reader.0.is_empty() {
         let (kind, units) = (reader.0[0], usize::from(reader.0[1]));
         let (option, rest) = reader.0.split_at(units * 8);
