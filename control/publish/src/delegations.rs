@@ -357,6 +357,8 @@ mod tests {
         for (uplink, prefix, word) in [
             (2, NEW, "say prefix = \"delegated\""),
             (0, "fd00:5::/56", "no provider's prefix"),
+            (0, "2001:db8:a000::/56", "is for documentation"),
+            (0, "3fff:1::/56", "is for documentation"),
             (0, "2001:2::/72", "longer than 64 bits"),
             (0, "2001:2:0:1::/56", "bits set"),
             (0, "2001:2:0:a00::/60", "`weir prefix b del 2001:2:0:a00::/56`"),

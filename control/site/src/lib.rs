@@ -14,6 +14,7 @@
 //! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
 //! | `paths` | which paths an uplink has, and what shows their health |
 //! | `prefixes` | the prefixes that providers delegate |
+//! | [`room`] | LANs that such a prefix has no room for |
 //! | `sources` | which addresses an uplink's packets are sent from |
 //! | `behind` | which networks are behind routers of a LAN |
 //! | [`rules`] | others' routing rules, as far as they can be followed |
@@ -43,6 +44,7 @@ mod policies;
 mod prefixes;
 mod ra;
 mod read;
+pub mod room;
 pub mod rules;
 mod schema;
 mod sources;
@@ -84,6 +86,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn_ipv6::unforwarded(site, warn_ipv6::forwards));
     warnings.extend(warn_ipv6::without_addresses(site, kernel));
     warnings.extend(warn_ipv6::unconnected(site, kernel));
+    warnings.extend(room::warnings(site, kernel));
     warnings.extend(warn_ipv6::own_next_hops(site, &warn_ipv6::own_addresses()));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));

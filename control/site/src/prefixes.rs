@@ -289,11 +289,8 @@ fn provider(c: &mut Checker<'_>, net: Ipv6Net, span: Range<usize>) -> Ipv6Net {
         let remedy = "give the one that the provider delegates: of 2000::/3";
         c.refuse(span, format!("{net} is no provider's prefix"), remedy);
     } else if is_unrouted(net.network().octets()) {
-        let line = c.places.line(span.start);
-        c.warnings.push(format!(
-            "line {line}: {net} is for documentation, and no provider routes it: nothing that is sent \
-             from it is answered. Give the prefix that the provider delegates"
-        ));
+        let message = format!("{net} is for documentation, and no provider routes it");
+        c.refuse(span, message, "give the prefix that the provider delegates");
     }
     net
 }
@@ -306,6 +303,8 @@ pub fn fault_of_delegated(net: &Ipv6Net) -> Option<String> {
         Some(format!("{net} is longer than 64 bits: give a /64 or a shorter one"))
     } else if !GLOBAL.contains(net) {
         Some(format!("{net} is no provider's prefix: give one of 2000::/3"))
+    } else if is_unrouted(net.network().octets()) {
+        Some(format!("{net} is for documentation: give the prefix that the provider delegates"))
     } else if net.prefix_len() < SHORTEST {
         Some(format!("{net} is shorter than {SHORTEST} bits: no customer has so much"))
     } else {

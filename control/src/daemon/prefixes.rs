@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use ipnet::Ipv6Net;
 use weir_api::{DelegatedPrefix, DelegatedView, time};
 use weir_publish::{Delegations, Lease, onto_links};
-use weir_site::UplinkConfig;
+use weir_site::{UplinkConfig, room};
 
 use super::Daemon;
 
@@ -42,7 +42,10 @@ impl Daemon {
             valid_s.map_or("without end".into(), |s| format!("for {}", time::duration(s.into())));
         let mut said = format!("{name} has {prefix} {end}");
         let (site, kernel) = (self.decider.site(), self.decider.kernel());
-        for warning in onto_links::of_uplink(site, kernel, self.uplink_of(&name)?) {
+        let of = self.uplink_of(&name)?;
+        let mut warnings = onto_links::of_uplink(site, kernel, of);
+        warnings.extend(room::of_uplink(site, kernel, of));
+        for warning in warnings {
             tracing::warn!("{warning}");
             said += &format!("\nwarning: {warning}");
         }

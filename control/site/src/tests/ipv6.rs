@@ -272,14 +272,23 @@ fn what_cannot_be_delegated_is_refused() {
 }
 
 #[test]
-fn a_providers_prefix_that_is_left_from_the_docs_is_told() {
-    let told = |net: &str| {
+fn a_providers_prefix_that_is_left_from_the_docs_is_refused() {
+    let npt = |net: &str| {
         let npt = format!("translate = \"npt66\", prefix = \"{net}\", inside = \"fd00:1:2::/64\"");
-        let site = parse("weir.toml", &with_prefixes("\"fd00:1:2::/64\"", &npt)).unwrap();
-        site.warnings.iter().any(|warning| warning.contains(&format!("{net} is for documentation")))
+        problems(&with_prefixes("\"fd00:1:2::/64\"", &npt))
     };
-    assert!(told("2001:db8:a000::/56") && told("3fff:1::/56"));
-    assert!(!told("2001:2:0:a000::/56"));
+    let source = |net: &str| {
+        let source = format!("translate = \"source\", prefixes = [\"{net}\"]");
+        problems(&with_prefixes(&format!("\"{net}\""), &source))
+    };
+    for net in ["2001:db8:a000::/56", "3fff:1::/56"] {
+        let words = format!("{net} is for documentation, and no provider routes it");
+        for found in [npt(net), source(net)] {
+            assert!(found.len() == 1 && found[0].contains(&words), "{found:?}");
+            assert!(found[0].contains("give the prefix that the provider delegates"), "{found:?}");
+        }
+    }
+    assert_eq!(npt("2001:2:0:a000::/56"), [""; 0]);
 }
 
 #[test]
