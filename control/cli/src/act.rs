@@ -189,10 +189,11 @@ pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
     };
     let directory = directory.display();
     output::print(&match done {
-        Detached { removed, set, left } if json => output::json(
+        Detached { removed, set, left, forwards_ipv6 } if json => output::json(
             "detach",
             json!({
                 "directory": pins.directory(), "removed": removed, "set": set, "xdp_left": left,
+                "forwards_ipv6": forwards_ipv6,
             }),
         ),
         Detached { removed, left, .. } if removed.is_empty() => {
@@ -206,7 +207,7 @@ pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
             }
             text + &elsewhere.map(|told| format!("{told}\n")).unwrap_or_default()
         }
-        Detached { removed, set, .. } => {
+        Detached { removed, set, forwards_ipv6, .. } => {
             let mut text = format!("removed {} from {directory}\n", removed.join(" "));
             if pins.directory().exists() {
                 text += &format!("{directory} stays: not all in it is weir's\n");
@@ -214,10 +215,21 @@ pub fn detach(arguments: &Arguments, pins: &Pins, force: bool) -> Exit {
             if !set.is_empty() {
                 text += &format!("set {}, as before weir\n", set.join(", "));
             }
+            if forwards_ipv6 {
+                text += FORWARDS_IPV6;
+            }
             text
         }
     })
 }
+
+/// What is said of a kernel that goes on by itself.
+const FORWARDS_IPV6: &str = "\
+IPv6: the kernel goes on forwarding it, which is not weir's to end, and nothing of weir's is left to
+keep out what comes from outside, or to keep a LAN's sources from providers that do not know them.
+Hosts that `ra` told of the gateway send by it for up to its router_lifetime, 45m unless the file
+says otherwise. To end it: `sysctl -w net.ipv6.conf.all.forwarding=0`
+";
 
 struct Detached {
     removed: Vec<String>,
@@ -225,6 +237,8 @@ struct Detached {
     set: Vec<String>,
     /// Interfaces with an XDP program, when there was nothing to remove.
     left: Vec<String>,
+    /// Weir guarded IPv6, which the kernel forwards on its own now.
+    forwards_ipv6: bool,
 }
 
 fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
@@ -239,6 +253,8 @@ fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
         });
     }
     let before = sysctls::before(pins).context("nothing is removed")?;
+    // Of another version's layout nothing is known.
+    let guarded = published(pins).ok().flatten().is_some_and(|it| it.half.serves_ipv6());
     remove_routes(pins).context("weir's rules and routes are still there")?;
     Confined::find().sweep();
     // While the rest still keeps what comes from a LAN from leaving as it is.
@@ -246,5 +262,6 @@ fn detached(pins: &Pins, force: bool) -> anyhow::Result<Detached> {
     let removed = pins.remove()?;
     remove_guard(pins).context("weir's nftables table is still there")?;
     let left = if removed.is_empty() { with_xdp()? } else { Vec::new() };
-    Ok(Detached { removed, set, left })
+    let forwards_ipv6 = guarded && sysctls::forwards_ipv6();
+    Ok(Detached { removed, set, left, forwards_ipv6 })
 }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use weir_layout::sysctls::SysctlsBefore;
@@ -202,6 +203,16 @@ pub fn put_back(before: SysctlsBefore) -> Result<Vec<String>> {
         done.push(format!("net.ipv4.ip_local_port_range = {first} {last}"));
     }
     Ok(done)
+}
+
+/// Does the kernel forward IPv6 by any interface (`ip6_forward`, net/ipv6/ip6_output.c)? Weir does not
+/// turn that on, nor off.
+pub fn forwards_ipv6() -> bool {
+    let is_on = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
+    let settings = PathBuf::from("/proc/sys/net/ipv6/conf");
+    let mut all = fs::read_dir(&settings).into_iter().flatten().flatten();
+    is_on(settings.join("all/forwarding"))
+        || all.any(|of| is_on(of.path().join("force_forwarding")))
 }
 
 fn write(key: &str, value: &str) -> Result<()> {

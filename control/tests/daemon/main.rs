@@ -3,6 +3,7 @@
 mod absent;
 mod alone;
 mod descriptors;
+mod detach;
 mod drain;
 mod elsewhere;
 mod gateway;
