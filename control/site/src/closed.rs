@@ -83,11 +83,16 @@ fn in_family<N: Net>(site: &Site, kernel: &Kernel, routes: &[Route<N>]) -> Vec<S
     let told = found.into_iter().map(|((uplink, place), (route, count))| {
         let (UplinkConfig { name, interface, .. }, network) = (&site.uplinks[uplink], &closed.0[place]);
         let more = if count > 1 { format!(", and {} more,", count - 1) } else { String::new() };
+        // A prefix of the link, or one that a router leads to (RFC 4191).
+        let setting = match route.gateway {
+            None => "accept_ra_pinfo",
+            Some(_) => "accept_ra_rt_info_max_plen",
+        };
         let remedy = match route.advertised {
             false => "remove it".to_owned(),
             true => format!(
-                "a router advertises it: have the provider mend that, or set \
-                 net.ipv6.conf.{}.accept_ra_pinfo to 0",
+                "a router advertises it: have the provider mend that, or set net.ipv6.conf.{}.{setting} \
+                 to 0",
                 interface.replace('.', "/")
             ),
         };
@@ -147,6 +152,17 @@ mod tests {
         };
         assert_eq!(told(false), [""; 0], "somebody here wants it so");
         let told = told(true);
-        assert!(told.len() == 1 && told[0].contains("wan0.accept_ra_pinfo"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("wan0.accept_ra_pinfo to 0"), "{told:?}");
+    }
+
+    #[test]
+    fn a_route_that_a_router_leads_to_is_turned_off_by_a_setting_of_its_own() {
+        let site = crate::parse("weir.toml", SITE).unwrap();
+        let route = Route::by(2, "2001:db8:7:5::/64".parse().unwrap());
+        let route = Route { advertised: true, gateway: "fe80::1".parse().ok(), ..route };
+        let routes6 = Arc::new(vec![route].into());
+        let told = unfollowed(&site, &Kernel { routes6, ..kernel() });
+        let setting = "wan0.accept_ra_rt_info_max_plen to 0";
+        assert!(told.len() == 1 && told[0].contains(setting), "{told:?}");
     }
 }

@@ -55,9 +55,10 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
     lans
 }
 
-/// Prefixes of IPv6 that are no LAN's: every link has the first, groups the second (RFC 4291 §2.4).
+/// Prefixes of IPv6 that are no LAN's: every link has the first, groups the second; and the last is
+/// nobody's address and every host's own (RFC 4291 §2.4).
 fn nobodys() -> impl Iterator<Item = IpNet> {
-    let nets = [(0xfe80, 10), (0xff00, 8)];
+    let nets = [(0xfe80, 10), (0xff00, 8), (0, 127)];
     let net = |(first, length)| Ipv6Net::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length);
     nets.into_iter().filter_map(move |of| net(of).ok()).map(IpNet::V6)
 }

@@ -53,6 +53,7 @@ mod uplinks;
 mod warn;
 mod warn_ipv6;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(unfollowed(site, kernel));
     warnings.extend(warn_ipv6::advertised_lans(site, kernel, warn::takes_advertisements));
     warnings.extend(warn::unadvertised(site, kernel, warn::takes_advertisements));
+    warnings.extend(warn::without_pool(site, kernel));
     warnings.extend(warn::unaddressed(site, kernel));
     warnings.extend(warn_ipv6::unforwarded(site, warn_ipv6::forwards));
     warnings.extend(warn_ipv6::without_addresses(site, kernel));
@@ -327,8 +329,11 @@ pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
     let places = place::Places::new(file, text);
     let mut problems = Vec::new();
     let site = read::read(text, &places, &mut problems).and_then(|raw| {
+        let unread: BTreeSet<_> = problems.iter().map(|problem| problem.line).collect();
+        // What stands beside that, lacks it, and all is said.
+        let is_its_own = |problem: &Problem| problem.line == 0 || !unread.contains(&problem.line);
         check::resolve(&raw, &places, weir_layout::checksum64(text.as_bytes()))
-            .map_err(|more| problems.extend(more))
+            .map_err(|more| problems.extend(more.into_iter().filter(is_its_own)))
             .ok()
     });
     problems.sort_by_key(|problem| (problem.line, problem.column));

@@ -88,6 +88,22 @@ pub fn unadvertised(site: &Site, kernel: &Kernel, takes: impl Fn(&str) -> bool) 
     deaf.map(warning).collect()
 }
 
+/// Says which uplinks have no IPv4 address to translate to.
+pub fn without_pool(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let is_bare = |uplink: &&UplinkConfig| {
+        let link = kernel.link(&uplink.interface);
+        uplink.translation(Family::V4) == Translate::Napt
+            && link.is_some_and(|link| uplink.pool(Family::V4, link.index, kernel).is_empty())
+    };
+    let warning = |UplinkConfig { name, interface, .. }: &UplinkConfig| {
+        format!(
+            "uplink {name}: {interface} has no IPv4 address to translate to: its IPv4 is down until it \
+             has one, of DHCP say"
+        )
+    };
+    site.uplinks.iter().filter(is_bare).map(warning).collect()
+}
+
 /// Says of which IPv6 paths the gateway has no address to send from. One that waits for a prefix may
 /// have one when that comes.
 pub fn unaddressed(site: &Site, kernel: &Kernel) -> Vec<String> {

@@ -59,9 +59,10 @@ pub fn without_addresses(site: &Site, kernel: &Kernel) -> Vec<String> {
         let Lan { interface, .. } = lan;
         let (_, useless) = lan.offered(kernel);
         let useless = useless.into_iter().map(|net| {
+            let of_it = if net.prefix_len() < 64 { " of it" } else { "" };
             format!(
                 "lan {interface}: hosts make no addresses of {net}, as they do of /64 (RFC 4862 \
-                 §5.5.3): give {interface} an address of a /64 of it"
+                 §5.5.3): give {interface} an address of a /64{of_it}"
             )
         });
         let bare = lan.ra.as_ref().is_some_and(|ra| !ra.autonomous && !ra.managed);
@@ -197,6 +198,7 @@ mod tests {
         assert_eq!(told("{}", "2001:2:0:10::1/60"), [""; 0]);
         let narrow = told("{}", "2001:2:0:10::1/80");
         assert!(narrow.len() == 1 && narrow[0].contains("of 2001:2:0:10::/80"), "{narrow:?}");
+        assert!(narrow[0].ends_with("give lan0 an address of a /64"), "it has none: {narrow:?}");
         let bare = told("{ autonomous = false }", "2001:2:0:10::1/64");
         assert!(bare.len() == 1 && bare[0].contains("without managed"), "{bare:?}");
         let leased = "{ managed = true, autonomous = false }";

@@ -108,6 +108,7 @@ pub enum Probe {
     /// A TCP connection, closed as soon as it is open.
     Tcp {
         /// Who is asked.
+        #[serde(deserialize_with = "with_port")]
         address: SocketAddr,
     },
     /// `GET` by HTTP/1.1; redirects are answers, not followed.
@@ -128,6 +129,7 @@ pub enum Probe {
     /// A query by UDP (RFC 1035); NOERROR and NXDOMAIN are answers.
     Dns {
         /// Who is asked.
+        #[serde(deserialize_with = "with_port")]
         server: SocketAddr,
         /// The name that is asked for.
         #[serde(rename = "query")]
@@ -340,6 +342,17 @@ fn unicast(address: IpAddr) -> Result<(), (String, &'static str)> {
         return Err((format!("{address} is no host"), "use the address of one host"));
     }
     Ok(())
+}
+
+/// An address and a port, of IPv6 with brackets.
+fn with_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "\"{text}\" is no address with a port: write one such as \"192.0.2.1:443\", or \
+             \"[2001:db8::1]:443\", with brackets"
+        ))
+    })
 }
 
 fn socket(address: SocketAddr) -> Result<(), (String, &'static str)> {

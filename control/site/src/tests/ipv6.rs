@@ -109,6 +109,19 @@ fn a_path_whose_routes_are_entered_without_the_kernel_is_no_warning() {
 }
 
 #[test]
+fn a_target_of_ipv6_with_a_port_wants_brackets() {
+    let probed = |address: &str| {
+        let health = format!(
+            "health = {{ targets = [{{ name = \"a\", probe = \"tcp\", address = \"{address}\" }}] }}"
+        );
+        problems(&with_ipv6(&format!("translate = \"none\" }}\n{health}\n# {{")))
+    };
+    let found = probed("2a00::1:443");
+    assert!(found.len() == 1 && found[0].contains("\"[2001:db8::1]:443\""), "{found:?}");
+    assert_eq!(probed("[2a00::1]:443"), [""; 0]);
+}
+
+#[test]
 fn a_path_is_unwatched_without_targets_of_its_family() {
     let targets =
         "health = { targets = [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
@@ -193,6 +206,16 @@ fn a_pair_of_prefixes_that_cannot_be_translated_is_refused() {
         with_prefixes("\"2001:2:0:a000::/64\"", &one("2001:2:0:a000::/64", "2001:2:0:a000::/56"));
     let found = problems(&own);
     assert!(found[0].contains("is of the provider's prefix"), "{found:?}");
+}
+
+#[test]
+fn a_prefix_that_cannot_be_read_is_told_of_once() {
+    let lan = "\"fd00:1:2::/64\", \"fd00:1:3::/64\"";
+    for wrong in ["prefix = \"2a01:a::\"", "prefix = \"2001:2:0:a000::/56\", inside = \"lan0\""] {
+        let found = problems(&with_prefixes(lan, &format!("translate = \"npt66\", {wrong}")));
+        assert!(found.len() == 1 && !found[0].contains("has either"), "{found:?}");
+        assert!(!found[0].contains("what is translated is not said"), "{found:?}");
+    }
 }
 
 #[test]
@@ -353,9 +376,12 @@ fn hosts_are_translated_to_no_address_that_no_provider_or_another_routes_back() 
 
 #[test]
 fn a_lan_prefix_is_neither_of_a_link_nor_of_groups() {
-    for (prefix, of) in
-        [("fe80::/64", "fe80::/10"), ("ff00::/8", "ff00::/8"), ("::/0", "fe80::/10")]
-    {
+    for (prefix, of) in [
+        ("fe80::/64", "fe80::/10"),
+        ("ff00::/8", "ff00::/8"),
+        ("::/0", "fe80::/10"),
+        ("::1/128", "::/127"),
+    ] {
         let two = format!("\"10.77.0.0/16\", \"{prefix}\"");
         let found = problems(&with_ipv6("translate = \"none\"").replace("\"10.77.0.0/16\"", &two));
         let told = format!("LAN prefix {prefix} has addresses of {of}");

@@ -92,6 +92,18 @@ fn a_strict_path_filter_is_warned_of_where_it_drops_answers() {
 }
 
 #[test]
+fn an_uplink_without_an_address_to_translate_to_is_warned_of() {
+    let site = parse("weir.toml", GOOD).unwrap();
+    let mut kernel = kernel();
+    assert_eq!(warn::without_pool(&site, &kernel), [""; 0]);
+    kernel.addresses.truncate(1);
+    let told = warn::without_pool(&site, &kernel);
+    // The other one translates nothing.
+    let words = "uplink fiber: wan0 has no IPv4 address to translate to";
+    assert!(told.len() == 1 && told[0].starts_with(words), "{told:?}");
+}
+
+#[test]
 fn hooks_that_cannot_run_are_warned_of() {
     let text = GOOD.replacen("[gateway]", "[gateway]\nhooks = \"/nonexistent/hooks.d\"", 1);
     let site = parse("weir.toml", &text).unwrap();
