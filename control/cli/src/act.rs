@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use serde_json::json;
-use weir_api::{Request, Response};
+use weir_api::{DelegatedView, Query, Request, Response};
 use weir_kernel::confine::Confined;
 use weir_kernel::watch::Watcher;
 use weir_kernel::{guard, own, sysctls, xdp};
@@ -17,6 +17,7 @@ use weir_publish::{beside, onto_links};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
 use weir_shm::{Error, Pins, Role};
+use weir_site::{Site, UplinkConfig};
 
 use super::elsewhere::{self, Elsewhere};
 use super::{Arguments, Exit, filters, output};
@@ -56,8 +57,30 @@ pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) ->
     }
 }
 
+/// Says which uplinks' providers have delegated nothing, as far as weir-control was told; if it does
+/// not answer, that is not known.
+fn undelegated(arguments: &Arguments, site: &Site) -> Vec<String> {
+    let known = match weir_api::ask(&arguments.socket, &Query::Delegated) {
+        Ok(Response::Delegated { uplinks }) => uplinks,
+        _ => return Vec::new(),
+    };
+    let awaits = |name: &String| {
+        let of = site.uplinks.iter().find(|uplink| uplink.name == *name);
+        of.is_some_and(UplinkConfig::is_delegated)
+    };
+    let bare = known.iter().filter(|view| view.prefixes.is_empty() && awaits(&view.uplink));
+    let warning = |DelegatedView { uplink, .. }: &DelegatedView| {
+        format!(
+            "uplink {uplink} (IPv6): no prefix is delegated yet: the path is down until a hook of the \
+             DHCPv6 client says `weir prefix {uplink} set`, see deploy/hooks"
+        )
+    };
+    bare.map(warning).collect()
+}
+
 /// Checks a file by itself, then against this machine and what is published here.
-pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
+pub fn check(arguments: &Arguments, pins: &Pins, file: &Path) -> Exit {
+    let json = arguments.json;
     let checked = weir_site::load(file).and_then(|site| {
         let name = file.display().to_string();
         let failed = |error: anyhow::Error| {
@@ -90,12 +113,13 @@ pub fn check(pins: &Pins, file: &Path, json: bool) -> Exit {
             problems if problems.is_empty() => {
                 let mut here = weir_site::warnings_here(&site, &kernel);
                 here.extend(onto_links::warnings(&site, &kernel));
+                here.extend(undelegated(arguments, &site));
                 let own = weir_publish::guard::table(pins.directory());
                 let ruleset = runtime.block_on(guard::ruleset());
                 here.extend(filters::unasked(&site, &kernel, &filters::of(&ruleset, &own)));
                 let forwards = pins.is_claimed(Role::Dataplane).unwrap_or(false);
                 here.extend(half.iter().flat_map(|half| beside::warnings(&site, half, forwards)));
-                Ok(weir_site::Site { warnings: [site.warnings.clone(), here].concat(), ..site })
+                Ok(Site { warnings: [site.warnings.clone(), here].concat(), ..site })
             }
             problems => Err(problems),
         }

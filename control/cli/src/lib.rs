@@ -255,7 +255,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             let request = weir_api::Request::Use { uplink: uplink.clone(), force: *force };
             act::run_by(arguments, &request, command)
         }
-        Command::Check { file } => act::check(&pins, file, json),
+        Command::Check { file } => act::check(arguments, &pins, file),
         Command::Detach { force } => act::detach(arguments, &pins, *force),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -13,6 +13,7 @@ use super::{Arguments, output};
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Change {
     /// The provider delegates a prefix, or has renewed it.
+    #[command(override_usage = "weir prefix <UPLINK> set [OPTIONS] <PREFIX>")]
     Set {
         /// The prefix.
         prefix: Ipv6Net,
@@ -24,11 +25,13 @@ pub enum Change {
         preferred: Option<Lifetime>,
     },
     /// The provider does not delegate a prefix any more.
+    #[command(override_usage = "weir prefix <UPLINK> del [OPTIONS] <PREFIX>")]
     Del {
         /// The prefix.
         prefix: Ipv6Net,
     },
     /// The provider delegates none but these.
+    #[command(override_usage = "weir prefix <UPLINK> keep [OPTIONS] [PREFIXES]...")]
     Keep {
         /// The prefixes.
         prefixes: Vec<Ipv6Net>,
@@ -147,6 +150,15 @@ mod tests {
             assert!(Arguments::try_parse_from(line.split_whitespace()).is_err(), "{wrong}");
         }
         assert!(Arguments::try_parse_from("weir prefix a del 2001:2::1.2/56".split(' ')).is_err());
+    }
+
+    #[test]
+    fn help_says_that_the_uplink_comes_first() {
+        for change in ["set", "del", "keep"] {
+            let line = ["weir", "prefix", "fiber", change, "--help"];
+            let help = Arguments::try_parse_from(line).unwrap_err().to_string();
+            assert!(help.contains(&format!("Usage: weir prefix <UPLINK> {change} [")), "{help}");
+        }
     }
 
     #[test]

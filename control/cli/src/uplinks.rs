@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weir_api::{time, words};
 use weir_health::Part;
 use weir_layout::Family;
-use weir_layout::control::{PathId, Port, Translate, Uplink, path_state};
+use weir_layout::control::{Address, PathId, Port, Translate, Uplink, path_state};
 use weir_shm::Pins;
 
 use super::state::{State, address};
@@ -21,13 +21,14 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
     let why: Vec<_> = words::reasons(word).into_iter().chain(draining).collect();
     let path = half.uplinks[usize::from(id.uplink)].path(id.family);
     let addresses = path.addresses().iter().map(|one| address(id.family, *one));
+    let has_next_hop = path.next_hop != Address::UNSPECIFIED;
     let counters = state.counters.path(id);
     Some(json!({
         "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
         "why": why.join(", "),
         "since": path.since,
         "share": state.share(usize::from(half.default_policy), id.family, id.uplink),
-        "next_hop": address(id.family, path.next_hop),
+        "next_hop": has_next_hop.then(|| address(id.family, path.next_hop)),
         "addresses": addresses.collect::<Vec<_>>(),
         "flows": counters.flows_active,
         "new_flows": counters.flows_created,

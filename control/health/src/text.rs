@@ -31,7 +31,7 @@ impl Display for Reason {
             Self::OtherFamilyDown => write!(f, "the other family is down, and they are joint"),
             Self::OtherFamilyBack => write!(f, "the other family is back"),
             Self::Carrier => write!(f, "no carrier"),
-            Self::Address => write!(f, "no usable address, see `weir check`"),
+            Self::Address => write!(f, "no usable address, see `weir check` and `weir prefix`"),
             Self::NextHop => write!(f, "the next hop does not answer"),
             Self::TargetsFailed { failed, of, quorum } => {
                 write!(f, "{failed} of {of} targets do not answer, {quorum} must")

@@ -132,12 +132,17 @@ impl Delegations {
             let by_source = is_by_source(uplink) && is_by_source(of);
             let held = self.held(of);
             let taken = held.filter(move |net| !may_share(net, prefix, by_source));
-            taken.map(move |net| (net, of.name.as_str()))
+            taken.map(move |net| (net, of))
         });
         if let Some((other, of)) = others.next() {
+            let remedy = match of.is_delegated() {
+                true => format!("`weir prefix {} del {other}`", of.name),
+                false => "change the file".into(),
+            };
             return Some(format!(
-                "{prefix} overlaps {other} of uplink {of}: `weir prefix {of} del {other}` if it is \
-                 that one's no more; {SHARED}"
+                "{prefix} overlaps {other} of uplink {}: {remedy} if it is that one's no more; \
+                 {SHARED}",
+                of.name
             ));
         }
         if let Some((what, of)) =
@@ -362,7 +367,7 @@ mod tests {
             (0, "2001:2::/72", "longer than 64 bits"),
             (0, "2001:2:0:1::/56", "bits set"),
             (0, "2001:2:0:a00::/60", "`weir prefix b del 2001:2:0:a00::/56`"),
-            (0, "2001:2:0:c00::/60", "of uplink c"),
+            (0, "2001:2:0:c00::/60", "of uplink c: change the file if"),
             (0, "2001:2:0:d00::/56", "of LAN lan0"),
             (1, "2001:2:0:e000::/56", "of LAN lan0"),
         ] {

@@ -1,10 +1,10 @@
 //! What the command line tells of prefixes that providers delegate.
 
 use anyhow::{Result, anyhow, bail};
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use weir_api::{DelegatedPrefix, DelegatedView, time};
 use weir_publish::{Delegations, Lease, onto_links};
-use weir_site::{UplinkConfig, room};
+use weir_site::{UplinkConfig, overlap, room};
 
 use super::Daemon;
 
@@ -101,18 +101,26 @@ impl Daemon {
         self.delegated.keep(self.decider.delegations(), now, time::now_s());
     }
 
-    /// Ends those that another file has no room for; why.
+    /// Ends those that another file has no room for, or gives itself; why. Kept unseen, they would come
+    /// back with a third one, while the provider may have changed them.
     pub(super) fn end_clashing_prefixes(&mut self) -> Vec<String> {
         let (site, kernel) = (self.decider.site().clone(), self.decider.kernel().clone());
         let mut delegations = self.decider.delegations().clone();
         let mut told = Vec::new();
-        for uplink in site.uplinks.iter().filter(|uplink| uplink.is_delegated()) {
+        for uplink in &site.uplinks {
             for lease in self.decider.delegations().of(&uplink.name) {
                 let objection = delegations.objection(&site, &kernel, uplink, &lease.prefix);
                 if let Some(why) = objection {
                     delegations.retain(&uplink.name, |other| other.prefix != lease.prefix);
                     told.push(format!("uplink {} loses a prefix: {why}", uplink.name));
                 }
+            }
+        }
+        let known = delegations.clone();
+        for (uplink, lease) in known.all() {
+            if !site.uplinks.iter().any(|of| of.name == uplink) {
+                delegations.retain(uplink, |other| other.prefix != lease.prefix);
+                told.push(format!("{} ends: the file has no uplink {uplink}", lease.prefix));
             }
         }
         if !told.is_empty() {
@@ -124,11 +132,14 @@ impl Daemon {
     /// What providers delegate, in the order of the file.
     pub(super) fn delegated(&self) -> Vec<DelegatedView> {
         let now = time::monotonic_ms();
+        let lans = self.decider.site().lan_prefixes(self.decider.kernel());
         let left = |until: Option<u64>| until.map(|until| until.saturating_sub(now) / 1000);
         let view = |uplink: &UplinkConfig| {
             let used = |prefix| {
                 let mut pairs = uplink.ipv6.iter().flat_map(|path| &path.prefixes);
-                pairs.any(|pair| pair.outside == prefix)
+                // Where it is not translated to, it is used by who has addresses of it.
+                let has_hosts = || lans.iter().any(|net| overlap(net, &IpNet::V6(prefix)));
+                pairs.any(|pair| pair.outside == prefix && (pair.inside.is_some() || has_hosts()))
             };
             let prefix = |lease: &Lease| DelegatedPrefix {
                 prefix: lease.prefix,

@@ -13,6 +13,7 @@ mod lans;
 mod layouts;
 mod life;
 mod next_hop;
+mod prefixes;
 mod reload;
 mod routes;
 mod sysctls;

@@ -1,0 +1,74 @@
+//! Prefixes that a provider delegates, as an operator sees them.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::gateway::{Gateway, on_its_own, run};
+
+const PREFIX: &str = "2001:2:0:a00::/56";
+
+/// The gateway's file with this for the IPv6 path of `fiber`.
+fn give(gateway: &Gateway, ipv6: &str) {
+    let file = gateway.path("weir.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("ipv6 = "));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let with = format!("name = \"fiber\"\nipv6 = {{ {ipv6} }}");
+    fs::write(&file, text.replacen("name = \"fiber\"", &with, 1)).unwrap();
+    gateway.done(&["reload"]);
+}
+
+const DELEGATED: &str = "translate = \"source\", prefixes = \"delegated\"";
+
+/// The prefixes of `fiber`, and whether each is used.
+fn prefixes(gateway: &Gateway) -> Vec<(String, bool)> {
+    let uplinks = gateway.json("prefix");
+    let prefixes = uplinks[0]["prefixes"].as_array().cloned().unwrap_or_default();
+    let of = |it: &Value| (it["prefix"].as_str().unwrap().to_owned(), it["used"] == true);
+    prefixes.iter().map(of).collect()
+}
+
+#[test]
+fn a_prefix_that_no_lan_has_an_address_of_is_not_used() {
+    on_its_own(|| {
+        let gateway = Gateway::start("prefix-used", "");
+        give(&gateway, DELEGATED);
+        gateway.done(&["prefix", "fiber", "set", PREFIX]);
+        assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), false)]);
+        run("ip addr add 2001:2:0:a01::1/64 dev lan0 nodad");
+        gateway.wait("hosts of the prefix", |gateway| prefixes(gateway)[0].1.then_some(()));
+    });
+}
+
+#[test]
+fn a_prefix_that_is_not_delegated_yet_is_named_by_a_check() {
+    on_its_own(|| {
+        let gateway = Gateway::start("prefix-missing", "");
+        give(&gateway, DELEGATED);
+        let file = gateway.path("weir.toml");
+        let warned = || {
+            let checked = gateway.weir(&["check", file.to_str().unwrap()]);
+            assert!(checked.status.success(), "{checked:?}");
+            let words = "uplink fiber (IPv6): no prefix is delegated yet";
+            String::from_utf8(checked.stderr).unwrap().contains(words)
+        };
+        assert!(warned());
+        gateway.done(&["prefix", "fiber", "set", PREFIX]);
+        assert!(!warned());
+    });
+}
+
+#[test]
+fn prefixes_of_an_uplink_whose_file_gives_them_do_not_come_back_with_another_file() {
+    on_its_own(|| {
+        let gateway = Gateway::start("prefix-static", "");
+        give(&gateway, DELEGATED);
+        gateway.done(&["prefix", "fiber", "set", PREFIX]);
+        assert_eq!(prefixes(&gateway).len(), 1);
+        give(&gateway, "translate = \"none\"");
+        assert!(gateway.log().contains("uplink fiber loses a prefix"), "{}", gateway.log());
+        give(&gateway, DELEGATED);
+        assert_eq!(prefixes(&gateway), []);
+    });
+}
