@@ -2,9 +2,9 @@
 //! lost when a part is refused.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use weir_api::time;
@@ -92,7 +92,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let mut keeper = own::Keeper::new(options.pins.clone());
     let kept = keeper.take();
     if site.own_traffic {
-        kept?;
+        kept.map_err(|other| refused_beside(&other, &options.pins))?;
     }
     let listener = serve::listen(&options.socket).await?;
     serve::share(&options.socket, site.group.as_deref())?;
@@ -122,6 +122,16 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
     daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
     Ok(Started { daemon, watcher, listener, found })
+}
+
+/// What is said where another gateway has what there is one of. What keeps the kernel from forwarding
+/// by itself for this one's LANs stays: the other has it forward.
+fn refused_beside(other: &anyhow::Error, pins: &Path) -> anyhow::Error {
+    anyhow!(
+        "{other:#}. The nftables tables and pins of this one stay, so that the kernel forwards nothing \
+         for its LANs on its own: `weir --pins {} detach` removes them",
+        pins.display()
+    )
 }
 
 impl Daemon {

@@ -32,6 +32,43 @@ fn a_second_control_process_in_another_pid_namespace_is_refused() {
 }
 
 #[test]
+fn a_second_gateway_that_is_refused_says_what_of_it_stays_and_how_to_remove_that() {
+    on_its_own(|| {
+        let gateway = Gateway::start("beside", "");
+        let pins = gateway.pins().directory().with_file_name("weir-daemon-beside-second");
+        let second = Command::new("timeout")
+            .arg("20")
+            .arg(env!("CARGO_BIN_EXE_weir-control"))
+            .arg("--config")
+            .arg(gateway.path("weir.toml"))
+            .arg("--pins")
+            .arg(&pins)
+            .arg("--socket")
+            .arg(gateway.path("another-socket"))
+            .arg("--state")
+            .arg(gateway.path("another-state"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8(second.stderr).unwrap();
+        assert_eq!(second.status.code(), Some(1), "{error}");
+        assert!(error.contains("own_traffic = false"), "{error}");
+        let remedy = format!("`weir --pins {} detach` removes them", pins.display());
+        assert!(error.contains(&remedy), "{error}");
+        let tables = || {
+            let list = Command::new("nft").args(["list", "tables"]).output().unwrap();
+            String::from_utf8(list.stdout).unwrap().matches("weir-daemon-beside-second").count()
+        };
+        assert!(tables() > 0 && pins.exists());
+        let mut detach = Command::new(env!("CARGO_BIN_EXE_weir"));
+        detach.arg("--pins").arg(&pins).arg("--socket").arg(gateway.path("another-socket"));
+        let removed = detach.arg("detach").output().unwrap();
+        assert!(removed.status.success(), "{removed:?}");
+        assert!(tables() == 0 && !pins.exists());
+        gateway.done(&["down", "lte"]);
+    });
+}
+
+#[test]
 fn what_a_control_process_publishes_in_is_not_removed_under_it() {
     on_its_own(|| {
         let mut gateway = Gateway::start("detach", "");
