@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 use ipnet::{IpNet, Ipv6Net};
 use weir_api::{DelegatedPrefix, DelegatedView, time};
+use weir_layout::control::PathPrefix;
 use weir_publish::{Delegations, Lease, onto_links};
 use weir_site::{UplinkConfig, overlap, room};
 
@@ -101,8 +102,8 @@ impl Daemon {
         self.delegated.keep(self.decider.delegations(), now, time::now_s());
     }
 
-    /// Ends those that another file has no room for, or gives itself; why. Kept unseen, they would come
-    /// back with a third one, while the provider may have changed them.
+    /// Ends those that another file has no room for, or gives itself; why. Kept unseen, they would
+    /// come back with a third one, while the provider may have changed them.
     pub(super) fn end_clashing_prefixes(&mut self) -> Vec<String> {
         let (site, kernel) = (self.decider.site().clone(), self.decider.kernel().clone());
         let mut delegations = self.decider.delegations().clone();
@@ -132,14 +133,19 @@ impl Daemon {
     /// What providers delegate, in the order of the file.
     pub(super) fn delegated(&self) -> Vec<DelegatedView> {
         let now = time::monotonic_ms();
-        let lans = self.decider.site().lan_prefixes(self.decider.kernel());
+        let site = self.decider.site();
+        let (prefixes, lans) = (site.path_prefixes(), site.lan_prefixes(self.decider.kernel()));
         let left = |until: Option<u64>| until.map(|until| until.saturating_sub(now) / 1000);
         let view = |uplink: &UplinkConfig| {
-            let used = |prefix| {
-                let mut pairs = uplink.ipv6.iter().flat_map(|path| &path.prefixes);
-                // Where it is not translated to, it is used by who has addresses of it.
+            let index = site.index_of(uplink);
+            let used = |prefix: Ipv6Net| {
+                let is_it = |of: &PathPrefix| {
+                    (of.uplink, of.outside_len) == (index, prefix.prefix_len())
+                        && of.outside == prefix.network().octets()
+                };
+                // Where nothing is translated to it, it is used by who has addresses of it.
                 let has_hosts = || lans.iter().any(|net| overlap(net, &IpNet::V6(prefix)));
-                pairs.any(|pair| pair.outside == prefix && (pair.inside.is_some() || has_hosts()))
+                prefixes.iter().any(|of| is_it(of) && (of.is_pair() || has_hosts()))
             };
             let prefix = |lease: &Lease| DelegatedPrefix {
                 prefix: lease.prefix,
@@ -151,8 +157,7 @@ impl Daemon {
             let (name, interface) = (uplink.name.clone(), uplink.interface.clone());
             DelegatedView { uplink: name, interface, prefixes: leases.map(prefix).collect() }
         };
-        let uplinks = self.decider.site().uplinks.iter();
-        uplinks.filter(|uplink| uplink.is_delegated()).map(view).collect()
+        site.uplinks.iter().filter(|uplink| uplink.is_delegated()).map(view).collect()
     }
 
     /// The uplink of this name, or by this interface: hooks know no other.

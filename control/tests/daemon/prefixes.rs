@@ -10,12 +10,21 @@ const PREFIX: &str = "2001:2:0:a00::/56";
 
 /// The gateway's file with this for the IPv6 path of `fiber`.
 fn give(gateway: &Gateway, ipv6: &str) {
+    give_both(gateway, ipv6, None);
+}
+
+/// The same, with this for the path of `lte`.
+fn give_both(gateway: &Gateway, fiber: &str, lte: Option<&str>) {
     let file = gateway.path("weir.toml");
     let text = fs::read_to_string(&file).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with("ipv6 = "));
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let with = format!("name = \"fiber\"\nipv6 = {{ {ipv6} }}");
-    fs::write(&file, text.replacen("name = \"fiber\"", &with, 1)).unwrap();
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    for (name, ipv6) in [("fiber", Some(fiber)), ("lte", lte)] {
+        let name = format!("name = \"{name}\"");
+        let with = ipv6.map(|ipv6| format!("{name}\nipv6 = {{ {ipv6} }}"));
+        text = with.map_or(text.clone(), |with| text.replacen(&name, &with, 1));
+    }
+    fs::write(&file, text).unwrap();
     gateway.done(&["reload"]);
 }
 
@@ -38,6 +47,19 @@ fn a_prefix_that_no_lan_has_an_address_of_is_not_used() {
         assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), false)]);
         run("ip addr add 2001:2:0:a01::1/64 dev lan0 nodad");
         gateway.wait("hosts of the prefix", |gateway| prefixes(gateway)[0].1.then_some(()));
+    });
+}
+
+#[test]
+fn a_prefix_that_others_sources_are_rescued_to_is_used() {
+    on_its_own(|| {
+        let gateway = Gateway::start("prefix-rescue", "");
+        let rescue = format!("{DELEGATED}, rescue = true");
+        give_both(&gateway, &rescue, Some(DELEGATED));
+        gateway.done(&["prefix", "fiber", "set", PREFIX]);
+        assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), false)]);
+        gateway.done(&["prefix", "lte", "set", "2001:2:0:b00::/56"]);
+        assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), true)]);
     });
 }
 
