@@ -77,7 +77,8 @@ fn a_prefix_whose_addresses_the_gateway_has_lost_is_still_told_and_named_until_t
     wait_until_heard();
     assert_eq!(trouble(&weir), None);
     assert!(!checked().contains(&words), "{}", checked());
-    // The kernel takes the interface's IPv6 addresses away (`addrconf_ifdown`, net/ipv6/addrconf.c).
+    // The kernel takes the interface's IPv6 addresses away (`addrconf_ifdown`,
+    // net/ipv6/addrconf.c).
     topology.gateway.ip("link set lan0 down\nlink set lan0 up\n").unwrap();
     wait::until("word of the lost address", wait::BOUND, || {
         let named = format!("the gateway has no address of {PREFIX} on lan0");

@@ -57,8 +57,8 @@ pub fn run_by(arguments: &Arguments, request: &Request, command: &[OsString]) ->
     }
 }
 
-/// Says which uplinks' providers have delegated nothing, as far as weir-control was told; if it does
-/// not answer, that is not known.
+/// Says which uplinks' providers have delegated nothing, as far as weir-control was told; if it
+/// does not answer, that is not known.
 fn undelegated(arguments: &Arguments, site: &Site) -> Vec<String> {
     let known = match weir_api::ask(&arguments.socket, &Query::Delegated) {
         Ok(Response::Delegated { uplinks }) => uplinks,
@@ -71,8 +71,8 @@ fn undelegated(arguments: &Arguments, site: &Site) -> Vec<String> {
     let bare = known.iter().filter(|view| view.prefixes.is_empty() && awaits(&view.uplink));
     let warning = |DelegatedView { uplink, .. }: &DelegatedView| {
         format!(
-            "uplink {uplink} (IPv6): no prefix is delegated yet: the path is down until a hook of the \
-             DHCPv6 client says `weir prefix {uplink} set`, see deploy/hooks"
+            "uplink {uplink} (IPv6): no prefix is delegated yet: the path is down until a hook of \
+             the DHCPv6 client says `weir prefix {uplink} set`, see deploy/hooks"
         )
     };
     bare.map(warning).collect()

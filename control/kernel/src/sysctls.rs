@@ -205,8 +205,8 @@ pub fn put_back(before: SysctlsBefore) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Does the kernel forward IPv6 by any interface (`ip6_forward`, net/ipv6/ip6_output.c)? Weir does not
-/// turn that on, nor off.
+/// Does the kernel forward IPv6 by any interface (`ip6_forward`, net/ipv6/ip6_output.c)? Weir does
+/// not turn that on, nor off.
 pub fn forwards_ipv6() -> bool {
     let is_on = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
     let settings = PathBuf::from("/proc/sys/net/ipv6/conf");

@@ -120,8 +120,8 @@ impl Advertiser {
     }
 
     /// The message that is sent at `now`, when it is due; `random` is any number. A gateway without
-    /// a way to the Internet, or without a prefix, is no default router (RFC 7084 G-4, L-4), and has
-    /// no preference as one (RFC 4191 §2.2), but leads to the networks of the site.
+    /// a way to the Internet, or without a prefix, is no default router (RFC 7084 G-4, L-4), and
+    /// has no preference as one (RFC 4191 §2.2), but leads to the networks of the site.
     pub fn advertise(&mut self, now: u64, random: u64) -> Advertisement {
         self.schedule.sent(now, random);
         let settings = &self.settings;

@@ -91,8 +91,8 @@ fn in_family<N: Net>(site: &Site, kernel: &Kernel, routes: &[Route<N>]) -> Vec<S
         let remedy = match route.advertised {
             false => "remove it".to_owned(),
             true => format!(
-                "a router advertises it: have the provider mend that, or set net.ipv6.conf.{}.{setting} \
-                 to 0",
+                "a router advertises it: have the provider mend that, or set \
+                 net.ipv6.conf.{}.{setting} to 0",
                 interface.replace('.', "/")
             ),
         };

@@ -199,8 +199,8 @@ fn protocol(c: &mut Checker<'_>, rule: &Rule) -> u8 {
                 c.refuse(
                     given.span(),
                     format!("protocol \"{other}\" is not known"),
-                    "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\" or a number without \
-                     quotes, such as 50",
+                    "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\" or a number \
+                     without quotes, such as 50",
                 );
                 0
             }

@@ -78,9 +78,9 @@ impl Lan {
         (offered, useless)
     }
 
-    /// Those of these prefixes that the kernel has not on the link: the gateway was given no address of
-    /// them there, or has lost it, as when the interface was down. What is for their hosts it cannot
-    /// pass on.
+    /// Those of these prefixes that the kernel has not on the link: the gateway was given no
+    /// address of them there, or has lost it, as when the interface was down. What is for their
+    /// hosts it cannot pass on.
     pub fn unconnected(&self, prefixes: &[Ipv6Net], kernel: &Kernel) -> Vec<Ipv6Net> {
         let Some(link) = kernel.link(&self.interface) else { return Vec::new() };
         let networks = kernel.networks(Family::V6, link.index).into_iter().filter_map(Ipv6Net::of);

@@ -1,7 +1,7 @@
 //! LANs that a provider's prefix has no room for.
 //!
-//! Where it is longer than the prefix inside that is translated to it, it stands for the first part of
-//! that alone: of the rest no address has another (RFC 6296 §3.7), and nothing leaves.
+//! Where it is longer than the prefix inside that is translated to it, it stands for the first part
+//! of that alone: of the rest no address has another (RFC 6296 §3.7), and nothing leaves.
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
@@ -31,9 +31,9 @@ pub fn of_uplink(site: &Site, kernel: &Kernel, uplink: &UplinkConfig) -> Vec<Str
             for net in nets.filter(has_more) {
                 let part = if net.contains(&room) { " but for the first addresses" } else { "" };
                 said.push(format!(
-                    "uplink {name}: {outside} has no room for {net} of LAN {}{part}: of {inside} it \
-                     stands for {room} alone, and nothing else leaves by it. Give the LAN a prefix \
-                     of that, or ask the provider for a /{}",
+                    "uplink {name}: {outside} has no room for {net} of LAN {}{part}: of {inside} \
+                     it stands for {room} alone, and nothing else leaves by it. Give the LAN a \
+                     prefix of that, or ask the provider for a /{}",
                     lan.interface,
                     inside.prefix_len()
                 ));

@@ -97,8 +97,8 @@ pub fn without_pool(site: &Site, kernel: &Kernel) -> Vec<String> {
     };
     let warning = |UplinkConfig { name, interface, .. }: &UplinkConfig| {
         format!(
-            "uplink {name}: {interface} has no IPv4 address to translate to: its IPv4 is down until it \
-             has one, of DHCP say"
+            "uplink {name}: {interface} has no IPv4 address to translate to: its IPv4 is down \
+             until it has one, of DHCP say"
         )
     };
     site.uplinks.iter().filter(is_bare).map(warning).collect()

@@ -87,8 +87,8 @@ pub fn unconnected(site: &Site, kernel: &Kernel) -> Vec<String> {
             let own = Ipv6Addr::from(u128::from(net.network()) | 1);
             format!(
                 "lan {interface}: hosts are told {net}, and the gateway has no address of it on \
-                 {interface}: what is for them gets lost. Add one, as with `ip addr add {own}/64 dev \
-                 {interface}`"
+                 {interface}: what is for them gets lost. Add one, as with `ip addr add {own}/64 \
+                 dev {interface}`"
             )
         };
         lan.unconnected(&offered, kernel).into_iter().map(warning).collect::<Vec<_>>()

@@ -292,8 +292,8 @@ fn unconnected(lan: &Advertised) -> Option<String> {
     let names: Vec<_> = lan.unconnected.iter().map(ToString::to_string).collect();
     let (names, interface) = (names.join(", "), &lan.interface);
     let told = format!(
-        "the gateway has no address of {names} on {interface}: what is for hosts of it gets lost, see \
-         `weir check`"
+        "the gateway has no address of {names} on {interface}: what is for hosts of it gets lost, \
+         see `weir check`"
     );
     (!names.is_empty()).then_some(told)
 }

@@ -124,12 +124,12 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     Ok(Started { daemon, watcher, listener, found })
 }
 
-/// What is said where another gateway has what there is one of. What keeps the kernel from forwarding
-/// by itself for this one's LANs stays: the other has it forward.
+/// What is said where another gateway has what there is one of. What keeps the kernel from
+/// forwarding by itself for this one's LANs stays: the other has it forward.
 fn refused_beside(other: &anyhow::Error, pins: &Path) -> anyhow::Error {
     anyhow!(
-        "{other:#}. The nftables tables and pins of this one stay, so that the kernel forwards nothing \
-         for its LANs on its own: `weir --pins {} detach` removes them",
+        "{other:#}. The nftables tables and pins of this one stay, so that the kernel forwards \
+         nothing for its LANs on its own: `weir --pins {} detach` removes them",
         pins.display()
     )
 }

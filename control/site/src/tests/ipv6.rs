@@ -111,9 +111,8 @@ fn a_path_whose_routes_are_entered_without_the_kernel_is_no_warning() {
 #[test]
 fn a_target_of_ipv6_with_a_port_wants_brackets() {
     let probed = |address: &str| {
-        let health = format!(
-            "health = {{ targets = [{{ name = \"a\", probe = \"tcp\", address = \"{address}\" }}] }}"
-        );
+        let target = format!("{{ name = \"a\", probe = \"tcp\", address = \"{address}\" }}");
+        let health = format!("health = {{ targets = [{target}] }}");
         problems(&with_ipv6(&format!("translate = \"none\" }}\n{health}\n# {{")))
     };
     let found = probed("2a00::1:443");
