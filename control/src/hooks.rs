@@ -327,7 +327,7 @@ mod tests {
         let scripts = Scripts::new();
         scripts.add("1-hangs", "sleep 1000 & echo $! > child; wait");
         scripts.add("2-next", "cat child > out");
-        Hooks::start(Duration::from_millis(500)).tell(scripts.path(), change(entry(0)));
+        Hooks::start(Duration::from_secs(3)).tell(scripts.path(), change(entry(0)));
         let child = &scripts.lines("out", 1).await[0];
         let over = async {
             // Gone, or waiting for its new parent to take note.

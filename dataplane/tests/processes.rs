@@ -105,7 +105,7 @@ fn a_dataplane_that_was_killed_has_left_its_place() {
 fn processes_that_start_at_once_mount_the_bpf_file_system_once() {
     let start = format!(
         "while umount /sys/fs/bpf 2>/dev/null; do :; done; \
-         for n in 1 2 3 4 5 6 7 8; do timeout 2 {} --pins /sys/fs/bpf/weir-$n 2>/dev/null & done; \
+         for n in 1 2 3 4 5 6 7 8; do timeout 5 {} --pins /sys/fs/bpf/weir-$n 2>/dev/null & done; \
          wait; grep -c ' /sys/fs/bpf bpf ' /proc/self/mounts",
         env!("CARGO_BIN_EXE_weir-dataplane")
     );

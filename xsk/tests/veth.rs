@@ -60,7 +60,7 @@ fn bind<'u>(
     shared: Option<&Binder>,
 ) -> Result<(Socket<'u>, Binder), Error> {
     let (mut socket, mut binder) = Socket::open(umem, config)?;
-    for _ in 0..100 {
+    for _ in 0..1500 {
         match binder.bind(shared) {
             Err(error) if error.is_busy() => {
                 std::thread::sleep(std::time::Duration::from_millis(20));
@@ -87,7 +87,7 @@ fn send<'u>(umem: &'u Umem, socket: &mut Socket<'u>, count: usize) {
             socket.complete();
         }
     }
-    for _ in 0..1000 {
+    for _ in 0..30_000 {
         socket.flush().unwrap();
         socket.complete();
         if socket.in_flight().1 == 0 {

@@ -123,8 +123,10 @@ fn a_guard_that_goes_in_the_moment_it_is_made_is_put_back_and_each_time_is_said(
             run("nft flush ruleset");
             gateway.wait("guard as before", |gateway| (table(gateway) == before).then_some(()));
         }
-        let said = gateway.log().matches("was changed or removed: put back").count();
-        assert_eq!(said, TIMES, "{}", gateway.log());
+        let said =
+            |gateway: &Gateway| gateway.log().matches("was changed or removed: put back").count();
+        gateway.wait("word of the last time", |gateway| (said(gateway) >= TIMES).then_some(()));
+        assert_eq!(said(&gateway), TIMES, "{}", gateway.log());
     });
 }
 
