@@ -11,6 +11,7 @@ use weir_api::{DelegatedView, Request};
 use weir_kit::delegation::{self, Server};
 use weir_kit::ipv6::{self, SERVER, of_pool};
 use weir_kit::plan::Plan;
+use weir_kit::probed::QUICK;
 use weir_kit::process::Process;
 use weir_kit::slaac::Standing::{Absent, Deprecated, Preferred};
 use weir_kit::slaac::{self, Own, Standing};
@@ -229,7 +230,7 @@ fn a_path_whose_prefix_its_provider_routes_no_more_is_down_though_the_link_is_we
     let topology = Topology::build(Plan::new(PROVIDERS, 1)).unwrap();
     ipv6::add_pools(&topology).unwrap();
     let target = format!(
-        "[health]\ninterval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
+        "[health]\n{QUICK}\
          targets = [{{ name = \"server\", probe = \"icmp\", address = \"{SERVER}\" }}]\n"
     );
     let file = configuration(&topology, "", BY_SOURCE) + &target;

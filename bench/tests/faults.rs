@@ -7,7 +7,7 @@ use weir_health::{Entry, Reason, State};
 use weir_kit::capture::Capture;
 use weir_kit::line::{Direction, Impairment};
 use weir_kit::long_flows::{Alive, LongFlows};
-use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, plan, server, udp_flows, wait};
 use weir_layout::Family;
@@ -17,9 +17,7 @@ use weir_layout::control::{Address, path_state};
 const FIBER: usize = 0;
 const CABLE: usize = 1;
 
-/// Ten probes a second of each target; an uplink is back after half a second.
-const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
-/// The same with answers awaited for long and every figure judged.
+/// Probes as those of [`QUICK`], and every figure judged.
 const STRICT: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
     timeout_ms = 1000\ndown = 8\n\
     rtt_ms = { fail = 200, recover = 100 }\njitter_ms = { fail = 60, recover = 30 }\n";
@@ -259,7 +257,7 @@ fn a_flapping_link_is_held_down_twice_as_long_each_time() {
 #[test]
 fn noisy_healthy_links_change_their_state_never() {
     let site = site(
-        "interval_ms = 100\ntimeout_ms = 500\nrtt_ms = { fail = 300, recover = 200 }\n\
+        "interval_ms = 100\ntimeout_ms = 1000\ndown = 8\nrtt_ms = { fail = 300, recover = 200 }\n\
         jitter_ms = { fail = 100, recover = 60 }\n",
     );
     for uplink in [FIBER, CABLE] {

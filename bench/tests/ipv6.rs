@@ -14,7 +14,7 @@ use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
 use weir_kit::plan::{Plan, Uplink};
-use weir_kit::probed::{self, is, told};
+use weir_kit::probed::{self, QUICK, is, told};
 use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
@@ -221,7 +221,7 @@ fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
     let remotes = REMOTES.map(|remote| format!("addr add {}/128 dev lo\n", ipv6::remote(remote)));
     topology.internet.ip(&remotes.collect::<String>()).unwrap();
     let health = format!(
-        "[health]\ninterval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
+        "[health]\n{QUICK}\
          [health.passive]\nwindow_ms = 3000\n\
          [[health.targets]]\nname = \"v4\"\nprobe = \"icmp\"\naddress = \"198.51.100.1\"\n\
          [[health.targets]]\nname = \"v6\"\nprobe = \"icmp\"\naddress = \"{SERVER}\"\n"

@@ -34,6 +34,7 @@ const DOWNLOAD: usize = 500_000;
 const HEALTH: &str = r#"
 [health]
 interval_ms = 100
+timeout_ms = 1000
 up = 3
 hold_down_ms = 500
 hold_down_max_ms = 500

@@ -8,7 +8,7 @@ use weir_health::{Reason, State};
 use weir_kit::line::Impairment;
 use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::plan::{self, Plan};
-use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::server::Server;
 use weir_kit::topology::Topology;
 use weir_kit::weir::{UPLINKS, Weir};
@@ -16,7 +16,6 @@ use weir_kit::{udp_flows, wait};
 
 const FIBER: usize = 0;
 const CABLE: usize = 1;
-const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
 
 fn created(weir: &Weir) -> [u64; 2] {
     let uplinks = weir.uplinks().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use weir_health::State;
 use weir_kit::capture::Capture;
 use weir_kit::long_flows::LongFlows;
-use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, process, udp_flows, wait};
@@ -14,8 +14,10 @@ use weir_layout::counters::Counter;
 
 const ICMP: u8 = 1;
 
-/// Ten probes a second of each target; an uplink is back after half a second, or four when it flaps.
-const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nhold_down_max_ms = 4000\n";
+/// [`QUICK`], with an uplink that flaps held down for four seconds at most.
+fn quick() -> String {
+    format!("{QUICK}hold_down_max_ms = 4000\n")
+}
 
 fn until_states(site: &Probed, what: &str, wanted: [u32; 3]) {
     wait::until(what, wait::BOUND, || Ok((site.weir.states()? == wanted).then_some(()))).unwrap();
@@ -29,7 +31,7 @@ fn resident(site: &Probed) -> [u64; 2] {
 fn a_thousand_changes_of_carrier_in_a_minute_cost_the_other_uplinks_nothing() {
     const CHANGES: u32 = 1000;
     const PINGS: usize = 5500;
-    let site = Probed::start(3, 4, QUICK).unwrap();
+    let site = Probed::start(3, 4, &quick()).unwrap();
     let (hosts, fiber) = (&site.topology.hosts, &site.topology.providers[0]);
     let load = TcpLoad::start(hosts, ECHO, 25, Duration::from_secs(180)).unwrap();
     load.wait_until_settled().unwrap();
@@ -84,7 +86,7 @@ fn a_thousand_changes_of_carrier_in_a_minute_cost_the_other_uplinks_nothing() {
 
 #[test]
 fn with_all_uplinks_silent_flows_stay_and_all_goes_on_when_one_is_back() {
-    let site = Probed::start(3, 1, QUICK).unwrap();
+    let site = Probed::start(3, 1, &quick()).unwrap();
     let (hosts, processes) = (&site.topology.hosts, site.weir.processes().unwrap());
     let mut flows = LongFlows::open(&hosts[0], ECHO, 30).unwrap();
     let alive = flows.ask();
@@ -119,7 +121,7 @@ fn with_all_uplinks_silent_flows_stay_and_all_goes_on_when_one_is_back() {
 
 #[test]
 fn with_all_uplinks_cut_new_flows_are_refused_until_one_is_back() {
-    let site = Probed::start(3, 1, QUICK).unwrap();
+    let site = Probed::start(3, 1, &quick()).unwrap();
     let hosts = &site.topology.hosts;
     for provider in &site.topology.providers {
         provider.set_carrier(false).unwrap();

@@ -11,7 +11,7 @@ use weir_health::target::Status;
 use weir_health::{Entry, ProbeError, Reason, State};
 use weir_kit::pests::Pests;
 use weir_kit::plan::{self, Plan, Port};
-use weir_kit::probed::{ECHO, Probed, SERVER, is, told};
+use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::server::Server;
 use weir_kit::station::Station;
 use weir_kit::tcp_load::TcpLoad;
@@ -20,7 +20,6 @@ use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{udp_flows, wait};
 use weir_layout::counters::Counter;
 
-const QUICK: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
 const FIBER: usize = 0;
 
 fn target(weir: &Weir, uplink: usize, target: usize) -> TargetView {

@@ -1,7 +1,7 @@
 //! Uplinks that fail, and return.
 
 use weir_kit::plan::Plan;
-use weir_kit::probed::TARGETS;
+use weir_kit::probed::{QUICK, TARGETS};
 use weir_kit::server::Server;
 use weir_kit::topology::Topology;
 use weir_kit::weir::Weir;
@@ -10,18 +10,11 @@ use weir_layout::control::path_state;
 
 use super::{ECHO, SERVER, WEIGHTS};
 
-/// Probes every 100 ms of what is behind all providers; an uplink is back after half a second.
-const HEALTH: &str = r#"
-[health]
-interval_ms = 100
-up = 3
-hold_down_ms = 500
-"#;
-
 fn probed_site() -> (Topology, Server, Weir) {
     let topology = Topology::build(Plan::new(3, 4)).unwrap();
     let server = Server::start(&topology.internet, SERVER).unwrap();
-    let configuration = Weir::configuration(&topology, &WEIGHTS) + HEALTH + TARGETS;
+    let base = Weir::configuration(&topology, &WEIGHTS);
+    let configuration = format!("{base}\n[health]\n{QUICK}{TARGETS}");
     let weir = Weir::start(&topology, &configuration).unwrap();
     until_states(&weir, "all uplinks to be well", |states| *states == [1; 3]);
     (topology, server, weir)
