@@ -16,6 +16,8 @@ use weir_layout::control::{Address, path_state};
 /// The uplink that things happen to, and the healthy one.
 const FIBER: usize = 0;
 const CABLE: usize = 1;
+/// All of them on one of two uplinks: a chance of 2^-31.
+const FLOWS: usize = 32;
 
 /// Probes as those of [`QUICK`], and every figure judged.
 const STRICT: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
@@ -92,16 +94,16 @@ fn degrades(health: &str, begin: impl FnOnce(&Probed), reason: fn(&Reason) -> bo
 fn goes_down(begin: impl FnOnce(&Probed), end: impl FnOnce(&Probed), reason: fn(&Reason) -> bool) {
     let site = site(QUICK);
     let before = created(&site);
-    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, FLOWS).unwrap();
     let on_fiber = (created(&site)[FIBER] - before[FIBER]) as usize;
-    assert!((1..20).contains(&on_fiber), "{on_fiber} of 20 connections are on fiber");
-    assert_eq!(flows.ask(), Alive { tcp: 20, reset: 0, udp: 20 });
+    assert!((1..FLOWS).contains(&on_fiber), "{on_fiber} of {FLOWS} connections are on fiber");
+    assert_eq!(flows.ask(), Alive { tcp: FLOWS, reset: 0, udp: FLOWS });
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     begin(&site);
     let history = site.until(FIBER, "to be down", |history| is(history, State::Down)).unwrap();
     let took = history.last().unwrap().time_ms.saturating_sub(begun);
     println!("down {took} ms after the fault: {}", history.last().unwrap().transition.reason);
-    assert_eq!(flows.ask(), Alive { tcp: 20 - on_fiber, reset: on_fiber, udp: 20 });
+    assert_eq!(flows.ask(), Alive { tcp: FLOWS - on_fiber, reset: on_fiber, udp: FLOWS });
     assert_eq!(udp_flows::run(&site.topology.hosts, ECHO, 50).unwrap().answered, 50);
     end(&site);
     let history = site.until(FIBER, "to be up again", |history| is(history, State::Up)).unwrap();

@@ -20,6 +20,9 @@ use weir_layout::Family;
 const WEIGHTS: [u16; 3] = [5, 3, 2];
 const PROVIDERS: usize = WEIGHTS.len();
 const BYTES: usize = 3_000_000;
+/// Streams of a load that every uplink is to have some of. None of twice so many on an uplink of
+/// weight 2 in 10, or of so many on one of three alike, has a chance of less than 1e-7.
+const STREAMS: usize = 60;
 
 /// Does this for every address that the site's first host may send from, by programs that take the
 /// one that the host's routes say.
@@ -56,7 +59,7 @@ fn real_clients_work_by_every_uplink_and_no_provider_sees_a_source_that_is_not_i
             }
             for reverse in [false, true] {
                 let _iperf = iperf::serve(internet, SERVER).unwrap();
-                let load = Load { seconds: 1, streams: 8, reverse };
+                let load = Load { seconds: 1, streams: STREAMS, reverse };
                 assert!(iperf::tcp(host, SERVER, load).unwrap().bytes > 1_000_000);
             }
             let _iperf = iperf::serve(internet, SERVER).unwrap();
@@ -181,7 +184,7 @@ fn transfers_pass_paths_of_unlike_mtus_both_ways_and_tracepath_tells_each() {
                 assert_eq!(clients::curl(host, &url).unwrap().bytes, 300_000);
             }
             let _iperf = iperf::serve(internet, SERVER).unwrap();
-            let load = Load { seconds: 1, streams: 12, reverse: false };
+            let load = Load { seconds: 1, streams: STREAMS, reverse: false };
             assert!(iperf::tcp(host, SERVER, load).unwrap().bytes > 1_000_000);
         });
         let packets = ipv6::outbound(&topology).unwrap();

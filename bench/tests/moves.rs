@@ -16,6 +16,8 @@ use weir_kit::{udp_flows, wait};
 
 const FIBER: usize = 0;
 const CABLE: usize = 1;
+/// All of them on one of two uplinks: a chance of 2^-31.
+const FLOWS: usize = 32;
 
 fn created(weir: &Weir) -> [u64; 2] {
     let uplinks = weir.uplinks().unwrap();
@@ -30,9 +32,9 @@ fn active(weir: &Weir, uplink: usize) -> u64 {
 fn a_drained_uplink_takes_no_new_flow_and_what_is_left_ends_at_the_deadline() {
     let site = Probed::start(2, 1, QUICK).unwrap();
     let before = created(&site.weir);
-    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
+    let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, FLOWS).unwrap();
     let on_fiber = (created(&site.weir)[FIBER] - before[FIBER]) as usize;
-    assert!((1..20).contains(&on_fiber), "{on_fiber} of 20 connections are on fiber");
+    assert!((1..FLOWS).contains(&on_fiber), "{on_fiber} of {FLOWS} connections are on fiber");
     let drain = |deadline_s| Request::Drain { uplink: UPLINKS[FIBER].into(), deadline_s };
     site.weir.request(&drain(None)).unwrap();
     assert!(!site.takes(FIBER).unwrap());
@@ -40,12 +42,12 @@ fn a_drained_uplink_takes_no_new_flow_and_what_is_left_ends_at_the_deadline() {
     assert_eq!(udp_flows::run(&site.topology.hosts, ECHO, 50).unwrap().answered, 50);
     assert_eq!(created(&site.weir)[FIBER], before[FIBER]);
     let alive = flows.ask();
-    assert_eq!((alive.tcp, alive.reset), (20, 0));
+    assert_eq!((alive.tcp, alive.reset), (FLOWS, 0));
     site.weir.request(&drain(Some(1))).unwrap();
     let history = site.until(FIBER, "to be drained", |entries| is(entries, State::Down)).unwrap();
     let reasons: Vec<_> = history.iter().map(|entry| entry.transition.reason).collect();
     assert!(matches!(reasons[1..], [Reason::Draining, Reason::Drained]), "{}", told(&history));
-    assert_eq!(flows.ask(), Alive { tcp: 20 - on_fiber, reset: on_fiber, udp: 20 });
+    assert_eq!(flows.ask(), Alive { tcp: FLOWS - on_fiber, reset: on_fiber, udp: FLOWS });
     site.weir.request(&Request::Up { uplink: UPLINKS[FIBER].into() }).unwrap();
     site.until(FIBER, "to be up again", |entries| is(entries, State::Up)).unwrap();
     site.weir.check_conservation().unwrap();

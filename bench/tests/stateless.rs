@@ -9,7 +9,9 @@ use etherparse::PacketBuilder;
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
 use weir_kit::plan::{Offloads, Plan};
+use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::station::Station;
+use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, iperf, nginx, process, wait};
@@ -17,7 +19,7 @@ use weir_layout::Family;
 use weir_layout::counters::Counter;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
-/// Ports of a flow each.
+/// Ports of two flows each.
 const PORTS: std::ops::Range<u16> = 10_000..50_000;
 
 /// A site whose LAN has a prefix that every provider carries; what comes for it comes by `inbound`.
@@ -59,28 +61,31 @@ fn flows(weir: &Weir) -> (u64, u64) {
 }
 
 #[test]
-fn forty_thousand_flows_follow_the_weights() {
+fn eighty_thousand_flows_follow_the_weights() {
     let (topology, weir) = site(Plan::new(3, 1), 0);
     let before = outbound(&topology).unwrap();
     let send = || {
         for port in PORTS {
             // Nothing tells the sender how much the gateway keeps up with.
-            if port % 100 == 0 {
+            if port % 50 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
             let from = SocketAddrV6::new(ipv6::host(0), port, 0, 0);
             let socket = UdpSocket::bind(from).unwrap();
             // Nobody listens, and what is told of that is no matter.
-            let _ = socket.send_to(b"?", (STRANGER, 9));
+            for to in [9, 10] {
+                let _ = socket.send_to(b"?", (STRANGER, to));
+            }
         }
     };
     topology.hosts[0].netns.run(send).unwrap();
     let after = outbound(&topology).unwrap();
     let packets: Vec<_> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
     let total: u64 = packets.iter().sum();
-    assert!(total > PORTS.len() as u64 * 9 / 10, "{packets:?}");
+    assert!(total > 2 * PORTS.len() as u64 * 9 / 10, "{packets:?}");
     for (packets, weight) in packets.iter().zip([50.0, 30.0, 20.0]) {
         let share = *packets as f64 * 100.0 / total as f64;
+        // Over five standard deviations of so many draws.
         assert!((share - weight).abs() < 1.0, "{packets} of {total}");
     }
     assert_eq!(flows(&weir), (0, 0));
@@ -193,21 +198,23 @@ fn with_pin_or_without_inbound_flows_have_entries_as_ever() {
 
 #[test]
 fn a_connection_survives_that_its_packets_need_flows_no_more_and_then_again() {
+    const CONNECTIONS: usize = 8;
     let (topology, weir) = site(Plan::new(3, 1), 1);
     let [open, pinned, _] = files(&topology);
     reload(&weir, &pinned, false);
-    let _iperf = iperf::serve(&topology.internet, SERVER).unwrap();
-    let lan = topology.hosts[0].netns.clone();
-    let load = Load { seconds: 4, streams: 8, reverse: false };
-    let transfer = std::thread::spawn(move || iperf::tcp(&lan, SERVER, load));
-    wait::until("flows", wait::BOUND, || Ok((flows(&weir).1 >= 8).then_some(()))).unwrap();
+    let _server = Server::start(&topology.internet, SERVER).unwrap();
+    let to = (SERVER, ECHO_PORT);
+    let load = TcpLoad::start(&topology.hosts, to, CONNECTIONS, 4 * wait::BOUND).unwrap();
+    load.wait_until_settled().unwrap();
+    assert!(flows(&weir).1 >= CONNECTIONS as u64);
     for (file, stateless) in [(&open, true), (&pinned, false)] {
         reload(&weir, file, stateless);
         let before = sent(&topology);
         let more = || Ok((sent(&topology) > before + 100).then_some(()));
         wait::until("more packets", wait::BOUND, more).unwrap();
     }
-    assert!(transfer.join().unwrap().unwrap().bytes > 1_000_000);
+    let report = load.stop().unwrap();
+    assert_eq!((report.intact, report.broken), (CONNECTIONS, Vec::new()));
     weir.check_conservation().unwrap();
 }
 

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 
 use crate::topology::Host;
 
-/// How long an echo may take: several retransmissions.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Datagrams sent before a UDP flow counts as dead.
-const TRIES: usize = 3;
+/// How long an echo may take: several retransmissions, on a line that loses some.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Datagrams sent before a UDP flow counts as dead: a line that loses 2 % loses so many in a row once
+/// in 1e13.
+const TRIES: usize = 8;
 
 /// Open TCP connections and UDP flows of one host to an echo server.
 #[derive(Debug)]

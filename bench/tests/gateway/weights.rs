@@ -45,8 +45,8 @@ fn two_thousand_connections_follow_the_weights() {
     assert_eq!(created.iter().sum::<u64>(), 2000);
     for (uplink, weight) in created.iter().zip([50.0, 30.0, 20.0]) {
         let share = *uplink as f64 / 20.0;
-        // Four standard deviations of 2000 draws.
-        assert!((share - weight).abs() < 4.5, "{created:?}");
+        // Almost six standard deviations of 2000 draws; more flows are looked at more closely above.
+        assert!((share - weight).abs() < 6.5, "{created:?}");
     }
     weir.check_conservation().unwrap();
 }
