@@ -171,6 +171,12 @@ fn a_command_that_uses_an_uplink_sends_nothing_by_another_while_weir_control_res
     let mut command = weir.cli(&arguments).unwrap();
     command.arg(SERVER.to_string()).stdout(Stdio::piped());
     let mut ping = topology.gateway.spawn(&mut command).unwrap();
+    // From then on nothing is asked of the control process.
+    let name = format!("/proc/{}/comm", ping.child().id());
+    wait::until("the command to have begun", wait::BOUND, || {
+        Ok((std::fs::read_to_string(&name)? == "ping\n").then_some(()))
+    })
+    .unwrap();
     std::thread::sleep(Duration::from_millis(500));
     weir.kill_control();
     std::thread::sleep(Duration::from_millis(500));

@@ -1,6 +1,7 @@
 //! Router advertisements, and the real hosts that obey them: what a LAN is told while its prefixes
 //! and its uplinks change. What is sent is read by rdisc6 too, which knows nothing of weir.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -139,15 +140,21 @@ fn a_gateway_that_no_uplink_is_left_to_is_no_default_router_until_one_is_back() 
     wait_for_default_route(host, true);
 }
 
+/// Has the advertisements that a host hears written to a file.
+fn dump(topology: &Topology, host: &Host) -> (Process, PathBuf) {
+    let heard = topology.run.file_directory().unwrap().join("heard");
+    let mut dump = Command::new("radvdump");
+    let dump = host.netns.spawn(dump.stdout(std::fs::File::create(&heard).unwrap()));
+    (dump.unwrap(), heard)
+}
+
 #[test]
 fn a_restart_withdraws_nothing_and_ends_the_prefix_that_changed_meanwhile() {
     let (topology, mut weir) = site(2, 1);
     let host = &topology.hosts[0];
     wait_for(host, &[(PREFIXES[0], Preferred)]);
     wait_for_default_route(host, true);
-    let heard = topology.run.file_directory().unwrap().join("heard");
-    let mut dump = Command::new("radvdump");
-    let _dump = host.netns.spawn(dump.stdout(std::fs::File::create(&heard).unwrap())).unwrap();
+    let (_dump, heard) = dump(&topology, host);
     weir.stop_control().unwrap();
     weir.start_control().unwrap();
     let messages = wait::until("advertisements after the start", wait::BOUND, || {
@@ -263,8 +270,20 @@ fn another_sender_on_the_gateway_is_told_of_and_takes_no_router_along_when_it_is
     })
     .unwrap();
     assert!(!weir.log("weir-control").contains("advertises itself as a router"));
-    // Its last message says that the gateway is no router any more (RFC 4861 §6.2.5).
+    let (_dump, heard) = dump(&topology, host);
+    let wait_for_lifetimes = |what: &str, wanted: &[&str]| {
+        wait::until(what, wait::BOUND, || {
+            let text = std::fs::read_to_string(&heard)?;
+            let mut lifetimes =
+                text.lines().filter_map(|line| line.trim().strip_prefix("AdvDefaultLifetime "));
+            Ok(wanted.iter().all(|it| lifetimes.any(|told| told == *it)).then_some(()))
+        })
+        .unwrap();
+    };
+    wait_for_lifetimes("one of its messages", &["600;"]);
+    // Its last one says that the gateway is no router any more (RFC 4861 §6.2.5).
     radvd.stop().unwrap();
+    wait_for_lifetimes("its last message, and weir's", &["0;", "2700;"]);
     wait_for_default_route(host, true);
 }
 
