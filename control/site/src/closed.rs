@@ -21,8 +21,9 @@ struct Network<N> {
     net: N,
     /// The LAN's interface.
     lan: String,
-    /// Only the file says that it is the LAN's. Some of it may be behind a router of the LAN, or a
-    /// provider, as somebody here has entered it; but no router of a provider may say so.
+    /// Only the file says that it is the LAN's, or a route to a router of the LAN. Some of it may be
+    /// behind another router, or a provider, as somebody here has entered it; but no router of a
+    /// provider may say so.
     is_given: bool,
 }
 
@@ -34,7 +35,8 @@ impl<N: Net> Closed<N> {
             let link = kernel.link(&lan.interface);
             let connected = link.map(|link| kernel.given_networks(N::FAMILY, link.index));
             let connected = connected.into_iter().flatten().map(|net| (net, false));
-            let given = lan.prefixes.iter().map(|net| (*net, true));
+            let given = lan.prefixes.iter().copied().chain(site.behind_routers(lan, kernel));
+            let given = given.map(|net| (net, true));
             let all = connected.chain(given).filter_map(|(net, given)| Some((N::of(net)?, given)));
             networks.extend(all.map(|(net, is_given)| Network {
                 net,
@@ -164,5 +166,29 @@ mod tests {
         let told = unfollowed(&site, &Kernel { routes6, ..kernel() });
         let setting = "wan0.accept_ra_rt_info_max_plen to 0";
         assert!(told.len() == 1 && told[0].contains(setting), "{told:?}");
+    }
+
+    #[test]
+    fn what_a_router_of_a_provider_advertises_leads_into_no_part_that_a_router_of_a_lan_has() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
+                    ipv6 = { translate = \"source\", prefixes = [\"2001:db8:7::/48\"] }\n";
+        let site = crate::parse("weir.toml", text).unwrap();
+        let mut kernel = kernel();
+        let by = |index, to: &str, advertised| Route::<Ipv6Net> {
+            gateway: "fe80::7".parse().ok(),
+            advertised,
+            ..Route::by(index, to.parse().unwrap())
+        };
+        let inner = by(1, "2001:db8:7:10::/60", false);
+        let mut told = |advertised| {
+            kernel.routes6 = Arc::new(vec![inner, by(2, "2001:db8:7:12::/64", advertised)].into());
+            unfollowed(&site, &kernel)
+        };
+        assert_eq!(told(false), [""; 0], "somebody here wants it so");
+        let told = told(true);
+        assert_eq!(told.len(), 1, "{told:?}");
+        for part in ["2001:db8:7:10::/60 of LAN lan0", "accept_ra_rt_info_max_plen"] {
+            assert!(told[0].contains(part), "{part}: {told:?}");
+        }
     }
 }
