@@ -79,3 +79,15 @@ fn what_is_of_an_uplink_or_refused_by_radvd_or_empty_changes_nothing() {
         assert_eq!(machine.read(), before);
     }
 }
+
+#[test]
+fn what_radvd_was_not_made_to_read_is_told_to_it_with_the_next_run() {
+    let machine = Machine::new();
+    machine.program("reload", "exit 7");
+    for _ in 0..2 {
+        assert!(!machine.tell("ra", NEW).status.success());
+    }
+    machine.program("reload", "echo >> \"$0.count\"");
+    assert!(machine.tell("ra", NEW).status.success());
+    assert_eq!(machine.read(), (NEW.into(), 1));
+}
