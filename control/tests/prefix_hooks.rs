@@ -99,11 +99,20 @@ fn a_prefix_without_room_is_told_again_when_those_that_are_no_more_have_ended() 
 }
 
 #[test]
-fn nothing_more_is_told_where_nobody_answers() {
-    let told =
-        run("dhcpcd", &[], &[&DHCPCD[..], &[("reason", "RENEW6")]].concat(), &[("weir", "exit 3")]);
-    let set = "prefix wan0 set 2001:2:0:d000::/56 --valid 80 --preferred 40";
-    assert_eq!(told, ["prefix wan0", set, set, set]);
+fn where_nobody_answers_all_is_told_once_as_it_is_kept() {
+    let told = |hook: &str, variables: &[(&str, &str)], rc: &str| {
+        let programs = [("weir", rc), ("networkctl", NETWORKCTL)];
+        run(hook, &["wan0", "up"], variables, &programs)
+    };
+    let dhcpcd = [&DHCPCD[..], &[("reason", "RENEW6")]].concat();
+    let network_manager = [("DHCP6_IP6_PREFIX", "2001:2:0:d000::/56")];
+    for (hook, variables, count) in
+        [("dhcpcd", &dhcpcd[..], 4), ("NetworkManager", &network_manager, 2), ("networkd", &[], 4)]
+    {
+        let answered = told(hook, variables, "exit 0");
+        assert_eq!(told(hook, variables, "exit 3"), answered, "{hook}");
+        assert_eq!(answered.len(), count, "{hook}");
+    }
 }
 
 #[test]

@@ -6,11 +6,13 @@
 //! | this one | messages, responses, and a client |
 //! | `told` | what responses are made of |
 //! | [`time`] | times and durations |
+//! | [`untold`] | what nobody was there to hear |
 //! | [`words`] | uplinks' state words |
 #![forbid(unsafe_code)]
 
 pub mod time;
 mod told;
+pub mod untold;
 pub mod words;
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use serde_json::json;
-use weir_api::{DelegatedView, Query, Request, Response};
+use weir_api::{DelegatedView, Query, Request, Response, Unanswered, untold};
 use weir_kernel::confine::Confined;
 use weir_kernel::watch::Watcher;
 use weir_kernel::{guard, own, sysctls, xdp};
@@ -24,8 +24,31 @@ use super::{Arguments, Exit, filters, output};
 
 /// Makes a request of the control process and says what became of it.
 pub fn request(arguments: &Arguments, request: &Request) -> Exit {
-    let json = arguments.json;
+    tell(arguments.json, weir_api::call(&arguments.socket, request))
+}
+
+/// As [`request`], of prefixes that a provider delegates. Where nobody answers it is kept for when
+/// somebody does: who asks may be told of them once in hours.
+pub fn prefix(arguments: &Arguments, request: &Request) -> Exit {
     match weir_api::call(&arguments.socket, request) {
+        Err(error) if error.is::<Unanswered>() => match untold::keep(&arguments.socket, request) {
+            Ok(()) => output::fail(
+                arguments.json,
+                Exit::NotRunning,
+                "weir-control does not answer: it is told of this prefix as soon as it runs",
+            ),
+            Err(unkept) => output::failed(
+                arguments.json,
+                &error
+                    .context(format!("weir-control is not told of this prefix later: {unkept:#}")),
+            ),
+        },
+        answer => tell(arguments.json, answer),
+    }
+}
+
+fn tell(json: bool, answer: anyhow::Result<Response>) -> Exit {
+    match answer {
         Ok(Response::Ok { epoch, message }) => output::print(&match json {
             true => output::json("done", json!({ "epoch": epoch, "message": message })),
             false => format!("{message} (epoch {epoch})\n"),

@@ -248,7 +248,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             viewed(prefix::show(arguments, uplink.as_deref()))
         }
         Command::Prefix { uplink, change: Some(change) } => match uplink {
-            Some(uplink) => act::request(arguments, &change.request(uplink.clone())),
+            Some(uplink) => act::prefix(arguments, &change.request(uplink.clone())),
             None => output::fail(json, Exit::Failed, "of which uplink? `weir prefix UPLINK set …`"),
         },
         Command::Use { uplink, force, command } => {

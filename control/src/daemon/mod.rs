@@ -117,6 +117,8 @@ struct Daemon {
     keeper: own::Keeper,
     /// The rules of weir's that the kernel was made to have.
     installed: BTreeSet<weir_view::own::Rule>,
+    /// Of what was told while nobody answered.
+    untold: Complaint,
     /// Of rules and routes.
     unrouted: Complaint,
     /// By uplink, of answers that this machine drops.

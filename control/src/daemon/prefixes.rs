@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, bail};
 use ipnet::{IpNet, Ipv6Net};
-use weir_api::{DelegatedPrefix, DelegatedView, time};
+use weir_api::{DelegatedPrefix, DelegatedView, Request, time, untold};
 use weir_layout::control::PathPrefix;
 use weir_publish::{Delegations, Lease, onto_links};
 use weir_site::{UplinkConfig, overlap, room};
@@ -10,8 +10,34 @@ use weir_site::{UplinkConfig, overlap, room};
 use super::Daemon;
 
 impl Daemon {
+    /// Takes what was told of prefixes while no control process answered.
+    pub(super) fn catch_up(&mut self) {
+        let requests = untold::take(&self.socket);
+        let trouble = |error: &anyhow::Error| {
+            format!("what was told of prefixes meanwhile is not known: {error:#}")
+        };
+        self.untold.say(requests.as_ref().err().map(trouble));
+        for request in requests.unwrap_or_default() {
+            // Hooks tell of interfaces that are no uplinks too: refused is no fault.
+            let done = self.change_prefixes(&request).unwrap_or_else(|error| format!("{error:#}"));
+            tracing::info!("told while nobody answered: {done}");
+        }
+    }
+
+    /// Does what is asked of prefixes.
+    pub(super) fn change_prefixes(&mut self, request: &Request) -> Result<String> {
+        match request {
+            Request::SetPrefix { uplink, prefix, valid_s, preferred_s } => {
+                self.set_prefix(uplink, *prefix, *valid_s, *preferred_s)
+            }
+            Request::EndPrefix { uplink, prefix } => self.end_prefix(uplink, prefix),
+            Request::KeepPrefixes { uplink, prefixes } => self.keep_prefixes(uplink, prefixes),
+            _ => bail!("nothing of a prefix"),
+        }
+    }
+
     /// Takes a prefix, or another end of it.
-    pub(super) fn set_prefix(
+    fn set_prefix(
         &mut self,
         uplink: &str,
         prefix: Ipv6Net,
@@ -54,7 +80,7 @@ impl Daemon {
     }
 
     /// Ends a prefix.
-    pub(super) fn end_prefix(&mut self, uplink: &str, prefix: &Ipv6Net) -> Result<String> {
+    fn end_prefix(&mut self, uplink: &str, prefix: &Ipv6Net) -> Result<String> {
         let name = self.uplink_of(uplink)?.name.clone();
         let known = self.decider.delegations().of(&name);
         if !known.iter().any(|lease| lease.prefix == *prefix) {
@@ -64,7 +90,7 @@ impl Daemon {
     }
 
     /// Ends all but some.
-    pub(super) fn keep_prefixes(&mut self, uplink: &str, keep: &[Ipv6Net]) -> Result<String> {
+    fn keep_prefixes(&mut self, uplink: &str, keep: &[Ipv6Net]) -> Result<String> {
         let name = self.uplink_of(uplink)?.name.clone();
         Ok(self.end(&name, |lease| keep.contains(&lease.prefix)))
     }

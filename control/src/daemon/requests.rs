@@ -23,6 +23,7 @@ impl Daemon {
             Message::Ask(query) => return self.tell(query),
             Message::Do(request) => request,
         };
+        self.catch_up();
         let before = self.decider.overrides().clone();
         let listed = self.overridden();
         match self.apply(request, caller, watcher).await {
@@ -86,11 +87,9 @@ impl Daemon {
             }
             Request::Drain { uplink, deadline_s } => self.drain(uplink, *deadline_s),
             Request::Use { uplink, force } => self.confine(uplink, *force, caller),
-            Request::SetPrefix { uplink, prefix, valid_s, preferred_s } => {
-                self.set_prefix(uplink, *prefix, *valid_s, *preferred_s)
-            }
-            Request::EndPrefix { uplink, prefix } => self.end_prefix(uplink, prefix),
-            Request::KeepPrefixes { uplink, prefixes } => self.keep_prefixes(uplink, prefixes),
+            Request::SetPrefix { .. }
+            | Request::EndPrefix { .. }
+            | Request::KeepPrefixes { .. } => self.change_prefixes(request),
             Request::Home { policy } => {
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
                 self.decider.ask_home(policy);

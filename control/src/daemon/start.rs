@@ -121,6 +121,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let held = Held { source, delegated, keeper, socket, dataplane, sysctls };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
     daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
+    daemon.catch_up();
     Ok(Started { daemon, watcher, listener, found })
 }
 
@@ -160,6 +161,7 @@ impl Daemon {
             confined: Confined::find(),
             keeper: held.keeper,
             installed: BTreeSet::new(),
+            untold: Complaint::default(),
             unrouted: Complaint::default(),
             deaf: Vec::new(),
         }

@@ -142,6 +142,7 @@ impl Turns {
         let Self { daemon, watcher, probers, .. } = self;
         watcher.follow_ipv6(daemon.decider.site().has_ipv6());
         daemon.see(watcher).await;
+        daemon.catch_up();
         daemon.decider.imply(time::monotonic_ms());
         daemon.gather_users();
         daemon.tell_dropped();

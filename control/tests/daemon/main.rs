@@ -17,4 +17,5 @@ mod prefixes;
 mod reload;
 mod routes;
 mod sysctls;
+mod untold;
 mod using;
