@@ -16,6 +16,7 @@ use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_kit::{clients, iperf, nginx, process, wait};
 use weir_layout::Family;
+use weir_layout::control::Origin;
 use weir_layout::counters::Counter;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
@@ -245,5 +246,42 @@ fn a_neighbour_beyond_an_uplink_speaks_to_the_link_in_no_name_of_this_side() {
     let (_, from) = service.recv_from(&mut heard).unwrap();
     assert_eq!((from.ip(), heard), (router.into(), router.octets()));
     assert_eq!(martians() - before, 2);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn a_source_that_the_kernel_has_by_a_vpn_within_a_lans_prefix_leaves_by_no_uplink() {
+    const AT_VPN: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 5, 0, 0, 2);
+    let (topology, weir) = site(Plan::new(2, 1), 0);
+    topology
+        .gateway
+        .ip("link add vpn0 type veth peer name vpn1\nlink set vpn0 up\nlink set vpn1 up\n")
+        .unwrap();
+    topology.gateway.ip("route add 2001:2:0:100:5::/80 dev vpn0\n").unwrap();
+    let address = format!("addr add {AT_VPN}/128 dev eth0 nodad\n");
+    topology.hosts[0].netns.ip(&address).unwrap();
+    wait::until("the VPN's part to be no source", wait::BOUND, || {
+        let (snapshot, source) = (weir.snapshot()?, Origin::new(AT_VPN.octets(), 128, 0, 0));
+        let origins = snapshot.half.stateless(Family::V6).map(|it| it.origins().to_vec());
+        let found = origins.into_iter().flatten().find(|it| it.is_of(it.port, source.address));
+        Ok(found.is_some_and(|it| it.carriers == 0).then_some(()))
+    })
+    .unwrap();
+    let send = |from: Ipv6Addr| {
+        let send = || {
+            let socket = UdpSocket::bind(SocketAddrV6::new(from, 0, 0, 0)).unwrap();
+            (0..10).for_each(|_| _ = socket.send_to(b"?", (STRANGER, 9)).unwrap());
+        };
+        topology.hosts[0].netns.run(send).unwrap();
+    };
+    let martians = || weir.counters().unwrap().sum(Counter::XdpDropMartian);
+    let before = (martians(), sent(&topology));
+    send(AT_VPN);
+    wait::until("drops", wait::BOUND, || Ok((martians() >= before.0 + 10).then_some(()))).unwrap();
+    assert!(sent(&topology) < before.1 + 10, "probes alone");
+    send(ipv6::host(0));
+    let more = || Ok((sent(&topology) >= before.1 + 10).then_some(()));
+    wait::until("packets from the LAN's part", wait::BOUND, more).unwrap();
+    assert_eq!(flows(&weir), (0, 0));
     weir.check_conservation().unwrap();
 }

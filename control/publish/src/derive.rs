@@ -121,10 +121,10 @@ pub fn derive(
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
-    stateless::publish(&mut half, site, kernel);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets, &half));
+    stateless::publish(&mut half, site, kernel, hosts6.as_ref());
     Derived { half, problems, hosts, hosts6, unresolved }
 }
 

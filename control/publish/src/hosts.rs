@@ -176,6 +176,16 @@ impl<N: Net> Sources<N> {
         hosts
     }
 
+    /// Likewise, but of routes only those within the LANs' prefixes, or around them: of a million few.
+    pub fn prefixes_about_lans(&self) -> Prefixes<N> {
+        let concerns = |route: &&Route<N>| {
+            let net = &route.destination;
+            self.lans.iter().any(|lan| lan.covers(net) || net.covers(lan))
+        };
+        let routes: Vec<_> = self.routes.iter().filter(concerns).copied().collect();
+        Self { routes: Arc::new(routes.into()), ..self.clone() }.prefixes()
+    }
+
     /// What providers have taken out of a prefix for the link to the gateway (RFC 6603), or use of it
     /// there: networks of the uplink's own interface within what it translates to.
     fn links(&self) -> impl Iterator<Item = &N> {

@@ -5,10 +5,12 @@
 //! the better one. Where none of that matters, every packet is forwarded by what it says. It is so of
 //! a family as a whole, or not at all.
 
-use ipnet::IpNet;
+use std::cmp::Reverse;
+
+use ipnet::{IpNet, Ipv6Net};
 use weir_layout::control::{
     Address, ControlHalf, IpAddress, MAX_ORIGINS, Member, Origin, PathId, Selection, Stateless,
-    Translate, UNROUTED,
+    Translate, UNROUTED, host_class,
 };
 use weir_layout::{Family, NONE};
 use weir_site::load::Balance;
@@ -16,11 +18,22 @@ use weir_site::{PolicyConfig, Site, UplinkConfig};
 use weir_view::Kernel;
 use weir_view::rule::MAIN_PRIORITY;
 
-/// Enters it into the half, which has all else.
-pub fn publish(half: &mut ControlHalf, site: &Site, kernel: &Kernel) {
+use crate::hosts;
+
+/// Enters it into the half, which has all else; `hosts6` are the site's destinations of IPv6.
+pub fn publish(
+    half: &mut ControlHalf,
+    site: &Site,
+    kernel: &Kernel,
+    hosts6: Option<&hosts::Sources<Ipv6Net>>,
+) {
     for family in Family::ALL {
         let Some(policy) = policy(site, kernel, family) else { continue };
-        let Some(origins) = origins(half, site, kernel, family) else { continue };
+        let places = match (family, hosts6) {
+            (Family::V6, Some(hosts)) => places(hosts),
+            _ => own(kernel),
+        };
+        let Some(origins) = origins(half, site, family, &places) else { continue };
         let Stateless {
             active, policy: number, selection, count, remembers, origins: slots, ..
         } = &mut half.stateless[family.index()];
@@ -78,15 +91,37 @@ fn stands(policy: &PolicyConfig, site: &Site) -> bool {
         && !(policy.spillover && policy.members.iter().any(|member| spills(member.uplink)))
 }
 
+/// A network, and whether it is a LAN's: within a LAN's prefix some may be elsewhere, by a VPN, or the
+/// gateway's own. What is narrower comes first.
+type Places = Vec<(IpNet, bool)>;
+
+/// Whose the parts of LANs' prefixes are, as XDP has it of destinations: what is not a LAN's is no
+/// source of its hosts.
+fn places(hosts: &hosts::Sources<Ipv6Net>) -> Places {
+    let place =
+        |((address, length), class)| Some((net(address, length, 6)?, class == host_class::LAN));
+    let mut places: Places = hosts.prefixes_about_lans().into_iter().filter_map(place).collect();
+    places.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
+    places
+}
+
+/// The gateway's own addresses. Of IPv4 neither tier asks more of a source.
+fn own(kernel: &Kernel) -> Places {
+    kernel.addresses.iter().map(|(_, net)| (IpNet::from(net.addr()), false)).collect()
+}
+
 /// Which packets from LANs may leave, and by which uplinks, the narrower prefixes first; `None`: there
 /// are too many, or one is wider than what may be said of it.
 fn origins(
     half: &ControlHalf,
     site: &Site,
-    kernel: &Kernel,
     family: Family,
+    places: &Places,
 ) -> Option<Vec<Origin>> {
     let members = half.policies[usize::from(site.default_policy)].members();
+    let is_of_lan = |source: &IpNet| {
+        places.iter().find(|(net, _)| net.contains(source)).is_none_or(|(_, of_lan)| *of_lan)
+    };
     let carriers = |source: IpNet| {
         let weighs = |member: &&Member| member.weight & Member::MAX_WEIGHT != 0;
         let carries = |member: &&Member| {
@@ -94,7 +129,7 @@ fn origins(
             let has = site.uplinks.get(usize::from(member.uplink));
             has.is_some_and(|uplink| uplink.has_path(family)) && carries(half, path, source.addr())
         };
-        let carriers = members.iter().filter(weighs).filter(carries);
+        let carriers = members.iter().filter(|_| is_of_lan(&source)).filter(weighs).filter(carries);
         carriers.fold(0, |carriers, member| carriers | 1 << (member.uplink & 63))
     };
     let mut found: Vec<(IpNet, u8, u64)> = Vec::new();
@@ -103,26 +138,34 @@ fn origins(
         if family_of(&lan) != family || *port == NONE {
             continue;
         }
-        // Nobody behind it has an address of the gateway.
-        let own = kernel.addresses.iter().map(|(_, net)| IpNet::from(net.addr()));
-        found.extend(own.filter(|own| lan.contains(own)).map(|own| (own, *port, 0)));
         let delegated = half.path_prefixes().iter().filter(|_| family == Family::V6);
         let delegated = delegated.filter_map(|of| net(of.outside, of.outside_len, 6));
-        let within = delegated.filter(|of| lan.contains(of) && *of != lan);
-        for source in within.chain([lan]) {
+        let parts = delegated.chain(places.iter().map(|(net, _)| *net));
+        for source in parts.filter(|of| lan.contains(of) && *of != lan).chain([lan]) {
             if !is_uniform(&source) {
                 return None;
             }
             found.push((source, *port, carriers(source)));
         }
     }
-    found.sort_by_key(|(source, ..)| std::cmp::Reverse(source.prefix_len()));
+    found.sort_by_key(|(source, ..)| Reverse(source.prefix_len()));
     found.dedup();
-    let origin = |(source, port, carriers): (IpNet, u8, u64)| {
+    let found = without_needless(&found);
+    let origin = |(source, port, carriers): &(IpNet, u8, u64)| {
         let Address(address) = Address::from(source.network());
-        Origin::new(address, source.prefix_len(), port, carriers)
+        Origin::new(address, source.prefix_len(), *port, *carriers)
     };
     (found.len() <= MAX_ORIGINS).then(|| found.into_iter().map(origin).collect())
+}
+
+/// Those of which the next wider one behind the same port does not say the same.
+fn without_needless(found: &[(IpNet, u8, u64)]) -> Vec<&(IpNet, u8, u64)> {
+    let says_more = |(at, (source, port, carriers)): &(usize, &(IpNet, u8, u64))| {
+        let mut wider = found[at + 1..].iter();
+        let wider = wider.find(|(net, of, _)| of == port && net.contains(source));
+        wider.is_none_or(|(.., same)| same != carriers)
+    };
+    found.iter().enumerate().filter(says_more).map(|(_, origin)| origin).collect()
 }
 
 fn carries(half: &ControlHalf, path: PathId, source: std::net::IpAddr) -> bool {
@@ -155,9 +198,11 @@ fn family_of(net: &IpNet) -> Family {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use weir_layout::control::ControlHalf;
-    use weir_view::Link;
     use weir_view::own::Foremost;
+    use weir_view::{Link, Route};
 
     use super::*;
     use crate::{Overrides, derive};
@@ -306,5 +351,36 @@ mod tests {
         let members = "[[policy]]\nname = \"all\"\nmembers = [{ uplink = \"b\", weight = 1 }]\n";
         let half = published(LAN, [OPEN, OPEN], members);
         assert_eq!(found(&half, "2001:2:0:77::2"), Some((0b10, 1)), "a is no member");
+    }
+    /// Carriers of sources, where the kernel routes these parts of the LAN's prefix by the interface
+    /// of a VPN, which is 9, or the LAN's, which is 1.
+    fn with_routes(routes: &[(u32, &str)], sources: &[&str]) -> Option<Vec<u64>> {
+        let (site, mut kernel) = site_and_kernel("\"2001:2:1::/48\"", [OPEN, OPEN], "", true);
+        kernel.links.push(Link { index: 9, name: "vpn0".into(), ..Link::default() });
+        let by = |(interface, to): &(u32, &str)| Route::by(*interface, to.parse().unwrap());
+        kernel.routes6 = Arc::new(routes.iter().map(by).collect::<Vec<_>>().into());
+        let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
+        half.stateless(Family::V6)?;
+        Some(sources.iter().map(|source| found(&half, source).map_or(0, |(by, _)| by)).collect())
+    }
+
+    #[test]
+    fn what_the_kernel_has_elsewhere_within_a_lans_prefix_is_no_source_of_the_lan() {
+        let routes = [(9, "2001:2:1:5::/64"), (1, "2001:2:1:5:1::/80")];
+        let sources = ["2001:2:1:5::2", "2001:2:1:5:1::2", "2001:2:1:7::2", "2001:2:2::"];
+        assert_eq!(with_routes(&routes, &sources), Some(vec![0, 0b11, 0b11, 0]));
+        assert_eq!(with_routes(&[(9, "2001:2::/32")], &sources[..1]), Some(vec![0b11]));
+    }
+
+    #[test]
+    fn what_says_nothing_more_takes_no_origin_and_too_much_leaves_the_family_its_flows() {
+        let parts = |count: u32, by: u32| {
+            let parts: Vec<_> = (0..count).map(|n| format!("2001:2:1:{n:x}::/64")).collect();
+            let routes: Vec<_> = parts.iter().map(|to| (by, to.as_str())).collect();
+            with_routes(&routes, &["2001:2:1:0::2"])
+        };
+        assert_eq!(parts(100, 1), Some(vec![0b11]), "the LAN's own");
+        assert_eq!(parts(63, 9), Some(vec![0]));
+        assert_eq!(parts(64, 9), None);
     }
 }

@@ -224,6 +224,18 @@ fn a_source_leaves_by_the_uplinks_that_may_carry_it() {
 }
 
 #[test]
+fn a_source_that_the_kernel_has_elsewhere_within_a_lans_prefix_leaves_by_no_uplink() {
+    let mut f = fixture_of("less-vpn", PortRole::Lan, BUCKETS, |half| {
+        let origins = &mut half.stateless[Family::V6.index()];
+        origins.origins[1] = Origin::new(VPN6, 128, 0, 0);
+        origins.origins[2] = Origin::new(LAN6, 48, 0, 0b11);
+        origins.count = 3;
+    });
+    assert_eq!(f.run(&any([VPN6, SITE6], udp::PROTOCOL)), MARTIAN);
+    assert_eq!(f.run(&any([HOST6, SITE6], udp::PROTOCOL)), FORWARDED);
+}
+
+#[test]
 fn what_cannot_leave_at_once_is_left_untouched() {
     let mut f = lan_with("less-left", BUCKETS);
     let plain = out(udp::PROTOCOL);
