@@ -24,7 +24,7 @@ use crate::delegations::Delegations;
 const HOP_LIMIT: u8 = 64;
 
 /// A LAN whose hosts are told something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advertised {
     /// Its interface.
     pub interface: String,

@@ -65,6 +65,7 @@ impl Advertisers {
             record: Record::read(record),
             random: Random::new(seed),
             shown: Arc::clone(&shown),
+            changed: false,
         };
         tokio::spawn(task.run(told));
         Self { wanted, shown }
@@ -96,6 +97,8 @@ struct Task {
     record: Record,
     random: Random,
     shown: Arc<Mutex<Vec<AdvertisedView>>>,
+    /// What is shown and kept may be another. What a host asks changes nothing of it, however often.
+    changed: bool,
 }
 
 impl Task {
@@ -124,6 +127,7 @@ impl Task {
     }
 
     async fn follow(&mut self, wanted: Vec<Advertised>) {
+        self.changed = true;
         let now = time::monotonic_ms();
         let is_wanted = |name: &String| wanted.iter().any(|lan| lan.interface == *name);
         for (name, port) in self.ports.extract_if(.., |name, _| !is_wanted(name)) {
@@ -144,7 +148,7 @@ impl Task {
     fn hear(&mut self, message: &Message) {
         let now = time::monotonic_ms();
         if let Some(port) = self.ports.get_mut(&*message.interface) {
-            port.hear(message, now, self.random.draw());
+            self.changed |= port.hear(message, now, self.random.draw());
         }
     }
 
@@ -152,11 +156,19 @@ impl Task {
     async fn send(&mut self, hear: &mpsc::Sender<Message>) {
         let now = time::monotonic_ms();
         for port in self.ports.values_mut() {
-            port.pass(now);
+            self.changed |= port.pass(now);
             if port.is_due(now) {
                 port.send(hear, now, self.random.draw()).await;
+                self.changed = true;
             }
         }
+        if std::mem::take(&mut self.changed) {
+            self.tell();
+        }
+    }
+
+    /// Keeps and shows what hosts have, and has hooks told of it.
+    fn tell(&mut self) {
         self.record.keep(self.ports.iter().map(|(name, port)| (name.clone(), port.known())));
         let view = self.ports.values().map(Port::view).collect();
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = view;
@@ -173,5 +185,47 @@ impl Task {
         for interface in news {
             self.hooks.tell(directory, Event::Advertisements { interface });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use weir_ra::heard::Heard;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_host_asks_changes_nothing_that_is_shown_or_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut task = Task {
+            ports: BTreeMap::new(),
+            left: Vec::new(),
+            hooks: Hooks::start(crate::hooks::PATIENCE),
+            directory: None,
+            record: Record::read(directory.path().join("advertised.json")),
+            random: Random::new(1),
+            shown: Arc::default(),
+            changed: false,
+        };
+        let (interface, running, by_others) = ("lan0".into(), true, true);
+        let lan = Advertised { interface, running, by_others, ..Advertised::default() };
+        task.follow(vec![lan]).await;
+        let (hear, _heard) = mpsc::channel(1);
+        task.send(&hear).await;
+        // Whoever has taken it finds none again before something is another.
+        let take = |task: &Task| std::mem::take(&mut *task.shown.lock().unwrap()).len();
+        assert_eq!(take(&task), 1);
+        let from = Ipv6Addr::from(0xfe80 << 112 | 9);
+        let message = Message { interface: "lan0".into(), from, heard: Heard::Solicitation };
+        for _ in 0..100 {
+            task.hear(&message);
+            task.send(&hear).await;
+        }
+        assert_eq!(take(&task), 0, "three seconds are not over");
+        task.follow(Vec::new()).await;
+        task.send(&hear).await;
+        assert_eq!(task.ports.len(), 0);
     }
 }

@@ -146,12 +146,12 @@ impl Port {
         if self.socket.is_some() || self.lan.by_others { due } else { due.max(self.retry) }
     }
 
-    /// Lets time pass.
-    pub fn pass(&mut self, now: u64) {
+    /// Lets time pass; says whether something else is wrong with the LAN.
+    pub fn pass(&mut self, now: u64) -> bool {
         if self.settles.is_some_and(|end| end <= now) {
             self.take_over(now);
         }
-        self.second = self.second.filter(|end| now < *end);
+        self.second.take_if(|end| *end <= now).is_some()
     }
 
     /// Is there something to send at `now`?
@@ -228,8 +228,9 @@ impl Port {
         Ok(())
     }
 
-    /// Takes what was heard.
-    pub fn hear(&mut self, message: &Message, now: u64, random: u64) {
+    /// Takes what was heard; says whether something else is wrong with the LAN.
+    pub fn hear(&mut self, message: &Message, now: u64, random: u64) -> bool {
+        let was = self.second.is_some();
         match &message.heard {
             Heard::Solicitation => self.advertiser.solicit(now, random),
             Heard::Advertisement { router_lifetime, prefixes } => {
@@ -249,6 +250,7 @@ impl Port {
                 }
             }
         }
+        was != self.second.is_some()
     }
 
     /// A program of this machine sends too: what this process sends it does not hear. Unless it says
