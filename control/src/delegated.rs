@@ -9,14 +9,19 @@ use weir_publish::{Delegations, Lease};
 
 use crate::state;
 
+/// Ends that moved by less are not written anew, seconds: a provider may say others each second.
+const NEAR_S: u64 = 60;
+
 /// Where they are kept.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
+    /// What this process wrote last.
+    written: Option<Vec<Line>>,
 }
 
 /// A prefix with its ends in the time of day, seconds since the Unix epoch.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Line {
     uplink: String,
     prefix: Ipv6Net,
@@ -26,10 +31,23 @@ struct Line {
     preferred_until: Option<u64>,
 }
 
+impl Line {
+    /// Does it say the same, but for a minute?
+    fn is_near(&self, other: &Self) -> bool {
+        let near = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (Some(a), Some(b)) => a.abs_diff(b) < NEAR_S,
+            _ => a == b,
+        };
+        (&self.uplink, self.prefix) == (&other.uplink, other.prefix)
+            && near(self.valid_until, other.valid_until)
+            && near(self.preferred_until, other.preferred_until)
+    }
+}
+
 impl Record {
     /// In this file.
     pub const fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, written: None }
     }
 
     /// What an earlier process wrote, where `now` is in milliseconds and `day` is the time of day in
@@ -50,8 +68,8 @@ impl Record {
         delegations
     }
 
-    /// Writes them down.
-    pub fn keep(&self, delegations: &Delegations, now: u64, day: u64) {
+    /// Writes them down, unless that would say the same.
+    pub fn keep(&mut self, delegations: &Delegations, now: u64, day: u64) {
         let line = |(uplink, lease): (&str, &Lease)| {
             let until =
                 |until: Option<u64>| until.map(|until| day + until.saturating_sub(now) / 1000);
@@ -64,9 +82,18 @@ impl Record {
             }
         };
         let lines: Vec<_> = delegations.all().map(line).collect();
+        let same = |written: &Vec<Line>| {
+            written.len() == lines.len() && written.iter().zip(&lines).all(|(a, b)| a.is_near(b))
+        };
+        if self.written.as_ref().is_some_and(same) {
+            return;
+        }
         let text = serde_json::to_string_pretty(&lines).unwrap_or_default();
-        if let Err(error) = state::replace(&self.path, &text) {
-            tracing::warn!("prefixes that providers delegate are not kept: {error:#}");
+        match state::replace(&self.path, &text) {
+            Ok(()) => self.written = Some(lines),
+            Err(error) => {
+                tracing::warn!("prefixes that providers delegate are not kept: {error:#}");
+            }
         }
     }
 }
@@ -83,7 +110,7 @@ mod tests {
     #[test]
     fn prefixes_outlive_the_process_and_end_when_they_would_have() {
         let directory = tempfile::tempdir().unwrap();
-        let record = Record::new(directory.path().join("delegated.json"));
+        let mut record = Record::new(directory.path().join("delegated.json"));
         let mut told = Delegations::default();
         told.set("a", lease("2001:2:0:a00::/56", Some(100_000)));
         told.set("a", lease("2001:2:0:b00::/56", Some(30_000)));
@@ -104,5 +131,25 @@ mod tests {
         let read = |path: &str| Record::new(path.into()).read(0, 0);
         assert_eq!(read("/proc/none"), Delegations::default());
         assert_eq!(read("/proc/version"), Delegations::default());
+    }
+    #[test]
+    fn an_end_that_moved_by_less_than_a_minute_is_not_written_and_another_prefix_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("delegated.json");
+        let mut record = Record::new(path.clone());
+        let mut writes = |leases: &[Lease]| {
+            let mut told = Delegations::default();
+            leases.iter().for_each(|lease| told.set("a", *lease));
+            let _ = std::fs::remove_file(&path);
+            record.keep(&told, 0, 1_700_000_000);
+            path.exists()
+        };
+        let until = |ms: u64| lease("2001:2:0:a00::/56", Some(ms));
+        let leases = [until(100_000), until(159_000), until(160_000), until(220_000)];
+        assert_eq!(leases.map(|it| writes(&[it])), [true, false, true, true]);
+        let endless = lease("2001:2:0:a00::/56", None);
+        assert_eq!([writes(&[endless]), writes(&[endless])], [true, false]);
+        let other = lease("2001:2:0:b00::/56", None);
+        assert!(writes(&[endless, other]) && writes(&[other]) && writes(&[]) && !writes(&[]));
     }
 }
