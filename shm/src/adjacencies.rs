@@ -54,6 +54,14 @@ impl Adjacencies {
         self.enter(adjacency, |_| true)
     }
 
+    /// Was it learned, and not forgotten since? Then flows refer to it, or did lately.
+    pub fn is_learned(&self, adjacency: Adjacency) -> bool {
+        let word = adjacency.to_word();
+        let first = hash2(self.key, word, 0) as usize;
+        let mut places = (0..PROBES).map(|probe| first.wrapping_add(probe) & (LEARNED - 1));
+        places.any(|place| self.learned()[place].load(Ordering::Relaxed) == word)
+    }
+
     fn enter(&self, adjacency: Adjacency, may_take: impl Fn(usize) -> bool) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
         let word = adjacency.to_word();
@@ -176,6 +184,15 @@ mod tests {
             table.learn(host).is_none()
         };
         assert!(filled(KEY) && !filled([5, 3]));
+    }
+
+    #[test]
+    fn what_was_learned_is_known_to_be_and_nothing_else_is() {
+        let table = Adjacencies::anonymous([3, 5]).unwrap();
+        let one = Adjacency { mac: [2, 0, 0, 0, 0, 1], port: 0 };
+        assert!(!table.is_learned(one));
+        table.learn(one).unwrap();
+        assert!(table.is_learned(one) && !table.is_learned(Adjacency { port: 1, ..one }));
     }
 
     #[test]

@@ -102,7 +102,8 @@ impl Context {
         let outside = self.is_uplink(work.port);
         let host = sender(frame, work.port);
         if !outside && !self.known_hosts.knows(host) {
-            self.known_hosts.ask_about(work.port, p.src.into());
+            let has_flows = self.adjacencies.is_learned(host);
+            self.known_hosts.ask_about(work.port, p.src.into(), has_flows);
         }
         let (host, side) = match outside {
             // All of them come from the next hop's hardware address.

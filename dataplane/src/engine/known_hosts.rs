@@ -28,6 +28,9 @@ use crate::purpose::Purpose;
 const PLACES: usize = 4096;
 /// Addresses that are asked about in a tick, at most.
 const ASKED: usize = 4;
+/// Of these places the one for hosts that have flows alone. A station that makes up hosts, each of
+/// which is told an error, takes all others.
+const KEPT: usize = 0;
 /// Hosts begin with 64 or more, and traces of routes with few.
 const ENOUGH_TTL: u8 = 32;
 
@@ -53,14 +56,17 @@ impl KnownHosts {
         Purpose::KnownHost.hash(self.key, host.to_word()) as usize % PLACES
     }
 
-    /// The kernel is to be asked about this address of a LAN port.
-    pub(super) fn ask_about(&mut self, port: u8, address: IpAddr) {
+    /// The kernel is to be asked about this address of a LAN port, whose host has flows or not.
+    pub(super) fn ask_about(&mut self, port: u8, address: IpAddr, has_flows: bool) {
         // As in a burst of new flows, for all but its first.
         if self.asked.iter().all(Option::is_some) {
             return;
         }
-        let place = Purpose::Question.of_address(self.key, port, address);
-        self.asked[place as usize % ASKED].get_or_insert((port, address));
+        let place = Purpose::Question.of_address(self.key, port, address) as usize % (ASKED - 1);
+        let place = KEPT + 1 + place;
+        let is_taken = self.asked[place].is_some_and(|other| other != (port, address));
+        let place = if is_taken && has_flows { KEPT } else { place };
+        self.asked[place].get_or_insert((port, address));
     }
 
     fn insert(&mut self, host: Adjacency) {
@@ -95,7 +101,7 @@ impl<F: Stored> Sessions<F> {
         frame: &[u8],
     ) {
         if !cx.known_hosts.knows(host) {
-            cx.known_hosts.ask_about(host.port, p.src.into());
+            cx.known_hosts.ask_about(host.port, p.src.into(), true);
         } else if p.ttl >= ENOUGH_TTL && self.observer.has_room(index) && is_sound(frame, p) {
             self.observer.observe(&self.table, slot, index, cx.now);
         }

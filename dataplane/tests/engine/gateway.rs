@@ -2,6 +2,7 @@
 //! engines, and a wire to look at.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 use weir_dataplane::engine::{Engine, Owner, Regions};
@@ -227,6 +228,16 @@ impl Gateway {
         self.engines[0].ask_about_hosts(|_, _| {
             asked += 1;
             owner
+        });
+        asked
+    }
+
+    /// The addresses that worker 0 asks about: nobody has them.
+    pub fn asked_about(&mut self) -> Vec<IpAddr> {
+        let mut asked = Vec::new();
+        self.engines[0].ask_about_hosts(|_, address| {
+            asked.push(address);
+            Owner::Nobody
         });
         asked
     }

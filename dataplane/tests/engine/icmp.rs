@@ -94,6 +94,20 @@ fn a_host_of_which_no_flow_begins_is_known_by_what_it_is_told() {
 }
 
 #[test]
+fn a_host_that_has_flows_is_asked_about_however_many_without_are_told_errors() {
+    let mut gateway = Gateway::new();
+    one(gateway.send(LAN, &udp_out(40_000, 53)));
+    gateway.acquaint(Owner::Nobody);
+    for n in 0..1000u16 {
+        let [high, low] = n.to_be_bytes();
+        told(&mut gateway, ([6, 0, 0, 0, high, low], [10, 77, 1 + high, low]), 1, 8);
+    }
+    told(&mut gateway, (HOST_MAC, HOST), 1, 8);
+    let asked = gateway.asked_about();
+    assert!(asked.contains(&HOST.into()) && asked.len() == 4, "{asked:?}");
+}
+
+#[test]
 fn a_host_with_many_addresses_has_the_limits_of_one() {
     let mut gateway = Gateway::new();
     let answered = (0..500u16).filter(|n| {
