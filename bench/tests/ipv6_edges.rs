@@ -148,3 +148,22 @@ fn a_flow_that_was_not_translated_is_so_from_the_moment_that_the_file_says_it() 
     assert_eq!(carried(), before, "it has the provider's address");
     weir.check_conservation().unwrap();
 }
+
+#[test]
+fn a_unique_local_destination_that_nobody_has_is_answered_where_the_kernel_has_it_unreachable() {
+    let (topology, weir) = with_own_prefix(1);
+    let ping = || {
+        let mut ping = Command::new("ping");
+        ping.args(["-6", "-n", "-c", "1", "-W", "1", "fd99::1"]);
+        let output = topology.hosts[0].netns.run(|| ping.output()).unwrap().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!ping().contains("unreachable"), "dropped in silence");
+    topology.gateway.ip("route add unreachable fc00::/7\n").unwrap();
+    wait::until("an error from the gateway", wait::BOUND, || {
+        Ok(ping().contains("Destination unreachable").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(clients::ping(&topology.hosts[0].netns, SERVER, 10).unwrap().received, 10);
+    weir.check_conservation().unwrap();
+}
