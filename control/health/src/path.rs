@@ -50,6 +50,8 @@ pub struct Path {
     set_aside: bool,
     /// The trouble that it is in has been counted as a flap.
     counted: bool,
+    /// What breaks now somebody here has changed: it is no flap.
+    excused: bool,
     /// Since when nothing is wrong that would make it Down.
     sound: Option<u64>,
     /// Since when all figures are under their recover limits.
@@ -79,6 +81,7 @@ impl Path {
             started: false,
             set_aside: false,
             counted: false,
+            excused: false,
             sound: None,
             well: None,
             deadline: None,
@@ -136,6 +139,11 @@ impl Path {
         }
         self.health = health;
         self.tick(now)
+    }
+
+    /// From now on what breaks is the doing of somebody here, or not any more.
+    pub const fn excuse(&mut self, excused: bool) {
+        self.excused = excused;
     }
 
     /// Takes a signal that came at `now`.
@@ -285,7 +293,7 @@ impl Path {
         if let Some(fault) = self.aside().or(broken) {
             // What was degraded from Up is one trouble with what follows, and counted.
             let counted = self.state == State::Degraded && self.counted;
-            let relapse = self.sound.take().is_some() && !counted;
+            let relapse = self.sound.take().is_some() && !counted && !self.excused;
             self.well = None;
             match fault {
                 Reason::Device | Reason::Carrier | Reason::Address | Reason::NextHop => {

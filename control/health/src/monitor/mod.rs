@@ -25,6 +25,8 @@ pub struct Monitor {
     paths: Vec<Watched>,
     /// Those that were not taken yet.
     transitions: Vec<(Part, Transition)>,
+    /// What is observed next follows from a change that somebody here has made.
+    changed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +83,7 @@ impl Monitor {
             other: None,
             since: now,
         });
-        Self { family, paths: paths.collect(), transitions: Vec::new() }
+        Self { family, paths: paths.collect(), transitions: Vec::new(), changed: false }
     }
 
     /// Takes a changed site, which has the same uplinks and perhaps more behind them.
@@ -110,6 +112,12 @@ impl Monitor {
         self.paths.truncate(site.uplinks.len());
     }
 
+    /// Somebody here has changed the site, or said that a prefix is another: what paths lose by that
+    /// is no flap of their providers'.
+    pub const fn expect_change(&mut self) {
+        self.changed = true;
+    }
+
     /// Takes what the kernel and the operator say: bits of the paths' state words.
     pub fn observe(&mut self, problems: &[u32], now: u64) {
         type Bit = (u32, fn(bool) -> Signal);
@@ -122,6 +130,8 @@ impl Monitor {
             (path_state::NO_ADDRESS, Signal::Address),
             (path_state::NO_NEXT_HOP, Signal::NextHop),
         ];
+        let changed = std::mem::take(&mut self.changed);
+        self.excuse(changed);
         for (index, problems) in problems.iter().enumerate().take(self.paths.len()) {
             let known = self.paths[index].problems.replace(*problems);
             let wish = wish(*problems);
@@ -138,6 +148,12 @@ impl Monitor {
                 self.signal(index, signal(true), now);
             }
         }
+        self.excuse(false);
+    }
+
+    fn excuse(&mut self, excused: bool) {
+        let machines = self.paths.iter_mut().filter_map(|path| path.machine.as_mut());
+        machines.for_each(|machine| machine.excuse(excused));
     }
 
     /// By uplink, how its path stands by itself, where the uplink's paths are joint.

@@ -54,6 +54,24 @@ fn a_cut_is_one_flap_for_want_of_carrier() {
 }
 
 #[test]
+fn what_a_path_loses_by_a_change_that_somebody_here_makes_is_no_flap() {
+    let hold_ms = |by_hand: bool| {
+        let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
+        monitor.observe(&[0, 0], 0);
+        for now in [10, 20, 30] {
+            if by_hand {
+                monitor.expect_change();
+            }
+            monitor.observe(&[path_state::NO_ADDRESS, 0], now);
+            monitor.observe(&[0, 0], now + 5);
+        }
+        monitor.path(0).map(Path::hold_ms)
+    };
+    let first = u64::from(site().uplinks[0].health.hold_down_ms);
+    assert_eq!([true, false].map(hold_ms), [Some(first), Some(4 * first)]);
+}
+
+#[test]
 fn the_only_member_of_a_policy_is_its_last_resort_and_no_others() {
     let verdict = told([path_state::NO_NEXT_HOP, 0]);
     // Down for the policy that has another, whose flows leave.

@@ -175,7 +175,9 @@ impl Decider {
     /// Takes others from `now` on.
     pub fn delegate(&mut self, delegations: Delegations, now: u64) {
         self.delegations = delegations;
-        self.fill(now);
+        if self.fill(now) {
+            self.paths.iter_mut().for_each(Paths::expect_change);
+        }
     }
 
     /// Ends the prefixes whose time is over at `now`; those that ended, each with its uplink.
@@ -185,11 +187,13 @@ impl Decider {
         ended
     }
 
-    fn fill(&mut self, now: u64) {
-        if self.delegations.fill(&mut self.site, now) {
+    fn fill(&mut self, now: u64) -> bool {
+        let changed = self.delegations.fill(&mut self.site, now);
+        if changed {
             self.guard = None;
             self.unrouted = true;
         }
+        changed
     }
 
     /// What was decided last, but for what publishing fills in; none: nothing yet.
@@ -229,6 +233,7 @@ impl Decider {
         self.overrides = overrides;
         for paths in &mut self.paths {
             paths.reconfigure(&site, is_other, now);
+            paths.expect_change();
         }
         self.load.reconfigure(&site);
         self.site = site;

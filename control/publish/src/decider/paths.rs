@@ -74,6 +74,11 @@ impl Paths {
         self.monitor.reconfigure(site, now);
     }
 
+    /// Somebody here has changed what the site is.
+    pub const fn expect_change(&mut self) {
+        self.monitor.expect_change();
+    }
+
     /// Takes what the kernel and the operator say, and lets time pass.
     pub fn observe(&mut self, published: &Derived, now: u64) {
         self.monitor.observe(&published.problems[self.family.index()], now);
