@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn what_a_router_of_a_provider_advertises_leads_into_no_part_that_a_router_of_a_lan_has() {
         let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\ninterface = \"wan0\"\n\
-                    ipv6 = { translate = \"source\", prefixes = [\"2001:db8:7::/48\"] }\n";
+                    ipv6 = { translate = \"source\", prefixes = [\"2001:2:7::/48\"] }\n";
         let site = crate::parse("weir.toml", text).unwrap();
         let mut kernel = kernel();
         let by = |index, to: &str, advertised| Route::<Ipv6Net> {
@@ -179,15 +179,15 @@ mod tests {
             advertised,
             ..Route::by(index, to.parse().unwrap())
         };
-        let inner = by(1, "2001:db8:7:10::/60", false);
+        let inner = by(1, "2001:2:7:10::/60", false);
         let mut told = |advertised| {
-            kernel.routes6 = Arc::new(vec![inner, by(2, "2001:db8:7:12::/64", advertised)].into());
+            kernel.routes6 = Arc::new(vec![inner, by(2, "2001:2:7:12::/64", advertised)].into());
             unfollowed(&site, &kernel)
         };
         assert_eq!(told(false), [""; 0], "somebody here wants it so");
         let told = told(true);
         assert_eq!(told.len(), 1, "{told:?}");
-        for part in ["2001:db8:7:10::/60 of LAN lan0", "accept_ra_rt_info_max_plen"] {
+        for part in ["2001:2:7:10::/60 of LAN lan0", "accept_ra_rt_info_max_plen"] {
             assert!(told[0].contains(part), "{part}: {told:?}");
         }
     }
