@@ -57,72 +57,73 @@ const MARTIAN: Outcome = (XDP_DROP, Counter::XdpDropMartian);
 
 /// Neither forwarded nor decided: no action of XDP.
 const UNDECIDED: u32 = u32::MAX;
-/// Nor looked for in the flow table: it needs no flow.
-const STATELESS: u32 = u32::MAX - 1;
 
 /// A chain of calls has 512 bytes of stack, so what may become of a frame is a function of its own
 /// each, one after the other.
 #[xdp]
 fn weir(ctx: XdpContext) -> u32 {
-    if !forward::is_ipv6(&ctx) {
-        let mut action = forward4(ctx.ctx);
-        if action == STATELESS {
-            action = carry4(ctx.ctx);
-        }
-        return if action == UNDECIDED { steer4(ctx.ctx) } else { action };
+    let Some(lane) = maps::lane() else { return XDP_PASS };
+    maps::count(lane, Counter::XdpRx);
+    let Some(published) = maps::published() else {
+        maps::count(lane, Counter::XdpPassUnconfigured);
+        return XDP_PASS;
+    };
+    let is_ipv6 = forward::is_ipv6(&ctx);
+    let family = if is_ipv6 { Family::V6 } else { Family::V4 };
+    let (ctx, stateless) = (ctx.ctx, published.is_stateless(family));
+    let action = match (published.forwards(), is_ipv6, stateless) {
+        (false, ..) => UNDECIDED,
+        (_, false, false) => forward4(ctx, published, lane),
+        (_, false, true) => carry4(ctx, published, lane),
+        (_, true, false) => forward6(ctx, published, lane),
+        (_, true, true) => carry6(ctx, published, lane),
+    };
+    if action != UNDECIDED {
+        return action;
     }
-    let mut action = forward6(ctx.ctx);
-    if action == STATELESS {
-        action = carry6(ctx.ctx);
+    if !is_ipv6 {
+        return steer4(ctx, published, lane);
     }
-    if action == UNDECIDED {
-        action = read6(ctx.ctx);
+    match read6(ctx, published, lane) {
+        UNDECIDED => steer6(ctx, published, lane),
+        action => action,
     }
-    if action == UNDECIDED { steer6(ctx.ctx) } else { action }
 }
 
 /// What becomes of a frame without IPv6, if it is the next packet of an established flow.
 #[inline(never)]
-fn forward4(ctx: *mut xdp_md) -> u32 {
-    receive(&XdpContext::new(ctx), Family::V4, forward::established4)
+fn forward4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    forwarded(lane, forward::established4(&XdpContext::new(ctx), published, lane))
 }
 
 /// The same, if it needs no flow.
 #[inline(never)]
-fn carry4(ctx: *mut xdp_md) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let Some((lane, published)) = state() else { return XDP_PASS };
-    forwarded(lane, stateless::carried::<V4>(&ctx, published, lane))
+fn carry4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    forwarded(lane, stateless::carried::<V4>(&XdpContext::new(ctx), published, lane))
 }
 
 /// What else becomes of it.
 #[inline(never)]
-fn steer4(ctx: *mut xdp_md) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let Some((lane, published)) = state() else { return XDP_PASS };
-    count(lane, steer(&ctx, published))
+fn steer4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    count(lane, steer(&XdpContext::new(ctx), published))
 }
 
 /// What becomes of one that carries IPv6, as [`forward4`].
 #[inline(never)]
-fn forward6(ctx: *mut xdp_md) -> u32 {
-    receive(&XdpContext::new(ctx), Family::V6, forward::established6)
+fn forward6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    forwarded(lane, forward::established6(&XdpContext::new(ctx), published, lane))
 }
 
 /// As [`carry4`].
 #[inline(never)]
-fn carry6(ctx: *mut xdp_md) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let Some((lane, published)) = state() else { return XDP_PASS };
-    forwarded(lane, stateless::carried::<V6>(&ctx, published, lane))
+fn carry6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    forwarded(lane, stateless::carried::<V6>(&XdpContext::new(ctx), published, lane))
 }
 
 /// What else becomes of it, if its headers say it alone.
 #[inline(never)]
-fn read6(ctx: *mut xdp_md) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let Some((lane, published)) = state() else { return XDP_PASS };
-    match ipv6::read(&ctx, published) {
+fn read6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    match ipv6::read(&XdpContext::new(ctx), published) {
         Some(outcome) => count(lane, outcome),
         None => UNDECIDED,
     }
@@ -130,32 +131,8 @@ fn read6(ctx: *mut xdp_md) -> u32 {
 
 /// What else becomes of it.
 #[inline(never)]
-fn steer6(ctx: *mut xdp_md) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let Some((lane, published)) = state() else { return XDP_PASS };
-    count(lane, ipv6::steer(&ctx, published))
-}
-
-/// Counts a frame that came in, and forwards it if it is the next packet of an established flow.
-#[inline(always)]
-fn receive(
-    ctx: &XdpContext,
-    family: Family,
-    established: impl Fn(&XdpContext, Published, *mut Lane) -> Option<Forwarded>,
-) -> u32 {
-    let Some(lane) = maps::lane() else { return XDP_PASS };
-    maps::count(lane, Counter::XdpRx);
-    let Some(published) = maps::published() else {
-        maps::count(lane, Counter::XdpPassUnconfigured);
-        return XDP_PASS;
-    };
-    if !published.forwards() {
-        return UNDECIDED;
-    }
-    if published.is_stateless(family) {
-        return STATELESS;
-    }
-    forwarded(lane, established(ctx, published, lane))
+fn steer6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    count(lane, ipv6::steer(&XdpContext::new(ctx), published))
 }
 
 /// Counts a frame that was forwarded.
@@ -165,12 +142,6 @@ fn forwarded(lane: *mut Lane, forwarded: Option<Forwarded>) -> u32 {
     maps::count(lane, Counter::XdpForwarded);
     maps::count_path(lane, &forwarded);
     forwarded.action
-}
-
-/// This CPU's counters, and what is published.
-#[inline(always)]
-fn state() -> Option<(*mut Lane, Published)> {
-    Some((maps::lane()?, maps::published()?))
 }
 
 /// Counts what becomes of a frame.

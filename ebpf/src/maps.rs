@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
+use weir_layout::blocks::{self, Blocks, LEVELS, WORDS};
 use weir_layout::control::{
     BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId,
     Port, PortSlot, TABLES, Tier, Uplink, port_slot,
@@ -18,9 +19,9 @@ use weir_layout::{
 };
 use weir_wire::tcp::Place;
 
-use crate::flows::Table;
 use crate::forward::Forwarded;
 use crate::known::Wanted;
+use crate::stateless::Bears;
 
 /// A page of a flow table.
 pub type SlotPage<E> = [E; PAGE as usize];
@@ -55,6 +56,8 @@ static ADJACENCIES: Array<u64> = Array::with_max_entries(ADJACENCY_SLOTS as u32,
 pub static HOSTS4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
 #[map]
 pub static HOSTS6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
+#[map]
+static BLOCKS: Array<Blocks> = Array::with_max_entries(Family::COUNT as u32, MMAPABLE);
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries((MAX_DEVICES * MAX_QUEUES) as u32, 0);
 /// By device index; devices that cannot transmit for XDP are absent.
@@ -239,9 +242,34 @@ impl Published {
 
 /// Class of a destination, 0 for none.
 #[inline(always)]
-pub fn host_class<F: Table>(address: F::Address) -> u32 {
+pub fn host_class<F: Bears>(address: F::Address) -> u32 {
+    if !may_have_class::<F>(F::words_of(address)) {
+        return 0;
+    }
     let bits = 8 * size_of::<F::Address>() as u32;
     F::hosts().get(Key::new(bits, address)).map_or(0, |class| *class)
+}
+
+/// May a prefix of the longest-prefix map hold the address in these words? See
+/// [`weir_layout::blocks`].
+#[inline(always)]
+fn may_have_class<F: Bears>([first, _]: [u64; 2]) -> bool {
+    let Some(blocks) = BLOCKS.get_ptr(F::FAMILY.index() as u32) else { return true };
+    let address = first.to_be();
+    let mut bits = 0;
+    for level in 0..LEVELS {
+        let number = usize::from(blocks::number(F::FAMILY, level, address));
+        // SAFETY: a level has a bit for each number of 16 bits.
+        let word = unsafe {
+            (&raw const (*blocks).levels)
+                .cast::<u64>()
+                .add(level * WORDS + number / 64)
+                .read_volatile()
+        };
+        bits |= word >> (number % 64);
+    }
+    // SAFETY: the pointer is to the whole structure.
+    bits & 1 != 0 || unsafe { (&raw const (*blocks).filled).read_volatile() } == 0
 }
 
 /// The bytes of a bucket table, see [`weir_layout::control::table_index`].

@@ -11,6 +11,7 @@ use aya::maps::{Map, MapData};
 use weir_layout::control::host_class;
 use weir_wire::family::{Family, V4, V6};
 
+use crate::blocks::{Filter, Marked};
 use crate::pins::name;
 use crate::{Error, Pins};
 
@@ -32,6 +33,7 @@ pub struct Hosts<F: Family> {
     trie: LpmTrie<MapData, F::Address, u32>,
     room: usize,
     path: std::path::PathBuf,
+    filter: Filter,
     /// What it holds, as far as that is known: there is one writer, and to list a full map takes
     /// a million system calls.
     present: Option<HostPrefixes<F>>,
@@ -42,7 +44,7 @@ pub type Hosts4 = Hosts<V4>;
 /// The map of IPv6.
 pub type Hosts6 = Hosts<V6>;
 
-impl<F: Family<Address: Pod>> Hosts<F> {
+impl<F: Family<Address: Pod + AsRef<[u8]>>> Hosts<F> {
     /// Opens the pinned map, creating it when there is none.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         Self::of_size(pins, MAX_HOST_PREFIXES)
@@ -71,7 +73,8 @@ impl<F: Family<Address: Pod>> Hosts<F> {
         let trie = LpmTrie::try_from(Map::LpmTrie(map)).map_err(|e| failed("open", Box::new(e)))?;
         // Not every kernel replaces an entry of a map that is full.
         let room = entries.saturating_sub(1) as usize;
-        Ok(Self { trie, room, path, present: None })
+        let filter = Filter::open(pins, F::FAMILY)?;
+        Ok(Self { trie, room, path, filter, present: None })
     }
 
     /// How many prefixes there is room for.
@@ -93,6 +96,11 @@ impl<F: Family<Address: Pod>> Hosts<F> {
         let kept: HostPrefixes<F> = ranked.iter().copied().collect();
         let stale: Vec<_> = present.keys().filter(|p| !kept.contains_key(p)).collect();
         let both_fit = kept.len() + stale.len() <= self.room;
+        let mut marked = Marked::none(F::FAMILY);
+        for (address, length) in kept.keys() {
+            marked.add(first_bytes(address), *length);
+        }
+        self.filter.widen(&marked);
         if !both_fit {
             self.remove(&stale)?;
         }
@@ -104,6 +112,7 @@ impl<F: Family<Address: Pod>> Hosts<F> {
         if both_fit {
             self.remove(&stale)?;
         }
+        self.filter.narrow(&marked);
         self.present = Some(kept);
         Ok(left_out)
     }
@@ -130,4 +139,13 @@ impl<F: Family<Address: Pod>> Hosts<F> {
 
 fn key<A: Pod>((address, length): (A, u8)) -> Key<A> {
     Key::new(u32::from(length), address)
+}
+
+/// The first eight bytes in network order, zeros behind the address's end.
+fn first_bytes(address: &impl AsRef<[u8]>) -> u64 {
+    let mut bytes = [0; 8];
+    for (byte, of) in bytes.iter_mut().zip(address.as_ref()) {
+        *byte = *of;
+    }
+    u64::from_be_bytes(bytes)
 }

@@ -14,6 +14,7 @@
 //! | [`status`] | what the dataplane says about itself |
 //! | [`sysctls`] | the kernel's settings as they were before weir, for every version |
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
+//! | [`blocks`] | the filter in front of it |
 //! | [`cgroup`] | beside them: a BPF program that marks a cgroup's sockets |
 //!
 //! The layouts are in `weir_layout`. Shared words are only ever touched as atomics: what
@@ -24,6 +25,8 @@ mod sync;
 
 #[cfg(not(loom))]
 pub mod adjacencies;
+#[cfg(not(loom))]
+pub mod blocks;
 #[cfg(not(loom))]
 pub mod cgroup;
 #[cfg(not(loom))]

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use weir_layout::adjacency::ADJACENCIES;
+use weir_layout::blocks::Blocks;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::PAGE;
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
-use weir_layout::{MAX_WORKERS, RegionHeader, RegionKind};
+use weir_layout::{Family, MAX_WORKERS, RegionHeader, RegionKind};
 
 use crate::claim::Role;
 use crate::flows::slot::Slot;
@@ -61,13 +62,26 @@ pub mod name {
     pub const HOSTS4: &str = "HOSTS4";
     /// The same for IPv6.
     pub const HOSTS6: &str = "HOSTS6";
+    /// [`Blocks`](weir_layout::blocks::Blocks) of both, by family.
+    pub const BLOCKS: &str = "BLOCKS";
     /// The regions that the XDP program works on.
-    pub const PROGRAM: [&str; 10] =
-        [CONTROL, BUCKETS, COUNTERS, FLOWS4, TAGS4, FLOWS6, TAGS6, ADJACENCIES, HOSTS4, HOSTS6];
+    pub const PROGRAM: [&str; 11] = [
+        CONTROL,
+        BUCKETS,
+        COUNTERS,
+        FLOWS4,
+        TAGS4,
+        FLOWS6,
+        TAGS6,
+        ADJACENCIES,
+        HOSTS4,
+        HOSTS6,
+        BLOCKS,
+    ];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 13] = [
+    const REGIONS: [&str; 14] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -81,6 +95,7 @@ pub mod name {
         SYSCTLS,
         HOSTS4,
         HOSTS6,
+        BLOCKS,
     ];
 
     /// The flow table of a family.
@@ -272,6 +287,11 @@ impl Pins {
         let entries = (BUCKET_BANKS * TABLES) as u32;
         let shape = Shape { value_size: BUCKETS as u32, entries };
         Ok(self.region(name::BUCKETS, shape, false, access, |_| ())?.0)
+    }
+
+    pub(crate) fn blocks(&self) -> Result<Mmap, Error> {
+        let shape = Shape { value_size: size_of::<Blocks>() as u32, entries: Family::COUNT as u32 };
+        Ok(self.region(name::BLOCKS, shape, false, Access::Write, |_| ())?.0)
     }
 
     pub(crate) fn status(&self, access: Access) -> Result<Mmap, Error> {

@@ -135,7 +135,7 @@ fn each_family_has_host_prefixes_of_its_own() {
     four.sync(&routed(0..2)).unwrap();
     assert_eq!(Hosts::<V6>::open(&scratch.0).unwrap().prefixes().unwrap(), lan);
     assert_eq!(Hosts4::open(&scratch.0).unwrap().prefixes().unwrap(), routed(0..2));
-    assert_eq!(scratch.0.remove().unwrap(), ["HOSTS4", "HOSTS6"]);
+    assert_eq!(scratch.0.remove().unwrap(), ["BLOCKS", "HOSTS4", "HOSTS6"]);
 }
 
 /// The networks 10.N.0.0/16.

@@ -10,10 +10,12 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 use weir_layout::Family;
 use weir_layout::adjacency::next_hop;
 use weir_layout::control::{
-    Address, BUCKETS, ControlHalf, Mac, Name, Origin, PathId, PortRole, Selection, Tier, path_state,
+    Address, BUCKETS, ControlHalf, Mac, Name, Origin, PathId, PortRole, Selection, Tier,
+    host_class, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_shm::hosts::Hosts;
 use weir_wire::bucket::{self, Fields};
 use weir_wire::family::{Family as _, V6};
 use weir_wire::parse::parse6;
@@ -267,6 +269,22 @@ fn what_cannot_leave_at_once_is_left_untouched() {
         let (action, counter, after) = f.run_for_frame(&frame);
         assert_eq!((action, counter), outcome, "{what}");
         assert!(outcome == FORWARDED || after == frame, "{what}");
+    }
+}
+
+#[test]
+fn what_the_kernel_has_a_prefix_of_stays_however_long_that_is() {
+    let mut f = lan_with("less-lengths", BUCKETS);
+    let mut hosts = Hosts::<V6>::open(&f.pins).unwrap();
+    let lan = ((LAN6, 64), host_class::LAN);
+    let site = u128::from_be_bytes(SITE6);
+    for length in (3..=128).step_by(5).chain([16, 32, 40, 41, 48, 56, 57, 64, 65]) {
+        let prefix = (site & u128::MAX << (128 - length)).to_be_bytes();
+        let kernels = ((prefix, length as u8), host_class::KERNEL);
+        hosts.sync(&[lan, kernels].into()).unwrap();
+        assert_eq!(f.run(&out(udp::PROTOCOL)), KERNEL_ROUTE, "/{length}");
+        hosts.sync(&[lan].into()).unwrap();
+        assert_eq!(f.run(&out(udp::PROTOCOL)), FORWARDED, "/{length}");
     }
 }
 

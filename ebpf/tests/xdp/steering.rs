@@ -2,8 +2,9 @@
 
 use etherparse::PacketBuilder;
 use weir_layout::Family;
-use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole};
+use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole, host_class};
 use weir_layout::counters::Counter;
+use weir_shm::hosts::Hosts4;
 use weir_wire::ipv4;
 
 use crate::fixture::*;
@@ -22,6 +23,21 @@ fn before_anything_is_published_all_is_the_kernels() {
 #[test]
 fn transit_is_dropped_while_no_dataplane_is_attached() {
     assert_eq!(Fixture::lan("drop").run(&udp(HOST, 1, SITE, 2)), TRANSIT);
+}
+
+#[test]
+fn what_the_kernel_has_a_prefix_of_is_no_transit_however_long_that_is() {
+    let mut f = Fixture::lan("lengths");
+    let mut hosts = Hosts4::open(&f.pins).unwrap();
+    let frame = udp(HOST, 1, SITE, 2);
+    for length in 1..=32 {
+        let prefix = (u32::from_be_bytes(SITE) & u32::MAX << (32 - length)).to_be_bytes();
+        let kernels = ((prefix, length as u8), host_class::KERNEL);
+        hosts.sync(&[((HOST, 32), host_class::LAN), kernels].into()).unwrap();
+        assert_eq!(f.run(&frame), (PASS, Counter::XdpPassKernelRoute), "/{length}");
+        hosts.sync(&[((HOST, 32), host_class::LAN)].into()).unwrap();
+        assert_eq!(f.run(&frame), TRANSIT, "/{length}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | [`flow`] table, IPv4 | `FLOWS4` | the owning worker; counters: the forwarding tier | XDP, CLI |
 //! | [`tags`] of its slots | `TAGS4` | workers, by compare-and-swap | XDP |
 //! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | XDP |
+//! | [`blocks`] with destinations that stay | `BLOCKS` | control process | XDP |
 //! | [`adjacency`] table | `ADJACENCIES` | next hops: control process; LANs: workers | XDP, workers |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adjacency;
+pub mod blocks;
 pub mod control;
 pub mod counters;
 mod family;
