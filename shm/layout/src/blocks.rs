@@ -29,7 +29,7 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct Blocks {
     /// Not zero as soon as the bits of all prefixes are set.
     pub filled: u64,
-    /// Bit `n % 64` of word `n / 64` stands for block [number](number) `n`, shortest blocks first.
+    /// Bit `n % 64` of word `n / 64` stands for the block whose [`number`] is `n`, shortest blocks first.
     pub levels: [[u64; WORDS]; LEVELS],
 }
 
