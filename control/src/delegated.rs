@@ -132,6 +132,7 @@ mod tests {
         assert_eq!(read("/proc/none"), Delegations::default());
         assert_eq!(read("/proc/version"), Delegations::default());
     }
+
     #[test]
     fn an_end_that_moved_by_less_than_a_minute_is_not_written_and_another_prefix_is() {
         let directory = tempfile::tempdir().unwrap();

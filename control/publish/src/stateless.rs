@@ -352,6 +352,7 @@ mod tests {
         let half = published(LAN, [OPEN, OPEN], members);
         assert_eq!(found(&half, "2001:2:0:77::2"), Some((0b10, 1)), "a is no member");
     }
+
     /// Carriers of sources, where the kernel routes these parts of the LAN's prefix by the interface
     /// of a VPN, which is 9, or the LAN's, which is 1.
     fn with_routes(routes: &[(u32, &str)], sources: &[&str]) -> Option<Vec<u64>> {

@@ -87,6 +87,7 @@ mod tests {
         kernel.addresses.push((9, "203.0.113.9/32".parse().unwrap()));
         assert_eq!(source(&kernel), Some("203.0.113.9".parse().unwrap()));
     }
+
     #[test]
     fn without_an_ipv6_path_probes_have_no_ipv6_address() {
         let text = "[[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"fiber\"\n\
