@@ -137,14 +137,21 @@ impl Drop for Mmap {
     }
 }
 
-/// Asks the processor for the cache line at `slot`, to be written soon.
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
+/// Asks the processor for the cache lines of `slot`, to be written soon.
 #[inline]
 pub fn prefetch<T>(slot: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a prefetch changes no state and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(slot).cast()) };
+        let first = std::ptr::from_ref(slot).cast::<i8>();
+        for line in 0..size_of::<T>().div_ceil(LINE) {
+            // SAFETY: a prefetch changes no state and faults on no address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(first.wrapping_byte_add(line * LINE)) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = slot;
