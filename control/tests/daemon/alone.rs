@@ -1,31 +1,41 @@
 //! One control process per gateway.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use weir_shm::Role;
 
 use crate::gateway::{Gateway, on_its_own};
 
+/// What a second control process says with the gateway's file, which is to be refused: on these pins,
+/// and run by these words.
+fn refusal(gateway: &Gateway, pins: &Path, run_by: &[&str]) -> String {
+    let second = Command::new("timeout")
+        .arg("20")
+        .args(run_by)
+        .arg(env!("CARGO_BIN_EXE_weir-control"))
+        .arg("--config")
+        .arg(gateway.path("weir.toml"))
+        .arg("--pins")
+        .arg(pins)
+        .arg("--socket")
+        .arg(gateway.path("another-socket"))
+        .arg("--state")
+        .arg(gateway.path("another-state"))
+        .output()
+        .unwrap();
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{error}");
+    error
+}
+
 #[test]
 fn a_second_control_process_in_another_pid_namespace_is_refused() {
     on_its_own(|| {
         let gateway = Gateway::start("second", "");
-        let second = Command::new("timeout")
-            .args(["20", "unshare", "--pid", "--fork", "--kill-child"])
-            .arg(env!("CARGO_BIN_EXE_weir-control"))
-            .arg("--config")
-            .arg(gateway.path("weir.toml"))
-            .arg("--pins")
-            .arg(gateway.pins().directory())
-            .arg("--socket")
-            .arg(gateway.path("another-socket"))
-            .arg("--state")
-            .arg(gateway.path("another-state"))
-            .output()
-            .unwrap();
-        let error = String::from_utf8(second.stderr).unwrap();
-        assert_eq!(second.status.code(), Some(1), "{error}");
+        let apart = ["unshare", "--pid", "--fork", "--kill-child"];
+        let error = refusal(&gateway, gateway.pins().directory(), &apart);
         assert!(error.contains("weir-control already runs on"), "{error}");
         gateway.done(&["down", "lte"]);
     });
@@ -36,21 +46,7 @@ fn a_second_gateway_that_is_refused_says_what_of_it_stays_and_how_to_remove_that
     on_its_own(|| {
         let gateway = Gateway::start("beside", "");
         let pins = gateway.pins().directory().with_file_name("weir-daemon-beside-second");
-        let second = Command::new("timeout")
-            .arg("20")
-            .arg(env!("CARGO_BIN_EXE_weir-control"))
-            .arg("--config")
-            .arg(gateway.path("weir.toml"))
-            .arg("--pins")
-            .arg(&pins)
-            .arg("--socket")
-            .arg(gateway.path("another-socket"))
-            .arg("--state")
-            .arg(gateway.path("another-state"))
-            .output()
-            .unwrap();
-        let error = String::from_utf8(second.stderr).unwrap();
-        assert_eq!(second.status.code(), Some(1), "{error}");
+        let error = refusal(&gateway, &pins, &[]);
         assert!(error.contains("own_traffic = false"), "{error}");
         let remedy = format!("`weir --pins {} detach` removes them", pins.display());
         assert!(error.contains(&remedy), "{error}");

@@ -1,7 +1,5 @@
 //! What is said when all of weir leaves the kernel.
 
-use std::fs;
-
 use crate::gateway::{Gateway, on_its_own, sysctl};
 
 const FORWARD: &str = "net/ipv6/conf/all/forwarding";
@@ -11,10 +9,8 @@ fn ended(test: &str, guards: bool) -> Gateway {
     let mut gateway = Gateway::start(test, "");
     if guards {
         gateway.stop_control();
-        let file = gateway.path("weir.toml");
-        let text = fs::read_to_string(&file).unwrap();
         let ipv6 = "interface = \"wan0\"\nipv6 = { translate = \"none\" }";
-        fs::write(&file, text.replacen("interface = \"wan0\"", ipv6, 1)).unwrap();
+        gateway.edit(|text| text.replacen("interface = \"wan0\"", ipv6, 1));
         gateway.start_control();
     }
     gateway.stop_control();

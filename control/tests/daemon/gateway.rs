@@ -78,6 +78,15 @@ impl Gateway {
         self.directory.join(name)
     }
 
+    /// Changes its file.
+    pub fn edit(&self, change: impl FnOnce(&str) -> String) {
+        let file = self.path("weir.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let changed = change(&text);
+        assert_ne!(changed, text);
+        std::fs::write(file, changed).unwrap();
+    }
+
     /// Its pins.
     pub fn pins(&self) -> Pins {
         Pins::existing(&self.pins)
@@ -88,11 +97,16 @@ impl Gateway {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Starts weir-control and waits until it uses both uplinks, or did when it was stopped.
-    pub fn start_control(&mut self) {
+    /// Starts weir-control.
+    pub fn spawn_control(&mut self) {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let child = self.control_command().stderr(log).spawn();
         self.control = Some(child.unwrap());
+    }
+
+    /// Starts weir-control and waits until it uses both uplinks, or did when it was stopped.
+    pub fn start_control(&mut self) {
+        self.spawn_control();
         self.wait("uplinks with a health", |gateway| {
             let uplinks = gateway.uplinks();
             let known = |uplink: &Value| {

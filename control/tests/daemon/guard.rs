@@ -37,10 +37,8 @@ fn the_guard_stands_before_anything_is_refused() {
         gateway.kill_control();
         run("nft flush ruleset");
         // What this machine cannot have, and no file that was better: weir-control ends with an error.
-        let path = gateway.path("weir.toml");
-        let file = std::fs::read_to_string(&path).unwrap();
-        let wrong = file.replace("[gateway]\n", "[gateway]\ngroup = \"nobody-has-this-group\"\n");
-        std::fs::write(path, wrong).unwrap();
+        let wrong = "[gateway]\ngroup = \"nobody-has-this-group\"\n";
+        gateway.edit(|text| text.replace("[gateway]\n", wrong));
         std::fs::remove_dir_all(gateway.path("state")).unwrap();
         let mut control = gateway.control_command();
         let refused = control.output().unwrap();
@@ -66,13 +64,11 @@ fn a_second_control_process_leaves_the_table_of_the_first_alone() {
 fn a_table_of_sixty_uplinks_is_made_once() {
     on_its_own(|| {
         let gateway = Gateway::start("guard-large", "");
-        let path = gateway.path("weir.toml");
-        let mut file = std::fs::read_to_string(&path).unwrap();
-        for n in 0..60 {
-            let uplink = format!("\n[[uplink]]\nname = \"more{n}\"\ninterface = \"more-wan{n}\"\n");
-            file += &uplink;
-        }
-        std::fs::write(path, file).unwrap();
+        gateway.edit(|text| {
+            let uplink =
+                |n| format!("\n[[uplink]]\nname = \"more{n}\"\ninterface = \"more-wan{n}\"\n");
+            text.to_owned() + &(0..60).map(uplink).collect::<String>()
+        });
         gateway.reload();
         let large = gateway.wait("guard of all uplinks", |gateway| {
             Some(table_with_numbers(gateway)).filter(|table| table.contains("more-wan59"))
@@ -135,10 +131,8 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
     on_its_own(|| {
         let mut gateway = Gateway::start("guard-life", "");
         let before = whole_table(&gateway);
-        let path = gateway.path("weir.toml");
-        let file = std::fs::read_to_string(&path).unwrap();
-        let changed = file.replace("[gateway]\n", "[gateway]\non_dataplane_loss = \"kernel\"\n");
-        std::fs::write(path, changed).unwrap();
+        let changed = "[gateway]\non_dataplane_loss = \"kernel\"\n";
+        gateway.edit(|text| text.replace("[gateway]\n", changed));
         gateway.reload();
         let after = gateway
             .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));

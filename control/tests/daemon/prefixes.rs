@@ -1,34 +1,31 @@
 //! Prefixes that a provider delegates, as an operator sees them.
 
-use std::fs;
-
 use serde_json::Value;
 
 use crate::gateway::{Gateway, on_its_own, run};
 
 const PREFIX: &str = "2001:2:0:a00::/56";
+const DELEGATED: &str = "translate = \"source\", prefixes = \"delegated\"";
 
-/// The gateway's file with this for the IPv6 path of `fiber`.
-fn give(gateway: &Gateway, ipv6: &str) {
-    give_both(gateway, ipv6, None);
-}
-
-/// The same, with this for the path of `lte`.
-fn give_both(gateway: &Gateway, fiber: &str, lte: Option<&str>) {
-    let file = gateway.path("weir.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    let lines = text.lines().filter(|line| !line.starts_with("ipv6 = "));
-    let mut text = lines.collect::<Vec<_>>().join("\n");
-    for (name, ipv6) in [("fiber", Some(fiber)), ("lte", lte)] {
-        let name = format!("name = \"{name}\"");
-        let with = ipv6.map(|ipv6| format!("{name}\nipv6 = {{ {ipv6} }}"));
-        text = with.map_or(text.clone(), |with| text.replacen(&name, &with, 1));
-    }
-    fs::write(&file, text).unwrap();
+/// Gives the gateway a file with these IPv6 paths, each by its uplink's name.
+fn give(gateway: &Gateway, paths: &[(&str, &str)]) {
+    gateway.edit(|text| {
+        let lines = text.lines().filter(|line| !line.starts_with("ipv6 = "));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        paths.iter().fold(text, |text, (name, ipv6)| {
+            let name = format!("name = \"{name}\"");
+            text.replacen(&name, &format!("{name}\nipv6 = {{ {ipv6} }}"), 1)
+        })
+    });
     gateway.done(&["reload"]);
 }
 
-const DELEGATED: &str = "translate = \"source\", prefixes = \"delegated\"";
+/// A gateway whose provider `fiber` delegates its prefixes.
+fn delegated(test: &str) -> Gateway {
+    let gateway = Gateway::start(test, "");
+    give(&gateway, &[("fiber", DELEGATED)]);
+    gateway
+}
 
 /// The prefixes of `fiber`, and whether each is used.
 fn prefixes(gateway: &Gateway) -> Vec<(String, bool)> {
@@ -41,8 +38,7 @@ fn prefixes(gateway: &Gateway) -> Vec<(String, bool)> {
 #[test]
 fn a_prefix_that_no_lan_has_an_address_of_is_not_used() {
     on_its_own(|| {
-        let gateway = Gateway::start("prefix-used", "");
-        give(&gateway, DELEGATED);
+        let gateway = delegated("prefix-used");
         gateway.done(&["prefix", "fiber", "set", PREFIX]);
         assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), false)]);
         run("ip addr add 2001:2:0:a01::1/64 dev lan0 nodad");
@@ -55,7 +51,7 @@ fn a_prefix_that_others_sources_are_rescued_to_is_used() {
     on_its_own(|| {
         let gateway = Gateway::start("prefix-rescue", "");
         let rescue = format!("{DELEGATED}, rescue = true");
-        give_both(&gateway, &rescue, Some(DELEGATED));
+        give(&gateway, &[("fiber", &rescue), ("lte", DELEGATED)]);
         gateway.done(&["prefix", "fiber", "set", PREFIX]);
         assert_eq!(prefixes(&gateway), [(PREFIX.to_owned(), false)]);
         gateway.done(&["prefix", "lte", "set", "2001:2:0:b00::/56"]);
@@ -66,8 +62,7 @@ fn a_prefix_that_others_sources_are_rescued_to_is_used() {
 #[test]
 fn a_prefix_that_is_not_delegated_yet_is_named_by_a_check() {
     on_its_own(|| {
-        let gateway = Gateway::start("prefix-missing", "");
-        give(&gateway, DELEGATED);
+        let gateway = delegated("prefix-missing");
         let file = gateway.path("weir.toml");
         let warned = || {
             let checked = gateway.weir(&["check", file.to_str().unwrap()]);
@@ -84,13 +79,12 @@ fn a_prefix_that_is_not_delegated_yet_is_named_by_a_check() {
 #[test]
 fn prefixes_of_an_uplink_whose_file_gives_them_do_not_come_back_with_another_file() {
     on_its_own(|| {
-        let gateway = Gateway::start("prefix-static", "");
-        give(&gateway, DELEGATED);
+        let gateway = delegated("prefix-static");
         gateway.done(&["prefix", "fiber", "set", PREFIX]);
         assert_eq!(prefixes(&gateway).len(), 1);
-        give(&gateway, "translate = \"none\"");
+        give(&gateway, &[("fiber", "translate = \"none\"")]);
         assert!(gateway.log().contains("uplink fiber loses a prefix"), "{}", gateway.log());
-        give(&gateway, DELEGATED);
+        give(&gateway, &[("fiber", DELEGATED)]);
         assert_eq!(prefixes(&gateway), []);
     });
 }

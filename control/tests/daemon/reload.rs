@@ -6,15 +6,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::gateway::{Gateway, on_its_own, run, sysctl};
 
-/// Changes the gateway's file.
-fn edit(gateway: &Gateway, change: impl Fn(&str) -> String) {
-    let path = gateway.path("weir.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let changed = change(&text);
-    assert_ne!(changed, text);
-    fs::write(path, changed).unwrap();
-}
-
 /// What `weir status` says while no dataplane runs.
 fn shown(gateway: &Gateway) -> String {
     let output = gateway.weir(&["status"]);
@@ -29,7 +20,7 @@ fn a_file_that_a_reload_refuses_keeps_no_restart_from_going_on_with_the_last_goo
         let file = gateway.path("weir.toml");
         let file = file.to_str().unwrap();
         let good = fs::read_to_string(file).unwrap();
-        edit(&gateway, |text| text.replace("\"lte\"", "\"dsl\""));
+        gateway.edit(|text| text.replace("\"lte\"", "\"dsl\""));
         for arguments in [&["check", file][..], &["reload"]] {
             let output = gateway.weir(arguments);
             let said = String::from_utf8(output.stderr).unwrap();
@@ -75,12 +66,12 @@ fn what_is_set_by_hand_lasts_until_it_is_undone_whatever_the_file() {
             }));
         };
         holds(&gateway);
-        edit(&gateway, |text| format!("# a remark\n{text}"));
+        gateway.edit(|text| format!("# a remark\n{text}"));
         gateway.done(&["reload"]);
         holds(&gateway);
         // Another policy before it: names decide, not places.
         let policy = "[[policy]]\nname = \"voice\"\n[[policy]]\nname = \"balanced\"";
-        edit(&gateway, |text| text.replace("[[policy]]\nname = \"balanced\"", policy));
+        gateway.edit(|text| text.replace("[[policy]]\nname = \"balanced\"", policy));
         gateway.kill_control();
         gateway.start_control();
         holds(&gateway);
@@ -102,7 +93,7 @@ fn a_reload_tells_of_a_missing_interface_in_the_words_of_the_check() {
         let gateway = Gateway::start("missing", "");
         let file = gateway.path("weir.toml");
         let file = file.to_str().unwrap();
-        edit(&gateway, |text| text.replace("\"wan1\"", "\"wan9\""));
+        gateway.edit(|text| text.replace("\"wan1\"", "\"wan9\""));
         let check = gateway.weir(&["check", file]);
         assert_eq!(check.status.code(), Some(4));
         let check = String::from_utf8(check.stderr).unwrap();
@@ -120,7 +111,7 @@ fn a_check_and_a_reload_tell_that_other_workers_cost_packets() {
         let gateway = Gateway::start("workers", "");
         let file = gateway.path("weir.toml");
         let _dataplane = gateway.pins().claim(weir_shm::Role::Dataplane).unwrap();
-        edit(&gateway, |text| text.replace("[gateway]", "[gateway]\nworkers = 2"));
+        gateway.edit(|text| text.replace("[gateway]", "[gateway]\nworkers = 2"));
         let check = gateway.weir(&["check", file.to_str().unwrap()]);
         assert!(check.status.success(), "{check:?}");
         let check = String::from_utf8(check.stderr).unwrap();
@@ -139,7 +130,7 @@ fn the_first_ipv6_costs_packets_once() {
         let gateway = Gateway::start("first6", "");
         let _dataplane = gateway.pins().claim(weir_shm::Role::Dataplane).unwrap();
         let ipv6 = "interface = \"wan0\"\nipv6 = { translate = \"none\" }";
-        edit(&gateway, |text| text.replace("interface = \"wan0\"", ipv6));
+        gateway.edit(|text| text.replace("interface = \"wan0\"", ipv6));
         let words = "it has the first `ipv6`";
         let told = gateway.done(&["reload"]);
         assert!(told.contains(words), "{told}");
@@ -157,7 +148,7 @@ fn a_reload_that_adds_ipv6_looks_for_its_next_hops_before_it_warns() {
             sysctl(&format!("net/ipv6/conf/{interface}/accept_ra"), "0");
             let line = format!("interface = \"{interface}\"");
             let more = format!("{line}\nipv6 = {{ translate = \"none\" }}");
-            edit(&gateway, |text| text.replace(&line, &more));
+            gateway.edit(|text| text.replace(&line, &more));
         }
         let told = gateway.done(&["reload"]);
         let deaf = |uplink| format!("uplink {uplink}: the kernel takes no router advertisements");

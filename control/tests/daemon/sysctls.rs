@@ -62,9 +62,7 @@ fn settings_are_left_alone_if_the_file_says_so() {
         let mut gateway = Gateway::start("sysctls-own", "");
         gateway.kill_control();
         sysctl(FORWARD, "0");
-        let file = gateway.path("weir.toml");
-        let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, text.replacen("[gateway]", "[gateway]\nsysctls = false", 1)).unwrap();
+        gateway.edit(|text| text.replacen("[gateway]", "[gateway]\nsysctls = false", 1));
         gateway.start_control();
         gateway.done(&["down", "lte"]);
         assert_eq!(settings(), ["0", "1024 16383"]);

@@ -1,7 +1,5 @@
 //! What is told of delegated prefixes while weir-control is away.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::gateway::{Gateway, on_its_own, run};
@@ -25,11 +23,9 @@ fn what_hooks_tell_while_the_control_process_is_away_or_stopped_is_done_when_it_
     on_its_own(|| {
         let mut gateway = Gateway::start("untold", "");
         run("ip addr add fd00:1::1/64 dev lan0 nodad");
-        let file = fs::read_to_string(gateway.path("weir.toml")).unwrap();
         let delegated = "interface = \"wan0\"\nipv6 = { translate = \"npt66\", prefix = \"delegated\", \
                          inside = \"fd00:1::/64\" }";
-        let file = file.replace("interface = \"wan0\"", delegated);
-        fs::write(gateway.path("weir.toml"), file).unwrap();
+        gateway.edit(|text| text.replace("interface = \"wan0\"", delegated));
         gateway.done(&["reload"]);
         gateway.done(&["prefix", "wan0", "set", OLD, "--valid", "7200"]);
         gateway.kill_control();
@@ -45,8 +41,7 @@ fn what_hooks_tell_while_the_control_process_is_away_or_stopped_is_done_when_it_
                 "{said}"
             );
         }
-        let log = fs::File::create(gateway.path("log")).unwrap();
-        gateway.control = Some(gateway.control_command().stderr(log).spawn().unwrap());
+        gateway.spawn_control();
         let found = wait_for(&gateway, &[NEW]);
         assert!((3500..=3600).contains(&found[0]["valid_s"].as_u64().unwrap()), "{found:?}");
         assert!(gateway.log().contains("told while nobody answered"), "{}", gateway.log());
@@ -62,8 +57,7 @@ fn what_hooks_tell_while_the_control_process_is_away_or_stopped_is_done_when_it_
         assert_eq!(found[1]["valid_s"], json!(null));
         gateway.done(&["prefix", "wan0", "del", NEW]);
         gateway.kill_control();
-        let log = fs::File::create(gateway.path("log")).unwrap();
-        gateway.control = Some(gateway.control_command().stderr(log).spawn().unwrap());
+        gateway.spawn_control();
         wait_for(&gateway, &[OLD]);
     });
 }
