@@ -11,7 +11,7 @@ use weir_site::Site;
 use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
 use weir_view::rule::MAIN;
-use weir_view::{Kernel, Net, Route, RouteKind, Routes};
+use weir_view::{Kernel, Net, Route, Routes};
 
 use crate::destinations::{self, Way};
 use crate::guard;
@@ -195,9 +195,7 @@ impl<N: Net> Sources<N> {
             })
         };
         let routes = if self.linked.is_empty() { &[] } else { &self.routes[..] };
-        let is_on_link =
-            |route: &&Route<N>| route.kind == RouteKind::Unicast && route.gateway.is_none();
-        let links = routes.iter().filter(is_on_link).filter(is_within);
+        let links = routes.iter().filter(|route| route.is_on_link()).filter(is_within);
         links.filter(|route| !self.closed.is_against(route)).map(|route| &route.destination)
     }
 }

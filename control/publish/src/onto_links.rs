@@ -7,7 +7,7 @@
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
 use weir_site::{Lan, Site, UplinkConfig, overlap};
-use weir_view::{Kernel, Route, RouteKind};
+use weir_view::{Kernel, Route};
 use weir_wire::npt;
 
 use crate::path_prefixes;
@@ -26,10 +26,7 @@ pub fn of_uplink(site: &Site, kernel: &Kernel, uplink: &UplinkConfig) -> Vec<Str
         site.path_prefixes().into_iter().filter(|pair| pair.uplink == index && pair.is_pair());
     let pairs: Vec<_> = pairs.map(path_prefixes::adjusted).collect();
     let is_of_link = |route: &&Route<Ipv6Net>| {
-        route.interface == link.index
-            && route.kind == RouteKind::Unicast
-            && route.gateway.is_none()
-            && route.destination.prefix_len() == 64
+        route.interface == link.index && route.is_on_link() && route.destination.prefix_len() == 64
     };
     let mut said = Vec::new();
     for route in kernel.routes6.iter().filter(is_of_link) {

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 use weir_layout::Family;
-use weir_view::{Kernel, Net as _, Preference, RouteKind};
+use weir_view::{Kernel, Net as _, Preference};
 
 use super::checker::Checker;
 use super::{Lan, schema};
@@ -84,15 +84,19 @@ impl Lan {
     pub fn unconnected(&self, prefixes: &[Ipv6Net], kernel: &Kernel) -> Vec<Ipv6Net> {
         let Some(link) = kernel.link(&self.interface) else { return Vec::new() };
         let networks = kernel.networks(Family::V6, link.index).into_iter().filter_map(Ipv6Net::of);
-        let by = kernel.routes6.iter().filter(|route| {
-            route.interface == link.index
-                && route.kind == RouteKind::Unicast
-                && route.gateway.is_none()
-                && route.destination.prefix_len() > 0
-        });
-        let on_link: Vec<_> = networks.chain(by.map(|route| route.destination)).collect();
-        let is_on_link = |prefix: &&Ipv6Net| on_link.iter().any(|net| net.contains(*prefix));
-        prefixes.iter().filter(|prefix| !is_on_link(prefix)).copied().collect()
+        let networks: Vec<_> = networks.collect();
+        let is_own = |prefix: &Ipv6Net| networks.iter().any(|net| net.contains(prefix));
+        // Perhaps a million routes, which few prefixes are looked for in.
+        let is_routed = |prefix: &Ipv6Net| {
+            kernel.routes6.iter().any(|route| {
+                route.interface == link.index
+                    && route.is_on_link()
+                    && route.destination.prefix_len() > 0
+                    && route.destination.contains(prefix)
+            })
+        };
+        let lost = prefixes.iter().filter(|prefix| !is_own(prefix) && !is_routed(prefix));
+        lost.copied().collect()
     }
 
     /// The parts of 64 bits of a network in which the gateway was given an address on the interface,

@@ -72,6 +72,11 @@ impl<N: Net> Route<N> {
         Self { kind: RouteKind::Unicast, interface, ..Self::to(destination) }
     }
 
+    /// Do packets leave to their destination itself?
+    pub fn is_on_link(&self) -> bool {
+        self.kind == RouteKind::Unicast && self.gateway.is_none()
+    }
+
     fn is_default(&self) -> bool {
         self.destination.prefix_len() == 0
     }
