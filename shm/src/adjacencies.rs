@@ -57,18 +57,20 @@ impl Adjacencies {
     /// Was it learned, and not forgotten since? Then flows refer to it, or did lately.
     pub fn is_learned(&self, adjacency: Adjacency) -> bool {
         let word = adjacency.to_word();
+        self.places(word).any(|place| self.learned()[place].load(Ordering::Relaxed) == word)
+    }
+
+    /// Where the word may stand, of those that are learned.
+    fn places(&self, word: u64) -> impl Iterator<Item = usize> + use<> {
         let first = hash2(self.key, word, 0) as usize;
-        let mut places = (0..PROBES).map(|probe| first.wrapping_add(probe) & (LEARNED - 1));
-        places.any(|place| self.learned()[place].load(Ordering::Relaxed) == word)
+        (0..PROBES).map(move |probe| first.wrapping_add(probe) & (LEARNED - 1))
     }
 
     fn enter(&self, adjacency: Adjacency, may_take: impl Fn(usize) -> bool) -> Option<u16> {
         const RELAXED: Ordering = Ordering::Relaxed;
         let word = adjacency.to_word();
         let words = self.learned();
-        let first = hash2(self.key, word, 0) as usize;
-        for probe in 0..PROBES {
-            let place = first.wrapping_add(probe) & (LEARNED - 1);
+        for place in self.places(word) {
             let mut found = words[place].load(RELAXED);
             if found == 0 && may_take(place) {
                 let entered = words[place].compare_exchange(0, word, RELAXED, RELAXED);

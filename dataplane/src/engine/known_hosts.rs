@@ -28,9 +28,9 @@ use crate::purpose::Purpose;
 const PLACES: usize = 4096;
 /// Addresses that are asked about in a tick, at most.
 const ASKED: usize = 4;
-/// Of these places the one for hosts that have flows alone. A station that makes up hosts, each of
+/// Of these places the last, for hosts that have flows alone. A station that makes up hosts, each of
 /// which is told an error, takes all others.
-const KEPT: usize = 0;
+const KEPT: usize = ASKED - 1;
 /// Hosts begin with 64 or more, and traces of routes with few.
 const ENOUGH_TTL: u8 = 32;
 
@@ -62,8 +62,7 @@ impl KnownHosts {
         if self.asked.iter().all(Option::is_some) {
             return;
         }
-        let place = Purpose::Question.of_address(self.key, port, address) as usize % (ASKED - 1);
-        let place = KEPT + 1 + place;
+        let place = Purpose::Question.of_address(self.key, port, address) as usize % KEPT;
         let is_taken = self.asked[place].is_some_and(|other| other != (port, address));
         let place = if is_taken && has_flows { KEPT } else { place };
         self.asked[place].get_or_insert((port, address));
