@@ -19,10 +19,12 @@ const CABLE: usize = 1;
 /// All of them on one of two uplinks: a chance of 2^-31.
 const FLOWS: usize = 32;
 
-/// Probes as those of [`QUICK`], and every figure judged.
-const STRICT: &str = "interval_ms = 100\nup = 3\nhold_down_ms = 500\nwindow = 20\n\
-    timeout_ms = 1000\ndown = 8\n\
-    rtt_ms = { fail = 200, recover = 100 }\njitter_ms = { fail = 60, recover = 30 }\n";
+/// A site with probes as those of [`QUICK`], and every figure judged.
+fn strict_site() -> Probed {
+    let figures = "down = 8\nrtt_ms = { fail = 200, recover = 100 }\n\
+        jitter_ms = { fail = 60, recover = 30 }\n";
+    site(&format!("{QUICK}{figures}"))
+}
 
 /// Last byte of another router's hardware address.
 const REPLACED: u8 = 0xee;
@@ -61,8 +63,8 @@ fn created(site: &Probed) -> [u64; 2] {
 
 /// While the fault lasts, fiber is degraded: its flows stay, new ones avoid it; and it is up again
 /// when the fault is gone.
-fn degrades(health: &str, begin: impl FnOnce(&Probed), reason: fn(&Reason) -> bool) {
-    let site = site(health);
+fn degrades(begin: impl FnOnce(&Probed), reason: fn(&Reason) -> bool) {
+    let site = strict_site();
     let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 10).unwrap();
     assert_eq!(flows.ask(), Alive { tcp: 10, reset: 0, udp: 10 });
     begin(&site);
@@ -125,7 +127,6 @@ fn targets_failed(reason: &Reason) -> bool {
 #[test]
 fn a_lossy_link_is_degraded_by_its_loss_until_it_is_well() {
     degrades(
-        STRICT,
         |site| site.line(FIBER).impair(Direction::Up, Impairment::loss(35.0)),
         |reason| matches!(reason, Reason::Loss { .. }),
     );
@@ -134,7 +135,6 @@ fn a_lossy_link_is_degraded_by_its_loss_until_it_is_well() {
 #[test]
 fn a_slow_link_is_degraded_by_its_round_trip_time_until_it_is_well() {
     degrades(
-        STRICT,
         |site| site.line(FIBER).impair_both(Impairment::delay(MS * 150, Duration::ZERO)),
         |reason| matches!(reason, Reason::Rtt { .. }),
     );
@@ -143,7 +143,6 @@ fn a_slow_link_is_degraded_by_its_round_trip_time_until_it_is_well() {
 #[test]
 fn a_jittery_link_is_degraded_by_its_jitter_until_it_is_well() {
     degrades(
-        STRICT,
         |site| {
             site.line(FIBER).impair(Direction::Down, Impairment::delay(Duration::ZERO, MS * 300))
         },
@@ -199,7 +198,7 @@ fn a_cut_link_is_down_at_once() {
 /// Eight downloads fill the queue of a slow link: its probes wait in it.
 #[test]
 fn a_saturated_link_is_degraded_by_its_round_trip_time_and_finishes_what_it_carries() {
-    let site = site(STRICT);
+    let site = strict_site();
     let netns = &site.topology.hosts[0].netns;
     let line = site.line(FIBER);
     line.impair(Direction::Down, Impairment::rate(4_000_000, MS * 800));

@@ -98,10 +98,7 @@ fn packets_with_extension_headers_reach_their_hosts_and_so_do_their_fragments() 
 fn nothing_comes_in_that_no_flow_asked_for() {
     let (topology, weir) = site(Plan::new(2, 2), 0);
     let host = &topology.hosts[0].netns;
-    let heard = || {
-        let ping = clients::ping_from(&topology.internet, STRANGER, ipv6::host(0), 5);
-        ping.unwrap().received
-    };
+    let heard = || ipv6::heard(&topology, ipv6::host(0)).unwrap();
     assert_eq!(heard(), 0);
     // The way is open for what is asked for.
     assert_eq!(clients::ping(host, STRANGER, 5).unwrap().received, 5);

@@ -1,12 +1,12 @@
 //! What the gateway says of itself and its prefixes to a real host, while it is another than the
 //! site's only router, or has lost its own addresses.
 
-use weir_kit::ipv6::{self, Mode, PREFIX, STRANGER};
+use weir_kit::ipv6::{self, Mode, PREFIX};
 use weir_kit::plan::Plan;
 use weir_kit::slaac::Standing::Preferred;
 use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::Weir;
-use weir_kit::{clients, slaac, wait};
+use weir_kit::{slaac, wait};
 use weir_layout::Family;
 
 const WEIGHTS: [u16; 3] = [5, 3, 2];
@@ -62,11 +62,7 @@ fn trouble(weir: &Weir) -> Option<String> {
 fn a_prefix_whose_addresses_the_gateway_has_lost_is_still_told_and_named_until_they_are_back() {
     let (topology, weir) = site("");
     let host = &topology.hosts[0];
-    let heard = || clients::ping_from(&topology.internet, STRANGER, ipv6::host(0), 4).unwrap();
-    let wait_until_heard = || {
-        let all = || Ok((heard().received == 4).then_some(()));
-        wait::until("a host to be heard", wait::BOUND, all).unwrap();
-    };
+    let wait_until_heard = || ipv6::wait_until_heard(&topology, ipv6::host(0)).unwrap();
     let checked = || {
         let file = topology.run.file_directory().unwrap().join("checked.toml");
         std::fs::write(&file, configuration(&topology, "")).unwrap();
@@ -85,7 +81,8 @@ fn a_prefix_whose_addresses_the_gateway_has_lost_is_still_told_and_named_until_t
         Ok(trouble(&weir).filter(|text| text.contains(&named)))
     })
     .unwrap();
-    assert_eq!(heard().received, 0, "what is for hosts gets lost");
+    let heard = ipv6::heard(&topology, ipv6::host(0)).unwrap();
+    assert_eq!(heard, 0, "what is for hosts gets lost");
     assert!(checked().contains(&words), "{}", checked());
     assert!(
         weir.log("weir-control")

@@ -94,24 +94,14 @@ fn eighty_thousand_flows_follow_the_weights() {
     weir.check_tier(100).unwrap();
 }
 
-/// What a stranger hears of a host that it asks unasked: so many of ten.
-fn heard(topology: &Topology, host: Ipv6Addr) -> usize {
-    clients::ping_from(&topology.internet, STRANGER, host, 10).unwrap().received
-}
-
-fn wait_until_heard(topology: &Topology, host: Ipv6Addr) {
-    let all = || Ok((heard(topology, host) == 10).then_some(()));
-    wait::until("a host to be heard", wait::BOUND, all).unwrap();
-}
-
 #[test]
 fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
     let (topology, weir) = site(Plan::new(3, 2), 1);
     // The routers beyond have neighbours of their own to find.
-    wait_until_heard(&topology, ipv6::host(0));
+    ipv6::wait_until_heard(&topology, ipv6::host(0)).unwrap();
     topology.gateway.ip("neigh flush dev lan0\n").unwrap();
     for index in 0..2 {
-        assert_eq!(heard(&topology, ipv6::host(index)), 10, "host {index}");
+        assert_eq!(ipv6::heard(&topology, ipv6::host(index)).unwrap(), 10, "host {index}");
     }
     // It has another hardware address, and says so.
     let moved = "link set eth0 down\nlink set eth0 address 02:99:00:00:00:01\nlink set eth0 up\n";
@@ -125,7 +115,7 @@ fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
     let ping = clients::ping(&topology.hosts[0].netns, ipv6::LAN_GATEWAY, 3).unwrap();
     assert_eq!(ping.received, 3);
     // Where it was is remembered for a second.
-    wait_until_heard(&topology, ipv6::host(0));
+    ipv6::wait_until_heard(&topology, ipv6::host(0)).unwrap();
     assert_eq!(flows(&weir), (0, 0));
     weir.check_conservation().unwrap();
 }
@@ -134,7 +124,7 @@ fn a_host_that_the_kernel_does_not_know_yet_is_reached_with_the_first_packet() {
 fn a_sweep_over_the_lan_leaves_the_kernels_table_room_for_hosts_that_are_there() {
     const ADDRESSES: u16 = 40_000;
     let (topology, weir) = site(Plan::new(1, 2), 0);
-    assert_eq!(heard(&topology, ipv6::host(0)), 10);
+    assert_eq!(ipv6::heard(&topology, ipv6::host(0)).unwrap(), 10);
     let begun = Instant::now();
     let sweep = || {
         let socket = UdpSocket::bind(SocketAddrV6::new(STRANGER, 0, 0, 0)).unwrap();
@@ -155,9 +145,9 @@ fn a_sweep_over_the_lan_leaves_the_kernels_table_room_for_hosts_that_are_there()
     assert!((1..=bound).contains(&asked), "{asked} entries, {bound} at most");
     let dropped = weir.counters().unwrap().sum(Counter::XdpDropUnknownHost);
     assert!(dropped > u64::from(ADDRESSES / 2), "{dropped}");
-    assert_eq!(heard(&topology, ipv6::host(0)), 10, "it was known a moment ago");
+    assert_eq!(ipv6::heard(&topology, ipv6::host(0)).unwrap(), 10, "it was known a moment ago");
     // Of what the kernel may be asked at once the sweep has had all.
-    wait_until_heard(&topology, ipv6::host(1));
+    ipv6::wait_until_heard(&topology, ipv6::host(1)).unwrap();
     weir.check_conservation().unwrap();
 }
 

@@ -72,6 +72,23 @@ pub fn by(provider: usize, address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 2, 0, ((0xc0 + provider) << 8) as u16, a, b, c, d)
 }
 
+/// How many of ten echo requests of the [`STRANGER`] a host answers, which nobody asked for.
+///
+/// # Errors
+/// When ping cannot be run.
+pub fn heard(topology: &Topology, host: Ipv6Addr) -> Result<usize> {
+    Ok(clients::ping_from(&topology.internet, STRANGER, host, 10)?.received)
+}
+
+/// Waits until it answers all.
+///
+/// # Errors
+/// When it does not.
+pub fn wait_until_heard(topology: &Topology, host: Ipv6Addr) -> Result<()> {
+    let all = || Ok((heard(topology, host)? == 10).then_some(()));
+    wait::until("a host to be heard", wait::BOUND, all)
+}
+
 /// The first address of a part of the LAN's prefix, of 96 bits, for hosts beyond those of the plan.
 const CROWD: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x100, 0, 1, 0, 0);
 
