@@ -37,5 +37,27 @@ pub fn query(netns: &Netns, server: Ipv4Addr) -> Result<bool> {
     let mut command = Command::new("dig");
     command.args(["+short", "+time=1", "+tries=3", &format!("@{server}"), NAME]);
     let output = netns.run(|| command.output())?.context("cannot start dig")?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim() == ADDRESS.to_string())
+    Ok(is_answer(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Whether `dig +short` printed the address and no other answer. A try that was not answered
+/// prints a line of its own before it, which begins with `;;`.
+fn is_answer(printed: &str) -> bool {
+    let answers = printed.lines().filter(|line| !line.starts_with(";;"));
+    answers.eq([ADDRESS.to_string()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_answer;
+
+    #[test]
+    fn an_answer_to_a_second_try_is_an_answer() {
+        let lost = ";; communications error to 198.51.100.1#53: timed out\n";
+        assert!(is_answer("192.0.2.1\n"));
+        assert!(is_answer(&format!("{lost}192.0.2.1\n")));
+        assert!(!is_answer(&lost.repeat(3)));
+        assert!(!is_answer(""));
+        assert!(!is_answer("192.0.2.2\n"));
+    }
 }
