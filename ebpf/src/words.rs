@@ -74,7 +74,7 @@ macro_rules! load {
             // SAFETY: one load, of bytes that are there.
             unsafe {
                 asm!(concat!("{0} = *(", $bpf, " *)({1} + {2})"), out(reg) value, in(reg) self.0,
-                     const AT, options(nostack, readonly, preserves_flags));
+                     const AT, options(pure, nostack, readonly, preserves_flags));
             }
             value
         }

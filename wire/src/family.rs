@@ -5,7 +5,7 @@ use core::fmt::Debug;
 
 use zerocopy::transmute;
 
-use crate::hash::{flow4_words, flow6_words, hash2};
+use crate::hash::{digest6, flow4_words, flow6_words};
 use crate::key::{FlowKey, FlowKey4, FlowKey6};
 use crate::parse::{Parsed, Parsed6, Reject, parse, parse6};
 use crate::plain::{Header, Ip4, Ip6, Packet};
@@ -286,8 +286,7 @@ impl Family for V6 {
 
     #[inline]
     fn digest(secret: [u64; 2], address: &[u8; 16]) -> u32 {
-        let [a, b]: [u64; 2] = transmute!(*address);
-        hash2(secret, a, b) as u32
+        digest6(secret, transmute!(*address))
     }
 
     #[inline]

@@ -20,6 +20,14 @@ pub const fn hash2(key: [u64; 2], a: u64, b: u64) -> u64 {
     h ^ (h >> 32)
 }
 
+/// An IPv6 address, given its words, in 32 bits that are to be mixed further: [`hash2`] without its
+/// last round.
+#[inline]
+pub const fn digest6(key: [u64; 2], [a, b]: [u64; 2]) -> u32 {
+    let h = (a ^ key[0]).wrapping_mul(M1);
+    ((h ^ h >> 32 ^ b ^ key[1]).wrapping_mul(M2) >> 32) as u32
+}
+
 /// Hash of an IPv6 flow key's words.
 #[inline]
 pub const fn flow6_words(key: [u64; 2], words: [u64; 5]) -> u64 {

@@ -36,10 +36,10 @@ pub trait Header: Copy + Eq + Debug {
     /// The words of source and destination, as [`Origin`](weir_layout::control::Origin) has them.
     fn addresses(&self) -> [[u64; 2]; 2];
 
-    /// The pseudo-header's sum (RFC 9293 §3.1, RFC 8200 §8.1) of a packet that is not cut, in the
-    /// order of the field's bytes: what a sender leaves in the checksum field of TCP or UDP for its
-    /// device to complete.
-    fn pseudo(&self) -> u64;
+    /// Is the field the pseudo-header's sum (RFC 9293 §3.1, RFC 8200 §8.1) of a packet that is not
+    /// cut? That is what a sender leaves in the checksum field of TCP or UDP for its device to
+    /// complete. The field's bytes are a word as they stand.
+    fn is_pseudo(&self, field: u64) -> bool;
 
     /// Time to live, or hop limit.
     fn ttl(&self) -> u8;
@@ -110,10 +110,11 @@ impl Header for Ip4 {
     }
 
     #[inline(always)]
-    fn pseudo(&self) -> u64 {
+    fn is_pseudo(&self, field: u64) -> bool {
         let [_, _, _, src, dst] = self.0;
         let len = self.total().wrapping_sub(ipv4::HEADER_LEN as u16);
-        fold(src + dst + u64::from(len.swap_bytes()) + (u64::from(self.proto()) << 8))
+        let sum = src + dst + u64::from(len.swap_bytes()) + (u64::from(self.proto()) << 8);
+        folds_to(sum, field)
     }
 
     #[inline(always)]
@@ -189,12 +190,14 @@ impl Header for Ip6 {
     }
 
     #[inline(always)]
-    fn pseudo(&self) -> u64 {
+    fn is_pseudo(&self, field: u64) -> bool {
         let [_, a, b, c, d] = self.0;
-        let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
-        let addresses = halves(a) + halves(b) + halves(c) + halves(d);
+        // All is the lower halves and the upper ones, shifted. Wraps cancel out.
+        let all = a.wrapping_add(b).wrapping_add(c).wrapping_add(d);
+        let upper = (a >> 32) + (b >> 32) + (c >> 32) + (d >> 32);
+        let addresses = all.wrapping_sub(upper << 32) + upper;
         let len = u64::from(self.payload().swap_bytes());
-        fold(addresses + len + (u64::from(self.proto()) << 8))
+        folds_to(addresses + len + (u64::from(self.proto()) << 8), field)
     }
 
     #[inline(always)]
@@ -219,13 +222,19 @@ impl Header for Ip6 {
     }
 }
 
-/// A one's complement sum of words of 32 bits, folded to 16; in either order of bytes (RFC 1071
-/// §2(B)).
+/// Is the field what a one's complement sum of words of 32 bits, which is not zero, folds to? In
+/// either order of bytes (RFC 1071 §2(B)).
+///
+/// Folding changes no remainder by 65 535, so the two differ by a multiple of it. A multiple times
+/// the inverse of an odd number is the quotient, and nothing else comes out as small (Granlund and
+/// Montgomery, 1994, §9).
 #[inline(always)]
-const fn fold(sum: u64) -> u64 {
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16)
+const fn folds_to(sum: u64, field: u64) -> bool {
+    const DIVISOR: u64 = 0xffff;
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(DIVISOR.wrapping_mul(INVERSE) == 1) };
+    let difference = sum + DIVISOR - field;
+    field != 0 && difference.wrapping_mul(INVERSE) <= u64::MAX / DIVISOR
 }
 
 /// A packet's headers, as whole words.

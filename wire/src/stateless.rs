@@ -23,7 +23,7 @@ impl<F: Family> Bare<F> {
     /// The [ports](crate::bucket::Fields::ports) its bucket is chosen by; `None`: it is the user
     /// tier's. `room` counts the frame's bytes from the IP header on.
     ///
-    /// A checksum that a sender [left to its device](Header::pseudo) is the user tier's to complete.
+    /// A checksum that a sender [left to its device](Header::is_pseudo) is the user tier's to complete.
     #[inline(always)]
     pub fn ports(&self, room: u64) -> Option<u32> {
         let Self { ip, transport: [first, second, fourth, fifth] } = self;
@@ -35,12 +35,12 @@ impl<F: Family> Bare<F> {
             tcp::PROTOCOL => {
                 let header = (fourth & 0xf0) >> 2;
                 let sound = header >= tcp::HEADER_LEN as u64 && header <= len;
-                (sound && fifth & 0xffff != ip.pseudo()).then_some((*first as u32).swap_bytes())
+                (sound && !ip.is_pseudo(fifth & 0xffff)).then_some((*first as u32).swap_bytes())
             }
             udp::PROTOCOL => {
                 let stated = u64::from((*second as u16).swap_bytes());
                 let sound = stated >= udp::HEADER_LEN as u64 && stated <= len;
-                (sound && (second >> 16) & 0xffff != ip.pseudo())
+                (sound && !ip.is_pseudo((second >> 16) & 0xffff))
                     .then_some((*first as u32).swap_bytes())
             }
             proto if proto == F::ICMP => {
