@@ -1,6 +1,7 @@
 //! The engine in memory: a gateway without devices, driven packet by packet.
 
 mod carry;
+mod conduct;
 mod failover;
 mod forwarding;
 mod fragments;

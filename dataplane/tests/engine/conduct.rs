@@ -1,0 +1,208 @@
+//! What RFC 4787, 5382 and 5508 ask of a NAT's conduct.
+
+use etherparse::PacketBuilder;
+use weir_layout::control::BUCKETS;
+use weir_layout::counters::Counter;
+use weir_wire::checksum::{self, Delta};
+use weir_wire::tcp::flag::{ACK, FIN, PSH, RST, SYN};
+
+use super::gateway::*;
+
+/// An ICMP error of a router beyond the uplink, about a packet that left by it.
+fn error_about(device: u8, out: &[u8], [kind, code]: [u8; 2]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(next_hop_mac(device - 1), device_mac(device))
+        .ipv4([100, 64, 0, 1], external(device - 1), 60)
+        .icmpv4_raw(kind, code, [0; 4]);
+    let mut error = Vec::new();
+    builder.write(&mut error, &out[14..]).unwrap();
+    error
+}
+
+/// The frame of an error with another quoted packet, and its checksum.
+fn quoting(mut error: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    change(&mut error);
+    let total = (error.len() - 14) as u16;
+    error[16..18].copy_from_slice(&total.to_be_bytes());
+    for (from, to, field) in [(14, 34, 24), (34, error.len(), 36)] {
+        error[field..field + 2].fill(0);
+        let sum = checksum::finish(checksum::sum(&error[from..to]));
+        error[field..field + 2].copy_from_slice(&sum);
+    }
+    error
+}
+
+/// Where the quoted packet begins in a frame.
+const QUOTED: usize = 42;
+
+#[test]
+fn no_kind_of_icmp_error_ends_or_refreshes_a_flow() {
+    let unreachable = (0..16).map(|code| [3, code]);
+    let kinds: Vec<_> = unreachable.chain([[11, 0], [11, 1], [12, 0], [4, 0], [5, 0]]).collect();
+    for frame in [
+        udp_out(40_000, 53),
+        tcp_out(40_000, 443, SYN),
+        ping(HOST_MAC, device_mac(LAN), HOST, SERVER, 40_000, true),
+    ] {
+        let mut gateway = Gateway::new();
+        let (device, out) = one(gateway.send(LAN, &frame));
+        gateway.now += 59_000;
+        for kind in &kinds {
+            gateway.send(device, &error_about(device, &out, *kind));
+        }
+        assert_eq!(flows(&gateway), 1, "it is there");
+        assert_eq!(see(&one(gateway.send(device, &answer_to(device, &out))).1).dst, HOST);
+        let mut gateway = Gateway::new();
+        let (device, out) = one(gateway.send(LAN, &frame));
+        gateway.now += 299_999;
+        gateway.send(device, &error_about(device, &out, [3, 1]));
+        gateway.now += 1;
+        age(&mut gateway);
+        assert_eq!(flows(&gateway), 0, "it is as old as without");
+    }
+}
+
+#[test]
+fn an_error_passes_by_its_own_checksum_and_that_of_the_header_it_quotes_alone() {
+    let mut gateway = Gateway::new();
+    let (device, out) = one(gateway.send(LAN, &udp_out(40_000, 33_434)));
+    let error = error_about(device, &out, [3, 3]);
+    let mut broken = error.clone();
+    broken[36] ^= 1;
+    assert!(gateway.send(device, &broken).is_empty(), "its own");
+    let header = quoting(error.clone(), |frame| frame[QUOTED + 10] ^= 1);
+    assert!(gateway.send(device, &header).is_empty(), "that of the quoted header");
+    assert_eq!(gateway.count(Counter::DropIcmpUnrelated), 2);
+    let transport = quoting(error, |frame| frame[QUOTED + 26] ^= 1);
+    assert_eq!(see(&one(gateway.send(device, &transport)).1).dst, HOST, "no further one");
+}
+
+/// A segment of the remote end of a connection that left so.
+fn back(device: u8, out: &[u8], flags: u8) -> Vec<u8> {
+    let seen = see(out);
+    tcp(
+        next_hop_mac(device - 1),
+        device_mac(device),
+        (seen.dst, seen.dport),
+        (seen.src, seen.sport),
+        flags,
+    )
+}
+
+#[test]
+fn two_ends_that_open_at_once_have_one_connection() {
+    let mut gateway = Gateway::new();
+    let (device, syn) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
+    let theirs = one(gateway.send(device, &back(device, &syn, SYN)));
+    assert_eq!((theirs.0, see(&theirs.1).dst), (LAN, HOST), "theirs crosses ours");
+    one(gateway.send(LAN, &tcp_out(40_000, 443, SYN | ACK)));
+    one(gateway.send(device, &back(device, &syn, SYN | ACK)));
+    one(gateway.send(LAN, &tcp_out(40_000, 443, ACK)));
+    gateway.now += 300_000;
+    age(&mut gateway);
+    assert_eq!(flows(&gateway), 1, "it is established");
+    assert_eq!(gateway.count(Counter::FlowsCreated), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn syns_and_their_answers_pass_again_and_with_data() {
+    let mut gateway = Gateway::new();
+    for _ in 0..3 {
+        let (device, syn) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
+        assert_eq!(syn[54..], *b"payload");
+        for _ in 0..2 {
+            let (to, answer) = one(gateway.send(device, &back(device, &syn, SYN | ACK)));
+            assert_eq!((to, &answer[54..]), (LAN, &b"payload"[..]));
+        }
+    }
+    assert_eq!(gateway.count(Counter::FlowsCreated), 1);
+}
+
+#[test]
+fn a_connection_that_one_end_has_closed_carries_the_others_data_for_two_hours() {
+    let mut gateway = Gateway::new();
+    let (device, syn) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
+    gateway.send(device, &back(device, &syn, SYN | ACK));
+    gateway.send(LAN, &tcp_out(40_000, 443, FIN | ACK));
+    gateway.now += 7_439_000;
+    age(&mut gateway);
+    assert_eq!(one(gateway.send(device, &back(device, &syn, ACK | PSH))).0, LAN);
+    gateway.now += 7_439_000;
+    age(&mut gateway);
+    assert_eq!(flows(&gateway), 1);
+}
+
+#[test]
+fn a_closed_connections_ports_serve_the_next_and_its_last_segments_pass_for_four_minutes() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    for end in [FIN | ACK, RST | ACK] {
+        let (device, syn) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
+        gateway.send(device, &back(device, &syn, SYN | ACK));
+        gateway.send(LAN, &tcp_out(40_000, 443, end));
+        gateway.send(device, &back(device, &syn, end));
+        gateway.now += 239_000;
+        age(&mut gateway);
+        assert_eq!(one(gateway.send(device, &back(device, &syn, ACK))).0, LAN);
+        let (_, next) = one(gateway.send(LAN, &tcp_out(40_000, 443, SYN)));
+        assert_eq!(see(&next).sport, see(&syn).sport);
+        assert_eq!(flows(&gateway), 1);
+    }
+}
+
+#[test]
+fn every_option_of_tcp_passes_as_it_is() {
+    // Unknown ones, multipath (30), authentication (29) and fast open (34) with contents of chance.
+    let options: [&[u8]; 5] = [
+        &[253, 8, 1, 2, 3, 4, 5, 6],
+        &[30, 12, 0, 0x81, 9, 8, 7, 6, 5, 4, 3, 2],
+        &[29, 4, 7, 8, 34, 10, 1, 1, 2, 3, 5, 8, 13, 21, 1, 1],
+        &[
+            254, 40, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8,
+            9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0,
+        ],
+        &[2, 4, 5, 0xb4, 1, 3, 3, 7, 4, 2, 1, 1],
+    ];
+    for options in options {
+        let mut gateway = Gateway::new();
+        let builder = PacketBuilder::ethernet2(HOST_MAC, device_mac(LAN))
+            .ipv4(HOST, SERVER, 64)
+            .tcp(40_000, 443, 1000, 4096)
+            .syn()
+            .options_raw(options)
+            .unwrap();
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        let (_, out) = one(gateway.send(LAN, &frame));
+        see(&out);
+        assert_eq!(out[54..], frame[54..]);
+    }
+}
+
+#[test]
+fn a_datagram_without_a_checksum_leaves_without() {
+    let mut gateway = Gateway::new();
+    let mut frame = udp_out(40_000, 53);
+    frame[40..42].fill(0);
+    let (_, out) = one(gateway.send(LAN, &frame));
+    assert_eq!(out[40..42], [0; 2]);
+    // And one whose sum becomes zero leaves with ones.
+    let mut gateway = Gateway::new();
+    let (_, out) = one(gateway.send(LAN, &udp_out(40_000, 53)));
+    let rest = u16::from_be_bytes([out[40], out[41]]);
+    let mut frame = udp_out(40_000, 53);
+    let old = [frame[42], frame[43]];
+    let [high, low] = checksum_of(u16::from_be_bytes(old), rest);
+    frame[42..44].copy_from_slice(&[high, low]);
+    let sum = Delta::of(old, [high, low]).apply_udp([frame[40], frame[41]]);
+    frame[40..42].copy_from_slice(&sum);
+    let mut gateway = Gateway::new();
+    let (_, out) = one(gateway.send(LAN, &frame));
+    assert_eq!(out[40..42], [0xff; 2]);
+}
+
+/// `word` plus `rest` in ones' complement: in place of the word it makes the checksum zero.
+fn checksum_of(word: u16, rest: u16) -> [u8; 2] {
+    let (sum, carry) = word.overflowing_add(rest);
+    (sum + u16::from(carry)).to_be_bytes()
+}
