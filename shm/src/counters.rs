@@ -138,6 +138,19 @@ impl Counters {
         sums
     }
 
+    /// Flows of a family that so many workers have by so many uplinks.
+    pub fn flows(&self, family: Family, uplinks: u8, workers: u8) -> u64 {
+        let words = self.mapping.view::<AtomicU64>(0);
+        let lanes = (CPU_LANES..LANES).take(workers.into()).map(|lane| lane * LANE_WORDS);
+        let paths = || (0..uplinks).map(|uplink| path_at(PathId::new(uplink, family)));
+        lanes
+            .flat_map(|lane| {
+                paths().map(move |path| lane + path + PathCounter::FlowsActive as usize)
+            })
+            .map(|at| words[at].load(Ordering::Relaxed))
+            .fold(0, u64::wrapping_add)
+    }
+
     /// Whose segments were sent again on a path: sums over all lanes.
     pub fn resent(&self, path: PathId) -> Resent {
         let at = resent_at(path);

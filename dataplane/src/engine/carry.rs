@@ -117,9 +117,6 @@ impl Context {
     ) -> Result<(), DropReason> {
         let (p, path) = (&work.parsed, F::path(uplink));
         let egress = to.and_then(|to| self.egress_to(to, path)).ok_or(Counter::DropUplinkDown)?;
-        if p.end - p.l3 > egress.mtu {
-            return Err(Counter::DropTooBig);
-        }
         let frame = received.frame.data_mut();
         if p.kind == Kind::Flow {
             complete::complete(frame, p);

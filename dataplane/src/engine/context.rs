@@ -9,12 +9,12 @@ use weir_layout::set::IndexSet;
 use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Current};
-use weir_shm::counters::{LaneWriter, PathCounter};
+use weir_shm::counters::{Counters, LaneWriter, PathCounter};
 use weir_shm::flows::Action;
 use weir_wire::family::Family;
 use weir_wire::forward::Egress;
 use weir_wire::parse::Parsed;
-use weir_wire::rewrite::LinkHeader;
+use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -22,6 +22,7 @@ use super::Regions;
 use super::batch::Work;
 use super::errors::ErrorLimits;
 use super::known_hosts::KnownHosts;
+use super::split::is_splittable;
 use super::unknown_hosts::UnknownHosts;
 use crate::answer::RateLimit;
 use crate::link;
@@ -46,6 +47,7 @@ pub(super) struct Context {
     pub(super) adjacencies: Adjacencies,
     pub(super) known_hosts: KnownHosts,
     pub(super) unknown_hosts: UnknownHosts,
+    pub(super) counters: Counters,
     pub(super) lane: LaneWriter,
     pub(super) errors: ErrorLimits,
     /// Flows that may move back to a better tier, by policy.
@@ -77,6 +79,7 @@ impl Context {
             adjacencies: regions.adjacencies.clone(),
             known_hosts: KnownHosts::new(entropy),
             unknown_hosts: UnknownHosts::default(),
+            counters: regions.counters.clone(),
             lane: regions.counters.worker(id),
             errors: ErrorLimits::new(entropy),
             failback: [RateLimit::new(0); MAX_POLICIES],
@@ -199,7 +202,8 @@ impl Context {
         self.leave(frame, p, &egress, F::path(action.uplink), out)
     }
 
-    /// The same of one that leaves so, and is counted on the path.
+    /// The same of one that leaves so, and is counted on the path. One that is larger than its way out
+    /// takes leaves in fragments, if it may.
     pub(super) fn leave<F: Family, B: Buffer>(
         &self,
         mut frame: B,
@@ -208,10 +212,19 @@ impl Context {
         path: PathId,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
+        let len = p.end - p.l3;
+        let split = len > egress.mtu;
+        if split && !is_splittable(frame.data(), p) {
+            return Err(Counter::DropTooBig);
+        }
         if !link::set_header(&mut frame, p.l3 != 14, &egress.link) {
             return Err(Counter::DropNoFrame);
         }
-        self.transmit(egress, frame, path, u64::from(p.end - p.l3), out)
+        if split {
+            let l3 = if egress.link.vlan == 0 { UNTAGGED } else { TAGGED };
+            return self.send_split(frame, (l3, l3 + usize::from(len)), egress, path, out);
+        }
+        self.transmit(egress, frame, path, len.into(), out)
     }
 
     /// Queues a frame and counts it.

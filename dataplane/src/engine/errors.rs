@@ -20,11 +20,13 @@ use weir_layout::counters::Counter;
 use weir_shm::flows::Stored;
 use weir_wire::family::Family;
 use weir_wire::hash::hash2;
+use weir_wire::{icmp, icmpv6};
 
 use super::DropReason;
 use super::batch::Work;
 use super::context::{Context, host_moved, sender};
 use super::sessions::Sessions;
+use super::split::is_splittable;
 use crate::answer::{self, RateLimit};
 use crate::icmp_error::{self, Toward};
 use crate::packet::{Buffer, Output, Received};
@@ -163,7 +165,25 @@ impl Context {
         reason
     }
 
-    /// Answers a packet that is larger than the port it would leave by takes.
+    /// Tells the sender of a packet that would begin a flow that there is no room for it: no place, no
+    /// port, or others' share of them. That is no reason to give up (RFC 6888 REQ-11b, RFC 5461).
+    pub(super) fn tell_of_no_room<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        reason: DropReason,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) {
+        if matches!(reason, Counter::DropTableFull | Counter::DropNoPort) {
+            let kind = match F::FAMILY {
+                weir_layout::Family::V4 => [icmp::UNREACHABLE, 1],
+                weir_layout::Family::V6 => [icmpv6::UNREACHABLE, 3],
+            };
+            self.send_icmp_error(work, false, received, out, kind, 0);
+        }
+    }
+
+    /// Answers a packet that is larger than the port it would leave by takes, unless it may be split.
     #[inline]
     pub(super) fn check_mtu<F: Family, B: Buffer>(
         &mut self,
@@ -177,7 +197,7 @@ impl Context {
         let port = self.snapshot.half.ports.get(usize::from(port));
         // One that is gone has no MTU to tell of.
         let mtu = port.filter(|port| port.role().is_some()).ok_or(Counter::DropUplinkDown)?.mtu;
-        if p.end - p.l3 <= mtu {
+        if p.end - p.l3 <= mtu || is_splittable(received.frame.data(), p) {
             return Ok(());
         }
         self.send_icmp_error(work, translated, received, out, F::TOO_BIG, mtu.into());

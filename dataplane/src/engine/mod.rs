@@ -26,6 +26,7 @@
 //! | `unknown_hosts` | hosts that the table of adjacencies has no room for |
 //! | `prefetch` | what a new flow will need is prefetched |
 //! | `aging` | flows end and move without a packet: the steady walk over the table |
+//! | `split` | packets that are larger than their way out leave in fragments |
 //! | `sweep` | connections of an uplink that went down end at once |
 //! | `complete` | checksums that a sender left to its device |
 //! | `prepare` | flows that an earlier process left: whose each is now |
@@ -46,6 +47,7 @@ mod prefixes;
 mod prepare;
 mod sessions;
 mod slow_path;
+mod split;
 mod stateless;
 mod sweep;
 mod unknown_hosts;
