@@ -18,6 +18,7 @@
 //! | [`link`] | layer 2 on the way out |
 //! | [`purpose`] | what hashes under the key of the boot are for |
 //! | [`packet`] | the buffers and outputs that the engine is written against |
+//! | [`shares`] | what each host has of what all share |
 //! | [`handoff`] | rings between workers |
 //! | [`owner`] | who has a LAN address, by the kernel |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
@@ -53,6 +54,7 @@ pub mod purpose;
 pub mod ready;
 pub mod selection;
 pub mod services;
+pub mod shares;
 pub mod steering;
 pub mod transmitter;
 pub mod worker;

@@ -41,10 +41,14 @@ impl PortSlice {
         self.lo <= port && port <= self.hi
     }
 
+    /// How many it has.
+    pub const fn count(self) -> u32 {
+        self.hi as u32 - self.lo as u32 + 1
+    }
+
     /// A port at random.
     pub fn draw(self, random: &mut Random) -> u16 {
-        let count = u64::from(self.hi - self.lo) + 1;
-        self.lo + (random.draw() % count) as u16
+        self.lo + (random.draw() % u64::from(self.count())) as u16
     }
 
     /// `wanted` if it is in the slice and free, else a free port drawn at random.
@@ -57,10 +61,10 @@ impl PortSlice {
         if self.contains(wanted) && free(wanted) {
             return Some(wanted);
         }
-        let count = u64::from(self.hi - self.lo) + 1;
-        (0..TRIES).map(|_| self.draw(random)).find(|port| free(*port)).or_else(|| {
-            (self.lo..=self.hi).find(|port| count <= 4 * u64::from(TRIES) && free(*port))
-        })
+        (0..TRIES)
+            .map(|_| self.draw(random))
+            .find(|port| free(*port))
+            .or_else(|| (self.lo..=self.hi).find(|port| self.count() <= 4 * TRIES && free(*port)))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::mappings::{Hashed, Mapping};
 use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
+use crate::shares::may_have_more;
 use crate::steering::{self, Refusal, Traffic};
 use weir_wire::key::FlowKey;
 
@@ -50,6 +51,8 @@ pub(super) struct EgressChoice<F: Family> {
 pub(super) enum Source<F: Family> {
     /// It stays.
     Same,
+    /// That of its endpoint's mapping.
+    Mapped(Hashed<External<F>>),
     /// Another address and port: the external port to try first, of those that it may have.
     Port(Hashed<External<F>>, PortSlice),
     /// Another address.
@@ -169,8 +172,20 @@ impl Context {
 
 impl<F: Stored> Sessions<F> {
     /// Makes a flow for a packet from the LAN; its slot. Nothing is made for one that its uplink
-    /// does not carry.
+    /// does not carry, or that there is no room for, and its sender is told.
     pub(super) fn begin<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        key: &FlowKey<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<u32, DropReason> {
+        let begun = self.make_flow(cx, work, key, received, out);
+        begun.inspect_err(|reason| cx.tell_of_no_room(work, *reason, received, out))
+    }
+
+    fn make_flow<B: Buffer>(
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
@@ -191,16 +206,13 @@ impl<F: Stored> Sessions<F> {
         let known = self.mapping_of(&endpoint);
         let mapped = known
             .filter(|mapping| cx.is_in_force(mapping) || cx.is_resort(mapping, policy, &traffic));
-        let (uplink, outside) = match mapped {
+        let choice = match mapped {
             Some(Mapping { uplink, external }) => {
-                cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
-                let external = self.mappings.external(external);
-                let outside = Outside::new(&self.table, cx.key, key, external);
-                (uplink, outside.ok_or(Counter::DropNoPort)?)
+                EgressChoice { uplink, source: Source::Mapped(self.mappings.external(external)) }
             }
             None => {
                 let prefetched = work.new.and_then(|new| new.choice);
-                let choice = match prefetched {
+                match prefetched {
                     Some(choice) if steering::usable(&cx.control, F::path(choice.uplink)) => choice,
                     _ => {
                         let uplink = self.choose_uplink(cx, policy, &traffic);
@@ -208,25 +220,31 @@ impl<F: Stored> Sessions<F> {
                             uplink.map_err(|refusal| cx.refuse(work, refusal, received, out))?;
                         self.egress_by(cx, uplink, key)?
                     }
-                };
-                cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
-                if let Source::None(why) = choice.source {
-                    return Err(cx.answer_untranslatable(work, why, received, out));
                 }
-                // Not before it is known that there is somewhere else to go.
-                let mut old = known;
-                while let Some(Mapping { external, .. }) = old {
-                    self.mappings.detach(&self.mappings.external(external));
-                    old = self.mappings.get(&endpoint);
-                }
-                (choice.uplink, self.translate(cx, key, &choice)?)
             }
         };
+        let uplink = choice.uplink;
+        cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
+        if let Source::None(why) = choice.source {
+            return Err(cx.answer_untranslatable(work, why, received, out));
+        }
         let host = sender(received.frame.data(), work.port);
         let Some(adjacency) = cx.adjacencies.learn(host) else {
             cx.unknown_hosts.ask_about(cx.key, work.port, p.src.into());
             return Err(Counter::DropNeighbourFull);
         };
+        if !may_have_more(self.shares.of(adjacency), self.room()) {
+            return Err(Counter::DropTableFull);
+        }
+        if mapped.is_none() {
+            // Not before it is known that there is somewhere else to go.
+            let mut old = known;
+            while let Some(Mapping { external, .. }) = old {
+                self.mappings.detach(&self.mappings.external(external));
+                old = self.mappings.get(&endpoint);
+            }
+        }
+        let outside = self.translate(cx, key, &choice, adjacency)?;
         let new = NewFlow {
             first: *key,
             translated: outside.key,
@@ -248,6 +266,7 @@ impl<F: Stored> Sessions<F> {
         }
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());
         self.flows += 1;
+        self.shares.add(adjacency);
         cx.lane.add(Counter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);
@@ -315,19 +334,61 @@ impl<F: Stored> Sessions<F> {
         Ok(Source::Port(first, slice))
     }
 
-    /// What the flow looks like on its uplink, by the first port that is free.
+    /// Flows that the table has room for.
+    fn room(&self) -> u64 {
+        u64::from(self.table.capacity() / 2).saturating_sub(self.flows + self.elsewhere)
+    }
+
+    /// What the flow looks like on its uplink, by the first port that is free: of its host's address,
+    /// or, where that has none left, of another of the pool.
     fn translate(
         &mut self,
         cx: &mut Context,
         key: &FlowKey<F>,
         choice: &EgressChoice<F>,
+        host: u16,
     ) -> Result<Outside<F>, DropReason> {
         let (first, slice) = match choice.source {
             Source::Same => return Ok(Outside::same(cx.key, key)),
+            Source::Mapped(external) => {
+                let outside = Outside::new(&self.table, cx.key, key, external);
+                return outside.ok_or(Counter::DropNoPort);
+            }
             Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
             Source::None(_) => return Err(Counter::DropUntranslatable),
             Source::Port(first, slice) => (first, slice),
         };
+        if let Some(outside) = self.take_port(cx, key, choice.uplink, first, slice, host) {
+            return Ok(outside);
+        }
+        let path = cx.snapshot.half.path(F::path(choice.uplink)).copied();
+        let pool =
+            path.iter().flat_map(Path::addresses).map(|other| F::Address::from_address(*other));
+        for address in pool.filter(|other| *other != first.of.address) {
+            let first = self.mappings.external(External { address, ..first.of });
+            if let Some(outside) = self.take_port(cx, key, choice.uplink, first, slice, host) {
+                return Ok(outside);
+            }
+        }
+        Err(Counter::DropNoPort)
+    }
+
+    /// What the flow looks like from this address of its uplink, by the first port that is free. Where
+    /// each is for one endpoint alone, a host has its share of them.
+    fn take_port(
+        &self,
+        cx: &mut Context,
+        key: &FlowKey<F>,
+        uplink: u8,
+        first: Hashed<External<F>>,
+        slice: PortSlice,
+        host: u16,
+    ) -> Option<Outside<F>> {
+        let left = slice.count().saturating_sub(self.mappings.taken(uplink, &first.of));
+        let shared = key.proto() == tcp::PROTOCOL;
+        if !shared && !may_have_more(self.shares.of(host), left.into()) {
+            return None;
+        }
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
         // What comes back to a port that a socket of the gateway has may be for that.
         let bound = |port| key.proto() != F::ICMP && cx.control.is_bound(port);
@@ -340,12 +401,12 @@ impl<F: Stored> Sessions<F> {
                 true => first,
                 false => mappings.external(External { port, ..first.of }),
             };
-            let may_have = key.proto() == tcp::PROTOCOL || mappings.is_free(&external);
+            let may_have = shared || mappings.is_free(&external);
             outside = if may_have { Outside::new(table, secret, key, external) } else { None };
             outside.is_some()
         };
         slice.pick(first.of.port, &mut cx.random, free);
-        outside.ok_or(Counter::DropNoPort)
+        outside
     }
 
     /// The endpoint's mapping. TCP has none.

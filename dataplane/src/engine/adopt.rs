@@ -41,6 +41,7 @@ impl<F: Stored> Sessions<F> {
                 continue;
             }
             self.flows += 1;
+            self.shares.add(self.table.slot(entry.peer).action().adjacency);
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&cx.snapshot.half, &entry) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));

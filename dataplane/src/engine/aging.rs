@@ -55,6 +55,9 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         self.sweep.tick();
+        let flows = cx.counters.flows(F::FAMILY, cx.uplinks, cx.workers);
+        // Lanes are read one after the other: the sum may be less than its parts.
+        self.elsewhere = (flows.wrapping_sub(self.flows) as i64).max(0) as u64;
         let mut left = slots.min(self.table.capacity());
         while left > 0 {
             let index = self.cursor;

@@ -102,15 +102,19 @@ impl<F: Stored> Sessions<F> {
                 Owner::Nobody => claim.silent,
             };
             if granted {
-                self.move_host(cx, claim.slot, &slot.action(), claim.host);
+                let action = slot.action();
+                self.move_host(cx, claim.slot, &action, claim.host);
             }
         }
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn move_host(&self, cx: &Context, slot: u32, action: &Action<F>, host: Adjacency) {
+    fn move_host(&mut self, cx: &Context, slot: u32, action: &Action<F>, host: Adjacency) {
         let Some(adjacency) = cx.adjacencies.learn(host) else { return };
-        self.table.slot(action.peer).set_adjacency(adjacency);
+        let back = self.table.slot(action.peer);
+        self.shares.remove(back.action().adjacency);
+        self.shares.add(adjacency);
+        back.set_adjacency(adjacency);
         self.table.slot(slot).set_mark(mark(host.to_word(), action.peer));
     }
 }

@@ -21,6 +21,7 @@ use crate::heavy::Heavy;
 use crate::mappings::{Hashed, Mappings};
 use crate::nat::{Endpoint, External};
 use crate::observer::Observer;
+use crate::shares::Shares;
 use crate::steering::{self, Traffic};
 use weir_wire::key::FlowKey;
 
@@ -30,6 +31,10 @@ pub(super) struct Sessions<F: Stored> {
     pub(super) table: FlowTable<F>,
     pub(super) mappings: Mappings<F>,
     pub(super) fragments: Fragments<F>,
+    /// Flows of each host.
+    pub(super) shares: Shares,
+    /// Flows of other workers, as of the last tick.
+    pub(super) elsewhere: u64,
     /// Flows that are the worker's.
     pub(super) flows: u64,
     pub(super) claims: Claims,
@@ -48,6 +53,8 @@ impl<F: Stored> Sessions<F> {
             table,
             mappings: Mappings::new(entropy, 0),
             fragments: Fragments::new(entropy),
+            shares: Shares::default(),
+            elsewhere: 0,
             flows: 0,
             claims: Claims::default(),
             heavy: Heavy::new(regions.hash_key),
@@ -74,6 +81,7 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let (meta, action) = (slot.meta(), slot.action());
+        self.shares.remove(self.table.slot(action.peer).action().adjacency);
         self.table.retire(forward);
         self.table.retire(action.peer);
         // One without a mapping releases none.

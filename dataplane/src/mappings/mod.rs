@@ -9,6 +9,7 @@ mod records;
 
 use index::Index;
 use records::{Record, Records};
+use weir_layout::MAX_UPLINKS;
 use weir_shm::map::prefetch;
 use weir_wire::family::{Family, V4};
 use weir_wire::tcp;
@@ -41,6 +42,15 @@ pub struct Mappings<F: Family = V4> {
     records: Records<F>,
     by_endpoint: Index,
     by_external: Index,
+    taken: [Vec<Taken<F>>; MAX_UPLINKS],
+}
+
+/// Ports of an address that are taken, by protocol. An uplink has a few addresses.
+#[derive(Debug)]
+struct Taken<F: Family> {
+    proto: u8,
+    address: F::Address,
+    ports: u32,
 }
 
 impl<F: Family> Mappings<F> {
@@ -51,6 +61,7 @@ impl<F: Family> Mappings<F> {
             records: Records::new(),
             by_endpoint: Index::new(capacity),
             by_external: Index::new(capacity),
+            taken: std::array::from_fn(|_| Vec::new()),
         }
     }
 
@@ -134,6 +145,7 @@ impl<F: Family> Mappings<F> {
         external: &Hashed<External<F>>,
     ) {
         let number = self.records.add(Record::new(endpoint.of, uplink, external.of));
+        self.take(self.records.at(number).uplink(), &external.of);
         let (key, records) = (self.key, &self.records);
         let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
         let of_external = |n| of_external(key, &records.at(n).external());
@@ -145,6 +157,7 @@ impl<F: Family> Mappings<F> {
     pub fn release(&mut self, external: &Hashed<External<F>>) {
         let Some(number) = self.number_of(external) else { return };
         if self.records.at_mut(number).release() {
+            self.give_back(self.records.at(number).uplink(), &external.of);
             self.forget(number);
             self.by_external.remove(external.hash, |n| n == number);
             self.records.free(number);
@@ -156,6 +169,33 @@ impl<F: Family> Mappings<F> {
     pub fn detach(&mut self, external: &Hashed<External<F>>) {
         if let Some(number) = self.number_of(external) {
             self.forget(number);
+        }
+    }
+
+    /// Ports of the address, in the protocol, that mappings by the uplink have.
+    pub fn taken(&self, uplink: u8, external: &External<F>) -> u32 {
+        let taken = self.taken.get(usize::from(uplink));
+        let of = taken.and_then(|taken| taken.iter().find(|taken| taken.is_of(external)));
+        of.map_or(0, |taken| taken.ports)
+    }
+
+    fn take(&mut self, uplink: u8, external: &External<F>) {
+        let taken = &mut self.taken[usize::from(uplink)];
+        match taken.iter_mut().find(|taken| taken.is_of(external)) {
+            Some(taken) => taken.ports += 1,
+            None => {
+                let External { proto, address, .. } = *external;
+                taken.push(Taken { proto, address, ports: 1 });
+            }
+        }
+    }
+
+    fn give_back(&mut self, uplink: u8, external: &External<F>) {
+        let taken = &mut self.taken[usize::from(uplink)];
+        let Some(at) = taken.iter().position(|taken| taken.is_of(external)) else { return };
+        taken[at].ports -= 1;
+        if taken[at].ports == 0 {
+            taken.swap_remove(at);
         }
     }
 
@@ -177,6 +217,12 @@ impl<F: Family> Mappings<F> {
     fn forget(&mut self, number: u32) {
         let endpoint = self.records.at(number).endpoint();
         self.by_endpoint.remove(of_endpoint(self.key, &endpoint), |n| n == number);
+    }
+}
+
+impl<F: Family> Taken<F> {
+    fn is_of(&self, external: &External<F>) -> bool {
+        self.proto == external.proto && self.address == external.address
     }
 }
 
@@ -387,6 +433,8 @@ mod tests {
                 let held = flows.get(&port).copied().unwrap_or(0) > 0;
                 prop_assert_eq!(mappings.is_free(&external(port)), !held);
             }
+            let held = flows.values().filter(|flows| **flows > 0).count();
+            prop_assert_eq!(mappings.0.taken(3, &external(0)) as usize, held);
             prop_assert_eq!(mappings.0.len(), attached.values().filter(|there| **there).count());
         }
     }

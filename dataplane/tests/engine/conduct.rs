@@ -206,3 +206,62 @@ fn checksum_of(word: u16, rest: u16) -> [u8; 2] {
     let (sum, carry) = word.overflowing_add(rest);
     (sum + u16::from(carry)).to_be_bytes()
 }
+
+/// The SYN of a host with this hardware address's last byte.
+fn syn_of(host: u8, n: u16) -> Vec<u8> {
+    let mac = [2, 0, 0, 0, 0, host];
+    tcp(mac, device_mac(LAN), ([10, 77, 1, host], 20_000 + n), (SERVER, 443), SYN)
+}
+
+#[test]
+fn a_host_that_floods_the_table_leaves_room_for_others_and_ends_no_flow_of_theirs() {
+    const SLOTS: u32 = 1 << 16;
+    let mut gateway = Gateway::with(1, SLOTS);
+    let begins = |gateway: &mut Gateway, host, n| {
+        gateway.send(LAN, &syn_of(host, n)).iter().any(|(device, _)| *device != LAN)
+    };
+    assert!((0..20u16).all(|n| begins(&mut gateway, 1, n)));
+    let flood = (0..40_000).filter(|n| begins(&mut gateway, 2, *n)).count() as u64;
+    let all = u64::from(SLOTS) / 2;
+    assert!(flood <= all * 5 / 6 && flood > all * 3 / 4, "{flood} of {all}");
+    assert!((20..120).filter(|n| begins(&mut gateway, 1, *n)).count() >= 99, "of another");
+    assert!((0..100).filter(|n| begins(&mut gateway, 3, *n)).count() >= 99, "of a third");
+    assert_eq!(gateway.count(Counter::FlowsExpired), 0);
+    gateway.now += 240_000;
+    gateway.engines[0].age(SLOTS, gateway.now, &mut gateway.wire);
+    assert_eq!(flows(&gateway), 0);
+    assert!((0..1000u16).all(|n| begins(&mut gateway, 2, n)), "what ended is free again");
+    gateway.assert_conserved();
+}
+
+#[test]
+fn who_is_refused_for_want_of_room_is_told_softly() {
+    let mut gateway = Gateway::with(1, 64);
+    let told = |gateway: &mut Gateway, n| {
+        let (device, frame) = one(gateway.send(LAN, &syn_of(2, n)));
+        (device == LAN).then(|| [frame[34], frame[35]])
+    };
+    let answers: Vec<_> = (0..50).filter_map(|n| told(&mut gateway, n)).collect();
+    assert!(answers.len() > 10 && answers.iter().all(|kind| *kind == [3, 1]), "{answers:?}");
+    assert_eq!(gateway.count(Counter::DropTableFull), answers.len() as u64);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_host_whose_address_has_no_port_left_takes_another_of_the_pool() {
+    let mut gateway = Gateway::new();
+    let path = gateway.path(0);
+    (path.nat_lo, path.nat_hi) = (50_000, 50_019);
+    path.pool_len = 2;
+    path.pool[1] = weir_layout::control::Address::v4([203, 0, 113, 99]);
+    gateway.publish(BUCKETS);
+    let mut sources = std::collections::HashMap::new();
+    for n in 0..30u16 {
+        let (device, out) = one(gateway.send(LAN, &udp_out(30_000 + n, 53)));
+        if device != LAN {
+            *sources.entry(see(&out).src).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(sources.len(), 2, "{sources:?}");
+    assert!(sources.values().any(|n| *n >= 16), "the first was used up before: {sources:?}");
+}

@@ -58,9 +58,17 @@ fn an_exhausted_port_range_refuses_and_says_so() {
         (path.nat_lo, path.nat_hi) = (50_000, 50_009);
     }
     gateway.publish(BUCKETS);
-    let left = (0..20).filter(|n| !gateway.send(LAN, &udp_out(30_000 + n, 53)).is_empty()).count();
-    assert_eq!(left, 10);
-    assert_eq!(gateway.count(Counter::DropNoPort), 10);
+    let sent = |gateway: &mut Gateway, host: u8, n| {
+        let mac = [2, 0, 0, 0, 0, host];
+        let frame = udp(mac, device_mac(LAN), ([10, 77, 0, host], 30_000 + n), (SERVER, 53));
+        one(gateway.send(LAN, &frame))
+    };
+    let left = (0..20u16).filter(|n| sent(&mut gateway, 9, *n).0 == 1).count();
+    assert_eq!(left, 9, "the last is for others");
+    assert_eq!(gateway.count(Counter::DropNoPort), 11);
+    assert_eq!(sent(&mut gateway, 10, 0).0, 1);
+    let (device, error) = sent(&mut gateway, 11, 0);
+    assert_eq!((device, &error[34..36]), (LAN, &[3, 1][..]), "a soft error");
     gateway.assert_conserved();
 }
 

@@ -1,0 +1,91 @@
+//! What each host of a LAN has of what all hosts share: places in the flow table, and ports of an
+//! address.
+//!
+//! Nothing is ever taken from a flow to make room for another (RFC 6888 REQ-11). So that there is room
+//! for others, a host may have at most [`GREED`] times as much as is left for all: one alone gets
+//! five sixths, two five elevenths each. Each worker counts by itself what a host has. A table has a fifth more room than it is made for, and five
+//! sixths of that are what it is made for: a single host, or a router with all others behind it, may
+//! have that.
+
+use weir_layout::adjacency::ADJACENCIES;
+
+/// So many times what is left for all may a host have.
+const GREED: u64 = 5;
+
+/// Flows of each host, by its adjacency.
+#[derive(Debug)]
+pub struct Shares(Box<[u32]>);
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self(vec![0; ADJACENCIES].into())
+    }
+}
+
+impl Shares {
+    /// Flows of a host.
+    pub fn of(&self, host: u16) -> u32 {
+        self.0.get(usize::from(host)).copied().unwrap_or(0)
+    }
+
+    /// One flow more.
+    pub fn add(&mut self, host: u16) {
+        if let Some(flows) = self.0.get_mut(usize::from(host)) {
+            *flows = flows.saturating_add(1);
+        }
+    }
+
+    /// One flow less.
+    pub fn remove(&mut self, host: u16) {
+        if let Some(flows) = self.0.get_mut(usize::from(host)) {
+            *flows = flows.saturating_sub(1);
+        }
+    }
+}
+
+/// May a host that has so much have more, where so much is left?
+pub const fn may_have_more(has: u32, left: u64) -> bool {
+    (has as u64) < GREED.saturating_mul(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each of so many greedy hosts gets of so much, one after the other.
+    fn greedy(hosts: usize, all: u64) -> Vec<u32> {
+        let mut has = vec![0; hosts];
+        for _ in 0..all {
+            for host in 0..hosts {
+                let left = all - has.iter().map(|n| u64::from(*n)).sum::<u64>();
+                has[host] += u32::from(may_have_more(has[host], left));
+            }
+        }
+        has
+    }
+
+    #[test]
+    fn one_host_gets_five_sixths_and_several_get_the_same_each() {
+        assert_eq!(greedy(1, 6000), [5000]);
+        let [a, b] = greedy(2, 11_000)[..] else { panic!() };
+        assert!(a.abs_diff(5000) <= 1 && b.abs_diff(5000) <= 1, "{a} {b}");
+        assert!(greedy(100, 6000).iter().all(|n| n.abs_diff(60) <= 1));
+    }
+
+    #[test]
+    fn who_has_nothing_gets_the_last() {
+        assert!(may_have_more(0, 1));
+        assert!(!may_have_more(5, 1));
+        assert!(!may_have_more(0, 0));
+    }
+
+    #[test]
+    fn flows_are_counted_by_host() {
+        let mut shares = Shares::default();
+        shares.add(7);
+        shares.add(7);
+        shares.add(8);
+        shares.remove(7);
+        assert_eq!([7, 8, 9].map(|host| shares.of(host)), [1, 1, 0]);
+    }
+}
