@@ -10,6 +10,7 @@ pub mod balance;
 pub mod compare;
 pub mod demo;
 pub mod failover;
+pub mod flood;
 pub mod footprint;
 pub mod ip_version;
 pub mod latency;

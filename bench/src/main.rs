@@ -10,7 +10,7 @@ use weir_bench::ip_version::IpVersion;
 use weir_bench::memory::options::{Options, Pages};
 use weir_bench::section::Section;
 use weir_bench::{
-    adopt, balance, compare, demo, failover, footprint, latency, new_flows, noise, pipeline,
+    adopt, balance, compare, demo, failover, flood, footprint, latency, new_flows, noise, pipeline,
     publication, report, rest, setup, teardown, update,
 };
 
@@ -65,6 +65,8 @@ enum Action {
     Balance(balance::Options),
     /// Measure how long a worker's packets wait for a publication.
     Publication(publication::Options),
+    /// Let one host begin flows as fast as it can: measure what becomes of others, beside the kernel.
+    Flood(flood::Options),
     /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
     Noise(noise::Options),
     /// Run all benchmarks, in about ten minutes, and write a report with plots.
@@ -115,6 +117,7 @@ fn main() -> Result<()> {
         Action::Footprint { options, family } => footprint::run(&options, family),
         Action::Balance(options) => balance::run(&options),
         Action::Publication(options) => publication::run(&options),
+        Action::Flood(options) => flood::run(&options),
     };
     section?.print(json)
 }

@@ -284,6 +284,8 @@ fn load(kind: Kind, flows: u32, size: Size) -> Stream {
         sizes,
         prefixes,
         prefix_sum: prefix_sum(&prefixes),
+        flood: 0,
+        reserved: 0,
     }
 }
 

@@ -135,6 +135,10 @@ pub struct Stream {
     pub prefixes: [[u32; 3]; 2],
     /// Their [`ipv6::prefix_sum`].
     pub prefix_sum: u32,
+    /// Protocol of a [`flood`], UDP or TCP; 0 for frames as [`header`] has them.
+    pub flood: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Stream {
@@ -242,10 +246,7 @@ pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
     const VERSION: u64 = 0x4500;
     const TTL_AND_UDP: u64 = 64 << 8 | 17;
     let sum = VERSION + TTL_AND_UDP + ip_len + (from >> 16) + (from & 0xffff);
-    let sum = sum + (to >> 16) + (to & 0xffff);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let checksum = !sum & 0xffff;
+    let checksum = fold(sum + (to >> 16) + (to & 0xffff));
     [
         stream.start[0],
         stream.start[1],
@@ -254,6 +255,59 @@ pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
         ((to & 0xffff) << 48 | sport << 32 | (PORT as u64) << 16 | udp_len).to_be(),
         0,
     ]
+}
+
+/// UDP (RFC 768).
+pub const UDP: u8 = 17;
+/// TCP (RFC 9293).
+pub const TCP: u8 = 6;
+/// Ports that the flows of a [`flood`] come from, and addresses that they go to.
+pub const FLOOD_PORTS: u32 = 1 << 15;
+/// See [`FLOOD_PORTS`].
+pub const FLOOD_HOSTS: u32 = 1 << 7;
+
+/// The first 56 bytes of a frame of this flow of a flood, as [`header`] has them: flow *f* is of the
+/// first host, from port [`FIRST_PORT`] + *f* mod [`FLOOD_PORTS`] to destination *f* / `FLOOD_PORTS`
+/// mod [`FLOOD_HOSTS`]. TCP sends nothing but SYN, with its checksum.
+#[inline(always)]
+#[must_use]
+pub const fn flood(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 7] {
+    const SYN: u64 = 0x5002;
+    const WINDOW: u64 = 0xffff;
+    let is_tcp = stream.flood == TCP as u32;
+    let from = stream.source as u64;
+    let to = (stream.destination + flow / FLOOD_PORTS % FLOOD_HOSTS) as u64;
+    let sport = (FIRST_PORT as u32 + flow % FLOOD_PORTS) as u64;
+    let transport_len = if is_tcp { 20 } else { frame_len as u64 - 34 };
+    let ip_len = 20 + transport_len;
+    let ttl_and_protocol = 64 << 8 | stream.flood as u64;
+    let addresses = (from >> 16) + (from & 0xffff) + (to >> 16) + (to & 0xffff);
+    let checksum = fold(0x4500 + ip_len + ttl_and_protocol + addresses);
+    let [fifth, sixth, seventh] = if is_tcp {
+        let sequence = flow as u64;
+        let sum = addresses + TCP as u64 + transport_len + sport + PORT as u64;
+        let sum = fold(sum + (sequence >> 16) + (sequence & 0xffff) + SYN + WINDOW);
+        [sequence >> 16, (sequence & 0xffff) << 48 | SYN, WINDOW << 48 | sum << 32]
+    } else {
+        [transport_len, 0, 0]
+    };
+    [
+        stream.start[0],
+        stream.start[1],
+        (ip_len << 48 | ttl_and_protocol).to_be(),
+        (checksum << 48 | from << 16 | to >> 16).to_be(),
+        ((to & 0xffff) << 48 | sport << 32 | (PORT as u64) << 16 | fifth).to_be(),
+        sixth.to_be(),
+        seventh.to_be(),
+    ]
+}
+
+/// The checksum of words whose sum this is (RFC 1071).
+#[inline(always)]
+const fn fold(sum: u64) -> u64 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !sum & 0xffff
 }
 
 /// The endpoint of a flow, and the number of its destination.
@@ -361,6 +415,31 @@ mod tests {
             let header = ipv6::header(&stream(), flow, 72, 0);
             line_of(ipv6::flow_words(header[4], header[6]), pages)
         });
+    }
+
+    #[test]
+    fn frames_of_a_flood_are_whole_and_have_their_checksums() {
+        // Ethernet's type, version 4.
+        let start = [0, 0x0045_0008_0000_0000];
+        for (protocol, len) in [(UDP, 26), (TCP, 20)] {
+            let stream = Stream { start, flood: protocol.into(), ..stream() };
+            let mut frame = [0; 56];
+            for (bytes, word) in frame.chunks_mut(8).zip(flood(&stream, FLOOD_PORTS + 1, 60)) {
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            let [packet, transport] = [&frame[14..34], &frame[34..34 + len.min(22)]];
+            assert_eq!(packet[..4], [0x45, 0, 0, 20 + len as u8]);
+            assert_eq!(packet[12..], [0x0a, 0, 0x40, 0, 0xc6, 0x33, 0x64, 2]);
+            assert_eq!(transport[..4], [4, 1, 0, PORT as u8]);
+            let words = |bytes: &[u8]| -> u32 {
+                bytes.chunks(2).map(|it| u32::from(it[0]) << 8 | u32::from(it[1])).sum()
+            };
+            let is_whole = |sum: u32| (sum & 0xffff) + (sum >> 16) == 0xffff;
+            assert!(is_whole(words(packet)));
+            // UDP has none, which RFC 768 allows.
+            let pseudo = words(&packet[12..]) + u32::from(protocol) + len as u32;
+            assert_eq!(is_whole(words(transport) + pseudo), protocol == TCP);
+        }
     }
 
     #[test]

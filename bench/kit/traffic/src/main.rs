@@ -15,7 +15,7 @@ use aya_ebpf::programs::{SkBuffContext, XdpContext};
 use weir_traffic::{
     ARRIVAL_SLOTS, Arrivals, COUNT_FAR, COUNT_HOME, Count, DELAY_BUCKETS, HEADER_LEN, MODE_REFLECT,
     MODE_WATCH, OUT_GATEWAY, OUT_GENERATOR, PORT, Page, Pattern, SIZES, STAMP_AT, State, Stream,
-    ipv6,
+    TCP, UDP, ipv6,
 };
 
 #[map]
@@ -41,7 +41,6 @@ static MOMENT: Array<u64> = Array::with_max_entries(1, 0);
 #[unsafe(no_mangle)]
 static PAGES: u32 = 1;
 
-const UDP: u16 = 17;
 const MMAPABLE: u32 = 1 << 10;
 /// How far behind its schedule a generator that was held up may be, and catch up.
 const MOST_BEHIND_NS: u64 = 100_000;
@@ -56,18 +55,24 @@ fn generate(ctx: XdpContext) -> u32 {
     if ctx.data() + STAMP_AT + 8 > ctx.data_end() {
         return XDP_ABORTED;
     }
-    let words = weir_traffic::header(stream, state.flow, frame_len);
+    let [a, b, c, d, e, f, behind] = match stream.flood {
+        0 => {
+            let [a, b, c, d, e, f] = weir_traffic::header(stream, state.flow, frame_len);
+            [a, b, c, d, e, f, now]
+        }
+        _ => weir_traffic::flood(stream, state.flow, frame_len),
+    };
     let frame = ctx.data() as *mut u64;
     // SAFETY: the comparison shows that the bytes are there. Pages of a test run are aligned, and
     // so is the headroom.
     unsafe {
-        frame.write(words[0]);
-        frame.add(1).write(words[1]);
-        frame.add(2).write(words[2]);
-        frame.add(3).write(words[3]);
-        frame.add(4).write(words[4]);
-        frame.add(5).write(words[5]);
-        frame.add(STAMP_AT / 8).write(now);
+        frame.write(a);
+        frame.add(1).write(b);
+        frame.add(2).write(c);
+        frame.add(3).write(d);
+        frame.add(4).write(e);
+        frame.add(5).write(f);
+        frame.add(STAMP_AT / 8).write(behind);
     }
     sent(stream, state)
 }
@@ -311,8 +316,8 @@ trait Places {
     /// Bytes before the stamp.
     const STAMP_AT: usize;
 
-    /// Is it UDP, right behind the header? `word` gives a word of the header.
-    fn is_udp(word: impl Fn(usize) -> u16) -> bool;
+    /// Is it of a protocol that frames have, right behind the header? `word` gives a word of that.
+    fn is_ours(word: impl Fn(usize) -> u16) -> bool;
 }
 
 struct Ip4;
@@ -326,8 +331,8 @@ impl Places for Ip4 {
     const STAMP_AT: usize = STAMP_AT;
 
     #[inline(always)]
-    fn is_udp(word: impl Fn(usize) -> u16) -> bool {
-        word(7) & 0xff == 0x45 && word(11) >> 8 == UDP
+    fn is_ours(word: impl Fn(usize) -> u16) -> bool {
+        word(7) & 0xff == 0x45 && matches!((word(11) >> 8) as u8, UDP | TCP)
     }
 }
 
@@ -342,8 +347,8 @@ impl Places for Ip6 {
     const STAMP_AT: usize = ipv6::STAMP_AT;
 
     #[inline(always)]
-    fn is_udp(word: impl Fn(usize) -> u16) -> bool {
-        word(10) & 0xff == UDP
+    fn is_ours(word: impl Fn(usize) -> u16) -> bool {
+        word(10) as u8 == UDP
     }
 }
 
@@ -361,12 +366,12 @@ fn ethertype(ctx: &XdpContext) -> Option<u16> {
     Some(unsafe { header.add(6).read() })
 }
 
-/// The frame as words of 16 bits, if it is UDP without options or extension headers.
+/// The frame as words of 16 bits, if its protocol is one of ours, without options or extension headers.
 #[inline(always)]
 fn test_frame<P: Places>(ctx: &XdpContext) -> Option<*mut u16> {
     let header = whole_header::<P>(ctx)?.cast::<u16>();
     // SAFETY: both families look at words of the header.
-    P::is_udp(|at| unsafe { header.add(at).read() }).then_some(header)
+    P::is_ours(|at| unsafe { header.add(at).read() }).then_some(header)
 }
 
 #[inline(always)]
