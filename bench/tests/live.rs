@@ -2,7 +2,7 @@
 
 use weir_bench::compare::{self, System};
 use weir_bench::ip_version::IpVersion;
-use weir_bench::{adopt, failover, latency, new_flows, update};
+use weir_bench::{adopt, failover, flood, latency, new_flows, update};
 use weir_kit::ipv6::Mode;
 
 #[test]
@@ -47,6 +47,26 @@ fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
         let json = reports[0].json();
         for key in ["xdp_redirect", "xdp_limit", "linux", "linux_nat", "linux_npt", "nat44"] {
             assert!(json[format!("ratio_kernel_vs_{key}")].as_f64().unwrap() > 0.0, "{json}");
+        }
+    }
+}
+
+#[test]
+fn others_open_connections_beside_a_host_that_floods() {
+    let options = flood::Options {
+        seconds: 1.0,
+        interval_ns: 1000,
+        rounds: 1,
+        protocols: vec![flood::Protocol::Udp, flood::Protocol::Syn],
+    };
+    let lines = flood::measure(&options).unwrap();
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        let round = line.rounds[0];
+        assert!(round.offered > 10_000.0 && round.tried >= 4, "{line:?}");
+        assert!((0.0..1.0).contains(&round.lost), "{line:?}");
+        if line.system == System::WeirKernel {
+            assert!(round.opened > 0.9, "{line:?}");
         }
     }
 }

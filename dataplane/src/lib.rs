@@ -22,6 +22,7 @@
 //! | [`handoff`] | rings between workers |
 //! | [`owner`] | who has a LAN address, by the kernel |
 //! | [`worker`] | a thread: sockets, engine, expiry, heartbeat |
+//! | [`allowance`] | what each source may begin while more comes than it can do |
 //! | [`ports`] | its devices, by socket or by the transmitter |
 //! | [`memory`] | its packet memory |
 //! | [`command`] | what the main thread has workers do with a device's sockets |
@@ -31,6 +32,7 @@
 //! | [`attach`] | the XDP program on its devices |
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod answer;
 pub mod attach;
 pub mod command;

@@ -24,6 +24,7 @@ use weir_layout::control::ControlHalf;
 use weir_layout::status::DeviceStatus;
 use weir_layout::{Family, MAX_DEVICES};
 use weir_shm::adjacencies::Adjacencies;
+use weir_shm::allowances::Allowances;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, Stored};
@@ -187,6 +188,7 @@ fn open_regions(
             open_flows(pins, status, FLOW_SLOTS6)
         })?,
         adjacencies: Adjacencies::open(pins, Access::Write, status.hash_key())?,
+        allowances: Allowances::open(pins)?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
         hash_key: status.hash_key(),

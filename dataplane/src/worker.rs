@@ -19,6 +19,7 @@ use weir_shm::map::prefetch;
 use weir_shm::status::Status;
 use weir_xsk::Frame;
 
+use crate::allowance::Pressure;
 use crate::command::{Command, Reply};
 use crate::engine::{BATCH, Engine, Regions};
 use crate::handoff::{Handoff, PARCELS, Task};
@@ -122,6 +123,7 @@ fn turn_until_stopped<'u>(
     owners: &Owners,
 ) {
     let mut batch: Vec<Received<Frame<'u>>> = Vec::with_capacity(BATCH);
+    let mut pressure = Pressure::new(shared.regions.allowances.clone());
     let mut ticked = monotonic_ms();
     let slots = engine.capacity() / (EXPIRY_PASS_MS / TICK_MS) + 1;
     while !shared.stop.load(Ordering::Relaxed) {
@@ -132,6 +134,7 @@ fn turn_until_stopped<'u>(
             busy = 1;
             if let Command::Close { device } = command {
                 drain(device, &mut batch, now as u32, ports, engine);
+                pressure.forget(device);
             }
             if let Some((device, done)) = ports.obey(command) {
                 // Without a main thread the worker is about to stop.
@@ -141,6 +144,8 @@ fn turn_until_stopped<'u>(
         for index in 0..ports.sockets.len() {
             let (device, socket) = &mut ports.sockets[index];
             let device = *device;
+            let (waiting, size) = socket.waiting();
+            pressure.look((device, socket.queue()), waiting, size, now);
             busy += socket.receive(BATCH, |frame| {
                 // In copy mode another CPU wrote it.
                 frame.data().first().inspect(|first| prefetch(*first));

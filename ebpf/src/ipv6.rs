@@ -20,7 +20,7 @@ use weir_wire::{ethernet, ipv6};
 use crate::maps::{self, Published};
 use crate::words::XdpFrame;
 use crate::{MARTIAN, Outcome, UNASKED};
-use crate::{fragments, has_flow, head, is_ours, stateless, to_user, unasked};
+use crate::{fragments, from_crowd, has_flow, head, is_ours, stateless, to_user, unasked};
 
 /// Room for what the stack has none: the head of a short frame, and a transport header behind
 /// extension headers.
@@ -91,12 +91,11 @@ pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let port = unsafe { &*published.port(*port) };
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
-    let decided = if port.role == PortRole::Lan as u8 {
-        from_lan(parsed)
-    } else {
-        from_uplink(ctx, published, port, queue, parsed)
-    };
-    decided.unwrap_or_else(|| to_user(published, port, queue))
+    if port.role == PortRole::Lan as u8 {
+        return from_lan(parsed).unwrap_or_else(|| from_crowd(published, port, queue, parsed));
+    }
+    from_uplink(ctx, published, port, queue, parsed)
+        .unwrap_or_else(|| to_user(published, port, queue))
 }
 
 /// One of the copies, all zero.

@@ -8,6 +8,7 @@
 #[cfg(not(target_arch = "bpf"))]
 compile_error!("the XDP program is built for bpfel-unknown-none only: run scripts/ebpf-build");
 
+mod crowd;
 mod fib;
 mod flows;
 mod forward;
@@ -208,7 +209,7 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     };
     match verdict {
         Verdict::Done(outcome) => outcome,
-        Verdict::Transit => to_user(published, &port, queue),
+        Verdict::Transit => from_crowd(published, &port, queue, &parsed),
         Verdict::IfFlow(key, otherwise) => {
             if has_flow(&parsed, &key) {
                 to_user(published, &port, queue)
@@ -369,6 +370,20 @@ fn from_uplink(
 fn is_advice(p: &Parsed, head: &[u8; HEAD_LEN]) -> bool {
     let kind = if p.l3 == 14 { head[34] } else { head[38] };
     p.kind == Kind::IcmpError && matches!(kind, icmp::REDIRECT | icmp::SOURCE_QUENCH)
+}
+
+/// From a LAN to the queue's socket, if its source has not sent too much there.
+#[inline(always)]
+fn from_crowd<F: Table>(
+    published: Published,
+    port: &Port,
+    queue: u32,
+    parsed: &Parsed<F>,
+) -> Outcome {
+    if crowd::is_over(socket(port, queue), parsed) {
+        return (XDP_DROP, Counter::XdpDropCrowded);
+    }
+    to_user(published, port, queue)
 }
 
 /// To the queue's socket; without one, what the control page says.

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
+use weir_layout::allowance::{ALL, SOCKETS};
 use weir_layout::blocks::{self, Blocks, LEVELS, WORDS};
 use weir_layout::control::{
     BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId,
@@ -58,6 +59,8 @@ pub static HOSTS4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, NO_PR
 pub static HOSTS6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
 #[map]
 static BLOCKS: Array<Blocks> = Array::with_max_entries(Family::COUNT as u32, MMAPABLE);
+#[map]
+static ALLOWANCES: Array<u64> = Array::with_max_entries(SOCKETS as u32, MMAPABLE);
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries((MAX_DEVICES * MAX_QUEUES) as u32, 0);
 /// By device index; devices that cannot transmit for XDP are absent.
@@ -276,6 +279,13 @@ fn may_have_class<F: Bears>([first, _]: [u64; 2]) -> bool {
 #[inline(always)]
 pub fn buckets(table: usize) -> Option<*const u8> {
     Some(BUCKETS.get_ptr(table as u32)?.cast())
+}
+
+/// What a source may send to a socket in a tick, see [`weir_layout::allowance`].
+#[inline(always)]
+pub fn allowance(socket: u32) -> u64 {
+    // SAFETY: the pointer is to a whole word.
+    ALLOWANCES.get_ptr(socket).map_or(ALL, |word| unsafe { word.read_volatile() })
 }
 
 /// The word of an adjacency, see [`weir_layout::adjacency`].

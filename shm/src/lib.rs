@@ -26,6 +26,8 @@ mod sync;
 #[cfg(not(loom))]
 pub mod adjacencies;
 #[cfg(not(loom))]
+pub mod allowances;
+#[cfg(not(loom))]
 pub mod blocks;
 #[cfg(not(loom))]
 pub mod cgroup;

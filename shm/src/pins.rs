@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use weir_layout::adjacency::ADJACENCIES;
+use weir_layout::allowance::SOCKETS;
 use weir_layout::blocks::Blocks;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
@@ -64,8 +65,10 @@ pub mod name {
     pub const HOSTS6: &str = "HOSTS6";
     /// [`Blocks`](weir_layout::blocks::Blocks) of both, by family.
     pub const BLOCKS: &str = "BLOCKS";
+    /// What workers allow sources to send.
+    pub const ALLOWANCES: &str = "ALLOWANCES";
     /// The regions that the XDP program works on.
-    pub const PROGRAM: [&str; 11] = [
+    pub const PROGRAM: [&str; 12] = [
         CONTROL,
         BUCKETS,
         COUNTERS,
@@ -77,11 +80,12 @@ pub mod name {
         HOSTS4,
         HOSTS6,
         BLOCKS,
+        ALLOWANCES,
     ];
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 14] = [
+    const REGIONS: [&str; 15] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -96,6 +100,7 @@ pub mod name {
         HOSTS4,
         HOSTS6,
         BLOCKS,
+        ALLOWANCES,
     ];
 
     /// The flow table of a family.
@@ -361,6 +366,11 @@ impl Pins {
     pub(crate) fn adjacencies(&self, access: Access) -> Result<Mmap, Error> {
         let shape = Shape { value_size: 8, entries: ADJACENCIES as u32 };
         Ok(self.region(name::ADJACENCIES, shape, false, access, |_| ())?.0)
+    }
+
+    pub(crate) fn allowances(&self, access: Access) -> Result<Mmap, Error> {
+        let shape = Shape { value_size: size_of::<u64>() as u32, entries: SOCKETS as u32 };
+        Ok(self.region(name::ALLOWANCES, shape, false, access, |_| ())?.0)
     }
 
     pub(crate) fn check_header(

@@ -148,6 +148,12 @@ impl<T: Copy> Consumer<T> {
         Some(value)
     }
 
+    /// Slots that wait to be read.
+    #[inline]
+    pub fn waiting(&self) -> u32 {
+        self.memory.producer().load(Ordering::Acquire).wrapping_sub(self.next)
+    }
+
     /// Gives the slots that were read back to the other side.
     #[inline]
     pub fn release(&mut self) {

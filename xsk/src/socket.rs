@@ -233,6 +233,7 @@ pub struct Socket<'u> {
     owner: u16,
     lease: Option<Lease<'u>>,
     ring_size: u32,
+    queue: u32,
     _mappings: [RingMapping; 4],
     fd: OwnedFd,
 }
@@ -288,6 +289,7 @@ impl<'u> Socket<'u> {
             owner: lease.owner(),
             lease: Some(lease),
             ring_size,
+            queue: config.queue,
             _mappings: [m0, m1, m2, m3],
             fd,
         };
@@ -357,6 +359,17 @@ impl<'u> Socket<'u> {
             self.rx.release();
         }
         count
+    }
+
+    /// Frames that wait to be received, and how many may.
+    #[inline]
+    pub fn waiting(&self) -> (u32, u32) {
+        (self.rx.waiting(), self.ring_size)
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> u32 {
+        self.queue
     }
 
     /// Gives free frames to the kernel to receive into, and wakes it if it waits for them.

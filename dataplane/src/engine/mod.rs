@@ -57,6 +57,7 @@ use std::net::IpAddr;
 use weir_layout::counters::Counter;
 use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
+use weir_shm::allowances::Allowances;
 use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
@@ -86,6 +87,8 @@ pub struct Regions {
     pub flows6: FlowTable<V6>,
     /// Where frames go next.
     pub adjacencies: Adjacencies,
+    /// What sources may send to workers' sockets.
+    pub allowances: Allowances,
     /// Counters.
     pub counters: Counters,
     /// What is seen of new connections.
@@ -102,6 +105,7 @@ impl Regions {
             flows: FlowTable4::anonymous(slots)?,
             flows6: FlowTable::anonymous(FLOW_SLOTS6)?,
             adjacencies: Adjacencies::anonymous(hash_key)?,
+            allowances: Allowances::anonymous()?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
             hash_key,

@@ -1,5 +1,6 @@
 //! The XDP program in the running kernel, fixture by fixture (`BPF_PROG_TEST_RUN`). Needs root.
 
+mod crowd;
 mod differential;
 mod fixture;
 mod fixture6;

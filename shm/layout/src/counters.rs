@@ -153,6 +153,8 @@ counters! {
 
         /// XDP drop: for a host of a LAN that the kernel does not know, and was asked enough for.
         XdpDropUnknownHost = 56, "xdp.drop.unknown_host";
+        /// XDP drop: begins something, and its source is over its allowance.
+        XdpDropCrowded = 63, "xdp.drop.crowded";
     }
 }
 
@@ -179,6 +181,7 @@ impl Counter {
                 | Self::XdpDropRedirect
                 | Self::XdpDropMalformed
                 | Self::XdpDropUnknownHost
+                | Self::XdpDropCrowded
         )
     }
 

@@ -11,6 +11,7 @@
 //! | the same, [IPv6](flow6) | `FLOWS6`, `TAGS6` | as above | XDP |
 //! | [`blocks`] with destinations that stay | `BLOCKS` | control process | XDP |
 //! | [`adjacency`] table | `ADJACENCIES` | next hops: control process; LANs: workers | XDP, workers |
+//! | [`allowance`] by socket | `ALLOWANCES` | the worker whose socket it is | XDP |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adjacency;
+pub mod allowance;
 pub mod blocks;
 pub mod control;
 pub mod counters;

@@ -1,0 +1,40 @@
+//! Who sends more of what begins something than a worker can take ([`weir_layout::allowance`]).
+
+use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use weir_layout::allowance::{self, ALL, PURPOSE, SOURCES};
+use weir_wire::hash::hash2;
+use weir_wire::parse::{Kind, Parsed};
+
+use crate::flows::{self, Table};
+use crate::maps;
+
+/// What came from sources, by [`allowance::counted`].
+#[map]
+static CROWD: PerCpuArray<u64> = PerCpuArray::with_max_entries(SOURCES as u32, 0);
+
+/// Is the packet, which would go to this socket, one too many of its source, and of no flow?
+#[inline(always)]
+pub fn is_over<F: Table>(socket: Option<u32>, p: &Parsed<F>) -> bool {
+    let Some(allowed) = socket.map(maps::allowance).filter(|allowed| *allowed != ALL) else {
+        return false;
+    };
+    let key = flows::secret();
+    let place = hash2(key, F::digest(key, &p.src).into(), PURPOSE) >> 32;
+    let Some(place) = CROWD.get_ptr_mut(place as u32 & (SOURCES as u32 - 1)) else { return false };
+    // SAFETY: the helper has no conditions, and the word is this CPU's own.
+    let count = unsafe {
+        *place = allowance::counted(*place, bpf_jiffies64());
+        allowance::count(*place)
+    };
+    count > allowed && !is_of_flow(p)
+}
+
+#[inline(always)]
+fn is_of_flow<F: Table>(p: &Parsed<F>) -> bool {
+    match p.kind {
+        Kind::Flow | Kind::Fragment { first: true } => flows::exists::<F>(p.key().words()),
+        _ => false,
+    }
+}
