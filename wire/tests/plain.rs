@@ -174,7 +174,8 @@ proptest! {
         let p = parse(&frame).ok();
         prop_assert_eq!(bare(&frame).1, p.as_ref().and_then(|p| expected(p, &frame)));
         // The same behind a header of IPv6.
-        let Some(p) = p.filter(|_| bare(&frame).1.is_some() && frame[23] != 1) else {
+        let icmp = matches!(frame[23], 1 | 58);
+        let Some(p) = p.filter(|_| bare(&frame).1.is_some() && !icmp) else {
             return Ok(());
         };
         let six = as_ipv6(&frame, &p, hop_by);
@@ -183,10 +184,17 @@ proptest! {
         let ports_of = |p: &Parsed<V6>| {
             u32::from_be_bytes([p.sport[0], p.sport[1], p.dport[0], p.dport[1]])
         };
-        let extended = extensions::is_walked(p.proto) || p.proto == 58;
-        prop_assert_eq!(ports, whole.as_ref().filter(|_| !extended).map(ports_of));
+        let extended = extensions::is_walked(p.proto);
+        let sum_of = |p: &Parsed<V6>| V6::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
+        // By chance its checksum may look as if it were only begun.
+        let is_begun = |p: &Parsed<V6>| {
+            let at = usize::from(p.l4) + if p.proto == 6 { 16 } else { 6 };
+            matches!(p.proto, 6 | 17) && six.get(at..at + 2) == Some(&sum_of(p).to_be_bytes())
+        };
+        let expected = whole.as_ref().filter(|p| !extended && !is_begun(p)).map(ports_of);
+        prop_assert_eq!(ports, expected);
         if let (Some(_), Some(p)) = (ports, whole) && matches!(p.proto, 6 | 17) {
-            let sum = V6::pseudo(&p.src, &p.dst, p.proto, p.end - p.l4);
+            let sum = sum_of(&p);
             let is_sum = |field: u16| bare6(&six).0.ip.is_pseudo(field.swap_bytes().into());
             prop_assert!(is_sum(sum) && !is_sum(!sum));
             prop_assert_eq!(is_sum(other), other == sum);
