@@ -39,6 +39,8 @@ pub struct Tally {
     pub faulty: u64,
     /// The first of the faults, with the frame in hexadecimal.
     pub faults: Vec<String>,
+    /// The frames that were to be [kept](Capture::keeping), in their order.
+    pub kept: Vec<Vec<u8>>,
 }
 
 impl Tally {
@@ -59,8 +61,11 @@ impl Tally {
         sources
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8], keep: fn(&[u8]) -> bool) {
         self.frames += 1;
+        if keep(bytes) {
+            self.kept.push(bytes.to_vec());
+        }
         match frame::read(bytes) {
             Ok(Some(flow)) => *self.flows.entry(flow).or_default() += 1,
             Ok(None) => {}
@@ -89,6 +94,14 @@ impl Capture {
     /// # Errors
     /// When `tcpdump` cannot capture there.
     pub fn start(netns: &Netns, device: &str) -> Result<Self> {
+        Self::keeping(netns, device, |_| false)
+    }
+
+    /// As [`Self::start`]; the tally has those frames too that `keep` says.
+    ///
+    /// # Errors
+    /// When `tcpdump` cannot capture there.
+    pub fn keeping(netns: &Netns, device: &str, keep: fn(&[u8]) -> bool) -> Result<Self> {
         let mut command = Command::new("tcpdump");
         // Immediate mode gives a buffer slot to each frame, and the reader each frame at once.
         command.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-B", BUFFER, "-s", LONGEST]);
@@ -98,7 +111,7 @@ impl Capture {
         let stdout = tcpdump.child().stdout.take().context("tcpdump has no stdout")?;
         let reader = std::thread::Builder::new()
             .name("capture".into())
-            .spawn(move || tally(BufReader::with_capacity(1 << 20, stdout)))?;
+            .spawn(move || tally(BufReader::with_capacity(1 << 20, stdout), keep))?;
         let mut capture = Self { tcpdump, messages: BufReader::new(stderr), reader: Some(reader) };
         capture
             .message("listening on")
@@ -174,7 +187,7 @@ impl Status {
 }
 
 /// Reads a pcap stream to its end (draft-ietf-opsawg-pcap, in the machine's byte order).
-fn tally(mut stream: impl Read) -> io::Result<Tally> {
+fn tally(mut stream: impl Read, keep: fn(&[u8]) -> bool) -> io::Result<Tally> {
     let mut tally = Tally::default();
     let mut file_header = [0; 24];
     stream.read_exact(&mut file_header)?;
@@ -189,7 +202,7 @@ fn tally(mut stream: impl Read) -> io::Result<Tally> {
         let captured = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]);
         bytes.resize(captured as usize, 0);
         stream.read_exact(&mut bytes)?;
-        tally.add(&bytes);
+        tally.add(&bytes, keep);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the table says.
 
+use ipnet::IpNet;
 use weir_layout::Family;
 use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
@@ -116,7 +117,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         ports.set(site.interfaces()),
         passing(near),
         foreign::of_lans(family, site),
-        to_lan_addresses(&ports),
+        input(&ports, &from_uplinks),
         commands(&ports, &to_uplinks),
         translation(site, &lans, near),
     )
@@ -140,29 +141,62 @@ fn asked(ports: &Ports<'_>, to_uplinks: &str) -> String {
     format!("\t\tiifname {} oifname != {to_uplinks} accept\n", set(inbound.into_iter()))
 }
 
-/// Keeps the others from services of the gateway on its addresses in LANs, which Linux answers for
-/// on every device.
-fn to_lan_addresses(ports: &Ports<'_>) -> String {
-    let closed: Vec<_> = ports.uplinks(|uplink| !uplink.is_inbound(ports.family)).collect();
-    let addresses = ports.seen.lan_addresses.iter().filter(|one| family(**one) == ports.family);
-    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
-    if closed.is_empty() || addresses.is_empty() {
+/// What comes by uplinks to the gateway itself.
+fn input(ports: &Ports<'_>, from_uplinks: &str) -> String {
+    let parts = [in_a_lans_name(ports, from_uplinks), to_lan_addresses(ports)];
+    let [(a, chain_a), (b, chain_b)] = parts.map(Option::unwrap_or_default);
+    if a.is_empty() && b.is_empty() {
         return String::new();
     }
     format!(
         "\tchain input {{\n\
          \t\ttype filter hook input priority filter - 10; policy accept;\n\
-         \t\tiifname {} {} daddr {{ {} }} goto to_lan_address\n\
+         {a}{b}\
          \t}}\n\
-         \tchain to_lan_address {{\n\
-         {ANSWERS}\
-         \t\t{PUBLISHED}\
-         \t\tcounter drop\n\
-         \t}}\n",
+         {chain_a}{chain_b}"
+    )
+}
+
+/// Drops what comes by an uplink in a LAN's name, as XDP does where it is: a rule, and the chain that it
+/// leads to. A provider's server of leases may be in a network that is a LAN's too, and an uplink's
+/// link within one.
+fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, String)> {
+    let ip = word(ports.family);
+    let nets = |nets: &[IpNet]| {
+        let of_family = nets.iter().filter(|net| family(net.addr()) == ports.family);
+        let nets: Vec<_> = of_family.map(ToString::to_string).collect();
+        (!nets.is_empty()).then(|| format!("{ip} saddr {{ {} }}", nets.join(", ")))
+    };
+    let from_lans = nets(&ports.seen.lan_networks)?;
+    let lease = match ports.family {
+        Family::V4 => "\t\tudp dport 68 return\n",
+        Family::V6 => "",
+    };
+    let links = nets(&ports.seen.beyond_uplinks);
+    let links = links.map(|links| format!("\t\t{links} return\n")).unwrap_or_default();
+    let rule = format!("\t\tiifname {from_uplinks} {from_lans} jump in_a_lans_name\n");
+    let chain = format!("\tchain in_a_lans_name {{\n{lease}{links}\t\tcounter drop\n\t}}\n");
+    Some((rule, chain))
+}
+
+/// Keeps the others from services of the gateway on its addresses in LANs, which Linux answers for
+/// on every device: likewise.
+fn to_lan_addresses(ports: &Ports<'_>) -> Option<(String, String)> {
+    let closed: Vec<_> = ports.uplinks(|uplink| !uplink.is_inbound(ports.family)).collect();
+    let addresses = ports.seen.lan_addresses.iter().filter(|one| family(**one) == ports.family);
+    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
+    if closed.is_empty() || addresses.is_empty() {
+        return None;
+    }
+    let rule = format!(
+        "\t\tiifname {} {} daddr {{ {} }} goto to_lan_address\n",
         ports.set(closed.into_iter()),
         word(ports.family),
         addresses.join(", "),
-    )
+    );
+    let chain =
+        format!("\tchain to_lan_address {{\n{ANSWERS}\t\t{PUBLISHED}\t\tcounter drop\n\t}}\n");
+    Some((rule, chain))
 }
 
 /// Lets pass what goes to networks that one uplink leads to. What connection tracking takes for no
@@ -287,6 +321,7 @@ mod tests {
             virtual_ports: vec![("lan0".into(), "vrrp7".into()), ("wan0".into(), "vrrp8".into())],
             lan_addresses: vec!["10.0.0.1".parse().unwrap()],
             near: vec![Near { interface: "wan0".into(), networks }],
+            ..Seen::default()
         }
     }
 
@@ -349,6 +384,20 @@ mod tests {
         closed(&site, "\"wan0\", \"vrrp8\"");
         site.uplinks[0].inbound = true;
         assert!(!ruleset("weir", &site, &seen()).contains("hook input"));
+    }
+
+    #[test]
+    fn nothing_comes_to_the_gateway_in_a_lans_name_but_leases_and_what_is_on_an_uplinks_link() {
+        let net = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let (lan_networks, beyond_uplinks) = (net("10.0.0.0/8"), net("10.9.0.0/24"));
+        let text = ruleset("weir", &site(""), &Seen { lan_networks, beyond_uplinks, ..seen() });
+        let from = "iifname { \"wan0\", \"vrrp8\", \"wan1\" } ip saddr { 10.0.0.0/8 } \
+                    jump in_a_lans_name\n";
+        assert!(text.contains(from), "{text}");
+        let (_, rules) = text.split_once("chain in_a_lans_name {\n").unwrap();
+        let rules: Vec<_> = rules.lines().map(str::trim).take(3).collect();
+        let kept = ["udp dport 68 return", "ip saddr { 10.9.0.0/24 } return", "counter drop"];
+        assert_eq!(rules, kept);
     }
 
     #[test]

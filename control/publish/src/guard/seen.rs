@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weir_layout::Family;
-use weir_site::{Site, is_interface_name};
-use weir_view::{Kernel, Link};
+use weir_site::{Lan, Site, is_interface_name};
+use weir_view::{Kernel, Link, is_link_local};
 
 use crate::near::{self, Near};
 
@@ -16,6 +17,10 @@ pub struct Seen {
     pub virtual_ports: Vec<(String, String)>,
     /// The gateway's addresses on LANs.
     pub lan_addresses: Vec<IpAddr>,
+    /// The networks of LANs, none within another.
+    pub lan_networks: Vec<IpNet>,
+    /// Networks within these that an uplink leads to: those of its link, and what is near.
+    pub beyond_uplinks: Vec<IpNet>,
     /// What is reached by one uplink alone, of IPv4.
     pub near: Vec<Near>,
 }
@@ -39,13 +44,32 @@ impl Seen {
         let addresses = |link: &Link| {
             Family::ALL.map(|family| kernel.addresses_of(family, link.index)).concat()
         };
+        let of_lan = |lan: &Lan| {
+            let connected = Family::ALL.into_iter().flat_map(|family| lan.networks(family, kernel));
+            connected.chain(site.behind_routers(lan, kernel)).collect::<Vec<_>>()
+        };
+        let lan_networks: Vec<_> = site.lans.iter().flat_map(of_lan).collect();
+        let near = near::of(site, kernel);
+        let uplinks = site.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));
+        let of_links = uplinks.flat_map(|link| networks_on(link, kernel));
+        let led_to = near.iter().flat_map(|near| &near.networks).copied().map(IpNet::V4);
+        let within = |net: &IpNet| lan_networks.iter().any(|lan| lan.contains(net));
+        let beyond: Vec<_> = of_links.chain(led_to).filter(within).collect();
         let named = |(port, device): &(&Link, &Link)| (port.name.clone(), device.name.clone());
         Self {
             lan_addresses: links.flat_map(addresses).collect(),
+            lan_networks: IpNet::aggregate(&lan_networks),
+            beyond_uplinks: IpNet::aggregate(&beyond),
             virtual_ports: virtual_ports.iter().map(named).collect(),
-            near: near::of(site, kernel),
+            near,
         }
     }
+}
+
+/// The networks that an interface has addresses of, but for those of one link alone.
+fn networks_on(link: &Link, kernel: &Kernel) -> impl Iterator<Item = IpNet> {
+    let on = kernel.addresses.iter().filter(move |(index, _)| *index == link.index);
+    on.map(|(_, net)| net.trunc()).filter(|net| !is_link_local(net.addr()))
 }
 
 /// Macvlan devices on ports of the site that are none themselves, after their port.
@@ -92,5 +116,11 @@ mod tests {
         let ports = [("lan0", "vrrp7"), ("wan0", "vrrp8")];
         assert_eq!(seen.virtual_ports, ports.map(|(p, d)| (p.to_owned(), d.to_owned())));
         assert_eq!(seen.lan_addresses, [[10, 0, 0, 1], [10, 0, 0, 254]].map(IpAddr::from));
+        assert_eq!(seen.lan_networks, ["10.0.0.0/16".parse::<IpNet>().unwrap()]);
+        assert_eq!(seen.beyond_uplinks, []);
+        let mut kernel = kernel;
+        kernel.addresses[1].1 = "10.0.7.2/24".parse().unwrap();
+        let within = Seen::of(&site, &kernel).beyond_uplinks;
+        assert_eq!(within, ["10.0.7.0/24".parse::<IpNet>().unwrap()]);
     }
 }
