@@ -1,7 +1,9 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
 use weir_layout::NONE;
-use weir_layout::control::{ControlHalf, IpAddress, Member, PathId, Policy, Rule, path_state};
+use weir_layout::control::{
+    ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, path_state,
+};
 use weir_layout::set::IndexSet;
 use weir_wire::bucket::{self, TRIES};
 use weir_wire::family::{Family, V4};
@@ -34,22 +36,47 @@ pub struct Traffic<F: Family = V4> {
     pub label: u32,
 }
 
-/// The policy of the first rule that matches, else the default.
-pub fn policy<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> u8 {
-    half.rules()
-        .iter()
-        .find(|rule| matches(rule, traffic))
-        .map_or(half.default_policy, |rule| rule.policy)
+/// What the rules say of a packet that would begin a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// The number of the rule; none: none matches.
+    pub rule: Option<u8>,
+    /// What becomes of the packet.
+    pub action: RuleAction,
+    /// The policy that steers it, if it is let through.
+    pub policy: u8,
 }
 
-/// The policy of traffic whose code point is not known; `None` where that decides.
-pub fn policy_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<u8> {
-    let first =
-        half.rules().iter().find(|rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic }));
-    match first {
-        Some(rule) => (rule.dscp == 0xff).then_some(rule.policy),
-        None => Some(half.default_policy),
+/// What the first rule that matches says; where none does, that the default policy steers.
+pub fn ruling<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Ruling {
+    of_rule(half, (0..).zip(half.rules()).find(|(_, rule)| matches(rule, traffic)))
+}
+
+/// The same of traffic whose code point is not known; `None` where that decides.
+pub fn ruling_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<Ruling> {
+    let may = |rule: &Rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic });
+    let first = (0..).zip(half.rules()).find(|(_, rule)| may(rule));
+    let open = first.is_some_and(|(_, rule)| rule.dscp != 0xff);
+    (!open).then(|| of_rule(half, first))
+}
+
+fn of_rule(half: &ControlHalf, rule: Option<(u8, &Rule)>) -> Ruling {
+    match rule {
+        Some((number, rule)) => {
+            Ruling { rule: Some(number), action: rule.action(), policy: rule.policy }
+        }
+        None => Ruling { rule: None, action: RuleAction::Policy, policy: half.default_policy },
     }
+}
+
+/// The policy that steers a flow.
+pub fn policy<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> u8 {
+    ruling(half, traffic).policy
+}
+
+/// The same of traffic whose code point is not known; `None` where that decides.
+pub fn policy_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<u8> {
+    ruling_by_address(half, traffic).map(|ruling| ruling.policy)
 }
 
 fn matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
@@ -262,6 +289,23 @@ mod tests {
         assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 3);
         half.rule_count = 2;
         assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 9);
+    }
+
+    #[test]
+    fn a_rule_that_denies_is_found_by_its_number() {
+        let mut half = empty_half();
+        half.rules[0] = Rule { protocol: UDP, ..Rule::any(1) };
+        half.rules[1] =
+            Rule { destination_ports: [25, 25], action: RuleAction::Reject as u8, ..Rule::any(0) };
+        half.rule_count = 2;
+        let denied = ruling(&half, &Traffic { dport: 25, ..traffic() });
+        assert_eq!((denied.rule, denied.action), (Some(1), RuleAction::Reject));
+        let steered = ruling(&half, &Traffic { proto: UDP, dport: 25, ..traffic() });
+        assert_eq!(
+            (steered.rule, steered.action, steered.policy),
+            (Some(0), RuleAction::Policy, 1)
+        );
+        assert_eq!(ruling(&half, &traffic()).rule, None);
     }
 
     #[test]

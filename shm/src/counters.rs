@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_layout::control::PathId;
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PLACES, PathCounters, Resent, place};
-use weir_layout::{Family, MAX_UPLINKS, MAX_WORKERS};
+use weir_layout::{Family, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
 use crate::map::{Access, Mmap};
 use crate::sync::{AtomicU64, Ordering};
@@ -15,6 +15,7 @@ const LANE_WORDS: usize = size_of::<Lane>() / 8;
 const PATH_WORDS: usize = size_of::<PathCounters>() / 8;
 const PATHS_AT: usize = offset_of!(Lane, paths) / 8;
 const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
+const RULES_AT: usize = offset_of!(Lane, rules) / 8;
 
 /// All lanes, mapped.
 #[derive(Clone, Debug)]
@@ -160,6 +161,18 @@ impl Counters {
         }
     }
 
+    /// Packets that the first `rules` rules decided about, since the dataplane started: sums over the
+    /// lanes of its first `workers` workers. Others have what earlier ones left.
+    pub fn rule_hits(&self, rules: usize, workers: u8) -> Vec<u64> {
+        let words = self.mapping.view::<AtomicU64>(0);
+        let lanes = CPU_LANES..CPU_LANES + usize::from(workers).min(MAX_WORKERS);
+        let of = |rule: usize| {
+            let at = |lane: usize| lane * LANE_WORDS + RULES_AT + rule;
+            lanes.clone().map(|lane| words[at(lane)].load(Ordering::Relaxed)).sum()
+        };
+        (0..rules.min(MAX_RULES)).map(of).collect()
+    }
+
     /// Every counter and its sum.
     pub fn all(&self) -> Vec<(Counter, u64)> {
         Counter::ALL.iter().map(|c| (*c, self.sum(*c))).collect()
@@ -223,6 +236,23 @@ impl LaneWriter {
         let at = resent_at(path);
         self.bump(at + place(user), 1);
         self.bump(at + PLACES + place(remote), 1);
+    }
+
+    /// Counts a packet that the rule with this number decided about.
+    pub fn add_rule(&self, rule: u8) {
+        self.bump(RULES_AT + usize::from(rule), 1);
+    }
+
+    /// The rules have other numbers: `was` says which each of them had before; `None`: it is new.
+    pub fn renumber_rules(&self, was: impl Iterator<Item = Option<u8>>) {
+        let words = self.mapping.view::<AtomicU64>(0);
+        let words = &words[self.at + RULES_AT..][..MAX_RULES];
+        let before: [u64; MAX_RULES] =
+            std::array::from_fn(|rule| words[rule].load(Ordering::Relaxed));
+        let was = was.chain(std::iter::repeat(None));
+        for (word, was) in words.iter().zip(was) {
+            word.store(was.map_or(0, |was| before[usize::from(was)]), Ordering::Relaxed);
+        }
     }
 
     /// Sets a counter of a path: for flows taken over from an earlier process.
@@ -339,6 +369,22 @@ mod tests {
         assert_eq!(resent.remotes[place(remote)], 1);
         assert_eq!((resent.remotes.iter().sum::<u64>(), counters.path(path).retransmitted), (2, 2));
         assert_eq!(counters.resent(PathId::v4(62)), Resent::default());
+    }
+
+    #[test]
+    fn hits_follow_their_rules_to_other_numbers() {
+        let counters = Counters::anonymous().unwrap();
+        let (lane, other) = (counters.worker(0), counters.worker(1));
+        for (rule, times) in [(0, 1), (1, 2), (255, 3)] {
+            (0..times).for_each(|_| lane.add_rule(rule));
+        }
+        other.add_rule(1);
+        assert_eq!(counters.rule_hits(3, 2), [1, 3, 0]);
+        assert_eq!(counters.rule_hits(2, 1), [1, 2], "of one worker");
+        assert_eq!(counters.rule_hits(MAX_RULES, 2)[255], 3);
+        lane.renumber_rules([None, Some(0), Some(255), Some(1)].into_iter());
+        assert_eq!(counters.rule_hits(MAX_RULES, 1)[..5], [0, 1, 3, 2, 0]);
+        assert_eq!(counters.rule_hits(MAX_RULES, 1)[255], 0, "no more");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     const TOO_BIG: [u8; 2];
     /// ICMP type and code: no route to the destination (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
     const NO_ROUTE: [u8; 2];
+    /// ICMP type and code: prohibited by a rule (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+    const PROHIBITED: [u8; 2];
     /// ICMP type and code: no way out for this source (RFC 1812 §5.2.7.1: prohibited; RFC 4443 §3.1:
     /// failed ingress/egress policy).
     const FOREIGN_SOURCE: [u8; 2];
@@ -170,6 +172,7 @@ impl Family for V4 {
     const TIME_EXCEEDED: [u8; 2] = [icmp::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
     const NO_ROUTE: [u8; 2] = [icmp::UNREACHABLE, 0];
+    const PROHIBITED: [u8; 2] = [icmp::UNREACHABLE, 13];
     const FOREIGN_SOURCE: [u8; 2] = [icmp::UNREACHABLE, 13];
 
     #[inline]
@@ -282,6 +285,7 @@ impl Family for V6 {
     const TIME_EXCEEDED: [u8; 2] = [icmpv6::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmpv6::PACKET_TOO_BIG, 0];
     const NO_ROUTE: [u8; 2] = [icmpv6::UNREACHABLE, 0];
+    const PROHIBITED: [u8; 2] = [icmpv6::UNREACHABLE, 1];
     const FOREIGN_SOURCE: [u8; 2] = [icmpv6::UNREACHABLE, 5];
 
     #[inline]

@@ -3,8 +3,10 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use weir_layout::Family;
-use weir_layout::control::{Member, PathId, Selection};
+use weir_layout::control::{Member, Name, PathId, RuleAction, Selection};
 use weir_shm::Pins;
+use weir_shm::counters::Counters;
+use weir_shm::map::Access;
 
 use super::criteria::{criteria, port_names};
 use super::output;
@@ -57,25 +59,41 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
     let half = &state.snapshot.half;
     let lans = port_names(half);
+    let hits = Counters::open(pins, Access::Read)?.rule_hits(half.rules().len(), half.workers);
+    let policy = |number: u8| half.policies[usize::from(number) % half.policies.len()].name;
     let mut values: Vec<Value> = half
         .rules()
         .iter()
+        .zip(hits)
         .enumerate()
-        .map(|(index, rule)| {
+        .map(|(index, (rule, hits))| {
+            let (action, policy) = match rule.action() {
+                RuleAction::Policy => ("policy", Some(policy(rule.policy))),
+                RuleAction::Drop => ("drop", None),
+                RuleAction::Reject => ("reject", None),
+            };
             json!({
                 "rule": index + 1,
                 "name": rule.name.as_str(),
                 "criteria": criteria(rule, &lans),
-                "policy": half.policies[usize::from(rule.policy) % half.policies.len()].name.as_str(),
+                "action": action,
+                "policy": policy.as_ref().map(Name::as_str),
+                "hits": hits,
             })
         })
         .collect();
-    let default = half.policies[usize::from(half.default_policy) % half.policies.len()].name;
-    values.push(json!({ "rule": "-", "name": "default", "criteria": "everything else", "policy": default.as_str() }));
+    values.push(json!({
+        "rule": "-",
+        "name": "default",
+        "criteria": "everything else",
+        "action": "policy",
+        "policy": policy(half.default_policy).as_str(),
+        "hits": null,
+    }));
     if json {
         return Ok(output::json("rules", values.into()));
     }
-    Ok(table(&values, &["rule", "name", "criteria", "policy"]))
+    Ok(table(&values, &["rule", "name", "criteria", "action", "policy", "hits"]))
 }
 
 #[cfg(test)]

@@ -165,7 +165,7 @@ fn policy(site: &Site, lan: usize) -> usize {
             && (rule.source_ports, rule.destination_ports) == (None, None)
             && (rule.protocol, rule.dscp) == (0, None)
     });
-    takes_all.map_or(site.default_policy, |rule| rule.policy).into()
+    takes_all.and_then(|rule| rule.verdict.policy()).unwrap_or(site.default_policy).into()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS};
 use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
-use super::{Site, capacity, gateway, lans, policies, uplinks, warn};
+use super::{Site, capacity, filter, gateway, lans, policies, uplinks, warn};
 
 /// The site that the file describes, or all that is wrong with it. `hash` is of the file's text.
 pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<Problem>> {
@@ -34,7 +34,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         Some(name) => c.find("policy", name, &policies_known) as u8,
         None => policies_known.get(policies::DEFAULT_POLICY).copied().unwrap_or(0) as u8,
     };
-    let rules = policies::rules(&mut c, file, &policies_known);
+    let rules = filter::rules(&mut c, file, &policies_known);
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
 

@@ -8,7 +8,7 @@
 //! | `schema` | the file as TOML has it |
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
-//! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `ra` | its parts |
+//! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
@@ -29,6 +29,7 @@ mod check;
 mod checker;
 pub mod closed;
 pub mod duration;
+mod filter;
 mod frames;
 mod gateway;
 pub mod group;
@@ -65,6 +66,7 @@ use weir_view::Kernel;
 use crate::health::{Health, Target};
 use crate::load::{Balance, Capacity, Spill};
 
+pub use filter::Verdict;
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
@@ -301,8 +303,8 @@ pub struct RuleConfig {
     pub destination_ports: Option<(u16, u16)>,
     /// Code point.
     pub dscp: Option<u8>,
-    /// Index of the policy.
-    pub policy: u8,
+    /// What becomes of what matches.
+    pub verdict: Verdict,
 }
 
 /// Reads and checks a file, without looking at the kernel. The errors are ready to print.

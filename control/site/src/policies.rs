@@ -1,15 +1,14 @@
-//! `[[policy]]` and `[[rule]]`: members, and which packets are theirs.
+//! `[[policy]]`: members, and what becomes of their flows.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use weir_layout::control::{Member, OnUplinkDown, Selection};
 
 use super::checker::Checker;
-use super::schema::{self, File, Protocol, Rule};
-use super::{Failback, MemberConfig, PolicyConfig, RuleConfig, UplinkConfig};
+use super::schema::{self, File};
+use super::{Failback, MemberConfig, PolicyConfig, UplinkConfig};
 use crate::load::Balance;
 
 /// The policy that is there where the file has none, and the default one where it has this name.
@@ -150,101 +149,4 @@ fn zero_weights(
             c.refuse(span.clone(), message, "give at least one of its uplinks a weight");
         }
     }
-}
-
-/// The rules; `policies` are the indices of the policies' names.
-pub fn rules(
-    c: &mut Checker<'_>,
-    file: &File,
-    policies: &HashMap<String, usize>,
-) -> Vec<RuleConfig> {
-    let interfaces = file.lan.iter().map(|lan| lan.get_ref().interface.get_ref().clone());
-    let lans: HashMap<_, _> = interfaces.zip(0..).collect();
-    let mut rules = Vec::new();
-    for (index, rule) in file.rule.iter().enumerate() {
-        let r = rule.get_ref();
-        if let Some(name) = &r.name {
-            c.name("rule", name);
-        }
-        let protocol = protocol(c, r);
-        let (source_ports, destination_ports) = ports(c, rule, protocol);
-        let (source, destination) = prefixes(c, rule, file.has_ipv6());
-        let name = r.name.as_ref().map(|name| name.get_ref().clone());
-        rules.push(RuleConfig {
-            name: name.unwrap_or_else(|| format!("rule-{}", index + 1)),
-            in_lan: r.in_interface.as_ref().map(|i| c.find("LAN interface", i, &lans)),
-            source,
-            destination,
-            protocol,
-            source_ports,
-            destination_ports,
-            dscp: r.dscp.is_some().then(|| c.number("dscp", &r.dscp, 0..64, 0) as u8),
-            policy: c.find("policy", &r.policy, policies) as u8,
-        });
-    }
-    rules
-}
-
-/// The protocol's number; 0 for any, and after an error.
-fn protocol(c: &mut Checker<'_>, rule: &Rule) -> u8 {
-    let Some(given) = &rule.protocol else { return 0 };
-    match given.get_ref() {
-        Protocol::Number(number) => *number,
-        Protocol::Name(name) => match name.as_str() {
-            "tcp" => 6,
-            "udp" => 17,
-            "icmp" => 1,
-            "icmpv6" => 58,
-            other => {
-                c.refuse(
-                    given.span(),
-                    format!("protocol \"{other}\" is not known"),
-                    "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\" or a number \
-                     without quotes, such as 50",
-                );
-                0
-            }
-        },
-    }
-}
-
-type Ports = Option<(u16, u16)>;
-
-/// Source and destination ports, of a protocol that has them.
-fn ports(c: &mut Checker<'_>, rule: &Spanned<Rule>, protocol: u8) -> (Ports, Ports) {
-    let r = rule.get_ref();
-    let source = r.source_ports.as_ref().and_then(|p| c.range(p));
-    let destination = r.destination_ports.as_ref().and_then(|p| c.range(p));
-    if (source.is_some() || destination.is_some()) && !matches!(protocol, 0 | 6 | 17) {
-        c.refuse(
-            rule.span(),
-            format!("protocol {protocol} has no ports"),
-            "remove the ports, or say \"tcp\" or \"udp\"",
-        );
-    }
-    (source, destination)
-}
-
-/// Source and destination, of one family that an uplink has.
-fn prefixes(
-    c: &mut Checker<'_>,
-    rule: &Spanned<Rule>,
-    has_ipv6: bool,
-) -> (Option<IpNet>, Option<IpNet>) {
-    let r = rule.get_ref();
-    let (source, destination) = (r.source.as_ref(), r.destination.as_ref());
-    let (source, destination) = (source.map(|p| c.prefix(p)), destination.map(|p| c.prefix(p)));
-    let is_v6 = |prefix: &IpNet| matches!(prefix, IpNet::V6(_));
-    if let (Some(IpNet::V4(v4)), Some(IpNet::V6(v6))) | (Some(IpNet::V6(v6)), Some(IpNet::V4(v4))) =
-        (source, destination)
-    {
-        let message = format!("no packet has an address in {v4} and one in {v6}");
-        c.refuse(rule.span(), message, "write a rule for each family");
-    } else if let Some(v6) = [source, destination].into_iter().flatten().find(is_v6)
-        && !has_ipv6
-    {
-        let message = format!("prefix {v6} is of IPv6, and no uplink is");
-        c.refuse(rule.span(), message, "give an uplink `ipv6`, or remove the rule");
-    }
-    (source, destination)
 }

@@ -349,7 +349,18 @@ pub struct Rule {
     pub source_ports: Option<Spanned<String>>,
     pub destination_ports: Option<Spanned<String>>,
     pub dscp: Option<Spanned<i64>>,
-    pub policy: Spanned<String>,
+    #[serde(default)]
+    pub action: RuleAction,
+    pub policy: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleAction {
+    #[default]
+    Policy,
+    Drop,
+    Reject,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,7 @@ use weir_layout::Family;
 use weir_layout::control::Translate;
 use weir_view::{Kernel, Link, is_link_local};
 
-use super::schema::File;
+use super::schema::{File, OnDataplaneLoss};
 use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
 use crate::hooks;
 
@@ -188,6 +188,14 @@ pub fn of_file(
             ));
         }
     }
+    let denies = rules.iter().find(|rule| rule.verdict.policy().is_none());
+    if let (Some(rule), OnDataplaneLoss::Kernel) = (denies, file.gateway.on_dataplane_loss) {
+        warnings.push(format!(
+            "rule {} does not hold while the kernel stands in for the dataplane: say \
+             on_dataplane_loss = \"drop\", or deny the same in the hook forward",
+            rule.name
+        ));
+    }
     warnings.extend(nowhere(uplinks, policies, rules, default_policy));
     let used = |policy: &PolicyConfig, index: usize| {
         policy.members.iter().any(|member| usize::from(member.uplink) == index)
@@ -202,7 +210,9 @@ pub fn of_file(
     }
     for (index, policy) in policies.iter().enumerate() {
         if index != usize::from(default_policy)
-            && !rules.iter().any(|rule| usize::from(rule.policy) == index)
+            && !rules
+                .iter()
+                .any(|rule| rule.verdict.policy().is_some_and(|of| usize::from(of) == index))
         {
             warnings.push(format!(
                 "policy {} takes no flows: it is not the default, and no rule names it",
@@ -239,7 +249,8 @@ fn nowhere(
         [rule.source, rule.destination].iter().flatten().any(|net| net.addr().is_ipv4())
     };
     let by_rules = rules.iter().filter(|rule| !is_of_ipv4(rule));
-    let by_rules = by_rules.map(|rule| (format!("match rule {}", rule.name), rule.policy));
+    let by_rules = by_rules.filter_map(|rule| Some((&rule.name, rule.verdict.policy()?)));
+    let by_rules = by_rules.map(|(name, policy)| (format!("match rule {name}"), policy));
     let default = ("match no rule".to_owned(), default_policy);
     let all = by_rules.chain([default]);
     all.filter_map(|(packets, policy)| warning(&packets, policy)).collect()

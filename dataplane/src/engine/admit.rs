@@ -198,9 +198,12 @@ impl<F: Stored> Sessions<F> {
             return Err(Counter::DropSource);
         }
         let traffic = traffic_of(work);
-        let endpoint = match work.new {
-            Some(new) => new.endpoint,
-            None => self.endpoint(cx, &traffic),
+        let (rule, endpoint) = match work.new {
+            Some(new) => (new.rule, new.endpoint),
+            None => {
+                let ruling = cx.admits(work, &traffic, received, out)?;
+                (ruling.rule, self.endpoint(ruling.policy, &traffic))
+            }
         };
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
@@ -267,6 +270,7 @@ impl<F: Stored> Sessions<F> {
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());
         self.flows += 1;
         self.shares.add(adjacency);
+        rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
         cx.lane.add(Counter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);

@@ -91,9 +91,14 @@ impl Context {
     /// Takes over the published state if there is a newer one; says whether it did.
     pub(super) fn refresh(&mut self) -> bool {
         let newer = self.control.epoch() != self.snapshot.half.epoch;
-        if !newer || !self.snapshot.refresh(&self.control) {
+        if !newer {
             return false;
         }
+        let rules = self.snapshot.half.rules.each_ref().map(|rule| rule.name);
+        if !self.snapshot.refresh(&self.control) {
+            return false;
+        }
+        self.renumber_rules(&rules);
         let half = &self.snapshot.half;
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {

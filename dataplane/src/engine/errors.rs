@@ -101,6 +101,29 @@ impl Context {
         rest: u32,
     ) {
         let (p, frame) = (&work.parsed, received.frame.data());
+        // Outside, a translated flow is the gateway's own.
+        let from = match self.is_uplink(work.port) && translated {
+            true => p.dst,
+            false => F::Address::from_address(self.snapshot.half.own_address(work.port, F::FAMILY)),
+        };
+        // Where the gateway has no address it has nobody to speak for.
+        if !F::is_unicast(&from) || !self.may_tell(work, received, kind) {
+            return;
+        }
+        if let Some(error) = answer::icmp_error::<F>(frame, p, from, kind, rest) {
+            self.originate(received.device, error.data(), out);
+        }
+    }
+
+    /// May who sent the packet be told something of this type and code? Not who is nobody, and as often
+    /// as the limits allow.
+    pub(super) fn may_tell<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        received: &Received<B>,
+        kind: [u8; 2],
+    ) -> bool {
+        let (p, frame) = (&work.parsed, received.frame.data());
         let outside = self.is_uplink(work.port);
         let host = sender(frame, work.port);
         if !outside && !self.known_hosts.knows(host) {
@@ -114,19 +137,7 @@ impl Context {
             false => (host.to_word(), Side::Unknown),
         };
         let known = F::is_unicast(&p.src) && frame.first().is_some_and(|first| first & 1 == 0);
-        // Outside, a translated flow is the gateway's own.
-        let from = match outside && translated {
-            true => p.dst,
-            false => F::Address::from_address(self.snapshot.half.own_address(work.port, F::FAMILY)),
-        };
-        // Where the gateway has no address it has nobody to speak for.
-        let may = known && F::is_unicast(&from);
-        if !may || !self.errors.allow::<F>(host, side, kind, self.now) {
-            return;
-        }
-        if let Some(error) = answer::icmp_error::<F>(frame, p, from, kind, rest) {
-            self.originate(received.device, error.data(), out);
-        }
+        known && self.errors.allow::<F>(host, side, kind, self.now)
     }
 
     /// Answers a packet without a flow whose time to live ends here, if somebody asks to go out.

@@ -22,6 +22,7 @@
 //! | `carry` | the same where no packet needs one |
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
+//! | `filter` | what rules deny |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
 //! | `unknown_hosts` | hosts that the table of adjacencies has no room for |
 //! | `prefetch` | what a new flow will need is prefetched |
@@ -41,6 +42,7 @@ mod claims;
 mod complete;
 mod context;
 mod errors;
+mod filter;
 mod known_hosts;
 mod prefetch;
 mod prefixes;

@@ -23,6 +23,7 @@ use super::slow_path::traffic_of;
 use crate::mappings::Hashed;
 use crate::nat::{Endpoint, External};
 use crate::packet::{Buffer, Received};
+use crate::steering;
 
 /// Times that a port is drawn for an endpoint whose own is taken.
 const DRAWS: usize = 2;
@@ -30,6 +31,8 @@ const DRAWS: usize = 2;
 /// What is prefetched of a flow.
 #[derive(Clone, Copy)]
 pub(super) struct Prefetched<F: Family> {
+    /// The rule that lets it begin.
+    pub(super) rule: Option<u8>,
     pub(super) endpoint: Hashed<Endpoint<F>>,
     /// Where it goes if the endpoint has no mapping.
     pub(super) choice: Option<EgressChoice<F>>,
@@ -89,11 +92,21 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let traffic = traffic_of(work);
-        let endpoint = self.endpoint(cx, &traffic);
+        let ruling = steering::ruling(&cx.snapshot.half, &traffic);
+        if ruling.action.denies() {
+            return;
+        }
+        let endpoint = self.endpoint(ruling.policy, &traffic);
         if p.proto != tcp::PROTOCOL {
             self.mappings.prefetch(&endpoint);
         }
-        work.new = Some(Prefetched { endpoint, choice: None, external: None, answers: 0 });
+        work.new = Some(Prefetched {
+            rule: ruling.rule,
+            endpoint,
+            choice: None,
+            external: None,
+            answers: 0,
+        });
     }
 
     /// Asks for the endpoint's mapping.

@@ -140,12 +140,12 @@ impl<F: Stored> Sessions<F> {
 
     /// The endpoint whose mapping the flow uses, if it uses one.
     pub(super) fn endpoint_of(&self, cx: &Context, forward: &Entry<F>) -> Hashed<Endpoint<F>> {
-        self.endpoint(cx, &self.traffic_in(cx, forward))
+        let traffic = self.traffic_in(cx, forward);
+        self.endpoint(steering::policy(&cx.snapshot.half, &traffic), &traffic)
     }
 
-    /// The endpoint that sends it.
-    pub(super) fn endpoint(&self, cx: &Context, traffic: &Traffic<F>) -> Hashed<Endpoint<F>> {
-        let policy = steering::policy(&cx.snapshot.half, traffic);
+    /// The endpoint that sends it, under a policy.
+    pub(super) fn endpoint(&self, policy: u8, traffic: &Traffic<F>) -> Hashed<Endpoint<F>> {
         let Traffic { proto, src: address, sport: port, .. } = *traffic;
         self.mappings.endpoint(Endpoint { proto, policy, address, port })
     }

@@ -20,18 +20,18 @@ use super::sessions::Sessions;
 use super::slow_path::{fragment_key, traffic_of};
 use crate::fragments::Verdict;
 use crate::packet::{Buffer, Output, Received};
-use crate::steering;
+use crate::steering::{self, Traffic};
 
 impl Context {
-    /// How it leaves; `None`: by no uplink that sends it on as it is.
-    fn stateless_action<F: Family>(&self, work: &Work<F>) -> Option<Action<F>> {
+    /// How it leaves under a policy; `None`: by no uplink that sends it on as it is.
+    fn stateless_action<F: Family>(
+        &self,
+        policy: u8,
+        traffic: &Traffic<F>,
+        work: &Work<F>,
+    ) -> Option<Action<F>> {
         let half = &self.snapshot.half;
-        if self.is_uplink(work.port) || !half.is_behind(work.port, work.parsed.src) {
-            return None;
-        }
-        let traffic = traffic_of(work);
-        let policy = steering::policy(half, &traffic);
-        let uplink = steering::uplink(half, &self.control, self.key, policy, &traffic).ok()?;
+        let uplink = steering::uplink(half, &self.control, self.key, policy, traffic).ok()?;
         let path = F::path(uplink);
         let key = work.parsed.key();
         (!half.readdresses(path, work.parsed.src)).then(|| Action {
@@ -65,7 +65,12 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
-        let action = cx.stateless_action(work).ok_or(reason)?;
+        if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, p.src) {
+            return Err(reason);
+        }
+        let traffic = traffic_of(work);
+        let ruling = cx.admits(work, &traffic, &received, out)?;
+        let action = cx.stateless_action(ruling.policy, &traffic, work).ok_or(reason)?;
         cx.check_mtu(work, cx.port_toward(action.adjacency), false, &received, out)?;
         if let Kind::Fragment { .. } = p.kind {
             self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);

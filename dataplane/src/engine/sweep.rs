@@ -10,6 +10,8 @@
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
+//! When rules change, flows end that these deny, wherever they go.
+//!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one: nothing would come
 //! back. So it is where it begins or ceases to translate.
 
@@ -54,6 +56,10 @@ pub(super) struct Sweep {
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
+    /// The rules that deny flows changed.
+    refiltered: bool,
+    /// A sum of those when it was last looked.
+    filter: u64,
     /// What told of each uplink's [`sources`] when it was last looked.
     sources: [u64; MAX_UPLINKS],
     next: u32,
@@ -78,6 +84,8 @@ impl Default for Sweep {
             dead: IndexSet::EMPTY,
             renumbered: IndexSet::EMPTY,
             by_source: IndexSet::EMPTY,
+            refiltered: false,
+            filter: 0,
             sources: [0; MAX_UPLINKS],
             stranded: IndexSet::EMPTY,
             next: 0,
@@ -108,8 +116,10 @@ impl Sweep {
                 renumbered.set(uplink, true);
             }
         }
-        if !renumbered.is_empty() {
-            self.renumbered |= renumbered;
+        self.renumbered |= renumbered;
+        let refiltered = std::mem::replace(&mut self.filter, filter(half)) != self.filter;
+        self.refiltered |= refiltered;
+        if !renumbered.is_empty() || refiltered {
             self.walk();
         }
     }
@@ -182,8 +192,14 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     Some(sum ^ checksum64(&[path.translate]))
 }
 
+/// A sum of the rules; 0 where none denies anything.
+fn filter(half: &ControlHalf) -> u64 {
+    let denies = half.rules().iter().any(|rule| rule.action().denies());
+    if denies { checksum64(half.rules().as_bytes()) } else { 0 }
+}
+
 /// What became of a flow.
-enum Outcome {
+pub(super) enum Outcome {
     /// It stays, for now at least.
     None,
     Done,
@@ -236,13 +252,15 @@ impl<F: Stored> Sessions<F> {
         self.sweep.dead = self.sweep.dead - usable;
         self.sweep.stranded = self.sweep.stranded - usable;
         self.sweep.begin(gone);
-        if (self.sweep.dead | self.sweep.renumbered).is_empty() || cx.snapshot.half.epoch == 0 {
+        let idle = (self.sweep.dead | self.sweep.renumbered).is_empty() && !self.sweep.refiltered;
+        if idle || cx.snapshot.half.epoch == 0 {
             return false;
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
         self.walk_on(cx, out);
         if self.sweep.left == 0 && !self.sweep.passed {
             (self.sweep.dead, self.sweep.renumbered) = (IndexSet::EMPTY, IndexSet::EMPTY);
+            self.sweep.refiltered = false;
         }
         self.sweep.left != 0
     }
@@ -274,13 +292,19 @@ impl<F: Stored> Sessions<F> {
     fn concerns(&self, index: u32) -> bool {
         let slot = self.table.slot(index);
         let meta = slot.meta();
+        let concerned = self.sweep.refiltered || self.loses(index);
+        concerned && meta.flags & flag::INITIATED != 0 && slot.is_valid()
+    }
+
+    /// Does the flow lose its uplink, or perhaps its address outside?
+    #[inline]
+    fn loses(&self, index: u32) -> bool {
+        let meta = self.table.slot(index).meta();
         let dead = self.sweep.dead.contains(meta.uplink);
         let renumbered = self.sweep.renumbered.contains(meta.uplink);
         let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
         let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
-        let ends = (dead && connection && tied)
-            || (renumbered && (connection || meta.proto != tcp::PROTOCOL));
-        ends && meta.flags & flag::INITIATED != 0 && slot.is_valid()
+        (dead && connection && tied) || (renumbered && (connection || meta.proto != tcp::PROTOCOL))
     }
 
     fn end_one<B: Buffer>(
@@ -293,6 +317,12 @@ impl<F: Stored> Sessions<F> {
         else {
             return Outcome::None;
         };
+        if self.sweep.refiltered && self.is_denied(cx, &entry) {
+            return self.end_denied(cx, index, &entry, out);
+        }
+        if !self.loses(index) {
+            return Outcome::None;
+        }
         if self.sweep.dead.contains(entry.uplink) && entry.key.proto() == tcp::PROTOCOL {
             return self.end_connection(cx, index, &entry, out);
         }
@@ -339,7 +369,7 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    fn reset_or_wait<B: Buffer>(
+    pub(super) fn reset_or_wait<B: Buffer>(
         &mut self,
         cx: &Context,
         index: u32,

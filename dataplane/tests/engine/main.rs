@@ -3,6 +3,7 @@
 mod carry;
 mod conduct;
 mod failover;
+mod filter;
 mod forwarding;
 mod fragments;
 mod gateway;

@@ -128,7 +128,7 @@ fn a_syn_from_outside_keeps_no_closed_connection() {
 }
 
 /// What hosts of an own prefix say to packets that came in without a flow.
-fn answers() -> [Vec<u8>; 3] {
+pub fn answers() -> [Vec<u8>; 3] {
     let error = PacketBuilder::ethernet2(HOST_MAC, device_mac(LAN))
         .ipv4(HOST, SERVER, 64)
         .icmpv4_raw(3, 3, [0; 4]);

@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::control::PATHS;
-use super::{MAX_WORKERS, RegionHeader};
+use super::{MAX_RULES, MAX_WORKERS, RegionHeader};
 
 /// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
 pub const CPU_LANES: usize = 96;
@@ -155,6 +155,9 @@ counters! {
         XdpDropUnknownHost = 56, "xdp.drop.unknown_host";
         /// XDP drop: begins something, and its source is over its allowance.
         XdpDropCrowded = 63, "xdp.drop.crowded";
+
+        /// Drop: a rule lets it begin no flow.
+        DropRule = 59, "drop.rule";
     }
 }
 
@@ -167,7 +170,7 @@ impl Counter {
         let index = self as u8;
         self.is_xdp_drop()
             || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
-            || matches!(self, Self::DropUntranslatable | Self::DropForeignSource)
+            || matches!(self, Self::DropUntranslatable | Self::DropForeignSource | Self::DropRule)
     }
 
     /// Is this a drop of the XDP program?
@@ -237,7 +240,7 @@ pub const fn place(address: u32) -> usize {
     (address.wrapping_mul(0x9e37_79b9) >> 28) as usize % PLACES
 }
 
-/// One lane. 41984 bytes.
+/// One lane. 44032 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Lane {
@@ -254,6 +257,9 @@ pub struct Lane {
     pub reserved: [u64; 59],
     /// By [`PathId::index`](super::control::PathId::index).
     pub resent: [Resent; PATHS],
+    /// Packets that each rule decided about, in the order of
+    /// [`ControlHalf::rules`](super::control::ControlHalf::rules) by which the lane's owner works.
+    pub rules: [u64; MAX_RULES],
 }
 
 const _: () = {
@@ -261,5 +267,5 @@ const _: () = {
     assert!(core::mem::offset_of!(Lane, paths).is_multiple_of(64));
     assert!(core::mem::offset_of!(Lane, resent).is_multiple_of(64));
     assert!(size_of::<Resent>() == 256);
-    assert!(size_of::<Lane>() == 1024 + (64 + 256) * PATHS);
+    assert!(size_of::<Lane>() == 1024 + (64 + 256) * PATHS + 8 * MAX_RULES);
 };

@@ -11,7 +11,8 @@ fn a_good_file_becomes_a_site() {
     assert_eq!(site.policies[0].members.len(), 2, "all uplinks, when none is named");
     assert_eq!(site.policies[1].members[1], MemberConfig { uplink: 1, tier: 2, weight: Some(7) });
     let rule = &site.rules[0];
-    assert_eq!((rule.protocol, rule.destination_ports, rule.policy), (17, Some((5060, 5061)), 1));
+    assert_eq!((rule.protocol, rule.destination_ports), (17, Some((5060, 5061))));
+    assert_eq!(rule.verdict, Verdict::Policy(1));
     assert!(against_kernel(&site, &kernel(), "weir.toml").is_empty());
 }
 

@@ -1,4 +1,5 @@
 mod file;
+mod filter;
 mod health;
 mod ipv6;
 mod machine;

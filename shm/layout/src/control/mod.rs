@@ -20,7 +20,7 @@
 //! | `path_prefix` | which prefixes a path has, and what stands inside for them |
 //! | [`carried`] | which sources a path carries |
 //! | `policy` | how flows are shared, and what becomes of them |
-//! | `rule` | which policy steers a flow |
+//! | `rule` | which policy steers a flow, and which there are none of |
 //! | `stateless` | how packets leave where no flow needs to be known |
 //! | `port`, `device` | where frames come in and leave |
 //! | `settings` | of the whole gateway |
@@ -55,7 +55,7 @@ pub use path::{MAX_POOL, Path, PathId, Translate};
 pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
-pub use rule::{Prefix, Rule};
+pub use rule::{Prefix, Rule, RuleAction};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
 pub use stateless::{MAX_ORIGINS, Origin, Stateless};
 pub use uplink::Uplink;

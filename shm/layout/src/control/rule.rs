@@ -1,10 +1,38 @@
-//! Rules: which policy steers a flow.
+//! Rules: which policy steers a flow, and which flows there are to be none of.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Name;
 
-/// A steering rule: all given criteria must hold; the first rule that matches wins. 128 bytes.
+/// What becomes of packets that would begin a flow and match a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RuleAction {
+    /// The rule's policy steers them.
+    Policy = 0,
+    /// They are dropped.
+    Drop = 1,
+    /// They are dropped, and their sender is told.
+    Reject = 2,
+}
+
+impl RuleAction {
+    /// Of a byte of shared memory; what nobody knows lets nothing pass.
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Policy,
+            2 => Self::Reject,
+            _ => Self::Drop,
+        }
+    }
+
+    /// Does it let no flow begin?
+    pub const fn denies(self) -> bool {
+        matches!(self, Self::Drop | Self::Reject)
+    }
+}
+
+/// A rule: all given criteria must hold; the first rule that matches wins. 128 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Rule {
@@ -22,8 +50,8 @@ pub struct Rule {
     pub dscp: u8,
     /// Index into [`ControlHalf::policies`](super::ControlHalf::policies).
     pub policy: u8,
-    /// Zero.
-    pub reserved0: u8,
+    /// [`RuleAction`].
+    pub action: u8,
     /// Source ports, first and last, inclusive; 0–65535 = any, and then also protocols without ports.
     pub source_ports: [u16; 2],
     /// Destination ports, likewise.
@@ -43,11 +71,17 @@ impl Rule {
             protocol: 0,
             dscp: 0xff,
             policy,
-            reserved0: 0,
+            action: RuleAction::Policy as u8,
             source_ports: [0, u16::MAX],
             destination_ports: [0, u16::MAX],
             reserved1: [0; 28],
         }
+    }
+
+    /// What becomes of what matches.
+    #[inline]
+    pub const fn action(&self) -> RuleAction {
+        RuleAction::from_byte(self.action)
     }
 }
 
