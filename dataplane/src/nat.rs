@@ -5,7 +5,8 @@
 //! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), kept in [`crate::mappings`].
 //!
 //! Each worker allocates from its own slice of the port range, so workers never compete. The
-//! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056).
+//! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056), even for
+//! an even one and odd for an odd one (RFC 4787 REQ-4) while such are found.
 
 use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
@@ -51,7 +52,15 @@ impl PortSlice {
         self.lo + (random.draw() % u64::from(self.count())) as u16
     }
 
-    /// `wanted` if it is in the slice and free, else a free port drawn at random.
+    /// A port at random, even if this one is even, odd if it is odd.
+    pub fn draw_like(self, wanted: u16, random: &mut Random) -> u16 {
+        let drawn = self.draw(random);
+        let like = drawn ^ (drawn ^ wanted) & 1;
+        if self.contains(like) { like } else { drawn }
+    }
+
+    /// `wanted` if it is in the slice and free, else a free port drawn at random, of its parity if it can
+    /// be found.
     pub fn pick(
         self,
         wanted: u16,
@@ -62,7 +71,7 @@ impl PortSlice {
             return Some(wanted);
         }
         (0..TRIES)
-            .map(|_| self.draw(random))
+            .map(|_| self.draw_like(wanted, random))
             .find(|port| free(*port))
             .or_else(|| (self.lo..=self.hi).find(|port| self.count() <= 4 * TRIES && free(*port)))
     }
@@ -160,6 +169,21 @@ mod tests {
         assert_ne!(ports, other);
         let quarter = ports.iter().filter(|p| **p < 16_384 + 12_288).count();
         assert!((400..600).contains(&quarter), "{quarter}");
+    }
+
+    #[test]
+    fn a_port_that_must_change_stays_even_or_odd() {
+        let mut random = Random::new([1, 2]);
+        for slice in [PortSlice { lo: 16_384, hi: 65_535 }, PortSlice { lo: 20_000, hi: 20_001 }] {
+            for wanted in [80, 81, 40_000, 40_001] {
+                for _ in 0..1000 {
+                    let port = slice.draw_like(wanted, &mut random);
+                    assert!(slice.contains(port) && port % 2 == wanted % 2, "{port} for {wanted}");
+                }
+            }
+        }
+        let alone = PortSlice { lo: 7, hi: 7 };
+        assert_eq!(alone.draw_like(80, &mut random), 7, "there is no other");
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl<F: Stored> Sessions<F> {
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
             .ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport());
-        let port = if slice.contains(own) { own } else { slice.draw(&mut cx.random) };
+        let port = if slice.contains(own) { own } else { slice.draw_like(own, &mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto(), address, port });
         Ok(Source::Port(first, slice))
     }

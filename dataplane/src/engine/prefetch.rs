@@ -151,7 +151,7 @@ impl<F: Stored> Sessions<F> {
         if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
             return;
         }
-        let port = slice.draw(&mut cx.random);
+        let port = slice.draw_like(first.of.port, &mut cx.random);
         *first = self.mappings.external(External { port, ..first.of });
         self.mappings.prefetch_external(first);
         *external = Some(first.of);

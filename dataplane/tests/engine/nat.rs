@@ -30,6 +30,18 @@ fn two_endpoints_never_share_an_external_port_of_udp() {
 }
 
 #[test]
+fn a_port_that_is_taken_gives_way_to_one_of_its_parity() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    for port in 40_000..40_100 {
+        one(gateway.send(LAN, &udp_out(port, 53)));
+        let other = udp(HOST_MAC, device_mac(LAN), ([10, 77, 0, 3], port), (SERVER, 53));
+        let changed = see(&one(gateway.send(LAN, &other)).1).sport;
+        assert!(changed != port && changed % 2 == port % 2, "{changed} for {port}");
+    }
+}
+
+#[test]
 fn tcp_reuses_a_port_for_another_destination_and_not_for_the_same() {
     let mut gateway = Gateway::new();
     gateway.publish(BUCKETS);
