@@ -20,6 +20,11 @@ use weir_layout::Family;
 const REFUSED: u16 = 2525;
 const SILENT: u16 = 2626;
 
+/// How long to wait for who listens at a port: nobody answers for one alone.
+fn patience(port: u16) -> Duration {
+    if port == SILENT { Duration::from_millis(500) } else { wait::BOUND }
+}
+
 /// Rules about two ports, and what else is in the file.
 fn with_rules(file: &str) -> String {
     format!(
@@ -74,14 +79,14 @@ impl Site {
 
     fn connect(&self, port: u16) -> std::io::Result<TcpStream> {
         let to = SocketAddr::new(self.server, port);
-        self.netns().run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500))).unwrap()
+        self.netns().run(|| TcpStream::connect_timeout(&to, patience(port))).unwrap()
     }
 
     /// What a datagram's sender hears.
     fn ask(&self, port: u16) -> std::io::Result<usize> {
         let asked = self.netns().run(|| {
             let socket = UdpSocket::bind((self.host, 0)).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            socket.set_read_timeout(Some(patience(port))).unwrap();
             socket.connect((self.server, port)).unwrap();
             socket.send(b"?").unwrap();
             socket.recv(&mut [0; 16])
