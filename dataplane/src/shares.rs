@@ -1,11 +1,12 @@
 //! What each host of a LAN has of what all hosts share: places in the flow table, and ports of an
 //! address.
 //!
-//! Nothing is ever taken from a flow to make room for another (RFC 6888 REQ-11). So that there is room
-//! for others, a host may have at most [`GREED`] times as much as is left for all: one alone gets
-//! five sixths, two five elevenths each. Each worker counts by itself what a host has. A table has a fifth more room than it is made for, and five
-//! sixths of that are what it is made for: a single host, or a router with all others behind it, may
-//! have that.
+//! Nothing is ever taken from a flow to make room for another (RFC 6888 REQ-11). So that there is
+//! room for others, a host may have at most five times as much as is left for all: one alone gets
+//! five sixths, two five elevenths each. Each worker counts by itself what a host has.
+//!
+//! A table has a fifth more room than it is made for, and five sixths of that are what it is made
+//! for: a single host, or a router with all others behind it, may have that.
 
 use weir_layout::adjacency::ADJACENCIES;
 
