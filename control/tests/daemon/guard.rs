@@ -136,7 +136,7 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
         gateway.reload();
         let after = gateway
             .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));
-        assert_eq!(after.matches("counter drop").count(), 4, "{after}");
+        assert_eq!(after.matches("counter drop").count(), 5, "{after}");
         gateway.kill_control();
         assert_eq!(table(&gateway), after);
         gateway.done(&["detach"]);

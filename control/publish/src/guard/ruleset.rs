@@ -158,8 +158,9 @@ fn input(ports: &Ports<'_>, from_uplinks: &str) -> String {
 }
 
 /// Drops what comes by an uplink in a LAN's name, as XDP does where it is: a rule, and the chain that it
-/// leads to. A provider's server of leases may be in a network that is a LAN's too, and an uplink's
-/// link within one.
+/// leads to. What came encrypted is whose it says (a client of a VPN may have an address of a LAN). A
+/// provider's server of leases may be in a network that is a LAN's too, and an uplink's link within
+/// one.
 fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, String)> {
     let ip = word(ports.family);
     let nets = |nets: &[IpNet]| {
@@ -175,7 +176,9 @@ fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, Stri
     let links = nets(&ports.seen.beyond_uplinks);
     let links = links.map(|links| format!("\t\t{links} return\n")).unwrap_or_default();
     let rule = format!("\t\tiifname {from_uplinks} {from_lans} jump in_a_lans_name\n");
-    let chain = format!("\tchain in_a_lans_name {{\n{lease}{links}\t\tcounter drop\n\t}}\n");
+    let chain = format!(
+        "\tchain in_a_lans_name {{\n\t\tmeta ipsec exists return\n{lease}{links}\t\tcounter drop\n\t}}\n"
+    );
     Some((rule, chain))
 }
 
@@ -395,8 +398,9 @@ mod tests {
                     jump in_a_lans_name\n";
         assert!(text.contains(from), "{text}");
         let (_, rules) = text.split_once("chain in_a_lans_name {\n").unwrap();
-        let rules: Vec<_> = rules.lines().map(str::trim).take(3).collect();
-        let kept = ["udp dport 68 return", "ip saddr { 10.9.0.0/24 } return", "counter drop"];
+        let rules: Vec<_> = rules.lines().map(str::trim).take(4).collect();
+        let links = "ip saddr { 10.9.0.0/24 } return";
+        let kept = ["meta ipsec exists return", "udp dport 68 return", links, "counter drop"];
         assert_eq!(rules, kept);
     }
 
