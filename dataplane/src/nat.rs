@@ -59,8 +59,8 @@ impl PortSlice {
         if self.contains(like) { like } else { drawn }
     }
 
-    /// `wanted` if it is in the slice and free, else a free port drawn at random, of its parity if it can
-    /// be found.
+    /// `wanted` if it is in the slice and free, else a free port drawn at random: of its parity, if half
+    /// of the tries find one. Who has taken all even ports keeps nobody from the odd ones.
     pub fn pick(
         self,
         wanted: u16,
@@ -71,7 +71,10 @@ impl PortSlice {
             return Some(wanted);
         }
         (0..TRIES)
-            .map(|_| self.draw_like(wanted, random))
+            .map(|attempt| match attempt < TRIES / 2 {
+                true => self.draw_like(wanted, random),
+                false => self.draw(random),
+            })
             .find(|port| free(*port))
             .or_else(|| (self.lo..=self.hi).find(|port| self.count() <= 4 * TRIES && free(*port)))
     }
@@ -169,6 +172,16 @@ mod tests {
         assert_ne!(ports, other);
         let quarter = ports.iter().filter(|p| **p < 16_384 + 12_288).count();
         assert!((400..600).contains(&quarter), "{quarter}");
+    }
+
+    #[test]
+    fn who_has_all_even_ports_keeps_nobody_from_the_odd_ones() {
+        let slice = PortSlice { lo: 16_384, hi: 65_535 };
+        let mut random = Random::new([1, 2]);
+        for _ in 0..100 {
+            let port = slice.pick(40_000, &mut random, |port| port % 2 == 1);
+            assert!(port.is_some_and(|port| port % 2 == 1));
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! Nothing is ever taken from a flow to make room for another (RFC 6888 REQ-11). So that there is
 //! room for others, a host may have at most five times as much as is left for all: one alone gets
-//! five sixths, two five elevenths each. Each worker counts by itself what a host has.
+//! five sixths, two five elevenths each. Each worker counts by itself what a host has, beside its
+//! part of what is left. A flow that moves to another uplink is no new one.
 //!
 //! A table has a fifth more room than it is made for, and five sixths of that are what it is made
 //! for: a single host, or a router with all others behind it, may have that.
@@ -15,37 +16,50 @@ const GREED: u64 = 5;
 
 /// Flows of each host, by its adjacency.
 #[derive(Debug)]
-pub struct Shares(Box<[u32]>);
+pub struct Shares {
+    flows: Box<[u32]>,
+    is_moving: bool,
+}
 
 impl Default for Shares {
     fn default() -> Self {
-        Self(vec![0; ADJACENCIES].into())
+        Self { flows: vec![0; ADJACENCIES].into(), is_moving: false }
     }
 }
 
 impl Shares {
     /// Flows of a host.
     pub fn of(&self, host: u16) -> u32 {
-        self.0.get(usize::from(host)).copied().unwrap_or(0)
+        self.flows.get(usize::from(host)).copied().unwrap_or(0)
+    }
+
+    /// From now on flows are begun that were there before, elsewhere, or no more such.
+    pub fn set_moving(&mut self, is_moving: bool) {
+        self.is_moving = is_moving;
+    }
+
+    /// May a host have more of what so much is left of? It may take along what it has.
+    pub fn allow(&self, host: u16, left: u64) -> bool {
+        may_have_more(if self.is_moving { 0 } else { self.of(host) }, left)
     }
 
     /// One flow more.
     pub fn add(&mut self, host: u16) {
-        if let Some(flows) = self.0.get_mut(usize::from(host)) {
+        if let Some(flows) = self.flows.get_mut(usize::from(host)) {
             *flows = flows.saturating_add(1);
         }
     }
 
     /// One flow less.
     pub fn remove(&mut self, host: u16) {
-        if let Some(flows) = self.0.get_mut(usize::from(host)) {
+        if let Some(flows) = self.flows.get_mut(usize::from(host)) {
             *flows = flows.saturating_sub(1);
         }
     }
 }
 
 /// May a host that has so much have more, where so much is left?
-pub const fn may_have_more(has: u32, left: u64) -> bool {
+const fn may_have_more(has: u32, left: u64) -> bool {
     (has as u64) < GREED.saturating_mul(left)
 }
 
@@ -71,6 +85,17 @@ mod tests {
         let [a, b] = greedy(2, 11_000)[..] else { panic!() };
         assert!(a.abs_diff(5000) <= 1 && b.abs_diff(5000) <= 1, "{a} {b}");
         assert!(greedy(100, 6000).iter().all(|n| n.abs_diff(60) <= 1));
+    }
+
+    #[test]
+    fn what_a_host_has_it_takes_along() {
+        let mut shares = Shares::default();
+        (0..6).for_each(|_| shares.add(3));
+        assert!(!shares.allow(3, 1));
+        shares.set_moving(true);
+        assert!(shares.allow(3, 1) && !shares.allow(3, 0));
+        shares.set_moving(false);
+        assert!(!shares.allow(3, 1));
     }
 
     #[test]

@@ -22,7 +22,6 @@ use crate::mappings::{Hashed, Mapping};
 use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
-use crate::shares::may_have_more;
 use crate::steering::{self, Refusal, Traffic};
 use weir_wire::key::FlowKey;
 
@@ -236,7 +235,7 @@ impl<F: Stored> Sessions<F> {
             cx.unknown_hosts.ask_about(cx.key, work.port, p.src.into());
             return Err(Counter::DropNeighbourFull);
         };
-        if !may_have_more(self.shares.of(adjacency), self.room()) {
+        if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
             return Err(Counter::DropTableFull);
         }
         if mapped.is_none() {
@@ -390,7 +389,7 @@ impl<F: Stored> Sessions<F> {
     ) -> Option<Outside<F>> {
         let left = slice.count().saturating_sub(self.mappings.taken(uplink, &first.of));
         let shared = key.proto() == tcp::PROTOCOL;
-        if !shared && !may_have_more(self.shares.of(host), left.into()) {
+        if !shared && !self.shares.allow(host, left.into()) {
             return None;
         }
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
@@ -463,6 +462,9 @@ impl<F: Stored> Sessions<F> {
         }
         self.remove(cx, slot);
         cx.lane.add(Counter::FlowsMoved, 1);
-        self.begin(cx, work, key, received, out)
+        self.shares.set_moving(true);
+        let begun = self.begin(cx, work, key, received, out);
+        self.shares.set_moving(false);
+        begun
     }
 }
