@@ -15,6 +15,9 @@ use weir_shm::allowances::Allowances;
 const PERIOD_MS: u64 = 8;
 /// The first allowance: this part of the ring in a tick.
 const FIRST: u32 = 8;
+/// The least: this part of it. The ring may fill with what no allowance keeps from it, packets of
+/// flows, and then it leaves others as much.
+const LEAST: u32 = 512;
 
 /// A worker's sockets that are under pressure.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl Pressure {
             return;
         }
         socket.allowance = match fills(socket.most) {
-            true => (socket.allowance / 2).max(1),
+            true => (socket.allowance / 2).max((size / LEAST).max(1).into()),
             false => socket.allowance + socket.allowance.div_ceil(8),
         };
         (socket.since, socket.most) = (now, 0);
@@ -77,6 +80,14 @@ impl Pressure {
     pub fn forget(&mut self, device: u8) {
         for ((device, queue), _) in self.sockets.extract_if(.., |(of, _), _| *of == device) {
             self.allowances.set(device, queue, ALL);
+        }
+    }
+}
+
+impl Drop for Pressure {
+    fn drop(&mut self) {
+        for (device, queue) in self.sockets.keys() {
+            self.allowances.set(*device, *queue, ALL);
         }
     }
 }
@@ -101,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_is_halved_while_the_ring_fills_down_to_one_packet() {
+    fn an_allowance_is_halved_while_the_ring_fills_down_to_a_few_packets() {
         let (mut pressure, allowances) = pressure();
         pressure.look(PLACE, SIZE, SIZE, 0);
         assert_eq!(allowances.get(3, 1), 256);
         // Not before the period is over.
         pressure.look(PLACE, SIZE, SIZE, PERIOD_MS - 1);
         assert_eq!(allowances.get(3, 1), 256);
-        for (period, expected) in [128, 64, 32, 16, 8, 4, 2, 1, 1].into_iter().enumerate() {
+        for (period, expected) in [128, 64, 32, 16, 8, 4, 4].into_iter().enumerate() {
             pressure.look(PLACE, SIZE, SIZE, PERIOD_MS * (period as u64 + 1));
             assert_eq!(allowances.get(3, 1), expected);
         }
@@ -151,5 +162,13 @@ mod tests {
         pressure.look((4, 0), SIZE, SIZE, 0);
         pressure.forget(3);
         assert_eq!((allowances.get(3, 1), allowances.get(4, 0)), (ALL, 256));
+    }
+
+    #[test]
+    fn a_worker_that_ends_leaves_no_allowance_behind() {
+        let (mut pressure, allowances) = pressure();
+        pressure.look(PLACE, SIZE, SIZE, 0);
+        drop(pressure);
+        assert_eq!(allowances.get(3, 1), ALL);
     }
 }

@@ -17,9 +17,12 @@ static CROWD: PerCpuArray<u64> = PerCpuArray::with_max_entries(SOURCES as u32, 0
 /// Is the packet, which would go to this socket, one too many of its source, and of no flow?
 #[inline(always)]
 pub fn is_over<F: Table>(socket: Option<u32>, p: &Parsed<F>) -> bool {
-    let Some(allowed) = socket.map(maps::allowance).filter(|allowed| *allowed != ALL) else {
+    let Some(socket) = socket else { return false };
+    let allowed = maps::allowance(socket);
+    // Without a socket there is no ring that could be full.
+    if allowed == ALL || maps::XSKS.get(socket).is_none() || is_of_flow(p) {
         return false;
-    };
+    }
     let key = flows::secret();
     let place = hash2(key, F::digest(key, &p.src).into(), PURPOSE) >> 32;
     let Some(place) = CROWD.get_ptr_mut(place as u32 & (SOURCES as u32 - 1)) else { return false };
@@ -28,7 +31,7 @@ pub fn is_over<F: Table>(socket: Option<u32>, p: &Parsed<F>) -> bool {
         *place = allowance::counted(*place, bpf_jiffies64());
         allowance::count(*place)
     };
-    count > allowed && !is_of_flow(p)
+    count > allowed
 }
 
 #[inline(always)]

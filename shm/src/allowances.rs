@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_layout::allowance::SOCKETS;
+use weir_layout::allowance::{ALL, SOCKETS};
 use weir_layout::{MAX_DEVICES, MAX_QUEUES};
 
 use crate::map::{Access, Mmap};
@@ -14,9 +14,12 @@ use crate::{Error, Pins};
 pub struct Allowances(Arc<Mmap>);
 
 impl Allowances {
-    /// Opens the pinned region, creating it when there is none.
+    /// Opens the pinned region, creating it when there is none. What an earlier process set holds no
+    /// more: nobody would take it back.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        Ok(Self(Arc::new(pins.allowances(Access::Write)?)))
+        let allowances = Self(Arc::new(pins.allowances(Access::Write)?));
+        allowances.words().iter().for_each(|word| word.store(ALL, Ordering::Relaxed));
+        Ok(allowances)
     }
 
     /// A region of this process alone.
@@ -36,6 +39,10 @@ impl Allowances {
 
     fn word(&self, device: u8, queue: u32) -> &AtomicU64 {
         let (device, queue) = (usize::from(device) % MAX_DEVICES, queue as usize % MAX_QUEUES);
-        &self.0.view(0)[device * MAX_QUEUES + queue]
+        &self.words()[device * MAX_QUEUES + queue]
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        &self.0.view(0)[..SOCKETS]
     }
 }

@@ -2,6 +2,7 @@
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use weir_ebpf::names;
+use weir_layout::control::{OnDataplaneLoss, PortRole};
 use weir_layout::counters::Counter;
 use weir_shm::allowances::Allowances;
 use weir_wire::key::FlowKey4;
@@ -11,13 +12,14 @@ use crate::fixture::*;
 use crate::fixture6::{self, HOST6, SITE6, packet};
 
 const RUNS: u32 = 1000;
+const REDIRECT: u32 = 4;
 /// Of a tick. A run of so many takes less than one, and a machine that is held up some hundred.
 const FEW: u64 = 1;
 const LATE: u64 = 500;
 
-/// Runs a frame again and again; how many of it would have gone to the socket, and how many not.
+/// Runs a frame again and again; how many of it went to the socket, and how many were too many.
 fn run_many(f: &mut Fixture, frame: &[u8]) -> [u64; 2] {
-    let counted = [Counter::XdpDropNoDataplane, Counter::XdpDropCrowded];
+    let counted = [Counter::XdpToUser, Counter::XdpDropCrowded];
     let before = counted.map(|counter| f.counters.sum(counter));
     let program: &mut Xdp = f.xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
     let options =
@@ -32,6 +34,7 @@ fn run_many(f: &mut Fixture, frame: &[u8]) -> [u64; 2] {
 #[test]
 fn a_source_over_its_allowance_begins_no_more_in_that_tick() {
     let mut f = Fixture::lan("crowd");
+    let _socket = f.can_receive();
     let frame = udp(HOST, 4000, SITE, 53);
     assert_eq!(run_many(&mut f, &frame), [u64::from(RUNS), 0]);
     let allowances = Allowances::open(&f.pins).unwrap();
@@ -40,7 +43,7 @@ fn a_source_over_its_allowance_begins_no_more_in_that_tick() {
     assert!((FEW..LATE).contains(&to_user), "{to_user}");
     // Whatever the others do.
     let other = udp([10, 77, 0, 9], 4000, SITE, 53);
-    assert_eq!(f.run(&other), (DROP, Counter::XdpDropNoDataplane));
+    assert_eq!(f.run(&other), (REDIRECT, Counter::XdpToUser));
     // Of another queue's socket.
     allowances.set(0, 0, 0);
     allowances.set(0, 1, FEW);
@@ -50,17 +53,30 @@ fn a_source_over_its_allowance_begins_no_more_in_that_tick() {
 #[test]
 fn flows_that_a_source_has_are_outside_its_allowance() {
     let mut f = Fixture::lan("crowd-flow");
+    let _socket = f.can_receive();
     Allowances::open(&f.pins).unwrap().set(0, 0, FEW);
     let port = |port: u16| port.to_be_bytes();
     f.add_flow(FlowKey4::new(HOST, SITE, port(4000), port(53), UDP));
     assert_eq!(run_many(&mut f, &udp(HOST, 4000, SITE, 53)), [u64::from(RUNS), 0]);
+    // They have taken nothing of it.
     let [to_user, _] = run_many(&mut f, &udp(HOST, 4001, SITE, 53));
-    assert!(to_user < LATE, "{to_user}");
+    assert!((FEW..LATE).contains(&to_user), "{to_user}");
+}
+
+#[test]
+fn without_a_socket_no_source_has_an_allowance() {
+    let mut f = Fixture::new("crowd-none", PortRole::Lan, OnDataplaneLoss::Kernel);
+    Allowances::open(&f.pins).unwrap().set(0, 0, FEW);
+    let frame = udp(HOST, 4000, SITE, 53);
+    for _ in 0..RUNS {
+        assert_eq!(f.run(&frame), (PASS, Counter::XdpPassNoDataplane));
+    }
 }
 
 #[test]
 fn a_source_of_ipv6_has_an_allowance_too() {
     let mut f = fixture6::lan("crowd6");
+    let _socket = f.can_receive();
     let frame = packet([HOST6, SITE6], UDP, 64);
     assert_eq!(run_many(&mut f, &frame), [u64::from(RUNS), 0]);
     Allowances::open(&f.pins).unwrap().set(0, 0, FEW);

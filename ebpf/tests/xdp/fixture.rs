@@ -3,10 +3,13 @@
 //! A test run comes in by the loopback device (interface 1, queue 0), so that is the device of
 //! the published state, as a LAN port or as an uplink's.
 
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
 use aya::EbpfLoader;
-use aya::maps::DevMap;
+use aya::maps::{DevMap, XskMap};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
+use rustix::net::{AddressFamily, SocketType};
 use weir_ebpf::{OBJECT, names};
 use weir_layout::control::{
     Address, ControlHalf, MAX_VIRTUAL_MACS, Mac, Name, OnDataplaneLoss, PathId, Port, PortRole,
@@ -229,6 +232,14 @@ impl Fixture {
         words.out |= u64::from(entry.peer) << 32;
         words.next_seq = entry.next_seq;
         self.flows.insert(key.hash(KEY), &words).unwrap()
+    }
+
+    /// Gives the queue a socket. A test run hands nothing to it.
+    pub fn can_receive(&mut self) -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        let map = self.xdp.map_mut(names::XSKS).unwrap();
+        XskMap::try_from(map).unwrap().set(0, socket.as_raw_fd(), 0).unwrap();
+        socket
     }
 
     /// Lets the program send by the device of the fixture.
