@@ -3,10 +3,22 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use weir_wire::checksum::{add, finish, pseudo4, pseudo6, sum};
+use weir_wire::tcp::flag;
 
 /// What tells an attempt's frames from all others: seven bytes that nobody else sends, and the number of
 /// the attempt. Each frame has it somewhere behind its addresses.
 pub type Token = [u8; 8];
+
+/// Segments of TCP, by their flags.
+pub const SEGMENTS: [(&str, u8); 7] = [
+    ("a SYN with data", flag::SYN),
+    ("a SYN-ACK", flag::SYN | flag::ACK),
+    ("an ACK", flag::ACK),
+    ("a RST", flag::RST),
+    ("a FIN", flag::FIN | flag::ACK),
+    ("no TCP flags", 0),
+    ("all TCP flags", 0x3f),
+];
 
 const MARK: [u8; 7] = [0x5c, 0xa1, 0xab, 0x1e, 0xf0, 0x0d, 0xd5];
 

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use weir_kit::plan::{self, Port};
+use weir_wire::tcp::flag;
 
-use super::packet::{Ip4, Link, Token, checked, icmp, tcp, udp};
+use super::packet::{Ip4, Link, SEGMENTS, Token, checked, icmp, tcp, udp};
 use super::{Attempt, Table};
 use crate::mac;
 
@@ -12,8 +13,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const MORE: u16 = 0x2000;
-const SYN: u8 = 2;
-const ACK: u8 = 16;
 
 /// Somebody in the Internet.
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -90,15 +89,7 @@ pub fn attempts(aim: &Aim) -> Vec<Attempt> {
 
 fn of_transports(table: &mut Table, aim: &Aim) {
     table.row("a datagram", |t| vec![aim.udp(aim.own, aim.host, t)]);
-    for (name, flags) in [
-        ("a SYN with data", SYN),
-        ("a SYN-ACK", SYN | ACK),
-        ("an ACK", ACK),
-        ("a RST", 4),
-        ("a FIN", 1 | ACK),
-        ("no TCP flags", 0),
-        ("all TCP flags", 0x3f),
-    ] {
+    for (name, flags) in SEGMENTS {
         table.row(name, |t| vec![aim.tcp(flags, t)]);
     }
 }
@@ -218,7 +209,7 @@ fn of_fragments(table: &mut Table, aim: &Aim) {
         vec![aim.frame(&Ip4 { fragment: MORE, ..Ip4::new(aim.own, aim.host, TCP) }.packet(&t))]
     });
     table.row("overlapping fragments", |t| {
-        let tcp = tcp(ACK, t);
+        let tcp = tcp(flag::ACK, t);
         let part = |fragment, body: &[u8]| {
             aim.frame(&Ip4 { fragment, ..Ip4::new(aim.own, aim.host, TCP) }.packet(body))
         };

@@ -4,8 +4,9 @@ use std::net::Ipv6Addr;
 
 use weir_kit::ipv6::{self, LAN_GATEWAY, SERVER};
 use weir_kit::plan::Port;
+use weir_wire::tcp::flag;
 
-use super::packet::{Ip6, Link, Token, checked, icmp, tcp, udp};
+use super::packet::{Ip6, Link, SEGMENTS, Token, checked, icmp, tcp, udp};
 use super::{Attempt, Table};
 use crate::mac;
 
@@ -16,8 +17,6 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
-const SYN: u8 = 2;
-const ACK: u8 = 16;
 
 /// Who sends, on the link of provider 0, and whom it would reach.
 pub struct Aim {
@@ -100,15 +99,7 @@ pub fn attempts(aim: &Aim) -> Vec<Attempt> {
 
 fn of_transports(table: &mut Table, aim: &Aim) {
     table.row("a datagram", |t| vec![aim.udp(aim.own, aim.host, t)]);
-    for (name, flags) in [
-        ("a SYN with data", SYN),
-        ("a SYN-ACK", SYN | ACK),
-        ("an ACK", ACK),
-        ("a RST", 4),
-        ("a FIN", 1 | ACK),
-        ("no TCP flags", 0),
-        ("all TCP flags", 0x3f),
-    ] {
+    for (name, flags) in SEGMENTS {
         table.row(name, |t| vec![aim.tcp(flags, t)]);
     }
 }
@@ -273,7 +264,7 @@ fn of_fragments(table: &mut Table, aim: &Aim) {
     table.row("a tiny first fragment", |t| vec![part(TCP, 1, &t)]);
     table.row("a first fragment without its headers", |t| vec![part(DESTINATION, 1, &t)]);
     table.row("overlapping fragments", |t| {
-        vec![part(TCP, 1, &tcp(ACK, t)), part(TCP, 8, &tcp(ACK, t)[8..])]
+        vec![part(TCP, 1, &tcp(flag::ACK, t)), part(TCP, 8, &tcp(flag::ACK, t)[8..])]
     });
     table.row("a fragment beyond the longest packet", |t| vec![part(UDP, 0xfff8, &t)]);
     table.row("two fragment headers", |t| {
