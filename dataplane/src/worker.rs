@@ -144,13 +144,16 @@ fn turn_until_stopped<'u>(
         for index in 0..ports.sockets.len() {
             let (device, socket) = &mut ports.sockets[index];
             let device = *device;
-            let (waiting, size) = socket.waiting();
-            pressure.look((device, socket.queue()), waiting, size, now);
-            busy += socket.receive(BATCH, |frame| {
+            let received = socket.receive(BATCH, |frame| {
                 // In copy mode another CPU wrote it.
                 frame.data().first().inspect(|first| prefetch(*first));
                 batch.push(Received { frame, device });
             });
+            busy += received;
+            // A batch that is not full has emptied the ring.
+            let left = if received == BATCH { socket.waiting() } else { 0 };
+            let waited = received as u32 + left;
+            pressure.look((device, socket.queue()), waited, socket.ring_size(), now);
             if !batch.is_empty() {
                 engine.process(&mut batch, now as u32, ports);
             }

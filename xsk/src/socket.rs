@@ -361,10 +361,16 @@ impl<'u> Socket<'u> {
         count
     }
 
-    /// Frames that wait to be received, and how many may.
+    /// Frames that wait to be received.
     #[inline]
-    pub fn waiting(&self) -> (u32, u32) {
-        (self.rx.waiting(), self.ring_size)
+    pub fn waiting(&self) -> u32 {
+        self.rx.waiting()
+    }
+
+    /// Most frames that may.
+    #[inline]
+    pub fn ring_size(&self) -> u32 {
+        self.ring_size
     }
 
     /// The queue.

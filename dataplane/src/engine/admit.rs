@@ -387,9 +387,9 @@ impl<F: Stored> Sessions<F> {
         slice: PortSlice,
         host: u16,
     ) -> Option<Outside<F>> {
-        let left = slice.count().saturating_sub(self.mappings.taken(uplink, &first.of));
         let shared = key.proto() == tcp::PROTOCOL;
-        if !shared && !self.shares.allow(host, left.into()) {
+        let left = || slice.count().saturating_sub(self.mappings.taken(uplink, &first.of));
+        if !shared && !self.shares.allow(host, left().into()) {
             return None;
         }
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
