@@ -182,6 +182,8 @@ fn a_prefix_that_changes_in_use_is_replaced_at_once_and_a_host_that_slept_learns
     let [host, sleeper] = &site.topology.hosts[..] else { panic!("two hosts") };
     sleeper.netns.nft(ASLEEP).unwrap();
     let own = site.own(host, 0, 1);
+    // What waits in its buffer is read, at the rate, before a reset is seen.
+    host.netns.sysctl(&[("net/ipv4/tcp_rmem", "4096 65536 65536")]).unwrap();
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--limit-rate", "100k", "--output", "/dev/null"]);
     curl.args(["--interface", &own.address.to_string()]);
