@@ -41,6 +41,10 @@ const FIRST_PORT: u16 = 10_000;
 const HOLD_DOWN_MS: u32 = 300;
 /// Fewest frames while an uplink returns: for its hold-down, and three times as long.
 const RETURNING: u32 = 120_000;
+/// How often flows that seem broken are asked, each time at half the rate, but no slower than this.
+const ATTEMPTS: u32 = 6;
+/// Nanoseconds between frames, see [`ATTEMPTS`].
+const SLOWEST_NS: u64 = 40_000;
 /// Milliseconds from one probe of a target to the next.
 pub const INTERVAL_MS: u32 = 100;
 
@@ -192,7 +196,7 @@ impl Field {
         let connections = host.netns.run(|| Connections::open(source, echo))??;
         self.others(1)?;
         self.site.traffic.set_stream_from(&self.flows, start)?;
-        let mut round = self.fail(fault, connections)?;
+        let mut round = self.fail(fault, start, connections)?;
         round.udp_broken = self.broken(fault, start)?;
         round.lost_at_return = self.come_back(fault, start)?;
         Ok(round)
@@ -208,11 +212,11 @@ impl Field {
         PathId::new(OLD as u8, self.site.kind.family())
     }
 
-    fn fail(&mut self, fault: Fault, connections: Connections) -> Result<Round> {
+    fn fail(&mut self, fault: Fault, start: u32, connections: Connections) -> Result<Round> {
         let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
         self.site.traffic.forget_arrivals()?;
         let before = far(&self.site.traffic)?;
-        let (asked, seen) = self.watch(fault, connections)?;
+        let (asked, sent, seen) = self.watch(fault, start, connections)?;
         let arrived = self.site.settle(far)? - before;
         let arrivals = self.site.traffic.arrivals()?;
         let old = arrivals[OLD];
@@ -224,7 +228,7 @@ impl Field {
         // The generator stands still now and then, when others use its CPU; the sockets do not.
         let udp_ns = frame.min(seen.datagram.unwrap_or(frame));
         ensure!(udp_ns > asked, "a socket's packets left by another uplink before the fault");
-        let missing = f64::from(fault.frames()) - arrived as f64;
+        let missing = sent as f64 - arrived as f64;
         let (fault_ns, lost) = match fault {
             Fault::Cut => (seen.carrier.context("nobody told that the carrier is lost")?, missing),
             // The far side of the link still counts what goes into the hole.
@@ -250,8 +254,15 @@ impl Field {
         })
     }
 
-    /// Makes the fault under traffic, which is set up; when, and what was seen.
-    fn watch(&mut self, fault: Fault, connections: Connections) -> Result<(u64, Seen)> {
+    /// Makes the fault under traffic, which is set up; when, how many frames were sent, and what was seen.
+    /// The frames are sent again until a connection has moved: how long that takes is measured, and
+    /// on a machine that others use too may be anything.
+    fn watch(
+        &mut self,
+        fault: Fault,
+        start: u32,
+        connections: Connections,
+    ) -> Result<(u64, u64, Seen)> {
         let (control, counters) = (self.weir.control()?, self.weir.counters()?);
         let path = self.path();
         let sent = || counters.path(path).tx_packets;
@@ -265,10 +276,20 @@ impl Field {
             new.iter().map(|p| Notice::of_packet(&p.netns, protocol, echo)).collect()
         };
         let (segments, datagrams) = (packets(TCP)?, packets(UDP)?);
-        let done = &AtomicBool::new(false);
+        let (done, enough) = (&AtomicBool::new(false), &AtomicBool::new(false));
+        let flows = self.flows;
         std::thread::scope(|scope| {
-            // One by one: a frame's time is not that of the batch it waits for.
-            let sender = scope.spawn(move || traffic.send(fault.frames(), 1));
+            let sender = scope.spawn(move || {
+                let mut sent = 0;
+                loop {
+                    // One by one: a frame's time is not that of the batch it waits for.
+                    sent += traffic.send(fault.frames(), 1)?.sent;
+                    if enough.load(Ordering::Relaxed) {
+                        return anyhow::Ok(sent);
+                    }
+                    traffic.set_stream_from(&flows, start)?;
+                }
+            });
             let usable = move || u64::from(control.path_state(path) & path_state::USABLE);
             let decided = scope.spawn(move || when_changed(usable, done));
             let talk = scope.spawn(move || host.run(|| connections.talk(done)));
@@ -278,6 +299,10 @@ impl Field {
             std::thread::sleep(BEFORE);
             let asked = now_ns();
             let made = make(old, fault, true);
+            let moved = wait::until("a connection to move", wait::BOUND, || {
+                Ok(earliest(&segments)?.filter(|_| decided.is_finished()))
+            });
+            enough.store(true, Ordering::Relaxed);
             let framed = joined(sender);
             done.store(true, Ordering::Relaxed);
             let seen = Seen {
@@ -289,8 +314,8 @@ impl Field {
             };
             begun?;
             made?;
-            framed??;
-            Ok((asked, seen))
+            moved?;
+            Ok((asked, framed??, seen))
         })
     }
 
@@ -300,9 +325,11 @@ impl Field {
     fn broken(&mut self, fault: Fault, start: u32) -> Result<u64> {
         let far = |traffic: &Traffic| Ok(traffic.far()?.packets);
         let mut missing = u64::MAX;
-        for _ in 0..3 {
+        for attempt in 0..ATTEMPTS {
             let before = far(&self.site.traffic)?;
-            self.site.traffic.set_stream_from(&self.flows, start)?;
+            // A slow machine is given more time.
+            let interval_ns = (self.flows.interval_ns << attempt).min(SLOWEST_NS);
+            self.site.traffic.set_stream_from(&Stream { interval_ns, ..self.flows }, start)?;
             self.site.traffic.send(fault.frames(), 1)?;
             let arrived = self.site.settle(far)? - before;
             missing = missing.min(u64::from(fault.frames()).saturating_sub(arrived));
