@@ -42,6 +42,11 @@ impl PortSlice {
         self.lo <= port && port <= self.hi
     }
 
+    /// First and last.
+    pub const fn bounds(self) -> [u16; 2] {
+        [self.lo, self.hi]
+    }
+
     /// How many it has.
     pub const fn count(self) -> u32 {
         self.hi as u32 - self.lo as u32 + 1

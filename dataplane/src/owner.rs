@@ -82,7 +82,10 @@ impl Owners {
             let NeighbourAttribute::LinkLayerAddress(mac) = attribute else { return None };
             <[u8; 6]>::try_from(mac.as_slice()).ok()
         });
-        if find_out && matches!(state, NeighbourState::None | NeighbourState::Stale) {
+        // One that did not answer may have come since.
+        let open =
+            matches!(state, NeighbourState::None | NeighbourState::Stale | NeighbourState::Failed);
+        if find_out && open {
             self.resolve(interface, address);
         }
         Ok(match (state, mac) {

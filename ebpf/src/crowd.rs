@@ -3,7 +3,8 @@
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use weir_layout::allowance::{self, ALL, PURPOSE, SOURCES};
+use weir_layout::MAX_UPLINKS;
+use weir_layout::allowance::{self, ALL, PLACES, PURPOSE, SOURCES};
 use weir_wire::hash::hash2;
 use weir_wire::parse::{Kind, Parsed};
 
@@ -12,20 +13,35 @@ use crate::maps;
 
 /// What came from sources, by [`allowance::counted`].
 #[map]
-static CROWD: PerCpuArray<u64> = PerCpuArray::with_max_entries(SOURCES as u32, 0);
+static CROWD: PerCpuArray<u64> = PerCpuArray::with_max_entries(PLACES as u32, 0);
 
-/// Is the packet, which would go to this socket, one too many of its source, and of no flow?
+/// Who has an allowance.
+#[derive(Clone, Copy)]
+pub enum Sender {
+    /// The packet's source.
+    Source,
+    /// All that ask by an uplink.
+    Uplink(u8),
+}
+
+/// Is the packet, which would go to this socket, one too many of its sender, and of no flow?
 #[inline(always)]
-pub fn is_over<F: Table>(socket: Option<u32>, p: &Parsed<F>) -> bool {
+pub fn is_over<F: Table>(socket: Option<u32>, sender: Sender, p: &Parsed<F>) -> bool {
     let Some(socket) = socket else { return false };
     let allowed = maps::allowance(socket);
     // Without a socket there is no ring that could be full.
     if allowed == ALL || maps::XSKS.get(socket).is_none() || is_of_flow(p) {
         return false;
     }
-    let key = flows::secret();
-    let place = hash2(key, F::digest(key, &p.src).into(), PURPOSE) >> 32;
-    let Some(place) = CROWD.get_ptr_mut(place as u32 & (SOURCES as u32 - 1)) else { return false };
+    let place = match sender {
+        Sender::Source => {
+            let key = flows::secret();
+            let hash = hash2(key, F::digest(key, &p.src).into(), PURPOSE) >> 32;
+            hash as u32 & (SOURCES as u32 - 1)
+        }
+        Sender::Uplink(uplink) => SOURCES as u32 + u32::from(uplink) % MAX_UPLINKS as u32,
+    };
+    let Some(place) = CROWD.get_ptr_mut(place) else { return false };
     // SAFETY: the helper has no conditions, and the word is this CPU's own.
     let count = unsafe {
         *place = allowance::counted(*place, bpf_jiffies64());

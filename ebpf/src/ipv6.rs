@@ -17,10 +17,13 @@ use weir_wire::family::{Family, V6};
 use weir_wire::parse::{HEAD_LEN6, Kind, Parsed6, TRANSPORT_LEN6, parse6_head, vlan_of};
 use weir_wire::{ethernet, ipv6};
 
+use crate::crowd::Sender;
 use crate::maps::{self, Published};
 use crate::words::XdpFrame;
 use crate::{MARTIAN, Outcome, UNASKED};
-use crate::{fragments, from_crowd, has_flow, head, is_ours, stateless, to_user, unasked};
+use crate::{
+    fragments, from_crowd, has_flow, head, is_ours, services, stateless, to_user, unasked,
+};
 
 /// Room for what the stack has none: the head of a short frame, and a transport header behind
 /// extension headers.
@@ -81,6 +84,23 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     outcome
 }
 
+/// What becomes of the packet that was just [read](read) if it asks for a published service; `None`:
+/// it is for [`steer`].
+#[inline(always)]
+pub fn ask(ctx: &XdpContext, published: Published) -> Option<Outcome> {
+    let packet = PACKET.get_ptr(0)?;
+    // SAFETY: this CPU's own, written in this run.
+    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    // SAFETY: a port of the half.
+    let port = unsafe { &*published.port(*port) };
+    if is_of_this_side(parsed.src) || !services::is_asked(published, port, parsed) {
+        return None;
+    }
+    // SAFETY: the context is the kernel's.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    Some(from_crowd(published, port, queue, Sender::Uplink(port.uplink), parsed))
+}
+
 /// What becomes of the packet that was just [read](read): the kernel's, the user tier's, or nobody's.
 #[inline(always)]
 pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
@@ -92,7 +112,8 @@ pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
     if port.role == PortRole::Lan as u8 {
-        return from_lan(parsed).unwrap_or_else(|| from_crowd(published, port, queue, parsed));
+        let begins = || from_crowd(published, port, queue, Sender::Source, parsed);
+        return from_lan(parsed).unwrap_or_else(begins);
     }
     from_uplink(ctx, published, port, queue, parsed)
         .unwrap_or_else(|| to_user(published, port, queue))

@@ -16,6 +16,7 @@ mod fragments;
 mod ipv6;
 mod known;
 mod maps;
+mod services;
 mod stateless;
 mod words;
 
@@ -32,6 +33,7 @@ use weir_wire::key::{FlowKey, FlowKey4};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
 use weir_wire::{icmp, udp};
 
+use crate::crowd::Sender;
 use crate::flows::Table;
 use crate::forward::Forwarded;
 use crate::maps::Published;
@@ -46,7 +48,7 @@ enum Verdict {
     Done(Outcome),
     /// The user tier's.
     Transit,
-    /// The user tier's if this flow exists, else not.
+    /// The user tier's if this flow exists, or a published service is asked for; else not.
     IfFlow(FlowKey4, Outcome),
     /// A later fragment: the user tier's if its first was, else not.
     IfFirst(Outcome),
@@ -86,6 +88,10 @@ fn weir(ctx: XdpContext) -> u32 {
         return steer4(ctx, published, lane);
     }
     match read6(ctx, published, lane) {
+        UNDECIDED => {}
+        action => return action,
+    }
+    match ask6(ctx, published, lane) {
         UNDECIDED => steer6(ctx, published, lane),
         action => action,
     }
@@ -125,6 +131,15 @@ fn carry6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
 #[inline(never)]
 fn read6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
     match ipv6::read(&XdpContext::new(ctx), published) {
+        Some(outcome) => count(lane, outcome),
+        None => UNDECIDED,
+    }
+}
+
+/// What becomes of it if it asks for a published service.
+#[inline(never)]
+fn ask6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    match ipv6::ask(&XdpContext::new(ctx), published) {
         Some(outcome) => count(lane, outcome),
         None => UNDECIDED,
     }
@@ -200,26 +215,28 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         return (XDP_PASS, Counter::XdpPassPort);
     };
     // SAFETY: a port of the half.
-    let port = unsafe { published.port(port).read() };
-    let verdict = match stray(&parsed, &port, head) {
+    let port = unsafe { &*published.port(port) };
+    let verdict = match stray(&parsed, port, head) {
         Some(outcome) => Verdict::Done(outcome),
-        None if port.role == PortRole::Lan as u8 => from_lan(&parsed),
+        None if port.role == PortRole::Lan as u8 => from_lan(ctx, &parsed),
         None if is_advice(&parsed, head) => Verdict::Done((XDP_DROP, Counter::XdpDropRedirect)),
-        None => from_uplink(ctx, published, &port, queue, &parsed),
+        None => from_uplink(ctx, published, port, queue, &parsed),
     };
     match verdict {
         Verdict::Done(outcome) => outcome,
-        Verdict::Transit => from_crowd(published, &port, queue, &parsed),
+        Verdict::Transit => from_crowd(published, port, queue, Sender::Source, &parsed),
         Verdict::IfFlow(key, otherwise) => {
             if has_flow(&parsed, &key) {
-                to_user(published, &port, queue)
+                to_user(published, port, queue)
+            } else if services::is_asked(published, port, &parsed) {
+                from_crowd(published, port, queue, Sender::Uplink(port.uplink), &parsed)
             } else {
                 otherwise
             }
         }
         Verdict::IfFirst(otherwise) => {
             if fragments::follows(&parsed) {
-                to_user(published, &port, queue)
+                to_user(published, port, queue)
             } else {
                 otherwise
             }
@@ -248,8 +265,8 @@ fn malformed(ctx: &XdpContext, published: Published, head: &[u8; HEAD_LEN]) -> O
         return (XDP_PASS, Counter::XdpPassPort);
     };
     // SAFETY: a port of the half.
-    let port = unsafe { published.port(port).read() };
-    if is_ours(&port, head) {
+    let port = unsafe { &*published.port(port) };
+    if is_ours(port, head) {
         (XDP_DROP, Counter::XdpDropMalformed)
     } else {
         (XDP_PASS, Counter::XdpPassMalformed)
@@ -308,12 +325,14 @@ fn is_lease(p: &Parsed) -> bool {
 }
 
 #[inline(always)]
-fn from_lan(parsed: &Parsed) -> Verdict {
+fn from_lan(ctx: &XdpContext, parsed: &Parsed) -> Verdict {
     match maps::host_class::<V4>(parsed.dst) {
         0 => Verdict::Transit,
         host_class::LOCAL => Verdict::Done((XDP_PASS, Counter::XdpPassLocal)),
         // Nobody has it; by the kernel's routes it would leave.
         host_class::POOL => Verdict::Done(UNASKED),
+        // To who asked for a published service, the answer.
+        host_class::NEAR => if_asked(ctx, parsed, (XDP_PASS, Counter::XdpPassKernelRoute)),
         _ => Verdict::Done((XDP_PASS, Counter::XdpPassKernelRoute)),
     }
 }
@@ -353,6 +372,12 @@ fn from_uplink(
         host_class::POOL => UNASKED,
         _ => return Verdict::Done((XDP_DROP, Counter::XdpDropForeign)),
     };
+    if_asked(ctx, p, otherwise)
+}
+
+/// The user tier's if a flow waits for it, or is what it quotes, else not.
+#[inline(always)]
+fn if_asked(ctx: &XdpContext, p: &Parsed, otherwise: Outcome) -> Verdict {
     match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => Verdict::IfFlow(p.key(), otherwise),
         Kind::Fragment { first: false } => Verdict::IfFirst(otherwise),
@@ -372,15 +397,16 @@ fn is_advice(p: &Parsed, head: &[u8; HEAD_LEN]) -> bool {
     p.kind == Kind::IcmpError && matches!(kind, icmp::REDIRECT | icmp::SOURCE_QUENCH)
 }
 
-/// From a LAN to the queue's socket, if its source has not sent too much there.
+/// To the queue's socket, if its sender has not sent too much there.
 #[inline(always)]
 fn from_crowd<F: Table>(
     published: Published,
     port: &Port,
     queue: u32,
+    sender: Sender,
     parsed: &Parsed<F>,
 ) -> Outcome {
-    if crowd::is_over(socket(port, queue), parsed) {
+    if crowd::is_over(socket(port, queue), sender, parsed) {
         return (XDP_DROP, Counter::XdpDropCrowded);
     }
     to_user(published, port, queue)

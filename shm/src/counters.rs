@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use weir_layout::control::PathId;
+use weir_layout::control::{MAX_PORT_FORWARDS, PathId};
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PLACES, PathCounters, Resent, place};
 use weir_layout::{Family, MAX_RULES, MAX_UPLINKS, MAX_WORKERS};
 
@@ -16,6 +16,7 @@ const PATH_WORDS: usize = size_of::<PathCounters>() / 8;
 const PATHS_AT: usize = offset_of!(Lane, paths) / 8;
 const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
 const RULES_AT: usize = offset_of!(Lane, rules) / 8;
+const FORWARDED_AT: usize = offset_of!(Lane, forwarded) / 8;
 
 /// All lanes, mapped.
 #[derive(Clone, Debug)]
@@ -173,6 +174,11 @@ impl Counters {
         (0..rules.min(MAX_RULES)).map(of).collect()
     }
 
+    /// Flows that ever began of the port forward with this number.
+    pub fn forwarded(&self, forward: usize) -> u64 {
+        self.total(FORWARDED_AT + forward % MAX_PORT_FORWARDS)
+    }
+
     /// Every counter and its sum.
     pub fn all(&self) -> Vec<(Counter, u64)> {
         Counter::ALL.iter().map(|c| (*c, self.sum(*c))).collect()
@@ -245,14 +251,28 @@ impl LaneWriter {
 
     /// The rules have other numbers: `was` says which each of them had before; `None`: it is new.
     pub fn renumber_rules(&self, was: impl Iterator<Item = Option<u8>>) {
+        self.renumber::<MAX_RULES>(RULES_AT, was);
+    }
+
+    /// The port forwards have, in the same way.
+    pub fn renumber_forwarded(&self, was: impl Iterator<Item = Option<u8>>) {
+        self.renumber::<MAX_PORT_FORWARDS>(FORWARDED_AT, was);
+    }
+
+    fn renumber<const N: usize>(&self, at: usize, was: impl Iterator<Item = Option<u8>>) {
         let words = self.mapping.view::<AtomicU64>(0);
-        let words = &words[self.at + RULES_AT..][..MAX_RULES];
-        let before: [u64; MAX_RULES] =
-            std::array::from_fn(|rule| words[rule].load(Ordering::Relaxed));
+        let words = &words[self.at + at..][..N];
+        let before: [u64; N] = std::array::from_fn(|of| words[of].load(Ordering::Relaxed));
         let was = was.chain(std::iter::repeat(None));
         for (word, was) in words.iter().zip(was) {
-            word.store(was.map_or(0, |was| before[usize::from(was)]), Ordering::Relaxed);
+            let was = was.and_then(|was| before.get(usize::from(was)));
+            word.store(was.copied().unwrap_or(0), Ordering::Relaxed);
         }
+    }
+
+    /// Counts a flow of the port forward with this number.
+    pub fn add_forwarded(&self, forward: usize) {
+        self.bump(FORWARDED_AT + forward % MAX_PORT_FORWARDS, 1);
     }
 
     /// Sets a counter of a path: for flows taken over from an earlier process.

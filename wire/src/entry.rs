@@ -77,6 +77,15 @@ impl<F: Family> From<&EntryWords<F>> for Entry<F> {
     }
 }
 
+impl<F: Family> Entry<F> {
+    /// The key of its packets when they leave.
+    #[inline]
+    pub fn translated(&self) -> FlowKey<F> {
+        let Rewrite { src, dst, sport, dport, .. } = self.rewrite;
+        FlowKey::new(src, dst, sport, dport, self.key.proto())
+    }
+}
+
 /// What a new direction's entry says besides its key and rewrite, whatever the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewDirection {

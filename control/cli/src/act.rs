@@ -12,7 +12,7 @@ use serde_json::json;
 use weir_api::{DelegatedView, Query, Request, Response, Unanswered, untold};
 use weir_kernel::confine::Confined;
 use weir_kernel::watch::Watcher;
-use weir_kernel::{guard, own, sysctls, xdp};
+use weir_kernel::{bound, guard, own, sysctls, xdp};
 use weir_publish::{beside, onto_links};
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
@@ -101,6 +101,15 @@ fn undelegated(arguments: &Arguments, site: &Site) -> Vec<String> {
     bare.map(warning).collect()
 }
 
+/// Published ports that sockets of the gateway have, if the kernel says which these are.
+fn taken(runtime: &tokio::runtime::Runtime, site: &Site) -> Vec<String> {
+    if site.publish.is_empty() {
+        return Vec::new();
+    }
+    let Ok(bound) = runtime.block_on(bound::now()) else { return Vec::new() };
+    site.taken(|port| bound::has(&bound, port))
+}
+
 /// Checks a file by itself, then against this machine and what is published here.
 pub fn check(arguments: &Arguments, pins: &Pins, file: &Path) -> Exit {
     let json = arguments.json;
@@ -137,6 +146,7 @@ pub fn check(arguments: &Arguments, pins: &Pins, file: &Path) -> Exit {
                 let mut here = weir_site::warnings_here(&site, &kernel);
                 here.extend(onto_links::warnings(&site, &kernel));
                 here.extend(undelegated(arguments, &site));
+                here.extend(taken(&runtime, &site));
                 let own = weir_publish::guard::table(pins.directory());
                 let ruleset = runtime.block_on(guard::ruleset());
                 here.extend(filters::unasked(&site, &kernel, &filters::of(&ruleset, &own)));

@@ -14,15 +14,17 @@ pub fn port_names(half: &ControlHalf) -> Vec<String> {
     half.ports.iter().map(name).collect()
 }
 
+/// A prefix of either family.
+pub fn prefix_name(p: &Prefix) -> String {
+    let address: IpAddr = match p.family {
+        6 => p.address.into(),
+        _ => Address(p.address).to_v4().into(),
+    };
+    format!("{address}/{}", p.length)
+}
+
 /// What a rule asks of packets; `ports` has the name of each port.
 pub fn criteria(rule: &Rule, ports: &[String]) -> String {
-    let prefix = |p: &Prefix| {
-        let address: IpAddr = match p.family {
-            6 => p.address.into(),
-            _ => Address(p.address).to_v4().into(),
-        };
-        format!("{address}/{}", p.length)
-    };
     let mut words = Vec::new();
     if rule.in_ports != u64::MAX {
         let from = ports.iter().enumerate().filter(|(port, _)| rule.in_ports >> port & 1 == 1);
@@ -34,13 +36,13 @@ pub fn criteria(rule: &Rule, ports: &[String]) -> String {
         words.push(protocol_name(rule.protocol));
     }
     if rule.source.family != 0 {
-        words.push(format!("from {}", prefix(&rule.source)));
+        words.push(format!("from {}", prefix_name(&rule.source)));
     }
     if rule.source_ports != [0, u16::MAX] {
         words.push(format!("ports {}-{}", rule.source_ports[0], rule.source_ports[1]));
     }
     if rule.destination.family != 0 {
-        words.push(format!("to {}", prefix(&rule.destination)));
+        words.push(format!("to {}", prefix_name(&rule.destination)));
     }
     if rule.destination_ports != [0, u16::MAX] {
         words.push(format!("to ports {}-{}", rule.destination_ports[0], rule.destination_ports[1]));

@@ -62,9 +62,10 @@ impl FlowFilter {
                 || name.parse::<u8>() == Ok(protocol)
                 || name == "icmp" && protocol == F::ICMP
         };
+        let ends = Ends::of(entry);
         self.uplink.as_ref().is_none_or(|name| name == uplink)
-            && self.source.is_none_or(|address| address == entry.key.src().into())
-            && self.destination.is_none_or(|address| address == entry.key.dst().into())
+            && self.source.is_none_or(|address| address == ends.inside.ip())
+            && self.destination.is_none_or(|address| address == ends.remote.ip())
             && self.protocol.as_ref().is_none_or(is_named)
     }
 }
@@ -89,6 +90,7 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
         "inside",
         "outside",
         "destination",
+        "began",
         "uplink",
         "state",
         "idle_s",
@@ -123,25 +125,61 @@ fn collect<F: Stored>(
     }
 }
 
+/// Did the flow begin outside, given the flags of the direction that began it? It is one of a published
+/// service.
+pub const fn began_outside(flags: u8) -> bool {
+    flags & (flag::INITIATED | flag::INSIDE) == flag::INITIATED
+}
+
+/// Who speaks with whom.
+struct Ends {
+    /// The LAN's host.
+    inside: SocketAddr,
+    /// What it looks like outside.
+    outside: SocketAddr,
+    /// Whom it speaks with.
+    remote: SocketAddr,
+}
+
+impl Ends {
+    /// Of a flow, given the direction that began it.
+    fn of<F: Stored>(entry: &Entry<F>) -> Self {
+        let end = |address: F::Address, port: [u8; 2]| {
+            SocketAddr::new(address.into(), u16::from_be_bytes(port))
+        };
+        let (key, new) = (&entry.key, &entry.rewrite);
+        let (from, to) = (end(key.src(), key.sport()), end(key.dst(), key.dport()));
+        match began_outside(entry.flags) {
+            true => Self { inside: end(new.dst, new.dport), outside: to, remote: from },
+            false => Self { inside: from, outside: end(new.src, new.sport), remote: to },
+        }
+    }
+}
+
 /// A flow by its two directions: the one that began it, and the one back if it is there.
 fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now_ms: u32) -> Value {
-    let end = |address: F::Address, port: [u8; 2]| {
-        SocketAddr::new(address.into(), u16::from_be_bytes(port)).to_string()
-    };
+    let Ends { inside, outside, remote } = Ends::of(entry);
+    let from_outside = began_outside(entry.flags);
     // The time wraps around.
     let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
     let idle_ms = back.map_or(idle(entry), |back| idle(entry).min(idle(back)));
     // Entries of IPv6 count no packets.
-    let packets = |entry: &Entry<F>| (F::FAMILY == Family::V4).then_some(entry.packets);
+    let packets = |entry: Option<&Entry<F>>| match entry {
+        Some(entry) => (F::FAMILY == Family::V4).then_some(entry.packets),
+        None => Some(0),
+    };
+    let bytes = |entry: Option<&Entry<F>>| entry.map_or(0, |entry| entry.bytes);
+    let [out, come] = if from_outside { [back, Some(entry)] } else { [Some(entry), back] };
     json!({
         "family": match F::FAMILY {
             Family::V4 => "ipv4",
             Family::V6 => "ipv6",
         },
         "protocol": protocol_name(entry.key.proto()),
-        "inside": end(entry.key.src(), entry.key.sport()),
-        "outside": end(entry.rewrite.src, entry.rewrite.sport),
-        "destination": end(entry.key.dst(), entry.key.dport()),
+        "inside": inside.to_string(),
+        "outside": outside.to_string(),
+        "destination": remote.to_string(),
+        "began": if from_outside { "outside" } else { "inside" },
         "uplink": uplink,
         "state": match entry.state_owner.state() {
             FlowState::Stateless => "-",
@@ -150,10 +188,10 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
             FlowState::Closing => "closing",
         },
         "idle_s": idle_ms / 1000,
-        "tx_packets": packets(entry),
-        "tx_bytes": entry.bytes,
-        "rx_packets": back.map_or(Some(0), packets),
-        "rx_bytes": back.map_or(0, |back| back.bytes),
+        "tx_packets": packets(out),
+        "tx_bytes": bytes(out),
+        "rx_packets": packets(come),
+        "rx_bytes": bytes(come),
         "offered": entry.flags & flag::OFFLOAD != 0,
     })
 }
@@ -173,7 +211,7 @@ mod tests {
         Entry {
             last_seen: 5000,
             key: FlowKey::new(src, dst, sport, dport, proto),
-            flags: flag::INITIATED,
+            flags: flag::INITIATED | flag::INSIDE,
             state_owner: StateOwner::new(FlowState::Stateless, 0),
             uplink: 0,
             rewrite: Rewrite { src, dst, sport, dport, l3_delta: 0, l4_delta: 0 },
@@ -222,6 +260,35 @@ mod tests {
         assert_eq!(["icmp", "icmpv6", "58"].map(wanted), [Some([false, true]); 3]);
         assert_eq!(["tcp", "1"].map(wanted), [Some([false; 2]); 2]);
         assert_eq!(["udb", "256"].map(wanted), [None; 2]);
+    }
+
+    #[test]
+    fn a_flow_that_began_outside_is_told_by_its_host() {
+        let (client, outside, host) = ([198, 51, 100, 9], [192, 0, 2, 2], [10, 0, 0, 5]);
+        let (sport, dport) = (40_000u16.to_be_bytes(), 443u16.to_be_bytes());
+        let rewrite = Rewrite {
+            src: client,
+            dst: host,
+            sport,
+            dport: 80u16.to_be_bytes(),
+            l3_delta: 0,
+            l4_delta: 0,
+        };
+        let key = FlowKey::new(client, outside, sport, dport, 6);
+        let asked = Entry { key, rewrite, flags: flag::INITIATED, ..entry4() };
+        let answers = Entry { bytes: 700, ..entry4() };
+        let told = value(&asked, Some(&answers), "fiber", 12_500);
+        assert_eq!(
+            (&told["inside"], &told["outside"]),
+            (&json!("10.0.0.5:80"), &json!("192.0.2.2:443"))
+        );
+        assert_eq!(
+            (&told["destination"], &told["began"]),
+            (&json!("198.51.100.9:40000"), &json!("outside"))
+        );
+        assert_eq!((&told["tx_bytes"], &told["rx_bytes"]), (&json!(700), &json!(300)));
+        let of = |source: &str| FlowFilter { source: source.parse().ok(), ..FlowFilter::default() };
+        assert!(of("10.0.0.5").wants(&asked, "a") && !of("198.51.100.9").wants(&asked, "a"));
     }
 
     #[test]

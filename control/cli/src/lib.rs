@@ -8,6 +8,7 @@
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
 //! | [`ra`] | what the hosts of LANs are told: `ra`; in the words of `radvd` and `bird` |
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
+//! | [`services`] | the published services: `publish` |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
@@ -29,6 +30,7 @@ pub mod prefix;
 mod processes;
 pub mod ra;
 mod radvd;
+pub mod services;
 mod state;
 pub mod status;
 mod table;
@@ -103,6 +105,9 @@ pub enum Command {
     Policies,
     /// The rules, in the order in which they are tried.
     Rules,
+    /// The published services: by which uplinks they are open, how many flows have begun, and how many
+    /// there are.
+    Publish,
     /// Flows in the table.
     Flows(flows::FlowFilter),
     /// Every counter that is not zero, and whether they add up.
@@ -218,6 +223,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(policies::policies(&pins, json)),
         Command::Rules => viewed(policies::rules(&pins, json)),
+        Command::Publish => viewed(services::publish(&pins, json)),
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides => viewed(health::overrides(arguments)),

@@ -27,7 +27,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const DATAGRAM: usize = 64 << 10;
 
 /// A bit for each port, lowest first.
-type Ports = [u64; PORT_WORDS];
+pub type Ports = [u64; PORT_WORDS];
 
 /// Publishes them for as long as the runtime lives.
 pub fn follow(to: BoundPorts) {
@@ -46,6 +46,19 @@ pub fn follow(to: BoundPorts) {
             }));
         }
     });
+}
+
+/// The ports that are bound now.
+///
+/// # Errors
+/// When the kernel does not say.
+pub async fn now() -> io::Result<Box<Ports>> {
+    read(&mut None).await
+}
+
+/// Is a port among them?
+pub fn has(ports: &Ports, port: u16) -> bool {
+    ports[usize::from(port) / 64] >> (port % 64) & 1 != 0
 }
 
 /// The ports that are bound now, by this reader or by a new one. After an error there is none: what
@@ -137,16 +150,15 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
         let dual = UdpSocket::bind("[::]:0").unwrap();
-        let port = |address: io::Result<std::net::SocketAddr>| usize::from(address.unwrap().port());
+        let port = |address: io::Result<std::net::SocketAddr>| address.unwrap().port();
         let ports = [tcp.local_addr(), udp.local_addr(), dual.local_addr()].map(port);
-        let is_bound = |found: &Ports, port: usize| found[port / 64] >> (port % 64) & 1 != 0;
         let mut reader = None;
         let found = read(&mut reader).await.unwrap();
-        assert!(ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
+        assert!(ports.iter().all(|port| has(&found, *port)), "{ports:?}");
         drop((tcp, udp, dual));
         // Another program may have taken one of them since.
         let found = read(&mut reader).await.unwrap();
-        assert!(!ports.iter().all(|port| is_bound(&found, *port)), "{ports:?}");
+        assert!(!ports.iter().all(|port| has(&found, *port)), "{ports:?}");
     }
 
     #[tokio::test]

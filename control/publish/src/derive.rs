@@ -18,7 +18,9 @@ use crate::overrides::{Hand, Overrides};
 use crate::path_prefixes;
 use crate::port_addresses;
 use crate::ports::Ports;
+use crate::prefix::prefix;
 use crate::retired;
+use crate::services;
 use crate::stateless;
 
 /// Everything to be published, but for the bucket tables.
@@ -121,6 +123,7 @@ pub fn derive(
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
+    services::publish(&mut half, site);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets, &half));
@@ -269,18 +272,6 @@ fn address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(address) => Address::v4(address.octets()),
         IpAddr::V6(address) => Address(address.octets()),
-    }
-}
-
-fn prefix(net: &IpNet) -> Prefix {
-    match net {
-        IpNet::V4(net) => Prefix::v4(net.network().octets(), net.prefix_len()),
-        IpNet::V6(net) => Prefix {
-            address: net.network().octets(),
-            family: 6,
-            length: net.prefix_len(),
-            reserved: [0; 6],
-        },
     }
 }
 

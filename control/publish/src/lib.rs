@@ -13,6 +13,7 @@
 //! | [`onto_links`] | LANs that are translated into the network of an uplink's link |
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `retired` | addresses that flows keep and no new one gets |
+//! | `services`, `prefix` | the services that are published; prefixes, as they are published |
 //! | `stateless` | whether packets need flows, and which leave without |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
@@ -49,8 +50,10 @@ pub mod own;
 mod path_prefixes;
 mod port_addresses;
 mod ports;
+mod prefix;
 mod refused;
 mod retired;
+mod services;
 mod stateless;
 mod states;
 mod tables;

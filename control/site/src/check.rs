@@ -8,7 +8,7 @@ use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS};
 use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
-use super::{Site, capacity, filter, gateway, lans, policies, uplinks, warn};
+use super::{Site, capacity, filter, gateway, lans, policies, publish, uplinks, warn};
 
 /// The site that the file describes, or all that is wrong with it. `hash` is of the file's text.
 pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<Problem>> {
@@ -35,6 +35,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         None => policies_known.get(policies::DEFAULT_POLICY).copied().unwrap_or(0) as u8,
     };
     let rules = filter::rules(&mut c, file, &policies_known);
+    let publish = publish::publish(&mut c, file, &uplinks, &uplinks_known, (nat_ports, workers));
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
 
@@ -65,6 +66,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         uplinks,
         policies,
         rules,
+        publish,
         warnings: c.warnings,
     })
 }

@@ -9,6 +9,7 @@
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
+//! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
@@ -43,11 +44,13 @@ mod paths;
 mod place;
 mod policies;
 mod prefixes;
+mod publish;
 mod ra;
 mod read;
 pub mod room;
 pub mod rules;
 mod schema;
+mod service_ports;
 mod sources;
 mod trust;
 mod uplinks;
@@ -70,6 +73,7 @@ pub use filter::Verdict;
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
+pub use publish::{PublishConfig, Service, To};
 pub use ra::RaConfig;
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
@@ -94,6 +98,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn_ipv6::own_next_hops(site, &warn_ipv6::own_addresses()));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
+    warnings.extend(service_ports::lent(site, kernel, &service_ports::reserved()));
     warnings
 }
 
@@ -141,6 +146,8 @@ pub struct Site {
     pub policies: Vec<PolicyConfig>,
     /// Rules, in order.
     pub rules: Vec<RuleConfig>,
+    /// Published services, in order.
+    pub publish: Vec<PublishConfig>,
     /// What is allowed but unwise.
     pub warnings: Vec<String>,
 }

@@ -112,6 +112,7 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     if site.translates_ports() {
         machine.ports(site);
     }
+    machine.hosts_of_services(site);
     if let Some(group) = site.group.as_deref().filter(|name| group::group(name).is_none()) {
         let message = format!("there is no group {group} in /etc/group");
         machine.refuse(0, message, format!("make it with `groupadd --system {group}`"));
@@ -198,6 +199,30 @@ impl Machine<'_> {
             }
         };
         self.tolerate(line, message, remedy);
+    }
+
+    /// Hosts of published services that no LAN has.
+    fn hosts_of_services(&mut self, site: &Site) {
+        let own: Vec<IpAddr> = self.kernel.addresses.iter().map(|(_, net)| net.addr()).collect();
+        for publish in &site.publish {
+            for host in publish.hosts() {
+                let has = |lan: &Lan| {
+                    let nets = lan.networks(weir_view::family(host), self.kernel);
+                    let behind = site.behind_routers(lan, self.kernel);
+                    nets.iter().chain(&behind).any(|net| net.contains(&host))
+                };
+                let (message, remedy) = if own.contains(&host) {
+                    let message = format!("{host} is the gateway's own");
+                    (message, "say `to = \"gateway\"`")
+                } else if site.lans.iter().any(has) {
+                    continue;
+                } else {
+                    (format!("no LAN has {host}"), "give the address of a LAN's host")
+                };
+                let message = format!("publish \"{}\": {message}", publish.name);
+                self.tolerate(publish.line, message, remedy);
+            }
+        }
     }
 
     fn stripped(&mut self, name: &str, parent: &str, line: usize) {

@@ -29,6 +29,8 @@ pub struct File {
     pub policy: Vec<Spanned<Policy>>,
     #[serde(default)]
     pub rule: Vec<Spanned<Rule>>,
+    #[serde(default)]
+    pub publish: Vec<Spanned<Publish>>,
 }
 
 impl File {
@@ -361,6 +363,42 @@ pub enum RuleAction {
     Policy,
     Drop,
     Reject,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    pub name: Spanned<String>,
+    pub protocol: Spanned<Texts>,
+    pub ports: Spanned<Ports>,
+    pub to: Spanned<Texts>,
+    pub uplinks: Option<Vec<Spanned<String>>>,
+    pub from: Option<Vec<Spanned<IpNet>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a text, or a list of texts")]
+pub enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Texts {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let texts = match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        };
+        texts.iter().map(String::as_str)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a port or a range of ports, such as 443 or \"8000-8010\"")]
+pub enum Ports {
+    One(u16),
+    Range(String),
 }
 
 #[derive(Debug, Deserialize)]

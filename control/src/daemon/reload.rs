@@ -68,6 +68,8 @@ impl Daemon {
         }
         warnings.extend_from_slice(&site.warnings);
         warnings.extend(weir_site::warnings_here(site, kernel));
+        let region = self.executor.writer.region();
+        warnings.extend(site.taken(|port| region.is_bound(port)));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(warnings)
     }

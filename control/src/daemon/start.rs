@@ -86,7 +86,9 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
         admit(site, &kernel, path)?.iter().for_each(|problem| tracing::warn!("{problem}"));
         keep_order(site, published.as_ref().map(|snapshot| &*snapshot.half))
     })?;
-    for warning in site.warnings.iter().chain(&weir_site::warnings_here(&site, &kernel)) {
+    let taken = bound::now().await.map(|bound| site.taken(|port| bound::has(&bound, port)));
+    let here = [weir_site::warnings_here(&site, &kernel), taken.unwrap_or_default()].concat();
+    for warning in site.warnings.iter().chain(&here) {
         tracing::warn!("{warning}");
     }
     let mut keeper = own::Keeper::new(options.pins.clone());

@@ -123,14 +123,19 @@ impl Context {
 
     /// May new flows use the mapping?
     pub(super) fn is_in_force<F: Family>(&self, mapping: &Mapping<F>) -> bool {
-        steering::usable(&self.control, F::path(mapping.uplink))
-            && self.has_address::<F>(mapping.uplink, mapping.external.address)
+        steering::usable(&self.control, F::path(mapping.uplink)) && self.keeps(mapping)
+    }
+
+    /// Is what a mapping looks like outside still the uplink's to give away?
+    fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
+        self.has_address::<F>(*uplink, external.address)
+            && !self.snapshot.half.is_published(F::path(*uplink), external.proto, external.port)
     }
 
     /// Is the mapping of an uplink that is the last resort of the policy?
     fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
         steering::spared(&self.control, F::path(mapping.uplink))
-            && self.has_address::<F>(mapping.uplink, mapping.external.address)
+            && self.keeps(mapping)
             && matches!(self.elsewhere((mapping.uplink, true), policy, traffic), Elsewhere::Nowhere)
     }
 
@@ -338,7 +343,7 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// Flows that the table has room for.
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         u64::from(self.table.capacity() / 2).saturating_sub(self.flows + self.elsewhere)
     }
 
@@ -388,13 +393,22 @@ impl<F: Stored> Sessions<F> {
         host: u16,
     ) -> Option<Outside<F>> {
         let shared = key.proto() == tcp::PROTOCOL;
-        let left = || slice.count().saturating_sub(self.mappings.taken(uplink, &first.of));
+        let left = || {
+            let half = &cx.snapshot.half;
+            let services = half.ports_of_services(F::path(uplink), key.proto(), slice.bounds());
+            slice.count().saturating_sub(services + self.mappings.taken(uplink, &first.of))
+        };
         if !shared && !self.shares.allow(host, left().into()) {
             return None;
         }
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
-        // What comes back to a port that a socket of the gateway has may be for that.
-        let bound = |port| key.proto() != F::ICMP && cx.control.is_bound(port);
+        // What comes back to a port that a socket of the gateway has may be for that, and to one of a
+        // published service for its host.
+        let (control, half, path) = (&cx.control, &cx.snapshot.half, F::path(uplink));
+        let bound = |port| {
+            key.proto() != F::ICMP
+                && (control.is_bound(port) || half.is_published(path, key.proto(), port))
+        };
         let mut outside = None;
         let free = |port: u16| {
             if bound(port) {

@@ -10,6 +10,7 @@ use weir_wire::tcp;
 
 use super::admit::Elsewhere;
 use super::context::Context;
+use super::published::{is_asked, patience_ms};
 use super::sessions::{Sessions, has_mapping};
 use crate::flows;
 use crate::fragments::LIFETIME_MS;
@@ -105,14 +106,25 @@ impl<F: Stored> Sessions<F> {
     ) {
         let idle = flows::idle_ms(&self.table, index, cx.now);
         let timeouts = &cx.snapshot.half.timeouts;
-        if idle >= flows::timeout_ms(timeouts, entry.key.proto(), entry.state_owner.state()) {
+        let back = self.table.slot(entry.peer);
+        let state = entry.state_owner.state();
+        let timeout = flows::timeout_ms(timeouts, entry.key.proto(), state);
+        let timeout = match is_asked(entry.flags) {
+            true => patience_ms(timeout, state, entry.flags),
+            false => timeout,
+        };
+        if idle >= timeout {
             self.remove(cx, index);
             cx.lane.add(Counter::FlowsExpired, 1);
             return;
         }
-        let back = self.table.slot(entry.peer);
         cx.adjacencies.refer(entry.adjacency);
         cx.adjacencies.refer(back.action().adjacency);
+        // One that began outside stays where it was asked for.
+        if is_asked(entry.flags) {
+            self.find_host(cx, entry);
+            return;
+        }
         let (hosts, bytes) = ([&entry.key.src(), &entry.key.dst()], [entry.bytes, back.bytes()]);
         self.heavy.learn::<F>(hosts, bytes, cx.now.wrapping_sub(idle));
         let draining = cx.control.path_state(F::path(entry.uplink)) & path_state::DRAINING != 0;

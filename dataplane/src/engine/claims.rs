@@ -16,6 +16,7 @@ use weir_shm::flows::{Action, Stored};
 use weir_wire::hash::hash2;
 
 use super::context::Context;
+use super::published::is_asked;
 use super::sessions::Sessions;
 
 /// So long is a host silent before another may take its flows over unconfirmed: less than a VRRP
@@ -109,11 +110,20 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// Sends a flow's answers to the host, given its forward slot.
-    fn move_host(&mut self, cx: &Context, slot: u32, action: &Action<F>, host: Adjacency) {
+    pub(super) fn move_host(
+        &mut self,
+        cx: &Context,
+        slot: u32,
+        action: &Action<F>,
+        host: Adjacency,
+    ) {
         let Some(adjacency) = cx.adjacencies.learn(host) else { return };
         let back = self.table.slot(action.peer);
-        self.shares.remove(back.action().adjacency);
-        self.shares.add(adjacency);
+        // One that began outside is not the host's.
+        if !is_asked(action.flags) {
+            self.shares.remove(back.action().adjacency);
+            self.shares.add(adjacency);
+        }
         back.set_adjacency(adjacency);
         self.table.slot(slot).set_mark(mark(host.to_word(), action.peer));
     }

@@ -21,6 +21,7 @@ use super::DropReason;
 use super::Regions;
 use super::batch::Work;
 use super::errors::ErrorLimits;
+use super::inside_hosts::InsideHosts;
 use super::known_hosts::KnownHosts;
 use super::split::is_splittable;
 use super::unknown_hosts::UnknownHosts;
@@ -48,6 +49,7 @@ pub(super) struct Context {
     pub(super) known_hosts: KnownHosts,
     pub(super) unknown_hosts: UnknownHosts,
     pub(super) counters: Counters,
+    pub(super) inside_hosts: InsideHosts,
     pub(super) lane: LaneWriter,
     pub(super) errors: ErrorLimits,
     /// Flows that may move back to a better tier, by policy.
@@ -80,6 +82,7 @@ impl Context {
             known_hosts: KnownHosts::new(entropy),
             unknown_hosts: UnknownHosts::default(),
             counters: regions.counters.clone(),
+            inside_hosts: InsideHosts::default(),
             lane: regions.counters.worker(id),
             errors: ErrorLimits::new(entropy),
             failback: [RateLimit::new(0); MAX_POLICIES],
@@ -95,10 +98,12 @@ impl Context {
             return false;
         }
         let rules = self.snapshot.half.rules.each_ref().map(|rule| rule.name);
+        let services = self.snapshot.half.port_forwards().to_vec();
         if !self.snapshot.refresh(&self.control) {
             return false;
         }
         self.renumber_rules(&rules);
+        self.renumber_services(&services);
         let half = &self.snapshot.half;
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
@@ -109,6 +114,7 @@ impl Context {
         for (limit, policy) in self.failback.iter_mut().zip(&half.policies) {
             limit.set(policy.home_per_second);
         }
+        self.inside_hosts.refresh(half);
         true
     }
 

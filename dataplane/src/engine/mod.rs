@@ -17,6 +17,8 @@
 //! | `batch` | the stages, and the fast path |
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `published` | a flow begins outside, of a published service |
+//! | `inside_hosts` | where the hosts of such services are |
 //! | `prefixes` | what prefix translation makes of a source |
 //! | `stateless` | packets that are sent on without a flow, where others have one |
 //! | `carry` | the same where no packet needs one |
@@ -43,10 +45,12 @@ mod complete;
 mod context;
 mod errors;
 mod filter;
+mod inside_hosts;
 mod known_hosts;
 mod prefetch;
 mod prefixes;
 mod prepare;
+mod published;
 mod sessions;
 mod slow_path;
 mod split;
@@ -221,10 +225,11 @@ impl Engine {
         self.v6.sweep(&self.context, out) || more
     }
 
-    /// Decides about the claims and the hosts that wait: `ask` says who has an address of the network
+    /// Decides about the claims and the hosts that wait, and finds hosts of published services: `ask` says who has an address of the network
     /// behind the interface with this index, or of one reached by a router there. Call once a tick.
     pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         self.context.learn_unknown_hosts(&mut ask);
+        self.context.find_inside_hosts(&mut ask);
         self.v4.settle_claims(&self.context, &mut ask);
         self.v6.settle_claims(&self.context, &mut ask);
     }

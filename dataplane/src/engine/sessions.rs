@@ -3,7 +3,7 @@
 use weir_layout::NONE;
 use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{ControlHalf, Translate, Uplink};
-use weir_layout::flow::{flag, flows_for};
+use weir_layout::flow::{FlowState, flag, flows_for};
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::entry::Entry;
@@ -15,6 +15,7 @@ use super::Regions;
 use super::aging::Passes;
 use super::claims::Claims;
 use super::context::Context;
+use super::published::is_asked;
 use super::sweep::Sweep;
 use crate::fragments::Fragments;
 use crate::heavy::Heavy;
@@ -85,7 +86,7 @@ impl<F: Stored> Sessions<F> {
         self.table.retire(forward);
         self.table.retire(action.peer);
         // One without a mapping releases none.
-        if meta.flags & flag::NAT != 0 && meta.proto != tcp::PROTOCOL {
+        if uses_port(meta.flags) && meta.proto != tcp::PROTOCOL {
             let external = external_of(meta.proto, &action.rewrite);
             self.mappings.release(&self.mappings.external(external));
         }
@@ -108,7 +109,9 @@ impl<F: Stored> Sessions<F> {
     ) {
         let place =
             self.table.slot(slot).track_sequence(segment, ack, self.table.slot(action.peer));
-        if !segment.has_data || place == Place::Outside {
+        // Of what began outside and is not proven, anybody could send segments.
+        let proven = !is_asked(action.flags) || action.flow_state == FlowState::Established;
+        if !segment.has_data || place == Place::Outside || !proven {
             return;
         }
         cx.lane.add_path(F::path(action.uplink), PathCounter::Segments, 1);
@@ -159,9 +162,15 @@ impl<F: Stored> Sessions<F> {
 /// Does the flow, given its forward entry, use its endpoint's mapping?
 pub(super) fn has_mapping<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> bool {
     let path = half.path(F::path(forward.uplink));
-    forward.flags & flag::NAT != 0
+    uses_port(forward.flags)
         && forward.key.proto() != tcp::PROTOCOL
         && path.is_some_and(|path| path.translation() == Translate::Napt)
+}
+
+/// Has a flow a port of its uplink's, given the flags of its forward entry? One that began outside was
+/// asked for at a published one.
+pub(super) const fn uses_port(flags: u8) -> bool {
+    flags & flag::NAT != 0 && !is_asked(flags)
 }
 
 /// What a flow of this protocol looks like outside, whose packets from inside are rewritten so.

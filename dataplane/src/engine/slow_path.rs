@@ -11,6 +11,7 @@ use weir_wire::{tcp, udp};
 use super::DropReason;
 use super::batch::Work;
 use super::context::{Context, began_inside, host_moved, sender};
+use super::published::{Asked, is_asked};
 use super::sessions::Sessions;
 use crate::flows::{self, Header};
 use crate::fragments::{FragmentKey, Verdict};
@@ -89,6 +90,9 @@ impl<F: Stored> Sessions<F> {
         if let Some(worker) = cx.decider(work) {
             return Ok(Step::HandOff(worker));
         }
+        if let Some(asked) = cx.asked(work) {
+            return self.first_asked(cx, work, &asked?);
+        }
         // No flow begins for a packet that goes no further.
         if work.parsed.ttl <= 1 {
             return Err(cx.answer_expired(work, received, out));
@@ -96,7 +100,30 @@ impl<F: Stored> Sessions<F> {
         if let Some(reason) = cx.begins_none(work, received.frame.data()) {
             return Ok(Step::Stateless(reason));
         }
+        if cx.is_lost(&work.parsed) {
+            return Err(cx.end_lost(work, received, out));
+        }
         let slot = self.begin(cx, work, key, received, out)?;
+        let action = self.table.slot(slot).action();
+        Ok(Step::Follow { slot, action, unconfirmed: false })
+    }
+
+    /// What becomes of a packet without a flow that asks for a published service.
+    fn first_asked(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        asked: &Asked<F>,
+    ) -> Result<Step<F>, DropReason> {
+        // Anybody could send another segment than a first.
+        if work.parsed.proto == tcp::PROTOCOL && !opens(&work.parsed) {
+            return Err(Counter::DropNotSyn);
+        }
+        if work.parsed.ttl <= 1 {
+            return Err(Counter::DropTtl);
+        }
+        let place = self.place_asked(cx, asked)?;
+        let slot = self.begin_asked(cx, work, asked, &place)?;
         let action = self.table.slot(slot).action();
         Ok(Step::Follow { slot, action, unconfirmed: false })
     }
@@ -124,6 +151,16 @@ impl<F: Stored> Sessions<F> {
             return Err(Counter::DropTtl);
         }
         let ended = opens(p) && flows::has_ended(&action);
+        let asks = ended && cx.is_uplink(work.port) || self.follows_sender(cx, &action, work);
+        if asks
+            && let Some(Ok(asked)) = cx.asked(work)
+            && let Ok(place) = self.place_asked(cx, &asked)
+        {
+            self.remove(cx, if action.flags & flag::INITIATED != 0 { slot } else { action.peer });
+            let slot = self.begin_asked(cx, work, &asked, &place)?;
+            let action = self.table.slot(slot).action();
+            return Ok(Step::Follow { slot, action, unconfirmed: false });
+        }
         if ended && cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port) {
             return Err(Counter::DropNoFlow);
         }
@@ -168,7 +205,12 @@ impl<F: Stored> Sessions<F> {
         if let Some(Header { segment, flags, seq, ack }) = header
             && flags & tcp::flag::RST == 0
         {
-            if flags & tcp::flag::SYN != 0 && entry.meta().flow_state == FlowState::Opening {
+            // In the name of who asked from outside others may send one too.
+            let counts = !is_asked(action.flags) || entry.next_seq() == 0;
+            if flags & tcp::flag::SYN != 0
+                && entry.meta().flow_state == FlowState::Opening
+                && counts
+            {
                 entry.set_next_seq(seq);
             }
             self.track_sequence(cx, slot, &action, segment, ack, [p.src, p.dst]);

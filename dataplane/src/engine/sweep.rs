@@ -10,7 +10,8 @@
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
-//! When rules change, flows end that these deny, wherever they go.
+//! When rules change, flows end that these deny, wherever they go; and when services do, flows that
+//! began outside and would not any more.
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one: nothing would come
 //! back. So it is where it begins or ceases to translate.
@@ -28,7 +29,8 @@ use zerocopy::IntoBytes;
 
 use super::admit::Elsewhere;
 use super::context::Context;
-use super::sessions::{Sessions, translated};
+use super::published::is_asked;
+use super::sessions::{Sessions, uses_port};
 use crate::answer;
 use crate::flows;
 use crate::packet::{Buffer, Output};
@@ -56,7 +58,7 @@ pub(super) struct Sweep {
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
-    /// The rules that deny flows changed.
+    /// The rules that deny flows changed, or the published services.
     refiltered: bool,
     /// A sum of those when it was last looked.
     filter: u64,
@@ -192,10 +194,16 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     Some(sum ^ checksum64(&[path.translate]))
 }
 
-/// A sum of the rules; 0 where none denies anything.
+/// A sum of the rules, 0 where none denies anything, and of the published services.
 fn filter(half: &ControlHalf) -> u64 {
     let denies = half.rules().iter().any(|rule| rule.action().denies());
-    if denies { checksum64(half.rules().as_bytes()) } else { 0 }
+    let rules = if denies { checksum64(half.rules().as_bytes()) } else { 0 };
+    let (services, count) = (half.port_forwards(), half.allowed_count as usize);
+    if services.is_empty() {
+        return rules;
+    }
+    let allowed = &half.allowed[..count.min(half.allowed.len())];
+    rules ^ checksum64(services.as_bytes()).rotate_left(1) ^ checksum64(allowed.as_bytes())
 }
 
 /// What became of a flow.
@@ -222,6 +230,9 @@ impl Context {
 
     /// Would a flow that begins now have the same source outside as this one, or may have it?
     fn keeps_source<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
+        if is_asked(forward.flags) {
+            return self.is_still_outside(forward);
+        }
         let (uplink, outside) = (forward.uplink, forward.rewrite.src);
         let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
         let is_translated = forward.flags & flag::NAT != 0;
@@ -317,7 +328,11 @@ impl<F: Stored> Sessions<F> {
         else {
             return Outcome::None;
         };
-        if self.sweep.refiltered && self.is_denied(cx, &entry) {
+        let denied = || match is_asked(entry.flags) {
+            true => !cx.is_still_published(&entry),
+            false => self.is_denied(cx, &entry),
+        };
+        if self.sweep.refiltered && denied() {
             return self.end_denied(cx, index, &entry, out);
         }
         if !self.loses(index) {
@@ -332,7 +347,7 @@ impl<F: Stored> Sessions<F> {
         if entry.key.proto() == tcp::PROTOCOL {
             return self.reset_or_wait(cx, index, &entry, out);
         }
-        if entry.flags & flag::NAT != 0 {
+        if uses_port(entry.flags) {
             self.mappings.detach(&self.external_of(&entry));
         }
         self.remove(cx, index);
@@ -347,6 +362,18 @@ impl<F: Stored> Sessions<F> {
         entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> Outcome {
+        if is_asked(entry.flags) {
+            // What is for an own address may come by another.
+            if entry.rewrite.dst == entry.key.dst() && !self.sweep.by_source.contains(entry.uplink)
+            {
+                return Outcome::None;
+            }
+            // Its client may ask again by another, if there is one.
+            return match cx.usable_uplinks::<F>().is_empty() {
+                true => Outcome::Stranded(entry.uplink),
+                false => self.reset_or_wait(cx, index, entry, out),
+            };
+        }
         let traffic = self.traffic_in(cx, entry);
         // Where a code point decides, the next packet has it.
         let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
@@ -376,7 +403,8 @@ impl<F: Stored> Sessions<F> {
         entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> Outcome {
-        let port = cx.port_toward(self.table.slot(entry.peer).action().adjacency);
+        let inward = if is_asked(entry.flags) { index } else { entry.peer };
+        let port = cx.port_toward(self.table.slot(inward).action().adjacency);
         let port = cx.snapshot.half.ports.get(usize::from(port));
         let device = port.map_or(0, |port| port.device);
         if self.sweep.passes_over(device) {
@@ -399,21 +427,25 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> bool {
         let Some(back) = self.table.slot(entry.peer).read() else { return true };
-        let (from_host, from_far) = (entry.next_seq, back.next_seq);
-        let (outward, inward) =
-            (self.table.slot(index).action(), self.table.slot(entry.peer).action());
-        if let Some(Egress { device, link, .. }) = cx.egress(&inward) {
-            let reset = answer::reset::<F>(&link, &entry.key.reversed(), from_far, from_host);
-            if reset.is_some_and(|reset| !cx.originate(device, reset.data(), out)) {
-                return false;
-            }
+        let mut directions = [(index, *entry), (entry.peer, back)];
+        if is_asked(entry.flags) {
+            directions.swap(0, 1);
+        }
+        let [(outward, from_host), (inward, from_far)] = directions;
+        let reset = |slot, leaves: &Entry<F>, answers: &Entry<F>| {
+            let Egress { device, link, .. } = cx.egress(&self.table.slot(slot).action())?;
+            let numbers = (leaves.next_seq, answers.next_seq);
+            let reset = answer::reset::<F>(&link, &leaves.translated(), numbers.0, numbers.1)?;
+            Some((device, reset))
+        };
+        if let Some((device, reset)) = reset(inward, &from_far, &from_host)
+            && !cx.originate(device, reset.data(), out)
+        {
+            return false;
         }
         // The far end's is an attempt: the uplink is down.
-        if let Some(Egress { device, link, .. }) = cx.egress(&outward) {
-            let outside = translated(&entry.key, &self.external_of(entry).of);
-            if let Some(reset) = answer::reset::<F>(&link, &outside, from_host, from_far) {
-                cx.originate(device, reset.data(), out);
-            }
+        if let Some((device, reset)) = reset(outward, &from_host, &from_far) {
+            cx.originate(device, reset.data(), out);
         }
         flows::close(&self.table, index);
         cx.lane.add(Counter::FlowsReset, 1);

@@ -18,6 +18,15 @@ pub struct Header {
     pub segment: Segment,
 }
 
+/// The flags that say where a direction comes from, and whether it began the flow. With
+/// [`flag::INITIATED`] alone it is that of who asked from outside, with [`flag::INSIDE`] alone its
+/// host's.
+const ASKS: u8 = flag::INITIATED | flag::INSIDE;
+
+/// What a host says at most before its client has answered, bytes: a window without scaling (RFC 7323
+/// §2.2). One guess in 65 536 is as near.
+const OPENING: u32 = 0xffff;
+
 /// Follows a flow by one packet, `header` if it is TCP: marks the direction as seen, keeps the TCP
 /// state.
 ///
@@ -40,7 +49,8 @@ pub fn track<F: Stored>(
     // Neither opening nor closing.
     let settled = action.flow_state as u8 & 1 == 0;
     let event = header.is_some_and(|header| header.flags & EVENTS != 0);
-    if action.flags & flag::SEEN != 0 && settled && !event {
+    let goes_on = header.is_some() || action.flags & (ASKS | flag::GOES_ON) != flag::INITIATED;
+    if action.flags & flag::SEEN != 0 && settled && !event && goes_on {
         return;
     }
     track_transition(table, index, action, header);
@@ -63,12 +73,13 @@ fn track_transition<F: Stored>(
     let mut flags = action.flags | flag::SEEN;
     let mut state = action.flow_state;
     match header {
-        None => {
-            if other.flags & flag::SEEN != 0 {
-                flags = offered(flags);
-                other.flags = offered(other.flags);
-            }
-        }
+        None if other.flags & flag::SEEN == 0 => {}
+        None => match flags & ASKS {
+            // Who began from outside goes on after the answer, or leaves it at that.
+            flag::INITIATED => flags = offered(flags) | flag::GOES_ON,
+            flag::INSIDE => flags = offered(flags),
+            _ => (flags, other.flags) = (offered(flags), offered(other.flags)),
+        },
         Some(header) if header.flags & (tcp::flag::RST | tcp::flag::FIN) != 0 => {
             if !is_of_connection(table, index, action, header) {
                 return;
@@ -79,7 +90,9 @@ fn track_transition<F: Stored>(
                 state = FlowState::Closing;
             } else {
                 flags |= flag::FIN;
-                establish(&mut state, &mut flags, &mut other.flags);
+                if is_proven(table, action, header) {
+                    establish(&mut state, &mut flags, &mut other.flags);
+                }
             }
             if flags & other.flags & flag::FIN != 0 {
                 state = FlowState::Closing;
@@ -101,7 +114,9 @@ fn track_transition<F: Stored>(
                     other.flags &= !(flag::FIN | flag::GOES_ON);
                 }
             }
-            establish(&mut state, &mut flags, &mut other.flags);
+            if is_proven(table, action, header) {
+                establish(&mut state, &mut flags, &mut other.flags);
+            }
         }
     }
     if state == FlowState::Closing {
@@ -117,6 +132,19 @@ fn establish(state: &mut FlowState, flags: &mut u8, other: &mut u8) {
     if *state == FlowState::Opening && *other & flag::SEEN != 0 {
         *state = FlowState::Established;
         (*flags, *other) = (offered(*flags), offered(*other));
+    }
+}
+
+/// Does a segment show that its sender has heard the other end? Who begins a connection from outside in
+/// another's name has not, and does not know what to acknowledge; and its host answers whatever it
+/// sends, but has nothing to say before the handshake is done. Of one that began inside the source is
+/// known.
+fn is_proven<F: Stored>(table: &FlowTable<F>, action: &Action<F>, header: &Header) -> bool {
+    let said = || table.slot(action.peer).next_seq();
+    match action.flags & ASKS {
+        flag::INITIATED => header.ack.is_some_and(|ack| said().wrapping_sub(ack) <= OPENING),
+        flag::INSIDE => header.segment.has_data || header.flags & tcp::flag::FIN != 0,
+        _ => true,
     }
 }
 

@@ -16,6 +16,7 @@ mod nat66;
 mod npt;
 mod observations;
 mod packets6;
+mod published;
 mod robustness;
 mod source;
 mod spoofing;

@@ -7,5 +7,6 @@ mod fixture6;
 mod ipv6;
 mod kernel_tier;
 mod npt;
+mod services;
 mod stateless;
 mod steering;

@@ -4,9 +4,10 @@
 //! The map `ALLOWANCES` has a word of 64 bits for each socket, by its place in the map of sockets
 //! (`device * MAX_QUEUES + queue`). It counts packets in a tick of the kernel, or is [`ALL`]. What is
 //! over it and of no flow is dropped by the XDP program. A source shares its allowance with those
-//! that a keyed hash puts into the same of [`SOURCES`] places.
+//! that a keyed hash puts into the same of [`SOURCES`] places. Beyond an uplink anybody can have any
+//! source: all that ask by it for published services have one allowance.
 
-use crate::{MAX_DEVICES, MAX_QUEUES};
+use crate::{MAX_DEVICES, MAX_QUEUES, MAX_UPLINKS};
 
 /// Words of the region.
 pub const SOCKETS: usize = MAX_DEVICES * MAX_QUEUES;
@@ -14,6 +15,8 @@ pub const SOCKETS: usize = MAX_DEVICES * MAX_QUEUES;
 pub const ALL: u64 = 0;
 /// Places of sources, which each CPU counts for itself.
 pub const SOURCES: usize = 1 << 8;
+/// All places: behind those of sources each uplink has one, for what asks by it for published services.
+pub const PLACES: usize = SOURCES + MAX_UPLINKS;
 /// What the hash of a source is for; other purposes have other numbers (`dataplane/src/purpose.rs`).
 pub const PURPOSE: u64 = 1 << 8;
 /// Bits of a count, in the lower end of a place; above it is the tick, as many bits as remain.

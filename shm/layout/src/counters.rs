@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::control::PATHS;
+use super::control::{MAX_PORT_FORWARDS, PATHS};
 use super::{MAX_RULES, MAX_WORKERS, RegionHeader};
 
 /// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
@@ -158,6 +158,11 @@ counters! {
 
         /// Drop: a rule lets it begin no flow.
         DropRule = 59, "drop.rule";
+
+        /// Drop: for a published service that is not open to the source.
+        DropPublishSource = 57, "drop.publish_source";
+        /// Drop: for a published service whose host the kernel does not know yet, or nobody is.
+        DropPublishHost = 58, "drop.publish_host";
     }
 }
 
@@ -170,7 +175,14 @@ impl Counter {
         let index = self as u8;
         self.is_xdp_drop()
             || (index >= Self::DropNotIp as u8 && index <= Self::DropNoFrame as u8)
-            || matches!(self, Self::DropUntranslatable | Self::DropForeignSource | Self::DropRule)
+            || matches!(
+                self,
+                Self::DropUntranslatable
+                    | Self::DropForeignSource
+                    | Self::DropRule
+                    | Self::DropPublishSource
+                    | Self::DropPublishHost
+            )
     }
 
     /// Is this a drop of the XDP program?
@@ -240,7 +252,7 @@ pub const fn place(address: u32) -> usize {
     (address.wrapping_mul(0x9e37_79b9) >> 28) as usize % PLACES
 }
 
-/// One lane. 44032 bytes.
+/// One lane. 45056 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Lane {
@@ -260,6 +272,9 @@ pub struct Lane {
     /// Packets that each rule decided about, in the order of
     /// [`ControlHalf::rules`](super::control::ControlHalf::rules) by which the lane's owner works.
     pub rules: [u64; MAX_RULES],
+    /// New flows of published services, by their
+    /// [number](super::control::ControlHalf::port_forwards).
+    pub forwarded: [u64; MAX_PORT_FORWARDS],
 }
 
 const _: () = {
@@ -267,5 +282,5 @@ const _: () = {
     assert!(core::mem::offset_of!(Lane, paths).is_multiple_of(64));
     assert!(core::mem::offset_of!(Lane, resent).is_multiple_of(64));
     assert!(size_of::<Resent>() == 256);
-    assert!(size_of::<Lane>() == 1024 + (64 + 256) * PATHS + 8 * MAX_RULES);
+    assert!(size_of::<Lane>() == 1024 + (64 + 256) * PATHS + 8 * (MAX_RULES + MAX_PORT_FORWARDS));
 };

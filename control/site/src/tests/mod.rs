@@ -3,6 +3,7 @@ mod filter;
 mod health;
 mod ipv6;
 mod machine;
+mod publish;
 mod warnings;
 
 use weir_view::{Kernel, Link};

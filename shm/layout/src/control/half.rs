@@ -3,9 +3,9 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    Address, Device, IpAddress, MAX_PATH_PREFIXES, PORT_PROBES, PORT_SLOTS, Path, PathId,
-    PathPrefix, Policy, Port, PortSlot, Prefix, Rule, Stateless, Timeouts, Uplink, carried,
-    port_slot,
+    Address, Device, IpAddress, MAX_ALLOWED, MAX_PATH_PREFIXES, MAX_PORT_FORWARDS, OpenPorts,
+    PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port, PortBlocks, PortForward,
+    PortSlot, Prefix, Rule, Stateless, Timeouts, Uplink, carried, port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -79,6 +79,18 @@ pub struct ControlHalf {
     pub kept: [Address; MAX_KEPT],
     /// By [`Family`]: whether packets need no flows.
     pub stateless: [Stateless; Family::COUNT],
+    /// Valid entries of `port_forwards`.
+    pub port_forward_count: u32,
+    /// Valid entries of `allowed`.
+    pub allowed_count: u32,
+    /// Where `port_forwards` have ports.
+    pub port_blocks: PortBlocks,
+    /// By which uplinks they lead to hosts.
+    pub open_ports: OpenPorts,
+    /// Published services, in the file's order.
+    pub port_forwards: [PortForward; MAX_PORT_FORWARDS],
+    /// Whom these are open to.
+    pub allowed: [Prefix; MAX_ALLOWED],
 }
 
 impl ControlHalf {
@@ -116,6 +128,82 @@ impl ControlHalf {
     /// The valid entries of `rules`.
     pub fn rules(&self) -> &[Rule] {
         &self.rules[..(self.rule_count as usize).min(self.rules.len())]
+    }
+
+    /// The valid entries of `port_forwards`.
+    #[inline]
+    pub fn port_forwards(&self) -> &[PortForward] {
+        &self.port_forwards[..(self.port_forward_count as usize).min(MAX_PORT_FORWARDS)]
+    }
+
+    /// The services that a path is open for at a port, each with its number. Hosts that have
+    /// addresses of their own outside may have the same port.
+    #[inline]
+    pub fn services(
+        &self,
+        path: PathId,
+        protocol: u8,
+        port: u16,
+    ) -> impl Iterator<Item = (usize, &PortForward)> {
+        let PathId { uplink, family } = path;
+        let any = self.port_blocks.may_have(port);
+        let forwards = if any { self.port_forwards() } else { &[] };
+        let about = move |forward: &PortForward| forward.is_about(family, uplink, protocol, port);
+        forwards.iter().enumerate().filter(move |(_, forward)| about(forward))
+    }
+
+    /// Is a port of a path's addresses that of a service? No flow is given it.
+    #[inline]
+    pub fn is_published(&self, path: PathId, protocol: u8, port: u16) -> bool {
+        self.services(path, protocol, port).next().is_some()
+    }
+
+    /// How many ports of a range, first and last, services have of a path's addresses.
+    pub fn ports_of_services(&self, path: PathId, protocol: u8, [lo, hi]: [u16; 2]) -> u32 {
+        let of = |forward: &PortForward| {
+            let [first, last] = [forward.ports[0].max(lo), forward.ports[1].min(hi)];
+            let has = forward.is_about(path.family, path.uplink, protocol, forward.ports[0]);
+            if has { (u32::from(last) + 1).saturating_sub(first.into()) } else { 0 }
+        };
+        self.port_forwards().iter().map(of).sum()
+    }
+
+    /// Whom a service is open to; none: to everybody. `None`: what tells of them is broken.
+    pub fn allowed(&self, forward: &PortForward) -> Option<&[Prefix]> {
+        let valid = &self.allowed[..(self.allowed_count as usize).min(MAX_ALLOWED)];
+        let first = usize::from(forward.allowed_first);
+        valid.get(first..first + usize::from(forward.allowed_count))
+    }
+
+    /// Is a service open to this source?
+    pub fn is_open_to(&self, forward: &PortForward, source: impl IpAddress) -> bool {
+        let allowed = self.allowed(forward);
+        allowed.is_some_and(|of| of.is_empty() || of.iter().any(|prefix| source.is_in(prefix)))
+    }
+
+    /// The published services that an address and port inside are.
+    pub fn services_of(
+        &self,
+        family: Family,
+        protocol: u8,
+        host: Address,
+        port: u16,
+    ) -> impl Iterator<Item = &PortForward> {
+        self.port_forwards().iter().filter(move |forward| {
+            let last = forward.port_inside(forward.ports[1]);
+            forward.protocol == protocol
+                && usize::from(forward.family) == family.index()
+                && forward.inside == host
+                && !forward.is_to_gateway()
+                && (forward.inside_port..=last).contains(&port)
+        })
+    }
+
+    /// The LAN port that leads to an address: by the longest prefix, as routes do.
+    pub fn port_behind(&self, address: impl IpAddress) -> Option<u8> {
+        let prefixes = self.lan_prefixes().iter().zip(&self.lan_prefix_ports);
+        let behind = prefixes.filter(|(prefix, port)| **port != NONE && address.is_in(prefix));
+        behind.max_by_key(|(prefix, _)| prefix.length).map(|(_, port)| *port)
     }
 
     /// The valid entries of `lan_prefixes`.

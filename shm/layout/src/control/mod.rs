@@ -21,6 +21,7 @@
 //! | [`carried`] | which sources a path carries |
 //! | `policy` | how flows are shared, and what becomes of them |
 //! | `rule` | which policy steers a flow, and which there are none of |
+//! | `port_forward` | what may come in unasked, and to whom it goes |
 //! | `stateless` | how packets leave where no flow needs to be known |
 //! | `port`, `device` | where frames come in and leave |
 //! | `settings` | of the whole gateway |
@@ -40,6 +41,7 @@ mod path_prefix;
 pub mod path_state;
 mod policy;
 mod port;
+mod port_forward;
 mod rule;
 mod settings;
 mod stateless;
@@ -55,6 +57,9 @@ pub use path::{MAX_POOL, Path, PathId, Translate};
 pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
+pub use port_forward::{
+    MAX_ALLOWED, MAX_PORT_FORWARDS, OPEN_PORTS, OpenPorts, PortBlocks, PortForward,
+};
 pub use rule::{Prefix, Rule, RuleAction};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
 pub use stateless::{MAX_ORIGINS, Origin, Stateless};

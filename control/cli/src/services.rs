@@ -1,0 +1,126 @@
+//! `weir publish`.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use weir_layout::Family;
+use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
+use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::{Error, Pins};
+use weir_wire::entry::Entry;
+use weir_wire::family::{V4, V6};
+
+use super::criteria::{prefix_name, protocol_name};
+use super::flows::began_outside;
+use super::output;
+use super::state::{State, address};
+use super::table::table;
+
+/// `weir publish`.
+pub fn publish(pins: &Pins, json: bool) -> Result<String> {
+    let state = State::open(pins)?;
+    let half = &state.snapshot.half;
+    let mut flows = vec![0; half.port_forwards().len()];
+    count::<V4>(half, &FlowTable::read_only(pins)?, &mut flows);
+    match FlowTable::read_only(pins) {
+        Ok(table) => count::<V6>(half, &table, &mut flows),
+        // The dataplane makes it when it first starts.
+        Err(Error::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let services = half.port_forwards().iter().zip(flows).enumerate();
+    let values = services.map(|(number, (forward, flows))| value(&state, number, forward, flows));
+    let values: Vec<Value> = values.collect();
+    if json {
+        return Ok(output::json("publish", values.into()));
+    }
+    let values: Vec<Value> = values.iter().map(line).collect();
+    let columns =
+        ["name", "protocol", "ports", "to", "open", "closed", "from", "new_flows", "flows"];
+    Ok(table(&values, &columns))
+}
+
+fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> Value {
+    let half = &state.snapshot.half;
+    let family = if forward.family == 0 { Family::V4 } else { Family::V6 };
+    let named = (0u8..).zip(&half.uplinks).take_while(|(_, uplink)| uplink.name.0[0] != 0);
+    let paths = named.map(|(index, _)| PathId::new(index, family));
+    let asked =
+        paths.filter(|path| forward.uplinks().contains(path.uplink) && state.has_path(*path));
+    let takes_new = |path: &PathId| {
+        let word = state.region.path_state(*path);
+        word & (path_state::USABLE | path_state::DRAINING) == path_state::USABLE
+    };
+    let (open, closed): (Vec<_>, Vec<_>) = asked.partition(takes_new);
+    let names = |paths: Vec<PathId>| {
+        paths.into_iter().map(|path| state.uplink_name(path.uplink)).collect::<Vec<_>>()
+    };
+    let [first, last] = forward.ports;
+    let span = |first: u16, last: u16| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    let to = match (forward.is_to_gateway(), family) {
+        (true, _) => "gateway".to_owned(),
+        (false, family) => {
+            let host = address(family, forward.inside);
+            let ports = span(forward.port_inside(first), forward.port_inside(last));
+            if family == Family::V4 {
+                format!("{host}:{ports}")
+            } else {
+                format!("[{host}]:{ports}")
+            }
+        }
+    };
+    let from: Vec<_> = half.allowed(forward).unwrap_or(&[]).iter().map(prefix_name).collect();
+    // What the gateway's own are asked for, the kernel knows.
+    let counted = !forward.is_to_gateway();
+    json!({
+        "name": forward.name.as_str(),
+        "family": match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        },
+        "protocol": protocol_name(forward.protocol),
+        "ports": span(first, last),
+        "to": to,
+        "open": names(open),
+        "closed": names(closed),
+        "from": from,
+        "new_flows": counted.then(|| state.counters.forwarded(number)),
+        "flows": counted.then_some(flows),
+    })
+}
+
+/// The same with its lists as words.
+fn line(value: &Value) -> Value {
+    let mut line = value.clone();
+    for list in ["open", "closed", "from"] {
+        let names = value[list].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let names: Vec<_> = names.collect();
+        line[list] = if names.is_empty() { "-".into() } else { names.join(", ").into() };
+    }
+    line
+}
+
+/// Counts the flows of each service.
+fn count<F: Stored>(half: &ControlHalf, table: &FlowTable<F>, flows: &mut [usize]) {
+    let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
+    for entry in entries.filter(|entry| began_outside(entry.flags)) {
+        if let Some(number) = service_of(half, &entry) {
+            flows[number] += 1;
+        }
+    }
+}
+
+/// The service of a flow that began outside, given the entry that began it; `None`: of none that is
+/// still published.
+fn service_of<F: Stored>(half: &ControlHalf, entry: &Entry<F>) -> Option<usize> {
+    let (port, host): (_, IpAddr) =
+        (u16::from_be_bytes(entry.key.dport()), entry.rewrite.dst.into());
+    let mut services = half.services(F::path(entry.uplink), entry.key.proto(), port);
+    services
+        .find(|(_, forward)| F::Address::from_address(forward.inside).into() == host)
+        .map(|(number, _)| number)
+}

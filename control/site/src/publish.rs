@@ -1,0 +1,357 @@
+//! `[[publish]]`: services that uplinks are open for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use weir_layout::Family;
+use weir_layout::control::{MAX_ALLOWED, MAX_PORT_FORWARDS, Translate};
+
+use super::checker::Checker;
+use super::schema::{File, Ports, Publish, Texts};
+use super::{UplinkConfig, service_ports};
+
+/// TCP and UDP (IANA, protocol numbers).
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+/// A service that uplinks are open for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishConfig {
+    /// Name.
+    pub name: String,
+    /// IP protocols, TCP and UDP.
+    pub protocols: Vec<u8>,
+    /// Ports outside, first and last.
+    pub ports: (u16, u16),
+    /// Whom they lead to: the gateway, or a host of one or each family.
+    pub to: Vec<To>,
+    /// Indices of the uplinks.
+    pub uplinks: Vec<u8>,
+    /// Whom it is open to; none: everybody.
+    pub from: Vec<IpNet>,
+    /// Where in the file.
+    pub line: usize,
+}
+
+/// Whom a service is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// The gateway.
+    Gateway,
+    /// A host of a LAN: its address, and the port that the first of those outside leads to.
+    Host(SocketAddr),
+}
+
+/// One of the services that an entry of the file is about: of one family and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Family.
+    pub family: Family,
+    /// IP protocol.
+    pub protocol: u8,
+    /// The host and its first port; none: the gateway's.
+    pub host: Option<SocketAddr>,
+}
+
+impl PublishConfig {
+    /// Its services, in these families.
+    pub fn services(&self, families: &[Family]) -> Vec<Service> {
+        let mut services = Vec::new();
+        for protocol in self.protocols.iter().copied() {
+            for to in &self.to {
+                let host = match to {
+                    To::Gateway => None,
+                    To::Host(host) => Some(*host),
+                };
+                let is_of = |family: &&Family| host.is_none_or(|host| family_of(&host) == **family);
+                let of = |family: &Family| Service { family: *family, protocol, host };
+                services.extend(families.iter().filter(is_of).map(of));
+            }
+        }
+        services
+    }
+
+    /// Its hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        self.to.iter().filter_map(|to| match to {
+            To::Gateway => None,
+            To::Host(host) => Some(host.ip()),
+        })
+    }
+
+    /// Whom its services of a family are open to; none: everybody.
+    pub fn allowed(&self, family: Family) -> impl Iterator<Item = &IpNet> {
+        self.from.iter().filter(move |net| weir_view::family(net.addr()) == family)
+    }
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway => f.write_str("gateway"),
+            Self::Host(host) => host.fmt(f),
+        }
+    }
+}
+
+fn family_of(host: &SocketAddr) -> Family {
+    weir_view::family(host.ip())
+}
+
+/// The published services; `known` are the indices of the uplinks' names.
+pub fn publish(
+    c: &mut Checker<'_>,
+    file: &File,
+    uplinks: &[UplinkConfig],
+    known: &HashMap<String, usize>,
+    (nat_ports, workers): ((u16, u16), u8),
+) -> Vec<PublishConfig> {
+    c.unique("publish", file.publish.iter().map(|publish| &publish.get_ref().name));
+    let mut all: Vec<PublishConfig> = Vec::new();
+    for given in &file.publish {
+        let Some(publish) = one(c, given, uplinks, known) else { continue };
+        if let Some((other, uplink)) = clash(&publish, &all, uplinks) {
+            let message = format!(
+                "publish \"{}\" has ports of publish \"{other}\" by uplink {uplink}",
+                publish.name
+            );
+            c.refuse(
+                given.get_ref().ports.span(),
+                message,
+                "give them other ports, or other uplinks",
+            );
+        }
+        all.push(publish);
+    }
+    let families: Vec<_> = Family::ALL
+        .into_iter()
+        .filter(|family| uplinks.iter().any(|uplink| uplink.has_path(*family)))
+        .collect();
+    let services: usize = all.iter().map(|publish| publish.services(&families).len()).sum();
+    c.too_many("published services (by protocol and family)", services, MAX_PORT_FORWARDS);
+    let allowed = |publish: &PublishConfig| publish.protocols.len() * publish.from.len();
+    let allowed = all.iter().map(allowed).sum();
+    c.too_many("prefixes in `from` (by protocol)", allowed, MAX_ALLOWED);
+    service_ports::leave_some(c, &all, uplinks, nat_ports, workers);
+    all
+}
+
+fn one(
+    c: &mut Checker<'_>,
+    given: &Spanned<Publish>,
+    uplinks: &[UplinkConfig],
+    known: &HashMap<String, usize>,
+) -> Option<PublishConfig> {
+    let p = given.get_ref();
+    c.name("publish", &p.name);
+    let protocols = protocols(c, &p.protocol);
+    let ports = ports(c, &p.ports);
+    let named = p.uplinks.is_some();
+    let by: Vec<u8> = match &p.uplinks {
+        Some(names) => names.iter().map(|name| c.find("uplink", name, known) as u8).collect(),
+        None => (0..uplinks.len() as u8).collect(),
+    };
+    if named && by.is_empty() {
+        c.refuse(given.span(), "no uplink is named", "name some, or remove `uplinks` for all");
+    }
+    let from: Option<Vec<IpNet>> =
+        p.from.as_ref().map(|nets| nets.iter().map(|net| c.prefix(net)).collect());
+    if from.as_ref().is_some_and(Vec::is_empty) {
+        c.refuse(given.span(), "`from` names nobody", "name some, or remove it for everybody");
+    }
+    let (lo, hi) = ports?;
+    let to = to(c, &p.to, (lo, hi));
+    let publish = PublishConfig {
+        name: p.name.get_ref().clone(),
+        protocols,
+        ports: (lo, hi),
+        to,
+        uplinks: by,
+        from: from.unwrap_or_default(),
+        line: c.places.line(given.span().start),
+    };
+    fits(c, given, &publish, uplinks);
+    Some(publish)
+}
+
+/// Refuses hosts of a family that no uplink of the service has, or nobody may send in.
+fn fits(
+    c: &mut Checker<'_>,
+    given: &Spanned<Publish>,
+    publish: &PublishConfig,
+    uplinks: &[UplinkConfig],
+) {
+    let (to, span) = (given.get_ref().to.span(), given.span());
+    if let Some(port) = service_ports::of_leases(publish) {
+        c.refuse(
+            given.get_ref().ports.span(),
+            format!("to UDP port {port} the gateway's own leases come"),
+            "publish other ports",
+        );
+    }
+    if publish.to.contains(&To::Gateway) && !publish.from.is_empty() {
+        c.refuse(
+            span.clone(),
+            "`from` is for services of hosts",
+            "who may reach the gateway's own says a filter in the hook `input`",
+        );
+    }
+    for host in publish.hosts() {
+        let family = weir_view::family(host);
+        let of = |uplink: &u8| uplinks.get(usize::from(*uplink));
+        if !publish.uplinks.iter().filter_map(of).any(|uplink| uplink.has_path(family)) {
+            let message = format!("no uplink that is open for {host} has a path of its family");
+            c.refuse(to.clone(), message, "give an uplink `ipv6`, or remove the address");
+        }
+        let inbound: Vec<&str> = publish
+            .uplinks
+            .iter()
+            .filter_map(of)
+            .filter(|uplink| uplink.is_inbound(family))
+            .map(|uplink| uplink.name.as_str())
+            .collect();
+        if !inbound.is_empty() {
+            let (name, by) = (&publish.name, inbound.join(", "));
+            c.warnings.push(format!(
+                "publish \"{name}\": {by} lets in all that is for LANs (`inbound`): {host} is \
+                 reached there on its own ports, by everybody"
+            ));
+        }
+        if !publish.from.is_empty() && publish.allowed(family).next().is_none() {
+            let message = format!("`from` has no prefix of the family of {host}");
+            c.refuse(span.clone(), message, "add one, or remove the address");
+        }
+    }
+}
+
+fn protocols(c: &mut Checker<'_>, given: &Spanned<Texts>) -> Vec<u8> {
+    let mut protocols = Vec::new();
+    for name in given.get_ref().iter() {
+        match name {
+            "tcp" => protocols.push(TCP),
+            "udp" => protocols.push(UDP),
+            other => c.refuse(
+                given.span(),
+                format!("protocol \"{other}\" cannot be published"),
+                "use \"tcp\", \"udp\" or [\"tcp\", \"udp\"]",
+            ),
+        }
+    }
+    protocols.sort_unstable();
+    protocols.dedup();
+    if given.get_ref().iter().next().is_none() {
+        c.refuse(given.span(), "no protocol is given", "use \"tcp\", \"udp\" or both");
+    }
+    protocols
+}
+
+fn ports(c: &mut Checker<'_>, given: &Spanned<Ports>) -> Option<(u16, u16)> {
+    let range = match given.get_ref() {
+        Ports::One(port) => Some((*port, *port)),
+        Ports::Range(text) => c.range(&Spanned::new(given.span(), text.clone())),
+    }?;
+    if range.0 == 0 {
+        c.refuse(given.span(), "port 0 is nobody's", "use 1 to 65535");
+        return None;
+    }
+    Some(range)
+}
+
+fn to(c: &mut Checker<'_>, given: &Spanned<Texts>, ports: (u16, u16)) -> Vec<To> {
+    let mut to: Vec<To> = Vec::new();
+    for text in given.get_ref().iter() {
+        let Some(one) = whom(c, given.span(), text, ports) else { continue };
+        let same = |other: &To| match (other, &one) {
+            (To::Host(a), To::Host(b)) => family_of(a) == family_of(b),
+            _ => true,
+        };
+        if let Some(other) = to.iter().find(|other| same(other)) {
+            c.refuse(
+                given.span(),
+                format!("{text} and {other} cannot both have the ports"),
+                "name the gateway alone, or one host of each family",
+            );
+        }
+        to.push(one);
+    }
+    if given.get_ref().iter().next().is_none() {
+        c.refuse(given.span(), "nobody is named", "give an address, or \"gateway\"");
+    }
+    to
+}
+
+/// Who is meant by a text, if somebody can be.
+fn whom(c: &mut Checker<'_>, span: Range<usize>, text: &str, (lo, hi): (u16, u16)) -> Option<To> {
+    if text == "gateway" {
+        return Some(To::Gateway);
+    }
+    let host = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, lo)));
+    let Ok(host) = host else {
+        c.refuse(
+            span,
+            format!("\"{text}\" is no address"),
+            "write \"10.0.0.5\", \"10.0.0.5:80\", \"[2001:db8::5]:443\" or \"gateway\"",
+        );
+        return None;
+    };
+    let is_hosts = match host.ip() {
+        IpAddr::V4(ip) => {
+            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_unspecified()
+                || ip.is_loopback()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                || ip.to_ipv4_mapped().is_some())
+        }
+    };
+    if !is_hosts {
+        c.refuse(span, format!("{} is no host's address", host.ip()), "give one of a LAN's");
+        return None;
+    }
+    if host.port() == 0 || u32::from(host.port()) + u32::from(hi - lo) > 65_535 {
+        c.refuse(
+            span,
+            format!("from port {} on there are no {} ports", host.port(), hi - lo + 1),
+            "the ports inside are as many as outside, from the one that is given",
+        );
+        return None;
+    }
+    Some(To::Host(host))
+}
+
+/// The name of another publish that has the same port of the same addresses, and of an uplink by which
+/// it has. Hosts that keep their addresses outside may have the same port.
+fn clash(
+    publish: &PublishConfig,
+    others: &[PublishConfig],
+    uplinks: &[UplinkConfig],
+) -> Option<(String, String)> {
+    for other in others {
+        let apart = publish.ports.1 < other.ports.0 || other.ports.1 < publish.ports.0;
+        if apart || !publish.protocols.iter().any(|of| other.protocols.contains(of)) {
+            continue;
+        }
+        let both = publish.uplinks.iter().filter(|uplink| other.uplinks.contains(uplink));
+        for uplink in both.filter_map(|uplink| uplinks.get(usize::from(*uplink))) {
+            let families = Family::ALL.into_iter().filter(|family| uplink.has_path(*family));
+            for family in families {
+                let of = |publish: &PublishConfig| publish.services(&[family]);
+                let shared = uplink.translation(family) == Translate::Napt;
+                let meet = |a: &Service, b: &Service| {
+                    let ip = |service: &Service| service.host.map(|host| host.ip());
+                    a.protocol == b.protocol && (shared || ip(a) == ip(b))
+                };
+                if of(publish).iter().any(|a| of(other).iter().any(|b| meet(a, b))) {
+                    return Some((other.name.clone(), uplink.name.clone()));
+                }
+            }
+        }
+    }
+    None
+}

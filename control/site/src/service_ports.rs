@@ -1,0 +1,132 @@
+//! Ports of published services that somebody else has, or wants.
+
+use weir_layout::Family;
+use weir_layout::control::Translate;
+use weir_view::{Kernel, local_ports};
+
+use super::checker::Checker;
+use super::publish::{PublishConfig, TCP, UDP};
+use super::{Site, UplinkConfig};
+
+/// This part of a worker's NAT ports is left to flows from inside at least: these try ports at random.
+const PART: usize = 4;
+/// Where leases of DHCP and DHCPv6 come to (RFC 2131 §4.1, RFC 8415 §7.2).
+const LEASES: [u16; 2] = [68, 546];
+
+/// The port of a service at which the gateway's leases would come, if it has one.
+pub fn of_leases(publish: &PublishConfig) -> Option<u16> {
+    let (first, last) = publish.ports;
+    let has = |port: &u16| (first..=last).contains(port);
+    let of_hosts = publish.hosts().next().is_some() && publish.protocols.contains(&UDP);
+    LEASES.into_iter().find(|port| of_hosts && has(port))
+}
+
+/// Refuses services that leave flows from inside too few ports of an uplink. Each worker has a part of
+/// them, one after the other.
+pub fn leave_some(
+    c: &mut Checker<'_>,
+    all: &[PublishConfig],
+    uplinks: &[UplinkConfig],
+    nat_ports: (u16, u16),
+    workers: u8,
+) {
+    for (index, uplink) in (0..).zip(uplinks) {
+        for family in Family::ALL.into_iter().filter(|family| uplink.has_path(*family)) {
+            if uplink.translation(family) != Translate::Napt {
+                continue;
+            }
+            for (protocol, name) in [(TCP, "TCP"), (UDP, "UDP")] {
+                let about = |publish: &&PublishConfig| {
+                    let services = publish.services(&[family]);
+                    publish.uplinks.contains(&index)
+                        && services.iter().any(|service| service.protocol == protocol)
+                };
+                let full = slices(nat_ports, workers).find(|slice| {
+                    let taken = all.iter().filter(about).map(|of| count(of.ports, *slice));
+                    let count = count(*slice, *slice);
+                    count.saturating_sub(taken.sum()) < count / PART
+                });
+                if let Some((first, last)) = full {
+                    c.whole(
+                        format!(
+                            "published services leave less than a quarter of the {name} ports \
+                             {first}-{last} of uplink {} to flows from inside",
+                            uplink.name
+                        ),
+                        "publish fewer of them, or others; each worker has such a part of `nat_ports`",
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The NAT ports of each worker, as the dataplane divides them.
+fn slices((first, last): (u16, u16), workers: u8) -> impl Iterator<Item = (u16, u16)> {
+    let (first, workers) = (u32::from(first), u32::from(workers.max(1)));
+    let count = (u32::from(last) + 1).saturating_sub(first);
+    let begins = move |worker: u32| first + count * worker / workers;
+    (0..workers).map(move |worker| (begins(worker) as u16, (begins(worker + 1) - 1) as u16))
+}
+
+/// Ports of a range that are in another.
+fn count(range: (u16, u16), of: (u16, u16)) -> usize {
+    let (first, last) = (range.0.max(of.0), range.1.min(of.1));
+    (usize::from(last) + 1).saturating_sub(first.into())
+}
+
+/// Services whose questions may be answers to the gateway's own sockets, in words: the kernel gives
+/// these the same ports of UDP, but for those that are `reserved`
+/// (`net.ipv4.ip_local_reserved_ports`).
+pub fn lent(site: &Site, kernel: &Kernel, reserved: &str) -> Vec<String> {
+    let found = kernel.local_ports;
+    let is_set = site.sysctls && local_ports::overlap(found, site.nat_ports);
+    let beside = is_set.then(|| local_ports::beside(site.nat_ports)).flatten();
+    let (first, last) = beside.unwrap_or(found);
+    let is_reserved = |port: u16| {
+        reserved.trim().split(',').any(|range| {
+            let (lo, hi) = range.split_once('-').unwrap_or((range, range));
+            matches!((lo.parse(), hi.parse()), (Ok(lo), Ok(hi)) if (lo..=hi).contains(&port))
+        })
+    };
+    let of_hosts = |publish: &&PublishConfig| {
+        publish.hosts().next().is_some() && publish.protocols.contains(&UDP)
+    };
+    let lent = site.publish.iter().filter(of_hosts).filter_map(|publish| {
+        let (lo, hi) = (publish.ports.0.max(first), publish.ports.1.min(last));
+        (lo..=hi).any(|port| !is_reserved(port)).then(|| {
+            let list = [reserved.trim(), &format!("{lo}-{hi}")];
+            let list: Vec<_> = list.into_iter().filter(|part| !part.is_empty()).collect();
+            format!(
+                "publish \"{}\": the kernel gives UDP ports {lo}-{hi} to sockets of the gateway's \
+                 too, and what answers these would go to the host: run `sysctl -w \
+                 net.ipv4.ip_local_reserved_ports={}`",
+                publish.name,
+                list.join(",")
+            )
+        })
+    });
+    lent.collect()
+}
+
+/// `net.ipv4.ip_local_reserved_ports`; empty: none, or the kernel does not say.
+pub fn reserved() -> String {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default()
+}
+
+impl Site {
+    /// Which published ports of hosts sockets of the gateway have, in words.
+    pub fn taken(&self, is_bound: impl Fn(u16) -> bool) -> Vec<String> {
+        let of_hosts = self.publish.iter().filter(|publish| publish.hosts().next().is_some());
+        let taken = of_hosts.filter_map(|publish| {
+            let (first, last) = publish.ports;
+            let port = (first..=last).find(|port| is_bound(*port))?;
+            Some(format!(
+                "publish \"{}\": a socket of the gateway has port {port}: who asks for it by the \
+                 uplinks of the service reaches the host, and not the gateway any more",
+                publish.name
+            ))
+        });
+        taken.collect()
+    }
+}

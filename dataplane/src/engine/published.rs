@@ -1,0 +1,284 @@
+//! Flows that begin outside: of published services.
+//!
+//! The first packet comes by an uplink, to a port that a service is published at. From then on the flow
+//! is one as any other, whose first direction comes from outside and whose answers come from inside:
+//! they leave by the uplink that the question came by, whatever weights and policies say, with the
+//! address and port that it went to. So the flow never moves. What came for a host that keeps its
+//! address outside follows its sender to another uplink; all others end with theirs.
+//!
+//! The host sees its client's address and port, unless another flow has the same ends inside: by
+//! another uplink, or to another port that leads to the same. Then it sees another port of the client.
+
+use weir_layout::adjacency::{Adjacency, next_hop};
+use weir_layout::control::{IpAddress, PortForward, Translate, path_state};
+use weir_layout::counters::Counter;
+use weir_layout::flow::{FlowState, flag};
+use weir_shm::counters::PathCounter;
+use weir_shm::flows::{Action, Stored};
+use weir_wire::entry::Entry;
+use weir_wire::family::Family;
+use weir_wire::key::FlowKey;
+use weir_wire::parse::Parsed;
+use weir_wire::{tcp, udp};
+
+use super::DropReason;
+use super::batch::Work;
+use super::context::Context;
+use super::sessions::Sessions;
+use crate::answer;
+use crate::flows::{self, End, NewFlow};
+use crate::nat::PortSlice;
+use crate::packet::{Buffer, Output, Received};
+use crate::steering;
+
+/// How long a flow that began outside may be idle before its client has shown that it hears its host,
+/// or after its end, milliseconds: as long as the kernel's connection tracking keeps what is not
+/// replied to (`nf_conntrack_udp_timeout`). Anybody may begin one, and in anybody's name.
+const UNPROVEN_MS: u32 = 30_000;
+/// The ports that a client may be given in place of its own, for its host inside.
+const CLIENT_PORTS: [u16; 2] = [1024, u16::MAX];
+
+/// A packet of a published service that has no flow.
+pub(super) struct Asked<F: Family> {
+    /// The service's number.
+    number: usize,
+    /// By which it came.
+    uplink: u8,
+    /// What it becomes.
+    inside: FlowKey<F>,
+}
+
+/// Where such a packet's flow finds its ends.
+pub(super) struct Place {
+    host: Adjacency,
+    adjacency: u16,
+}
+
+impl Context {
+    /// The published service that a packet asks for; `None`: for none. It begins no flow if its source
+    /// may not, or while the uplink takes no new ones.
+    pub(super) fn asked<F: Family>(&self, work: &Work<F>) -> Option<Result<Asked<F>, DropReason>> {
+        let p = &work.parsed;
+        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) {
+            return None;
+        }
+        let half = &self.snapshot.half;
+        let port = half.ports.get(usize::from(work.port)).filter(|port| port.is_uplink())?;
+        let (uplink, dport) = (port.uplink, u16::from_be_bytes(p.dport));
+        let (number, forward) = self.service::<F>(uplink, p.proto, dport, |host| {
+            self.is_outside::<F>(uplink, host, p.dst)
+        })?;
+        if !half.is_open_to(forward, p.src) {
+            return Some(Err(Counter::DropPublishSource));
+        }
+        let state = self.control.path_state(F::path(uplink));
+        if !steering::usable(&self.control, F::path(uplink)) || state & path_state::DRAINING != 0 {
+            return Some(Err(Counter::DropUplinkDown));
+        }
+        let dport = forward.port_inside(dport).to_be_bytes();
+        let host = F::Address::from_address(forward.inside);
+        let inside = FlowKey::new(p.src, host, p.sport, dport, p.proto);
+        Some(Ok(Asked { number, uplink, inside }))
+    }
+
+    /// The service of a host of which this holds that an uplink is open for at a port, and its number.
+    fn service<F: Family>(
+        &self,
+        uplink: u8,
+        proto: u8,
+        port: u16,
+        holds: impl Fn(F::Address) -> bool,
+    ) -> Option<(usize, &PortForward)> {
+        let mut services = self.snapshot.half.services(F::path(uplink), proto, port);
+        services.find(|(_, forward)| {
+            !forward.is_to_gateway() && holds(F::Address::from_address(forward.inside))
+        })
+    }
+
+    /// Is `address` one that a host has outside, by an uplink?
+    fn is_outside<F: Family>(&self, uplink: u8, host: F::Address, address: F::Address) -> bool {
+        let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
+        match path.translation() {
+            Translate::Napt => path.addresses().contains(&address.to_address()),
+            _ if !self.snapshot.half.readdresses(F::path(uplink), host) => {
+                address == host && self.snapshot.half.carries(F::path(uplink), host)
+            }
+            _ => self.outward::<F>(uplink, host) == Ok(address),
+        }
+    }
+
+    /// Has the host of a flow that began outside still the address outside that it was asked for, given
+    /// the entry of what comes in?
+    pub(super) fn is_still_outside<F: Family>(&self, entry: &Entry<F>) -> bool {
+        let (uplink, host, address) = (entry.uplink, entry.rewrite.dst, entry.key.dst());
+        self.is_outside::<F>(uplink, host, address) || self.has_address::<F>(uplink, address)
+    }
+
+    /// Is the service of such a flow still published, and open to its client?
+    pub(super) fn is_still_published<F: Family>(&self, entry: &Entry<F>) -> bool {
+        let (key, to) = (&entry.key, &entry.rewrite);
+        let dport = u16::from_be_bytes(key.dport());
+        let service = self.service::<F>(entry.uplink, key.proto(), dport, |host| host == to.dst);
+        service.is_some_and(|(_, forward)| {
+            forward.port_inside(dport).to_be_bytes() == to.dport
+                && self.snapshot.half.is_open_to(forward, key.src())
+        })
+    }
+
+    /// Is it of a connection with a published service, of which nothing is known any more? By the uplink
+    /// and from the port that it would get now, its client does not know it.
+    pub(super) fn is_lost<F: Family>(&self, p: &Parsed<F>) -> bool {
+        let half = &self.snapshot.half;
+        let (host, port) = (p.src.to_address(), u16::from_be_bytes(p.sport));
+        let readdresses = |service: &PortForward| {
+            let mut open = (0..self.uplinks).filter(|uplink| service.uplinks().contains(*uplink));
+            open.any(|uplink| half.readdresses(F::path(uplink), p.src))
+        };
+        p.proto == tcp::PROTOCOL
+            && p.tcp_flags & tcp::flag::SYN == 0
+            && half.services_of(F::FAMILY, p.proto, host, port).any(readdresses)
+    }
+
+    /// Tells the host of such a connection that it is over; the drop to count.
+    pub(super) fn end_lost<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> DropReason {
+        if self.may_tell(work, received, F::PROHIBITED)
+            && let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), &work.parsed)
+        {
+            self.originate(received.device, reset.data(), out);
+        }
+        Counter::DropNotSyn
+    }
+
+    /// The services have changed: what each counted goes with it.
+    pub(super) fn renumber_services(&self, before: &[PortForward]) {
+        let was = self.snapshot.half.port_forwards().iter().map(|service| {
+            let same = before.iter().position(|known| known.is_same(service))?;
+            u8::try_from(same).ok()
+        });
+        self.lane.renumber_forwarded(was);
+    }
+}
+
+impl<F: Stored> Sessions<F> {
+    /// Where the flow of a packet that asks for a published service would find its ends, if there is
+    /// room for it.
+    pub(super) fn place_asked(
+        &self,
+        cx: &mut Context,
+        asked: &Asked<F>,
+    ) -> Result<Place, DropReason> {
+        let host = cx.inside_hosts.find(asked.number).ok_or(Counter::DropPublishHost)?;
+        let adjacency = cx.adjacencies.learn_known(host).ok_or(Counter::DropNeighbourFull)?;
+        // All that uplinks bring gets no more of the table than it leaves.
+        let brought = |uplink| u64::from(self.shares.of(next_hop(F::path(uplink))));
+        if (0..cx.uplinks).map(brought).sum::<u64>() >= self.room() / u64::from(cx.workers) {
+            return Err(Counter::DropTableFull);
+        }
+        Ok(Place { host, adjacency })
+    }
+
+    /// Begins the flow of such a packet; its slot.
+    pub(super) fn begin_asked(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        asked: &Asked<F>,
+        place: &Place,
+    ) -> Result<u32, DropReason> {
+        let Asked { number, uplink, inside } = asked;
+        let (translated, answers) = self.apart(cx, inside).ok_or(Counter::DropNoPort)?;
+        let path = F::path(*uplink);
+        let from = next_hop(path);
+        let new = NewFlow {
+            first: work.parsed.key(),
+            translated,
+            hashes: [work.hash, answers],
+            uplink: *uplink,
+            initiator: End { adjacency: from, inside: None },
+            responder: End { adjacency: place.adjacency, inside: Some(place.host) },
+            worker: cx.id,
+            now: cx.now,
+        };
+        let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
+        self.flows += 1;
+        self.shares.add(from);
+        cx.lane.add(Counter::FlowsCreated, 1);
+        cx.lane.add_path(path, PathCounter::FlowsCreated, 1);
+        cx.lane.add_path(path, PathCounter::FlowsActive, 1);
+        cx.lane.add_forwarded(*number);
+        Ok(slot)
+    }
+
+    /// The ends inside, with another port of the client's if some flow has these, and the hash of
+    /// what the host will answer. `None`: it has them with all ports that were tried.
+    fn apart(&self, cx: &mut Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
+        let slice = PortSlice::of(CLIENT_PORTS[0], CLIENT_PORTS[1], 0, 1)?;
+        let (secret, mut found) = (cx.key, None);
+        let mut free = |port: u16| {
+            let ends = FlowKey::new(
+                inside.src(),
+                inside.dst(),
+                port.to_be_bytes(),
+                inside.dport(),
+                inside.proto(),
+            );
+            let answer = ends.reversed();
+            let answers = answer.hash(secret);
+            let is_free = self.table.find(answers, &answer).is_none();
+            found = is_free.then_some((ends, answers));
+            is_free
+        };
+        let own = u16::from_be_bytes(inside.sport());
+        if !free(own) {
+            slice.pick(own, &mut cx.random, free);
+        }
+        found
+    }
+
+    /// Gives such a flow, by its entry of what comes in, to the hardware address that its host has now.
+    /// Its host may have nothing to say before it hears something.
+    pub(super) fn find_host(&mut self, cx: &Context, entry: &Entry<F>) {
+        let Some(at) = cx.inside_hosts.of::<F>(&entry.rewrite.dst) else { return };
+        if cx.adjacencies.get(entry.adjacency) != Some(at) {
+            self.move_host(cx, entry.peer, &self.table.slot(entry.peer).action(), at);
+        }
+    }
+
+    /// Does the flow, given the entry of a packet that came in, follow its sender to another uplink?
+    /// Its own is down, and its host has the same address by both.
+    pub(super) fn follows_sender(&self, cx: &Context, action: &Action<F>, work: &Work<F>) -> bool {
+        began_outside(action)
+            && action.rewrite.dst == work.parsed.dst
+            && cx.is_uplink(work.port)
+            && cx.port_of(action.uplink) != work.port
+            && !steering::usable(&cx.control, F::path(action.uplink))
+    }
+}
+
+/// Is it an entry of a flow that began outside?
+#[inline]
+pub(super) fn began_outside<F: Family>(action: &Action<F>) -> bool {
+    is_asked(action.flags)
+}
+
+/// How long a flow that began outside may be idle, given how long others of its kind may, and the flags
+/// of the direction that began it.
+pub(super) fn patience_ms(others: u32, state: FlowState, flags: u8) -> u32 {
+    let proven = match state {
+        FlowState::Established => true,
+        FlowState::Stateless => flags & flag::GOES_ON != 0,
+        FlowState::Opening | FlowState::Closing => false,
+    };
+    if proven { others } else { others.min(UNPROVEN_MS) }
+}
+
+/// The same by an entry's flags.
+#[inline]
+pub(super) const fn is_asked(flags: u8) -> bool {
+    (flags & flag::INITIATED != 0) != (flags & flag::INSIDE != 0)
+}
