@@ -415,7 +415,9 @@ fn an_ipv6_next_hop_of_the_link_alone_is_followed_and_resolved() {
 async fn settle(watcher: &mut Watcher) -> Kernel {
     loop {
         let kernel = watcher.read().await.unwrap();
-        let quiet = Duration::from_millis(500);
+        // Of a link that is up it tells a second later (`linkwatch_schedule_work`,
+        // net/core/link_watch.c).
+        let quiet = Duration::from_millis(1500);
         if tokio::time::timeout(quiet, watcher.changed()).await.is_err() {
             return kernel;
         }
