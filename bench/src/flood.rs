@@ -1,5 +1,6 @@
-//! One host begins flows as fast as it can, and what becomes of the others behind the same port:
-//! of flows that they have, and of connections that they open; beside the kernel.
+//! Flows are begun as fast as can be, by a host of the LAN or from outside at a published service, and
+//! what becomes of others: of flows that they have, and of connections that they open; beside the
+//! kernel.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -12,15 +13,16 @@ use core_affinity::CoreId;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde::Serialize;
 use serde_json::{Value, json};
-use weir_kit::plan::server_address;
-use weir_kit::topology::Host;
-use weir_kit::traffic::GENERATOR_CPU;
+use weir_kit::plan::{Port, server_address};
+use weir_kit::topology::{Host, TOWARDS_GATEWAY};
+use weir_kit::traffic::{GENERATOR_CPU, Traffic};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::witness::{Clients, PORT, Witness};
 use weir_layout::Family;
 use weir_traffic::{FLOOD_HOSTS, FLOOD_PORTS, Stream, TCP, UDP};
+use zerocopy::transmute;
 
-use crate::compare::site::{Kind, Site, shortest};
+use crate::compare::site::{Kind, Site, mac, shortest};
 use crate::compare::{GATEWAY_CPU, System, linux};
 use crate::section::{Section, figure, median, table};
 
@@ -39,6 +41,9 @@ const PATIENCE: Duration = Duration::from_millis(3500);
 /// One that takes longer has been tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The first of those who flood from outside.
+const ATTACKERS: Ipv4Addr = Ipv4Addr::new(193, 5, 0, 1);
+
 const SHOW: &str = "-s -j link show eth0";
 
 /// What the flood is made of.
@@ -51,9 +56,22 @@ pub enum Protocol {
     Syn,
 }
 
+/// Where the flood comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A host of the LAN.
+    Lan,
+    /// Many addresses beyond an uplink, to a published service of another host.
+    Outside,
+}
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// Where the flood comes from.
+    #[arg(long, default_value = "lan")]
+    pub from: Origin,
     /// Length of each flood.
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
@@ -141,10 +159,14 @@ fn round(system: System, protocol: Protocol, options: &Options) -> Result<Round>
             ("net/netfilter/nf_conntrack_udp_timeout", "30"),
             ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
         ])?;
+        if options.from == Origin::Outside {
+            prepared.site.topology.gateway.nft(&published_by_linux())?;
+        }
         return flood(&mut prepared.site, protocol, options);
     }
     let mut site = Site::build(ROOM)?;
-    let weir = Weir::start(&site.topology, &configuration(&site))?;
+    let published = if options.from == Origin::Outside { published() } else { String::new() };
+    let weir = Weir::start(&site.topology, &(configuration(&site) + &published))?;
     weir.wait_until_usable_in(Family::V4, &[0, 1])?;
     site.count_at_providers()?;
     flood(&mut site, protocol, options)
@@ -161,14 +183,66 @@ fn configuration(site: &Site) -> String {
     )
 }
 
+/// The service that is flooded: the port outside that frames of a flood have.
+fn published() -> String {
+    format!(
+        "[[publish]]\nname = \"flooded\"\nprotocol = [\"tcp\", \"udp\"]\nports = {}\n\
+         to = \"{}:{PORT}\"\n",
+        weir_traffic::PORT,
+        user(0)
+    )
+}
+
+/// The same of the kernel.
+fn published_by_linux() -> String {
+    let (port, to) = (weir_traffic::PORT, user(0));
+    let rule = |protocol| format!("iifname \"wan*\" {protocol} dport {port} dnat to {to}:{PORT}\n");
+    format!(
+        "table ip publish {{ chain in {{ type nat hook prerouting priority dstnat\n{}{}}}\n}}\n",
+        rule("tcp"),
+        rule("udp")
+    )
+}
+
+/// The address of one who does not flood.
+const fn user(user: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 2, user + 1)
+}
+
+/// Frames that begin flows, and where they leave.
+struct Flood<'a> {
+    traffic: &'a mut Traffic,
+    stream: Stream,
+}
+
+/// From beyond the first uplink.
+fn outside(site: &Site) -> Result<(Traffic, Stream)> {
+    let provider = &site.topology.providers[0];
+    let mut start = [0; 16];
+    start[..6].copy_from_slice(&mac(Port::GatewayWan(0)));
+    start[6..12].copy_from_slice(&mac(Port::RouterCustomer(0)));
+    let load = site.load(shortest(Family::V4));
+    let start: [u64; 2] = transmute!(start);
+    let stream = Stream {
+        // The rest is the type and the first bytes of the header.
+        start: [start[0], start[1] & 0xffff_ffff | load.start[1] & !0xffff_ffff],
+        source: ATTACKERS.to_bits(),
+        destination: provider.addresses[0].to_bits(),
+        from_many: 1,
+        ..load
+    };
+    Ok((Traffic::load(&provider.netns, TOWARDS_GATEWAY)?, stream))
+}
+
 fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round> {
     let server = server_address(0);
     let _witness = Witness::start(&site.topology.internet, server)?;
     let host = site.topology.hosts[0].clone();
-    let users: Vec<_> = (0..USERS).map(|user| Ipv4Addr::new(10, 0, 2, user + 1)).collect();
+    let users: Vec<_> = (0..USERS).map(user).collect();
     let addresses: String =
         users.iter().map(|user| format!("address add {user}/16 dev eth0\n")).collect();
     host.netns.ip(&addresses)?;
+    let _flooded = Witness::start(&host.netns, user(0))?;
     // The users' packets enter the device on the CPU that the flood's do: it takes from both in turn,
     // and its ring, which is before the gateway, refuses none. Threads inherit it.
     let pinned = core_affinity::set_for_current(CoreId { id: GENERATOR_CPU });
@@ -177,7 +251,16 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
     let clients = clients.collect::<Result<Vec<_>>>()?;
     let opening = Opening::start(&host, &users, SocketAddr::from((server, PORT)))?;
     let (before, refused) = (talked(&clients), refused_of_others(site)?);
-    let flood = Stream {
+    let mut beyond = match options.from {
+        Origin::Lan => None,
+        Origin::Outside => Some(outside(site)?),
+    };
+    let lan = site.load(shortest(Family::V4));
+    let Flood { traffic, stream } = match &mut beyond {
+        Some((traffic, stream)) => Flood { traffic, stream: *stream },
+        None => Flood { traffic: &mut site.traffic, stream: lan },
+    };
+    traffic.set_stream(&Stream {
         flood: match protocol {
             Protocol::Udp => UDP,
             Protocol::Syn => TCP,
@@ -186,12 +269,11 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
         flows: FLOOD_PORTS * FLOOD_HOSTS,
         stride: 1,
         interval_ns: options.interval_ns,
-        ..site.load(shortest(Family::V4))
-    };
-    site.traffic.set_stream(&flood)?;
+        ..stream
+    })?;
     let (begun, mut sent) = (Instant::now(), 0);
     while begun.elapsed().as_secs_f64() < options.seconds {
-        sent += site.traffic.blast(BURST)?.sent;
+        sent += traffic.blast(BURST)?.sent;
     }
     let offered = sent as f64 / begun.elapsed().as_secs_f64();
     let (tried, opened, at_once) = opening.stop()?;
@@ -309,15 +391,25 @@ fn section(lines: &[Line], options: &Options) -> Section {
     }
     Section {
         name: "flood",
-        title: "A host that floods, and the others behind its port".into(),
+        title: match options.from {
+            Origin::Lan => "A host that floods, and the others behind its port",
+            Origin::Outside => "A published service that is flooded, and others behind the gateway",
+        }
+        .into(),
         notes: vec![format!(
-            "One host sends frames of which each begins a flow, {} ns apart or as fast as the \
+            "{who} sends frames of which each begins a flow, {} ns apart or as fast as the \
              generator can, for {} s. {USERS} others behind the same port have {FLOWS} UDP flows \
              each, of 50 datagrams a second, and open one TCP connection after the other. Medians \
              of {} rounds, each on a new site, with room for {ROOM} flows. Generator, the users \
              and the server share the machine's CPUs with the gateway. Datagrams that the users' own \
              device had no room for are not counted as lost: the flood enters by the same one.",
-            options.interval_ns, options.seconds, options.rounds,
+            options.interval_ns,
+            options.seconds,
+            options.rounds,
+            who = match options.from {
+                Origin::Lan => "One host",
+                Origin::Outside => "A network beyond an uplink, with 128 addresses,",
+            },
         )],
         json,
         table,

@@ -65,7 +65,8 @@ enum Action {
     Balance(balance::Options),
     /// Measure how long a worker's packets wait for a publication.
     Publication(publication::Options),
-    /// Let one host begin flows as fast as it can: measure what becomes of others, beside the kernel.
+    /// Begin flows as fast as can be, from the LAN or from outside: measure what becomes of others,
+    /// beside the kernel.
     Flood(flood::Options),
     /// Let weir judge links that are noisy and well: it must find no fault. Exit status 1 if it does.
     Noise(noise::Options),

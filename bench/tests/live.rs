@@ -51,9 +51,10 @@ fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
     }
 }
 
-#[test]
-fn others_open_connections_beside_a_host_that_floods() {
+/// A second of a flood, as fast as the machine can.
+fn flooded(from: flood::Origin) {
     let options = flood::Options {
+        from,
         seconds: 1.0,
         interval_ns: 1000,
         rounds: 1,
@@ -69,6 +70,16 @@ fn others_open_connections_beside_a_host_that_floods() {
             assert!(round.opened > 0.9, "{line:?}");
         }
     }
+}
+
+#[test]
+fn others_open_connections_beside_a_host_that_floods() {
+    flooded(flood::Origin::Lan);
+}
+
+#[test]
+fn others_open_connections_while_a_published_service_is_flooded() {
+    flooded(flood::Origin::Outside);
 }
 
 #[test]

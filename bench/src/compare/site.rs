@@ -285,7 +285,7 @@ fn load(kind: Kind, flows: u32, size: Size) -> Stream {
         prefixes,
         prefix_sum: prefix_sum(&prefixes),
         flood: 0,
-        reserved: 0,
+        from_many: 0,
     }
 }
 
@@ -294,7 +294,8 @@ fn words(address: Ipv6Addr) -> [u32; 4] {
     [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
 }
 
-fn mac(port: Port) -> [u8; 6] {
+/// The address of a port.
+pub fn mac(port: Port) -> [u8; 6] {
     let mut bytes = [0; 6];
     for (byte, text) in bytes.iter_mut().zip(port.mac().split(':')) {
         *byte = u8::from_str_radix(text, 16).expect("a plan's MAC addresses are hexadecimal");

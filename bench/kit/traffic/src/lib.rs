@@ -137,8 +137,8 @@ pub struct Stream {
     pub prefix_sum: u32,
     /// Protocol of a [`flood`], UDP or TCP; 0 for frames as [`header`] has them.
     pub flood: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of a [`flood`]: 1 if its flows come from many addresses to one, 0 for from one to many.
+    pub from_many: u32,
 }
 
 impl Stream {
@@ -261,23 +261,27 @@ pub const fn header(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 6] {
 pub const UDP: u8 = 17;
 /// TCP (RFC 9293).
 pub const TCP: u8 = 6;
-/// Ports that the flows of a [`flood`] come from, and addresses that they go to.
+/// Ports that the flows of a [`flood`] come from, and addresses at its many-sided end.
 pub const FLOOD_PORTS: u32 = 1 << 15;
 /// See [`FLOOD_PORTS`].
 pub const FLOOD_HOSTS: u32 = 1 << 7;
 
 /// The first 56 bytes of a frame of this flow of a flood, as [`header`] has them: flow *f* is of the
 /// first host, from port [`FIRST_PORT`] + *f* mod [`FLOOD_PORTS`] to destination *f* / `FLOOD_PORTS`
-/// mod [`FLOOD_HOSTS`]. TCP sends nothing but SYN, with its checksum.
+/// mod [`FLOOD_HOSTS`]; or of as many hosts, in turn, to the first destination. TCP sends nothing but SYN, with its checksum.
 #[inline(always)]
 #[must_use]
 pub const fn flood(stream: &Stream, flow: u32, frame_len: u16) -> [u64; 7] {
     const SYN: u64 = 0x5002;
     const WINDOW: u64 = 0xffff;
     let is_tcp = stream.flood == TCP as u32;
-    let from = stream.source as u64;
-    let to = (stream.destination + flow / FLOOD_PORTS % FLOOD_HOSTS) as u64;
-    let sport = (FIRST_PORT as u32 + flow % FLOOD_PORTS) as u64;
+    let (from_host, to_host, port) = match stream.from_many {
+        0 => (0, flow / FLOOD_PORTS % FLOOD_HOSTS, flow % FLOOD_PORTS),
+        _ => (flow % FLOOD_HOSTS, 0, flow / FLOOD_HOSTS % FLOOD_PORTS),
+    };
+    let from = (stream.source + from_host) as u64;
+    let to = (stream.destination + to_host) as u64;
+    let sport = (FIRST_PORT as u32 + port) as u64;
     let transport_len = if is_tcp { 20 } else { frame_len as u64 - 34 };
     let ip_len = 20 + transport_len;
     let ttl_and_protocol = 64 << 8 | stream.flood as u64;
@@ -439,6 +443,12 @@ mod tests {
             // UDP has none, which RFC 768 allows.
             let pseudo = words(&packet[12..]) + u32::from(protocol) + len as u32;
             assert_eq!(is_whole(words(transport) + pseudo), protocol == TCP);
+            let many = Stream { from_many: 1, ..stream };
+            let [_, _, _, addresses, ports, ..] =
+                flood(&many, FLOOD_HOSTS + 2, 60).map(u64::from_be);
+            assert_eq!(addresses << 16 >> 32, 0x0a00_4002);
+            assert_eq!((addresses << 16 | ports >> 48) as u32, 0xc633_6401);
+            assert_eq!(ports >> 32 & 0xffff, u64::from(FIRST_PORT) + 1);
         }
     }
 
