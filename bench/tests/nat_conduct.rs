@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use weir_kit::clients;
-use weir_kit::plan::{self, Plan};
+use weir_kit::ipv6::{Mode, SERVER};
+use weir_kit::netns::Netns;
+use weir_kit::plan::{self, Plan, Uplink};
+use weir_kit::server::{self, HTTP_PORT, Server};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::weir::Weir;
 use weir_layout::counters::Counter;
@@ -12,8 +15,8 @@ use weir_layout::counters::Counter;
 fn narrow() -> Topology {
     let topology = Topology::build(Plan::new(1, 1)).unwrap();
     let provider = &topology.providers[0];
-    provider.netns.ip(&format!("link set {TOWARDS_GATEWAY} mtu 1400\n")).unwrap();
-    topology.gateway.ip(&format!("link set {} mtu 1400\n", provider.interface())).unwrap();
+    provider.netns.ip(&format!("link set {TOWARDS_GATEWAY} mtu {MTU}\n")).unwrap();
+    topology.gateway.ip(&format!("link set {} mtu {MTU}\n", provider.interface())).unwrap();
     topology
 }
 
@@ -25,6 +28,83 @@ fn ping(topology: &Topology, bytes: usize, may_split: bool) -> String {
     ping.args(["-s", &bytes.to_string(), &plan::server_address(0).to_string()]);
     let output = topology.hosts[0].netns.run(|| ping.output()).unwrap().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+const MTU: u32 = 1400;
+
+/// Counts SYNs, and answers to them, that come by a device, and those that name what [`MTU`] has
+/// room for by IPv4, and by IPv6.
+fn watch_sizes(netns: &Netns, device: &str) {
+    netns
+        .nft(&format!(
+            "table inet judge {{\n\
+             counter syns {{ }}\ncounter four {{ }}\ncounter six {{ }}\n\
+             chain sizes {{\n\
+             meta nfproto ipv4 tcp option maxseg size 1360 counter name four\n\
+             meta nfproto ipv6 tcp option maxseg size 1340 counter name six\n}}\n\
+             chain seen {{\ntype filter hook prerouting priority -300\n\
+             iifname \"{device}\" tcp flags & syn == syn counter name syns jump sizes\n}}\n}}\n"
+        ))
+        .unwrap();
+}
+
+/// What was counted.
+fn sizes(netns: &Netns) -> [u64; 3] {
+    ["syns", "four", "six"].map(|name| netns.nft_counter("inet judge", name).unwrap())
+}
+
+const BYTES: usize = 1_000_000;
+
+#[test]
+fn both_ends_of_a_connection_name_segments_that_a_narrow_uplink_has_room_for() {
+    for (line, clamps) in [("", true), ("clamp_mss = \"off\"", false)] {
+        let topology = narrow();
+        let file = Weir::configuration_with(&topology, &[1], "", |_| line.into());
+        let weir = Weir::start(&topology, &file).unwrap();
+        let _server = Server::start(&topology.internet, plan::server_address(0)).unwrap();
+        let (host, router) = (&topology.hosts[0].netns, &topology.providers[0].netns);
+        watch_sizes(host, "eth0");
+        watch_sizes(router, TOWARDS_GATEWAY);
+        let url = server::content_url(plan::server_address(0), BYTES);
+        assert_eq!(clients::curl(host, &url).unwrap().bytes, BYTES);
+        for netns in [host, router] {
+            let [all, named, _] = sizes(netns);
+            assert!(all > 0 && named == if clamps { all } else { 0 }, "{line}: {named} of {all}");
+        }
+        if clamps {
+            assert_eq!(weir.counters().unwrap().sum(Counter::DropTooBig), 0);
+        }
+        weir.check_conservation().unwrap();
+    }
+}
+
+#[test]
+fn so_they_do_of_ipv6_whatever_the_uplink_does_with_addresses() {
+    for mode in Mode::ALL.into_iter().chain([Mode::Stateless, Mode::StatelessSource]) {
+        println!("{mode:?}");
+        let mut plan = Plan::new(1, 1);
+        plan.uplinks = vec![Uplink { addresses: 1, mtu: MTU }];
+        let (topology, weir) = mode.start(plan, &[1], "").unwrap();
+        let _server = Server::start(&topology.internet, SERVER).unwrap();
+        let (host, router) = (&topology.hosts[0].netns, &topology.providers[0].netns);
+        watch_sizes(host, "eth0");
+        watch_sizes(router, TOWARDS_GATEWAY);
+        let url = |address| format!("http://[{address}]:{HTTP_PORT}/{BYTES}");
+        assert_eq!(clients::curl(host, &url(SERVER)).unwrap().bytes, BYTES);
+        // From outside, where a host is reached without being asked.
+        let inside = mode.host(0);
+        let _inside = Server::start(host, inside).unwrap();
+        if !mode.has_entries() {
+            assert_eq!(clients::curl(&topology.internet, &url(inside)).unwrap().bytes, BYTES);
+        }
+        for netns in [host, router] {
+            let [all, _, named] = sizes(netns);
+            assert!(all > 0 && named == all, "{named} of {all}");
+        }
+        assert_eq!(weir.counters().unwrap().sum(Counter::DropTooBig), 0);
+        mode.check_entries(&weir).unwrap();
+        weir.check_conservation().unwrap();
+    }
 }
 
 #[test]

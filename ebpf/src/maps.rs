@@ -197,6 +197,17 @@ impl Published {
         }
     }
 
+    /// Are segment sizes to be clamped that SYNs by an uplink name?
+    #[inline(always)]
+    pub fn clamps(self, uplink: u8) -> bool {
+        let index = usize::from(uplink) & (MAX_UPLINKS - 1);
+        // SAFETY: the index is masked to the array, which is part of the half.
+        unsafe {
+            let uplink = (&raw const (*self.half).uplinks).cast::<Uplink>().add(index);
+            (*uplink).clamp_mss != 0
+        }
+    }
+
     /// Do flows leave here?
     #[inline(always)]
     pub fn forwards(self) -> bool {

@@ -25,13 +25,14 @@ use weir_wire::stateless::Bare;
 use weir_wire::words::Words as _;
 use weir_wire::{ipv4, ipv6, rewrite, tcp, udp};
 
+use crate::crowd::Sender;
 use crate::fib::{self, Asked, Toward};
 use crate::flows::{self, Table};
 use crate::forward::{self, Forwarded};
 use crate::known;
 use crate::maps::{self, Published};
 use crate::words::{self, XdpFrame};
-use crate::{Outcome, to_user};
+use crate::{Outcome, from_crowd};
 
 /// Forwards the frame if it can leave at once.
 #[inline(always)]
@@ -74,6 +75,10 @@ fn carry<F: Bears, const L3: usize>(
     } else {
         (inward::<F>(ctx, published, lane, port, ip)?, F::path(port.uplink))
     };
+    // The user tier changes what it says, where there is one.
+    if packet.names_sizes() && published.clamps(path.uplink) && is_heard(ctx, port) {
+        return None;
+    }
     let Egress { device, mtu, link, .. } = forward::toward(published, adjacency, path);
     if link.destination.word() == Mac::NONE.word() || ip.total() > mtu {
         return None;
@@ -89,6 +94,14 @@ fn carry<F: Bears, const L3: usize>(
     let action = if sent.is_some() { XDP_REDIRECT } else { XDP_DROP };
     let bytes = u64::from(ip.total());
     Some(Forwarded { action, path, outward, bytes, segment: None, ends: [0; 2] })
+}
+
+/// Has the queue that the frame came by a socket?
+#[inline(always)]
+fn is_heard(ctx: &XdpContext, port: &Port) -> bool {
+    // SAFETY: the context is the kernel's.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    crate::socket(port, queue).is_some_and(|socket| maps::XSKS.get(socket).is_some())
 }
 
 /// The uplink that takes a packet from a LAN port; `None`: the user tier says what becomes of it.
@@ -211,7 +224,10 @@ pub fn hand_over<F: Bears>(
     let Some(mut head) = words::at::<8>(ctx, 0) else { return kernels };
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
-    let outcome = to_user(published, port, queue);
+    let outcome = from_crowd(published, port, queue, Sender::Uplink(port.uplink), p);
+    if matches!(outcome.1, Counter::XdpDropCrowded) {
+        return outcome;
+    }
     if outcome.0 != XDP_REDIRECT {
         return kernels;
     }

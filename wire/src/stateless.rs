@@ -20,6 +20,15 @@ pub struct Bare<F: Family = V4> {
 }
 
 impl<F: Family> Bare<F> {
+    /// Is it a SYN of TCP, or the answer to one, that has options?
+    #[inline(always)]
+    pub fn names_sizes(&self) -> bool {
+        let [_, _, fourth, _] = self.transport;
+        self.ip.proto() == tcp::PROTOCOL
+            && (fourth >> 8) as u8 & tcp::flag::SYN != 0
+            && fourth as u8 >> 4 > (tcp::HEADER_LEN / 4) as u8
+    }
+
     /// The [ports](crate::bucket::Fields::ports) its bucket is chosen by; `None`: it is the user
     /// tier's. `room` counts the frame's bytes from the IP header on.
     ///

@@ -137,6 +137,36 @@ impl Segment {
     }
 }
 
+/// Makes the greatest segment size that the options of a SYN name (RFC 9293 §3.7.1) at most `most`,
+/// and the checksum right if it was. A segment without the option, or with one less, stays as it is.
+pub fn clamp_mss(segment: &mut [u8], most: u16) {
+    const MSS: u8 = 2;
+    let end = Packet::new_unchecked(&*segment).header_len();
+    let mut at = HEADER_LEN;
+    while let Some(options) = segment.get(at..end) {
+        match *options {
+            [MSS, 4, high, low, ..] => {
+                let (old, new) = ([high, low], most.to_be_bytes());
+                if u16::from_be_bytes(old) > most {
+                    put(segment, at + 2, new);
+                    // At an odd place each byte is the other half of a word (RFC 1071 §2(B)).
+                    let is_even = at.is_multiple_of(2);
+                    let swapped = |[a, b]: [u8; 2]| if is_even { [a, b] } else { [b, a] };
+                    let delta = checksum::Delta::of(swapped(old), swapped(new));
+                    let mut packet = Packet::new_unchecked(&mut *segment);
+                    packet.set_checksum(delta.apply(packet.checksum()));
+                }
+                // Of several Linux believes the last (`tcp_parse_options`, net/ipv4/tcp_input.c).
+                at += 4;
+            }
+            [0, ..] | [] => return,
+            [1, ..] => at += 1,
+            [_, len, ..] if len >= 2 => at += usize::from(len),
+            _ => return,
+        }
+    }
+}
+
 /// A segment: header, options, data. The buffer is exactly the IP payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<T> {

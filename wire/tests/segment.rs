@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use weir_wire::plain::{Ip4, Packet};
+use weir_wire::tcp;
 use weir_wire::tcp::{NEAR, Place, REACH, Segment, flag};
 
 #[test]
@@ -53,4 +54,60 @@ proptest! {
         let packet: Packet = Packet { ip, transport };
         prop_assert_eq!(packet.segment(), Some(Segment::new(seq, data.into(), 0)));
     }
+}
+
+/// A SYN with these options.
+fn syn_with(options: &[u8]) -> Vec<u8> {
+    let mut segment = vec![0; tcp::HEADER_LEN];
+    segment.extend_from_slice(options);
+    let len = segment.len();
+    let mut packet = tcp::Packet::new_unchecked(&mut segment);
+    packet.set_header_len(len);
+    packet.set_flags(tcp::flag::SYN);
+    packet.fill_checksum(0);
+    segment
+}
+
+#[test]
+fn a_segment_size_is_clamped_wherever_it_stands_and_the_checksum_stays_right() {
+    for (options, at) in [
+        (&[2, 4, 5, 0xb4][..], 2),
+        (&[1, 2, 4, 5, 0xb4, 1, 1, 0], 3),
+        (&[3, 3, 7, 1, 2, 4, 5, 0xb4], 6),
+        (&[4, 2, 1, 2, 4, 5, 0xb4, 0], 5),
+        (&[2, 4, 2, 0, 2, 4, 5, 0xb4], 6),
+    ] {
+        let mut segment = syn_with(options);
+        tcp::clamp_mss(&mut segment, 1200);
+        let packet = tcp::Packet::new_checked(&segment[..]).unwrap();
+        assert!(packet.verify_checksum(0), "{options:?}");
+        assert_eq!(packet.options()[at..at + 2], 1200u16.to_be_bytes());
+        let clamped = segment.clone();
+        tcp::clamp_mss(&mut segment, 1300);
+        assert_eq!(segment, clamped, "never more");
+    }
+}
+
+#[test]
+fn options_that_name_no_segment_size_stay_as_they_are() {
+    for options in [
+        &[][..],
+        &[0, 2, 4, 5],
+        &[2, 3, 5, 0xb4],
+        &[8, 0, 2, 4],
+        &[8, 1, 2, 4],
+        &[8, 40, 2, 4],
+        &[1, 1, 2, 4],
+        &[3, 3, 7, 2],
+    ] {
+        let mut segment = syn_with(options);
+        let before = segment.clone();
+        tcp::clamp_mss(&mut segment, 100);
+        assert_eq!(segment, before, "{options:?}");
+    }
+    let mut cut = syn_with(&[2, 4, 5, 0xb4]);
+    cut.truncate(tcp::HEADER_LEN + 3);
+    let before = cut.clone();
+    tcp::clamp_mss(&mut cut, 100);
+    assert_eq!(cut, before);
 }

@@ -93,7 +93,9 @@ pub fn derive(
         let by_hand = of_uplink(slot, uplink, overrides, index as u8);
         slot.port = port.unwrap_or(NONE);
         if let Some(port) = port {
-            half.ports[usize::from(*port)].ipv6 = uplink.has_path(Family::V6).into();
+            let port = &mut half.ports[usize::from(*port)];
+            port.ipv6 = uplink.has_path(Family::V6).into();
+            slot.clamp_mss = uplink.clamp_mss.most(port.mtu);
         }
         let (name, link) = (slot.name, kernel.link(&uplink.interface));
         let of_link = of_link(uplink, link, kernel, port.is_some());

@@ -28,6 +28,7 @@ mod behind;
 mod capacity;
 mod check;
 mod checker;
+mod clamp;
 pub mod closed;
 pub mod duration;
 mod filter;
@@ -69,6 +70,7 @@ use weir_view::Kernel;
 use crate::health::{Health, Target};
 use crate::load::{Balance, Capacity, Spill};
 
+pub use clamp::ClampMss;
 pub use filter::Verdict;
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
@@ -188,6 +190,8 @@ pub struct UplinkConfig {
     pub inbound: bool,
     /// Its IPv4 flows have entries, also where none needs any.
     pub pin: bool,
+    /// The greatest segment size that SYNs by it may name.
+    pub clamp_mss: ClampMss,
     /// How its health is judged.
     pub health: Health,
     /// What it can carry.

@@ -194,6 +194,7 @@ pub struct Uplink {
     pub inbound: Option<Spanned<bool>>,
     #[serde(default)]
     pub pin: bool,
+    pub clamp_mss: Option<Spanned<ClampMss>>,
     pub ipv6: Option<Spanned<Ipv6>>,
     pub health: Option<Spanned<Health>>,
     pub capacity: Option<Capacity>,
@@ -212,6 +213,20 @@ pub struct Capacity {
 pub enum Addresses {
     One(Ipv4Addr),
     Prefix(Ipv4Net),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected \"auto\", \"off\" or a number of bytes")]
+pub enum ClampMss {
+    Word(ClampWord),
+    Bytes(i64),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClampWord {
+    Auto,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

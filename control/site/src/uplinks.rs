@@ -10,7 +10,7 @@ use weir_layout::control::{MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
 use super::checker::Checker;
 use super::prefixes::{self, Delegated};
 use super::schema::{Addresses, File, Translation, Uplink};
-use super::{Lan, MemberConfig, PolicyConfig, UplinkConfig, capacity, ipv6, warn};
+use super::{Lan, MemberConfig, PolicyConfig, UplinkConfig, capacity, clamp, ipv6, warn};
 use crate::health::{Fault, Health};
 
 pub fn uplinks(c: &mut Checker<'_>, file: &File, lans: &[Lan]) -> Vec<UplinkConfig> {
@@ -122,6 +122,7 @@ fn uplink(
         implied: Default::default(),
         inbound,
         pin: u.pin,
+        clamp_mss: clamp::clamp_mss(c, u.clamp_mss.as_ref()),
         health,
         capacity,
         spill,

@@ -121,6 +121,7 @@ impl Context {
         if p.kind == Kind::Flow {
             complete::complete(frame, p);
         }
+        self.clamp_mss(frame, p, uplink);
         let ip = F::Header::read(frame.get(p.l3.into()..).unwrap_or(&[]));
         F::hop(frame, p.l3.into(), &ip).ok_or(Counter::DropMalformed)?;
         self.leave(received.frame, p, &egress, path, out)

@@ -13,7 +13,7 @@ use weir_shm::counters::{Counters, LaneWriter, PathCounter};
 use weir_shm::flows::Action;
 use weir_wire::family::Family;
 use weir_wire::forward::Egress;
-use weir_wire::parse::Parsed;
+use weir_wire::parse::{Kind, Parsed};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::tcp;
 
@@ -132,6 +132,20 @@ impl Context {
             && began_inside(action)
             && action.uplink != NONE
             && !steering::usable(&self.control, F::path(action.uplink))
+    }
+
+    /// Makes the segment size that a SYN, or the answer to one, names one that its uplink's packets
+    /// have room for.
+    pub(super) fn clamp_mss<F: Family>(&self, frame: &mut [u8], p: &Parsed<F>, uplink: u8) {
+        let syn = p.proto == tcp::PROTOCOL && p.tcp_flags & tcp::flag::SYN != 0;
+        let uplink = self.snapshot.half.uplinks.get(usize::from(uplink));
+        if p.kind == Kind::Flow
+            && syn
+            && let Some(most) = uplink.and_then(|uplink| uplink.most_mss(F::FAMILY))
+            && let Some(segment) = frame.get_mut(p.l4.into()..p.end.into())
+        {
+            tcp::clamp_mss(segment, most);
+        }
     }
 
     pub(super) fn is_uplink(&self, port: u8) -> bool {

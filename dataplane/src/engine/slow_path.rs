@@ -196,6 +196,7 @@ impl<F: Stored> Sessions<F> {
             cx.check_mtu(work, port, action.flags & flag::NAT != 0, &received, out)?;
         }
         self.complete(slot, &mut action, p, received.frame.data_mut());
+        cx.clamp_mss(received.frame.data_mut(), p, action.uplink);
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
         flows::track(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {

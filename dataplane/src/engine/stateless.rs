@@ -79,6 +79,7 @@ impl<F: Stored> Sessions<F> {
         if p.kind == Kind::Flow {
             complete::complete(frame.data_mut(), p);
         }
+        cx.clamp_mss(frame.data_mut(), p, action.uplink);
         F::apply(frame.data_mut(), p, None, &action.rewrite);
         cx.send(frame, p, &action, out)
     }

@@ -265,3 +265,44 @@ fn a_host_whose_address_has_no_port_left_takes_another_of_the_pool() {
     assert_eq!(sources.len(), 2, "{sources:?}");
     assert!(sources.values().any(|n| *n >= 16), "the first was used up before: {sources:?}");
 }
+
+/// The segment size that a SYN names.
+fn mss(frame: &[u8]) -> u16 {
+    see(frame);
+    assert_eq!(frame[54..56], [2, 4]);
+    u16::from_be_bytes([frame[56], frame[57]])
+}
+
+/// A SYN of the host, or the answer to one that left so, that names a segment size.
+fn naming(size: u16, answers: Option<&[u8]>) -> Vec<u8> {
+    let (link, src, dst) = match answers {
+        None => ([HOST_MAC, device_mac(LAN)], (HOST, 40_000), (SERVER, 443)),
+        Some(out) => {
+            let seen = see(out);
+            ([next_hop_mac(0), device_mac(1)], (SERVER, 443), (seen.src, seen.sport))
+        }
+    };
+    let builder = PacketBuilder::ethernet2(link[0], link[1])
+        .ipv4(src.0, dst.0, 64)
+        .tcp(src.1, dst.1, 1000, 4096)
+        .syn()
+        .options(&[etherparse::TcpOptionElement::MaximumSegmentSize(size)])
+        .unwrap();
+    let builder = if answers.is_some() { builder.ack(1001) } else { builder };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).unwrap();
+    frame
+}
+
+#[test]
+fn both_ends_hear_of_segments_that_the_uplink_has_room_for_and_of_none_larger_than_they_named() {
+    for (clamp, named, heard) in [(0, 1460, 1460), (1360, 1460, 1360), (1360, 1200, 1200)] {
+        let mut gateway = Gateway::new();
+        gateway.half.uplinks[0].clamp_mss = clamp;
+        gateway.publish(BUCKETS);
+        let (device, syn) = one(gateway.send(LAN, &naming(named, None)));
+        assert_eq!((device, mss(&syn)), (1, heard));
+        let (device, answer) = one(gateway.send(device, &naming(named, Some(&syn))));
+        assert_eq!((device, mss(&answer)), (LAN, heard));
+    }
+}

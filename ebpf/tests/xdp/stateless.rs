@@ -143,6 +143,28 @@ fn packets_from_a_lan_leave_by_their_bucket_whether_they_begin_or_end_a_connecti
     assert_eq!(carried(&f, 0), frames.len() as u64);
 }
 
+#[test]
+fn a_syn_whose_segment_size_is_to_be_clamped_is_the_user_tiers() {
+    let mut f = lan_with("less-clamp", BUCKETS);
+    let mut writer = f.writer();
+    let mut half = writer.region().snapshot().unwrap().half;
+    half.uplinks[0].clamp_mss = 1440;
+    writer.publish(&mut half, [&[], &[&[0; BUCKETS]]]);
+    let segment = |flags, words: u8| {
+        let mut frame = out(tcp::PROTOCOL);
+        (frame[66], frame[67]) = (words << 4, flags);
+        frame
+    };
+    const SYN: u8 = tcp::flag::SYN;
+    assert_eq!(f.run(&segment(SYN, 6)), FORWARDED, "nobody is there who could");
+    let _socket = f.can_receive();
+    let users = (4, Counter::XdpToUser);
+    assert_eq!(f.run(&segment(SYN, 6)), users);
+    assert_eq!(f.run(&segment(SYN | tcp::flag::ACK, 6)), users);
+    assert_eq!(f.run(&segment(SYN, 5)), FORWARDED, "it names none");
+    assert_eq!(f.run(&segment(tcp::flag::ACK, 6)), FORWARDED);
+}
+
 /// The frame as a router sends it on.
 fn forwarded(frame: &[u8], to: [u8; 6]) -> Vec<u8> {
     let mut sent = [&to[..], &OURS, &frame[12..]].concat();

@@ -18,7 +18,10 @@ pub struct Uplink {
     /// Configured weight, the default of policy members.
     pub weight: u16,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 2],
+    /// The greatest segment size that TCP's SYNs may name by its IPv4 path, bytes; 20 less by its
+    /// IPv6 path, whose headers are as much longer. 0: any.
+    pub clamp_mss: u16,
     /// When the uplink is to be empty, CLOCK_BOOTTIME seconds; 0 = it is not being emptied,
     /// [`Uplink::NO_DEADLINE`] = until told otherwise. For the next control process.
     pub drain_until: u64,
@@ -29,6 +32,16 @@ pub struct Uplink {
 impl Uplink {
     /// Being emptied until the operator says otherwise.
     pub const NO_DEADLINE: u64 = u64::MAX;
+
+    /// The greatest segment size that SYNs of a family may name, if there is one.
+    #[inline(always)]
+    pub const fn most_mss(&self, family: Family) -> Option<u16> {
+        match (self.clamp_mss, family) {
+            (0, _) => None,
+            (most, Family::V4) => Some(most),
+            (most, Family::V6) => Some(most.saturating_sub(20)),
+        }
+    }
 
     /// Its path in a family.
     #[inline(always)]
