@@ -18,7 +18,7 @@ pub const FIRST_PORT: u16 = 10_000;
 const IN_FLIGHT: usize = 128;
 
 /// How long a host waits for the last answer of what it has open.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// When a host opens no more flows, however many are missing.
 const BOUND: Duration = Duration::from_secs(60);
