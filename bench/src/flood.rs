@@ -13,6 +13,7 @@ use core_affinity::CoreId;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde::Serialize;
 use serde_json::{Value, json};
+use weir_kit::netns::Netns;
 use weir_kit::plan::{Port, server_address};
 use weir_kit::topology::{Host, TOWARDS_GATEWAY};
 use weir_kit::traffic::{GENERATOR_CPU, Traffic};
@@ -22,7 +23,7 @@ use weir_layout::Family;
 use weir_traffic::{FLOOD_HOSTS, FLOOD_PORTS, Stream, TCP, UDP};
 use zerocopy::transmute;
 
-use crate::compare::site::{Kind, Site, mac, shortest};
+use crate::compare::site::{Kind, Site, mac, refused, shortest};
 use crate::compare::{GATEWAY_CPU, System, linux};
 use crate::section::{Section, figure, median, table};
 
@@ -43,8 +44,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The first of those who flood from outside.
 const ATTACKERS: Ipv4Addr = Ipv4Addr::new(193, 5, 0, 1);
-
-const SHOW: &str = "-s -j link show eth0";
 
 /// What the flood is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -250,7 +249,7 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
     let clients = users.iter().map(|user| Clients::open(&host, *user, server, FLOWS, 0));
     let clients = clients.collect::<Result<Vec<_>>>()?;
     let opening = Opening::start(&host, &users, SocketAddr::from((server, PORT)))?;
-    let (before, refused) = (talked(&clients), refused_of_others(site)?);
+    let (before, refused_before) = (talked(&clients), refused_of_others(site)?);
     let mut beyond = match options.from {
         Origin::Lan => None,
         Origin::Outside => Some(outside(site)?),
@@ -280,7 +279,7 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
     std::thread::sleep(LAST);
     let after = talked(&clients);
     let [sent, answered] = [after[0] - before[0], after[1] - before[1]].map(|it| it as f64);
-    let refused = refused_of_others(site)? - refused;
+    let refused = refused_of_others(site)?.saturating_sub(refused_before);
     ensure!(tried > 0 && sent > 0.0, "nobody but the flood sent anything");
     let share = |part: u64| part as f64 / tried as f64;
     Ok(Round {
@@ -293,15 +292,19 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
     })
 }
 
-/// Packets of others than the flood that the hosts' device has dropped: the gateway's end of it had
-/// no room.
+/// Packets of others than the flood that the devices of the hosts, and of the provider that it comes
+/// by, have dropped: the gateway's end of theirs had no room.
 fn refused_of_others(site: &Site) -> Result<u64> {
-    let mut command = Command::new("ip");
-    let output = site.topology.hosts[0].netns.output(command.args(SHOW.split(' ')))?;
-    let shown: Value = serde_json::from_slice(&output.stdout)?;
-    let dropped = shown.pointer("/0/stats64/tx/dropped").and_then(Value::as_u64);
-    let dropped = dropped.with_context(|| format!("`ip {SHOW}` shows no tx.dropped"))?;
-    Ok(dropped.saturating_sub(site.refused()?))
+    let provider = &site.topology.providers[0].netns;
+    let of = |netns: &Netns, device: &str| {
+        let mut command = Command::new("ip");
+        let output = netns.output(command.args(["-s", "-j", "link", "show", device]))?;
+        let shown: Value = serde_json::from_slice(&output.stdout)?;
+        let dropped = shown.pointer("/0/stats64/tx/dropped").and_then(Value::as_u64);
+        let dropped = dropped.with_context(|| format!("`ip` shows no tx.dropped of {device}"))?;
+        anyhow::Ok(dropped.saturating_sub(refused(netns, device)?))
+    };
+    Ok(of(&site.topology.hosts[0].netns, "eth0")? + of(provider, TOWARDS_GATEWAY)?)
 }
 
 /// Datagrams sent and answered so far.
@@ -402,7 +405,7 @@ fn section(lines: &[Line], options: &Options) -> Section {
              each, of 50 datagrams a second, and open one TCP connection after the other. Medians \
              of {} rounds, each on a new site, with room for {ROOM} flows. Generator, the users \
              and the server share the machine's CPUs with the gateway. Datagrams that the users' own \
-             device had no room for are not counted as lost: the flood enters by the same one.",
+             device, or the provider's, had no room for are not counted as lost: the flood enters by it.",
             options.interval_ns,
             options.seconds,
             options.rounds,

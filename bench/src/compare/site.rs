@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::ipv6::{self, Mode};
+use weir_kit::netns::Netns;
 use weir_kit::plan::{Lan, Plan, Port, Uplink};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::traffic::{FCS, Size, Traffic, scattering_stride};
@@ -140,14 +141,7 @@ impl Site {
     /// # Errors
     /// When the device does not say.
     pub fn refused(&self) -> Result<u64> {
-        const FIELD: &str = "tx_queue_0_xdp_xmit_errors:";
-        let host = &self.topology.hosts[0].netns;
-        let output = host.output(Command::new("ethtool").args(["-S", "eth0"]))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let value = text.lines().find_map(|line| line.trim().strip_prefix(FIELD));
-        value
-            .and_then(|value| value.trim().parse().ok())
-            .with_context(|| format!("`ethtool -S eth0` of the host shows no {FIELD}"))
+        refused(&self.topology.hosts[0].netns, "eth0")
     }
 
     /// The flows in scattered order, as fast as possible, to a sink.
@@ -240,6 +234,20 @@ impl Site {
         }
         Ok(last)
     }
+}
+
+/// Frames of a generator that the other end of its device had no room for.
+///
+/// # Errors
+/// When the device does not say.
+pub fn refused(netns: &Netns, device: &str) -> Result<u64> {
+    const FIELD: &str = "tx_queue_0_xdp_xmit_errors:";
+    let output = netns.output(Command::new("ethtool").args(["-S", device]))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = text.lines().find_map(|line| line.trim().strip_prefix(FIELD));
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .with_context(|| format!("`ethtool -S {device}` in {} shows no {FIELD}", netns.name()))
 }
 
 /// The smallest frames of a family: what a stamp has room in.
