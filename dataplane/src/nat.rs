@@ -8,6 +8,7 @@
 //! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056), even for
 //! an even one and odd for an odd one (RFC 4787 REQ-4) while such are found.
 
+use weir_layout::control::nat_ports;
 use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
 
@@ -27,14 +28,7 @@ impl PortSlice {
     /// The part of `lo..=hi` that `worker` of `workers` owns; `None` when there are fewer ports
     /// than workers or the range is empty.
     pub fn of(lo: u16, hi: u16, worker: u8, workers: u8) -> Option<Self> {
-        let (lo, count) = (u32::from(lo), (u32::from(hi) + 1).checked_sub(u32::from(lo))?);
-        let (worker, workers) = (u32::from(worker), u32::from(workers));
-        if worker >= workers || count < workers {
-            return None;
-        }
-        let first = lo + count * worker / workers;
-        let last = lo + count * (worker + 1) / workers - 1;
-        Some(Self { lo: first as u16, hi: last as u16 })
+        nat_ports::of_worker([lo, hi], worker, workers).map(|[lo, hi]| Self { lo, hi })
     }
 
     /// Is the port in the slice?

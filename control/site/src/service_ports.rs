@@ -1,7 +1,7 @@
 //! Ports of published services that somebody else has, or wants.
 
 use weir_layout::Family;
-use weir_layout::control::Translate;
+use weir_layout::control::{Translate, nat_ports};
 use weir_view::{Kernel, local_ports};
 
 use super::checker::Checker;
@@ -17,8 +17,7 @@ const LEASES: [u16; 2] = [68, 546];
 pub fn of_leases(publish: &PublishConfig) -> Option<u16> {
     let (first, last) = publish.ports;
     let has = |port: &u16| (first..=last).contains(port);
-    let of_hosts = publish.hosts().next().is_some() && publish.protocols.contains(&UDP);
-    LEASES.into_iter().find(|port| of_hosts && has(port))
+    LEASES.into_iter().find(|port| publish.takes_datagrams() && has(port))
 }
 
 /// Refuses services that leave flows from inside too few ports of an uplink. Each worker has a part of
@@ -27,9 +26,11 @@ pub fn leave_some(
     c: &mut Checker<'_>,
     all: &[PublishConfig],
     uplinks: &[UplinkConfig],
-    nat_ports: (u16, u16),
+    ports: (u16, u16),
     workers: u8,
 ) {
+    let of_worker = |worker| nat_ports::of_worker(ports.into(), worker, workers);
+    let slices = || (0..workers).filter_map(of_worker);
     for (index, uplink) in (0..).zip(uplinks) {
         for family in Family::ALL.into_iter().filter(|family| uplink.has_path(*family)) {
             if uplink.translation(family) != Translate::Napt {
@@ -41,12 +42,12 @@ pub fn leave_some(
                     publish.uplinks.contains(&index)
                         && services.iter().any(|service| service.protocol == protocol)
                 };
-                let full = slices(nat_ports, workers).find(|slice| {
-                    let taken = all.iter().filter(about).map(|of| count(of.ports, *slice));
+                let full = slices().find(|slice| {
+                    let taken = all.iter().filter(about).map(|of| count(of.ports.into(), *slice));
                     let count = count(*slice, *slice);
                     count.saturating_sub(taken.sum()) < count / PART
                 });
-                if let Some((first, last)) = full {
+                if let Some([first, last]) = full {
                     c.whole(
                         format!(
                             "published services leave less than a quarter of the {name} ports \
@@ -61,17 +62,9 @@ pub fn leave_some(
     }
 }
 
-/// The NAT ports of each worker, as the dataplane divides them.
-fn slices((first, last): (u16, u16), workers: u8) -> impl Iterator<Item = (u16, u16)> {
-    let (first, workers) = (u32::from(first), u32::from(workers.max(1)));
-    let count = (u32::from(last) + 1).saturating_sub(first);
-    let begins = move |worker: u32| first + count * worker / workers;
-    (0..workers).map(move |worker| (begins(worker) as u16, (begins(worker + 1) - 1) as u16))
-}
-
 /// Ports of a range that are in another.
-fn count(range: (u16, u16), of: (u16, u16)) -> usize {
-    let (first, last) = (range.0.max(of.0), range.1.min(of.1));
+fn count(range: [u16; 2], of: [u16; 2]) -> usize {
+    let [first, last] = [range[0].max(of[0]), range[1].min(of[1])];
     (usize::from(last) + 1).saturating_sub(first.into())
 }
 
@@ -89,10 +82,8 @@ pub fn lent(site: &Site, kernel: &Kernel, reserved: &str) -> Vec<String> {
             matches!((lo.parse(), hi.parse()), (Ok(lo), Ok(hi)) if (lo..=hi).contains(&port))
         })
     };
-    let of_hosts = |publish: &&PublishConfig| {
-        publish.hosts().next().is_some() && publish.protocols.contains(&UDP)
-    };
-    let lent = site.publish.iter().filter(of_hosts).filter_map(|publish| {
+    let theirs = site.publish.iter().filter(|publish| publish.takes_datagrams());
+    let lent = theirs.filter_map(|publish| {
         let (lo, hi) = (publish.ports.0.max(first), publish.ports.1.min(last));
         (lo..=hi).any(|port| !is_reserved(port)).then(|| {
             let list = [reserved.trim(), &format!("{lo}-{hi}")];
@@ -114,10 +105,22 @@ pub fn reserved() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default()
 }
 
+impl PublishConfig {
+    /// Does it lead to hosts? Else to the gateway.
+    fn has_hosts(&self) -> bool {
+        self.hosts().next().is_some()
+    }
+
+    /// Does it take datagrams that would else be the gateway's?
+    fn takes_datagrams(&self) -> bool {
+        self.has_hosts() && self.protocols.contains(&UDP)
+    }
+}
+
 impl Site {
     /// Which published ports of hosts sockets of the gateway have, in words.
     pub fn taken(&self, is_bound: impl Fn(u16) -> bool) -> Vec<String> {
-        let of_hosts = self.publish.iter().filter(|publish| publish.hosts().next().is_some());
+        let of_hosts = self.publish.iter().filter(|publish| publish.has_hosts());
         let taken = of_hosts.filter_map(|publish| {
             let (first, last) = publish.ports;
             let port = (first..=last).find(|port| is_bound(*port))?;

@@ -35,6 +35,7 @@ mod half;
 pub mod host_class;
 mod mac;
 mod name;
+pub mod nat_ports;
 mod page;
 mod path;
 mod path_prefix;
