@@ -208,23 +208,15 @@ const fn user(user: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 2, user + 1)
 }
 
-/// Frames that begin flows, and where they leave.
-struct Flood<'a> {
-    traffic: &'a mut Traffic,
-    stream: Stream,
-}
-
 /// From beyond the first uplink.
 fn outside(site: &Site) -> Result<(Traffic, Stream)> {
     let provider = &site.topology.providers[0];
-    let mut start = [0; 16];
+    let load = site.load(shortest(Family::V4));
+    let mut start: [u8; 16] = transmute!(load.start);
     start[..6].copy_from_slice(&mac(Port::GatewayWan(0)));
     start[6..12].copy_from_slice(&mac(Port::RouterCustomer(0)));
-    let load = site.load(shortest(Family::V4));
-    let start: [u64; 2] = transmute!(start);
     let stream = Stream {
-        // The rest is the type and the first bytes of the header.
-        start: [start[0], start[1] & 0xffff_ffff | load.start[1] & !0xffff_ffff],
+        start: transmute!(start),
         source: ATTACKERS.to_bits(),
         destination: provider.addresses[0].to_bits(),
         from_many: 1,
@@ -255,9 +247,9 @@ fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round
         Origin::Outside => Some(outside(site)?),
     };
     let lan = site.load(shortest(Family::V4));
-    let Flood { traffic, stream } = match &mut beyond {
-        Some((traffic, stream)) => Flood { traffic, stream: *stream },
-        None => Flood { traffic: &mut site.traffic, stream: lan },
+    let (traffic, stream) = match &mut beyond {
+        Some((traffic, stream)) => (traffic, *stream),
+        None => (&mut site.traffic, lan),
     };
     traffic.set_stream(&Stream {
         flood: match protocol {

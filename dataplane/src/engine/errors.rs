@@ -115,6 +115,20 @@ impl Context {
         }
     }
 
+    /// Resets the connection of a segment at who sent it, if the limits allow it.
+    pub(super) fn send_reset<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) {
+        if self.may_tell(work, received, F::PROHIBITED)
+            && let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), &work.parsed)
+        {
+            self.originate(received.device, reset.data(), out);
+        }
+    }
+
     /// May who sent the packet be told something of this type and code? Not who is nobody, and as often
     /// as the limits allow.
     pub(super) fn may_tell<F: Family, B: Buffer>(

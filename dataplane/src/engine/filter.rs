@@ -15,7 +15,6 @@ use super::batch::Work;
 use super::context::Context;
 use super::sessions::Sessions;
 use super::sweep::Outcome;
-use crate::answer;
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Ruling, Traffic};
 
@@ -56,11 +55,7 @@ impl Context {
         if p.proto != tcp::PROTOCOL {
             return self.send_icmp_error(work, false, received, out, F::PROHIBITED, 0);
         }
-        if self.may_tell(work, received, F::PROHIBITED)
-            && let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), p)
-        {
-            self.originate(received.device, reset.data(), out);
-        }
+        self.send_reset(work, received, out);
     }
 
     /// The rules have changed: what each counted goes with its name.

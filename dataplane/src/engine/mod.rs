@@ -225,8 +225,9 @@ impl Engine {
         self.v6.sweep(&self.context, out) || more
     }
 
-    /// Decides about the claims and the hosts that wait, and finds hosts of published services: `ask` says who has an address of the network
-    /// behind the interface with this index, or of one reached by a router there. Call once a tick.
+    /// Decides about the claims and the hosts that wait, and finds hosts of published services: `ask`
+    /// says who has an address of the network behind the interface with this index, or of one reached
+    /// by a router there. Call once a tick.
     pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         self.context.learn_unknown_hosts(&mut ask);
         self.context.find_inside_hosts(&mut ask);

@@ -25,10 +25,8 @@ use super::DropReason;
 use super::batch::Work;
 use super::context::Context;
 use super::sessions::Sessions;
-use crate::answer;
 use crate::flows::{self, End, NewFlow};
 use crate::nat::PortSlice;
-use crate::packet::{Buffer, Output, Received};
 use crate::steering;
 
 /// How long a flow that began outside may be idle before its client has shown that it hears its host,
@@ -137,21 +135,6 @@ impl Context {
         p.proto == tcp::PROTOCOL
             && p.tcp_flags & tcp::flag::SYN == 0
             && half.services_of(F::FAMILY, p.proto, host, port).any(readdresses)
-    }
-
-    /// Tells the host of such a connection that it is over; the drop to count.
-    pub(super) fn end_lost<F: Family, B: Buffer>(
-        &mut self,
-        work: &Work<F>,
-        received: &Received<B>,
-        out: &mut impl Output<B>,
-    ) -> DropReason {
-        if self.may_tell(work, received, F::PROHIBITED)
-            && let Some(reset) = answer::tcp_reset::<F>(received.frame.data(), &work.parsed)
-        {
-            self.originate(received.device, reset.data(), out);
-        }
-        Counter::DropNotSyn
     }
 
     /// The services have changed: what each counted goes with it.
@@ -266,6 +249,12 @@ pub(super) fn began_outside<F: Family>(action: &Action<F>) -> bool {
     is_asked(action.flags)
 }
 
+/// The same by an entry's flags.
+#[inline]
+pub(super) const fn is_asked(flags: u8) -> bool {
+    (flags & flag::INITIATED != 0) != (flags & flag::INSIDE != 0)
+}
+
 /// How long a flow that began outside may be idle, given how long others of its kind may, and the flags
 /// of the direction that began it.
 pub(super) fn patience_ms(others: u32, state: FlowState, flags: u8) -> u32 {
@@ -275,10 +264,4 @@ pub(super) fn patience_ms(others: u32, state: FlowState, flags: u8) -> u32 {
         FlowState::Opening | FlowState::Closing => false,
     };
     if proven { others } else { others.min(UNPROVEN_MS) }
-}
-
-/// The same by an entry's flags.
-#[inline]
-pub(super) const fn is_asked(flags: u8) -> bool {
-    (flags & flag::INITIATED != 0) != (flags & flag::INSIDE != 0)
 }

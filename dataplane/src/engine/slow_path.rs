@@ -101,11 +101,11 @@ impl<F: Stored> Sessions<F> {
             return Ok(Step::Stateless(reason));
         }
         if cx.is_lost(&work.parsed) {
-            return Err(cx.end_lost(work, received, out));
+            cx.send_reset(work, received, out);
+            return Err(Counter::DropNotSyn);
         }
         let slot = self.begin(cx, work, key, received, out)?;
-        let action = self.table.slot(slot).action();
-        Ok(Step::Follow { slot, action, unconfirmed: false })
+        Ok(self.begun(slot))
     }
 
     /// What becomes of a packet without a flow that asks for a published service.
@@ -124,8 +124,12 @@ impl<F: Stored> Sessions<F> {
         }
         let place = self.place_asked(cx, asked)?;
         let slot = self.begin_asked(cx, work, asked, &place)?;
-        let action = self.table.slot(slot).action();
-        Ok(Step::Follow { slot, action, unconfirmed: false })
+        Ok(self.begun(slot))
+    }
+
+    /// What becomes of a packet whose flow has just begun in `slot`.
+    fn begun(&self, slot: u32) -> Step<F> {
+        Step::Follow { slot, action: self.table.slot(slot).action(), unconfirmed: false }
     }
 
     /// What becomes of a packet whose flow is in `slot`.
@@ -158,8 +162,7 @@ impl<F: Stored> Sessions<F> {
         {
             self.remove(cx, if action.flags & flag::INITIATED != 0 { slot } else { action.peer });
             let slot = self.begin_asked(cx, work, &asked, &place)?;
-            let action = self.table.slot(slot).action();
-            return Ok(Step::Follow { slot, action, unconfirmed: false });
+            return Ok(self.begun(slot));
         }
         if ended && cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port) {
             return Err(Counter::DropNoFlow);
