@@ -183,6 +183,26 @@ fn a_rescued_host_is_answered_where_no_lan_has_the_address_that_it_is_given() {
 }
 
 #[test]
+fn answers_to_an_address_that_the_gateway_has_no_more_leave_by_no_uplink() {
+    let site = site("");
+    let old = ipv6::by(1, ipv6::LAN_GATEWAY);
+    let gateway = &site.topology.gateway;
+    // More than one is on its way at any time.
+    let mut ping = Command::new("ping");
+    ping.args(["-q", "-f", "-l", "50", "-w", "1", "-I", &old.to_string(), &SERVER.to_string()]);
+    let pinging = gateway.thread("ping", move || ping.output()).unwrap();
+    let before = site.carried();
+    wait::until("answers on their way", wait::BOUND, || {
+        Ok((site.carried()[1] > before[1] + 1000).then_some(()))
+    })
+    .unwrap();
+    gateway.ip(&format!("addr del {old}/64 dev lan0\n")).unwrap();
+    let said = String::from_utf8(pinging.join().unwrap().unwrap().unwrap().stdout).unwrap();
+    assert!(!said.contains(" 0% packet loss"), "{said}");
+    site.carried();
+}
+
+#[test]
 fn hosts_behind_a_router_of_the_lan_have_a_part_of_what_a_provider_delegates() {
     let site = site("");
     // The LAN's prefixes are those of its interface, as where they are delegated.

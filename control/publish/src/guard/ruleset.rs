@@ -37,10 +37,12 @@ const fn word(family: Family) -> &'static str {
     }
 }
 
-/// What comes out of a tunnel of IPsec, and what answers connections that the kernel knows: those of
-/// containers and VPN clients, to near networks, and all others if it may stand in.
-const ANSWERS: &str = "\t\tmeta ipsec exists accept\n\
-                       \t\tct state established,related accept\n";
+/// What comes out of a tunnel of IPsec.
+const DECRYPTED: &str = "meta ipsec exists accept\n";
+/// What answers connections that the kernel knows: those of containers and VPN clients, to near
+/// networks, and all others if it may stand in. None goes on by an uplink, unless IPsec is to encrypt it:
+/// such an answer is to an address that the gateway has no more.
+const ANSWERS: &str = "ct state established,related accept\n";
 /// What a rule of the operator's, or of a container engine's, has given another destination.
 const PUBLISHED: &str = "ct status dnat accept\n";
 
@@ -91,7 +93,9 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          \tchain from_uplink {{\n\
          {}\
          {groups}\
-         {ANSWERS}\
+         \t\t{DECRYPTED}\
+         \t\toifname != {to_uplinks} {ANSWERS}\
+         \t\trt ipsec exists {ANSWERS}\
          {}\
          \t\toifname != {} {PUBLISHED}\
          \t\tcounter drop\n\
@@ -197,8 +201,9 @@ fn to_lan_addresses(ports: &Ports<'_>) -> Option<(String, String)> {
         word(ports.family),
         addresses.join(", "),
     );
-    let chain =
-        format!("\tchain to_lan_address {{\n{ANSWERS}\t\t{PUBLISHED}\t\tcounter drop\n\t}}\n");
+    let chain = format!(
+        "\tchain to_lan_address {{\n\t\t{DECRYPTED}\t\t{ANSWERS}\t\t{PUBLISHED}\t\tcounter drop\n\t}}\n"
+    );
     Some((rule, chain))
 }
 
@@ -360,7 +365,10 @@ mod tests {
         let text =
             ruleset("weir", &site("[gateway]\non_dataplane_loss = \"kernel\""), &Seen::default());
         assert_eq!(text.matches("counter drop").count(), 2);
-        assert!(text.contains("ct state established,related accept"));
+        let answers = "oifname != { \"wan0\", \"wan1\" } ct state established,related";
+        assert!(text.contains(answers), "{text}");
+        // To a peer of a VPN whose way out is this gateway.
+        assert!(text.contains("\t\trt ipsec exists ct state established,related accept\n"));
     }
 
     #[test]
