@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use weir_api::Query;
+use weir_api::{Query, Request};
 use weir_layout::Family;
 use weir_layout::control::{BucketTable, PathId, path_state};
 use weir_layout::status::{DeviceState, DeviceStatus};
@@ -193,14 +193,13 @@ impl Weir {
         })
     }
 
-    /// Gives the control process another configuration to read.
+    /// Gives the control process another configuration, which is in force when this returns.
     ///
     /// # Errors
-    /// When it cannot be written, or the process is gone.
+    /// When it cannot be written, is refused, or nobody answers.
     pub fn reload(&self, configuration: &str) -> Result<()> {
         self.write(configuration)?;
-        let pid = i32::try_from(self.processes()?[0]).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("no control process runs")?, Signal::HUP)?;
+        self.request(&Request::Reload)?;
         Ok(())
     }
 
