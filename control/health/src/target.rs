@@ -173,9 +173,12 @@ impl Watched {
     }
 
     pub(super) fn sent(&mut self, health: &Health, seq: u32, now: u64) {
-        // A prober that paused proves nothing about the time of its pause.
+        // A prober that paused proves nothing about the time of its pause, nor do the probes that were
+        // under way: but those that a later one was answered before are lost.
         let pause = now.saturating_sub(self.last_sent) > 2 * u64::from(health.interval_ms);
         if self.sent == 0 || pause {
+            let answered = self.answered;
+            self.pending.retain(|probe| probe.ordinal < answered);
             self.heard = now;
             self.answered = self.sent;
         }

@@ -229,6 +229,22 @@ fn a_prober_that_pauses_is_no_silence() {
 }
 
 #[test]
+fn what_was_asked_before_a_pause_counts_as_no_loss_of_a_link_that_is_dead() {
+    let health = Health { interval_ms: 100, timeout_ms: Some(1000), window: 20, ..health(1) };
+    let mut path = Path::adopt(health, 0);
+    let seen = run(
+        &mut path,
+        vec![
+            Probes { from: 0, count: 20, answered: true },
+            Probes { from: 2000, count: 6, answered: false },
+            Probes { from: 2900, count: 20, answered: false },
+            Until(5000),
+        ],
+    );
+    assert_eq!(seen.iter().map(|(_, to, _)| *to).collect::<Vec<_>>(), ["down"], "{seen:?}");
+}
+
+#[test]
 fn a_relapse_while_it_recovers_starts_again_and_doubles() {
     let mut path = connected(health(0));
     let steps = vec![
