@@ -214,6 +214,12 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
         .unwrap();
     until_class(&weir, ([192, 168, 100, 0], 24), host_class::NEAR);
     until_class(&weir, ([203, 0, 113, 0], 24), host_class::NEAR);
+    wait::until("the kernel's table to translate there", wait::BOUND, || {
+        let listed = topology.gateway.output(Command::new("nft").args(["list", "ruleset"]))?;
+        let text = String::from_utf8(listed.stdout)?;
+        Ok(["192.168.100.0/24", "203.0.113.0/24"].iter().all(|to| text.contains(to)).then_some(()))
+    })
+    .unwrap();
     let ports: Vec<_> = [MODEM, SIP].map(|a| Server::start(&provider.netns, a).unwrap()).into();
     let captures = captures(&topology);
     for host in &topology.hosts {
@@ -278,7 +284,7 @@ fn a_vpn_that_takes_what_the_gateway_sends_takes_no_probes_and_no_commands() {
     let topology = Topology::build(Plan { servers: 2, ..Plan::new(2, 1) }).unwrap();
     let _server = Server::start(&topology.internet, SERVER).unwrap();
     let target = format!(
-        "[health]\ninterval_ms = 100\nwindow = 1000\n\
+        "[health]\ninterval_ms = 100\ntimeout_ms = 1000\nwindow = 1000\n\
          [[health.targets]]\nname = \"probed\"\nprobe = \"icmp\"\naddress = \"{PROBED}\"\n"
     );
     let configuration = Weir::configuration(&topology, &[1, 1]) + &target;

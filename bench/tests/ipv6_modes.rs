@@ -64,7 +64,7 @@ fn real_clients_work_by_every_uplink_and_no_provider_sees_a_source_that_is_not_i
             }
             let _iperf = iperf::serve(internet, SERVER).unwrap();
             let load = Load { seconds: 1, streams: 4, reverse: false };
-            assert!(iperf::udp(host, SERVER, load, 1_000_000).unwrap().packets > 100);
+            assert!(iperf::udp(host, SERVER, load, 1_000_000).unwrap().packets > 20);
             let quic = Transfer::download(host, SERVER, BYTES as u64, &directory).unwrap();
             quic.finish().unwrap();
         });

@@ -42,7 +42,7 @@ fn routers_and_fragments(mode: Mode) {
     assert!(told.contains("mtu=1400") || told.contains("mtu: 1400"), "{told}");
     // The first shows the server what the way back carries.
     ping(&topology, &["-c", "1", "-s", "4000"]);
-    let told = ping(&topology, &["-c", "5", "-s", "4000"]);
+    let told = ping(&topology, &["-c", "5", "-l", "5", "-i", "2", "-s", "4000"]);
     assert!(told.contains(" 5 received"), "{told}");
     outbound(&topology).unwrap();
     weir.check_conservation().unwrap();

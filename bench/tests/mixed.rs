@@ -26,6 +26,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// one of three uplinks: a chance of (2/3)^48, below 1e-8.
 const FLOWS: usize = 30;
 const CONNECTIONS: usize = 48;
+/// Datagrams of a fifth of a second: fewer are lost on the way if that is how long a CPU stands still.
+const FEW: u64 = 10;
 /// Long enough at this rate to be under way when the last uplink is back; they end at full speed.
 const QUIC_BYTES: u64 = 400_000_000;
 const RATE: &str = "16mbit";
@@ -307,9 +309,10 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
     site.announce_away_from(uplink);
     progress(load);
     let (udp, tcp) = (site.ports_on(5, "udp", uplink), site.ports_on(5, "tcp", uplink));
+    let ports = load.long.ports();
     // Others to that port are of a transfer that broke before.
     let to_iperf = site.ports_to(iperf::PORT, 3, "tcp", uplink);
-    let breaks = !site.routed && !load.long.ports().is_disjoint(&to_iperf);
+    let breaks = !site.routed && !ports.is_disjoint(&to_iperf);
     let (talks, failed) = (load.watched.talks(), load.downloads.failed());
     let alive: Vec<bool> = load.watched.idle().iter().map(|i| i.reset_ns.is_none()).collect();
 
@@ -330,7 +333,8 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
     site.wait_for("the uplink to be back", |s| s[uplink] == path_state::USABLE);
     progress(load);
 
-    // UDP: all go on, those of healthy uplinks from where they were and without a loss.
+    // UDP: all go on, those of healthy uplinks from where they were and without a loss, but for what
+    // a device's ring has no room for while its CPU stands still.
     let mut lost = 0;
     for (now, before) in load.watched.talks().iter().zip(&talks) {
         if udp.contains(&now.port) {
@@ -338,7 +342,7 @@ fn out_and_back(site: &Site, load: &mut Load, uplink: usize, out: &dyn Fn(bool))
             let moves = now.origins.len() - before.origins.len();
             assert_eq!(moves, usize::from(!site.routed), "{name}: {now:?} moved once");
         } else {
-            let same = (now.lost, &now.origins) == (before.lost, &before.origins);
+            let same = now.origins == before.origins && now.lost.saturating_sub(before.lost) <= FEW;
             assert!(same, "{name}: {before:?} of another uplink became {now:?}");
         }
     }

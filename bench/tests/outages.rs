@@ -92,7 +92,9 @@ fn with_all_uplinks_silent_flows_stay_and_all_goes_on_when_one_is_back() {
     let alive = flows.ask();
     assert_eq!((alive.tcp, alive.udp), (30, 30));
     let fail = |uplink: usize, on| site.topology.providers[uplink].set_black_hole(on).unwrap();
-    (0..3).for_each(|uplink| fail(uplink, true));
+    std::thread::scope(|scope| {
+        (0..3).for_each(|uplink| drop(scope.spawn(move || fail(uplink, true))));
+    });
     let last_resort = path_state::USABLE | path_state::UNHEALTHY | path_state::LAST_RESORT;
     until_states(&site, "the last resort", [last_resort; 3]);
     let counters = site.weir.counters().unwrap();

@@ -56,8 +56,13 @@ fn site() -> Site {
     weir.start_dataplane().unwrap();
     weir.wait_until_usable_in(Family::V6, &[0, 1]).unwrap();
     let conf = directory.join("radvd.conf");
-    wait::until("the hook to have written radvd's file", wait::BOUND, || {
-        Ok(conf.exists().then_some(()))
+    // A hook that runs while radvd starts may find no process to tell, or one that does not listen yet.
+    wait::until("the hook to have said that both providers are preferred", wait::BOUND, || {
+        let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+        let (text, ended) = (read("radvd.conf"), read("ended").lines().count());
+        let done = ended > 0 && ended == read("events").lines().filter(|it| is_of_lan(it)).count();
+        let both = text.contains(&part(1)) && !text.contains("AdvPreferredLifetime 0;");
+        Ok((done && both).then_some(()))
     })
     .unwrap();
     let mut radvd = Command::new("radvd");
@@ -79,7 +84,8 @@ fn install(weir: &Weir, directory: &Path, hooks: &Path) {
     let hook = format!(
         "#!/bin/sh\necho \"$WEIR_EVENT $WEIR_INTERFACE\" >> {directory}/events\n\
          export PATH={directory}:$PATH RADVD_CONF={directory}/radvd.conf\n\
-         RADVD_RELOAD={directory}/reload exec sh {shipped}\n"
+         export RADVD_RELOAD={directory}/reload\nsh {shipped} || exit\n\
+         [ \"$WEIR_EVENT\" != ra ] || echo >> {directory}/ended\n"
     );
     for (path, text) in
         [(format!("{directory}/reload"), reload), (format!("{}/50-radvd", hooks.display()), hook)]
@@ -87,6 +93,11 @@ fn install(weir: &Weir, directory: &Path, hooks: &Path) {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
+}
+
+/// Is it the word of a hook about what the LAN is told?
+fn is_of_lan(event: &str) -> bool {
+    event == "ra lan0"
 }
 
 /// The LAN's part of a provider's prefix.
@@ -116,7 +127,7 @@ impl Site {
     /// How often hooks were told of the LAN's advertisements.
     fn events(&self) -> usize {
         let events = fs::read_to_string(self.directory.join("events")).unwrap_or_default();
-        events.lines().filter(|line| *line == "ra lan0").count()
+        events.lines().filter(|line| is_of_lan(line)).count()
     }
 }
 

@@ -189,9 +189,9 @@ fn answers_to_an_address_that_the_gateway_has_no_more_leave_by_no_uplink() {
     let gateway = &site.topology.gateway;
     // More than one is on its way at any time.
     let mut ping = Command::new("ping");
-    ping.args(["-q", "-f", "-l", "50", "-w", "1", "-I", &old.to_string(), &SERVER.to_string()]);
-    let pinging = gateway.thread("ping", move || ping.output()).unwrap();
+    ping.args(["-q", "-f", "-l", "50", "-w", "5", "-I", &old.to_string(), &SERVER.to_string()]);
     let before = site.carried();
+    let pinging = gateway.thread("ping", move || ping.output()).unwrap();
     wait::until("answers on their way", wait::BOUND, || {
         Ok((site.carried()[1] > before[1] + 1000).then_some(()))
     })
@@ -213,7 +213,7 @@ fn hosts_behind_a_router_of_the_lan_have_a_part_of_what_a_provider_delegates() {
     let part = |provider: usize| ipv6::delegated(provider).replace("00::/56", "10::/60");
     let (router, via) = (&site.topology.hosts[0].netns, host(0));
     for provider in 0..PROVIDERS {
-        router.ip(&format!("addr add {}/128 dev lo\n", inner(provider))).unwrap();
+        router.ip(&format!("addr add {}/128 dev lo nodad\n", inner(provider))).unwrap();
         let route = format!("route add {} via {via} dev lan0\n", part(provider));
         site.topology.gateway.ip(&route).unwrap();
         wait::until("answers to an inner host", wait::BOUND, || {
@@ -225,7 +225,8 @@ fn hosts_behind_a_router_of_the_lan_have_a_part_of_what_a_provider_delegates() {
         assert_eq!(output.stdout.len(), BYTES, "{}", said(&output));
         let after = site.carried();
         assert!(after[provider] > before[provider] + 100, "{before:?} {after:?}");
-        assert_eq!(after[1 - provider], before[1 - provider]);
+        // But for how the download before ends.
+        assert!(after[1 - provider] < before[1 - provider] + 20, "{before:?} {after:?}");
     }
     site.weir.check_conservation().unwrap();
 }

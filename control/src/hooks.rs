@@ -213,10 +213,13 @@ async fn kill(child: &mut Child) {
 }
 
 #[cfg(test)]
+#[path = "../tests/script/mod.rs"]
+mod script;
+
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::io;
-    use std::os::unix::fs::PermissionsExt;
     use std::sync::{Arc, Mutex};
 
     use tempfile::TempDir;
@@ -243,8 +246,7 @@ mod tests {
         fn add(&self, name: &str, script: &str) {
             let path = self.path().join(name);
             let text = format!("#!/bin/sh\ncd {}\n{script}\n", self.path().display());
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            script::put(&path, &text);
         }
 
         /// What scripts have written into a file, when there are so many lines.

@@ -1,8 +1,9 @@
 //! The hooks of DHCPv6 clients: what each tells weir, run as its client runs it, with a `weir` that
 //! writes down what it is asked.
 
+mod script;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,8 +23,7 @@ fn run(
             "weir" => format!("echo \"$@\" >> {}\n", asked.display()),
             _ => String::new(),
         };
-        fs::write(&path, format!("#!/bin/sh\n{notes}{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        script::put(&path, &format!("#!/bin/sh\n{notes}{text}\n"));
     }
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.path().display());
     let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/hooks");

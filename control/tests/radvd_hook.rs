@@ -1,6 +1,8 @@
 //! The hook that has radvd send what weir decides, with a `weir` and a `radvd` that say what they are
 //! told to.
 
+mod script;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -26,9 +28,7 @@ impl Machine {
     }
 
     fn program(&self, name: &str, text: &str) {
-        self.write(name, &format!("#!/bin/sh\n{text}\n"));
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.0.path().join(name), mode).unwrap();
+        script::put(&self.0.path().join(name), &format!("#!/bin/sh\n{text}\n"));
     }
 
     /// Runs the hook for an event, where weir says this.

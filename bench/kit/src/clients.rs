@@ -10,6 +10,9 @@ use serde::Serialize;
 use crate::limits::bounded;
 use crate::netns::Netns;
 
+/// Most echo requests that ping sends at once: fewer than any queue on their way has room for.
+const AT_ONCE: usize = 50;
+
 /// What `ping` counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Ping {
@@ -19,7 +22,7 @@ pub struct Ping {
     pub received: usize,
 }
 
-/// Sends `count` echo requests (at most 10 000), ten milliseconds apart.
+/// Sends `count` echo requests (at most 10 000): at once, or if they are many ten milliseconds apart.
 ///
 /// # Errors
 /// When `ping` cannot run. Lost answers are a result, not an error.
@@ -44,7 +47,13 @@ pub fn ping_from(
 
 fn echoes(netns: &Netns, command: &mut Command, destination: IpAddr, count: usize) -> Result<Ping> {
     bounded("the number of pings", count, 10_000)?;
-    command.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string()]);
+    let number = count.to_string();
+    command.args(["-n", "-q", "-W", "2", "-c", &number]);
+    // Once something was answered, ping waits for the rest no longer than its interval.
+    match count <= AT_ONCE {
+        true => command.args(["-i", "2", "-l", &number]),
+        false => command.args(["-i", "0.01"]),
+    };
     command.arg(destination.to_string());
     let output = netns.run(|| command.output())?.context("cannot start ping")?;
     let stdout = String::from_utf8_lossy(&output.stdout);

@@ -11,6 +11,7 @@ use crate::limits::bounded;
 use crate::listeners;
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::wait;
 
 /// The port `iperf3` listens on.
 pub const PORT: u16 = 5201;
@@ -87,6 +88,13 @@ pub fn udp(netns: &Netns, server: impl Into<IpAddr>, load: Load, bits: u64) -> R
     })
 }
 
+/// Is the server yet to put the last client away, by what this one prints?
+fn is_busy(json: &Value, error: &str) -> bool {
+    let begun = json["start"]["connected"].as_array().is_some_and(|streams| !streams.is_empty());
+    ["server is busy", "Connection refused"].iter().any(|words| error.contains(words))
+        || !begun && error.contains("control socket has closed")
+}
+
 /// The `end` object of the client's JSON.
 fn run(netns: &Netns, server: IpAddr, load: Load, more: &[&str]) -> Result<Value> {
     bounded("the duration of iperf3 in seconds", load.seconds, 60)?;
@@ -95,13 +103,16 @@ fn run(netns: &Netns, server: IpAddr, load: Load, more: &[&str]) -> Result<Value
     command.args(["--json", "--connect-timeout", "5000", "--client", &server.to_string()]);
     command.args(["--time", &load.seconds.to_string(), "--parallel", &load.streams.to_string()]);
     command.args(load.reverse.then_some("--reverse")).args(more);
-    let output = netns.run(|| command.output())?.context("cannot start iperf3")?;
-    let mut json: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("iperf3 printed no JSON ({})", output.status))?;
-    if let Some(error) = json["error"].as_str() {
-        bail!("iperf3 to {server} failed: {error}");
-    }
-    Ok(json["end"].take())
+    wait::until("iperf3's server to be free", wait::BOUND, || {
+        let output = netns.run(|| command.output())?.context("cannot start iperf3")?;
+        let mut json: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("iperf3 printed no JSON ({})", output.status))?;
+        match json["error"].as_str() {
+            Some(error) if is_busy(&json, error) => Ok(None),
+            Some(error) => bail!("iperf3 to {server} failed: {error}"),
+            None => Ok(Some(json["end"].take())),
+        }
+    })
 }
 
 fn number(end: &Value, path: &str) -> Result<u64> {

@@ -122,7 +122,7 @@ impl Transfer {
     /// # Errors
     /// When the transfer failed, ended early, or does not end.
     pub fn finish(mut self) -> Result<()> {
-        let status = wait::until("the end of a QUIC transfer", 2 * wait::BOUND, || {
+        let status = wait::until("the end of a QUIC transfer", 4 * wait::BOUND, || {
             Ok(self.client.child().try_wait()?)
         })?;
         ensure!(status.success(), "gtlsclient failed ({status}): {:?}", self.kind);

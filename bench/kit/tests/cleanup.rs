@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use weir_kit::netns::{Netns, require_root};
 use weir_kit::process::Process;
@@ -58,7 +59,8 @@ fn a_dropped_run_is_gone_when_drop_returns() {
     assert!(!inside.path().exists());
     assert!(!pins.exists());
     assert!(!files.exists());
-    assert!(sleeper.child().try_wait().unwrap().is_some(), "the process inside still runs");
+    let ended = || Ok(sleeper.child().try_wait()?);
+    wait::until("the end of the process inside", Duration::from_secs(2), ended).unwrap();
 }
 
 #[test]

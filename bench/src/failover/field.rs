@@ -228,22 +228,23 @@ impl Field {
         // The generator stands still now and then, when others use its CPU; the sockets do not.
         let udp_ns = frame.min(seen.datagram.unwrap_or(frame));
         ensure!(udp_ns > asked, "a socket's packets left by another uplink before the fault");
+        let tcp_ns = seen.segment.context("no connection has moved")?;
+        // The thread that looks may be late; nothing moves before the word.
+        let decided = seen.decided.context("the fault was not noticed")?;
+        let decided_ns = decided.min(udp_ns).min(tcp_ns);
         let missing = sent as f64 - arrived as f64;
         let (fault_ns, lost) = match fault {
             Fault::Cut => (seen.carrier.context("nobody told that the carrier is lost")?, missing),
             // The far side of the link still counts what goes into the hole.
             Fault::BlackHole => {
-                let hole = seen.last_echo().map_or(asked, |echo| echo.max(asked));
+                let hole = seen.last_echo(decided_ns).map_or(asked, |echo| echo.max(asked));
                 (hole, missing + after(&old, hole))
             }
         };
-        let tcp_ns = seen.segment.context("no connection has moved")?;
-        let decided_ns = seen.decided.context("the fault was not noticed")?;
         Ok(Round {
             asked_ns: asked,
             fault_ns,
-            // The thread that looks may be late; nothing moves before the word.
-            decided_ns: decided_ns.min(udp_ns).min(tcp_ns),
+            decided_ns,
             udp_ns,
             tcp_ns,
             lost,
@@ -391,10 +392,10 @@ struct Seen {
 }
 
 impl Seen {
-    /// The last echo by the uplink before it was known to fail: one is due every millisecond.
-    fn last_echo(&self) -> Option<u64> {
+    /// The last echo before a moment: one is due every millisecond.
+    fn last_echo(&self, before: u64) -> Option<u64> {
         let echoes = self.connections.iter().flat_map(|times| times.echoed_ns.iter().copied());
-        echoes.filter(|at| self.decided.is_none_or(|decided| *at < decided)).max()
+        echoes.filter(|at| *at < before).max()
     }
 }
 

@@ -72,7 +72,7 @@ impl Field {
             None => moments.asked,
         };
         let arrived = self.site.settle(far)? - before;
-        if moments.last_sent < begin + ENOUGH {
+        if moments.last_sent < begin.max(moments.answered) + ENOUGH {
             return Ok(None);
         }
         let arrivals = self.site.traffic.arrivals()?;

@@ -257,6 +257,8 @@ fn guessed_resets_and_fins_leave_a_connection_where_it_was() {
 /// A connection that is as good as ever: where there is a kernel tier, that forwards it.
 fn goes_on_as_before(stream: &mut TcpStream, weir: &Weir) {
     rounds(stream, 10);
+    // What was sent before has been through.
+    weir.check_conservation().unwrap();
     let before = weir.counters().unwrap().sum(Counter::UserRx);
     rounds(stream, 100);
     let by_user = weir.counters().unwrap().sum(Counter::UserRx) - before;

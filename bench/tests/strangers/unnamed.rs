@@ -2,6 +2,7 @@
 //! Strangers ask for their hosts; their hosts go on by rules of their own.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use weir_kit::capture::Capture;
 use weir_kit::netns::Netns;
@@ -31,6 +32,8 @@ fn came(hosts: &[Netns], stranger: &mut Stranger) -> usize {
     let captures = hosts.iter().map(|host| Capture::start(host, "eth0").unwrap());
     let captures: Vec<_> = captures.collect();
     stranger.try_all();
+    // A busy kernel forwards some of them a little later.
+    std::thread::sleep(Duration::from_millis(200));
     let tallies = captures.into_iter().map(|capture| capture.stop().unwrap());
     let marked = |flow: &&weir_kit::frame::Flow| flow.destination_port == MARK;
     tallies.map(|tally| tally.flows.keys().filter(marked).count()).sum()

@@ -70,6 +70,9 @@ impl Gateway {
         let pins = PathBuf::from("/sys/fs/bpf").join(name);
         let mut gateway = Self { directory, pins, control: None, _providers: providers };
         gateway.start_control();
+        gateway.wait("both uplinks up", |gateway| {
+            gateway.uplinks().iter().all(|uplink| uplink["state"] == "up").then_some(())
+        });
         gateway
     }
 

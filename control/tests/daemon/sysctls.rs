@@ -24,7 +24,9 @@ fn a_gateway_with_the_kernels_defaults_is_set_up_kept_so_and_put_back() {
         sysctl(PORTS, "32768 60999");
         sysctl(FORWARD, "0");
         gateway.wait("settings put right", |_| (settings() == set).then_some(()));
-        assert!(gateway.log().contains("somebody changed them"), "{}", gateway.log());
+        gateway.wait("word of it", |gateway| {
+            gateway.log().contains("somebody changed them").then_some(())
+        });
         gateway.kill_control();
         assert_eq!(settings(), set);
         let done = gateway.done(&["detach"]);

@@ -129,8 +129,10 @@ impl Weir {
             }
             let Ok(status) = Status::open(&self.pins, Access::Read) else { return Ok(None) };
             let page = status.read();
-            let workers = usize::try_from(page.workers)?.max(1);
-            let alive = page.worker[..workers].iter().all(|w| w.heartbeat_ms > before);
+            // None, until all devices are in.
+            let workers = usize::try_from(page.workers)?;
+            let alive =
+                workers != 0 && page.worker[..workers].iter().all(|w| w.heartbeat_ms > before);
             let state = |d: &DeviceStatus| DeviceState::from_byte(d.state);
             let coming = page.devices.iter().any(|d| state(d) == DeviceState::Joining);
             let attached = page.devices.iter().any(|d| state(d) == DeviceState::Attached);
