@@ -23,10 +23,11 @@ struct Site {
 }
 
 impl Site {
-    /// Two hosts behind two uplinks, and a server with two addresses.
-    fn start() -> Self {
+    /// Two hosts behind two uplinks that let in so much, and a server with two addresses.
+    fn with(filtering: &str) -> Self {
         let topology = Topology::build(Plan::new(2, 2)).unwrap();
-        let weir = Weir::start(&topology, &Weir::configuration(&topology, &[1, 1])).unwrap();
+        let file = Weir::configuration_with(&topology, &[1, 1], "", |_| filtering.into());
+        let weir = Weir::start(&topology, &file).unwrap();
         let mut command = Command::new("turnserver");
         command.args(["-n", "-z", "-S", "--no-tls", "--no-dtls", "--no-cli", "-l", "stdout"]);
         command.args(["-p", "3478", "--alt-listening-port=3479", "-b", "/dev/null"]);
@@ -80,7 +81,7 @@ fn servers() -> [Ipv4Addr; 2] {
 
 #[test]
 fn the_mapping_is_independent_of_the_destination_over_two_uplinks_and_after_the_loss_of_one() {
-    let site = Site::start();
+    let site = Site::with("");
     const INDEPENDENT: &str = "NAT with Endpoint Independent Mapping!";
     for port in 40_000..40_004 {
         assert_eq!(site.verdict("-m", port), INDEPENDENT);
@@ -93,13 +94,18 @@ fn the_mapping_is_independent_of_the_destination_over_two_uplinks_and_after_the_
 }
 
 #[test]
-fn who_was_not_sent_to_from_a_port_does_not_come_in_by_it() {
-    let site = Site::start();
-    const DEPENDENT: &str = "NAT with Address and Port Dependent Filtering!";
-    for port in [40_000, 40_001] {
-        assert_eq!(site.verdict("-f", port), DEPENDENT);
+fn the_filtering_is_what_the_file_says() {
+    for (filtering, verdict) in [
+        ("", "NAT with Address and Port Dependent Filtering!"),
+        ("filtering = \"address\"", "NAT with Address Dependent Filtering!"),
+        ("filtering = \"endpoint\"", "NAT with Endpoint Independent Filtering!"),
+    ] {
+        let site = Site::with(filtering);
+        for port in [40_000, 40_001] {
+            assert_eq!(site.verdict("-f", port), verdict);
+        }
+        site.cut_the_first();
+        assert_eq!(site.verdict("-f", 40_002), verdict);
+        site.weir.check_conservation().unwrap();
     }
-    site.cut_the_first();
-    assert_eq!(site.verdict("-f", 40_002), DEPENDENT);
-    site.weir.check_conservation().unwrap();
 }

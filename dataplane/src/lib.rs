@@ -18,6 +18,7 @@
 //! | [`link`] | layer 2 on the way out |
 //! | [`purpose`] | what hashes under the key of the boot are for |
 //! | [`packet`] | the buffers and outputs that the engine is written against |
+//! | [`permits`] | who may come in by a mapping |
 //! | [`shares`] | what each host has of what all share |
 //! | [`handoff`] | rings between workers |
 //! | [`owner`] | who has a LAN address, by the kernel |
@@ -51,6 +52,7 @@ pub mod nat;
 pub mod observer;
 pub mod owner;
 pub mod packet;
+pub mod permits;
 pub mod ports;
 pub mod purpose;
 pub mod ready;

@@ -31,6 +31,13 @@ impl PortSlice {
         nat_ports::of_worker([lo, hi], worker, workers).map(|[lo, hi]| Self { lo, hi })
     }
 
+    /// The worker of `workers` whose part of `lo..=hi` the port is in.
+    pub fn owner(lo: u16, hi: u16, port: u16, workers: u8) -> Option<u8> {
+        (0..workers).find(|worker| {
+            Self::of(lo, hi, *worker, workers).is_some_and(|slice| slice.contains(port))
+        })
+    }
+
     /// Is the port in the slice?
     pub fn contains(self, port: u16) -> bool {
         self.lo <= port && port <= self.hi
@@ -139,6 +146,8 @@ mod tests {
                 let slice = PortSlice::of(lo, hi, worker, workers).unwrap();
                 prop_assert_eq!(u32::from(slice.lo), next);
                 prop_assert!(slice.hi >= slice.lo);
+                prop_assert_eq!(PortSlice::owner(lo, hi, slice.lo, workers), Some(worker));
+                prop_assert_eq!(PortSlice::owner(lo, hi, slice.hi, workers), Some(worker));
                 next = u32::from(slice.hi) + 1;
             }
             prop_assert_eq!(next, u32::from(hi) + 1);

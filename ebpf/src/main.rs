@@ -15,6 +15,7 @@ mod forward;
 mod fragments;
 mod ipv6;
 mod known;
+mod mappings;
 mod maps;
 mod services;
 mod stateless;
@@ -48,7 +49,8 @@ enum Verdict {
     Done(Outcome),
     /// The user tier's.
     Transit,
-    /// The user tier's if this flow exists, or a published service is asked for; else not.
+    /// The user tier's if this flow exists, a published service is asked for, or a mapping may let
+    /// it in; else not.
     IfFlow(FlowKey4, Outcome),
     /// A later fragment: the user tier's if its first was, else not.
     IfFirst(Outcome),
@@ -228,7 +230,9 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         Verdict::IfFlow(key, otherwise) => {
             if has_flow(&parsed, &key) {
                 to_user(published, port, queue)
-            } else if services::is_asked(published, port, &parsed) {
+            } else if services::is_asked(published, port, &parsed)
+                || mappings::may_let_in(ctx, published, port, &parsed)
+            {
                 from_crowd(published, port, queue, Sender::Uplink(port.uplink), &parsed)
             } else {
                 otherwise

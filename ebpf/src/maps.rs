@@ -8,8 +8,8 @@ use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::allowance::{ALL, SOCKETS};
 use weir_layout::blocks::{self, Blocks, LEVELS, WORDS};
 use weir_layout::control::{
-    BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, PORT_PROBES, PORT_SLOTS, Path, PathId,
-    Port, PortSlot, TABLES, Tier, Uplink, port_slot,
+    BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, Filtering, PORT_PROBES, PORT_SLOTS, Path,
+    PathId, Port, PortSlot, TABLES, Tier, Uplink, port_slot,
 };
 use weir_layout::counters::{CPU_LANES, Counter, LANES, Lane, PathCounters, Resent, place};
 use weir_layout::flow::{FlowEntry4, PAGE};
@@ -200,12 +200,23 @@ impl Published {
     /// Are segment sizes to be clamped that SYNs by an uplink name?
     #[inline(always)]
     pub fn clamps(self, uplink: u8) -> bool {
-        let index = usize::from(uplink) & (MAX_UPLINKS - 1);
+        // SAFETY: a field of the half.
+        unsafe { (*self.uplink(uplink)).clamp_mss != 0 }
+    }
+
+    /// Do an uplink's mappings let in more than flows?
+    #[inline(always)]
+    pub fn filters_less(self, uplink: u8) -> bool {
+        // SAFETY: a field of the half.
+        unsafe { (*self.uplink(uplink)).filtering != Filtering::AddressAndPort as u8 }
+    }
+
+    /// An uplink.
+    #[inline(always)]
+    fn uplink(self, index: u8) -> *const Uplink {
+        let index = usize::from(index) & (MAX_UPLINKS - 1);
         // SAFETY: the index is masked to the array, which is part of the half.
-        unsafe {
-            let uplink = (&raw const (*self.half).uplinks).cast::<Uplink>().add(index);
-            (*uplink).clamp_mss != 0
-        }
+        unsafe { (&raw const (*self.half).uplinks).cast::<Uplink>().add(index) }
     }
 
     /// Do flows leave here?

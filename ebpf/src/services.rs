@@ -78,7 +78,7 @@ fn uplinks(open: *const OpenPorts, key: u32) -> u64 {
 
 /// Has a path this address, for flows that begin? See [`Path::addresses`].
 #[inline(always)]
-fn holds(path: &Path, address: [u64; 2]) -> bool {
+pub fn holds(path: &Path, address: [u64; 2]) -> bool {
     let count = usize::from(path.pool_len);
     let mut held = path.pool.iter().take(MAX_POOL).enumerate();
     held.any(|(at, of_path)| at < count && words(of_path) == address)

@@ -158,6 +158,7 @@ fn behind_routers(
 /// What an uplink has whatever the family; what the operator wants of it, as bits of state words.
 fn of_uplink(slot: &mut Uplink, uplink: &UplinkConfig, overrides: &Overrides, index: u8) -> u32 {
     slot.name = Name::new(&uplink.name);
+    slot.filtering = uplink.filtering as u8;
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
     let hand = overrides.hands.get(&index);

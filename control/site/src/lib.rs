@@ -64,7 +64,9 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::{OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate};
+use weir_layout::control::{
+    Filtering, OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate,
+};
 use weir_view::Kernel;
 
 use crate::health::{Health, Target};
@@ -190,6 +192,8 @@ pub struct UplinkConfig {
     pub inbound: bool,
     /// Its IPv4 flows have entries, also where none needs any.
     pub pin: bool,
+    /// Who may come in by its mappings.
+    pub filtering: Filtering,
     /// The greatest segment size that SYNs by it may name.
     pub clamp_mss: ClampMss,
     /// How its health is judged.

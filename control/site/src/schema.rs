@@ -194,6 +194,7 @@ pub struct Uplink {
     pub inbound: Option<Spanned<bool>>,
     #[serde(default)]
     pub pin: bool,
+    pub filtering: Option<Spanned<Filtering>>,
     pub clamp_mss: Option<Spanned<ClampMss>>,
     pub ipv6: Option<Spanned<Ipv6>>,
     pub health: Option<Spanned<Health>>,
@@ -213,6 +214,14 @@ pub struct Capacity {
 pub enum Addresses {
     One(Ipv4Addr),
     Prefix(Ipv4Net),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    AddressAndPort,
+    Address,
+    Endpoint,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use toml::Spanned;
 use weir_layout::Family;
-use weir_layout::control::{MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
+use weir_layout::control::{Filtering, MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
 
 use super::checker::Checker;
 use super::prefixes::{self, Delegated};
-use super::schema::{Addresses, File, Translation, Uplink};
+use super::schema::{self, Addresses, File, Translation, Uplink};
 use super::{Lan, MemberConfig, PolicyConfig, UplinkConfig, capacity, clamp, ipv6, warn};
 use crate::health::{Fault, Health};
 
@@ -122,6 +122,7 @@ fn uplink(
         implied: Default::default(),
         inbound,
         pin: u.pin,
+        filtering: filtering(c, u),
         clamp_mss: clamp::clamp_mss(c, u.clamp_mss.as_ref()),
         health,
         capacity,
@@ -180,6 +181,25 @@ fn inbound(c: &mut Checker<'_>, uplink: &Uplink) -> bool {
         );
     }
     inbound.is_some()
+}
+
+/// Who may come in by its mappings.
+fn filtering(c: &mut Checker<'_>, uplink: &Uplink) -> Filtering {
+    let Some(given) = &uplink.filtering else { return Filtering::default() };
+    let filtering = match given.get_ref() {
+        schema::Filtering::AddressAndPort => Filtering::AddressAndPort,
+        schema::Filtering::Address => Filtering::Address,
+        schema::Filtering::Endpoint => Filtering::Endpoint,
+    };
+    let maps = matches!(uplink.translate, Translation::Nat44);
+    if !maps && filtering != Filtering::AddressAndPort {
+        c.refuse(
+            given.span(),
+            "filtering on an uplink that translates no IPv4",
+            "it has no mappings: remove it, or say `inbound = true` to let in what is for the LANs",
+        );
+    }
+    filtering
 }
 
 /// Takes users' connections for a signal of each uplink that another one stands beside, unless the

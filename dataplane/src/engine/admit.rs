@@ -272,6 +272,7 @@ impl<F: Stored> Sessions<F> {
             }
         }
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());
+        self.permit(cx, slot, cx.now);
         self.flows += 1;
         self.shares.add(adjacency);
         rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));

@@ -7,6 +7,7 @@ use weir_shm::counters::PathCounter;
 use weir_shm::flows::Stored;
 
 use super::context::Context;
+use super::let_in::is_unheard;
 use super::sessions::{Sessions, has_mapping};
 
 /// Slots that the walk looks ahead: for the other direction's entry, and then for its endpoint's
@@ -41,11 +42,13 @@ impl<F: Stored> Sessions<F> {
                 continue;
             }
             self.flows += 1;
+            self.unheard += u64::from(is_unheard(entry.flags, entry.state_owner.state()));
             self.shares.add(self.table.slot(entry.peer).action().adjacency);
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&cx.snapshot.half, &entry) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
                 self.mappings.hold(&endpoint, entry.uplink, &external);
+                self.permit(cx, index, self.table.slot(index).last_seen());
             }
         }
         // In one step: whoever reads meanwhile is not to think that there are none.

@@ -10,6 +10,7 @@ use weir_wire::tcp;
 
 use super::admit::Elsewhere;
 use super::context::Context;
+use super::let_in::{UNANSWERED_MS, is_unheard};
 use super::published::{is_asked, patience_ms};
 use super::sessions::{Sessions, has_mapping};
 use crate::flows;
@@ -87,6 +88,7 @@ impl<F: Stored> Sessions<F> {
     /// The walk is at the table's beginning. If a whole pass was of one round, says so to the
     /// adjacencies, which the flows that were met refer to.
     fn begin_pass(&mut self, cx: &Context) {
+        self.permits.forget_old(cx.now);
         let round = cx.adjacencies.round();
         let told = self.passes.told;
         let told = told.is_some_and(|(of, at)| of == round || cx.now.wrapping_sub(at) < ROUND_MS);
@@ -111,6 +113,7 @@ impl<F: Stored> Sessions<F> {
         let timeout = flows::timeout_ms(timeouts, entry.key.proto(), state);
         let timeout = match is_asked(entry.flags) {
             true => patience_ms(timeout, state, entry.flags),
+            false if is_unheard(entry.flags, state) => timeout.min(UNANSWERED_MS),
             false => timeout,
         };
         if idle >= timeout {
@@ -126,6 +129,7 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let (hosts, bytes) = ([&entry.key.src(), &entry.key.dst()], [entry.bytes, back.bytes()]);
+        self.permit(cx, index, cx.now);
         self.heavy.learn::<F>(hosts, bytes, cx.now.wrapping_sub(idle));
         let draining = cx.control.path_state(F::path(entry.uplink)) & path_state::DRAINING != 0;
         if draining || cx.any_comes_home::<F>() {

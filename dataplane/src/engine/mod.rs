@@ -18,6 +18,7 @@
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
 //! | `published` | a flow begins outside, of a published service |
+//! | `let_in` | the same, of a datagram that a mapping lets in |
 //! | `inside_hosts` | where the hosts of such services are |
 //! | `prefixes` | what prefix translation makes of a source |
 //! | `stateless` | packets that are sent on without a flow, where others have one |
@@ -47,6 +48,7 @@ mod errors;
 mod filter;
 mod inside_hosts;
 mod known_hosts;
+mod let_in;
 mod prefetch;
 mod prefixes;
 mod prepare;

@@ -22,6 +22,7 @@ use crate::heavy::Heavy;
 use crate::mappings::{Hashed, Mappings};
 use crate::nat::{Endpoint, External};
 use crate::observer::Observer;
+use crate::permits::Permits;
 use crate::shares::Shares;
 use crate::steering::{self, Traffic};
 use weir_wire::key::FlowKey;
@@ -32,6 +33,10 @@ pub(super) struct Sessions<F: Stored> {
     pub(super) table: FlowTable<F>,
     pub(super) mappings: Mappings<F>,
     pub(super) fragments: Fragments<F>,
+    /// Who may come in by mappings.
+    pub(super) permits: Permits<F>,
+    /// Flows that were let in and whose hosts have not been heard.
+    pub(super) unheard: u64,
     /// Flows of each host.
     pub(super) shares: Shares,
     /// Flows of other workers, as of the last tick.
@@ -54,6 +59,8 @@ impl<F: Stored> Sessions<F> {
             table,
             mappings: Mappings::new(entropy, 0),
             fragments: Fragments::new(entropy),
+            permits: Permits::default(),
+            unheard: 0,
             shares: Shares::default(),
             elsewhere: 0,
             flows: 0,
@@ -83,6 +90,7 @@ impl<F: Stored> Sessions<F> {
         }
         let (meta, action) = (slot.meta(), slot.action());
         self.shares.remove(self.table.slot(action.peer).action().adjacency);
+        self.hear(&action);
         self.table.retire(forward);
         self.table.retire(action.peer);
         // One without a mapping releases none.

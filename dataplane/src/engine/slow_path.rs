@@ -11,6 +11,7 @@ use weir_wire::{tcp, udp};
 use super::DropReason;
 use super::batch::Work;
 use super::context::{Context, began_inside, host_moved, sender};
+use super::let_in::LetIn;
 use super::published::{Asked, is_asked};
 use super::sessions::Sessions;
 use crate::flows::{self, Header};
@@ -92,6 +93,14 @@ impl<F: Stored> Sessions<F> {
         }
         if let Some(asked) = cx.asked(work) {
             return self.first_asked(cx, work, &asked?);
+        }
+        match self.let_in(cx, work) {
+            Some(LetIn::Here(slot)) => {
+                let action = self.table.slot(slot).action();
+                return Ok(Step::Follow { slot, action, unconfirmed: false });
+            }
+            Some(LetIn::With(worker)) => return Ok(Step::HandOff(worker)),
+            None => {}
         }
         // No flow begins for a packet that goes no further.
         if work.parsed.ttl <= 1 {
@@ -201,6 +210,7 @@ impl<F: Stored> Sessions<F> {
         self.complete(slot, &mut action, p, received.frame.data_mut());
         cx.clamp_mss(received.frame.data_mut(), p, action.uplink);
         let header = (p.proto == tcp::PROTOCOL).then(|| header_of(p, received.frame.data()));
+        self.hear(&action);
         flows::track(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
             self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
@@ -221,8 +231,10 @@ impl<F: Stored> Sessions<F> {
         }
         let Received { mut frame, .. } = received;
         F::apply(frame.data_mut(), p, Some(p.proto), &action.rewrite);
-        // Of the flow's own host: whether that is silent counts.
-        let seen = if unconfirmed { entry.last_seen() } else { cx.now };
+        // Of the flow's own host: whether that is silent counts. And what was let in and is not
+        // answered keeps no mapping (RFC 4787 REQ-6, RFC 7857 §7).
+        let unheard = unconfirmed || self.is_unanswered(&action);
+        let seen = if unheard { entry.last_seen() } else { cx.now };
         entry.count((p.end - p.l3).into(), seen);
         cx.send(frame, p, &action, out)
     }

@@ -119,6 +119,13 @@ impl<F: Family> Mappings<F> {
         Some(Mapping { uplink: record.uplink(), external: record.external() })
     }
 
+    /// The endpoint that has the external port; none whose mapping was [detached](Self::detach).
+    pub fn inside(&self, external: &Hashed<External<F>>) -> Option<Hashed<Endpoint<F>>> {
+        let endpoint = self.endpoint(self.records.at(self.number_of(external)?).endpoint());
+        let mapping = self.get(&endpoint)?;
+        (mapping.external == external.of).then_some(endpoint)
+    }
+
     /// Is the external port unused, and room for a mapping to it?
     pub fn is_free(&self, external: &Hashed<External<F>>) -> bool {
         self.number_of(external).is_none() && self.records.has_room()

@@ -4,6 +4,7 @@ mod carry;
 mod conduct;
 mod failover;
 mod filter;
+mod filtering;
 mod forwarding;
 mod fragments;
 mod gateway;

@@ -400,6 +400,17 @@ fn clients_of_datagrams_that_do_not_go_on_after_the_answer_leave_no_flow_for_lon
 }
 
 #[test]
+fn a_client_that_nobody_answers_keeps_its_flow_while_it_sends() {
+    let mut gateway = publishing(&[service(UDP, [PORTS[0]; 2], PORTS[1], 0b11)]);
+    for _ in 0..6 {
+        one(gateway.send(1, &datagram(0, 5000, PORTS[0])));
+        gateway.now += 20_000;
+        age(&mut gateway);
+    }
+    assert_eq!((flows(&gateway), gateway.regions.counters.forwarded(0)), (1, 1));
+}
+
+#[test]
 fn a_flow_finds_its_host_at_another_hardware_address() {
     let mut gateway = publishing(&[service(UDP, [PORTS[0]; 2], PORTS[1], 0b11)]);
     one(gateway.send(1, &datagram(0, 5000, PORTS[0])));

@@ -1,8 +1,12 @@
 //! Which frames are the kernel's, and which the user tier's.
 
+use std::net::UdpSocket;
+
 use etherparse::PacketBuilder;
 use weir_layout::Family;
-use weir_layout::control::{MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole, host_class};
+use weir_layout::control::{
+    Filtering, MAX_VIRTUAL_MACS, Mac, OnDataplaneLoss, PortRole, host_class,
+};
 use weir_layout::counters::Counter;
 use weir_shm::hosts::Hosts4;
 use weir_wire::ipv4;
@@ -161,6 +165,39 @@ fn what_no_flow_waits_for_is_the_kernels_whatever_its_port() {
     assert_eq!(f.run(&udp(SITE, 53, WAN_ADDRESS, NAT_PORT)), TRANSIT);
     for (dst, port) in [(WAN_ADDRESS, 51_820), (WAN_ADDRESS, 16_384), (LAN_ADDRESS, NAT_PORT)] {
         assert_eq!(f.run(&udp(SITE, 53, dst, port)), (PASS, Counter::XdpPassLocal));
+    }
+}
+
+#[test]
+fn a_datagram_that_a_mapping_may_let_in_is_transit_unless_a_socket_has_its_port() {
+    for (filtering, open) in [
+        (Filtering::AddressAndPort, false),
+        (Filtering::Address, true),
+        (Filtering::Endpoint, true),
+    ] {
+        let role = PortRole::Uplink;
+        let mut f = Fixture::with("open", role, OnDataplaneLoss::Drop, |half| {
+            half.uplinks[0].filtering = filtering as u8;
+        });
+        // As a resolver's, which the control process has yet to hear of.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let bound = socket.local_addr().unwrap().port();
+        let local = (PASS, Counter::XdpPassLocal);
+        let mut becomes = |src, dst, port| f.run(&udp(src, 53, dst, port));
+        let free = if bound == NAT_PORT { NAT_PORT + 1 } else { NAT_PORT };
+        assert_eq!(becomes(SITE, WAN_ADDRESS, free), if open { TRANSIT } else { local });
+        assert_eq!(becomes(SITE, POOL, free), UNASKED, "no address of the uplink's");
+        assert_eq!(becomes(SITE, LAN_ADDRESS, free), local, "nor this");
+        assert_eq!(becomes(VPN, WAN_ADDRESS, free), local, "the kernel has its own way there");
+        assert_eq!(becomes(SITE, WAN_ADDRESS, bound), local, "a socket has it");
+        assert_eq!(becomes(SITE, WAN_ADDRESS, 16_383), local, "no port of translation");
+        assert_eq!(becomes(SITE, OWN, free), UNASKED, "nobody's mapping");
+        assert_eq!(f.run(&echo_reply(WAN_ADDRESS, free)), local, "not of UDP");
+        let datagram = udp(SITE, 53, WAN_ADDRESS, free);
+        for at in [0, 3] {
+            let fragment = fragment(&datagram, 7, at);
+            assert_eq!(f.run(&fragment), local);
+        }
     }
 }
 

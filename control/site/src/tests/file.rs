@@ -206,3 +206,20 @@ fn names_that_no_interface_can_have_are_refused() {
         assert!(refused.contains("is no name of an interface"), "{refused}");
     }
 }
+
+#[test]
+fn who_comes_in_by_mappings_is_said_where_there_are_some() {
+    let with = |line: &str| GOOD.replacen("weight = 5", &format!("weight = 5\n{line}"), 1);
+    for (line, filtering) in [
+        ("", Filtering::AddressAndPort),
+        ("filtering = \"address-and-port\"", Filtering::AddressAndPort),
+        ("filtering = \"address\"", Filtering::Address),
+        ("filtering = \"endpoint\"", Filtering::Endpoint),
+    ] {
+        assert_eq!(parse("weir.toml", &with(line)).unwrap().uplinks[0].filtering, filtering);
+    }
+    let text = problems(&with("filtering = \"port\"")).remove(0);
+    assert!(text.contains("unknown variant `port`, expected one of"), "{text}");
+    let text = broken("translate = \"none\"", "translate = \"none\"\nfiltering = \"endpoint\"");
+    assert!(text.contains("filtering on an uplink that translates no IPv4"), "{text}");
+}

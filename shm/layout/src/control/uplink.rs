@@ -17,8 +17,10 @@ pub struct Uplink {
     pub weight_overridden: u8,
     /// Configured weight, the default of policy members.
     pub weight: u16,
+    /// [`Filtering`] of its IPv4 path.
+    pub filtering: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// The greatest segment size that TCP's SYNs may name by its IPv4 path, bytes; 20 less by its
     /// IPv6 path, whose headers are as much longer. 0: any.
     pub clamp_mss: u16,
@@ -32,6 +34,11 @@ pub struct Uplink {
 impl Uplink {
     /// Being emptied until the operator says otherwise.
     pub const NO_DEADLINE: u64 = u64::MAX;
+
+    /// Who may come in by a mapping.
+    pub const fn filtering(&self) -> Filtering {
+        Filtering::from_byte(self.filtering)
+    }
 
     /// The greatest segment size that SYNs of a family may name, if there is one.
     #[inline(always)]
@@ -53,6 +60,31 @@ impl Uplink {
     #[inline(always)]
     pub const fn path_mut(&mut self, family: Family) -> &mut Path {
         &mut self.paths[family.index()]
+    }
+}
+
+/// Who may come in by a mapping of UDP, whatever flows there are (RFC 4787 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Filtering {
+    /// Who was sent to, address and port: flows alone.
+    #[default]
+    AddressAndPort = 0,
+    /// Any port of an address that was sent to.
+    Address = 1,
+    /// Anybody.
+    Endpoint = 2,
+}
+
+impl Filtering {
+    /// What a byte of shared memory says; anything unknown is the strictest.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Address,
+            2 => Self::Endpoint,
+            _ => Self::AddressAndPort,
+        }
     }
 }
 
