@@ -15,11 +15,13 @@
 //! hardware addresses takes nothing from them. The kernel is asked about each that is told something: it
 //! may be a host of which no uplink takes a flow.
 
+use weir_layout::Family as Ip;
 use weir_layout::control::{IpAddress, Path};
 use weir_layout::counters::Counter;
 use weir_shm::flows::Stored;
 use weir_wire::family::Family;
 use weir_wire::hash::hash2;
+use weir_wire::parse::Kind;
 use weir_wire::{icmp, icmpv6};
 
 use super::DropReason;
@@ -101,6 +103,12 @@ impl Context {
         rest: u32,
     ) {
         let (p, frame) = (&work.parsed, received.frame.data());
+        // Nobody is told about an error, or two could go on telling each other; nor, of IPv4, about a
+        // later fragment (RFC 1122 §3.2.2, RFC 1812 §4.3.2.7, RFC 4443 §2.4 e).
+        let is_later = F::FAMILY == Ip::V4 && p.kind == Kind::Fragment { first: false };
+        if p.kind == Kind::IcmpError || is_later {
+            return;
+        }
         // Outside, a translated flow is the gateway's own.
         let from = match self.is_uplink(work.port) && translated {
             true => p.dst,

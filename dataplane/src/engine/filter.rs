@@ -7,7 +7,6 @@ use weir_layout::flow::FlowState;
 use weir_shm::flows::Stored;
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
-use weir_wire::parse::Kind;
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -47,12 +46,7 @@ impl Context {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) {
-        let p = &work.parsed;
-        // Nobody is told of an error (RFC 1122 §3.2.2, RFC 4443 §2.4).
-        if p.kind == Kind::IcmpError {
-            return;
-        }
-        if p.proto != tcp::PROTOCOL {
+        if work.parsed.proto != tcp::PROTOCOL {
             return self.send_icmp_error(work, false, received, out, F::PROHIBITED, 0);
         }
         self.send_reset(work, received, out);

@@ -250,6 +250,21 @@ fn who_sends_what_cannot_leave_is_told_why() {
 }
 
 #[test]
+fn nobody_is_told_about_an_error() {
+    let mut gateway = gateway();
+    assert_eq!(gateway.send(LAN, &from_lan(HOST6, UDP, 1, 8)).len(), 1);
+    let about = packet([HOST_MAC, HOST_MAC], [SERVER6, HOST6], (UDP, true), 60, 8);
+    let builder = etherparse::PacketBuilder::ethernet2(HOST_MAC, device_mac(LAN))
+        .ipv6(HOST6, SERVER6, 1)
+        .icmpv6(etherparse::Icmpv6Type::PacketTooBig { mtu: 1280 });
+    let mut error = Vec::new();
+    builder.write(&mut error, &about[14..]).unwrap();
+    assert!(gateway.send(LAN, &error).is_empty());
+    assert_eq!(gateway.count(Counter::DropTtl), 2);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn where_an_uplink_goes_down_its_packets_take_another_at_once() {
     let mut gateway = gateway();
     down(&gateway, 0);
