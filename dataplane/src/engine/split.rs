@@ -48,6 +48,10 @@ impl Context {
         saved[..l4].copy_from_slice(&data[..l4]);
         let whole = ipv4::Packet::new_unchecked(&saved[l3..l4]);
         let (first, more) = (whole.fragment_offset(), whole.more_fragments());
+        // Nothing is as long as this would be, and its offsets have no room for it.
+        if usize::from(first) + (end - l4) > usize::from(u16::MAX) {
+            return Err(Counter::DropTooBig);
+        }
         for at in (l4..end).step_by(most) {
             let (to, is_last) = (end.min(at + most), at + most >= end);
             // Its head takes the place of what the fragment before it has carried away.

@@ -89,6 +89,19 @@ fn a_fragment_that_is_too_large_is_split_again_and_says_where_it_belongs() {
 }
 
 #[test]
+fn a_fragment_beyond_the_end_of_what_a_packet_may_be_is_not_split() {
+    let mut gateway = Gateway::new();
+    gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 576);
+    gateway.publish(BUCKETS);
+    assert!(!gateway.send(LAN, &datagram(1400, ipv4::MORE_FRAGMENTS)).is_empty());
+    // The last that fits, and the next.
+    assert_eq!(gateway.send(LAN, &datagram(1400, (0xffff - 1408) / 8)).len(), 3);
+    assert!(gateway.send(LAN, &datagram(1400, (0xffff - 1408) / 8 + 1)).is_empty());
+    assert_eq!(gateway.count(Counter::DropTooBig), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn what_is_too_large_for_the_lan_comes_in_in_fragments() {
     let mut gateway = Gateway::new();
     gateway.half.ports[usize::from(LAN)].mtu = 1000;
