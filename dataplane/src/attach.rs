@@ -12,8 +12,8 @@ use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::{OBJECT, names};
 use weir_layout::{Family, MAX_QUEUES};
-use weir_shm::Pins;
 use weir_shm::pins::name;
+use weir_shm::{Pins, program};
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Program {
         let sockets = XskMap::try_from(take(names::XSKS)?)?;
         let devices = DevMap::try_from(take(names::DEVICES)?)?;
         let mut program = Self { ebpf, sockets, devices, pins: pins.clone() };
-        program.xdp()?.load().context("the kernel refused the XDP program")?;
+        program::load(program.xdp()?).context("the kernel refused the XDP program")?;
         Ok(program)
     }
 
@@ -136,7 +136,7 @@ impl Program {
     /// device [to send by](Self::send_by), for as long as this program lives.
     pub fn attach_transmit(&mut self, ifindex: u32) -> Result<()> {
         let program = xdp(&mut self.ebpf, names::TRANSMIT)?;
-        program.load().context("the kernel refused the XDP program")?;
+        program::load(program).context("the kernel refused the XDP program")?;
         program
             .attach_to_if_index(ifindex, XdpMode::Driver)
             .context("cannot attach XDP to the tap device")?;

@@ -16,6 +16,7 @@
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
 //! | [`blocks`] | the filter in front of it |
 //! | [`cgroup`] | beside them: a BPF program that marks a cgroup's sockets |
+//! | [`program`] | beside them: having the kernel take an XDP program |
 //!
 //! The layouts are in `weir_layout`. Shared words are only ever touched as atomics: what
 //! another process, or the XDP program, does to them is data, and never undefined behaviour here.
@@ -47,6 +48,8 @@ pub mod map;
 pub mod observations;
 #[cfg(not(loom))]
 pub mod pins;
+#[cfg(not(loom))]
+pub mod program;
 #[cfg(not(loom))]
 mod rounds;
 #[cfg(not(loom))]

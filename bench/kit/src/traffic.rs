@@ -106,7 +106,8 @@ impl Traffic {
             .load(OBJECT)
             .context("traffic programs")?;
         for name in PROGRAMS {
-            program(&mut ebpf, name)?.load().with_context(|| format!("traffic program {name}"))?;
+            weir_shm::program::load(program(&mut ebpf, name)?)
+                .with_context(|| format!("traffic program {name}"))?;
         }
         let ifindex = generator.ifindex(device)?;
         let mut traffic = Self {

@@ -151,7 +151,7 @@ impl Fixture {
         let mut xdp = loader.load(OBJECT).unwrap();
         for name in [names::PROGRAM, names::TRANSMIT] {
             let program: &mut Xdp = xdp.program_mut(name).unwrap().try_into().unwrap();
-            program.load().expect("the verifier accepts the program");
+            weir_shm::program::load(program).expect("the verifier accepts the program");
         }
         Self { pins, xdp, counters, flows, flows6 }
     }
