@@ -208,6 +208,12 @@ pub fn usable(region: &ControlRegion, path: PathId) -> bool {
     region.path_state(path) & path_state::USABLE != 0
 }
 
+/// May flows that others begin outside use it? None, while it is emptied.
+pub fn takes_new(region: &ControlRegion, path: PathId) -> bool {
+    let state = region.path_state(path);
+    state & path_state::USABLE != 0 && state & path_state::DRAINING == 0
+}
+
 /// Is the path what some policy is left with? Which one, its buckets say.
 pub fn spared(region: &ControlRegion, path: PathId) -> bool {
     region.path_state(path) & path_state::SPARED != 0

@@ -5,7 +5,6 @@ use weir_layout::adjacency::next_hop;
 use weir_layout::control::{IpAddress, OnUplinkDown, Path, Selection, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
-use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
 use weir_wire::npt::Untranslatable;
@@ -273,12 +272,8 @@ impl<F: Stored> Sessions<F> {
         }
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());
         self.permit(cx, slot, cx.now);
-        self.flows += 1;
-        self.shares.add(adjacency);
+        self.count_new(cx, uplink, adjacency);
         rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
-        cx.lane.add(Counter::FlowsCreated, 1);
-        cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
-        cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);
         Ok(slot)
     }
 

@@ -6,10 +6,8 @@
 
 use weir_layout::Family as Ip;
 use weir_layout::adjacency::{Adjacency, next_hop};
-use weir_layout::control::{Filtering, Path, Translate, Uplink, path_state};
-use weir_layout::counters::Counter;
+use weir_layout::control::{Filtering, Path, Translate, Uplink};
 use weir_layout::flow::{FlowState, flag};
-use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::key::FlowKey;
@@ -53,10 +51,8 @@ impl Context {
         if !whole || p.proto != udp::PROTOCOL || p.ttl <= 1 || !port.is_uplink() {
             return None;
         }
-        let state = self.control.path_state(F::path(port.uplink));
-        let takes_new = steering::usable(&self.control, F::path(port.uplink))
-            && state & path_state::DRAINING == 0;
         let uplink = self.open_uplink::<F>(port.uplink)?;
+        let takes_new = steering::takes_new(&self.control, F::path(port.uplink));
         takes_new.then_some((port.uplink, uplink))
     }
 }
@@ -136,12 +132,8 @@ impl<F: Stored> Sessions<F> {
         let action = forward.action();
         forward.set_meta(action.flags & !flag::SEEN, action.flow_state);
         self.mappings.hold(&endpoint, number, &external);
-        self.flows += 1;
+        self.count_new(cx, number, adjacency);
         self.unheard += 1;
-        self.shares.add(adjacency);
-        cx.lane.add(Counter::FlowsCreated, 1);
-        cx.lane.add_path(path, PathCounter::FlowsCreated, 1);
-        cx.lane.add_path(path, PathCounter::FlowsActive, 1);
         Some(LetIn::Here(action.peer))
     }
 

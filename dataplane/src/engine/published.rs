@@ -10,10 +10,9 @@
 //! another uplink, or to another port that leads to the same. Then it sees another port of the client.
 
 use weir_layout::adjacency::{Adjacency, next_hop};
-use weir_layout::control::{IpAddress, PortForward, Translate, path_state};
+use weir_layout::control::{IpAddress, PortForward, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
-use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
@@ -69,8 +68,7 @@ impl Context {
         if !half.is_open_to(forward, p.src) {
             return Some(Err(Counter::DropPublishSource));
         }
-        let state = self.control.path_state(F::path(uplink));
-        if !steering::usable(&self.control, F::path(uplink)) || state & path_state::DRAINING != 0 {
+        if !steering::takes_new(&self.control, F::path(uplink)) {
             return Some(Err(Counter::DropUplinkDown));
         }
         let dport = forward.port_inside(dport).to_be_bytes();
@@ -188,11 +186,7 @@ impl<F: Stored> Sessions<F> {
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
-        self.flows += 1;
-        self.shares.add(from);
-        cx.lane.add(Counter::FlowsCreated, 1);
-        cx.lane.add_path(path, PathCounter::FlowsCreated, 1);
-        cx.lane.add_path(path, PathCounter::FlowsActive, 1);
+        self.count_new(cx, *uplink, from);
         cx.lane.add_forwarded(*number);
         Ok(slot)
     }

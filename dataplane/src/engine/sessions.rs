@@ -3,6 +3,7 @@
 use weir_layout::NONE;
 use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{ControlHalf, Translate, Uplink};
+use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag, flows_for};
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
@@ -80,6 +81,16 @@ impl<F: Stored> Sessions<F> {
             let flows = flows_for(self.table.capacity()) as usize;
             self.mappings.reserve(flows / usize::from(cx.workers));
         }
+    }
+
+    /// Counts a flow that was made, on its uplink, and for whom: index of the adjacency of its first
+    /// sender.
+    pub(super) fn count_new(&mut self, cx: &Context, uplink: u8, sender: u16) {
+        self.flows += 1;
+        self.shares.add(sender);
+        cx.lane.add(Counter::FlowsCreated, 1);
+        cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
+        cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);
     }
 
     /// Ends a flow, given its forward slot.
