@@ -214,12 +214,7 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
         .unwrap();
     until_class(&weir, ([192, 168, 100, 0], 24), host_class::NEAR);
     until_class(&weir, ([203, 0, 113, 0], 24), host_class::NEAR);
-    wait::until("the kernel's table to translate there", wait::BOUND, || {
-        let listed = topology.gateway.output(Command::new("nft").args(["list", "ruleset"]))?;
-        let text = String::from_utf8(listed.stdout)?;
-        Ok(["192.168.100.0/24", "203.0.113.0/24"].iter().all(|to| text.contains(to)).then_some(()))
-    })
-    .unwrap();
+    topology.gateway.wait_for_rules(&["192.168.100.0/24", "203.0.113.0/24"]).unwrap();
     let ports: Vec<_> = [MODEM, SIP].map(|a| Server::start(&provider.netns, a).unwrap()).into();
     let captures = captures(&topology);
     for host in &topology.hosts {

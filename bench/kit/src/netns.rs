@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::{self, Process};
+use crate::wait;
 
 /// Where named network namespaces are mounted (ip-netns(8)).
 pub const DIRECTORY: &str = "/run/netns";
@@ -138,6 +139,19 @@ impl Netns {
     /// When the ruleset is refused; nothing is applied then.
     pub fn nft(&self, ruleset: &str) -> Result<()> {
         self.feed(Command::new("nft").args(["-f", "-"]), ruleset)
+    }
+
+    /// Waits until nftables inside the namespace has rules with all of these words: weir-control's come a
+    /// little later than what it publishes.
+    ///
+    /// # Errors
+    /// When they do not come, or cannot be read.
+    pub fn wait_for_rules(&self, words: &[&str]) -> Result<()> {
+        wait::until(&format!("rules with {words:?}"), wait::BOUND, || {
+            let listed = self.output(Command::new("nft").args(["list", "ruleset"]))?;
+            let text = String::from_utf8(listed.stdout)?;
+            Ok(words.iter().all(|word| text.contains(word)).then_some(()))
+        })
     }
 
     /// The packets that a named counter of nftables has counted; `table` with its family.

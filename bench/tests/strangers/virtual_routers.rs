@@ -114,11 +114,7 @@ fn what_hosts_send_to_virtual_routers_leaves_translated_or_not_at_all() {
     let later = || std::thread::sleep(Duration::from_millis(200));
     assert_eq!(sources(&later), [(host.address, all)].into(), "without weir");
     weir.start_control().unwrap();
-    wait::until("the table to name the devices", wait::BOUND, || {
-        let output = topology.gateway.output(Command::new("nft").args(["list", "ruleset"]))?;
-        Ok(String::from_utf8(output.stdout)?.contains("\"vrrp7\"").then_some(()))
-    })
-    .unwrap();
+    topology.gateway.wait_for_rules(&["\"vrrp7\""]).unwrap();
     assert_eq!(sources(&|| {}), [].into(), "without a dataplane");
     weir.start_dataplane().unwrap();
     weir.wait_until_usable(&[0]).unwrap();
