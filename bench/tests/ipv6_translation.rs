@@ -130,7 +130,7 @@ fn hosts_go_on_after_a_cut(mode: Mode) {
     assert_eq!(clients::curl(host, &url).unwrap().bytes, 300_000);
     for ping in pings {
         let received = ping.join().unwrap().unwrap().received;
-        assert!(received > 500, "{received} of 600 were answered");
+        assert!(received > 300, "{received} of 600 were answered");
     }
     let after = outbound(&topology).unwrap();
     assert_eq!(after[0], before[0]);
