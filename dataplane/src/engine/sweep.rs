@@ -13,8 +13,9 @@
 //! When rules change, flows end that these deny, wherever they go; and when services do, flows that
 //! began outside and would not any more.
 //!
-//! An uplink that was given other addresses or prefixes keeps no flow on an old one: nothing would come
-//! back. So it is where it begins or ceases to translate.
+//! An uplink that was given other addresses or prefixes keeps no flow on an old one, be it down: nothing
+//! would come back. So it is where it begins or ceases to translate. Hosts alone are told: what the far
+//! end got would be in the name of who has the address now.
 
 use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, PathPrefix, Translate};
 use weir_layout::counters::Counter;
@@ -315,7 +316,7 @@ impl<F: Stored> Sessions<F> {
         let renumbered = self.sweep.renumbered.contains(meta.uplink);
         let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
         let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
-        (dead && connection && tied) || (renumbered && (connection || meta.proto != tcp::PROTOCOL))
+        (dead && connection && tied) || renumbered
     }
 
     fn end_one<B: Buffer>(
@@ -338,20 +339,29 @@ impl<F: Stored> Sessions<F> {
         if !self.loses(index) {
             return Outcome::None;
         }
-        if self.sweep.dead.contains(entry.uplink) && entry.key.proto() == tcp::PROTOCOL {
-            return self.end_connection(cx, index, &entry, out);
+        let is_open =
+            entry.key.proto() == tcp::PROTOCOL && entry.state_owner.state() != FlowState::Closing;
+        // Nothing is to be waited for where the uplink has another address already.
+        let readdressed = self.sweep.renumbered.contains(entry.uplink) && !cx.keeps_source(&entry);
+        if !readdressed {
+            return match is_open && self.sweep.dead.contains(entry.uplink) {
+                true => self.end_connection(cx, index, &entry, out),
+                false => Outcome::None,
+            };
         }
-        if cx.keeps_source(&entry) {
-            return Outcome::None;
+        if is_open {
+            let outcome = self.reset_or_wait(cx, index, &entry, out);
+            if !matches!(outcome, Outcome::Done) {
+                return outcome;
+            }
+        } else {
+            if uses_port(entry.flags) {
+                self.mappings.detach(&self.external_of(&entry));
+            }
+            cx.lane.add(Counter::FlowsMoved, 1);
         }
-        if entry.key.proto() == tcp::PROTOCOL {
-            return self.reset_or_wait(cx, index, &entry, out);
-        }
-        if uses_port(entry.flags) {
-            self.mappings.detach(&self.external_of(&entry));
-        }
+        // What its ends may have to say yet would leave from the old address.
         self.remove(cx, index);
-        cx.lane.add(Counter::FlowsMoved, 1);
         Outcome::Done
     }
 
@@ -417,8 +427,9 @@ impl<F: Stored> Sessions<F> {
         if self.sweep.refused(device) { Outcome::NoRoom } else { Outcome::None }
     }
 
-    /// Resets a connection at both ends, given its forward slot. Its entries stay for what the ends
-    /// may have to say to that. `false`: no room for the host's, and nothing was done.
+    /// Resets a connection at both ends, given its forward slot; at the host's alone where its
+    /// address outside is the uplink's no more, and somebody else's perhaps. Its entries stay for what
+    /// the ends may have to say to that. `false`: no room for the host's, and nothing was done.
     pub(super) fn reset<B: Buffer>(
         &mut self,
         cx: &Context,
@@ -443,8 +454,10 @@ impl<F: Stored> Sessions<F> {
         {
             return false;
         }
-        // The far end's is an attempt: the uplink is down.
-        if let Some((device, reset)) = reset(outward, &from_host, &from_far) {
+        // The far end's is an attempt: the uplink may be down.
+        if cx.keeps_source(entry)
+            && let Some((device, reset)) = reset(outward, &from_host, &from_far)
+        {
             cx.originate(device, reset.data(), out);
         }
         flows::close(&self.table, index);
