@@ -48,13 +48,12 @@ pub fn translate<F: Family>(
     let behind = usize::from(quoted.l4.checked_sub(p.l4)?);
     let quoted = &quoted.key;
     let of_icmp = quoted.proto() == F::ICMP;
-    let ([src, dst], [from, to], ports) = match toward {
-        Toward::Lan => ([p.src, flow.dst], [flow.dst, quoted.dst()], [flow.dport, quoted.dport()]),
-        Toward::Uplink => {
-            ([flow.src, p.dst], [quoted.src(), flow.src], [quoted.sport(), flow.sport])
-        }
+    let ([src, dst], [from, to]) = match toward {
+        Toward::Lan => ([p.src, flow.dst], [flow.dst, quoted.dst()]),
+        Toward::Uplink => ([flow.src, p.dst], [quoted.src(), flow.src]),
     };
-    let [sport, dport] = if of_icmp { [flow.sport; 2] } else { ports };
+    // The far end's may be another inside too, if a client of a service got one in place of its own.
+    let [sport, dport] = if of_icmp { [flow.sport; 2] } else { [flow.dport, flow.sport] };
     let new = FlowKey::new(from, to, sport, dport, quoted.proto());
     let (headers, transport) = message.split_at_mut_checked(behind)?;
     F::readdress(headers.get_mut(icmp::HEADER_LEN..)?, &new.src(), &new.dst(), None);

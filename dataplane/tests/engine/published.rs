@@ -258,8 +258,9 @@ fn flows_end_with_the_address_that_they_asked_for() {
     one(gateway.send(1, &datagram(0, 5000, PORTS[0])));
     gateway.path(0).pool[0] = Address::v4([203, 0, 113, 99]);
     gateway.publish(BUCKETS / 2);
-    assert_eq!(sweep(&mut gateway).len(), 2, "the connection is reset at both ends");
-    assert_eq!(flows(&gateway), 1, "the other has ended");
+    let (device, _) = one(sweep(&mut gateway));
+    assert_eq!(device, LAN, "its host is told; to the client the address would be another's");
+    assert_eq!(flows(&gateway), 0);
 }
 
 #[test]
@@ -659,20 +660,46 @@ fn a_service_of_ipv6_is_reached_at_its_own_address() {
     assert!(sweep(&mut gateway).is_empty(), "its client may come by another");
 }
 
+/// Port unreachable, about a packet.
+fn unreachable(
+    (from, to): ([u8; 6], [u8; 6]),
+    (src, dst): ([u8; 4], [u8; 4]),
+    quote: &[u8],
+) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(from, to).ipv4(src, dst, 64);
+    let port = etherparse::icmpv4::DestUnreachableHeader::Port;
+    let mut error = Vec::new();
+    let builder = builder.icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(port));
+    builder.write(&mut error, quote).unwrap();
+    error
+}
+
+#[test]
+fn an_error_names_the_port_by_which_the_host_knows_its_client() {
+    let mut gateway = publishing(&[service(UDP, [PORTS[0]; 2], PORTS[1], 0b11)]);
+    one(gateway.send(1, &datagram(0, 5000, PORTS[0])));
+    let (_, question) = one(gateway.send(2, &datagram(1, 5000, PORTS[0])));
+    let known = see(&question).sport;
+    assert_ne!(known, 5000, "the other flow has that");
+    let answer = udp(HOST_MAC, device_mac(LAN), (HOST, PORTS[1]), (CLIENT, known));
+    let (_, answer) = one(gateway.send(LAN, &answer));
+    // From the client, about what it was answered, and from the host, about the question.
+    let link = (next_hop_mac(1), device_mac(2));
+    let error = unreachable(link, (CLIENT, external(1)), &answer[14..42]);
+    let (device, told) = one(gateway.send(2, &error));
+    assert_eq!((device, &told[64..66]), (LAN, &known.to_be_bytes()[..]));
+    let error = unreachable((HOST_MAC, device_mac(LAN)), (HOST, CLIENT), &question[14..42]);
+    let (device, told) = one(gateway.send(LAN, &error));
+    assert_eq!((device, &told[62..64]), (2, &5000u16.to_be_bytes()[..]));
+    gateway.assert_conserved();
+}
+
 #[test]
 fn errors_about_a_flow_that_began_outside_are_translated_both_ways() {
     let mut gateway = publishing(&[service(UDP, [PORTS[0]; 2], PORTS[1], 0b11)]);
     let (_, question) = one(gateway.send(1, &datagram(0, 5000, PORTS[0])));
     let answer = udp(HOST_MAC, device_mac(LAN), (HOST, PORTS[1]), (CLIENT, 5000));
     let (_, answer) = one(gateway.send(LAN, &answer));
-    let unreachable = |(from, to), (src, dst), quote: &[u8]| {
-        let builder = etherparse::PacketBuilder::ethernet2(from, to).ipv4(src, dst, 64);
-        let port = etherparse::icmpv4::DestUnreachableHeader::Port;
-        let mut error = Vec::new();
-        let builder = builder.icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(port));
-        builder.write(&mut error, quote).unwrap();
-        error
-    };
     // From the client, about what it was answered: with the address and port that it knows.
     let link = (next_hop_mac(0), device_mac(1));
     let error = unreachable(link, (CLIENT, external(0)), &answer[14..42]);
