@@ -19,6 +19,7 @@ mod observations;
 mod packets6;
 mod published;
 mod robustness;
+mod sequences;
 mod source;
 mod spoofing;
 mod unasked;

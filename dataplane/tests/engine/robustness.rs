@@ -9,7 +9,7 @@ use super::gateway::*;
 use super::packets6;
 
 /// A small generator with a fixed seed, so that a failure repeats.
-struct Seeded(u64);
+pub struct Seeded(pub u64);
 
 impl Seeded {
     fn draw(&mut self) -> u64 {
@@ -19,7 +19,7 @@ impl Seeded {
         self.0
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.draw() % n as u64) as usize
     }
 }
