@@ -221,6 +221,8 @@ fn flows_go_on_while_either_process_starts_again_and_new_ones_begin_after() {
     assert_eq!(flows.ask(), alive);
     weir.start_control().unwrap();
     assert_eq!(flows.ask(), alive);
+    // What a killed process has in its rings is in no account: connections acknowledge late.
+    weir.check_conservation().unwrap();
     weir.kill_dataplane();
     weir.start_dataplane().unwrap();
     assert_eq!(flows.ask(), alive);
@@ -237,7 +239,6 @@ fn flows_go_on_while_either_process_starts_again_and_new_ones_begin_after() {
     })
     .unwrap();
     assert_eq!(flows.ask(), Alive { tcp: 0, reset: 10, udp: 0 });
-    weir.check_conservation().unwrap();
 }
 
 #[test]
