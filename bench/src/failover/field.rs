@@ -224,11 +224,20 @@ impl Field {
         let new =
             arrivals.iter().enumerate().filter(|(uplink, new)| *uplink != OLD && new.packets > 0);
         let frame = new.map(|(_, new)| new.first_ns).min().context("no flow has moved")?;
-        ensure!(frame > asked, "traffic left by another uplink before the fault");
         // The generator stands still now and then, when others use its CPU; the sockets do not.
         let udp_ns = frame.min(seen.datagram.unwrap_or(frame));
-        ensure!(udp_ns > asked, "a socket's packets left by another uplink before the fault");
         let tcp_ns = seen.segment.context("no connection has moved")?;
+        let since = |at: u64| at as i64 - asked as i64;
+        ensure!(
+            udp_ns.min(tcp_ns) > asked,
+            "traffic left by another uplink before the fault: frames {} ns after it, datagrams {:?}, \
+             segments {}; the word {:?}, the carrier {:?}",
+            since(frame),
+            seen.datagram.map(since),
+            since(tcp_ns),
+            seen.decided.map(since),
+            seen.carrier.map(since)
+        );
         // The thread that looks may be late; nothing moves before the word.
         let decided = seen.decided.context("the fault was not noticed")?;
         let decided_ns = decided.min(udp_ns).min(tcp_ns);
@@ -276,7 +285,6 @@ impl Field {
         let packets = |protocol| -> Result<Vec<_>> {
             new.iter().map(|p| Notice::of_packet(&p.netns, protocol, echo)).collect()
         };
-        let (segments, datagrams) = (packets(TCP)?, packets(UDP)?);
         let (done, enough) = (&AtomicBool::new(false), &AtomicBool::new(false));
         let flows = self.flows;
         std::thread::scope(|scope| {
@@ -298,14 +306,18 @@ impl Field {
                 Ok((sent() > silent + MANY).then_some(()))
             });
             std::thread::sleep(BEFORE);
+            // Not before: now and then the first packet of a socket leaves by another uplink.
+            let armed = packets(TCP).and_then(|segments| Ok((segments, packets(UDP)?)));
             let asked = now_ns();
             let made = make(old, fault, true);
             let moved = wait::until("a connection to move", wait::BOUND, || {
-                Ok(earliest(&segments)?.filter(|_| decided.is_finished()))
+                let Ok((segments, _)) = &armed else { return Ok(Some(0)) };
+                Ok(earliest(segments)?.filter(|_| decided.is_finished()))
             });
             enough.store(true, Ordering::Relaxed);
             let framed = joined(sender);
             done.store(true, Ordering::Relaxed);
+            let (segments, datagrams) = armed?;
             let seen = Seen {
                 decided: joined(decided)?,
                 carrier: carrier.moment()?,
