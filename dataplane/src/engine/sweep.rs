@@ -207,6 +207,11 @@ fn filter(half: &ControlHalf) -> u64 {
     rules ^ checksum64(services.as_bytes()).rotate_left(1) ^ checksum64(allowed.as_bytes())
 }
 
+/// Is it a connection that neither end has closed?
+fn is_open(proto: u8, state: FlowState) -> bool {
+    proto == tcp::PROTOCOL && state != FlowState::Closing
+}
+
 /// What became of a flow.
 pub(super) enum Outcome {
     /// It stays, for now at least.
@@ -314,7 +319,7 @@ impl<F: Stored> Sessions<F> {
         let meta = self.table.slot(index).meta();
         let dead = self.sweep.dead.contains(meta.uplink);
         let renumbered = self.sweep.renumbered.contains(meta.uplink);
-        let connection = meta.proto == tcp::PROTOCOL && meta.flow_state != FlowState::Closing;
+        let connection = is_open(meta.proto, meta.flow_state);
         let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
         (dead && connection && tied) || renumbered
     }
@@ -339,8 +344,7 @@ impl<F: Stored> Sessions<F> {
         if !self.loses(index) {
             return Outcome::None;
         }
-        let is_open =
-            entry.key.proto() == tcp::PROTOCOL && entry.state_owner.state() != FlowState::Closing;
+        let is_open = is_open(entry.key.proto(), entry.state_owner.state());
         // Nothing is to be waited for where the uplink has another address already.
         let readdressed = self.sweep.renumbered.contains(entry.uplink) && !cx.keeps_source(&entry);
         if !readdressed {
