@@ -68,8 +68,6 @@ struct World {
     gateway: Gateway,
     random: Seeded,
     observer: Observer,
-    /// Milliseconds that do not wrap.
-    now: u64,
     /// Of each uplink.
     addresses: [[u8; 4]; UPLINKS as usize],
     usable: [bool; UPLINKS as usize],
@@ -111,12 +109,10 @@ impl World {
         for engine in &mut gateway.engines {
             engine.settle_claims(|_, _| Owner::At(host_mac(HOST)));
         }
-        let now = gateway.now.into();
         Self {
             gateway,
             random,
             observer: Observer::default(),
-            now,
             addresses: [external(0), external(1)],
             usable: [true; UPLINKS as usize],
             last: String::new(),
@@ -188,10 +184,37 @@ impl World {
         self.leaves(Inside { proto, host, remote });
     }
 
+    fn now(&self) -> u64 {
+        self.gateway.now.into()
+    }
+
+    /// A flow that was seen lately.
+    fn some(&mut self) -> Option<Outside> {
+        let draw = self.random.below(64);
+        self.observer.some(draw)
+    }
+
+    /// The same or one much like it, and the uplink that a packet of it comes by: an answer may come by
+    /// another way than the packet left.
+    fn nearly(&mut self) -> Option<(Outside, u8)> {
+        let mut of = self.some()?;
+        let mut by = of.uplink;
+        match self.random.below(12) {
+            0 => of.remote.1 ^= 1,
+            1 => of.remote.0[3] ^= 1,
+            2 => of.own.1 ^= 1 << self.random.below(6),
+            3 => by ^= 1,
+            _ => {}
+        }
+        if of.proto == ICMP {
+            of.remote.1 = of.own.1;
+        }
+        Some((of, by))
+    }
+
     /// To who asked a service, as the host knows him.
     fn host_answers(&mut self) {
-        let draw = self.random.below(64);
-        let of = self.observer.some(draw);
+        let of = self.some();
         let Some((of, behind)) = of.and_then(|of| Some((of, *self.observer.behind(&of)?))) else {
             return;
         };
@@ -219,7 +242,7 @@ impl World {
             }
             let uplink = device - 1;
             assert!(uplink < UPLINKS, "by {device}");
-            let s = self.see_frame(device, next_hop_mac(uplink), &out);
+            let s = see_frame(device, next_hop_mac(uplink), &out);
             assert_eq!((s.src, s.ttl), (self.addresses[usize::from(uplink)], 63));
             assert!(out.ends_with(PAYLOAD));
             let of = Outside { proto, uplink, own: (s.src, s.sport), remote: (s.dst, s.dport) };
@@ -229,7 +252,7 @@ impl World {
             let shown = shown.map_or(of.remote, |behind| behind.shown);
             assert!(remote == shown || remote.0 == s.dst && proto == ICMP, "{of:?}");
             let draw = self.random.below(64);
-            self.observer.left(inside, of, self.now, draw);
+            self.observer.left(inside, of, self.now(), draw);
             if proto == TCP && flags & (FIN | RST) != 0 {
                 self.observer.loosen(&of);
             }
@@ -248,20 +271,7 @@ impl World {
 
     /// A packet from a provider: an answer to one that left, or nearly.
     fn provider_sends(&mut self) {
-        let draw = self.random.below(64);
-        let Some(mut of) = self.observer.some(draw) else { return };
-        let mut by = of.uplink;
-        match self.random.below(12) {
-            0 => of.remote.1 ^= 1,
-            1 => of.remote.0[3] ^= 1,
-            2 => of.own.1 ^= 1 << self.random.below(6),
-            // An answer may come by another way than the packet left.
-            3 => by ^= 1,
-            _ => {}
-        }
-        if of.proto == ICMP {
-            of.remote.1 = of.own.1;
-        }
+        let Some((of, by)) = self.nearly() else { return };
         let flags = [ACK, ACK, SYN | ACK, SYN, FIN | ACK, RST][self.random.below(6)];
         self.last = format!("{of:?} is answered with {flags:#x} by {by}");
         let device = by + 1;
@@ -277,7 +287,7 @@ impl World {
         }
         if came {
             self.seen[1] += 1;
-            self.observer.answered(&of, self.now);
+            self.observer.answered(&of, self.now());
         }
     }
 
@@ -286,7 +296,7 @@ impl World {
     fn must_reach(&self, of: &Outside, by: u8) -> bool {
         let asked = self.observer.behind(of).is_some_and(|behind| behind.asked);
         let has_address = self.addresses[usize::from(of.uplink)] == of.own.0;
-        self.observer.is_firm(of, self.now) && has_address && (by == of.uplink || !asked)
+        self.observer.is_firm(of, self.now()) && has_address && (by == of.uplink || !asked)
     }
 
     /// Did that reach a host? Then it is the one behind, and what it got is for it.
@@ -308,7 +318,7 @@ impl World {
             }
             let behind = self.observer.behind(of).expect("nobody is behind it");
             let (host, remote) = (behind.host, behind.shown);
-            self.see_frame(LAN, host_mac(host.0), frame);
+            see_frame(LAN, host_mac(host.0), frame);
             assert_eq!((s.dst, s.dport), host, "{of:?} is of {behind:?}");
             assert_eq!((s.src, s.ttl), (remote.0, 63));
             assert!(of.proto == ICMP || s.sport == remote.1);
@@ -338,18 +348,7 @@ impl World {
 
     /// A router beyond an uplink says what became of a packet.
     fn router_tells(&mut self) {
-        let draw = self.random.below(64);
-        let Some(mut of) = self.observer.some(draw) else { return };
-        let mut by = of.uplink;
-        match self.random.below(8) {
-            0 => of.remote.1 ^= 1,
-            1 => of.own.1 ^= 1 << self.random.below(6),
-            2 => by ^= 1,
-            _ => {}
-        }
-        if of.proto == ICMP {
-            of.remote.1 = of.own.1;
-        }
+        let Some((of, by)) = self.nearly() else { return };
         let (kind, code) = [(3, 1), (3, 3), (3, 4), (11, 0)][self.random.below(4)];
         self.last = format!("{of:?} is told {kind}/{code} by {by}");
         let quoted = self.packet([[0; 6]; 2], of.proto, of.own, of.remote, 0);
@@ -384,8 +383,7 @@ impl World {
     }
 
     fn pass(&mut self, milliseconds: u32) {
-        self.now += u64::from(milliseconds);
-        self.gateway.now = self.gateway.now.wrapping_add(milliseconds);
+        self.gateway.now += milliseconds;
         let Gateway { engines, wire, now, .. } = &mut self.gateway;
         for engine in engines {
             engine.settle_claims(|_, address| owner(address));
@@ -401,7 +399,7 @@ impl World {
             assert_eq!(frame[23], TCP, "{frame:02x?}");
             assert!(frame[47] & RST != 0);
             if let Some(uplink) = device.checked_sub(1) {
-                let s = self.see_frame(device, next_hop_mac(uplink), &frame);
+                let s = see_frame(device, next_hop_mac(uplink), &frame);
                 assert_eq!(s.src, self.addresses[usize::from(uplink)]);
                 let (own, remote) = ((s.src, s.sport), (s.dst, s.dport));
                 let of = Outside { proto: TCP, uplink, own, remote };
@@ -432,13 +430,6 @@ impl World {
         self.observer.loosen_all(|of, _| usize::from(of.uplink) == uplink);
     }
 
-    /// The frame's addresses, whose checksums are right, by a device to a hardware address.
-    fn see_frame(&self, device: u8, to: [u8; 6], frame: &[u8]) -> Seen {
-        assert_eq!(frame[..12], [to, device_mac(device)].concat());
-        assert!(ipv4::Packet::new_checked(&frame[14..]).unwrap().verify_checksum());
-        see(frame)
-    }
-
     /// Nothing is left when all has been idle for long, and every packet was counted.
     fn end(&mut self) {
         self.last = "everything ends".to_owned();
@@ -462,4 +453,11 @@ fn see_outer(frame: &[u8]) -> ([u8; 4], [u8; 4]) {
     let ip = ipv4::Packet::new_checked(&frame[14..]).unwrap();
     assert!(ip.verify_checksum());
     (frame[26..30].try_into().unwrap(), frame[30..34].try_into().unwrap())
+}
+
+/// The frame's addresses, whose checksums are right, by a device to a hardware address.
+fn see_frame(device: u8, to: [u8; 6], frame: &[u8]) -> Seen {
+    assert_eq!(frame[..12], [to, device_mac(device)].concat());
+    see_outer(frame);
+    see(frame)
 }
