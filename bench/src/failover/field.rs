@@ -285,6 +285,7 @@ impl Field {
         let packets = |protocol| -> Result<Vec<_>> {
             new.iter().map(|p| Notice::of_packet(&p.netns, protocol, echo)).collect()
         };
+        let (segments, datagrams) = (packets(TCP)?, packets(UDP)?);
         let (done, enough) = (&AtomicBool::new(false), &AtomicBool::new(false));
         let flows = self.flows;
         std::thread::scope(|scope| {
@@ -306,18 +307,14 @@ impl Field {
                 Ok((sent() > silent + MANY).then_some(()))
             });
             std::thread::sleep(BEFORE);
-            // Not before: now and then the first packet of a socket leaves by another uplink.
-            let armed = packets(TCP).and_then(|segments| Ok((segments, packets(UDP)?)));
             let asked = now_ns();
             let made = make(old, fault, true);
             let moved = wait::until("a connection to move", wait::BOUND, || {
-                let Ok((segments, _)) = &armed else { return Ok(Some(0)) };
-                Ok(earliest(segments)?.filter(|_| decided.is_finished()))
+                Ok(earliest(&segments)?.filter(|_| decided.is_finished()))
             });
             enough.store(true, Ordering::Relaxed);
             let framed = joined(sender);
             done.store(true, Ordering::Relaxed);
-            let (segments, datagrams) = armed?;
             let seen = Seen {
                 decided: joined(decided)?,
                 carrier: carrier.moment()?,
