@@ -263,7 +263,7 @@ impl Weir {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
-    /// Waits until these uplinks, given by provider, take flows.
+    /// Waits until these uplinks, given by provider, take flows, and are known to be well.
     ///
     /// # Errors
     /// When they do not; the error carries the log.
@@ -278,8 +278,9 @@ impl Weir {
     pub fn wait_until_usable_in(&self, family: Family, uplinks: &[usize]) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
-            // One without a next hop may be the last resort, and usable as such.
-            const BITS: u32 = path_state::USABLE | path_state::NO_NEXT_HOP;
+            // Until one uplink is known to be well, all are the last resort, and usable as such: the
+            // connections of those that are found to be well later are reset.
+            const BITS: u32 = path_state::USABLE | path_state::LAST_RESORT;
             let word = |u: &usize| region.path_state(PathId::new(*u as u8, family));
             let usable = |u: &usize| word(u) & BITS == path_state::USABLE;
             // State words are flipped before the buckets that follow from them are published.
