@@ -1,13 +1,17 @@
 //! What RFC 4787, 5382 and 1812 ask of a NAT, as real hosts and servers see it: `docs/conformance.md`.
 
+use std::net::SocketAddrV4;
 use std::process::Command;
+use std::time::Duration;
 
 use weir_kit::clients;
 use weir_kit::ipv6::{Mode, SERVER};
 use weir_kit::netns::Netns;
 use weir_kit::plan::{self, Plan, Uplink};
-use weir_kit::server::{self, HTTP_PORT, Server};
+use weir_kit::server::{self, ECHO_PORT, HTTP_PORT, Server};
+use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::udp_flows;
 use weir_kit::weir::Weir;
 use weir_layout::counters::Counter;
 
@@ -126,4 +130,35 @@ fn what_a_narrow_uplink_cannot_take_whole_leaves_in_fragments_unless_it_says_oth
         clients::ping(&topology.hosts[0].netns, plan::server_address(0), 5).unwrap().received,
         5
     );
+}
+
+#[test]
+fn flows_take_another_uplink_where_the_first_has_no_port_left() {
+    const PORTS: u64 = 64;
+    let topology = Topology::build(Plan::new(2, 4)).unwrap();
+    let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
+    let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
+    // As good as all go by the first.
+    let file = Weir::configuration(&topology, &[1000, 1]);
+    let range = "[gateway]\nnat_ports = \"20000-20063\"";
+    let weir = Weir::start(&topology, &file.replacen("[gateway]", range, 1)).unwrap();
+    weir.wait_until_usable(&[0, 1]).unwrap();
+    let created = || weir.uplinks().unwrap().iter().map(|u| u.flows_created).collect::<Vec<_>>();
+    let udp = udp_flows::run(&topology.hosts, echo, 25).unwrap();
+    assert_eq!((udp.answered, udp.wrong), (100, 0));
+    let by_udp = created();
+    assert_eq!(by_udp.iter().sum::<u64>(), 100);
+    assert!(by_udp[0] <= PORTS && by_udp[0] > PORTS / 2, "{by_udp:?}");
+    let load = TcpLoad::start(&topology.hosts, echo, 25, Duration::from_secs(60)).unwrap();
+    load.wait_until_settled().unwrap();
+    let all = created();
+    let tcp = load.stop().unwrap();
+    assert_eq!((tcp.intact, tcp.broken.len()), (100, 0), "{:?}", tcp.broken.first());
+    assert_eq!(all.iter().sum::<u64>(), 200);
+    assert!(all[0] - by_udp[0] <= PORTS && all[0] - by_udp[0] > PORTS / 2, "{all:?}");
+    for provider in &topology.providers {
+        assert_eq!(provider.foreign_sources().unwrap(), 0);
+    }
+    assert_eq!(weir.counters().unwrap().sum(Counter::DropNoPort), 0);
+    weir.check_conservation().unwrap();
 }

@@ -153,6 +153,22 @@ pub fn uplink<F: Family>(
         })
 }
 
+/// Another member of the policy than these that may carry the packet's source, for a new flow that
+/// they have no port for: as they are chosen that no bucket names.
+pub fn another<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    key: [u64; 2],
+    policy: u8,
+    traffic: &Traffic<F>,
+    full: IndexSet,
+) -> Option<u8> {
+    let policy = half.policies.get(usize::from(policy))?;
+    let hash = selection::hash(half, key, policy, traffic);
+    let takes = |path: PathId| !full.contains(path.uplink) && half.carries(path, traffic.src);
+    member(region, policy, F::FAMILY, hash, takes).ok()
+}
+
 /// A usable member by its weight, where no bucket names one: of the best tier, and before those that
 /// are worse or being emptied. Buckets are those of the usable members of one tier, and a source may
 /// be another's: `takes` says which paths take it.

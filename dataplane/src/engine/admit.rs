@@ -5,6 +5,7 @@ use weir_layout::adjacency::next_hop;
 use weir_layout::control::{IpAddress, OnUplinkDown, Path, Selection, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_layout::set::IndexSet;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
 use weir_wire::npt::Untranslatable;
@@ -229,8 +230,7 @@ impl<F: Stored> Sessions<F> {
                 }
             }
         };
-        let uplink = choice.uplink;
-        cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
+        cx.check_mtu(work, cx.port_of(choice.uplink), false, received, out)?;
         if let Source::None(why) = choice.source {
             return Err(cx.answer_untranslatable(work, why, received, out));
         }
@@ -250,7 +250,10 @@ impl<F: Stored> Sessions<F> {
                 old = self.mappings.get(&endpoint);
             }
         }
-        let outside = self.translate(cx, key, &choice, adjacency)?;
+        let (uplink, outside) = self.place(cx, key, &choice, (policy, &traffic), adjacency)?;
+        if uplink != choice.uplink {
+            cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
+        }
         let new = NewFlow {
             first: *key,
             translated: outside.key,
@@ -341,6 +344,35 @@ impl<F: Stored> Sessions<F> {
     /// Flows that the table has room for.
     pub(super) fn room(&self) -> u64 {
         u64::from(self.table.capacity() / 2).saturating_sub(self.flows + self.elsewhere)
+    }
+
+    /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where that
+    /// has no port left for it, another of its policy.
+    fn place(
+        &mut self,
+        cx: &mut Context,
+        key: &FlowKey<F>,
+        choice: &EgressChoice<F>,
+        (policy, traffic): (u8, &Traffic<F>),
+        host: u16,
+    ) -> Result<(u8, Outside<F>), DropReason> {
+        let outside = self.translate(cx, key, choice, host);
+        if !matches!((&outside, choice.source), (Err(Counter::DropNoPort), Source::Port(..))) {
+            return Ok((choice.uplink, outside?));
+        }
+        let mut full = IndexSet::of(choice.uplink);
+        let another = |cx: &Context, full| {
+            let half = &cx.snapshot.half;
+            steering::another(half, &cx.control, cx.key, policy, traffic, full)
+        };
+        while let Some(uplink) = another(cx, full) {
+            full.set(uplink, true);
+            let choice = self.egress_by(cx, uplink, key);
+            if let Ok(outside) = choice.and_then(|choice| self.translate(cx, key, &choice, host)) {
+                return Ok((uplink, outside));
+            }
+        }
+        Err(Counter::DropNoPort)
     }
 
     /// What the flow looks like on its uplink, by the first port that is free: of its host's address,

@@ -62,19 +62,34 @@ fn a_port_outside_the_range_is_replaced_by_one_inside() {
     assert!((20_000..=60_000).contains(&seen.sport));
 }
 
-#[test]
-fn an_exhausted_port_range_refuses_and_says_so() {
+/// A gateway whose uplinks have ten ports each; all buckets are uplink 0's, and uplink 1 is in its
+/// policy too.
+fn with_ten_ports() -> Gateway {
     let mut gateway = Gateway::new();
     for uplink in &mut gateway.half.uplinks {
         let path = uplink.path_mut(Family::V4);
         (path.nat_lo, path.nat_hi) = (50_000, 50_009);
     }
     gateway.publish(BUCKETS);
-    let sent = |gateway: &mut Gateway, host: u8, n| {
-        let mac = [2, 0, 0, 0, 0, host];
-        let frame = udp(mac, device_mac(LAN), ([10, 77, 0, host], 30_000 + n), (SERVER, 53));
-        one(gateway.send(LAN, &frame))
+    gateway
+}
+
+/// What becomes of a packet of this host from this port.
+fn sent(gateway: &mut Gateway, host: u8, port: u16, to: u16, syn: bool) -> (u8, Vec<u8>) {
+    let (mac, from) = ([2, 0, 0, 0, 0, host], ([10, 77, 0, host], port));
+    let frame = match syn {
+        true => tcp(mac, device_mac(LAN), from, (SERVER, to), SYN),
+        false => udp(mac, device_mac(LAN), from, (SERVER, to)),
     };
+    one(gateway.send(LAN, &frame))
+}
+
+#[test]
+fn an_exhausted_port_range_refuses_and_says_so() {
+    let mut gateway = with_ten_ports();
+    gateway.half.policies[0].member_count = 1;
+    gateway.publish(BUCKETS);
+    let sent = |gateway: &mut Gateway, host, n| sent(gateway, host, 30_000 + n, 53, false);
     let left = (0..20u16).filter(|n| sent(&mut gateway, 9, *n).0 == 1).count();
     assert_eq!(left, 9, "the last is for others");
     assert_eq!(gateway.count(Counter::DropNoPort), 11);
@@ -82,6 +97,68 @@ fn an_exhausted_port_range_refuses_and_says_so() {
     let (device, error) = sent(&mut gateway, 11, 0);
     assert_eq!((device, &error[34..36]), (LAN, &[3, 1][..]), "a soft error");
     gateway.assert_conserved();
+}
+
+#[test]
+fn a_flow_for_which_an_uplink_has_no_port_takes_another_of_its_policy() {
+    let mut gateway = with_ten_ports();
+    let hosts = 1..=22u8;
+    let sent: Vec<_> =
+        hosts.map(|host| sent(&mut gateway, host, 30_000 + u16::from(host), 53, false)).collect();
+    let ports = |uplink| {
+        let left = sent.iter().filter(|(device, _)| *device == uplink + 1);
+        let seen: Vec<_> = left.map(|(_, frame)| see(frame)).collect();
+        assert!(seen.iter().all(|seen| seen.src == external(uplink)), "{seen:?}");
+        seen.iter().map(|seen| seen.sport).collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = (50_000..=50_009).collect();
+    assert_eq!([ports(0), ports(1)], [(); 2].map(|()| Clone::clone(&all)));
+    assert!(ports(2).is_empty(), "it is not in the policy");
+    assert!(sent[20..].iter().all(|(device, _)| *device == LAN), "the last two are refused");
+    assert_eq!(gateway.count(Counter::DropNoPort), 2);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn an_endpoint_that_took_another_uplink_for_want_of_a_port_stays_there() {
+    let mut gateway = with_ten_ports();
+    (1..=10).for_each(|host| _ = sent(&mut gateway, host, 30_000, 53, false));
+    let (device, first) = sent(&mut gateway, 11, 30_000, 53, false);
+    assert_eq!(device, 2);
+    let seen = see(&first);
+    let answer = udp(next_hop_mac(1), device_mac(2), (SERVER, 53), (seen.src, seen.sport));
+    let (device, answer) = one(gateway.send(2, &answer));
+    assert_eq!((device, see(&answer).dst, see(&answer).dport), (LAN, [10, 77, 0, 11], 30_000));
+    for to in 54..60 {
+        let (device, next) = sent(&mut gateway, 11, 30_000, to, false);
+        assert_eq!((device, see(&next).src, see(&next).sport), (2, seen.src, seen.sport));
+    }
+}
+
+#[test]
+fn a_connection_takes_another_uplink_only_where_no_port_is_left_to_its_server() {
+    let mut gateway = with_ten_ports();
+    let devices = |gateway: &mut Gateway, to| {
+        let syns = (1..=12u8).map(|host| sent(gateway, host, 30_000, to, true).0);
+        syns.fold([0; 3], |mut sum, device| {
+            sum[usize::from(device)] += 1;
+            sum
+        })
+    };
+    assert_eq!(devices(&mut gateway, 80), [0, 10, 2]);
+    assert_eq!(devices(&mut gateway, 443), [0, 10, 2], "ports are used again to another server");
+}
+
+#[test]
+fn a_worse_tier_takes_what_finds_no_port_in_a_better_one() {
+    let mut gateway = with_ten_ports();
+    gateway.half.policies[0].members[1].tier = 2;
+    gateway.publish(BUCKETS);
+    let sent = |gateway: &mut Gateway, host| sent(gateway, host, 30_000, 53, false).0;
+    let devices: Vec<_> = (1..=11).map(|host| sent(&mut gateway, host)).collect();
+    assert_eq!((&devices[..10], devices[10]), (&[1; 10][..], 2));
+    gateway.set_state(1, path_state::NO_CARRIER);
+    assert_eq!(sent(&mut gateway, 12), LAN, "there is no other that is usable");
 }
 
 #[test]
