@@ -85,8 +85,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Seeded(0x7765_6972 + seed);
         let mut gateway = Gateway::with(1 + random.below(2) as u8, [1024, 4096][random.below(2)]);
-        // Enough for all, or not.
-        let ports = [40_000, 30][random.below(2)];
+        // Enough for all, or not, or hardly any.
+        let ports = [40_000, 30, 7][random.below(3)];
         for uplink in 0..UPLINKS {
             let path = gateway.path(uplink);
             (path.nat_lo, path.nat_hi) = (20_000, 20_000 + ports);
