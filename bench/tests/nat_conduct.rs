@@ -133,6 +133,29 @@ fn what_a_narrow_uplink_cannot_take_whole_leaves_in_fragments_unless_it_says_oth
 }
 
 #[test]
+fn a_host_begins_as_many_flows_as_the_file_says_until_the_file_says_otherwise() {
+    const LIMIT: usize = 40;
+    let topology = Topology::build(Plan::new(2, 2)).unwrap();
+    let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
+    let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
+    let file = Weir::configuration(&topology, &[1, 1]);
+    let limited = format!("[limits]\nflows_per_host = {LIMIT}\n{file}");
+    let weir = Weir::start(&topology, &limited).unwrap();
+    weir.wait_until_usable(&[0, 1]).unwrap();
+    let refused = || weir.counters().unwrap().sum(Counter::DropHostLimit);
+    let of_each = udp_flows::run(&topology.hosts, echo, LIMIT + 10).unwrap();
+    assert_eq!((of_each.answered, of_each.wrong), (2 * LIMIT, 0));
+    assert_eq!(refused(), 20);
+    // What there is goes on.
+    assert_eq!(udp_flows::run(&topology.hosts, echo, LIMIT).unwrap().answered, 2 * LIMIT);
+    weir.reload(&file).unwrap();
+    let before = refused();
+    let all = udp_flows::run(&topology.hosts, echo, LIMIT + 10).unwrap();
+    assert_eq!((all.answered, refused()), (2 * (LIMIT + 10), before));
+    weir.check_conservation().unwrap();
+}
+
+#[test]
 fn flows_take_another_uplink_where_the_first_has_no_port_left() {
     const PORTS: u64 = 64;
     let topology = Topology::build(Plan::new(2, 4)).unwrap();

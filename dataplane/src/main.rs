@@ -19,6 +19,7 @@ use weir_dataplane::devices::{self, DevicePlan, Devices, Options};
 use weir_dataplane::engine::{FLOW_SLOTS6, Regions};
 use weir_dataplane::handoff::Handoff;
 use weir_dataplane::ready::{self, Ready};
+use weir_dataplane::shares::HostFlows;
 use weir_dataplane::worker::{self, Channel, Shared, WorkerConfig};
 use weir_layout::control::ControlHalf;
 use weir_layout::status::DeviceStatus;
@@ -191,6 +192,7 @@ fn open_regions(
         allowances: Allowances::open(pins)?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
+        host_flows: HostFlows::default(),
         hash_key: status.hash_key(),
     };
     regions.flows.recover();

@@ -6,28 +6,43 @@
 //! five sixths, two five elevenths each. Each worker counts by itself what a host has, beside its
 //! part of what is left. A flow that moves to another uplink is no new one.
 //!
+//! Where the file limits the flows of a host, those of all workers and of both families count.
+//!
 //! A table has a fifth more room than it is made for, and five sixths of that are what it is made
 //! for: a single host, or a router with all others behind it, may have that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_layout::adjacency::ADJACENCIES;
 
 /// So many times what is left for all may a host have.
 const GREED: u64 = 5;
 
-/// Flows of each host, by its adjacency.
-#[derive(Debug)]
-pub struct Shares {
-    flows: Box<[u32]>,
-    is_moving: bool,
-}
+/// Flows of each host that all workers have, by its adjacency.
+#[derive(Clone, Debug)]
+pub struct HostFlows(Arc<[AtomicU32]>);
 
-impl Default for Shares {
+impl Default for HostFlows {
     fn default() -> Self {
-        Self { flows: vec![0; ADJACENCIES].into(), is_moving: false }
+        Self((0..ADJACENCIES).map(|_| AtomicU32::new(0)).collect())
     }
 }
 
+/// Flows of each host that a worker has of a family, by its adjacency.
+#[derive(Debug)]
+pub struct Shares {
+    flows: Box<[u32]>,
+    all: HostFlows,
+    is_moving: bool,
+}
+
 impl Shares {
+    /// Of a worker without flows, beside what all have.
+    pub fn new(all: HostFlows) -> Self {
+        Self { flows: vec![0; ADJACENCIES].into(), all, is_moving: false }
+    }
+
     /// Flows of a host.
     pub fn of(&self, host: u16) -> u32 {
         self.flows.get(usize::from(host)).copied().unwrap_or(0)
@@ -43,17 +58,30 @@ impl Shares {
         may_have_more(if self.is_moving { 0 } else { self.of(host) }, left)
     }
 
+    /// May a host have more where each may have so many, all workers' together? Two workers may find
+    /// room for the last at the same moment.
+    pub fn is_within(&self, host: u16, limit: u32) -> bool {
+        let all = self.all.0.get(usize::from(host)).map_or(0, |all| all.load(Ordering::Relaxed));
+        self.is_moving || all < limit
+    }
+
     /// One flow more.
     pub fn add(&mut self, host: u16) {
-        if let Some(flows) = self.flows.get_mut(usize::from(host)) {
+        let host = usize::from(host);
+        if let (Some(flows), Some(all)) = (self.flows.get_mut(host), self.all.0.get(host)) {
             *flows = flows.saturating_add(1);
+            all.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// One flow less.
     pub fn remove(&mut self, host: u16) {
-        if let Some(flows) = self.flows.get_mut(usize::from(host)) {
-            *flows = flows.saturating_sub(1);
+        let host = usize::from(host);
+        if let (Some(flows), Some(all)) = (self.flows.get_mut(host), self.all.0.get(host))
+            && *flows > 0
+        {
+            *flows -= 1;
+            all.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -89,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_a_host_has_it_takes_along() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(HostFlows::default());
         (0..6).for_each(|_| shares.add(3));
         assert!(!shares.allow(3, 1));
         shares.set_moving(true);
@@ -106,8 +134,24 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_holds_for_what_all_workers_have_and_not_for_what_moves() {
+        let all = HostFlows::default();
+        let [mut one, mut other] = [(); 2].map(|()| Shares::new(all.clone()));
+        one.add(3);
+        other.add(3);
+        assert!(one.is_within(3, 3) && !one.is_within(3, 2) && one.is_within(4, 1));
+        one.set_moving(true);
+        assert!(one.is_within(3, 2));
+        one.set_moving(false);
+        other.remove(3);
+        assert!(one.is_within(3, 2));
+        other.remove(3);
+        assert!(!one.is_within(3, 1), "what is not there is not taken away");
+    }
+
+    #[test]
     fn flows_are_counted_by_host() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(HostFlows::default());
         shares.add(7);
         shares.add(7);
         shares.add(8);

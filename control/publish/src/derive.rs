@@ -53,6 +53,7 @@ pub fn derive(
     half.default_policy = site.default_policy;
     half.workers = site.workers;
     half.timeouts = site.timeouts;
+    half.flows_per_host = site.flows_per_host;
     half.flow_slots = slots_for(site.flow_table);
     half.tier = site.tier.here() as u8;
     for (core, given) in half.cores.iter_mut().zip(&site.cores) {

@@ -20,6 +20,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     let cores = gateway::cores(&mut c, given, workers);
     let hooks = gateway::hooks(&mut c, given);
     let timeouts = gateway::timeouts(&mut c, &file.timeouts);
+    let flows_per_host = gateway::flows_per_host(&mut c, &file.limits);
 
     counts(&mut c, file);
     interfaces(&mut c, file);
@@ -62,6 +63,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         hooks,
         default_policy,
         timeouts,
+        flows_per_host,
         lans,
         uplinks,
         policies,

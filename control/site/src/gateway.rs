@@ -1,4 +1,4 @@
-//! `[gateway]` and `[timeouts]`.
+//! `[gateway]`, `[timeouts]` and `[limits]`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use weir_layout::MAX_WORKERS;
 use weir_layout::control::Timeouts;
 
 use super::checker::Checker;
-use super::schema::{self, Gateway};
+use super::schema::{self, Gateway, Limits};
 
 const DEFAULT_NAT_PORTS: (u16, u16) = (16_384, 65_535);
 const DEFAULT_FLOW_TABLE: i64 = 262_144;
@@ -22,6 +22,11 @@ pub fn workers(c: &mut Checker<'_>, gateway: &Gateway) -> u8 {
 pub fn flow_table(c: &mut Checker<'_>, gateway: &Gateway) -> u32 {
     let range = 1024..(1 << 28) + 1;
     c.number("flow_table", &gateway.flow_table, range, DEFAULT_FLOW_TABLE) as u32
+}
+
+/// Flows that a host may have begun; 0: as many as there is room for.
+pub fn flows_per_host(c: &mut Checker<'_>, limits: &Limits) -> u32 {
+    c.number("flows_per_host", &limits.flows_per_host, 1..(1 << 28) + 1, 0) as u32
 }
 
 /// First and last NAT port.
@@ -93,6 +98,5 @@ pub fn timeouts(c: &mut Checker<'_>, given: &schema::Timeouts) -> Timeouts {
         tcp_closing: of("tcp_closing", &given.tcp_closing, closing, 240, tcp),
         udp: of("udp", &given.udp, d.udp, 120, "RFC 4787 REQ-5"),
         icmp: of("icmp", &given.icmp, d.icmp, 60, "RFC 5508 REQ-2"),
-        reserved: 0,
     }
 }

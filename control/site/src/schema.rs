@@ -20,6 +20,8 @@ pub struct File {
     pub gateway: Gateway,
     #[serde(default)]
     pub timeouts: Timeouts,
+    #[serde(default)]
+    pub limits: Limits,
     pub health: Option<Spanned<Health>>,
     #[serde(default)]
     pub lan: Vec<Spanned<Lan>>,
@@ -96,6 +98,12 @@ pub struct Timeouts {
     pub tcp_closing: Option<Spanned<u32>>,
     pub udp: Option<Spanned<u32>>,
     pub icmp: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub flows_per_host: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

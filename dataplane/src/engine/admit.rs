@@ -239,6 +239,9 @@ impl<F: Stored> Sessions<F> {
             cx.unknown_hosts.ask_about(cx.key, work.port, p.src.into());
             return Err(Counter::DropNeighbourFull);
         };
+        if !self.is_within_limit(cx, adjacency, 1) {
+            return Err(Counter::DropHostLimit);
+        }
         if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
             return Err(Counter::DropTableFull);
         }
@@ -339,6 +342,12 @@ impl<F: Stored> Sessions<F> {
         let port = if slice.contains(own) { own } else { slice.draw_like(own, &mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto(), address, port });
         Ok(Source::Port(first, slice))
+    }
+
+    /// May a host have another flow, by what the file says? Of a part of that.
+    pub(super) fn is_within_limit(&self, cx: &Context, host: u16, part: u32) -> bool {
+        let limit = cx.snapshot.half.flows_per_host;
+        limit == 0 || self.shares.is_within(host, limit / part)
     }
 
     /// Flows that the table has room for.

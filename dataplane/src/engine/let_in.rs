@@ -112,8 +112,9 @@ impl<F: Stored> Sessions<F> {
         let first = FlowKey::new(address, p.src, port.to_be_bytes(), p.sport, p.proto);
         let hash = first.hash(cx.key);
         let adjacency = cx.adjacencies.learn(host)?;
-        // Strangers get no more of the table than they leave.
-        let crowded = self.unheard >= self.room() / u64::from(cx.workers);
+        // Strangers get no more of the table than they leave, and of what the host may have.
+        let crowded = self.unheard >= self.room() / u64::from(cx.workers)
+            || !self.is_within_limit(cx, adjacency, 2);
         if crowded || self.table.find(hash, &first).is_some() {
             return None;
         }

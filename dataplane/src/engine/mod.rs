@@ -78,6 +78,7 @@ use context::Context;
 use sessions::Sessions;
 
 use crate::packet::{Buffer, Output, Received};
+use crate::shares::HostFlows;
 
 /// Slots of the IPv6 flow table while no uplink has a path of IPv6: one page.
 pub const FLOW_SLOTS6: u32 = PAGE;
@@ -101,6 +102,8 @@ pub struct Regions {
     pub counters: Counters,
     /// What is seen of new connections.
     pub observations: Observations,
+    /// Flows of hosts, by all workers of this process.
+    pub host_flows: HostFlows,
     /// Key of the flow hash.
     pub hash_key: [u64; 2],
 }
@@ -116,6 +119,7 @@ impl Regions {
             allowances: Allowances::anonymous()?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
+            host_flows: HostFlows::default(),
             hash_key,
         })
     }

@@ -62,7 +62,7 @@ impl<F: Stored> Sessions<F> {
             fragments: Fragments::new(entropy),
             permits: Permits::default(),
             unheard: 0,
-            shares: Shares::default(),
+            shares: Shares::new(regions.host_flows.clone()),
             elsewhere: 0,
             flows: 0,
             claims: Claims::default(),

@@ -390,14 +390,7 @@ fn either_direction_keeps_a_flow_alive() {
 
 #[test]
 fn each_state_has_its_timeout() {
-    let t = Timeouts {
-        tcp_opening: 1,
-        tcp_established: 2,
-        tcp_closing: 3,
-        udp: 4,
-        icmp: 5,
-        reserved: 0,
-    };
+    let t = Timeouts { tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, icmp: 5 };
     let of = |proto, state| timeout_ms(&t, proto, state);
     assert_eq!(of(tcp::PROTOCOL, FlowState::Opening), 1000);
     assert_eq!(of(tcp::PROTOCOL, FlowState::Established), 2000);

@@ -1,7 +1,7 @@
 //! What RFC 4787, 5382 and 5508 ask of a NAT's conduct.
 
 use etherparse::PacketBuilder;
-use weir_layout::control::BUCKETS;
+use weir_layout::control::{BUCKETS, path_state};
 use weir_layout::counters::Counter;
 use weir_wire::checksum::{self, Delta};
 use weir_wire::tcp::flag::{ACK, FIN, PSH, RST, SYN};
@@ -232,6 +232,49 @@ fn a_host_that_floods_the_table_leaves_room_for_others_and_ends_no_flow_of_their
     assert_eq!(flows(&gateway), 0);
     assert!((0..1000u16).all(|n| begins(&mut gateway, 2, n)), "what ended is free again");
     gateway.assert_conserved();
+}
+
+#[test]
+fn a_host_has_as_many_flows_as_the_file_says_by_all_workers_and_no_more() {
+    const LIMIT: u32 = 50;
+    let mut gateway = Gateway::with(2, 1 << 12);
+    gateway.half.flows_per_host = LIMIT;
+    gateway.publish(BUCKETS);
+    let udp = |n: u16| {
+        udp([2, 0, 0, 0, 0, 2], device_mac(LAN), ([10, 77, 1, 2], 20_000 + n), (SERVER, 53))
+    };
+    let sent: Vec<_> = (0..40)
+        .flat_map(|n| [syn_of(2, n), udp(n)])
+        .enumerate()
+        .map(|(n, frame)| one(gateway.send_to(n as u8 / 2 % 2, LAN, &frame)))
+        .collect();
+    let (left, told) = sent.split_at(LIMIT as usize);
+    assert!(left.iter().all(|(device, _)| *device == 1));
+    assert!(told.iter().all(|(device, frame)| (*device, &frame[34..36]) == (LAN, &[3, 1])));
+    assert_eq!(gateway.count(Counter::DropHostLimit), told.len() as u64);
+    let of = |n: u16, host| if n < 25 { syn_of(host, n) } else { syn_of(host, n - 25) };
+    assert!((0..50).all(|n| one(gateway.send(LAN, &of(n, 2))).0 == 1), "what it has goes on");
+    assert!((0..25).all(|n| one(gateway.send(LAN, &syn_of(3, n))).0 == 1), "of another host");
+    gateway.now += 301_000;
+    for engine in &mut gateway.engines {
+        engine.age(1 << 12, gateway.now, &mut gateway.wire);
+    }
+    assert!((0..50).all(|n| one(gateway.send(LAN, &syn_of(2, 100 + n))).0 == 1), "anew");
+    assert_eq!(one(gateway.send(LAN, &syn_of(2, 200))).0, LAN);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn flows_that_leave_a_dead_uplink_are_within_a_limit_that_was_lowered() {
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    let sent = |gateway: &mut Gateway, n: u16| one(gateway.send(LAN, &udp_out(30_000 + n, 53))).0;
+    assert!((0..10).all(|n| sent(&mut gateway, n) == 1));
+    gateway.half.flows_per_host = 5;
+    gateway.publish(BUCKETS);
+    gateway.set_state(0, path_state::NO_CARRIER);
+    assert!((0..10).all(|n| sent(&mut gateway, n) == 2), "none of them ends for that");
+    assert_eq!(sent(&mut gateway, 10), LAN);
 }
 
 #[test]

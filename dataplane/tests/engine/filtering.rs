@@ -125,6 +125,19 @@ fn strangers_of_all_hosts_leave_as_much_of_the_table_as_they_take() {
 }
 
 #[test]
+fn strangers_leave_a_host_half_of_the_flows_that_it_may_have() {
+    let (mut gateway, mapping) = mapped(1, Filtering::Endpoint);
+    gateway.half.flows_per_host = 20;
+    gateway.publish(BUCKETS);
+    let came =
+        (1..100).filter(|port| asked_by(&mut gateway, &mapping, (STRANGER, *port)).is_some());
+    assert_eq!(came.count(), 9, "beside the host's own");
+    let begun = (0..20).filter(|n| one(gateway.send(LAN, &udp_out(41_000 + n, 53))).0 == 1);
+    assert_eq!(begun.count(), 10);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn whom_rules_deny_to_the_host_does_not_come_in() {
     let (mut gateway, mapping) = mapped(1, Filtering::Endpoint);
     let rule = Rule { destination_ports: [99, 99], action: RuleAction::Drop as u8, ..Rule::any(0) };

@@ -51,6 +51,20 @@ fn answer(device: u8, proto: u8, sent: &Parsed6) -> Vec<u8> {
 }
 
 #[test]
+fn the_flows_of_both_families_count_against_a_hosts_limit() {
+    let mut gateway = gateway();
+    gateway.half.flows_per_host = 3;
+    gateway.publish(BUCKETS / 2);
+    assert_ne!(one(gateway.send(LAN, &udp_out(40_000, 53))).0, LAN);
+    assert_ne!(one(gateway.send(LAN, &out(UDP))).0, LAN);
+    assert_ne!(one(gateway.send(LAN, &out(TCP))).0, LAN);
+    let (device, told) = one(gateway.send(LAN, &out(V6::ICMP)));
+    assert_eq!((device, &told[54..56]), (LAN, &[1, 3][..]));
+    assert_eq!(one(gateway.send(LAN, &udp_out(40_001, 53))).0, LAN);
+    assert_eq!(gateway.count(Counter::DropHostLimit), 2);
+}
+
+#[test]
 fn a_flow_leaves_from_the_uplinks_address_and_its_answers_come_back() {
     for proto in [UDP, TCP, V6::ICMP] {
         let mut gateway = gateway();

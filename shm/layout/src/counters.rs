@@ -158,6 +158,8 @@ counters! {
 
         /// Drop: a rule lets it begin no flow.
         DropRule = 59, "drop.rule";
+        /// Drop: its host has as many flows as one may have.
+        DropHostLimit = 60, "drop.host_limit";
 
         /// Drop: for a published service that is not open to the source.
         DropPublishSource = 57, "drop.publish_source";
@@ -180,6 +182,7 @@ impl Counter {
                 Self::DropUntranslatable
                     | Self::DropForeignSource
                     | Self::DropRule
+                    | Self::DropHostLimit
                     | Self::DropPublishSource
                     | Self::DropPublishHost
             )

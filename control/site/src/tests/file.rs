@@ -141,6 +141,21 @@ fn a_pool_address_belongs_to_one_uplink() {
 }
 
 #[test]
+fn the_flows_of_a_host_may_be_limited() {
+    let with = |line: &str| format!("[limits]\n{line}\n{GOOD}");
+    let limit = |line: &str| parse("weir.toml", &with(line)).unwrap().flows_per_host;
+    assert_eq!([limit(""), limit("flows_per_host = 500")], [0, 500]);
+    for (line, said) in [
+        ("flows_per_host = 0", "use 1 to 268435456"),
+        ("flows_per_host = -1", "weir.toml:2:18: flows_per_host -1 is out of range"),
+        ("flows_per_hosts = 5", "did you mean `flows_per_host`?"),
+    ] {
+        let text = problems(&with(line)).remove(0);
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
 fn a_core_is_for_one_worker() {
     let text = broken("[gateway]", "[gateway]\nworkers = 2\ncores = [1, 1]");
     assert!(text.contains("cores [1, 1] do not do for 2 workers"), "{text}");
