@@ -1,4 +1,4 @@
-//! What RFC 4787, 5382 and 1812 ask of a NAT, as real hosts and servers see it: `docs/conformance.md`.
+//! What RFC 4787, 5382, 6888, 7857 and 1812 ask of a NAT, as real hosts and servers see it: `docs/conformance.md`.
 
 use std::net::SocketAddrV4;
 use std::process::Command;
@@ -134,8 +134,10 @@ fn what_a_narrow_uplink_cannot_take_whole_leaves_in_fragments_unless_it_says_oth
 
 #[test]
 fn a_host_begins_as_many_flows_as_the_file_says_until_the_file_says_otherwise() {
+    const HOSTS: usize = 2;
     const LIMIT: usize = 40;
-    let topology = Topology::build(Plan::new(2, 2)).unwrap();
+    const OVER: usize = 10;
+    let topology = Topology::build(Plan::new(2, HOSTS)).unwrap();
     let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
     let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
     let file = Weir::configuration(&topology, &[1, 1]);
@@ -143,41 +145,41 @@ fn a_host_begins_as_many_flows_as_the_file_says_until_the_file_says_otherwise() 
     let weir = Weir::start(&topology, &limited).unwrap();
     weir.wait_until_usable(&[0, 1]).unwrap();
     let refused = || weir.counters().unwrap().sum(Counter::DropHostLimit);
-    let of_each = udp_flows::run(&topology.hosts, echo, LIMIT + 10).unwrap();
-    assert_eq!((of_each.answered, of_each.wrong), (2 * LIMIT, 0));
-    assert_eq!(refused(), 20);
+    let of_each = udp_flows::run(&topology.hosts, echo, LIMIT + OVER).unwrap();
+    assert_eq!((of_each.answered, of_each.wrong), (HOSTS * LIMIT, 0));
+    assert_eq!(refused(), (HOSTS * OVER) as u64);
     // What there is goes on.
-    assert_eq!(udp_flows::run(&topology.hosts, echo, LIMIT).unwrap().answered, 2 * LIMIT);
+    assert_eq!(udp_flows::run(&topology.hosts, echo, LIMIT).unwrap().answered, HOSTS * LIMIT);
     weir.reload(&file).unwrap();
     let before = refused();
-    let all = udp_flows::run(&topology.hosts, echo, LIMIT + 10).unwrap();
-    assert_eq!((all.answered, refused()), (2 * (LIMIT + 10), before));
+    let all = udp_flows::run(&topology.hosts, echo, LIMIT + OVER).unwrap();
+    assert_eq!((all.answered, refused()), (HOSTS * (LIMIT + OVER), before));
     weir.check_conservation().unwrap();
 }
 
 #[test]
 fn flows_take_another_uplink_where_the_first_has_no_port_left() {
     const PORTS: u64 = 64;
-    let topology = Topology::build(Plan::new(2, 4)).unwrap();
+    const HOSTS: usize = 4;
+    const EACH: usize = 25;
+    let topology = Topology::build(Plan::new(2, HOSTS)).unwrap();
     let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
     let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
     // As good as all go by the first.
     let file = Weir::configuration(&topology, &[1000, 1]);
-    let range = "[gateway]\nnat_ports = \"20000-20063\"";
-    let weir = Weir::start(&topology, &file.replacen("[gateway]", range, 1)).unwrap();
+    let range = format!("[gateway]\nnat_ports = \"20000-{}\"", 20_000 + PORTS - 1);
+    let weir = Weir::start(&topology, &file.replacen("[gateway]", &range, 1)).unwrap();
     weir.wait_until_usable(&[0, 1]).unwrap();
     let created = || weir.uplinks().unwrap().iter().map(|u| u.flows_created).collect::<Vec<_>>();
-    let udp = udp_flows::run(&topology.hosts, echo, 25).unwrap();
-    assert_eq!((udp.answered, udp.wrong), (100, 0));
+    let udp = udp_flows::run(&topology.hosts, echo, EACH).unwrap();
+    assert_eq!((udp.answered, udp.wrong), (HOSTS * EACH, 0));
     let by_udp = created();
-    assert_eq!(by_udp.iter().sum::<u64>(), 100);
     assert!(by_udp[0] <= PORTS && by_udp[0] > PORTS / 2, "{by_udp:?}");
-    let load = TcpLoad::start(&topology.hosts, echo, 25, Duration::from_secs(60)).unwrap();
+    let load = TcpLoad::start(&topology.hosts, echo, EACH, Duration::from_secs(60)).unwrap();
     load.wait_until_settled().unwrap();
     let all = created();
     let tcp = load.stop().unwrap();
-    assert_eq!((tcp.intact, tcp.broken.len()), (100, 0), "{:?}", tcp.broken.first());
-    assert_eq!(all.iter().sum::<u64>(), 200);
+    assert_eq!((tcp.intact, tcp.broken.len()), (HOSTS * EACH, 0), "{:?}", tcp.broken.first());
     assert!(all[0] - by_udp[0] <= PORTS && all[0] - by_udp[0] > PORTS / 2, "{all:?}");
     for provider in &topology.providers {
         assert_eq!(provider.foreign_sources().unwrap(), 0);

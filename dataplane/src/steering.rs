@@ -153,8 +153,9 @@ pub fn uplink<F: Family>(
         })
 }
 
-/// Another member of the policy than these that may carry the packet's source, for a new flow that
-/// they have no port for: as they are chosen that no bucket names.
+/// Another usable member of the policy that may carry the packet's source, for a new flow that those
+/// of `full` have no port for: as where no bucket names one. None that is being emptied, or of a worse
+/// tier, from where the flow would be brought home.
 pub fn another<F: Family>(
     half: &ControlHalf,
     region: &ControlRegion,
@@ -165,7 +166,12 @@ pub fn another<F: Family>(
 ) -> Option<u8> {
     let policy = half.policies.get(usize::from(policy))?;
     let hash = selection::hash(half, key, policy, traffic);
-    let takes = |path: PathId| !full.contains(path.uplink) && half.carries(path, traffic.src);
+    let takes = |path: PathId| {
+        !full.contains(path.uplink)
+            && takes_new(region, path)
+            && !is_away(policy, path)
+            && half.carries(path, traffic.src)
+    };
     member(region, policy, F::FAMILY, hash, takes).ok()
 }
 
@@ -224,7 +230,7 @@ pub fn usable(region: &ControlRegion, path: PathId) -> bool {
     region.path_state(path) & path_state::USABLE != 0
 }
 
-/// May flows that others begin outside use it? None, while it is emptied.
+/// May flows use it that could do without? None, while it is emptied.
 pub fn takes_new(region: &ControlRegion, path: PathId) -> bool {
     let state = region.path_state(path);
     state & path_state::USABLE != 0 && state & path_state::DRAINING == 0

@@ -245,6 +245,10 @@ impl<F: Stored> Sessions<F> {
         if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
             return Err(Counter::DropTableFull);
         }
+        let (uplink, outside) = self.place(cx, key, &choice, (policy, &traffic), adjacency)?;
+        if uplink != choice.uplink {
+            cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
+        }
         if mapped.is_none() {
             // Not before it is known that there is somewhere else to go.
             let mut old = known;
@@ -252,10 +256,6 @@ impl<F: Stored> Sessions<F> {
                 self.mappings.detach(&self.mappings.external(external));
                 old = self.mappings.get(&endpoint);
             }
-        }
-        let (uplink, outside) = self.place(cx, key, &choice, (policy, &traffic), adjacency)?;
-        if uplink != choice.uplink {
-            cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
         }
         let new = NewFlow {
             first: *key,
@@ -344,7 +344,7 @@ impl<F: Stored> Sessions<F> {
         Ok(Source::Port(first, slice))
     }
 
-    /// May a host have another flow, by what the file says? Of a part of that.
+    /// May the host have another flow, by `flows_per_host` divided by `part`?
     pub(super) fn is_within_limit(&self, cx: &Context, host: u16, part: u32) -> bool {
         let limit = cx.snapshot.half.flows_per_host;
         limit == 0 || self.shares.is_within(host, limit / part)

@@ -62,8 +62,8 @@ fn a_port_outside_the_range_is_replaced_by_one_inside() {
     assert!((20_000..=60_000).contains(&seen.sport));
 }
 
-/// A gateway whose uplinks have ten ports each; all buckets are uplink 0's, and uplink 1 is in its
-/// policy too.
+/// A gateway whose uplinks have ten ports each. All buckets are uplink 0's; its policy has uplink 1
+/// too.
 fn with_ten_ports() -> Gateway {
     let mut gateway = Gateway::new();
     for uplink in &mut gateway.half.uplinks {
@@ -111,8 +111,8 @@ fn a_flow_for_which_an_uplink_has_no_port_takes_another_of_its_policy() {
         assert!(seen.iter().all(|seen| seen.src == external(uplink)), "{seen:?}");
         seen.iter().map(|seen| seen.sport).collect::<std::collections::BTreeSet<_>>()
     };
-    let all = (50_000..=50_009).collect();
-    assert_eq!([ports(0), ports(1)], [(); 2].map(|()| Clone::clone(&all)));
+    let all: std::collections::BTreeSet<u16> = (50_000..=50_009).collect();
+    assert_eq!((ports(0), ports(1)), (all.clone(), all));
     assert!(ports(2).is_empty(), "it is not in the policy");
     assert!(sent[20..].iter().all(|(device, _)| *device == LAN), "the last two are refused");
     assert_eq!(gateway.count(Counter::DropNoPort), 2);
@@ -150,15 +150,22 @@ fn a_connection_takes_another_uplink_only_where_no_port_is_left_to_its_server() 
 }
 
 #[test]
-fn a_worse_tier_takes_what_finds_no_port_in_a_better_one() {
+fn what_finds_no_port_takes_neither_a_worse_tier_nor_an_uplink_that_is_down_or_drains() {
     let mut gateway = with_ten_ports();
-    gateway.half.policies[0].members[1].tier = 2;
-    gateway.publish(BUCKETS);
     let sent = |gateway: &mut Gateway, host| sent(gateway, host, 30_000, 53, false).0;
-    let devices: Vec<_> = (1..=11).map(|host| sent(&mut gateway, host)).collect();
-    assert_eq!((&devices[..10], devices[10]), (&[1; 10][..], 2));
+    assert!((1..=10).all(|host| sent(&mut gateway, host) == 1));
+    gateway.half.policies[0].members[1].tier = 2;
+    gateway.half.policies[0].steering_mut(Family::V4).active_tier = 1;
+    gateway.publish(BUCKETS);
+    assert_eq!(sent(&mut gateway, 11), LAN, "it would be away from home there");
+    gateway.half.policies[0].members[1].tier = 1;
+    gateway.publish(BUCKETS);
     gateway.set_state(1, path_state::NO_CARRIER);
-    assert_eq!(sent(&mut gateway, 12), LAN, "there is no other that is usable");
+    assert_eq!(sent(&mut gateway, 11), LAN, "it is down");
+    gateway.set_state(1, path_state::USABLE | path_state::DRAINING);
+    assert_eq!(sent(&mut gateway, 11), LAN, "it is being emptied");
+    gateway.set_state(1, path_state::USABLE);
+    assert_eq!(sent(&mut gateway, 11), 2);
 }
 
 #[test]
@@ -181,6 +188,19 @@ fn an_endpoint_keeps_its_port_when_a_new_flow_has_nowhere_to_go() {
     assert_eq!(one(gateway.send(LAN, &udp_out(40_000, 54))).0, LAN, "its sender is told");
     states(&mut gateway, path_state::USABLE);
     assert_eq!(see(&one(gateway.send(LAN, &udp_out(40_000, 55))).1).sport, before);
+}
+
+#[test]
+fn an_endpoint_keeps_its_port_when_a_new_flow_finds_none_elsewhere() {
+    let mut gateway = with_ten_ports();
+    let (device, before) = sent(&mut gateway, 11, 30_000, 53, false);
+    assert_eq!(device, 1);
+    gateway.set_state(0, path_state::NO_CARRIER);
+    assert!((1..=10).all(|host| sent(&mut gateway, host, 30_000, 53, false).0 == 2));
+    assert_eq!(sent(&mut gateway, 11, 30_000, 54, false).0, LAN, "its sender is told");
+    gateway.set_state(0, path_state::USABLE);
+    let (device, after) = sent(&mut gateway, 11, 30_000, 55, false);
+    assert_eq!((device, see(&after).sport), (1, see(&before).sport));
 }
 
 #[test]

@@ -158,7 +158,7 @@ counters! {
 
         /// Drop: a rule lets it begin no flow.
         DropRule = 59, "drop.rule";
-        /// Drop: its host has as many flows as one may have.
+        /// Drop: its host has as many flows as `flows_per_host` allows.
         DropHostLimit = 60, "drop.host_limit";
 
         /// Drop: for a published service that is not open to the source.
