@@ -1,4 +1,5 @@
-//! What RFC 4787, 5382, 6888, 7857 and 1812 ask of a NAT, as real hosts and servers see it: `docs/conformance.md`.
+//! What RFC 4787, 5382, 6888, 7857 and 1812 ask of a NAT, as real hosts and servers see it:
+//! `docs/conformance.md`.
 
 use std::net::SocketAddrV4;
 use std::process::Command;
@@ -132,14 +133,20 @@ fn what_a_narrow_uplink_cannot_take_whole_leaves_in_fragments_unless_it_says_oth
     );
 }
 
+/// A site of two uplinks, and who echoes on the Internet.
+fn two_uplinks(hosts: usize) -> (Topology, Server, SocketAddrV4) {
+    let topology = Topology::build(Plan::new(2, hosts)).unwrap();
+    let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
+    let server = Server::start(&topology.internet, *echo.ip()).unwrap();
+    (topology, server, echo)
+}
+
 #[test]
 fn a_host_begins_as_many_flows_as_the_file_says_until_the_file_says_otherwise() {
     const HOSTS: usize = 2;
     const LIMIT: usize = 40;
     const OVER: usize = 10;
-    let topology = Topology::build(Plan::new(2, HOSTS)).unwrap();
-    let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
-    let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
+    let (topology, _server, echo) = two_uplinks(HOSTS);
     let file = Weir::configuration(&topology, &[1, 1]);
     let limited = format!("[limits]\nflows_per_host = {LIMIT}\n{file}");
     let weir = Weir::start(&topology, &limited).unwrap();
@@ -162,9 +169,7 @@ fn flows_take_another_uplink_where_the_first_has_no_port_left() {
     const PORTS: u64 = 64;
     const HOSTS: usize = 4;
     const EACH: usize = 25;
-    let topology = Topology::build(Plan::new(2, HOSTS)).unwrap();
-    let echo = SocketAddrV4::new(plan::server_address(0), ECHO_PORT);
-    let _server = Server::start(&topology.internet, *echo.ip()).unwrap();
+    let (topology, _server, echo) = two_uplinks(HOSTS);
     // As good as all go by the first.
     let file = Weir::configuration(&topology, &[1000, 1]);
     let range = format!("[gateway]\nnat_ports = \"20000-{}\"", 20_000 + PORTS - 1);

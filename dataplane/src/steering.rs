@@ -230,7 +230,7 @@ pub fn usable(region: &ControlRegion, path: PathId) -> bool {
     region.path_state(path) & path_state::USABLE != 0
 }
 
-/// May flows use it that could do without? None, while it is emptied.
+/// Is the path usable, and not being emptied?
 pub fn takes_new(region: &ControlRegion, path: PathId) -> bool {
     let state = region.path_state(path);
     state & path_state::USABLE != 0 && state & path_state::DRAINING == 0

@@ -24,7 +24,7 @@ pub fn flow_table(c: &mut Checker<'_>, gateway: &Gateway) -> u32 {
     c.number("flow_table", &gateway.flow_table, range, DEFAULT_FLOW_TABLE) as u32
 }
 
-/// Flows that a host may have begun; 0: as many as there is room for.
+/// Flows that a host may have; 0: as many as there is room for.
 pub fn flows_per_host(c: &mut Checker<'_>, limits: &Limits) -> u32 {
     c.number("flows_per_host", &limits.flows_per_host, 1..(1 << 28) + 1, 0) as u32
 }

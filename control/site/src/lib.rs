@@ -142,7 +142,7 @@ pub struct Site {
     pub default_policy: u8,
     /// Idle timeouts.
     pub timeouts: Timeouts,
-    /// Flows that a host may have begun at a time; 0: as many as there is room for.
+    /// Flows that a host may have at a time; 0: as many as there is room for.
     pub flows_per_host: u32,
     /// LAN ports.
     pub lans: Vec<Lan>,

@@ -355,8 +355,8 @@ impl<F: Stored> Sessions<F> {
         u64::from(self.table.capacity() / 2).saturating_sub(self.flows + self.elsewhere)
     }
 
-    /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where that
-    /// has no port left for it, another of its policy.
+    /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where
+    /// that has no port left for it, another of its policy.
     fn place(
         &mut self,
         cx: &mut Context,
@@ -365,16 +365,14 @@ impl<F: Stored> Sessions<F> {
         (policy, traffic): (u8, &Traffic<F>),
         host: u16,
     ) -> Result<(u8, Outside<F>), DropReason> {
-        let outside = self.translate(cx, key, choice, host);
-        if !matches!((&outside, choice.source), (Err(Counter::DropNoPort), Source::Port(..))) {
-            return Ok((choice.uplink, outside?));
+        match self.translate(cx, key, choice, host) {
+            Err(Counter::DropNoPort) if matches!(choice.source, Source::Port(..)) => {}
+            outside => return Ok((choice.uplink, outside?)),
         }
         let mut full = IndexSet::of(choice.uplink);
-        let another = |cx: &Context, full| {
-            let half = &cx.snapshot.half;
-            steering::another(half, &cx.control, cx.key, policy, traffic, full)
-        };
-        while let Some(uplink) = another(cx, full) {
+        while let Some(uplink) =
+            steering::another(&cx.snapshot.half, &cx.control, cx.key, policy, traffic, full)
+        {
             full.set(uplink, true);
             let choice = self.egress_by(cx, uplink, key);
             if let Ok(outside) = choice.and_then(|choice| self.translate(cx, key, &choice, host)) {

@@ -3,7 +3,6 @@
 use weir_layout::MAX_RULES;
 use weir_layout::control::{Name, RuleAction};
 use weir_layout::counters::Counter;
-use weir_layout::flow::FlowState;
 use weir_shm::flows::Stored;
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
@@ -13,7 +12,7 @@ use super::DropReason;
 use super::batch::Work;
 use super::context::Context;
 use super::sessions::Sessions;
-use super::sweep::Outcome;
+use super::sweep::{Outcome, is_open};
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Ruling, Traffic};
 
@@ -79,9 +78,7 @@ impl<F: Stored> Sessions<F> {
         entry: &Entry<F>,
         out: &mut impl Output<B>,
     ) -> Outcome {
-        let connected =
-            entry.key.proto() == tcp::PROTOCOL && entry.state_owner.state() != FlowState::Closing;
-        let outcome = match connected {
+        let outcome = match is_open(entry.key.proto(), entry.state_owner.state()) {
             true => self.reset_or_wait(cx, index, entry, out),
             false => Outcome::Done,
         };

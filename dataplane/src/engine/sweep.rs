@@ -208,7 +208,7 @@ fn filter(half: &ControlHalf) -> u64 {
 }
 
 /// Is it a connection that neither end has closed?
-fn is_open(proto: u8, state: FlowState) -> bool {
+pub(super) fn is_open(proto: u8, state: FlowState) -> bool {
     proto == tcp::PROTOCOL && state != FlowState::Closing
 }
 

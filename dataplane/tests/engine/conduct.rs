@@ -237,7 +237,7 @@ fn a_host_that_floods_the_table_leaves_room_for_others_and_ends_no_flow_of_their
 #[test]
 fn a_host_has_as_many_flows_as_the_file_says_by_all_workers_and_no_more() {
     const LIMIT: u16 = 50;
-    let mut gateway = Gateway::with(2, 1 << 12);
+    let mut gateway = Gateway::with(2, SLOTS);
     gateway.half.flows_per_host = LIMIT.into();
     gateway.publish(BUCKETS);
     let udp = |n: u16| {
@@ -259,9 +259,7 @@ fn a_host_has_as_many_flows_as_the_file_says_by_all_workers_and_no_more() {
         assert_eq!(one(gateway.send(LAN, &syn_of(3, n))).0, 1, "of another host");
     }
     gateway.now += 1000 * (gateway.half.timeouts.udp + 1);
-    for engine in &mut gateway.engines {
-        engine.age(1 << 12, gateway.now, &mut gateway.wire);
-    }
+    age(&mut gateway);
     assert!((0..LIMIT).all(|n| one(gateway.send(LAN, &syn_of(2, 100 + n))).0 == 1), "anew");
     assert_eq!(one(gateway.send(LAN, &syn_of(2, 200))).0, LAN);
     gateway.assert_conserved();

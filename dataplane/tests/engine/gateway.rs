@@ -373,10 +373,12 @@ pub fn exchange(gateway: &mut Gateway, sport: u16) -> u8 {
     device
 }
 
-/// Lets the engine look at its whole table; what left.
+/// Lets all workers look at the whole table; what left.
 pub fn age(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    gateway.engines[0].age(SLOTS, gateway.now, &mut gateway.wire);
+    for engine in &mut gateway.engines {
+        engine.refresh();
+        engine.age(SLOTS, gateway.now, &mut gateway.wire);
+    }
     std::mem::take(&mut gateway.wire.sent)
 }
 

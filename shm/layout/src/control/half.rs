@@ -46,8 +46,8 @@ pub struct ControlHalf {
     pub cores: [u16; MAX_WORKERS],
     /// Idle timeouts.
     pub timeouts: Timeouts,
-    /// Flows that a host of a LAN may have begun at a time, of both families; 0: as many as there is
-    /// room for.
+    /// Flows that a host of a LAN may have at a time, of both families; 0: as many as there is room
+    /// for.
     pub flows_per_host: u32,
     /// Devices, by index.
     pub devices: [Device; MAX_DEVICES],
