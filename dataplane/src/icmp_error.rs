@@ -31,6 +31,8 @@ pub enum Toward {
     Lan,
     /// Outside: the quoted packet had come in and was given to the LAN host.
     Uplink,
+    /// From a LAN to a LAN: the flow stays inside, and each end knows the other by an address outside.
+    Inside,
 }
 
 /// Rewrites an error about a packet. `flow` is the rewrite that packets of the flow get
@@ -51,6 +53,7 @@ pub fn translate<F: Family>(
     let ([src, dst], [from, to]) = match toward {
         Toward::Lan => ([p.src, flow.dst], [flow.dst, quoted.dst()]),
         Toward::Uplink => ([flow.src, p.dst], [quoted.src(), flow.src]),
+        Toward::Inside => ([flow.src, flow.dst], [flow.dst, flow.src]),
     };
     // The far end's may be another inside too, if a client of a service got one in place of its own.
     let [sport, dport] = if of_icmp { [flow.sport; 2] } else { [flow.dport, flow.sport] };

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use weir_layout::MAX_UPLINKS;
 use weir_layout::allowance::{self, ALL, PLACES, PURPOSE, SOURCES};
+use weir_layout::control::{Port, PortRole};
 use weir_wire::hash::hash2;
 use weir_wire::parse::{Kind, Parsed};
 
@@ -22,6 +23,14 @@ pub enum Sender {
     Source,
     /// All that ask by an uplink.
     Uplink(u8),
+}
+
+impl Sender {
+    /// Who sends what comes in by a port.
+    #[inline(always)]
+    pub fn of(port: &Port) -> Self {
+        if port.role == PortRole::Lan as u8 { Self::Source } else { Self::Uplink(port.uplink) }
+    }
 }
 
 /// Is the packet, which would go to this socket, one too many of its sender, and of no flow?

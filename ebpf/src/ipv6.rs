@@ -22,7 +22,8 @@ use crate::maps::{self, Published};
 use crate::words::XdpFrame;
 use crate::{MARTIAN, Outcome, UNASKED};
 use crate::{
-    fragments, from_crowd, has_flow, head, is_ours, services, stateless, to_user, unasked,
+    fragments, from_crowd, has_flow, head, is_ours, is_served, services, stateless, to_user,
+    unasked,
 };
 
 /// Room for what the stack has none: the head of a short frame, and a transport header behind
@@ -93,12 +94,68 @@ pub fn ask(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(*port) };
-    if is_of_this_side(parsed.src) || !services::is_asked(published, port, parsed) {
-        return None;
-    }
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
-    Some(from_crowd(published, port, queue, Sender::Uplink(port.uplink), parsed))
+    let class = maps::host_class::<V6>(parsed.src);
+    let may_ask = match port.role == PortRole::Lan as u8 {
+        true => class == host_class::LAN && is_served(published, port, queue),
+        false => !is_ours_class(class),
+    };
+    if !may_ask || !services::is_asked(published, port, parsed) {
+        return None;
+    }
+    Some(from_crowd(published, port, queue, Sender::of(port), parsed))
+}
+
+/// What becomes of the packet that was just [read](read) if a flow waits for it; `None`: it is for
+/// [`steer`]. In a LAN that is one between hosts of LANs, by the address that one of them has outside.
+#[inline(always)]
+pub fn await_flow(ctx: &XdpContext, published: Published) -> Option<Outcome> {
+    let packet = PACKET.get_ptr(0)?;
+    // SAFETY: this CPU's own, written in this run.
+    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    // SAFETY: a port of the half.
+    let port = unsafe { &*published.port(*port) };
+    // SAFETY: the context is the kernel's.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    let host = maps::host::<V6>(parsed.dst);
+    let may = match port.role == PortRole::Lan as u8 {
+        true => host_class::uplink(host).is_some() && is_served(published, port, queue),
+        false => {
+            let class = host_class::class(host);
+            let is_carried = class == host_class::LAN && carries(published, port);
+            is_here(class) && !is_carried && !is_of_this_side(parsed.src)
+        }
+    };
+    (may && is_waited_for(ctx, parsed)).then(|| to_user(published, port, queue))
+}
+
+/// Does a flow wait for it, or is what it quotes?
+#[inline(always)]
+fn is_waited_for(ctx: &XdpContext, p: &Parsed6) -> bool {
+    let key = match p.kind {
+        Kind::Flow | Kind::Fragment { first: true } => p.key(),
+        Kind::Fragment { first: false } => return fragments::follows(p),
+        Kind::IcmpError => match V6::quoted(&XdpFrame(ctx), p) {
+            Some(quoted) => quoted.key.reversed(),
+            None => return false,
+        },
+        _ => return false,
+    };
+    has_flow(p, &key)
+}
+
+/// Is it the class of what may be for a host of a LAN?
+#[inline(always)]
+fn is_here(class: u32) -> bool {
+    use host_class::{LAN, LINK, LOCAL, POOL};
+    matches!(class, LAN | POOL | LINK | LOCAL)
+}
+
+/// Does what comes by a port for LANs leave without flows?
+#[inline(always)]
+fn carries(published: Published, port: &Port) -> bool {
+    published.is_stateless(V6::FAMILY) && port.ipv6 != 0
 }
 
 /// What becomes of the packet that was just [read](read): the kernel's, the user tier's, or nobody's.
@@ -116,7 +173,6 @@ pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
         return from_lan(parsed).unwrap_or_else(begins);
     }
     from_uplink(ctx, published, port, queue, parsed)
-        .unwrap_or_else(|| to_user(published, port, queue))
 }
 
 /// One of the copies, all zero.
@@ -183,7 +239,12 @@ fn poses_as_ours(port: &Port, head: &[u8; HEAD_LEN6]) -> bool {
 /// Is it an address of the gateway, of a LAN, or of what uplinks translate to?
 #[inline(always)]
 fn is_of_this_side(address: [u8; 16]) -> bool {
-    let class = maps::host_class::<V6>(address);
+    is_ours_class(maps::host_class::<V6>(address))
+}
+
+/// Is it the class of such an address?
+#[inline(always)]
+fn is_ours_class(class: u32) -> bool {
     matches!(class, host_class::LOCAL | host_class::LAN | host_class::POOL)
 }
 
@@ -204,8 +265,7 @@ fn from_lan(p: &Parsed6) -> Option<Outcome> {
     }
 }
 
-/// From a provider, likewise: what a flow waits for. What is for nobody would be routed back (RFC
-/// 7084 L-14).
+/// From a provider, and no flow waits for it. What is for nobody would be routed back (RFC 7084 L-14).
 #[inline(always)]
 fn from_uplink(
     ctx: &XdpContext,
@@ -213,41 +273,25 @@ fn from_uplink(
     port: &Port,
     queue: u32,
     p: &Parsed6,
-) -> Option<Outcome> {
+) -> Outcome {
     // Nobody beyond an uplink has an address of this side (RFC 3704 §2).
     if is_of_this_side(p.src) {
-        return Some(MARTIAN);
+        return MARTIAN;
     }
     let class = maps::host_class::<V6>(p.dst);
-    match class {
-        host_class::LAN | host_class::POOL | host_class::LINK | host_class::LOCAL => {}
-        0 if port.ipv6 != 0 => return Some((XDP_DROP, Counter::XdpDropForeign)),
-        _ => return Some(KERNELS),
-    }
-    if class == host_class::LAN && published.is_stateless(V6::FAMILY) && port.ipv6 != 0 {
-        return Some(match p.kind {
-            Kind::Options => UNASKED,
-            _ => stateless::hand_over(ctx, published, port, p),
-        });
-    }
     // SAFETY: a path of the half.
     let inbound = unsafe { (*published.path(V6::path(port.uplink))).inbound };
-    let otherwise = match (class, inbound) {
-        (host_class::LOCAL, _) => KERNELS,
-        (host_class::LAN, 1) => (XDP_PASS, Counter::XdpPassKernelRoute),
-        (host_class::LAN, _) => unasked(published, port, queue),
-        _ => UNASKED,
-    };
-    let key = match p.kind {
-        Kind::Flow | Kind::Fragment { first: true } => p.key(),
-        Kind::IcmpError => match V6::quoted(&XdpFrame(ctx), p) {
-            Some(quoted) => quoted.key.reversed(),
-            None => return Some(otherwise),
-        },
-        Kind::Fragment { first: false } if fragments::follows(p) => return None,
+    match class {
+        0 if port.ipv6 != 0 => (XDP_DROP, Counter::XdpDropForeign),
+        class if !is_here(class) => KERNELS,
+        host_class::LAN if carries(published, port) && p.kind != Kind::Options => {
+            stateless::hand_over(ctx, published, port, p)
+        }
+        host_class::LOCAL => KERNELS,
         // A kernel would let in what a worker drops.
-        Kind::Options if class != host_class::LOCAL => return Some(UNASKED),
-        _ => return Some(otherwise),
-    };
-    if has_flow(p, &key) { None } else { Some(otherwise) }
+        _ if p.kind == Kind::Options => UNASKED,
+        host_class::LAN if inbound != 0 => (XDP_PASS, Counter::XdpPassKernelRoute),
+        host_class::LAN => unasked(published, port, queue),
+        _ => UNASKED,
+    }
 }

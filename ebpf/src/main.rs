@@ -94,6 +94,10 @@ fn weir(ctx: XdpContext) -> u32 {
         action => return action,
     }
     match ask6(ctx, published, lane) {
+        UNDECIDED => {}
+        action => return action,
+    }
+    match await6(ctx, published, lane) {
         UNDECIDED => steer6(ctx, published, lane),
         action => action,
     }
@@ -142,6 +146,15 @@ fn read6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
 #[inline(never)]
 fn ask6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
     match ipv6::ask(&XdpContext::new(ctx), published) {
+        Some(outcome) => count(lane, outcome),
+        None => UNDECIDED,
+    }
+}
+
+/// What becomes of it if a flow waits for it.
+#[inline(never)]
+fn await6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    match ipv6::await_flow(&XdpContext::new(ctx), published) {
         Some(outcome) => count(lane, outcome),
         None => UNDECIDED,
     }
@@ -220,7 +233,7 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
     let port = unsafe { &*published.port(port) };
     let verdict = match stray(&parsed, port, head) {
         Some(outcome) => Verdict::Done(outcome),
-        None if port.role == PortRole::Lan as u8 => from_lan(ctx, &parsed),
+        None if port.role == PortRole::Lan as u8 => from_lan(ctx, published, port, queue, &parsed),
         None if is_advice(&parsed, head) => Verdict::Done((XDP_DROP, Counter::XdpDropRedirect)),
         None => from_uplink(ctx, published, port, queue, &parsed),
     };
@@ -233,7 +246,7 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
             } else if services::is_asked(published, port, &parsed)
                 || mappings::may_let_in(ctx, published, port, &parsed)
             {
-                from_crowd(published, port, queue, Sender::Uplink(port.uplink), &parsed)
+                from_crowd(published, port, queue, Sender::of(port), &parsed)
             } else {
                 otherwise
             }
@@ -329,11 +342,23 @@ fn is_lease(p: &Parsed) -> bool {
 }
 
 #[inline(always)]
-fn from_lan(ctx: &XdpContext, parsed: &Parsed) -> Verdict {
-    match maps::host_class::<V4>(parsed.dst) {
+fn from_lan(
+    ctx: &XdpContext,
+    published: Published,
+    port: &Port,
+    queue: u32,
+    parsed: &Parsed,
+) -> Verdict {
+    let host = maps::host::<V4>(parsed.dst);
+    match host_class::class(host) {
         0 => Verdict::Transit,
+        // Of an uplink's, hosts are asked for here too, and answer.
+        host_class::LOCAL if host_class::uplink(host).is_some() => {
+            if_asked(ctx, parsed, (XDP_PASS, Counter::XdpPassLocal))
+        }
         host_class::LOCAL => Verdict::Done((XDP_PASS, Counter::XdpPassLocal)),
-        // Nobody has it; by the kernel's routes it would leave.
+        // That nobody has: by the kernel's routes it would leave.
+        host_class::POOL if is_served(published, port, queue) => if_asked(ctx, parsed, UNASKED),
         host_class::POOL => Verdict::Done(UNASKED),
         // To who asked for a published service, the answer.
         host_class::NEAR => if_asked(ctx, parsed, (XDP_PASS, Counter::XdpPassKernelRoute)),
@@ -432,11 +457,18 @@ fn to_user(published: Published, port: &Port, queue: u32) -> Outcome {
 /// kernel has sent: weir's table of nftables lets in that alone.
 #[inline(always)]
 fn unasked(published: Published, port: &Port, queue: u32) -> Outcome {
-    let attached = || socket(port, queue).is_some_and(|socket| maps::XSKS.get(socket).is_some());
-    if !stands_in(published) || attached() {
-        return UNASKED;
+    if is_served(published, port, queue) {
+        UNASKED
+    } else {
+        (XDP_PASS, Counter::XdpPassNoDataplane)
     }
-    (XDP_PASS, Counter::XdpPassNoDataplane)
+}
+
+/// Does the user tier get what is handed to it, or else nobody?
+#[inline(always)]
+fn is_served(published: Published, port: &Port, queue: u32) -> bool {
+    let attached = || socket(port, queue).is_some_and(|socket| maps::XSKS.get(socket).is_some());
+    !stands_in(published) || attached()
 }
 
 /// Does the kernel forward while no dataplane does?

@@ -7,6 +7,7 @@ use aya_ebpf::maps::{Array, DevMap, LpmTrie, XskMap};
 use weir_layout::adjacency::ADJACENCIES as ADJACENCY_SLOTS;
 use weir_layout::allowance::{ALL, SOCKETS};
 use weir_layout::blocks::{self, Blocks, LEVELS, WORDS};
+use weir_layout::control::host_class::class;
 use weir_layout::control::{
     BUCKET_BANKS, BucketTable, ControlHalf, ControlPage, Filtering, PORT_PROBES, PORT_SLOTS, Path,
     PathId, Port, PortSlot, TABLES, Tier, Uplink, port_slot,
@@ -268,11 +269,17 @@ impl Published {
 /// Class of a destination, 0 for none.
 #[inline(always)]
 pub fn host_class<F: Bears>(address: F::Address) -> u32 {
+    class(host::<F>(address))
+}
+
+/// What is known of a destination: see [`weir_layout::control::host_class`].
+#[inline(always)]
+pub fn host<F: Bears>(address: F::Address) -> u32 {
     if !may_have_class::<F>(F::words_of(address)) {
         return 0;
     }
     let bits = 8 * size_of::<F::Address>() as u32;
-    F::hosts().get(Key::new(bits, address)).map_or(0, |class| *class)
+    F::hosts().get(Key::new(bits, address)).map_or(0, |value| *value)
 }
 
 /// May a prefix of the longest-prefix map hold the address in these words? See

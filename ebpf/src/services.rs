@@ -16,16 +16,21 @@ use crate::fragments;
 use crate::maps::{self, Published};
 use crate::stateless::Bears;
 
-/// Does a packet that came by an uplink's port ask for a published service of a host? Later fragments
-/// of it follow.
+/// Does a packet ask for a published service of a host: by an uplink, or in a LAN by the address that
+/// the host has outside (RFC 4787 REQ-9)? Later fragments of it follow.
 #[inline(always)]
 pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> bool {
     if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL)
         || !matches!(p.kind, Kind::Flow | Kind::Fragment { first: true })
-        || port.role != PortRole::Uplink as u8
     {
         return false;
     }
+    let (inside, host) = (port.role == PortRole::Lan as u8, maps::host::<F>(p.dst));
+    let uplink = match (inside, host_class::uplink(host)) {
+        (false, _) => port.uplink,
+        (true, Some(uplink)) => uplink,
+        (true, None) => return false,
+    };
     let key = OpenPorts::key(F::FAMILY, p.proto, u16::from_be_bytes(p.dport));
     // SAFETY: a field of the half.
     let open = uplinks(unsafe { &raw const (*published.half).open_ports }, key);
@@ -34,21 +39,20 @@ pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> b
     let begins = p.proto != tcp::PROTOCOL
         || p.tcp_flags & (SYN | ACK | FIN | RST) == SYN
         || p.kind != Kind::Flow;
-    if open >> (port.uplink & 63) & 1 == 0
+    if open >> (uplink & 63) & 1 == 0
         || !begins
         || maps::host_class::<F>(p.src) == host_class::KERNEL
     {
         return false;
     }
     // SAFETY: a path of the half.
-    let path = unsafe { &*published.path(F::path(port.uplink)) };
+    let path = unsafe { &*published.path(F::path(uplink)) };
     let asks = match path.translation() {
         Translate::Napt => holds(path, F::words_of(p.dst)),
         // The host's own, or one that is translated to it: neither the gateway's nor a VPN's.
-        Translate::None | Translate::Npt | Translate::Source => matches!(
-            maps::host_class::<F>(p.dst),
-            host_class::LAN | host_class::POOL | host_class::LINK
-        ),
+        Translate::None | Translate::Npt | Translate::Source => {
+            matches!(host_class::class(host), host_class::LAN | host_class::POOL | host_class::LINK)
+        }
     };
     if asks && p.kind == (Kind::Fragment { first: true }) {
         fragments::first(p, true);

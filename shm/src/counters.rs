@@ -15,6 +15,7 @@ const LANE_WORDS: usize = size_of::<Lane>() / 8;
 const PATH_WORDS: usize = size_of::<PathCounters>() / 8;
 const PATHS_AT: usize = offset_of!(Lane, paths) / 8;
 const RESENT_AT: usize = offset_of!(Lane, resent) / 8;
+const INSIDE_AT: usize = offset_of!(Lane, inside) / 8;
 const RULES_AT: usize = offset_of!(Lane, rules) / 8;
 const FORWARDED_AT: usize = offset_of!(Lane, forwarded) / 8;
 
@@ -140,15 +141,18 @@ impl Counters {
         sums
     }
 
-    /// Flows of a family that so many workers have by so many uplinks.
+    /// Flows of a family that so many workers have by so many uplinks, and inside.
     pub fn flows(&self, family: Family, uplinks: u8, workers: u8) -> u64 {
         let words = self.mapping.view::<AtomicU64>(0);
         let lanes = (CPU_LANES..LANES).take(workers.into()).map(|lane| lane * LANE_WORDS);
-        let paths = || (0..uplinks).map(|uplink| path_at(PathId::new(uplink, family)));
+        let paths = move || (0..uplinks).map(move |uplink| path_at(PathId::new(uplink, family)));
+        let counts = move || {
+            paths()
+                .map(|path| path + PathCounter::FlowsActive as usize)
+                .chain([INSIDE_AT + family.index()])
+        };
         lanes
-            .flat_map(|lane| {
-                paths().map(move |path| lane + path + PathCounter::FlowsActive as usize)
-            })
+            .flat_map(|lane| counts().map(move |count| lane + count))
             .map(|at| words[at].load(Ordering::Relaxed))
             .fold(0, u64::wrapping_add)
     }
@@ -242,6 +246,12 @@ impl LaneWriter {
         let at = resent_at(path);
         self.bump(at + place(user), 1);
         self.bump(at + PLACES + place(remote), 1);
+    }
+
+    /// Sets how many flows of a family stay inside.
+    pub fn set_inside(&self, family: Family, n: u64) {
+        let at = self.at + INSIDE_AT + family.index();
+        self.mapping.view::<AtomicU64>(0)[at].store(n, Ordering::Relaxed);
     }
 
     /// Counts a packet that the rule with this number decided about.

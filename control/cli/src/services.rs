@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
+use weir_layout::flow::flag;
+use weir_layout::{Family, MAX_UPLINKS, NONE};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
@@ -107,20 +108,29 @@ fn line(value: &Value) -> Value {
 /// Counts the flows of each service.
 fn count<F: Stored>(half: &ControlHalf, table: &FlowTable<F>, flows: &mut [usize]) {
     let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
-    for entry in entries.filter(|entry| began_outside(entry.flags)) {
+    for entry in entries.filter(|entry| began_outside(entry.flags) || stays_inside(entry)) {
         if let Some(number) = service_of(half, &entry) {
             flows[number] += 1;
         }
     }
 }
 
-/// The service of a flow that began outside, given the entry that began it; `None`: of none that is
-/// still published.
+/// Does the flow stay inside, given the direction that began it? It asks for a service.
+fn stays_inside<F: Stored>(entry: &Entry<F>) -> bool {
+    entry.uplink == NONE && entry.flags & flag::INITIATED != 0
+}
+
+/// The service that a flow asks for, given the entry that began it; `None`: none that is still
+/// published.
 fn service_of<F: Stored>(half: &ControlHalf, entry: &Entry<F>) -> Option<usize> {
     let (port, host): (_, IpAddr) =
         (u16::from_be_bytes(entry.key.dport()), entry.rewrite.dst.into());
-    let mut services = half.services(F::path(entry.uplink), entry.key.proto(), port);
-    services
+    let uplinks = match stays_inside(entry) {
+        true => 0..=MAX_UPLINKS as u8 - 1,
+        false => entry.uplink..=entry.uplink,
+    };
+    uplinks
+        .flat_map(|uplink| half.services(F::path(uplink), entry.key.proto(), port))
         .find(|(_, forward)| F::Address::from_address(forward.inside).into() == host)
         .map(|(number, _)| number)
 }

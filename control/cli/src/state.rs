@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use weir_layout::Family;
 use weir_layout::control::{Address, BUCKETS, PathId, path_state};
+use weir_layout::{Family, NONE};
 use weir_shm::Pins;
 use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
@@ -35,7 +35,11 @@ impl State {
         uplinks.take_while(|name| !name.is_empty()).collect()
     }
 
+    /// The uplink's name; `-` of what stays inside.
     pub fn uplink_name(&self, uplink: u8) -> &str {
+        if uplink == NONE {
+            return "-";
+        }
         self.snapshot.half.uplinks.get(usize::from(uplink)).map_or("?", |u| u.name.as_str())
     }
 

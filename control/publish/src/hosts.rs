@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::Family;
-use weir_layout::control::{ControlHalf, Path, Translate, host_class};
+use weir_layout::control::{Address, ControlHalf, Path, Translate, host_class};
 use weir_site::Site;
 use weir_site::closed::Closed;
 use weir_site::rules::{self, Lookup};
@@ -44,8 +44,8 @@ pub struct Sources<N: Net> {
     closed: Closed<N>,
     /// The gateway's addresses.
     own: Vec<N::Address>,
-    /// What uplinks translate to: addresses, and prefixes.
-    pools: Vec<N>,
+    /// What uplinks translate to: addresses, and prefixes, each with its uplink.
+    pools: Vec<(u8, N)>,
     /// These prefixes, each with the index of the uplink's interface, which may be on a part of it.
     linked: Vec<(u32, N)>,
 }
@@ -54,8 +54,11 @@ impl Sources<Ipv4Net> {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
-        let pools = paths.flat_map(Path::held);
-        let pools = pools.map(|address| Ipv4Net::from(Ipv4Addr::from(address.to_v4())));
+        let net = |address: &Address| Ipv4Net::from(Ipv4Addr::from(address.to_v4()));
+        let of = |(uplink, path): (u8, &Path)| -> Vec<_> {
+            path.held().iter().map(|address| (uplink, net(address))).collect()
+        };
+        let pools = (0..).zip(paths).flat_map(of);
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
@@ -72,9 +75,12 @@ impl Sources<Ipv6Net> {
     /// neither from it nor by an uplink.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
         let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
-        let of_ports = paths.filter(|path| path.translation() == Translate::Napt);
-        let addresses = of_ports.flat_map(Path::held);
-        let addresses = addresses.map(|address| Ipv6Net::from(Ipv6Addr::from(address.0)));
+        let of_ports = (0..).zip(paths).filter(|(_, path)| path.translation() == Translate::Napt);
+        let net = |address: &Address| Ipv6Net::from(Ipv6Addr::from(address.0));
+        let of = |(uplink, path): (u8, &Path)| -> Vec<_> {
+            path.held().iter().map(|address| (uplink, net(address))).collect()
+        };
+        let addresses = of_ports.flat_map(of);
         let interface = |uplink: u8| {
             let uplink = site.uplinks.get(usize::from(uplink))?;
             Some(kernel.link(&uplink.interface)?.index)
@@ -82,7 +88,7 @@ impl Sources<Ipv6Net> {
         let linked = outsides(half).filter_map(|(uplink, net)| Some((interface(uplink)?, net)));
         Self {
             routes: Arc::clone(&kernel.routes6),
-            pools: addresses.chain(outsides(half).map(|(_, net)| net)).collect(),
+            pools: addresses.chain(outsides(half)).collect(),
             linked: linked.collect(),
             ..Self::in_family(site, kernel, lans)
         }
@@ -164,14 +170,20 @@ impl<N: Net> Sources<N> {
         let mut hosts: Prefixes<N> =
             ways.iter().map(|(net, way)| (net.prefix(), class(*way))).collect();
         // What rescues has hosts translated to a prefix that a LAN may have too: then it is the LAN's.
-        let pools = self.pools.iter().map(|net| (net, host_class::POOL));
+        // Where two uplinks translate to the same, it is the first's.
+        let pools = self.pools.iter().rev();
+        let pools =
+            pools.map(|(uplink, net)| (net, host_class::of_uplink(host_class::POOL, *uplink)));
         let links = self.links().map(|net| (net, host_class::LINK));
         let lans = self.lans.iter().map(|net| (net, host_class::LAN));
         for (net, class) in pools.chain(links).chain(lans) {
             hosts.insert(net.prefix(), class);
         }
-        for address in &self.own {
-            hosts.insert(N::host(*address).prefix(), host_class::LOCAL);
+        for net in self.own.iter().map(|address| N::host(*address)) {
+            let of = self.pools.iter().find(|(_, pool)| *pool == net);
+            let local = host_class::LOCAL;
+            let value = of.map_or(local, |(uplink, _)| host_class::of_uplink(local, *uplink));
+            hosts.insert(net.prefix(), value);
         }
         hosts
     }
@@ -202,7 +214,6 @@ impl<N: Net> Sources<N> {
 
 #[cfg(test)]
 mod tests {
-    use weir_layout::control::Address;
     use weir_view::{Link, Route};
 
     use super::*;
@@ -276,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_a_pool_are_local_only_where_the_gateway_has_them() {
+    fn addresses_of_a_pool_are_their_uplinks_and_local_only_where_the_gateway_has_them() {
         let mut half = weir_shm::control::empty_half();
         let path = half.uplinks[0].path_mut(Family::V4);
         (path.pool_len, path.pool[0]) = (2, Address::v4([203, 0, 113, 7]));
@@ -285,8 +296,10 @@ mod tests {
         kernel.addresses.push((2, "203.0.113.8/24".parse().unwrap()));
         let site = weir_site::parse("weir.toml", SITE).unwrap();
         let prefixes = Sources::<Ipv4Net>::of(&site, &kernel, &[], &half).prefixes();
-        assert_eq!(prefixes[&([203, 0, 113, 7], 32)], host_class::POOL);
-        assert_eq!(prefixes[&([203, 0, 113, 8], 32)], host_class::LOCAL);
+        let value = |last| prefixes[&([203, 0, 113, last], 32)];
+        assert_eq!(value(7), host_class::of_uplink(host_class::POOL, 0));
+        assert_eq!(value(8), host_class::of_uplink(host_class::LOCAL, 0));
+        assert_eq!(prefixes[&([192, 168, 1, 1], 32)], host_class::LOCAL, "a LAN's own");
     }
 
     #[test]

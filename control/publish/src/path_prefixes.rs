@@ -40,7 +40,7 @@ mod tests {
 
     use ipnet::Ipv6Net;
     use weir_layout::control::Translate;
-    use weir_layout::control::host_class::{LAN, LINK, LOCAL, POOL};
+    use weir_layout::control::host_class::{self, LAN, LINK, LOCAL, POOL, of_uplink};
     use weir_site::{Ipv6Config, PrefixPair};
 
     use weir_shm::control::empty_half;
@@ -82,7 +82,10 @@ mod tests {
         assert_eq!((second.adjustment, second.inside_len, second.outside_len), (0, 0, 56));
         assert_eq!(half.path_prefix_count, 2);
         let classes = classes(&site, &kernel, &half).into_iter();
-        assert_eq!(classes.map(|((_, len), class)| (len, class)).collect::<Vec<_>>(), [(48, POOL)]);
+        assert_eq!(
+            classes.map(|((_, len), class)| (len, class)).collect::<Vec<_>>(),
+            [(48, of_uplink(POOL, 0))]
+        );
     }
 
     /// The classes of prefixes where the second uplink rescues, or the first translates to this, and
@@ -112,11 +115,11 @@ mod tests {
         let lans: Vec<_> = lans.iter().map(|net| net.parse().unwrap()).collect();
         let found = Sources::<Ipv6Net>::of(&site, &kernel, &lans, &half).prefixes().into_iter();
         let text = |((net, len), class)| {
-            let class = match class {
-                LAN => "lan",
-                LINK => "link",
-                POOL => "pool",
-                other => return format!("{other}"),
+            let class = match (host_class::class(class), host_class::uplink(class)) {
+                (LAN, None) => "lan".to_owned(),
+                (LINK, None) => "link".to_owned(),
+                (POOL, Some(uplink)) => format!("pool of {uplink}"),
+                other => format!("{other:?}"),
             };
             format!("{}/{len} {class}", Ipv6Addr::from(net))
         };
@@ -127,7 +130,7 @@ mod tests {
     fn what_rescued_hosts_are_translated_to_is_a_pool_but_for_what_a_lan_has_of_it() {
         let lans = ["2001:db8:2:5::/64"];
         let rescued = found("2001:db8:1::/48", true, &lans, &[]);
-        assert_eq!(rescued, ["2001:db8:2::/48 pool", "2001:db8:2:5::/64 lan"]);
+        assert_eq!(rescued, ["2001:db8:2::/48 pool of 1", "2001:db8:2:5::/64 lan"]);
         let all = found("2001:db8:1::/48", true, &["2001:db8:2::/48"], &[]);
         assert_eq!(all, ["2001:db8:2::/48 lan"]);
     }
@@ -135,14 +138,14 @@ mod tests {
     #[test]
     fn a_provider_takes_no_more_addresses_from_others_than_those_inside_need() {
         // fd01:203:405::/48 inside.
-        assert_eq!(found("2000::/20", false, &[], &[]), ["2000::/48 pool"]);
+        assert_eq!(found("2000::/20", false, &[], &[]), ["2000::/48 pool of 0"]);
     }
 
     #[test]
     fn a_network_of_an_uplinks_own_link_within_what_it_translates_to_is_the_links() {
         let routes = [(2, "2001:db8:1:ff::/64"), (3, "2001:db8:1:ee::/64"), (2, "2001:db8::/32")];
         let classes = found("2001:db8:1::/48", false, &[], &routes);
-        assert_eq!(classes, ["2001:db8:1::/48 pool", "2001:db8:1:ff::/64 link"]);
+        assert_eq!(classes, ["2001:db8:1::/48 pool of 0", "2001:db8:1:ff::/64 link"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Flows begin: which uplink a packet without a flow takes, and with which address and port.
 
 use weir_layout::NONE;
-use weir_layout::adjacency::next_hop;
+use weir_layout::adjacency::{Adjacency, next_hop};
 use weir_layout::control::{IpAddress, OnUplinkDown, Path, Selection, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
@@ -61,11 +61,11 @@ pub(super) enum Source<F: Family> {
 }
 
 /// What a new flow looks like on its uplink.
-struct Outside<F: Family> {
-    key: FlowKey<F>,
+pub(super) struct Outside<F: Family> {
+    pub(super) key: FlowKey<F>,
     /// Hash of the packets that answer.
-    answers: u64,
-    external: Option<Hashed<External<F>>>,
+    pub(super) answers: u64,
+    pub(super) external: Option<Hashed<External<F>>>,
 }
 
 impl<F: Stored> Outside<F> {
@@ -127,13 +127,18 @@ impl Context {
     }
 
     /// Is what a mapping looks like outside still the uplink's to give away?
-    fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
+    pub(super) fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
         self.has_address::<F>(*uplink, external.address)
             && !self.snapshot.half.is_published(F::path(*uplink), external.proto, external.port)
     }
 
     /// Is the mapping of an uplink that is the last resort of the policy?
-    fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
+    pub(super) fn is_resort<F: Family>(
+        &self,
+        mapping: &Mapping<F>,
+        policy: u8,
+        traffic: &Traffic<F>,
+    ) -> bool {
         steering::spared(&self.control, F::path(mapping.uplink))
             && self.keeps(mapping)
             && matches!(self.elsewhere((mapping.uplink, true), policy, traffic), Elsewhere::Nowhere)
@@ -185,7 +190,12 @@ impl<F: Stored> Sessions<F> {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
-        let begun = self.make_flow(cx, work, key, received, out);
+        let begun = match cx.asked_inside(work) {
+            Some(asked) => {
+                asked.and_then(|asked| self.begin_inside(cx, work, &asked, received, out))
+            }
+            None => self.make_flow(cx, work, key, received, out),
+        };
         begun.inspect_err(|reason| cx.tell_of_no_room(work, *reason, received, out))
     }
 
@@ -198,17 +208,8 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
         let p = &work.parsed;
-        if !cx.snapshot.half.is_behind(work.port, p.src) {
-            return Err(Counter::DropSource);
-        }
         let traffic = traffic_of(work);
-        let (rule, endpoint) = match work.new {
-            Some(new) => (new.rule, new.endpoint),
-            None => {
-                let ruling = cx.admits(work, &traffic, received, out)?;
-                (ruling.rule, self.endpoint(ruling.policy, &traffic))
-            }
-        };
+        let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
         let mapped = known
@@ -234,28 +235,14 @@ impl<F: Stored> Sessions<F> {
         if let Source::None(why) = choice.source {
             return Err(cx.answer_untranslatable(work, why, received, out));
         }
-        let host = sender(received.frame.data(), work.port);
-        let Some(adjacency) = cx.adjacencies.learn(host) else {
-            cx.unknown_hosts.ask_about(cx.key, work.port, p.src.into());
-            return Err(Counter::DropNeighbourFull);
-        };
-        if !self.is_within_limit(cx, adjacency, 1) {
-            return Err(Counter::DropHostLimit);
-        }
-        if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
-            return Err(Counter::DropTableFull);
-        }
+        let (host, adjacency) = self.initiator(cx, work, received)?;
         let (uplink, outside) = self.place(cx, key, &choice, (policy, &traffic), adjacency)?;
         if uplink != choice.uplink {
             cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
         }
         if mapped.is_none() {
             // Not before it is known that there is somewhere else to go.
-            let mut old = known;
-            while let Some(Mapping { external, .. }) = old {
-                self.mappings.detach(&self.mappings.external(external));
-                old = self.mappings.get(&endpoint);
-            }
+            self.detach_mappings(&endpoint);
         }
         let new = NewFlow {
             first: *key,
@@ -281,6 +268,53 @@ impl<F: Stored> Sessions<F> {
         self.count_new(cx, uplink, adjacency);
         rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
         Ok(slot)
+    }
+
+    /// What the rules let a packet from a LAN begin: the rule, and the endpoint that sends it.
+    pub(super) fn admit<B: Buffer>(
+        &self,
+        cx: &mut Context,
+        work: &Work<F>,
+        traffic: &Traffic<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<(Option<u8>, Hashed<Endpoint<F>>), DropReason> {
+        if !cx.snapshot.half.is_behind(work.port, work.parsed.src) {
+            return Err(Counter::DropSource);
+        }
+        if let Some(new) = work.new {
+            return Ok((new.rule, new.endpoint));
+        }
+        let ruling = cx.admits(work, traffic, received, out)?;
+        Ok((ruling.rule, self.endpoint(ruling.policy, traffic)))
+    }
+
+    /// Who sends a packet that begins a flow, and where its answers go, if the host may have one more.
+    pub(super) fn initiator<B: Buffer>(
+        &self,
+        cx: &mut Context,
+        work: &Work<F>,
+        received: &Received<B>,
+    ) -> Result<(Adjacency, u16), DropReason> {
+        let host = sender(received.frame.data(), work.port);
+        let Some(adjacency) = cx.adjacencies.learn(host) else {
+            cx.unknown_hosts.ask_about(cx.key, work.port, work.parsed.src.into());
+            return Err(Counter::DropNeighbourFull);
+        };
+        if !self.is_within_limit(cx, adjacency, 1) {
+            return Err(Counter::DropHostLimit);
+        }
+        if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
+            return Err(Counter::DropTableFull);
+        }
+        Ok((host, adjacency))
+    }
+
+    /// The endpoint gets another mapping with its next flow. TCP has none.
+    pub(super) fn detach_mappings(&mut self, endpoint: &Hashed<Endpoint<F>>) {
+        while let Some(Mapping { external, .. }) = self.mapping_of(endpoint) {
+            self.mappings.detach(&self.mappings.external(external));
+        }
     }
 
     /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy and
@@ -357,7 +391,7 @@ impl<F: Stored> Sessions<F> {
 
     /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where
     /// that has no port left for it, another of its policy.
-    fn place(
+    pub(super) fn place(
         &mut self,
         cx: &mut Context,
         key: &FlowKey<F>,

@@ -7,6 +7,7 @@ use weir_shm::counters::PathCounter;
 use weir_shm::flows::Stored;
 
 use super::context::Context;
+use super::hairpin::is_inside;
 use super::let_in::is_unheard;
 use super::sessions::{Sessions, has_mapping};
 
@@ -17,7 +18,7 @@ const AHEAD: [u32; 2] = [4 * GROUP, 2 * GROUP];
 impl<F: Stored> Sessions<F> {
     /// See [`Engine::adopt`](super::Engine::adopt).
     pub(super) fn adopt(&mut self, cx: &Context) -> u64 {
-        let mut active = [0; MAX_UPLINKS];
+        let (mut active, mut inside) = ([0; MAX_UPLINKS], Vec::new());
         for index in 0..self.table.capacity() {
             if index.is_multiple_of(GROUP) {
                 self.prefetch_peers(index + AHEAD[0], |_| true);
@@ -33,7 +34,8 @@ impl<F: Stored> Sessions<F> {
             let whole = peer.is_some_and(|peer| {
                 peer.peer == index && (peer.flags ^ entry.flags) & flag::INITIATED != 0
             });
-            let known = usize::from(entry.uplink) < active.len() && worker < cx.workers;
+            let stays = is_inside(&entry) && peer.as_ref().is_some_and(is_inside);
+            let known = (usize::from(entry.uplink) < active.len() || stays) && worker < cx.workers;
             if !whole || !known {
                 self.table.retire(index);
                 continue;
@@ -44,6 +46,10 @@ impl<F: Stored> Sessions<F> {
             self.flows += 1;
             self.unheard += u64::from(is_unheard(entry.flags, entry.state_owner.state()));
             self.shares.add(self.table.slot(entry.peer).action().adjacency);
+            if stays {
+                inside.push(entry);
+                continue;
+            }
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&cx.snapshot.half, &entry) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
@@ -51,6 +57,11 @@ impl<F: Stored> Sessions<F> {
                 self.permit(cx, index, self.table.slot(index).last_seen());
             }
         }
+        // Those that have mappings of their endpoints have them now.
+        for entry in &inside {
+            self.hold_inside(cx, entry);
+        }
+        self.count_inside(cx, inside.len() as u64);
         // In one step: whoever reads meanwhile is not to think that there are none.
         for (uplink, count) in (0..).zip(active) {
             cx.lane.set_path(F::path(uplink), PathCounter::FlowsActive, count);

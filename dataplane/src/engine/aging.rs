@@ -1,5 +1,6 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
+use weir_layout::NONE;
 use weir_layout::control::{ComeHome, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
@@ -123,8 +124,8 @@ impl<F: Stored> Sessions<F> {
         }
         cx.adjacencies.refer(entry.adjacency);
         cx.adjacencies.refer(back.action().adjacency);
-        // One that began outside stays where it was asked for.
-        if is_asked(entry.flags) {
+        // One that asks for a service stays where it asked.
+        if is_asked(entry.flags) || entry.uplink == NONE {
             self.find_host(cx, entry);
             return;
         }

@@ -15,9 +15,9 @@
 //! hardware addresses takes nothing from them. The kernel is asked about each that is told something: it
 //! may be a host of which no uplink takes a flow.
 
-use weir_layout::Family as Ip;
 use weir_layout::control::{IpAddress, Path};
 use weir_layout::counters::Counter;
+use weir_layout::{Family as Ip, NONE};
 use weir_shm::flows::Stored;
 use weir_wire::family::Family;
 use weir_wire::hash::hash2;
@@ -281,6 +281,7 @@ impl<F: Stored> Sessions<F> {
         };
         let action = self.table.slot(slot).action();
         let toward = match action.direction().is_from_inside() {
+            true if action.uplink == NONE => Toward::Inside,
             true => Toward::Uplink,
             false => Toward::Lan,
         };

@@ -18,6 +18,7 @@
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
 //! | `published` | a flow begins outside, of a published service |
+//! | `hairpin` | the same by a host of a LAN, by the address that the service has outside |
 //! | `let_in` | the same, of a datagram that a mapping lets in |
 //! | `inside_hosts` | where the hosts of such services are |
 //! | `prefixes` | what prefix translation makes of a source |
@@ -46,6 +47,7 @@ mod complete;
 mod context;
 mod errors;
 mod filter;
+mod hairpin;
 mod inside_hosts;
 mod known_hosts;
 mod let_in;

@@ -4,16 +4,17 @@
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
 //! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
 
-use weir_layout::MAX_WORKERS;
 use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{GROUP, flag};
+use weir_layout::{Family as Ip, MAX_WORKERS};
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::{FlowTable, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
 
 use super::Regions;
+use super::hairpin::{self, Port};
 use super::sessions::{external_of, has_mapping};
 use crate::nat::PortSlice;
 use crate::purpose::decider;
@@ -33,6 +34,7 @@ impl Regions {
             for path in PathId::all() {
                 lane.set_path(path, PathCounter::FlowsActive, 0);
             }
+            Ip::ALL.into_iter().for_each(|family| lane.set_inside(family, 0));
         }
     }
 }
@@ -90,12 +92,17 @@ impl Workers<'_> {
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner<F: Family>(&self, forward: &Entry<F>) -> Option<u8> {
         let key = &forward.key;
-        if !has_mapping(self.half, forward) {
-            return Some(forward.state_owner.worker() % self.number);
-        }
+        let path = match hairpin::port_of(self.half, forward) {
+            Port::None if !has_mapping(self.half, forward) => {
+                return Some(forward.state_owner.worker() % self.number);
+            }
+            Port::None => F::path(forward.uplink),
+            Port::Of(path) => path,
+            Port::Lost => return None,
+        };
         let port = u16::from_be_bytes(key.sport());
         let worker = decider::<F>(self.key, self.number, key.proto(), &key.src(), port);
-        let path = self.half.path(F::path(forward.uplink))?;
+        let path = self.half.path(path)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, self.number)?;
         let external = external_of::<F>(key.proto(), &forward.rewrite);
         slice.contains(external.port).then_some(worker)

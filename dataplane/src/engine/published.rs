@@ -38,11 +38,11 @@ const CLIENT_PORTS: [u16; 2] = [1024, u16::MAX];
 /// A packet of a published service that has no flow.
 pub(super) struct Asked<F: Family> {
     /// The service's number.
-    number: usize,
-    /// By which it came.
-    uplink: u8,
+    pub(super) number: usize,
+    /// The uplink whose address it asks.
+    pub(super) uplink: u8,
     /// What it becomes.
-    inside: FlowKey<F>,
+    pub(super) inside: FlowKey<F>,
 }
 
 /// Where such a packet's flow finds its ends.
@@ -55,21 +55,28 @@ impl Context {
     /// The published service that a packet asks for; `None`: for none. It begins no flow if its source
     /// may not, or while the uplink takes no new ones.
     pub(super) fn asked<F: Family>(&self, work: &Work<F>) -> Option<Result<Asked<F>, DropReason>> {
-        let p = &work.parsed;
+        let ports = &self.snapshot.half.ports;
+        let port = ports.get(usize::from(work.port)).filter(|port| port.is_uplink())?;
+        let takes_new = steering::takes_new(&self.control, F::path(port.uplink));
+        let asked = self.asked_at(port.uplink, &work.parsed)?;
+        Some(asked.and_then(|asked| takes_new.then_some(asked).ok_or(Counter::DropUplinkDown)))
+    }
+
+    /// The same of one that asks by an address outside of this uplink.
+    pub(super) fn asked_at<F: Family>(
+        &self,
+        uplink: u8,
+        p: &Parsed<F>,
+    ) -> Option<Result<Asked<F>, DropReason>> {
         if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) {
             return None;
         }
-        let half = &self.snapshot.half;
-        let port = half.ports.get(usize::from(work.port)).filter(|port| port.is_uplink())?;
-        let (uplink, dport) = (port.uplink, u16::from_be_bytes(p.dport));
+        let dport = u16::from_be_bytes(p.dport);
         let (number, forward) = self.service::<F>(uplink, p.proto, dport, |host| {
             self.is_outside::<F>(uplink, host, p.dst)
         })?;
-        if !half.is_open_to(forward, p.src) {
+        if !self.snapshot.half.is_open_to(forward, p.src) {
             return Some(Err(Counter::DropPublishSource));
-        }
-        if !steering::takes_new(&self.control, F::path(uplink)) {
-            return Some(Err(Counter::DropUplinkDown));
         }
         let dport = forward.port_inside(dport).to_be_bytes();
         let host = F::Address::from_address(forward.inside);
@@ -103,18 +110,18 @@ impl Context {
         }
     }
 
-    /// Has the host of a flow that began outside still the address outside that it was asked for, given
-    /// the entry of what comes in?
-    pub(super) fn is_still_outside<F: Family>(&self, entry: &Entry<F>) -> bool {
-        let (uplink, host, address) = (entry.uplink, entry.rewrite.dst, entry.key.dst());
+    /// Has the host of a flow that asked for a service at this uplink still the address outside that it
+    /// was asked for, given the entry of what asks?
+    pub(super) fn is_still_outside<F: Family>(&self, uplink: u8, entry: &Entry<F>) -> bool {
+        let (host, address) = (entry.rewrite.dst, entry.key.dst());
         self.is_outside::<F>(uplink, host, address) || self.has_address::<F>(uplink, address)
     }
 
     /// Is the service of such a flow still published, and open to its client?
-    pub(super) fn is_still_published<F: Family>(&self, entry: &Entry<F>) -> bool {
+    pub(super) fn is_still_published<F: Family>(&self, uplink: u8, entry: &Entry<F>) -> bool {
         let (key, to) = (&entry.key, &entry.rewrite);
         let dport = u16::from_be_bytes(key.dport());
-        let service = self.service::<F>(entry.uplink, key.proto(), dport, |host| host == to.dst);
+        let service = self.service::<F>(uplink, key.proto(), dport, |host| host == to.dst);
         service.is_some_and(|(_, forward)| {
             forward.port_inside(dport).to_be_bytes() == to.dport
                 && self.snapshot.half.is_open_to(forward, key.src())
@@ -193,7 +200,7 @@ impl<F: Stored> Sessions<F> {
 
     /// The ends inside, with another port of the client's if some flow has these, and the hash of
     /// what the host will answer. `None`: it has them with all ports that were tried.
-    fn apart(&self, cx: &mut Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
+    pub(super) fn apart(&self, cx: &mut Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
         let slice = PortSlice::of(CLIENT_PORTS[0], CLIENT_PORTS[1], 0, 1)?;
         let (secret, mut found) = (cx.key, None);
         let mut free = |port: u16| {
@@ -243,7 +250,7 @@ pub(super) fn began_outside<F: Family>(action: &Action<F>) -> bool {
     is_asked(action.flags)
 }
 
-/// The same by an entry's flags.
+/// The same by an entry's flags. So has, of a flow that stays inside, the entry of what answers.
 #[inline]
 pub(super) const fn is_asked(flags: u8) -> bool {
     (flags & flag::INITIATED != 0) != (flags & flag::INSIDE != 0)

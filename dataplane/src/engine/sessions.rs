@@ -44,6 +44,8 @@ pub(super) struct Sessions<F: Stored> {
     pub(super) elsewhere: u64,
     /// Flows that are the worker's.
     pub(super) flows: u64,
+    /// Those of them that stay inside.
+    pub(super) inside: u64,
     pub(super) claims: Claims,
     pub(super) heavy: Heavy,
     pub(super) observer: Observer,
@@ -65,6 +67,7 @@ impl<F: Stored> Sessions<F> {
             shares: Shares::new(regions.host_flows.clone()),
             elsewhere: 0,
             flows: 0,
+            inside: 0,
             claims: Claims::default(),
             heavy: Heavy::new(regions.hash_key),
             observer: Observer::new(id, F::FAMILY, regions.hash_key, regions.observations.clone()),
@@ -83,14 +86,23 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// Counts a flow that was made, on its uplink, and for whom: index of the adjacency of its first
-    /// sender.
+    /// Counts a flow that was made, on its uplink if it has one, and for whom: index of the adjacency of
+    /// its first sender.
     pub(super) fn count_new(&mut self, cx: &Context, uplink: u8, sender: u16) {
         self.flows += 1;
+        if uplink == NONE {
+            self.count_inside(cx, self.inside + 1);
+        }
         self.shares.add(sender);
         cx.lane.add(Counter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsCreated, 1);
         cx.lane.add_path(F::path(uplink), PathCounter::FlowsActive, 1);
+    }
+
+    /// So many of its flows stay inside now.
+    pub(super) fn count_inside(&mut self, cx: &Context, flows: u64) {
+        self.inside = flows;
+        cx.lane.set_inside(F::FAMILY, flows);
     }
 
     /// Ends a flow, given its forward slot.
@@ -110,6 +122,9 @@ impl<F: Stored> Sessions<F> {
             self.mappings.release(&self.mappings.external(external));
         }
         self.flows -= 1;
+        if meta.uplink == NONE {
+            self.count_inside(cx, self.inside - 1);
+        }
         cx.lane.add_path(F::path(meta.uplink), PathCounter::FlowsActive, 1u64.wrapping_neg());
     }
 }

@@ -173,7 +173,9 @@ impl<F: Stored> Sessions<F> {
             let slot = self.begin_asked(cx, work, &asked, &place)?;
             return Ok(self.begun(slot));
         }
-        if ended && cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port) {
+        // Who was asked inside asks nobody by what is over, either.
+        let answers = action.uplink == NONE && action.flags & flag::INITIATED == 0;
+        if ended && (answers || cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port)) {
             return Err(Counter::DropNoFlow);
         }
         let (slot, action) = if ended && began_inside(&action) {

@@ -65,7 +65,9 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
-        if cx.is_uplink(work.port) || !cx.snapshot.half.is_behind(work.port, p.src) {
+        let from_host = !cx.is_uplink(work.port) && cx.snapshot.half.is_behind(work.port, p.src);
+        // What asks for an address here that nobody has would come back.
+        if !from_host || cx.asked_inside(work).is_some() {
             return Err(reason);
         }
         let traffic = traffic_of(work);

@@ -21,7 +21,7 @@ use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, PathPre
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
-use weir_layout::{Family, MAX_UPLINKS, checksum64};
+use weir_layout::{Family, MAX_UPLINKS, NONE, checksum64};
 use weir_shm::flows::Stored;
 use weir_wire::entry::Entry;
 use weir_wire::forward::Egress;
@@ -236,8 +236,11 @@ impl Context {
 
     /// Would a flow that begins now have the same source outside as this one, or may have it?
     fn keeps_source<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
+        if forward.uplink == NONE {
+            return self.is_still_inside(forward);
+        }
         if is_asked(forward.flags) {
-            return self.is_still_outside(forward);
+            return self.is_still_outside(forward.uplink, forward);
         }
         let (uplink, outside) = (forward.uplink, forward.rewrite.src);
         let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
@@ -318,10 +321,17 @@ impl<F: Stored> Sessions<F> {
     fn loses(&self, index: u32) -> bool {
         let meta = self.table.slot(index).meta();
         let dead = self.sweep.dead.contains(meta.uplink);
-        let renumbered = self.sweep.renumbered.contains(meta.uplink);
+        let renumbered = self.is_renumbered(meta.uplink);
         let connection = is_open(meta.proto, meta.flow_state);
         let tied = meta.flags & flag::NAT != 0 || self.sweep.by_source.contains(meta.uplink);
         (dead && connection && tied) || renumbered
+    }
+
+    /// May a flow by this uplink have an old address? One that stays inside has addresses of any.
+    #[inline]
+    fn is_renumbered(&self, uplink: u8) -> bool {
+        let renumbered = self.sweep.renumbered;
+        if uplink == NONE { !renumbered.is_empty() } else { renumbered.contains(uplink) }
     }
 
     fn end_one<B: Buffer>(
@@ -334,9 +344,11 @@ impl<F: Stored> Sessions<F> {
         else {
             return Outcome::None;
         };
-        let denied = || match is_asked(entry.flags) {
-            true => !cx.is_still_published(&entry),
-            false => self.is_denied(cx, &entry),
+        let denied = || {
+            if is_asked(entry.flags) {
+                return !cx.is_still_published(entry.uplink, &entry);
+            }
+            entry.uplink == NONE && !cx.is_still_inside(&entry) || self.is_denied(cx, &entry)
         };
         if self.sweep.refiltered && denied() {
             return self.end_denied(cx, index, &entry, out);
@@ -346,7 +358,7 @@ impl<F: Stored> Sessions<F> {
         }
         let is_open = is_open(entry.key.proto(), entry.state_owner.state());
         // Nothing is to be waited for where the uplink has another address already.
-        let readdressed = self.sweep.renumbered.contains(entry.uplink) && !cx.keeps_source(&entry);
+        let readdressed = self.is_renumbered(entry.uplink) && !cx.keeps_source(&entry);
         if !readdressed {
             return match is_open && self.sweep.dead.contains(entry.uplink) {
                 true => self.end_connection(cx, index, &entry, out),
@@ -359,7 +371,8 @@ impl<F: Stored> Sessions<F> {
                 return outcome;
             }
         } else {
-            if uses_port(entry.flags) {
+            // Of one that stays inside it may be the other address that is gone.
+            if uses_port(entry.flags) && entry.uplink != NONE {
                 self.mappings.detach(&self.external_of(&entry));
             }
             cx.lane.add(Counter::FlowsMoved, 1);
@@ -431,8 +444,8 @@ impl<F: Stored> Sessions<F> {
         if self.sweep.refused(device) { Outcome::NoRoom } else { Outcome::None }
     }
 
-    /// Resets a connection at both ends, given its forward slot; at the host's alone where its
-    /// address outside is the uplink's no more, and somebody else's perhaps. Its entries stay for what
+    /// Resets a connection at both ends, given its forward slot; at the host's alone where the other is
+    /// outside and its address there is the uplink's no more, and somebody else's perhaps. Its entries stay for what
     /// the ends may have to say to that. `false`: no room for the host's, and nothing was done.
     pub(super) fn reset<B: Buffer>(
         &mut self,
@@ -459,7 +472,7 @@ impl<F: Stored> Sessions<F> {
             return false;
         }
         // The far end's is an attempt: the uplink may be down.
-        if cx.keeps_source(entry)
+        if (entry.uplink == NONE || cx.keeps_source(entry))
             && let Some((device, reset)) = reset(outward, &from_host, &from_far)
         {
             cx.originate(device, reset.data(), out);

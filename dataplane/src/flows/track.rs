@@ -20,7 +20,7 @@ pub struct Header {
 
 /// The flags that say where a direction comes from, and whether it began the flow. With
 /// [`flag::INITIATED`] alone it is that of who asked from outside, with [`flag::INSIDE`] alone its
-/// host's.
+/// host's, or that of who answers inside.
 const ASKS: u8 = flag::INITIATED | flag::INSIDE;
 
 /// What a host says at most before its client has answered, bytes: a window without scaling (RFC 7323
@@ -77,7 +77,7 @@ fn track_transition<F: Stored>(
         None => match flags & ASKS {
             // Who began from outside goes on after the answer, or leaves it at that.
             flag::INITIATED => flags = offered(flags) | flag::GOES_ON,
-            flag::INSIDE => flags = offered(flags),
+            flag::INSIDE if other.flags & flag::INSIDE == 0 => flags = offered(flags),
             _ => (flags, other.flags) = (offered(flags), offered(other.flags)),
         },
         Some(header) if header.flags & (tcp::flag::RST | tcp::flag::FIN) != 0 => {

@@ -1,9 +1,9 @@
 //! Prefix translation: a host has another address by each uplink, and all else as it was.
 
 use etherparse::{Icmpv6Type, PacketBuilder};
-use weir_dataplane::engine::Engine;
+use weir_dataplane::engine::{Engine, Owner};
 use weir_layout::Family;
-use weir_layout::control::{Address, BUCKETS, PathId, PathPrefix, Prefix, Translate};
+use weir_layout::control::{Address, BUCKETS, PathId, PathPrefix, PortForward, Prefix, Translate};
 use weir_layout::counters::Counter;
 use weir_wire::family::{Family as _, V6};
 use weir_wire::npt;
@@ -12,6 +12,7 @@ use weir_wire::{icmpv6, tcp};
 
 use super::gateway::*;
 use super::packets6::{ROUTER6, SERVER6, packet, see6};
+use super::services::{enter, service};
 
 const INSIDE: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
 const HOST6: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0x77];
@@ -313,4 +314,44 @@ fn a_path_may_translate_an_own_prefix_beside_one_that_does_not() {
         let (leaves, frame) = one(gateway.send(LAN, &frame));
         assert_eq!((leaves, parse6(&frame).unwrap().src), (device, source));
     }
+}
+
+#[test]
+fn a_service_is_asked_by_its_address_at_the_provider_and_the_providers_router_as_ever() {
+    let asker = [&HOST6[..15], &[0x99]].concat().try_into().unwrap();
+    let mut gateway = gateway();
+    let forward = PortForward {
+        inside: Address(HOST6),
+        family: Family::V6.index() as u8,
+        ..service(UDP, [443; 2], 443, 0b11)
+    };
+    enter(&mut gateway, forward);
+    gateway.publish(BUCKETS);
+    gateway.settle(Owner::At(HOST_MAC));
+    let ask = |to, answers| packet([[2; 6], device_mac(LAN)], [asker, to], (UDP, answers), 64, 8);
+    let (device, asked) = one(gateway.send(LAN, &ask(outside(1), false)));
+    let seen = see6(&asked);
+    assert_eq!((device, seen.dst), (LAN, HOST6));
+    assert_eq!(seen.src, npt::outward(&pair(0, 64, 56), asker).unwrap());
+    let macs = [HOST_MAC, device_mac(LAN)];
+    let answer = packet(macs, [HOST6, seen.src], (UDP, true), 64, 8);
+    let (device, answered) = one(gateway.send(LAN, &answer));
+    let seen = see6(&answered);
+    assert_eq!((device, seen.src, seen.dst), (LAN, outside(1), asker));
+    // Another flow from the same port, by which the host would answer the same: it sees another.
+    let (_, asked) = one(gateway.send(LAN, &ask(outside(2), false)));
+    let other = see6(&asked);
+    assert_eq!(other.src, npt::outward(&pair(0, 64, 56), asker).unwrap());
+    assert_ne!(other.sport, 40_000u16.to_be_bytes());
+    let mut answer = packet(macs, [HOST6, other.src], (UDP, true), 64, 8);
+    answer[56..58].copy_from_slice(&other.sport);
+    let (_, answered) = one(gateway.send(LAN, &answer));
+    let p = parse6(&answered).unwrap();
+    assert_eq!((p.src, p.dst, p.dport), (outside(2), asker, 40_000u16.to_be_bytes()));
+    // Of the same prefix, but nobody's here: on the link of the provider's, perhaps.
+    let mut router = outside(1);
+    router[15] ^= 1;
+    assert!(gateway.send(LAN, &ask(router, false)).is_empty(), "an open port, and not the host's");
+    assert_eq!(one(gateway.send(LAN, &ask(router, true))).0, 1);
+    gateway.assert_conserved();
 }

@@ -5,44 +5,11 @@ use weir_layout::Family;
 use weir_layout::control::{Address, BUCKETS, Name, PathId, PortForward, Prefix, path_state};
 use weir_layout::counters::Counter;
 use weir_wire::tcp::flag::{ACK, FIN, RST, SYN};
-use zerocopy::FromZeros;
 
 use super::gateway::*;
+use super::services::*;
 
 const CLIENT: [u8; 4] = SERVER;
-/// Outside and inside.
-const PORTS: [u16; 2] = [443, 8443];
-
-/// A service of [`HOST`] that these uplinks are open for.
-fn service(protocol: u8, ports: [u16; 2], inside_port: u16, uplinks: u64) -> PortForward {
-    PortForward {
-        name: Name::new("web"),
-        uplinks,
-        inside: Address::v4(HOST),
-        ports,
-        inside_port,
-        protocol,
-        ..PortForward::new_zeroed()
-    }
-}
-
-fn enter(gateway: &mut Gateway, forward: PortForward) {
-    let half = &mut gateway.half;
-    half.port_blocks.enter(forward.ports);
-    half.port_forwards[half.port_forward_count as usize] = forward;
-    half.port_forward_count += 1;
-    gateway.publish(BUCKETS / 2);
-    gateway.engines.iter_mut().for_each(|engine| _ = engine.refresh());
-}
-
-/// A gateway that publishes these, and knows where their host is.
-fn publishing(forwards: &[PortForward]) -> Gateway {
-    let mut gateway = Gateway::new();
-    forwards.iter().for_each(|forward| enter(&mut gateway, *forward));
-    gateway.settle(Owner::At(HOST_MAC));
-    gateway
-}
-
 fn web() -> Gateway {
     publishing(&[service(TCP, [PORTS[0]; 2], PORTS[1], 0b11)])
 }
@@ -95,13 +62,6 @@ fn connect(gateway: &mut Gateway, uplink: u8, sport: u16) {
     one(gateway.send(uplink + 1, &ask(uplink, sport, SYN)));
     one(gateway.send(LAN, &answer(sport, SYN | ACK)));
     one(gateway.send(uplink + 1, &ask(uplink, sport, ACK)));
-}
-
-/// Lets the engine sweep to the end; what left.
-fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
 }
 
 #[test]
@@ -661,19 +621,6 @@ fn a_service_of_ipv6_is_reached_at_its_own_address() {
 }
 
 /// Port unreachable, about a packet.
-fn unreachable(
-    (from, to): ([u8; 6], [u8; 6]),
-    (src, dst): ([u8; 4], [u8; 4]),
-    quote: &[u8],
-) -> Vec<u8> {
-    let builder = etherparse::PacketBuilder::ethernet2(from, to).ipv4(src, dst, 64);
-    let port = etherparse::icmpv4::DestUnreachableHeader::Port;
-    let mut error = Vec::new();
-    let builder = builder.icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(port));
-    builder.write(&mut error, quote).unwrap();
-    error
-}
-
 #[test]
 fn an_error_names_the_port_by_which_the_host_knows_its_client() {
     let mut gateway = publishing(&[service(UDP, [PORTS[0]; 2], PORTS[1], 0b11)]);

@@ -19,7 +19,7 @@ const LOCAL: (u32, Counter) = (PASS, Counter::XdpPassLocal);
 const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
 const WEB: u16 = 443;
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const UDP: u8 = 17;
 
 fn tcp(dst: [u8; 4], dport: u16) -> Vec<u8> {
     tcp_from(SITE, dst, dport)
@@ -33,7 +33,7 @@ fn tcp_from(src: [u8; 4], dst: [u8; 4], dport: u16) -> Vec<u8> {
 }
 
 /// A later fragment of a frame, or with `offset` 0 its first.
-fn fragment(mut frame: Vec<u8>, ident: u8, offset: u8) -> Vec<u8> {
+pub fn fragment(mut frame: Vec<u8>, ident: u8, offset: u8) -> Vec<u8> {
     frame[19] = ident;
     // More of them, or the last.
     (frame[20], frame[21]) = if offset == 0 { (0x20, 0) } else { (0, offset) };
@@ -43,7 +43,7 @@ fn fragment(mut frame: Vec<u8>, ident: u8, offset: u8) -> Vec<u8> {
 }
 
 /// Enters a service of a host.
-fn enter(half: &mut ControlHalf, inside: [u8; 4], protocol: u8, ports: [u16; 2], uplinks: u64) {
+pub fn enter(half: &mut ControlHalf, inside: [u8; 4], protocol: u8, ports: [u16; 2], uplinks: u64) {
     half.port_blocks.enter(ports);
     half.port_forwards[half.port_forward_count as usize] = PortForward {
         to_gateway: u8::from(inside == [0; 4]),

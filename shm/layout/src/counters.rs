@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::control::{MAX_PORT_FORWARDS, PATHS};
-use super::{MAX_RULES, MAX_WORKERS, RegionHeader};
+use super::{Family, MAX_RULES, MAX_WORKERS, RegionHeader};
 
 /// Lanes of the XDP program; CPU *n* uses lane `n % CPU_LANES`.
 pub const CPU_LANES: usize = 96;
@@ -268,8 +268,10 @@ pub struct Lane {
     /// The XDP program's clock: the kernel's tick that it was read at, and what it read then,
     /// CLOCK_MONOTONIC milliseconds.
     pub clock: [u64; 2],
+    /// Flows that stay inside, by [`Family`]: those of no path. As [`PathCounters::flows_active`].
+    pub inside: [u64; Family::COUNT],
     /// Zero.
-    pub reserved: [u64; 59],
+    pub reserved: [u64; 57],
     /// By [`PathId::index`](super::control::PathId::index).
     pub resent: [Resent; PATHS],
     /// Packets that each rule decided about, in the order of

@@ -42,7 +42,7 @@ fn seed() -> u64 {
 
 #[test]
 fn whatever_is_sent_in_whatever_order_hosts_keep_what_is_theirs_and_get_nothing_else() {
-    let mut seen = [0; 4];
+    let mut seen = [0; 5];
     for seed in (seed()..).take(steps().div_ceil(STEPS)) {
         let mut world = World::new(seed);
         let mut step = 0;
@@ -59,7 +59,7 @@ fn whatever_is_sent_in_whatever_order_hosts_keep_what_is_theirs_and_get_nothing_
         }
         seen.iter_mut().zip(world.seen).for_each(|(all, of_world)| *all += of_world);
     }
-    println!("left, came in, asked services, errors: {seen:?}");
+    println!("left, came in, asked services, errors, stayed inside: {seen:?}");
     let least = steps() / 200;
     assert!(seen.iter().all(|number| *number > least), "{seen:?}");
 }
@@ -73,8 +73,20 @@ struct World {
     usable: [bool; UPLINKS as usize],
     /// What was tried last, for whom it fails.
     last: String,
-    /// Packets that left, came in for a flow, asked a service, and errors that came in.
-    seen: [usize; 4],
+    /// Who last asked the service in the LAN, and whom, by protocol and how he looked.
+    crossed: Vec<Crossed>,
+    /// Packets that left, came in for a flow, asked a service, errors that came in, and questions and
+    /// answers that stayed inside.
+    seen: [usize; 5],
+}
+
+/// A host that asks the service by an address outside.
+#[derive(Clone, Copy, Debug)]
+struct Crossed {
+    proto: u8,
+    host: End,
+    asked: End,
+    looks: End,
 }
 
 fn host_mac(address: [u8; 4]) -> [u8; 6] {
@@ -116,13 +128,16 @@ impl World {
             addresses: [external(0), external(1)],
             usable: [true; UPLINKS as usize],
             last: String::new(),
-            seen: [0; 4],
+            crossed: Vec::new(),
+            seen: [0; 5],
         }
     }
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..40 => self.host_sends(),
+            0..33 => self.host_sends(),
+            33..37 => self.host_asks(),
+            37..40 => self.service_answers(),
             40..45 => self.host_answers(),
             45..75 => self.provider_sends(),
             75..82 => self.client_asks(),
@@ -221,6 +236,56 @@ impl World {
         if behind.asked {
             self.leaves(Inside { proto: of.proto, host: behind.host, remote: behind.shown });
         }
+    }
+
+    /// A host asks what is published, by an address outside.
+    fn host_asks(&mut self) {
+        let proto = [TCP, UDP][self.random.below(2)];
+        let (host, flags) = (self.host(proto), self.flags());
+        let asked = (self.addresses[self.random.below(2)], SERVICE[0]);
+        self.last = format!("{proto} of {host:?} asks {asked:?} in the LAN with {flags:#x}");
+        for frame in self.crosses(proto, host, asked, flags) {
+            let s = see_frame(LAN, host_mac(HOST), &frame);
+            assert_eq!((s.dst, s.dport, s.ttl), (HOST, SERVICE[1], 63));
+            assert!(self.addresses.contains(&s.src), "{s:?}");
+            let looks = (s.src, s.sport);
+            self.crossed.retain(|other| (other.proto, other.looks) != (proto, looks));
+            self.crossed.push(Crossed { proto, host, asked, looks });
+        }
+    }
+
+    /// The service answers one of them.
+    fn service_answers(&mut self) {
+        let draw = self.random.below(64);
+        let lately: Vec<_> = self.crossed.iter().rev().take(64).copied().collect();
+        let Some(of) = lately.get(draw % lately.len().max(1)).copied() else { return };
+        if !self.addresses.contains(&of.looks.0) {
+            return;
+        }
+        let flags = [SYN | ACK, ACK, FIN | ACK, RST][self.random.below(4)];
+        self.last = format!("{of:?} is answered with {flags:#x}");
+        for frame in self.crosses(of.proto, (HOST, SERVICE[1]), of.looks, flags) {
+            let s = see_frame(LAN, host_mac(of.host.0), &frame);
+            assert_eq!(((s.src, s.sport), (s.dst, s.dport)), (of.asked, of.host));
+        }
+    }
+
+    /// A packet from a host to an address outside; what of it reached a host. It may be told instead.
+    fn crosses(&mut self, proto: u8, from: End, to: End, flags: u8) -> Vec<Vec<u8>> {
+        let macs = [host_mac(from.0), device_mac(LAN)];
+        let frame = self.packet(macs, proto, from, to, flags);
+        let mut crossed = Vec::new();
+        for (device, frame) in self.send(LAN, &frame) {
+            assert_eq!(device, LAN, "it stays inside");
+            if frame[23] == proto && frame.ends_with(PAYLOAD) {
+                crossed.push(frame);
+            } else {
+                self.is_told(from, &frame);
+            }
+        }
+        assert!(crossed.len() < 2, "twice");
+        self.seen[4] += crossed.len();
+        crossed
     }
 
     fn leaves(&mut self, inside: Inside) {

@@ -57,6 +57,14 @@ impl PathPrefix {
         starts_with(address, self.outside, self.outside_len)
     }
 
+    /// Is the address one that hosts are translated to? Of the provider's prefix that is the part which
+    /// the one inside reaches.
+    #[inline]
+    pub fn is_outside_of_hosts(&self, address: [u8; 16]) -> bool {
+        let len = self.inside_len.max(self.outside_len);
+        self.is_pair() && starts_with(address, self.outside, len)
+    }
+
     /// Is the address of the LANs' prefix, and of that part of it for which the provider's has room:
     /// the shorter of two unlike prefixes goes on in zeros (RFC 6296 §3.7)?
     #[inline]

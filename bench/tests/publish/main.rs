@@ -1,6 +1,8 @@
 //! Published services, by real clients in the Internet and real servers in a LAN, on a gateway whose
 //! kernel forwards too.
 
+mod hairpin;
+
 use std::io::{Read, Write};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,

@@ -1,0 +1,234 @@
+//! Hosts of LANs that ask for a published service by the address that it has outside: hairpinning (RFC
+//! 4787 REQ-9, RFC 5382 REQ-8, RFC 6296 §4.3).
+//!
+//! The flow stays inside: it has no uplink, and works while all of them are down. The service's host
+//! sees its client by an address and port outside, as the world would (REQ-9a). So what it answers comes
+//! back here wherever the two are, be they one host. The client looks as it would to the world: by its
+//! endpoint's mapping, or else by the uplink that its policy names. If that leaves it the address that
+//! it has inside, it gets one of the uplink whose address it asks.
+
+use weir_layout::control::{Address, ControlHalf, IpAddress, PathId, Translate};
+use weir_layout::counters::Counter;
+use weir_layout::flow::flag;
+use weir_layout::{Family as Ip, NONE};
+use weir_shm::flows::Stored;
+use weir_wire::entry::Entry;
+use weir_wire::family::Family;
+use weir_wire::tcp;
+
+use super::DropReason;
+use super::admit::{EgressChoice, Source};
+use super::batch::Work;
+use super::context::Context;
+use super::published::Asked;
+use super::sessions::Sessions;
+use super::slow_path::{opens, traffic_of};
+use crate::flows::{self, End, NewFlow};
+use crate::mappings::{Hashed, Mapping};
+use crate::nat::Endpoint;
+use crate::packet::{Buffer, Output, Received};
+use crate::steering::Traffic;
+
+/// Does the flow stay inside, given one of its entries?
+pub(super) fn is_inside<F: Family>(entry: &Entry<F>) -> bool {
+    entry.uplink == NONE && entry.flags & flag::INSIDE != 0
+}
+
+/// The port that the client of a flow which stays inside has outside, as a mapping has it.
+pub(super) enum Port {
+    /// It has none of its own: TCP shares them, and a prefix leaves hosts theirs.
+    None,
+    /// It is of an address of this path.
+    Of(PathId),
+    /// No path has its address any more.
+    Lost,
+}
+
+/// That of a flow, given its forward entry.
+pub(super) fn port_of<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> Port {
+    if !is_inside(forward) || forward.key.proto() == tcp::PROTOCOL {
+        return Port::None;
+    }
+    let address = forward.rewrite.src.to_address();
+    let mut uplinks = (0..).zip(&half.uplinks).map(|(number, uplink)| (F::path(number), uplink));
+    let home = uplinks.find(|(_, uplink)| {
+        let path = uplink.path(F::FAMILY);
+        path.translation() == Translate::Napt && path.held().contains(&address)
+    });
+    let by_prefix = || half.path_prefixes().iter().any(|of| of.is_outside_of_hosts(address.0));
+    match home {
+        Some((path, _)) => Port::Of(path),
+        None if F::FAMILY == Ip::V6 && by_prefix() => Port::None,
+        None => Port::Lost,
+    }
+}
+
+impl Context {
+    /// The first uplink by which hosts have this address outside, or may have.
+    fn uplink_at<F: Family>(&self, address: F::Address) -> Option<u8> {
+        let Address(bytes) = address.to_address();
+        let of_hosts = |uplink| {
+            let mut prefixes = self.snapshot.half.prefixes_of(uplink);
+            F::FAMILY == Ip::V6 && prefixes.any(|prefix| prefix.is_outside_of_hosts(bytes))
+        };
+        (0..self.uplinks)
+            .find(|uplink| self.has_address::<F>(*uplink, address) || of_hosts(*uplink))
+    }
+
+    /// The published service that a packet from a LAN asks for by an address outside; `None`: it asks
+    /// for none of those addresses.
+    pub(super) fn asked_inside<F: Family>(
+        &self,
+        work: &Work<F>,
+    ) -> Option<Result<Asked<F>, DropReason>> {
+        let p = &work.parsed;
+        let uplink = self.uplink_at::<F>(p.dst).filter(|_| !self.is_uplink(work.port))?;
+        let Some(asked) = self.asked_at(uplink, p) else {
+            // Within a prefix of hosts there may be the uplink's own link, with the provider's router:
+            // XDP hands over what is for that, and of the rest what is for an open port.
+            let (path, port) = (F::path(uplink), u16::from_be_bytes(p.dport));
+            let is_hosts = self.has_address::<F>(uplink, p.dst)
+                || self.snapshot.half.is_published(path, p.proto, port);
+            return is_hosts.then_some(Err(Counter::DropNoFlow));
+        };
+        // Anybody could go on with a connection that is over.
+        let begins = p.proto != tcp::PROTOCOL || opens(p);
+        Some(asked.and_then(|asked| begins.then_some(asked).ok_or(Counter::DropNotSyn)))
+    }
+
+    /// Has the policy the uplink, in whatever tier?
+    fn is_member(&self, policy: u8, uplink: u8) -> bool {
+        let policy = self.snapshot.half.policies.get(usize::from(policy));
+        policy.is_some_and(|policy| policy.members().iter().any(|member| member.uplink == uplink))
+    }
+
+    /// Would a flow that stays inside begin now as it is, given its forward entry? Its service is
+    /// published where it was asked for, and its client has that address outside.
+    pub(super) fn is_still_inside<F: Family>(&self, entry: &Entry<F>) -> bool {
+        let asks =
+            |uplink| self.is_still_outside(uplink, entry) && self.is_still_published(uplink, entry);
+        let gives = |uplink| {
+            self.has_address::<F>(uplink, entry.rewrite.src)
+                || self.outward::<F>(uplink, entry.key.src()) == Ok(entry.rewrite.src)
+        };
+        (0..self.uplinks).any(asks) && (0..self.uplinks).any(gives)
+    }
+}
+
+/// How the client of a flow that stays inside looks.
+struct Guise<F: Family> {
+    choice: EgressChoice<F>,
+    /// As it would to the world, by its mapping or that which it gets.
+    is_its_own: bool,
+}
+
+impl<F: Stored> Sessions<F> {
+    /// Makes a flow for a packet from a LAN that asks for a service; its slot.
+    pub(super) fn begin_inside<B: Buffer>(
+        &mut self,
+        cx: &mut Context,
+        work: &Work<F>,
+        asked: &Asked<F>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> Result<u32, DropReason> {
+        let traffic = traffic_of(work);
+        let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
+        let at = cx.inside_hosts.find(asked.number).ok_or(Counter::DropPublishHost)?;
+        cx.check_mtu(work, at.port, true, received, out)?;
+        let (host, adjacency) = self.initiator(cx, work, received)?;
+        let to = cx.adjacencies.learn_known(at).ok_or(Counter::DropNeighbourFull)?;
+        let steered = (endpoint.of.policy, &traffic);
+        let mut guise = self.guise(cx, asked, &endpoint, &traffic)?;
+        let mut placed = self.place(cx, &asked.inside, &guise.choice, steered, adjacency);
+        if let (Err(Counter::DropNoPort), Source::Mapped(_)) = (&placed, guise.choice.source) {
+            // So its endpoint asks for the service already, by another address.
+            let choice = self.egress_by(cx, guise.choice.uplink, &asked.inside)?;
+            guise = Guise { choice, is_its_own: false };
+            placed = self.place(cx, &asked.inside, &choice, steered, adjacency);
+        }
+        let (Guise { choice, is_its_own }, (uplink, outside)) = (guise, placed?);
+        if outside.key.src() == work.parsed.src {
+            // Of other uplinks with ports left, the first translates nothing.
+            return Err(Counter::DropNoPort);
+        }
+        // Where hosts keep their ports, one may ask the same service by two addresses from the same.
+        let (translated, answers) = match outside.external {
+            Some(_) => (outside.key, outside.answers),
+            None => self.apart(cx, &outside.key).ok_or(Counter::DropNoPort)?,
+        };
+        let new = NewFlow {
+            first: work.parsed.key(),
+            translated,
+            hashes: [work.hash, answers],
+            uplink: NONE,
+            initiator: End { adjacency, inside: Some(host) },
+            responder: End { adjacency: to, inside: Some(at) },
+            worker: cx.id,
+            now: cx.now,
+        };
+        let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
+        if let Some(external) = outside.external.filter(|of| of.of.proto != tcp::PROTOCOL) {
+            if is_its_own && !matches!(choice.source, Source::Mapped(_)) {
+                self.detach_mappings(&endpoint);
+            }
+            self.mappings.hold(&endpoint, uplink, &external);
+            if !is_its_own {
+                self.mappings.detach(&external);
+            }
+        }
+        self.count_new(cx, NONE, adjacency);
+        cx.lane.add_forwarded(asked.number);
+        rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
+        Ok(slot)
+    }
+
+    /// How the client looks, which asks.
+    fn guise(
+        &self,
+        cx: &mut Context,
+        asked: &Asked<F>,
+        endpoint: &Hashed<Endpoint<F>>,
+        traffic: &Traffic<F>,
+    ) -> Result<Guise<F>, DropReason> {
+        let policy = endpoint.of.policy;
+        let steered = self.choose_uplink(cx, policy, traffic);
+        let holds = |mapping: &Mapping<F>| {
+            cx.is_in_force(mapping)
+                || cx.is_resort(mapping, policy, traffic)
+                || steered.is_err() && cx.keeps(mapping)
+        };
+        let mapped = self.mapping_of(endpoint).filter(holds);
+        if let Some(Mapping { uplink, external }) = mapped {
+            let source = Source::Mapped(self.mappings.external(external));
+            return Ok(Guise { choice: EgressChoice { uplink, source }, is_its_own: true });
+        }
+        let own = steered.ok().and_then(|uplink| self.egress_by(cx, uplink, &asked.inside).ok());
+        let is_another = |choice: &EgressChoice<F>| {
+            matches!(choice.source, Source::Port(..) | Source::Address(_))
+        };
+        if let Some(choice) = own.filter(is_another) {
+            return Ok(Guise { choice, is_its_own: true });
+        }
+        // A mapping by an uplink that is not its policy's would take its other flows there.
+        let choice = self.egress_by(cx, asked.uplink, &asked.inside)?;
+        let is_its_own = steered.is_err() && cx.is_member(policy, asked.uplink);
+        let guise = Guise { choice, is_its_own };
+        is_another(&choice).then_some(guise).ok_or(Counter::DropUntranslatable)
+    }
+
+    /// Holds the port of such a flow that an earlier process left, given its forward entry. It is its
+    /// endpoint's mapping if that has none, and would get one there now.
+    pub(super) fn hold_inside(&mut self, cx: &Context, forward: &Entry<F>) {
+        let Port::Of(PathId { uplink, .. }) = port_of(&cx.snapshot.half, forward) else { return };
+        let (endpoint, external) = (self.endpoint_of(cx, forward), self.external_of(forward));
+        let is_held = !self.mappings.is_free(&external);
+        let traffic = self.traffic_in(cx, forward);
+        let is_its_own = self.mapping_of(&endpoint).is_none()
+            && self.choose_uplink(cx, endpoint.of.policy, &traffic) == Ok(uplink);
+        self.mappings.hold(&endpoint, uplink, &external);
+        if !is_held && !is_its_own {
+            self.mappings.detach(&external);
+        }
+    }
+}
