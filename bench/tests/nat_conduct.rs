@@ -165,6 +165,29 @@ fn a_host_begins_as_many_flows_as_the_file_says_until_the_file_says_otherwise() 
 }
 
 #[test]
+fn a_host_begins_no_more_flows_in_a_second_than_the_file_says_and_others_begin_theirs() {
+    const RATE: usize = 10;
+    const FLOWS: usize = 300;
+    let (topology, _server, echo) = two_uplinks(2);
+    let (eager, other) = topology.hosts.split_at(1);
+    let file = Weir::configuration(&topology, &[1, 1]);
+    let limited = format!("[limits]\nnew_flows_per_host = {RATE}\n{file}");
+    let weir = Weir::start(&topology, &limited).unwrap();
+    weir.wait_until_usable(&[0, 1]).unwrap();
+    let refused = || weir.counters().unwrap().sum(Counter::DropHostRate);
+    let of_eager = udp_flows::run(eager, echo, FLOWS).unwrap();
+    assert!(of_eager.answered >= RATE && of_eager.wrong == 0, "{of_eager:?}");
+    assert_eq!(refused(), (of_eager.sent - of_eager.answered) as u64);
+    assert!(refused() > 0);
+    assert_eq!(udp_flows::run(other, echo, RATE).unwrap().answered, RATE);
+    weir.reload(&file).unwrap();
+    let before = refused();
+    let all = udp_flows::run_from(eager, echo, FLOWS, 30_000).unwrap();
+    assert_eq!((all.answered, refused()), (FLOWS, before));
+    weir.check_conservation().unwrap();
+}
+
+#[test]
 fn flows_take_another_uplink_where_the_first_has_no_port_left() {
     const PORTS: u64 = 64;
     const HOSTS: usize = 4;

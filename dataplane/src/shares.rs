@@ -6,7 +6,8 @@
 //! five sixths, two five elevenths each. Each worker counts by itself what a host has, beside its
 //! part of what is left. A flow that moves to another uplink is no new one.
 //!
-//! Where the file limits the flows of a host, those of all workers and of both families count.
+//! Where the file limits the flows of a host, or how many it begins in a second, those of all workers
+//! and of both families count.
 //!
 //! A table has a fifth more room than it is made for, and five sixths of that are what it is made
 //! for: a single host, or a router with all others behind it, may have that.
@@ -21,11 +22,35 @@ const GREED: u64 = 5;
 
 /// Flows of each host that all workers have, by its adjacency.
 #[derive(Clone, Debug)]
-pub struct HostFlows(Arc<[AtomicU32]>);
+pub struct HostFlows(Arc<[Host]>);
+
+#[derive(Debug, Default)]
+struct Host {
+    flows: AtomicU32,
+    /// The low half of the second in which one last began, and how many began in it.
+    begun: AtomicU32,
+}
+
+impl Host {
+    /// May one more begin, where so many may in a second? Then it has.
+    fn begins(&self, now_ms: u32, limit: u32) -> bool {
+        let second = (now_ms / 1000) as u16;
+        let one_more = |begun: u32| {
+            let (held, count) = ((begun >> 16) as u16, begun & 0xffff);
+            // Another worker's clock may be ahead, into the next.
+            let (second, count) = match held.wrapping_sub(second) {
+                0 | 1 => (held, count),
+                _ => (second, 0),
+            };
+            (count < limit.min(0xffff)).then_some(u32::from(second) << 16 | (count + 1))
+        };
+        self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+}
 
 impl Default for HostFlows {
     fn default() -> Self {
-        Self((0..ADJACENCIES).map(|_| AtomicU32::new(0)).collect())
+        Self((0..ADJACENCIES).map(|_| Host::default()).collect())
     }
 }
 
@@ -61,8 +86,16 @@ impl Shares {
     /// May a host have more where each may have so many, all workers' together? Two workers may find
     /// room for the last at the same moment.
     pub fn is_within(&self, host: u16, limit: u32) -> bool {
-        let all = self.all.0.get(usize::from(host)).map_or(0, |all| all.load(Ordering::Relaxed));
+        let host = self.all.0.get(usize::from(host));
+        let all = host.map_or(0, |host| host.flows.load(Ordering::Relaxed));
         self.is_moving || all < limit
+    }
+
+    /// May a host begin another where each may begin so many in a second, with all workers? Then it has.
+    /// What moves begins nothing.
+    pub fn begins(&self, host: u16, now_ms: u32, limit: u32) -> bool {
+        let host = self.all.0.get(usize::from(host));
+        self.is_moving || host.is_none_or(|host| host.begins(now_ms, limit))
     }
 
     /// One flow more.
@@ -70,7 +103,7 @@ impl Shares {
         let host = usize::from(host);
         if let (Some(flows), Some(all)) = (self.flows.get_mut(host), self.all.0.get(host)) {
             *flows = flows.saturating_add(1);
-            all.fetch_add(1, Ordering::Relaxed);
+            all.flows.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -81,7 +114,7 @@ impl Shares {
             && *flows > 0
         {
             *flows -= 1;
-            all.fetch_sub(1, Ordering::Relaxed);
+            all.flows.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -147,6 +180,24 @@ mod tests {
         assert!(one.is_within(3, 2));
         other.remove(3);
         assert!(!one.is_within(3, 1), "what is not there is not taken away");
+    }
+
+    #[test]
+    fn a_host_begins_so_many_in_a_second_with_all_workers_and_anew_in_the_next() {
+        let all = HostFlows::default();
+        let [mut one, other] = [(); 2].map(|()| Shares::new(all.clone()));
+        for now in [0, 999, 1000, 70_000_000, u32::MAX] {
+            assert!(one.begins(3, now, 3) || now == 999, "{now}");
+            let begun = [&one, &other, &one].map(|shares| shares.begins(3, now, 3));
+            assert_eq!(begun, [now != 999, now != 999, false], "{now}");
+        }
+        assert!(other.begins(4, u32::MAX, 3), "another host");
+        // One worker is in the next second already.
+        let begun = [5999, 6000, 5999, 6000].map(|now| one.begins(6, now, 3));
+        assert_eq!(begun, [true, true, true, true]);
+        assert!(!other.begins(6, 5999, 3));
+        one.set_moving(true);
+        assert!(one.begins(3, u32::MAX, 3));
     }
 
     #[test]

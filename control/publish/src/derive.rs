@@ -54,6 +54,7 @@ pub fn derive(
     half.workers = site.workers;
     half.timeouts = site.timeouts;
     half.flows_per_host = site.flows_per_host;
+    half.new_flows_per_host = site.new_flows_per_host;
     half.flow_slots = slots_for(site.flow_table);
     half.tier = site.tier.here() as u8;
     for (core, given) in half.cores.iter_mut().zip(&site.cores) {

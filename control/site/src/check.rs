@@ -21,6 +21,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     let hooks = gateway::hooks(&mut c, given);
     let timeouts = gateway::timeouts(&mut c, &file.timeouts);
     let flows_per_host = gateway::flows_per_host(&mut c, &file.limits);
+    let new_flows_per_host = gateway::new_flows_per_host(&mut c, &file.limits);
 
     counts(&mut c, file);
     interfaces(&mut c, file);
@@ -64,6 +65,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         default_policy,
         timeouts,
         flows_per_host,
+        new_flows_per_host,
         lans,
         uplinks,
         policies,

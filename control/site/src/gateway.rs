@@ -29,6 +29,11 @@ pub fn flows_per_host(c: &mut Checker<'_>, limits: &Limits) -> u32 {
     c.number("flows_per_host", &limits.flows_per_host, 1..(1 << 28) + 1, 0) as u32
 }
 
+/// Flows that a host may begin in a second; 0: as many as it likes.
+pub fn new_flows_per_host(c: &mut Checker<'_>, limits: &Limits) -> u32 {
+    c.number("new_flows_per_host", &limits.new_flows_per_host, 1..1 << 16, 0) as u32
+}
+
 /// First and last NAT port.
 pub fn nat_ports(c: &mut Checker<'_>, gateway: &Gateway, workers: u8) -> (u16, u16) {
     let given = gateway.nat_ports.as_ref();

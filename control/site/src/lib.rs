@@ -144,6 +144,8 @@ pub struct Site {
     pub timeouts: Timeouts,
     /// Flows that a host may have at a time; 0: as many as there is room for.
     pub flows_per_host: u32,
+    /// Flows that one may begin in a second; 0: as many as it likes.
+    pub new_flows_per_host: u32,
     /// LAN ports.
     pub lans: Vec<Lan>,
     /// Uplinks.

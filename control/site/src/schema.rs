@@ -104,6 +104,7 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub flows_per_host: Option<Spanned<i64>>,
+    pub new_flows_per_host: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

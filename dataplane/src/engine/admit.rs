@@ -307,6 +307,10 @@ impl<F: Stored> Sessions<F> {
         if !self.shares.allow(adjacency, self.room() / u64::from(cx.workers)) {
             return Err(Counter::DropTableFull);
         }
+        let rate = cx.snapshot.half.new_flows_per_host;
+        if rate != 0 && !self.shares.begins(adjacency, cx.now, rate) {
+            return Err(Counter::DropHostRate);
+        }
         Ok((host, adjacency))
     }
 

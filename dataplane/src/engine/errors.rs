@@ -199,7 +199,7 @@ impl Context {
     }
 
     /// Tells the sender of a packet that would begin a flow that there is no room for it: no place, no
-    /// port, others' share of them, or no more flows for its host. That is no reason to give up (RFC
+    /// port, others' share of them, or no more flows for its host, or not so soon. That is no reason to give up (RFC
     /// 6888 REQ-11b, RFC 5461).
     pub(super) fn tell_of_no_room<F: Family, B: Buffer>(
         &mut self,
@@ -208,7 +208,14 @@ impl Context {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) {
-        if matches!(reason, Counter::DropTableFull | Counter::DropNoPort | Counter::DropHostLimit) {
+        let is_told = matches!(
+            reason,
+            Counter::DropTableFull
+                | Counter::DropNoPort
+                | Counter::DropHostLimit
+                | Counter::DropHostRate
+        );
+        if is_told {
             let kind = match F::FAMILY {
                 weir_layout::Family::V4 => [icmp::UNREACHABLE, 1],
                 weir_layout::Family::V6 => [icmpv6::UNREACHABLE, 3],

@@ -235,6 +235,28 @@ fn a_host_that_floods_the_table_leaves_room_for_others_and_ends_no_flow_of_their
 }
 
 #[test]
+fn a_host_begins_as_many_flows_in_a_second_as_the_file_says_by_all_workers() {
+    const RATE: u16 = 20;
+    let mut gateway = Gateway::with(2, SLOTS);
+    gateway.half.new_flows_per_host = RATE.into();
+    gateway.publish(BUCKETS);
+    gateway.now -= gateway.now % 1000;
+    for second in 0..3 {
+        let syn = |n: u16| syn_of(2, 100 * second + n);
+        for n in 0..RATE {
+            assert_eq!(one(gateway.send_to(n as u8 % 2, LAN, &syn(n))).0, 1, "{second} {n}");
+        }
+        let (device, told) = one(gateway.send(LAN, &syn(RATE)));
+        assert_eq!((device, &told[34..36]), (LAN, &[3, 1][..]));
+        assert_eq!(one(gateway.send(LAN, &syn(0))).0, 1, "of a flow");
+        assert_eq!(one(gateway.send(LAN, &syn_of(3, second))).0, 1, "of another host");
+        gateway.now += 1000;
+    }
+    assert_eq!(gateway.count(Counter::DropHostRate), 3);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_host_has_as_many_flows_as_the_file_says_by_all_workers_and_no_more() {
     const LIMIT: u16 = 50;
     let mut gateway = Gateway::with(2, SLOTS);

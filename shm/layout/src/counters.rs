@@ -160,6 +160,8 @@ counters! {
         DropRule = 59, "drop.rule";
         /// Drop: its host has as many flows as `flows_per_host` allows.
         DropHostLimit = 60, "drop.host_limit";
+        /// Drop: its host has begun as many flows in this second as `new_flows_per_host` allows.
+        DropHostRate = 61, "drop.host_rate";
 
         /// Drop: for a published service that is not open to the source.
         DropPublishSource = 57, "drop.publish_source";
@@ -183,6 +185,7 @@ impl Counter {
                     | Self::DropForeignSource
                     | Self::DropRule
                     | Self::DropHostLimit
+                    | Self::DropHostRate
                     | Self::DropPublishSource
                     | Self::DropPublishHost
             )

@@ -145,9 +145,12 @@ fn the_flows_of_a_host_may_be_limited() {
     let with = |line: &str| format!("[limits]\n{line}\n{GOOD}");
     let limit = |line: &str| parse("weir.toml", &with(line)).unwrap().flows_per_host;
     assert_eq!([limit(""), limit("flows_per_host = 500")], [0, 500]);
+    let rate = |line: &str| parse("weir.toml", &with(line)).unwrap().new_flows_per_host;
+    assert_eq!([rate(""), rate("new_flows_per_host = 65535")], [0, 65_535]);
     for (line, said) in [
         ("flows_per_host = 0", "use 1 to 268435456"),
         ("flows_per_host = -1", "weir.toml:2:18: flows_per_host -1 is out of range"),
+        ("new_flows_per_host = 65536", "use 1 to 65535"),
         ("flows_per_hosts = 5", "did you mean `flows_per_host`?"),
     ] {
         let text = problems(&with(line)).remove(0);

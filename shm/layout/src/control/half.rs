@@ -49,6 +49,10 @@ pub struct ControlHalf {
     /// Flows that a host of a LAN may have at a time, of both families; 0: as many as there is room
     /// for.
     pub flows_per_host: u32,
+    /// Flows that one may begin in a second, of both families; 0: as many as it likes.
+    pub new_flows_per_host: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Devices, by index.
     pub devices: [Device; MAX_DEVICES],
     /// Ports, by index.
