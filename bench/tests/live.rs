@@ -1,9 +1,13 @@
 //! The benchmarks with live frames, small: what they say is about frames that were counted.
 
-use weir_bench::compare::{self, System};
+use std::time::Duration;
+
+use weir_bench::compare::site::{Kind, shortest};
+use weir_bench::compare::{self, Entrant, Measured, System};
 use weir_bench::ip_version::IpVersion;
 use weir_bench::{adopt, failover, flood, latency, new_flows, update};
 use weir_kit::ipv6::Mode;
+use weir_layout::Family;
 
 #[test]
 fn latency_is_that_of_frames_that_arrived() {
@@ -47,6 +51,32 @@ fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
         let json = reports[0].json();
         for key in ["xdp_redirect", "xdp_limit", "linux", "linux_nat", "linux_npt", "nat44"] {
             assert!(json[format!("ratio_kernel_vs_{key}")].as_f64().unwrap() > 0.0, "{json}");
+        }
+    }
+}
+
+/// Why a round of few flows has no figure.
+fn refused(entrant: &mut Entrant, system: System) -> String {
+    let (size, run) = (shortest(Family::V4), Duration::from_millis(50));
+    let round = entrant.round(size, run, &mut Measured::new(system));
+    format!("{:#}", round.unwrap_err())
+}
+
+#[test]
+fn there_is_no_figure_where_flows_begin_while_they_are_measured() {
+    for kind in [Kind::V4] {
+        for system in [System::WeirUser, System::WeirKernel] {
+            let mut prepared = system.prepare(kind, 64).unwrap();
+            // Half of them are for another address now, which they have not asked yet.
+            prepared.site.pair_flows();
+            let mut entrant = Entrant::new(system, prepared).unwrap();
+            let error = refused(&mut entrant, system);
+            assert!(error.contains("began anew") && !error.contains("and 0 flows"), "{error}");
+            if system == System::WeirKernel {
+                // They are there by now, but nobody has answered: the user tier has them.
+                let error = refused(&mut entrant, system);
+                assert!(error.contains("and 0 flows began anew"), "{error}");
+            }
         }
     }
 }

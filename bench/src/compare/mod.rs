@@ -96,6 +96,9 @@ const WARM_UP: u32 = 1 << 17;
 const LEAST: u32 = 1 << 18;
 /// Most.
 const MOST: u32 = 1 << 27;
+/// One frame in so many may go another way through a gateway than by the tier that is measured:
+/// neighbours are asked for, and uplinks probed, meanwhile.
+const ONE_ASTRAY_IN: u64 = 1000;
 
 /// Compares. A system that does not work is reported as absent, with the reason.
 ///
@@ -128,7 +131,8 @@ pub fn measure(options: &Options) -> Result<Vec<Report>> {
     Ok(reports)
 }
 
-struct Entrant {
+/// A system on its site, and what it takes to measure it.
+pub struct Entrant {
     system: System,
     prepared: Prepared,
     /// A call without frames.
@@ -180,14 +184,24 @@ impl Field {
 }
 
 impl Entrant {
-    fn new(system: System, mut prepared: Prepared) -> Result<Self> {
+    /// Of a system that has all flows established.
+    ///
+    /// # Errors
+    /// When the generator fails.
+    pub fn new(system: System, mut prepared: Prepared) -> Result<Self> {
         let call = prepared.site.call()?;
         Ok(Self { system, prepared, call })
     }
 
-    fn round(&mut self, size: Size, run: Duration, measured: &mut Measured) -> Result<()> {
+    /// A warm-up and a run.
+    ///
+    /// # Errors
+    /// When the generator or the gateway fails, and when frames did not go by the tier that is
+    /// measured, as those of established flows: then there is no figure.
+    pub fn round(&mut self, size: Size, run: Duration, measured: &mut Measured) -> Result<()> {
         let Prepared { site, gateway } = &mut self.prepared;
         gateway.wake()?;
+        let (astray, flows) = (gateway.astray()?, gateway.flows_made()?);
         site.aim(size, 0)?;
         let warm = site.traffic.blast(WARM_UP)?;
         let each = warm.sending(self.call).as_secs_f64() / f64::from(WARM_UP);
@@ -196,6 +210,14 @@ impl Entrant {
         let (before, in_kernel) = (site.traffic.far()?.packets, gateway.forwarded_in_kernel()?);
         let call = site.traffic.blast(frames.clamp(LEAST, MOST))?;
         let arrived = site.settle(|traffic| Ok(traffic.far()?.packets))? - before;
+        // A frame may come between two counters.
+        let astray = gateway.astray()?.saturating_sub(astray);
+        let flows = gateway.flows_made()? - flows;
+        ensure!(
+            flows == 0 && astray * ONE_ASTRAY_IN <= arrived,
+            "{astray} frames went another way than by the tier that is measured, and {flows} flows \
+             began anew; {arrived} frames arrived"
+        );
         let in_kernel = match (in_kernel, gateway.forwarded_in_kernel()?) {
             (Some(before), Some(after)) => Some((after - before) as f64 / arrived as f64),
             _ => None,

@@ -139,6 +139,23 @@ pub trait Gateway {
     fn forwarded_in_kernel(&self) -> Result<Option<u64>> {
         Ok(None)
     }
+
+    /// Frames that have gone another way so far than by the tier that is measured: dropped, left to
+    /// the kernel, or the other tier's.
+    ///
+    /// # Errors
+    /// As [`Self::forwarded_in_kernel`].
+    fn astray(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// Flows that it has made so far, if it counts them.
+    ///
+    /// # Errors
+    /// As [`Self::forwarded_in_kernel`].
+    fn flows_made(&self) -> Result<u64> {
+        Ok(0)
+    }
 }
 
 /// Nothing to run: the kernel or a program forwards.

@@ -33,7 +33,7 @@ pub fn prepare(kind: Kind, flows: u32, tier: Tier) -> Result<Prepared> {
     let mut site = Site::build_for(kind, flows)?;
     let weir = start(&mut site, tier, flows)?;
     establish(&mut site, &weir)?;
-    Ok(Prepared { site, gateway: Box::new(weir) })
+    Ok(Prepared { site, gateway: Box::new(Running { weir, tier }) })
 }
 
 /// Starts weir with room for this many flows.
@@ -120,8 +120,32 @@ fn configuration(site: &Site, tier: Tier, room: u32) -> String {
     text + "[[policy]]\nname = \"balanced\"\nselection = \"flow\"\n"
 }
 
-impl Gateway for Weir {
+/// Weir, and the tier of it that is measured.
+struct Running {
+    weir: Weir,
+    tier: Tier,
+}
+
+impl Gateway for Running {
     fn forwarded_in_kernel(&self) -> Result<Option<u64>> {
-        Ok(Some(self.counters()?.sum(Counter::XdpForwarded)))
+        Ok(Some(self.weir.counters()?.sum(Counter::XdpForwarded)))
+    }
+
+    fn astray(&self) -> Result<u64> {
+        let counters = self.weir.counters()?;
+        let all = counters.sum(Counter::XdpRx);
+        let taken = counters.sum(match self.tier {
+            Tier::User => Counter::XdpToUser,
+            Tier::Kernel => Counter::XdpForwarded,
+        });
+        // What a worker is offered beyond what it can send is lost by the tier that is measured.
+        let is_other = |drop: Counter| !drop.is_xdp_drop() && drop != Counter::DropTxFull;
+        let drops = Counter::ALL.iter().copied().filter(|it| it.is_drop() && is_other(*it));
+        let dropped: u64 = drops.map(|drop| counters.sum(drop)).sum();
+        Ok(all.saturating_sub(taken) + dropped)
+    }
+
+    fn flows_made(&self) -> Result<u64> {
+        Ok(self.weir.counters()?.sum(Counter::FlowsCreated))
     }
 }
