@@ -2,7 +2,7 @@
 //! what becomes of others: of flows that they have, and of connections that they open; beside the
 //! kernel.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +14,16 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_kit::netns::Netns;
-use weir_kit::plan::{Port, server_address};
+use weir_kit::plan::server_address;
 use weir_kit::topology::{Host, TOWARDS_GATEWAY};
 use weir_kit::traffic::{GENERATOR_CPU, Traffic};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::witness::{Clients, PORT, Witness};
 use weir_layout::Family;
 use weir_traffic::{FLOOD_HOSTS, FLOOD_PORTS, Stream, TCP, UDP};
-use zerocopy::transmute;
 
-use crate::compare::site::{Kind, Site, mac, refused, shortest};
-use crate::compare::{GATEWAY_CPU, System, linux};
+use crate::compare::site::{Kind, Site, load, refused, shortest};
+use crate::compare::{GATEWAY_CPU, System, linux, published};
 use crate::section::{Section, figure, median, table};
 
 /// Hosts beside the one that floods.
@@ -42,8 +41,8 @@ const PATIENCE: Duration = Duration::from_millis(3500);
 /// One that takes longer has been tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The first of those who flood from outside.
-const ATTACKERS: Ipv4Addr = Ipv4Addr::new(193, 5, 0, 1);
+/// The service that is flooded from outside.
+const FLOODED: SocketAddrV4 = SocketAddrV4::new(user(0), PORT);
 
 /// What the flood is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -159,15 +158,18 @@ fn round(system: System, protocol: Protocol, options: &Options) -> Result<Round>
             ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
         ])?;
         if options.from == Origin::Outside {
-            prepared.site.topology.gateway.nft(&published_by_linux())?;
+            prepared.site.topology.gateway.nft(&published::by_linux(FLOODED))?;
         }
         return flood(&mut prepared.site, protocol, options);
     }
     let mut site = Site::build(ROOM)?;
-    let published = if options.from == Origin::Outside { published() } else { String::new() };
-    let weir = Weir::start(&site.topology, &(configuration(&site) + &published))?;
+    let mut configuration = configuration(&site);
+    if options.from == Origin::Outside {
+        configuration += &published::by_weir(FLOODED);
+    }
+    let weir = Weir::start(&site.topology, &configuration)?;
     weir.wait_until_usable_in(Family::V4, &[0, 1])?;
-    site.count_at_providers()?;
+    site.count_at_far_side()?;
     flood(&mut site, protocol, options)
 }
 
@@ -182,27 +184,6 @@ fn configuration(site: &Site) -> String {
     )
 }
 
-/// The service that is flooded: the port outside that frames of a flood have.
-fn published() -> String {
-    format!(
-        "[[publish]]\nname = \"flooded\"\nprotocol = [\"tcp\", \"udp\"]\nports = {}\n\
-         to = \"{}:{PORT}\"\n",
-        weir_traffic::PORT,
-        user(0)
-    )
-}
-
-/// The same of the kernel.
-fn published_by_linux() -> String {
-    let (port, to) = (weir_traffic::PORT, user(0));
-    let rule = |protocol| format!("iifname \"wan*\" {protocol} dport {port} dnat to {to}:{PORT}\n");
-    format!(
-        "table ip publish {{ chain in {{ type nat hook prerouting priority dstnat\n{}{}}}\n}}\n",
-        rule("tcp"),
-        rule("udp")
-    )
-}
-
 /// The address of one who does not flood.
 const fn user(user: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 2, user + 1)
@@ -210,19 +191,8 @@ const fn user(user: u8) -> Ipv4Addr {
 
 /// From beyond the first uplink.
 fn outside(site: &Site) -> Result<(Traffic, Stream)> {
-    let provider = &site.topology.providers[0];
-    let load = site.load(shortest(Family::V4));
-    let mut start: [u8; 16] = transmute!(load.start);
-    start[..6].copy_from_slice(&mac(Port::GatewayWan(0)));
-    start[6..12].copy_from_slice(&mac(Port::RouterCustomer(0)));
-    let stream = Stream {
-        start: transmute!(start),
-        source: ATTACKERS.to_bits(),
-        destination: provider.addresses[0].to_bits(),
-        from_many: 1,
-        ..load
-    };
-    Ok((Traffic::load(&provider.netns, TOWARDS_GATEWAY)?, stream))
+    let stream = Stream { from_many: 1, ..load(Kind::Inbound, site.flows(), shortest(Family::V4)) };
+    Ok((Traffic::load(&site.topology.providers[0].netns, TOWARDS_GATEWAY)?, stream))
 }
 
 fn flood(site: &mut Site, protocol: Protocol, options: &Options) -> Result<Round> {

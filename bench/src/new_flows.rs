@@ -38,7 +38,7 @@ impl Default for Options {
 /// which the user tier makes them.
 fn systems(kind: Kind) -> [(System, Measure); 2] {
     let linux = match kind {
-        Kind::V4 => System::LinuxNat,
+        Kind::V4 | Kind::Inbound => System::LinuxNat,
         Kind::V6(_) => System::LinuxRoute,
     };
     [(linux, by_linux), (System::WeirKernel, by_weir)]
@@ -109,7 +109,7 @@ pub fn measure(options: &Options) -> Result<[Line; 2]> {
 
 fn by_linux(kind: Kind, flows: u32) -> Result<Round> {
     let mut prepared = match kind {
-        Kind::V4 => linux::nat_without_flows(kind, flows)?,
+        Kind::V4 | Kind::Inbound => linux::nat_without_flows(kind, flows)?,
         Kind::V6(_) => linux::tracked_without_flows(flows)?,
     };
     send(&mut prepared.site, flows, |site| Ok(site.traffic.far()?.packets))

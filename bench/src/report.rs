@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
-use weir_layout::Family;
 
+use crate::compare::site::Kind;
 use crate::compare::{self, System};
 use crate::ip_version::IpVersion;
 use crate::machine::Machine;
@@ -61,7 +61,7 @@ fn comparison() -> Result<Section> {
         // Routing has no state per flow: for it the number says little.
         systems: System::ALL
             .into_iter()
-            .filter(|system| system.suits(Family::V4) && *system != System::LinuxRoute)
+            .filter(|system| system.suits(Kind::V4) && *system != System::LinuxRoute)
             .collect(),
         ..comparison.clone()
     };

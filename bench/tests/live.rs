@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_bench::compare::mode::Mode as Of;
 use weir_bench::compare::site::{Kind, shortest};
 use weir_bench::compare::{self, Entrant, Measured, System};
 use weir_bench::ip_version::IpVersion;
@@ -38,7 +39,7 @@ fn flows_of_ipv6_take_the_kernel_tier_beside_the_kernel_itself() {
             flows: vec![64],
             sizes: Vec::new(),
             family: IpVersion::V6,
-            mode: Some(mode),
+            mode: Some(Of::Ipv6(mode)),
             rounds: 1,
             seconds: 0.05,
             systems,
@@ -64,7 +65,7 @@ fn refused(entrant: &mut Entrant, system: System) -> String {
 
 #[test]
 fn there_is_no_figure_where_flows_begin_while_they_are_measured() {
-    for kind in [Kind::V4] {
+    for kind in [Kind::V4, Kind::Inbound] {
         for system in [System::WeirUser, System::WeirKernel] {
             let mut prepared = system.prepare(kind, 64).unwrap();
             // Half of them are for another address now, which they have not asked yet.
@@ -124,8 +125,9 @@ fn a_comparison_of_ipv4_has_neither_modes_nor_systems_of_ipv6() {
         systems,
     };
     for (options, told) in [
-        (options(Some(Mode::Npt66), Vec::new()), "--mode is of IPv6"),
-        (options(None, vec![System::WeirNat44]), "weir_nat44 is of IPv6"),
+        (options(Some(Of::Ipv6(Mode::Npt66)), Vec::new()), "--mode npt66 is of IPv6"),
+        (options(None, vec![System::WeirNat44]), "weir_nat44 has no part in this"),
+        (options(Some(Of::Inbound), vec![System::LinuxRoute]), "linux_route has no part in this"),
     ] {
         let error = compare::measure(&options).unwrap_err().to_string();
         assert!(error.starts_with(told), "{error}");

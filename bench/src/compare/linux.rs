@@ -14,7 +14,9 @@ use anyhow::{Context, Result};
 use weir_kit::ipv6::{self, Mode};
 use weir_kit::plan::Port;
 use weir_kit::wait;
+use weir_layout::Family;
 
+use super::published;
 use super::site::{ADDRESSES, HOSTS, Kind, Site};
 use super::system::{Gateway, Prepared};
 
@@ -33,7 +35,7 @@ const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 /// When the kernel refuses a step.
 pub fn route(kind: Kind, flows: u32) -> Result<Prepared> {
     let mut site = match kind {
-        Kind::V4 => routed(flows)?,
+        Kind::V4 | Kind::Inbound => routed(kind, flows)?,
         Kind::V6(Mode::Source | Mode::StatelessSource) => routed_by_source(flows)?,
         Kind::V6(_) => routed6(Mode::None, flows)?,
     };
@@ -41,7 +43,8 @@ pub fn route(kind: Kind, flows: u32) -> Result<Prepared> {
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
-/// The same, and nftables translates address and port.
+/// The same, and nftables translates address and port: of who sends, or of the service that is asked
+/// for.
 ///
 /// # Errors
 /// When the kernel refuses a step, or the flows are not all tracked.
@@ -57,30 +60,42 @@ pub fn nat(kind: Kind, flows: u32) -> Result<Prepared> {
 /// When the kernel refuses a step.
 pub fn nat_without_flows(kind: Kind, flows: u32) -> Result<Prepared> {
     let limits = Conntrack::raise(flows)?;
-    let (site, table) = match kind {
-        Kind::V4 => (routed(flows)?, "ip"),
-        Kind::V6(_) => (routed6(Mode::Nat66, flows)?, "ip6"),
+    let site = match kind {
+        Kind::V4 | Kind::Inbound => routed(kind, flows)?,
+        Kind::V6(_) => routed6(Mode::Nat66, flows)?,
     };
     let gateway = &site.topology.gateway;
+    gateway.nft(&match kind {
+        Kind::V4 | Kind::V6(_) => source_nat(&site)?,
+        Kind::Inbound => published::by_linux(site.service()),
+    })?;
+    gateway.sysctl(&KEEP)?;
+    Ok(Prepared { site, gateway: Box::new(limits) })
+}
+
+/// Who sends gets an address of the uplink.
+fn source_nat(site: &Site) -> Result<String> {
+    let table = match site.kind.family() {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
     let mut rules = String::new();
     for provider in &site.topology.providers {
-        let pool: [IpAddr; 2] = match kind {
-            Kind::V4 => {
+        let pool: [IpAddr; 2] = match site.kind.family() {
+            Family::V4 => {
                 let last = provider.addresses.last().context("a provider without addresses")?;
                 [provider.addresses[0], *last].map(IpAddr::V4)
             }
-            Kind::V6(_) => [1, ADDRESSES as u16].map(|it| of_provider(provider.index, it).into()),
+            Family::V6 => [1, ADDRESSES as u16].map(|it| of_provider(provider.index, it).into()),
         };
         let [first, last] = pool;
         let device = provider.interface();
         let _ = writeln!(rules, "oifname \"{device}\" snat to {first}-{last}");
     }
-    gateway.nft(&format!(
+    Ok(format!(
         "table {table} compare {{ chain out {{ type nat hook postrouting priority srcnat\n{rules}}}\n\
          }}\n"
-    ))?;
-    gateway.sysctl(&KEEP)?;
-    Ok(Prepared { site, gateway: Box::new(limits) })
+    ))
 }
 
 /// The same, and ip6tables translates prefixes, which tracks nothing.
@@ -131,8 +146,8 @@ pub fn tracked_without_flows(flows: u32) -> Result<Prepared> {
     Ok(Prepared { site, gateway: Box::new(limits) })
 }
 
-fn routed(flows: u32) -> Result<Site> {
-    let mut site = Site::build(flows)?;
+fn routed(kind: Kind, flows: u32) -> Result<Site> {
+    let mut site = Site::build_for(kind, flows)?;
     let host = site.topology.hosts[0].address;
     let hops = site.topology.providers.iter().map(|provider| provider.next_hop).collect::<Vec<_>>();
     route_by(&mut site, [&host, &HOSTS], "default", &hops)?;
@@ -183,7 +198,7 @@ fn route_by(
     all: &str,
     hops: &[impl Display],
 ) -> Result<()> {
-    site.count_at_providers()?;
+    site.count_at_far_side()?;
     let gateway = &site.topology.gateway;
     let mut lines = route_hosts([host, hosts]);
     let mut by = String::new();

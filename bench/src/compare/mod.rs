@@ -16,6 +16,8 @@
 //! run there too.
 
 pub mod linux;
+pub mod mode;
+pub mod published;
 mod report;
 pub mod site;
 pub mod system;
@@ -25,8 +27,9 @@ pub mod weir;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mode::Mode;
 use site::Kind;
-use weir_kit::ipv6::Mode;
+use weir_kit::ipv6;
 use weir_kit::traffic::Size;
 
 use crate::ip_version::IpVersion;
@@ -52,8 +55,8 @@ pub struct Options {
     /// Version of IP.
     #[arg(long, value_enum, default_value_t)]
     pub family: IpVersion,
-    /// What weir does with addresses of IPv6; nothing unless given. The stateless ones let in what no
-    /// flow asked for.
+    /// With IPv6: what weir does with addresses, nothing unless given; the stateless ones let in what
+    /// no flow asked for. With IPv4: NAT44 of flows that begin inside unless given.
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
     /// Rounds; figures are medians over them.
@@ -72,16 +75,25 @@ impl Options {
     fn kind(&self) -> Result<Kind> {
         match (self.family, self.mode) {
             (IpVersion::V4, None) => Ok(Kind::V4),
-            (IpVersion::V4, Some(_)) => bail!("--mode is of IPv6: say --family 6"),
-            (IpVersion::V6, mode) => Ok(Kind::V6(mode.unwrap_or(Mode::None))),
+            (IpVersion::V4, Some(Mode::Inbound)) => Ok(Kind::Inbound),
+            (IpVersion::V4, Some(mode)) => {
+                bail!("--mode {} is of IPv6: say --family 6", mode.name())
+            }
+            (IpVersion::V6, None) => Ok(Kind::V6(ipv6::Mode::None)),
+            (IpVersion::V6, Some(Mode::Ipv6(mode))) => Ok(Kind::V6(mode)),
+            (IpVersion::V6, Some(Mode::Inbound)) => bail!("--mode inbound is of IPv4"),
         }
     }
 
     /// Which systems are measured.
     fn systems(&self, kind: Kind) -> Result<Vec<System>> {
-        let suits = |system: &System| system.suits(kind.family());
+        let suits = |system: &System| system.suits(kind);
         if let Some(other) = self.systems.iter().find(|system| !suits(system)) {
-            bail!("{} is of IPv6: say --family 6, or leave it out of --systems", other.name());
+            bail!(
+                "{} has no part in this: leave it out of --systems, or say another --family or \
+                 --mode",
+                other.name()
+            );
         }
         let wanted = |system: &System| {
             *system == System::None || self.systems.is_empty() || self.systems.contains(system)

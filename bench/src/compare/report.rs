@@ -3,7 +3,6 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_kit::traffic::Size;
-use weir_layout::Family;
 
 use super::Options;
 use super::site::{Kind, shortest};
@@ -100,8 +99,8 @@ impl Report {
     pub fn json(&self) -> Value {
         let mut object = Map::new();
         object.insert("family".into(), json!(IpVersion::from(self.kind.family())));
-        if let Kind::V6(mode) = self.kind {
-            object.insert("mode".into(), json!(mode));
+        if let Some(mode) = self.kind.mode() {
+            object.insert("mode".into(), json!(mode.name()));
         }
         object.insert("flows".into(), json!(self.flows));
         object.insert("size".into(), json!(self.size.to_string()));
@@ -140,9 +139,17 @@ impl Report {
         };
         let kernel = |other| over(rate(System::WeirKernel), rate(other));
         let linux = System::linux_for(self.kind);
-        let mut ratios = match self.kind.family() {
-            Family::V4 => vec![("ratio_kernel_vs_linux_nat", kernel(linux))],
-            Family::V6 => vec![
+        let mut ratios = match self.kind {
+            Kind::V4 => vec![("ratio_kernel_vs_linux_nat", kernel(linux))],
+            Kind::Inbound => vec![
+                ("ratio_inbound_vs_outbound", kernel(System::WeirNat44)),
+                (
+                    "ratio_user_inbound_vs_outbound",
+                    over(rate(System::WeirUser), rate(System::WeirUserNat44)),
+                ),
+                ("ratio_kernel_vs_linux_nat", kernel(linux)),
+            ],
+            Kind::V6(_) => vec![
                 ("ratio_kernel_vs_linux", kernel(linux)),
                 ("ratio_kernel_vs_linux_route", kernel(System::LinuxRoute)),
                 ("ratio_kernel_vs_linux_nat", kernel(System::LinuxNat)),
@@ -215,7 +222,7 @@ pub fn section(reports: &[Report], options: &Options) -> Section {
          ratio is the median of the rounds' ratios.",
         options.rounds, options.seconds
     )];
-    notes.extend(reports.first().and_then(|report| translation(report.kind)));
+    notes.extend(reports.first().and_then(|report| peers(report.kind)));
     notes.extend(reports.iter().map(Report::ratios_in_words));
     notes.extend(absent.map(|text| format!("Absent with {text}.")));
     Section {
@@ -228,16 +235,24 @@ pub fn section(reports: &[Report], options: &Options) -> Section {
     }
 }
 
-/// What the systems of a comparison of IPv6 do with addresses.
-fn translation(kind: Kind) -> Option<String> {
-    let Kind::V6(mode) = kind else { return None };
+/// What the systems of a comparison do that is of one mode.
+fn peers(kind: Kind) -> Option<String> {
+    let mode = kind.mode()?.name();
+    if kind == Kind::Inbound {
+        return Some(
+            "Flows begin outside, by one uplink, for a published service of one host; what is \
+             measured goes to it, after each was answered and has gone on. `linux_nat` is nft dnat. \
+             `weir_nat44` and `weir_user_nat44` are weir's tiers with as many flows from inside, by \
+             both uplinks, behind NAT44, and with a table of the same size."
+                .into(),
+        );
+    }
     let linux = System::linux_for(kind).name();
     Some(format!(
-        "Weir's mode is `{}`, for which the kernel has `{linux}` \
+        "Weir's mode is `{mode}`, for which the kernel has `{linux}` \
          (`ratio_kernel_vs_linux`). `linux_route` translates nothing, `linux_nat` address and port \
          (nft snat), `linux_npt` the prefix (SNPT and DNPT of ip6tables). `weir_nat44` is weir with \
-         as many flows of IPv4, in frames of the same size, behind NAT44.",
-        serde_json::to_value(mode).ok()?.as_str()?
+         as many flows of IPv4, in frames of the same size, behind NAT44."
     ))
 }
 

@@ -5,21 +5,27 @@
 //!   generate                 wan1 ── gw isp1
 //!   home                              far
 //! ```
+//!
+//! Where flows begin outside it is the other way round: the first provider generates, and the host
+//! counts.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weir_kit::ipv6::{self, Mode};
 use weir_kit::netns::Netns;
-use weir_kit::plan::{Lan, Plan, Port, Uplink};
+use weir_kit::plan::{Lan, Plan, Port, Uplink, uplink_address};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
 use weir_kit::traffic::{FCS, Size, Traffic, scattering_stride};
+use weir_kit::wait;
 use weir_layout::Family;
 use weir_traffic::ipv6::{MIN_FRAME as MIN_FRAME6, prefix_sum};
-use weir_traffic::{MAX_DESTINATIONS, MIN_FRAME, MODE_REFLECT, MODE_SINK, PORTS, Stream};
+use weir_traffic::{MAX_DESTINATIONS, MIN_FRAME, MODE_REFLECT, MODE_SINK, PORT, PORTS, Stream};
 use zerocopy::transmute;
+
+use super::mode;
 
 /// Most endpoints; more flows go to more destinations. Two uplinks of [`ADDRESSES`] addresses have
 /// half as many ports again.
@@ -32,6 +38,8 @@ pub const UPLINKS: usize = 2;
 pub const HOSTS: &str = "10.0.64.0/18";
 const FIRST_HOST: u32 = u32::from_be_bytes([10, 0, 64, 0]);
 const FIRST_SERVER: u32 = u32::from_be_bytes([198, 51, 100, 1]);
+/// The first of those outside who ask for a service.
+const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(193, 5, 0, 1);
 
 /// How long nothing may arrive before what is missing is lost.
 const SETTLED: Duration = Duration::from_millis(40);
@@ -42,6 +50,8 @@ const PASSES: u32 = 6;
 pub enum Kind {
     /// IPv4.
     V4,
+    /// IPv4, from outside by the first uplink, for a published service of the host.
+    Inbound,
     /// IPv6, and what uplinks do with its addresses. Where hosts have an address of each provider,
     /// flows are from the first's.
     V6(Mode),
@@ -52,8 +62,18 @@ impl Kind {
     #[must_use]
     pub fn family(self) -> Family {
         match self {
-            Self::V4 => Family::V4,
+            Self::V4 | Self::Inbound => Family::V4,
             Self::V6(_) => Family::V6,
+        }
+    }
+
+    /// What is special about them, if anything.
+    #[must_use]
+    pub fn mode(self) -> Option<mode::Mode> {
+        match self {
+            Self::V4 => None,
+            Self::Inbound => Some(mode::Mode::Inbound),
+            Self::V6(mode) => Some(mode::Mode::Ipv6(mode)),
         }
     }
 
@@ -61,7 +81,7 @@ impl Kind {
     #[must_use]
     pub fn has_entries(self) -> bool {
         match self {
-            Self::V4 => true,
+            Self::V4 | Self::Inbound => true,
             Self::V6(mode) => mode.has_entries(),
         }
     }
@@ -124,9 +144,12 @@ impl Site {
         if let Kind::V6(mode) = kind {
             mode.lay(&topology)?;
         }
-        let host = &topology.hosts[0].netns;
-        let mut traffic = Traffic::with_table(host, "eth0", pages)?;
-        traffic.attach(weir_traffic::HOME, host, "eth0")?;
+        let [near, _] = ends(kind, &topology);
+        let (netns, device) = near[0];
+        let mut traffic = Traffic::with_table(netns, device, pages)?;
+        for (netns, device) in near {
+            traffic.attach(weir_traffic::HOME, netns, device)?;
+        }
         Ok(Self { traffic, topology, kind, flows, endpoints: flows.min(MAX_ENDPOINTS) })
     }
 
@@ -141,7 +164,24 @@ impl Site {
     /// # Errors
     /// When the device does not say.
     pub fn refused(&self) -> Result<u64> {
-        refused(&self.topology.hosts[0].netns, "eth0")
+        let [near, _] = ends(self.kind, &self.topology);
+        let (netns, device) = near[0];
+        refused(netns, device)
+    }
+
+    /// The gateway's ports by which frames enter and leave; the latter is one of several outside.
+    #[must_use]
+    pub fn gateway_ports(&self) -> [&'static str; 2] {
+        match self.kind {
+            Kind::Inbound => ["wan0", "lan0"],
+            Kind::V4 | Kind::V6(_) => ["lan0", "wan0"],
+        }
+    }
+
+    /// Where the service is that flows from outside ask for.
+    #[must_use]
+    pub fn service(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.topology.hosts[0].address, PORT)
     }
 
     /// The flows in scattered order, as fast as possible, to a sink.
@@ -150,15 +190,14 @@ impl Site {
         Stream { endpoints: self.endpoints, ..load(self.kind, self.flows, size) }
     }
 
-    /// Puts the counting programs on the providers.
+    /// Puts the counting programs where frames arrive: on the providers, or on the host.
     ///
     /// # Errors
     /// When they cannot be attached.
-    pub fn count_at_providers(&mut self) -> Result<()> {
-        self.topology
-            .providers
-            .iter()
-            .try_for_each(|p| self.traffic.attach(weir_traffic::FAR, &p.netns, TOWARDS_GATEWAY))
+    pub fn count_at_far_side(&mut self) -> Result<()> {
+        let [_, far] = ends(self.kind, &self.topology);
+        far.into_iter()
+            .try_for_each(|(netns, device)| self.traffic.attach(weir_traffic::FAR, netns, device))
     }
 
     /// Number of flows.
@@ -167,7 +206,7 @@ impl Site {
         self.flows
     }
 
-    /// Sends every flow to the providers, which answer, until every frame of a pass over all flows
+    /// Sends every flow to the far side, which answers, until every frame of a pass over all flows
     /// is answered. `interval` is the time between frames, zero for none.
     ///
     /// # Errors
@@ -177,17 +216,7 @@ impl Site {
         for pass in 0..PASSES {
             // Who does not keep up is given more time.
             let interval = interval * 2u32.pow(pass);
-            let load = Stream {
-                stride: u32::from(self.flows > 1),
-                mode: MODE_REFLECT,
-                interval_ns: u64::try_from(interval.as_nanos())?,
-                ..self.load(Size::Fixed(64))
-            };
-            self.traffic.set_stream(&load)?;
-            let before = self.traffic.home()?.packets;
-            self.traffic.blast(self.flows)?;
-            let answered = self.settle(|traffic| Ok(traffic.home()?.packets))? - before;
-            missing = u64::from(self.flows) - answered;
+            missing = u64::from(self.flows) - self.answered(self.flows, interval)?;
             if missing == 0 {
                 return Ok(());
             }
@@ -195,6 +224,30 @@ impl Site {
         let flows = self.flows;
         Err(anyhow::anyhow!("{missing} of {flows} frames got no answer"))
             .context("flows could not be established")
+    }
+
+    /// Sends the first flow until it is answered.
+    ///
+    /// # Errors
+    /// When it never is.
+    pub fn wait_for_answer(&mut self) -> Result<()> {
+        wait::until("the first flow to be answered", wait::BOUND, || {
+            Ok((self.answered(1, Duration::ZERO)? == 1).then_some(()))
+        })
+    }
+
+    /// Sends so many flows to the far side, which answers: how many answers come home.
+    fn answered(&mut self, flows: u32, interval: Duration) -> Result<u64> {
+        let load = Stream {
+            stride: u32::from(self.flows > 1),
+            mode: MODE_REFLECT,
+            interval_ns: u64::try_from(interval.as_nanos())?,
+            ..self.load(Size::Fixed(64))
+        };
+        self.traffic.set_stream(&load)?;
+        let before = self.traffic.home()?.packets;
+        self.traffic.blast(flows)?;
+        Ok(self.settle(|traffic| Ok(traffic.home()?.packets))? - before)
     }
 
     /// Prepares to measure with frames of this size, flows in scattered order.
@@ -236,6 +289,19 @@ impl Site {
     }
 }
 
+/// A device in a namespace.
+type End<'t> = (&'t Netns, &'static str);
+
+/// Where flows of a kind begin, the first being the generator's, and where they go.
+fn ends(kind: Kind, topology: &Topology) -> [Vec<End<'_>>; 2] {
+    let inside = vec![(&topology.hosts[0].netns, "eth0")];
+    let outside = topology.providers.iter().map(|it| (&it.netns, TOWARDS_GATEWAY)).collect();
+    match kind {
+        Kind::Inbound => [outside, inside],
+        Kind::V4 | Kind::V6(_) => [inside, outside],
+    }
+}
+
 /// Frames of a generator that the other end of its device had no room for.
 ///
 /// # Errors
@@ -260,29 +326,40 @@ pub fn shortest(family: Family) -> Size {
     Size::Fixed(frame as u16 + FCS)
 }
 
-fn load(kind: Kind, flows: u32, size: Size) -> Stream {
-    // Type and first bytes, destination, and the rest of both addresses.
-    let (first, destination, prefixes) = match kind {
-        Kind::V4 => ([8, 0, 0x45, 0], FIRST_SERVER, [[0; 3]; 2]),
+/// Flows of a kind in scattered order, as fast as possible, to a sink.
+#[must_use]
+pub fn load(kind: Kind, flows: u32, size: Size) -> Stream {
+    // Type and first bytes, source and destination, and the rest of both addresses.
+    const IPV4: [u8; 4] = [8, 0, 0x45, 0];
+    let (first, source, destination, prefixes) = match kind {
+        Kind::V4 => (IPV4, FIRST_HOST, FIRST_SERVER, [[0; 3]; 2]),
+        Kind::Inbound => {
+            (IPV4, FIRST_CLIENT.to_bits(), uplink_address(0, 0).to_bits(), [[0; 3]; 2])
+        }
         Kind::V6(mode) => {
             let [server, prefixes @ ..] = [ipv6::SERVER, mode.crowd(), ipv6::SERVER].map(words);
-            ([0x86, 0xdd, 0x60, 0], server[3], prefixes.map(|[a, b, c, _]| [a, b, c]))
+            ([0x86, 0xdd, 0x60, 0], FIRST_HOST, server[3], prefixes.map(|[a, b, c, _]| [a, b, c]))
         }
+    };
+    // From one end of a link to the other.
+    let [inside, outside] =
+        [[Port::Host(0), Port::GatewayLan(0)], [Port::GatewayWan(0), Port::RouterCustomer(0)]];
+    let [near, far] = match kind {
+        Kind::V4 | Kind::V6(_) => [inside, outside],
+        Kind::Inbound => [outside, inside].map(|[from, to]| [to, from]),
     };
     let [least, ..] = shortest(kind.family()).frames();
     let sizes = size.frames().map(|len| len.max(least));
     let mut start = [0; 16];
-    start[..6].copy_from_slice(&mac(Port::GatewayLan(0)));
-    start[6..12].copy_from_slice(&mac(Port::Host(0)));
+    start[..12].copy_from_slice(&macs(near));
     start[12..].copy_from_slice(&first);
     let mut onward = [0; 16];
-    onward[..6].copy_from_slice(&mac(Port::RouterCustomer(0)));
-    onward[6..12].copy_from_slice(&mac(Port::GatewayWan(0)));
+    onward[..12].copy_from_slice(&macs(far));
     Stream {
         start: transmute!(start),
         onward: transmute!(onward),
         interval_ns: 0,
-        source: FIRST_HOST,
+        source,
         destination,
         flows,
         endpoints: flows.min(MAX_ENDPOINTS),
@@ -302,8 +379,16 @@ fn words(address: Ipv6Addr) -> [u32; 4] {
     [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
 }
 
+/// The first twelve bytes of a frame from a port to another.
+fn macs([from, to]: [Port; 2]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..6].copy_from_slice(&mac(to));
+    bytes[6..].copy_from_slice(&mac(from));
+    bytes
+}
+
 /// The address of a port.
-pub fn mac(port: Port) -> [u8; 6] {
+fn mac(port: Port) -> [u8; 6] {
     let mut bytes = [0; 6];
     for (byte, text) in bytes.iter_mut().zip(port.mac().split(':')) {
         *byte = u8::from_str_radix(text, 16).expect("a plan's MAC addresses are hexadecimal");

@@ -8,6 +8,7 @@ use weir_layout::flow::{FlowEntry4, slots_for};
 use weir_layout::flow6::FlowEntry6;
 
 use super::site::{Kind, Site};
+use super::weir::Tier;
 use super::{linux, testpmd, weir};
 
 /// A gateway, or none.
@@ -30,17 +31,21 @@ pub enum System {
     LinuxNpt,
     /// DPDK's `testpmd` over AF_XDP, changing hardware addresses.
     Testpmd,
+    /// Weir's user tier alone, with as many flows of IPv4 from inside behind NAT44, beside those from
+    /// outside.
+    WeirUserNat44,
     /// Weir's user tier alone.
     WeirUser,
     /// Weir with its kernel tier.
     WeirKernel,
-    /// The same, with as many flows of IPv4 behind NAT44, beside those of IPv6.
+    /// The same, with as many flows of IPv4 from inside behind NAT44, beside those of IPv6 or from
+    /// outside.
     WeirNat44,
 }
 
 impl System {
     /// All, in the order of reports.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::XdpRedirect,
         Self::XdpLimit,
@@ -48,15 +53,23 @@ impl System {
         Self::LinuxNat,
         Self::LinuxNpt,
         Self::Testpmd,
+        Self::WeirUserNat44,
         Self::WeirUser,
         Self::WeirKernel,
         Self::WeirNat44,
     ];
 
-    /// Has it something to do with flows of this family?
+    /// Has it something to do with flows of this kind?
     #[must_use]
-    pub fn suits(self, family: Family) -> bool {
-        family == Family::V6 || !matches!(self, Self::LinuxNpt | Self::WeirNat44)
+    pub fn suits(self, kind: Kind) -> bool {
+        match self {
+            Self::LinuxNpt => matches!(kind, Kind::V6(_)),
+            // A service inside is not reached without translation.
+            Self::LinuxRoute => kind != Kind::Inbound,
+            Self::WeirNat44 => kind != Kind::V4,
+            Self::WeirUserNat44 => kind == Kind::Inbound,
+            _ => true,
+        }
     }
 
     /// The name in reports.
@@ -70,6 +83,7 @@ impl System {
             Self::LinuxNat => "linux_nat",
             Self::LinuxNpt => "linux_npt",
             Self::Testpmd => "testpmd",
+            Self::WeirUserNat44 => "weir_user_nat44",
             Self::WeirUser => "weir_user",
             Self::WeirKernel => "weir_kernel",
             Self::WeirNat44 => "weir_nat44",
@@ -80,7 +94,7 @@ impl System {
     /// cost is the chain's less that of the chain without a gateway.
     #[must_use]
     pub fn has_own_cpu(self) -> bool {
-        matches!(self, Self::Testpmd | Self::WeirUser)
+        matches!(self, Self::Testpmd | Self::WeirUserNat44 | Self::WeirUser)
     }
 
     /// Builds a site of its own for it, and establishes all flows, which are of this kind. The kernel
@@ -89,17 +103,21 @@ impl System {
     /// # Errors
     /// When it is not installed, or does not work.
     pub fn prepare(self, kind: Kind, flows: u32) -> Result<Prepared> {
+        // The same for all, so that nothing but the flows is different.
+        let room = weir::room_for(kind, flows);
+        let weir = |kind, tier| weir::prepare(kind, flows, room, tier);
         match self {
             Self::None => none(kind, flows),
             Self::XdpRedirect => redirected(Site::build_for(kind, flows)?, weir_traffic::REDIRECT),
-            Self::XdpLimit => xdp_limit(kind, flows),
+            Self::XdpLimit => xdp_limit(kind, flows, room),
             Self::LinuxRoute => linux::route(kind, flows),
             Self::LinuxNat => linux::nat(kind, flows),
             Self::LinuxNpt => linux::npt(flows),
             Self::Testpmd => testpmd::prepare(kind, flows),
-            Self::WeirUser => weir::prepare(kind, flows, weir::Tier::User),
-            Self::WeirKernel => weir::prepare(kind, flows, weir::Tier::Kernel),
-            Self::WeirNat44 => weir::prepare(Kind::V4, flows, weir::Tier::Kernel),
+            Self::WeirUserNat44 => weir(Kind::V4, Tier::User),
+            Self::WeirUser => weir(kind, Tier::User),
+            Self::WeirKernel => weir(kind, Tier::Kernel),
+            Self::WeirNat44 => weir(Kind::V4, Tier::Kernel),
         }
     }
 
@@ -107,7 +125,7 @@ impl System {
     #[must_use]
     pub fn linux_for(kind: Kind) -> Self {
         match kind {
-            Kind::V4 | Kind::V6(Mode::Nat66) => Self::LinuxNat,
+            Kind::V4 | Kind::Inbound | Kind::V6(Mode::Nat66) => Self::LinuxNat,
             Kind::V6(Mode::Npt66) => Self::LinuxNpt,
             Kind::V6(_) => Self::LinuxRoute,
         }
@@ -171,26 +189,28 @@ pub struct Prepared {
 
 fn none(kind: Kind, flows: u32) -> Result<Prepared> {
     let mut site = Site::build_for(kind, flows)?;
-    site.traffic.attach(weir_traffic::FAR, &site.topology.gateway, "lan0")?;
+    let [entrance, _] = site.gateway_ports();
+    site.traffic.attach(weir_traffic::FAR, &site.topology.gateway, entrance)?;
     site.establish(std::time::Duration::ZERO)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }
 
 /// The table is as large as the slots of weir's; weir has tags besides. One line of it is looked at.
-fn xdp_limit(kind: Kind, flows: u32) -> Result<Prepared> {
+fn xdp_limit(kind: Kind, flows: u32, room: u32) -> Result<Prepared> {
     let (slot, program) = match kind.family() {
         Family::V4 => (size_of::<FlowEntry4>(), weir_traffic::LIMIT),
         Family::V6 => (size_of::<FlowEntry6>(), weir_traffic::LIMIT6),
     };
-    let lines = slots_for(weir::flow_table(flows)) * u32::try_from(slot / weir_traffic::LINE)?;
+    let lines = slots_for(weir::flow_table(room)) * u32::try_from(slot / weir_traffic::LINE)?;
     let pages = lines.div_ceil(weir_traffic::LINES as u32);
     redirected(Site::with_table(kind, flows, pages)?, program)
 }
 
 /// One way and by one uplink: it has no flows to establish.
 fn redirected(mut site: Site, program: &str) -> Result<Prepared> {
-    site.count_at_providers()?;
-    site.traffic.attach(program, &site.topology.gateway, "lan0")?;
-    site.traffic.redirect_to(&site.topology.gateway, "wan0")?;
+    site.count_at_far_side()?;
+    let [entrance, exit] = site.gateway_ports();
+    site.traffic.attach(program, &site.topology.gateway, entrance)?;
+    site.traffic.redirect_to(&site.topology.gateway, exit)?;
     Ok(Prepared { site, gateway: Box::new(()) })
 }

@@ -49,7 +49,7 @@ pub fn prepare(kind: Kind, flows: u32) -> Result<Prepared> {
         .stdout(File::options().create(true).append(true).open(&log)?)
         .stderr(File::options().create(true).append(true).open(&log)?);
     let mut process = site.topology.gateway.spawn(&mut command)?;
-    site.count_at_providers()?;
+    site.count_at_far_side()?;
     wait::until("testpmd to forward", wait::BOUND, || {
         if let Some(status) = process.child().try_wait()? {
             bail!("{PROGRAM} ended ({status})");

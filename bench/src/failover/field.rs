@@ -151,7 +151,7 @@ impl Field {
         site.topology.internet.ip(&route)?;
         let weir = Weir::start(&site.topology, &configuration(&site, translation))?;
         weir.wait_until_usable_in(family, &[0, 1, 2])?;
-        site.count_at_providers()?;
+        site.count_at_far_side()?;
         let flows = Stream {
             mode: MODE_WATCH,
             interval_ns: PACE.as_nanos() as u64,
@@ -185,8 +185,8 @@ impl Field {
         let host = self.host()?.clone();
         let source: IpAddr = match (self.site.kind, self.translation) {
             (Kind::V6(mode), _) => mode.host(0).into(),
-            (Kind::V4, Translation::Translated) => host.address.into(),
-            (Kind::V4, Translation::Routed) => {
+            (Kind::V4 | Kind::Inbound, Translation::Translated) => host.address.into(),
+            (Kind::V4 | Kind::Inbound, Translation::Routed) => {
                 host.owned.context("the host has no own address")?.into()
             }
         };
@@ -386,7 +386,7 @@ impl Field {
 /// Whom the sockets talk to.
 fn server(site: &Site) -> IpAddr {
     match site.kind {
-        Kind::V4 => site.topology.servers[0].into(),
+        Kind::V4 | Kind::Inbound => site.topology.servers[0].into(),
         Kind::V6(_) => ipv6::SERVER.into(),
     }
 }
@@ -449,7 +449,9 @@ fn configuration(site: &Site, translation: Translation) -> String {
         Translation::Routed => "none",
     };
     let targets: [IpAddr; 2] = match site.kind {
-        Kind::V4 => [site.topology.servers[0].into(), site.topology.servers[1].into()],
+        Kind::V4 | Kind::Inbound => {
+            [site.topology.servers[0].into(), site.topology.servers[1].into()]
+        }
         Kind::V6(_) => [ipv6::SERVER.into(), ipv6::STRANGER.into()],
     };
     let [first, second] = targets;
@@ -465,7 +467,7 @@ fn configuration(site: &Site, translation: Translation) -> String {
          [[lan]]\ninterface = \"lan0\"\n"
     );
     text += &match site.kind {
-        Kind::V4 => {
+        Kind::V4 | Kind::Inbound => {
             let (own, length) = OWNED_PREFIX;
             format!(
                 "[[lan]]\ninterface = \"lan1\"\nprefixes = [\"10.1.0.0/16\", \"{own}/{length}\"]\n"
@@ -476,7 +478,7 @@ fn configuration(site: &Site, translation: Translation) -> String {
     for provider in &site.topology.providers {
         let (name, interface) = (UPLINKS[provider.index], provider.interface());
         let path = match site.kind {
-            Kind::V4 => format!("translate = \"{translate}\"\n"),
+            Kind::V4 | Kind::Inbound => format!("translate = \"{translate}\"\n"),
             Kind::V6(mode) => mode.path(provider.index),
         };
         let _ = write!(text, "[[uplink]]\nname = \"{name}\"\ninterface = \"{interface}\"\n{path}");

@@ -144,6 +144,21 @@ impl Weir {
         Ok([forward, back])
     }
 
+    /// Flows of UDP that began outside and whose clients have gone on after the answer. The others end
+    /// as soon as they are idle for half a minute.
+    ///
+    /// # Errors
+    /// When the table cannot be mapped.
+    pub fn proven(&self) -> Result<usize> {
+        const ASKED: u8 = flag::INITIATED | flag::INSIDE;
+        let table = FlowTable4::read_only(&self.pins)?;
+        let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
+        let is_proven = |entry: &Entry4| {
+            entry.flags & ASKED == flag::INITIATED && entry.flags & flag::GOES_ON != 0
+        };
+        Ok(entries.filter(is_proven).count())
+    }
+
     /// The counters.
     ///
     /// # Errors
