@@ -110,7 +110,8 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
         new: &Rewrite<Self::Address>,
     );
 
-    /// Writes a header, without options, of a packet with so many bytes behind it.
+    /// Writes a header, without options, of a packet of the gateway's own with so many bytes behind it:
+    /// an ICMP error, or a reset.
     fn put_header(
         header: &mut [u8],
         src: &Self::Address,
@@ -251,6 +252,7 @@ impl Family for V4 {
     fn put_header(header: &mut [u8], src: &[u8; 4], dst: &[u8; 4], proto: u8, payload: usize) {
         let mut ip = ipv4::Packet::new_unchecked(header);
         ip.set_header_len(ipv4::HEADER_LEN);
+        ip.set_dscp(if proto == icmp::PROTOCOL { INTERNETWORK_CONTROL } else { 0 });
         ip.set_total_len((ipv4::HEADER_LEN + payload) as u16);
         ip.set_protocol(proto);
         Self::readdress(ip.into_inner(), src, dst, Some(TTL));
@@ -384,6 +386,8 @@ impl Family for V6 {
     }
 }
 
+/// Code point of the gateway's own ICMP errors of IPv4: precedence 6 (RFC 1812 §4.3.2.5).
+const INTERNETWORK_CONTROL: u8 = 6 << 3;
 /// Time to live of the gateway's own packets.
 const TTL: u8 = 64;
 

@@ -17,6 +17,7 @@ fn an_expired_ttl_is_answered_to_the_host() {
     assert_eq!(device, LAN);
     assert_eq!((see(&answer).src, see(&answer).dst), (GATEWAY, HOST));
     assert_eq!((answer[34], answer[35]), (11, 0));
+    assert_eq!(answer[15], 6 << 5, "of the precedence of internetwork control");
     assert_eq!(gateway.count(Counter::DropTtl), 1);
     assert_eq!(gateway.count(Counter::FlowsCreated), 0, "no flow begins for it");
     gateway.assert_conserved();
