@@ -467,9 +467,11 @@ impl<F: Stored> Sessions<F> {
     ) -> Option<Outside<F>> {
         let shared = key.proto() == tcp::PROTOCOL;
         let left = || {
-            let half = &cx.snapshot.half;
-            let services = half.ports_of_services(F::path(uplink), key.proto(), slice.bounds());
-            slice.count().saturating_sub(services + self.mappings.taken(uplink, &first.of))
+            let (half, path) = (&cx.snapshot.half, F::path(uplink));
+            let services = half.ports_of_services(path, key.proto(), slice.bounds());
+            let Some(path) = half.path(path) else { return 0 };
+            let all = slice.count().saturating_sub(services) * path.addresses().len() as u32;
+            all.saturating_sub(self.mappings.taken(uplink, key.proto(), path.retired()))
         };
         if !shared && !self.shares.allow(host, left().into()) {
             return None;

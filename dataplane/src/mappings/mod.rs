@@ -10,6 +10,7 @@ mod records;
 use index::Index;
 use records::{Record, Records};
 use weir_layout::MAX_UPLINKS;
+use weir_layout::control::{Address, IpAddress};
 use weir_shm::map::prefetch;
 use weir_wire::family::{Family, V4};
 use weir_wire::tcp;
@@ -179,11 +180,12 @@ impl<F: Family> Mappings<F> {
         }
     }
 
-    /// Ports of the address, in the protocol, that mappings by the uplink have.
-    pub fn taken(&self, uplink: u8, external: &External<F>) -> u32 {
-        let taken = self.taken.get(usize::from(uplink));
-        let of = taken.and_then(|taken| taken.iter().find(|taken| taken.is_of(external)));
-        of.map_or(0, |taken| taken.ports)
+    /// Ports of the protocol that mappings by the uplink have, of all its addresses but these.
+    pub fn taken(&self, uplink: u8, proto: u8, but: &[Address]) -> u32 {
+        let taken = self.taken.get(usize::from(uplink)).map_or(&[][..], Vec::as_slice);
+        let counts =
+            |taken: &&Taken<F>| taken.proto == proto && !but.contains(&taken.address.to_address());
+        taken.iter().filter(counts).map(|taken| taken.ports).sum()
     }
 
     fn take(&mut self, uplink: u8, external: &External<F>) {
@@ -441,7 +443,7 @@ mod tests {
                 prop_assert_eq!(mappings.is_free(&external(port)), !held);
             }
             let held = flows.values().filter(|flows| **flows > 0).count();
-            prop_assert_eq!(mappings.0.taken(3, &external(0)) as usize, held);
+            prop_assert_eq!(mappings.0.taken(3, external(0).proto, &[]) as usize, held);
             prop_assert_eq!(mappings.0.len(), attached.values().filter(|there| **there).count());
         }
     }

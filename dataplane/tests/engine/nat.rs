@@ -2,7 +2,7 @@
 
 use super::gateway::*;
 use weir_layout::Family;
-use weir_layout::control::{BUCKETS, PathId, path_state};
+use weir_layout::control::{Address, BUCKETS, PathId, path_state};
 use weir_layout::counters::Counter;
 
 const SYN: u8 = 0x02;
@@ -82,6 +82,51 @@ fn sent(gateway: &mut Gateway, host: u8, port: u16, to: u16, syn: bool) -> (u8, 
         false => udp(mac, device_mac(LAN), from, (SERVER, to)),
     };
     one(gateway.send(LAN, &frame))
+}
+
+#[test]
+fn a_host_alone_gets_five_sixths_of_the_ports_of_all_addresses() {
+    let mut gateway = Gateway::new();
+    let path = gateway.path(0);
+    (path.nat_lo, path.nat_hi, path.pool_len) = (20_000, 20_063, 12);
+    for (last, address) in (100..).zip(&mut path.pool[..12]) {
+        *address = Address::v4([203, 0, 113, last]);
+    }
+    gateway.half.policies[0].member_count = 1;
+    gateway.publish(BUCKETS);
+    let left = (20_000..21_000).filter(|port| {
+        let sent = gateway.send(LAN, &udp_out(*port, 53));
+        sent.iter().any(|(device, _)| *device == 1)
+    });
+    assert_eq!(left.count(), 640, "of 768");
+    let other = udp([2; 6], device_mac(LAN), ([10, 77, 0, 99], 5000), (SERVER, 53));
+    assert_eq!(one(gateway.send(LAN, &other)).0, 1, "the rest is others'");
+}
+
+#[test]
+fn what_flows_have_of_an_address_that_no_new_one_gets_leaves_the_others_whole() {
+    let mut gateway = Gateway::new();
+    let path = gateway.path(0);
+    (path.nat_lo, path.nat_hi) = (20_000, 20_063);
+    gateway.half.policies[0].member_count = 1;
+    gateway.publish(BUCKETS);
+    let begin = |gateway: &mut Gateway, ports: std::ops::Range<u16>| {
+        let leaves = |port: &u16| {
+            let sent = gateway.send(LAN, &udp_out(*port, 53));
+            sent.iter().any(|(device, _)| *device == 1)
+        };
+        ports.filter(leaves).count()
+    };
+    assert_eq!(begin(&mut gateway, 20_000..21_000), 54);
+    let path = gateway.path(0);
+    path.pool[1] = path.pool[0];
+    path.pool[0] = Address::v4([203, 0, 113, 99]);
+    path.retired = 1;
+    gateway.publish(BUCKETS);
+    gateway.engines[0].refresh();
+    let other = |n| udp([2; 6], device_mac(LAN), ([10, 77, 0, 99], n), (SERVER, 53));
+    let left = (5000..5050).filter(|n| one(gateway.send(LAN, &other(*n))).0 == 1);
+    assert_eq!(left.count(), 50);
 }
 
 #[test]

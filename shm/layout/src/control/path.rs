@@ -90,6 +90,12 @@ impl Path {
         &self.pool[..held.min(self.pool.len())]
     }
 
+    /// Those of them that flows have and no new one gets.
+    #[inline]
+    pub fn retired(&self) -> &[Address] {
+        self.held().get(self.addresses().len()..).unwrap_or(&[])
+    }
+
     /// How it changes source addresses.
     #[inline(always)]
     pub const fn translation(&self) -> Translate {
