@@ -120,9 +120,10 @@ impl Observer {
                 last.uplink == of.uplink && last.own != of.own && self.is_of(last, inside.host)
             });
             let firm = last.is_some_and(|last| self.is_firm(&last, now));
-            assert!(!firm, "{inside:?} has {last:?} and {of:?}");
+            // Or it goes on, with what its endpoint was then.
+            let goes_on = before.is_some_and(|before| before.host == inside.host);
+            assert!(!firm || goes_on, "{inside:?} has {last:?} and {of:?}");
             if before.is_some() {
-                // Or it goes on, with what its endpoint was then.
                 self.begun.remove(&inside.host);
             }
         }
