@@ -56,7 +56,8 @@ pub fn translate<F: Family>(
         Toward::Inside => ([flow.src, flow.dst], [flow.dst, flow.src]),
     };
     // The far end's may be another inside too, if a client of a service got one in place of its own.
-    let [sport, dport] = if of_icmp { [flow.sport; 2] } else { [flow.dport, flow.sport] };
+    let [sport, dport] =
+        if of_icmp { [flow.sport, quoted.dport()] } else { [flow.dport, flow.sport] };
     let new = FlowKey::new(from, to, sport, dport, quoted.proto());
     let (headers, transport) = message.split_at_mut_checked(behind)?;
     F::readdress(headers.get_mut(icmp::HEADER_LEN..)?, &new.src(), &new.dst(), None);

@@ -24,9 +24,9 @@ pub struct Traffic<F: Family = V4> {
     pub src: F::Address,
     /// Destination address, network order.
     pub dst: F::Address,
-    /// Source port, host order; ICMP: identifier.
+    /// Source port, host order; echo: identifier.
     pub sport: u16,
-    /// Destination port, host order; ICMP: identifier.
+    /// Destination port, host order; echo: type.
     pub dport: u16,
     /// IP protocol.
     pub proto: u8,

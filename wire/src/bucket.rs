@@ -23,8 +23,9 @@ pub struct Fields {
     pub addresses: [u32; 2],
     /// IP protocol.
     pub proto: u8,
-    /// Source port in the upper half, destination port in the lower, host order; ICMP echo: its
-    /// identifier in both. Zero where there are none, and of fragments, of which one alone has them.
+    /// Source port in the upper half, destination port in the lower, host order, or what
+    /// [stands for them](crate::key::echo_ports). Zero where there are none, and of fragments, of
+    /// which one alone has them.
     pub ports: u32,
     /// [Flow label](crate::plain::Header::label); 0 of what has none.
     pub label: u32,

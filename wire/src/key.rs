@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::family::{Family, V4, V6, meta, parts_of_meta};
 
-/// The match key of a direction: its packets' own fields, as received. ICMP queries carry the
-/// identifier in both ports.
+/// The match key of a direction: its packets' own fields, as received. Messages of echo have
+/// [something else](echo_ports) for ports.
 ///
 /// Kept as the words that it is hashed, compared and stored as, in memory order: addresses; ports and
 /// protocol. A processor that has just stored single fields is slow to load them as one word.
@@ -50,10 +50,16 @@ impl<F: Family> FlowKey<F> {
         F::hash(secret, &self.0)
     }
 
-    /// The key of packets that answer those of this one.
+    /// The key of packets that answer those of this one: an echo request's of replies, and the
+    /// reverse.
     #[inline]
     pub fn reversed(&self) -> Self {
         let ([src, dst], [sport, dport], proto) = self.parts();
+        if proto == F::ICMP {
+            let [_, kind] = dport;
+            let [sport, dport] = echo_ports(kind ^ F::ECHO_REQUEST ^ F::ECHO_REPLY, sport);
+            return Self::new(dst, src, sport, dport, proto);
+        }
         Self::new(dst, src, dport, sport, proto)
     }
 
@@ -101,6 +107,16 @@ impl<F: Family> FlowKey<F> {
     }
 }
 
+/// What stands for ports in the key of an echo message: its identifier, and its type.
+///
+/// Both ends of a flow send the same identifier, so only the type tells a reply from a request that the
+/// other end makes with it. The identifier as port of the asking end alone, with zero at the other,
+/// would not: zero is an identifier too.
+#[inline(always)]
+pub const fn echo_ports(kind: u8, ident: [u8; 2]) -> [[u8; 2]; 2] {
+    [ident, [0, kind]]
+}
+
 const _: () = {
     // Words are compared as memory has them.
     let ports = meta([[9, 10], [11, 12]], [13, 0, 0, 0]);
@@ -131,5 +147,26 @@ mod tests {
         let key = FlowKey6::from_words(words);
         assert_eq!(key.reversed().reversed(), key);
         assert_eq!(key.words()[..4], words[..4]);
+    }
+
+    fn a_request_and_its_replies_answer_each_other<F: Family>(ends: [F::Address; 2]) {
+        let key = |[src, dst]: [F::Address; 2], kind, ident| {
+            let [sport, dport] = echo_ports(kind, ident);
+            FlowKey::<F>::new(src, dst, sport, dport, F::ICMP)
+        };
+        let back = [ends[1], ends[0]];
+        for ident in [[0; 2], [0, 8], [0x12, 0x34]] {
+            let request = key(ends, F::ECHO_REQUEST, ident);
+            let reply = key(back, F::ECHO_REPLY, ident);
+            assert_eq!((request.reversed(), reply.reversed()), (reply, request));
+            assert_ne!(request.reversed(), key(back, F::ECHO_REQUEST, ident));
+            assert_ne!(reply.reversed(), key(ends, F::ECHO_REPLY, ident));
+        }
+    }
+
+    #[test]
+    fn a_request_and_its_replies_answer_each_other_and_nothing_else() {
+        a_request_and_its_replies_answer_each_other::<V4>([[1; 4], [2; 4]]);
+        a_request_and_its_replies_answer_each_other::<V6>([[1; 16], [2; 16]]);
     }
 }

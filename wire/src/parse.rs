@@ -10,7 +10,7 @@
 
 use crate::checksum::{is_valid, sum};
 use crate::family::{Family, V4, V6};
-use crate::key::FlowKey;
+use crate::key::{FlowKey, echo_ports};
 use crate::words::Source;
 use crate::{ethernet, extensions, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
@@ -118,9 +118,9 @@ pub struct Parsed<F: Family = V4> {
     pub src: F::Address,
     /// Destination address.
     pub dst: F::Address,
-    /// Source port; the identifier of ICMP echo.
+    /// Source port; of ICMP echo what [stands for it](echo_ports).
     pub sport: [u8; 2],
-    /// Destination port; the identifier of ICMP echo.
+    /// Destination port, likewise.
     pub dport: [u8; 2],
     /// IPv4 protocol, or the last next header of IPv6.
     pub proto: u8,
@@ -397,7 +397,7 @@ impl Transport {
     const ERROR: Self = Self { kind: Kind::IcmpError, ..Self::OTHER };
 
     #[inline]
-    const fn ports(sport: [u8; 2], dport: [u8; 2]) -> Self {
+    const fn ports([sport, dport]: [[u8; 2]; 2]) -> Self {
         Self { sport, dport, kind: Kind::Flow, ..Self::OTHER }
     }
 }
@@ -434,7 +434,7 @@ fn tcp(rest: &[u8], len: usize, whole: bool) -> Result<Transport, Reject> {
     if whole && header > len {
         return Err(Reject::Truncated);
     }
-    Ok(Transport { tcp_flags, ..Transport::ports([s0, s1], [d0, d1]) })
+    Ok(Transport { tcp_flags, ..Transport::ports([[s0, s1], [d0, d1]]) })
 }
 
 #[inline(always)]
@@ -444,14 +444,14 @@ fn udp(rest: &[u8], len: usize, whole: bool) -> Result<Transport, Reject> {
     if stated < udp::HEADER_LEN || (whole && stated > len) {
         return Err(Reject::BadLength);
     }
-    Ok(Transport::ports([s0, s1], [d0, d1]))
+    Ok(Transport::ports([[s0, s1], [d0, d1]]))
 }
 
 #[inline(always)]
 fn icmp4(rest: &[u8], len: usize) -> Result<Transport, Reject> {
     let [kind, _, _, _, i0, i1, _, _] = *head_of::<8>(rest, len)?;
     if matches!(kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY) {
-        return Ok(Transport::ports([i0, i1], [i0, i1]));
+        return Ok(Transport::ports(echo_ports(kind, [i0, i1])));
     }
     if !icmp::is_error(kind) {
         return Ok(Transport::OTHER);
@@ -464,7 +464,7 @@ fn icmp4(rest: &[u8], len: usize) -> Result<Transport, Reject> {
 fn icmp6(rest: &[u8], len: usize) -> Result<Transport, Reject> {
     let [kind, _, _, _, i0, i1, _, _] = *head_of::<8>(rest, len)?;
     if matches!(kind, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY) {
-        return Ok(Transport::ports([i0, i1], [i0, i1]));
+        return Ok(Transport::ports(echo_ports(kind, [i0, i1])));
     }
     if !icmpv6::is_error(kind) {
         return Ok(Transport::OTHER);

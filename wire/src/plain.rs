@@ -276,14 +276,14 @@ impl<F: Family> Packet<F> {
         }
     }
 
-    /// The words of its [key](crate::key::FlowKey). ICMP echo has its identifier in both ports.
+    /// The words of its [key](crate::key::FlowKey).
     #[inline(always)]
     pub fn key(&self) -> F::Words {
         let [first, second, ..] = self.transport;
         let proto = self.ip.proto();
         let ports = if proto == F::ICMP {
-            let ident = second & 0xffff;
-            ident | ident << 16
+            // As [`echo_ports`](crate::key::echo_ports), in memory order.
+            second & 0xffff | (first & 0xff) << 24
         } else {
             first
         };

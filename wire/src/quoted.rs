@@ -5,7 +5,7 @@
 use crate::checksum::{is_valid, sum};
 use crate::extensions::Chain;
 use crate::family::{Family, V4, V6};
-use crate::key::{FlowKey, FlowKey4, FlowKey6};
+use crate::key::{FlowKey, FlowKey4, FlowKey6, echo_ports};
 use crate::parse::{Parsed, Parsed6};
 use crate::words::Source;
 use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
@@ -46,24 +46,24 @@ pub fn of6(frame: &(impl Source + ?Sized), error: &Parsed6) -> Option<Quoted<V6>
         return None;
     }
     let transport = part(frame, error, l4)?;
-    let (sport, dport) = ports(proto, &transport, icmpv6::PROTOCOL, |kind| {
+    let [sport, dport] = ports(proto, &transport, icmpv6::PROTOCOL, |kind| {
         matches!(kind, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY)
     })?;
     Some(Quoted { key: FlowKey6::new(*src, *rest.first_chunk()?, sport, dport, proto), l4 })
 }
 
-/// Ports, or twice the identifier, of a protocol that flows have.
+/// Ports, or what stands for them, of a protocol that flows have.
 #[inline(always)]
 fn ports(
     proto: u8,
     transport: &[u8; TRANSPORT],
     icmp: u8,
     is_echo: impl Fn(u8) -> bool,
-) -> Option<([u8; 2], [u8; 2])> {
+) -> Option<[[u8; 2]; 2]> {
     let [a, b, c, d, e, f, ..] = *transport;
     match proto {
-        tcp::PROTOCOL | udp::PROTOCOL => Some(([a, b], [c, d])),
-        _ if proto == icmp && is_echo(a) => Some(([e, f], [e, f])),
+        tcp::PROTOCOL | udp::PROTOCOL => Some([[a, b], [c, d]]),
+        _ if proto == icmp && is_echo(a) => Some(echo_ports(a, [e, f])),
         _ => None,
     }
 }
@@ -81,7 +81,7 @@ pub fn of4(frame: &(impl Source + ?Sized), error: &Parsed) -> Option<Quoted<V4>>
     if offset != 0 || !is_valid(sum(ip)) {
         return None;
     }
-    let (sport, dport) = ports(proto, transport.first_chunk()?, icmp::PROTOCOL, |kind| {
+    let [sport, dport] = ports(proto, transport.first_chunk()?, icmp::PROTOCOL, |kind| {
         matches!(kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY)
     })?;
     let key = FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto);

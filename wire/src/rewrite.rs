@@ -17,9 +17,9 @@ pub struct Rewrite<A> {
     pub src: A,
     /// New destination address, network order.
     pub dst: A,
-    /// New source port (ICMP: identifier), network order.
+    /// New source port (echo: identifier), network order.
     pub sport: [u8; 2],
-    /// New destination port (ICMP: identifier), network order.
+    /// New destination port (echo: the type, which stays), network order.
     pub dport: [u8; 2],
     /// RFC 1624 delta of the IPv4 header checksum, one off the TTL included; IPv6: zero.
     pub l3_delta: u16,

@@ -56,7 +56,7 @@ impl<F: Family> Bare<F> {
                 let kind = *first as u8;
                 let echo = len >= 8 && (kind == F::ECHO_REQUEST || kind == F::ECHO_REPLY);
                 let ident = (*second as u16).swap_bytes();
-                echo.then_some(u32::from(ident) << 16 | u32::from(ident))
+                echo.then_some(u32::from(ident) << 16 | u32::from(kind))
             }
             _ => Some(0),
         }

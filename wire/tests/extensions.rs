@@ -95,7 +95,6 @@ proptest! {
         let spec = Spec { ttl: spec.ttl.max(2), ..spec };
         let frame = spec.build();
         let key = parse6(&frame).unwrap().key();
-        let dport = if key.proto() == V6::ICMP { sport } else { dport };
         let new = V6::compile(&key, &FlowKey6::new(src, dst, sport, dport, key.proto()));
         let apply = |mut frame: Vec<u8>| {
             let parsed = parse6(&frame).unwrap();

@@ -124,7 +124,7 @@ fn check_views4(parsed: &Parsed, frame: &[u8]) {
             _ => {
                 let message = icmp::Packet::new_checked(ip.payload()).unwrap();
                 assert!(message.is_echo());
-                (message.ident(), message.ident())
+                (message.ident(), [0, message.kind()])
             }
         };
         assert_eq!(ports, (parsed.sport, parsed.dport));

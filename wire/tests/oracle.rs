@@ -38,7 +38,7 @@ fn is_intact(header: &[u8]) -> bool {
     etherparse::checksum::Sum16BitWords::new().add_slice(header).ones_complement() == 0
 }
 
-/// Ports and TCP flags as etherparse has them, echo's identifier as ports.
+/// Ports and TCP flags as etherparse has them; echo's identifier and type as ports.
 fn transport(packet: &SlicedPacket<'_>) -> ([u8; 2], [u8; 2], u8) {
     match packet.transport.as_ref().expect("a transport") {
         TransportSlice::Tcp(tcp) => {
@@ -61,12 +61,12 @@ fn transport(packet: &SlicedPacket<'_>) -> ([u8; 2], [u8; 2], u8) {
         TransportSlice::Icmpv4(icmp) => {
             assert!(matches!(icmp.type_u8(), 0 | 8));
             let [a, b, ..] = icmp.bytes5to8();
-            ([a, b], [a, b], 0)
+            ([a, b], [0, icmp.type_u8()], 0)
         }
         TransportSlice::Icmpv6(icmp) => {
             assert!(matches!(icmp.type_u8(), 128 | 129));
             let [a, b, ..] = icmp.bytes5to8();
-            ([a, b], [a, b], 0)
+            ([a, b], [0, icmp.type_u8()], 0)
         }
         other => panic!("no flow: {other:?}"),
     }

@@ -45,14 +45,15 @@ fn an_ipv6_tcp_segment_is_a_flow() {
 }
 
 #[test]
-fn echo_has_its_identifier_in_both_ports() {
-    for transport in [Transport::EchoRequest, Transport::EchoReply] {
+fn echo_has_its_identifier_and_its_type_for_ports() {
+    for (transport, kinds) in [(Transport::EchoRequest, [8, 128]), (Transport::EchoReply, [0, 129])]
+    {
         let spec = Spec { sport: 0x1234, ..v4(transport.clone()) };
         let parsed = parse(&spec.build()).unwrap();
-        assert_eq!((parsed.sport, parsed.dport), ([0x12, 0x34], [0x12, 0x34]));
+        assert_eq!((parsed.sport, parsed.dport), ([0x12, 0x34], [0, kinds[0]]));
         assert_eq!(parsed.kind, Kind::Flow);
         let parsed = parse6(&Spec { sport: 0x1234, ..v6(transport) }.build()).unwrap();
-        assert_eq!((parsed.sport, parsed.dport), ([0x12, 0x34], [0x12, 0x34]));
+        assert_eq!((parsed.sport, parsed.dport), ([0x12, 0x34], [0, kinds[1]]));
         assert_eq!(parsed.kind, Kind::Flow);
     }
 }

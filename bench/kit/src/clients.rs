@@ -45,6 +45,22 @@ pub fn ping_from(
     echoes(netns, &mut command, destination.into(), count)
 }
 
+/// As [`ping_from`], with this identifier.
+///
+/// # Errors
+/// As [`ping_from`].
+pub fn ping_as(
+    netns: &Netns,
+    source: impl Into<IpAddr>,
+    identifier: u16,
+    destination: impl Into<IpAddr>,
+    count: usize,
+) -> Result<Ping> {
+    let mut command = Command::new("ping");
+    command.args(["-e", &identifier.to_string(), "-I", &source.into().to_string()]);
+    echoes(netns, &mut command, destination.into(), count)
+}
+
 fn echoes(netns: &Netns, command: &mut Command, destination: IpAddr, count: usize) -> Result<Ping> {
     bounded("the number of pings", count, 10_000)?;
     let number = count.to_string();

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `v4`, `v6` | the tables of kinds |
 //! | `packet` | how they are made |
+//! | `pings` | pings with the identifier of a host's own |
 
 mod packet;
+mod pings;
 mod v4;
 mod v6;
 

@@ -148,7 +148,9 @@ impl Ends {
             SocketAddr::new(address.into(), u16::from_be_bytes(port))
         };
         let (key, new) = (&entry.key, &entry.rewrite);
-        let (from, to) = (end(key.src(), key.sport()), end(key.dst(), key.dport()));
+        // Both ends of a ping have its identifier.
+        let dport = if key.proto() == F::ICMP { key.sport() } else { key.dport() };
+        let (from, to) = (end(key.src(), key.sport()), end(key.dst(), dport));
         match began_outside(entry.flags) {
             true => Self { inside: end(new.dst, new.dport), outside: to, remote: from },
             false => Self { inside: from, outside: end(new.src, new.sport), remote: to },
@@ -289,6 +291,15 @@ mod tests {
         assert_eq!((&told["tx_bytes"], &told["rx_bytes"]), (&json!(700), &json!(300)));
         let of = |source: &str| FlowFilter { source: source.parse().ok(), ..FlowFilter::default() };
         assert!(of("10.0.0.5").wants(&asked, "a") && !of("198.51.100.9").wants(&asked, "a"));
+    }
+
+    #[test]
+    fn both_ends_of_a_ping_are_told_with_its_identifier() {
+        let ping = entry::<V6>([1; 16], [2; 16], V6::ICMP);
+        let told = value(&ping, None, "fiber", 12_500);
+        for end in ["inside", "outside", "destination"] {
+            assert!(told[end].as_str().unwrap().ends_with("]:40000"), "{told}");
+        }
     }
 
     #[test]

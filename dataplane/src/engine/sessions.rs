@@ -212,11 +212,10 @@ pub(super) fn external_of<F: Family>(proto: u8, rewrite: &Rewrite<F::Address>) -
     External { proto, address: rewrite.src, port: u16::from_be_bytes(rewrite.sport) }
 }
 
-/// The key after source translation; an ICMP query has its identifier in both ports.
+/// The key after source translation.
 pub(super) fn translated<F: Family>(key: &FlowKey<F>, external: &External<F>) -> FlowKey<F> {
     let port = external.port.to_be_bytes();
-    let dport = if key.proto() == F::ICMP { port } else { key.dport() };
-    FlowKey::new(external.address, key.dst(), port, dport, key.proto())
+    FlowKey::new(external.address, key.dst(), port, key.dport(), key.proto())
 }
 
 #[cfg(test)]

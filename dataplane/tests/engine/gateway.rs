@@ -335,13 +335,9 @@ pub fn see(frame: &[u8]) -> Seen {
     let pseudo = if p.proto == 1 { 0 } else { pseudo };
     let sum = weir_wire::checksum::add(pseudo, weir_wire::checksum::sum(transport));
     assert!(weir_wire::checksum::is_valid(sum), "bad transport checksum");
-    Seen {
-        src: p.src,
-        dst: p.dst,
-        sport: u16::from_be_bytes(p.sport),
-        dport: u16::from_be_bytes(p.dport),
-        ttl: p.ttl,
-    }
+    let [sport, dport] = [p.sport, p.dport].map(u16::from_be_bytes);
+    let dport = if p.proto == 1 { sport } else { dport };
+    Seen { src: p.src, dst: p.dst, sport, dport, ttl: p.ttl }
 }
 
 /// The answer to a frame that left by a NAT uplink: everything turned round, from the next hop.

@@ -78,6 +78,11 @@ fn nothing_comes_in_that_no_flow_asked_for() {
 }
 
 #[test]
+fn a_ping_from_outside_is_of_no_flow_though_a_host_pings_with_its_identifier() {
+    assert_only_replies_return(gateway, HOST6);
+}
+
+#[test]
 fn a_source_that_is_not_behind_its_port_begins_no_flow() {
     let mut gateway = gateway();
     let macs = [HOST_MAC, device_mac(LAN)];

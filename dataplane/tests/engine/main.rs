@@ -2,6 +2,7 @@
 
 mod carry;
 mod conduct;
+mod echo;
 mod failover;
 mod filter;
 mod filtering;

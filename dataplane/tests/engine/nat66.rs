@@ -7,7 +7,7 @@ use weir_wire::family::{Family as _, V6};
 use weir_wire::parse::Parsed6;
 
 use super::gateway::*;
-use super::packets6::{HOST6, ROUTER6, SERVER6, packet, see6};
+use super::packets6::{HOST6, ROUTER6, SERVER6, assert_only_replies_return, packet, see6};
 
 /// The address that an uplink has.
 fn external6(uplink: u8) -> [u8; 16] {
@@ -75,9 +75,15 @@ fn a_flow_leaves_from_the_uplinks_address_and_its_answers_come_back() {
         let (back, frame) = one(gateway.send(device, &answer(device, proto, &sent)));
         let p = see6(&frame);
         assert_eq!((back, p.src, p.dst), (LAN, SERVER6, HOST6));
-        assert_eq!(u16::from_be_bytes(p.dport), 40_000, "protocol {proto}");
+        let port = if proto == V6::ICMP { p.sport } else { p.dport };
+        assert_eq!(u16::from_be_bytes(port), 40_000, "protocol {proto}");
         gateway.assert_conserved();
     }
+}
+
+#[test]
+fn a_ping_from_outside_is_of_no_flow_though_a_host_pings_with_its_identifier() {
+    assert_only_replies_return(gateway, HOST6);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{icmpv6, tcp};
 
 use super::gateway::*;
-use super::packets6::{ROUTER6, SERVER6, packet, see6};
+use super::packets6::{ROUTER6, SERVER6, assert_only_replies_return, packet, see6};
 use super::services::{enter, service};
 
 const INSIDE: [u8; 16] = [0xfd, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -103,6 +103,11 @@ fn a_flow_leaves_from_its_providers_prefix_with_every_other_byte_as_it_was() {
         assert_eq!((gateway.engines[0].flows(), gateway.engines[0].mappings()), (1, 0));
         gateway.assert_conserved();
     }
+}
+
+#[test]
+fn a_ping_from_outside_is_of_no_flow_though_a_host_pings_with_its_identifier() {
+    assert_only_replies_return(gateway, HOST6);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Frames of IPv6.
 
 use etherparse::{Icmpv6Type, PacketBuilder};
+use weir_layout::counters::Counter;
 use weir_wire::checksum;
 use weir_wire::family::{Family as _, V6};
 use weir_wire::parse::{Parsed6, parse6};
@@ -30,6 +31,45 @@ pub fn packet(
     }
     .unwrap();
     frame
+}
+
+/// A request or reply of echo with an identifier.
+pub fn echo(
+    [from, to]: [[u8; 6]; 2],
+    [src, dst]: [[u8; 16]; 2],
+    id: [u8; 2],
+    request: bool,
+) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from, to).ipv6(src, dst, 64);
+    let (mut frame, id) = (Vec::new(), u16::from_be_bytes(id));
+    match request {
+        true => builder.icmpv6_echo_request(id, 1).write(&mut frame, b"payload"),
+        false => builder.icmpv6_echo_reply(id, 1).write(&mut frame, b"payload"),
+    }
+    .unwrap();
+    frame
+}
+
+/// The host pings the server with identifiers, zero among them; only replies come back to it, in
+/// whatever way it is translated.
+pub fn assert_only_replies_return(mut gateway: impl FnMut() -> Gateway, host: [u8; 16]) {
+    for id in [[0x12, 0x34], [0; 2]] {
+        let mut gateway = gateway();
+        let request = echo([HOST_MAC, device_mac(LAN)], [host, SERVER6], id, true);
+        let (device, out) = one(gateway.send(LAN, &request));
+        let sent = see6(&out);
+        let macs = [next_hop_mac(device - 1), device_mac(device)];
+        let from_server = |request| echo(macs, [SERVER6, sent.src], sent.sport, request);
+        // Before and after the flow is one for the fast path.
+        for _ in 0..3 {
+            assert!(gateway.send(device, &from_server(true)).is_empty());
+            let (back, frame) = one(gateway.send(device, &from_server(false)));
+            assert_eq!((back, see6(&frame).dst, &frame[58..60]), (LAN, host, &id[..]));
+            assert_eq!(one(gateway.send(LAN, &request)), (device, out.clone()));
+        }
+        assert_eq!(gateway.count(Counter::DropNoFlow), 3);
+        gateway.assert_conserved();
+    }
 }
 
 pub fn out(proto: u8) -> Vec<u8> {

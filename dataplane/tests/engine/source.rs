@@ -12,7 +12,7 @@ use weir_wire::parse::parse6;
 use weir_wire::{npt, tcp};
 
 use super::gateway::*;
-use super::packets6::{SERVER6, see6};
+use super::packets6::{SERVER6, assert_only_replies_return, see6};
 
 /// The prefix that the provider of an uplink delegates; 9: nobody does.
 fn prefix(uplink: u8) -> [u8; 16] {
@@ -300,6 +300,11 @@ fn a_source_whose_owner_is_down_is_rescued_by_the_uplink_that_may() {
     );
     assert_refused(one(gateway.send(LAN, &udp6(host(0), 9))), host(0));
     gateway.assert_conserved();
+}
+
+#[test]
+fn a_ping_from_outside_is_of_no_flow_though_a_host_pings_with_its_identifier() {
+    assert_only_replies_return(gateway, host(0));
 }
 
 #[test]

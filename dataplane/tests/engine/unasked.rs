@@ -20,7 +20,7 @@ const ACK: u8 = 0x10;
 const OWN_UPLINK: u8 = 3;
 
 /// The first fragment of the frame's packet, or, with an offset in units of 8 bytes, a later one.
-fn fragment(mut frame: Vec<u8>, offset: u8) -> Vec<u8> {
+pub fn fragment(mut frame: Vec<u8>, offset: u8) -> Vec<u8> {
     let (old, new) = ([frame[20], frame[21]], [0x20, offset]);
     let sum = Delta::of(old, new).apply([frame[24], frame[25]]);
     frame[20..22].copy_from_slice(&new);

@@ -275,8 +275,17 @@ pub fn udp(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Vec<u8> {
 }
 
 pub fn echo_reply(dst: [u8; 4], id: u16) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(THEIRS, OURS).ipv4(SITE, dst, 64).icmpv4_echo_reply(id, 1);
+    echo(0, [SITE, dst], id)
+}
+
+/// An echo message of this type.
+pub fn echo(kind: u8, [src, dst]: [[u8; 4]; 2], id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv4(src, dst, 64).icmpv4_raw(
+        kind,
+        0,
+        [high, low, 0, 1],
+    );
     let mut frame = Vec::new();
     builder.write(&mut frame, b"payload").unwrap();
     frame

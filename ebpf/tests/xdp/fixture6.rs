@@ -76,6 +76,19 @@ pub fn packet([src, dst]: [[u8; 16]; 2], proto: u8, hops: u8) -> Vec<u8> {
     frame
 }
 
+/// An echo message of this type.
+pub fn echo6(kind: u8, [src, dst]: [[u8; 16]; 2], id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv6(src, dst, 64).icmpv6_raw(
+        kind,
+        0,
+        [high, low, 0, 1],
+    );
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"payload").unwrap();
+    frame
+}
+
 pub fn out(proto: u8) -> Vec<u8> {
     packet([HOST6, SITE6], proto, 64)
 }

@@ -82,6 +82,35 @@ fn answers_of_offered_ipv6_flows_go_to_their_host_with_its_tag() {
 }
 
 #[test]
+fn a_ping_of_ipv6_is_of_no_flow_of_replies_nor_a_reply_of_one_of_pings() {
+    for (role, kind, ends, otherwise) in [
+        (PortRole::Lan, icmpv6::ECHO_REQUEST, [HOST6, SITE6], TRANSIT),
+        (PortRole::Uplink, icmpv6::ECHO_REPLY, [SITE6, HOST6], UNASKED),
+    ] {
+        for id in [77, 0] {
+            let mut f = fixture("six-echo", role, true);
+            let of_flow = echo6(kind, ends, id);
+            let flags = flag::OFFLOAD | flag::SEEN | flag::side(role as u8);
+            insert(&f, &of_flow, flags, next_hop(PathId::new(0, Family::V6)));
+            assert_eq!(f.run(&of_flow), FORWARDED);
+            let other = icmpv6::ECHO_REQUEST ^ icmpv6::ECHO_REPLY ^ kind;
+            assert_eq!(f.run(&echo6(other, ends, id)), otherwise, "{id}");
+        }
+    }
+}
+
+#[test]
+fn an_icmpv6_error_is_about_the_message_that_it_quotes() {
+    for id in [77, 0] {
+        let mut f = uplink("six-quoted-echo");
+        insert(&f, &echo6(icmpv6::ECHO_REPLY, [SITE6, HOST6], id), 0, NONE.into());
+        let about = |kind| error(&echo6(kind, [HOST6, SITE6], id)[14..]);
+        assert_eq!(f.run(&about(icmpv6::ECHO_REQUEST)), TRANSIT);
+        assert_eq!(f.run(&about(icmpv6::ECHO_REPLY)), UNASKED, "{id}");
+    }
+}
+
+#[test]
 fn a_tagged_ipv6_frame_leaves_without_its_tag() {
     let mut f = lan("six-tagged");
     let frame = out(udp::PROTOCOL);

@@ -72,8 +72,7 @@ fn offered(frame: &[u8]) -> Entry4 {
     let p = parse(frame).unwrap();
     let port = NAT_PORT.to_be_bytes();
     let from = FlowKey4::new(p.src, p.dst, p.sport, p.dport, p.proto);
-    let dport = if p.proto == icmp::PROTOCOL { port } else { p.dport };
-    let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, dport, p.proto);
+    let to = FlowKey4::new(WAN_ADDRESS, p.dst, port, p.dport, p.proto);
     let flags = flag::OFFLOAD | flag::NAT | flag::SEEN | flag::INSIDE | flag::INITIATED;
     Entry4 { flags, mark: mark(SENDER.to_word(), 0), ..entry(&from, &to) }
 }
@@ -110,6 +109,26 @@ fn packets_of_offered_flows_leave_as_the_user_tier_would_send_them() {
     }
     let uplink = f.counters.path(PathId::v4(0));
     assert_eq!((uplink.tx_packets, uplink.tx_bytes, uplink.rx_packets), (3, 3 * 52, 0));
+}
+
+#[test]
+fn a_ping_does_not_leave_by_a_flow_of_replies_nor_a_reply_by_one_of_pings() {
+    let local = (PASS, Counter::XdpPassLocal);
+    for (role, kind, ends, otherwise) in [
+        (PortRole::Lan, icmp::ECHO_REQUEST, [HOST, SITE], TRANSIT),
+        (PortRole::Uplink, icmp::ECHO_REPLY, [SITE, WAN_ADDRESS], local),
+    ] {
+        let other = icmp::ECHO_REQUEST ^ icmp::ECHO_REPLY ^ kind;
+        for id in [77, 0] {
+            let mut f = fixture_at("echo", role, |_| ());
+            let of_flow = echo(kind, ends, id);
+            let entry = offered(&of_flow);
+            let flags = entry.flags & !flag::INSIDE | flag::side(role as u8);
+            f.insert(Entry4 { flags, ..entry });
+            assert_eq!(f.run(&of_flow), FORWARDED);
+            assert_eq!(f.run(&echo(other, ends, id)), otherwise, "{id}");
+        }
+    }
 }
 
 /// Sets the sequence number; the frame's checksum is nobody's concern here.

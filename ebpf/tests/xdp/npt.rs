@@ -81,8 +81,7 @@ fn a_port_that_is_translated_too_has_its_checksum_made_right() {
         let frame = out(proto);
         let key = key_of(&frame);
         let port = [0xc3, 0x50];
-        let dport = if proto == icmpv6::PROTOCOL { port } else { key.dport() };
-        let translated = FlowKey6::new(GATEWAY6, key.dst(), port, dport, proto);
+        let translated = FlowKey6::new(GATEWAY6, key.dst(), port, key.dport(), proto);
         let to = next_hop(PathId::new(0, Family::V6));
         insert(&f, [&key, &translated], flag::INSIDE | flag::INITIATED, to);
         let (action, counter, sent) = f.run_for_frame(&frame);
@@ -104,6 +103,20 @@ fn answers_to_a_providers_prefix_reach_the_host_of_their_flow() {
     let (action, counter, sent) = f.run_for_frame(&frame);
     assert_eq!((action, counter), FORWARDED);
     assert_eq!(sent, rewritten(&frame, &back, mac));
+}
+
+#[test]
+fn a_ping_to_a_providers_prefix_is_of_no_flow_that_waits_for_a_reply() {
+    for id in [77, 0] {
+        let mut f = delegated(uplink("npt-echo"));
+        let reply = echo6(icmpv6::ECHO_REPLY, [SITE6, OUTSIDE6], id);
+        let key = key_of(&reply);
+        let back = FlowKey6::new(SITE6, HOST6, key.sport(), key.dport(), key.proto());
+        insert(&f, [&key, &back], 0, next_hop(PathId::new(0, Family::V6)));
+        assert_eq!(f.run(&reply), FORWARDED);
+        let request = echo6(icmpv6::ECHO_REQUEST, [SITE6, OUTSIDE6], id);
+        assert_eq!(f.run(&request), UNASKED, "{id}");
+    }
 }
 
 #[test]

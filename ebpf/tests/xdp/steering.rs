@@ -10,6 +10,7 @@ use weir_layout::control::{
 use weir_layout::counters::Counter;
 use weir_shm::hosts::Hosts4;
 use weir_wire::ipv4;
+use weir_wire::parse::parse;
 
 use crate::fixture::*;
 use weir_wire::key::FlowKey4;
@@ -205,10 +206,26 @@ fn a_datagram_that_a_mapping_may_let_in_is_transit_unless_a_socket_has_its_port(
 fn a_ping_answer_is_transit_if_a_flow_waits_for_it() {
     let mut f = Fixture::uplink("echo");
     assert_eq!(f.run(&echo_reply(WAN_ADDRESS, 77)), (PASS, Counter::XdpPassLocal));
-    let id = 77u16.to_be_bytes();
-    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, id, id, 1));
+    f.add_flow(parse(&echo_reply(WAN_ADDRESS, 77)).unwrap().key());
     assert_eq!(f.run(&echo_reply(WAN_ADDRESS, 77)), TRANSIT);
     assert_eq!(f.run(&echo_reply(WAN_ADDRESS, 78)), (PASS, Counter::XdpPassLocal));
+}
+
+#[test]
+fn a_ping_is_of_no_flow_that_waits_for_a_reply_nor_an_error_about_a_reply() {
+    let local = (PASS, Counter::XdpPassLocal);
+    for id in [77, 0] {
+        for (dst, otherwise) in [(WAN_ADDRESS, local), (OWN, UNASKED)] {
+            let mut f = Fixture::uplink("request");
+            let reply = echo_reply(dst, id);
+            f.add_flow(parse(&reply).unwrap().key());
+            assert_eq!(f.run(&reply), TRANSIT);
+            assert_eq!(f.run(&echo(8, [SITE, dst], id)), otherwise);
+            let about = |kind| echo(kind, [dst, SITE], id)[14..].to_vec();
+            assert_eq!(f.run(&unreachable(dst, &about(8))), TRANSIT);
+            assert_eq!(f.run(&unreachable(dst, &about(0))), otherwise);
+        }
+    }
 }
 
 #[test]
@@ -224,8 +241,7 @@ fn an_icmp_error_is_transit_if_it_is_about_a_flow() {
 fn an_icmp_error_about_what_no_flow_sends_is_the_kernels_though_it_looks_alike() {
     let mut f = Fixture::uplink("alike");
     let local = (PASS, Counter::XdpPassLocal);
-    let id = 77u16.to_be_bytes();
-    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, id, id, 1));
+    f.add_flow(parse(&echo_reply(WAN_ADDRESS, 77)).unwrap().key());
     f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
     let query = |kind| {
         let builder = PacketBuilder::ipv4(WAN_ADDRESS, SITE, 64);

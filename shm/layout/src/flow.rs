@@ -158,9 +158,9 @@ pub struct FlowEntry4 {
     pub src: [u8; 4],
     /// Destination address, network order.
     pub dst: [u8; 4],
-    /// Source port, network order.
+    /// Source port, network order; of echo its identifier.
     pub sport: [u8; 2],
-    /// Destination port, network order.
+    /// Destination port, network order; of echo its type.
     pub dport: [u8; 2],
     /// IP protocol.
     pub proto: u8,

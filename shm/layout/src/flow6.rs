@@ -20,9 +20,9 @@ pub struct FlowEntry6 {
     pub src: [u8; 16],
     /// Destination address, network order.
     pub dst: [u8; 16],
-    /// Source port, network order.
+    /// Source port, network order; of echo its identifier.
     pub sport: [u8; 2],
-    /// Destination port, network order.
+    /// Destination port, network order; of echo its type.
     pub dport: [u8; 2],
     /// Upper-layer protocol.
     pub proto: u8,

@@ -181,7 +181,7 @@ impl World {
         match proto {
             TCP => tcp(src, dst, from, to, flags),
             UDP => udp(src, dst, from, to),
-            _ => ping(src, dst, from.0, to.0, from.1.max(to.1), flags & ACK == 0),
+            _ => ping(src, dst, from.0, to.0, from.1.max(to.1), !is_reply(flags)),
         }
     }
 
@@ -290,7 +290,7 @@ impl World {
 
     fn leaves(&mut self, inside: Inside) {
         let Inside { proto, host, remote } = inside;
-        let flags = if proto == ICMP { 0 } else { self.flags() };
+        let flags = self.flags();
         self.last = format!("{inside:?} with {flags:#x}");
         let macs = [host_mac(host.0), device_mac(LAN)];
         let frame = self.packet(macs, proto, host, remote, flags);
@@ -301,6 +301,7 @@ impl World {
             }
         }
         for (device, out) in self.send(LAN, &frame) {
+            assert!(proto != ICMP || !is_reply(flags), "nobody asked");
             if device == LAN {
                 self.is_told(host, &out);
                 continue;
@@ -345,8 +346,13 @@ impl World {
         let sent = self.send(device, &frame);
         let must = self.must_reach(&of, by);
         let came = self.is_delivered(&of, &sent);
-        let is_plain = of.proto != TCP || flags == ACK;
+        let is_plain = match of.proto {
+            TCP => flags == ACK,
+            UDP => true,
+            _ => is_reply(flags),
+        };
         assert!(came || !must || !is_plain, "lost: {:?}", self.observer.behind(&of));
+        assert!(!came || is_plain || of.proto == TCP, "a host's ping is no leave to ping it");
         if of.proto == TCP && flags & (FIN | RST | SYN) != 0 && flags != SYN | ACK {
             self.observer.loosen(&of);
         }
@@ -504,6 +510,11 @@ impl World {
         assert!(left.iter().all(|left| *left == (0, 0)), "{left:?}");
         self.gateway.assert_conserved();
     }
+}
+
+/// Is an echo message with these flags a reply?
+const fn is_reply(flags: u8) -> bool {
+    flags & ACK != 0
 }
 
 fn owner(address: std::net::IpAddr) -> Owner {
