@@ -7,7 +7,7 @@
 //! endpoint's mapping, or else by the uplink that its policy names. If that leaves it the address that
 //! it has inside, it gets one of the uplink whose address it asks.
 
-use weir_layout::control::{Address, ControlHalf, IpAddress, PathId, Translate};
+use weir_layout::control::{ControlHalf, IpAddress, PathId, Policy, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::{Family as Ip, NONE};
@@ -27,7 +27,7 @@ use crate::flows::{self, End, NewFlow};
 use crate::mappings::{Hashed, Mapping};
 use crate::nat::Endpoint;
 use crate::packet::{Buffer, Output, Received};
-use crate::steering::Traffic;
+use crate::steering::{Refusal, Traffic};
 
 /// Does the flow stay inside, given one of its entries?
 pub(super) fn is_inside<F: Family>(entry: &Entry<F>) -> bool {
@@ -64,17 +64,6 @@ pub(super) fn port_of<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> Port
 }
 
 impl Context {
-    /// The first uplink by which hosts have this address outside, or may have.
-    fn uplink_at<F: Family>(&self, address: F::Address) -> Option<u8> {
-        let Address(bytes) = address.to_address();
-        let of_hosts = |uplink| {
-            let mut prefixes = self.snapshot.half.prefixes_of(uplink);
-            F::FAMILY == Ip::V6 && prefixes.any(|prefix| prefix.is_outside_of_hosts(bytes))
-        };
-        (0..self.uplinks)
-            .find(|uplink| self.has_address::<F>(*uplink, address) || of_hosts(*uplink))
-    }
-
     /// The published service that a packet from a LAN asks for by an address outside; `None`: it asks
     /// for none of those addresses.
     pub(super) fn asked_inside<F: Family>(
@@ -82,7 +71,10 @@ impl Context {
         work: &Work<F>,
     ) -> Option<Result<Asked<F>, DropReason>> {
         let p = &work.parsed;
-        let uplink = self.uplink_at::<F>(p.dst).filter(|_| !self.is_uplink(work.port))?;
+        if self.is_uplink(work.port) {
+            return None;
+        }
+        let uplink = self.snapshot.half.uplink_at(F::FAMILY, p.dst.to_address())?;
         let Some(asked) = self.asked_at(uplink, p) else {
             // Within a prefix of hosts there may be the uplink's own link, with the provider's router:
             // XDP hands over what is for that, and of the rest what is for an open port.
@@ -96,10 +88,13 @@ impl Context {
         Some(asked.and_then(|asked| begins.then_some(asked).ok_or(Counter::DropNotSyn)))
     }
 
-    /// Has the policy the uplink, in whatever tier?
-    fn is_member(&self, policy: u8, uplink: u8) -> bool {
+    /// Is a mapping by this uplink one that an endpoint has for all its flows, given its policy and where
+    /// that leads? While that leads nowhere, by any of the policy's. One by another uplink would take
+    /// its other flows there.
+    fn is_its_own(&self, policy: u8, steered: Result<u8, Refusal>, uplink: u8) -> bool {
         let policy = self.snapshot.half.policies.get(usize::from(policy));
-        policy.is_some_and(|policy| policy.members().iter().any(|member| member.uplink == uplink))
+        let is_member = |policy: &Policy| policy.members().iter().any(|of| of.uplink == uplink);
+        steered.map_or_else(|_| policy.is_some_and(is_member), |steered| steered == uplink)
     }
 
     /// Would a flow that stays inside begin now as it is, given its forward entry? Its service is
@@ -210,9 +205,8 @@ impl<F: Stored> Sessions<F> {
         if let Some(choice) = own.filter(is_another) {
             return Ok(Guise { choice, is_its_own: true });
         }
-        // A mapping by an uplink that is not its policy's would take its other flows there.
         let choice = self.egress_by(cx, asked.uplink, &asked.inside)?;
-        let is_its_own = steered.is_err() && cx.is_member(policy, asked.uplink);
+        let is_its_own = cx.is_its_own(policy, steered, asked.uplink);
         let guise = Guise { choice, is_its_own };
         is_another(&choice).then_some(guise).ok_or(Counter::DropUntranslatable)
     }
@@ -224,8 +218,10 @@ impl<F: Stored> Sessions<F> {
         let (endpoint, external) = (self.endpoint_of(cx, forward), self.external_of(forward));
         let is_held = !self.mappings.is_free(&external);
         let traffic = self.traffic_in(cx, forward);
-        let is_its_own = self.mapping_of(&endpoint).is_none()
-            && self.choose_uplink(cx, endpoint.of.policy, &traffic) == Ok(uplink);
+        let policy = endpoint.of.policy;
+        let steered = self.choose_uplink(cx, policy, &traffic);
+        let is_its_own =
+            self.mapping_of(&endpoint).is_none() && cx.is_its_own(policy, steered, uplink);
         self.mappings.hold(&endpoint, uplink, &external);
         if !is_held && !is_its_own {
             self.mappings.detach(&external);

@@ -439,6 +439,21 @@ fn a_start_takes_it_over_with_its_port() {
 }
 
 #[test]
+fn an_endpoint_looks_as_before_after_a_start_while_no_uplink_is_usable() {
+    let mut gateway = dns();
+    enter(&mut gateway, service(UDP, [PORTS[0] + 1; 2], PORTS[1] + 1, BOTH));
+    gateway.settle(Owner::At(HOST_MAC));
+    (0..3).for_each(|uplink| gateway.set_state(uplink, 0));
+    let seen = served(&mut gateway, &datagram(1, 5000));
+    restart(&mut gateway, 1);
+    gateway.settle(Owner::At(HOST_MAC));
+    gateway.settle(Owner::At(HOST_MAC));
+    let to = (external(1), PORTS[0] + 1);
+    let (_, got) = one(gateway.send(LAN, &udp(ASKER_MAC, device_mac(LAN), (ASKER, 5000), to)));
+    assert_eq!((see(&got).src, see(&got).sport), seen);
+}
+
+#[test]
 fn a_start_without_the_address_of_its_client_ends_it() {
     let mut gateway = dns();
     gateway.publish(BUCKETS);

@@ -238,6 +238,17 @@ impl ControlHalf {
         self.path_prefixes().iter().filter(move |prefix| prefix.uplink == uplink)
     }
 
+    /// The first uplink by which hosts have this address outside, or may have.
+    pub fn uplink_at(&self, family: Family, address: Address) -> Option<u8> {
+        let named = self.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0);
+        let has = |(number, uplink): &(u8, &Uplink)| {
+            let of_hosts =
+                || self.prefixes_of(*number).any(|prefix| prefix.is_outside_of_hosts(address.0));
+            uplink.path(family).held().contains(&address) || family == Family::V6 && of_hosts()
+        };
+        (0..).zip(named).find(has).map(|(number, _)| number)
+    }
+
     /// May packets of this source leave by the path? Of IPv6, those that it [carries](carried).
     pub fn carries(&self, path: PathId, source: impl IpAddress) -> bool {
         let translate = self.path(path).map(Path::translation);
