@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_api::time;
-use weir_layout::Family;
 use weir_layout::flow::{FlowState, flag};
+use weir_layout::{Family, NONE};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
@@ -17,10 +17,13 @@ use super::output;
 use super::state::State;
 use super::table::table;
 
+/// What stands in place of an uplink's name where a flow stays inside.
+pub const INSIDE: &str = "-";
+
 /// Which flows to show.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct FlowFilter {
-    /// Only on this uplink.
+    /// Only on this uplink; `-`: only those that stay inside.
     #[arg(long)]
     pub uplink: Option<String>,
     /// Only from this inside address.
@@ -40,7 +43,8 @@ pub struct FlowFilter {
 impl FlowFilter {
     /// Does it ask for what there can be?
     fn check(&self, uplinks: &[&str]) -> Result<()> {
-        if let Some(name) = self.uplink.as_deref().filter(|name| !uplinks.contains(name)) {
+        let is_known = |name: &&str| uplinks.contains(name) || *name == INSIDE;
+        if let Some(name) = self.uplink.as_deref().filter(|name| !is_known(name)) {
             bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
         }
         if let Some(name) = self.protocol.as_deref()
@@ -65,7 +69,9 @@ impl FlowFilter {
         let ends = Ends::of(entry);
         self.uplink.as_ref().is_none_or(|name| name == uplink)
             && self.source.is_none_or(|address| address == ends.inside.ip())
-            && self.destination.is_none_or(|address| address == ends.remote.ip())
+            && self.destination.is_none_or(|address| {
+                address == ends.remote.ip() || ends.led_to.is_some_and(|to| address == to.ip())
+            })
             && self.protocol.as_ref().is_none_or(is_named)
     }
 }
@@ -131,6 +137,11 @@ pub const fn began_outside(flags: u8) -> bool {
     flags & (flag::INITIATED | flag::INSIDE) == flag::INITIATED
 }
 
+/// Does the flow stay inside, given the direction that began it? It asks for a published service.
+pub fn stays_inside<F: Stored>(entry: &Entry<F>) -> bool {
+    entry.uplink == NONE && entry.flags & flag::INITIATED != 0
+}
+
 /// Who speaks with whom.
 struct Ends {
     /// The LAN's host.
@@ -139,6 +150,8 @@ struct Ends {
     outside: SocketAddr,
     /// Whom it speaks with.
     remote: SocketAddr,
+    /// The host of a LAN that it is led to, if it stays inside.
+    led_to: Option<SocketAddr>,
 }
 
 impl Ends {
@@ -151,16 +164,18 @@ impl Ends {
         // Both ends of a ping have its identifier.
         let dport = if key.proto() == F::ICMP { key.sport() } else { key.dport() };
         let (from, to) = (end(key.src(), key.sport()), end(key.dst(), dport));
+        let new_to = end(new.dst, new.dport);
+        let led_to = stays_inside(entry).then_some(new_to);
         match began_outside(entry.flags) {
-            true => Self { inside: end(new.dst, new.dport), outside: to, remote: from },
-            false => Self { inside: from, outside: end(new.src, new.sport), remote: to },
+            true => Self { inside: new_to, outside: to, remote: from, led_to },
+            false => Self { inside: from, outside: end(new.src, new.sport), remote: to, led_to },
         }
     }
 }
 
 /// A flow by its two directions: the one that began it, and the one back if it is there.
 fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now_ms: u32) -> Value {
-    let Ends { inside, outside, remote } = Ends::of(entry);
+    let Ends { inside, outside, remote, led_to } = Ends::of(entry);
     let from_outside = began_outside(entry.flags);
     // The time wraps around.
     let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
@@ -181,6 +196,7 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
         "inside": inside.to_string(),
         "outside": outside.to_string(),
         "destination": remote.to_string(),
+        "led_to": led_to.map(|to| to.to_string()),
         "began": if from_outside { "outside" } else { "inside" },
         "uplink": uplink,
         "state": match entry.state_owner.state() {
@@ -291,6 +307,25 @@ mod tests {
         assert_eq!((&told["tx_bytes"], &told["rx_bytes"]), (&json!(700), &json!(300)));
         let of = |source: &str| FlowFilter { source: source.parse().ok(), ..FlowFilter::default() };
         assert!(of("10.0.0.5").wants(&asked, "a") && !of("198.51.100.9").wants(&asked, "a"));
+    }
+
+    #[test]
+    fn a_flow_that_stays_inside_is_told_with_whom_it_is_led_to() {
+        let [client, outside, host] = [[10, 0, 0, 9], [192, 0, 2, 2], [10, 0, 0, 5]];
+        let led = Rewrite { src: [192, 0, 2, 3], dst: host, ..entry4().rewrite };
+        let asks = Entry { rewrite: led, uplink: NONE, ..entry::<V4>(client, outside, 17) };
+        let told = value(&asks, None, INSIDE, 12_500);
+        assert_eq!((&told["uplink"], &told["led_to"]), (&json!("-"), &json!("10.0.0.5:53")));
+        assert_eq!(told["destination"], "192.0.2.2:53");
+        let to = |address: &str| FlowFilter {
+            destination: address.parse().ok(),
+            ..FlowFilter::default()
+        };
+        assert!(to("10.0.0.5").wants(&asks, INSIDE) && to("192.0.2.2").wants(&asks, INSIDE));
+        let of_inside = FlowFilter { uplink: Some(INSIDE.into()), ..FlowFilter::default() };
+        assert!(of_inside.check(&[]).is_ok() && of_inside.wants(&asks, INSIDE));
+        assert!(!of_inside.wants(&entry4(), "fiber"));
+        assert_eq!(value(&entry4(), None, "fiber", 12_500)["led_to"], json!(null));
     }
 
     #[test]

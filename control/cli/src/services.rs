@@ -1,19 +1,16 @@
 //! `weir publish`.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 use serde_json::{Value, json};
+use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
-use weir_layout::flow::flag;
-use weir_layout::{Family, MAX_UPLINKS, NONE};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
 
 use super::criteria::{prefix_name, protocol_name};
-use super::flows::began_outside;
+use super::flows::{began_outside, stays_inside};
 use super::output;
 use super::state::{State, address};
 use super::table::table;
@@ -115,22 +112,16 @@ fn count<F: Stored>(half: &ControlHalf, table: &FlowTable<F>, flows: &mut [usize
     }
 }
 
-/// Does the flow stay inside, given the direction that began it? It asks for a service.
-fn stays_inside<F: Stored>(entry: &Entry<F>) -> bool {
-    entry.uplink == NONE && entry.flags & flag::INITIATED != 0
-}
-
 /// The service that a flow asks for, given the entry that began it; `None`: none that is still
 /// published.
 fn service_of<F: Stored>(half: &ControlHalf, entry: &Entry<F>) -> Option<usize> {
-    let (port, host): (_, IpAddr) =
-        (u16::from_be_bytes(entry.key.dport()), entry.rewrite.dst.into());
-    let uplinks = match stays_inside(entry) {
-        true => 0..=MAX_UPLINKS as u8 - 1,
-        false => entry.uplink..=entry.uplink,
+    let port = u16::from_be_bytes(entry.key.dport());
+    let led_to = (entry.rewrite.dst.to_address(), u16::from_be_bytes(entry.rewrite.dport));
+    let uplink = match stays_inside(entry) {
+        true => half.uplink_at(F::FAMILY, entry.key.dst().to_address())?,
+        false => entry.uplink,
     };
-    uplinks
-        .flat_map(|uplink| half.services(F::path(uplink), entry.key.proto(), port))
-        .find(|(_, forward)| F::Address::from_address(forward.inside).into() == host)
+    half.services(F::path(uplink), entry.key.proto(), port)
+        .find(|(_, forward)| (forward.inside, forward.port_inside(port)) == led_to)
         .map(|(number, _)| number)
 }

@@ -10,6 +10,8 @@ use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::counters::Counters;
 use weir_shm::map::Access;
 
+use super::flows::INSIDE;
+
 /// The regions are there, and empty.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing is published yet: start weir-control")]
@@ -35,10 +37,10 @@ impl State {
         uplinks.take_while(|name| !name.is_empty()).collect()
     }
 
-    /// The uplink's name; `-` of what stays inside.
+    /// The uplink's name; [`INSIDE`] of what stays inside.
     pub fn uplink_name(&self, uplink: u8) -> &str {
         if uplink == NONE {
-            return "-";
+            return INSIDE;
         }
         self.snapshot.half.uplinks.get(usize::from(uplink)).map_or("?", |u| u.name.as_str())
     }
