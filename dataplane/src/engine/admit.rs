@@ -240,7 +240,7 @@ impl<F: Stored> Sessions<F> {
         if uplink != choice.uplink {
             cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
         }
-        if mapped.is_none() {
+        if mapped.is_none() && known.is_some() {
             // Not before it is known that there is somewhere else to go.
             self.detach_mappings(&endpoint);
         }
@@ -271,6 +271,7 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// What the rules let a packet from a LAN begin: the rule, and the endpoint that sends it.
+    #[inline(always)]
     pub(super) fn admit<B: Buffer>(
         &self,
         cx: &mut Context,
@@ -290,6 +291,7 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// Who sends a packet that begins a flow, and where its answers go, if the host may have one more.
+    #[inline(always)]
     pub(super) fn initiator<B: Buffer>(
         &self,
         cx: &mut Context,

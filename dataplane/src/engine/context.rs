@@ -6,12 +6,12 @@ use weir_layout::control::{Mac, PathId, Port};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
-use weir_layout::{MAX_DEVICES, MAX_POLICIES, NONE};
+use weir_layout::{Family as Ip, MAX_DEVICES, MAX_POLICIES, NONE};
 use weir_shm::adjacencies::Adjacencies;
 use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::{Counters, LaneWriter, PathCounter};
 use weir_shm::flows::Action;
-use weir_wire::family::Family;
+use weir_wire::family::{Family, V4, V6};
 use weir_wire::forward::Egress;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
@@ -21,6 +21,7 @@ use super::DropReason;
 use super::Regions;
 use super::batch::Work;
 use super::errors::ErrorLimits;
+use super::hairpin::Outsides;
 use super::inside_hosts::InsideHosts;
 use super::known_hosts::KnownHosts;
 use super::split::is_splittable;
@@ -43,6 +44,8 @@ pub(super) struct Context {
     pub(super) snapshot: Current,
     /// Number of uplinks.
     pub(super) uplinks: u8,
+    /// Addresses that hosts have outside, by family.
+    pub(super) outsides: [Outsides; Ip::COUNT],
     /// Devices whose untagged frames are a port's.
     pub(super) untagged: [Option<Untagged>; MAX_DEVICES],
     pub(super) adjacencies: Adjacencies,
@@ -77,6 +80,7 @@ impl Context {
             control: regions.control.clone(),
             snapshot: Current::default(),
             uplinks: 0,
+            outsides: [Outsides::default(); Ip::COUNT],
             untagged: [None; MAX_DEVICES],
             adjacencies: regions.adjacencies.clone(),
             known_hosts: KnownHosts::new(entropy),
@@ -105,6 +109,7 @@ impl Context {
         self.renumber_rules(&rules);
         self.renumber_services(&services);
         let half = &self.snapshot.half;
+        self.outsides = [Outsides::of::<V4>(half), Outsides::of::<V6>(half)];
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
             let side = |port: u8| flag::side(half.ports[usize::from(port)].role);

@@ -63,13 +63,57 @@ pub(super) fn port_of<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> Port
     }
 }
 
+/// Which addresses hosts have outside, or may have: a bit of 1024 for each, so that nearly every other is
+/// told from them by one look. A new flow asks, whatever is published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outsides {
+    bits: [u64; 16],
+    /// And those of prefixes.
+    has_prefixes: bool,
+}
+
+impl Outsides {
+    /// Those of a family.
+    pub(super) fn of<F: Family>(half: &ControlHalf) -> Self {
+        let has_prefixes = F::FAMILY == Ip::V6 && half.path_prefix_count > 0;
+        let mut outsides = Self { bits: [0; 16], has_prefixes };
+        for address in half.uplinks.iter().flat_map(|uplink| uplink.path(F::FAMILY).held()) {
+            let (word, bit) = Self::place::<F>(&F::Address::from_address(*address));
+            outsides.bits[word] |= 1 << bit;
+        }
+        outsides
+    }
+
+    /// May it be one of them?
+    #[inline]
+    fn may_have<F: Family>(&self, address: &F::Address) -> bool {
+        let (word, bit) = Self::place::<F>(address);
+        self.bits[word] >> bit & 1 != 0 || self.has_prefixes
+    }
+
+    #[inline]
+    fn place<F: Family>(address: &F::Address) -> (usize, u32) {
+        // 2^32 divided by the golden ratio: all bits reach the upper ones.
+        let place = F::fold(address).wrapping_mul(0x9e37_79b9) >> 22;
+        ((place >> 6) as usize, place & 63)
+    }
+}
+
 impl Context {
     /// The published service that a packet from a LAN asks for by an address outside; `None`: it asks
     /// for none of those addresses.
+    #[inline]
     pub(super) fn asked_inside<F: Family>(
         &self,
         work: &Work<F>,
     ) -> Option<Result<Asked<F>, DropReason>> {
+        let may = self.outsides[F::FAMILY.index()].may_have::<F>(&work.parsed.dst);
+        if may { self.asked_outside(work) } else { None }
+    }
+
+    /// The same of one that may be one of those.
+    #[cold]
+    fn asked_outside<F: Family>(&self, work: &Work<F>) -> Option<Result<Asked<F>, DropReason>> {
         let p = &work.parsed;
         if self.is_uplink(work.port) {
             return None;
@@ -119,6 +163,7 @@ struct Guise<F: Family> {
 
 impl<F: Stored> Sessions<F> {
     /// Makes a flow for a packet from a LAN that asks for a service; its slot.
+    #[cold]
     pub(super) fn begin_inside<B: Buffer>(
         &mut self,
         cx: &mut Context,

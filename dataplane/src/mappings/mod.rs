@@ -43,7 +43,15 @@ pub struct Mappings<F: Family = V4> {
     records: Records<F>,
     by_endpoint: Index,
     by_external: Index,
-    taken: [Vec<Taken<F>>; MAX_UPLINKS],
+    taken: [TakenPorts<F>; MAX_UPLINKS],
+}
+
+/// Ports of an uplink's addresses that are taken.
+#[derive(Debug)]
+struct TakenPorts<F: Family> {
+    by_address: Vec<Taken<F>>,
+    /// Of each protocol, at all addresses.
+    of_all: Vec<(u8, u32)>,
 }
 
 /// Ports of an address that are taken, by protocol. An uplink has a few addresses.
@@ -62,7 +70,7 @@ impl<F: Family> Mappings<F> {
             records: Records::new(),
             by_endpoint: Index::new(capacity),
             by_external: Index::new(capacity),
-            taken: std::array::from_fn(|_| Vec::new()),
+            taken: std::array::from_fn(|_| TakenPorts::default()),
         }
     }
 
@@ -153,7 +161,8 @@ impl<F: Family> Mappings<F> {
         external: &Hashed<External<F>>,
     ) {
         let number = self.records.add(Record::new(endpoint.of, uplink, external.of));
-        self.take(self.records.at(number).uplink(), &external.of);
+        let uplink = self.records.at(number).uplink();
+        self.taken[usize::from(uplink)].add(&external.of);
         let (key, records) = (self.key, &self.records);
         let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
         let of_external = |n| of_external(key, &records.at(n).external());
@@ -165,7 +174,8 @@ impl<F: Family> Mappings<F> {
     pub fn release(&mut self, external: &Hashed<External<F>>) {
         let Some(number) = self.number_of(external) else { return };
         if self.records.at_mut(number).release() {
-            self.give_back(self.records.at(number).uplink(), &external.of);
+            let uplink = self.records.at(number).uplink();
+            self.taken[usize::from(uplink)].remove(&external.of);
             self.forget(number);
             self.by_external.remove(external.hash, |n| n == number);
             self.records.free(number);
@@ -182,30 +192,7 @@ impl<F: Family> Mappings<F> {
 
     /// Ports of the protocol that mappings by the uplink have, of all its addresses but these.
     pub fn taken(&self, uplink: u8, proto: u8, but: &[Address]) -> u32 {
-        let taken = self.taken.get(usize::from(uplink)).map_or(&[][..], Vec::as_slice);
-        let counts =
-            |taken: &&Taken<F>| taken.proto == proto && !but.contains(&taken.address.to_address());
-        taken.iter().filter(counts).map(|taken| taken.ports).sum()
-    }
-
-    fn take(&mut self, uplink: u8, external: &External<F>) {
-        let taken = &mut self.taken[usize::from(uplink)];
-        match taken.iter_mut().find(|taken| taken.is_of(external)) {
-            Some(taken) => taken.ports += 1,
-            None => {
-                let External { proto, address, .. } = *external;
-                taken.push(Taken { proto, address, ports: 1 });
-            }
-        }
-    }
-
-    fn give_back(&mut self, uplink: u8, external: &External<F>) {
-        let taken = &mut self.taken[usize::from(uplink)];
-        let Some(at) = taken.iter().position(|taken| taken.is_of(external)) else { return };
-        taken[at].ports -= 1;
-        if taken[at].ports == 0 {
-            taken.swap_remove(at);
-        }
+        self.taken.get(usize::from(uplink)).map_or(0, |taken| taken.count(proto, but))
     }
 
     /// Number of endpoints with a mapping.
@@ -226,6 +213,49 @@ impl<F: Family> Mappings<F> {
     fn forget(&mut self, number: u32) {
         let endpoint = self.records.at(number).endpoint();
         self.by_endpoint.remove(of_endpoint(self.key, &endpoint), |n| n == number);
+    }
+}
+
+impl<F: Family> Default for TakenPorts<F> {
+    fn default() -> Self {
+        Self { by_address: Vec::new(), of_all: Vec::new() }
+    }
+}
+
+impl<F: Family> TakenPorts<F> {
+    fn count(&self, proto: u8, but: &[Address]) -> u32 {
+        let of_all = self.of_all.iter().find(|of| of.0 == proto).map_or(0, |of| of.1);
+        // As a rule there are none.
+        let of_those = but.iter().map(|address| {
+            let is_of =
+                |taken: &&Taken<F>| taken.proto == proto && taken.address.to_address() == *address;
+            self.by_address.iter().find(is_of).map_or(0, |taken| taken.ports)
+        });
+        of_all.saturating_sub(of_those.sum())
+    }
+
+    fn add(&mut self, external: &External<F>) {
+        let External { proto, address, .. } = *external;
+        match self.by_address.iter_mut().find(|taken| taken.is_of(external)) {
+            Some(taken) => taken.ports += 1,
+            None => self.by_address.push(Taken { proto, address, ports: 1 }),
+        }
+        match self.of_all.iter_mut().find(|of| of.0 == proto) {
+            Some(of) => of.1 += 1,
+            None => self.of_all.push((proto, 1)),
+        }
+    }
+
+    fn remove(&mut self, external: &External<F>) {
+        let mut taken = self.by_address.iter();
+        let Some(at) = taken.position(|taken| taken.is_of(external)) else { return };
+        self.by_address[at].ports -= 1;
+        if self.by_address[at].ports == 0 {
+            self.by_address.swap_remove(at);
+        }
+        if let Some(of) = self.of_all.iter_mut().find(|of| of.0 == external.proto) {
+            of.1 -= 1;
+        }
     }
 }
 
