@@ -96,12 +96,13 @@ pub fn ask(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     let port = unsafe { &*published.port(*port) };
     // SAFETY: the context is the kernel's.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
-    let class = maps::host_class::<V6>(parsed.src);
-    let may_ask = match port.role == PortRole::Lan as u8 {
-        true => class == host_class::LAN && is_served(published, port, queue),
-        false => !is_ours_class(class),
-    };
-    if !may_ask || !services::is_asked(published, port, parsed) {
+    let in_lan = port.role == PortRole::Lan as u8;
+    if !in_lan && is_of_this_side(parsed.src) || !services::is_asked(published, port, parsed) {
+        return None;
+    }
+    // Few ask, so that a host's source is looked up here and not before.
+    let is_host = || maps::host_class::<V6>(parsed.src) == host_class::LAN;
+    if in_lan && !(is_host() && is_served(published, port, queue)) {
         return None;
     }
     Some(from_crowd(published, port, queue, Sender::of(port), parsed))
@@ -239,12 +240,7 @@ fn poses_as_ours(port: &Port, head: &[u8; HEAD_LEN6]) -> bool {
 /// Is it an address of the gateway, of a LAN, or of what uplinks translate to?
 #[inline(always)]
 fn is_of_this_side(address: [u8; 16]) -> bool {
-    is_ours_class(maps::host_class::<V6>(address))
-}
-
-/// Is it the class of such an address?
-#[inline(always)]
-fn is_ours_class(class: u32) -> bool {
+    let class = maps::host_class::<V6>(address);
     matches!(class, host_class::LOCAL | host_class::LAN | host_class::POOL)
 }
 

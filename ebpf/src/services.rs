@@ -25,11 +25,11 @@ pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> b
     {
         return false;
     }
-    let (inside, host) = (port.role == PortRole::Lan as u8, maps::host::<F>(p.dst));
-    let uplink = match (inside, host_class::uplink(host)) {
-        (false, _) => port.uplink,
-        (true, Some(uplink)) => uplink,
-        (true, None) => return false,
+    let uplink = if port.role == PortRole::Lan as u8 {
+        let Some(uplink) = host_class::uplink(maps::host::<F>(p.dst)) else { return false };
+        uplink
+    } else {
+        port.uplink
     };
     let key = OpenPorts::key(F::FAMILY, p.proto, u16::from_be_bytes(p.dport));
     // SAFETY: a field of the half.
@@ -51,7 +51,10 @@ pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> b
         Translate::Napt => holds(path, F::words_of(p.dst)),
         // The host's own, or one that is translated to it: neither the gateway's nor a VPN's.
         Translate::None | Translate::Npt | Translate::Source => {
-            matches!(host_class::class(host), host_class::LAN | host_class::POOL | host_class::LINK)
+            matches!(
+                maps::host_class::<F>(p.dst),
+                host_class::LAN | host_class::POOL | host_class::LINK
+            )
         }
     };
     if asks && p.kind == (Kind::Fragment { first: true }) {
