@@ -53,12 +53,8 @@ pub struct Sources<N: Net> {
 impl Sources<Ipv4Net> {
     /// What there is of them now; `half` has the uplinks' addresses.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
-        let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V4));
         let net = |address: &Address| Ipv4Net::from(Ipv4Addr::from(address.to_v4()));
-        let of = |(uplink, path): (u8, &Path)| -> Vec<_> {
-            path.held().iter().map(|address| (uplink, net(address))).collect()
-        };
-        let pools = (0..).zip(paths).flat_map(of);
+        let pools = held(site, half, Family::V4).map(|(uplink, _, address)| (uplink, net(address)));
         Self {
             routes: Arc::clone(&kernel.routes),
             tables: Arc::clone(&kernel.tables),
@@ -74,13 +70,10 @@ impl Sources<Ipv6Net> {
     /// not followed: the main table decides. What routers advertise is not followed into a LAN,
     /// neither from it nor by an uplink.
     pub fn of(site: &Site, kernel: &Kernel, lans: &[IpNet], half: &ControlHalf) -> Self {
-        let paths = half.uplinks.iter().take(site.uplinks.len()).map(|u| u.path(Family::V6));
-        let of_ports = (0..).zip(paths).filter(|(_, path)| path.translation() == Translate::Napt);
         let net = |address: &Address| Ipv6Net::from(Ipv6Addr::from(address.0));
-        let of = |(uplink, path): (u8, &Path)| -> Vec<_> {
-            path.held().iter().map(|address| (uplink, net(address))).collect()
-        };
-        let addresses = of_ports.flat_map(of);
+        let of_ports = held(site, half, Family::V6)
+            .filter(|(_, path, _)| path.translation() == Translate::Napt);
+        let addresses = of_ports.map(|(uplink, _, address)| (uplink, net(address)));
         let interface = |uplink: u8| {
             let uplink = site.uplinks.get(usize::from(uplink))?;
             Some(kernel.link(&uplink.interface)?.index)
@@ -93,6 +86,19 @@ impl Sources<Ipv6Net> {
             ..Self::in_family(site, kernel, lans)
         }
     }
+}
+
+/// The addresses that flows have or get by the site's paths of a family, each with its uplink's index and
+/// its path.
+fn held<'h>(
+    site: &Site,
+    half: &'h ControlHalf,
+    family: Family,
+) -> impl Iterator<Item = (u8, &'h Path, &'h Address)> {
+    let paths = half.uplinks.iter().take(site.uplinks.len()).map(move |of| of.path(family));
+    (0..)
+        .zip(paths)
+        .flat_map(|(uplink, path)| path.held().iter().map(move |address| (uplink, path, address)))
 }
 
 /// What hosts are translated to, each with its uplink's index; by an uplink that

@@ -126,6 +126,16 @@ impl Context {
         steering::usable(&self.control, F::path(mapping.uplink)) && self.keeps(mapping)
     }
 
+    /// May a new flow of its endpoint use the mapping: because all may, or for want of another uplink?
+    pub(super) fn may_use<F: Family>(
+        &self,
+        mapping: &Mapping<F>,
+        policy: u8,
+        traffic: &Traffic<F>,
+    ) -> bool {
+        self.is_in_force(mapping) || self.is_resort(mapping, policy, traffic)
+    }
+
     /// Is what a mapping looks like outside still the uplink's to give away?
     pub(super) fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
         self.has_address::<F>(*uplink, external.address)
@@ -133,12 +143,7 @@ impl Context {
     }
 
     /// Is the mapping of an uplink that is the last resort of the policy?
-    pub(super) fn is_resort<F: Family>(
-        &self,
-        mapping: &Mapping<F>,
-        policy: u8,
-        traffic: &Traffic<F>,
-    ) -> bool {
+    fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
         steering::spared(&self.control, F::path(mapping.uplink))
             && self.keeps(mapping)
             && matches!(self.elsewhere((mapping.uplink, true), policy, traffic), Elsewhere::Nowhere)
@@ -212,8 +217,7 @@ impl<F: Stored> Sessions<F> {
         let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
-        let mapped = known
-            .filter(|mapping| cx.is_in_force(mapping) || cx.is_resort(mapping, policy, &traffic));
+        let mapped = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
         let choice = match mapped {
             Some(Mapping { uplink, external }) => {
                 EgressChoice { uplink, source: Source::Mapped(self.mappings.external(external)) }

@@ -234,9 +234,7 @@ impl<F: Stored> Sessions<F> {
         let policy = endpoint.of.policy;
         let steered = self.choose_uplink(cx, policy, traffic);
         let holds = |mapping: &Mapping<F>| {
-            cx.is_in_force(mapping)
-                || cx.is_resort(mapping, policy, traffic)
-                || steered.is_err() && cx.keeps(mapping)
+            cx.may_use(mapping, policy, traffic) || steered.is_err() && cx.keeps(mapping)
         };
         let mapped = self.mapping_of(endpoint).filter(holds);
         if let Some(Mapping { uplink, external }) = mapped {
