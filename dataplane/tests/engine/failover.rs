@@ -10,13 +10,6 @@ use weir_wire::tcp::{self, flag::ACK, flag::FIN, flag::RST, flag::SYN};
 
 use crate::gateway::*;
 
-/// Lets the engine sweep to the end; what left.
-fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
-}
-
 fn header(frame: &[u8]) -> tcp::Packet<&[u8]> {
     tcp::Packet::new_checked(&frame[34..54]).unwrap()
 }

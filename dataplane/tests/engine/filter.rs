@@ -32,13 +32,6 @@ fn hits(gateway: &Gateway, rules: usize) -> Vec<u64> {
     gateway.regions.counters.rule_hits(rules, 1)
 }
 
-/// Lets the engine sweep to the end; what left.
-fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
-}
-
 #[test]
 fn what_a_rule_drops_begins_no_flow_and_is_told_nothing() {
     let mut gateway = with(&[about(25, RuleAction::Drop)]);

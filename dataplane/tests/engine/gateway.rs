@@ -378,6 +378,26 @@ pub fn age(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
     std::mem::take(&mut gateway.wire.sent)
 }
 
+/// Lets the engine sweep to the end; what left.
+pub fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
+    gateway.engines[0].refresh();
+    while gateway.engines[0].sweep(&mut gateway.wire) {}
+    std::mem::take(&mut gateway.wire.sent)
+}
+
+/// Publishes this [share](Gateway::publish), and starts so many workers anew on the table that the
+/// earlier ones left.
+pub fn restart(gateway: &mut Gateway, workers: u8, share: usize) {
+    gateway.half.workers = workers;
+    gateway.publish(share);
+    gateway.regions.prepare(&gateway.half);
+    let engine = |id| Engine::new(id, workers, &gateway.regions, [7, u64::from(workers)]);
+    gateway.engines = (0..workers).map(engine).collect();
+    for engine in &mut gateway.engines {
+        engine.adopt();
+    }
+}
+
 /// Flows of the first engine.
 pub fn flows(gateway: &Gateway) -> u64 {
     gateway.engines[0].flows()

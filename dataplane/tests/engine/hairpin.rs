@@ -34,6 +34,23 @@ fn datagram(uplink: u8, sport: u16) -> Vec<u8> {
     udp(ASKER_MAC, device_mac(LAN), (ASKER, sport), (external(uplink), PORTS[0]))
 }
 
+/// [`dns`] and another service of its host at the next port, while no uplink is usable.
+fn cut_off() -> Gateway {
+    let mut gateway = dns();
+    enter(&mut gateway, service(UDP, [PORTS[0] + 1; 2], PORTS[1] + 1, BOTH));
+    gateway.settle(Owner::At(HOST_MAC));
+    (0..3).for_each(|uplink| gateway.set_state(uplink, 0));
+    gateway
+}
+
+/// Who the other service sees that asks from port 5000.
+fn seen_by_another(gateway: &mut Gateway) -> ([u8; 4], u16) {
+    let to = (external(1), PORTS[0] + 1);
+    let asks = udp(ASKER_MAC, device_mac(LAN), (ASKER, 5000), to);
+    let seen = see(&one(gateway.send(LAN, &asks)).1);
+    (seen.src, seen.sport)
+}
+
 /// What the service's host answers to what it got.
 fn answer(question: &[u8]) -> Vec<u8> {
     let seen = see(question);
@@ -89,15 +106,9 @@ fn it_is_served_while_no_uplink_is_usable() {
 
 #[test]
 fn an_endpoint_looks_the_same_to_all_services_while_no_uplink_is_usable() {
-    let mut gateway = dns();
-    enter(&mut gateway, service(UDP, [PORTS[0] + 1; 2], PORTS[1] + 1, BOTH));
-    gateway.settle(Owner::At(HOST_MAC));
-    (0..3).for_each(|uplink| gateway.set_state(uplink, 0));
+    let mut gateway = cut_off();
     let seen = served(&mut gateway, &datagram(1, 5000));
-    let to = (external(1), PORTS[0] + 1);
-    let other = udp(ASKER_MAC, device_mac(LAN), (ASKER, 5000), to);
-    let (_, got) = one(gateway.send(LAN, &other));
-    assert_eq!((see(&got).src, see(&got).sport), seen);
+    assert_eq!(seen_by_another(&mut gateway), seen);
 }
 
 #[test]
@@ -403,23 +414,13 @@ fn later_fragments_follow_their_first() {
     assert_eq!(followed[30..34], HOST);
 }
 
-/// Starts so many workers anew on what the others left.
-fn restart(gateway: &mut Gateway, workers: u8) {
-    gateway.half.workers = workers;
-    gateway.publish(BUCKETS);
-    gateway.regions.prepare(&gateway.half);
-    let engine = |id| Engine::new(id, workers, &gateway.regions, [7, u64::from(workers)]);
-    gateway.engines = (0..workers).map(engine).collect();
-    gateway.engines.iter_mut().for_each(|engine| _ = engine.adopt());
-}
-
 #[test]
 fn a_start_takes_it_over_with_its_port() {
     let mut gateway = dns();
     gateway.publish(BUCKETS);
     let ports = 5000..5040;
     let seen: Vec<_> = ports.clone().map(|port| served(&mut gateway, &datagram(0, port))).collect();
-    restart(&mut gateway, 1);
+    restart(&mut gateway, 1, BUCKETS);
     assert_eq!(flows(&gateway), 40);
     gateway.settle(Owner::At(HOST_MAC));
     for (port, seen) in ports.zip(&seen) {
@@ -440,17 +441,12 @@ fn a_start_takes_it_over_with_its_port() {
 
 #[test]
 fn an_endpoint_looks_as_before_after_a_start_while_no_uplink_is_usable() {
-    let mut gateway = dns();
-    enter(&mut gateway, service(UDP, [PORTS[0] + 1; 2], PORTS[1] + 1, BOTH));
-    gateway.settle(Owner::At(HOST_MAC));
-    (0..3).for_each(|uplink| gateway.set_state(uplink, 0));
+    let mut gateway = cut_off();
     let seen = served(&mut gateway, &datagram(1, 5000));
-    restart(&mut gateway, 1);
+    restart(&mut gateway, 1, BUCKETS);
     gateway.settle(Owner::At(HOST_MAC));
     gateway.settle(Owner::At(HOST_MAC));
-    let to = (external(1), PORTS[0] + 1);
-    let (_, got) = one(gateway.send(LAN, &udp(ASKER_MAC, device_mac(LAN), (ASKER, 5000), to)));
-    assert_eq!((see(&got).src, see(&got).sport), seen);
+    assert_eq!(seen_by_another(&mut gateway), seen);
 }
 
 #[test]
@@ -459,10 +455,10 @@ fn a_start_without_the_address_of_its_client_ends_it() {
     gateway.publish(BUCKETS);
     let seen = served(&mut gateway, &datagram(0, 5000));
     gateway.path(0).pool_len = 0;
-    restart(&mut gateway, 1);
+    restart(&mut gateway, 1, BUCKETS);
     assert_eq!(flows(&gateway), 0);
     gateway.path(0).pool_len = 1;
-    restart(&mut gateway, 1);
+    restart(&mut gateway, 1, BUCKETS);
     gateway.settle(Owner::At(HOST_MAC));
     assert_eq!(served(&mut gateway, &datagram(0, 5000)).0, seen.0);
     assert_eq!(gateway.engines[0].mappings(), 1);
@@ -482,7 +478,7 @@ fn with_other_workers_a_flow_is_kept_by_the_one_whose_its_port_is_or_ends() {
     for port in 5000..5100 {
         served(&mut gateway, &datagram(0, port));
     }
-    restart(&mut gateway, 3);
+    restart(&mut gateway, 3, BUCKETS);
     settle(&mut gateway);
     let kept: u64 = gateway.engines.iter().map(Engine::flows).sum();
     assert!(kept < 100, "{kept}");
@@ -501,6 +497,6 @@ fn a_flow_of_no_uplink_whose_ends_are_not_both_inside_is_not_taken_over() {
     let (back, entry) = entries.rfind(|(_, entry)| entry.flags & flag::INITIATED == 0).unwrap();
     assert_eq!(entry.uplink, NONE);
     table.slot(back).set_meta(entry.flags & !flag::INSIDE, entry.state_owner.state());
-    restart(&mut gateway, 1);
+    restart(&mut gateway, 1, BUCKETS);
     assert_eq!(flows(&gateway), 0);
 }

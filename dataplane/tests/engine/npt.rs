@@ -80,13 +80,6 @@ fn set_state(gateway: &Gateway, device: u8, state: u32) {
     gateway.writer.set_path_state(PathId::new(device - 1, Family::V6), state);
 }
 
-/// Lets the engine sweep to the end; what left.
-fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
-}
-
 #[test]
 fn a_flow_leaves_from_its_providers_prefix_with_every_other_byte_as_it_was() {
     for proto in [UDP, TCP, V6::ICMP] {

@@ -39,13 +39,6 @@ pub fn publishing(forwards: &[PortForward]) -> Gateway {
     gateway
 }
 
-/// Lets the engine sweep to the end; what left.
-pub fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
-}
-
 pub fn unreachable(
     (from, to): ([u8; 6], [u8; 6]),
     (src, dst): ([u8; 4], [u8; 4]),

@@ -95,12 +95,6 @@ fn assert_refused((device, error): (u8, Vec<u8>), host: [u8; 16]) {
     assert_eq!(error[p.l4.into()..][..2], V6::FOREIGN_SOURCE);
 }
 
-fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
-    gateway.engines[0].refresh();
-    while gateway.engines[0].sweep(&mut gateway.wire) {}
-    std::mem::take(&mut gateway.wire.sent)
-}
-
 #[test]
 fn every_source_leaves_by_its_owner_whatever_its_bucket() {
     // All buckets name one of them, or each half of them.

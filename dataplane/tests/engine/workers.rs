@@ -61,18 +61,6 @@ fn a_udp_endpoint_has_one_mapping_whichever_worker_meets_it() {
     gateway.assert_conserved();
 }
 
-/// Starts `workers` anew, on the table that the earlier ones left.
-fn restart(gateway: &mut Gateway, workers: u8) {
-    gateway.half.workers = workers;
-    gateway.publish(BUCKETS / 2);
-    gateway.regions.prepare(&gateway.half);
-    let engine = |id| Engine::new(id, workers, &gateway.regions, [7, u64::from(workers)]);
-    gateway.engines = (0..workers).map(engine).collect();
-    for engine in &mut gateway.engines {
-        engine.adopt();
-    }
-}
-
 #[test]
 fn a_flow_that_was_handed_on_in_one_direction_only_has_one_worker_after_the_next_start() {
     let mut gateway = Gateway::with(2, 4096);
@@ -82,7 +70,7 @@ fn a_flow_that_was_handed_on_in_one_direction_only_has_one_worker_after_the_next
     let (at, back) = both().find(|(_, entry)| entry.flags & flag::INITIATED == 0).unwrap();
     let worker = back.state_owner.worker();
     table.slot(at).set_worker(1 - worker);
-    restart(&mut gateway, 2);
+    restart(&mut gateway, 2, BUCKETS / 2);
     let workers: HashSet<u8> = both().map(|(_, entry)| entry.state_owner.worker()).collect();
     assert_eq!((both().count(), workers), (2, HashSet::from([worker])));
     assert_eq!(gateway.engines.iter().map(Engine::flows).sum::<u64>(), 1);
@@ -115,7 +103,7 @@ fn another_number_of_workers_gives_no_port_out_twice_and_loses_no_connection() {
         connections.push((device, see(&out).sport));
     }
     for workers in [2, 3, 1, 4] {
-        restart(&mut gateway, workers);
+        restart(&mut gateway, workers, BUCKETS / 2);
         for n in 0..400 {
             let (datagram, segment) = frames(n);
             assert_eq!(gateway.send(LAN, &datagram).len(), 1);
@@ -145,7 +133,7 @@ fn endpoints_outside_a_changed_range_of_ports_get_a_port_of_the_new_one() {
     assert!(before.iter().all(|port| (20_000..=60_000).contains(port)));
     let paths = gateway.half.uplinks.iter_mut().map(|uplink| uplink.path_mut(Family::V4));
     paths.for_each(|path| (path.nat_lo, path.nat_hi) = (50_000, 65_000));
-    restart(&mut gateway, 2);
+    restart(&mut gateway, 2, BUCKETS / 2);
     for sport in 30_000..30_040 {
         assert!((50_000..=65_000).contains(&port(&mut gateway, sport)));
     }
