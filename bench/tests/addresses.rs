@@ -27,10 +27,6 @@ fn site(plan: Plan) -> (Topology, Server, Weir) {
     (topology, server, weir)
 }
 
-fn captures(topology: &Topology) -> Vec<Capture> {
-    topology.providers.iter().map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap()).collect()
-}
-
 fn stop(captures: Vec<Capture>) -> Vec<Tally> {
     captures.into_iter().map(|capture| capture.stop().unwrap()).collect()
 }
@@ -56,7 +52,7 @@ fn addresses_that_are_for_the_link_alone_are_no_sources() {
              addr add 100.64.0.78/24 dev wan0 valid_lft 1000 preferred_lft 0\n")
         .unwrap();
     until_class(&weir, ([100, 64, 0, 78], 32), host_class::LOCAL);
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let report = udp_flows::run(&topology.hosts, ECHO, 200).unwrap();
     assert_eq!((report.sent, report.answered), (600, 600));
     for (provider, tally) in topology.providers.iter().zip(stop(captures)) {
@@ -104,7 +100,7 @@ fn what_the_kernel_sends_by_no_uplink_leaves_by_none() {
     until_class(&weir, ([203, 0, 113, 0], 24), host_class::KERNEL);
     until_class(&weir, ([172, 20, 0, 0], 16), host_class::KERNEL);
     until_class(&weir, ([192, 0, 2, 64], 26), host_class::KERNEL);
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let by_vpn = clients::ping(&host.netns, SITE_B, 5).unwrap();
     assert_eq!(by_vpn.received, 5);
     for address in REFUSED {
@@ -164,7 +160,7 @@ fn an_address_that_is_away_for_a_moment_ends_no_flow_and_is_no_flap() {
 fn a_command_that_uses_an_uplink_sends_nothing_by_another_while_weir_control_restarts() {
     const PINGS: usize = 60;
     let (topology, _server, mut weir) = site(Plan::new(2, 1));
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let count = PINGS.to_string();
     let arguments =
         ["use", "cable", "--", "ping", "-n", "-q", "-i", "0.1", "-W", "2", "-c", &count];
@@ -216,7 +212,7 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
     until_class(&weir, ([203, 0, 113, 0], 24), host_class::NEAR);
     topology.gateway.wait_for_rules(&["192.168.100.0/24", "203.0.113.0/24"]).unwrap();
     let ports: Vec<_> = [MODEM, SIP].map(|a| Server::start(&provider.netns, a).unwrap()).into();
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     for host in &topology.hosts {
         for address in [MODEM, SIP, next_hop] {
             assert_eq!(clients::ping(&host.netns, address, 5).unwrap().received, 5, "{address}");
@@ -258,7 +254,7 @@ fn a_command_that_uses_an_uplink_sends_nothing_by_the_device_of_another() {
     let proxy = [(format!("net/ipv4/conf/{TOWARDS_GATEWAY}/proxy_arp"), "1")];
     let proxy = proxy.each_ref().map(|(key, value)| (key.as_str(), *value));
     topology.providers[0].netns.sysctl(&proxy).unwrap();
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let ping = |device: &str| {
         let ping = ["use", "cable", "--", "ping", "-n", "-q", "-c", "3", "-i", "0.1", "-W", "1"];
         let mut command = weir.cli(&ping).unwrap();
@@ -305,7 +301,8 @@ fn a_vpn_that_takes_what_the_gateway_sends_takes_no_probes_and_no_commands() {
         Ok(first.is_some_and(|rule| rule.contains("fwmark 0x776569")).then_some(()))
     })
     .unwrap();
-    let (providers, vpn) = (captures(&topology), Capture::start(gateway, "wg0").unwrap());
+    let (providers, vpn) =
+        (Capture::at_providers(&topology).unwrap(), Capture::start(gateway, "wg0").unwrap());
     let use_cable = || {
         let ping = ["use", "cable", "--", "ping", "-n", "-q", "-c", "3", "-i", "0.1", "-W", "1"];
         let mut command = weir.cli(&ping).unwrap();

@@ -7,7 +7,6 @@ use weir_kit::capture::Capture;
 use weir_kit::long_flows::LongFlows;
 use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::tcp_load::TcpLoad;
-use weir_kit::topology::TOWARDS_GATEWAY;
 use weir_kit::{clients, process, udp_flows, wait};
 use weir_layout::control::path_state;
 use weir_layout::counters::Counter;
@@ -148,12 +147,7 @@ fn with_all_uplinks_cut_new_flows_are_refused_until_one_is_back() {
 fn a_reload_restarts_no_probe_whose_definition_is_unchanged() {
     const SLOW: &str = "interval_ms = 30000\n";
     let site = Probed::start(2, 1, SLOW).unwrap();
-    let captures: Vec<_> = site
-        .topology
-        .providers
-        .iter()
-        .map(|provider| Capture::start(&provider.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let captures = Capture::at_providers(&site.topology).unwrap();
     let probed = |uplink: usize| site.weir.health().unwrap()[uplink].ipv4.targets[0].figures.probes;
     assert_eq!([probed(0), probed(1)], [1, 1]);
     let changed = r#"weight = 2

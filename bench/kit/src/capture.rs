@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::frame::{self, Flow};
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::topology::{TOWARDS_GATEWAY, Topology};
 use crate::wait;
 
 /// Kernel buffer, KiB, in slots of [`LONGEST`]: what 130 000 frames take, for tcpdump has no CPU of its
@@ -95,6 +96,14 @@ impl Capture {
     /// When `tcpdump` cannot capture there.
     pub fn start(netns: &Netns, device: &str) -> Result<Self> {
         Self::keeping(netns, device, |_| false)
+    }
+
+    /// Watches each provider's link to the gateway, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn at_providers(topology: &Topology) -> Result<Vec<Self>> {
+        topology.providers.iter().map(|it| Self::start(&it.netns, TOWARDS_GATEWAY)).collect()
     }
 
     /// As [`Self::start`]; the tally has those frames too that `keep` says.

@@ -14,14 +14,14 @@ use weir_kit::weir::Weir;
 use weir_kit::{clients, iperf, udp_flows};
 use weir_layout::counters::Counter;
 
-use super::{ECHO, SERVER, WEIGHTS, captures, site, sound};
+use super::{ECHO, SERVER, WEIGHTS, site, sound};
 
 const TAP: &str = "weirtx0";
 
 #[test]
 fn real_clients_work_and_no_checksum_breaks() {
     let (topology, _server, weir) = site(Plan::new(3, 2));
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let lan = Capture::start(&topology.hosts[0].netns, "eth0").unwrap();
     for host in &topology.hosts {
         assert_eq!(clients::ping(&host.netns, SERVER, 5).unwrap().received, 5);
@@ -166,7 +166,7 @@ fn an_own_prefix_leaves_by_every_uplink_untranslated() {
     let path = |_| "translate = \"none\"\n".into();
     let configuration = Weir::configuration_with(&topology, &[1, 1, 1], &plan::owned_line(), path);
     let weir = Weir::start(&topology, &configuration).unwrap();
-    let captures = captures(&topology);
+    let captures = Capture::at_providers(&topology).unwrap();
     let host = &topology.hosts[0];
     let owned = host.owned.unwrap();
     for _ in 0..20 {

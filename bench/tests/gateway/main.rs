@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use weir_kit::capture::{Capture, Tally};
 use weir_kit::plan::Plan;
 use weir_kit::server::{ECHO_PORT, Server};
-use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::topology::Topology;
 use weir_kit::weir::Weir;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -24,10 +24,6 @@ fn site(plan: Plan) -> (Topology, Server, Weir) {
     let configuration = Weir::configuration(&topology, &WEIGHTS);
     let weir = Weir::start(&topology, &configuration).unwrap();
     (topology, server, weir)
-}
-
-fn captures(topology: &Topology) -> Vec<Capture> {
-    topology.providers.iter().map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap()).collect()
 }
 
 /// Ends the captures; every frame was sound, and left with an address of its own provider.

@@ -7,10 +7,7 @@ use super::*;
 
 /// Waits until a service answers a host.
 fn wait_inside(host: &Host, to: SocketAddrV4) {
-    wait::until("the service to answer in the LAN", wait::BOUND, || {
-        Ok(echoes(&host.netns, host.address.into(), to.into()).then_some(()))
-    })
-    .unwrap();
+    wait_for_answer(&host.netns, host.address.into(), to.into());
 }
 
 /// The addresses outside.
@@ -26,11 +23,7 @@ fn hosts_of_the_lan_reach_a_service_by_each_address_outside_and_are_seen_by_one(
     let weir = Weir::start(&topology, &(configuration + &seen)).unwrap();
     let listener =
         serving.netns.run(|| TcpListener::bind((serving.address, 9000))).unwrap().unwrap();
-    let captures: Vec<_> = topology
-        .providers
-        .iter()
-        .map(|provider| Capture::start(&provider.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let captures = Capture::at_providers(&topology).unwrap();
     // The server's own host is one that asks.
     for host in [asking, serving] {
         for provider in 0..PROVIDERS {
@@ -123,26 +116,11 @@ fn a_service_is_reached_in_the_lan_while_all_uplinks_are_down_and_either_process
     }
     assert_eq!(flows.ask(), alive);
     wait_inside(asking, to);
-    weir.kill_control();
-    assert_eq!(flows.ask(), alive);
-    weir.start_control().unwrap();
-    assert_eq!(flows.ask(), alive);
-    weir.check_conservation().unwrap();
-    weir.kill_dataplane();
-    weir.start_dataplane().unwrap();
-    assert_eq!(flows.ask(), alive);
-    let adopted = weir.counters().unwrap().sum(Counter::FlowsAdopted);
-    assert!(adopted >= 20, "{adopted}");
+    start_again(&mut weir, &mut flows);
     assert_eq!(told(&topology, &weir, "echo", "tcp")["flows"], 10);
     wait_inside(asking, outside(&topology, 2, ECHO));
-    // What is published no more ends.
-    let (without, _) = configuration.split_once("[[publish]]").unwrap();
-    weir.reload(without).unwrap();
-    wait::until("the service to be gone", wait::BOUND, || {
-        Ok((!echoes(&asking.netns, asking.address.into(), to.into())).then_some(()))
-    })
-    .unwrap();
-    assert_eq!(flows.ask(), Alive { tcp: 0, reset: 10, udp: 0 });
+    let asks = || echoes(&asking.netns, asking.address.into(), to.into());
+    publish_no_more(&weir, &configuration, asks, &mut flows);
 }
 
 #[test]
@@ -159,18 +137,8 @@ fn a_service_of_ipv6_that_is_translated_is_reached_in_the_lan_too() {
             let (host, own) = (&topology.hosts[number], mode.hosts(number, PROVIDERS)[0]);
             for provider in 0..PROVIDERS {
                 let to = SocketAddr::from((addresses(mode, &weir, provider), ECHO));
-                wait::until("the service to answer in the LAN", wait::BOUND, || {
-                    Ok(echoes(&host.netns, own.into(), to).then_some(()))
-                })
-                .unwrap();
-                for _ in 0..5 {
-                    let connect = || TcpStream::connect_timeout(&to, PATIENCE);
-                    let mut stream = host.netns.run(connect).unwrap().unwrap();
-                    stream.write_all(b"question").unwrap();
-                    let mut answer = [0; 8];
-                    stream.read_exact(&mut answer).unwrap();
-                    assert_eq!(&answer, b"question");
-                }
+                wait_for_answer(&host.netns, own.into(), to);
+                (0..5).for_each(|_| ask_by_connection(&host.netns, to));
             }
         }
         let made = told(&topology, &weir, "echo", "tcp")["new_flows"].as_u64().unwrap();

@@ -16,7 +16,7 @@ use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::netns::Netns;
 use weir_kit::plan::Plan;
 use weir_kit::server::{ECHO_PORT, HTTP_PORT, Server};
-use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
+use weir_kit::topology::{Host, Topology};
 use weir_kit::weir::{UPLINKS, Weir};
 use weir_kit::{clients, wait};
 use weir_layout::Family;
@@ -76,12 +76,53 @@ fn echoes_in(time: Duration, netns: &Netns, from: IpAddr, to: SocketAddr) -> boo
     asked.unwrap()
 }
 
-/// Waits until a service answers: a worker asks for its host before anybody asks it, but not at once.
+/// Waits until a service answers a client in the Internet.
 fn wait_for(topology: &Topology, to: SocketAddrV4) {
-    wait::until("the service to answer", wait::BOUND, || {
-        Ok(echoes(&topology.internet, CLIENT.into(), to.into()).then_some(()))
-    })
-    .unwrap();
+    wait_for_answer(&topology.internet, CLIENT.into(), to.into());
+}
+
+/// Waits until one answers: a worker asks for its host before anybody asks it, but not at once.
+fn wait_for_answer(netns: &Netns, from: IpAddr, to: SocketAddr) {
+    wait::until("the service to answer", wait::BOUND, || Ok(echoes(netns, from, to).then_some(())))
+        .unwrap();
+}
+
+/// Asks by a connection, which has to be answered.
+fn ask_by_connection(netns: &Netns, to: SocketAddr) {
+    let mut stream = netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
+    stream.write_all(b"question").unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"question");
+}
+
+/// Both processes start again, one after the other: ten connections and as many flows of UDP go on.
+fn start_again(weir: &mut Weir, flows: &mut LongFlows) {
+    let alive = Alive { tcp: 10, reset: 0, udp: 10 };
+    weir.kill_control();
+    assert_eq!(flows.ask(), alive);
+    weir.start_control().unwrap();
+    assert_eq!(flows.ask(), alive);
+    // What a killed process has in its rings is in no account: connections acknowledge late.
+    weir.check_conservation().unwrap();
+    weir.kill_dataplane();
+    weir.start_dataplane().unwrap();
+    assert_eq!(flows.ask(), alive);
+    let adopted = weir.counters().unwrap().sum(Counter::FlowsAdopted);
+    assert!(adopted >= 20, "{adopted}");
+}
+
+/// What is published no more ends: who asks for it gets no answer, and those flows are over.
+fn publish_no_more(
+    weir: &Weir,
+    configuration: &str,
+    asks: impl Fn() -> bool,
+    flows: &mut LongFlows,
+) {
+    let (without, _) = configuration.split_once("[[publish]]").unwrap();
+    weir.reload(without).unwrap();
+    wait::until("the service to be gone", wait::BOUND, || Ok((!asks()).then_some(()))).unwrap();
+    assert_eq!(flows.ask(), Alive { tcp: 0, reset: 10, udp: 0 });
 }
 
 fn connect(topology: &Topology, to: impl Into<SocketAddr>) -> std::io::Result<TcpStream> {
@@ -111,11 +152,7 @@ fn a_service_is_reached_by_every_uplink_and_answers_by_the_one_that_was_asked() 
     (0..PROVIDERS).for_each(|provider| wait_for(&topology, outside(&topology, provider, ECHO)));
     // Nothing that begins inside would leave by the first.
     weir.weight(UPLINKS[0], 0).unwrap();
-    let captures: Vec<_> = topology
-        .providers
-        .iter()
-        .map(|provider| Capture::start(&provider.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let captures = Capture::at_providers(&topology).unwrap();
     for provider in 0..PROVIDERS {
         let to = outside(&topology, provider, WEB);
         for _ in 0..5 {
@@ -219,28 +256,11 @@ fn flows_go_on_while_either_process_starts_again_and_new_ones_begin_after() {
     let mut flows = long_flows(&topology, 0, 10);
     let alive = Alive { tcp: 10, reset: 0, udp: 10 };
     assert_eq!(flows.ask(), alive);
-    weir.kill_control();
-    assert_eq!(flows.ask(), alive);
-    weir.start_control().unwrap();
-    assert_eq!(flows.ask(), alive);
-    // What a killed process has in its rings is in no account: connections acknowledge late.
-    weir.check_conservation().unwrap();
-    weir.kill_dataplane();
-    weir.start_dataplane().unwrap();
-    assert_eq!(flows.ask(), alive);
-    let adopted = weir.counters().unwrap().sum(Counter::FlowsAdopted);
-    assert!(adopted >= 20, "{adopted}");
+    start_again(&mut weir, &mut flows);
     wait_for(&topology, outside(&topology, 1, ECHO));
     assert_eq!(told(&topology, &weir, "echo", "tcp")["flows"], 10);
-    // What is published no more ends.
-    let (without, _) = configuration.split_once("[[publish]]").unwrap();
-    weir.reload(without).unwrap();
-    wait::until("the service to be gone", wait::BOUND, || {
-        let gone = !echoes(&topology.internet, CLIENT.into(), outside(&topology, 2, ECHO).into());
-        Ok(gone.then_some(()))
-    })
-    .unwrap();
-    assert_eq!(flows.ask(), Alive { tcp: 0, reset: 10, udp: 0 });
+    let asks = || echoes(&topology.internet, CLIENT.into(), outside(&topology, 2, ECHO).into());
+    publish_no_more(&weir, &configuration, asks, &mut flows);
 }
 
 #[test]
@@ -382,17 +402,8 @@ fn a_service_of_ipv6_is_reached_in_every_mode() {
         let first = if mode == Mode::None { PROVIDERS - 1 } else { 0 };
         for provider in first..PROVIDERS {
             let to = SocketAddr::from((addresses(mode, &weir, provider), ECHO));
-            wait::until("the service to answer", wait::BOUND, || {
-                Ok(echoes(&topology.internet, ipv6::SERVER.into(), to).then_some(()))
-            })
-            .unwrap();
-            for _ in 0..5 {
-                let mut stream = connect(&topology, to).unwrap();
-                stream.write_all(b"question").unwrap();
-                let mut answer = [0; 8];
-                stream.read_exact(&mut answer).unwrap();
-                assert_eq!(&answer, b"question");
-            }
+            wait_for_answer(&topology.internet, ipv6::SERVER.into(), to);
+            (0..5).for_each(|_| ask_by_connection(&topology.internet, to));
             // Not what is not published.
             let closed = SocketAddr::from((to.ip(), HTTP_PORT));
             let reached = topology.internet.run(|| TcpStream::connect_timeout(&closed, 2 * SOON));

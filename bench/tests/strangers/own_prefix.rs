@@ -9,7 +9,7 @@ use std::time::Duration;
 use weir_kit::capture::Capture;
 use weir_kit::plan::{self, Plan};
 use weir_kit::server::Server;
-use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::topology::Topology;
 use weir_kit::weir::Weir;
 use weir_kit::{clients, server};
 
@@ -60,11 +60,7 @@ fn who_asks_an_own_prefix_is_answered_as_by_a_router() {
     let (topology, _server, weir) = own_prefix(true, "");
     let host = &topology.hosts[0];
     let owned = host.owned.unwrap();
-    let captures: Vec<_> = topology
-        .providers
-        .iter()
-        .map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let captures = Capture::at_providers(&topology).unwrap();
     assert_eq!(clients::ping(&topology.internet, owned, 5).unwrap().received, 5);
     assert!(pings_in_fragments(&topology, owned));
     let refused = ErrorKind::ConnectionRefused;

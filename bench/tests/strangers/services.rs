@@ -7,7 +7,7 @@ use std::time::Duration;
 use weir_kit::capture::Capture;
 use weir_kit::netns::Netns;
 use weir_kit::plan::{self, Plan};
-use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::topology::Topology;
 use weir_kit::weir::Weir;
 use weir_kit::{listeners, udp_flows, wait};
 use weir_layout::counters::Counter;
@@ -97,11 +97,7 @@ fn a_port_that_a_service_binds_is_given_to_no_flow_from_then_on() {
     let control = weir.control().unwrap();
     wait::until("the port to be kept", wait::BOUND, || Ok(control.is_bound(PORT).then_some(())))
         .unwrap();
-    let captures: Vec<_> = topology
-        .providers
-        .iter()
-        .map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let captures = Capture::at_providers(&topology).unwrap();
     // Hosts' own ports are kept where they are free, so one of these asks for it.
     let first = PORT - FLOWS as u16 / 2;
     let report = udp_flows::run_from(&topology.hosts, ECHO, FLOWS, first).unwrap();

@@ -47,11 +47,7 @@ fn hosts_that_use_virtual_routers_are_forwarded_as_others() {
     }
     let lans: Vec<_> =
         topology.hosts.iter().map(|host| Capture::start(&host.netns, "eth0").unwrap()).collect();
-    let links: Vec<_> = topology
-        .providers
-        .iter()
-        .map(|p| Capture::start(&p.netns, TOWARDS_GATEWAY).unwrap())
-        .collect();
+    let links = Capture::at_providers(&topology).unwrap();
     let report = udp_flows::run(&topology.hosts, ECHO, 200).unwrap();
     assert_eq!((report.sent, report.answered), (400, 400));
     for host in &topology.hosts {
