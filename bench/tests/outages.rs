@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 use weir_health::State;
 use weir_kit::capture::Capture;
 use weir_kit::long_flows::LongFlows;
+use weir_kit::plan::Plan;
 use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
+use weir_kit::server::Server;
 use weir_kit::tcp_load::TcpLoad;
+use weir_kit::topology::Topology;
+use weir_kit::weir::Weir;
 use weir_kit::{clients, process, udp_flows, wait};
 use weir_layout::control::path_state;
 use weir_layout::counters::Counter;
@@ -140,6 +144,45 @@ fn with_all_uplinks_cut_new_flows_are_refused_until_one_is_back() {
     site.until(2, "to be up again", |history| is(history, State::Up)).unwrap();
     assert_eq!(udp_flows::run(hosts, ECHO, 20).unwrap().answered, 20);
     site.weir.check_conservation().unwrap();
+}
+
+/// The first to answer takes what begins then. The other's flows are neither reset nor moved before it
+/// has answered or failed to.
+#[test]
+fn at_a_cold_start_flows_by_the_uplink_that_answers_later_stay() {
+    const PATIENT: &str = "interval_ms = 200\ntimeout_ms = 1000\ndown = 50\n\
+        targets = [{ name = \"ping\", probe = \"icmp\", address = \"198.51.100.1\" }]\n";
+    let topology = Topology::build(Plan::new(2, 1)).unwrap();
+    let server = Server::start(&topology.internet, SERVER).unwrap();
+    let set_deaf = |uplink: usize, on: bool| {
+        let rule = if on { "add rule inet bench forward meta l4proto icmp drop\n" } else { "" };
+        let rules = format!("flush chain inet bench forward\n{rule}");
+        topology.providers[uplink].netns.nft(&rules).unwrap();
+    };
+    (0..2).for_each(|uplink| set_deaf(uplink, true));
+    let base = Weir::configuration(&topology, &[1, 1]);
+    let weir = Weir::start(&topology, &format!("{base}\n[health]\n{PATIENT}")).unwrap();
+    let mut flows = LongFlows::open(&topology.hosts[0], ECHO, 30).unwrap();
+    assert_eq!((flows.ask().tcp, flows.ask().udp), (30, 30));
+    let by = |uplink: usize| weir.uplinks().unwrap()[uplink].flows_created;
+    assert!(by(0) > 0 && by(1) > 0, "both are the last resort");
+
+    set_deaf(0, false);
+    let until = |what: &str, wanted: [u32; 2]| {
+        wait::until(what, wait::BOUND, || Ok((weir.states()? == wanted).then_some(()))).unwrap();
+    };
+    until("fiber to answer", [path_state::USABLE, path_state::USABLE | path_state::UNHEALTHY]);
+    assert_eq!((flows.ask().tcp, flows.ask().udp), (30, 30));
+    let before = by(1);
+    assert_eq!(udp_flows::run(&topology.hosts, ECHO, 20).unwrap().answered, 20);
+    assert_eq!(by(1), before, "what begins now takes the one that answers");
+    set_deaf(1, false);
+    until("cable to answer", [path_state::USABLE; 2]);
+    assert_eq!((flows.ask().tcp, flows.ask().udp), (30, 30));
+    let counters = weir.counters().unwrap();
+    assert_eq!([Counter::FlowsReset, Counter::FlowsMoved].map(|it| counters.sum(it)), [0, 0]);
+    weir.check_conservation().unwrap();
+    drop(server);
 }
 
 /// Probes leave every 30 s, but a prober that starts sends its first within three.

@@ -16,7 +16,7 @@ fn site() -> Site {
 fn told(problems: [u32; 2]) -> Verdict {
     let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&problems, 0);
-    monitor.verdict(&site(), |_| u64::MAX)
+    monitor.verdict(&site(), |_| u64::MAX, &[])
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_next_hop_that_is_not_known_yet_at_the_start_is_no_flap() {
     let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
     monitor.observe(&[0, 0], 20);
-    assert_eq!(monitor.verdict(&site(), |_| u64::MAX).states, [path_state::USABLE; 2]);
+    assert_eq!(monitor.verdict(&site(), |_| u64::MAX, &[]).states, [path_state::USABLE; 2]);
     let transitions = monitor.take_transitions();
     let held = transitions.iter().any(|(_, t)| matches!(t.to, State::Recovering { .. }));
     assert!(!held);
@@ -110,8 +110,8 @@ fn a_drained_uplink_is_down_as_by_hand() {
 fn a_member_without_weight_spares_no_other() {
     let mut monitor = Monitor::new(Family::V4, &site(), &[], 0);
     monitor.observe(&[path_state::NO_NEXT_HOP, 0], 0);
-    assert_eq!(monitor.verdict(&site(), |_| 0b01).takers, [0b01, 0b01]);
-    assert_eq!(monitor.verdict(&site(), |_| u64::MAX).takers, [0b10, 0b01]);
+    assert_eq!(monitor.verdict(&site(), |_| 0b01, &[]).takers, [0b01, 0b01]);
+    assert_eq!(monitor.verdict(&site(), |_| u64::MAX, &[]).takers, [0b10, 0b01]);
 }
 
 #[test]
@@ -121,16 +121,22 @@ fn a_link_without_carrier_is_nobodys_resort() {
     assert_eq!(verdict.takers, [0, 0]);
 }
 
-/// Probes both uplinks every 100 ms, half an interval apart; those for which `answers` says so
-/// are answered at once. The state words every 10 ms.
-fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
+/// The site, with a target for each uplink that is asked every 100 ms.
+fn asked() -> Site {
     let health = "health = { interval_ms = 100, targets = \
         [{ name = \"a\", probe = \"icmp\", address = \"192.0.2.1\" }] }";
     let text = SITE[..SITE.find("[[policy]]").unwrap()]
         .replace("interface = \"wan0\"", &format!("interface = \"wan0\"\n{health}"))
         .replace("interface = \"wan1\"", &format!("interface = \"wan1\"\n{health}"));
-    let site = weir_site::parse("weir.toml", &text).unwrap();
+    weir_site::parse("weir.toml", &text).unwrap()
+}
+
+/// Probes both uplinks every 100 ms, half an interval apart; those for which `answers` says so
+/// are answered at once. The state words every 10 ms.
+fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
+    let site = asked();
     let mut monitor = Monitor::new(Family::V4, &site, &[], 0);
+    let mut words = Vec::new();
     let states = (0..300u64).map(|step| {
         let now = step * 10;
         monitor.observe(&[0, 0], now);
@@ -144,9 +150,46 @@ fn probed(answers: impl Fn(usize, u64) -> bool) -> Vec<(u64, Vec<u32>)> {
             }
         }
         monitor.tick(now);
-        (now, monitor.verdict(&site, |_| u64::MAX).states)
+        words = monitor.verdict(&site, |_| u64::MAX, &words).states;
+        (now, words.clone())
     });
     states.collect()
+}
+
+#[test]
+fn the_first_uplink_to_answer_leaves_the_others_their_flows_until_they_have_answered_too() {
+    let states = probed(|uplink, now| uplink == 1 || now > 100);
+    let alone = |states: &[u32]| states[1] == path_state::USABLE && states[0] != states[1];
+    assert!(states.iter().any(|(_, states)| alone(states)), "they answer at the same moment");
+    assert!(states.iter().all(|(_, states)| states[0] & path_state::USABLE != 0), "{states:?}");
+    assert_eq!(states.last().unwrap().1, [path_state::USABLE; 2]);
+}
+
+#[test]
+fn an_uplink_that_never_answers_keeps_its_flows_until_it_has_failed_to() {
+    let states = probed(|uplink, _| uplink == 1);
+    let usable = states.iter().take_while(|(_, states)| states[0] & path_state::USABLE != 0);
+    let (waiting, out) = states.split_at(usable.count());
+    assert!(
+        waiting.iter().any(|(_, states)| states[1] == path_state::USABLE),
+        "it waits no longer"
+    );
+    assert!(!out.is_empty());
+    assert!(out.iter().all(|(_, states)| states[0] == path_state::UNHEALTHY), "{out:?}");
+}
+
+#[test]
+fn an_uplink_that_comes_while_another_answers_takes_nothing_before_it_answers_itself() {
+    let site = asked();
+    let mut monitor = Monitor::new(Family::V4, &site, &[], 0);
+    monitor.observe(&[path_state::NO_CARRIER, 0], 0);
+    monitor.signal(1, Signal::Sent { target: 0, seq: 1 }, 0);
+    monitor.signal(1, Signal::Reply { target: 0, seq: 1, rtt_us: 1 }, 0);
+    let words = monitor.verdict(&site, |_| u64::MAX, &[]).states;
+    assert_eq!(words[1], path_state::USABLE);
+    monitor.observe(&[0, 0], 10);
+    let states = monitor.verdict(&site, |_| u64::MAX, &words).states;
+    assert_eq!(states, [path_state::UNHEALTHY, path_state::USABLE]);
 }
 
 #[test]
@@ -183,7 +226,7 @@ fn an_uplink_in_use_stays_so_when_the_control_process_starts_again() {
     let mut monitor = Monitor::new(Family::V4, &site(), &earlier, 0);
     monitor.observe(&[0, path_state::ADMIN_DOWN], 0);
     assert_eq!(
-        monitor.verdict(&site(), |_| u64::MAX).states,
+        monitor.verdict(&site(), |_| u64::MAX, &[]).states,
         [path_state::USABLE, path_state::ADMIN_DOWN]
     );
     let transitions = monitor.take_transitions();
@@ -265,9 +308,9 @@ fn an_uplink_may_be_up_in_one_family_and_down_in_the_other() {
     v4.observe(&[0, 0], 0);
     v6.observe(&[path_state::NO_CARRIER, 0], 0);
     let usable = path_state::USABLE;
-    let verdict = v4.verdict(&site, |_| u64::MAX);
+    let verdict = v4.verdict(&site, |_| u64::MAX, &[]);
     assert_eq!((verdict.states, verdict.takers), (vec![usable; 2], vec![0b11, 0b01]));
-    let verdict = v6.verdict(&site, |_| u64::MAX);
+    let verdict = v6.verdict(&site, |_| u64::MAX, &[]);
     let states = vec![path_state::NO_CARRIER, usable];
     assert_eq!((verdict.states, verdict.takers), (states, vec![0b10, 0]));
 }
@@ -278,13 +321,13 @@ fn an_uplink_without_a_path_is_not_configured_and_takes_nothing() {
     site.uplinks[0].ipv6 = None;
     let mut monitor = Monitor::new(Family::V6, &site, &[], 0);
     monitor.observe(&[path_state::NOT_CONFIGURED, 0], 0);
-    let verdict = monitor.verdict(&site, |_| u64::MAX);
+    let verdict = monitor.verdict(&site, |_| u64::MAX, &[]);
     assert_eq!(verdict.states, [path_state::NOT_CONFIGURED, path_state::USABLE]);
     assert_eq!(verdict.takers, [0b10, 0]);
     site.uplinks[1].ipv6 = None;
     monitor.reconfigure(&site, 1);
     monitor.observe(&[path_state::NOT_CONFIGURED; 2], 1);
-    let verdict = monitor.verdict(&site, |_| u64::MAX);
+    let verdict = monitor.verdict(&site, |_| u64::MAX, &[]);
     assert_eq!((verdict.states, verdict.takers), (vec![path_state::NOT_CONFIGURED; 2], vec![]));
 }
 
@@ -297,7 +340,7 @@ fn a_path_that_is_configured_later_hears_what_was_told_before() {
     site.uplinks[0].ipv6 = Some(weir_site::Ipv6Config::default());
     monitor.reconfigure(&site, 1);
     monitor.observe(&[0, 0], 1);
-    assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
+    assert_eq!(monitor.verdict(&site, |_| u64::MAX, &[]).states, [path_state::USABLE; 2]);
 }
 
 #[test]
@@ -308,19 +351,19 @@ fn joint_paths_are_in_use_together_or_not_at_all() {
     v6.observe(&[path_state::NO_NEXT_HOP; 2], 0);
     v4.join(&v6.joint(&site), 0);
     v6.join(&v4.joint(&site), 0);
-    let verdict = v4.verdict(&site, |_| u64::MAX);
+    let verdict = v4.verdict(&site, |_| u64::MAX, &[]);
     assert_eq!(verdict.takers, [0b10, 0b01], "the second uplink's are not joint");
     assert_eq!(verdict.states[1], path_state::USABLE);
     assert_eq!(verdict.states[0] & path_state::USABLE, 0);
     assert_ne!(verdict.states[0] & path_state::JOINT, 0);
-    let own = v6.verdict(&site, |_| u64::MAX).states[0];
+    let own = v6.verdict(&site, |_| u64::MAX, &[]).states[0];
     assert_eq!(own & path_state::JOINT, 0, "it is down for a reason of its own");
     // Each is judged by itself: neither keeps the other down.
     v6.observe(&[0; 2], 10);
     v4.join(&v6.joint(&site), 10);
     v6.join(&v4.joint(&site), 10);
     for monitor in [&v4, &v6] {
-        assert_eq!(monitor.verdict(&site, |_| u64::MAX).states, [path_state::USABLE; 2]);
+        assert_eq!(monitor.verdict(&site, |_| u64::MAX, &[]).states, [path_state::USABLE; 2]);
     }
 }
 

@@ -22,12 +22,14 @@ impl Monitor {
     /// What follows, given the bits last observed. A path is in use if its health says so, or if
     /// it is the last resort of every policy that its uplink is in; if of some only, it is spared
     /// for them. `weighty` gives the members of a policy that have a weight, a bit for each: one
-    /// without takes no flows, so that it spares no worse one from taking them.
-    pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64) -> Verdict {
+    /// without takes no flows, so that it spares no worse one from taking them. `before` has the
+    /// state words that were, by uplink.
+    pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64, before: &[u32]) -> Verdict {
         let standing = |index: usize| Some((index as u8, self.standing(index)?));
         let is_well = |index: &usize| self.standing(*index).is_some_and(Standing::usable);
         let well = (0..self.paths.len()).filter(is_well);
         let well = well.fold(0u64, |set, index| set | 1 << index);
+        let unproven = self.in_use_unproven(before);
         let (mut kept, mut left) = (0, 0);
         let mut takers = Vec::new();
         let mut last_resort = 0;
@@ -38,7 +40,7 @@ impl Monitor {
             let all = members.clone().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
             let choice = choose(members.filter_map(|m| standing(usize::from(m.uplink))));
             takers.push(choice.take);
-            let keep = choice.keep | self.undecided(&policy.members, choice.take);
+            let keep = choice.keep | unproven | self.undecided(&policy.members, choice.take);
             (kept, left) = (kept | keep, left | (all & !keep));
             last_resort |= if choice.last_resort { choice.take } else { 0 };
         }
@@ -65,6 +67,15 @@ impl Monitor {
                 | bit(kept & !in_use, path_state::SPARED)
         });
         Verdict { states: states.collect(), takers }
+    }
+
+    /// The paths in use that have not answered yet, as at a start, when all are the last resort: the
+    /// first to answer takes new flows, and theirs stay until they have answered or failed to.
+    fn in_use_unproven(&self, before: &[u32]) -> u64 {
+        let in_use = (0..).zip(before).filter(|(_, word)| **word & path_state::USABLE != 0);
+        in_use
+            .filter(|(index, _)| self.standing(*index) == Some(Standing::Unproven))
+            .fold(0, |set, (index, _)| set | 1 << index)
     }
 
     /// The silent members that nothing better is known for. What silences all uplinks silences one

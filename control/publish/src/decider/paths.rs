@@ -93,11 +93,12 @@ impl Paths {
         half: &mut ControlHalf,
         now: Now,
     ) -> Vec<Change> {
-        let Verdict { states, takers } = self.monitor.verdict(site, |policy| {
+        let weighty = |policy: usize| {
             let members = half.policies[policy].members().iter();
             let weighty = members.filter(|member| member.weight & Member::MAX_WEIGHT != 0);
             weighty.fold(0, |set, member| set | 1 << (member.uplink & 63))
-        });
+        };
+        let Verdict { states, takers } = self.monitor.verdict(site, weighty, self.states.words());
         let is_full = |index| load.saturated(index) && self.monitor.path(index).is_some();
         let bit = |index| if is_full(index) { path_state::SATURATED } else { 0 };
         let words = states.iter().enumerate().map(|(index, state)| state | bit(index));
