@@ -1,11 +1,14 @@
-//! What coturn's `turnutils_natdiscovery` (RFC 5780) finds out about the NAT from behind it.
+//! What coturn's `turnutils_natdiscovery` (RFC 5780) finds out about the NAT from behind it, and of TCP,
+//! which that does not look at, what servers see that one port of a host connects to.
 //!
 //! A NAT that keeps ports looks endpoint-independent to it whatever it does, until another host has
 //! the same port at the same servers: so one sends from it first.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use weir_kit::listeners;
 use weir_kit::plan::{self, Plan};
 use weir_kit::process::Process;
@@ -106,6 +109,75 @@ fn the_filtering_is_what_the_file_says() {
         }
         site.cut_the_first();
         assert_eq!(site.verdict("-f", 40_002), verdict);
+        site.weir.check_conservation().unwrap();
+    }
+}
+
+/// Where connections of one port come from, as a server at each of these addresses and ports sees it.
+fn seen_by_servers(
+    site: &Site,
+    listeners: &[TcpListener],
+    host: usize,
+    port: u16,
+) -> Vec<SocketAddr> {
+    let host = &site.topology.hosts[host];
+    let own = SocketAddrV4::new(host.address, port);
+    let mut open = Vec::new();
+    let mut seen = Vec::new();
+    for listener in listeners {
+        let to = listener.local_addr().unwrap();
+        open.push(host.netns.run(|| connect(own, to)).unwrap());
+        let (connection, from) = listener.accept().unwrap();
+        open.push(connection);
+        seen.push(from);
+    }
+    // Resets: the next connections may have the same ports.
+    for connection in &open {
+        sockopt::set_socket_linger(connection, Some(std::time::Duration::ZERO)).unwrap();
+    }
+    seen
+}
+
+/// A connection from a port that others may have too.
+fn connect(from: SocketAddrV4, to: SocketAddr) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    rustix::net::bind(&socket, &from).unwrap();
+    let bound = std::time::Duration::from_secs(10);
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(bound)).unwrap();
+    rustix::net::connect(&socket, &to).unwrap();
+    TcpStream::from(socket)
+}
+
+/// Servers at two addresses, at two ports each.
+fn listen(site: &Site) -> Vec<TcpListener> {
+    let to = || servers().into_iter().flat_map(|server| [8001, 8002].map(|port| (server, port)));
+    let bind = || to().map(|to| TcpListener::bind(to).unwrap()).collect();
+    site.topology.internet.run(bind).unwrap()
+}
+
+#[test]
+fn the_mapping_of_tcp_is_what_the_file_says() {
+    for (line, independent) in [("", false), ("tcp_mapping = \"endpoint\"", true)] {
+        let site = Site::with(line);
+        let listeners = listen(&site);
+        let mut ports = BTreeSet::new();
+        for port in 40_000..40_008 {
+            // The other has the port first, so that ours can be kept nowhere.
+            let [other, ours] = [1, 0].map(|host| seen_by_servers(&site, &listeners, host, port));
+            let [other, ours] = [other, ours].map(|seen| BTreeSet::from_iter(seen));
+            if independent {
+                assert_eq!((ours.len(), other.len()), (1, 1), "{ours:?} {other:?}");
+                assert!(ours.is_disjoint(&other), "{ours:?} and {other:?} share a port");
+            }
+            ports.extend(ours);
+        }
+        assert_eq!(ports.len() == 8, independent, "{ports:?}");
+        if independent {
+            site.cut_the_first();
+            let after = BTreeSet::from_iter(seen_by_servers(&site, &listeners, 0, 40_000));
+            assert_eq!(after.len(), 1, "{after:?}");
+        }
         site.weir.check_conservation().unwrap();
     }
 }

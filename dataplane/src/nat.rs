@@ -2,7 +2,8 @@
 //!
 //! TCP ports are reused across destinations: a port is free when no flow holds the return tuple
 //! (RFC 7857 §3 allows it for different destinations). UDP endpoints and ICMP queries keep one
-//! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), kept in [`crate::mappings`].
+//! mapping for all destinations (RFC 4787 REQ-1, RFC 5508 REQ-1), and so do those of TCP by an uplink
+//! that says so (RFC 5382 REQ-1), kept in [`crate::mappings`].
 //!
 //! Each worker allocates from its own slice of the port range, so workers never compete. The
 //! inside port is kept when it is in the slice and free, else a random one is drawn (RFC 6056), even for

@@ -8,9 +8,13 @@ use weir_wire::tcp;
 use crate::steering::Traffic;
 
 /// A hash of what the policy selects by. Where a member translates, a UDP or ICMP endpoint must keep
-/// one mapping whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out.
+/// one mapping whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out. So must
+/// one of TCP where a member maps those.
 pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic<F>) -> u64 {
-    let endpoint_only = t.proto != tcp::PROTOCOL && translates::<F>(half, policy);
+    let endpoint_only = match t.proto {
+        tcp::PROTOCOL => half.maps_tcp != 0 && maps_tcp::<F>(half, policy),
+        _ => translates::<F>(half, policy),
+    };
     let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
     let (sport, dport) = (u32::from(t.sport), u32::from(t.dport));
     let ports = if endpoint_only { sport } else { sport << 16 | dport };
@@ -18,6 +22,11 @@ pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &T
     let addresses = [F::digest(key, &t.src), destination];
     let (proto, host) = (t.proto, t.host);
     bucket::hash(key, policy.selection(), &Fields { addresses, proto, ports, label, host })
+}
+
+fn maps_tcp<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
+    let path = |member| PathId::new(member, F::FAMILY);
+    policy.members().iter().any(|member| half.maps(path(member.uplink), tcp::PROTOCOL))
 }
 
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
-    PortRole, Prefix, Rule, Translate, Uplink, path_state,
+    PortRole, Prefix, Rule, TcpMapping, Translate, Uplink, path_state,
 };
 use weir_layout::flow::slots_for;
 use weir_layout::{Family, NONE};
@@ -124,6 +124,8 @@ pub fn derive(
             problems[family.index()].push(by_hand | found);
         }
     }
+    let maps_tcp = |uplink: &UplinkConfig| uplink.tcp_mapping == TcpMapping::Endpoint;
+    half.maps_tcp = site.uplinks.iter().any(maps_tcp).into();
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
@@ -161,6 +163,7 @@ fn behind_routers(
 fn of_uplink(slot: &mut Uplink, uplink: &UplinkConfig, overrides: &Overrides, index: u8) -> u32 {
     slot.name = Name::new(&uplink.name);
     slot.filtering = uplink.filtering as u8;
+    slot.tcp_mapping = uplink.tcp_mapping as u8;
     slot.weight = overrides.weights.get(&index).copied().unwrap_or(uplink.weight);
     slot.weight_overridden = u8::from(overrides.weights.contains_key(&index));
     let hand = overrides.hands.get(&index);

@@ -65,7 +65,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv6Net};
 use weir_layout::Family;
 use weir_layout::control::{
-    Filtering, OnDataplaneLoss, OnUplinkDown, Selection, Tier, Timeouts, Translate,
+    Filtering, OnDataplaneLoss, OnUplinkDown, Selection, TcpMapping, Tier, Timeouts, Translate,
 };
 use weir_view::Kernel;
 
@@ -198,6 +198,8 @@ pub struct UplinkConfig {
     pub pin: bool,
     /// Who may come in by its mappings.
     pub filtering: Filtering,
+    /// Which TCP flows have a port in common outside.
+    pub tcp_mapping: TcpMapping,
     /// The greatest segment size that SYNs by it may name.
     pub clamp_mss: ClampMss,
     /// How its health is judged.

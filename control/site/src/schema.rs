@@ -204,6 +204,7 @@ pub struct Uplink {
     #[serde(default)]
     pub pin: bool,
     pub filtering: Option<Spanned<Filtering>>,
+    pub tcp_mapping: Option<Spanned<TcpMapping>>,
     pub clamp_mss: Option<Spanned<ClampMss>>,
     pub ipv6: Option<Spanned<Ipv6>>,
     pub health: Option<Spanned<Health>>,
@@ -230,6 +231,13 @@ pub enum Addresses {
 pub enum Filtering {
     AddressAndPort,
     Address,
+    Endpoint,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TcpMapping {
+    Flow,
     Endpoint,
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use toml::Spanned;
 use weir_layout::Family;
-use weir_layout::control::{Filtering, MAX_PATH_PREFIXES, MAX_POOL, Member, Translate};
+use weir_layout::control::{Filtering, MAX_PATH_PREFIXES, MAX_POOL, Member, TcpMapping, Translate};
 
 use super::checker::Checker;
 use super::prefixes::{self, Delegated};
@@ -123,6 +123,7 @@ fn uplink(
         inbound,
         pin: u.pin,
         filtering: filtering(c, u),
+        tcp_mapping: tcp_mapping(c, u),
         clamp_mss: clamp::clamp_mss(c, u.clamp_mss.as_ref()),
         health,
         capacity,
@@ -200,6 +201,26 @@ fn filtering(c: &mut Checker<'_>, uplink: &Uplink) -> Filtering {
         );
     }
     filtering
+}
+
+/// Which TCP flows have a port in common outside.
+fn tcp_mapping(c: &mut Checker<'_>, uplink: &Uplink) -> TcpMapping {
+    let Some(given) = &uplink.tcp_mapping else { return TcpMapping::default() };
+    let ipv6 = uplink.ipv6.as_ref().map(|ipv6| ipv6.get_ref().translate.get_ref());
+    let maps = matches!(uplink.translate, Translation::Nat44)
+        || matches!(ipv6, Some(schema::Translation6::Nat66));
+    let mapping = match given.get_ref() {
+        schema::TcpMapping::Flow => TcpMapping::Flow,
+        schema::TcpMapping::Endpoint => TcpMapping::Endpoint,
+    };
+    if !maps && mapping != TcpMapping::Flow {
+        c.refuse(
+            given.span(),
+            "tcp_mapping on an uplink that translates no ports",
+            "hosts keep theirs by it: remove it",
+        );
+    }
+    mapping
 }
 
 /// Takes users' connections for a signal of each uplink that another one stands beside, unless the

@@ -139,6 +139,7 @@ impl Context {
     /// Is what a mapping looks like outside still the uplink's to give away?
     pub(super) fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
         self.has_address::<F>(*uplink, external.address)
+            && self.snapshot.half.maps(F::path(*uplink), external.proto)
             && !self.snapshot.half.is_published(F::path(*uplink), external.proto, external.port)
     }
 
@@ -248,6 +249,7 @@ impl<F: Stored> Sessions<F> {
             // Not before it is known that there is somewhere else to go.
             self.detach_mappings(&endpoint);
         }
+        let maps = cx.snapshot.half.maps(F::path(uplink), key.proto());
         let new = NewFlow {
             first: *key,
             translated: outside.key,
@@ -256,11 +258,12 @@ impl<F: Stored> Sessions<F> {
             initiator: End { adjacency, inside: Some(host) },
             responder: End { adjacency: next_hop(F::path(uplink)), inside: None },
             worker: cx.id,
+            is_mapped: maps && outside.external.is_some(),
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
         if let Some(external) = &outside.external
-            && key.proto() != tcp::PROTOCOL
+            && maps
         {
             match mapped {
                 Some(_) => self.mappings.hold(&endpoint, uplink, external),
@@ -320,7 +323,7 @@ impl<F: Stored> Sessions<F> {
         Ok((host, adjacency))
     }
 
-    /// The endpoint gets another mapping with its next flow. TCP has none.
+    /// The endpoint gets another mapping with its next flow.
     pub(super) fn detach_mappings(&mut self, endpoint: &Hashed<Endpoint<F>>) {
         while let Some(Mapping { external, .. }) = self.mapping_of(endpoint) {
             self.mappings.detach(&self.mappings.external(external));
@@ -471,7 +474,7 @@ impl<F: Stored> Sessions<F> {
         slice: PortSlice,
         host: u16,
     ) -> Option<Outside<F>> {
-        let shared = key.proto() == tcp::PROTOCOL;
+        let shared = !cx.snapshot.half.maps(F::path(uplink), key.proto());
         let left = || {
             let (half, path) = (&cx.snapshot.half, F::path(uplink));
             let services = half.ports_of_services(path, key.proto(), slice.bounds());
@@ -507,9 +510,9 @@ impl<F: Stored> Sessions<F> {
         outside
     }
 
-    /// The endpoint's mapping. TCP has none.
+    /// The endpoint's mapping.
     pub(super) fn mapping_of(&self, endpoint: &Hashed<Endpoint<F>>) -> Option<Mapping<F>> {
-        if endpoint.of.proto == tcp::PROTOCOL {
+        if !self.mappings.maps(endpoint.of.proto) {
             return None;
         }
         self.mappings.get(endpoint)

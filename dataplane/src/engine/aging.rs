@@ -181,13 +181,13 @@ impl<F: Stored> Sessions<F> {
         if !leaves && !cx.failback[usize::from(number)].allows(cx.now) {
             return;
         }
-        if !survives {
-            self.reset(cx, index, entry, out);
-            return;
-        }
         if comes_home == ComeHome::All && has_mapping(&cx.snapshot.half, entry) {
             // Another flow of the endpoint would call it back.
             self.mappings.detach(&self.external_of(entry));
+        }
+        if !survives {
+            self.reset(cx, index, entry, out);
+            return;
         }
         self.remove(cx, index);
         cx.lane.add(Counter::FlowsMoved, 1);

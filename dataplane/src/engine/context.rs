@@ -179,10 +179,11 @@ impl Context {
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
-    /// ICMP endpoint has one mapping, so one worker.
+    /// ICMP endpoint has one mapping, so one worker, and one of TCP where an uplink maps those.
     pub(super) fn decider<F: Family>(&self, work: &Work<F>) -> Option<u8> {
         let p = &work.parsed;
-        if self.workers == 1 || p.proto == tcp::PROTOCOL || self.is_uplink(work.port) {
+        let is_anybodys = p.proto == tcp::PROTOCOL && self.snapshot.half.maps_tcp == 0;
+        if self.workers == 1 || is_anybodys || self.is_uplink(work.port) {
             return None;
         }
         let port = u16::from_be_bytes(p.sport);

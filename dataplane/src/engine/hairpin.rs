@@ -36,7 +36,7 @@ pub(super) fn is_inside<F: Family>(entry: &Entry<F>) -> bool {
 
 /// The port that the client of a flow which stays inside has outside, as a mapping has it.
 pub(super) enum Port {
-    /// It has none of its own: TCP shares them, and a prefix leaves hosts theirs.
+    /// It has none of its own: TCP may share them, and a prefix leaves hosts theirs.
     None,
     /// It is of an address of this path.
     Of(PathId),
@@ -46,7 +46,8 @@ pub(super) enum Port {
 
 /// That of a flow, given its forward entry.
 pub(super) fn port_of<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> Port {
-    if !is_inside(forward) || forward.key.proto() == tcp::PROTOCOL {
+    let is_shared = forward.key.proto() == tcp::PROTOCOL && !forward.state_owner.is_mapped();
+    if !is_inside(forward) || is_shared {
         return Port::None;
     }
     let address = forward.rewrite.src.to_address();
@@ -197,6 +198,8 @@ impl<F: Stored> Sessions<F> {
             Some(_) => (outside.key, outside.answers),
             None => self.apart(cx, &outside.key).ok_or(Counter::DropNoPort)?,
         };
+        let maps = cx.snapshot.half.maps(F::path(uplink), work.parsed.proto);
+        let external = outside.external.filter(|_| maps);
         let new = NewFlow {
             first: work.parsed.key(),
             translated,
@@ -205,10 +208,11 @@ impl<F: Stored> Sessions<F> {
             initiator: End { adjacency, inside: Some(host) },
             responder: End { adjacency: to, inside: Some(at) },
             worker: cx.id,
+            is_mapped: external.is_some(),
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
-        if let Some(external) = outside.external.filter(|of| of.of.proto != tcp::PROTOCOL) {
+        if let Some(external) = external {
             if is_its_own && !matches!(choice.source, Source::Mapped(_)) {
                 self.detach_mappings(&endpoint);
             }

@@ -127,6 +127,7 @@ impl<F: Stored> Sessions<F> {
             initiator: End { adjacency, inside: Some(host) },
             responder: End { adjacency: next_hop(path), inside: None },
             worker: cx.id,
+            is_mapped: true,
             now: cx.now,
         };
         let forward = self.table.slot(flows::create(&self.table, &new)?);

@@ -13,7 +13,6 @@ use weir_layout::flow::{GROUP, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::parse::Kind;
-use weir_wire::tcp;
 
 use super::admit::{EgressChoice, Source};
 use super::batch::{Stage, Work};
@@ -97,7 +96,7 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let endpoint = self.endpoint(ruling.policy, &traffic);
-        if p.proto != tcp::PROTOCOL {
+        if self.mappings.maps(p.proto) {
             self.mappings.prefetch(&endpoint);
         }
         work.new = Some(Prefetched {
@@ -112,7 +111,7 @@ impl<F: Stored> Sessions<F> {
     /// Asks for the endpoint's mapping.
     fn prefetch_mapping(&self, work: &mut Work<F>) {
         if let Some(Prefetched { endpoint, .. }) = work.new
-            && endpoint.of.proto != tcp::PROTOCOL
+            && self.mappings.maps(endpoint.of.proto)
         {
             self.mappings.prefetch_mapping(&endpoint);
         }
@@ -132,7 +131,7 @@ impl<F: Stored> Sessions<F> {
         match new.choice.map(|choice| choice.source) {
             Some(Source::Port(first, _)) => {
                 new.external = Some(first.of);
-                if first.of.proto != tcp::PROTOCOL {
+                if self.mappings.maps(first.of.proto) {
                     self.mappings.prefetch_external(&first);
                 }
             }
@@ -147,8 +146,9 @@ impl<F: Stored> Sessions<F> {
     /// Draws another port for an endpoint, and asks for that, when the first is taken.
     fn prefetch_another_port(&mut self, cx: &mut Context, work: &mut Work<F>) {
         let Some(Prefetched { choice: Some(choice), external, .. }) = &mut work.new else { return };
+        let maps = cx.snapshot.half.maps(F::path(choice.uplink), work.parsed.proto);
         let Source::Port(first, slice) = &mut choice.source else { return };
-        if first.of.proto == tcp::PROTOCOL || self.mappings.is_free(first) {
+        if !maps || self.mappings.is_free(first) {
             return;
         }
         let port = slice.draw_like(first.of.port, &mut cx.random);

@@ -2,16 +2,18 @@
 //!
 //! Workers of another number, or of another range of NAT ports, own other slices of it and other
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
-//! the same port away, or the same endpoint another port. What has no mapping may be anybody's.
+//! the same port away, or the same endpoint another port. What has no mapping may be anybody's, and a
+//! connection whose mapping does not stay goes on without: its port serves other destinations too.
 
 use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{GROUP, flag};
 use weir_layout::{Family as Ip, MAX_WORKERS};
 use weir_shm::counters::PathCounter;
-use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::flows::{FlowTable, Slot, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
+use weir_wire::tcp;
 
 use super::Regions;
 use super::hairpin::{self, Port};
@@ -67,8 +69,14 @@ impl Workers<'_> {
         if entry.flags & flag::INITIATED == 0 {
             return;
         }
-        let owner = self.owner(entry);
         let peer = table.slot(entry.peer);
+        let owner = match self.owner(entry) {
+            None if entry.key.proto() == tcp::PROTOCOL && entry.state_owner.is_mapped() => {
+                [table.slot(index), peer].into_iter().for_each(Slot::unmap);
+                Some(entry.state_owner.worker() % self.number)
+            }
+            owner => owner,
+        };
         let Some(back) = peer.read().filter(|back| back.peer == index) else {
             // Half a flow: adopting ends it.
             return;
@@ -102,6 +110,9 @@ impl Workers<'_> {
         };
         let port = u16::from_be_bytes(key.sport());
         let worker = decider::<F>(self.key, self.number, key.proto(), &key.src(), port);
+        if !self.half.maps(path, key.proto()) {
+            return None;
+        }
         let path = self.half.path(path)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, self.number)?;
         let external = external_of::<F>(key.proto(), &forward.rewrite);

@@ -190,6 +190,7 @@ impl<F: Stored> Sessions<F> {
             initiator: End { adjacency: from, inside: None },
             responder: End { adjacency: place.adjacency, inside: Some(place.host) },
             worker: cx.id,
+            is_mapped: false,
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;

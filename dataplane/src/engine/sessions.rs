@@ -77,8 +77,12 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// Makes room for the mappings of the worker's share of flows, where a path makes any.
+    /// Makes room for the mappings of the worker's share of flows, where a path makes any. Once TCP has
+    /// some, it may have them for as long as the worker lives: flows keep what they have.
     pub(super) fn expect_mappings(&mut self, cx: &Context) {
+        if cx.snapshot.half.maps_tcp != 0 {
+            self.mappings.map_tcp();
+        }
         let makes_any = |uplink: &Uplink| uplink.path(F::FAMILY).translation() == Translate::Napt;
         if cx.snapshot.half.uplinks.iter().any(makes_any) {
             let flows = flows_for(self.table.capacity()) as usize;
@@ -116,8 +120,7 @@ impl<F: Stored> Sessions<F> {
         self.hear(&action);
         self.table.retire(forward);
         self.table.retire(action.peer);
-        // One without a mapping releases none.
-        if uses_port(meta.flags) && meta.proto != tcp::PROTOCOL {
+        if meta.is_mapped {
             let external = external_of(meta.proto, &action.rewrite);
             self.mappings.release(&self.mappings.external(external));
         }
@@ -193,11 +196,10 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-/// Does the flow, given its forward entry, use its endpoint's mapping?
+/// Does the flow, given its forward entry, hold its endpoint's mapping by an uplink that still has such?
 pub(super) fn has_mapping<F: Family>(half: &ControlHalf, forward: &Entry<F>) -> bool {
     let path = half.path(F::path(forward.uplink));
-    uses_port(forward.flags)
-        && forward.key.proto() != tcp::PROTOCOL
+    forward.state_owner.is_mapped()
         && path.is_some_and(|path| path.translation() == Translate::Napt)
 }
 
@@ -250,6 +252,7 @@ mod tests {
             initiator: End { adjacency: NEXT_HOPS as u16, inside: Some(host) },
             responder: End { adjacency: next_hop(PathId::v4(1)), inside: None },
             worker: 0,
+            is_mapped: true,
             now: 1000,
         };
         let forward = flows::create(&sessions.table, &new).unwrap();

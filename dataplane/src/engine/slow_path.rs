@@ -178,6 +178,12 @@ impl<F: Stored> Sessions<F> {
         if ended && (answers || cx.is_uplink(work.port) && !cx.lets_in::<F>(work.port)) {
             return Err(Counter::DropNoFlow);
         }
+        // What begins anew is its endpoint's worker's to decide, which a mapping has made another.
+        let anew = began_inside(&action) && opens(p) && (ended || cx.leaves(&action));
+        if anew && let Some(worker) = cx.decider(work) {
+            self.remove(cx, slot);
+            return Ok(Step::HandOff(worker));
+        }
         let (slot, action) = if ended && began_inside(&action) {
             self.remove(cx, slot);
             let slot = self.begin(cx, work, key, received, out)?;

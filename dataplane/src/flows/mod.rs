@@ -32,6 +32,8 @@ pub struct NewFlow<F: Family = V4> {
     pub responder: End,
     /// Owner.
     pub worker: u8,
+    /// It holds its endpoint's mapping.
+    pub is_mapped: bool,
     /// Milliseconds.
     pub now: u32,
 }
@@ -65,7 +67,7 @@ pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> 
         tcp::PROTOCOL => FlowState::Opening,
         _ => FlowState::Stateless,
     };
-    let state_owner = StateOwner::new(state, new.worker);
+    let state_owner = StateOwner::new(state, new.worker).with_mapping(new.is_mapped);
     let direction = |from: &End, to: &End, flags| NewDirection {
         flags: nat | from.side() | flags,
         state_owner,

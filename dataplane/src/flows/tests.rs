@@ -26,6 +26,7 @@ fn new_flow(proto: u8) -> NewFlow {
         initiator: HOST,
         responder: End { adjacency: next_hop(PathId::v4(1)), inside: None },
         worker: 0,
+        is_mapped: false,
         now: 1000,
     }
 }
@@ -131,6 +132,7 @@ fn an_ipv6_flow_is_made_found_followed_and_retired() {
             inside: None,
         },
         worker: 3,
+        is_mapped: true,
         now: 1000,
     };
     let forward = create(&table, &new).unwrap();

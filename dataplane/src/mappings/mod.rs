@@ -1,4 +1,5 @@
-//! The endpoint-independent mappings of one worker: UDP endpoints and ICMP queries.
+//! The endpoint-independent mappings of one worker: UDP endpoints and ICMP queries, and TCP endpoints
+//! where an uplink maps those.
 //!
 //! Mappings are numbered; two indices of their numbers find them, by endpoint and by external port.
 //! That is 16 bytes an IPv4 mapping and 5 for each index, however many addresses there are, and a look-up
@@ -28,7 +29,7 @@ pub struct Mapping<F: Family = V4> {
 }
 
 /// What mappings are found by, with its hash: a new flow looks for its endpoint and its external
-/// port several times. TCP has no mappings, and its hash is none.
+/// port several times. Of TCP it is none while that [has no mappings](Mappings::maps).
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed<T> {
     /// Itself.
@@ -40,6 +41,8 @@ pub struct Hashed<T> {
 #[derive(Debug)]
 pub struct Mappings<F: Family = V4> {
     key: [u64; 2],
+    /// Endpoints of TCP may have mappings.
+    tcp: bool,
     records: Records<F>,
     by_endpoint: Index,
     by_external: Index,
@@ -67,6 +70,7 @@ impl<F: Family> Mappings<F> {
     pub fn new(key: [u64; 2], capacity: usize) -> Self {
         Self {
             key,
+            tcp: false,
             records: Records::new(),
             by_endpoint: Index::new(capacity),
             by_external: Index::new(capacity),
@@ -84,19 +88,28 @@ impl<F: Family> Mappings<F> {
         self.by_external.reserve(capacity, of_external);
     }
 
+    /// From now on endpoints of TCP may have mappings.
+    pub fn map_tcp(&mut self) {
+        self.tcp = true;
+    }
+
+    /// May endpoints of the protocol have mappings?
+    #[inline]
+    pub fn maps(&self, proto: u8) -> bool {
+        proto != tcp::PROTOCOL || self.tcp
+    }
+
     /// An endpoint to look for.
     #[inline]
     pub fn endpoint(&self, endpoint: Endpoint<F>) -> Hashed<Endpoint<F>> {
-        let hash =
-            if endpoint.proto == tcp::PROTOCOL { 0 } else { of_endpoint(self.key, &endpoint) };
+        let hash = if self.maps(endpoint.proto) { of_endpoint(self.key, &endpoint) } else { 0 };
         Hashed { of: endpoint, hash }
     }
 
     /// An external port to look for.
     #[inline]
     pub fn external(&self, external: External<F>) -> Hashed<External<F>> {
-        let hash =
-            if external.proto == tcp::PROTOCOL { 0 } else { of_external(self.key, &external) };
+        let hash = if self.maps(external.proto) { of_external(self.key, &external) } else { 0 };
         Hashed { of: external, hash }
     }
 
@@ -384,6 +397,7 @@ mod tests {
     #[test]
     fn endpoints_policies_and_protocols_are_apart() {
         let mut mappings = Plain::new([1, 2], 4);
+        mappings.0.map_tcp();
         let other = |change: &dyn Fn(&mut Endpoint)| {
             let mut endpoint = ENDPOINT;
             change(&mut endpoint);
@@ -395,6 +409,7 @@ mod tests {
             other(&|e| e.port = 5001),
             other(&|e| e.address = [10, 0, 0, 2]),
             other(&|e| e.proto = 1),
+            other(&|e| e.proto = tcp::PROTOCOL),
         ];
         for (port, endpoint) in (6000..).zip(endpoints) {
             let external = External { proto: endpoint.proto, port, ..OUTSIDE };

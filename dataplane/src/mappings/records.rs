@@ -2,7 +2,7 @@
 
 use weir_layout::{MAX_POLICIES, MAX_UPLINKS};
 use weir_wire::family::{Family, V4};
-use weir_wire::udp;
+use weir_wire::{tcp, udp};
 
 use super::index::MOST;
 use crate::nat::{Endpoint, External};
@@ -14,15 +14,16 @@ pub struct Record<F: Family> {
     outside: F::Address,
     inside_port: u16,
     outside_port: u16,
-    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, and in [`FLOWS`] the
-    /// number of flows that use the mapping; 0: the record is free.
+    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, one that says TCP, and in
+    /// [`FLOWS`] the number of flows that use the mapping; 0: the record is free.
     state: u32,
 }
 
-const FLOWS: u32 = (1 << 20) - 1;
+const FLOWS: u32 = (1 << 19) - 1;
 const UPLINK: u32 = 26;
 const POLICY: u32 = 21;
 const ICMP: u32 = 1 << 20;
+const TCP: u32 = 1 << 19;
 const _: () = {
     assert!(size_of::<Record<V4>>() == 16);
     assert!(MAX_UPLINKS <= 1 << (32 - UPLINK));
@@ -32,7 +33,11 @@ const _: () = {
 
 impl<F: Family> Record<F> {
     pub fn new(endpoint: Endpoint<F>, uplink: u8, external: External<F>) -> Self {
-        let icmp = if endpoint.proto == F::ICMP { ICMP } else { 0 };
+        let proto = match endpoint.proto {
+            tcp::PROTOCOL => TCP,
+            proto if proto == F::ICMP => ICMP,
+            _ => 0,
+        };
         let uplink = u32::from(uplink) % MAX_UPLINKS as u32;
         let policy = u32::from(endpoint.policy) % MAX_POLICIES as u32;
         Self {
@@ -40,7 +45,7 @@ impl<F: Family> Record<F> {
             outside: external.address,
             inside_port: endpoint.port,
             outside_port: external.port,
-            state: uplink << UPLINK | policy << POLICY | icmp | 1,
+            state: uplink << UPLINK | policy << POLICY | proto | 1,
         }
     }
 
@@ -49,7 +54,11 @@ impl<F: Family> Record<F> {
     }
 
     pub fn proto(&self) -> u8 {
-        if self.state & ICMP != 0 { F::ICMP } else { udp::PROTOCOL }
+        match self.state & (ICMP | TCP) {
+            0 => udp::PROTOCOL,
+            TCP => tcp::PROTOCOL,
+            _ => F::ICMP,
+        }
     }
 
     pub fn endpoint(&self) -> Endpoint<F> {
@@ -62,7 +71,7 @@ impl<F: Family> Record<F> {
         External { proto: self.proto(), address: self.outside, port: self.outside_port }
     }
 
-    /// One flow more. A mapping with a million of them is never forgotten.
+    /// One flow more. A mapping with half a million of them is never forgotten.
     pub fn hold(&mut self) {
         self.state += u32::from(self.state & FLOWS != FLOWS);
     }

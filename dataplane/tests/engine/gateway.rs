@@ -183,6 +183,15 @@ impl Gateway {
         self.writer.set_path_state(PathId::v4(uplink), state);
     }
 
+    /// By these uplinks endpoints of TCP have mappings from now on, by others none.
+    pub fn map_tcp(&mut self, by: &[usize]) {
+        for (number, uplink) in self.half.uplinks.iter_mut().enumerate() {
+            uplink.tcp_mapping = u8::from(by.contains(&number));
+        }
+        self.half.maps_tcp = u8::from(!by.is_empty());
+        self.publish(BUCKETS / 2);
+    }
+
     /// An uplink's IPv4 path, to be published.
     pub fn path(&mut self, uplink: u8) -> &mut Path {
         self.half.uplinks[usize::from(uplink)].path_mut(Family::V4)

@@ -25,6 +25,7 @@ mod sequences;
 mod services;
 mod source;
 mod spoofing;
+mod tcp_mapping;
 mod unasked;
 mod unreachable;
 mod workers;

@@ -156,6 +156,7 @@ fn a_mapping_takes_no_flow_whose_answers_are_those_of_another() {
         initiator: End { adjacency: NEXT_HOPS as u16, inside: Some(host) },
         responder: End { adjacency: next_hop(PathId::v4(0)), inside: None },
         worker: 0,
+        is_mapped: false,
         now: gateway.now,
     };
     flows::create(&gateway.regions.flows, &other).unwrap();

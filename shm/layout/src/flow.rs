@@ -94,7 +94,8 @@ pub enum FlowState {
     Closing = 3,
 }
 
-/// A flow's state and the worker that owns it, in a byte: bits 0 and 1, bits 2 to 6.
+/// A flow's state, the worker that owns it, and whether it holds its endpoint's mapping, in a byte: bits
+/// 0 and 1, bits 2 to 6, bit 7.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -104,11 +105,31 @@ pub struct StateOwner(u8);
 impl StateOwner {
     const STATE: u8 = 0b11;
     const WORKER: u32 = 2;
+    const MAPPED: u8 = 1 << 7;
 
-    /// Of a flow in this state, and of this worker, which is below [`MAX_WORKERS`].
+    /// Of a flow in this state, and of this worker, which is below [`MAX_WORKERS`]; without a mapping.
     #[inline(always)]
     pub const fn new(state: FlowState, worker: u8) -> Self {
         Self(state as u8 | (worker & (MAX_WORKERS as u8 - 1)) << Self::WORKER)
+    }
+
+    /// The same in another state.
+    #[inline(always)]
+    pub const fn with_state(self, state: FlowState) -> Self {
+        Self(self.0 & !Self::STATE | state as u8)
+    }
+
+    /// The same of another worker.
+    #[inline(always)]
+    pub const fn with_worker(self, worker: u8) -> Self {
+        let Self(owned) = Self::new(self.state(), worker);
+        Self(owned | self.0 & Self::MAPPED)
+    }
+
+    /// The same of a flow that holds its endpoint's mapping, or none.
+    #[inline(always)]
+    pub const fn with_mapping(self, is_mapped: bool) -> Self {
+        Self(self.0 & !Self::MAPPED | is_mapped as u8 * Self::MAPPED)
     }
 
     /// From the byte of shared memory, any of which is one.
@@ -134,6 +155,12 @@ impl StateOwner {
         }
     }
 
+    /// Does it hold its endpoint's mapping?
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        self.0 & Self::MAPPED != 0
+    }
+
     /// The worker, below [`MAX_WORKERS`].
     #[inline(always)]
     pub const fn worker(self) -> u8 {
@@ -143,7 +170,10 @@ impl StateOwner {
 
 const _: () = {
     assert!(FlowState::Closing as u8 == StateOwner::STATE);
-    assert!(MAX_WORKERS.is_power_of_two() && MAX_WORKERS << StateOwner::WORKER <= 1 << u8::BITS);
+    assert!(
+        MAX_WORKERS.is_power_of_two()
+            && MAX_WORKERS << StateOwner::WORKER <= StateOwner::MAPPED as usize
+    );
 };
 
 /// One IPv4 direction. 64 bytes, one cache line.
@@ -166,7 +196,7 @@ pub struct FlowEntry4 {
     pub proto: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// State and owner, of both directions alike.
+    /// State, owner, and whether there is a mapping, of both directions alike.
     pub state_owner: StateOwner,
     /// The uplink the flow is on; [`NONE`](super::NONE): it stays inside.
     pub uplink: u8,

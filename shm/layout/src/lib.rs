@@ -47,7 +47,7 @@ pub use family::Family;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"weirshm\0");
 
 /// Version of all layouts together; any change of any of them increments it.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// Number of slots for uplinks, ports and devices; an index into any of them is below it.
 pub const MAX_UPLINKS: usize = 64;

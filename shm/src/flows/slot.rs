@@ -50,6 +50,8 @@ pub struct Meta {
     pub flow_state: FlowState,
     /// Owner.
     pub worker: u8,
+    /// Does the flow hold its endpoint's mapping?
+    pub is_mapped: bool,
     /// Uplink.
     pub uplink: u8,
 }
@@ -92,7 +94,8 @@ impl<F: Stored> Slot<F> {
     pub fn meta(&self) -> Meta {
         let [.., proto, flags, owner, uplink] = self.ports().load(Ordering::Relaxed).to_ne_bytes();
         let owner = StateOwner::from_byte(owner);
-        Meta { proto, flags, flow_state: owner.state(), worker: owner.worker(), uplink }
+        let (flow_state, worker, is_mapped) = (owner.state(), owner.worker(), owner.is_mapped());
+        Meta { proto, flags, flow_state, worker, is_mapped, uplink }
     }
 
     /// Which use of the slot this is: another flow in it has another number.
@@ -202,15 +205,21 @@ impl<F: Stored> Slot<F> {
     #[inline]
     pub fn set_meta(&self, flags: u8, flow_state: FlowState) {
         change(self.ports(), |[_, _, _, _, _, had, owner, _]| {
-            let worker = StateOwner::from_byte(*owner).worker();
-            (*had, *owner) = (flags, StateOwner::new(flow_state, worker).byte());
+            (*had, *owner) = (flags, StateOwner::from_byte(*owner).with_state(flow_state).byte());
         });
     }
 
     /// Gives the entry to another worker; only while none runs.
     pub fn set_worker(&self, worker: u8) {
         change(self.ports(), |[_, _, _, _, _, _, owner, _]| {
-            *owner = StateOwner::new(StateOwner::from_byte(*owner).state(), worker).byte();
+            *owner = StateOwner::from_byte(*owner).with_worker(worker).byte();
+        });
+    }
+
+    /// The flow holds no mapping any more; only while no worker runs.
+    pub fn unmap(&self) {
+        change(self.ports(), |[_, _, _, _, _, _, owner, _]| {
+            *owner = StateOwner::from_byte(*owner).with_mapping(false).byte();
         });
     }
 

@@ -241,3 +241,19 @@ fn who_comes_in_by_mappings_is_said_where_there_are_some() {
     let text = broken("translate = \"none\"", "translate = \"none\"\nfiltering = \"endpoint\"");
     assert!(text.contains("filtering on an uplink that translates no IPv4"), "{text}");
 }
+
+#[test]
+fn what_connections_have_in_common_outside_is_said_where_ports_are_translated() {
+    let with = |line: &str| GOOD.replacen("weight = 5", &format!("weight = 5\n{line}"), 1);
+    for (line, mapping) in [
+        ("", TcpMapping::Flow),
+        ("tcp_mapping = \"flow\"", TcpMapping::Flow),
+        ("tcp_mapping = \"endpoint\"", TcpMapping::Endpoint),
+    ] {
+        assert_eq!(parse("weir.toml", &with(line)).unwrap().uplinks[0].tcp_mapping, mapping);
+    }
+    let text = problems(&with("tcp_mapping = \"port\"")).remove(0);
+    assert!(text.contains("unknown variant `port`, expected `flow` or `endpoint`"), "{text}");
+    let text = broken("translate = \"none\"", "translate = \"none\"\ntcp_mapping = \"endpoint\"");
+    assert!(text.contains("tcp_mapping on an uplink that translates no ports"), "{text}");
+}

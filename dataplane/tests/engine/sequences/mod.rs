@@ -116,6 +116,7 @@ impl World {
             };
         }
         gateway.half.port_forward_count = 2;
+        gateway.map_tcp([&[][..], &[1], &[0, 1]][random.below(3)]);
         gateway.publish(BUCKETS / 2);
         gateway.engines.iter_mut().for_each(|engine| _ = engine.refresh());
         for engine in &mut gateway.engines {

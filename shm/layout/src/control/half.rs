@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::{
     Address, Device, IpAddress, MAX_ALLOWED, MAX_PATH_PREFIXES, MAX_PORT_FORWARDS, OpenPorts,
     PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port, PortBlocks, PortForward,
-    PortSlot, Prefix, Rule, Stateless, Timeouts, Uplink, carried, port_slot,
+    PortSlot, Prefix, Rule, Stateless, TcpMapping, Timeouts, Translate, Uplink, carried, port_slot,
 };
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
@@ -51,8 +51,10 @@ pub struct ControlHalf {
     pub flows_per_host: u32,
     /// Flows that one may begin in a second, of both families; 0: as many as it likes.
     pub new_flows_per_host: u32,
+    /// 1: an uplink has [`TcpMapping::Endpoint`](super::TcpMapping::Endpoint).
+    pub maps_tcp: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
     /// Devices, by index.
     pub devices: [Device; MAX_DEVICES],
     /// Ports, by index.
@@ -110,6 +112,18 @@ impl ControlHalf {
     #[inline]
     pub fn path(&self, id: PathId) -> Option<&Path> {
         Some(self.uplinks.get(usize::from(id.uplink))?.path(id.family))
+    }
+
+    /// Have endpoints of a protocol, 6 that of TCP, one port each outside by the path, whatever they talk
+    /// to? Of the protocols that have ports, or identifiers for them.
+    #[inline]
+    pub fn maps(&self, id: PathId, protocol: u8) -> bool {
+        const TCP: u8 = 6;
+        let uplink = self.uplinks.get(usize::from(id.uplink));
+        uplink.is_some_and(|uplink| {
+            uplink.path(id.family).translation() == Translate::Napt
+                && (protocol != TCP || uplink.tcp_mapping() == TcpMapping::Endpoint)
+        })
     }
 
     /// Has an uplink a path of IPv6? Then each policy has a bucket table for it.

@@ -64,7 +64,7 @@ pub use port_forward::{
 pub use rule::{Prefix, Rule, RuleAction};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
 pub use stateless::{MAX_ORIGINS, Origin, Stateless};
-pub use uplink::{Filtering, Uplink};
+pub use uplink::{Filtering, TcpMapping, Uplink};
 
 use crate::{Family, MAX_POLICIES};
 

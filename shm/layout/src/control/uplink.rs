@@ -19,8 +19,8 @@ pub struct Uplink {
     pub weight: u16,
     /// [`Filtering`] of its IPv4 path.
     pub filtering: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// [`TcpMapping`] of its paths that translate ports.
+    pub tcp_mapping: u8,
     /// The greatest segment size that TCP's SYNs may name by its IPv4 path, bytes; 20 less by its
     /// IPv6 path, whose headers are as much longer. 0: any.
     pub clamp_mss: u16,
@@ -38,6 +38,12 @@ impl Uplink {
     /// Who may come in by a mapping.
     pub const fn filtering(&self) -> Filtering {
         Filtering::from_byte(self.filtering)
+    }
+
+    /// What TCP flows have in common outside.
+    #[inline(always)]
+    pub const fn tcp_mapping(&self) -> TcpMapping {
+        TcpMapping::from_byte(self.tcp_mapping)
     }
 
     /// The greatest segment size that SYNs of a family may name, if there is one.
@@ -84,6 +90,28 @@ impl Filtering {
             1 => Self::Address,
             2 => Self::Endpoint,
             _ => Self::AddressAndPort,
+        }
+    }
+}
+
+/// Which TCP flows of an address and port inside have the same outside (RFC 5382 §4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TcpMapping {
+    /// Each flow is for itself: a port outside serves several destinations, for several endpoints.
+    #[default]
+    Flow = 0,
+    /// All of an endpoint, whatever their destination, and none of another.
+    Endpoint = 1,
+}
+
+impl TcpMapping {
+    /// What a byte of shared memory says; anything unknown is the default.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Endpoint,
+            _ => Self::Flow,
         }
     }
 }
