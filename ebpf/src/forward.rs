@@ -249,7 +249,8 @@ fn ingress<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<In
     Some(Ingress { side: flag::side(role), sender: adjacency::word(source, index) })
 }
 
-/// The port that the frame comes by, and who sent it; `None` as of [`ingress`].
+/// The port that the frame comes by, and who sent it; `None` as of [`ingress`], or the sender is a
+/// group, which no rule of roles lets pass.
 #[inline(always)]
 pub fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Option<(u8, u64)> {
     let head = words::at::<UNTAGGED>(ctx, 0)?;
@@ -266,7 +267,7 @@ pub fn arrival<const L3: usize>(ctx: &XdpContext, published: Published) -> Optio
     let (destination, source) = (head.load64::<0>() & MAC, head.load64::<4>() >> 16);
     let ours =
         destination == own.word() || virtual_macs.iter().any(|mac| destination == mac.word());
-    ours.then_some((index, source))
+    (ours && source & 1 == 0).then_some((index, source))
 }
 
 /// Where a direction leads; `None`: its adjacency is no index of the table.

@@ -60,11 +60,10 @@ fn carry<F: Bears, const L3: usize>(
     let room = (ctx.data_end() - ctx.data() - L3) as u64;
     let packet = F::read::<L3>(ctx)?;
     let ports = packet.ports(room)?;
-    let (index, source) = forward::arrival::<L3>(ctx, published)?;
+    let (index, _) = forward::arrival::<L3>(ctx, published)?;
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(index) };
-    // Of a group, which the next function drops.
-    if source & 1 != 0 || !F::serves(port) {
+    if !F::serves(port) {
         return None;
     }
     let ip = &packet.ip;

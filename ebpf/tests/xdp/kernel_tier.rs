@@ -131,6 +131,21 @@ fn a_ping_does_not_leave_by_a_flow_of_replies_nor_a_reply_by_one_of_pings() {
     }
 }
 
+#[test]
+fn a_group_sends_nothing_by_a_flow_from_either_side() {
+    let martian = (1, Counter::XdpDropMartian);
+    for (role, ends) in [(PortRole::Lan, [HOST, SITE]), (PortRole::Uplink, [SITE, WAN_ADDRESS])] {
+        let mut f = fixture_at("group", role, |_| ());
+        let mut frame = udp(ends[0], 4000, ends[1], 53);
+        let entry = offered(&frame);
+        let flags = entry.flags & !flag::INSIDE | flag::side(role as u8);
+        f.insert(Entry4 { flags, ..entry });
+        assert_eq!(f.run(&frame), FORWARDED);
+        frame[6] |= 1;
+        assert_eq!(f.run(&frame), martian);
+    }
+}
+
 /// Sets the sequence number; the frame's checksum is nobody's concern here.
 fn with_seq(mut frame: Vec<u8>, seq: u32) -> Vec<u8> {
     frame[38..42].copy_from_slice(&seq.to_be_bytes());
