@@ -19,10 +19,11 @@ test: deps lint
 	scripts/ebpf-build --install --check
 
 # A hundred million broken frames for the parser and as many for the engine, of which `make test`
-# takes a tenth; and as many steps of sequences, of which it takes two million.
+# takes a tenth; and as many steps of sequences, and of those that both tiers take side by side, of
+# which it takes two million each.
 fuzz:
 	WEIR_FUZZ_FRAMES=100000000 WEIR_FUZZ_STEPS=100000000 $(CARGO) test --release --locked \
-		-p weir-wire -p weir-dataplane --test fuzz --test engine -- broken_frames sequences
+		-p weir-wire -p weir-dataplane --test fuzz --test engine -- broken_frames sequences tiers
 
 # Measures everything that one machine can, in about ten minutes: target/bench/report.md.
 bench:

@@ -1,4 +1,5 @@
-//! The engine in memory: a gateway without devices, driven packet by packet.
+//! The engine in memory: a gateway without devices, driven packet by packet. One test has the XDP
+//! program beside it, and needs root.
 
 mod carry;
 mod conduct;
@@ -26,6 +27,7 @@ mod services;
 mod source;
 mod spoofing;
 mod tcp_mapping;
+mod tiers;
 mod unasked;
 mod unreachable;
 mod workers;

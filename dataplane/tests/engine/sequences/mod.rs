@@ -31,7 +31,7 @@ const MTU: [u8; 4] = [0, 0, 0x04, 0xb0];
 const PAYLOAD: &[u8] = b"payload";
 
 /// How many steps: two million, or as many as `make fuzz` asks for.
-fn steps() -> usize {
+pub fn steps() -> usize {
     std::env::var("WEIR_FUZZ_STEPS").map_or(2_000_000, |number| number.parse().unwrap())
 }
 
@@ -40,11 +40,21 @@ fn seed() -> u64 {
     std::env::var("WEIR_FUZZ_SEED").map_or(1, |number| number.parse().unwrap())
 }
 
-#[test]
-fn whatever_is_sent_in_whatever_order_hosts_keep_what_is_theirs_and_get_nothing_else() {
-    let mut seen = [0; 5];
+/// A world that makes its steps up.
+pub trait Sequence {
+    fn step(&mut self);
+
+    /// After the last step.
+    fn end(&mut self);
+
+    /// What was tried last, for whom it fails.
+    fn tried(&self) -> String;
+}
+
+/// Goes through as many worlds as there are steps for, from the first seed on.
+pub fn run<S: Sequence>(mut begin: impl FnMut(u64) -> S, mut over: impl FnMut(S)) {
     for seed in (seed()..).take(steps().div_ceil(STEPS)) {
-        let mut world = World::new(seed);
+        let mut world = begin(seed);
         let mut step = 0;
         let run = catch_unwind(AssertUnwindSafe(|| {
             for _ in 0..STEPS {
@@ -54,11 +64,19 @@ fn whatever_is_sent_in_whatever_order_hosts_keep_what_is_theirs_and_get_nothing_
             world.end();
         }));
         if let Err(panic) = run {
-            eprintln!("seed {seed}, step {step}: {}", world.last);
+            eprintln!("seed {seed}, step {step}: {}", world.tried());
             resume_unwind(panic);
         }
-        seen.iter_mut().zip(world.seen).for_each(|(all, of_world)| *all += of_world);
+        over(world);
     }
+}
+
+#[test]
+fn whatever_is_sent_in_whatever_order_hosts_keep_what_is_theirs_and_get_nothing_else() {
+    let mut seen = [0; 5];
+    run(World::new, |world| {
+        seen.iter_mut().zip(world.seen).for_each(|(all, of_world)| *all += of_world);
+    });
     println!("left, came in, asked services, errors, stayed inside: {seen:?}");
     let least = steps() / 200;
     assert!(seen.iter().all(|number| *number > least), "{seen:?}");
@@ -91,6 +109,45 @@ struct Crossed {
 
 fn host_mac(address: [u8; 4]) -> [u8; 6] {
     [2, 0, 0, 0, 0, 0x10 + address[3]]
+}
+
+impl Sequence for World {
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..33 => self.host_sends(),
+            33..37 => self.host_asks(),
+            37..40 => self.service_answers(),
+            40..45 => self.host_answers(),
+            45..75 => self.provider_sends(),
+            75..82 => self.client_asks(),
+            82..87 => self.router_tells(),
+            87..95 => self.time_passes(),
+            95..97 => self.uplink_changes(),
+            97 => self.address_changes(),
+            _ => self.gateway.publish([0, BUCKETS / 2, BUCKETS][self.random.below(3)]),
+        }
+        // As a worker does between batches.
+        let Gateway { engines, wire, .. } = &mut self.gateway;
+        for engine in engines {
+            engine.refresh();
+            while engine.sweep(wire) {}
+        }
+        self.gateway_speaks();
+    }
+
+    /// Nothing is left when all has been idle for long, and every packet was counted.
+    fn end(&mut self) {
+        self.last = "everything ends".to_owned();
+        self.pass(24 * 3_600_000);
+        self.pass(1000);
+        let left: Vec<_> = self.gateway.engines.iter().map(|e| (e.flows(), e.mappings())).collect();
+        assert!(left.iter().all(|left| *left == (0, 0)), "{left:?}");
+        self.gateway.assert_conserved();
+    }
+
+    fn tried(&self) -> String {
+        self.last.clone()
+    }
 }
 
 impl World {
@@ -132,29 +189,6 @@ impl World {
             crossed: Vec::new(),
             seen: [0; 5],
         }
-    }
-
-    fn step(&mut self) {
-        match self.random.below(100) {
-            0..33 => self.host_sends(),
-            33..37 => self.host_asks(),
-            37..40 => self.service_answers(),
-            40..45 => self.host_answers(),
-            45..75 => self.provider_sends(),
-            75..82 => self.client_asks(),
-            82..87 => self.router_tells(),
-            87..95 => self.time_passes(),
-            95..97 => self.uplink_changes(),
-            97 => self.address_changes(),
-            _ => self.gateway.publish([0, BUCKETS / 2, BUCKETS][self.random.below(3)]),
-        }
-        // As a worker does between batches.
-        let Gateway { engines, wire, .. } = &mut self.gateway;
-        for engine in engines {
-            engine.refresh();
-            while engine.sweep(wire) {}
-        }
-        self.gateway_speaks();
     }
 
     fn proto(&mut self) -> u8 {
@@ -500,16 +534,6 @@ impl World {
         self.gateway.half.addresses[uplink + 1][0] = address;
         self.gateway.publish(BUCKETS / 2);
         self.observer.loosen_all(|of, _| usize::from(of.uplink) == uplink);
-    }
-
-    /// Nothing is left when all has been idle for long, and every packet was counted.
-    fn end(&mut self) {
-        self.last = "everything ends".to_owned();
-        self.pass(24 * 3_600_000);
-        self.pass(1000);
-        let left: Vec<_> = self.gateway.engines.iter().map(|e| (e.flows(), e.mappings())).collect();
-        assert!(left.iter().all(|left| *left == (0, 0)), "{left:?}");
-        self.gateway.assert_conserved();
     }
 }
 
