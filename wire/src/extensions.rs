@@ -5,7 +5,9 @@
 //! past the fragment header of a later fragment: data follows. Authentication, ESP, mobility and
 //! the like are protocols here: nothing of a flow is found behind them.
 
-use crate::ipv6::{DESTINATION_OPTIONS, FRAGMENT, FRAGMENT_OFFSET, HOP_BY_HOP, ROUTING};
+use crate::ipv6::{
+    DESTINATION_OPTIONS, FRAGMENT, FRAGMENT_OFFSET, HOP_BY_HOP, MORE_FRAGMENTS, ROUTING,
+};
 use crate::parse::Reject;
 use crate::words::Source;
 
@@ -33,6 +35,9 @@ pub struct Fragment {
     pub ident: u32,
     /// Offset zero.
     pub first: bool,
+    /// And none follow: an atomic fragment, which has nothing to do with others of its identification
+    /// (RFC 6946 §4).
+    pub whole: bool,
 }
 
 /// Is a next header walked past?
@@ -69,8 +74,10 @@ pub fn walk(
             ROUTING if third == 0 => return Ok(None),
             FRAGMENT if chain.fragment.is_some() => return Ok(None),
             FRAGMENT => {
-                let first = u16::from_be_bytes([third, fourth]) & FRAGMENT_OFFSET == 0;
-                chain.fragment = Some(Fragment { ident: u32::from_be_bytes(ident), first });
+                let word = u16::from_be_bytes([third, fourth]);
+                let first = word & FRAGMENT_OFFSET == 0;
+                let whole = word & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == 0;
+                chain.fragment = Some(Fragment { ident: u32::from_be_bytes(ident), first, whole });
                 units = 1;
             }
             _ => {}
@@ -96,7 +103,9 @@ pub const fn to_word(walked: Result<Option<Chain>, Reject>) -> u64 {
         Ok(Some(Chain { proto, l4, fragment })) => {
             let (kind, ident) = match fragment {
                 None => (WHOLE, 0),
-                Some(Fragment { ident, first }) => (if first { FIRST } else { LATER }, ident),
+                Some(Fragment { ident, whole: true, .. }) => (ATOMIC, ident),
+                Some(Fragment { ident, first: true, .. }) => (FIRST, ident),
+                Some(Fragment { ident, .. }) => (LATER, ident),
             };
             kind | (proto as u64) << 8 | (l4 as u64) << 16 | (ident as u64) << 32
         }
@@ -115,7 +124,7 @@ pub const fn from_word(word: u64) -> Result<Option<Chain>, Reject> {
         TRUNCATED => return Err(Reject::Truncated),
         REFUSED => return Ok(None),
         WHOLE => None,
-        kind => Some(Fragment { ident, first: kind == FIRST }),
+        kind => Some(Fragment { ident, first: kind != LATER, whole: kind == ATOMIC }),
     };
     Ok(Some(Chain { proto, l4, fragment }))
 }
@@ -125,3 +134,4 @@ const REFUSED: u64 = 1;
 const WHOLE: u64 = 2;
 const FIRST: u64 = 3;
 const LATER: u64 = 4;
+const ATOMIC: u64 = 5;

@@ -21,6 +21,8 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// The offset in the third and fourth byte of a fragment header, in bytes (RFC 8200 §4.5).
 pub const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// More fragments follow; a bit there.
+pub const MORE_FRAGMENTS: u16 = 1;
 /// Flow label in the first word of the header (RFC 6437).
 pub const FLOW_LABEL: u32 = 0xf_ffff;
 

@@ -88,8 +88,8 @@ pub enum Kind {
     /// An ICMP error with the whole IP header of the packet it is about at `l4 + 8`; that header's
     /// options, transport and checksums are for the slow path to check. No ports.
     IcmpError,
-    /// An IPv4 fragment, or an IPv6 packet with a fragment header (of a later one `l4` and `proto`
-    /// are what follows that). Ports of TCP, UDP and ICMP echo are set on the first fragment.
+    /// An IPv4 fragment, or an IPv6 packet with a fragment header, unless that says that it is whole
+    /// (of a later one `l4` and `proto` are what follows that). Ports of TCP, UDP and ICMP echo are set on the first fragment.
     Fragment {
         /// Offset zero: the transport header is here.
         first: bool,
@@ -317,7 +317,9 @@ impl Parsed6 {
             return Ok(false);
         };
         (self.proto, self.l4) = (chain.proto, chain.l4);
-        let Some(extensions::Fragment { ident, first }) = chain.fragment else { return Ok(true) };
+        let Some(extensions::Fragment { ident, first, whole: false }) = chain.fragment else {
+            return Ok(true);
+        };
         (self.ident, self.kind) = (ident, Kind::Fragment { first });
         Ok(first)
     }

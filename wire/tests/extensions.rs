@@ -144,9 +144,9 @@ proptest! {
 
 #[test]
 fn one_word_says_all_of_a_walk() {
-    let fragment = |first| Some(Fragment { ident: 0x89ab_cdef, first });
+    let fragment = |first, whole| Some(Fragment { ident: 0x89ab_cdef, first, whole });
     let mut walks = vec![Err(Reject::Truncated), Ok(None)];
-    for fragment in [None, fragment(false), fragment(true)] {
+    for fragment in [None, fragment(false, false), fragment(true, false), fragment(true, true)] {
         walks.push(Ok(Some(Chain { proto: 0xfe, l4: 0xfedc, fragment })));
     }
     for walked in walks {
