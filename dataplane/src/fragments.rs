@@ -1,12 +1,15 @@
 //! Later fragments follow the first: by its rewrite, or to the worker that it was handed off to.
 //!
 //! Only a first fragment has ports. What became of it is kept, by what it shares with the later
-//! ones, for [`LIFETIME_MS`]; those in order share it. A fragment that comes before its first is
-//! dropped. The table has a fixed size: a new first fragment takes the place of an old one.
+//! ones, for [`LIFETIME_MS`]. Those that come before it [wait](crate::early). The table has a fixed
+//! size: a new first fragment takes the place of an old one, but one that was dropped takes that of
+//! none that went on.
 
 use weir_shm::flows::Action;
 use weir_wire::family::{Family, V4};
 use weir_wire::hash::hash2;
+
+use crate::early::WAIT_MS;
 
 const SLOTS: usize = 1024;
 /// How long fragments of a packet may straggle (RFC 791 suggests 15 s).
@@ -30,6 +33,8 @@ pub enum Verdict<F: Family = V4> {
     Forwarded(Action<F>),
     /// It went to the worker that owns, or will own, its flow.
     HandedOff(u8),
+    /// It was dropped.
+    Dropped,
 }
 
 /// What was decided, and when, milliseconds.
@@ -38,6 +43,16 @@ struct Decided<F: Family> {
     key: FragmentKey<F>,
     verdict: Verdict<F>,
     at: u32,
+}
+
+impl<F: Family> Decided<F> {
+    fn holds(&self, now: u32) -> bool {
+        let lifetime = match self.verdict {
+            Verdict::Dropped => WAIT_MS,
+            _ => LIFETIME_MS,
+        };
+        now.wrapping_sub(self.at) < lifetime
+    }
 }
 
 /// Verdicts of recent first fragments.
@@ -59,10 +74,18 @@ impl<F: Family> Fragments<F> {
         self.slots[slot] = Some(Decided { key, verdict, at: now });
     }
 
+    /// A first fragment was dropped: for [`WAIT_MS`] its later ones are not waited for.
+    pub fn refuse(&mut self, key: FragmentKey<F>, now: u32) {
+        let slot = self.slot(&key);
+        if self.slots[slot].is_none_or(|decided| !decided.holds(now)) {
+            self.slots[slot] = Some(Decided { key, verdict: Verdict::Dropped, at: now });
+        }
+    }
+
     /// The verdict of a later fragment.
     pub fn recall(&self, key: &FragmentKey<F>, now: u32) -> Option<Verdict<F>> {
-        let Decided { key: of, verdict, at } = self.slots[self.slot(key)]?;
-        (of == *key && now.wrapping_sub(at) < LIFETIME_MS).then_some(verdict)
+        let decided = self.slots[self.slot(key)]?;
+        (decided.key == *key && decided.holds(now)).then_some(decided.verdict)
     }
 
     fn slot(&self, key: &FragmentKey<F>) -> usize {
@@ -92,6 +115,36 @@ mod tests {
         assert_eq!(recalled(key(7), 1000 + LIFETIME_MS), None);
         assert_eq!(recalled(key(8), 1000), None);
         assert_eq!(recalled(FragmentKey { dst: address(3), ..key(7) }, 1000), None);
+    }
+
+    #[test]
+    fn a_first_that_was_dropped_takes_the_place_of_none_that_went_on() {
+        let mut fragments = Fragments::<V4>::new([1, 2]);
+        let key = |ident| FragmentKey { src: [1; 4], dst: [2; 4], ident };
+        for ident in 0..2 * SLOTS as u32 {
+            fragments.remember(key(ident), Verdict::HandedOff(3), 1000);
+        }
+        let went_on = |fragments: &Fragments, now| {
+            let verdict = |ident| fragments.recall(&key(ident), now);
+            let on = |ident: &u32| matches!(verdict(*ident), Some(Verdict::HandedOff(3)));
+            (0..2 * SLOTS as u32).filter(on).count()
+        };
+        let before = went_on(&fragments, 1000);
+        for ident in 0..4 * SLOTS as u32 {
+            fragments.refuse(key(ident), 1000);
+        }
+        assert_eq!(went_on(&fragments, 1000), before);
+        // A place that is free, or whose time is over, it takes for a while.
+        let mut fragments = Fragments::<V4>::new([1, 2]);
+        fragments.refuse(key(7), 1000);
+        let dropped = |fragments: &Fragments, now| {
+            matches!(fragments.recall(&key(7), now), Some(Verdict::Dropped))
+        };
+        assert!(dropped(&fragments, 1000 + WAIT_MS - 1) && !dropped(&fragments, 1000 + WAIT_MS));
+        fragments.refuse(key(7), 1000 + WAIT_MS);
+        assert!(dropped(&fragments, 1000 + WAIT_MS));
+        fragments.remember(key(7), Verdict::HandedOff(3), 1000 + WAIT_MS);
+        assert!(!dropped(&fragments, 1000 + WAIT_MS));
     }
 
     #[test]

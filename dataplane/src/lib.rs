@@ -13,6 +13,7 @@
 //! | [`observer`] | new flows that nobody answers |
 //! | [`services`] | who has answered lately, and so should answer |
 //! | [`fragments`] | later fragments follow the first |
+//! | [`early`] | those that came before it wait for it |
 //! | [`icmp_error`] | ICMP errors about translated flows |
 //! | [`answer`] | ICMP errors and TCP resets of the gateway's own |
 //! | [`link`] | layer 2 on the way out |
@@ -38,6 +39,7 @@ pub mod answer;
 pub mod attach;
 pub mod command;
 pub mod devices;
+pub mod early;
 pub mod engine;
 pub mod established;
 pub mod flows;

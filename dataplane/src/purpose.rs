@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use weir_wire::family::{Family, V4, V6};
 use weir_wire::hash::hash2;
 
+use crate::fragments::FragmentKey;
+
 /// What a hash is for, which is hashed with what it is of: purposes differ so that what falls
 /// together for one does not for another. The first decides what the next process, perhaps of another
 /// build, must decide again: it keeps its number. So do [`decider`], which is older, and what chooses
@@ -32,6 +34,10 @@ pub enum Purpose {
     KnownHost = 10,
     /// An address that the kernel is to be asked about, in a set of them.
     Question = 11,
+    /// A datagram, whose fragments one worker puts in order.
+    Datagram = 12,
+    /// Who sends fragments that come before their first.
+    Early = 13,
 }
 
 impl Purpose {
@@ -63,6 +69,14 @@ pub fn decider<F: Family>(
 ) -> u8 {
     let endpoint = u64::from(F::digest(key, address)) << 16 | u64::from(port);
     (hash2(key, endpoint, proto.into()) % u64::from(workers)) as u8
+}
+
+/// The worker of so many by which all fragments of a datagram go.
+pub fn assembler<F: Family>(key: [u64; 2], workers: u8, datagram: &FragmentKey<F>) -> u8 {
+    let digest = |address| u64::from(F::digest(key, address));
+    let addresses = digest(&datagram.src) << 32 | digest(&datagram.dst);
+    let hash = Purpose::Datagram.hash(key, hash2(key, addresses, datagram.ident.into()));
+    (hash % u64::from(workers)) as u8
 }
 
 #[cfg(test)]

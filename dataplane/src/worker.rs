@@ -134,6 +134,7 @@ fn turn_until_stopped<'u>(
             busy = 1;
             if let Command::Close { device } = command {
                 drain(device, &mut batch, now as u32, ports, engine);
+                engine.drop_waiting(|of| of == device);
                 pressure.forget(device);
             }
             if let Some((device, done)) = ports.obey(command) {
@@ -179,6 +180,7 @@ fn turn_until_stopped<'u>(
             sleep(config, shared, ports);
         }
     }
+    engine.drop_waiting(|_| true);
     report(config, shared, memory, ports, engine, monotonic_ms());
     shared.status.set_worker(config.id, &<WorkerStatus as zerocopy::FromZeros>::new_zeroed());
 }

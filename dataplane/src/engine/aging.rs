@@ -58,6 +58,7 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         self.sweep.tick();
+        cx.lane.add(Counter::DropFragmentWait, self.early.expire(cx.now));
         let flows = cx.counters.flows(F::FAMILY, cx.uplinks, cx.workers);
         // Lanes are read one after the other: the sum may be less than its parts.
         self.elsewhere = (flows.wrapping_sub(self.flows) as i64).max(0) as u64;

@@ -60,6 +60,8 @@ pub(super) struct Context {
     pub(super) random: Random,
     /// Milliseconds, wrapping.
     pub(super) now: u32,
+    /// Was the batch handed off by other workers?
+    pub(super) handed_off: bool,
 }
 
 /// Where a device's untagged frames come from.
@@ -92,6 +94,7 @@ impl Context {
             failback: [RateLimit::new(0); MAX_POLICIES],
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
             now: 0,
+            handed_off: false,
         }
     }
 

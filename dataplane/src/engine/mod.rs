@@ -27,6 +27,7 @@
 //! | `claims` | a flow's packets come from another hardware address: whose its answers are |
 //! | `errors` | ICMP errors |
 //! | `filter` | what rules deny |
+//! | `fragments` | fragments go where their first goes, and wait for it |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
 //! | `unknown_hosts` | hosts that the table of adjacencies has no room for |
 //! | `prefetch` | what a new flow will need is prefetched |
@@ -47,6 +48,7 @@ mod complete;
 mod context;
 mod errors;
 mod filter;
+mod fragments;
 mod hairpin;
 mod inside_hosts;
 mod known_hosts;
@@ -190,6 +192,7 @@ impl Engine {
         out: &mut impl Output<B>,
     ) {
         self.context.lane.add(Counter::UserRx, batch.len() as u64);
+        self.context.handed_off = false;
         self.run(batch, now, out);
     }
 
@@ -204,6 +207,7 @@ impl Engine {
     ) {
         self.context.lane.add(Counter::UserHandoffIn, (batch.len() + lost) as u64);
         self.context.lane.add(Counter::DropNoFrame, lost as u64);
+        self.context.handed_off = true;
         self.run(batch, now, out);
     }
 
@@ -217,9 +221,16 @@ impl Engine {
         self.v6.process(&mut self.context, batch, batch.len(), out);
     }
 
+    /// Drops the fragments that came in by these devices and wait for their first. Call before such a
+    /// device goes, and with all before the worker ends.
+    pub fn drop_waiting(&mut self, mut by: impl FnMut(u8) -> bool) {
+        self.v4.drop_waiting(&self.context, &mut by);
+        self.v6.drop_waiting(&self.context, &mut by);
+    }
+
     /// Looks at `slots` slots of each table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
-    /// has heavy ones. Call once a tick.
+    /// has heavy ones. And drops fragments whose first did not come in time. Call once a tick.
     pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         self.context.now = now;
         self.v4.age(&mut self.context, slots, out);

@@ -18,6 +18,7 @@ use super::claims::Claims;
 use super::context::Context;
 use super::published::is_asked;
 use super::sweep::Sweep;
+use crate::early::Early;
 use crate::fragments::Fragments;
 use crate::heavy::Heavy;
 use crate::mappings::{Hashed, Mappings};
@@ -34,6 +35,7 @@ pub(super) struct Sessions<F: Stored> {
     pub(super) table: FlowTable<F>,
     pub(super) mappings: Mappings<F>,
     pub(super) fragments: Fragments<F>,
+    pub(super) early: Early<F>,
     /// Who may come in by mappings.
     pub(super) permits: Permits<F>,
     /// Flows that were let in and whose hosts have not been heard.
@@ -62,6 +64,7 @@ impl<F: Stored> Sessions<F> {
             table,
             mappings: Mappings::new(entropy, 0),
             fragments: Fragments::new(entropy),
+            early: Early::default(),
             permits: Permits::default(),
             unheard: 0,
             shares: Shares::new(regions.host_flows.clone()),

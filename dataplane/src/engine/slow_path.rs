@@ -11,11 +11,12 @@ use weir_wire::{tcp, udp};
 use super::DropReason;
 use super::batch::Work;
 use super::context::{Context, began_inside, host_moved, sender};
+use super::fragments::fragment_key;
 use super::let_in::LetIn;
 use super::published::{Asked, is_asked};
 use super::sessions::Sessions;
 use crate::flows::{self, Header};
-use crate::fragments::{FragmentKey, Verdict};
+use crate::fragments::Verdict;
 use crate::packet::{Buffer, Output, Received};
 use crate::steering::Traffic;
 use weir_wire::key::FlowKey;
@@ -39,7 +40,8 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
         match work.parsed.kind {
-            Kind::Flow | Kind::Fragment { first: true } => self.flow(cx, work, received, out),
+            Kind::Flow => self.flow(cx, work, received, out),
+            Kind::Fragment { first: true } => self.first_fragment(cx, work, received, out),
             Kind::Fragment { first: false } => self.later_fragment(cx, work, received, out),
             Kind::IcmpError => self.icmp_error(cx, work, received, out),
             Kind::Options => Err(Counter::DropOptions),
@@ -48,7 +50,7 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// A packet with ports, or a first fragment of one.
-    fn flow<B: Buffer>(
+    pub(super) fn flow<B: Buffer>(
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
@@ -247,28 +249,6 @@ impl<F: Stored> Sessions<F> {
         cx.send(frame, p, &action, out)
     }
 
-    fn later_fragment<B: Buffer>(
-        &mut self,
-        cx: &Context,
-        work: &Work<F>,
-        received: Received<B>,
-        out: &mut impl Output<B>,
-    ) -> Result<(), DropReason> {
-        let p = &work.parsed;
-        let action =
-            match self.fragments.recall(&fragment_key(p), cx.now).ok_or(Counter::DropFragment)? {
-                Verdict::Forwarded(action) => action,
-                Verdict::HandedOff(worker) => return cx.hand_off(worker, received, out),
-            };
-        cx.check_side(work, &action, sender(received.frame.data(), work.port))?;
-        if p.ttl <= 1 {
-            return Err(Counter::DropTtl);
-        }
-        let Received { mut frame, .. } = received;
-        F::apply(frame.data_mut(), p, None, &action.rewrite);
-        cx.send(frame, p, &action, out)
-    }
-
     /// Hands over a packet with ports; if it is a first fragment, the later ones will follow it.
     fn hand_off_first<B: Buffer>(
         &mut self,
@@ -319,8 +299,4 @@ fn header_of<F: Family>(p: &Parsed<F>, frame: &[u8]) -> Header {
     let (seq, flags) = (header.seq(), p.tcp_flags);
     let ack = (flags & tcp::flag::ACK != 0).then(|| header.ack());
     Header { flags, seq, ack, segment: tcp::Segment::new(seq, len as u32, flags) }
-}
-
-pub(super) fn fragment_key<F: Family>(p: &Parsed<F>) -> FragmentKey<F> {
-    FragmentKey { src: p.src, dst: p.dst, ident: p.ident }
 }

@@ -3,6 +3,7 @@
 
 mod carry;
 mod conduct;
+mod early;
 mod echo;
 mod failover;
 mod filter;

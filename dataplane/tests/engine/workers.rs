@@ -173,8 +173,9 @@ fn later_fragments_follow_their_first_to_its_worker() {
         let sent = gateway.send_to(worker, LAN, &later);
         assert_eq!(sent.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [device]);
     }
-    // All but the flow's own worker handed off both.
-    assert_eq!(gateway.count(Counter::UserHandoffOut), 4);
+    // All but the datagram's worker handed off both to it, and that to the flow's, if it is another.
+    let others = gateway.count(Counter::UserHandoffOut);
+    assert!(others == 4 || others == 10, "{others}");
     gateway.assert_conserved();
 }
 

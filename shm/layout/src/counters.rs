@@ -88,7 +88,7 @@ counters! {
         DropPort = 23, "drop.port";
         /// Drop: IPv4 options, or IPv6 extension headers that are not walked.
         DropOptions = 24, "drop.options";
-        /// Drop: a fragment whose first fragment was not seen before it.
+        /// Drop: a later fragment whose first was dropped.
         DropFragment = 25, "drop.fragment";
         /// Drop: protocol that cannot be translated.
         DropProtocol = 26, "drop.protocol";
@@ -163,6 +163,9 @@ counters! {
         /// Drop: its host has begun as many flows in this second as `new_flows_per_host` allows.
         DropHostRate = 61, "drop.host_rate";
 
+        /// Drop: a fragment whose first did not come in time, or for which there was no room to wait.
+        DropFragmentWait = 62, "drop.fragment_wait";
+
         /// Drop: for a published service that is not open to the source.
         DropPublishSource = 57, "drop.publish_source";
         /// Drop: for a published service whose host the kernel does not know yet, or nobody is.
@@ -188,6 +191,7 @@ impl Counter {
                     | Self::DropHostRate
                     | Self::DropPublishSource
                     | Self::DropPublishHost
+                    | Self::DropFragmentWait
             )
     }
 
