@@ -41,6 +41,7 @@ struct Packet {
 #[map]
 static PACKET: PerCpuArray<MaybeUninit<Packet>> = PerCpuArray::with_max_entries(1, 0);
 
+const LATER: Kind = Kind::Fragment { first: false };
 const KERNELS: Outcome = (XDP_PASS, Counter::XdpPassIpv6);
 
 /// What becomes of a frame if its headers say that alone; `None`: it is for [`steer`].
@@ -128,7 +129,14 @@ pub fn await_flow(ctx: &XdpContext, published: Published) -> Option<Outcome> {
             is_here(class) && !is_carried && !is_of_this_side(parsed.src)
         }
     };
-    (may && is_waited_for(ctx, parsed)).then(|| to_user(published, port, queue))
+    if !may {
+        return None;
+    }
+    if is_waited_for(ctx, parsed) {
+        return Some(to_user(published, port, queue));
+    }
+    let expected = parsed.kind == LATER && fragments::is_expected(parsed);
+    expected.then(|| from_crowd(published, port, queue, Sender::of(port), parsed))
 }
 
 /// Does a flow wait for it, or is what it quotes?
@@ -136,7 +144,7 @@ pub fn await_flow(ctx: &XdpContext, published: Published) -> Option<Outcome> {
 fn is_waited_for(ctx: &XdpContext, p: &Parsed6) -> bool {
     let key = match p.kind {
         Kind::Flow | Kind::Fragment { first: true } => p.key(),
-        Kind::Fragment { first: false } => return fragments::follows(p),
+        LATER => return fragments::follows(p),
         Kind::IcmpError => match V6::quoted(&XdpFrame(ctx), p) {
             Some(quoted) => quoted.key.reversed(),
             None => return false,
@@ -287,6 +295,9 @@ fn from_uplink(
         // A kernel would let in what a worker drops.
         _ if p.kind == Kind::Options => UNASKED,
         host_class::LAN if inbound != 0 => (XDP_PASS, Counter::XdpPassKernelRoute),
+        _ if p.kind == LATER && is_served(published, port, queue) && fragments::may_wait(port) => {
+            to_user(published, port, queue)
+        }
         host_class::LAN => unasked(published, port, queue),
         _ => UNASKED,
     }

@@ -52,7 +52,7 @@ enum Verdict {
     /// The user tier's if this flow exists, a published service is asked for, or a mapping may let
     /// it in; else not.
     IfFlow(FlowKey4, Outcome),
-    /// A later fragment: the user tier's if its first was, else not.
+    /// A later fragment: the user tier's if its first was, or may be; else not.
     IfFirst(Outcome),
 }
 
@@ -252,8 +252,15 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
             }
         }
         Verdict::IfFirst(otherwise) => {
+            let may_wait = || {
+                otherwise.0 == XDP_DROP
+                    && is_served(published, port, queue)
+                    && fragments::may_wait(port)
+            };
             if fragments::follows(&parsed) {
                 to_user(published, port, queue)
+            } else if fragments::is_expected(&parsed) || may_wait() {
+                from_crowd(published, port, queue, Sender::of(port), &parsed)
             } else {
                 otherwise
             }

@@ -4,6 +4,7 @@ mod crowd;
 mod differential;
 mod fixture;
 mod fixture6;
+mod fragments;
 mod hairpin;
 mod ipv6;
 mod kernel_tier;

@@ -13,6 +13,7 @@ use weir_wire::ipv4;
 use weir_wire::parse::parse;
 
 use crate::fixture::*;
+use crate::fragments::fragment;
 use weir_wire::key::FlowKey4;
 
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
@@ -305,36 +306,6 @@ fn an_address_of_a_pool_that_nobody_has_leads_nowhere() {
     f.add_flow(FlowKey4::new(SITE, POOL, [0, 53], NAT_PORT.to_be_bytes(), 17));
     assert_eq!(f.run(&udp(SITE, 53, POOL, NAT_PORT)), TRANSIT);
     assert_eq!(Fixture::lan("pool-lan").run(&udp(HOST, 1, POOL, 80)), UNASKED);
-}
-
-/// A fragment of 24 bytes of a UDP datagram.
-fn fragment(frame: &[u8], ident: u16, offset: u16) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    frame.resize(14 + 20 + 24, 0);
-    frame[16..18].copy_from_slice(&44u16.to_be_bytes());
-    frame[18..20].copy_from_slice(&ident.to_be_bytes());
-    frame[20..22].copy_from_slice(&(0x2000 | offset).to_be_bytes());
-    frame[24..26].fill(0);
-    let mut header = ipv4::Packet::new_unchecked(&mut frame[14..34]);
-    header.fill_checksum();
-    frame
-}
-
-#[test]
-fn later_fragments_go_where_their_first_went() {
-    let mut f = Fixture::uplink("fragments");
-    f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
-    let (of_flow, unasked) =
-        (udp(SITE, 53, WAN_ADDRESS, NAT_PORT), udp(SITE, 53, WAN_ADDRESS, 500));
-    let local = (PASS, Counter::XdpPassLocal);
-    assert_eq!(f.run(&fragment(&of_flow, 1, 3)), local, "before its first");
-    assert_eq!(f.run(&fragment(&of_flow, 1, 0)), TRANSIT);
-    assert_eq!(f.run(&fragment(&of_flow, 1, 3)), TRANSIT);
-    assert_eq!(f.run(&fragment(&unasked, 2, 0)), local);
-    assert_eq!(f.run(&fragment(&unasked, 2, 3)), local);
-    // The identification comes again, for another datagram.
-    assert_eq!(f.run(&fragment(&unasked, 1, 0)), local);
-    assert_eq!(f.run(&fragment(&unasked, 1, 3)), local);
 }
 
 #[test]
