@@ -8,14 +8,15 @@ use std::ops::Range;
 use ipnet::IpNet;
 use toml::Spanned;
 use weir_layout::Family;
-use weir_layout::control::{MAX_ALLOWED, MAX_PORT_FORWARDS, Translate};
+use weir_layout::control::{MAX_PUBLISHED, MAX_PUBLISHED_ALLOWED, Translate};
 
 use super::checker::Checker;
 use super::schema::{File, Ports, Publish, Texts};
 use super::{UplinkConfig, service_ports};
 
-/// TCP and UDP (IANA, protocol numbers).
+/// IP protocol number of TCP (IANA).
 pub const TCP: u8 = 6;
+/// The same of UDP.
 pub const UDP: u8 = 17;
 
 /// A service that uplinks are open for.
@@ -132,10 +133,10 @@ pub fn publish(
         .filter(|family| uplinks.iter().any(|uplink| uplink.has_path(*family)))
         .collect();
     let services: usize = all.iter().map(|publish| publish.services(&families).len()).sum();
-    c.too_many("published services (by protocol and family)", services, MAX_PORT_FORWARDS);
+    c.too_many("published services (by protocol and family)", services, MAX_PUBLISHED);
     let allowed = |publish: &PublishConfig| publish.protocols.len() * publish.from.len();
     let allowed = all.iter().map(allowed).sum();
-    c.too_many("prefixes in `from` (by protocol)", allowed, MAX_ALLOWED);
+    c.too_many("prefixes in `from` (by protocol)", allowed, MAX_PUBLISHED_ALLOWED);
     service_ports::leave_some(c, &all, uplinks, nat_ports, workers);
     all
 }

@@ -59,7 +59,8 @@ pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
 pub use port_forward::{
-    MAX_ALLOWED, MAX_PORT_FORWARDS, OPEN_PORTS, OpenPorts, PortBlocks, PortForward,
+    MAX_ALLOWED, MAX_MAPPED, MAX_MAPPED_ALLOWED, MAX_PORT_FORWARDS, MAX_PUBLISHED,
+    MAX_PUBLISHED_ALLOWED, OPEN_PORTS, OpenPorts, PortBlocks, PortForward,
 };
 pub use rule::{Prefix, Rule, RuleAction};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};

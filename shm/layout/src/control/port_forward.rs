@@ -6,10 +6,18 @@ use super::{Address, Name};
 use crate::Family;
 use crate::set::IndexSet;
 
+/// Services that the file publishes, by family and protocol.
+pub const MAX_PUBLISHED: usize = 128;
+/// Ports that hosts have asked for.
+pub const MAX_MAPPED: usize = 128;
 /// Port forwards of a site.
-pub const MAX_PORT_FORWARDS: usize = 128;
-/// Prefixes that port forwards are open to, of all of them together.
-pub const MAX_ALLOWED: usize = 256;
+pub const MAX_PORT_FORWARDS: usize = MAX_PUBLISHED + MAX_MAPPED;
+/// Prefixes that the file's services are open to, of all of them together.
+pub const MAX_PUBLISHED_ALLOWED: usize = 256;
+/// Prefixes that the ports that hosts have asked for are open to, likewise.
+pub const MAX_MAPPED_ALLOWED: usize = 128;
+/// Prefixes that port forwards are open to.
+pub const MAX_ALLOWED: usize = MAX_PUBLISHED_ALLOWED + MAX_MAPPED_ALLOWED;
 
 /// Ports of a block, see [`PortBlocks`].
 const BLOCK: usize = 64;
