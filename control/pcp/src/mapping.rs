@@ -1,0 +1,179 @@
+//! Ports that hosts have.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weir_layout::Family;
+
+use crate::pcp::Nonce;
+use crate::realm::{Limits, Realm, Situation};
+
+/// Most filters of a mapping.
+pub const MAX_FILTERS: usize = 8;
+
+/// A port outside that leads to a port of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Its number: no other has had it.
+    pub id: u32,
+    /// The interface of the host's LAN.
+    pub lan: String,
+    /// The host and its port.
+    pub inside: SocketAddr,
+    /// IP protocol number: TCP or UDP.
+    pub protocol: u8,
+    /// The port outside.
+    pub port: u16,
+    /// What its client knows; none: it was asked for by NAT-PMP.
+    pub nonce: Option<Nonce>,
+    /// Who may use it; none: everybody.
+    pub filters: Vec<IpNet>,
+    /// Its end, milliseconds.
+    pub until: u64,
+}
+
+impl Mapping {
+    /// Its name, which no service of the file has.
+    pub fn name(&self) -> String {
+        let by = if self.nonce.is_some() { "pcp" } else { "nat-pmp" };
+        format!("{by}:{}", self.id)
+    }
+
+    /// Family.
+    pub const fn family(&self) -> Family {
+        family(self.inside.ip())
+    }
+
+    /// Is it the one of a host's port?
+    pub fn is_of(&self, inside: SocketAddr, protocol: u8) -> bool {
+        (self.inside, self.protocol) == (inside, protocol)
+    }
+
+    /// Would the same port outside be in its way, asked for by a host in a realm? At a shared address
+    /// one host has a port for both protocols (RFC 6886 §3.3, RFC 6887 §11.3).
+    fn forbids(&self, realm: &Realm, inside: SocketAddr, protocol: u8, port: u16) -> bool {
+        let same_host = self.inside.ip() == inside.ip();
+        let meets = match (realm.shares_addresses, same_host) {
+            (true, false) => self.family() == realm.family,
+            (true, true) | (false, true) => self.protocol == protocol,
+            (false, false) => false,
+        };
+        meets && self.port == port && !self.is_of(inside, protocol)
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub struct Mappings {
+    all: Vec<Mapping>,
+    /// The number of the next.
+    next: u32,
+}
+
+impl Mappings {
+    /// Those that an earlier process had.
+    pub fn restore(all: Vec<Mapping>) -> Self {
+        let next = all.iter().map(|mapping| mapping.id.wrapping_add(1)).max().unwrap_or(0);
+        Self { all, next }
+    }
+
+    /// All, in the order in which they were made.
+    pub fn all(&self) -> &[Mapping] {
+        &self.all
+    }
+
+    /// The one of a host's port.
+    pub fn find(&mut self, inside: SocketAddr, protocol: u8) -> Option<&mut Mapping> {
+        self.all.iter_mut().find(|mapping| mapping.is_of(inside, protocol))
+    }
+
+    /// Ends those that are not to be kept; says whether there were any.
+    pub fn retain(&mut self, keep: impl FnMut(&Mapping) -> bool) -> bool {
+        let before = self.all.len();
+        self.all.retain(keep);
+        self.all.len() != before
+    }
+
+    /// Adds one, and numbers it.
+    pub fn add(&mut self, mapping: Mapping) {
+        self.all.push(Mapping { id: self.next, ..mapping });
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// When the first of them ends.
+    pub fn deadline(&self) -> Option<u64> {
+        self.all.iter().map(|mapping| mapping.until).min()
+    }
+
+    /// Those of a host.
+    pub fn count(&self, host: IpAddr) -> usize {
+        self.all.iter().filter(|mapping| mapping.inside.ip() == host).count()
+    }
+
+    /// Filters of all of them.
+    pub fn filters(&self) -> usize {
+        self.all.iter().map(|mapping| mapping.filters.len()).sum()
+    }
+
+    /// A port outside for a host's: the one that it would like, the same as inside, or another; with
+    /// `only`, the first or none. Which other follows from the ends inside: so a host has the same
+    /// again when nothing is known of it any more. None: there is none.
+    pub fn choose(
+        &self,
+        situation: &Situation,
+        realm: &Realm,
+        (inside, protocol): (SocketAddr, u8),
+        (suggested, only): (u16, bool),
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        let shared = realm.shares_addresses;
+        let is_free = |port: &u16| {
+            let (ip, port) = (inside.ip(), *port);
+            port != 0
+                && situation.limits.allows(port, shared)
+                && !(shared && is_bound(port))
+                && !situation.is_reserved(realm, ip, protocol, port)
+                && !self.all.iter().any(|other| other.forbids(realm, inside, protocol, port))
+        };
+        if only && suggested != 0 {
+            return Some(suggested).filter(|port| shared || *port == inside.port()).filter(is_free);
+        }
+        if !shared {
+            return Some(inside.port()).filter(is_free);
+        }
+        let (first, last) = situation.limits.ports;
+        let mut hasher = DefaultHasher::new();
+        (inside, protocol).hash(&mut hasher);
+        let count = u64::from(last - first) + 1;
+        let middle = first + (hasher.finish() % count) as u16;
+        let others = (middle..=last).chain(first..middle);
+        [suggested, inside.port()].into_iter().chain(others).find(is_free)
+    }
+}
+
+impl Situation {
+    /// Is a port the file's, for a host in a realm?
+    pub fn is_reserved(&self, realm: &Realm, host: IpAddr, protocol: u8, port: u16) -> bool {
+        self.reserved.iter().any(|of| {
+            (of.family, of.protocol) == (realm.family, protocol)
+                && (of.ports.0..=of.ports.1).contains(&port)
+                && (realm.shares_addresses || of.host.is_none_or(|other| other == host))
+        })
+    }
+
+    /// May a host that has so many mappings have one more, where there are so many of all? It leaves
+    /// as many to others as it has.
+    pub const fn has_room(&self, of_host: usize, all: usize) -> bool {
+        of_host < self.limits.per_host && of_host < Limits::TOTAL.saturating_sub(all)
+    }
+}
+
+/// The family of an address.
+pub const fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}

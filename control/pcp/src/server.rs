@@ -1,0 +1,434 @@
+//! What is answered to a datagram, and what it changes.
+//!
+//! A mapping is of the host that asks alone. It is open by all uplinks; what is told of is the address
+//! outside of one. When that is another, the epoch begins anew and hosts are told: they ask again, and
+//! hear the other address for the same port.
+
+use std::net::{IpAddr, SocketAddr};
+
+use weir_layout::Family;
+
+use crate::announce::Schedule;
+use crate::mapping::{MAX_FILTERS, Mapping, Mappings};
+use crate::pcp::{Nonce, Refusal, ResultCode};
+use crate::realm::{Limits, Outside, Realm, Situation};
+use crate::{nat_pmp, pcp};
+
+/// Protocols that have ports which can be mapped.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// All that was granted, and to whom it is told.
+#[derive(Debug, Default)]
+pub struct Server {
+    situation: Situation,
+    mappings: Mappings,
+    /// One for each realm.
+    epochs: Vec<Epoch>,
+}
+
+/// Since when mappings of a realm's hosts are what they were told.
+#[derive(Debug)]
+struct Epoch {
+    lan: String,
+    family: Family,
+    /// What they were told that they have outside.
+    outside: Outside,
+    /// Milliseconds.
+    since: u64,
+    schedule: Schedule,
+}
+
+/// What is sent back to who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The message.
+    pub message: Vec<u8>,
+    /// Mappings are others than before: it holds once they are in force.
+    pub changes: bool,
+}
+
+/// What all hosts of a LAN are told, in a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The LAN's interface.
+    pub lan: String,
+    /// Family.
+    pub family: Family,
+    /// The messages.
+    pub messages: Vec<Vec<u8>>,
+}
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The interface of the LAN by which it does.
+    pub lan: &'a str,
+    /// Its address.
+    pub from: IpAddr,
+    /// Milliseconds.
+    pub now: u64,
+}
+
+/// What is asked for, by either protocol.
+struct Ask<'a> {
+    inside: SocketAddr,
+    protocol: u8,
+    port: u16,
+    lifetime: u32,
+    nonce: Option<Nonce>,
+    /// What PCP has beside.
+    pcp: Option<&'a pcp::Map>,
+}
+
+impl Ask<'_> {
+    /// Is it that port and address, or none?
+    fn is_strict(&self) -> bool {
+        self.pcp.is_some_and(|map| map.prefer_failure)
+    }
+}
+
+struct Granted {
+    address: IpAddr,
+    port: u16,
+    lifetime: u32,
+    changes: bool,
+}
+
+/// Why not, and for how long that will last, seconds.
+struct Denied {
+    code: ResultCode,
+    lifetime: u32,
+}
+
+impl From<ResultCode> for Denied {
+    fn from(code: ResultCode) -> Self {
+        Self { code, lifetime: code.lifetime() }
+    }
+}
+
+impl Server {
+    /// With the mappings that an earlier process had. Its hosts are told that it is another.
+    pub fn new(mappings: Vec<Mapping>) -> Self {
+        Self { mappings: Mappings::restore(mappings), ..Self::default() }
+    }
+
+    /// The mappings, in the order in which they were made.
+    pub fn mappings(&self) -> &[Mapping] {
+        self.mappings.all()
+    }
+
+    /// What decides what hosts may have.
+    pub const fn situation(&self) -> &Situation {
+        &self.situation
+    }
+
+    /// Takes another situation at `now`; says whether mappings ended with it.
+    pub fn follow(&mut self, situation: Situation, now: u64) -> bool {
+        self.epochs.retain(|epoch| situation.realm(&epoch.lan, epoch.family).is_some());
+        for realm in &situation.realms {
+            let known = self.epochs.iter_mut().find(|epoch| realm.is(&epoch.lan, epoch.family));
+            match known {
+                // Where there is no uplink nothing is another until there is one.
+                Some(epoch) if realm.outside != Outside::Nowhere => {
+                    if epoch.outside != realm.outside {
+                        epoch.outside = realm.outside.clone();
+                        epoch.since = now;
+                        epoch.schedule.begin(now);
+                    }
+                }
+                Some(_) => {}
+                None => self.epochs.push(Epoch::of(realm, now)),
+            }
+        }
+        self.situation = situation;
+        let situation = &self.situation;
+        self.mappings.retain(|mapping| {
+            let Some(realm) = situation.realm(&mapping.lan, mapping.family()) else { return false };
+            let host = mapping.inside.ip();
+            let is_opening = !realm.shares_addresses && mapping.port != mapping.inside.port();
+            !is_opening && !situation.is_reserved(realm, host, mapping.protocol, mapping.port)
+        })
+    }
+
+    /// Ends the mappings whose time is over; says whether there were any.
+    pub fn expire(&mut self, now: u64) -> bool {
+        self.mappings.retain(|mapping| mapping.until > now)
+    }
+
+    /// Ends the mapping of this name; says whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.mappings.retain(|mapping| mapping.name() != name)
+    }
+
+    /// When [`Self::expire`] or [`Self::announce`] has something to do next.
+    pub fn deadline(&self) -> Option<u64> {
+        let told = self.epochs.iter().filter_map(|epoch| epoch.schedule.deadline());
+        told.chain(self.mappings.deadline()).min()
+    }
+
+    /// What hosts are to be told now.
+    pub fn announce(&mut self, now: u64) -> Vec<Announcement> {
+        let due = self.epochs.iter_mut().filter_map(|epoch| {
+            let due = epoch.schedule.take(now);
+            due.then(|| epoch.announcement(now))
+        });
+        due.collect()
+    }
+
+    /// The answer to a datagram; none: it has none. `is_bound` says which ports sockets of the gateway
+    /// have.
+    pub fn answer(
+        &mut self,
+        datagram: &[u8],
+        asker: Asker<'_>,
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Option<Answer> {
+        let Asker { lan, from, now } = asker;
+        let realm = self.situation.realm(lan, crate::mapping::family(from))?.clone();
+        if !realm.holds(from) {
+            return None;
+        }
+        let epoch = self.epochs.iter().find(|epoch| realm.is(&epoch.lan, epoch.family))?.at(now);
+        match (datagram.first(), from) {
+            (Some(&nat_pmp::VERSION), IpAddr::V4(_)) => {
+                self.answer_nat_pmp(datagram, &realm, asker, epoch, is_bound)
+            }
+            _ => self.answer_pcp(datagram, &realm, asker, epoch, is_bound),
+        }
+    }
+
+    fn answer_pcp(
+        &mut self,
+        datagram: &[u8],
+        realm: &Realm,
+        asker: Asker<'_>,
+        epoch: u32,
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Option<Answer> {
+        let done = match pcp::read(datagram, asker.from) {
+            Ok(pcp::Request::Announce) => return Some(Answer::of(pcp::announcement(epoch), false)),
+            Ok(pcp::Request::Map(map)) => {
+                let ask = Ask {
+                    inside: SocketAddr::new(asker.from, map.inside_port),
+                    protocol: map.protocol,
+                    port: map.outside_port,
+                    lifetime: map.lifetime,
+                    nonce: Some(map.nonce),
+                    pcp: Some(&map),
+                };
+                let granted = self.map(realm, &ask, asker, is_bound);
+                granted.map(|of| {
+                    let message = pcp::grant(&map, of.address, of.port, of.lifetime, epoch);
+                    Answer::of(message, of.changes)
+                })
+            }
+            Err(Refusal::Silent) => return None,
+            Err(Refusal::Code(code)) => Err(code.into()),
+        };
+        let refuse = |Denied { code, lifetime }| {
+            Answer::of(pcp::refuse(datagram, code, lifetime, epoch), false)
+        };
+        Some(done.unwrap_or_else(refuse))
+    }
+
+    fn answer_nat_pmp(
+        &mut self,
+        datagram: &[u8],
+        realm: &Realm,
+        asker: Asker<'_>,
+        epoch: u32,
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Option<Answer> {
+        let map = match nat_pmp::read(datagram)? {
+            nat_pmp::Request::Address => {
+                let message = nat_pmp::address(outside_v4(&realm.outside, asker.from), epoch);
+                return Some(Answer::of(message, false));
+            }
+            nat_pmp::Request::Unknown(opcode) => {
+                return Some(Answer::of(nat_pmp::unknown(opcode, epoch), false));
+            }
+            nat_pmp::Request::Map(map) => map,
+        };
+        if map.inside_port == 0 && map.lifetime == 0 {
+            // All of its ports of the protocol (RFC 6886 §3.4).
+            let changes = self.mappings.retain(|mapping| {
+                let is_its = mapping.inside.ip() == asker.from && mapping.nonce.is_none();
+                !(is_its && mapping.protocol == map.protocol)
+            });
+            return Some(Answer::of(nat_pmp::grant(&map, 0, 0, epoch), changes));
+        }
+        let ask = Ask {
+            inside: SocketAddr::new(asker.from, map.inside_port),
+            protocol: map.protocol,
+            port: map.outside_port,
+            lifetime: map.lifetime,
+            nonce: None,
+            pcp: None,
+        };
+        Some(match self.map(realm, &ask, asker, is_bound) {
+            Ok(of) => {
+                // An end has no port (§3.4).
+                let port = if of.lifetime == 0 { 0 } else { of.port };
+                Answer::of(nat_pmp::grant(&map, port, of.lifetime, epoch), of.changes)
+            }
+            Err(Denied { code, .. }) => {
+                let code = match code {
+                    ResultCode::NetworkFailure => nat_pmp::ResultCode::NetworkFailure,
+                    ResultCode::NotAuthorized | ResultCode::UnsupportedProtocol => {
+                        nat_pmp::ResultCode::NotAuthorized
+                    }
+                    _ => nat_pmp::ResultCode::OutOfResources,
+                };
+                Answer::of(nat_pmp::refuse(&map, code, epoch), false)
+            }
+        })
+    }
+
+    /// Makes, renews or ends a mapping.
+    fn map(
+        &mut self,
+        realm: &Realm,
+        ask: &Ask<'_>,
+        asker: Asker<'_>,
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Result<Granted, Denied> {
+        if ask.inside.port() == 0 || !matches!(ask.protocol, TCP | UDP) {
+            return Err(ResultCode::UnsupportedProtocol.into());
+        }
+        let known = self.mappings.find(ask.inside, ask.protocol);
+        // What PCP made is ended and renewed by who knows the nonce (RFC 6887 §11.2).
+        if let Some(known) =
+            known.as_deref().filter(|it| it.nonce.is_some_and(|nonce| ask.nonce != Some(nonce)))
+        {
+            let lifetime = (known.until.saturating_sub(asker.now) / 1000) as u32;
+            return Err(Denied { code: ResultCode::NotAuthorized, lifetime });
+        }
+        if ask.lifetime == 0 {
+            return Ok(self.end(ask));
+        }
+        let Some(address) = realm.outside.of(ask.inside.ip()) else {
+            return Err(ResultCode::NetworkFailure.into());
+        };
+        let suggested = ask.pcp.and_then(|map| map.outside_address);
+        if ask.is_strict() && suggested.is_some_and(|suggested| suggested != address) {
+            return Err(ResultCode::CannotProvideExternal.into());
+        }
+        let others = self.mappings.filters();
+        let lifetime = self.situation.limits.lifetime(ask.lifetime);
+        let until = asker.now + u64::from(lifetime) * 1000;
+        let (port, changes) = match self.mappings.find(ask.inside, ask.protocol) {
+            Some(known) => {
+                if ask.is_strict() && ask.port != 0 && ask.port != known.port {
+                    return Err(ResultCode::CannotProvideExternal.into());
+                }
+                let filters = filters(&known.filters, ask, others)?;
+                let changes = filters != known.filters || known.nonce != ask.nonce;
+                (known.nonce, known.filters) = (ask.nonce, filters);
+                known.until = until;
+                (known.port, changes)
+            }
+            None => (self.make(realm, ask, until, is_bound)?, true),
+        };
+        Ok(Granted { address, port, lifetime, changes })
+    }
+
+    /// Makes a mapping; its port.
+    fn make(
+        &mut self,
+        realm: &Realm,
+        ask: &Ask<'_>,
+        until: u64,
+        is_bound: impl Fn(u16) -> bool,
+    ) -> Result<u16, Denied> {
+        let all = self.mappings.all().len();
+        if all >= Limits::TOTAL {
+            return Err(ResultCode::NoResources.into());
+        }
+        if !self.situation.has_room(self.mappings.count(ask.inside.ip()), all) {
+            return Err(ResultCode::QuotaExceeded.into());
+        }
+        let filters = filters(&[], ask, self.mappings.filters())?;
+        let ends = (ask.inside, ask.protocol);
+        let wanted = (ask.port, ask.is_strict());
+        let port = self.mappings.choose(&self.situation, realm, ends, wanted, is_bound);
+        let port = port.ok_or(ResultCode::CannotProvideExternal)?;
+        self.mappings.add(Mapping {
+            id: 0,
+            lan: realm.lan.clone(),
+            inside: ask.inside,
+            protocol: ask.protocol,
+            port,
+            nonce: ask.nonce,
+            filters,
+            until,
+        });
+        Ok(port)
+    }
+
+    /// Ends a mapping; if there is none, that is as good. What was suggested is sent back (RFC 6887
+    /// §15).
+    fn end(&mut self, ask: &Ask<'_>) -> Granted {
+        let changes = self.mappings.retain(|known| !known.is_of(ask.inside, ask.protocol));
+        let unspecified = match ask.inside.ip() {
+            IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        };
+        let address = ask.pcp.and_then(|map| map.outside_address).unwrap_or(unspecified);
+        Granted { address, port: ask.port, lifetime: 0, changes }
+    }
+}
+
+/// The filters of a mapping with what is asked for, where all mappings have so many.
+fn filters(known: &[ipnet::IpNet], ask: &Ask<'_>, all: usize) -> Result<Vec<ipnet::IpNet>, Denied> {
+    let Some(map) = ask.pcp else { return Ok(known.to_vec()) };
+    let mut filters = if map.clears_filters { Vec::new() } else { known.to_vec() };
+    for filter in &map.filters {
+        if !filters.contains(filter) {
+            filters.push(*filter);
+        }
+    }
+    let more = filters.len().saturating_sub(known.len());
+    if filters.len() > MAX_FILTERS || all + more > weir_layout::control::MAX_MAPPED_ALLOWED {
+        return Err(ResultCode::ExcessiveRemotePeers.into());
+    }
+    Ok(filters)
+}
+
+fn outside_v4(outside: &Outside, host: IpAddr) -> Option<std::net::Ipv4Addr> {
+    match outside.of(host)? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+impl Answer {
+    const fn of(message: Vec<u8>, changes: bool) -> Self {
+        Self { message, changes }
+    }
+}
+
+impl Epoch {
+    /// Of a realm that begins now. Its hosts are told.
+    fn of(realm: &Realm, now: u64) -> Self {
+        let mut schedule = Schedule::default();
+        schedule.begin(now);
+        let (lan, outside) = (realm.lan.clone(), realm.outside.clone());
+        Self { lan, family: realm.family, outside, since: now, schedule }
+    }
+
+    /// Its time in seconds.
+    const fn at(&self, now: u64) -> u32 {
+        (now.saturating_sub(self.since) / 1000) as u32
+    }
+
+    fn announcement(&self, now: u64) -> Announcement {
+        let epoch = self.at(now);
+        let mut messages = vec![pcp::announcement(epoch)];
+        // Of NAT-PMP there is an address to tell of where all hosts have one.
+        if let Outside::Shared(IpAddr::V4(address)) = self.outside {
+            messages.push(nat_pmp::address(Some(address), epoch));
+        }
+        Announcement { lan: self.lan.clone(), family: self.family, messages }
+    }
+}
