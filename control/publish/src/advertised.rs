@@ -158,7 +158,7 @@ fn networks(lan: &Lan, kernel: &Kernel) -> impl Iterator<Item = Ipv6Net> {
 }
 
 /// The policy of what a LAN's hosts send to anywhere.
-fn policy(site: &Site, lan: usize) -> usize {
+pub fn policy(site: &Site, lan: usize) -> usize {
     let takes_all = site.rules.iter().find(|rule| {
         rule.in_lan.is_none_or(|of| of == lan)
             && (rule.source, rule.destination) == (None, None)

@@ -14,6 +14,7 @@
 //! | `port_addresses` | which addresses ICMP errors by each port are sent from |
 //! | `retired` | addresses that flows keep and no new one gets |
 //! | `services`, `prefix` | the services that are published; prefixes, as they are published |
+//! | `mapped` | the ports that hosts ask for |
 //! | `stateless` | whether packets need flows, and which leave without |
 //! | `refused` | uplinks by devices that the kernel refuses to the dataplane |
 //! | `tables` | the bucket tables |
@@ -43,6 +44,7 @@ pub mod home;
 pub mod hosts;
 pub mod implied;
 pub mod lans;
+mod mapped;
 mod near;
 pub mod onto_links;
 mod overrides;

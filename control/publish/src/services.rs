@@ -7,10 +7,10 @@ use zerocopy::FromZeros;
 
 use crate::prefix::prefix;
 
-/// Enters those of the site into the half.
+/// Enters those of the site into the half: the file's, and what hosts have asked for.
 pub fn publish(half: &mut ControlHalf, site: &Site) {
     let families: Vec<Family> = site.families().collect();
-    for publish in &site.publish {
+    for publish in site.publish.iter().chain(&site.mapped) {
         for service in publish.services(&families) {
             let number = half.port_forward_count as usize;
             if number >= half.port_forwards.len() {

@@ -8,7 +8,9 @@ use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS};
 use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
-use super::{Site, capacity, filter, gateway, lans, policies, publish, uplinks, warn};
+use super::{
+    Site, capacity, filter, gateway, lans, policies, port_mapping, publish, uplinks, warn,
+};
 
 /// The site that the file describes, or all that is wrong with it. `hash` is of the file's text.
 pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<Problem>> {
@@ -38,6 +40,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     };
     let rules = filter::rules(&mut c, file, &policies_known);
     let publish = publish::publish(&mut c, file, &uplinks, &uplinks_known, (nat_ports, workers));
+    let port_mapping = port_mapping::limits(&mut c, file, nat_ports);
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
 
@@ -71,6 +74,8 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         policies,
         rules,
         publish,
+        port_mapping,
+        mapped: Vec::new(),
         warnings: c.warnings,
     })
 }

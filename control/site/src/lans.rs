@@ -49,7 +49,8 @@ pub fn lans(c: &mut Checker<'_>, file: &File) -> Vec<Lan> {
                 lan.interface.get_ref()
             ));
         }
-        lans.push(Lan { interface: lan.interface.get_ref().clone(), prefixes, ra, line });
+        let (interface, port_mapping) = (lan.interface.get_ref().clone(), lan.port_mapping);
+        lans.push(Lan { interface, prefixes, ra, port_mapping, line });
     }
     c.too_many("LAN prefixes", seen.len(), MAX_LAN_PREFIXES);
     lans

@@ -10,6 +10,7 @@
 //! | `check`, `checker` | from the file to a [`Site`] |
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
+//! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
 //! | `warn`, `warn_ipv6`, `frames` | what is allowed and unwise |
@@ -44,6 +45,7 @@ mod machine;
 mod paths;
 mod place;
 mod policies;
+mod port_mapping;
 mod prefixes;
 mod publish;
 mod ra;
@@ -76,9 +78,11 @@ pub use clamp::ClampMss;
 pub use filter::Verdict;
 pub use machine::{against_kernel, clashes, overlap};
 pub use place::Problem;
+pub use port_mapping::PortMapping;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
-pub use publish::{PublishConfig, Service, To};
+pub use publish::{PublishConfig, Service, TCP, To, UDP};
 pub use ra::RaConfig;
+pub use service_ports::LEASES;
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
 /// stand for themselves wherever weir writes it?
@@ -156,6 +160,10 @@ pub struct Site {
     pub rules: Vec<RuleConfig>,
     /// Published services, in order.
     pub publish: Vec<PublishConfig>,
+    /// How much hosts may have that ask for ports.
+    pub port_mapping: PortMapping,
+    /// What they have, by all uplinks. Not of the file.
+    pub mapped: Vec<PublishConfig>,
     /// What is allowed but unwise.
     pub warnings: Vec<String>,
 }
@@ -169,6 +177,8 @@ pub struct Lan {
     pub prefixes: Vec<IpNet>,
     /// What its hosts are told by router advertisements; none: weir tells them nothing.
     pub ra: Option<RaConfig>,
+    /// Its hosts may ask for ports.
+    pub port_mapping: bool,
     /// Where in the file.
     pub line: usize,
 }

@@ -33,6 +33,7 @@ pub struct File {
     pub rule: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub publish: Vec<Spanned<Publish>>,
+    pub port_mapping: Option<PortMapping>,
 }
 
 impl File {
@@ -114,6 +115,8 @@ pub struct Lan {
     #[serde(default)]
     pub prefixes: Vec<Spanned<IpNet>>,
     pub ra: Option<Spanned<Ra>>,
+    #[serde(default)]
+    pub port_mapping: bool,
 }
 
 /// A table, or the name of the sender alone.
@@ -415,6 +418,14 @@ pub struct Publish {
     pub to: Spanned<Texts>,
     pub uplinks: Option<Vec<Spanned<String>>>,
     pub from: Option<Vec<Spanned<IpNet>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortMapping {
+    pub ports: Option<Spanned<String>>,
+    pub max_lifetime: Option<Spanned<String>>,
+    pub per_host: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

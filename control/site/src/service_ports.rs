@@ -11,7 +11,7 @@ use super::{Site, UplinkConfig};
 /// This part of a worker's NAT ports is left to flows from inside at least: these try ports at random.
 const PART: usize = 4;
 /// Where leases of DHCP and DHCPv6 come to (RFC 2131 §4.1, RFC 8415 §7.2).
-const LEASES: [u16; 2] = [68, 546];
+pub const LEASES: [u16; 2] = [68, 546];
 
 /// The port of a service at which the gateway's leases would come, if it has one.
 pub fn of_leases(publish: &PublishConfig) -> Option<u16> {

@@ -24,6 +24,7 @@ use weir_health::load::{Counts, Load, Reading};
 use weir_health::{History, Monitor, Signal};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, PathId};
+use weir_pcp::{Mapping, Situation};
 use weir_shm::control::ControlRegion;
 use weir_shm::counters::Traffic;
 use weir_site::Site;
@@ -35,6 +36,7 @@ use crate::derive::{Derived, derive};
 use crate::hosts;
 use crate::implied;
 use crate::lans::Lans;
+use crate::mapped;
 use crate::overrides::Overrides;
 use crate::tables::Tables;
 use paths::Paths;
@@ -55,6 +57,8 @@ pub struct Decider {
     overrides: Overrides,
     /// What the site's uplinks were given of it is in `site`.
     delegations: Delegations,
+    /// The ports that hosts have. What they are as services is in `site`.
+    mappings: Vec<Mapping>,
     /// By [`Family`].
     paths: [Paths; Family::COUNT],
     load: Load,
@@ -99,6 +103,7 @@ impl Decider {
             refused: Vec::new(),
             overrides: Overrides::default(),
             delegations: Delegations::default(),
+            mappings: Vec::new(),
             paths,
             load: Load::new(&site),
             lans: Lans::default(),
@@ -187,6 +192,19 @@ impl Decider {
         ended
     }
 
+    /// Takes the ports that hosts have now, in place of those of before.
+    pub fn map(&mut self, mappings: Vec<Mapping>) {
+        self.site.mapped = mapped::services(&self.site, &mappings);
+        self.mappings = mappings;
+    }
+
+    /// What hosts may have that ask for ports, by what was judged last.
+    pub fn situation(&self) -> Situation {
+        let Some(half) = self.half() else { return Situation::default() };
+        let takers = self.paths.each_ref().map(|paths| paths.takers.as_slice());
+        mapped::situation(&self.site, &self.kernel, half, takers)
+    }
+
     fn fill(&mut self, now: u64) -> bool {
         let changed = self.delegations.fill(&mut self.site, now);
         if changed {
@@ -229,6 +247,7 @@ impl Decider {
     pub fn reconfigure(&mut self, mut site: Site, overrides: Overrides, now: u64) {
         implied::imply(&mut site, &self.kernel);
         self.delegations.fill(&mut site, now);
+        site.mapped = mapped::services(&site, &self.mappings);
         let is_other = site.hash != self.site.hash;
         self.overrides = overrides;
         for paths in &mut self.paths {
