@@ -145,7 +145,8 @@ fn connect(from: SocketAddrV4, to: SocketAddr) -> TcpStream {
     rustix::net::bind(&socket, &from).unwrap();
     let bound = std::time::Duration::from_secs(10);
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(bound)).unwrap();
-    rustix::net::connect(&socket, &to).unwrap();
+    let done = rustix::net::connect(&socket, &to);
+    done.unwrap_or_else(|error| panic!("{from} cannot connect to {to}: {error}"));
     TcpStream::from(socket)
 }
 
