@@ -31,6 +31,7 @@ use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::hosts::Hosts;
 use weir_shm::map::Access;
+use weir_shm::nat_log::NatLog;
 use weir_shm::observations::Observations;
 use weir_shm::status::{SILENT_MS, Status, silence_ms};
 use weir_shm::{Pins, Role, pins};
@@ -192,6 +193,7 @@ fn open_regions(
         allowances: Allowances::open(pins)?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
+        nat_log: (half.nat_log != 0).then(|| NatLog::open(pins, Access::Write)).transpose()?,
         host_flows: HostFlows::default(),
         hash_key: status.hash_key(),
     };
@@ -248,6 +250,8 @@ struct Layout {
     nat_ports: BTreeSet<(u16, u16)>,
     /// Whether they are to have a table of IPv6 flows that is worth the name.
     ipv6: bool,
+    /// Whether they tell of allocations.
+    nat_log: bool,
 }
 
 impl Layout {
@@ -257,7 +261,8 @@ impl Layout {
         let cores = half.cores.iter().take(workers.into()).map(core).collect();
         let nat_ports = half.uplinks.iter().map(|uplink| uplink.path(Family::V4));
         let nat_ports = nat_ports.map(|path| (path.nat_lo, path.nat_hi)).collect();
-        Self { workers, cores, nat_ports, ipv6: half.serves_ipv6() }
+        let nat_log = half.nat_log != 0;
+        Self { workers, cores, nat_ports, ipv6: half.serves_ipv6(), nat_log }
     }
 }
 
@@ -407,7 +412,9 @@ fn follow(
             && let Some(snapshot) = control.snapshot()
         {
             if Layout::of(&snapshot.half) != *layout {
-                tracing::info!("workers or NAT ports changed: starting the workers anew");
+                tracing::info!(
+                    "workers, NAT ports or their log changed: starting the workers anew"
+                );
                 break;
             }
             devices.set(DevicePlan::all(&snapshot.half));

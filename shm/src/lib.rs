@@ -10,6 +10,7 @@
 //! | [`flows`] | the flow table: look-up, claim, publish, retire |
 //! | [`adjacencies`] | hardware addresses by index: LAN hosts and next hops |
 //! | [`counters`] | lanes and their sums |
+//! | [`nat_log`] | the log of NAT allocations on its way to the control process |
 //! | [`observations`] | what the workers see of new connections |
 //! | [`status`] | what the dataplane says about itself |
 //! | [`sysctls`] | the kernel's settings as they were before weir, for every version |
@@ -44,6 +45,8 @@ mod error;
 pub mod hosts;
 #[cfg(not(loom))]
 pub mod map;
+#[cfg(not(loom))]
+pub mod nat_log;
 #[cfg(not(loom))]
 pub mod observations;
 #[cfg(not(loom))]

@@ -15,6 +15,7 @@ use weir_layout::blocks::Blocks;
 use weir_layout::control::{BUCKET_BANKS, BUCKETS, ControlPage, TABLES};
 use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::PAGE;
+use weir_layout::nat_log::{Reader, Ring};
 use weir_layout::observations::WorkerObservations;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
@@ -67,6 +68,10 @@ pub mod name {
     pub const BLOCKS: &str = "BLOCKS";
     /// What workers allow sources to send.
     pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// Rings with the log of NAT allocations.
+    pub const NAT_LOG: &str = "NAT_LOG";
+    /// What the control process says of them.
+    pub const NAT_LOG_READ: &str = "NAT_LOG_READ";
     /// The regions that the XDP program works on.
     pub const PROGRAM: [&str; 12] = [
         CONTROL,
@@ -85,7 +90,7 @@ pub mod name {
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 15] = [
+    const REGIONS: [&str; 17] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -101,6 +106,8 @@ pub mod name {
         HOSTS6,
         BLOCKS,
         ALLOWANCES,
+        NAT_LOG,
+        NAT_LOG_READ,
     ];
 
     /// The flow table of a family.
@@ -333,6 +340,26 @@ impl Pins {
         })?;
         self.check_header(name::OBSERVATIONS, &mmap, 0, header)?;
         Ok(mmap)
+    }
+
+    /// The rings, and what is said of them.
+    pub(crate) fn nat_log(&self, access: Access) -> Result<(Mmap, Mmap), Error> {
+        let size = size_of::<Ring>();
+        let header = RegionHeader::expected(RegionKind::NatLog, size);
+        let shape = Shape { value_size: size as u32, entries: MAX_WORKERS as u32 };
+        let (rings, _) = self.region(name::NAT_LOG, shape, false, access, |m| {
+            for worker in 0..MAX_WORKERS {
+                write_header(m, worker * size, header);
+            }
+        })?;
+        self.check_header(name::NAT_LOG, &rings, 0, header)?;
+        let header = RegionHeader::expected(RegionKind::NatLogRead, size_of::<Reader>());
+        let shape = Shape { value_size: size_of::<Reader>() as u32, entries: 1 };
+        let (reader, _) = self.region(name::NAT_LOG_READ, shape, false, access, |m| {
+            write_header(m, 0, header);
+        })?;
+        self.check_header(name::NAT_LOG_READ, &reader, 0, header)?;
+        Ok((rings, reader))
     }
 
     pub(crate) fn sysctls(&self, access: Access) -> Result<Mmap, Error> {

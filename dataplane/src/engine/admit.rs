@@ -5,6 +5,7 @@ use weir_layout::adjacency::{Adjacency, next_hop};
 use weir_layout::control::{IpAddress, OnUplinkDown, Path, Selection, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_layout::nat_log::Event;
 use weir_layout::set::IndexSet;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
@@ -266,8 +267,17 @@ impl<F: Stored> Sessions<F> {
             && maps
         {
             match mapped {
-                Some(_) => self.mappings.hold(&endpoint, uplink, external),
+                Some(_) => _ = self.mappings.hold(&endpoint, uplink, external),
                 None => self.mappings.make(&endpoint, uplink, external),
+            }
+        }
+        if cx.nat_log.is_on() {
+            match outside.external.filter(|_| maps) {
+                Some(external) if mapped.is_none() => {
+                    self.tell_of_mapping(cx, &endpoint.of, uplink, external.of);
+                }
+                Some(_) => {}
+                None => self.tell_of_flow(cx, Event::Begin, slot),
             }
         }
         self.observe(cx, slot, (host, adjacency), p, received.frame.data());

@@ -24,6 +24,7 @@ use super::errors::ErrorLimits;
 use super::hairpin::Outsides;
 use super::inside_hosts::InsideHosts;
 use super::known_hosts::KnownHosts;
+use super::nat_log::NatLog;
 use super::split::is_splittable;
 use super::unknown_hosts::UnknownHosts;
 use crate::answer::RateLimit;
@@ -54,6 +55,7 @@ pub(super) struct Context {
     pub(super) counters: Counters,
     pub(super) inside_hosts: InsideHosts,
     pub(super) lane: LaneWriter,
+    pub(super) nat_log: NatLog,
     pub(super) errors: ErrorLimits,
     /// Flows that may move back to a better tier, by policy.
     pub(super) failback: [RateLimit; MAX_POLICIES],
@@ -90,6 +92,7 @@ impl Context {
             counters: regions.counters.clone(),
             inside_hosts: InsideHosts::default(),
             lane: regions.counters.worker(id),
+            nat_log: NatLog::new(regions.nat_log.as_ref().map(|log| log.ring(id))),
             errors: ErrorLimits::new(entropy),
             failback: [RateLimit::new(0); MAX_POLICIES],
             random: Random::new([entropy[0] ^ u64::from(id), entropy[1]]),
@@ -123,6 +126,7 @@ impl Context {
             limit.set(policy.home_per_second);
         }
         self.inside_hosts.refresh(half);
+        self.nat_log.set(self.snapshot.half.nat_log != 0);
         true
     }
 

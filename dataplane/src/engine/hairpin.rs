@@ -216,7 +216,10 @@ impl<F: Stored> Sessions<F> {
             if is_its_own && !matches!(choice.source, Source::Mapped(_)) {
                 self.detach_mappings(&endpoint);
             }
-            self.mappings.hold(&endpoint, uplink, &external);
+            let is_made = self.mappings.hold(&endpoint, uplink, &external);
+            if is_made && cx.nat_log.is_on() {
+                self.tell_of_mapping(cx, &endpoint.of, uplink, external.of);
+            }
             if !is_its_own {
                 self.mappings.detach(&external);
             }

@@ -20,6 +20,7 @@
 //! | `published` | a flow begins outside, of a published service |
 //! | `hairpin` | the same by a host of a LAN, by the address that the service has outside |
 //! | `let_in` | the same, of a datagram that a mapping lets in |
+//! | `nat_log` | what the log of allocations is told |
 //! | `inside_hosts` | where the hosts of such services are |
 //! | `prefixes` | what prefix translation makes of a source |
 //! | `stateless` | packets that are sent on without a flow, where others have one |
@@ -53,6 +54,7 @@ mod hairpin;
 mod inside_hosts;
 mod known_hosts;
 mod let_in;
+mod nat_log;
 mod prefetch;
 mod prefixes;
 mod prepare;
@@ -73,6 +75,7 @@ use weir_shm::allowances::Allowances;
 use weir_shm::control::{ControlRegion, Current};
 use weir_shm::counters::Counters;
 use weir_shm::flows::{FlowTable, FlowTable4};
+use weir_shm::nat_log::NatLog;
 use weir_shm::observations::Observations;
 use weir_wire::ethernet;
 use weir_wire::family::{Family, V4, V6};
@@ -106,6 +109,8 @@ pub struct Regions {
     pub counters: Counters,
     /// What is seen of new connections.
     pub observations: Observations,
+    /// Where allocations of NAT are told, if they are logged.
+    pub nat_log: Option<NatLog>,
     /// Flows of hosts, by all workers of this process.
     pub host_flows: HostFlows,
     /// Key of the flow hash.
@@ -123,6 +128,7 @@ impl Regions {
             allowances: Allowances::anonymous()?,
             counters: Counters::anonymous()?,
             observations: Observations::anonymous()?,
+            nat_log: None,
             host_flows: HostFlows::default(),
             hash_key,
         })
@@ -231,8 +237,10 @@ impl Engine {
     /// Looks at `slots` slots of each table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
     /// has heavy ones. And drops fragments whose first did not come in time. Call once a tick.
+    /// has heavy ones; and lists allocations, where the log is to have that. Call once a tick.
     pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         self.context.now = now;
+        self.list_allocations();
         self.v4.age(&mut self.context, slots, out);
         self.v6.age(&mut self.context, slots, out);
     }

@@ -5,6 +5,7 @@ use weir_layout::adjacency::Adjacency;
 use weir_layout::control::{ControlHalf, Translate, Uplink};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag, flows_for};
+use weir_layout::nat_log::Event;
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::entry::Entry;
@@ -121,12 +122,17 @@ impl<F: Stored> Sessions<F> {
         let (meta, action) = (slot.meta(), slot.action());
         self.shares.remove(self.table.slot(action.peer).action().adjacency);
         self.hear(&action);
-        self.table.retire(forward);
-        self.table.retire(action.peer);
         if meta.is_mapped {
             let external = external_of(meta.proto, &action.rewrite);
-            self.mappings.release(&self.mappings.external(external));
+            let ended = self.mappings.release(&self.mappings.external(external));
+            if let Some((endpoint, mapping)) = ended.filter(|_| cx.nat_log.is_on()) {
+                self.tell_of_end(cx, &endpoint, &mapping);
+            }
+        } else if cx.nat_log.is_on() {
+            self.tell_of_flow(cx, Event::End, forward);
         }
+        self.table.retire(forward);
+        self.table.retire(action.peer);
         self.flows -= 1;
         if meta.uplink == NONE {
             self.count_inside(cx, self.inside - 1);

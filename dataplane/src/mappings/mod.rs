@@ -153,17 +153,19 @@ impl<F: Family> Mappings<F> {
         self.number_of(external).is_none() && self.records.has_room()
     }
 
-    /// Counts a flow on the endpoint's mapping, which is made if there is none.
+    /// Counts a flow on the endpoint's mapping, which is made if there is none; says whether it was.
     pub fn hold(
         &mut self,
         endpoint: &Hashed<Endpoint<F>>,
         uplink: u8,
         external: &Hashed<External<F>>,
-    ) {
-        match self.number_of(external) {
+    ) -> bool {
+        let number = self.number_of(external);
+        match number {
             Some(number) => self.records.at_mut(number).hold(),
             None => self.make(endpoint, uplink, external),
         }
+        number.is_none()
     }
 
     /// Makes a mapping to an external port that [is free](Self::is_free), for its first flow.
@@ -183,16 +185,31 @@ impl<F: Family> Mappings<F> {
         self.by_external.insert(number, external.hash, of_external);
     }
 
-    /// Forgets a flow; the mapping goes with its last one.
-    pub fn release(&mut self, external: &Hashed<External<F>>) {
-        let Some(number) = self.number_of(external) else { return };
-        if self.records.at_mut(number).release() {
-            let uplink = self.records.at(number).uplink();
-            self.taken[usize::from(uplink)].remove(&external.of);
-            self.forget(number);
-            self.by_external.remove(external.hash, |n| n == number);
-            self.records.free(number);
+    /// Forgets a flow; the mapping goes with its last one, and is returned then.
+    pub fn release(&mut self, external: &Hashed<External<F>>) -> Option<(Endpoint<F>, Mapping<F>)> {
+        let number = self.number_of(external)?;
+        if !self.records.at_mut(number).release() {
+            return None;
         }
+        let record = self.records.at(number);
+        let (endpoint, uplink) = (record.endpoint(), record.uplink());
+        self.taken[usize::from(uplink)].remove(&external.of);
+        self.forget(number);
+        self.by_external.remove(external.hash, |n| n == number);
+        self.records.free(number);
+        Some((endpoint, Mapping { uplink, external: external.of }))
+    }
+
+    /// Mappings have numbers below this one.
+    pub fn numbers(&self) -> u32 {
+        self.records.numbers()
+    }
+
+    /// The mapping with this number, attached to its endpoint or not, if there is one.
+    pub fn numbered(&self, number: u32) -> Option<(Endpoint<F>, Mapping<F>)> {
+        let record = self.records.at(number);
+        let mapping = Mapping { uplink: record.uplink(), external: record.external() };
+        (!record.is_free()).then(|| (record.endpoint(), mapping))
     }
 
     /// Detaches the mapping from its endpoint, whose next flow gets another one; flows that still

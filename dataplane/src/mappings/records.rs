@@ -71,6 +71,11 @@ impl<F: Family> Record<F> {
         External { proto: self.proto(), address: self.outside, port: self.outside_port }
     }
 
+    /// Does nothing use it?
+    pub fn is_free(&self) -> bool {
+        self.state & FLOWS == 0
+    }
+
     /// One flow more. A mapping with half a million of them is never forgotten.
     pub fn hold(&mut self) {
         self.state += u32::from(self.state & FLOWS != FLOWS);
@@ -96,6 +101,12 @@ const CHUNK: usize = 4096;
 impl<F: Family> Records<F> {
     pub const fn new() -> Self {
         Self { chunks: Vec::new(), free: Vec::new() }
+    }
+
+    /// Numbers below this one may have a record.
+    pub fn numbers(&self) -> u32 {
+        let last = self.chunks.last().map_or(0, Vec::len);
+        (self.chunks.len().saturating_sub(1) * CHUNK + last) as u32
     }
 
     /// Is there a number left?

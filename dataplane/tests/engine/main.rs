@@ -18,6 +18,7 @@ mod incomplete;
 mod ipv6;
 mod nat;
 mod nat66;
+mod nat_log;
 mod npt;
 mod observations;
 mod packets6;

@@ -14,6 +14,8 @@
 //! | [`allowance`] by socket | `ALLOWANCES` | the worker whose socket it is | XDP |
 //! | [`counters`] | `COUNTERS` | one lane per CPU or worker | CLI |
 //! | [`observations`] | `OBSERVATIONS` | one part per worker | control |
+//! | [`nat_log`] of allocations | `NAT_LOG` | one ring per worker | control |
+//! | what is written of it | `NAT_LOG_READ` | control process | workers, CLI |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
 //! | [`sysctls`] as they were before weir | `SYSCTLS` | control process | CLI |
 //!
@@ -33,6 +35,7 @@ pub mod counters;
 mod family;
 pub mod flow;
 pub mod flow6;
+pub mod nat_log;
 pub mod observations;
 pub mod set;
 pub mod status;
@@ -83,6 +86,10 @@ pub enum RegionKind {
     Observations = 5,
     /// The IPv6 flow table; likewise.
     Flows6 = 6,
+    /// A [`nat_log::Ring`]; every worker's has a header.
+    NatLog = 7,
+    /// [`nat_log::Reader`]
+    NatLogRead = 8,
 }
 
 /// Identification at offset 0 of a region.

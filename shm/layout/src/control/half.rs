@@ -53,8 +53,10 @@ pub struct ControlHalf {
     pub new_flows_per_host: u32,
     /// 1: an uplink has [`TcpMapping::Endpoint`](super::TcpMapping::Endpoint).
     pub maps_tcp: u8,
+    /// 1: allocations of NAT are logged.
+    pub nat_log: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Devices, by index.
     pub devices: [Device; MAX_DEVICES],
     /// Ports, by index.
