@@ -5,6 +5,7 @@
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`advertise`] | router advertisements, sent |
 //! | [`hooks`] | the operator's programs, run when a state changes |
+//! | `nat_log` | the log of NAT allocations |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`mod@file`] | the configuration file, and the last good one |
@@ -26,6 +27,7 @@ pub mod delegated;
 pub mod file;
 pub mod hooks;
 mod limits;
+mod nat_log;
 pub mod probe;
 pub mod serve;
 mod sleep;

@@ -23,7 +23,7 @@ use crate::command_lines::CommandLines;
 use crate::urgent::PathWords;
 
 /// Who may use the socket beside root unless the file says otherwise, if there is such a group.
-const GROUP: &str = "weir";
+pub(crate) const GROUP: &str = "weir";
 /// Longest message, bytes.
 const LONGEST: u64 = 64 * 1024;
 /// How long a connection may stay without a whole message.

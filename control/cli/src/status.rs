@@ -7,6 +7,7 @@ use weir_layout::Family;
 use weir_layout::control::ControlHalf;
 use weir_layout::status::StatusPage;
 use weir_shm::map::Access;
+use weir_shm::nat_log::NatLog;
 use weir_shm::status::{Status, silence_ms};
 use weir_shm::{Pins, Role};
 use zerocopy::FromZeros;
@@ -55,6 +56,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     let devices = devices::values(&state.snapshot.half, &page, dataplane.runs);
     let workers = if dataplane.runs { page.workers } else { 0 };
     let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
+    let nat_log = nat_log(&state.snapshot.half, pins);
     if arguments.json {
         let mut of_dataplane = dataplane.value();
         of_dataplane["workers"] = workers.into();
@@ -69,6 +71,9 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
             "devices": devices,
             "without_flows": without_flows(&state.snapshot.half),
             "advertisements": advertised,
+            "nat_log": nat_log.as_ref().map(|(lost, error)| {
+                json!({ "lost": lost, "error": error.as_ref().map(ToString::to_string) })
+            }),
             "uplinks": uplink_values(&state),
         });
         return Ok((output::json("status", value), well));
@@ -83,6 +88,7 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     for family in without_flows(&state.snapshot.half) {
         text += &format!("{family:<10} forwarded without flows\n");
     }
+    text += &nat_log.map(|(lost, error)| nat_log_line(lost, error.as_ref())).unwrap_or_default();
     text += &configuration.as_ref().map(source).unwrap_or_default();
     text += "\n";
     text += &table(
@@ -96,6 +102,25 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
     text += "\n";
     text += &uplinks_table(pins)?;
     Ok((text, well))
+}
+
+/// Of the log of NAT allocations, if there is one: records that were lost, and why it cannot be
+/// written.
+fn nat_log(half: &ControlHalf, pins: &Pins) -> Option<(u64, Option<std::io::Error>)> {
+    if half.nat_log == 0 {
+        return None;
+    }
+    let log = NatLog::open(pins, Access::Read).ok()?;
+    let error = (log.error() != 0).then(|| std::io::Error::from_raw_os_error(log.error() as i32));
+    Some((log.lost(), error))
+}
+
+fn nat_log_line(lost: u64, error: Option<&std::io::Error>) -> String {
+    let written = match error {
+        Some(error) => format!("CANNOT BE WRITTEN: {error}"),
+        None => "written".to_owned(),
+    };
+    format!("{:<10} {written}, {lost} records lost\n", "NAT log")
 }
 
 /// The families whose packets need no flows.

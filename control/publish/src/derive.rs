@@ -125,6 +125,7 @@ pub fn derive(
         }
     }
     let maps_tcp = |uplink: &UplinkConfig| uplink.tcp_mapping == TcpMapping::Endpoint;
+    half.nat_log = site.nat_log.is_some().into();
     half.maps_tcp = site.uplinks.iter().any(maps_tcp).into();
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);

@@ -9,7 +9,7 @@ use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
 use super::{
-    Site, capacity, filter, gateway, lans, policies, port_mapping, publish, uplinks, warn,
+    Site, capacity, filter, gateway, lans, nat_log, policies, port_mapping, publish, uplinks, warn,
 };
 
 /// The site that the file describes, or all that is wrong with it. `hash` is of the file's text.
@@ -23,6 +23,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     let hooks = gateway::hooks(&mut c, given);
     let timeouts = gateway::timeouts(&mut c, &file.timeouts);
     let flows_per_host = gateway::flows_per_host(&mut c, &file.limits);
+    let nat_log = nat_log::nat_log(&mut c, file.nat_log.as_ref());
     let new_flows_per_host = gateway::new_flows_per_host(&mut c, &file.limits);
 
     counts(&mut c, file);
@@ -69,6 +70,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         timeouts,
         flows_per_host,
         new_flows_per_host,
+        nat_log,
         lans,
         uplinks,
         policies,

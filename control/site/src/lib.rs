@@ -42,6 +42,7 @@ mod ipv6;
 mod lans;
 pub mod load;
 mod machine;
+mod nat_log;
 mod paths;
 mod place;
 mod policies;
@@ -77,6 +78,7 @@ use crate::load::{Balance, Capacity, Spill};
 pub use clamp::ClampMss;
 pub use filter::Verdict;
 pub use machine::{against_kernel, clashes, overlap};
+pub use nat_log::NatLogConfig;
 pub use place::Problem;
 pub use port_mapping::PortMapping;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
@@ -106,6 +108,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn_ipv6::own_next_hops(site, &warn_ipv6::own_addresses()));
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
+    warnings.extend(site.nat_log.as_ref().and_then(nat_log::hindrance));
     warnings.extend(service_ports::lent(site, kernel, &service_ports::reserved()));
     warnings
 }
@@ -150,6 +153,8 @@ pub struct Site {
     pub flows_per_host: u32,
     /// Flows that one may begin in a second; 0: as many as it likes.
     pub new_flows_per_host: u32,
+    /// Where allocations of NAT are logged; none: nowhere.
+    pub nat_log: Option<NatLogConfig>,
     /// LAN ports.
     pub lans: Vec<Lan>,
     /// Uplinks.

@@ -22,6 +22,7 @@ pub struct File {
     pub timeouts: Timeouts,
     #[serde(default)]
     pub limits: Limits,
+    pub nat_log: Option<Spanned<NatLog>>,
     pub health: Option<Spanned<Health>>,
     #[serde(default)]
     pub lan: Vec<Spanned<Lan>>,
@@ -99,6 +100,14 @@ pub struct Timeouts {
     pub tcp_closing: Option<Spanned<u32>>,
     pub udp: Option<Spanned<u32>>,
     pub icmp: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table, such as { file = \"/var/log/weir/nat.log\" }")]
+pub struct NatLog {
+    pub file: Spanned<PathBuf>,
+    pub max_size: Option<Spanned<i64>>,
+    pub keep: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

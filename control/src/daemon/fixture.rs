@@ -26,6 +26,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
+use crate::nat_log::Logger;
 use crate::probe;
 use crate::state::State;
 use crate::users::Users;
@@ -89,6 +90,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
         socket: PathBuf::new(),
         dataplane: Dataplane::of(&Pins::existing("/proc/none")),
         sysctls: Sysctls::new(SysctlsRegion::anonymous().unwrap()),
+        nat_log: Logger::start(Pins::existing("/proc/none")).unwrap(),
     };
     Daemon::new(decider, executor, held, counters, users, findings)
 }

@@ -49,6 +49,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::limits;
+use crate::nat_log::Logger;
 use crate::probe::{self, Probers, Trust};
 use crate::serve;
 use crate::urgent;
@@ -110,6 +111,8 @@ struct Daemon {
     /// Of the prefixes that providers delegate.
     delegated: Record,
     sysctls: Sysctls,
+    /// Of NAT allocations.
+    nat_log: Logger,
     users: Users,
     findings: mpsc::Receiver<probe::Event>,
     confined: Confined,

@@ -66,6 +66,7 @@ impl Daemon {
         if let Err(error) = serve::share(&self.socket, site.group.as_deref()) {
             tracing::warn!("{error:#}");
         }
+        self.nat_log.follow(site);
         warnings.extend_from_slice(&site.warnings);
         warnings.extend(weir_site::warnings_here(site, kernel));
         let region = self.executor.writer.region();

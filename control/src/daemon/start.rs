@@ -34,6 +34,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
+use crate::nat_log::Logger;
 use crate::probe;
 use crate::serve;
 use crate::state::State;
@@ -49,6 +50,8 @@ pub(super) struct Held {
     pub socket: PathBuf,
     pub dataplane: Dataplane,
     pub sysctls: Sysctls,
+    /// Of NAT allocations.
+    pub nat_log: Logger,
 }
 
 /// A daemon that has published nothing yet.
@@ -120,7 +123,9 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let advertisers = Advertisers::start(source.advertised(), hooks.clone(), seed()?);
     let executor = Executor::new(writer, guard, advertisers, hooks, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
-    let held = Held { source, delegated, keeper, socket, dataplane, sysctls };
+    let mut nat_log = Logger::start(pins.clone())?;
+    nat_log.follow(decider.site());
+    let held = Held { source, delegated, keeper, socket, dataplane, sysctls, nat_log };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
     daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
     daemon.catch_up();
@@ -158,6 +163,7 @@ impl Daemon {
             dataplane: held.dataplane,
             counters,
             sysctls: held.sysctls,
+            nat_log: held.nat_log,
             users,
             findings,
             confined: Confined::find(),

@@ -257,3 +257,22 @@ fn what_connections_have_in_common_outside_is_said_where_ports_are_translated() 
     let text = broken("translate = \"none\"", "translate = \"none\"\ntcp_mapping = \"endpoint\"");
     assert!(text.contains("tcp_mapping on an uplink that translates no ports"), "{text}");
 }
+
+#[test]
+fn the_log_of_allocations_has_a_place_and_bounds() {
+    let with = |lines: &str| format!("{GOOD}\n[nat_log]\n{lines}\n");
+    assert_eq!(parse("weir.toml", GOOD).unwrap().nat_log, None);
+    let log = parse("weir.toml", &with("file = \"/var/log/weir/nat.log\"")).unwrap().nat_log;
+    let log = log.unwrap();
+    assert_eq!((log.max_size, log.keep), (64 << 20, 8));
+    for (lines, what) in [
+        ("max_size = 4", "missing field `file`"),
+        ("file = \"nat.log\"", "is no path of a file from / on"),
+        ("file = \"/nat.log\"\nmax_size = 0", "max_size"),
+        ("file = \"/nat.log\"\nkeep = 1", "keep"),
+        ("file = \"/nat.log\"\nsize = 1", "unknown field `size`"),
+    ] {
+        let text = problems(&with(lines)).remove(0);
+        assert!(text.contains(what), "{text}");
+    }
+}
