@@ -38,6 +38,8 @@ pub enum Purpose {
     Datagram = 12,
     /// Who sends fragments that come before their first.
     Early = 13,
+    /// A host that uplinks ask for, in a set of them.
+    AskedHost = 14,
 }
 
 impl Purpose {

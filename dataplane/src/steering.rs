@@ -2,7 +2,7 @@
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, path_state,
+    ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, RuleFrom, path_state,
 };
 use weir_layout::set::IndexSet;
 use weir_wire::bucket::{self, TRIES};
@@ -16,9 +16,12 @@ use crate::selection;
 /// The fields of a packet that rules and buckets look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic<F: Family = V4> {
+    /// Whose it is: rules are about hosts of LANs, or about uplinks.
+    pub from: RuleFrom,
     /// Port it came in by.
     pub in_port: u8,
     /// The LAN host that sends it, or the router that the host is behind: the word of its adjacency.
+    /// Of what an uplink brings nobody asks.
     pub host: u64,
     /// Source address, network order.
     pub src: F::Address,
@@ -84,7 +87,8 @@ fn matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
     let any_port = |range: [u16; 2]| range == [0, u16::MAX];
     // The identifier of an ICMP query is no port: a rule about ports does not match it.
     let ports_match = |range, port| any_port(range) || (t.proto != F::ICMP && within(range, port));
-    IndexSet::from_bits(rule.in_ports).contains(t.in_port)
+    rule.is_from(t.from)
+        && IndexSet::from_bits(rule.in_ports).contains(t.in_port)
         && protocol_matches(rule, t)
         && (rule.dscp == 0xff || rule.dscp == t.dscp)
         && t.src.is_in(&rule.source)
@@ -262,6 +266,7 @@ mod tests {
 
     fn traffic() -> Traffic {
         Traffic {
+            from: RuleFrom::Lan,
             in_port: 0,
             host: 7,
             src: [10, 77, 1, 5],
@@ -320,6 +325,16 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_about_uplinks_is_not_about_lans_and_the_reverse() {
+        let mut half = empty_half();
+        half.rules[0] = Rule { from: RuleFrom::Uplink as u8, ..Rule::any(1) };
+        half.rules[1] = Rule::any(2);
+        half.rule_count = 2;
+        let of = |from| ruling(&half, &Traffic { from, ..traffic() }).rule;
+        assert_eq!([RuleFrom::Uplink, RuleFrom::Lan].map(of), [Some(0), Some(1)]);
+    }
+
+    #[test]
     fn a_rule_that_denies_is_found_by_its_number() {
         let mut half = empty_half();
         half.rules[0] = Rule { protocol: UDP, ..Rule::any(1) };
@@ -372,6 +387,7 @@ mod tests {
         let rule = |protocol| Rule { protocol, ..Rule::any(0) };
         let v4 = Traffic { proto: V4::ICMP, ..traffic() };
         let v6 = Traffic::<V6> {
+            from: RuleFrom::Lan,
             in_port: 0,
             host: 7,
             src: [1; 16],
@@ -505,6 +521,7 @@ mod tests {
     fn from(src: [u8; 16], sport: u16, dst: u8) -> Traffic<V6> {
         let dst = [0x26, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, dst];
         Traffic {
+            from: RuleFrom::Lan,
             in_port: 0,
             host: 7,
             src,

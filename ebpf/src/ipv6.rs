@@ -284,7 +284,7 @@ fn from_uplink(
     }
     let class = maps::host_class::<V6>(p.dst);
     // SAFETY: a path of the half.
-    let inbound = unsafe { (*published.path(V6::path(port.uplink))).inbound };
+    let lets_in_all = unsafe { (*published.path(V6::path(port.uplink))).lets_in_all() };
     match class {
         0 if port.ipv6 != 0 => (XDP_DROP, Counter::XdpDropForeign),
         class if !is_here(class) => KERNELS,
@@ -294,7 +294,7 @@ fn from_uplink(
         host_class::LOCAL => KERNELS,
         // A kernel would let in what a worker drops.
         _ if p.kind == Kind::Options => UNASKED,
-        host_class::LAN if inbound != 0 => (XDP_PASS, Counter::XdpPassKernelRoute),
+        host_class::LAN if lets_in_all => (XDP_PASS, Counter::XdpPassKernelRoute),
         _ if p.kind == LATER && is_served(published, port, queue) && fragments::may_wait(port) => {
             to_user(published, port, queue)
         }

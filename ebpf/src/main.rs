@@ -398,7 +398,7 @@ fn from_uplink(
             return Verdict::Done(stateless::hand_over(ctx, published, port, p));
         }
         // SAFETY: a path of the half.
-        host_class::LAN if unsafe { (*published.path(PathId::v4(port.uplink))).inbound } != 0 => {
+        host_class::LAN if unsafe { (*published.path(PathId::v4(port.uplink))).lets_in_all() } => {
             (XDP_PASS, Counter::XdpPassKernelRoute)
         }
         host_class::LAN => unasked(published, port, queue),

@@ -1,4 +1,5 @@
-//! Published services: which packets from uplinks are the user tier's though no flow asked for them.
+//! Which packets from uplinks are the user tier's though no flow asked for them: what asks for a
+//! published service, and, where rules are asked, whatever may begin a flow.
 //!
 //! The worker decides what becomes of them. Here it is told what it must not get, as the kernel has
 //! services of its own on the same ports: of other uplinks, and of other addresses of the gateway.
@@ -16,21 +17,27 @@ use crate::fragments;
 use crate::maps::{self, Published};
 use crate::stateless::Bears;
 
-/// Does a packet ask for a published service of a host: by an uplink, or in a LAN by the address that
-/// the host has outside (RFC 4787 REQ-9)? Later fragments of it follow.
+/// Does a packet ask for a host: for a published service, by an uplink, or in a LAN by the address that
+/// the host has outside (RFC 4787 REQ-9); or for any, by an uplink with rules? Later fragments of it
+/// follow.
 #[inline(always)]
 pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> bool {
-    if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL)
+    let is_echo = p.proto == F::ICMP && p.dport == [0, F::ECHO_REQUEST];
+    if !(matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) || is_echo)
         || !matches!(p.kind, Kind::Flow | Kind::Fragment { first: true })
     {
         return false;
     }
-    let uplink = if port.role == PortRole::Lan as u8 {
+    let in_lan = port.role == PortRole::Lan as u8;
+    let uplink = if in_lan {
         let Some(uplink) = host_class::uplink(maps::host::<F>(p.dst)) else { return false };
         uplink
     } else {
         port.uplink
     };
+    // SAFETY: a path of the half.
+    let path = unsafe { &*published.path(F::path(uplink)) };
+    let ruled = !in_lan && path.is_ruled();
     let key = OpenPorts::key(F::FAMILY, p.proto, u16::from_be_bytes(p.dport));
     // SAFETY: a field of the half.
     let open = uplinks(unsafe { &raw const (*published.half).open_ports }, key);
@@ -39,14 +46,12 @@ pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> b
     let begins = p.proto != tcp::PROTOCOL
         || p.tcp_flags & (SYN | ACK | FIN | RST) == SYN
         || p.kind != Kind::Flow;
-    if open >> (uplink & 63) & 1 == 0
+    if !ruled && (is_echo || open >> (uplink & 63) & 1 == 0)
         || !begins
         || maps::host_class::<F>(p.src) == host_class::KERNEL
     {
         return false;
     }
-    // SAFETY: a path of the half.
-    let path = unsafe { &*published.path(F::path(uplink)) };
     let asks = match path.translation() {
         Translate::Napt => holds(path, F::words_of(p.dst)),
         // The host's own, or one that is translated to it: neither the gateway's nor a VPN's.

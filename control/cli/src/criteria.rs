@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 
-use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule};
+use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule, RuleFrom};
 
-/// By port, the name of its interface: the device's, and the VLAN id if it has one.
+/// By port, the name of its uplink, or of its interface: the device's, and the VLAN id if it has one.
 pub fn port_names(half: &ControlHalf) -> Vec<String> {
     let name = |port: &Port| {
+        let uplink = half.uplinks.get(usize::from(port.uplink)).filter(|_| port.is_uplink());
+        if let Some(uplink) = uplink {
+            return uplink.name.as_str().to_owned();
+        }
         let device = half.devices.get(usize::from(port.device));
         let device = device.map_or("?", |device| device.name.as_str());
         if port.vlan == 0 { device.to_owned() } else { format!("{device}.{}", port.vlan) }
@@ -26,11 +30,12 @@ pub fn prefix_name(p: &Prefix) -> String {
 /// What a rule asks of packets; `ports` has the name of each port.
 pub fn criteria(rule: &Rule, ports: &[String]) -> String {
     let mut words = Vec::new();
-    if rule.in_ports != u64::MAX {
+    let is_outside = rule.is_from(RuleFrom::Uplink);
+    if is_outside || rule.in_ports != u64::MAX {
         let from = ports.iter().enumerate().filter(|(port, _)| rule.in_ports >> port & 1 == 1);
         let names: Vec<_> = from.map(|(_, name)| name.as_str()).collect();
         let names = if names.is_empty() { "nowhere".into() } else { names.join(", ") };
-        words.push(format!("from interface {names}"));
+        words.push(format!("from {} {names}", if is_outside { "uplink" } else { "interface" }));
     }
     if rule.protocol != 0 {
         words.push(protocol_name(rule.protocol));
@@ -80,7 +85,9 @@ mod tests {
         assert_eq!(criteria(&rule), "everything");
         rule.in_ports = 0b110;
         assert_eq!(criteria(&rule), "from interface lan0, eth0.7");
-        rule.in_ports = u64::MAX;
+        (rule.in_ports, rule.from) = (0b1, RuleFrom::Uplink as u8);
+        assert_eq!(criteria(&rule), "from uplink wan0");
+        (rule.in_ports, rule.from) = (u64::MAX, RuleFrom::Lan as u8);
         rule.source = Prefix::v4([10, 0, 0, 0], 8);
         rule.protocol = 17;
         assert_eq!(criteria(&rule), "udp from 10.0.0.0/8");

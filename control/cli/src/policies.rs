@@ -58,7 +58,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
 pub fn rules(pins: &Pins, json: bool) -> Result<String> {
     let state = State::open(pins)?;
     let half = &state.snapshot.half;
-    let lans = port_names(half);
+    let ports = port_names(half);
     let hits = Counters::open(pins, Access::Read)?.rule_hits(half.rules().len(), half.workers);
     let policy = |number: u8| half.policies[usize::from(number) % half.policies.len()].name;
     let mut values: Vec<Value> = half
@@ -71,11 +71,12 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
                 RuleAction::Policy => ("policy", Some(policy(rule.policy))),
                 RuleAction::Drop => ("drop", None),
                 RuleAction::Reject => ("reject", None),
+                RuleAction::Accept => ("accept", None),
             };
             json!({
                 "rule": index + 1,
                 "name": rule.name.as_str(),
-                "criteria": criteria(rule, &lans),
+                "criteria": criteria(rule, &ports),
                 "action": action,
                 "policy": policy.as_ref().map(Name::as_str),
                 "hits": hits,

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
-    PortRole, Prefix, Rule, TcpMapping, Translate, Uplink, path_state,
+    PortRole, Prefix, Rule, TcpMapping, Translate, Uplink, inbound, path_state,
 };
 use weir_layout::flow::slots_for;
+use weir_layout::set::IndexSet;
 use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;
 use weir_site::{Site, UplinkConfig};
@@ -130,6 +131,7 @@ pub fn derive(
     path_prefixes::publish(&mut half, site, kernel);
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
+    ruled(&mut half, site);
     services::publish(&mut half, site);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
@@ -189,7 +191,7 @@ fn of_link(uplink: &UplinkConfig, link: Option<&Link>, kernel: &Kernel, has_port
 
 /// What the file says of an uplink's path.
 fn of_settings(path: &mut Path, uplink: &UplinkConfig, family: Family, nat_ports: (u16, u16)) {
-    path.inbound = uplink.is_inbound(family).into();
+    path.inbound = if uplink.is_inbound(family) { inbound::OPEN } else { 0 };
     (path.nat_lo, path.nat_hi) = nat_ports;
     path.translate = uplink.translation(family) as u8;
 }
@@ -254,11 +256,14 @@ fn policies(half: &mut ControlHalf, site: &Site, overrides: &Overrides) {
 
 fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
     half.rule_count = site.rules.len() as u32;
+    let port_of = |uplink: &u8| half.uplinks.get(usize::from(*uplink)).map(|uplink| uplink.port);
     for (slot, rule) in half.rules.iter_mut().zip(&site.rules) {
-        let in_ports = match rule.in_lan {
-            None => u64::MAX,
-            Some(lan) => lan_ports.get(lan).copied().flatten().map_or(0, |port| 1 << (port & 63)),
+        let in_ports = match (&rule.uplinks, rule.in_lan) {
+            (Some(uplinks), _) => uplinks.iter().filter_map(port_of).collect(),
+            (None, None) => IndexSet::ALL,
+            (None, Some(lan)) => lan_ports.get(lan).copied().flatten().into_iter().collect(),
         };
+        let in_ports = IndexSet::bits(in_ports);
         let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
         let net = |given: &Option<IpNet>| given.as_ref().map_or(Prefix::ANY, prefix);
         *slot = Rule {
@@ -272,8 +277,21 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
             action: rule.verdict.action() as u8,
             source_ports: range(rule.source_ports),
             destination_ports: range(rule.destination_ports),
-            reserved1: [0; 28],
+            from: rule.from() as u8,
+            reserved1: [0; 27],
         };
+    }
+}
+
+/// Marks the paths by which rules are asked about what comes in.
+fn ruled(half: &mut ControlHalf, site: &Site) {
+    for (number, uplink) in (0u8..).zip(&mut half.uplinks).take(site.uplinks.len()) {
+        for family in Family::ALL {
+            let path = uplink.path_mut(family);
+            if site.is_ruled(number, family) && path.translation() != Translate::Napt {
+                path.inbound |= inbound::RULED;
+            }
+        }
     }
 }
 
@@ -286,10 +304,42 @@ fn address(address: IpAddr) -> Address {
 
 #[cfg(test)]
 mod tests {
+    use weir_layout::control::RuleFrom;
     use weir_view::{NeighbourEntry, Route};
 
     use super::*;
     use crate::fixture::site;
+
+    #[test]
+    fn a_rule_about_uplinks_names_their_ports_and_marks_paths_that_leave_hosts_theirs() {
+        let text = "[[lan]]\ninterface = \"lan0\"\n\
+            [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\nipv6 = { translate = \"none\" }\n\
+            [[uplink]]\nname = \"b\"\ninterface = \"wan1\"\ntranslate = \"none\"\n\
+            [[uplink]]\nname = \"c\"\ninterface = \"wan2\"\ntranslate = \"none\"\n\
+            inbound = true\n\
+            [[rule]]\nfrom = \"uplink\"\nuplinks = [\"a\", \"b\"]\naction = \"accept\"\n\
+            [[rule]]\naction = \"drop\"\n";
+        let site = weir_site::parse("weir.toml", text).unwrap();
+        let link = |(index, name): (u32, &&str)| Link {
+            index,
+            name: (*name).into(),
+            mac: [2, 0, 0, 0, 0, index as u8],
+            running: true,
+            queues: 1,
+            mtu: 1500,
+            ..Link::default()
+        };
+        let links = (1..).zip(&["lan0", "wan0", "wan1", "wan2"]).map(link).collect();
+        let kernel = Kernel { links, ..Kernel::default() };
+        let half = derive(&site, &kernel, &Overrides::default(), [&[]; 2], None).half;
+        let ports = half.uplinks[..2].iter().fold(0, |ports, uplink| ports | 1 << uplink.port);
+        let [first, second, ..] = half.rules;
+        assert!(first.is_from(RuleFrom::Uplink) && second.is_from(RuleFrom::Lan));
+        assert_eq!((first.in_ports, second.in_ports), (ports, u64::MAX));
+        let inbound = |uplink: &Uplink| uplink.paths.map(|path| path.inbound);
+        let marked: Vec<_> = half.uplinks[..3].iter().map(inbound).collect();
+        assert_eq!(marked, [[0, inbound::RULED], [inbound::RULED; 2], [inbound::OPEN, 0]]);
+    }
 
     #[test]
     fn an_uplink_without_its_interface_is_down_and_says_why() {

@@ -47,9 +47,7 @@ pub fn publish(
 /// The policy of all packets of a family, if they need no flows.
 fn policy<'s>(site: &'s Site, kernel: &Kernel, family: Family) -> Option<&'s PolicyConfig> {
     let mut paths = site.uplinks.iter().filter(|uplink| uplink.has_path(family)).peekable();
-    let steered = site.rules.iter().any(|rule| {
-        [rule.source, rule.destination].iter().flatten().all(|net| family_of(net) == family)
-    });
+    let steered = site.rules.iter().any(|rule| rule.is_of(family));
     let policy = site.policies.get(usize::from(site.default_policy))?;
     let any = paths.peek().is_some();
     let all = paths.all(|uplink| is_open(uplink, family) && forwards(uplink, kernel, family));
@@ -285,6 +283,21 @@ mod tests {
         };
         assert_eq!([None, Some(MAIN_PRIORITY)].map(remembers), [1, 1]);
         assert_eq!([Some(1000), Some(MAIN_PRIORITY - 1)].map(remembers), [0, 0]);
+    }
+
+    #[test]
+    fn a_rule_about_uplinks_gives_its_family_flows() {
+        let active = |criteria: &str| {
+            let rule = format!("[[rule]]\nfrom = \"uplink\"\naction = \"drop\"\n{criteria}\n");
+            let half = published(LAN, [OPEN, OPEN], &rule);
+            let ruled =
+                [0, 1].map(|number: usize| half.uplinks[number].path(Family::V6).is_ruled());
+            (is_active(&half)[1], ruled)
+        };
+        assert_eq!(active(""), (false, [true; 2]));
+        assert_eq!(active("destination = \"2001:2:0:77::5/128\""), (false, [true; 2]));
+        assert_eq!(active("uplinks = [\"b\"]"), (false, [false, true]));
+        assert_eq!(active("source = \"192.0.2.0/24\""), (true, [false; 2]));
     }
 
     #[test]

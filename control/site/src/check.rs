@@ -39,10 +39,11 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         Some(name) => c.find("policy", name, &policies_known) as u8,
         None => policies_known.get(policies::DEFAULT_POLICY).copied().unwrap_or(0) as u8,
     };
-    let rules = filter::rules(&mut c, file, &policies_known);
+    let rules = filter::rules(&mut c, file, &uplinks, [&policies_known, &uplinks_known]);
     let publish = publish::publish(&mut c, file, &uplinks, &uplinks_known, (nat_ports, workers));
     let port_mapping = port_mapping::limits(&mut c, file, nat_ports);
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
+    c.warnings.extend(warn::accepts_nothing(&uplinks, &rules, &publish));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
 
     if !c.problems.is_empty() {

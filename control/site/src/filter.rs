@@ -1,14 +1,15 @@
-//! `[[rule]]`: which packets begin flows, and by which policy.
+//! `[[rule]]`: which packets begin flows, from LANs by which policy.
 
 use std::collections::HashMap;
 
 use ipnet::IpNet;
 use toml::Spanned;
-use weir_layout::control::RuleAction;
+use weir_layout::Family;
+use weir_layout::control::{RuleAction, RuleFrom};
 
-use super::RuleConfig;
 use super::checker::Checker;
 use super::schema::{self, File, Protocol, Rule};
+use super::{RuleConfig, Site, UplinkConfig};
 
 /// What becomes of packets that would begin a flow and match a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Verdict {
     Drop,
     /// They are dropped, and their sender is told.
     Reject,
+    /// They come in, from uplinks.
+    Accept,
 }
 
 impl Verdict {
@@ -26,7 +29,7 @@ impl Verdict {
     pub fn policy(self) -> Option<u8> {
         match self {
             Self::Policy(policy) => Some(policy),
-            Self::Drop | Self::Reject => None,
+            Self::Drop | Self::Reject | Self::Accept => None,
         }
     }
 
@@ -36,15 +39,42 @@ impl Verdict {
             Self::Policy(_) => RuleAction::Policy,
             Self::Drop => RuleAction::Drop,
             Self::Reject => RuleAction::Reject,
+            Self::Accept => RuleAction::Accept,
         }
     }
 }
 
-/// The rules; `policies` are the indices of the policies' names.
+impl RuleConfig {
+    /// Whose packets it is about, as shared memory says.
+    pub fn from(&self) -> RuleFrom {
+        if self.uplinks.is_some() { RuleFrom::Uplink } else { RuleFrom::Lan }
+    }
+
+    /// Is it about packets of a family that come by this uplink?
+    pub fn is_about(&self, uplink: u8, family: Family) -> bool {
+        self.uplinks.as_ref().is_some_and(|uplinks| uplinks.contains(&uplink)) && self.is_of(family)
+    }
+
+    /// May packets of the family match?
+    pub fn is_of(&self, family: Family) -> bool {
+        let prefixes = [self.source, self.destination];
+        prefixes.iter().flatten().all(|net| weir_view::family(net.addr()) == family)
+    }
+}
+
+impl Site {
+    /// Are rules asked about what comes in by an uplink in a family?
+    pub fn is_ruled(&self, uplink: u8, family: Family) -> bool {
+        self.rules.iter().any(|rule| rule.is_about(uplink, family))
+    }
+}
+
+/// The rules; the maps have the indices of the policies' and the uplinks' names.
 pub fn rules(
     c: &mut Checker<'_>,
     file: &File,
-    policies: &HashMap<String, usize>,
+    uplinks: &[UplinkConfig],
+    [policies, known]: [&HashMap<String, usize>; 2],
 ) -> Vec<RuleConfig> {
     let interfaces = file.lan.iter().map(|lan| lan.get_ref().interface.get_ref().clone());
     let lans: HashMap<_, _> = interfaces.zip(0..).collect();
@@ -58,8 +88,9 @@ pub fn rules(
         let (source_ports, destination_ports) = ports(c, rule, protocol);
         let (source, destination) = prefixes(c, rule, file.has_ipv6());
         let name = r.name.as_ref().map(|name| name.get_ref().clone());
-        rules.push(RuleConfig {
+        let config = RuleConfig {
             name: name.unwrap_or_else(|| format!("rule-{}", index + 1)),
+            uplinks: by(c, rule, uplinks.len() as u8, known),
             in_lan: r.in_interface.as_ref().map(|i| c.find("LAN interface", i, &lans)),
             source,
             destination,
@@ -68,9 +99,61 @@ pub fn rules(
             destination_ports,
             dscp: r.dscp.is_some().then(|| c.number("dscp", &r.dscp, 0..64, 0) as u8),
             verdict: verdict(c, rule, policies),
-        });
+        };
+        has_path(c, rule, &config, uplinks);
+        rules.push(config);
     }
     rules
+}
+
+/// The uplinks that a rule is about; none: it is about LANs.
+fn by(
+    c: &mut Checker<'_>,
+    rule: &Spanned<Rule>,
+    count: u8,
+    known: &HashMap<String, usize>,
+) -> Option<Vec<u8>> {
+    let r = rule.get_ref();
+    match (r.from, &r.uplinks, &r.in_interface) {
+        (schema::RuleFrom::Lan, Some(uplinks), _) => c.refuse(
+            uplinks.span(),
+            "`uplinks` are those that packets come in by, and the rule is about what LANs send",
+            "say from = \"uplink\", or name the uplinks in a policy",
+        ),
+        (schema::RuleFrom::Uplink, _, Some(interface)) => c.refuse(
+            interface.span(),
+            "`in_interface` is a LAN's, and the rule is about what uplinks bring",
+            "name `uplinks`, or remove it for all",
+        ),
+        (schema::RuleFrom::Uplink, Some(uplinks), None) if uplinks.get_ref().is_empty() => {
+            c.refuse(uplinks.span(), "no uplink is named", "name some, or remove `uplinks` for all")
+        }
+        _ => {}
+    }
+    let all = || (0..count).collect();
+    let named = |c: &mut Checker<'_>, names: &[Spanned<String>]| {
+        names.iter().map(|name| c.find("uplink", name, known) as u8).collect()
+    };
+    let by = r.uplinks.as_ref().map_or_else(all, |names| named(c, names.get_ref()));
+    (r.from == schema::RuleFrom::Uplink).then_some(by)
+}
+
+/// Refuses a rule about uplinks of which none has its family.
+fn has_path(
+    c: &mut Checker<'_>,
+    rule: &Spanned<Rule>,
+    config: &RuleConfig,
+    uplinks: &[UplinkConfig],
+) {
+    let Some(by) = config.uplinks.as_ref().filter(|by| !by.is_empty()) else { return };
+    let mut paths = by.iter().filter_map(|uplink| uplinks.get(usize::from(*uplink)));
+    let has = |uplink: &UplinkConfig| {
+        Family::ALL.into_iter().any(|family| config.is_of(family) && uplink.has_path(family))
+    };
+    if !paths.any(has) && uplinks.iter().any(has) {
+        let message = "no uplink of the rule has a path of the family of its prefixes";
+        c.refuse(rule.span(), message, "name others, or give one `ipv6`");
+    }
 }
 
 /// What the rule says, of an action and a policy that go together.
@@ -80,10 +163,21 @@ fn verdict(
     policies: &HashMap<String, usize>,
 ) -> Verdict {
     let r = rule.get_ref();
+    if r.from == schema::RuleFrom::Uplink {
+        return verdict_outside(c, rule);
+    }
     let denies = match r.action {
         schema::RuleAction::Policy => None,
         schema::RuleAction::Drop => Some(Verdict::Drop),
         schema::RuleAction::Reject => Some(Verdict::Reject),
+        schema::RuleAction::Accept => {
+            c.refuse(
+                rule.span(),
+                "what LANs send is not accepted, but steered",
+                "name a `policy` in place of the action, or say from = \"uplink\"",
+            );
+            return Verdict::Policy(0);
+        }
     };
     match (denies, &r.policy) {
         (None, Some(policy)) => Verdict::Policy(c.find("policy", policy, policies) as u8),
@@ -103,6 +197,33 @@ fn verdict(
                 "remove `policy`, or the action",
             );
             denies
+        }
+    }
+}
+
+/// The same of a rule about what uplinks bring.
+fn verdict_outside(c: &mut Checker<'_>, rule: &Spanned<Rule>) -> Verdict {
+    let r = rule.get_ref();
+    if let Some(policy) = &r.policy {
+        c.refuse(
+            policy.span(),
+            "what comes in by an uplink has no policy: its answers leave by the same",
+            "remove `policy`",
+        );
+    }
+    match r.action {
+        schema::RuleAction::Drop => Verdict::Drop,
+        schema::RuleAction::Reject => Verdict::Reject,
+        schema::RuleAction::Accept => Verdict::Accept,
+        schema::RuleAction::Policy => {
+            if r.policy.is_none() {
+                c.refuse(
+                    rule.span(),
+                    "the rule does not say what becomes of what matches",
+                    "say action = \"accept\", \"drop\" or \"reject\"",
+                );
+            }
+            Verdict::Drop
         }
     }
 }

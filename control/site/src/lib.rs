@@ -325,6 +325,8 @@ pub struct MemberConfig {
 pub struct RuleConfig {
     /// Name.
     pub name: String,
+    /// Indices of the uplinks that it is about; none: it is about what LANs send.
+    pub uplinks: Option<Vec<u8>>,
     /// LAN port, as an index into [`Site::lans`].
     pub in_lan: Option<usize>,
     /// Source prefix; packets of the other family do not match.

@@ -397,6 +397,9 @@ pub struct Member {
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub from: RuleFrom,
+    pub uplinks: Option<Spanned<Vec<Spanned<String>>>>,
     pub in_interface: Option<Spanned<String>>,
     pub source: Option<Spanned<IpNet>>,
     pub destination: Option<Spanned<IpNet>>,
@@ -416,6 +419,15 @@ pub enum RuleAction {
     Policy,
     Drop,
     Reject,
+    Accept,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleFrom {
+    #[default]
+    Lan,
+    Uplink,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weir_layout::Family;
-use weir_layout::control::Translate;
+use weir_layout::control::{Filtering, Translate};
 use weir_view::{Kernel, Link, is_link_local};
 
 use super::schema::{File, OnDataplaneLoss};
-use super::{PolicyConfig, RuleConfig, Site, UplinkConfig};
+use super::{PolicyConfig, PublishConfig, RuleConfig, Site, UplinkConfig, Verdict};
 use crate::hooks;
 
 /// What of a site works badly on this machine. `strict` says whether an interface has
@@ -172,6 +172,10 @@ pub fn of_file(
         ));
     }
     for (index, rule) in rules.iter().enumerate() {
+        let is_ahead_of = |other: &&RuleConfig| match (&rule.uplinks, &other.uplinks) {
+            (Some(by), Some(of_other)) => of_other.iter().all(|uplink| by.contains(uplink)),
+            (by, of_other) => by.is_none() && of_other.is_none(),
+        };
         let everything = rule.in_lan.is_none()
             && rule.source.is_none_or(|net| net.prefix_len() == 0)
             && rule.destination.is_none_or(|net| net.prefix_len() == 0)
@@ -179,16 +183,21 @@ pub fn of_file(
             && rule.source_ports.is_none()
             && rule.destination_ports.is_none()
             && rule.dscp.is_none();
-        let later = rules.len() - index - 1;
+        let later = rules[index + 1..].iter().filter(is_ahead_of).count();
         if everything && later > 0 {
+            let (whose, what) = match rule.uplinks {
+                None => ("", "everything"),
+                Some(_) => (" of its uplinks", "all that they bring"),
+            };
             warnings.push(format!(
-                "rule {} has no criteria and matches everything: the {later} after it never do; \
+                "rule {} has no criteria and matches {what}: the {later}{whose} after it never do; \
                  move it to the end",
                 rule.name
             ));
         }
     }
-    let denies = rules.iter().find(|rule| rule.verdict.policy().is_none());
+    let mut of_lans = rules.iter().filter(|rule| rule.uplinks.is_none());
+    let denies = of_lans.find(|rule| rule.verdict.policy().is_none());
     if let (Some(rule), OnDataplaneLoss::Kernel) = (denies, file.gateway.on_dataplane_loss) {
         warnings.push(format!(
             "rule {} does not hold while the kernel stands in for the dataplane: say \
@@ -221,6 +230,37 @@ pub fn of_file(
         }
     }
     warnings
+}
+
+/// Says which rules accept what no uplink lets in all the same: where ports are translated, a rule opens
+/// none.
+pub fn accepts_nothing(
+    uplinks: &[UplinkConfig],
+    rules: &[RuleConfig],
+    publish: &[PublishConfig],
+) -> Vec<String> {
+    let matters = |rule: &RuleConfig, number: u8| {
+        let Some(uplink) = uplinks.get(usize::from(number)) else { return true };
+        let mut families = Family::ALL.into_iter().filter(|family| rule.is_about(number, *family));
+        uplink.filtering != Filtering::AddressAndPort
+            || publish.iter().any(|publish| publish.uplinks.contains(&number))
+            || families.any(|family| {
+                uplink.has_path(family) && uplink.translation(family) != Translate::Napt
+            })
+    };
+    let accepts = rules.iter().filter(|rule| rule.verdict == Verdict::Accept);
+    let in_vain = accepts.filter(|rule| {
+        let mut by = rule.uplinks.iter().flatten();
+        !by.any(|uplink| matters(rule, *uplink))
+    });
+    let warning = |rule: &RuleConfig| {
+        format!(
+            "rule {} lets in nothing: its uplinks translate ports, so that what comes is for a host \
+             only by [[publish]] or `filtering`, and they have neither",
+            rule.name
+        )
+    };
+    in_vain.map(warning).collect()
 }
 
 /// Says where packets of IPv6 meet a policy without an uplink that has IPv6, though others have it.

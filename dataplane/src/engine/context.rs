@@ -19,6 +19,7 @@ use weir_wire::tcp;
 
 use super::DropReason;
 use super::Regions;
+use super::asked_hosts::AskedHosts;
 use super::batch::Work;
 use super::errors::ErrorLimits;
 use super::hairpin::Outsides;
@@ -54,6 +55,7 @@ pub(super) struct Context {
     pub(super) unknown_hosts: UnknownHosts,
     pub(super) counters: Counters,
     pub(super) inside_hosts: InsideHosts,
+    pub(super) asked_hosts: AskedHosts,
     pub(super) lane: LaneWriter,
     pub(super) nat_log: NatLog,
     pub(super) errors: ErrorLimits,
@@ -91,6 +93,7 @@ impl Context {
             unknown_hosts: UnknownHosts::default(),
             counters: regions.counters.clone(),
             inside_hosts: InsideHosts::default(),
+            asked_hosts: AskedHosts::default(),
             lane: regions.counters.worker(id),
             nat_log: NatLog::new(regions.nat_log.as_ref().map(|log| log.ring(id))),
             errors: ErrorLimits::new(entropy),
@@ -126,6 +129,7 @@ impl Context {
             limit.set(policy.home_per_second);
         }
         self.inside_hosts.refresh(half);
+        self.asked_hosts.refresh(half);
         self.nat_log.set(self.snapshot.half.nat_log != 0);
         true
     }

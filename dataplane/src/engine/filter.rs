@@ -17,8 +17,7 @@ use crate::packet::{Buffer, Output, Received};
 use crate::steering::{self, Ruling, Traffic};
 
 impl Context {
-    /// What the rules say of a packet without a flow. Where they deny it, it ends here, and is counted
-    /// for its rule; its sender is told if the rule wants that.
+    /// What the rules say of a packet from a LAN without a flow, if they do not deny it.
     pub(super) fn admits<F: Family, B: Buffer>(
         &mut self,
         work: &Work<F>,
@@ -27,18 +26,32 @@ impl Context {
         out: &mut impl Output<B>,
     ) -> Result<Ruling, DropReason> {
         let ruling = steering::ruling(&self.snapshot.half, traffic);
-        if !ruling.action.denies() {
-            return Ok(ruling);
+        if ruling.action.denies() {
+            Err(self.deny(work, &ruling, received, out))
+        } else {
+            Ok(ruling)
         }
+    }
+
+    /// A packet ends here that this denies: it is counted for its rule, and its sender is told if that
+    /// wants it.
+    pub(super) fn deny<F: Family, B: Buffer>(
+        &mut self,
+        work: &Work<F>,
+        ruling: &Ruling,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
+    ) -> DropReason {
         ruling.rule.into_iter().for_each(|rule| self.lane.add_rule(rule));
         if ruling.action == RuleAction::Reject {
             self.reject(work, received, out);
         }
-        Err(Counter::DropRule)
+        Counter::DropRule
     }
 
     /// Tells who sent a packet that it goes no further: of TCP by a reset, of all else by ICMP
-    /// (prohibited: RFC 1812 §5.2.7.1, RFC 4443 §3.1), within the limits of errors.
+    /// (prohibited: RFC 1812 §5.2.7.1, RFC 4443 §3.1), within the limits of errors. Outside that comes
+    /// from whom was asked, wherever it is.
     fn reject<F: Family, B: Buffer>(
         &mut self,
         work: &Work<F>,
@@ -46,7 +59,7 @@ impl Context {
         out: &mut impl Output<B>,
     ) {
         if work.parsed.proto != tcp::PROTOCOL {
-            return self.send_icmp_error(work, false, received, out, F::PROHIBITED, 0);
+            return self.send_icmp_error(work, true, received, out, F::PROHIBITED, 0);
         }
         self.send_reset(work, received, out);
     }

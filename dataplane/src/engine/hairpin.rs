@@ -120,7 +120,7 @@ impl Context {
             return None;
         }
         let uplink = self.snapshot.half.uplink_at(F::FAMILY, p.dst.to_address())?;
-        let Some(asked) = self.asked_at(uplink, p) else {
+        let Some((asked, is_open)) = self.asked_at(uplink, p) else {
             // Within a prefix of hosts there may be the uplink's own link, with the provider's router:
             // XDP hands over what is for that, and of the rest what is for an open port.
             let (path, port) = (F::path(uplink), u16::from_be_bytes(p.dport));
@@ -130,7 +130,11 @@ impl Context {
         };
         // Anybody could go on with a connection that is over.
         let begins = p.proto != tcp::PROTOCOL || opens(p);
-        Some(asked.and_then(|asked| begins.then_some(asked).ok_or(Counter::DropNotSyn)))
+        Some(match (is_open, begins) {
+            (false, _) => Err(Counter::DropPublishSource),
+            (true, false) => Err(Counter::DropNotSyn),
+            (true, true) => Ok(asked),
+        })
     }
 
     /// Is a mapping by this uplink one that an endpoint has for all its flows, given its policy and where
@@ -175,7 +179,7 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<u32, DropReason> {
         let traffic = traffic_of(work);
         let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
-        let at = cx.inside_hosts.find(asked.number).ok_or(Counter::DropPublishHost)?;
+        let at = cx.host_asked(asked)?;
         cx.check_mtu(work, at.port, true, received, out)?;
         let (host, adjacency) = self.initiator(cx, work, received)?;
         let to = cx.adjacencies.learn_known(at).ok_or(Counter::DropNeighbourFull)?;
@@ -225,7 +229,7 @@ impl<F: Stored> Sessions<F> {
             }
         }
         self.count_new(cx, NONE, adjacency);
-        cx.lane.add_forwarded(asked.number);
+        cx.count_asked(asked);
         rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
         Ok(slot)
     }

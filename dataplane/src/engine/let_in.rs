@@ -6,7 +6,7 @@
 
 use weir_layout::Family as Ip;
 use weir_layout::adjacency::{Adjacency, next_hop};
-use weir_layout::control::{Filtering, Path, Translate, Uplink};
+use weir_layout::control::{Filtering, Path, RuleFrom, Translate, Uplink};
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
@@ -19,7 +19,7 @@ use super::context::{Context, began_inside};
 use super::sessions::{Sessions, has_mapping};
 use crate::flows::{self, End, NewFlow};
 use crate::nat::{Endpoint, External, PortSlice};
-use crate::steering::{self, Traffic};
+use crate::steering::{self, Ruling, Traffic};
 
 /// How long such a flow lives that its host has not answered, milliseconds: as long as the kernel's
 /// connection tracking keeps what is not replied to (`nf_conntrack_udp_timeout`).
@@ -31,6 +31,8 @@ pub(super) enum LetIn {
     Here(u32),
     /// With the worker that would have the mapping.
     With(u8),
+    /// Nowhere: a rule denies it.
+    Denied(Ruling),
 }
 
 impl Context {
@@ -111,6 +113,11 @@ impl<F: Stored> Sessions<F> {
         let Endpoint { address, port, .. } = endpoint.of;
         let first = FlowKey::new(address, p.src, port.to_be_bytes(), p.sport, p.proto);
         let hash = first.hash(cx.key);
+        let ruling =
+            cx.ruling_outside(work, &FlowKey::new(p.src, address, p.sport, first.sport(), p.proto));
+        if ruling.action.denies() {
+            return Some(LetIn::Denied(ruling));
+        }
         let adjacency = cx.adjacencies.learn(host)?;
         // Strangers get no more of the table than they leave, and of what the host may have.
         let crowded = self.unheard >= self.room() / u64::from(cx.workers)
@@ -136,6 +143,7 @@ impl<F: Stored> Sessions<F> {
         self.mappings.hold(&endpoint, number, &external);
         self.count_new(cx, number, adjacency);
         self.unheard += 1;
+        ruling.rule.into_iter().for_each(|rule| cx.lane.add_rule(rule));
         Some(LetIn::Here(action.peer))
     }
 
@@ -173,6 +181,7 @@ fn may_answer<F: Family>(
         return false;
     }
     let traffic = Traffic::<F> {
+        from: RuleFrom::Lan,
         in_port: host.port,
         host: host.to_word(),
         src: endpoint.address,

@@ -17,11 +17,14 @@
 //! | `batch` | the stages, and the fast path |
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
-//! | `published` | a flow begins outside, of a published service |
+//! | `outside` | whom a packet from an uplink asks for, and whether it may |
+//! | `published` | a flow begins outside |
 //! | `hairpin` | the same by a host of a LAN, by the address that the service has outside |
 //! | `let_in` | the same, of a datagram that a mapping lets in |
 //! | `nat_log` | what the log of allocations is told |
 //! | `inside_hosts` | where the hosts of such services are |
+//! | `inside_hosts` | where the hosts of published services are |
+//! | `asked_hosts` | the same of others that are asked for |
 //! | `prefixes` | what prefix translation makes of a source |
 //! | `stateless` | packets that are sent on without a flow, where others have one |
 //! | `carry` | the same where no packet needs one |
@@ -42,6 +45,7 @@
 mod admit;
 mod adopt;
 mod aging;
+mod asked_hosts;
 mod batch;
 mod carry;
 mod claims;
@@ -55,6 +59,7 @@ mod inside_hosts;
 mod known_hosts;
 mod let_in;
 mod nat_log;
+mod outside;
 mod prefetch;
 mod prefixes;
 mod prepare;
@@ -252,19 +257,22 @@ impl Engine {
         self.v6.sweep(&self.context, out) || more
     }
 
-    /// Decides about the claims and the hosts that wait, and finds hosts of published services: `ask`
+    /// Decides about the claims and the hosts that wait, and finds hosts that uplinks ask for: `ask`
     /// says who has an address of the network behind the interface with this index, or of one reached
     /// by a router there. Call once a tick.
     pub fn settle_claims(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
         self.context.learn_unknown_hosts(&mut ask);
         self.context.find_inside_hosts(&mut ask);
+        self.context.search_asked_hosts(&mut ask);
         self.v4.settle_claims(&self.context, &mut ask);
         self.v6.settle_claims(&self.context, &mut ask);
     }
 
-    /// Finds out about hosts that began flows and were not known: `ask` says who has an address of
-    /// the network behind the interface with this index. Call once a tick.
-    pub fn ask_about_hosts(&mut self, ask: impl FnMut(u32, IpAddr) -> Owner) {
+    /// Finds out about hosts that began flows, or are asked for, and were not known: `ask` says who has
+    /// an address of the network behind the interface with this index, and finds out nothing for it. Call
+    /// once a tick.
+    pub fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
+        self.context.ask_about_asked_hosts(&mut ask);
         self.context.ask_about_hosts(ask);
     }
 

@@ -2,6 +2,7 @@
 //! address that arithmetic gives it, and its ports. A flow's entry pins the uplink and nothing else:
 //! one that is lost is made again with the flow's next packet.
 
+use weir_layout::Family as Ip;
 use weir_layout::control::{Address, IpAddress};
 use weir_layout::counters::Counter;
 use weir_wire::family::Family;
@@ -31,6 +32,19 @@ impl Context {
             return Err(Untranslatable::Identifier);
         }
         Ok(F::Address::from_address(outside))
+    }
+
+    /// The address inside of the host that has this one by an uplink, if prefixes are translated there:
+    /// any other is the host's own.
+    pub(super) fn inward<F: Family>(&self, uplink: u8, address: F::Address) -> F::Address {
+        if F::FAMILY == Ip::V4 {
+            return address;
+        }
+        let Address(outside) = address.to_address();
+        let mut pairs = self.snapshot.half.prefixes_of(uplink);
+        let pair = pairs.find(|pair| pair.is_outside_of_hosts(outside));
+        let inside = pair.and_then(|pair| npt::inward(pair, outside).ok());
+        inside.map_or(address, |inside| F::Address::from_address(Address(inside)))
     }
 
     /// Tells the sender of a packet that its address has no other (RFC 6296 §3.2, §3.7).

@@ -1,6 +1,6 @@
-//! Flows that begin outside: of published services.
+//! Flows that begin outside: of published services, and of hosts that rules let uplinks ask for.
 //!
-//! The first packet comes by an uplink, to a port that a service is published at. From then on the flow
+//! The first packet comes by an uplink: `outside` says whether it may. From then on the flow
 //! is one as any other, whose first direction comes from outside and whose answers come from inside:
 //! they leave by the uplink that the question came by, whatever weights and policies say, with the
 //! address and port that it went to. So the flow never moves. What came for a host that keeps its
@@ -35,10 +35,21 @@ const UNPROVEN_MS: u32 = 30_000;
 /// The ports that a client may be given in place of its own, for its host inside.
 const CLIENT_PORTS: [u16; 2] = [1024, u16::MAX];
 
-/// A packet of a published service that has no flow.
+/// Why a packet may ask for a host.
+#[derive(Clone, Copy)]
+pub(super) enum Entrance {
+    /// It asks for the published service of this number.
+    Service(usize),
+    /// It asks the host itself: a rule accepts that, or the uplink lets in what none denies.
+    Host,
+}
+
+/// A packet without a flow that asks for a host from outside, or by an address outside.
 pub(super) struct Asked<F: Family> {
-    /// The service's number.
-    pub(super) number: usize,
+    /// Why it may.
+    pub(super) by: Entrance,
+    /// The rule that lets it, if one does.
+    pub(super) rule: Option<u8>,
     /// The uplink whose address it asks.
     pub(super) uplink: u8,
     /// What it becomes.
@@ -52,22 +63,13 @@ pub(super) struct Place {
 }
 
 impl Context {
-    /// The published service that a packet asks for; `None`: for none. It begins no flow if its source
-    /// may not, or while the uplink takes no new ones.
-    pub(super) fn asked<F: Family>(&self, work: &Work<F>) -> Option<Result<Asked<F>, DropReason>> {
-        let ports = &self.snapshot.half.ports;
-        let port = ports.get(usize::from(work.port)).filter(|port| port.is_uplink())?;
-        let takes_new = steering::takes_new(&self.control, F::path(port.uplink));
-        let asked = self.asked_at(port.uplink, &work.parsed)?;
-        Some(asked.and_then(|asked| takes_new.then_some(asked).ok_or(Counter::DropUplinkDown)))
-    }
-
-    /// The same of one that asks by an address outside of this uplink.
+    /// The published service that a packet asks for by an address outside of this uplink, and whether
+    /// that is open to it; `None`: it asks for none.
     pub(super) fn asked_at<F: Family>(
         &self,
         uplink: u8,
         p: &Parsed<F>,
-    ) -> Option<Result<Asked<F>, DropReason>> {
+    ) -> Option<(Asked<F>, bool)> {
         if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) {
             return None;
         }
@@ -75,13 +77,31 @@ impl Context {
         let (number, forward) = self.service::<F>(uplink, p.proto, dport, |host| {
             self.is_outside::<F>(uplink, host, p.dst)
         })?;
-        if !self.snapshot.half.is_open_to(forward, p.src) {
-            return Some(Err(Counter::DropPublishSource));
-        }
         let dport = forward.port_inside(dport).to_be_bytes();
         let host = F::Address::from_address(forward.inside);
         let inside = FlowKey::new(p.src, host, p.sport, dport, p.proto);
-        Some(Ok(Asked { number, uplink, inside }))
+        let asked = Asked { by: Entrance::Service(number), rule: None, uplink, inside };
+        Some((asked, self.snapshot.half.is_open_to(forward, p.src)))
+    }
+
+    /// Where the host is that a packet asks for. If that is not known it will be asked for.
+    pub(super) fn host_asked<F: Family>(
+        &mut self,
+        asked: &Asked<F>,
+    ) -> Result<Adjacency, DropReason> {
+        let host = match asked.by {
+            Entrance::Service(number) => self.inside_hosts.find(number),
+            Entrance::Host => self.find_asked_host::<F>(asked.inside.dst()),
+        };
+        host.ok_or(Counter::DropPublishHost)
+    }
+
+    /// Counts a flow that such a packet begins, for what let it.
+    pub(super) fn count_asked<F: Family>(&self, asked: &Asked<F>) {
+        if let Entrance::Service(number) = asked.by {
+            self.lane.add_forwarded(number);
+        }
+        asked.rule.into_iter().for_each(|rule| self.lane.add_rule(rule));
     }
 
     /// The service of a host of which this holds that an uplink is open for at a port, and its number.
@@ -99,7 +119,12 @@ impl Context {
     }
 
     /// Is `address` one that a host has outside, by an uplink?
-    fn is_outside<F: Family>(&self, uplink: u8, host: F::Address, address: F::Address) -> bool {
+    pub(super) fn is_outside<F: Family>(
+        &self,
+        uplink: u8,
+        host: F::Address,
+        address: F::Address,
+    ) -> bool {
         let Some(path) = self.snapshot.half.path(F::path(uplink)) else { return false };
         match path.translation() {
             Translate::Napt => path.addresses().contains(&address.to_address()),
@@ -153,14 +178,13 @@ impl Context {
 }
 
 impl<F: Stored> Sessions<F> {
-    /// Where the flow of a packet that asks for a published service would find its ends, if there is
-    /// room for it.
+    /// Where the flow of a packet that asks for a host would find its ends, if there is room for it.
     pub(super) fn place_asked(
         &self,
         cx: &mut Context,
         asked: &Asked<F>,
     ) -> Result<Place, DropReason> {
-        let host = cx.inside_hosts.find(asked.number).ok_or(Counter::DropPublishHost)?;
+        let host = cx.host_asked(asked)?;
         let adjacency = cx.adjacencies.learn_known(host).ok_or(Counter::DropNeighbourFull)?;
         // All that uplinks bring gets no more of the table than it leaves.
         let brought = |uplink| u64::from(self.shares.of(next_hop(F::path(uplink))));
@@ -178,7 +202,7 @@ impl<F: Stored> Sessions<F> {
         asked: &Asked<F>,
         place: &Place,
     ) -> Result<u32, DropReason> {
-        let Asked { number, uplink, inside } = asked;
+        let Asked { uplink, inside, .. } = asked;
         let (translated, answers) = self.apart(cx, inside).ok_or(Counter::DropNoPort)?;
         let path = F::path(*uplink);
         let from = next_hop(path);
@@ -195,7 +219,7 @@ impl<F: Stored> Sessions<F> {
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
         self.count_new(cx, *uplink, from);
-        cx.lane.add_forwarded(*number);
+        cx.count_asked(asked);
         Ok(slot)
     }
 
@@ -227,8 +251,10 @@ impl<F: Stored> Sessions<F> {
 
     /// Gives such a flow, by its entry of what comes in, to the hardware address that its host has now.
     /// Its host may have nothing to say before it hears something.
-    pub(super) fn find_host(&mut self, cx: &Context, entry: &Entry<F>) {
-        let Some(at) = cx.inside_hosts.of::<F>(&entry.rewrite.dst) else { return };
+    pub(super) fn find_host(&mut self, cx: &mut Context, entry: &Entry<F>) {
+        let host = entry.rewrite.dst;
+        let known = cx.inside_hosts.of::<F>(&host);
+        let Some(at) = known.or_else(|| cx.find_asked_host::<F>(host)) else { return };
         if cx.adjacencies.get(entry.adjacency) != Some(at) {
             self.move_host(cx, entry.peer, &self.table.slot(entry.peer).action(), at);
         }

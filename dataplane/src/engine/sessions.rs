@@ -2,7 +2,7 @@
 
 use weir_layout::NONE;
 use weir_layout::adjacency::Adjacency;
-use weir_layout::control::{ControlHalf, Translate, Uplink};
+use weir_layout::control::{ControlHalf, RuleFrom, Translate, Uplink};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag, flows_for};
 use weir_layout::nat_log::Event;
@@ -175,6 +175,7 @@ impl<F: Stored> Sessions<F> {
     pub(super) fn traffic_in(&self, cx: &Context, forward: &Entry<F>) -> Traffic<F> {
         let host = cx.adjacencies.get(self.table.slot(forward.peer).action().adjacency);
         Traffic {
+            from: RuleFrom::Lan,
             in_port: host.map_or(NONE, |host| host.port),
             host: host.map_or(0, Adjacency::to_word),
             src: forward.key.src(),

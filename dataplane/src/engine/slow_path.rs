@@ -1,6 +1,7 @@
 //! The slow path: a packet that begins, changes or ends a flow, or has to be looked at in full.
 
 use weir_layout::NONE;
+use weir_layout::control::RuleFrom;
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
@@ -13,6 +14,7 @@ use super::batch::Work;
 use super::context::{Context, began_inside, host_moved, sender};
 use super::fragments::fragment_key;
 use super::let_in::LetIn;
+use super::outside::Refused;
 use super::published::{Asked, is_asked};
 use super::sessions::Sessions;
 use crate::flows::{self, Header};
@@ -94,7 +96,7 @@ impl<F: Stored> Sessions<F> {
             return Ok(Step::HandOff(worker));
         }
         if let Some(asked) = cx.asked(work) {
-            return self.first_asked(cx, work, &asked?);
+            return self.first_asked(cx, work, asked, received, out);
         }
         match self.let_in(cx, work) {
             Some(LetIn::Here(slot)) => {
@@ -102,6 +104,7 @@ impl<F: Stored> Sessions<F> {
                 return Ok(Step::Follow { slot, action, unconfirmed: false });
             }
             Some(LetIn::With(worker)) => return Ok(Step::HandOff(worker)),
+            Some(LetIn::Denied(ruling)) => return Err(cx.deny(work, &ruling, received, out)),
             None => {}
         }
         // No flow begins for a packet that goes no further.
@@ -119,22 +122,29 @@ impl<F: Stored> Sessions<F> {
         Ok(self.begun(slot))
     }
 
-    /// What becomes of a packet without a flow that asks for a published service.
-    fn first_asked(
+    /// What becomes of a packet without a flow that asks for a host from outside.
+    fn first_asked<B: Buffer>(
         &mut self,
         cx: &mut Context,
         work: &Work<F>,
-        asked: &Asked<F>,
+        asked: Result<Asked<F>, Refused>,
+        received: &Received<B>,
+        out: &mut impl Output<B>,
     ) -> Result<Step<F>, DropReason> {
         // Anybody could send another segment than a first.
         if work.parsed.proto == tcp::PROTOCOL && !opens(&work.parsed) {
             return Err(Counter::DropNotSyn);
         }
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(Refused::ByRule(ruling)) => return Err(cx.deny(work, &ruling, received, out)),
+            Err(Refused::Because(reason)) => return Err(reason),
+        };
         if work.parsed.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
-        let place = self.place_asked(cx, asked)?;
-        let slot = self.begin_asked(cx, work, asked, &place)?;
+        let place = self.place_asked(cx, &asked)?;
+        let slot = self.begin_asked(cx, work, &asked, &place)?;
         Ok(self.begun(slot))
     }
 
@@ -167,13 +177,19 @@ impl<F: Stored> Sessions<F> {
         }
         let ended = opens(p) && flows::has_ended(&action);
         let asks = ended && cx.is_uplink(work.port) || self.follows_sender(cx, &action, work);
-        if asks
-            && let Some(Ok(asked)) = cx.asked(work)
-            && let Ok(place) = self.place_asked(cx, &asked)
-        {
-            self.remove(cx, if action.flags & flag::INITIATED != 0 { slot } else { action.peer });
-            let slot = self.begin_asked(cx, work, &asked, &place)?;
-            return Ok(self.begun(slot));
+        match if asks { cx.asked(work) } else { None } {
+            Some(Ok(asked)) => {
+                if let Ok(place) = self.place_asked(cx, &asked) {
+                    let initiated = action.flags & flag::INITIATED != 0;
+                    self.remove(cx, if initiated { slot } else { action.peer });
+                    let slot = self.begin_asked(cx, work, &asked, &place)?;
+                    return Ok(self.begun(slot));
+                }
+            }
+            Some(Err(Refused::ByRule(ruling))) if ended => {
+                return Err(cx.deny(work, &ruling, received, out));
+            }
+            Some(Err(_)) | None => {}
         }
         // Who was asked inside asks nobody by what is over, either.
         let answers = action.uplink == NONE && action.flags & flag::INITIATED == 0;
@@ -265,10 +281,11 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-/// What steering knows of a packet.
+/// What steering knows of a packet from a LAN.
 pub(super) fn traffic_of<F: Family>(work: &Work<F>) -> Traffic<F> {
     let p = &work.parsed;
     Traffic {
+        from: RuleFrom::Lan,
         in_port: work.port,
         host: work.host,
         src: p.src,

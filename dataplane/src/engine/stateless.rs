@@ -7,6 +7,7 @@
 
 use weir_layout::NONE;
 use weir_layout::adjacency::next_hop;
+use weir_layout::control::Path;
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
@@ -47,11 +48,11 @@ impl Context {
         })
     }
 
-    /// May what no flow asked for come in by the port?
+    /// May all that no flow asked for come in by the port?
     pub(super) fn lets_in<F: Family>(&self, port: u8) -> bool {
         let half = &self.snapshot.half;
         let uplink = half.ports.get(usize::from(port)).map_or(NONE, |port| port.uplink);
-        half.path(F::path(uplink)).is_some_and(|path| path.inbound != 0)
+        half.path(F::path(uplink)).is_some_and(Path::lets_in_all)
     }
 }
 

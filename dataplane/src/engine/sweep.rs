@@ -10,14 +10,16 @@
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
-//! When rules change, flows end that these deny, wherever they go; and when services do, flows that
-//! began outside and would not any more.
+//! When rules change, flows end that these deny, wherever they go; and when these or services do, flows
+//! that began outside and would not any more.
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one, be it down: nothing
 //! would come back. So it is where it begins or ceases to translate. Hosts alone are told: what the far
 //! end got would be in the name of who has the address now.
 
-use weir_layout::control::{ControlHalf, IpAddress, OnUplinkDown, PathId, PathPrefix, Translate};
+use weir_layout::control::{
+    ControlHalf, IpAddress, OnUplinkDown, PathId, PathPrefix, Rule, RuleFrom, Translate,
+};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_layout::set::IndexSet;
@@ -59,7 +61,7 @@ pub(super) struct Sweep {
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
-    /// The rules that deny flows changed, or the published services.
+    /// The rules changed that end flows, or the published services.
     refiltered: bool,
     /// A sum of those when it was last looked.
     filter: u64,
@@ -195,10 +197,11 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     Some(sum ^ checksum64(&[path.translate]))
 }
 
-/// A sum of the rules, 0 where none denies anything, and of the published services.
+/// A sum of the rules, 0 where no flow is for them to end, and of the published services.
 fn filter(half: &ControlHalf) -> u64 {
-    let denies = half.rules().iter().any(|rule| rule.action().denies());
-    let rules = if denies { checksum64(half.rules().as_bytes()) } else { 0 };
+    let ends = |rule: &Rule| rule.action().denies() || rule.is_from(RuleFrom::Uplink);
+    let any = half.rules().iter().any(ends);
+    let rules = if any { checksum64(half.rules().as_bytes()) } else { 0 };
     let (services, count) = (half.port_forwards(), half.allowed_count as usize);
     if services.is_empty() {
         return rules;
@@ -346,7 +349,7 @@ impl<F: Stored> Sessions<F> {
         };
         let denied = || {
             if is_asked(entry.flags) {
-                return !cx.is_still_published(entry.uplink, &entry);
+                return !cx.is_still_let_in(&entry);
             }
             entry.uplink == NONE && !cx.is_still_inside(&entry) || self.is_denied(cx, &entry)
         };

@@ -21,6 +21,7 @@ mod nat66;
 mod nat_log;
 mod npt;
 mod observations;
+mod outside;
 mod packets6;
 mod published;
 mod robustness;

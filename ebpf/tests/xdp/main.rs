@@ -9,6 +9,7 @@ mod hairpin;
 mod ipv6;
 mod kernel_tier;
 mod npt;
+mod rules;
 mod services;
 mod stateless;
 mod steering;

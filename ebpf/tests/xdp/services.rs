@@ -14,9 +14,9 @@ use zerocopy::FromZeros;
 use crate::fixture::*;
 
 /// The user tier's, and none is attached.
-const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
-const LOCAL: (u32, Counter) = (PASS, Counter::XdpPassLocal);
-const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
+pub const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+pub const LOCAL: (u32, Counter) = (PASS, Counter::XdpPassLocal);
+pub const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
 const WEB: u16 = 443;
 const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -25,7 +25,7 @@ fn tcp(dst: [u8; 4], dport: u16) -> Vec<u8> {
     tcp_from(SITE, dst, dport)
 }
 
-fn tcp_from(src: [u8; 4], dst: [u8; 4], dport: u16) -> Vec<u8> {
+pub fn tcp_from(src: [u8; 4], dst: [u8; 4], dport: u16) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(THEIRS, OURS).ipv4(src, dst, 64);
     let mut frame = Vec::new();
     builder.tcp(5000, dport, 1, 4096).syn().write(&mut frame, b"").unwrap();

@@ -136,13 +136,20 @@ fn remembered(ports: &Ports<'_>) -> String {
     format!("\t\tct status dnat ct mark 0 ct mark set iifname map {{ {own} }}\n")
 }
 
-/// Lets in what uplinks may ask for without being asked.
+/// Lets in what uplinks may ask for without being asked. What is for LANs is none of the kernel's where
+/// rules are asked about it.
 fn asked(ports: &Ports<'_>, to_uplinks: &str) -> String {
-    let inbound: Vec<_> = ports.uplinks(|uplink| uplink.is_inbound(ports.family)).collect();
-    if inbound.is_empty() {
-        return String::new();
-    }
-    format!("\t\tiifname {} oifname != {to_uplinks} accept\n", set(inbound.into_iter()))
+    let family = ports.family;
+    let inbound = ports.with_index().filter(|(_, uplink)| uplink.is_inbound(family));
+    let (ruled, all): (Vec<_>, Vec<_>) =
+        inbound.partition(|(number, _)| ports.site.is_ruled(*number, family));
+    let accept = |uplinks: &[(u8, &UplinkConfig)], except: &str| {
+        let interfaces = set(uplinks.iter().map(|(_, uplink)| uplink.interface.as_str()));
+        let rule = format!("\t\tiifname {interfaces} oifname != {except} accept\n");
+        if uplinks.is_empty() { String::new() } else { rule }
+    };
+    let to_ports = ports.set(ports.site.interfaces());
+    accept(&all, to_uplinks) + &accept(&ruled, &to_ports)
 }
 
 /// What comes by uplinks to the gateway itself.
@@ -395,6 +402,26 @@ mod tests {
         closed(&site, "\"wan0\", \"vrrp8\"");
         site.uplinks[0].inbound = true;
         assert!(!ruleset("weir", &site, &seen()).contains("hook input"));
+    }
+
+    #[test]
+    fn where_rules_are_asked_the_kernel_lets_nothing_in_to_lans() {
+        let accepted = |more: &str| {
+            let mut site = site(more);
+            site.uplinks[1].inbound = true;
+            ruleset("weir", &site, &seen())
+        };
+        let all = "iifname { \"wan1\" } oifname != { \"wan0\", \"wan1\" } accept\n";
+        let ruled = "iifname { \"wan1\" } oifname != \
+                     { \"lan0\", \"vrrp7\", \"wan0\", \"vrrp8\", \"wan1\" } accept\n";
+        assert!(accepted("").contains(all) && !accepted("").contains(ruled));
+        for by in ["", "uplinks = [\"own\"]\n"] {
+            let rule = format!("[[rule]]\nfrom = \"uplink\"\naction = \"drop\"\n{by}");
+            let text = accepted(&rule);
+            assert!(text.contains(ruled) && !text.contains(all), "{text}");
+        }
+        let other = "[[rule]]\nfrom = \"uplink\"\nuplinks = [\"fiber\"]\naction = \"drop\"\n";
+        assert!(accepted(other).contains(all));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use half::{ControlHalf, MAX_KEPT, MAX_LAN_PREFIXES};
 pub use mac::Mac;
 pub use name::Name;
 pub use page::{ControlPage, PATHS, PORT_WORDS};
-pub use path::{MAX_POOL, Path, PathId, Translate};
+pub use path::{MAX_POOL, Path, PathId, Translate, inbound};
 pub use path_prefix::{MAX_PATH_PREFIXES, PathPrefix};
 pub use policy::{ComeHome, Member, OnUplinkDown, Policy, Selection, Steering};
 pub use port::{MAX_VIRTUAL_MACS, PORT_PROBES, PORT_SLOTS, Port, PortRole, PortSlot, port_slot};
@@ -62,7 +62,7 @@ pub use port_forward::{
     MAX_ALLOWED, MAX_MAPPED, MAX_MAPPED_ALLOWED, MAX_PORT_FORWARDS, MAX_PUBLISHED,
     MAX_PUBLISHED_ALLOWED, OPEN_PORTS, OpenPorts, PortBlocks, PortForward,
 };
-pub use rule::{Prefix, Rule, RuleAction};
+pub use rule::{Prefix, Rule, RuleAction, RuleFrom};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
 pub use stateless::{MAX_ORIGINS, Origin, Stateless};
 pub use uplink::{Filtering, TcpMapping, Uplink};

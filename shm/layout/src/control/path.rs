@@ -57,7 +57,7 @@ pub struct Path {
     pub translate: u8,
     /// Entries of `pool` that new flows get.
     pub pool_len: u8,
-    /// 1: by this path the LANs' prefixes may be reached without a flow.
+    /// Bits of [`inbound`]: what becomes of what is for the LANs' prefixes without a flow.
     pub inbound: u8,
     /// Entries of `pool` after those: addresses that no new flow gets, and that flows keep which have
     /// one.
@@ -96,6 +96,24 @@ impl Path {
         self.held().get(self.addresses().len()..).unwrap_or(&[])
     }
 
+    /// Are rules asked about what is for the LANs' prefixes?
+    #[inline(always)]
+    pub const fn is_ruled(&self) -> bool {
+        self.inbound & inbound::RULED != 0
+    }
+
+    /// Does what is for them come in, but for what rules deny?
+    #[inline(always)]
+    pub const fn is_open(&self) -> bool {
+        self.inbound & inbound::OPEN != 0
+    }
+
+    /// Does all that is for them come in, whatever it is, by the kernel's routes?
+    #[inline(always)]
+    pub const fn lets_in_all(&self) -> bool {
+        self.inbound == inbound::OPEN
+    }
+
     /// How it changes source addresses.
     #[inline(always)]
     pub const fn translation(&self) -> Translate {
@@ -107,6 +125,15 @@ impl Path {
     pub const fn translates(&self) -> bool {
         self.translation().readdresses()
     }
+}
+
+/// Bits of [`Path::inbound`].
+pub mod inbound {
+    /// What is for the LANs' prefixes comes in.
+    pub const OPEN: u8 = 1;
+    /// Rules are asked about it, so that it is the user tier's. Not where a path translates ports:
+    /// there it leads to nobody by itself.
+    pub const RULED: u8 = 2;
 }
 
 /// How a path changes source addresses.

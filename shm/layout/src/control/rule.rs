@@ -14,6 +14,8 @@ pub enum RuleAction {
     Drop = 1,
     /// They are dropped, and their sender is told.
     Reject = 2,
+    /// They come in, by a path that leaves hosts their ports. A rule from uplinks says so.
+    Accept = 3,
 }
 
 impl RuleAction {
@@ -22,6 +24,7 @@ impl RuleAction {
         match byte {
             0 => Self::Policy,
             2 => Self::Reject,
+            3 => Self::Accept,
             _ => Self::Drop,
         }
     }
@@ -30,6 +33,16 @@ impl RuleAction {
     pub const fn denies(self) -> bool {
         matches!(self, Self::Drop | Self::Reject)
     }
+}
+
+/// Whose packets a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RuleFrom {
+    /// What hosts of LANs send.
+    Lan = 0,
+    /// What uplinks bring, with the destination that it has inside.
+    Uplink = 1,
 }
 
 /// A rule: all given criteria must hold; the first rule that matches wins. 128 bytes.
@@ -56,8 +69,10 @@ pub struct Rule {
     pub source_ports: [u16; 2],
     /// Destination ports, likewise.
     pub destination_ports: [u16; 2],
+    /// [`RuleFrom`].
+    pub from: u8,
     /// Zero.
-    pub reserved1: [u8; 28],
+    pub reserved1: [u8; 27],
 }
 
 impl Rule {
@@ -74,8 +89,15 @@ impl Rule {
             action: RuleAction::Policy as u8,
             source_ports: [0, u16::MAX],
             destination_ports: [0, u16::MAX],
-            reserved1: [0; 28],
+            from: RuleFrom::Lan as u8,
+            reserved1: [0; 27],
         }
+    }
+
+    /// Is it about packets from there?
+    #[inline]
+    pub const fn is_from(&self, from: RuleFrom) -> bool {
+        self.from == from as u8
     }
 
     /// What becomes of what matches.
