@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use weir_api::{Configuration, Refused};
 use weir_service::WrongConfiguration;
-use weir_site::Site;
+use weir_site::{Reading, SetFiles, Site};
 
-use crate::state::{self, State};
+use crate::state::State;
 
 /// Where the configuration in force is from.
 #[derive(Debug)]
@@ -30,7 +30,8 @@ impl Source {
     /// # Errors
     /// What is wrong with the file, if there is no last good one.
     pub fn either(&self) -> Result<Site> {
-        let site = |path: &Path| attempt(path, |_, _| Ok(())).map(|(_, site)| site);
+        let unread = SetFiles::Unread;
+        let site = |path: &Path| attempt(path, unread, |_, _| Ok(())).map(|reading| reading.site);
         match (site(&self.state.last_good()), site(&self.path)) {
             (Ok(last), Ok(file)) => Ok(last.with_paths_of(file)),
             (Ok(last), Err(_)) => Ok(last),
@@ -47,8 +48,10 @@ impl Source {
             Ok(site) => return Ok(site),
             Err(error) => error,
         };
-        let last = self.state.last_good();
-        let Ok((_, site)) = attempt(&last, &accept) else { return Err(refused) };
+        let (last, sets) = (self.state.last_good(), self.state.last_good_sets());
+        let Ok(Reading { site, .. }) = attempt(&last, SetFiles::Kept(&sets), &accept) else {
+            return Err(refused);
+        };
         tracing::error!(
             "{refused:#}\n{} is refused: going on with the last good configuration, {}. Mend the \
              file, then `weir reload`",
@@ -64,14 +67,15 @@ impl Source {
     /// # Errors
     /// Why it is refused.
     pub fn read(&mut self, accept: impl FnMut(&Site, &Path) -> Result<()>) -> Result<Site> {
-        match attempt(&self.path, accept) {
-            Ok((text, site)) => {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        match attempt(&self.path, SetFiles::Beside(folder), accept) {
+            Ok(reading) => {
                 self.refused = None;
                 self.fallen_back = false;
-                if let Err(error) = state::replace(&self.state.last_good(), &text) {
+                if let Err(error) = self.state.keep(&reading) {
                     tracing::warn!("the last good configuration is not kept: {error:#}");
                 }
-                Ok(site)
+                Ok(reading.site)
             }
             Err(error) => {
                 let why = format!("{error:#}");
@@ -109,15 +113,16 @@ impl Source {
 
 fn attempt(
     path: &Path,
+    sets: SetFiles<'_>,
     mut accept: impl FnMut(&Site, &Path) -> Result<()>,
-) -> Result<(String, Site)> {
+) -> Result<Reading> {
     let wrong = |problems: Vec<weir_site::Problem>| {
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         WrongConfiguration(text.join("\n"))
     };
-    let (text, site) = weir_site::read(path).map_err(wrong)?;
-    accept(&site, path)?;
-    Ok((text, site))
+    let reading = weir_site::read(path, sets).map_err(wrong)?;
+    accept(&reading.site, path)?;
+    Ok(reading)
 }
 
 #[cfg(test)]
@@ -156,6 +161,30 @@ mod tests {
         assert_eq!(either(&source), (both, true));
         std::fs::write(&file, "nonsense").unwrap();
         assert_eq!(either(&source), (four, true));
+    }
+
+    #[test]
+    fn the_last_good_file_has_its_sets_as_they_were_whatever_became_of_their_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let (file, prefixes) = (directory.join("weir.toml"), directory.join("some.txt"));
+        let state = directory.join("state");
+        let source = || Source::new(&file, State::open(&state).unwrap());
+        let set = "[[set]]\nname = \"some\"\nfile = \"some.txt\"\n";
+        std::fs::write(&file, format!("{GOOD}{set}")).unwrap();
+        std::fs::write(&prefixes, "10.0.0.0/8\n").unwrap();
+        let good = source().start(all).unwrap().sets.checksum();
+        std::fs::write(&prefixes, "nonsense\n").unwrap();
+        let mut again = source();
+        assert_eq!(again.start(all).unwrap().sets.checksum(), good);
+        assert!(again.view().refused.unwrap().why.contains("some.txt:1:"));
+        std::fs::write(&prefixes, "10.0.0.0/9\n").unwrap();
+        assert_ne!(again.read(all).unwrap().sets.checksum(), good);
+        assert_eq!(std::fs::read(state.join("last-good-sets/some")).unwrap(), b"10.0.0.0/9\n");
+        // A configuration without it leaves none behind.
+        std::fs::write(&file, GOOD).unwrap();
+        again.read(all).unwrap();
+        assert_eq!(std::fs::read_dir(state.join("last-good-sets")).unwrap().count(), 0);
     }
 
     #[test]

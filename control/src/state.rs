@@ -3,18 +3,21 @@
 //! | file | is |
 //! |---|---|
 //! | `last-good.toml` | the configuration in force: what a start falls back to when the file is refused |
+//! | `last-good-sets/` | the files of its sets, by the names of these |
 //! | `overrides.json` | since when each override is in force, and by whom; for people |
 //! | `advertised.json` | by LAN, what its hosts may have of what they were told |
 //! | `delegated.json` | by uplink, the prefixes that its provider delegates, and their ends |
 //!
 //! A directory is one gateway's: it is locked for life.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
+use weir_site::Reading;
 
 /// Where it is unless told otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/weir";
@@ -58,6 +61,35 @@ impl State {
         self.directory.join("last-good.toml")
     }
 
+    /// The files of its sets.
+    pub fn last_good_sets(&self) -> PathBuf {
+        self.directory.join("last-good-sets")
+    }
+
+    /// Keeps what a configuration was read from as the last good one. Its sets come first: those that it
+    /// has not go last, so that what a crash leaves has all that it names.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, reading: &Reading) -> Result<()> {
+        let directory = self.last_good_sets();
+        if !reading.set_files.is_empty() {
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        for file in &reading.set_files {
+            replace_if_other(&directory.join(&file.set), &file.content)?;
+        }
+        replace(&self.last_good(), &reading.text)?;
+        let is_old = |name: &OsStr| reading.set_files.iter().all(|file| *file.set != *name);
+        let kept = fs::read_dir(&directory).into_iter().flatten().flatten();
+        for old in kept.filter(|entry| is_old(&entry.file_name())) {
+            // Nobody reads it any more.
+            let _ = fs::remove_file(old.path());
+        }
+        Ok(())
+    }
+
     /// Since when overrides are in force, and by whom.
     pub fn overrides(&self) -> PathBuf {
         self.directory.join("overrides.json")
@@ -74,16 +106,24 @@ impl State {
     }
 }
 
-/// Puts a text in the place of a file's, at once: what a crash leaves is the old one or the new.
+/// Puts this in the place of what a file has, at once: what a crash leaves is the old one or the new.
 ///
 /// # Errors
 /// When it cannot be written; the old one stays.
-pub fn replace(path: &Path, text: &str) -> Result<()> {
+pub fn replace(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let new = path.with_extension("new");
     let mut file = File::create(&new).with_context(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+    file.write_all(content.as_ref()).and_then(|()| file.sync_all()).with_context(failed)?;
     fs::rename(&new, path).with_context(failed)
+}
+
+/// The same where it is not there already.
+fn replace_if_other(path: &Path, content: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    replace(path, content)
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Choosing an uplink for a new flow: rules, then buckets.
 
+use std::cell::OnceCell;
+
 use weir_layout::NONE;
 use weir_layout::control::{
     ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, RuleFrom, path_state,
 };
+use weir_layout::prefix_sets::{SetTest, Sets};
 use weir_layout::set::IndexSet;
 use weir_wire::bucket::{self, TRIES};
 use weir_wire::family::{Family, V4};
@@ -50,20 +53,95 @@ pub struct Ruling {
     pub policy: u8,
 }
 
-/// What the first rule that matches says; where none does, that the default policy steers.
-pub fn ruling<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Ruling {
-    of_rule(half, (0..).zip(half.rules()).find(|(_, rule)| matches(rule, traffic)))
+/// What the first rule that matches says; where none does, that the default policy steers. Where the
+/// sets that a rule asks for are those of another state, its packet is dropped.
+pub fn ruling<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    traffic: &Traffic<F>,
+) -> Ruling {
+    let ends = Ends::of(half, region, traffic);
+    match first(half, &ends, |rule| matches(rule, traffic)) {
+        Ok(first) => of_rule(half, first),
+        Err((number, rule)) => {
+            Ruling { rule: Some(number), action: RuleAction::Drop, policy: rule.policy }
+        }
+    }
 }
 
-/// The same of traffic whose code point is not known; `None` where that decides.
-pub fn ruling_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<Ruling> {
+/// The same of traffic whose code point is not known; `None` where that decides, or sets that are
+/// those of another state.
+pub fn ruling_by_address<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    traffic: &Traffic<F>,
+) -> Option<Ruling> {
     let may = |rule: &Rule| matches(rule, &Traffic { dscp: rule.dscp, ..*traffic });
-    let first = (0..).zip(half.rules()).find(|(_, rule)| may(rule));
+    let first = first(half, &Ends::of(half, region, traffic), may).ok()?;
     let open = first.is_some_and(|(_, rule)| rule.dscp != 0xff);
     (!open).then(|| of_rule(half, first))
 }
 
-fn of_rule(half: &ControlHalf, rule: Option<(u8, &Rule)>) -> Ruling {
+/// A rule, and its number.
+type Numbered<'h> = (u8, &'h Rule);
+
+/// The first rule of which this holds and whose sets do. An error: one of which that cannot be told.
+fn first<'h, F: Family>(
+    half: &'h ControlHalf,
+    ends: &Ends<'_, F>,
+    may: impl Fn(&Rule) -> bool,
+) -> Result<Option<Numbered<'h>>, Numbered<'h>> {
+    for (number, rule) in (0..).zip(half.rules()).filter(|(_, rule)| may(rule)) {
+        match ends.pass(rule) {
+            Some(true) => return Ok(Some((number, rule))),
+            Some(false) => {}
+            None => return Err((number, rule)),
+        }
+    }
+    Ok(None)
+}
+
+/// The sets that hold a packet's ends: looked up once, and only where a rule asks.
+struct Ends<'a, F: Family> {
+    sets: &'a Sets,
+    region: &'a ControlRegion,
+    traffic: &'a Traffic<F>,
+    source: OnceCell<Option<u64>>,
+    destination: OnceCell<Option<u64>>,
+}
+
+impl<'a, F: Family> Ends<'a, F> {
+    fn of(half: &'a ControlHalf, region: &'a ControlRegion, traffic: &'a Traffic<F>) -> Self {
+        let sets = &half.sets;
+        Self { sets, region, traffic, source: OnceCell::new(), destination: OnceCell::new() }
+    }
+
+    /// Do both pass the sets of a rule? `None`: that cannot be told.
+    #[inline]
+    fn pass(&self, rule: &Rule) -> Option<bool> {
+        let (source, destination) = (rule.source_set, rule.destination_set);
+        Some(
+            self.passes(source, &self.source, self.traffic.src)?
+                && self.passes(destination, &self.destination, self.traffic.dst)?,
+        )
+    }
+
+    #[inline]
+    fn passes(
+        &self,
+        test: SetTest,
+        known: &OnceCell<Option<u64>>,
+        address: F::Address,
+    ) -> Option<bool> {
+        if test == SetTest::ANY {
+            return Some(true);
+        }
+        let sets = known.get_or_init(|| self.region.sets_of(self.sets, address));
+        sets.map(|sets| test.passes(sets))
+    }
+}
+
+fn of_rule(half: &ControlHalf, rule: Option<Numbered<'_>>) -> Ruling {
     match rule {
         Some((number, rule)) => {
             Ruling { rule: Some(number), action: rule.action(), policy: rule.policy }
@@ -73,13 +151,17 @@ fn of_rule(half: &ControlHalf, rule: Option<(u8, &Rule)>) -> Ruling {
 }
 
 /// The policy that steers a flow.
-pub fn policy<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> u8 {
-    ruling(half, traffic).policy
+pub fn policy<F: Family>(half: &ControlHalf, region: &ControlRegion, traffic: &Traffic<F>) -> u8 {
+    ruling(half, region, traffic).policy
 }
 
-/// The same of traffic whose code point is not known; `None` where that decides.
-pub fn policy_by_address<F: Family>(half: &ControlHalf, traffic: &Traffic<F>) -> Option<u8> {
-    ruling_by_address(half, traffic).map(|ruling| ruling.policy)
+/// The same as of [`ruling_by_address`].
+pub fn policy_by_address<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    traffic: &Traffic<F>,
+) -> Option<u8> {
+    ruling_by_address(half, region, traffic).map(|ruling| ruling.policy)
 }
 
 fn matches<F: Family>(rule: &Rule, t: &Traffic<F>) -> bool {
@@ -256,6 +338,7 @@ pub fn is_away(policy: &Policy, path: PathId) -> bool {
 mod tests {
     use super::*;
     use weir_layout::control::{BUCKETS, Name, PathPrefix, Prefix, Selection, Translate};
+    use weir_layout::prefix_sets::Ranges;
     use weir_shm::adjacencies::NextHops;
     use weir_shm::control::{ControlWriter, Snapshot, empty_half};
     use weir_wire::family::V6;
@@ -311,17 +394,18 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() {
+        let region = ControlRegion::anonymous().unwrap();
         let mut half = empty_half();
         half.default_policy = 9;
         half.rules[0] = Rule { protocol: UDP, ..Rule::any(1) };
         half.rules[1] = Rule { destination_ports: [443, 443], ..Rule::any(2) };
         half.rules[2] = Rule::any(3);
         half.rule_count = 3;
-        assert_eq!(policy(&half, &traffic()), 2);
-        assert_eq!(policy(&half, &Traffic { proto: UDP, ..traffic() }), 1);
-        assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 3);
+        assert_eq!(policy(&half, &region, &traffic()), 2);
+        assert_eq!(policy(&half, &region, &Traffic { proto: UDP, ..traffic() }), 1);
+        assert_eq!(policy(&half, &region, &Traffic { dport: 80, ..traffic() }), 3);
         half.rule_count = 2;
-        assert_eq!(policy(&half, &Traffic { dport: 80, ..traffic() }), 9);
+        assert_eq!(policy(&half, &region, &Traffic { dport: 80, ..traffic() }), 9);
     }
 
     #[test]
@@ -330,25 +414,50 @@ mod tests {
         half.rules[0] = Rule { from: RuleFrom::Uplink as u8, ..Rule::any(1) };
         half.rules[1] = Rule::any(2);
         half.rule_count = 2;
-        let of = |from| ruling(&half, &Traffic { from, ..traffic() }).rule;
+        let region = ControlRegion::anonymous().unwrap();
+        let of = |from| ruling(&half, &region, &Traffic { from, ..traffic() }).rule;
         assert_eq!([RuleFrom::Uplink, RuleFrom::Lan].map(of), [Some(0), Some(1)]);
     }
 
     #[test]
     fn a_rule_that_denies_is_found_by_its_number() {
+        let region = ControlRegion::anonymous().unwrap();
         let mut half = empty_half();
         half.rules[0] = Rule { protocol: UDP, ..Rule::any(1) };
         half.rules[1] =
             Rule { destination_ports: [25, 25], action: RuleAction::Reject as u8, ..Rule::any(0) };
         half.rule_count = 2;
-        let denied = ruling(&half, &Traffic { dport: 25, ..traffic() });
+        let denied = ruling(&half, &region, &Traffic { dport: 25, ..traffic() });
         assert_eq!((denied.rule, denied.action), (Some(1), RuleAction::Reject));
-        let steered = ruling(&half, &Traffic { proto: UDP, dport: 25, ..traffic() });
+        let steered = ruling(&half, &region, &Traffic { proto: UDP, dport: 25, ..traffic() });
         assert_eq!(
             (steered.rule, steered.action, steered.policy),
             (Some(0), RuleAction::Policy, 1)
         );
-        assert_eq!(ruling(&half, &traffic()).rule, None);
+        assert_eq!(ruling(&half, &region, &traffic()).rule, None);
+    }
+
+    #[test]
+    fn where_the_sets_that_a_rule_asks_for_are_gone_its_packet_is_dropped_and_no_flow_judged() {
+        let mut writer =
+            ControlWriter::new(ControlRegion::anonymous().unwrap(), NextHops::anonymous().unwrap());
+        let mut half = empty_half();
+        let destination_set = SetTest::new(0, true);
+        half.rules[0] = Rule { protocol: UDP, destination_set, ..Rule::any(1) };
+        (half.rule_count, half.default_policy) = (1, 9);
+        writer.enter_sets(&Ranges { firsts4: &[0], masks4: &[2], ..Ranges::default() });
+        writer.publish(&mut half, [&[], &[]]);
+        let (region, udp) = (writer.region().clone(), Traffic { proto: UDP, ..traffic() });
+        assert_eq!((policy(&half, &region, &udp), policy(&half, &region, &traffic())), (1, 9));
+        let mut next = half.clone();
+        for set in [4, 8] {
+            writer.enter_sets(&Ranges { firsts4: &[0], masks4: &[set], ..Ranges::default() });
+            writer.publish(&mut next, [&[], &[]]);
+        }
+        let gone = ruling(&half, &region, &udp);
+        assert_eq!((gone.rule, gone.action), (Some(0), RuleAction::Drop));
+        assert_eq!(ruling_by_address(&half, &region, &udp), None);
+        assert_eq!(policy(&half, &region, &traffic()), 9, "which asks for none");
     }
 
     #[test]
@@ -366,13 +475,17 @@ mod tests {
 
     #[test]
     fn without_the_code_point_a_rule_about_it_leaves_the_policy_open() {
+        let region = ControlRegion::anonymous().unwrap();
         let mut half = empty_half();
         half.rules[0] = Rule { dscp: 46, destination_ports: [5060, 5060], ..Rule::any(1) };
         (half.rule_count, half.default_policy) = (1, 2);
-        let to = |dport| policy_by_address(&half, &Traffic { dport, ..traffic() });
+        let to = |dport| policy_by_address(&half, &region, &Traffic { dport, ..traffic() });
         assert_eq!((to(5060), to(443)), (None, Some(2)));
         half.rules[0].dscp = 0xff;
-        assert_eq!(policy_by_address(&half, &Traffic { dport: 5060, ..traffic() }), Some(1));
+        assert_eq!(
+            policy_by_address(&half, &region, &Traffic { dport: 5060, ..traffic() }),
+            Some(1)
+        );
     }
 
     #[test]

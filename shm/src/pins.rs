@@ -17,6 +17,7 @@ use weir_layout::counters::{LANES, Lane};
 use weir_layout::flow::PAGE;
 use weir_layout::nat_log::{Reader, Ring};
 use weir_layout::observations::WorkerObservations;
+use weir_layout::prefix_sets;
 use weir_layout::status::StatusPage;
 use weir_layout::tags::PAGE_GROUPS;
 use weir_layout::{Family, MAX_WORKERS, RegionHeader, RegionKind};
@@ -72,6 +73,8 @@ pub mod name {
     pub const NAT_LOG: &str = "NAT_LOG";
     /// What the control process says of them.
     pub const NAT_LOG_READ: &str = "NAT_LOG_READ";
+    /// [Sets of prefixes](weir_layout::prefix_sets).
+    pub const SETS: &str = "SETS";
     /// The regions that the XDP program works on.
     pub const PROGRAM: [&str; 12] = [
         CONTROL,
@@ -90,7 +93,7 @@ pub mod name {
     /// Prefix of the pinned XDP link of each device.
     pub const LINK: &str = "link-";
     /// Every region.
-    const REGIONS: [&str; 17] = [
+    const REGIONS: [&str; 18] = [
         CONTROL,
         BUCKETS,
         FLOWS4,
@@ -108,6 +111,7 @@ pub mod name {
         ALLOWANCES,
         NAT_LOG,
         NAT_LOG_READ,
+        SETS,
     ];
 
     /// The flow table of a family.
@@ -299,6 +303,17 @@ impl Pins {
         let entries = (BUCKET_BANKS * TABLES) as u32;
         let shape = Shape { value_size: BUCKETS as u32, entries };
         Ok(self.region(name::BUCKETS, shape, false, access, |_| ())?.0)
+    }
+
+    pub(crate) fn sets(&self, access: Access) -> Result<Mmap, Error> {
+        let header = RegionHeader::expected(RegionKind::Sets, prefix_sets::REGION);
+        let entries = (prefix_sets::REGION / prefix_sets::PAGE) as u32;
+        let shape = Shape { value_size: prefix_sets::PAGE as u32, entries };
+        let (mmap, _) = self.region(name::SETS, shape, false, access, |m| {
+            write_header(m, 0, header);
+        })?;
+        self.check_header(name::SETS, &mmap, 0, header)?;
+        Ok(mmap)
     }
 
     pub(crate) fn blocks(&self) -> Result<Mmap, Error> {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule, RuleFrom};
+use weir_layout::prefix_sets::{SetTest, Sets};
 
 /// By port, the name of its uplink, or of its interface: the device's, and the VLAN id if it has one.
 pub fn port_names(half: &ControlHalf) -> Vec<String> {
@@ -27,8 +28,21 @@ pub fn prefix_name(p: &Prefix) -> String {
     format!("{address}/{}", p.length)
 }
 
+/// The addresses that a rule asks for, if it does; what is left of a set's family is said by the set.
+fn addresses(prefix: &Prefix, set: SetTest, sets: &Sets) -> Option<String> {
+    match set.number() {
+        Some(number) => Some(set_name(sets, number, set.is_negated())),
+        None => (prefix.family != 0).then(|| prefix_name(prefix)),
+    }
+}
+
+/// A set as the file names it, or what it does not hold.
+pub fn set_name(sets: &Sets, number: u8, negated: bool) -> String {
+    format!("{}@{}", if negated { "!" } else { "" }, sets.name(number))
+}
+
 /// What a rule asks of packets; `ports` has the name of each port.
-pub fn criteria(rule: &Rule, ports: &[String]) -> String {
+pub fn criteria(rule: &Rule, ports: &[String], sets: &Sets) -> String {
     let mut words = Vec::new();
     let is_outside = rule.is_from(RuleFrom::Uplink);
     if is_outside || rule.in_ports != u64::MAX {
@@ -40,14 +54,14 @@ pub fn criteria(rule: &Rule, ports: &[String]) -> String {
     if rule.protocol != 0 {
         words.push(protocol_name(rule.protocol));
     }
-    if rule.source.family != 0 {
-        words.push(format!("from {}", prefix_name(&rule.source)));
+    if let Some(source) = addresses(&rule.source, rule.source_set, sets) {
+        words.push(format!("from {source}"));
     }
     if rule.source_ports != [0, u16::MAX] {
         words.push(format!("ports {}-{}", rule.source_ports[0], rule.source_ports[1]));
     }
-    if rule.destination.family != 0 {
-        words.push(format!("to {}", prefix_name(&rule.destination)));
+    if let Some(destination) = addresses(&rule.destination, rule.destination_set, sets) {
+        words.push(format!("to {destination}"));
     }
     if rule.destination_ports != [0, u16::MAX] {
         words.push(format!("to ports {}-{}", rule.destination_ports[0], rule.destination_ports[1]));
@@ -79,7 +93,9 @@ mod tests {
         rule.in_ports = u64::MAX;
         (rule.dscp, rule.source_ports, rule.destination_ports) = (0xff, [0, u16::MAX], [443, 443]);
         let ports = ["wan0".to_owned(), "lan0".to_owned(), "eth0.7".to_owned()];
-        let criteria = |rule: &Rule| criteria(rule, &ports);
+        let mut sets = weir_shm::control::empty_half().sets;
+        sets.sets[1].name = weir_layout::control::Name::new("office");
+        let criteria = |rule: &Rule| criteria(rule, &ports, &sets);
         assert_eq!(criteria(&rule), "to ports 443-443");
         rule.destination_ports = [0, u16::MAX];
         assert_eq!(criteria(&rule), "everything");
@@ -97,5 +113,8 @@ mod tests {
         assert_eq!(criteria(&rule), "udp to 2001:db8:1::/48");
         rule.protocol = 58;
         assert_eq!(criteria(&rule), "icmpv6 to 2001:db8:1::/48");
+        rule.source_set = SetTest::new(1, false);
+        rule.destination_set = SetTest::new(1, true);
+        assert_eq!(criteria(&rule), "icmpv6 from @office to !@office");
     }
 }

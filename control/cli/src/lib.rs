@@ -9,6 +9,7 @@
 //! | [`ra`] | what the hosts of LANs are told: `ra`; in the words of `radvd` and `bird` |
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
 //! | [`services`] | the published services: `publish` |
+//! | [`sets`] | the sets of prefixes: `sets` |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
@@ -31,12 +32,14 @@ mod processes;
 pub mod ra;
 mod radvd;
 pub mod services;
+pub mod sets;
 mod state;
 pub mod status;
 mod table;
 pub mod uplinks;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -105,6 +108,11 @@ pub enum Command {
     Policies,
     /// The rules, in the order in which they are tried.
     Rules,
+    /// The sets of prefixes: how many each holds, and which rules and published services ask for it.
+    Sets {
+        /// Only those that hold this address.
+        address: Option<IpAddr>,
+    },
     /// The published services: by which uplinks they are open, how many flows have begun, and how many
     /// there are.
     Publish,
@@ -223,6 +231,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(policies::policies(&pins, json)),
         Command::Rules => viewed(policies::rules(&pins, json)),
+        Command::Sets { address } => viewed(sets::sets(&pins, *address, json)),
         Command::Publish => viewed(services::publish(&pins, json)),
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),

@@ -76,7 +76,7 @@ pub fn rules(pins: &Pins, json: bool) -> Result<String> {
             json!({
                 "rule": index + 1,
                 "name": rule.name.as_str(),
-                "criteria": criteria(rule, &ports),
+                "criteria": criteria(rule, &ports, &half.sets),
                 "action": action,
                 "policy": policy.as_ref().map(Name::as_str),
                 "hits": hits,

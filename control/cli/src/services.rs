@@ -4,12 +4,14 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
+use weir_layout::prefix_sets::MAX_SETS;
+use weir_layout::set::IndexSet;
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
 
-use super::criteria::{prefix_name, protocol_name};
+use super::criteria::{prefix_name, protocol_name, set_name};
 use super::flows::{began_outside, stays_inside};
 use super::output;
 use super::state::{State, address};
@@ -71,7 +73,14 @@ fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> V
             }
         }
     };
-    let from: Vec<_> = half.allowed(forward).unwrap_or(&[]).iter().map(prefix_name).collect();
+    let prefixes = half.allowed(forward).unwrap_or(&[]).iter().map(prefix_name);
+    let sets = |bits, negated| {
+        let held = IndexSet::from_bits(bits);
+        let numbers = (0..MAX_SETS as u8).filter(move |number| held.contains(*number));
+        numbers.map(move |number| set_name(&half.sets, number, negated))
+    };
+    let sets = sets(forward.allowed_sets, false).chain(sets(forward.barred_sets, true));
+    let from: Vec<_> = prefixes.chain(sets).collect();
     // What the gateway's own are asked for, the kernel knows.
     let counted = !forward.is_to_gateway();
     json!({

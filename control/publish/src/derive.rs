@@ -8,10 +8,11 @@ use weir_layout::control::{
     PortRole, Prefix, Rule, TcpMapping, Translate, Uplink, inbound, path_state,
 };
 use weir_layout::flow::slots_for;
+use weir_layout::prefix_sets::{Set, SetTest};
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;
-use weir_site::{Site, UplinkConfig};
+use weir_site::{Among, Site, UplinkConfig};
 use weir_view::{Kernel, Link};
 
 use crate::hosts;
@@ -132,6 +133,7 @@ pub fn derive(
     policies(&mut half, site, overrides);
     rules(&mut half, site, &lan_ports);
     ruled(&mut half, site);
+    sets(&mut half, site);
     services::publish(&mut half, site);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
@@ -265,12 +267,16 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
         };
         let in_ports = IndexSet::bits(in_ports);
         let range = |given: Option<(u16, u16)>| given.map_or([0, u16::MAX], |(lo, hi)| [lo, hi]);
-        let net = |given: &Option<IpNet>| given.as_ref().map_or(Prefix::ANY, prefix);
+        let net = |given: Option<Among>| {
+            let net = given.and_then(|among| among.prefix());
+            net.as_ref().map_or(Prefix::ANY, prefix)
+        };
+        let set = |given: Option<Among>| given.map_or(SetTest::ANY, |among| among.test());
         *slot = Rule {
             name: Name::new(&rule.name),
             in_ports,
-            source: net(&rule.source),
-            destination: net(&rule.destination),
+            source: net(rule.source),
+            destination: net(rule.destination),
             protocol: rule.protocol,
             dscp: rule.dscp.unwrap_or(0xff),
             policy: rule.verdict.policy().unwrap_or(site.default_policy),
@@ -278,7 +284,9 @@ fn rules(half: &mut ControlHalf, site: &Site, lan_ports: &[Option<u8>]) {
             source_ports: range(rule.source_ports),
             destination_ports: range(rule.destination_ports),
             from: rule.from() as u8,
-            reserved1: [0; 27],
+            reserved1: [0; 25],
+            source_set: set(rule.source),
+            destination_set: set(rule.destination),
         };
     }
 }
@@ -292,6 +300,14 @@ fn ruled(half: &mut ControlHalf, site: &Site) {
                 path.inbound |= inbound::RULED;
             }
         }
+    }
+}
+
+/// Which sets there are; what they hold is in a region of its own.
+fn sets(half: &mut ControlHalf, site: &Site) {
+    half.sets.checksum = site.sets.checksum();
+    for (slot, set) in half.sets.sets.iter_mut().zip(site.sets.named()) {
+        *slot = Set { name: Name::new(&set.name), prefixes: set.prefixes };
     }
 }
 

@@ -61,6 +61,8 @@ pub fn services(site: &Site, mappings: &[Mapping]) -> Vec<PublishConfig> {
             to: vec![To::Host(mapping.inside)],
             uplinks: open.map(|(index, _)| index).collect(),
             from: mapping.filters.clone(),
+            allowed_sets: 0,
+            barred_sets: 0,
             line: 0,
         }
     };

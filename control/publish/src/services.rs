@@ -37,6 +37,8 @@ fn forward(site: &Site, publish: &PublishConfig, service: &Service) -> PortForwa
     PortForward {
         name: Name::new(&publish.name),
         uplinks: open.fold(0, |open, uplink| open | 1 << uplink),
+        allowed_sets: publish.allowed_sets,
+        barred_sets: publish.barred_sets,
         inside: service.host.map_or(Address::UNSPECIFIED, |host| host.ip().into()),
         ports: [publish.ports.0, publish.ports.1],
         inside_port: service.host.map_or(0, |host| host.port()),

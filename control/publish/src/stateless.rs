@@ -270,6 +270,13 @@ mod tests {
         assert!(!active(OPEN, &rule("protocol = \"tcp\"")));
         assert!(!active(OPEN, &rule("source = \"2001:2:0:77::9/128\"")));
         assert!(active(OPEN, &rule("source = \"10.1.0.0/16\"")), "of the other family");
+        let by_set = |prefixes: &str, not: &str| {
+            let set = format!("[[set]]\nname = \"some\"\nprefixes = [{prefixes}]\n");
+            active(OPEN, &(rule(&format!("destination = \"{not}@some\"")) + &set))
+        };
+        assert!(!by_set("\"2001:2::/32\"", "") && !by_set("\"2001:2::/32\"", "!"));
+        assert!(!by_set("\"10.0.0.0/8\", \"2001:2::/32\"", "") && !by_set("", "!"));
+        assert!(by_set("\"10.0.0.0/8\"", "") && by_set("\"10.0.0.0/8\"", "!") && by_set("", ""));
         assert!(!is_active(&published_by(LAN, [OPEN, OPEN], "", false))[1], "none forwards");
     }
 

@@ -8,12 +8,19 @@ use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS};
 use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
+use super::sets::{self, SetFile, SetFiles};
 use super::{
     Site, capacity, filter, gateway, lans, nat_log, policies, port_mapping, publish, uplinks, warn,
 };
 
-/// The site that the file describes, or all that is wrong with it. `hash` is of the file's text.
-pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<Problem>> {
+/// The site that the file describes, and the files of its sets, or all that is wrong with it. `hash` is
+/// of the file's text.
+pub fn resolve(
+    file: &File,
+    places: &Places<'_>,
+    hash: u64,
+    set_files: SetFiles<'_>,
+) -> Result<(Site, Vec<SetFile>), Vec<Problem>> {
     let mut c = Checker { places, problems: Vec::new(), warnings: Vec::new() };
     let given = &file.gateway;
     let workers = gateway::workers(&mut c, given);
@@ -39,8 +46,11 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         Some(name) => c.find("policy", name, &policies_known) as u8,
         None => policies_known.get(policies::DEFAULT_POLICY).copied().unwrap_or(0) as u8,
     };
-    let rules = filter::rules(&mut c, file, &uplinks, [&policies_known, &uplinks_known]);
-    let publish = publish::publish(&mut c, file, &uplinks, &uplinks_known, (nat_ports, workers));
+    let (sets, set_files) = sets::sets(&mut c, file, set_files);
+    let rules = filter::rules(&mut c, file, &uplinks, &sets, [&policies_known, &uplinks_known]);
+    let ports = (nat_ports, workers);
+    let publish = publish::publish(&mut c, file, &uplinks, &uplinks_known, &sets, ports);
+    let sets = sets.finish(&mut c, &rules, &publish);
     let port_mapping = port_mapping::limits(&mut c, file, nat_ports);
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(warn::accepts_nothing(&uplinks, &rules, &publish));
@@ -49,7 +59,7 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
     if !c.problems.is_empty() {
         return Err(c.problems);
     }
-    Ok(Site {
+    let site = Site {
         hash,
         workers,
         cores,
@@ -75,12 +85,14 @@ pub fn resolve(file: &File, places: &Places<'_>, hash: u64) -> Result<Site, Vec<
         lans,
         uplinks,
         policies,
+        sets,
         rules,
         publish,
         port_mapping,
         mapped: Vec::new(),
         warnings: c.warnings,
-    })
+    };
+    Ok((site, set_files))
 }
 
 /// Refuses a site without a side, and more of anything than there is room for.

@@ -9,6 +9,7 @@ use weir_layout::control::{RuleAction, RuleFrom};
 
 use super::checker::Checker;
 use super::schema::{self, File, Protocol, Rule};
+use super::sets::{Among, Known};
 use super::{RuleConfig, Site, UplinkConfig};
 
 /// What becomes of packets that would begin a flow and match a rule.
@@ -57,8 +58,7 @@ impl RuleConfig {
 
     /// May packets of the family match?
     pub fn is_of(&self, family: Family) -> bool {
-        let prefixes = [self.source, self.destination];
-        prefixes.iter().flatten().all(|net| weir_view::family(net.addr()) == family)
+        [self.source, self.destination].iter().flatten().all(|of| of.concerns(family))
     }
 }
 
@@ -74,6 +74,7 @@ pub fn rules(
     c: &mut Checker<'_>,
     file: &File,
     uplinks: &[UplinkConfig],
+    sets: &Known,
     [policies, known]: [&HashMap<String, usize>; 2],
 ) -> Vec<RuleConfig> {
     let interfaces = file.lan.iter().map(|lan| lan.get_ref().interface.get_ref().clone());
@@ -86,10 +87,12 @@ pub fn rules(
         }
         let protocol = protocol(c, r);
         let (source_ports, destination_ports) = ports(c, rule, protocol);
-        let (source, destination) = prefixes(c, rule, file.has_ipv6());
+        let (source, destination) = ends(c, rule, sets, file.has_ipv6());
         let name = r.name.as_ref().map(|name| name.get_ref().clone());
+        let name = name.unwrap_or_else(|| format!("rule-{}", index + 1));
+        c.warnings.extend(nobody(&name, [source, destination], file.has_ipv6()));
         let config = RuleConfig {
-            name: name.unwrap_or_else(|| format!("rule-{}", index + 1)),
+            name,
             uplinks: by(c, rule, uplinks.len() as u8, known),
             in_lan: r.in_interface.as_ref().map(|i| c.find("LAN interface", i, &lans)),
             source,
@@ -268,26 +271,47 @@ fn ports(c: &mut Checker<'_>, rule: &Spanned<Rule>, protocol: u8) -> (Ports, Por
     (source, destination)
 }
 
-/// Source and destination, of one family that an uplink has.
-fn prefixes(
+/// Source and destination; prefixes are of one family, which an uplink has.
+fn ends(
     c: &mut Checker<'_>,
     rule: &Spanned<Rule>,
+    sets: &Known,
     has_ipv6: bool,
-) -> (Option<IpNet>, Option<IpNet>) {
+) -> (Option<Among>, Option<Among>) {
     let r = rule.get_ref();
-    let (source, destination) = (r.source.as_ref(), r.destination.as_ref());
-    let (source, destination) = (source.map(|p| c.prefix(p)), destination.map(|p| c.prefix(p)));
+    let source = r.source.as_ref().map(|given| sets.among(c, given));
+    let destination = r.destination.as_ref().map(|given| sets.among(c, given));
+    let prefix = |end: Option<Among>| match end {
+        Some(Among::Prefix(net)) => Some(net),
+        _ => None,
+    };
+    let prefixes = [prefix(source), prefix(destination)];
     let is_v6 = |prefix: &IpNet| matches!(prefix, IpNet::V6(_));
-    if let (Some(IpNet::V4(v4)), Some(IpNet::V6(v6))) | (Some(IpNet::V6(v6)), Some(IpNet::V4(v4))) =
-        (source, destination)
+    if let [Some(IpNet::V4(v4)), Some(IpNet::V6(v6))] | [Some(IpNet::V6(v6)), Some(IpNet::V4(v4))] =
+        prefixes
     {
         let message = format!("no packet has an address in {v4} and one in {v6}");
         c.refuse(rule.span(), message, "write a rule for each family");
-    } else if let Some(v6) = [source, destination].into_iter().flatten().find(is_v6)
+    } else if let Some(v6) = prefixes.into_iter().flatten().find(is_v6)
         && !has_ipv6
     {
         let message = format!("prefix {v6} is of IPv6, and no uplink is");
         c.refuse(rule.span(), message, "give an uplink `ipv6`, or remove the rule");
     }
     (source, destination)
+}
+
+/// Says of a rule that its sets leave it nobody: what they hold changes, so that this is no error. Of a
+/// set that is empty, that alone is said.
+fn nobody(name: &str, ends: [Option<Among>; 2], has_ipv6: bool) -> Option<String> {
+    let has = |end: &Among, family| end.concerns(family) && (has_ipv6 || family == Family::V4);
+    let ends = || ends.iter().flatten();
+    let is_somebody = |family: Family| ends().all(|end| has(end, family));
+    let any_set = ends().any(|end| matches!(end, Among::Set { .. }));
+    let any_empty = ends().any(|end| !Family::ALL.into_iter().any(|of| end.concerns(of)));
+    (any_set && !any_empty && !Family::ALL.into_iter().any(is_somebody)).then(|| {
+        format!(
+            "rule {name} matches nothing: its sets have no prefix of a family that it could be about"
+        )
+    })
 }

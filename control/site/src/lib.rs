@@ -9,6 +9,7 @@
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
+//! | `sets` | sets of prefixes, and their files |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
 //! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
@@ -55,6 +56,7 @@ pub mod room;
 pub mod rules;
 mod schema;
 mod service_ports;
+mod sets;
 mod sources;
 mod trust;
 mod uplinks;
@@ -85,6 +87,7 @@ pub use prefixes::{SHARED, fault_of_delegated, may_share};
 pub use publish::{PublishConfig, Service, TCP, To, UDP};
 pub use ra::RaConfig;
 pub use service_ports::LEASES;
+pub use sets::{Among, SetConfig, SetFile, SetFiles, Sets};
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
 /// stand for themselves wherever weir writes it?
@@ -161,6 +164,8 @@ pub struct Site {
     pub uplinks: Vec<UplinkConfig>,
     /// Policies.
     pub policies: Vec<PolicyConfig>,
+    /// Sets of prefixes.
+    pub sets: Sets,
     /// Rules, in order.
     pub rules: Vec<RuleConfig>,
     /// Published services, in order.
@@ -329,10 +334,10 @@ pub struct RuleConfig {
     pub uplinks: Option<Vec<u8>>,
     /// LAN port, as an index into [`Site::lans`].
     pub in_lan: Option<usize>,
-    /// Source prefix; packets of the other family do not match.
-    pub source: Option<IpNet>,
-    /// Destination prefix, of the family of the other one.
-    pub destination: Option<IpNet>,
+    /// Sources; packets of a family that they are not of do not match.
+    pub source: Option<Among>,
+    /// Destinations, likewise.
+    pub destination: Option<Among>,
     /// IP protocol, 0 = any.
     pub protocol: u8,
     /// Source ports, inclusive.
@@ -345,13 +350,26 @@ pub struct RuleConfig {
     pub verdict: Verdict,
 }
 
-/// Reads and checks a file, without looking at the kernel. The errors are ready to print.
+/// Reads and checks a file, and those of its sets, without looking at the kernel. The errors are ready
+/// to print.
 pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
-    read(path).map(|(_, site)| site)
+    let file = path.display().to_string();
+    read(path, SetFiles::Beside(sets::folder(&file))).map(|reading| reading.site)
 }
 
-/// As [`load()`], with the text.
-pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
+/// What was read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The file's text.
+    pub text: String,
+    /// The files of its sets.
+    pub set_files: Vec<SetFile>,
+    /// What they say.
+    pub site: Site,
+}
+
+/// As [`load()`], with what was read; the files of sets are where `set_files` says.
+pub fn read(path: &Path, set_files: SetFiles<'_>) -> Result<Reading, Vec<Problem>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| {
         vec![Problem::whole(
@@ -360,23 +378,37 @@ pub fn read(path: &Path) -> Result<(String, Site), Vec<Problem>> {
             "give the right path with --config",
         )]
     })?;
-    let site = parse(&file, &text)?;
-    Ok((text, site))
+    let (site, set_files) = resolve(&file, &text, set_files)?;
+    Ok(Reading { text, set_files, site })
 }
 
 /// As [`load()`], for text that is at hand.
 pub fn parse(file: &str, text: &str) -> Result<Site, Vec<Problem>> {
+    resolve(file, text, SetFiles::Beside(sets::folder(file))).map(|(site, _)| site)
+}
+
+fn resolve(
+    file: &str,
+    text: &str,
+    set_files: SetFiles<'_>,
+) -> Result<(Site, Vec<SetFile>), Vec<Problem>> {
     let places = place::Places::new(file, text);
     let mut problems = Vec::new();
     let site = read::read(text, &places, &mut problems).and_then(|raw| {
         let unread: BTreeSet<_> = problems.iter().map(|problem| problem.line).collect();
         // What stands beside that, lacks it, and all is said.
-        let is_its_own = |problem: &Problem| problem.line == 0 || !unread.contains(&problem.line);
-        check::resolve(&raw, &places, weir_layout::checksum64(text.as_bytes()))
+        let is_its_own = |problem: &Problem| {
+            problem.line == 0 || problem.file != file || !unread.contains(&problem.line)
+        };
+        check::resolve(&raw, &places, weir_layout::checksum64(text.as_bytes()), set_files)
             .map_err(|more| problems.extend(more.into_iter().filter(is_its_own)))
             .ok()
     });
-    problems.sort_by_key(|problem| (problem.line, problem.column));
+    // What is wrong with other files comes behind, as it was found.
+    problems.sort_by_key(|problem| match problem.file == file {
+        true => (false, problem.line, problem.column),
+        false => (true, 0, 0),
+    });
     site.filter(|_| problems.is_empty()).ok_or(problems)
 }
 

@@ -9,9 +9,11 @@ use ipnet::IpNet;
 use toml::Spanned;
 use weir_layout::Family;
 use weir_layout::control::{MAX_PUBLISHED, MAX_PUBLISHED_ALLOWED, Translate};
+use weir_layout::prefix_sets::MAX_SETS;
 
 use super::checker::Checker;
-use super::schema::{File, Ports, Publish, Texts};
+use super::schema::{Among, File, Ports, Publish, Texts};
+use super::sets::Known;
 use super::{UplinkConfig, service_ports};
 
 /// IP protocol number of TCP (IANA).
@@ -32,8 +34,12 @@ pub struct PublishConfig {
     pub to: Vec<To>,
     /// Indices of the uplinks.
     pub uplinks: Vec<u8>,
-    /// Whom it is open to; none: everybody.
+    /// Whom it is open to; neither these nor a set: everybody.
     pub from: Vec<IpNet>,
+    /// Bit *n* set: to those too that set *n* holds.
+    pub allowed_sets: u64,
+    /// Bit *n* set: to none that set *n* holds.
+    pub barred_sets: u64,
     /// Where in the file.
     pub line: usize,
 }
@@ -84,7 +90,7 @@ impl PublishConfig {
         })
     }
 
-    /// Whom its services of a family are open to; none: everybody.
+    /// The prefixes of those that its services of a family are open to.
     pub fn allowed(&self, family: Family) -> impl Iterator<Item = &IpNet> {
         self.from.iter().filter(move |net| weir_view::family(net.addr()) == family)
     }
@@ -109,12 +115,13 @@ pub fn publish(
     file: &File,
     uplinks: &[UplinkConfig],
     known: &HashMap<String, usize>,
+    sets: &Known,
     (nat_ports, workers): ((u16, u16), u8),
 ) -> Vec<PublishConfig> {
     c.unique("publish", file.publish.iter().map(|publish| &publish.get_ref().name));
     let mut all: Vec<PublishConfig> = Vec::new();
     for given in &file.publish {
-        let Some(publish) = one(c, given, uplinks, known) else { continue };
+        let Some(publish) = one(c, given, uplinks, known, sets) else { continue };
         if let Some((other, uplink)) = clash(&publish, &all, uplinks) {
             let message = format!(
                 "publish \"{}\" has ports of publish \"{other}\" by uplink {uplink}",
@@ -146,6 +153,7 @@ fn one(
     given: &Spanned<Publish>,
     uplinks: &[UplinkConfig],
     known: &HashMap<String, usize>,
+    sets: &Known,
 ) -> Option<PublishConfig> {
     let p = given.get_ref();
     c.name("publish", &p.name);
@@ -159,10 +167,18 @@ fn one(
     if named && by.is_empty() {
         c.refuse(given.span(), "no uplink is named", "name some, or remove `uplinks` for all");
     }
-    let from: Option<Vec<IpNet>> =
-        p.from.as_ref().map(|nets| nets.iter().map(|net| c.prefix(net)).collect());
-    if from.as_ref().is_some_and(Vec::is_empty) {
+    if p.from.as_ref().is_some_and(Vec::is_empty) {
         c.refuse(given.span(), "`from` names nobody", "name some, or remove it for everybody");
+    }
+    let (mut from, mut allowed_sets, mut barred_sets) = (Vec::new(), 0, 0);
+    for whom in p.from.iter().flatten() {
+        match whom.get_ref() {
+            Among::Prefix(net) => from.push(c.prefix(&Spanned::new(whom.span(), *net))),
+            Among::Set { name, negated } => {
+                let sets = 1 << (sets.number(c, name, whom) % MAX_SETS);
+                *(if *negated { &mut barred_sets } else { &mut allowed_sets }) |= sets;
+            }
+        }
     }
     let (lo, hi) = ports?;
     let to = to(c, &p.to, (lo, hi));
@@ -172,10 +188,12 @@ fn one(
         ports: (lo, hi),
         to,
         uplinks: by,
-        from: from.unwrap_or_default(),
+        from,
+        allowed_sets,
+        barred_sets,
         line: c.places.line(given.span().start),
     };
-    fits(c, given, &publish, uplinks);
+    fits(c, given, &publish, uplinks, sets);
     Some(publish)
 }
 
@@ -185,6 +203,7 @@ fn fits(
     given: &Spanned<Publish>,
     publish: &PublishConfig,
     uplinks: &[UplinkConfig],
+    sets: &Known,
 ) {
     let (to, span) = (given.get_ref().to.span(), given.span());
     if let Some(port) = service_ports::of_leases(publish) {
@@ -194,7 +213,7 @@ fn fits(
             "publish other ports",
         );
     }
-    if publish.to.contains(&To::Gateway) && !publish.from.is_empty() {
+    if publish.to.contains(&To::Gateway) && given.get_ref().from.is_some() {
         c.refuse(
             span.clone(),
             "`from` is for services of hosts",
@@ -222,9 +241,17 @@ fn fits(
                  reached there on its own ports, by everybody"
             ));
         }
-        if !publish.from.is_empty() && publish.allowed(family).next().is_none() {
+        let has_none = publish.allowed(family).next().is_none();
+        let mut of_sets = (0..MAX_SETS).filter(|number| publish.allowed_sets >> number & 1 != 0);
+        if !publish.from.is_empty() && has_none && publish.allowed_sets == 0 {
             let message = format!("`from` has no prefix of the family of {host}");
             c.refuse(span.clone(), message, "add one, or remove the address");
+        } else if publish.allowed_sets != 0 && has_none && !of_sets.any(|it| sets.has(it, family)) {
+            let name = &publish.name;
+            c.warnings.push(format!(
+                "publish \"{name}\": nobody reaches {host}: the sets of `from` have no prefix of \
+                 its family"
+            ));
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct File {
     #[serde(default)]
     pub policy: Vec<Spanned<Policy>>,
     #[serde(default)]
+    pub set: Vec<Spanned<Set>>,
+    #[serde(default)]
     pub rule: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub publish: Vec<Spanned<Publish>>,
@@ -395,14 +397,53 @@ pub struct Member {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Set {
+    pub name: Spanned<String>,
+    pub file: Option<Spanned<PathBuf>>,
+    pub prefixes: Option<Vec<Spanned<String>>>,
+}
+
+/// Addresses: of a prefix, or of a set by its name, or all that this does not hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Among {
+    Prefix(IpNet),
+    Set { name: String, negated: bool },
+}
+
+impl TryFrom<String> for Among {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (rest, negated) = match text.strip_prefix('!') {
+            Some(rest) => (rest, true),
+            None => (text.as_str(), false),
+        };
+        if let Some(name) = rest.strip_prefix('@') {
+            return Ok(Self::Set { name: name.to_owned(), negated });
+        }
+        if negated {
+            return Err(format!(
+                "\"{text}\": `!` stands before a set. Write \"!@name\", and [[set]] with this name \
+                 and prefixes = [\"{rest}\"]"
+            ));
+        }
+        text.parse().map(Self::Prefix).map_err(|error: ipnet::AddrParseError| {
+            format!("\"{text}\": {error}. Write a prefix, or \"@name\" of a set")
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     pub name: Option<Spanned<String>>,
     #[serde(default)]
     pub from: RuleFrom,
     pub uplinks: Option<Spanned<Vec<Spanned<String>>>>,
     pub in_interface: Option<Spanned<String>>,
-    pub source: Option<Spanned<IpNet>>,
-    pub destination: Option<Spanned<IpNet>>,
+    pub source: Option<Spanned<Among>>,
+    pub destination: Option<Spanned<Among>>,
     pub protocol: Option<Spanned<Protocol>>,
     pub source_ports: Option<Spanned<String>>,
     pub destination_ports: Option<Spanned<String>>,
@@ -438,7 +479,7 @@ pub struct Publish {
     pub ports: Spanned<Ports>,
     pub to: Spanned<Texts>,
     pub uplinks: Option<Vec<Spanned<String>>>,
-    pub from: Option<Vec<Spanned<IpNet>>>,
+    pub from: Option<Vec<Spanned<Among>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -177,8 +177,8 @@ pub fn of_file(
             (by, of_other) => by.is_none() && of_other.is_none(),
         };
         let everything = rule.in_lan.is_none()
-            && rule.source.is_none_or(|net| net.prefix_len() == 0)
-            && rule.destination.is_none_or(|net| net.prefix_len() == 0)
+            && rule.source.is_none_or(|of| of.is_everything())
+            && rule.destination.is_none_or(|of| of.is_everything())
             && rule.protocol == 0
             && rule.source_ports.is_none()
             && rule.destination_ports.is_none()
@@ -286,7 +286,7 @@ fn nowhere(
         })
     };
     let is_of_ipv4 = |rule: &&RuleConfig| {
-        [rule.source, rule.destination].iter().flatten().any(|net| net.addr().is_ipv4())
+        [rule.source, rule.destination].iter().flatten().any(|of| !of.concerns(Family::V6))
     };
     let by_rules = rules.iter().filter(|rule| !is_of_ipv4(rule));
     let by_rules = by_rules.filter_map(|rule| Some((&rule.name, rule.verdict.policy()?)));

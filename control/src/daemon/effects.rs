@@ -93,6 +93,7 @@ impl Executor {
         }
         self.enter(effects.hosts, effects.hosts6).for_each(|family| decider.hosts_failed(family));
         if let Some(mut half) = effects.half {
+            self.writer.enter_sets(&decider.site().sets.ranges());
             let live = Family::ALL.map(|family| decider.tables(family).live());
             let epoch = self.writer.publish(&mut half, live.each_ref().map(Vec::as_slice));
             for family in Family::ALL {

@@ -543,7 +543,7 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<u32, DropReason> {
         let p = &work.parsed;
         let traffic = traffic_of(work);
-        let policy = steering::policy(&cx.snapshot.half, &traffic);
+        let policy = steering::policy(&cx.snapshot.half, &cx.control, &traffic);
         let connected = p.proto == tcp::PROTOCOL && !opens(p);
         let from = (action.uplink, action.flags & flag::NAT != 0);
         let elsewhere = cx.elsewhere(from, policy, &traffic);

@@ -150,7 +150,8 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) {
         let traffic = self.traffic_in(cx, entry);
-        let Some(number) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
+        let Some(number) = steering::policy_by_address(&cx.snapshot.half, &cx.control, &traffic)
+        else {
             return;
         };
         let Some(policy) = cx.snapshot.half.policies.get(usize::from(number)) else { return };

@@ -25,7 +25,7 @@ impl Context {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<Ruling, DropReason> {
-        let ruling = steering::ruling(&self.snapshot.half, traffic);
+        let ruling = steering::ruling(&self.snapshot.half, &self.control, traffic);
         if ruling.action.denies() {
             Err(self.deny(work, &ruling, received, out))
         } else {
@@ -79,7 +79,7 @@ impl<F: Stored> Sessions<F> {
     /// decides, which no entry keeps, they do not.
     pub(super) fn is_denied(&self, cx: &Context, entry: &Entry<F>) -> bool {
         let traffic = self.traffic_in(cx, entry);
-        let ruling = steering::ruling_by_address(&cx.snapshot.half, &traffic);
+        let ruling = steering::ruling_by_address(&cx.snapshot.half, &cx.control, &traffic);
         ruling.is_some_and(|ruling| ruling.action.denies())
     }
 

@@ -193,6 +193,6 @@ fn may_answer<F: Family>(
         label: 0,
     };
     // With the code point that most have.
-    let ruling = steering::ruling(&cx.snapshot.half, &traffic);
+    let ruling = steering::ruling(&cx.snapshot.half, &cx.control, &traffic);
     !ruling.action.denies() && ruling.policy == endpoint.policy
 }

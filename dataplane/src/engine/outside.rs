@@ -80,7 +80,7 @@ impl Context {
     /// What rules about uplinks say of a packet that an uplink brought, which is this for its host.
     pub(super) fn ruling_outside<F: Family>(&self, work: &Work<F>, inside: &FlowKey<F>) -> Ruling {
         let traffic = Traffic { dscp: work.parsed.dscp, ..traffic_to(work.port, inside) };
-        steering::ruling(&self.snapshot.half, &traffic)
+        steering::ruling(&self.snapshot.half, &self.control, &traffic)
     }
 
     /// Would a flow that began outside begin now, given its entry of what came in? Where a code point
@@ -91,7 +91,9 @@ impl Context {
         let inside =
             FlowKey::<F>::new(asked.src(), to.dst(), asked.sport(), to.dport(), asked.proto());
         let traffic = traffic_to(self.port_of(uplink), &inside);
-        let Some(ruling) = steering::ruling_by_address(half, &traffic) else { return true };
+        let Some(ruling) = steering::ruling_by_address(half, &self.control, &traffic) else {
+            return true;
+        };
         if ruling.action.denies() {
             return false;
         }

@@ -91,7 +91,7 @@ impl<F: Stored> Sessions<F> {
             return;
         }
         let traffic = traffic_of(work);
-        let ruling = steering::ruling(&cx.snapshot.half, &traffic);
+        let ruling = steering::ruling(&cx.snapshot.half, &cx.control, &traffic);
         if ruling.action.denies() {
             return;
         }

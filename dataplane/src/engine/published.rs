@@ -81,7 +81,7 @@ impl Context {
         let host = F::Address::from_address(forward.inside);
         let inside = FlowKey::new(p.src, host, p.sport, dport, p.proto);
         let asked = Asked { by: Entrance::Service(number), rule: None, uplink, inside };
-        Some((asked, self.snapshot.half.is_open_to(forward, p.src)))
+        Some((asked, self.is_open_to(forward, p.src) == Some(true)))
     }
 
     /// Where the host is that a packet asks for. If that is not known it will be asked for.
@@ -102,6 +102,12 @@ impl Context {
             self.lane.add_forwarded(number);
         }
         asked.rule.into_iter().for_each(|rule| self.lane.add_rule(rule));
+    }
+
+    /// Is a service open to this source? As [`is_open_to`](weir_layout::control::ControlHalf::is_open_to).
+    fn is_open_to(&self, forward: &PortForward, source: impl IpAddress) -> Option<bool> {
+        let half = &self.snapshot.half;
+        half.is_open_to(forward, source, || self.control.sets_of(&half.sets, source))
     }
 
     /// The service of a host of which this holds that an uplink is open for at a port, and its number.
@@ -149,7 +155,7 @@ impl Context {
         let service = self.service::<F>(uplink, key.proto(), dport, |host| host == to.dst);
         service.is_some_and(|(_, forward)| {
             forward.port_inside(dport).to_be_bytes() == to.dport
-                && self.snapshot.half.is_open_to(forward, key.src())
+                && self.is_open_to(forward, key.src()) != Some(false)
         })
     }
 

@@ -191,7 +191,7 @@ impl<F: Stored> Sessions<F> {
     /// The endpoint whose mapping the flow uses, if it uses one.
     pub(super) fn endpoint_of(&self, cx: &Context, forward: &Entry<F>) -> Hashed<Endpoint<F>> {
         let traffic = self.traffic_in(cx, forward);
-        self.endpoint(steering::policy(&cx.snapshot.half, &traffic), &traffic)
+        self.endpoint(steering::policy(&cx.snapshot.half, &cx.control, &traffic), &traffic)
     }
 
     /// The endpoint that sends it, under a policy.

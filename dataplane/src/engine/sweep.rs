@@ -197,17 +197,20 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     Some(sum ^ checksum64(&[path.translate]))
 }
 
-/// A sum of the rules, 0 where no flow is for them to end, and of the published services.
+/// A sum of the rules, 0 where no flow is for them to end, and of the published services, with what is
+/// in the sets that they name.
 fn filter(half: &ControlHalf) -> u64 {
     let ends = |rule: &Rule| rule.action().denies() || rule.is_from(RuleFrom::Uplink);
     let any = half.rules().iter().any(ends);
-    let rules = if any { checksum64(half.rules().as_bytes()) } else { 0 };
+    let rules = if any { checksum64(half.rules().as_bytes()) ^ half.sets.checksum } else { 0 };
     let (services, count) = (half.port_forwards(), half.allowed_count as usize);
     if services.is_empty() {
         return rules;
     }
     let allowed = &half.allowed[..count.min(half.allowed.len())];
-    rules ^ checksum64(services.as_bytes()).rotate_left(1) ^ checksum64(allowed.as_bytes())
+    let sets = half.sets.checksum.rotate_left(2);
+    let services = checksum64(services.as_bytes()).rotate_left(1);
+    rules ^ services ^ checksum64(allowed.as_bytes()) ^ sets
 }
 
 /// Is it a connection that neither end has closed?
@@ -406,7 +409,8 @@ impl<F: Stored> Sessions<F> {
         }
         let traffic = self.traffic_in(cx, entry);
         // Where a code point decides, the next packet has it.
-        let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &traffic) else {
+        let Some(policy) = steering::policy_by_address(&cx.snapshot.half, &cx.control, &traffic)
+        else {
             return Outcome::None;
         };
         let from = (entry.uplink, entry.flags & flag::NAT != 0);

@@ -27,6 +27,7 @@ mod published;
 mod robustness;
 mod sequences;
 mod services;
+mod sets;
 mod source;
 mod spoofing;
 mod tcp_mapping;

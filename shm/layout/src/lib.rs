@@ -17,6 +17,7 @@
 //! | [`nat_log`] of allocations | `NAT_LOG` | one ring per worker | control |
 //! | what is written of it | `NAT_LOG_READ` | control process | workers, CLI |
 //! | dataplane [`status`] | `STATUS` | dataplane | control, CLI |
+//! | [prefix sets](prefix_sets) | `SETS` | control process | workers, CLI |
 //! | [`sysctls`] as they were before weir | `SYSCTLS` | control process | CLI |
 //!
 //! Numbers are in host byte order unless a field says "network order"; addresses and ports that
@@ -37,6 +38,7 @@ pub mod flow;
 pub mod flow6;
 pub mod nat_log;
 pub mod observations;
+pub mod prefix_sets;
 pub mod set;
 pub mod status;
 pub mod sysctls;
@@ -90,6 +92,8 @@ pub enum RegionKind {
     NatLog = 7,
     /// [`nat_log::Reader`]
     NatLogRead = 8,
+    /// The [sets of prefixes](prefix_sets).
+    Sets = 9,
 }
 
 /// Identification at offset 0 of a region.

@@ -1,12 +1,14 @@
-//! Writing and reading the control page and the bucket tables.
+//! Writing and reading the control page, the bucket tables and the sets of prefixes.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | this one | the region, and its words |
 //! | `read` | copies of what is published |
+//! | `sets` | the sets of prefixes, in place |
 //! | `write` | the writing side |
 
 mod read;
+mod sets;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use weir_layout::control::{
     BUCKET_BANKS, BUCKETS, BucketTable, ControlHalf, ControlPage, PathId, TABLES, table_index,
 };
+use weir_layout::prefix_sets::REGION;
 use weir_layout::{Family, MAX_POLICIES};
 use zerocopy::FromZeros;
 
@@ -27,18 +30,20 @@ use crate::{Error, Pins, publish};
 pub use read::{Current, Snapshot};
 pub use write::{BoundPorts, ControlWriter, StateWords};
 
-/// The control page and the bucket tables, mapped.
+/// The control page, the bucket tables and the sets of prefixes, mapped.
 #[derive(Clone, Debug)]
 pub struct ControlRegion {
     page: Arc<Mmap>,
     buckets: Arc<Mmap>,
+    sets: Arc<Mmap>,
 }
 
 impl ControlRegion {
     /// Opens the pinned regions, creating them when `access` is [`Access::Write`].
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
         let (page, buckets) = (pins.control(access)?, pins.buckets(access)?);
-        Ok(Self { page: Arc::new(page), buckets: Arc::new(buckets) })
+        let sets = Arc::new(pins.sets(access)?);
+        Ok(Self { page: Arc::new(page), buckets: Arc::new(buckets), sets })
     }
 
     /// Regions of this process alone.
@@ -46,6 +51,7 @@ impl ControlRegion {
         Ok(Self {
             page: Arc::new(Mmap::anonymous(size_of::<ControlPage>())?),
             buckets: Arc::new(Mmap::anonymous(BUCKET_BANKS * TABLES * BUCKETS)?),
+            sets: Arc::new(Mmap::anonymous(REGION)?),
         })
     }
 

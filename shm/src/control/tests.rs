@@ -3,6 +3,7 @@
 use weir_layout::NONE;
 use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{Mac, Name, PORT_WORDS, PortRole};
+use weir_layout::prefix_sets::{self, Ranges, offset};
 
 use super::write::{common, links};
 use super::*;
@@ -161,4 +162,107 @@ fn tables_are_per_family_and_a_family_without_any_has_none() {
     assert_eq!(publish(&[]), [Some(1), None]);
     assert_eq!(publish(&[&[2; BUCKETS]]), [Some(1), Some(2)]);
     assert_eq!(publish(&[]), [Some(1), None]);
+}
+
+/// 10.0.0.0/8 in set 0, but for 10.1.0.0/16, which is in set 1, as is 2001:db8::/32.
+const SETS: Ranges<'_> = Ranges {
+    firsts4: &[0x0a00_0000, 0x0a01_0000, 0x0a02_0000, 0x0b00_0000],
+    masks4: &[1, 2, 1, 0],
+    firsts6: &[[0x2001_0db8 << 32, 0], [0x2001_0db9 << 32, 0]],
+    masks6: &[2, 0],
+};
+
+#[test]
+fn an_address_is_in_the_sets_of_its_range() {
+    let (mut writer, mut half) = writer();
+    writer.enter_sets(&SETS);
+    writer.publish(&mut half, [&[], &[]]);
+    let region = writer.region().clone();
+    let v4 = |address: [u8; 4]| region.sets_of(&half.sets, address);
+    let ends =
+        [[9, 255, 255, 255], [10, 0, 0, 0], [10, 1, 0, 0], [10, 2, 0, 0], [10, 255, 255, 255]];
+    assert_eq!(ends.map(v4), [Some(0), Some(1), Some(2), Some(1), Some(1)]);
+    assert_eq!([[11, 0, 0, 0], [255; 4], [0; 4]].map(v4), [Some(0); 3]);
+    let v6 = |first: u32| {
+        let mut address = [0xff; 16];
+        address[..4].copy_from_slice(&first.to_be_bytes());
+        region.sets_of(&half.sets, address)
+    };
+    assert_eq!([0x2001_0db7, 0x2001_0db8, 0x2001_0db9].map(v6), [Some(0), Some(2), Some(0)]);
+    assert!(region.has_sound_sets(&half.sets));
+}
+
+#[test]
+fn sets_that_have_not_changed_are_not_written_again_by_another_process_either() {
+    let (mut writer, mut half) = writer();
+    for sets in [&SETS, &SETS] {
+        writer.enter_sets(sets);
+        writer.publish(&mut half, [&[], &[]]);
+        assert_eq!(half.sets.generation, 1);
+    }
+    let mut next = ControlWriter::new(writer.region().clone(), NextHops::anonymous().unwrap());
+    next.enter_sets(&SETS);
+    next.publish(&mut half, [&[], &[]]);
+    assert_eq!((half.sets.generation, half.sets.checksum), (1, SETS.checksum()));
+    next.enter_sets(&Ranges::default());
+    next.publish(&mut half, [&[], &[]]);
+    assert_eq!((half.sets.generation, half.sets.checksum, half.sets.ranges), (2, 0, [0, 0]));
+}
+
+#[test]
+fn sets_are_those_of_the_state_for_as_long_as_their_room_is_not_taken() {
+    let (mut writer, mut half) = writer();
+    let region = writer.region().clone();
+    let mut publish = |sets: &Ranges<'_>| {
+        writer.enter_sets(sets);
+        writer.publish(&mut half, [&[], &[]]);
+        half.sets
+    };
+    let found = |sets| region.sets_of(sets, [10, 0, 0, 1]);
+    let all = Ranges { firsts4: &[0], masks4: &[4], ..Ranges::default() };
+    let first = publish(&SETS);
+    let second = publish(&all);
+    assert_eq!([&first, &second].map(found), [Some(1), Some(4)]);
+    let third = publish(&SETS);
+    assert_eq!([&first, &second, &third].map(found), [None, Some(4), Some(1)]);
+    assert!(!region.has_sound_sets(&first) && region.has_sound_sets(&third));
+}
+
+#[test]
+fn a_process_that_ended_while_it_wrote_sets_leaves_those_that_are_in_force() {
+    let (mut writer, mut half) = writer();
+    writer.enter_sets(&SETS);
+    writer.publish(&mut half, [&[], &[]]);
+    let region = writer.region().clone();
+    region.store_sets(half.sets.generation + 1, &Ranges { firsts4: &[7], ..Ranges::default() });
+    let in_force = half.sets;
+    let mut next = ControlWriter::new(region.clone(), NextHops::anonymous().unwrap());
+    let found = || region.sets_of(&in_force, [10, 0, 0, 1]);
+    assert_eq!(found(), Some(1));
+    next.enter_sets(&Ranges { firsts4: &[0], masks4: &[8], ..Ranges::default() });
+    assert_eq!(found(), Some(1), "until the half is published, and for one more");
+    next.publish(&mut half, [&[], &[]]);
+    assert_eq!(region.sets_of(&half.sets, [10, 0, 0, 1]), Some(8));
+}
+
+#[test]
+fn sets_in_foreign_memory_are_refused_and_written_anew() {
+    let (mut writer, mut half) = writer();
+    writer.enter_sets(&SETS);
+    writer.publish(&mut half, [&[], &[]]);
+    let region = writer.region().clone();
+    let at = prefix_sets::bank(half.sets.generation) + offset::MASKS4;
+    region.sets.view::<AtomicU64>(at)[0].store(1 << 63, Ordering::Relaxed);
+    assert!(!region.has_sound_sets(&half.sets));
+    let mut next = ControlWriter::new(region.clone(), NextHops::anonymous().unwrap());
+    next.enter_sets(&SETS);
+    next.publish(&mut half, [&[], &[]]);
+    assert!(region.has_sound_sets(&half.sets));
+    // More than there can be is no more than there is.
+    half.sets.ranges = [u32::MAX; 2];
+    assert!(region.sets_of(&half.sets, [255; 4]).is_some());
+    assert!(region.sets_of(&half.sets, [255; 16]).is_some());
+    // A map that was made anew has begun nothing.
+    half.sets.generation += 5;
+    assert_eq!(region.sets_of(&half.sets, [10, 0, 0, 1]), None);
 }

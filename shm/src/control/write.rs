@@ -7,6 +7,7 @@ use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
 use weir_layout::control::{
     BucketTable, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS, PathId, Port,
 };
+use weir_layout::prefix_sets::{Ranges, Sets};
 use weir_layout::{Family, MAX_PORTS, checksum64};
 use zerocopy::IntoBytes;
 
@@ -59,6 +60,19 @@ pub struct ControlWriter {
     last: Option<Instant>,
     /// By port: where it led as last published.
     links: [Option<Link>; MAX_PORTS],
+    /// The bank of sets that halves are published with.
+    sets: Bank,
+    /// The generation of sets of the half that was published last.
+    sets_in_force: u64,
+}
+
+/// What a bank of sets holds, as a half says it.
+#[derive(Debug)]
+struct Bank {
+    generation: u64,
+    /// None: it is not what the half says.
+    checksum: Option<u64>,
+    ranges: [u32; Family::COUNT],
 }
 
 impl ControlWriter {
@@ -70,7 +84,10 @@ impl ControlWriter {
             next_hops.set(&adjacency::next_hops(&current.half));
         }
         let links = links(&current.half);
-        Self { region, next_hops, last: None, links }
+        let Sets { checksum, generation, ranges, .. } = current.half.sets;
+        let checksum = region.has_sound_sets(&current.half.sets).then_some(checksum);
+        let sets = Bank { generation, checksum, ranges };
+        Self { region, next_hops, last: None, links, sets, sets_in_force: generation }
     }
 
     /// The reading side.
@@ -94,9 +111,24 @@ impl ControlWriter {
         self.words().set(path, state);
     }
 
+    /// Has the halves that are published from now on go with these sets of prefixes, which takes
+    /// milliseconds where they are many and others than before. The half says whose they are.
+    pub fn enter_sets(&mut self, ranges: &Ranges<'_>) {
+        let checksum = Some(ranges.checksum());
+        if self.sets.checksum == checksum {
+            return;
+        }
+        // The bank that the published half does not name, whatever else was begun.
+        let generation = self.sets_in_force.wrapping_add(1);
+        self.region.store_sets(generation, ranges);
+        let ranges = [ranges.firsts4.len() as u32, ranges.firsts6.len() as u32];
+        self.sets = Bank { generation, checksum, ranges };
+    }
+
     /// Publishes `half`, the tables of its policies and its next hops as the next epoch, which it
     /// returns. `tables` has by [`Family`] those of the first policies; none where no uplink has a
-    /// path in the family. Fills in `epoch`, which tables there are, and the checksums. Waits out
+    /// path in the family. Fills in `epoch`, which tables there are, where the [sets](Self::enter_sets) are, and
+    /// the checksums. Waits out
     /// [`MIN_PUBLISH_GAP_US`] since the last one.
     ///
     /// Next hops stand outside the halves. Until nobody reads the earlier half any more, none has
@@ -118,6 +150,10 @@ impl ControlWriter {
             steering.has_table = table.is_some().into();
             steering.buckets_checksum = table.map_or(0, |table| checksum64(*table));
         }
+        let Bank { generation, checksum, ranges } = self.sets;
+        (half.sets.generation, half.sets.ranges) = (generation, ranges);
+        half.sets.checksum = checksum.unwrap_or(0);
+        self.sets_in_force = generation;
         half.checksum = half.compute_checksum();
 
         let next_hops = adjacency::next_hops(half);

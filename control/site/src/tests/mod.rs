@@ -4,6 +4,7 @@ mod health;
 mod ipv6;
 mod machine;
 mod publish;
+mod sets;
 mod warnings;
 
 use weir_view::{Kernel, Link};

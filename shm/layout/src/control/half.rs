@@ -7,6 +7,7 @@ use super::{
     PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port, PortBlocks, PortForward,
     PortSlot, Prefix, Rule, Stateless, TcpMapping, Timeouts, Translate, Uplink, carried, port_slot,
 };
+use crate::prefix_sets::Sets;
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
     checksum64,
@@ -102,6 +103,8 @@ pub struct ControlHalf {
     pub port_forwards: [PortForward; MAX_PORT_FORWARDS],
     /// Whom these are open to.
     pub allowed: [Prefix; MAX_ALLOWED],
+    /// The sets of prefixes.
+    pub sets: Sets,
 }
 
 impl ControlHalf {
@@ -198,10 +201,23 @@ impl ControlHalf {
         valid.get(first..first + usize::from(forward.allowed_count))
     }
 
-    /// Is a service open to this source?
-    pub fn is_open_to(&self, forward: &PortForward, source: impl IpAddress) -> bool {
-        let allowed = self.allowed(forward);
-        allowed.is_some_and(|of| of.is_empty() || of.iter().any(|prefix| source.is_in(prefix)))
+    /// Is a service open to this source? `sets` says which sets hold it, a bit each, and is asked where
+    /// the service has some. `None`: it does not know.
+    pub fn is_open_to(
+        &self,
+        forward: &PortForward,
+        source: impl IpAddress,
+        sets: impl FnOnce() -> Option<u64>,
+    ) -> Option<bool> {
+        let Some(allowed) = self.allowed(forward) else { return Some(false) };
+        let is_any = allowed.is_empty() && forward.allowed_sets == 0;
+        let is_named = is_any || allowed.iter().any(|prefix| source.is_in(prefix));
+        if forward.allowed_sets | forward.barred_sets == 0 {
+            return Some(is_named);
+        }
+        let sets = sets()?;
+        let is_barred = sets & forward.barred_sets != 0;
+        Some(!is_barred && (is_named || sets & forward.allowed_sets != 0))
     }
 
     /// The published services that an address and port inside are.

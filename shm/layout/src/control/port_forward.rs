@@ -22,7 +22,7 @@ pub const MAX_ALLOWED: usize = MAX_PUBLISHED_ALLOWED + MAX_MAPPED_ALLOWED;
 /// Ports of a block, see [`PortBlocks`].
 const BLOCK: usize = 64;
 
-/// A service of one family and protocol that uplinks are open for. 72 bytes.
+/// A service of one family and protocol that uplinks are open for. 88 bytes.
 ///
 /// What comes by one of the uplinks to one of the ports, at an address that its host has outside by
 /// that uplink, is for the host inside.
@@ -33,6 +33,10 @@ pub struct PortForward {
     pub name: Name,
     /// Bit *u* set: by uplink *u*.
     pub uplinks: u64,
+    /// Bit *n* set: sources that set *n* holds may too.
+    pub allowed_sets: u64,
+    /// Bit *n* set: those that set *n* holds may not.
+    pub barred_sets: u64,
     /// The host; all zero where the service is the gateway's own.
     pub inside: Address,
     /// Ports outside, first and last, inclusive.
@@ -41,7 +45,7 @@ pub struct PortForward {
     pub inside_port: u16,
     /// Index of its first entry in [`ControlHalf::allowed`](super::ControlHalf::allowed).
     pub allowed_first: u16,
-    /// Entries there, of which one must hold the source; 0: all may.
+    /// Entries there, of which one must hold the source. None, and no set either: all may.
     pub allowed_count: u16,
     /// IP protocol number: TCP or UDP.
     pub protocol: u8,
@@ -166,7 +170,7 @@ impl OpenPorts {
 }
 
 const _: () = {
-    assert!(size_of::<PortForward>() == 72 && size_of::<PortBlocks>() == 128);
+    assert!(size_of::<PortForward>() == 88 && size_of::<PortBlocks>() == 128);
     assert!(OPEN_PORTS.is_power_of_two());
 };
 

@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Name;
+use crate::prefix_sets::SetTest;
 
 /// What becomes of packets that would begin a flow and match a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,11 @@ pub struct Rule {
     /// [`RuleFrom`].
     pub from: u8,
     /// Zero.
-    pub reserved1: [u8; 27],
+    pub reserved1: [u8; 25],
+    /// Of the source.
+    pub source_set: SetTest,
+    /// Of the destination.
+    pub destination_set: SetTest,
 }
 
 impl Rule {
@@ -90,7 +95,9 @@ impl Rule {
             source_ports: [0, u16::MAX],
             destination_ports: [0, u16::MAX],
             from: RuleFrom::Lan as u8,
-            reserved1: [0; 27],
+            reserved1: [0; 25],
+            source_set: SetTest::ANY,
+            destination_set: SetTest::ANY,
         }
     }
 
