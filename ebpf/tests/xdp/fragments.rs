@@ -9,6 +9,9 @@ use weir_wire::key::FlowKey4;
 use crate::fixture::*;
 
 const LOCAL: (u32, Counter) = (PASS, Counter::XdpPassLocal);
+/// To a socket, of which there is none here.
+const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
+const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
 const RUNS: u32 = 10_000;
 /// Of strangers by an uplink, in a tick.
 const PATIENCE: u64 = 64;

@@ -152,7 +152,7 @@ mod tests {
         prefixes.iter().flat_map(|(net, _)| around(net)).collect()
     }
 
-    /// A prefix that is near others: within few bits of few places, or of any length.
+    /// A prefix of some set: near others, or anywhere, and of any length.
     fn prefix() -> impl Strategy<Value = (IpNet, u8)> {
         let v4 = (any::<u32>(), 0..=32u8, any::<bool>()).prop_map(|(bits, length, near)| {
             let bits = if near { 0x0a00_0000 | bits & 0xff } else { bits };
@@ -162,8 +162,7 @@ mod tests {
             let bits = if near { 0x2001 << 112 | bits & 0xff } else { bits };
             IpNet::new(Ipv6Addr::from(bits).into(), length).unwrap().trunc()
         });
-        let four = (prop_oneof![v4, v6], prop_oneof![0..4u8, 0..64u8]);
-        four
+        (prop_oneof![v4, v6], prop_oneof![0..4u8, 0..64u8])
     }
 
     proptest! {
