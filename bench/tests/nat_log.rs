@@ -114,8 +114,11 @@ fn whom_a_port_outside_was_of_is_in_the_log_whichever_process_was_killed() {
     site.weir.start_dataplane().unwrap();
     seen.extend(site.flows(20));
     site.wait_for(&seen);
-    wait::until("what stands to be listed", wait::BOUND, || {
-        Ok((read(&site.log).matches("\"event\":\"listed\"").count() >= 2).then_some(()))
+    wait::until("what stands to be listed by both dataplanes", wait::BOUND, || {
+        let log = read(&site.log);
+        let listings: Vec<_> = log.split("\"event\":\"listing\"").skip(1).collect();
+        let last = listings.last().is_some_and(|of| of.contains("\"event\":\"listed\""));
+        Ok((listings.len() >= 2 && last).then_some(()))
     })
     .unwrap();
     let log = read(&site.log);
