@@ -166,7 +166,7 @@ fn the_mapping_of_tcp_is_what_the_file_says() {
         for port in 40_000..40_008 {
             // The other has the port first, so that ours can be kept nowhere.
             let [other, ours] = [1, 0].map(|host| seen_by_servers(&site, &listeners, host, port));
-            let [other, ours] = [other, ours].map(|seen| BTreeSet::from_iter(seen));
+            let [other, ours] = [other, ours].map(BTreeSet::from_iter);
             if independent {
                 assert_eq!((ours.len(), other.len()), (1, 1), "{ours:?} {other:?}");
                 assert!(ours.is_disjoint(&other), "{ours:?} and {other:?} share a port");

@@ -193,13 +193,19 @@ fn open_regions(
         allowances: Allowances::open(pins)?,
         counters: Counters::open(pins, Access::Write)?,
         observations: Observations::open(pins, Access::Write)?,
-        nat_log: (half.nat_log != 0).then(|| NatLog::open(pins, Access::Write)).transpose()?,
+        nat_log: (half.nat_log != 0).then(|| open_log(pins)).flatten(),
         host_flows: HostFlows::default(),
         hash_key: status.hash_key(),
     };
     regions.flows.recover();
     regions.flows6.recover();
     Ok(regions)
+}
+
+/// Where allocations of NAT are told. Forwarding goes on without.
+fn open_log(pins: &Pins) -> Option<NatLog> {
+    let log = NatLog::open(pins, Access::Write);
+    log.inspect_err(|error| tracing::warn!("allocations of NAT are not logged: {error}")).ok()
 }
 
 /// Slots of the IPv6 flow table: as many as that of IPv4 has, while an uplink has a path of IPv6. A

@@ -129,7 +129,7 @@ impl StateOwner {
     /// The same of a flow that holds its endpoint's mapping, or none.
     #[inline(always)]
     pub const fn with_mapping(self, is_mapped: bool) -> Self {
-        Self(self.0 & !Self::MAPPED | is_mapped as u8 * Self::MAPPED)
+        Self(self.0 & !Self::MAPPED | (is_mapped as u8 * Self::MAPPED))
     }
 
     /// From the byte of shared memory, any of which is one.
