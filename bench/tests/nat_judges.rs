@@ -4,9 +4,14 @@
 //! A NAT that keeps ports looks endpoint-independent to it whatever it does, until another host has
 //! the same port at the same servers: so one sends from it first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use weir_kit::listeners;
@@ -18,6 +23,8 @@ use weir_kit::weir::Weir;
 use weir_layout::control::path_state;
 
 const PORTS: [u16; 2] = [3478, 3479];
+/// How long a connection is tried, or its first word waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Site {
     topology: Topology,
@@ -64,6 +71,41 @@ impl Site {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let verdict = said.lines().find(|line| line.contains("NAT with"));
         verdict.unwrap_or_else(|| panic!("no verdict: {said}")).trim().to_owned()
+    }
+}
+
+/// A host that begins flows all the time, until it is told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<anyhow::Result<usize>>,
+}
+
+impl Load {
+    fn start(site: &Site) -> Self {
+        let (stop, host) = (Arc::new(AtomicBool::new(false)), &site.topology.hosts[1]);
+        let (stopped, address) = (stop.clone(), host.address);
+        let sender = host.netns.thread("load", move || {
+            let mut sent = 0;
+            // Ports that the judge has no use for.
+            for port in (10_000..30_000).cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let socket = UdpSocket::bind((address, port)).unwrap();
+                for server in servers() {
+                    sent += usize::from(socket.send_to(b"load", (server, 9)).is_ok());
+                }
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            sent
+        });
+        Self { stop, sender: sender.unwrap() }
+    }
+
+    /// How many datagrams it sent.
+    fn stop(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.sender.join().unwrap().unwrap()
     }
 }
 
@@ -133,7 +175,7 @@ fn seen_by_servers(
     }
     // Resets: the next connections may have the same ports.
     for connection in &open {
-        sockopt::set_socket_linger(connection, Some(std::time::Duration::ZERO)).unwrap();
+        sockopt::set_socket_linger(connection, Some(Duration::ZERO)).unwrap();
     }
     seen
 }
@@ -143,8 +185,8 @@ fn connect(from: SocketAddrV4, to: SocketAddr) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     rustix::net::bind(&socket, &from).unwrap();
-    let bound = std::time::Duration::from_secs(10);
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(bound)).unwrap();
+    // Bounds the attempt to connect, too.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE)).unwrap();
     let done = rustix::net::connect(&socket, &to);
     done.unwrap_or_else(|error| panic!("{from} cannot connect to {to}: {error}"));
     TcpStream::from(socket)
@@ -181,4 +223,93 @@ fn the_mapping_of_tcp_is_what_the_file_says() {
         }
         site.weir.check_conservation().unwrap();
     }
+}
+
+#[test]
+fn the_verdicts_are_the_same_while_flows_begin_all_the_time_and_an_uplink_is_lost() {
+    let site = Site::with("filtering = \"address\"");
+    let load = Load::start(&site);
+    // Of a port that was judged once, each server has been asked.
+    let verdicts = |port| [site.verdict("-m", port), site.verdict("-f", port + 1)];
+    const VERDICTS: [&str; 2] =
+        ["NAT with Endpoint Independent Mapping!", "NAT with Address Dependent Filtering!"];
+    assert_eq!(verdicts(40_000), VERDICTS);
+    site.cut_the_first();
+    assert_eq!(verdicts(40_002), VERDICTS);
+    assert!(load.stop() > 1000);
+    let [first, second, ..] = site.weir.uplinks().unwrap()[..] else { panic!("two uplinks") };
+    assert!(first.flows_created > 100 && second.flows_created > 100, "both have flows");
+    site.weir.check_conservation().unwrap();
+}
+
+/// Servers of TCP that say to whom they speak, as they see it, and close.
+fn say_who_asks(site: &Site) {
+    for (server, port) in endpoints() {
+        let internet = &site.topology.internet;
+        let listener = internet.run(|| TcpListener::bind((server, port)).unwrap()).unwrap();
+        internet
+            .thread("server", move || {
+                for mut asked in listener.incoming().map_while(Result::ok) {
+                    let who = asked.peer_addr().unwrap().to_string();
+                    // Who asks may have gone.
+                    let _ = asked.write_all(who.as_bytes());
+                }
+            })
+            .unwrap();
+    }
+}
+
+/// Those that no other server uses.
+fn endpoints() -> [(Ipv4Addr, u16); 4] {
+    let [a, b] = servers();
+    [(a, 7001), (a, 7002), (b, 7001), (b, 7002)]
+}
+
+/// A connection of a host from a port of its own, and who it is outside.
+fn asks(site: &Site, host: usize, port: u16, to: (Ipv4Addr, u16)) -> (TcpStream, SocketAddrV4) {
+    let host = &site.topology.hosts[host];
+    let own = SocketAddrV4::new(host.address, port);
+    let mut stream = host.netns.run(|| connect(own, to.into())).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    (stream, said.parse().unwrap())
+}
+
+#[test]
+fn servers_tell_connections_from_the_same_port_of_two_hosts_apart_and_reach_no_host_by_them() {
+    let site = Site::with("filtering = \"endpoint\"");
+    say_who_asks(&site);
+    let addresses = [0, 1].map(|provider| site.topology.providers[provider].addresses[0]);
+    let mut seen = HashSet::new();
+    let mut open = Vec::new();
+    for port in [41_000, 41_001] {
+        for host in [0, 1] {
+            for to in endpoints() {
+                let (stream, who) = asks(&site, host, port, to);
+                assert!(addresses.contains(who.ip()), "{who}");
+                assert!(seen.insert((who, to)), "{who} asks {to:?} twice");
+                // Datagrams may come to a port from anybody, connections not.
+                refuses(&site, who);
+                open.push(stream);
+            }
+        }
+    }
+    site.cut_the_first();
+    for host in [0, 1] {
+        for to in endpoints() {
+            let (_, who) = asks(&site, host, 41_002, to);
+            assert_eq!(*who.ip(), addresses[1]);
+            assert!(seen.insert((who, to)), "{who} asks {to:?} twice");
+        }
+    }
+    drop(open);
+    site.weir.check_conservation().unwrap();
+}
+
+/// Another server asks where a connection comes from.
+fn refuses(site: &Site, who: SocketAddrV4) {
+    let ask = || TcpStream::connect_timeout(&who.into(), PATIENCE).map(drop);
+    let refused = site.topology.internet.run(ask).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{who}");
 }
