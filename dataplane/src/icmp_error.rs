@@ -11,7 +11,7 @@ use weir_wire::key::FlowKey;
 use weir_wire::parse::Parsed;
 use weir_wire::quoted::Quoted;
 use weir_wire::rewrite::Rewrite;
-use weir_wire::{icmp, tcp, udp};
+use weir_wire::{icmp, protocol, tcp, udp};
 
 /// The packet that an ICMP error quotes; `None` when too little is quoted or either is damaged
 /// (RFC 5508 REQ-3).
@@ -61,6 +61,21 @@ pub fn translate<F: Family>(
     let new = FlowKey::new(from, to, sport, dport, quoted.proto());
     let (headers, transport) = message.split_at_mut_checked(behind)?;
     F::readdress(headers.get_mut(icmp::HEADER_LEN..)?, &new.src(), &new.dst(), None);
+    if !protocol::is_portless(quoted.proto()) {
+        rewrite_transport::<F>(transport, quoted, &new)?;
+    }
+    fill_checksum::<F>(message, &src, &dst);
+    let header = frame.get_mut(usize::from(p.l3)..usize::from(p.l4))?;
+    F::readdress(header, &src, &dst, Some(p.ttl.wrapping_sub(1)));
+    Some(())
+}
+
+/// Gives a transport header, as far as it is quoted, the ports and the checksum of another key.
+fn rewrite_transport<F: Family>(
+    transport: &mut [u8],
+    quoted: &FlowKey<F>,
+    new: &FlowKey<F>,
+) -> Option<()> {
     let (ports_at, sum_at) = match quoted.proto() {
         tcp::PROTOCOL => (0, tcp::field::CHECKSUM),
         udp::PROTOCOL => (0, udp::field::CHECKSUM),
@@ -68,20 +83,17 @@ pub fn translate<F: Family>(
     };
     let ports = transport.get_mut(ports_at..)?;
     ports.get_mut(..2)?.copy_from_slice(&new.sport());
-    if !of_icmp {
+    if quoted.proto() != F::ICMP {
         ports.get_mut(2..4)?.copy_from_slice(&new.dport());
     }
     // Quoted only in part: then the checksum is not there.
     if let Some(field) = transport.get_mut(sum_at..).and_then(<[u8]>::first_chunk_mut::<2>) {
-        let delta = Delta::from_raw(F::compile(quoted, &new).l4_delta);
+        let delta = Delta::from_raw(F::compile(quoted, new).l4_delta);
         *field = match quoted.proto() {
             udp::PROTOCOL => delta.apply_udp(*field),
             _ => delta.apply(*field),
         };
     }
-    fill_checksum::<F>(message, &src, &dst);
-    let header = frame.get_mut(usize::from(p.l3)..usize::from(p.l4))?;
-    F::readdress(header, &src, &dst, Some(p.ttl.wrapping_sub(1)));
     Some(())
 }
 

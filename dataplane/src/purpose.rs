@@ -60,7 +60,8 @@ impl Purpose {
     }
 }
 
-/// The worker of so many that decides about the flows of a UDP or ICMP endpoint. The protocol's number
+/// The worker of so many that decides about the flows of a UDP or ICMP endpoint, or about all to an
+/// address of a protocol without ports. The protocol's number
 /// stands for a purpose: the next process, perhaps of another build, must come to the same worker.
 pub fn decider<F: Family>(
     key: [u64; 2],

@@ -3,17 +3,17 @@
 use weir_layout::control::{ControlHalf, Path, PathId, PathPrefix, Policy};
 use weir_wire::bucket::{self, Fields};
 use weir_wire::family::Family;
-use weir_wire::tcp;
+use weir_wire::protocol;
 
 use crate::steering::Traffic;
 
 /// A hash of what the policy selects by. Where a member translates, a UDP or ICMP endpoint must keep
 /// one mapping whatever it talks to (RFC 4787 REQ-1, RFC 5508 REQ-1): the destination stays out. So must
-/// one of TCP where a member maps those.
+/// one of TCP where a member maps those. What has no ports goes by its addresses and protocol.
 pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &Traffic<F>) -> u64 {
     let endpoint_only = match t.proto {
-        tcp::PROTOCOL => half.maps_tcp != 0 && maps_tcp::<F>(half, policy),
-        _ => translates::<F>(half, policy),
+        protocol::TCP => half.maps_tcp != 0 && maps_tcp::<F>(half, policy),
+        proto => protocol::is_mapped(proto) && translates::<F>(half, policy),
     };
     let destination = if endpoint_only { 0 } else { F::digest(key, &t.dst) };
     let (sport, dport) = (u32::from(t.sport), u32::from(t.dport));
@@ -26,7 +26,7 @@ pub fn hash<F: Family>(half: &ControlHalf, key: [u64; 2], policy: &Policy, t: &T
 
 fn maps_tcp<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {
     let path = |member| PathId::new(member, F::FAMILY);
-    policy.members().iter().any(|member| half.maps(path(member.uplink), tcp::PROTOCOL))
+    policy.members().iter().any(|member| half.maps(path(member.uplink), protocol::TCP))
 }
 
 fn translates<F: Family>(half: &ControlHalf, policy: &Policy) -> bool {

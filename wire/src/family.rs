@@ -50,6 +50,10 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     const TOO_BIG: [u8; 2];
     /// ICMP type and code: no route to the destination (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
     const NO_ROUTE: [u8; 2];
+    /// ICMP type and code: the host cannot be reached for now (RFC 6888 REQ-11b).
+    const NO_ROOM: [u8; 2];
+    /// ICMP type and code: not by this protocol (RFC 792; RFC 4443 §3.1, which has prohibited for it).
+    const NO_PROTOCOL: [u8; 2];
     /// ICMP type and code: prohibited by a rule (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
     const PROHIBITED: [u8; 2];
     /// ICMP type and code: no way out for this source (RFC 1812 §5.2.7.1: prohibited; RFC 4443 §3.1:
@@ -101,8 +105,9 @@ pub trait Family: sealed::Sealed + Copy + Eq + Debug + Send + Sync + 'static {
     fn hop(frame: &mut (impl Frame + ?Sized), l3: usize, ip: &Self::Header) -> Option<()>;
 
     /// Rewrites a packet, and takes one off its time to live. `transport` is its protocol, one that
-    /// flows have; `None` for a fragment that carries no transport header. A packet without all of
-    /// its headers is left alone.
+    /// flows have; `None` for a fragment that carries no transport header. Of one, and of a
+    /// [portless](crate::protocol::is_portless) protocol, the IP header alone changes. A packet
+    /// without all of its headers is left alone.
     fn apply(
         frame: &mut [u8],
         p: &Parsed<Self>,
@@ -173,6 +178,8 @@ impl Family for V4 {
     const TIME_EXCEEDED: [u8; 2] = [icmp::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
     const NO_ROUTE: [u8; 2] = [icmp::UNREACHABLE, 0];
+    const NO_ROOM: [u8; 2] = [icmp::UNREACHABLE, 1];
+    const NO_PROTOCOL: [u8; 2] = [icmp::UNREACHABLE, 2];
     const PROHIBITED: [u8; 2] = [icmp::UNREACHABLE, 13];
     const FOREIGN_SOURCE: [u8; 2] = [icmp::UNREACHABLE, 13];
 
@@ -287,6 +294,8 @@ impl Family for V6 {
     const TIME_EXCEEDED: [u8; 2] = [icmpv6::TIME_EXCEEDED, 0];
     const TOO_BIG: [u8; 2] = [icmpv6::PACKET_TOO_BIG, 0];
     const NO_ROUTE: [u8; 2] = [icmpv6::UNREACHABLE, 0];
+    const NO_ROOM: [u8; 2] = [icmpv6::UNREACHABLE, 3];
+    const NO_PROTOCOL: [u8; 2] = [icmpv6::UNREACHABLE, 1];
     const PROHIBITED: [u8; 2] = [icmpv6::UNREACHABLE, 1];
     const FOREIGN_SOURCE: [u8; 2] = [icmpv6::UNREACHABLE, 5];
 

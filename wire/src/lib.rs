@@ -13,6 +13,7 @@
 //! | [`extensions`] | where the extension headers of an IPv6 packet end |
 //! | [`words`] | frame bytes as words, in either tier |
 //! | [`npt`] | IPv6 prefix translation |
+//! | [`protocol`] | which protocols flows have |
 //! | others | a packet view per protocol, checksum arithmetic, the hot path's parser |
 //!
 //! The crate is `no_std`, has no `unsafe`, never allocates and never panics on any input: the XDP
@@ -36,6 +37,7 @@ pub mod key;
 pub mod npt;
 pub mod parse;
 pub mod plain;
+pub mod protocol;
 pub mod quoted;
 pub mod rewrite;
 pub mod stateless;

@@ -12,7 +12,7 @@ use crate::checksum::{is_valid, sum};
 use crate::family::{Family, V4, V6};
 use crate::key::{FlowKey, echo_ports};
 use crate::words::Source;
-use crate::{ethernet, extensions, icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use crate::{ethernet, extensions, icmp, icmpv6, ipv4, ipv6, protocol, tcp, udp};
 
 /// Why a packet view refuses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,8 @@ pub enum Reject {
 /// What a parsed packet is to the dataplane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Whole TCP, UDP, or ICMP echo: the ports are set and the transport header is complete.
+    /// Whole TCP, UDP, or ICMP echo: the ports are set and the transport header is complete. Or
+    /// another protocol that [flows have](protocol::has_flows), which is not read: no ports.
     Flow,
     /// An ICMP error with the whole IP header of the packet it is about at `l4 + 8`; that header's
     /// options, transport and checksums are for the slow path to check. No ports.
@@ -98,7 +99,7 @@ pub enum Kind {
     /// fragmentation, the checksum of a long IPv4 header and the transport are unchecked. `l4` is
     /// past the options in IPv4, at the first extension header (whose number `proto` is) in IPv6.
     Options,
-    /// Another protocol, or ICMP that is neither echo nor error. No ports.
+    /// A protocol that flows do not have, or ICMP that is neither echo nor error. No ports.
     OtherProtocol,
 }
 
@@ -229,7 +230,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Parsed, Reject> {
         tcp::PROTOCOL => tcp(rest, len, whole)?,
         udp::PROTOCOL => udp(rest, len, whole)?,
         icmp::PROTOCOL => icmp4(rest, len)?,
-        _ => Transport::OTHER,
+        _ => Transport::unread::<V4>(proto),
     };
     parsed.set(transport, whole);
     Ok(parsed)
@@ -345,7 +346,7 @@ fn transport6(rest: &[u8], len: usize, next: u8, whole: bool) -> Result<Transpor
         tcp::PROTOCOL => tcp(rest, len, whole),
         udp::PROTOCOL => udp(rest, len, whole),
         icmpv6::PROTOCOL => icmp6(rest, len),
-        _ => Ok(Transport::OTHER),
+        _ => Ok(Transport::unread::<V6>(next)),
     }
 }
 
@@ -401,6 +402,12 @@ impl Transport {
     #[inline]
     const fn ports([sport, dport]: [[u8; 2]; 2]) -> Self {
         Self { sport, dport, kind: Kind::Flow, ..Self::OTHER }
+    }
+
+    /// Of a protocol that is not looked into.
+    #[inline(always)]
+    fn unread<F: Family>(proto: u8) -> Self {
+        if protocol::has_flows::<F>(proto) { Self::ports([[0; 2]; 2]) } else { Self::OTHER }
     }
 }
 

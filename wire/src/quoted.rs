@@ -8,7 +8,7 @@ use crate::family::{Family, V4, V6};
 use crate::key::{FlowKey, FlowKey4, FlowKey6, echo_ports};
 use crate::parse::{Parsed, Parsed6};
 use crate::words::Source;
-use crate::{icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use crate::{icmp, ipv4, ipv6, protocol, tcp, udp};
 
 /// A quoted packet of a protocol that flows have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub struct Quoted<F: Family> {
     pub l4: u16,
 }
 
-/// Bytes of a transport header that are read, and that every error quotes.
+/// Bytes of a transport header that are read, and that every error quotes. Of a portless protocol
+/// none is, and a packet may have fewer.
 const TRANSPORT: usize = 8;
 
 /// So many bytes of what an error quotes, which are at `at`.
@@ -45,25 +46,27 @@ pub fn of6(frame: &(impl Source + ?Sized), error: &Parsed6) -> Option<Quoted<V6>
     if fragment.is_some_and(|fragment| !fragment.first) {
         return None;
     }
-    let transport = part(frame, error, l4)?;
-    let [sport, dport] = ports(proto, &transport, icmpv6::PROTOCOL, |kind| {
-        matches!(kind, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY)
-    })?;
+    let [sport, dport] = ports::<V6>(frame, error, proto, l4)?;
     Some(Quoted { key: FlowKey6::new(*src, *rest.first_chunk()?, sport, dport, proto), l4 })
 }
 
-/// Ports, or what stands for them, of a protocol that flows have.
+/// Ports, or what stands for them, of a protocol that flows have, in the transport header at `l4`.
 #[inline(always)]
-fn ports(
+fn ports<F: Family>(
+    frame: &(impl Source + ?Sized),
+    error: &Parsed<F>,
     proto: u8,
-    transport: &[u8; TRANSPORT],
-    icmp: u8,
-    is_echo: impl Fn(u8) -> bool,
+    l4: u16,
 ) -> Option<[[u8; 2]; 2]> {
-    let [a, b, c, d, e, f, ..] = *transport;
+    if protocol::is_portless(proto) {
+        return protocol::has_flows::<F>(proto).then_some([[0; 2]; 2]);
+    }
+    let [a, b, c, d, e, f, ..]: [u8; TRANSPORT] = part(frame, error, l4)?;
     match proto {
         tcp::PROTOCOL | udp::PROTOCOL => Some([[a, b], [c, d]]),
-        _ if proto == icmp && is_echo(a) => Some(echo_ports(a, [e, f])),
+        _ if proto == F::ICMP && (a == F::ECHO_REQUEST || a == F::ECHO_REPLY) => {
+            Some(echo_ports(a, [e, f]))
+        }
         _ => None,
     }
 }
@@ -73,17 +76,15 @@ fn ports(
 #[inline(always)]
 pub fn of4(frame: &(impl Source + ?Sized), error: &Parsed) -> Option<Quoted<V4>> {
     let start = error.l4 + icmp::HEADER_LEN as u16;
-    let quoted: [u8; ipv4::HEADER_LEN + TRANSPORT] = part(frame, error, start)?;
-    let (ip, transport) = quoted.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
-    let [0x45, _, _, _, _, _, frag_hi, frag_lo, _, proto, ..] = *ip else { return None };
-    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
+    let ip: [u8; ipv4::HEADER_LEN] = part(frame, error, start)?;
+    let [0x45, _, _, _, _, _, frag_hi, frag_lo, _, proto, ..] = ip else { return None };
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = ip;
     let offset = u16::from_be_bytes([frag_hi, frag_lo]) & ipv4::FRAGMENT_OFFSET;
-    if offset != 0 || !is_valid(sum(ip)) {
+    if offset != 0 || !is_valid(sum(&ip)) {
         return None;
     }
-    let [sport, dport] = ports(proto, transport.first_chunk()?, icmp::PROTOCOL, |kind| {
-        matches!(kind, icmp::ECHO_REQUEST | icmp::ECHO_REPLY)
-    })?;
+    let l4 = start + ipv4::HEADER_LEN as u16;
+    let [sport, dport] = ports::<V4>(frame, error, proto, l4)?;
     let key = FlowKey4::new([s0, s1, s2, s3], [d0, d1, d2, d3], sport, dport, proto);
-    Some(Quoted { key, l4: start + ipv4::HEADER_LEN as u16 })
+    Some(Quoted { key, l4 })
 }

@@ -7,7 +7,7 @@ use crate::family::{Family, V4, V6};
 use crate::key::{FlowKey4, FlowKey6};
 use crate::plain::Packet;
 use crate::words::{Frame, Words};
-use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp};
+use crate::{ethernet, icmp, icmpv6, ipv4, ipv6, protocol, tcp, udp};
 use weir_layout::control::Mac;
 
 /// What packets of a direction look like when they leave.
@@ -158,7 +158,7 @@ pub fn apply4(frame: &mut [u8], l3: usize, transport: Option<u8>, new: &Rewrite<
     let Some(third) = frame.get(ttl..).and_then(<[u8]>::first_chunk) else { return };
     let third = u32::from_le_bytes(*third).into();
     // Nobody is left to hear of a packet without its headers.
-    let _ = match transport {
+    let _ = match transport.filter(|proto| !protocol::is_portless(*proto)) {
         Some(proto) => headers4(frame, l3, proto, third, new),
         None => frame.words::<20>(l3).map(|mut ip| network(&mut ip, third, new)),
     };
@@ -177,7 +177,7 @@ pub fn apply6(
     let Some(second) = frame.get(at..).and_then(<[u8]>::first_chunk) else { return };
     let second = u32::from_le_bytes(*second).into();
     // Nobody is left to hear of a packet without its headers.
-    let _ = match transport {
+    let _ = match transport.filter(|proto| !protocol::is_portless(*proto)) {
         Some(proto) => headers6(frame, [l3, l4], proto, second, new),
         None => network6(frame, l3, second, new),
     };

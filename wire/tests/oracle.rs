@@ -13,7 +13,8 @@
 //! | IPv4 options | leaves the rest to the slow path | walks on |
 //! | IPv6 extension headers: many, type 0 routing, two fragment headers | refuses to walk | walks on |
 //! | later fragments of IPv6 | data behind the fragment header | walks on |
-//! | IGMP, AH, ICMP of the other family, ICMP timestamps | other protocol, unread | reads them |
+//! | IGMP, ICMP of the other family, ICMP timestamps | other protocol, unread | reads them |
+//! | AH, and what it protects | a flow without ports, unread | walks on |
 
 mod common;
 
@@ -28,6 +29,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed, Parsed6, Reject, parse, parse6};
+use weir_wire::protocol;
 
 /// Protocol number that etherparse walks past, and we do not (RFC 4302).
 const AUTHENTICATION: u8 = 51;
@@ -84,6 +86,11 @@ fn agree<F: Family>(frame: &[u8], parsed: &Parsed<F>) {
             assert_eq!(parsed.vlan, vlan);
             assert_eq!(usize::from(parsed.l3), 14 + 4 * packet.link_exts.len());
             match parsed.kind {
+                Kind::Flow if protocol::is_portless(parsed.proto) => {
+                    assert_eq!((parsed.sport, parsed.dport, parsed.tcp_flags), ([0; 2], [0; 2], 0));
+                    let is_read = packet.transport.is_some();
+                    assert!(!is_read || parsed.proto == AUTHENTICATION, "{}", parsed.proto);
+                }
                 Kind::Flow => {
                     let ours = (parsed.sport, parsed.dport, parsed.tcp_flags);
                     assert_eq!(ours, transport(&packet));
@@ -92,17 +99,15 @@ fn agree<F: Family>(frame: &[u8], parsed: &Parsed<F>) {
                     packet.transport,
                     Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_))
                 )),
-                Kind::OtherProtocol => assert!(
-                    !matches!(
-                        packet.transport,
-                        Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))
-                    ) || parsed.proto == AUTHENTICATION
-                ),
+                Kind::OtherProtocol => assert!(!matches!(
+                    packet.transport,
+                    Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))
+                )),
                 Kind::Fragment { .. } | Kind::Options => {}
             }
         }
         Err(error) => assert!(
-            !matches!(parsed.kind, Kind::Flow | Kind::IcmpError),
+            !matches!(parsed.kind, Kind::Flow | Kind::IcmpError) || parsed.proto == AUTHENTICATION,
             "{:?} to us, but {error}",
             parsed.kind
         ),
@@ -185,7 +190,7 @@ fn check_extensions(frame: &[u8], parsed: &Parsed6, next: IpNumber) {
             assert_eq!(header.identification(), parsed.ident);
         }
         kind if parsed.proto == AUTHENTICATION => {
-            assert!(matches!(kind, Kind::OtherProtocol | Kind::Fragment { first: true }));
+            assert!(matches!(kind, Kind::Flow | Kind::Fragment { first: true }));
         }
         kind => {
             let (extensions, number, rest) = walked.expect("headers that etherparse walks");

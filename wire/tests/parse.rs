@@ -292,18 +292,40 @@ fn an_icmp_error_about_the_other_family_is_a_bad_header() {
 }
 
 #[test]
-fn other_protocols_and_other_icmp_are_named_so() {
+fn other_protocols_have_flows_without_ports() {
+    for proto in [4, 33, 41, 47, 50, 51, 59, 132, 135, 136, 139, 140, 253, 254] {
+        for payload in [vec![], vec![0xff; 3], vec![0xff; 64]] {
+            let spec = Spec { payload: payload.clone(), ..v4(Transport::Other(proto)) };
+            let parsed = parse(&spec.build()).unwrap();
+            assert_eq!((parsed.kind, parsed.proto), (Kind::Flow, proto));
+            assert_eq!((parsed.sport, parsed.dport), ([0; 2], [0; 2]));
+            let spec = Spec { payload, ..v6(Transport::Other(proto)) };
+            let parsed = parse6(&spec.build()).unwrap();
+            assert_eq!((parsed.kind, parsed.proto), (Kind::Flow, proto));
+            assert_eq!((parsed.sport, parsed.dport), ([0; 2], [0; 2]));
+        }
+    }
+}
+
+#[test]
+fn what_flows_do_not_have_is_named_so() {
     let timestamp = patched(&v4(Transport::EchoRequest), 20, 13);
     assert_eq!(parse(&timestamp).unwrap().kind, Kind::OtherProtocol);
     let mut solicitation = v6(Transport::EchoRequest).build();
     solicitation[54] = 135;
     assert_eq!(parse6(&solicitation).unwrap().kind, Kind::OtherProtocol);
-    for proto in [47, 50, 51, 59, 132, 135, 139, 140, 253, 254] {
+    for proto in [2, 88, 89, 103, 112, 255] {
         let parsed = parse(&v4(Transport::Other(proto)).build()).unwrap();
         assert_eq!((parsed.kind, parsed.proto), (Kind::OtherProtocol, proto));
         let parsed = parse6(&v6(Transport::Other(proto)).build()).unwrap();
         assert_eq!((parsed.kind, parsed.proto), (Kind::OtherProtocol, proto));
     }
+    for (spec, proto) in [(v4(Transport::Other(58)), 58), (v4(Transport::Other(0)), 0)] {
+        let parsed = parse(&spec.build()).unwrap();
+        assert_eq!((parsed.kind, parsed.proto), (Kind::OtherProtocol, proto));
+    }
+    let parsed = parse6(&v6(Transport::Other(1)).build()).unwrap();
+    assert_eq!((parsed.kind, parsed.proto), (Kind::OtherProtocol, 1));
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub mod probed;
 pub mod process;
 pub mod quic;
 pub mod random;
+pub mod raw;
 pub mod run;
 pub mod server;
 pub mod slaac;

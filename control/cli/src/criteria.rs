@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule, RuleFrom};
 use weir_layout::prefix_sets::{SetTest, Sets};
+use weir_layout::protocol;
 
 /// By port, the name of its uplink, or of its interface: the device's, and the VLAN id if it has one.
 pub fn port_names(half: &ControlHalf) -> Vec<String> {
@@ -74,13 +75,7 @@ pub fn criteria(rule: &Rule, ports: &[String], sets: &Sets) -> String {
 
 /// A protocol of IP by its name, or its number.
 pub fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        58 => "icmpv6".into(),
-        other => other.to_string(),
-    }
+    protocol::name(number).map_or_else(|| number.to_string(), Into::into)
 }
 
 #[cfg(test)]
@@ -113,6 +108,10 @@ mod tests {
         assert_eq!(criteria(&rule), "udp to 2001:db8:1::/48");
         rule.protocol = 58;
         assert_eq!(criteria(&rule), "icmpv6 to 2001:db8:1::/48");
+        rule.protocol = 47;
+        assert_eq!(criteria(&rule), "gre to 2001:db8:1::/48");
+        rule.protocol = 136;
+        assert_eq!(criteria(&rule), "136 to 2001:db8:1::/48");
         rule.source_set = SetTest::new(1, false);
         rule.destination_set = SetTest::new(1, true);
         assert_eq!(criteria(&rule), "icmpv6 from @office to !@office");

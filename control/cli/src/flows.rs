@@ -6,11 +6,12 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_api::time;
 use weir_layout::flow::{FlowState, flag};
-use weir_layout::{Family, NONE};
+use weir_layout::{Family, NONE, protocol};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
+use weir_wire::protocol::is_portless;
 
 use super::criteria::protocol_name;
 use super::output;
@@ -32,7 +33,8 @@ pub struct FlowFilter {
     /// Only to this address.
     #[arg(long)]
     pub destination: Option<IpAddr>,
-    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6 or a number.
+    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6, gre, esp, ah, sctp, ipip, 6in4
+    /// or a number.
     #[arg(long)]
     pub protocol: Option<String>,
     /// At most so many.
@@ -48,11 +50,13 @@ impl FlowFilter {
             bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
         }
         if let Some(name) = self.protocol.as_deref()
-            && !["tcp", "udp", "icmp", "icmpv6"].contains(&name)
+            && protocol::number(name).is_none()
             && name.parse::<u8>().is_err()
         {
+            let names: Vec<_> = protocol::NAMES.iter().map(|(name, _)| *name).collect();
             bail!(
-                "there is no protocol \"{name}\": use tcp, udp, icmp, icmpv6 or a number up to 255"
+                "there is no protocol \"{name}\": use {} or a number up to 255",
+                names.join(", ")
             );
         }
         Ok(())
@@ -176,6 +180,11 @@ impl Ends {
 /// A flow by its two directions: the one that began it, and the one back if it is there.
 fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now_ms: u32) -> Value {
     let Ends { inside, outside, remote, led_to } = Ends::of(entry);
+    // One without ports has addresses alone.
+    let end = |end: SocketAddr| match is_portless(entry.key.proto()) {
+        true => end.ip().to_string(),
+        false => end.to_string(),
+    };
     let from_outside = began_outside(entry.flags);
     // The time wraps around.
     let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
@@ -193,10 +202,10 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
             Family::V6 => "ipv6",
         },
         "protocol": protocol_name(entry.key.proto()),
-        "inside": inside.to_string(),
-        "outside": outside.to_string(),
-        "destination": remote.to_string(),
-        "led_to": led_to.map(|to| to.to_string()),
+        "inside": end(inside),
+        "outside": end(outside),
+        "destination": end(remote),
+        "led_to": led_to.map(end),
         "began": if from_outside { "outside" } else { "inside" },
         "uplink": uplink,
         "state": match entry.state_owner.state() {
@@ -275,6 +284,7 @@ mod tests {
             filter.check(&[]).is_ok().then(|| [wants(&entry6()), wants(&ping)])
         };
         assert_eq!(["udp", "17"].map(wanted), [Some([true, false]); 2]);
+        assert_eq!(["gre", "ah", "136"].map(wanted), [Some([false, false]); 3]);
         assert_eq!(["icmp", "icmpv6", "58"].map(wanted), [Some([false, true]); 3]);
         assert_eq!(["tcp", "1"].map(wanted), [Some([false; 2]); 2]);
         assert_eq!(["udb", "256"].map(wanted), [None; 2]);
@@ -326,6 +336,14 @@ mod tests {
         assert!(of_inside.check(&[]).is_ok() && of_inside.wants(&asks, INSIDE));
         assert!(!of_inside.wants(&entry4(), "fiber"));
         assert_eq!(value(&entry4(), None, "fiber", 12_500)["led_to"], json!(null));
+    }
+
+    #[test]
+    fn a_flow_without_ports_is_told_by_its_protocols_name_and_addresses() {
+        let key = FlowKey::new([10, 0, 0, 9], [192, 0, 2, 53], [0; 2], [0; 2], 50);
+        let told = value(&Entry { key, ..entry4() }, None, "fiber", 12_500);
+        assert_eq!((&told["protocol"], &told["inside"]), (&json!("esp"), &json!("10.0.0.9")));
+        assert_eq!(told["destination"], "192.0.2.53");
     }
 
     #[test]

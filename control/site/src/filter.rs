@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 use toml::Spanned;
-use weir_layout::Family;
 use weir_layout::control::{RuleAction, RuleFrom};
+use weir_layout::{Family, protocol};
 
 use super::checker::Checker;
 use super::schema::{self, File, Protocol, Rule};
@@ -236,21 +236,15 @@ fn protocol(c: &mut Checker<'_>, rule: &Rule) -> u8 {
     let Some(given) = &rule.protocol else { return 0 };
     match given.get_ref() {
         Protocol::Number(number) => *number,
-        Protocol::Name(name) => match name.as_str() {
-            "tcp" => 6,
-            "udp" => 17,
-            "icmp" => 1,
-            "icmpv6" => 58,
-            other => {
-                c.refuse(
-                    given.span(),
-                    format!("protocol \"{other}\" is not known"),
-                    "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\" or a number \
-                     without quotes, such as 50",
-                );
-                0
-            }
-        },
+        Protocol::Name(name) => protocol::number(name).unwrap_or_else(|| {
+            c.refuse(
+                given.span(),
+                format!("protocol \"{name}\" is not known"),
+                "use \"tcp\", \"udp\", \"icmp\" (of both families), \"icmpv6\", \"gre\", \"esp\", \
+                 \"ah\", \"sctp\", \"ipip\", \"6in4\" or a number without quotes, such as 136",
+            );
+            0
+        }),
     }
 }
 
@@ -264,7 +258,7 @@ fn ports(c: &mut Checker<'_>, rule: &Spanned<Rule>, protocol: u8) -> (Ports, Por
     if (source.is_some() || destination.is_some()) && !matches!(protocol, 0 | 6 | 17) {
         c.refuse(
             rule.span(),
-            format!("protocol {protocol} has no ports"),
+            format!("protocol {protocol} has no ports that rules look at"),
             "remove the ports, or say \"tcp\" or \"udp\"",
         );
     }

@@ -103,5 +103,6 @@ pub fn timeouts(c: &mut Checker<'_>, given: &schema::Timeouts) -> Timeouts {
         tcp_closing: of("tcp_closing", &given.tcp_closing, closing, 240, tcp),
         udp: of("udp", &given.udp, d.udp, 120, "RFC 4787 REQ-5"),
         icmp: of("icmp", &given.icmp, d.icmp, 60, "RFC 5508 REQ-2"),
+        other: of("other", &given.other, d.other, 0, ""),
     }
 }

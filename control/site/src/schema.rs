@@ -102,6 +102,7 @@ pub struct Timeouts {
     pub tcp_closing: Option<Spanned<u32>>,
     pub udp: Option<Spanned<u32>>,
     pub icmp: Option<Spanned<u32>>,
+    pub other: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -516,7 +517,10 @@ pub enum Ports {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected \"tcp\", \"udp\", \"icmp\" or a protocol number")]
+#[serde(
+    untagged,
+    expecting = "expected a protocol's name, such as \"tcp\" or \"gre\", or its number"
+)]
 pub enum Protocol {
     Number(u8),
     Name(String),

@@ -10,6 +10,7 @@ use weir_layout::set::IndexSet;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
 use weir_wire::npt::Untranslatable;
+use weir_wire::protocol::{self, Covered};
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -57,6 +58,8 @@ pub(super) enum Source<F: Family> {
     Port(Hashed<External<F>>, PortSlice),
     /// Another address.
     Address(F::Address),
+    /// An address of the pool, where that leaves the flow its own answers: the one to try first.
+    Pool(F::Address),
     /// Nothing that the provider would take.
     None(Untranslatable),
 }
@@ -168,6 +171,13 @@ impl Context {
             Err(Refusal::Source) => Elsewhere::Barred,
             Err(Refusal::Unreachable | Refusal::Unsettled) => Elsewhere::Nowhere,
         }
+    }
+
+    /// Would what answers a flow without ports be the gateway's own, given what the flow looks like
+    /// outside?
+    pub(super) fn is_own<F: Family>(&self, outside: &FlowKey<F>) -> bool {
+        let [local, remote] = outside.addresses().map(|address| address.to_address());
+        self.snapshot.half.speaks(F::FAMILY, local, remote, outside.proto())
     }
 
     /// The outside address of a host's flows by an uplink that translates: always the same one
@@ -333,7 +343,7 @@ impl<F: Stored> Sessions<F> {
         Ok((host, adjacency))
     }
 
-    /// The endpoint gets another mapping with its next flow.
+    /// The endpoint gets another mapping with its next flow, if it has one.
     pub(super) fn detach_mappings(&mut self, endpoint: &Hashed<Endpoint<F>>) {
         while let Some(Mapping { external, .. }) = self.mapping_of(endpoint) {
             self.mappings.detach(&self.mappings.external(external));
@@ -379,6 +389,9 @@ impl<F: Stored> Sessions<F> {
                 let source = cx.outward::<F>(uplink, key.src());
                 source.map_or_else(Source::None, Source::Address)
             }
+            Translate::Napt if protocol::is_portless(key.proto()) => {
+                Source::Pool(cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?)
+            }
             Translate::Napt => self.port_of_pool(cx, uplink, key)?,
         };
         Ok(EgressChoice { uplink, source })
@@ -413,7 +426,8 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where
-    /// that has no port left for it, another of its policy.
+    /// that has no port left for it, or changes what its protocol does not let it change, another of
+    /// its policy.
     pub(super) fn place(
         &mut self,
         cx: &mut Context,
@@ -422,10 +436,14 @@ impl<F: Stored> Sessions<F> {
         (policy, traffic): (u8, &Traffic<F>),
         host: u16,
     ) -> Result<(u8, Outside<F>), DropReason> {
-        match self.translate(cx, key, choice, host) {
-            Err(Counter::DropNoPort) if matches!(choice.source, Source::Port(..)) => {}
+        let reason = match self.translate(cx, key, choice, host) {
+            Err(reason @ (Counter::DropNoPort | Counter::DropProtocol))
+                if !matches!(choice.source, Source::Mapped(_)) =>
+            {
+                reason
+            }
             outside => return Ok((choice.uplink, outside?)),
-        }
+        };
         let mut full = IndexSet::of(choice.uplink);
         while let Some(uplink) =
             steering::another(&cx.snapshot.half, &cx.control, cx.key, policy, traffic, full)
@@ -436,7 +454,7 @@ impl<F: Stored> Sessions<F> {
                 return Ok((uplink, outside));
             }
         }
-        Err(Counter::DropNoPort)
+        Err(reason)
     }
 
     /// What the flow looks like on its uplink, by the first port that is free: of its host's address,
@@ -454,7 +472,11 @@ impl<F: Stored> Sessions<F> {
                 let outside = Outside::new(&self.table, cx.key, key, external);
                 return outside.ok_or(Counter::DropNoPort);
             }
+            Source::Address(_) if protocol::covered(key.proto()) == Covered::Digest => {
+                return Err(Counter::DropProtocol);
+            }
             Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
+            Source::Pool(first) => return self.take_address(cx, key, choice.uplink, first),
             Source::None(_) => return Err(Counter::DropUntranslatable),
             Source::Port(first, slice) => (first, slice),
         };
@@ -471,6 +493,32 @@ impl<F: Stored> Sessions<F> {
             }
         }
         Err(Counter::DropNoPort)
+    }
+
+    /// What a flow without ports looks like on its uplink, from the first address of the pool that
+    /// leaves its answers to be told from those of others: one host has each for a remote, and none
+    /// where the gateway itself speaks with it.
+    fn take_address(
+        &self,
+        cx: &Context,
+        key: &FlowKey<F>,
+        uplink: u8,
+        first: F::Address,
+    ) -> Result<Outside<F>, DropReason> {
+        if protocol::covered(key.proto()) != Covered::Nothing {
+            return Err(Counter::DropProtocol);
+        }
+        let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
+        let pool = path.addresses().iter().map(|other| F::Address::from_address(*other));
+        let mut addresses = std::iter::once(first).chain(pool.filter(|other| *other != first));
+        let free = addresses.find_map(|address| {
+            let outside = Outside::from(cx.key, key, address);
+            let answer = outside.key.reversed();
+            let free =
+                !cx.is_own(&outside.key) && self.table.find(outside.answers, &answer).is_none();
+            free.then_some(outside)
+        });
+        free.ok_or(Counter::DropNoPort)
     }
 
     /// What the flow looks like from this address of its uplink, by the first port that is free. Where

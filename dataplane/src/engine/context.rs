@@ -15,7 +15,7 @@ use weir_wire::family::{Family, V4, V6};
 use weir_wire::forward::Egress;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
-use weir_wire::tcp;
+use weir_wire::{protocol, tcp};
 
 use super::DropReason;
 use super::Regions;
@@ -190,15 +190,20 @@ impl Context {
     }
 
     /// The worker that must decide about a packet without a flow, if it is another one: a UDP or
-    /// ICMP endpoint has one mapping, so one worker, and one of TCP where an uplink maps those.
+    /// ICMP endpoint has one mapping, so one worker, and one of TCP where an uplink maps those. What has
+    /// no ports is decided by whom it is for: no two workers give the same address outside to two hosts
+    /// that speak with one remote.
     pub(super) fn decider<F: Family>(&self, work: &Work<F>) -> Option<u8> {
         let p = &work.parsed;
         let is_anybodys = p.proto == tcp::PROTOCOL && self.snapshot.half.maps_tcp == 0;
         if self.workers == 1 || is_anybodys || self.is_uplink(work.port) {
             return None;
         }
-        let port = u16::from_be_bytes(p.sport);
-        let worker = decider::<F>(self.key, self.workers, p.proto, &p.src, port);
+        let (end, port) = match protocol::is_portless(p.proto) {
+            true => (&p.dst, 0),
+            false => (&p.src, u16::from_be_bytes(p.sport)),
+        };
+        let worker = decider::<F>(self.key, self.workers, p.proto, end, port);
         (worker != self.id).then_some(worker)
     }
 

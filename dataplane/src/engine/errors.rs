@@ -22,7 +22,6 @@ use weir_shm::flows::Stored;
 use weir_wire::family::Family;
 use weir_wire::hash::hash2;
 use weir_wire::parse::Kind;
-use weir_wire::{icmp, icmpv6};
 
 use super::DropReason;
 use super::batch::Work;
@@ -199,8 +198,8 @@ impl Context {
     }
 
     /// Tells the sender of a packet that would begin a flow that there is no room for it: no place, no
-    /// port, others' share of them, or no more flows for its host, or not so soon. That is no reason to give up (RFC
-    /// 6888 REQ-11b, RFC 5461).
+    /// port, others' share of them, or no more flows for its host, or not so soon. That is no reason
+    /// to give up (RFC 6888 REQ-11b, RFC 5461); that no uplink can translate its protocol is one.
     pub(super) fn tell_of_no_room<F: Family, B: Buffer>(
         &mut self,
         work: &Work<F>,
@@ -208,20 +207,15 @@ impl Context {
         received: &Received<B>,
         out: &mut impl Output<B>,
     ) {
-        let is_told = matches!(
-            reason,
+        let kind = match reason {
             Counter::DropTableFull
-                | Counter::DropNoPort
-                | Counter::DropHostLimit
-                | Counter::DropHostRate
-        );
-        if is_told {
-            let kind = match F::FAMILY {
-                weir_layout::Family::V4 => [icmp::UNREACHABLE, 1],
-                weir_layout::Family::V6 => [icmpv6::UNREACHABLE, 3],
-            };
-            self.send_icmp_error(work, false, received, out, kind, 0);
-        }
+            | Counter::DropNoPort
+            | Counter::DropHostLimit
+            | Counter::DropHostRate => F::NO_ROOM,
+            Counter::DropProtocol => F::NO_PROTOCOL,
+            _ => return,
+        };
+        self.send_icmp_error(work, false, received, out, kind, 0);
     }
 
     /// Answers a packet that is larger than the port it would leave by takes, unless it may be split.

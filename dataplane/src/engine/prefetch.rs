@@ -135,7 +135,7 @@ impl<F: Stored> Sessions<F> {
                     self.mappings.prefetch_external(&first);
                 }
             }
-            Some(Source::Address(address)) => {
+            Some(Source::Address(address) | Source::Pool(address)) => {
                 let (proto, port) = (traffic.proto, traffic.sport);
                 new.external = Some(External { proto, address, port });
             }

@@ -7,7 +7,7 @@ use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
-use weir_wire::{tcp, udp};
+use weir_wire::{protocol, tcp};
 
 use super::DropReason;
 use super::batch::Work;
@@ -23,7 +23,7 @@ use crate::packet::{Buffer, Output, Received};
 use crate::steering::Traffic;
 use weir_wire::key::FlowKey;
 
-/// What becomes of a packet with ports.
+/// What becomes of a packet of a protocol that flows have.
 enum Step<F: Family> {
     /// It is of the flow in this slot, and leaves as that says.
     Follow { slot: u32, action: Action<F>, unconfirmed: bool },
@@ -51,7 +51,7 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// A packet with ports, or a first fragment of one.
+    /// A packet of a protocol that flows have, or a first fragment of one.
     pub(super) fn flow<B: Buffer>(
         &mut self,
         cx: &mut Context,
@@ -61,10 +61,11 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
         let key = p.key();
-        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) && p.proto != F::ICMP {
+        // A fragment may be of any protocol, and of any kind of message; only echo has an identifier
+        // to go by.
+        if !protocol::has_flows::<F>(p.proto) {
             return Err(Counter::DropProtocol);
         }
-        // A fragment may be of any kind of message; only echo has an identifier to go by.
         if p.proto == F::ICMP && !is_echo(p, received.frame.data()) {
             return Err(Counter::DropProtocol);
         }
@@ -265,7 +266,7 @@ impl<F: Stored> Sessions<F> {
         cx.send(frame, p, &action, out)
     }
 
-    /// Hands over a packet with ports; if it is a first fragment, the later ones will follow it.
+    /// Hands over a packet of a flow; if it is a first fragment, the later ones will follow it.
     fn hand_off_first<B: Buffer>(
         &mut self,
         cx: &Context,

@@ -11,7 +11,8 @@
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
 //! When rules change, flows end that these deny, wherever they go; and when these or services do, flows
-//! that began outside and would not any more.
+//! that began outside and would not any more. So do flows without ports whose remote the gateway itself
+//! begins to speak with.
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one, be it down: nothing
 //! would come back. So it is where it begins or ceases to translate. Hosts alone are told: what the far
@@ -27,7 +28,7 @@ use weir_layout::{Family, MAX_UPLINKS, NONE, checksum64};
 use weir_shm::flows::Stored;
 use weir_wire::entry::Entry;
 use weir_wire::forward::Egress;
-use weir_wire::tcp;
+use weir_wire::{protocol, tcp};
 use zerocopy::IntoBytes;
 
 use super::admit::Elsewhere;
@@ -61,7 +62,7 @@ pub(super) struct Sweep {
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
-    /// The rules changed that end flows, or the published services.
+    /// The rules changed that end flows, or the published services, or whom the gateway speaks with.
     refiltered: bool,
     /// A sum of those when it was last looked.
     filter: u64,
@@ -198,11 +199,14 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
 }
 
 /// A sum of the rules, 0 where no flow is for them to end, and of the published services, with what is
-/// in the sets that they name.
+/// in the sets that they name, and of whom the gateway speaks with.
 fn filter(half: &ControlHalf) -> u64 {
     let ends = |rule: &Rule| rule.action().denies() || rule.is_from(RuleFrom::Uplink);
     let any = half.rules().iter().any(ends);
     let rules = if any { checksum64(half.rules().as_bytes()) ^ half.sets.checksum } else { 0 };
+    let peers = half.own_peers();
+    let peers = if peers.is_empty() { 0 } else { checksum64(peers.as_bytes()).rotate_left(2) };
+    let rules = rules ^ peers;
     let (services, count) = (half.port_forwards(), half.allowed_count as usize);
     if services.is_empty() {
         return rules;
@@ -261,6 +265,14 @@ impl Context {
             }
             Translate::Napt => is_translated && self.has_address::<F>(uplink, outside),
         }
+    }
+
+    /// Has a flow without ports, given its forward entry, the address that answers to the gateway itself
+    /// come to?
+    fn takes_from_gateway<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
+        forward.flags & flag::NAT != 0
+            && protocol::is_portless(forward.key.proto())
+            && self.is_own(&forward.translated())
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
@@ -354,7 +366,9 @@ impl<F: Stored> Sessions<F> {
             if is_asked(entry.flags) {
                 return !cx.is_still_let_in(&entry);
             }
-            entry.uplink == NONE && !cx.is_still_inside(&entry) || self.is_denied(cx, &entry)
+            entry.uplink == NONE && !cx.is_still_inside(&entry)
+                || cx.takes_from_gateway(&entry)
+                || self.is_denied(cx, &entry)
         };
         if self.sweep.refiltered && denied() {
             return self.end_denied(cx, index, &entry, out);

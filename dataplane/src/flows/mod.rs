@@ -11,7 +11,7 @@ use weir_shm::flows::{FlowTable, Stored};
 use weir_wire::entry::NewDirection;
 use weir_wire::family::{Family, V4};
 use weir_wire::key::FlowKey;
-use weir_wire::{icmp, icmpv6, tcp};
+use weir_wire::{icmp, icmpv6, protocol, tcp, udp};
 
 pub use track::{Header, has_ended, track};
 
@@ -63,13 +63,15 @@ impl End {
 pub fn create<F: Stored>(table: &FlowTable<F>, new: &NewFlow<F>) -> Option<u32> {
     let NewFlow { first, translated, initiator, responder, .. } = new;
     let nat = if first == translated { 0 } else { flag::NAT };
+    // The kernel tier reads ports.
+    let kept = if protocol::is_portless(first.proto()) { flag::NO_OFFLOAD } else { 0 };
     let state = match first.proto() {
         tcp::PROTOCOL => FlowState::Opening,
         _ => FlowState::Stateless,
     };
     let state_owner = StateOwner::new(state, new.worker).with_mapping(new.is_mapped);
     let direction = |from: &End, to: &End, flags| NewDirection {
-        flags: nat | from.side() | flags,
+        flags: nat | kept | from.side() | flags,
         state_owner,
         uplink: new.uplink,
         adjacency: to.adjacency,
@@ -109,7 +111,8 @@ pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: FlowState) -> u32 
         FlowState::Established => timeouts.tcp_established,
         FlowState::Closing => timeouts.tcp_closing,
         FlowState::Stateless if matches!(proto, icmp::PROTOCOL | icmpv6::PROTOCOL) => timeouts.icmp,
-        FlowState::Stateless => timeouts.udp,
+        FlowState::Stateless if proto == udp::PROTOCOL => timeouts.udp,
+        FlowState::Stateless => timeouts.other,
     };
     seconds.saturating_mul(1000)
 }

@@ -6,6 +6,7 @@ use weir_layout::control::PathId;
 use weir_shm::flows::FlowTable4;
 use weir_wire::family::V6;
 
+use weir_wire::protocol;
 use weir_wire::tcp::Segment;
 
 use super::*;
@@ -392,13 +393,15 @@ fn either_direction_keeps_a_flow_alive() {
 
 #[test]
 fn each_state_has_its_timeout() {
-    let t = Timeouts { tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, icmp: 5 };
+    let t =
+        Timeouts { tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, icmp: 5, other: 6 };
     let of = |proto, state| timeout_ms(&t, proto, state);
     assert_eq!(of(tcp::PROTOCOL, FlowState::Opening), 1000);
     assert_eq!(of(tcp::PROTOCOL, FlowState::Established), 2000);
     assert_eq!(of(tcp::PROTOCOL, FlowState::Closing), 3000);
     assert_eq!(of(17, FlowState::Stateless), 4000);
     assert_eq!(of(icmp::PROTOCOL, FlowState::Stateless), 5000);
+    assert_eq!(of(protocol::GRE, FlowState::Stateless), 6000);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use weir_layout::MAX_UPLINKS;
 use weir_layout::control::{Address, IpAddress};
 use weir_shm::map::prefetch;
 use weir_wire::family::{Family, V4};
-use weir_wire::tcp;
+use weir_wire::protocol;
 
 use crate::nat::{Endpoint, External};
 use crate::purpose::Purpose;
@@ -29,7 +29,7 @@ pub struct Mapping<F: Family = V4> {
 }
 
 /// What mappings are found by, with its hash: a new flow looks for its endpoint and its external
-/// port several times. Of TCP it is none while that [has no mappings](Mappings::maps).
+/// port several times. Of a protocol that [has no mappings](Mappings::maps) it is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed<T> {
     /// Itself.
@@ -96,7 +96,7 @@ impl<F: Family> Mappings<F> {
     /// May endpoints of the protocol have mappings?
     #[inline]
     pub fn maps(&self, proto: u8) -> bool {
-        proto != tcp::PROTOCOL || self.tcp
+        if proto == protocol::TCP { self.tcp } else { protocol::is_mapped(proto) }
     }
 
     /// An endpoint to look for.
@@ -426,7 +426,7 @@ mod tests {
             other(&|e| e.port = 5001),
             other(&|e| e.address = [10, 0, 0, 2]),
             other(&|e| e.proto = 1),
-            other(&|e| e.proto = tcp::PROTOCOL),
+            other(&|e| e.proto = protocol::TCP),
         ];
         for (port, endpoint) in (6000..).zip(endpoints) {
             let external = External { proto: endpoint.proto, port, ..OUTSIDE };

@@ -23,6 +23,7 @@ mod npt;
 mod observations;
 mod outside;
 mod packets6;
+mod protocols;
 mod published;
 mod robustness;
 mod sequences;

@@ -353,3 +353,39 @@ fn a_service_is_asked_by_its_address_at_the_provider_and_the_providers_router_as
     assert_eq!(one(gateway.send(LAN, &ask(router, true))).0, 1);
     gateway.assert_conserved();
 }
+
+#[test]
+fn other_protocols_leave_from_their_providers_prefix_with_every_other_byte_as_it_was() {
+    // DCCP, UDP-Lite and mobility have checksums of the pseudo-header, whose sum stays.
+    for proto in [33, 41, 47, 50, 59, 132, 135, 136, 253] {
+        let mut gateway = gateway();
+        let packet = |macs: [[u8; 6]; 2], [src, dst]: [[u8; 16]; 2]| {
+            let builder = PacketBuilder::ethernet2(macs[0], macs[1]).ipv6(src, dst, 64);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, etherparse::IpNumber(proto), b"any bytes").unwrap();
+            frame
+        };
+        let frame = packet([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6]);
+        let (device, sent) = one(gateway.send(LAN, &frame));
+        let p = parse6(&sent).unwrap();
+        assert_eq!((p.src, p.dst), (outside(device), SERVER6));
+        assert_eq!(sent[54..], frame[54..], "protocol {proto}");
+        let macs = [next_hop_mac(device - 1), device_mac(device)];
+        let answer = packet(macs, [SERVER6, outside(device)]);
+        let (to, got) = one(gateway.send(device, &answer));
+        assert_eq!((to, parse6(&got).unwrap().dst, &got[54..]), (LAN, HOST6, &answer[54..]));
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn an_authentication_header_is_refused_by_a_prefix_that_changes() {
+    let mut gateway = gateway();
+    let builder = PacketBuilder::ethernet2(HOST_MAC, device_mac(LAN)).ipv6(HOST6, SERVER6, 64);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, etherparse::IpNumber(51), &[0; 24]).unwrap();
+    let (device, error) = one(gateway.send(LAN, &frame));
+    assert_eq!((device, error[54], error[55]), (LAN, 1, 1));
+    assert_eq!(gateway.count(Counter::DropProtocol), 1);
+    assert_eq!(flows(&gateway), 0);
+}

@@ -9,6 +9,7 @@ mod hairpin;
 mod ipv6;
 mod kernel_tier;
 mod npt;
+mod protocols;
 mod rules;
 mod services;
 mod stateless;

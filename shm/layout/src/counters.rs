@@ -90,7 +90,7 @@ counters! {
         DropOptions = 24, "drop.options";
         /// Drop: a later fragment whose first was dropped.
         DropFragment = 25, "drop.fragment";
-        /// Drop: protocol that cannot be translated.
+        /// Drop: a protocol that no flow has, or that the uplink's translation would break.
         DropProtocol = 26, "drop.protocol";
         /// Drop: time to live exceeded.
         DropTtl = 27, "drop.ttl";

@@ -68,7 +68,8 @@ pub mod flag {
     pub const FIN: u8 = 32;
     /// TCP, closing: this direction has gone on since.
     pub const GOES_ON: u8 = 64;
-    /// The direction is never offered to the kernel tier: a worker completes its checksums.
+    /// The direction is never offered to the kernel tier: a worker completes its checksums, or its
+    /// protocol has no ports.
     pub const NO_OFFLOAD: u8 = 128;
 
     /// [`INSIDE`] as it stands in entries whose packets come in by a port of this
@@ -84,7 +85,7 @@ pub mod flag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
-    /// UDP, or ICMP query: idle timeout only.
+    /// UDP, ICMP query, or another protocol: idle timeout only.
     Stateless = 0,
     /// TCP, handshake not complete.
     Opening = 1,

@@ -39,6 +39,7 @@ pub mod flow6;
 pub mod nat_log;
 pub mod observations;
 pub mod prefix_sets;
+pub mod protocol;
 pub mod set;
 pub mod status;
 pub mod sysctls;

@@ -228,6 +228,7 @@ pub fn samples() -> Vec<Spec> {
                 Transport::EchoRequest,
                 Transport::EchoReply,
                 Transport::Other(47),
+                Transport::Other(89),
             ] {
                 specs.push(Spec { vlan, padding: 6, ..Spec::new(v6, transport.clone()) });
                 let fragment = Some((0, true));

@@ -128,3 +128,17 @@ fn a_rule_about_uplinks_holds_while_the_kernel_stands_in() {
     let warnings = parse("weir.toml", &text).unwrap().warnings;
     assert!(!warnings.iter().any(|told| told.contains("stands in")), "{warnings:?}");
 }
+
+#[test]
+fn a_protocol_has_a_name_or_a_number_and_only_some_have_ports() {
+    let protocol = |given: &str| {
+        let text = with(&format!("policy = \"balanced\"\nprotocol = {given}"));
+        parse("weir.toml", &text).unwrap().rules.last().unwrap().protocol
+    };
+    let names = ["\"gre\"", "\"esp\"", "\"ah\"", "\"sctp\"", "\"ipip\"", "\"6in4\"", "136"];
+    assert_eq!(names.map(protocol), [47, 50, 51, 132, 4, 41, 136]);
+    let refused = |rule: &str| problems(&with(&format!("policy = \"balanced\"\n{rule}"))).remove(0);
+    assert!(refused("protocol = \"grx\"").contains("protocol \"grx\" is not known"));
+    let ports = refused("protocol = \"sctp\"\ndestination_ports = 36412");
+    assert!(ports.contains("protocol 132 has no ports that rules look at"), "{ports}");
+}

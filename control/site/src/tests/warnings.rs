@@ -136,7 +136,7 @@ fn a_device_with_fewer_queues_than_workers_is_warned_of_and_one_with_too_many_is
 
 #[test]
 fn short_timeouts_are_allowed_with_a_warning() {
-    let site = parse("weir.toml", &format!("{GOOD}\n[timeouts]\nudp = 30\n")).unwrap();
-    assert_eq!(site.timeouts.udp, 30);
+    let site = parse("weir.toml", &format!("{GOOD}\n[timeouts]\nudp = 30\nother = 5\n")).unwrap();
+    assert_eq!((site.timeouts.udp, site.timeouts.other), (30, 5));
     assert!(site.warnings[0].contains("RFC 4787"));
 }

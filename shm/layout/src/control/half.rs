@@ -3,11 +3,13 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    Address, Device, IpAddress, MAX_ALLOWED, MAX_PATH_PREFIXES, MAX_PORT_FORWARDS, OpenPorts,
-    PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port, PortBlocks, PortForward,
-    PortSlot, Prefix, Rule, Stateless, TcpMapping, Timeouts, Translate, Uplink, carried, port_slot,
+    Address, Device, IpAddress, MAX_ALLOWED, MAX_OWN_PEERS, MAX_PATH_PREFIXES, MAX_PORT_FORWARDS,
+    OpenPorts, OwnPeer, PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port,
+    PortBlocks, PortForward, PortSlot, Prefix, Rule, Stateless, TcpMapping, Timeouts, Translate,
+    Uplink, carried, port_slot,
 };
 use crate::prefix_sets::Sets;
+use crate::protocol::{TCP, is_portless};
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,
     checksum64,
@@ -58,6 +60,8 @@ pub struct ControlHalf {
     pub nat_log: u8,
     /// Zero.
     pub reserved: [u8; 2],
+    /// Valid entries of `own_peers`.
+    pub own_peer_count: u32,
     /// Devices, by index.
     pub devices: [Device; MAX_DEVICES],
     /// Ports, by index.
@@ -105,6 +109,8 @@ pub struct ControlHalf {
     pub allowed: [Prefix; MAX_ALLOWED],
     /// The sets of prefixes.
     pub sets: Sets,
+    /// Whom the gateway itself speaks with by protocols without ports.
+    pub own_peers: [OwnPeer; MAX_OWN_PEERS],
 }
 
 impl ControlHalf {
@@ -120,13 +126,13 @@ impl ControlHalf {
     }
 
     /// Have endpoints of a protocol, 6 that of TCP, one port each outside by the path, whatever they talk
-    /// to? Of the protocols that have ports, or identifiers for them.
+    /// to? None of those without ports, or identifiers for them.
     #[inline]
     pub fn maps(&self, id: PathId, protocol: u8) -> bool {
-        const TCP: u8 = 6;
         let uplink = self.uplinks.get(usize::from(id.uplink));
         uplink.is_some_and(|uplink| {
             uplink.path(id.family).translation() == Translate::Napt
+                && !is_portless(protocol)
                 && (protocol != TCP || uplink.tcp_mapping() == TcpMapping::Endpoint)
         })
     }
@@ -262,6 +268,18 @@ impl ControlHalf {
     #[inline]
     pub fn keeps(&self, address: Address) -> bool {
         self.kept[..(self.kept_count as usize).min(MAX_KEPT)].contains(&address)
+    }
+
+    /// The valid entries of `own_peers`.
+    #[inline]
+    pub fn own_peers(&self) -> &[OwnPeer] {
+        &self.own_peers[..(self.own_peer_count as usize).min(MAX_OWN_PEERS)]
+    }
+
+    /// Does the gateway itself speak a protocol without ports with this remote, from this address?
+    #[inline]
+    pub fn speaks(&self, family: Family, local: Address, remote: Address, protocol: u8) -> bool {
+        self.own_peers().iter().any(|peer| peer.is(family, local, remote, protocol))
     }
 
     /// Those of an uplink.

@@ -44,10 +44,18 @@ pub struct Timeouts {
     pub udp: u32,
     /// ICMP queries (RFC 5508 REQ-2: 60 s).
     pub icmp: u32,
+    /// All others (the kernel's `nf_conntrack_generic_timeout`: 600 s).
+    pub other: u32,
 }
 
 impl Timeouts {
     /// What the RFCs ask for.
-    pub const DEFAULT: Self =
-        Self { tcp_opening: 240, tcp_established: 7440, tcp_closing: 240, udp: 300, icmp: 60 };
+    pub const DEFAULT: Self = Self {
+        tcp_opening: 240,
+        tcp_established: 7440,
+        tcp_closing: 240,
+        udp: 300,
+        icmp: 60,
+        other: 600,
+    };
 }
