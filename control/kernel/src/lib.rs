@@ -28,6 +28,7 @@ pub mod links;
 mod message;
 mod netdev;
 pub mod own;
+mod peers;
 mod routes;
 mod socket;
 pub mod sysctls;

@@ -24,6 +24,8 @@ use weir_view::own::PROTOCOL;
 use weir_view::rule::{Action, Rule};
 use weir_view::{Link, NeighbourEntry, Net, Preference, Route, RouteKind, is_link_local};
 
+use crate::peers;
+
 /// A neighbour; without an entry when its hardware address is not known.
 pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Option<NeighbourEntry>)> {
     let (mut address, mut mac) = (None, None);
@@ -69,6 +71,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         shortage: None,
         strips_tags: false,
         bridge: false,
+        tunnels: Vec::new(),
         forwards: [false; Family::COUNT],
     };
     let (mut parent, mut id, mut is_macvlan) = (None, None, false);
@@ -83,6 +86,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::AfSpecUnspec(families) => link.forwards = forwards(families),
             LinkAttribute::LinkInfo(infos) => {
+                link.tunnels = peers::of_link(infos);
                 is_macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
                 for info in infos {
                     link.bridge |= matches!(info, LinkInfo::Kind(InfoKind::Bridge));

@@ -17,6 +17,7 @@ use weir_view::{Kernel, Link};
 
 use crate::hosts;
 use crate::overrides::{Hand, Overrides};
+use crate::own_peers;
 use crate::path_prefixes;
 use crate::port_addresses;
 use crate::ports::Ports;
@@ -135,6 +136,7 @@ pub fn derive(
     ruled(&mut half, site);
     sets(&mut half, site);
     services::publish(&mut half, site);
+    own_peers::publish(&mut half, kernel);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets, &half));

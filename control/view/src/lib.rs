@@ -11,6 +11,7 @@
 //! | [`local_ports`] | the kernel's own ports beside those of the NAT |
 //! | [`rule`] | others' routing rules |
 //! | [`own`] | rules and routes of weir's own |
+//! | `peer` | whom the gateway itself speaks with |
 //! | `grace` | what an interface has lost and may have again in a moment |
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod link;
 pub mod local_ports;
 mod net;
 pub mod own;
+mod peer;
 mod route;
 pub mod rule;
 
@@ -34,6 +36,7 @@ use weir_layout::control::DeviceFault;
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};
 pub use net::{Net, family, is_beyond_site, is_link_local};
+pub use peer::Peer;
 pub use route::{Preference, Route, RouteKind, Routes};
 
 use own::{Foremost, Own};
@@ -81,6 +84,8 @@ pub struct Kernel {
     /// Of `neighbours`, those that the kernel has forgotten, and since when, CLOCK_MONOTONIC
     /// milliseconds.
     pub forgotten: HashMap<(u32, IpAddr), u64>,
+    /// Whom the gateway speaks with by protocols without ports, but for [tunnels](Link::tunnels).
+    pub peers: Vec<Peer>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
     /// The kernel has IPv6. It may come late, as a module.
@@ -146,6 +151,7 @@ impl Kernel {
             silent: _,
             lost,
             forgotten: _,
+            peers,
             local_ports,
             ipv6,
         } = self;
@@ -156,6 +162,7 @@ impl Kernel {
             && (tables, rules, foremost, own)
                 == (&other.tables, &other.rules, &other.foremost, &other.own)
             && (lost, local_ports, ipv6) == (&other.lost, &other.local_ports, &other.ipv6)
+            && peers == &other.peers
     }
 
     /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does

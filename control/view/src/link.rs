@@ -4,6 +4,8 @@ use std::fmt;
 
 use weir_layout::{Family, MAX_QUEUES};
 
+use crate::Peer;
+
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -37,6 +39,8 @@ pub struct Link {
     pub strips_tags: bool,
     /// It is a bridge.
     pub bridge: bool,
+    /// Of a tunnel, the other end, by each protocol that it may have.
+    pub tunnels: Vec<Peer>,
     /// By [`Family`]: the kernel forwards what comes in by it.
     pub forwards: [bool; Family::COUNT],
 }

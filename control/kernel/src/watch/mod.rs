@@ -39,6 +39,7 @@ use self::dump::Found;
 use crate::devices::Devices;
 use crate::events::Stale;
 use crate::own;
+use crate::peers::Peers;
 use crate::routes::Reading;
 use crate::socket::subscribe;
 use crate::sysctls::LocalPorts;
@@ -69,6 +70,7 @@ pub struct Watcher {
     readings: [Reading; Family::COUNT],
     devices: Devices,
     local_ports: LocalPorts,
+    peers: Peers,
     /// A reading has begun; if none goes on now, it was given up.
     underway: bool,
 }
@@ -125,6 +127,7 @@ impl Watcher {
             readings: Family::ALL.map(|family| Reading::none(family, now)),
             devices: Devices::new(ethtool),
             local_ports: LocalPorts::default(),
+            peers: Peers::default(),
             underway: false,
         })
     }
@@ -171,6 +174,7 @@ impl Watcher {
             Err(_) if self.view.local_ports != (0, 0) => {}
             Err(error) => return Err(error),
         }
+        self.view.peers = self.peers.read().await;
         self.view.ipv6 = own::has_v6();
         self.open_or_close_ipv6();
         // Before the links: a link that loses its carrier loses its neighbours after it, and one
