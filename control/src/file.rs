@@ -100,6 +100,11 @@ impl Source {
         self.state.delegated()
     }
 
+    /// Where it is kept which ports hosts have asked for.
+    pub fn mapped(&self) -> PathBuf {
+        self.state.mapped()
+    }
+
     /// What is in force.
     pub fn view(&self) -> Configuration {
         let file = self.path.display().to_string();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`advertise`] | router advertisements, sent |
+//! | [`port_mapping`] | ports that hosts of LANs ask for |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | `nat_log` | the log of NAT allocations |
 //! | [`users`] | what users' connections say of the uplinks |
@@ -28,6 +29,7 @@ pub mod file;
 pub mod hooks;
 mod limits;
 mod nat_log;
+pub mod port_mapping;
 pub mod probe;
 pub mod serve;
 mod sleep;

@@ -7,6 +7,7 @@
 //! | `overrides.json` | since when each override is in force, and by whom; for people |
 //! | `advertised.json` | by LAN, what its hosts may have of what they were told |
 //! | `delegated.json` | by uplink, the prefixes that its provider delegates, and their ends |
+//! | `mapped.json` | the ports that hosts have asked for, and their ends |
 //!
 //! A directory is one gateway's: it is locked for life.
 
@@ -103,6 +104,11 @@ impl State {
     /// The prefixes that providers delegate.
     pub fn delegated(&self) -> PathBuf {
         self.directory.join("delegated.json")
+    }
+
+    /// The ports that hosts have asked for.
+    pub fn mapped(&self) -> PathBuf {
+        self.directory.join("mapped.json")
     }
 }
 

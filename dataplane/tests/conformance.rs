@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the table calls a directory.
-const DIRECTORIES: [(&str, &str); 8] = [
+const DIRECTORIES: [(&str, &str); 10] = [
     ("engine/", "dataplane/tests/engine/"),
     ("bench/", "bench/tests/"),
     ("wire/src/", "wire/src/"),
@@ -12,6 +12,8 @@ const DIRECTORIES: [(&str, &str); 8] = [
     ("xdp/", "ebpf/tests/xdp/"),
     ("site/", "control/site/src/"),
     ("publish/", "control/publish/src/"),
+    ("pcp/src/", "control/pcp/src/"),
+    ("pcp/", "control/pcp/tests/"),
     ("src/", "dataplane/src/"),
 ];
 

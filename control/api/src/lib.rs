@@ -27,8 +27,8 @@ use weir_health::Entry;
 
 pub use told::{
     AdvertisedDomain, AdvertisedPrefix, AdvertisedRoute, AdvertisedServer, AdvertisedView,
-    Configuration, DelegatedPrefix, DelegatedView, Override, PathView, Refused, TargetView,
-    UplinkView,
+    Configuration, DelegatedPrefix, DelegatedView, MappedView, Override, PathView, Refused,
+    TargetView, UplinkView,
 };
 
 /// Where the control process listens unless told otherwise.
@@ -75,6 +75,8 @@ pub enum Query {
     Advertised,
     /// The prefixes that providers delegate.
     Delegated,
+    /// The ports that hosts have asked for.
+    Mapped,
 }
 
 /// What can be changed.
@@ -144,6 +146,11 @@ pub enum Request {
         /// The prefixes that stay.
         prefixes: Vec<Ipv6Net>,
     },
+    /// End a port that a host has asked for.
+    Unmap {
+        /// Its name.
+        name: String,
+    },
     /// Let an uplink take flows again.
     Up {
         /// Name of the uplink.
@@ -196,6 +203,11 @@ pub enum Response {
     Delegated {
         /// Of each uplink whose prefixes are told while weir runs.
         uplinks: Vec<DelegatedView>,
+    },
+    /// The ports that hosts have asked for.
+    Mapped {
+        /// In the order in which they were made.
+        mappings: Vec<MappedView>,
     },
     /// Refused; nothing changed.
     Error {

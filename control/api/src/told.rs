@@ -1,6 +1,6 @@
 //! What responses are made of.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
@@ -191,4 +191,21 @@ pub struct DelegatedPrefix {
     pub preferred_s: Option<u64>,
     /// It is carried, or translated to.
     pub used: bool,
+}
+
+/// A port that a host has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedView {
+    /// Its name among the published services.
+    pub name: String,
+    /// The interface of the host's LAN.
+    pub lan: String,
+    /// The host and its port.
+    pub host: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port outside.
+    pub port: u16,
+    /// For how long it has it, seconds.
+    pub left_s: u64,
 }

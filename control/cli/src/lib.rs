@@ -116,6 +116,11 @@ pub enum Command {
     /// The published services: by which uplinks they are open, how many flows have begun, and how many
     /// there are.
     Publish,
+    /// End a port that a host has asked for (`port_mapping`). It may ask again.
+    Unmap {
+        /// Its name, as `weir publish` has it.
+        name: String,
+    },
     /// Flows in the table.
     Flows(flows::FlowFilter),
     /// Every counter that is not zero, and whether they add up.
@@ -232,7 +237,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Policies => viewed(policies::policies(&pins, json)),
         Command::Rules => viewed(policies::rules(&pins, json)),
         Command::Sets { address } => viewed(sets::sets(&pins, *address, json)),
-        Command::Publish => viewed(services::publish(&pins, json)),
+        Command::Publish => viewed(services::publish(&pins, arguments)),
+        Command::Unmap { name } => {
+            act::request(arguments, &weir_api::Request::Unmap { name: name.clone() })
+        }
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides => viewed(health::overrides(arguments)),

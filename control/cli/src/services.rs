@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use weir_api::{MappedView, Query, Response, time};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
 use weir_layout::prefix_sets::MAX_SETS;
@@ -11,6 +12,7 @@ use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
 
+use super::Arguments;
 use super::criteria::{prefix_name, protocol_name, set_name};
 use super::flows::{began_outside, stays_inside};
 use super::output;
@@ -18,7 +20,8 @@ use super::state::{State, address};
 use super::table::table;
 
 /// `weir publish`.
-pub fn publish(pins: &Pins, json: bool) -> Result<String> {
+pub fn publish(pins: &Pins, arguments: &Arguments) -> Result<String> {
+    let json = arguments.json;
     let state = State::open(pins)?;
     let half = &state.snapshot.half;
     let mut flows = vec![0; half.port_forwards().len()];
@@ -31,14 +34,30 @@ pub fn publish(pins: &Pins, json: bool) -> Result<String> {
     }
     let services = half.port_forwards().iter().zip(flows).enumerate();
     let values = services.map(|(number, (forward, flows))| value(&state, number, forward, flows));
-    let values: Vec<Value> = values.collect();
+    let mut values: Vec<Value> = values.collect();
+    let mapped = mapped(arguments);
+    for value in &mut values {
+        let mapping = mapped.iter().find(|mapping| value["name"] == *mapping.name);
+        value["left_s"] = mapping.map(|mapping| mapping.left_s).into();
+    }
     if json {
         return Ok(output::json("publish", values.into()));
     }
     let values: Vec<Value> = values.iter().map(line).collect();
-    let columns =
-        ["name", "protocol", "ports", "to", "open", "closed", "from", "new_flows", "flows"];
+    let mut columns =
+        vec!["name", "protocol", "ports", "to", "open", "closed", "from", "new_flows", "flows"];
+    if !mapped.is_empty() {
+        columns.push("left");
+    }
     Ok(table(&values, &columns))
+}
+
+/// The ports that hosts have asked for, if the control process answers.
+fn mapped(arguments: &Arguments) -> Vec<MappedView> {
+    match weir_api::ask(&arguments.socket, &Query::Mapped) {
+        Ok(Response::Mapped { mappings }) => mappings,
+        _ => Vec::new(),
+    }
 }
 
 fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> Value {
@@ -108,6 +127,8 @@ fn line(value: &Value) -> Value {
         let names: Vec<_> = names.collect();
         line[list] = if names.is_empty() { "-".into() } else { names.join(", ").into() };
     }
+    let left = value["left_s"].as_u64();
+    line["left"] = left.map_or("-".into(), |left| time::duration(left).into());
     line
 }
 

@@ -35,6 +35,8 @@ use port::Port;
 use record::Record;
 use socket::Message;
 
+pub(crate) use socket::link_local;
+
 /// Messages heard that wait at most; a host asks again.
 const QUEUE: usize = 64;
 

@@ -88,7 +88,7 @@ impl LanSocket {
 
 /// The address of the link that the kernel sends from by an interface: hosts listen to no other
 /// (RFC 4861 §6.1.2). A socket of UDP is told when it is connected, and nothing is sent.
-fn link_local(index: u32) -> io::Result<Ipv6Addr> {
+pub fn link_local(index: u32) -> io::Result<Ipv6Addr> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
     socket.connect(&SocketAddrV6::new(ALL_NODES, 9, 0, index).into())?;
     let address = socket.local_addr()?.as_socket_ipv6().map(|address| *address.ip());

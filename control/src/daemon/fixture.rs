@@ -27,6 +27,7 @@ use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
 use crate::nat_log::Logger;
+use crate::port_mapping::PortMapper;
 use crate::probe;
 use crate::state::State;
 use crate::users::Users;
@@ -85,6 +86,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let executor = Executor::new(writer, Guard::absent(), advertisers, hooks, None);
     let held = Held {
         delegated: Record::new(source.delegated()),
+        port_mapper: PortMapper::start(source.mapped(), 0).unwrap(),
         source,
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),

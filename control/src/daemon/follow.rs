@@ -37,6 +37,9 @@ impl Daemon {
         let now = Now { ms: time::monotonic_ms(), boot_s: time::boot_s(), unix_ms: time::now_ms() };
         self.executor.writer.heartbeat(std::process::id().into(), now.ms);
         self.expire_prefixes(now.ms);
+        if let Some(mappings) = self.port_mapper.take() {
+            self.decider.map(mappings);
+        }
         let judged = self.decider.judge(now);
         self.executor.store_words(&self.decider);
         let counters = &self.counters;
@@ -44,6 +47,7 @@ impl Daemon {
         let epoch = self.executor.carry_out(effects, &mut self.decider);
         let hooks = self.decider.site().hooks.clone();
         self.executor.advertisers.follow(self.decider.advertised(), hooks);
+        self.port_mapper.follow(self.decider.situation());
         epoch
     }
 

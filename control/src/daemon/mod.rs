@@ -50,6 +50,7 @@ use crate::delegated::Record;
 use crate::file::Source;
 use crate::limits;
 use crate::nat_log::Logger;
+use crate::port_mapping::PortMapper;
 use crate::probe::{self, Probers, Trust};
 use crate::serve;
 use crate::urgent;
@@ -110,6 +111,7 @@ struct Daemon {
     ledger: Ledger,
     /// Of the prefixes that providers delegate.
     delegated: Record,
+    port_mapper: PortMapper,
     sysctls: Sysctls,
     /// Of NAT allocations.
     nat_log: Logger,

@@ -59,6 +59,7 @@ impl Daemon {
             }
             Query::Advertised => Response::Advertised { lans: self.executor.advertisers.view() },
             Query::Delegated => Response::Delegated { uplinks: self.delegated() },
+            Query::Mapped => Response::Mapped { mappings: self.port_mapper.view() },
             Query::Configuration => Response::Configuration { configuration: self.source.view() },
         }
     }
@@ -90,6 +91,10 @@ impl Daemon {
             Request::SetPrefix { .. }
             | Request::EndPrefix { .. }
             | Request::KeepPrefixes { .. } => self.change_prefixes(request),
+            Request::Unmap { name } => match self.port_mapper.remove(name).await {
+                true => Ok(format!("{name} is mapped no more, unless its host asks again")),
+                false => bail!("no host has a port called \"{name}\", see `weir publish`"),
+            },
             Request::Home { policy } => {
                 let policy = policy.as_deref().map(|policy| self.policy(policy)).transpose()?;
                 self.decider.ask_home(policy);

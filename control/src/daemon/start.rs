@@ -35,6 +35,7 @@ use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
 use crate::nat_log::Logger;
+use crate::port_mapping::PortMapper;
 use crate::probe;
 use crate::serve;
 use crate::state::State;
@@ -45,6 +46,7 @@ pub(super) struct Held {
     pub source: Source,
     /// Of the prefixes that providers delegate.
     pub delegated: Record,
+    pub port_mapper: PortMapper,
     pub keeper: own::Keeper,
     /// Where the API's socket is.
     pub socket: PathBuf,
@@ -121,11 +123,13 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let writer = ControlWriter::new(region, NextHops::open(pins)?);
     let hooks = Hooks::start(hooks::PATIENCE);
     let advertisers = Advertisers::start(source.advertised(), hooks.clone(), seed()?);
+    let port_mapper = PortMapper::start(source.mapped(), seed()?)
+        .context("no thread for the ports that hosts ask for")?;
     let executor = Executor::new(writer, guard, advertisers, hooks, Some((hosts, hosts6)));
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let mut nat_log = Logger::start(pins.clone())?;
     nat_log.follow(decider.site());
-    let held = Held { source, delegated, keeper, socket, dataplane, sysctls, nat_log };
+    let held = Held { source, delegated, port_mapper, keeper, socket, dataplane, sysctls, nat_log };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
     daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
     daemon.catch_up();
@@ -159,6 +163,7 @@ impl Daemon {
             ledger: Ledger::read(held.source.overrides()),
             source: held.source,
             delegated: held.delegated,
+            port_mapper: held.port_mapper,
             socket: held.socket,
             dataplane: held.dataplane,
             counters,

@@ -115,6 +115,7 @@ impl Turns {
             Some(event) = daemon.findings.recv() => {
                 only_if(daemon.on_probe(&event) | daemon.drain_probes())
             }
+            () = daemon.port_mapper.changed() => Changed::Health,
             () = sleep::until(daemon.decider.deadline()) => only_if(daemon.let_time_pass()),
         };
         Some(changed)

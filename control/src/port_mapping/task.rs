@@ -1,0 +1,204 @@
+//! The thread's loop: one event at a time, and what follows.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use weir_api::time;
+use weir_kernel::bound;
+use weir_pcp::server::Asker;
+use weir_pcp::{Mapping, Server, Situation};
+
+use super::record::Record;
+use super::sockets::{Bound, Sockets};
+use super::{Datagram, Removal, Wanted};
+use crate::sleep;
+
+/// Requests that wait at most.
+const QUEUE: usize = 64;
+/// How often what hosts have is handed on, milliseconds: each time a half is published.
+const EACH_MS: u64 = 200;
+/// How often what they have is written down where only ends are others, milliseconds.
+const RECORD_MS: u64 = 60_000;
+/// How often sockets are opened that could not be, milliseconds.
+const OPEN_MS: u64 = 1000;
+/// For how long it holds which ports sockets of the gateway have, milliseconds.
+const BOUND_MS: u64 = 1000;
+/// Answers that wait for what they say to be in force.
+const WAITING: usize = 1024;
+
+pub(super) struct Task {
+    server: Server,
+    record: Record,
+    wanted: watch::Sender<Wanted>,
+    shown: Arc<Mutex<Vec<Mapping>>>,
+    seed: u64,
+    /// Mappings are others than those that were handed on.
+    changed: bool,
+    /// When they were.
+    handed: u64,
+    /// When ends are to be written down that are others.
+    unwritten: Option<u64>,
+    /// When sockets are to be opened that could not be.
+    reopen: Option<u64>,
+    waiting: Vec<Waiting>,
+    bound: Option<(u64, Box<bound::Ports>)>,
+}
+
+/// An answer that holds once this version is in force.
+struct Waiting {
+    version: u64,
+    socket: Arc<Bound>,
+    to: SocketAddr,
+    message: Vec<u8>,
+}
+
+impl Task {
+    pub(super) fn new(
+        mappings: Vec<Mapping>,
+        record: Record,
+        wanted: watch::Sender<Wanted>,
+        shown: Arc<Mutex<Vec<Mapping>>>,
+        seed: u64,
+    ) -> Self {
+        let task = Self {
+            server: Server::new(mappings),
+            record,
+            wanted,
+            shown,
+            seed,
+            changed: false,
+            handed: 0,
+            unwritten: None,
+            reopen: None,
+            waiting: Vec::new(),
+            bound: None,
+        };
+        task.show();
+        task
+    }
+
+    /// Runs until nobody tells it of the situation any more.
+    pub(super) async fn run(
+        mut self,
+        mut situation: watch::Receiver<Situation>,
+        mut published: watch::Receiver<u64>,
+        mut removals: mpsc::Receiver<Removal>,
+    ) {
+        let (hear, mut heard) = mpsc::channel(QUEUE);
+        let mut sockets = Sockets::new(hear, self.seed);
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                changed = situation.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let situation = situation.borrow_and_update().clone();
+                    self.changed |= self.server.follow(situation, time::monotonic_ms());
+                    self.open(&mut sockets);
+                }
+                Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
+                Some((name, done)) = removals.recv() => {
+                    let removed = self.server.remove(&name);
+                    if removed {
+                        self.hand_on(time::monotonic_ms());
+                    }
+                    let _ = done.send(removed);
+                }
+                changed = published.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = sleep::until(deadline) => {}
+            }
+            self.pass(&mut sockets).await;
+            let in_force = *published.borrow_and_update();
+            for answer in self.waiting.extract_if(.., |answer| answer.version <= in_force) {
+                answer.socket.answer(answer.to, &answer.message).await;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let hand_on = self.changed.then_some(self.handed + EACH_MS);
+        [self.server.deadline(), hand_on, self.unwritten, self.reopen].into_iter().flatten().min()
+    }
+
+    fn open(&mut self, sockets: &mut Sockets) {
+        sockets.follow(&self.server.situation().realms);
+        self.reopen = sockets.lacks_some().then(|| time::monotonic_ms() + OPEN_MS);
+    }
+
+    /// Lets time pass.
+    async fn pass(&mut self, sockets: &mut Sockets) {
+        let now = time::monotonic_ms();
+        self.changed |= self.server.expire(now);
+        if self.changed && now >= self.handed + EACH_MS {
+            self.hand_on(now);
+        }
+        if self.unwritten.is_some_and(|due| due <= now) {
+            self.write_down(now);
+        }
+        if self.reopen.is_some_and(|due| due <= now) {
+            self.open(sockets);
+        }
+        for announcement in self.server.announce(now) {
+            for socket in sockets.of(&announcement.lan, announcement.family) {
+                for message in &announcement.messages {
+                    socket.announce(message).await;
+                }
+            }
+        }
+    }
+
+    /// Answers a request: at once, if all is in force that it may be about.
+    async fn hear(&mut self, datagram: Datagram, in_force: u64) {
+        let Datagram { socket, from, bytes } = datagram;
+        let now = time::monotonic_ms();
+        self.look_up_bound(now).await;
+        let bound = self.bound.as_ref().map(|(_, ports)| ports);
+        let is_bound = |port| bound.is_some_and(|ports| bound::has(ports, port));
+        let asker = Asker { lan: &socket.lan, from: from.ip(), now };
+        let Some(answer) = self.server.answer(&bytes, asker, is_bound) else { return };
+        self.changed |= answer.changes;
+        self.unwritten.get_or_insert(now + RECORD_MS);
+        self.show();
+        let version = self.wanted.borrow().version + u64::from(self.changed);
+        if version <= in_force {
+            socket.answer(from, &answer.message).await;
+        } else if self.waiting.len() < WAITING {
+            self.waiting.push(Waiting { version, socket, to: from, message: answer.message });
+        }
+    }
+
+    /// Has the ports that sockets of the gateway have. While the kernel does not say, those that were.
+    async fn look_up_bound(&mut self, now: u64) {
+        let is_old = self.bound.as_ref().is_none_or(|(at, _)| now - at >= BOUND_MS);
+        if is_old && let Ok(ports) = bound::now().await {
+            self.bound = Some((now, ports));
+        }
+    }
+
+    /// Hands on what hosts have, and writes it down.
+    fn hand_on(&mut self, now: u64) {
+        (self.changed, self.handed) = (false, now);
+        self.wanted.send_modify(|wanted| {
+            wanted.version += 1;
+            wanted.mappings = self.server.mappings().to_vec();
+        });
+        self.show();
+        self.write_down(now);
+    }
+
+    fn write_down(&mut self, now: u64) {
+        self.unwritten = None;
+        self.record.keep(self.server.mappings(), now, time::now_s());
+    }
+
+    fn show(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = self.server.mappings().to_vec();
+    }
+}
