@@ -54,3 +54,55 @@ pub fn limits(c: &mut Checker<'_>, file: &File, nat_ports: (u16, u16)) -> PortMa
         per_host: per_host as u16,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PortMapping;
+
+    fn told(lan: &str, table: &str) -> Result<(PortMapping, Vec<String>), Vec<String>> {
+        let text = format!(
+            "[gateway]\nnat_ports = \"20000-60000\"\n{table}\n[[lan]]\ninterface = \"lan0\"\n{lan}\n\
+             [[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n"
+        );
+        let told = |problem: &crate::Problem| problem.to_string();
+        let site = crate::parse("weir.toml", &text)
+            .map_err(|problems| problems.iter().map(told).collect::<Vec<_>>())?;
+        Ok((site.port_mapping, site.warnings))
+    }
+
+    const ON: &str = "port_mapping = true";
+
+    #[test]
+    fn hosts_may_have_ports_that_flows_get_unless_the_file_says_others() {
+        let (limits, _) = told(ON, "").unwrap();
+        assert_eq!(limits.ports, (20_000, 60_000));
+        assert_eq!((limits.max_lifetime, limits.per_host), (86_400, 32));
+        let keys = "[port_mapping]\nports = \"1024-30000\"\nmax_lifetime = \"1h\"\nper_host = 4";
+        let (limits, warnings) = told(ON, keys).unwrap();
+        let wanted = PortMapping { ports: (1024, 30_000), max_lifetime: 3600, per_host: 4 };
+        assert_eq!(limits, wanted);
+        assert!(!warnings.iter().any(|warning| warning.contains("port_mapping")), "{warnings:?}");
+    }
+
+    #[test]
+    fn bounds_for_nobody_are_warned_of() {
+        let (_, warnings) = told("", "[port_mapping]\nper_host = 4").unwrap();
+        assert!(warnings.iter().any(|warning| warning.contains("for no LAN")), "{warnings:?}");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told() {
+        for (wrong, words) in [
+            ("ports = \"0-100\"", "port 0 is nobody's"),
+            ("ports = \"9-1\"", "no range of ports"),
+            ("max_lifetime = \"2d\"", "max_lifetime"),
+            ("max_lifetime = \"0s\"", "lets nobody have anything"),
+            ("per_host = 0", "per_host 0 is out of range"),
+            ("per_host = 129", "use 1 to 128"),
+            ("per_hosts = 1", "unknown field `per_hosts`"),
+        ] {
+            let told = told(ON, &format!("[port_mapping]\n{wrong}")).unwrap_err();
+            assert!(told.len() == 1 && told[0].contains(words), "{wrong}: {told:?}");
+        }
+    }
+}

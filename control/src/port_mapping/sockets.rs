@@ -70,6 +70,8 @@ pub struct Sockets {
     limiter: Arc<Mutex<Limiter>>,
     /// By address, what keeps its socket from being opened.
     shut: BTreeMap<Place, Complaint>,
+    /// A LAN's interface has no address of the link yet.
+    nameless: bool,
 }
 
 /// A socket with its listener, which ends with it.
@@ -88,12 +90,16 @@ impl Sockets {
     /// None yet. What hosts send goes to `hear`, as often as they may.
     pub fn new(hear: mpsc::Sender<Datagram>, seed: u64) -> Self {
         let limiter = Arc::new(Mutex::new(Limiter::new(seed)));
-        Self { all: BTreeMap::new(), hear, limiter, shut: BTreeMap::new() }
+        Self { all: BTreeMap::new(), hear, limiter, shut: BTreeMap::new(), nameless: false }
     }
 
     /// Opens those that are to be, and closes all others.
     pub fn follow(&mut self, realms: &[Realm]) {
-        let wanted: Vec<Place> = realms.iter().flat_map(places).collect();
+        let of_links: Vec<_> = realms.iter().map(address_of_link).collect();
+        self.nameless = of_links.contains(&Some(None));
+        let places =
+            realms.iter().zip(of_links).flat_map(|(it, of_link)| places(it, of_link.flatten()));
+        let wanted: Vec<Place> = places.collect();
         self.all.retain(|place, _| wanted.contains(place));
         self.shut.retain(|place, _| wanted.contains(place));
         for place in wanted {
@@ -105,7 +111,7 @@ impl Sockets {
 
     /// Is there one that could not be opened?
     pub fn lacks_some(&self) -> bool {
-        !self.shut.is_empty()
+        self.nameless || !self.shut.is_empty()
     }
 
     /// Those of a LAN, in a family.
@@ -139,11 +145,16 @@ impl Sockets {
     }
 }
 
-/// Where hosts of a LAN may ask. Those of IPv6 may know the gateway by its address of the link alone,
-/// from advertisements.
-fn places(realm: &Realm) -> Vec<Place> {
+/// The gateway's address of a LAN's link, by which hosts of IPv6 know it from advertisements. `None`:
+/// it is not asked there; none within: it has none yet.
+fn address_of_link(realm: &Realm) -> Option<Option<Ipv6Addr>> {
+    let index = realm.link.filter(|_| realm.family == Family::V6 && !realm.servers.is_empty())?;
+    Some(link_local(index).ok())
+}
+
+/// Where hosts of a LAN may ask.
+fn places(realm: &Realm, of_link: Option<Ipv6Addr>) -> Vec<Place> {
     let Some(index) = realm.link else { return Vec::new() };
-    let of_link = (realm.family == Family::V6).then(|| link_local(index).ok()).flatten();
     let servers = realm.servers.iter().copied().chain(of_link.map(IpAddr::V6));
     servers.map(|address| (realm.lan.clone(), index, address)).collect()
 }

@@ -162,6 +162,9 @@ impl Task {
         let is_bound = |port| bound.is_some_and(|ports| bound::has(ports, port));
         let asker = Asker { lan: &socket.lan, from: from.ip(), now };
         let Some(answer) = self.server.answer(&bytes, asker, is_bound) else { return };
+        if answer.changes {
+            tracing::debug!(lan = socket.lan, host = %from.ip(), "has other ports than before");
+        }
         self.changed |= answer.changes;
         self.unwritten.get_or_insert(now + RECORD_MS);
         self.show();
