@@ -169,6 +169,12 @@ fn a_host_has_a_port_by_every_uplink_until_it_says_that_it_needs_it_no_more() {
     let said = site.natpmpc(site.host(), &[]);
     assert!(said.contains(&site.outside(0).ip().to_string()), "{said}");
     (0..PROVIDERS).for_each(|provider| site.wait_for_echo(provider));
+    let other = &site.topology.hosts[1];
+    let hairpin = || {
+        let answer = asks(&other.netns, other.address.into(), site.outside(1), b"question");
+        Ok(answer.map(drop))
+    };
+    wait::until("the other LAN to reach it", wait::BOUND, hairpin).unwrap();
     let mapping = site.map_echo_of_tcp();
     for provider in 0..PROVIDERS {
         let to = site.outside(provider);
