@@ -4,9 +4,9 @@ use std::cell::OnceCell;
 
 use weir_layout::NONE;
 use weir_layout::control::{
-    ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, RuleFrom, path_state,
+    ControlHalf, IpAddress, Member, PathId, Policy, Rule, RuleAction, RuleFrom, SetTest, Sets,
+    path_state,
 };
-use weir_layout::prefix_sets::{SetTest, Sets};
 use weir_layout::set::IndexSet;
 use weir_wire::bucket::{self, TRIES};
 use weir_wire::family::{Family, V4};

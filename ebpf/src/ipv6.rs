@@ -4,8 +4,6 @@
 //! is for a link alone, as the discovery of neighbours and routers, and of listeners to groups (RFC
 //! 4861, RFC 3810).
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::map;
@@ -19,6 +17,7 @@ use weir_wire::{ethernet, ipv6};
 
 use crate::crowd::Sender;
 use crate::maps::{self, Published};
+use crate::packet::{self, Packet};
 use crate::words::XdpFrame;
 use crate::{MARTIAN, Outcome, UNASKED};
 use crate::{
@@ -30,16 +29,6 @@ use crate::{
 /// extension headers.
 #[map]
 static COPIES: PerCpuArray<[u8; 0x80]> = PerCpuArray::with_max_entries(2, 0);
-
-/// A packet that was read, and the port it came in by.
-struct Packet {
-    parsed: Parsed6,
-    port: u8,
-}
-
-/// The packet, between the two steps.
-#[map]
-static PACKET: PerCpuArray<MaybeUninit<Packet>> = PerCpuArray::with_max_entries(1, 0);
 
 const LATER: Kind = Kind::Fragment { first: false };
 const KERNELS: Outcome = (XDP_PASS, Counter::XdpPassIpv6);
@@ -79,9 +68,7 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
         return Some(MARTIAN);
     }
     if outcome.is_none() {
-        let Some(packet) = PACKET.get_ptr_mut(0) else { return Some(KERNELS) };
-        // SAFETY: this CPU's own.
-        unsafe { (*packet).write(Packet { parsed, port: index }) };
+        packet::keep(Packet { parsed, port: index });
     }
     outcome
 }
@@ -90,9 +77,7 @@ pub fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
 /// it is for [`steer`].
 #[inline(always)]
 pub fn ask(ctx: &XdpContext, published: Published) -> Option<Outcome> {
-    let packet = PACKET.get_ptr(0)?;
-    // SAFETY: this CPU's own, written in this run.
-    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    let Packet { parsed, port } = packet::kept::<V6>()?;
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(*port) };
     // SAFETY: the context is the kernel's.
@@ -113,9 +98,7 @@ pub fn ask(ctx: &XdpContext, published: Published) -> Option<Outcome> {
 /// [`steer`]. In a LAN that is one between hosts of LANs, by the address that one of them has outside.
 #[inline(always)]
 pub fn await_flow(ctx: &XdpContext, published: Published) -> Option<Outcome> {
-    let packet = PACKET.get_ptr(0)?;
-    // SAFETY: this CPU's own, written in this run.
-    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    let Packet { parsed, port } = packet::kept::<V6>()?;
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(*port) };
     // SAFETY: the context is the kernel's.
@@ -170,9 +153,7 @@ fn carries(published: Published, port: &Port) -> bool {
 /// What becomes of the packet that was just [read](read): the kernel's, the user tier's, or nobody's.
 #[inline(always)]
 pub fn steer(ctx: &XdpContext, published: Published) -> Outcome {
-    let Some(packet) = PACKET.get_ptr(0) else { return KERNELS };
-    // SAFETY: this CPU's own, written in this run.
-    let Packet { parsed, port } = unsafe { (*packet).assume_init_ref() };
+    let Some(Packet { parsed, port }) = packet::kept::<V6>() else { return KERNELS };
     // SAFETY: a port of the half.
     let port = unsafe { &*published.port(*port) };
     // SAFETY: the context is the kernel's.

@@ -17,6 +17,7 @@ mod ipv6;
 mod known;
 mod mappings;
 mod maps;
+mod packet;
 mod services;
 mod stateless;
 mod words;
@@ -38,6 +39,7 @@ use crate::crowd::Sender;
 use crate::flows::Table;
 use crate::forward::Forwarded;
 use crate::maps::Published;
+use crate::packet::Packet;
 use crate::words::XdpFrame;
 
 /// What becomes of a packet that is not forwarded here, and how it is counted.
@@ -87,7 +89,10 @@ fn weir(ctx: XdpContext) -> u32 {
         return action;
     }
     if !is_ipv6 {
-        return steer4(ctx, published, lane);
+        return match read4(ctx, published, lane) {
+            UNDECIDED => steer4(ctx, published, lane),
+            action => action,
+        };
     }
     match read6(ctx, published, lane) {
         UNDECIDED => {}
@@ -115,6 +120,15 @@ fn carry4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
     forwarded(lane, stateless::carried::<V4>(&XdpContext::new(ctx), published, lane))
 }
 
+/// What else becomes of it, if its headers say it alone.
+#[inline(never)]
+fn read4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
+    match read(&XdpContext::new(ctx), published) {
+        Some(outcome) => count(lane, outcome),
+        None => UNDECIDED,
+    }
+}
+
 /// What else becomes of it.
 #[inline(never)]
 fn steer4(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
@@ -133,7 +147,7 @@ fn carry6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
     forwarded(lane, stateless::carried::<V6>(&XdpContext::new(ctx), published, lane))
 }
 
-/// What else becomes of it, if its headers say it alone.
+/// As [`read4`].
 #[inline(never)]
 fn read6(ctx: *mut xdp_md, published: Published, lane: *mut Lane) -> u32 {
     match ipv6::read(&XdpContext::new(ctx), published) {
@@ -210,43 +224,61 @@ fn head<'a, const LEN: usize>(
     copy.first_chunk().filter(|_| loaded == 0)
 }
 
-/// What is not forwarded here: the kernel's, the user tier's, or nobody's.
+/// What becomes of a frame if its headers say that alone; `None`: it is for [`steer`].
 #[inline(always)]
-fn steer(ctx: &XdpContext, published: Published) -> Outcome {
+fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     let frame_len = ctx.data_end() - ctx.data();
     let mut copy = [0u8; 0x80];
     let Some(head) = head::<HEAD_LEN>(ctx, &mut copy) else {
-        return (XDP_PASS, Counter::XdpPassMalformed);
+        return Some((XDP_PASS, Counter::XdpPassMalformed));
     };
     let parsed = match parse_head(head, frame_len) {
         Ok(parsed) => parsed,
-        Err(Reject::NotIp | Reject::StackedVlan) => return (XDP_PASS, Counter::XdpPassNotIp),
-        Err(Reject::Ipv6) => return (XDP_PASS, Counter::XdpPassIpv6),
-        Err(_) => return malformed(ctx, published, head),
+        Err(Reject::NotIp | Reject::StackedVlan) => return Some((XDP_PASS, Counter::XdpPassNotIp)),
+        Err(Reject::Ipv6) => return Some((XDP_PASS, Counter::XdpPassIpv6)),
+        Err(_) => return Some(malformed(ctx, published, head)),
     };
     // SAFETY: the context is the kernel's.
-    let (ifindex, queue) = unsafe { ((*ctx.ctx).ingress_ifindex, (*ctx.ctx).rx_queue_index) };
-    let Some(port) = published.port_of(ifindex, parsed.vlan) else {
-        return (XDP_PASS, Counter::XdpPassPort);
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let Some(index) = published.port_of(ifindex, parsed.vlan) else {
+        return Some((XDP_PASS, Counter::XdpPassPort));
     };
     // SAFETY: a port of the half.
-    let port = unsafe { &*published.port(port) };
-    let verdict = match stray(&parsed, port, head) {
-        Some(outcome) => Verdict::Done(outcome),
-        None if port.role == PortRole::Lan as u8 => from_lan(ctx, published, port, queue, &parsed),
-        None if is_advice(&parsed, head) => Verdict::Done((XDP_DROP, Counter::XdpDropRedirect)),
-        None => from_uplink(ctx, published, port, queue, &parsed),
+    let port = unsafe { &*published.port(index) };
+    if let Some(outcome) = stray(&parsed, port, head) {
+        return Some(outcome);
+    }
+    if port.role != PortRole::Lan as u8 && is_advice(&parsed, head) {
+        return Some((XDP_DROP, Counter::XdpDropRedirect));
+    }
+    packet::keep(Packet { parsed, port: index });
+    None
+}
+
+/// What becomes of the packet that was just [read](read): the kernel's, the user tier's, or nobody's.
+#[inline(always)]
+fn steer(ctx: &XdpContext, published: Published) -> Outcome {
+    let Some(Packet { parsed, port }) = packet::kept::<V4>() else {
+        return (XDP_PASS, Counter::XdpPassMalformed);
+    };
+    // SAFETY: a port of the half.
+    let port = unsafe { &*published.port(*port) };
+    // SAFETY: the context is the kernel's.
+    let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    let verdict = match port.role == PortRole::Lan as u8 {
+        true => from_lan(ctx, published, port, queue, parsed),
+        false => from_uplink(ctx, published, port, queue, parsed),
     };
     match verdict {
         Verdict::Done(outcome) => outcome,
-        Verdict::Transit => from_crowd(published, port, queue, Sender::Source, &parsed),
+        Verdict::Transit => from_crowd(published, port, queue, Sender::Source, parsed),
         Verdict::IfFlow(key, otherwise) => {
-            if has_flow(&parsed, &key) {
+            if has_flow(parsed, &key) {
                 to_user(published, port, queue)
-            } else if services::is_asked(published, port, &parsed)
-                || mappings::may_let_in(ctx, published, port, &parsed)
+            } else if services::is_asked(published, port, parsed)
+                || mappings::may_let_in(ctx, published, port, parsed)
             {
-                from_crowd(published, port, queue, Sender::of(port), &parsed)
+                from_crowd(published, port, queue, Sender::of(port), parsed)
             } else {
                 otherwise
             }
@@ -257,10 +289,10 @@ fn steer(ctx: &XdpContext, published: Published) -> Outcome {
                     && is_served(published, port, queue)
                     && fragments::may_wait(port)
             };
-            if fragments::follows(&parsed) {
+            if fragments::follows(parsed) {
                 to_user(published, port, queue)
-            } else if fragments::is_expected(&parsed) || may_wait() {
-                from_crowd(published, port, queue, Sender::of(port), &parsed)
+            } else if fragments::is_expected(parsed) || may_wait() {
+                from_crowd(published, port, queue, Sender::of(port), parsed)
             } else {
                 otherwise
             }

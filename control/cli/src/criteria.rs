@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule, RuleFrom};
-use weir_layout::prefix_sets::{SetTest, Sets};
+use weir_layout::control::{Address, ControlHalf, Port, Prefix, Rule, RuleFrom, SetTest, Sets};
 use weir_layout::protocol;
 
 /// By port, the name of its uplink, or of its interface: the device's, and the VLAN id if it has one.
@@ -112,6 +111,7 @@ mod tests {
         assert_eq!(criteria(&rule), "gre to 2001:db8:1::/48");
         rule.protocol = 136;
         assert_eq!(criteria(&rule), "136 to 2001:db8:1::/48");
+        rule.protocol = 58;
         rule.source_set = SetTest::new(1, false);
         rule.destination_set = SetTest::new(1, true);
         assert_eq!(criteria(&rule), "icmpv6 from @office to !@office");

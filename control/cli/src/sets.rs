@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress};
-use weir_layout::prefix_sets::{Set, SetTest};
+use weir_layout::control::{Set, SetTest};
 use weir_shm::Pins;
 
 use super::output;

@@ -7,8 +7,8 @@ use weir_layout::control::{
     Address, ControlHalf, DeviceFault, MAX_LAN_PREFIXES, MAX_POOL, Mac, Member, Name, Path,
     PortRole, Prefix, Rule, TcpMapping, Translate, Uplink, inbound, path_state,
 };
+use weir_layout::control::{Set, SetTest};
 use weir_layout::flow::slots_for;
-use weir_layout::prefix_sets::{Set, SetTest};
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, NONE};
 use weir_shm::control::empty_half;

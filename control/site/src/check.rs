@@ -8,7 +8,8 @@ use weir_layout::{MAX_POLICIES, MAX_RULES, MAX_UPLINKS};
 use super::checker::Checker;
 use super::place::{Places, Problem};
 use super::schema::{self, File};
-use super::sets::{self, SetFile, SetFiles};
+use super::set_files::{SetFile, SetFiles};
+use super::sets;
 use super::{
     Site, capacity, filter, gateway, lans, nat_log, policies, port_mapping, publish, uplinks, warn,
 };

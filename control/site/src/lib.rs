@@ -9,7 +9,7 @@
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
-//! | `sets` | sets of prefixes, and their files |
+//! | `sets`, `set_files`, `set_ranges` | sets of prefixes: what rules ask of them, their files, which hold an address |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
 //! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
@@ -56,6 +56,8 @@ pub mod room;
 pub mod rules;
 mod schema;
 mod service_ports;
+mod set_files;
+mod set_ranges;
 mod sets;
 mod sources;
 mod trust;
@@ -87,7 +89,8 @@ pub use prefixes::{SHARED, fault_of_delegated, may_share};
 pub use publish::{PublishConfig, Service, TCP, To, UDP};
 pub use ra::RaConfig;
 pub use service_ports::LEASES;
-pub use sets::{Among, SetConfig, SetFile, SetFiles, Sets};
+pub use set_files::{SetFile, SetFiles};
+pub use sets::{Among, SetConfig, Sets};
 
 /// Is it a name that an interface can have (`dev_valid_name`, net/core/dev.c), of characters that
 /// stand for themselves wherever weir writes it?

@@ -1,9 +1,10 @@
 //! Rules and services that ask for sets of prefixes.
 
 use weir_dataplane::engine::Owner;
+use weir_layout::control::SetTest;
 use weir_layout::control::{BUCKETS, Name, PortForward, Prefix, Rule, RuleAction};
 use weir_layout::counters::Counter;
-use weir_layout::prefix_sets::{Ranges, SetTest};
+use weir_layout::prefix_sets::Ranges;
 use weir_wire::tcp::flag::SYN;
 
 use crate::gateway::*;

@@ -14,3 +14,4 @@ mod rules;
 mod services;
 mod stateless;
 mod steering;
+mod verifier;

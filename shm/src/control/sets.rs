@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weir_layout::Family;
 use weir_layout::control::IpAddress;
-use weir_layout::prefix_sets::{Head, MAX_RANGES, Ranges, Sets, bank, offset};
+use weir_layout::control::Sets;
+use weir_layout::prefix_sets::{Head, MAX_RANGES, Ranges, bank, offset};
 
 use super::ControlRegion;
 use crate::publish;

@@ -4,10 +4,11 @@ use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use weir_layout::adjacency::{self, Adjacency, NEXT_HOPS};
+use weir_layout::control::Sets;
 use weir_layout::control::{
     BucketTable, ControlHalf, ControlPage, HOME_BANK, MIN_PUBLISH_GAP_US, PORT_WORDS, PathId, Port,
 };
-use weir_layout::prefix_sets::{Ranges, Sets};
+use weir_layout::prefix_sets::Ranges;
 use weir_layout::{Family, MAX_PORTS, checksum64};
 use zerocopy::IntoBytes;
 

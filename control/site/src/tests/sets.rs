@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use weir_layout::Family;
-use weir_layout::prefix_sets::{MAX_PREFIXES, SetTest};
+use weir_layout::control::SetTest;
+use weir_layout::prefix_sets::MAX_PREFIXES;
 
 use super::*;
 use crate::{Among, SetFiles};

@@ -5,10 +5,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::{
     Address, Device, IpAddress, MAX_ALLOWED, MAX_OWN_PEERS, MAX_PATH_PREFIXES, MAX_PORT_FORWARDS,
     OpenPorts, OwnPeer, PORT_PROBES, PORT_SLOTS, Path, PathId, PathPrefix, Policy, Port,
-    PortBlocks, PortForward, PortSlot, Prefix, Rule, Stateless, TcpMapping, Timeouts, Translate,
-    Uplink, carried, port_slot,
+    PortBlocks, PortForward, PortSlot, Prefix, Rule, Sets, Stateless, TcpMapping, Timeouts,
+    Translate, Uplink, carried, port_slot,
 };
-use crate::prefix_sets::Sets;
 use crate::protocol::{TCP, is_portless};
 use crate::{
     Family, MAX_DEVICES, MAX_POLICIES, MAX_PORTS, MAX_RULES, MAX_UPLINKS, MAX_WORKERS, NONE,

@@ -45,6 +45,7 @@ mod policy;
 mod port;
 mod port_forward;
 mod rule;
+mod sets;
 mod settings;
 mod stateless;
 mod uplink;
@@ -65,6 +66,7 @@ pub use port_forward::{
     MAX_PUBLISHED_ALLOWED, OPEN_PORTS, OpenPorts, PortBlocks, PortForward,
 };
 pub use rule::{Prefix, Rule, RuleAction, RuleFrom};
+pub use sets::{Set, SetTest, Sets};
 pub use settings::{OnDataplaneLoss, Tier, Timeouts};
 pub use stateless::{MAX_ORIGINS, Origin, Stateless};
 pub use uplink::{Filtering, TcpMapping, Uplink};

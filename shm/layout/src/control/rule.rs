@@ -2,8 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::Name;
-use crate::prefix_sets::SetTest;
+use super::{Name, SetTest};
 
 /// What becomes of packets that would begin a flow and match a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

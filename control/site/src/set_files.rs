@@ -11,8 +11,8 @@ use rustix::fs::OFlags;
 use toml::Spanned;
 use weir_layout::prefix_sets::MAX_PREFIXES;
 
-use crate::checker::Checker;
-use crate::place::Problem;
+use super::checker::Checker;
+use super::place::Problem;
 
 /// Most bytes of the files of all sets together.
 const MAX_BYTES: usize = 32 << 20;

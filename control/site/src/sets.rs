@@ -1,13 +1,4 @@
 //! `[[set]]`: named sets of prefixes, from the file and from others.
-//!
-//! | module | what it is |
-//! |---|---|
-//! | this one | the sets of a site, and what rules and services ask of them |
-//! | `files` | reading files of prefixes |
-//! | `ranges` | which sets hold an address |
-
-mod files;
-mod ranges;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,15 +7,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use toml::Spanned;
 use weir_layout::Family;
-use weir_layout::prefix_sets::{self, MAX_PREFIXES, MAX_SETS, SetTest};
+use weir_layout::control::SetTest;
+use weir_layout::prefix_sets::{self, MAX_PREFIXES, MAX_SETS};
 
 use super::checker::Checker;
 use super::schema::{self, File};
+use super::set_files::{self, Files, SetFile, SetFiles};
+use super::set_ranges::{Interval, Ranges};
 use super::{PublishConfig, RuleConfig};
-use files::Files;
-use ranges::{Interval, Ranges};
-
-pub use files::{SetFile, SetFiles};
 
 /// The sets of a site, by their numbers.
 #[derive(Clone, Debug, Default)]
@@ -219,7 +209,7 @@ fn prefixes(
     }
     let mut nets = Vec::new();
     for text in set.prefixes.iter().flatten() {
-        match files::parse(text.get_ref()) {
+        match set_files::parse(text.get_ref()) {
             Ok(net) => nets.push(net),
             Err((message, remedy)) => c.refuse(text.span(), message, remedy),
         }
