@@ -31,6 +31,8 @@ fn whatever_may_begin_a_flow_with_a_host_is_the_user_tiers_and_nothing_else() {
             echo(8, [SITE, OWN], 7),
             fragment(udp(SITE, 5000, OWN, PORT), 1, 0),
             fragment(udp(SITE, 5000, OWN, PORT), 1, 2),
+            // It waits for its first.
+            fragment(udp(SITE, 5000, OWN, PORT), 9, 2),
         ] {
             assert_eq!(f.run(&frame), TRANSIT, "{frame:?}");
         }
@@ -41,7 +43,6 @@ fn whatever_may_begin_a_flow_with_a_host_is_the_user_tiers_and_nothing_else() {
             ("an answer", echo(0, [SITE, OWN], 7)),
             ("an error", unreachable(OWN, &udp(OWN, 1, SITE, 2)[14..])),
             ("who the kernel has a way of its own to", udp(VPN, 5000, OWN, PORT)),
-            ("a later fragment", fragment(udp(SITE, 5000, OWN, PORT), 9, 2)),
         ] {
             assert_eq!(f.run(&frame), UNASKED, "{what}");
         }

@@ -139,6 +139,6 @@ fn a_protocol_has_a_name_or_a_number_and_only_some_have_ports() {
     assert_eq!(names.map(protocol), [47, 50, 51, 132, 4, 41, 136]);
     let refused = |rule: &str| problems(&with(&format!("policy = \"balanced\"\n{rule}"))).remove(0);
     assert!(refused("protocol = \"grx\"").contains("protocol \"grx\" is not known"));
-    let ports = refused("protocol = \"sctp\"\ndestination_ports = 36412");
+    let ports = refused("protocol = \"sctp\"\ndestination_ports = \"36412\"");
     assert!(ports.contains("protocol 132 has no ports that rules look at"), "{ports}");
 }
