@@ -59,7 +59,7 @@ pub enum Among {
         /// What is asked of them.
         test: SetTest,
         /// By [`Family`], whether it is about addresses of it: a set of one family alone is about no
-        /// other.
+        /// other, and what it does not hold is of both.
         families: [bool; Family::COUNT],
     },
 }
@@ -113,8 +113,7 @@ impl Known {
             schema::Among::Set { name, negated } => {
                 let number = self.number(c, name, given);
                 let has = self.sets.named.get(number).map_or([0; 2], |set| set.prefixes);
-                let is_empty = has == [0; 2];
-                let families = has.map(|count| count > 0 || is_empty && *negated);
+                let families = has.map(|count| count > 0 || *negated);
                 Among::Set { test: SetTest::new(number as u8, *negated), families }
             }
         }

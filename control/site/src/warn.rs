@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weir_layout::Family;
 use weir_layout::control::{Filtering, Translate};
+use weir_layout::{Family, protocol};
 use weir_view::{Kernel, Link, is_link_local};
 
 use super::schema::{File, OnDataplaneLoss};
@@ -248,7 +248,21 @@ pub fn accepts_nothing(
                 uplink.has_path(family) && uplink.translation(family) != Translate::Napt
             })
     };
-    let accepts = rules.iter().filter(|rule| rule.verdict == Verdict::Accept);
+    let accepts = || rules.iter().filter(|rule| rule.verdict == Verdict::Accept);
+    let begins = |rule: &RuleConfig| {
+        matches!(
+            rule.protocol,
+            0 | protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6
+        )
+    };
+    let portless = accepts().filter(|rule| !begins(rule)).map(|rule| {
+        format!(
+            "rule {} lets in nothing: of protocol {} no flow begins by an uplink, only of TCP, UDP and \
+             ICMP echo",
+            rule.name, rule.protocol
+        )
+    });
+    let accepts = accepts().filter(|rule| begins(rule));
     let in_vain = accepts.filter(|rule| {
         let mut by = rule.uplinks.iter().flatten();
         !by.any(|uplink| matters(rule, *uplink))
@@ -260,7 +274,7 @@ pub fn accepts_nothing(
             rule.name
         )
     };
-    in_vain.map(warning).collect()
+    in_vain.map(warning).chain(portless).collect()
 }
 
 /// Says where packets of IPv6 meet a policy without an uplink that has IPv6, though others have it.

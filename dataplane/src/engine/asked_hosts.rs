@@ -24,8 +24,10 @@ const SETS: usize = 256;
 const PERIODS: [u32; 2] = [1000, 200];
 /// How long one stays known that nobody asks for, milliseconds.
 const KEPT: u32 = 60_000;
-/// Hosts that the kernel is asked about in a tick, at most.
+/// Hosts that the kernel is asked about in a tick, at most; and of them, those that are not known,
+/// however many nobody has.
 const QUESTIONS: usize = 32;
+const UNKNOWN: usize = QUESTIONS / 2;
 /// Hosts that it looks for at a time.
 ///
 /// Each has an entry in its table for three seconds if nobody answers (`mcast_solicit` times
@@ -104,9 +106,12 @@ impl AskedHosts {
         };
         let host = &mut set[way];
         host.used = now;
-        let period = PERIODS[usize::from(host.at.is_none())];
+        let (period, room) = match host.at {
+            Some(_) => (PERIODS[0], QUESTIONS),
+            None => (PERIODS[1], UNKNOWN),
+        };
         let (questions, count) = &mut self.questions;
-        if !host.waits && now.wrapping_sub(host.asked) >= period && *count < QUESTIONS {
+        if !host.waits && now.wrapping_sub(host.asked) >= period && *count < room {
             host.waits = true;
             questions[*count] = (first + way) as u16;
             *count += 1;

@@ -272,8 +272,8 @@ impl Engine {
     /// an address of the network behind the interface with this index, and finds out nothing for it. Call
     /// once a tick.
     pub fn ask_about_hosts(&mut self, mut ask: impl FnMut(u32, IpAddr) -> Owner) {
+        self.context.ask_about_hosts(&mut ask);
         self.context.ask_about_asked_hosts(&mut ask);
-        self.context.ask_about_hosts(ask);
     }
 
     /// Judges the new flows of late; `now_ms` is CLOCK_MONOTONIC. Call a few times a second.

@@ -5,6 +5,7 @@
 //! open; where hosts keep their ports, the rule that accepts it, or an uplink that lets in what no rule
 //! denies.
 
+use weir_layout::NONE;
 use weir_layout::control::{Path, RuleAction, RuleFrom, Translate};
 use weir_layout::counters::Counter;
 use weir_wire::entry::Entry;
@@ -84,13 +85,17 @@ impl Context {
     }
 
     /// Would a flow that began outside begin now, given its entry of what came in? Where a code point
-    /// decides, which no entry keeps, it would.
+    /// decides, which no entry keeps, or its uplink has no interface for now, it would.
     pub(super) fn is_still_let_in<F: Family>(&self, entry: &Entry<F>) -> bool {
         let (half, uplink) = (&self.snapshot.half, entry.uplink);
         let (asked, to) = (&entry.key, entry.translated());
         let inside =
             FlowKey::<F>::new(asked.src(), to.dst(), asked.sport(), to.dport(), asked.proto());
-        let traffic = traffic_to(self.port_of(uplink), &inside);
+        let port = self.port_of(uplink);
+        if port == NONE {
+            return true;
+        }
+        let traffic = traffic_to(port, &inside);
         let Some(ruling) = steering::ruling_by_address(half, &self.control, &traffic) else {
             return true;
         };

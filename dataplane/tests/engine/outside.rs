@@ -1,6 +1,7 @@
 //! Rules about what uplinks bring.
 
 use weir_dataplane::engine::{Engine, Owner};
+use weir_layout::NONE;
 use weir_layout::control::{
     BUCKETS, Filtering, Name, PortForward, Prefix, Rule, RuleAction, RuleFrom, Translate, inbound,
     path_state,
@@ -283,6 +284,21 @@ fn flows_that_rules_accept_no_more_end_and_so_do_those_that_they_deny() {
 }
 
 #[test]
+fn flows_that_a_rule_accepted_outlive_an_interface_that_is_gone_for_a_moment() {
+    let mut gateway = accepting(SSH);
+    sweep(&mut gateway);
+    connect(&mut gateway, SSH);
+    let port = std::mem::replace(&mut gateway.half.uplinks[usize::from(OPEN)].port, NONE);
+    rules(&mut gateway, &[about(SSH, &[], RuleAction::Accept)]);
+    sweep(&mut gateway);
+    assert_eq!(flows(&gateway), 1);
+    gateway.half.uplinks[usize::from(OPEN)].port = port;
+    rules(&mut gateway, &[about(SSH, &[OPEN], RuleAction::Accept)]);
+    sweep(&mut gateway);
+    assert_eq!(one(gateway.send(LAN, &answer(SSH, ACK))).0, OPEN + 1);
+}
+
+#[test]
 fn a_services_flows_end_that_new_rules_deny() {
     let web = service(UDP, [PORTS[0]; 2], PORTS[1], 0b11);
     let mut gateway = publishing(&[], web);
@@ -384,10 +400,15 @@ fn addresses_that_nobody_has_are_looked_for_a_few_at_a_time_and_hosts_stay_known
         searched = searched.max(gateway.settle(Owner::Asked));
         gateway.now += 20;
     }
-    assert_eq!((known, searched, flows(&gateway)), (32, 4, 0));
+    assert_eq!((known, searched, flows(&gateway)), (16, 4, 0));
     one(gateway.send(OPEN + 1, &question));
-    // One that moved is found, and one that is gone forgotten.
+    // One that moved is found, whatever else is asked for, and one that is gone forgotten.
     gateway.now += 1000;
+    for low in 130..=250 {
+        let flood =
+            udp(next_hop_mac(OPEN), device_mac(OPEN + 1), (CLIENT, 9), ([192, 0, 2, low], SSH));
+        assert!(gateway.send(OPEN + 1, &flood).is_empty());
+    }
     one(gateway.send(OPEN + 1, &datagram(OPEN, (OWN, SSH))));
     const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
     gateway.settle(Owner::At(OTHER));

@@ -94,6 +94,7 @@ fn a_rule_that_accepts_what_nothing_leads_to_a_host_is_warned_of() {
     let fiber = "uplinks = [\"fiber\"]";
     assert!(warns(fiber, ""));
     assert!(!warns("uplinks = [\"fiber\", \"lte\"]", "") && !warns("", ""));
+    assert!(warns("protocol = \"gre\"", "") && !warns("protocol = \"icmp\"", ""));
     let web = "[[publish]]\nname = \"web\"\nprotocol = \"tcp\"\nports = 443\nto = \"10.77.0.5\"\n";
     assert!(!warns(fiber, web));
     let open = outside(&format!("{fiber}\naction = \"accept\"")).replacen(
