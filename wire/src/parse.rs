@@ -90,7 +90,8 @@ pub enum Kind {
     /// options, transport and checksums are for the slow path to check. No ports.
     IcmpError,
     /// An IPv4 fragment, or an IPv6 packet with a fragment header, unless that says that it is whole
-    /// (of a later one `l4` and `proto` are what follows that). Ports of TCP, UDP and ICMP echo are set on the first fragment.
+    /// (of a later one `l4` and `proto` are what follows that). Ports of TCP, UDP and ICMP echo are
+    /// set on the first fragment.
     Fragment {
         /// Offset zero: the transport header is here.
         first: bool,

@@ -9,7 +9,7 @@
 //! | `read`, `place` | where in the file what is wrong stands |
 //! | `check`, `checker` | from the file to a [`Site`] |
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
-//! | `sets`, `set_files`, `set_ranges` | sets of prefixes: what rules ask of them, their files, which hold an address |
+//! | `sets`, `set_files`, `set_ranges` | sets of prefixes, their files, which hold an address |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
 //! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |

@@ -4,9 +4,10 @@
 //! prefixes of all sets make, apart from each other and in order, and for each range which sets hold
 //! it: one search finds all sets that hold an address, however many there are.
 //!
-//! The half says what the bank of its generation holds ([`Sets`](crate::control::Sets)); the bank is that of the lowest bit
-//! of the [generation](crate::control::Sets::generation). Like the halves by `begun` of the control page, it is read
-//! in place: before anything of a generation is stored, [`Head::begun`] says so.
+//! The half says what the bank of its generation holds ([`Sets`](crate::control::Sets)); the bank is
+//! that of the lowest bit of the [generation](crate::control::Sets::generation). Like the halves by
+//! `begun` of the control page, it is read in place: before anything of a generation is stored,
+//! [`Head::begun`] says so.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
