@@ -36,11 +36,10 @@ impl<F: Family> Default for Early<F> {
 }
 
 impl<F: Family> Early<F> {
-    /// Keeps a copy of a fragment of this datagram that came from outside or not, by a device, and is of
-    /// this source, given by a keyed hash. How many were lost for it: itself, if it is too long.
+    /// Keeps a copy of a fragment of this datagram that came by a device and is of this source, given by
+    /// a keyed hash. How many were lost for it: itself, if it is too long.
     pub fn keep(
         &mut self,
-        outside: bool,
         key: &FragmentKey<F>,
         source: u64,
         (device, frame): (u8, &[u8]),
@@ -50,7 +49,7 @@ impl<F: Family> Early<F> {
             return 1;
         }
         let source = (source % SOURCES as u64) as u8;
-        let side = &mut self.sides[usize::from(outside)];
+        let side = &mut self.sides[usize::from(key.outside)];
         let lost = side.make_room(source);
         side.keep(
             Waiting { key: *key, device, len: frame.len(), source, since: now, number: 0 },
@@ -59,10 +58,10 @@ impl<F: Family> Early<F> {
         lost
     }
 
-    /// The fragment of the datagram, on this side, that has waited the longest: the device that it came
-    /// in by and the frame. It waits no longer.
-    pub fn take(&mut self, outside: bool, key: &FragmentKey<F>) -> Option<(u8, &[u8])> {
-        let side = &mut self.sides[usize::from(outside)];
+    /// The fragment of the datagram that has waited the longest: the device that it came in by and the
+    /// frame. It waits no longer.
+    pub fn take(&mut self, key: &FragmentKey<F>) -> Option<(u8, &[u8])> {
+        let side = &mut self.sides[usize::from(key.outside)];
         let place = side.oldest(|waiting| waiting.key == *key)?;
         let Waiting { device, len, .. } = side.remove(place)?;
         Some((device, &side.frames[place * FRAME..][..len]))
@@ -185,17 +184,17 @@ impl<F: Family> Side<F> {
 mod tests {
     use super::*;
 
-    fn key(ident: u32) -> FragmentKey {
-        FragmentKey { src: [1; 4], dst: [2; 4], ident }
+    fn key(outside: bool, ident: u32) -> FragmentKey {
+        FragmentKey { outside, src: [1; 4], dst: [2; 4], ident }
     }
 
     /// Keeps a fragment of a datagram, of a source; how many were lost.
     fn keep(early: &mut Early, outside: bool, ident: u32, source: u64, byte: u8) -> u64 {
-        early.keep(outside, &key(ident), source, (7, &[byte; 40]), 1000)
+        early.keep(&key(outside, ident), source, (7, &[byte; 40]), 1000)
     }
 
     fn all(early: &mut Early, outside: bool, ident: u32) -> Vec<u8> {
-        std::iter::from_fn(|| early.take(outside, &key(ident)).map(|(_, frame)| frame[0])).collect()
+        std::iter::from_fn(|| early.take(&key(outside, ident)).map(|(_, frame)| frame[0])).collect()
     }
 
     #[test]
@@ -217,11 +216,11 @@ mod tests {
     fn what_a_fragment_was_is_what_comes_out() {
         let mut early = Early::default();
         let frame: Vec<u8> = (0..FRAME).map(|n| n as u8).collect();
-        assert_eq!(early.keep(true, &key(1), 0, (9, &frame), 0), 0);
-        assert_eq!(early.take(false, &key(1)), None, "of the other side");
-        assert_eq!(early.take(true, &key(1)), Some((9, &frame[..])));
-        assert_eq!(early.keep(true, &key(1), 0, (9, &[0; FRAME + 1]), 0), 1, "too long");
-        assert_eq!(early.take(true, &key(1)), None);
+        assert_eq!(early.keep(&key(true, 1), 0, (9, &frame), 0), 0);
+        assert_eq!(early.take(&key(false, 1)), None, "of the other side");
+        assert_eq!(early.take(&key(true, 1)), Some((9, &frame[..])));
+        assert_eq!(early.keep(&key(true, 1), 0, (9, &[0; FRAME + 1]), 0), 1, "too long");
+        assert_eq!(early.take(&key(true, 1)), None);
     }
 
     #[test]
@@ -267,7 +266,7 @@ mod tests {
     fn fragments_wait_for_a_second_and_no_longer_than_their_device_is_there() {
         let mut early = Early::default();
         keep(&mut early, false, 1, 1, 0);
-        early.keep(true, &key(2), 1, (8, &[0; 40]), 1500);
+        early.keep(&key(true, 2), 1, (8, &[0; 40]), 1500);
         assert_eq!(early.expire(1000 + WAIT_MS - 1), 0);
         assert_eq!(early.expire(1000 + WAIT_MS), 1);
         assert_eq!(

@@ -18,6 +18,8 @@ pub const LIFETIME_MS: u32 = 15_000;
 /// What the fragments of a packet have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentKey<F: Family = V4> {
+    /// Do they come in by an uplink?
+    pub outside: bool,
     /// Source address.
     pub src: F::Address,
     /// Destination address.
@@ -91,7 +93,8 @@ impl<F: Family> Fragments<F> {
     fn slot(&self, key: &FragmentKey<F>) -> usize {
         let word = |address| u64::from(F::digest(self.secret, address));
         let addresses = word(&key.src) << 32 | word(&key.dst);
-        hash2(self.secret, addresses, key.ident.into()) as usize % SLOTS
+        let datagram = u64::from(key.outside) << 32 | u64::from(key.ident);
+        hash2(self.secret, addresses, datagram) as usize % SLOTS
     }
 }
 
@@ -105,7 +108,7 @@ mod tests {
         address: impl Fn(u8) -> F::Address,
     ) {
         let mut fragments = Fragments::<F>::new([1, 2]);
-        let key = |ident| FragmentKey { src: address(1), dst: address(2), ident };
+        let key = |ident| FragmentKey { outside: false, src: address(1), dst: address(2), ident };
         fragments.remember(key(7), Verdict::HandedOff(3), 1000);
         let recalled = |key, now| match fragments.recall(&key, now) {
             Some(Verdict::HandedOff(worker)) => Some(worker),
@@ -115,12 +118,16 @@ mod tests {
         assert_eq!(recalled(key(7), 1000 + LIFETIME_MS), None);
         assert_eq!(recalled(key(8), 1000), None);
         assert_eq!(recalled(FragmentKey { dst: address(3), ..key(7) }, 1000), None);
+        assert_eq!(recalled(FragmentKey { outside: true, ..key(7) }, 1000), None);
+    }
+
+    const fn key(ident: u32) -> FragmentKey {
+        FragmentKey { outside: false, src: [1; 4], dst: [2; 4], ident }
     }
 
     #[test]
     fn a_first_that_was_dropped_takes_the_place_of_none_that_went_on() {
         let mut fragments = Fragments::<V4>::new([1, 2]);
-        let key = |ident| FragmentKey { src: [1; 4], dst: [2; 4], ident };
         for ident in 0..2 * SLOTS as u32 {
             fragments.remember(key(ident), Verdict::HandedOff(3), 1000);
         }

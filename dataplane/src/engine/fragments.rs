@@ -43,15 +43,22 @@ impl<F: Stored> Sessions<F> {
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
-        let key = fragment_key(&work.parsed);
+        let key = fragment_key(cx, work);
+        // What only poses as its source decides about none of the others, nor about where they go. A flow
+        // knows its host.
+        if !key.outside && work.slot.is_none() && !cx.snapshot.half.is_behind(work.port, key.src) {
+            return Err(Counter::DropSource);
+        }
         if let Some(worker) = cx.assembler(&key) {
             return cx.hand_off(worker, received, out);
         }
         let done = self.flow(cx, work, received, out);
-        if done.is_err() {
-            self.fragments.refuse(key, cx.now);
+        match done {
+            Err(Counter::DropSource) => return done,
+            Err(_) => self.fragments.refuse(key, cx.now),
+            Ok(()) => {}
         }
-        self.release(cx, &key, cx.is_uplink(work.port), out);
+        self.release(cx, &key, out);
         done
     }
 
@@ -66,7 +73,7 @@ impl<F: Stored> Sessions<F> {
         if !is_in_place(received.frame.data(), &work.parsed) {
             return Err(Counter::DropMalformed);
         }
-        let key = fragment_key(&work.parsed);
+        let key = fragment_key(cx, work);
         if let Some(worker) = cx.assembler(&key) {
             return cx.hand_off(worker, received, out);
         }
@@ -85,32 +92,25 @@ impl<F: Stored> Sessions<F> {
         received: &Received<B>,
     ) -> Result<(), DropReason> {
         let p = &work.parsed;
-        let outside = cx.is_uplink(work.port);
-        if !outside && !cx.snapshot.half.is_behind(work.port, p.src) {
+        if !key.outside && !cx.snapshot.half.is_behind(work.port, p.src) {
             return Err(Counter::DropSource);
         }
         if p.ttl <= 1 {
             return Err(Counter::DropTtl);
         }
         // All that is outside comes from the next hop's hardware address.
-        let source = if outside { F::digest(cx.key, &p.src).into() } else { work.host };
+        let source = if key.outside { F::digest(cx.key, &p.src).into() } else { work.host };
         let source = Purpose::Early.hash(cx.key, source);
         let frame = (received.device, received.frame.data());
-        let lost = self.early.keep(outside, key, source, frame, cx.now);
+        let lost = self.early.keep(key, source, frame, cx.now);
         cx.lane.add(Counter::DropFragmentWait, lost);
         Ok(())
     }
 
     /// Lets the fragments follow that waited for a first one, which has just been decided about.
-    fn release<B: Buffer>(
-        &mut self,
-        cx: &Context,
-        key: &FragmentKey<F>,
-        outside: bool,
-        out: &mut impl Output<B>,
-    ) {
+    fn release<B: Buffer>(&mut self, cx: &Context, key: &FragmentKey<F>, out: &mut impl Output<B>) {
         let verdict = self.fragments.recall(key, cx.now);
-        while let Some((device, bytes)) = self.early.take(outside, key) {
+        while let Some((device, bytes)) = self.early.take(key) {
             let frame = out.allocate().and_then(|mut frame| frame.set_data(bytes).then_some(frame));
             let released = match (frame, verdict) {
                 (_, None) => Err(Counter::DropFragment),
@@ -166,6 +166,7 @@ fn is_in_place<F: Family>(frame: &[u8], p: &Parsed<F>) -> bool {
     !in_header && offset.checked_add(p.end - p.l4).is_some()
 }
 
-pub(super) fn fragment_key<F: Family>(p: &Parsed<F>) -> FragmentKey<F> {
-    FragmentKey { src: p.src, dst: p.dst, ident: p.ident }
+pub(super) fn fragment_key<F: Family>(cx: &Context, work: &Work<F>) -> FragmentKey<F> {
+    let p = &work.parsed;
+    FragmentKey { outside: cx.is_uplink(work.port), src: p.src, dst: p.dst, ident: p.ident }
 }

@@ -79,7 +79,7 @@ impl<F: Stored> Sessions<F> {
             Step::Follow { slot, action, unconfirmed } => {
                 self.follow(cx, work, (slot, action), unconfirmed, received, out)
             }
-            Step::HandOff(worker) => self.hand_off_first(cx, worker, p, received, out),
+            Step::HandOff(worker) => self.hand_off_first(cx, worker, work, received, out),
             Step::Stateless(reason) => self.forward_stateless(cx, work, reason, received, out),
         }
     }
@@ -240,7 +240,7 @@ impl<F: Stored> Sessions<F> {
         self.hear(&action);
         flows::track(&self.table, slot, &action, header.as_ref());
         if p.kind != Kind::Flow {
-            self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
+            self.fragments.remember(fragment_key(cx, work), Verdict::Forwarded(action), cx.now);
         }
         let entry = self.table.slot(slot);
         if let Some(Header { segment, flags, seq, ack }) = header
@@ -271,12 +271,12 @@ impl<F: Stored> Sessions<F> {
         &mut self,
         cx: &Context,
         worker: u8,
-        p: &Parsed<F>,
+        work: &Work<F>,
         received: Received<B>,
         out: &mut impl Output<B>,
     ) -> Result<(), DropReason> {
-        if p.kind != Kind::Flow {
-            self.fragments.remember(fragment_key(p), Verdict::HandedOff(worker), cx.now);
+        if work.parsed.kind != Kind::Flow {
+            self.fragments.remember(fragment_key(cx, work), Verdict::HandedOff(worker), cx.now);
         }
         cx.hand_off(worker, received, out)
     }

@@ -77,7 +77,7 @@ impl<F: Stored> Sessions<F> {
         let action = cx.stateless_action(ruling.policy, &traffic, work).ok_or(reason)?;
         cx.check_mtu(work, cx.port_toward(action.adjacency), false, &received, out)?;
         if let Kind::Fragment { .. } = p.kind {
-            self.fragments.remember(fragment_key(p), Verdict::Forwarded(action), cx.now);
+            self.fragments.remember(fragment_key(cx, work), Verdict::Forwarded(action), cx.now);
         }
         let Received { mut frame, .. } = received;
         if p.kind == Kind::Flow {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weir_dataplane::early::{ROOM, WAIT_MS};
 use weir_dataplane::fragments::LIFETIME_MS;
-use weir_layout::control::{Name, Rule, RuleAction};
+use weir_layout::control::{BUCKETS, Name, PortRole, Prefix, Rule, RuleAction};
 use weir_layout::counters::Counter;
 use weir_wire::parse::{Kind, parse, parse6};
 use weir_wire::{ethernet, ipv4};
@@ -187,6 +187,58 @@ fn a_first_from_the_other_side_lets_none_go() {
     posed[..6].copy_from_slice(&device_mac(1));
     assert!(gateway.send(1, &posed).is_empty());
     assert_eq!(gateway.send(LAN, &first).len(), 2);
+    gateway.assert_conserved();
+}
+
+/// A gateway whose port 3 is another LAN.
+fn beside_guests(workers: u8) -> (Gateway, u8) {
+    let mut gateway = Gateway::with(workers, 4096);
+    gateway.half.ports[3].role = PortRole::Lan as u8;
+    gateway.half.lan_prefixes[2] = Prefix::v4([10, 88, 0, 0], 16);
+    gateway.half.lan_prefix_ports[2] = 3;
+    gateway.half.lan_prefix_count = 3;
+    gateway.publish(BUCKETS / 2);
+    (gateway, 3)
+}
+
+#[test]
+fn a_first_that_only_poses_as_its_source_decides_about_none_of_the_others() {
+    for workers in 1..4 {
+        let (mut gateway, guests) = beside_guests(workers);
+        let [first, second] = fragments();
+        // Of the host's flow, and of none.
+        for port in [40_000u16, 40_001] {
+            let mut posed = first.clone();
+            posed[..6].copy_from_slice(&device_mac(guests));
+            posed[6..12].copy_from_slice(&[2, 0, 0, 0, 9, 9]);
+            posed[34..36].copy_from_slice(&port.to_be_bytes());
+            assert!(gateway.send(LAN, &second).is_empty());
+            assert!(gateway.send(guests, &posed).is_empty());
+            assert_eq!(gateway.send(LAN, &first).len(), 2, "it waits on");
+            assert!(gateway.send(guests, &posed).is_empty());
+            assert_eq!(gateway.send(LAN, &second).len(), 1, "it follows its own");
+            gateway.now += LIFETIME_MS;
+        }
+        assert_eq!(gateway.count(Counter::DropSource), 4);
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
+fn a_first_in_the_name_of_a_server_decides_about_none_that_come_by_uplinks() {
+    let mut gateway = Gateway::new();
+    let (device, out) = gateway.send(LAN, &large(HOST_MAC, (HOST, 40_000), 53)).remove(0);
+    let asked = see(&out);
+    let mut answer = large(next_hop_mac(device - 1), (SERVER, 53), asked.sport);
+    answer[..6].copy_from_slice(&device_mac(device));
+    answer[30..34].copy_from_slice(&asked.src);
+    ipv4::Packet::new_unchecked(&mut answer[14..34]).fill_checksum();
+    let [first, second] = cut(&answer, 9, 512).try_into().unwrap();
+    let mut posed = first.clone();
+    posed[..12].copy_from_slice(&[device_mac(LAN), HOST_MAC].concat());
+    assert!(gateway.send(device, &second).is_empty());
+    assert!(gateway.send(LAN, &posed).is_empty());
+    assert_eq!(gateway.send(device, &first).len(), 2);
     gateway.assert_conserved();
 }
 
