@@ -76,10 +76,15 @@ impl<F: Family> Fragments<F> {
         self.slots[slot] = Some(Decided { key, verdict, at: now });
     }
 
-    /// A first fragment was dropped: for [`WAIT_MS`] its later ones are not waited for.
+    /// A first fragment was dropped: for [`WAIT_MS`] its later ones are not waited for. If it had gone to
+    /// another worker, that has handed it back, and they go there no more.
     pub fn refuse(&mut self, key: FragmentKey<F>, now: u32) {
         let slot = self.slot(&key);
-        if self.slots[slot].is_none_or(|decided| !decided.holds(now)) {
+        let went_on = |decided: Decided<F>| {
+            let is_back = decided.key == key && matches!(decided.verdict, Verdict::HandedOff(_));
+            decided.holds(now) && !is_back
+        };
+        if !self.slots[slot].is_some_and(went_on) {
             self.slots[slot] = Some(Decided { key, verdict: Verdict::Dropped, at: now });
         }
     }
@@ -126,6 +131,14 @@ mod tests {
     }
 
     #[test]
+    fn a_first_that_came_back_and_was_dropped_sends_no_others_on() {
+        let mut fragments = Fragments::<V4>::new([1, 2]);
+        fragments.remember(key(7), Verdict::HandedOff(3), 1000);
+        fragments.refuse(key(7), 1001);
+        assert!(matches!(fragments.recall(&key(7), 1001), Some(Verdict::Dropped)));
+    }
+
+    #[test]
     fn a_first_that_was_dropped_takes_the_place_of_none_that_went_on() {
         let mut fragments = Fragments::<V4>::new([1, 2]);
         for ident in 0..2 * SLOTS as u32 {
@@ -137,7 +150,7 @@ mod tests {
             (0..2 * SLOTS as u32).filter(on).count()
         };
         let before = went_on(&fragments, 1000);
-        for ident in 0..4 * SLOTS as u32 {
+        for ident in 2 * SLOTS as u32..6 * SLOTS as u32 {
             fragments.refuse(key(ident), 1000);
         }
         assert_eq!(went_on(&fragments, 1000), before);

@@ -32,6 +32,11 @@ impl Context {
         let worker = assembler(self.key, self.workers, key);
         (worker != self.id).then_some(worker)
     }
+
+    /// Is this the worker by which the datagram's fragments go?
+    fn assembles<F: Family>(&self, key: &FragmentKey<F>) -> bool {
+        self.workers == 1 || assembler(self.key, self.workers, key) == self.id
+    }
 }
 
 impl<F: Stored> Sessions<F> {
@@ -141,7 +146,11 @@ fn follow<F: Family, B: Buffer>(
     let p = &work.parsed;
     let action = match verdict {
         Verdict::Forwarded(action) => action,
-        Verdict::HandedOff(worker) => return cx.hand_off(worker, received, out),
+        // No other worker hands it on, or two that name each other would hand it back and forth.
+        Verdict::HandedOff(worker) if cx.assembles(&fragment_key(cx, work)) => {
+            return cx.hand_off(worker, received, out);
+        }
+        Verdict::HandedOff(_) => return Err(Counter::DropFragment),
         Verdict::Dropped => return Err(Counter::DropFragment),
     };
     cx.check_side(work, &action, sender(received.frame.data(), work.port))?;

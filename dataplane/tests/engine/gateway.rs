@@ -218,7 +218,10 @@ impl Gateway {
             |frame: &[u8], device| vec![Received { frame: HeapFrame::new(frame), device }];
         let engine = &mut self.engines[usize::from(worker)];
         engine.process(&mut received(frame, device), self.now, &mut self.wire);
+        let mut hops = 0;
         while let Some((worker, device, frame)) = self.wire.handed.pop_front() {
+            hops += 1;
+            assert!(hops < 1000, "a frame goes round between workers");
             let engine = &mut self.engines[usize::from(worker)];
             engine.process_handed_off(&mut received(&frame, device), 0, self.now, &mut self.wire);
         }

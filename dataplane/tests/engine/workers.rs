@@ -6,14 +6,21 @@ use super::fragments::fragments;
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
 use weir_dataplane::flows::{self, End, NewFlow};
+use weir_dataplane::fragments::FragmentKey;
 use weir_dataplane::handoff::{Handoff, Task};
+use weir_dataplane::packet::{HeapFrame, Received};
+use weir_dataplane::purpose::{assembler, decider};
 use weir_dataplane::worker::take_over;
 use weir_layout::Family;
 use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
 use weir_layout::control::{BUCKETS, PathId};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_wire::family::V4;
+use weir_wire::ipv4;
 use weir_wire::key::FlowKey4;
+use weir_wire::protocol::TCP;
+use weir_wire::tcp::flag::{RST, SYN};
 
 #[test]
 fn an_answer_at_the_wrong_worker_is_handed_to_the_owner() {
@@ -177,6 +184,66 @@ fn later_fragments_follow_their_first_to_its_worker() {
     let others = gateway.count(Counter::UserHandoffOut);
     assert!(others == 4 || others == 10, "{others}");
     gateway.assert_conserved();
+}
+
+/// A SYN in two fragments that begins a connection anew, which another worker than its endpoint's has,
+/// since that was before endpoints of TCP had mappings; the endpoint's worker and the other.
+fn anew_at_another() -> (Gateway, [Vec<u8>; 2], [u8; 2]) {
+    let mut gateway = Gateway::with(3, 4096);
+    let decider = decider::<V4>(KEY, 3, TCP, &HOST, 40_000);
+    let owner = (decider + 1) % 3;
+    one(gateway.send_to(owner, LAN, &tcp_out(40_000, 443, SYN)));
+    let mut reset = tcp_out(40_000, 443, RST);
+    // Behind the SYN and its seven bytes.
+    reset[38..42].copy_from_slice(&1008u32.to_be_bytes());
+    one(gateway.send_to(owner, LAN, &reset));
+    gateway.map_tcp(&[0, 1]);
+    let datagram = |ident| {
+        // The protocol is part of it.
+        let ident = u32::from(TCP) << 16 | ident;
+        FragmentKey::<V4> { outside: false, src: HOST, dst: SERVER, ident }
+    };
+    let ident = (1..).find(|ident| assembler(KEY, 3, &datagram(*ident)) == decider).unwrap();
+    let whole = tcp_out(40_000, 443, SYN);
+    let piece = |from: usize, to: usize, word: u16| {
+        let mut frame = [&whole[..34], &whole[34 + from..34 + to]].concat();
+        let mut ip = ipv4::Packet::new_unchecked(&mut frame[14..34]);
+        ip.set_ident(ident as u16);
+        ip.set_fragment(word);
+        ip.set_total_len((20 + to - from) as u16);
+        ip.fill_checksum();
+        frame
+    };
+    (gateway, [piece(0, 24, ipv4::MORE_FRAGMENTS), piece(24, 27, 3)], [decider, owner])
+}
+
+#[test]
+fn no_fragment_goes_round_between_a_worker_and_one_that_hands_its_first_back() {
+    let (mut gateway, [first, later], [decider, _]) = anew_at_another();
+    (0..3).for_each(|uplink| gateway.set_state(uplink, 0));
+    gateway.send_to(decider, LAN, &first);
+    assert_eq!((gateway.count(Counter::UserHandoffOut), flows_of_all(&gateway)), (2, 0));
+    assert!(gateway.send_to(decider, LAN, &later).is_empty());
+    assert_eq!(gateway.count(Counter::DropFragment), 1);
+    assert_eq!(gateway.count(Counter::UserHandoffOut), 2, "it is known here");
+    gateway.assert_conserved();
+}
+
+#[test]
+fn no_fragment_goes_round_if_its_first_is_lost_on_the_way_back() {
+    let (mut gateway, [first, later], [decider, owner]) = anew_at_another();
+    let batch = |frame: &[u8]| vec![Received { frame: HeapFrame::new(frame), device: LAN }];
+    let (now, wire) = (gateway.now, &mut gateway.wire);
+    gateway.engines[usize::from(decider)].process(&mut batch(&first), now, wire);
+    assert_eq!(wire.handed.pop_front().unwrap().0, owner);
+    gateway.engines[usize::from(owner)].process_handed_off(&mut batch(&first), 0, now, wire);
+    assert_eq!(wire.handed.pop_front().unwrap().0, decider);
+    assert!(gateway.send_to(decider, LAN, &later).is_empty());
+    assert_eq!(gateway.count(Counter::DropFragment), 1);
+}
+
+fn flows_of_all(gateway: &Gateway) -> u64 {
+    gateway.engines.iter().map(Engine::flows).sum()
 }
 
 #[test]
