@@ -22,6 +22,9 @@ use crate::fragments::{FragmentKey, Verdict};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::{Purpose, assembler};
 
+/// Length of a fragment header of IPv6 (RFC 8200 §4.5).
+const FRAGMENT_HEADER: u16 = 8;
+
 impl Context {
     /// The worker by which the datagram's fragments go, if it is another one and they have not been
     /// there.
@@ -163,16 +166,23 @@ fn follow<F: Family, B: Buffer>(
 }
 
 /// Belongs a later fragment behind its first's transport header, and before the end of the longest
-/// packet?
+/// packet? In IPv6 the first alone says what it is (RFC 8200 §4.5), so each may be of TCP.
 fn is_in_place<F: Family>(frame: &[u8], p: &Parsed<F>) -> bool {
     let word = |at| frame.bytes::<2>(at).map_or(0, u16::from_be_bytes);
-    let offset = match F::FAMILY {
-        Ip::V4 => (word(p.l3 + 6) & ipv4::FRAGMENT_OFFSET) << 3,
-        // Of the header that ends where the data begins.
-        Ip::V6 => word(p.l4 - 6) & ipv6::FRAGMENT_OFFSET,
+    // `head`: bytes before the data that count in the length of the whole.
+    let (offset, head, may_be_tcp) = match F::FAMILY {
+        Ip::V4 => {
+            let offset = (word(p.l3 + 6) & ipv4::FRAGMENT_OFFSET) << 3;
+            (offset, p.l4 - p.l3, p.proto == tcp::PROTOCOL)
+        }
+        Ip::V6 => {
+            // The fragment header ends where the data begins, and is not part of the whole.
+            let offset = word(p.l4 - 6) & ipv6::FRAGMENT_OFFSET;
+            (offset, p.l4 - p.l3 - ipv6::HEADER_LEN as u16 - FRAGMENT_HEADER, true)
+        }
     };
-    let in_header = p.proto == tcp::PROTOCOL && usize::from(offset) < tcp::HEADER_LEN;
-    !in_header && offset.checked_add(p.end - p.l4).is_some()
+    let in_header = may_be_tcp && usize::from(offset) < tcp::HEADER_LEN;
+    !in_header && offset.checked_add(head).is_some_and(|at| at.checked_add(p.end - p.l4).is_some())
 }
 
 pub(super) fn fragment_key<F: Family>(cx: &Context, work: &Work<F>) -> FragmentKey<F> {

@@ -329,7 +329,9 @@ fn no_fragment_changes_the_tcp_header_that_its_first_has_or_exceeds_the_longest_
     let mut frame = tcp_out(40_000, 443, 0x02);
     frame.extend([7; 100]);
     let first = cut(&frame, 1, 24).remove(0);
-    for (word, passes) in [(1, false), (2, false), (3, true), (0x1fff, false)] {
+    let longest = (0xffff - 44) / 8;
+    let words = [1, 2, 3, longest, longest + 1, 0x1fff];
+    for (word, passes) in words.into_iter().zip([false, false, true, true, false, false]) {
         let mut later = first.clone();
         let mut ip = ipv4::Packet::new_unchecked(&mut later[14..34]);
         ip.set_fragment(ipv4::MORE_FRAGMENTS | word);
@@ -340,7 +342,28 @@ fn no_fragment_changes_the_tcp_header_that_its_first_has_or_exceeds_the_longest_
         assert_eq!(gateway.send(LAN, &later).len(), usize::from(passes));
         gateway.now += LIFETIME_MS;
     }
-    assert_eq!(gateway.count(Counter::DropMalformed), 6);
+    assert_eq!(gateway.count(Counter::DropMalformed), 8);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn in_ipv6_no_fragment_says_by_its_next_header_that_it_changes_no_header_of_tcp() {
+    let mut gateway = Gateway::new();
+    gateway.serve_ipv6();
+    let macs = [HOST_MAC, device_mac(LAN)];
+    let addresses = [packets6::HOST6, packets6::SERVER6];
+    let whole = packets6::packet(macs, addresses, (UDP, false), 64, 600);
+    let [first, second] = cut(&whole, 1, 512).try_into().unwrap();
+    let longest = (0xffff - (second.len() - 62) as u16) & !7;
+    let offsets = [8, 16, 24, longest, longest + 8];
+    for (offset, passes) in offsets.into_iter().zip([false, false, true, true, false]) {
+        let mut later = second.clone();
+        later[56..58].copy_from_slice(&offset.to_be_bytes());
+        assert!(gateway.send(LAN, &later).is_empty());
+        assert_eq!(gateway.send(LAN, &first).len(), if passes { 2 } else { 1 }, "{offset}");
+        gateway.now += LIFETIME_MS;
+    }
+    assert_eq!(gateway.count(Counter::DropMalformed), 3);
     gateway.assert_conserved();
 }
 

@@ -94,9 +94,9 @@ fn a_fragment_beyond_the_end_of_what_a_packet_may_be_is_not_split() {
     gateway.half.ports[1..4].iter_mut().for_each(|port| port.mtu = 576);
     gateway.publish(BUCKETS);
     assert!(!gateway.send(LAN, &datagram(1400, ipv4::MORE_FRAGMENTS)).is_empty());
-    // The last that fits, and the next.
-    assert_eq!(gateway.send(LAN, &datagram(1400, (0xffff - 1408) / 8)).len(), 3);
-    assert!(gateway.send(LAN, &datagram(1400, (0xffff - 1408) / 8 + 1)).is_empty());
+    // The last that fits, with the header, and the next.
+    assert_eq!(gateway.send(LAN, &datagram(1400, (0xffff - 1428) / 8)).len(), 3);
+    assert!(gateway.send(LAN, &datagram(1400, (0xffff - 1428) / 8 + 1)).is_empty());
     assert_eq!(gateway.count(Counter::DropMalformed), 1);
     gateway.assert_conserved();
 }
