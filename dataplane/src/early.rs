@@ -3,8 +3,10 @@
 //! They are copied here, so that the frames they came in are free at once: no ring runs dry for them,
 //! and no device is kept. The room is of a fixed size, [`ROOM`] fragments for what LANs bring and as many
 //! for what uplinks bring. Where it is full, the source that has the most of it loses its oldest
-//! datagram; sources are told apart by a keyed hash. None waits longer than [`WAIT_MS`]: receivers wait
-//! for half a minute (RFC 8200 §4.5: a minute), but what overtakes its first does so by milliseconds.
+//! datagram, if that source has more than the longest one takes; else the oldest datagram of all goes:
+//! of many made-up sources each has less than one that sends a long datagram. Sources are told apart by
+//! a keyed hash. None waits longer than [`WAIT_MS`]: receivers wait for half a minute (RFC 8200 §4.5: a
+//! minute), but what overtakes its first does so by milliseconds.
 
 use weir_layout::LARGEST_FRAME;
 use weir_wire::family::{Family, V4};
@@ -16,6 +18,8 @@ pub const WAIT_MS: u32 = 1000;
 /// Fragments that wait on either side, LANs and uplinks. A datagram of 65 535 bytes has 45 in frames of
 /// 1500, so there is room for two of the longest, and a half.
 pub const ROOM: usize = 128;
+/// Fragments that a datagram of 65 535 bytes has in frames of 1280.
+const LONGEST: u8 = 54;
 /// Sources share so many counts of what they have.
 const SOURCES: usize = 64;
 /// Largest frame that waits.
@@ -50,7 +54,7 @@ impl<F: Family> Early<F> {
         }
         let source = (source % SOURCES as u64) as u8;
         let side = &mut self.sides[usize::from(key.outside)];
-        let lost = side.make_room(source);
+        let lost = side.make_room(key);
         side.keep(
             Waiting { key: *key, device, len: frame.len(), source, since: now, number: 0 },
             frame,
@@ -123,19 +127,22 @@ impl<F: Family> Side<F> {
         }
     }
 
-    /// Makes room for a fragment of a source, if there is none; how many are dropped for it.
-    fn make_room(&mut self, source: u8) -> u64 {
+    /// Makes room for a fragment of a datagram, if there is none; how many are dropped for it. The
+    /// datagram itself goes if its source has too much and nothing else.
+    fn make_room(&mut self, key: &FragmentKey<F>) -> u64 {
         if self.count < ROOM {
             return 0;
         }
         let most = self.by_source.iter().max().copied().unwrap_or(0);
-        let has_most = |of: &u8| self.by_source[usize::from(*of)] == most;
-        let loser = Some(source).filter(has_most).or_else(|| (0..SOURCES as u8).find(has_most));
-        let oldest = self.oldest(|waiting| Some(waiting.source) == loser);
-        let Some(Waiting { key, .. }) = oldest.and_then(|place| self.places[place]) else {
+        let may_go = |waiting: &Waiting<F>| {
+            most <= LONGEST || self.by_source[usize::from(waiting.source)] == most
+        };
+        let another = self.oldest(|waiting| may_go(waiting) && waiting.key != *key);
+        let oldest = another.or_else(|| self.oldest(may_go));
+        let Some(Waiting { key, source, .. }) = oldest.and_then(|place| self.places[place]) else {
             return 0;
         };
-        self.drop_if(&mut |waiting| waiting.key == key && Some(waiting.source) == loser)
+        self.drop_if(&mut |waiting| waiting.key == key && waiting.source == source)
     }
 
     /// There is room for one.
@@ -248,6 +255,34 @@ mod tests {
         let lost: u64 = (0..10 * ROOM as u64).map(|n| keep(&mut early, true, n as u32, n, 0)).sum();
         assert_eq!(lost, 9 * ROOM as u64);
         assert_eq!(all(&mut early, false, 1).len(), 1);
+    }
+
+    #[test]
+    fn a_datagram_in_many_fragments_outlasts_a_flood_of_made_up_sources_as_any_other() {
+        let mut early = Early::default();
+        let mut strangers = (0..10 * ROOM as u32).map(|n| (1000 + n, 7 * u64::from(n)));
+        let mut flood = |early: &mut Early, count: usize| {
+            for (ident, source) in strangers.by_ref().take(count) {
+                keep(early, true, ident, source, 0);
+            }
+        };
+        flood(&mut early, 2 * ROOM);
+        for byte in 0..40 {
+            keep(&mut early, true, 1, 3, byte);
+            flood(&mut early, 1);
+        }
+        assert!(all(&mut early, true, 1).into_iter().eq(0..40));
+    }
+
+    #[test]
+    fn a_datagram_that_has_no_end_is_lost_itself_and_takes_no_others_place() {
+        let mut early = Early::default();
+        for ident in 0..60 {
+            keep(&mut early, false, ident, 2 + u64::from(ident), 0);
+        }
+        (0..10 * ROOM).for_each(|_| _ = keep(&mut early, false, 1000, 1, 0));
+        let left: usize = (0..60).map(|ident| all(&mut early, false, ident).len()).sum();
+        assert_eq!(left, 60);
     }
 
     #[test]
