@@ -173,6 +173,14 @@ impl Context {
         }
     }
 
+    /// The policy of a packet whose flow's uplink is down, and where that leads.
+    pub(super) fn leads<F: Family>(&self, work: &Work<F>, action: &Action<F>) -> (u8, Elsewhere) {
+        let traffic = traffic_of(work);
+        let policy = steering::policy(&self.snapshot.half, &self.control, &traffic);
+        let from = (action.uplink, action.flags & flag::NAT != 0);
+        (policy, self.elsewhere(from, policy, &traffic))
+    }
+
     /// Would what answers a flow without ports be the gateway's own, given what the flow looks like
     /// outside?
     pub(super) fn is_own<F: Family>(&self, outside: &FlowKey<F>) -> bool {
@@ -590,11 +598,8 @@ impl<F: Stored> Sessions<F> {
         out: &mut impl Output<B>,
     ) -> Result<u32, DropReason> {
         let p = &work.parsed;
-        let traffic = traffic_of(work);
-        let policy = steering::policy(&cx.snapshot.half, &cx.control, &traffic);
         let connected = p.proto == tcp::PROTOCOL && !opens(p);
-        let from = (action.uplink, action.flags & flag::NAT != 0);
-        let elsewhere = cx.elsewhere(from, policy, &traffic);
+        let (policy, elsewhere) = cx.leads(work, action);
         let ends = match elsewhere {
             Elsewhere::Nowhere => return Ok(slot),
             Elsewhere::Unchanged => false,

@@ -10,6 +10,7 @@ use weir_wire::parse::{Kind, Parsed};
 use weir_wire::{protocol, tcp};
 
 use super::DropReason;
+use super::admit::Elsewhere;
 use super::batch::Work;
 use super::context::{Context, began_inside, host_moved, sender};
 use super::fragments::fragment_key;
@@ -198,9 +199,14 @@ impl<F: Stored> Sessions<F> {
             return Err(Counter::DropNoFlow);
         }
         // What begins anew is its endpoint's worker's to decide, which a mapping has made another.
-        let anew = began_inside(&action) && opens(p) && (ended || cx.leaves(&action));
+        let moves = || {
+            let (_, elsewhere) = cx.leads(work, &action);
+            matches!(elsewhere, Elsewhere::Unchanged | Elsewhere::Readdressed)
+        };
+        let anew = began_inside(&action) && opens(p) && (ended || cx.leaves(&action) && moves());
         if anew && let Some(worker) = cx.decider(work) {
             self.remove(cx, slot);
+            cx.lane.add(Counter::FlowsMoved, u64::from(!ended));
             return Ok(Step::HandOff(worker));
         }
         let (slot, action) = if ended && began_inside(&action) {

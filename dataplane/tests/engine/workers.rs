@@ -13,7 +13,7 @@ use weir_dataplane::purpose::{assembler, decider};
 use weir_dataplane::worker::take_over;
 use weir_layout::Family;
 use weir_layout::adjacency::{Adjacency, NEXT_HOPS, next_hop};
-use weir_layout::control::{BUCKETS, PathId};
+use weir_layout::control::{BUCKETS, PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_wire::family::V4;
@@ -240,6 +240,25 @@ fn no_fragment_goes_round_if_its_first_is_lost_on_the_way_back() {
     assert_eq!(wire.handed.pop_front().unwrap().0, decider);
     assert!(gateway.send_to(decider, LAN, &later).is_empty());
     assert_eq!(gateway.count(Counter::DropFragment), 1);
+}
+
+#[test]
+fn a_connection_whose_uplink_is_down_is_handed_back_only_if_there_is_another_uplink() {
+    let mut gateway = Gateway::with(3, 4096);
+    let decider = decider::<V4>(KEY, 3, TCP, &HOST, 40_000);
+    let owner = (decider + 1) % 3;
+    let syn = tcp_out(40_000, 443, SYN);
+    let (device, _) = one(gateway.send_to(owner, LAN, &syn));
+    gateway.map_tcp(&[0, 1]);
+    (0..2).for_each(|uplink| gateway.set_state(uplink, 0));
+    gateway.send_to(owner, LAN, &syn);
+    let moved = |gateway: &Gateway| gateway.count(Counter::FlowsMoved);
+    assert_eq!((flows_of_all(&gateway), moved(&gateway)), (1, 0), "it stays");
+    gateway.set_state(2 - device, path_state::USABLE);
+    let (other, _) = one(gateway.send_to(owner, LAN, &syn));
+    assert_ne!(other, device);
+    assert_eq!((flows_of_all(&gateway), moved(&gateway)), (1, 1));
+    gateway.assert_conserved();
 }
 
 fn flows_of_all(gateway: &Gateway) -> u64 {
