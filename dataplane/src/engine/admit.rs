@@ -237,8 +237,8 @@ impl<F: Stored> Sessions<F> {
         let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
-        let mapped = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
-        let choice = match mapped {
+        let mut mapped = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
+        let mut choice = match mapped {
             Some(Mapping { uplink, external }) => {
                 EgressChoice { uplink, source: Source::Mapped(self.mappings.external(external)) }
             }
@@ -260,7 +260,17 @@ impl<F: Stored> Sessions<F> {
             return Err(cx.answer_untranslatable(work, why, received, out));
         }
         let (host, adjacency) = self.initiator(cx, work, received)?;
-        let (uplink, outside) = self.place(cx, key, &choice, (policy, &traffic), adjacency)?;
+        let steered = (policy, &traffic);
+        let mut placed = self.place(cx, key, &choice, steered, adjacency);
+        let is_tcp = key.proto() == tcp::PROTOCOL;
+        if is_tcp && mapped.is_some() && matches!(placed, Err(Counter::DropNoPort)) {
+            // A connection without a mapping has the port for this destination, from before the uplink
+            // had mappings of TCP.
+            mapped = None;
+            choice = self.egress_by(cx, choice.uplink, key)?;
+            placed = self.place(cx, key, &choice, steered, adjacency);
+        }
+        let (uplink, outside) = placed?;
         if uplink != choice.uplink {
             cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
         }

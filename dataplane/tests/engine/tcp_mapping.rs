@@ -179,6 +179,33 @@ fn the_mapping_outlives_the_process_and_connections_another_number_of_workers() 
 }
 
 #[test]
+fn a_connection_from_before_the_mappings_keeps_no_endpoint_from_its_destination() {
+    let mut gateway = Gateway::new();
+    gateway.half.policies[0].member_count = 1;
+    gateway.publish(BUCKETS);
+    let early = begin(&mut gateway, 0, 2, 40_000, 443);
+    gateway.map_tcp(&[0]);
+    gateway.publish(BUCKETS);
+    let mapped = begin(&mut gateway, 0, 3, 40_000, 444);
+    assert_eq!(place(&mapped), place(&early), "which has no mapping");
+    let moved = begin(&mut gateway, 0, 3, 40_000, 443);
+    assert_eq!(moved.0, early.0);
+    assert_ne!(place(&moved), place(&early));
+    assert_eq!(place(&begin(&mut gateway, 0, 3, 40_000, 445)), place(&moved), "it stays there");
+    for (out, host) in [(&early, 2), (&mapped, 3), (&moved, 3)] {
+        let (device, answer) = one(gateway.send(out.0, &answer_to(out.0, &out.1)));
+        assert_eq!(
+            (device, see(&answer).dst, see(&answer).dport),
+            (LAN, [10, 77, 0, host], 40_000)
+        );
+    }
+    gateway.now += 24 * 3_600_000;
+    age(&mut gateway);
+    assert_eq!((flows(&gateway), mappings(&gateway)), (0, 0));
+    gateway.assert_conserved();
+}
+
+#[test]
 fn an_endpoint_whose_uplink_is_down_begins_by_another_and_stays_there() {
     let mut gateway = Gateway::new();
     gateway.map_tcp(&[0, 1]);
