@@ -5,6 +5,7 @@ use weir_layout::counters::Counter;
 use weir_layout::flow::{GROUP, flag};
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::Stored;
+use weir_wire::tcp;
 
 use super::context::Context;
 use super::hairpin::is_inside;
@@ -42,6 +43,10 @@ impl<F: Stored> Sessions<F> {
             }
             if entry.flags & flag::INITIATED == 0 {
                 continue;
+            }
+            // Those from before uplinks ceased to map TCP are mappings too.
+            if entry.key.proto() == tcp::PROTOCOL && entry.state_owner.is_mapped() {
+                self.mappings.map_tcp();
             }
             self.flows += 1;
             self.unheard += u64::from(is_unheard(entry.flags, entry.state_owner.state()));

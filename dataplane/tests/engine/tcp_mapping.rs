@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::gateway::*;
+use weir_dataplane::engine::Engine;
 use weir_layout::control::{BUCKETS, ComeHome, path_state};
 use weir_layout::counters::Counter;
 use weir_wire::tcp::flag::{ACK, RST, SYN};
@@ -199,6 +200,26 @@ fn a_connection_from_before_the_mappings_keeps_no_endpoint_from_its_destination(
             (LAN, [10, 77, 0, host], 40_000)
         );
     }
+    gateway.now += 24 * 3_600_000;
+    age(&mut gateway);
+    assert_eq!((flows(&gateway), mappings(&gateway)), (0, 0));
+    gateway.assert_conserved();
+}
+
+#[test]
+fn mappings_that_the_file_has_just_ceased_to_make_are_adopted_and_end_with_their_connections() {
+    let mut gateway = Gateway::new();
+    gateway.map_tcp(&[0, 1]);
+    for port in 40_000..40_010 {
+        begin(&mut gateway, 0, 2, port, 443);
+    }
+    gateway.regions.prepare(&gateway.half);
+    gateway.map_tcp(&[]);
+    gateway.engines = vec![Engine::new(0, 1, &gateway.regions, [7, 1])];
+    gateway.engines[0].adopt();
+    assert_eq!((flows(&gateway), mappings(&gateway)), (10, 10));
+    gateway.map_tcp(&[0, 1]);
+    gateway.engines[0].refresh();
     gateway.now += 24 * 3_600_000;
     age(&mut gateway);
     assert_eq!((flows(&gateway), mappings(&gateway)), (0, 0));
