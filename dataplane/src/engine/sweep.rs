@@ -34,7 +34,7 @@ use zerocopy::IntoBytes;
 use super::admit::Elsewhere;
 use super::context::Context;
 use super::published::is_asked;
-use super::sessions::{Sessions, uses_port};
+use super::sessions::Sessions;
 use crate::answer;
 use crate::flows;
 use crate::packet::{Buffer, Output};
@@ -392,7 +392,7 @@ impl<F: Stored> Sessions<F> {
             }
         } else {
             // Of one that stays inside it may be the other address that is gone.
-            if uses_port(entry.flags) && entry.uplink != NONE {
+            if entry.state_owner.is_mapped() && entry.uplink != NONE {
                 self.mappings.detach(&self.external_of(&entry));
             }
             cx.lane.add(Counter::FlowsMoved, 1);
