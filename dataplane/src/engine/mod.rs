@@ -22,7 +22,6 @@
 //! | `hairpin` | the same by a host of a LAN, by the address that the service has outside |
 //! | `let_in` | the same, of a datagram that a mapping lets in |
 //! | `nat_log` | what the log of allocations is told |
-//! | `inside_hosts` | where the hosts of such services are |
 //! | `inside_hosts` | where the hosts of published services are |
 //! | `asked_hosts` | the same of others that are asked for |
 //! | `prefixes` | what prefix translation makes of a source |
@@ -241,8 +240,8 @@ impl Engine {
 
     /// Looks at `slots` slots of each table from where the last call stopped: ends flows that were
     /// idle too long, lets those go that may leave a draining uplink or come home, and learns who
-    /// has heavy ones. And drops fragments whose first did not come in time. Call once a tick.
-    /// has heavy ones; and lists allocations, where the log is to have that. Call once a tick.
+    /// has heavy ones. And drops fragments whose first did not come in time, and lists allocations,
+    /// where the log is to have that. Call once a tick.
     pub fn age<B: Buffer>(&mut self, slots: u32, now: u32, out: &mut impl Output<B>) {
         self.context.now = now;
         self.list_allocations();
