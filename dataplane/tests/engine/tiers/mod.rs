@@ -619,6 +619,10 @@ impl World {
 impl World {
     /// Whoever reads all that is shared finds the same at both, and every frame counted once.
     fn look(&mut self) {
+        // A fragment that waits for its first is counted when it ends.
+        for engine in self.gateways.iter_mut().flat_map(|gateway| &mut gateway.engines) {
+            engine.drop_waiting(|_| true);
+        }
         let [a, b] = self.tiers.each_ref();
         same_table([&a.regions.flows, &b.regions.flows]);
         same_table([&a.regions.flows6, &b.regions.flows6]);
