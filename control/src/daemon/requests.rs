@@ -91,7 +91,7 @@ impl Daemon {
             Request::SetPrefix { .. }
             | Request::EndPrefix { .. }
             | Request::KeepPrefixes { .. } => self.change_prefixes(request),
-            Request::Unmap { name } => match self.port_mapper.remove(name).await {
+            Request::Unmap { name } => match self.port_mapper.remove(name).await? {
                 true => Ok(format!("{name} is mapped no more, unless its host asks again")),
                 false => bail!("no host has a port called \"{name}\", see `weir publish`"),
             },

@@ -22,13 +22,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use anyhow::{Result, bail};
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_api::{MappedView, time};
 use weir_pcp::{Mapping, Situation};
 
 use record::Record;
 use task::Task;
+
+/// How long the daemon waits for the thread.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What hosts have.
 #[derive(Clone, Debug, Default)]
@@ -105,10 +110,23 @@ impl PortMapper {
     }
 
     /// Ends a mapping by name; says whether there was one.
-    pub async fn remove(&self, name: &str) -> bool {
+    ///
+    /// # Errors
+    /// When the thread does not answer in time: then the mapping stays.
+    pub async fn remove(&self, name: &str) -> Result<bool> {
         let (done, answer) = oneshot::channel();
-        let asked = self.removals.send((name.to_owned(), done)).await;
-        asked.is_ok() && answer.await.unwrap_or(false)
+        let asked = async {
+            self.removals.send((name.to_owned(), done)).await.ok()?;
+            answer.await.ok()
+        };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Some(removed)) => Ok(removed),
+            Ok(None) => bail!("nothing serves PCP and NAT-PMP any more: start weir-control again"),
+            Err(_) => bail!(
+                "what serves PCP and NAT-PMP has not answered for {} s: try again",
+                PATIENCE.as_secs()
+            ),
+        }
     }
 
     /// What hosts have.
@@ -133,4 +151,30 @@ struct Datagram {
     socket: Arc<sockets::Bound>,
     from: SocketAddr,
     bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_daemon_does_not_wait_for_ever_for_a_thread_that_is_busy_or_gone() {
+        let (removals, removed) = mpsc::channel(1);
+        let mapper = PortMapper {
+            situation: watch::channel(Situation::default()).0,
+            wanted: watch::channel(Wanted::default()).1,
+            taken: 0,
+            published: watch::channel(0).0,
+            removals,
+            shown: Arc::default(),
+        };
+        // The first is in the channel, the second before it.
+        for _ in 0..2 {
+            let error = mapper.remove("pcp:0").await.unwrap_err();
+            assert!(error.to_string().contains("has not answered for 1 s"), "{error}");
+        }
+        drop(removed);
+        let error = mapper.remove("pcp:0").await.unwrap_err();
+        assert!(error.to_string().contains("start weir-control again"), "{error}");
+    }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -46,20 +46,22 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Sends to a host. One that cannot be reached asks again.
-    pub async fn answer(&self, to: SocketAddr, message: &[u8]) {
-        if let Err(error) = self.socket.send_to(message, to).await {
+    /// Sends to a host, or not at all: a host that makes up neighbours fills the socket with answers
+    /// that wait for these to be found, and nobody waits for it. Who has no answer asks again.
+    pub fn answer(&self, to: SocketAddr, message: &[u8]) {
+        // Not the runtime's: it takes a socket for full that it knows nothing of yet.
+        if let Err(error) = SockRef::from(&self.socket).send_to(message, &to.into()) {
             tracing::debug!(lan = self.lan, %to, "a request for a port is not answered: {error}");
         }
     }
 
     /// Sends to all hosts of the LAN.
-    pub async fn announce(&self, message: &[u8]) {
+    pub fn announce(&self, message: &[u8]) {
         let to = match ALL_HOSTS[self.family.index()] {
             IpAddr::V4(all) => SocketAddr::from((all, CLIENT_PORT)),
             IpAddr::V6(all) => SocketAddrV6::new(all, CLIENT_PORT, 0, self.index).into(),
         };
-        self.answer(to, message).await;
+        self.answer(to, message);
     }
 }
 

@@ -100,7 +100,8 @@ impl Task {
                 }
                 Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
                 Some((name, done)) = removals.recv() => {
-                    let removed = self.server.remove(&name);
+                    // Who gave up was told that it stays.
+                    let removed = !done.is_closed() && self.server.remove(&name);
                     if removed {
                         self.hand_on(time::monotonic_ms());
                     }
@@ -113,10 +114,10 @@ impl Task {
                 }
                 () = sleep::until(deadline) => {}
             }
-            self.pass(&mut sockets).await;
+            self.pass(&mut sockets);
             let in_force = *published.borrow_and_update();
             for answer in self.waiting.extract_if(.., |answer| answer.version <= in_force) {
-                answer.socket.answer(answer.to, &answer.message).await;
+                answer.socket.answer(answer.to, &answer.message);
             }
         }
     }
@@ -132,7 +133,7 @@ impl Task {
     }
 
     /// Lets time pass.
-    async fn pass(&mut self, sockets: &mut Sockets) {
+    fn pass(&mut self, sockets: &mut Sockets) {
         let now = time::monotonic_ms();
         self.changed |= self.server.expire(now);
         if self.changed && now >= self.handed + EACH_MS {
@@ -147,7 +148,7 @@ impl Task {
         for announcement in self.server.announce(now) {
             for socket in sockets.of(&announcement.lan, announcement.family) {
                 for message in &announcement.messages {
-                    socket.announce(message).await;
+                    socket.announce(message);
                 }
             }
         }
@@ -170,7 +171,7 @@ impl Task {
         self.show();
         let version = self.wanted.borrow().version + u64::from(self.changed);
         if version <= in_force {
-            socket.answer(from, &answer.message).await;
+            socket.answer(from, &answer.message);
         } else if self.waiting.len() < WAITING {
             self.waiting.push(Waiting { version, socket, to: from, message: answer.message });
         }
