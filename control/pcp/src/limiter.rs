@@ -11,13 +11,14 @@ const BURST: u32 = 64;
 /// From one more to the next, milliseconds.
 const EACH_MS: u64 = 100;
 
-/// Of all hosts.
+/// Of the hosts of a LAN, in a family.
+#[derive(Debug)]
 pub struct Limiter {
     secret: u64,
     places: Box<[Place; PLACES]>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     left: u32,
     since: u64,

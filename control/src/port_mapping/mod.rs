@@ -6,6 +6,7 @@
 //! | this one | the way to the thread |
 //! | `task` | the thread's loop |
 //! | `sockets` | the sockets of each LAN |
+//! | `gate` | whose requests are heard |
 //! | `record` | what hosts have, on disk |
 //!
 //! A flood of requests takes the thread's time and nobody else's. What hosts have is handed to the
@@ -14,6 +15,7 @@
 //!
 //! When this process ends, what is published stays in force, and the next one has it from disk.
 
+mod gate;
 mod record;
 mod sockets;
 mod task;

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use weir_api::time;
 use weir_layout::Family;
-use weir_pcp::limiter::Limiter;
 use weir_pcp::{CLIENT_PORT, Realm, SERVER_PORT};
 use weir_service::Complaint;
 
 use super::Datagram;
+use super::gate::Gate;
 use crate::advertise::link_local;
 
 /// All hosts of a link, by [`Family`].
@@ -69,7 +69,7 @@ impl Bound {
 pub struct Sockets {
     all: BTreeMap<Place, Open>,
     hear: mpsc::Sender<Datagram>,
-    limiter: Arc<Mutex<Limiter>>,
+    gate: Arc<Mutex<Gate>>,
     /// By address, what keeps its socket from being opened.
     shut: BTreeMap<Place, Complaint>,
     /// A LAN's interface has no address of the link yet.
@@ -91,12 +91,13 @@ impl Drop for Open {
 impl Sockets {
     /// None yet. What hosts send goes to `hear`, as often as they may.
     pub fn new(hear: mpsc::Sender<Datagram>, seed: u64) -> Self {
-        let limiter = Arc::new(Mutex::new(Limiter::new(seed)));
-        Self { all: BTreeMap::new(), hear, limiter, shut: BTreeMap::new(), nameless: false }
+        let gate = Arc::new(Mutex::new(Gate::new(seed)));
+        Self { all: BTreeMap::new(), hear, gate, shut: BTreeMap::new(), nameless: false }
     }
 
     /// Opens those that are to be, and closes all others.
     pub fn follow(&mut self, realms: &[Realm]) {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).follow(realms);
         let of_links: Vec<_> = realms.iter().map(address_of_link).collect();
         self.nameless = of_links.contains(&Some(None));
         let places =
@@ -128,8 +129,8 @@ impl Sockets {
             Ok(socket) => {
                 self.shut.remove(&place);
                 let socket = Arc::new(socket);
-                let (hear, limiter) = (self.hear.clone(), Arc::clone(&self.limiter));
-                let listener = tokio::spawn(listen(Arc::clone(&socket), limiter, hear));
+                let (hear, gate) = (self.hear.clone(), Arc::clone(&self.gate));
+                let listener = tokio::spawn(listen(Arc::clone(&socket), gate, hear));
                 self.all.insert(place, Open { socket, listener: listener.abort_handle() });
             }
             Err(error) => {
@@ -188,8 +189,8 @@ fn open(lan: &str, index: u32, address: IpAddr) -> io::Result<Bound> {
     Ok(Bound { lan: lan.to_owned(), family, index, socket })
 }
 
-/// Hands on what hosts send that do not ask too often, until the receiver is gone.
-async fn listen(socket: Arc<Bound>, limiter: Arc<Mutex<Limiter>>, hear: mpsc::Sender<Datagram>) {
+/// Hands on what hosts send that may ask, and not too often, until the receiver is gone.
+async fn listen(socket: Arc<Bound>, gate: Arc<Mutex<Gate>>, hear: mpsc::Sender<Datagram>) {
     let mut buffer = [0; DATAGRAM];
     loop {
         let Ok((length, from)) = socket.socket.recv_from(&mut buffer).await else {
@@ -198,7 +199,10 @@ async fn listen(socket: Arc<Bound>, limiter: Arc<Mutex<Limiter>>, hear: mpsc::Se
             continue;
         };
         let now = time::monotonic_ms();
-        let admitted = limiter.lock().unwrap_or_else(PoisonError::into_inner).admit(from.ip(), now);
+        let admitted = {
+            let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+            gate.admit(&socket.lan, from.ip(), now)
+        };
         if !admitted {
             continue;
         }
