@@ -14,6 +14,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -117,10 +118,24 @@ impl State {
 /// # Errors
 /// When it cannot be written; the old one stays.
 pub fn replace(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    replace_with(path, content.as_ref(), 0o666)
+}
+
+/// The same with what nobody else may read.
+///
+/// # Errors
+/// When it cannot be written; the old one stays.
+pub fn replace_secret(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    replace_with(path, content.as_ref(), 0o600)
+}
+
+fn replace_with(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let new = path.with_extension("new");
-    let mut file = File::create(&new).with_context(failed)?;
-    file.write_all(content.as_ref()).and_then(|()| file.sync_all()).with_context(failed)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(&new).with_context(failed)?;
+    file.write_all(content).and_then(|()| file.sync_all()).with_context(failed)?;
     fs::rename(&new, path).with_context(failed)
 }
 

@@ -12,6 +12,10 @@ use crate::realm::{Limits, Realm, Situation};
 
 /// Most filters of a mapping.
 pub const MAX_FILTERS: usize = 8;
+/// A protocol that has ports which can be mapped.
+pub const TCP: u8 = 6;
+/// The other one.
+pub const UDP: u8 = 17;
 
 /// A port outside that leads to a port of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,17 @@ impl Mapping {
     /// Is it the one of a host's port?
     pub fn is_of(&self, inside: SocketAddr, protocol: u8) -> bool {
         (self.inside, self.protocol) == (inside, protocol)
+    }
+
+    /// Could it have been granted, by some limits?
+    pub fn is_sound(&self) -> bool {
+        let fits =
+            |filter: &IpNet| family(filter.addr()) == self.family() && filter.trunc() == *filter;
+        matches!(self.protocol, TCP | UDP)
+            && self.port != 0
+            && self.inside.port() != 0
+            && self.filters.len() <= MAX_FILTERS
+            && self.filters.iter().all(fits)
     }
 
     /// Would the same port outside be in its way, asked for by a host in a realm? At a shared address

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::mapping::{TCP, UDP};
+
 /// The version.
 pub const VERSION: u8 = 0;
 
@@ -10,9 +12,6 @@ const RESPONSE: u8 = 0x80;
 const ADDRESS: u8 = 0;
 const MAP_UDP: u8 = 1;
 const MAP_TCP: u8 = 2;
-/// IP protocol numbers.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// Result codes (§3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,6 +113,8 @@ pub struct Limits {
 impl Limits {
     /// Mappings of all hosts.
     pub const TOTAL: usize = MAX_MAPPED;
+    /// The longest lifetime that may be the longest, seconds: a day (RFC 6887 §15).
+    pub const MAX_LIFETIME: u32 = 86_400;
     /// The shortest lifetime, unless the longest is shorter, seconds (RFC 6887 §15).
     pub const MIN_LIFETIME: u32 = 120;
     /// Ports below are for the file to publish, unless it lets hosts have them.
@@ -135,6 +137,6 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ports: (16_384, u16::MAX), max_lifetime: 86_400, per_host: 32 }
+        Self { ports: (16_384, u16::MAX), max_lifetime: Self::MAX_LIFETIME, per_host: 32 }
     }
 }

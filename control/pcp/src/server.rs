@@ -9,14 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use weir_layout::Family;
 
 use crate::announce::Schedule;
-use crate::mapping::{MAX_FILTERS, Mapping, Mappings};
+use crate::mapping::{MAX_FILTERS, Mapping, Mappings, TCP, UDP};
 use crate::pcp::{Nonce, Refusal, ResultCode};
 use crate::realm::{Limits, Outside, Realm, Situation};
 use crate::{nat_pmp, pcp};
-
-/// Protocols that have ports which can be mapped.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// All that was granted, and to whom it is told.
 #[derive(Debug, Default)]

@@ -196,9 +196,10 @@ impl Task {
         self.write_down(now);
     }
 
+    /// Writes down what hosts have; what could not be written is tried again.
     fn write_down(&mut self, now: u64) {
-        self.unwritten = None;
-        self.record.keep(self.server.mappings(), now, time::now_s());
+        let kept = self.record.keep(self.server.mappings(), now, time::now_s());
+        self.unwritten = (!kept).then_some(now + RECORD_MS);
     }
 
     fn show(&self) {
