@@ -100,7 +100,12 @@ impl Mappings {
     }
 
     /// The one of a host's port.
-    pub fn find(&mut self, inside: SocketAddr, protocol: u8) -> Option<&mut Mapping> {
+    pub fn find(&self, inside: SocketAddr, protocol: u8) -> Option<&Mapping> {
+        self.all.iter().find(|mapping| mapping.is_of(inside, protocol))
+    }
+
+    /// The same, to be changed.
+    pub fn find_mut(&mut self, inside: SocketAddr, protocol: u8) -> Option<&mut Mapping> {
         self.all.iter_mut().find(|mapping| mapping.is_of(inside, protocol))
     }
 
@@ -134,7 +139,8 @@ impl Mappings {
 
     /// A port outside for a host's: the one that it would like, the same as inside, or another; with
     /// `only`, the first or none. Which other follows from the ends inside: so a host has the same
-    /// again when nothing is known of it any more. None: there is none.
+    /// again when nothing is known of it any more. None: there is none. `is_bound` says which ports
+    /// are not to be had because sockets of the gateway have them.
     pub fn choose(
         &self,
         situation: &Situation,
@@ -148,7 +154,7 @@ impl Mappings {
             let (ip, port) = (inside.ip(), *port);
             port != 0
                 && situation.limits.allows(port, shared)
-                && !(shared && is_bound(port))
+                && !is_bound(port)
                 && !situation.is_reserved(realm, ip, protocol, port)
                 && !self.all.iter().any(|other| other.forbids(realm, inside, protocol, port))
         };

@@ -14,6 +14,9 @@ use crate::pcp::{Nonce, Refusal, ResultCode};
 use crate::realm::{Limits, Outside, Realm, Situation};
 use crate::{nat_pmp, pcp};
 
+/// Which ports sockets of the gateway have; none: that is not known.
+pub type IsBound<'a> = Option<&'a dyn Fn(u16) -> bool>;
+
 /// All that was granted, and to whom it is told.
 #[derive(Debug, Default)]
 pub struct Server {
@@ -91,15 +94,16 @@ struct Granted {
     changes: bool,
 }
 
-/// Why not, and for how long that will last, seconds.
+/// Why not, for how long that will last, seconds, and whether a mapping has ended by it.
 struct Denied {
     code: ResultCode,
     lifetime: u32,
+    changes: bool,
 }
 
 impl From<ResultCode> for Denied {
     fn from(code: ResultCode) -> Self {
-        Self { code, lifetime: code.lifetime() }
+        Self { code, lifetime: code.lifetime(), changes: false }
     }
 }
 
@@ -172,13 +176,12 @@ impl Server {
         due.collect()
     }
 
-    /// The answer to a datagram; none: it has none. `is_bound` says which ports sockets of the gateway
-    /// have.
+    /// The answer to a datagram; none: it has none.
     pub fn answer(
         &mut self,
         datagram: &[u8],
         asker: Asker<'_>,
-        is_bound: impl Fn(u16) -> bool,
+        is_bound: IsBound<'_>,
     ) -> Option<Answer> {
         let Asker { lan, from, now } = asker;
         let realm = self.situation.realm(lan, crate::mapping::family(from))?.clone();
@@ -200,7 +203,7 @@ impl Server {
         realm: &Realm,
         asker: Asker<'_>,
         epoch: u32,
-        is_bound: impl Fn(u16) -> bool,
+        is_bound: IsBound<'_>,
     ) -> Option<Answer> {
         let done = match pcp::read(datagram, asker.from) {
             Ok(pcp::Request::Announce) => return Some(Answer::of(pcp::announcement(epoch), false)),
@@ -222,8 +225,8 @@ impl Server {
             Err(Refusal::Silent) => return None,
             Err(Refusal::Code(code)) => Err(code.into()),
         };
-        let refuse = |Denied { code, lifetime }| {
-            Answer::of(pcp::refuse(datagram, code, lifetime, epoch), false)
+        let refuse = |Denied { code, lifetime, changes }| {
+            Answer::of(pcp::refuse(datagram, code, lifetime, epoch), changes)
         };
         Some(done.unwrap_or_else(refuse))
     }
@@ -234,7 +237,7 @@ impl Server {
         realm: &Realm,
         asker: Asker<'_>,
         epoch: u32,
-        is_bound: impl Fn(u16) -> bool,
+        is_bound: IsBound<'_>,
     ) -> Option<Answer> {
         let map = match nat_pmp::read(datagram)? {
             nat_pmp::Request::Address => {
@@ -268,7 +271,7 @@ impl Server {
                 let port = if of.lifetime == 0 { 0 } else { of.port };
                 Answer::of(nat_pmp::grant(&map, port, of.lifetime, epoch), of.changes)
             }
-            Err(Denied { code, .. }) => {
+            Err(Denied { code, changes, .. }) => {
                 let code = match code {
                     ResultCode::NetworkFailure => nat_pmp::ResultCode::NetworkFailure,
                     ResultCode::NotAuthorized | ResultCode::UnsupportedProtocol => {
@@ -276,7 +279,7 @@ impl Server {
                     }
                     _ => nat_pmp::ResultCode::OutOfResources,
                 };
-                Answer::of(nat_pmp::refuse(&map, code, epoch), false)
+                Answer::of(nat_pmp::refuse(&map, code, epoch), changes)
             }
         })
     }
@@ -287,7 +290,7 @@ impl Server {
         realm: &Realm,
         ask: &Ask<'_>,
         asker: Asker<'_>,
-        is_bound: impl Fn(u16) -> bool,
+        is_bound: IsBound<'_>,
     ) -> Result<Granted, Denied> {
         if ask.inside.port() == 0 || !matches!(ask.protocol, TCP | UDP) {
             return Err(ResultCode::UnsupportedProtocol.into());
@@ -295,10 +298,10 @@ impl Server {
         let known = self.mappings.find(ask.inside, ask.protocol);
         // What PCP made is ended and renewed by who knows the nonce (RFC 6887 §11.2).
         if let Some(known) =
-            known.as_deref().filter(|it| it.nonce.is_some_and(|nonce| ask.nonce != Some(nonce)))
+            known.filter(|it| it.nonce.is_some_and(|nonce| ask.nonce != Some(nonce)))
         {
             let lifetime = (known.until.saturating_sub(asker.now) / 1000) as u32;
-            return Err(Denied { code: ResultCode::NotAuthorized, lifetime });
+            return Err(Denied { lifetime, ..ResultCode::NotAuthorized.into() });
         }
         if ask.lifetime == 0 {
             return Ok(self.end(ask));
@@ -310,21 +313,32 @@ impl Server {
         if ask.is_strict() && suggested.is_some_and(|suggested| suggested != address) {
             return Err(ResultCode::CannotProvideExternal.into());
         }
-        let others = self.mappings.filters();
+        let is_bound: &dyn Fn(u16) -> bool = match (realm.shares_addresses, is_bound) {
+            // Those are at other addresses.
+            (false, _) => &|_| false,
+            (true, Some(is_bound)) => is_bound,
+            (true, None) => return Err(ResultCode::NoResources.into()),
+        };
+        if known.is_some_and(|known| is_bound(known.port)) {
+            // What a socket of the gateway has is no host's, even if the host had it before.
+            self.end(ask);
+            return Err(Denied { changes: true, ..ResultCode::CannotProvideExternal.into() });
+        }
+        let filters =
+            filters(known.map_or(&[], |known| &known.filters), ask, self.mappings.filters())?;
         let lifetime = self.situation.limits.lifetime(ask.lifetime);
         let until = asker.now + u64::from(lifetime) * 1000;
-        let (port, changes) = match self.mappings.find(ask.inside, ask.protocol) {
+        let (port, changes) = match self.mappings.find_mut(ask.inside, ask.protocol) {
             Some(known) => {
                 if ask.is_strict() && ask.port != 0 && ask.port != known.port {
                     return Err(ResultCode::CannotProvideExternal.into());
                 }
-                let filters = filters(&known.filters, ask, others)?;
                 let changes = filters != known.filters || known.nonce != ask.nonce;
                 (known.nonce, known.filters) = (ask.nonce, filters);
                 known.until = until;
                 (known.port, changes)
             }
-            None => (self.make(realm, ask, until, is_bound)?, true),
+            None => (self.make(realm, ask, filters, until, is_bound)?, true),
         };
         Ok(Granted { address, port, lifetime, changes })
     }
@@ -334,8 +348,9 @@ impl Server {
         &mut self,
         realm: &Realm,
         ask: &Ask<'_>,
+        filters: Vec<ipnet::IpNet>,
         until: u64,
-        is_bound: impl Fn(u16) -> bool,
+        is_bound: &dyn Fn(u16) -> bool,
     ) -> Result<u16, Denied> {
         let all = self.mappings.all().len();
         if all >= Limits::TOTAL {
@@ -344,7 +359,6 @@ impl Server {
         if !self.situation.has_room(self.mappings.count(ask.inside.ip()), all) {
             return Err(ResultCode::QuotaExceeded.into());
         }
-        let filters = filters(&[], ask, self.mappings.filters())?;
         let ends = (ask.inside, ask.protocol);
         let wanted = (ask.port, ask.is_strict());
         let port = self.mappings.choose(&self.situation, realm, ends, wanted, is_bound);

@@ -51,7 +51,7 @@ fn server() -> Server {
 
 fn ask_at(server: &mut Server, from: &str, datagram: &[u8], now: u64) -> Option<Vec<u8>> {
     let asker = Asker { lan: "lan0", from: ip(from), now };
-    server.answer(datagram, asker, |port| port == 17_000).map(|answer| answer.message)
+    server.answer(datagram, asker, Some(&|port| port == 17_000)).map(|answer| answer.message)
 }
 
 fn ask(server: &mut Server, from: &str, datagram: &[u8]) -> Vec<u8> {
@@ -378,7 +378,7 @@ fn who_is_not_of_the_lan_has_no_answer() {
         assert_eq!(ask_at(&mut server, from, &[0, 0], 0), None, "{from}");
     }
     let asker = Asker { lan: "lan1", from: ip(HOST), now: 0 };
-    assert_eq!(server.answer(&[0, 0], asker, |_| false), None, "by a LAN that may not");
+    assert_eq!(server.answer(&[0, 0], asker, None), None, "by a LAN that may not");
 }
 
 #[test]
@@ -411,6 +411,38 @@ fn a_port_that_the_file_publishes_now_is_taken_back() {
     let mut other = situation();
     other.reserved[0].ports = (18_080, 18_080);
     assert!(server.follow(other, 0) && server.mappings().is_empty());
+}
+
+#[test]
+fn a_port_that_a_socket_of_the_gateway_has_now_is_not_renewed() {
+    let mut server = server();
+    Map::default().ask(&mut server);
+    ask(&mut server, HOST, &nat_pmp(1, 18_081, 0, 600));
+    let asker = Asker { lan: "lan0", from: ip(HOST), now: 6000 };
+    let mut renew = |message: &[u8]| {
+        let is_bound = |port| [18_080, 18_081].contains(&port);
+        let answer = server.answer(message, asker, Some(&is_bound)).unwrap();
+        (answer.message[3], answer.changes, server.mappings().len())
+    };
+    assert_eq!(renew(&Map::default().bytes()), (11, true, 1), "and it ends");
+    assert_eq!(renew(&nat_pmp(1, 18_081, 0, 600)), (4, true, 0));
+    assert_eq!(renew(&Map::default().bytes()), (SUCCESS, true, 1), "another is to be had");
+    assert_ne!(server.mappings()[0].port, 18_080);
+}
+
+#[test]
+fn nothing_is_granted_while_it_is_not_known_which_ports_sockets_have() {
+    let mut server = server();
+    Map::default().ask(&mut server);
+    let mut code = |from: &str, map: Map| {
+        let asker = Asker { lan: "lan0", from: ip(from), now: 6000 };
+        server.answer(&map.bytes(), asker, None).unwrap().message[3]
+    };
+    assert_eq!(code(HOST, Map { inside: 18_081, ..Map::default() }), 8, "a new one");
+    assert_eq!(code(HOST, Map::default()), 8, "one that is renewed");
+    assert_eq!(code(HOST, Map { lifetime: 0, ..Map::default() }), SUCCESS, "it ends all the same");
+    let of_its_own = Map { client: HOST6, address: "::", inside: 8080, ..Map::default() };
+    assert_eq!(code(HOST6, of_its_own), SUCCESS, "sockets are at other addresses");
 }
 
 #[test]

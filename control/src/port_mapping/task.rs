@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use weir_api::time;
 use weir_kernel::bound;
-use weir_pcp::server::Asker;
+use weir_pcp::server::{Asker, IsBound};
 use weir_pcp::{Mapping, Server, Situation};
 
 use super::record::Record;
@@ -24,6 +25,8 @@ const RECORD_MS: u64 = 60_000;
 const OPEN_MS: u64 = 1000;
 /// For how long it holds which ports sockets of the gateway have, milliseconds.
 const BOUND_MS: u64 = 1000;
+/// How long the kernel may take to say which they are.
+const KERNEL_PATIENCE: Duration = Duration::from_millis(500);
 /// Answers that wait for what they say to be in force.
 const WAITING: usize = 1024;
 
@@ -42,7 +45,7 @@ pub(super) struct Task {
     /// When sockets are to be opened that could not be.
     reopen: Option<u64>,
     waiting: Vec<Waiting>,
-    bound: Option<(u64, Box<bound::Ports>)>,
+    looked: Looked,
 }
 
 /// An answer that holds once this version is in force.
@@ -72,7 +75,7 @@ impl Task {
             unwritten: None,
             reopen: None,
             waiting: Vec::new(),
-            bound: None,
+            looked: Looked::default(),
         };
         task.show();
         task
@@ -158,9 +161,9 @@ impl Task {
     async fn hear(&mut self, datagram: Datagram, in_force: u64) {
         let Datagram { socket, from, bytes } = datagram;
         let now = time::monotonic_ms();
-        self.look_up_bound(now).await;
-        let bound = self.bound.as_ref().map(|(_, ports)| ports);
-        let is_bound = |port| bound.is_some_and(|ports| bound::has(ports, port));
+        self.looked.look_again(now).await;
+        let has = self.looked.ports.as_deref().map(|ports| |port| bound::has(ports, port));
+        let is_bound: IsBound<'_> = has.as_ref().map(|has| has as _);
         let asker = Asker { lan: &socket.lan, from: from.ip(), now };
         let Some(answer) = self.server.answer(&bytes, asker, is_bound) else { return };
         if answer.changes {
@@ -174,14 +177,6 @@ impl Task {
             socket.answer(from, &answer.message);
         } else if self.waiting.len() < WAITING {
             self.waiting.push(Waiting { version, socket, to: from, message: answer.message });
-        }
-    }
-
-    /// Has the ports that sockets of the gateway have. While the kernel does not say, those that were.
-    async fn look_up_bound(&mut self, now: u64) {
-        let is_old = self.bound.as_ref().is_none_or(|(at, _)| now - at >= BOUND_MS);
-        if is_old && let Ok(ports) = bound::now().await {
-            self.bound = Some((now, ports));
         }
     }
 
@@ -205,5 +200,23 @@ impl Task {
     fn show(&self) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         *shown = self.server.mappings().to_vec();
+    }
+}
+
+/// The ports that sockets of the gateway have, as the kernel said when it was last asked.
+#[derive(Default)]
+struct Looked {
+    at: Option<u64>,
+    /// None: it did not say.
+    ports: Option<Box<bound::Ports>>,
+}
+
+impl Looked {
+    /// Asks the kernel, unless that was just done: however many ask, and whether it answers or not.
+    async fn look_again(&mut self, now: u64) {
+        if self.at.is_none_or(|at| now - at >= BOUND_MS) {
+            let asked = tokio::time::timeout(KERNEL_PATIENCE, bound::now()).await;
+            (self.at, self.ports) = (Some(now), asked.ok().and_then(Result::ok));
+        }
     }
 }
