@@ -109,6 +109,13 @@ impl Mappings {
         self.all.iter_mut().find(|mapping| mapping.is_of(inside, protocol))
     }
 
+    /// Has none last longer than until then.
+    pub fn cap(&mut self, until: u64) {
+        for mapping in &mut self.all {
+            mapping.until = mapping.until.min(until);
+        }
+    }
+
     /// Ends those that are not to be kept; says whether there were any.
     pub fn retain(&mut self, keep: impl FnMut(&Mapping) -> bool) -> bool {
         let before = self.all.len();

@@ -123,7 +123,8 @@ impl Server {
         &self.situation
     }
 
-    /// Takes another situation at `now`; says whether mappings ended with it.
+    /// Takes another situation at `now`; says whether mappings ended with it. A LAN that has no
+    /// network now, since its cable is out, say, keeps those of its hosts.
     pub fn follow(&mut self, situation: Situation, now: u64) -> bool {
         self.epochs.retain(|epoch| situation.realm(&epoch.lan, epoch.family).is_some());
         for realm in &situation.realms {
@@ -143,11 +144,14 @@ impl Server {
         }
         self.situation = situation;
         let situation = &self.situation;
+        self.mappings.cap(now + u64::from(situation.limits.max_lifetime) * 1000);
         self.mappings.retain(|mapping| {
             let Some(realm) = situation.realm(&mapping.lan, mapping.family()) else { return false };
-            let host = mapping.inside.ip();
-            let is_opening = !realm.shares_addresses && mapping.port != mapping.inside.port();
-            !is_opening && !situation.is_reserved(realm, host, mapping.protocol, mapping.port)
+            let (host, shared) = (mapping.inside.ip(), realm.shares_addresses);
+            (realm.networks.is_empty() || realm.holds(host))
+                && (shared || mapping.port == mapping.inside.port())
+                && situation.limits.allows(mapping.port, shared)
+                && !situation.is_reserved(realm, host, mapping.protocol, mapping.port)
         })
     }
 

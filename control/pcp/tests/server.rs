@@ -446,6 +446,30 @@ fn nothing_is_granted_while_it_is_not_known_which_ports_sockets_have() {
 }
 
 #[test]
+fn a_mapping_ends_with_what_allows_it() {
+    let follows = |change: fn(&mut Situation)| {
+        let mut server = server();
+        Map { lifetime: 86_400, ..Map::default() }.ask(&mut server);
+        let mut other = situation();
+        change(&mut other);
+        let ended = server.follow(other, 6000);
+        (ended, server.mappings().first().map(|mapping| mapping.until))
+    };
+    let until = Some(5000 + 86_400_000);
+    assert_eq!(follows(|_| {}), (false, until));
+    let gone = (true, None);
+    let other_network = |it: &mut Situation| {
+        it.realms[0].networks = vec!["10.9.0.0/24".parse().unwrap()];
+    };
+    assert_eq!(follows(other_network), gone, "its host is not of the LAN any more");
+    assert_eq!(follows(|it| it.realms[0].servers.push(ip(HOST))), gone, "it is the gateway now");
+    assert_eq!(follows(|it| drop(it.realms.remove(0))), gone);
+    assert_eq!(follows(|it| it.limits.ports = (20_000, 30_000)), gone, "its port is not for hosts");
+    assert_eq!(follows(|it| it.limits.max_lifetime = 600), (false, Some(606_000)), "too long");
+    assert_eq!(follows(|it| it.realms[0].networks.clear()), (false, until), "its cable is out");
+}
+
+#[test]
 fn mappings_of_an_earlier_process_are_renewed_and_removed_by_name() {
     let mut before = server();
     Map::default().ask(&mut before);

@@ -99,6 +99,7 @@ impl Task {
                     }
                     let situation = situation.borrow_and_update().clone();
                     self.changed |= self.server.follow(situation, time::monotonic_ms());
+                    self.show();
                     self.open(&mut sockets);
                 }
                 Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
