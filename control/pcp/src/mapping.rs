@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use weir_layout::Family;
 
 use crate::pcp::Nonce;
-use crate::realm::{Limits, Realm, Situation};
+use crate::realm::{Realm, Situation};
 
 /// Most filters of a mapping.
 pub const MAX_FILTERS: usize = 8;
@@ -134,14 +134,16 @@ impl Mappings {
         self.all.iter().map(|mapping| mapping.until).min()
     }
 
-    /// Those of a host.
-    pub fn count(&self, host: IpAddr) -> usize {
-        self.all.iter().filter(|mapping| mapping.inside.ip() == host).count()
-    }
-
-    /// Filters of all of them.
-    pub fn filters(&self) -> usize {
-        self.all.iter().map(|mapping| mapping.filters.len()).sum()
+    /// How many of something a host of a LAN has, where each mapping has so many.
+    pub fn share(&self, lan: &str, host: IpAddr, each: impl Fn(&Mapping) -> usize) -> Share {
+        let mut share = Share { host: 0, lan: 0, all: 0 };
+        for mapping in &self.all {
+            let count = each(mapping);
+            share.all += count;
+            share.lan += if mapping.lan == lan { count } else { 0 };
+            share.host += if mapping.inside.ip() == host { count } else { 0 };
+        }
+        share
     }
 
     /// A port outside for a host's: the one that it would like, the same as inside, or another; with
@@ -191,10 +193,38 @@ impl Situation {
         })
     }
 
-    /// May a host that has so many mappings have one more, where there are so many of all? It leaves
-    /// as many to others as it has.
-    pub const fn has_room(&self, of_host: usize, all: usize) -> bool {
-        of_host < self.limits.per_host && of_host < Limits::TOTAL.saturating_sub(all)
+    /// Is there another LAN whose hosts may ask?
+    pub fn has_others(&self, lan: &str) -> bool {
+        self.realms.iter().any(|realm| realm.lan != lan)
+    }
+}
+
+/// How many of something there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Of a host.
+    pub host: usize,
+    /// Of its LAN.
+    pub lan: usize,
+    /// Of all.
+    pub all: usize,
+}
+
+impl Share {
+    /// The same with so many more of the host.
+    pub const fn with(self, more: usize) -> Self {
+        Self { host: self.host + more, lan: self.lan + more, all: self.all + more }
+    }
+
+    /// May the host have one more of `total`? It leaves as many to others as it has.
+    pub const fn host_has_room(self, total: usize) -> bool {
+        self.host < total.saturating_sub(self.all)
+    }
+
+    /// May the LAN? It leaves as many to others, where there are `others`, as it has.
+    pub const fn lan_has_room(self, total: usize, others: bool) -> bool {
+        let own = if others { self.lan } else { 0 };
+        own < total.saturating_sub(self.all)
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use weir_layout::Family;
+use weir_layout::control::MAX_MAPPED_ALLOWED;
 
 use crate::announce::Schedule;
 use crate::mapping::{MAX_FILTERS, Mapping, Mappings, TCP, UDP};
@@ -328,8 +330,7 @@ impl Server {
             self.end(ask);
             return Err(Denied { changes: true, ..ResultCode::CannotProvideExternal.into() });
         }
-        let filters =
-            filters(known.map_or(&[], |known| &known.filters), ask, self.mappings.filters())?;
+        let filters = self.filters(realm, ask, known.map_or(&[], |known| &known.filters))?;
         let lifetime = self.situation.limits.lifetime(ask.lifetime);
         let until = asker.now + u64::from(lifetime) * 1000;
         let (port, changes) = match self.mappings.find_mut(ask.inside, ask.protocol) {
@@ -352,15 +353,15 @@ impl Server {
         &mut self,
         realm: &Realm,
         ask: &Ask<'_>,
-        filters: Vec<ipnet::IpNet>,
+        filters: Vec<IpNet>,
         until: u64,
         is_bound: &dyn Fn(u16) -> bool,
     ) -> Result<u16, Denied> {
-        let all = self.mappings.all().len();
-        if all >= Limits::TOTAL {
+        let share = self.mappings.share(&realm.lan, ask.inside.ip(), |_| 1);
+        if !share.lan_has_room(Limits::TOTAL, self.situation.has_others(&realm.lan)) {
             return Err(ResultCode::NoResources.into());
         }
-        if !self.situation.has_room(self.mappings.count(ask.inside.ip()), all) {
+        if share.host >= self.situation.limits.per_host || !share.host_has_room(Limits::TOTAL) {
             return Err(ResultCode::QuotaExceeded.into());
         }
         let ends = (ask.inside, ask.protocol);
@@ -380,6 +381,30 @@ impl Server {
         Ok(port)
     }
 
+    /// The filters of a mapping that has the known ones, with what is asked for. Of them a host and a
+    /// LAN have a share, as of ports.
+    fn filters(&self, realm: &Realm, ask: &Ask<'_>, known: &[IpNet]) -> Result<Vec<IpNet>, Denied> {
+        let Some(map) = ask.pcp else { return Ok(known.to_vec()) };
+        let mut filters = if map.clears_filters { Vec::new() } else { known.to_vec() };
+        for filter in &map.filters {
+            if !filters.contains(filter) {
+                filters.push(*filter);
+            }
+        }
+        let more = filters.len().saturating_sub(known.len());
+        let has_room = more == 0 || {
+            let share = self.mappings.share(&realm.lan, ask.inside.ip(), |of| of.filters.len());
+            let before_last = share.with(more - 1);
+            before_last.host_has_room(MAX_MAPPED_ALLOWED)
+                && before_last
+                    .lan_has_room(MAX_MAPPED_ALLOWED, self.situation.has_others(&realm.lan))
+        };
+        if filters.len() > MAX_FILTERS || !has_room {
+            return Err(ResultCode::ExcessiveRemotePeers.into());
+        }
+        Ok(filters)
+    }
+
     /// Ends a mapping; if there is none, that is as good. What was suggested is sent back (RFC 6887
     /// §15).
     fn end(&mut self, ask: &Ask<'_>) -> Granted {
@@ -391,22 +416,6 @@ impl Server {
         let address = ask.pcp.and_then(|map| map.outside_address).unwrap_or(unspecified);
         Granted { address, port: ask.port, lifetime: 0, changes }
     }
-}
-
-/// The filters of a mapping with what is asked for, where all mappings have so many.
-fn filters(known: &[ipnet::IpNet], ask: &Ask<'_>, all: usize) -> Result<Vec<ipnet::IpNet>, Denied> {
-    let Some(map) = ask.pcp else { return Ok(known.to_vec()) };
-    let mut filters = if map.clears_filters { Vec::new() } else { known.to_vec() };
-    for filter in &map.filters {
-        if !filters.contains(filter) {
-            filters.push(*filter);
-        }
-    }
-    let more = filters.len().saturating_sub(known.len());
-    if filters.len() > MAX_FILTERS || all + more > weir_layout::control::MAX_MAPPED_ALLOWED {
-        return Err(ResultCode::ExcessiveRemotePeers.into());
-    }
-    Ok(filters)
 }
 
 fn outside_v4(outside: &Outside, host: IpAddr) -> Option<std::net::Ipv4Addr> {

@@ -358,6 +358,51 @@ fn a_host_has_no_more_than_its_share() {
 }
 
 #[test]
+fn a_host_has_no_more_than_its_share_of_filters() {
+    let mut server = server();
+    let eight: Vec<u8> =
+        (0..8u8).flat_map(|last| filter(128, 0, &format!("203.0.113.{last}"))).collect();
+    let count = |server: &mut Server, client: &'static str| {
+        let granted = |inside: u16| {
+            Map { client, inside, options: eight.clone(), ..Map::default() }.ask(server).code()
+        };
+        let codes: Vec<u8> = (18_000..18_020).map(granted).collect();
+        assert!(codes.iter().all(|code| [SUCCESS, 13].contains(code)), "{codes:?}");
+        codes.iter().filter(|code| **code == SUCCESS).count()
+    };
+    let hosts = ["10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.8"];
+    assert_eq!(hosts.map(|host| count(&mut server, host)), [8, 4, 2, 1]);
+    let renewed = Map { inside: 18_000, options: eight.clone(), ..Map::default() };
+    assert_eq!(renewed.ask(&mut server).code(), SUCCESS, "no more than before");
+}
+
+#[test]
+fn hosts_of_a_lan_leave_as_much_to_other_lans_as_they_have() {
+    let mut two = situation();
+    let other = Realm {
+        lan: "lan1".into(),
+        servers: vec![ip("10.1.0.1")],
+        networks: vec!["10.1.0.0/24".parse().unwrap()],
+        ..two.realms[0].clone()
+    };
+    two.realms.push(other);
+    let mut server = server();
+    server.follow(two, 0);
+    let mut count = |lan: &str, net: &str| {
+        let hosts = (5..15).map(|host| ip(&format!("{net}.{host}")));
+        let each = hosts.flat_map(|from| (18_000..18_100).map(move |inside| (from, inside)));
+        let granted = each.filter(|(from, inside)| {
+            let asker = Asker { lan, from: *from, now: 5000 };
+            let answer = server.answer(&nat_pmp(2, *inside, 0, 600), asker, Some(&|_| false));
+            answer.unwrap().message[3] == SUCCESS
+        });
+        granted.count()
+    };
+    assert_eq!(count("lan0", "10.0.0"), 64);
+    assert_eq!(count("lan1", "10.1.0"), 32);
+}
+
+#[test]
 fn a_host_with_an_address_of_its_own_gets_its_own_port_or_none() {
     let mut server = server();
     let map =
