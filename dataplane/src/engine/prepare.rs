@@ -2,13 +2,15 @@
 //!
 //! Workers of another number, or of another range of NAT ports, own other slices of it and other
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
-//! the same port away, or the same endpoint another port. What has no mapping may be anybody's, and a
-//! connection whose mapping does not stay goes on without: its port serves other destinations too.
+//! the same port away, or the same endpoint another port. A flow without ports goes to the worker that
+//! decides about its remote, which alone gives addresses away for that. What else has no mapping may be
+//! anybody's, and a connection whose mapping does not stay goes on without: its port serves other
+//! destinations too.
 
 use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_layout::flow::{GROUP, flag};
-use weir_layout::{Family as Ip, MAX_WORKERS};
+use weir_layout::{Family as Ip, MAX_WORKERS, protocol};
 use weir_shm::counters::PathCounter;
 use weir_shm::flows::{FlowTable, Slot, Stored};
 use weir_wire::entry::Entry;
@@ -100,6 +102,10 @@ impl Workers<'_> {
     /// The worker that owns the flow, given its forward entry; `None`: its mapping may be nobody's.
     fn owner<F: Family>(&self, forward: &Entry<F>) -> Option<u8> {
         let key = &forward.key;
+        if protocol::is_portless(key.proto()) {
+            // Else two workers could give two hosts one address for the remote.
+            return Some(decider::<F>(self.key, self.number, key.proto(), &key.dst(), 0));
+        }
         let path = match hairpin::port_of(self.half, forward) {
             Port::None if !has_mapping(self.half, forward) => {
                 return Some(forward.state_owner.worker() % self.number);

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 
 use etherparse::{Icmpv4Type, IpNumber, PacketBuilder};
+use weir_dataplane::engine::Engine;
 use weir_layout::Family;
 use weir_layout::control::{
     Address, BUCKETS, Name, OwnPeer, Rule, RuleAction, Selection, Translate, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_shm::flows::Entry4;
 use weir_wire::family::{Family as _, V6};
 use weir_wire::protocol::*;
 use weir_wire::{checksum, parse};
@@ -47,7 +49,7 @@ fn out(proto: u8) -> Vec<u8> {
     from_host((HOST_MAC, HOST), SERVER, proto)
 }
 
-fn from_host((mac, src): ([u8; 6], [u8; 4]), dst: [u8; 4], proto: u8) -> Vec<u8> {
+pub fn from_host((mac, src): ([u8; 6], [u8; 4]), dst: [u8; 4], proto: u8) -> Vec<u8> {
     packet([mac, device_mac(LAN)], [src, dst], proto, b"any bytes")
 }
 
@@ -445,6 +447,31 @@ fn no_two_workers_give_an_address_to_two_hosts_for_one_remote() {
         assert_eq!(one(gateway.send_to(n % 3, LAN, &other)).0, LAN, "adopted, and still there");
     }
     gateway.assert_conserved();
+}
+
+#[test]
+fn workers_of_another_number_have_the_flows_about_whose_remotes_they_decide() {
+    let mut gateway = Gateway::with(4, 1 << 14);
+    gateway.publish(BUCKETS);
+    let owners = |gateway: &mut Gateway| -> Vec<_> {
+        for n in 0..64u8 {
+            one(gateway.send_to(n % 3, LAN, &from_host((HOST_MAC, HOST), [198, 18, 0, n], ESP)));
+        }
+        let table = &gateway.regions.flows;
+        let entries = (0..table.capacity()).filter_map(|at| table.slot(at).read());
+        let forward = entries.filter(|entry| entry.flags & flag::INITIATED != 0);
+        let owner = |entry: Entry4| (entry.key.dst(), entry.state_owner.worker());
+        let mut owners: Vec<_> = forward.map(owner).collect();
+        owners.sort_unstable();
+        owners
+    };
+    assert_eq!(owners(&mut gateway).len(), 64);
+    restart(&mut gateway, 3, BUCKETS);
+    let adopted = owners(&mut gateway);
+    gateway.now += 601_000;
+    (0..16).for_each(|_| _ = age(&mut gateway));
+    assert_eq!(gateway.engines.iter().map(Engine::flows).sum::<u64>(), 0);
+    assert_eq!(owners(&mut gateway), adopted, "as they would decide");
 }
 
 #[test]
