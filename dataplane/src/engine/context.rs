@@ -130,7 +130,7 @@ impl Context {
         }
         self.inside_hosts.refresh(half);
         self.asked_hosts.refresh(half);
-        self.nat_log.set(self.snapshot.half.nat_log != 0);
+        self.nat_log.follow(&self.snapshot.half);
         true
     }
 

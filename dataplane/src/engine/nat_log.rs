@@ -1,14 +1,16 @@
 //! What the log of NAT allocations is told: which endpoint has which port outside, from when to when.
 //!
-//! A mapping is an allocation, and so is a connection whose port outside is shared: of that the log
-//! needs the destination too. What began is told once it stands in the table, and what ends before it
+//! A mapping is an allocation, and so is a connection whose port outside is shared, or a flow without
+//! ports, whose address is: of these the log needs the destination too. What began is told once it stands in the table, and what ends before it
 //! leaves that; so what a process that ended here had no time to tell, the next one's listing does.
 //! A flow that stays inside has no address that anybody outside sees, and is told of where it has a
 //! mapping alone.
 
-use weir_layout::control::{IpAddress, Translate};
-use weir_layout::flow::{FlowState, GROUP, flag};
+use weir_layout::control::{ControlHalf, IpAddress, PathId, Translate};
+use weir_layout::flow::{GROUP, flag};
 use weir_layout::nat_log::{Event, RECORDS, Record};
+use weir_layout::protocol;
+use weir_layout::set::IndexSet;
 use weir_layout::{Family as Ip, NONE};
 use weir_shm::flows::Stored;
 use weir_shm::nat_log::RingWriter;
@@ -32,6 +34,8 @@ pub(super) struct NatLog {
     ring: Option<RingWriter>,
     /// The published state says so.
     on: bool,
+    /// Uplinks whose flows of IPv6 have a port of it.
+    ports6: IndexSet,
     /// Listings that were asked for, and losses that were told, when the last one began.
     asked: (u64, u64),
     listing: Option<Place>,
@@ -61,18 +65,22 @@ const PARTS: [(Ip, Part); 4] = [
 
 impl NatLog {
     pub(super) const fn new(ring: Option<RingWriter>) -> Self {
-        Self { ring, on: false, asked: (0, 0), listing: None }
+        Self { ring, on: false, ports6: IndexSet::EMPTY, asked: (0, 0), listing: None }
     }
 
-    /// Whether the published state has a log. One that begins, lists.
-    pub(super) fn set(&mut self, on: bool) {
-        let on = on && self.ring.is_some();
+    /// Follows the published state. A log that begins, lists; and so does one where other flows are
+    /// allocations than before: those that ended with that have no end of their own.
+    pub(super) fn follow(&mut self, half: &ControlHalf) {
+        let (on, ports6) = (half.nat_log != 0 && self.ring.is_some(), ports6(half));
         if on != self.on {
             (self.on, self.listing) = (on, None);
-            if let Some(ring) = self.ring.as_ref().filter(|_| on) {
-                // Another number than was asked for: so it is asked.
-                self.asked = (ring.listings().wrapping_sub(1), 0);
-            }
+        } else if ports6 == self.ports6 {
+            return;
+        }
+        self.ports6 = ports6;
+        if let Some(ring) = self.ring.as_ref().filter(|_| on) {
+            // Another number than was asked for: so it is asked.
+            self.asked = (ring.listings().wrapping_sub(1), 0);
         }
     }
 
@@ -87,12 +95,13 @@ impl NatLog {
         }
     }
 
-    /// Begins a listing where one is due; where it is, and how many of its records there is room for.
+    /// Begins a listing where one is due, once the one before is over, so that each comes to its end;
+    /// where it is, and how many of its records there is room for.
     fn go_on(&mut self, workers: u8, now: u32) -> Option<(Place, usize)> {
         let ring = self.ring.as_ref().filter(|_| self.on)?;
         ring.tell_of_loss(now);
         let asked = (ring.listings(), ring.told());
-        if self.asked != asked {
+        if self.asked != asked && self.listing.is_none() {
             if !ring.mark(Event::Listing, workers, now) {
                 return None;
             }
@@ -168,7 +177,7 @@ impl<F: Stored> Sessions<F> {
         }
         let meta = of.meta();
         let forward = meta.flags & flag::INITIATED != 0 && meta.worker == cx.id;
-        if !forward || meta.is_mapped || meta.flow_state == FlowState::Stateless {
+        if !forward || meta.is_mapped || !shares(meta.proto) {
             return None;
         }
         of.read().filter(|entry| is_allocation(cx, entry))
@@ -202,13 +211,25 @@ impl<F: Stored> Sessions<F> {
     }
 }
 
-/// Is a flow that has no mapping an allocation, given its forward entry?
+/// Uplinks whose flows of IPv6 are allocations: of NAT66. Entries do not say what prefix translation has
+/// made of them.
+fn ports6(half: &ControlHalf) -> IndexSet {
+    let translation =
+        |uplink| half.path(PathId::new(uplink, Ip::V6)).map(|path| path.translation());
+    let uplinks = 0..half.uplinks.len() as u8;
+    uplinks.filter(|uplink| translation(*uplink) == Some(Translate::Napt)).collect()
+}
+
+/// Do flows of the protocol that have no mapping share what they have outside, each with one remote?
+fn shares(proto: u8) -> bool {
+    proto == tcp::PROTOCOL || protocol::is_portless(proto)
+}
+
+/// Is a flow that shares what it has outside an allocation, given its forward entry?
 fn is_allocation<F: Family>(cx: &Context, forward: &Entry<F>) -> bool {
-    let translation = || cx.snapshot.half.path(F::path(forward.uplink)).map(|of| of.translation());
-    forward.key.proto() == tcp::PROTOCOL
-        && uses_port(forward.flags)
+    uses_port(forward.flags)
         && forward.uplink != NONE
-        && (F::FAMILY == Ip::V4 || translation() == Some(Translate::Napt))
+        && (F::FAMILY == Ip::V4 || cx.nat_log.ports6.contains(forward.uplink))
 }
 
 fn of_mapping<F: Family>(

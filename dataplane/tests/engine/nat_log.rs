@@ -4,12 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use super::gateway::*;
 use weir_dataplane::engine::Engine;
-use weir_layout::control::{Address, BUCKETS, path_state};
+use weir_layout::Family;
+use weir_layout::control::{Address, BUCKETS, Translate, path_state};
 use weir_layout::flow::flag;
 use weir_layout::nat_log::{Event, RECORDS, Record};
 use weir_shm::nat_log::NatLog;
+use weir_wire::protocol::{ESP, GRE, SCTP};
 use weir_wire::tcp::flag::{ACK, SYN};
 
+use crate::packets6::{HOST6, SERVER6, packet};
+use crate::protocols::from_host;
 use crate::robustness::Seeded;
 
 /// An address and port.
@@ -205,6 +209,64 @@ fn a_listing_leaves_half_of_the_ring_to_what_begins_meanwhile() {
     assert_eq!((log.lost(), reader.all()), (0, of_table(&gateway)));
 }
 
+#[test]
+fn a_listing_that_is_asked_for_again_comes_to_its_end_first() {
+    let (mut gateway, log) = logged(1, 1 << 16);
+    let mut reader = Reader::default();
+    list(&mut gateway, &log, &mut reader);
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        log.ask_for_listing();
+        age(&mut gateway);
+        seen.extend(events(&take(&log, &mut reader)));
+    }
+    let listings = seen.as_chunks::<2>().0;
+    assert!(listings.len() > 1);
+    assert!(listings.iter().all(|of| *of == [Event::Listing, Event::Listed]), "{seen:?}");
+}
+
+#[test]
+fn a_flow_without_ports_is_told_of_with_its_remote() {
+    let (mut gateway, log) = logged(1, 4096);
+    let mut reader = Reader::default();
+    list(&mut gateway, &log, &mut reader);
+    gateway.send(LAN, &from_host((HOST_MAC, HOST), SERVER, GRE));
+    let records = take(&log, &mut reader);
+    assert_eq!(events(&records), [Event::Begin]);
+    assert_eq!(end(&records[0].inside, records[0].inside_port), (HOST, 0));
+    assert_eq!(end(&records[0].remote, records[0].remote_port), (SERVER, 0));
+    assert_eq!((records[0].protocol, reader.all()), (GRE, of_table(&gateway)));
+    gateway.now += 24 * 3_600_000;
+    age(&mut gateway);
+    assert_eq!(events(&take(&log, &mut reader)), [Event::End]);
+}
+
+#[test]
+fn what_ends_with_the_translation_of_its_uplink_is_missing_in_the_listing_that_follows() {
+    let (mut gateway, log) = logged(1, 4096);
+    gateway.serve_ipv6();
+    for uplink in 0..2 {
+        let path = gateway.half.uplinks[uplink].path_mut(Family::V6);
+        path.translate = Translate::Napt as u8;
+        (path.nat_lo, path.nat_hi, path.pool_len) = (20_000, 60_000, 1);
+        path.pool[0] = Address([uplink as u8 + 1; 16]);
+    }
+    gateway.publish(BUCKETS / 2);
+    let mut reader = Reader::default();
+    list(&mut gateway, &log, &mut reader);
+    gateway.send(LAN, &packet([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], (TCP, false), 64, 8));
+    assert_eq!(events(&take(&log, &mut reader)), [Event::Begin]);
+    for uplink in &mut gateway.half.uplinks {
+        uplink.path_mut(Family::V6).translate = Translate::None as u8;
+    }
+    gateway.publish(BUCKETS / 2);
+    age(&mut gateway);
+    sweep(&mut gateway);
+    assert_eq!(gateway.engines[0].flows(), 0);
+    list(&mut gateway, &log, &mut reader);
+    assert_eq!(reader.all(), HashMap::new());
+}
+
 /// Flows begin and end in all the ways that there are, in worlds of one and several workers, with ports
 /// for all or hardly any.
 #[test]
@@ -228,15 +290,17 @@ fn whatever_begins_and_ends_the_log_says_what_stands() {
             let mac = [2, 0, 0, 0, 0, host.0[3]];
             let remote = ([198, 51, 100, random.below(3) as u8], 50 + random.below(3) as u16);
             let worker = random.below(gateway.engines.len()) as u8;
-            let frame = match random.below(5) {
+            let frame = match random.below(6) {
                 0 | 1 => udp(mac, device_mac(LAN), host, remote),
                 2 => ping(mac, device_mac(LAN), host.0, remote.0, host.1, true),
+                3 => from_host((mac, host.0), remote.0, [GRE, ESP, SCTP][random.below(3)]),
                 _ => tcp(mac, device_mac(LAN), host, remote, [SYN, ACK, 0x11, 4][random.below(4)]),
             };
             match random.below(100) {
                 0..88 => {
                     for (device, sent) in gateway.send_to(worker, LAN, &frame) {
-                        if (1..3).contains(&device) && random.below(2) == 0 {
+                        let has_answer = [TCP, UDP, 1].contains(&frame[23]);
+                        if (1..3).contains(&device) && has_answer && random.below(2) == 0 {
                             gateway.send_to(worker, device, &answer_to(device, &sent));
                         }
                     }
