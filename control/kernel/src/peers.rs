@@ -69,26 +69,30 @@ fn ends(local: Option<IpAddr>, remote: Option<IpAddr>) -> [IpAddr; 2] {
 #[derive(Default)]
 pub struct Peers {
     xfrm: Option<TokioSocket>,
+    /// Associations that were there when the kernel last told of them.
+    associations: Vec<Peer>,
     untold: Complaint,
 }
 
 impl Peers {
-    /// Those that are there now, without one twice.
+    /// Those that are there now, without one twice; while the kernel does not tell of associations,
+    /// those that were.
     pub async fn read(&mut self) -> Vec<Peer> {
         let mut found = sockets();
         match self.associations().await {
             Ok(peers) => {
-                found.extend(peers);
+                self.associations = peers;
                 self.untold.say(None);
             }
             Err(error) => {
                 // What it has not read yet would be taken for the next answer.
                 self.xfrm = None;
                 self.untold.say(Some(format!(
-                    "hosts of LANs may get what is for the gateway's own IPsec: {error}"
+                    "the gateway's own IPsec associations are taken to be as they were: {error}"
                 )));
             }
         }
+        found.extend(&self.associations);
         found.sort_unstable();
         found.dedup();
         found
@@ -173,8 +177,8 @@ mod xfrm {
         Ok(false)
     }
 
-    /// One that comes in has the gateway's address as its destination; one that goes out has it as
-    /// its source, and is there for the same packets: it is entered as it would come in.
+    /// One that comes in has the gateway's address as its destination. One that goes out is not told
+    /// from it here, and has another's.
     fn association(body: &[u8]) -> Option<Peer> {
         let family = u16::from_ne_bytes(*body.get(FAMILY..)?.first_chunk()?);
         let address = |at: usize| -> Option<IpAddr> {
@@ -317,6 +321,17 @@ mod tests {
         let six = format!("sl\n 50: {}:0032 {}:0000 07\n", "0".repeat(32), "0".repeat(32));
         let peer = Peer { protocol: ESP, local: ip("::"), remote: ip("::") };
         assert_eq!(raw_sockets::<16>(&six), [peer]);
+    }
+
+    #[tokio::test]
+    async fn while_the_kernel_does_not_tell_of_associations_those_that_were_stand() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let known = Peer { protocol: ESP, local: address, remote: address };
+        // Nobody is at the other end.
+        const USERSOCK: isize = 2;
+        let deaf = TokioSocket::new(USERSOCK).unwrap();
+        let mut peers = Peers { xfrm: Some(deaf), associations: vec![known], ..Peers::default() };
+        assert!(peers.read().await.contains(&known));
     }
 
     #[tokio::test]

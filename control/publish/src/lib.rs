@@ -49,7 +49,7 @@ mod near;
 pub mod onto_links;
 mod overrides;
 pub mod own;
-mod own_peers;
+pub mod own_peers;
 mod path_prefixes;
 mod port_addresses;
 mod ports;

@@ -1,26 +1,57 @@
 //! Whom the gateway itself speaks with by protocols without ports.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use weir_layout::Family;
 use weir_layout::control::{Address, ControlHalf, MAX_OWN_PEERS, OwnPeer};
 use weir_view::{Kernel, Peer};
 
-/// Enters them into the half. Where they are too many, all addresses are the gateway's own for these
-/// protocols.
+/// Enters them into the half. Where they are too many, their addresses of the gateway are for the
+/// protocol whoever the remote is; and where these are too many, all addresses are.
 pub fn publish(half: &mut ControlHalf, kernel: &Kernel) {
-    let tunnels = kernel.links.iter().filter(|link| link.up).flat_map(|link| &link.tunnels);
-    let mut peers: Vec<OwnPeer> = tunnels.chain(&kernel.peers).map(entry).collect();
+    let mut peers = peers(kernel);
     if peers.len() > MAX_OWN_PEERS {
-        for peer in &mut peers {
-            (peer.local, peer.remote) = (Address::UNSPECIFIED, Address::UNSPECIFIED);
-        }
-        peers.sort_unstable_by_key(|peer| (peer.protocol, peer.family));
-        peers.dedup();
+        peers.iter_mut().for_each(|peer| peer.remote = Address::UNSPECIFIED);
+        sort(&mut peers);
+    }
+    if peers.len() > MAX_OWN_PEERS {
+        peers.iter_mut().for_each(|peer| peer.local = Address::UNSPECIFIED);
+        sort(&mut peers);
     }
     peers.truncate(MAX_OWN_PEERS);
     half.own_peer_count = peers.len() as u32;
     half.own_peers[..peers.len()].copy_from_slice(&peers);
+}
+
+/// What hosts lose where they are too many, in words; none: they are not.
+pub fn crowded(kernel: &Kernel) -> Option<String> {
+    let found = peers(kernel).len();
+    (found > MAX_OWN_PEERS).then(|| {
+        format!(
+            "the gateway itself speaks with more than {MAX_OWN_PEERS} remotes by protocols without \
+             ports (tunnels, IPsec, raw sockets): its addresses that it does so by are lent to no \
+             host for these protocols, whoever the remote is"
+        )
+    })
+}
+
+/// Those whose answers come to the gateway. An association that goes out has its ends the other way
+/// round, and one whose address is not here receives nothing.
+fn peers(kernel: &Kernel) -> Vec<OwnPeer> {
+    let own: HashSet<IpAddr> = kernel.addresses.iter().map(|(_, net)| net.addr()).collect();
+    let tunnels = kernel.links.iter().filter(|link| link.up).flat_map(|link| &link.tunnels);
+    let all = tunnels.chain(&kernel.peers);
+    let here = all.filter(|peer| peer.local.is_unspecified() || own.contains(&peer.local));
+    let mut peers = here.map(entry).collect();
+    sort(&mut peers);
+    peers
+}
+
+/// In an order, and none twice.
+fn sort(peers: &mut Vec<OwnPeer>) {
+    peers.sort_unstable_by_key(|peer| (peer.protocol, peer.family, peer.local.0, peer.remote.0));
+    peers.dedup();
 }
 
 fn entry(peer: &Peer) -> OwnPeer {
@@ -51,6 +82,12 @@ mod tests {
         Peer { protocol: GRE, local: [192, 0, 2, 1].into(), remote: [198, 51, 100, remote].into() }
     }
 
+    /// The gateway has 192.0.2.1 and .2.
+    fn gateway(peers: Vec<Peer>) -> Kernel {
+        let addresses = ["192.0.2.1/24", "192.0.2.2/24"].map(|net| (2, net.parse().unwrap()));
+        Kernel { addresses: addresses.into(), peers, ..Kernel::default() }
+    }
+
     fn speaks(kernel: &Kernel, local: u8, remote: u8, protocol: u8) -> bool {
         let mut half = empty_half();
         publish(&mut half, kernel);
@@ -61,7 +98,7 @@ mod tests {
     #[test]
     fn of_tunnels_those_that_are_up_are_the_gateways_own() {
         let link = |up| Link { up, tunnels: vec![peer(7)], ..Link::default() };
-        let kernel = |up| Kernel { links: vec![link(up)], ..Kernel::default() };
+        let kernel = |up| Kernel { links: vec![link(up)], ..gateway(Vec::new()) };
         assert!(!speaks(&kernel(false), 1, 7, GRE));
         let kernel = kernel(true);
         assert!(speaks(&kernel, 1, 7, GRE));
@@ -73,8 +110,7 @@ mod tests {
     #[test]
     fn one_that_names_no_end_is_for_all_of_its_family() {
         let any = IpAddr::from([0; 4]);
-        let peers = vec![Peer { protocol: GRE, local: any, remote: any }];
-        let kernel = Kernel { peers, ..Kernel::default() };
+        let kernel = gateway(vec![Peer { protocol: GRE, local: any, remote: any }]);
         assert!(speaks(&kernel, 1, 7, GRE) && speaks(&kernel, 9, 9, GRE));
         let mut half = empty_half();
         publish(&mut half, &kernel);
@@ -82,9 +118,32 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_room_for_leave_nothing_to_hosts() {
-        let peers = (0..=MAX_OWN_PEERS as u8).map(peer).collect();
-        let kernel = Kernel { peers, ..Kernel::default() };
+    fn what_has_another_address_than_the_gateways_receives_nothing_here() {
+        let Peer { protocol, local, remote } = peer(7);
+        let out = Peer { protocol, local: remote, remote: local };
+        let mut half = empty_half();
+        publish(&mut half, &gateway(vec![peer(7), out]));
+        assert_eq!(half.own_peers(), [entry(&peer(7))]);
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_leave_hosts_nothing_of_their_addresses_and_this_is_said() {
+        let peers = |number: usize| gateway((0..number as u8).map(peer).collect());
+        assert_eq!(crowded(&peers(MAX_OWN_PEERS)), None);
+        assert!(!speaks(&peers(MAX_OWN_PEERS), 1, 200, GRE));
+        let kernel = peers(MAX_OWN_PEERS + 1);
+        assert!(crowded(&kernel).unwrap().contains("more than 64 remotes"));
         assert!(speaks(&kernel, 1, 200, GRE) && !speaks(&kernel, 1, 200, 50));
+        assert!(!speaks(&kernel, 2, 200, GRE), "by its other address it speaks with none");
+    }
+
+    #[test]
+    fn more_addresses_than_there_is_room_for_leave_nothing_to_hosts() {
+        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let locals = 1..=MAX_OWN_PEERS as u8 + 1;
+        let addresses = locals.clone().map(|n| (2, address(n).into())).collect();
+        let peers = locals.map(|n| Peer { local: address(n), ..peer(7) }).collect();
+        let kernel = Kernel { addresses, peers, ..Kernel::default() };
+        assert!(speaks(&kernel, 200, 200, GRE) && !speaks(&kernel, 200, 200, 50));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use weir_api::time;
 use weir_kernel::watch::Watcher;
+use weir_publish::own_peers;
 
 use super::Daemon;
 use super::patience::{KERNEL_PATIENCE, unanswered};
@@ -17,8 +18,10 @@ use crate::sleep;
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
 impl Daemon {
-    /// Says which rules and routes of the kernel's are not followed, if they are new.
+    /// Says which rules and routes of the kernel's are not followed, and whether the gateway speaks with
+    /// too many remotes itself, if that is new.
     pub(super) fn tell_unfollowed(&mut self) {
+        self.crowded.say(own_peers::crowded(self.decider.kernel()));
         let unfollowed = weir_site::unfollowed(self.decider.site(), self.decider.kernel());
         for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
             tracing::warn!("{text}");

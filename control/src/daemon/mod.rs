@@ -126,6 +126,8 @@ struct Daemon {
     untold: Complaint,
     /// Of rules and routes.
     unrouted: Complaint,
+    /// Of remotes that the gateway speaks with itself.
+    crowded: Complaint,
     /// By uplink, of answers that this machine drops.
     deaf: Vec<Complaint>,
     /// What was said of the kernel's rules and routes.

@@ -176,6 +176,7 @@ impl Daemon {
             installed: BTreeSet::new(),
             untold: Complaint::default(),
             unrouted: Complaint::default(),
+            crowded: Complaint::default(),
             deaf: Vec::new(),
         }
     }
