@@ -8,6 +8,7 @@
 //! | `sockets` | the sockets of each LAN |
 //! | `gate` | whose requests are heard |
 //! | `record` | what hosts have, on disk |
+//! | `journal` | and in the journal |
 //!
 //! A flood of requests takes the thread's time and nobody else's. What hosts have is handed to the
 //! daemon all at once and at most so often, however many ask; it publishes that with the next half,
@@ -16,6 +17,7 @@
 //! When this process ends, what is published stays in force, and the next one has it from disk.
 
 mod gate;
+mod journal;
 mod record;
 mod sockets;
 mod task;

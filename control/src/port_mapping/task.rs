@@ -10,6 +10,7 @@ use weir_kernel::bound;
 use weir_pcp::server::{Asker, IsBound};
 use weir_pcp::{Mapping, Server, Situation};
 
+use super::journal::Journal;
 use super::record::Record;
 use super::sockets::{Bound, Sockets};
 use super::{Datagram, Removal, Wanted};
@@ -33,6 +34,7 @@ const WAITING: usize = 1024;
 pub(super) struct Task {
     server: Server,
     record: Record,
+    journal: Journal,
     wanted: watch::Sender<Wanted>,
     shown: Arc<Mutex<Vec<Mapping>>>,
     seed: u64,
@@ -64,9 +66,10 @@ impl Task {
         shown: Arc<Mutex<Vec<Mapping>>>,
         seed: u64,
     ) -> Self {
-        let task = Self {
+        let mut task = Self {
             server: Server::new(mappings),
             record,
+            journal: Journal::default(),
             wanted,
             shown,
             seed,
@@ -77,6 +80,7 @@ impl Task {
             waiting: Vec::new(),
             looked: Looked::default(),
         };
+        task.journal.tell(task.server.mappings());
         task.show();
         task
     }
@@ -167,9 +171,6 @@ impl Task {
         let is_bound: IsBound<'_> = has.as_ref().map(|has| has as _);
         let asker = Asker { lan: &socket.lan, from: from.ip(), now };
         let Some(answer) = self.server.answer(&bytes, asker, is_bound) else { return };
-        if answer.changes {
-            tracing::debug!(lan = socket.lan, host = %from.ip(), "has other ports than before");
-        }
         self.changed |= answer.changes;
         self.unwritten.get_or_insert(now + RECORD_MS);
         self.show();
@@ -188,6 +189,7 @@ impl Task {
             wanted.version += 1;
             wanted.mappings = self.server.mappings().to_vec();
         });
+        self.journal.tell(self.server.mappings());
         self.show();
         self.write_down(now);
     }
