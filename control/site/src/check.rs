@@ -56,6 +56,7 @@ pub fn resolve(
     c.warnings.extend(warn::of_file(file, &uplinks, &policies, &rules, default_policy));
     c.warnings.extend(warn::accepts_nothing(&uplinks, &rules, &publish));
     c.warnings.extend(capacity::warnings(&uplinks, &policies));
+    c.warnings.extend(nat_log.as_ref().and_then(|log| nat_log::crowded(log, flow_table)));
 
     if !c.problems.is_empty() {
         return Err(c.problems);

@@ -39,6 +39,25 @@ pub fn nat_log(c: &mut Checker<'_>, given: Option<&Spanned<NatLog>>) -> Option<N
     Some(NatLogConfig { file: file.clone(), max_size: max_size << 20, keep })
 }
 
+/// Does it keep a listing of all that the flow table has room for, and what was before? Says how much
+/// that takes; none: it does.
+pub fn crowded(log: &NatLogConfig, flow_table: u32) -> Option<String> {
+    /// Bytes of a line of IPv4, as long as they get.
+    const LINE: u64 = 240;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let listing = u64::from(flow_table) * LINE;
+    let kept = log.max_size * u64::from(log.keep);
+    (kept < 2 * listing).then(|| {
+        format!(
+            "[nat_log] keeps {} MiB, and a listing of as many flows as flow_table has room for is {} \
+             MiB: little would be left of what was before. Let max_size times keep be {} or more",
+            mib(kept),
+            mib(listing),
+            mib(2 * listing)
+        )
+    })
+}
+
 /// Why the log cannot be written on this machine, as far as can be told; none: it can.
 pub fn hindrance(log: &NatLogConfig) -> Option<String> {
     let directory = log.file.parent()?;
@@ -61,6 +80,20 @@ pub fn hindrance(log: &NatLogConfig) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_a_listing_would_fill_is_warned_of_with_what_it_takes() {
+        let log = |max_size: u64, keep| NatLogConfig {
+            file: "/var/log/nat.log".into(),
+            max_size: max_size << 20,
+            keep,
+        };
+        assert_eq!(crowded(&log(64, 8), 1 << 20), None);
+        let text = crowded(&log(4, 8), 1 << 20).unwrap();
+        assert!(text.contains("keeps 32 MiB"), "{text}");
+        assert!(text.contains("is 240 MiB") && text.contains("be 480 or more"), "{text}");
+        assert_eq!(crowded(&log(60, 8), 1 << 20), None);
+    }
 
     #[test]
     fn a_directory_that_is_not_there_or_none_is_said() {
