@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use weir_site::NatLogConfig;
 
+use super::listings::Listings;
+
 /// What is written to.
 #[derive(Debug)]
 pub struct LogFile {
@@ -17,8 +19,8 @@ pub struct LogFile {
     /// Bytes that whole lines have.
     len: u64,
     is_new: bool,
-    /// Files that have been begun since a listing was asked for.
-    begun: u32,
+    /// When files that are begun ask for a listing.
+    pub listings: Listings,
     /// Something was written that may not last.
     is_dirty: bool,
 }
@@ -33,8 +35,8 @@ impl LogFile {
         let len = whole_lines(&mut file)?;
         file.set_len(len)?;
         let is_new = len == 0;
-        let config = config.clone();
-        Ok(Self { config, group, file, len, is_new, begun: 0, is_dirty: false })
+        let (config, listings) = (config.clone(), Listings::new(config.keep));
+        Ok(Self { config, group, file, len, is_new, listings, is_dirty: false })
     }
 
     /// Was there nothing in it?
@@ -42,44 +44,27 @@ impl LogFile {
         self.is_new
     }
 
-    /// Is what stands to be listed again, before the files are gone that say when it began? Says so
-    /// once.
-    pub fn takes_listing(&mut self) -> bool {
-        let due = self.begun >= self.config.keep / 2;
-        if due {
-            self.begun = 0;
-        }
-        due
-    }
-
-    /// Appends whole lines, to another file where there is no room for them. Where that fails, none of
-    /// them is there.
+    /// Appends whole lines, all to one file: to another where there is no room for them. Where that
+    /// fails, none of them is there.
     ///
     /// # Errors
     /// When they cannot be written.
     pub fn append(&mut self, lines: &str) -> Result<()> {
-        let mut rest = lines;
-        while !rest.is_empty() {
-            let room = usize::try_from(self.config.max_size.saturating_sub(self.len));
-            let (fit, others) = split(rest, room.unwrap_or(usize::MAX));
-            if fit.is_empty() && self.len > 0 {
-                self.rotate()?;
-                continue;
-            }
-            // A line is far shorter than the least file.
-            let part = if fit.is_empty() { rest } else { fit };
-            if let Err(error) = self.file.write_all(part.as_bytes()) {
-                let _ = self.file.set_len(self.len);
-                return Err(error.into());
-            }
-            self.len += part.len() as u64;
-            self.is_dirty = true;
-            rest = if fit.is_empty() { "" } else { others };
+        let more = lines.len() as u64;
+        if self.len > 0 && self.len + more > self.config.max_size {
+            self.rotate()?;
         }
+        if let Err(error) = self.file.write_all(lines.as_bytes()) {
+            let _ = self.file.set_len(self.len);
+            return Err(error.into());
+        }
+        self.len += more;
+        self.is_dirty = true;
         Ok(())
     }
 
-    /// Makes what was written last; where somebody else has taken the file away, begins another.
+    /// Makes what was written last; where somebody else has taken the file away, or what was in it,
+    /// begins another.
     ///
     /// # Errors
     /// When that fails.
@@ -89,9 +74,10 @@ impl LogFile {
         }
         let here = self.file.metadata()?;
         let is_here = |there: fs::Metadata| (there.dev(), there.ino()) == (here.dev(), here.ino());
-        if !fs::symlink_metadata(&self.config.file).is_ok_and(is_here) {
-            let begun = self.config.keep;
-            *self = Self { begun, ..Self::open(&self.config, self.group)? };
+        let is_whole = here.len() >= self.len;
+        if !is_whole || !fs::symlink_metadata(&self.config.file).is_ok_and(is_here) {
+            self.listings.lose_files();
+            self.reopen()?;
         }
         Ok(())
     }
@@ -109,8 +95,15 @@ impl LogFile {
                 _ => {}
             }
         }
-        let begun = self.begun + 1;
-        *self = Self { begun, ..Self::open(&self.config, self.group)? };
+        self.listings.begin_file();
+        self.reopen()
+    }
+
+    /// Goes on with the file that has the name now.
+    fn reopen(&mut self) -> Result<()> {
+        let next = Self::open(&self.config, self.group)?;
+        let listings = std::mem::replace(&mut self.listings, Listings::new(self.config.keep));
+        *self = Self { listings, ..next };
         Ok(())
     }
 }
@@ -153,15 +146,6 @@ fn whole_lines(file: &mut File) -> Result<u64> {
     Ok(if lines == 0 && from > 0 { len } else { from + lines })
 }
 
-/// The whole lines that so many bytes have room for, and the others.
-fn split(lines: &str, room: usize) -> (&str, &str) {
-    if lines.len() <= room {
-        return (lines, "");
-    }
-    let end = lines.as_bytes()[..room].iter().rposition(|byte| *byte == b'\n');
-    lines.split_at(end.map_or(0, |at| at + 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,13 +177,33 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = LogFile::open(&log(directory.path(), 10, 4), None).unwrap();
         assert!(file.is_new());
-        let due: Vec<_> = (0..8)
-            .map(|_| {
-                file.append("123456789\n").unwrap();
-                file.takes_listing()
-            })
-            .collect();
-        assert_eq!(due, [false, false, true, false, true, false, true, false]);
+        for due in [false, false, true, false] {
+            file.append("123456789\n").unwrap();
+            assert_eq!(file.listings.take_due(), due);
+        }
+    }
+
+    #[test]
+    fn lines_that_are_handed_over_together_are_in_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = log(directory.path(), 10, 4);
+        let mut file = LogFile::open(&config, None).unwrap();
+        file.append("one\n").unwrap();
+        file.append("two\nthree\n").unwrap();
+        assert_eq!([read(&config, 1), read(&config, 0)], ["one\n", "two\nthree\n"]);
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_emptied_is_gone_on_with_and_a_listing_due() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = log(directory.path(), 10, 2);
+        let mut file = LogFile::open(&config, None).unwrap();
+        file.append("one\ntwo\n").unwrap();
+        fs::write(&config.file, "").unwrap();
+        file.keep_up().unwrap();
+        assert!(file.listings.take_due());
+        file.append("three\n").unwrap();
+        assert_eq!([read(&config, 1), read(&config, 0)], ["", "three\n"]);
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
         file.append("one\n").unwrap();
         fs::rename(&config.file, directory.path().join("elsewhere")).unwrap();
         file.keep_up().unwrap();
-        assert!(file.takes_listing());
+        assert!(file.listings.take_due());
         file.append("two\n").unwrap();
         assert_eq!(read(&config, 0), "two\n");
     }

@@ -1,12 +1,13 @@
 //! A record as a line: a JSON object, with its fields in this order and without blanks, so that it can
 //! be searched for as text.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weir_api::time;
 use weir_layout::Family;
 use weir_layout::nat_log::{Event, Record};
+use weir_layout::protocol;
 
 /// Two clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,12 @@ impl Clocks {
         let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
         time::of_milliseconds(self.now_ms.saturating_sub(ago))
     }
+}
+
+/// Adds that writing to the file begins (`on`), or ends (`off`).
+pub fn add_switch(name: &str, now_ms: u64, text: &mut String) {
+    let at = time::of_milliseconds(now_ms);
+    let _ = writeln!(text, "{{\"time\":\"{at}\",\"event\":\"{name}\"}}");
 }
 
 /// Adds a worker's record; one that makes no sense adds nothing.
@@ -55,16 +62,14 @@ pub fn add(record: &Record, worker: u8, uplinks: &[String], clocks: Clocks, text
 }
 
 fn allocation(record: &Record, uplinks: &[String], text: &mut String) {
-    let end = |address: &[u8; 16], port| SocketAddr::new(address_of(record, address), port);
-    match record.protocol {
-        6 => text.push_str(",\"protocol\":\"tcp\""),
-        17 => text.push_str(",\"protocol\":\"udp\""),
-        1 => text.push_str(",\"protocol\":\"icmp\""),
-        58 => text.push_str(",\"protocol\":\"icmpv6\""),
-        other => {
-            let _ = write!(text, ",\"protocol\":\"{other}\"");
-        }
-    }
+    let end = |address: &[u8; 16], port| End {
+        address: address_of(record, address),
+        port: (!protocol::is_portless(record.protocol)).then_some(port),
+    };
+    let _ = match protocol::name(record.protocol) {
+        Some(name) => write!(text, ",\"protocol\":\"{name}\""),
+        None => write!(text, ",\"protocol\":\"{}\"", record.protocol),
+    };
     let inside = end(&record.inside, record.inside_port);
     let outside = end(&record.outside, record.outside_port);
     let _ = write!(text, ",\"inside\":\"{inside}\",\"outside\":\"{outside}\"");
@@ -72,6 +77,21 @@ fn allocation(record: &Record, uplinks: &[String], text: &mut String) {
     let _ = write!(text, ",\"uplink\":\"{}\"", uplink.map_or("", String::as_str));
     if record.remote != [0; 16] {
         let _ = write!(text, ",\"remote\":\"{}\"", end(&record.remote, record.remote_port));
+    }
+}
+
+/// An address, and a port where there are any.
+struct End {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(to),
+            None => self.address.fmt(to),
+        }
     }
 }
 
@@ -111,6 +131,28 @@ mod tests {
         assert_eq!(text(&record), format!("{common}{remote}}}\n"));
         record.family = 6;
         assert!(text(&record).contains("\"outside\":\"[cb00:710a::]:50000\""), "{}", text(&record));
+    }
+
+    #[test]
+    fn of_a_protocol_without_ports_a_line_has_addresses_alone() {
+        for (protocol, name) in [(47, "gre"), (50, "esp"), (132, "sctp"), (253, "253")] {
+            let mut record =
+                Record { family: 4, uplink: 0, protocol, ..Record::new(Event::Begin, 9) };
+            record.inside[..4].copy_from_slice(&[10, 77, 0, 2]);
+            record.outside[..4].copy_from_slice(&[203, 0, 113, 10]);
+            record.remote[..4].copy_from_slice(&[198, 51, 100, 1]);
+            let ends = "\"inside\":\"10.77.0.2\",\"outside\":\"203.0.113.10\",\"uplink\":\"fiber\",\
+                        \"remote\":\"198.51.100.1\"}";
+            let text = text(&record);
+            assert!(text.contains(&format!("\"protocol\":\"{name}\",{ends}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_when_the_log_was_turned_on_or_off() {
+        let mut text = String::new();
+        add_switch("off", CLOCKS.now_ms, &mut text);
+        assert_eq!(text, "{\"time\":\"2023-11-14T22:13:20.123Z\",\"event\":\"off\"}\n");
     }
 
     #[test]

@@ -8,12 +8,15 @@
 //! |---|---|
 //! | this one | the thread, and what it is told |
 //! | `file` | the file, and those before it |
+//! | `listings` | when what stands is to be listed again |
 //! | `line` | a record as a line |
 
 mod file;
 mod line;
+mod listings;
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -35,7 +38,7 @@ use line::Clocks;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a failure it is tried again; and how often what was written is made to last.
 const SECOND: Duration = Duration::from_secs(1);
-/// Records that become one write.
+/// Records that become one write, whose lines are shorter than the least file.
 const MOST: usize = 2048;
 
 /// What is to be logged, and where.
@@ -88,6 +91,8 @@ impl Logger {
 fn serve(pins: &Pins, heard: &Receiver<Option<Wanted>>) {
     let mut complaint = Complaint::default();
     let mut wanted = None;
+    // Where it is said that writing began.
+    let mut on = None;
     loop {
         let Some(now): &Option<Wanted> = &wanted else {
             complaint.say(None);
@@ -98,7 +103,7 @@ fn serve(pins: &Pins, heard: &Receiver<Option<Wanted>>) {
             continue;
         };
         let done = NatLog::open(pins, Access::Write).map_err(Into::into).and_then(|log| {
-            let written = write(&log, now, heard, &mut complaint);
+            let written = write(&log, now, heard, (&mut on, &mut complaint));
             if let Err(error) = &written {
                 let number = error.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error());
                 log.set_error(number.unwrap_or(rustix::io::Errno::IO.raw_os_error()) as u64);
@@ -120,13 +125,17 @@ fn serve(pins: &Pins, heard: &Receiver<Option<Wanted>>) {
             }
         };
         match next {
-            ControlFlow::Continue(next) => wanted = next,
+            ControlFlow::Continue(next) => {
+                on = on.filter(|on| next.as_ref().is_some_and(|next| next.file.file == *on));
+                wanted = next;
+            }
             ControlFlow::Break(()) => return,
         }
     }
 }
 
-/// Writes until told otherwise, or that it is over.
+/// Writes until told otherwise, or that it is over. Unless this was the file before, a line says that it
+/// begins; and if it is not the next one's, that it ends.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -134,11 +143,16 @@ fn write(
     log: &NatLog,
     wanted: &Wanted,
     heard: &Receiver<Option<Wanted>>,
-    complaint: &mut Complaint,
+    (on, complaint): (&mut Option<PathBuf>, &mut Complaint),
 ) -> Result<ControlFlow<(), Option<Wanted>>> {
     let mut file = LogFile::open(&wanted.file, wanted.group)?;
     if file.is_new() {
+        file.listings.ask();
         log.ask_for_listing();
+    }
+    if on.is_none() {
+        switch(&mut file, "on")?;
+        *on = Some(wanted.file.file.clone());
     }
     log.set_error(0);
     complaint.say(None);
@@ -153,11 +167,12 @@ fn write(
             if !records.is_empty() {
                 text.clear();
                 lines(&records, worker, wanted, &mut text);
+                records.iter().for_each(|record| file.listings.read(worker, record));
                 file.append(&text)?;
             }
             log.take(worker, taken);
         }
-        if file.takes_listing() {
+        if file.listings.take_due() {
             log.ask_for_listing();
         }
         if looked.elapsed() >= SECOND {
@@ -166,7 +181,12 @@ fn write(
         }
         match heard.recv_timeout(if busy { Duration::ZERO } else { LOOK }) {
             Ok(next) => {
-                file.keep_up()?;
+                let stays = next.as_ref().is_some_and(|next| next.file.file == wanted.file.file);
+                let end = if stays { Ok(()) } else { switch(&mut file, "off") };
+                // What is told is done, whatever becomes of this file.
+                if let Err(error) = end.and_then(|()| file.keep_up()) {
+                    tracing::debug!("{}: {error:#}", wanted.file.file.display());
+                }
                 return Ok(ControlFlow::Continue(next));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -175,9 +195,46 @@ fn write(
     }
 }
 
+/// Says in the file that writing to it begins, or ends.
+fn switch(file: &mut LogFile, name: &str) -> Result<()> {
+    let mut text = String::new();
+    line::add_switch(name, time::now_ms(), &mut text);
+    file.append(&text)
+}
+
 fn lines(records: &[Record], worker: u8, wanted: &Wanted, text: &mut String) {
     let clocks = Clocks { monotonic_ms: time::monotonic_ms(), now_ms: time::now_ms() };
     for record in records {
         line::add(record, worker, &wanted.uplinks, clocks, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_when_writing_to_it_began_and_when_it_was_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = |name: &str, uplink: &str| {
+            let (file, max_size, keep) = (directory.path().join(name), 1 << 20, 2);
+            let file = NatLogConfig { file, max_size, keep };
+            Wanted { file, group: None, uplinks: vec![uplink.to_owned()] }
+        };
+        let log = NatLog::anonymous().unwrap();
+        let mut on = None;
+        let mut until = |now: &Wanted, next: Option<Wanted>| {
+            let (told, heard) = channel();
+            told.send(next.clone()).unwrap();
+            let done = write(&log, now, &heard, (&mut on, &mut Complaint::default())).unwrap();
+            assert_eq!(done, ControlFlow::Continue(next));
+            let text = std::fs::read_to_string(&now.file.file).unwrap();
+            let name = |line: &str| if line.contains("\"on\"") { "on" } else { "off" };
+            text.lines().map(name).collect::<Vec<_>>()
+        };
+        let [first, renamed] = ["a", "b"].map(|uplink| wanted("nat.log", uplink));
+        assert_eq!(until(&first, Some(renamed.clone())), ["on"]);
+        assert_eq!(until(&renamed, Some(wanted("other.log", "b"))), ["on", "off"]);
+        assert_eq!(log.listings(), 1, "what stands is asked for in a file that is new");
     }
 }
