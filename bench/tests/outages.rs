@@ -161,17 +161,21 @@ fn at_a_cold_start_flows_by_the_uplink_that_answers_later_stay() {
     };
     (0..2).for_each(|uplink| set_deaf(uplink, true));
     let base = Weir::configuration(&topology, &[1, 1]);
-    let weir = Weir::start(&topology, &format!("{base}\n[health]\n{PATIENT}")).unwrap();
+    let mut weir = Weir::prepare(&topology, &format!("{base}\n[health]\n{PATIENT}")).unwrap();
+    weir.start_control().unwrap();
+    weir.start_dataplane().unwrap();
+    let until = |what: &str, wanted: [u32; 2]| {
+        wait::until(what, wait::BOUND, || Ok((weir.states()? == wanted).then_some(()))).unwrap();
+    };
+    let silent = path_state::USABLE | path_state::UNHEALTHY;
+    until("the last resort", [silent | path_state::LAST_RESORT; 2]);
     let mut flows = LongFlows::open(&topology.hosts[0], ECHO, 30).unwrap();
     assert_eq!((flows.ask().tcp, flows.ask().udp), (30, 30));
     let by = |uplink: usize| weir.uplinks().unwrap()[uplink].flows_created;
     assert!(by(0) > 0 && by(1) > 0, "both are the last resort");
 
     set_deaf(0, false);
-    let until = |what: &str, wanted: [u32; 2]| {
-        wait::until(what, wait::BOUND, || Ok((weir.states()? == wanted).then_some(()))).unwrap();
-    };
-    until("fiber to answer", [path_state::USABLE, path_state::USABLE | path_state::UNHEALTHY]);
+    until("fiber to answer", [path_state::USABLE, silent]);
     assert_eq!((flows.ask().tcp, flows.ask().udp), (30, 30));
     let before = by(1);
     assert_eq!(udp_flows::run(&topology.hosts, ECHO, 20).unwrap().answered, 20);

@@ -279,7 +279,7 @@ impl Weir {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
             // Until one uplink is known to be well, all are the last resort, and usable as such. Those
-            // that have not answered when the first does are down for a moment.
+            // that have not answered when the first does take no new flows for a moment.
             const BITS: u32 = path_state::USABLE | path_state::LAST_RESORT;
             let word = |u: &usize| region.path_state(PathId::new(*u as u8, family));
             let usable = |u: &usize| word(u) & BITS == path_state::USABLE;
