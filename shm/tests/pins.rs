@@ -244,7 +244,7 @@ fn what_is_not_weirs_is_not_removed() {
     map::create(&theirs, "theirs", Shape { value_size: 8, entries: 1 }, |_| ()).unwrap();
     ControlRegion::open(&scratch.0, Access::Write).unwrap();
     scratch.0.claim(Role::Control).unwrap();
-    assert_eq!(scratch.0.remove().unwrap(), ["BUCKETS", "CONTROL"]);
+    assert_eq!(scratch.0.remove().unwrap(), ["BUCKETS", "CONTROL", "SETS"]);
     let left: Vec<_> = std::fs::read_dir(scratch.0.directory()).unwrap().flatten().collect();
     std::fs::remove_file(&theirs).unwrap();
     assert_eq!(left.iter().map(|entry| entry.path()).collect::<Vec<_>>(), [theirs]);

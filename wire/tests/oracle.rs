@@ -199,7 +199,8 @@ fn check_extensions(frame: &[u8], parsed: &Parsed6, next: IpNumber) {
                 Ipv6ExtensionSlice::Fragment(header) => Some(header),
                 _ => None,
             });
-            let fragment = fragments.next();
+            // One that says that it is whole is as one without (RFC 6946 §4).
+            let fragment = fragments.next().filter(|it| it.is_fragmenting_payload());
             assert_eq!(fragment.is_some(), kind == Kind::Fragment { first: true });
             assert_eq!(fragment.map_or(0, |it| it.identification()), parsed.ident);
         }

@@ -246,9 +246,9 @@ fn a_cut_ipv6_fragment_header_is_truncated() {
 }
 
 #[test]
-fn an_atomic_ipv6_fragment_is_a_first_fragment() {
+fn an_atomic_ipv6_fragment_is_the_whole_packet() {
     let parsed = parse6(&Spec { fragment: Some((0, false)), ..v6(TCP) }.build()).unwrap();
-    assert_eq!(parsed.kind, Kind::Fragment { first: true });
+    assert_eq!((parsed.kind, parsed.ident), (Kind::Flow, 0));
 }
 
 #[test]
