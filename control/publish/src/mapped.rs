@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use weir_layout::Family;
 use weir_layout::control::{Address, ControlHalf, Member, PathId, Translate};
+use weir_layout::protocol::UDP;
 use weir_pcp::{Limits, Mapping, Outside, Realm, Reserved, Situation};
-use weir_site::{LEASES, Lan, PublishConfig, Site, To, UDP};
+use weir_site::{LEASES, Lan, PublishConfig, Site, To};
 use weir_view::Kernel;
 
 use crate::advertised::policy;

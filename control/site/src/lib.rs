@@ -86,7 +86,7 @@ pub use nat_log::NatLogConfig;
 pub use place::Problem;
 pub use port_mapping::PortMapping;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
-pub use publish::{PublishConfig, Service, TCP, To, UDP};
+pub use publish::{PublishConfig, Service, To};
 pub use ra::RaConfig;
 pub use service_ports::LEASES;
 pub use set_files::{SetFile, SetFiles};

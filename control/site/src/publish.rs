@@ -10,16 +10,12 @@ use toml::Spanned;
 use weir_layout::Family;
 use weir_layout::control::{MAX_PUBLISHED, MAX_PUBLISHED_ALLOWED, Translate};
 use weir_layout::prefix_sets::MAX_SETS;
+use weir_layout::protocol::{TCP, UDP};
 
 use super::checker::Checker;
 use super::schema::{Among, File, Ports, Publish, Texts};
 use super::sets::Known;
 use super::{UplinkConfig, service_ports};
-
-/// IP protocol number of TCP (IANA).
-pub const TCP: u8 = 6;
-/// The same of UDP.
-pub const UDP: u8 = 17;
 
 /// A service that uplinks are open for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 
 use weir_layout::Family;
 use weir_layout::control::{Translate, nat_ports};
+use weir_layout::protocol::{TCP, UDP};
 use weir_view::{Kernel, local_ports};
 
 use super::checker::Checker;
-use super::publish::{PublishConfig, TCP, UDP};
+use super::publish::PublishConfig;
 use super::{Site, UplinkConfig};
 
 /// This part of a worker's NAT ports is left to flows from inside at least: these try ports at random.
