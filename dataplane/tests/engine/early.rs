@@ -346,13 +346,18 @@ fn no_fragment_changes_the_tcp_header_that_its_first_has_or_exceeds_the_longest_
     gateway.assert_conserved();
 }
 
-#[test]
-fn in_ipv6_no_fragment_says_by_its_next_header_that_it_changes_no_header_of_tcp() {
+/// A gateway with IPv6, and a datagram of a host's.
+fn with_datagram6() -> (Gateway, Vec<u8>) {
     let mut gateway = Gateway::new();
     gateway.serve_ipv6();
     let macs = [HOST_MAC, device_mac(LAN)];
     let addresses = [packets6::HOST6, packets6::SERVER6];
-    let whole = packets6::packet(macs, addresses, (UDP, false), 64, 600);
+    (gateway, packets6::packet(macs, addresses, (UDP, false), 64, 600))
+}
+
+#[test]
+fn in_ipv6_no_fragment_says_by_its_next_header_that_it_changes_no_header_of_tcp() {
+    let (mut gateway, whole) = with_datagram6();
     let [first, second] = cut(&whole, 1, 512).try_into().unwrap();
     let longest = (0xffff - (second.len() - 62) as u16) & !7;
     let offsets = [8, 16, 24, longest, longest + 8];
@@ -369,11 +374,7 @@ fn in_ipv6_no_fragment_says_by_its_next_header_that_it_changes_no_header_of_tcp(
 
 #[test]
 fn an_atomic_fragment_of_ipv6_has_nothing_to_do_with_others_of_its_identification() {
-    let mut gateway = Gateway::new();
-    gateway.serve_ipv6();
-    let macs = [HOST_MAC, device_mac(LAN)];
-    let addresses = [packets6::HOST6, packets6::SERVER6];
-    let whole = packets6::packet(macs, addresses, (UDP, false), 64, 600);
+    let (mut gateway, whole) = with_datagram6();
     let [first, second] = cut(&whole, 1, 512).try_into().unwrap();
     let atomic = cut(&whole, 1, 1024).remove(0);
     assert!(gateway.send(LAN, &second).is_empty());

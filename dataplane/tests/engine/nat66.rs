@@ -10,11 +10,12 @@ use super::gateway::*;
 use super::packets6::{HOST6, ROUTER6, SERVER6, assert_only_replies_return, packet, see6};
 
 /// The address that an uplink has.
-fn external6(uplink: u8) -> [u8; 16] {
+pub fn external6(uplink: u8) -> [u8; 16] {
     [0x20, 1, 0, 2, 0, 0, 0xa0, uplink, 0, 0, 0, 0, 0, 0, 0, 2]
 }
 
-fn gateway() -> Gateway {
+/// Uplinks 0 and 1 translate IPv6 to an address of theirs.
+pub fn gateway() -> Gateway {
     let mut gateway = Gateway::new();
     gateway.serve_ipv6();
     for uplink in 0..2 {

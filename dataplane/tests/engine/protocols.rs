@@ -6,7 +6,7 @@ use etherparse::{Icmpv4Type, IpNumber, PacketBuilder};
 use weir_dataplane::engine::Engine;
 use weir_layout::Family;
 use weir_layout::control::{
-    Address, BUCKETS, Name, OwnPeer, Rule, RuleAction, Selection, Translate, path_state,
+    Address, BUCKETS, Name, OwnPeer, Rule, RuleAction, Selection, path_state,
 };
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
@@ -17,6 +17,7 @@ use weir_wire::{checksum, parse};
 
 use super::gateway::*;
 use super::icmp::with_ttl;
+use super::nat66;
 use super::packets6::{HOST6, SERVER6};
 
 const OTHER_HOST: [u8; 4] = [10, 77, 0, 3];
@@ -525,31 +526,13 @@ fn a_host_loses_the_address_by_which_the_gateway_begins_to_speak_with_its_remote
     gateway.assert_conserved();
 }
 
-/// Uplinks 0 and 1 translate IPv6 to an address of theirs.
-fn nat66() -> Gateway {
-    let mut gateway = Gateway::new();
-    gateway.serve_ipv6();
-    for uplink in 0..2 {
-        let path = gateway.half.uplinks[usize::from(uplink)].path_mut(Family::V6);
-        path.translate = Translate::Napt as u8;
-        (path.nat_lo, path.nat_hi) = (20_000, 60_000);
-        (path.pool_len, path.pool[0]) = (1, Address(external6(uplink)));
-    }
-    gateway.publish(BUCKETS / 2);
-    gateway
-}
-
-fn external6(uplink: u8) -> [u8; 16] {
-    [0x20, 1, 0, 2, 0, 0, 0xa0, uplink, 0, 0, 0, 0, 0, 0, 0, 2]
-}
-
 #[test]
 fn of_ipv6_the_address_alone_changes_too_and_what_covers_it_is_refused() {
     for proto in TRANSLATED {
-        let mut gateway = nat66();
+        let mut gateway = nat66::gateway();
         let frame = packet6([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], proto);
         let (device, sent) = one(gateway.send(LAN, &frame));
-        let outside = external6(device - 1);
+        let outside = nat66::external6(device - 1);
         let p = parse::parse6(&sent).unwrap();
         assert_eq!((p.src, p.dst, &sent[54..]), (outside, SERVER6, &frame[54..]));
         let macs = [next_hop_mac(device - 1), device_mac(device)];
@@ -558,7 +541,7 @@ fn of_ipv6_the_address_alone_changes_too_and_what_covers_it_is_refused() {
         gateway.assert_conserved();
     }
     for proto in CHECKED {
-        let mut gateway = nat66();
+        let mut gateway = nat66::gateway();
         let frame = packet6([HOST_MAC, device_mac(LAN)], [HOST6, SERVER6], proto);
         let (device, error) = one(gateway.send(LAN, &frame));
         assert_eq!((device, error[20], error[54], error[55]), (LAN, V6::ICMP, 1, 1));
