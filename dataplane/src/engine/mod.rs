@@ -31,6 +31,7 @@
 //! | `errors` | ICMP errors |
 //! | `filter` | what rules deny |
 //! | `fragments` | fragments go where their first goes, and wait for it |
+//! | `given` | addresses that the gateway was given: flows with whom had them outside end |
 //! | `known_hosts` | hosts that the kernel knows, whose new flows are evidence |
 //! | `unknown_hosts` | hosts that the table of adjacencies has no room for |
 //! | `prefetch` | what a new flow will need is prefetched |
@@ -53,6 +54,7 @@ mod context;
 mod errors;
 mod filter;
 mod fragments;
+mod given;
 mod hairpin;
 mod inside_hosts;
 mod known_hosts;

@@ -12,7 +12,7 @@
 //!
 //! When rules change, flows end that these deny, wherever they go; and when these or services do, flows
 //! that began outside and would not any more. So do flows without ports whose remote the gateway itself
-//! begins to speak with.
+//! begins to speak with, and all whose remote's address the gateway was [given](super::given).
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one, be it down: nothing
 //! would come back. So it is where it begins or ceases to translate. Hosts alone are told: what the far
@@ -33,6 +33,7 @@ use zerocopy::IntoBytes;
 
 use super::admit::Elsewhere;
 use super::context::Context;
+use super::given::Given;
 use super::published::is_asked;
 use super::sessions::Sessions;
 use crate::answer;
@@ -66,6 +67,8 @@ pub(super) struct Sweep {
     refiltered: bool,
     /// A sum of those when it was last looked.
     filter: u64,
+    /// Addresses that the gateway was given.
+    given: Given,
     /// What told of each uplink's [`sources`] when it was last looked.
     sources: [u64; MAX_UPLINKS],
     next: u32,
@@ -92,6 +95,7 @@ impl Default for Sweep {
             by_source: IndexSet::EMPTY,
             refiltered: false,
             filter: 0,
+            given: Given::default(),
             sources: [0; MAX_UPLINKS],
             stranded: IndexSet::EMPTY,
             next: 0,
@@ -125,7 +129,8 @@ impl Sweep {
         self.renumbered |= renumbered;
         let refiltered = std::mem::replace(&mut self.filter, filter(half)) != self.filter;
         self.refiltered |= refiltered;
-        if !renumbered.is_empty() || refiltered {
+        let given = self.given.learn(family, half);
+        if !renumbered.is_empty() || refiltered || given {
             self.walk();
         }
     }
@@ -135,6 +140,12 @@ impl Sweep {
             self.dead |= dead;
             self.walk();
         }
+    }
+
+    /// Is there nothing to walk for?
+    fn is_idle(&self) -> bool {
+        let uplinks = self.dead | self.renumbered;
+        uplinks.is_empty() && !self.refiltered && !self.given.is_any()
     }
 
     fn walk(&mut self) {
@@ -290,8 +301,7 @@ impl<F: Stored> Sessions<F> {
         self.sweep.dead = self.sweep.dead - usable;
         self.sweep.stranded = self.sweep.stranded - usable;
         self.sweep.begin(gone);
-        let idle = (self.sweep.dead | self.sweep.renumbered).is_empty() && !self.sweep.refiltered;
-        if idle || cx.snapshot.half.epoch == 0 {
+        if self.sweep.is_idle() || cx.snapshot.half.epoch == 0 {
             return false;
         }
         self.sweep.left = self.sweep.left.min(self.table.capacity());
@@ -299,6 +309,7 @@ impl<F: Stored> Sessions<F> {
         if self.sweep.left == 0 && !self.sweep.passed {
             (self.sweep.dead, self.sweep.renumbered) = (IndexSet::EMPTY, IndexSet::EMPTY);
             self.sweep.refiltered = false;
+            self.sweep.given.forget();
         }
         self.sweep.left != 0
     }
@@ -330,7 +341,7 @@ impl<F: Stored> Sessions<F> {
     fn concerns(&self, index: u32) -> bool {
         let slot = self.table.slot(index);
         let meta = slot.meta();
-        let concerned = self.sweep.refiltered || self.loses(index);
+        let concerned = self.sweep.refiltered || self.sweep.given.is_any() || self.loses(index);
         concerned && meta.flags & flag::INITIATED != 0 && slot.is_valid()
     }
 
@@ -370,7 +381,7 @@ impl<F: Stored> Sessions<F> {
                 || cx.takes_from_gateway(&entry)
                 || self.is_denied(cx, &entry)
         };
-        if self.sweep.refiltered && denied() {
+        if self.sweep.given.has_far_end(&entry) || self.sweep.refiltered && denied() {
             return self.end_denied(cx, index, &entry, out);
         }
         if !self.loses(index) {
@@ -466,8 +477,8 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// Resets a connection at both ends, given its forward slot; at the host's alone where the other is
-    /// outside and its address there is the uplink's no more, and somebody else's perhaps. Its entries stay for what
-    /// the ends may have to say to that. `false`: no room for the host's, and nothing was done.
+    /// outside and its address there is the uplink's no more, and somebody else's perhaps, or where the
+    /// gateway has the other's. Its entries stay for what the ends may have to say to that. `false`: no room for the host's, and nothing was done.
     pub(super) fn reset<B: Buffer>(
         &mut self,
         cx: &Context,
@@ -493,7 +504,7 @@ impl<F: Stored> Sessions<F> {
             return false;
         }
         // The far end's is an attempt: the uplink may be down.
-        if (entry.uplink == NONE || cx.keeps_source(entry))
+        if (entry.uplink == NONE || cx.keeps_source(entry) && !self.sweep.given.has_far_end(entry))
             && let Some((device, reset)) = reset(outward, &from_host, &from_far)
         {
             cx.originate(device, reset.data(), out);

@@ -339,6 +339,32 @@ fn flows_leave_an_address_that_their_uplink_no_longer_has() {
 }
 
 #[test]
+fn flows_with_a_host_outside_end_when_the_gateway_is_given_its_address() {
+    for (is_pool, other) in [(true, true), (false, true), (false, false)] {
+        let mut gateway = Gateway::new();
+        gateway.publish(BUCKETS);
+        exchange(&mut gateway, 5000);
+        connection(&mut gateway, 40_000);
+        assert!(sweep(&mut gateway).is_empty());
+        let address = Address::v4(if other { SERVER } else { [198, 51, 100, 99] });
+        match is_pool {
+            true => (gateway.path(1).pool[0], gateway.path(1).pool_len) = (address, 1),
+            false => gateway.half.addresses[2][Family::V4.index()] = address,
+        }
+        gateway.publish(BUCKETS);
+        let sent = sweep(&mut gateway);
+        if other {
+            let (device, reset) = one(sent);
+            assert_eq!((device, reset[47] & RST), (LAN, RST), "the far end is the gateway itself");
+        } else {
+            assert!(sent.is_empty());
+        }
+        assert_eq!(flows(&gateway), if other { 0 } else { 2 });
+        gateway.assert_conserved();
+    }
+}
+
+#[test]
 fn flows_outlive_an_address_that_is_away_for_a_moment() {
     let mut gateway = Gateway::new();
     gateway.publish(BUCKETS);

@@ -51,8 +51,6 @@ pub struct Tier {
     /// By counter, of all CPUs, as of the last frame.
     counted: [u64; Counter::SLOTS],
     cpus: usize,
-    /// Frames that a worker got though XDP kept them.
-    pub excused: u64,
     /// For as long as they are open, they are in the program's map.
     sockets: Vec<OwnedFd>,
 }
@@ -106,7 +104,6 @@ impl Tier {
             slots,
             counted: [0; Counter::SLOTS],
             cpus: std::thread::available_parallelism().unwrap().get().min(CPU_LANES),
-            excused: 0,
             sockets: Vec::new(),
             pins,
             ebpf,
