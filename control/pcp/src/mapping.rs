@@ -109,10 +109,11 @@ impl Mappings {
         self.all.iter_mut().find(|mapping| mapping.is_of(inside, protocol))
     }
 
-    /// Has none last longer than until then.
-    pub fn cap(&mut self, until: u64) {
-        for mapping in &mut self.all {
-            mapping.until = mapping.until.min(until);
+    /// Has none last longer than until then; tells of each that did.
+    pub fn cap(&mut self, until: u64, mut tell: impl FnMut(&Mapping)) {
+        for mapping in self.all.iter_mut().filter(|mapping| mapping.until > until) {
+            mapping.until = until;
+            tell(mapping);
         }
     }
 
@@ -184,6 +185,16 @@ impl Mappings {
 }
 
 impl Situation {
+    /// May a mapping stay? A LAN without a network now keeps those of its hosts.
+    pub fn keeps(&self, mapping: &Mapping) -> bool {
+        let Some(realm) = self.realm(&mapping.lan, mapping.family()) else { return false };
+        let (host, shared) = (mapping.inside.ip(), realm.shares_addresses);
+        (realm.networks.is_empty() || realm.holds(host))
+            && (shared || mapping.port == mapping.inside.port())
+            && self.limits.allows(mapping.port, shared)
+            && !self.is_reserved(realm, host, mapping.protocol, mapping.port)
+    }
+
     /// Is a port the file's, for a host in a realm?
     pub fn is_reserved(&self, realm: &Realm, host: IpAddr, protocol: u8, port: u16) -> bool {
         self.reserved.iter().any(|of| {

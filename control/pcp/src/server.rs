@@ -2,7 +2,9 @@
 //!
 //! A mapping is of the host that asks alone. It is open by all uplinks; what is told of is the address
 //! outside of one. When that is another, the epoch begins anew and hosts are told: they ask again, and
-//! hear the other address for the same port.
+//! hear the other address for the same port. So it is when a mapping ends, or will, before the time
+//! that its host was told (RFC 6887 §8.5, RFC 6886 §3.6): the host asks again, and hears what it may
+//! have.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -136,8 +138,7 @@ impl Server {
                 Some(epoch) if realm.outside != Outside::Nowhere => {
                     if epoch.outside != realm.outside {
                         epoch.outside = realm.outside.clone();
-                        epoch.since = now;
-                        epoch.schedule.begin(now);
+                        epoch.begin(now);
                     }
                 }
                 Some(_) => {}
@@ -145,15 +146,15 @@ impl Server {
             }
         }
         self.situation = situation;
-        let situation = &self.situation;
-        self.mappings.cap(now + u64::from(situation.limits.max_lifetime) * 1000);
+        let (situation, epochs) = (&self.situation, &mut self.epochs);
+        let until = now + u64::from(situation.limits.max_lifetime) * 1000;
+        self.mappings.cap(until, |mapping| begin_of(epochs, mapping, now));
         self.mappings.retain(|mapping| {
-            let Some(realm) = situation.realm(&mapping.lan, mapping.family()) else { return false };
-            let (host, shared) = (mapping.inside.ip(), realm.shares_addresses);
-            (realm.networks.is_empty() || realm.holds(host))
-                && (shared || mapping.port == mapping.inside.port())
-                && situation.limits.allows(mapping.port, shared)
-                && !situation.is_reserved(realm, host, mapping.protocol, mapping.port)
+            let keeps = situation.keeps(mapping);
+            if !keeps {
+                begin_of(epochs, mapping, now);
+            }
+            keeps
         })
     }
 
@@ -162,9 +163,16 @@ impl Server {
         self.mappings.retain(|mapping| mapping.until > now)
     }
 
-    /// Ends the mapping of this name; says whether there was one.
-    pub fn remove(&mut self, name: &str) -> bool {
-        self.mappings.retain(|mapping| mapping.name() != name)
+    /// Ends the mapping of this name at `now`; says whether there was one.
+    pub fn remove(&mut self, name: &str, now: u64) -> bool {
+        let epochs = &mut self.epochs;
+        self.mappings.retain(|mapping| {
+            let keeps = mapping.name() != name;
+            if !keeps {
+                begin_of(epochs, mapping, now);
+            }
+            keeps
+        })
     }
 
     /// When [`Self::expire`] or [`Self::announce`] has something to do next.
@@ -431,6 +439,15 @@ impl Answer {
     }
 }
 
+/// A mapping is not what its host was told any more: the epoch of its realm, if that is still there,
+/// begins anew.
+fn begin_of(epochs: &mut [Epoch], mapping: &Mapping, now: u64) {
+    let of = |epoch: &&mut Epoch| epoch.lan == mapping.lan && epoch.family == mapping.family();
+    if let Some(epoch) = epochs.iter_mut().find(of) {
+        epoch.begin(now);
+    }
+}
+
 impl Epoch {
     /// Of a realm that begins now. Its hosts are told.
     fn of(realm: &Realm, now: u64) -> Self {
@@ -438,6 +455,12 @@ impl Epoch {
         schedule.begin(now);
         let (lan, outside) = (realm.lan.clone(), realm.outside.clone());
         Self { lan, family: realm.family, outside, since: now, schedule }
+    }
+
+    /// What hosts were told holds no more. They are told that.
+    const fn begin(&mut self, now: u64) {
+        self.since = now;
+        self.schedule.begin(now);
     }
 
     /// Its time in seconds.

@@ -515,6 +515,42 @@ fn a_mapping_ends_with_what_allows_it() {
 }
 
 #[test]
+fn hosts_are_told_when_a_mapping_ends_or_will_before_the_time_that_they_heard() {
+    type Change = fn(&mut Server, &mut Situation);
+    let told = |change: Change| {
+        let mut server = server();
+        Map { lifetime: 86_400, ..Map::default() }.ask(&mut server);
+        (0..10).for_each(|turn| drop(server.announce(turn * 150_000)));
+        let mut other = situation();
+        change(&mut server, &mut other);
+        server.follow(other, 2_000_000);
+        let now = 2_003_000;
+        let told = server.announce(now).into_iter().map(|it| (it.family, it.messages));
+        let heard = ask_at(&mut server, HOST, &pcp(HOST, 0, 0, &[]), now).unwrap();
+        (told.collect::<Vec<_>>(), u32::from_be_bytes(heard[8..12].try_into().unwrap()))
+    };
+    assert_eq!(told(|_, _| {}), (vec![], 2003));
+    let lost: [(&str, Change); 4] = [
+        ("its port is the file's", |_, it| it.reserved[0].ports = (18_080, 18_080)),
+        ("its port is not for hosts", |_, it| it.limits.ports = (20_000, 30_000)),
+        ("it ends sooner", |_, it| it.limits.max_lifetime = 600),
+        ("it is taken back by hand", |server, _| assert!(server.remove("pcp:0", 2_000_000))),
+    ];
+    for (why, change) in lost {
+        let (told, epoch) = told(change);
+        assert_eq!(epoch, 3, "{why}");
+        let [(Family::V4, messages)] = &told[..] else { panic!("{why}: {told:?}") };
+        assert_eq!(messages[0][..12], [2, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3], "{why}");
+        assert_eq!(messages[1], [0, 128, 0, 0, 0, 0, 0, 3, 192, 0, 2, 2], "{why}");
+    }
+    // One that ends in its time is nothing new to its host.
+    let mut server = server();
+    Map { lifetime: 120, ..Map::default() }.ask(&mut server);
+    (0..10).for_each(|turn| drop(server.announce(turn * 150_000)));
+    assert!(server.expire(2_000_000) && server.announce(2_000_000).is_empty());
+}
+
+#[test]
 fn mappings_of_an_earlier_process_are_renewed_and_removed_by_name() {
     let mut before = server();
     Map::default().ask(&mut before);
@@ -525,5 +561,5 @@ fn mappings_of_an_earlier_process_are_renewed_and_removed_by_name() {
     Map { inside: 18_082, ..Map::default() }.ask(&mut server);
     let names: Vec<_> = server.mappings().iter().map(|mapping| mapping.name()).collect();
     assert_eq!(names, ["pcp:0", "nat-pmp:1", "pcp:2"]);
-    assert!(server.remove("pcp:0") && !server.remove("pcp:0"));
+    assert!(server.remove("pcp:0", 9000) && !server.remove("pcp:0", 9000));
 }

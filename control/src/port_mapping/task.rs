@@ -109,7 +109,7 @@ impl Task {
                 Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
                 Some((name, done)) = removals.recv() => {
                     // Who gave up was told that it stays.
-                    let removed = !done.is_closed() && self.server.remove(&name);
+                    let removed = !done.is_closed() && self.server.remove(&name, time::monotonic_ms());
                     if removed {
                         self.hand_on(time::monotonic_ms());
                     }
