@@ -277,7 +277,7 @@ fn from_uplink(
         _ if p.kind == Kind::Options => UNASKED,
         host_class::LAN if lets_in_all => (XDP_PASS, Counter::XdpPassKernelRoute),
         _ if p.kind == LATER && is_served(published, port, queue) && fragments::may_wait(port) => {
-            to_user(published, port, queue)
+            from_crowd(published, port, queue, Sender::of(port), p)
         }
         host_class::LAN => unasked(published, port, queue),
         _ => UNASKED,

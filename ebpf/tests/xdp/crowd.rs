@@ -10,6 +10,8 @@ use weir_wire::udp::PROTOCOL as UDP;
 
 use crate::fixture::*;
 use crate::fixture6::{self, HOST6, SITE6, packet};
+use crate::fragments::fragment;
+use crate::ipv6::fragmented;
 
 const RUNS: u32 = 1000;
 const REDIRECT: u32 = 4;
@@ -82,4 +84,22 @@ fn a_source_of_ipv6_has_an_allowance_too() {
     Allowances::open(&f.pins).unwrap().set(0, 0, FEW);
     let [to_user, _] = run_many(&mut f, &frame);
     assert!((FEW..LATE).contains(&to_user), "{to_user}");
+}
+
+#[test]
+fn fragments_before_their_first_count_in_their_uplinks_allowance_in_either_family() {
+    let later4 = fragment(&udp(SITE, 53, OWN, 5000), 1, 3);
+    let later6 = fragmented(&packet([SITE6, HOST6], UDP, 64), UDP, 8, 1);
+    let uplinks = [Fixture::uplink("crowd-later"), fixture6::uplink("crowd6-later")];
+    for (mut f, later) in uplinks.into_iter().zip([later4, later6]) {
+        let _socket = f.can_receive();
+        Allowances::open(&f.pins).unwrap().set(0, 0, FEW);
+        let counted = [Counter::XdpToUser, Counter::XdpDropCrowded];
+        let program: &mut Xdp = f.xdp.program_mut(names::PROGRAM).unwrap().try_into().unwrap();
+        let options =
+            TestRunOptions { data_in: Some(&later), repeat: RUNS, ..TestRunOptions::default() };
+        program.test_run(options).unwrap();
+        let [to_user, crowded] = counted.map(|counter| f.counters.sum(counter));
+        assert!(to_user >= FEW && crowded > to_user, "{to_user} and {crowded}");
+    }
 }

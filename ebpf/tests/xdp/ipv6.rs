@@ -43,7 +43,7 @@ fn take_ipv6_away(f: &Fixture) {
 }
 
 /// One fragment header in front of the frame's transport.
-fn fragmented(frame: &[u8], next: u8, offset: u8, ident: u8) -> Vec<u8> {
+pub fn fragmented(frame: &[u8], next: u8, offset: u8, ident: u8) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame.splice(54..54, [next, 0, 0, offset | 1, 0, 0, 0, ident]);
     (frame[20], frame[19]) = (44, frame[19] + 8);
