@@ -1,8 +1,8 @@
 //! Addresses that the gateway was given which somebody outside had before.
 //!
-//! A flow with whom had one goes on in XDP, which looks for a flow before it asks whose an address is
-//! (RFC 3704 §2 has nobody beyond an uplink send in its name). So such a flow ends with the publication.
-//! Of prefixes that this side gets nothing is known here: parts of them may be a provider's.
+//! Nobody beyond an uplink sends in the name of this side (RFC 3704 §2), but XDP looks for a flow
+//! before it asks whose an address is. So a flow with whom had one ends with the publication. Of
+//! prefixes that this side gets nothing is known here: parts of them may be a provider's.
 
 use weir_layout::control::{Address, ControlHalf, IpAddress};
 use weir_layout::{Family as Ip, NONE};

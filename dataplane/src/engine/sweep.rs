@@ -10,9 +10,11 @@
 //! A ring without room holds the walk up for a moment. If it stays full (its device is down, say), the
 //! walk passes over the hosts behind it and comes back to them later: nobody else waits for them.
 //!
-//! When rules change, flows end that these deny, wherever they go; and when these or services do, flows
-//! that began outside and would not any more. So do flows without ports whose remote the gateway itself
-//! begins to speak with, and all whose remote's address the gateway was [given](super::given).
+//! When rules change, flows end that these deny, wherever they go; and when these or services do,
+//! flows that began outside and would not any more. So do flows without ports whose remote the gateway
+//! itself begins to speak with, and all with a remote whose address the gateway was
+//! [given](super::given). Until the walk has come by, such a flow goes on, in XDP too, which knows of
+//! no rules: a walk that judges a million flows has some 4000 turns.
 //!
 //! An uplink that was given other addresses or prefixes keeps no flow on an old one, be it down: nothing
 //! would come back. So it is where it begins or ceases to translate. Hosts alone are told: what the far
@@ -43,6 +45,8 @@ use crate::steering;
 
 /// Slots looked at in one turn, some tens of microseconds: packets wait meanwhile.
 const SLOTS: u32 = 8192;
+/// Flows judged in one turn, some 0.3 ms with 256 rules: a flow is looked for in all of them.
+const JUDGED: u32 = 256;
 /// Flows ended in one turn, fewer than a transmit ring has room for.
 const ENDS: u32 = 128;
 /// Ticks that the walk waits for a full ring.
@@ -63,10 +67,13 @@ pub(super) struct Sweep {
     renumbered: IndexSet,
     /// Uplinks whose flows have addresses of their provider's, and cannot move either.
     by_source: IndexSet,
-    /// The rules changed that end flows, or the published services, or whom the gateway speaks with.
+    /// The rules changed that end flows, or whom the gateway speaks with.
     refiltered: bool,
-    /// A sum of those when it was last looked.
+    /// The published services changed.
+    republished: bool,
+    /// Sums of those when it was last looked.
     filter: u64,
+    services: u64,
     /// Addresses that the gateway was given.
     given: Given,
     /// What told of each uplink's [`sources`] when it was last looked.
@@ -94,7 +101,9 @@ impl Default for Sweep {
             renumbered: IndexSet::EMPTY,
             by_source: IndexSet::EMPTY,
             refiltered: false,
+            republished: false,
             filter: 0,
+            services: 0,
             given: Given::default(),
             sources: [0; MAX_UPLINKS],
             stranded: IndexSet::EMPTY,
@@ -129,8 +138,10 @@ impl Sweep {
         self.renumbered |= renumbered;
         let refiltered = std::mem::replace(&mut self.filter, filter(half)) != self.filter;
         self.refiltered |= refiltered;
+        let republished = std::mem::replace(&mut self.services, services(half)) != self.services;
+        self.republished |= republished;
         let given = self.given.learn(family, half);
-        if !renumbered.is_empty() || refiltered || given {
+        if !renumbered.is_empty() || refiltered || republished || given {
             self.walk();
         }
     }
@@ -145,7 +156,8 @@ impl Sweep {
     /// Is there nothing to walk for?
     fn is_idle(&self) -> bool {
         let uplinks = self.dead | self.renumbered;
-        uplinks.is_empty() && !self.refiltered && !self.given.is_any()
+        let filters = self.refiltered || self.republished;
+        uplinks.is_empty() && !filters && !self.given.is_any()
     }
 
     fn walk(&mut self) {
@@ -209,23 +221,26 @@ fn sources(half: &ControlHalf, id: PathId) -> Option<u64> {
     Some(sum ^ checksum64(&[path.translate]))
 }
 
-/// A sum of the rules, 0 where no flow is for them to end, and of the published services, with what is
-/// in the sets that they name, and of whom the gateway speaks with.
+/// A sum of the rules, 0 where no flow is for them to end, with what is in the sets that they name, and
+/// of whom the gateway speaks with.
 fn filter(half: &ControlHalf) -> u64 {
     let ends = |rule: &Rule| rule.action().denies() || rule.is_from(RuleFrom::Uplink);
     let any = half.rules().iter().any(ends);
     let rules = if any { checksum64(half.rules().as_bytes()) ^ half.sets.checksum } else { 0 };
     let peers = half.own_peers();
     let peers = if peers.is_empty() { 0 } else { checksum64(peers.as_bytes()).rotate_left(2) };
-    let rules = rules ^ peers;
+    rules ^ peers
+}
+
+/// A sum of the published services, 0 where there are none, and of whom they are open to.
+fn services(half: &ControlHalf) -> u64 {
     let (services, count) = (half.port_forwards(), half.allowed_count as usize);
     if services.is_empty() {
-        return rules;
+        return 0;
     }
     let allowed = &half.allowed[..count.min(half.allowed.len())];
     let sets = half.sets.checksum.rotate_left(2);
-    let services = checksum64(services.as_bytes()).rotate_left(1);
-    rules ^ services ^ checksum64(allowed.as_bytes()) ^ sets
+    checksum64(services.as_bytes()).rotate_left(1) ^ checksum64(allowed.as_bytes()) ^ sets
 }
 
 /// Is it a connection that neither end has closed?
@@ -308,20 +323,21 @@ impl<F: Stored> Sessions<F> {
         self.walk_on(cx, out);
         if self.sweep.left == 0 && !self.sweep.passed {
             (self.sweep.dead, self.sweep.renumbered) = (IndexSet::EMPTY, IndexSet::EMPTY);
-            self.sweep.refiltered = false;
+            (self.sweep.refiltered, self.sweep.republished) = (false, false);
             self.sweep.given.forget();
         }
         self.sweep.left != 0
     }
 
     fn walk_on<B: Buffer>(&mut self, cx: &Context, out: &mut impl Output<B>) {
-        let (mut slots, mut ends) = (SLOTS, ENDS);
-        while self.sweep.left > 0 && slots > 0 && ends > 0 {
+        let (mut slots, mut judged, mut ends) = (SLOTS, JUDGED, ENDS);
+        while self.sweep.left > 0 && slots > 0 && judged > 0 && ends > 0 {
             let index = self.sweep.next % self.table.capacity();
             let mut step = 1;
             if index.is_multiple_of(GROUP) && self.table.is_group_free(index) {
                 step = GROUP;
             } else if self.concerns(index) {
+                judged -= 1;
                 match self.end_one(cx, index, out) {
                     Outcome::None => {}
                     Outcome::Done => ends -= 1,
@@ -341,7 +357,13 @@ impl<F: Stored> Sessions<F> {
     fn concerns(&self, index: u32) -> bool {
         let slot = self.table.slot(index);
         let meta = slot.meta();
-        let concerned = self.sweep.refiltered || self.sweep.given.is_any() || self.loses(index);
+        let sweep = &self.sweep;
+        // What began inside, and leaves by an uplink, no service lets.
+        let by_service = is_asked(meta.flags) || meta.uplink == NONE;
+        let concerned = sweep.refiltered
+            || sweep.republished && by_service
+            || sweep.given.is_any()
+            || self.loses(index);
         concerned && meta.flags & flag::INITIATED != 0 && slot.is_valid()
     }
 
@@ -381,7 +403,8 @@ impl<F: Stored> Sessions<F> {
                 || cx.takes_from_gateway(&entry)
                 || self.is_denied(cx, &entry)
         };
-        if self.sweep.given.has_far_end(&entry) || self.sweep.refiltered && denied() {
+        let filters = self.sweep.refiltered || self.sweep.republished;
+        if self.sweep.given.has_far_end(&entry) || filters && denied() {
             return self.end_denied(cx, index, &entry, out);
         }
         if !self.loses(index) {

@@ -7,7 +7,7 @@ use weir_wire::checksum::Delta;
 use weir_wire::tcp::flag::{ACK, RST, SYN};
 
 use crate::gateway::*;
-use crate::{packets6, unasked};
+use crate::{packets6, services, unasked};
 
 /// A rule about a destination port, called by its number.
 fn about(port: u16, action: RuleAction) -> Rule {
@@ -192,4 +192,34 @@ fn later_fragments_of_what_is_denied_go_nowhere() {
         assert!(gateway.send(LAN, &fragment(offset)).is_empty());
     }
     assert_eq!((gateway.count(Counter::DropRule), gateway.count(Counter::DropFragment)), (1, 1));
+}
+
+/// Turns of the walk that follows what is published.
+fn turns(gateway: &mut Gateway) -> usize {
+    gateway.publish(BUCKETS);
+    let Gateway { engines, wire, .. } = gateway;
+    engines[0].refresh();
+    let mut turns = 1;
+    while engines[0].sweep(wire) {
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn flows_are_judged_by_other_rules_a_few_in_a_turn_and_by_other_services_only_if_these_let_them() {
+    const FLOWS: u16 = 1000;
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    for flow in 0..FLOWS {
+        exchange(&mut gateway, 5000 + flow);
+    }
+    sweep(&mut gateway);
+    let denied = Rule { protocol: UDP, destination_ports: [9; 2], ..Rule::any(0) };
+    gateway.half.rules[0] = Rule { action: RuleAction::Drop as u8, ..denied };
+    gateway.half.rule_count = 1;
+    assert!(turns(&mut gateway) >= usize::from(FLOWS / 256), "packets wait meanwhile");
+    services::enter(&mut gateway, services::service(TCP, [8080; 2], 80, 1));
+    assert_eq!(turns(&mut gateway), 1, "none of them is looked at");
+    assert_eq!(flows(&gateway), FLOWS.into());
 }
