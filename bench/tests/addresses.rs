@@ -248,6 +248,31 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
 }
 
 #[test]
+fn a_host_takes_no_more_of_the_kernels_ports_to_what_an_uplink_leads_to_than_it_may_have_flows() {
+    const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
+    const LIMIT: usize = 50;
+    let topology = Topology::build(Plan::new(2, 2)).unwrap();
+    let file = Weir::configuration(&topology, &[1, 1]);
+    let weir =
+        Weir::start(&topology, &format!("[limits]\nflows_per_host = {LIMIT}\n{file}")).unwrap();
+    let provider = &topology.providers[0];
+    provider.netns.ip(&format!("addr add {MODEM}/24 dev {TOWARDS_GATEWAY}\n")).unwrap();
+    let on_link = format!("iifname {TOWARDS_GATEWAY} ip saddr 192.168.100.0/24 accept");
+    provider.netns.nft(&format!("insert rule inet bench ingress {on_link}\n")).unwrap();
+    topology.gateway.ip("addr add 192.168.100.2/24 dev wan0\n").unwrap();
+    until_class(&weir, ([192, 168, 100, 0], 24), host_class::NEAR);
+    topology.gateway.wait_for_rules(&["192.168.100.0/24"]).unwrap();
+    let _modem = Server::start(&provider.netns, MODEM).unwrap();
+    let echo = SocketAddrV4::new(MODEM, ECHO_PORT);
+    let [greedy, other] = [&topology.hosts[..1], &topology.hosts[1..]];
+    let report = udp_flows::run(greedy, echo, 6 * LIMIT).unwrap();
+    assert!((1..=LIMIT).contains(&report.answered), "{}", report.answered);
+    let report = udp_flows::run(other, echo, LIMIT / 2).unwrap();
+    assert_eq!(report.answered, report.sent, "others have theirs");
+    weir.check_conservation().unwrap();
+}
+
+#[test]
 fn a_command_that_uses_an_uplink_sends_nothing_by_the_device_of_another() {
     let (topology, _server, weir) = site(Plan::new(2, 1));
     // Takes what a bound socket believes to be on the link.

@@ -67,6 +67,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         Family::V6 => format!("\tcomment \"{GUARD_COMMENT}\"\n"),
     };
     let near = seen.near_in(family);
+    let near_hosts = near_hosts(near);
     let lans = ports.set(site.lans.iter().map(|lan| lan.interface.as_str()));
     let from_uplinks = ports.set(ports.uplinks(|_| true));
     let to_uplinks = set(ports.uplinks(|_| true));
@@ -84,6 +85,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          delete table {ip} {table}\n\
          table {ip} {table} {{\n\
          {comment}\
+         {near_hosts}\
          \tchain forward {{\n\
          \t\ttype filter hook forward priority filter - 10; policy accept;\n\
          \t\tiifname . oifname {{ {same} }} meta iifkind \"bridge\" accept\n\
@@ -110,6 +112,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          \t\trt ipsec exists accept\n\
          {}\
          {}\
+         {}\
          \t\t{unless_lost}\n\
          \t}}\n\
          {}\
@@ -119,6 +122,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         remembered(&ports),
         asked(&ports, &to_uplinks),
         ports.set(site.interfaces()),
+        crowded(site, near),
         passing(near),
         foreign::of_lans(family, site),
         input(&ports, &from_uplinks),
@@ -212,6 +216,36 @@ fn to_lan_addresses(ports: &Ports<'_>) -> Option<(String, String)> {
         "\tchain to_lan_address {{\n\t\t{DECRYPTED}\t\t{ANSWERS}\t\t{PUBLISHED}\t\tcounter drop\n\t}}\n"
     );
     Some((rule, chain))
+}
+
+/// The set of hosts with connections to networks that one uplink leads to.
+const NEAR_HOSTS: &str = "near_hosts";
+
+/// Most connections of one host of a LAN to networks that one uplink leads to: as many as it may have
+/// flows, and no more than a quarter of the ports that the kernel translates with.
+fn most_near(site: &Site) -> u32 {
+    let (first, last) = local_ports::beside(site.nat_ports).unwrap_or((0, u16::MAX));
+    let quarter = (u32::from(last - first) + 1) / 4;
+    if site.flows_per_host == 0 { quarter } else { quarter.min(site.flows_per_host) }
+}
+
+/// That set.
+fn near_hosts(near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    format!("\tset {NEAR_HOSTS} {{\n\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n")
+}
+
+/// Drops what begins one more there than a host of a LAN may have: the kernel would translate it, with a
+/// port that others need.
+fn crowded(site: &Site, near: &[Near]) -> String {
+    let most = most_near(site);
+    let begins = |near| {
+        let more = format!("add @{NEAR_HOSTS} {{ ip saddr ct count over {most} }}");
+        format!("\t\t{} ct state new {more} counter drop\n", to(near))
+    };
+    near.iter().map(begins).collect()
 }
 
 /// Lets pass what goes to networks that one uplink leads to. What connection tracking takes for no
@@ -474,6 +508,18 @@ mod tests {
         let to = "oifname \"wan0\" ip daddr { 192.168.100.0/24 }";
         assert!(text.contains(&format!("{to} accept")), "{text}");
         assert!(text.contains("masquerade to :1024-16383") && text.contains("ct state"), "{text}");
+    }
+
+    #[test]
+    fn a_host_has_no_more_connections_there_than_it_may_have_flows_nor_a_quarter_of_the_ports() {
+        for (limit, most) in
+            [("", 3840), ("flows_per_host = 500", 500), ("flows_per_host = 9000", 3840)]
+        {
+            let text = ruleset("weir", &site(&format!("[limits]\n{limit}")), &seen());
+            let rule = format!("ct state new add @near_hosts {{ ip saddr ct count over {most} }}");
+            assert!(text.contains(&rule), "{text}");
+        }
+        assert!(!ruleset("weir", &site(""), &Seen::default()).contains("near_hosts"));
     }
 
     #[test]
