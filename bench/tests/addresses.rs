@@ -248,6 +248,29 @@ fn what_one_uplink_leads_to_is_reached_by_it_alone() {
 }
 
 #[test]
+fn who_asks_from_another_uplinks_link_is_answered_by_the_uplink_that_it_asks() {
+    let (topology, _server, weir) = site(Plan::new(2, 1));
+    let [asked, other] = [&topology.providers[0], &topology.providers[1]];
+    let [a, b, c, _] = other.next_hop.octets();
+    let asker = Ipv4Addr::new(a, b, c, 99);
+    asked.netns.ip(&format!("addr add {asker}/32 dev lo\n")).unwrap();
+    let captures = Capture::at_providers(&topology).unwrap();
+    // Sent by the kernel itself, and by a socket of the gateway's that names the address.
+    let answers = clients::ping_from(&asked.netns, asker, asked.addresses[0], 3).unwrap();
+    let gateway = &topology.gateway;
+    let asks = clients::ping_from(gateway, asked.addresses[0], asker, 3).unwrap();
+    assert_eq!([answers.received, asks.received], [3, 3]);
+    // What is from the other's address, or from none, finds its link as before.
+    let near = clients::ping_from(gateway, other.addresses[0], other.next_hop, 3).unwrap();
+    assert_eq!(near.received, 3);
+    assert_eq!(clients::ping(gateway, other.next_hop, 3).unwrap().received, 3);
+    let tallies = stop(captures);
+    assert!(tallies[1].sources_to(asker).is_empty(), "by its link");
+    assert_eq!(tallies[0].sources_to(asker).into_keys().collect::<Vec<_>>(), asked.addresses);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
 fn a_host_takes_no_more_of_the_kernels_ports_to_what_an_uplink_leads_to_than_it_may_have_flows() {
     const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
     const LIMIT: usize = 50;

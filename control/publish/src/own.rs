@@ -9,7 +9,7 @@ use weir_layout::control::{ControlHalf, Member, OnDataplaneLoss, Policy, path_st
 use weir_site::{Site, UplinkConfig};
 use weir_view::own::{
     DefaultRoute, MAIN, NOWHERE, Own, PRIORITY, PRIORITY_LAN, Rule, Selector, TABLE, answer_mark,
-    mark,
+    home_mark, mark,
 };
 use weir_view::{Kernel, Link};
 
@@ -73,6 +73,9 @@ fn of_family(
         let mut look = |selector| look(own, family, PRIORITY + 3, selector, table);
         look(Selector::Device(way.link.name.clone()));
         look(Selector::Mark(answer_mark(index as u8)));
+        // Before what its source says, which is main's routes first.
+        let home = Selector::Mark(home_mark(index as u8));
+        own.rules.insert(Rule::new(family, PRIORITY + 2, home, table));
         let source = way.sources.iter().copied().find(|source| !kernel.has_lost(*source));
         let may_be_bare = match family {
             Family::V4 => way.addresses.is_empty(),

@@ -111,7 +111,7 @@ fn what_others_have_put_there_stays_and_all_of_weirs_goes() {
         install(&site, [true, true]).await;
         let (rules, _) = all();
         assert_eq!(rules.matches("from all iif lo lookup").count(), 2, "{rules}");
-        assert_eq!(rules.lines().count(), before.0.lines().count() + 22);
+        assert_eq!(rules.lines().count(), before.0.lines().count() + 24);
         // A second time, there is nothing to do.
         install(&site, [true, true]).await;
         assert_eq!(all().0, rules);

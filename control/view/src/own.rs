@@ -10,6 +10,7 @@
 //! | priority | selector | table |
 //! |---|---|---|
 //! | [`PRIORITY`], + 1, + 2, or right before all of others' | with the uplink's [`mark`] | main without defaults, then [`TABLE`] + 1 + uplink from its addresses or none yet, then nowhere |
+//! | [`PRIORITY`] + 2 | with its [`home_mark`] | the uplink's table |
 //! | [`PRIORITY`] + 3, + 4 | bound to the uplink's device, from one of its addresses, or with its [`answer_mark`] | main without defaults, then the uplink's table |
 //! | [`PRIORITY`] + 5, + 6 | the gateway's own | main without defaults, then [`TABLE`] |
 //! | [`PRIORITY_LAN`] - 2, - 1 | from a LAN and a prefix that an uplink's provider delegates, likewise | main without defaults, then the uplink's table |
@@ -23,8 +24,9 @@
 //! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
 //! main without defaults, whoever's and for whatever packets (`rule_find`, there), until its own is
 //! gone; none for what names an uplink is meant by that, as none suppresses length 0.
-//! Their rules outlive this process. The guard's table gives the other mark to answers of containers,
-//! whose source is no address of an uplink's when their way is looked for.
+//! Their rules outlive this process. The guard's table gives the second mark to answers of containers,
+//! whose source is no address of an uplink's when their way is looked for, and the third to what is
+//! from an uplink's address and for another uplink's link, where main has a route.
 //! What comes in by a LAN meets others' rules first: where they
 //! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
 
@@ -59,10 +61,18 @@ pub const fn answer_mark(uplink: u8) -> u32 {
     ANSWER_MARK | uplink as u32
 }
 
+/// The mark of what the gateway sends from one of the uplink's addresses where routes would have it
+/// leave by another uplink.
+pub const fn home_mark(uplink: u8) -> u32 {
+    HOME_MARK | uplink as u32
+}
+
 /// "wei" and the uplink's index: nothing that anybody else is likely to use.
 pub const MARK: u32 = 0x7765_6900;
 /// The next one.
 pub const ANSWER_MARK: u32 = MARK + 0x100;
+/// The one after that.
+pub const HOME_MARK: u32 = ANSWER_MARK + 0x100;
 /// The bits that all marks share.
 pub const MARKS: u32 = 0xffff_ff00;
 

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use weir_layout::Family;
 use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
-use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, mark};
+use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, home_mark, mark};
 use weir_view::{family, local_ports};
 
 use super::foreign;
@@ -118,6 +118,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          {}\
          {}\
          {}\
+         {}\
          }}\n",
         remembered(&ports),
         asked(&ports, &to_uplinks),
@@ -127,6 +128,7 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         foreign::of_lans(family, site),
         input(&ports, &from_uplinks),
         commands(&ports, &to_uplinks),
+        homeward(&ports, &to_uplinks),
         translation(site, &lans, near),
     )
 }
@@ -275,6 +277,32 @@ fn commands(ports: &Ports<'_>, uplinks: &str) -> String {
          \t\tcounter drop\n\
          \t}}\n",
         foreign::of_gateway(ports.family, ports.site)
+    )
+}
+
+/// Has what the gateway sends from an address of one uplink leave by that, where the main table's routes
+/// would have it leave by another: for that one's link, say. Its way is looked for again, with the mark.
+fn homeward(ports: &Ports<'_>, uplinks: &str) -> String {
+    let homes = ports.seen.homes.iter().filter(|(_, own)| family(*own) == ports.family);
+    let homes: Vec<_> = homes
+        .filter_map(|(number, own)| {
+            let (_, uplink) = ports.with_index().find(|(index, _)| index == number)?;
+            Some((own, home_mark(*number), &uplink.interface))
+        })
+        .collect();
+    if homes.is_empty() || !ports.site.own_traffic {
+        return String::new();
+    }
+    let ways = homes.iter().map(|(own, _, interface)| format!("{own} . \"{interface}\""));
+    let marks = homes.iter().map(|(own, mark, _)| format!("{own} : {mark:#x}"));
+    let [ways, marks] = [ways.collect::<Vec<_>>(), marks.collect()].map(|of| of.join(", "));
+    let ip = word(ports.family);
+    format!(
+        "\tchain homeward {{\n\
+         \t\ttype route hook output priority mangle; policy accept;\n\
+         \t\tmeta mark 0 oifname {uplinks} {ip} saddr . oifname != {{ {ways} }} \
+         meta mark set {ip} saddr map {{ {marks} }}\n\
+         \t}}\n"
     )
 }
 
@@ -520,6 +548,19 @@ mod tests {
             assert!(text.contains(&rule), "{text}");
         }
         assert!(!ruleset("weir", &site(""), &Seen::default()).contains("near_hosts"));
+    }
+
+    #[test]
+    fn what_is_from_an_uplinks_address_is_marked_where_it_would_leave_by_another() {
+        let homes = vec![(0, "192.0.2.2".parse().unwrap()), (1, "192.0.2.130".parse().unwrap())];
+        let seen = Seen { homes, ..seen() };
+        let rule = "meta mark 0 oifname { \"wan0\", \"wan1\" } ip saddr . oifname != \
+                    { 192.0.2.2 . \"wan0\", 192.0.2.130 . \"wan1\" } meta mark set ip saddr map \
+                    { 192.0.2.2 : 0x77656b00, 192.0.2.130 : 0x77656b01 }\n";
+        let text = ruleset("weir", &site(""), &seen);
+        assert!(text.contains(rule), "{text}");
+        let text = ruleset("weir", &site("[gateway]\nown_traffic = false"), &seen);
+        assert!(!text.contains("homeward"), "{text}");
     }
 
     #[test]

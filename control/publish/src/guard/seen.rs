@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weir_layout::Family;
-use weir_site::{Lan, Site, is_interface_name};
+use weir_site::{Lan, Site, UplinkConfig, is_interface_name};
 use weir_view::{Kernel, Link, is_link_local};
 
 use crate::near::{self, Near};
@@ -23,6 +23,8 @@ pub struct Seen {
     pub beyond_uplinks: Vec<IpNet>,
     /// What is reached by one uplink alone, of IPv4.
     pub near: Vec<Near>,
+    /// The gateway's own addresses that are of one uplink alone, by the uplink's number.
+    pub homes: Vec<(u8, IpAddr)>,
 }
 
 impl Seen {
@@ -62,8 +64,26 @@ impl Seen {
             beyond_uplinks: IpNet::aggregate(&beyond),
             virtual_ports: virtual_ports.iter().map(named).collect(),
             near,
+            homes: homes(site, kernel),
         }
     }
+}
+
+/// The gateway's own addresses that one uplink has and no other.
+fn homes(site: &Site, kernel: &Kernel) -> Vec<(u8, IpAddr)> {
+    let of_uplink = |(number, uplink): (u8, &UplinkConfig)| {
+        let link = kernel.link(&uplink.interface)?;
+        let own = |family| site.own_addresses(uplink, family, link.index, kernel);
+        Some(
+            Family::ALL.into_iter().flat_map(own).map(move |own| (number, own)).collect::<Vec<_>>(),
+        )
+    };
+    let all: Vec<_> = (0..).zip(&site.uplinks).filter_map(of_uplink).flatten().collect();
+    let is_anothers = |(number, own): &(u8, IpAddr)| {
+        all.iter().any(|other| other.0 != *number && other.1 == *own)
+    };
+    let alone = all.iter().filter(|home| !is_anothers(home) && !is_link_local(home.1));
+    alone.copied().collect()
 }
 
 /// The networks that an interface has addresses of, but for those of one link alone.
