@@ -127,13 +127,13 @@ fn is_weirs(listed: &str) -> bool {
     listed.contains(&format!("comment \"{GUARD_COMMENT}\""))
 }
 
-/// A table without its counters; `None` when it is not there.
+/// A table without its counters, and without what is in sets; `None` when it is not there.
 async fn list(family: Family, table: &str) -> Option<String> {
     let family = match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     };
-    nft(&["--stateless", "list", "table", family, table], "").await.ok()
+    nft(&["--stateless", "--terse", "list", "table", family, table], "").await.ok()
 }
 
 /// A message for each transaction, its last. The rest is filtered out: a table with the names of all
