@@ -33,7 +33,7 @@ use weir_layout::{Family, MAX_DEVICES, MAX_QUEUES};
 use weir_wire::family::{Family as _, V4, V6};
 use weir_wire::key::{FlowKey, FlowKey4};
 use weir_wire::parse::{HEAD_LEN, Kind, Parsed, Reject, parse_head, vlan_of};
-use weir_wire::{icmp, udp};
+use weir_wire::{ethernet, icmp, udp};
 
 use crate::crowd::Sender;
 use crate::flows::Table;
@@ -234,6 +234,9 @@ fn read(ctx: &XdpContext, published: Published) -> Option<Outcome> {
     };
     let parsed = match parse_head(head, frame_len) {
         Ok(parsed) => parsed,
+        Err(Reject::StackedVlan) if has_empty_tag(head) => {
+            return Some((XDP_DROP, Counter::XdpDropMalformed));
+        }
         Err(Reject::NotIp | Reject::StackedVlan) => return Some((XDP_PASS, Counter::XdpPassNotIp)),
         Err(Reject::Ipv6) => return Some((XDP_PASS, Counter::XdpPassIpv6)),
         Err(_) => return Some(malformed(ctx, published, head)),
@@ -309,6 +312,17 @@ fn has_flow<F: Table>(parsed: &Parsed<F>, key: &FlowKey<F>) -> bool {
         fragments::first(parsed, exists);
     }
     exists
+}
+
+/// Is one of the first two tags of VLAN 0? To the kernel that is no tag (IEEE 802.1Q §9.6: a priority
+/// alone), so that it would take what is behind for a packet of a port of ours, which nobody has
+/// looked at.
+#[inline(always)]
+fn has_empty_tag(head: &[u8; HEAD_LEN]) -> bool {
+    let is_empty = |control: [u8; 2]| u16::from_be_bytes(control) & ethernet::VLAN_ID == 0;
+    let [.., a, b, c, d, e, f] = head.first_chunk::<20>().unwrap_or(&[0; 20]);
+    let has_second = ethernet::is_tag(u16::from_be_bytes([*c, *d]));
+    is_empty([*a, *b]) || has_second && is_empty([*e, *f])
 }
 
 /// No sound IPv4. What is for the gateway's hardware address is not left to a kernel that might

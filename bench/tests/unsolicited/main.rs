@@ -1,6 +1,7 @@
 //! Packets that nobody asked for, of all kinds, from a neighbour on a provider's link: none reaches a
 //! host of a LAN or another provider, whatever the kernel would do. It forwards here, believes source
-//! routes, has no filter but weir's table, and knows each host's hardware address.
+//! routes, has no filter but weir's table, for one round not even that, and knows each host's hardware
+//! address.
 //!
 //! | module | what |
 //! |---|---|
@@ -141,6 +142,14 @@ fn through_the_gateways_life(
         try_all(topology, attempts, Some((from, server)), &format!("round {round}"));
     }
     weir.check_conservation().unwrap();
+    // The program alone, with no rule of anybody's beside it. That a kernel does not do as source
+    // routes say is its own default.
+    weir.kill_control();
+    topology.gateway.nft("flush ruleset\n").unwrap();
+    topology.gateway.sysctl(&[("net/ipv4/conf/wan0/accept_source_route", "0")]).unwrap();
+    try_all(topology, attempts, Some((from, server)), "without a rule of nftables");
+    topology.gateway.sysctl(&[("net/ipv4/conf/wan0/accept_source_route", "1")]).unwrap();
+    weir.start_control().unwrap();
     weir.kill_dataplane();
     try_all(topology, attempts, None, "without a dataplane");
     weir.take_program_off().unwrap();

@@ -120,6 +120,10 @@ fn of_icmp(table: &mut Table, aim: &Aim) {
     ] {
         table.row(name, |t| vec![aim.error(kind, code, rest, t)]);
     }
+    table.row("every ICMP type", |t| {
+        let message = |kind| aim.icmp(aim.own, aim.host, icmp(kind, 0, 0x1a0a_0001, &t));
+        (0..=u8::MAX).map(message).collect()
+    });
     table.row("an error with half a quote", |t| {
         vec![aim.icmp(aim.own, aim.host, icmp(3, 1, 0, &t))]
     });
@@ -273,7 +277,11 @@ fn of_links(table: &mut Table, aim: &Aim) {
     table.row("with a tag of a VLAN", |t| vec![aim.link.tagged(5, 0x0800, &packet(t))]);
     table.row("with two tags", |t| {
         let inner = [&[0, 0], &0x0800u16.to_be_bytes()[..], &packet(t)].concat();
-        vec![aim.link.tagged(0, 0x8100, &inner)]
+        vec![aim.link.tagged(0, 0x8100, &inner), aim.link.tagged(5, 0x8100, &inner)]
+    });
+    table.row("with a service tag", |t| {
+        let inner = [&[0, 0], &0x0800u16.to_be_bytes()[..], &packet(t)].concat();
+        vec![aim.link.frame(0x88a8, &inner)]
     });
     table.row("as IPv6", |t| vec![aim.link.frame(0x86dd, &packet(t))]);
 }

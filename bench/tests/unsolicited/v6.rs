@@ -132,6 +132,9 @@ fn of_icmp(table: &mut Table, aim: &Aim) {
             vec![aim.icmp(ip, icmp(kind, code, rest, &quoted))]
         });
     }
+    table.row("every ICMPv6 type", |t| {
+        (0..=u8::MAX).map(|kind| aim.icmp(ip, icmp(kind, 0, 1, &t))).collect()
+    });
     table.row("an error with half a quote", |t| vec![aim.icmp(ip, icmp(1, 0, 0, &t))]);
     table.row("an error about an error", |t| {
         let quoted = Ip6::new(aim.host, SERVER, ICMP).packet(&icmp(1, 0, 0, &t));
@@ -325,6 +328,14 @@ fn of_links(table: &mut Table, aim: &Aim) {
     }
     table.row("with a priority tag", |t| vec![aim.link.tagged(0, 0x86dd, &packet(t))]);
     table.row("with a tag of a VLAN", |t| vec![aim.link.tagged(5, 0x86dd, &packet(t))]);
+    table.row("with two tags", |t| {
+        let inner = [&[0, 0], &0x86ddu16.to_be_bytes()[..], &packet(t)].concat();
+        vec![aim.link.tagged(0, 0x8100, &inner), aim.link.tagged(5, 0x8100, &inner)]
+    });
+    table.row("with a service tag", |t| {
+        let inner = [&[0, 0], &0x86ddu16.to_be_bytes()[..], &packet(t)].concat();
+        vec![aim.link.frame(0x88a8, &inner)]
+    });
     table.row("as IPv4", |t| vec![aim.link.frame(0x0800, &packet(t))]);
     for (name, at, byte) in [("version 5", 0, 0x50), ("a length beyond the frame", 5, 200)] {
         table.row(name, |t| {

@@ -161,6 +161,31 @@ fn a_vlan_is_a_port_of_its_own() {
 }
 
 #[test]
+fn a_frame_with_two_tags_of_which_the_kernel_would_not_count_one_is_dropped() {
+    let mut f = Fixture::uplink("tags");
+    let tagged = |tags: &[u8]| {
+        let mut frame = udp(SITE, 1, HOST, 2);
+        frame.splice(12..12, tags.iter().copied());
+        frame
+    };
+    for tags in [
+        [0x81, 0, 0, 0, 0x81, 0, 0, 0],
+        [0x81, 0, 0xe0, 0, 0x81, 0, 0, 7],
+        [0x81, 0, 0, 7, 0x81, 0, 0, 0],
+        [0x88, 0xa8, 0, 0, 0x81, 0, 0, 7],
+        [0x88, 0xa8, 0, 7, 0x81, 0, 0, 0],
+    ] {
+        let malformed = (DROP, Counter::XdpDropMalformed);
+        assert_eq!(f.run(&tagged(&tags)), malformed, "{tags:02x?}");
+    }
+    assert_eq!(f.run(&tagged(&[0x88, 0xa8, 0, 0])), (DROP, Counter::XdpDropMalformed));
+    // Of devices that are no ports of ours.
+    for tags in [&[0x81, 0, 0, 7, 0x81, 0, 0, 8][..], &[0x88, 0xa8, 0, 7]] {
+        assert_eq!(f.run(&tagged(tags)), (PASS, Counter::XdpPassNotIp), "{tags:02x?}");
+    }
+}
+
+#[test]
 fn what_no_flow_waits_for_is_the_kernels_whatever_its_port() {
     let mut f = Fixture::uplink("nat");
     f.add_flow(FlowKey4::new(SITE, WAN_ADDRESS, [0, 53], NAT_PORT.to_be_bytes(), 17));
