@@ -392,6 +392,14 @@ fn either_direction_keeps_a_flow_alive() {
 }
 
 #[test]
+fn no_timeout_is_by_default_below_what_its_protocols_rfc_asks() {
+    let t = Timeouts::DEFAULT;
+    assert!(t.tcp_established >= 7440 && t.tcp_opening.min(t.tcp_closing) >= 240, "RFC 5382");
+    assert!(t.udp >= 300, "RFC 4787 REQ-5c");
+    assert!(t.icmp >= 60, "RFC 5508");
+}
+
+#[test]
 fn each_state_has_its_timeout() {
     let t =
         Timeouts { tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, icmp: 5, other: 6 };

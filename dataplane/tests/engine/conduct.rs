@@ -314,6 +314,24 @@ fn who_is_refused_for_want_of_room_is_told_softly() {
 }
 
 #[test]
+fn a_pool_that_is_not_contiguous_is_used_and_nothing_beside_it() {
+    let mut gateway = Gateway::new();
+    let pool = [5, 9, 200, 201].map(|last| [203, 0, 113, last]);
+    let path = gateway.path(0);
+    path.pool_len = 4;
+    for (place, address) in path.pool.iter_mut().zip(pool) {
+        *place = weir_layout::control::Address::v4(address);
+    }
+    gateway.publish(BUCKETS);
+    let mut sources = std::collections::HashSet::new();
+    for n in 0..200 {
+        let frame = udp(HOST_MAC, device_mac(LAN), ([10, 77, 1, n], 40_000), (SERVER, 53));
+        sources.insert(see(&one(gateway.send(LAN, &frame)).1).src);
+    }
+    assert_eq!(sources, pool.into());
+}
+
+#[test]
 fn a_host_whose_address_has_no_port_left_takes_another_of_the_pool() {
     let mut gateway = Gateway::new();
     let path = gateway.path(0);

@@ -141,3 +141,16 @@ fn an_identifier_has_one_mapping_and_its_replies_come_back_whichever_worker_meet
 
 /// Somebody on the way.
 const ROUTER: [u8; 4] = [100, 64, 0, 1];
+
+#[test]
+fn a_reply_that_takes_a_minute_comes_in_and_one_that_takes_longer_does_not() {
+    for (after, comes) in [(59_999, true), (60_000, false)] {
+        let mut gateway = gateway(true);
+        let asked = ping(HOST_MAC, device_mac(LAN), HOST, SERVER, 40_000, true);
+        let (device, out) = one(gateway.send(LAN, &asked));
+        gateway.now += after;
+        age(&mut gateway);
+        let back = gateway.send(device, &answer_to(device, &out));
+        assert_eq!(back.iter().any(|(to, _)| *to == LAN), comes, "after {after} ms");
+    }
+}

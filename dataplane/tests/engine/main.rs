@@ -33,6 +33,7 @@ mod source;
 mod spoofing;
 mod tcp_mapping;
 mod tiers;
+mod transparency;
 mod unasked;
 mod unreachable;
 mod workers;

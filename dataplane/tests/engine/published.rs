@@ -495,6 +495,32 @@ fn another_connection_may_begin_where_one_has_ended() {
 }
 
 #[test]
+fn a_connection_that_a_client_begins_may_be_opened_by_both_at_once_and_closed_by_one() {
+    let mut gateway = web();
+    // A SYN again, one that crosses it, the answers to both: RFC 9293 figure 7.
+    for (device, segment) in [
+        (1, ask(0, 5000, SYN)),
+        (1, ask(0, 5000, SYN)),
+        (LAN, answer(5000, SYN)),
+        (LAN, answer(5000, SYN | ACK)),
+        (1, ask(0, 5000, SYN | ACK)),
+        (1, acks(5000, 1001)),
+        (LAN, answer(5000, ACK)),
+        (1, ask(0, 5000, FIN | ACK)),
+    ] {
+        assert_eq!(one(gateway.send(device, &segment)).0, if device == LAN { 1 } else { LAN });
+    }
+    // The host goes on alone, for longer than what closes is kept.
+    for _ in 0..3 {
+        gateway.now += 200_000;
+        assert_eq!(one(gateway.send(LAN, &answer(5000, ACK))).0, 1);
+        age(&mut gateway);
+    }
+    assert_eq!((flows(&gateway), gateway.count(Counter::FlowsCreated)), (1, 1));
+    gateway.assert_conserved();
+}
+
+#[test]
 fn a_host_is_looked_for_before_it_is_asked_for_and_while_it_is_not_there() {
     let mut gateway = Gateway::new();
     enter(&mut gateway, service(TCP, [PORTS[0]; 2], PORTS[1], 0b11));

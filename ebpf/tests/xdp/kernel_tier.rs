@@ -222,6 +222,59 @@ fn a_udp_packet_without_a_checksum_keeps_none() {
 }
 
 #[test]
+fn code_points_and_congestion_marks_pass_as_they_are() {
+    let mut f = fixture("marks", |_| ());
+    let plain = frame(udp::PROTOCOL, 0);
+    f.insert(offered(&plain));
+    for tos in [1, 2, 3, 46 << 2 | 3, 0xff] {
+        let mut frame = plain.clone();
+        frame[15] = tos;
+        let sum = checksum::Delta::of([0x45, 0], [0x45, tos]).apply([frame[24], frame[25]]);
+        frame[24..26].copy_from_slice(&sum);
+        let (action, _, sent) = f.run_for_frame(&frame);
+        assert_eq!((action, sent[15], sent[22]), (REDIRECT, tos, frame[22] - 1));
+        assert!(checksum::is_valid(checksum::sum(&sent[14..34])));
+    }
+}
+
+#[test]
+fn options_of_tcp_pass_as_they_are() {
+    let mut f = fixture("options", |_| ());
+    let plain = frame(tcp::PROTOCOL, tcp::flag::ACK);
+    f.insert(offered(&plain));
+    // Unknown, multipath (30), authentication (29), fast open (34), SACK blocks, a length of zero.
+    for options in [
+        [253, 4, 1, 2, 254, 8, 3, 4, 5, 6, 7, 8],
+        [30, 12, 0, 0x81, 9, 8, 7, 6, 5, 4, 3, 2],
+        [29, 4, 7, 8, 34, 8, 1, 1, 2, 3, 5, 8],
+        [1, 1, 5, 10, 0, 0, 0, 9, 0, 0, 0, 19],
+        [30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ] {
+        let mut frame = plain.clone();
+        frame[46] = 0x80;
+        frame[54..66].copy_from_slice(&options);
+        let (action, _, sent) = f.run_for_frame(&frame);
+        assert_eq!((action, &sent[54..]), (REDIRECT, &frame[54..]));
+    }
+}
+
+#[test]
+fn a_datagram_whose_sum_becomes_zero_leaves_with_ones() {
+    let mut f = fixture("ones", |_| ());
+    let plain = frame(udp::PROTOCOL, 0);
+    let entry = offered(&plain);
+    f.insert(entry);
+    let rest = rewritten(&plain, &entry);
+    // The two bytes at 42, which are zero, take up what the sum lacks.
+    let mut frame = plain.clone();
+    frame[42..44].copy_from_slice(&rest[40..42]);
+    let sum = checksum::Delta::of([0, 0], [rest[40], rest[41]]).apply_udp([frame[40], frame[41]]);
+    frame[40..42].copy_from_slice(&sum);
+    let (action, _, sent) = f.run_for_frame(&frame);
+    assert_eq!((action, &sent[40..42]), (REDIRECT, &[0xff; 2][..]));
+}
+
+#[test]
 fn a_packet_to_the_lan_leaves_to_the_neighbour_learned() {
     let mut f = fixture_at("lan", PortRole::Uplink, |_| ());
     let mac = [2, 9, 9, 9, 9, 9];
