@@ -45,7 +45,7 @@ use crate::steering;
 
 /// Slots looked at in one turn, some tens of microseconds: packets wait meanwhile.
 const SLOTS: u32 = 8192;
-/// Flows judged in one turn, some 0.3 ms with 256 rules: a flow is looked for in all of them.
+/// Flows judged in one turn where rules or services changed: a flow is looked for in all of them.
 const JUDGED: u32 = 256;
 /// Flows ended in one turn, fewer than a transmit ring has room for.
 const ENDS: u32 = 128;
@@ -153,11 +153,15 @@ impl Sweep {
         }
     }
 
+    /// Are flows looked for in rules and services?
+    fn judges(&self) -> bool {
+        self.refiltered || self.republished
+    }
+
     /// Is there nothing to walk for?
     fn is_idle(&self) -> bool {
         let uplinks = self.dead | self.renumbered;
-        let filters = self.refiltered || self.republished;
-        uplinks.is_empty() && !filters && !self.given.is_any()
+        uplinks.is_empty() && !self.judges() && !self.given.is_any()
     }
 
     fn walk(&mut self) {
@@ -337,7 +341,7 @@ impl<F: Stored> Sessions<F> {
             if index.is_multiple_of(GROUP) && self.table.is_group_free(index) {
                 step = GROUP;
             } else if self.concerns(index) {
-                judged -= 1;
+                judged -= u32::from(self.sweep.judges());
                 match self.end_one(cx, index, out) {
                     Outcome::None => {}
                     Outcome::Done => ends -= 1,
@@ -403,8 +407,7 @@ impl<F: Stored> Sessions<F> {
                 || cx.takes_from_gateway(&entry)
                 || self.is_denied(cx, &entry)
         };
-        let filters = self.sweep.refiltered || self.sweep.republished;
-        if self.sweep.given.has_far_end(&entry) || filters && denied() {
+        if self.sweep.given.has_far_end(&entry) || self.sweep.judges() && denied() {
             return self.end_denied(cx, index, &entry, out);
         }
         if !self.loses(index) {
