@@ -1,19 +1,19 @@
 //! Flows end and move without a packet of theirs: the steady walk over the table.
 
 use weir_layout::NONE;
-use weir_layout::control::{ComeHome, path_state};
+use weir_layout::control::{ComeHome, Translate, path_state};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, GROUP, flag};
 use weir_shm::flows::{Action, Stored};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
-use weir_wire::tcp;
+use weir_wire::{protocol, tcp};
 
 use super::admit::Elsewhere;
 use super::context::Context;
 use super::let_in::{UNANSWERED_MS, is_unheard};
 use super::published::{is_asked, patience_ms};
-use super::sessions::{Sessions, has_mapping};
+use super::sessions::{Sessions, has_mapping, uses_port};
 use crate::flows;
 use crate::fragments::LIFETIME_MS;
 use crate::packet::{Buffer, Output};
@@ -44,6 +44,15 @@ impl Context {
             .iter()
             .any(|policy| policy.steering(F::FAMILY).come_home != ComeHome::Stay as u8)
     }
+}
+
+/// Does the flow, given its forward entry, keep other hosts from speaking with its remote by an address?
+/// Only what its host says keeps it then: a remote may go on sending to one that has left.
+fn keeps_place<F: Family>(cx: &Context, forward: &Entry<F>) -> bool {
+    let path = || cx.snapshot.half.path(F::path(forward.uplink));
+    protocol::is_portless(forward.key.proto())
+        && uses_port(forward.flags)
+        && path().is_some_and(|path| path.translation() == Translate::Napt)
 }
 
 impl<F: Stored> Sessions<F> {
@@ -118,7 +127,11 @@ impl<F: Stored> Sessions<F> {
             false if is_unheard(entry.flags, state) => timeout.min(UNANSWERED_MS),
             false => timeout,
         };
-        if idle >= timeout {
+        let unused = match keeps_place(cx, entry) {
+            true => flows::unsaid_ms(&self.table, index, cx.now),
+            false => idle,
+        };
+        if unused >= timeout {
             self.remove(cx, index);
             cx.lane.add(Counter::FlowsExpired, 1);
             return;

@@ -120,8 +120,11 @@ pub fn timeout_ms(timeouts: &Timeouts, proto: u8, flow_state: FlowState) -> u32 
 /// For how long has neither direction been used of the flow in this forward slot, milliseconds? The
 /// clock wraps after 49 days; a timestamp that is ahead of `now` is fresh.
 pub fn idle_ms<F: Stored>(table: &FlowTable<F>, forward: u32, now: u32) -> u32 {
-    let forward = table.slot(forward);
-    let back = table.slot(forward.action().peer);
-    let idle = |seen: u32| now.wrapping_sub(seen) as i32;
-    idle(forward.last_seen()).min(idle(back.last_seen())).max(0) as u32
+    let back = table.slot(forward).action().peer;
+    unsaid_ms(table, forward, now).min(unsaid_ms(table, back, now))
+}
+
+/// For how long has the direction in this slot not been used?
+pub fn unsaid_ms<F: Stored>(table: &FlowTable<F>, slot: u32, now: u32) -> u32 {
+    (now.wrapping_sub(table.slot(slot).last_seen()) as i32).max(0) as u32
 }

@@ -55,12 +55,12 @@ pub fn from_host((mac, src): ([u8; 6], [u8; 4]), dst: [u8; 4], proto: u8) -> Vec
 }
 
 /// From a server by an uplink's device.
-fn back(device: u8, dst: [u8; 4], proto: u8) -> Vec<u8> {
+pub fn back(device: u8, dst: [u8; 4], proto: u8) -> Vec<u8> {
     packet([next_hop_mac(device - 1), device_mac(device)], [SERVER, dst], proto, b"other bytes")
 }
 
 /// Source and destination, of a packet whose header is right.
-fn ends(frame: &[u8]) -> [[u8; 4]; 2] {
+pub fn ends(frame: &[u8]) -> [[u8; 4]; 2] {
     let p = parse::parse(frame).unwrap();
     [p.src, p.dst]
 }
@@ -150,6 +150,35 @@ fn one_host_has_an_address_for_a_remote_and_another_host_is_refused_and_the_firs
     age(&mut gateway);
     let (_, sent) = one(gateway.send(LAN, &other));
     assert_eq!(ends(&sent), [external(0), SERVER]);
+    gateway.assert_conserved();
+}
+
+#[test]
+fn a_remote_that_goes_on_keeps_no_place_for_a_host_that_has_left() {
+    let mut gateway = one_uplink();
+    one(gateway.send(LAN, &out(GRE)));
+    for _ in 0..2 {
+        gateway.now += 299_000;
+        one(gateway.send(1, &back(1, external(0), GRE)));
+        age(&mut gateway);
+    }
+    assert_eq!(flows(&gateway), 1, "what a host only hears it hears so long");
+    gateway.now += 3_000;
+    one(gateway.send(1, &back(1, external(0), GRE)));
+    age(&mut gateway);
+    assert_eq!(flows(&gateway), 0);
+    let (_, sent) = one(gateway.send(LAN, &from_host((OTHER_MAC, OTHER_HOST), SERVER, GRE)));
+    assert_eq!(ends(&sent), [external(0), SERVER]);
+    // With an own prefix there is no place to keep: either end does.
+    let mut gateway = Gateway::new();
+    gateway.route_only();
+    one(gateway.send(LAN, &from_host((HOST_MAC, OWN), SERVER, GRE)));
+    for _ in 0..4 {
+        gateway.now += 299_000;
+        one(gateway.send(3, &back(3, OWN, GRE)));
+        age(&mut gateway);
+    }
+    assert_eq!(flows(&gateway), 1);
     gateway.assert_conserved();
 }
 
