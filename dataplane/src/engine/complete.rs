@@ -10,11 +10,16 @@
 //! other: in neither tier does the fast path look at data. Nothing is lost by doing that to a packet
 //! that was complete and whose checksum happens to be the pseudo-header's: it is the same
 //! afterwards.
+//!
+//! SCTP has no pseudo-header, and leaves zero in its field (`sctp_packet_transmit`, net/sctp/output.c;
+//! veth devices, and bridges over them, take such packets: `NETIF_F_SCTP_CRC`). What a LAN sends with
+//! zero is completed: whoever has agreed to take zero (RFC 9653) takes the CRC32c too.
 
 use weir_layout::flow::flag;
 use weir_shm::flows::{Action, Stored};
 use weir_wire::family::Family;
 use weir_wire::parse::{Kind, Parsed};
+use weir_wire::protocol::SCTP;
 use weir_wire::{checksum, tcp, udp};
 
 use super::sessions::Sessions;
@@ -31,6 +36,9 @@ impl<F: Stored> Sessions<F> {
         p: &Parsed<F>,
         frame: &mut [u8],
     ) {
+        if action.direction().is_from_inside() {
+            complete_sctp(frame, p);
+        }
         let unproven = p.kind != Kind::Flow || complete(frame, p);
         // What is offered has shown itself: nobody else's packet takes that away.
         if unproven && action.flags & (flag::NO_OFFLOAD | flag::OFFLOAD) == 0 {
@@ -50,6 +58,21 @@ pub(super) fn complete<F: Family>(frame: &mut [u8], p: &Parsed<F>) -> bool {
         finish(&mut frame[segment], p.proto);
     }
     begun
+}
+
+/// Fills in the CRC32c of a whole SCTP packet that has none; its bytes go out the lowest first (RFC 9260
+/// appendix A).
+#[inline]
+fn complete_sctp<F: Family>(frame: &mut [u8], p: &Parsed<F>) {
+    const CHECKSUM: std::ops::Range<usize> = 8..12;
+    if p.proto != SCTP || p.kind != Kind::Flow {
+        return;
+    }
+    let Some(packet) = frame.get_mut(p.l4.into()..p.end.into()) else { return };
+    if packet.get(CHECKSUM) == Some(&[0; 4]) {
+        let crc = crc32c::crc32c(packet);
+        packet[CHECKSUM].copy_from_slice(&crc.to_le_bytes());
+    }
 }
 
 #[cold]
@@ -128,6 +151,56 @@ mod tests {
             prop_assert_eq!(&partial, &whole);
             complete(&mut partial, &p);
             prop_assert_eq!(&partial, &whole);
+        }
+    }
+
+    fn sctp(packet: &[u8]) -> Vec<u8> {
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(
+            [10, 0, 0, 2],
+            [198, 51, 100, 1],
+            64,
+        );
+        let mut frame = Vec::new();
+        builder.write(&mut frame, etherparse::IpNumber(SCTP), packet).unwrap();
+        frame
+    }
+
+    /// The CRC32c by its polynomial (RFC 9260 appendix A).
+    fn by_bits(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+    }
+
+    proptest! {
+        #[test]
+        fn of_sctp_what_has_none_gets_its_crc_and_what_has_one_keeps_it(
+            header in any::<[u8; 8]>(),
+            chunks in prop::collection::vec(any::<u8>(), 0..64),
+            padding in 0usize..8,
+            other in 1u32..,
+        ) {
+            let packet = |sum: [u8; 4]| [&header[..], &sum, &chunks].concat();
+            let expected = by_bits(&packet([0; 4])).to_le_bytes();
+            for (given, expected) in
+                [([0; 4], expected), (expected, expected), (other.to_be_bytes(), other.to_be_bytes())]
+            {
+                let mut frame = sctp(&packet(given));
+                let p = parse(&frame).unwrap();
+                frame.resize(frame.len() + padding, 0xa5);
+                complete_sctp(&mut frame, &p);
+                let left = &frame[34..frame.len() - padding];
+                prop_assert_eq!(left, &packet(expected)[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn sctp_that_is_cut_short_is_left_alone() {
+        for length in 0..12 {
+            let mut frame = sctp(&[0; 12][..length]);
+            let (before, p) = (frame.clone(), parse(&frame).unwrap());
+            complete_sctp(&mut frame, &p);
+            assert_eq!(frame, before);
         }
     }
 
