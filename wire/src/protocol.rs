@@ -10,11 +10,6 @@ use crate::{icmp, icmpv6, udp};
 
 pub use weir_layout::protocol::*;
 
-/// Hop-by-hop options, which IPv4 does not have.
-const HOP_BY_HOP: u8 = 0;
-/// Reserved (IANA, protocol numbers).
-const RESERVED: u8 = 255;
-
 /// Has an endpoint of the protocol one mapping for all that it talks to (RFC 4787 REQ-1, RFC 5508
 /// REQ-1)?
 #[inline(always)]
@@ -22,35 +17,13 @@ pub const fn is_mapped(proto: u8) -> bool {
     matches!(proto, udp::PROTOCOL | icmp::PROTOCOL | icmpv6::PROTOCOL)
 }
 
-/// May a flow be of the protocol? Of ICMP echo alone. Not what is of one link (IGMP, and what routers
-/// tell their neighbours), ICMP of the other family, or what is reserved.
+/// May a flow be of the protocol? Of ICMP echo alone. Not what is of one link, ICMP of the other family,
+/// or what is reserved.
 #[inline(always)]
 pub fn has_flows<F: Family>(proto: u8) -> bool {
     match proto {
         icmp::PROTOCOL | icmpv6::PROTOCOL => proto == F::ICMP,
-        HOP_BY_HOP | RESERVED | IGMP | EIGRP | OSPF | PIM | VRRP => false,
-        _ => true,
-    }
-}
-
-/// What of a packet is only right with its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Covered {
-    /// Nothing, or a checksum that translation makes right.
-    Nothing,
-    /// A checksum of the pseudo-header that is left as it is: another address with the same sum does.
-    Checksum,
-    /// A digest of the addresses themselves.
-    Digest,
-}
-
-/// What of the protocol's packets is only right with their addresses.
-#[inline]
-pub const fn covered(proto: u8) -> Covered {
-    match proto {
-        AH => Covered::Digest,
-        DCCP | UDP_LITE | MOBILITY | HIP => Covered::Checksum,
-        _ => Covered::Nothing,
+        _ => is_forwarded(proto),
     }
 }
 

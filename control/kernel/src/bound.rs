@@ -61,6 +61,24 @@ pub fn has(ports: &Ports, port: u16) -> bool {
     ports[usize::from(port) / 64] >> (port % 64) & 1 != 0
 }
 
+/// The ends of sockets with these ports, of which 0 is any: the kernel looks for them
+/// (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c).
+///
+/// # Errors
+/// When the kernel does not say.
+pub async fn connections(
+    family: u8,
+    protocol: u8,
+    states: StateFlags,
+    ends: SocketId,
+) -> io::Result<Vec<SocketId>> {
+    let mut reader = Reader::new()?;
+    reader.socket.send(&request(family, protocol, states, ends)).await?;
+    let mut found = Vec::new();
+    reader.take_all(|ends| found.push(ends)).await?;
+    Ok(found)
+}
+
 /// The ports that are bound now, by this reader or by a new one. After an error there is none: what
 /// it has not read yet would be taken for the next answer.
 async fn read(reader: &mut Option<Reader>) -> io::Result<Box<Ports>> {
@@ -88,20 +106,30 @@ impl Reader {
 
     async fn read(&mut self) -> io::Result<Box<Ports>> {
         let mut ports = Box::new([0; PORT_WORDS]);
-        for family in [AF_INET, AF_INET6] {
+        for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
             for (protocol, states) in
                 [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::all())]
             {
-                self.socket.send(&request(family, protocol, states)).await?;
-                while !self.take(&mut ports).await? {}
+                self.socket.send(&request(family, protocol, states, any.clone())).await?;
+                let enter = |found: SocketId| {
+                    let port = usize::from(found.source_port);
+                    ports[port / 64] |= 1 << (port % 64);
+                };
+                self.take_all(enter).await?;
             }
         }
         Ok(ports)
     }
 
-    /// Enters what the next datagram of a dump says; was it the last? A family or protocol that the
-    /// kernel does not have has no sockets.
-    async fn take(&mut self, ports: &mut Ports) -> io::Result<bool> {
+    /// Gives all that a dump says to `enter`.
+    async fn take_all(&mut self, mut enter: impl FnMut(SocketId)) -> io::Result<()> {
+        while !self.take(&mut enter).await? {}
+        Ok(())
+    }
+
+    /// Gives what the next datagram of a dump says to `enter`; was it the last? A family or protocol
+    /// that the kernel does not have has no sockets.
+    async fn take(&mut self, enter: &mut impl FnMut(SocketId)) -> io::Result<bool> {
         self.datagram.clear();
         self.socket.recv(&mut self.datagram).await?;
         let mut rest = &self.datagram[..];
@@ -110,8 +138,7 @@ impl Reader {
             let message = message.map_err(io::Error::other)?;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                    let port = usize::from(found.header.socket_id.source_port);
-                    ports[port / 64] |= 1 << (port % 64);
+                    enter(found.header.socket_id);
                 }
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => {
@@ -126,9 +153,8 @@ impl Reader {
     }
 }
 
-fn request(family: u8, protocol: u8, states: StateFlags) -> Vec<u8> {
+fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> Vec<u8> {
     let extensions = ExtensionFlags::empty();
-    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest { family, protocol, extensions, states, socket_id };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;

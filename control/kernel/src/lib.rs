@@ -32,5 +32,6 @@ mod peers;
 mod routes;
 mod socket;
 pub mod sysctls;
+mod tunnels;
 pub mod watch;
 pub mod xdp;

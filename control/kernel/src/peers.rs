@@ -1,7 +1,7 @@
 //! Whom the gateway itself speaks with by protocols without ports: hosts of LANs must not get the
 //! address that its answers come to.
 //!
-//! Tunnels are links, of which the kernel tells. IPsec associations and raw sockets are looked at with
+//! Tunnels are links, of which the kernel tells, but for [some](crate::tunnels). IPsec associations and raw sockets are looked at with
 //! each reading of the view, once a second at least: to open one is no event.
 
 use std::io;
@@ -12,6 +12,8 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use weir_layout::protocol::{AH, ESP, GRE, IPIP, IPV6, SCTP, is_portless};
 use weir_service::Complaint;
 use weir_view::Peer;
+
+use crate::tunnels::Tunnels;
 
 /// Receives no packet (raw(7)).
 const IPPROTO_RAW: u8 = 255;
@@ -72,6 +74,10 @@ pub struct Peers {
     /// Associations that were there when the kernel last told of them.
     associations: Vec<Peer>,
     untold: Complaint,
+    tunnels: Tunnels,
+    /// Tunnels that are no links that were there then.
+    silent: Vec<Peer>,
+    silent_untold: Complaint,
 }
 
 impl Peers {
@@ -92,7 +98,17 @@ impl Peers {
                 )));
             }
         }
+        match self.tunnels.read().await {
+            Ok(peers) => {
+                self.silent = peers;
+                self.silent_untold.say(None);
+            }
+            Err(error) => self.silent_untold.say(Some(format!(
+                "the gateway's own tunnels of PPTP and L2TP are taken to be as they were: {error}"
+            ))),
+        }
         found.extend(&self.associations);
+        found.extend(&self.silent);
         found.sort_unstable();
         found.dedup();
         found

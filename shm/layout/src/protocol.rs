@@ -1,6 +1,10 @@
 //! Protocols of IP (IANA, protocol numbers): their numbers, the names by which the file and the command
 //! line know some, and which of them have ports.
 
+/// Hop-by-hop options, which IPv4 does not have.
+const HOP_BY_HOP: u8 = 0;
+/// Reserved (IANA, protocol numbers).
+const RESERVED: u8 = 255;
 /// ICMP (RFC 792).
 pub const ICMP: u8 = 1;
 /// IGMP (RFC 3376).
@@ -27,6 +31,8 @@ pub const OSPF: u8 = 89;
 pub const PIM: u8 = 103;
 /// VRRP (RFC 9568).
 pub const VRRP: u8 = 112;
+/// L2TP without UDP (RFC 3931 §4.1.1).
+pub const L2TP: u8 = 115;
 /// SCTP (RFC 9260).
 pub const SCTP: u8 = 132;
 /// Mobility header (RFC 6275 §6.1).
@@ -70,4 +76,31 @@ pub fn name(number: u8) -> Option<&'static str> {
 #[inline(always)]
 pub const fn is_portless(proto: u8) -> bool {
     !matches!(proto, TCP | UDP | ICMP | ICMPV6)
+}
+
+/// May packets of the protocol be forwarded? Not what is of one link (IGMP, and what routers tell their
+/// neighbours), or what is reserved.
+#[inline(always)]
+pub const fn is_forwarded(proto: u8) -> bool {
+    !matches!(proto, HOP_BY_HOP | RESERVED | IGMP | EIGRP | OSPF | PIM | VRRP)
+}
+
+/// What of a packet is only right with its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covered {
+    /// Nothing, or a checksum that translation makes right.
+    Nothing,
+    /// A checksum of the pseudo-header that is left as it is: another address with the same sum does.
+    Checksum,
+    /// A digest of the addresses themselves.
+    Digest,
+}
+
+/// What of the protocol's packets is only right with their addresses.
+pub const fn covered(proto: u8) -> Covered {
+    match proto {
+        AH => Covered::Digest,
+        DCCP | UDP_LITE | MOBILITY | HIP => Covered::Checksum,
+        _ => Covered::Nothing,
+    }
 }
