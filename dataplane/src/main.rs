@@ -195,6 +195,7 @@ fn open_regions(
         observations: Observations::open(pins, Access::Write)?,
         nat_log: (half.nat_log != 0).then(|| open_log(pins)).flatten(),
         host_flows: HostFlows::default(),
+        agreements: Default::default(),
         hash_key: status.hash_key(),
     };
     regions.flows.recover();

@@ -40,6 +40,8 @@ pub enum Purpose {
     Early = 13,
     /// A host that uplinks ask for, in a set of them.
     AskedHost = 14,
+    /// A host and a server that agree on a protocol without ports.
+    Agreed = 15,
 }
 
 impl Purpose {

@@ -60,6 +60,8 @@ pub(super) enum Source<F: Family> {
     Address(F::Address),
     /// An address of the pool, where that leaves the flow its own answers: the one to try first.
     Pool(F::Address),
+    /// This address of the pool and no other: its host and server have agreed on the flow by it.
+    Agreed(F::Address),
     /// Nothing that the provider would take.
     None(Untranslatable),
 }
@@ -238,11 +240,17 @@ impl<F: Stored> Sessions<F> {
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
         let mut mapped = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
-        let mut choice = match mapped {
-            Some(Mapping { uplink, external }) => {
+        let mut choice = match (mapped, self.agreed(cx, policy, key)) {
+            (Some(Mapping { uplink, external }), _) => {
                 EgressChoice { uplink, source: Source::Mapped(self.mappings.external(external)) }
             }
-            None => {
+            (None, Some((uplink, address))) => match self.egress_by(cx, uplink, key)? {
+                EgressChoice { source: Source::Pool(_), .. } => {
+                    EgressChoice { uplink, source: Source::Agreed(address) }
+                }
+                choice => choice,
+            },
+            (None, None) => {
                 let prefetched = work.new.and_then(|new| new.choice);
                 match prefetched {
                     Some(choice) if steering::usable(&cx.control, F::path(choice.uplink)) => choice,
@@ -291,6 +299,7 @@ impl<F: Stored> Sessions<F> {
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
+        self.agreements.note(cx.key, key, slot);
         if let Some(external) = &outside.external
             && maps
         {
@@ -456,7 +465,7 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<(u8, Outside<F>), DropReason> {
         let reason = match self.translate(cx, key, choice, host) {
             Err(reason @ (Counter::DropNoPort | Counter::DropProtocol))
-                if !matches!(choice.source, Source::Mapped(_)) =>
+                if !matches!(choice.source, Source::Mapped(_) | Source::Agreed(_)) =>
             {
                 reason
             }
@@ -494,7 +503,16 @@ impl<F: Stored> Sessions<F> {
                 return Err(Counter::DropProtocol);
             }
             Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
-            Source::Pool(first) => return self.take_address(cx, key, choice.uplink, first),
+            Source::Pool(first) => {
+                let path = cx.snapshot.half.path(F::path(choice.uplink));
+                let pool = path.map_or(&[][..], Path::addresses).iter();
+                let others = pool.map(|other| F::Address::from_address(*other));
+                let others = others.filter(|other| *other != first);
+                return self.take_address(cx, key, std::iter::once(first).chain(others));
+            }
+            Source::Agreed(address) => {
+                return self.take_address(cx, key, std::iter::once(address));
+            }
             Source::None(_) => return Err(Counter::DropUntranslatable),
             Source::Port(first, slice) => (first, slice),
         };
@@ -513,22 +531,18 @@ impl<F: Stored> Sessions<F> {
         Err(Counter::DropNoPort)
     }
 
-    /// What a flow without ports looks like on its uplink, from the first address of the pool that
+    /// What a flow without ports looks like on its uplink, from the first of these addresses that
     /// leaves its answers to be told from those of others: one host has each for a remote, and none
     /// where the gateway itself speaks with it.
     fn take_address(
         &self,
         cx: &Context,
         key: &FlowKey<F>,
-        uplink: u8,
-        first: F::Address,
+        mut addresses: impl Iterator<Item = F::Address>,
     ) -> Result<Outside<F>, DropReason> {
         if protocol::covered(key.proto()) != Covered::Nothing {
             return Err(Counter::DropProtocol);
         }
-        let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
-        let pool = path.addresses().iter().map(|other| F::Address::from_address(*other));
-        let mut addresses = std::iter::once(first).chain(pool.filter(|other| *other != first));
         let free = addresses.find_map(|address| {
             let outside = Outside::from(cx.key, key, address);
             let answer = outside.key.reversed();

@@ -17,6 +17,7 @@
 //! | `batch` | the stages, and the fast path |
 //! | `slow_path` | packets that begin, change or end a flow |
 //! | `admit` | a flow begins, or leaves an uplink that is down with a packet of its own |
+//! | `agreed` | a flow without ports goes where its host and server have agreed on it |
 //! | `outside` | whom a packet from an uplink asks for, and whether it may |
 //! | `published` | a flow begins outside |
 //! | `hairpin` | the same by a host of a LAN, by the address that the service has outside |
@@ -45,6 +46,7 @@
 mod admit;
 mod adopt;
 mod aging;
+mod agreed;
 mod asked_hosts;
 mod batch;
 mod carry;
@@ -74,6 +76,7 @@ mod unknown_hosts;
 
 use std::net::IpAddr;
 
+use weir_layout::Family as Ip;
 use weir_layout::counters::Counter;
 use weir_layout::flow::PAGE;
 use weir_shm::adjacencies::Adjacencies;
@@ -86,6 +89,7 @@ use weir_shm::observations::Observations;
 use weir_wire::ethernet;
 use weir_wire::family::{Family, V4, V6};
 
+pub use agreed::Agreements;
 pub use claims::{Owner, SILENT_MS};
 use context::Context;
 use sessions::Sessions;
@@ -119,6 +123,8 @@ pub struct Regions {
     pub nat_log: Option<NatLog>,
     /// Flows of hosts, by all workers of this process.
     pub host_flows: HostFlows,
+    /// What hosts have agreed on in IPv4 and IPv6, by all workers of this process.
+    pub agreements: [Agreements; Ip::COUNT],
     /// Key of the flow hash.
     pub hash_key: [u64; 2],
 }
@@ -136,6 +142,7 @@ impl Regions {
             observations: Observations::anonymous()?,
             nat_log: None,
             host_flows: HostFlows::default(),
+            agreements: Default::default(),
             hash_key,
         })
     }

@@ -139,7 +139,8 @@ impl<F: Stored> Sessions<F> {
                 let (proto, port) = (traffic.proto, traffic.sport);
                 new.external = Some(External { proto, address, port });
             }
-            Some(Source::Same | Source::Mapped(_) | Source::None(_)) | None => {}
+            Some(Source::Same | Source::Mapped(_) | Source::Agreed(_) | Source::None(_)) | None => {
+            }
         }
     }
 

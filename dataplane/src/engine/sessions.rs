@@ -15,6 +15,7 @@ use weir_wire::tcp::{self, Place};
 
 use super::Regions;
 use super::aging::Passes;
+use super::agreed::Agreements;
 use super::claims::Claims;
 use super::context::Context;
 use super::published::is_asked;
@@ -41,6 +42,8 @@ pub(super) struct Sessions<F: Stored> {
     pub(super) permits: Permits<F>,
     /// Flows that were let in and whose hosts have not been heard.
     pub(super) unheard: u64,
+    /// What hosts have agreed on with servers.
+    pub(super) agreements: Agreements,
     /// Flows of each host.
     pub(super) shares: Shares,
     /// Flows of other workers, as of the last tick.
@@ -68,6 +71,7 @@ impl<F: Stored> Sessions<F> {
             early: Early::default(),
             permits: Permits::default(),
             unheard: 0,
+            agreements: regions.agreements[F::FAMILY.index()].clone(),
             shares: Shares::new(regions.host_flows.clone()),
             elsewhere: 0,
             flows: 0,

@@ -407,6 +407,7 @@ pub fn sweep(gateway: &mut Gateway) -> Vec<(u8, Vec<u8>)> {
 pub fn restart(gateway: &mut Gateway, workers: u8, share: usize) {
     gateway.half.workers = workers;
     gateway.publish(share);
+    gateway.regions.agreements = Default::default();
     gateway.regions.prepare(&gateway.half);
     let engine = |id| Engine::new(id, workers, &gateway.regions, [7, u64::from(workers)]);
     gateway.engines = (0..workers).map(engine).collect();

@@ -24,6 +24,7 @@ mod observations;
 mod outside;
 mod packets6;
 mod protocols;
+mod protocols_agreed;
 mod published;
 mod robustness;
 mod sequences;
