@@ -11,7 +11,7 @@ use weir_layout::control::{
 };
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::tcp::flag::{ACK, FIN, RST, SYN};
-use weir_wire::{tcp, udp};
+use weir_wire::{protocol, tcp, udp};
 
 use crate::fragments;
 use crate::maps::{self, Published};
@@ -19,16 +19,17 @@ use crate::stateless::Bears;
 
 /// Does a packet ask for a host: for a published service, by an uplink, or in a LAN by the address that
 /// the host has outside (RFC 4787 REQ-9); or for any, by an uplink with rules? Later fragments of it
-/// follow.
+/// follow. By a protocol without ports a service is asked for by uplinks alone.
 #[inline(always)]
 pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> bool {
+    let in_lan = port.role == PortRole::Lan as u8;
     let is_echo = p.proto == F::ICMP && p.dport == [0, F::ECHO_REQUEST];
-    if !(matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) || is_echo)
+    let is_portless = protocol::is_portless(p.proto);
+    if !(matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) || is_echo || is_portless && !in_lan)
         || !matches!(p.kind, Kind::Flow | Kind::Fragment { first: true })
     {
         return false;
     }
-    let in_lan = port.role == PortRole::Lan as u8;
     let uplink = if in_lan {
         let Some(uplink) = host_class::uplink(maps::host::<F>(p.dst)) else { return false };
         uplink
@@ -46,7 +47,7 @@ pub fn is_asked<F: Bears>(published: Published, port: &Port, p: &Parsed<F>) -> b
     let begins = p.proto != tcp::PROTOCOL
         || p.tcp_flags & (SYN | ACK | FIN | RST) == SYN
         || p.kind != Kind::Flow;
-    if !ruled && (is_echo || open >> (uplink & 63) & 1 == 0)
+    if (!ruled || is_portless) && (is_echo || open >> (uplink & 63) & 1 == 0)
         || !begins
         || maps::host_class::<F>(p.src) == host_class::KERNEL
     {

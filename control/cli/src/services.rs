@@ -3,10 +3,10 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use weir_api::{MappedView, Query, Response, time};
-use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress, PathId, PortForward, path_state};
 use weir_layout::prefix_sets::MAX_SETS;
 use weir_layout::set::IndexSet;
+use weir_layout::{Family, protocol};
 use weir_shm::flows::{FlowTable, Stored};
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
@@ -80,8 +80,10 @@ fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> V
         true => first.to_string(),
         false => format!("{first}-{last}"),
     };
+    let has_ports = !protocol::is_portless(forward.protocol);
     let to = match (forward.is_to_gateway(), family) {
         (true, _) => "gateway".to_owned(),
+        (false, family) if !has_ports => address(family, forward.inside).to_string(),
         (false, family) => {
             let host = address(family, forward.inside);
             let ports = span(forward.port_inside(first), forward.port_inside(last));
@@ -109,7 +111,7 @@ fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> V
             Family::V6 => "ipv6",
         },
         "protocol": protocol_name(forward.protocol),
-        "ports": span(first, last),
+        "ports": has_ports.then(|| span(first, last)),
         "to": to,
         "open": names(open),
         "closed": names(closed),

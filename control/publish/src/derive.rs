@@ -135,8 +135,8 @@ pub fn derive(
     rules(&mut half, site, &lan_ports);
     ruled(&mut half, site);
     sets(&mut half, site);
-    services::publish(&mut half, site);
     own_peers::publish(&mut half, kernel);
+    services::publish(&mut half, site);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();
     let hosts6 = hosts6.then(|| hosts::Sources::<Ipv6Net>::of(site, kernel, &lan_nets, &half));

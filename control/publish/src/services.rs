@@ -1,13 +1,14 @@
 //! The services that are published: port forwards, as the dataplane reads them.
 
 use weir_layout::Family;
-use weir_layout::control::{Address, ControlHalf, Name, PortForward};
+use weir_layout::control::{Address, ControlHalf, Name, PortForward, Translate, Uplink};
 use weir_site::{PublishConfig, Service, Site};
 use zerocopy::FromZeros;
 
 use crate::prefix::prefix;
 
-/// Enters those of the site into the half: the file's, and what hosts have asked for.
+/// Enters those of the site into the half: the file's, and what hosts have asked for. Whom the gateway
+/// itself speaks with is there already.
 pub fn publish(half: &mut ControlHalf, site: &Site) {
     let families: Vec<Family> = site.families().collect();
     for publish in site.publish.iter().chain(&site.mapped) {
@@ -17,8 +18,9 @@ pub fn publish(half: &mut ControlHalf, site: &Site) {
                 return;
             }
             let (allowed_first, allowed_count) = allow(half, publish, service.family);
-            half.port_forwards[number] =
-                PortForward { allowed_first, allowed_count, ..forward(site, publish, &service) };
+            let mut forward = forward(site, publish, &service);
+            forward.uplinks &= !spoken_by(half, &service);
+            half.port_forwards[number] = PortForward { allowed_first, allowed_count, ..forward };
             half.port_forward_count += 1;
             half.port_blocks.enter([publish.ports.0, publish.ports.1]);
         }
@@ -49,6 +51,23 @@ fn forward(site: &Site, publish: &PublishConfig, service: &Service) -> PortForwa
     }
 }
 
+/// The uplinks by whose addresses the gateway itself speaks a service's protocol, which has no ports: what
+/// comes to them is the gateway's.
+fn spoken_by(half: &ControlHalf, service: &Service) -> u64 {
+    let peers = half.own_peers().iter().filter(|peer| {
+        (peer.protocol, usize::from(peer.family)) == (service.protocol, service.family.index())
+    });
+    let locals: Vec<Address> = peers.map(|peer| peer.local).collect();
+    let is_spoken = |(_, uplink): &(u8, &Uplink)| {
+        let path = uplink.path(service.family);
+        let has =
+            |local: &Address| *local == Address::UNSPECIFIED || path.addresses().contains(local);
+        path.translation() == Translate::Napt && locals.iter().any(has)
+    };
+    let uplinks = (0u8..).zip(&half.uplinks).filter(is_spoken);
+    uplinks.fold(0, |spoken, (uplink, _)| spoken | 1 << uplink)
+}
+
 /// Enters whom it is open to; the first entry, and how many. Without room: one that is not there.
 fn allow(half: &mut ControlHalf, publish: &PublishConfig, family: Family) -> (u16, u16) {
     let first = half.allowed_count;
@@ -64,7 +83,7 @@ fn allow(half: &mut ControlHalf, publish: &PublishConfig, family: Family) -> (u1
 
 #[cfg(test)]
 mod tests {
-    use weir_layout::control::{OpenPorts, PathId};
+    use weir_layout::control::{OpenPorts, OwnPeer, PathId};
     use weir_view::Kernel;
 
     use crate::{Overrides, derive};
@@ -107,6 +126,27 @@ mod tests {
         let allowed: Vec<Vec<u8>> =
             allowed.map(|of| of.iter().map(|net| net.length).collect()).collect();
         assert_eq!(allowed, [vec![24, 24], vec![48]]);
+    }
+
+    #[test]
+    fn a_protocol_without_ports_is_the_gateways_by_the_addresses_that_it_speaks_it_by() {
+        const GRE: u8 = 47;
+        let text =
+            format!("{SITE}[[publish]]\nname = \"t\"\nprotocol = \"gre\"\nto = \"10.0.0.5\"\n");
+        let site = weir_site::parse("weir.toml", &text).unwrap();
+        let open = |local: Address, protocol| {
+            let mut half = weir_shm::control::empty_half();
+            half.uplinks[0].path_mut(Family::V4).translate = Translate::Napt as u8;
+            half.uplinks[0].path_mut(Family::V4).pool_len = 1;
+            half.uplinks[0].path_mut(Family::V4).pool[0] = Address::v4([192, 0, 2, 1]);
+            half.own_peers[0] = OwnPeer { local, protocol, ..OwnPeer::new_zeroed() };
+            half.own_peer_count = 1;
+            publish(&mut half, &site);
+            half.open_ports.uplinks(OpenPorts::key(Family::V4, GRE, 0))
+        };
+        let [its, anothers] = [1, 2].map(|last| Address::v4([192, 0, 2, last]));
+        assert_eq!([open(its, GRE), open(Address::UNSPECIFIED, GRE)], [0, 0]);
+        assert_eq!([open(anothers, GRE), open(its, 50)], [1, 1]);
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub fn warnings_here(site: &Site, kernel: &Kernel) -> Vec<String> {
     warnings.extend(warn::unwatched(site));
     warnings.extend(frames::warnings(site, kernel));
     warnings.extend(site.nat_log.as_ref().and_then(nat_log::hindrance));
+    warnings.extend(service_ports::spoken(site, kernel));
     warnings.extend(service_ports::lent(site, kernel, &service_ports::reserved()));
     warnings
 }

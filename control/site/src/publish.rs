@@ -10,10 +10,10 @@ use toml::Spanned;
 use weir_layout::Family;
 use weir_layout::control::{MAX_PUBLISHED, MAX_PUBLISHED_ALLOWED, Translate};
 use weir_layout::prefix_sets::MAX_SETS;
-use weir_layout::protocol::{TCP, UDP};
+use weir_layout::protocol::{self, Covered, TCP, UDP};
 
 use super::checker::Checker;
-use super::schema::{Among, File, Ports, Publish, Texts};
+use super::schema::{Among, File, Ports, Protocol, Protocols, Publish, Texts};
 use super::sets::Known;
 use super::{UplinkConfig, service_ports};
 
@@ -22,9 +22,9 @@ use super::{UplinkConfig, service_ports};
 pub struct PublishConfig {
     /// Name.
     pub name: String,
-    /// IP protocols, TCP and UDP.
+    /// IP protocols: TCP and UDP, or such as have no ports.
     pub protocols: Vec<u8>,
-    /// Ports outside, first and last.
+    /// Ports outside, first and last; of protocols without ports 0.
     pub ports: (u16, u16),
     /// Whom they lead to: the gateway, or a host of one or each family.
     pub to: Vec<To>,
@@ -78,6 +78,11 @@ impl PublishConfig {
         services
     }
 
+    /// Is it of protocols without ports?
+    pub fn is_portless(&self) -> bool {
+        self.protocols.iter().any(|of| protocol::is_portless(*of))
+    }
+
     /// Its hosts.
     pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
         self.to.iter().filter_map(|to| match to {
@@ -92,10 +97,18 @@ impl PublishConfig {
     }
 }
 
+impl Publish {
+    /// Where in the file it says what is asked for.
+    fn place(&self) -> Range<usize> {
+        self.ports.as_ref().map_or_else(|| self.protocol.span(), Spanned::span)
+    }
+}
+
 impl fmt::Display for To {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gateway => f.write_str("gateway"),
+            Self::Host(host) if host.port() == 0 => host.ip().fmt(f),
             Self::Host(host) => host.fmt(f),
         }
     }
@@ -119,15 +132,15 @@ pub fn publish(
     for given in &file.publish {
         let Some(publish) = one(c, given, uplinks, known, sets) else { continue };
         if let Some((other, uplink)) = clash(&publish, &all, uplinks) {
+            let (what, remedy) = match publish.is_portless() {
+                true => ("a protocol", "give one of them other uplinks: nothing tells them apart"),
+                false => ("ports", "give them other ports, or other uplinks"),
+            };
             let message = format!(
-                "publish \"{}\" has ports of publish \"{other}\" by uplink {uplink}",
+                "publish \"{}\" has {what} of publish \"{other}\" by uplink {uplink}",
                 publish.name
             );
-            c.refuse(
-                given.get_ref().ports.span(),
-                message,
-                "give them other ports, or other uplinks",
-            );
+            c.refuse(given.get_ref().place(), message, remedy);
         }
         all.push(publish);
     }
@@ -154,7 +167,7 @@ fn one(
     let p = given.get_ref();
     c.name("publish", &p.name);
     let protocols = protocols(c, &p.protocol);
-    let ports = ports(c, &p.ports);
+    let ports = ports(c, p, &protocols);
     let named = p.uplinks.is_some();
     let by: Vec<u8> = match &p.uplinks {
         Some(names) => names.iter().map(|name| c.find("uplink", name, known) as u8).collect(),
@@ -204,7 +217,7 @@ fn fits(
     let (to, span) = (given.get_ref().to.span(), given.span());
     if let Some(port) = service_ports::of_leases(publish) {
         c.refuse(
-            given.get_ref().ports.span(),
+            given.get_ref().place(),
             format!("to UDP port {port} the gateway's own leases come"),
             "publish other ports",
         );
@@ -215,6 +228,9 @@ fn fits(
             "`from` is for services of hosts",
             "who may reach the gateway's own says a filter in the hook `input`",
         );
+    }
+    if publish.is_portless() {
+        fits_without_ports(c, given.get_ref(), publish, uplinks);
     }
     for host in publish.hosts() {
         let family = weir_view::family(host);
@@ -252,28 +268,106 @@ fn fits(
     }
 }
 
-fn protocols(c: &mut Checker<'_>, given: &Spanned<Texts>) -> Vec<u8> {
+/// Refuses what a protocol without ports cannot do: be kept for the gateway, which has what nobody asked
+/// for anyway, or be right with another address than it was sent to.
+fn fits_without_ports(
+    c: &mut Checker<'_>,
+    given: &Publish,
+    publish: &PublishConfig,
+    uplinks: &[UplinkConfig],
+) {
+    if publish.to.contains(&To::Gateway) {
+        c.refuse(
+            given.to.span(),
+            "a protocol without ports is not kept for the gateway",
+            "name a host; what comes for the gateway itself is the kernel's in any case",
+        );
+    }
+    for host in publish.hosts() {
+        let family = weir_view::family(host);
+        let of = |uplink: &u8| uplinks.get(usize::from(*uplink));
+        for (uplink, number) in publish
+            .uplinks
+            .iter()
+            .filter_map(of)
+            .flat_map(|uplink| publish.protocols.iter().map(move |number| (uplink, *number)))
+        {
+            let wrong = match protocol::covered(number) {
+                Covered::Nothing => false,
+                Covered::Checksum => uplink.translation(family) == Translate::Napt,
+                Covered::Digest => {
+                    matches!(uplink.translation(family), Translate::Napt | Translate::Npt)
+                }
+            };
+            if uplink.has_path(family) && wrong {
+                c.refuse(
+                    given.protocol.span(),
+                    format!(
+                        "protocol {} is only right with its own addresses, which uplink {} changes",
+                        name(number),
+                        uplink.name
+                    ),
+                    "name `uplinks` that do not translate",
+                );
+            }
+        }
+    }
+}
+
+fn name(number: u8) -> String {
+    protocol::name(number).map_or_else(|| number.to_string(), |name| format!("\"{name}\""))
+}
+
+fn protocols(c: &mut Checker<'_>, given: &Spanned<Protocols>) -> Vec<u8> {
+    const REMEDY: &str = "use \"tcp\", \"udp\" or both, or, without ports, \"gre\", \"esp\", \"ah\", \
+                          \"sctp\", \"ipip\", \"6in4\" or a number without quotes, such as 115";
     let mut protocols = Vec::new();
-    for name in given.get_ref().iter() {
-        match name {
-            "tcp" => protocols.push(TCP),
-            "udp" => protocols.push(UDP),
-            other => c.refuse(
-                given.span(),
-                format!("protocol \"{other}\" cannot be published"),
-                "use \"tcp\", \"udp\" or [\"tcp\", \"udp\"]",
-            ),
+    for one in given.get_ref().iter() {
+        let (number, text) = match one {
+            Protocol::Number(number) => (Some(*number), number.to_string()),
+            Protocol::Name(name) => (protocol::number(name), format!("\"{name}\"")),
+        };
+        match number {
+            Some(TCP | UDP) => protocols.extend(number),
+            Some(of) if protocol::is_portless(of) && protocol::is_forwarded(of) => {
+                protocols.push(of);
+            }
+            _ => c.refuse(given.span(), format!("protocol {text} cannot be published"), REMEDY),
         }
     }
     protocols.sort_unstable();
     protocols.dedup();
     if given.get_ref().iter().next().is_none() {
-        c.refuse(given.span(), "no protocol is given", "use \"tcp\", \"udp\" or both");
+        c.refuse(given.span(), "no protocol is given", REMEDY);
     }
     protocols
 }
 
-fn ports(c: &mut Checker<'_>, given: &Spanned<Ports>) -> Option<(u16, u16)> {
+/// The ports of a service: of TCP and UDP some are given, of protocols without ports none are.
+fn ports(c: &mut Checker<'_>, p: &Publish, protocols: &[u8]) -> Option<(u16, u16)> {
+    let without = protocols.iter().find(|of| protocol::is_portless(**of));
+    let with = protocols.iter().find(|of| !protocol::is_portless(**of));
+    let refused = match (with, without, &p.ports) {
+        (Some(with), Some(without), _) => Some((
+            p.protocol.span(),
+            format!("protocol {} has ports, and {} has none", name(*with), name(*without)),
+            "make two entries of it",
+        )),
+        (None, Some(without), Some(ports)) => {
+            Some((ports.span(), format!("protocol {} has no ports", name(*without)), "remove them"))
+        }
+        (Some(with), None, None) => Some((
+            p.protocol.span(),
+            format!("no `ports` are given, which protocol {} has", name(*with)),
+            "say which, such as `ports = 443` or `ports = \"8000-8010\"`",
+        )),
+        _ => None,
+    };
+    if let Some((span, message, remedy)) = refused {
+        c.refuse(span, message, remedy);
+        return None;
+    }
+    let Some(given) = &p.ports else { return without.map(|_| (0, 0)) };
     let range = match given.get_ref() {
         Ports::One(port) => Some((*port, *port)),
         Ports::Range(text) => c.range(&Spanned::new(given.span(), text.clone())),
@@ -296,7 +390,7 @@ fn to(c: &mut Checker<'_>, given: &Spanned<Texts>, ports: (u16, u16)) -> Vec<To>
         if let Some(other) = to.iter().find(|other| same(other)) {
             c.refuse(
                 given.span(),
-                format!("{text} and {other} cannot both have the ports"),
+                format!("{text} and {other} cannot both have it"),
                 "name the gateway alone, or one host of each family",
             );
         }
@@ -337,6 +431,13 @@ fn whom(c: &mut Checker<'_>, span: Range<usize>, text: &str, (lo, hi): (u16, u16
     if !is_hosts {
         c.refuse(span, format!("{} is no host's address", host.ip()), "give one of a LAN's");
         return None;
+    }
+    if (lo, hi) == (0, 0) {
+        if host.port() != 0 {
+            c.refuse(span, format!("{text} names a port"), "give the host's address alone");
+            return None;
+        }
+        return Some(To::Host(host));
     }
     if host.port() == 0 || u32::from(host.port()) + u32::from(hi - lo) > 65_535 {
         c.refuse(

@@ -476,8 +476,8 @@ pub enum RuleFrom {
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     pub name: Spanned<String>,
-    pub protocol: Spanned<Texts>,
-    pub ports: Spanned<Ports>,
+    pub protocol: Spanned<Protocols>,
+    pub ports: Option<Spanned<Ports>>,
     pub to: Spanned<Texts>,
     pub uplinks: Option<Vec<Spanned<String>>>,
     pub from: Option<Vec<Spanned<Among>>>,
@@ -524,4 +524,25 @@ pub enum Ports {
 pub enum Protocol {
     Number(u8),
     Name(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a protocol's name, such as \"tcp\" or \"gre\", or its number, or a list of them"
+)]
+pub enum Protocols {
+    One(Protocol),
+    Many(Vec<Protocol>),
+}
+
+impl Protocols {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Protocol> {
+        match self {
+            Self::One(protocol) => std::slice::from_ref(protocol),
+            Self::Many(protocols) => protocols,
+        }
+        .iter()
+    }
 }

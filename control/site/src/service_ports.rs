@@ -1,9 +1,11 @@
-//! Ports of published services that somebody else has, or wants.
+//! Ports and protocols of published services that somebody else has, or wants.
+
+use std::net::IpAddr;
 
 use weir_layout::Family;
 use weir_layout::control::{Translate, nat_ports};
 use weir_layout::protocol::{TCP, UDP};
-use weir_view::{Kernel, local_ports};
+use weir_view::{Kernel, Peer, local_ports};
 
 use super::checker::Checker;
 use super::publish::PublishConfig;
@@ -101,6 +103,41 @@ pub fn lent(site: &Site, kernel: &Kernel, reserved: &str) -> Vec<String> {
     lent.collect()
 }
 
+/// Whom the gateway itself speaks with by a protocol without ports that is published, in words.
+pub fn spoken(site: &Site, kernel: &Kernel) -> Vec<String> {
+    let tunnels = kernel.links.iter().filter(|link| link.up).flat_map(|link| &link.tunnels);
+    let peers: Vec<&Peer> = tunnels.chain(&kernel.peers).collect();
+    let of_one = |publish: &PublishConfig| {
+        let families: Vec<_> = publish.hosts().map(weir_view::family).collect();
+        let mut ends: Vec<_> = peers
+            .iter()
+            .filter(|peer| publish.protocols.contains(&peer.protocol))
+            .filter(|peer| families.contains(&weir_view::family(peer.local)))
+            .map(|peer| (peer.protocol, peer.local, peer.remote))
+            .collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let (protocol, local, remote) = *ends.first()?;
+        let any = |end: IpAddr, any: &str| match end.is_unspecified() {
+            true => any.to_owned(),
+            false => end.to_string(),
+        };
+        let others = match ends.len() - 1 {
+            0 => String::new(),
+            others => format!(", and so by {others} more"),
+        };
+        Some(format!(
+            "publish \"{}\": the gateway itself speaks protocol {protocol}, from {} with {} (a \
+             tunnel, an IPsec association or a socket){others}: by uplinks with that address the \
+             service is closed meanwhile",
+            publish.name,
+            any(local, "any address"),
+            any(remote, "anybody"),
+        ))
+    };
+    site.publish.iter().filter(|publish| publish.is_portless()).filter_map(of_one).collect()
+}
+
 /// `net.ipv4.ip_local_reserved_ports`; empty: none, or the kernel does not say.
 pub fn reserved() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default()
@@ -121,7 +158,8 @@ impl PublishConfig {
 impl Site {
     /// Which published ports of hosts sockets of the gateway have, in words.
     pub fn taken(&self, is_bound: impl Fn(u16) -> bool) -> Vec<String> {
-        let of_hosts = self.publish.iter().filter(|publish| publish.has_hosts());
+        let has_ports = |publish: &&PublishConfig| publish.has_hosts() && !publish.is_portless();
+        let of_hosts = self.publish.iter().filter(has_ports);
         let taken = of_hosts.filter_map(|publish| {
             let (first, last) = publish.ports;
             let port = (first..=last).find(|port| is_bound(*port))?;

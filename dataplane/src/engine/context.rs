@@ -196,14 +196,28 @@ impl Context {
     pub(super) fn decider<F: Family>(&self, work: &Work<F>) -> Option<u8> {
         let p = &work.parsed;
         let is_anybodys = p.proto == tcp::PROTOCOL && self.snapshot.half.maps_tcp == 0;
-        if self.workers == 1 || is_anybodys || self.is_uplink(work.port) {
+        if is_anybodys || self.is_uplink(work.port) {
             return None;
         }
-        let (end, port) = match protocol::is_portless(p.proto) {
-            true => (&p.dst, 0),
-            false => (&p.src, u16::from_be_bytes(p.sport)),
-        };
-        let worker = decider::<F>(self.key, self.workers, p.proto, end, port);
+        match protocol::is_portless(p.proto) {
+            true => self.decider_of::<F>(p.proto, &p.dst, 0),
+            false => self.decider_of::<F>(p.proto, &p.src, u16::from_be_bytes(p.sport)),
+        }
+    }
+
+    /// The same of one that came by an uplink and asks for a host: what has no ports is decided by who
+    /// sent it, so by the worker that decides about what is sent there.
+    pub(super) fn decider_outside<F: Family>(&self, p: &Parsed<F>) -> Option<u8> {
+        let is_portless = protocol::is_portless(p.proto);
+        if is_portless { self.decider_of::<F>(p.proto, &p.src, 0) } else { None }
+    }
+
+    /// The worker that decides about an end, if it is another one.
+    fn decider_of<F: Family>(&self, proto: u8, end: &F::Address, port: u16) -> Option<u8> {
+        if self.workers == 1 {
+            return None;
+        }
+        let worker = decider::<F>(self.key, self.workers, proto, end, port);
         (worker != self.id).then_some(worker)
     }
 

@@ -14,7 +14,7 @@ use weir_layout::{Family as Ip, NONE};
 use weir_shm::flows::Stored;
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
-use weir_wire::tcp;
+use weir_wire::{protocol, tcp};
 
 use super::DropReason;
 use super::admit::{EgressChoice, Source};
@@ -120,7 +120,9 @@ impl Context {
             return None;
         }
         let uplink = self.snapshot.half.uplink_at(F::FAMILY, p.dst.to_address())?;
-        let Some((asked, is_open)) = self.asked_at(uplink, p) else {
+        // By a protocol without ports hosts are asked from outside alone.
+        let service = if protocol::is_portless(p.proto) { None } else { self.asked_at(uplink, p) };
+        let Some((asked, is_open)) = service else {
             // Within a prefix of hosts there may be the uplink's own link, with the provider's router:
             // XDP hands over what is for that, and of the rest what is for an open port.
             let (path, port) = (F::path(uplink), u16::from_be_bytes(p.dport));

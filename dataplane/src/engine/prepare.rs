@@ -19,6 +19,7 @@ use weir_wire::tcp;
 
 use super::Regions;
 use super::hairpin::{self, Port};
+use super::published::is_asked;
 use super::sessions::{external_of, has_mapping};
 use crate::nat::PortSlice;
 use crate::purpose::decider;
@@ -104,7 +105,8 @@ impl Workers<'_> {
         let key = &forward.key;
         if protocol::is_portless(key.proto()) {
             // Else two workers could give two hosts one address for the remote.
-            return Some(decider::<F>(self.key, self.number, key.proto(), &key.dst(), 0));
+            let remote = if is_asked(forward.flags) { key.src() } else { key.dst() };
+            return Some(decider::<F>(self.key, self.number, key.proto(), &remote, 0));
         }
         let path = match hairpin::port_of(self.half, forward) {
             Port::None if !has_mapping(self.half, forward) => {

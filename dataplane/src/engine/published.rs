@@ -8,6 +8,7 @@
 //!
 //! The host sees its client's address and port, unless another flow has the same ends inside: by
 //! another uplink, or to another port that leads to the same. Then it sees another port of the client.
+//! By a protocol without ports there is none: who has the ends keeps them, while its uplink works.
 
 use weir_layout::adjacency::{Adjacency, next_hop};
 use weir_layout::control::{IpAddress, PortForward, Translate};
@@ -18,6 +19,7 @@ use weir_wire::entry::Entry;
 use weir_wire::family::Family;
 use weir_wire::key::FlowKey;
 use weir_wire::parse::Parsed;
+use weir_wire::protocol::{self, Covered};
 use weir_wire::{tcp, udp};
 
 use super::DropReason;
@@ -70,7 +72,7 @@ impl Context {
         uplink: u8,
         p: &Parsed<F>,
     ) -> Option<(Asked<F>, bool)> {
-        if !matches!(p.proto, tcp::PROTOCOL | udp::PROTOCOL) {
+        if !self.is_publishable(p) {
             return None;
         }
         let dport = u16::from_be_bytes(p.dport);
@@ -82,6 +84,15 @@ impl Context {
         let inside = FlowKey::new(p.src, host, p.sport, dport, p.proto);
         let asked = Asked { by: Entrance::Service(number), rule: None, uplink, inside };
         Some((asked, self.is_open_to(forward, p.src) == Some(true)))
+    }
+
+    /// May a packet ask for a published service? By a protocol without ports not what the gateway itself
+    /// is told.
+    fn is_publishable<F: Family>(&self, p: &Parsed<F>) -> bool {
+        match p.proto {
+            tcp::PROTOCOL | udp::PROTOCOL => true,
+            other => protocol::is_portless(other) && !self.is_own(&p.key().reversed()),
+        }
     }
 
     /// Where the host is that a packet asks for. If that is not known it will be asked for.
@@ -209,6 +220,10 @@ impl<F: Stored> Sessions<F> {
         place: &Place,
     ) -> Result<u32, DropReason> {
         let Asked { uplink, inside, .. } = asked;
+        let is_readdressed = work.parsed.dst != inside.dst();
+        if is_readdressed && protocol::covered(inside.proto()) != Covered::Nothing {
+            return Err(Counter::DropProtocol);
+        }
         let (translated, answers) = self.apart(cx, inside).ok_or(Counter::DropNoPort)?;
         let path = F::path(*uplink);
         let from = next_hop(path);
@@ -231,7 +246,14 @@ impl<F: Stored> Sessions<F> {
 
     /// The ends inside, with another port of the client's if some flow has these, and the hash of
     /// what the host will answer. `None`: it has them with all ports that were tried.
-    pub(super) fn apart(&self, cx: &mut Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
+    pub(super) fn apart(
+        &mut self,
+        cx: &mut Context,
+        inside: &FlowKey<F>,
+    ) -> Option<(FlowKey<F>, u64)> {
+        if protocol::is_portless(inside.proto()) {
+            return self.alone(cx, inside);
+        }
         let slice = PortSlice::of(CLIENT_PORTS[0], CLIENT_PORTS[1], 0, 1)?;
         let (secret, mut found) = (cx.key, None);
         let mut free = |port: u16| {
@@ -253,6 +275,24 @@ impl<F: Stored> Sessions<F> {
             slice.pick(own, &mut cx.random, free);
         }
         found
+    }
+
+    /// The same without ports: where some flow has these ends, none, unless the uplink of that is down.
+    /// Who asked by it may ask by another.
+    fn alone(&mut self, cx: &Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
+        let answer = inside.reversed();
+        let answers = answer.hash(cx.key);
+        if let Some(slot) = self.table.find(answers, &answer) {
+            let action = self.table.slot(slot).action();
+            let is_over = began_outside(&action)
+                && action.worker == cx.id
+                && !steering::usable(&cx.control, F::path(action.uplink));
+            if !is_over {
+                return None;
+            }
+            self.remove(cx, action.peer);
+        }
+        Some((*inside, answers))
     }
 
     /// Gives such a flow, by its entry of what comes in, to the hardware address that its host has now.

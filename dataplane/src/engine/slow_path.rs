@@ -142,6 +142,9 @@ impl<F: Stored> Sessions<F> {
             Err(Refused::ByRule(ruling)) => return Err(cx.deny(work, &ruling, received, out)),
             Err(Refused::Because(reason)) => return Err(reason),
         };
+        if let Some(worker) = cx.decider_outside(&work.parsed) {
+            return Ok(Step::HandOff(worker));
+        }
         if work.parsed.ttl <= 1 {
             return Err(Counter::DropTtl);
         }

@@ -298,11 +298,14 @@ impl Context {
     }
 
     /// Has a flow without ports, given its forward entry, the address that answers to the gateway itself
-    /// come to?
+    /// come to, or do its packets come to it?
     fn takes_from_gateway<F: weir_wire::family::Family>(&self, forward: &Entry<F>) -> bool {
         forward.flags & flag::NAT != 0
             && protocol::is_portless(forward.key.proto())
-            && self.is_own(&forward.translated())
+            && match is_asked(forward.flags) {
+                true => self.is_own(&forward.key.reversed()),
+                false => self.is_own(&forward.translated()),
+            }
     }
 
     pub(super) fn on_uplink_down(&self, policy: u8) -> OnUplinkDown {
@@ -401,7 +404,7 @@ impl<F: Stored> Sessions<F> {
         };
         let denied = || {
             if is_asked(entry.flags) {
-                return !cx.is_still_let_in(&entry);
+                return !cx.is_still_let_in(&entry) || cx.takes_from_gateway(&entry);
             }
             entry.uplink == NONE && !cx.is_still_inside(&entry)
                 || cx.takes_from_gateway(&entry)

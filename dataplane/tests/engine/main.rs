@@ -25,6 +25,7 @@ mod outside;
 mod packets6;
 mod protocols;
 mod protocols_agreed;
+mod protocols_published;
 mod published;
 mod robustness;
 mod sequences;

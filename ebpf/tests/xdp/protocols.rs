@@ -1,14 +1,16 @@
 //! Protocols without ports: the user tier's if a flow has their addresses.
 
 use etherparse::{IpNumber, PacketBuilder};
-use weir_layout::NONE;
+use weir_layout::control::{OnDataplaneLoss, PortRole, inbound};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
+use weir_layout::{Family, NONE};
 use weir_wire::parse::{parse, parse6};
 use weir_wire::protocol::{AH, ESP, GRE, IGMP, IPIP, IPV6, OSPF, SCTP};
 
 use crate::fixture::*;
 use crate::fixture6::{self, HOST6, SENDER, SITE6};
+use crate::services;
 
 const TRANSIT: (u32, Counter) = (DROP, Counter::XdpDropNoDataplane);
 const UNASKED: (u32, Counter) = (DROP, Counter::XdpDropNoFlow);
@@ -94,4 +96,31 @@ fn of_ipv6_they_are_transit_from_a_lan_and_from_an_uplink_if_a_flow_waits_for_th
         let about = packet6([HOST6, SITE6], proto);
         assert_eq!(f.run(&fixture6::error(&about[14..])), TRANSIT);
     }
+}
+
+/// A service of a host by a protocol.
+fn published(test: &str, role: PortRole, ruled: bool) -> Fixture {
+    Fixture::with(test, role, OnDataplaneLoss::Drop, |half| {
+        services::enter(half, HOST, GRE, [0; 2], 1);
+        if ruled {
+            half.uplinks[0].path_mut(Family::V4).inbound |= inbound::RULED;
+        }
+    })
+}
+
+#[test]
+fn what_asks_for_a_published_one_is_transit_and_all_else_stays_what_it_was() {
+    for ruled in [false, true] {
+        let mut f = published("portless-service", PortRole::Uplink, ruled);
+        for payload in [&[][..], &[7; 4], &[7; 100]] {
+            assert_eq!(f.run(&packet([SITE, WAN_ADDRESS], GRE, payload)), TRANSIT);
+        }
+        let first = services::fragment(packet([SITE, WAN_ADDRESS], GRE, &[7; 16]), 9, 0);
+        let later = services::fragment(packet([SITE, WAN_ADDRESS], GRE, &[7; 16]), 9, 2);
+        assert_eq!([f.run(&first), f.run(&later)], [TRANSIT; 2]);
+        assert_eq!(f.run(&packet([SITE, WAN_ADDRESS], ESP, &[7; 4])), LOCAL, "another protocol");
+        assert_eq!(f.run(&packet([SITE, OWN], GRE, &[7; 4])), UNASKED, "another address");
+    }
+    let mut f = published("portless-service-lan", PortRole::Lan, false);
+    assert_eq!(f.run(&packet([HOST, LAN_ADDRESS], GRE, &[7; 4])), LOCAL);
 }

@@ -63,7 +63,7 @@ fn what_cannot_be_published_is_refused_with_what_to_do() {
         ("10.77.0.5:8443", "127.0.0.1", "127.0.0.1 is no host's address"),
         ("10.77.0.5:8443", "10.77.0.5:0", "from port 0 on"),
         ("\"10.77.0.5:8443\"", "[]", "nobody is named"),
-        ("\"10.77.0.5:8443\"", "[\"10.77.0.5\", \"gateway\"]", "cannot both have the ports"),
+        ("\"10.77.0.5:8443\"", "[\"10.77.0.5\", \"gateway\"]", "cannot both have it"),
         ("10.77.0.5:8443", "[2001:db8::5]:443", "no uplink that is open for 2001:db8::5"),
         ("name = \"web\"", "name = \"web\"\nuplinks = [\"nope\"]", "there is no uplink \"nope\""),
         ("name = \"web\"", "name = \"web\"\nuplinks = []", "no uplink is named"),
@@ -176,4 +176,69 @@ fn ports_that_the_kernel_gives_to_sockets_are_told() {
     }
     assert!(told("\"10000-10100\"", "9000-10100,11000\n").is_empty());
     assert!(crate::service_ports::lent(&read(WEB), &kernel(), "").is_empty());
+}
+
+const TUNNEL: &str = "name = \"pptp\"\nprotocol = \"gre\"\nto = \"10.77.0.5\"";
+
+#[test]
+fn a_protocol_without_ports_is_published_without() {
+    let site = read(TUNNEL);
+    let tunnel = &site.publish[0];
+    assert_eq!((&tunnel.protocols[..], tunnel.ports), (&[47][..], (0, 0)));
+    assert_eq!(tunnel.to, [To::Host(addr("10.77.0.5:0"))]);
+    assert!(site.taken(|_| true).is_empty(), "no socket has its port");
+    for (protocol, numbers) in [("47", &[47][..]), ("[\"esp\", 115]", &[50, 115]), ("4", &[4])] {
+        let site = read(&TUNNEL.replace("\"gre\"", protocol));
+        assert_eq!(site.publish[0].protocols, numbers);
+    }
+    // Beside one with ports, and by another uplink.
+    read(&format!("{TUNNEL}\n[[publish]]\n{WEB}"));
+    let apart = format!("{TUNNEL}\nuplinks = [\"fiber\"]");
+    read(&format!("{apart}\n[[publish]]\n{}", apart.replace("pptp", "b").replace("fiber", "lte")));
+}
+
+#[test]
+fn what_a_protocol_without_ports_cannot_have_is_refused_with_what_to_do() {
+    for (text, says) in [
+        (format!("{TUNNEL}\nports = 47"), "protocol \"gre\" has no ports"),
+        (TUNNEL.replace("10.77.0.5", "10.77.0.5:80"), "10.77.0.5:80 names a port"),
+        (TUNNEL.replace("10.77.0.5", "gateway"), "is not kept for the gateway"),
+        (WEB.replace("ports = 443\n", ""), "no `ports` are given, which protocol \"tcp\" has"),
+        (WEB.replace("\"tcp\"", "[\"tcp\", \"gre\"]"), "has ports, and \"gre\" has none"),
+        (
+            TUNNEL.replace("\"gre\"", "\"ah\""),
+            "protocol \"ah\" is only right with its own addresses",
+        ),
+        (TUNNEL.replace("\"gre\"", "33"), "protocol 33 is only right with its own addresses"),
+        (TUNNEL.replace("\"gre\"", "89"), "protocol 89 cannot be published"),
+        (TUNNEL.replace("\"gre\"", "256"), "expected a protocol's name"),
+        (TUNNEL.replace("\"gre\"", "\"icmp\""), "protocol \"icmp\" cannot be published"),
+        (
+            format!("{TUNNEL}\n[[publish]]\n{}", TUNNEL.replace("pptp", "second")),
+            "publish \"second\" has a protocol of publish \"pptp\" by uplink",
+        ),
+    ] {
+        let found = wrong(&text);
+        assert!(found.contains(says), "{text}: {found}");
+    }
+    // By uplinks that leave addresses as they are, all may come.
+    read(&format!("{}\nuplinks = [\"lte\"]", TUNNEL.replace("\"gre\"", "\"ah\"")));
+}
+
+#[test]
+fn whom_the_gateway_itself_speaks_with_by_a_published_protocol_is_told() {
+    use weir_view::Peer;
+    let site = read(TUNNEL);
+    let peer = |protocol| Peer {
+        protocol,
+        local: [203, 0, 113, 9].into(),
+        remote: [198, 51, 100, 7].into(),
+    };
+    let told = |peers: Vec<Peer>| {
+        crate::service_ports::spoken(&site, &weir_view::Kernel { peers, ..kernel() })
+    };
+    let found = told(vec![peer(47), peer(50)]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("protocol 47, from 203.0.113.9 with 198.51.100.7"), "{found:?}");
+    assert!(told(vec![peer(50)]).is_empty());
 }

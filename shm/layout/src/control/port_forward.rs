@@ -25,7 +25,8 @@ const BLOCK: usize = 64;
 /// A service of one family and protocol that uplinks are open for. 88 bytes.
 ///
 /// What comes by one of the uplinks to one of the ports, at an address that its host has outside by
-/// that uplink, is for the host inside.
+/// that uplink, is for the host inside. A protocol without ports has port 0 alone, as in the key of its
+/// flows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PortForward {
@@ -47,7 +48,7 @@ pub struct PortForward {
     pub allowed_first: u16,
     /// Entries there, of which one must hold the source. None, and no set either: all may.
     pub allowed_count: u16,
-    /// IP protocol number: TCP or UDP.
+    /// IP protocol number: TCP, UDP, or one [without ports](crate::protocol::is_portless).
     pub protocol: u8,
     /// [`Family::index`].
     pub family: u8,
