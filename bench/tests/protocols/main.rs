@@ -1,9 +1,11 @@
 //! Protocols without ports, on the wire: real tunnels (IPv4 and IPv6 in IPv4, by socat), and packets
 //! of GRE, ESP, SCTP and others by raw sockets.
 
+mod published;
+
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -296,5 +298,48 @@ fn what_the_gateway_itself_speaks_with_a_remote_no_host_takes_over() {
         Ok(peer.ask(b"again", SHORT).is_ok().then_some(()))
     })
     .unwrap();
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn what_was_agreed_by_tcp_goes_on_by_the_same_uplink_or_is_refused() {
+    const PPTP: u16 = 1723;
+    let (topology, weir) = behind_nat(2, 4);
+    let server = topology.internet.run(|| TcpListener::bind((SERVER, PPTP))).unwrap().unwrap();
+    let _echo = Echo::start(&topology.internet, SERVER.into(), GRE).unwrap();
+    let (mut taken, mut refused) = (BTreeSet::new(), 0);
+    for host in &topology.hosts {
+        let agreed = host.netns.run(|| TcpStream::connect((SERVER, PPTP))).unwrap().unwrap();
+        let (_accepted, seen_as) = server.accept().unwrap();
+        let peer = Peer::open(&host.netns, host.address.into(), SERVER.into(), GRE).unwrap();
+        if taken.insert(seen_as.ip()) {
+            assert!(answers(&peer, b"the first by this address"));
+            let uplink = number_of(&uplink_of(&weir, host.address, "gre"));
+            assert_eq!(IpAddr::from(plan::uplink_address(uplink, 0)), seen_as.ip());
+        } else {
+            assert!(peer.ask(b"another has the place", SHORT).is_err());
+            refused += 1;
+        }
+        drop(agreed);
+    }
+    assert!(refused >= 2, "there are two addresses");
+    assert!(weir.counters().unwrap().sum(Counter::DropNoPort) >= refused);
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn sctp_that_a_lan_leaves_to_a_device_goes_out_with_its_crc() {
+    let (topology, weir) = behind_nat(1, 1);
+    let host = &topology.hosts[0];
+    let _echo = Echo::start(&topology.internet, SERVER.into(), SCTP).unwrap();
+    let peer = Peer::open(&host.netns, host.address.into(), SERVER.into(), SCTP).unwrap();
+    // Ports, a tag, nothing where the CRC32c is to be, and a chunk: as a veth device is given it.
+    let sent = [&[0x13, 0x88, 0, 80, 1, 2, 3, 4][..], &[0; 4], b"a chunk of it"].concat();
+    let answer = peer.ask(&sent, PATIENCE).unwrap();
+    let crc: [u8; 4] = answer[8..12].try_into().unwrap();
+    assert_eq!([&answer[..8], &answer[12..]], [&sent[..8], &sent[12..]]);
+    assert_eq!(crc, [0xcd, 0x4b, 0x53, 0x73], "by the bits of RFC 9260 appendix A");
+    let whole = [&sent[..8], &crc[..], &sent[12..]].concat();
+    assert!(answers(&peer, &whole), "what has one keeps it");
     weir.check_conservation().unwrap();
 }
