@@ -12,6 +12,7 @@
 //! | [`counters`] | lanes and their sums |
 //! | [`nat_log`] | the log of NAT allocations on its way to the control process |
 //! | [`observations`] | what the workers see of new connections |
+//! | [`published`] | what is published, with its counters, as views read it |
 //! | [`status`] | what the dataplane says about itself |
 //! | [`sysctls`] | the kernel's settings as they were before weir, for every version |
 //! | [`hosts`] | the longest-prefix map of destinations that stay on the gateway |
@@ -53,6 +54,8 @@ pub mod observations;
 pub mod pins;
 #[cfg(not(loom))]
 pub mod program;
+#[cfg(not(loom))]
+pub mod published;
 #[cfg(not(loom))]
 mod rounds;
 #[cfg(not(loom))]

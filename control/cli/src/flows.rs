@@ -8,6 +8,7 @@ use weir_api::time;
 use weir_layout::flow::{FlowState, flag};
 use weir_layout::{Family, NONE, protocol};
 use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::published::Published;
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
@@ -15,7 +16,7 @@ use weir_wire::protocol::is_portless;
 
 use super::criteria::protocol_name;
 use super::output;
-use super::state::State;
+use super::state::{published, uplink_name};
 use super::table::table;
 
 /// What stands in place of an uplink's name where a flow stays inside.
@@ -82,7 +83,7 @@ impl FlowFilter {
 
 /// `weir flows`.
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     filter.check(&state.uplinks())?;
     let (mut values, mut all) = (Vec::new(), 0);
     collect::<V4>(&state, FlowTable::read_only(pins)?, filter, &mut values, &mut all);
@@ -116,7 +117,7 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
 
 /// Adds a family's flows that are wanted to `values`, up to the limit, and to the count of all.
 fn collect<F: Stored>(
-    state: &State,
+    state: &Published,
     table: FlowTable<F>,
     filter: &FlowFilter,
     values: &mut Vec<Value>,
@@ -124,7 +125,7 @@ fn collect<F: Stored>(
 ) {
     let now_ms = time::monotonic_ms() as u32;
     for entry in (0..table.capacity()).filter_map(|index| table.slot(index).read()) {
-        let uplink = state.uplink_name(entry.uplink);
+        let uplink = uplink_name(state, entry.uplink);
         if entry.flags & flag::INITIATED == 0 || !filter.wants(&entry, uplink) {
             continue;
         }

@@ -10,13 +10,13 @@ use weir_shm::map::Access;
 
 use super::criteria::{criteria, port_names};
 use super::output;
-use super::state::State;
+use super::state::{published, uplink_name};
 use super::table::table;
 use super::uplinks::lines;
 
 /// `weir policies`.
 pub fn policies(pins: &Pins, json: bool) -> Result<String> {
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     let half = &state.snapshot.half;
     let mut values = Vec::new();
     for (index, policy) in half.policies.iter().enumerate().filter(|(_, p)| p.name.0[0] != 0) {
@@ -27,14 +27,15 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
             Selection::Host => "host",
             Selection::FlowLabel => "flow-label",
         };
+        let shares = Family::ALL.map(|family| state.shares(index, family));
         for member in policy.members() {
             let active = |family| member.tier == policy.steering(family).active_tier;
-            let share = |family| state.share(index, family, member.uplink);
+            let share = |family: Family| shares[family.index()].percent(member.uplink);
             let mut value = json!({
                 "policy": policy.name.as_str(),
                 "default": usize::from(half.default_policy) == index,
                 "selection": selection,
-                "uplink": state.uplink_name(member.uplink),
+                "uplink": uplink_name(&state, member.uplink),
                 "tier": member.tier,
                 "active": active(Family::V4),
                 "weight": member.weight & Member::MAX_WEIGHT,
@@ -56,7 +57,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
 
 /// `weir rules`.
 pub fn rules(pins: &Pins, json: bool) -> Result<String> {
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     let half = &state.snapshot.half;
     let ports = port_names(half);
     let hits = Counters::open(pins, Access::Read)?.rule_hits(half.rules().len(), half.workers);

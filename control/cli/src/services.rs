@@ -8,6 +8,7 @@ use weir_layout::prefix_sets::MAX_SETS;
 use weir_layout::set::IndexSet;
 use weir_layout::{Family, protocol};
 use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::published::Published;
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
@@ -16,13 +17,13 @@ use super::Arguments;
 use super::criteria::{prefix_name, protocol_name, set_name};
 use super::flows::{began_outside, stays_inside};
 use super::output;
-use super::state::{State, address};
+use super::state::{address, published, uplink_name};
 use super::table::table;
 
 /// `weir publish`.
 pub fn publish(pins: &Pins, arguments: &Arguments) -> Result<String> {
     let json = arguments.json;
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     let half = &state.snapshot.half;
     let mut flows = vec![0; half.port_forwards().len()];
     count::<V4>(half, &FlowTable::read_only(pins)?, &mut flows);
@@ -60,7 +61,7 @@ fn mapped(arguments: &Arguments) -> Vec<MappedView> {
     }
 }
 
-fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> Value {
+fn value(state: &Published, number: usize, forward: &PortForward, flows: usize) -> Value {
     let half = &state.snapshot.half;
     let family = if forward.family == 0 { Family::V4 } else { Family::V6 };
     let named = (0u8..).zip(&half.uplinks).take_while(|(_, uplink)| uplink.name.0[0] != 0);
@@ -73,7 +74,7 @@ fn value(state: &State, number: usize, forward: &PortForward, flows: usize) -> V
     };
     let (open, closed): (Vec<_>, Vec<_>) = asked.partition(takes_new);
     let names = |paths: Vec<PathId>| {
-        paths.into_iter().map(|path| state.uplink_name(path.uplink)).collect::<Vec<_>>()
+        paths.into_iter().map(|path| uplink_name(state, path.uplink)).collect::<Vec<_>>()
     };
     let [first, last] = forward.ports;
     let span = |first: u16, last: u16| match first == last {

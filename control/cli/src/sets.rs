@@ -8,14 +8,15 @@ use weir_layout::Family;
 use weir_layout::control::{ControlHalf, IpAddress};
 use weir_layout::control::{Set, SetTest};
 use weir_shm::Pins;
+use weir_shm::published::Published;
 
 use super::output;
-use super::state::State;
+use super::state::published;
 use super::table::table;
 
 /// `weir sets`: all of them, or those that hold an address.
 pub fn sets(pins: &Pins, address: Option<IpAddr>, json: bool) -> Result<String> {
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     let half = &state.snapshot.half;
     if !state.region.has_sound_sets(&half.sets) {
         bail!(
@@ -47,7 +48,7 @@ pub fn sets(pins: &Pins, address: Option<IpAddr>, json: bool) -> Result<String> 
 }
 
 /// The sets that hold an address, a bit each.
-fn holding(state: &State, address: impl IpAddress) -> Result<u64> {
+fn holding(state: &Published, address: impl IpAddress) -> Result<u64> {
     match state.region.sets_of(&state.snapshot.half.sets, address) {
         Some(holding) => Ok(holding),
         None => bail!("the sets changed meanwhile: ask again"),

@@ -13,14 +13,14 @@ use weir_shm::{Pins, Role};
 use zerocopy::FromZeros;
 
 use super::processes::Process;
-use super::state::State;
+use super::state::published;
 use super::table::table;
 use super::uplinks::{uplink_values, uplinks_table};
 use super::{Arguments, advertised, devices, output};
 
 /// `weir status`; and whether both processes run and answer.
 pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
-    let state = State::open(pins)?;
+    let state = published(pins)?;
     let configuration = match weir_api::ask(&arguments.socket, &Query::Configuration) {
         Ok(Response::Configuration { configuration }) => Some(configuration),
         _ => None,

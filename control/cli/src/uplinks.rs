@@ -7,12 +7,18 @@ use weir_health::Part;
 use weir_layout::Family;
 use weir_layout::control::{Address, PathId, Port, Translate, Uplink, path_state};
 use weir_shm::Pins;
+use weir_shm::published::{Published, Shares};
 
-use super::state::{State, address};
+use super::state::{address, published};
 use super::table::table;
 
 /// What of an uplink is its path's in a family; none: it has no path there.
-fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value> {
+fn path_value(
+    state: &Published,
+    id: PathId,
+    shares: &Shares,
+    draining: Option<&str>,
+) -> Option<Value> {
     if !state.has_path(id) {
         return None;
     }
@@ -27,7 +33,7 @@ fn path_value(state: &State, id: PathId, draining: Option<&str>) -> Option<Value
         "state": if word & path_state::USABLE != 0 { "up" } else { "down" },
         "why": why.join(", "),
         "since": path.since,
-        "share": state.share(usize::from(half.default_policy), id.family, id.uplink),
+        "share": shares.percent(id.uplink),
         "next_hop": has_next_hop.then(|| address(id.family, path.next_hop)),
         "addresses": addresses.collect::<Vec<_>>(),
         "flows": counters.flows_active,
@@ -52,9 +58,11 @@ const fn translation(family: Family, translate: Translate) -> &'static str {
 }
 
 /// Each uplink: what is its own, and of both its paths.
-pub fn uplink_values(state: &State) -> Vec<Value> {
+pub fn uplink_values(state: &Published) -> Vec<Value> {
     let half = &state.snapshot.half;
     let now_s = time::boot_s();
+    let default = usize::from(half.default_policy);
+    let shares = Family::ALL.map(|family| state.shares(default, family));
     let named = half.uplinks.iter().enumerate().filter(|(_, u)| u.name.0[0] != 0);
     named
         .map(|(index, uplink)| {
@@ -67,8 +75,10 @@ pub fn uplink_values(state: &State) -> Vec<Value> {
                 Some(0) => "drained".to_owned(),
                 Some(left) => format!("draining, {} left", time::duration(left)),
             });
-            let of =
-                |family| path_value(state, PathId::new(index as u8, family), draining.as_deref());
+            let of = |family: Family| {
+                let path = PathId::new(index as u8, family);
+                path_value(state, path, &shares[family.index()], draining.as_deref())
+            };
             // Also of an uplink whose interface cannot be used, and which has no port for now.
             let is_its = |p: &&Port| p.is_uplink() && p.uplink == index as u8;
             let port = half.ports.iter().find(is_its);
@@ -93,7 +103,7 @@ pub fn uplink_values(state: &State) -> Vec<Value> {
 
 /// The uplinks, as values for JSON.
 pub fn uplinks_json(pins: &Pins) -> Result<Vec<Value>> {
-    Ok(uplink_values(&State::open(pins)?))
+    Ok(uplink_values(&published(pins)?))
 }
 
 /// The uplinks, as a table.
