@@ -12,6 +12,7 @@
 //! | [`counters`] | lanes and their sums |
 //! | [`nat_log`] | the log of NAT allocations on its way to the control process |
 //! | [`observations`] | what the workers see of new connections |
+//! | [`process`] | whether the two processes run, and turn |
 //! | [`published`] | what is published, with its counters, as views read it |
 //! | [`status`] | what the dataplane says about itself |
 //! | [`sysctls`] | the kernel's settings as they were before weir, for every version |
@@ -52,6 +53,8 @@ pub mod nat_log;
 pub mod observations;
 #[cfg(not(loom))]
 pub mod pins;
+#[cfg(not(loom))]
+pub mod process;
 #[cfg(not(loom))]
 pub mod program;
 #[cfg(not(loom))]

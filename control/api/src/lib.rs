@@ -7,7 +7,7 @@
 //! | `told` | what responses are made of |
 //! | [`time`] | times and durations |
 //! | [`untold`] | what nobody was there to hear |
-//! | [`words`] | uplinks' state words |
+//! | [`words`] | states of paths and devices |
 #![forbid(unsafe_code)]
 
 pub mod time;

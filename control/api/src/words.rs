@@ -1,23 +1,26 @@
-//! Uplinks' state words, for people.
+//! States of paths and devices, for people.
 
-use weir_layout::control::path_state;
+use weir_layout::control::{Device, path_state};
+use weir_layout::status::{DeviceState, DeviceStatus, SocketMode};
+
+/// What a path's state word may say beside its use, as short words.
+pub const REASONS: [(u32, &str); 11] = [
+    (path_state::ADMIN_DOWN, "by hand"),
+    (path_state::NO_DEVICE, "interface not usable"),
+    (path_state::NO_CARRIER, "no carrier"),
+    (path_state::NO_ADDRESS, "no usable address"),
+    (path_state::NO_NEXT_HOP, "no next hop"),
+    (path_state::UNHEALTHY, "unhealthy"),
+    (path_state::JOINT, "the other family is down"),
+    (path_state::HELD_DOWN, "held down"),
+    (path_state::DEGRADED, "degraded"),
+    (path_state::LAST_RESORT, "last resort"),
+    (path_state::SATURATED, "saturated"),
+];
 
 /// Why an uplink is as it is, as short words.
 pub fn reasons(word: u32) -> Vec<&'static str> {
-    let reasons = [
-        (path_state::ADMIN_DOWN, "by hand"),
-        (path_state::NO_DEVICE, "interface not usable"),
-        (path_state::NO_CARRIER, "no carrier"),
-        (path_state::NO_ADDRESS, "no usable address"),
-        (path_state::NO_NEXT_HOP, "no next hop"),
-        (path_state::UNHEALTHY, "unhealthy"),
-        (path_state::JOINT, "the other family is down"),
-        (path_state::HELD_DOWN, "held down"),
-        (path_state::DEGRADED, "degraded"),
-        (path_state::LAST_RESORT, "last resort"),
-        (path_state::SATURATED, "saturated"),
-    ];
-    reasons.iter().filter(|(bit, _)| word & bit != 0).map(|(_, reason)| *reason).collect()
+    REASONS.iter().filter(|(bit, _)| word & bit != 0).map(|(_, reason)| *reason).collect()
 }
 
 /// `"up"` or `"down"`, and why.
@@ -27,6 +30,36 @@ pub fn state(word: u32) -> String {
     let spared = (word & path_state::SPARED != 0).then_some("spared");
     let why: Vec<_> = reasons(word).into_iter().chain(draining).chain(spared).collect();
     if why.is_empty() { use_.into() } else { format!("{use_} ({})", why.join(", ")) }
+}
+
+/// How far a device has come, by what the dataplane says of it; `runs` says whether that runs.
+pub fn device(device: &Device, status: &DeviceStatus, runs: bool) -> &'static str {
+    let known = runs && status.ifindex == device.ifindex;
+    match DeviceState::from_byte(status.state) {
+        _ if device.ifindex == 0 => "waiting",
+        DeviceState::Attached if known => "attached",
+        DeviceState::Refused if known => "refused",
+        _ if runs => "joining",
+        _ => "-",
+    }
+}
+
+/// Where XDP runs on a device.
+pub fn xdp(status: &DeviceStatus) -> &'static str {
+    match status.xdp {
+        1 => "native",
+        2 => "generic",
+        _ => "off",
+    }
+}
+
+/// How the sockets of a device have their frames.
+pub fn socket_mode(status: &DeviceStatus) -> &'static str {
+    match status.mode {
+        mode if mode == SocketMode::ZeroCopy as u32 => "zero-copy",
+        mode if mode == SocketMode::Copy as u32 => "copy",
+        _ => "detached",
+    }
 }
 
 #[cfg(test)]

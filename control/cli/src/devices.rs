@@ -3,9 +3,10 @@
 use std::io;
 
 use serde_json::{Value, json};
+use weir_api::words;
 use weir_layout::MAX_QUEUES;
 use weir_layout::control::{ControlHalf, Device, DeviceFault};
-use weir_layout::status::{DeviceState, DeviceStatus, Refusal, SocketMode, StatusPage};
+use weir_layout::status::{DeviceStatus, Refusal, StatusPage};
 
 const EBUSY: u16 = 16;
 const EEXIST: u16 = 17;
@@ -17,14 +18,7 @@ pub fn values(half: &ControlHalf, page: &StatusPage, runs: bool) -> Vec<Value> {
 }
 
 fn value(device: &Device, status: &DeviceStatus, runs: bool) -> Value {
-    let known = runs && status.ifindex == device.ifindex;
-    let state = match DeviceState::from_byte(status.state) {
-        _ if device.ifindex == 0 => "waiting",
-        DeviceState::Attached if known => "attached",
-        DeviceState::Refused if known => "refused",
-        _ if runs => "joining",
-        _ => "-",
-    };
+    let state = words::device(device, status, runs);
     let why = match state {
         "waiting" => fault(device),
         "refused" => refusal(device.name.as_str(), status),
@@ -34,13 +28,9 @@ fn value(device: &Device, status: &DeviceStatus, runs: bool) -> Value {
         "interface": device.name.as_str(),
         "state": state,
         "why": why,
-        "xdp": match status.xdp { 1 => "native", 2 => "generic", _ => "off" },
+        "xdp": words::xdp(status),
         "sockets": status.sockets,
-        "mode": match status.mode {
-            m if m == SocketMode::ZeroCopy as u32 => "zero-copy",
-            m if m == SocketMode::Copy as u32 => "copy",
-            _ => "detached",
-        },
+        "mode": words::socket_mode(status),
         "mtu": device.mtu,
         "rx_lost": status.rx_dropped + status.rx_ring_full,
     })
@@ -83,6 +73,7 @@ fn refusal(name: &str, status: &DeviceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use weir_layout::control::Name;
+    use weir_layout::status::DeviceState;
     use zerocopy::FromZeros;
 
     use super::*;

@@ -6,17 +6,17 @@ use weir_api::{Configuration, Query, Response, time};
 use weir_layout::Family;
 use weir_layout::control::ControlHalf;
 use weir_layout::status::StatusPage;
+use weir_shm::Pins;
 use weir_shm::map::Access;
 use weir_shm::nat_log::NatLog;
-use weir_shm::status::{Status, silence_ms};
-use weir_shm::{Pins, Role};
+use weir_shm::process::Process;
+use weir_shm::status::Status;
 use zerocopy::FromZeros;
 
-use super::processes::Process;
 use super::state::published;
 use super::table::table;
 use super::uplinks::{uplink_values, uplinks_table};
-use super::{Arguments, advertised, devices, output};
+use super::{Arguments, advertised, devices, output, processes};
 
 /// `weir status`; and whether both processes run and answer.
 pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
@@ -38,32 +38,21 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
         }
         Err(error) => return Err(error.into()),
     };
-    let (pid, heartbeat) = state.region.control_process();
     let now_ms = time::monotonic_ms();
-    let control = Process {
-        role: Role::Control,
-        pid,
-        runs: pins.is_claimed(Role::Control)?,
-        silence_ms: now_ms.saturating_sub(heartbeat),
-    };
-    let dataplane = Process {
-        role: Role::Dataplane,
-        pid: page.pid,
-        runs: pins.is_claimed(Role::Dataplane)?,
-        silence_ms: silence_ms(&page, now_ms),
-    };
+    let control = Process::control(pins, &state.region, now_ms)?;
+    let dataplane = Process::dataplane(pins, &page, now_ms)?;
     let well = control.answers() && dataplane.answers();
     let devices = devices::values(&state.snapshot.half, &page, dataplane.runs);
     let workers = if dataplane.runs { page.workers } else { 0 };
     let flows: u64 = page.worker.iter().take(workers as usize).map(|w| w.flows).sum();
     let nat_log = nat_log(&state.snapshot.half, pins);
     if arguments.json {
-        let mut of_dataplane = dataplane.value();
+        let mut of_dataplane = processes::value(&dataplane);
         of_dataplane["workers"] = workers.into();
         of_dataplane["tap_refused"] = page.tap_refused.into();
         let value = json!({
             "configuration": configuration,
-            "control": control.value(),
+            "control": processes::value(&control),
             "dataplane": of_dataplane,
             "epoch": state.region.epoch(),
             "flows": flows,
@@ -78,8 +67,8 @@ pub fn status(arguments: &Arguments, pins: &Pins) -> Result<(String, bool)> {
         });
         return Ok((output::json("status", value), well));
     }
-    let mut text = control.line("");
-    text += &dataplane.line(&format!(", {workers} workers, {flows} flows"));
+    let mut text = processes::line(&control, "");
+    text += &processes::line(&dataplane, &format!(", {workers} workers, {flows} flows"));
     if page.tap_refused > 0 {
         text +=
             &format!("{:<10} {} packets, for devices that were down\n", "lost", page.tap_refused);
