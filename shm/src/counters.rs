@@ -98,6 +98,13 @@ impl Counters {
         self.total(counter as usize)
     }
 
+    /// How often a worker has counted something.
+    pub fn of_worker(&self, worker: u8, counter: Counter) -> u64 {
+        let lane = CPU_LANES + usize::from(worker) % MAX_WORKERS;
+        let words = self.mapping.view::<AtomicU64>(0);
+        words[lane * LANE_WORDS + counter as usize].load(Ordering::Relaxed)
+    }
+
     /// Sums of one path over all lanes.
     pub fn path(&self, path: PathId) -> PathCounters {
         let at = path_at(path);
@@ -324,6 +331,7 @@ mod tests {
         counters.worker(0).add(Counter::UserRx, 2);
         counters.worker(1).add(Counter::UserRx, 3);
         assert_eq!(counters.sum(Counter::UserRx), 5);
+        assert_eq!(counters.of_worker(1, Counter::UserRx), 3);
         assert_eq!(counters.sum(Counter::UserTx), 0);
     }
 
