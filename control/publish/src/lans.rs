@@ -14,6 +14,11 @@ pub struct Lans {
 }
 
 impl Lans {
+    /// Is a LAN in use, by its interface?
+    pub fn is_up(&self, interface: &str) -> bool {
+        !self.troubles.contains_key(interface)
+    }
+
     /// Takes the [`trouble`] that each has now; the changes since the last time, each with the
     /// LAN's interface.
     pub fn observe(

@@ -11,6 +11,7 @@
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
 //! | `sets`, `set_files`, `set_ranges` | sets of prefixes, their files, which hold an address |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
+//! | `nat_log`, `metrics` | where allocations of NAT are logged, and where metrics can be had
 //! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
@@ -43,6 +44,7 @@ mod ipv6;
 mod lans;
 pub mod load;
 mod machine;
+mod metrics;
 mod nat_log;
 mod paths;
 mod place;
@@ -66,7 +68,7 @@ mod warn;
 mod warn_ipv6;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv6Net};
@@ -162,6 +164,8 @@ pub struct Site {
     pub new_flows_per_host: u32,
     /// Where allocations of NAT are logged; none: nowhere.
     pub nat_log: Option<NatLogConfig>,
+    /// Where metrics can be had; empty: nowhere.
+    pub metrics: Vec<SocketAddr>,
     /// LAN ports.
     pub lans: Vec<Lan>,
     /// Uplinks.

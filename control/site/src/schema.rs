@@ -37,6 +37,7 @@ pub struct File {
     #[serde(default)]
     pub publish: Vec<Spanned<Publish>>,
     pub port_mapping: Option<PortMapping>,
+    pub metrics: Option<Metrics>,
 }
 
 impl File {
@@ -111,6 +112,12 @@ pub struct NatLog {
     pub file: Spanned<PathBuf>,
     pub max_size: Option<Spanned<i64>>,
     pub keep: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table, such as { listen = \"127.0.0.1:9745\" }")]
+pub struct Metrics {
+    pub listen: Spanned<Texts>,
 }
 
 #[derive(Debug, Default, Deserialize)]

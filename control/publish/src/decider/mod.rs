@@ -152,6 +152,11 @@ impl Decider {
         self.paths.each_ref().map(|paths| paths.monitor.silent())
     }
 
+    /// Does what hosts of a LAN send reach weir? The LAN is given by its interface.
+    pub fn lan_is_up(&self, interface: &str) -> bool {
+        self.lans.is_up(interface)
+    }
+
     /// The uplinks' load.
     pub const fn load(&self) -> &Load {
         &self.load
