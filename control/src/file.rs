@@ -16,12 +16,14 @@ pub struct Source {
     state: State,
     refused: Option<Refused>,
     fallen_back: bool,
+    /// When the one in force was taken over, seconds since the Unix epoch.
+    taken_s: u64,
 }
 
 impl Source {
     /// Of a file that has not been read yet.
     pub fn new(path: &Path, state: State) -> Self {
-        Self { path: path.into(), state, refused: None, fallen_back: false }
+        Self { path: path.into(), state, refused: None, fallen_back: false, taken_s: 0 }
     }
 
     /// The last good file, with the LANs and paths that the file has beyond it: for what must be in
@@ -59,6 +61,7 @@ impl Source {
             last.display()
         );
         self.fallen_back = true;
+        self.taken_s = weir_api::time::now_s();
         Ok(site)
     }
 
@@ -72,6 +75,7 @@ impl Source {
             Ok(reading) => {
                 self.refused = None;
                 self.fallen_back = false;
+                self.taken_s = weir_api::time::now_s();
                 if let Err(error) = self.state.keep(&reading) {
                     tracing::warn!("the last good configuration is not kept: {error:#}");
                 }
@@ -103,6 +107,16 @@ impl Source {
     /// Where it is kept which ports hosts have asked for.
     pub fn mapped(&self) -> PathBuf {
         self.state.mapped()
+    }
+
+    /// When what is in force was taken over, seconds since the Unix epoch.
+    pub fn taken_s(&self) -> u64 {
+        self.taken_s
+    }
+
+    /// Was the file refused when it was last read?
+    pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
     }
 
     /// What is in force.

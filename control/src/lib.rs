@@ -7,6 +7,7 @@
 //! | [`port_mapping`] | ports that hosts of LANs ask for |
 //! | [`hooks`] | the operator's programs, run when a state changes |
 //! | `nat_log` | the log of NAT allocations |
+//! | `metrics` | metrics by HTTP |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`mod@file`] | the configuration file, and the last good one |
@@ -28,6 +29,7 @@ pub mod delegated;
 pub mod file;
 pub mod hooks;
 mod limits;
+mod metrics;
 mod nat_log;
 pub mod port_mapping;
 pub mod probe;

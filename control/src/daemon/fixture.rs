@@ -26,6 +26,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
+use crate::metrics::Exporter;
 use crate::nat_log::Logger;
 use crate::port_mapping::PortMapper;
 use crate::probe;
@@ -93,6 +94,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
         dataplane: Dataplane::of(&Pins::existing("/proc/none")),
         sysctls: Sysctls::new(SysctlsRegion::anonymous().unwrap()),
         nat_log: Logger::start(Pins::existing("/proc/none")).unwrap(),
+        exporter: Exporter::start(Pins::existing("/proc/none")).unwrap(),
     };
     Daemon::new(decider, executor, held, counters, users, findings)
 }

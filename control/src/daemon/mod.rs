@@ -49,6 +49,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::limits;
+use crate::metrics::Exporter;
 use crate::nat_log::Logger;
 use crate::port_mapping::PortMapper;
 use crate::probe::{self, Probers, Trust};
@@ -115,6 +116,8 @@ struct Daemon {
     sysctls: Sysctls,
     /// Of NAT allocations.
     nat_log: Logger,
+    /// Of metrics.
+    exporter: Exporter,
     users: Users,
     findings: mpsc::Receiver<probe::Event>,
     confined: Confined,

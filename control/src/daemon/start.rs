@@ -34,6 +34,7 @@ use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
 use crate::hooks::{self, Hooks};
+use crate::metrics::Exporter;
 use crate::nat_log::Logger;
 use crate::port_mapping::PortMapper;
 use crate::probe;
@@ -54,6 +55,8 @@ pub(super) struct Held {
     pub sysctls: Sysctls,
     /// Of NAT allocations.
     pub nat_log: Logger,
+    /// Of metrics.
+    pub exporter: Exporter,
 }
 
 /// A daemon that has published nothing yet.
@@ -129,7 +132,19 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let mut nat_log = Logger::start(pins.clone())?;
     nat_log.follow(decider.site());
-    let held = Held { source, delegated, port_mapper, keeper, socket, dataplane, sysctls, nat_log };
+    let exporter = Exporter::start(pins.clone()).context("no thread for metrics")?;
+    exporter.follow(decider.site());
+    let held = Held {
+        source,
+        delegated,
+        port_mapper,
+        keeper,
+        socket,
+        dataplane,
+        sysctls,
+        nat_log,
+        exporter,
+    };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
     daemon.end_clashing_prefixes().iter().for_each(|text| tracing::warn!("{text}"));
     daemon.catch_up();
@@ -169,6 +184,7 @@ impl Daemon {
             counters,
             sysctls: held.sysctls,
             nat_log: held.nat_log,
+            exporter: held.exporter,
             users,
             findings,
             confined: Confined::find(),

@@ -109,6 +109,7 @@ impl Turns {
             _ = tick.tick() => {
                 weir_service::alive();
                 daemon.dataplane.tell_silence(time::monotonic_ms());
+                daemon.tell_metrics();
                 Changed::All
             }
             _ = measure.tick() => only_if(daemon.measure()),

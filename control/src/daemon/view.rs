@@ -4,10 +4,31 @@ use weir_api::{PathView, TargetView, UplinkView, time};
 use weir_health::target::Watched;
 use weir_health::{Monitor, Path};
 use weir_layout::Family;
+use weir_metrics::Told;
 
 use super::Daemon;
 
 impl Daemon {
+    /// Tells who serves metrics how things are, if somebody does.
+    pub(super) fn tell_metrics(&self) {
+        if !self.exporter.is_on() {
+            return;
+        }
+        let lan = |lan: &weir_site::Lan| {
+            let name = lan.interface.clone();
+            let is_up = self.decider.lan_is_up(&name);
+            (name, is_up)
+        };
+        self.exporter.tell(Told {
+            uplinks: self.view(),
+            lans: self.decider.site().lans.iter().map(lan).collect(),
+            mapped: self.port_mapper.view().len(),
+            taken_s: self.source.taken_s(),
+            refused: self.source.is_refused(),
+            ..Told::default()
+        });
+    }
+
     /// How they are, in the order of the file.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
