@@ -46,8 +46,8 @@ enum Action {
     Update(update::Options),
     /// Cut an uplink's cable, and make one a black hole, under traffic: measure how soon flows move.
     Failover(failover::Options),
-    /// Measure what the control process costs at rest with many routes, uplinks and policies, and
-    /// how soon it tells of a cut cable.
+    /// Measure what the control process costs at rest with many routes, uplinks and policies, what
+    /// reading its metrics costs, and how soon it tells of a cut cable.
     Rest(rest::Options),
     /// Kill the dataplane under traffic: measure what is lost, and taking the flows over.
     Adopt(adopt::Options),

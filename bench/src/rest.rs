@@ -1,10 +1,12 @@
-//! What the control process costs at rest, and how soon it tells of a lost carrier, on a gateway
-//! with many routes, and on one with many uplinks and policies.
+//! What the control process costs at rest and while metrics are read, and how soon it tells of a
+//! lost carrier, on a gateway with many routes, and on one with many uplinks and policies.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
@@ -24,11 +26,15 @@ use crate::section::{Section, figure, median, range, table};
 const HOLD_DOWN_MS: u32 = 100;
 /// Between the start and the measurement.
 const SETTLE: Duration = Duration::from_secs(3);
+/// How often metrics are read, while they are.
+const SCRAPE: Duration = Duration::from_secs(1);
+/// Where they are.
+const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9745);
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// How long it is watched at rest, seconds.
+    /// How long it is watched at rest, and then while metrics are read, seconds.
     #[arg(long, default_value_t = 20)]
     pub seconds: u64,
     /// Pairs of cables to cut, one after the other.
@@ -69,6 +75,12 @@ pub struct Line {
     pub next_cut_ms: Vec<f64>,
     /// From one event to the other: what follows from the first is done meanwhile, and after.
     pub between_ms: Vec<f64>,
+    /// CPU time of weir-control while metrics are read once a second, as `cpu_percent`.
+    pub scraped_cpu_percent: f64,
+    /// From a request for metrics to the end of the response, milliseconds.
+    pub scrape_ms: Vec<f64>,
+    /// Length of the response, bytes.
+    pub scrape_bytes: usize,
 }
 
 /// Measures what the options say.
@@ -94,7 +106,8 @@ fn measure(shape: Shape, options: &Options) -> Result<Line> {
     let pid = u32::try_from(pid)?;
     let before = process::cpu_time(pid)?;
     std::thread::sleep(Duration::from_secs(options.seconds));
-    let used = process::cpu_time(pid)? - before;
+    let percent = |used: Duration| used.as_secs_f64() * 100.0 / options.seconds as f64;
+    let cpu_percent = percent(process::cpu_time(pid)? - before);
     let (mut cut_ms, mut next_cut_ms, mut between_ms) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.cuts {
         let pair = [up[2 * round % up.len()], up[(2 * round + 1) % up.len()]];
@@ -107,8 +120,29 @@ fn measure(shape: Shape, options: &Options) -> Result<Line> {
             until_usable(&control, uplink)?;
         }
     }
-    let cpu_percent = used.as_secs_f64() * 100.0 / options.seconds as f64;
-    Ok(Line { shape, cpu_percent, cut_ms, next_cut_ms, between_ms })
+    let listen = format!("[metrics]\nlisten = \"{}:{}\"\n", METRICS.0, METRICS.1);
+    weir.reload(&format!("{}{listen}", configuration(shape)))?;
+    wait::until("metrics to be served", wait::BOUND, || Ok(site.scrape().ok()))?;
+    std::thread::sleep(SETTLE);
+    let before = process::cpu_time(pid)?;
+    let (mut scrape_ms, mut scrape_bytes) = (Vec::new(), 0);
+    for _ in 0..options.seconds {
+        let (took, bytes) = site.scrape()?;
+        scrape_ms.push(took.as_secs_f64() * 1e3);
+        scrape_bytes = bytes;
+        std::thread::sleep(SCRAPE.saturating_sub(took));
+    }
+    let scraped_cpu_percent = percent(process::cpu_time(pid)? - before);
+    Ok(Line {
+        shape,
+        cpu_percent,
+        cut_ms,
+        next_cut_ms,
+        between_ms,
+        scraped_cpu_percent,
+        scrape_ms,
+        scrape_bytes,
+    })
 }
 
 fn until_usable(control: &ControlRegion, uplink: usize) -> Result<()> {
@@ -160,6 +194,20 @@ impl Site {
         provider.ip(&there)?;
         gateway.ip(&here)?;
         Ok(Self { gateway, provider, run })
+    }
+
+    /// Reads the metrics once: how long it took, and how many bytes there were.
+    fn scrape(&self) -> Result<(Duration, usize)> {
+        let scrape = || {
+            let begun = Instant::now();
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: weir\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            ensure!(text.starts_with("HTTP/1.1 200 OK") && text.contains("weir_path_up{"));
+            Ok((begun.elapsed(), text.len()))
+        };
+        self.gateway.run(scrape)?
     }
 
     /// Cuts the cables of two uplinks, the second as soon as the word tells of the first.
@@ -278,16 +326,24 @@ fn section(lines: &[Line], options: &Options) -> Section {
         "next cut → word ms",
         "worst",
         "between ms",
+        "CPU scraped %",
+        "scrape ms",
+        "worst",
+        "KiB",
     ];
     let mut table = table(0, &headings);
-    for Line { shape, cpu_percent, cut_ms, next_cut_ms, between_ms } in lines {
+    for line in lines {
+        let Line { shape, cpu_percent, cut_ms, next_cut_ms, between_ms, .. } = line;
         let Shape { uplinks, down, policies, routes } = shape;
         let counts = [uplinks, down, policies].map(ToString::to_string);
         let of = |values: &[f64]| [median(values), range(values)[1]].map(|ms| format!("{ms:.2}"));
         let figures = [routes.to_string(), figure(*cpu_percent)];
         let words = of(cut_ms).into_iter().chain(of(next_cut_ms));
         let between = format!("{:.2}", median(between_ms));
-        table.add_row(counts.into_iter().chain(figures).chain(words).chain([between]));
+        let [scrape, worst] = of(&line.scrape_ms);
+        let scraped = figure(line.scraped_cpu_percent);
+        let metrics = [between, scraped, scrape, worst, (line.scrape_bytes / 1024).to_string()];
+        table.add_row(counts.into_iter().chain(figures).chain(words).chain(metrics));
     }
     Section {
         name: "rest",
@@ -298,7 +354,8 @@ fn section(lines: &[Line], options: &Options) -> Section {
              probed, and no dataplane. Then {} pairs of cables are cut, the second as soon as the \
              word tells of the first: from the kernel's event to the state word, medians and the \
              worst, and the median time between both events. Routes are by a device that is no \
-             uplink.",
+             uplink. Then metrics are read once a second for as long as it was watched at rest: CPU \
+             time, and from the request to the end of the response.",
             options.seconds, options.cuts
         )],
         json: json!({ "seconds": options.seconds, "cuts": options.cuts, "lines": lines }),
