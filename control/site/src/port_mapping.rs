@@ -14,6 +14,8 @@ pub struct PortMapping {
     pub max_lifetime: u32,
     /// Ports of a host.
     pub per_host: u16,
+    /// Hosts may ask by UPnP too.
+    pub upnp: bool,
 }
 
 /// The longest lifetime unless told otherwise, and the longest that may be told, seconds (RFC 6887
@@ -28,6 +30,7 @@ pub fn limits(c: &mut Checker<'_>, file: &File, nat_ports: (u16, u16)) -> PortMa
         ports: nat_ports,
         max_lifetime: LIFETIME_S as u32,
         per_host: PER_HOST as u16,
+        upnp: false,
     };
     let Some(given) = &file.port_mapping else { return default };
     let ports = given.ports.as_ref().and_then(|text| {
@@ -48,6 +51,7 @@ pub fn limits(c: &mut Checker<'_>, file: &File, nat_ports: (u16, u16)) -> PortMa
         ports: ports.unwrap_or(default.ports),
         max_lifetime: max_lifetime as u32,
         per_host: per_host as u16,
+        upnp: given.upnp,
     }
 }
 
@@ -72,10 +76,11 @@ mod tests {
     fn hosts_may_have_ports_that_flows_get_unless_the_file_says_others() {
         let (limits, _) = told(ON, "").unwrap();
         assert_eq!(limits.ports, (20_000, 60_000));
-        assert_eq!((limits.max_lifetime, limits.per_host), (86_400, 32));
-        let keys = "[port_mapping]\nports = \"1024-30000\"\nmax_lifetime = \"1h\"\nper_host = 4";
+        assert_eq!((limits.max_lifetime, limits.per_host, limits.upnp), (86_400, 32, false));
+        let keys = "[port_mapping]\nports = \"1024-30000\"\nmax_lifetime = \"1h\"\nper_host = 4\nupnp = true";
         let (limits, warnings) = told(ON, keys).unwrap();
-        let wanted = PortMapping { ports: (1024, 30_000), max_lifetime: 3600, per_host: 4 };
+        let wanted =
+            PortMapping { ports: (1024, 30_000), max_lifetime: 3600, per_host: 4, upnp: true };
         assert_eq!(limits, wanted);
         assert!(!warnings.iter().any(|warning| warning.contains("port_mapping")), "{warnings:?}");
     }
@@ -95,6 +100,7 @@ mod tests {
             ("max_lifetime = \"0s\"", "is no duration"),
             ("per_host = 0", "per_host 0 is out of range"),
             ("per_host = 129", "use 1 to 128"),
+            ("upnp = 1", "expected a boolean"),
             ("per_hosts = 1", "unknown field `per_hosts`"),
         ] {
             let told = told(ON, &format!("[port_mapping]\n{wrong}")).unwrap_err();

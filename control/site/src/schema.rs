@@ -496,6 +496,7 @@ pub struct PortMapping {
     pub ports: Option<Spanned<String>>,
     pub max_lifetime: Option<Spanned<String>>,
     pub per_host: Option<Spanned<i64>>,
+    pub upnp: bool,
 }
 
 #[derive(Debug, Deserialize)]
