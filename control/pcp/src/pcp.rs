@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use weir_ports::mapping::Nonce;
 
 /// The version.
 pub const VERSION: u8 = 2;
@@ -73,9 +74,6 @@ impl ResultCode {
         }
     }
 }
-
-/// What a client proves by it that a mapping is its own (§11.2).
-pub type Nonce = [u8; 12];
 
 /// A request that can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]

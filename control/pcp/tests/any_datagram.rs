@@ -1,12 +1,14 @@
 //! Whatever hosts send: nothing panics, answers fit, and what was granted can be published.
 
+mod both;
+
 use std::net::IpAddr;
 
+use both::Server;
 use proptest::prelude::*;
 use weir_layout::Family;
 use weir_layout::control::MAX_MAPPED;
-use weir_pcp::server::Asker;
-use weir_pcp::{Limits, Outside, Realm, Server, Situation};
+use weir_ports::{Asker, Limits, Outside, Realm, Situation};
 
 const SERVER: &str = "10.0.0.1";
 
@@ -40,7 +42,7 @@ fn check(server: &Server, (first, last): (u16, u16)) {
         let shared = mapping.family() == Family::V4;
         assert!(!shared || (first..=last).contains(&mapping.port));
         for other in &all[..index] {
-            let inside = |it: &weir_pcp::Mapping| (it.inside, it.protocol);
+            let inside = |it: &weir_ports::Mapping| (it.inside, it.protocol);
             assert_ne!(inside(mapping), inside(other), "a port inside has one");
             let meets = shared && other.family() == Family::V4 && other.port == mapping.port;
             let one_host = mapping.inside.ip() == other.inside.ip();
@@ -118,12 +120,12 @@ proptest! {
             let asker = Asker { lan: "lan0", from: *from, now };
             let answer = server.answer(message, asker, Some(&|port| port == 20_001));
             check(&server, ports);
-            let ends = |all: &[weir_pcp::Mapping]| -> Vec<_> {
+            let ends = |all: &[weir_ports::Mapping]| -> Vec<_> {
                 all.iter().map(|it| (it.inside, it.protocol, it.port, it.filters.clone())).collect()
             };
             let same = ends(&before) == ends(server.mappings());
             prop_assert!(same || answer.is_some_and(|answer| answer.changes));
-            server.expire(now);
+            server.store.expire(now);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What hosts are answered, by the bytes of the RFCs.
 
+mod both;
+
 use std::net::{IpAddr, Ipv6Addr};
 
+use both::Server;
 use weir_layout::Family;
-use weir_pcp::server::Asker;
-use weir_pcp::{Limits, Outside, Realm, Reserved, Server, Situation};
+use weir_ports::{Asker, Limits, Outside, Realm, Reserved, Situation};
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -40,6 +42,7 @@ fn situation() -> Situation {
         ],
         reserved: vec![web],
         limits: Limits::default(),
+        upnp: false,
     }
 }
 
@@ -261,8 +264,8 @@ fn a_lifetime_is_granted_within_bounds_and_a_mapping_ends_with_it() {
     let granted = |server: &mut Server, lifetime| Map { lifetime, ..Map::default() }.ask(server);
     assert_eq!(granted(&mut server, u32::MAX).lifetime(), 86_400);
     assert_eq!(granted(&mut server, 1).lifetime(), 120);
-    assert!(!server.expire(5000 + 119_999));
-    assert!(server.expire(5000 + 120_000) && server.mappings().is_empty());
+    assert!(!server.store.expire(5000 + 119_999));
+    assert!(server.store.expire(5000 + 120_000) && server.mappings().is_empty());
 }
 
 #[test]
@@ -547,7 +550,7 @@ fn hosts_are_told_when_a_mapping_ends_or_will_before_the_time_that_they_heard() 
     let mut server = server();
     Map { lifetime: 120, ..Map::default() }.ask(&mut server);
     (0..10).for_each(|turn| drop(server.announce(turn * 150_000)));
-    assert!(server.expire(2_000_000) && server.announce(2_000_000).is_empty());
+    assert!(server.store.expire(2_000_000) && server.announce(2_000_000).is_empty());
 }
 
 #[test]

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weir_layout::Family;
 
-use crate::pcp::Nonce;
 use crate::realm::{Realm, Situation};
+use crate::store::Unavailable;
 
 /// Most filters of a mapping.
 pub const MAX_FILTERS: usize = 8;
@@ -16,6 +16,37 @@ pub const MAX_FILTERS: usize = 8;
 pub const TCP: u8 = 6;
 /// The other one.
 pub const UDP: u8 = 17;
+
+/// What a client of PCP proves by it that a mapping is its own (RFC 6887 §11.2).
+pub type Nonce = [u8; 12];
+
+/// By which protocol a mapping was asked for: by that alone it is renewed and ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// By PCP, by a client of this nonce.
+    Pcp(Nonce),
+    /// By NAT-PMP.
+    NatPmp,
+    /// By UPnP, with what its client says that it is for.
+    Upnp(String),
+}
+
+impl Owner {
+    /// The protocol's name.
+    pub const fn protocol(&self) -> &'static str {
+        match self {
+            Self::Pcp(_) => "pcp",
+            Self::NatPmp => "nat-pmp",
+            Self::Upnp(_) => "upnp",
+        }
+    }
+
+    /// Is it UPnP? There a mapping is known by its port outside, elsewhere by the one inside.
+    pub const fn is_upnp(&self) -> bool {
+        matches!(self, Self::Upnp(_))
+    }
+}
 
 /// A port outside that leads to a port of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +61,8 @@ pub struct Mapping {
     pub protocol: u8,
     /// The port outside.
     pub port: u16,
-    /// What its client knows; none: it was asked for by NAT-PMP.
-    pub nonce: Option<Nonce>,
+    /// Who asked for it.
+    pub owner: Owner,
     /// Who may use it; none: everybody.
     pub filters: Vec<IpNet>,
     /// Its end, milliseconds.
@@ -41,8 +72,7 @@ pub struct Mapping {
 impl Mapping {
     /// Its name, which no service of the file has.
     pub fn name(&self) -> String {
-        let by = if self.nonce.is_some() { "pcp" } else { "nat-pmp" };
-        format!("{by}:{}", self.id)
+        format!("{}:{}", self.owner.protocol(), self.id)
     }
 
     /// Family.
@@ -50,7 +80,7 @@ impl Mapping {
         family(self.inside.ip())
     }
 
-    /// Is it the one of a host's port?
+    /// Does it lead to a host's port?
     pub fn is_of(&self, inside: SocketAddr, protocol: u8) -> bool {
         (self.inside, self.protocol) == (inside, protocol)
     }
@@ -75,7 +105,7 @@ impl Mapping {
             (true, true) | (false, true) => self.protocol == protocol,
             (false, false) => false,
         };
-        meets && self.port == port && !self.is_of(inside, protocol)
+        meets && self.port == port
     }
 }
 
@@ -99,14 +129,9 @@ impl Mappings {
         &self.all
     }
 
-    /// The one of a host's port.
-    pub fn find(&self, inside: SocketAddr, protocol: u8) -> Option<&Mapping> {
-        self.all.iter().find(|mapping| mapping.is_of(inside, protocol))
-    }
-
-    /// The same, to be changed.
-    pub fn find_mut(&mut self, inside: SocketAddr, protocol: u8) -> Option<&mut Mapping> {
-        self.all.iter_mut().find(|mapping| mapping.is_of(inside, protocol))
+    /// One of them, to be changed.
+    pub fn find_mut(&mut self, id: u32) -> Option<&mut Mapping> {
+        self.all.iter_mut().find(|mapping| mapping.id == id)
     }
 
     /// Has none last longer than until then; tells of each that did.
@@ -124,10 +149,12 @@ impl Mappings {
         self.all.len() != before
     }
 
-    /// Adds one, and numbers it.
-    pub fn add(&mut self, mapping: Mapping) {
-        self.all.push(Mapping { id: self.next, ..mapping });
-        self.next = self.next.wrapping_add(1);
+    /// Adds one, and numbers it; its number.
+    pub fn add(&mut self, mapping: Mapping) -> u32 {
+        let id = self.next;
+        self.all.push(Mapping { id, ..mapping });
+        self.next = id.wrapping_add(1);
+        id
     }
 
     /// When the first of them ends.
@@ -148,31 +175,26 @@ impl Mappings {
     }
 
     /// A port outside for a host's: the one that it would like, the same as inside, or another; with
-    /// `only`, the first or none. Which other follows from the ends inside: so a host has the same
-    /// again when nothing is known of it any more. None: there is none. `is_bound` says which ports
-    /// are not to be had because sockets of the gateway have them.
+    /// `exactly`, the first or none. Which other follows from the ends inside: so a host has the same
+    /// again when nothing is known of it any more. `is_bound` says which ports are not to be had
+    /// because sockets of the gateway have them.
+    ///
+    /// # Errors
+    /// What keeps it from the one that it would like.
     pub fn choose(
         &self,
         situation: &Situation,
         realm: &Realm,
         (inside, protocol): (SocketAddr, u8),
-        (suggested, only): (u16, bool),
-        is_bound: impl Fn(u16) -> bool,
-    ) -> Option<u16> {
-        let shared = realm.shares_addresses;
-        let is_free = |port: &u16| {
-            let (ip, port) = (inside.ip(), *port);
-            port != 0
-                && situation.limits.allows(port, shared)
-                && !is_bound(port)
-                && !situation.is_reserved(realm, ip, protocol, port)
-                && !self.all.iter().any(|other| other.forbids(realm, inside, protocol, port))
-        };
-        if only && suggested != 0 {
-            return Some(suggested).filter(|port| shared || *port == inside.port()).filter(is_free);
+        (suggested, exactly): (u16, bool),
+        is_bound: &dyn Fn(u16) -> bool,
+    ) -> Result<u16, Unavailable> {
+        let check = |port| self.check(situation, realm, (inside, protocol), port, is_bound);
+        if exactly && suggested != 0 {
+            return check(suggested).map(|()| suggested);
         }
-        if !shared {
-            return Some(inside.port()).filter(is_free);
+        if !realm.shares_addresses {
+            return check(inside.port()).map(|()| inside.port());
         }
         let (first, last) = situation.limits.ports;
         let mut hasher = DefaultHasher::new();
@@ -180,7 +202,34 @@ impl Mappings {
         let count = u64::from(last - first) + 1;
         let middle = first + (hasher.finish() % count) as u16;
         let others = (middle..=last).chain(first..middle);
-        [suggested, inside.port()].into_iter().chain(others).find(is_free)
+        let mut wishes = [suggested, inside.port()].into_iter().chain(others);
+        wishes.find(|port| check(*port).is_ok()).ok_or(Unavailable::Taken)
+    }
+
+    /// Is a port outside to be had for a host's?
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    pub fn check(
+        &self,
+        situation: &Situation,
+        realm: &Realm,
+        (inside, protocol): (SocketAddr, u8),
+        port: u16,
+        is_bound: &dyn Fn(u16) -> bool,
+    ) -> Result<(), Unavailable> {
+        let shared = realm.shares_addresses;
+        if port == 0 || !situation.limits.allows(port, shared) {
+            Err(Unavailable::Forbidden)
+        } else if !shared && port != inside.port() {
+            Err(Unavailable::NotTheSame)
+        } else if is_bound(port) || situation.is_reserved(realm, inside.ip(), protocol, port) {
+            Err(Unavailable::Reserved)
+        } else if self.all.iter().any(|other| other.forbids(realm, inside, protocol, port)) {
+            Err(Unavailable::Taken)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -190,6 +239,7 @@ impl Situation {
         let Some(realm) = self.realm(&mapping.lan, mapping.family()) else { return false };
         let (host, shared) = (mapping.inside.ip(), realm.shares_addresses);
         (realm.networks.is_empty() || realm.holds(host))
+            && (self.upnp || !mapping.owner.is_upnp())
             && (shared || mapping.port == mapping.inside.port())
             && self.limits.allows(mapping.port, shared)
             && !self.is_reserved(realm, host, mapping.protocol, mapping.port)

@@ -16,6 +16,8 @@ pub struct Situation {
     pub reserved: Vec<Reserved>,
     /// How much hosts may have.
     pub limits: Limits,
+    /// They may ask by UPnP too.
+    pub upnp: bool,
 }
 
 impl Situation {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use weir_layout::Family;
 use weir_layout::control::{Address, ControlHalf, Member, PathId, Translate};
 use weir_layout::protocol::UDP;
-use weir_pcp::{Limits, Mapping, Outside, Realm, Reserved, Situation};
+use weir_ports::{Limits, Mapping, Outside, Realm, Reserved, Situation};
 use weir_site::{LEASES, Lan, PublishConfig, Site, To};
 use weir_view::Kernel;
 
@@ -44,6 +44,7 @@ pub fn situation(
             max_lifetime: limits.max_lifetime,
             per_host: limits.per_host.into(),
         },
+        upnp: limits.upnp,
     }
 }
 
@@ -140,6 +141,7 @@ fn ip(family: Family, address: Address) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use weir_ports::Owner;
     use weir_view::Link;
 
     use super::*;
@@ -216,7 +218,7 @@ mod tests {
             inside: inside.parse().unwrap(),
             protocol: 6,
             port: 20_000,
-            nonce: None,
+            owner: Owner::NatPmp,
             filters: vec!["192.0.2.0/24".parse().unwrap()],
             until: 0,
         };

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use weir_pcp::Realm;
-use weir_pcp::limiter::Limiter;
+use weir_ports::Realm;
+use weir_ports::limiter::Limiter;
 
 /// For all LANs.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use weir_layout::Family;
-    use weir_pcp::Outside;
+    use weir_ports::Outside;
 
     use super::*;
 

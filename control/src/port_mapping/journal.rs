@@ -2,7 +2,7 @@
 //! none of these.
 
 use weir_layout::protocol;
-use weir_pcp::Mapping;
+use weir_ports::Mapping;
 
 /// Tells what others have than before, when that is handed on.
 #[derive(Debug, Default)]
@@ -43,6 +43,8 @@ fn line(mapping: &Mapping, has: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_ports::Owner;
+
     use super::*;
 
     fn mapping(id: u32, port: u16, until: u64) -> Mapping {
@@ -52,7 +54,7 @@ mod tests {
             inside: "10.0.0.5:80".parse().unwrap(),
             protocol: 6,
             port,
-            nonce: Some([7; 12]),
+            owner: Owner::Pcp([7; 12]),
             filters: Vec::new(),
             until,
         }

@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_api::{MappedView, time};
-use weir_pcp::{Mapping, Situation};
+use weir_ports::{Mapping, Situation};
 
 use record::Record;
 use task::Task;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use weir_pcp::{Limits, Mapping};
+use weir_ports::{Limits, Mapping};
 use weir_service::Complaint;
 
 use crate::state;
@@ -105,6 +105,8 @@ fn is_sound(mapping: &Mapping) -> bool {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use weir_ports::Owner;
+
     use super::*;
 
     fn mapping(id: u32, until: u64) -> Mapping {
@@ -114,7 +116,7 @@ mod tests {
             inside: "10.0.0.5:80".parse().unwrap(),
             protocol: 6,
             port: 20_000,
-            nonce: Some([7; 12]),
+            owner: Owner::Pcp([7; 12]),
             filters: vec!["192.0.2.0/24".parse().unwrap()],
             until,
         }

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use weir_api::time;
 use weir_layout::Family;
-use weir_pcp::{CLIENT_PORT, Realm, SERVER_PORT};
+use weir_pcp::{CLIENT_PORT, SERVER_PORT};
+use weir_ports::Realm;
 use weir_service::Complaint;
 
 use super::Datagram;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use weir_api::time;
 use weir_kernel::bound;
-use weir_pcp::server::{Asker, IsBound};
-use weir_pcp::{Mapping, Server, Situation};
+use weir_pcp::Server;
+use weir_ports::{Asker, IsBound, Mapping, Situation, Store};
 
 use super::journal::Journal;
 use super::record::Record;
@@ -32,7 +32,8 @@ const KERNEL_PATIENCE: Duration = Duration::from_millis(500);
 const WAITING: usize = 1024;
 
 pub(super) struct Task {
-    server: Server,
+    store: Store,
+    pcp: Server,
     record: Record,
     journal: Journal,
     wanted: watch::Sender<Wanted>,
@@ -67,7 +68,8 @@ impl Task {
         seed: u64,
     ) -> Self {
         let mut task = Self {
-            server: Server::new(mappings),
+            store: Store::new(mappings),
+            pcp: Server::default(),
             record,
             journal: Journal::default(),
             wanted,
@@ -80,7 +82,7 @@ impl Task {
             waiting: Vec::new(),
             looked: Looked::default(),
         };
-        task.journal.tell(task.server.mappings());
+        task.journal.tell(task.store.mappings());
         task.show();
         task
     }
@@ -102,18 +104,24 @@ impl Task {
                         return;
                     }
                     let situation = situation.borrow_and_update().clone();
-                    self.changed |= self.server.follow(situation, time::monotonic_ms());
+                    let now = time::monotonic_ms();
+                    let pcp = &mut self.pcp;
+                    pcp.follow(&situation, now);
+                    let lost = |mapping: &Mapping| pcp.lose(mapping, now);
+                    self.changed |= self.store.follow(situation, now, lost);
                     self.show();
                     self.open(&mut sockets);
                 }
                 Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
                 Some((name, done)) = removals.recv() => {
                     // Who gave up was told that it stays.
-                    let removed = !done.is_closed() && self.server.remove(&name, time::monotonic_ms());
-                    if removed {
-                        self.hand_on(time::monotonic_ms());
+                    let removed = if done.is_closed() { None } else { self.store.remove(&name) };
+                    if let Some(mapping) = &removed {
+                        let now = time::monotonic_ms();
+                        self.pcp.lose(mapping, now);
+                        self.hand_on(now);
                     }
-                    let _ = done.send(removed);
+                    let _ = done.send(removed.is_some());
                 }
                 changed = published.changed() => {
                     if changed.is_err() {
@@ -132,18 +140,20 @@ impl Task {
 
     fn deadline(&self) -> Option<u64> {
         let hand_on = self.changed.then_some(self.handed + EACH_MS);
-        [self.server.deadline(), hand_on, self.unwritten, self.reopen].into_iter().flatten().min()
+        let parts = [self.store.deadline(), self.pcp.deadline()];
+        let own = [hand_on, self.unwritten, self.reopen];
+        parts.into_iter().chain(own).flatten().min()
     }
 
     fn open(&mut self, sockets: &mut Sockets) {
-        sockets.follow(&self.server.situation().realms);
+        sockets.follow(&self.store.situation().realms);
         self.reopen = sockets.lacks_some().then(|| time::monotonic_ms() + OPEN_MS);
     }
 
     /// Lets time pass.
     fn pass(&mut self, sockets: &mut Sockets) {
         let now = time::monotonic_ms();
-        self.changed |= self.server.expire(now);
+        self.changed |= self.store.expire(now);
         if self.changed && now >= self.handed + EACH_MS {
             self.hand_on(now);
         }
@@ -153,7 +163,7 @@ impl Task {
         if self.reopen.is_some_and(|due| due <= now) {
             self.open(sockets);
         }
-        for announcement in self.server.announce(now) {
+        for announcement in self.pcp.announce(now) {
             for socket in sockets.of(&announcement.lan, announcement.family) {
                 for message in &announcement.messages {
                     socket.announce(message);
@@ -170,7 +180,7 @@ impl Task {
         let has = self.looked.ports.as_deref().map(|ports| |port| bound::has(ports, port));
         let is_bound: IsBound<'_> = has.as_ref().map(|has| has as _);
         let asker = Asker { lan: &socket.lan, from: from.ip(), now };
-        let Some(answer) = self.server.answer(&bytes, asker, is_bound) else { return };
+        let Some(answer) = self.pcp.answer(&mut self.store, &bytes, asker, is_bound) else { return };
         self.changed |= answer.changes;
         self.unwritten.get_or_insert(now + RECORD_MS);
         self.show();
@@ -187,22 +197,22 @@ impl Task {
         (self.changed, self.handed) = (false, now);
         self.wanted.send_modify(|wanted| {
             wanted.version += 1;
-            wanted.mappings = self.server.mappings().to_vec();
+            wanted.mappings = self.store.mappings().to_vec();
         });
-        self.journal.tell(self.server.mappings());
+        self.journal.tell(self.store.mappings());
         self.show();
         self.write_down(now);
     }
 
     /// Writes down what hosts have; what could not be written is tried again.
     fn write_down(&mut self, now: u64) {
-        let kept = self.record.keep(self.server.mappings(), now, time::now_s());
+        let kept = self.record.keep(self.store.mappings(), now, time::now_s());
         self.unwritten = (!kept).then_some(now + RECORD_MS);
     }
 
     fn show(&self) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = self.server.mappings().to_vec();
+        *shown = self.store.mappings().to_vec();
     }
 }
 

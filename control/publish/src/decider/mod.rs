@@ -24,7 +24,7 @@ use weir_health::load::{Counts, Load, Reading};
 use weir_health::{History, Monitor, Signal};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, PathId};
-use weir_pcp::{Mapping, Situation};
+use weir_ports::{Mapping, Situation};
 use weir_shm::control::ControlRegion;
 use weir_shm::counters::Traffic;
 use weir_site::Site;
