@@ -32,9 +32,25 @@ impl Gate {
 
     /// Is a host heard that asks by a LAN now, in milliseconds?
     pub fn admit(&mut self, lan: &str, host: IpAddr, now: u64) -> bool {
+        self.admit_if(lan, host, now, Realm::holds)
+    }
+
+    /// Is one heard that looks for the gateway? By IPv6 it may do so from its address of the link.
+    pub fn admit_search(&mut self, lan: &str, host: IpAddr, now: u64) -> bool {
+        let is_of_link = matches!(host, IpAddr::V6(it) if it.is_unicast_link_local());
+        self.admit_if(lan, host, now, |realm, host| is_of_link || realm.holds(host))
+    }
+
+    fn admit_if(
+        &mut self,
+        lan: &str,
+        host: IpAddr,
+        now: u64,
+        may: impl Fn(&Realm, IpAddr) -> bool,
+    ) -> bool {
         let family = weir_view::family(host);
         let realm = self.realms.iter_mut().find(|(realm, _)| realm.is(lan, family));
-        realm.is_some_and(|(realm, limiter)| realm.holds(host) && limiter.admit(host, now))
+        realm.is_some_and(|(realm, limiter)| may(realm, host) && limiter.admit(host, now))
     }
 }
 

@@ -1,11 +1,13 @@
-//! Ports that hosts of LANs ask for, by PCP and NAT-PMP: one thread for all LANs, which has their
-//! sockets and their time. What is answered, [`weir_pcp`] has.
+//! Ports that hosts of LANs ask for, by PCP, NAT-PMP and UPnP: one thread for all LANs, which has
+//! their sockets and their time. What is answered, [`weir_pcp`] and [`weir_upnp`] have; what is
+//! granted, [`weir_ports`].
 //!
 //! | module | what it is |
 //! |---|---|
 //! | this one | the way to the thread |
 //! | `task` | the thread's loop |
-//! | `sockets` | the sockets of each LAN |
+//! | `sockets` | the sockets of each LAN, for PCP and NAT-PMP |
+//! | `upnp` | and what is heard and told by UPnP |
 //! | `gate` | whose requests are heard |
 //! | `record` | what hosts have, on disk |
 //! | `journal` | and in the journal |
@@ -21,6 +23,7 @@ mod journal;
 mod record;
 mod sockets;
 mod task;
+mod upnp;
 
 use std::io;
 use std::net::SocketAddr;
@@ -125,9 +128,9 @@ impl PortMapper {
         };
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Some(removed)) => Ok(removed),
-            Ok(None) => bail!("nothing serves PCP and NAT-PMP any more: start weir-control again"),
+            Ok(None) => bail!("nothing grants ports to hosts any more: start weir-control again"),
             Err(_) => bail!(
-                "what serves PCP and NAT-PMP has not answered for {} s: try again",
+                "what grants ports to hosts has not answered for {} s: try again",
                 PATIENCE.as_secs()
             ),
         }

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
 use weir_api::time;
 use weir_kernel::bound;
 use weir_pcp::Server;
@@ -13,6 +16,7 @@ use weir_ports::{Asker, IsBound, Mapping, Situation, Store};
 use super::journal::Journal;
 use super::record::Record;
 use super::sockets::{Bound, Sockets};
+use super::upnp::{Asked, Heard, Upnp, whole};
 use super::{Datagram, Removal, Wanted};
 use crate::sleep;
 
@@ -54,9 +58,25 @@ pub(super) struct Task {
 /// An answer that holds once this version is in force.
 struct Waiting {
     version: u64,
-    socket: Arc<Bound>,
-    to: SocketAddr,
-    message: Vec<u8>,
+    answer: Answer,
+}
+
+/// What is said, and to whom.
+enum Answer {
+    /// A datagram.
+    Datagram { socket: Arc<Bound>, to: SocketAddr, message: Vec<u8> },
+    /// A response of HTTP.
+    Response(oneshot::Sender<Response<Full<Bytes>>>, Response<Full<Bytes>>),
+}
+
+impl Answer {
+    fn send(self) {
+        match self {
+            Self::Datagram { socket, to, message } => socket.answer(to, &message),
+            // Who does not wait any more asks again.
+            Self::Response(reply, response) => drop(reply.send(response)),
+        }
+    }
 }
 
 impl Task {
@@ -96,11 +116,13 @@ impl Task {
     ) {
         let (hear, mut heard) = mpsc::channel(QUEUE);
         let mut sockets = Sockets::new(hear, self.seed);
+        let (mut upnp, mut heard_by_upnp) = Upnp::new(self.seed);
         loop {
-            let deadline = self.deadline();
+            let deadline = [self.deadline(), upnp.deadline()].into_iter().flatten().min();
             tokio::select! {
                 changed = situation.changed() => {
                     if changed.is_err() {
+                        upnp.farewell();
                         return;
                     }
                     let situation = situation.borrow_and_update().clone();
@@ -110,9 +132,18 @@ impl Task {
                     let lost = |mapping: &Mapping| pcp.lose(mapping, now);
                     self.changed |= self.store.follow(situation, now, lost);
                     self.show();
-                    self.open(&mut sockets);
+                    upnp.follow(self.store.situation(), now);
+                    self.open(&mut sockets, &mut upnp);
                 }
                 Some(datagram) = heard.recv() => self.hear(datagram, *published.borrow()).await,
+                Some(heard) = heard_by_upnp.recv() => match heard {
+                    Heard::Search { door, from, search } => {
+                        upnp.search(&door, from, &search, time::monotonic_ms());
+                    }
+                    Heard::Request(asked) => {
+                        self.hear_upnp(&upnp, asked, *published.borrow()).await;
+                    }
+                },
                 Some((name, done)) = removals.recv() => {
                     // Who gave up was told that it stays.
                     let removed = if done.is_closed() { None } else { self.store.remove(&name) };
@@ -125,15 +156,16 @@ impl Task {
                 }
                 changed = published.changed() => {
                     if changed.is_err() {
+                        upnp.farewell();
                         return;
                     }
                 }
                 () = sleep::until(deadline) => {}
             }
-            self.pass(&mut sockets);
+            self.pass(&mut sockets, &mut upnp);
             let in_force = *published.borrow_and_update();
             for answer in self.waiting.extract_if(.., |answer| answer.version <= in_force) {
-                answer.socket.answer(answer.to, &answer.message);
+                answer.answer.send();
             }
         }
     }
@@ -145,14 +177,17 @@ impl Task {
         parts.into_iter().chain(own).flatten().min()
     }
 
-    fn open(&mut self, sockets: &mut Sockets) {
+    fn open(&mut self, sockets: &mut Sockets, upnp: &mut Upnp) {
         sockets.follow(&self.store.situation().realms);
-        self.reopen = sockets.lacks_some().then(|| time::monotonic_ms() + OPEN_MS);
+        upnp.open(self.store.situation());
+        let lacks_some = sockets.lacks_some() || upnp.lacks_some();
+        self.reopen = lacks_some.then(|| time::monotonic_ms() + OPEN_MS);
     }
 
     /// Lets time pass.
-    fn pass(&mut self, sockets: &mut Sockets) {
+    fn pass(&mut self, sockets: &mut Sockets, upnp: &mut Upnp) {
         let now = time::monotonic_ms();
+        upnp.pass(now);
         self.changed |= self.store.expire(now);
         if self.changed && now >= self.handed + EACH_MS {
             self.hand_on(now);
@@ -161,7 +196,7 @@ impl Task {
             self.write_down(now);
         }
         if self.reopen.is_some_and(|due| due <= now) {
-            self.open(sockets);
+            self.open(sockets, upnp);
         }
         for announcement in self.pcp.announce(now) {
             for socket in sockets.of(&announcement.lan, announcement.family) {
@@ -180,15 +215,34 @@ impl Task {
         let has = self.looked.ports.as_deref().map(|ports| |port| bound::has(ports, port));
         let is_bound: IsBound<'_> = has.as_ref().map(|has| has as _);
         let asker = Asker { lan: &socket.lan, from: from.ip(), now };
-        let Some(answer) = self.pcp.answer(&mut self.store, &bytes, asker, is_bound) else { return };
-        self.changed |= answer.changes;
+        let Some(answer) = self.pcp.answer(&mut self.store, &bytes, asker, is_bound) else {
+            return;
+        };
+        let says = Answer::Datagram { socket, to: from, message: answer.message };
+        self.say(says, answer.changes, now, in_force);
+    }
+
+    /// The same of a request by UPnP.
+    async fn hear_upnp(&mut self, upnp: &Upnp, asked: Asked, in_force: u64) {
+        let now = time::monotonic_ms();
+        self.looked.look_again(now).await;
+        let has = self.looked.ports.as_deref().map(|ports| |port| bound::has(ports, port));
+        let is_bound: IsBound<'_> = has.as_ref().map(|has| has as _);
+        let Some(answer) = upnp.answer(&asked, &mut self.store, is_bound, now) else { return };
+        let changes = answer.changes;
+        self.say(Answer::Response(asked.reply, whole(answer)), changes, now, in_force);
+    }
+
+    /// Answers once all is in force that it may be about.
+    fn say(&mut self, answer: Answer, changes: bool, now: u64, in_force: u64) {
+        self.changed |= changes;
         self.unwritten.get_or_insert(now + RECORD_MS);
         self.show();
         let version = self.wanted.borrow().version + u64::from(self.changed);
         if version <= in_force {
-            socket.answer(from, &answer.message);
+            answer.send();
         } else if self.waiting.len() < WAITING {
-            self.waiting.push(Waiting { version, socket, to: from, message: answer.message });
+            self.waiting.push(Waiting { version, answer });
         }
     }
 
