@@ -101,7 +101,7 @@ fn a_lease_of_nothing_is_a_week_and_no_lease_is_longer_than_the_file_allows() {
         let mut site = Site::default();
         let mut limits = situation();
         limits.limits.max_lifetime = max_lifetime;
-        site.store.follow(limits, 0);
+        site.store.follow(limits, 0, |_| {});
         site.map(HOST, &[("NewLeaseDuration", lease)]);
         (site.store.mappings()[0].until - site::NOW) / 1000
     };
@@ -203,7 +203,7 @@ fn mappings_end_when_the_file_has_upnp_no_more() {
     site.map(HOST, &[]);
     let mut off = situation();
     off.upnp = false;
-    assert!(site.store.follow(off, 0) && site.store.mappings().is_empty());
+    assert!(site.store.follow(off, 0, |_| {}) && site.store.mappings().is_empty());
     let request = site::request(HOST, Connection, "GetStatusInfo", &[]);
     assert!(site.serve(HOST, &request).is_none(), "nor is anybody answered");
 }
@@ -223,7 +223,7 @@ fn the_address_outside_and_the_state_of_the_connection_are_told() {
     assert_eq!(link.result("NewPhysicalLinkStatus"), Some("Up"));
     let mut down = situation();
     down.realms[0].outside = weir_ports::Outside::Nowhere;
-    site.store.follow(down, 0);
+    site.store.follow(down, 0, |_| {});
     let address = site.ask(HOST, Connection, "GetExternalIPAddress", &[]);
     assert_eq!(address.result("NewExternalIPAddress"), Some(""));
     assert_eq!(site.map(HOST, &[]).fault(), 501);
@@ -316,7 +316,7 @@ fn pinholes_that_cannot_be_have_the_standards_errors() {
     assert_eq!(site.ask(HOST6, Firewall, "AddPinhole", &pinhole(&[])).fault(), 701);
     let mut shared = situation();
     shared.realms[1].shares_addresses = true;
-    site.store.follow(shared, 0);
+    site.store.follow(shared, 0, |_| {});
     let refused = site.ask(HOST6, Firewall, "AddPinhole", &pinhole(&[("InternalPort", "18080")]));
     assert_eq!(refused.fault(), 703);
 }

@@ -56,7 +56,7 @@ pub struct Site {
 impl Default for Site {
     fn default() -> Self {
         let mut store = Store::default();
-        store.follow(situation(), 0);
+        store.follow(situation(), 0, |_| {});
         Self { store, device: device() }
     }
 }
