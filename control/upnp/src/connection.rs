@@ -10,7 +10,7 @@ use weir_ports::{Denial, Denied, Filters, Mapping, Unavailable, Wish};
 
 use crate::call::{Call, Results, owner};
 use crate::fault::Fault;
-use crate::soap::element;
+use crate::soap::{LISTING, element};
 
 /// The longest lease, and what is meant by none, seconds (WANIPConnection:2 §2.5.16.2).
 const WEEK_S: u32 = 604_800;
@@ -299,5 +299,5 @@ fn list(call: &Call<'_>) -> Results {
         "<?xml version=\"1.0\"?><p:PortMappingList \
          xmlns:p=\"urn:schemas-upnp-org:gw:WANIPConnection\">{entries}</p:PortMappingList>"
     );
-    Ok(vec![("NewPortListing", listing)])
+    Ok(vec![(LISTING, listing)])
 }

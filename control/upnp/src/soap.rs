@@ -11,6 +11,8 @@ const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 /// Elements, texts and comments of a document: the longest action has nine arguments. It bounds the
 /// depth as well.
 const MAX_NODES: u32 = 64;
+/// The result that is a document of its own (WANIPConnection:2 §2.5.21).
+pub const LISTING: &str = "NewPortListing";
 /// The longest document that is read, bytes.
 pub const LONGEST: usize = 8192;
 
@@ -80,8 +82,12 @@ impl Action {
 
     /// The answer with results, in the order of the description.
     pub fn answer(&self, results: &[(&str, String)]) -> String {
-        let results = results.iter().map(|(name, value)| element(name, value));
-        let results: String = results.collect();
+        let result = |(name, value): &(&str, String)| match *name {
+            // A document: miniupnpc reads it as it stands. Its texts are escaped, so none ends it.
+            LISTING => format!("<{name}><![CDATA[{value}]]></{name}>"),
+            _ => element(name, value),
+        };
+        let results: String = results.iter().map(result).collect();
         let Self { urn, name, .. } = self;
         envelope(&format!("<u:{name}Response xmlns:u=\"{urn}\">{results}</u:{name}Response>"))
     }
