@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weir_layout::adjacency::{ADJACENCIES, Adjacency, LEARNED, NEXT_HOPS, PROBES};
 use weir_wire::hash::hash2;
 
-use crate::map::{Access, Mmap};
+use crate::map::{self, Access, Mmap};
 use crate::rounds::Rounds;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Pins};
@@ -119,6 +119,11 @@ impl Adjacencies {
                 word.store(0, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Copies all of it to a table that nobody else uses.
+    pub fn copy_to(&self, copy: &Self) {
+        map::copy(&self.mmap, &copy.mmap, 0, ADJACENCIES * size_of::<u64>());
     }
 
     /// The next hops in it.

@@ -98,6 +98,12 @@ impl ControlRegion {
         Snapshot::take(self)
     }
 
+    /// Copies all of it to regions that nobody else uses; `false`: nothing is published, or something
+    /// was each time it was tried. State words and bound ports are as they were some time meanwhile.
+    pub fn copy_to(&self, copy: &Self) -> bool {
+        read::copy(self, copy)
+    }
+
     /// What a policy's table of a family says of a bucket in the state that was published as
     /// `epoch`: an uplink or [`NONE`](weir_layout::NONE), unchecked. Read in place. `None`: a state
     /// that takes its room is being published, or was.

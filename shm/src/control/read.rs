@@ -1,10 +1,16 @@
 //! Copies of what is published: whole ones, and the half that a worker works by.
 
-use weir_layout::control::{BucketTable, ControlHalf};
+use std::mem::offset_of;
+
+use weir_layout::control::{
+    BUCKETS, BucketTable, ControlHalf, ControlPage, HOME_BANK, PORT_WORDS, PathId,
+};
 use weir_layout::{Family, MAX_POLICIES, checksum64};
 
 use super::{ControlRegion, empty_half, tables};
+use crate::map;
 use crate::publish;
+use crate::sync::Ordering;
 
 /// How often a reader begins anew when the writer was faster.
 const TRIES: usize = 3;
@@ -93,6 +99,43 @@ fn read_sound<T>(
 ) -> bool {
     (0..TRIES)
         .any(|_| publish::read(region.epoch_word(), |epoch| load(into, epoch)) && is_sound(into))
+}
+
+/// As [`ControlRegion::copy_to`].
+pub(super) fn copy(from: &ControlRegion, to: &ControlRegion) -> bool {
+    (0..TRIES).any(|_| {
+        let mut copied = 0;
+        let whole = publish::read(from.epoch_word(), |epoch| {
+            copied = epoch;
+            copy_epoch(from, to, epoch);
+        });
+        publish::begin(to.word(offset_of!(ControlPage, begun)), copied);
+        to.epoch_word().store(copied, Ordering::Release);
+        whole && to.snapshot().is_some()
+    })
+}
+
+/// Copies what is of an epoch, and what stands outside all: each field at the width that it has.
+fn copy_epoch(from: &ControlRegion, to: &ControlRegion, epoch: u64) {
+    let mut half = empty_half();
+    map::copy(&from.page, &to.page, ControlRegion::half_offset(epoch), size_of_val(&*half));
+    to.load_half(epoch, &mut half);
+    let has_table = |(family, policy): &(Family, usize)| {
+        half.policies[*policy].steering(*family).has_table != 0
+    };
+    for (family, policy) in tables().filter(has_table) {
+        for bank in [(epoch & 1) as usize, HOME_BANK] {
+            let offset = ControlRegion::table_offset(bank, family, policy);
+            map::copy(&from.buckets, &to.buckets, offset, BUCKETS);
+        }
+    }
+    from.copy_sets(&half.sets, to);
+    for path in PathId::all() {
+        let state = from.state_word(path).load(Ordering::Relaxed);
+        to.state_word(path).store(state, Ordering::Relaxed);
+    }
+    let ports = offset_of!(ControlPage, bound_ports);
+    map::copy(&from.page, &to.page, ports, PORT_WORDS * size_of::<u64>());
 }
 
 fn is_half_sound(half: &ControlHalf) -> bool {

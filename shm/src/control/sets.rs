@@ -75,6 +75,23 @@ impl ControlRegion {
         }
     }
 
+    /// Copies the sets of a half to a region that nobody else uses.
+    pub(super) fn copy_sets(&self, sets: &Sets, to: &Self) {
+        const RELAXED: Ordering = Ordering::Relaxed;
+        let copy = |to: &[AtomicU64], from: &[AtomicU64]| {
+            to.iter().zip(from).for_each(|(word, found)| word.store(found.load(RELAXED), RELAXED));
+        };
+        let [(firsts, masks), (old_firsts, old_masks)] = [to.ranges4(sets), self.ranges4(sets)];
+        for (word, found) in firsts.iter().zip(old_firsts) {
+            word.store(found.load(RELAXED), RELAXED);
+        }
+        copy(masks, old_masks);
+        let [(firsts, masks), (old_firsts, old_masks)] = [to.ranges6(sets), self.ranges6(sets)];
+        copy(firsts.as_flattened(), old_firsts.as_flattened());
+        copy(masks, old_masks);
+        publish::begin(to.sets_begun(), sets.generation);
+    }
+
     fn read_bank<T>(&self, sets: &Sets, read: impl FnOnce() -> T) -> Option<T> {
         publish::read_in_place(self.sets_begun(), sets.generation, read)
     }

@@ -123,6 +123,12 @@ impl<F: Stored> Slot<F> {
 
     /// A whole entry as one reader sees it; `None` when there is none, or it changed meanwhile.
     pub fn read(&self) -> Option<Entry<F>> {
+        self.words().map(|words| Entry::from(&words))
+    }
+
+    /// Its words.
+    #[inline]
+    pub(super) fn words(&self) -> Option<EntryWords<F>> {
         let state = self.0.state().load(Ordering::Acquire);
         if state & VALID == 0 {
             return None;
@@ -139,7 +145,7 @@ impl<F: Stored> Slot<F> {
         };
         fence(Ordering::Acquire);
         let same = self.0.state().load(Ordering::Relaxed) == state;
-        same.then(|| Entry::from(&words))
+        same.then_some(words)
     }
 
     /// Makes a slot that the caller has claimed hold a direction.

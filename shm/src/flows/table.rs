@@ -234,6 +234,25 @@ impl<F: Stored> FlowTable<F> {
         }
     }
 
+    /// Copies the flows to an empty table of the same size that nobody else uses, each in its slot. One
+    /// that begins or ends meanwhile may be missing there, or a direction of it; none is torn.
+    pub fn copy_to(&self, copy: &Self) {
+        for group in 0..self.pages.min(copy.pages) * PAGE_GROUPS {
+            let found = self.tags(group).load();
+            let mut kept = found;
+            for slot in (0..GROUP).filter(|slot| found >> (8 * slot) & 0xff != 0) {
+                let index = group * GROUP + slot;
+                match self.slot(index).words() {
+                    Some(words) => copy.slot(index).publish(&words),
+                    None => kept &= !(0xff << (8 * slot)),
+                }
+            }
+            if kept != 0 {
+                copy.tags(group).set(kept);
+            }
+        }
+    }
+
     /// Frees slots that a worker of an earlier process claimed and never published. Only while
     /// no worker runs.
     pub fn recover(&self) {

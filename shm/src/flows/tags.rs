@@ -31,6 +31,11 @@ impl TagWord {
         }
     }
 
+    /// Replaces the word, while nobody else looks at it.
+    pub(super) fn set(&self, word: u64) {
+        self.0.store(word, Ordering::Relaxed);
+    }
+
     /// Gives back a slot of the caller's.
     pub(super) fn release(&self, slot: u32) {
         self.0.fetch_and(!(0xff << (8 * (slot & 7))), Ordering::Release);
