@@ -8,12 +8,15 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{DevMap, MapData, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::{OBJECT, names};
 use weir_layout::{Family, MAX_QUEUES};
 use weir_shm::pins::name;
 use weir_shm::{Pins, program};
+
+/// Bytes that a frame may grow by in XDP.
+const TEST_ROOM: usize = 64;
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,26 @@ impl Program {
     pub fn send_by(&mut self, device: u8, ifindex: u32) -> Result<()> {
         let done = self.devices.set(device.into(), ifindex, None, 0);
         done.context("cannot enter a device in the XDP program's map")
+    }
+
+    /// What the program makes of a frame that comes in by an interface of this network namespace, on
+    /// its first queue: its verdict (`enum xdp_action`, `linux/bpf.h`), and the frame as it leaves it.
+    /// Nothing is sent, and no socket gets anything (`BPF_PROG_TEST_RUN`).
+    pub fn test_run(&mut self, ifindex: u32, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        // `struct xdp_md`, of which the kernel takes the length and the interface.
+        let context = [0, frame.len() as u32, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();
+        // A tag may be added.
+        let mut left = vec![0; frame.len() + TEST_ROOM];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut left),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result =
+            self.xdp()?.test_run(options).context("the kernel does not run the program")?;
+        left.truncate(result.data_size_out as usize);
+        Ok((result.return_value, left))
     }
 
     /// Puts the program on a device, in place of an earlier process's.

@@ -65,6 +65,11 @@ impl Owners {
         known
     }
 
+    /// The same, as far as the kernel knows now: it begins to find out nothing.
+    pub fn told(&self, interface: u32, address: IpAddr) -> Owner {
+        self.look(interface, address, false).unwrap_or(Owner::Unknown)
+    }
+
     fn look(&self, interface: u32, address: IpAddr, find_out: bool) -> io::Result<Owner> {
         let Some(address) = self.next_hop(interface, address)? else { return Ok(Owner::Nobody) };
         let mut query = NeighbourMessage::default();

@@ -197,6 +197,51 @@ pub enum Refusal {
     Source,
 }
 
+/// Hears what an uplink is chosen by. In the packet's path nobody does: `()`.
+pub trait Trace {
+    /// A step was taken.
+    fn step(&mut self, step: Step);
+}
+
+impl Trace for () {
+    #[inline(always)]
+    fn step(&mut self, _: Step) {}
+}
+
+impl Trace for Vec<Step> {
+    fn step(&mut self, step: Step) {
+        self.push(step);
+    }
+}
+
+/// A step on the way to an uplink. The last one that names one [takes](Found::Takes) it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The flow promises to be heavy: this one has the most room.
+    Heavy(u8),
+    /// A bucket was looked at: the uplink that it names, which may be [`NONE`].
+    Bucket(u16, u8, Found),
+    /// Of the members that do it was this one's turn, by weight, as no bucket led to any.
+    Member(u8),
+    /// Nothing else is left: the last resort.
+    Resort(u8),
+    /// As [`Self::Member`], of those that translate the source for want of one that carries it.
+    Rescue(u8),
+}
+
+/// What an uplink that a bucket names is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It takes the flow.
+    Takes,
+    /// It is down, or the bucket names none.
+    Down,
+    /// Its provider does not route the source back.
+    Source,
+    /// It is what the policy is left with, if there is no other.
+    Spared,
+}
+
 /// The uplink of a new flow under a policy, its last resort if no member is usable. One that may carry
 /// the packet's source, see [`ControlHalf::carries`], else one that [rescues](ControlHalf::rescues) it.
 pub fn uplink<F: Family>(
@@ -205,6 +250,18 @@ pub fn uplink<F: Family>(
     key: [u64; 2],
     policy: u8,
     traffic: &Traffic<F>,
+) -> Result<u8, Refusal> {
+    traced_uplink(half, region, key, policy, traffic, &mut ())
+}
+
+/// The same, heard by `trace`.
+pub fn traced_uplink<F: Family>(
+    half: &ControlHalf,
+    region: &ControlRegion,
+    key: [u64; 2],
+    policy: u8,
+    traffic: &Traffic<F>,
+    trace: &mut impl Trace,
 ) -> Result<u8, Refusal> {
     let index = usize::from(policy);
     let is_used =
@@ -215,28 +272,41 @@ pub fn uplink<F: Family>(
     let (mut resort, mut barred) = (None, false);
     for _ in 0..TRIES {
         // None for a worker that was held up in a batch while two states were published.
-        let uplink = region.bucket(half.epoch, F::FAMILY, index, bucket::of(hash));
+        let number = bucket::of(hash);
+        let uplink = region.bucket(half.epoch, F::FAMILY, index, number);
         let uplink = uplink.ok_or(Refusal::Unsettled)?;
         let state = if uplink == NONE { 0 } else { region.path_state(path(uplink)) };
         let serves = state & (path_state::USABLE | path_state::SPARED) != 0;
         if serves && !half.carries(path(uplink), traffic.src) {
+            trace.step(Step::Bucket(number, uplink, Found::Source));
             barred = true;
         } else if state & path_state::USABLE != 0 {
+            trace.step(Step::Bucket(number, uplink, Found::Takes));
             return Ok(uplink);
         } else if serves {
+            trace.step(Step::Bucket(number, uplink, Found::Spared));
             resort.get_or_insert(uplink);
+        } else {
+            trace.step(Step::Bucket(number, uplink, Found::Down));
         }
         hash = bucket::next(key, hash);
     }
     let refused = |refusal| if barred { Refusal::Source } else { refusal };
-    member(region, policy, F::FAMILY, hash, |path| half.carries(path, traffic.src))
-        .or_else(|refusal| resort.ok_or_else(|| refused(refusal)))
-        .or_else(|refusal| match refusal {
+    let by_weight = member(region, policy, F::FAMILY, hash, |p| half.carries(p, traffic.src));
+    let (step, uplink) = match (by_weight, resort) {
+        (Ok(uplink), _) => (Step::Member(uplink), uplink),
+        (Err(_), Some(uplink)) => (Step::Resort(uplink), uplink),
+        (Err(refusal), None) => match refused(refusal) {
             Refusal::Source => {
-                member(region, policy, F::FAMILY, hash, |path| half.rescues(path, traffic.src))
+                let rescues = |path| half.rescues(path, traffic.src);
+                let uplink = member(region, policy, F::FAMILY, hash, rescues)?;
+                (Step::Rescue(uplink), uplink)
             }
-            Refusal::Unreachable | Refusal::Unsettled => Err(refusal),
-        })
+            refusal => return Err(refusal),
+        },
+    };
+    trace.step(step);
+    Ok(uplink)
 }
 
 /// Another usable member of the policy that may carry the packet's source, for a new flow that those

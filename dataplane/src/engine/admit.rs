@@ -24,7 +24,7 @@ use crate::mappings::{Hashed, Mapping};
 use crate::nat::{Endpoint, External, PortSlice};
 use crate::packet::{Buffer, Output, Received};
 use crate::purpose::Purpose;
-use crate::steering::{self, Refusal, Traffic};
+use crate::steering::{self, Refusal, Step, Trace, Traffic};
 use weir_wire::key::FlowKey;
 
 /// Where a flow goes whose uplink is down.
@@ -385,6 +385,18 @@ impl<F: Stored> Sessions<F> {
         policy: u8,
         traffic: &Traffic<F>,
     ) -> Result<u8, Refusal> {
+        self.choose_traced(cx, policy, traffic, &mut ())
+    }
+
+    /// The same, heard by `trace`.
+    #[inline]
+    pub(super) fn choose_traced(
+        &self,
+        cx: &Context,
+        policy: u8,
+        traffic: &Traffic<F>,
+        trace: &mut impl Trace,
+    ) -> Result<u8, Refusal> {
         let policies = &cx.snapshot.half.policies;
         let chosen = policies.get(usize::from(policy)).ok_or(Refusal::Unreachable)?;
         let heavy = chosen.steering(F::FAMILY).heavy;
@@ -394,9 +406,10 @@ impl<F: Stored> Sessions<F> {
             && steering::usable(&cx.control, F::path(heavy))
             && cx.snapshot.half.carries(F::path(heavy), traffic.src)
         {
+            trace.step(Step::Heavy(heavy));
             return Ok(heavy);
         }
-        steering::uplink(&cx.snapshot.half, &cx.control, cx.key, policy, traffic)
+        steering::traced_uplink(&cx.snapshot.half, &cx.control, cx.key, policy, traffic, trace)
     }
 
     /// How a flow leaves by an uplink, if its endpoint has no mapping.

@@ -38,6 +38,7 @@
 //! | `prefetch` | what a new flow will need is prefetched |
 //! | `aging` | flows end and move without a packet: the steady walk over the table |
 //! | `split` | packets that are larger than their way out leave in fragments |
+//! | `steered` | why a packet takes its uplink, for those who ask |
 //! | `sweep` | connections of an uplink that went down end at once |
 //! | `complete` | checksums that a sender left to its device |
 //! | `prepare` | flows that an earlier process left: whose each is now |
@@ -71,6 +72,7 @@ mod sessions;
 mod slow_path;
 mod split;
 mod stateless;
+mod steered;
 mod sweep;
 mod unknown_hosts;
 
@@ -93,6 +95,7 @@ pub use agreed::Agreements;
 pub use claims::{Owner, SILENT_MS};
 use context::Context;
 use sessions::Sessions;
+pub use steered::Steered;
 
 use crate::packet::{Buffer, Output, Received};
 use crate::shares::HostFlows;
