@@ -6,8 +6,8 @@
 //! those of a gateway are. Needs root. What leaves is what is answered, sent again, broken and told
 //! of, so that steps need no model of what translations do.
 
-mod frames;
-mod site;
+pub mod frames;
+pub mod site;
 mod tier;
 
 use std::cell::Cell;
