@@ -132,6 +132,18 @@ pub fn history(arguments: &Arguments, since: u64) -> Result<String> {
     Ok(table(&values, &["number", "time", "part", "from", "to", "reason"]))
 }
 
+/// The last change of an uplink's state, if the control process answers and knows one.
+pub fn last_change(arguments: &Arguments, uplink: &str) -> Option<String> {
+    let Ok(Response::History { entries }) =
+        weir_api::ask(&arguments.socket, &Query::History { since: 0 })
+    else {
+        return None;
+    };
+    let entry = entries.iter().rev().find(|entry| entry.part.uplink() == Some(uplink))?;
+    let (time, change) = (time::of_milliseconds(entry.time_ms), &entry.transition);
+    Some(format!("{time}: {} {} → {}, {}", entry.part, change.from, change.to, change.reason))
+}
+
 /// `weir overrides`.
 pub fn overrides(arguments: &Arguments) -> Result<String> {
     let overrides = match weir_api::ask(&arguments.socket, &Query::Overrides)? {

@@ -10,6 +10,7 @@
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
 //! | [`services`] | the published services: `publish` |
 //! | [`sets`] | the sets of prefixes: `sets` |
+//! | [`explain`] | the dataplane's own code on a copy: `explain what-if` |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
@@ -22,6 +23,7 @@ pub mod counters;
 mod criteria;
 mod devices;
 mod elsewhere;
+pub mod explain;
 mod filters;
 pub mod flows;
 pub mod health;
@@ -123,6 +125,23 @@ pub enum Command {
     },
     /// Flows in the table.
     Flows(flows::FlowFilter),
+    /// What becomes of a packet, and why: rule, policy, bucket, uplink and why none of the others,
+    /// translation, next hop. Found out by the dataplane's own code on a copy; nothing is sent.
+    #[command(after_help = "weir explain tcp 10.0.0.5:51000 1.1.1.1:443\n\
+                            weir explain udp [2001:db8::5]:5000 [2606:4700::1]:53\n\
+                            weir explain icmp 10.0.0.5 1.1.1.1\n\
+                            weir explain tcp 1.1.1.1:40000 203.0.113.10:443 --from fiber")]
+    Explain(explain::Asked),
+    /// What a change would do to flows and shares; nothing is changed.
+    #[command(
+        after_help = "weir what-if down fiber\nweir what-if up fiber\nweir what-if drain fiber\n\
+                            weir what-if weight fiber 5 policy all"
+    )]
+    WhatIf {
+        /// The change, as the command that makes it.
+        #[arg(required = true)]
+        change: Vec<String>,
+    },
     /// Every counter that is not zero, and whether they add up.
     Counters,
     /// Set the weight of an uplink, until it is reset.
@@ -242,6 +261,8 @@ pub fn run(arguments: &Arguments) -> Exit {
             act::request(arguments, &weir_api::Request::Unmap { name: name.clone() })
         }
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
+        Command::Explain(asked) => viewed(explain::explain(arguments, &pins, asked)),
+        Command::WhatIf { change } => viewed(explain::what_if(&pins, change, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides => viewed(health::overrides(arguments)),
         Command::Reload => act::request(arguments, &weir_api::Request::Reload),

@@ -1,0 +1,97 @@
+//! `weir explain` and `weir what-if`: what becomes of a packet, and would become of flows.
+
+use anyhow::{Context, Result, anyhow};
+use rustix::time::{ClockId, clock_gettime};
+use weir_explain::{Change, Question, Replica};
+use weir_shm::Pins;
+
+use super::{Arguments, health, output};
+
+/// Which packet.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Asked {
+    /// tcp, udp, icmp, gre, esp … or a number.
+    pub protocol: String,
+    /// Its source: ADDRESS:PORT, of IPv6 [ADDRESS]:PORT; without a port where the protocol has none.
+    pub source: String,
+    /// Its destination, likewise.
+    pub destination: String,
+    /// The uplink, or the interface of the LAN, by which it comes in; without, as its addresses say.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Its sender's hardware address; without, as the flow or the kernel says.
+    #[arg(long, value_parser = mac)]
+    pub mac: Option<[u8; 6]>,
+    /// Its differentiated services code point, 0 to 63.
+    #[arg(long, default_value_t = 0)]
+    pub dscp: u8,
+}
+
+/// Reads `02:00:00:00:00:01`.
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    let byte = |text: &str| u8::from_str_radix(text, 16).ok().filter(|_| text.len() <= 2);
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    bytes
+        .and_then(|bytes| <[u8; 6]>::try_from(bytes).ok())
+        .ok_or_else(|| "a hardware address is written as 02:00:00:00:00:01".to_owned())
+}
+
+/// `weir explain`.
+pub fn explain(arguments: &Arguments, pins: &Pins, asked: &Asked) -> Result<String> {
+    let Asked { protocol, source, destination, from, mac, dscp } = asked;
+    let question = Question::read(protocol, source, destination)?.with_dscp(*dscp)?;
+    let question = Question { from: from.clone(), mac: *mac, ..question };
+    let mut explanation = Replica::pinned(pins, now())?.explain(&question)?;
+    if let Some(flow) = explanation.flow.as_ref().filter(|flow| !flow.new)
+        && let Some(uplink) = &flow.uplink
+    {
+        // No entry says when its flow began or moved; this is what may have moved it.
+        let known = health::last_change(arguments, uplink);
+        explanation.notes.push(match known {
+            Some(change) => format!("when the flow last moved is not kept; {change}"),
+            None => "when the flow last moved is not kept".to_owned(),
+        });
+    }
+    if arguments.json {
+        return Ok(output::json("explain", serde_json::to_value(&explanation)?));
+    }
+    Ok(explanation.to_string())
+}
+
+/// `weir what-if`.
+pub fn what_if(pins: &Pins, words: &[String], json: bool) -> Result<String> {
+    let change = Change::read(&words.join(" "))?;
+    // XDP forwards what workers decided: where flows go, these say alone.
+    let mut replica = Replica::of_pinned(pins, now())?;
+    let forecast = replica.what_if(&change).with_context(|| anyhow!("what if {change}?"))?;
+    if json {
+        return Ok(output::json("what_if", serde_json::to_value(&forecast)?));
+    }
+    Ok(forecast.to_string())
+}
+
+/// The clock of the flow table.
+fn now() -> u32 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_is_read_or_refused() {
+        assert_eq!(mac("2:0:a:FF:0:1"), Ok([2, 0, 10, 255, 0, 1]));
+        for wrong in ["", "2:0:a:ff:0", "2:0:a:ff:0:1:2", "2:0:a:fff:0:1", "g:0:0:0:0:0"] {
+            assert!(mac(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_gateway_it_is_said_what_to_start() {
+        let pins = Pins::existing("/sys/fs/bpf/weir-not-there");
+        let error = what_if(&pins, &["down".into(), "fiber".into()], false).unwrap_err();
+        assert!(error.to_string().contains("start weir-control"), "{error}");
+    }
+}
