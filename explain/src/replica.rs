@@ -103,6 +103,7 @@ impl Replica {
             observations: Observations::anonymous()?,
             nat_log: None,
             host_flows: Default::default(),
+            agreements: Default::default(),
             hash_key: live.hash_key,
         };
         copy_into(live, &copy)?;
