@@ -1,10 +1,10 @@
-//! A change that somebody considers: read from words, and made to a copy as the control process makes
-//! it to the gateway.
+//! A change that somebody considers: read from words, and made to a copy as the control process
+//! makes it to the gateway.
 //!
-//! State words follow from what is known of each path and what the change says of one, the last resort
-//! by [`weir_health::choose`]; bucket tables from members and takers by [`Buckets`], from the home tables
-//! that are kept for the next control process. Load is left out: what spillover and `balance` make of
-//! weights only the control process knows.
+//! State words follow from what is known of each path and what the change says of one, the last
+//! resort by [`weir_health::choose`]; bucket tables from members and takers by [`Buckets`], from
+//! the home tables that are kept for the next control process. Load is left out: what spillover and
+//! `balance` make of weights only the control process knows.
 
 use std::fmt;
 
@@ -59,13 +59,13 @@ impl fmt::Display for Change {
 }
 
 impl Change {
-    /// Reads `down fiber`, `up fiber`, `drain fiber`, `weight fiber 5` and `weight fiber 5 policy all`.
+    /// Reads `down fiber`, `up fiber`, `drain fiber`, `weight fiber 5` and `weight fiber 5 policy
+    /// all`.
     ///
     /// # Errors
     /// When it is none of these, or the weight is no weight.
     pub fn read(text: &str) -> Result<Self> {
-        let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let words: Vec<_> = text.split_whitespace().collect();
         let weight = |weight: &str| {
             let most = Member::MAX_WEIGHT;
             let read = weight.parse().ok().filter(|weight| *weight <= most);
@@ -158,8 +158,8 @@ impl Replica {
         Ok(notes)
     }
 
-    /// The tables of a family's policies after the change. `first` are those of IPv4, which hosts with
-    /// both go by.
+    /// The tables of a family's policies after the change. `first` are those of IPv4, which hosts
+    /// with both go by.
     fn tables(
         &self,
         half: &mut ControlHalf,

@@ -30,8 +30,8 @@ impl Replica {
     /// What becomes of a packet, and why.
     ///
     /// # Errors
-    /// When it is not clear where the packet comes in, and how to say that; or the kernel does not run
-    /// the XDP program.
+    /// When it is not clear where the packet comes in, and how to say that; or the kernel does not
+    /// run the XDP program.
     pub fn explain(&mut self, question: &Question) -> Result<Explanation> {
         match question.source {
             IpAddr::V4(_) => self.explain_as::<V4>(question),
@@ -327,7 +327,7 @@ fn packet_of<F: Family>(half: &ControlHalf, p: &Parsed<F>, port: &Port, frame: &
         destination,
         from: port_name(half, port),
         mac: mac(ethernet::Frame::new_unchecked(frame).src()),
-        segment: (p.proto == TCP).then(|| match p.tcp_flags & weir_wire::tcp::flag::SYN {
+        segment: (p.proto == TCP).then_some(match p.tcp_flags & weir_wire::tcp::flag::SYN {
             0 => "ACK",
             _ => "SYN",
         }),

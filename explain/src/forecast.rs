@@ -1,15 +1,15 @@
 //! What a change does to flows and to the shares of new ones.
 //!
-//! The copy makes the change, sweeps, and then gets the next packet of every flow from inside. A flow
-//! that has its uplink still stays; one that has another moved; one whose connection was reset, or whose
-//! packet goes nowhere, breaks.
+//! The copy makes the change, sweeps, and then gets the next packet of every flow from inside. A
+//! flow that has its uplink still stays; one that has another moved; one whose connection was
+//! reset, or whose packet goes nowhere, breaks.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
-use weir_layout::control::{BUCKETS, ControlHalf, PathId};
+use weir_layout::control::{BUCKETS, ControlHalf, PathId, path_state};
 use weir_layout::flow::{FlowState, flag};
 use weir_layout::protocol::{ICMP, ICMPV6};
 use weir_layout::{Family as Ip, NONE};
@@ -160,9 +160,11 @@ impl Replica {
             _ => (&entry, &back),
         };
         let Some((device, frame)) = self.next_packet(out, host) else {
-            let usable = self.regions.control.path_state(PathId::new(entry.uplink, F::FAMILY))
-                & weir_layout::control::path_state::USABLE;
-            let stays = if usable != 0 { Becomes::Stays } else { Becomes::Breaks };
+            let state = self.regions.control.path_state(PathId::new(entry.uplink, F::FAMILY));
+            let stays = match state & path_state::USABLE {
+                0 => Becomes::Breaks,
+                _ => Becomes::Stays,
+            };
             return Ok(each(stays));
         };
         let ran = self.send(device, &frame)?;
@@ -185,9 +187,8 @@ impl Replica {
         }
         let [source, destination] = key.addresses().map(Into::into);
         let ports = [key.sport(), key.dport()].map(u16::from_be_bytes);
-        let (from_port, mac) = (None, Some(from.mac));
-        let question =
-            Question { protocol, source, destination, ports, from: from_port, mac, dscp: 0 };
+        let mac = Some(from.mac);
+        let question = Question { protocol, source, destination, ports, from: None, mac, dscp: 0 };
         let link = Link { from: from.mac, to: port.mac.bytes(), vlan: port.vlan };
         let segment = Segment::Later { seq: out.next_seq, ack: host.next_seq };
         Some((port.device, question.frame(&link, segment)))

@@ -174,8 +174,8 @@ impl Replica {
         self.xdp.is_some()
     }
 
-    /// Takes a frame through that comes in by a device: XDP, if it is there, and the workers, of which
-    /// the first gets it.
+    /// Takes a frame through that comes in by a device: XDP, if it is there, and the workers, of
+    /// which the first gets it.
     ///
     /// # Errors
     /// When the kernel does not run the program.
@@ -240,7 +240,8 @@ impl Replica {
         self.wire = Wire::default();
     }
 
-    /// Lets all workers find the hosts that somebody outside asks for, as far as the kernel knows them.
+    /// Lets all workers find the hosts that somebody outside asks for, as far as the kernel knows
+    /// them.
     pub(crate) fn settle(&mut self) {
         let Self { engines, owners: Some(owners), .. } = self else { return };
         for engine in engines {
@@ -266,7 +267,8 @@ impl Replica {
         Some((slot, table.slot(slot).read()?))
     }
 
-    /// The device that a frame leaves by, which XDP has forwarded: its source is its port's address.
+    /// The device that a frame leaves by, which XDP has forwarded: its source is its port's
+    /// address.
     fn device_of(&self, frame: &[u8]) -> u8 {
         let from = weir_wire::ethernet::Frame::new_unchecked(frame);
         let ports = self.half.ports.iter().filter(|port| port.role().is_some());

@@ -12,11 +12,13 @@ use super::{Arguments, health, output};
 pub struct Asked {
     /// tcp, udp, icmp, gre, esp … or a number.
     pub protocol: String,
-    /// Its source: ADDRESS:PORT, of IPv6 [ADDRESS]:PORT; without a port where the protocol has none.
+    /// Its source: ADDRESS:PORT, of IPv6 [ADDRESS]:PORT; without a port where the protocol has
+    /// none.
     pub source: String,
     /// Its destination, likewise.
     pub destination: String,
-    /// The uplink, or the interface of the LAN, by which it comes in; without, as its addresses say.
+    /// The uplink, or the interface of the LAN, by which it comes in; without, as its addresses
+    /// say.
     #[arg(long)]
     pub from: Option<String>,
     /// Its sender's hardware address; without, as the flow or the kernel says.

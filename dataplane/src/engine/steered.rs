@@ -2,7 +2,7 @@
 //!
 //! What is asked is what the packet's path asks, by the same functions; here each step is kept.
 
-use weir_layout::control::{RuleAction, RuleFrom};
+use weir_layout::control::RuleAction;
 use weir_shm::flows::Stored;
 use weir_wire::ethernet;
 
@@ -27,8 +27,8 @@ pub struct Steered {
 }
 
 impl Engine {
-    /// How a frame that came in by a device would be steered if it began a flow now; `None`: it comes
-    /// from no LAN, or no rule is asked about it. Changes nothing.
+    /// How a frame that came in by a device would be steered if it began a flow now; `None`: it
+    /// comes from no LAN, or no rule is asked about it. Changes nothing.
     pub fn steered(&mut self, frame: &[u8], device: u8, now: u32) -> Option<Steered> {
         self.refresh();
         self.context.now = now;
@@ -48,7 +48,6 @@ impl<F: Stored> Sessions<F> {
             return None;
         }
         let traffic = traffic_of(&work);
-        debug_assert_eq!(traffic.from, RuleFrom::Lan);
         let (mut steps, mut mapping) = (Vec::new(), None);
         let (ruling, uplink) = match half.stateless(F::FAMILY) {
             Some(stateless) => {

@@ -1,5 +1,5 @@
-//! What is said of a packet is what becomes of it: packets that are made up as they go, at sites that
-//! are too, are explained on a copy first and sent then.
+//! What is said of a packet is what becomes of it: packets that are made up as they go, at sites
+//! that are too, are explained on a copy first and sent then.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,8 +25,8 @@ type Context<'a> = &'a dyn Fn() -> String;
 
 /// Packets at one site.
 const PACKETS: usize = 5_000;
-/// Packets that one copy explains, one after another, as the gateway gets them; fewer where a port was
-/// drawn by lot, which is another at the copy.
+/// Packets that one copy explains, one after another, as the gateway gets them; fewer where a port
+/// was drawn by lot, which is another at the copy.
 const OF_A_COPY: usize = 250;
 const ALL: usize = 100_000;
 const FLOWS: u32 = 4096;
@@ -237,10 +237,12 @@ impl World {
     }
 
     /// The flow is where is said, for a reason that holds.
-    fn has_flow<F: Stored>(&mut self, frame: &[u8], explained: &Explanation, context: Context<'_>)
-    where
-        F: OfRegions,
-    {
+    fn has_flow<F: OfRegions>(
+        &mut self,
+        frame: &[u8],
+        explained: &Explanation,
+        context: Context<'_>,
+    ) {
         let key = F::parse(frame).unwrap().key();
         let table = F::table(&self.gateway.regions);
         let entry = table.find(key.hash(KEY), &key).and_then(|slot| table.slot(slot).read());

@@ -11,7 +11,7 @@ use weir_layout::control::{
 };
 use weir_layout::flow::FlowState;
 use weir_layout::{Family, NONE};
-use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::flows::FlowTable;
 use weir_wire::family::{V4, V6};
 use weir_wire::tcp::flag::{ACK, SYN};
 
@@ -178,8 +178,7 @@ impl World {
     }
 
     /// What becomes of a flow whose host sends the next packet: the uplink that it has then.
-    fn goes_on<F: Stored + OfRegions>(&mut self, slot: u32, of: &Before) -> Option<u8> {
-        let _ = slot;
+    fn goes_on<F: OfRegions>(&mut self, of: &Before) -> Option<u8> {
         let key = F::parse(&of.frame).unwrap().key();
         let now = |world: &Self| {
             let table = F::table(&world.gateway.regions);
@@ -201,7 +200,7 @@ struct Before {
 }
 
 /// The next packet of a flow that its slot is of.
-fn next<F: Stored + OfRegions>(gateway: &Gateway, each: &Each) -> Before {
+fn next<F: OfRegions>(gateway: &Gateway, each: &Each) -> Before {
     let table = F::table(&gateway.regions);
     let entry = table.slot(each.slot).read().unwrap();
     let back = table.slot(entry.peer).read().unwrap();
@@ -252,8 +251,8 @@ fn what_is_forecast_is_what_a_change_does_to_each_flow() {
             world.make(&change);
             for (each, before) in &flows {
                 let uplink = match each.family {
-                    Family::V4 => world.goes_on::<V4>(each.slot, before),
-                    Family::V6 => world.goes_on::<V6>(each.slot, before),
+                    Family::V4 => world.goes_on::<V4>(before),
+                    Family::V6 => world.goes_on::<V6>(before),
                 };
                 let (wanted, what) = match each.becomes {
                     Becomes::Stays => (Some(each.uplink), "stay"),
