@@ -35,7 +35,8 @@ fn configuration(topology: &Topology, metrics: &str) -> String {
     let text = Weir::configuration(topology, &[2, 1]);
     format!(
         "{text}{metrics}\n[[rule]]\nname = \"udp\"\nprotocol = \"udp\"\npolicy = \"balanced\"\n\
-         [[rule]]\nname = \"quiet\"\nprotocol = \"tcp\"\ndestination_ports = \"7\"\naction = \"drop\"\n"
+         [[rule]]\nname = \"quiet\"\nprotocol = \"tcp\"\ndestination_ports = \"7\"\n\
+         action = \"drop\"\n"
     )
 }
 
@@ -212,7 +213,7 @@ fn prometheus_takes_what_it_scrapes_and_sees_an_uplink_go_down() {
     let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus-alerts.yml");
     let text = format!(
         "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [\"{alerts}\"]\n\
-         scrape_configs:\n- job_name: weir\n  static_configs: [{{ targets: [\"127.0.0.1:{PORT}\"] }}]\n"
+         scrape_configs:\n- job_name: weir\n  static_configs:\n  - {{ targets: [\"127.0.0.1:{PORT}\"] }}\n"
     );
     std::fs::write(&file, text).unwrap();
     let log = std::fs::File::create(directory.join("prometheus.log")).unwrap();

@@ -70,8 +70,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one that a client is to get who accepts these media types (RFC 9110 §12.5.1): OpenMetrics
-    /// where it is named and not refused.
+    /// The one that a client is to get who accepts these media types (RFC 9110 §12.5.1):
+    /// OpenMetrics where it is named and not refused.
     pub fn accepted(accept: &str) -> Self {
         let named = accept.split(',').any(|range| {
             let mut parts = range.split(';').map(str::trim);

@@ -95,7 +95,8 @@ macro_rules! unit {
 }
 
 macro_rules! metrics {
-    ($($id:ident = $kind:ident $name:literal $(in $unit:ident)? by [$($label:literal),*]: $help:literal;)*) => {
+    ($($id:ident = $kind:ident $name:literal $(in $unit:ident)?
+        by [$($label:literal),*]: $help:literal;)*) => {
         $(
             #[doc = $help]
             pub const $id: Metric = Metric {
@@ -136,7 +137,8 @@ metrics! {
     UPLINK_SATURATED = Gauge "weir_uplink_saturated" by ["uplink"]:
         "1: the uplink is too full for new flows, while others have room";
     UPLINK_LOAD = Gauge "weir_uplink_load_bytes_per_second" by ["uplink", "direction"]:
-        "What the uplink carried in the last second, from the IP header on; down is from the provider";
+        "What the uplink carried in the last second, from the IP header on; down is from the \
+         provider";
     UPLINK_CAPACITY = Gauge "weir_uplink_capacity_bytes_per_second"
         by ["uplink", "direction", "source"]:
         "What the uplink can carry, by the configuration or as learned, from the IP header on";

@@ -37,8 +37,8 @@ pub fn listen(c: &mut Checker<'_>, given: Option<&Metrics>) -> Vec<SocketAddr> {
     let open = addresses.iter().filter(|address| !address.ip().is_loopback());
     c.warnings.extend(open.map(|address| {
         format!(
-            "[metrics] listens on {address}: whoever reaches it reads names, traffic and state of all \
-             uplinks. Nobody is asked who he is, and nothing is encrypted: have a firewall let in \
+            "[metrics] listens on {address}: whoever reaches it reads names, traffic and state of \
+             all uplinks. Nobody is asked who he is, and nothing is encrypted: have a firewall let in \
              the collector alone, or listen on 127.0.0.1"
         )
     }));

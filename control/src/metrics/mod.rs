@@ -36,8 +36,8 @@ use limits::{LIMITS, Limits, Room};
 const AGAIN: Duration = Duration::from_secs(1);
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 16;
-/// Where a CPU has more to do, a tenth of it (sched(7)): who forwards comes first. With the least there
-/// is (19), a scrape took seconds on a busy machine, which is when figures are wanted.
+/// Where a CPU has more to do, a tenth of it (sched(7)): who forwards comes first. With the least
+/// there is (19), a scrape took seconds on a busy machine, which is when figures are wanted.
 const NICE: i32 = 10;
 
 /// The way to the thread, which ends when this is dropped.
