@@ -87,9 +87,9 @@ impl Program {
         done.context("cannot enter a device in the XDP program's map")
     }
 
-    /// What the program makes of a frame that comes in by an interface of this network namespace, on
-    /// its first queue: its verdict (`enum xdp_action`, `linux/bpf.h`), and the frame as it leaves it.
-    /// Nothing is sent, and no socket gets anything (`BPF_PROG_TEST_RUN`).
+    /// What the program makes of a frame that comes in by an interface of this network namespace,
+    /// on its first queue: its verdict (`enum xdp_action`, `linux/bpf.h`), and the frame as it
+    /// leaves it. Nothing is sent, and no socket gets anything (`BPF_PROG_TEST_RUN`).
     pub fn test_run(&mut self, ifindex: u32, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         // `struct xdp_md`, of which the kernel takes the length and the interface.
         let context = [0, frame.len() as u32, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();

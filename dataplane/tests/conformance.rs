@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the table calls a directory.
-const DIRECTORIES: [(&str, &str); 10] = [
+const DIRECTORIES: [(&str, &str); 11] = [
     ("engine/", "dataplane/tests/engine/"),
     ("bench/", "bench/tests/"),
     ("wire/src/", "wire/src/"),
@@ -14,6 +14,7 @@ const DIRECTORIES: [(&str, &str); 10] = [
     ("publish/", "control/publish/src/"),
     ("pcp/src/", "control/pcp/src/"),
     ("pcp/", "control/pcp/tests/"),
+    ("upnp/", "control/upnp/tests/"),
     ("src/", "dataplane/src/"),
 ];
 

@@ -314,9 +314,9 @@ fn has_flow<F: Table>(parsed: &Parsed<F>, key: &FlowKey<F>) -> bool {
     exists
 }
 
-/// Is one of the first two tags of VLAN 0? To the kernel that is no tag (IEEE 802.1Q §9.6: a priority
-/// alone), so that it would take what is behind for a packet of a port of ours, which nobody has
-/// looked at.
+/// Is one of the first two tags of VLAN 0? To the kernel that is no tag (IEEE 802.1Q §9.6: a
+/// priority alone), so that it would take what is behind for a packet of a port of ours, which
+/// nobody has looked at.
 #[inline(always)]
 fn has_empty_tag(head: &[u8; HEAD_LEN]) -> bool {
     let is_empty = |control: [u8; 2]| u16::from_be_bytes(control) & ethernet::VLAN_ID == 0;

@@ -218,8 +218,8 @@ pub fn store<T: zerocopy::IntoBytes + zerocopy::Immutable>(mmap: &Mmap, offset: 
     }
 }
 
-/// Copies so many bytes from `offset` on to another mapping, word by word, relaxed. Pages that are zero
-/// in both are not touched there.
+/// Copies so many bytes from `offset` on to another mapping, word by word, relaxed. Pages that are
+/// zero in both are not touched there.
 pub fn copy(from: &Mmap, to: &Mmap, offset: usize, bytes: usize) {
     let words = to.view::<AtomicU64>(offset).iter().zip(from.view::<AtomicU64>(offset));
     for (word, found) in words.take(bytes / size_of::<u64>()) {

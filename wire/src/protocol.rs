@@ -17,8 +17,8 @@ pub const fn is_mapped(proto: u8) -> bool {
     matches!(proto, udp::PROTOCOL | icmp::PROTOCOL | icmpv6::PROTOCOL)
 }
 
-/// May a flow be of the protocol? Of ICMP echo alone. Not what is of one link, ICMP of the other family,
-/// or what is reserved.
+/// May a flow be of the protocol? Of ICMP echo alone. Not what is of one link, ICMP of the other
+/// family, or what is reserved.
 #[inline(always)]
 pub fn has_flows<F: Family>(proto: u8) -> bool {
     match proto {

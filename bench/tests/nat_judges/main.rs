@@ -6,8 +6,8 @@
 //! | `vovida` | Vovida's `stun` (RFC 3489): mapping, filtering, hairpinning |
 //! | `tcp` | servers, by where they see connections of one port come from |
 //!
-//! A NAT that keeps ports looks endpoint-independent whatever it does, until others have the same port
-//! at the same servers: so they send from it first.
+//! A NAT that keeps ports looks endpoint-independent whatever it does, until others have the same
+//! port at the same servers: so they send from it first.
 
 mod coturn;
 mod tcp;
@@ -131,8 +131,8 @@ impl Load {
     }
 }
 
-/// Further addresses of the second host. An endpoint has one uplink: by chance all have the same once
-/// in eight million times.
+/// Further addresses of the second host. An endpoint has one uplink: by chance all have the same
+/// once in eight million times.
 fn others(topology: &Topology) -> impl Iterator<Item = Ipv4Addr> {
     let port = topology.hosts[1].port;
     (20..44).map(move |host| plan::host_address(port, host))

@@ -12,7 +12,8 @@ use super::{Site, servers};
 /// How long a connection is tried, or its first word waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where connections of one port come from, as a server at each of these addresses and ports sees it.
+/// Where connections of one port come from, as a server at each of these addresses and ports sees
+/// it.
 fn seen_by_servers(
     site: &Site,
     listeners: &[TcpListener],

@@ -1,7 +1,7 @@
-//! Packets that nobody asked for, of all kinds, from a neighbour on a provider's link: none reaches a
-//! host of a LAN or another provider, whatever the kernel would do. It forwards here, believes source
-//! routes, has no filter but weir's table, for one round not even that, and knows each host's hardware
-//! address.
+//! Packets that nobody asked for, of all kinds, from a neighbour on a provider's link: none reaches
+//! a host of a LAN or another provider, whatever the kernel would do. It forwards here, believes
+//! source routes, has no filter but weir's table, for one round not even that, and knows each
+//! host's hardware address.
 //!
 //! | module | what |
 //! |---|---|

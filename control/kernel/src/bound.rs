@@ -127,8 +127,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Gives what the next datagram of a dump says to `enter`; was it the last? A family or protocol
-    /// that the kernel does not have has no sockets.
+    /// Gives what the next datagram of a dump says to `enter`; was it the last? A family or
+    /// protocol that the kernel does not have has no sockets.
     async fn take(&mut self, enter: &mut impl FnMut(SocketId)) -> io::Result<bool> {
         self.datagram.clear();
         self.socket.recv(&mut self.datagram).await?;

@@ -1,8 +1,9 @@
 //! The kernel's own tunnels that are no links: L2TP over IP, and PPTP.
 //!
 //! L2TP tells of its tunnels by generic netlink (`include/uapi/linux/l2tp.h`). PPTP tells nobody
-//! (`drivers/net/ppp/pptp.c`): there the control connection tells, TCP port 1723 at either end, without
-//! which no tunnel lives (RFC 2637 §3.1). Neither is asked while the kernel has not loaded it.
+//! (`drivers/net/ppp/pptp.c`): there the control connection tells, TCP port 1723 at either end,
+//! without which no tunnel lives (RFC 2637 §3.1). Neither is asked while the kernel has not loaded
+//! it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -73,8 +74,8 @@ impl Tunnels {
     }
 }
 
-/// The far ends of the gateway's control connections, of IPv4, by sockets of either family: PPTP has no
-/// other.
+/// The far ends of the gateway's control connections, of IPv4, by sockets of either family: PPTP
+/// has no other.
 async fn pptp() -> io::Result<Vec<Peer>> {
     let mut found = Vec::new();
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {

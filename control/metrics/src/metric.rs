@@ -182,10 +182,10 @@ metrics! {
 
     // Policies, rules, services, sets.
     POLICY_TIER = Gauge "weir_policy_active_tier" by ["policy", "family"]:
-        "Tier of the policy that takes new flows; 0: none can";
-    MEMBER_TIER = Gauge "weir_policy_member_tier" by ["policy", "uplink"]:
+        "Tier of the policy that takes new flows; 0: none can. Of families that a member has";
+    MEMBER_TIER = Gauge "weir_policy_member_tier" by ["policy", "uplink", "family"]:
         "Tier of the uplink in the policy";
-    MEMBER_WEIGHT = Gauge "weir_policy_member_weight" by ["policy", "uplink"]:
+    MEMBER_WEIGHT = Gauge "weir_policy_member_weight" by ["policy", "uplink", "family"]:
         "Weight of the uplink in the policy";
     MEMBER_SHARE = Gauge "weir_policy_member_share_ratio" by ["policy", "uplink", "family"]:
         "How much of the policy's new flows the uplink is to get, 0 to 1";

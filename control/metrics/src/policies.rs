@@ -5,7 +5,7 @@ use std::fmt;
 
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member, PathId, Policy};
-use weir_layout::protocol::{TCP, UDP};
+use weir_layout::protocol;
 use weir_shm::published::Published;
 
 use crate::metric::*;
@@ -14,8 +14,10 @@ use crate::page::Page;
 pub fn add(state: &Published, page: &mut Page<'_>) -> fmt::Result {
     let half = &state.snapshot.half;
     add_members(state, page)?;
+    // Of a family that no member has a path of, there is none to take a flow.
     let tiers = policies(half).flat_map(|(_, policy)| {
-        families(half).map(|family| {
+        let has_some = |family: &Family| members(state, policy, *family).next().is_some();
+        families(half).filter(has_some).map(|family| {
             let tier = policy.steering(family).active_tier;
             ([policy.name.as_str(), family.name()], f64::from(tier))
         })
@@ -39,31 +41,32 @@ pub fn add(state: &Published, page: &mut Page<'_>) -> fmt::Result {
 
 fn add_members(state: &Published, page: &mut Page<'_>) -> fmt::Result {
     let half = &state.snapshot.half;
-    let members = || {
-        let of = |(_, policy): (usize, &'_ Policy)| (policy.name.as_str().to_owned(), *policy);
-        policies(half).map(of).flat_map(|(name, policy)| {
-            let members: Vec<Member> = policy.members().to_vec();
-            members.into_iter().map(move |member| {
-                let uplink = state.uplink_name(member.uplink).unwrap_or("?").to_owned();
-                ([name.clone(), uplink], member)
+    let all = || {
+        policies(half).flat_map(|(index, policy)| {
+            families(half).flat_map(move |family| {
+                let shares = state.shares(index, family);
+                members(state, policy, family).map(move |member| {
+                    let uplink = state.uplink_name(member.uplink).unwrap_or("?");
+                    let labels = [policy.name.as_str(), uplink, family.name()];
+                    (labels, member, shares.of(member.uplink))
+                })
             })
         })
     };
-    page.gauge(&MEMBER_TIER, members().map(|(labels, it)| (labels, it.tier.into())))?;
-    let weight = |member: Member| f64::from(member.weight & Member::MAX_WEIGHT);
-    page.gauge(&MEMBER_WEIGHT, members().map(|(labels, it)| (labels, weight(it))))?;
-    let shares = policies(half).flat_map(|(index, policy)| {
-        families(half).flat_map(move |family| {
-            let shares = state.shares(index, family);
-            let with_path =
-                move |member: &&Member| state.has_path(PathId::new(member.uplink, family));
-            policy.members().iter().filter(with_path).map(move |member| {
-                let uplink = state.uplink_name(member.uplink).unwrap_or("?");
-                ([policy.name.as_str(), uplink, family.name()], shares.of(member.uplink))
-            })
-        })
-    });
-    page.gauge(&MEMBER_SHARE, shares)
+    page.gauge(&MEMBER_TIER, all().map(|(labels, member, _)| (labels, member.tier.into())))?;
+    let weight = |member: &Member| f64::from(member.weight & Member::MAX_WEIGHT);
+    page.gauge(&MEMBER_WEIGHT, all().map(|(labels, member, _)| (labels, weight(member))))?;
+    page.gauge(&MEMBER_SHARE, all().map(|(labels, _, share)| (labels, share)))
+}
+
+/// The members of a policy that have a path of the family.
+fn members<'a>(
+    state: &'a Published,
+    policy: &'a Policy,
+    family: Family,
+) -> impl Iterator<Item = &'a Member> {
+    let has_path = move |member: &&Member| state.has_path(PathId::new(member.uplink, family));
+    policy.members().iter().filter(has_path)
 }
 
 fn policies(half: &ControlHalf) -> impl Iterator<Item = (usize, &Policy)> {
@@ -85,13 +88,11 @@ fn add_services(state: &Published, page: &mut Page<'_>) -> fmt::Result {
             continue;
         }
         let family = if forward.family == 0 { Family::V4 } else { Family::V6 };
-        let protocol = match forward.protocol {
-            TCP => "tcp",
-            UDP => "udp",
-            _ => "other",
-        };
+        let protocol = protocol::name(forward.protocol)
+            .map_or_else(|| forward.protocol.to_string(), Into::into);
         let flows = state.counters.forwarded(number);
-        *services.entry([name, family.name(), protocol]).or_insert(0) += flows;
+        *services.entry([name.to_owned(), family.name().to_owned(), protocol]).or_insert(0) +=
+            flows;
     }
     page.count(&SERVICE_CREATED, services)
 }

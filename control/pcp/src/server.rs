@@ -1,9 +1,9 @@
 //! What is answered to a datagram, and what it changes.
 //!
 //! A mapping is open by all uplinks; what is told of is the address outside of one. When that is
-//! another, the epoch begins anew and hosts are told: they ask again, and hear the other address for
-//! the same port. So it is when a mapping ends, or will, before the time that its host was told (RFC
-//! 6887 §8.5, RFC 6886 §3.6): the host asks again, and hears what it may have.
+//! another, the epoch begins anew and hosts are told: they ask again, and hear the other address
+//! for the same port. So it is when a mapping ends, or will, before the time that its host was told
+//! (RFC 6887 §8.5, RFC 6886 §3.6): the host asks again, and hears what it may have.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -75,8 +75,8 @@ impl Server {
         }
     }
 
-    /// A mapping is not what its host was told any more: the epoch of its realm, if that is still there,
-    /// begins anew.
+    /// A mapping is not what its host was told any more: the epoch of its realm, if that is still
+    /// there, begins anew.
     pub fn lose(&mut self, mapping: &Mapping, now: u64) {
         let of = |epoch: &&mut Epoch| epoch.lan == mapping.lan && epoch.family == mapping.family();
         if let Some(epoch) = self.epochs.iter_mut().find(of)

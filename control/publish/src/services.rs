@@ -7,8 +7,8 @@ use zerocopy::FromZeros;
 
 use crate::prefix::prefix;
 
-/// Enters those of the site into the half: the file's, and what hosts have asked for. Whom the gateway
-/// itself speaks with is there already.
+/// Enters those of the site into the half: the file's, and what hosts have asked for. Whom the
+/// gateway itself speaks with is there already.
 pub fn publish(half: &mut ControlHalf, site: &Site) {
     let families: Vec<Family> = site.families().collect();
     for publish in site.publish.iter().chain(&site.mapped) {
@@ -51,8 +51,8 @@ fn forward(site: &Site, publish: &PublishConfig, service: &Service) -> PortForwa
     }
 }
 
-/// The uplinks by whose addresses the gateway itself speaks a service's protocol, which has no ports: what
-/// comes to them is the gateway's.
+/// The uplinks by whose addresses the gateway itself speaks a service's protocol, which has no
+/// ports: what comes to them is the gateway's.
 fn spoken_by(half: &ControlHalf, service: &Service) -> u64 {
     let peers = half.own_peers().iter().filter(|peer| {
         (peer.protocol, usize::from(peer.family)) == (service.protocol, service.family.index())

@@ -90,7 +90,7 @@ pub use port_mapping::PortMapping;
 pub use prefixes::{SHARED, fault_of_delegated, may_share};
 pub use publish::{PublishConfig, Service, To};
 pub use ra::RaConfig;
-pub use service_ports::LEASES;
+pub use service_ports::{LEASES, spoken};
 pub use set_files::{SetFile, SetFiles};
 pub use sets::{Among, SetConfig, Sets};
 

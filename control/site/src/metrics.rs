@@ -1,6 +1,6 @@
 //! `[metrics]`: where metrics can be had.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use toml::Spanned;
 
@@ -22,8 +22,11 @@ pub fn listen(c: &mut Checker<'_>, given: Option<&Metrics>) -> Vec<SocketAddr> {
             Ok(address) if address.ip().is_multicast() => {
                 refuse(c, given, text, "an address of a group is nobody's to listen at");
             }
-            Ok(address) if addresses.contains(&address) => {
-                refuse(c, given, text, "it is there twice");
+            Ok(address) if is_nobodys(address.ip()) => {
+                refuse(c, given, text, "nothing can listen there");
+            }
+            Ok(address) if addresses.iter().any(|other| covers(other, &address)) => {
+                refuse(c, given, text, "another one is the same, or all addresses");
             }
             Ok(address) => addresses.push(address),
             Err(_) => refuse(c, given, text, "it is no address with a port"),
@@ -43,6 +46,21 @@ pub fn listen(c: &mut Checker<'_>, given: Option<&Metrics>) -> Vec<SocketAddr> {
         )
     }));
     addresses
+}
+
+/// Addresses that no socket of their family can have.
+fn is_nobodys(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+    }
+}
+
+/// Is it one socket's, where another has the other?
+fn covers(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_same = one.is_ipv4() == other.is_ipv4() && one.port() == other.port();
+    is_same && (is_any || one.ip() == other.ip())
 }
 
 fn refuse(c: &mut Checker<'_>, given: &Spanned<Texts>, text: &str, why: &str) {
@@ -86,7 +104,10 @@ mod tests {
             ("listen = \"localhost:9745\"", "no address with a port"),
             ("listen = \"127.0.0.1:0\"", "port 0"),
             ("listen = \"224.0.0.1:9745\"", "of a group"),
-            ("listen = [\"[::1]:9745\", \"[::1]:9745\"]", "twice"),
+            ("listen = \"255.255.255.255:9745\"", "nothing can listen there"),
+            ("listen = \"[::ffff:127.0.0.1]:9745\"", "nothing can listen there"),
+            ("listen = [\"[::1]:9745\", \"[::1]:9745\"]", "the same, or all addresses"),
+            ("listen = [\"127.0.0.1:9745\", \"0.0.0.0:9745\"]", "the same, or all addresses"),
             ("listen = []", "at no address"),
             ("listen = 9745", "a text, or a list of texts"),
             ("", "missing field `listen`"),

@@ -268,8 +268,8 @@ fn fits(
     }
 }
 
-/// Refuses what a protocol without ports cannot do: be kept for the gateway, which has what nobody asked
-/// for anyway, or be right with another address than it was sent to.
+/// Refuses what a protocol without ports cannot do: be kept for the gateway, which has what nobody
+/// asked for anyway, or be right with another address than it was sent to.
 fn fits_without_ports(
     c: &mut Checker<'_>,
     given: &Publish,

@@ -18,11 +18,13 @@ use crate::sleep;
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
 impl Daemon {
-    /// Says which rules and routes of the kernel's are not followed, and whether the gateway speaks with
-    /// too many remotes itself, if that is new.
+    /// Says which rules and routes of the kernel's are not followed, which protocols that are published
+    /// the gateway speaks itself, and whether it does with too many remotes, if that is new.
     pub(super) fn tell_unfollowed(&mut self) {
         self.crowded.say(own_peers::crowded(self.decider.kernel()));
-        let unfollowed = weir_site::unfollowed(self.decider.site(), self.decider.kernel());
+        let (site, kernel) = (self.decider.site(), self.decider.kernel());
+        let mut unfollowed = weir_site::unfollowed(site, kernel);
+        unfollowed.extend(weir_site::spoken(site, kernel));
         for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
             tracing::warn!("{text}");
         }

@@ -18,17 +18,17 @@
 //!
 //! The mark is that of commands run by `weir use`, which leave by their uplink or not at all,
 //! whatever address they bind to; the guard's table sees to the devices that they bind to. By an
-//! uplink without an IPv6 path they have no IPv6 beyond the gateway's own networks.
-//! A rule that is entered without a priority gets one before all others but the local table's
-//! (`fib_default_rule_pref`, net/core/fib_rules.c), as `wg-quick` has it; so the rules by mark, which
-//! are for nobody else, move before it. When it goes down, it has the kernel delete rules that look at
-//! main without defaults, whoever's and for whatever packets (`rule_find`, there), until its own is
-//! gone; none for what names an uplink is meant by that, as none suppresses length 0.
-//! Their rules outlive this process. The guard's table gives the second mark to answers of containers,
-//! whose source is no address of an uplink's when their way is looked for, and the third to what is
-//! from an uplink's address and for another uplink's link, where main has a route.
-//! What comes in by a LAN meets others' rules first: where they
-//! lead elsewhere than to an uplink, such packets are the kernel's (see `destinations`).
+//! uplink without an IPv6 path they have no IPv6 beyond the gateway's own networks. A rule that is
+//! entered without a priority gets one before all others but the local table's
+//! (`fib_default_rule_pref`, net/core/fib_rules.c), as `wg-quick` has it; so the rules by mark,
+//! which are for nobody else, move before it. When it goes down, it has the kernel delete rules
+//! that look at main without defaults, whoever's and for whatever packets (`rule_find`, there),
+//! until its own is gone; none for what names an uplink is meant by that, as none suppresses length
+//! 0. Their rules outlive this process. The guard's table gives the second mark to answers of
+//! containers, whose source is no address of an uplink's when their way is looked for, and the
+//! third to what is from an uplink's address and for another uplink's link, where main has a route.
+//! What comes in by a LAN meets others' rules first: where they lead elsewhere than to an uplink,
+//! such packets are the kernel's (see `destinations`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

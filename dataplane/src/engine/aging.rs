@@ -46,8 +46,8 @@ impl Context {
     }
 }
 
-/// Does the flow, given its forward entry, keep other hosts from speaking with its remote by an address?
-/// Only what its host says keeps it then: a remote may go on sending to one that has left.
+/// Does the flow, given its forward entry, keep other hosts from speaking with its remote by an
+/// address? Only what its host says keeps it then: a remote may go on sending to one that has left.
 fn keeps_place<F: Family>(cx: &Context, forward: &Entry<F>) -> bool {
     let path = || cx.snapshot.half.path(F::path(forward.uplink));
     protocol::is_portless(forward.key.proto())

@@ -1,10 +1,11 @@
 //! What a host and a server have agreed on by ports, and go on with without: PPTP by TCP port 1723,
-//! and then GRE (RFC 2637 §1); IPsec by UDP port 500, and then ESP (RFC 7296 §2). The server expects
-//! both from one address, so the second leaves by the uplink of the first, and as that looks there.
+//! and then GRE (RFC 2637 §1); IPsec by UDP port 500, and then ESP (RFC 7296 §2). The server
+//! expects both from one address, so the second leaves by the uplink of the first, and as that
+//! looks there.
 //!
-//! Who has agreed is noted in places that all workers share, by host and server: a place says in which
-//! slot the flow is, and whoever reads it looks there. A flow that has ended is told by its slot, and
-//! what was noted last has the place. So nothing needs to be taken out.
+//! Who has agreed is noted in places that all workers share, by host and server: a place says in
+//! which slot the flow is, and whoever reads it looks there. A flow that has ended is told by its
+//! slot, and what was noted last has the place. So nothing needs to be taken out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,8 +84,8 @@ fn agrees_on<F: Family>(key: &FlowKey<F>) -> Option<u8> {
 }
 
 impl<F: Stored> Sessions<F> {
-    /// By which uplink, and from which address there, a host has agreed on the flow that it begins, if
-    /// the flow's policy has that uplink and it can be used.
+    /// By which uplink, and from which address there, a host has agreed on the flow that it begins,
+    /// if the flow's policy has that uplink and it can be used.
     pub(super) fn agreed(
         &self,
         cx: &Context,

@@ -11,9 +11,10 @@
 //! that was complete and whose checksum happens to be the pseudo-header's: it is the same
 //! afterwards.
 //!
-//! SCTP has no pseudo-header, and leaves zero in its field (`sctp_packet_transmit`, net/sctp/output.c;
-//! veth devices, and bridges over them, take such packets: `NETIF_F_SCTP_CRC`). What a LAN sends with
-//! zero is completed: whoever has agreed to take zero (RFC 9653) takes the CRC32c too.
+//! SCTP has no pseudo-header, and leaves zero in its field (`sctp_packet_transmit`,
+//! net/sctp/output.c; veth devices, and bridges over them, take such packets: `NETIF_F_SCTP_CRC`).
+//! What a LAN sends with zero is completed: whoever has agreed to take zero (RFC 9653) takes the
+//! CRC32c too.
 
 use weir_layout::flow::flag;
 use weir_shm::flows::{Action, Stored};
@@ -60,8 +61,8 @@ pub(super) fn complete<F: Family>(frame: &mut [u8], p: &Parsed<F>) -> bool {
     begun
 }
 
-/// Fills in the CRC32c of a whole SCTP packet that has none; its bytes go out the lowest first (RFC 9260
-/// appendix A).
+/// Fills in the CRC32c of a whole SCTP packet that has none; its bytes go out the lowest first (RFC
+/// 9260 appendix A).
 #[inline]
 fn complete_sctp<F: Family>(frame: &mut [u8], p: &Parsed<F>) {
     const CHECKSUM: std::ops::Range<usize> = 8..12;

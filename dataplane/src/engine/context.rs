@@ -205,8 +205,8 @@ impl Context {
         }
     }
 
-    /// The same of one that came by an uplink and asks for a host: what has no ports is decided by who
-    /// sent it, so by the worker that decides about what is sent there.
+    /// The same of one that came by an uplink and asks for a host: what has no ports is decided by
+    /// who sent it, so by the worker that decides about what is sent there.
     pub(super) fn decider_outside<F: Family>(&self, p: &Parsed<F>) -> Option<u8> {
         let is_portless = protocol::is_portless(p.proto);
         if is_portless { self.decider_of::<F>(p.proto, &p.src, 0) } else { None }

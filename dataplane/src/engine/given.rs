@@ -40,8 +40,8 @@ impl Given {
         !self.new.is_empty()
     }
 
-    /// Is the end outside of a flow, given its forward entry, at one of them? One that stays inside has
-    /// none.
+    /// Is the end outside of a flow, given its forward entry, at one of them? One that stays inside
+    /// has none.
     pub(super) fn has_far_end<F: Family>(&self, forward: &Entry<F>) -> bool {
         let key = &forward.key;
         let far = if is_asked(forward.flags) { key.src() } else { key.dst() };

@@ -86,8 +86,8 @@ impl Context {
         Some((asked, self.is_open_to(forward, p.src) == Some(true)))
     }
 
-    /// May a packet ask for a published service? By a protocol without ports not what the gateway itself
-    /// is told.
+    /// May a packet ask for a published service? By a protocol without ports not what the gateway
+    /// itself is told.
     fn is_publishable<F: Family>(&self, p: &Parsed<F>) -> bool {
         match p.proto {
             tcp::PROTOCOL | udp::PROTOCOL => true,
@@ -277,8 +277,8 @@ impl<F: Stored> Sessions<F> {
         found
     }
 
-    /// The same without ports: where some flow has these ends, none, unless the uplink of that is down.
-    /// Who asked by it may ask by another.
+    /// The same without ports: where some flow has these ends, none, unless the uplink of that is
+    /// down. Who asked by it may ask by another.
     fn alone(&mut self, cx: &Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
         let answer = inside.reversed();
         let answers = answer.hash(cx.key);

@@ -78,8 +78,8 @@ pub const fn is_portless(proto: u8) -> bool {
     !matches!(proto, TCP | UDP | ICMP | ICMPV6)
 }
 
-/// May packets of the protocol be forwarded? Not what is of one link (IGMP, and what routers tell their
-/// neighbours), or what is reserved.
+/// May packets of the protocol be forwarded? Not what is of one link (IGMP, and what routers tell
+/// their neighbours), or what is reserved.
 #[inline(always)]
 pub const fn is_forwarded(proto: u8) -> bool {
     !matches!(proto, HOP_BY_HOP | RESERVED | IGMP | EIGRP | OSPF | PIM | VRRP)
@@ -90,7 +90,8 @@ pub const fn is_forwarded(proto: u8) -> bool {
 pub enum Covered {
     /// Nothing, or a checksum that translation makes right.
     Nothing,
-    /// A checksum of the pseudo-header that is left as it is: another address with the same sum does.
+    /// A checksum of the pseudo-header that is left as it is: another address with the same sum
+    /// does.
     Checksum,
     /// A digest of the addresses themselves.
     Digest,

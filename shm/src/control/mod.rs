@@ -98,8 +98,9 @@ impl ControlRegion {
         Snapshot::take(self)
     }
 
-    /// Copies all of it to regions that nobody else uses; `false`: nothing is published, or something
-    /// was each time it was tried. State words and bound ports are as they were some time meanwhile.
+    /// Copies all of it to regions that nobody else uses; `false`: nothing is published, or
+    /// something was each time it was tried. State words and bound ports are as they were some time
+    /// meanwhile.
     pub fn copy_to(&self, copy: &Self) -> bool {
         read::copy(self, copy)
     }

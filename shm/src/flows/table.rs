@@ -234,8 +234,8 @@ impl<F: Stored> FlowTable<F> {
         }
     }
 
-    /// Copies the flows to an empty table of the same size that nobody else uses, each in its slot. One
-    /// that begins or ends meanwhile may be missing there, or a direction of it; none is torn.
+    /// Copies the flows to an empty table of the same size that nobody else uses, each in its slot.
+    /// One that begins or ends meanwhile may be missing there, or a direction of it; none is torn.
     pub fn copy_to(&self, copy: &Self) {
         for group in 0..self.pages.min(copy.pages) * PAGE_GROUPS {
             let found = self.tags(group).load();

@@ -223,8 +223,8 @@ fn to_lan_addresses(ports: &Ports<'_>) -> Option<(String, String)> {
 /// The set of hosts with connections to networks that one uplink leads to.
 const NEAR_HOSTS: &str = "near_hosts";
 
-/// Most connections of one host of a LAN to networks that one uplink leads to: as many as it may have
-/// flows, and no more than a quarter of the ports that the kernel translates with.
+/// Most connections of one host of a LAN to networks that one uplink leads to: as many as it may
+/// have flows, and no more than a quarter of the ports that the kernel translates with.
 fn most_near(site: &Site) -> u32 {
     let (first, last) = local_ports::beside(site.nat_ports).unwrap_or((0, u16::MAX));
     let quarter = (u32::from(last - first) + 1) / 4;
@@ -239,8 +239,8 @@ fn near_hosts(near: &[Near]) -> String {
     format!("\tset {NEAR_HOSTS} {{\n\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n")
 }
 
-/// Drops what begins one more there than a host of a LAN may have: the kernel would translate it, with a
-/// port that others need.
+/// Drops what begins one more there than a host of a LAN may have: the kernel would translate it,
+/// with a port that others need.
 fn crowded(site: &Site, near: &[Near]) -> String {
     let most = most_near(site);
     let begins = |near| {
@@ -280,8 +280,9 @@ fn commands(ports: &Ports<'_>, uplinks: &str) -> String {
     )
 }
 
-/// Has what the gateway sends from an address of one uplink leave by that, where the main table's routes
-/// would have it leave by another: for that one's link, say. Its way is looked for again, with the mark.
+/// Has what the gateway sends from an address of one uplink leave by that, where the main table's
+/// routes would have it leave by another: for that one's link, say. Its way is looked for again,
+/// with the mark.
 fn homeward(ports: &Ports<'_>, uplinks: &str) -> String {
     let homes = ports.seen.homes.iter().filter(|(_, own)| family(*own) == ports.family);
     let homes: Vec<_> = homes

@@ -25,8 +25,8 @@ const BLOCK: usize = 64;
 /// A service of one family and protocol that uplinks are open for. 88 bytes.
 ///
 /// What comes by one of the uplinks to one of the ports, at an address that its host has outside by
-/// that uplink, is for the host inside. A protocol without ports has port 0 alone, as in the key of its
-/// flows.
+/// that uplink, is for the host inside. A protocol without ports has port 0 alone, as in the key of
+/// its flows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PortForward {
