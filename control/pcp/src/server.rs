@@ -227,6 +227,7 @@ impl From<Denial> for ResultCode {
             Denial::Protocol => Self::UnsupportedProtocol,
             Denial::NoUplink => Self::NetworkFailure,
             Denial::Address | Denial::Port(_) => Self::CannotProvideExternal,
+            Denial::FilterFamily => Self::MalformedOption,
             Denial::NoRoom => Self::NoResources,
             Denial::Quota => Self::QuotaExceeded,
             Denial::FilterQuota => Self::ExcessiveRemotePeers,

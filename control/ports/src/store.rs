@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use weir_layout::control::MAX_MAPPED_ALLOWED;
 
-use crate::mapping::{MAX_FILTERS, Mapping, Mappings, Owner, TCP, UDP};
+use crate::mapping::{MAX_FILTERS, Mapping, Mappings, Owner, TCP, UDP, family};
 use crate::realm::{Limits, Realm, Situation};
 
 /// Which ports sockets of the gateway have; none: that is not known.
@@ -105,6 +105,8 @@ pub enum Denial {
     Port(Unavailable),
     /// Nobody can have any more, or the kernel does not say what sockets have.
     NoRoom,
+    /// A filter is of another family than the host.
+    FilterFamily,
     /// The host has its share.
     Quota,
     /// It has its share of filters.
@@ -157,7 +159,7 @@ impl Store {
 
     /// What the gateway has for who asks; none: it may not.
     pub fn realm(&self, asker: Asker<'_>) -> Option<&Realm> {
-        let realm = self.situation.realm(asker.lan, crate::mapping::family(asker.from))?;
+        let realm = self.situation.realm(asker.lan, family(asker.from))?;
         realm.holds(asker.from).then_some(realm)
     }
 
@@ -342,6 +344,11 @@ impl Store {
         wish: &Wish<'_>,
         known: &[IpNet],
     ) -> Result<Vec<IpNet>, Denied> {
+        // By a service's family one of another would be of nobody, and a service of nobody is open to all.
+        let of_host = family(wish.inside.ip());
+        if wish.filters.add.iter().any(|filter| family(filter.addr()) != of_host) {
+            return Err(Denial::FilterFamily.into());
+        }
         let mut filters = if wish.filters.clears { Vec::new() } else { known.to_vec() };
         for filter in wish.filters.add {
             if !filters.contains(filter) {

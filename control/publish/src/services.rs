@@ -12,7 +12,9 @@ use crate::prefix::prefix;
 pub fn publish(half: &mut ControlHalf, site: &Site) {
     let families: Vec<Family> = site.families().collect();
     for publish in site.publish.iter().chain(&site.mapped) {
-        for service in publish.services(&families) {
+        let services = publish.services(&families).into_iter();
+        // One that is open to nobody is not there.
+        for service in services.filter(|service| !publish.is_of_nobody(service.family)) {
             let number = half.port_forward_count as usize;
             if number >= half.port_forwards.len() {
                 return;
@@ -126,6 +128,19 @@ mod tests {
         let allowed: Vec<Vec<u8>> =
             allowed.map(|of| of.iter().map(|net| net.length).collect()).collect();
         assert_eq!(allowed, [vec![24, 24], vec![48]]);
+    }
+
+    #[test]
+    fn a_service_of_a_family_that_it_is_open_to_nobody_of_is_not_published() {
+        let text = format!(
+            "{SITE}[[publish]]\nname = \"web\"\nports = 443\nprotocol = \"tcp\"\n\
+             to = [\"10.0.0.5\", \"2001:db8::5\"]\nfrom = [\"192.0.2.0/24\", \"2001:db8:9::/48\"]\n"
+        );
+        let mut site = weir_site::parse("weir.toml", &text).unwrap();
+        site.publish[0].from.retain(|net| net.addr().is_ipv4());
+        let half = derive(&site, &Kernel::default(), &Overrides::default(), [&[]; 2], None).half;
+        let [v4] = half.port_forwards() else { panic!("{:?}", half.port_forwards().len()) };
+        assert_eq!((usize::from(v4.family), v4.allowed_count), (Family::V4.index(), 1));
     }
 
     #[test]

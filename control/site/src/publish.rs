@@ -95,6 +95,12 @@ impl PublishConfig {
     pub fn allowed(&self, family: Family) -> impl Iterator<Item = &IpNet> {
         self.from.iter().filter(move |net| weir_view::family(net.addr()) == family)
     }
+
+    /// Is it open to some, and to none of a family? Without anybody named it is open to all.
+    pub fn is_of_nobody(&self, family: Family) -> bool {
+        let names_none = self.from.is_empty() || self.allowed(family).next().is_some();
+        !names_none && self.allowed_sets == 0
+    }
 }
 
 impl Publish {
@@ -255,7 +261,7 @@ fn fits(
         }
         let has_none = publish.allowed(family).next().is_none();
         let mut of_sets = (0..MAX_SETS).filter(|number| publish.allowed_sets >> number & 1 != 0);
-        if !publish.from.is_empty() && has_none && publish.allowed_sets == 0 {
+        if publish.is_of_nobody(family) {
             let message = format!("`from` has no prefix of the family of {host}");
             c.refuse(span.clone(), message, "add one, or remove the address");
         } else if publish.allowed_sets != 0 && has_none && !of_sets.any(|it| sets.has(it, family)) {

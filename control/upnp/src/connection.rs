@@ -138,7 +138,9 @@ fn add(call: &mut Call<'_>, exactly: bool) -> Results {
         // One that leads nowhere would keep a port from others.
         return Err(Fault::ActionFailed);
     }
-    let realm = call.store.realm(call.asker).ok_or(Fault::NotAuthorized)?.clone();
+    // A remote host is of IPv4: for hosts of IPv6 there are pinholes.
+    let realm = call.store.realm(call.asker).filter(|realm| realm.family == Family::V4);
+    let realm = realm.ok_or(Fault::NotAuthorized)?.clone();
     let lease = if asked == 0 { WEEK_S } else { asked.min(WEEK_S) };
     let filter = key.remote.map(|remote| IpNet::from(std::net::IpAddr::V4(remote)));
     let mut wish = Wish {
@@ -189,6 +191,7 @@ fn refused(call: &Call<'_>, key: &Key, why: Denial) -> Fault {
         }
         Denial::Port(_) | Denial::Address => Fault::OtherMechanism,
         Denial::NoRoom | Denial::Quota | Denial::FilterQuota => Fault::NoPortsAvailable,
+        Denial::FilterFamily => Fault::InvalidArgs,
         Denial::NoUplink | Denial::Protocol => Fault::ActionFailed,
     }
 }

@@ -104,6 +104,7 @@ fn add(call: &mut Call<'_>) -> Results {
                 Denial::NoRoom | Denial::Quota | Denial::FilterQuota => {
                     Fault::PinholeSpaceExhausted
                 }
+                Denial::FilterFamily => Fault::InvalidArgs,
                 Denial::NoUplink | Denial::Protocol => Fault::ActionFailed,
             })
         }

@@ -64,6 +64,28 @@ fn a_host_maps_to_itself_alone_and_sees_its_own_alone() {
 }
 
 #[test]
+fn a_host_of_ipv6_maps_no_port_by_the_service_of_ipv4() {
+    for shared in [false, true] {
+        let mut site = Site::default();
+        let mut other = situation();
+        other.realms[1].shares_addresses = shared;
+        site.store.follow(other, 0, |_| {});
+        for (action, remote) in
+            [("AddPortMapping", "198.51.100.7"), ("AddPortMapping", ""), ("AddAnyPortMapping", "")]
+        {
+            let changed = [
+                ("NewRemoteHost", remote),
+                ("NewExternalPort", "18080"),
+                ("NewInternalPort", "18080"),
+            ];
+            let refused = site.ask(HOST6, Connection, action, &mapping(HOST6, &changed));
+            assert_eq!((refused.fault(), refused.changes), (606, false), "{action} {remote}");
+        }
+        assert!(site.store.mappings().is_empty());
+    }
+}
+
+#[test]
 fn arguments_that_cannot_be_have_the_standards_errors() {
     let mut site = Site::default();
     for (name, value, fault) in [

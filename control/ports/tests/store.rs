@@ -1,0 +1,53 @@
+//! What is granted and renewed, whichever protocol asks.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use weir_layout::Family;
+use weir_ports::{Denial, Filters, Outside, Owner, Realm, Situation, Store, Wish};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Of IPv6, where each host has its own address.
+fn realm() -> Realm {
+    Realm {
+        lan: "lan0".into(),
+        link: Some(1),
+        family: Family::V6,
+        servers: vec![ip("2001:db8:1::1")],
+        networks: vec!["2001:db8:1::/64".parse().unwrap()],
+        outside: Outside::Own,
+        shares_addresses: false,
+    }
+}
+
+fn store() -> Store {
+    let mut store = Store::default();
+    let situation = Situation { realms: vec![realm()], upnp: true, ..Situation::default() };
+    store.follow(situation, 0, |_| {});
+    store
+}
+
+fn wish<'a>(inside: u16, outside: u16, add: &'a [IpNet]) -> Wish<'a> {
+    Wish {
+        inside: SocketAddr::new(ip("2001:db8:1::5"), inside),
+        protocol: 6,
+        port: outside,
+        address: None,
+        exactly: true,
+        lifetime: 600,
+        owner: Owner::Upnp(String::new()),
+        filters: Filters { clears: true, add },
+    }
+}
+
+#[test]
+fn a_filter_of_another_family_opens_a_port_to_nobody() {
+    let mut store = store();
+    let filter = ["198.51.100.7/32".parse().unwrap()];
+    let denied = store.grant(&realm(), &wish(8080, 8080, &filter), 0, None).unwrap_err();
+    assert_eq!((denied.why, denied.changes), (Denial::FilterFamily, false));
+    assert!(store.mappings().is_empty());
+}
