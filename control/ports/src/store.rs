@@ -282,6 +282,9 @@ impl Store {
                 if wish.exactly && wish.port != 0 && wish.port != known.port {
                     return Err(Denial::Port(Unavailable::Taken).into());
                 }
+                if !realm.shares_addresses && wish.inside.port() != known.port {
+                    return Err(Denial::Port(Unavailable::NotTheSame).into());
+                }
                 let changes = wish.differs(&known, &filters);
                 self.renew(known.id, wish, filters, until);
                 (known.id, known.port, changes)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use weir_layout::Family;
-use weir_ports::{Denial, Filters, Outside, Owner, Realm, Situation, Store, Wish};
+use weir_ports::{Denial, Filters, Outside, Owner, Realm, Situation, Store, Unavailable, Wish};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -50,4 +50,15 @@ fn a_filter_of_another_family_opens_a_port_to_nobody() {
     let denied = store.grant(&realm(), &wish(8080, 8080, &filter), 0, None).unwrap_err();
     assert_eq!((denied.why, denied.changes), (Denial::FilterFamily, false));
     assert!(store.mappings().is_empty());
+}
+
+#[test]
+fn where_hosts_have_their_own_addresses_no_renewal_leads_a_port_to_another_one() {
+    let mut store = store();
+    let granted = store.grant(&realm(), &wish(8080, 8080, &[]), 0, None).unwrap();
+    let denied = store.grant(&realm(), &wish(22, 8080, &[]), 0, None).unwrap_err();
+    assert_eq!((denied.why, denied.changes), (Denial::Port(Unavailable::NotTheSame), false));
+    assert_eq!(store.mappings()[0].inside.port(), 8080);
+    let again = store.grant(&realm(), &wish(8080, 8080, &[]), 0, None).unwrap();
+    assert_eq!((again.id, again.changes), (granted.id, false));
 }

@@ -185,7 +185,9 @@ fn add(call: &mut Call<'_>, exactly: bool) -> Results {
 fn refused(call: &Call<'_>, key: &Key, why: Denial) -> Fault {
     let by_upnp = |it: &Mapping| key.is_at(it) && it.owner.is_upnp();
     match why {
-        Denial::Owned(_) | Denial::Port(Unavailable::Forbidden) => Fault::NotAuthorized,
+        Denial::Owned(_) | Denial::Port(Unavailable::Forbidden | Unavailable::NotTheSame) => {
+            Fault::NotAuthorized
+        }
         Denial::Port(Unavailable::Taken) if call.store.mappings().iter().any(by_upnp) => {
             Fault::Conflict
         }

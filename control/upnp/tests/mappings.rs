@@ -158,6 +158,18 @@ fn a_mapping_is_known_by_its_port_outside() {
 }
 
 #[test]
+fn a_host_with_an_address_of_its_own_maps_ports_to_the_same_inside() {
+    let mut site = Site::default();
+    let mut own = situation();
+    (own.realms[0].outside, own.realms[0].shares_addresses) = (weir_ports::Outside::Own, false);
+    site.store.follow(own, 0, |_| {});
+    assert_eq!(site.map(HOST, &[]).fault(), 606);
+    assert_eq!(site.map(HOST, &[("NewInternalPort", "18080")]).fault(), 0);
+    assert_eq!(site.map(HOST, &[]).fault(), 606, "nor does it lead elsewhere later");
+    assert_eq!(site.store.mappings()[0].inside.port(), 18_080);
+}
+
+#[test]
 fn any_port_is_another_where_that_is_taken_and_the_same_again() {
     let mut site = Site::default();
     let mut any = |from: &'static str, changed: &[(&'static str, &'static str)]| {
