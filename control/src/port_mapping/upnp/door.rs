@@ -15,8 +15,7 @@ use weir_upnp::PORT;
 use weir_upnp::presence::GROUPS;
 use weir_upnp::ssdp::{self, Search};
 
-use super::super::gate::Gate;
-use super::{Heard, web};
+use super::{Gates, Heard, web};
 
 /// Room for searches that wait, bytes: some hundred.
 const QUEUE_BYTES: usize = 1 << 18;
@@ -75,7 +74,7 @@ impl Door {
     /// Without a socket, or where another program has the port.
     pub fn open(
         place: Place,
-        gate: Arc<Mutex<Gate>>,
+        gates: Arc<Gates>,
         hear: mpsc::Sender<Heard>,
     ) -> io::Result<Arc<Self>> {
         let family = weir_view::family(place.address.ip());
@@ -90,10 +89,10 @@ impl Door {
             groups.into_iter().map(|it| (Arc::new(it), true)).chain([(socket, false)])
         {
             let ears =
-                Ears { door: Arc::downgrade(&door), gate: Arc::clone(&gate), hear: hear.clone() };
+                Ears { door: Arc::downgrade(&door), gates: Arc::clone(&gates), hear: hear.clone() };
             tasks.push(tokio::spawn(ears.listen(socket, of_many)).abort_handle());
         }
-        let accept = web::accept(listener, Arc::downgrade(&door), gate, hear);
+        let accept = web::accept(listener, Arc::downgrade(&door), gates, hear);
         tasks.push(tokio::spawn(accept).abort_handle());
         *door.listeners.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         Ok(door)
@@ -123,7 +122,7 @@ impl Door {
 /// Who hears searches.
 struct Ears {
     door: std::sync::Weak<Door>,
-    gate: Arc<Mutex<Gate>>,
+    gates: Arc<Gates>,
     hear: mpsc::Sender<Heard>,
 }
 
@@ -138,19 +137,15 @@ impl Ears {
                 continue;
             };
             let Some(door) = self.door.upgrade() else { return };
-            let now = time::monotonic_ms();
-            let admitted = {
-                let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-                gate.admit_search(&door.place.lan, from.ip(), now)
-            };
-            if !admitted {
-                continue;
-            }
-            // Who asks all says for how long they may take (UDA §1.3.3).
+            // Notices of its own, of a media server say, are no search and take nothing from a host. Who
+            // asks all says for how long they may take (UDA §1.3.3).
             let search = Search::read(&buffer[..length]);
             let Some(search) = search.filter(|it| !of_many || it.within.is_some()) else {
                 continue;
             };
+            if !self.gates.admit_search(&door.place.lan, from.ip(), time::monotonic_ms()) {
+                continue;
+            }
             if self.hear.send(Heard::Search { door, from, search }).await.is_err() {
                 return;
             }

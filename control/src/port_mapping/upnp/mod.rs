@@ -13,7 +13,7 @@ mod web;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::Full;
@@ -21,7 +21,7 @@ use hyper::body::Bytes;
 use hyper::{Request, Response};
 use tokio::sync::{mpsc, oneshot};
 use weir_api::time;
-use weir_ports::{Asker, IsBound, Situation, Store};
+use weir_ports::{Asker, IsBound, Realm, Situation, Store};
 use weir_service::Complaint;
 use weir_upnp::presence::{self, Notices};
 use weir_upnp::ssdp::Search;
@@ -71,12 +71,44 @@ pub struct Upnp {
     doors: BTreeMap<Place, Arc<Door>>,
     /// By place, what keeps it from being opened.
     shut: BTreeMap<Place, Complaint>,
-    gate: Arc<Mutex<Gate>>,
+    gates: Arc<Gates>,
     hear: mpsc::Sender<Heard>,
     waiting: Vec<Waiting>,
     seed: u64,
     /// Of answers that were sent.
     count: u64,
+}
+
+/// Who is heard. Searches can be sent in the name of neighbours, and are counted by themselves: they take
+/// nothing from requests, whose hosts have answered before.
+#[derive(Debug)]
+pub struct Gates {
+    searches: Mutex<Gate>,
+    requests: Mutex<Gate>,
+}
+
+impl Gates {
+    fn new(seed: u64) -> Self {
+        let gate = || Mutex::new(Gate::new(seed));
+        Self { searches: gate(), requests: gate() }
+    }
+
+    fn follow(&self, realms: &[Realm]) {
+        for gate in [&self.searches, &self.requests] {
+            gate.lock().unwrap_or_else(PoisonError::into_inner).follow(realms);
+        }
+    }
+
+    /// Is a host heard that looks for the gateway by a LAN now, in milliseconds?
+    fn admit_search(&self, lan: &str, host: IpAddr, now: u64) -> bool {
+        let mut gate = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.admit_search(lan, host, now)
+    }
+
+    /// Is one heard that asks for something?
+    fn admit(&self, lan: &str, host: IpAddr, now: u64) -> bool {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).admit(lan, host, now)
+    }
 }
 
 /// An answer to a search that is sent then.
@@ -95,7 +127,7 @@ impl Upnp {
             presence: Presence::default(),
             doors: BTreeMap::new(),
             shut: BTreeMap::new(),
-            gate: Arc::new(Mutex::new(Gate::new(seed))),
+            gates: Arc::new(Gates::new(seed)),
             hear,
             waiting: Vec::new(),
             seed,
@@ -116,8 +148,8 @@ impl Upnp {
     /// Opens what is to be open and could be opened, and closes all else.
     pub fn open(&mut self, situation: &Situation) {
         let realms = if situation.upnp { &situation.realms[..] } else { &[] };
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner).follow(realms);
-        let place = |realm: &weir_ports::Realm| {
+        self.gates.follow(realms);
+        let place = |realm: &Realm| {
             Some(Place {
                 lan: realm.lan.clone(),
                 index: realm.link?,
@@ -132,7 +164,7 @@ impl Upnp {
             if self.doors.contains_key(&place) {
                 continue;
             }
-            match Door::open(place.clone(), Arc::clone(&self.gate), self.hear.clone()) {
+            match Door::open(place.clone(), Arc::clone(&self.gates), self.hear.clone()) {
                 Ok(door) => {
                     self.shut.remove(&place);
                     self.doors.insert(place, door);
@@ -217,5 +249,31 @@ impl Upnp {
                 door.send(of.to, message.as_bytes());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_layout::Family;
+    use weir_ports::Outside;
+
+    use super::*;
+
+    #[test]
+    fn searches_take_nothing_from_requests() {
+        let host = IpAddr::from([10, 0, 0, 5]);
+        let gates = Gates::new(7);
+        gates.follow(&[Realm {
+            lan: "lan0".into(),
+            link: Some(1),
+            family: Family::V4,
+            servers: Vec::new(),
+            networks: vec!["10.0.0.0/24".parse().unwrap()],
+            outside: Outside::Nowhere,
+            shares_addresses: true,
+        }]);
+        let heard = (0..1000).filter(|_| gates.admit_search("lan0", host, 5000)).count();
+        assert!((1..1000).contains(&heard));
+        assert!(gates.admit("lan0", host, 5000));
     }
 }

@@ -17,9 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use weir_api::time;
 use weir_upnp::{Answer, http as protocol, soap};
 
-use super::super::gate::Gate;
 use super::door::Door;
-use super::{Asked, Heard};
+use super::{Asked, Gates, Heard};
 
 /// How long a connection may take, with the time until what it asked for is in force.
 const CONNECTION: Duration = Duration::from_secs(10);
@@ -36,7 +35,7 @@ const BUFFER: usize = 16 << 10;
 pub async fn accept(
     listener: TcpListener,
     door: Weak<Door>,
-    gate: Arc<Mutex<Gate>>,
+    gates: Arc<Gates>,
     hear: mpsc::Sender<Heard>,
 ) {
     let open = Arc::new(Mutex::new(Open::default()));
@@ -47,10 +46,7 @@ pub async fn accept(
             continue;
         };
         let Some(door) = door.upgrade() else { return };
-        let admitted = {
-            let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
-            gate.admit(&door.place.lan, from.ip(), time::monotonic_ms())
-        };
+        let admitted = gates.admit(&door.place.lan, from.ip(), time::monotonic_ms());
         let place = admitted.then(|| Place::take(&open, from.ip())).flatten();
         if let Some(place) = place {
             let client = Client { door: Arc::downgrade(&door), from, hear: hear.clone() };
