@@ -32,8 +32,9 @@ const OPEN_MS: u64 = 1000;
 const BOUND_MS: u64 = 1000;
 /// How long the kernel may take to say which they are.
 const KERNEL_PATIENCE: Duration = Duration::from_millis(500);
-/// Answers that wait for what they say to be in force.
-const WAITING: usize = 1024;
+/// Datagrams of a LAN that wait for what they say to be in force. Responses are no more than there are
+/// connections.
+const WAITING: usize = 256;
 
 pub(super) struct Task {
     store: Store,
@@ -76,6 +77,16 @@ impl Answer {
             // Who does not wait any more asks again.
             Self::Response(reply, response) => drop(reply.send(response)),
         }
+    }
+
+    /// Is there nobody who waits for it any more?
+    fn is_unheard(&self) -> bool {
+        matches!(self, Self::Response(reply, _) if reply.is_closed())
+    }
+
+    /// Is it a datagram to a host of this LAN?
+    fn is_datagram_by(&self, lan: &str) -> bool {
+        matches!(self, Self::Datagram { socket, .. } if socket.lan == lan)
     }
 }
 
@@ -241,9 +252,17 @@ impl Task {
         let version = self.wanted.borrow().version + u64::from(self.changed);
         if version <= in_force {
             answer.send();
-        } else if self.waiting.len() < WAITING {
+        } else if self.has_room(&answer) {
             self.waiting.push(Waiting { version, answer });
         }
+    }
+
+    /// Is there room for one more answer that waits? No LAN takes it from another.
+    fn has_room(&mut self, answer: &Answer) -> bool {
+        self.waiting.retain(|it| !it.answer.is_unheard());
+        let Answer::Datagram { socket, .. } = answer else { return true };
+        let of_lan = self.waiting.iter().filter(|it| it.answer.is_datagram_by(&socket.lan));
+        of_lan.count() < WAITING
     }
 
     /// Hands on what hosts have, and writes it down.

@@ -33,8 +33,8 @@ pub use web::whole;
 
 /// Searches and requests that wait at most.
 const QUEUE: usize = 64;
-/// Answers to searches that wait for their time.
-const WAITING: usize = 512;
+/// Answers to searches of a LAN that wait for their time.
+const WAITING: usize = 256;
 /// Answers to a search of many hosts are spread over so many milliseconds, whatever it says beyond: of
 /// gateways a LAN has few.
 const SPREAD_MS: u64 = 1000;
@@ -201,10 +201,9 @@ impl Upnp {
         let Some(lan) = self.presence.lan(&door.place.lan) else { return };
         let base = presence::base(door.place.address);
         let spread = search.within.map_or(0, |within| SPREAD_MS.min(u64::from(within) * 1000));
-        for message in search.answers(&lan.device, &base) {
-            if self.waiting.len() >= WAITING {
-                return;
-            }
+        let of_lan = self.waiting.iter().filter(|it| it.door.place.lan == door.place.lan);
+        let room = WAITING.saturating_sub(of_lan.count());
+        for message in search.answers(&lan.device, &base).into_iter().take(room) {
             let mut hasher = DefaultHasher::new();
             (self.seed, self.count).hash(&mut hasher);
             self.count += 1;
