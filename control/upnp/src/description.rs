@@ -5,6 +5,8 @@ use crate::soap::element;
 
 /// Where the description of the devices is.
 pub const ROOT: &str = "/gateway.xml";
+/// Where that is which knows version 1 alone, for clients that give up where they read of another.
+pub const ROOT_1: &str = "/gateway1.xml";
 
 /// An action: its name, and its arguments with the variables that they are of.
 type Action = (&'static str, &'static [Argument], &'static [Argument]);
@@ -12,21 +14,22 @@ type Argument = (&'static str, &'static str);
 /// A variable: its name and type, and what it may be.
 type Variable = (&'static str, &'static str, &'static [&'static str]);
 
-/// The description of the devices.
-pub fn devices(device: &Device) -> String {
+/// The description of the devices, of a version.
+pub fn devices(device: &Device, version: u8) -> String {
     format!(
         "<?xml version=\"1.0\"?>\r\n<root xmlns=\"urn:schemas-upnp-org:device-1-0\">\
          <specVersion><major>1</major><minor>1</minor></specVersion>{}</root>\r\n",
-        one(device, 0)
+        one(device, version, 0)
     )
 }
 
 /// A device with its services and those within it.
-fn one(device: &Device, index: usize) -> String {
-    let services = Service::ALL.into_iter().filter(|service| service.device() == index);
-    let services: String = services.map(listed).collect();
+fn one(device: &Device, version: u8, index: usize) -> String {
+    let is_there = |it: &Service| it.device() == index && it.is_of(version);
+    let services = Service::ALL.into_iter().filter(is_there);
+    let services: String = services.map(|service| listed(service, version)).collect();
     let within = if index + 1 < DEVICES.len() {
-        format!("<deviceList>{}</deviceList>", one(device, index + 1))
+        format!("<deviceList>{}</deviceList>", one(device, version, index + 1))
     } else {
         String::new()
     };
@@ -39,31 +42,34 @@ fn one(device: &Device, index: usize) -> String {
          <manufacturer>weir</manufacturer><modelDescription>Gateway with several \
          uplinks</modelDescription><modelName>weir</modelName><UDN>{}</UDN>\
          {services}{within}</device>",
-        device_type(DEVICES[index], DEVICE_VERSION),
+        device_type(DEVICES[index], version),
         device.names[index],
     )
 }
 
-fn listed(service: Service) -> String {
+fn listed(service: Service, version: u8) -> String {
     // No variable is evented: there is nothing to subscribe to.
     format!(
         "<service>{}{}{}{}<eventSubURL></eventSubURL></service>",
-        element("serviceType", &service.urn(service.version())),
+        element("serviceType", &service.urn(service.version().min(version))),
         element("serviceId", service.id()),
-        element("SCPDURL", service.description()),
+        element("SCPDURL", service.description(version)),
         element("controlURL", service.control()),
     )
 }
 
-/// The description of a service.
-pub fn service(service: Service) -> String {
+/// The description of a service, as devices of a version have it.
+pub fn service(service: Service, version: u8) -> String {
     let (actions, variables) = match service {
         Service::Interface => (INTERFACE, INTERFACE_VARIABLES),
         Service::Connection => (CONNECTION, CONNECTION_VARIABLES),
         Service::Firewall => (FIREWALL, FIREWALL_VARIABLES),
     };
-    let actions: String = actions.iter().map(action).collect();
-    let variables: String = variables.iter().map(variable).collect();
+    let is_later = version < DEVICE_VERSION && service == Service::Connection;
+    let actions = actions.iter().filter(|(name, ..)| !(is_later && LATER.contains(name)));
+    let variables = variables.iter().filter(|(name, ..)| !(is_later && LATER.contains(name)));
+    let actions: String = actions.map(action).collect();
+    let variables: String = variables.map(variable).collect();
     format!(
         "<?xml version=\"1.0\"?>\r\n<scpd xmlns=\"urn:schemas-upnp-org:service-1-0\">\
          <specVersion><major>1</major><minor>1</minor></specVersion>\
@@ -186,6 +192,15 @@ const CONNECTION: &[Action] = &[
         ],
         &[("NewPortListing", "A_ARG_TYPE_PortListing")],
     ),
+];
+
+/// What WANIPConnection has since version 2.
+const LATER: [&str; 5] = [
+    "AddAnyPortMapping",
+    "DeletePortMappingRange",
+    "GetListOfPortMappings",
+    "A_ARG_TYPE_Manage",
+    "A_ARG_TYPE_PortListing",
 ];
 
 const CONNECTION_VARIABLES: &[Variable] = &[

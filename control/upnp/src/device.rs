@@ -104,13 +104,19 @@ impl Service {
         }
     }
 
-    /// Where its description is.
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::Interface => "/interface.xml",
-            Self::Connection => "/connection.xml",
-            Self::Firewall => "/firewall.xml",
+    /// Where its description is, for devices of a version.
+    pub const fn description(self, version: u8) -> &'static str {
+        match (self, version) {
+            (Self::Interface, _) => "/interface.xml",
+            (Self::Connection, 1) => "/connection1.xml",
+            (Self::Connection, _) => "/connection.xml",
+            (Self::Firewall, _) => "/firewall.xml",
         }
+    }
+
+    /// Do devices of a version have it? InternetGatewayDevice:1 knows nothing of IPv6.
+    pub fn is_of(self, version: u8) -> bool {
+        version >= 2 || self != Self::Firewall
     }
 
     /// Its URN, of a version.

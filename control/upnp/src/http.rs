@@ -4,13 +4,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONTENT_TYPE, HOST, ORIGIN, REFERER, SERVER};
+use http::header::{CONTENT_TYPE, HOST, ORIGIN, REFERER, SERVER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use weir_ports::{Asker, IsBound, Store};
 
 use crate::call::Call;
 use crate::description;
-use crate::device::{Device, Service};
+use crate::device::{DEVICE_VERSION, Device, Service};
 use crate::soap::{self, Action};
 
 /// What it is, as answers say (UDA §1.3.3).
@@ -19,6 +19,8 @@ pub const PRODUCT: &str = concat!("Linux/0 UPnP/1.1 weir/", env!("CARGO_PKG_VERS
 pub const MAX_HEADERS: usize = 32;
 /// Headers of a browser, beside these of [`http::header`].
 const BROWSERS: [&str; 3] = ["sec-fetch-site", "sec-fetch-mode", "x-requested-with"];
+/// What clients call themselves that know version 1 alone.
+const VERSION_1_AGENTS: [&str; 2] = ["Microsoft", "FDSSDP"];
 
 /// What is sent back.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl Server<'_> {
         }
         let path = request.uri().path();
         match *request.method() {
-            Method::GET => self.describe(path).ok_or(StatusCode::NOT_FOUND),
+            Method::GET => self.describe(path, headers).ok_or(StatusCode::NOT_FOUND),
             Method::POST => {
                 let mut services = Service::ALL.into_iter();
                 let service = services.find(|service| service.control() == path);
@@ -82,12 +84,19 @@ impl Server<'_> {
         }
     }
 
-    fn describe(&self, path: &str) -> Option<Answer> {
+    fn describe(&self, path: &str, headers: &HeaderMap) -> Option<Answer> {
         let document = match path {
-            description::ROOT => description::devices(self.device),
+            description::ROOT if self.local.is_ipv4() && knows_version_1(headers) => {
+                description::devices(self.device, 1)
+            }
+            description::ROOT => description::devices(self.device, DEVICE_VERSION),
+            description::ROOT_1 => description::devices(self.device, 1),
             _ => {
-                let mut services = Service::ALL.into_iter();
-                description::service(services.find(|service| service.description() == path)?)
+                let versions = [DEVICE_VERSION, 1].into_iter();
+                let mut all = versions.flat_map(|it| Service::ALL.map(|service| (service, it)));
+                let (service, version) =
+                    all.find(|(it, version)| it.description(*version) == path)?;
+                description::service(service, version)
             }
         };
         Some(Answer::of(StatusCode::OK, document))
@@ -145,6 +154,13 @@ fn is_for(headers: &HeaderMap, local: SocketAddr) -> bool {
         Err(_) => bare(host),
     };
     address.is_ok_and(|address: IpAddr| address == local.ip())
+}
+
+/// Is it a client that gives up where it reads of another version than the first, whatever it looked for?
+/// So do Windows and the Xbox.
+fn knows_version_1(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.is_some_and(|agent| VERSION_1_AGENTS.iter().any(|name| agent.contains(name)))
 }
 
 fn is_of_browser(headers: &HeaderMap) -> bool {

@@ -1,7 +1,10 @@
 //! How hosts find the gateway: the Simple Service Discovery Protocol (UDA §1).
 
+use std::net::SocketAddr;
+
 use crate::description;
 use crate::device::{DEVICE_VERSION, DEVICES, Device, Service, device_type};
+use crate::presence;
 
 /// For how long what is told holds, seconds (UDA §1.2.2: at least half an hour).
 pub const MAX_AGE_S: u32 = 1800;
@@ -48,17 +51,20 @@ impl Search {
         })
     }
 
-    /// The answers (UDA §1.3.3). `base` is where descriptions are, as `http://10.0.0.1:1900`.
-    pub fn answers(&self, device: &Device, base: &str) -> Vec<String> {
+    /// The answers (UDA §1.3.3). `place` is where hosts ask.
+    pub fn answers(&self, device: &Device, place: SocketAddr) -> Vec<String> {
+        let base = presence::base(place);
         let found = match self.target.as_str() {
             "ssdp:all" => targets(device),
             asked => target(device, asked).into_iter().collect(),
         };
         let answer = |(target, name): (String, String)| {
+            // Who looks for the first version may know no other. Of IPv6 that has nothing.
+            let is_first = place.is_ipv4() && is_earlier(&target);
+            let root = if is_first { description::ROOT_1 } else { description::ROOT };
             format!(
                 "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age={MAX_AGE_S}\r\nEXT:\r\n\
-                 LOCATION: {base}{}\r\nSERVER: {}\r\nST: {target}\r\nUSN: {name}\r\n{}\r\n",
-                description::ROOT,
+                 LOCATION: {base}{root}\r\nSERVER: {}\r\nST: {target}\r\nUSN: {name}\r\n{}\r\n",
                 crate::http::PRODUCT,
                 identity(device),
             )
@@ -134,6 +140,12 @@ fn target(device: &Device, asked: &str) -> Option<(String, String)> {
         let service = Service::ALL.into_iter().find(|service| service.is_named(asked))?;
         Some(named(device, service.device(), asked.to_owned()))
     }
+}
+
+/// Is a target a device or service of an earlier version than there is?
+fn is_earlier(target: &str) -> bool {
+    let is_device = DEVICES.iter().any(|name| target == device_type(name, 1));
+    is_device || target == Service::Connection.urn(1)
 }
 
 fn named(device: &Device, index: usize, target: String) -> (String, String) {

@@ -3,7 +3,7 @@
 mod site;
 
 use http::{Method, Request};
-use site::{HOST, HOST6, Site, device, request, situation};
+use site::{HOST, HOST6, Site, device, ip, request, situation};
 use weir_layout::Family;
 use weir_ports::Outside;
 use weir_upnp::Service::{Connection, Firewall, Interface};
@@ -37,7 +37,7 @@ fn the_devices_and_services_are_described() {
     }
     for service in Service::ALL {
         assert!(root.document.contains(service.control()));
-        let described = site.reply(HOST, &get(service.description(), &[TO]));
+        let described = site.reply(HOST, &get(service.description(2), &[TO]));
         let document = roxmltree::Document::parse(&described.document).unwrap();
         let variables: Vec<_> = document
             .descendants()
@@ -51,6 +51,29 @@ fn the_devices_and_services_are_described() {
         }
     }
     assert_eq!(site.reply(HOST, &get("/other.xml", &[TO])).status, 404);
+}
+
+#[test]
+fn clients_of_version_1_read_of_no_other() {
+    let mut site = Site::default();
+    for (path, agent) in [
+        ("/gateway1.xml", "upnp"),
+        ("/gateway.xml", "Microsoft-Windows/10.0 UPnP/1.0"),
+        ("/gateway.xml", "FDSSDP"),
+    ] {
+        let root = site.reply(HOST, &get(path, &[TO, ("user-agent", agent)])).document;
+        for device in ["InternetGatewayDevice", "WANDevice", "WANConnectionDevice"] {
+            assert!(root.contains(&format!("{device}:1<")), "{agent}");
+        }
+        assert!(root.contains("WANIPConnection:1<") && root.contains("/connection1.xml"));
+        assert!(!root.contains(":2<") && !root.contains("WANIPv6FirewallControl"), "{root}");
+    }
+    let service = site.reply(HOST, &get("/connection1.xml", &[TO])).document;
+    assert!(service.contains("<name>AddPortMapping</name>"));
+    for later in ["AddAnyPortMapping", "DeletePortMappingRange", "GetListOfPortMappings", "Listing"]
+    {
+        assert!(!service.contains(later), "{later}");
+    }
 }
 
 #[test]
@@ -164,7 +187,7 @@ fn search(target: &str, within: &str) -> Option<Search> {
 #[test]
 fn hosts_that_look_for_an_earlier_version_find_the_gateway() {
     let answers = |target: &str| {
-        search(target, "MX: 2\r\n").unwrap().answers(&device(), "http://10.0.0.1:1900")
+        search(target, "MX: 2\r\n").unwrap().answers(&device(), (ip("10.0.0.1"), 1900).into())
     };
     for target in [
         "upnp:rootdevice",
@@ -176,10 +199,17 @@ fn hosts_that_look_for_an_earlier_version_find_the_gateway() {
         let [answer] = &answers(target)[..] else { panic!("{target}") };
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"));
         assert!(answer.contains(&format!("\r\nST: {target}\r\n")), "{answer}");
-        assert!(answer.contains("\r\nLOCATION: http://10.0.0.1:1900/gateway.xml\r\n"));
+        let root = if target.ends_with(":1") { "gateway1.xml" } else { "gateway.xml" };
+        assert!(answer.contains(&format!("\r\nLOCATION: http://10.0.0.1:1900/{root}\r\n")));
         assert!(answer.contains("\r\nBOOTID.UPNP.ORG: 1700000000\r\n"));
         assert!(answer.contains("\r\nUSN: uuid:"));
     }
+    // By IPv6 there is the firewall, which version 1 has not.
+    let first = search("urn:schemas-upnp-org:device:InternetGatewayDevice:1", "").unwrap();
+    let [answer] = &first.answers(&device(), (ip("2001:db8:1::1"), 1900).into())[..] else {
+        panic!()
+    };
+    assert!(answer.contains("\r\nLOCATION: http://[2001:db8:1::1]:1900/gateway.xml\r\n"));
     assert_eq!(answers("ssdp:all").len(), 10, "a root, three devices twice, three services");
     for other in ["urn:schemas-upnp-org:device:InternetGatewayDevice:3", "urn:other:device:x:1", ""]
     {

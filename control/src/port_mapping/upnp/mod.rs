@@ -199,11 +199,10 @@ impl Upnp {
     /// Answers who looks for the gateway, each time at another moment.
     pub fn search(&mut self, door: &Arc<Door>, from: SocketAddr, search: &Search, now: u64) {
         let Some(lan) = self.presence.lan(&door.place.lan) else { return };
-        let base = presence::base(door.place.address);
         let spread = search.within.map_or(0, |within| SPREAD_MS.min(u64::from(within) * 1000));
         let of_lan = self.waiting.iter().filter(|it| it.door.place.lan == door.place.lan);
         let room = WAITING.saturating_sub(of_lan.count());
-        for message in search.answers(&lan.device, &base).into_iter().take(room) {
+        for message in search.answers(&lan.device, door.place.address).into_iter().take(room) {
             let mut hasher = DefaultHasher::new();
             (self.seed, self.count).hash(&mut hasher);
             self.count += 1;
