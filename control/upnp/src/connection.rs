@@ -96,8 +96,9 @@ impl Key {
     fn find<'a>(&self, call: &'a Call<'_>) -> Result<&'a Mapping, Fault> {
         let mut of_key = call.store.mappings().iter().filter(|mapping| self.is_of(mapping));
         let found = of_key.clone().find(|mapping| call.is_its(mapping));
-        let others = of_key.next().map_or(Fault::NoSuchEntry, |_| Fault::NotAuthorized);
-        found.ok_or(others)
+        // Version 1 has no word for another's.
+        let is_told = of_key.next().is_some() && !call.action.is_of_version_1();
+        found.ok_or(if is_told { Fault::NotAuthorized } else { Fault::NoSuchEntry })
     }
 }
 
@@ -184,6 +185,11 @@ fn add(call: &mut Call<'_>, exactly: bool) -> Results {
 
 fn refused(call: &Call<'_>, key: &Key, why: Denial) -> Fault {
     let by_upnp = |it: &Mapping| key.is_at(it) && it.owner.is_upnp();
+    let is_of_port = matches!(why, Denial::Owned(_) | Denial::Port(_) | Denial::Address);
+    if is_of_port && call.action.is_of_version_1() {
+        // It has one error of ports, after which its clients try another.
+        return Fault::Conflict;
+    }
     match why {
         Denial::Owned(_) | Denial::Port(Unavailable::Forbidden | Unavailable::NotTheSame) => {
             Fault::NotAuthorized

@@ -51,6 +51,11 @@ impl Action {
         Some(Self { urn: urn.to_owned(), name: name.to_owned(), arguments })
     }
 
+    /// Is it asked for by a client of version 1?
+    pub fn is_of_version_1(&self) -> bool {
+        self.urn.ends_with(":1")
+    }
+
     /// An argument.
     ///
     /// # Errors

@@ -118,6 +118,21 @@ fn arguments_that_cannot_be_have_the_standards_errors() {
 }
 
 #[test]
+fn clients_of_version_1_have_its_errors() {
+    let mut site = Site::default();
+    site.map(HOST, &[]);
+    for port in ["80", "20005", "17000", "18080"] {
+        let arguments = mapping(OTHER, &[("NewExternalPort", port)]);
+        let refused = site.ask_1(OTHER, "AddPortMapping", &arguments);
+        assert_eq!(refused.fault(), 718, "{port}: they try another port then");
+    }
+    for action in ["GetSpecificPortMappingEntry", "DeletePortMapping"] {
+        assert_eq!(site.ask_1(OTHER, action, &KEY).fault(), 714, "{action}");
+    }
+    assert_eq!(site.store.mappings().len(), 1);
+}
+
+#[test]
 fn a_lease_of_nothing_is_a_week_and_no_lease_is_longer_than_the_file_allows() {
     let left = |lease: &str, max_lifetime: u32| {
         let mut site = Site::default();

@@ -114,6 +114,17 @@ impl Site {
         self.reply(from, &request(from, service, action, arguments))
     }
 
+    /// The answer to an action of a port mapping's service, asked for as of version 1.
+    pub fn ask_1(&mut self, from: &str, action: &str, arguments: &[(&str, &str)]) -> Reply {
+        let mut request = request(from, Service::Connection, action, arguments);
+        let urn = Service::Connection.urn(1);
+        let header = format!("\"{urn}#{action}\"").parse().unwrap();
+        request.headers_mut().insert("soapaction", header);
+        let body = String::from_utf8(request.body().clone()).unwrap();
+        *request.body_mut() = body.replace(&Service::Connection.urn(2), &urn).into();
+        self.reply(from, &request)
+    }
+
     /// Maps a port as clients do.
     pub fn map(&mut self, from: &str, changed: &[(&str, &str)]) -> Reply {
         let arguments = mapping(from, changed);
