@@ -10,6 +10,8 @@ use crate::presence;
 pub const MAX_AGE_S: u32 = 1800;
 /// The longest message that is read, bytes.
 pub const LONGEST: usize = 1024;
+/// The longest time that answers may be spread over, whatever a search says, seconds (UDA §1.3.3).
+const LONGEST_WAIT_S: u32 = 5;
 /// Headers of a message that is read.
 const MAX_HEADERS: usize = 16;
 /// What comes with each answer and each notice: the version of the descriptions.
@@ -20,7 +22,7 @@ const CONFIG: u32 = 1;
 pub struct Search {
     target: String,
     /// The answers are spread over so many seconds, at most; none: it was asked for by itself.
-    pub within: Option<u8>,
+    pub within: Option<u32>,
 }
 
 impl Search {
@@ -39,13 +41,14 @@ impl Search {
             let value = str::from_utf8(found.next()?.value).ok()?;
             Some(value.trim())
         };
-        header("MAN").filter(|man| *man == "\"ssdp:discover\"")?;
-        let within = header("MX").map(|mx| mx.parse().ok().filter(|mx| *mx > 0));
+        // Some clients leave the quotes out.
+        header("MAN").filter(|man| man.trim_matches('"') == "ssdp:discover")?;
+        let within = header("MX").map(|mx| mx.parse().ok().filter(|mx: &u32| *mx > 0));
         Some(Self {
             target: header("ST")?.to_owned(),
             within: match within {
                 Some(None) => return None,
-                Some(within) => within,
+                Some(Some(within)) => Some(within.min(LONGEST_WAIT_S)),
                 None => None,
             },
         })

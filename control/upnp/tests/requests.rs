@@ -221,7 +221,10 @@ fn hosts_that_look_for_an_earlier_version_find_the_gateway() {
 fn searches_that_are_none_are_not_answered() {
     assert_eq!(search("ssdp:all", "").unwrap().within, None);
     assert_eq!(search("ssdp:all", "MX: 3\r\n").unwrap().within, Some(3));
-    for wrong in ["MX: 0\r\n", "MX: many\r\n", "MX: 300\r\n"] {
+    assert_eq!(search("ssdp:all", "MX: 300\r\n").unwrap().within, Some(5), "no longer than that");
+    let bare = "M-SEARCH * HTTP/1.1\r\nMAN: ssdp:discover\r\nST: ssdp:all\r\n\r\n";
+    assert!(Search::read(bare.as_bytes()).is_some(), "without quotes, as some clients do");
+    for wrong in ["MX: 0\r\n", "MX: many\r\n", "MX: -1\r\n"] {
         assert_eq!(search("ssdp:all", wrong), None, "{wrong}");
     }
     for wrong in [
@@ -229,7 +232,7 @@ fn searches_that_are_none_are_not_answered() {
         "NOTIFY * HTTP/1.1\r\nNT: upnp:rootdevice\r\n\r\n",
         "M-SEARCH / HTTP/1.1\r\nMAN: \"ssdp:discover\"\r\nST: ssdp:all\r\n\r\n",
         "M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\n\r\n",
-        "M-SEARCH * HTTP/1.1\r\nMAN: ssdp:discover\r\nST: ssdp:all\r\n\r\n",
+        "M-SEARCH * HTTP/1.1\r\nMAN: ssdp:other\r\nST: ssdp:all\r\n\r\n",
         "M-SEARCH * HTTP/1.1\r\nMAN: \"ssdp:discover\"\r\n\r\n",
         "M-SEARCH * HTTP/1.1\r\nMAN: \"ssdp:discover\"\r\nST: ssdp:all\r\n",
     ] {
