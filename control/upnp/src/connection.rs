@@ -73,8 +73,8 @@ struct Key {
 
 impl Key {
     fn read(call: &Call<'_>) -> Result<Self, Fault> {
-        let remote = match call.action.text("NewRemoteHost")? {
-            "" => None,
+        let remote = match call.action.text("NewRemoteHost").unwrap_or_default() {
+            "" | "*" => None,
             text => Some(text.parse().map_err(|_| Fault::InvalidArgs)?),
         };
         let protocol = protocol(call)?;
@@ -122,13 +122,14 @@ fn remote(mapping: &Mapping) -> Option<Ipv4Addr> {
 fn add(call: &mut Call<'_>, exactly: bool) -> Results {
     let key = Key::read(call)?;
     let inside_port: u16 = call.action.value("NewInternalPort")?;
-    let client = call.action.text("NewInternalClient")?;
-    if client.is_empty() {
-        return Err(Fault::SourceWildcard);
-    }
-    let inside = SocketAddr::new(call.own_address(client)?, inside_port);
-    let asked: u32 = call.action.value("NewLeaseDuration")?;
-    let owner = owner(call.action.text("NewPortMappingDescription")?);
+    // Clients leave out what they mean nothing by.
+    let client = match call.action.text("NewInternalClient")? {
+        "" => call.asker.from,
+        text => call.own_address(text)?,
+    };
+    let inside = SocketAddr::new(client, inside_port);
+    let asked: u32 = call.action.value_or("NewLeaseDuration", 0)?;
+    let owner = owner(call.action.text("NewPortMappingDescription").unwrap_or_default());
     if key.port == 0 {
         return Err(Fault::ExternalPortWildcard);
     }

@@ -31,8 +31,6 @@ pub enum Fault {
     IndexInvalid,
     /// There is no such mapping.
     NoSuchEntry,
-    /// A mapping leads to one host.
-    SourceWildcard,
     /// By one port outside.
     ExternalPortWildcard,
     /// Another mapping has the port.
@@ -69,7 +67,6 @@ impl Fault {
             Self::PinholeProtocolWildcard => 707,
             Self::IndexInvalid => 713,
             Self::NoSuchEntry => 714,
-            Self::SourceWildcard => 715,
             Self::ExternalPortWildcard => 716,
             Self::Conflict => 718,
             Self::NoPortsAvailable => 728,
@@ -98,7 +95,6 @@ impl Fault {
             Self::PinholeProtocolWildcard => "ProtocolWildcardingNotAllowed",
             Self::IndexInvalid => "SpecifiedArrayIndexInvalid",
             Self::NoSuchEntry => "NoSuchEntryInArray",
-            Self::SourceWildcard => "WildCardNotPermittedInSrcIP",
             Self::ExternalPortWildcard => "WildCardNotPermittedInExtPort",
             Self::Conflict => "ConflictInMappingEntry",
             Self::NoPortsAvailable => "NoPortMapsAvailable",

@@ -73,12 +73,20 @@ impl Action {
         self.text(name)?.parse().map_err(|_| Fault::InvalidArgs)
     }
 
-    /// An argument that is yes or no.
+    /// The same, and what is meant without it.
     ///
     /// # Errors
-    /// As of [`Self::value`].
+    /// [`Fault::InvalidArgs`] if it is none.
+    pub fn value_or<T: std::str::FromStr>(&self, name: &str, without: T) -> Result<T, Fault> {
+        if self.text(name).is_ok() { self.value(name) } else { Ok(without) }
+    }
+
+    /// An argument that is yes or no; without it yes.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidArgs`] if it is neither.
     pub fn flag(&self, name: &str) -> Result<bool, Fault> {
-        match self.text(name)? {
+        match self.text(name).unwrap_or("1") {
             "1" | "true" | "yes" => Ok(true),
             "0" | "false" | "no" => Ok(false),
             _ => Err(Fault::InvalidArgs),

@@ -39,7 +39,6 @@ fn a_host_maps_to_itself_alone_and_sees_its_own_alone() {
     let mut site = Site::default();
     assert_eq!(site.map(HOST, &[("NewInternalClient", OTHER)]).fault(), 606);
     assert_eq!(site.map(HOST, &[("NewInternalClient", "printer")]).fault(), 402);
-    assert_eq!(site.map(HOST, &[("NewInternalClient", "")]).fault(), 715);
     assert!(site.store.mappings().is_empty());
     site.map(HOST, &[]);
     for action in ["GetSpecificPortMappingEntry", "DeletePortMapping"] {
@@ -146,6 +145,23 @@ fn a_lease_of_nothing_is_a_week_and_no_lease_is_longer_than_the_file_allows() {
     assert_eq!(left("0", 86_400), 86_400);
     assert_eq!(left("4294967295", u32::MAX), 604_800);
     assert_eq!(left("5", 86_400), 5, "no longer than is asked for");
+}
+
+#[test]
+fn what_clients_leave_out_means_what_most_mean() {
+    let mut site = Site::default();
+    let mut few = mapping("", &[("NewRemoteHost", "*")]);
+    assert_eq!(site.ask(HOST, Connection, "AddPortMapping", &few).fault(), 0);
+    few.retain(|(name, _)| {
+        name.ends_with("Port") || ["NewProtocol", "NewInternalClient"].contains(name)
+    });
+    let again = site.ask(HOST, Connection, "AddPortMapping", &few);
+    assert_eq!(again.fault(), 0);
+    let [known] = site.store.mappings() else { panic!("one") };
+    assert_eq!(known.inside, "10.0.0.5:8080".parse().unwrap());
+    assert!(known.filters.is_empty() && known.owner == Owner::Upnp(String::new()));
+    assert_eq!(known.until, site::NOW + 86_400_000, "the longest that there is");
+    assert_eq!(site.ask(HOST, Connection, "DeletePortMapping", &KEY[1..]).fault(), 0);
 }
 
 #[test]
