@@ -66,7 +66,7 @@ pub enum Outside {
     Nowhere,
     /// All have this one.
     Shared(IpAddr),
-    /// Each has its own, the one inside.
+    /// Each has its own, the one inside; a unique local one is none (RFC 4193).
     Own,
     /// Each has its own, of another prefix (RFC 6296).
     Translated(Vec<PathPrefix>),
@@ -78,6 +78,7 @@ impl Outside {
         match (self, host) {
             (Self::Nowhere, _) => None,
             (Self::Shared(address), _) => Some(*address),
+            (Self::Own, IpAddr::V6(host)) if host.is_unique_local() => None,
             (Self::Own, _) => Some(host),
             (Self::Translated(pairs), IpAddr::V6(host)) => {
                 let pair = pairs.iter().find(|pair| pair.is_inside(host.octets()))?;

@@ -53,6 +53,14 @@ fn a_filter_of_another_family_opens_a_port_to_nobody() {
 }
 
 #[test]
+fn an_address_that_nothing_reaches_has_no_port() {
+    let mut wish = wish(8080, 8080, &[]);
+    wish.inside.set_ip(ip("fd00::5"));
+    let denied = store().grant(&realm(), &wish, 0, None).unwrap_err();
+    assert_eq!(denied.why, Denial::NoUplink);
+}
+
+#[test]
 fn where_hosts_have_their_own_addresses_no_renewal_leads_a_port_to_another_one() {
     let mut store = store();
     let granted = store.grant(&realm(), &wish(8080, 8080, &[]), 0, None).unwrap();

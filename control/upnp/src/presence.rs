@@ -26,12 +26,20 @@ pub const GROUPS: [&[IpAddr]; Family::COUNT] = [
     ],
 ];
 
-/// Where hosts of a realm ask: by the first of the gateway's addresses there. None: it has none.
+/// Where hosts of a realm ask: by the first of the gateway's addresses there, of IPv6 by the first global
+/// one, if there is one. A host asks from an address like the one that it asks, and opens a port to that:
+/// nothing reaches a unique local one (RFC 4193). None: the gateway has none.
 pub fn place(realm: &Realm) -> Option<SocketAddr> {
-    let is_of_link =
-        |it: &&IpAddr| matches!(it, IpAddr::V6(address) if address.is_unicast_link_local());
-    let mut servers = realm.servers.iter().filter(|address| !is_of_link(address));
-    servers.next().map(|address| SocketAddr::new(*address, PORT))
+    let of = |is_one: fn(&Ipv6Addr) -> bool| {
+        realm.servers.iter().find(|address| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => is_one(address),
+        })
+    };
+    // 2000::/3 (RFC 4291 §2.4).
+    let global = of(|address| address.segments()[0] >> 13 == 1);
+    let found = global.or_else(|| of(|address| !address.is_unicast_link_local()));
+    found.map(|address| SocketAddr::new(*address, PORT))
 }
 
 /// Where descriptions are at a place.

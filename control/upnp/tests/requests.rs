@@ -286,8 +286,11 @@ fn hosts_ask_by_an_address_that_is_not_the_links() {
     let mut realm = situation().realms.remove(1);
     assert_eq!(realm.family, Family::V6);
     realm.servers.insert(0, "fe80::1".parse().unwrap());
+    realm.servers.insert(1, "fd00::1".parse().unwrap());
     let place = presence::place(&realm).unwrap();
-    assert_eq!(presence::base(place), "http://[2001:db8:1::1]:1900");
+    assert_eq!(presence::base(place), "http://[2001:db8:1::1]:1900", "a global one first");
+    realm.servers.truncate(2);
+    assert_eq!(presence::base(presence::place(&realm).unwrap()), "http://[fd00::1]:1900");
     realm.servers.truncate(1);
     assert_eq!(presence::place(&realm), None);
 }
