@@ -1,7 +1,8 @@
 //! Ports that hosts of LANs ask for: what they may have, and what they have as services.
 //!
 //! A port is open by all uplinks. What hosts are told is the address of one: of those that take new
-//! flows of their LAN's policy, in its best tier, the one of most weight.
+//! flows of their LAN's policy, in its best tier, the one of most weight. An address that the Internet
+//! does not reach, behind a provider's NAT say, is told where there is no other.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -97,8 +98,15 @@ fn realm(site: &Site, kernel: &Kernel, lan: &Lan, family: Family, outside: Outsi
 fn outside(half: &ControlHalf, policy: usize, family: Family, takers: u64) -> Outside {
     let Some(policy) = half.policies.get(policy) else { return Outside::Nowhere };
     let open = policy.members().iter().filter(|member| takers >> (member.uplink & 63) & 1 != 0);
+    let is_hidden = |member: &Member| {
+        let path = half.path(PathId::new(member.uplink, family));
+        let napt = path.filter(|path| path.translation() == Translate::Napt);
+        let first = napt.and_then(|path| path.addresses().first().copied());
+        first.is_some_and(|first| !is_reached(ip(family, first)))
+    };
     let rank = |member: &&Member| {
-        (member.tier, Reverse(member.weight & Member::MAX_WEIGHT), member.uplink)
+        let weight = Reverse(member.weight & Member::MAX_WEIGHT);
+        (is_hidden(member), member.tier, weight, member.uplink)
     };
     let Some(best) = open.min_by_key(rank) else { return Outside::Nowhere };
     let path = half.path(PathId::new(best.uplink, family));
@@ -130,6 +138,19 @@ fn reserved(site: &Site) -> Vec<Reserved> {
         LEASES.map(reserved)
     });
     published.chain(leases).collect()
+}
+
+/// Does the Internet reach an address? Not one of private networks (RFC 1918, RFC 4193), of a provider's
+/// NAT (RFC 6598), or of a link (RFC 3927, RFC 4291).
+fn is_reached(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(of) => {
+            let [first, second, ..] = of.octets();
+            let is_of_provider = first == 100 && second & 0xc0 == 64;
+            !(of.is_private() || of.is_link_local() || is_of_provider)
+        }
+        IpAddr::V6(of) => !(of.is_unique_local() || of.is_unicast_link_local()),
+    }
 }
 
 fn ip(family: Family, address: Address) -> IpAddr {
@@ -183,6 +204,23 @@ mod tests {
         assert_eq!(told(0b101), shared("192.0.2.2"));
         assert_eq!(told(0b100), shared("203.0.113.2"));
         assert_eq!(told(0), Outside::Nowhere);
+    }
+
+    #[test]
+    fn an_address_that_the_internet_does_not_reach_is_told_where_there_is_no_other() {
+        for hidden in ["10.9.0.2", "100.64.0.2", "192.168.1.2", "169.254.1.2"] {
+            let text = SITE.replace("198.51.100.2", hidden);
+            let site = weir_site::parse("weir.toml", &text).unwrap();
+            let half = derive(&site, &kernel(), &Overrides::default(), [&[]; 2], None).half;
+            let told = |takers: u64| {
+                let takers = [&[takers][..]; 2];
+                situation(&site, &kernel(), &half, takers).realms.remove(0).outside
+            };
+            let shared = |address: &str| Outside::Shared(address.parse().unwrap());
+            assert_eq!(told(0b111), shared("192.0.2.2"), "{hidden}");
+            assert_eq!(told(0b110), shared("203.0.113.2"), "{hidden}: of a later tier");
+            assert_eq!(told(0b010), shared(hidden));
+        }
     }
 
     #[test]
