@@ -21,6 +21,8 @@ pub struct PortMapping {
 /// The longest lifetime unless told otherwise, and the longest that may be told, seconds (RFC 6887
 /// §15: a day).
 const LIFETIME_S: u64 = 86_400;
+/// The port that consoles and their games ask for.
+const CONSOLES: u16 = 3074;
 /// Ports of a host unless told otherwise.
 const PER_HOST: i64 = 32;
 
@@ -47,8 +49,16 @@ pub fn limits(c: &mut Checker<'_>, file: &File, nat_ports: (u16, u16)) -> PortMa
     if !file.lan.iter().any(|lan| lan.get_ref().port_mapping) {
         c.warnings.push("[port_mapping] is for no LAN: none has port_mapping = true".into());
     }
+    let ports = ports.unwrap_or(default.ports);
+    if given.upnp && ports.0 > CONSOLES {
+        c.warnings.push(format!(
+            "[port_mapping] hosts may have ports from {} on: game consoles ask for {CONSOLES} by UPnP, and \
+             get another or none (ports = \"1024-65535\" lets them have it)",
+            ports.0
+        ));
+    }
     PortMapping {
-        ports: ports.unwrap_or(default.ports),
+        ports,
         max_lifetime: max_lifetime as u32,
         per_host: per_host as u16,
         upnp: given.upnp,
@@ -89,6 +99,16 @@ mod tests {
     fn bounds_for_nobody_are_warned_of() {
         let (_, warnings) = told("", "[port_mapping]\nper_host = 4").unwrap();
         assert!(warnings.iter().any(|warning| warning.contains("for no LAN")), "{warnings:?}");
+    }
+
+    #[test]
+    fn ports_that_leave_out_what_consoles_ask_for_are_warned_of() {
+        let is_warned = |keys: &str| {
+            let (_, warnings) = told(ON, &format!("[port_mapping]\n{keys}")).unwrap();
+            warnings.iter().any(|warning| warning.contains("3074"))
+        };
+        assert!(is_warned("upnp = true") && is_warned("upnp = true\nports = \"3075-4000\""));
+        assert!(!is_warned("upnp = true\nports = \"1024-65535\"") && !is_warned(""));
     }
 
     #[test]
