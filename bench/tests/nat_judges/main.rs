@@ -60,13 +60,19 @@ impl Site {
 
     /// The first host asks by NAT-PMP for a port, the same outside and inside.
     fn ask_for(&self, port: u16) {
+        self.ask_for_outside(port, port);
+    }
+
+    /// The same for another one outside.
+    fn ask_for_outside(&self, inside: u16, outside: u16) {
         let host = &self.topology.hosts[0];
-        let (gateway, port) = (plan::lan_gateway(host.port).to_string(), port.to_string());
+        let gateway = plan::lan_gateway(host.port).to_string();
+        let ports = [outside, inside].map(|port| port.to_string());
         let mut natpmpc = Command::new("natpmpc");
-        natpmpc.args(["-g", &gateway, "-a", &port, &port, "udp", "600"]);
+        natpmpc.args(["-g", &gateway, "-a", &ports[0], &ports[1], "udp", "600"]);
         let output = host.netns.output(&mut natpmpc).unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains(&format!("Mapped public port {port} ")), "{said}");
+        assert!(said.contains(&format!("Mapped public port {outside} ")), "{said}");
     }
 
     /// The second host sends from this port to all that a judge asks, by so many addresses that by

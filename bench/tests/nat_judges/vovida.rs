@@ -122,3 +122,19 @@ fn a_port_that_its_host_has_used_and_asked_for_will_hairpin() {
     .unwrap();
     site.weir.check_conservation().unwrap();
 }
+
+#[test]
+fn what_a_host_sends_from_a_port_that_it_asked_for_leaves_by_that_port() {
+    let site = Site::with_port_mapping();
+    let _server = serve(&site.topology.internet, servers());
+    // The ports that it would have by itself are others', by each uplink.
+    for [inside, outside] in [[41_000, 20_007], [41_010, 60_007]] {
+        site.collide(inside);
+        site.ask_for_outside(inside, outside);
+        for server in servers() {
+            let seen = seen_by(&site, SocketAddrV4::new(server, PORTS[0]), inside).unwrap();
+            assert_eq!(seen.port(), outside, "from {inside}, as {server} sees it");
+        }
+    }
+    site.weir.check_conservation().unwrap();
+}

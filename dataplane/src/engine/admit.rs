@@ -54,6 +54,8 @@ pub(super) enum Source<F: Family> {
     Same,
     /// That of its endpoint's mapping.
     Mapped(Hashed<External<F>>),
+    /// That of a service which leads to its endpoint.
+    Service(Hashed<External<F>>),
     /// Another address and port: the external port to try first, of those that it may have.
     Port(Hashed<External<F>>, PortSlice),
     /// Another address.
@@ -87,7 +89,7 @@ impl<F: Stored> Outside<F> {
     }
 
     /// As `external`; `None`: another flow's answers would look the same.
-    fn new(
+    pub(super) fn new(
         table: &FlowTable<F>,
         secret: [u64; 2],
         key: &FlowKey<F>,
@@ -125,35 +127,6 @@ impl Context {
     /// The port of an uplink.
     pub(super) fn port_of(&self, uplink: u8) -> u8 {
         self.snapshot.half.uplinks.get(usize::from(uplink)).map_or(NONE, |uplink| uplink.port)
-    }
-
-    /// May new flows use the mapping?
-    pub(super) fn is_in_force<F: Family>(&self, mapping: &Mapping<F>) -> bool {
-        steering::usable(&self.control, F::path(mapping.uplink)) && self.keeps(mapping)
-    }
-
-    /// May a new flow of its endpoint use the mapping: because all may, or for want of another uplink?
-    pub(super) fn may_use<F: Family>(
-        &self,
-        mapping: &Mapping<F>,
-        policy: u8,
-        traffic: &Traffic<F>,
-    ) -> bool {
-        self.is_in_force(mapping) || self.is_resort(mapping, policy, traffic)
-    }
-
-    /// Is what a mapping looks like outside still the uplink's to give away?
-    pub(super) fn keeps<F: Family>(&self, Mapping { uplink, external }: &Mapping<F>) -> bool {
-        self.has_address::<F>(*uplink, external.address)
-            && self.snapshot.half.maps(F::path(*uplink), external.proto)
-            && !self.snapshot.half.is_published(F::path(*uplink), external.proto, external.port)
-    }
-
-    /// Is the mapping of an uplink that is the last resort of the policy?
-    fn is_resort<F: Family>(&self, mapping: &Mapping<F>, policy: u8, traffic: &Traffic<F>) -> bool {
-        steering::spared(&self.control, F::path(mapping.uplink))
-            && self.keeps(mapping)
-            && matches!(self.elsewhere((mapping.uplink, true), policy, traffic), Elsewhere::Nowhere)
     }
 
     /// Where a flow goes whose uplink is down, and which is translated there or not.
@@ -195,13 +168,13 @@ impl Context {
     pub(super) fn address_for<F: Family>(
         &self,
         path: &Path,
-        key: &FlowKey<F>,
+        host: &F::Address,
     ) -> Option<F::Address> {
         let pool = path.addresses();
         if path.translation() != Translate::Napt || pool.is_empty() {
             return None;
         }
-        let host = Purpose::Pool.hash(self.key, F::digest(self.key, &key.src()).into());
+        let host = Purpose::Pool.hash(self.key, F::digest(self.key, host).into());
         Some(F::Address::from_address(pool[host as usize % pool.len()]))
     }
 }
@@ -239,7 +212,7 @@ impl<F: Stored> Sessions<F> {
         let (rule, endpoint) = self.admit(cx, work, &traffic, received, out)?;
         let policy = endpoint.of.policy;
         let known = self.mapping_of(&endpoint);
-        let mut mapped = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
+        let mut mapped = known.filter(|mapping| self.may_use(cx, &endpoint.of, mapping, &traffic));
         let mut choice = match (mapped, self.agreed(cx, policy, key)) {
             (Some(Mapping { uplink, external }), _) => {
                 EgressChoice { uplink, source: Source::Mapped(self.mappings.external(external)) }
@@ -270,19 +243,25 @@ impl<F: Stored> Sessions<F> {
         let (host, adjacency) = self.initiator(cx, work, received)?;
         let steered = (policy, &traffic);
         let mut placed = self.place(cx, key, &choice, steered, adjacency);
-        let is_tcp = key.proto() == tcp::PROTOCOL;
-        if is_tcp && mapped.is_some() && matches!(placed, Err(Counter::DropNoPort)) {
+        // Besides its endpoint's mapping, which stays.
+        let mut is_extra = false;
+        if let Some(mapping) = mapped
+            && matches!(placed, Err(Counter::DropNoPort))
+        {
             // A connection without a mapping has the port for this destination, from before the uplink
-            // had mappings of TCP.
-            mapped = None;
-            choice = self.egress_by(cx, choice.uplink, key)?;
-            placed = self.place(cx, key, &choice, steered, adjacency);
+            // had mappings of TCP; or who had the port before it was a service's.
+            is_extra = self.is_of_service(cx, &endpoint.of, &mapping);
+            if is_extra || key.proto() == tcp::PROTOCOL {
+                mapped = None;
+                choice.source = self.port_of_pool(cx, choice.uplink, key)?;
+                placed = self.place(cx, key, &choice, steered, adjacency);
+            }
         }
         let (uplink, outside) = placed?;
         if uplink != choice.uplink {
             cx.check_mtu(work, cx.port_of(uplink), false, received, out)?;
         }
-        if mapped.is_none() && known.is_some() {
+        if mapped.is_none() && known.is_some() && !is_extra {
             // Not before it is known that there is somewhere else to go.
             self.detach_mappings(&endpoint);
         }
@@ -300,17 +279,14 @@ impl<F: Stored> Sessions<F> {
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
         self.agreements.note(cx.key, key, slot);
-        if let Some(external) = &outside.external
-            && maps
-        {
-            match mapped {
-                Some(_) => _ = self.mappings.hold(&endpoint, uplink, external),
-                None => self.mappings.make(&endpoint, uplink, external),
-            }
+        let external = outside.external.filter(|_| maps);
+        let is_made = external.is_some_and(|external| self.hold(cx, &endpoint, uplink, &external));
+        if let Some(external) = external.filter(|_| is_extra) {
+            self.mappings.detach(&external);
         }
         if cx.nat_log.is_on() {
-            match outside.external.filter(|_| maps) {
-                Some(external) if mapped.is_none() => {
+            match external {
+                Some(external) if is_made => {
                     self.tell_of_mapping(cx, &endpoint.of, uplink, external.of);
                 }
                 Some(_) => {}
@@ -430,9 +406,12 @@ impl<F: Stored> Sessions<F> {
                 source.map_or_else(Source::None, Source::Address)
             }
             Translate::Napt if protocol::is_portless(key.proto()) => {
-                Source::Pool(cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?)
+                Source::Pool(cx.address_for::<F>(path, &key.src()).ok_or(Counter::DropNoPort)?)
             }
-            Translate::Napt => self.port_of_pool(cx, uplink, key)?,
+            Translate::Napt => match self.by_service(cx, uplink, key) {
+                Some(external) => Source::Service(external),
+                None => self.port_of_pool(cx, uplink, key)?,
+            },
         };
         Ok(EgressChoice { uplink, source })
     }
@@ -445,7 +424,7 @@ impl<F: Stored> Sessions<F> {
         key: &FlowKey<F>,
     ) -> Result<Source<F>, DropReason> {
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
-        let address = cx.address_for::<F>(path, key).ok_or(Counter::DropNoPort)?;
+        let address = cx.address_for::<F>(path, &key.src()).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
             .ok_or(Counter::DropNoPort)?;
         let own = u16::from_be_bytes(key.sport());
@@ -506,7 +485,16 @@ impl<F: Stored> Sessions<F> {
         choice: &EgressChoice<F>,
         host: u16,
     ) -> Result<Outside<F>, DropReason> {
-        let (first, slice) = match choice.source {
+        let source = match choice.source {
+            Source::Service(external) => {
+                match self.from_service(cx, key, choice.uplink, external) {
+                    Some(outside) => return Ok(outside),
+                    None => self.port_of_pool(cx, choice.uplink, key)?,
+                }
+            }
+            source => source,
+        };
+        let (first, slice) = match source {
             Source::Same => return Ok(Outside::same(cx.key, key)),
             Source::Mapped(external) => {
                 let outside = Outside::new(&self.table, cx.key, key, external);
@@ -527,6 +515,7 @@ impl<F: Stored> Sessions<F> {
                 return self.take_address(cx, key, std::iter::once(address));
             }
             Source::None(_) => return Err(Counter::DropUntranslatable),
+            Source::Service(_) => return Err(Counter::DropNoPort),
             Source::Port(first, slice) => (first, slice),
         };
         if let Some(outside) = self.take_port(cx, key, choice.uplink, first, slice, host) {

@@ -59,7 +59,7 @@ impl<F: Stored> Sessions<F> {
             active[usize::from(entry.uplink)] += 1;
             if has_mapping(&cx.snapshot.half, &entry) {
                 let (endpoint, external) = (self.endpoint_of(cx, &entry), self.external_of(&entry));
-                self.mappings.hold(&endpoint, entry.uplink, &external);
+                self.hold(cx, &endpoint, entry.uplink, &external);
                 self.permit(cx, index, self.table.slot(index).last_seen());
             }
         }

@@ -2,7 +2,7 @@
 //! limits, and the time of the batch.
 
 use weir_layout::adjacency::Adjacency;
-use weir_layout::control::{Mac, PathId, Port};
+use weir_layout::control::{Mac, PathId, Port, PortBlocks};
 use weir_layout::counters::Counter;
 use weir_layout::flow::flag;
 use weir_layout::set::IndexSet;
@@ -16,6 +16,7 @@ use weir_wire::forward::Egress;
 use weir_wire::parse::{Kind, Parsed};
 use weir_wire::rewrite::{LinkHeader, TAGGED, UNTAGGED};
 use weir_wire::{protocol, tcp};
+use zerocopy::FromZeros;
 
 use super::DropReason;
 use super::Regions;
@@ -48,6 +49,8 @@ pub(super) struct Context {
     pub(super) uplinks: u8,
     /// Addresses that hosts have outside, by family.
     pub(super) outsides: [Outsides; Ip::COUNT],
+    /// Ports that hosts have services at.
+    pub(super) service_ports: PortBlocks,
     /// Devices whose untagged frames are a port's.
     pub(super) untagged: [Option<Untagged>; MAX_DEVICES],
     pub(super) adjacencies: Adjacencies,
@@ -87,6 +90,7 @@ impl Context {
             snapshot: Current::default(),
             uplinks: 0,
             outsides: [Outsides::default(); Ip::COUNT],
+            service_ports: PortBlocks::new_zeroed(),
             untagged: [None; MAX_DEVICES],
             adjacencies: regions.adjacencies.clone(),
             known_hosts: KnownHosts::new(entropy),
@@ -119,6 +123,9 @@ impl Context {
         self.renumber_services(&services);
         let half = &self.snapshot.half;
         self.outsides = [Outsides::of::<V4>(half), Outsides::of::<V6>(half)];
+        self.service_ports.zero();
+        let services = half.port_forwards().iter().filter(|service| !service.is_to_gateway());
+        services.for_each(|service| self.service_ports.enter(service.ports_inside()));
         self.uplinks = half.uplinks.iter().take_while(|uplink| uplink.name.0[0] != 0).count() as u8;
         for (untagged, device) in self.untagged.iter_mut().zip(&half.devices) {
             let side = |port: u8| flag::side(half.ports[usize::from(port)].role);

@@ -222,7 +222,7 @@ impl<F: Stored> Sessions<F> {
             if is_its_own && !matches!(choice.source, Source::Mapped(_)) {
                 self.detach_mappings(&endpoint);
             }
-            let is_made = self.mappings.hold(&endpoint, uplink, &external);
+            let is_made = self.hold(cx, &endpoint, uplink, &external);
             if is_made && cx.nat_log.is_on() {
                 self.tell_of_mapping(cx, &endpoint.of, uplink, external.of);
             }
@@ -246,8 +246,12 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<Guise<F>, DropReason> {
         let policy = endpoint.of.policy;
         let steered = self.choose_uplink(cx, policy, traffic);
+        // From its own port both directions would look the same.
+        let to_itself = asked.inside.reversed() == asked.inside;
         let holds = |mapping: &Mapping<F>| {
-            cx.may_use(mapping, policy, traffic) || steered.is_err() && cx.keeps(mapping)
+            !to_itself
+                && (self.may_use(cx, &endpoint.of, mapping, traffic)
+                    || steered.is_err() && self.keeps(cx, &endpoint.of, mapping))
         };
         let mapped = self.mapping_of(endpoint).filter(holds);
         if let Some(Mapping { uplink, external }) = mapped {
@@ -256,13 +260,13 @@ impl<F: Stored> Sessions<F> {
         }
         let own = steered.ok().and_then(|uplink| self.egress_by(cx, uplink, &asked.inside).ok());
         let is_another = |choice: &EgressChoice<F>| {
-            matches!(choice.source, Source::Port(..) | Source::Address(_))
+            matches!(choice.source, Source::Port(..) | Source::Service(_) | Source::Address(_))
         };
         if let Some(choice) = own.filter(is_another) {
-            return Ok(Guise { choice, is_its_own: true });
+            return Ok(Guise { choice, is_its_own: !to_itself });
         }
         let choice = self.egress_by(cx, asked.uplink, &asked.inside)?;
-        let is_its_own = cx.is_its_own(policy, steered, asked.uplink);
+        let is_its_own = !to_itself && cx.is_its_own(policy, steered, asked.uplink);
         let guise = Guise { choice, is_its_own };
         is_another(&choice).then_some(guise).ok_or(Counter::DropUntranslatable)
     }
@@ -278,7 +282,7 @@ impl<F: Stored> Sessions<F> {
         let steered = self.choose_uplink(cx, policy, &traffic);
         let is_its_own =
             self.mapping_of(&endpoint).is_none() && cx.is_its_own(policy, steered, uplink);
-        self.mappings.hold(&endpoint, uplink, &external);
+        self.hold(cx, &endpoint, uplink, &external);
         if !is_held && !is_its_own {
             self.mappings.detach(&external);
         }

@@ -71,6 +71,7 @@ mod published;
 mod sessions;
 mod slow_path;
 mod split;
+mod standing;
 mod stateless;
 mod steered;
 mod sweep;

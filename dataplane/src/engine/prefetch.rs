@@ -122,14 +122,16 @@ impl<F: Stored> Sessions<F> {
         let traffic = traffic_of(work);
         let Some(new) = &mut work.new else { return };
         let mapping = self.mapping_of(&new.endpoint);
-        if let Some(mapping) = mapping.filter(|mapping| cx.is_in_force(mapping)) {
+        if let Some(mapping) =
+            mapping.filter(|mapping| self.is_in_force(cx, &new.endpoint.of, mapping))
+        {
             new.external = Some(mapping.external);
             return;
         }
         let Ok(uplink) = self.choose_uplink(cx, new.endpoint.of.policy, &traffic) else { return };
         new.choice = self.egress_by(cx, uplink, &work.parsed.key()).ok();
         match new.choice.map(|choice| choice.source) {
-            Some(Source::Port(first, _)) => {
+            Some(Source::Port(first, _) | Source::Service(first)) => {
                 new.external = Some(first.of);
                 if self.mappings.maps(first.of.proto) {
                     self.mappings.prefetch_external(&first);

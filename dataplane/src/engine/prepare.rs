@@ -8,7 +8,7 @@
 //! destinations too.
 
 use weir_layout::adjacency::ADJACENCIES;
-use weir_layout::control::{ControlHalf, PathId};
+use weir_layout::control::{ControlHalf, IpAddress, PathId};
 use weir_layout::flow::{GROUP, flag};
 use weir_layout::{Family as Ip, MAX_WORKERS, protocol};
 use weir_shm::counters::PathCounter;
@@ -121,9 +121,13 @@ impl Workers<'_> {
         if !self.half.maps(path, key.proto()) {
             return None;
         }
+        let external = external_of::<F>(key.proto(), &forward.rewrite);
+        let host = key.src().to_address();
+        if self.half.port_of_service(path, key.proto(), host, port) == Some(external.port) {
+            return Some(worker);
+        }
         let path = self.half.path(path)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, worker, self.number)?;
-        let external = external_of::<F>(key.proto(), &forward.rewrite);
         slice.contains(external.port).then_some(worker)
     }
 }

@@ -61,8 +61,9 @@ impl<F: Stored> Sessions<F> {
             None => {
                 let ruling = steering::ruling(half, &cx.control, &traffic);
                 let policy = ruling.policy;
-                let known = self.mapping_of(&self.endpoint(policy, &traffic));
-                mapping = known.filter(|mapping| cx.may_use(mapping, policy, &traffic));
+                let endpoint = self.endpoint(policy, &traffic);
+                let known = self.mapping_of(&endpoint);
+                mapping = known.filter(|mapping| self.may_use(cx, &endpoint.of, mapping, &traffic));
                 let uplink = match &mapping {
                     Some(mapping) => Ok(mapping.uplink),
                     None => self.choose_traced(cx, policy, &traffic, &mut steps),

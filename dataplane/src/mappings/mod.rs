@@ -175,14 +175,58 @@ impl<F: Family> Mappings<F> {
         uplink: u8,
         external: &Hashed<External<F>>,
     ) {
-        let number = self.records.add(Record::new(endpoint.of, uplink, external.of));
-        let uplink = self.records.at(number).uplink();
-        self.taken[usize::from(uplink)].add(&external.of);
+        self.enter(Record::new(endpoint.of, uplink, external.of), endpoint, external);
+    }
+
+    /// Counts a flow on the mapping of an endpoint to the port of a service that leads to it, and that it
+    /// [may have](Self::may_have): made if there is none, which this says, and attached again if it was
+    /// detached.
+    pub fn hold_service(
+        &mut self,
+        endpoint: &Hashed<Endpoint<F>>,
+        uplink: u8,
+        external: &Hashed<External<F>>,
+    ) -> bool {
+        let Some(number) = self.number_of(external) else {
+            let record = Record::of_service(endpoint.of, uplink, external.of);
+            self.enter(record, endpoint, external);
+            return true;
+        };
+        self.records.at_mut(number).hold();
+        if self.get(endpoint).is_none() && self.records.at(number).endpoint() == endpoint.of {
+            self.attach(number, endpoint);
+        }
+        false
+    }
+
+    /// May the endpoint have the port of a service that leads to it? Not while another has a mapping to
+    /// it, from before; one under another policy is the same.
+    pub fn may_have(&self, inside: (F::Address, u16), external: &Hashed<External<F>>) -> bool {
+        let Some(number) = self.number_of(external) else { return self.records.has_room() };
+        let Endpoint { address, port, .. } = self.records.at(number).endpoint();
+        (address, port) == inside
+    }
+
+    fn enter(
+        &mut self,
+        record: Record<F>,
+        endpoint: &Hashed<Endpoint<F>>,
+        external: &Hashed<External<F>>,
+    ) {
+        let number = self.records.add(record);
+        if !record.is_of_service() {
+            self.taken[usize::from(record.uplink())].add(&external.of);
+        }
+        let (key, records) = (self.key, &self.records);
+        let of_external = |n| of_external(key, &records.at(n).external());
+        self.by_external.insert(number, external.hash, of_external);
+        self.attach(number, endpoint);
+    }
+
+    fn attach(&mut self, number: u32, endpoint: &Hashed<Endpoint<F>>) {
         let (key, records) = (self.key, &self.records);
         let of_endpoint = |n| of_endpoint(key, &records.at(n).endpoint());
-        let of_external = |n| of_external(key, &records.at(n).external());
         self.by_endpoint.insert(number, endpoint.hash, of_endpoint);
-        self.by_external.insert(number, external.hash, of_external);
     }
 
     /// Forgets a flow; the mapping goes with its last one, and is returned then.
@@ -193,7 +237,9 @@ impl<F: Family> Mappings<F> {
         }
         let record = self.records.at(number);
         let (endpoint, uplink) = (record.endpoint(), record.uplink());
-        self.taken[usize::from(uplink)].remove(&external.of);
+        if !record.is_of_service() {
+            self.taken[usize::from(uplink)].remove(&external.of);
+        }
         self.forget(number);
         self.by_external.remove(external.hash, |n| n == number);
         self.records.free(number);
@@ -220,7 +266,8 @@ impl<F: Family> Mappings<F> {
         }
     }
 
-    /// Ports of the protocol that mappings by the uplink have, of all its addresses but these.
+    /// Ports of the protocol that mappings by the uplink have, of all its addresses but these, and without
+    /// those of services.
     pub fn taken(&self, uplink: u8, proto: u8, but: &[Address]) -> u32 {
         self.taken.get(usize::from(uplink)).map_or(0, |taken| taken.count(proto, but))
     }

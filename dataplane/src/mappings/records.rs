@@ -14,16 +14,17 @@ pub struct Record<F: Family> {
     outside: F::Address,
     inside_port: u16,
     outside_port: u16,
-    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, one that says TCP, and in
-    /// [`FLOWS`] the number of flows that use the mapping; 0: the record is free.
+    /// From the top: 6 bits of the uplink, 5 of the policy, one that says ICMP, one that says TCP, one that
+    /// says that the port is a service's, and in [`FLOWS`] the number of flows that use the mapping; 0: the record is free.
     state: u32,
 }
 
-const FLOWS: u32 = (1 << 19) - 1;
+const FLOWS: u32 = (1 << 18) - 1;
 const UPLINK: u32 = 26;
 const POLICY: u32 = 21;
 const ICMP: u32 = 1 << 20;
 const TCP: u32 = 1 << 19;
+const SERVICE: u32 = 1 << 18;
 const _: () = {
     assert!(size_of::<Record<V4>>() == 16);
     assert!(MAX_UPLINKS <= 1 << (32 - UPLINK));
@@ -47,6 +48,17 @@ impl<F: Family> Record<F> {
             outside_port: external.port,
             state: uplink << UPLINK | policy << POLICY | proto | 1,
         }
+    }
+
+    /// The same, to the port of a service that leads to the endpoint.
+    pub fn of_service(endpoint: Endpoint<F>, uplink: u8, external: External<F>) -> Self {
+        let record = Self::new(endpoint, uplink, external);
+        Self { state: record.state | SERVICE, ..record }
+    }
+
+    /// Was the port a service's when the mapping was made?
+    pub fn is_of_service(&self) -> bool {
+        self.state & SERVICE != 0
     }
 
     pub fn uplink(&self) -> u8 {
@@ -76,7 +88,7 @@ impl<F: Family> Record<F> {
         self.state & FLOWS == 0
     }
 
-    /// One flow more. A mapping with half a million of them is never forgotten.
+    /// One flow more. A mapping with a quarter of a million of them is never forgotten.
     pub fn hold(&mut self) {
         self.state += u32::from(self.state & FLOWS != FLOWS);
     }

@@ -31,6 +31,7 @@ mod protocols_published;
 mod published;
 mod robustness;
 mod sequences;
+mod service_port;
 mod services;
 mod sets;
 mod source;

@@ -234,13 +234,26 @@ impl ControlHalf {
         port: u16,
     ) -> impl Iterator<Item = &PortForward> {
         self.port_forwards().iter().filter(move |forward| {
-            let last = forward.port_inside(forward.ports[1]);
             forward.protocol == protocol
                 && usize::from(forward.family) == family.index()
                 && forward.inside == host
                 && !forward.is_to_gateway()
-                && (forward.inside_port..=last).contains(&port)
+                && forward.port_outside(port).is_some()
         })
+    }
+
+    /// The port outside that an address and port inside has by a path: that of the first service there
+    /// that leads to it. It is no other endpoint's.
+    pub fn port_of_service(
+        &self,
+        path: PathId,
+        protocol: u8,
+        host: Address,
+        port: u16,
+    ) -> Option<u16> {
+        let mut services = self.services_of(path.family, protocol, host, port);
+        let open = services.find(|service| service.uplinks().contains(path.uplink))?;
+        open.port_outside(port)
     }
 
     /// The LAN port that leads to an address: by the longest prefix, as routes do.

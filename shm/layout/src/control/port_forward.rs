@@ -80,6 +80,17 @@ impl PortForward {
         self.inside_port.wrapping_add(port.wrapping_sub(self.ports[0]))
     }
 
+    /// The host's ports, first and last.
+    pub const fn ports_inside(&self) -> [u16; 2] {
+        [self.inside_port, self.port_inside(self.ports[1])]
+    }
+
+    /// The port outside that leads to this one of the host's, if one does.
+    pub fn port_outside(&self, inside: u16) -> Option<u16> {
+        let [first, last] = self.ports_inside();
+        (first..=last).contains(&inside).then(|| self.ports[0].wrapping_add(inside - first))
+    }
+
     /// Is the service the gateway's own?
     #[inline(always)]
     pub const fn is_to_gateway(&self) -> bool {
