@@ -257,7 +257,9 @@ fn a_client_that_asks_by_two_uplinks_from_one_port_is_answered_by_each() {
 fn a_host_that_spoke_to_its_client_first_is_asked_by_it_all_the_same() {
     let mut gateway = publishing(&[service(UDP, [4500; 2], 4500, 0b11)]);
     let first = udp(HOST_MAC, device_mac(LAN), (HOST, 4500), (CLIENT, 4500));
-    one(gateway.send(LAN, &first));
+    // By another uplink than its client.
+    gateway.publish(0);
+    assert_eq!(one(gateway.send(LAN, &first)).0, 2);
     let (_, sent) = one(gateway.send(1, &datagram(0, 4500, 4500)));
     let port = see(&sent).sport;
     assert_ne!(port, 4500);

@@ -350,7 +350,9 @@ impl World {
             let shown = self.observer.behind(&of).filter(|behind| behind.asked);
             let waits = shown.is_some() || self.usable == [false; UPLINKS as usize];
             assert!(self.usable[usize::from(uplink)] || waits, "by {uplink}, which is down");
-            let shown = shown.map_or(of.remote, |behind| behind.shown);
+            // A host that has a port may have begun a flow there where its client's has ended.
+            let ended = !self.observer.is_firm(&of, self.now()) && remote == of.remote;
+            let shown = shown.filter(|_| !ended).map_or(of.remote, |behind| behind.shown);
             assert!(remote == shown || remote.0 == s.dst && proto == ICMP, "{of:?}");
             let draw = self.random.below(64);
             self.observer.left(inside, of, self.now(), draw);

@@ -114,6 +114,7 @@ impl Observer {
         }
         // What has been silent for long may have ended meanwhile, and begin anew.
         let same = before.filter(|before| before.host == inside.host);
+        let same = same.filter(|before| !before.asked || before.shown == inside.remote);
         let same = same.filter(|before| before.asked || before.lives(&of, now));
         if of.proto == UDP && same.is_none() {
             let last = self.begun.insert(inside.host, of).filter(|last| {
