@@ -213,7 +213,8 @@ mod tests {
             let site = weir_site::parse("weir.toml", &text).unwrap();
             let half = derive(&site, &kernel(), &Overrides::default(), [&[]; 2], None).half;
             let told = |takers: u64| {
-                let takers = [&[takers][..]; 2];
+                let of_family = [takers];
+                let takers = [&of_family[..]; 2];
                 situation(&site, &kernel(), &half, takers).realms.remove(0).outside
             };
             let shared = |address: &str| Outside::Shared(address.parse().unwrap());
