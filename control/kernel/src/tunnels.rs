@@ -5,6 +5,7 @@
 //! without which no tunnel lives (RFC 2637 §3.1). Neither is asked while the kernel has not loaded
 //! it.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -77,20 +78,41 @@ impl Tunnels {
 /// The far ends of the gateway's control connections, of IPv4, by sockets of either family: PPTP
 /// has no other.
 async fn pptp() -> io::Result<Vec<Peer>> {
-    let mut found = Vec::new();
-    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        for [source_port, destination_port] in [[PPTP, 0], [0, PPTP]] {
-            let ends = SocketId { source_port, destination_port, ..any.clone() };
-            let states = StateFlags::ESTABLISHED;
-            found.extend(bound::connections(family, IPPROTO_TCP, states, ends).await?);
-        }
-    }
+    let mut found = connections(StateFlags::ESTABLISHED, [PPTP, 0]).await?;
+    found.extend(begun_here(connections(StateFlags::ESTABLISHED, [0, PPTP]).await?).await?);
     let peer = |ends: SocketId| {
         let ends = [ends.source_address, ends.destination_address];
         let [local, remote] = ends.map(|end| end.to_canonical());
         local.is_ipv4().then_some(Peer { protocol: GRE, local, remote })
     };
     Ok(found.into_iter().filter_map(peer).collect())
+}
+
+/// Those of the gateway's clients. Anybody may connect to a service of the gateway from port 1723: what
+/// was accepted has the end of the socket that listens for it.
+async fn begun_here(mut found: Vec<SocketId>) -> io::Result<Vec<SocketId>> {
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let listening = connections(StateFlags::LISTEN, [0; 2]).await?;
+    let end = |socket: &SocketId| (socket.source_address.to_canonical(), socket.source_port);
+    let listening: HashSet<_> = listening.iter().map(end).collect();
+    found.retain(|socket| {
+        let (own, port) = end(socket);
+        let by = [own, Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        !by.iter().any(|address| listening.contains(&(*address, port)))
+    });
+    Ok(found)
+}
+
+/// Sockets of TCP with these ports, here and there, of which 0 is any; of both families.
+async fn connections(states: StateFlags, [here, there]: [u16; 2]) -> io::Result<Vec<SocketId>> {
+    let mut found = Vec::new();
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let ends = SocketId { source_port: here, destination_port: there, ..any };
+        found.extend(bound::connections(family, IPPROTO_TCP, states.clone(), ends).await?);
+    }
+    Ok(found)
 }
 
 /// A tunnel of L2TP.
@@ -165,7 +187,7 @@ impl ParseableParametrized<[u8], GenlHeader> for Tunnel {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
 
     use super::*;
 
@@ -199,16 +221,43 @@ mod tests {
         assert_eq!(peer(&[(ENCAPSULATION, &IN_IP), (LOCAL, &[1; 3]), (REMOTE, &[2; 4])]), None);
     }
 
+    /// How many control connections with this far end there are.
+    async fn with(remote: Ipv4Addr) -> usize {
+        let found = pptp().await.unwrap();
+        found.iter().filter(|peer| (peer.protocol, peer.remote) == (GRE, remote.into())).count()
+    }
+
     #[tokio::test]
     async fn a_control_connection_of_pptp_tells_of_its_far_end_whoever_began_it() {
-        let server = TcpListener::bind(("127.0.0.1", PPTP)).unwrap();
-        let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let [here, there] = [Ipv4Addr::new(127, 0, 0, 71), Ipv4Addr::new(127, 0, 0, 72)];
+        let server = TcpListener::bind((there, PPTP)).unwrap();
+        let client = connect((here, 0).into(), server.local_addr().unwrap());
         let _accepted = server.accept().unwrap();
-        let found = pptp().await.unwrap();
-        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let peer = Peer { protocol: GRE, local: address, remote: address };
-        assert_eq!(found.iter().filter(|found| **found == peer).count(), 2, "both ends are here");
+        assert_eq!((with(there).await, with(here).await), (1, 1), "both ends are here");
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn who_connects_from_pptps_port_to_a_service_of_the_gateway_is_no_server_of_it() {
+        let asker = Ipv4Addr::new(127, 0, 0, 73);
+        for listener in ["127.0.0.74:0", "[::]:0"] {
+            let service = TcpListener::bind(listener).unwrap();
+            let port = service.local_addr().unwrap().port();
+            let to = ([127, 0, 0, 74], port).into();
+            let client = connect((asker, PPTP).into(), to);
+            let _accepted = service.accept().unwrap();
+            assert_eq!(with(asker).await, 0, "{listener}");
+            drop(client);
+        }
+    }
+
+    fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.into()
     }
 
     #[tokio::test]
