@@ -135,7 +135,7 @@ pub fn derive(
     rules(&mut half, site, &lan_ports);
     ruled(&mut half, site);
     sets(&mut half, site);
-    own_peers::publish(&mut half, kernel);
+    own_peers::publish(&mut half, site, kernel);
     services::publish(&mut half, site);
     let hosts = hosts::Sources::<Ipv4Net>::of(site, kernel, &lan_nets, &half);
     let hosts6 = site.has_ipv6();

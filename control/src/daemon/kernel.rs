@@ -21,8 +21,8 @@ impl Daemon {
     /// Says which rules and routes of the kernel's are not followed, which protocols that are published
     /// the gateway speaks itself, and whether it does with too many remotes, if that is new.
     pub(super) fn tell_unfollowed(&mut self) {
-        self.crowded.say(own_peers::crowded(self.decider.kernel()));
         let (site, kernel) = (self.decider.site(), self.decider.kernel());
+        self.crowded.say(own_peers::crowded(site, kernel));
         let mut unfollowed = weir_site::unfollowed(site, kernel);
         unfollowed.extend(weir_site::spoken(site, kernel));
         for text in unfollowed.iter().filter(|text| !self.unfollowed.contains(text)) {
