@@ -29,7 +29,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,6 +42,8 @@ use task::Task;
 
 /// How long the daemon waits for the thread.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for it to tell hosts.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What hosts have.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +66,19 @@ pub struct PortMapper {
     published: watch::Sender<u64>,
     removals: mpsc::Sender<Removal>,
     shown: Arc<Mutex<Vec<Mapping>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for PortMapper {
+    /// Has the thread tell hosts that it ends, and waits for that, but not for ever.
+    fn drop(&mut self) {
+        drop(std::mem::replace(&mut self.situation, watch::channel(Situation::default()).0));
+        let Some(thread) = self.thread.take() else { return };
+        let end = Instant::now() + FAREWELL;
+        while !thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl PortMapper {
@@ -86,8 +102,8 @@ impl PortMapper {
             let _ = rustix::process::setpriority_process(None, 0);
             runtime.block_on(task.run(told, in_force, removed));
         };
-        std::thread::Builder::new().name("weir-ports".into()).spawn(work)?;
-        Ok(Self { situation, wanted, taken: 0, published, removals, shown })
+        let thread = Some(std::thread::Builder::new().name("weir-ports".into()).spawn(work)?);
+        Ok(Self { situation, wanted, taken: 0, published, removals, shown, thread })
     }
 
     /// Returns when hosts have other ports than before.
@@ -174,6 +190,7 @@ mod tests {
             published: watch::channel(0).0,
             removals,
             shown: Arc::default(),
+            thread: None,
         };
         // The first is in the channel, the second before it.
         for _ in 0..2 {

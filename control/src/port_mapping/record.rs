@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use weir_ports::{Limits, Mapping};
 use weir_service::Complaint;
 
@@ -67,7 +68,10 @@ impl Record {
     fn kept(&self) -> Result<Kept> {
         let failed = || format!("cannot read {}", self.path.display());
         match fs::read_to_string(&self.path) {
-            Ok(text) => serde_json::from_str(&text).with_context(failed),
+            Ok(text) => serde_json::from_str(&text)
+                .map(with_owners)
+                .and_then(serde_json::from_value)
+                .with_context(failed),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Kept::default()),
             Err(error) => Err(error).with_context(failed),
         }
@@ -94,6 +98,21 @@ impl Record {
         }
         is_done
     }
+}
+
+/// A record with owners. Before there was UPnP it had a nonce in their place: PCP's, or none.
+fn with_owners(mut kept: Value) -> Value {
+    let mappings = kept.get_mut("mappings").and_then(Value::as_array_mut);
+    let mappings = mappings.into_iter().flatten().filter_map(Value::as_object_mut);
+    for mapping in mappings.filter(|mapping| !mapping.contains_key("owner")) {
+        let owner = match mapping.remove("nonce") {
+            Some(Value::Null) => json!("nat-pmp"),
+            Some(nonce) => json!({ "pcp": nonce }),
+            None => continue,
+        };
+        mapping.insert("owner".into(), owner);
+    }
+    kept
 }
 
 /// Can it have been granted, with its end from when it was written down?
@@ -147,6 +166,25 @@ mod tests {
             assert_eq!(record.read(0, 0), []);
         }
         assert!(Record::new(directory.path().into()).kept().is_err(), "no file");
+    }
+
+    #[test]
+    fn a_record_of_before_there_was_upnp_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mapped.json");
+        let nonce = "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]";
+        let of = |id: u32, nonce: &str| {
+            format!(
+                "{{\"id\": {id}, \"lan\": \"lan0\", \"inside\": \"10.0.0.5:80\", \"protocol\": 6, \
+                 \"port\": 20000, \"nonce\": {nonce}, \"filters\": [\"192.0.2.0/24\"], \
+                 \"until\": 50000}}"
+            )
+        };
+        let (pcp, nat_pmp) = (of(1, nonce), of(2, "null"));
+        fs::write(&path, format!("{{\"at\": 0, \"mappings\": [{pcp}, {nat_pmp}]}}")).unwrap();
+        let [first, second] = [mapping(1, 50_000), mapping(2, 50_000)];
+        let second = Mapping { owner: Owner::NatPmp, ..second };
+        assert_eq!(Record::new(path).read(0, 0), [first, second]);
     }
 
     #[test]

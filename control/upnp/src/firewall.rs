@@ -137,6 +137,10 @@ fn update(call: &mut Call<'_>) -> Results {
         filters: Filters { clears: true, add: &known.filters },
     };
     let granted = call.store.grant(&realm, &wish, call.asker.now, call.is_bound);
+    call.changes |= match &granted {
+        Ok(granted) => granted.changes,
+        Err(denied) => denied.changes,
+    };
     granted.map_err(|_| Fault::ActionFailed)?;
     Ok(Vec::new())
 }

@@ -119,6 +119,13 @@ impl Presence {
         self.lans.iter().find(|lan| lan.name == name)
     }
 
+    /// Nobody has heard what hosts of a LAN were told: they are told as if it were new.
+    pub fn tell_again(&mut self, lan: &str, now: u64) {
+        if let Some(lan) = self.lans.iter_mut().find(|known| known.name == lan) {
+            (lan.told, lan.next) = (0, now);
+        }
+    }
+
     /// When hosts are told next.
     pub fn deadline(&self) -> Option<u64> {
         self.lans.iter().map(|lan| lan.next).min()

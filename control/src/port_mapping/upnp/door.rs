@@ -78,10 +78,11 @@ impl Door {
         hear: mpsc::Sender<Heard>,
     ) -> io::Result<Arc<Self>> {
         let family = weir_view::family(place.address.ip());
+        // First what another program may have: groups that are joined and left again are told to switches.
+        let listener = tcp(&place)?;
         let socket = Arc::new(udp(&place, place.address)?);
         let groups = GROUPS[family.index()].iter().map(|group| join(&place, *group));
         let groups = groups.collect::<io::Result<Vec<_>>>()?;
-        let listener = tcp(&place)?;
         let listeners = Mutex::default();
         let door = Arc::new(Self { place, socket: Arc::clone(&socket), listeners });
         let mut tasks = Vec::new();

@@ -166,7 +166,14 @@ impl Upnp {
             }
             match Door::open(place.clone(), Arc::clone(&self.gates), self.hear.clone()) {
                 Ok(door) => {
-                    self.shut.remove(&place);
+                    if self.shut.remove(&place).is_some() {
+                        tracing::info!(
+                            "hosts of LAN {} can ask for ports by UPnP, at {}",
+                            place.lan,
+                            place.address
+                        );
+                        self.presence.tell_again(&place.lan, time::monotonic_ms());
+                    }
                     self.doors.insert(place, door);
                 }
                 Err(error) => {
