@@ -8,9 +8,10 @@ use std::time::Duration;
 use weir_health::target::Status;
 use weir_kit::capture::{Capture, Tally};
 use weir_kit::long_flows::LongFlows;
-use weir_kit::plan::Plan;
+use weir_kit::plan::{Lan, Plan};
 use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::topology::{TOWARDS_GATEWAY, Topology};
+use weir_kit::udp_flows::Sender;
 use weir_kit::weir::Weir;
 use weir_kit::{clients, udp_flows, wait};
 use weir_layout::control::{host_class, path_state};
@@ -18,6 +19,9 @@ use weir_layout::control::{host_class, path_state};
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
 const ICMP: u8 = 1;
+/// A modem's page, on a network that an uplink leads to.
+const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
+const AT_MODEM: SocketAddrV4 = SocketAddrV4::new(MODEM, ECHO_PORT);
 
 fn site(plan: Plan) -> (Topology, Server, Weir) {
     let weights = vec![1; plan.uplinks.len()];
@@ -191,8 +195,7 @@ fn a_command_that_uses_an_uplink_sends_nothing_by_another_while_weir_control_res
 
 #[test]
 fn what_one_uplink_leads_to_is_reached_by_it_alone() {
-    /// A modem's page, and a telephone server that the provider routes.
-    const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
+    /// A telephone server that the provider routes.
     const SIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
     let (topology, _server, weir) = site(Plan::new(2, 2));
     let provider = &topology.providers[0];
@@ -270,14 +273,13 @@ fn who_asks_from_another_uplinks_link_is_answered_by_the_uplink_that_it_asks() {
     weir.check_conservation().unwrap();
 }
 
-#[test]
-fn a_host_takes_no_more_of_the_kernels_ports_to_what_an_uplink_leads_to_than_it_may_have_flows() {
-    const MODEM: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 1);
-    const LIMIT: usize = 50;
-    let topology = Topology::build(Plan::new(2, 2)).unwrap();
+/// A site with two hosts, each in a LAN of its own, of which each may have so many flows; and a modem
+/// that the first uplink leads to.
+fn beside_a_modem(limit: usize) -> (Topology, Server, Weir) {
+    let topology = Topology::build(Plan { lan: Lan::Direct, ..Plan::new(2, 2) }).unwrap();
     let file = Weir::configuration(&topology, &[1, 1]);
     let weir =
-        Weir::start(&topology, &format!("[limits]\nflows_per_host = {LIMIT}\n{file}")).unwrap();
+        Weir::start(&topology, &format!("[limits]\nflows_per_host = {limit}\n{file}")).unwrap();
     let provider = &topology.providers[0];
     provider.netns.ip(&format!("addr add {MODEM}/24 dev {TOWARDS_GATEWAY}\n")).unwrap();
     let on_link = format!("iifname {TOWARDS_GATEWAY} ip saddr 192.168.100.0/24 accept");
@@ -285,13 +287,34 @@ fn a_host_takes_no_more_of_the_kernels_ports_to_what_an_uplink_leads_to_than_it_
     topology.gateway.ip("addr add 192.168.100.2/24 dev wan0\n").unwrap();
     until_class(&weir, ([192, 168, 100, 0], 24), host_class::NEAR);
     topology.gateway.wait_for_rules(&["192.168.100.0/24"]).unwrap();
-    let _modem = Server::start(&provider.netns, MODEM).unwrap();
-    let echo = SocketAddrV4::new(MODEM, ECHO_PORT);
+    let modem = Server::start(&provider.netns, MODEM).unwrap();
+    (topology, modem, weir)
+}
+
+#[test]
+fn a_host_takes_no_more_of_the_kernels_ports_to_what_an_uplink_leads_to_than_it_may_have_flows() {
+    const LIMIT: usize = 50;
+    let (topology, _modem, weir) = beside_a_modem(LIMIT);
     let [greedy, other] = [&topology.hosts[..1], &topology.hosts[1..]];
-    let report = udp_flows::run(greedy, echo, 6 * LIMIT).unwrap();
+    let report = udp_flows::run(greedy, AT_MODEM, 6 * LIMIT).unwrap();
     assert!((1..=LIMIT).contains(&report.answered), "{}", report.answered);
-    let report = udp_flows::run(other, echo, LIMIT / 2).unwrap();
+    let report = udp_flows::run(other, AT_MODEM, LIMIT / 2).unwrap();
     assert_eq!(report.answered, report.sent, "others have theirs");
+    weir.check_conservation().unwrap();
+}
+
+#[test]
+fn who_sends_in_the_name_of_another_lans_host_takes_nothing_of_what_that_may_have() {
+    const LIMIT: usize = 50;
+    let (topology, _modem, weir) = beside_a_modem(LIMIT);
+    let [liar, victim] = [&topology.hosts[0], &topology.hosts[1]];
+    liar.netns.ip(&format!("addr add {}/32 dev lo\n", victim.address)).unwrap();
+    let at_modem = Capture::start(&topology.providers[0].netns, TOWARDS_GATEWAY).unwrap();
+    let sender = Sender { netns: &liar.netns, source: victim.address.into(), flows: 3 * LIMIT };
+    assert_eq!(udp_flows::run_by(&[sender], AT_MODEM.into(), 20_000).unwrap().answered, 0);
+    assert!(at_modem.stop().unwrap().sources_to(MODEM).is_empty());
+    let report = udp_flows::run(&topology.hosts, AT_MODEM, LIMIT / 2).unwrap();
+    assert_eq!(report.answered, report.sent, "each has its own");
     weir.check_conservation().unwrap();
 }
 

@@ -8,7 +8,7 @@ use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, home_
 use weir_view::{family, local_ports};
 
 use super::foreign;
-use super::seen::Seen;
+use super::seen::{Seen, of_family as nets_of};
 use crate::near::Near;
 
 /// The table's name: of the gateways on a machine each has its own, as each has its own directory
@@ -113,8 +113,10 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
          {}\
          {}\
          {}\
+         {}\
          \t\t{unless_lost}\n\
          \t}}\n\
+         {}\
          {}\
          {}\
          {}\
@@ -123,9 +125,11 @@ fn of_family(family: Family, table: &str, site: &Site, seen: &Seen) -> String {
         remembered(&ports),
         asked(&ports, &to_uplinks),
         ports.set(site.interfaces()),
+        to_near(near, "jump near_sources"),
         crowded(site, near),
         passing(near),
         foreign::of_lans(family, site),
+        near_sources(&ports, near),
         input(&ports, &from_uplinks),
         commands(&ports, &to_uplinks),
         homeward(&ports, &to_uplinks),
@@ -180,17 +184,16 @@ fn input(ports: &Ports<'_>, from_uplinks: &str) -> String {
 /// one.
 fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, String)> {
     let ip = word(ports.family);
-    let nets = |nets: &[IpNet]| {
-        let of_family = nets.iter().filter(|net| family(net.addr()) == ports.family);
-        let nets: Vec<_> = of_family.map(ToString::to_string).collect();
+    let nets = |nets: Vec<IpNet>| {
+        let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
         (!nets.is_empty()).then(|| format!("{ip} saddr {{ {} }}", nets.join(", ")))
     };
-    let from_lans = nets(&ports.seen.lan_networks)?;
+    let from_lans = nets(ports.seen.all_lan_networks(ports.family))?;
     let lease = match ports.family {
         Family::V4 => "\t\tudp dport 68 return\n",
         Family::V6 => "",
     };
-    let links = nets(&ports.seen.beyond_uplinks);
+    let links = nets(nets_of(ports.family, &ports.seen.beyond_uplinks).collect());
     let links = links.map(|links| format!("\t\t{links} return\n")).unwrap_or_default();
     let rule = format!("\t\tiifname {from_uplinks} {from_lans} jump in_a_lans_name\n");
     let chain = format!(
@@ -239,6 +242,23 @@ fn near_hosts(near: &[Near]) -> String {
     format!("\tset {NEAR_HOSTS} {{\n\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n")
 }
 
+/// Drops what goes there from a LAN with a source that is not of that LAN's networks, which would count
+/// for somebody else, or for nobody: as the dataplane does with what it forwards (RFC 2827).
+fn near_sources(ports: &Ports<'_>, near: &[Near]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let of_lan = |(lan, nets): &(String, Vec<IpNet>)| {
+        let nets = IpNet::aggregate(&nets_of(ports.family, nets).collect());
+        let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
+        let (by, ip) = (ports.set(std::iter::once(lan.as_str())), word(ports.family));
+        let rule = format!("\t\tiifname {by} {ip} saddr {{ {} }} return\n", nets.join(", "));
+        if nets.is_empty() { String::new() } else { rule }
+    };
+    let of_lans: String = ports.seen.lan_networks.iter().map(of_lan).collect();
+    format!("\tchain near_sources {{\n{of_lans}\t\tcounter drop\n\t}}\n")
+}
+
 /// Drops what begins one more there than a host of a LAN may have: the kernel would translate it,
 /// with a port that others need.
 fn crowded(site: &Site, near: &[Near]) -> String {
@@ -256,8 +276,7 @@ fn passing(near: &[Near]) -> String {
     if near.is_empty() {
         return String::new();
     }
-    let accepted = near.iter().map(|near| format!("\t\t{} accept\n", to(near)));
-    "\t\tct state invalid counter drop\n".to_owned() + &accepted.collect::<String>()
+    "\t\tct state invalid counter drop\n".to_owned() + &to_near(near, "accept")
 }
 
 /// Keeps a command of one uplink from the others. A socket that is bound to a device takes its
@@ -311,6 +330,11 @@ fn homeward(ports: &Ports<'_>, uplinks: &str) -> String {
 fn to(near: &Near) -> String {
     let networks: Vec<_> = near.networks.iter().map(ToString::to_string).collect();
     format!("oifname \"{}\" ip daddr {{ {} }}", near.interface, networks.join(", "))
+}
+
+/// Does this with all that goes to such networks.
+fn to_near(near: &[Near], verdict: &str) -> String {
+    near.iter().map(|near| format!("\t\t{} {verdict}\n", to(near))).collect()
 }
 
 /// Gives what LANs send there an address of the uplink's, and a port that is not weir's, so that no
@@ -490,7 +514,8 @@ mod tests {
     #[test]
     fn nothing_comes_to_the_gateway_in_a_lans_name_but_leases_and_what_is_on_an_uplinks_link() {
         let net = |text: &str| vec![text.parse::<IpNet>().unwrap()];
-        let (lan_networks, beyond_uplinks) = (net("10.0.0.0/8"), net("10.9.0.0/24"));
+        let lan_networks = vec![("lan0".into(), net("10.0.0.0/8"))];
+        let beyond_uplinks = net("10.9.0.0/24");
         let text = ruleset("weir", &site(""), &Seen { lan_networks, beyond_uplinks, ..seen() });
         let from = "iifname { \"wan0\", \"vrrp8\", \"wan1\" } ip saddr { 10.0.0.0/8 } \
                     jump in_a_lans_name\n";
@@ -549,6 +574,29 @@ mod tests {
             assert!(text.contains(&rule), "{text}");
         }
         assert!(!ruleset("weir", &site(""), &Seen::default()).contains("near_hosts"));
+    }
+
+    #[test]
+    fn who_sends_there_is_counted_if_its_address_is_of_the_lan_that_it_is_in() {
+        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
+        let lan_networks = vec![
+            ("lan0".into(), nets(&["10.0.0.0/16", "10.7.0.0/24", "fd00::/64"])),
+            ("lan1".into(), nets(&["10.1.0.0/16"])),
+            ("lan2".into(), nets(&["fd00:2::/64"])),
+        ];
+        let text = ruleset("weir", &site(""), &Seen { lan_networks, ..seen() });
+        let (_, rules) = text.split_once("chain near_sources {\n").unwrap();
+        let rules: Vec<_> = rules.lines().map(str::trim).take(3).collect();
+        let of = [
+            "iifname { \"lan0\", \"vrrp7\" } ip saddr { 10.0.0.0/16, 10.7.0.0/24 } return",
+            "iifname { \"lan1\" } ip saddr { 10.1.0.0/16 } return",
+            "counter drop",
+        ];
+        assert_eq!(rules, of);
+        let at = |rule: &str| text.find(rule).unwrap();
+        let to = "oifname \"wan0\" ip daddr { 192.168.100.0/24 }";
+        assert!(at(&format!("{to} jump near_sources\n")) < at(&format!("{to} ct state new add")));
+        assert!(!ruleset("weir", &site(""), &Seen::default()).contains("near_sources"));
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub struct Seen {
     pub virtual_ports: Vec<(String, String)>,
     /// The gateway's addresses on LANs.
     pub lan_addresses: Vec<IpAddr>,
-    /// The networks of LANs, none within another.
-    pub lan_networks: Vec<IpNet>,
+    /// The networks of each LAN, after its interface: what may be a source there.
+    pub lan_networks: Vec<(String, Vec<IpNet>)>,
     /// Networks within these that an uplink leads to: those of its link, and what is near.
     pub beyond_uplinks: Vec<IpNet>,
     /// What is reached by one uplink alone, of IPv4.
@@ -36,6 +36,12 @@ impl Seen {
         }
     }
 
+    /// The networks of a family of all LANs, none within another.
+    pub fn all_lan_networks(&self, family: Family) -> Vec<IpNet> {
+        let all = self.lan_networks.iter().flat_map(|(_, nets)| of_family(family, nets));
+        IpNet::aggregate(&all.collect())
+    }
+
     /// What there is now.
     pub fn of(site: &Site, kernel: &Kernel) -> Self {
         let virtual_ports = virtual_ports(site, kernel);
@@ -50,23 +56,30 @@ impl Seen {
             let connected = Family::ALL.into_iter().flat_map(|family| lan.networks(family, kernel));
             connected.chain(site.behind_routers(lan, kernel)).collect::<Vec<_>>()
         };
-        let lan_networks: Vec<_> = site.lans.iter().flat_map(of_lan).collect();
+        let lan_networks: Vec<_> =
+            site.lans.iter().map(|lan| (lan.interface.clone(), of_lan(lan))).collect();
         let near = near::of(site, kernel);
         let uplinks = site.uplinks.iter().filter_map(|uplink| kernel.link(&uplink.interface));
         let of_links = uplinks.flat_map(|link| networks_on(link, kernel));
         let led_to = near.iter().flat_map(|near| &near.networks).copied().map(IpNet::V4);
-        let within = |net: &IpNet| lan_networks.iter().any(|lan| lan.contains(net));
+        let of_lans = || lan_networks.iter().flat_map(|(_, nets)| nets);
+        let within = |net: &IpNet| of_lans().any(|lan| lan.contains(net));
         let beyond: Vec<_> = of_links.chain(led_to).filter(within).collect();
         let named = |(port, device): &(&Link, &Link)| (port.name.clone(), device.name.clone());
         Self {
             lan_addresses: links.flat_map(addresses).collect(),
-            lan_networks: IpNet::aggregate(&lan_networks),
+            lan_networks,
             beyond_uplinks: IpNet::aggregate(&beyond),
             virtual_ports: virtual_ports.iter().map(named).collect(),
             near,
             homes: homes(site, kernel),
         }
     }
+}
+
+/// Those of a family.
+pub fn of_family(family: Family, nets: &[IpNet]) -> impl Iterator<Item = IpNet> {
+    nets.iter().copied().filter(move |net| weir_view::family(net.addr()) == family)
 }
 
 /// The gateway's own addresses that one uplink has and no other.
@@ -136,7 +149,10 @@ mod tests {
         let ports = [("lan0", "vrrp7"), ("wan0", "vrrp8")];
         assert_eq!(seen.virtual_ports, ports.map(|(p, d)| (p.to_owned(), d.to_owned())));
         assert_eq!(seen.lan_addresses, [[10, 0, 0, 1], [10, 0, 0, 254]].map(IpAddr::from));
-        assert_eq!(seen.lan_networks, ["10.0.0.0/16".parse::<IpNet>().unwrap()]);
+        let network = "10.0.0.0/16".parse::<IpNet>().unwrap();
+        assert_eq!(seen.lan_networks, [("lan0".to_owned(), vec![network])]);
+        assert_eq!(seen.all_lan_networks(Family::V4), [network]);
+        assert_eq!(seen.all_lan_networks(Family::V6), []);
         assert_eq!(seen.beyond_uplinks, []);
         let mut kernel = kernel;
         kernel.addresses[1].1 = "10.0.7.2/24".parse().unwrap();
