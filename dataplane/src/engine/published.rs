@@ -8,7 +8,8 @@
 //!
 //! The host sees its client's address and port, unless another flow has the same ends inside: by
 //! another uplink, or to another port that leads to the same. Then it sees another port of the client.
-//! By a protocol without ports there is none: who has the ends keeps them, while its uplink works.
+//! By a protocol without ports there is none: who has the ends keeps them, once its host has answered,
+//! while its uplink works.
 
 use weir_layout::adjacency::{Adjacency, next_hop};
 use weir_layout::control::{IpAddress, PortForward, Translate};
@@ -277,17 +278,17 @@ impl<F: Stored> Sessions<F> {
         found
     }
 
-    /// The same without ports: where some flow has these ends, none, unless the uplink of that is
-    /// down. Who asked by it may ask by another.
+    /// The same without ports: where some flow has these ends, none, unless the uplink of that is down,
+    /// or its host has said nothing yet. Who asked by it may ask by another, and who asked in another's
+    /// name keeps that one out no longer than until its host answers it.
     fn alone(&mut self, cx: &Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
         let answer = inside.reversed();
         let answers = answer.hash(cx.key);
         if let Some(slot) = self.table.find(answers, &answer) {
             let action = self.table.slot(slot).action();
-            let is_over = began_outside(&action)
-                && action.worker == cx.id
-                && !steering::usable(&cx.control, F::path(action.uplink));
-            if !is_over {
+            let is_over = action.flags & flag::SEEN == 0
+                || !steering::usable(&cx.control, F::path(action.uplink));
+            if !is_over || !began_outside(&action) || action.worker != cx.id {
                 return None;
             }
             self.remove(cx, action.peer);

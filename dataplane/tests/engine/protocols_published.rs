@@ -80,6 +80,20 @@ fn who_asks_by_a_second_uplink_waits_for_the_first_to_end_or_go_down() {
 }
 
 #[test]
+fn who_asks_in_a_clients_name_keeps_it_out_no_longer_than_the_host_says_nothing() {
+    let mut gateway = publishing(&[of(GRE)]);
+    one(gateway.send(1, &ask(0, GRE)));
+    let (to, got) = one(gateway.send(2, &ask(1, GRE)));
+    assert_eq!((to, ends(&got)), (LAN, [SERVER, HOST]));
+    assert_eq!(flows(&gateway), 1);
+    let (device, sent) = one(gateway.send(LAN, &answer(GRE)));
+    assert_eq!((device, ends(&sent)), (2, [external(1), SERVER]));
+    assert!(gateway.send(1, &ask(0, GRE)).is_empty(), "it has answered");
+    assert_eq!(gateway.count(Counter::DropNoPort), 1);
+    gateway.assert_conserved();
+}
+
+#[test]
 fn what_the_gateway_itself_is_told_no_service_takes() {
     let mut gateway = publishing(&[of(GRE)]);
     one(gateway.send(1, &ask(0, GRE)));
