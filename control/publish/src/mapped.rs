@@ -251,20 +251,20 @@ mod tests {
     #[test]
     fn what_a_host_has_is_a_service_by_all_uplinks_of_its_family() {
         let site = weir_site::parse("weir.toml", SITE).unwrap();
-        let mapping = |lan: &str, inside: &str| Mapping {
+        let mapping = |lan: &str, inside: &str, from: &str| Mapping {
             id: 7,
             lan: lan.into(),
             inside: inside.parse().unwrap(),
             protocol: 6,
             port: 20_000,
             owner: Owner::NatPmp,
-            filters: vec!["192.0.2.0/24".parse().unwrap()],
+            filters: vec![from.parse().unwrap()],
             until: 0,
         };
         let mappings = [
-            mapping("lan0", "10.0.0.5:80"),
-            mapping("lan0", "[2001:db8:1::5]:80"),
-            mapping("lan1", "10.1.0.5:80"),
+            mapping("lan0", "10.0.0.5:80", "192.0.2.0/24"),
+            mapping("lan0", "[2001:db8:1::5]:80", "2001:db8:9::/48"),
+            mapping("lan1", "10.1.0.5:80", "192.0.2.0/24"),
         ];
         let services = services(&site, &mappings);
         let uplinks: Vec<_> = services.iter().map(|it| it.uplinks.clone()).collect();

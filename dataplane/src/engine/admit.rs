@@ -278,7 +278,7 @@ impl<F: Stored> Sessions<F> {
             now: cx.now,
         };
         let slot = flows::create(&self.table, &new).ok_or(Counter::DropTableFull)?;
-        self.agreements.note(cx.key, key, slot);
+        self.agreements.note(cx.key, &self.table, key, slot);
         let external = outside.external.filter(|_| maps);
         let is_made = external.is_some_and(|external| self.hold(cx, &endpoint, uplink, &external));
         if let Some(external) = external.filter(|_| is_extra) {

@@ -49,7 +49,7 @@ impl<F: Stored> Sessions<F> {
                 self.mappings.map_tcp();
             }
             self.flows += 1;
-            self.agreements.note(cx.key, &entry.key, index);
+            self.agreements.note(cx.key, &self.table, &entry.key, index);
             self.unheard += u64::from(is_unheard(entry.flags, entry.state_owner.state()));
             self.shares.add(self.table.slot(entry.peer).action().adjacency);
             if stays {

@@ -3,9 +3,10 @@
 //! expects both from one address, so the second leaves by the uplink of the first, and as that
 //! looks there.
 //!
-//! Who has agreed is noted in places that all workers share, by host and server: a place says in
-//! which slot the flow is, and whoever reads it looks there. A flow that has ended is told by its
-//! slot, and what was noted last has the place. So nothing needs to be taken out.
+//! Who has agreed is noted in places that all workers share, by host and server: a place says in which
+//! slot the flow is, and whoever reads it looks there. A flow that has ended is told by its slot, so
+//! nothing needs to be taken out. What was noted last has the place, but not that of another host or
+//! server that has answered: who only asks thousands of servers takes nothing from others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,18 +40,31 @@ impl Default for Agreements {
 }
 
 impl Agreements {
+    /// Each protocol has half of the places.
     fn place<F: Family>(&self, secret: [u64; 2], key: &FlowKey<F>, proto: u8) -> &AtomicU32 {
-        let [a, b, c, d] = F::digest(secret, &key.src()).to_be_bytes();
-        let [e, f, g, h] = F::digest(secret, &key.dst()).to_be_bytes();
-        let hash =
-            Purpose::Agreed.hash(secret, u64::from_be_bytes([a, b, c, d, e, f, g, h ^ proto]));
-        &self.0[hash as usize % PLACES]
+        let [host, server] = [key.src(), key.dst()].map(|end| F::digest(secret, &end));
+        let hash = Purpose::Agreed.hash(secret, u64::from(host) << 32 | u64::from(server));
+        &self.0[hash as usize % (PLACES / 2) * 2 + usize::from(proto == ESP)]
     }
 
     /// Notes a flow that begins in this slot, if it is one of those.
-    pub(super) fn note<F: Family>(&self, secret: [u64; 2], key: &FlowKey<F>, slot: u32) {
-        if let Some(proto) = agrees_on(key) {
-            self.place(secret, key, proto).store(slot + 1, Ordering::Relaxed);
+    pub(super) fn note<F: Stored>(
+        &self,
+        secret: [u64; 2],
+        table: &FlowTable<F>,
+        key: &FlowKey<F>,
+        slot: u32,
+    ) {
+        let Some(proto) = agrees_on(key) else { return };
+        let place = self.place(secret, key, proto);
+        let is_kept = agreement(table, place).is_some_and(|of| {
+            (of.key.src(), of.key.dst()) != (key.src(), key.dst())
+                && agrees_on(&of.key) == Some(proto)
+                && std::ptr::eq(self.place(secret, &of.key, proto), place)
+                && table.slot(of.peer).meta().flags & flag::SEEN != 0
+        });
+        if !is_kept {
+            place.store(slot + 1, Ordering::Relaxed);
         }
     }
 
@@ -61,15 +75,19 @@ impl Agreements {
         table: &FlowTable<F>,
         key: &FlowKey<F>,
     ) -> Option<Entry<F>> {
-        let place = self.place(secret, key, key.proto()).load(Ordering::Relaxed);
-        let slot = place.checked_sub(1).filter(|slot| *slot < table.capacity())?;
-        table.slot(slot).read().filter(|of| {
+        let noted = agreement(table, self.place(secret, key, key.proto()));
+        noted.filter(|of| {
             agrees_on(&of.key) == Some(key.proto())
                 && (of.key.src(), of.key.dst()) == (key.src(), key.dst())
-                && of.flags & flag::INITIATED != 0
-                && !is_asked(of.flags)
         })
     }
+}
+
+/// The flow that is in the slot which a place names, if it began inside.
+fn agreement<F: Stored>(table: &FlowTable<F>, place: &AtomicU32) -> Option<Entry<F>> {
+    let slot = place.load(Ordering::Relaxed).checked_sub(1)?;
+    let flow = (slot < table.capacity()).then(|| table.slot(slot).read())?;
+    flow.filter(|of| of.flags & flag::INITIATED != 0 && !is_asked(of.flags))
 }
 
 /// The protocol without ports that packets of this key agree on.

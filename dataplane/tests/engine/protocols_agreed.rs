@@ -126,3 +126,44 @@ fn a_new_process_knows_what_was_agreed() {
     restart(&mut gateway, 1, 0);
     assert_eq!(one(gateway.send(LAN, &from_host((HOST_MAC, HOST), SERVER, GRE))).0, 1);
 }
+
+#[test]
+fn who_asks_thousands_of_servers_takes_nothing_from_one_that_was_answered() {
+    const SERVERS: u32 = 10_000;
+    let mut gateway = Gateway::with(1, 1 << 15);
+    gateway.publish(BUCKETS);
+    let ask = |gateway: &mut Gateway, server| {
+        let (device, frame) = one(gateway.send(LAN, &agree((HOST_MAC, HOST), server, ESP)));
+        one(gateway.send(device, &answer_to(device, &frame)));
+        device
+    };
+    assert_eq!(ask(&mut gateway, SERVER), 1);
+    for n in 0..SERVERS {
+        let [.., b, c] = n.to_be_bytes();
+        gateway.send(LAN, &agree(OTHER, [198, 18, b, c], ESP));
+    }
+    let later = [198, 51, 100, 2];
+    assert_eq!(ask(&mut gateway, later), 1, "places of those without an answer are free");
+    gateway.publish(0);
+    for server in [SERVER, later] {
+        let tunnel = from_host((HOST_MAC, HOST), server, ESP);
+        assert_eq!(one(gateway.send(LAN, &tunnel)).0, 1, "not by the buckets: {server:?}");
+    }
+    gateway.assert_conserved();
+}
+
+#[test]
+fn agreements_on_one_protocol_leave_those_on_another() {
+    // 29 is what the numbers of the protocols differ by.
+    let [a, b, c, d] = SERVER;
+    let beside = [a, b, c, d ^ (GRE ^ ESP)];
+    let mut gateway = Gateway::new();
+    gateway.publish(BUCKETS);
+    one(gateway.send(LAN, &agree((HOST_MAC, HOST), SERVER, GRE)));
+    one(gateway.send(LAN, &agree((HOST_MAC, HOST), beside, ESP)));
+    gateway.publish(0);
+    for (server, protocol) in [(SERVER, GRE), (beside, ESP)] {
+        let tunnel = from_host((HOST_MAC, HOST), server, protocol);
+        assert_eq!(one(gateway.send(LAN, &tunnel)).0, 1, "not by the buckets: {protocol}");
+    }
+}
