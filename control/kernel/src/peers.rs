@@ -1,8 +1,9 @@
 //! Whom the gateway itself speaks with by protocols without ports: hosts of LANs must not get the
 //! address that its answers come to.
 //!
-//! Tunnels are links, of which the kernel tells, but for [some](crate::tunnels). IPsec associations and raw sockets are looked at with
-//! each reading of the view, once a second at least: to open one is no event.
+//! Tunnels are links, of which the kernel tells, but for [some](crate::tunnels). IPsec associations and
+//! raw sockets are looked at with each reading of the view, once a second at least: to open one is no
+//! event.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -507,7 +507,8 @@ impl<F: Stored> Sessions<F> {
 
     /// Resets a connection at both ends, given its forward slot; at the host's alone where the other is
     /// outside and its address there is the uplink's no more, and somebody else's perhaps, or where the
-    /// gateway has the other's. Its entries stay for what the ends may have to say to that. `false`: no room for the host's, and nothing was done.
+    /// gateway has the other's. Its entries stay for what the ends may have to say to that. `false`: no
+    /// room for the host's, and nothing was done.
     pub(super) fn reset<B: Buffer>(
         &mut self,
         cx: &Context,
