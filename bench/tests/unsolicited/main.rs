@@ -88,18 +88,22 @@ fn ask(host: &Netns, from: IpAddr, server: IpAddr) {
 }
 
 /// The numbers of the attempts of which a leg saw a frame, or a quote of one, but for what the gateway
-/// itself answers by an uplink whose address it was asked by.
+/// itself answers by an uplink whose address it was asked by, and errors about that.
 fn seen(capture: Capture, answers: &[IpAddr]) -> BTreeSet<u8> {
     let kept = capture.stop().unwrap().kept;
-    let others = kept.iter().filter(|frame| !source(frame).is_some_and(|it| answers.contains(&it)));
+    let is_answer =
+        |frame: &[u8]| ends(frame).is_some_and(|of| of.iter().any(|it| answers.contains(it)));
+    let others = kept.iter().filter(|frame| !is_answer(frame));
     others.filter_map(|frame| number(frame)).collect()
 }
 
-/// Who sent an untagged frame's packet.
-fn source(frame: &[u8]) -> Option<IpAddr> {
+/// Source and destination of an untagged frame's packet.
+fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let v4 = |at: usize| Some(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?.into());
+    let v6 = |at: usize| Some(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?.into());
     match frame.get(12..14)? {
-        [0x08, 0x00] => Some(<[u8; 4]>::try_from(frame.get(26..30)?).ok()?.into()),
-        [0x86, 0xdd] => Some(<[u8; 16]>::try_from(frame.get(22..38)?).ok()?.into()),
+        [0x08, 0x00] => Some([v4(26)?, v4(30)?]),
+        [0x86, 0xdd] => Some([v6(22)?, v6(38)?]),
         _ => None,
     }
 }
@@ -130,8 +134,12 @@ fn try_all(topology: &Topology, attempts: &[Attempt], works: Option<(IpAddr, IpA
     let mut captures = captures.into_iter();
     let hosts = captures.by_ref().take(topology.hosts.len()).map(|it| seen(it, &[]));
     let hosts: Vec<_> = hosts.collect();
-    let providers = captures.enumerate().map(|(provider, it)| seen(it, &own(provider)));
-    let providers: Vec<_> = providers.collect();
+    let of_provider = |(provider, capture)| match provider {
+        // All was sent here, also in the gateway's name.
+        0 => seen(capture, &[]),
+        _ => seen(capture, &own(provider)),
+    };
+    let providers: Vec<_> = captures.enumerate().map(of_provider).collect();
     let name = |number: &u8| attempts[usize::from(*number) - 1].name.as_str();
     let first = &providers[0];
     assert!((1..=attempts.len()).all(|number| first.contains(&(number as u8))), "{when}: all sent");
