@@ -93,7 +93,7 @@ fn seen(capture: Capture, answers: &[IpAddr]) -> BTreeSet<u8> {
     let kept = capture.stop().unwrap().kept;
     let is_answer =
         |frame: &[u8]| ends(frame).is_some_and(|of| of.iter().any(|it| answers.contains(it)));
-    let others = kept.iter().filter(|frame| !is_answer(frame));
+    let others = kept.iter().filter(|frame| number(frame) == Some(0) || !is_answer(frame));
     others.filter_map(|frame| number(frame)).collect()
 }
 

@@ -487,7 +487,7 @@ impl<F: Stored> Sessions<F> {
     ) -> Result<Outside<F>, DropReason> {
         let source = match choice.source {
             Source::Service(external) => {
-                match self.from_service(cx, key, choice.uplink, external) {
+                match self.out_by_service(cx, key, choice.uplink, external) {
                     Some(outside) => return Ok(outside),
                     None => self.port_of_pool(cx, choice.uplink, key)?,
                 }

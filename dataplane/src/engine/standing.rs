@@ -66,7 +66,7 @@ impl<F: Stored> Sessions<F> {
 
     /// What a flow looks like from the port of a service that leads to its endpoint; `None`: who had the
     /// port before has this remote, or another mapping to it, or the endpoint asks itself.
-    pub(super) fn from_service(
+    pub(super) fn out_by_service(
         &self,
         cx: &Context,
         key: &FlowKey<F>,
