@@ -152,7 +152,7 @@ impl Task {
                         upnp.search(&door, from, &search, time::monotonic_ms());
                     }
                     Heard::Request(asked) => {
-                        self.hear_upnp(&upnp, asked, *published.borrow()).await;
+                        self.hear_upnp(&upnp, *asked, *published.borrow()).await;
                     }
                 },
                 Some((name, done)) = removals.recv() => {

@@ -52,7 +52,7 @@ pub enum Heard {
         search: Search,
     },
     /// It asks for something.
-    Request(Asked),
+    Request(Box<Asked>),
 }
 
 /// A request, and where its answer goes.

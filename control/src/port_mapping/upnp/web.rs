@@ -97,8 +97,8 @@ impl Client {
         let door = self.door.upgrade().ok_or(Unanswered)?;
         let request = Request::from_parts(head, body.to_bytes());
         let (reply, answer) = oneshot::channel();
-        let asked = Heard::Request(Asked { door, from: self.from, request, reply });
-        self.hear.send(asked).await.map_err(|_| Unanswered)?;
+        let asked = Asked { door, from: self.from, request, reply };
+        self.hear.send(Heard::Request(Box::new(asked))).await.map_err(|_| Unanswered)?;
         answer.await.map_err(|_| Unanswered)
     }
 }
