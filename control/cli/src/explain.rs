@@ -12,7 +12,7 @@ use super::{Arguments, health, output};
 pub struct Asked {
     /// tcp, udp, icmp, gre, esp … or a number.
     pub protocol: String,
-    /// Its source: ADDRESS:PORT, of IPv6 [ADDRESS]:PORT; without a port where the protocol has
+    /// Its source: ADDRESS:PORT, of IPv6 `[ADDRESS]:PORT`; without a port where the protocol has
     /// none.
     pub source: String,
     /// Its destination, likewise.
