@@ -348,7 +348,9 @@ impl World {
             assert!(out.ends_with(PAYLOAD));
             let of = Outside { proto, uplink, own: (s.src, s.sport), remote: (s.dst, s.dport) };
             let shown = self.observer.behind(&of).filter(|behind| behind.asked);
-            let waits = shown.is_some() || self.usable == [false; UPLINKS as usize];
+            // From the service's port its client's flow may go on, which stays by its uplink.
+            let may_stay = shown.is_some() || s.sport == SERVICE[0];
+            let waits = may_stay || self.usable == [false; UPLINKS as usize];
             assert!(self.usable[usize::from(uplink)] || waits, "by {uplink}, which is down");
             // A host that has a port may have begun a flow there where its client's has ended.
             let ended = !self.observer.is_firm(&of, self.now()) && remote == of.remote;
