@@ -348,9 +348,7 @@ impl World {
             assert!(out.ends_with(PAYLOAD));
             let of = Outside { proto, uplink, own: (s.src, s.sport), remote: (s.dst, s.dport) };
             let shown = self.observer.behind(&of).filter(|behind| behind.asked);
-            // From the service's port its client's flow may go on, which stays by its uplink.
-            let may_stay = shown.is_some() || s.sport == SERVICE[0];
-            let waits = may_stay || self.usable == [false; UPLINKS as usize];
+            let waits = shown.is_some() || self.usable == [false; UPLINKS as usize];
             assert!(self.usable[usize::from(uplink)] || waits, "by {uplink}, which is down");
             // A host that has a port may have begun a flow there where its client's has ended.
             let ended = !self.observer.is_firm(&of, self.now()) && remote == of.remote;
@@ -422,8 +420,9 @@ impl World {
             delivered = true;
             let s = see(frame);
             if of.own.1 == SERVICE[0] && of.proto != ICMP {
-                let (draw, host) = (self.random.below(64), (HOST, SERVICE[1]));
-                self.observer.entered(*of, host, (s.src, s.sport), draw);
+                let (now, draw) = (self.now(), self.random.below(64));
+                let host = (HOST, SERVICE[1]);
+                self.observer.entered(*of, host, (s.src, s.sport), (now, draw));
                 self.seen[2] += 1;
             }
             let behind = self.observer.behind(of).expect("nobody is behind it");

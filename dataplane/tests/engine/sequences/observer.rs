@@ -141,7 +141,7 @@ impl Observer {
     }
 
     /// A client's packet came in as one to a host's service, and from this end.
-    pub fn entered(&mut self, of: Outside, host: End, shown: End, draw: usize) {
+    pub fn entered(&mut self, of: Outside, host: End, shown: End, (now, draw): (u64, usize)) {
         let inside = Inside { proto: of.proto, host, remote: shown };
         if let Some(before) = self.outside.insert(inside, of)
             && before != of
@@ -150,10 +150,13 @@ impl Observer {
             self.loosen(&before);
         }
         let new = Behind { host, sent: 0, answered: false, held: true, shown, asked: true };
+        // What a host began at its service's port may have ended meanwhile: then the client began anew.
+        let may_begin = !self.is_firm(&of, now);
         let behind = self.behind.entry(of).or_insert(new);
         if (behind.host, behind.shown) != (host, shown) {
             *behind = new;
         }
+        behind.asked |= may_begin;
         self.remember(of, draw);
     }
 
