@@ -155,7 +155,9 @@ fn the_guard_follows_the_file_outlives_weir_control_and_goes_by_detach() {
         gateway.reload();
         let after = gateway
             .wait("changed guard", |gateway| Some(table(gateway)).filter(|now| *now != before));
-        assert_eq!(after.matches("counter drop").count(), 7, "{after}");
+        // What passes the kernel while the dataplane is away is let go: one rule less that drops.
+        let drops = |table: &str| table.matches("counter drop").count();
+        assert_eq!(drops(&after) + 1, drops(&before), "{before}{after}");
         gateway.kill_control();
         assert_eq!(table(&gateway), after);
         gateway.done(&["detach"]);
