@@ -2,7 +2,7 @@
 //! makes it to the gateway.
 //!
 //! State words follow from what is known of each path and what the change says of one, the last
-//! resort by [`weir_health::choose`]; bucket tables from members and takers by [`Buckets`], from
+//! resort by [`Roles`]; bucket tables from members and takers by [`Buckets`], from
 //! the home tables that are kept for the next control process. Load is left out: what spillover and
 //! `balance` make of weights only the control process knows.
 
@@ -10,7 +10,7 @@ use std::fmt;
 
 use anyhow::{Result, anyhow, bail};
 use weir_health::buckets::Buckets;
-use weir_health::{Standing, choose};
+use weir_health::{Roles, Standing};
 use weir_layout::control::{
     BucketTable, ControlHalf, HOME_BANK, Member, PathId, Policy, Selection, path_state,
 };
@@ -138,7 +138,7 @@ impl Replica {
             }
             *word = *word & !BY_HAND | change.by_hand(*word);
             let [old, new] =
-                [(&self.half, &before), (&half, &after)].map(|(half, words)| verdict(half, words));
+                [(&self.half, &before), (&half, &after)].map(|(half, words)| roles(half, words));
             let used = (0..).zip(before.iter().zip(&after)).map(|(uplink, (before, after))| {
                 after & !USE | (before & USE) ^ old.bits(uplink) ^ new.bits(uplink)
             });
@@ -164,7 +164,7 @@ impl Replica {
         &self,
         half: &mut ControlHalf,
         family: Family,
-        (old, new): (&Verdict, &Verdict),
+        (old, new): (&Roles, &Roles),
         first: &[Buckets],
         notes: &mut Vec<String>,
     ) -> Vec<Buckets> {
@@ -177,7 +177,7 @@ impl Replica {
                 0 => Buckets::default(),
                 tier => Buckets::adopt(tier, region.bank(HOME_BANK, family, number)),
             };
-            let takers = |verdict: &Verdict| verdict.takers.get(number).copied().unwrap_or(0);
+            let takers = |roles: &Roles| roles.takers.get(number).copied().unwrap_or(0);
             buckets.update(&members(before), takers(old));
             if *buckets.live() != *region.bank(bank, family, number) {
                 notes.push(format!(
@@ -203,42 +203,15 @@ impl Replica {
     }
 }
 
-/// What follows for the paths of a family: see `Monitor::verdict` of `weir_health`.
-struct Verdict {
-    in_use: u64,
-    last_resort: u64,
-    spared: u64,
-    /// By policy, the uplinks that take new flows.
-    takers: Vec<u64>,
-}
-
-impl Verdict {
-    fn bits(&self, uplink: u8) -> u32 {
-        let bit = |set: u64, state: u32| if set >> (uplink & 63) & 1 == 1 { state } else { 0 };
-        bit(self.in_use, path_state::USABLE)
-            | bit(self.last_resort, path_state::LAST_RESORT)
-            | bit(self.spared, path_state::SPARED)
-    }
-}
-
-fn verdict(half: &ControlHalf, words: &[u32]) -> Verdict {
-    let standing = |uplink: u8| standing(*words.get(usize::from(uplink))?);
-    let all =
-        (0..words.len() as u8).filter(|uplink| standing(*uplink).is_some_and(Standing::usable));
-    let well = all.fold(0u64, |set, uplink| set | 1 << (uplink & 63));
-    let (mut kept, mut left, mut last_resort, mut takers) = (0, 0, 0, Vec::new());
-    for policy in half.policies.iter().take_while(|policy| policy.member_count != 0) {
+/// What the paths of a family are for, by their words.
+fn roles(half: &ControlHalf, words: &[u32]) -> Roles {
+    let standings: Vec<_> = words.iter().map(|word| standing(*word)).collect();
+    let weighty = |policy: &Policy| {
         let weighty = members(policy).into_iter().filter(|member| member.weight != 0);
-        let weighty: Vec<u8> = weighty.map(|member| member.uplink).collect();
-        let all = weighty.iter().fold(0, |set, uplink| set | 1u64 << (uplink & 63));
-        let choice =
-            choose(weighty.iter().filter_map(|uplink| Some((*uplink, standing(*uplink)?))));
-        takers.push(choice.take);
-        (kept, left) = (kept | choice.keep, left | (all & !choice.keep));
-        last_resort |= if choice.last_resort { choice.take } else { 0 };
-    }
-    let in_use = well | (kept & !left);
-    Verdict { in_use, last_resort, spared: kept & !in_use, takers }
+        weighty.fold(0, |set, member| set | 1u64 << (member.uplink & 63))
+    };
+    let policies = half.policies.iter().take_while(|policy| policy.member_count != 0);
+    Roles::of(&standings, policies.map(weighty), |_, _| 0)
 }
 
 /// How good a choice a path is, by its word; `None`: there is none.

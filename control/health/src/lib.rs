@@ -15,6 +15,7 @@
 //! | [`mod@path`] | one path, an uplink in one address family: signals in, transitions out |
 //! | `text` | states and reasons, for people |
 //! | [`choice`] | which uplinks take flows, with the last resort |
+//! | [`roles`] | what paths are for, by all policies together |
 //! | [`monitor`] | all paths of a family together, and what follows |
 //! | [`history`] | the transitions of late |
 //! | [`pace`] | when probes leave |
@@ -31,6 +32,7 @@ pub mod monitor;
 pub mod pace;
 pub mod passive;
 pub mod path;
+pub mod roles;
 pub mod signal;
 pub mod target;
 mod text;
@@ -41,6 +43,7 @@ pub use history::{Entry, History, Part};
 pub use monitor::{Monitor, Verdict};
 pub use passive::{PassiveCounts, Remotes};
 pub use path::Path;
+pub use roles::Roles;
 pub use signal::{Reason, Signal, State, Transition, Wish};
 pub use target::{ProbeError, Status, TlsFault};
 

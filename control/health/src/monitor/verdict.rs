@@ -1,11 +1,12 @@
 //! What follows from the health of all paths of a family.
 
 use weir_layout::control::path_state;
-use weir_site::{MemberConfig, Site};
+use weir_site::{MemberConfig, PolicyConfig, Site};
 
 use super::Monitor;
-use crate::choice::{Standing, choose};
+use crate::choice::Standing;
 use crate::path::Path;
+use crate::roles::Roles;
 use crate::signal::State;
 
 /// What follows from the health of all paths of a family.
@@ -19,35 +20,22 @@ pub struct Verdict {
 }
 
 impl Monitor {
-    /// What follows, given the bits last observed. A path is in use if its health says so, or if
-    /// it is the last resort of every policy that its uplink is in; if of some only, it is spared
-    /// for them. `weighty` gives the members of a policy that have a weight, a bit for each: one
-    /// without takes no flows, so that it spares no worse one from taking them. `before` has the
-    /// state words that were, by uplink.
+    /// What follows, given the bits last observed: see [`Roles`]. `weighty` gives the members of a
+    /// policy that have a weight, a bit for each: one without takes no flows, so that it spares no
+    /// worse one from taking them. `before` has the state words that were, by uplink.
     pub fn verdict(&self, site: &Site, weighty: impl Fn(usize) -> u64, before: &[u32]) -> Verdict {
-        let standing = |index: usize| Some((index as u8, self.standing(index)?));
-        let is_well = |index: &usize| self.standing(*index).is_some_and(Standing::usable);
-        let well = (0..self.paths.len()).filter(is_well);
-        let well = well.fold(0u64, |set, index| set | 1 << index);
+        let standings: Vec<_> = (0..self.paths.len()).map(|index| self.standing(index)).collect();
         let unproven = self.in_use_unproven(before);
-        let (mut kept, mut left) = (0, 0);
-        let mut takers = Vec::new();
-        let mut last_resort = 0;
         let policies = if self.has_paths() { &site.policies[..] } else { &[] };
-        for (index, policy) in policies.iter().enumerate() {
-            let weighty = weighty(index);
-            let members = policy.members.iter().filter(|m| weighty >> (m.uplink & 63) & 1 == 1);
-            let all = members.clone().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
-            let choice = choose(members.filter_map(|m| standing(usize::from(m.uplink))));
-            takers.push(choice.take);
-            let keep = choice.keep | unproven | self.undecided(&policy.members, choice.take);
-            (kept, left) = (kept | keep, left | (all & !keep));
-            last_resort |= if choice.last_resort { choice.take } else { 0 };
-        }
-        let in_use = well | (kept & !left);
+        let members = |(index, policy): (usize, &PolicyConfig)| {
+            let all =
+                policy.members.iter().fold(0, |set, member| set | 1u64 << (member.uplink & 63));
+            all & weighty(index)
+        };
+        let also = |policy: usize, take| unproven | self.undecided(&policies[policy].members, take);
+        let roles = Roles::of(&standings, policies.iter().enumerate().map(members), also);
         let states = self.paths.iter().enumerate().map(|(index, path)| {
             let problems = path.problems.map(|problems| problems & !path_state::DRAINING);
-            let bit = |set: u64, state: u32| if set >> index & 1 == 1 { state } else { 0 };
             let health = match path.machine.as_ref().map_or(State::Down, Path::state) {
                 State::Up => 0,
                 State::Degraded => path_state::DEGRADED,
@@ -59,14 +47,9 @@ impl Monitor {
             };
             let is_out = path.machine.is_some() && path.is_out();
             let joint = if is_out { path_state::JOINT } else { 0 };
-            problems.unwrap_or(0)
-                | health
-                | joint
-                | bit(in_use, path_state::USABLE)
-                | bit(last_resort, path_state::LAST_RESORT)
-                | bit(kept & !in_use, path_state::SPARED)
+            problems.unwrap_or(0) | health | joint | roles.bits(index)
         });
-        Verdict { states: states.collect(), takers }
+        Verdict { states: states.collect(), takers: roles.takers }
     }
 
     /// The paths in use that have not answered yet, as at a start, when all are the last resort: the
