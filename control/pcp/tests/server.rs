@@ -1,12 +1,15 @@
 //! What hosts are answered, by the bytes of the RFCs.
 
 mod both;
+#[path = "../../ports/tests/site/mod.rs"]
+mod site;
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use both::Server;
+use site::{ip, situation};
 use weir_layout::Family;
-use weir_ports::{Asker, Limits, Outside, Realm, Reserved, Situation};
+use weir_ports::{Asker, Outside, Realm, Situation};
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -14,37 +17,6 @@ const SUCCESS: u8 = 0;
 const NOT_AUTHORIZED: u8 = 2;
 const HOST: &str = "10.0.0.5";
 const HOST6: &str = "2001:db8:1::5";
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn situation() -> Situation {
-    let realm = |family, server, network: &str, outside, shares_addresses| Realm {
-        lan: "lan0".into(),
-        link: Some(1),
-        family,
-        servers: vec![ip(server)],
-        networks: vec![network.parse().unwrap()],
-        outside,
-        shares_addresses,
-    };
-    let web = Reserved {
-        family: Family::V4,
-        protocol: TCP,
-        ports: (20_000, 20_010),
-        host: Some(ip("10.0.0.9")),
-    };
-    Situation {
-        realms: vec![
-            realm(Family::V4, "10.0.0.1", "10.0.0.0/24", Outside::Shared(ip("192.0.2.2")), true),
-            realm(Family::V6, "2001:db8:1::1", "2001:db8:1::/64", Outside::Own, false),
-        ],
-        reserved: vec![web],
-        limits: Limits::default(),
-        upnp: false,
-    }
-}
 
 fn server() -> Server {
     let mut server = Server::default();

@@ -1,11 +1,13 @@
 //! A gateway with a LAN, and what hosts ask it.
 #![allow(dead_code, reason = "each of the tests has a part of it")]
 
-use std::net::{IpAddr, SocketAddr};
+#[path = "../../../ports/tests/site/mod.rs"]
+mod ports;
+
+use std::net::SocketAddr;
 
 use http::{Method, Request, StatusCode};
-use weir_layout::Family;
-use weir_ports::{Asker, Limits, Outside, Realm, Reserved, Situation, Store};
+use weir_ports::{Asker, Situation, Store};
 use weir_upnp::{Answer, Device, Server, Service, soap};
 
 pub const HOST: &str = "10.0.0.5";
@@ -13,35 +15,10 @@ pub const OTHER: &str = "10.0.0.6";
 pub const HOST6: &str = "2001:db8:1::5";
 pub const NOW: u64 = 5000;
 
-pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
+pub use ports::ip;
 
 pub fn situation() -> Situation {
-    let realm = |family, server, network: &str, outside, shares_addresses| Realm {
-        lan: "lan0".into(),
-        link: Some(1),
-        family,
-        servers: vec![ip(server)],
-        networks: vec![network.parse().unwrap()],
-        outside,
-        shares_addresses,
-    };
-    let web = Reserved {
-        family: Family::V4,
-        protocol: 6,
-        ports: (20_000, 20_010),
-        host: Some(ip("10.0.0.9")),
-    };
-    Situation {
-        realms: vec![
-            realm(Family::V4, "10.0.0.1", "10.0.0.0/24", Outside::Shared(ip("192.0.2.2")), true),
-            realm(Family::V6, "2001:db8:1::1", "2001:db8:1::/64", Outside::Own, false),
-        ],
-        reserved: vec![web],
-        limits: Limits::default(),
-        upnp: true,
-    }
+    Situation { upnp: true, ..ports::situation() }
 }
 
 pub fn device() -> Device {
