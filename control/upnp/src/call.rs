@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use weir_layout::Family;
-use weir_ports::{Asker, IsBound, Mapping, Outside, Owner, Realm, Store};
+use weir_ports::{Asker, Denial, Granted, IsBound, Mapping, Outside, Owner, Realm, Store, Wish};
 
 use crate::device::Service;
 use crate::fault::Fault;
@@ -64,6 +64,21 @@ impl Call<'_> {
     pub(crate) fn own_address(&self, text: &str) -> Result<IpAddr, Fault> {
         let address: IpAddr = text.parse().map_err(|_| Fault::InvalidArgs)?;
         if address == self.asker.from { Ok(address) } else { Err(Fault::NotAuthorized) }
+    }
+
+    /// What the gateway has for the asker, by the address that it asks from.
+    pub(crate) fn own_realm(&self) -> Result<Realm, Fault> {
+        self.store.realm(self.asker).cloned().ok_or(Fault::NotAuthorized)
+    }
+
+    /// Grants the asker a port, or does not; what changed by either is told with the answer.
+    pub(crate) fn grant(&mut self, realm: &Realm, wish: &Wish<'_>) -> Result<Granted, Denial> {
+        let granted = self.store.grant(realm, wish, self.asker.now, self.is_bound);
+        self.changes |= match &granted {
+            Ok(granted) => granted.changes,
+            Err(denied) => denied.changes,
+        };
+        granted.map_err(|denied| denied.why)
     }
 
     /// The time that a mapping has left, seconds.

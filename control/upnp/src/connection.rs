@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use weir_layout::Family;
 use weir_layout::protocol::{TCP, UDP};
-use weir_ports::{Denial, Denied, Filters, Mapping, Unavailable, Wish};
+use weir_ports::{Denial, Filters, Mapping, Unavailable, Wish};
 
 use crate::call::{Call, Results, owner};
 use crate::fault::Fault;
@@ -141,8 +141,10 @@ fn add(call: &mut Call<'_>, exactly: bool) -> Results {
         return Err(Fault::ActionFailed);
     }
     // A remote host is of IPv4: for hosts of IPv6 there are pinholes.
-    let realm = call.store.realm(call.asker).filter(|realm| realm.family == Family::V4);
-    let realm = realm.ok_or(Fault::NotAuthorized)?.clone();
+    let realm = call.own_realm()?;
+    if realm.family != Family::V4 {
+        return Err(Fault::NotAuthorized);
+    }
     let lease = if asked == 0 { WEEK_S } else { asked.min(WEEK_S) };
     let filter = key.remote.map(|remote| IpNet::from(std::net::IpAddr::V4(remote)));
     let mut wish = Wish {
@@ -171,17 +173,9 @@ fn add(call: &mut Call<'_>, exactly: bool) -> Results {
             wish.port = before.map_or(key.port, |mapping| mapping.port);
         }
     }
-    match call.store.grant(&realm, &wish, call.asker.now, call.is_bound) {
-        Ok(granted) => {
-            call.changes |= granted.changes;
-            let reserved = ("NewReservedPort", granted.port.to_string());
-            Ok(if exactly { Vec::new() } else { vec![reserved] })
-        }
-        Err(Denied { why, changes }) => {
-            call.changes |= changes;
-            Err(refused(call, &key, why))
-        }
-    }
+    let granted = call.grant(&realm, &wish).map_err(|why| refused(call, &key, why))?;
+    let reserved = ("NewReservedPort", granted.port.to_string());
+    Ok(if exactly { Vec::new() } else { vec![reserved] })
 }
 
 fn refused(call: &Call<'_>, key: &Key, why: Denial) -> Fault {

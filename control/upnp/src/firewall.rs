@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use weir_layout::Family;
 use weir_layout::protocol::{TCP, UDP};
-use weir_ports::{Denial, Denied, Filters, Mapping, Outside, Unavailable, Wish};
+use weir_ports::{Denial, Filters, Mapping, Outside, Unavailable, Wish};
 
 use crate::call::{Call, Results, owner};
 use crate::fault::Fault;
@@ -70,7 +70,7 @@ fn add(call: &mut Call<'_>) -> Results {
         // It would be open to all ports of the remote host: more than is asked for.
         return Err(Fault::ActionFailed);
     }
-    let realm = call.store.realm(call.asker).ok_or(Fault::NotAuthorized)?.clone();
+    let realm = call.own_realm()?;
     if realm.shares_addresses || realm.family != Family::V6 {
         return Err(Fault::PinholeNotAllowed);
     }
@@ -91,24 +91,14 @@ fn add(call: &mut Call<'_>) -> Results {
         owner: owner(""),
         filters: Filters { clears: true, add: filter.as_slice() },
     };
-    match call.store.grant(&realm, &wish, call.asker.now, call.is_bound) {
-        Ok(granted) => {
-            call.changes |= granted.changes;
-            Ok(vec![("UniqueID", (granted.id as u16).to_string())])
-        }
-        Err(Denied { why, changes }) => {
-            call.changes |= changes;
-            Err(match why {
-                Denial::Owned(_) | Denial::Port(Unavailable::Forbidden) => Fault::NotAuthorized,
-                Denial::Port(_) | Denial::Address => Fault::PinholeNotAllowed,
-                Denial::NoRoom | Denial::Quota | Denial::FilterQuota => {
-                    Fault::PinholeSpaceExhausted
-                }
-                Denial::FilterFamily => Fault::InvalidArgs,
-                Denial::NoUplink | Denial::Protocol => Fault::ActionFailed,
-            })
-        }
-    }
+    let granted = call.grant(&realm, &wish).map_err(|why| match why {
+        Denial::Owned(_) | Denial::Port(Unavailable::Forbidden) => Fault::NotAuthorized,
+        Denial::Port(_) | Denial::Address => Fault::PinholeNotAllowed,
+        Denial::NoRoom | Denial::Quota | Denial::FilterQuota => Fault::PinholeSpaceExhausted,
+        Denial::FilterFamily => Fault::InvalidArgs,
+        Denial::NoUplink | Denial::Protocol => Fault::ActionFailed,
+    })?;
+    Ok(vec![("UniqueID", (granted.id as u16).to_string())])
 }
 
 /// The asker's pinhole of this number.
@@ -125,7 +115,7 @@ fn find<'a>(call: &'a Call<'_>) -> Result<&'a Mapping, Fault> {
 fn update(call: &mut Call<'_>) -> Results {
     let lifetime = lease(call, "NewLeaseTime")?;
     let known = find(call)?.clone();
-    let realm = call.store.realm(call.asker).ok_or(Fault::NotAuthorized)?.clone();
+    let realm = call.own_realm()?;
     let wish = Wish {
         inside: known.inside,
         protocol: known.protocol,
@@ -136,11 +126,6 @@ fn update(call: &mut Call<'_>) -> Results {
         owner: known.owner,
         filters: Filters { clears: true, add: &known.filters },
     };
-    let granted = call.store.grant(&realm, &wish, call.asker.now, call.is_bound);
-    call.changes |= match &granted {
-        Ok(granted) => granted.changes,
-        Err(denied) => denied.changes,
-    };
-    granted.map_err(|_| Fault::ActionFailed)?;
+    call.grant(&realm, &wish).map_err(|_| Fault::ActionFailed)?;
     Ok(Vec::new())
 }
