@@ -253,7 +253,8 @@ impl<F: Stored> Sessions<F> {
             is_extra = self.is_of_service(cx, &endpoint.of, &mapping);
             if is_extra || key.proto() == tcp::PROTOCOL {
                 mapped = None;
-                choice.source = self.port_of_pool(cx, choice.uplink, key)?;
+                let (first, slice) = self.port_of_pool(cx, choice.uplink, key)?;
+                choice.source = Source::Port(first, slice);
                 placed = self.place(cx, key, &choice, steered, adjacency);
             }
         }
@@ -410,19 +411,22 @@ impl<F: Stored> Sessions<F> {
             }
             Translate::Napt => match self.by_service(cx, uplink, key) {
                 Some(external) => Source::Service(external),
-                None => self.port_of_pool(cx, uplink, key)?,
+                None => {
+                    let (first, slice) = self.port_of_pool(cx, uplink, key)?;
+                    Source::Port(first, slice)
+                }
             },
         };
         Ok(EgressChoice { uplink, source })
     }
 
-    /// An address of an uplink's pool, and the port of it to try first.
+    /// An address of an uplink's pool, with the port of it to try first, of those that it may have.
     fn port_of_pool(
         &self,
         cx: &mut Context,
         uplink: u8,
         key: &FlowKey<F>,
-    ) -> Result<Source<F>, DropReason> {
+    ) -> Result<(Hashed<External<F>>, PortSlice), DropReason> {
         let path = cx.snapshot.half.path(F::path(uplink)).ok_or(Counter::DropNoUplink)?;
         let address = cx.address_for::<F>(path, &key.src()).ok_or(Counter::DropNoPort)?;
         let slice = PortSlice::of(path.nat_lo, path.nat_hi, cx.id, cx.workers)
@@ -430,7 +434,7 @@ impl<F: Stored> Sessions<F> {
         let own = u16::from_be_bytes(key.sport());
         let port = if slice.contains(own) { own } else { slice.draw_like(own, &mut cx.random) };
         let first = self.mappings.external(External { proto: key.proto(), address, port });
-        Ok(Source::Port(first, slice))
+        Ok((first, slice))
     }
 
     /// May the host have another flow, by `flows_per_host` divided by `part`?
@@ -485,16 +489,13 @@ impl<F: Stored> Sessions<F> {
         choice: &EgressChoice<F>,
         host: u16,
     ) -> Result<Outside<F>, DropReason> {
-        let source = match choice.source {
+        let (first, slice) = match choice.source {
             Source::Service(external) => {
                 match self.out_by_service(cx, key, choice.uplink, external) {
                     Some(outside) => return Ok(outside),
                     None => self.port_of_pool(cx, choice.uplink, key)?,
                 }
             }
-            source => source,
-        };
-        let (first, slice) = match source {
             Source::Same => return Ok(Outside::same(cx.key, key)),
             Source::Mapped(external) => {
                 let outside = Outside::new(&self.table, cx.key, key, external);
@@ -515,7 +516,6 @@ impl<F: Stored> Sessions<F> {
                 return self.take_address(cx, key, std::iter::once(address));
             }
             Source::None(_) => return Err(Counter::DropUntranslatable),
-            Source::Service(_) => return Err(Counter::DropNoPort),
             Source::Port(first, slice) => (first, slice),
         };
         if let Some(outside) = self.take_port(cx, key, choice.uplink, first, slice, host) {
