@@ -9,7 +9,7 @@ use weir_layout::{Family as Ip, NONE};
 use weir_wire::entry::Entry;
 use weir_wire::family::Family;
 
-use super::published::is_asked;
+use super::published::far_end;
 
 /// Those of a family.
 #[derive(Debug, Default)]
@@ -43,9 +43,7 @@ impl Given {
     /// Is the end outside of a flow, given its forward entry, at one of them? One that stays inside
     /// has none.
     pub(super) fn has_far_end<F: Family>(&self, forward: &Entry<F>) -> bool {
-        let key = &forward.key;
-        let far = if is_asked(forward.flags) { key.src() } else { key.dst() };
-        forward.uplink != NONE && self.new.contains(&far.to_address().0)
+        forward.uplink != NONE && self.new.contains(&far_end(forward).to_address().0)
     }
 
     /// All flows were looked at.

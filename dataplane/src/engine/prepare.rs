@@ -19,7 +19,7 @@ use weir_wire::tcp;
 
 use super::Regions;
 use super::hairpin::{self, Port};
-use super::published::is_asked;
+use super::published::far_end;
 use super::sessions::{external_of, has_mapping};
 use crate::nat::PortSlice;
 use crate::purpose::decider;
@@ -105,7 +105,7 @@ impl Workers<'_> {
         let key = &forward.key;
         if protocol::is_portless(key.proto()) {
             // Else two workers could give two hosts one address for the remote.
-            let remote = if is_asked(forward.flags) { key.src() } else { key.dst() };
+            let remote = far_end(forward);
             return Some(decider::<F>(self.key, self.number, key.proto(), &remote, 0));
         }
         let path = match hairpin::port_of(self.half, forward) {

@@ -330,6 +330,11 @@ pub(super) const fn is_asked(flags: u8) -> bool {
     (flags & flag::INITIATED != 0) != (flags & flag::INSIDE != 0)
 }
 
+/// The end outside of a flow that leaves by an uplink, given its forward entry.
+pub(super) fn far_end<F: Family>(forward: &Entry<F>) -> F::Address {
+    if is_asked(forward.flags) { forward.key.src() } else { forward.key.dst() }
+}
+
 /// How long a flow that began outside may be idle, given how long others of its kind may, and the flags
 /// of the direction that began it.
 pub(super) fn patience_ms(others: u32, state: FlowState, flags: u8) -> u32 {

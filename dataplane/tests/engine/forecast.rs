@@ -13,7 +13,7 @@ use weir_layout::flow::FlowState;
 use weir_layout::{Family, NONE};
 use weir_shm::flows::FlowTable;
 use weir_wire::family::{V4, V6};
-use weir_wire::tcp::flag::{ACK, SYN};
+use weir_wire::tcp::flag::ACK;
 
 use crate::explained::OfRegions;
 use crate::gateway::*;
@@ -105,20 +105,8 @@ impl World {
             let proto = [TCP, UDP, Said::echo(src)][random.below(3)];
             let is_echo = !matches!(proto, TCP | UDP);
             let port = 20_000 + 1000 * u16::from(host) + 100 * which as u16;
-            let said = Said {
-                from: mac_of_host(host),
-                to: device_mac(port_of_host(host)),
-                vlan: link(port_of_host(host)).1,
-                src,
-                dst,
-                proto,
-                ports: [port + random.below(90) as u16, if is_echo { 1 } else { 443 }],
-                flags: SYN,
-                seq: 1000,
-                ack: 0,
-                ttl: 64,
-                len: 0,
-            };
+            let ports = [port + random.below(90) as u16, if is_echo { 1 } else { 443 }];
+            let said = Said::of_host(host, [src, dst], proto, ports);
             let (device, answered) = (link(port_of_host(host)).0, random.below(4) != 0);
             let sent = self.gateway.send(device, &said.frame());
             let Some((device, left)) = sent.first() else { continue };

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use weir_wire::checksum::{add, finish, finish_udp, pseudo4, pseudo6, sum};
 use weir_wire::tcp::flag::{ACK, FIN, SYN};
 
-use crate::gateway::{TCP, UDP};
+use super::site::{link, mac_of_host, port_of_host};
+use crate::gateway::{TCP, UDP, device_mac};
 
 const ICMP: [u8; 2] = [1, 58];
 /// Request and reply of echo, by family.
@@ -34,6 +35,24 @@ pub struct Said {
 }
 
 impl Said {
+    /// The first that a host of a LAN says to somebody: of a connection, without data.
+    pub fn of_host(host: u8, [src, dst]: [IpAddr; 2], proto: u8, ports: [u16; 2]) -> Self {
+        Self {
+            from: mac_of_host(host),
+            to: device_mac(port_of_host(host)),
+            vlan: link(port_of_host(host)).1,
+            src,
+            dst,
+            proto,
+            ports,
+            flags: SYN,
+            seq: 1000,
+            ack: 0,
+            ttl: 64,
+            len: 0,
+        }
+    }
+
     pub fn is_echo(&self) -> bool {
         !matches!(self.proto, TCP | UDP)
     }

@@ -218,19 +218,11 @@ impl World {
         let proto = self.proto(src);
         let (port, far) = (20_000 + self.random.below(4) as u16, [53, 443, 5000]);
         let is_echo = !matches!(proto, TCP | UDP);
+        let ports = [port, if is_echo { 1 } else { far[self.random.below(3)] }];
         Said {
-            from: mac_of_host(host),
-            to: device_mac(port_of_host(host)),
-            vlan: link(port_of_host(host)).1,
-            src,
-            dst,
-            proto,
-            ports: [port, if is_echo { 1 } else { far[self.random.below(3)] }],
             flags: if self.random.below(8) == 0 { ACK } else { SYN },
-            seq: 1000,
-            ack: 0,
-            ttl: 64,
             len: if proto == TCP { 0 } else { self.len() },
+            ..Said::of_host(host, [src, dst], proto, ports)
         }
     }
 
