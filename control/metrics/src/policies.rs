@@ -83,8 +83,8 @@ fn families(half: &ControlHalf) -> impl Iterator<Item = Family> {
 fn add_services(state: &Published, page: &mut Page<'_>) -> fmt::Result {
     let mut services = BTreeMap::new();
     for (number, forward) in state.snapshot.half.port_forwards().iter().enumerate() {
-        let (name, is_mapped) = (forward.name.as_str(), forward.name.as_str().contains(':'));
-        if forward.is_to_gateway() || is_mapped {
+        let name = forward.name.as_str();
+        if forward.is_to_gateway() || forward.is_mapped() {
             continue;
         }
         let family = if forward.family == 0 { Family::V4 } else { Family::V6 };

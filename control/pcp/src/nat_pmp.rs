@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use weir_ports::mapping::{TCP, UDP};
+use weir_layout::protocol::{TCP, UDP};
 
 /// The version.
 pub const VERSION: u8 = 0;

@@ -6,16 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weir_layout::Family;
+use weir_layout::protocol::{TCP, UDP};
 
 use crate::realm::{Realm, Situation};
 use crate::store::Unavailable;
 
 /// Most filters of a mapping.
 pub const MAX_FILTERS: usize = 8;
-/// A protocol that has ports which can be mapped.
-pub const TCP: u8 = 6;
-/// The other one.
-pub const UDP: u8 = 17;
 
 /// What a client of PCP proves by it that a mapping is its own (RFC 6887 §11.2).
 pub type Nonce = [u8; 12];
@@ -77,7 +74,7 @@ impl Mapping {
 
     /// Family.
     pub const fn family(&self) -> Family {
-        family(self.inside.ip())
+        Family::of(self.inside.ip())
     }
 
     /// Does it lead to a host's port?
@@ -87,8 +84,9 @@ impl Mapping {
 
     /// Could it have been granted, by some limits?
     pub fn is_sound(&self) -> bool {
-        let fits =
-            |filter: &IpNet| family(filter.addr()) == self.family() && filter.trunc() == *filter;
+        let fits = |filter: &IpNet| {
+            Family::of(filter.addr()) == self.family() && filter.trunc() == *filter
+        };
         matches!(self.protocol, TCP | UDP)
             && self.port != 0
             && self.inside.port() != 0
@@ -286,13 +284,5 @@ impl Share {
     pub const fn lan_has_room(self, total: usize, others: bool) -> bool {
         let own = if others { self.lan } else { 0 };
         own < total.saturating_sub(self.all)
-    }
-}
-
-/// The family of an address.
-pub const fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
     }
 }

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use weir_layout::Family;
 use weir_layout::control::MAX_MAPPED_ALLOWED;
+use weir_layout::protocol::{TCP, UDP};
 
-use crate::mapping::{MAX_FILTERS, Mapping, Mappings, Owner, TCP, UDP, family};
+use crate::mapping::{MAX_FILTERS, Mapping, Mappings, Owner};
 use crate::realm::{Limits, Realm, Situation};
 
 /// Which ports sockets of the gateway have; none: that is not known.
@@ -159,7 +161,7 @@ impl Store {
 
     /// What the gateway has for who asks; none: it may not.
     pub fn realm(&self, asker: Asker<'_>) -> Option<&Realm> {
-        let realm = self.situation.realm(asker.lan, family(asker.from))?;
+        let realm = self.situation.realm(asker.lan, Family::of(asker.from))?;
         realm.holds(asker.from).then_some(realm)
     }
 
@@ -348,8 +350,8 @@ impl Store {
         known: &[IpNet],
     ) -> Result<Vec<IpNet>, Denied> {
         // By a service's family one of another would be of nobody, and a service of nobody is open to all.
-        let of_host = family(wish.inside.ip());
-        if wish.filters.add.iter().any(|filter| family(filter.addr()) != of_host) {
+        let of_host = Family::of(wish.inside.ip());
+        if wish.filters.add.iter().any(|filter| Family::of(filter.addr()) != of_host) {
             return Err(Denial::FilterFamily.into());
         }
         let mut filters = if wish.filters.clears { Vec::new() } else { known.to_vec() };

@@ -84,11 +84,8 @@ fn realm(site: &Site, kernel: &Kernel, lan: &Lan, family: Family, outside: Outsi
         lan: lan.interface.clone(),
         link,
         family,
-        servers: servers.filter(|address| weir_view::family(*address) == family).collect(),
-        networks: networks
-            .into_iter()
-            .filter(|net| weir_view::family(net.addr()) == family)
-            .collect(),
+        servers: servers.filter(|address| Family::of(*address) == family).collect(),
+        networks: networks.into_iter().filter(|net| Family::of(net.addr()) == family).collect(),
         outside,
         shares_addresses: site.uplinks.iter().any(is_napt),
     }

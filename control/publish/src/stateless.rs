@@ -191,7 +191,7 @@ fn net(address: [u8; 16], length: u8, family: u8) -> Option<IpNet> {
 }
 
 fn family_of(net: &IpNet) -> Family {
-    weir_view::family(net.addr())
+    Family::of(net.addr())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Lan {
     /// was given. What a host of the LAN advertises makes none: one host would take the addresses of
     /// others.
     pub fn networks(&self, family: Family, kernel: &Kernel) -> Vec<IpNet> {
-        let given = self.prefixes.iter().filter(|net| weir_view::family(net.addr()) == family);
+        let given = self.prefixes.iter().filter(|net| Family::of(net.addr()) == family);
         let given: Vec<IpNet> = given.copied().collect();
         if !given.is_empty() {
             return given;
@@ -207,7 +207,7 @@ impl Machine<'_> {
         for publish in &site.publish {
             for host in publish.hosts() {
                 let has = |lan: &Lan| {
-                    let nets = lan.networks(weir_view::family(host), self.kernel);
+                    let nets = lan.networks(Family::of(host), self.kernel);
                     let behind = site.behind_routers(lan, self.kernel);
                     nets.iter().chain(&behind).any(|net| net.contains(&host))
                 };
@@ -317,7 +317,7 @@ impl Machine<'_> {
             IpAddr::V4(_) => on_link(&self.kernel.routes, link),
             IpAddr::V6(_) => on_link(&self.kernel.routes6, link),
         };
-        let nets = self.kernel.networks(weir_view::family(address), link.index).into_iter();
+        let nets = self.kernel.networks(Family::of(address), link.index).into_iter();
         is_link_local(address) || nets.chain(on_link).any(|net| net.contains(&address))
     }
 

@@ -74,7 +74,7 @@ impl UplinkConfig {
 
 /// Is the target asked by this family?
 fn is_of(target: &Target, family: Family) -> bool {
-    target.kind.host().is_none_or(|host| weir_view::family(host) == family)
+    target.kind.host().is_none_or(|host| Family::of(host) == family)
 }
 
 #[cfg(test)]

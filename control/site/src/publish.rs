@@ -93,7 +93,7 @@ impl PublishConfig {
 
     /// The prefixes of those that its services of a family are open to.
     pub fn allowed(&self, family: Family) -> impl Iterator<Item = &IpNet> {
-        self.from.iter().filter(move |net| weir_view::family(net.addr()) == family)
+        self.from.iter().filter(move |net| Family::of(net.addr()) == family)
     }
 
     /// Is it open to some, and to none of a family? Without anybody named it is open to all.
@@ -121,7 +121,7 @@ impl fmt::Display for To {
 }
 
 fn family_of(host: &SocketAddr) -> Family {
-    weir_view::family(host.ip())
+    Family::of(host.ip())
 }
 
 /// The published services; `known` are the indices of the uplinks' names.
@@ -239,7 +239,7 @@ fn fits(
         fits_without_ports(c, given.get_ref(), publish, uplinks);
     }
     for host in publish.hosts() {
-        let family = weir_view::family(host);
+        let family = Family::of(host);
         let of = |uplink: &u8| uplinks.get(usize::from(*uplink));
         if !publish.uplinks.iter().filter_map(of).any(|uplink| uplink.has_path(family)) {
             let message = format!("no uplink that is open for {host} has a path of its family");
@@ -290,7 +290,7 @@ fn fits_without_ports(
         );
     }
     for host in publish.hosts() {
-        let family = weir_view::family(host);
+        let family = Family::of(host);
         let of = |uplink: &u8| uplinks.get(usize::from(*uplink));
         for (uplink, number) in publish
             .uplinks

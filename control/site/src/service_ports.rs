@@ -108,11 +108,11 @@ pub fn spoken(site: &Site, kernel: &Kernel) -> Vec<String> {
     let tunnels = kernel.links.iter().filter(|link| link.up).flat_map(|link| &link.tunnels);
     let peers: Vec<&Peer> = tunnels.chain(&kernel.peers).collect();
     let of_one = |publish: &PublishConfig| {
-        let families: Vec<_> = publish.hosts().map(weir_view::family).collect();
+        let families: Vec<_> = publish.hosts().map(Family::of).collect();
         let mut ends: Vec<_> = peers
             .iter()
             .filter(|peer| publish.protocols.contains(&peer.protocol))
-            .filter(|peer| families.contains(&weir_view::family(peer.local)))
+            .filter(|peer| families.contains(&Family::of(peer.local)))
             .map(|peer| (peer.protocol, peer.local, peer.remote))
             .collect();
         ends.sort_unstable();

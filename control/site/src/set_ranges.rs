@@ -128,7 +128,7 @@ mod tests {
     fn of(prefixes: &[(IpNet, u8)]) -> Ranges {
         let mut held: [Vec<Interval>; Family::COUNT] = Default::default();
         for (net, set) in prefixes {
-            held[weir_view::family(net.addr()).index()].push(Interval::of(net, *set));
+            held[Family::of(net.addr()).index()].push(Interval::of(net, *set));
         }
         Ranges::of(&held)
     }

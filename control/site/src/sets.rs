@@ -68,7 +68,7 @@ impl Among {
     /// Is it about addresses of a family?
     pub fn concerns(&self, family: Family) -> bool {
         match self {
-            Self::Prefix(net) => weir_view::family(net.addr()) == family,
+            Self::Prefix(net) => Family::of(net.addr()) == family,
             Self::Set { families, .. } => families[family.index()],
         }
     }
@@ -169,7 +169,7 @@ pub fn sets(c: &mut Checker<'_>, file: &File, from: SetFiles<'_>) -> (Known, Vec
         let nets = prefixes(c, given, &mut files);
         let mut counts = [0; Family::COUNT];
         for net in &nets {
-            let at = weir_view::family(net.addr()).index();
+            let at = Family::of(net.addr()).index();
             counts[at] += 1;
             held[at].push(Interval::of(net, number as u8));
         }

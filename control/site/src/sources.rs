@@ -83,7 +83,7 @@ impl UplinkConfig {
         let all = kernel.addresses.iter().filter(|(index, net)| {
             let address = net.addr();
             *index == interface
-                && weir_view::family(address) == family
+                && Family::of(address) == family
                 && !is_link_local(address)
                 && is_sendable(address)
         });

@@ -29,7 +29,7 @@ pub fn on_machine(site: &Site, kernel: &Kernel, strict: impl Fn(&str) -> bool) -
             ));
         }
         let near = |host: &IpAddr| {
-            let of = weir_view::family(*host);
+            let of = Family::of(*host);
             let nets = link.map(|link| kernel.networks(of, link.index));
             uplink.given_next_hop(of) == Some(*host)
                 || is_link_local(*host) && host.is_ipv6()

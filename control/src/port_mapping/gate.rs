@@ -2,6 +2,7 @@
 //! takes nothing from these, and no LAN takes anything from another.
 
 use std::net::IpAddr;
+use weir_layout::Family;
 
 use weir_ports::Realm;
 use weir_ports::limiter::Limiter;
@@ -48,7 +49,7 @@ impl Gate {
         now: u64,
         may: impl Fn(&Realm, IpAddr) -> bool,
     ) -> bool {
-        let family = weir_view::family(host);
+        let family = Family::of(host);
         let realm = self.realms.iter_mut().find(|(realm, _)| realm.is(lan, family));
         realm.is_some_and(|(realm, limiter)| may(realm, host) && limiter.admit(host, now))
     }

@@ -185,17 +185,10 @@ impl Lan {
         let of_place = |from: &SocketAddr| {
             let (lan, from) = (self.name.clone(), *from);
             // The first is the link's.
-            let to = SocketAddr::new(GROUPS[family(from).index()][0], PORT);
+            let to = SocketAddr::new(GROUPS[Family::of(from.ip()).index()][0], PORT);
             let messages = notice.messages(&self.device, &to.to_string(), &base(from));
             Notices { lan, from, to, messages }
         };
         self.places.iter().flatten().map(of_place).collect()
-    }
-}
-
-const fn family(address: SocketAddr) -> Family {
-    match address {
-        SocketAddr::V4(_) => Family::V4,
-        SocketAddr::V6(_) => Family::V6,
     }
 }

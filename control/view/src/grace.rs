@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weir_layout::Family;
 
-use crate::{Kernel, family};
+use crate::Kernel;
 
 /// How long what is lost of IPv4 is waited for, milliseconds.
 const GRACE_MS: u64 = 3000;
@@ -37,7 +37,7 @@ impl Kernel {
 
     /// Is anything of the interface waited for in the family?
     pub fn waits_for(&self, index: u32, of: Family) -> bool {
-        let is_of = |(at, net): &(u32, IpNet)| *at == index && family(net.addr()) == of;
+        let is_of = |(at, net): &(u32, IpNet)| *at == index && Family::of(net.addr()) == of;
         self.lost.addresses.keys().any(is_of) || self.lost.next_hops.contains_key(&(index, of))
     }
 
@@ -60,7 +60,7 @@ impl Kernel {
         let renumbered: BTreeSet<(u32, Family)> = here
             .difference(&known)
             .filter(is_other)
-            .map(|(index, net)| (*index, family(net.addr())))
+            .map(|(index, net)| (*index, Family::of(net.addr())))
             .collect();
         let waits = |of: &Self, index, family| {
             let running = before.is_running(index) && of.is_running(index);
@@ -68,7 +68,7 @@ impl Kernel {
         };
         for key @ (index, net) in before.addresses.iter().filter(|key| !here.contains(key)) {
             let since = before.lost.addresses.get(key).copied().unwrap_or(now);
-            let of = family(net.addr());
+            let of = Family::of(net.addr());
             if waits(self, *index, of) && !is_due(since, of) {
                 self.addresses.push(*key);
                 self.lost.addresses.insert(*key, since);

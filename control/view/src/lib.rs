@@ -35,7 +35,7 @@ use weir_layout::control::DeviceFault;
 
 pub use grace::Lost;
 pub use link::{Link, NeighbourEntry, Shortage};
-pub use net::{Net, family, is_beyond_site, is_link_local};
+pub use net::{Net, is_beyond_site, is_link_local};
 pub use peer::Peer;
 pub use route::{Preference, Route, RouteKind, Routes};
 
@@ -203,7 +203,8 @@ impl Kernel {
 
     /// Networks of a family that an interface is on.
     pub fn networks(&self, of: Family, index: u32) -> Vec<IpNet> {
-        let nets = self.addresses.iter().filter(|(i, net)| *i == index && family(net.addr()) == of);
+        let nets =
+            self.addresses.iter().filter(|(i, net)| *i == index && Family::of(net.addr()) == of);
         let mut networks: Vec<IpNet> = nets.map(|(_, net)| net.trunc()).collect();
         networks.dedup();
         networks
@@ -222,7 +223,7 @@ impl Kernel {
     /// Addresses of an interface in a family.
     pub fn addresses_of(&self, of: Family, index: u32) -> Vec<IpAddr> {
         let addresses = self.addresses.iter().filter(|(i, _)| *i == index);
-        addresses.map(|(_, net)| net.addr()).filter(|address| family(*address) == of).collect()
+        addresses.map(|(_, net)| net.addr()).filter(|address| Family::of(*address) == of).collect()
     }
 
     /// Can packets by an interface be given this source? One of IPv6 that is not proved yet to be this

@@ -97,14 +97,6 @@ impl Net for Ipv6Net {
     }
 }
 
-/// The family of an address.
-pub const fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
-}
-
 /// Has an IPv6 address a meaning beyond the site: is it no group, and not of this host, of a link
 /// (RFC 4291 §2.5) or unique local (RFC 4193)?
 pub const fn is_beyond_site(address: Ipv6Addr) -> bool {

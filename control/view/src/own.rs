@@ -36,8 +36,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weir_layout::Family;
 
-use crate::family;
-
 /// Priority of the first of weir's rules.
 pub const PRIORITY: u32 = 11_700;
 /// Priority of the first rule for LANs, right before that of the main table.
@@ -161,7 +159,7 @@ pub struct DefaultRoute {
 impl DefaultRoute {
     /// Its family.
     pub const fn family(&self) -> Family {
-        family(self.next_hop)
+        Family::of(self.next_hop)
     }
 }
 

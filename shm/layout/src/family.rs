@@ -1,5 +1,7 @@
 //! Address families, as indices.
 
+use core::net::IpAddr;
+
 /// An address family: an index into what there is one of for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -15,6 +17,14 @@ impl Family {
     pub const COUNT: usize = 2;
     /// All, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
 
     /// Its index.
     #[inline(always)]

@@ -45,7 +45,7 @@ impl Decider {
         let lans: BTreeSet<u32> = lans.map(|link| link.index).collect();
         let is_old = |(at, entry): &(&(u32, IpAddr), &NeighbourEntry)| {
             let (interface, address) = at;
-            let family = weir_view::family(*address);
+            let family = Family::of(*address);
             !entry.fresh && lans.contains(interface) && without_flows[family.index()]
         };
         // In no order: the kernel's list is a map, made anew each time.

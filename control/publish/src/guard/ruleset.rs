@@ -4,8 +4,8 @@ use ipnet::IpNet;
 use weir_layout::Family;
 use weir_layout::control::OnDataplaneLoss;
 use weir_site::{Site, UplinkConfig};
+use weir_view::local_ports;
 use weir_view::own::{ANSWER_MARK, GUARD_COMMENT, MARK, MARKS, answer_mark, home_mark, mark};
-use weir_view::{family, local_ports};
 
 use super::foreign;
 use super::seen::{Seen, of_family as nets_of};
@@ -206,7 +206,7 @@ fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, Stri
 /// on every device: likewise.
 fn to_lan_addresses(ports: &Ports<'_>) -> Option<(String, String)> {
     let closed: Vec<_> = ports.uplinks(|uplink| !uplink.is_inbound(ports.family)).collect();
-    let addresses = ports.seen.lan_addresses.iter().filter(|one| family(**one) == ports.family);
+    let addresses = ports.seen.lan_addresses.iter().filter(|one| Family::of(**one) == ports.family);
     let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
     if closed.is_empty() || addresses.is_empty() {
         return None;
@@ -303,7 +303,7 @@ fn commands(ports: &Ports<'_>, uplinks: &str) -> String {
 /// routes would have it leave by another: for that one's link, say. Its way is looked for again,
 /// with the mark.
 fn homeward(ports: &Ports<'_>, uplinks: &str) -> String {
-    let homes = ports.seen.homes.iter().filter(|(_, own)| family(*own) == ports.family);
+    let homes = ports.seen.homes.iter().filter(|(_, own)| Family::of(*own) == ports.family);
     let homes: Vec<_> = homes
         .filter_map(|(number, own)| {
             let (_, uplink) = ports.with_index().find(|(index, _)| index == number)?;

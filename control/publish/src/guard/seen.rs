@@ -79,7 +79,7 @@ impl Seen {
 
 /// Those of a family.
 pub fn of_family(family: Family, nets: &[IpNet]) -> impl Iterator<Item = IpNet> {
-    nets.iter().copied().filter(move |net| weir_view::family(net.addr()) == family)
+    nets.iter().copied().filter(move |net| Family::of(net.addr()) == family)
 }
 
 /// The gateway's own addresses that one uplink has and no other.

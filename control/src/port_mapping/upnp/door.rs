@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use weir_layout::Family;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
@@ -77,7 +78,7 @@ impl Door {
         gates: Arc<Gates>,
         hear: mpsc::Sender<Heard>,
     ) -> io::Result<Arc<Self>> {
-        let family = weir_view::family(place.address.ip());
+        let family = Family::of(place.address.ip());
         // First what another program may have: groups that are joined and left again are told to switches.
         let listener = tcp(&place)?;
         let socket = Arc::new(udp(&place, place.address)?);

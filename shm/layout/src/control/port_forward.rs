@@ -97,6 +97,11 @@ impl PortForward {
         self.to_gateway != 0
     }
 
+    /// Has a host asked for it? No service of the file has a colon in its name.
+    pub fn is_mapped(&self) -> bool {
+        self.name.as_str().contains(':')
+    }
+
     /// The uplinks that are open.
     pub const fn uplinks(&self) -> IndexSet {
         IndexSet::from_bits(self.uplinks)
