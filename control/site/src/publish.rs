@@ -10,7 +10,7 @@ use toml::Spanned;
 use weir_layout::Family;
 use weir_layout::control::{MAX_PUBLISHED, MAX_PUBLISHED_ALLOWED, Translate};
 use weir_layout::prefix_sets::MAX_SETS;
-use weir_layout::protocol::{self, Covered, TCP, UDP};
+use weir_layout::protocol::{self, TCP, UDP};
 
 use super::checker::Checker;
 use super::schema::{Among, File, Ports, Protocol, Protocols, Publish, Texts};
@@ -298,14 +298,8 @@ fn fits_without_ports(
             .filter_map(of)
             .flat_map(|uplink| publish.protocols.iter().map(move |number| (uplink, *number)))
         {
-            let wrong = match protocol::covered(number) {
-                Covered::Nothing => false,
-                Covered::Checksum => uplink.translation(family) == Translate::Napt,
-                Covered::Digest => {
-                    matches!(uplink.translation(family), Translate::Napt | Translate::Npt)
-                }
-            };
-            if uplink.has_path(family) && wrong {
+            let survives = protocol::survives(number, uplink.translation(family));
+            if uplink.has_path(family) && !survives {
                 c.refuse(
                     given.protocol.span(),
                     format!(

@@ -10,7 +10,7 @@ use weir_layout::set::IndexSet;
 use weir_shm::flows::{Action, FlowTable, Stored};
 use weir_wire::family::Family;
 use weir_wire::npt::Untranslatable;
-use weir_wire::protocol::{self, Covered};
+use weir_wire::protocol;
 use weir_wire::tcp;
 
 use super::DropReason;
@@ -501,7 +501,7 @@ impl<F: Stored> Sessions<F> {
                 let outside = Outside::new(&self.table, cx.key, key, external);
                 return outside.ok_or(Counter::DropNoPort);
             }
-            Source::Address(_) if protocol::covered(key.proto()) == Covered::Digest => {
+            Source::Address(_) if !protocol::survives(key.proto(), Translate::Npt) => {
                 return Err(Counter::DropProtocol);
             }
             Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
@@ -542,7 +542,7 @@ impl<F: Stored> Sessions<F> {
         key: &FlowKey<F>,
         mut addresses: impl Iterator<Item = F::Address>,
     ) -> Result<Outside<F>, DropReason> {
-        if protocol::covered(key.proto()) != Covered::Nothing {
+        if !protocol::survives(key.proto(), Translate::Napt) {
             return Err(Counter::DropProtocol);
         }
         let free = addresses.find_map(|address| {

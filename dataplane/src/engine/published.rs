@@ -12,7 +12,7 @@
 //! while its uplink works.
 
 use weir_layout::adjacency::{Adjacency, next_hop};
-use weir_layout::control::{IpAddress, PortForward, Translate};
+use weir_layout::control::{IpAddress, Path, PortForward, Translate};
 use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
 use weir_shm::flows::{Action, Stored};
@@ -20,7 +20,7 @@ use weir_wire::entry::Entry;
 use weir_wire::family::Family;
 use weir_wire::key::FlowKey;
 use weir_wire::parse::Parsed;
-use weir_wire::protocol::{self, Covered};
+use weir_wire::protocol;
 use weir_wire::{tcp, udp};
 
 use super::DropReason;
@@ -221,12 +221,13 @@ impl<F: Stored> Sessions<F> {
         place: &Place,
     ) -> Result<u32, DropReason> {
         let Asked { uplink, inside, .. } = asked;
+        let path = F::path(*uplink);
         let is_readdressed = work.parsed.dst != inside.dst();
-        if is_readdressed && protocol::covered(inside.proto()) != Covered::Nothing {
+        let translate = cx.snapshot.half.path(path).map(Path::translation).unwrap_or_default();
+        if is_readdressed && !protocol::survives(inside.proto(), translate) {
             return Err(Counter::DropProtocol);
         }
         let (translated, answers) = self.apart(cx, inside).ok_or(Counter::DropNoPort)?;
-        let path = F::path(*uplink);
         let from = next_hop(path);
         let new = NewFlow {
             first: work.parsed.key(),

@@ -389,3 +389,34 @@ fn an_authentication_header_is_refused_by_a_prefix_that_changes() {
     assert_eq!(gateway.count(Counter::DropProtocol), 1);
     assert_eq!(flows(&gateway), 0);
 }
+
+#[test]
+fn a_service_whose_checksum_the_prefix_leaves_right_is_asked_and_one_with_a_digest_is_not() {
+    for proto in [33, 135, 136, 139, 47, 51] {
+        let mut gateway = gateway();
+        let forward = PortForward {
+            inside: Address(HOST6),
+            family: Family::V6.index() as u8,
+            ..service(proto, [0; 2], 0, 0b11)
+        };
+        enter(&mut gateway, forward);
+        gateway.publish(BUCKETS);
+        gateway.settle(Owner::At(HOST_MAC));
+        let macs = [next_hop_mac(0), device_mac(1)];
+        let builder = PacketBuilder::ethernet2(macs[0], macs[1]).ipv6(SERVER6, outside(1), 64);
+        let mut asked = Vec::new();
+        // The last can be an authentication header: twelve bytes and a digest.
+        let bytes = [59, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7];
+        builder.write(&mut asked, etherparse::IpNumber(proto), &bytes).unwrap();
+        let got = gateway.send(1, &asked);
+        if proto == 51 {
+            assert!(got.is_empty());
+            assert_eq!(gateway.count(Counter::DropProtocol), 1);
+            continue;
+        }
+        let (to, got) = one(got);
+        assert_eq!((to, parse6(&got).unwrap().dst), (LAN, HOST6), "protocol {proto}");
+        assert_eq!(got[54..], asked[54..], "protocol {proto}");
+        gateway.assert_conserved();
+    }
+}
