@@ -100,6 +100,11 @@ pub enum Request {
         /// Name of the policy; none: the uplink's own weight.
         policy: Option<String>,
     },
+    /// Undo what was set by hand.
+    Reset {
+        /// Name of the uplink; none: of all.
+        uplink: Option<String>,
+    },
     /// Read the configuration file again.
     Reload,
     /// Empty an uplink: new flows avoid it, and at the deadline it is taken out of use.

@@ -14,6 +14,7 @@ use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
 use weir_wire::protocol::is_portless;
 
+use super::best::Best;
 use super::criteria::protocol_name;
 use super::output;
 use super::state::{published, uplink_name};
@@ -21,6 +22,17 @@ use super::table::table;
 
 /// What stands in place of an uplink's name where a flow stays inside.
 pub const INSIDE: &str = "-";
+
+/// By what flows are in order: the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// Bytes of both directions.
+    Bytes,
+    /// Packets of both directions; those of IPv6 are not counted, and come last.
+    Packets,
+    /// Time since the last packet.
+    Idle,
+}
 
 /// Which flows to show.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -41,6 +53,12 @@ pub struct FlowFilter {
     /// At most so many.
     #[arg(long, default_value_t = 100)]
     pub limit: usize,
+    /// Those with most of it, and these first. Without, as the table has them.
+    #[arg(long)]
+    pub sort: Option<Order>,
+    /// Those with least of it.
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
 }
 
 impl FlowFilter {
@@ -79,20 +97,40 @@ impl FlowFilter {
             })
             && self.protocol.as_ref().is_none_or(is_named)
     }
+
+    /// How early the flow comes, given the direction that began it and the one back; the highest first.
+    fn rank<F: Stored>(
+        &self,
+        sort: Order,
+        entry: &Entry<F>,
+        back: Option<&Entry<F>>,
+        now_ms: u32,
+    ) -> u64 {
+        let both = |of: fn(&Entry<F>) -> u64| of(entry).saturating_add(back.map_or(0, of));
+        let most = match sort {
+            Order::Bytes => both(|entry| entry.bytes),
+            Order::Packets if F::FAMILY == Family::V6 => 0,
+            Order::Packets => both(|entry| entry.packets.into()),
+            Order::Idle => idle_ms(entry, back, now_ms).into(),
+        };
+        if self.reverse { !most } else { most }
+    }
 }
 
 /// `weir flows`.
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let state = published(pins)?;
     filter.check(&state.uplinks())?;
-    let (mut values, mut all) = (Vec::new(), 0);
-    collect::<V4>(&state, FlowTable::read_only(pins)?, filter, &mut values, &mut all);
+    let mut best = Best::new(filter.limit);
+    collect::<V4>(&state, FlowTable::read_only(pins)?, filter, &mut best);
     match FlowTable::read_only(pins) {
-        Ok(table) => collect::<V6>(&state, table, filter, &mut values, &mut all),
+        Ok(table) => collect::<V6>(&state, table, filter, &mut best),
         // The dataplane makes it when it first starts.
         Err(Error::Missing { .. }) => {}
         Err(error) => return Err(error.into()),
     }
+    let all = best.offered();
+    let values = best.into_vec();
     if json {
         return Ok(output::json("flows", json!({ "shown": values, "of": all })));
     }
@@ -109,19 +147,18 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
         "rx_bytes",
     ];
     let mut text = table(&values, &columns);
-    if values.len() < all {
+    if (values.len() as u64) < all {
         text += &format!("{} of {all} flows; --limit shows more\n", values.len());
     }
     Ok(text)
 }
 
-/// Adds a family's flows that are wanted to `values`, up to the limit, and to the count of all.
+/// Offers a family's flows that are wanted.
 fn collect<F: Stored>(
     state: &Published,
     table: FlowTable<F>,
     filter: &FlowFilter,
-    values: &mut Vec<Value>,
-    all: &mut usize,
+    best: &mut Best<Value>,
 ) {
     let now_ms = time::monotonic_ms() as u32;
     for entry in (0..table.capacity()).filter_map(|index| table.slot(index).read()) {
@@ -129,11 +166,16 @@ fn collect<F: Stored>(
         if entry.flags & flag::INITIATED == 0 || !filter.wants(&entry, uplink) {
             continue;
         }
-        *all += 1;
-        if values.len() < filter.limit {
-            values.push(value(&entry, table.slot(entry.peer).read().as_ref(), uplink, now_ms));
-        }
+        let back = || table.slot(entry.peer).read();
+        let rank = filter.sort.map_or(0, |sort| filter.rank(sort, &entry, back().as_ref(), now_ms));
+        best.offer(rank, || value(&entry, back().as_ref(), uplink, now_ms));
     }
+}
+
+/// How long ago the last packet of either direction was, ms. The time wraps around.
+fn idle_ms<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, now_ms: u32) -> u32 {
+    let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
+    back.map_or(idle(entry), |back| idle(entry).min(idle(back)))
 }
 
 /// Did the flow begin outside, given the flags of the direction that began it? It is one of a published
@@ -187,9 +229,6 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
         false => end.to_string(),
     };
     let from_outside = began_outside(entry.flags);
-    // The time wraps around.
-    let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
-    let idle_ms = back.map_or(idle(entry), |back| idle(entry).min(idle(back)));
     // Entries of IPv6 count no packets.
     let packets = |entry: Option<&Entry<F>>| match entry {
         Some(entry) => (F::FAMILY == Family::V4).then_some(entry.packets),
@@ -215,7 +254,7 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
             FlowState::Established => "established",
             FlowState::Closing => "closing",
         },
-        "idle_s": idle_ms / 1000,
+        "idle_s": idle_ms(entry, back, now_ms) / 1000,
         "tx_packets": packets(out),
         "tx_bytes": bytes(out),
         "rx_packets": packets(come),
@@ -289,6 +328,19 @@ mod tests {
         assert_eq!(["icmp", "icmpv6", "58"].map(wanted), [Some([false, true]); 3]);
         assert_eq!(["tcp", "1"].map(wanted), [Some([false; 2]); 2]);
         assert_eq!(["udb", "256"].map(wanted), [None; 2]);
+    }
+
+    #[test]
+    fn flows_are_in_order_by_both_their_directions() {
+        let back = Entry { last_seen: 9000, bytes: 700, packets: 4, ..entry4() };
+        let by = |sort, reverse| {
+            let filter = FlowFilter { reverse, ..FlowFilter::default() };
+            [Some(&back), None].map(|back| filter.rank(sort, &entry4(), back, 12_500))
+        };
+        assert_eq!(by(Order::Bytes, false), [1000, 300]);
+        assert_eq!(by(Order::Packets, false), [7, 3]);
+        assert_eq!(by(Order::Idle, false), [3500, 7500]);
+        assert_eq!(by(Order::Idle, true), [!3500, !7500]);
     }
 
     #[test]

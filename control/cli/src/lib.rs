@@ -18,6 +18,7 @@
 
 pub mod act;
 mod advertised;
+mod best;
 mod bird;
 pub mod counters;
 mod criteria;
@@ -213,7 +214,11 @@ pub enum Command {
         format: Option<ra::Format>,
     },
     /// What is set by hand and not by the file, since when, and by whom.
-    Overrides,
+    Overrides {
+        /// Have all of it as in the file again, or what is set of this uplink.
+        #[arg(long, value_name = "UPLINK")]
+        reset: Option<Option<String>>,
+    },
     /// Have weir-control read the configuration file again; says what is wrong with it.
     Reload,
     /// Check a configuration file, against this machine's interfaces and what is published too.
@@ -264,7 +269,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Explain(asked) => viewed(explain::explain(arguments, &pins, asked)),
         Command::WhatIf { change } => viewed(explain::what_if(&pins, change, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),
-        Command::Overrides => viewed(health::overrides(arguments)),
+        Command::Overrides { reset: None } => viewed(health::overrides(arguments)),
+        Command::Overrides { reset: Some(uplink) } => {
+            act::request(arguments, &weir_api::Request::Reset { uplink: uplink.clone() })
+        }
         Command::Reload => act::request(arguments, &weir_api::Request::Reload),
         Command::Weight { uplink, weight, policy, .. } => {
             let (uplink, policy) = (uplink.clone(), policy.clone());

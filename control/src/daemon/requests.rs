@@ -105,6 +105,7 @@ impl Daemon {
                 let lines = warnings.iter().map(|warning| format!("\nwarning: {warning}"));
                 Ok(format!("configuration reloaded{}", lines.collect::<String>()))
             }
+            Request::Reset { uplink } => self.reset(uplink.as_deref()),
             Request::ResetWeight { uplink, policy } => self.reset_weight(uplink, policy.as_deref()),
             Request::Weight { uplink, weight, policy } => {
                 let index = self.uplink(uplink)?;
@@ -149,6 +150,21 @@ impl Daemon {
         let caller = caller.pid.context("the process that asks is not to be seen from here")?;
         self.confined.enter(caller, index)?;
         Ok(format!("process {caller} uses {uplink}"))
+    }
+
+    /// Undoes what was set by hand, of an uplink or of all.
+    fn reset(&mut self, uplink: Option<&str>) -> Result<String> {
+        let only = uplink.map(|uplink| self.uplink(uplink)).transpose()?;
+        let stays = |index: u8| only.is_some_and(|only| only != index);
+        let overrides = self.decider.overrides_mut();
+        overrides.hands.retain(|index, _| stays(*index));
+        overrides.weights.retain(|index, _| stays(*index));
+        overrides.member_weights.retain(|(_, index), _| stays(*index));
+        if let Some(uplink) = uplink {
+            // Weights of others may have made up for its own.
+            self.refuse_weightless(uplink)?;
+        }
+        Ok(format!("{} is as in the file", uplink.unwrap_or("every uplink")))
     }
 
     fn reset_weight(&mut self, uplink: &str, policy: Option<&str>) -> Result<String> {

@@ -88,6 +88,34 @@ fn what_is_set_by_hand_lasts_until_it_is_undone_whatever_the_file() {
 }
 
 #[test]
+fn what_is_set_by_hand_is_undone_of_one_uplink_or_of_all() {
+    on_its_own(|| {
+        let gateway = Gateway::start("reset", "");
+        let set = || {
+            gateway.done(&["down", "lte"]);
+            gateway.done(&["weight", "fiber", "7"]);
+            gateway.done(&["weight", "lte", "3", "--policy", "balanced"]);
+        };
+        let values = || {
+            let list = gateway.json("overrides");
+            list.as_array().unwrap().iter().map(|entry| entry["value"].clone()).collect::<Vec<_>>()
+        };
+        set();
+        assert!(gateway.done(&["overrides", "--reset", "lte"]).contains("lte is as in the file"));
+        assert_eq!(values(), ["7"]);
+        assert_ne!(gateway.uplink("lte")["state"], "down");
+        set();
+        let refused = gateway.weir(&["overrides", "--reset", "nosuch"]);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("there is no uplink \"nosuch\"; known: fiber, lte"), "{told}");
+        assert_eq!(values(), ["down", "7", "3"], "nothing has changed");
+        gateway.done(&["overrides", "--reset"]);
+        assert_eq!(gateway.done(&["overrides"]), "nothing is set by hand\n");
+        assert_eq!(gateway.uplink("fiber")["weight"], 1);
+    });
+}
+
+#[test]
 fn a_reload_tells_of_a_missing_interface_in_the_words_of_the_check() {
     on_its_own(|| {
         let gateway = Gateway::start("missing", "");
