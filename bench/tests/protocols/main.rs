@@ -54,12 +54,9 @@ fn tunnel(netns: &Netns, [from, to]: [Ipv4Addr; 2], protocol: u8, address: &str)
     let end = format!("IP4-SENDTO:{to}:{protocol},bind={from}");
     socat.args([device, &end]).stdin(Stdio::null()).stderr(Stdio::null());
     let process = netns.spawn(&mut socat).unwrap();
-    wait::until("a tunnel", wait::BOUND, || {
-        let mut set = Command::new("ip");
-        set.args(["addr", "replace", address, "dev", "tunnel", "nodad"]);
-        Ok(netns.output(&mut set).is_ok().then_some(()))
-    })
-    .unwrap();
+    // Its device is there before socat sets it up, and a device that is down has no routes.
+    let set = format!("addr replace {address} dev tunnel nodad\nlink set tunnel up\n");
+    wait::until("a tunnel", wait::BOUND, || Ok(netns.ip(&set).is_ok().then_some(()))).unwrap();
     process
 }
 
