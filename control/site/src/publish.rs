@@ -298,8 +298,8 @@ fn fits_without_ports(
             .filter_map(of)
             .flat_map(|uplink| publish.protocols.iter().map(move |number| (uplink, *number)))
         {
-            let survives = protocol::survives(number, uplink.translation(family));
-            if uplink.has_path(family) && !survives {
+            let is_right = uplink.translation(family).keeps_right(number);
+            if uplink.has_path(family) && !is_right {
                 c.refuse(
                     given.protocol.span(),
                     format!(

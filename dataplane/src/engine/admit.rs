@@ -501,7 +501,7 @@ impl<F: Stored> Sessions<F> {
                 let outside = Outside::new(&self.table, cx.key, key, external);
                 return outside.ok_or(Counter::DropNoPort);
             }
-            Source::Address(_) if !protocol::survives(key.proto(), Translate::Npt) => {
+            Source::Address(_) if !Translate::Npt.keeps_right(key.proto()) => {
                 return Err(Counter::DropProtocol);
             }
             Source::Address(source) => return Ok(Outside::from(cx.key, key, source)),
@@ -542,7 +542,7 @@ impl<F: Stored> Sessions<F> {
         key: &FlowKey<F>,
         mut addresses: impl Iterator<Item = F::Address>,
     ) -> Result<Outside<F>, DropReason> {
-        if !protocol::survives(key.proto(), Translate::Napt) {
+        if !Translate::Napt.keeps_right(key.proto()) {
             return Err(Counter::DropProtocol);
         }
         let free = addresses.find_map(|address| {

@@ -224,7 +224,7 @@ impl<F: Stored> Sessions<F> {
         let path = F::path(*uplink);
         let is_readdressed = work.parsed.dst != inside.dst();
         let translate = cx.snapshot.half.path(path).map(Path::translation).unwrap_or_default();
-        if is_readdressed && !protocol::survives(inside.proto(), translate) {
+        if is_readdressed && !translate.keeps_right(inside.proto()) {
             return Err(Counter::DropProtocol);
         }
         let (translated, answers) = self.apart(cx, inside).ok_or(Counter::DropNoPort)?;

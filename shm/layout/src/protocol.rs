@@ -1,8 +1,6 @@
 //! Protocols of IP (IANA, protocol numbers): their numbers, the names by which the file and the command
 //! line know some, and which of them have ports.
 
-use crate::control::Translate;
-
 /// Hop-by-hop options, which IPv4 does not have.
 const HOP_BY_HOP: u8 = 0;
 /// Reserved (IANA, protocol numbers).
@@ -89,7 +87,7 @@ pub const fn is_forwarded(proto: u8) -> bool {
 
 /// What of a packet is only right with its addresses.
 #[derive(Clone, Copy)]
-enum Covered {
+pub(crate) enum Covered {
     /// Nothing, or a checksum that translation makes right.
     Nothing,
     /// A checksum of the pseudo-header that is left as it is: another address with the same sum
@@ -100,20 +98,10 @@ enum Covered {
 }
 
 /// What of the protocol's packets is only right with their addresses.
-const fn covered(proto: u8) -> Covered {
+pub(crate) const fn covered(proto: u8) -> Covered {
     match proto {
         AH => Covered::Digest,
         DCCP | UDP_LITE | MOBILITY | HIP => Covered::Checksum,
         _ => Covered::Nothing,
-    }
-}
-
-/// Are packets of the protocol still right once a path has given them another address? Another prefix
-/// leaves the sum of an address as it was (RFC 6296 §3.1), another address does not.
-pub const fn survives(proto: u8, translate: Translate) -> bool {
-    match (covered(proto), translate) {
-        (Covered::Nothing, _) | (_, Translate::None | Translate::Source) => true,
-        (Covered::Checksum, Translate::Npt) => true,
-        (Covered::Checksum, Translate::Napt) | (Covered::Digest, _) => false,
     }
 }

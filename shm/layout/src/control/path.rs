@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Address, Mac};
+use crate::protocol::{self, Covered};
 use crate::{Family, MAX_UPLINKS};
 
 /// Addresses of one path's pool.
@@ -169,6 +170,16 @@ impl Translate {
         match self {
             Self::Napt | Self::Npt => true,
             Self::None | Self::Source => false,
+        }
+    }
+
+    /// Are packets of the protocol still right once they have another address? Another prefix leaves
+    /// the sum of an address as it was (RFC 6296 §3.1), another address does not.
+    pub const fn keeps_right(self, proto: u8) -> bool {
+        match (protocol::covered(proto), self) {
+            (Covered::Nothing, _) | (_, Self::None | Self::Source) => true,
+            (Covered::Checksum, Self::Npt) => true,
+            (Covered::Checksum, Self::Napt) | (Covered::Digest, _) => false,
         }
     }
 }
