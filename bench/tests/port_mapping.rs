@@ -131,6 +131,16 @@ fn pcp<T: Send>(netns: &Netns, client: impl AsyncFnOnce() -> T + Send) -> T {
     netns.run(run).unwrap()
 }
 
+/// A reload does not wait for sockets: hosts of IPv6 are answered a moment after.
+fn until_served(gateway: &Netns) {
+    let served = || {
+        let mut sockets = Command::new("ss");
+        sockets.args(["-H", "-6", "-u", "-l", "-n", "sport", "=", &format!(":{SERVER_PORT}")]);
+        Ok((!gateway.output(&mut sockets)?.stdout.is_empty()).then_some(()))
+    };
+    wait::until("the socket of PCP", wait::BOUND, served).unwrap();
+}
+
 fn gateway(address: impl Into<IpAddr>) -> GatewayAddress {
     match address.into() {
         IpAddr::V4(address) => GatewayAddress::IpV4(address),
@@ -310,6 +320,7 @@ fn a_host_of_ipv6_has_its_own_port_opened_or_one_that_is_translated() {
         let (topology, weir) = mode.start(Plan::new(PROVIDERS, 1), &[2, 1], "").unwrap();
         let text = mode.configuration(&topology, &[2, 1]);
         weir.reload(&text.replacen("[[lan]]", "[[lan]]\nport_mapping = true", 1)).unwrap();
+        until_served(&topology.gateway);
         let host = &topology.hosts[0].netns;
         let address = mode.hosts(0, PROVIDERS)[0];
         let server = mode.lan_gateways(PROVIDERS)[0];
