@@ -1,10 +1,13 @@
 //! What is said of packets and changes is what becomes of them on the wire.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::process::{Command, Stdio};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use weir_api::Request;
+use weir_explain::capture::{Capture, Captured};
 use weir_explain::explanation::{Explanation, Fate, Tier};
 use weir_explain::{Question, Replica};
 use weir_kit::ipv6::{self, Mode};
@@ -182,4 +185,42 @@ fn what_a_change_is_said_to_do_it_then_does() {
         let percent = (owned as f64 * 1000.0 / table.len() as f64).round() / 10.0;
         assert_eq!(share["after"], percent, "{forecast}");
     }
+}
+
+#[test]
+fn each_flow_of_a_capture_goes_where_it_is_explained_to_go() {
+    let (topology, _server, weir) = site();
+    let host = &topology.hosts[0];
+    let file = topology.run.file_directory().unwrap().join("lan.pcap");
+    let name = file.to_str().unwrap();
+    let mut tcpdump = Command::new("tcpdump");
+    // Each packet is in the file at once.
+    tcpdump.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-i", "eth0", "-w", name]);
+    let tcpdump = host.netns.spawn(tcpdump.stderr(Stdio::null())).unwrap();
+    let read = || File::open(&file).ok().and_then(|file| Capture::read(file, 1000).ok());
+    wait::until("the capture to begin", wait::BOUND, || Ok(read().map(|_| ()))).unwrap();
+    let report = udp_flows::run(&topology.hosts, ECHO, usize::from(FLOWS)).unwrap();
+    assert_eq!(report.answered, report.sent);
+    let all = || {
+        let of_server = |flow: &&Captured| flow.question.destination == IpAddr::from(SERVER);
+        let seen = read()?.flows.iter().filter(of_server).map(|flow| flow.packets).sum::<u64>();
+        (seen >= 2 * u64::from(FLOWS)).then_some(())
+    };
+    wait::until("the capture of all", wait::BOUND, || Ok(all())).unwrap();
+    tcpdump.stop().unwrap();
+    let explained = asked(&topology, &weir, &["explain", "--pcap", name], "explain");
+    let table =
+        asked(&topology, &weir, &["flows", "--protocol", "udp", "--limit", "1000"], "flows");
+    let mut count = 0;
+    for flow in explained["flows"].as_array().unwrap() {
+        let explanation = &flow["explanation"];
+        let Some(source) = explanation["packet"]["source"].as_str() else { continue };
+        let mut entries = table["shown"].as_array().unwrap().iter();
+        let Some(entry) = entries.find(|entry| entry["inside"] == source) else { continue };
+        assert_eq!(entry["uplink"], explanation["fate"]["uplink"], "{flow}");
+        assert_eq!(entry["outside"], explanation["fate"]["source"], "{flow}");
+        assert_eq!(flow["packets"], 2, "{flow}");
+        count += 1;
+    }
+    assert_eq!(count, FLOWS, "{explained}");
 }

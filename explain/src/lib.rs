@@ -28,6 +28,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`question`] | which packet: read from words, made a frame |
+//! | [`capture`] | which packets: the flows of a file of tcpdump's |
 //! | [`replica`] | the copy, and frames through it |
 //! | [`xdp`] | its XDP program |
 //! | [`explanation`] | what became of a packet, for people and machines |
@@ -38,6 +39,7 @@
 //! | [`forecast`] | what it does to flows and shares |
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod change;
 mod explain;
 pub mod explanation;
@@ -48,6 +50,7 @@ pub mod replica;
 mod uplinks;
 pub mod xdp;
 
+pub use capture::Capture;
 pub use change::Change;
 pub use explanation::Explanation;
 pub use forecast::Forecast;

@@ -106,6 +106,16 @@ impl Question {
         if dscp < 64 { Ok(Self { dscp, ..self }) } else { Err(Wrong::CodePoint(dscp)) }
     }
 
+    /// Asked by the other end. An echo keeps its identifier.
+    pub fn reversed(self) -> Self {
+        let [from, to] = self.ports;
+        let ports = match self.protocol {
+            ICMP | ICMPV6 => [from, to],
+            _ => [to, from],
+        };
+        Self { source: self.destination, destination: self.source, ports, ..self }
+    }
+
     /// The packet on the wire, as its first or, of TCP, a later one.
     pub(crate) fn frame(&self, link: &Link, flag: Segment) -> Vec<u8> {
         let ethernet = PacketBuilder::ethernet2(link.from, link.to);

@@ -1,22 +1,33 @@
 //! `weir explain` and `weir what-if`: what becomes of a packet, and would become of flows.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use weir_explain::{Change, Question, Replica};
 use weir_shm::Pins;
 
-use super::{Arguments, health, output};
+use super::{Arguments, captured, health, output};
 
 /// Which packet.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Asked {
     /// tcp, udp, icmp, gre, esp … or a number.
-    pub protocol: String,
+    #[arg(required_unless_present = "pcap")]
+    pub protocol: Option<String>,
     /// Its source: ADDRESS:PORT, of IPv6 `[ADDRESS]:PORT`; without a port where the protocol has
     /// none.
-    pub source: String,
+    #[arg(required_unless_present = "pcap")]
+    pub source: Option<String>,
     /// Its destination, likewise.
-    pub destination: String,
+    #[arg(required_unless_present = "pcap")]
+    pub destination: Option<String>,
+    /// Every flow of this capture instead (pcap or pcapng, as of tcpdump -w).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["protocol", "from", "mac", "dscp"])]
+    pub pcap: Option<PathBuf>,
+    /// Of a capture the first flows, so many at most.
+    #[arg(long, default_value_t = 1000, requires = "pcap")]
+    pub limit: usize,
     /// The uplink, or the interface of the LAN, by which it comes in; without, as its addresses
     /// say.
     #[arg(long)]
@@ -40,7 +51,12 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
 
 /// `weir explain`.
 pub fn explain(arguments: &Arguments, pins: &Pins, asked: &Asked) -> Result<String> {
-    let Asked { protocol, source, destination, from, mac, dscp } = asked;
+    let Asked { protocol, source, destination, pcap, limit, from, mac, dscp } = asked;
+    if let Some(file) = pcap {
+        return captured::explain(pins, file, *limit, arguments.json);
+    }
+    let [protocol, source, destination] =
+        [protocol, source, destination].map(|word| word.as_deref().unwrap_or_default());
     let question = Question::read(protocol, source, destination)?.with_dscp(*dscp)?;
     let question = Question { from: from.clone(), mac: *mac, ..question };
     let mut explanation = Replica::pinned(pins, now())?.explain(&question)?;
@@ -73,7 +89,7 @@ pub fn what_if(pins: &Pins, words: &[String], json: bool) -> Result<String> {
 }
 
 /// The clock of the flow table.
-fn now() -> u32 {
+pub fn now() -> u32 {
     let now = clock_gettime(ClockId::Monotonic);
     (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
 }

@@ -20,6 +20,7 @@ pub mod act;
 mod advertised;
 mod best;
 mod bird;
+mod captured;
 pub mod counters;
 mod criteria;
 mod devices;
@@ -131,7 +132,8 @@ pub enum Command {
     #[command(after_help = "weir explain tcp 10.0.0.5:51000 1.1.1.1:443\n\
                             weir explain udp [2001:db8::5]:5000 [2606:4700::1]:53\n\
                             weir explain icmp 10.0.0.5 1.1.1.1\n\
-                            weir explain tcp 1.1.1.1:40000 203.0.113.10:443 --from fiber")]
+                            weir explain tcp 1.1.1.1:40000 203.0.113.10:443 --from fiber\n\
+                            weir explain --pcap lan.pcap")]
     Explain(explain::Asked),
     /// What a change would do to flows and shares; nothing is changed.
     #[command(
