@@ -109,6 +109,11 @@ impl Source {
         self.state.mapped()
     }
 
+    /// Where the changes of the history are kept.
+    pub fn history(&self) -> PathBuf {
+        self.state.history()
+    }
+
     /// When what is in force was taken over, seconds since the Unix epoch.
     pub fn taken_s(&self) -> u64 {
         self.taken_s

@@ -27,6 +27,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod delegated;
 pub mod file;
+mod history;
 pub mod hooks;
 mod limits;
 mod metrics;

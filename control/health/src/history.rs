@@ -41,7 +41,7 @@ impl std::fmt::Display for Part {
 /// A transition with the part of the gateway that it is of, and the time of day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Counts all transitions since the start, so that a reader sees what it missed.
+    /// Counts all transitions, so that a reader sees what it missed.
     pub number: u64,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
@@ -65,6 +65,14 @@ impl History {
     /// Room for `capacity` transitions.
     pub fn new(capacity: usize) -> Self {
         Self { entries: VecDeque::with_capacity(capacity), capacity, next: 0 }
+    }
+
+    /// The same with what was kept: numbers go on from the last.
+    pub fn resume(capacity: usize, entries: Vec<Entry>) -> Self {
+        let next = entries.last().map_or(0, |last| last.number.saturating_add(1));
+        let mut entries = VecDeque::from(entries);
+        entries.drain(..entries.len().saturating_sub(capacity));
+        Self { entries, capacity, next }
     }
 
     /// Adds a transition, and drops the oldest when there is no room: of load while there are more
@@ -115,6 +123,21 @@ mod tests {
             assert_eq!((&value[key], &value["to"]), (&"a".into(), &"down".into()));
             assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
         }
+    }
+
+    #[test]
+    fn numbers_go_on_from_what_was_kept() {
+        let entry = |number| Entry {
+            number,
+            time_ms: 1,
+            part: a(),
+            transition: change(State::Up, State::Down, 1),
+        };
+        let mut history = History::resume(2, vec![entry(3), entry(4), entry(7)]);
+        assert_eq!(history.push(a(), change(State::Down, State::Up, 2), 2).number, 8);
+        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
+        assert_eq!(kept, [7, 8]);
+        assert_eq!(History::resume(2, Vec::new()).push(a(), entry(0).transition, 1).number, 0);
     }
 
     #[test]

@@ -62,7 +62,7 @@ mod states;
 mod tables;
 
 pub use advertised::{Advertised, advertised};
-pub use decider::{Decider, Effects, Judged, Now};
+pub use decider::{Decider, Effects, HISTORY, Judged, Now};
 pub use delegations::{Delegations, Lease};
 pub use derive::{Derived, derive};
 pub use overrides::{Hand, Overrides};

@@ -15,6 +15,7 @@ use weir_shm::hosts::{HostPrefixes, HostPrefixes6, Hosts4, Hosts6};
 use weir_site::Site;
 
 use crate::advertise::Advertisers;
+use crate::history::Chronicle;
 use crate::hooks::{Event, Hooks};
 use crate::urgent::PathWords;
 
@@ -31,6 +32,7 @@ pub(super) struct Executor {
     /// None: nothing is entered, in tests without a kernel's maps.
     hosts: Option<Maps>,
     hooks: Hooks,
+    chronicle: Chronicle,
     /// What hooks were not told of yet.
     untold: Vec<Entry>,
     /// An uplink became usable, or is no more, and not all of it is done yet.
@@ -49,6 +51,7 @@ impl Executor {
         guard: Guard,
         advertisers: Advertisers,
         hooks: Hooks,
+        chronicle: Chronicle,
         hosts: Option<Maps>,
     ) -> Self {
         Self {
@@ -58,6 +61,7 @@ impl Executor {
             advertisers,
             hosts,
             hooks,
+            chronicle,
             untold: Vec::new(),
             flipped: false,
             crowded: Default::default(),
@@ -85,6 +89,7 @@ impl Executor {
         // Before what may take long.
         self.words.know(decider.site(), decider.kernel());
         effects.entries.iter().for_each(tell_entry);
+        self.chronicle.keep(&effects.entries);
         self.untold.extend(effects.entries);
         effects.changes.iter().for_each(|change| tell_state(change, decider.site()));
         // Before the half: what stays on the gateway stays from a new port's first packet on.

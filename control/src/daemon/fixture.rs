@@ -25,6 +25,7 @@ use crate::advertise::Advertisers;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
+use crate::history::Chronicle;
 use crate::hooks::{self, Hooks};
 use crate::metrics::Exporter;
 use crate::nat_log::Logger;
@@ -84,7 +85,8 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let source = Source::new(Path::new("weir.toml"), state);
     let hooks = Hooks::start(hooks::PATIENCE);
     let advertisers = Advertisers::start(source.advertised(), hooks.clone(), 0);
-    let executor = Executor::new(writer, Guard::absent(), advertisers, hooks, None);
+    let (chronicle, _) = Chronicle::start(source.history()).unwrap();
+    let executor = Executor::new(writer, Guard::absent(), advertisers, hooks, chronicle, None);
     let held = Held {
         delegated: Record::new(source.delegated()),
         port_mapper: PortMapper::start(source.mapped(), 0).unwrap(),

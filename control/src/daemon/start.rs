@@ -33,6 +33,7 @@ use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
+use crate::history::Chronicle;
 use crate::hooks::{self, Hooks};
 use crate::metrics::Exporter;
 use crate::nat_log::Logger;
@@ -128,7 +129,10 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let advertisers = Advertisers::start(source.advertised(), hooks.clone(), seed()?);
     let port_mapper = PortMapper::start(source.mapped(), seed()?)
         .context("no thread for the ports that hosts ask for")?;
-    let executor = Executor::new(writer, guard, advertisers, hooks, Some((hosts, hosts6)));
+    let (chronicle, history) = Chronicle::start(source.history())?;
+    decider.remember(history);
+    let maps = Some((hosts, hosts6));
+    let executor = Executor::new(writer, guard, advertisers, hooks, chronicle, maps);
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let mut nat_log = Logger::start(pins.clone())?;
     nat_log.follow(decider.site());

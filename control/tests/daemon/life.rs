@@ -138,6 +138,38 @@ fn the_log_has_states_by_name_and_who_set_what() {
 }
 
 #[test]
+fn the_history_goes_on_after_a_crash() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("history", "");
+        let of_lte = |gateway: &Gateway| -> Vec<serde_json::Value> {
+            let history = gateway.json("history");
+            let all = history.as_array().unwrap().iter();
+            all.filter(|entry| entry["uplink"] == "lte").cloned().collect()
+        };
+        gateway.done(&["down", "lte"]);
+        let down = |gateway: &Gateway| of_lte(gateway).pop().filter(|it| it["to"] == "down");
+        let before = gateway.wait("lte down", down);
+        // Another thread writes it.
+        let file = gateway.path("state").join("history.jsonl");
+        let is_kept = |_: &Gateway| {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            text.lines()
+                .any(|line| serde_json::from_str(line).ok().as_ref() == Some(&before))
+                .then_some(())
+        };
+        gateway.wait("history on disk", is_kept);
+        gateway.kill_control();
+        gateway.start_control();
+        gateway.done(&["up", "lte"]);
+        let after = gateway.wait("lte's next change", |gateway| {
+            of_lte(gateway).pop().filter(|it| it["number"].as_u64() > before["number"].as_u64())
+        });
+        assert_ne!(after["to"], "down", "{after}");
+        assert!(of_lte(&gateway).contains(&before), "told by the process before");
+    });
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     on_its_own(|| {
         let gateway = Gateway::start("pipe", "");

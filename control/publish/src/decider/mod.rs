@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use weir_health::load::{Counts, Load, Reading};
-use weir_health::{History, Monitor, Signal};
+use weir_health::{Entry, History, Monitor, Signal};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_ports::{Mapping, Situation};
@@ -44,7 +44,7 @@ use paths::Paths;
 pub use decide::{Effects, Judged, Now};
 
 /// Transitions kept for `weir history`.
-const HISTORY: usize = 1000;
+pub const HISTORY: usize = 1000;
 
 /// What is known of a gateway, and what was decided of it last.
 pub struct Decider {
@@ -160,6 +160,11 @@ impl Decider {
     /// The uplinks' load.
     pub const fn load(&self) -> &Load {
         &self.load
+    }
+
+    /// Goes on with the transitions that an earlier process told of.
+    pub fn remember(&mut self, entries: Vec<Entry>) {
+        self.history = History::resume(HISTORY, entries);
     }
 
     /// The transitions of late.

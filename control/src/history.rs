@@ -1,0 +1,177 @@
+//! What `weir history` tells, kept on disk: `history.jsonl`, a line of JSON for each change, the oldest
+//! first. A thread of its own writes it, which nothing waits for: a disk that is full or hangs costs
+//! lines, and is complained of.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use anyhow::{Context, Result};
+use weir_health::Entry;
+use weir_publish::HISTORY;
+use weir_service::Complaint;
+
+use crate::state;
+
+/// Turns of the main loop whose changes may wait for the disk.
+const WAITING: usize = 256;
+
+/// The way to the thread, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Chronicle {
+    changes: SyncSender<Vec<Entry>>,
+}
+
+impl Chronicle {
+    /// Starts the thread; and what is kept of before.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(path: PathBuf) -> Result<(Self, Vec<Entry>)> {
+        let kept = read(&path);
+        let mut page = Page::new(path, &kept);
+        let (changes, told) = sync_channel::<Vec<Entry>>(WAITING);
+        std::thread::Builder::new()
+            .name("history".into())
+            .spawn(move || {
+                let mut complaint = Complaint::default();
+                while let Ok(entries) = told.recv() {
+                    let trouble = page.add(&entries).err();
+                    complaint.say(trouble.map(|error| format!("history is not kept: {error:#}")));
+                }
+            })
+            .context("no thread for the history")?;
+        Ok((Self { changes }, kept))
+    }
+
+    /// Has changes kept; never waits.
+    pub fn keep(&self, entries: &[Entry]) {
+        if !entries.is_empty() && self.changes.try_send(entries.to_vec()).is_err() {
+            tracing::warn!("{} changes are not kept: the disk is too slow", entries.len());
+        }
+    }
+}
+
+/// What is kept, the newest so many. A line that a crash left half, or that is of another version, is
+/// none.
+fn read(path: &Path) -> Vec<Entry> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n');
+    let mut kept: Vec<Entry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    kept.split_off(kept.len().saturating_sub(HISTORY))
+}
+
+/// The file.
+struct Page {
+    path: PathBuf,
+    /// None: it is to be written as a whole.
+    file: Option<File>,
+    /// What it is to have.
+    lines: VecDeque<String>,
+    /// How many it has.
+    written: usize,
+}
+
+impl Page {
+    /// One that will be written as a whole: what is no line of it goes.
+    fn new(path: PathBuf, kept: &[Entry]) -> Self {
+        Self { path, file: None, lines: kept.iter().filter_map(line).collect(), written: 0 }
+    }
+
+    /// Adds changes. It may have twice as many as are kept, before it is written as a whole again.
+    fn add(&mut self, entries: &[Entry]) -> Result<()> {
+        let new: Vec<String> = entries.iter().filter_map(line).collect();
+        let text = new.concat();
+        self.lines.extend(new);
+        self.lines.drain(..self.lines.len().saturating_sub(HISTORY));
+        self.written += entries.len();
+        let has_room = self.written <= 2 * HISTORY;
+        match self.file.take().filter(|_| has_room) {
+            Some(mut file) => {
+                file.write_all(text.as_bytes()).and_then(|()| file.sync_data())?;
+                self.file = Some(file);
+            }
+            None => {
+                state::replace(&self.path, self.lines.make_contiguous().concat())?;
+                self.written = self.lines.len();
+                self.file = Some(File::options().append(true).open(&self.path)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A change as a line.
+fn line(entry: &Entry) -> Option<String> {
+    serde_json::to_string(entry).ok().map(|line| line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_health::{Part, Reason, State, Transition};
+
+    use super::*;
+
+    fn entry(number: u64) -> Entry {
+        let transition =
+            Transition { from: State::Up, to: State::Down, reason: Reason::Carrier, at: number };
+        Entry {
+            number,
+            time_ms: 1_700_000_000_000 + number,
+            part: Part::Lan("a".into()),
+            transition,
+        }
+    }
+
+    fn numbers(kept: &[Entry]) -> Vec<u64> {
+        kept.iter().map(|entry| entry.number).collect()
+    }
+
+    #[test]
+    fn what_was_added_is_there_after_a_crash_and_half_a_line_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.jsonl");
+        let mut page = Page::new(path.clone(), &read(&path));
+        page.add(&[entry(0), entry(1)]).unwrap();
+        page.add(&[entry(2)]).unwrap();
+        assert_eq!(read(&path), [entry(0), entry(1), entry(2)]);
+        let mut torn = std::fs::read(&path).unwrap();
+        torn.truncate(torn.len() - 9);
+        torn.extend(b"\xff\xfe\n{\"number\":7}");
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(numbers(&read(&path)), [0, 1]);
+        let mut page = Page::new(path.clone(), &read(&path));
+        page.add(&[entry(3)]).unwrap();
+        page.add(&[entry(4)]).unwrap();
+        assert_eq!(numbers(&read(&path)), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn the_newest_are_kept_in_a_file_that_does_not_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.jsonl");
+        let mut page = Page::new(path.clone(), &[]);
+        let (all, mut longest) = (7 * HISTORY as u64 + 5, 0);
+        for number in 0..all {
+            page.add(&[entry(number)]).unwrap();
+            longest = longest.max(std::fs::metadata(&path).unwrap().len());
+        }
+        let kept = read(&path);
+        assert_eq!(numbers(&kept), (all - HISTORY as u64..all).collect::<Vec<_>>());
+        assert!(longest <= 2 * HISTORY as u64 * line(&entry(all)).unwrap().len() as u64);
+    }
+
+    #[test]
+    fn what_a_directory_that_was_gone_has_missed_is_there_when_it_is_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state").join("history.jsonl");
+        let mut page = Page::new(path.clone(), &[]);
+        let told = page.add(&[entry(0)]).unwrap_err();
+        assert!(format!("{told:#}").contains("history"), "{told:#}");
+        std::fs::create_dir(directory.path().join("state")).unwrap();
+        page.add(&[entry(1)]).unwrap();
+        assert_eq!(numbers(&read(&path)), [0, 1]);
+    }
+}
