@@ -226,6 +226,25 @@ fn what_a_protocol_without_ports_cannot_have_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn by_prefix_translation_what_needs_the_sum_of_its_addresses_comes_and_a_digest_of_them_does_not() {
+    let uplink = "ipv6 = { translate = \"npt66\", prefix = \"2001:2:0:a000::/56\" }";
+    let host = TUNNEL.replace("10.77.0.5", "fd00:1:2::5");
+    let of = |protocol: &str| {
+        let lan = "\"10.77.0.0/16\", \"fd00:1:2::/64\"";
+        with(&host.replace("\"gre\"", protocol))
+            .replacen("weight = 5", &format!("weight = 5\n{uplink}"), 1)
+            .replacen("\"10.77.0.0/16\"", lan, 1)
+    };
+    for protocol in ["33", "135", "136", "139", "\"esp\""] {
+        let text = of(protocol);
+        parse("weir.toml", &text).unwrap_or_else(|wrong| panic!("{protocol}: {wrong:#?}"));
+    }
+    let found = problems(&of("\"ah\""));
+    let says = "protocol \"ah\" is only right with its own addresses, which uplink fiber changes";
+    assert!(found.len() == 1 && found[0].contains(says), "{found:#?}");
+}
+
+#[test]
 fn whom_the_gateway_itself_speaks_with_by_a_published_protocol_is_told() {
     use weir_view::Peer;
     let site = read(TUNNEL);
