@@ -10,8 +10,8 @@ demo: deps
 
 # Everything that must hold, cheapest first. The namespace tests run one at a time: each has real
 # traffic to move. Those with a gateway run in both tiers. A run of tests names all that fail.
+# The programs that namespace tests start are built with the tests of their own crates, before.
 test: deps lint
-	$(CARGO) build --workspace --locked
 	$(CARGO) test --no-fail-fast --workspace --locked --exclude weir-kit --exclude weir-bench
 	$(CARGO) test --no-fail-fast --locked -p weir-kit -p weir-bench -- --test-threads=1
 	WEIR_TIER=user $(CARGO) test --no-fail-fast --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 --test ipv6_modes --test ipv6_translation --test ipv6_edges --test by_host --test source --test multipath --test delegation --test stateless --test nat_conduct --test nat_judges --test nat_log --test fragments --test protocols --test filter --test from_uplinks --test sets --test unsolicited --test publish --test port_mapping --test upnp --test metrics --test explain -- --test-threads=1
