@@ -5,11 +5,13 @@
 //! |---|---|
 //! | this one | messages, responses, and a client |
 //! | `told` | what responses are made of |
+//! | `asked` | requests in the command line's words |
 //! | [`time`] | times and durations |
 //! | [`untold`] | what nobody was there to hear |
 //! | [`words`] | states of paths and devices |
 #![forbid(unsafe_code)]
 
+mod asked;
 pub mod time;
 mod told;
 pub mod untold;
@@ -62,7 +64,7 @@ pub enum Message {
 pub enum Query {
     /// How the uplinks are.
     Health,
-    /// The changes of the uplinks' states, from this one on.
+    /// What happened, from this entry of the history on.
     History {
         /// Number of the first; 0: all that are kept.
         since: u64,
@@ -184,7 +186,7 @@ pub enum Response {
         /// In the order of the file.
         uplinks: Vec<UplinkView>,
     },
-    /// Changes of the uplinks' states, oldest first.
+    /// What happened, oldest first.
     History {
         /// Each with its number.
         entries: Vec<Entry>,

@@ -11,6 +11,7 @@
 //! | [`services`] | the published services: `publish` |
 //! | [`sets`] | the sets of prefixes: `sets` |
 //! | [`explain`] | the dataplane's own code on a copy: `explain what-if` |
+//! | `request` | what commands ask of the control process |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
 //! | [`output`] | how all of them print, and end |
@@ -35,6 +36,7 @@ pub mod prefix;
 mod processes;
 pub mod ra;
 mod radvd;
+mod request;
 pub mod services;
 pub mod sets;
 mod state;
@@ -102,9 +104,10 @@ pub enum Command {
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
     Uplinks,
-    /// The changes of the states of uplinks and LANs, with the reason of each. Needs weir-control.
+    /// What happened: changes of the states of uplinks and LANs with the reason of each, and what
+    /// was done by hand, by whom. Needs weir-control.
     History {
-        /// Only from this change on.
+        /// Only from this number on.
         #[arg(long, default_value_t = 0)]
         since: u64,
     },
@@ -264,50 +267,14 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Rules => viewed(policies::rules(&pins, json)),
         Command::Sets { address } => viewed(sets::sets(&pins, *address, json)),
         Command::Publish => viewed(services::publish(&pins, arguments)),
-        Command::Unmap { name } => {
-            act::request(arguments, &weir_api::Request::Unmap { name: name.clone() })
-        }
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
         Command::Explain(asked) => viewed(explain::explain(arguments, &pins, asked)),
         Command::WhatIf { change } => viewed(explain::what_if(&pins, change, json)),
         Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides { reset: None } => viewed(health::overrides(arguments)),
-        Command::Overrides { reset: Some(uplink) } => {
-            act::request(arguments, &weir_api::Request::Reset { uplink: uplink.clone() })
-        }
-        Command::Reload => act::request(arguments, &weir_api::Request::Reload),
-        Command::Weight { uplink, weight, policy, .. } => {
-            let (uplink, policy) = (uplink.clone(), policy.clone());
-            let request = match *weight {
-                Some(weight) => weir_api::Request::Weight { uplink, weight, policy },
-                None => weir_api::Request::ResetWeight { uplink, policy },
-            };
-            act::request(arguments, &request)
-        }
-        Command::Up { uplink } => {
-            act::request(arguments, &weir_api::Request::Up { uplink: uplink.clone() })
-        }
-        Command::Down { uplink } => {
-            act::request(arguments, &weir_api::Request::Down { uplink: uplink.clone() })
-        }
-        Command::Drain { uplink, deadline } => {
-            let (uplink, deadline_s) = (uplink.clone(), *deadline);
-            act::request(arguments, &weir_api::Request::Drain { uplink, deadline_s })
-        }
-        Command::Home { policy } => {
-            act::request(arguments, &weir_api::Request::Home { policy: policy.clone() })
-        }
         Command::Ra { lan, format } => viewed(ra::show(arguments, lan.as_deref(), *format)),
         Command::Prefix { uplink, change: None } => {
             viewed(prefix::show(arguments, uplink.as_deref()))
-        }
-        Command::Prefix { uplink, change: Some(change) } => match uplink {
-            Some(uplink) => act::prefix(arguments, &change.request(uplink.clone())),
-            None => output::fail(json, Exit::Failed, "of which uplink? `weir prefix UPLINK set …`"),
-        },
-        Command::Use { uplink, force, command } => {
-            let request = weir_api::Request::Use { uplink: uplink.clone(), force: *force };
-            act::run_by(arguments, &request, command)
         }
         Command::Check { file } => act::check(arguments, &pins, file),
         Command::Detach { force } => act::detach(arguments, &pins, *force),
@@ -316,6 +283,19 @@ pub fn run(arguments: &Arguments) -> Exit {
             clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut script);
             output::print(&String::from_utf8_lossy(&script))
         }
+        changing => match changing.request() {
+            Some(request) => change(arguments, &request),
+            None => output::fail(json, Exit::Failed, "of which uplink? `weir prefix UPLINK set …`"),
+        },
+    }
+}
+
+/// Has the control process do something.
+fn change(arguments: &Arguments, request: &weir_api::Request) -> Exit {
+    match &arguments.command {
+        Command::Use { command, .. } => act::run_by(arguments, request, command),
+        Command::Prefix { .. } => act::prefix(arguments, request),
+        _ => act::request(arguments, request),
     }
 }
 
