@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use weir_health::{Entry, Reason, State};
+use weir_health::{Reason, State};
 use weir_kit::capture::Capture;
 use weir_kit::line::{Direction, Impairment};
 use weir_kit::long_flows::{Alive, LongFlows};
 use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
 use weir_kit::topology::TOWARDS_GATEWAY;
+use weir_kit::weir::Change;
 use weir_kit::{clients, plan, server, udp_flows, wait};
 use weir_layout::Family;
 use weir_layout::control::{Address, path_state};
@@ -47,7 +48,7 @@ fn site(health: &str) -> Probed {
 type Step = (State, fn(&Reason) -> bool);
 
 /// What came after the first state.
-fn assert_states(history: &[Entry], wanted: &[Step]) {
+fn assert_states(history: &[Change], wanted: &[Step]) {
     let rest = &history[1..];
     let fits = rest.len() == wanted.len()
         && rest.iter().zip(wanted).all(|(entry, (state, reason))| {
@@ -322,7 +323,7 @@ fn a_next_hop_that_is_replaced_silently_is_asked_for_when_the_targets_are_silent
     let mut flows = LongFlows::open(&site.topology.hosts[0], ECHO, 20).unwrap();
     site.topology.providers[FIBER].replace_router(REPLACED, false).unwrap();
     let begun = Instant::now();
-    let has_been_down = |history: &[Entry]| history.len() > 1;
+    let has_been_down = |history: &[Change]| history.len() > 1;
     let history = site.until(FIBER, "to be down", has_been_down).unwrap();
     assert_states(&history[..2], &[(State::Down, targets_failed)]);
     assert_eq!(flows.ask().udp, 20);

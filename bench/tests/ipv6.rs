@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use weir_api::UplinkView;
 use weir_health::target::Status;
-use weir_health::{Entry, Part, Reason, State};
+use weir_health::{Part, Reason, State};
 use weir_kit::extended::{self, Headers};
 use weir_kit::iperf::Load;
 use weir_kit::ipv6::{self, Mode, SERVER, STRANGER, outbound};
@@ -18,7 +18,7 @@ use weir_kit::probed::{self, QUICK, is, told};
 use weir_kit::server::{ECHO_PORT, Server};
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::{Host, TOWARDS_GATEWAY, Topology};
-use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::weir::{Change, UPLINKS, Weir};
 use weir_kit::{clients, iperf, nginx, process, wait};
 use weir_layout::counters::Counter;
 
@@ -225,7 +225,7 @@ fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
     );
     let file = Mode::None.configuration(&topology, &WEIGHTS);
     weir.reload(&format!("{file}\n{health}")).unwrap();
-    let history = |part: &Part| -> Vec<Entry> {
+    let history = |part: &Part| -> Vec<Change> {
         let entries = weir.history().unwrap().into_iter();
         entries.filter(|entry| entry.part == *part).collect()
     };

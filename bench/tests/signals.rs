@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use weir_api::TargetView;
 use weir_health::target::Status;
-use weir_health::{Entry, ProbeError, Reason, State};
+use weir_health::{ProbeError, Reason, State};
 use weir_kit::pests::Pests;
 use weir_kit::plan::{self, Plan, Port};
 use weir_kit::probed::{ECHO, Probed, QUICK, SERVER, is, told};
@@ -16,7 +16,7 @@ use weir_kit::server::Server;
 use weir_kit::station::Station;
 use weir_kit::tcp_load::TcpLoad;
 use weir_kit::topology::Topology;
-use weir_kit::weir::{UPLINKS, Weir};
+use weir_kit::weir::{Change, UPLINKS, Weir};
 use weir_kit::{udp_flows, wait};
 use weir_layout::counters::Counter;
 
@@ -26,7 +26,7 @@ fn target(weir: &Weir, uplink: usize, target: usize) -> TargetView {
     weir.health().unwrap()[uplink].ipv4.targets[target].clone()
 }
 
-fn history_of(weir: &Weir, uplink: usize) -> Vec<Entry> {
+fn history_of(weir: &Weir, uplink: usize) -> Vec<Change> {
     let mut entries = weir.history().unwrap();
     entries.retain(|entry| entry.part.uplink() == Some(UPLINKS[uplink]));
     entries
@@ -79,7 +79,7 @@ fn probes_that_the_gateways_own_firewall_drops_say_nothing_of_the_link() {
 fn answers_that_the_gateways_own_firewall_drops_are_told_from_a_dead_link() {
     const CABLE: usize = 1;
     let site = Probed::start(2, 1, QUICK).unwrap();
-    let is_down = |history: &[Entry]| {
+    let is_down = |history: &[Change]| {
         let reason = history.last().map(|entry| entry.transition.reason);
         is(history, State::Down) && matches!(reason, Some(Reason::TargetsFailed { .. }))
     };
@@ -219,7 +219,7 @@ fn what_no_server_answers_and_what_unknown_hosts_send_condemns_no_link() {
     send(&connections(&site.topology, UNKNOWN, 5000));
     nothing_changes();
     send(&connections(&site.topology, KNOWN, 6000));
-    let degraded = |entries: &[Entry]| is(entries, State::Degraded);
+    let degraded = |entries: &[Change]| is(entries, State::Degraded);
     let history = site.until(FIBER, "to be degraded", degraded).unwrap();
     let reason = &history.last().unwrap().transition.reason;
     assert!(matches!(reason, Reason::PassiveSyn { .. }), "{}", told(&history));

@@ -54,15 +54,32 @@ impl CommandLines {
 }
 
 fn command_line(pid: u32) -> String {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    shown(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+}
+
+/// Words that end with a zero byte each, as a line. The process has chosen them: what would end the
+/// line, command the terminal or turn the direction of the text is left out.
+fn shown(words: &[u8]) -> String {
+    let words = words.split(|byte| *byte == 0).filter(|word| !word.is_empty());
     let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-    words.join(" ").chars().filter(|c| !c.is_control()).take(200).collect()
+    // What Rust would escape, but for quotes.
+    let is_printable = |c: &char| c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\');
+    words.join(" ").chars().filter(is_printable).take(200).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_is_one_line_of_what_can_be_seen_whatever_is_in_it() {
+        let hostile = "weir\0do\nwn\0\0\u{1b}[2J\u{202e}lte\u{2028}\r\t\u{85}\0".as_bytes();
+        assert_eq!(shown(hostile), "weir down [2Jlte");
+        assert_eq!(shown(b"sh\0-c\0echo \"it's\" \\ \xff\0"), "sh -c echo \"it's\" \\ \u{fffd}");
+        assert_eq!(shown("é ü 字".as_bytes()), "é ü 字");
+        assert_eq!(shown(&[b'x'; 500]).len(), 200);
+        assert_eq!(shown(b""), "");
+    }
 
     #[tokio::test]
     async fn the_command_line_is_that_of_the_process() {

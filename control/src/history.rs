@@ -110,19 +110,15 @@ fn line(entry: &Entry) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use weir_health::{Part, Reason, State, Transition};
+    use weir_health::{Event, Part, Reason, State, Transition};
 
     use super::*;
 
     fn entry(number: u64) -> Entry {
         let transition =
             Transition { from: State::Up, to: State::Down, reason: Reason::Carrier, at: number };
-        Entry {
-            number,
-            time_ms: 1_700_000_000_000 + number,
-            part: Part::Lan("a".into()),
-            transition,
-        }
+        let event = Event::State { part: Part::Lan("a".into()), transition };
+        Entry { number, time_ms: 1_700_000_000_000 + number, event }
     }
 
     fn numbers(kept: &[Entry]) -> Vec<u64> {

@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use weir_api::time;
-use weir_health::{Entry, Part};
+use weir_health::{Entry, Part, Transition};
 use weir_site::hooks::programs;
 
 /// How long a program may take.
@@ -146,7 +146,12 @@ fn command(program: &Path, event: &Event) -> Command {
     match event {
         Event::Uplink { interface, entry } => {
             command.env("WEIR_EVENT", "uplink").env("WEIR_INTERFACE", interface);
-            describe(&mut command, entry);
+            if let weir_health::Event::State { part, transition } = &entry.event {
+                describe(&mut command, part, transition);
+            }
+            command
+                .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
+                .env("WEIR_NUMBER", entry.number.to_string());
         }
         Event::Advertisements { interface } => {
             command.env("WEIR_EVENT", "ra").env("WEIR_INTERFACE", interface);
@@ -166,17 +171,14 @@ fn command(program: &Path, event: &Event) -> Command {
 }
 
 /// What a program knows of the change of an uplink.
-fn describe(command: &mut Command, entry: &Entry) {
-    let change = &entry.transition;
+fn describe(command: &mut Command, part: &Part, change: &Transition) {
     command
-        .env("WEIR_UPLINK", entry.part.uplink().unwrap_or_default())
-        .env("WEIR_FAMILY", if matches!(entry.part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
+        .env("WEIR_UPLINK", part.uplink().unwrap_or_default())
+        .env("WEIR_FAMILY", if matches!(part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
         .env("WEIR_FROM", change.from.name())
         .env("WEIR_TO", change.to.name())
         .env("WEIR_REASON", change.reason.to_string())
-        .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default())
-        .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
-        .env("WEIR_NUMBER", entry.number.to_string());
+        .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default());
 }
 
 /// Logs what a program writes, long lines in pieces, up to [`OUTPUT`]. What is more is read and
@@ -225,7 +227,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::time::sleep;
     use tracing::subscriber::DefaultGuard;
-    use weir_health::{Reason, State, Transition};
+    use weir_health::{Reason, State};
 
     use super::*;
 
@@ -265,9 +267,14 @@ mod tests {
     }
 
     fn entry(number: u64) -> Entry {
+        of_part(number, Part::Uplink("fiber".into()))
+    }
+
+    fn of_part(number: u64, part: Part) -> Entry {
         let reason = Reason::Loss { percent: 30, threshold: 20 };
         let transition = Transition { from: State::Up, to: State::Degraded, reason, at: 5 };
-        Entry { number, time_ms: 1_700_000_000_123, part: Part::Uplink("fiber".into()), transition }
+        let event = weir_health::Event::State { part, transition };
+        Entry { number, time_ms: 1_700_000_000_123, event }
     }
 
     fn change(entry: Entry) -> Event {
@@ -319,7 +326,7 @@ mod tests {
     async fn a_change_of_an_ipv6_path_is_told_as_one() {
         let scripts = Scripts::new();
         scripts.add("all", "echo $WEIR_UPLINK $WEIR_FAMILY > new; mv new out");
-        let entry = Entry { part: Part::Ipv6("fiber".into()), ..entry(7) };
+        let entry = of_part(7, Part::Ipv6("fiber".into()));
         Hooks::start(LONG).tell(scripts.path(), change(entry));
         assert_eq!(scripts.lines("out", 1).await, ["fiber ipv6"]);
     }

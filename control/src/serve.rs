@@ -17,7 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use weir_api::{Message, Response};
-use weir_site::group::group;
+use weir_health::Author;
+use weir_site::group::{group, user};
 
 use crate::command_lines::CommandLines;
 use crate::urgent::PathWords;
@@ -73,10 +74,16 @@ pub struct Caller {
 
 impl Caller {
     /// Without its command line, which may take a time.
-    fn of(stream: &UnixStream) -> Self {
-        let Ok(credentials) = stream.peer_cred() else { return Self::default() };
+    fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
         let pid = credentials.pid().filter(|pid| *pid > 0).map(i32::cast_unsigned);
-        Self { uid: credentials.uid(), pid, command: String::new() }
+        Ok(Self { uid: credentials.uid(), pid, command: String::new() })
+    }
+
+    /// The same for the history, with the user's name.
+    pub fn author(&self) -> Author {
+        let Self { uid, pid, ref command } = *self;
+        Author { uid, user: user(uid), pid, process: command.clone() }
     }
 }
 
@@ -175,7 +182,7 @@ struct Session {
 impl Session {
     /// One JSON message per line, one JSON response per line.
     async fn run(&self, stream: UnixStream) {
-        let caller = Caller::of(&stream);
+        let Ok(caller) = Caller::of(&stream) else { return };
         let Ok(connection) = stream.as_fd().try_clone_to_owned().map(Arc::new) else { return };
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);

@@ -8,7 +8,7 @@
 //! | `advertised.json` | by LAN, what its hosts may have of what they were told |
 //! | `delegated.json` | by uplink, the prefixes that its provider delegates, and their ends |
 //! | `mapped.json` | the ports that hosts have asked for, and their ends |
-//! | `history.jsonl` | the newest changes of the history, a line each |
+//! | `history.jsonl` | the newest of the history, a line each |
 //!
 //! A directory is one gateway's: it is locked for life.
 

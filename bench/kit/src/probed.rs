@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result};
-use weir_health::{Entry, State};
+use weir_health::State;
 use weir_layout::Family;
 
 use crate::line::Line;
@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::server::{ECHO_PORT, Server};
 use crate::topology::Topology;
 use crate::wait;
-use crate::weir::{UPLINKS, Weir};
+use crate::weir::{Change, UPLINKS, Weir};
 
 /// The server that is probed and talked to.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -81,7 +81,7 @@ impl Probed {
     ///
     /// # Errors
     /// When the control process does not answer.
-    pub fn history(&self, uplink: usize) -> Result<Vec<Entry>> {
+    pub fn history(&self, uplink: usize) -> Result<Vec<Change>> {
         let mut entries = self.weir.history()?;
         entries.retain(|entry| entry.part.uplink() == Some(UPLINKS[uplink]));
         Ok(entries)
@@ -95,8 +95,8 @@ impl Probed {
         &self,
         uplink: usize,
         what: &str,
-        wanted: impl Fn(&[Entry]) -> bool,
-    ) -> Result<Vec<Entry>> {
+        wanted: impl Fn(&[Change]) -> bool,
+    ) -> Result<Vec<Change>> {
         let mut seen = Vec::new();
         wait::until(&format!("{} {what}", UPLINKS[uplink]), wait::BOUND, || {
             seen = self.history(uplink)?;
@@ -118,15 +118,15 @@ impl Probed {
 
 /// Whether the newest entry leads to a state of this kind.
 #[must_use]
-pub fn is(entries: &[Entry], state: State) -> bool {
+pub fn is(entries: &[Change], state: State) -> bool {
     let now = entries.last().map(|entry| entry.transition.to);
     now.is_some_and(|now| std::mem::discriminant(&now) == std::mem::discriminant(&state))
 }
 
 /// A history for people.
 #[must_use]
-pub fn told(entries: &[Entry]) -> String {
-    let line = |entry: &Entry| {
+pub fn told(entries: &[Change]) -> String {
+    let line = |entry: &Change| {
         let (time, transition) = (entry.time_ms, &entry.transition);
         format!("{time} {} {}: {}", entry.part, transition.to, transition.reason)
     };

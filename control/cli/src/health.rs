@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_api::{Override, PathView, Query, Response, TargetView, UplinkView, time};
 use weir_health::load::{CapacityFrom, DirectionView, LoadView};
-use weir_health::{Entry, Part};
+use weir_health::{Entry, Event, Part};
 use weir_shm::Pins;
 use weir_site::load::rate_text;
 
@@ -139,9 +139,14 @@ pub fn last_change(arguments: &Arguments, uplink: &str) -> Option<String> {
     else {
         return None;
     };
-    let entry = entries.iter().rev().find(|entry| entry.part.uplink() == Some(uplink))?;
-    let (time, change) = (time::of_milliseconds(entry.time_ms), &entry.transition);
-    Some(format!("{time}: {} {} → {}, {}", entry.part, change.from, change.to, change.reason))
+    let of_uplink = |entry: &Entry| match &entry.event {
+        Event::State { part, transition } if part.uplink() == Some(uplink) => {
+            let (time, change) = (time::of_milliseconds(entry.time_ms), transition);
+            Some(format!("{time}: {part} {} → {}, {}", change.from, change.to, change.reason))
+        }
+        _ => None,
+    };
+    entries.iter().rev().find_map(of_uplink)
 }
 
 /// `weir overrides`.
@@ -172,14 +177,28 @@ pub fn overrides(arguments: &Arguments) -> Result<String> {
 }
 
 fn line(entry: &Entry) -> Value {
-    let change = &entry.transition;
+    let [part, from, to, reason] = match &entry.event {
+        Event::State { part, transition: change } => [
+            part.to_string(),
+            change.from.to_string(),
+            change.to.to_string(),
+            change.reason.to_string(),
+        ],
+        Event::Command(done) => {
+            let by = done.by.as_ref();
+            let process = by.filter(|by| !by.process.is_empty() && by.process != done.command);
+            let process = process.map_or(String::new(), |by| format!(", by `{}`", by.process));
+            let by = by.map(ToString::to_string).unwrap_or_default();
+            [by, String::new(), String::new(), format!("{}{process}", done.command)]
+        }
+    };
     json!({
         "number": entry.number,
         "time": time::of_milliseconds(entry.time_ms),
-        "part": entry.part.to_string(),
-        "from": change.from.to_string(),
-        "to": change.to.to_string(),
-        "reason": change.reason.to_string(),
+        "part": part,
+        "from": from,
+        "to": to,
+        "reason": reason,
     })
 }
 

@@ -1,4 +1,4 @@
-//! The transitions of late.
+//! What happened of late: changes of state, and what was done by hand.
 
 use std::collections::VecDeque;
 
@@ -28,32 +28,74 @@ impl Part {
     }
 }
 
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// What somebody had weir do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// In the words of the command line, such as `weir down lte`.
+    pub command: String,
+    /// Who; none: it came by a signal, or was kept until a control process ran.
+    pub by: Option<Author>,
+}
+
+/// Who had it done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// The user, as the kernel says.
+    pub uid: u32,
+    /// The user's name at that time, if there was one.
+    pub user: Option<String>,
+    /// The process, as the kernel says; none: it was not to be seen.
+    pub pid: Option<u32>,
+    /// What that process called itself: its command line. Empty: not to be had.
+    pub process: String,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// A part of the gateway has another state, or an uplink another load.
+    State {
+        /// Whose it is: `"uplink"`, `"ipv6"` or `"lan"` in JSON.
+        #[serde(flatten)]
+        part: Part,
+        /// What changed.
+        #[serde(flatten)]
+        transition: Transition,
+    },
+    /// Something was done by hand: `"command"` in JSON.
+    Command(Command),
+}
+
+/// What may come so often that it would drive out the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frequent {
+    Load,
+    Command,
+}
+
+impl Event {
+    fn frequent(&self) -> Option<Frequent> {
         match self {
-            Self::Uplink(name) => f.write_str(name),
-            Self::Ipv6(name) => write!(f, "{name} (IPv6)"),
-            Self::Lan(name) => write!(f, "LAN {name}"),
+            Self::State { transition, .. } => transition.is_of_load().then_some(Frequent::Load),
+            Self::Command(_) => Some(Frequent::Command),
         }
     }
 }
 
-/// A transition with the part of the gateway that it is of, and the time of day.
+/// An event with its number and the time of day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Counts all transitions, so that a reader sees what it missed.
+    /// Counts all events, so that a reader sees what it missed.
     pub number: u64,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// Whose it is: `"uplink"`, `"ipv6"` or `"lan"` in JSON.
+    /// What happened.
     #[serde(flatten)]
-    pub part: Part,
-    /// What changed.
-    #[serde(flatten)]
-    pub transition: Transition,
+    pub event: Event,
 }
 
-/// The newest transitions of all parts, oldest first.
+/// The newest events, oldest first.
 #[derive(Clone, Debug)]
 pub struct History {
     entries: VecDeque<Entry>,
@@ -62,7 +104,7 @@ pub struct History {
 }
 
 impl History {
-    /// Room for `capacity` transitions.
+    /// Room for `capacity` events.
     pub fn new(capacity: usize) -> Self {
         Self { entries: VecDeque::with_capacity(capacity), capacity, next: 0 }
     }
@@ -75,26 +117,33 @@ impl History {
         Self { entries, capacity, next }
     }
 
-    /// Adds a transition, and drops the oldest when there is no room: of load while there are more
-    /// of load than of health, because a busy uplink fills and empties all day. Gives the entry that
-    /// was made of it.
-    pub fn push(&mut self, part: Part, transition: Transition, time_ms: u64) -> Entry {
+    /// Adds an event, and drops the oldest when there is no room. Gives the entry that was made of
+    /// it.
+    pub fn push(&mut self, event: Event, time_ms: u64) -> Entry {
         if self.entries.len() == self.capacity {
-            let of_load = |entry: &Entry| entry.transition.is_of_load();
-            let many = self.entries.iter().filter(|e| of_load(e)).count() * 2 > self.capacity;
-            let oldest = self.entries.iter().position(of_load).filter(|_| many);
-            self.entries.remove(oldest.unwrap_or(0));
+            self.entries.remove(self.least());
         }
         let number = self.next;
         self.next += 1;
-        let entry = Entry { number, time_ms, part, transition };
+        let entry = Entry { number, time_ms, event };
         if self.capacity > 0 {
             self.entries.push_back(entry.clone());
         }
         entry
     }
 
-    /// The transitions from `number` on.
+    /// The place of the entry that goes first: the oldest of load or of commands where one of
+    /// these has more than a quarter of the room, because a busy uplink fills and empties all day,
+    /// and a script may ask as often as it likes; else the oldest of all.
+    fn least(&self) -> usize {
+        let is = |kind: Frequent| move |entry: &Entry| entry.event.frequent() == Some(kind);
+        let count = |kind| self.entries.iter().filter(|entry| is(kind)(entry)).count();
+        let kinds = [Frequent::Load, Frequent::Command];
+        let many = kinds.into_iter().find(|kind| count(*kind) * 4 > self.capacity);
+        many.and_then(|kind| self.entries.iter().position(is(kind))).unwrap_or(0)
+    }
+
+    /// The events from `number` on.
     pub fn since(&self, number: u64) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.number >= number)
     }
@@ -105,56 +154,98 @@ mod tests {
     use super::super::{Reason, State};
     use super::*;
 
-    fn change(from: State, to: State, at: u64) -> Transition {
-        Transition { from, to, reason: Reason::Unmeasured, at }
+    fn change(from: State, to: State, at: u64) -> Event {
+        let transition = Transition { from, to, reason: Reason::Unmeasured, at };
+        Event::State { part: Part::Uplink("a".into()), transition }
     }
 
-    fn a() -> Part {
-        Part::Uplink("a".into())
+    fn command(command: &str) -> Event {
+        Event::Command(Command { command: command.into(), by: None })
+    }
+
+    fn entry(number: u64, event: Event) -> Entry {
+        Entry { number, time_ms: 1, event }
+    }
+
+    fn kept(history: &History) -> Vec<u64> {
+        history.since(0).map(|entry| entry.number).collect()
     }
 
     #[test]
-    fn an_entry_says_in_json_what_part_it_is_of() {
-        for (part, key) in [(a(), "uplink"), (Part::Lan("a".into()), "lan")] {
-            let transition = change(State::Up, State::Down, 1);
-            let entry = Entry { number: 7, time_ms: 8, part, transition };
+    fn an_entry_says_in_json_what_it_is_of() {
+        let transition = Transition {
+            from: State::Up,
+            to: State::Down,
+            reason: Reason::TargetsFailed { failed: 2, of: 2, quorum: 1 },
+            at: 1,
+        };
+        let state = |part| Event::State { part, transition };
+        let (user, process) = (Some("root".into()), "weir down a".into());
+        let by = Some(Author { uid: 0, user, pid: Some(9), process });
+        for (event, key, name) in [
+            (state(Part::Uplink("a".into())), "uplink", "a"),
+            (state(Part::Ipv6("a".into())), "ipv6", "a"),
+            (state(Part::Lan("a".into())), "lan", "a"),
+            (
+                Event::Command(Command { command: "weir down a".into(), by }),
+                "command",
+                "weir down a",
+            ),
+            (command("weir reload (SIGHUP)"), "command", "weir reload (SIGHUP)"),
+        ] {
+            let entry = entry(7, event);
             let text = serde_json::to_string(&entry).unwrap();
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!((&value[key], &value["to"]), (&"a".into(), &"down".into()));
+            assert_eq!(value[key], name, "{text}");
             assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
         }
     }
 
     #[test]
-    fn numbers_go_on_from_what_was_kept() {
-        let entry = |number| Entry {
-            number,
-            time_ms: 1,
-            part: a(),
-            transition: change(State::Up, State::Down, 1),
-        };
-        let mut history = History::resume(2, vec![entry(3), entry(4), entry(7)]);
-        assert_eq!(history.push(a(), change(State::Down, State::Up, 2), 2).number, 8);
-        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
-        assert_eq!(kept, [7, 8]);
-        assert_eq!(History::resume(2, Vec::new()).push(a(), entry(0).transition, 1).number, 0);
+    fn what_was_kept_before_there_were_commands_is_read() {
+        let line = r#"{"number":4,"time_ms":8,"uplink":"a","from":"up","to":"down",
+            "reason":{"kind":"loss","percent":30,"threshold":20},"at":5}"#;
+        let read: Entry = serde_json::from_str(line).unwrap();
+        let reason = Reason::Loss { percent: 30, threshold: 20 };
+        let transition = Transition { from: State::Up, to: State::Down, reason, at: 5 };
+        let event = Event::State { part: Part::Uplink("a".into()), transition };
+        assert_eq!(read, Entry { number: 4, time_ms: 8, event });
     }
 
     #[test]
-    fn changes_of_load_do_not_drive_out_those_of_health() {
-        let mut history = History::new(10);
-        for at in 0..4 {
-            history.push(a(), change(State::Up, State::Down, at), at);
+    fn numbers_go_on_from_what_was_kept() {
+        let down = || change(State::Up, State::Down, 1);
+        let entries = [3, 4, 7].map(|number| entry(number, down())).into();
+        let mut history = History::resume(2, entries);
+        assert_eq!(history.push(down(), 2).number, 8);
+        assert_eq!(kept(&history), [7, 8]);
+        assert_eq!(History::resume(2, Vec::new()).push(down(), 1).number, 0);
+    }
+
+    #[test]
+    fn what_comes_often_does_not_drive_out_changes_of_health() {
+        for often in [change(State::Up, State::Up, 1), command("weir weight a 3")] {
+            let mut history = History::new(10);
+            for at in 0..4 {
+                history.push(change(State::Up, State::Down, at), at);
+            }
+            for at in 4..100 {
+                history.push(often.clone(), at);
+            }
+            assert_eq!(kept(&history), [0, 1, 2, 3, 94, 95, 96, 97, 98, 99]);
+            for at in 100..200 {
+                history.push(change(State::Up, State::Down, at), at);
+            }
+            let newest: Vec<u64> = (190..200).collect();
+            assert_eq!(kept(&history), newest, "nor the other way round for long");
         }
-        for at in 4..100 {
-            history.push(a(), change(State::Up, State::Up, at), at);
-        }
-        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
-        assert_eq!(kept, [0, 1, 2, 3, 94, 95, 96, 97, 98, 99]);
-        for at in 100..200 {
-            history.push(a(), change(State::Up, State::Down, at), at);
-        }
-        let kept: Vec<u64> = history.since(0).map(|entry| entry.number).collect();
-        assert_eq!(kept, (190..200).collect::<Vec<_>>(), "nor the other way round for long");
+    }
+
+    #[test]
+    fn changes_of_load_do_not_drive_out_what_was_done_by_hand() {
+        let mut history = History::new(8);
+        history.push(command("weir down a"), 0);
+        (1..100).for_each(|at| _ = history.push(change(State::Up, State::Up, at), at));
+        assert_eq!(kept(&history)[0], 0);
     }
 }

@@ -17,7 +17,7 @@
 //! | [`choice`] | which uplinks take flows, with the last resort |
 //! | [`roles`] | what paths are for, by all policies together |
 //! | [`monitor`] | all paths of a family together, and what follows |
-//! | [`history`] | the transitions of late |
+//! | [`history`] | what happened of late |
 //! | [`pace`] | when probes leave |
 //! | [`load`] | load, capacity, and which uplinks take new flows |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
@@ -39,7 +39,7 @@ mod text;
 pub mod window;
 
 pub use choice::{Choice, Standing, choose};
-pub use history::{Entry, History, Part};
+pub use history::{Author, Command, Entry, Event, History, Part};
 pub use monitor::{Monitor, Verdict};
 pub use passive::{PassiveCounts, Remotes};
 pub use path::Path;

@@ -1,10 +1,11 @@
-//! States, reasons and errors, for people.
+//! States, reasons, errors and who is who in the history, for people.
 
 use std::fmt::{Display, Formatter, Result};
 
 use rustix::io::Errno;
 use weir_site::load::rate_text;
 
+use super::history::{Author, Part};
 use super::signal::{Reason, State};
 use super::target::{ProbeError, TlsFault};
 
@@ -130,5 +131,25 @@ impl Display for TlsFault {
             Self::Certificate => "the certificate cannot be used",
             Self::Protocol => "the server does not speak it",
         })
+    }
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Uplink(name) => f.write_str(name),
+            Self::Ipv6(name) => write!(f, "{name} (IPv6)"),
+            Self::Lan(name) => write!(f, "LAN {name}"),
+        }
+    }
+}
+
+impl Display for Author {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match &self.user {
+            Some(name) => f.write_str(name)?,
+            None => write!(f, "user {}", self.uid)?,
+        }
+        self.pid.map_or(Ok(()), |pid| write!(f, ", process {pid}"))
     }
 }

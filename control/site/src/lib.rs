@@ -24,7 +24,7 @@
 //! | [`rules`] | others' routing rules, as far as they can be followed |
 //! | [`closed`] | routes by uplinks that would take addresses from a LAN |
 //! | [`hooks`], `trust` | which of the operator's programs are run |
-//! | [`duration`], [`group`] | durations, groups of users |
+//! | [`duration`], [`group`] | durations, users and groups |
 #![forbid(unsafe_code)]
 
 mod behind;

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tracing::field;
 use weir_api::words;
-use weir_health::{Entry, Part, State, Transition};
+use weir_health::{Entry, Event, Part, State, Transition};
 use weir_kernel::guard::Guard;
 use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
@@ -16,7 +17,7 @@ use weir_site::Site;
 
 use crate::advertise::Advertisers;
 use crate::history::Chronicle;
-use crate::hooks::{Event, Hooks};
+use crate::hooks::{self, Hooks};
 use crate::urgent::PathWords;
 
 /// The maps of destinations that stay on the gateway. That of IPv6 may be missing, and its paths
@@ -88,8 +89,7 @@ impl Executor {
         self.flipped |= effects.flip();
         // Before what may take long.
         self.words.know(decider.site(), decider.kernel());
-        effects.entries.iter().for_each(tell_entry);
-        self.chronicle.keep(&effects.entries);
+        self.write_down(&effects.entries);
         self.untold.extend(effects.entries);
         effects.changes.iter().for_each(|change| tell_state(change, decider.site()));
         // Before the half: what stays on the gateway stays from a new port's first packet on.
@@ -114,6 +114,12 @@ impl Executor {
         self.writer.region().epoch()
     }
 
+    /// Writes entries of the history into the log, and has them kept.
+    pub fn write_down(&self, entries: &[Entry]) {
+        entries.iter().for_each(tell_entry);
+        self.chronicle.keep(entries);
+    }
+
     /// Whether an uplink became usable, or is no more, since this was last asked.
     pub fn take_flipped(&mut self) -> bool {
         std::mem::take(&mut self.flipped)
@@ -122,12 +128,8 @@ impl Executor {
     /// Tells hooks what changed.
     pub fn run_hooks(&mut self, site: &Site) {
         for entry in self.untold.drain(..) {
-            let named =
-                |uplink: &&weir_site::UplinkConfig| entry.part.uplink() == Some(&*uplink.name);
-            let uplink = site.uplinks.iter().find(named);
-            if let (Some(directory), Some(uplink)) = (&site.hooks, uplink) {
-                let interface = uplink.interface.clone();
-                self.hooks.tell(directory, Event::Uplink { interface, entry });
+            if let (Some(directory), Some(event)) = (&site.hooks, for_hooks(entry, site)) {
+                self.hooks.tell(directory, event);
             }
         }
     }
@@ -153,6 +155,18 @@ impl Executor {
             self.crowded[family.index()].say(crowding(family, left_out, room, count));
         }
         failed.into_iter()
+    }
+}
+
+/// What hooks are told of an entry of the history, if anything.
+fn for_hooks(entry: Entry, site: &Site) -> Option<hooks::Event> {
+    match &entry.event {
+        Event::State { part, .. } => {
+            let name = part.uplink()?;
+            let uplink = site.uplinks.iter().find(|uplink| uplink.name == name)?;
+            Some(hooks::Event::Uplink { interface: uplink.interface.clone(), entry })
+        }
+        Event::Command(_) => None,
     }
 }
 
@@ -200,10 +214,21 @@ fn tell_state(change: &Change, site: &Site) {
 }
 
 fn tell_entry(entry: &Entry) {
-    let Transition { from, to, reason, .. } = entry.transition;
+    match &entry.event {
+        Event::State { part, transition } => tell_transition(part, transition),
+        Event::Command(done) => {
+            let by = done.by.as_ref();
+            let process = by.map(|by| by.process.as_str());
+            tracing::info!(command = done.command, by = by.map(field::display), process, "done");
+        }
+    }
+}
+
+fn tell_transition(part: &Part, transition: &Transition) {
+    let Transition { from, to, reason, .. } = *transition;
     let worse = matches!(to, State::Down | State::Degraded) && from != to;
-    let family = matches!(entry.part, Part::Ipv6(_)).then_some("ipv6");
-    match &entry.part {
+    let family = matches!(part, Part::Ipv6(_)).then_some("ipv6");
+    match part {
         Part::Uplink(uplink) | Part::Ipv6(uplink) if worse => {
             tracing::warn!(uplink, family, %from, %to, %reason, "worse");
         }

@@ -11,10 +11,12 @@
 //! | `effects` | what was decided, carried out: shared memory, the guard, hooks, the log |
 //! | `reload` | another file |
 //! | `requests` | what the command line asks |
+//! | `audit` | who had what done |
 //! | `prefixes` | what it tells of prefixes that providers delegate |
 //! | `view` | the uplinks, for people and programs |
 //! | `patience` | waiting, but not for ever |
 
+mod audit;
 mod effects;
 mod evidence;
 #[cfg(test)]

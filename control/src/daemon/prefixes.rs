@@ -19,8 +19,10 @@ impl Daemon {
         self.untold.say(requests.as_ref().err().map(trouble));
         for request in requests.unwrap_or_default() {
             // Hooks tell of interfaces that are no uplinks too: refused is no fault.
-            let done = self.change_prefixes(&request).unwrap_or_else(|error| format!("{error:#}"));
-            tracing::info!("told while nobody answered: {done}");
+            match self.change_prefixes(&request) {
+                Ok(_) => self.write_down(format!("{request} (told while nobody answered)"), None),
+                Err(error) => tracing::info!("told while nobody answered: {error:#}"),
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use weir_api::time;
+use weir_api::{Request, time};
 use weir_kernel::watch::Watcher;
 use weir_layout::control::ControlHalf;
 use weir_publish::beside;
@@ -18,7 +18,10 @@ impl Daemon {
     /// Takes over a changed file, or says in the log why not.
     pub(super) async fn hang_up(&mut self, watcher: &mut Watcher) {
         match self.reload(watcher).await {
-            Ok(_) => tracing::info!("configuration reloaded"),
+            Ok(_) => {
+                tracing::info!("configuration reloaded");
+                self.write_down(format!("{} (SIGHUP)", Request::Reload), None);
+            }
             Err(error) => {
                 tracing::error!("configuration not reloaded, the old one stays:\n{error:#}");
             }

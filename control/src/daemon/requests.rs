@@ -8,6 +8,7 @@ use weir_layout::control::{Member, PathId, Uplink, path_state};
 use weir_publish::{Hand, beside};
 
 use super::Daemon;
+use super::audit::tell_refused;
 use crate::by_hand;
 use crate::serve::Caller;
 
@@ -28,17 +29,14 @@ impl Daemon {
         let listed = self.overridden();
         match self.apply(request, caller, watcher).await {
             Ok(message) => {
+                // Before what follows of it.
+                self.write_down(request.to_string(), Some(caller.author()));
                 let epoch = self.enforce(watcher).await;
-                let now = self.overridden();
-                self.ledger.note(&listed, &now, caller);
-                if listed == now {
-                    // What else there is to say of a reload is in the log already.
-                    let done = message.lines().next().unwrap_or_default();
-                    tracing::info!(by = %caller, command = caller.command, "{done}");
-                }
+                self.ledger.note(&listed, &self.overridden(), caller);
                 Response::Ok { epoch, message }
             }
             Err(error) => {
+                tell_refused(request, caller, &error);
                 if *request != Request::Reload {
                     *self.decider.overrides_mut() = before;
                 }

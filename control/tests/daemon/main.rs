@@ -2,6 +2,7 @@
 
 mod absent;
 mod alone;
+mod audit;
 mod descriptors;
 mod detach;
 mod drain;

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, bail};
 use weir_api::{AdvertisedView, DelegatedView, Query, Request, Response, UplinkView};
-use weir_health::Entry;
+use weir_health::{Event, Part, Transition};
 use weir_layout::Family;
 use weir_layout::control::PathId;
 use weir_layout::counters::PathCounters;
@@ -18,6 +18,17 @@ use weir_shm::status::Status;
 
 use super::{UPLINKS, Weir};
 use crate::{process, wait};
+
+/// A change of state, as the history has it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Whose.
+    pub part: Part,
+    /// What changed.
+    pub transition: Transition,
+}
 
 impl Weir {
     /// Makes a request of the control process; the epoch from which it is obeyed.
@@ -49,15 +60,22 @@ impl Weir {
         Ok((0..UPLINKS.len() as u8).map(|index| region.path_state(PathId::v4(index))).collect())
     }
 
-    /// The changes of the uplinks' states.
+    /// The changes of the states of uplinks and LANs.
     ///
     /// # Errors
     /// When the control process does not answer.
-    pub fn history(&self) -> Result<Vec<Entry>> {
-        match weir_api::ask(&self.socket(), &Query::History { since: 0 })? {
-            Response::History { entries } => Ok(entries),
+    pub fn history(&self) -> Result<Vec<Change>> {
+        let entries = match weir_api::ask(&self.socket(), &Query::History { since: 0 })? {
+            Response::History { entries } => entries,
             other => bail!("no history: {other:?}"),
-        }
+        };
+        let changes = entries.into_iter().filter_map(|entry| match entry.event {
+            Event::State { part, transition } => {
+                Some(Change { time_ms: entry.time_ms, part, transition })
+            }
+            Event::Command(_) => None,
+        });
+        Ok(changes.collect())
     }
 
     /// How the uplinks are.

@@ -28,6 +28,8 @@ use crate::run::Run;
 use crate::topology::Topology;
 use crate::wait;
 
+pub use asked::Change;
+
 /// Names of the uplinks, by provider.
 pub const UPLINKS: [&str; 3] = ["fiber", "cable", "lte"];
 

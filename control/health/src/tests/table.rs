@@ -363,7 +363,8 @@ fn history_keeps_the_newest_and_numbers_all() {
         Transition { from: State::Up, to: State::Down, reason: Reason::Carrier, at: 5 };
     let mut history = History::new(3);
     for time in 0..5 {
-        history.push(Part::Uplink("fiber".into()), transition, time);
+        let part = Part::Uplink("fiber".into());
+        history.push(Event::State { part, transition }, time);
     }
     let numbers: Vec<_> = history.since(0).map(|e| (e.number, e.time_ms)).collect();
     assert_eq!(numbers, [(2, 2), (3, 3), (4, 4)]);

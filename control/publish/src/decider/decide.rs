@@ -1,6 +1,6 @@
 //! What follows for the dataplane.
 
-use weir_health::{Entry, Part};
+use weir_health::{Entry, Event, Part};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, PathId, Tier, path_state};
 use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
@@ -139,7 +139,8 @@ impl Decider {
         let lans = lans.map(|(lan, change)| (Part::Lan(lan), change));
         let changes = self.paths.iter_mut().flat_map(|paths| paths.monitor.take_transitions());
         let changes = changes.chain(lans);
-        changes.map(|(part, change)| self.history.push(part, change, now.unix_ms)).collect()
+        let events = changes.map(|(part, transition)| Event::State { part, transition });
+        events.map(|event| self.history.push(event, now.unix_ms)).collect()
     }
 
     /// The commands that make the guard's tables, if they are others than before.

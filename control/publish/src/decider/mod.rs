@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use weir_health::load::{Counts, Load, Reading};
-use weir_health::{Entry, History, Monitor, Signal};
+use weir_health::{Entry, Event, History, Monitor, Signal};
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, PathId};
 use weir_ports::{Mapping, Situation};
@@ -43,7 +43,7 @@ use paths::Paths;
 
 pub use decide::{Effects, Judged, Now};
 
-/// Transitions kept for `weir history`.
+/// Events kept for `weir history`.
 pub const HISTORY: usize = 1000;
 
 /// What is known of a gateway, and what was decided of it last.
@@ -162,14 +162,19 @@ impl Decider {
         &self.load
     }
 
-    /// Goes on with the transitions that an earlier process told of.
+    /// Goes on with the events that an earlier process told of.
     pub fn remember(&mut self, entries: Vec<Entry>) {
         self.history = History::resume(HISTORY, entries);
     }
 
-    /// The transitions of late.
+    /// What happened of late.
     pub const fn history(&self) -> &History {
         &self.history
+    }
+
+    /// Enters in the history what was not decided here; `unix_ms` is the time of day.
+    pub fn record(&mut self, event: Event, unix_ms: u64) -> Entry {
+        self.history.push(event, unix_ms)
     }
 
     /// What is set by hand.

@@ -87,7 +87,10 @@ fn a_lost_carrier_is_another_word_and_other_buckets() {
     assert_eq!(decider.words(Family::V4), [CUT, UP]);
     assert!(effects.flip() && effects.half.is_some());
     assert!(decider.tables(Family::V4).live()[0].iter().all(|uplink| *uplink == 1));
-    let told = effects.entries.iter().map(|entry| (entry.part.uplink(), entry.transition.to));
+    let told = effects.entries.iter().map(|entry| match &entry.event {
+        Event::State { part, transition } => (part.uplink(), transition.to),
+        other => panic!("{other:?}"),
+    });
     assert_eq!(told.collect::<Vec<_>>(), [(Some("a"), State::Down)]);
 }
 
