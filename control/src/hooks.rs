@@ -1,5 +1,6 @@
-//! Programs of the operator's that run when an uplink's state changes, and when what a LAN's hosts
-//! are to be told does that another program tells them.
+//! Programs of the operator's that run when an uplink's state changes, when another tier takes a
+//! policy's new flows, and when what a LAN's hosts are to be told is another that another program
+//! tells them.
 //!
 //! All that a directory holds is run, one after another by name, as run-parts(8) does: names of
 //! letters, digits, `_`, `-` and `.` that do not begin with `.`. Each knows what happened by its
@@ -7,14 +8,16 @@
 //!
 //! | variable | is |
 //! |---|---|
-//! | `WEIR_EVENT` | `uplink` or `ra` |
-//! | `WEIR_INTERFACE` | the interface: of the uplink, or of the LAN |
-//! | `WEIR_UPLINK` | the uplink's name; this and all below with `uplink` alone |
-//! | `WEIR_FAMILY` | `ipv4` or `ipv6`: by which of its paths |
-//! | `WEIR_FROM`, `WEIR_TO` | `up`, `degraded`, `draining`, `recovering` or `down` |
-//! | `WEIR_REASON`, `WEIR_REASON_JSON` | why: for people, and as `weir history --json` has it |
-//! | `WEIR_TIME` | when: RFC 3339, UTC |
-//! | `WEIR_NUMBER` | the change's number in `weir history` |
+//! | `WEIR_EVENT` | `uplink`, `policy` or `ra` |
+//! | `WEIR_INTERFACE` | with `uplink` and `ra`, the interface: of the uplink, or of the LAN |
+//! | `WEIR_UPLINK` | with `uplink`, its name |
+//! | `WEIR_POLICY` | with `policy`, its name |
+//! | `WEIR_FAMILY` | with both, `ipv4` or `ipv6`: by which of the uplink's paths, or which flows |
+//! | `WEIR_FROM`, `WEIR_TO` | with both, `up`, `degraded`, `draining`, `recovering` or `down`; of a policy, the tier, or `none` |
+//! | `WEIR_UPLINKS` | with `policy`, the uplinks that take its new flows now, apart by spaces |
+//! | `WEIR_REASON`, `WEIR_REASON_JSON` | with `uplink`, why: for people, and as `weir history --json` has it |
+//! | `WEIR_TIME` | with `uplink` and `policy`, when: RFC 3339, UTC |
+//! | `WEIR_NUMBER` | with both, the change's number in `weir history` |
 //!
 //! Changes are told in order and one at a time, away from the control process's own work. A
 //! program that takes longer than [`PATIENCE`] is killed with all that it started. What a program
@@ -35,7 +38,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use weir_api::time;
-use weir_health::{Entry, Part, Transition};
+use weir_health::{Entry, Part, TierChange, Transition};
 use weir_site::hooks::programs;
 
 /// How long a program may take.
@@ -56,6 +59,11 @@ pub enum Event {
     Uplink {
         /// Its interface.
         interface: String,
+        /// What has changed.
+        entry: Entry,
+    },
+    /// Of the tier that takes a policy's new flows.
+    Policy {
         /// What has changed.
         entry: Entry,
     },
@@ -90,7 +98,7 @@ impl Hooks {
     /// Has the programs of a directory told of a change; never waits.
     pub fn tell(&self, directory: &Path, event: Event) {
         let number = match &event {
-            Event::Uplink { entry, .. } => Some(entry.number),
+            Event::Uplink { entry, .. } | Event::Policy { entry } => Some(entry.number),
             Event::Advertisements { .. } => None,
         };
         if self.events.try_send((directory.into(), event)).is_err() {
@@ -146,12 +154,11 @@ fn command(program: &Path, event: &Event) -> Command {
     match event {
         Event::Uplink { interface, entry } => {
             command.env("WEIR_EVENT", "uplink").env("WEIR_INTERFACE", interface);
-            if let weir_health::Event::State { part, transition } = &entry.event {
-                describe(&mut command, part, transition);
-            }
-            command
-                .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
-                .env("WEIR_NUMBER", entry.number.to_string());
+            describe(&mut command, entry);
+        }
+        Event::Policy { entry } => {
+            command.env("WEIR_EVENT", "policy");
+            describe(&mut command, entry);
         }
         Event::Advertisements { interface } => {
             command.env("WEIR_EVENT", "ra").env("WEIR_INTERFACE", interface);
@@ -170,8 +177,19 @@ fn command(program: &Path, event: &Event) -> Command {
     command
 }
 
-/// What a program knows of the change of an uplink.
-fn describe(command: &mut Command, part: &Part, change: &Transition) {
+/// What a program knows of an entry of the history.
+fn describe(command: &mut Command, entry: &Entry) {
+    match &entry.event {
+        weir_health::Event::State { part, transition } => describe_state(command, part, transition),
+        weir_health::Event::Tier(tier) => describe_tier(command, tier),
+        weir_health::Event::Command(_) => {}
+    }
+    command
+        .env("WEIR_TIME", time::of_milliseconds(entry.time_ms))
+        .env("WEIR_NUMBER", entry.number.to_string());
+}
+
+fn describe_state(command: &mut Command, part: &Part, change: &Transition) {
     command
         .env("WEIR_UPLINK", part.uplink().unwrap_or_default())
         .env("WEIR_FAMILY", if matches!(part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
@@ -179,6 +197,16 @@ fn describe(command: &mut Command, part: &Part, change: &Transition) {
         .env("WEIR_TO", change.to.name())
         .env("WEIR_REASON", change.reason.to_string())
         .env("WEIR_REASON_JSON", serde_json::to_string(&change.reason).unwrap_or_default());
+}
+
+fn describe_tier(command: &mut Command, change: &TierChange) {
+    let tier = |tier: Option<u8>| tier.map_or("none".into(), |tier| tier.to_string());
+    command
+        .env("WEIR_POLICY", &change.policy)
+        .env("WEIR_FAMILY", change.family.name())
+        .env("WEIR_FROM", tier(change.from))
+        .env("WEIR_TO", tier(change.to))
+        .env("WEIR_UPLINKS", change.uplinks.join(" "));
 }
 
 /// Logs what a program writes, long lines in pieces, up to [`OUTPUT`]. What is more is read and
@@ -228,6 +256,7 @@ mod tests {
     use tokio::time::sleep;
     use tracing::subscriber::DefaultGuard;
     use weir_health::{Reason, State};
+    use weir_layout::Family;
 
     use super::*;
 
@@ -320,6 +349,33 @@ mod tests {
         let event = Event::Advertisements { interface: "lan0".into() };
         Hooks::start(LONG).tell(scripts.path(), event);
         assert_eq!(scripts.lines("out", 2).await, ["WEIR_EVENT=ra", "WEIR_INTERFACE=lan0"]);
+    }
+
+    #[tokio::test]
+    async fn another_tier_of_a_policy_is_told_with_the_uplinks_there() {
+        let scripts = Scripts::new();
+        scripts.add("all", "env | grep ^WEIR_ | sort > new; mv new out");
+        let tier = TierChange {
+            policy: "web".into(),
+            family: Family::V6,
+            from: Some(1),
+            to: None,
+            uplinks: vec!["lte".into(), "dsl".into()],
+        };
+        let event = weir_health::Event::Tier(tier);
+        let entry = Entry { number: 7, time_ms: 1_700_000_000_123, event };
+        Hooks::start(LONG).tell(scripts.path(), Event::Policy { entry });
+        let wanted = [
+            "WEIR_EVENT=policy",
+            "WEIR_FAMILY=ipv6",
+            "WEIR_FROM=1",
+            "WEIR_NUMBER=7",
+            "WEIR_POLICY=web",
+            "WEIR_TIME=2023-11-14T22:13:20.123Z",
+            "WEIR_TO=none",
+            "WEIR_UPLINKS=lte dsl",
+        ];
+        assert_eq!(scripts.lines("out", wanted.len()).await, wanted);
     }
 
     #[tokio::test]

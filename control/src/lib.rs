@@ -5,7 +5,7 @@
 //! | [`probe`] | the probers, each bound to its uplink |
 //! | [`advertise`] | router advertisements, sent |
 //! | [`port_mapping`] | ports that hosts of LANs ask for |
-//! | [`hooks`] | the operator's programs, run when a state changes |
+//! | [`hooks`] | the operator's programs, run when a state or a tier changes |
 //! | `nat_log` | the log of NAT allocations |
 //! | `metrics` | metrics by HTTP |
 //! | [`users`] | what users' connections say of the uplinks |

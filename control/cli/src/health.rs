@@ -184,6 +184,14 @@ fn line(entry: &Entry) -> Value {
             change.to.to_string(),
             change.reason.to_string(),
         ],
+        Event::Tier(change) => {
+            let tier = |tier: Option<u8>| tier.map_or("none".into(), |tier| format!("tier {tier}"));
+            let reason = match change.to {
+                Some(_) => format!("new flows leave by {}", change.uplinks.join(", ")),
+                None => "no uplink is usable".into(),
+            };
+            [change.to_string(), tier(change.from), tier(change.to), reason]
+        }
         Event::Command(done) => {
             let by = done.by.as_ref();
             let process = by.filter(|by| !by.process.is_empty() && by.process != done.command);

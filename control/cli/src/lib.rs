@@ -104,8 +104,8 @@ pub enum Command {
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
     Uplinks,
-    /// What happened: changes of the states of uplinks and LANs with the reason of each, and what
-    /// was done by hand, by whom. Needs weir-control.
+    /// What happened: changes of the states of uplinks and LANs with the reason of each, other tiers
+    /// of policies, and what was done by hand, by whom. Needs weir-control.
     History {
         /// Only from this number on.
         #[arg(long, default_value_t = 0)]

@@ -1,8 +1,9 @@
-//! What happened of late: changes of state, and what was done by hand.
+//! What happened of late: changes of state, of the tiers of policies, and what was done by hand.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use weir_layout::Family;
 
 use super::signal::Transition;
 
@@ -26,6 +27,32 @@ impl Part {
             Self::Lan(_) => None,
         }
     }
+}
+
+/// Another tier takes a policy's new flows of a family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierChange {
+    /// The policy's name.
+    pub policy: String,
+    /// Of which flows: `"ipv4"` or `"ipv6"` in JSON.
+    #[serde(with = "FamilyName")]
+    pub family: Family,
+    /// The tier that was; none: no uplink was usable.
+    pub from: Option<u8>,
+    /// The tier that is; none: no uplink is usable.
+    pub to: Option<u8>,
+    /// The uplinks of that tier that take them, by name.
+    pub uplinks: Vec<String>,
+}
+
+/// How a [`Family`] is called in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Family")]
+enum FamilyName {
+    #[serde(rename = "ipv4")]
+    V4,
+    #[serde(rename = "ipv6")]
+    V6,
 }
 
 /// What somebody had weir do.
@@ -63,6 +90,8 @@ pub enum Event {
         #[serde(flatten)]
         transition: Transition,
     },
+    /// A policy has another tier: `"policy"` in JSON.
+    Tier(TierChange),
     /// Something was done by hand: `"command"` in JSON.
     Command(Command),
 }
@@ -71,6 +100,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Frequent {
     Load,
+    Tier,
     Command,
 }
 
@@ -78,6 +108,7 @@ impl Event {
     fn frequent(&self) -> Option<Frequent> {
         match self {
             Self::State { transition, .. } => transition.is_of_load().then_some(Frequent::Load),
+            Self::Tier(_) => Some(Frequent::Tier),
             Self::Command(_) => Some(Frequent::Command),
         }
     }
@@ -132,13 +163,13 @@ impl History {
         entry
     }
 
-    /// The place of the entry that goes first: the oldest of load or of commands where one of
+    /// The place of the entry that goes first: the oldest of load, tiers or commands where one of
     /// these has more than a quarter of the room, because a busy uplink fills and empties all day,
     /// and a script may ask as often as it likes; else the oldest of all.
     fn least(&self) -> usize {
         let is = |kind: Frequent| move |entry: &Entry| entry.event.frequent() == Some(kind);
         let count = |kind| self.entries.iter().filter(|entry| is(kind)(entry)).count();
-        let kinds = [Frequent::Load, Frequent::Command];
+        let kinds = [Frequent::Load, Frequent::Tier, Frequent::Command];
         let many = kinds.into_iter().find(|kind| count(*kind) * 4 > self.capacity);
         many.and_then(|kind| self.entries.iter().position(is(kind))).unwrap_or(0)
     }
@@ -180,12 +211,16 @@ mod tests {
             at: 1,
         };
         let state = |part| Event::State { part, transition };
+        let (policy, family) = ("web".into(), Family::V6);
+        let uplinks = vec!["lte".into()];
+        let tier = TierChange { policy, family, from: None, to: Some(2), uplinks };
         let (user, process) = (Some("root".into()), "weir down a".into());
         let by = Some(Author { uid: 0, user, pid: Some(9), process });
         for (event, key, name) in [
             (state(Part::Uplink("a".into())), "uplink", "a"),
             (state(Part::Ipv6("a".into())), "ipv6", "a"),
             (state(Part::Lan("a".into())), "lan", "a"),
+            (Event::Tier(tier), "policy", "web"),
             (
                 Event::Command(Command { command: "weir down a".into(), by }),
                 "command",

@@ -39,7 +39,7 @@ mod text;
 pub mod window;
 
 pub use choice::{Choice, Standing, choose};
-pub use history::{Author, Command, Entry, Event, History, Part};
+pub use history::{Author, Command, Entry, Event, History, Part, TierChange};
 pub use monitor::{Monitor, Verdict};
 pub use passive::{PassiveCounts, Remotes};
 pub use path::Path;

@@ -3,9 +3,10 @@
 use std::fmt::{Display, Formatter, Result};
 
 use rustix::io::Errno;
+use weir_layout::Family;
 use weir_site::load::rate_text;
 
-use super::history::{Author, Part};
+use super::history::{Author, Part, TierChange};
 use super::signal::{Reason, State};
 use super::target::{ProbeError, TlsFault};
 
@@ -141,6 +142,14 @@ impl Display for Part {
             Self::Ipv6(name) => write!(f, "{name} (IPv6)"),
             Self::Lan(name) => write!(f, "LAN {name}"),
         }
+    }
+}
+
+/// Of whose tier it is.
+impl Display for TierChange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let family = if self.family == Family::V6 { " (IPv6)" } else { "" };
+        write!(f, "policy {}{family}", self.policy)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::field;
 use weir_api::words;
-use weir_health::{Entry, Event, Part, State, Transition};
+use weir_health::{Entry, Event, Part, State, TierChange, Transition};
 use weir_kernel::guard::Guard;
 use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
@@ -166,6 +166,7 @@ fn for_hooks(entry: Entry, site: &Site) -> Option<hooks::Event> {
             let uplink = site.uplinks.iter().find(|uplink| uplink.name == name)?;
             Some(hooks::Event::Uplink { interface: uplink.interface.clone(), entry })
         }
+        Event::Tier(_) => Some(hooks::Event::Policy { entry }),
         Event::Command(_) => None,
     }
 }
@@ -216,11 +217,21 @@ fn tell_state(change: &Change, site: &Site) {
 fn tell_entry(entry: &Entry) {
     match &entry.event {
         Event::State { part, transition } => tell_transition(part, transition),
+        Event::Tier(change) => tell_tier(change),
         Event::Command(done) => {
             let by = done.by.as_ref();
             let process = by.map(|by| by.process.as_str());
             tracing::info!(command = done.command, by = by.map(field::display), process, "done");
         }
+    }
+}
+
+/// Only names of the file are in it.
+fn tell_tier(change: &TierChange) {
+    let uplinks = change.uplinks.join(", ");
+    match change.to {
+        Some(tier) => tracing::warn!("{change}: now on tier {tier} ({uplinks})"),
+        None => tracing::warn!("{change}: no uplink is usable"),
     }
 }
 

@@ -73,7 +73,7 @@ impl Weir {
             Event::State { part, transition } => {
                 Some(Change { time_ms: entry.time_ms, part, transition })
             }
-            Event::Command(_) => None,
+            Event::Tier(_) | Event::Command(_) => None,
         });
         Ok(changes.collect())
     }

@@ -7,6 +7,7 @@ use weir_shm::hosts::{HostPrefixes, HostPrefixes6};
 use zerocopy::IntoBytes;
 
 use super::Decider;
+use super::tiers;
 use crate::derive::Derived;
 use crate::guard::{Seen, rulesets};
 use crate::hosts::Sources;
@@ -38,7 +39,7 @@ pub struct Judged {
 pub struct Effects {
     /// Words that were decided anew.
     pub changes: Vec<Change>,
-    /// What changed with uplinks and LANs: for the log, and for hooks.
+    /// What changed with uplinks, LANs and policies: for the log, and for hooks.
     pub entries: Vec<Entry>,
     /// By [`Family`], the commands that make the guard's table, if they are others; none within: it
     /// is to have none.
@@ -90,7 +91,7 @@ impl Decider {
     /// Places new flows by what was judged, and says what is to be done. `flows` counts those on a
     /// path.
     pub fn place(&mut self, judged: Judged, flows: impl Fn(PathId) -> u64) -> Effects {
-        let Judged { now, published, changes, entries } = judged;
+        let Judged { now, published, changes, mut entries } = judged;
         let Derived { mut half, hosts, hosts6, unresolved, .. } = published;
         let mut moved = false;
         let mut first = None;
@@ -103,6 +104,10 @@ impl Decider {
         self.unresolved = unresolved;
         let same = !moved && self.half.as_ref().is_some_and(|old| same(old, &half));
         self.unrouted |= !same || !changes.is_empty();
+        if !same && let Some(old) = &self.half {
+            let others = tiers::changes(&self.site, &self.paths, old, &half).into_iter();
+            entries.extend(others.map(|other| self.history.push(Event::Tier(other), now.unix_ms)));
+        }
         // What is compared with must not see what publishing fills in.
         let half = (!same).then(|| self.half.insert(half).clone());
         let hosts_differ = self.hosts.as_ref() != Some(&hosts);

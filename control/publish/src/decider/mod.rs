@@ -9,6 +9,7 @@
 //! | this one | what is known, and the news of it |
 //! | `paths` | what of it is one family's |
 //! | `decide` | what follows for the dataplane |
+//! | `tiers` | which policies have another tier |
 //! | `asks` | what follows for the kernel: neighbours to ask for, rules and routes |
 
 mod asks;
@@ -16,6 +17,7 @@ mod decide;
 mod paths;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use std::net::IpAddr;
 

@@ -94,6 +94,69 @@ fn a_lost_carrier_is_another_word_and_other_buckets() {
     assert_eq!(told.collect::<Vec<_>>(), [(Some("a"), State::Down)]);
 }
 
+/// What is told of tiers: the policy and its family, from which to which, and the uplinks there.
+fn tiers(entries: &[Entry]) -> Vec<(String, Option<u8>, Option<u8>, String)> {
+    let told = entries.iter().filter_map(|entry| match &entry.event {
+        Event::Tier(tier) => Some((tier.to_string(), tier.from, tier.to, tier.uplinks.join(" "))),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// Where `b` is a backup.
+fn with_backup() -> Site {
+    let mut site = site("[[lan]]\ninterface = \"lan0\"\n");
+    site.policies[0].members[1].tier = 2;
+    site
+}
+
+#[test]
+fn another_tier_of_a_policy_is_told_once_with_its_uplinks() {
+    let region = ControlRegion::anonymous().unwrap();
+    let mut decider = Decider::new(with_backup(), kernel(), &region, "weir", 0);
+    let told = |decider: &mut Decider, ms| tiers(&decide(decider, ms).entries);
+    let policy = || format!("policy {}", with_backup().policies[0].name);
+    assert_eq!(told(&mut decider, 1), [], "there was none before");
+    decider.lose_carrier(2);
+    assert_eq!(told(&mut decider, 2), [(policy(), Some(1), Some(2), "b".into())]);
+    assert_eq!(told(&mut decider, 3), []);
+    decider.lose_carrier(3);
+    assert_eq!(told(&mut decider, 4), [(policy(), Some(2), None, String::new())]);
+    let numbers: Vec<u64> = decider.history().since(0).map(|entry| entry.number).collect();
+    assert_eq!(numbers, (0..6).collect::<Vec<_>>(), "two came, two went, the policy moved twice");
+}
+
+#[test]
+fn a_change_of_the_file_is_no_change_of_tier_but_where_the_tiers_are_others() {
+    let region = ControlRegion::anonymous().unwrap();
+    let mut decider = Decider::new(with_backup(), kernel(), &region, "weir", 0);
+    decide(&mut decider, 1);
+    let mut site = with_backup();
+    site.policies[0].name = "other".into();
+    decider.reconfigure(site, Overrides::default(), 2);
+    assert_eq!(tiers(&decide(&mut decider, 2).entries), [], "another policy");
+    let mut site = with_backup();
+    site.policies[0].name = "other".into();
+    site.policies[0].members.iter_mut().for_each(|member| member.tier += 1);
+    decider.reconfigure(site, Overrides::default(), 3);
+    let told = [("policy other".into(), Some(1), Some(2), "a".into())];
+    assert_eq!(tiers(&decide(&mut decider, 3).entries), told);
+}
+
+#[test]
+fn a_family_has_tiers_of_its_own() {
+    let mut site = with_backup();
+    site.uplinks.iter_mut().for_each(|uplink| uplink.ipv6 = Some(weir_site::Ipv6Config::default()));
+    let region = ControlRegion::anonymous().unwrap();
+    let mut decider = Decider::new(site, kernel(), &region, "weir", 0);
+    decide(&mut decider, 1);
+    decider.lose_carrier(2);
+    let told = tiers(&decide(&mut decider, 2).entries);
+    let names: Vec<_> =
+        told.iter().map(|(policy, ..)| policy.rsplit(' ').next().unwrap()).collect();
+    assert_eq!((told.len(), names[1]), (2, "(IPv6)"), "{told:?}");
+}
+
 #[test]
 fn what_is_set_by_hand_is_in_the_word_and_undone_with_it() {
     let mut decider = decider();
