@@ -133,8 +133,36 @@ impl<F: Stored> Slot<F> {
         if state & VALID == 0 {
             return None;
         }
+        let words = self.load();
+        fence(Ordering::Acquire);
+        let same = self.0.state().load(Ordering::Relaxed) == state;
+        same.then_some(words)
+    }
+
+    /// The words of the flow that is in the slot, or was the last there, with the
+    /// [generation](Self::generation) that says which. `is_free` tells whether its tag is zero: what
+    /// has ended stays as it was until another worker claims the slot. `None`: the slot was never
+    /// used, or is being changed.
+    pub(super) fn last_words(&self, is_free: impl Fn() -> bool) -> Option<(u32, EntryWords<F>)> {
+        let state = self.0.state().load(Ordering::Acquire);
+        if state == 0 {
+            return None;
+        }
+        let words = self.load();
+        // Who sees a word of the next flow sees that the slot was claimed for it; and who sees that
+        // free again sees the generation that it had.
+        fence(Ordering::Acquire);
+        let whole = state & VALID != 0 || is_free();
+        fence(Ordering::Acquire);
+        let same = self.0.state().load(Ordering::Relaxed) == state;
+        (whole && same).then_some((state, words))
+    }
+
+    /// What stands there, whole or not.
+    #[inline(always)]
+    fn load(&self) -> EntryWords<F> {
         let (packets, bytes) = self.0.counters();
-        let words = EntryWords::<F> {
+        EntryWords::<F> {
             last_seen: self.last_seen(),
             key: load(self.0.key()),
             rewrite: load(self.0.rewrite()),
@@ -142,10 +170,7 @@ impl<F: Stored> Slot<F> {
             packets,
             next_seq: self.next_seq(),
             bytes,
-        };
-        fence(Ordering::Acquire);
-        let same = self.0.state().load(Ordering::Relaxed) == state;
-        same.then_some(words)
+        }
     }
 
     /// Makes a slot that the caller has claimed hold a direction.
@@ -285,6 +310,7 @@ mod tests {
     use weir_wire::family::{V4, V6};
 
     use super::*;
+    use crate::flows::TagWord;
 
     /// An entry of which every word is a number, but for what a family does not have.
     fn entry<F: Stored>(n: u8) -> EntryWords<F> {
@@ -322,6 +348,44 @@ mod tests {
             }
             writer.join().unwrap();
         });
+    }
+
+    /// The slot is claimed by its tag, as the table does.
+    fn a_reader_of_what_has_ended_sees_one_flow_or_none<F: Stored<Slot: Default + Send>>() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let table = Arc::new((Slot::<F>(F::Slot::default()), TagWord::default()));
+            let (slot, tags) = &*table;
+            let at = tags.claim(1, 0).unwrap();
+            slot.publish(&entry::<F>(1));
+            let writer = {
+                let table = table.clone();
+                loom::thread::spawn(move || {
+                    let (slot, tags) = &*table;
+                    slot.retire();
+                    tags.release(at);
+                    assert_eq!(tags.claim(2, at), Some(at));
+                    slot.publish(&entry::<F>(2));
+                })
+            };
+            let is_free = || tags.load() >> (8 * at) & 0xff == 0;
+            if let Some((state, words)) = slot.last_words(is_free) {
+                let number = state / GENERATION;
+                assert_eq!(words, entry::<F>(number as u8), "flow {number}");
+            }
+            writer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_reader_of_a_slot_that_is_given_back_and_claimed_sees_one_flow_or_none() {
+        a_reader_of_what_has_ended_sees_one_flow_or_none::<V4>();
+    }
+
+    #[test]
+    fn a_reader_of_an_ipv6_slot_that_is_given_back_and_claimed_sees_one_flow_or_none() {
+        a_reader_of_what_has_ended_sees_one_flow_or_none::<V6>();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_layout::flow::{GROUP, PAGE};
 use weir_layout::tags::{PAGE_GROUPS, choices, lowest, matching, preferred, spills, tag, used};
-use weir_wire::entry::EntryWords;
+use weir_wire::entry::{Entry, EntryWords};
 use weir_wire::family::V4;
 
 use super::tags::free_from;
@@ -234,6 +234,16 @@ impl<F: Stored> FlowTable<F> {
         }
     }
 
+    /// The flow that is in a slot, or was the last there, and which use of the slot that is: its
+    /// [`GENERATION`](weir_layout::flow::GENERATION)s, with [`VALID`](weir_layout::flow::VALID)
+    /// while the flow is there. One that has ended can be read until the slot is used again, with
+    /// all that it has counted. `None`: the slot was never used, or is being changed.
+    pub fn last(&self, index: u32) -> Option<(u32, Entry<F>)> {
+        let is_free = || self.tags(index / GROUP).load() >> (8 * (index % GROUP)) & 0xff == 0;
+        let (state, words) = self.slot(index).last_words(is_free)?;
+        Some((state, Entry::from(&words)))
+    }
+
     /// Copies the flows to an empty table of the same size that nobody else uses, each in its slot.
     /// One that begins or ends meanwhile may be missing there, or a direction of it; none is torn.
     pub fn copy_to(&self, copy: &Self) {
@@ -280,8 +290,8 @@ fn pages_for(slots: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use weir_layout::MAX_WORKERS;
-    use weir_layout::flow::{FlowState, StateOwner, slots_for};
-    use weir_wire::entry::{Entry, NewDirection};
+    use weir_layout::flow::{FlowState, GENERATION, StateOwner, VALID, slots_for};
+    use weir_wire::entry::NewDirection;
     use weir_wire::family::{Family, V6};
     use weir_wire::key::{FlowKey4, FlowKey6};
 
@@ -347,6 +357,25 @@ mod tests {
         assert_eq!(table.find(7, &key(1)), None);
         assert_eq!(table.find(7, &key(2)), Some(second));
         assert_eq!(table.insert(7, &entry(1)), Some(first));
+    }
+
+    #[test]
+    fn what_a_flow_counted_can_be_read_after_its_end_until_its_slot_is_claimed() {
+        let table = FlowTable4::anonymous(64).unwrap();
+        assert_eq!(table.last(0), None, "never used");
+        let index = table.insert(7, &entry(1)).unwrap();
+        let (first, _) = table.last(index).unwrap();
+        table.slot(index).count(100, 9);
+        table.retire(index);
+        let (ended, counted) = table.last(index).unwrap();
+        assert_eq!([first, ended], [GENERATION | VALID, GENERATION]);
+        assert_eq!((counted.key, counted.last_seen), (key(1), 9));
+        assert_eq!((counted.packets, counted.bytes), (1, 7 << 32 | 106));
+        assert_eq!(table.tags(index / GROUP).claim(9, index % GROUP), Some(index % GROUP));
+        assert_eq!(table.last(index), None, "somebody is about to use it");
+        table.slot(index).publish(&entry(2));
+        let (second, now) = table.last(index).unwrap();
+        assert_eq!((second, now.key), ((2 * GENERATION) | VALID, key(2)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// See [`weir_layout::tags`].
 #[repr(transparent)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct TagWord(AtomicU64);
 
 impl TagWord {
