@@ -11,8 +11,8 @@ use super::schema::{self, File};
 use super::set_files::{SetFile, SetFiles};
 use super::sets;
 use super::{
-    Site, capacity, filter, gateway, lans, metrics, nat_log, policies, port_mapping, publish,
-    uplinks, warn,
+    Site, capacity, filter, gateway, ipfix, lans, metrics, nat_log, policies, port_mapping,
+    publish, uplinks, warn,
 };
 
 /// The site that the file describes, and the files of its sets, or all that is wrong with it. `hash` is
@@ -33,6 +33,7 @@ pub fn resolve(
     let timeouts = gateway::timeouts(&mut c, &file.timeouts);
     let flows_per_host = gateway::flows_per_host(&mut c, &file.limits);
     let nat_log = nat_log::nat_log(&mut c, file.nat_log.as_ref());
+    let ipfix = ipfix::ipfix(&mut c, file.ipfix.as_ref());
     let metrics = metrics::listen(&mut c, file.metrics.as_ref());
     let new_flows_per_host = gateway::new_flows_per_host(&mut c, &file.limits);
 
@@ -86,6 +87,7 @@ pub fn resolve(
         flows_per_host,
         new_flows_per_host,
         nat_log,
+        ipfix,
         metrics,
         lans,
         uplinks,

@@ -11,7 +11,8 @@
 //! | `gateway`, `lans`, `uplinks`, `ipv6`, `capacity`, `policies`, `filter`, `ra` | its parts |
 //! | `sets`, `set_files`, `set_ranges` | sets of prefixes, their files, which hold an address |
 //! | `publish`, `service_ports` | services that uplinks are open for, and who else has their ports |
-//! | `nat_log`, `metrics` | where allocations of NAT are logged, and where metrics can be had
+//! | `nat_log`, `ipfix` | where allocations of NAT are logged, and flows are told of |
+//! | `metrics` | where metrics can be had |
 //! | `port_mapping` | how much hosts may have that ask for ports |
 //! | [`health`], [`mod@load`] | settings of the uplinks' health and load |
 //! | `machine` | what is wrong on this machine |
@@ -40,6 +41,7 @@ mod gateway;
 pub mod group;
 pub mod health;
 pub mod hooks;
+mod ipfix;
 mod ipv6;
 mod lans;
 pub mod load;
@@ -83,6 +85,7 @@ use crate::load::{Balance, Capacity, Spill};
 
 pub use clamp::ClampMss;
 pub use filter::Verdict;
+pub use ipfix::IpfixConfig;
 pub use machine::{against_kernel, clashes, overlap};
 pub use nat_log::NatLogConfig;
 pub use place::Problem;
@@ -164,6 +167,8 @@ pub struct Site {
     pub new_flows_per_host: u32,
     /// Where allocations of NAT are logged; none: nowhere.
     pub nat_log: Option<NatLogConfig>,
+    /// Where flows are told of; none: nowhere.
+    pub ipfix: Option<IpfixConfig>,
     /// Where metrics can be had; empty: nowhere.
     pub metrics: Vec<SocketAddr>,
     /// LAN ports.

@@ -23,6 +23,7 @@ pub struct File {
     #[serde(default)]
     pub limits: Limits,
     pub nat_log: Option<Spanned<NatLog>>,
+    pub ipfix: Option<Ipfix>,
     pub health: Option<Spanned<Health>>,
     #[serde(default)]
     pub lan: Vec<Spanned<Lan>>,
@@ -112,6 +113,16 @@ pub struct NatLog {
     pub file: Spanned<PathBuf>,
     pub max_size: Option<Spanned<i64>>,
     pub keep: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table, such as { collector = \"10.0.0.9:4739\" }")]
+pub struct Ipfix {
+    pub collector: Spanned<String>,
+    pub source: Option<Spanned<String>>,
+    pub interface: Option<Spanned<String>>,
+    pub active: Option<Spanned<String>>,
+    pub idle: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
