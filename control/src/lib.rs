@@ -7,6 +7,7 @@
 //! | [`port_mapping`] | ports that hosts of LANs ask for |
 //! | [`hooks`] | the operator's programs, run when a state or a tier changes |
 //! | `nat_log` | the log of NAT allocations |
+//! | `ipfix` | flows, told to a collector |
 //! | `metrics` | metrics by HTTP |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |
@@ -17,11 +18,13 @@
 //! | [`daemon`] | the control process |
 //! | [`serve`] | the socket by which it is asked |
 //! | `command_lines` | command lines of those who ask |
+//! | `clocks` | times of shared memory as times of day |
 //! | `sleep` | waiting |
 #![forbid(unsafe_code)]
 
 pub mod advertise;
 pub mod by_hand;
+mod clocks;
 mod command_lines;
 pub mod daemon;
 pub mod dataplane;
@@ -29,6 +32,7 @@ pub mod delegated;
 pub mod file;
 mod history;
 pub mod hooks;
+mod ipfix;
 mod limits;
 mod metrics;
 mod nat_log;

@@ -57,6 +57,20 @@ pub struct Told {
     pub taken_s: u64,
     /// The file as it is now was refused when it was last read.
     pub refused: bool,
+    /// Flows that were told to a collector; none: there is no collector.
+    pub flow_export: Option<FlowExport>,
+}
+
+/// How much a collector of flows was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowExport {
+    /// Records that were sent.
+    pub sent: u64,
+    /// Records that could not be sent.
+    pub lost: u64,
+    /// Directions of flows that were over, and their places in the table another's, before they were
+    /// read.
+    pub missed: u64,
 }
 
 /// How metrics are written.
@@ -158,6 +172,7 @@ impl Collector for Scrape {
         process::add(self, &mut page)?;
         devices::add_lans(self, &mut page)?;
         uplinks::add_told(&self.told, &mut page)?;
+        process::add_flow_export(self.told.flow_export.as_ref(), &mut page)?;
         let Some(state) = &self.published else { return Ok(()) };
         uplinks::add(state, &mut page)?;
         policies::add(state, &mut page)?;
@@ -202,7 +217,9 @@ mod tests {
         let mut load = LoadView::default();
         (load.down.load, load.up.capacity) = (8000, Some(80));
         let uplink = UplinkView { uplink: "fiber".into(), ipv4, ipv6: None, load: Some(load) };
-        Told { uplinks: vec![uplink], lans: vec![("lan0".into(), false)], ..Told::default() }
+        let flow_export = Some(FlowExport { sent: 7, lost: 5, missed: 3 });
+        let lans = vec![("lan0".into(), false)];
+        Told { uplinks: vec![uplink], lans, flow_export, ..Told::default() }
     }
 
     fn text(format: Format) -> String {
@@ -224,6 +241,9 @@ mod tests {
             r#"weir_path_state{uplink="fiber",family="ipv4",state="up"} 0"#,
             r#"weir_uplink_load_bytes_per_second{uplink="fiber",direction="down"} 1000.0"#,
             r#"weir_lan_up{lan="lan0"} 0"#,
+            "weir_ipfix_sent_records_total 7",
+            r#"weir_ipfix_lost_records_total{reason="unsent"} 5"#,
+            r#"weir_ipfix_lost_records_total{reason="unread"} 3"#,
             r#"weir_process_up{process="dataplane"} 0"#,
             "# TYPE weir_build_info gauge",
         ] {

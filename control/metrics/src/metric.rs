@@ -219,6 +219,10 @@ metrics! {
     NAT_LOG_UP = Gauge "weir_nat_log_up" by []: "1: the log of NAT allocations can be written";
     NAT_LOG_LOST = Counter "weir_nat_log_lost_records" by []:
         "Records that the log of NAT allocations lost";
+    IPFIX_SENT = Counter "weir_ipfix_sent_records" by []:
+        "Records of flows that were sent to the collector";
+    IPFIX_LOST = Counter "weir_ipfix_lost_records" by ["reason"]:
+        "Records of flows that could not be sent at once, or whose flows were gone unread";
 
     // Devices, workers, LANs.
     DEVICE = Info "weir_device" by ["device", "xdp", "mode"]:

@@ -1,15 +1,16 @@
-//! The two processes, and the configuration.
+//! The two processes, the configuration, and what a collector of flows is told.
 
 use std::fmt;
 
 use weir_shm::Role;
 use weir_shm::process::Process;
 
-use crate::Scrape;
 use crate::metric::{
-    BUILD, EPOCH, PORT_MAPPINGS, PROCESS_SILENCE, PROCESS_UP, RELOAD_OK, RELOAD_TIME, START_TIME,
+    BUILD, EPOCH, IPFIX_LOST, IPFIX_SENT, PORT_MAPPINGS, PROCESS_SILENCE, PROCESS_UP, RELOAD_OK,
+    RELOAD_TIME, START_TIME,
 };
 use crate::page::{NONE, Page};
+use crate::{FlowExport, Scrape};
 
 pub fn add(scrape: &Scrape, page: &mut Page<'_>) -> fmt::Result {
     let told = &scrape.told;
@@ -25,6 +26,12 @@ pub fn add(scrape: &Scrape, page: &mut Page<'_>) -> fmt::Result {
     page.flag(&RELOAD_OK, [(NONE, !told.refused)])?;
     page.gauge(&RELOAD_TIME, [(NONE, told.taken_s as f64)])?;
     page.gauge(&PORT_MAPPINGS, [(NONE, told.mapped as f64)])
+}
+
+pub fn add_flow_export(told: Option<&FlowExport>, page: &mut Page<'_>) -> fmt::Result {
+    page.count(&IPFIX_SENT, told.iter().map(|told| (NONE, told.sent)))?;
+    let lost = |told: &&FlowExport| [(["unsent"], told.lost), (["unread"], told.missed)];
+    page.count(&IPFIX_LOST, told.iter().flat_map(lost))
 }
 
 fn name(process: &Process) -> &'static str {

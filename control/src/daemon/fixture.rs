@@ -27,6 +27,7 @@ use crate::delegated::Record;
 use crate::file::Source;
 use crate::history::Chronicle;
 use crate::hooks::{self, Hooks};
+use crate::ipfix::FlowExporter;
 use crate::metrics::Exporter;
 use crate::nat_log::Logger;
 use crate::port_mapping::PortMapper;
@@ -96,6 +97,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
         dataplane: Dataplane::of(&Pins::existing("/proc/none")),
         sysctls: Sysctls::new(SysctlsRegion::anonymous().unwrap()),
         nat_log: Logger::start(Pins::existing("/proc/none")).unwrap(),
+        flow_exporter: FlowExporter::start(Pins::existing("/proc/none")).unwrap(),
         exporter: Exporter::start(Pins::existing("/proc/none")).unwrap(),
     };
     Daemon::new(decider, executor, held, counters, users, findings)

@@ -50,6 +50,7 @@ use crate::command_lines::CommandLines;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
+use crate::ipfix::FlowExporter;
 use crate::limits;
 use crate::metrics::Exporter;
 use crate::nat_log::Logger;
@@ -118,6 +119,8 @@ struct Daemon {
     sysctls: Sysctls,
     /// Of NAT allocations.
     nat_log: Logger,
+    /// Of flows.
+    flow_exporter: FlowExporter,
     /// Of metrics.
     exporter: Exporter,
     users: Users,

@@ -70,6 +70,7 @@ impl Daemon {
             tracing::warn!("{error:#}");
         }
         self.nat_log.follow(site);
+        self.flow_exporter.follow(site);
         self.exporter.follow(site);
         warnings.extend_from_slice(&site.warnings);
         warnings.extend(weir_site::warnings_here(site, kernel));

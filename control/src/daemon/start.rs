@@ -35,6 +35,7 @@ use crate::delegated::Record;
 use crate::file::Source;
 use crate::history::Chronicle;
 use crate::hooks::{self, Hooks};
+use crate::ipfix::FlowExporter;
 use crate::metrics::Exporter;
 use crate::nat_log::Logger;
 use crate::port_mapping::PortMapper;
@@ -56,6 +57,8 @@ pub(super) struct Held {
     pub sysctls: Sysctls,
     /// Of NAT allocations.
     pub nat_log: Logger,
+    /// Of flows.
+    pub flow_exporter: FlowExporter,
     /// Of metrics.
     pub exporter: Exporter,
 }
@@ -136,6 +139,8 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     let (socket, dataplane) = (options.socket.clone(), Dataplane::of(pins));
     let mut nat_log = Logger::start(pins.clone())?;
     nat_log.follow(decider.site());
+    let mut flow_exporter = FlowExporter::start(pins.clone())?;
+    flow_exporter.follow(decider.site());
     let exporter = Exporter::start(pins.clone()).context("no thread for metrics")?;
     exporter.follow(decider.site());
     let held = Held {
@@ -147,6 +152,7 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
         dataplane,
         sysctls,
         nat_log,
+        flow_exporter,
         exporter,
     };
     let mut daemon = Daemon::new(decider, executor, held, counters, users, findings);
@@ -188,6 +194,7 @@ impl Daemon {
             counters,
             sysctls: held.sysctls,
             nat_log: held.nat_log,
+            flow_exporter: held.flow_exporter,
             exporter: held.exporter,
             users,
             findings,

@@ -25,6 +25,7 @@ impl Daemon {
             mapped: self.port_mapper.view().len(),
             taken_s: self.source.taken_s(),
             refused: self.source.is_refused(),
+            flow_export: self.flow_exporter.counts(),
             ..Told::default()
         });
     }

@@ -9,23 +9,7 @@ use weir_layout::Family;
 use weir_layout::nat_log::{Event, Record};
 use weir_layout::protocol;
 
-/// Two clocks at one moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Clocks {
-    pub monotonic_ms: u64,
-    /// Since the Unix epoch.
-    pub now_ms: u64,
-}
-
-impl Clocks {
-    /// When that was which a record dates so, RFC 3339.
-    fn text(self, time_ms: u32) -> String {
-        // What is dated a moment ahead is of now.
-        let ago = (self.monotonic_ms as u32).wrapping_sub(time_ms);
-        let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
-        time::of_milliseconds(self.now_ms.saturating_sub(ago))
-    }
-}
+use crate::clocks::Clocks;
 
 /// Adds that writing to the file begins (`on`), or ends (`off`).
 pub fn add_switch(name: &str, now_ms: u64, text: &mut String) {
@@ -36,7 +20,7 @@ pub fn add_switch(name: &str, now_ms: u64, text: &mut String) {
 /// Adds a worker's record; one that makes no sense adds nothing.
 pub fn add(record: &Record, worker: u8, uplinks: &[String], clocks: Clocks, text: &mut String) {
     let Some(event) = Event::from_byte(record.event) else { return };
-    let at = clocks.text(record.time_ms);
+    let at = time::of_milliseconds(clocks.real_ms(record.time_ms));
     let name = match event {
         Event::Begin => "begin",
         Event::End => "end",
@@ -53,7 +37,7 @@ pub fn add(record: &Record, worker: u8, uplinks: &[String], clocks: Clocks, text
         }
         Event::Lost => {
             let (count, since) = record.loss();
-            let since = clocks.text(since);
+            let since = time::of_milliseconds(clocks.real_ms(since));
             let _ = write!(text, ",\"since\":\"{since}\",\"records\":{count}");
         }
         Event::Begin | Event::End | Event::Held => allocation(record, uplinks, text),

@@ -30,8 +30,8 @@ use weir_shm::map::Access;
 use weir_shm::nat_log::NatLog;
 use weir_site::{NatLogConfig, Site, group};
 
+use crate::clocks::Clocks;
 use file::LogFile;
-use line::Clocks;
 
 /// How often rings that were empty are looked at: at a million records a second they would fill in 8
 /// ms, at what a site has in seconds.
@@ -203,7 +203,7 @@ fn switch(file: &mut LogFile, name: &str) -> Result<()> {
 }
 
 fn lines(records: &[Record], worker: u8, wanted: &Wanted, text: &mut String) {
-    let clocks = Clocks { monotonic_ms: time::monotonic_ms(), now_ms: time::now_ms() };
+    let clocks = Clocks::now();
     for record in records {
         line::add(record, worker, &wanted.uplinks, clocks, text);
     }
