@@ -14,7 +14,7 @@ demo: deps
 test: deps lint
 	$(CARGO) test --no-fail-fast --workspace --locked --exclude weir-kit --exclude weir-bench
 	$(CARGO) test --no-fail-fast --locked -p weir-kit -p weir-bench -- --test-threads=1
-	WEIR_TIER=user $(CARGO) test --no-fail-fast --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 --test ipv6_modes --test ipv6_translation --test ipv6_edges --test by_host --test source --test multipath --test delegation --test stateless --test nat_conduct --test nat_judges --test nat_log --test fragments --test protocols --test filter --test from_uplinks --test sets --test unsolicited --test publish --test port_mapping --test upnp --test metrics --test explain -- --test-threads=1
+	WEIR_TIER=user $(CARGO) test --no-fail-fast --locked -p weir-bench --test gateway --test strangers --test addresses --test signals --test parts --test ipv6 --test ipv6_modes --test ipv6_translation --test ipv6_edges --test by_host --test source --test multipath --test delegation --test stateless --test nat_conduct --test nat_judges --test nat_log --test fragments --test protocols --test filter --test from_uplinks --test sets --test unsolicited --test publish --test port_mapping --test upnp --test metrics --test ipfix --test explain -- --test-threads=1
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p weir-shm --lib --target-dir target/loom
 	scripts/ebpf-build --install --check
 
