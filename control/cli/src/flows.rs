@@ -63,7 +63,7 @@ pub struct FlowFilter {
 
 impl FlowFilter {
     /// Does it ask for what there can be?
-    fn check(&self, uplinks: &[&str]) -> Result<()> {
+    pub fn check(&self, uplinks: &[&str]) -> Result<()> {
         let is_known = |name: &&str| uplinks.contains(name) || *name == INSIDE;
         if let Some(name) = self.uplink.as_deref().filter(|name| !is_known(name)) {
             bail!("there is no uplink \"{name}\"; known: {}", uplinks.join(", "));
@@ -82,7 +82,7 @@ impl FlowFilter {
     }
 
     /// Is the flow wanted, given the direction that began it and its uplink's name?
-    fn wants<F: Stored>(&self, entry: &Entry<F>, uplink: &str) -> bool {
+    pub fn wants<F: Stored>(&self, entry: &Entry<F>, uplink: &str) -> bool {
         let protocol = entry.key.proto();
         let is_named = |name: &String| {
             *name == protocol_name(protocol)
@@ -99,7 +99,7 @@ impl FlowFilter {
     }
 
     /// How early the flow comes, given the direction that began it and the one back; the highest first.
-    fn rank<F: Stored>(
+    pub fn rank<F: Stored>(
         &self,
         sort: Order,
         entry: &Entry<F>,
@@ -121,16 +121,11 @@ impl FlowFilter {
 pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     let state = published(pins)?;
     filter.check(&state.uplinks())?;
-    let mut best = Best::new(filter.limit);
-    collect::<V4>(&state, FlowTable::read_only(pins)?, filter, &mut best);
-    match FlowTable::read_only(pins) {
-        Ok(table) => collect::<V6>(&state, table, filter, &mut best),
-        // The dataplane makes it when it first starts.
-        Err(Error::Missing { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let all = best.offered();
-    let values = best.into_vec();
+    let (now_ms, best) = (time::monotonic_ms() as u32, Best::new(filter.limit));
+    let mut listing = Listing { state: &state, filter, now_ms, best };
+    visit(pins, &mut listing)?;
+    let all = listing.best.offered();
+    let values = listing.best.into_vec();
     if json {
         return Ok(output::json("flows", json!({ "shown": values, "of": all })));
     }
@@ -153,22 +148,49 @@ pub fn flows(pins: &Pins, filter: &FlowFilter, json: bool) -> Result<String> {
     Ok(text)
 }
 
-/// Offers a family's flows that are wanted.
-fn collect<F: Stored>(
-    state: &Published,
-    table: FlowTable<F>,
-    filter: &FlowFilter,
-    best: &mut Best<Value>,
-) {
-    let now_ms = time::monotonic_ms() as u32;
-    for entry in (0..table.capacity()).filter_map(|index| table.slot(index).read()) {
-        let uplink = uplink_name(state, entry.uplink);
-        if entry.flags & flag::INITIATED == 0 || !filter.wants(&entry, uplink) {
-            continue;
+/// Who looks at all flows, one after the other.
+pub trait Visitor {
+    /// A flow: the direction that began it, and what reads the one back if it is there.
+    fn visit<F: Stored>(&mut self, entry: &Entry<F>, back: &dyn Fn() -> Option<Entry<F>>);
+}
+
+/// Has somebody look at the flows of both families.
+pub fn visit(pins: &Pins, visitor: &mut impl Visitor) -> Result<()> {
+    visit_table::<V4>(&FlowTable::read_only(pins)?, visitor);
+    match FlowTable::read_only(pins) {
+        Ok(table) => visit_table::<V6>(&table, visitor),
+        // The dataplane makes it when it first starts.
+        Err(Error::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn visit_table<F: Stored>(table: &FlowTable<F>, visitor: &mut impl Visitor) {
+    let entries = (0..table.capacity()).filter_map(|index| table.slot(index).read());
+    for entry in entries.filter(|entry| entry.flags & flag::INITIATED != 0) {
+        visitor.visit(&entry, &|| table.slot(entry.peer).read());
+    }
+}
+
+/// The flows that are wanted, as values.
+struct Listing<'a> {
+    state: &'a Published,
+    filter: &'a FlowFilter,
+    now_ms: u32,
+    best: Best<Value>,
+}
+
+impl Visitor for Listing<'_> {
+    fn visit<F: Stored>(&mut self, entry: &Entry<F>, back: &dyn Fn() -> Option<Entry<F>>) {
+        let Self { filter, now_ms, .. } = *self;
+        let uplink = uplink_name(self.state, entry.uplink);
+        if !filter.wants(entry, uplink) {
+            return;
         }
-        let back = || table.slot(entry.peer).read();
-        let rank = filter.sort.map_or(0, |sort| filter.rank(sort, &entry, back().as_ref(), now_ms));
-        best.offer(rank, || value(&entry, back().as_ref(), uplink, now_ms));
+        let rank = |sort| filter.rank(sort, entry, back().as_ref(), now_ms);
+        let rank = filter.sort.map_or(0, rank);
+        self.best.offer(rank, || value(entry, back().as_ref(), uplink, now_ms));
     }
 }
 
@@ -190,9 +212,9 @@ pub fn stays_inside<F: Stored>(entry: &Entry<F>) -> bool {
 }
 
 /// Who speaks with whom.
-struct Ends {
+pub struct Ends {
     /// The LAN's host.
-    inside: SocketAddr,
+    pub inside: SocketAddr,
     /// What it looks like outside.
     outside: SocketAddr,
     /// Whom it speaks with.
@@ -203,7 +225,7 @@ struct Ends {
 
 impl Ends {
     /// Of a flow, given the direction that began it.
-    fn of<F: Stored>(entry: &Entry<F>) -> Self {
+    pub fn of<F: Stored>(entry: &Entry<F>) -> Self {
         let end = |address: F::Address, port: [u8; 2]| {
             SocketAddr::new(address.into(), u16::from_be_bytes(port))
         };
@@ -220,22 +242,38 @@ impl Ends {
     }
 }
 
+/// Of a flow the direction to its uplink and the one from it, given the one that began it and the one
+/// back.
+pub fn out_and_in<'e, F: Stored>(
+    entry: &'e Entry<F>,
+    back: Option<&'e Entry<F>>,
+) -> [Option<&'e Entry<F>>; 2] {
+    match began_outside(entry.flags) {
+        true => [back, Some(entry)],
+        false => [Some(entry), back],
+    }
+}
+
 /// A flow by its two directions: the one that began it, and the one back if it is there.
-fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now_ms: u32) -> Value {
+pub fn value<F: Stored>(
+    entry: &Entry<F>,
+    back: Option<&Entry<F>>,
+    uplink: &str,
+    now_ms: u32,
+) -> Value {
     let Ends { inside, outside, remote, led_to } = Ends::of(entry);
     // One without ports has addresses alone.
     let end = |end: SocketAddr| match is_portless(entry.key.proto()) {
         true => end.ip().to_string(),
         false => end.to_string(),
     };
-    let from_outside = began_outside(entry.flags);
     // Entries of IPv6 count no packets.
     let packets = |entry: Option<&Entry<F>>| match entry {
         Some(entry) => (F::FAMILY == Family::V4).then_some(entry.packets),
         None => Some(0),
     };
     let bytes = |entry: Option<&Entry<F>>| entry.map_or(0, |entry| entry.bytes);
-    let [out, come] = if from_outside { [back, Some(entry)] } else { [Some(entry), back] };
+    let [out, come] = out_and_in(entry, back);
     json!({
         "family": match F::FAMILY {
             Family::V4 => "ipv4",
@@ -246,7 +284,7 @@ fn value<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, uplink: &str, now
         "outside": end(outside),
         "destination": end(remote),
         "led_to": led_to.map(end),
-        "began": if from_outside { "outside" } else { "inside" },
+        "began": if began_outside(entry.flags) { "outside" } else { "inside" },
         "uplink": uplink,
         "state": match entry.state_owner.state() {
             FlowState::Stateless => "-",

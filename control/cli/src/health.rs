@@ -2,26 +2,21 @@
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use weir_api::{Override, PathView, Query, Response, TargetView, UplinkView, time};
-use weir_health::load::{CapacityFrom, DirectionView, LoadView};
-use weir_health::{Entry, Event, Part};
+use weir_api::{Override, Query, Response, time};
+use weir_health::{Entry, Event};
 use weir_shm::Pins;
-use weir_site::load::rate_text;
 
+use super::figures::{self, answers, load, paths, standing};
 use super::table::table;
 use super::uplinks::{uplinks_json, uplinks_table};
 use super::{Arguments, output};
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
-    let health = match weir_api::ask(&arguments.socket, &Query::Health) {
-        Ok(Response::Health { uplinks }) => uplinks,
-        Ok(_) => Vec::new(),
-        Err(error) => {
-            output::warn(&format!("no health: {error:#}"));
-            Vec::new()
-        }
-    };
+    let health = figures::health(&arguments.socket).unwrap_or_else(|error| {
+        output::warn(&format!("no health: {error:#}"));
+        Vec::new()
+    });
     if arguments.json {
         let mut values = uplinks_json(pins)?;
         for value in &mut values {
@@ -57,65 +52,6 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
             &table(&targets, &["name", "target", "status", "loss", "rtt", "jitter", "last_error"]);
     }
     Ok(text)
-}
-
-/// The paths of all uplinks, with what they are called.
-fn paths(uplinks: &[UplinkView]) -> impl Iterator<Item = (Part, &PathView)> {
-    uplinks.iter().flat_map(|uplink| {
-        let ipv4 = (Part::Uplink(uplink.uplink.clone()), &uplink.ipv4);
-        let ipv6 = uplink.ipv6.as_ref().map(|path| (Part::Ipv6(uplink.uplink.clone()), path));
-        [Some(ipv4), ipv6].into_iter().flatten()
-    })
-}
-
-fn standing(name: Part, view: &PathView) -> Value {
-    json!({
-        "name": name.to_string(),
-        "health": view.state.to_string(),
-        "for": time::duration(view.for_ms / 1000),
-        "reason": view.reason.to_string(),
-    })
-}
-
-fn load(uplink: &str, load: &LoadView) -> Value {
-    json!({
-        "name": uplink,
-        "down": rate_text(load.down.load as f64),
-        "of_capacity_down": capacity(&load.down),
-        "up": rate_text(load.up.load as f64),
-        "of_capacity_up": capacity(&load.up),
-        "saturated": load.saturated,
-    })
-}
-
-/// `93 % of 200M, learned`.
-fn capacity(direction: &DirectionView) -> String {
-    let Some(capacity) = direction.capacity else { return "unknown".into() };
-    let percent = direction.load as f64 * 100.0 / capacity.max(1) as f64;
-    let learned = if direction.capacity_from == CapacityFrom::Learned { ", learned" } else { "" };
-    format!("{percent:.0} % of {}{learned}", rate_text(capacity as f64))
-}
-
-fn answers(path: &Part, target: &TargetView) -> Value {
-    let figures = &target.figures;
-    let status = json!(target.status);
-    let status = status.as_str().unwrap_or_default();
-    json!({
-        "name": path.to_string(),
-        "target": target.target,
-        "status": if target.judged { status.into() } else { format!("{status}, not judged") },
-        "loss": format!("{:.1} %", figures.loss_percent.window),
-        "rtt": format!("{:.1} ms", figures.rtt_ms.window),
-        "jitter": format!("{:.1} ms", figures.jitter_ms.window),
-        "last_error": last_error(target),
-    })
-}
-
-/// `refused, 5s ago`.
-fn last_error(target: &TargetView) -> String {
-    let Some(error) = target.error else { return String::new() };
-    let ago = target.error_ago_ms.unwrap_or_default() / 1000;
-    format!("{error}, {} ago", time::duration(ago))
 }
 
 /// `weir history`.
@@ -208,21 +144,4 @@ fn line(entry: &Entry) -> Value {
         "to": to,
         "reason": reason,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_capacity_says_how_full_it_is_and_where_it_is_from() {
-        let mut direction = DirectionView::default();
-        assert_eq!(capacity(&direction), "unknown");
-        direction.load = 186_000_000;
-        direction.capacity = Some(200_000_000);
-        direction.capacity_from = CapacityFrom::Configured;
-        assert_eq!(capacity(&direction), "93 % of 200M");
-        direction.capacity_from = CapacityFrom::Learned;
-        assert_eq!(capacity(&direction), "93 % of 200M, learned");
-    }
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`status`], [`policies`], [`flows`], [`counters`] | what shared memory says: those, and `rules` |
 //! | [`uplinks`] | the same, for `uplinks` |
-//! | `state`, `table` | what they read; their values as tables |
+//! | [`top`] | all of that and health, live: `top` |
+//! | `state`, `figures`, `table` | what they read; their values as tables |
 //! | [`health`] | what the control process knows: `uplinks history overrides` |
 //! | [`ra`] | what the hosts of LANs are told: `ra`; in the words of `radvd` and `bird` |
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
@@ -27,6 +28,7 @@ mod criteria;
 mod devices;
 mod elsewhere;
 pub mod explain;
+mod figures;
 mod filters;
 pub mod flows;
 pub mod health;
@@ -42,6 +44,7 @@ pub mod sets;
 mod state;
 pub mod status;
 mod table;
+pub mod top;
 pub mod uplinks;
 
 use std::ffi::OsString;
@@ -51,25 +54,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 use weir_shm::Pins;
 
-/// How the program ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Done.
-    Ok = 0,
-    /// Refused or failed.
-    Failed = 1,
-    /// Weir is not running, has published nothing, or does not answer.
-    NotRunning = 3,
-    /// The configuration is not valid.
-    Invalid = 4,
-    /// The command was not run.
-    NotRun = 125,
-    /// The command cannot be run.
-    NotExecutable = 126,
-    /// The command was not found.
-    NotFound = 127,
-}
+pub use output::Exit;
 
 /// Looks at and changes a running weir.
 #[derive(Debug, Parser)]
@@ -104,6 +89,9 @@ pub enum Command {
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
     Uplinks,
+    /// The gateway live: what is sick and why, uplinks, targets, flows, hosts, drops. `?` says what keys
+    /// do.
+    Top,
     /// What happened: changes of the states of uplinks and LANs with the reason of each, other tiers
     /// of policies, and what was done by hand, by whom. Needs weir-control.
     History {
@@ -262,6 +250,12 @@ pub fn run(arguments: &Arguments) -> Exit {
             Err(error) => viewed(Err(error)),
         },
         Command::Uplinks => viewed(health::uplinks(arguments, &pins)),
+        Command::Top if json => output::fail(
+            json,
+            Exit::Failed,
+            "top has no JSON: use `weir uplinks --json`, `flows`, `policies` or `counters`",
+        ),
+        Command::Top => viewed(top::top(&pins, &arguments.socket).map(|()| String::new())),
         Command::History { since } => viewed(health::history(arguments, *since)),
         Command::Policies => viewed(policies::policies(&pins, json)),
         Command::Rules => viewed(policies::rules(&pins, json)),

@@ -9,7 +9,25 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 use weir_api::Unanswered;
 
-use super::Exit;
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Refused or failed.
+    Failed = 1,
+    /// Weir is not running, has published nothing, or does not answer.
+    NotRunning = 3,
+    /// The configuration is not valid.
+    Invalid = 4,
+    /// The command was not run.
+    NotRun = 125,
+    /// The command cannot be run.
+    NotExecutable = 126,
+    /// The command was not found.
+    NotFound = 127,
+}
 
 /// Version of the JSON.
 pub const VERSION: u32 = 1;

@@ -7,6 +7,7 @@ use weir_layout::control::{Member, Name, PathId, RuleAction, Selection};
 use weir_shm::Pins;
 use weir_shm::counters::Counters;
 use weir_shm::map::Access;
+use weir_shm::published::Published;
 
 use super::criteria::{criteria, port_names};
 use super::output;
@@ -14,9 +15,8 @@ use super::state::{published, uplink_name};
 use super::table::table;
 use super::uplinks::lines;
 
-/// `weir policies`.
-pub fn policies(pins: &Pins, json: bool) -> Result<String> {
-    let state = published(pins)?;
+/// The members of all policies.
+pub fn policy_values(state: &Published) -> Vec<Value> {
     let half = &state.snapshot.half;
     let mut values = Vec::new();
     for (index, policy) in half.policies.iter().enumerate().filter(|(_, p)| p.name.0[0] != 0) {
@@ -35,7 +35,7 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
                 "policy": policy.name.as_str(),
                 "default": usize::from(half.default_policy) == index,
                 "selection": selection,
-                "uplink": uplink_name(&state, member.uplink),
+                "uplink": uplink_name(state, member.uplink),
                 "tier": member.tier,
                 "active": active(Family::V4),
                 "weight": member.weight & Member::MAX_WEIGHT,
@@ -47,6 +47,12 @@ pub fn policies(pins: &Pins, json: bool) -> Result<String> {
             values.push(value);
         }
     }
+    values
+}
+
+/// `weir policies`.
+pub fn policies(pins: &Pins, json: bool) -> Result<String> {
+    let values = policy_values(&published(pins)?);
     if json {
         return Ok(output::json("policies", values.into()));
     }
