@@ -174,6 +174,11 @@ fn what_a_change_is_said_to_do_it_then_does() {
     let alive = flows.ask();
     assert_eq!(alive.reset as u64, breaks, "{forecast}");
     assert_eq!(alive.udp, 24, "{forecast}");
+    assert_shares(&weir, &forecast);
+}
+
+/// The shares that were foretold of the default policy in IPv4 are those that there are.
+fn assert_shares(weir: &Weir, forecast: &Value) {
     let snapshot = weir.snapshot().unwrap();
     let table = snapshot.table(Family::V4, 0).unwrap();
     for share in forecast["shares"].as_array().unwrap() {
@@ -185,6 +190,34 @@ fn what_a_change_is_said_to_do_it_then_does() {
         let percent = (owned as f64 * 1000.0 / table.len() as f64).round() / 10.0;
         assert_eq!(share["after"], percent, "{forecast}");
     }
+}
+
+/// Fiber has another interface, which is not there, cable another weight.
+#[test]
+fn what_a_file_is_said_to_do_its_reload_then_does() {
+    let (topology, _server, weir) = site();
+    let mut flows = LongFlows::open(&topology.hosts[0], ECHO, 24).unwrap();
+    flows.ask();
+    let path = |uplink| Mode::None.path(uplink);
+    let other = Weir::configuration_with(&topology, &[5, 9, 2], "", path);
+    let interface = format!("interface = \"{}\"", topology.providers[0].interface());
+    assert!(other.contains(&interface), "{other}");
+    let other = other.replace(&interface, "interface = \"gone0\"");
+    let file = topology.run.file_directory().unwrap().join("other.toml");
+    std::fs::write(&file, &other).unwrap();
+    let epoch = weir.snapshot().unwrap().half.epoch;
+    let forecast = asked(&topology, &weir, &["what-if", file.to_str().unwrap()], "what_if");
+    assert_eq!(weir.snapshot().unwrap().half.epoch, epoch, "nothing is changed");
+    let sum = |key: &str| -> u64 {
+        let flows = forecast["flows"].as_array().unwrap().iter();
+        flows.map(|flows| flows[key].as_u64().unwrap()).sum()
+    };
+    assert_eq!(forecast["flows"][0]["stay"], 0, "{forecast}");
+    assert!(sum("breaks") > 0 && sum("stay") > 0, "{forecast}");
+    weir.reload(&other).unwrap();
+    let alive = flows.ask();
+    assert_eq!((alive.reset as u64, alive.udp), (sum("breaks"), 24), "{forecast}");
+    assert_shares(&weir, &forecast);
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Change {
             },
             _ => bail!(
                 "\"{text}\" is no change: write \"down UPLINK\", \"up UPLINK\", \"drain UPLINK\" or \
-                 \"weight UPLINK N\", or the last with \"policy NAME\""
+                 \"weight UPLINK N\", or the last with \"policy NAME\", or name a file that is there"
             ),
         })
     }
@@ -112,50 +112,77 @@ impl Replica {
     /// Makes the change and publishes what follows; what is to be said with it.
     pub(crate) fn make(&mut self, change: &Change) -> Result<Vec<String>> {
         let mut notes = Vec::new();
-        let region = self.regions.control.clone();
         let mut half = self.half.clone();
         let uplink = named(change.uplink(), "uplink", uplinks(&half))?;
         if let Change::Weight { weight, policy, .. } = change {
             set_weight(&mut half, uplink, *weight, policy.as_deref(), change.uplink())?;
         }
-        let mut writer = ControlWriter::new(region.clone(), self.regions.adjacencies.next_hops());
-        let mut tables: [Vec<Buckets>; Family::COUNT] = Default::default();
-        for family in Family::ALL {
-            if half.policies[0].steering(family).has_table == 0 {
+        let mut words =
+            Family::ALL.map(|family| match self.half.policies[0].steering(family).has_table {
+                0 => Vec::new(),
+                _ => self.words(family),
+            });
+        for word in words.iter_mut().filter_map(|words| words.get_mut(usize::from(uplink))) {
+            if *word & path_state::NOT_CONFIGURED != 0 {
                 continue;
             }
-            let paths = (0..).zip(uplinks(&half)).map(|(uplink, _)| PathId::new(uplink, family));
-            let before: Vec<u32> = paths.map(|path| region.path_state(path)).collect();
-            let mut after = before.clone();
-            let word = &mut after[usize::from(uplink)];
             if matches!(change, Change::Drain(_)) && *word & path_state::ADMIN_DOWN != 0 {
                 bail!("{} is down by hand: set it up first", change.uplink());
             }
             if matches!(change, Change::Up(_)) && *word & path_state::ADMIN_DOWN != 0 {
                 // What its targets say is not known while nobody asks them.
-                *word = *word & path_state::NOT_CONFIGURED | path_state::USABLE;
-                notes.push(format!("as if the targets of {} answered", change.uplink()));
+                *word = path_state::USABLE;
+                notes.push(as_if_well(change.uplink()));
             }
             *word = *word & !BY_HAND | change.by_hand(*word);
+        }
+        let mut writer = self.writer();
+        self.publish(&mut writer, half, words, &mut notes);
+        notes.dedup();
+        Ok(notes)
+    }
+
+    /// The state words of a family's paths.
+    pub(crate) fn words(&self, family: Family) -> Vec<u32> {
+        let paths = (0..).zip(uplinks(&self.half)).map(|(uplink, _)| PathId::new(uplink, family));
+        paths.map(|path| self.regions.control.path_state(path)).collect()
+    }
+
+    /// What publishes to the copy.
+    pub(crate) fn writer(&self) -> ControlWriter {
+        ControlWriter::new(self.regions.control.clone(), self.regions.adjacencies.next_hops())
+    }
+
+    /// Publishes a half, with the state words and bucket tables that follow where `words` has by
+    /// [`Family`] what is known of each path; of none: the family has none.
+    pub(crate) fn publish(
+        &mut self,
+        writer: &mut ControlWriter,
+        mut half: Box<ControlHalf>,
+        words: [Vec<u32>; Family::COUNT],
+        notes: &mut Vec<String>,
+    ) {
+        let mut tables: [Vec<Buckets>; Family::COUNT] = Default::default();
+        for (family, after) in Family::ALL.into_iter().zip(&words) {
+            let before = self.words(family);
             let [old, new] =
-                [(&self.half, &before), (&half, &after)].map(|(half, words)| roles(half, words));
-            let used = (0..).zip(before.iter().zip(&after)).map(|(uplink, (before, after))| {
-                after & !USE | (before & USE) ^ old.bits(uplink) ^ new.bits(uplink)
-            });
-            for (uplink, word) in (0..).zip(used) {
-                writer.set_path_state(PathId::new(uplink, family), word);
+                [(&self.half, &before), (&half, after)].map(|(half, words)| roles(half, words));
+            for (number, after) in after.iter().enumerate() {
+                let before = before.get(number).copied().unwrap_or(0);
+                let used = (before & USE) ^ old.bits(number) ^ new.bits(number);
+                writer.set_path_state(PathId::new(number as u8, family), after & !USE | used);
             }
-            let [first, _] = &tables;
-            let made = self.tables(&mut half, family, (&old, &new), first, &mut notes);
-            tables[family.index()] = made;
+            if after.iter().any(|word| word & path_state::NOT_CONFIGURED == 0) {
+                let [first, _] = &tables;
+                let made = self.tables(&mut half, family, (&old, &new), first, notes);
+                tables[family.index()] = made;
+            }
         }
         let live = tables
             .each_ref()
             .map(|tables| tables.iter().map(Buckets::live).collect::<Vec<&BucketTable>>());
         writer.publish(&mut half, [&live[0], &live[1]]);
         self.half = half;
-        notes.dedup();
-        Ok(notes)
     }
 
     /// The tables of a family's policies after the change. `first` are those of IPv4, which hosts
@@ -171,19 +198,22 @@ impl Replica {
         let region = &self.regions.control;
         let bank = (self.half.epoch & 1) as usize;
         let policies = half.policies.iter_mut().zip(&self.half.policies).enumerate();
-        let used = policies.filter(|(_, (_, before))| before.steering(family).has_table != 0);
+        let used = policies.take_while(|(_, (policy, _))| policy.member_count != 0);
         used.map(|(number, (policy, before))| {
-            let mut buckets = match before.steering(family).active_tier {
-                0 => Buckets::default(),
-                tier => Buckets::adopt(tier, region.bank(HOME_BANK, family, number)),
-            };
             let takers = |roles: &Roles| roles.takers.get(number).copied().unwrap_or(0);
-            buckets.update(&members(before), takers(old));
-            if *buckets.live() != *region.bank(bank, family, number) {
-                notes.push(format!(
-                    "new flows of {} go by load now (spillover or balance), which is left out here",
-                    before.name.as_str()
-                ));
+            let mut buckets = Buckets::default();
+            if before.steering(family).has_table != 0 {
+                if let tier @ 1.. = before.steering(family).active_tier {
+                    buckets = Buckets::adopt(tier, region.bank(HOME_BANK, family, number));
+                }
+                buckets.update(&members(before), takers(old));
+                if *buckets.live() != *region.bank(bank, family, number) {
+                    notes.push(format!(
+                        "new flows of {} go by load now (spillover or balance), which is left out \
+                         here",
+                        before.name.as_str()
+                    ));
+                }
             }
             if let Some(first) = first.get(number)
                 && policy.selection() == Selection::Host
@@ -201,6 +231,11 @@ impl Replica {
         })
         .collect()
     }
+}
+
+/// The note for a path that nobody asks the targets of yet.
+pub(crate) fn as_if_well(uplink: &str) -> String {
+    format!("as if the targets of {uplink} answered")
 }
 
 /// What the paths of a family are for, by their words.
@@ -249,7 +284,7 @@ fn members(policy: &Policy) -> Vec<Member> {
     policy.members().iter().map(unmarked).collect()
 }
 
-fn uplinks(half: &ControlHalf) -> impl Iterator<Item = &str> {
+pub(crate) fn uplinks(half: &ControlHalf) -> impl Iterator<Item = &str> {
     half.uplinks.iter().map(|uplink| uplink.name.as_str()).take_while(|name| !name.is_empty())
 }
 

@@ -13,13 +13,13 @@ use weir_layout::control::{BUCKETS, ControlHalf, PathId, path_state};
 use weir_layout::flow::{FlowState, flag};
 use weir_layout::protocol::{ICMP, ICMPV6};
 use weir_layout::{Family as Ip, NONE};
-use weir_shm::control::ControlRegion;
 use weir_wire::entry::Entry;
 use weir_wire::family::{V4, V6};
 use weir_wire::key::FlowKey;
 
 use crate::change::Change;
 use crate::question::{Link, Question, Segment};
+use crate::reload::Reload;
 use crate::replica::{Replica, Tables};
 
 /// See the module's text.
@@ -105,26 +105,39 @@ impl Replica {
     /// # Errors
     /// When there is no such uplink or policy, or the change would be refused.
     pub fn what_if(&mut self, change: &Change) -> Result<Forecast> {
+        let mut forecast = self.forecast(change.to_string(), |copy| copy.make(change))?;
+        if matches!(change, Change::Drain(_)) {
+            let note = "flows that can move do so when they are idle: here they stay";
+            forecast.notes.push(note.to_owned());
+        }
+        Ok(forecast)
+    }
+
+    /// What another file would do, likewise.
+    ///
+    /// # Errors
+    /// When the copy cannot run with it.
+    pub fn what_if_reloaded(&mut self, reload: Reload<'_>) -> Result<Forecast> {
+        self.forecast(reload.to_string(), |copy| copy.reload(reload))
+    }
+
+    /// What something does to the copy, which is called so and has something to be said with it.
+    fn forecast(
+        &mut self,
+        change: String,
+        make: impl FnOnce(&mut Self) -> Result<Vec<String>>,
+    ) -> Result<Forecast> {
         // What a worker would do anyway is not the change's doing.
         self.sweep();
         let (four, six) = (self.flows::<V4>(), self.flows::<V6>());
-        let names: Vec<String> = names(&self.half);
-        let before = shares(&self.half, &self.regions.control);
-        let mut notes = self.make(change)?;
+        let (policies, before) = (policies(&self.half), self.shares());
+        let notes = make(self)?;
         self.sweep();
         let mut each = self.fates(four)?;
         each.extend(self.fates(six)?);
-        let after = shares(&self.half, &self.regions.control);
-        if matches!(change, Change::Drain(_)) {
-            notes.push("flows that can move do so when they are idle: here they stay".to_owned());
-        }
-        Ok(Forecast {
-            change: change.to_string(),
-            shares: compared(&self.half, &names, &before, &after),
-            flows: counted(&names, &each),
-            notes,
-            each,
-        })
+        let (policies, names) = (merged(self::policies(&self.half), policies), names(&self.half));
+        let shares = compared(&policies, &names, &before, &self.shares());
+        Ok(Forecast { change, shares, flows: counted(&names, &each), notes, each })
     }
 
     /// The flows that there are, but for those that are closing or stay inside.
@@ -200,35 +213,58 @@ fn names(half: &ControlHalf) -> Vec<String> {
     names.take_while(|name| !name.is_empty()).collect()
 }
 
-/// By family, policy and uplink: how many buckets it has.
-type Buckets = BTreeMap<(usize, usize, u8), usize>;
-
-fn shares(half: &ControlHalf, region: &ControlRegion) -> Buckets {
-    let mut shares = Buckets::new();
-    for family in Ip::ALL {
-        for (number, policy) in half.policies.iter().enumerate() {
-            if policy.steering(family).has_table == 0 {
-                continue;
-            }
-            for owner in region.bank((half.epoch & 1) as usize, family, number).iter() {
-                *shares.entry((family.index(), number, *owner)).or_insert(0) += 1;
-            }
-        }
-    }
-    shares
+fn policies(half: &ControlHalf) -> Vec<String> {
+    let policies = half.policies.iter().take_while(|policy| policy.member_count != 0);
+    policies.map(|policy| policy.name.as_str().to_owned()).collect()
 }
 
-fn compared(half: &ControlHalf, names: &[String], before: &Buckets, after: &Buckets) -> Vec<Share> {
-    let mut all: Vec<_> = before.keys().chain(after.keys()).copied().collect();
-    all.sort_unstable();
+/// Those that there are, then those that there were.
+fn merged(mut now: Vec<String>, before: Vec<String>) -> Vec<String> {
+    let gone: Vec<_> = before.into_iter().filter(|name| !now.contains(name)).collect();
+    now.extend(gone);
+    now
+}
+
+/// By family, policy and uplink: how many buckets it has.
+type Buckets = BTreeMap<(usize, String, u8), usize>;
+
+impl Replica {
+    fn shares(&self) -> Buckets {
+        let (half, region) = (&self.half, &self.regions.control);
+        let mut shares = Buckets::new();
+        for family in Ip::ALL {
+            for (number, policy) in half.policies.iter().enumerate() {
+                if policy.steering(family).has_table == 0 {
+                    continue;
+                }
+                let name = policy.name.as_str();
+                for owner in region.bank((half.epoch & 1) as usize, family, number).iter() {
+                    *shares.entry((family.index(), name.to_owned(), *owner)).or_insert(0) += 1;
+                }
+            }
+        }
+        shares
+    }
+}
+
+fn compared(
+    policies: &[String],
+    names: &[String],
+    before: &Buckets,
+    after: &Buckets,
+) -> Vec<Share> {
+    let mut all: Vec<_> = before.keys().chain(after.keys()).collect();
+    all.sort_by_key(|(family, policy, uplink)| {
+        (*family, policies.iter().position(|name| name == policy), *uplink)
+    });
     all.dedup();
     let percent = |of: &Buckets, key| {
         let owned = of.get(key).copied().unwrap_or(0);
         (owned as f64 * 1000.0 / BUCKETS as f64).round() / 10.0
     };
-    all.iter()
+    all.into_iter()
         .map(|key @ (family, policy, uplink)| Share {
-            policy: half.policies[*policy].name.as_str().to_owned(),
+            policy: policy.clone(),
             family: if *family == Ip::V4.index() { "ipv4" } else { "ipv6" },
             uplink: names.get(usize::from(*uplink)).map_or("-", String::as_str).to_owned(),
             before: percent(before, key),

@@ -19,7 +19,8 @@
 //!
 //! **A change** ([`Change`]) is made to the copy as the control process makes it: state words,
 //! weights, bucket tables by the same code, a publication. Then the copy sweeps, and each flow's
-//! next packet is sent: where it went is where the flow would go. See [`Forecast`].
+//! next packet is sent: where it went is where the flow would go. See [`Forecast`]. Another file
+//! ([`Reload`]) is made likewise, of what the control process derives of it.
 //!
 //! What the copy does not have, because the processes keep it to themselves: limits of rates (ICMP
 //! errors, new flows of a host), which hosts have heavy flows, fragments that wait, ports drawn by
@@ -36,6 +37,7 @@
 //! | `uplinks` | why this uplink and none of the others |
 //! | `reasons` | what each counter means |
 //! | [`change`] | a change, read from words, and made |
+//! | [`reload`] | another file, made |
 //! | [`forecast`] | what it does to flows and shares |
 #![forbid(unsafe_code)]
 
@@ -46,6 +48,7 @@ pub mod explanation;
 pub mod forecast;
 pub mod question;
 mod reasons;
+pub mod reload;
 pub mod replica;
 mod uplinks;
 pub mod xdp;
@@ -55,4 +58,5 @@ pub use change::Change;
 pub use explanation::Explanation;
 pub use forecast::Forecast;
 pub use question::Question;
+pub use reload::Reload;
 pub use replica::Replica;

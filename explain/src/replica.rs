@@ -149,14 +149,20 @@ impl Replica {
         if !current.refresh(&regions.control) {
             bail!("nothing is published yet: start weir-control");
         }
-        let half = current.half;
-        let workers = half.workers.max(1);
-        let mut engines: Vec<_> =
-            (0..workers).map(|id| Engine::new(id, workers, &regions, ENTROPY)).collect();
-        for engine in &mut engines {
+        let (half, engines, wire) = (current.half, Vec::new(), Wire::default());
+        let mut replica = Self { regions, half, engines, xdp: None, owners: None, now, wire };
+        replica.start_workers();
+        Ok(replica)
+    }
+
+    /// Starts as many workers as are published, in place of those that there are. They adopt the flows.
+    pub(crate) fn start_workers(&mut self) {
+        let workers = self.half.workers.max(1);
+        let start = |id| Engine::new(id, workers, &self.regions, ENTROPY);
+        self.engines = (0..workers).map(start).collect();
+        for engine in &mut self.engines {
             engine.adopt();
         }
-        Ok(Self { regions, half, engines, xdp: None, owners: None, now, wire: Wire::default() })
     }
 
     /// Number of workers.

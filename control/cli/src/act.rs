@@ -18,6 +18,7 @@ use weir_shm::control::{ControlRegion, Snapshot};
 use weir_shm::map::Access;
 use weir_shm::{Error, Pins, Role};
 use weir_site::{Site, UplinkConfig};
+use weir_view::Kernel;
 
 use super::elsewhere::{self, Elsewhere};
 use super::{Arguments, Exit, filters, output};
@@ -110,6 +111,13 @@ fn taken(runtime: &tokio::runtime::Runtime, site: &Site) -> Vec<String> {
     site.taken(|port| bound::has(&bound, port))
 }
 
+/// What the kernel has that a site is judged by.
+pub async fn view(site: &Site) -> anyhow::Result<Kernel> {
+    let mut watcher = Watcher::new()?;
+    watcher.follow_ipv6(site.has_ipv6());
+    watcher.read().await
+}
+
 /// Checks a file by itself, then against this machine and what is published here.
 pub fn check(arguments: &Arguments, pins: &Pins, file: &Path) -> Exit {
     let json = arguments.json;
@@ -124,12 +132,7 @@ pub fn check(arguments: &Arguments, pins: &Pins, file: &Path) -> Exit {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.into()))?;
-        let read = async {
-            let mut watcher = Watcher::new()?;
-            watcher.follow_ipv6(site.has_ipv6());
-            watcher.read().await
-        };
-        let kernel = runtime.block_on(read).map_err(failed)?;
+        let kernel = runtime.block_on(view(&site)).map_err(failed)?;
         let published = published(pins).map_err(|error| {
             let error = error.to_string();
             let (what, remedy) = error.split_once(". ").unwrap_or((&error, ""));

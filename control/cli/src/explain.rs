@@ -1,13 +1,13 @@
 //! `weir explain` and `weir what-if`: what becomes of a packet, and would become of flows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use weir_explain::{Change, Question, Replica};
 use weir_shm::Pins;
 
-use super::{Arguments, captured, health, output};
+use super::{Arguments, captured, health, output, reload};
 
 /// Which packet.
 #[derive(Clone, Debug, clap::Args)]
@@ -76,13 +76,18 @@ pub fn explain(arguments: &Arguments, pins: &Pins, asked: &Asked) -> Result<Stri
     Ok(explanation.to_string())
 }
 
-/// `weir what-if`.
-pub fn what_if(pins: &Pins, words: &[String], json: bool) -> Result<String> {
-    let change = Change::read(&words.join(" "))?;
-    // XDP forwards what workers decided: where flows go, these say alone.
-    let mut replica = Replica::of_pinned(pins, now())?;
-    let forecast = replica.what_if(&change).with_context(|| anyhow!("what if {change}?"))?;
-    if json {
+/// `weir what-if`: a change by its words, or one word, a file that would be in force.
+pub fn what_if(arguments: &Arguments, pins: &Pins, words: &[String]) -> Result<String> {
+    let forecast = match words {
+        [file] if Path::new(file).exists() => reload::forecast(arguments, pins, Path::new(file))?,
+        words => {
+            let change = Change::read(&words.join(" "))?;
+            // XDP forwards what workers decided: where flows go, these say alone.
+            let mut replica = Replica::of_pinned(pins, now())?;
+            replica.what_if(&change).with_context(|| anyhow!("what if {change}?"))?
+        }
+    };
+    if arguments.json {
         return Ok(output::json("what_if", serde_json::to_value(&forecast)?));
     }
     Ok(forecast.to_string())
@@ -96,6 +101,8 @@ pub fn now() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -109,7 +116,29 @@ mod tests {
     #[test]
     fn without_a_gateway_it_is_said_what_to_start() {
         let pins = Pins::existing("/sys/fs/bpf/weir-not-there");
-        let error = what_if(&pins, &["down".into(), "fiber".into()], false).unwrap_err();
+        let arguments = Arguments::parse_from(["weir", "what-if", "down", "fiber"]);
+        let error = what_if(&arguments, &pins, &["down".into(), "fiber".into()]).unwrap_err();
         assert!(error.to_string().contains("start weir-control"), "{error}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_file_is_told_what_could_be_asked() {
+        let pins = Pins::existing("/sys/fs/bpf/weir-not-there");
+        let arguments = Arguments::parse_from(["weir", "what-if", "/nowhere/weir.toml"]);
+        let error = what_if(&arguments, &pins, &["/nowhere/weir.toml".into()]).unwrap_err();
+        assert!(error.to_string().contains("or name a file that is there"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_valid_is_refused_with_all_that_is_wrong() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[gateway]\nworkers = 0\n").unwrap();
+        let pins = Pins::existing("/sys/fs/bpf/weir-not-there");
+        let name = file.path().to_str().unwrap().to_owned();
+        let arguments = Arguments::parse_from(["weir", "what-if", &name]);
+        let error = what_if(&arguments, &pins, std::slice::from_ref(&name)).unwrap_err();
+        assert!(error.is::<output::Invalid>(), "{error}");
+        assert!(error.to_string().contains("would be refused"), "{error}");
+        assert!(error.to_string().contains("workers"), "{error}");
     }
 }

@@ -12,6 +12,7 @@
 //! | [`services`] | the published services: `publish` |
 //! | [`sets`] | the sets of prefixes: `sets` |
 //! | [`explain`] | the dataplane's own code on a copy: `explain what-if` |
+//! | `reload` | another file, for `what-if` |
 //! | `request` | what commands ask of the control process |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
 //! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
@@ -38,6 +39,7 @@ pub mod prefix;
 mod processes;
 pub mod ra;
 mod radvd;
+mod reload;
 mod request;
 pub mod services;
 pub mod sets;
@@ -129,10 +131,11 @@ pub enum Command {
     /// What a change would do to flows and shares; nothing is changed.
     #[command(
         after_help = "weir what-if down fiber\nweir what-if up fiber\nweir what-if drain fiber\n\
-                            weir what-if weight fiber 5 policy all"
+                            weir what-if weight fiber 5 policy all\n\
+                            weir what-if /root/new-weir.toml"
     )]
     WhatIf {
-        /// The change, as the command that makes it.
+        /// The change, as the command that makes it; or a configuration file, as if it were reloaded.
         #[arg(required = true)]
         change: Vec<String>,
     },
@@ -263,7 +266,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Command::Publish => viewed(services::publish(&pins, arguments)),
         Command::Flows(filter) => viewed(flows::flows(&pins, filter, json)),
         Command::Explain(asked) => viewed(explain::explain(arguments, &pins, asked)),
-        Command::WhatIf { change } => viewed(explain::what_if(&pins, change, json)),
+        Command::WhatIf { change } => viewed(explain::what_if(arguments, &pins, change)),
         Command::Counters => viewed(counters::counters(&pins, json)),
         Command::Overrides { reset: None } => viewed(health::overrides(arguments)),
         Command::Ra { lan, format } => viewed(ra::show(arguments, lan.as_deref(), *format)),

@@ -68,10 +68,19 @@ pub fn fail(json: bool, exit: Exit, message: &str) -> Exit {
     exit
 }
 
+/// A configuration that would be refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
 /// As [`fail`], by the kind of the error: not running only if nothing is there to answer.
 pub fn failed(json: bool, error: &anyhow::Error) -> Exit {
-    let absent = error.is::<Unanswered>() || is_unpublished(error);
-    fail(json, if absent { Exit::NotRunning } else { Exit::Failed }, &format!("{error:#}"))
+    let exit = match error {
+        error if error.is::<Unanswered>() || is_unpublished(error) => Exit::NotRunning,
+        error if error.is::<Invalid>() => Exit::Invalid,
+        _ => Exit::Failed,
+    };
+    fail(json, exit, &format!("{error:#}"))
 }
 
 /// Is it an error of shared memory that is not there, or empty?
@@ -92,6 +101,7 @@ mod tests {
         let source = io::Error::from_raw_os_error(1);
         let denied = weir_shm::Error::Io { action: "open", path, source };
         assert_eq!(failed(false, &denied.into()), Exit::Failed);
+        assert_eq!(failed(false, &Invalid("no".into()).into()), Exit::Invalid);
     }
 
     #[test]

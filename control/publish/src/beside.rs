@@ -22,7 +22,7 @@ pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<Str
 
 /// What needs other workers, as weir-dataplane sees it: they divide the ports of the uplinks among
 /// them, and have a table of IPv6 flows where an uplink has IPv6.
-fn other_workers(site: &Site, published: &ControlHalf) -> Option<&'static str> {
+pub fn other_workers(site: &Site, published: &ControlHalf) -> Option<&'static str> {
     if divides_otherwise(site, published) {
         Some("workers, cores or nat_ports differ from what runs")
     } else if site.has_ipv6() && !published.serves_ipv6() {

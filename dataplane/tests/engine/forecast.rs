@@ -1,15 +1,16 @@
-//! What a change is said to do is what it then does, flow by flow.
+//! What a change or a reload is said to do is what it then does, flow by flow.
 
 use std::collections::BTreeMap;
 
 use weir_dataplane::engine::Regions;
 use weir_explain::forecast::{Becomes, Each};
-use weir_explain::{Change, Replica};
+use weir_explain::{Change, Forecast, Reload, Replica};
 use weir_health::buckets::Buckets;
 use weir_layout::control::{
-    BucketTable, Member, Name, OnUplinkDown, PathId, Translate, path_state,
+    BucketTable, ControlHalf, Member, Name, OnUplinkDown, PathId, Translate, path_state,
 };
 use weir_layout::flow::FlowState;
+use weir_layout::prefix_sets::Ranges;
 use weir_layout::{Family, NONE};
 use weir_shm::flows::FlowTable;
 use weir_wire::family::{V4, V6};
@@ -22,6 +23,7 @@ use crate::tiers::frames::Said;
 use crate::tiers::site::*;
 
 const CHANGES: usize = 1_000;
+const RELOADS: u64 = 200;
 /// Flows that a gateway is given before each change, at most.
 const FLOWS: usize = 40;
 const SLOTS: u32 = 2048;
@@ -156,6 +158,47 @@ impl World {
                 members.iter_mut().find(|m| m.uplink == of).unwrap().weight = *weight;
             }
         }
+        self.obey();
+    }
+
+    /// Another file: members with other weights and tiers, and uplinks that are set down or drain.
+    fn file(&mut self) -> File {
+        let Self { gateway, random, .. } = self;
+        let mut half = gateway.half.clone();
+        let policy = &mut half.policies[0];
+        for member in &mut policy.members[..3] {
+            member.tier = 1 + u8::from(random.below(4) == 0);
+            member.weight = 1 + random.below(5) as u16;
+        }
+        policy.on_uplink_down =
+            [OnUplinkDown::Reset, OnUplinkDown::Keep, OnUplinkDown::Drop][random.below(3)] as u8;
+        let told = Family::ALL.map(|family| {
+            let path = |uplink| gateway.writer.region().path_state(PathId::new(uplink, family));
+            let mut told = |uplink| match path(uplink) & path_state::NOT_CONFIGURED {
+                0 => [0, 0, path_state::ADMIN_DOWN, path_state::DRAINING][random.below(4)],
+                none => none,
+            };
+            (0..half.uplinks.len() as u8).map(&mut told).collect()
+        });
+        File { half, told }
+    }
+
+    /// The control process takes it over.
+    fn load(&mut self, file: &File) {
+        self.gateway.half = file.half.clone();
+        for (family, told) in Family::ALL.into_iter().zip(&file.told) {
+            for (uplink, told) in (0..).zip(told) {
+                let path = PathId::new(uplink, family);
+                let unused = path_state::ADMIN_DOWN | path_state::NOT_CONFIGURED;
+                let use_ = if told & unused == 0 { path_state::USABLE } else { 0 };
+                self.gateway.writer.set_path_state(path, told | use_);
+            }
+        }
+        self.obey();
+    }
+
+    /// What was set is published, and workers do what follows.
+    fn obey(&mut self) {
         self.publish();
         let Gateway { engines, wire, .. } = &mut self.gateway;
         for engine in engines {
@@ -163,6 +206,30 @@ impl World {
             while engine.sweep(wire) {}
         }
         wire.sent.clear();
+    }
+
+    /// Has something done of which this was foretold, and sees what becomes of each flow.
+    fn compare(&mut self, forecast: &Forecast, seen: &mut Seen, make: impl FnOnce(&mut Self)) {
+        let with_next = |each: &Each| match each.family {
+            Family::V4 => (*each, next::<V4>(&self.gateway, each)),
+            Family::V6 => (*each, next::<V6>(&self.gateway, each)),
+        };
+        let flows: Vec<(Each, Before)> = forecast.each.iter().map(with_next).collect();
+        make(self);
+        for (each, before) in &flows {
+            let uplink = match each.family {
+                Family::V4 => self.goes_on::<V4>(before),
+                Family::V6 => self.goes_on::<V6>(before),
+            };
+            let (wanted, what) = match each.becomes {
+                Becomes::Stays => (Some(each.uplink), "stay"),
+                Becomes::Moves(to) => (Some(to), "move"),
+                Becomes::Breaks => (None, "break"),
+            };
+            assert_eq!(uplink, wanted, "{each:?}\n{forecast}");
+            *seen.entry(what).or_insert(0) += 1;
+        }
+        self.gateway.now += 1000;
     }
 
     /// What becomes of a flow whose host sends the next packet: the uplink that it has then.
@@ -179,6 +246,16 @@ impl World {
         let left = |(device, _): &(u8, Vec<u8>)| !matches!(device, 0 | 4);
         if sent.iter().any(left) { now(self) } else { None }
     }
+}
+
+/// How many flows had which fate.
+type Seen = BTreeMap<&'static str, usize>;
+
+/// What the control process would derive of another file.
+struct File {
+    half: Box<ControlHalf>,
+    /// By family and uplink, what would be told of its path.
+    told: [Vec<u32>; Family::COUNT],
 }
 
 /// A flow before the change: its host's next packet.
@@ -213,9 +290,17 @@ fn next<F: OfRegions>(gateway: &Gateway, each: &Each) -> Before {
     Before { device: link(host.port).0, frame: said.frame() }
 }
 
+/// Each fate was seen, so often at least.
+fn assert_seen(seen: &Seen, least: usize) {
+    println!("{seen:?}");
+    for what in ["stay", "move", "break"] {
+        assert!(seen.get(what).copied().unwrap_or(0) > least, "{seen:?}");
+    }
+}
+
 #[test]
 fn what_is_forecast_is_what_a_change_does_to_each_flow() {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut seen = Seen::new();
     for seed in 0..(CHANGES / 10) as u64 {
         let mut world = World::new(seed);
         for _ in 0..10 {
@@ -224,38 +309,35 @@ fn what_is_forecast_is_what_a_change_does_to_each_flow() {
             let now = world.gateway.now;
             let mut copy = Replica::of(&world.gateway.regions, now).unwrap();
             let Ok(forecast) = copy.what_if(&change) else {
-                *seen.entry("refused").or_insert(0) += 1;
                 assert!(matches!(change, Change::Drain(_)), "{change}");
                 continue;
             };
-            let flows: Vec<(Each, Before)> = forecast
-                .each
-                .iter()
-                .map(|each| match each.family {
-                    Family::V4 => (*each, next::<V4>(&world.gateway, each)),
-                    Family::V6 => (*each, next::<V6>(&world.gateway, each)),
-                })
-                .collect();
-            world.make(&change);
-            for (each, before) in &flows {
-                let uplink = match each.family {
-                    Family::V4 => world.goes_on::<V4>(before),
-                    Family::V6 => world.goes_on::<V6>(before),
-                };
-                let (wanted, what) = match each.becomes {
-                    Becomes::Stays => (Some(each.uplink), "stay"),
-                    Becomes::Moves(to) => (Some(to), "move"),
-                    Becomes::Breaks => (None, "break"),
-                };
-                assert_eq!(uplink, wanted, "seed {seed}, {change}: {each:?}\n{forecast}");
-                *seen.entry(what).or_insert(0) += 1;
-            }
-            *seen.entry("changes").or_insert(0) += 1;
-            world.gateway.now += 1000;
+            world.compare(&forecast, &mut seen, |world| world.make(&change));
         }
     }
-    println!("{seen:?}");
-    for what in ["stay", "move", "break"] {
-        assert!(seen.get(what).copied().unwrap_or(0) > 500, "{seen:?}");
+    assert_seen(&seen, 500);
+}
+
+/// Each from the beginning: which buckets a tier had that was active before only the control process
+/// knows.
+#[test]
+fn what_is_forecast_of_a_file_is_what_its_reload_does_to_each_flow() {
+    let mut seen = Seen::new();
+    for seed in 0..RELOADS {
+        let mut world = World::new(seed);
+        world.begin();
+        let file = world.file();
+        let reload = Reload {
+            file: format!("file {seed}"),
+            half: file.half.clone(),
+            problems: file.told.clone(),
+            sets: Ranges::default(),
+            restarts: false,
+            notes: Vec::new(),
+        };
+        let mut copy = Replica::of(&world.gateway.regions, world.gateway.now).unwrap();
+        let forecast = copy.what_if_reloaded(reload).unwrap();
+        world.compare(&forecast, &mut seen, |world| world.load(&file));
     }
+    assert_seen(&seen, 200);
 }
