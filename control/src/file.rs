@@ -114,6 +114,11 @@ impl Source {
         self.state.history()
     }
 
+    /// Where it is kept for how much of the time paths were usable.
+    pub fn availability(&self) -> PathBuf {
+        self.state.availability()
+    }
+
     /// When what is in force was taken over, seconds since the Unix epoch.
     pub fn taken_s(&self) -> u64 {
         self.taken_s

@@ -13,6 +13,7 @@
 //! | [`dataplane`] | what the dataplane says of the devices |
 //! | [`mod@file`] | the configuration file, and the last good one |
 //! | [`delegated`] | the prefixes that providers delegate, on disk |
+//! | `availability` | for how much of the time uplinks were usable, on disk |
 //! | [`state`] | what is kept on disk |
 //! | [`by_hand`] | what was set by hand, for people |
 //! | [`daemon`] | the control process |
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advertise;
+mod availability;
 pub mod by_hand;
 mod clocks;
 mod command_lines;

@@ -9,6 +9,7 @@
 //! | `delegated.json` | by uplink, the prefixes that its provider delegates, and their ends |
 //! | `mapped.json` | the ports that hosts have asked for, and their ends |
 //! | `history.jsonl` | the newest of the history, a line each |
+//! | `availability.json` | by path, for how much of the last hours and days it was usable |
 //!
 //! A directory is one gateway's: it is locked for life.
 
@@ -116,6 +117,11 @@ impl State {
     /// The changes of the history.
     pub fn history(&self) -> PathBuf {
         self.directory.join("history.jsonl")
+    }
+
+    /// For how much of the time paths were usable.
+    pub fn availability(&self) -> PathBuf {
+        self.directory.join("availability.json")
     }
 }
 

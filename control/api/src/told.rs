@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
+use weir_health::availability::Shares;
 use weir_health::load::LoadView;
 use weir_health::target::Status;
 use weir_health::window::Figures;
@@ -36,6 +37,9 @@ pub struct PathView {
     pub for_ms: u64,
     /// How long it must be well before it is used again, milliseconds.
     pub hold_down_ms: u64,
+    /// For how much of the last day and month it was usable.
+    #[serde(default)]
+    pub availability: Shares,
     /// What is probed.
     pub targets: Vec<TargetView>,
 }

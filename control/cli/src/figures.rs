@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use weir_api::{PathView, Query, Response, TargetView, UplinkView, time};
 use weir_health::Part;
+use weir_health::availability::Share;
 use weir_health::load::{CapacityFrom, DirectionView, LoadView};
 use weir_site::load::rate_text;
 
@@ -36,8 +37,15 @@ pub fn standing(name: Part, view: &PathView) -> Value {
         "name": name.to_string(),
         "health": view.state.to_string(),
         "for": time::duration(view.for_ms / 1000),
+        "24h": share(view.availability.day),
+        "30d": share(view.availability.month),
         "reason": view.reason.to_string(),
     })
+}
+
+/// `99.95 %`, rounded down: only what was never down has a hundred.
+fn share(share: Share) -> String {
+    share.ratio().map_or("-".into(), |ratio| format!("{:.2} %", (ratio * 1e4).floor() / 100.0))
 }
 
 /// What an uplink carries, of what it can.
@@ -86,6 +94,16 @@ fn last_error(target: &TargetView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_never_down_was_usable_all_the_time() {
+        let of = |usable_ms, watched_ms| share(Share { usable_ms, watched_ms });
+        assert_eq!(of(0, 0), "-");
+        assert_eq!(of(86_400_000, 86_400_000), "100.00 %");
+        assert_eq!(of(86_399_500, 86_400_000), "99.99 %");
+        assert_eq!(of(2, 3), "66.66 %");
+        assert_eq!(of(0, 3), "0.00 %");
+    }
 
     #[test]
     fn a_capacity_says_how_full_it_is_and_where_it_is_from() {

@@ -34,7 +34,7 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
     if !health.is_empty() {
         let values: Vec<Value> = paths(&health).map(|(name, path)| standing(name, path)).collect();
         text += "\n";
-        text += &table(&values, &["name", "health", "for", "reason"]);
+        text += &table(&values, &["name", "health", "for", "24h", "30d", "reason"]);
     }
     let loads: Vec<Value> =
         health.iter().filter_map(|view| Some(load(&view.uplink, &view.load?))).collect();

@@ -20,6 +20,14 @@ pub enum Part {
 }
 
 impl Part {
+    /// The path of an uplink of this name.
+    pub const fn path(name: String, family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Uplink(name),
+            Family::V6 => Self::Ipv6(name),
+        }
+    }
+
     /// The uplink's name, if it is a path of one.
     pub fn uplink(&self) -> Option<&str> {
         match self {

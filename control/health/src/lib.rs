@@ -18,11 +18,13 @@
 //! | [`roles`] | what paths are for, by all policies together |
 //! | [`monitor`] | all paths of a family together, and what follows |
 //! | [`history`] | what happened of late |
+//! | [`availability`] | for how much of the time paths were usable |
 //! | [`pace`] | when probes leave |
 //! | [`load`] | load, capacity, and which uplinks take new flows |
 //! | [`buckets`] | which uplink takes which bucket of a policy |
 #![forbid(unsafe_code)]
 
+pub mod availability;
 pub mod buckets;
 pub mod choice;
 pub mod flaps;

@@ -185,6 +185,7 @@ impl Collector for Scrape {
 #[cfg(test)]
 mod tests {
     use weir_api::{PathView, TargetView};
+    use weir_health::availability::Shares;
     use weir_health::load::LoadView;
     use weir_health::window::{Figure, Figures};
     use weir_health::{Reason, State, Status as Answers};
@@ -212,6 +213,7 @@ mod tests {
             reason: Reason::Started,
             for_ms: 0,
             hold_down_ms: 0,
+            availability: Shares::default(),
             targets: vec![target],
         };
         let mut load = LoadView::default();

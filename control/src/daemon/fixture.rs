@@ -22,6 +22,7 @@ use super::Daemon;
 use super::effects::Executor;
 use super::start::Held;
 use crate::advertise::Advertisers;
+use crate::availability::Watch;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
 use crate::file::Source;
@@ -91,6 +92,7 @@ pub(super) fn daemon(findings: mpsc::Receiver<probe::Event>) -> Daemon {
     let held = Held {
         delegated: Record::new(source.delegated()),
         port_mapper: PortMapper::start(source.mapped(), 0).unwrap(),
+        availability: Watch::start(source.availability()).unwrap(),
         source,
         keeper: own::Keeper::new(PathBuf::new()),
         socket: PathBuf::new(),

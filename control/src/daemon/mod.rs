@@ -45,6 +45,7 @@ use weir_service::Complaint;
 use weir_shm::counters::Counters;
 use weir_shm::{Pins, Role};
 
+use crate::availability::Watch;
 use crate::by_hand::Ledger;
 use crate::command_lines::CommandLines;
 use crate::dataplane::Dataplane;
@@ -116,6 +117,7 @@ struct Daemon {
     /// Of the prefixes that providers delegate.
     delegated: Record,
     port_mapper: PortMapper,
+    availability: Watch,
     sysctls: Sysctls,
     /// Of NAT allocations.
     nat_log: Logger,

@@ -29,6 +29,7 @@ use super::patience::{KERNEL_PATIENCE_AT_START, in_time};
 use super::reload::{admit, keep_order};
 use super::{Daemon, Options};
 use crate::advertise::Advertisers;
+use crate::availability::Watch;
 use crate::by_hand::Ledger;
 use crate::dataplane::Dataplane;
 use crate::delegated::Record;
@@ -50,6 +51,7 @@ pub(super) struct Held {
     /// Of the prefixes that providers delegate.
     pub delegated: Record,
     pub port_mapper: PortMapper,
+    pub availability: Watch,
     pub keeper: own::Keeper,
     /// Where the API's socket is.
     pub socket: PathBuf,
@@ -143,10 +145,12 @@ pub(super) async fn start(options: &Options, pins: &Pins) -> Result<Started> {
     flow_exporter.follow(decider.site());
     let exporter = Exporter::start(pins.clone()).context("no thread for metrics")?;
     exporter.follow(decider.site());
+    let availability = source.availability();
     let held = Held {
         source,
         delegated,
         port_mapper,
+        availability: Watch::start(availability)?,
         keeper,
         socket,
         dataplane,
@@ -189,6 +193,7 @@ impl Daemon {
             source: held.source,
             delegated: held.delegated,
             port_mapper: held.port_mapper,
+            availability: held.availability,
             socket: held.socket,
             dataplane: held.dataplane,
             counters,

@@ -109,6 +109,11 @@ impl Turns {
             _ = tick.tick() => {
                 weir_service::alive();
                 daemon.dataplane.tell_silence(time::monotonic_ms());
+                daemon.availability.look(
+                    &daemon.decider,
+                    time::monotonic_ms(),
+                    time::now_ms() / 1000,
+                );
                 daemon.tell_metrics();
                 Changed::All
             }

@@ -1,8 +1,9 @@
 //! The uplinks, for people and programs.
 
 use weir_api::{PathView, TargetView, UplinkView, time};
+use weir_health::availability::Shares;
 use weir_health::target::Watched;
-use weir_health::{Monitor, Path};
+use weir_health::{Monitor, Part, Path};
 use weir_layout::Family;
 use weir_metrics::Told;
 
@@ -33,12 +34,16 @@ impl Daemon {
     /// How they are, in the order of the file.
     pub(super) fn view(&self) -> Vec<UplinkView> {
         let now = time::monotonic_ms();
-        let of = |family, index| of_path(self.decider.monitor(family), index, now);
+        let unix_s = time::now_ms() / 1000;
         let view = |(index, uplink): (usize, &weir_site::UplinkConfig)| {
+            let of = |family| {
+                let shares = self.availability.of(&Part::path(uplink.name.clone(), family), unix_s);
+                of_path(self.decider.monitor(family), index, shares, now)
+            };
             Some(UplinkView {
                 uplink: uplink.name.clone(),
-                ipv4: of(Family::V4, index)?,
-                ipv6: of(Family::V6, index),
+                ipv4: of(Family::V4)?,
+                ipv6: of(Family::V6),
                 load: self.decider.load().view(index),
             })
         };
@@ -46,7 +51,7 @@ impl Daemon {
     }
 }
 
-fn of_path(monitor: &Monitor, uplink: usize, now: u64) -> Option<PathView> {
+fn of_path(monitor: &Monitor, uplink: usize, availability: Shares, now: u64) -> Option<PathView> {
     let path = monitor.path(uplink)?;
     let (state, reason, since) = monitor.state(uplink)?;
     Some(PathView {
@@ -54,6 +59,7 @@ fn of_path(monitor: &Monitor, uplink: usize, now: u64) -> Option<PathView> {
         reason,
         for_ms: now.saturating_sub(since),
         hold_down_ms: path.hold_ms(),
+        availability,
         targets: path.targets().iter().map(|target| of_target(target, path, now)).collect(),
     })
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::gateway::{Gateway, on_its_own};
 
@@ -166,6 +167,35 @@ fn the_history_goes_on_after_a_crash() {
         });
         assert_ne!(after["to"], "down", "{after}");
         assert!(of_lte(&gateway).contains(&before), "told by the process before");
+    });
+}
+
+#[test]
+fn for_how_much_of_the_time_an_uplink_was_usable_is_known_after_a_crash() {
+    on_its_own(|| {
+        let mut gateway = Gateway::start("availability", "");
+        gateway.kill_control();
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        let now_s = epoch.elapsed().unwrap().as_secs();
+        let [hour, day] = [3600, 86_400].map(|span| (now_s / span).to_string());
+        let half = json!({ "usable_ms": 500_000, "watched_ms": 1_000_000 });
+        let of = |name: &str| json!({ "uplink": name, "hours": { &hour: half }, "days": { &day: half } });
+        let file = gateway.path("state").join("availability.json");
+        std::fs::write(&file, json!([of("lte"), of("gone")]).to_string()).unwrap();
+        for _ in 0..2 {
+            gateway.start_control();
+            gateway.wait("lte to be usable on", |gateway| {
+                let known = &gateway.uplink("lte")["health"]["availability"]["day"];
+                let [usable, watched] = ["usable_ms", "watched_ms"].map(|key| known[key].as_u64());
+                (usable? > 500_000 && watched? > 1_000_000 && watched? < 1_900_000).then_some(())
+            });
+            // It is written at the first look; what the file does not name goes.
+            gateway.wait("a file without what is gone", |_| {
+                let text = std::fs::read_to_string(&file).unwrap();
+                (text.contains("lte") && !text.contains("gone")).then_some(())
+            });
+            gateway.kill_control();
+        }
     });
 }
 

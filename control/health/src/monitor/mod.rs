@@ -254,11 +254,7 @@ impl Monitor {
 
     fn tell(&mut self, uplink: usize, change: Transition) {
         let name = self.paths[uplink].name.clone();
-        let part = match self.family {
-            Family::V4 => Part::Uplink(name),
-            Family::V6 => Part::Ipv6(name),
-        };
-        self.transitions.push((part, change));
+        self.transitions.push((Part::path(name, self.family), change));
     }
 
     /// The state of an uplink's path, why, and since when: with the other path where they are joint.
