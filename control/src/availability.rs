@@ -1,6 +1,6 @@
-//! For how much of the time uplinks were usable, kept on disk: `availability.json`. A thread of its own
-//! writes it once a minute, which nothing waits for: a disk that is full or hangs costs minutes, and is
-//! complained of.
+//! For how much of the time uplinks were usable, kept on disk: `availability.json`. A thread of its
+//! own writes it once a minute, which nothing waits for: a disk that is full or hangs costs
+//! minutes, and is complained of.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -14,6 +14,8 @@ use weir_service::Complaint;
 
 use crate::state;
 
+/// For how long a look counts at most, milliseconds.
+const LONGEST_MS: u64 = 5000;
 /// How often it is written, milliseconds.
 const EVERY_MS: u64 = 60_000;
 
@@ -54,9 +56,12 @@ impl Watch {
         Ok(Self { known, looked: None, written: None, pages })
     }
 
-    /// Looks at all paths, which are taken to have been as they are since the last look; never waits.
+    /// Looks at all paths, which are taken to have been as they are since the last look; never
+    /// waits.
     pub fn look(&mut self, decider: &Decider, now_ms: u64, unix_s: u64) {
         let for_ms = now_ms.saturating_sub(self.looked.replace(now_ms).unwrap_or(now_ms));
+        // How they were while this process was stopped, nobody knows.
+        let for_ms = for_ms.min(LONGEST_MS);
         for (index, uplink) in decider.site().uplinks.iter().enumerate() {
             for family in Family::ALL {
                 if let Some((state, reason, _)) = decider.monitor(family).state(index) {

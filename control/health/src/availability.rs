@@ -13,6 +13,8 @@ const DAY_S: u64 = 24 * HOUR_S;
 const HOURS: usize = 24;
 /// Days likewise.
 const DAYS: usize = 30;
+/// 1 December 2026, seconds since the Unix epoch.
+const WRITTEN_S: u64 = 1_796_083_200;
 
 /// For how much of a time a path was usable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,11 +75,13 @@ impl Availability {
         &self.records
     }
 
-    /// A path was in this state for so long, until `unix_s`. What the operator has taken out of use,
-    /// and what nothing is known of yet, is not watched.
+    /// A path was in this state for so long, until `unix_s`. What the operator has taken out of
+    /// use, and what nothing is known of yet, is not watched; nor is a time before this was
+    /// written: the clock is yet to be set.
     pub fn watch(&mut self, part: Part, state: (State, Reason), for_ms: u64, unix_s: u64) {
         let (state, reason) = state;
-        if matches!(reason, Reason::Admin | Reason::Drained | Reason::Starting) {
+        let is_unknown = matches!(reason, Reason::Starting | Reason::Unproven { .. });
+        if is_unknown || matches!(reason, Reason::Admin | Reason::Drained) || unix_s < WRITTEN_S {
             return;
         }
         let share =
@@ -109,15 +113,22 @@ impl Availability {
     }
 }
 
-/// Adds to a span, and forgets the oldest beyond so many.
+/// Adds to a span, and forgets others beyond so many: the oldest, but first what a clock that was
+/// wrong has entered ahead of it.
 fn add(spans: &mut BTreeMap<u64, Share>, most: usize, span: u64, share: Share) {
     spans.entry(span).or_default().add(share);
     while spans.len() > most {
-        spans.pop_first();
+        let is_ahead = spans.last_key_value().is_some_and(|(last, _)| *last > span);
+        if is_ahead {
+            spans.pop_last()
+        } else {
+            spans.pop_first()
+        };
     }
 }
 
-/// So many spans up to this one. What a clock that was wrong has entered ahead of it is none of them.
+/// So many spans up to this one. What a clock that was wrong has entered ahead of it is none of
+/// them.
 fn sum(spans: &BTreeMap<u64, Share>, most: usize, last: u64) -> Share {
     let first = (last + 1).saturating_sub(most as u64);
     let mut sum = Share::default();
@@ -153,7 +164,7 @@ mod tests {
         assert_eq!(kept.of(&fiber(), later).day, share(2300, 2300), "24 hours are kept");
         assert_eq!(kept.of(&fiber(), later + HOUR_S).day, share(2400, 2400));
         assert_eq!(kept.of(&fiber(), later + 5 * HOUR_S).day, share(2000, 2000));
-        assert_eq!(kept.of(&fiber(), later).month, share(1100, 2100), "until midnight");
+        assert_eq!(kept.of(&fiber(), NOON + HOUR_S).month, share(1100, 2100), "until midnight");
         assert_eq!(kept.of(&fiber(), later + HOUR_S).month, share(2400, 3400));
         assert_eq!(kept.of(&fiber(), NOON + 29 * DAY_S).month, share(2400, 3400));
         assert_eq!(kept.of(&fiber(), NOON + 30 * DAY_S).month, share(1300, 1300));
@@ -163,7 +174,8 @@ mod tests {
     #[test]
     fn what_the_operator_does_and_what_is_not_known_is_not_watched() {
         let mut kept = Availability::default();
-        for reason in [Reason::Admin, Reason::Drained, Reason::Starting] {
+        let unproven = Reason::Unproven { answering: 0, of: 1, quorum: 1 };
+        for reason in [Reason::Admin, Reason::Drained, Reason::Starting, unproven] {
             kept.watch(fiber(), (State::Down, reason), 1000, NOON);
         }
         assert_eq!(kept.of(&fiber(), NOON).day.ratio(), None);
@@ -182,8 +194,14 @@ mod tests {
         let now = NOON + 23 * HOUR_S;
         kept.watch(fiber(), DOWN, 50, 0);
         assert_eq!(kept.of(&fiber(), now).day, share(2400, 2400), "before the clock was set");
-        kept.watch(fiber(), DOWN, 50, now + 400 * DAY_S);
-        assert_eq!(kept.of(&fiber(), now).day, share(2300, 2300));
+        for hour in 0..40 {
+            kept.watch(fiber(), DOWN, 50, now + 400 * DAY_S + hour * HOUR_S);
+        }
+        for hour in 1..=24 {
+            kept.watch(fiber(), UP, 100, now + hour * HOUR_S);
+            let shares = kept.of(&fiber(), now + hour * HOUR_S);
+            assert_eq!(shares.day, share(100 * hour, 100 * hour), "{hour} hours after");
+        }
     }
 
     #[test]
