@@ -1,15 +1,14 @@
-//! What `weir history` tells, kept on disk: `history.jsonl`, a line of JSON for each change, the oldest
-//! first. A thread of its own writes it, which nothing waits for: a disk that is full or hangs costs
-//! lines, and is complained of.
+//! What `weir history` tells, kept on disk: `history.jsonl`, a line of JSON for each change, the
+//! oldest first. A thread of its own writes it, which nothing waits for: a disk that is full or
+//! hangs costs lines, and is complained of.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result};
-use weir_health::Entry;
+use weir_health::{Entry, History};
 use weir_publish::HISTORY;
 use weir_service::Complaint;
 
@@ -54,13 +53,13 @@ impl Chronicle {
     }
 }
 
-/// What is kept, the newest so many. A line that a crash left half, or that is of another version, is
-/// none.
+/// What is kept. A line that a crash left half, or that is of another version, is none.
 fn read(path: &Path) -> Vec<Entry> {
     let text = std::fs::read(path).unwrap_or_default();
     let lines = text.split(|byte| *byte == b'\n');
-    let mut kept: Vec<Entry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    kept.split_off(kept.len().saturating_sub(HISTORY))
+    let kept = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    // What was appended since the file was last written as a whole drives out of it what it would.
+    History::resume(HISTORY, kept).since(0).cloned().collect()
 }
 
 /// The file.
@@ -69,33 +68,31 @@ struct Page {
     /// None: it is to be written as a whole.
     file: Option<File>,
     /// What it is to have.
-    lines: VecDeque<String>,
-    /// How many it has.
+    kept: History,
+    /// How many lines it has.
     written: usize,
 }
 
 impl Page {
     /// One that will be written as a whole: what is no line of it goes.
     fn new(path: PathBuf, kept: &[Entry]) -> Self {
-        Self { path, file: None, lines: kept.iter().filter_map(line).collect(), written: 0 }
+        Self { path, file: None, kept: History::resume(HISTORY, kept.to_vec()), written: 0 }
     }
 
     /// Adds changes. It may have twice as many as are kept, before it is written as a whole again.
     fn add(&mut self, entries: &[Entry]) -> Result<()> {
-        let new: Vec<String> = entries.iter().filter_map(line).collect();
-        let text = new.concat();
-        self.lines.extend(new);
-        self.lines.drain(..self.lines.len().saturating_sub(HISTORY));
+        entries.iter().for_each(|entry| self.kept.add(entry.clone()));
         self.written += entries.len();
         let has_room = self.written <= 2 * HISTORY;
         match self.file.take().filter(|_| has_room) {
             Some(mut file) => {
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_data())?;
+                file.write_all(lines(entries).as_bytes()).and_then(|()| file.sync_data())?;
                 self.file = Some(file);
             }
             None => {
-                state::replace(&self.path, self.lines.make_contiguous().concat())?;
-                self.written = self.lines.len();
+                // Command lines of processes are in it.
+                state::replace_secret(&self.path, lines(self.kept.since(0)))?;
+                self.written = self.kept.since(0).count();
                 self.file = Some(File::options().append(true).open(&self.path)?);
             }
         }
@@ -103,14 +100,15 @@ impl Page {
     }
 }
 
-/// A change as a line.
-fn line(entry: &Entry) -> Option<String> {
-    serde_json::to_string(entry).ok().map(|line| line + "\n")
+/// Changes, each as a line.
+fn lines<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
+    let line = |entry| serde_json::to_string(entry).ok().map(|line| line + "\n");
+    entries.into_iter().filter_map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use weir_health::{Event, Part, Reason, State, Transition};
+    use weir_health::{Command, Event, Part, Reason, State, Transition};
 
     use super::*;
 
@@ -156,7 +154,26 @@ mod tests {
         }
         let kept = read(&path);
         assert_eq!(numbers(&kept), (all - HISTORY as u64..all).collect::<Vec<_>>());
-        assert!(longest <= 2 * HISTORY as u64 * line(&entry(all)).unwrap().len() as u64);
+        assert!(longest <= 2 * HISTORY as u64 * lines([&entry(all)]).len() as u64);
+    }
+
+    #[test]
+    fn what_was_done_often_drives_no_change_of_health_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.jsonl");
+        let mut page = Page::new(path.clone(), &[]);
+        page.add(&[entry(0)]).unwrap();
+        let command = |number| {
+            let done = Command { command: "weir weight lte 3".into(), by: None };
+            Entry { event: Event::Command(done), ..entry(number) }
+        };
+        // Behind what is there, and written as a whole.
+        for end in [1500, 4500] {
+            let next = page.kept.since(0).last().unwrap().number + 1;
+            page.add(&(next..end).map(command).collect::<Vec<_>>()).unwrap();
+            let kept = numbers(&read(&path));
+            assert_eq!((kept[0], kept.len(), kept.last()), (0, HISTORY, Some(&(end - 1))));
+        }
     }
 
     #[test]

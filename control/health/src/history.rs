@@ -150,25 +150,25 @@ impl History {
 
     /// The same with what was kept: numbers go on from the last.
     pub fn resume(capacity: usize, entries: Vec<Entry>) -> Self {
-        let next = entries.last().map_or(0, |last| last.number.saturating_add(1));
-        let mut entries = VecDeque::from(entries);
-        entries.drain(..entries.len().saturating_sub(capacity));
-        Self { entries, capacity, next }
+        let mut history = Self::new(capacity);
+        entries.into_iter().for_each(|entry| history.add(entry));
+        history
     }
 
-    /// Adds an event, and drops the oldest when there is no room. Gives the entry that was made of
-    /// it.
+    /// Adds an event. Gives the entry that was made of it.
     pub fn push(&mut self, event: Event, time_ms: u64) -> Entry {
-        if self.entries.len() == self.capacity {
+        let entry = Entry { number: self.next, time_ms, event };
+        self.add(entry.clone());
+        entry
+    }
+
+    /// Adds what another has numbered, and drops the oldest when there is no room.
+    pub fn add(&mut self, entry: Entry) {
+        self.next = entry.number.saturating_add(1);
+        self.entries.push_back(entry);
+        if self.entries.len() > self.capacity {
             self.entries.remove(self.least());
         }
-        let number = self.next;
-        self.next += 1;
-        let entry = Entry { number, time_ms, event };
-        if self.capacity > 0 {
-            self.entries.push_back(entry.clone());
-        }
-        entry
     }
 
     /// The place of the entry that goes first: the oldest of load, tiers or commands where one of
@@ -267,7 +267,10 @@ mod tests {
 
     #[test]
     fn what_comes_often_does_not_drive_out_changes_of_health() {
-        for often in [change(State::Up, State::Up, 1), command("weir weight a 3")] {
+        let (policy, uplinks) = ("web".into(), vec!["lte".into()]);
+        let (family, from, to) = (Family::V4, Some(1), Some(2));
+        let tier = Event::Tier(TierChange { policy, family, from, to, uplinks });
+        for often in [change(State::Up, State::Up, 1), command("weir weight a 3"), tier] {
             let mut history = History::new(10);
             for at in 0..4 {
                 history.push(change(State::Up, State::Down, at), at);

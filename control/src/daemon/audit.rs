@@ -18,6 +18,15 @@ impl Daemon {
     }
 }
 
+/// Who asks. What `weir use` runs is not written down: there may be a password in it.
+pub(super) fn author(request: &Request, caller: &Caller) -> Author {
+    let mut author = caller.author();
+    if matches!(request, Request::Use { .. }) {
+        author.process.clear();
+    }
+    author
+}
+
 /// Says in the log what was refused. Both fields are what the caller has said: the log quotes them.
 pub(super) fn tell_refused(request: &Request, caller: &Caller, error: &anyhow::Error) {
     let (by, why) = (caller.author(), format!("{error:#}"));

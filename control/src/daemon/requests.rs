@@ -8,7 +8,7 @@ use weir_layout::control::{Member, PathId, Uplink, path_state};
 use weir_publish::{Hand, beside};
 
 use super::Daemon;
-use super::audit::tell_refused;
+use super::audit::{author, tell_refused};
 use crate::by_hand;
 use crate::serve::Caller;
 
@@ -30,7 +30,7 @@ impl Daemon {
         match self.apply(request, caller, watcher).await {
             Ok(message) => {
                 // Before what follows of it.
-                self.write_down(request.to_string(), Some(caller.author()));
+                self.write_down(request.to_string(), Some(author(request, caller)));
                 let epoch = self.enforce(watcher).await;
                 self.ledger.note(&listed, &self.overridden(), caller);
                 Response::Ok { epoch, message }
