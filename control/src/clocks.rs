@@ -1,6 +1,7 @@
 //! What shared memory dates by the one clock, by the other.
 
 use weir_api::time;
+use weir_shm::flows::ago_ms;
 
 /// Two clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +18,11 @@ impl Clocks {
         Self { monotonic_ms: time::monotonic_ms(), now_ms: time::now_ms() }
     }
 
-    /// When that was which is dated so, CLOCK_MONOTONIC milliseconds, wrapping; since the Unix epoch.
+    /// When that was which is dated so, CLOCK_MONOTONIC milliseconds, wrapping; since the Unix
+    /// epoch.
     pub fn real_ms(self, time_ms: u32) -> u64 {
-        // What is dated a moment ahead is of now.
-        let ago = (self.monotonic_ms as u32).wrapping_sub(time_ms);
-        let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
-        self.now_ms.saturating_sub(ago)
+        let ago = ago_ms(self.monotonic_ms as u32, time_ms);
+        self.now_ms.saturating_sub(ago.into())
     }
 }
 

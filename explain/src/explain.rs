@@ -10,7 +10,7 @@ use weir_layout::counters::Counter;
 use weir_layout::flow::{FlowState, flag};
 use weir_layout::protocol::{ICMP, ICMPV6, TCP, is_portless};
 use weir_layout::{Family as Ip, NONE};
-use weir_shm::flows::Stored;
+use weir_shm::flows::{Stored, ago_ms};
 use weir_wire::entry::Entry;
 use weir_wire::ethernet;
 use weir_wire::family::{Family, V4, V6};
@@ -263,7 +263,7 @@ impl Replica {
                 .then(|| self.half.uplinks[usize::from(uplink)].name.as_str().to_owned())
         };
         let moved = before.filter(|before| before.uplink != entry.uplink);
-        let idle = before.map(|before| f64::from(self.now.wrapping_sub(before.last_seen)) / 1000.0);
+        let idle = before.map(|before| f64::from(ago_ms(self.now, before.last_seen)) / 1000.0);
         let flags = entry.flags;
         Some(Flow {
             new: before.is_none(),

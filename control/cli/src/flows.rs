@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weir_api::time;
 use weir_layout::flow::{FlowState, flag};
 use weir_layout::{Family, NONE, protocol};
-use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::flows::{FlowTable, Stored, ago_ms};
 use weir_shm::published::Published;
 use weir_shm::{Error, Pins};
 use weir_wire::entry::Entry;
@@ -46,8 +46,8 @@ pub struct FlowFilter {
     /// Only to this address.
     #[arg(long)]
     pub destination: Option<IpAddr>,
-    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6, gre, esp, ah, sctp, ipip, 6in4
-    /// or a number.
+    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6, gre, esp, ah, sctp, ipip,
+    /// 6in4 or a number.
     #[arg(long)]
     pub protocol: Option<String>,
     /// At most so many.
@@ -98,7 +98,8 @@ impl FlowFilter {
             && self.protocol.as_ref().is_none_or(is_named)
     }
 
-    /// How early the flow comes, given the direction that began it and the one back; the highest first.
+    /// How early the flow comes, given the direction that began it and the one back; the highest
+    /// first.
     pub fn rank<F: Stored>(
         &self,
         sort: Order,
@@ -196,12 +197,12 @@ impl Visitor for Listing<'_> {
 
 /// How long ago the last packet of either direction was, ms. The time wraps around.
 fn idle_ms<F: Stored>(entry: &Entry<F>, back: Option<&Entry<F>>, now_ms: u32) -> u32 {
-    let idle = |entry: &Entry<F>| now_ms.wrapping_sub(entry.last_seen);
+    let idle = |entry: &Entry<F>| ago_ms(now_ms, entry.last_seen);
     back.map_or(idle(entry), |back| idle(entry).min(idle(back)))
 }
 
-/// Did the flow begin outside, given the flags of the direction that began it? It is one of a published
-/// service.
+/// Did the flow begin outside, given the flags of the direction that began it? It is one of a
+/// published service.
 pub const fn began_outside(flags: u8) -> bool {
     flags & (flag::INITIATED | flag::INSIDE) == flag::INITIATED
 }
@@ -242,8 +243,8 @@ impl Ends {
     }
 }
 
-/// Of a flow the direction to its uplink and the one from it, given the one that began it and the one
-/// back.
+/// Of a flow the direction to its uplink and the one from it, given the one that began it and the
+/// one back.
 pub fn out_and_in<'e, F: Stored>(
     entry: &'e Entry<F>,
     back: Option<&'e Entry<F>>,

@@ -7,7 +7,7 @@ mod track;
 use weir_layout::adjacency::{Adjacency, mark};
 use weir_layout::control::Timeouts;
 use weir_layout::flow::{FlowState, StateOwner, flag};
-use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::flows::{FlowTable, Stored, ago_ms};
 use weir_wire::entry::NewDirection;
 use weir_wire::family::{Family, V4};
 use weir_wire::key::FlowKey;
@@ -126,5 +126,5 @@ pub fn idle_ms<F: Stored>(table: &FlowTable<F>, forward: u32, now: u32) -> u32 {
 
 /// For how long has the direction in this slot not been used?
 pub fn unsaid_ms<F: Stored>(table: &FlowTable<F>, slot: u32, now: u32) -> u32 {
-    (now.wrapping_sub(table.slot(slot).last_seen()) as i32).max(0) as u32
+    ago_ms(now, table.slot(slot).last_seen())
 }
