@@ -67,10 +67,10 @@ pub struct FlowExport {
     /// Records that were sent.
     pub sent: u64,
     /// Records that could not be sent.
-    pub lost: u64,
-    /// Directions of flows that were over, and their places in the table another's, before they were
-    /// read.
-    pub missed: u64,
+    pub unsent: u64,
+    /// Directions of flows that were over, and their places in the table another's, before they
+    /// were read.
+    pub unread: u64,
 }
 
 /// How metrics are written.
@@ -219,7 +219,7 @@ mod tests {
         let mut load = LoadView::default();
         (load.down.load, load.up.capacity) = (8000, Some(80));
         let uplink = UplinkView { uplink: "fiber".into(), ipv4, ipv6: None, load: Some(load) };
-        let flow_export = Some(FlowExport { sent: 7, lost: 5, missed: 3 });
+        let flow_export = Some(FlowExport { sent: 7, unsent: 5, unread: 3 });
         let lans = vec![("lan0".into(), false)];
         Told { uplinks: vec![uplink], lans, flow_export, ..Told::default() }
     }

@@ -30,7 +30,7 @@ pub fn add(scrape: &Scrape, page: &mut Page<'_>) -> fmt::Result {
 
 pub fn add_flow_export(told: Option<&FlowExport>, page: &mut Page<'_>) -> fmt::Result {
     page.count(&IPFIX_SENT, told.iter().map(|told| (NONE, told.sent)))?;
-    let lost = |told: &&FlowExport| [(["unsent"], told.lost), (["unread"], told.missed)];
+    let lost = |told: &&FlowExport| [(["unsent"], told.unsent), (["unread"], told.unread)];
     page.count(&IPFIX_LOST, told.iter().flat_map(lost))
 }
 

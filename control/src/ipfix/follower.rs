@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use weir_layout::flow::{FlowState, GENERATION, VALID};
-use weir_shm::flows::{FlowTable, Stored};
+use weir_shm::flows::{FlowTable, Stored, ago_ms};
 use weir_wire::entry::Entry;
 
 use super::record::Reason;
@@ -118,39 +118,37 @@ impl<F: Stored> Follower<F> {
 }
 
 impl Told {
-    /// The slot has this state now. Returns how many flows it had, the last one included, whose ends
-    /// were not read.
+    /// The slot has this state now. Returns of how many flows, the last one included, something was
+    /// not told.
     fn turn_to(&mut self, state: u32) -> u64 {
         let uses = (state & !VALID).wrapping_sub(self.state & !VALID) / GENERATION;
-        let was_there = self.state & VALID != 0;
+        let was_pending = self.is_pending;
         if uses != 0 {
             *self = Self::default();
         }
         self.state = state;
         match uses {
             0 => 0,
-            _ => u64::from(uses - 1) + u64::from(was_there),
+            _ => u64::from(uses - 1) + u64::from(was_pending),
         }
     }
 
     /// The flow's entry is this now.
     fn see<F: Stored>(&mut self, entry: &Entry<F>) {
-        if !self.is_pending && entry.bytes != self.octets {
+        if !self.is_pending && entry.bytes > self.octets {
             (self.is_pending, self.start_ms) = (true, entry.last_seen);
         }
     }
 
     /// Why something is to be told now, if it is.
     fn due<F: Stored>(&self, entry: &Entry<F>, now_ms: u32, timers: Timers) -> Option<Reason> {
-        if !self.is_pending {
+        // Where both tiers count at once, or the halves of a sum are read apart, it may go back.
+        if !self.is_pending || entry.bytes < self.octets {
             return None;
         }
-        // A packet may have come since the clock was read.
-        let since =
-            |time_ms: u32| now_ms.wrapping_sub(time_ms).cast_signed().max(0).cast_unsigned();
         let has_gone = self.state & VALID == 0;
         let is_closing = entry.state_owner.state() == FlowState::Closing;
-        let quiet_ms = since(entry.last_seen);
+        let quiet_ms = ago_ms(now_ms, entry.last_seen);
         if is_closing && (has_gone || quiet_ms >= CLOSED_MS) {
             Some(Reason::Ended)
         } else if quiet_ms >= timers.idle_ms {
@@ -158,7 +156,7 @@ impl Told {
         } else if has_gone {
             Some(Reason::Forced)
         } else {
-            (since(self.start_ms) >= timers.active_ms).then_some(Reason::Active)
+            (ago_ms(now_ms, self.start_ms) >= timers.active_ms).then_some(Reason::Active)
         }
     }
 
@@ -296,6 +294,19 @@ mod tests {
         table.retire(first);
         let told = vec![(key(3), 900, 100, 1, Reason::Forced)];
         assert_eq!(read(&mut follower, 3000), (told, 0));
+    }
+
+    #[test]
+    fn a_flow_that_was_told_of_before_its_slot_was_anothers_is_not_missed() {
+        let (table, mut follower) = site();
+        let index = table.insert(HASH, &words(1)).unwrap();
+        table.slot(index).count(100, 1000);
+        let told = vec![(key(1), 1000, 100, 1, Reason::Idle)];
+        assert_eq!(read(&mut follower, 17_000), (told, 0));
+        table.retire(index);
+        assert_eq!(table.insert(HASH, &words(2)), Some(index));
+        table.slot(index).count(100, 17_500);
+        assert_eq!(read(&mut follower, 18_000), (vec![], 0));
     }
 
     #[test]

@@ -83,9 +83,10 @@ impl FlowExporter {
     /// How much was told, if anybody is.
     pub fn counts(&self) -> Option<FlowExport> {
         self.last.as_ref()?;
-        let Counts { sent, lost, missed } = &*self.counts;
-        let [sent, lost, missed] = [sent, lost, missed].map(|count| count.load(Ordering::Relaxed));
-        Some(FlowExport { sent, lost, missed })
+        let Counts { sent, unsent, unread } = &*self.counts;
+        let [sent, unsent, unread] =
+            [sent, unsent, unread].map(|count| count.load(Ordering::Relaxed));
+        Some(FlowExport { sent, unsent, unread })
     }
 }
 
@@ -137,7 +138,7 @@ fn export(
         for step in 0..STEPS {
             if let Some(gateway) = &gateway {
                 let missed = tables.read(step, STEPS, timers, gateway, &mut sender);
-                counts.missed.fetch_add(missed, Ordering::Relaxed);
+                counts.unread.fetch_add(missed, Ordering::Relaxed);
             }
             match heard.recv_timeout(READING / STEPS as u32) {
                 Err(RecvTimeoutError::Timeout) => {}

@@ -23,9 +23,9 @@ pub struct Counts {
     /// Records that were sent.
     pub sent: AtomicU64,
     /// Records that the socket did not take.
-    pub lost: AtomicU64,
+    pub unsent: AtomicU64,
     /// Directions of flows that were over before they were read.
-    pub missed: AtomicU64,
+    pub unread: AtomicU64,
 }
 
 /// The way to a collector.
@@ -97,7 +97,7 @@ impl Sender {
                 self.sequence = self.sequence.wrapping_add(records);
                 &self.counts.sent
             }
-            _ => &self.counts.lost,
+            _ => &self.counts.unsent,
         };
         count.fetch_add(records.into(), Ordering::Relaxed);
         if let Some(Err(error)) = sent

@@ -1,5 +1,5 @@
-//! The flow tables of both families. The dataplane makes them when it first starts, and that of IPv6
-//! anew when an uplink gets its first path of it.
+//! The flow tables of both families. The dataplane makes them when it first starts, and that of
+//! IPv6 anew when an uplink gets its first path of it.
 
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;

@@ -166,7 +166,7 @@ fn config(collector: &Collector, source: Option<&str>) -> IpfixConfig {
 }
 
 fn figures(counts: &Counts) -> [u64; 2] {
-    [&counts.sent, &counts.lost].map(|count| count.load(Ordering::Relaxed))
+    [&counts.sent, &counts.unsent].map(|count| count.load(Ordering::Relaxed))
 }
 
 #[test]
