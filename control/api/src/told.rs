@@ -62,6 +62,22 @@ pub struct TargetView {
     pub judged: bool,
 }
 
+impl TargetView {
+    /// Loss in the window, between 0 and 1; none where nothing is probed: without a link, and at
+    /// the start.
+    pub fn loss(&self) -> Option<f64> {
+        let is_probed = self.status != Status::Lapsed && self.figures.probes > 0;
+        is_probed.then(|| self.figures.loss_percent.window / 100.0)
+    }
+
+    /// Mean round-trip time and jitter in the window, seconds; none where it has no answer.
+    pub fn times(&self) -> Option<[f64; 2]> {
+        let Figures { rtt_ms, jitter_ms, .. } = &self.figures;
+        let has_answers = self.loss().is_some_and(|loss| loss < 1.0);
+        has_answers.then(|| [rtt_ms.window, jitter_ms.window].map(|ms| ms / 1e3))
+    }
+}
+
 /// An override.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
@@ -212,4 +228,27 @@ pub struct MappedView {
     pub port: u16,
     /// For how long it has it, seconds.
     pub left_s: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_probed_has_no_loss_and_what_does_not_answer_no_time() {
+        let view = |status, probes, loss_percent: f64| {
+            let mut figures = Figures { probes, ..Figures::default() };
+            (figures.loss_percent.window, figures.rtt_ms.window) = (loss_percent, 20.0);
+            let target = "far".into();
+            TargetView { target, status, figures, error: None, error_ago_ms: None, judged: true }
+        };
+        let shown = |status, probes, loss_percent| {
+            let view = view(status, probes, loss_percent);
+            (view.loss(), view.times())
+        };
+        assert_eq!(shown(Status::Answering, 10, 50.0), (Some(0.5), Some([0.02, 0.0])));
+        assert_eq!(shown(Status::Failed, 10, 100.0), (Some(1.0), None));
+        assert_eq!(shown(Status::Untested, 0, 0.0), (None, None));
+        assert_eq!(shown(Status::Lapsed, 10, 0.0), (None, None));
+    }
 }

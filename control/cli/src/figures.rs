@@ -70,16 +70,20 @@ fn capacity(direction: &DirectionView) -> String {
 
 /// How a target of a path answers.
 pub fn answers(path: &Part, target: &TargetView) -> Value {
-    let figures = &target.figures;
+    let percent = |loss: f64| format!("{:.1} %", loss * 100.0);
+    let [rtt, jitter] = match target.times() {
+        Some(times) => times.map(|seconds| format!("{:.1} ms", seconds * 1e3)),
+        None => ["-".into(), "-".into()],
+    };
     let status = json!(target.status);
     let status = status.as_str().unwrap_or_default();
     json!({
         "name": path.to_string(),
         "target": target.target,
         "status": if target.judged { status.into() } else { format!("{status}, not judged") },
-        "loss": format!("{:.1} %", figures.loss_percent.window),
-        "rtt": format!("{:.1} ms", figures.rtt_ms.window),
-        "jitter": format!("{:.1} ms", figures.jitter_ms.window),
+        "loss": target.loss().map_or("-".into(), percent),
+        "rtt": rtt,
+        "jitter": jitter,
         "last_error": last_error(target),
     })
 }

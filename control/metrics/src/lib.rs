@@ -201,6 +201,7 @@ mod tests {
             status: Answers::Answering,
             figures: Figures {
                 loss_percent: figure(25.0),
+                probes: 20,
                 rtt_ms: figure(12.5),
                 ..Figures::default()
             },

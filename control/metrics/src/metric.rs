@@ -146,7 +146,7 @@ metrics! {
         "Round-trip time of the uplink when it does not queue";
 
     // Paths: an uplink in one address family.
-    PATH_UP = Gauge "weir_path_up" by ["uplink", "family"]: "1: flows on the path are forwarded";
+    PATH_UP = Gauge "weir_path_up" by ["uplink", "family"]: "1: the path is used, if as the last resort";
     PATH_CONDITION = Gauge "weir_path_condition" by ["uplink", "family", "condition"]:
         "1: this holds of the path; why it is down, or takes no new flows";
     PATH_STATE = Gauge "weir_path_state" by ["uplink", "family", "state"]:
@@ -176,9 +176,9 @@ metrics! {
     PROBE_LOSS = Gauge "weir_probe_loss_ratio" by ["uplink", "family", "target"]:
         "Probes lost of those in the window, 0 to 1";
     PROBE_RTT = Gauge "weir_probe_rtt" in Seconds by ["uplink", "family", "target"]:
-        "Mean round-trip time of the probes in the window; 0 before the first answer";
+        "Mean round-trip time of the probes in the window; none without an answer";
     PROBE_JITTER = Gauge "weir_probe_jitter" in Seconds by ["uplink", "family", "target"]:
-        "Mean difference of successive round-trip times in the window";
+        "Mean difference of successive round-trip times in the window; none without an answer";
 
     // Policies, rules, services, sets.
     POLICY_TIER = Gauge "weir_policy_active_tier" by ["policy", "family"]:

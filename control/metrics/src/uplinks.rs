@@ -29,12 +29,11 @@ pub fn add_told(told: &Told, page: &mut Page<'_>) -> fmt::Result {
     let answers = |target: &TargetView| target.status == Status::Answering;
     page.flag(&PROBE_UP, probes().map(|(labels, target)| (labels, answers(target))))?;
     page.flag(&PROBE_JUDGED, probes().map(|(labels, target)| (labels, target.judged)))?;
-    let loss = |target: &TargetView| target.figures.loss_percent.window / 100.0;
-    page.gauge(&PROBE_LOSS, probes().map(|(labels, target)| (labels, loss(target))))?;
-    let rtt = |target: &TargetView| target.figures.rtt_ms.window / 1e3;
-    page.gauge(&PROBE_RTT, probes().map(|(labels, target)| (labels, rtt(target))))?;
-    let jitter = |target: &TargetView| target.figures.jitter_ms.window / 1e3;
-    page.gauge(&PROBE_JITTER, probes().map(|(labels, target)| (labels, jitter(target))))
+    let loss = probes().filter_map(|(labels, target)| Some((labels, target.loss()?)));
+    page.gauge(&PROBE_LOSS, loss)?;
+    let times = || probes().filter_map(|(labels, target)| Some((labels, target.times()?)));
+    page.gauge(&PROBE_RTT, times().map(|(labels, [rtt, _])| (labels, rtt)))?;
+    page.gauge(&PROBE_JITTER, times().map(|(labels, [_, jitter])| (labels, jitter)))
 }
 
 /// The paths that are judged: uplink, family, health.
