@@ -9,7 +9,7 @@ use weir_shm::Pins;
 use super::figures::{self, answers, load, paths, standing};
 use super::table::table;
 use super::uplinks::{uplinks_json, uplinks_table};
-use super::{Arguments, output};
+use super::{Arguments, output, processes};
 
 /// `weir uplinks`: what shared memory says, and what the control process adds if it answers.
 pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
@@ -17,6 +17,9 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         output::warn(&format!("no health: {error:#}"));
         Vec::new()
     });
+    if let Some(trouble) = processes::trouble_of_dataplane(pins, time::monotonic_ms())? {
+        output::warn(&trouble);
+    }
     if arguments.json {
         let mut values = uplinks_json(pins)?;
         for value in &mut values {

@@ -1,9 +1,12 @@
 //! Whether the two processes run, and turn.
 
+use anyhow::Result;
 use serde_json::{Value, json};
 use weir_api::time;
-use weir_shm::Role;
+use weir_shm::map::Access;
 use weir_shm::process::Process;
+use weir_shm::status::Status;
+use weir_shm::{Pins, Role};
 
 /// One of them, for programs.
 pub fn value(process: &Process) -> Value {
@@ -34,6 +37,26 @@ pub fn line(process: &Process, more: &str) -> String {
         }
     };
     format!("{name:<10} {state}\n")
+}
+
+/// What is wrong with one, if anything is.
+pub fn trouble(process: &Process) -> Option<String> {
+    let line = || line(process, "").split_whitespace().collect::<Vec<_>>().join(" ");
+    (!process.answers()).then(line)
+}
+
+/// What is wrong with the dataplane, if anything is.
+///
+/// # Errors
+/// When shared memory cannot be read.
+pub fn trouble_of_dataplane(pins: &Pins, now_ms: u64) -> Result<Option<String>> {
+    match Status::open(pins, Access::Read) {
+        Ok(status) => Ok(trouble(&Process::dataplane(pins, &status.read(), now_ms)?)),
+        Err(weir_shm::Error::Missing { .. }) => {
+            Ok(Some("the dataplane has never run: start weir-dataplane".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ fn for_how_much_of_the_time_an_uplink_was_usable_is_known_after_a_crash() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     on_its_own(|| {
         let gateway = Gateway::start("pipe", "");
-        for arguments in [&["uplinks"][..], &["uplinks", "--json"], &["completions", "bash"]] {
+        for arguments in [&["policies"][..], &["policies", "--json"], &["completions", "bash"]] {
             let (reader, writer) = std::io::pipe().unwrap();
             drop(reader);
             let mut command = gateway.command(arguments);

@@ -11,10 +11,8 @@ use weir_layout::Family;
 use weir_layout::control::{PathId, path_state};
 use weir_layout::counters::Counter;
 use weir_shm::Pins;
-use weir_shm::map::Access;
 use weir_shm::process::Process;
 use weir_shm::published::Published;
-use weir_shm::status::Status;
 
 use super::sample::{PathSample, Sample};
 use super::walk::{Walked, Walker};
@@ -83,20 +81,8 @@ impl Reader {
     fn processes(&self, state: &Published) -> Result<Vec<String>> {
         let now_ms = time::monotonic_ms();
         let control = Process::control(&self.pins, &state.region, now_ms)?;
-        let mut all = vec![control];
-        match Status::open(&self.pins, Access::Read) {
-            Ok(status) => all.push(Process::dataplane(&self.pins, &status.read(), now_ms)?),
-            Err(weir_shm::Error::Missing { .. }) => {
-                return Ok(vec!["the dataplane has never run: start weir-dataplane".to_owned()]);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let ill = all.iter().filter(|process| !process.answers());
-        let line = |process| processes::line(process, "");
-        Ok(ill
-            .map(line)
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect())
+        let dataplane = processes::trouble_of_dataplane(&self.pins, now_ms)?;
+        Ok(processes::trouble(&control).into_iter().chain(dataplane).collect())
     }
 
     fn walk(&mut self, state: &Published, filter: &FlowFilter) -> Result<()> {
