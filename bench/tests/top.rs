@@ -88,7 +88,7 @@ fn who_looks_sees_what_is_sick_and_why_and_can_drain_the_rest() {
 
     terminal.press("j");
     terminal.press("d");
-    terminal.until("the question", |seen| seen.contains("drain cable? y/n"));
+    terminal.until("the question", |seen| seen.contains("weir drain cable? y/n"));
     terminal.press("y");
     terminal.until("it to drain", |seen| seen.contains("HAND  cable is draining"));
     let mut overrides = site.weir.cli(&["overrides", "--json"]).unwrap();

@@ -1,8 +1,8 @@
 //! Command lines of processes, read by a thread that nobody waits for.
 //!
-//! Whose command line is read may keep the reader waiting, for ever if it wants: the kernel takes its
-//! memory's lock and faults its pages in (`get_mm_cmdline`, fs/proc/base.c), which may be those of a
-//! file system of its own.
+//! Whose command line is read may keep the reader waiting, for ever if it wants: the kernel takes
+//! its memory's lock and faults its pages in (`get_mm_cmdline`, fs/proc/base.c), which may be those
+//! of a file system of its own.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use weir_api::words::is_printable;
 
 /// Questions that wait.
 const MOST: usize = 64;
@@ -62,9 +63,7 @@ fn command_line(pid: u32) -> String {
 fn shown(words: &[u8]) -> String {
     let words = words.split(|byte| *byte == 0).filter(|word| !word.is_empty());
     let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-    // What Rust would escape, but for quotes.
-    let is_printable = |c: &char| c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\');
-    words.join(" ").chars().filter(is_printable).take(200).collect()
+    words.join(" ").chars().filter(|c| is_printable(*c)).take(200).collect()
 }
 
 #[cfg(test)]

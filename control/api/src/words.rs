@@ -1,7 +1,14 @@
-//! States of paths and devices, for people.
+//! States of paths and devices, for people, and what of a text they may be shown.
 
 use weir_layout::control::{Device, path_state};
 use weir_layout::status::{DeviceState, DeviceStatus, SocketMode};
+
+/// Is a character only what it looks like? Others end a line, command a terminal, or turn the
+/// direction of the text.
+pub fn is_printable(c: char) -> bool {
+    // What Rust would escape, but for quotes.
+    c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\')
+}
 
 /// What a path's state word may say beside its use, as short words.
 pub const REASONS: [(u32, &str); 11] = [

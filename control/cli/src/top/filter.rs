@@ -9,8 +9,8 @@ use crate::flows::{FlowFilter, Order};
 /// So many flows are kept, at most.
 const LISTED: usize = 100;
 
-/// Reads `uplink fiber protocol tcp source 10.0.0.5 destination 1.1.1.1`, in any order; nothing: all
-/// flows.
+/// Reads `uplink fiber protocol tcp source 10.0.0.5 destination 1.1.1.1`, in any order; nothing:
+/// all flows.
 ///
 /// # Errors
 /// When a word is none of these, its value is missing, or it is no address.

@@ -1,7 +1,8 @@
 //! Rates, from counters that grow, wrap around, or begin again.
 
-/// By how much a counter has grown that counts up to `largest`. One that is less than before has wrapped
-/// around if it fell by more than half of that; else whoever counts has begun again, from zero.
+/// By how much a counter has grown that counts up to `largest`. One that is less than before has
+/// wrapped around if it fell by more than half of that; else whoever counts has begun again, from
+/// zero.
 pub fn grown(before: u64, now: u64, largest: u64) -> u64 {
     match before.checked_sub(now) {
         None | Some(0) => now - before,

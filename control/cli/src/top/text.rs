@@ -1,18 +1,13 @@
 //! Words and figures as they fit on a screen.
 
 use ratatui::symbols::bar::NINE_LEVELS;
+use weir_api::words::is_printable;
 use weir_site::load::rate_text;
 
-/// Text without what could do anything to a terminal or put words in another order: names and reasons
-/// come from files and sockets.
+/// Text without what could do anything to a terminal or put words in another order: names and
+/// reasons come from files and sockets.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_harmless(c) { c } else { '?' }).collect()
-}
-
-fn is_harmless(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !turns
+    text.chars().map(|c| if is_printable(c) { c } else { '?' }).collect()
 }
 
 /// `12.1M`.

@@ -83,8 +83,8 @@ impl Trends {
         &self.drops
     }
 
-    /// Of the flows of a family that began in the last minute, those by a path, percent; none if none
-    /// began.
+    /// Of the flows of a family that began in the last minute, those by a path, percent; none if
+    /// none began.
     pub fn began_percent(&self, label: &str) -> Option<f64> {
         let of = self.paths.get(label)?;
         let family = self.paths.values().filter(|trend| trend.family == of.family);

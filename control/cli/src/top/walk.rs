@@ -1,4 +1,5 @@
-//! The flows that carry most, and the hosts that have them: the table as it is now against what it was.
+//! The flows that carry most, and the hosts that have them: the table as it is now against what it
+//! was.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -16,7 +16,6 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
-use weir_api::Request;
 
 use super::sample::{Sample, Standing};
 use super::screen::{Mode, Screen};
@@ -136,7 +135,7 @@ fn troubles(sample: &Sample, most: u16, styles: Styles) -> Vec<Line<'static>> {
 fn bottom_line(screen: &Screen) -> Line<'static> {
     let reversed = Style::new().reversed();
     match &screen.mode {
-        Mode::Confirm(request) => Line::styled(clean(&question(request)), reversed),
+        Mode::Confirm(request) => Line::styled(clean(&format!("{request}? y/n")), reversed),
         Mode::Wait => Line::styled("asking weir-control …", reversed),
         Mode::Filter(text) => {
             let text = clean(text);
@@ -148,17 +147,6 @@ fn bottom_line(screen: &Screen) -> Line<'static> {
         _ if !screen.message.is_empty() => Line::styled(clean(&screen.message), reversed),
         _ => Line::from("d drain  +/- weight  s sort  / filter  j/k select  ? help  q quit"),
     }
-}
-
-/// What `y` would have done.
-fn question(request: &Request) -> String {
-    let what = match request {
-        Request::Up { uplink } => format!("put {uplink} back into use"),
-        Request::Drain { uplink, .. } => format!("drain {uplink}"),
-        Request::Weight { uplink, weight, .. } => format!("weight {weight} for {uplink}"),
-        other => format!("{other:?}"),
-    };
-    format!("{what}? y/n")
 }
 
 fn help(frame: &mut Frame, area: Rect) {

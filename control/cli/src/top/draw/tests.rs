@@ -4,6 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::KeyCode;
 use ratatui::style::Color;
 use serde_json::json;
+use weir_api::Request;
 use weir_health::load::{CapacityFrom, DirectionView, LoadView};
 
 use super::*;
@@ -185,7 +186,7 @@ fn what_keys_would_do_is_asked_on_the_last_line() {
     let mut screen = site();
     let last = |screen: &Screen| lines(screen, 80, 24).pop().unwrap().trim_end().to_owned();
     screen.key(KeyCode::Char('d').into());
-    assert_eq!(last(&screen), "drain fiber? y/n");
+    assert_eq!(last(&screen), "weir drain fiber? y/n");
     screen.key(KeyCode::Char('y').into());
     assert_eq!(last(&screen), "asking weir-control …");
     screen.answered("refused: no such uplink".into());
