@@ -273,8 +273,8 @@ fn who_asks_from_another_uplinks_link_is_answered_by_the_uplink_that_it_asks() {
     weir.check_conservation().unwrap();
 }
 
-/// A site with two hosts, each in a LAN of its own, of which each may have so many flows; and a modem
-/// that the first uplink leads to.
+/// A site with two hosts, each in a LAN of its own, of which each may have so many flows; and a
+/// modem that the first uplink leads to.
 fn beside_a_modem(limit: usize) -> (Topology, Server, Weir) {
     let topology = Topology::build(Plan { lan: Lan::Direct, ..Plan::new(2, 2) }).unwrap();
     let file = Weir::configuration(&topology, &[1, 1]);
@@ -313,8 +313,8 @@ fn who_sends_in_the_name_of_another_lans_host_takes_nothing_of_what_that_may_hav
     let sender = Sender { netns: &liar.netns, source: victim.address.into(), flows: 3 * LIMIT };
     assert_eq!(udp_flows::run_by(&[sender], AT_MODEM.into(), 20_000).unwrap().answered, 0);
     assert!(at_modem.stop().unwrap().sources_to(MODEM).is_empty());
-    // One after the other: of two that begin at once from one port, to which the kernel gives one port
-    // outside on either processor, it drops one (nf_conntrack's clash).
+    // One after the other: of two that begin at once from one port, to which the kernel gives one
+    // port outside on either processor, it drops one (nf_conntrack's clash).
     for host in &topology.hosts {
         let report = udp_flows::run(std::slice::from_ref(host), AT_MODEM, LIMIT / 2).unwrap();
         assert_eq!(report.answered, report.sent, "each has its own");

@@ -264,8 +264,8 @@ fn a_path_that_answers_probes_and_no_users_is_degraded_in_its_family_alone() {
     weir.check_conservation().unwrap();
 }
 
-/// The first uplink's link has a unique local prefix beside the provider's, as the provider's router
-/// advertises it; the second's has addresses of the link alone.
+/// The first uplink's link has a unique local prefix beside the provider's, as the provider's
+/// router advertises it; the second's has addresses of the link alone.
 #[test]
 fn the_gateway_itself_sends_from_no_address_that_a_provider_refuses() {
     let topology = Topology::build(Plan::new(2, 1)).unwrap();

@@ -1,5 +1,5 @@
-//! Ports that hosts of LANs ask for, by clients that are not ours: natpmpc (NAT-PMP) and crab_nat (PCP).
-//! Two providers, and two hosts, each in a LAN of its own.
+//! Ports that hosts of LANs ask for, by clients that are not ours: natpmpc (NAT-PMP) and crab_nat
+//! (PCP). Two providers, and two hosts, each in a LAN of its own.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};

@@ -12,12 +12,12 @@
 //! | `WEIR_INTERFACE` | with `uplink` and `ra`, the interface: of the uplink, or of the LAN |
 //! | `WEIR_UPLINK` | with `uplink`, its name |
 //! | `WEIR_POLICY` | with `policy`, its name |
-//! | `WEIR_FAMILY` | with both, `ipv4` or `ipv6`: by which of the uplink's paths, or which flows |
-//! | `WEIR_FROM`, `WEIR_TO` | with both, `up`, `degraded`, `draining`, `recovering` or `down`; of a policy, the tier, or `none` |
+//! | `WEIR_FAMILY` | with `uplink` and `policy`, `ipv4` or `ipv6`: by which of the uplink's paths, or which flows |
+//! | `WEIR_FROM`, `WEIR_TO` | with both too, `up`, `degraded`, `draining`, `recovering` or `down`; of a policy, the tier, or `none` |
 //! | `WEIR_UPLINKS` | with `policy`, the uplinks that take its new flows now, apart by spaces |
 //! | `WEIR_REASON`, `WEIR_REASON_JSON` | with `uplink`, why: for people, and as `weir history --json` has it |
 //! | `WEIR_TIME` | with `uplink` and `policy`, when: RFC 3339, UTC |
-//! | `WEIR_NUMBER` | with both, the change's number in `weir history` |
+//! | `WEIR_NUMBER` | with both too, the change's number in `weir history` |
 //!
 //! Changes are told in order and one at a time, away from the control process's own work. A
 //! program that takes longer than [`PATIENCE`] is killed with all that it started. What a program

@@ -8,6 +8,7 @@
 //! | [`hooks`] | the operator's programs, run when a state or a tier changes |
 //! | `nat_log` | the log of NAT allocations |
 //! | `ipfix` | flows, told to a collector |
+//! | `history` | what `weir history` tells, on disk |
 //! | `metrics` | metrics by HTTP |
 //! | [`users`] | what users' connections say of the uplinks |
 //! | [`dataplane`] | what the dataplane says of the devices |

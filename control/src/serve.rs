@@ -315,7 +315,8 @@ mod tests {
         let call = called.recv().await.unwrap();
         assert!(!call.is_abandoned());
         drop(stays);
-        // A child of another test, which has yet to become another program, holds what this had open.
+        // A child of another test, which has yet to become another program, holds what this had
+        // open.
         let gone = async {
             while !call.is_abandoned() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -70,8 +70,8 @@ impl State {
         self.directory.join("last-good-sets")
     }
 
-    /// Keeps what a configuration was read from as the last good one. Its sets come first: those that it
-    /// has not go last, so that what a crash leaves has all that it names.
+    /// Keeps what a configuration was read from as the last good one. Its sets come first: those
+    /// that it has not go last, so that what a crash leaves has all that it names.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -125,7 +125,8 @@ impl State {
     }
 }
 
-/// Puts this in the place of what a file has, at once: what a crash leaves is the old one or the new.
+/// Puts this in the place of what a file has, at once: what a crash leaves is the old one or the
+/// new.
 ///
 /// # Errors
 /// When it cannot be written; the old one stays.
@@ -175,8 +176,8 @@ mod tests {
         replace(&first.last_good(), "two").unwrap();
         let text = fs::read_to_string(first.last_good()).unwrap();
         drop(first);
-        // A child of another test, which has yet to become another program, holds what its parent had
-        // open.
+        // A child of another test, which has yet to become another program, holds what its parent
+        // had open.
         let end = Instant::now() + Duration::from_secs(10);
         while let Err(error) = State::open(directory) {
             assert!(Instant::now() < end, "{error:#}");

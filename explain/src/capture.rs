@@ -274,7 +274,8 @@ mod tests {
         file
     }
 
-    /// As Wireshark does, in one section with an interface for each link type (draft-ietf-opsawg-pcapng).
+    /// As Wireshark does, in one section with an interface for each link type
+    /// (draft-ietf-opsawg-pcapng).
     fn pcapng(packets: &[(u16, Vec<u8>)]) -> Vec<u8> {
         let mut file = Vec::new();
         let mut block = |kind: u32, body: &[u8]| {

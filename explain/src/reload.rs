@@ -10,7 +10,8 @@ use weir_layout::prefix_sets::Ranges;
 use crate::change::{as_if_well, uplinks};
 use crate::replica::Replica;
 
-/// What the file and the kernel say of a path, of all bits of its state word; the rest is its health.
+/// What the file and the kernel say of a path, of all bits of its state word; the rest is its
+/// health.
 const TOLD: u32 =
     path_state::ADMIN_DOWN | path_state::DRAINING | path_state::NOT_CONFIGURED | FAULTS;
 /// Those that keep a path from use until they are gone and its targets answer.
@@ -26,8 +27,8 @@ pub struct Reload<'a> {
     pub file: String,
     /// What would be published.
     pub half: Box<ControlHalf>,
-    /// By [`Family`] and uplink, what the file and the kernel say of each path, as bits of its state
-    /// word.
+    /// By [`Family`] and uplink, what the file and the kernel say of each path, as bits of its
+    /// state word.
     pub problems: [Vec<u32>; Family::COUNT],
     /// The file's sets of prefixes.
     pub sets: Ranges<'a>,
@@ -44,8 +45,8 @@ impl fmt::Display for Reload<'_> {
 }
 
 impl Replica {
-    /// Publishes what was derived, and starts other workers where the dataplane would; what is to be
-    /// said with it.
+    /// Publishes what was derived, and starts other workers where the dataplane would; what is to
+    /// be said with it.
     pub(crate) fn reload(&mut self, reload: Reload<'_>) -> Result<Vec<String>> {
         let Reload { half, problems, sets, restarts, mut notes, .. } = reload;
         let names: Vec<String> = uplinks(&half).map(str::to_owned).collect();
@@ -72,8 +73,8 @@ impl Replica {
     }
 }
 
-/// What is known of a path then, by its word now and what would be told of it; and whether that is for
-/// its targets to say, which nobody has asked: they are taken to answer.
+/// What is known of a path then, by its word now and what would be told of it; and whether that is
+/// for its targets to say, which nobody has asked: they are taken to answer.
 fn word(before: Option<u32>, told: u32) -> (u32, bool) {
     const KEPT_FROM_USE: u32 = FAULTS | path_state::NOT_CONFIGURED | path_state::ADMIN_DOWN;
     let was_kept = before.is_none_or(|word| word & KEPT_FROM_USE != 0);

@@ -155,7 +155,8 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Starts as many workers as are published, in place of those that there are. They adopt the flows.
+    /// Starts as many workers as are published, in place of those that there are. They adopt the
+    /// flows.
     pub(crate) fn start_workers(&mut self) {
         let workers = self.half.workers.max(1);
         let start = |id| Engine::new(id, workers, &self.regions, ENTROPY);

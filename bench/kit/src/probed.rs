@@ -18,8 +18,8 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// Its echo port.
 pub const ECHO: SocketAddrV4 = SocketAddrV4::new(SERVER, ECHO_PORT);
 
-/// Ten probes a second of each target; an uplink is back after half a second. A machine that is busy
-/// for a while answers late, which is no fault of a link: answers are waited for a second.
+/// Ten probes a second of each target; an uplink is back after half a second. A machine that is
+/// busy for a while answers late, which is no fault of a link: answers are waited for a second.
 pub const QUICK: &str =
     "interval_ms = 100\ntimeout_ms = 1000\nup = 3\nhold_down_ms = 500\nwindow = 20\n";
 

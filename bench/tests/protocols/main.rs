@@ -1,5 +1,5 @@
-//! Protocols without ports, on the wire: real tunnels (IPv4 and IPv6 in IPv4, by socat), and packets
-//! of GRE, ESP, SCTP and others by raw sockets.
+//! Protocols without ports, on the wire: real tunnels (IPv4 and IPv6 in IPv4, by socat), and
+//! packets of GRE, ESP, SCTP and others by raw sockets.
 
 mod published;
 

@@ -134,7 +134,8 @@ pub enum Request {
         uplink: String,
         /// The prefix.
         prefix: Ipv6Net,
-        /// For how many seconds from now the provider routes it here; none: without end, 0: no more.
+        /// For how many seconds from now the provider routes it here; none: without end, 0: no
+        /// more.
         valid_s: Option<u32>,
         /// For how many seconds new connections should be made from it: not more.
         preferred_s: Option<u32>,

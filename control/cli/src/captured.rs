@@ -20,8 +20,8 @@ use super::{explain, output};
 /// A flow of a capture, and what becomes of it.
 type Explained<'a> = (&'a Captured, Result<Explanation>);
 
-/// Explains the first flows of a file, so many at most, on one copy of the gateway: each finds there
-/// what those before it began.
+/// Explains the first flows of a file, so many at most, on one copy of the gateway: each finds
+/// there what those before it began.
 pub fn explain(pins: &Pins, file: &Path, limit: usize, json: bool) -> Result<String> {
     let name = file.display();
     let source = File::open(file).with_context(|| format!("cannot read {name}"))?;
@@ -40,8 +40,8 @@ pub fn explain(pins: &Pins, file: &Path, limit: usize, json: bool) -> Result<Str
     Ok(told(&capture, &flows))
 }
 
-/// What becomes of a flow. Where nobody knows by which port its first packet comes in, its other end is
-/// who asks: the capture began in its midst.
+/// What becomes of a flow. Where nobody knows by which port its first packet comes in, its other
+/// end is who asks: the capture began in its midst.
 fn ask(replica: &mut Replica, question: &Question) -> Result<Explanation> {
     let explained = replica.explain(question);
     explained.or_else(|error| replica.explain(&question.clone().reversed()).map_err(|_| error))

@@ -11,11 +11,11 @@
 //! | [`prefix`] | the prefixes that providers delegate: `prefix` |
 //! | [`services`] | the published services: `publish` |
 //! | [`sets`] | the sets of prefixes: `sets` |
-//! | [`explain`] | the dataplane's own code on a copy: `explain what-if` |
+//! | [`explain`], `captured` | the dataplane's own code on a copy: `explain what-if` |
 //! | `reload` | another file, for `what-if` |
 //! | `request` | what commands ask of the control process |
 //! | `filters` | filters of others that do not see what is forwarded: for `check` |
-//! | [`act`] | requests to the control process and the rest: `weight drain home use up down reload check detach` |
+//! | [`act`] | requests to the control process, and the rest |
 //! | [`output`] | how all of them print, and end |
 #![forbid(unsafe_code)]
 
@@ -65,7 +65,8 @@ pub use output::Exit;
     version,
     after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 weir is not running, \
                   or does not answer, 4 the configuration is not valid.\n\
-                  Commands that only look read shared memory: they work without weir-control."
+                  Commands that only look work without weir-control, but history, overrides, ra \
+                  and prefix."
 )]
 pub struct Arguments {
     /// Directory of the shared memory.
@@ -91,11 +92,11 @@ pub enum Command {
     /// Each uplink: state, weight, share of new flows, traffic; and from weir-control, if it
     /// answers, why, since when, and how its targets answer.
     Uplinks,
-    /// The gateway live: what is sick and why, uplinks, targets, flows, hosts, drops. `?` says what keys
-    /// do.
+    /// The gateway live: what is sick and why, uplinks, targets, flows, hosts, drops. `?` says what
+    /// keys do.
     Top,
-    /// What happened: changes of the states of uplinks and LANs with the reason of each, other tiers
-    /// of policies, and what was done by hand, by whom. Needs weir-control.
+    /// What happened: changes of the states of uplinks and LANs with the reason of each, other
+    /// tiers of policies, and what was done by hand, by whom. Needs weir-control.
     History {
         /// Only from this number on.
         #[arg(long, default_value_t = 0)]
@@ -105,13 +106,14 @@ pub enum Command {
     Policies,
     /// The rules, in the order in which they are tried.
     Rules,
-    /// The sets of prefixes: how many each holds, and which rules and published services ask for it.
+    /// The sets of prefixes: how many each holds, and which rules and published services ask for
+    /// it.
     Sets {
         /// Only those that hold this address.
         address: Option<IpAddr>,
     },
-    /// The published services: by which uplinks they are open, how many flows have begun, and how many
-    /// there are.
+    /// The published services: by which uplinks they are open, how many flows have begun, and how
+    /// many there are.
     Publish,
     /// End a port that a host has asked for (`port_mapping`). It may ask again.
     Unmap {
@@ -135,7 +137,8 @@ pub enum Command {
                             weir what-if /root/new-weir.toml"
     )]
     WhatIf {
-        /// The change, as the command that makes it; or a configuration file, as if it were reloaded.
+        /// The change, as the command that makes it; or a configuration file, as if it were
+        /// reloaded.
         #[arg(required = true)]
         change: Vec<String>,
     },
@@ -191,8 +194,8 @@ pub enum Command {
         /// Name of the uplink.
         uplink: String,
     },
-    /// The prefixes of IPv6 that providers delegate: shows them, or tells of a change, as the hooks of
-    /// DHCPv6 clients do.
+    /// The prefixes of IPv6 that providers delegate: shows them, or tells of a change, as the hooks
+    /// of DHCPv6 clients do. Needs weir-control to show them.
     Prefix {
         /// Name of the uplink, or of its interface.
         uplink: Option<String>,
@@ -201,7 +204,7 @@ pub enum Command {
         change: Option<prefix::Change>,
     },
     /// What the hosts of LANs are told by router advertisements; or all of it in the words of
-    /// another program that sends them, for LANs with `ra = "others"`.
+    /// another program that sends them, for LANs with `ra = "others"`. Needs weir-control.
     Ra {
         /// Only of this LAN.
         lan: Option<String>,
@@ -209,7 +212,7 @@ pub enum Command {
         #[arg(long)]
         format: Option<ra::Format>,
     },
-    /// What is set by hand and not by the file, since when, and by whom.
+    /// What is set by hand and not by the file, since when, and by whom. Needs weir-control.
     Overrides {
         /// Have all of it as in the file again, or what is set of this uplink.
         #[arg(long, value_name = "UPLINK")]

@@ -1,5 +1,5 @@
-//! What another file would do: all that a reload asks of it is asked, and what would be published goes
-//! to a copy of the gateway.
+//! What another file would do: what would have a reload refuse it has this, and what would be published
+//! goes to a copy of the gateway.
 
 use std::path::Path;
 
@@ -66,8 +66,8 @@ fn invalid(name: &str, why: &str) -> anyhow::Error {
     Invalid(format!("{name} would be refused:\n{why}")).into()
 }
 
-/// Gives a site the prefixes that providers delegate, which the control process was told of; what is
-/// not known, for a note.
+/// Gives a site the prefixes that providers delegate, which the control process was told of; what
+/// is not known, for a note.
 fn asked_for(arguments: &Arguments, site: &mut Site) -> Vec<String> {
     let mut notes = Vec::new();
     let now = time::monotonic_ms();

@@ -17,9 +17,10 @@ pub struct Roles {
 
 impl Roles {
     /// By the standing of each uplink's path, none where there is no path. A path is in use if its
-    /// health says so, or if it is the last resort of every policy that its uplink is in; if of some
-    /// only, it is spared for them. `policies` are their members that have a weight; `also` says
-    /// which of a policy's members stay besides those of its choice, given whom that has take flows.
+    /// health says so, or if it is the last resort of every policy that its uplink is in; if of
+    /// some only, it is spared for them. `policies` are their members that have a weight; `also`
+    /// says which of a policy's members stay besides those of its choice, given whom that has take
+    /// flows.
     pub fn of(
         standings: &[Option<Standing>],
         policies: impl IntoIterator<Item = u64>,

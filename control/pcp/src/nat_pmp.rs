@@ -1,4 +1,5 @@
-//! Messages of NAT-PMP, version 0 (RFC 6886 §3). Numbers are in network order, lifetimes in seconds.
+//! Messages of NAT-PMP, version 0 (RFC 6886 §3). Numbers are in network order, lifetimes in
+//! seconds.
 
 use std::net::Ipv4Addr;
 

@@ -94,8 +94,8 @@ impl Mapping {
             && self.filters.iter().all(fits)
     }
 
-    /// Would the same port outside be in its way, asked for by a host in a realm? At a shared address
-    /// one host has a port for both protocols (RFC 6886 §3.3, RFC 6887 §11.3).
+    /// Would the same port outside be in its way, asked for by a host in a realm? At a shared
+    /// address one host has a port for both protocols (RFC 6886 §3.3, RFC 6887 §11.3).
     fn forbids(&self, realm: &Realm, inside: SocketAddr, protocol: u8, port: u16) -> bool {
         let same_host = self.inside.ip() == inside.ip();
         let meets = match (realm.shares_addresses, same_host) {
@@ -172,10 +172,10 @@ impl Mappings {
         share
     }
 
-    /// A port outside for a host's: the one that it would like, the same as inside, or another; with
-    /// `exactly`, the first or none. Which other follows from the ends inside: so a host has the same
-    /// again when nothing is known of it any more. `is_bound` says which ports are not to be had
-    /// because sockets of the gateway have them.
+    /// A port outside for a host's: the one that it would like, the same as inside, or another;
+    /// with `exactly`, the first or none. Which other follows from the ends inside: so a host has
+    /// the same again when nothing is known of it any more. `is_bound` says which ports are not to
+    /// be had because sockets of the gateway have them.
     ///
     /// # Errors
     /// What keeps it from the one that it would like.

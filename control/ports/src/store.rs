@@ -165,9 +165,9 @@ impl Store {
         realm.holds(asker.from).then_some(realm)
     }
 
-    /// Takes another situation at `now`; says whether mappings ended with it, and tells of each that did,
-    /// or will end before the time that its host heard. A LAN that has no network now, since its cable is
-    /// out, say, keeps those of its hosts.
+    /// Takes another situation at `now`; says whether mappings ended with it, and tells of each
+    /// that did, or will end before the time that its host heard. A LAN that has no network now,
+    /// since its cable is out, say, keeps those of its hosts.
     pub fn follow(
         &mut self,
         situation: Situation,
@@ -341,15 +341,16 @@ impl Store {
         Ok((id, port))
     }
 
-    /// The filters of a mapping that has the known ones, with what is asked for. Of them a host and a
-    /// LAN have a share, as of ports.
+    /// The filters of a mapping that has the known ones, with what is asked for. Of them a host and
+    /// a LAN have a share, as of ports.
     fn filters(
         &self,
         realm: &Realm,
         wish: &Wish<'_>,
         known: &[IpNet],
     ) -> Result<Vec<IpNet>, Denied> {
-        // By a service's family one of another would be of nobody, and a service of nobody is open to all.
+        // By a service's family one of another would be of nobody, and a service of nobody is open
+        // to all.
         let of_host = Family::of(wish.inside.ip());
         if wish.filters.add.iter().any(|filter| Family::of(filter.addr()) != of_host) {
             return Err(Denial::FilterFamily.into());

@@ -1,8 +1,8 @@
 //! Ports that hosts of LANs ask for: what they may have, and what they have as services.
 //!
 //! A port is open by all uplinks. What hosts are told is the address of one: of those that take new
-//! flows of their LAN's policy, in its best tier, the one of most weight. An address that the Internet
-//! does not reach, behind a provider's NAT say, is told where there is no other.
+//! flows of their LAN's policy, in its best tier, the one of most weight. An address that the
+//! Internet does not reach, behind a provider's NAT say, is told where there is no other.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -137,8 +137,8 @@ fn reserved(site: &Site) -> Vec<Reserved> {
     published.chain(leases).collect()
 }
 
-/// Does the Internet reach an address? Not one of private networks (RFC 1918, RFC 4193), of a provider's
-/// NAT (RFC 6598), or of a link (RFC 3927, RFC 4291).
+/// Does the Internet reach an address? Not one of private networks (RFC 1918, RFC 4193), of a
+/// provider's NAT (RFC 6598), or of a link (RFC 3927, RFC 4291).
 fn is_reached(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(of) => {

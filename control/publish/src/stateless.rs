@@ -2,8 +2,8 @@
 //!
 //! A flow keeps what cannot be said of a packet by itself: which address stands for its source,
 //! whether it was asked for, which policy steers it, and which uplink it took before another became
-//! the better one. Where none of that matters, every packet is forwarded by what it says. It is so of
-//! a family as a whole, or not at all.
+//! the better one. Where none of that matters, every packet is forwarded by what it says. It is so
+//! of a family as a whole, or not at all.
 
 use std::cmp::Reverse;
 
@@ -66,14 +66,14 @@ fn forwards(uplink: &UplinkConfig, kernel: &Kernel, family: Family) -> bool {
     kernel.link(&uplink.interface).is_none_or(|link| link.forwards[family.index()])
 }
 
-/// Do others' routing rules begin with the main table's, so that where a packet to a LAN leaves does not
-/// depend on its source, nor on where it came in?
+/// Do others' routing rules begin with the main table's, so that where a packet to a LAN leaves
+/// does not depend on its source, nor on where it came in?
 fn has_plain_rules(kernel: &Kernel, family: Family) -> bool {
     kernel.foremost.of(family).is_none_or(|first| first >= MAIN_PRIORITY)
 }
 
-/// Do weights alone share packets? What goes by load or delay moves to and fro, and would take with it
-/// what is under way.
+/// Do weights alone share packets? What goes by load or delay moves to and fro, and would take with
+/// it what is under way.
 fn stands(policy: &PolicyConfig, site: &Site) -> bool {
     let spills =
         |uplink: u8| site.uplinks.get(usize::from(uplink)).is_some_and(|u| u.spill.is_some());
@@ -89,8 +89,8 @@ fn stands(policy: &PolicyConfig, site: &Site) -> bool {
         && !(policy.spillover && policy.members.iter().any(|member| spills(member.uplink)))
 }
 
-/// A network, and whether it is a LAN's: within a LAN's prefix some may be elsewhere, by a VPN, or the
-/// gateway's own. What is narrower comes first.
+/// A network, and whether it is a LAN's: within a LAN's prefix some may be elsewhere, by a VPN, or
+/// the gateway's own. What is narrower comes first.
 type Places = Vec<(IpNet, bool)>;
 
 /// Whose the parts of LANs' prefixes are, as XDP has it of destinations: what is not a LAN's is no
@@ -108,8 +108,8 @@ fn own(kernel: &Kernel) -> Places {
     kernel.addresses.iter().map(|(_, net)| (IpNet::from(net.addr()), false)).collect()
 }
 
-/// Which packets from LANs may leave, and by which uplinks, the narrower prefixes first; `None`: there
-/// are too many, or one is wider than what may be said of it.
+/// Which packets from LANs may leave, and by which uplinks, the narrower prefixes first; `None`:
+/// there are too many, or one is wider than what may be said of it.
 fn origins(
     half: &ControlHalf,
     site: &Site,
@@ -374,8 +374,8 @@ mod tests {
         assert_eq!(found(&half, "2001:2:0:77::2"), Some((0b10, 1)), "a is no member");
     }
 
-    /// Carriers of sources, where the kernel routes these parts of the LAN's prefix by the interface
-    /// of a VPN, which is 9, or the LAN's, which is 1.
+    /// Carriers of sources, where the kernel routes these parts of the LAN's prefix by the
+    /// interface of a VPN, which is 9, or the LAN's, which is 1.
     fn with_routes(routes: &[(u32, &str)], sources: &[&str]) -> Option<Vec<u64>> {
         let (site, mut kernel) = site_and_kernel("\"2001:2:1::/48\"", [OPEN, OPEN], "", true);
         kernel.links.push(Link { index: 9, name: "vpn0".into(), ..Link::default() });

@@ -15,8 +15,8 @@ use super::{
     publish, uplinks, warn,
 };
 
-/// The site that the file describes, and the files of its sets, or all that is wrong with it. `hash` is
-/// of the file's text.
+/// The site that the file describes, and the files of its sets, or all that is wrong with it.
+/// `hash` is of the file's text.
 pub fn resolve(
     file: &File,
     places: &Places<'_>,

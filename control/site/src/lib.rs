@@ -363,8 +363,8 @@ pub struct RuleConfig {
     pub verdict: Verdict,
 }
 
-/// Reads and checks a file, and those of its sets, without looking at the kernel. The errors are ready
-/// to print.
+/// Reads and checks a file, and those of its sets, without looking at the kernel. The errors are
+/// ready to print.
 pub fn load(path: &Path) -> Result<Site, Vec<Problem>> {
     let file = path.display().to_string();
     read(path, SetFiles::Beside(sets::folder(&file))).map(|reading| reading.site)

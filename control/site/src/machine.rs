@@ -29,8 +29,8 @@ impl UplinkConfig {
 
 impl Lan {
     /// The prefixes of a family behind it: what the file says, else the networks that its interface
-    /// was given. What a host of the LAN advertises makes none: one host would take the addresses of
-    /// others.
+    /// was given. What a host of the LAN advertises makes none: one host would take the addresses
+    /// of others.
     pub fn networks(&self, family: Family, kernel: &Kernel) -> Vec<IpNet> {
         let given = self.prefixes.iter().filter(|net| Family::of(net.addr()) == family);
         let given: Vec<IpNet> = given.copied().collect();
@@ -120,8 +120,8 @@ pub fn against_kernel(site: &Site, kernel: &Kernel, file: &str) -> Vec<Problem> 
     machine.problems
 }
 
-/// Has the uplink's interface a network of the family, or its IPv4 pool an address, of these prefixes
-/// of LANs? Then it is not to be told from the LAN.
+/// Has the uplink's interface a network of the family, or its IPv4 pool an address, of these
+/// prefixes of LANs? Then it is not to be told from the LAN.
 pub fn clashes(
     uplink: &UplinkConfig,
     family: Family,
@@ -284,7 +284,8 @@ impl Machine<'_> {
                 self.tolerate(*line, message, "renumber the LAN, or the link to the provider");
             }
         }
-        // Where nothing is translated, the gateway's own address in the prefix of a LAN is a source.
+        // Where nothing is translated, the gateway's own address in the prefix of a LAN is a
+        // source.
         let pool = uplink.given_addresses(family).into_iter().filter(IpAddr::is_ipv4);
         for address in pool {
             if let Some((net, lan)) = lan_nets.iter().find(|(net, _)| net.contains(&address)) {

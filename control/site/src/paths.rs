@@ -56,8 +56,9 @@ impl UplinkConfig {
         self.health.targets.iter().any(|target| is_of(target, family))
     }
 
-    /// How the health of its path in a family is judged; `None`: it has none. A target is evidence of
-    /// the path in its own family alone. Without one, what is [implied](Self::implied) is probed.
+    /// How the health of its path in a family is judged; `None`: it has none. A target is evidence
+    /// of the path in its own family alone. Without one, what is [implied](Self::implied) is
+    /// probed.
     pub fn path_health(&self, family: Family) -> Option<Health> {
         if !self.has_path(family) {
             return None;

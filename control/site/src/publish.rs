@@ -450,8 +450,8 @@ fn whom(c: &mut Checker<'_>, span: Range<usize>, text: &str, (lo, hi): (u16, u16
     Some(To::Host(host))
 }
 
-/// The name of another publish that has the same port of the same addresses, and of an uplink by which
-/// it has. Hosts that keep their addresses outside may have the same port.
+/// The name of another publish that has the same port of the same addresses, and of an uplink by
+/// which it has. Hosts that keep their addresses outside may have the same port.
 fn clash(
     publish: &PublishConfig,
     others: &[PublishConfig],

@@ -11,7 +11,8 @@ use super::checker::Checker;
 use super::publish::PublishConfig;
 use super::{Site, UplinkConfig};
 
-/// This part of a worker's NAT ports is left to flows from inside at least: these try ports at random.
+/// This part of a worker's NAT ports is left to flows from inside at least: these try ports at
+/// random.
 const PART: usize = 4;
 /// Where leases of DHCP and DHCPv6 come to (RFC 2131 §4.1, RFC 8415 §7.2).
 pub const LEASES: [u16; 2] = [68, 546];
@@ -23,8 +24,8 @@ pub fn of_leases(publish: &PublishConfig) -> Option<u16> {
     LEASES.into_iter().find(|port| publish.takes_datagrams() && has(port))
 }
 
-/// Refuses services that leave flows from inside too few ports of an uplink. Each worker has a part of
-/// them, one after the other.
+/// Refuses services that leave flows from inside too few ports of an uplink. Each worker has a part
+/// of them, one after the other.
 pub fn leave_some(
     c: &mut Checker<'_>,
     all: &[PublishConfig],

@@ -52,8 +52,8 @@ impl Ranges {
     }
 }
 
-/// The first address of each range, as `convert` has it, and the sets that hold the range. `end` is the
-/// last address that there is.
+/// The first address of each range, as `convert` has it, and the sets that hold the range. `end` is
+/// the last address that there is.
 fn merge<A>(held: &[Interval], end: u128, convert: impl Fn(u128) -> A) -> (Vec<A>, Vec<u64>) {
     let mut held = held.to_vec();
     held.sort_unstable();

@@ -58,8 +58,8 @@ pub enum Among {
     Set {
         /// What is asked of them.
         test: SetTest,
-        /// By [`Family`], whether it is about addresses of it: a set of one family alone is about no
-        /// other, and what it does not hold is of both.
+        /// By [`Family`], whether it is about addresses of it: a set of one family alone is about
+        /// no other, and what it does not hold is of both.
         families: [bool; Family::COUNT],
     },
 }

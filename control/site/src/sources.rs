@@ -13,11 +13,11 @@ impl UplinkConfig {
     /// The pool of an uplink's path on the interface of this index: what the file says, else the
     /// addresses of the interface that its provider can be expected to route here, in the kernel's
     /// order. Those are the fit ones of the networks that have the next hop; if none has it (a
-    /// point-to-point link, addresses of /32, a next hop of IPv6 that is of the link alone), all fit
-    /// ones. What else an interface has is for the link alone: the page of a modem, an address of RFC
-    /// 3927, a virtual address of /32 that another gateway may take over; of IPv6 a unique local
-    /// address, such as a provider's router advertises beside a global one. Deprecated ones will do
-    /// where there are no others (RFC 6724 §5, rule 3).
+    /// point-to-point link, addresses of /32, a next hop of IPv6 that is of the link alone), all
+    /// fit ones. What else an interface has is for the link alone: the page of a modem, an address
+    /// of RFC 3927, a virtual address of /32 that another gateway may take over; of IPv6 a unique
+    /// local address, such as a provider's router advertises beside a global one. Deprecated ones
+    /// will do where there are no others (RFC 6724 §5, rule 3).
     pub fn pool(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         match self.given_addresses(family) {
             given if given.is_empty() => self.sources(family, interface, kernel),
@@ -27,8 +27,8 @@ impl UplinkConfig {
 
     /// The gateway's own addresses that are the path's, best first: those of its pool that the
     /// gateway has, on whatever interface, then those of the interface, which may be of a private
-    /// network up to the provider's router, those of a prefix that its provider delegates, and those
-    /// that are for the link alone.
+    /// network up to the provider's router, those of a prefix that its provider delegates, and
+    /// those that are for the link alone.
     fn own_addresses(&self, family: Family, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let has = |address: &IpAddr| kernel.addresses.iter().any(|(_, n)| n.addr() == *address);
         let mut own = self.given_addresses(family);
@@ -45,7 +45,8 @@ impl UplinkConfig {
         own
     }
 
-    /// IPv4 addresses of the interface that are not in the pool, and are not named in the file either.
+    /// IPv4 addresses of the interface that are not in the pool, and are not named in the file
+    /// either.
     pub fn left_out(&self, interface: u32, kernel: &Kernel) -> Vec<IpAddr> {
         let pool = self.pool(Family::V4, interface, kernel);
         let mut all = kernel.addresses_of(Family::V4, interface);
@@ -109,8 +110,8 @@ impl UplinkConfig {
 }
 
 impl Site {
-    /// The gateway's own addresses that are an uplink's path's, best first, but for those of a prefix
-    /// that another provider delegates: whoever is on the link may have advertised it there.
+    /// The gateway's own addresses that are an uplink's path's, best first, but for those of a
+    /// prefix that another provider delegates: whoever is on the link may have advertised it there.
     pub fn own_addresses(
         &self,
         uplink: &UplinkConfig,
@@ -133,10 +134,10 @@ impl Site {
         index.map_or(NONE, |index| index as u8)
     }
 
-    /// What the gateway itself may send from by an uplink's path, best first: the path's
-    /// [own addresses](Self::own_addresses) that the kernel takes; then, of IPv6, those that
-    /// the gateway has elsewhere of the prefixes that the path carries. Many a link to a provider has
-    /// no address of IPv6 but that of the link (RFC 7084 §4.2, WAA-7). Never another uplink's: its
+    /// What the gateway itself may send from by an uplink's path, best first: the path's [own
+    /// addresses](Self::own_addresses) that the kernel takes; then, of IPv6, those that the gateway
+    /// has elsewhere of the prefixes that the path carries. Many a link to a provider has no
+    /// address of IPv6 but that of the link (RFC 7084 §4.2, WAA-7). Never another uplink's: its
     /// provider alone carries that.
     pub fn path_sources(
         &self,
@@ -165,9 +166,9 @@ impl Site {
         sources
     }
 
-    /// What probes by an uplink's path are sent from: the best that there is inside of the prefixes that
-    /// hosts are carried with, as a provider may route the network of its link and a prefix no more
-    /// that it has delegated; else the best of all [that may be](Self::path_sources).
+    /// What probes by an uplink's path are sent from: the best that there is inside of the prefixes
+    /// that hosts are carried with, as a provider may route the network of its link and a prefix no
+    /// more that it has delegated; else the best of all [that may be](Self::path_sources).
     pub fn probe_source(
         &self,
         uplink: &UplinkConfig,
@@ -200,8 +201,8 @@ impl Site {
         self.lans.iter().flat_map(|lan| lan.networks(Family::V6, kernel)).collect()
     }
 
-    /// The IPv6 addresses that the gateway has on whatever interface but an uplink's, `lo` say; those
-    /// that mean something beyond the site, in the kernel's order.
+    /// The IPv6 addresses that the gateway has on whatever interface but an uplink's, `lo` say;
+    /// those that mean something beyond the site, in the kernel's order.
     pub fn inner_addresses(&self, kernel: &Kernel) -> Vec<Ipv6Addr> {
         let of_uplinks = self.uplink_interfaces(kernel);
         let inner = kernel.addresses.iter().filter_map(|(index, net)| match net.addr() {
@@ -308,8 +309,8 @@ mod tests {
 
     const LAN: &str = "2001:2:0:100::1/64";
 
-    /// What the first of two uplinks with IPv6 may send from, by `wan0`, where the gateway has these
-    /// addresses: on `lo`, `wan0`, `wan1` and `lan0` by their index from 1 on.
+    /// What the first of two uplinks with IPv6 may send from, by `wan0`, where the gateway has
+    /// these addresses: on `lo`, `wan0`, `wan1` and `lan0` by their index from 1 on.
     fn sources(addresses: &[(u32, &str)], unfit: &[(u32, &str)]) -> Vec<String> {
         sources_by("translate = \"none\"", addresses, unfit)
     }

@@ -104,8 +104,8 @@ pub fn without_pool(site: &Site, kernel: &Kernel) -> Vec<String> {
     site.uplinks.iter().filter(is_bare).map(warning).collect()
 }
 
-/// Says of which IPv6 paths the gateway has no address to send from. One that waits for a prefix may
-/// have one when that comes.
+/// Says of which IPv6 paths the gateway has no address to send from. One that waits for a prefix
+/// may have one when that comes.
 pub fn unaddressed(site: &Site, kernel: &Kernel) -> Vec<String> {
     let is_known = |uplink: &&UplinkConfig| uplink.has_path(Family::V6) && !uplink.awaits_prefix();
     let paths = site.uplinks.iter().filter(is_known);
@@ -232,8 +232,8 @@ pub fn of_file(
     warnings
 }
 
-/// Says which rules accept what no uplink lets in all the same: where ports are translated, a rule opens
-/// none.
+/// Says which rules accept what no uplink lets in all the same: where ports are translated, a rule
+/// opens none.
 pub fn accepts_nothing(
     uplinks: &[UplinkConfig],
     rules: &[RuleConfig],
@@ -369,8 +369,8 @@ pub fn of_targets(uplink: &UplinkConfig) -> Vec<String> {
     warnings
 }
 
-/// Does the kernel take router advertisements on an interface (ip-sysctl.rst: where it forwards, with
-/// `accept_ra` 2 alone)? One that is not there may, one day.
+/// Does the kernel take router advertisements on an interface (ip-sysctl.rst: where it forwards,
+/// with `accept_ra` 2 alone)? One that is not there may, one day.
 pub fn takes_advertisements(interface: &str) -> bool {
     let value = |key| setting("ipv6", interface, key);
     match (value("accept_ra"), value("forwarding")) {
@@ -387,7 +387,8 @@ pub fn is_strict(interface: &str) -> bool {
     value("all").max(value(interface)) == Some(1)
 }
 
-/// A kernel's setting of an interface, or of `all`, by `ipv4` or `ipv6`; none: there is no such thing.
+/// A kernel's setting of an interface, or of `all`, by `ipv4` or `ipv6`; none: there is no such
+/// thing.
 pub fn setting(version: &str, of: &str, key: &str) -> Option<i32> {
     let path = format!("/proc/sys/net/{version}/conf/{of}/{key}");
     std::fs::read_to_string(path).ok()?.trim().parse().ok()

@@ -1,5 +1,5 @@
-//! A record as a line: a JSON object, with its fields in this order and without blanks, so that it can
-//! be searched for as text.
+//! A record as a line: a JSON object, with its fields in this order and without blanks, so that it
+//! can be searched for as text.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,8 +1,8 @@
 //! The log of NAT allocations, written on a thread that nothing waits for.
 //!
-//! Workers leave records in shared memory; here they become lines of a file. They are taken from there
-//! when the kernel has them, so that a process that is killed leaves none out, and may leave some twice.
-//! What cannot be written stays where it is until it can, as far as there is room.
+//! Workers leave records in shared memory; here they become lines of a file. They are taken from
+//! there when the kernel has them, so that a process that is killed leaves none out, and may leave
+//! some twice. What cannot be written stays where it is until it can, as far as there is room.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -33,8 +33,8 @@ use weir_site::{NatLogConfig, Site, group};
 use crate::clocks::Clocks;
 use file::LogFile;
 
-/// How often rings that were empty are looked at: at a million records a second they would fill in 8
-/// ms, at what a site has in seconds.
+/// How often rings that were empty are looked at: at a million records a second they would fill in
+/// 8 ms, at what a site has in seconds.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a failure it is tried again; and how often what was written is made to last.
 const SECOND: Duration = Duration::from_secs(1);
@@ -134,8 +134,8 @@ fn serve(pins: &Pins, heard: &Receiver<Option<Wanted>>) {
     }
 }
 
-/// Writes until told otherwise, or that it is over. Unless this was the file before, a line says that it
-/// begins; and if it is not the next one's, that it ends.
+/// Writes until told otherwise, or that it is over. Unless this was the file before, a line says
+/// that it begins; and if it is not the next one's, that it ends.
 ///
 /// # Errors
 /// When the file cannot be written.

@@ -1,5 +1,5 @@
-//! Who is heard: hosts of the LAN by which they ask, each so often. What is sent in the name of others
-//! takes nothing from these, and no LAN takes anything from another.
+//! Who is heard: hosts of the LAN by which they ask, each so often. What is sent in the name of
+//! others takes nothing from these, and no LAN takes anything from another.
 
 use std::net::IpAddr;
 use weir_layout::Family;

@@ -36,7 +36,8 @@ fn the_guard_stands_before_anything_is_refused() {
         whole_table(&gateway);
         gateway.kill_control();
         run("nft flush ruleset");
-        // What this machine cannot have, and no file that was better: weir-control ends with an error.
+        // What this machine cannot have, and no file that was better: weir-control ends with an
+        // error.
         let wrong = "[gateway]\ngroup = \"nobody-has-this-group\"\n";
         gateway.edit(|text| text.replace("[gateway]\n", wrong));
         std::fs::remove_dir_all(gateway.path("state")).unwrap();

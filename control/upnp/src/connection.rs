@@ -1,5 +1,5 @@
-//! WANIPConnection:2: port mappings of IPv4. A host sees, changes and ends those that it asked for by
-//! UPnP, and no others (WANIPConnection:2 §2.5.14.3, §2.5.16.2, §2.5.18.2).
+//! WANIPConnection:2: port mappings of IPv4. A host sees, changes and ends those that it asked for
+//! by UPnP, and no others (WANIPConnection:2 §2.5.14.3, §2.5.16.2, §2.5.18.2).
 
 use std::net::{Ipv4Addr, SocketAddr};
 

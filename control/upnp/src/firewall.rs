@@ -1,5 +1,6 @@
-//! WANIPv6FirewallControl:1: pinholes of IPv6, for hosts that have addresses of their own outside. A
-//! pinhole is a mapping whose ports are the same, known to its host by sixteen bits of its number.
+//! WANIPv6FirewallControl:1: pinholes of IPv6, for hosts that have addresses of their own outside.
+//! A pinhole is a mapping whose ports are the same, known to its host by sixteen bits of its
+//! number.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

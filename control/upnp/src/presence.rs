@@ -1,5 +1,6 @@
-//! When the gateway tells hosts that it is there (UDA §1.2). Where the address outside is another it is
-//! another gateway from then on: nobody subscribes to that, and who sees the number asks again.
+//! When the gateway tells hosts that it is there (UDA §1.2). Where the address outside is another
+//! it is another gateway from then on: nobody subscribes to that, and who sees the number asks
+//! again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,7 +18,8 @@ const FIRST_MS: u64 = 500;
 /// From one to the next after these, milliseconds: less than half of what it holds for.
 const EACH_MS: u64 = MAX_AGE_S as u64 * 1000 / 3;
 
-/// Where searches are heard, by [`Family`]: the link, and for IPv6 the site, where some clients look.
+/// Where searches are heard, by [`Family`]: the link, and for IPv6 the site, where some clients
+/// look.
 pub const GROUPS: [&[IpAddr]; Family::COUNT] = [
     &[IpAddr::V4(Ipv4Addr::new(239, 255, 255, 250))],
     &[
@@ -26,9 +28,9 @@ pub const GROUPS: [&[IpAddr]; Family::COUNT] = [
     ],
 ];
 
-/// Where hosts of a realm ask: by the first of the gateway's addresses there, of IPv6 by the first global
-/// one, if there is one. A host asks from an address like the one that it asks, and opens a port to that:
-/// nothing reaches a unique local one (RFC 4193). None: the gateway has none.
+/// Where hosts of a realm ask: by the first of the gateway's addresses there, of IPv6 by the first
+/// global one, if there is one. A host asks from an address like the one that it asks, and opens a
+/// port to that: nothing reaches a unique local one (RFC 4193). None: the gateway has none.
 pub fn place(realm: &Realm) -> Option<SocketAddr> {
     let of = |is_one: fn(&Ipv6Addr) -> bool| {
         realm.servers.iter().find(|address| match address {
@@ -84,8 +86,8 @@ pub struct Notices {
 }
 
 impl Presence {
-    /// Takes another situation at `now`, which is `day` in seconds since the Unix epoch; what hosts are
-    /// told at once. `secret` makes names for LANs and devices.
+    /// Takes another situation at `now`, which is `day` in seconds since the Unix epoch; what hosts
+    /// are told at once. `secret` makes names for LANs and devices.
     pub fn follow(
         &mut self,
         situation: &Situation,
@@ -160,8 +162,8 @@ impl Lan {
         Self { name, device, since: now, outside, reached, places, told: 0, next: now }
     }
 
-    /// Takes what hosts have outside now. Without an uplink nothing is another until there is one, and
-    /// of the first there is nothing to tell.
+    /// Takes what hosts have outside now. Without an uplink nothing is another until there is one,
+    /// and of the first there is nothing to tell.
     fn follow(&mut self, outside: &Outside, (now, day): (u64, u32)) -> Vec<Notices> {
         if self.outside == *outside {
             return Vec::new();

@@ -1,10 +1,11 @@
 //! What an interface has lost and may have again in a moment.
 //!
-//! A DHCP client that renews, or a network manager that starts again, takes an address away and gives
-//! the same one back; the kernel drops the routes by it in between. Flows outlive that if nobody acts
-//! on it. So an address or a default route that is gone from an interface which keeps its carrier
-//! counts as there for some seconds more. A different address ends the waiting at once. Of IPv6 that is
-//! one of another network: hosts take further ones of a network as they like (RFC 8981).
+//! A DHCP client that renews, or a network manager that starts again, takes an address away and
+//! gives the same one back; the kernel drops the routes by it in between. Flows outlive that if
+//! nobody acts on it. So an address or a default route that is gone from an interface which keeps
+//! its carrier counts as there for some seconds more. A different address ends the waiting at once.
+//! Of IPv6 that is one of another network: hosts take further ones of a network as they like (RFC
+//! 8981).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -16,8 +17,9 @@ use crate::Kernel;
 
 /// How long what is lost of IPv4 is waited for, milliseconds.
 const GRACE_MS: u64 = 3000;
-/// The same of IPv6: a router that takes itself back by an advertisement says three seconds later, or
-/// half a second more, that it is there (MIN_DELAY_BETWEEN_RAS and MAX_RA_DELAY_TIME, RFC 4861 §10).
+/// The same of IPv6: a router that takes itself back by an advertisement says three seconds later,
+/// or half a second more, that it is there (MIN_DELAY_BETWEEN_RAS and MAX_RA_DELAY_TIME, RFC 4861
+/// §10).
 const GRACE6_MS: u64 = 5000;
 
 /// What is waited for, and since when, CLOCK_MONOTONIC milliseconds.

@@ -53,15 +53,15 @@ pub struct Kernel {
     pub links: Vec<Link>,
     /// Addresses with their prefix lengths, by interface index, in the kernel's order.
     pub addresses: Vec<(u32, IpNet)>,
-    /// Those of them that packets should not be sent from: of narrower than global scope, deprecated,
-    /// tentative, or already another host's; of IPv6 also temporary ones (RFC 8981), which are for the
-    /// connections of one day.
+    /// Those of them that packets should not be sent from: of narrower than global scope,
+    /// deprecated, tentative, or already another host's; of IPv6 also temporary ones (RFC 8981),
+    /// which are for the connections of one day.
     pub unfit: HashSet<(u32, IpAddr)>,
-    /// Those of the unfit that are deprecated and nothing else: connections that have one keep it, and
-    /// new ones take another, if there is one (RFC 4862 §5.5.4).
+    /// Those of the unfit that are deprecated and nothing else: connections that have one keep it,
+    /// and new ones take another, if there is one (RFC 4862 §5.5.4).
     pub deprecated: HashSet<(u32, IpAddr)>,
-    /// Those that the kernel made of router advertisements that it took: whoever sends them has chosen
-    /// the network.
+    /// Those that the kernel made of router advertisements that it took: whoever sends them has
+    /// chosen the network.
     pub advertised: HashSet<(u32, IpAddr)>,
     /// IPv4 routes of the main table: perhaps a million, and most views have the same.
     pub routes: Arc<Routes>,
@@ -165,10 +165,10 @@ impl Kernel {
             && peers == &other.peers
     }
 
-    /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it does
-    /// when they are flushed or the interface gets another hardware address: they are to be asked
-    /// again, and have not failed to answer. Likewise addresses and default routes. What goes with a
-    /// carrier is lost at once.
+    /// Keeps for a while the neighbours of `before` that the kernel has forgotten by `now`, as it
+    /// does when they are flushed or the interface gets another hardware address: they are to be
+    /// asked again, and have not failed to answer. Likewise addresses and default routes. What goes
+    /// with a carrier is lost at once.
     pub fn remember(&mut self, before: &Self, now: u64) {
         self.wait_for(before, now);
         for (key, entry) in &before.neighbours {
@@ -226,17 +226,18 @@ impl Kernel {
         addresses.map(|(_, net)| net.addr()).filter(|address| Family::of(*address) == of).collect()
     }
 
-    /// Can packets by an interface be given this source? One of IPv6 that is not proved yet to be this
-    /// host's alone, or is another's, the kernel refuses (`ipv6_chk_addr`, net/ipv6/addrconf.c).
+    /// Can packets by an interface be given this source? One of IPv6 that is not proved yet to be
+    /// this host's alone, or is another's, the kernel refuses (`ipv6_chk_addr`,
+    /// net/ipv6/addrconf.c).
     pub fn takes_source(&self, index: u32, address: IpAddr) -> bool {
         let at = (index, address);
         address.is_ipv4() || !self.unfit.contains(&at) || self.deprecated.contains(&at)
     }
 
     /// Next hop of the best default route by an interface in a family, or of the one that is waited
-    /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2). Of several routers with equal
-    /// metrics a silent one is the last (§6.3.6); then they are taken by preference (RFC 4191 §3.2),
-    /// and one that is known to be there before one that is not.
+    /// for. One of IPv6 is of the link alone, as a rule (RFC 4861 §4.2). Of several routers with
+    /// equal metrics a silent one is the last (§6.3.6); then they are taken by preference (RFC 4191
+    /// §3.2), and one that is known to be there before one that is not.
     pub fn default_next_hop(&self, family: Family, index: u32) -> Option<IpAddr> {
         let best = match family {
             Family::V4 => self.best_gateway(self.routes.defaults(), index),
@@ -245,7 +246,8 @@ impl Kernel {
         best.unwrap_or_else(|| self.lost_next_hop(index, family))
     }
 
-    /// The next hop, or none, of the best of these routes by an interface; `None`: there is no route.
+    /// The next hop, or none, of the best of these routes by an interface; `None`: there is no
+    /// route.
     fn best_gateway<N: Net>(&self, routes: &[Route<N>], index: u32) -> Option<Option<IpAddr>> {
         let by = routes.iter().filter(|route| route.interface == index);
         let by = by.map(|route| (route.metric, route.preference, route.gateway.map(Into::into)));

@@ -4,8 +4,8 @@
 //! Done with tables and rules of the kernel's own, of a protocol number that marks them as weir's:
 //! nobody else's is ever touched. Every selector has two rules. The first looks only at routes of
 //! the main table that are more special than a default, so that the LAN stays reachable; the second
-//! at weir's table. For what names an uplink the halves of everything that some VPNs have routes for
-//! (0.0.0.0/1) are defaults too.
+//! at weir's table. For what names an uplink the halves of everything that some VPNs have routes
+//! for (0.0.0.0/1) are defaults too.
 //!
 //! | priority | selector | table |
 //! |---|---|---|
@@ -53,8 +53,8 @@ pub const fn mark(uplink: u8) -> u32 {
     MARK | uplink as u32
 }
 
-/// The mark of answers to who came in by an uplink to a port that is published, of their connections
-/// too.
+/// The mark of answers to who came in by an uplink to a port that is published, of their
+/// connections too.
 pub const fn answer_mark(uplink: u8) -> u32 {
     ANSWER_MARK | uplink as u32
 }
@@ -105,8 +105,8 @@ impl Rule {
 /// Whose packets a rule is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selector {
-    /// Everybody's. None of weir's rules is so wide: it would forward others' packets by uplinks, in
-    /// spite of their own rules further on.
+    /// Everybody's. None of weir's rules is so wide: it would forward others' packets by uplinks,
+    /// in spite of their own rules further on.
     All,
     /// That came in by this device; the gateway's own come by `lo`.
     From(String),

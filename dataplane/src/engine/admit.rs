@@ -248,8 +248,8 @@ impl<F: Stored> Sessions<F> {
         if let Some(mapping) = mapped
             && matches!(placed, Err(Counter::DropNoPort))
         {
-            // A connection without a mapping has the port for this destination, from before the uplink
-            // had mappings of TCP; or who had the port before it was a service's.
+            // A connection without a mapping has the port for this destination, from before the
+            // uplink had mappings of TCP; or who had the port before it was a service's.
             is_extra = self.is_of_service(cx, &endpoint.of, &mapping);
             if is_extra || key.proto() == tcp::PROTOCOL {
                 mapped = None;
@@ -321,7 +321,8 @@ impl<F: Stored> Sessions<F> {
         Ok((ruling.rule, self.endpoint(ruling.policy, traffic)))
     }
 
-    /// Who sends a packet that begins a flow, and where its answers go, if the host may have one more.
+    /// Who sends a packet that begins a flow, and where its answers go, if the host may have one
+    /// more.
     #[inline(always)]
     pub(super) fn initiator<B: Buffer>(
         &self,
@@ -354,8 +355,8 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy and
-    /// need not go by its host's.
+    /// The uplink of a new flow: by its bucket, or that with most room if it promises to be heavy
+    /// and need not go by its host's.
     pub(super) fn choose_uplink(
         &self,
         cx: &Context,
@@ -449,8 +450,8 @@ impl<F: Stored> Sessions<F> {
     }
 
     /// The uplink of the flow, and what it looks like there: the one that it was to take, or, where
-    /// that has no port left for it, or changes what its protocol does not let it change, another of
-    /// its policy.
+    /// that has no port left for it, or changes what its protocol does not let it change, another
+    /// of its policy.
     pub(super) fn place(
         &mut self,
         cx: &mut Context,
@@ -480,8 +481,8 @@ impl<F: Stored> Sessions<F> {
         Err(reason)
     }
 
-    /// What the flow looks like on its uplink, by the first port that is free: of its host's address,
-    /// or, where that has none left, of another of the pool.
+    /// What the flow looks like on its uplink, by the first port that is free: of its host's
+    /// address, or, where that has none left, of another of the pool.
     fn translate(
         &mut self,
         cx: &mut Context,
@@ -555,8 +556,8 @@ impl<F: Stored> Sessions<F> {
         free.ok_or(Counter::DropNoPort)
     }
 
-    /// What the flow looks like from this address of its uplink, by the first port that is free. Where
-    /// each is for one endpoint alone, a host has its share of them.
+    /// What the flow looks like from this address of its uplink, by the first port that is free.
+    /// Where each is for one endpoint alone, a host has its share of them.
     fn take_port(
         &self,
         cx: &mut Context,
@@ -578,8 +579,8 @@ impl<F: Stored> Sessions<F> {
             return None;
         }
         let (table, secret, mappings) = (&self.table, cx.key, &self.mappings);
-        // What comes back to a port that a socket of the gateway has may be for that, and to one of a
-        // published service for its host.
+        // What comes back to a port that a socket of the gateway has may be for that, and to one of
+        // a published service for its host.
         let (control, half, path) = (&cx.control, &cx.snapshot.half, F::path(uplink));
         let bound = |port| {
             key.proto() != F::ICMP

@@ -2,10 +2,10 @@
 //!
 //! Workers of another number, or of another range of NAT ports, own other slices of it and other
 //! endpoints. A mapping stays only where today's rules put it: elsewhere another worker could give
-//! the same port away, or the same endpoint another port. A flow without ports goes to the worker that
-//! decides about its remote, which alone gives addresses away for that. What else has no mapping may be
-//! anybody's, and a connection whose mapping does not stay goes on without: its port serves other
-//! destinations too.
+//! the same port away, or the same endpoint another port. A flow without ports goes to the worker
+//! that decides about its remote, which alone gives addresses away for that. What else has no
+//! mapping may be anybody's, and a connection whose mapping does not stay goes on without: its port
+//! serves other destinations too.
 
 use weir_layout::adjacency::ADJACENCIES;
 use weir_layout::control::{ControlHalf, IpAddress, PathId};

@@ -1,15 +1,15 @@
 //! Flows that begin outside: of published services, and of hosts that rules let uplinks ask for.
 //!
-//! The first packet comes by an uplink: `outside` says whether it may. From then on the flow
-//! is one as any other, whose first direction comes from outside and whose answers come from inside:
-//! they leave by the uplink that the question came by, whatever weights and policies say, with the
+//! The first packet comes by an uplink: `outside` says whether it may. From then on the flow is one
+//! as any other, whose first direction comes from outside and whose answers come from inside: they
+//! leave by the uplink that the question came by, whatever weights and policies say, with the
 //! address and port that it went to. So the flow never moves. What came for a host that keeps its
 //! address outside follows its sender to another uplink; all others end with theirs.
 //!
 //! The host sees its client's address and port, unless another flow has the same ends inside: by
-//! another uplink, or to another port that leads to the same. Then it sees another port of the client.
-//! By a protocol without ports there is none: who has the ends keeps them, once its host has answered,
-//! while its uplink works.
+//! another uplink, or to another port that leads to the same. Then it sees another port of the
+//! client. By a protocol without ports there is none: who has the ends keeps them, once its host
+//! has answered, while its uplink works.
 
 use weir_layout::adjacency::{Adjacency, next_hop};
 use weir_layout::control::{IpAddress, Path, PortForward, Translate};
@@ -31,9 +31,9 @@ use crate::flows::{self, End, NewFlow};
 use crate::nat::PortSlice;
 use crate::steering;
 
-/// How long a flow that began outside may be idle before its client has shown that it hears its host,
-/// or after its end, milliseconds: as long as the kernel's connection tracking keeps what is not
-/// replied to (`nf_conntrack_udp_timeout`). Anybody may begin one, and in anybody's name.
+/// How long a flow that began outside may be idle before its client has shown that it hears its
+/// host, or after its end, milliseconds: as long as the kernel's connection tracking keeps what is
+/// not replied to (`nf_conntrack_udp_timeout`). Anybody may begin one, and in anybody's name.
 const UNPROVEN_MS: u32 = 30_000;
 /// The ports that a client may be given in place of its own, for its host inside.
 const CLIENT_PORTS: [u16; 2] = [1024, u16::MAX];
@@ -66,8 +66,8 @@ pub(super) struct Place {
 }
 
 impl Context {
-    /// The published service that a packet asks for by an address outside of this uplink, and whether
-    /// that is open to it; `None`: it asks for none.
+    /// The published service that a packet asks for by an address outside of this uplink, and
+    /// whether that is open to it; `None`: it asks for none.
     pub(super) fn asked_at<F: Family>(
         &self,
         uplink: u8,
@@ -116,13 +116,15 @@ impl Context {
         asked.rule.into_iter().for_each(|rule| self.lane.add_rule(rule));
     }
 
-    /// Is a service open to this source? As [`is_open_to`](weir_layout::control::ControlHalf::is_open_to).
+    /// Is a service open to this source? As
+    /// [`is_open_to`](weir_layout::control::ControlHalf::is_open_to).
     fn is_open_to(&self, forward: &PortForward, source: impl IpAddress) -> Option<bool> {
         let half = &self.snapshot.half;
         half.is_open_to(forward, source, || self.control.sets_of(&half.sets, source))
     }
 
-    /// The service of a host of which this holds that an uplink is open for at a port, and its number.
+    /// The service of a host of which this holds that an uplink is open for at a port, and its
+    /// number.
     fn service<F: Family>(
         &self,
         uplink: u8,
@@ -153,8 +155,8 @@ impl Context {
         }
     }
 
-    /// Has the host of a flow that asked for a service at this uplink still the address outside that it
-    /// was asked for, given the entry of what asks?
+    /// Has the host of a flow that asked for a service at this uplink still the address outside
+    /// that it was asked for, given the entry of what asks?
     pub(super) fn is_still_outside<F: Family>(&self, uplink: u8, entry: &Entry<F>) -> bool {
         let (host, address) = (entry.rewrite.dst, entry.key.dst());
         self.is_outside::<F>(uplink, host, address) || self.has_address::<F>(uplink, address)
@@ -171,8 +173,8 @@ impl Context {
         })
     }
 
-    /// Is it of a connection with a published service, of which nothing is known any more? By the uplink
-    /// and from the port that it would get now, its client does not know it.
+    /// Is it of a connection with a published service, of which nothing is known any more? By the
+    /// uplink and from the port that it would get now, its client does not know it.
     pub(super) fn is_lost<F: Family>(&self, p: &Parsed<F>) -> bool {
         let half = &self.snapshot.half;
         let (host, port) = (p.src.to_address(), u16::from_be_bytes(p.sport));
@@ -196,7 +198,8 @@ impl Context {
 }
 
 impl<F: Stored> Sessions<F> {
-    /// Where the flow of a packet that asks for a host would find its ends, if there is room for it.
+    /// Where the flow of a packet that asks for a host would find its ends, if there is room for
+    /// it.
     pub(super) fn place_asked(
         &self,
         cx: &mut Context,
@@ -279,9 +282,9 @@ impl<F: Stored> Sessions<F> {
         found
     }
 
-    /// The same without ports: where some flow has these ends, none, unless the uplink of that is down,
-    /// or its host has said nothing yet. Who asked by it may ask by another, and who asked in another's
-    /// name keeps that one out no longer than until its host answers it.
+    /// The same without ports: where some flow has these ends, none, unless the uplink of that is
+    /// down, or its host has said nothing yet. Who asked by it may ask by another, and who asked in
+    /// another's name keeps that one out no longer than until its host answers it.
     fn alone(&mut self, cx: &Context, inside: &FlowKey<F>) -> Option<(FlowKey<F>, u64)> {
         let answer = inside.reversed();
         let answers = answer.hash(cx.key);
@@ -297,8 +300,8 @@ impl<F: Stored> Sessions<F> {
         Some((*inside, answers))
     }
 
-    /// Gives such a flow, by its entry of what comes in, to the hardware address that its host has now.
-    /// Its host may have nothing to say before it hears something.
+    /// Gives such a flow, by its entry of what comes in, to the hardware address that its host has
+    /// now. Its host may have nothing to say before it hears something.
     pub(super) fn find_host(&mut self, cx: &mut Context, entry: &Entry<F>) {
         let host = entry.rewrite.dst;
         let known = cx.inside_hosts.of::<F>(&host);
@@ -308,8 +311,8 @@ impl<F: Stored> Sessions<F> {
         }
     }
 
-    /// Does the flow, given the entry of a packet that came in, follow its sender to another uplink?
-    /// Its own is down, and its host has the same address by both.
+    /// Does the flow, given the entry of a packet that came in, follow its sender to another
+    /// uplink? Its own is down, and its host has the same address by both.
     pub(super) fn follows_sender(&self, cx: &Context, action: &Action<F>, work: &Work<F>) -> bool {
         began_outside(action)
             && action.rewrite.dst == work.parsed.dst
@@ -336,8 +339,8 @@ pub(super) fn far_end<F: Family>(forward: &Entry<F>) -> F::Address {
     if is_asked(forward.flags) { forward.key.src() } else { forward.key.dst() }
 }
 
-/// How long a flow that began outside may be idle, given how long others of its kind may, and the flags
-/// of the direction that began it.
+/// How long a flow that began outside may be idle, given how long others of its kind may, and the
+/// flags of the direction that began it.
 pub(super) fn patience_ms(others: u32, state: FlowState, flags: u8) -> u32 {
     let proven = match state {
         FlowState::Established => true,

@@ -318,8 +318,8 @@ fn what_is_forecast_is_what_a_change_does_to_each_flow() {
     assert_seen(&seen, 500);
 }
 
-/// Each from the beginning: which buckets a tier had that was active before only the control process
-/// knows.
+/// Each from the beginning: which buckets a tier had that was active before only the control
+/// process knows.
 #[test]
 fn what_is_forecast_of_a_file_is_what_its_reload_does_to_each_flow() {
     let mut seen = Seen::new();

@@ -140,9 +140,9 @@ impl<F: Stored> Slot<F> {
     }
 
     /// The words of the flow that is in the slot, or was the last there, with the
-    /// [generation](Self::generation) that says which. `is_free` tells whether its tag is zero: what
-    /// has ended stays as it was until another worker claims the slot. `None`: the slot was never
-    /// used, or is being changed.
+    /// [generation](Self::generation) that says which. `is_free` tells whether its tag is zero:
+    /// what has ended stays as it was until another worker claims the slot. `None`: the slot was
+    /// never used, or is being changed.
     pub(super) fn last_words(&self, is_free: impl Fn() -> bool) -> Option<(u32, EntryWords<F>)> {
         let state = self.0.state().load(Ordering::Acquire);
         if state == 0 {
@@ -194,9 +194,9 @@ impl<F: Stored> Slot<F> {
         self.0.count(bytes);
     }
 
-    /// Follows the sequence numbers of a direction by a segment that acknowledges `ack`, if anything,
-    /// before the packet is [counted](Self::count); `peer` is the other direction. Says what the
-    /// segment is to it, never [`Place::Beyond`].
+    /// Follows the sequence numbers of a direction by a segment that acknowledges `ack`, if
+    /// anything, before the packet is [counted](Self::count); `peer` is the other direction. Says
+    /// what the segment is to it, never [`Place::Beyond`].
     #[inline]
     pub fn track_sequence(&self, segment: Segment, ack: Option<u32>, peer: &Self) -> Place {
         let place = match self.0.is_unused() {

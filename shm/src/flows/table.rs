@@ -33,8 +33,8 @@ impl<F: Stored> Clone for FlowTable<F> {
 }
 
 impl<F: Stored> FlowTable<F> {
-    /// Opens the pinned table for writing, creating one of [`Self::capacity_for`] slots when there is
-    /// none. The caller makes sure that the status page vouches for a table that exists.
+    /// Opens the pinned table for writing, creating one of [`Self::capacity_for`] slots when there
+    /// is none. The caller makes sure that the status page vouches for a table that exists.
     pub fn open(pins: &Pins, slots: u32) -> Result<Self, Error> {
         Self::checked(pins, pages_for(slots), Access::Write)
     }
@@ -122,8 +122,8 @@ impl<F: Stored> FlowTable<F> {
         }
     }
 
-    /// Asks for the slot that a search for `hash` will most likely look at; or, if the tags show none,
-    /// for those where the search goes on.
+    /// Asks for the slot that a search for `hash` will most likely look at; or, if the tags show
+    /// none, for those where the search goes on.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {
         for group in choices(hash, self.pages).in_table() {
@@ -173,7 +173,8 @@ impl<F: Stored> FlowTable<F> {
         self.search(a, hash, words).or_else(|| self.search(b, hash, words))
     }
 
-    /// Claims a slot for `hash` and publishes a direction in it; `None` when all its groups are full.
+    /// Claims a slot for `hash` and publishes a direction in it; `None` when all its groups are
+    /// full.
     pub fn insert(&self, hash: u64, words: &EntryWords<F>) -> Option<u32> {
         let index = loop {
             let group = self.group_for(hash);

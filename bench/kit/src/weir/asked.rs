@@ -145,7 +145,8 @@ impl Weir {
         Ok(Hosts4::open(&self.pins)?.prefixes()?)
     }
 
-    /// The flow that begins at an address and port behind a LAN: what it sends, and what comes back.
+    /// The flow that begins at an address and port behind a LAN: what it sends, and what comes
+    /// back.
     ///
     /// # Errors
     /// When there is none.
@@ -162,8 +163,8 @@ impl Weir {
         Ok([forward, back])
     }
 
-    /// Flows of UDP that began outside and whose clients have gone on after the answer. The others end
-    /// as soon as they are idle for half a minute.
+    /// Flows of UDP that began outside and whose clients have gone on after the answer. The others
+    /// end as soon as they are idle for half a minute.
     ///
     /// # Errors
     /// When the table cannot be mapped.
@@ -203,7 +204,8 @@ impl Weir {
         self.paths(Family::V4)
     }
 
-    /// How a device is, as `weir status` tells: state, and why; `None`: it does not name the device.
+    /// How a device is, as `weir status` tells: state, and why; `None`: it does not name the
+    /// device.
     ///
     /// # Errors
     /// When the command fails.

@@ -33,7 +33,8 @@ pub use asked::Change;
 /// Names of the uplinks, by provider.
 pub const UPLINKS: [&str; 3] = ["fiber", "cable", "lte"];
 
-/// Which tier forwards established flows: `kernel` unless the environment's `WEIR_TIER` says `user`.
+/// Which tier forwards established flows: `kernel` unless the environment's `WEIR_TIER` says
+/// `user`.
 #[must_use]
 pub fn tier() -> String {
     std::env::var("WEIR_TIER").unwrap_or_else(|_| "kernel".into())
@@ -280,8 +281,8 @@ impl Weir {
     pub fn wait_until_usable_in(&self, family: Family, uplinks: &[usize]) -> Result<()> {
         let region = ControlRegion::open(&self.pins, Access::Read)?;
         wait::until("uplinks to take flows", wait::BOUND, || {
-            // Until one uplink is known to be well, all are the last resort, and usable as such. Those
-            // that have not answered when the first does take no new flows for a moment.
+            // Until one uplink is known to be well, all are the last resort, and usable as such.
+            // Those that have not answered when the first does take no new flows for a moment.
             const BITS: u32 = path_state::USABLE | path_state::LAST_RESORT;
             let word = |u: &usize| region.path_state(PathId::new(*u as u8, family));
             let usable = |u: &usize| word(u) & BITS == path_state::USABLE;

@@ -56,8 +56,8 @@ impl Watched {
 }
 
 impl Monitor {
-    /// Paths of which nothing is known, but for the first: these are their state words by an earlier
-    /// control process.
+    /// Paths of which nothing is known, but for the first: these are their state words by an
+    /// earlier control process.
     pub fn new(family: Family, site: &Site, earlier: &[u32], now: u64) -> Self {
         let machine = |index: usize| {
             let health = site.uplinks[index].path_health(family)?;
@@ -112,8 +112,8 @@ impl Monitor {
         self.paths.truncate(site.uplinks.len());
     }
 
-    /// Somebody here has changed the site, or said that a prefix is another: what paths lose by that
-    /// is no flap of their providers'.
+    /// Somebody here has changed the site, or said that a prefix is another: what paths lose by
+    /// that is no flap of their providers'.
     pub const fn expect_change(&mut self) {
         self.changed = true;
     }
@@ -238,8 +238,8 @@ impl Monitor {
         Some(Rtt { ms, jitter_ms: median(|f| f.jitter_ms.weighted)? })
     }
 
-    /// Takes note of what a path's own state did; says whether it changed. Told is what that comes to
-    /// with the other path.
+    /// Takes note of what a path's own state did; says whether it changed. Told is what that comes
+    /// to with the other path.
     fn note(&mut self, uplink: usize, changed: Option<Transition>) -> bool {
         let Some(change) = changed else { return false };
         let path = &mut self.paths[uplink];
@@ -257,7 +257,8 @@ impl Monitor {
         self.transitions.push((Part::path(name, self.family), change));
     }
 
-    /// The state of an uplink's path, why, and since when: with the other path where they are joint.
+    /// The state of an uplink's path, why, and since when: with the other path where they are
+    /// joint.
     pub fn state(&self, uplink: usize) -> Option<(State, Reason, u64)> {
         let path = self.paths.get(uplink)?;
         let machine = path.machine.as_ref()?;

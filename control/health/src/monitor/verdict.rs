@@ -52,8 +52,8 @@ impl Monitor {
         Verdict { states: states.collect(), takers: roles.takers }
     }
 
-    /// The paths in use that have not answered yet, as at a start, when all are the last resort: the
-    /// first to answer takes new flows, and theirs stay until they have answered or failed to.
+    /// The paths in use that have not answered yet, as at a start, when all are the last resort:
+    /// the first to answer takes new flows, and theirs stay until they have answered or failed to.
     fn in_use_unproven(&self, before: &[u32]) -> u64 {
         let in_use = (0..).zip(before).filter(|(_, word)| **word & path_state::USABLE != 0);
         in_use

@@ -22,18 +22,19 @@ impl Decider {
         &self.unresolved
     }
 
-    /// Next hops that are to be checked at `now`, with the hardware address they are known by: while
-    /// an uplink's targets are silent, perhaps another router has the address and did not say so, or
-    /// it is dead.
+    /// Next hops that are to be checked at `now`, with the hardware address they are known by:
+    /// while an uplink's targets are silent, perhaps another router has the address and did not say
+    /// so, or it is dead.
     pub fn doubts(&mut self, now: u64) -> Vec<(u32, IpAddr, [u8; 6])> {
         let Self { site, kernel, paths, .. } = self;
         paths.iter_mut().flat_map(|paths| paths.doubts(site, kernel, now)).collect()
     }
 
-    /// Hosts of LANs that are to be confirmed at `now`, each after the index of its interface: those
-    /// that the kernel has not heard of for a while, where XDP forwards by what the kernel knows. The
-    /// kernel begins to doubt a neighbour only when it sends to it itself, and what XDP sends it does
-    /// not see: it would keep a host for ever that is gone, or that another has taken the place of.
+    /// Hosts of LANs that are to be confirmed at `now`, each after the index of its interface:
+    /// those that the kernel has not heard of for a while, where XDP forwards by what the kernel
+    /// knows. The kernel begins to doubt a neighbour only when it sends to it itself, and what XDP
+    /// sends it does not see: it would keep a host for ever that is gone, or that another has taken
+    /// the place of.
     pub fn unconfirmed(&mut self, now: u64) -> Vec<(u32, IpAddr)> {
         let Some(half) = self.half.as_deref() else { return Vec::new() };
         let without_flows = Family::ALL.map(|family| half.stateless(family).is_some());
@@ -62,7 +63,8 @@ impl Decider {
         std::mem::take(&mut self.unrouted).then(wanted)
     }
 
-    /// The kernel has these of weir's rules and routes now, and they are all that were wanted or not.
+    /// The kernel has these of weir's rules and routes now, and they are all that were wanted or
+    /// not.
     pub fn own_made(&mut self, known: Own, all: bool) {
         self.kernel.own = known.into();
         self.unrouted |= !all;

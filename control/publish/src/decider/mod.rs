@@ -297,9 +297,9 @@ impl Decider {
         self.kernel.lose_carrier(interface)
     }
 
-    /// Takes a view that was asked for when it was [expected](Self::expect_view). A carrier that was
-    /// lost since may have been there when its link was read; if it is there again, that is in the
-    /// next view.
+    /// Takes a view that was asked for when it was [expected](Self::expect_view). A carrier that
+    /// was lost since may have been there when its link was read; if it is there again, that is in
+    /// the next view.
     pub fn see(&mut self, mut kernel: Kernel, now: u64) {
         for interface in self.cut.drain(..) {
             kernel.lose_carrier(interface);

@@ -40,8 +40,8 @@ const fn word(family: Family) -> &'static str {
 /// What comes out of a tunnel of IPsec.
 const DECRYPTED: &str = "meta ipsec exists accept\n";
 /// What answers connections that the kernel knows: those of containers and VPN clients, to near
-/// networks, and all others if it may stand in. None goes on by an uplink, unless IPsec is to encrypt it:
-/// such an answer is to an address that the gateway has no more.
+/// networks, and all others if it may stand in. None goes on by an uplink, unless IPsec is to
+/// encrypt it: such an answer is to an address that the gateway has no more.
 const ANSWERS: &str = "ct state established,related accept\n";
 /// What a rule of the operator's, or of a container engine's, has given another destination.
 const PUBLISHED: &str = "ct status dnat accept\n";
@@ -146,8 +146,8 @@ fn remembered(ports: &Ports<'_>) -> String {
     format!("\t\tct status dnat ct mark 0 ct mark set iifname map {{ {own} }}\n")
 }
 
-/// Lets in what uplinks may ask for without being asked. What is for LANs is none of the kernel's where
-/// rules are asked about it.
+/// Lets in what uplinks may ask for without being asked. What is for LANs is none of the kernel's
+/// where rules are asked about it.
 fn asked(ports: &Ports<'_>, to_uplinks: &str) -> String {
     let family = ports.family;
     let inbound = ports.with_index().filter(|(_, uplink)| uplink.is_inbound(family));
@@ -178,10 +178,10 @@ fn input(ports: &Ports<'_>, from_uplinks: &str) -> String {
     )
 }
 
-/// Drops what comes by an uplink in a LAN's name, as XDP does where it is: a rule, and the chain that it
-/// leads to. What came encrypted is whose it says (a client of a VPN may have an address of a LAN). A
-/// provider's server of leases may be in a network that is a LAN's too, and an uplink's link within
-/// one.
+/// Drops what comes by an uplink in a LAN's name, as XDP does where it is: a rule, and the chain
+/// that it leads to. What came encrypted is whose it says (a client of a VPN may have an address of
+/// a LAN). A provider's server of leases may be in a network that is a LAN's too, and an uplink's
+/// link within one.
 fn in_a_lans_name(ports: &Ports<'_>, from_uplinks: &str) -> Option<(String, String)> {
     let ip = word(ports.family);
     let nets = |nets: Vec<IpNet>| {
@@ -242,8 +242,8 @@ fn near_hosts(near: &[Near]) -> String {
     format!("\tset {NEAR_HOSTS} {{\n\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n")
 }
 
-/// Drops what goes there from a LAN with a source that is not of that LAN's networks, which would count
-/// for somebody else, or for nobody: as the dataplane does with what it forwards (RFC 2827).
+/// Drops what goes there from a LAN with a source that is not of that LAN's networks, which would
+/// count for somebody else, or for nobody: as the dataplane does with what it forwards (RFC 2827).
 fn near_sources(ports: &Ports<'_>, near: &[Near]) -> String {
     if near.is_empty() {
         return String::new();

@@ -12,8 +12,8 @@ use crate::near::{self, Near};
 /// A view of it. Without one yet, nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Macvlan devices, each after the name of the port of the site that it is on. What comes by the
-    /// port for their hardware address comes in by them.
+    /// Macvlan devices, each after the name of the port of the site that it is on. What comes by
+    /// the port for their hardware address comes in by them.
     pub virtual_ports: Vec<(String, String)>,
     /// The gateway's addresses on LANs.
     pub lan_addresses: Vec<IpAddr>,

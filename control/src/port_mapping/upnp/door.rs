@@ -79,7 +79,8 @@ impl Door {
         hear: mpsc::Sender<Heard>,
     ) -> io::Result<Arc<Self>> {
         let family = Family::of(place.address.ip());
-        // First what another program may have: groups that are joined and left again are told to switches.
+        // First what another program may have: groups that are joined and left again are told to
+        // switches.
         let listener = tcp(&place)?;
         let socket = Arc::new(udp(&place, place.address)?);
         let groups = GROUPS[family.index()].iter().map(|group| join(&place, *group));
@@ -139,8 +140,8 @@ impl Ears {
                 continue;
             };
             let Some(door) = self.door.upgrade() else { return };
-            // Notices of its own, of a media server say, are no search and take nothing from a host. Who
-            // asks all says for how long they may take (UDA §1.3.3).
+            // Notices of its own, of a media server say, are no search and take nothing from a
+            // host. Who asks all says for how long they may take (UDA §1.3.3).
             let search = Search::read(&buffer[..length]);
             let Some(search) = search.filter(|it| !of_many || it.within.is_some()) else {
                 continue;

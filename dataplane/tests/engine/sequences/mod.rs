@@ -93,8 +93,8 @@ struct World {
     last: String,
     /// Who last asked the service in the LAN, and whom, by protocol and how he looked.
     crossed: Vec<Crossed>,
-    /// Packets that left, came in for a flow, asked a service, errors that came in, and questions and
-    /// answers that stayed inside.
+    /// Packets that left, came in for a flow, asked a service, errors that came in, and questions
+    /// and answers that stayed inside.
     seen: [usize; 5],
 }
 
@@ -244,8 +244,8 @@ impl World {
         self.observer.some(draw)
     }
 
-    /// The same or one much like it, and the uplink that a packet of it comes by: an answer may come by
-    /// another way than the packet left.
+    /// The same or one much like it, and the uplink that a packet of it comes by: an answer may
+    /// come by another way than the packet left.
     fn nearly(&mut self) -> Option<(Outside, u8)> {
         let mut of = self.some()?;
         let mut by = of.uplink;
@@ -305,7 +305,8 @@ impl World {
         }
     }
 
-    /// A packet from a host to an address outside; what of it reached a host. It may be told instead.
+    /// A packet from a host to an address outside; what of it reached a host. It may be told
+    /// instead.
     fn crosses(&mut self, proto: u8, from: End, to: End, flags: u8) -> Vec<Vec<u8>> {
         let macs = [host_mac(from.0), device_mac(LAN)];
         let frame = self.packet(macs, proto, from, to, flags);
@@ -399,8 +400,8 @@ impl World {
         }
     }
 
-    /// Must a packet of it that comes by this uplink reach the host? What a client began comes by the
-    /// uplink that he asked at.
+    /// Must a packet of it that comes by this uplink reach the host? What a client began comes by
+    /// the uplink that he asked at.
     fn must_reach(&self, of: &Outside, by: u8) -> bool {
         let asked = self.observer.behind(of).is_some_and(|behind| behind.asked);
         let has_address = self.addresses[usize::from(of.uplink)] == of.own.0;

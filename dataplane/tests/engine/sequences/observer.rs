@@ -150,7 +150,8 @@ impl Observer {
             self.loosen(&before);
         }
         let new = Behind { host, sent: 0, answered: false, held: true, shown, asked: true };
-        // What a host began at its service's port may have ended meanwhile: then the client began anew.
+        // What a host began at its service's port may have ended meanwhile: then the client began
+        // anew.
         let may_begin = !self.is_firm(&of, now);
         let behind = self.behind.entry(of).or_insert(new);
         if (behind.host, behind.shown) != (host, shown) {
@@ -160,8 +161,8 @@ impl Observer {
         self.remember(of, draw);
     }
 
-    /// A packet from outside reached its host. A client who never sends again may not have got what he
-    /// asked for.
+    /// A packet from outside reached its host. A client who never sends again may not have got what
+    /// he asked for.
     pub fn answered(&mut self, of: &Outside, now: u64) {
         if let Some(behind) = self.behind.get_mut(of) {
             if !behind.lives(of, now) {

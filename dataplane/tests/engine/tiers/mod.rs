@@ -2,9 +2,9 @@
 //! and its worker gets the rest; at the other the worker forwards everything. Nobody outside, and
 //! nobody who reads their tables and counters, can tell them apart.
 //!
-//! The program is the real one, run frame by frame (`BPF_PROG_TEST_RUN`) on regions that are pinned as
-//! those of a gateway are. Needs root. What leaves is what is answered, sent again, broken and told
-//! of, so that steps need no model of what translations do.
+//! The program is the real one, run frame by frame (`BPF_PROG_TEST_RUN`) on regions that are pinned
+//! as those of a gateway are. Needs root. What leaves is what is answered, sent again, broken and
+//! told of, so that steps need no model of what translations do.
 
 pub mod frames;
 pub mod site;
