@@ -1,5 +1,5 @@
-//! What another file would do: what would have a reload refuse it has this, and what would be published
-//! goes to a copy of the gateway.
+//! What another file would do: what would have a reload refuse it has this, and what would be
+//! published goes to a copy of the gateway.
 
 use std::path::Path;
 

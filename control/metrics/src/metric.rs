@@ -146,7 +146,8 @@ metrics! {
         "Round-trip time of the uplink when it does not queue";
 
     // Paths: an uplink in one address family.
-    PATH_UP = Gauge "weir_path_up" by ["uplink", "family"]: "1: the path is used, if as the last resort";
+    PATH_UP = Gauge "weir_path_up" by ["uplink", "family"]:
+        "1: the path is used, if as the last resort";
     PATH_CONDITION = Gauge "weir_path_condition" by ["uplink", "family", "condition"]:
         "1: this holds of the path; why it is down, or takes no new flows";
     PATH_STATE = Gauge "weir_path_state" by ["uplink", "family", "state"]:
