@@ -3,14 +3,13 @@
 //! minutes, and is complained of.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use weir_health::Part;
 use weir_health::availability::{Availability, Record, Shares};
 use weir_layout::Family;
 use weir_publish::Decider;
-use weir_service::Complaint;
 
 use crate::state;
 
@@ -40,18 +39,8 @@ impl Watch {
         // What is not to be read is begun anew.
         let records: Vec<Record> = serde_json::from_slice(&kept).unwrap_or_default();
         // One waits while another is written.
-        let (pages, told) = sync_channel::<String>(1);
-        std::thread::Builder::new()
-            .name("availability".into())
-            .spawn(move || {
-                let mut complaint = Complaint::default();
-                while let Ok(page) = told.recv() {
-                    let trouble = state::replace(&path, page).err();
-                    complaint
-                        .say(trouble.map(|error| format!("availability is not kept: {error:#}")));
-                }
-            })
-            .context("no thread for the availability of uplinks")?;
+        let pages =
+            state::writer("availability", 1, move |page: String| state::replace(&path, page))?;
         let known = Availability::resume(records);
         Ok(Self { known, looked: None, written: None, pages })
     }

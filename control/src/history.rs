@@ -5,12 +5,11 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use weir_health::{Entry, History};
 use weir_publish::HISTORY;
-use weir_service::Complaint;
 
 use crate::state;
 
@@ -31,17 +30,8 @@ impl Chronicle {
     pub fn start(path: PathBuf) -> Result<(Self, Vec<Entry>)> {
         let kept = read(&path);
         let mut page = Page::new(path, &kept);
-        let (changes, told) = sync_channel::<Vec<Entry>>(WAITING);
-        std::thread::Builder::new()
-            .name("history".into())
-            .spawn(move || {
-                let mut complaint = Complaint::default();
-                while let Ok(entries) = told.recv() {
-                    let trouble = page.add(&entries).err();
-                    complaint.say(trouble.map(|error| format!("history is not kept: {error:#}")));
-                }
-            })
-            .context("no thread for the history")?;
+        let add = move |entries: Vec<Entry>| page.add(&entries);
+        let changes = state::writer("history", WAITING, add)?;
         Ok((Self { changes }, kept))
     }
 

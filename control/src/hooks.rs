@@ -39,6 +39,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use weir_api::time;
 use weir_health::{Entry, Part, TierChange, Transition};
+use weir_layout::Family;
 use weir_site::hooks::programs;
 
 /// How long a program may take.
@@ -192,7 +193,7 @@ fn describe(command: &mut Command, entry: &Entry) {
 fn describe_state(command: &mut Command, part: &Part, change: &Transition) {
     command
         .env("WEIR_UPLINK", part.uplink().unwrap_or_default())
-        .env("WEIR_FAMILY", if matches!(part, Part::Ipv6(_)) { "ipv6" } else { "ipv4" })
+        .env("WEIR_FAMILY", part.family().unwrap_or(Family::V4).name())
         .env("WEIR_FROM", change.from.name())
         .env("WEIR_TO", change.to.name())
         .env("WEIR_REASON", change.reason.to_string())
@@ -256,7 +257,6 @@ mod tests {
     use tokio::time::sleep;
     use tracing::subscriber::DefaultGuard;
     use weir_health::{Reason, State};
-    use weir_layout::Family;
 
     use super::*;
 

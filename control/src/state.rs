@@ -18,9 +18,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
+use weir_service::Complaint;
 use weir_site::Reading;
 
 /// Where it is unless told otherwise.
@@ -123,6 +125,28 @@ impl State {
     pub fn availability(&self) -> PathBuf {
         self.directory.join("availability.json")
     }
+}
+
+/// Starts a thread that keeps on disk what it is given, of which so much may wait. Nobody waits for
+/// it: where `write` fails, that is complained of. It ends when what this returns is dropped.
+///
+/// # Errors
+/// When there is no thread.
+pub fn writer<T: Send + 'static>(
+    what: &'static str,
+    waiting: usize,
+    mut write: impl FnMut(T) -> Result<()> + Send + 'static,
+) -> Result<SyncSender<T>> {
+    let (given, told) = sync_channel::<T>(waiting);
+    let work = move || {
+        let mut complaint = Complaint::default();
+        while let Ok(next) = told.recv() {
+            complaint.say(write(next).err().map(|error| format!("{what} is not kept: {error:#}")));
+        }
+    };
+    let started = std::thread::Builder::new().name(what.into()).spawn(work);
+    started.with_context(|| format!("no thread for the {what}"))?;
+    Ok(given)
 }
 
 /// Puts this in the place of what a file has, at once: what a crash leaves is the old one or the

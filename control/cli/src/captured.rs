@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use weir_api::time;
 use weir_explain::capture::Captured;
 use weir_explain::explanation::{Explanation, Fate};
 use weir_explain::question::protocol_name;
@@ -14,8 +15,8 @@ use weir_explain::{Capture, Question, Replica};
 use weir_layout::protocol::is_portless;
 use weir_shm::Pins;
 
+use super::output;
 use super::table::table;
-use super::{explain, output};
 
 /// A flow of a capture, and what becomes of it.
 type Explained<'a> = (&'a Captured, Result<Explanation>);
@@ -26,7 +27,7 @@ pub fn explain(pins: &Pins, file: &Path, limit: usize, json: bool) -> Result<Str
     let name = file.display();
     let source = File::open(file).with_context(|| format!("cannot read {name}"))?;
     let capture = Capture::read(source, limit).with_context(|| name.to_string())?;
-    let mut replica = Replica::pinned(pins, explain::now())?;
+    let mut replica = Replica::pinned(pins, time::monotonic_ms() as u32)?;
     let flows = capture.flows.iter().map(|flow| (flow, ask(&mut replica, &flow.question)));
     let flows: Vec<Explained<'_>> = flows.collect();
     if json {

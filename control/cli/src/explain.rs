@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::time::{ClockId, clock_gettime};
+use weir_api::time;
 use weir_explain::{Change, Question, Replica};
 use weir_shm::Pins;
 
@@ -59,7 +59,7 @@ pub fn explain(arguments: &Arguments, pins: &Pins, asked: &Asked) -> Result<Stri
         [protocol, source, destination].map(|word| word.as_deref().unwrap_or_default());
     let question = Question::read(protocol, source, destination)?.with_dscp(*dscp)?;
     let question = Question { from: from.clone(), mac: *mac, ..question };
-    let mut explanation = Replica::pinned(pins, now())?.explain(&question)?;
+    let mut explanation = Replica::pinned(pins, time::monotonic_ms() as u32)?.explain(&question)?;
     if let Some(flow) = explanation.flow.as_ref().filter(|flow| !flow.new)
         && let Some(uplink) = &flow.uplink
     {
@@ -83,7 +83,7 @@ pub fn what_if(arguments: &Arguments, pins: &Pins, words: &[String]) -> Result<S
         words => {
             let change = Change::read(&words.join(" "))?;
             // XDP forwards what workers decided: where flows go, these say alone.
-            let mut replica = Replica::of_pinned(pins, now())?;
+            let mut replica = Replica::of_pinned(pins, time::monotonic_ms() as u32)?;
             replica.what_if(&change).with_context(|| anyhow!("what if {change}?"))?
         }
     };
@@ -91,12 +91,6 @@ pub fn what_if(arguments: &Arguments, pins: &Pins, words: &[String]) -> Result<S
         return Ok(output::json("what_if", serde_json::to_value(&forecast)?));
     }
     Ok(forecast.to_string())
-}
-
-/// The clock of the flow table.
-pub fn now() -> u32 {
-    let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use weir_api::{PathView, Query, Response, TargetView, UplinkView, time};
 use weir_health::Part;
 use weir_health::availability::Share;
 use weir_health::load::{CapacityFrom, DirectionView, LoadView};
+use weir_layout::Family;
 use weir_site::load::rate_text;
 
 /// How the uplinks are, as the control process says that listens on a socket.
@@ -25,9 +26,9 @@ pub fn health(socket: &Path) -> Result<Vec<UplinkView>> {
 /// The paths of all uplinks, with what they are called.
 pub fn paths(uplinks: &[UplinkView]) -> impl Iterator<Item = (Part, &PathView)> {
     uplinks.iter().flat_map(|uplink| {
-        let ipv4 = (Part::Uplink(uplink.uplink.clone()), &uplink.ipv4);
-        let ipv6 = uplink.ipv6.as_ref().map(|path| (Part::Ipv6(uplink.uplink.clone()), path));
-        [Some(ipv4), ipv6].into_iter().flatten()
+        let of = |family, path| (Part::path(uplink.uplink.clone(), family), path);
+        let ipv6 = uplink.ipv6.as_ref().map(|path| of(Family::V6, path));
+        [Some(of(Family::V4, &uplink.ipv4)), ipv6].into_iter().flatten()
     })
 }
 
@@ -68,8 +69,8 @@ fn capacity(direction: &DirectionView) -> String {
     format!("{percent:.0} % of {}{learned}", rate_text(capacity as f64))
 }
 
-/// How a target of a path answers.
-pub fn answers(path: &Part, target: &TargetView) -> Value {
+/// How a target answers.
+pub fn answers(target: &TargetView) -> Value {
     let percent = |loss: f64| format!("{:.1} %", loss * 100.0);
     let [rtt, jitter] = match target.times() {
         Some(times) => times.map(|seconds| format!("{:.1} ms", seconds * 1e3)),
@@ -78,7 +79,6 @@ pub fn answers(path: &Part, target: &TargetView) -> Value {
     let status = json!(target.status);
     let status = status.as_str().unwrap_or_default();
     json!({
-        "name": path.to_string(),
         "target": target.target,
         "status": if target.judged { status.into() } else { format!("{status}, not judged") },
         "loss": target.loss().map_or("-".into(), percent),

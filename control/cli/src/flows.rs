@@ -276,10 +276,7 @@ pub fn value<F: Stored>(
     let bytes = |entry: Option<&Entry<F>>| entry.map_or(0, |entry| entry.bytes);
     let [out, come] = out_and_in(entry, back);
     json!({
-        "family": match F::FAMILY {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        },
+        "family": F::FAMILY.name(),
         "protocol": protocol_name(entry.key.proto()),
         "inside": end(inside),
         "outside": end(outside),

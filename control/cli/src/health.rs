@@ -47,7 +47,13 @@ pub fn uplinks(arguments: &Arguments, pins: &Pins) -> Result<String> {
         text += &table(&loads, &columns);
     }
     let targets: Vec<Value> = paths(&health)
-        .flat_map(|(name, path)| path.targets.iter().map(move |target| answers(&name, target)))
+        .flat_map(|(name, path)| {
+            path.targets.iter().map(move |target| {
+                let mut value = answers(target);
+                value["name"] = name.to_string().into();
+                value
+            })
+        })
         .collect();
     if !targets.is_empty() {
         text += "\n";

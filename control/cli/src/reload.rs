@@ -6,14 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use weir_api::{Query, Response, time};
 use weir_explain::{Forecast, Reload, Replica};
-use weir_publish::{Delegations, Lease, Overrides, beside, derive};
+use weir_publish::{Delegations, Lease, Overrides, beside};
 use weir_shm::Pins;
 use weir_shm::control::Snapshot;
 use weir_site::{Problem, Site};
 
 use super::output::Invalid;
 use super::state::published;
-use super::{Arguments, act, explain};
+use super::{Arguments, act};
 
 /// Says what a file would do to flows and to the shares of new ones.
 ///
@@ -27,24 +27,12 @@ pub fn forecast(arguments: &Arguments, pins: &Pins, file: &Path) -> Result<Forec
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let read = runtime.block_on(act::view(&site));
     let kernel = read.context("what the kernel has cannot be read: run as root on the gateway")?;
-    let problems = weir_site::against_kernel(&site, &kernel, &name);
-    let (passing, lasting): (Vec<_>, Vec<_>) =
-        problems.into_iter().partition(|problem| problem.passing);
-    if !lasting.is_empty() {
-        return Err(refused(&name, &lasting));
-    }
+    let mut notes = beside::admit(&site, &kernel, &name).map_err(|why| invalid(&name, &why))?;
     beside::check_order(&site, half).map_err(|why| invalid(&name, &why))?;
-    let mut notes: Vec<String> = passing.iter().map(ToString::to_string).collect();
     notes.extend(asked_for(arguments, &mut site));
     let overrides = Overrides::adopt(&site, &state.region, &state.snapshot);
-    let derived = derive(&site, &kernel, &overrides, [&[]; 2], Some(half));
-    if let Some(policy) = beside::weightless(&derived.half, site.policies.len()) {
-        let why = format!(
-            "with the weights that are set by hand, those of policy {policy} add up to zero: \
-             `weir overrides` lists them"
-        );
-        return Err(invalid(&name, &why));
-    }
+    let derived = beside::derived(&site, &kernel, &overrides, Some(half));
+    let derived = derived.map_err(|why| invalid(&name, &why))?;
     notes.extend(beside::warnings(&site, half, true));
     let reload = Reload {
         file: name,
@@ -54,7 +42,7 @@ pub fn forecast(arguments: &Arguments, pins: &Pins, file: &Path) -> Result<Forec
         restarts: beside::other_workers(&site, half).is_some(),
         notes,
     };
-    Replica::of_pinned(pins, explain::now())?.what_if_reloaded(reload)
+    Replica::of_pinned(pins, time::monotonic_ms() as u32)?.what_if_reloaded(reload)
 }
 
 fn refused(name: &str, problems: &[Problem]) -> anyhow::Error {

@@ -107,10 +107,7 @@ fn value(state: &Published, number: usize, forward: &PortForward, flows: usize) 
     let counted = !forward.is_to_gateway();
     json!({
         "name": forward.name.as_str(),
-        "family": match family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        },
+        "family": family.name(),
         "protocol": protocol_name(forward.protocol),
         "ports": has_ports.then(|| span(first, last)),
         "to": to,

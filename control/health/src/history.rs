@@ -28,6 +28,15 @@ impl Part {
         }
     }
 
+    /// Of which family it is, if it is a path of an uplink.
+    pub const fn family(&self) -> Option<Family> {
+        match self {
+            Self::Uplink(_) => Some(Family::V4),
+            Self::Ipv6(_) => Some(Family::V6),
+            Self::Lan(_) => None,
+        }
+    }
+
     /// The uplink's name, if it is a path of one.
     pub fn uplink(&self) -> Option<&str> {
         match self {

@@ -3,7 +3,11 @@
 use weir_layout::Family;
 use weir_layout::control::{ControlHalf, Member};
 use weir_layout::flow::slots_for;
-use weir_site::Site;
+use weir_site::{Problem, Site};
+use weir_view::Kernel;
+
+use crate::derive::{Derived, derive};
+use crate::overrides::Overrides;
 
 /// Beside what is published; `forwards` says whether the dataplane runs.
 pub fn warnings(site: &Site, published: &ControlHalf, forwards: bool) -> Vec<String> {
@@ -64,6 +68,38 @@ pub fn check_order(site: &Site, published: &ControlHalf) -> Result<(), String> {
     Ok(())
 }
 
+/// What a machine lets pass of a file of this name, and is to be known: it takes one LAN or one
+/// uplink out of use, and keeps the others from nothing.
+///
+/// # Errors
+/// With all that a gateway cannot run with.
+pub fn admit(site: &Site, kernel: &Kernel, name: &str) -> Result<Vec<String>, String> {
+    let problems = weir_site::against_kernel(site, kernel, name);
+    let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
+    let texts = |of: &[Problem]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if lasting.is_empty() { Ok(texts(&passing)) } else { Err(texts(&lasting).join("\n")) }
+}
+
+/// What a file makes of a gateway, with what is set by hand.
+///
+/// # Errors
+/// When by that a policy would take no flows.
+pub fn derived(
+    site: &Site,
+    kernel: &Kernel,
+    overrides: &Overrides,
+    published: Option<&ControlHalf>,
+) -> Result<Derived, String> {
+    let derived = derive(site, kernel, overrides, [&[]; 2], published);
+    match weightless(&derived.half, site.policies.len()) {
+        None => Ok(derived),
+        Some(policy) => Err(format!(
+            "with the weights that are set by hand, those of policy {policy} add up to zero: \
+             `weir overrides` lists them"
+        )),
+    }
+}
+
 /// A policy of the first `policies` that has a tier whose weights add up to zero: it would take no
 /// flows there.
 pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
@@ -79,11 +115,8 @@ pub fn weightless(half: &ControlHalf, policies: usize) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use weir_view::Kernel;
-
     use super::*;
     use crate::fixture::{published, site};
-    use crate::{Overrides, derive};
 
     const SITE: &str = "[gateway]\nworkers = 2\ncores = [1]\nnat_ports = \"16384-65535\"\n\
         [[lan]]\ninterface = \"lan0\"\n[[uplink]]\nname = \"a\"\ninterface = \"wan0\"\n";

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result};
 use weir_api::{Request, time};
 use weir_kernel::watch::Watcher;
 use weir_layout::control::ControlHalf;
 use weir_publish::beside;
 use weir_service::WrongConfiguration;
-use weir_site::{Problem, Site};
+use weir_site::Site;
 use weir_view::Kernel;
 
 use super::Daemon;
@@ -48,14 +48,7 @@ impl Daemon {
             if site.own_traffic {
                 self.keeper.take()?;
             }
-            let derived = weir_publish::derive(site, kernel, &carry(site), [&[]; 2], half);
-            match beside::weightless(&derived.half, site.policies.len()) {
-                None => Ok(()),
-                Some(policy) => bail!(
-                    "with the weights that are set by hand, those of policy {policy} add up to \
-                     zero: `weir overrides` lists them"
-                ),
-            }
+            beside::derived(site, kernel, &carry(site), half).map(drop).map_err(Error::msg)
         })?;
         let forwards = self.dataplane.runs();
         // What runs has its tables, which the half that was decided has not.
@@ -84,10 +77,7 @@ impl Daemon {
 /// Refuses what a gateway cannot run with. What takes one LAN or one uplink out of use keeps the
 /// others from nothing, and is returned.
 pub(super) fn admit(site: &Site, kernel: &Kernel, path: &Path) -> Result<Vec<String>> {
-    let problems = weir_site::against_kernel(site, kernel, &path.display().to_string());
-    let (passing, lasting): (Vec<_>, _) = problems.into_iter().partition(|p| p.passing);
-    let texts = |of: &[Problem]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
-    if lasting.is_empty() { Ok(texts(&passing)) } else { bail!("{}", texts(&lasting).join("\n")) }
+    beside::admit(site, kernel, &path.display().to_string()).map_err(Error::msg)
 }
 
 /// Flows name uplinks by their place in the file that is published.

@@ -369,7 +369,7 @@ mod tests {
                     slot.publish(&entry::<F>(2));
                 })
             };
-            let is_free = || tags.load() >> (8 * at) & 0xff == 0;
+            let is_free = || tags.is_free(at);
             if let Some((state, words)) = slot.last_words(is_free) {
                 let number = state / GENERATION;
                 assert_eq!(words, entry::<F>(number as u8), "flow {number}");

@@ -240,7 +240,7 @@ impl<F: Stored> FlowTable<F> {
     /// while the flow is there. One that has ended can be read until the slot is used again, with
     /// all that it has counted. `None`: the slot was never used, or is being changed.
     pub fn last(&self, index: u32) -> Option<(u32, Entry<F>)> {
-        let is_free = || self.tags(index / GROUP).load() >> (8 * (index % GROUP)) & 0xff == 0;
+        let is_free = || self.tags(index / GROUP).is_free(index % GROUP);
         let (state, words) = self.slot(index).last_words(is_free)?;
         Some((state, Entry::from(&words)))
     }

@@ -16,6 +16,11 @@ impl TagWord {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Is the slot nobody's?
+    pub(super) fn is_free(&self, slot: u32) -> bool {
+        self.load() >> (8 * slot) & 0xff == 0
+    }
+
     /// Enters `tag` for a free slot, which is the caller's from then on: the `preferred` one or the
     /// next; `None` when there is none.
     pub(super) fn claim(&self, tag: u8, preferred: u32) -> Option<u32> {

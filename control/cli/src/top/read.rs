@@ -108,12 +108,9 @@ fn paths(state: &Published, health: &[UplinkView]) -> Vec<PathSample> {
         let name = value["name"].as_str().unwrap_or_default().to_owned();
         let known = health.iter().find(|view| view.uplink == name);
         for family in Family::ALL {
-            let (of, label, view) = match family {
-                Family::V4 => (&value, Part::Uplink(name.clone()), known.map(|view| &view.ipv4)),
-                Family::V6 => {
-                    let view = known.and_then(|view| view.ipv6.as_ref());
-                    (&value["ipv6"], Part::Ipv6(name.clone()), view)
-                }
+            let (of, view) = match family {
+                Family::V4 => (&value, known.map(|view| &view.ipv4)),
+                Family::V6 => (&value["ipv6"], known.and_then(|view| view.ipv6.as_ref())),
             };
             if !of["state"].is_string() {
                 continue;
@@ -123,7 +120,7 @@ fn paths(state: &Published, health: &[UplinkView]) -> Vec<PathSample> {
             let number = |key: &str| of[key].as_u64().unwrap_or_default();
             paths.push(PathSample {
                 uplink: name.clone(),
-                label: label.to_string(),
+                label: Part::path(name.clone(), family).to_string(),
                 family,
                 state: current,
                 why,

@@ -6,7 +6,6 @@ use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState};
 use serde_json::Value;
-use weir_health::Part;
 
 use super::WIDE;
 use super::style::Styles;
@@ -80,8 +79,7 @@ pub fn targets(frame: &mut Frame, area: Rect, screen: &Screen, styles: Styles) {
         let line = Line::from(format!("{head}: none is known"));
         return frame.render_widget(Paragraph::new(line), area);
     }
-    let part = Part::Uplink(path.label.clone());
-    let told: Vec<Value> = path.targets.iter().map(|target| answers(&part, target)).collect();
+    let told: Vec<Value> = path.targets.iter().map(answers).collect();
     let keys = ["target", "status", "loss", "rtt", "jitter", "last_error"];
     let rows = told.iter().map(|told| {
         Row::new(keys.map(|key| Cell::from(clean(told[key].as_str().unwrap_or_default()))))
